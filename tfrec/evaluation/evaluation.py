@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from tfrec import calibration, metrics, ranking, retrieval
 from tfrec.config import EvaluationConfig
@@ -91,6 +92,9 @@ def evaluate(
     by_segment = report.SegmentQuality(by=[], heads={}, absent={})
     if logged is not None:
         by_segment = logged_quality.by_segment(logged, data_set, data_set.catalog(), SPLIT, config)
+    shown = {}
+    if logged is not None:
+        shown = logged_quality.order_of_shown_ads(logged, data_set, models.two_tower, SPLIT)
     retrieved = retrieval_comparison.evaluate_retrieval(
         data_set, models.two_tower, truth, config=config
     )
@@ -111,6 +115,7 @@ def evaluate(
         ranker=ranker,
         segments=by_segment,
         curves={} if logged is None else logged_quality.curves_of(logged),
+        order_of_shown_ads=shown,
         retrieval=retrieved,
         funnel=lost,
         realized=value,
@@ -149,9 +154,11 @@ def evaluate_whole_system(
         "filters": None if index is None else index.filters,
     }
 
-    def scored(queries: np.ndarray) -> candidates.ScoredCandidates:
+    def scored(
+        queries: np.ndarray, seen: scipy.sparse.csr_array | None = None
+    ) -> candidates.ScoredCandidates:
         embedded = retrieval.embed_in_batches(models.two_tower.query_tower, queries)
-        found = candidates.find(embedded, ads, index)
+        found = candidates.find(embedded, ads, index, seen)
         if models.ranker is None:
             return candidates.ScoredCandidates(found, {}, {})
         calibrators, weights = models.calibrators, models.heads.weights
@@ -159,13 +166,14 @@ def evaluate_whole_system(
 
     if truth is not None and models.ranker is not None:
         return _by_ground_truth(data_set, models, scored, truth, config, setting)
-    clicks = retrieval.read_clicks(data_set, SPLIT, funnel.MAX_CLICKS)
+    clicks, seen = retrieval_comparison.read_clicks_on_unseen_ads(
+        data_set, SPLIT, len(ads), funnel.MAX_CLICKS
+    )
+    setting["leaves_out_seen"] = seen is not None
     if not len(clicks.ad_rows):
         return report.ClickFunnel(clicks=0, absent="the split has no clicks", **setting), None
-    return (
-        funnel.measure_clicks(data_set, scored(clicks.query), clicks, config, **setting),
-        None,
-    )
+    of_clicks = scored(clicks.query, seen)
+    return funnel.measure_clicks(data_set, of_clicks, clicks, seen, config, **setting), None
 
 
 def _by_ground_truth(

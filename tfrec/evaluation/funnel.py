@@ -25,8 +25,13 @@ are there, and they are worth less than their served values say: the winner's cu
 compares both, and for contrast the values of all candidates, which the ranker did not choose.
 
 A log does not say the value of ads that it did not show, but it says whether an ad that was shown
-and clicked is still there after each stage. The logging policy chose the shown ads, so a stage
-that finds better ads loses too: shares are lower bounds for comparing systems, not values.
+and clicked is still there after each stage. A held-out click is of an ad that was shown *and*
+clicked, so the share counts how often an order agrees with whoever chose the shown ads (the
+logging policy, or users who choose themselves) times how well it knows what is clicked. The ranker
+learns only the second. Shares are lower bounds for comparing systems that learn from clicks, not
+values, and a lower one does not say that an order is worse; `order_of_shown_ads` of the report
+leaves the first out. Where users do not click an ad again, clicks and lists leave out what they
+clicked before.
 
 Shapes: Q requests or clicks, N ads, K candidates, S samples.
 
@@ -44,10 +49,12 @@ from typing import Any
 
 import numpy as np
 import scipy.optimize
+import scipy.sparse
 
 from tfrec import metrics, retrieval
 from tfrec.config import EvaluationConfig
 from tfrec.evaluation import candidates, ground_truth, report
+from tfrec.heads import CLICK
 from tfrecords import reader
 
 FUNNEL_STAGES = ("tower", "index", "filters", "ranker", "calibration")
@@ -208,6 +215,7 @@ def measure_clicks(
     data_set: reader.DataSet,
     scored: candidates.ScoredCandidates,
     clicks: retrieval.Clicks,
+    seen: scipy.sparse.csr_array | None,
     config: EvaluationConfig,
     **setting: Any,
 ) -> report.ClickFunnel:
@@ -219,10 +227,14 @@ def measure_clicks(
         data_set: The converted log.
         scored: The candidates of the clicks' requests.
         clicks: [Q] held-out clicks, at least one.
+        seen: [Q, N] 1 for the ads that candidates leave out; None: none.
         config: Resamples and their seed.
         **setting: The fields of `report.Funnel`.
     """
     found, ads = scored.found, data_set.catalog()
+    if seen is None:
+        seen = scipy.sparse.csr_array((len(clicks.ad_rows), len(ads)))
+    num_seen = np.diff(seen.indptr)
     wanted = clicks.ad_rows[:, None]
 
     def among(rows: np.ndarray) -> np.ndarray:
@@ -246,17 +258,30 @@ def measure_clicks(
             stage: report.Estimate.of(own / total) for stage, own in zip(values, sums, strict=True)
         }
 
-    popular = retrieval.most_clicked(data_set, ads, candidates.LIST_LENGTH)
+    popular = retrieval.most_clicked(
+        data_set, ads, candidates.LIST_LENGTH + int(num_seen.max(initial=0))
+    )
+    others = {}
+    by_click = {CLICK.label: 1.0}
+    if any(weight for head, weight in scored.weights.items() if head != CLICK.label):
+        others["ranker_by_click_alone"] = among(
+            candidates.best_ten(found.filtered, scored.utility_of(by_click))
+        )
+    others["retrieval_top_10"] = among(found.filtered[:, : candidates.LIST_LENGTH])
+    others["popularity_top_10"] = among(
+        candidates.leave_out(
+            np.broadcast_to(popular, (len(wanted), len(popular))), seen, candidates.LIST_LENGTH
+        )
+    )
+    others["random_10"] = np.minimum(
+        candidates.LIST_LENGTH / np.maximum(len(ads) - num_seen, 1), 1.0
+    )
     return report.ClickFunnel(
         clicks=len(wanted),
         weights=scored.weights,
         survived=shares(survived),
         lost=shares(lost),
-        baselines={
-            "retrieval_top_10": float(among(found.filtered[:, : candidates.LIST_LENGTH]).mean()),
-            "popularity_top_10": float(among(popular[None]).mean()),
-            "random_10": min(candidates.LIST_LENGTH / len(ads), 1.0),
-        },
+        baselines=shares(others),
         **setting,
     )
 

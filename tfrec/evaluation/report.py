@@ -266,6 +266,8 @@ class ClickFunnel(Funnel):
 
     truth: Literal["held-out clicks"] = "held-out clicks"
     clicks: int
+    leaves_out_seen: bool = False
+    """Whether lists, and the clicks, leave out the ads that the user clicked before."""
     absent: str | None = None
     """Why nothing was measured."""
     weights: dict[str, float] = {}
@@ -274,8 +276,9 @@ class ClickFunnel(Funnel):
     lost: dict[str, Estimate] = {}
     """Loss of each stage; they add up to 1 - the share that survived the last one, which is
     `ranker`, or `retrieval_order` if there is no ranker."""
-    baselines: dict[str, float] = {}
-    """Share of the clicked ads in the ten ads of simpler systems."""
+    baselines: dict[str, Estimate] = {}
+    """Share of the clicked ads in the ten ads of other orders: `ranker_by_click_alone` if the
+    weights give another order, `retrieval_top_10`, `popularity_top_10` and `random_10`."""
 
     def estimates(self) -> Iterator[tuple[tuple[str, str, str], Estimate]]:
         """Yields `funnel`, system and metric, and the estimate."""
@@ -283,8 +286,8 @@ class ClickFunnel(Funnel):
             yield ("funnel", "tfrec", f"clicks_after_{stage}"), own
         for stage, own in self.lost.items():
             yield ("funnel", "tfrec", f"clicks_lost_by_{stage}"), own
-        for name, share in self.baselines.items():
-            yield ("funnel", name, "clicks_in_ten"), Estimate(value=share)
+        for name, own in self.baselines.items():
+            yield ("funnel", name, "clicks_in_ten"), own
 
 
 class Outcome(Estimate):
@@ -333,6 +336,9 @@ class EvaluationReport(ReportPart):
     segments: SegmentQuality
     curves: dict[str, ScoreCurves]
     """Of each head that has labels."""
+    order_of_shown_ads: dict[str, dict[str, Estimate]] = {}
+    """`ranker`, `two_tower` and `popularity` -> metrics of the order by clicks of the ads that were
+    shown: `auc`, `per_user_auc` and `ndcg_at_10_logged_lists`. Empty without a ranker."""
     retrieval: RetrievalQuality
     funnel: Annotated[ValueFunnel | ClickFunnel, pydantic.Field(discriminator="truth")]
     realized: RealizedValue | None = None
@@ -345,9 +351,10 @@ class EvaluationReport(ReportPart):
     def to_pandas(self) -> "pd.DataFrame":
         """Returns a frame with a row for each metric.
 
-        Columns: `part` (`ranker`, `retrieval`, `funnel` or `realized`), `name` (head, recommender,
-        utility or who chose the ads), `metric`, `value`, `lower` and `upper` (95 % interval) and
-        `ground_truth`. What was not measured is NaN. Segments and curves are left out.
+        Columns: `part` (`ranker`, `shown_ads`, `retrieval`, `funnel` or `realized`), `name` (head,
+        recommender, utility or who chose the ads), `metric`, `value`, `lower` and `upper` (95 %
+        interval) and `ground_truth`. What was not measured is NaN. Segments and curves are left
+        out.
         """
         import pandas as pd
 
@@ -364,6 +371,9 @@ class EvaluationReport(ReportPart):
         for head, quality in self.ranker.items():
             for metric, own in quality.metrics.items():
                 yield ("ranker", head, metric), own
+        for name, metrics in self.order_of_shown_ads.items():
+            for metric, own in metrics.items():
+                yield ("shown_ads", name, metric), own
         for name, recommender in self.retrieval.recommenders.items():
             for part in ("metrics", "on_seen_ads", "on_unseen_ads", "excluding_seen"):
                 suffix = "" if part == "metrics" else f"_{part}"

@@ -7,6 +7,7 @@ import collections
 from collections.abc import Mapping
 
 import numpy as np
+import scipy.sparse
 
 from tfrec import metrics, retrieval
 from tfrec.config import EvaluationConfig
@@ -119,6 +120,36 @@ def recall_under_uniform_exposure(
         },
         share_of_achievable=report.Estimate.of(share),
     )
+
+
+def read_clicks_on_unseen_ads(
+    data_set: reader.DataSet, split: str, num_ads: int, max_clicks: int
+) -> tuple[retrieval.Clicks, scipy.sparse.csr_array | None]:
+    """Reads clicks of a split; where users do not click an ad again, those on ads new to them.
+
+    Args:
+        data_set: The converted log.
+        split: The split.
+        num_ads: N.
+        max_clicks: Maximum number of clicks, evenly spaced in the log.
+
+    Returns:
+        The clicks [Q] and, if users do not click an ad again, [Q, N] 1 for the ads that the user
+        had clicked before in training and validation.
+    """
+    clicks = retrieval.read_clicks(data_set, split, max_clicks)
+    history = baselines.read_history(data_set, retrieval.REFIT_SPLITS, num_ads)
+    if history is None or clicks.user is None or not len(clicks.ad_rows):
+        return clicks, None
+    seen = history.of(clicks.user)
+    again = seen[np.arange(len(clicks.ad_rows)), clicks.ad_rows] > 0
+    held_out = retrieval.HeldOut(
+        clicks.query, clicks.ad_rows, clicks.user, repeated=float(again.mean())
+    )
+    if not held_out.leaves_out_seen:
+        return clicks, None
+    new = np.flatnonzero(~again)
+    return clicks.take(new), seen[new]
 
 
 def recommender_of(

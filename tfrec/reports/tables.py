@@ -176,17 +176,55 @@ def of_clicks(funnel: evaluation.ClickFunnel) -> pages.PageTable:
     """Returns the shares of clicked ads that remain after each stage, and in simpler systems."""
     rows = [
         [
-            f"after {_words(stage)}",
+            label,
             pages.format_percent(own.value),
             pages.format_interval(own.interval, pages.format_percent),
         ]
-        for stage, own in funnel.survived.items()
-    ]
-    rows += [
-        [f"for comparison: {_words(name)}", pages.format_percent(value), ""]
-        for name, value in funnel.baselines.items()
+        for label, own in (
+            *((f"after {_words(stage)}", own) for stage, own in funnel.survived.items()),
+            *((f"for comparison: {_words(name)}", own) for name, own in funnel.baselines.items()),
+        )
     ]
     return pages.PageTable(["", "share", _INTERVAL], rows)
+
+
+def clicks_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
+    """Yields what a share of held-out clicks means, and what it does not."""
+    funnel = report.funnel
+    if not isinstance(funnel, evaluation.ClickFunnel) or not funnel.clicks:
+        return
+    yield (
+        "A held-out click is of an ad that was shown and clicked, so the shares count how often an "
+        "order agrees with what was shown (by the logging policy, or as users chose) as well as "
+        "what is clicked. Retrieval and popularity learn from clicks, so they know what is shown; "
+        "the ranker estimates what happens if an ad is shown. A lower share than theirs does not "
+        "mean that its order is worse"
+    )
+    if funnel.leaves_out_seen:
+        yield (
+            "Users do not click an ad again in this log, so all lists leave out the ads that the "
+            "user clicked before"
+        )
+    if "ranker_by_click_alone" in funnel.baselines:
+        yield (
+            "The ten returned ads are those of the greatest utility, which is more than clicks; "
+            "the row by click alone orders the same candidates by click probability"
+        )
+    if report.order_of_shown_ads:
+        yield "Among ads that were shown, the orders compare as follows"
+
+
+def of_shown_ads(report: evaluation.EvaluationReport) -> pages.PageTable:
+    """Returns how the ranker, retrieval and popularity order the ads that were shown."""
+    orders = report.order_of_shown_ads
+    rows = []
+    for metric in next(iter(orders.values()), {}):
+        own = [order[metric] for order in orders.values()]
+        if any(estimate.value is not None for estimate in own):
+            cells = (cell for estimate in own for cell in _cells(estimate))
+            rows.append([f"click: {_HEAD_METRICS[metric]}", *cells])
+    head = [cell for name in orders for cell in (_words(name), _INTERVAL)]
+    return pages.PageTable(["", *head], rows)
 
 
 def of_realized(value: evaluation.RealizedValue) -> pages.PageTable:

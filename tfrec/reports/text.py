@@ -38,7 +38,10 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
         parts += [
             f"Funnel, {funnel.clicks} held-out clicks: share of clicked ads that remain ({index})",
             tables.of_clicks(funnel),
+            *tables.clicks_in_words(report),
         ]
+        if report.order_of_shown_ads:
+            parts.append(tables.of_shown_ads(report))
     else:
         parts.append(f"Funnel not measured: {funnel.absent}")
     if report.realized is not None:

@@ -12,7 +12,7 @@ from tfrec.retrieval.retrieval_training import (
     read_pairs,
     train_two_tower,
 )
-from tfrec.retrieval.retrieval_validation import RECALL_AT
+from tfrec.retrieval.retrieval_validation import RECALL_AT, HeldOut
 from tfrec.retrieval.task import SampledSoftmax
 from tfrec.retrieval.towers import Tower
 from tfrec.retrieval.two_tower import TwoTower, embed_in_batches, exact_top_k, query_chunks
@@ -23,6 +23,7 @@ __all__ = [
     "RETRIEVAL_MODELS",
     "Clicks",
     "Embedded",
+    "HeldOut",
     "RetrievalModel",
     "SampledSoftmax",
     "Tower",

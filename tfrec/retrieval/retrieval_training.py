@@ -50,6 +50,11 @@ class Clicks:
     number: np.ndarray
     user: np.ndarray | None = None
 
+    def take(self, rows: np.ndarray) -> "Clicks":
+        """Returns some of the clicks."""
+        user = None if self.user is None else self.user[rows]
+        return Clicks(self.query[rows], self.ad_rows[rows], self.number[rows], user)
+
 
 def build_two_tower(
     data_set: reader.DataSet,

@@ -165,6 +165,57 @@ def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
     assert report.recommenders["popularity"].excluding_seen["corpus_recall_at_10"] < 0.25
 
 
+def clicks_in_ten(tastes):
+    data_set, two_tower = tastes
+    funnel, _ = evaluation.evaluate_whole_system(
+        data_set, evaluation.Models(two_tower), None, None, config.EvaluationConfig(resamples=20)
+    )
+    return funnel
+
+
+def test_where_users_do_not_click_again_the_funnel_leaves_out_what_they_clicked(tastes):
+    funnel = clicks_in_ten(tastes)
+    assert funnel.leaves_out_seen
+    assert funnel.clicks == 300
+    # Each of 60 users clicked 15 of 80 songs before, so 10 of the other 65 are drawn at random.
+    assert funnel.baselines["random_10"].value == pytest.approx(10 / 65)
+    # All are candidates, and without a ranker the ten are those of retrieval.
+    assert funnel.survived["tower"].value == 1.0
+    assert funnel.survived["retrieval_order"] == funnel.baselines["retrieval_top_10"]
+    # Held-out songs make up 5 of a user's 25 new songs of the own half, and 0 of the other 40.
+    popular = funnel.baselines["popularity_top_10"]
+    assert popular.interval[0] < popular.value < popular.interval[1]
+    assert 0.05 < popular.value < 0.3
+
+
+def test_where_users_click_again_the_funnel_keeps_what_they_clicked(tastes, monkeypatch):
+    leaving_out = clicks_in_ten(tastes)
+    monkeypatch.setattr(retrieval.HeldOut, "leaves_out_seen", False)
+    funnel = clicks_in_ten(tastes)
+    assert not funnel.leaves_out_seen
+    assert funnel.baselines["random_10"].value == pytest.approx(10 / 80)
+    assert funnel.clicks == leaving_out.clicks
+
+
+def test_ads_that_were_shown_are_ordered_by_ranker_tower_and_popularity(report, data_set, models):
+    orders = report.order_of_shown_ads
+    assert list(orders) == ["ranker", "two_tower", "popularity"]
+    click = report.ranker["click"].metrics
+    for name, own in orders["ranker"].items():
+        assert own.value == click[name].value
+    assert orders["ranker"]["per_user_auc"].absent == "the schema names no user_key"
+    windows = list(data_set.windows("test"))
+    clicks, rows = (np.concatenate([w[name] for w in windows]) for name in ("click", "ad_row"))
+    queries = np.concatenate([w["query"] for w in windows])
+    owner = np.repeat(np.arange(len(queries)), np.concatenate([w["list_lengths"] for w in windows]))
+    query = retrieval.embed_in_batches(models.two_tower.query_tower, queries)[owner]
+    ad = retrieval.embed_in_batches(models.two_tower.ad_tower, data_set.catalog().features[rows])
+    expected = metrics.auc(clicks, (query * ad).sum(axis=1))
+    assert orders["two_tower"]["auc"].value == pytest.approx(expected, abs=1e-6)
+    known = retrieval.with_validation_clicks(data_set, data_set.catalog()).clicks
+    assert orders["popularity"]["auc"].value == pytest.approx(metrics.auc(clicks, known[rows]))
+
+
 def test_ease_is_left_out_of_large_catalogs_and_named(tastes, monkeypatch):
     monkeypatch.setattr(baselines, "MAX_ADS_OF_EASE", 79)
     report = evaluation.evaluate_retrieval(*tastes, max_clicks=7)
@@ -337,7 +388,11 @@ def test_a_worse_index_and_filters_are_charged_with_their_losses(data_set, model
     assert survived[0] == 1.0
     assert 1.0 > survived[1] > survived[2] >= survived[3] > 0.0
     assert sum(loss.value for loss in clicks.lost.values()) == pytest.approx(1.0 - survived[3])
-    assert clicks.baselines["random_10"] == pytest.approx(10 / 300)
+    assert clicks.baselines["random_10"].value == pytest.approx(10 / 300)
+    assert not clicks.leaves_out_seen  # the log names no users
+    # The weights of the heads are equal, so clicks alone give another order.
+    others = ["ranker_by_click_alone", "retrieval_top_10", "popularity_top_10", "random_10"]
+    assert list(clicks.baselines) == others
 
 
 def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from tfrec import config
 from tfrec.evaluation import candidates, funnel
@@ -166,6 +167,41 @@ def test_best_ten_orders_by_score_then_by_the_second_score_then_as_they_stand():
     assert candidates.best_ten(COLUMNS, scores).tolist() == [[1, 2, 3, 4, 0]]
     then = np.array([[0.0, 1.0, 2.0, 5.0, 5.0]])
     assert candidates.best_ten(COLUMNS, scores, then).tolist() == [[2, 1, 3, 4, 0]]
+
+
+def test_lists_leave_out_what_was_seen_and_end_early_where_too_few_ads_are_left():
+    rows = np.array([[4, 2, 0, 1, 3], [4, 2, 0, 1, 3], [4, 2, 0, 1, 3]])
+    seen = scipy.sparse.csr_array([[0, 0, 0, 0, 0], [0, 0, 1, 0, 1], [1, 1, 1, 0, 1]])
+    left = candidates.leave_out(rows, seen, 3)
+    assert left.tolist() == [[4, 2, 0], [0, 1, 3], [3, -1, -1]]
+    one_list = candidates.leave_out(rows[:1], seen[1:2], 9)
+    assert one_list.tolist() == [[0, 1, 3, -1, -1]]
+
+
+def test_candidates_are_searched_for_deep_enough_to_leave_out_what_was_seen(monkeypatch):
+    monkeypatch.setattr(candidates, "NUM_CANDIDATES", 2)
+    ads = np.array([[0.1], [0.9], [0.5], [0.7], [0.3]], np.float32)  # best first: 1, 3, 2, 4, 0
+    queries = np.ones((2, 1), np.float32)
+    seen = scipy.sparse.csr_array([[0, 0, 0, 0, 0], [0, 1, 0, 1, 0]])
+    found = candidates.find(queries, ads, None, seen)
+    assert found.tower.tolist() == [[1, 3], [2, 4]]
+    asked = []
+    index = candidates.CandidateIndex(
+        "reversed", lambda q, k: asked.append(k) or np.tile(np.arange(4, 4 - k, -1), (len(q), 1))
+    )
+    found = candidates.find(queries, ads, index, seen)
+    assert found.index.tolist() == [[4, 3], [4, 2]]
+    assert asked == [4]
+
+
+def test_an_entry_without_an_ad_is_never_among_the_ten():
+    rows = np.array([[7, candidates.NO_AD, 8]])
+    found = candidates.Candidates(rows, rows, rows)
+    scored = candidates.ScoredCandidates(
+        found, {"click": np.array([[0.1, 0.9, 0.2]])}, {"click": 1.0}
+    )
+    assert candidates.best_ten(rows, scored.utility).tolist() == [[8, 7, candidates.NO_AD]]
+    assert scored.utility_of({"click": -1.0})[0].tolist() == [-0.1, -np.inf, -0.2]
 
 
 def test_stages_without_filters_or_index_are_those_before():
