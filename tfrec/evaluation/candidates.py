@@ -155,7 +155,7 @@ def score(
         for head, own_parts in parts.items():
             own_parts.append(served[head].numpy().astype(np.float64))
     scores = {head: np.concatenate(own).reshape(rows.shape) for head, own in parts.items()}
-    return ScoredCandidates(found, scores, {head: weights[head] for head in model.heads})
+    return ScoredCandidates(found, scores, {head: weights.get(head, 0.0) for head in model.heads})
 
 
 def score_all_ads(

@@ -131,7 +131,8 @@ def clicks_under_uniform_exposure(
         click_probability: [B, N] of all ads.
         k: Length of the lists.
     """
-    top = _top(recommender(queries), k, slice(0, len(queries)))
+    # Sorted, so that lists of the same ads have exactly the same sum.
+    top = np.sort(_top(recommender(queries), k, slice(0, len(queries))), axis=1)
     return np.take_along_axis(click_probability, top, axis=1).sum(axis=1)
 
 

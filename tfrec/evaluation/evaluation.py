@@ -9,7 +9,7 @@ Shapes: L impressions of the split, N ads, Q requests, K candidates.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -155,14 +155,16 @@ def evaluate_whole_system(
     }
 
     def scored(
-        queries: np.ndarray, seen: scipy.sparse.csr_array | None = None
+        queries: np.ndarray,
+        weights: Mapping[str, float] | None = None,
+        seen: scipy.sparse.csr_array | None = None,
     ) -> candidates.ScoredCandidates:
-        embedded = models.two_tower.embed_queries(queries)
+        embedded = models.two_tower.embed_queries(queries, weights)
         found = candidates.find(embedded, ads, index, seen)
         if models.ranker is None:
             return candidates.ScoredCandidates(found, {}, {})
-        calibrators, weights = models.calibrators, models.heads.weights
-        return candidates.score(data_set, models.ranker, calibrators, weights, queries, found)
+        used = models.heads.weights if weights is None else weights
+        return candidates.score(data_set, models.ranker, models.calibrators, used, queries, found)
 
     if truth is not None and models.ranker is not None:
         return _by_ground_truth(data_set, models, scored, truth, config, setting)
@@ -172,14 +174,14 @@ def evaluate_whole_system(
     setting["leaves_out_seen"] = seen is not None
     if not len(clicks.ad_rows):
         return report.ClickFunnel(clicks=0, absent="the split has no clicks", **setting), None
-    of_clicks = scored(clicks.query, seen)
+    of_clicks = scored(clicks.query, seen=seen)
     return funnel.measure_clicks(data_set, of_clicks, clicks, seen, config, **setting), None
 
 
 def _by_ground_truth(
     data_set: reader.DataSet,
     models: Models,
-    score: Callable[[np.ndarray], candidates.ScoredCandidates],
+    score: Callable[[np.ndarray, Mapping[str, float]], candidates.ScoredCandidates],
     truth: ground_truth.GroundTruth,
     config: EvaluationConfig,
     setting: dict[str, Any],
@@ -188,23 +190,33 @@ def _by_ground_truth(
     assert models.ranker is not None
     catalog = data_set.catalog()
     queries = truth.encode(data_set, truth.sample_requests)
-    scored = score(queries)
     order = ground_truth.catalog_order(truth, catalog)
-    utilities = {UTILITY: scored.weights, CLICK.label: {CLICK.label: 1.0}}
-    values, best = funnel.true_values(truth, order, scored.found, utilities)
+    weights = {head: models.heads.weights[head] for head in models.ranker.heads}
+    utilities = {UTILITY: weights, CLICK.label: {CLICK.label: 1.0}}
     over_all_ads = None
     some = funnel.requests_over_all_ads(len(queries), len(catalog))
     if len(some):
         all_scores = candidates.score_all_ads(
-            data_set, models.ranker, models.calibrators, scored.weights, queries[some]
+            data_set, models.ranker, models.calibrators, weights, queries[some]
         )
         over_all_ads = funnel.value_over_all_ads(truth, order, some, all_scores, utilities)
-    found = scored.found.filtered
+    measured: dict[str, report.ValueFunnel] = {}
+    best: dict[str, np.ndarray] = {}
+    # What retrieval finds depends on the weights.
+    scored = {name: score(queries, own) for name, own in utilities.items()}
+    for name, own in utilities.items():
+        utility = {name: own}
+        values, best_rows = funnel.true_values(truth, order, scored[name].found, utility)
+        best |= best_rows
+        measured[name] = funnel.measure_value(
+            values, scored[name].scores, utility, config, over_all_ads, **setting
+        )
+    found = scored[UTILITY].found.filtered
     num_requests, count = len(found), min(candidates.LIST_LENGTH, len(catalog))
     popular = retrieval.most_clicked(data_set, catalog, count)
     rng = np.random.default_rng(config.seed)
     lists = {
-        "system": candidates.best_ten(found, scored.utility),
+        "system": candidates.best_ten(found, scored[UTILITY].utility),
         "optimum": best[UTILITY],
         "retrieval_alone": found[:, : candidates.LIST_LENGTH],
         "popularity": np.broadcast_to(popular, (num_requests, count)),
@@ -212,7 +224,8 @@ def _by_ground_truth(
             [rng.choice(len(catalog), count, replace=False) for _ in range(num_requests)]
         ),
     }
+    of_utilities = {name: own.utilities[name] for name, own in measured.items()}
     return (
-        funnel.measure_value(values, scored.scores, utilities, config, over_all_ads, **setting),
+        measured[UTILITY].model_copy(update={"utilities": of_utilities}),
         realized.measure(truth, order, lists, config),
     )

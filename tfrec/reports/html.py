@@ -64,7 +64,8 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
     return (
         f"{pages.format_percent(returned)} of {funnel.clicks:,} held-out clicked ads are among the "
         f"ten that are returned; the {stage.replace('_', ' ')} loses most, "
-        f"{pages.format_percent(lost)}."
+        f"{pages.format_percent(lost)}. Only ads that were shown were clicked, so what was shown "
+        "matters, too."
     )
 
 

@@ -167,7 +167,7 @@ def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
     )
     assert report_html.funnel_in_words(clicks) == (
         "25.0 % of 40 held-out clicked ads are among the ten that are returned; the tower loses "
-        "most, 75.0 %."
+        "most, 75.0 %. Only ads that were shown were clicked, so what was shown matters, too."
     )
 
 
