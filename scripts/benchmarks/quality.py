@@ -199,9 +199,10 @@ def score(
     )
     ceiling = ours = None
     if "planted_truth" in estimates:
+        truth = estimates["planted_truth"]
         # The best order of the amounts above 0 is by the probability of being above 0, which is
         # that of an engagement.
-        best = estimates["planted_truth"][ENGAGEMENT.label if is_amount else head]
+        best = truth.get(ENGAGEMENT.label, truth[head]) if is_amount else truth[head]
         ceiling = metrics.auc(labels, best[known])
     if "tfrec" in estimates:
         ours = scores.resampled(resamples, labels, estimates["tfrec"][head][known], is_amount)

@@ -82,6 +82,7 @@ def fit(
     Returns:
         The network's outputs; and for each target the number of `passes` until then.
     """
+    tf.keras.backend.clear_session()  # a search builds many models
     tf.keras.utils.set_random_seed(seed)
     model = _compiled(data, options)
     batch_size = _batch_size(data, options)

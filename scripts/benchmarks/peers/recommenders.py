@@ -140,6 +140,7 @@ def _tower(fields: tuple[peer_data.PeerField, ...], dim: int) -> tf.keras.Model:
 def _tutorial(
     learned: Learned, embedding_dim: int, learning_rate: float, epochs: int, batch_size: int
 ) -> corpus_ranking.Recommender:
+    tf.keras.backend.clear_session()  # a search builds many models
     tf.keras.utils.set_random_seed(learned.seed)
     model = TutorialTwoTower(learned.data_set, embedding_dim)
     model.compile(tf.keras.optimizers.Adagrad(learning_rate))
