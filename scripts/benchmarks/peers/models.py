@@ -49,7 +49,7 @@ PEERS = {
             trees.TreeOptions(),
             trees.TreeOptions(categories=True),
             trees.TreeOptions(categories=True, id_rates=True),
-            trees.TreeOptions(pair_rates=True),
+            trees.TreeOptions(categories=True, pair_rates=True),
         ],
         {
             "categories": search.one_of(False, True),
