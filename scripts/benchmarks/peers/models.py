@@ -30,17 +30,21 @@ class Peer:
     space: search.Space
 
 
-_NETWORK_SPACE = {
+_EMBEDDING_SPACE = {
     "learning_rate": search.log(2e-4, 5e-3),
     "field_dim": search.whole(4, 32),
-    "hidden": search.one_of(64, 128, 256, 512),
-    "dropout": search.uniform(0.0, 0.5),
     "embedding_l2": search.log(10.0, 3_000.0),
 }
-_OF_KIND = {
-    "dcn_v2": {"num_cross_layers": search.whole(1, 4)},
-    "deepfm": {"linear_l2": search.log(1.0, 300.0)},
-    "fwfm": {"linear_l2": search.log(1.0, 300.0)},
+_DENSE_SPACE = {
+    **_EMBEDDING_SPACE,
+    "hidden": search.one_of(64, 128, 256, 512),
+    "dropout": search.uniform(0.0, 0.5),
+}
+_LINEAR_SPACE = {"linear_l2": search.log(1.0, 300.0)}
+_SPACES = {
+    "dcn_v2": {**_DENSE_SPACE, "num_cross_layers": search.whole(1, 4)},
+    "deepfm": {**_DENSE_SPACE, **_LINEAR_SPACE},
+    "fwfm": {**_EMBEDDING_SPACE, **_LINEAR_SPACE},
 }
 PEERS = {
     "lightgbm": Peer(
@@ -73,11 +77,7 @@ PEERS = {
         {"C": search.log(1e-4, 30.0)},
     ),
     **{
-        kind: Peer(
-            networks.fit,
-            [networks.NetworkOptions(kind)],
-            {**_NETWORK_SPACE, **_OF_KIND.get(kind, {})},
-        )
+        kind: Peer(networks.fit, [networks.NetworkOptions(kind)], _SPACES.get(kind, _DENSE_SPACE))
         for kind in networks.KINDS
     },
 }
