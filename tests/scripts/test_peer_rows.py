@@ -45,7 +45,7 @@ def peers(script, monkeypatch):
         small = {"hidden": 8, "field_dim": 4, "epochs": 1, "checks": 1}
         set_defaults(models, monkeypatch, name, small)
     once = {"rounds": 1, "min_data_in_leaf": 20}
-    rates = {**once, "id_rates": True}
+    rates = {**once, "id_rates": True, "pair_rates": True}
     set_defaults(models, monkeypatch, "lightgbm", rates)
     set_defaults(models, monkeypatch, "hashed_logistic_regression", {"C": 1.0})
     return models
