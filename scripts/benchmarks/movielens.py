@@ -1,36 +1,52 @@
-r"""Measures retrieval on MovieLens-100K with the public protocol, next to baselines.
+r"""Measures retrieval on MovieLens-100K with the public protocol, next to peers.
 
     pip download --no-deps recbole==1.2.1 --dest /tmp/recbole
     python -m zipfile -e /tmp/recbole/recbole-1.2.1-py3-none-any.whl /tmp/recbole
-    python scripts/benchmarks/movielens.py \
+    python scripts/benchmarks/movielens.py --tune_minutes=10 \
         --data_path=/tmp/recbole/recbole/dataset_example/ml-100k/ml-100k.inter
 
-Takes a few minutes per seed on two cores. Every rating is a click. A random 75 % of each user's
-ratings is for training and 25 % for testing. All films that the user has not rated in the 75 % are
-ranked, and the first ten count (recall: hits / held-out films; NDCG: binary; means over users). The
-two-tower model has the default configuration unless flags change it, and uses part of the 75 %
-(--validation_fraction of all ratings) to choose its best epoch. The baselines use the whole 75 %.
-Prints mean and standard deviation over the seeds, each with its own split and model, next to
-published figures, and JSON as the last line.
+Takes a few minutes per seed on two cores, and --tune_minutes of processor time for each peer and
+seed. Every rating is a click. A random 75 % of each user's ratings is for training and 25 % for
+testing. All films that the user has not rated in the 75 % are ranked, and the first ten count
+(recall: hits / held-out films; NDCG: binary; means over users). The two-tower model has the default
+configuration unless flags change it, and uses part of the 75 % (--validation_fraction of all
+ratings) to choose its best epoch.
+
+The peers are popularity, item neighbors, EASE, matrix factorization (the package `implicit`), and
+the two-tower model of the TFRS tutorial. They have their defaults, or those options, searched
+within --tune_minutes, that have the best NDCG@10 on the same part of the ratings; then they learn
+the whole 75 %. Finished models are stored in WORKDIR/cells, and a second run with the same log,
+seed and settings reuses them; delete them after a change of the code. Prints mean and standard
+deviation over the seeds, each with its own split and model, the best model first, next to published
+figures, and JSON as the last line.
 
 The published figures were measured by others on their own splits, with the definitions of
 github.com/recommenders-team/recommenders (its examples/06_benchmarks describes 75 % of each user,
 but its notebook takes 75 % of each film).
 """
 
+import functools
 import pathlib
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
+from peers import cells
 from workload import harness
 
 from serving import cli
 from tfrec import config, evaluation, retrieval
 from tfrecords import convert, reader, schema, terminal
+from tfrecords.splits import SPLITS
 
+with cli.require_extra("benchmark"):
+    from peers import recommenders
+
+# A recommender, and how it was trained.
+Fitted = tuple[Any, dict[str, Any]]
 TEST_FRACTION = 0.25
 METRICS = ("ndcg_at_10", "corpus_recall_at_10")
 PUBLISHED = {  # NDCG@10, recall@10
@@ -50,6 +66,12 @@ flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of splits and models.")
 flags.DEFINE_float(
     "validation_fraction", 0.02, "Share of all ratings that is used to choose the epoch."
 )
+flags.DEFINE_float(
+    "tune_minutes",
+    0.0,
+    "Processor minutes to search the options of each peer; 0: its defaults.",
+    lower_bound=0.0,
+)
 OPTIONS = tuple(name for name in config.RetrievalConfig.__dataclass_fields__ if name != "seed")
 cli.define_flags(config.RetrievalConfig, names=OPTIONS)
 FLAGS = flags.FLAGS
@@ -63,14 +85,7 @@ def main() -> None:
         directory = pathlib.Path(FLAGS.workdir) / f"seed-{seed}"
         shutil.rmtree(directory, ignore_errors=True)
         data_set = convert_log(source, directory / "data", seed)
-        started = time.perf_counter()
-        model = train(
-            data_set,
-            cli.from_flags(config.RetrievalConfig, seed=seed),
-            directory / "retrieval",
-        )
-        runs.append(measure(data_set, model, time.perf_counter() - started))
-        print(f"seed {seed}: " + _line(runs[-1]["two_tower"]), flush=True)
+        runs.append(measured(data_set, seed, directory / "retrieval"))
     result = summary(runs)
     print_table(result)
     harness.print_json({**result, "seeds": seeds, "runs": runs, "published": PUBLISHED})
@@ -112,36 +127,47 @@ def convert_log(source: convert.Source, directory: pathlib.Path, seed: int) -> r
     return reader.DataSet(directory)
 
 
+def measured(
+    data_set: reader.DataSet, seed: int, workdir: pathlib.Path
+) -> dict[str, dict[str, Any]]:
+    """Returns the per-user metrics of the two-tower model and the peers, stored or new."""
+    config_of_ours = cli.from_flags(config.RetrievalConfig, seed=seed)
+    of_data = [cells.digest_of(*retrieval.read_pairs(data_set, (split,))) for split in SPLITS]
+    build: dict[str, tuple[Any, Callable[[], Fitted]]] = {
+        "two_tower": (config_of_ours, lambda: train(data_set, config_of_ours, workdir))
+    }
+    for name, peer in recommenders.PEERS.items():
+        fit = functools.partial(recommenders.fit, name, data_set, seed, FLAGS.tune_minutes)
+        build[name] = (peer.defaults, peer.space, FLAGS.tune_minutes), fit
+    results = {}
+    for name, (options, fit) in build.items():
+        results[name] = cells.stored(
+            pathlib.Path(FLAGS.workdir) / "cells",
+            f"{name}-seed{seed}",
+            (of_data, seed, options),
+            functools.partial(measure, data_set, name, fit),
+        )
+        print(f"seed {seed}, {name}: {_line(results[name])}", flush=True)
+    return results
+
+
 def train(
     data_set: reader.DataSet, options: config.RetrievalConfig, workdir: pathlib.Path
-) -> retrieval.RetrievalModel:
+) -> Fitted:
     """Trains a two-tower model."""
+    started = time.process_time()
     retrieval.train_two_tower(data_set, options, workdir)
     model, _ = retrieval.load_two_tower(data_set, workdir)
-    return model
+    spent = time.process_time() - started
+    return evaluation.recommender_of(model, data_set.catalog()), {"cpu_seconds": spent}
 
 
-def measure(
-    data_set: reader.DataSet, model: retrieval.RetrievalModel, seconds: float
-) -> dict[str, dict[str, Any]]:
-    """Returns the per-user metrics of the model and the baselines."""
-    catalog = data_set.catalog()
-    history = evaluation.read_history(data_set, ("train", "validation"), len(catalog))
-    assert history is not None
-    report = evaluation.compare_recommenders(
-        data_set,
-        {
-            "two_tower": evaluation.recommender_of(model, catalog),
-            "popularity": evaluation.Popularity(history.clicks),
-            "item_knn": evaluation.ItemNeighbors(history),
-            "ease": evaluation.Ease(history),
-        },
-        history,
-    )
-    names = ("two_tower", "popularity", "item_knn", "ease")
-    measured = {name: dict(report.recommenders[name].excluding_seen or {}) for name in names}
-    measured["two_tower"]["train_seconds"] = seconds
-    return measured
+def measure(data_set: reader.DataSet, name: str, fit: Callable[[], Fitted]) -> dict[str, Any]:
+    """Trains a recommender and returns its per-user metrics, and how it was trained."""
+    recommender, told = fit()
+    history = recommenders.Learned(data_set, retrieval.REFIT_SPLITS, 0).history
+    report = evaluation.compare_recommenders(data_set, {name: recommender}, history)
+    return {**(report.recommenders[name].excluding_seen or {}), **told}
 
 
 def summary(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
@@ -156,16 +182,12 @@ def summary(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]
 
 
 def print_table(result: dict[str, dict[str, float]]) -> None:
-    """Prints our results next to the baselines and published figures."""
-    labels = {
-        "two_tower": "two-tower, this project",
-        "popularity": "popularity",
-        "item_knn": f"item neighbors (shrunk, {evaluation.NUM_NEIGHBORS})",
-        "ease": f"EASE (λ = {evaluation.EASE_L2:.0f})",
-    }
+    """Prints our results next to the peers and published figures, the best NDCG first."""
+    labels = {"two_tower": "two-tower, this project"}
+    labels |= {name: peer.label for name, peer in recommenders.PEERS.items()}
     rows = [
         [labels[name], *(f"{values[key]:.4f} ± {values[f'{key}_sd']:.4f}" for key in METRICS)]
-        for name, values in result.items()
+        for name, values in sorted(result.items(), key=lambda one: -one[1][METRICS[0]])
     ]
     rows += [
         [f"{name}, published", *(f"{value:.3f}" for value in figures)]

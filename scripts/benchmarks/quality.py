@@ -1,26 +1,37 @@
-r"""Measures the click quality of the ranker and other models on the same rows and features.
+r"""Measures the heads of the ranker and of other models on the same rows and features.
 
     make benchmark
+    make benchmark ARGS="--tune_minutes=10"
     python scripts/benchmarks/quality.py --use_synthetic --n_samples=1000000 --workdir=workdir/1m
     python scripts/benchmarks/quality.py --workdir=workdir/movielens_time --format=tabular \
         --schema_path=examples/movielens/schema.json --data_path=$M.inter --users_path=$M.user \
         --ads_path=$M.item
     python scripts/benchmarks/quality.py --workdir=workdir/train --peers=lightgbm,dcn_v2
 
-Takes minutes for 100,000 impressions on two cores. Uses the data set of WORKDIR, or converts the
-log of the flags like scripts/train.py (README says where $M is; a rating of at least 4 is a click,
-and the splits are in time order); without either, generates a synthetic log of --n_samples
-impressions. Trains the ranker if WORKDIR has none, or if flags of the ranker are set.
+Takes minutes for 100,000 impressions on two cores, and --tune_minutes of processor time for each
+peer. Uses the data set of WORKDIR, or converts the log of the flags like scripts/train.py (README
+says where $M is; a rating of at least 4 is a click, and the splits are in time order); without
+either, generates a synthetic log of --n_samples impressions. Trains the ranker if WORKDIR has none,
+or if flags of the ranker are set.
 
-The peers are logistic regression on hashed values, LightGBM, and a DNN, DCN-V2 and DeepFM in Keras.
-They use the same encoded fields and splits as the ranker, one row per shown ad, and the logged
-position if there is one. The validation split is used for early stopping, for the choice of their
-settings (--tune_peers: from a grid), and for calibration as for the ranker. All models are measured
-on the test split. Intervals are of the ranker minus the peer, from resampled users, or from
-requests if users are unknown. Prints a table, and JSON as the last line.
+The peers are LightGBM, with native categories and with shrunken means and counts of ids and of
+pairs of ids as of earlier rows; logistic regression on hashed values; and a DNN, DCN-V2, DeepFM,
+FwFM, DLRM and FinalMLP in Keras. They use the same encoded fields and splits as the ranker, one row
+per shown ad, and the logged position if there is one, but no dense vectors. They learn engagement
+from clicked rows, and revenue as a probability and a log-normal amount. Each head of a peer has the
+settings that are best on the validation split: of the peer's defaults, and of those that a search
+proposes within --tune_minutes. The validation split is also used for early stopping, and for
+calibration as for the ranker; the ranker has its defaults. Finished peers are stored in
+WORKDIR/peers. A second run with the same rows, seed and settings reuses them; delete them after a
+change of the code.
+
+All models are measured on the test split. Intervals are of the ranker minus the peer, from
+resampled users, or from requests if users are unknown. Prints a table for each head, the best model
+first, and JSON as the last line.
 """
 
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,18 +42,23 @@ from workload import harness
 from serving import cli, export
 from serving.cli.flags import log_flags
 from tfrec import calibration, config, evaluation, metrics, ranking
+from tfrec.heads import CLICK, ENGAGEMENT, HEADS
 from tfrecords import reader, terminal
 from tfrecords.splits import SPLITS
 
 with cli.require_extra("benchmark"):
     from peers import models
 
-_METRICS = ("auc", "normalized_entropy")
 RANKER_OPTIONS = tuple(name for name in config.RankerConfig.__dataclass_fields__ if name != "seed")
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory.")
 flags.DEFINE_list("peers", list(models.PEERS), "Peers to measure.")
-flags.DEFINE_bool("tune_peers", False, "Choose the peers' settings from a grid; slow.")
+flags.DEFINE_float(
+    "tune_minutes",
+    0.0,
+    "Processor minutes to search the settings of each peer; 0: its defaults only.",
+    lower_bound=0.0,
+)
 flags.DEFINE_bool("ours", True, "Also measure the ranker.")
 flags.DEFINE_integer("model_seed", 1, "Seed of initialization and order of rows.")
 flags.DEFINE_integer("bootstrap_samples", 200, "Number of resamples for the intervals.", 1)
@@ -62,28 +78,39 @@ def main() -> None:
     data_set = open_data_set(steps)
     ranking.check_trainable(data_set)
     data = peer_data.read(data_set, ranking.knows_positions(data_set))
-    estimates: dict[str, np.ndarray] = {}
+    estimates: dict[str, scores.Estimates] = {}
     results: dict[str, Any] = {}
     if FLAGS.ours:
         estimates["tfrec"] = of_ours(steps, data_set, data)
         results["tfrec"] = {"seconds": steps.seconds().get("ranker")}
     for name in FLAGS.peers:
-        estimates[name], results[name] = of_peer(name, data)
-        print(f"{name}: trained in {results[name]['seconds']:.0f} s", flush=True)
-    estimates["click_rate"] = np.full(len(data.test), data.click_rate)
+        estimates[name], results[name] = of_peer(name, data, steps.path("peers"))
+        own = results[name]
+        print(f"{name}: {own['trials']} trials in {own['seconds']:.0f} CPU seconds", flush=True)
+    estimates["base_rate"] = {
+        head: np.full(len(data.test), np.nanmean(data.train.labels[head])) for head in data.heads
+    }
     truth = of_truth(steps, data_set)
     if truth is not None:
-        estimates["planted_truth"] = truth[data.test.known]
-    owner = ranking.owner_of_requests(data_set, "test")
-    score(estimates, results, data.test, owner[data.test.requests])
-    rows = {split: len(getattr(data, split)) for split in SPLITS}
+        estimates["planted_truth"] = {
+            head: truth[HEADS[head].output][data.test.known] for head in data.heads
+        }
+    owner = ranking.owner_of_requests(data_set, "test")[data.test.requests]
+    for head in data.heads:
+        score(head, estimates, results, data.test, owner)
     described = {
         "data_set": data_set.schema.name,
         "fingerprint": data_set.fingerprint,
         "intervals_of": "users" if data_set.spec.has_user else "requests",
+        "tune_minutes": FLAGS.tune_minutes,
+        "heads": list(data.heads),
+        "rows": {split: len(getattr(data, split)) for split in SPLITS},
+        "test_positives": {h: int((data.test.labels[h] > 0).sum()) for h in data.heads},
     }
-    results = {**results, **described, "rows": rows, "test_clicks": int(data.test.labels.sum())}
-    print_table(results, estimates)
+    results |= described
+    for head in data.heads:
+        print_table(head, results, list(estimates))
+    print("ours − this: 95 % intervals; seconds: of the processor, for peers")
     harness.print_json(results)
 
 
@@ -99,8 +126,8 @@ def open_data_set(steps: export.Pipeline) -> reader.DataSet:
 
 def of_ours(
     steps: export.Pipeline, data_set: reader.DataSet, data: peer_data.PeerData
-) -> np.ndarray:
-    """Returns the ranker's click probabilities of the test rows, training it if needed.
+) -> scores.Estimates:
+    """Returns the ranker's values of the test rows, training it if needed.
 
     Raises:
         ValueError: The ranker's test rows differ from those of the peers.
@@ -114,94 +141,106 @@ def of_ours(
         print(f"measuring the existing ranker in {directory}, since no flag of the ranker is set")
     model, own, _ = ranking.load_ranker(data_set, directory)
     predictions = ranking.predict_split(model, data_set, "test")
-    labels, known, _ = predictions.labeled("click")
-    if not np.array_equal(labels, data.test.labels):
+    labels, known, _ = predictions.labeled(CLICK.label)
+    if not np.array_equal(labels, data.test.labels[CLICK.label]):
         raise ValueError(
             f"The ranker's test rows of {data_set.directory} differ from those of the peers: "
             f"{len(labels)} and {len(data.test)} labels. Convert the log again."
         )
-    return ranking.served_values(predictions, own)["click_probability"][known]
+    served = ranking.served_values(predictions, own)
+    return {head: served[HEADS[head].output][known] for head in data.heads}
 
 
-def of_peer(name: str, data: peer_data.PeerData) -> tuple[np.ndarray, dict[str, Any]]:
-    """Returns a peer's click probabilities of the test rows, and its results."""
-    fitted = models.fit(name, data, FLAGS.tune_peers, FLAGS.model_seed)
-    test = {"click": fitted.test.astype(np.float32)}
-    raw = calibration.calibrated_values(test, calibration.Calibrators())
+def of_peer(
+    name: str, data: peer_data.PeerData, directory: pathlib.Path
+) -> tuple[scores.Estimates, dict[str, Any]]:
+    """Returns a peer's values of the test rows, and its results."""
+    fitted = models.fit(name, data, FLAGS.model_seed, FLAGS.tune_minutes, directory)
     held_out = data.validation
     folds = calibration.fold_of_rows(np.bincount(held_out.requests))
-    own = calibration.fit_calibrators(
-        {"click": fitted.validation.astype(np.float32)}, {"click": held_out.labels}, folds
-    )
+    own = calibration.fit_calibrators(fitted.validation, held_out.labels, folds)
+    values = calibration.calibrated_values(fitted.test, own)
     told = {
-        "seconds": fitted.seconds,
-        "normalized_entropy_uncalibrated": metrics.normalized_entropy(
-            data.test.labels, raw["click_probability"]
-        ),
+        "seconds": fitted.cpu_seconds,
+        "trials": fitted.trials,
         "settings": fitted.settings,
     }
-    return calibration.calibrated_values(test, own)["click_probability"], told
+    return {head: values[HEADS[head].output] for head in data.heads}, told
 
 
-def of_truth(steps: export.Pipeline, data_set: reader.DataSet) -> np.ndarray | None:
-    """Returns the true click probabilities of all test rows; None unless the log is synthetic."""
+def of_truth(steps: export.Pipeline, data_set: reader.DataSet) -> dict[str, np.ndarray] | None:
+    """Returns the true values of all test rows by output; None unless the log is synthetic."""
     directory = steps.truth_of(data_set)
-    return (
-        None
-        if directory is None
-        else evaluation.load_ground_truth(directory, data_set).rows["click_probability"]
-    )
+    return None if directory is None else evaluation.load_ground_truth(directory, data_set).rows
 
 
 def score(
-    estimates: dict[str, np.ndarray],
+    head: str,
+    estimates: Mapping[str, scores.Estimates],
     results: dict[str, Any],
     rows: peer_data.PeerRows,
     unit: np.ndarray,
 ) -> None:
-    """Adds scores of the estimates, and differences to the ranker, to the results.
+    """Adds scores of a head, and differences to the ranker, to the results.
 
     Args:
-        estimates: Click probabilities [L] by name of the model.
+        head: The head.
+        estimates: Values of the rows by name of the model.
         results: Results by name of the model; updated.
         rows: Rows of the test split.
         unit: Unit [L] of each row that is resampled for the intervals.
     """
-    unit = np.unique(unit, return_inverse=True)[1]
-    resamples = metrics.Resamples(unit, FLAGS.bootstrap_samples, seed=FLAGS.model_seed)
-    ceiling = None
+    known = ~np.isnan(rows.labels[head])
+    labels, is_amount = rows.labels[head][known], HEADS[head].is_amount
+    resamples = metrics.Resamples(
+        np.unique(unit[known], return_inverse=True)[1],
+        FLAGS.bootstrap_samples,
+        seed=FLAGS.model_seed,
+    )
+    ceiling = ours = None
     if "planted_truth" in estimates:
-        ceiling = metrics.auc(rows.labels, estimates["planted_truth"])
-    ours = None
+        truth = estimates["planted_truth"]
+        # The best order of the amounts above 0 is by the probability of being above 0, which is
+        # that of an engagement.
+        best = truth.get(ENGAGEMENT.label, truth[head]) if is_amount else truth[head]
+        ceiling = metrics.auc(labels, best[known])
     if "tfrec" in estimates:
-        ours = scores.resampled(resamples, rows.labels, estimates["tfrec"])
+        ours = scores.resampled(resamples, labels, estimates["tfrec"][head][known], is_amount)
     for name, values in estimates.items():
-        found = results.setdefault(name, {})
-        found.update(scores.scores(rows.labels, values))
-        if ceiling is not None:
+        own = values[head][known]
+        found: dict[str, Any] = scores.scores(labels, own, is_amount)
+        if ceiling is not None and found["auc"] is not None:
             found["auc_share"] = metrics.share_of_achievable(found["auc"], 0.5, ceiling)
         if ours is not None and name != "tfrec":
-            other = scores.resampled(resamples, rows.labels, values)
+            other = scores.resampled(resamples, labels, own, is_amount)
             found["ours_minus_this"] = scores.difference(ours, other)
+        results.setdefault(name, {})[head] = found
 
 
-def print_table(results: dict[str, Any], estimates: dict[str, np.ndarray]) -> None:
-    """Prints a row for each model."""
+def print_table(head: str, results: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Prints a row for each model, those with the largest AUC first."""
     rows = results["rows"]
     print(
-        f"{results['data_set']}: click, {rows['train']:,} training, {rows['validation']:,} "
-        f"validation and {rows['test']:,} test impressions, {results['test_clicks']:,} clicked"
+        f"{results['data_set']}: {head}, {rows['train']:,} training, {rows['validation']:,} "
+        f"validation and {rows['test']:,} test impressions, "
+        f"{results['test_positives'][head]:,} positive"
     )
-    table = []
-    for name in estimates:
-        gaps = results[name].get("ours_minus_this", {})
-        intervals = {f"ours − this, {key}": _interval(gaps.get(key)) for key in _METRICS}
-        table.append({**results[name], "model": name.replace("_", " "), **intervals})
     keys = ("auc", "auc_share", "normalized_entropy", "log_loss", "ece")
-    intervals = dict.fromkeys((f"ours − this, {key}" for key in _METRICS), "")
-    columns = {"model": "", **dict.fromkeys(keys, ".4f"), "seconds": ".0f", **intervals}
-    harness.print_rows(table, columns)
-    print("ours − this: 95 % intervals")
+    if HEADS[head].is_amount:
+        keys = ("auc", "auc_share", "normalized_gini", "calibration_ratio")
+    table = []
+    for name in sorted(names, key=lambda name: -(results[name][head]["auc"] or 0.0)):
+        own = results[name][head]
+        gaps = own.get("ours_minus_this", {})
+        intervals = {_gap(key): _interval(gaps.get(key)) for key in (keys[0], keys[2])}
+        shown = {"model": name.replace("_", " "), "seconds": results[name].get("seconds")}
+        table.append({**own, **shown, **intervals})
+    columns = {"model": "", **dict.fromkeys(keys, ".4f"), "seconds": ".0f"}
+    harness.print_rows(table, {**columns, _gap(keys[0]): "", _gap(keys[2]): ""})
+
+
+def _gap(metric: str) -> str:
+    return f"ours − this, {metric}"
 
 
 def _interval(bounds: list[float] | None) -> str:

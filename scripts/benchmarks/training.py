@@ -41,6 +41,7 @@ from workload import fresh_process, harness, wide_tables
 
 from serving import cli, export
 from tfrec import config, ranking, retrieval, training
+from tfrec.heads import CLICK
 from tfrecords import reader
 
 MODELS = ("retrieval", "ranker")
@@ -105,7 +106,7 @@ def measure_peers(directory: pathlib.Path, steps: int, repeats: int) -> Measured
     runs: dict[str, Callable[[int], int]] = {
         "ranker": lambda count: _take_steps(step, batches, count)
     }
-    rows = peer_data.read(data_set, ranking.knows_positions(data_set))
+    rows = peer_data.read(data_set, ranking.knows_positions(data_set), (CLICK.label,))
     for name, kind in (("dnn", "dnn"), ("dcn", "dcn_v2")):
         runs[name] = networks.training_steps(rows, networks.NetworkOptions(kind))
     for take in runs.values():

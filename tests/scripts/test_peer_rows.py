@@ -15,7 +15,9 @@ from absl import flags
 from tfrec import calibration
 from tfrecords import reader
 
-PEERS = ("lightgbm", "hashed_logistic_regression", "dnn", "dcn_v2", "deepfm")
+# The networks differ in layers alone, so two stand for all.
+NETWORKS = ("dnn", "dcn_v2")
+PEERS = ("lightgbm", "hashed_logistic_regression", *NETWORKS)
 SPLITS = ("train", "validation", "test")
 
 
@@ -39,22 +41,20 @@ def poisoned(tmp_path_factory):
 @pytest.fixture
 def peers(script, monkeypatch):
     models = script("peers.models")
-    small = {"hidden": (8,), "field_dim": 4, "epochs": 1, "checks": 1}
-    for name in ("dnn", "dcn_v2", "deepfm"):
-        once = dataclasses.replace(models.DEFAULTS[name][0], **small)
-        monkeypatch.setitem(models.DEFAULTS, name, [once])
-    trees = models.DEFAULTS["lightgbm"][0]
-    once = dataclasses.replace(trees, treatment="ordinal", rounds=1, min_data_in_leaf=20)
-    monkeypatch.setitem(models.DEFAULTS, "lightgbm", [once])
-    set_strengths(models, monkeypatch, 1.0)
+    for name in NETWORKS:
+        small = {"hidden": 8, "field_dim": 4, "epochs": 1, "checks": 1}
+        set_defaults(models, monkeypatch, name, small)
+    once = {"rounds": 1, "min_data_in_leaf": 20}
+    rates = {**once, "id_rates": True, "pair_rates": True}
+    set_defaults(models, monkeypatch, "lightgbm", rates)
+    set_defaults(models, monkeypatch, "hashed_logistic_regression", {"C": 1.0})
     return models
 
 
-def set_strengths(models, monkeypatch, *strengths):
-    name = "hashed_logistic_regression"
-    options = models.DEFAULTS[name][0]
-    own = [dataclasses.replace(options, C=strength) for strength in strengths]
-    monkeypatch.setitem(models.DEFAULTS, name, own)
+def set_defaults(models, monkeypatch, name, *changes):
+    peer = models.PEERS[name]
+    own = [dataclasses.replace(peer.defaults[0], **change) for change in changes]
+    monkeypatch.setitem(models.PEERS, name, dataclasses.replace(peer, defaults=own))
 
 
 @pytest.fixture
@@ -68,14 +68,26 @@ def assert_same(logits, expected):
 
 
 def relabeled(rows):
-    return dataclasses.replace(rows, labels=1 - rows.labels)
+    """Returns rows with a click, an engagement and revenue where there was none, or none."""
+    click = 1 - rows.labels["click"]
+    labels = {"click": click, "engagement": click, "revenue": 9 * click}
+    return dataclasses.replace(rows, labels=labels)
+
+
+def all_logits(logits):
+    return np.concatenate([own.reshape(len(own), -1) for own in logits.values()], axis=1)
 
 
 @pytest.mark.trains
 @pytest.mark.parametrize("name", PEERS)
-def test_a_peer_learns_training_rows_alone_and_predicts_the_others(peers, data, name):
+def test_a_peer_learns_training_rows_alone_and_predicts_the_others(peers, data, name, tmp_path):
     def fit(**others):
-        return peers.fit(name, dataclasses.replace(data, **others), tune=False, seed=1)
+        fitted = peers.fit(name, dataclasses.replace(data, **others), 1, 0.0, tmp_path)
+        # The scale of amounts is that of the validation rows, as the calibrators are.
+        fitted.validation["revenue"][:, 2] = fitted.test["revenue"][:, 2] = 0
+        return dataclasses.replace(
+            fitted, validation=all_logits(fitted.validation), test=all_logits(fitted.test)
+        )
 
     fitted = fit()
     # The same model predicts what stands in the place of validation and test, whatever its labels.
@@ -87,15 +99,16 @@ def test_a_peer_learns_training_rows_alone_and_predicts_the_others(peers, data, 
 
 @pytest.mark.parametrize("is_learned", [True, False])
 def test_the_settings_of_a_peer_are_those_that_are_best_on_validation(
-    peers, data, monkeypatch, is_learned
+    peers, data, monkeypatch, is_learned, tmp_path
 ):
     # Rows that were learned are best known with the least regularisation, their opposite with most.
-    set_strengths(peers, monkeypatch, 0.003, 3.0)
+    name = "hashed_logistic_regression"
+    set_defaults(peers, monkeypatch, name, {"C": 0.003}, {"C": 3.0})
     learned, opposite = data.train, relabeled(data.train)
     rows = (learned, opposite) if is_learned else (opposite, learned)
     own = dataclasses.replace(data, validation=rows[0], test=rows[1])
-    fitted = peers.fit("hashed_logistic_regression", own, tune=False, seed=1)
-    assert fitted.settings["C"] == (3.0 if is_learned else 0.003)
+    fitted = peers.fit(name, own, 1, 0.0, tmp_path)
+    assert fitted.settings["click"]["C"] == (3.0 if is_learned else 0.003)
 
 
 @dataclasses.dataclass
@@ -124,10 +137,11 @@ def measured(script, peers, monkeypatch):
             calibrators.append(fit_calibrators(*rows))
             return calibrators[-1]
 
+        only_peers = ("--noours", f"--peers={','.join(PEERS)}", "--bootstrap_samples=1")
         with monkeypatch.context() as patch:
             patch.setattr(peers, "fit", record_fit)
             patch.setattr(calibration, "fit_calibrators", record_calibrators)
-            flags.FLAGS(["quality", f"--workdir={workdir}", "--noours", "--bootstrap_samples=1"])
+            flags.FLAGS(["quality", f"--workdir={workdir}", *only_peers])
             quality.main()
         own = zip(fitted.items(), calibrators, strict=True)
         return {name: Given(*given, curves) for (name, given), curves in own}
@@ -138,16 +152,23 @@ def measured(script, peers, monkeypatch):
 
 def calibrated(calibrators, given):
     """Returns a peer's validation logits as calibrators change them."""
-    return calibrators.calibrated({"click": given.fitted.validation.astype(np.float32)})["click"]
+    logits = calibration.calibrated_logits(given.fitted.validation, calibrators)
+    return all_logits({head: own.numpy() for head, own in logits.items()})
 
 
 def counted(rows, fields, vocabularies):
-    """Counts the users, ads, slots and clicks of a peer's rows, as the log writes them."""
+    """Counts the users, ads, slots and labels of a peer's rows, as the log writes them."""
     columns = {field.name: rows.ids[:, field.columns.start].tolist() for field in fields}
     user, ad = ([names[i] for i in columns[field]] for field, names in vocabularies.items())
     slots = [str(slot - 1) for slot in columns["(position)"]]
-    clicks = [f"{label:.0f}" for label in rows.labels]
-    return collections.Counter(zip(user, ad, slots, clicks, strict=True))
+    labels = ([f"{label:.2f}" for label in own] for own in rows.labels.values())
+    return collections.Counter(zip(user, ad, slots, *labels, strict=True))
+
+
+def logged(row):
+    """Returns what `counted` counts of a row of the log."""
+    labels = (f"{float(row[name]):.2f}" for name in ("click", "engagement", "revenue"))
+    return (row["user"], row["ad"], row["slot"], *labels)
 
 
 @pytest.mark.trains
@@ -163,20 +184,21 @@ def test_every_peer_is_given_the_rows_of_the_log_and_none_learns_of_test_rows(
     }
     for name, one in given.items():
         for split in SPLITS:
-            logged = [row for row in split_logs.rows() if row["split"] == split]
+            written = [logged(row) for row in split_logs.rows() if row["split"] == split]
             assert counted(getattr(one.data, split), one.data.fields, vocabularies) == (
-                collections.Counter((r["user"], r["ad"], r["slot"], r["click"]) for r in logged)
+                collections.Counter(written)
             ), (name, split)
         # What is poisoned are the test rows, and they reach nothing but the test logits.
-        np.testing.assert_array_equal(other[name].data.test.labels, 1 - one.data.test.labels)
+        clicks = (run[name].data.test.labels["click"] for run in (given, other))
+        np.testing.assert_array_equal(sum(clicks), 1.0)
         assert other[name].fitted.settings == one.fitted.settings
-        assert_same(other[name].fitted.validation, one.fitted.validation)
+        assert_same(all_logits(other[name].fitted.validation), all_logits(one.fitted.validation))
         assert_same(calibrated(other[name].calibrators, one), calibrated(one.calibrators, one))
         # The calibrators are those of the validation rows.
         held_out = one.data.validation
         expected = calibration.fit_calibrators(
-            {"click": one.fitted.validation.astype(np.float32)},
-            {"click": held_out.labels},
+            one.fitted.validation,
+            held_out.labels,
             calibration.fold_of_rows(np.bincount(held_out.requests)),
         )
         assert one.calibrators == expected

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import scripts_in_forks
 
-from tfrec import metrics, ranking
+from tfrec import calibration, metrics, ranking
 
 NUM_VALUES, NUM_BUCKETS, LIST_LENGTH = 12, 10, 3
-PEERS = ("lightgbm", "hashed_logistic_regression", "dnn", "dcn_v2", "deepfm")
+NETWORKS = ("dnn", "dcn_v2", "deepfm", "fwfm", "dlrm", "final_mlp")
+PEERS = ("lightgbm", "hashed_logistic_regression", *NETWORKS)
 
 
 def planted_rows(peer_data, rng, count):
@@ -30,7 +31,7 @@ def planted_rows(peer_data, rng, count):
     )
     labels = (rng.random(count) < 1 / (1 + np.exp(-logits))).astype(np.float32)
     ids = np.column_stack([string, number, lists, slot]).astype(np.int32)
-    return peer_data.PeerRows(ids, labels, np.arange(count), np.ones(count, bool))
+    return peer_data.PeerRows(ids, {"click": labels}, np.arange(count), np.ones(count, bool))
 
 
 def planted_data(peer_data):
@@ -46,27 +47,317 @@ def planted_data(peer_data):
     )
 
 
+def interaction_rows(peer_data, rng, count):
+    """Two strings whose parity decides the click; the first and a number decide what follows."""
+    first, second = rng.integers(0, 6, (2, count))
+    number = rng.integers(1, NUM_BUCKETS + 1, count)
+    click = rng.random(count) < np.where((first + second) % 2, 0.85, 0.15)
+    engagement = click & (rng.random(count) < np.where(first % 2, 0.7, 0.2))
+    revenue = engagement * np.exp(0.3 * number + rng.normal(0, 0.2, count))
+    labels = {"click": click, "engagement": engagement, "revenue": revenue}
+    return peer_data.PeerRows(
+        np.column_stack([first, second, number]).astype(np.int32),
+        {name: values.astype(np.float32) for name, values in labels.items()},
+        np.arange(count),
+        np.ones(count, bool),
+    )
+
+
+@pytest.fixture
+def interactions(script):
+    peer_data = script("peers.peer_data")
+    fields = (
+        peer_data.PeerField("first", "categorical", slice(0, 1), 6),
+        peer_data.PeerField("second", "categorical", slice(1, 2), 6, is_ad=True),
+        peer_data.PeerField("number", "numeric", slice(2, 3), NUM_BUCKETS + 1),
+    )
+    rng = np.random.default_rng(3)
+    return peer_data.PeerData(
+        fields, *(interaction_rows(peer_data, rng, n) for n in (4_000, 800, 1_500))
+    )
+
+
+def with_few_passes(models, name, monkeypatch, **others):
+    peer = models.PEERS[name]
+    if hasattr(peer.defaults[0], "epochs"):
+        few = dataclasses.replace(peer.defaults[0], epochs=5, **others)
+        monkeypatch.setitem(models.PEERS, name, dataclasses.replace(peer, defaults=[few]))
+
+
 @pytest.mark.trains
-@pytest.mark.parametrize("name", PEERS)
-def test_each_peer_finds_planted_effects(script, name, monkeypatch):
+@pytest.mark.parametrize("name", ["lightgbm", "hashed_logistic_regression", "dnn"])
+def test_peers_find_planted_effects_of_all_kinds_of_fields(script, name, monkeypatch, tmp_path):
     data = planted_data(script("peers.peer_data"))
     models = script("peers.models")
-    if hasattr(models.DEFAULTS[name][0], "epochs"):
-        few_passes = dataclasses.replace(models.DEFAULTS[name][0], epochs=5)
-        monkeypatch.setitem(models.DEFAULTS, name, [few_passes])
-    fitted = models.fit(name, data, tune=False, seed=1)
-    assert fitted.validation.shape == (800,)
-    probabilities = 1 / (1 + np.exp(-fitted.test))
+    with_few_passes(models, name, monkeypatch)
+    fitted = models.fit(name, data, 1, 0.0, tmp_path)
+    assert fitted.validation["click"].shape == (800,)
+    probabilities = 1 / (1 + np.exp(-fitted.test["click"]))
     # The base rate has 1 and 0.5, the planted logits themselves reach 0.748 and 0.819.
-    assert metrics.normalized_entropy(data.test.labels, probabilities) < 0.85
-    assert metrics.auc(data.test.labels, probabilities) > 0.78
+    assert metrics.normalized_entropy(data.test.labels["click"], probabilities) < 0.85
+    assert metrics.auc(data.test.labels["click"], probabilities) > 0.78
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("name", ["lightgbm", *NETWORKS])
+def test_each_peer_but_the_linear_one_finds_a_planted_interaction_and_what_follows_a_click(
+    script, interactions, name, monkeypatch, tmp_path
+):
+    models = script("peers.models")
+    with_few_passes(models, name, monkeypatch, hidden=64, embedding_l2=3.0, learning_rate=5e-3)
+    fitted = models.fit(name, interactions, 1, 0.0, tmp_path)
+    values = calibration.calibrated_values(fitted.test, calibration.Calibrators())
+    labels = interactions.test.labels
+    # The truth reaches 0.85, 0.86 and 0.87; without the interaction the click AUC is 0.5.
+    assert metrics.auc(labels["click"], values["click_probability"]) > 0.8
+    assert metrics.auc(labels["engagement"], values["engagement_probability"]) > 0.8
+    assert metrics.auc(labels["revenue"], values["expected_revenue"]) > 0.7
+    paid = labels["revenue"] > 0
+    # A bucket of the number multiplies the amount by 1.35; a tenth bucket pays 15 times the first.
+    expected = np.exp(fitted.test["revenue"][paid, 1])
+    by_bucket = [
+        expected[interactions.test.ids[paid, 2] == bucket].mean() for bucket in (1, NUM_BUCKETS)
+    ]
+    assert by_bucket[1] / by_bucket[0] > 4
+
+
+@pytest.mark.trains
+def test_a_finished_cell_is_read_and_another_seed_budget_or_row_is_another_cell(
+    script, tmp_path, monkeypatch
+):
+    models = script("peers.models")
+    data = planted_data(script("peers.peer_data"))
+    name = "hashed_logistic_regression"
+    first = models.fit(name, data, 1, 0.0, tmp_path)
+    assert first.trials == 7
+    assert first.settings["click"]["C"] in (0.1, 0.3, 1.0)
+    trained = []
+    fit = models.PEERS[name].fit
+    counting = dataclasses.replace(
+        models.PEERS[name], fit=lambda *given: trained.append(given) or fit(*given)
+    )
+    monkeypatch.setitem(models.PEERS, name, counting)
+    again = models.fit(name, data, 1, 0.0, tmp_path)
+    assert not trained
+    np.testing.assert_array_equal(again.test["click"], first.test["click"])
+    assert again.settings == first.settings
+    # A damaged or unfinished write leaves no cell: only whole files have the name of one.
+    assert len(list(tmp_path.iterdir())) == 1
+    other = dataclasses.replace(data.test, labels={"click": 1 - data.test.labels["click"]})
+    models.fit(name, data, 2, 0.0, tmp_path)
+    models.fit(name, dataclasses.replace(data, test=other), 1, 0.0, tmp_path)
+    assert len(trained) == 14
+    tuned = models.fit(name, data, 1, 1e-4, tmp_path)
+    assert tuned.trials >= 7
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.trains
+def test_a_search_proposes_options_until_its_budget_is_spent_and_keeps_the_best(
+    script, interactions, monkeypatch, tmp_path
+):
+    models, search = script("peers.models"), script("peers.search")
+    now = [0.0]
+    monkeypatch.setattr(search.time, "process_time", lambda: now[0])
+    tried = []
+
+    def fit(data, options, seed):
+        now[0] += 10.0
+        tried.append(options)
+        # The more leaves, the closer to the labels.
+        share = options.num_leaves / 128
+
+        def predict(rows):
+            return np.nan_to_num(data.values(rows) - 0.5) * share
+
+        return predict, {}
+
+    peer = models.PEERS["lightgbm"]
+    monkeypatch.setitem(models.PEERS, "lightgbm", dataclasses.replace(peer, fit=fit))
+    fitted = models.fit("lightgbm", interactions, 1, 3.0, tmp_path)
+    # Three minutes are 18 trials of ten seconds, four of them defaults.
+    assert fitted.trials == len(tried) == 18
+    assert [options.num_leaves for options in tried[:4]] == [15] * 4
+    for options in tried:
+        for name, values in peer.space.items():
+            assert values._contains(values.to_internal_repr(getattr(options, name)))
+    best = max(options.num_leaves for options in tried)
+    assert best > 15
+    assert fitted.settings["click"]["num_leaves"] == best
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_the_defaults_are_in_the_space_of_the_search(script, name):
+    peer = script("peers.models").PEERS[name]
+    for options in peer.defaults:
+        assert dataclasses.replace(peer.defaults[0], **{
+            key: getattr(options, key) for key in peer.space
+        }) == options  # fmt: skip
+        for key, values in peer.space.items():
+            assert values._contains(values.to_internal_repr(getattr(options, key)))
+
+
+def test_what_follows_a_click_is_learned_from_clicked_rows(script):
+    peer_data = script("peers.peer_data")
+    nan = np.nan
+
+    def rows(click, engagement, revenue):
+        labels = {"click": click, "engagement": engagement, "revenue": revenue}
+        return peer_data.PeerRows(
+            np.zeros((4, 1), np.int32),
+            {name: np.array(values, np.float32) for name, values in labels.items()},
+            np.arange(4),
+            np.ones(4, bool),
+        )
+
+    own = rows([0, 1, 1, 1], [0, 0, 1, nan], [0, 0, np.e, 1])
+    data = peer_data.PeerData((), own, own, own)
+    assert [t.name for t in data.targets] == ["click", "engagement", "revenue", "revenue_amount"]
+    np.testing.assert_allclose(
+        data.values(own),
+        [[0, nan, nan, nan], [1, 0, 0, nan], [1, 1, 1, 1], [1, nan, 1, 0]],
+    )
+    # Revenue without a click is learned from all rows.
+    without = rows([0, 1, 1, 1], [0, 0, 1, nan], [5, 0, np.e, 1])
+    data = peer_data.PeerData((), without, without, without)
+    np.testing.assert_array_equal(data.values(without)[:, 2], [1, 0, 1, 1])
+    # A head without positives is not learned.
+    none = rows([0, 1, 1, 1], [0, 0, 0, nan], [0, 0, 0, 0])
+    assert peer_data.PeerData((), none, none, none).heads == ("click",)
+
+
+def test_outputs_of_targets_become_logits_of_heads(script, interactions):
+    # Probabilities of a click of 1/2 and of revenue after it of 1/2 give one of 1/4.
+    outputs = np.array([[0.0, 2.0, 0.0, 3.0]])
+    logits = interactions.logits(outputs, spread=0.5)
+    assert logits["click"].tolist() == [0.0]
+    assert logits["engagement"].tolist() == [2.0]
+    np.testing.assert_allclose(logits["revenue"][0, :2], [np.log(1 / 3), 3.0], rtol=1e-6)
+    values = calibration.calibrated_values(logits, calibration.Calibrators())
+    # The mean of a log-normal amount is exp(mean + variance / 2).
+    np.testing.assert_allclose(values["expected_revenue"], 0.25 * np.exp(3.125), rtol=1e-4)
+    np.testing.assert_allclose(
+        values["engagement_probability"], 0.5 / (1 + np.exp(-2.0)), rtol=1e-6
+    )
+
+
+def rate_columns(script, requests, ids, labels, held_out):
+    """Statistics of a field of four ids; for training rows, and for held-out ids."""
+    peer_data, rates = script("peers.peer_data"), script("peers.rates")
+    learned = rates.IdRates((peer_data.PeerField("a", "categorical", slice(0, 1), 4),))
+    column, values = np.array(ids, np.int32)[:, None], np.array(labels, np.float32)
+    own = rates.encode_earlier(learned, column, values, np.array(requests))
+    return own, learned.encode(np.array(held_out, np.int32)[:, None])
+
+
+def test_rates_never_read_the_row_s_own_label_its_request_or_later_rows(script):
+    rng = np.random.default_rng(0)
+    requests = np.repeat(np.arange(60), 3)
+    ids, labels = rng.integers(0, 4, 180), rng.integers(0, 2, 180)
+    before, _ = rate_columns(script, requests, ids, labels, [0])
+    assert np.isnan(before[:3, 0]).all()  # nothing is known of the first request
+    assert not np.isnan(before[3:]).any()
+    for row in (0, 70, 179):
+        other = labels.copy()
+        other[row] = 1 - other[row]
+        after, held_out = rate_columns(script, requests, ids, other, [0, 1, 2, 3])
+        request = requests[row]
+        np.testing.assert_array_equal(after[requests <= request], before[requests <= request])
+        later = (requests > request) & (ids == ids[row])
+        assert (after[later, 0] != before[later, 0]).all()
+        # What is held out knows all training rows.
+        np.testing.assert_allclose(np.expm1(held_out[:, 1]), np.bincount(ids), rtol=1e-6)
+
+
+def test_rates_are_shrunk_by_the_variances_within_and_between_ids(script):
+    # Ids 1 and 2 with 4 rows each and means 3/4 and 1/4 around 1/2. Within: 2 x 4 x 3/16 over 8 - 2
+    # rows = 1/4. Between: 2 x 4 x 1/16 = 1/2 of which chance explains 1/4; over 8 - 32/8 = 4 it is
+    # 1/16. So 4 rows with the mean are added: (3 + 2) / 8 and (1 + 2) / 8.
+    ids, labels = [1, 1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 0, 1, 0, 0, 0]
+    _, held_out = rate_columns(script, range(8), ids, labels, [1, 2, 3])
+    np.testing.assert_allclose(held_out[:, 0], [5 / 8, 3 / 8, 1 / 2], rtol=1e-6)
+    np.testing.assert_allclose(np.expm1(held_out[:, 1]), [4, 4, 0], atol=1e-6)
+    # Ids that do not differ have the common mean.
+    _, held_out = rate_columns(script, range(8), ids, [1, 0] * 4, [1, 2])
+    np.testing.assert_allclose(held_out[:, 0], 0.5, atol=1e-5)
+
+
+def test_rates_of_a_list_are_means_over_its_values(script):
+    peer_data, rates = script("peers.peer_data"), script("peers.rates")
+    learned = rates.IdRates((peer_data.PeerField("a", "categorical_list", slice(0, 2), 4),))
+    learned.add(np.array([[1, 2], [1, 0], [0, 0]], np.int32), np.array([1.0, 1.0, 0.0]))
+    encoded = learned.encode(np.array([[1, 0], [1, 2], [0, 0]], np.int32))
+    assert encoded[1].tolist() == pytest.approx(
+        [encoded[0, 0], (np.log(3) + np.log(2)) / 2], rel=1e-6
+    )
+    assert np.isnan(encoded[2]).all()
+
+
+def test_pairs_are_of_a_request_s_and_an_ad_s_strings_with_few_ids(script):
+    peer_data, rates = script("peers.peer_data"), script("peers.rates")
+
+    def field(name, kind, column, cardinality, is_ad):
+        own = slice(column, column + 1)
+        return peer_data.PeerField(name, kind, own, cardinality, is_ad)
+
+    fields = (
+        field("user", "categorical", 0, 5, False),
+        field("hour", "numeric", 1, 24, False),
+        field("category", "categorical", 2, 7, True),
+        field("ad", "categorical", 3, 601, True),
+        field("price", "numeric", 4, 10, True),
+    )
+    pairs = rates.pairs_of(fields, 3_000)
+    # A user and an ad have 3,005 ids.
+    (both,) = rates.fields_of_pairs(pairs)
+    assert (both.name, both.cardinality) == ("user × category", 35)
+    ids = rates.ids_of_pairs(pairs, np.array([[4, 9, 6, 600, 1], [1, 9, 2, 0, 1]], np.int32))
+    np.testing.assert_array_equal(ids, [[4 * 7 + 6], [1 * 7 + 2]])
+
+
+@pytest.mark.trains
+def test_trees_with_rates_of_pairs_know_which_requests_like_which_ads(script, interactions):
+    """Parity is not in the order of ids: without rates, a tree needs a split for each id."""
+    trees = script("peers.trees")
+
+    def loss(pair_rates):
+        options = trees.TreeOptions(pair_rates=pair_rates, num_leaves=4, rounds=20)
+        predict, _ = trees.fit(interactions, options, 1)
+        return interactions.losses(interactions.test, predict(interactions.test))[0]
+
+    assert loss(True) < loss(False) - 0.1
+
+
+@pytest.mark.trains
+def test_trees_with_rates_know_the_ids_of_a_wide_field(script):
+    """Of 300 ids with 10 rows each, a tree without rates separates few."""
+    peer_data, trees = script("peers.peer_data"), script("peers.trees")
+    rng = np.random.default_rng(1)
+    effect = rng.normal(0, 2.0, 301)
+
+    def rows(count):
+        ids = rng.integers(1, 301, count)
+        click = rng.random(count) < 1 / (1 + np.exp(-effect[ids]))
+        labels = {"click": click.astype(np.float32)}
+        own = ids[:, None].astype(np.int32)
+        return peer_data.PeerRows(own, labels, np.arange(count), np.ones(count, bool))
+
+    field = peer_data.PeerField("a", "categorical", slice(0, 1), 301)
+    data = peer_data.PeerData((field,), rows(3_000), rows(600), rows(1_000))
+
+    def auc(id_rates):
+        predict, _ = trees.fit(data, trees.TreeOptions(id_rates=id_rates), 1)
+        return metrics.auc(data.test.labels["click"], predict(data.test)[:, 0])
+
+    assert auc(True) > auc(False) + 0.03
 
 
 def test_peers_read_the_rows_that_the_ranker_is_measured_on(script, data_set, ranker_config):
     data = script("peers.peer_data").read(data_set, with_position=True)
     model = ranking.build_ranker(data_set, ranker_config)
     predictions = ranking.predict_split(model, data_set, "test")
-    np.testing.assert_array_equal(data.test.labels, predictions.labels["click"])
+    for label in ("click", "engagement", "revenue"):
+        np.testing.assert_array_equal(data.test.labels[label], predictions.labels[label])
     owners = np.repeat(np.arange(len(predictions.list_lengths)), predictions.list_lengths)
     np.testing.assert_array_equal(data.test.requests, owners)
     row = 0
@@ -124,8 +415,8 @@ def test_the_interval_of_a_better_model_is_on_its_side_and_of_itself_is_zero(scr
     labels = (rng.random(3_000) < truth).astype(np.float32)
     worse = 1 / (1 + np.exp(-np.log(truth / (1 - truth)) - rng.normal(scale=2.0, size=3_000)))
     resamples = metrics.Resamples(np.repeat(np.arange(1_000), 3), 50, seed=1)
-    better = scores.resampled(resamples, labels, truth)
-    gaps = scores.difference(better, scores.resampled(resamples, labels, worse))
+    better = scores.resampled(resamples, labels, truth, False)
+    gaps = scores.difference(better, scores.resampled(resamples, labels, worse, False))
     assert gaps["auc"][0] > 0
     assert gaps["normalized_entropy"][1] < 0
     assert scores.difference(better, better) == {
@@ -145,7 +436,7 @@ def test_users_are_drawn_with_all_their_rows_wherever_these_stand(script):
 
     def samples(unit, order):
         resamples = metrics.Resamples(unit[order], 200, seed=1)
-        return scores.resampled(resamples, labels[order], truth[order])["auc"]
+        return scores.resampled(resamples, labels[order], truth[order], False)["auc"]
 
     by_user = samples(user, np.arange(2_000))
     assert samples(user, shuffled) == pytest.approx(by_user)
@@ -153,41 +444,15 @@ def test_users_are_drawn_with_all_their_rows_wherever_these_stand(script):
     assert np.std(by_user) > 1.5 * np.std(samples(np.arange(2_000), shuffled))
 
 
-@pytest.mark.parametrize(
-    ("chosen", "edges"),
-    [
-        ({"C": 3.0, "iterations": 9}, ["C=3"]),
-        ({"C": 0.003}, ["C=0.003"]),
-        ({"C": 1.0}, []),
-        # Of rates two were tried, and of treatments none is the greatest.
-        ({"rate": 0.1, "treatment": "categorical", "width": 4}, ["width=4"]),
-    ],
-)
-def test_the_least_and_the_greatest_of_what_was_tried_are_edges(script, chosen, edges):
-    models = script("peers.models")
-    tried = [{"C": c} for c in models.STRENGTHS]
-    tried += [
-        {"rate": rate, "treatment": "categorical", "width": width}
-        for rate in (0.1, 0.01)
-        for width in (4, 8, 16)
-    ]
-    assert models.at_edges(tried, chosen) == edges
-
-
-@pytest.mark.trains
-def test_a_peer_that_is_best_at_an_edge_of_its_grid_is_warned_of(script, monkeypatch, capsys):
-    models = script("peers.models")
-    data = planted_data(script("peers.peer_data"))
-    name = "hashed_logistic_regression"
-
-    def warnings():
-        models.fit(name, data, False, 1)
-        return capsys.readouterr().err
-
-    assert warnings() == ""  # 0.3 to 1.0 are best of 4,000 rows
-    weak = [dataclasses.replace(models.DEFAULTS[name][0], C=c) for c in (0.001, 0.003, 0.01)]
-    monkeypatch.setitem(models.DEFAULTS, name, weak)
-    assert f"{name} is best on the validation split with C=0.01, an edge of its grid" in warnings()
+def test_amounts_are_scored_by_their_order_and_their_sum(script):
+    scores = script("peers.scores")
+    amounts = np.array([0.0, 0.0, 1.0, 3.0])
+    found = scores.scores(amounts, np.array([0.1, 0.2, 1.0, 0.7]), True)
+    assert found["auc"] == 1.0
+    # Captured shares of the order 1, 3: areas over 0 to 1, less 1/2, are 1/4 of 1/8 + 5/8 + 1 + 1
+    # = 0.1875; of the order 3, 1: 3/8 + 7/8 + 1 + 1 = 0.3125.
+    assert found["normalized_gini"] == pytest.approx(0.1875 / 0.3125)
+    assert found["calibration_ratio"] == pytest.approx(2.0 / 4.0)
 
 
 @pytest.mark.benchmark
@@ -195,31 +460,51 @@ def test_ours_and_peers_are_measured_on_one_split(data_set, trained, tmp_path):
     shutil.copytree(data_set.directory, tmp_path / "data")
     shutil.copytree(trained / "ranker", tmp_path / "ranker")
     peers = ("lightgbm", "hashed_logistic_regression")
-    done = scripts_in_forks.run(
-        "benchmarks/quality.py", f"--workdir={tmp_path}", f"--peers={','.join(peers)}",
-        "--bootstrap_samples=20",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+
+    def run():
+        done = scripts_in_forks.run(
+            "benchmarks/quality.py", f"--workdir={tmp_path}", f"--peers={','.join(peers)}",
+            "--bootstrap_samples=20",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    result = run()
     assert result["rows"]["test"] == data_set.num_rows("test")
     assert result["intervals_of"] == "requests"
-    assert result["test_clicks"] == data_set.label_sum("test", "click")
-    models = ("tfrec", *peers, "click_rate", "planted_truth")
+    assert result["heads"] == ["click", "engagement", "revenue"]
+    models = ("tfrec", *peers, "base_rate", "planted_truth")
+    of_probability = {"auc", "normalized_entropy", "log_loss", "ece", "auc_share"}
+    for head in result["heads"]:
+        assert result["test_positives"][head] == data_set.label_positives("test", head)
+        for name in models:
+            keys = {"auc", "normalized_gini"} if head == "revenue" else of_probability
+            assert keys <= set(result[name][head]), (name, head)
+        for name in peers:
+            second = "normalized_gini" if head == "revenue" else "normalized_entropy"
+            assert set(result[name][head]["ours_minus_this"]) == {"auc", second}
+        assert result["base_rate"][head]["auc"] == 0.5
     for name in models:
-        keys = {"auc", "normalized_entropy", "log_loss", "ece", "auc_share"}
-        assert keys <= set(result[name]), name
-        assert result[name]["auc"] <= result["planted_truth"]["auc"]
-    assert result["planted_truth"]["auc_share"] == 1
-    assert result["click_rate"]["auc"] == 0.5
+        assert result[name]["click"]["auc"] <= result["planted_truth"]["click"]["auc"]
+    assert result["planted_truth"]["click"]["auc_share"] == 1
     model, own, _ = ranking.load_ranker(data_set, trained / "ranker")
     predictions = ranking.predict_split(model, data_set, "test")
-    served = ranking.served_values(predictions, own)["click_probability"]
-    assert result["tfrec"]["log_loss"] == pytest.approx(
-        metrics.log_loss(predictions.labels["click"], served), abs=1e-6
+    served = ranking.served_values(predictions, own)
+    assert result["tfrec"]["click"]["log_loss"] == pytest.approx(
+        metrics.log_loss(predictions.labels["click"], served["click_probability"]), abs=1e-6
+    )
+    assert result["tfrec"]["revenue"]["normalized_gini"] == pytest.approx(
+        metrics.resampled_normalized_gini(
+            metrics.Resamples(np.zeros(len(predictions.ad_rows), int), 0, 0),
+            predictions.labels["revenue"],
+            served["expected_revenue"],
+        )[0]
     )
     for name in peers:
         assert result[name]["seconds"] > 0
-        assert set(result[name]["ours_minus_this"]) == {"auc", "normalized_entropy"}
+    # A second run reads the finished peers and measures the same.
+    again = run()
+    assert again["lightgbm"] == result["lightgbm"]
 
 
 @pytest.mark.benchmark

@@ -5,9 +5,6 @@ import json
 import numpy as np
 import pytest
 import scripts_in_forks
-import split_logs
-
-from tfrec import config, evaluation, retrieval
 
 pytestmark = pytest.mark.benchmark
 
@@ -33,46 +30,36 @@ def ratings(tmp_path_factory):
     return directory / "ml-100k.inter"
 
 
-def test_movielens_is_measured_beside_baselines_and_published_figures(ratings, tmp_path):
-    done = run(
-        "benchmarks/movielens.py", f"--data_path={ratings}", f"--workdir={tmp_path}",
-        "--seeds=1,2", "--validation_fraction=0.05", *SMALL,
-    )  # fmt: skip
-    result = json.loads(done.stdout.splitlines()[-1])
+PEERS = ("popularity", "item_knn", "ease", "matrix_factorization", "tfrs_tutorial")
+
+
+def test_movielens_is_measured_beside_peers_and_published_figures(ratings, tmp_path):
+    def run_seeds(seeds):
+        done = run(
+            "benchmarks/movielens.py", f"--data_path={ratings}", f"--workdir={tmp_path}",
+            f"--seeds={seeds}", "--validation_fraction=0.05", *SMALL,
+        )  # fmt: skip
+        return done, json.loads(done.stdout.splitlines()[-1])
+
+    done, result = run_seeds("1,2")
     assert result["seeds"] == [1, 2]
-    for name in ("two_tower", "popularity", "item_knn", "ease"):
+    for name in ("two_tower", *PEERS):
         first, second = (run[name]["ndcg_at_10"] for run in result["runs"])
         assert result[name]["ndcg_at_10"] == pytest.approx((first + second) / 2)
         # The standard deviation of two values is their distance over √2.
         assert result[name]["ndcg_at_10_sd"] == pytest.approx(abs(first - second) / 2**0.5)
         assert result["runs"][0][name]["corpus_recall_at_500"] == pytest.approx(1.0)
     # What users of the same half like is found by neighbors, not by popularity.
-    for name in ("item_knn", "ease"):
+    for name in ("item_knn", "ease", "matrix_factorization"):
         assert result[name]["corpus_recall_at_10"] > result["popularity"]["corpus_recall_at_10"]
     assert "BPR, published" in done.stdout
     assert result["published"]["BPR"] == [0.442, 0.213]
     other_split = [run["popularity"]["corpus_recall_at_10"] for run in result["runs"]]
     assert other_split[0] != other_split[1]
-
-
-def test_movielens_baselines_know_training_and_validation_clicks(script, tmp_path, monkeypatch):
-    data_set = split_logs.convert(tmp_path / "log")
-    two_tower = retrieval.build_two_tower(
-        data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalog()
-    )
-    compare, handed = evaluation.compare_recommenders, []
-    monkeypatch.setattr(
-        evaluation,
-        "compare_recommenders",
-        lambda *arguments: handed.append(arguments) or compare(*arguments),
-    )
-    script("movielens").measure(data_set, two_tower, 0.0)
-    ((_, recommenders, history),) = handed
-    expected = set(split_logs.count_clicks(data_set, "train", "validation"))
-    for known in (history, recommenders["item_knn"]._history, recommenders["ease"]._history):
-        users, ads = known.matrix.nonzero()
-        assert set(zip(known.users[users].tolist(), ads.tolist(), strict=True)) == expected
-    np.testing.assert_array_equal(recommenders["popularity"](None)[0], history.clicks)
+    # A second run reads the finished models.
+    assert len(list((tmp_path / "cells").iterdir())) == 12
+    _, again = run_seeds("2")
+    assert again["runs"] == result["runs"][1:]
 
 
 @pytest.mark.parametrize(

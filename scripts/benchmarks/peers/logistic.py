@@ -1,9 +1,10 @@
-"""Logistic regression on hashed field values, without feature crosses.
+"""Logistic regression on hashed field values, without feature crosses; ridge for amounts.
 
 Shapes: L rows, W columns of ids.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,16 +29,40 @@ class LogisticOptions:
 def fit(
     data: peer_data.PeerData, options: LogisticOptions, seed: int
 ) -> tuple[peer_data.Predict, dict[str, Any]]:
-    """Trains a model and returns its click logits, and the number of iterations."""
+    """Trains a model for each target and returns their outputs."""
     matrix = hashed(data.fields, data.train.ids)
     used = np.unique(matrix.indices)  # the weights of all other columns would remain 0
-    model = linear_model.LogisticRegression(C=options.C, max_iter=1_000, random_state=seed)
-    model.fit(matrix[:, used], data.train.labels)
+    matrix = matrix[:, used]
+    models = []
+    for target, base in zip(data.targets, data.bases, strict=True):
+        values = target.values(data.train)
+        known = ~np.isnan(values)
+        models.append(_fit_target(target, matrix[known], values[known], options, seed, base))
 
     def predict(rows: peer_data.PeerRows) -> np.ndarray:
-        return model.decision_function(hashed(data.fields, rows.ids)[:, used])
+        own = hashed(data.fields, rows.ids)[:, used]
+        return np.stack([outputs(own) for outputs in models], axis=1)
 
-    return predict, {"iterations": int(model.n_iter_[0])}
+    return predict, {}
+
+
+def _fit_target(
+    target: peer_data.Target,
+    matrix: scipy.sparse.csr_matrix,
+    values: np.ndarray,
+    options: LogisticOptions,
+    seed: int,
+    base: float,
+) -> Callable[[scipy.sparse.csr_matrix], np.ndarray]:
+    """Returns a function of hashed rows to outputs [L]."""
+    if target.is_log_amount:
+        return (
+            linear_model.Ridge(alpha=1 / options.C, random_state=seed).fit(matrix, values).predict
+        )
+    if len(np.unique(values)) < 2:
+        return lambda rows: np.full(rows.shape[0], base)
+    model = linear_model.LogisticRegression(C=options.C, max_iter=1_000, random_state=seed)
+    return model.fit(matrix, values).decision_function
 
 
 def hashed(fields: tuple[peer_data.PeerField, ...], ids: np.ndarray) -> scipy.sparse.csr_matrix:

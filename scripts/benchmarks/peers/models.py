@@ -1,46 +1,85 @@
-"""Trains the peers and tunes them on the validation split.
+"""Trains the peers of the ranker and tunes them on the validation split.
 
-Shapes: V and L rows of the validation and the test split.
+Shapes: V and L rows of the validation and the test split, T targets.
 """
 
 import dataclasses
-import itertools
-import sys
+import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from peers import logistic, networks, peer_data, trees
+from peers import cells, logistic, networks, peer_data, search, trees
 
-from serving import cli  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
-from tfrec import metrics
+Options = logistic.LogisticOptions | networks.NetworkOptions | trees.TreeOptions
 
-STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-# Options that are always tried.
-DEFAULTS: dict[str, Sequence[Any]] = {
-    "lightgbm": [trees.TreeOptions(treatment) for treatment in trees.TREATMENTS],
-    "hashed_logistic_regression": [logistic.LogisticOptions(strength) for strength in STRENGTHS],
-    **{kind: [networks.NetworkOptions(kind)] for kind in networks.KINDS},
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """A peer of the ranker.
+
+    Attributes:
+        fit: Trains it: data, options, seed.
+        defaults: Options that are always tried; they differ in options of the space only.
+        space: Option -> the range that a search proposes.
+    """
+
+    fit: Callable[..., tuple[peer_data.Predict, dict[str, Any]]]
+    defaults: Sequence[Options]
+    space: search.Space
+
+
+_EMBEDDING_SPACE = {
+    "learning_rate": search.log(2e-4, 5e-3),
+    "field_dim": search.whole(4, 32),
+    "embedding_l2": search.log(10.0, 3_000.0),
 }
-PEERS = tuple(DEFAULTS)
-# Settings that --tune_peers tries in addition.
-_NETWORK_GRID = {
-    "learning_rate": (3e-4, 1e-3),
-    "field_dim": (8, 16),
-    "dropout": (0.1, 0.4),
-    "embedding_l2": (60.0, 600.0),
+_DENSE_SPACE = {
+    **_EMBEDDING_SPACE,
+    "hidden": search.one_of(64, 128, 256, 512),
+    "dropout": search.uniform(0.0, 0.5),
 }
-_TREE_GRID = {
-    "num_leaves": (15, 63),
-    "min_data_in_leaf": (20, 100),
-    "cat_smooth": (10.0, 200.0),
+_LINEAR_SPACE = {"linear_l2": search.log(1.0, 300.0)}
+_SPACES = {
+    "dcn_v2": {**_DENSE_SPACE, "num_cross_layers": search.whole(1, 4)},
+    "deepfm": {**_DENSE_SPACE, **_LINEAR_SPACE},
+    "fwfm": {**_EMBEDDING_SPACE, **_LINEAR_SPACE},
 }
-_GRIDS = {"lightgbm": _TREE_GRID, **dict.fromkeys(networks.KINDS, _NETWORK_GRID)}
-_FIT = {
-    "lightgbm": trees.fit,
-    "hashed_logistic_regression": logistic.fit,
-    **dict.fromkeys(networks.KINDS, networks.fit),
+PEERS = {
+    "lightgbm": Peer(
+        trees.fit,
+        [
+            trees.TreeOptions(),
+            trees.TreeOptions(categories=True),
+            trees.TreeOptions(categories=True, id_rates=True),
+            trees.TreeOptions(categories=True, pair_rates=True),
+        ],
+        {
+            "categories": search.one_of(False, True),
+            "id_rates": search.one_of(False, True),
+            "pair_rates": search.one_of(False, True),
+            "num_leaves": search.whole(4, 127),
+            "learning_rate": search.log(0.02, 0.2),
+            "min_data_in_leaf": search.whole(5, 500),
+            "feature_fraction": search.uniform(0.2, 1.0),
+            "lambda_l2": search.log(0.1, 100.0),
+            "cat_smooth": search.log(5.0, 1_000.0),
+            "cat_l2": search.log(1.0, 1_000.0),
+        },
+    ),
+    "hashed_logistic_regression": Peer(
+        logistic.fit,
+        [
+            logistic.LogisticOptions(strength)
+            for strength in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+        ],
+        {"C": search.log(1e-4, 30.0)},
+    ),
+    **{
+        kind: Peer(networks.fit, [networks.NetworkOptions(kind)], _SPACES.get(kind, _DENSE_SPACE))
+        for kind in networks.KINDS
+    },
 }
 
 
@@ -49,69 +88,88 @@ class FittedPeer:
     """Results of a peer.
 
     Attributes:
-        validation: Click logits [V] of the validation rows.
-        test: Click logits [L] of the test rows.
-        seconds: Time to train with all settings and to predict, in seconds.
-        settings: Settings that were best on the validation split.
+        validation: Head -> logits [V] of the validation rows, or [V, 3] of an amount.
+        test: Head -> logits [L] of the test rows, or [L, 3].
+        cpu_seconds: Processor time to train with all options and to predict.
+        trials: Number of options that were tried.
+        settings: Target -> the options that were best on the validation split.
     """
 
-    validation: np.ndarray
-    test: np.ndarray
-    seconds: float
-    settings: dict[str, Any]
+    validation: dict[str, np.ndarray]
+    test: dict[str, np.ndarray]
+    cpu_seconds: float
+    trials: int
+    settings: dict[str, dict[str, Any]]
 
 
-def fit(name: str, data: peer_data.PeerData, tune: bool, seed: int) -> FittedPeer:
-    """Trains a peer with each of its settings and returns the best one on the validation split.
+def fit(
+    name: str,
+    data: peer_data.PeerData,
+    seed: int,
+    tune_minutes: float,
+    directory: pathlib.Path,
+) -> FittedPeer:
+    """Trains a peer with its defaults and proposed options, or reads the stored result.
 
-    Warns on stderr if a chosen setting is at an edge of its grid, because the peer might be better
-    beyond it.
+    Each target has the options with the best validation loss.
 
     Args:
         name: Name of the peer, one of `PEERS`.
         data: Rows of all splits.
-        tune: Whether to also try the settings of its grid.
-        seed: Seed of the initialization and the order of rows.
+        seed: Seed of the initialization, of the order of rows and of the search.
+        tune_minutes: Budget of the search, in processor minutes; 0: the defaults only.
+        directory: Where finished results are stored.
     """
-    started = time.perf_counter()
-    best: tuple[float, np.ndarray, np.ndarray, dict[str, Any]] | None = None
-    tried = list(DEFAULTS[name])
-    if tune:
-        grid = _GRIDS.get(name, {})
-        for options, values in itertools.product(DEFAULTS[name], itertools.product(*grid.values())):
-            tried.append(dataclasses.replace(options, **dict(zip(grid, values, strict=True))))
-    for options in dict.fromkeys(tried):
-        predict, found = _FIT[name](data, options, seed)
-        validation = predict(data.validation)
-        loss = metrics.log_loss(data.validation.labels, 1 / (1 + np.exp(-validation)))
-        loss = np.inf if np.isnan(loss) else loss  # the network diverged
-        if best is None or loss < best[0]:
-            chosen = {**dataclasses.asdict(options), **found}
-            best = (loss, validation, predict(data.test), chosen)
-    assert best is not None
-    for setting in at_edges([dataclasses.asdict(options) for options in tried], best[3]):
-        print(
-            f"warning: {name} is best on the validation split with {setting}, an edge of its grid; "
-            "extend the grid in scripts/benchmarks/peers/models.py for a fair comparison.",
-            file=sys.stderr,
-            flush=True,
-        )
-    return FittedPeer(best[1], best[2], time.perf_counter() - started, best[3])
+    rows = [
+        cells.digest_of(own.ids, own.requests, *own.labels.values())
+        for own in (data.train, data.validation, data.test)
+    ]
+    inputs = (data.fields, rows, seed, tune_minutes, PEERS[name].defaults, PEERS[name].space)
+    value = cells.stored(
+        directory, f"{name}-seed{seed}", inputs, lambda: _search(name, data, seed, tune_minutes)
+    )
+    validation, test = (np.array(value.pop(split)) for split in ("validation", "test"))
+    spread = data.spread(data.validation, validation)
+    return FittedPeer(
+        validation=data.logits(validation, spread), test=data.logits(test, spread), **value
+    )
 
 
-def at_edges(tried: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> list[str]:
-    """Returns the chosen numbers that are the minimum or maximum of those tried.
+def _search(name: str, data: peer_data.PeerData, seed: int, tune_minutes: float) -> dict[str, Any]:
+    """Returns the fields of a `FittedPeer`, with the outputs of targets as lists [V, T], [L, T]."""
+    started = time.process_time()
+    peer, count = PEERS[name], len(data.targets)
+    least = np.full(count, np.inf)
+    best = {
+        split: np.tile(data.bases, (len(getattr(data, split)), 1))
+        for split in ("validation", "test")
+    }
+    settings: dict[str, dict[str, Any]] = {}
 
-    Args:
-        tried: Settings that were tried.
-        chosen: Best settings; may contain further results.
+    def loss_of(chosen: dict[str, Any]) -> float:
+        options = dataclasses.replace(peer.defaults[0], **chosen)
+        predict, found = peer.fit(data, options, seed)
+        outputs = predict(data.validation)
+        # A network that diverged is worse than any other.
+        losses = data.losses(data.validation, outputs)
+        losses[np.isnan(losses)] = np.inf
+        better = losses < least
+        if better.any():
+            least[better] = losses[better]
+            best["validation"][:, better] = outputs[:, better]
+            best["test"][:, better] = predict(data.test)[:, better]
+            told = {**dataclasses.asdict(options), **found}
+            for number in np.flatnonzero(better):
+                own = {**told, "validation_loss": float(losses[number])}
+                settings[data.targets[number].name] = own
+        return float(losses.mean())
 
-    Returns:
-        `NAME=VALUE` for numbers with at least three tried values; with two, each is an edge.
-    """
-    edges = []
-    for name, value in chosen.items():
-        values = sorted({settings[name] for settings in tried if name in settings})
-        if len(values) > 2 and value in (values[0], values[-1]):
-            edges.append(f"{name}={value:g}")
-    return edges
+    starts = [{key: getattr(options, key) for key in peer.space} for options in peer.defaults]
+    trials = search.search(peer.space, starts, loss_of, tune_minutes, seed)
+    return {
+        # Six digits are enough for a logit.
+        **{split: np.round(outputs, 6).tolist() for split, outputs in best.items()},
+        "cpu_seconds": time.process_time() - started,
+        "trials": trials,
+        "settings": settings,
+    }

@@ -1,14 +1,19 @@
-"""Plain Keras models of the click probability: a DNN, DCN-V2 and DeepFM.
+"""Plain Keras models of all targets: DNN, DCN-V2, DeepFM, FwFM, DLRM and FinalMLP.
 
 Each field has an embedding; that of a list is the mean over its values. Numbers are embedded by
 their quantile bucket, and the rank of the bucket is an additional input. There is one row per shown
-ad.
+ad. A network has one output per target and is trained on the sum of their log likelihoods.
 
-Shapes: B rows, W columns of ids, F fields, E field embedding, D = F E + numeric inputs.
+Shapes: B rows, W columns of ids, F fields, E field embedding, D = F E + numeric inputs, P pairs of
+fields, T targets.
 
 References:
     Wang et al., DCN V2: Improved Deep & Cross Network, 2021 (parallel structure).
     Guo et al., DeepFM: A Factorization-Machine based Neural Network for CTR Prediction, 2017.
+    Pan et al., Field-weighted Factorization Machines for Click-Through Rate Prediction, 2018.
+    Naumov et al., Deep Learning Recommendation Model for Personalization and Recommendation
+    Systems, 2019 (DLRM).
+    Mao et al., FinalMLP: An Enhanced Two-Stream MLP Model for CTR Prediction, 2023.
 """
 
 import dataclasses
@@ -22,10 +27,12 @@ from peers import peer_data
 from serving import cli  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
 from tfrec import layers
 
-KINDS = ("dnn", "dcn_v2", "deepfm")
 _ROWS_AT_ONCE = 8_192
 _MIN_BATCHES = 80
-_METRIC = "log_loss"
+_METRIC = "validation_loss"
+# A smaller improvement of a validation loss, relative to that of a constant, is noise.
+_MIN_IMPROVEMENT = 1e-4
+_FUSION_HEADS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,24 +42,24 @@ class NetworkOptions:
     Attributes:
         kind: Kind of network, one of `KINDS`.
         field_dim: Size of a field embedding, E.
-        hidden: Widths of the dense layers.
+        hidden: Width of the first dense layer; the second has half of it.
         num_cross_layers: Number of cross layers of DCN-V2.
         dropout: Dropout rate after each dense layer.
         embedding_l2: L2 penalty on the whole table, relative to the summed loss of the training
             rows. A penalty on all rows keeps the embeddings of rare ids small; with a penalty on
             the ids of each batch only, these models overfit within an epoch.
-        linear_l2: L2 penalty on DeepFM's linear weights, one per id.
+        linear_l2: L2 penalty on the linear weights of DeepFM and FwFM, one per id and target.
         learning_rate: Learning rate of Adam.
         batch_size: Maximum batch size; reduced for small splits to get at least 80 batches.
         epochs: Maximum number of epochs.
         checks: Number of evaluations per epoch.
         patience: Number of evaluations without improvement before the learning rate is reduced;
-            training stops after twice as many.
+            training stops after twice as many in which no target improved.
     """
 
     kind: str
     field_dim: int = 16
-    hidden: tuple[int, ...] = (256, 128)
+    hidden: int = 256
     num_cross_layers: int = 2
     dropout: float = 0.1
     embedding_l2: float = 600.0
@@ -67,48 +74,92 @@ class NetworkOptions:
 def fit(
     data: peer_data.PeerData, options: NetworkOptions, seed: int
 ) -> tuple[peer_data.Predict, dict[str, Any]]:
-    """Trains a network with Adam and early stopping on the validation log loss.
+    """Trains a network with Adam and early stopping on the validation losses.
 
-    The model is evaluated several times per epoch and the best evaluation is kept, because models
-    with id embeddings are best after one or two epochs.
+    The model is evaluated several times per epoch, because models with id embeddings are best after
+    one or two epochs. Each target is predicted with the weights that were best for it.
 
     Returns:
-        The network's click logits at its best evaluation; and its `validation_log_loss` and number
-        of `passes` at that point.
+        The network's outputs; and for each target the number of `passes` until then.
     """
+    tf.keras.backend.clear_session()  # a search builds many models
     tf.keras.utils.set_random_seed(seed)
     model = _compiled(data, options)
     batch_size = _batch_size(data, options)
     steps = max(1, len(data.train) // batch_size // options.checks)
-    monitor = {"monitor": f"val_{_METRIC}", "mode": "min"}
-    history = model.fit(
-        _batches(data.train, batch_size, seed),
+    best = _BestWeights(data, 2 * options.patience)
+    model.fit(
+        _batches(data, data.train, batch_size, seed),
         steps_per_epoch=steps,
         epochs=options.epochs * options.checks,
-        validation_data=_batches(data.validation, _ROWS_AT_ONCE),
         callbacks=[
-            tf.keras.callbacks.EarlyStopping(
-                patience=2 * options.patience, restore_best_weights=True, **monitor
+            best,
+            tf.keras.callbacks.ReduceLROnPlateau(
+                factor=0.2, patience=options.patience, monitor=_METRIC, mode="min"
             ),
-            tf.keras.callbacks.ReduceLROnPlateau(factor=0.2, patience=options.patience, **monitor),
         ],
         verbose=0,
-    ).history[f"val_{_METRIC}"]
-    best = int(np.argmin(history))
-    passes = (best + 1) * steps * batch_size / len(data.train)
+    )
 
     def predict(rows: peer_data.PeerRows) -> np.ndarray:
-        logits = model.predict(rows.ids, batch_size=_ROWS_AT_ONCE, verbose=0)
-        return logits[:, 0].astype(np.float64)
+        outputs = np.empty((len(rows), len(data.targets)))
+        for check in np.unique(best.check):
+            model.set_weights(best.weights[check])
+            own = best.check == check
+            outputs[:, own] = _outputs(model, rows)[:, own]
+        return outputs
 
-    return predict, {"validation_log_loss": history[best], "passes": round(passes, 2)}
+    passes = (best.check + 1) * steps * batch_size / len(data.train)
+    return predict, {
+        f"{target.name}_passes": round(float(own), 2)
+        for target, own in zip(data.targets, passes, strict=True)
+    }
+
+
+class _BestWeights(tf.keras.callbacks.Callback):
+    """Keeps the weights with the best validation loss of each target, and stops the training.
+
+    Adds the summed loss of the validation rows to the logs.
+
+    Args:
+        data: Rows of all splits.
+        patience: Number of evaluations in which no target improved.
+    """
+
+    def __init__(self, data: peer_data.PeerData, patience: int) -> None:
+        super().__init__()
+        self._data, self._patience, self._waited = data, patience, 0
+        self._least = np.full(len(data.targets), np.inf)
+        self._loss = _joint_loss(data)
+        self._values = data.values(data.validation)
+        self.check = np.zeros(len(data.targets), int)
+        self.weights: dict[int, list[np.ndarray]] = {}
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        outputs = _outputs(self.model, self._data.validation)
+        losses = self._data.losses(self._data.validation, outputs)
+        better = losses < self._least - _MIN_IMPROVEMENT
+        self._waited = 0 if better.any() else self._waited + 1
+        if better.any() or not epoch:
+            self._least[better], self.check[better] = losses[better], epoch
+            self.weights[epoch] = self.model.get_weights()
+            self.weights = {check: self.weights[check] for check in {*self.check.tolist()}}
+        if self._waited >= self._patience or np.isnan(losses).any():
+            self.model.stop_training = True
+        assert logs is not None
+        logs[_METRIC] = float(tf.reduce_mean(self._loss(self._values, outputs.astype(np.float32))))
+
+
+def _outputs(model: tf.keras.Model, rows: peer_data.PeerRows) -> np.ndarray:
+    """Returns the outputs [B, T] float64 of rows."""
+    return model.predict(rows.ids, batch_size=_ROWS_AT_ONCE, verbose=0).astype(np.float64)
 
 
 def training_steps(data: peer_data.PeerData, options: NetworkOptions) -> Callable[[int], int]:
     """Returns a function that takes a number of training steps and returns their rows."""
     model = _compiled(data, options)
     batch_size = _batch_size(data, options)
-    batches = iter(_batches(data.train, batch_size, seed=1))
+    batches = iter(_batches(data, data.train, batch_size, seed=1))
     step = model.make_train_function()
 
     def take(count: int) -> int:
@@ -121,26 +172,41 @@ def training_steps(data: peer_data.PeerData, options: NetworkOptions) -> Callabl
 
 def _compiled(data: peer_data.PeerData, options: NetworkOptions) -> tf.keras.Model:
     model = build(data, options)
-    loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
-    own = tf.keras.metrics.BinaryCrossentropy(from_logits=True, name=_METRIC)  # no penalties
-    model.compile(tf.keras.optimizers.Adam(options.learning_rate), loss, metrics=[own])
+    model.compile(tf.keras.optimizers.Adam(options.learning_rate), _joint_loss(data))
     return model
+
+
+def _joint_loss(data: peer_data.PeerData) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns the loss [B] of targets [B, T], NaN where a row is not of a target, and outputs."""
+    is_log_amount = np.array([target.is_log_amount for target in data.targets])
+
+    def loss(values: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        known = ~tf.math.is_nan(values)
+        values = tf.where(known, values, 0.0)
+        each = tf.where(
+            is_log_amount,
+            0.5 * tf.square(values - outputs),
+            tf.nn.sigmoid_cross_entropy_with_logits(values, outputs),
+        )
+        return tf.reduce_sum(tf.where(known, each, 0.0), axis=1)
+
+    return loss
 
 
 def _batch_size(data: peer_data.PeerData, options: NetworkOptions) -> int:
     return min(options.batch_size, max(1, len(data.train) // _MIN_BATCHES))
 
 
-def _batches(rows: peer_data.PeerRows, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-    """Streams (ids, labels); with a seed, endlessly and reshuffled in each epoch."""
+def _batches(
+    data: peer_data.PeerData, rows: peer_data.PeerRows, batch_size: int, seed: int
+) -> tf.data.Dataset:
+    """Streams (ids, targets) endlessly, reshuffled in each epoch."""
     # Shuffles row numbers instead of rows to save memory.
-    ids, labels = tf.constant(rows.ids), tf.constant(rows.labels[:, None])
-    numbers = tf.data.Dataset.range(len(rows))
-    if seed is not None:
-        numbers = numbers.shuffle(len(rows), seed=seed).repeat()
+    ids, values = tf.constant(rows.ids), tf.constant(data.values(rows))
+    numbers = tf.data.Dataset.range(len(rows)).shuffle(len(rows), seed=seed).repeat()
     return (
         numbers.batch(batch_size)
-        .map(lambda chosen: (tf.gather(ids, chosen), tf.gather(labels, chosen)))
+        .map(lambda chosen: (tf.gather(ids, chosen), tf.gather(values, chosen)))
         .prefetch(tf.data.AUTOTUNE)
     )
 
@@ -201,39 +267,154 @@ class Ranks(tf.keras.layers.Layer):
         return tf.where(rank > 0, 2 * (rank - 1) / (self._largest - 1) - 1, 0.0)
 
 
+class BilinearFusion(tf.keras.layers.Layer):
+    """Adds two streams and their products, in parts ("heads") of both streams.
+
+    Args:
+        num_outputs: T.
+        num_heads: Number of parts; divides the widths of both streams.
+    """
+
+    def __init__(self, num_outputs: int, num_heads: int) -> None:
+        super().__init__()
+        self._num_outputs, self._num_heads = num_outputs, num_heads
+
+    def build(self, shapes: list[tf.TensorShape]) -> None:
+        widths = [shape[-1] // self._num_heads for shape in shapes]
+        self._kernel = self.add_weight(
+            "kernel",
+            [self._num_heads, widths[0], widths[1], self._num_outputs],
+            initializer=tf.keras.initializers.RandomNormal(stddev=1 / max(widths)),
+        )
+
+    def call(self, streams: list[tf.Tensor]) -> tf.Tensor:
+        """Maps two streams [B, H1] and [B, H2] to [B, T]."""
+        first, second = (
+            tf.reshape(stream, [-1, self._num_heads, stream.shape[-1] // self._num_heads])
+            for stream in streams
+        )
+        return tf.einsum("bhi,hijt,bhj->bt", first, self._kernel, second)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    """The inputs of a network.
+
+    Attributes:
+        data: Fields and training rows.
+        options: Sizes.
+        ids: [B, W].
+        embedded: [B, F, E].
+        numbers: [B, numeric fields], the ranks of numbers; None without any.
+    """
+
+    data: peer_data.PeerData
+    options: NetworkOptions
+    ids: tf.Tensor
+    embedded: tf.Tensor
+    numbers: tf.Tensor | None
+
+    @property
+    def flat(self) -> tf.Tensor:
+        """[B, D]: embeddings and numbers."""
+        return _joined(tf.keras.layers.Flatten()(self.embedded), self.numbers)
+
+    def outputs(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns a dense layer's [B, T], which is the best constant at first if x is 0."""
+        base = tf.keras.initializers.Constant(self.data.bases)
+        return tf.keras.layers.Dense(len(self.data.targets), bias_initializer=base)(x)
+
+    def dense(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns the second of two dense layers, [B, hidden / 2]."""
+        for width in (self.options.hidden, max(self.options.hidden // 2, 1)):
+            x = tf.keras.layers.Dense(width, activation="relu")(x)
+            x = tf.keras.layers.Dropout(self.options.dropout)(x)
+        return x
+
+    def linear(self) -> tf.Tensor:
+        """Returns the sum [B, T] of a weight per id and target."""
+        l2 = self.options.linear_l2 / len(self.data.train)
+        weights = Fields(self.data.fields, len(self.data.targets), l2)(self.ids)  # [B, F, T]
+        return tf.reduce_sum(weights, axis=1)
+
+    def of_side(self, is_ad: bool) -> tf.Tensor:
+        """Returns the embeddings [B, F' E] of the fields of the ad, or of the request."""
+        chosen = [i for i, field in enumerate(self.data.fields) if field.is_ad == is_ad]
+        return tf.keras.layers.Flatten()(tf.gather(self.embedded, chosen, axis=1))
+
+
+def _dnn(own: _Inputs) -> tf.Tensor:
+    return own.outputs(own.dense(own.flat))
+
+
+def _dcn_v2(own: _Inputs) -> tf.Tensor:
+    x = crossed = own.flat
+    for _ in range(own.options.num_cross_layers):
+        crossed = layers.CrossLayer()(x, crossed)
+    return own.outputs(_joined(crossed, own.dense(x)))
+
+
+def _deepfm(own: _Inputs) -> tf.Tensor:
+    pairs = tf.reduce_sum(_products_of_pairs(own.embedded), axis=1, keepdims=True)
+    # All targets share the embeddings, so each scales the sum of the products.
+    scaled = tf.keras.layers.Dense(
+        len(own.data.targets), use_bias=False, kernel_initializer="ones"
+    )(pairs)
+    return own.outputs(own.dense(own.flat)) + own.linear() + scaled
+
+
+def _fwfm(own: _Inputs) -> tf.Tensor:
+    return own.outputs(_products_of_pairs(own.embedded)) + own.linear()
+
+
+def _dlrm(own: _Inputs) -> tf.Tensor:
+    embedded, bottom = own.embedded, None
+    if own.numbers is not None:
+        bottom = tf.keras.layers.Dense(own.options.hidden, activation="relu")(own.numbers)
+        bottom = tf.keras.layers.Dense(own.options.field_dim, activation="relu")(bottom)
+        embedded = tf.concat([embedded, bottom[:, None]], axis=1)
+    return own.outputs(own.dense(_joined(_products_of_pairs(embedded), bottom)))
+
+
+def _final_mlp(own: _Inputs) -> tf.Tensor:
+    x, streams = own.flat, []
+    for is_ad in (False, True):
+        gate = tf.keras.layers.Dense(own.options.hidden // 2, activation="relu")(own.of_side(is_ad))
+        gate = tf.keras.layers.Dense(x.shape[-1], activation="sigmoid")(gate)
+        streams.append(own.dense(2.0 * gate * x))
+    fused = BilinearFusion(len(own.data.targets), _FUSION_HEADS)(streams)
+    return own.outputs(_joined(*streams)) + fused
+
+
+_NETWORKS: dict[str, Callable[[_Inputs], tf.Tensor]] = {
+    "dnn": _dnn,
+    "dcn_v2": _dcn_v2,
+    "deepfm": _deepfm,
+    "fwfm": _fwfm,
+    "dlrm": _dlrm,
+    "final_mlp": _final_mlp,
+}
+KINDS = tuple(_NETWORKS)
+
+
 def build(data: peer_data.PeerData, options: NetworkOptions) -> tf.keras.Model:
-    """Builds a network that maps ids [B, W] int32 to click logits [B, 1]."""
-    width = data.train.ids.shape[1]
-    ids = tf.keras.Input([width], dtype=tf.int32)
+    """Builds a network that maps ids [B, W] int32 to outputs [B, T]."""
+    ids = tf.keras.Input([data.train.ids.shape[1]], dtype=tf.int32)
     embedded = Fields(data.fields, options.field_dim, options.embedding_l2 / len(data.train))(ids)
-    x = tf.keras.layers.Flatten()(embedded)
+    numbers = None
     if any(field.kind == "numeric" for field in data.fields):
-        x = tf.keras.layers.Concatenate()([x, Ranks(data.fields)(ids)])
-    rate = np.clip(data.click_rate, 1e-6, 1 - 1e-6)
-    base = tf.keras.initializers.Constant(np.log(rate / (1 - rate)))
-    if options.kind == "dcn_v2":
-        crossed = x
-        for _ in range(options.num_cross_layers):
-            crossed = layers.CrossLayer()(x, crossed)
-        joined = tf.keras.layers.Concatenate()([crossed, _dense(x, options)])
-        logits = tf.keras.layers.Dense(1, bias_initializer=base)(joined)
-    else:
-        logits = tf.keras.layers.Dense(1, bias_initializer=base)(_dense(x, options))
-    if options.kind == "deepfm":
-        first_order = Fields(data.fields, 1, options.linear_l2 / len(data.train))(ids)
-        logits += tf.reduce_sum(first_order, axis=1) + _pairs(embedded)
-    return tf.keras.Model(ids, logits)
+        numbers = Ranks(data.fields)(ids)
+    own = _Inputs(data, options, ids, embedded, numbers)
+    return tf.keras.Model(ids, _NETWORKS[options.kind](own))
 
 
-def _dense(x: tf.Tensor, options: NetworkOptions) -> tf.Tensor:
-    for width in options.hidden:
-        x = tf.keras.layers.Dense(width, activation="relu")(x)
-        x = tf.keras.layers.Dropout(options.dropout)(x)
-    return x
+def _joined(x: tf.Tensor, other: tf.Tensor | None) -> tf.Tensor:
+    return x if other is None else tf.keras.layers.Concatenate()([x, other])
 
 
-def _pairs(embedded: tf.Tensor) -> tf.Tensor:
-    """Returns the sum [B, 1] of the inner products of all pairs of fields [B, F, E]."""
-    of_sums = tf.reduce_sum(embedded, axis=1) ** 2
-    sums_of = tf.reduce_sum(embedded**2, axis=1)
-    return 0.5 * tf.reduce_sum(of_sums - sums_of, axis=1, keepdims=True)
+def _products_of_pairs(embedded: tf.Tensor) -> tf.Tensor:
+    """Returns the inner products [B, P] of all pairs of fields [B, F, E]."""
+    rows, columns = np.triu_indices(embedded.shape[1], k=1)
+    products = tf.matmul(embedded, embedded, transpose_b=True)  # [B, F, F]
+    flat = tf.reshape(products, [-1, embedded.shape[1] ** 2])
+    return tf.gather(flat, rows * embedded.shape[1] + columns, axis=1)

@@ -1,23 +1,37 @@
-"""The rows and features that the peers of the ranker are trained on.
+"""The rows and features that the peers of the ranker are trained on, and what they learn.
 
-They are the encoded ids of the ranker's splits, with one row per shown ad: the query ids of a
-request are repeated for each of its ads. If the log has positions, the position of the ad is
-another field.
+The features are the encoded ids of the ranker's splits, with one row per shown ad: the query ids of
+a request are repeated for each of its ads. If the log has positions, the position of the ad is
+another field. Dense vectors of ads are left out.
 
-Shapes: L shown ads of a split, W columns of ids (one per field, `max_list_length` per list).
+A head is learned as one target, an amount as two (`Target`). What happens only after a click is
+learned from clicked rows, so that rare heads profit from what is known of the click.
+
+Shapes: L shown ads of a split, W columns of ids (one per field, `max_list_length` per list), T
+targets.
+
+References:
+    Ma et al., Entire Space Multi-Task Model, 2018 (the probability after a click).
+    Wang, Liu and Miao, A Deep Probabilistic Model for Customer Lifetime Value Prediction, 2019
+    (a positive amount, and its logarithm).
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 
 import numpy as np
+import scipy.special
 
 from serving import cli  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
-from tfrecords import encoding, reader
+from tfrec import layers
+from tfrec.heads import CLICK, HEADS, HeadKind
+from tfrecords import encoding, reader, schema
 from tfrecords.splits import SPLITS
 
 POSITION = "position"
 MAX_POSITIONS = 64
+_TINY = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +43,14 @@ class PeerField:
         kind: Kind in the schema; the position is `numeric`.
         columns: Columns of the field's ids.
         cardinality: Number of ids, including 0 for missing.
+        is_ad: Whether the field describes the ad, not the request.
     """
 
     name: str
     kind: str
     columns: slice
     cardinality: int
+    is_ad: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +59,63 @@ class PeerRows:
 
     Attributes:
         ids: Encoded ids [L, W] int32.
-        labels: Click labels [L] float32, 0 or 1.
+        labels: Label -> [L] float32; NaN where missing.
         requests: Request number [L] int64 of each ad, ascending.
-        known: Mask over all shown ads of the split of those with a known label.
+        known: Mask over all shown ads of the split of those with a known click label.
     """
 
     ids: np.ndarray
-    labels: np.ndarray
+    labels: dict[str, np.ndarray]
     requests: np.ndarray
     known: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What one output of a peer predicts.
+
+    Attributes:
+        head: The head.
+        after_click: Whether the target is of clicked rows only.
+        is_log_amount: Whether it is the logarithm of an amount above 0; else the output is the
+            logit of a label above 0.
+    """
+
+    head: str
+    after_click: bool = False
+    is_log_amount: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name in results."""
+        return f"{self.head}_amount" if self.is_log_amount else self.head
+
+    def values(self, rows: PeerRows) -> np.ndarray:
+        """Returns the target [L] float32 of rows; NaN of those that it is not of."""
+        label = rows.labels[self.head]
+        if self.is_log_amount:
+            return np.log(np.where(label > 0, label, np.nan))
+        value = np.where(np.isnan(label), np.nan, label > 0)
+        if self.after_click:
+            value = np.where(rows.labels[CLICK.label] > 0, value, np.nan)
+        return value.astype(np.float32)
+
+    def base(self, rows: PeerRows) -> float:
+        """Returns the best constant output for rows."""
+        values = self.values(rows)
+        mean = float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else 0.0
+        if self.is_log_amount:
+            return mean
+        return float(scipy.special.logit(np.clip(mean, _TINY, 1 - _TINY)))
+
+    def losses(self, values: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """Returns the log losses, or squared errors, of outputs for known values."""
+        if self.is_log_amount:
+            return 0.5 * np.square(values - outputs)
+        return np.logaddexp(0.0, outputs) - values * outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,48 +127,135 @@ class PeerData:
     validation: PeerRows
     test: PeerRows
 
-    @property
-    def click_rate(self) -> float:
-        """Click rate of the training rows."""
-        return float(self.train.labels.mean())
+    @functools.cached_property
+    def heads(self) -> tuple[str, ...]:
+        """Heads with a positive training row, as of the ranker."""
+        return tuple(head for head in HEADS if (self.train.labels.get(head, np.zeros(0)) > 0).any())
+
+    @functools.cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """What the peers learn: one target per head, two per amount; click is the first."""
+        targets = []
+        for head in self.heads:
+            if HEADS[head].is_amount:
+                labels = self.train.labels
+                without_click = (labels[head] > 0) & (labels[CLICK.label] == 0)
+                targets.append(Target(head, after_click=not without_click.any()))
+                targets.append(Target(head, is_log_amount=True))
+            else:
+                after = HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK
+                targets.append(Target(head, after_click=after))
+        return tuple(targets)
+
+    @functools.cached_property
+    def bases(self) -> np.ndarray:
+        """[T] constant outputs that are best for the training rows."""
+        return np.array([target.base(self.train) for target in self.targets])
+
+    def values(self, rows: PeerRows) -> np.ndarray:
+        """Returns the targets [L, T] float32 of rows; NaN of rows that a target is not of."""
+        return np.stack([target.values(rows) for target in self.targets], axis=1)
+
+    def losses(self, rows: PeerRows, outputs: np.ndarray) -> np.ndarray:
+        """Returns the mean loss [T] of outputs [L, T], relative to that of the constant `bases`.
+
+        It is 1 of a target without rows.
+        """
+        result = np.ones(len(self.targets))
+        for number, target in enumerate(self.targets):
+            values = target.values(rows)
+            known = ~np.isnan(values)
+            if known.any():
+                own, constant = (
+                    float(target.losses(values[known], of).mean(dtype=np.float64))
+                    for of in (outputs[known, number], self.bases[number])
+                )
+                result[number] = own / max(constant, _TINY)
+        return result
+
+    def logits(self, outputs: np.ndarray, spread: float) -> dict[str, np.ndarray]:
+        """Returns the logits of the heads, in the layout of the ranker's.
+
+        Args:
+            outputs: [L, T] outputs of a peer.
+            spread: Standard deviation of the logarithms of amounts around their outputs.
+
+        Returns:
+            Head -> [L] float32, or [L, 3] of an amount.
+        """
+        column = {target: outputs[:, number] for number, target in enumerate(self.targets)}
+        click = column[self.targets[0]]
+        result = {}
+        for target, own in column.items():
+            if target.is_log_amount:
+                scale = np.full(len(own), layers.raw_amount_scale(spread))
+                own = np.stack([result[target.head], own, scale], axis=1)
+            elif HEADS[target.head].is_amount and target.after_click:
+                own = _logit_of_both(click, own)
+            result[target.head] = own.astype(np.float32)
+        return result
+
+    def spread(self, rows: PeerRows, outputs: np.ndarray) -> float:
+        """Returns the standard deviation of log amounts around outputs [L, T]; 1 without any."""
+        for number, target in enumerate(self.targets):
+            if target.is_log_amount:
+                residuals = target.values(rows) - outputs[:, number]
+                if (~np.isnan(residuals)).any():
+                    return float(np.sqrt(np.nanmean(np.square(residuals))))
+        return 1.0
 
 
-# Returns the click logits [L] float64 of rows.
+# Returns the outputs [L, T] float64 of rows.
 Predict = Callable[[PeerRows], np.ndarray]
 
 
-def read(data_set: reader.DataSet, with_position: bool) -> PeerData:
+def read(
+    data_set: reader.DataSet, with_position: bool, labels: Iterable[str] | None = None
+) -> PeerData:
     """Reads the splits of a data set.
 
     Args:
         data_set: Converted data set.
         with_position: Whether to include the logged position; the log must have it.
+        labels: Labels to learn, click among them; None: all.
 
     Raises:
         ValueError: A split has no labeled rows.
     """
+    chosen = tuple(data_set.spec.labels if labels is None else labels)
     return PeerData(
-        _fields(data_set, with_position),
-        *(_rows(data_set, split, with_position) for split in SPLITS),
+        _fields_and_position(data_set, with_position),
+        *(_rows(data_set, split, with_position, chosen) for split in SPLITS),
     )
 
 
-def _fields(data_set: reader.DataSet, with_position: bool) -> tuple[PeerField, ...]:
+def fields_of(data_set: reader.DataSet, fields: Iterable[schema.Field]) -> tuple[PeerField, ...]:
+    """Returns fields of the schema with their columns among each other."""
+    ad_fields = data_set.schema.ad_fields
+    return tuple(
+        PeerField(
+            field.name, field.kind, own, data_set.fitted.cardinality(field), field in ad_fields
+        )
+        for field, own in encoding.columns(fields)
+    )
+
+
+def _fields_and_position(data_set: reader.DataSet, with_position: bool) -> tuple[PeerField, ...]:
     both = (*data_set.schema.query_fields, *data_set.schema.ad_fields)
-    fields = [
-        PeerField(field.name, field.kind, own, data_set.fitted.cardinality(field))
-        for field, own in encoding.columns(both)
-    ]
-    if with_position:
-        first = encoding.width(both)
-        # No field of a schema can have this name.
-        name, columns = f"({POSITION})", slice(first, first + 1)
-        fields.append(PeerField(name, "numeric", columns, MAX_POSITIONS + 1))
-    return tuple(fields)
+    fields = fields_of(data_set, both)
+    if not with_position:
+        return fields
+    first = encoding.width(both)
+    # No field of a schema can have this name.
+    name, columns = f"({POSITION})", slice(first, first + 1)
+    return (*fields, PeerField(name, "numeric", columns, MAX_POSITIONS + 1))
 
 
-def _rows(data_set: reader.DataSet, split: str, with_position: bool) -> PeerRows:
-    ids, labels, requests, first = [], [], [], 0
+def _rows(
+    data_set: reader.DataSet, split: str, with_position: bool, chosen: tuple[str, ...]
+) -> PeerRows:
+    ids, requests, first = [], [], 0
+    labels: dict[str, list[np.ndarray]] = {label: [] for label in chosen}
     for window in data_set.windows(split).as_numpy_iterator():
         lengths = window["list_lengths"]
         request = np.repeat(np.arange(len(lengths)), lengths)
@@ -117,10 +265,12 @@ def _rows(data_set: reader.DataSet, split: str, with_position: bool) -> PeerRows
             positions = np.clip(window[POSITION] + 1, 0, MAX_POSITIONS)
             parts.append(positions[:, None].astype(np.int32))
         ids.append(np.concatenate(parts, axis=1))
-        labels.append(window["click"])
+        for label, values in labels.items():
+            values.append(window[label])
         requests.append(request + first)
         first += len(lengths)
-    known = ~np.isnan(np.concatenate(labels)) if labels else np.zeros(0, bool)
+    joined = {label: np.concatenate([np.zeros(0), *own]) for label, own in labels.items()}
+    known = ~np.isnan(joined[CLICK.label])
     if not known.any():
         raise ValueError(
             f"The {split} split of {data_set.directory} has no rows with a click label; expected "
@@ -128,7 +278,13 @@ def _rows(data_set: reader.DataSet, split: str, with_position: bool) -> PeerRows
         )
     return PeerRows(
         np.concatenate(ids)[known],
-        np.concatenate(labels)[known],
+        {label: own[known].astype(np.float32) for label, own in joined.items()},
         np.concatenate(requests)[known],
         known,
     )
+
+
+def _logit_of_both(click: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Returns the logits of a click and what follows it from logits of both."""
+    both = scipy.special.log_expit(click) + scipy.special.log_expit(after)
+    return both - np.log(-np.expm1(np.minimum(both, -_TINY)))

@@ -1,15 +1,16 @@
-"""LightGBM on the encoded ids, with the better of two treatments of the fields.
+"""LightGBM on the encoded ids, one model per target.
 
-`ordinal`: every id is a number. Ids of strings are frequency ranks and ids of numbers are quantile
-buckets, so their order is meaningful; missing values remain missing. `categorical`: ids of strings
-are categories, ids of numbers as before. A list has an indicator for each of its most frequent
-values and its length as inputs.
+Ids of strings are frequency ranks and ids of numbers are quantile buckets, so their order is
+meaningful, and missing values remain missing. A list has an indicator for each of its most frequent
+values and its length as inputs. Three additions are options: ids of strings as native categories,
+and shrunken means of ids and of pairs of ids (`rates`).
 
 Shapes: L rows, W columns of ids, X inputs.
 """
 
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 # Threads that spin while waiting for each other are slow when other processes run.
@@ -17,12 +18,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import lightgbm
 import numpy as np
-from peers import peer_data
+from peers import peer_data, rates
 
-TREATMENTS = ("ordinal", "categorical")
 VALUES_OF_A_LIST = 32
 MAX_CATEGORIES = 10_000
-_PARAMETERS = {"objective": "binary", "metric": "binary_logloss", "verbose": -1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +29,17 @@ class TreeOptions:
     """Training options, with LightGBM's names.
 
     Attributes:
-        treatment: Treatment of the fields, one of `TREATMENTS`.
+        categories: Whether ids of strings are native categories.
+        id_rates: Whether shrunken means and counts of ids are inputs.
+        pair_rates: Whether shrunken means of pairs of a request's and an ad's ids are inputs.
         cat_smooth, cat_l2, min_data_per_group: Regularization of splits on categories.
         rounds: Maximum number of rounds.
         patience: Number of rounds without a better validation loss before training stops.
     """
 
-    treatment: str
+    categories: bool = False
+    id_rates: bool = False
+    pair_rates: bool = False
     num_leaves: int = 15
     learning_rate: float = 0.1
     min_data_in_leaf: int = 100
@@ -52,26 +55,60 @@ class TreeOptions:
 def fit(
     data: peer_data.PeerData, options: TreeOptions, seed: int
 ) -> tuple[peer_data.Predict, dict[str, Any]]:
-    """Trains a model and returns its click logits, its validation loss and number of rounds."""
-    settings = dataclasses.asdict(options)
-    treatment, rounds, patience = (settings.pop(k) for k in ("treatment", "rounds", "patience"))
-    matrix, categorical = inputs(data.fields, data.train.ids)
-    held_out, _ = inputs(data.fields, data.validation.ids)
-    chosen = categorical if treatment == "categorical" else []
-    train_set = lightgbm.Dataset(matrix, data.train.labels, categorical_feature=chosen)
-    model = lightgbm.train(
-        {**_PARAMETERS, **settings, "seed": seed},
-        train_set,
-        num_boost_round=rounds,
-        valid_sets=[train_set.create_valid(held_out, data.validation.labels)],
-        callbacks=[lightgbm.early_stopping(patience, verbose=False)],
-    )
+    """Trains a model for each target and returns their outputs, and their numbers of rounds."""
+    train, validation = (inputs(data.fields, rows.ids)[0] for rows in (data.train, data.validation))
+    fitted = [
+        _fit_target(data, target, train, validation, options, seed) for target in data.targets
+    ]
 
     def predict(rows: peer_data.PeerRows) -> np.ndarray:
-        return np.asarray(model.predict(inputs(data.fields, rows.ids)[0], raw_score=True))
+        matrix, _ = inputs(data.fields, rows.ids)
+        return np.stack([outputs(rows, matrix) for outputs, _ in fitted], axis=1)
 
-    loss = model.best_score["valid_0"]["binary_logloss"]
-    return predict, {"validation_log_loss": loss, "rounds": model.best_iteration}
+    rounds = [own for _, own in fitted]
+    return predict, {f"{t.name}_rounds": own for t, own in zip(data.targets, rounds, strict=True)}
+
+
+def _fit_target(
+    data: peer_data.PeerData,
+    target: peer_data.Target,
+    train: np.ndarray,
+    validation: np.ndarray,
+    options: TreeOptions,
+    seed: int,
+) -> tuple[Callable[[peer_data.PeerRows, np.ndarray], np.ndarray], int]:
+    """Returns a function of rows and their inputs [L, X] to outputs [L], and the best round."""
+    settings = dataclasses.asdict(options)
+    with_categories, rounds, patience = (
+        settings.pop(name) for name in ("categories", "rounds", "patience")
+    )
+    with_ids, with_pairs = settings.pop("id_rates"), settings.pop("pair_rates")
+    settings |= {"verbose": -1, "seed": seed}
+    settings["objective"] = "regression" if target.is_log_amount else "binary"
+    categorical = inputs(data.fields, data.train.ids[:1])[1] if with_categories else []
+    values, held_out = target.values(data.train), target.values(data.validation)
+    learned = rates.TargetRates(data, target, with_ids, with_pairs)
+    train = np.concatenate([train, learned.train], axis=1)
+
+    def with_own(rows: peer_data.PeerRows, matrix: np.ndarray) -> np.ndarray:
+        return np.concatenate([matrix, learned.held_out(rows)], axis=1)
+
+    known, checked = ~np.isnan(values), ~np.isnan(held_out)
+    train_set = lightgbm.Dataset(train[known], values[known], categorical_feature=categorical)
+    stopping: dict[str, Any] = {"num_boost_round": patience}
+    if checked.any():
+        rows = with_own(data.validation, validation)[checked]
+        stopping = {
+            "num_boost_round": rounds,
+            "valid_sets": [train_set.create_valid(rows, held_out[checked])],
+            "callbacks": [lightgbm.early_stopping(patience, verbose=False)],
+        }
+    model = lightgbm.train(settings, train_set, **stopping)
+
+    def outputs(rows: peer_data.PeerRows, matrix: np.ndarray) -> np.ndarray:
+        return np.asarray(model.predict(with_own(rows, matrix), raw_score=True))
+
+    return outputs, model.best_iteration
 
 
 def inputs(

@@ -1,0 +1,43 @@
+"""Results of a benchmark that a second run reuses.
+
+A cell is the result of a peer on a data set with a seed: `DIRECTORY/NAME-DIGEST.json`. The digest
+is of all that the result depends on, so a cell of other rows, options or budget is another file.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfrecords import files
+
+
+def digest_of(*arrays: np.ndarray) -> str:
+    """Returns a digest of the content of arrays."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(repr((array.shape, array.dtype)).encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def stored(
+    directory: pathlib.Path, name: str, inputs: Any, compute: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns a finished cell, or computes and stores it.
+
+    Args:
+        directory: Directory of the cells.
+        name: Name of the cell, for people.
+        inputs: What the result depends on; its `repr` is the key.
+        compute: Returns the result, which JSON can express.
+    """
+    digest = hashlib.blake2b(repr(inputs).encode(), digest_size=8).hexdigest()
+    path = directory / f"{name}-{digest}.json"
+    if not path.is_file():
+        directory.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, compute())
+    return json.loads(path.read_text())

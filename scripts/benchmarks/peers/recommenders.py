@@ -1,0 +1,268 @@
+"""The peers of retrieval: baselines, matrix factorization and the two-tower model of a tutorial.
+
+Each learns the clicks of splits and is a recommender as those of `evaluation`: called with queries,
+it returns the scores of all ads. Its options are tuned on the clicks of the validation split; with
+the best ones it learns training and validation, as the two-tower model does in its refit.
+
+Shapes: C clicks, U users, N ads, B queries, D embedding.
+
+References:
+    Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets, 2008 (as in the
+    package `implicit`).
+    TensorFlow Recommenders, Recommending movies: retrieval (the tutorial).
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
+
+# isort: split
+import implicit.als
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+from peers import networks, peer_data, search
+
+from tfrec import evaluation, retrieval
+from tfrec.evaluation import baselines, corpus_ranking
+from tfrecords import reader
+
+VALIDATION_METRIC = "ndcg_at_10"
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """The clicks that a recommender learns.
+
+    Attributes:
+        data_set: Converted log with users.
+        splits: Splits of the clicks.
+        seed: Seed of the initialization and the order of clicks.
+    """
+
+    data_set: reader.DataSet
+    splits: Sequence[str]
+    seed: int
+
+    @functools.cached_property
+    def catalog(self) -> reader.Catalog:
+        """All ads."""
+        return self.data_set.catalog()
+
+    @functools.cached_property
+    def history(self) -> baselines.History:
+        """Clicks by user.
+
+        Raises:
+            ValueError: The log has no users.
+        """
+        history = evaluation.read_history(self.data_set, self.splits, len(self.catalog))
+        if history is None:
+            raise ValueError(
+                f"{self.data_set.directory} has no users; expected a schema with a user_key."
+            )
+        return history
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns encoded queries [C, Wq] and ads [C, Wa] of the clicks, in the log's order."""
+        clicks = [retrieval.read_clicks(self.data_set, split) for split in self.splits]
+        rows = np.concatenate([own.ad_rows for own in clicks])
+        return np.concatenate([own.query for own in clicks]), np.asarray(self.catalog.features)[
+            rows
+        ]
+
+
+class MatrixFactorization:
+    """Scores by alternating least squares, of all pairs with weights of the clicked ones.
+
+    A user without clicks has the order of popularity.
+
+    Args:
+        history: The clicks to learn from.
+        seed: Seed of the initialization.
+        **options: Options of `implicit.als.AlternatingLeastSquares`.
+    """
+
+    def __init__(self, history: baselines.History, seed: int, **options: Any) -> None:
+        self._history = history
+        model = implicit.als.AlternatingLeastSquares(random_state=seed, **options)
+        model.fit(scipy.sparse.csr_matrix(history.matrix), show_progress=False)
+        self._users, self._ads = model.user_factors, model.item_factors
+
+    def __call__(self, queries: corpus_ranking.Queries) -> np.ndarray:
+        """Returns [B, N]: inner products of users and ads."""
+        assert queries.user is not None
+        known = self._history.users
+        rows = np.searchsorted(known, queries.user).clip(max=len(known) - 1)
+        scores = self._users[rows] @ self._ads.T
+        return np.where((known[rows] == queries.user)[:, None], scores, self._history.clicks)
+
+
+class TutorialTwoTower(tfrs.Model):
+    """The two-tower model of the tutorial: an embedding per side, and in-batch softmax.
+
+    The encoded ids are the tutorial's look-ups. With several fields on a side, their embeddings are
+    joined by a dense layer.
+
+    Args:
+        data_set: Its fields are the inputs.
+        embedding_dim: D.
+    """
+
+    def __init__(self, data_set: reader.DataSet, embedding_dim: int) -> None:
+        super().__init__()
+        self.query_tower, self.ad_tower = (
+            _tower(peer_data.fields_of(data_set, fields), embedding_dim)
+            for fields in (data_set.schema.query_fields, data_set.schema.ad_fields)
+        )
+        self._task = tfrs.tasks.Retrieval()
+
+    def compute_loss(
+        self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        """Returns the loss of queries [B, Wq] and the ads [B, Wa] that they clicked."""
+        query, ad = inputs
+        return self._task(self.query_tower(query), self.ad_tower(ad), compute_metrics=False)
+
+
+def _tower(fields: tuple[peer_data.PeerField, ...], dim: int) -> tf.keras.Model:
+    layers = [networks.Fields(fields, dim, 0.0), tf.keras.layers.Flatten()]
+    if len(fields) > 1:
+        layers.append(tf.keras.layers.Dense(dim))
+    return tf.keras.Sequential(layers)
+
+
+def _tutorial(
+    learned: Learned, embedding_dim: int, learning_rate: float, epochs: int, batch_size: int
+) -> corpus_ranking.Recommender:
+    tf.keras.backend.clear_session()  # a search builds many models
+    tf.keras.utils.set_random_seed(learned.seed)
+    model = TutorialTwoTower(learned.data_set, embedding_dim)
+    model.compile(tf.keras.optimizers.Adagrad(learning_rate))
+    pairs = tf.data.Dataset.from_tensor_slices(learned.pairs())
+    pairs = pairs.shuffle(len(pairs), seed=learned.seed).batch(batch_size)
+    model.fit(pairs, epochs=epochs, verbose=0)
+    ads = _embedded(model.ad_tower, np.asarray(learned.catalog.features))
+
+    def scores(queries: corpus_ranking.Queries) -> np.ndarray:
+        return _embedded(model.query_tower, queries.query) @ ads.T
+
+    return scores
+
+
+def _embedded(tower: tf.keras.Model, ids: np.ndarray) -> np.ndarray:
+    return tower.predict(ids, batch_size=8_192, verbose=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalPeer:
+    """A peer of the two-tower model.
+
+    Attributes:
+        label: Name in tables.
+        build: Learns clicks: `Learned` and the options.
+        defaults: Options that are always tried.
+        space: Option -> the range that a search proposes.
+    """
+
+    label: str
+    build: Callable[..., corpus_ranking.Recommender]
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    space: search.Space = dataclasses.field(default_factory=dict)
+
+
+PEERS = {
+    "popularity": RetrievalPeer(
+        "popularity", lambda learned: evaluation.Popularity(learned.history.clicks)
+    ),
+    "item_knn": RetrievalPeer(
+        "item neighbors",
+        lambda learned, **options: evaluation.ItemNeighbors(learned.history, **options),
+        {"num_neighbors": baselines.NUM_NEIGHBORS, "shrinkage": baselines.SHRINKAGE},
+        {"num_neighbors": search.whole(10, 1_000), "shrinkage": search.log(1.0, 500.0)},
+    ),
+    "ease": RetrievalPeer(
+        "EASE",
+        lambda learned, **options: evaluation.Ease(learned.history, **options),
+        {"l2": baselines.EASE_L2},
+        {"l2": search.log(5.0, 10_000.0)},
+    ),
+    "matrix_factorization": RetrievalPeer(
+        "matrix factorization (implicit)",
+        lambda learned, **options: MatrixFactorization(learned.history, learned.seed, **options),
+        # The defaults of the package, but for fewer factors.
+        {"factors": 64, "regularization": 0.01, "alpha": 1.0, "iterations": 15},
+        {
+            "factors": search.whole(8, 256),
+            "regularization": search.log(1e-3, 100.0),
+            "alpha": search.log(0.3, 100.0),
+            "iterations": search.whole(5, 40),
+        },
+    ),
+    "tfrs_tutorial": RetrievalPeer(
+        "two-tower of the TFRS tutorial",
+        _tutorial,
+        {"embedding_dim": 32, "learning_rate": 0.1, "epochs": 3, "batch_size": 8_192},
+        {
+            "embedding_dim": search.one_of(16, 32, 64, 128),
+            "learning_rate": search.log(0.01, 1.0),
+            "epochs": search.whole(1, 60),
+            "batch_size": search.one_of(512, 2_048, 8_192),
+        },
+    ),
+}
+
+
+def fit(
+    name: str, data_set: reader.DataSet, seed: int, tune_minutes: float
+) -> tuple[corpus_ranking.Recommender, dict[str, Any]]:
+    """Tunes a peer on the validation split, and learns training and validation.
+
+    Args:
+        name: Name of the peer, one of `PEERS`.
+        data_set: Converted log with users.
+        seed: Seed of the peer and of the search.
+        tune_minutes: Budget of the search, in processor minutes; 0: the defaults.
+
+    Returns:
+        The recommender; and its `options`, the number of `trials` and `cpu_seconds`.
+
+    Raises:
+        ValueError: The validation split has no clicks on ads that their users had not clicked.
+    """
+    started = time.process_time()
+    peer, trials = PEERS[name], 1
+    options = dict(peer.defaults)
+    if tune_minutes and peer.space:
+        options, trials = _tuned(peer, data_set, seed, tune_minutes)
+    recommender = peer.build(Learned(data_set, retrieval.REFIT_SPLITS, seed), **options)
+    spent = time.process_time() - started
+    return recommender, {"options": options, "trials": trials, "cpu_seconds": spent}
+
+
+def _tuned(
+    peer: RetrievalPeer, data_set: reader.DataSet, seed: int, tune_minutes: float
+) -> tuple[dict[str, Any], int]:
+    learned = Learned(data_set, ("train",), seed)
+    clicks = retrieval.read_clicks(data_set, "validation")
+    users = corpus_ranking.held_out_users(clicks, learned.history.of, len(learned.catalog))
+    if not len(users.queries):
+        raise ValueError(
+            f"The validation split of {data_set.directory} has no clicks to tune a peer; expected "
+            "some. Convert the log with a larger --validation_fraction."
+        )
+    tried: list[tuple[float, dict[str, Any]]] = []
+
+    def loss_of(options: dict[str, Any]) -> float:
+        quality = corpus_ranking.per_user(peer.build(learned, **options), users)
+        assert quality is not None
+        tried.append((-quality[VALIDATION_METRIC], options))
+        return tried[-1][0]
+
+    trials = search.search(peer.space, [peer.defaults], loss_of, tune_minutes, seed)
+    return min(tried, key=lambda one: one[0])[1], trials
