@@ -109,6 +109,16 @@ def trained(data_set, ranker_config, retrieval_config, tmp_path_factory):
     return shared.directory(tmp_path_factory, "trained", build)
 
 
+@pytest.fixture(scope="session")
+def learned_from_clicks(data_set, retrieval_config, tmp_path_factory):
+    """The directory of a tiny two-tower model that no ranker taught."""
+
+    def build(empty):
+        retrieval.train_two_tower(data_set, retrieval_config, empty)
+
+    return shared.directory(tmp_path_factory, "learned_from_clicks", build)
+
+
 @pytest.fixture(scope="module")
 def deterministic():
     """Makes TensorFlow add up in one order: threads otherwise decide the last bit of a gradient."""

@@ -208,7 +208,7 @@ def test_ads_that_were_shown_are_ordered_by_ranker_tower_and_popularity(report, 
     clicks, rows = (np.concatenate([w[name] for w in windows]) for name in ("click", "ad_row"))
     queries = np.concatenate([w["query"] for w in windows])
     owner = np.repeat(np.arange(len(queries)), np.concatenate([w["list_lengths"] for w in windows]))
-    query = retrieval.embed_in_batches(models.two_tower.query_tower, queries)[owner]
+    query = models.two_tower.embed_queries(queries, {"click": 1.0})[owner]
     ad = retrieval.embed_in_batches(models.two_tower.ad_tower, data_set.catalog().features[rows])
     expected = metrics.auc(clicks, (query * ad).sum(axis=1))
     assert orders["two_tower"]["auc"].value == pytest.approx(expected, abs=1e-6)

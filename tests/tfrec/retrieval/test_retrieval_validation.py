@@ -75,9 +75,9 @@ def test_the_temperature_is_soft_for_queries_that_find_nothing(model):
 
 @pytest.mark.trains
 def test_training_stops_on_held_out_recall_and_learns_the_temperature(
-    data_set, retrieval_config, trained
+    data_set, retrieval_config, learned_from_clicks
 ):
-    model, description = retrieval.load_two_tower(data_set, trained / "retrieval")
+    model, description = retrieval.load_two_tower(data_set, learned_from_clicks)
     history = description["history"]
     best = max(history, key=lambda entry: entry[retrieval_validation.METRIC])
     assert float(model.temperature) == pytest.approx(best["temperature"])
