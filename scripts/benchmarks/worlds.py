@@ -33,7 +33,7 @@ from absl import flags
 from workload import harness
 
 from serving import cli, export, workflow
-from tfrec import config, metrics
+from tfrec import config, evaluation, metrics
 from tfrecords import files, synthetic
 
 SHARES = ("system_share_of_optimum", "tower_share", "ranker_share")
@@ -100,6 +100,11 @@ def measure(
     data_set = steps.convert(steps.synthesize(FLAGS.n_samples, of_world), config.ConvertConfig())
     stages = workflow.train(data_set, directory, retrieval=of_retrieval, ranking=of_ranker)
     report = stages.evaluate(config.EvaluationConfig())
+    return {**measurements(report), "seconds": stages.steps.seconds()}
+
+
+def measurements(report: evaluation.EvaluationReport) -> dict[str, Any]:
+    """Returns the shares of the optimum and the quality of the heads."""
     found = report.funnel.utilities["utility"]
     best, returned, over = found.best_possible.value, found.returned.value, found.over_all_ads
     return {
@@ -114,7 +119,6 @@ def measure(
             for head, name in QUALITY
             if head in report.ranker
         },
-        "seconds": stages.steps.seconds(),
     }
 
 
