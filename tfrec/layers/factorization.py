@@ -40,7 +40,8 @@ class FactorizationMachine(tf.keras.layers.Layer):
         padding: list[int] = []
         sides = []
         for fields in (fitted.schema.query_fields, fitted.schema.ad_fields):
-            columns, rows = [], []
+            columns: list[int] = []
+            rows: list[int] = []
             for field, own in encoding.columns(fields):
                 if field.is_vector:
                     continue

@@ -306,11 +306,9 @@ def fit_rare_heads(model: ranking_model.RankingModel, data_set: reader.DataSet, 
         data_set: Machines are fitted on its training rows, and shares chosen on validation rows.
         seed: Seed of the machines.
     """
-    for share in (
-        *(own.share for own in model.machines.values()),
-        *model.engagement_shares.values(),
-    ):
-        share.assign(0.0)
+    model.engagement_shares.assign(tf.zeros_like(model.engagement_shares))
+    for machine in model.machines.values():
+        machine.share.assign(0.0)
     fitted = {
         head: machine
         for head, machine in model.machines.items()
@@ -326,9 +324,13 @@ def fit_rare_heads(model: ranking_model.RankingModel, data_set: reader.DataSet, 
         share = rare_heads.best_share(head, own.logits[head], machines[head], own.labels, folds)
         machine.share.assign(share)
         mixed = layers.mix_logits(mixed, head, machines[head], share)
-    for head, variable in model.engagement_shares.items():
+    if model.amount_heads:
         engaged = layers.after_click_logits(mixed[CLICK.label], mixed[ENGAGEMENT.label]).numpy()
-        variable.assign(rare_heads.best_share(head, own.logits[head], engaged, own.labels, folds))
+        shares = [
+            rare_heads.best_share(head, own.logits[head], engaged, own.labels, folds)
+            for head in model.amount_heads
+        ]
+        model.engagement_shares.assign(shares)
 
 
 def load_ranker(

@@ -63,8 +63,9 @@ class RankingModel(training.StageModel):
         user_bias: Per-user biases; None if the log has no users.
         position_bias: Biases of logged positions; None without `learn_positions`.
         machines: Head after the click -> its factorization machine, fitted after training.
-        engagement_shares: Head of an amount -> share in [0, 1] of the logit of an engagement in
-            that of a positive amount.
+        amount_heads: Heads of an amount that an engagement brings.
+        engagement_shares: Their shares, in [0, 1], of the logit of an engagement in that of a
+            positive amount.
     """
 
     # Keras tracks no attribute that the class has, so they are set in the constructor.
@@ -92,13 +93,11 @@ class RankingModel(training.StageModel):
             for head in self.heads
             if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK
         }
-        self.engagement_shares = {
-            head: self.add_weight(
-                f"{head}_engagement_share", (), initializer="zeros", trainable=False
-            )
-            for head in self.heads
-            if HEADS[head].is_amount and ENGAGEMENT.label in self.heads
-        }
+        engaged = ENGAGEMENT.label in self.heads
+        self.amount_heads = tuple(h for h in self.heads if HEADS[h].is_amount and engaged)
+        self.engagement_shares = self.add_weight(
+            "engagement_shares", (len(self.amount_heads),), initializer="zeros", trainable=False
+        )
 
     @classmethod
     def for_data_set(
@@ -239,8 +238,9 @@ class RankingModel(training.StageModel):
         """
         for head, machine in self.machines.items():
             logits = layers.mix_logits(logits, head, machine(query, ad), machine.share)
-        for head, share in self.engagement_shares.items():
+        for number, head in enumerate(self.amount_heads):
             engaged = layers.after_click_logits(logits[CLICK.label], logits[ENGAGEMENT.label])
+            share = self.engagement_shares[number]
             logits = layers.mix_logits(logits, head, engaged, share)
         return logits
 

@@ -87,7 +87,7 @@ def test_logits_are_mixed_by_share_and_exported_alike(data_set, ranker_config):
     machine.table.assign(np.random.default_rng(0).normal(0, 0.1, machine.table.shape))
     machine.intercept.assign(-0.5)
     machine.share.assign(0.25)
-    model.engagement_shares["revenue"].assign(1.0)
+    model.engagement_shares.assign([1.0])
     mixed = model.logits(inputs)
     np.testing.assert_array_equal(mixed["click"], own["click"])
     expected = 0.75 * own["engagement"] + 0.25 * machine(inputs["query"], inputs["ad"])
@@ -118,7 +118,8 @@ def test_what_is_fitted_is_restored(data_set, ranker_config, tmp_path, monkeypat
     ranking.train_ranker(data_set, ranker_config, tmp_path)
     model, _, _ = ranking.load_ranker(data_set, tmp_path)
     machine = model.machines["engagement"]
-    assert float(machine.share) == float(model.engagement_shares["revenue"]) == 0.5
+    assert float(machine.share) == 0.5
+    assert model.engagement_shares.numpy().tolist() == [0.5]
     labels = rare_heads._clicked_rows(data_set, "engagement")[2]
     # The intercept is near the log odds of an engagement given a click.
     assert float(machine.intercept) == pytest.approx(scipy.special.logit(labels.mean()), abs=1.5)
