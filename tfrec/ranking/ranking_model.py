@@ -24,6 +24,7 @@ Training, evaluation and export use these members:
     query_embeddings, ad_embeddings optional `layers.FieldEmbeddings`, which are shown in
                                     TensorBoard
     head_layers, set_head_biases    optional last layers, which start at the rates of the log
+    machines, mix_rare_heads        what is fitted after training for heads with few positives
     id_dropout, user_bias, position_bias   corrections for what the log has; the last two or None
 
 A candidate's score must not depend on the other candidates: training sees short lists, padded with
