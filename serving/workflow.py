@@ -119,7 +119,8 @@ def train(
 ) -> TrainedStages:
     """Trains both stages; a stage that was trained on the same data and options is loaded.
 
-    A log of clicks alone has nothing to train a ranker on: stage two is skipped.
+    The ranker is first, since it teaches the two-tower model. A log of clicks alone has nothing to
+    train a ranker on: stage two is skipped.
 
     Args:
         data_set: A converted log.
@@ -139,8 +140,8 @@ def train(
     with steps.locked():
         steps.use(data_set)
         steps.say_what_to_expect(data_set)
-        steps.train_retrieval(data_set, retrieval or RetrievalConfig())
         steps.train_ranker(data_set, ranking or RankerConfig())
+        steps.train_retrieval(data_set, retrieval or RetrievalConfig())
     return TrainedStages(steps, data_set)
 
 

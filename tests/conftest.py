@@ -1,5 +1,6 @@
 """A tiny planted world, its log and the data set converted from it, built once a run."""
 
+import functools
 import importlib
 import os
 import pathlib
@@ -97,7 +98,13 @@ def trained(data_set, ranker_config, retrieval_config, tmp_path_factory):
 
     def build(empty):
         ranking.train_ranker(data_set, ranker_config, empty / "ranker")
-        retrieval.train_two_tower(data_set, retrieval_config, empty / "retrieval")
+        model, calibrators, _ = ranking.load_ranker(data_set, empty / "ranker")
+        teacher = retrieval.Teacher(
+            dict.fromkeys(model.heads, 1.0),
+            functools.partial(ranking.served_scores, model, calibrators, 1.0),
+        )
+        directory = empty / "retrieval"
+        retrieval.train_two_tower(data_set, retrieval_config, directory, teacher=teacher)
 
     return shared.directory(tmp_path_factory, "trained", build)
 

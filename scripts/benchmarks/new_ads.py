@@ -86,7 +86,7 @@ def score(
     fields = data_set.schema.query_fields
     encoder = encoding.Encoder(data_set.fitted, fields)
     table = pa.table({field.name: queries[field.name] for field in fields})
-    found = retrieval.embed_in_batches(model.query_tower, encoder.encode_table(table))
+    found = model.embed_queries(encoder.encode_table(table))
     catalog = data_set.catalog()
     ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(catalog.features))
     order = np.argsort([int(ad_id[1:]) for ad_id in catalog.ad_ids.to_pylist()])

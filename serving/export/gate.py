@@ -1,8 +1,10 @@
 """The export gate: refuses a release that is worse than the released one.
 
-It compares metrics of the validation split, `tfrec.ranking.measure_heads`, which the manifest of
-each release keeps. A first release is never refused: a weak head is published and named as weak
-(`tfrec.ranking.weak_heads`). A head that was weak before is no reason to refuse, either.
+It compares metrics of the validation split, which the manifest of each release keeps: of the
+ranker's heads, `tfrec.ranking.measure_heads`, and of retrieval, the share of the ranker's utility
+in all ads that its candidates hold, `tfrec.retrieval.UtilityShare`. A first release is never
+refused: a weak head is published and named as weak (`tfrec.ranking.weak_heads`), and a low share is
+noted. A head that was weak before is no reason to refuse, either.
 
 ADR 15 and ADR 35 give the reasons for the limits.
 """
@@ -13,12 +15,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving import errors
-from tfrec import ranking
+from tfrec import ranking, retrieval
 
 # Share of the released ranker's information, 1 − normalized entropy, that may be lost: the
 # difference between runs of one configuration.
 SAME_ROWS_TOLERANCE = 0.1
 OTHER_ROWS_TOLERANCE = 0.2
+# Share of the utility that retrieval may lose against the release.
+UTILITY_SHARE_TOLERANCE = 0.02
+# Below it a release is published with a note.
+LOW_UTILITY_SHARE = 0.95
+UtilityShares = Mapping[str, Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +37,14 @@ class Released:
         figures: Metrics of each head; empty: they are not known, or there is no ranker.
         differences: Head -> normalized entropy of the candidate minus that of the release on the
             same rows, and its standard error; None if the metrics are from other rows.
+        utility_shares: Weighting -> `share` of the utility in the candidates, and its standard
+            `error`; empty: they are not known.
     """
 
     version: int
     figures: ranking.Figures
     differences: Mapping[str, tuple[float, float]] | None = None
+    utility_shares: UtilityShares = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +80,55 @@ class Verdict:
         return {"forced": forced, "refusals": list(self.refusals), "notes": list(self.notes)}
 
 
-def judge(candidate: ranking.Figures, released: Released | None) -> Verdict:
-    """Judges a release by the heads of its ranker.
+def judge(
+    candidate: ranking.Figures,
+    released: Released | None,
+    shares: UtilityShares | None = None,
+) -> Verdict:
+    """Judges a release by the heads of its ranker, and by what its retrieval finds.
 
     Args:
-        candidate: Their metrics on the validation split; empty: the release has no ranker.
+        candidate: Metrics of the heads on the validation split; empty: the release has no ranker.
         released: The release that it would replace; None: there is none.
+        shares: The `Released.utility_shares` of the candidate; None: they are not known.
     """
+    shares = shares or {}
+    notes = tuple(
+        f"retrieval: {_of_utility(name, own['share'])}; a longer log, or fields that say more of "
+        "the ads and requests, may help"
+        for name, own in shares.items()
+        if own["share"] < LOW_UTILITY_SHARE
+    )
     if released is None:
-        return Verdict((), ())
+        return Verdict((), notes)
+    of_heads = _judge_heads(candidate, released)
+    if released.utility_shares and not shares:
+        notes = (*notes, "retrieval is not compared: it was trained on clicks alone")
+    refusals = (*of_heads.refusals, *_lost_utility(shares, released))
+    return Verdict(refusals, (*of_heads.notes, *notes))
+
+
+def _lost_utility(shares: UtilityShares, released: Released) -> list[str]:
+    refusals = []
+    # The head of a weighting that is gone is judged by itself.
+    for name in released.utility_shares.keys() & shares.keys():
+        own, before = shares[name], released.utility_shares[name]
+        error = math.hypot(own["error"], before["error"])
+        limit = before["share"] - UTILITY_SHARE_TOLERANCE - ranking.NUM_ERRORS * error
+        if own["share"] < limit:
+            refusals.append(
+                f"retrieval: {_of_utility(name, own['share'])}, and {before['share']:.3f} in "
+                f"release {released.version} (limit {limit:.3f})"
+            )
+    return sorted(refusals)
+
+
+def _of_utility(name: str, share: float) -> str:
+    utility = "utility" if name == retrieval.UTILITY else f"utility by {name} alone"
+    return f"the candidates hold {share:.3f} of the {utility} that the ranker sees in all ads"
+
+
+def _judge_heads(candidate: ranking.Figures, released: Released) -> Verdict:
     if not released.figures:
         return Verdict((), (f"release {released.version} has no metrics to compare with",))
     refusals: list[str] = []

@@ -59,5 +59,5 @@ def embeddings_from_tower(
     ads = np.asarray(data_set.catalog().features)
     return (
         retrieval.embed_in_batches(two_tower.ad_tower, ads),
-        retrieval.embed_in_batches(two_tower.query_tower, clicks.query),
+        two_tower.embed_queries(clicks.query),
     )

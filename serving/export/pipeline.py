@@ -3,8 +3,8 @@
     WORKDIR/synthetic/   the synthetic log, where one is used
     WORKDIR/data/        the converted data set
     WORKDIR/data_card.html   what is in it, and its problems
-    WORKDIR/retrieval/   the two-tower model
     WORKDIR/ranker/      the ranker
+    WORKDIR/retrieval/   the two-tower model, which the ranker teaches
     WORKDIR/evaluation/  metrics of both on the test split, and a page with figures
     WORKDIR/bundle/      release bundles, the base directory of the model server
 
@@ -17,6 +17,7 @@ again. One process at a time runs steps in a work directory.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -37,7 +38,7 @@ from serving.export import (
     work_directory,
 )
 from serving.index import IndexConfig
-from tfrec import evaluation, ranking, reports, retrieval
+from tfrec import calibration, evaluation, ranking, reports, retrieval
 from tfrec.config import (
     CANDIDATE_PARTS,
     ConvertConfig,
@@ -45,15 +46,17 @@ from tfrec.config import (
     RankerConfig,
     RetrievalConfig,
 )
+from tfrec.heads import HEADS
 from tfrecords import card, convert, files, formats, reader, synthetic
+from tfrecords.schema import load_schema
 from tfrecords.splits import SPLITS
 
 # The file that each step writes last; without it the step is not finished.
 PRODUCTS = {
     "synthetic": "log.tsv",
     "data": "dataset.json",
-    "retrieval": "retrieval.json",
     "ranker": "ranker.json",
+    "retrieval": "retrieval.json",
     "evaluation": "metrics.json",
     "bundle": "manifests/*.json",
 }
@@ -80,9 +83,16 @@ class Pipeline:
         """Locks the work directory for several steps; see `work_directory.locked`."""
         return work_directory.locked(self.workdir)
 
-    def synthesize(self, n_samples: int, seed: int = 7) -> convert.Source:
-        """Writes a synthetic log of `n_samples` impressions."""
-        config = synthetic.WorldConfig(seed=seed)
+    def synthesize(
+        self, n_samples: int, config: synthetic.AnyConfig | None = None
+    ) -> convert.Source:
+        """Writes a synthetic log of `n_samples` impressions.
+
+        Args:
+            n_samples: Number of impressions.
+            config: Configuration of the world; None: the default bilinear world.
+        """
+        config = config or synthetic.WorldConfig()
         inputs = {"n_samples": n_samples, **dataclasses.asdict(config)}
         directory = self.path("synthetic")
         self._once(
@@ -92,7 +102,7 @@ class Pipeline:
             lambda: synthetic.write_log(directory, n_samples, config),
         )
         log = synthetic.SyntheticLog(directory)
-        return convert.Source(log.log, synthetic.schema(), ads_path=log.ads)
+        return convert.Source(log.log, load_schema(log.schema), log.format, ads_path=log.ads)
 
     def convert(
         self,
@@ -140,21 +150,6 @@ class Pipeline:
         elif "directory" in self._note("data").get("inputs", {}):
             self._note_path("data").unlink()
 
-    def train_retrieval(self, data_set: reader.DataSet, config: RetrievalConfig) -> pathlib.Path:
-        """Trains stage one."""
-        directory = self.path("retrieval")
-        self._once(
-            "retrieval",
-            "training stage 1, the two-tower model",
-            {
-                "data": _learned_from(data_set),
-                **dataclasses.asdict(config),
-                "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
-            },
-            lambda: retrieval.train_two_tower(data_set, config, directory, self.progress),
-        )
-        return directory
-
     def train_ranker(self, data_set: reader.DataSet, config: RankerConfig) -> pathlib.Path | None:
         """Trains stage two; returns None if the data set has nothing to train it on."""
         directory = self.path("ranker")
@@ -171,6 +166,39 @@ class Pipeline:
                 "source": ranking.RANKERS.digest(config.ranker),
             },
             lambda: ranking.train_ranker(data_set, config, directory, self.progress),
+        )
+        return directory
+
+    def train_retrieval(self, data_set: reader.DataSet, config: RetrievalConfig) -> pathlib.Path:
+        """Trains stage one on clicks, and then by the ranker, if one is trained."""
+        directory = self.path("retrieval")
+        teacher = self._teacher(data_set)
+        if teacher is None and ranking.without_ranker(data_set) is None:
+            self._print(
+                _wrapped(
+                    f"{self.path('ranker')} has no ranker of this data set: the two-tower model "
+                    "learns from clicks alone. Train the ranker first to have it find what the "
+                    "ranker would choose: tfrec train_ranker"
+                )
+            )
+        of_clicks = {
+            "data": _learned_from(data_set),
+            **dataclasses.asdict(config),
+            "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
+        }
+        inputs = {**of_clicks, "teacher": None if teacher is None else self._inputs("ranker")}
+        before = self._note("retrieval").get("inputs", {})
+        same_clicks = {**before, "teacher": None} == {**of_clicks, "teacher": None}
+        if same_clicks and before["teacher"] != inputs["teacher"]:
+            retrieval.forget_teacher(directory)
+        self._once(
+            "retrieval",
+            "training stage 1, the two-tower model",
+            inputs,
+            lambda: retrieval.train_two_tower(
+                data_set, config, directory, self.progress, teacher=teacher
+            ),
+            keep=same_clicks,
         )
         return directory
 
@@ -264,7 +292,7 @@ class Pipeline:
 
         def publish() -> None:
             models = self.models(data_set)
-            judged = release_gate.check(base, data_set, models.ranker, self.path("ranker"), force)
+            judged = release_gate.check(base, data_set, models.ranker, self.workdir, force)
             for kind in ("refusals", "notes"):
                 for line in judged["gate"][kind]:
                     self._print(_wrapped(f"{'forced: ' if kind == 'refusals' else ''}{line}"))
@@ -294,8 +322,9 @@ class Pipeline:
         two_tower, _ = retrieval.load_two_tower(data_set, self.path("retrieval"))
         if ranking.without_ranker(data_set) is not None:
             return evaluation.Models(two_tower)
-        model, calibrators, found = ranking.load_ranker(data_set, self.path("ranker"))
-        judged = ranking.judge_heads(data_set.schema, found)
+        model, calibrators, judged = self._ranker(data_set)
+        # Those of the schema may have changed since the training.
+        two_tower.set_default_weights(judged.weights)
         return evaluation.Models(two_tower, model, calibrators, judged)
 
     def data_set(self) -> reader.DataSet:
@@ -317,6 +346,25 @@ class Pipeline:
         """Returns the directory of the synthetic log that a data set was converted from."""
         log = pathlib.Path(data_set.description.source.path)
         return log.parent if synthetic.SyntheticLog(log.parent).world.is_file() else None
+
+    def _ranker(
+        self, data_set: reader.DataSet
+    ) -> tuple[ranking.RankingModel, calibration.Calibrators, ranking.JudgedHeads]:
+        model, calibrators, found = ranking.load_ranker(data_set, self.path("ranker"))
+        return model, calibrators, ranking.judge_heads(data_set.schema, found)
+
+    def _teacher(self, data_set: reader.DataSet) -> retrieval.Teacher | None:
+        """Returns the trained ranker as a teacher of the two-tower model; None without one."""
+        trained = self._note("ranker").get("inputs", {}).get("data") == _learned_from(data_set)
+        if not trained or not any(self.path("ranker").glob(PRODUCTS["ranker"])):
+            return None
+        model, calibrators, judged = self._ranker(data_set)
+        keep_rate = data_set.schema.negative_keep_rate
+        return retrieval.Teacher(
+            # In the order of the manifest.
+            {head: judged.weights[head] for head in HEADS if head in model.heads},
+            functools.partial(ranking.served_scores, model, calibrators, keep_rate),
+        )
 
     def _write_card(self, data_set: reader.DataSet) -> None:
         """Writes the data card and prints its warnings but those of `say_what_to_expect`."""

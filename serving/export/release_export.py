@@ -89,15 +89,14 @@ def export_release(
 
     def write(staged: releases.Staged) -> manifest.Content:
         modules: list[tuple[_Module, pathlib.Path]] = [
-            (exported.QueryTowerModule(fitted, two_tower.query_tower), staged.query_tower),
+            (exported.QueryTowerModule(fitted, two_tower.served_query_tower), staged.query_tower),
             (exported.AdTowerModule(fitted, two_tower.ad_tower), staged.ad_tower),
         ]
         if model is not None:
             ranker = exported.RankerModule(fitted, model, calibrators, candidate_parts)
             modules.append((ranker, staged.ranker))
         for module, directory in modules:
-            signatures = {"serving_default": module.serve}
-            tf.saved_model.save(module, str(directory), signatures=signatures)
+            tf.saved_model.save(module, str(directory), signatures=module.by_signature)
         return releases.assemble(staged, inputs)
 
     return releases.publish(base, write)
@@ -108,15 +107,13 @@ def tuning_queries(data_set: reader.DataSet, two_tower: retrieval.RetrievalModel
 
     The loss of an index is measured on the test requests.
     """
-    window = next(iter(data_set.windows("validation")), None)
-    if window is None:
+    queries = retrieval.read_queries(data_set, "validation", NUM_TUNING_QUERIES)
+    if not len(queries):
         raise ValueError(
             f"{data_set.directory} has no validation requests; expected at least one. Use a "
             "larger log."
         )
-    queries = window["query"].numpy()
-    rows = retrieval.evenly_spaced(len(queries), NUM_TUNING_QUERIES)
-    return retrieval.embed_in_batches(two_tower.query_tower, queries[rows])
+    return two_tower.embed_queries(queries)
 
 
 def display(catalog: reader.Catalog) -> pa.Table:

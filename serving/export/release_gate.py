@@ -23,7 +23,7 @@ def check(
     base: pathlib.Path,
     data_set: reader.DataSet,
     model: ranking.RankingModel | None,
-    directory: pathlib.Path,
+    workdir: pathlib.Path,
     force: bool,
 ) -> dict[str, Any]:
     """Judges a release before it is published.
@@ -32,23 +32,26 @@ def check(
         base: Base directory of the bundles.
         data_set: The data set that it was trained on.
         model: The ranker; None: there is none.
-        directory: Work directory of its training.
+        workdir: Work directory of the training.
         force: Whether to publish a refused release.
 
     Returns:
-        For the manifest: `validation`, the metrics, and `gate`, the verdict.
+        For the manifest: `validation`, the metrics of the heads, `utility_share`, what retrieval
+        finds, and `gate`, the verdict.
 
     Raises:
         ReleaseRefusedError: The gate refuses it, and `force` is off.
     """
     figures: dict[str, Any] = {}
     if model is not None:
-        figures = json.loads((directory / "ranker.json").read_text())["validation"]
+        figures = json.loads((workdir / "ranker" / "ranker.json").read_text())["validation"]
+    trained = json.loads((workdir / "retrieval" / "retrieval.json").read_text())
+    shares = trained.get("utility_share", {})
     released = _released(base, data_set, model)
-    verdict = gate.judge(ranking.parse_figures(figures), released)
+    verdict = gate.judge(ranking.parse_figures(figures), released, shares)
     if released is not None and not force:
         verdict.check(released.version)
-    return {"validation": figures, "gate": verdict.to_json(force)}
+    return {"validation": figures, "utility_share": shares, "gate": verdict.to_json(force)}
 
 
 def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
@@ -64,15 +67,20 @@ def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
         return
     version = releases.stable(base)
     try:
-        stable = _figures_of(manifest.read(base, version))
+        stable = _measured(manifest.read(base, version))
     except errors.BundleError:
-        stable = {}
-    released = gate.Released(version, stable)
-    gate.judge(ranking.parse_figures(figures), released).check(version)
+        stable = gate.Released(version, {})
+    own = _measured(copied)
+    gate.judge(own.figures, stable, own.utility_shares).check(version)
 
 
-def _figures_of(release: manifest.Manifest) -> ranking.Figures:
-    return ranking.parse_figures(release.metrics.get("validation", {}))
+def _measured(release: manifest.Manifest) -> gate.Released:
+    """Returns what the manifest of a release says of it."""
+    return gate.Released(
+        release.version,
+        ranking.parse_figures(release.metrics.get("validation", {})),
+        utility_shares=release.metrics.get("utility_share", {}),
+    )
 
 
 def _released(
@@ -86,12 +94,14 @@ def _released(
     except errors.BundleError:
         # A release that cannot be read cannot be served, so nothing is compared with it.
         return gate.Released(version, {})
+    known = _measured(release)
     if model is not None and release.dataset_fingerprint == data_set.fingerprint:
         logits = _logits_of_release(base / "ranker" / str(version), data_set)
         if logits is not None:
-            again = _measured_again(version, logits, data_set, model)
-            return dataclasses.replace(again, figures={**_figures_of(release), **again.figures})
-    return gate.Released(version, _figures_of(release))
+            figures, differences = _measured_again(logits, data_set, model)
+            figures = {**known.figures, **figures}
+            return dataclasses.replace(known, figures=figures, differences=differences)
+    return known
 
 
 def _logits_of_release(
@@ -117,17 +127,12 @@ def _logits_of_release(
 
 
 def _measured_again(
-    version: int,
-    logits: Mapping[str, np.ndarray],
-    data_set: reader.DataSet,
-    model: ranking.RankingModel,
-) -> gate.Released:
+    logits: Mapping[str, np.ndarray], data_set: reader.DataSet, model: ranking.RankingModel
+) -> tuple[ranking.Figures, dict[str, tuple[float, float]]]:
+    """Returns a release's figures and `gate.Released.differences` on the rows of the candidate."""
     own = ranking.predict_split(model, data_set, "validation")
     owner = ranking.owner_of_requests(data_set, "validation")
     rows = own.labels, np.repeat(owner, own.list_lengths)
     logits = {head: values for head, values in logits.items() if head in own.labels}
-    return gate.Released(
-        version,
-        ranking.parse_figures(ranking.measure_heads(logits, *rows)),
-        ranking.differences(ranking.cross_fitted_predictions(own), logits, *rows),
-    )
+    figures = ranking.parse_figures(ranking.measure_heads(logits, *rows))
+    return figures, ranking.differences(ranking.cross_fitted_predictions(own), logits, *rows)

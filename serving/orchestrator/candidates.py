@@ -120,7 +120,8 @@ def retrieve(
     """
     started = time.perf_counter()
     columns = fields.columns([valid.values for valid in valids])
-    embeddings = tower.embed(columns)
+    weights = np.array([list(valid.weights.values()) for valid in valids], np.float32)
+    embeddings = tower.embed(columns, weights if weights.size else None)
     embedded = time.perf_counter()
     found = _search(ads, valids, embeddings, k)
     searched = time.perf_counter()

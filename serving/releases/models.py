@@ -1,6 +1,7 @@
 """The SavedModels of a release, run in process.
 
     query_tower   raw query fields                         -> query_embedding [B, D] float32
+      for_weights   and head_weights [B, H] float32        -> the same (optional signature)
     ad_tower      raw ad fields                            -> ad_embedding [B, D] float32,
                                                               ad_features [B, F] int32 (optional)
     ranker        raw query fields, ad_features [B, C, F]  -> [B, C] float32 of each head
@@ -13,8 +14,11 @@ without `ad_features` are the bits of the embedding, which the ranker reads with
 Every service has the query tower. The ad tower is loaded only in processes that update a live
 index: it embeds and encodes ads that are not in the index yet.
 
-Shapes: B requests or ads, C candidates, D embedding size, F columns of ad features, L values of the
-longest list, n values of a vector.
+The query tower may have a second signature, for queries that depend on the weights of the ranker's
+heads, in the order of the manifest.
+
+Shapes: B requests or ads, C candidates, H heads, D embedding size, F columns of ad features,
+L values of the longest list, n values of a vector.
 """
 
 import os
@@ -32,6 +36,7 @@ from serving import errors, requests, saved_model
 from tfrecords import terminal
 
 SIGNATURE = "serving_default"
+FOR_WEIGHTS, HEAD_WEIGHTS = "for_weights", "head_weights"
 FEATURES = "ad_features"
 _ADS_PER_CALL = 4096
 # SavedModel input of a raw field of each kind: [B], [B, L] for lists, or [B, n] for vectors.
@@ -44,6 +49,7 @@ _INPUTS = {
 }
 
 Fields = Sequence[Mapping[str, Any]]
+_Tensors = dict[str, str]
 
 
 class _Model:
@@ -89,8 +95,7 @@ class _Model:
         }
         present = {n: d for n, d in (optional or {}).items() if n in found.outputs}
         self._check(inputs, {**outputs, **present})
-        self._inputs = {name: info.name for name, info in found.inputs.items()}
-        self._outputs = {name: info.name for name, info in found.outputs.items()}
+        self._inputs, self._outputs = _tensors(found)
 
     def free(self) -> None:
         """Frees the model. No call may be running, and none may follow."""
@@ -141,18 +146,37 @@ class QueryTower(_Model):
         """
         super().__init__(directory, _inputs_of(query_fields), {"query_embedding": "float32"})
         self._fields = requests.QueryFields(query_fields, ())
+        found = self._runner.signature_defs.get(FOR_WEIGHTS)
+        self._for_weights = None if found is None else _tensors(found)
+        if self._for_weights is not None:
+            expected = {*self._inputs, HEAD_WEIGHTS}, "query_embedding"
+            if expected[0] != set(self._for_weights[0]) or expected[1] not in self._for_weights[1]:
+                self.free()
+                raise errors.InvalidModelError(
+                    f"{self.part}: expected the signature {FOR_WEIGHTS} to map the query fields "
+                    f"and {HEAD_WEIGHTS} to query_embedding, got the inputs "
+                    f"{sorted(self._for_weights[0])} and the outputs {sorted(self._for_weights[1])}"
+                    ". Save the model again with this signature, or without it."
+                )
 
     def columns(self, rows: Sequence[Mapping[str, Any]]) -> requests.Columns:
         """Lays out checked requests; see `QueryFields.columns`."""
         return self._fields.columns(rows)
 
-    def embed(self, columns: requests.Columns) -> np.ndarray:
+    def embed(self, columns: requests.Columns, weights: np.ndarray | None = None) -> np.ndarray:
         """Returns the query embeddings [B, D] float32.
 
         Args:
             columns: Query field -> [B] or [B, L], as returned by `QueryFields.columns`.
+            weights: [B, H] float32 weights of the heads; None: the default ones. A tower without
+                the signature for them embeds all requests alike.
         """
-        return self._run(columns, ["query_embedding"])[0]
+        if weights is None or self._for_weights is None:
+            return self._run(columns, ["query_embedding"])[0]
+        inputs, outputs = self._for_weights
+        feeds = saved_model.feeds_of(inputs, {**columns, HEAD_WEIGHTS: weights})
+        (embeddings,) = self._runner.run(feeds, [outputs["query_embedding"]]).values()
+        return embeddings
 
 
 class AdTower(_Model):
@@ -279,6 +303,15 @@ def _columns(ads: pa.Table, fields: Fields) -> requests.Columns:
 
 def _bytes(strings: pa.Array) -> np.ndarray:
     return pc.fill_null(strings, "").cast(pa.binary()).to_numpy(zero_copy_only=False)
+
+
+def _tensors(signature: meta_graph_pb2.SignatureDef) -> tuple[_Tensors, _Tensors]:
+    """Returns the names of the tensors of each input and output."""
+    inputs, outputs = (
+        {name: info.name for name, info in side.items()}
+        for side in (signature.inputs, signature.outputs)
+    )
+    return inputs, outputs
 
 
 def _spec(info: meta_graph_pb2.TensorInfo) -> dict[str, Any]:

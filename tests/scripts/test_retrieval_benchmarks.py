@@ -130,3 +130,45 @@ def test_new_ads_are_measured_between_chance_and_the_ground_truth(tmp_path):
     assert all(0 <= row["never shown"] <= 1 for row in rows.values())
     assert result["world"]["num_ads"] == 100
     assert json.loads((tmp_path / "work" / "new_ads.json").read_text()) == result
+
+
+def test_worlds_are_measured_once_and_summed_up(tmp_path):
+    flags = (
+        "benchmarks/worlds.py", "--worlds=shop", "--n_samples=2000", "--num_ads=600",
+        "--stage1_epochs=1", "--stage2_epochs=1", f"--workdir={tmp_path}",
+    )  # fmt: skip
+    done = run(*flags, "--seeds=1")
+    result = json.loads(done.stdout.splitlines()[-1])
+    (cell,) = result["cells"]
+    for name in ("system_share_of_optimum", "tower_share", "ranker_share"):
+        assert 0 < cell[name] < 1
+        assert result[name] == {"least": cell[name], "mean": cell[name]}
+    lost = sum(cell["lost"].values())
+    assert cell["returned"] == pytest.approx(cell["optimum"] - lost)
+    assert cell["tower_share"] == pytest.approx(1 - cell["lost"]["tower"] / cell["optimum"])
+    # The 500 of 600 ads hold almost all of the best ten.
+    assert cell["tower_share"] > max(0.7, cell["system_share_of_optimum"])
+    assert 0.4 < cell["click_auc"]["value"] < cell["click_auc"]["ground_truth"]
+    (kept,) = (tmp_path / "cells").iterdir()
+    stored = json.loads(kept.read_text())
+    # A second run takes the cell from its file.
+    stored["cell"]["system_share_of_optimum"] = 0.125
+    kept.write_text(json.dumps(stored))
+    again = run(*flags, "--seeds=1")
+    assert "finished before, unchanged" in again.stdout
+    result = json.loads(again.stdout.splitlines()[-1])
+    assert result["system_share_of_optimum"] == {"least": 0.125, "mean": 0.125}
+
+
+def test_shares_are_averaged_over_seeds_with_intervals(script):
+    worlds = script("worlds")
+    # The mean of 0.5 and 0.7 is 0.6, its standard error 0.1, and t of one degree 12.706.
+    found = worlds.mean_over_seeds([0.5, 0.7])
+    assert found["mean"] == pytest.approx(0.6)
+    assert found["interval"] == pytest.approx([0.6 - 1.2706, 0.6 + 1.2706], abs=1e-4)
+    assert worlds.mean_over_seeds([0.5]) == {"mean": 0.5}
+
+
+def test_an_unknown_world_is_refused():
+    done = run("benchmarks/worlds.py", "--worlds=shop,desert", status=1)
+    assert "--worlds takes some of bilinear, shop, drift, got 'desert'" in done.stderr

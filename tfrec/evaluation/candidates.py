@@ -7,13 +7,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import scipy.sparse
 
 from tfrec import calibration, ranking, retrieval
-from tfrec.heads import HEADS
 from tfrecords import reader, terminal
 from tfrecords.schema import NUM_CANDIDATES
 
 LIST_LENGTH = 10
+NO_AD = -1
 _REQUESTS_AT_ONCE = 8
 # Query embeddings [Q, D] and k -> catalog rows [Q, at most k], best first.
 Search = Callable[[np.ndarray, int], np.ndarray]
@@ -38,7 +39,7 @@ class CandidateIndex:
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Catalog rows of requests, best first, after each stage.
+    """Catalog rows of requests, best first, after each stage; `NO_AD` where a list is shorter.
 
     Attributes:
         tower: [Q, K] from exact search with the tower's embeddings.
@@ -52,16 +53,47 @@ class Candidates:
 
 
 def find(
-    query_embeddings: np.ndarray, ad_embeddings: np.ndarray, index: CandidateIndex | None
+    query_embeddings: np.ndarray,
+    ad_embeddings: np.ndarray,
+    index: CandidateIndex | None,
+    seen: scipy.sparse.csr_array | None = None,
 ) -> Candidates:
-    """Finds the candidates of queries [Q, D] among ads [N, D]; exactly if there is no index."""
-    tower = retrieval.exact_top_k(query_embeddings, ad_embeddings, NUM_CANDIDATES)
+    """Finds the candidates of queries.
+
+    Args:
+        query_embeddings: [Q, D].
+        ad_embeddings: [N, D].
+        index: The index; None: exact search.
+        seen: [Q, N] 1 for the ads that each query leaves out; None: none.
+    """
+
+    def unseen(search: Search) -> np.ndarray:
+        if seen is None:
+            return search(query_embeddings, NUM_CANDIDATES)
+        longest = min(NUM_CANDIDATES + int(np.diff(seen.indptr).max(initial=0)), seen.shape[1])
+        return leave_out(search(query_embeddings, longest), seen, NUM_CANDIDATES)
+
+    tower = unseen(lambda queries, k: retrieval.exact_top_k(queries, ad_embeddings, k))
     if index is None:
         return Candidates(tower, tower, tower)
-    found = index.search(query_embeddings, NUM_CANDIDATES)
+    found = unseen(index.search)
     if index.search_eligible is None:
         return Candidates(tower, found, found)
-    return Candidates(tower, found, index.search_eligible(query_embeddings, NUM_CANDIDATES))
+    return Candidates(tower, found, unseen(index.search_eligible))
+
+
+def leave_out(rows: np.ndarray, seen: scipy.sparse.csr_array, count: int) -> np.ndarray:
+    """Returns the first [Q, at most `count`] of lists of catalog rows that are not in `seen`.
+
+    Args:
+        rows: [Q, K], best first.
+        seen: [Q, N] 1 for the ads to leave out.
+        count: Length of the lists. One with fewer such ads ends with `NO_AD`.
+    """
+    of_query = np.split(seen.indices, seen.indptr[1:-1])
+    left_out = np.array([np.isin(own, ads) for own, ads in zip(rows, of_query, strict=True)])
+    kept_first = np.argsort(left_out, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(np.where(left_out, NO_AD, rows), kept_first, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +113,14 @@ class ScoredCandidates:
     @property
     def utility(self) -> np.ndarray:
         """[Q, K] utility with the default weights; without scores, in retrieval order."""
+        return self.utility_of(self.weights)
+
+    def utility_of(self, weights: Mapping[str, float]) -> np.ndarray:
+        """Returns the utility [Q, K] with other weights; without an ad, it is -inf."""
+        rows = self.found.filtered
         if not self.scores:
-            order = -np.arange(self.found.filtered.shape[1], dtype=float)
-            return np.broadcast_to(order, self.found.filtered.shape)
-        return utility(self.weights, self.scores)
+            return np.broadcast_to(-np.arange(rows.shape[1], dtype=float), rows.shape)
+        return np.where(rows == NO_AD, -np.inf, utility(weights, self.scores))
 
 
 def score(
@@ -106,18 +142,50 @@ def score(
         found: The candidates of the queries.
     """
     rows, ad_features = found.filtered, np.asarray(data_set.catalog().features)
+    keep_rate = data_set.schema.negative_keep_rate
     parts = {head: [np.empty((0, rows.shape[1]))] for head in model.heads}
     count = len(queries) if rows.shape[1] else 0
     for first in terminal.progress_steps(
         count, _REQUESTS_AT_ONCE, "ranking candidates", "requests"
     ):
         own = slice(first, first + _REQUESTS_AT_ONCE)
-        scored = calibrators.apply(model.score(queries[own], ad_features[rows[own]]))
-        served = ranking.undo_down_sampling(scored, data_set.schema.negative_keep_rate)
+        served = ranking.served_scores(
+            model, calibrators, keep_rate, queries[own], ad_features[rows[own]]
+        )
         for head, own_parts in parts.items():
-            own_parts.append(served[HEADS[head].output].numpy().astype(np.float64))
+            own_parts.append(served[head].numpy().astype(np.float64))
     scores = {head: np.concatenate(own).reshape(rows.shape) for head, own in parts.items()}
     return ScoredCandidates(found, scores, {head: weights[head] for head in model.heads})
+
+
+def score_all_ads(
+    data_set: reader.DataSet,
+    model: ranking.RankingModel,
+    calibrators: calibration.Calibrators,
+    weights: Mapping[str, float],
+    queries: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Scores all ads for queries, in lists as long as those of serving.
+
+    Args:
+        data_set: The converted log.
+        model: The ranker.
+        calibrators: The ranker's calibrators.
+        weights: Default weight of each head.
+        queries: [Q, Fq] int32.
+
+    Returns:
+        Head -> [Q, N] float64 served values.
+    """
+    num_ads = len(data_set.catalog())
+    length = min(NUM_CANDIDATES, num_ads)
+    num_lists = -(-num_ads // length)
+    # The last list of a query is filled with the first ads.
+    lists = np.tile(np.resize(np.arange(num_ads), (num_lists, length)), (len(queries), 1))
+    found = Candidates(lists, lists, lists)
+    repeated = np.repeat(queries, num_lists, axis=0)
+    scored = score(data_set, model, calibrators, weights, repeated, found)
+    return {head: own.reshape(len(queries), -1)[:, :num_ads] for head, own in scored.scores.items()}
 
 
 def utility(weights: Mapping[str, float], values: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -114,6 +114,27 @@ def per_click(
     )
 
 
+def clicks_under_uniform_exposure(
+    recommender: Recommender,
+    queries: Queries,
+    click_probability: np.ndarray,
+    k: int,
+) -> np.ndarray:
+    """Returns the sum [B] of the click probabilities of the first k ads.
+
+    Divided by that of all ads, it is the expected recall of clicks if every ad were shown with the
+    same probability.
+
+    Args:
+        recommender: Scores the ads.
+        queries: [B] requests.
+        click_probability: [B, N] of all ads.
+        k: Length of the lists.
+    """
+    top = _top(recommender(queries), k, slice(0, len(queries)))
+    return np.take_along_axis(click_probability, top, axis=1).sum(axis=1)
+
+
 def of_positions(position: np.ndarray) -> dict[str, float]:
     """Returns recall and NDCG of clicks with ads at positions [C]; -1: not in the list."""
     found = np.where(position < 0, np.iinfo(np.int64).max, position)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from tfrec import calibration, metrics, ranking, retrieval
 from tfrec.config import EvaluationConfig
@@ -91,7 +92,12 @@ def evaluate(
     by_segment = report.SegmentQuality(by=[], heads={}, absent={})
     if logged is not None:
         by_segment = logged_quality.by_segment(logged, data_set, data_set.catalog(), SPLIT, config)
-    retrieved = retrieval_comparison.evaluate_retrieval(data_set, models.two_tower, truth)
+    shown = {}
+    if logged is not None:
+        shown = logged_quality.order_of_shown_ads(logged, data_set, models.two_tower, SPLIT)
+    retrieved = retrieval_comparison.evaluate_retrieval(
+        data_set, models.two_tower, truth, config=config
+    )
     lost, value = evaluate_whole_system(data_set, models, truth, open_index, config)
     return report.EvaluationReport(
         split=SPLIT,
@@ -109,6 +115,7 @@ def evaluate(
         ranker=ranker,
         segments=by_segment,
         curves={} if logged is None else logged_quality.curves_of(logged),
+        order_of_shown_ads=shown,
         retrieval=retrieved,
         funnel=lost,
         realized=value,
@@ -147,38 +154,51 @@ def evaluate_whole_system(
         "filters": None if index is None else index.filters,
     }
 
-    def scored(queries: np.ndarray) -> candidates.ScoredCandidates:
-        embedded = retrieval.embed_in_batches(models.two_tower.query_tower, queries)
-        found = candidates.find(embedded, ads, index)
+    def scored(
+        queries: np.ndarray, seen: scipy.sparse.csr_array | None = None
+    ) -> candidates.ScoredCandidates:
+        embedded = models.two_tower.embed_queries(queries)
+        found = candidates.find(embedded, ads, index, seen)
         if models.ranker is None:
             return candidates.ScoredCandidates(found, {}, {})
         calibrators, weights = models.calibrators, models.heads.weights
         return candidates.score(data_set, models.ranker, calibrators, weights, queries, found)
 
     if truth is not None and models.ranker is not None:
-        of_requests = scored(truth.encode(data_set, truth.sample_requests))
-        return _by_ground_truth(data_set, of_requests, truth, config, setting)
-    clicks = retrieval.read_clicks(data_set, SPLIT, funnel.MAX_CLICKS)
+        return _by_ground_truth(data_set, models, scored, truth, config, setting)
+    clicks, seen = retrieval_comparison.read_clicks_on_unseen_ads(
+        data_set, SPLIT, len(ads), funnel.MAX_CLICKS
+    )
+    setting["leaves_out_seen"] = seen is not None
     if not len(clicks.ad_rows):
         return report.ClickFunnel(clicks=0, absent="the split has no clicks", **setting), None
-    return (
-        funnel.measure_clicks(data_set, scored(clicks.query), clicks, config, **setting),
-        None,
-    )
+    of_clicks = scored(clicks.query, seen)
+    return funnel.measure_clicks(data_set, of_clicks, clicks, seen, config, **setting), None
 
 
 def _by_ground_truth(
     data_set: reader.DataSet,
-    scored: candidates.ScoredCandidates,
+    models: Models,
+    score: Callable[[np.ndarray], candidates.ScoredCandidates],
     truth: ground_truth.GroundTruth,
     config: EvaluationConfig,
     setting: dict[str, Any],
 ) -> tuple[report.ValueFunnel, report.RealizedValue]:
     """Measures the system on `truth.sample_requests`, next to other choosers of ten ads."""
+    assert models.ranker is not None
     catalog = data_set.catalog()
+    queries = truth.encode(data_set, truth.sample_requests)
+    scored = score(queries)
     order = ground_truth.catalog_order(truth, catalog)
     utilities = {UTILITY: scored.weights, CLICK.label: {CLICK.label: 1.0}}
     values, best = funnel.true_values(truth, order, scored.found, utilities)
+    over_all_ads = None
+    some = funnel.requests_over_all_ads(len(queries), len(catalog))
+    if len(some):
+        all_scores = candidates.score_all_ads(
+            data_set, models.ranker, models.calibrators, scored.weights, queries[some]
+        )
+        over_all_ads = funnel.value_over_all_ads(truth, order, some, all_scores, utilities)
     found = scored.found.filtered
     num_requests, count = len(found), min(candidates.LIST_LENGTH, len(catalog))
     popular = retrieval.most_clicked(data_set, catalog, count)
@@ -193,6 +213,6 @@ def _by_ground_truth(
         ),
     }
     return (
-        funnel.measure_value(values, scored.scores, utilities, config, **setting),
+        funnel.measure_value(values, scored.scores, utilities, config, over_all_ads, **setting),
         realized.measure(truth, order, lists, config),
     )

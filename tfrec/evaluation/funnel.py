@@ -15,13 +15,23 @@ each head's scores that fits the true values of the candidates best. They keep e
 and change only how heads are weighed; with one head they change nothing. A loss may be negative:
 an index, filters or a badly calibrated head can be lucky.
 
+Two more values say what could be gained where. `ranker_over_all_ads`: the ranker orders all ads
+without tower, index and filters. No tower could help this ranker to much more, so only the
+difference to what is returned is the tower's to win. `head_known`: the ten if the values of one
+head were the true ones and those of the others the ranker's, among the same candidates.
+
 The ten ads have the greatest served values, so errors in their favor are among the reasons why they
 are there, and they are worth less than their served values say: the winner's curse. `promised`
 compares both, and for contrast the values of all candidates, which the ranker did not choose.
 
 A log does not say the value of ads that it did not show, but it says whether an ad that was shown
-and clicked is still there after each stage. The logging policy chose the shown ads, so a stage
-that finds better ads loses too: shares are lower bounds for comparing systems, not values.
+and clicked is still there after each stage. A held-out click is of an ad that was shown *and*
+clicked, so the share counts how often an order agrees with whoever chose the shown ads (the
+logging policy, or users who choose themselves) times how well it knows what is clicked. The ranker
+learns only the second. Shares are lower bounds for comparing systems that learn from clicks, not
+values, and a lower one does not say that an order is worse; `order_of_shown_ads` of the report
+leaves the first out. Where users do not click an ad again, clicks and lists leave out what they
+clicked before.
 
 Shapes: Q requests or clicks, N ads, K candidates, S samples.
 
@@ -39,14 +49,20 @@ from typing import Any
 
 import numpy as np
 import scipy.optimize
+import scipy.sparse
 
 from tfrec import metrics, retrieval
 from tfrec.config import EvaluationConfig
 from tfrec.evaluation import candidates, ground_truth, report
+from tfrec.heads import CLICK
 from tfrecords import reader
 
 FUNNEL_STAGES = ("tower", "index", "filters", "ranker", "calibration")
 MAX_CLICKS = 500
+# Scores of the ranker over all ads, which take 20 µs each on a core.
+MAX_SCORES_OVER_ALL_ADS = 1 << 19
+# The mean of fewer requests says little.
+MIN_REQUESTS_OVER_ALL_ADS = 10
 _MAX_SCORES = 1 << 22
 Values = Mapping[str, np.ndarray]
 Utilities = Mapping[str, Mapping[str, float]]
@@ -65,6 +81,58 @@ class TrueValues:
     tower: Values
     index: Values
     filtered: Values
+
+
+@dataclasses.dataclass(frozen=True)
+class OverAllAds:
+    """What the ranker's ten of all ads are worth for some of the requests.
+
+    Attributes:
+        requests: [q] the requests, as rows of `truth.sample_requests`.
+        values: Name of a utility -> [q] true value of the ten.
+    """
+
+    requests: np.ndarray
+    values: Values
+
+
+def requests_over_all_ads(num_requests: int, num_ads: int) -> np.ndarray:
+    """Returns the requests [q] for which the ranker orders all ads, evenly spaced.
+
+    None if the catalog is so large that they would be too few.
+    """
+    count = MAX_SCORES_OVER_ALL_ADS // num_ads
+    if count < MIN_REQUESTS_OVER_ALL_ADS:
+        return np.empty(0, np.int64)
+    return retrieval.evenly_spaced(num_requests, count)
+
+
+def value_over_all_ads(
+    truth: ground_truth.GroundTruth,
+    order: np.ndarray,
+    requests: np.ndarray,
+    scores: Values,
+    utilities: Utilities,
+) -> OverAllAds:
+    """Computes the true values of the ten ads that are best of all by the ranker.
+
+    Args:
+        truth: The ground truth.
+        order: [N] from `ground_truth.catalog_order`.
+        requests: [q] rows of `truth.sample_requests`.
+        scores: Head -> [q, N] served values of all ads.
+        utilities: Name -> weight of each head.
+    """
+    values = ground_truth.value_matrices(truth, order, truth.sample_requests.take(requests))
+    return OverAllAds(
+        requests,
+        {
+            name: candidates.best_ten(
+                *(candidates.utility(weights, own) for own in (values, scores))
+            ).sum(axis=1)
+            for name, weights in utilities.items()
+        },
+    )
 
 
 def true_values(
@@ -113,6 +181,7 @@ def measure_value(
     scores: Values,
     utilities: Utilities,
     config: EvaluationConfig,
+    over_all_ads: OverAllAds | None = None,
     **setting: Any,
 ) -> report.ValueFunnel:
     """Attributes the loss of true value to stages, for each utility.
@@ -122,6 +191,7 @@ def measure_value(
         scores: Head -> [Q, K] served values of the candidates that filters leave.
         utilities: Name -> weight of each head.
         config: Resamples and their seed.
+        over_all_ads: What the ranker's ten of all ads are worth; None: not measured.
         **setting: The fields of `report.Funnel`.
     """
     recalibrated = {head: recalibrate(own, truth.filtered[head]) for head, own in scores.items()}
@@ -133,7 +203,7 @@ def measure_value(
     return report.ValueFunnel(
         requests=len(next(iter(truth.best.values()))),
         utilities={
-            name: _attribute(name, weights, truth, scores, recalibrated, config)
+            name: _attribute(name, weights, truth, scores, recalibrated, over_all_ads, config)
             for name, weights in utilities.items()
         },
         ndcg_at_10_retrieved_lists=ndcg,
@@ -145,6 +215,7 @@ def measure_clicks(
     data_set: reader.DataSet,
     scored: candidates.ScoredCandidates,
     clicks: retrieval.Clicks,
+    seen: scipy.sparse.csr_array | None,
     config: EvaluationConfig,
     **setting: Any,
 ) -> report.ClickFunnel:
@@ -156,10 +227,14 @@ def measure_clicks(
         data_set: The converted log.
         scored: The candidates of the clicks' requests.
         clicks: [Q] held-out clicks, at least one.
+        seen: [Q, N] 1 for the ads that candidates leave out; None: none.
         config: Resamples and their seed.
         **setting: The fields of `report.Funnel`.
     """
     found, ads = scored.found, data_set.catalog()
+    if seen is None:
+        seen = scipy.sparse.csr_array((len(clicks.ad_rows), len(ads)))
+    num_seen = np.diff(seen.indptr)
     wanted = clicks.ad_rows[:, None]
 
     def among(rows: np.ndarray) -> np.ndarray:
@@ -183,17 +258,30 @@ def measure_clicks(
             stage: report.Estimate.of(own / total) for stage, own in zip(values, sums, strict=True)
         }
 
-    popular = retrieval.most_clicked(data_set, ads, candidates.LIST_LENGTH)
+    popular = retrieval.most_clicked(
+        data_set, ads, candidates.LIST_LENGTH + int(num_seen.max(initial=0))
+    )
+    others = {}
+    by_click = {CLICK.label: 1.0}
+    if any(weight for head, weight in scored.weights.items() if head != CLICK.label):
+        others["ranker_by_click_alone"] = among(
+            candidates.best_ten(found.filtered, scored.utility_of(by_click))
+        )
+    others["retrieval_top_10"] = among(found.filtered[:, : candidates.LIST_LENGTH])
+    others["popularity_top_10"] = among(
+        candidates.leave_out(
+            np.broadcast_to(popular, (len(wanted), len(popular))), seen, candidates.LIST_LENGTH
+        )
+    )
+    others["random_10"] = np.minimum(
+        candidates.LIST_LENGTH / np.maximum(len(ads) - num_seen, 1), 1.0
+    )
     return report.ClickFunnel(
         clicks=len(wanted),
         weights=scored.weights,
         survived=shares(survived),
         lost=shares(lost),
-        baselines={
-            "retrieval_top_10": float(among(found.filtered[:, : candidates.LIST_LENGTH]).mean()),
-            "popularity_top_10": float(among(popular[None]).mean()),
-            "random_10": min(candidates.LIST_LENGTH / len(ads), 1.0),
-        },
+        baselines=shares(others),
         **setting,
     )
 
@@ -229,6 +317,7 @@ def _attribute(
     truth: TrueValues,
     scores: Values,
     recalibrated: Values,
+    over_all_ads: OverAllAds | None,
     config: EvaluationConfig,
 ) -> report.UtilityFunnel:
     tower, index, filtered = (
@@ -238,21 +327,52 @@ def _attribute(
     by_fair, by_served = (
         candidates.best_ten(filtered, *keys).sum(axis=1) for keys in ((fair, served), (served,))
     )
+    known = [
+        candidates.best_ten(
+            filtered, candidates.utility(weights, {**scores, head: truth.filtered[head]}), served
+        ).sum(axis=1)
+        for head in weights
+    ]
     left = [truth.best[name], *map(sum_of_ten, (tower, index, filtered)), by_fair, by_served]
-    lost = (a - b for a, b in itertools.pairwise(left))
-    best, returned, *losses = metrics.samples_of_means(
-        config.resamples, config.seed, left[0], left[-1], *lost
+    lost = [a - b for a, b in itertools.pairwise(left)]
+    best, returned, *others = metrics.samples_of_means(
+        config.resamples, config.seed, left[0], left[-1], *lost, *known
     )
-    estimates = map(report.Estimate.of, losses)
+    estimates = list(map(report.Estimate.of, others))
     return report.UtilityFunnel(
         weights=dict(weights),
         best_possible=report.Estimate.of(best),
-        lost=dict(zip(FUNNEL_STAGES, estimates, strict=True)),
+        lost=dict(zip(FUNNEL_STAGES, estimates[: len(lost)], strict=True)),
         returned=report.Estimate.of(returned),
         share_returned=report.Estimate.of(metrics.resampled_ratio(returned, best)),
         promised={
             head: _promise(truth.filtered[head], scores[head], served, config) for head in weights
         },
+        head_known=dict(zip(weights, estimates[len(lost) :], strict=True)),
+        over_all_ads=None
+        if over_all_ads is None
+        else _compare_over_all_ads(over_all_ads, name, left[0], left[-1], config),
+    )
+
+
+def _compare_over_all_ads(
+    over_all_ads: OverAllAds,
+    name: str,
+    best: np.ndarray,
+    returned: np.ndarray,
+    config: EvaluationConfig,
+) -> report.OverAllAds:
+    """Compares with the best and the returned values [Q] of the same requests."""
+    some = over_all_ads.requests
+    own, best_mean, returned_mean = metrics.samples_of_means(
+        config.resamples, config.seed, over_all_ads.values[name], best[some], returned[some]
+    )
+    return report.OverAllAds(
+        requests=len(some),
+        best_possible=report.Estimate.of(best_mean),
+        ranker=report.Estimate.of(own),
+        returned=report.Estimate.of(returned_mean),
+        share_of_ranker=report.Estimate.of(metrics.resampled_ratio(returned_mean, own)),
     )
 
 

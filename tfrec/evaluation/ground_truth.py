@@ -1,4 +1,4 @@
-"""The ground truth of the synthetic world, aligned with a converted data set.
+"""The ground truth of a synthetic world, aligned with a converted data set.
 
 Shapes: L impressions of the test split, N ads of the catalog, Q requests, P positions.
 """
@@ -28,7 +28,7 @@ class GroundTruth:
         world: Returns the true probability of any request with any ad.
         rows: Output of a head -> true values [L] of the impressions.
         log: The raw impressions [L].
-        sample_requests: Raw query fields of some requests [Q].
+        sample_requests: Raw query fields of some requests [Q], evenly spaced over the split.
     """
 
     world: synthetic.World
@@ -61,23 +61,25 @@ def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> Grou
     count = data_set.num_rows(SPLIT)
     if not count:
         raise ValueError(f"The test split of {data_set.directory} is empty; use a larger log.")
-    impressions = _last_impressions(log.log, data_set.schema, count)
+    impressions = _last_impressions(log, data_set.schema, count)
     requests = impressions[data_set.schema.request_key].to_pylist()
     starts = [i for i, key in enumerate(requests) if i == 0 or key != requests[i - 1]]
-    starts = starts[:MAX_REQUESTS]
+    # The first requests would all be from the first hours.
+    sample = [starts[i] for i in retrieval.evenly_spaced(len(starts), MAX_REQUESTS)]
     values = values.slice(values.num_rows - count)
     return GroundTruth(
         world,
         {name: values[name].to_numpy() for name in values.column_names},
         impressions,
-        impressions.take(starts),
+        impressions.take(sample),
     )
 
 
-def _last_impressions(path: pathlib.Path, schema: Schema, count: int) -> pa.Table:
+def _last_impressions(log: synthetic.SyntheticLog, schema: Schema, count: int) -> pa.Table:
     # Titles are in the table of ads only.
     schema = dataclasses.replace(schema, show=())
-    opened = formats.criteo.open_log(formats.Files((path,)), schema)
+    files = formats.Files((log.log,), ads=log.ads)
+    opened = formats.FORMATS.get(log.format).open_log(files, schema)
     tail: list[pa.Table] = []
     for chunk in opened.chunks():
         tail.append(opened.parse(chunk).table)
@@ -85,29 +87,25 @@ def _last_impressions(path: pathlib.Path, schema: Schema, count: int) -> pa.Tabl
             tail.pop(0)
     table = pa.concat_tables(tail).unify_dictionaries()
     table = table.slice(table.num_rows - count).combine_chunks()
-    label = table[formats.criteo.LABEL].cast(pa.string()).cast(pa.int8())
-    return table.set_column(
-        table.column_names.index(formats.criteo.LABEL), formats.criteo.LABEL, label
-    )
+    labels = table[schema.click].cast(pa.string()).cast(pa.int8())
+    return table.set_column(table.column_names.index(schema.click), schema.click, labels)
 
 
-def query_columns(requests: pa.Table) -> dict[str, np.ndarray]:
+def query_columns(world: synthetic.World, requests: pa.Table) -> dict[str, np.ndarray]:
     """Converts raw query fields to columns of the world; missing strings are "", numbers NaN."""
     result = {}
-    for name in (*synthetic.NUMERIC, *synthetic.CATEGORICAL):
-        if name in synthetic.AD_COLUMNS:
-            continue
-        column = requests[name]
-        if pa.types.is_floating(column.type):
-            result[name] = column.to_numpy()
+    for name in world.population.query_columns:
+        if name in world.population.vocabularies:
+            result[name] = np.array([value or "" for value in requests[name].to_pylist()])
         else:
-            result[name] = np.array([value or "" for value in column.to_pylist()])
+            result[name] = requests[name].cast(pa.float64()).to_numpy()
     return result
 
 
 def catalog_order(truth: GroundTruth, catalog: reader.Catalog) -> np.ndarray:
     """Returns the world's number of each catalog ad [N]."""
-    number = {ad_id: i for i, ad_id in enumerate(truth.world.ads["C7"].tolist())}
+    (key,) = truth.world.schema.ad_key
+    number = {ad_id: i for i, ad_id in enumerate(truth.world.ads[key].tolist())}
     return np.array([number[ad_id] for ad_id in catalog.ad_ids.to_pylist()])
 
 
@@ -118,14 +116,8 @@ def value_matrices(
 
     `click` and `engagement` are probabilities and `revenue` is an expected value, per impression.
     """
-    query, world = query_columns(requests), truth.world
-    click = world.click_probability(query)
-    engagement = click * world.engagement_probability(query)
-    revenue = engagement * world.expected_revenue_given_engagement(query)
-    return {
-        head: values[:, order]
-        for head, values in (("click", click), ("engagement", engagement), ("revenue", revenue))
-    }
+    values = truth.world.value_matrices(query_columns(truth.world, requests))
+    return {head: own[:, order] for head, own in values.items()}
 
 
 def recommender(truth: GroundTruth, catalog: reader.Catalog) -> corpus_ranking.Recommender:
@@ -134,11 +126,11 @@ def recommender(truth: GroundTruth, catalog: reader.Catalog) -> corpus_ranking.R
     A logged click requires that the logging policy shows the ad and that the user clicks it, so
     the best order of all ads is by exposure times p(click).
     """
-    clicked = np.flatnonzero(truth.log[formats.criteo.LABEL].to_numpy())
+    clicked = np.flatnonzero(truth.log[truth.world.schema.click].to_numpy())
     order = catalog_order(truth, catalog)
 
     def scores(queries: corpus_ranking.Queries) -> np.ndarray:
-        table = query_columns(truth.log.take(clicked[queries.number]))
+        table = query_columns(truth.world, truth.log.take(clicked[queries.number]))
         weight = np.empty((len(queries), len(order)), np.float32)
         for rows in retrieval.query_chunks(len(queries), len(order), _MAX_SCORES):
             part = {name: values[rows] for name, values in table.items()}

@@ -139,30 +139,48 @@ def entropy_samples(
     return metrics.resampled_ratio(sums[0], sums[2]), metrics.resampled_normalized_entropy(*sums)
 
 
+def order_samples(rows: HeadRows, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the values [S] of the metrics that depend on the order by `values` [N] alone."""
+    labels, own = rows.labels, rows.resamples
+    per_user = np.array([np.nan])
+    if rows.by_user:
+        per_user = metrics.resampled_per_user_auc(own, labels, values, own.unit)
+    return {
+        "auc": metrics.resampled_auc(own, labels, values),
+        "per_user_auc": per_user,
+        NDCG: metrics.resampled_ndcg(own, labels, values, rows.list_lengths, NDCG_AT),
+    }
+
+
+def order(rows: HeadRows, values: np.ndarray) -> dict[str, report.Estimate]:
+    """Measures the order by `values` [N]."""
+    return {
+        name: report.Estimate.of(own, absent=_reason(name, rows))
+        for name, own in order_samples(rows, values).items()
+    }
+
+
 def _samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np.ndarray]:
     """Returns the values [S] of each metric in each sample; NaN where it is undefined."""
     labels, own, values = rows.labels, rows.resamples, scores.values
+    order = order_samples(rows, values)
     common = {
         "calibration_ratio": metrics.resampled_ratio(*own.sums(values, labels)),
-        NDCG: metrics.resampled_ndcg(own, labels, values, rows.list_lengths, NDCG_AT),
+        NDCG: order[NDCG],
     }
     loss, entropy = entropy_samples(own, labels > 0, scores.positive)
-    auc = metrics.resampled_auc(own, labels, values)
     if head.is_amount:
         gini = metrics.resampled_normalized_gini(own, labels, values)
         return {
-            "auc": auc,
+            "auc": order["auc"],
             "normalized_entropy_of_zero_part": entropy,
             "normalized_gini": gini,
             **common,
         }
-    per_user = np.array([np.nan])
-    if rows.by_user:
-        per_user = metrics.resampled_per_user_auc(own, labels, values, own.unit)
     bins = metrics.calibration_bins(values, NUM_BINS)
     return {
-        "auc": auc,
-        "per_user_auc": per_user,
+        "auc": order["auc"],
+        "per_user_auc": order["per_user_auc"],
         "normalized_entropy": entropy,
         "log_loss": loss,
         "expected_calibration_error": metrics.resampled_calibration_error(

@@ -7,10 +7,10 @@ import dataclasses
 
 import numpy as np
 
-from tfrec import calibration, layers, metrics, ranking
+from tfrec import calibration, layers, metrics, ranking, retrieval
 from tfrec.config import EvaluationConfig
 from tfrec.evaluation import curve_points, ground_truth, head_quality, report, segments
-from tfrec.heads import ENGAGEMENT, HEADS
+from tfrec.heads import CLICK, ENGAGEMENT, HEADS
 from tfrecords import reader
 
 # Bounds the seconds per metric; with more than a million rows fewer resamples suffice, since the
@@ -80,6 +80,30 @@ def of_heads(
             best = _take(head_quality.HeadScores(values, positive), known)
         measured[head] = head_quality.measure(HEADS[head], rows, served, best)
     return measured
+
+
+def order_of_shown_ads(
+    logged: LoggedScores, data_set: reader.DataSet, two_tower: retrieval.RetrievalModel, split: str
+) -> dict[str, dict[str, report.Estimate]]:
+    """Measures how the ranker, the two-tower model and popularity order the ads that were shown.
+
+    Held-out clicks among all ads are mostly a matter of which ads were shown. Here all were.
+    """
+    catalog = data_set.catalog()
+    ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalog.features))
+    scores = [np.empty(0, np.float32)]
+    for window in data_set.windows(split):
+        queries = two_tower.embed_queries(window["query"].numpy(), {CLICK.label: 1.0})
+        owner = np.repeat(np.arange(len(queries)), window["list_lengths"].numpy())
+        scores.append(np.einsum("ld,ld->l", queries[owner], ads[window["ad_row"].numpy()]))
+    rows, served, known = logged.rows(CLICK.label)
+    popularity = retrieval.with_validation_clicks(data_set, catalog).clicks
+    orders = {
+        "ranker": served.values,
+        "two_tower": np.concatenate(scores)[known],
+        "popularity": popularity[logged.predictions.ad_rows[known]],
+    }
+    return {name: head_quality.order(rows, own) for name, own in orders.items()}
 
 
 def by_segment(

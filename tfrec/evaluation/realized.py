@@ -41,7 +41,7 @@ def shown(
 ) -> Shown:
     """Returns the true values of lists of catalog rows [Q, P], the first in position 0."""
     num_positions = rows.shape[1]
-    columns = ground_truth.query_columns(requests)
+    columns = ground_truth.query_columns(truth.world, requests)
     query = {name: np.repeat(values, num_positions) for name, values in columns.items()}
     ads = {name: values[order[rows.ravel()]] for name, values in truth.world.ads.items()}
     position = np.tile(np.arange(num_positions), len(rows))

@@ -143,6 +143,20 @@ class RecommenderQuality(ReportPart):
     """Recall and NDCG by user, without the ads that the user clicked before. None: no users."""
 
 
+class UniformExposure(ReportPart):
+    """Recall of the clicks that would come if every ad were shown with the same probability.
+
+    Logged clicks are on ads that the logging policy chose, so their recall rewards retrieving what
+    the policy shows. Here a request clicks an ad in proportion to its true click probability.
+    """
+
+    requests: int
+    corpus_recall_at_500: dict[str, Estimate]
+    """By recommender; `ground_truth` retrieves the ads with the greatest click probability."""
+    share_of_achievable: Estimate
+    """That of the two-tower model divided by that of the ground truth."""
+
+
 class RetrievalQuality(ReportPart):
     """Recommenders on the same held-out clicks, among all ads."""
 
@@ -158,6 +172,8 @@ class RetrievalQuality(ReportPart):
     """`two_tower`, baselines, and `ground_truth`."""
     share_of_achievable: dict[str, float] = {}
     """Metric -> that of the two-tower model divided by that of the ground truth."""
+    uniform_exposure: UniformExposure | None = None
+    """None: no ground truth."""
     absent: dict[str, str] = {}
     """Measure or recommender that is missing -> why."""
 
@@ -183,6 +199,21 @@ class Promise(ReportPart):
     """The same of all candidates, which the ranker did not choose."""
 
 
+class OverAllAds(ReportPart):
+    """What the ranker would return if it ordered all ads, without tower, index and filters.
+
+    Means over some of the funnel's requests of the true utility of ten ads.
+    """
+
+    requests: int
+    best_possible: Estimate
+    ranker: Estimate
+    returned: Estimate
+    """What the system returns for the same requests."""
+    share_of_ranker: Estimate
+    """`returned` / `ranker`: what the tower leaves of what this ranker could return."""
+
+
 class UtilityFunnel(ReportPart):
     """Means over requests of the true utility of ten ads."""
 
@@ -195,6 +226,11 @@ class UtilityFunnel(ReportPart):
     share_returned: Estimate
     promised: dict[str, Promise]
     """Of each head in the utility."""
+    head_known: dict[str, Estimate] = {}
+    """Head -> what would be returned if its values were the true ones, those of the other heads
+    the ranker's, and the candidates the same."""
+    over_all_ads: OverAllAds | None = None
+    """None: the catalog is too large to rank."""
 
 
 class ValueFunnel(Funnel):
@@ -215,6 +251,12 @@ class ValueFunnel(Funnel):
                 yield ("funnel", name, f"lost_by_{stage}"), own
             yield ("funnel", name, "returned"), found.returned
             yield ("funnel", name, "share_returned"), found.share_returned
+            for head, own in found.head_known.items():
+                yield ("funnel", name, f"returned_if_{head}_were_known"), own
+            if found.over_all_ads is not None:
+                yield ("funnel", name, "ranker_over_all_ads"), found.over_all_ads.ranker
+                share = found.over_all_ads.share_of_ranker
+                yield ("funnel", name, "share_of_ranker_over_all_ads"), share
         for name, own in self.ndcg_at_10_retrieved_lists.items():
             yield ("funnel", name, "ndcg_at_10_retrieved_lists"), own
 
@@ -224,6 +266,8 @@ class ClickFunnel(Funnel):
 
     truth: Literal["held-out clicks"] = "held-out clicks"
     clicks: int
+    leaves_out_seen: bool = False
+    """Whether lists, and the clicks, leave out the ads that the user clicked before."""
     absent: str | None = None
     """Why nothing was measured."""
     weights: dict[str, float] = {}
@@ -232,8 +276,9 @@ class ClickFunnel(Funnel):
     lost: dict[str, Estimate] = {}
     """Loss of each stage; they add up to 1 - the share that survived the last one, which is
     `ranker`, or `retrieval_order` if there is no ranker."""
-    baselines: dict[str, float] = {}
-    """Share of the clicked ads in the ten ads of simpler systems."""
+    baselines: dict[str, Estimate] = {}
+    """Share of the clicked ads in the ten ads of other orders: `ranker_by_click_alone` if the
+    weights give another order, `retrieval_top_10`, `popularity_top_10` and `random_10`."""
 
     def estimates(self) -> Iterator[tuple[tuple[str, str, str], Estimate]]:
         """Yields `funnel`, system and metric, and the estimate."""
@@ -241,8 +286,8 @@ class ClickFunnel(Funnel):
             yield ("funnel", "tfrec", f"clicks_after_{stage}"), own
         for stage, own in self.lost.items():
             yield ("funnel", "tfrec", f"clicks_lost_by_{stage}"), own
-        for name, share in self.baselines.items():
-            yield ("funnel", name, "clicks_in_ten"), Estimate(value=share)
+        for name, own in self.baselines.items():
+            yield ("funnel", name, "clicks_in_ten"), own
 
 
 class Outcome(Estimate):
@@ -291,6 +336,9 @@ class EvaluationReport(ReportPart):
     segments: SegmentQuality
     curves: dict[str, ScoreCurves]
     """Of each head that has labels."""
+    order_of_shown_ads: dict[str, dict[str, Estimate]] = {}
+    """`ranker`, `two_tower` and `popularity` -> metrics of the order by clicks of the ads that were
+    shown: `auc`, `per_user_auc` and `ndcg_at_10_logged_lists`. Empty without a ranker."""
     retrieval: RetrievalQuality
     funnel: Annotated[ValueFunnel | ClickFunnel, pydantic.Field(discriminator="truth")]
     realized: RealizedValue | None = None
@@ -303,9 +351,10 @@ class EvaluationReport(ReportPart):
     def to_pandas(self) -> "pd.DataFrame":
         """Returns a frame with a row for each metric.
 
-        Columns: `part` (`ranker`, `retrieval`, `funnel` or `realized`), `name` (head, recommender,
-        utility or who chose the ads), `metric`, `value`, `lower` and `upper` (95 % interval) and
-        `ground_truth`. What was not measured is NaN. Segments and curves are left out.
+        Columns: `part` (`ranker`, `shown_ads`, `retrieval`, `funnel` or `realized`), `name` (head,
+        recommender, utility or who chose the ads), `metric`, `value`, `lower` and `upper` (95 %
+        interval) and `ground_truth`. What was not measured is NaN. Segments and curves are left
+        out.
         """
         import pandas as pd
 
@@ -322,11 +371,17 @@ class EvaluationReport(ReportPart):
         for head, quality in self.ranker.items():
             for metric, own in quality.metrics.items():
                 yield ("ranker", head, metric), own
+        for name, metrics in self.order_of_shown_ads.items():
+            for metric, own in metrics.items():
+                yield ("shown_ads", name, metric), own
         for name, recommender in self.retrieval.recommenders.items():
             for part in ("metrics", "on_seen_ads", "on_unseen_ads", "excluding_seen"):
                 suffix = "" if part == "metrics" else f"_{part}"
                 for metric, value in (getattr(recommender, part) or {}).items():
                     yield ("retrieval", name, metric + suffix), Estimate(value=value)
+        uniform = self.retrieval.uniform_exposure
+        for name, own in (uniform.corpus_recall_at_500 if uniform else {}).items():
+            yield ("retrieval", name, "corpus_recall_at_500_uniform_exposure"), own
         yield from self.funnel.estimates()
         for chooser, outcomes in (self.realized.choosers if self.realized else {}).items():
             for outcome, own in outcomes.items():

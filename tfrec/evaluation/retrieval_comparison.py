@@ -3,18 +3,23 @@
 Shapes: B queries, N ads.
 """
 
+import collections
 from collections.abc import Mapping
 
 import numpy as np
+import scipy.sparse
 
 from tfrec import metrics, retrieval
+from tfrec.config import EvaluationConfig
 from tfrec.evaluation import baselines, corpus_ranking, ground_truth, report
+from tfrec.heads import CLICK
 from tfrecords import reader
 from tfrecords.schema import NUM_CANDIDATES
 
 SPLIT = "test"
 MAX_CLICKS = 5_000
 MAX_HELD_OUT_CLICKS = 2_000_000
+_MAX_SCORES = 1 << 22
 
 
 def evaluate_retrieval(
@@ -22,17 +27,28 @@ def evaluate_retrieval(
     two_tower: retrieval.RetrievalModel,
     truth: ground_truth.GroundTruth | None = None,
     max_clicks: int = MAX_CLICKS,
+    config: EvaluationConfig | None = None,
 ) -> report.RetrievalQuality:
     """Measures a two-tower model, the baselines and, if known, the ground truth.
 
     The baselines know the clicks of training and validation, as the model does after its refit.
+
+    Args:
+        data_set: The converted log.
+        two_tower: The model.
+        truth: The ground truth, if known.
+        max_clicks: Maximum number of clicks measured per click, evenly spaced.
+        config: Resamples; None: the defaults.
     """
     catalog = data_set.catalog()
     history = baselines.read_history(data_set, retrieval.REFIT_SPLITS, len(catalog))
     known = retrieval.with_validation_clicks(data_set, catalog)
-    recommenders: dict[str, corpus_ranking.Recommender | None] = {
+    without_users: dict[str, corpus_ranking.Recommender] = {
         "two_tower": recommender_of(two_tower, catalog),
         "popularity": baselines.Popularity(known.clicks),
+    }
+    recommenders: dict[str, corpus_ranking.Recommender | None] = {
+        **without_users,
         "item_knn": None if history is None else baselines.ItemNeighbors(history),
         "ease": None if history is None else baselines.Ease(history),
     }
@@ -45,7 +61,13 @@ def evaluate_retrieval(
     if too_large and measured.num_clicks:
         absent = {"ease": f"the catalog has more than {baselines.MAX_ADS_OF_EASE:,} ads"}
         measured = measured.model_copy(update={"absent": {**measured.absent, **absent}})
-    if truth is None or not measured.num_clicks:
+    if truth is None:
+        return measured
+    uniform = recall_under_uniform_exposure(
+        truth, data_set, without_users, config or EvaluationConfig()
+    )
+    measured = measured.model_copy(update={"uniform_exposure": uniform})
+    if not measured.num_clicks:
         return measured
     own, best = (measured.recommenders[name].metrics for name in ("two_tower", "ground_truth"))
     shares = {
@@ -56,14 +78,88 @@ def evaluate_retrieval(
     return measured.model_copy(update={"share_of_achievable": known_shares})
 
 
+def recall_under_uniform_exposure(
+    truth: ground_truth.GroundTruth,
+    data_set: reader.DataSet,
+    recommenders: Mapping[str, corpus_ranking.Recommender],
+    config: EvaluationConfig,
+) -> report.UniformExposure:
+    """Measures recall of the clicks on `truth.sample_requests` if every ad were shown as often.
+
+    Args:
+        truth: The ground truth.
+        data_set: The converted log.
+        recommenders: Name -> recommender that needs no user; one is `two_tower`.
+        config: Resamples and their seed.
+    """
+    order = ground_truth.catalog_order(truth, data_set.catalog())
+    encoded = truth.encode(data_set, truth.sample_requests)
+    queries = corpus_ranking.Queries(encoded, None, np.arange(len(encoded)))
+    parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+    for rows in retrieval.query_chunks(len(queries), len(order), _MAX_SCORES):
+        requests = truth.sample_requests.slice(rows.start, rows.stop - rows.start)
+        click = ground_truth.value_matrices(truth, order, requests)[CLICK.label]  # [q, N]
+        known = {"ground_truth": lambda _, click=click: click}
+        for name, own in {**recommenders, **known}.items():
+            parts[name].append(
+                corpus_ranking.clicks_under_uniform_exposure(
+                    own, queries.take(rows), click, NUM_CANDIDATES
+                )
+            )
+        parts["all"].append(click.sum(axis=1))
+    sums = {name: np.concatenate(own) for name, own in parts.items()}
+    samples = metrics.samples_of_means(config.resamples, config.seed, *sums.values())
+    means = dict(zip(sums, samples, strict=True))
+    clicks = means.pop("all")
+    share = metrics.resampled_ratio(means["two_tower"], means["ground_truth"])
+    return report.UniformExposure(
+        requests=len(queries),
+        corpus_recall_at_500={
+            name: report.Estimate.of(metrics.resampled_ratio(own, clicks))
+            for name, own in means.items()
+        },
+        share_of_achievable=report.Estimate.of(share),
+    )
+
+
+def read_clicks_on_unseen_ads(
+    data_set: reader.DataSet, split: str, num_ads: int, max_clicks: int
+) -> tuple[retrieval.Clicks, scipy.sparse.csr_array | None]:
+    """Reads clicks of a split; where users do not click an ad again, those on ads new to them.
+
+    Args:
+        data_set: The converted log.
+        split: The split.
+        num_ads: N.
+        max_clicks: Maximum number of clicks, evenly spaced in the log.
+
+    Returns:
+        The clicks [Q] and, if users do not click an ad again, [Q, N] 1 for the ads that the user
+        had clicked before in training and validation.
+    """
+    clicks = retrieval.read_clicks(data_set, split, max_clicks)
+    history = baselines.read_history(data_set, retrieval.REFIT_SPLITS, num_ads)
+    if history is None or clicks.user is None or not len(clicks.ad_rows):
+        return clicks, None
+    seen = history.of(clicks.user)
+    again = seen[np.arange(len(clicks.ad_rows)), clicks.ad_rows] > 0
+    held_out = retrieval.HeldOut(
+        clicks.query, clicks.ad_rows, clicks.user, repeated=float(again.mean())
+    )
+    if not held_out.leaves_out_seen:
+        return clicks, None
+    new = np.flatnonzero(~again)
+    return clicks.take(new), seen[new]
+
+
 def recommender_of(
     two_tower: retrieval.RetrievalModel, catalog: reader.Catalog
 ) -> corpus_ranking.Recommender:
-    """Returns a two-tower model as a recommender, with all ads embedded."""
+    """Returns a two-tower model as a recommender of what is clicked, with all ads embedded."""
     ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalog.features)).T
 
     def scores(queries: corpus_ranking.Queries) -> np.ndarray:
-        return retrieval.embed_in_batches(two_tower.query_tower, queries.query) @ ads
+        return two_tower.embed_queries(queries.query, {CLICK.label: 1.0}) @ ads
 
     return scores
 

@@ -1,6 +1,7 @@
 """The trained models as they are exported: raw fields in, the encoder inside.
 
     query_tower   raw query fields                          -> query_embedding [B, D] float32
+      for_weights   and head_weights [B, H] float32         -> the same, for weights of the heads
     ad_tower      raw ad fields                             -> ad_embedding [B, D] float32,
                                                                ad_features [B, F] int32
     ranker        raw query fields, ad_features [B, C, F]   -> [B, C] float32 of each head
@@ -10,13 +11,19 @@ A raw field is [B] string ("" is missing), [B] float32 (NaN is missing), for a l
 made the training data, so serving and training encode in the same way. Vectors are the last columns
 of `ad_features`, two float16 values in each: `tf.bitcast(ad_features[..., -k:], tf.float16)`.
 
-Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, L values of a list,
-n values of a vector.
+The query tower has the signature `for_weights` if the ranker taught it. The heads are in the order
+of the manifest, and a request without weights has the default ones.
+
+Shapes: B requests or ads, C candidates, H heads, F columns of ad features, D embedding, L values of
+a list, n values of a vector.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
-from tfrec import calibration, layers, ranking
+from tfrec import calibration, layers, ranking, retrieval
 from tfrec.config import CANDIDATE_PARTS
 from tfrec.exported import candidate_scores, constants
 from tfrecords import encoding
@@ -25,18 +32,34 @@ _MAX_CONSTANT_BYTES = 1 << 26
 
 
 class QueryTowerModule(tf.Module):
-    """Raw query fields to the query embedding."""
+    """Raw query fields to the query embedding.
+
+    Attributes:
+        serve: The concrete function of the default weights.
+        by_signature: Signature -> concrete function.
+    """
 
     def __init__(self, fitted: encoding.FittedSchema, tower: tf.keras.layers.Layer) -> None:
         super().__init__(name="query_tower")
-        self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
+        fields = fitted.schema.query_fields
+        self._encoder = encoding.Encoder(fitted, fields)
         self._tower = tower
-        self.serve = tf.function(
-            self._serve, autograph=layers.needs_autograph(tower)
-        ).get_concrete_function(**encoding.input_signature(fitted.schema.query_fields))
+
+        def concrete(serve: Callable[..., dict[str, tf.Tensor]], **more: tf.TensorSpec) -> Any:
+            function = tf.function(serve, autograph=layers.needs_autograph(tower))
+            return function.get_concrete_function(**more, **encoding.input_signature(fields))
+
+        self.serve = concrete(self._serve)
+        self.by_signature = {"serving_default": self.serve}
+        if isinstance(tower, retrieval.WeightedQueryTower):
+            weights = tf.TensorSpec([None, len(tower.heads)], tf.float32, name="head_weights")
+            self.by_signature["for_weights"] = concrete(self._serve_weights, head_weights=weights)
 
     def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"query_embedding": self._tower(self._encoder(columns))}
+
+    def _serve_weights(self, head_weights: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"query_embedding": self._tower(self._encoder(columns), head_weights)}
 
 
 class AdTowerModule(tf.Module):
@@ -49,6 +72,7 @@ class AdTowerModule(tf.Module):
         self.serve = tf.function(
             self._serve, autograph=layers.needs_autograph(tower)
         ).get_concrete_function(**encoding.input_signature(fitted.schema.ad_fields))
+        self.by_signature = {"serving_default": self.serve}
 
     def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         ids = self._encoder(columns)
@@ -103,6 +127,7 @@ class RankerModule(tf.Module):
             ).get_concrete_function(
                 ad_features=ad_features, **encoding.input_signature(schema.query_fields)
             )
+            self.by_signature = {"serving_default": self.serve}
             # Not a signature: the export gate uses it to compare the next ranker with this one.
             self.logged_logits = tf.function(
                 logged_logits, autograph=layers.needs_autograph(model)

@@ -28,6 +28,7 @@ from tfrec.ranking.ranker_training import (
 )
 from tfrec.ranking.ranker_validation import differences, measure_heads, owner_of_requests
 from tfrec.ranking.ranking_model import RANKERS, RankingModel
+from tfrec.ranking.scoring import served_scores
 
 __all__ = [
     "CALIBRATION_TOLERANCE",
@@ -53,6 +54,7 @@ __all__ = [
     "owner_of_requests",
     "parse_figures",
     "predict_split",
+    "served_scores",
     "served_values",
     "train_ranker",
     "undo_down_sampling",

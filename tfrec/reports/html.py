@@ -42,11 +42,20 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
         measured = funnel.utilities["utility"]
         stage, lost = _worst(measured.lost)
         share = lost / measured.best_possible.value if measured.best_possible.value else None
+        ranker = measured.over_all_ads
+        without_tower = ""
+        if ranker is not None:
+            own = ranker.share_of_ranker
+            without_tower = (
+                f" The system returns {pages.format_percent(own.value)} "
+                f"({pages.format_interval(own.interval, pages.format_percent)}) of what the ranker "
+                "would return if it ordered all ads, without a tower."
+            )
         return (
             f"{_returned(measured)} of the value of the best possible ten ads is returned; the "
             f"{stage} loses most, {pages.format_percent(share)}. By clicks alone, "
             f"{_returned(funnel.utilities['click'])} of the best possible ten ads' clicks are "
-            "returned."
+            f"returned.{without_tower}"
         )
     if not funnel.clicks:
         return ""

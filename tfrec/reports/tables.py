@@ -70,6 +70,12 @@ def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
         for name, own in quality.metrics.items():
             if own.absent is not None:
                 yield f"{head}, {_HEAD_METRICS[name]}: {own.absent}"
+    funnel = report.funnel
+    if (
+        isinstance(funnel, evaluation.ValueFunnel)
+        and funnel.utilities["utility"].over_all_ads is None
+    ):
+        yield f"funnel, ranker over all ads: it would take too long for {funnel.ads:,} ads"
     for name, reason in report.retrieval.absent.items():
         yield f"retrieval, {_words(name)}: {reason}"
 
@@ -81,7 +87,26 @@ def of_retrieval(quality: evaluation.RetrievalQuality) -> pages.PageTable:
         parts = [getattr(own, part) or {} for own in quality.recommenders.values()]
         if any(metric in own for own in parts):
             rows.append([label, *(pages.format_metric(own.get(metric)) for own in parts)])
+    uniform = quality.uniform_exposure
+    if uniform is not None:
+        recalls = (uniform.corpus_recall_at_500.get(name) for name in quality.recommenders)
+        cells = (pages.format_metric(None if own is None else own.value) for own in recalls)
+        rows.append(["recall@500, uniform exposure", *cells])
     return pages.PageTable(["", *map(_words, quality.recommenders)], rows)
+
+
+def uniform_exposure_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
+    """Yields what recall under uniform exposure means, and the share of the achievable."""
+    own = quality.uniform_exposure
+    if own is not None:
+        share = own.share_of_achievable
+        interval = pages.format_interval(share.interval, pages.format_percent)
+        yield (
+            f"Uniform exposure, {own.requests:,} requests: clicks are expected as if every ad were "
+            "shown with the same probability. The two-tower model reaches "
+            f"{pages.format_percent(share.value)} ({interval}) of the recall of the ads with the "
+            "greatest true click probability"
+        )
 
 
 def funnel_lines(
@@ -98,17 +123,28 @@ def funnel_lines(
 
 
 def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
-    """Returns the value that each stage loses."""
-    best = measured.best_possible.value
-    rows = [
-        [
+    """Returns the value that each stage loses, and what could be gained where."""
+
+    def row(label: str, own: Estimate, best: float | None) -> list[str]:
+        return [
             label,
             pages.format_mean(own.value),
             pages.format_interval(own.interval, pages.format_mean),
             pages.format_percent(own.value / best if best and own.value is not None else None),
         ]
-        for label, own in funnel_lines(measured)
-    ]
+
+    lines = funnel_lines(measured)
+    if len(measured.head_known) > 1:
+        lines += [(f"if {head} were known", own) for head, own in measured.head_known.items()]
+    rows = [row(label, own, measured.best_possible.value) for label, own in lines]
+    ranker = measured.over_all_ads
+    if ranker is not None:
+        best = ranker.best_possible.value
+        rows += [
+            row(f"best possible, {ranker.requests} requests", ranker.best_possible, best),
+            row("ranker over all ads, the same", ranker.ranker, best),
+            row("returned, the same", ranker.returned, best),
+        ]
     return pages.PageTable(["", "value", _INTERVAL, "of the best"], rows)
 
 
@@ -140,17 +176,55 @@ def of_clicks(funnel: evaluation.ClickFunnel) -> pages.PageTable:
     """Returns the shares of clicked ads that remain after each stage, and in simpler systems."""
     rows = [
         [
-            f"after {_words(stage)}",
+            label,
             pages.format_percent(own.value),
             pages.format_interval(own.interval, pages.format_percent),
         ]
-        for stage, own in funnel.survived.items()
-    ]
-    rows += [
-        [f"for comparison: {_words(name)}", pages.format_percent(value), ""]
-        for name, value in funnel.baselines.items()
+        for label, own in (
+            *((f"after {_words(stage)}", own) for stage, own in funnel.survived.items()),
+            *((f"for comparison: {_words(name)}", own) for name, own in funnel.baselines.items()),
+        )
     ]
     return pages.PageTable(["", "share", _INTERVAL], rows)
+
+
+def clicks_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
+    """Yields what a share of held-out clicks means, and what it does not."""
+    funnel = report.funnel
+    if not isinstance(funnel, evaluation.ClickFunnel) or not funnel.clicks:
+        return
+    yield (
+        "A held-out click is of an ad that was shown and clicked, so the shares count how often an "
+        "order agrees with what was shown (by the logging policy, or as users chose) as well as "
+        "what is clicked. Retrieval and popularity learn from clicks, so they know what is shown; "
+        "the ranker estimates what happens if an ad is shown. A lower share than theirs does not "
+        "mean that its order is worse"
+    )
+    if funnel.leaves_out_seen:
+        yield (
+            "Users do not click an ad again in this log, so all lists leave out the ads that the "
+            "user clicked before"
+        )
+    if "ranker_by_click_alone" in funnel.baselines:
+        yield (
+            "The ten returned ads are those of the greatest utility, which is more than clicks; "
+            "the row by click alone orders the same candidates by click probability"
+        )
+    if report.order_of_shown_ads:
+        yield "Among ads that were shown, the orders compare as follows"
+
+
+def of_shown_ads(report: evaluation.EvaluationReport) -> pages.PageTable:
+    """Returns how the ranker, retrieval and popularity order the ads that were shown."""
+    orders = report.order_of_shown_ads
+    rows = []
+    for metric in next(iter(orders.values()), {}):
+        own = [order[metric] for order in orders.values()]
+        if any(estimate.value is not None for estimate in own):
+            cells = (cell for estimate in own for cell in _cells(estimate))
+            rows.append([f"click: {_HEAD_METRICS[metric]}", *cells])
+    head = [cell for name in orders for cell in (_words(name), _INTERVAL)]
+    return pages.PageTable(["", *head], rows)
 
 
 def of_realized(value: evaluation.RealizedValue) -> pages.PageTable:

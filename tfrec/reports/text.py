@@ -27,6 +27,7 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
             f"{found.num_clicks_on_unseen_ads:,} of the clicks are on unseen ads: not shown in "
             "training, not clicked in validation",
         ]
+    parts += tables.uniform_exposure_in_words(found)
     if found.num_users is not None:
         parts.append(f"by user: {found.num_users:,} users, without ads clicked before")
     if isinstance(funnel, evaluation.ValueFunnel):
@@ -37,7 +38,10 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
         parts += [
             f"Funnel, {funnel.clicks} held-out clicks: share of clicked ads that remain ({index})",
             tables.of_clicks(funnel),
+            *tables.clicks_in_words(report),
         ]
+        if report.order_of_shown_ads:
+            parts.append(tables.of_shown_ads(report))
     else:
         parts.append(f"Funnel not measured: {funnel.absent}")
     if report.realized is not None:

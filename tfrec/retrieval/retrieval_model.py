@@ -11,6 +11,8 @@ to embeddings of length one:
 Training, evaluation and export use these members:
 
     query_tower, ad_tower   [B, W] int32 ids to [B, D] float32; `training` if they take it
+    weighted_query_tower    the query tower for any weights of the heads; None before distillation
+    served_query_tower      the one of both that serves requests
     for_data_set            builds the model; override it to read the data set
     build_weights           creates the weights, and checks the towers
     compute_loss, task      a softmax over ads; another `tfrs.tasks.Retrieval` drops in
@@ -27,7 +29,7 @@ Shapes: B clicks, C columns (the candidates each click is scored against), N ads
 Wq and Wa columns of ids of the query and the ad side.
 """
 
-import inspect
+from collections.abc import Mapping
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -35,7 +37,7 @@ import tensorflow as tf
 
 from tfrec import layers, training
 from tfrec.config import RetrievalConfig
-from tfrec.retrieval import task
+from tfrec.retrieval import task, towers, weighted_query
 from tfrecords import encoding, plugins, reader
 
 _ID_DROPOUT_WITH_VECTORS = 0.5
@@ -69,6 +71,8 @@ class RetrievalModel(training.StageModel):
 
     Attributes:
         query_tower, ad_tower: The towers.
+        weighted_query_tower: The query tower for any weights of the heads; None unless a ranker
+            taught them.
         temperature: Temperature of the softmax.
         task: The objective; another `tfrs.tasks.Retrieval` can take its place.
         id_dropout: Hides ids in training.
@@ -86,6 +90,7 @@ class RetrievalModel(training.StageModel):
     ) -> None:
         super().__init__()
         self.query_tower, self.ad_tower = query_tower, ad_tower
+        self.weighted_query_tower: weighted_query.WeightedQueryTower | None = None
         self.temperature = tf.Variable(
             config.initial_temperature, name="temperature", dtype=tf.float32, trainable=False
         )
@@ -161,6 +166,55 @@ class RetrievalModel(training.StageModel):
             )
         self.built = True
 
+    def learn_weights(self, weights: Mapping[str, float]) -> None:
+        """Adds the weights of heads to the queries; call it once the weights are created.
+
+        Args:
+            weights: Head -> default weight in the utility.
+        """
+        width = encoding.width(self._fitted.schema.query_fields)
+        size = self.query_tower(tf.zeros([1, width], tf.int32)).shape[-1]
+        self.weighted_query_tower = weighted_query.WeightedQueryTower(
+            self.query_tower, list(weights), size
+        )
+        self.set_default_weights(weights)
+
+    def set_default_weights(self, weights: Mapping[str, float]) -> None:
+        """Sets the weights of requests that give none, if queries depend on weights.
+
+        Args:
+            weights: Head -> default weight in the utility.
+        """
+        if self.weighted_query_tower is not None:
+            heads = self.weighted_query_tower.heads
+            self.weighted_query_tower.default_weights.assign([weights[head] for head in heads])
+
+    @property
+    def served_query_tower(self) -> tf.keras.layers.Layer:
+        """Maps ids [B, Wq] to the queries [B, D] of the default weights."""
+        weighted = self.weighted_query_tower
+        return self.query_tower if weighted is None else weighted
+
+    def embed_queries(
+        self, ids: np.ndarray, weights: Mapping[str, float] | None = None
+    ) -> np.ndarray:
+        """Embeds queries as requests with these weights do.
+
+        Args:
+            ids: [Q, Wq] int32.
+            weights: Head -> weight, 0 if it is absent; None: the default ones. Without a ranker
+                that taught them, all queries are those of clicks.
+
+        Returns:
+            [Q, D] float32, of length one.
+        """
+        embeddings = towers.embed_in_batches(self.query_tower, ids)
+        tower = self.weighted_query_tower
+        if tower is None:
+            return embeddings
+        own = None if weights is None else [weights.get(head, 0.0) for head in tower.heads]
+        return tower.weighted(embeddings, own).numpy()
+
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
         """Returns the loss of clicks; in training with the penalty on the embeddings used.
 
@@ -212,7 +266,9 @@ class RetrievalModel(training.StageModel):
             training: Whether dropout is on.
         """
         return Embedded(
-            _call(self.query_tower, query, training), _call(self.ad_tower, ads, training), 0.0
+            towers.call(self.query_tower, query, training),
+            towers.call(self.ad_tower, ads, training),
+            0.0,
         )
 
     def store_user_clicks(self) -> None:
@@ -281,13 +337,6 @@ class RetrievalModel(training.StageModel):
             self._click_shares(rows), num_in_batch, self._num_uniform, self._num_ads
         )
         return draws / tf.cast(num_in_batch + self._num_uniform, tf.float32)
-
-
-def _call(tower: tf.keras.layers.Layer, ids: tf.Tensor, training: bool) -> tf.Tensor:
-    """Calls a tower, with `training` if it takes it."""
-    if "training" in inspect.signature(tower.call).parameters:
-        return tower(ids, training=training)
-    return tower(ids)
 
 
 RETRIEVAL_MODELS: plugins.Registry[type[RetrievalModel]] = plugins.Registry(

@@ -4,7 +4,8 @@ WORKDIR/config.json           the resolved configuration
 WORKDIR/checkpoints, best/    resumable state; the best pass
 WORKDIR/tensorboard/          curves
 WORKDIR/refit/                the same of the refit with validation clicks; see `refit`
-WORKDIR/retrieval.json        written last: fingerprint, validation history
+WORKDIR/distillation/         the same of what the ranker teaches; see `distillation`
+WORKDIR/retrieval.json        written last: fingerprint, validation history, utility shares
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import functools
 import json
 import math
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +23,7 @@ import tensorflow as tf
 from tfrec import layers, training
 from tfrec.config import RetrievalConfig, save_config
 from tfrec.heads import CLICK
-from tfrec.retrieval import retrieval_model, retrieval_validation, two_tower
+from tfrec.retrieval import distillation, reading, retrieval_model, retrieval_validation, towers
 from tfrec.retrieval.refit import (
     REFIT_DIRECTORY,
     REFIT_SPLITS,
@@ -29,26 +31,9 @@ from tfrec.retrieval.refit import (
     refit_two_tower,
     with_validation_clicks,
 )
-from tfrecords import encoding, reader, records
+from tfrecords import reader
 
 MAX_VALIDATION_CLICKS = 5_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Clicks:
-    """Clicked pairs of a split.
-
-    Attributes:
-        query: [N, Wq] int32 encoded queries.
-        ad_rows: [N] int32 catalog rows.
-        number: [N] number of each click in the split, in the log's order.
-        user: [N] int64 fingerprints of the users, or None if the schema has no `user_key`.
-    """
-
-    query: np.ndarray
-    ad_rows: np.ndarray
-    number: np.ndarray
-    user: np.ndarray | None = None
 
 
 def build_two_tower(
@@ -77,55 +62,6 @@ def build_two_tower(
     return model
 
 
-def read_pairs(data_set: reader.DataSet, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Reads users [H] int64 and catalog rows [H] int32 of clicks, in log order.
-
-    Args:
-        data_set: A data set whose schema has a `user_key`.
-        splits: The splits to read, in this order.
-    """
-    users, rows = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
-    for split in splits:
-        for batch in data_set.clicked(split, 65_536):
-            users.append(batch[records.USER].numpy())
-            rows.append(batch["ad_row"].numpy())
-    return np.concatenate(users), np.concatenate(rows)
-
-
-def read_clicks(data_set: reader.DataSet, split: str, max_clicks: int | None = None) -> Clicks:
-    """Reads the clicks of a split, in log order.
-
-    Args:
-        data_set: The converted log.
-        split: `train`, `validation` or `test`.
-        max_clicks: Maximum number of clicks, evenly spaced in the log; None: all.
-    """
-    width = encoding.width(data_set.schema.query_fields)
-    parts: dict[str, list[np.ndarray]] = {
-        "query": [np.empty((0, width), np.int32)],
-        "ad_row": [np.empty(0, np.int32)],
-        records.USER: [np.empty(0, np.int64)],
-    }
-    if not data_set.spec.has_user:
-        del parts[records.USER]
-    total = round(data_set.label_sum(split, "click"))
-    # The first clicks could all be from one hour, or a few users.
-    numbers = evenly_spaced(total, total if max_clicks is None else max_clicks)
-    count = 0
-    for batch in data_set.clicked(split, 4_096):
-        first, count = count, count + len(batch["ad_row"])
-        kept = numbers[slice(*np.searchsorted(numbers, [first, count]))] - first
-        for name, arrays in parts.items():
-            arrays.append(batch[name].numpy()[kept])
-    read = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return Clicks(read["query"], read["ad_row"], numbers, read.get(records.USER))
-
-
-def evenly_spaced(count: int, max_count: int) -> np.ndarray:
-    """Returns at most `max_count` evenly spaced numbers [n] int64 of range(count)."""
-    return np.linspace(0, count, min(max_count, count), endpoint=False).astype(np.int64)
-
-
 def check_trainable(data_set: reader.DataSet) -> None:
     """Checks that a two-tower model can be trained on a data set.
 
@@ -141,15 +77,17 @@ def train_two_tower(
     workdir: pathlib.Path,
     progress: bool = False,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+    teacher: distillation.Teacher | None = None,
 ) -> None:
-    """Trains a two-tower model and keeps its best pass.
+    """Trains a two-tower model on clicks, and then by a ranker; keeps its best pass of each.
 
     Args:
         data_set: The converted log.
         config: Sizes and schedule.
         workdir: Work directory; training resumes from its files.
         progress: Whether to show progress bars.
-        callbacks: Additional callbacks for `Model.fit`, of the refit too.
+        callbacks: Additional callbacks for `Model.fit`, of each of its calls.
+        teacher: Says what ads are worth; None: there is no ranker, and clicks alone are learned.
 
     Raises:
         ValueError: See `check_trainable`.
@@ -159,7 +97,7 @@ def train_two_tower(
     clicks = data_set.label_sum("train", "click")
     config = dataclasses.replace(config, batch_size=training.batch_size(config.batch_size, clicks))
     catalog = data_set.catalog()
-    pairs = read_pairs(data_set, ("train",)) if data_set.spec.has_user else None
+    pairs = reading.read_pairs(data_set, ("train",)) if data_set.spec.has_user else None
     held_out = _held_out(data_set, pairs)
     clicked_ads = None if pairs is None else layers.ClickedAds(*pairs)
     model = build_two_tower(data_set, config, catalog, clicked_ads)
@@ -179,8 +117,8 @@ def train_two_tower(
 
     def validate() -> dict[str, float]:
         model.store_user_clicks()
-        ads = two_tower.embed_in_batches(model.ad_tower, np.asarray(catalog.features))
-        queries = two_tower.embed_in_batches(model.query_tower, held_out.query)
+        ads = towers.embed_in_batches(model.ad_tower, np.asarray(catalog.features))
+        queries = towers.embed_in_batches(model.query_tower, held_out.query)
         model.temperature.assign(
             retrieval_validation.best_temperature(model, held_out, queries, ads, catalog.clicks)
         )
@@ -201,10 +139,17 @@ def train_two_tower(
         options=dataclasses.asdict(config),
         extra_callbacks=callbacks,
     )
-    if config.refit:
+    # What the refit adds are clicks, and a teacher says more of ads than they do.
+    refit = config.refit and teacher is None
+    if refit:
         model = _refit(data_set, config, oov_rates, plan, history, workdir, progress, callbacks)
+    description: dict[str, Any] = {"history": history, "refit": refit}
+    if teacher is not None:
+        shares = distillation.distill(
+            model, teacher, data_set, config, workdir, progress, callbacks
+        )
+        description |= {"heads": list(teacher.heads), "utility_share": shares}
     _write_projector(model, catalog, workdir / "tensorboard")
-    description = {"history": history, "refit": config.refit}
     training.write_description(workdir / "retrieval.json", data_set, description)
 
 
@@ -220,7 +165,7 @@ def _refit(
 ) -> retrieval_model.RetrievalModel:
     """Retrains on the training and the validation clicks; see `refit`."""
     catalog = with_validation_clicks(data_set, data_set.catalog())
-    pairs = read_pairs(data_set, REFIT_SPLITS) if data_set.spec.has_user else None
+    pairs = reading.read_pairs(data_set, REFIT_SPLITS) if data_set.spec.has_user else None
     clicked_ads = None if pairs is None else layers.ClickedAds(*pairs)
     model = build_two_tower(data_set, config, catalog, clicked_ads)
     model.id_dropout.raise_rates(oov_rates)
@@ -236,6 +181,12 @@ def _refit(
         callbacks,
     )
     return model
+
+
+def forget_teacher(workdir: pathlib.Path) -> None:
+    """Deletes what a ranker has taught, and keeps what was learned from clicks."""
+    (workdir / "retrieval.json").unlink(missing_ok=True)
+    shutil.rmtree(workdir / distillation.DISTILLATION_DIRECTORY, ignore_errors=True)
 
 
 def load_two_tower(
@@ -260,8 +211,10 @@ def load_two_tower(
     config = RetrievalConfig(**json.loads((workdir / "config.json").read_text()))
     model = build_two_tower(data_set, config, data_set.catalog())
     refit = description.get("refit", False)
-    trained = workdir / REFIT_DIRECTORY if refit else workdir
-    training.restore_best(model, trained, workdir)
+    if "heads" in description:
+        distillation.restore(model, description["heads"], data_set, workdir)
+    else:
+        training.restore_best(model, workdir / REFIT_DIRECTORY if refit else workdir, workdir)
     return model, description
 
 
@@ -269,7 +222,7 @@ def _write_projector(
     model: retrieval_model.RetrievalModel, catalog: reader.Catalog, directory: pathlib.Path
 ) -> None:
     rows = training.choose_rows(catalog.clicks)
-    ads = two_tower.embed_in_batches(model.ad_tower, np.asarray(catalog.features[rows]))
+    ads = towers.embed_in_batches(model.ad_tower, np.asarray(catalog.features[rows]))
     training.write_projector(directory, ads, training.metadata_of(catalog, rows))
 
 
@@ -282,7 +235,7 @@ def _held_out(
     """
     has_clicks = data_set.label_positives("validation", CLICK.label) > 0
     split = "validation" if has_clicks else "train"
-    clicks = read_clicks(data_set, split, MAX_VALIDATION_CLICKS)
+    clicks = reading.read_clicks(data_set, split, MAX_VALIDATION_CLICKS)
     repeated = 1.0
     if pairs is not None and clicks.user is not None:
         hashes = _hashes(clicks.user, clicks.ad_rows)

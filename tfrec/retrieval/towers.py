@@ -3,13 +3,15 @@
 Shapes: B rows, W columns of ids, F fields, E field embedding, D embedding.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tfrec import layers
 from tfrec.config import RetrievalConfig
-from tfrecords import encoding, schema
+from tfrecords import encoding, schema, terminal
 
 FREQUENCY_STDDEV = 0.01
 # The attribute of a tower that holds its graph.
@@ -89,6 +91,13 @@ class Tower(tf.keras.Model):
         return tf.math.l2_normalize(self.output_layer(x), axis=-1)
 
 
+def call(tower: tf.keras.layers.Layer, ids: tf.Tensor, training: bool) -> tf.Tensor:
+    """Calls a tower, with `training` if it takes it."""
+    if "training" in inspect.signature(tower.call).parameters:
+        return tower(ids, training=training)
+    return tower(ids)
+
+
 def graph_of(tower: tf.keras.layers.Layer, width: int) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a tower of ids [B, width] as a graph, without dropout; traced once."""
     held = vars(tower)
@@ -99,6 +108,27 @@ def graph_of(tower: tf.keras.layers.Layer, width: int) -> Callable[[tf.Tensor], 
             autograph=layers.needs_autograph(tower),
         )
     return held[_GRAPH]
+
+
+def embed_in_batches(
+    tower: tf.keras.layers.Layer, ids: np.ndarray, batch_size: int = 8192
+) -> np.ndarray:
+    """Embeds ids in batches.
+
+    Args:
+        tower: The tower of the ids' side.
+        ids: [N, W] int32.
+        batch_size: Rows embedded at once.
+
+    Returns:
+        [N, D] float32, L2-normalized.
+    """
+    embed = graph_of(tower, ids.shape[1])
+    parts = [
+        embed(tf.constant(ids[first : first + batch_size])).numpy()
+        for first in terminal.progress_steps(len(ids), batch_size, "embedding")
+    ]
+    return np.concatenate(parts)
 
 
 def with_field(fields: tf.Tensor, more: tf.Tensor) -> tf.Tensor:

@@ -123,27 +123,6 @@ def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.reduce_sum(tf.square(field_embeddings), axis=[-2, -1]))
 
 
-def embed_in_batches(
-    tower: tf.keras.layers.Layer, ids: np.ndarray, batch_size: int = 8192
-) -> np.ndarray:
-    """Embeds ids in batches.
-
-    Args:
-        tower: The tower of the ids' side.
-        ids: [N, W] int32.
-        batch_size: Rows embedded at once.
-
-    Returns:
-        [N, D] float32, L2-normalized.
-    """
-    embed = towers.graph_of(tower, ids.shape[1])
-    parts = [
-        embed(tf.constant(ids[first : first + batch_size])).numpy()
-        for first in terminal.progress_steps(len(ids), batch_size, "embedding")
-    ]
-    return np.concatenate(parts)
-
-
 def query_chunks(num_queries: int, num_ads: int, max_scores: int) -> Iterator[slice]:
     """Yields slices of queries with at most `max_scores` scores of all ads, or of one query."""
     size = max(max_scores // num_ads, 1)

@@ -1,23 +1,18 @@
-"""A synthetic world with known ground truth, and logs sampled from it."""
+"""Synthetic worlds with known ground truth, and logs sampled from them."""
 
-from tfrecords.synthetic.log import (
-    AD_COLUMNS,
-    CATEGORICAL,
-    NUMERIC,
-    SyntheticLog,
-    load_world,
-    schema,
-    write_log,
-)
-from tfrecords.synthetic.population import WorldConfig
-from tfrecords.synthetic.synthetic_world import World
+from tfrecords.synthetic.bilinear_population import AD_COLUMNS, CATEGORICAL, NUMERIC, schema
+from tfrecords.synthetic.log import SyntheticLog, load_world, write_log
 from tfrecords.synthetic.topics import CONTENTS, TopicQueries, TopicWorld, TopicWorldConfig
+from tfrecords.synthetic.world import WORLDS, AnyConfig, ShopConfig, World, WorldConfig
 
 __all__ = [
     "AD_COLUMNS",
     "CATEGORICAL",
     "CONTENTS",
     "NUMERIC",
+    "WORLDS",
+    "AnyConfig",
+    "ShopConfig",
     "SyntheticLog",
     "TopicQueries",
     "TopicWorld",

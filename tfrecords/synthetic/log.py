@@ -1,30 +1,32 @@
-"""A synthetic log in Criteo's layout, with its ground truth.
+"""Logs sampled from a world, with their ground truth.
 
-    config = synthetic.WorldConfig(seed=7)
-    log = synthetic.write_log("work/synthetic", 100_000, config)
+    config = dataclasses.replace(synthetic.WORLDS["shop"], seed=7)
+    log = synthetic.write_log("work/shop", 100_000, config)
 
-Files, all in the same row order:
+Files, all in the same row order, tab-separated, "" is missing:
 
-    log.tsv            label, I1..I13, C1..C26; tab-separated, no header, "" is missing; rows
-                       in time order, the rows of a request adjacent in the order of positions
-    log.extra.tsv      header; request_id, position, engagement (0 or 1), revenue
-    ads.tsv            header; ad-side columns of all ads, including those that are never shown,
-                       and a title to show, which no model reads
+    log.tsv            rows in time order, the rows of a request adjacent in the order of positions
+    log.extra.tsv      bilinear world only: request_id, position, engagement (0 or 1), revenue
+    ads.tsv            ad-side columns of all ads, including those that are never shown, and a title
+                       to show, which no model reads
     schema.json        the schema of the log
     truth/truth.arrow  Arrow IPC; click_probability, engagement_probability and
                        expected_revenue of each impression, with the position effect
     truth/world.json   the config, from which `load_world` rebuilds the world
 
+The log of the bilinear world is in Criteo's layout, without a header: label, I1..I13, C1..C26. The
+other files have headers. The logs of other worlds name an ad by its id, and ads.tsv has its fields.
 A longer log of the same config starts with the rows of a shorter one.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -32,30 +34,15 @@ import pyarrow as pa
 from pyarrow import csv
 
 from tfrecords import terminal
-from tfrecords.schema import LABELS, Field, Schema, save_schema
-from tfrecords.synthetic import population, synthetic_world
+from tfrecords.schema import save_schema
+from tfrecords.synthetic.world import AnyConfig, ShopConfig, World, WorldConfig
+from tfrecords.synthetic.world_parts import Columns
 
-World = synthetic_world.World
-WorldConfig = population.WorldConfig
-
-NUMERIC = tuple(f"I{i}" for i in range(1, 14))
-CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
-AD_COLUMNS = (*population.AD_NUMERIC, *population.AD_CATEGORICAL)
-EXTRA_COLUMNS = ("request_id", "position", "engagement", "revenue")
 TRUTH_COLUMNS = ("click_probability", "engagement_probability", "expected_revenue")
 
 _REQUESTS_PER_CHUNK = 4_096
-_STYLES = (
-    "Trail", "City", "Alpine", "Coast", "Studio", "Summer", "Winter", "Classic", "Urban", "Nordic",
-    "Desert", "Harbor", "Vintage", "Royal", "Pocket", "Family", "Night", "Travel", "Sport", "Eco",
-)  # fmt: skip
-_THINGS = (
-    "Shoe", "Jacket", "Backpack", "Watch", "Tent", "Lamp", "Chair", "Kettle", "Camera", "Guitar",
-    "Bicycle", "Helmet", "Scarf", "Novel", "Puzzle", "Blanket", "Speaker", "Keyboard", "Coffee",
-    "Teapot", "Perfume", "Umbrella", "Wallet", "Sofa", "Mirror", "Skateboard", "Telescope",
-    "Cookbook", "Drone", "Mattress",
-)  # fmt: skip
-_MIN_COUNT = {"C3": 10, "C21": 10}  # The embeddings of rare ids overfit.
+# By what a world's file says of its kind. The bilinear world's says nothing.
+_KINDS: dict[str, type[AnyConfig]] = {"bilinear": WorldConfig, "shop": ShopConfig}
 
 
 class SyntheticLog:
@@ -70,31 +57,14 @@ class SyntheticLog:
         self.truth = directory / "truth" / "truth.arrow"
         self.world = directory / "truth" / "world.json"
 
-
-def schema() -> Schema:
-    """Returns the schema of a synthetic log: Criteo's columns, request, position and labels."""
-    fields = []
-    for name in (*NUMERIC, *CATEGORICAL):
-        kind = "numeric" if name in NUMERIC else "categorical"
-        side = "ad" if name in AD_COLUMNS else "query"
-        fields.append(Field(name, kind, side, min_count=_MIN_COUNT.get(name, 5)))
-    return Schema(
-        name="synthetic",
-        fields=tuple(fields),
-        ad_key=("C7",),
-        click="label",
-        engagement="engagement",
-        revenue="revenue",
-        request_key="request_id",
-        position="position",
-        show=("title",),
-        # The reports on its ground truth add up the three heads as they are.
-        weights=dict.fromkeys(LABELS, 1.0),
-    )
+    @property
+    def format(self) -> str:
+        """Name of the log's format, see `tfrecords.formats`."""
+        return "criteo_kaggle" if self.extra.is_file() else "tabular"
 
 
 def write_log(
-    directory: str | os.PathLike[str], n_samples: int, config: WorldConfig | None = None
+    directory: str | os.PathLike[str], n_samples: int, config: AnyConfig | None = None
 ) -> SyntheticLog:
     """Writes a log of exactly `n_samples` impressions; the last request may be incomplete.
 
@@ -103,7 +73,7 @@ def write_log(
     Args:
         directory: Output directory, created if needed. Files of an older log are replaced.
         n_samples: Number of impressions, that is, rows.
-        config: Configuration of the world; None: the default.
+        config: Configuration of the world; None: the default bilinear world.
 
     Raises:
         ValueError: n_samples is not positive.
@@ -117,12 +87,16 @@ def write_log(
         staging.truth.parent.mkdir()
         world = World(config)
         with terminal.progress_bar("writing impressions", "rows", n_samples) as bar:
-            _write_rows(staging, _impressions(world, n_samples), bar.update)
+            _write_rows(staging, world, n_samples, bar.update)
         _write_catalog(staging, world)
-        save_schema(schema(), staging.schema)
-        staging.world.write_text(json.dumps(dataclasses.asdict(world.config), indent=2) + "\n")
+        save_schema(world.schema, staging.schema)
+        kind = {"world": "shop"} if isinstance(world.config, ShopConfig) else {}
+        described = kind | dataclasses.asdict(world.config)
+        staging.world.write_text(json.dumps(described, indent=2) + "\n")
         log.truth.parent.mkdir(exist_ok=True)
-        for name in ("world", "truth", "schema", "ads", "extra", "log"):
+        log.extra.unlink(missing_ok=True)
+        # In reverse: the log is last.
+        for name in ("world", "truth", "schema", "ads", *reversed(world.population.files)):
             os.replace(getattr(staging, name), getattr(log, name))
     finally:
         shutil.rmtree(staging.directory)
@@ -140,12 +114,13 @@ def load_world(directory: str | os.PathLike[str]) -> World:
     if not path.is_file():
         raise FileNotFoundError(f"No world at {path}; expected the directory of a synthetic log.")
     try:
-        return World(WorldConfig(**json.loads(path.read_text(encoding="utf-8"))))
-    except (TypeError, ValueError) as error:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        return World(_KINDS[described.pop("world", "bilinear")](**described))
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"World file {path}: {error}. Write the log again.") from error
 
 
-def _impressions(world: World, n_samples: int) -> Iterator[synthetic_world.Columns]:
+def _impressions(world: World, n_samples: int) -> Iterator[Columns]:
     """Yields chunks of impressions, n_samples rows in total."""
     chunk = 0
     while n_samples > 0:
@@ -153,52 +128,57 @@ def _impressions(world: World, n_samples: int) -> Iterator[synthetic_world.Colum
         rng = np.random.default_rng([world.config.seed, 4, chunk])
         rows = world.impressions(rng, _REQUESTS_PER_CHUNK, chunk * _REQUESTS_PER_CHUNK)
         yield {name: values[:n_samples] for name, values in rows.items()}
-        n_samples -= len(rows["label"])
+        n_samples -= len(rows[TRUTH_COLUMNS[0]])
         chunk += 1
 
 
 def _write_rows(
-    paths: SyntheticLog, chunks: Iterator[synthetic_world.Columns], written: Callable[[int], object]
+    paths: SyntheticLog, world: World, n_samples: int, written: Callable[[int], object]
 ) -> None:
-    """Writes log.tsv, log.extra.tsv and truth.arrow; calls `written` with the rows of a chunk."""
+    """Writes the log and truth.arrow; calls `written` with the rows of a chunk."""
     truth_schema = pa.schema([(name, pa.float64()) for name in TRUTH_COLUMNS])
-    with (
-        paths.log.open("wb") as log,
-        paths.extra.open("wb") as extra,
-        pa.ipc.new_file(str(paths.truth), truth_schema) as truth,
-    ):
-        extra.write("\t".join(EXTRA_COLUMNS).encode() + b"\n")
-        for rows in chunks:
-            _append(log, {name: rows[name] for name in ("label", *NUMERIC, *CATEGORICAL)})
-            _append(extra, {name: rows[name] for name in EXTRA_COLUMNS})
+    population = world.population
+    with contextlib.ExitStack() as stack:
+        sinks = {n: stack.enter_context(getattr(paths, n).open("wb")) for n in population.files}
+        truth = stack.enter_context(pa.ipc.new_file(str(paths.truth), truth_schema))
+        for name, columns in population.files.items():
+            if name != "log" or "extra" not in population.files:
+                _append_header(sinks[name], columns)
+        for rows in _impressions(world, n_samples):
+            for name, columns in population.files.items():
+                _append(sinks[name], {n: rows[n] for n in columns}, population.decimals)
             truth.write_batch(
                 pa.record_batch([rows[name] for name in TRUTH_COLUMNS], schema=truth_schema)
             )
-            written(len(rows["label"]))
+            written(len(rows[TRUTH_COLUMNS[0]]))
 
 
 def _write_catalog(paths: SyntheticLog, world: World) -> None:
+    columns = {
+        **{name: world.ads[name] for name in world.population.ad_columns},
+        "title": np.array(world.population.titles(world.ads)),
+    }
     with paths.ads.open("wb") as ads:
-        ads.write("\t".join((*AD_COLUMNS, "title")).encode() + b"\n")
-        titles = [_title(*own) for own in zip(world.ads["C7"], world.ads["C17"], strict=True)]
-        _append(ads, {**{n: world.ads[n] for n in AD_COLUMNS}, "title": np.array(titles)})
+        _append_header(ads, columns)
+        _append(ads, columns, world.population.decimals)
 
 
-def _title(ad: str, category: str) -> str:
-    """Returns a name that says the ad and its category, such as `Trail Shoe 0d15`."""
-    thing = _THINGS[int(category, 16) % len(_THINGS)] if category else "Offer"
-    return f"{_STYLES[int(ad, 16) % len(_STYLES)]} {thing} {ad[:4]}"
+def _append_header(sink: BinaryIO, columns: Iterable[str]) -> None:
+    sink.write("\t".join(columns).encode() + b"\n")
 
 
-def _append(sink: BinaryIO, columns: synthetic_world.Columns) -> None:
-    table = pa.table({name: _printable(name, values) for name, values in columns.items()})
+def _append(sink: BinaryIO, columns: Columns, decimals: Collection[str]) -> None:
+    """Writes columns; those of numbers that are whole as integers."""
+    table = pa.table({n: _printable(own, n in decimals) for n, own in columns.items()})
     options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     csv.write_csv(table, sink, options)
 
 
-def _printable(name: str, values: np.ndarray) -> pa.Array:
-    """Converts a column of whole numbers to integers, with null for NaN."""
-    if name == "revenue" or values.dtype.kind == "U":
+def _printable(values: np.ndarray, is_decimal: bool) -> pa.Array:
+    """Converts a column to strings or numbers, with null for NaN."""
+    if values.dtype.kind == "U":
         return pa.array(values)
     missing = np.isnan(values)
+    if is_decimal:
+        return pa.array(values, mask=missing)
     return pa.array(np.where(missing, 0, values).astype(np.int64), mask=missing)

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tfrecords.schema import Field, Schema
-from tfrecords.synthetic.truth import intercept, sigmoid
+from tfrecords.synthetic.world_parts import intercept, sigmoid
 
 _SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "zo")
 _QUERIES_AT_ONCE = 1_000

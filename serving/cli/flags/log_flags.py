@@ -9,7 +9,7 @@ from absl import flags
 
 from serving.cli import config_flags
 from tfrec import config
-from tfrecords import formats, schema
+from tfrecords import formats, schema, synthetic
 
 if TYPE_CHECKING:
     from serving import export
@@ -19,6 +19,7 @@ flags.DEFINE_bool("use_synthetic", False, "Use a synthetic log with known ground
 flags.DEFINE_integer(
     "n_samples", 100_000, "Number of impressions in the synthetic log.", lower_bound=100
 )
+flags.DEFINE_enum("world", "bilinear", list(synthetic.WORLDS), "World of the synthetic log.")
 flags.DEFINE_string(
     "data_path", None, "The log, plain or gzip: a file, a comma-separated list, or a pattern."
 )
@@ -70,7 +71,7 @@ def log_source(steps: export.Pipeline) -> convert.Source:
     if FLAGS.use_synthetic == bool(FLAGS.data_path):
         raise ValueError("Give either --use_synthetic or --data_path=FILE.")
     if FLAGS.use_synthetic:
-        return steps.synthesize(FLAGS.n_samples)
+        return steps.synthesize(FLAGS.n_samples, synthetic.WORLDS[FLAGS.world])
     paths = formats.expand_paths(FLAGS.data_path)
     if FLAGS["format"].using_default_value and paths[0].is_file():
         _check_default_format(paths[0])

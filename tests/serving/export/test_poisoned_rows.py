@@ -234,5 +234,7 @@ def test_the_index_is_tuned_with_validation_requests_and_measured_with_test_requ
     two_tower, _ = retrieval.load_two_tower(data_set, runs.directory("none", "retrieval"))
     for split, found in (("validation", used.tuned_with), ("test", used.measured_with)):
         queries = [batch["query"].numpy() for batch in data_set.batches(split, 64)]
-        embeddings = retrieval.embed_in_batches(two_tower.query_tower, np.concatenate(queries))
+        embeddings = retrieval.embed_in_batches(
+            two_tower.served_query_tower, np.concatenate(queries)
+        )
         np.testing.assert_allclose(found, embeddings, atol=1e-5)

@@ -57,7 +57,7 @@ def first(columns, count):
 def test_the_exported_query_tower_gives_the_trained_embeddings(released, columns, data_set):
     base, two_tower, _, _ = released
     encoder = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
-    expected = retrieval.embed_in_batches(two_tower.query_tower, encoder(columns).numpy())
+    expected = retrieval.embed_in_batches(two_tower.served_query_tower, encoder(columns).numpy())
     served = load(base, "query_tower")(**columns)["query_embedding"].numpy()
     np.testing.assert_allclose(served, expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1.0, atol=1e-5)

@@ -21,23 +21,23 @@ def released(data_set, trained, tmp_path_factory):
     model, calibrators, description = ranker_training.load_ranker(data_set, trained / "ranker")
     base = tmp_path_factory.mktemp("bundle")
     flat = index.IndexConfig(kind="Flat")
-    metrics = {"validation": description["validation"]}
+    shares = json.loads((trained / "retrieval" / "retrieval.json").read_text())["utility_share"]
+    metrics = {"validation": description["validation"], "utility_share": shares}
     export.export_release(base, data_set, two_tower, model, calibrators, flat, metrics)
     return base
 
 
 @pytest.fixture
 def candidate(data_set, trained, tmp_path):
-    """The trained ranker again, in a directory of its own."""
-    directory = tmp_path / "ranker"
-    shutil.copytree(trained / "ranker", directory)
-    model, _, _ = ranker_training.load_ranker(data_set, directory)
-    return model, directory
+    """The trained ranker again, in a work directory of its own."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    model, _, _ = ranker_training.load_ranker(data_set, tmp_path / "ranker")
+    return model, tmp_path
 
 
 def change(directory, **values):
     """Changes what ranker.json says of the validation split's clicks."""
-    path = directory / "ranker.json"
+    path = directory / "ranker" / "ranker.json"
     description = json.loads(path.read_text())
     description["validation"]["click"].update(values)
     path.write_text(json.dumps(description))

@@ -377,10 +377,10 @@ def test_the_event_loop_stays_responsive_while_requests_are_answered(run, monkey
     embedding, go_on = threading.Event(), threading.Event()
     embed = releases.QueryTower.embed
 
-    def held(tower, columns):
+    def held(tower, columns, weights):
         embedding.set()
         assert go_on.wait(30)
-        return embed(tower, columns)
+        return embed(tower, columns, weights)
 
     monkeypatch.setattr(releases.QueryTower, "embed", held)
 

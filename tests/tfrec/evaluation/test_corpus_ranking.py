@@ -88,6 +88,16 @@ def test_coverage_and_popularity_bias_tell_what_the_lists_hold(monkeypatch):
     assert measured.metrics["exposure_gini_at_10"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_under_uniform_exposure_ads_are_clicked_in_proportion_to_their_probabilities(rows):
+    click = np.array([[0.1, 0.2, 0.3, 0.4, 0.5], [0.5, 0.1, 0.1, 0.1, 0.2]])
+    # The order is 3, 1, 0, 2, 4, so the first two are ads 3 and 1, and the first three ad 0 too.
+    scores = np.repeat(SCORES, rows, axis=0)
+    for k, expected in ((2, [0.6, 0.2]), (3, [0.7, 0.7]), (9, [1.5, 1.0])):
+        found = corpus_ranking.clicks_under_uniform_exposure(fixed(scores), queries(2), click, k)
+        assert found == pytest.approx(expected)
+
+
 def test_ties_do_not_prefer_ads_that_are_early_in_the_catalog(monkeypatch):
     monkeypatch.setattr(corpus_ranking, "RECALL_AT", (100,))
     clicks = np.zeros(1_000, np.int64)

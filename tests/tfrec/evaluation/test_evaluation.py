@@ -9,7 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tfrec import calibration, config, evaluation, metrics, ranking, retrieval
-from tfrec.evaluation import baselines, ground_truth, realized
+from tfrec.evaluation import (
+    baselines,
+    candidates,
+    ground_truth,
+    realized,
+    retrieval_comparison,
+)
 from tfrec.retrieval import retrieval_training
 from tfrecords import convert, reader, records, schema
 
@@ -159,6 +165,57 @@ def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
     assert report.recommenders["popularity"].excluding_seen["corpus_recall_at_10"] < 0.25
 
 
+def clicks_in_ten(tastes):
+    data_set, two_tower = tastes
+    funnel, _ = evaluation.evaluate_whole_system(
+        data_set, evaluation.Models(two_tower), None, None, config.EvaluationConfig(resamples=20)
+    )
+    return funnel
+
+
+def test_where_users_do_not_click_again_the_funnel_leaves_out_what_they_clicked(tastes):
+    funnel = clicks_in_ten(tastes)
+    assert funnel.leaves_out_seen
+    assert funnel.clicks == 300
+    # Each of 60 users clicked 15 of 80 songs before, so 10 of the other 65 are drawn at random.
+    assert funnel.baselines["random_10"].value == pytest.approx(10 / 65)
+    # All are candidates, and without a ranker the ten are those of retrieval.
+    assert funnel.survived["tower"].value == 1.0
+    assert funnel.survived["retrieval_order"] == funnel.baselines["retrieval_top_10"]
+    # Held-out songs make up 5 of a user's 25 new songs of the own half, and 0 of the other 40.
+    popular = funnel.baselines["popularity_top_10"]
+    assert popular.interval[0] < popular.value < popular.interval[1]
+    assert 0.05 < popular.value < 0.3
+
+
+def test_where_users_click_again_the_funnel_keeps_what_they_clicked(tastes, monkeypatch):
+    leaving_out = clicks_in_ten(tastes)
+    monkeypatch.setattr(retrieval.HeldOut, "leaves_out_seen", False)
+    funnel = clicks_in_ten(tastes)
+    assert not funnel.leaves_out_seen
+    assert funnel.baselines["random_10"].value == pytest.approx(10 / 80)
+    assert funnel.clicks == leaving_out.clicks
+
+
+def test_ads_that_were_shown_are_ordered_by_ranker_tower_and_popularity(report, data_set, models):
+    orders = report.order_of_shown_ads
+    assert list(orders) == ["ranker", "two_tower", "popularity"]
+    click = report.ranker["click"].metrics
+    for name, own in orders["ranker"].items():
+        assert own.value == click[name].value
+    assert orders["ranker"]["per_user_auc"].absent == "the schema names no user_key"
+    windows = list(data_set.windows("test"))
+    clicks, rows = (np.concatenate([w[name] for w in windows]) for name in ("click", "ad_row"))
+    queries = np.concatenate([w["query"] for w in windows])
+    owner = np.repeat(np.arange(len(queries)), np.concatenate([w["list_lengths"] for w in windows]))
+    query = retrieval.embed_in_batches(models.two_tower.query_tower, queries)[owner]
+    ad = retrieval.embed_in_batches(models.two_tower.ad_tower, data_set.catalog().features[rows])
+    expected = metrics.auc(clicks, (query * ad).sum(axis=1))
+    assert orders["two_tower"]["auc"].value == pytest.approx(expected, abs=1e-6)
+    known = retrieval.with_validation_clicks(data_set, data_set.catalog()).clicks
+    assert orders["popularity"]["auc"].value == pytest.approx(metrics.auc(clicks, known[rows]))
+
+
 def test_ease_is_left_out_of_large_catalogs_and_named(tastes, monkeypatch):
     monkeypatch.setattr(baselines, "MAX_ADS_OF_EASE", 79)
     report = evaluation.evaluate_retrieval(*tastes, max_clicks=7)
@@ -170,6 +227,67 @@ def test_fewer_clicks_can_be_measured_one_by_one(tastes):
     report = evaluation.evaluate_retrieval(*tastes, max_clicks=7)
     assert report.num_clicks == 7
     assert report.num_users == 60
+
+
+def test_recall_under_uniform_exposure_is_compared_with_the_truth(
+    report, data_set, models, synthetic_log, monkeypatch
+):
+    everything = report.retrieval.uniform_exposure
+    assert everything.share_of_achievable.value == 1.0  # 500 of 300 ads
+    monkeypatch.setattr(retrieval_comparison, "NUM_CANDIDATES", 30)
+    truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
+    catalog = data_set.catalog()
+    tower = evaluation.recommender_of(models.two_tower, catalog)
+    order = ground_truth.catalog_order(truth, catalog)
+    click = ground_truth.value_matrices(truth, order, truth.sample_requests)["click"]
+    recommenders = {
+        "two_tower": tower,
+        "revealed": lambda queries: click[queries.number],
+        "hidden": lambda queries: -click[queries.number],
+    }
+    monkeypatch.setattr(retrieval_comparison, "_MAX_SCORES", 7 * 300)  # seven requests at a time
+    measured = retrieval_comparison.recall_under_uniform_exposure(
+        truth, data_set, recommenders, config.EvaluationConfig(resamples=10)
+    )
+    recall = {name: own.value for name, own in measured.corpus_recall_at_500.items()}
+    assert measured.requests == len(click)
+    best = np.sort(click, axis=1)[:, -30:].sum() / click.sum()
+    assert recall["ground_truth"] == recall["revealed"] == pytest.approx(best)
+    assert recall["hidden"] == pytest.approx(np.sort(click, axis=1)[:, :30].sum() / click.sum())
+    assert recall["hidden"] < recall["two_tower"] < best
+    share = measured.share_of_achievable
+    assert share.value == pytest.approx(recall["two_tower"] / best)
+    assert share.interval[0] < share.value < share.interval[1]
+
+
+def test_all_ads_are_scored_as_candidates_are(data_set, models, monkeypatch):
+    monkeypatch.setattr(candidates, "NUM_CANDIDATES", 128)  # 300 ads are three lists
+    queries = np.concatenate([w["query"] for w in data_set.windows("test")])[:3]
+    setting = (data_set, models.ranker, models.calibrators, models.heads.weights, queries)
+    scores = candidates.score_all_ads(*setting)
+    rows = np.array([[0, 299], [127, 128], [255, 256]])
+    scored = candidates.score(*setting, candidates.Candidates(rows, rows, rows))
+    assert list(scores) == list(scored.scores) == ["click", "engagement", "revenue"]
+    for head, own in scores.items():
+        assert own.shape == (3, 300)
+        np.testing.assert_allclose(
+            np.take_along_axis(own, rows, axis=1), scored.scores[head], rtol=1e-5
+        )
+
+
+def test_where_every_ad_is_a_candidate_no_tower_could_return_more(report):
+    for own in report.funnel.utilities.values():
+        ranker = own.over_all_ads
+        assert ranker.requests == report.funnel.requests
+        assert ranker.ranker.value == pytest.approx(own.returned.value)
+        assert ranker.share_of_ranker.value == pytest.approx(1.0)
+        assert ranker.best_possible == own.best_possible
+        for known in own.head_known.values():
+            assert known.value < own.best_possible.value + 1e-9
+    assert list(report.funnel.utilities["utility"].head_known) == ["click", "engagement", "revenue"]
+    # With one head, to know it is to know the order.
+    click = report.funnel.utilities["click"]
+    assert click.head_known["click"].value == pytest.approx(click.best_possible.value)
 
 
 def test_the_losses_of_the_funnel_add_up(report):
@@ -270,7 +388,11 @@ def test_a_worse_index_and_filters_are_charged_with_their_losses(data_set, model
     assert survived[0] == 1.0
     assert 1.0 > survived[1] > survived[2] >= survived[3] > 0.0
     assert sum(loss.value for loss in clicks.lost.values()) == pytest.approx(1.0 - survived[3])
-    assert clicks.baselines["random_10"] == pytest.approx(10 / 300)
+    assert clicks.baselines["random_10"].value == pytest.approx(10 / 300)
+    assert not clicks.leaves_out_seen  # the log names no users
+    # The weights of the heads are equal, so clicks alone give another order.
+    others = ["ranker_by_click_alone", "retrieval_top_10", "popularity_top_10", "random_10"]
+    assert list(clicks.baselines) == others
 
 
 def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
@@ -283,9 +405,21 @@ def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
     assert truth.log["C7"].to_pylist() == [ids[row] for row in rows]
     encoded = truth.encode(data_set, truth.sample_requests)
     query = np.concatenate([w["query"] for w in windows])
-    np.testing.assert_array_equal(encoded, query[: len(encoded)])
+    spaced = retrieval.evenly_spaced(len(query), ground_truth.MAX_REQUESTS)
+    np.testing.assert_array_equal(encoded, query[spaced])
     true_rows = records.read_arrow(synthetic_log.truth)["click_probability"].to_numpy()
     np.testing.assert_array_equal(truth.rows["click_probability"], true_rows[-len(clicks) :])
+
+
+def test_the_requests_of_the_funnel_are_spread_over_the_whole_split(
+    data_set, synthetic_log, monkeypatch
+):
+    monkeypatch.setattr(ground_truth, "MAX_REQUESTS", 10)
+    truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
+    in_log = list(dict.fromkeys(truth.log["request_id"].to_pylist()))
+    sampled = [in_log.index(key) for key in truth.sample_requests["request_id"].to_pylist()]
+    assert len(in_log) > 50
+    assert sampled == [i * len(in_log) // 10 for i in range(10)]
 
 
 def test_the_true_values_of_all_ads_agree_with_those_of_the_log(data_set, synthetic_log):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from tfrec import config
 from tfrec.evaluation import candidates, funnel
@@ -15,9 +16,9 @@ def stages(measured):
     return [loss.value for loss in measured.lost.values()]
 
 
-def measure(lists, scores, weights):
+def measure(lists, scores, weights, over_all_ads=None):
     return funnel.measure_value(
-        lists, scores, weights, CONFIG, candidates=500, ads=1_000, index="exact search"
+        lists, scores, weights, CONFIG, over_all_ads, candidates=500, ads=1_000, index="exact"
     )
 
 
@@ -113,6 +114,45 @@ def test_the_winners_curse_is_seen_although_the_scores_are_right_on_average():
     assert promised.ratio.value == pytest.approx(1.35, abs=0.03)
 
 
+def test_a_known_head_is_ordered_by_its_true_values_and_the_others_by_the_rankers():
+    # Ads 0 … 11: clicks are worth 0 … 11 and revenue 11 … 0 twice over, so ads are worth 22 … 11.
+    click, revenue = np.arange(12.0)[None], 2 * np.arange(12.0)[::-1][None]
+    values = {"click": click, "revenue": revenue}
+    weights = {"both": {"click": 1.0, "revenue": 1.0}}
+    best = funnel.sum_of_ten(click + revenue)  # 22 … 13: 175
+    lists = funnel.TrueValues({"both": best}, values, values, values)
+    # The ranker knows clicks, and nothing of revenue: it returns ads 2 … 11, worth 20 … 11.
+    scores = {"click": click, "revenue": np.zeros((1, 12))}
+    measured = measure(lists, scores, weights).utilities["both"]
+    assert measured.returned.value == 155.0
+    known = {head: own.value for head, own in measured.head_known.items()}
+    assert known == {"click": 155.0, "revenue": 175.0}
+
+
+def test_the_ranker_over_all_ads_is_compared_on_the_same_requests():
+    # Three requests; the ten that are returned are worth 10, 20 and 30.
+    values = np.repeat([[1.0], [2.0], [3.0]], 10, axis=1)
+    best = {"click": np.array([50.0, 60.0, 70.0])}
+    lists = funnel.TrueValues(best, *({"click": values} for _ in range(3)))
+    over = funnel.OverAllAds(np.array([0, 2]), {"click": np.array([40.0, 60.0])})
+    measured = measure(lists, {"click": values}, CLICK, over).utilities["click"]
+    own = measured.over_all_ads
+    assert own.requests == 2
+    assert (own.best_possible.value, own.ranker.value, own.returned.value) == (60.0, 50.0, 20.0)
+    assert own.share_of_ranker.value == pytest.approx(0.4)
+    assert measured.returned.value == 20.0
+    assert measure(lists, {"click": values}, CLICK).utilities["click"].over_all_ads is None
+
+
+def test_all_ads_are_ranked_for_fewer_requests_the_more_there_are():
+    budget, fewest = funnel.MAX_SCORES_OVER_ALL_ADS, funnel.MIN_REQUESTS_OVER_ALL_ADS
+    assert funnel.requests_over_all_ads(4, 100).tolist() == [0, 1, 2, 3]
+    some = funnel.requests_over_all_ads(200, budget // 20)
+    assert some.tolist() == list(range(0, 200, 10))
+    assert len(funnel.requests_over_all_ads(200, budget // fewest)) == fewest
+    assert len(funnel.requests_over_all_ads(200, budget // fewest + 1)) == 0
+
+
 def test_no_candidates_are_worth_nothing():
     none = {"click": np.empty((2, 0))}
     lists = funnel.TrueValues({"click": np.array([3.0, 5.0])}, none, none, none)
@@ -127,6 +167,41 @@ def test_best_ten_orders_by_score_then_by_the_second_score_then_as_they_stand():
     assert candidates.best_ten(COLUMNS, scores).tolist() == [[1, 2, 3, 4, 0]]
     then = np.array([[0.0, 1.0, 2.0, 5.0, 5.0]])
     assert candidates.best_ten(COLUMNS, scores, then).tolist() == [[2, 1, 3, 4, 0]]
+
+
+def test_lists_leave_out_what_was_seen_and_end_early_where_too_few_ads_are_left():
+    rows = np.array([[4, 2, 0, 1, 3], [4, 2, 0, 1, 3], [4, 2, 0, 1, 3]])
+    seen = scipy.sparse.csr_array([[0, 0, 0, 0, 0], [0, 0, 1, 0, 1], [1, 1, 1, 0, 1]])
+    left = candidates.leave_out(rows, seen, 3)
+    assert left.tolist() == [[4, 2, 0], [0, 1, 3], [3, -1, -1]]
+    one_list = candidates.leave_out(rows[:1], seen[1:2], 9)
+    assert one_list.tolist() == [[0, 1, 3, -1, -1]]
+
+
+def test_candidates_are_searched_for_deep_enough_to_leave_out_what_was_seen(monkeypatch):
+    monkeypatch.setattr(candidates, "NUM_CANDIDATES", 2)
+    ads = np.array([[0.1], [0.9], [0.5], [0.7], [0.3]], np.float32)  # best first: 1, 3, 2, 4, 0
+    queries = np.ones((2, 1), np.float32)
+    seen = scipy.sparse.csr_array([[0, 0, 0, 0, 0], [0, 1, 0, 1, 0]])
+    found = candidates.find(queries, ads, None, seen)
+    assert found.tower.tolist() == [[1, 3], [2, 4]]
+    asked = []
+    index = candidates.CandidateIndex(
+        "reversed", lambda q, k: asked.append(k) or np.tile(np.arange(4, 4 - k, -1), (len(q), 1))
+    )
+    found = candidates.find(queries, ads, index, seen)
+    assert found.index.tolist() == [[4, 3], [4, 2]]
+    assert asked == [4]
+
+
+def test_an_entry_without_an_ad_is_never_among_the_ten():
+    rows = np.array([[7, candidates.NO_AD, 8]])
+    found = candidates.Candidates(rows, rows, rows)
+    scored = candidates.ScoredCandidates(
+        found, {"click": np.array([[0.1, 0.9, 0.2]])}, {"click": 1.0}
+    )
+    assert candidates.best_ten(rows, scored.utility).tolist() == [[8, 7, candidates.NO_AD]]
+    assert scored.utility_of({"click": -1.0})[0].tolist() == [-0.1, -np.inf, -0.2]
 
 
 def test_stages_without_filters_or_index_are_those_before():

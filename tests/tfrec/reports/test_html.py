@@ -82,6 +82,28 @@ def test_the_page_has_every_figure_and_needs_nothing_else(reports):
 
 
 @pytest.mark.trains
+def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure(reports):
+    with_truth, real = reports
+    ranker = with_truth.funnel.utilities["utility"].over_all_ads
+    words = " ".join(" ".join(Page(report_html.render_report(with_truth, "x")).words).split())
+    text = report_text.report_as_text(with_truth)
+    for shown in (words, text):
+        assert f"best possible, {ranker.requests} requests" in shown
+        assert "ranker over all ads, the same" in shown
+        assert "if revenue were known" in shown
+        assert "recall@500, uniform exposure" in shown
+        assert "The two-tower model reaches 100.0 % (100.0 % to 100.0 %)" in shown
+    assert "of what the ranker would return if it ordered all ads" in words
+    without = with_truth.funnel.utilities["utility"].model_copy(update={"over_all_ads": None})
+    large = with_truth.funnel.model_copy(update={"utilities": {"utility": without}})
+    report = with_truth.model_copy(update={"funnel": large})
+    assert "ranker over all ads: it would take too long for 300 ads" in "".join(
+        tables.not_measured(report)
+    )
+    assert "ranker over all ads" not in report_text.report_as_text(real)
+
+
+@pytest.mark.trains
 def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(reports):
     _, real = reports
     text = report_html.render_report(real, "<script>alert(1)</script>")
@@ -89,6 +111,21 @@ def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(rep
     assert "realized" not in page.sections
     assert "Funnel of clicks" in page.titles
     assert "&lt;script&gt;" in text
+    words = " ".join(" ".join(page.words).split())
+    for shown in (words, " ".join(report_text.report_as_text(real).split())):
+        assert "A lower share than theirs does not mean that its order is worse" in shown
+        assert "for comparison: ranker by click alone" in shown
+        assert "Among ads that were shown, the orders compare as follows" in shown
+        assert "Users do not click an ad again" not in shown
+    assert "A lower share than theirs" not in report_text.report_as_text(reports[0])
+
+
+@pytest.mark.trains
+def test_the_page_says_that_lists_leave_out_what_was_clicked(reports):
+    _, real = reports
+    funnel = real.funnel.model_copy(update={"leaves_out_seen": True})
+    text = report_html.render_report(real.model_copy(update={"funnel": funnel}), "x")
+    assert "Users do not click an ad again in this log" in " ".join(Page(text).words)
 
 
 @pytest.mark.trains

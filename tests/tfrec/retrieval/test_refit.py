@@ -57,9 +57,17 @@ def test_the_most_clicked_ads_do_not_prefer_early_ones(data_set):
     assert rising == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(len(without)))
 
 
+@pytest.fixture(scope="module")
+def refitted(data_set, retrieval_config, tmp_path_factory):
+    """The directory of a model that learned from clicks alone."""
+    directory = tmp_path_factory.mktemp("refitted")
+    retrieval.train_two_tower(data_set, retrieval_config, directory)
+    return directory
+
+
 @pytest.mark.trains
-def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config, trained):
-    directory = trained / "retrieval"
+def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config, refitted):
+    directory = refitted
     model, description = retrieval.load_two_tower(data_set, directory)
     history = json.loads((directory / "refit" / "history.json").read_text())
     best = training.best_epoch(description["history"], PLAN)
@@ -75,10 +83,10 @@ def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config
 
 
 @pytest.fixture
-def to_be_refitted(trained, tmp_path):
+def to_be_refitted(refitted, tmp_path):
     """What a training leaves that was killed before its refit."""
     directory = tmp_path / "retrieval"
-    shutil.copytree(trained / "retrieval", directory)
+    shutil.copytree(refitted, directory)
     shutil.rmtree(directory / "refit")
     (directory / "retrieval.json").unlink()
     return directory

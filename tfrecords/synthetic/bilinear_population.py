@@ -1,8 +1,6 @@
-"""The population of the synthetic world: constants, users, ads and page views.
+"""The population of the bilinear world: constants, users, ads and page views.
 
-Columns have Criteo's names and are *codes* here: a categorical column is an int array in which 0
-is missing and 1..V are its values; a numeric column is a float64 array of whole numbers in which
-NaN is missing.
+Columns have Criteo's names; numbers are whole.
 
     user     C3 user id, C1 segment, C12 interest, C2 city, C15 country, C23 age band, C24 gender,
              I1 visits, I2 days since the last visit (-1: first seen today), I4 spend,
@@ -15,16 +13,37 @@ NaN is missing.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
-Columns = dict[str, np.ndarray]
+from tfrecords.schema import LABELS, Field, Schema
+from tfrecords.synthetic.world_parts import (
+    STYLES,
+    Columns,
+    Population,
+    choice,
+    hour_bounds,
+    remove,
+    zipf,
+)
 
+NUMERIC = tuple(f"I{i}" for i in range(1, 14))
+CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
 USER_FIELDS = ("C3", "C1", "C12", "C2", "C15", "C23", "C24", "I1", "I2", "I4", "I5", "I7", "I9")
 QUERY_CATEGORICAL = tuple(f"C{i}" for i in (*range(1, 7), 9, 10, 12, 14, 15, 16, *range(19, 27)))
 QUERY_NUMERIC = tuple(f"I{i}" for i in range(1, 10))
 AD_CATEGORICAL = ("C7", "C8", "C11", "C13", "C17", "C18")
 AD_NUMERIC = ("I10", "I11", "I12", "I13")
+AD_COLUMNS = (*AD_NUMERIC, *AD_CATEGORICAL)
+
+_THINGS = (
+    "Shoe", "Jacket", "Backpack", "Watch", "Tent", "Lamp", "Chair", "Kettle", "Camera", "Guitar",
+    "Bicycle", "Helmet", "Scarf", "Novel", "Puzzle", "Blanket", "Speaker", "Keyboard", "Coffee",
+    "Teapot", "Perfume", "Umbrella", "Wallet", "Sofa", "Mirror", "Skateboard", "Telescope",
+    "Cookbook", "Drone", "Mattress",
+)  # fmt: skip
+_MIN_COUNT = {"C3": 10, "C21": 10}  # The embeddings of rare ids overfit.
 
 # Share of missing values: of users for user fields, otherwise of page views or ads.
 MISSING = {
@@ -38,7 +57,7 @@ MISSING = {
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """The constants of the world; equal configs give equal bytes.
+    """The constants of the bilinear world; equal configs give equal bytes.
 
     `*_scale` is the size of a term in the logit (of revenue: in the logarithm).
     """
@@ -84,6 +103,28 @@ class WorldConfig:
     revenue_sigma: float = 0.7  # of the log-normal, given engagement
 
 
+def schema() -> Schema:
+    """Returns the schema of the bilinear world: Criteo's columns, request, position and labels."""
+    fields = []
+    for name in (*NUMERIC, *CATEGORICAL):
+        kind = "numeric" if name in NUMERIC else "categorical"
+        side = "ad" if name in AD_COLUMNS else "query"
+        fields.append(Field(name, kind, side, min_count=_MIN_COUNT.get(name, 5)))
+    return Schema(
+        name="synthetic",
+        fields=tuple(fields),
+        ad_key=("C7",),
+        click="label",
+        engagement="engagement",
+        revenue="revenue",
+        request_key="request_id",
+        position="position",
+        show=("title",),
+        # The reports on its ground truth add up the three heads as they are.
+        weights=dict.fromkeys(LABELS, 1.0),
+    )
+
+
 def sizes(config: WorldConfig) -> dict[str, int]:
     """Returns the number of values of each categorical column, without the missing value."""
     return {
@@ -96,72 +137,80 @@ def sizes(config: WorldConfig) -> dict[str, int]:
     }  # fmt: skip
 
 
-class Population:
-    """Users, ads and the distribution of page views.
+class BilinearPopulation(Population):
+    """Users, ads and page views; see `world_parts.Population`. The groups are advertisers."""
 
-    Attributes:
-        ads: Codes of all ads [num_ads].
-        popularity: Zipf weights of all ads [num_ads]; 0 for ads that are not launched.
-    """
+    decimals = frozenset({"revenue"})
+    query_columns = (*QUERY_CATEGORICAL, *QUERY_NUMERIC)
+    ad_columns = AD_COLUMNS
 
     def __init__(self, config: WorldConfig) -> None:
         self.config = config
+        self.schema = schema()
+        self.files = {
+            "log": ("label", *NUMERIC, *CATEGORICAL),
+            "extra": ("request_id", "position", "engagement", "revenue"),
+        }
         self._sizes = sizes(config)
+        self.vocabularies = {
+            name: _vocabulary([config.seed, 3, number], size)
+            for number, (name, size) in enumerate(self._sizes.items())
+        }
         rng = np.random.default_rng([config.seed, 2])
-        self._user_shares = _zipf(rng, config.num_users, config.user_popularity_exponent)
-        self._publisher_shares = _zipf(rng, config.num_publishers, 1.0)
-        self._publisher_topic = 1 + _choice(
-            rng, _zipf(rng, config.num_topics, 0.7), config.num_publishers
+        self._user_shares = zipf(rng, config.num_users, config.user_popularity_exponent)
+        self._publisher_shares = zipf(rng, config.num_publishers, 1.0)
+        self._publisher_topic = 1 + choice(
+            rng, zipf(rng, config.num_topics, 0.7), config.num_publishers
         )
-        self._city_country = 1 + _choice(rng, _zipf(rng, 20, 1.0), config.num_cities + 1)
-        daily = 1.0 + 0.7 * np.sin(2 * np.pi * (np.arange(24) - 9) / 24)
-        self._hour_bounds = np.cumsum(daily / daily.sum())
+        self._city_country = 1 + choice(rng, zipf(rng, 20, 1.0), config.num_cities + 1)
+        self._hour_bounds = hour_bounds()
         self._users = self._make_users(rng)
         self.ads = self._make_ads(rng)
-        self.popularity = _zipf(rng, config.num_ads, config.ad_popularity_exponent)
+        self.popularity = zipf(rng, config.num_ads, config.ad_popularity_exponent)
         self.popularity[rng.random(config.num_ads) < config.unlaunched_fraction] = 0.0
+        self.group, self.num_groups = self.ads["C13"], 1 + config.num_advertisers
 
     def page_views(self, rng: np.random.Generator, n: int, start: int | None = None) -> Columns:
-        """Draws query-side codes [n].
-
-        Args:
-            rng: Source of randomness.
-            n: Number of page views.
-            start: Number of the first one in the log, which determines weekday and hour; None:
-                random times.
-        """
+        """Draws query-side codes [n]; see `world_parts.Population`."""
         per_day = self.config.requests_per_day
         time = rng.random(n) * 7 if start is None else (start + np.arange(n) + 0.5) / per_day
-        user = _choice(rng, self._user_shares, n)
+        user = choice(rng, self._user_shares, n)
         codes = {name: self._users[name][user] for name in USER_FIELDS}
         codes["C5"] = 1 + np.searchsorted(self._hour_bounds, time % 1.0).clip(max=23)
         codes["C6"] = 1 + time.astype(np.int64) % 7
-        codes["C9"] = 1 + _choice(rng, self._publisher_shares, n)
+        codes["C9"] = 1 + choice(rng, self._publisher_shares, n)
         codes["C26"] = 1 + (codes["C9"] - 1) % 40
         anywhere = rng.random(n) < 0.4
         topic = 1 + rng.integers(0, self.config.num_topics, n)
         codes["C10"] = np.where(anywhere, topic, self._publisher_topic[codes["C9"] - 1])
-        codes["C4"] = 1 + _choice(rng, np.array([0.5, 0.33, 0.13, 0.04]), n)
+        codes["C4"] = 1 + choice(rng, np.array([0.5, 0.33, 0.13, 0.04]), n)
         codes["C14"] = _follow(rng, codes["C4"], 12, 0.3)
         codes["C16"] = _follow(rng, codes["C4"], 9, 0.1)
         shares = {"C19": 1.1, "C20": 0.6, "C21": 0.2, "C22": 0.8, "C25": 1.0}
         for name, exponent in shares.items():
             weights = np.arange(1, self._sizes[name] + 1) ** -exponent
-            codes[name] = 1 + _choice(rng, weights, n)
+            codes[name] = 1 + choice(rng, weights, n)
         codes["I3"] = rng.geometric(0.25, n).astype(np.float64)
         codes["I6"] = np.floor(rng.exponential(6.0, n))
         codes["I8"] = np.floor(rng.lognormal(3.0, 1.5, n)) - 2
         context = [name for name in codes if name not in USER_FIELDS or name == "C3"]
-        _remove(rng, codes, context)
+        remove(rng, codes, _missing(context))
         return {name: codes[name] for name in (*QUERY_CATEGORICAL, *QUERY_NUMERIC)}
+
+    def titles(self, ads: Columns) -> list[str]:
+        """Returns names that say the ad and its category, such as `Trail Shoe 0d15`."""
+        return [
+            f"{STYLES[int(ad, 16) % len(STYLES)]} {_thing(category)} {ad[:4]}"
+            for ad, category in zip(ads["C7"], ads["C17"], strict=True)
+        ]
 
     def _make_users(self, rng: np.random.Generator) -> Columns:
         config, n = self.config, self.config.num_users
-        segment = _choice(rng, _zipf(rng, config.num_segments, 0.5), n)
+        segment = choice(rng, zipf(rng, config.num_segments, 0.5), n)
         leaning = rng.dirichlet(np.full(config.num_interests, 0.5), config.num_segments)
         draws = (rng.random(n)[:, None] > np.cumsum(leaning, axis=1)[segment]).sum(axis=1)
         visits = np.floor(rng.lognormal(2.2, 1.2, n))
-        city = 1 + _choice(rng, _zipf(rng, config.num_cities, 0.9), n)
+        city = 1 + choice(rng, zipf(rng, config.num_cities, 0.9), n)
         users = {
             "C3": np.arange(1, n + 1),
             "C1": 1 + segment,
@@ -177,44 +226,34 @@ class Population:
             "I7": rng.integers(0, 2_000, n).astype(np.float64),
             "I9": np.floor(visits * rng.uniform(0.7, 1.3, n)) - 1,
         }
-        _remove(rng, users, [name for name in USER_FIELDS if name != "C3"])
+        remove(rng, users, _missing(name for name in USER_FIELDS if name != "C3"))
         return users
 
     def _make_ads(self, rng: np.random.Generator) -> Columns:
         config, n = self.config, self.config.num_ads
-        category_shares = _zipf(rng, config.num_categories, 0.8)
-        home = _choice(rng, category_shares, config.num_advertisers)
-        owner = _choice(rng, _zipf(rng, config.num_advertisers, 0.8), config.num_campaigns)
-        campaign = _choice(rng, _zipf(rng, config.num_campaigns, 0.6), n)
+        category_shares = zipf(rng, config.num_categories, 0.8)
+        home = choice(rng, category_shares, config.num_advertisers)
+        owner = choice(rng, zipf(rng, config.num_advertisers, 0.8), config.num_campaigns)
+        campaign = choice(rng, zipf(rng, config.num_campaigns, 0.6), n)
         advertiser = owner[campaign]
         elsewhere = rng.random(n) < 0.2
-        category = np.where(elsewhere, _choice(rng, category_shares, n), home[advertiser])
+        category = np.where(elsewhere, choice(rng, category_shares, n), home[advertiser])
         level = rng.normal(3.6, 0.6, config.num_categories)
         price = np.ceil(np.exp(level[category] + rng.normal(0.0, 0.8, n)))
         ads = {
             "C7": np.arange(1, n + 1),
-            "C8": 1 + _choice(rng, np.array([0.4, 0.25, 0.2, 0.1, 0.05]), n),
+            "C8": 1 + choice(rng, np.array([0.4, 0.25, 0.2, 0.1, 0.05]), n),
             "C11": 1 + campaign,
             "C13": 1 + advertiser,
             "C17": 1 + category,
-            "C18": 1 + _choice(rng, np.array([0.35, 0.25, 0.2, 0.1, 0.07, 0.03]), n),
+            "C18": 1 + choice(rng, np.array([0.35, 0.25, 0.2, 0.1, 0.07, 0.03]), n),
             "I10": price,
             "I11": np.round(100 * rng.beta(3.0, 2.4, n)),
             "I12": np.floor(rng.exponential(80.0, n)) - 1,
             "I13": np.ceil(price**0.5 * rng.lognormal(1.2, 0.5, n)),
         }
-        _remove(rng, ads, [name for name in ads if name != "C7"])
+        remove(rng, ads, _missing(name for name in ads if name != "C7"))
         return ads
-
-
-def _zipf(rng: np.random.Generator, size: int, exponent: float) -> np.ndarray:
-    weights = rng.permutation(np.arange(1, size + 1) ** -exponent)
-    return weights / weights.sum()
-
-
-def _choice(rng: np.random.Generator, weights: np.ndarray, n: int) -> np.ndarray:
-    bounds = np.cumsum(weights)
-    return np.searchsorted(bounds, rng.random(n) * bounds[-1], side="right")
 
 
 def _follow(rng: np.random.Generator, codes: np.ndarray, size: int, noise: float) -> np.ndarray:
@@ -223,7 +262,16 @@ def _follow(rng: np.random.Generator, codes: np.ndarray, size: int, noise: float
     return np.where(rng.random(len(codes)) < noise, rng.integers(1, size + 1, len(codes)), own)
 
 
-def _remove(rng: np.random.Generator, codes: Columns, names: list[str]) -> None:
-    for name in names:
-        gone = rng.random(len(codes[name])) < MISSING.get(name, 0.0)
-        codes[name] = np.where(gone, np.nan if name.startswith("I") else 0, codes[name])
+def _missing(names: Iterable[str]) -> dict[str, float]:
+    return {name: MISSING.get(name, 0.0) for name in names}
+
+
+def _thing(category: str) -> str:
+    return _THINGS[int(category, 16) % len(_THINGS)] if category else "Offer"
+
+
+def _vocabulary(seed: list[int], size: int) -> np.ndarray:
+    """Returns "" and distinct strings of eight hex digits [1 + size]."""
+    rng = np.random.default_rng(seed)
+    values = rng.permutation(np.unique(rng.integers(0, 2**32, 2 * size + 16)))[:size]
+    return np.array(["", *(f"{value:08x}" for value in values)])

@@ -1,11 +1,18 @@
-"""The synthetic world: requests, shown ads and their ground truth.
+"""Worlds with known ground truth: requests, shown ads and their outcomes.
 
-Shapes: n aligned rows; Q queries; N ads of the catalog. A column is an array of strings (eight
-hex digits, "" is missing) or of float64 (NaN is missing), with the names of Criteo's log.
+    world = synthetic.World(synthetic.WORLDS["shop"])
+    values = world.value_matrices(world.sample_requests(rng, 100))["revenue"]
 
-Ads are shown by successive sampling without replacement with weights
-`popularity[ad] * exp(relevance[query, advertiser of the ad])`; the relevance is a noisy estimate of
-the true affinity.
+    bilinear   inner products of tastes and themes, in Criteo's columns
+    shop       budgets, tables and trees; users with names, and ads that can be read
+    drift      the shop, where popularity, tastes and budgets change over time
+
+All worlds share this engine; each defines its population and its truth, see `world_parts`. Ads are
+shown by successive sampling without replacement with weights
+`popularity[ad] * exposure[query, group of the ad]`; the exposure is a noisy estimate of relevance.
+
+Shapes: n aligned rows; Q queries; N ads of the catalog. A column is an array of strings ("" is
+missing) or of float64 (NaN is missing), with the names of the log.
 """
 
 from collections.abc import Callable
@@ -14,10 +21,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.synthetic import population
-from tfrecords.synthetic.truth import Truth, intercept, sigmoid
+from tfrecords.synthetic import bilinear_population, bilinear_truth, shop_population, shop_truth
+from tfrecords.synthetic.world_parts import Columns, Population, Truth, intercept, sigmoid
 
-Columns = population.Columns
+WorldConfig = bilinear_population.WorldConfig
+ShopConfig = shop_population.ShopConfig
+AnyConfig = WorldConfig | ShopConfig
+# Replace their seeds and sizes with `dataclasses.replace`.
+WORLDS: dict[str, AnyConfig] = {
+    "bilinear": WorldConfig(),
+    "shop": ShopConfig(),
+    "drift": ShopConfig(drift=1.0),
+}
 
 _CANDIDATES_PER_REQUEST = 48
 _QUERIES_AT_ONCE = 128
@@ -29,32 +44,28 @@ class World:
 
     Attributes:
         config: The constants.
+        schema: Schema of a log.
+        population: What the columns are.
         ads: Ad-side columns of the whole catalog [N].
     """
 
-    def __init__(self, config: population.WorldConfig | None = None) -> None:
-        self.config = config or population.WorldConfig()
-        sizes = population.sizes(self.config)
-        self._vocabularies = {
-            name: _vocabulary([self.config.seed, 3, number], size)
-            for number, (name, size) in enumerate(sizes.items())
-        }
-        self._population = population.Population(self.config)
-        self._truth = Truth(self.config, self._population.ads)
-        self.ads = self.decode(self._population.ads)
-        self._ad_terms = self._truth.ad_terms(self._population.ads)
-        advertiser = self._population.ads["C13"]
-        self._by_advertiser = np.argsort(advertiser, kind="stable")
-        self._cumulative = np.cumsum(self._population.popularity[self._by_advertiser])
-        starts = np.searchsorted(
-            advertiser[self._by_advertiser], np.arange(self.config.num_advertisers + 2)
-        )
-        self._advertiser_bounds = np.concatenate([[0.0], self._cumulative])[starts]
+    def __init__(self, config: AnyConfig | None = None) -> None:
+        """Builds a world; None: the default bilinear one."""
+        self.config = config or WorldConfig()
+        self.population, self._truth = _parts(self.config)
+        self.schema = self.population.schema
+        self.ads = self.decode(self.population.ads)
+        self._ad_terms = self._truth.ad_terms(self.population.ads)
+        group = self.population.group
+        self._by_group = np.argsort(group, kind="stable")
+        self._cumulative = np.cumsum(self.population.popularity[self._by_group])
+        starts = np.searchsorted(group[self._by_group], np.arange(self.population.num_groups + 1))
+        self._group_bounds = np.concatenate([[0.0], self._cumulative])[starts]
         self._set_rates(np.random.default_rng([self.config.seed, 5]))
 
     def sample_requests(self, rng: np.random.Generator, n: int) -> Columns:
         """Draws query-side columns [n] at random times."""
-        return self.decode(self._population.page_views(rng, n))
+        return self.decode(self.population.page_views(rng, n))
 
     def click_probability(
         self, query: Columns, ads: Columns | None = None, position: np.ndarray | None = None
@@ -92,26 +103,37 @@ class World:
 
         return self._joined(query, ads, score)
 
+    def value_matrices(self, query: Columns) -> dict[str, np.ndarray]:
+        """Returns the true values of all ads in the first position: head -> [Q, N].
+
+        `click` and `engagement` are probabilities and `revenue` is an expected value, per
+        impression.
+        """
+        click = self.click_probability(query)
+        engagement = click * self.engagement_probability(query)
+        revenue = engagement * self.expected_revenue_given_engagement(query)
+        return {"click": click, "engagement": engagement, "revenue": revenue}
+
     def exposure_weight_matrix(self, query: Columns) -> np.ndarray:
         """Returns the logging policy's weights of all ads for all queries, float64 [Q, N].
 
         The first ad of a request is drawn with probability weight / sum of the row, and each
         further one in the same way from the remaining ads. Ads that are not launched have weight 0.
         """
-        advertiser, popularity = self._population.ads["C13"], self._population.popularity
+        group, popularity = self.population.group, self.population.popularity
         return self._joined(
             query,
             None,
-            lambda users, _, matrix: self._truth.exposure(users)[:, advertiser] * popularity,
+            lambda users, _, matrix: self._truth.exposure(users)[:, group] * popularity,
         )
 
     def encode(self, columns: Columns) -> Columns:
         """Converts columns to codes; unknown strings are missing."""
         codes = {}
         for name, values in columns.items():
-            if name in self._vocabularies:
+            if name in self.population.vocabularies:
                 strings = pa.array(np.asarray(values, dtype=object), pa.string())
-                found = pc.index_in(strings, pa.array(self._vocabularies[name][1:]))
+                found = pc.index_in(strings, pa.array(self.population.vocabularies[name][1:]))
                 codes[name] = pc.add(pc.fill_null(found, -1), 1).to_numpy().astype(np.int64)
             else:
                 codes[name] = np.asarray(values, dtype=np.float64)
@@ -120,7 +142,9 @@ class World:
     def decode(self, codes: Columns) -> Columns:
         """Converts codes to columns; the inverse of `encode`."""
         return {
-            name: self._vocabularies[name][values] if name in self._vocabularies else values
+            name: self.population.vocabularies[name][values]
+            if name in self.population.vocabularies
+            else values
             for name, values in codes.items()
         }
 
@@ -133,16 +157,18 @@ class World:
             start: Number of the first request in the log.
 
         Returns:
-            Query-side and ad-side columns, `request_id` and `position` (int64), `label` and
-            `engagement` (0 or 1), `revenue`, and the ground truth of each impression:
-            `click_probability`, `engagement_probability`, `expected_revenue` (float64).
+            Query-side and ad-side columns; request key and position (int64), click and
+            engagement (0 or 1) and revenue under the names of the schema; and the ground truth of
+            each impression: `click_probability`, `engagement_probability`, `expected_revenue`
+            (float64).
         """
-        page_views = self._population.page_views(rng, n, start)
+        page_views = self.population.page_views(rng, n, start)
         request, ad, position, pair = self._show(rng, page_views)
         rows = {name: values[request] for name, values in self.decode(page_views).items()}
         rows |= {name: values[ad] for name, values in self.ads.items()}
-        rows["request_id"], rows["position"] = start + request, position
-        return rows | self._outcomes(rng, pair, position)
+        roles = {"request_key": start + request, "position": position}
+        roles |= self._outcomes(rng, pair, position)
+        return rows | {getattr(self.schema, role, role): own for role, own in roles.items()}
 
     def _outcomes(
         self, rng: np.random.Generator, pair: tuple[Columns, Columns], position: np.ndarray
@@ -156,7 +182,7 @@ class World:
         engagement = click & (rng.random(n) < engaged)
         amount = np.exp(log_revenue + sigma * rng.standard_normal(n))
         return {
-            "label": click.astype(np.int64),
+            "click": click.astype(np.int64),
             "engagement": engagement.astype(np.int64),
             "revenue": np.where(engagement, np.maximum(np.round(amount, 2), 0.01), 0.0),
             "click_probability": click_probability,
@@ -165,9 +191,7 @@ class World:
         }
 
     def _set_rates(self, rng: np.random.Generator) -> None:
-        _, _, position, pair = self._show(
-            rng, self._population.page_views(rng, _REQUESTS_FOR_RATES)
-        )
+        _, _, position, pair = self._show(rng, self.population.page_views(rng, _REQUESTS_FOR_RATES))
         config, truth = self.config, self._truth
         logit = truth.click_logit(*pair, matrix=False) - self._position_effect(position)
         truth.click_intercept = intercept(logit, np.ones(len(logit)), config.click_rate)
@@ -182,22 +206,20 @@ class World:
         """Draws the ads of each page view: request, ad, position and terms of each row."""
         terms = self._truth.query_terms(page_views)
         config = self.config
-        mass = self._truth.exposure(terms) * np.diff(
-            self._advertiser_bounds
-        )  # [n, 1 + advertisers]
+        mass = self._truth.exposure(terms) * np.diff(self._group_bounds)  # [n, groups]
         bounds = np.cumsum(mass, axis=1)
         bounds = bounds / bounds[:, -1:] + np.arange(len(bounds))[:, None]
         draws = rng.random((len(bounds), _CANDIDATES_PER_REQUEST))
         flat = np.searchsorted(
             bounds.ravel(), draws + np.arange(len(bounds))[:, None], side="right"
         )
-        advertiser = (flat % bounds.shape[1]).astype(np.int64)
-        low, high = self._advertiser_bounds[advertiser], self._advertiser_bounds[advertiser + 1]
+        group = (flat % bounds.shape[1]).astype(np.int64)
+        low, high = self._group_bounds[group], self._group_bounds[group + 1]
         # Sampling with replacement and dropping repeats is successive sampling without it.
         place = np.searchsorted(
             self._cumulative, low + rng.random(low.shape) * (high - low), side="right"
         )
-        ad = self._by_advertiser[np.minimum(place, len(self._by_advertiser) - 1)]
+        ad = self._by_group[np.minimum(place, len(self._by_group) - 1)]
         extra = config.max_ads_per_request - 1
         share = (config.mean_ads_per_request - 1) / extra
         length = 1 + rng.binomial(extra, rng.beta(4 * share, 4 * (1 - share), len(bounds)))
@@ -223,7 +245,7 @@ class World:
         if ads is not None:
             return score(terms, self._truth.ad_terms(self.encode(ads)), matrix=False)
         num_queries = len(terms["click_bias"])
-        out = np.empty((num_queries, len(self._by_advertiser)))
+        out = np.empty((num_queries, len(self._by_group)))
         for start in range(0, num_queries, _QUERIES_AT_ONCE):
             rows = slice(start, start + _QUERIES_AT_ONCE)
             block = {name: values[rows] for name, values in terms.items()}
@@ -231,11 +253,12 @@ class World:
         return out
 
 
-def _vocabulary(seed: list[int], size: int) -> np.ndarray:
-    """Returns "" and distinct strings of eight hex digits [1 + size]."""
-    rng = np.random.default_rng(seed)
-    values = rng.permutation(np.unique(rng.integers(0, 2**32, 2 * size + 16)))[:size]
-    return np.array(["", *(f"{value:08x}" for value in values)])
+def _parts(config: AnyConfig) -> tuple[Population, Truth]:
+    if isinstance(config, ShopConfig):
+        shop = shop_population.ShopPopulation(config)
+        return shop, shop_truth.ShopTruth(shop)
+    people = bilinear_population.BilinearPopulation(config)
+    return people, bilinear_truth.BilinearTruth(people)
 
 
 def _first_seen(ad: np.ndarray) -> np.ndarray:

@@ -1,0 +1,168 @@
+"""Measures the whole system on worlds with known truth that are not all built like the models.
+
+    python scripts/benchmarks/worlds.py --worlds=shop --seeds=1 --n_samples=20000 --num_ads=2000
+    python scripts/benchmarks/worlds.py
+
+A cell is a world and a seed of the world: its log is written, converted, trained on with the
+defaults, and evaluated on its test split. It takes as long as `tfrec train`. The second command
+has nine cells of 100,000 impressions. For requests of the test period, the sums of the true
+utilities of these ten ads are compared:
+
+    optimum  the best ten of all ads
+    tower    the best ten of the tower's 500
+    ranker   the ranker's ten of all ads, unless the catalog is too large to rank
+    system   the ten that are returned
+
+Prints a row for each cell and a last line of JSON: the shares of the optimum of system, tower and
+ranker, each with the least and the mean over cells and, with several seeds, its 95 % interval over
+seeds, for all worlds and for each. Each finished cell is kept in WORKDIR/cells, so a killed run
+resumes, and a run with more worlds or seeds measures only the new ones. Delete WORKDIR to measure
+changed code.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from absl import flags
+from workload import harness
+
+from serving import cli, export, workflow
+from tfrec import config, metrics
+from tfrecords import files, synthetic
+
+SHARES = ("system_share_of_optimum", "tower_share", "ranker_share")
+QUALITY = (("click", "auc"), ("engagement", "auc"), ("revenue", "normalized_gini"))
+
+flags.DEFINE_list("worlds", list(synthetic.WORLDS), f"Worlds: {', '.join(synthetic.WORLDS)}.")
+flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of the worlds.")
+flags.DEFINE_integer("n_samples", 100_000, "Number of impressions of a log.", lower_bound=1_000)
+flags.DEFINE_integer("num_ads", 10_000, "Number of ads of the catalog.", lower_bound=20)
+flags.DEFINE_integer("stage1_epochs", None, "Maximum number of epochs of the two-tower model.", 1)
+flags.DEFINE_integer("stage2_epochs", None, "Maximum number of epochs of the ranker.", 1)
+flags.DEFINE_string("workdir", "workdir/benchmark_worlds", "Work directory for logs and models.")
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    unknown = [world for world in FLAGS.worlds or [""] if world not in synthetic.WORLDS]
+    if unknown:
+        names = ", ".join(synthetic.WORLDS)
+        raise ValueError(f"--worlds takes some of {names}, got {', '.join(unknown)!r}.")
+    seeds = harness.flag_numbers("seeds", "1,2,3")
+    cells = []
+    for world in FLAGS.worlds:
+        for seed in seeds:
+            cells.append(finished_cell(world, seed))
+            print_table(cells[-1:])
+    print_table(cells)
+    harness.print_json(summary(cells))
+
+
+def finished_cell(world: str, seed: int) -> dict[str, Any]:
+    """Returns the measurements of a cell; measures it unless it was finished before."""
+    of_world = dataclasses.replace(synthetic.WORLDS[world], seed=seed, num_ads=FLAGS.num_ads)
+    first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
+    second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
+    of_retrieval, of_ranker = config.RetrievalConfig(**first), config.RankerConfig(**second)
+    parts = (of_world, config.ConvertConfig(), of_retrieval, of_ranker, config.EvaluationConfig())
+    inputs = {"n_samples": FLAGS.n_samples, "configs": [dataclasses.asdict(own) for own in parts]}
+    inputs = json.loads(json.dumps(inputs))
+    workdir = pathlib.Path(FLAGS.workdir)
+    path = workdir / "cells" / f"{world}-{seed}-{FLAGS.n_samples}-{FLAGS.num_ads}.json"
+    if path.is_file():
+        stored = json.loads(path.read_text())
+        if stored["inputs"] == inputs:
+            print(f"{path}: finished before, unchanged")
+            return stored["cell"]
+    directory = workdir / path.stem
+    cell = {"world": world, "seed": seed, **measure(directory, of_world, of_retrieval, of_ranker)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, {"inputs": inputs, "cell": cell})
+    for step in ("synthetic", "data"):
+        shutil.rmtree(directory / step)
+    return cell
+
+
+def measure(
+    directory: pathlib.Path,
+    of_world: synthetic.AnyConfig,
+    of_retrieval: config.RetrievalConfig,
+    of_ranker: config.RankerConfig,
+) -> dict[str, Any]:
+    """Runs all steps in a work directory, whose finished ones are skipped."""
+    steps = export.Pipeline(directory)
+    data_set = steps.convert(steps.synthesize(FLAGS.n_samples, of_world), config.ConvertConfig())
+    stages = workflow.train(data_set, directory, retrieval=of_retrieval, ranking=of_ranker)
+    report = stages.evaluate(config.EvaluationConfig())
+    found = report.funnel.utilities["utility"]
+    best, returned, over = found.best_possible.value, found.returned.value, found.over_all_ads
+    return {
+        "optimum": best,
+        "returned": returned,
+        "lost": {stage: own.value for stage, own in found.lost.items()},
+        "system_share_of_optimum": returned / best,
+        "tower_share": 1 - found.lost["tower"].value / best,
+        "ranker_share": over and over.ranker.value / over.best_possible.value,
+        **{
+            f"{head}_{name}": report.ranker[head].metrics[name].to_json()
+            for head, name in QUALITY
+            if head in report.ranker
+        },
+        "seconds": stages.steps.seconds(),
+    }
+
+
+def summary(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the shares over cells, and of each world over its seeds."""
+    worlds = {cell["world"]: [] for cell in cells}
+    for cell in cells:
+        worlds[cell["world"]].append(cell)
+    result: dict[str, Any] = {"n_samples": FLAGS.n_samples, "num_ads": FLAGS.num_ads}
+    measured = [share for share in SHARES if all(cell[share] is not None for cell in cells)]
+    for share in measured:
+        by_world = [[cell[share] for cell in own] for own in worlds.values()]
+        # The seeds are the units: a seed's mean over worlds is one observation.
+        result[share] = {"least": min(min(own) for own in by_world)}
+        result[share] |= mean_over_seeds(np.mean(by_world, axis=0))
+    result["worlds"] = {
+        world: {share: mean_over_seeds([cell[share] for cell in own]) for share in measured}
+        for world, own in worlds.items()
+    }
+    return {**result, "cells": cells}
+
+
+def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Returns the mean and, of several values, its 95 % interval by Student's distribution."""
+    result: dict[str, Any] = {"mean": float(np.mean(values))}
+    if len(values) > 1:
+        error = scipy.stats.sem(values)
+        reach = error * scipy.stats.t.ppf((1 + metrics.CONFIDENCE) / 2, len(values) - 1)
+        result["interval"] = [result["mean"] - reach, result["mean"] + reach]
+    return result
+
+
+def print_table(cells: list[dict[str, Any]]) -> None:
+    """Prints a row for each cell; qualities of the ground truth are in brackets."""
+    names = [f"{head}_{name}" for head, name in QUALITY]
+    rows = []
+    for cell in cells:
+        qualities = {
+            name: f"{cell[name]['value']:.4f} ({cell[name]['ground_truth']:.4f})"
+            for name in names
+            if "value" in cell.get(name, {})
+        }
+        minutes = sum(cell["seconds"].values()) / 60
+        rows.append({**cell, **dict.fromkeys(names), **qualities, "minutes": minutes})
+    columns = {"world": "", "seed": "", "optimum": ".2f", "returned": ".2f"}
+    columns |= dict.fromkeys(SHARES, ".3f") | dict.fromkeys(names, "") | {"minutes": ".1f"}
+    harness.print_rows(rows, columns)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,196 @@
+"""The towers find what the ranker would choose, for any weights of its heads."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec import retrieval
+from tfrec.retrieval import distillation
+from tfrecords import synthetic
+
+HEADS = ("click", "revenue")
+
+
+SCHEMA = synthetic.schema()
+DEVICE = [field.name for field in SCHEMA.query_fields].index("C4")
+FORMAT, CATEGORY = ([field.name for field in SCHEMA.ad_fields].index(n) for n in ("C8", "C17"))
+
+
+def planted(query, ad):
+    """A click depends on the device and the format of the ad, revenue on its category."""
+    query, ad = np.asarray(query), np.asarray(ad)
+    match = (query[:, None, DEVICE] + ad[..., FORMAT]) % 3 == 0
+    return {"click": 0.1 + 0.8 * match, "revenue": 0.01 * (ad[..., CATEGORY] % 4 == 0)}
+
+
+TEACHER = retrieval.Teacher({"click": 1.0, "revenue": 0.0}, planted)
+
+
+@pytest.fixture
+def catalog(data_set):
+    return np.asarray(data_set.catalog().features)
+
+
+def test_lessons_hold_what_the_teacher_says(data_set, catalog):
+    queries = retrieval.read_queries(data_set, "train", 80)
+    lessons = distillation.Lessons.draw(TEACHER, queries, catalog, None, seed=1)
+    # Two lessons of 32 requests, each request once; the rest are too few for one.
+    assert lessons.query.shape[:2] == (2, 32)
+    assert lessons.ad_rows.shape == (2, len(catalog))
+    for query, rows, values in zip(*vars(lessons).values(), strict=True):
+        assert sorted(rows) == list(range(len(catalog)))
+        said = planted(query, np.broadcast_to(catalog[rows], (32, *catalog.shape)))
+        for i, head in enumerate(HEADS):
+            np.testing.assert_allclose(values[..., i], said[head], rtol=1e-6)
+    np.testing.assert_allclose(
+        lessons.deviations, lessons.values.std(axis=2).mean(axis=(0, 1)), rtol=1e-6
+    )
+
+
+def test_half_of_the_ads_of_a_hard_lesson_are_found_by_the_towers(data_set, catalog):
+    queries = retrieval.read_queries(data_set, "train", 32)
+    found = np.tile([3, 5, 8], (len(queries), 1))
+    lessons = distillation.Lessons.draw(TEACHER, queries, catalog, found, seed=1)
+    (rows,) = lessons.ad_rows
+    assert np.isin(rows[: len(rows) // 2], [3, 5, 8]).all()
+    assert len(set(rows[len(rows) // 2 :])) == len(rows) - len(rows) // 2
+
+
+@pytest.fixture(scope="module")
+def taught(data_set, retrieval_config, tmp_path_factory, deterministic):
+    """The work directory of a model that the planted teacher taught."""
+    directory = tmp_path_factory.mktemp("taught")
+    retrieval.train_two_tower(data_set, one_pass(retrieval_config), directory, teacher=TEACHER)
+    return directory
+
+
+def one_pass(own):
+    return dataclasses.replace(own, epochs=1)
+
+
+def best_of(model, queries, catalog, weights, k=10):
+    """The mean value, in standard deviations, of the first k ads by weights."""
+    tower = model.weighted_query_tower
+    ads = retrieval.embed_in_batches(model.ad_tower, catalog)
+    embedded = tower(tf.constant(queries), tf.constant(weights, tf.float32)).numpy()
+    found = retrieval.exact_top_k(embedded, ads, k)
+    every = planted(queries, np.broadcast_to(catalog, (len(queries), *catalog.shape)))
+    values = [(v - v.mean()) / v.std() for v in every.values()]
+    return [np.take_along_axis(v, found, axis=1).mean() for v in values]
+
+
+@pytest.mark.trains
+def test_what_is_found_follows_the_weights_of_the_request(data_set, taught, catalog):
+    model, description = retrieval.load_two_tower(data_set, taught)
+    assert description["heads"] == list(HEADS)
+    queries = retrieval.read_queries(data_set, "validation", 50)
+    by_click = best_of(model, queries, catalog, [1.0, 0.0])
+    by_revenue = best_of(model, queries, catalog, [0.0, 1.0])
+    # Without weights, the default ones.
+    assert by_click == best_of(model, queries, catalog, [0.0, 0.0])
+    np.testing.assert_array_equal(
+        model.served_query_tower(queries), model.weighted_query_tower(queries, [1.0, 0.0])
+    )
+    assert by_click[0] > 0.8 > 0.3 > by_click[1]
+    assert by_revenue[1] > 1.0 > 0.3 > by_revenue[0]
+
+
+@pytest.mark.trains
+def test_only_the_ratio_of_weights_matters(data_set, taught):
+    model, _ = retrieval.load_two_tower(data_set, taught)
+    queries = retrieval.read_queries(data_set, "validation", 20)
+    one, other = (model.weighted_query_tower(queries, [2.0 * a, 30.0 * a]) for a in (1.0, 1e-4))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    rows = tf.constant([[2.0, 30.0]] * 20)
+    np.testing.assert_allclose(one, model.weighted_query_tower(queries, rows), atol=1e-6)
+    np.testing.assert_allclose(tf.norm(one, axis=1), 1.0, atol=1e-5)
+
+
+@pytest.mark.trains
+def test_the_share_of_the_utility_is_that_of_the_ads_found(data_set, taught, catalog):
+    model, description = retrieval.load_two_tower(data_set, taught)
+    queries = retrieval.read_queries(data_set, "validation", 100)
+    tower = model.weighted_query_tower
+    ads = retrieval.embed_in_batches(model.ad_tower, catalog)
+    measured = distillation.UtilityShare(TEACHER, queries, catalog).measure(tower, ads)
+    every = planted(queries, np.broadcast_to(catalog, (len(queries), *catalog.shape)))
+    for name, weights in (("click", [1.0, 0.0]), ("revenue", [0.0, 1.0])):
+        best = np.sort(every[name], axis=1)[:, -10:].sum()
+        found = retrieval.exact_top_k(tower(queries, weights).numpy(), ads, 100)
+        own = np.take_along_axis(every[name], found, axis=1)
+        share = np.sort(own, axis=1)[:, -10:].sum() / best
+        assert measured[name][100][0] == pytest.approx(share, rel=1e-4)
+    assert measured["utility"] == measured["click"]
+    # The candidates of so few ads are the first hundred.
+    of_candidates = {name: own[100][0] for name, own in measured.items()}
+    written = {name: own["share"] for name, own in description["utility_share"].items()}
+    assert written == pytest.approx(of_candidates, abs=1e-3)
+
+
+def test_a_head_without_value_has_no_share(data_set, retrieval_config, catalog):
+    teacher = retrieval.Teacher(
+        {"click": 1.0, "revenue": 1.0},
+        lambda query, ad: {**planted(query, ad), "revenue": np.zeros(ad.shape[:2])},
+    )
+    model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
+    model.learn_weights(teacher.weights)
+    queries = retrieval.read_queries(data_set, "validation", 5)
+    shares = distillation.UtilityShare(teacher, queries, catalog).measure(
+        model.weighted_query_tower, retrieval.embed_in_batches(model.ad_tower, catalog)
+    )
+    assert set(shares) == {"utility", "click"}
+
+
+def test_before_lessons_every_weighting_gives_the_query_of_the_tower(data_set, retrieval_config):
+    model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
+    queries = tf.constant(retrieval.read_queries(data_set, "validation", 5))
+    before = model.served_query_tower(queries)
+    model.learn_weights({"click": 1.0, "revenue": 3.0})
+    for weights in (None, [0.0, 1.0], [5.0, 0.1]):
+        np.testing.assert_allclose(model.weighted_query_tower(queries, weights), before, atol=1e-6)
+
+
+def test_a_lesson_whose_ads_are_all_worth_the_same_has_a_finite_loss(data_set, retrieval_config):
+    catalog = data_set.catalog()
+    model = retrieval.build_two_tower(data_set, retrieval_config, catalog)
+    model.learn_weights({"click": 1.0})
+    student = distillation.Student(model, np.asarray(catalog.features))
+    lesson = {
+        "query": retrieval.read_queries(data_set, "train", 4),
+        "ad_rows": np.arange(6),
+        "values": np.full((4, 6, 1), 0.3, np.float32),
+    }
+    lesson = {name: tf.constant(value) for name, value in lesson.items()}
+    assert np.isfinite(student.compute_loss(lesson, training=True))
+
+
+class Killed(Exception):
+    """Stands for a process that is killed."""
+
+
+@pytest.mark.trains
+def test_a_killed_distillation_goes_on_where_it_was(
+    data_set, retrieval_config, taught, tmp_path, deterministic
+):
+    class InSecondTraining(tf.keras.callbacks.Callback):
+        trainings = 0
+
+        def on_train_begin(self, logs=None):
+            InSecondTraining.trainings += isinstance(self.model, distillation.Student)
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if InSecondTraining.trainings == 2 and epoch == 1:
+                raise Killed
+
+    own = one_pass(retrieval_config)
+    with pytest.raises(Killed):
+        retrieval.train_two_tower(
+            data_set, own, tmp_path, callbacks=[InSecondTraining()], teacher=TEACHER
+        )
+    assert not (tmp_path / "retrieval.json").exists()
+    retrieval.train_two_tower(data_set, own, tmp_path, teacher=TEACHER)
+    resumed, expected = (retrieval.load_two_tower(data_set, d)[0] for d in (tmp_path, taught))
+    for ours, theirs in zip(resumed.weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

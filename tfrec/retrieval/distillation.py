@@ -1,0 +1,376 @@
+"""Teaches the towers to find the ads that the ranker would choose.
+
+A tower that is trained on clicks finds ads that the logging policy shows and users click. The
+ranker orders by utility, and what it would choose may not be among the candidates. So, after the
+clicks, the towers learn from the ranker: for lessons of some training requests and uniform ads,
+the utility gives soft targets
+
+    p = softmax(z / τ),    z the utility, standardized over the ads of a lesson
+    loss = −Σ_j p_j log softmax_j(cosines / T)
+
+The weights of the utility are the default ones for one half of the requests and random for the
+other, and the query depends on them: see `weighted_query`.
+
+`utility_share` measures the result on validation requests without any ground truth: the ranker's
+utility of the ten best ads among the tower's first K, as a share of that of the ten best of all.
+
+WORKDIR/distillation/uniform   checkpoints, best/, tensorboard/, as in any training
+WORKDIR/distillation/hard      the same of the second training
+
+Shapes: L lessons, R requests, B requests of a lesson, C ads of a lesson, N ads, H heads, K length
+of lists.
+
+References:
+    Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
+    Tang and Wang, Ranking Distillation, 2018.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec import layers, training
+from tfrec.config import RetrievalConfig
+from tfrec.retrieval import reading, retrieval_model, towers, two_tower, weighted_query
+from tfrec.retrieval.retrieval_validation import RECALL_AT
+from tfrecords import reader, terminal
+from tfrecords.schema import NUM_CANDIDATES
+
+METRIC = "validation_utility_share"
+UTILITY = "utility"
+LIST_LENGTH = 10
+DISTILLATION_DIRECTORY = "distillation"
+# Of uniform ads, then also of those that the towers find after the first.
+LESSONS = ("uniform", "hard")
+# Sharper targets, and ads found by the tower's own search, gained nothing
+# (docs/experiments/0039-distillation.md).
+_TEMPERATURE, _TARGET_TEMPERATURE = 0.05, 0.5
+_REQUESTS_PER_LESSON, _ADS_PER_LESSON = 32, 512
+# One training request in 16 is in a lesson, so asking the ranker takes a fraction of the time that
+# training it took.
+_MIN_REQUESTS, _MAX_REQUESTS, _SHARE_OF_REQUESTS = 1_024, 16_384, 1 / 16
+_PASSES, _PATIENCE, _READINGS = 5, 2, 2
+# The embeddings are learned already.
+_SHARE_OF_EMBEDDING_RATE = 1 / 3
+_MIN_MEASURED, _MAX_MEASURED, _MAX_MEASURED_PAIRS = 16, 100, 500_000
+_ADS_PER_CALL = 4_096
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """What the towers learn from: the values that a ranker gives to ads.
+
+    Attributes:
+        weights: Head -> default weight of its value in the utility.
+        score: Maps ids of queries [B, Wq] and of ads [B, C, Wa] to values: head -> [B, C].
+    """
+
+    weights: Mapping[str, float]
+    score: Callable[[tf.Tensor, tf.Tensor], Mapping[str, tf.Tensor]]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads, in the order of values."""
+        return tuple(self.weights)
+
+    @property
+    def weightings(self) -> dict[str, np.ndarray]:
+        """Name -> weights [H]: those of the default utility, and of each head alone."""
+        alone = np.eye(len(self.weights), dtype=np.float32)
+        default = np.array(list(self.weights.values()), np.float32)
+        return {UTILITY: default, **dict(zip(self.heads, alone, strict=True))}
+
+    def values(self, query: np.ndarray, ads: np.ndarray) -> np.ndarray:
+        """Returns the values [B, C, H] float32 of ads [C, Wa] for each of the queries [B, Wq]."""
+        every = tf.broadcast_to(ads[None], [len(query), *ads.shape])
+        values = self.score(tf.constant(query), every)
+        return np.stack([np.asarray(values[head], np.float32) for head in self.heads], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lessons:
+    """What a teacher says of ads for requests.
+
+    Attributes:
+        query: [L, B, Wq] int32.
+        ad_rows: [L, C] int32 catalog rows.
+        values: [L, B, C, H] float32.
+    """
+
+    query: np.ndarray
+    ad_rows: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def draw(
+        cls,
+        teacher: Teacher,
+        queries: np.ndarray,
+        ads: np.ndarray,
+        found: np.ndarray | None,
+        seed: int,
+    ) -> Self:
+        """Draws lessons, of uniform ads or also of those that the towers find.
+
+        Args:
+            teacher: Says what ads are worth.
+            queries: [R, Wq] int32 queries of training requests.
+            ads: [N, Wa] int32 encoded ads.
+            found: [R, K] catalog rows that the towers find, of which half of the ads of a lesson
+                are drawn; None: all are uniform.
+            seed: Seed of the order of requests and of the choice of ads.
+        """
+        rng = np.random.default_rng(seed)
+        size, num_ads = min(_REQUESTS_PER_LESSON, len(queries)), min(_ADS_PER_LESSON, len(ads))
+        lessons = rng.permutation(len(queries))[: len(queries) // size * size].reshape(-1, size)
+        ad_rows, values = [], []
+        for requests in terminal.with_progress(lessons, "asking the ranker", "lessons"):
+            drawn = rng.choice(len(ads), num_ads, replace=False)
+            if found is not None:
+                of_requests = np.unique(found[requests])
+                drawn[: num_ads // 2] = rng.choice(of_requests, num_ads // 2)
+            ad_rows.append(drawn)
+            values.append(teacher.values(queries[requests], ads[drawn]))
+        return cls(queries[lessons], np.array(ad_rows, np.int32), np.array(values))
+
+    def and_(self, others: Self) -> Self:
+        """Returns these lessons and others, with as many requests and ads."""
+        parts = {name: np.concatenate([a, vars(others)[name]]) for name, a in vars(self).items()}
+        return dataclasses.replace(self, **parts)
+
+    @property
+    def deviations(self) -> np.ndarray:
+        """[H] mean standard deviation of each head's values over the ads of a request."""
+        return self.values.std(axis=2).mean(axis=(0, 1))
+
+    def stream(self, seed: int, number: reader.Seed) -> tf.data.Dataset:
+        """Streams the lessons in the random order of a pass: `query`, `ad_rows` and `values`."""
+        lessons = tf.data.Dataset.from_tensor_slices(vars(self))
+        return lessons.shuffle(len(self.query), seed + number)
+
+
+class Student(training.StageModel):
+    """The towers of a retrieval model, which learn from lessons.
+
+    Args:
+        model: A retrieval model with a `weighted_query_tower`.
+        ads: [N, Wa] int32 encoded ads.
+    """
+
+    def __init__(self, model: retrieval_model.RetrievalModel, ads: np.ndarray) -> None:
+        super().__init__()
+        assert model.weighted_query_tower is not None
+        self.query_tower, self.ad_tower = model.weighted_query_tower, model.ad_tower
+        self.id_dropout = model.id_dropout
+        self._ads = tf.constant(ads)
+        self._generator = layers.new_generator()
+        # Lessons read the stored sums of the users' clicks, which have no gradient.
+        for part in self.query_tower.submodules:
+            if isinstance(part, layers.UserClicks):
+                part.trainable = False
+        self.built = True
+
+    def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
+        """Returns the loss of a lesson.
+
+        Args:
+            inputs: `query` [B, Wq] and `ad_rows` [C], int32; `values` [B, C, H] float32.
+            training: Whether dropout, of ids too, is on.
+        """
+        query, ads = inputs["query"], tf.gather(self._ads, inputs["ad_rows"])
+        if training:
+            query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
+        weights = self._draw_weights(tf.shape(query)[0])
+        queries = self.query_tower(query, weights, training=training)
+        embedded = towers.call(self.ad_tower, ads, training)
+        cosines = tf.matmul(queries, embedded, transpose_b=True)
+        utility = tf.einsum("bch,bh->bc", inputs["values"], weights)
+        mean, variance = tf.nn.moments(utility, axes=[1], keepdims=True)
+        # If all ads are worth the same, every order is right.
+        standardized = tf.math.divide_no_nan(utility - mean, tf.sqrt(variance))
+        return tf.reduce_mean(
+            tf.nn.softmax_cross_entropy_with_logits(
+                tf.nn.softmax(standardized / _TARGET_TEMPERATURE), cosines / _TEMPERATURE
+            )
+        )
+
+    def _draw_weights(self, count: tf.Tensor) -> tf.Tensor:
+        """Draws weights [B, H]: the default ones or, for half of the queries, random ones."""
+        drawn = self._generator.uniform([count, len(self.query_tower.heads)], minval=1e-6)
+        # Exponential numbers are a uniform choice of shares. Squared, they are often nearly one
+        # head alone.
+        drawn = tf.math.divide_no_nan(tf.square(tf.math.log(drawn)), self.query_tower.deviations)
+        is_default = self._generator.uniform([count, 1]) < 0.5
+        return tf.where(is_default, self.query_tower.default_weights, drawn)
+
+
+class UtilityShare:
+    """Measures retrieval by the utility of what it finds.
+
+    Args:
+        teacher: Says what ads are worth.
+        queries: [R, Wq] int32 queries of held-out requests, at least one.
+        ads: [N, Wa] int32 encoded ads.
+    """
+
+    def __init__(self, teacher: Teacher, queries: np.ndarray, ads: np.ndarray) -> None:
+        self._queries, self._weightings = queries, teacher.weightings
+        values = np.empty((len(queries), len(ads), len(teacher.heads)), np.float32)
+        requests = terminal.with_progress(range(len(queries)), "ranking all ads", "requests")
+        for request in requests:
+            for first in range(0, len(ads), _ADS_PER_CALL):
+                own = slice(first, first + _ADS_PER_CALL)
+                values[request, own] = teacher.values(queries[request, None], ads[own])[0]
+        self._values = values
+
+    def measure(
+        self, tower: weighted_query.WeightedQueryTower, ads: np.ndarray
+    ) -> dict[str, dict[int, tuple[float, float]]]:
+        """Returns the shares of each weighting, with their standard errors: name -> K -> both.
+
+        A weighting under which no ad is worth anything is left out.
+
+        Args:
+            tower: The query tower.
+            ads: [N, D] embeddings of the ads.
+        """
+        of_tower = towers.embed_in_batches(tower.tower, self._queries)
+        counts = [k for k in RECALL_AT if k < len(ads)] or [len(ads)]
+        result: dict[str, dict[int, tuple[float, float]]] = {}
+        for name, weights in self._weightings.items():
+            utility = self._values @ weights  # [R, N]
+            best = _sum_of_best(utility)
+            if best.sum() <= 0:
+                continue
+            queries = tower.weighted(of_tower, tf.constant(weights)).numpy()
+            found = two_tower.exact_top_k(queries, ads, max(counts))
+            own = np.take_along_axis(utility, found, axis=1)
+            result[name] = {k: _share(_sum_of_best(own[:, :k]), best) for k in counts}
+        return result
+
+
+def _found(
+    model: retrieval_model.RetrievalModel, queries: np.ndarray, ads: np.ndarray
+) -> np.ndarray:
+    """Returns the candidates [R, K] of queries [R, Wq] among ads [N, Wa]."""
+    embedded = towers.embed_in_batches(model.served_query_tower, queries)
+    of_ads = towers.embed_in_batches(model.ad_tower, ads)
+    return two_tower.exact_top_k(embedded, of_ads, NUM_CANDIDATES)
+
+
+def restore(
+    model: retrieval_model.RetrievalModel,
+    heads: Sequence[str],
+    data_set: reader.DataSet,
+    workdir: pathlib.Path,
+) -> None:
+    """Restores a model that `distill` taught.
+
+    Args:
+        model: A model of the same sizes, with its weights created.
+        heads: The heads of the teacher.
+        data_set: The converted log.
+        workdir: The directory that was given to `distill`.
+
+    Raises:
+        FileNotFoundError, ValueError: See `training.restore_best`.
+    """
+    model.learn_weights(dict.fromkeys(heads, 1.0))
+    student = Student(model, np.asarray(data_set.catalog().features))
+    training.restore_best(student, workdir / DISTILLATION_DIRECTORY / LESSONS[-1], workdir)
+
+
+def _sum_of_best(utility: np.ndarray) -> np.ndarray:
+    """Returns the sum [R] of the ten greatest of utilities [R, N]."""
+    return np.sort(utility, axis=1)[:, -LIST_LENGTH:].sum(axis=1, dtype=np.float64)
+
+
+def _share(own: np.ndarray, best: np.ndarray) -> tuple[float, float]:
+    """Returns Σ own / Σ best of requests [R], and its standard error."""
+    share = own.sum() / best.sum()
+    return float(share), float(np.sqrt(np.square(own - share * best).sum()) / best.sum())
+
+
+def distill(
+    model: retrieval_model.RetrievalModel,
+    teacher: Teacher,
+    data_set: reader.DataSet,
+    config: RetrievalConfig,
+    workdir: pathlib.Path,
+    progress: bool = False,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+) -> dict[str, dict[str, float]]:
+    """Teaches a retrieval model that was trained on clicks, and keeps the best pass.
+
+    Args:
+        model: The model; its queries become those of any weights of the heads.
+        teacher: Says what ads are worth.
+        data_set: The converted log.
+        config: Options of the training on clicks.
+        workdir: Its work directory; training resumes from its files.
+        progress: Whether to show progress bars.
+        callbacks: Additional callbacks.
+
+    Returns:
+        Weighting -> `share` of the utility in the candidates, and its standard `error`.
+    """
+    ads = np.asarray(data_set.catalog().features)
+    model.learn_weights(teacher.weights)
+    tower = model.weighted_query_tower
+    assert tower is not None
+    measured = min(max(_MAX_MEASURED_PAIRS // len(ads), _MIN_MEASURED), _MAX_MEASURED)
+    shares = UtilityShare(teacher, reading.read_queries(data_set, "validation", measured), ads)
+
+    def measure() -> dict[str, dict[int, tuple[float, float]]]:
+        model.store_user_clicks()
+        embedded = towers.embed_in_batches(model.ad_tower, ads)
+        return shares.measure(tower, embedded)
+
+    def validate() -> dict[str, float]:
+        found = {
+            f"{METRIC}_of_{name}_at_{k}": share
+            for name, of_name in measure().items()
+            for k, (share, _) in of_name.items()
+        }
+        return {METRIC: float(np.mean(list(found.values() or [0.0]))), **found}
+
+    count = round(data_set.num_requests("train") * _SHARE_OF_REQUESTS)
+    count = min(max(count, _MIN_REQUESTS), _MAX_REQUESTS)
+    queries = reading.read_queries(data_set, "train", count)
+    # Every other request, so that both halves are of the whole log.
+    lessons = Lessons.draw(teacher, queries[::2], ads, None, config.seed)
+    tower.deviations.assign(lessons.deviations)
+    student = Student(model, ads)
+    for kind in LESSONS:
+        if kind == "hard":
+            found = _found(model, queries[1::2], ads)
+            drawn = Lessons.draw(teacher, queries[1::2], ads, found, config.seed + 1)
+            lessons = lessons.and_(drawn)
+        steps = _READINGS * len(lessons.query)
+        plan = training.Plan(
+            epochs=_PASSES,
+            patience=_PATIENCE,
+            learning_rate=config.learning_rate,
+            embedding_learning_rate=config.embedding_learning_rate * _SHARE_OF_EMBEDDING_RATE,
+            steps_per_epoch=steps,
+            examples_per_epoch=steps,
+            metric=METRIC,
+            maximize=True,
+            initial_accumulator=config.embedding_accumulator,
+        )
+        training.fit(
+            student,
+            functools.partial(lessons.stream, config.seed),
+            validate,
+            plan,
+            workdir / DISTILLATION_DIRECTORY / kind,
+            progress=progress,
+            extra_callbacks=callbacks,
+        )
+    of_candidates = {name: own[max(own)] for name, own in measure().items()}
+    return {name: {"share": own, "error": error} for name, (own, error) in of_candidates.items()}
