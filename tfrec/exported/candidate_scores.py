@@ -36,7 +36,7 @@ def score_candidates(
     side = model.encode_query(query)
     scored = [_score_part(model, side, part) for part in _split(ad, parts)]
     logits = {head: tf.concat([own[head] for own in scored], axis=1) for head in model.heads}
-    return model.add_user_bias(logits, query, ad)
+    return model.mix_rare_heads(model.add_user_bias(logits, query, ad), query, ad)
 
 
 def _score_part(model: ranking.Ranker, side: ranking.QuerySide, ad: tf.Tensor) -> layers.Logits:

@@ -3,6 +3,7 @@
 from tfrec.layers.attention import LayerNorm, TargetAttention
 from tfrec.layers.custom_code import needs_autograph
 from tfrec.layers.dropout import Dropout, new_generator
+from tfrec.layers.factorization import RANK, FactorizationMachine
 from tfrec.layers.features import (
     CrossLayer,
     FieldEmbeddings,
@@ -15,8 +16,10 @@ from tfrec.layers.features import (
 from tfrec.layers.head_outputs import (
     Logits,
     add_to_logits,
+    after_click_logits,
     amount_scale,
     head_outputs,
+    mix_logits,
     positive_logits,
     positive_probability,
     raw_amount_scale,
@@ -31,10 +34,12 @@ from tfrec.layers.user_clicks import UserClicks
 from tfrec.layers.user_ids import UserIds
 
 __all__ = [
+    "RANK",
     "ClickShares",
     "ClickedAds",
     "CrossLayer",
     "Dropout",
+    "FactorizationMachine",
     "FieldEmbeddings",
     "HistoryTokens",
     "IdDropout",
@@ -48,6 +53,7 @@ __all__ = [
     "UserIds",
     "VectorEmbedding",
     "add_to_logits",
+    "after_click_logits",
     "amount_scale",
     "clicked_in_request",
     "embedding_tables",
@@ -56,6 +62,7 @@ __all__ = [
     "flatten",
     "head_outputs",
     "mean_of_values",
+    "mix_logits",
     "needs_autograph",
     "new_generator",
     "oov_rates",

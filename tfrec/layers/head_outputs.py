@@ -19,6 +19,7 @@ Logits = dict[str, tf.Tensor]
 """Head -> logits [B, C], or [B, C, K] of an amount."""
 # The scale of the log-normal is in (_MIN_SCALE, _MIN_SCALE + _SCALE_RANGE).
 _MIN_SCALE, _SCALE_RANGE = 0.05, 2.0
+_MIN_LOG = -30.0
 
 
 def head_outputs(logits: Logits) -> dict[str, tf.Tensor]:
@@ -70,6 +71,31 @@ def add_to_logits(logits: Logits, added: Mapping[str, tf.Tensor]) -> Logits:
         else:
             result[head] = logits[head] + values
     return result
+
+
+def mix_logits(logits: Logits, head: str, other: tf.Tensor, share: tf.Tensor) -> Logits:
+    """Moves the `positive_logits` of a head toward others.
+
+    Args:
+        logits: Logits of all heads.
+        head: The head to change.
+        other: [B, C] logits of its label being above 0.
+        share: Their weight, in [0, 1].
+    """
+    own = positive_logits(head, logits[head])
+    return add_to_logits(logits, {head: share * (other - own)})
+
+
+def after_click_logits(click_logits: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the logits of a click and a positive label after it (ESMM), all of one shape.
+
+    Args:
+        click_logits: Logits of a click.
+        logits: Logits of the label given a click.
+    """
+    log_p = tf.math.log_sigmoid(click_logits) + tf.math.log_sigmoid(logits)
+    log_p = tf.maximum(log_p, _MIN_LOG)
+    return log_p - tf.math.log(-tf.math.expm1(tf.minimum(log_p, -1e-6)))
 
 
 def amount_scale(raw_scale: tf.Tensor) -> tf.Tensor:

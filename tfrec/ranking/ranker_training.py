@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from tfrec import calibration, layers, metrics, training
 from tfrec.config import RankerConfig, save_config
-from tfrec.heads import CLICK
+from tfrec.heads import CLICK, ENGAGEMENT
 from tfrec.ranking import (
     default_weights,
     down_sampling,
@@ -27,6 +27,7 @@ from tfrec.ranking import (
     ranker,
     ranker_validation,
     ranking_model,
+    rare_heads,
     tasks,
 )
 from tfrecords import encoding, reader, terminal
@@ -274,6 +275,9 @@ def train_ranker(
         options=dataclasses.asdict(config),
         extra_callbacks=callbacks,
     )
+    fit_rare_heads(model, data_set, config.seed)
+    # With the fitted heads; `best` then holds all that serving needs.
+    model.save_weights(str(workdir / "best" / "weights"))
     held_out = predict_split(model, data_set, "validation")
     calibrators = fit_calibrators(held_out)
     description = {
@@ -292,6 +296,41 @@ def train_ranker(
         "history": history,
     }
     training.write_description(workdir / "ranker.json", data_set, description)
+
+
+def fit_rare_heads(model: ranking_model.RankingModel, data_set: reader.DataSet, seed: int) -> None:
+    """Fits what a trained ranker mixes into its rare heads; see `rare_heads`.
+
+    Args:
+        model: The trained ranker; its `machines` and shares are assigned.
+        data_set: Machines are fitted on its training rows, and shares chosen on validation rows.
+        seed: Seed of the machines.
+    """
+    model.engagement_shares.assign(tf.zeros_like(model.engagement_shares))
+    for machine in model.machines.values():
+        machine.share.assign(0.0)
+    fitted = {
+        head: machine
+        for head, machine in model.machines.items()
+        if rare_heads.fit(machine, data_set, head, seed)
+    }
+    own = predict_split(model, data_set, "validation")
+    for machine in fitted.values():
+        machine.share.assign(1.0)
+    machines = predict_split(model, data_set, "validation").logits if fitted else {}
+    folds = calibration.fold_of_rows(own.list_lengths)
+    mixed = dict(own.logits)
+    for head, machine in fitted.items():
+        share = rare_heads.best_share(head, own.logits[head], machines[head], own.labels, folds)
+        machine.share.assign(share)
+        mixed = layers.mix_logits(mixed, head, machines[head], share)
+    if model.amount_heads:
+        engaged = layers.after_click_logits(mixed[CLICK.label], mixed[ENGAGEMENT.label]).numpy()
+        shares = [
+            rare_heads.best_share(head, own.logits[head], engaged, own.labels, folds)
+            for head in model.amount_heads
+        ]
+        model.engagement_shares.assign(shares)
 
 
 def load_ranker(

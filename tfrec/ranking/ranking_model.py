@@ -24,6 +24,7 @@ Training, evaluation and export use these members:
     query_embeddings, ad_embeddings optional `layers.FieldEmbeddings`, which are shown in
                                     TensorBoard
     head_layers, set_head_biases    optional last layers, which start at the rates of the log
+    machines, mix_rare_heads        what is fitted after training for heads with few positives
     id_dropout, user_bias, position_bias   corrections for what the log has; the last two or None
 
 A candidate's score must not depend on the other candidates: training sees short lists, padded with
@@ -40,7 +41,7 @@ import tensorflow as tf
 
 from tfrec import layers, training
 from tfrec.config import RankerConfig
-from tfrec.heads import HEADS
+from tfrec.heads import CLICK, ENGAGEMENT, HEADS, HeadKind
 from tfrec.layers import Logits
 from tfrec.ranking import tasks
 from tfrecords import encoding, plugins, reader
@@ -62,6 +63,10 @@ class RankingModel(training.StageModel):
         id_dropout: Hides ids in training.
         user_bias: Per-user biases; None if the log has no users.
         position_bias: Biases of logged positions; None without `learn_positions`.
+        machines: Head after the click -> its factorization machine, fitted after training.
+        amount_heads: Heads of an amount that an engagement brings.
+        engagement_shares: Their shares, in [0, 1], of the logit of an engagement in that of a
+            positive amount.
     """
 
     # Keras tracks no attribute that the class has, so they are set in the constructor.
@@ -84,6 +89,16 @@ class RankingModel(training.StageModel):
         self.user_bias = layers.UserBias(users, len(self.heads)) if users else None
         self._biased_heads = tuple(h for h in self.heads if HEADS[h].has_position_bias)
         self.position_bias: layers.PositionBias | None = None
+        self.machines = {
+            head: layers.FactorizationMachine(fitted)
+            for head in self.heads
+            if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK
+        }
+        engaged = ENGAGEMENT.label in self.heads
+        self.amount_heads = tuple(h for h in self.heads if HEADS[h].is_amount and engaged)
+        self.engagement_shares = self.add_weight(
+            "engagement_shares", (len(self.amount_heads),), initializer="zeros", trainable=False
+        )
 
     @classmethod
     def for_data_set(
@@ -141,13 +156,15 @@ class RankingModel(training.StageModel):
             training: Whether dropout is on, of ids too.
 
         Returns:
-            What `call` returns for ids of which some are hidden in training, with user biases.
+            What `call` returns for ids of which some are hidden in training, with user biases, and
+            mixed by `mix_rare_heads` if not in training.
         """
         query, ad = inputs["query"], inputs["ad"]
         seen = {"query": query, "ad": ad}
         if training:
             seen = {"query": self.id_dropout.query(query), "ad": self.id_dropout.ad(ad)}
-        return self.add_user_bias(self(seen, training=training), query, ad, training)
+        own = self.add_user_bias(self(seen, training=training), query, ad, training)
+        return own if training else self.mix_rare_heads(own, query, ad)
 
     @functools.cached_property
     def score(self) -> Callable[[tf.Tensor, tf.Tensor], Logits]:
@@ -209,6 +226,24 @@ class RankingModel(training.StageModel):
         return layers.add_to_logits(
             logits, dict(zip(self.heads, tf.unstack(biases, axis=-1), strict=True))
         )
+
+    def mix_rare_heads(self, logits: Logits, query: tf.Tensor, ad: tf.Tensor) -> Logits:
+        """Mixes the logits with those of the `machines`, and of revenue with those of engagement.
+
+        Before `rare_heads.fit_rare_heads` all shares are 0, and nothing changes.
+
+        Args:
+            logits: From `add_user_bias`.
+            query: [B, Wq] int32.
+            ad: [B, C, Wa] int32.
+        """
+        for head, machine in self.machines.items():
+            logits = layers.mix_logits(logits, head, machine(query, ad), machine.share)
+        for number, head in enumerate(self.amount_heads):
+            engaged = layers.after_click_logits(logits[CLICK.label], logits[ENGAGEMENT.label])
+            share = self.engagement_shares[number]
+            logits = layers.mix_logits(logits, head, engaged, share)
+        return logits
 
     def as_logged(self, logits: Logits, position: tf.Tensor | None) -> Logits:
         """Adds the biases of the positions in which ads were shown.

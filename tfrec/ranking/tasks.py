@@ -18,8 +18,6 @@ from tfrec import layers
 from tfrec.heads import CLICK, HEADS, HeadKind
 from tfrec.ranking import down_sampling
 
-_MIN_LOG = -30.0
-
 
 class ZeroInflatedLogNormal(tf.keras.losses.Loss):
     """Negative log-likelihood of amounts that are often 0.
@@ -83,16 +81,9 @@ def labeled_rows(
     if head == CLICK.label:
         return labels, click_logits[:, None], None
     if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK:
-        return labels, _after_click(click_logits, own)[:, None], None
+        return labels, layers.after_click_logits(click_logits, own)[:, None], None
     # Above, the correction of the click logits takes the place of weights.
     if negative_keep_rate < 1.0:
         weights = down_sampling.weights(clicks, negative_keep_rate)
         weights /= tf.reduce_mean(weights)
     return labels, own if HEADS[head].is_amount else own[:, None], weights
-
-
-def _after_click(click_logits: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the logits of a click and a positive label after it (ESMM)."""
-    log_p = tf.math.log_sigmoid(click_logits) + tf.math.log_sigmoid(logits)
-    log_p = tf.maximum(log_p, _MIN_LOG)
-    return log_p - tf.math.log(-tf.math.expm1(tf.minimum(log_p, -1e-6)))

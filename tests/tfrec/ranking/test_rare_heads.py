@@ -1,0 +1,126 @@
+"""Rare heads: what a factorization machine learns of few positives, and how it is mixed in."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.special
+import tensorflow as tf
+
+from tfrec import layers, ranking
+from tfrec.exported import candidate_scores
+from tfrec.ranking import rare_heads
+
+# Query: a segment with an effect by category, and an id that means nothing. Ad: likewise.
+SIZES = (8, 400, 10, 300)
+FIRST_ROWS = np.cumsum([0, *SIZES[:-1]])
+
+
+def impressions(rng, vectors, count):
+    """Ids [N] of each field, and true logits [N] of an engagement."""
+    ids = np.stack([rng.integers(size, size=count) for size in SIZES], axis=1)
+    return ids, -1.5 + np.sum(vectors[0][ids[:, 0]] * vectors[1][ids[:, 2]], axis=1)
+
+
+def matrices(ids):
+    """Ids of the query side's and of the ad side's fields, as [N, V]."""
+    count = len(ids)
+    return tuple(
+        scipy.sparse.csr_matrix(
+            (
+                np.ones(2 * count),
+                (ids + FIRST_ROWS)[:, side].ravel(),
+                np.arange(0, 2 * count + 1, 2),
+            ),
+            (count, sum(SIZES)),
+        )
+        for side in (slice(0, 2), slice(2, 4))
+    )
+
+
+def test_a_machine_learns_the_fields_that_matter_and_shrinks_the_others():
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(8, 2)), rng.normal(size=(10, 2)))
+    ids, truth = impressions(rng, vectors, 6_000)
+    labels = (rng.random(len(ids)) < scipy.special.expit(truth)).astype(float)
+    field_of_row = np.repeat(np.arange(4), SIZES)
+    intercept, table = rare_heads.fit_table(matrices(ids), labels, field_of_row, 3, seed=1)
+    later, later_truth = impressions(rng, vectors, 2_000)
+    query, ad = (side @ table for side in matrices(later))
+    logits = intercept + query[:, 0] + ad[:, 0] + np.sum(query[:, 1:] * ad[:, 1:], axis=1)
+    assert np.corrcoef(logits, later_truth)[0, 1] > 0.9
+    sizes = [np.square(table[field_of_row == field, 1:]).mean() for field in range(4)]
+    assert max(sizes[1], sizes[3]) < 0.1 * min(sizes[0], sizes[2])
+
+
+def test_the_share_of_other_logits_follows_what_held_out_rows_say():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(-1, 1.5, 4_000).astype(np.float32)
+    noise = rng.normal(-1, 1.5, 4_000).astype(np.float32)
+    clicked = np.ones(4_000, np.float32)
+    clicked[3_000:] = 0.0
+    engaged = (rng.random(4_000) < scipy.special.expit(truth)) * clicked
+    labels = {"click": clicked, "engagement": engaged.astype(np.float32)}
+    folds = np.arange(4_000) % 5
+
+    def share(own, other):
+        return rare_heads.best_share("engagement", own, other, labels, folds)
+
+    assert share(truth, noise) == 0.0
+    assert share(noise, truth) >= 0.9
+
+
+def test_the_share_is_0_with_too_few_positives():
+    labels = {"click": np.ones(100, np.float32), "engagement": np.zeros(100, np.float32)}
+    labels["engagement"][:3] = 1.0
+    logits = np.linspace(-1, 1, 100).astype(np.float32)
+    folds = np.arange(100) % 5
+    other = 9 * labels["engagement"]
+    assert rare_heads.best_share("engagement", logits, other, labels, folds) == 0.0
+
+
+def test_logits_are_mixed_by_share_and_exported_alike(data_set, ranker_config):
+    model = ranking.build_ranker(data_set, ranker_config)
+    batch = next(iter(data_set.batches("test", 8)))
+    inputs = {"query": batch["query"], "ad": batch["ad"]}
+    own = model.logits(inputs)
+    machine = model.machines["engagement"]
+    machine.table.assign(np.random.default_rng(0).normal(0, 0.1, machine.table.shape))
+    machine.intercept.assign(-0.5)
+    machine.share.assign(0.25)
+    model.engagement_shares.assign([1.0])
+    mixed = model.logits(inputs)
+    np.testing.assert_array_equal(mixed["click"], own["click"])
+    expected = 0.75 * own["engagement"] + 0.25 * machine(inputs["query"], inputs["ad"])
+    np.testing.assert_allclose(mixed["engagement"], expected, atol=1e-5)
+    # With share 1, revenue is above 0 where there is an engagement.
+    served = layers.head_outputs(mixed)["engagement_probability"]
+    np.testing.assert_allclose(tf.sigmoid(mixed["revenue"][..., 0]), served, rtol=1e-4)
+    np.testing.assert_array_equal(mixed["revenue"][..., 1:], own["revenue"][..., 1:])
+    exported = candidate_scores.score_candidates(model, batch["query"], batch["ad"])
+    for head, logits in mixed.items():
+        np.testing.assert_allclose(exported[head], logits, atol=2e-4)
+
+
+def test_shares_of_0_change_nothing(data_set, ranker_config):
+    model = ranking.build_ranker(data_set, ranker_config)
+    batch = next(iter(data_set.batches("test", 8)))
+    logits = model.logits({"query": batch["query"], "ad": batch["ad"]})
+    model.machines["engagement"].table.assign_add(tf.ones_like(model.machines["engagement"].table))
+    after = model.logits({"query": batch["query"], "ad": batch["ad"]})
+    for head, own in logits.items():
+        np.testing.assert_array_equal(after[head], own)
+
+
+@pytest.mark.trains
+def test_what_is_fitted_is_restored(data_set, ranker_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(rare_heads, "best_share", lambda *_: 0.5)
+    monkeypatch.setattr(rare_heads, "_MIN_POSITIVES", 1)
+    ranking.train_ranker(data_set, ranker_config, tmp_path)
+    model, _, _ = ranking.load_ranker(data_set, tmp_path)
+    machine = model.machines["engagement"]
+    assert float(machine.share) == 0.5
+    assert model.engagement_shares.numpy().tolist() == [0.5]
+    labels = rare_heads._clicked_rows(data_set, "engagement")[2]
+    # The intercept is near the log odds of an engagement given a click.
+    assert float(machine.intercept) == pytest.approx(scipy.special.logit(labels.mean()), abs=1.5)
+    assert np.square(machine.table.numpy()).sum() > 0
