@@ -12,6 +12,7 @@ utilities of these ten ads are compared:
     tower    the best ten of the tower's 500
     ranker   the ranker's ten of all ads, unless the catalog is too large to rank
     system   the ten that are returned
+    clicks alone   the ten that are returned if the ranker does not teach the towers
 
 Prints a row for each cell and a last line of JSON: the shares of the optimum of system, tower and
 ranker, each with the least and the mean over cells and, with several seeds, its 95 % interval over
@@ -33,7 +34,7 @@ from absl import flags
 from workload import harness
 
 from serving import cli, export, workflow
-from tfrec import config, evaluation, metrics
+from tfrec import config, evaluation, metrics, retrieval, training
 from tfrecords import files, synthetic
 
 SHARES = ("system_share_of_optimum", "tower_share", "ranker_share")
@@ -100,25 +101,53 @@ def measure(
     data_set = steps.convert(steps.synthesize(FLAGS.n_samples, of_world), config.ConvertConfig())
     stages = workflow.train(data_set, directory, retrieval=of_retrieval, ranking=of_ranker)
     report = stages.evaluate(config.EvaluationConfig())
-    return {**measurements(report), "seconds": stages.steps.seconds()}
+    return {
+        **measurements(report),
+        "clicks_alone": shares_of(funnel_of_clicks_alone(steps, stages, of_retrieval)),
+        "seconds": stages.steps.seconds(),
+    }
+
+
+def funnel_of_clicks_alone(
+    steps: export.Pipeline, stages: workflow.TrainedStages, of_retrieval: config.RetrievalConfig
+) -> evaluation.ValueFunnel:
+    """Measures the system with the towers as they were before the ranker taught them."""
+    data_set = stages.data_set
+    towers = retrieval.build_two_tower(data_set, of_retrieval, data_set.catalog())
+    training.restore_best(towers, steps.path("retrieval"))
+    towers.store_user_clicks()
+    models = dataclasses.replace(stages.models, two_tower=towers)
+    truth = evaluation.load_ground_truth(steps.truth_of(data_set), data_set)
+    return evaluation.evaluate_whole_system(
+        data_set, models, truth, None, config.EvaluationConfig()
+    )[0]
 
 
 def measurements(report: evaluation.EvaluationReport) -> dict[str, Any]:
     """Returns the shares of the optimum and the quality of the heads."""
     found = report.funnel.utilities["utility"]
-    best, returned, over = found.best_possible.value, found.returned.value, found.over_all_ads
+    over = found.over_all_ads
     return {
-        "optimum": best,
-        "returned": returned,
+        "optimum": found.best_possible.value,
+        "returned": found.returned.value,
         "lost": {stage: own.value for stage, own in found.lost.items()},
-        "system_share_of_optimum": returned / best,
-        "tower_share": 1 - found.lost["tower"].value / best,
+        **shares_of(report.funnel),
         "ranker_share": over and over.ranker.value / over.best_possible.value,
         **{
             f"{head}_{name}": report.ranker[head].metrics[name].to_json()
             for head, name in QUALITY
             if head in report.ranker
         },
+    }
+
+
+def shares_of(funnel: evaluation.ValueFunnel) -> dict[str, float]:
+    """Returns the shares of the optimum that the candidates and the returned ads have."""
+    found = funnel.utilities["utility"]
+    best = found.best_possible.value
+    return {
+        "system_share_of_optimum": found.returned.value / best,
+        "tower_share": 1 - found.lost["tower"].value / best,
     }
 
 
@@ -162,9 +191,15 @@ def print_table(cells: list[dict[str, Any]]) -> None:
             if "value" in cell.get(name, {})
         }
         minutes = sum(cell["seconds"].values()) / 60
-        rows.append({**cell, **dict.fromkeys(names), **qualities, "minutes": minutes})
+        clicks_alone = cell["clicks_alone"]["system_share_of_optimum"]
+        of_cell = {"clicks alone": clicks_alone, "minutes": minutes}
+        rows.append({**cell, **dict.fromkeys(names), **qualities, **of_cell})
     columns = {"world": "", "seed": "", "optimum": ".2f", "returned": ".2f"}
-    columns |= dict.fromkeys(SHARES, ".3f") | dict.fromkeys(names, "") | {"minutes": ".1f"}
+    columns |= (
+        dict.fromkeys((*SHARES, "clicks alone"), ".3f")
+        | dict.fromkeys(names, "")
+        | {"minutes": ".1f"}
+    )
     harness.print_rows(rows, columns)
 
 
