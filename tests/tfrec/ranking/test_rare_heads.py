@@ -1,5 +1,7 @@
 """Rare heads: what a factorization machine learns of few positives, and how it is mixed in."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -115,7 +117,7 @@ def test_shares_of_0_change_nothing(data_set, ranker_config):
 def test_what_is_fitted_is_restored(data_set, ranker_config, tmp_path, monkeypatch):
     monkeypatch.setattr(rare_heads, "best_share", lambda *_: 0.5)
     monkeypatch.setattr(rare_heads, "_MIN_POSITIVES", 1)
-    ranking.train_ranker(data_set, ranker_config, tmp_path)
+    ranking.train_ranker(data_set, dataclasses.replace(ranker_config, epochs=1), tmp_path)
     model, _, _ = ranking.load_ranker(data_set, tmp_path)
     machine = model.machines["engagement"]
     assert float(machine.share) == 0.5
