@@ -102,6 +102,7 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
         # Clicks are what the feedback on its answers will be of.
         (click,) = heads_of(["click_probability"])
         heads = (dataclasses.replace(click, trained=False),)
+    _check_weighted(tower, rows, [head.label for head in heads if head.trained])
     built, recall, tuning = _index(embeddings, queries, inputs)
     probed = [tower.columns([row]) for row in rows[: probes.NUM_PROBES]]
     # The probes have only the best ads.
@@ -235,6 +236,23 @@ def _embedded(
             "one row of features for each ad."
         )
     return queries, embeddings, features
+
+
+def _check_weighted(
+    tower: models.QueryTower, rows: Sequence[Mapping[str, Any]], heads: Sequence[str]
+) -> None:
+    """Checks a tower that takes the weights of the heads."""
+    if tower.num_weights is None:
+        return
+    if tower.num_weights != len(heads):
+        raise errors.InvalidModelError(
+            f"query_tower: expected {models.HEAD_WEIGHTS} [B, {len(heads)}] in the signature "
+            f"{models.FOR_WEIGHTS}, for the heads {', '.join(heads) or 'of no ranker'}, got "
+            f"[B, {tower.num_weights}]. Save the model again, or without this signature."
+        )
+    with _running(tower):
+        embedded = tower.embed(tower.columns(rows), np.ones((len(rows), len(heads)), np.float32))
+    _check_embeddings(tower, embedded, len(rows), "sample request {}".format)
 
 
 def _index(

@@ -132,7 +132,11 @@ class _Model:
 
 
 class QueryTower(_Model):
-    """Embeds raw query fields, in 0.4 ms; calling the same function eagerly takes 1.4 ms."""
+    """Embeds raw query fields, in 0.4 ms; calling the same function eagerly takes 1.4 ms.
+
+    Attributes:
+        num_weights: Number H of the heads whose weights it takes; None: it takes none.
+    """
 
     part = "query_tower"
     threads = saved_model.session_config(inter_op=saved_model.IN_CALLER)
@@ -146,18 +150,20 @@ class QueryTower(_Model):
         """
         super().__init__(directory, _inputs_of(query_fields), {"query_embedding": "float32"})
         self._fields = requests.QueryFields(query_fields, ())
+        self.num_weights: int | None = None
         found = self._runner.signature_defs.get(FOR_WEIGHTS)
-        self._for_weights = None if found is None else _tensors(found)
-        if self._for_weights is not None:
-            expected = {*self._inputs, HEAD_WEIGHTS}, "query_embedding"
-            if expected[0] != set(self._for_weights[0]) or expected[1] not in self._for_weights[1]:
+        if found is not None:
+            self._for_weights = _tensors(found)
+            inputs, outputs = self._for_weights
+            if inputs.keys() != {*self._inputs, HEAD_WEIGHTS} or "query_embedding" not in outputs:
                 self.free()
                 raise errors.InvalidModelError(
                     f"{self.part}: expected the signature {FOR_WEIGHTS} to map the query fields "
-                    f"and {HEAD_WEIGHTS} to query_embedding, got the inputs "
-                    f"{sorted(self._for_weights[0])} and the outputs {sorted(self._for_weights[1])}"
-                    ". Save the model again with this signature, or without it."
+                    f"and {HEAD_WEIGHTS} to query_embedding, got the inputs {sorted(inputs)} and "
+                    f"the outputs {sorted(outputs)}. Save the model again with this signature, or "
+                    "without it."
                 )
+            self.num_weights = found.inputs[HEAD_WEIGHTS].tensor_shape.dim[-1].size
 
     def columns(self, rows: Sequence[Mapping[str, Any]]) -> requests.Columns:
         """Lays out checked requests; see `QueryFields.columns`."""
@@ -171,7 +177,7 @@ class QueryTower(_Model):
             weights: [B, H] float32 weights of the heads; None: the default ones. A tower without
                 the signature for them embeds all requests alike.
         """
-        if weights is None or self._for_weights is None:
+        if weights is None or self.num_weights is None:
             return self._run(columns, ["query_embedding"])[0]
         inputs, outputs = self._for_weights
         feeds = saved_model.feeds_of(inputs, {**columns, HEAD_WEIGHTS: weights})

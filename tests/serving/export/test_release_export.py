@@ -4,9 +4,11 @@ import asyncio
 import dataclasses
 import pathlib
 import shutil
+from typing import Any
 
 import grpc
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -61,6 +63,43 @@ def test_the_exported_query_tower_gives_the_trained_embeddings(released, columns
     served = load(base, "query_tower")(**columns)["query_embedding"].numpy()
     np.testing.assert_allclose(served, expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1.0, atol=1e-5)
+
+
+def test_the_exported_query_tower_embeds_for_the_weights_of_each_request(
+    released, columns, data_set
+):
+    base, two_tower, _, _ = released
+    release = bundle.load(base)
+    heads = two_tower.weighted_query_tower.heads
+    assert release.manifest.present_heads == heads
+    ids = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)(columns).numpy()
+    weights = np.zeros((len(ids), len(heads)), np.float32)
+    weights[np.arange(len(ids)), np.arange(len(ids)) % len(heads)] = 2.0
+    rows = release.query_tower.columns(data_set.sample_requests()[:40])
+    served = release.query_tower.embed(rows, weights)
+    for i, head in enumerate(heads):
+        own = slice(i, None, len(heads))
+        expected = two_tower.embed_queries(ids[own], {head: 1.0})
+        np.testing.assert_allclose(served[own], expected, atol=1e-5)
+    assert np.abs(served - release.query_tower.embed(rows)).max() > 0.01
+
+
+def test_ads_are_retrieved_by_the_weights_of_the_request(released, data_set):
+    base, two_tower, _, _ = released
+    fields = data_set.sample_requests()[0]
+    encoder = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
+    ids = encoder.encode_table(pa.Table.from_pylist([fields]))
+    ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(data_set.catalog().features))
+    rows = {ad: row for row, ad in enumerate(data_set.catalog().ad_ids.to_pylist())}
+    off = dict.fromkeys(("click", "engagement", "revenue"), 0.0)
+    with model_server.ModelServer({"ranker": base / "ranker"}, poll_seconds=None) as server:
+        for head in off:
+            weights = {**off, head: 3.0}
+            address = f"127.0.0.1:{server.port}"
+            answer = asyncio.run(_recommend(bundle.load(base), address, fields, weights=weights))
+            (query,) = two_tower.embed_queries(ids, weights)
+            for ad in answer.ads:
+                assert ad.retrieval_score == pytest.approx(query @ ads[rows[ad.ad_id]], abs=1e-4)
 
 
 def test_the_exported_ranker_gives_the_calibrated_scores_of_the_test_log(
@@ -194,14 +233,14 @@ def test_a_request_is_answered_and_grpc_returns_the_scores_of_the_saved_model(
         np.testing.assert_allclose(tf.make_ndarray(reply.outputs[name]), values, atol=1e-6)
 
 
-async def _recommend(release: bundle.Bundle, address: str, fields: dict) -> Answer:
+async def _recommend(release: bundle.Bundle, address: str, fields: dict, **options: Any) -> Answer:
     client = ranker.RankerClient(
         address, version=release.version, outputs=release.manifest.outputs.values()
     )
     service = orchestrator.Orchestrator(release, client)
     try:
         await service.verify_ranker()
-        return await service.recommend(Request(context=fields, deadline_ms=5_000))
+        return await service.recommend(Request(context=fields, deadline_ms=5_000, **options))
     finally:
         await service.close()
 

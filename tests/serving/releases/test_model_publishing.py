@@ -270,6 +270,54 @@ def test_each_wrong_input_of_a_signature_is_named(refused, tmp_path):
     assert lines[-1].startswith("Save the model again")
 
 
+def embeddings_of(inputs, width=16):
+    """Unit vectors that depend on the age and, if they are given, the weights."""
+    age = tf.where(tf.math.is_nan(inputs["age"]), 30.0, inputs["age"])[:, None]
+    weights = tf.reduce_sum(inputs.get("head_weights", 0.0 * age), axis=-1, keepdims=True)
+    return {
+        "query_embedding": tf.math.l2_normalize(
+            tf.sin((age + weights) * tf.range(1.0, width + 1.0)), axis=-1
+        )
+    }
+
+
+def save_for_weights(directory, num_heads, **changes):
+    """Saves a tower whose second signature takes the weights of heads."""
+    specs = {**QUERY_SPECS, "head_weights": ([None, num_heads], tf.float32), **changes}
+    module = Function(QUERY_SPECS, embeddings_of)
+    module.other = Function({n: s for n, s in specs.items() if s}, embeddings_of).serve
+    signatures = {"serving_default": module.serve, "for_weights": module.other}
+    tf.saved_model.save(module, str(directory), signatures=signatures)
+    return directory
+
+
+def test_a_foreign_tower_may_take_the_weights_of_the_heads(models, tmp_path):
+    tower = save_for_weights(tmp_path / "tower", 2)
+    published(tmp_path / "base", models, query_tower=tower)
+    served = releases.load(tmp_path / "base").query_tower
+    rows = served.columns([{"country": "CH", "device": "x", "age": 40.0, "history": []}])
+    plain, weighted = (
+        served.embed(rows, weights) for weights in (None, np.array([[1.0, 2.0]], np.float32))
+    )
+    columns = {"age": tf.constant([40.0]), "head_weights": tf.constant([[1.0, 2.0]])}
+    np.testing.assert_allclose(weighted, embeddings_of(columns)["query_embedding"], atol=1e-5)
+    assert np.abs(weighted - plain).max() > 0.1
+
+
+def test_a_tower_for_the_weights_of_other_heads_is_refused(refused, tmp_path):
+    tower = save_for_weights(tmp_path / "tower", 3)
+    assert refused(errors.InvalidModelError, query_tower=tower).startswith(
+        "query_tower: expected head_weights [B, 2] in the signature for_weights, for the heads "
+        "click, revenue, got [B, 3]."
+    )
+
+
+def test_a_second_signature_with_other_inputs_is_refused(refused, tmp_path):
+    tower = save_for_weights(tmp_path / "tower", 2, device=None, hour=([None], tf.float32))
+    said = refused(errors.InvalidModelError, query_tower=tower)
+    assert "expected the signature for_weights to map the query fields and head_weights" in said
+
+
 @pytest.mark.parametrize(
     ("part", "specs", "serve", "message"),
     [
