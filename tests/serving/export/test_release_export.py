@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc
 import numpy as np
-import pyarrow as pa
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -84,11 +83,11 @@ def test_the_exported_query_tower_embeds_for_the_weights_of_each_request(
     assert np.abs(served - release.query_tower.embed(rows)).max() > 0.01
 
 
-def test_ads_are_retrieved_by_the_weights_of_the_request(released, data_set):
+def test_ads_are_retrieved_by_the_weights_of_the_request(released, columns, data_set):
     base, two_tower, _, _ = released
     fields = data_set.sample_requests()[0]
     encoder = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
-    ids = encoder.encode_table(pa.Table.from_pylist([fields]))
+    ids = encoder(first(columns, 1)).numpy()
     ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(data_set.catalog().features))
     rows = {ad: row for row, ad in enumerate(data_set.catalog().ad_ids.to_pylist())}
     off = dict.fromkeys(("click", "engagement", "revenue"), 0.0)
@@ -189,12 +188,13 @@ def test_an_engagement_is_never_likelier_than_the_click_it_follows(released, col
 
 
 def test_a_bundle_of_clicks_alone_has_one_head_and_names_the_absent_ones(
-    data_set, trained, tmp_path
+    data_set, trained, learned_from_clicks, tmp_path
 ):
-    two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
+    two_tower, _ = retrieval.load_two_tower(data_set, learned_from_clicks)
     model, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
     model.heads = ("click",)
     model.head_layers = {"click": model.head_layers["click"]}
+    model.machines, model.amount_heads = {}, ()
     flat = index.IndexConfig(kind="Flat")
     release = export.export_release(tmp_path, data_set, two_tower, model, calibrators, flat, {})
     assert (release.present_heads, release.absent_heads) == (("click",), ("engagement", "revenue"))
