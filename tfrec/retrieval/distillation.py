@@ -343,13 +343,14 @@ def distill(
     count = min(max(count, _MIN_REQUESTS), _MAX_REQUESTS)
     queries = reading.read_queries(data_set, "train", count)
     # Every other request, so that both halves are of the whole log.
-    lessons = Lessons.draw(teacher, queries[::2], ads, None, config.seed)
+    halves = queries[::2], queries[1::2] if len(queries) > 1 else queries
+    lessons = Lessons.draw(teacher, halves[0], ads, None, config.seed)
     tower.deviations.assign(lessons.deviations)
     student = Student(model, ads)
     for kind in LESSONS:
         if kind == "hard":
-            found = _found(model, queries[1::2], ads)
-            drawn = Lessons.draw(teacher, queries[1::2], ads, found, config.seed + 1)
+            found = _found(model, halves[1], ads)
+            drawn = Lessons.draw(teacher, halves[1], ads, found, config.seed + 1)
             lessons = lessons.and_(drawn)
         steps = _READINGS * len(lessons.query)
         plan = training.Plan(
