@@ -23,6 +23,7 @@ from tfrec import evaluation
 from tfrec.config import EvaluationConfig, RankerConfig, RetrievalConfig
 from tfrec.ranking import check_trainable as check_ranker
 from tfrec.ranking import without_ranker
+from tfrec.retrieval import RETRIEVAL_MODELS
 from tfrec.retrieval import check_trainable as check_retrieval
 from tfrecords import reader
 
@@ -133,7 +134,10 @@ def train(
         ValueError: The data set lacks what a stage is trained on, such as clicks.
         BlockingIOError: Another process is working in the directory.
     """
-    check_retrieval(data_set)  # Fails before the first stage is trained.
+    of_retrieval = retrieval or RetrievalConfig()
+    # Fails before the first stage is trained.
+    RETRIEVAL_MODELS.get(of_retrieval.retrieval_model)
+    check_retrieval(data_set)
     if without_ranker(data_set) is None:
         check_ranker(data_set)
     steps = export.Pipeline(pathlib.Path(workdir), progress)
@@ -141,7 +145,7 @@ def train(
         steps.use(data_set)
         steps.say_what_to_expect(data_set)
         steps.train_ranker(data_set, ranking or RankerConfig())
-        steps.train_retrieval(data_set, retrieval or RetrievalConfig())
+        steps.train_retrieval(data_set, of_retrieval)
     return TrainedStages(steps, data_set)
 
 

@@ -97,7 +97,7 @@ class RetrievalConfig:
     refit: bool = option(
         True,
         "Whether, once the best pass is known, the model is retrained for as many passes on the "
-        "training and the validation clicks together.",
+        "training and the validation clicks together; only if no ranker teaches it.",
     )
     seed: int = option(1, "Seed of initialization and shuffling.")
 

@@ -6,7 +6,7 @@ in all ads that its candidates hold, `tfrec.retrieval.UtilityShare`. A first rel
 refused: a weak head is published and named as weak (`tfrec.ranking.weak_heads`), and a low share is
 noted. A head that was weak before is no reason to refuse, either.
 
-ADR 15 and ADR 35 give the reasons for the limits.
+ADR 15, ADR 35 and ADR 39 give the reasons for the limits.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ UtilityShares = Mapping[str, Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-    """The metrics of the released ranker.
+    """The metrics of the release.
 
     Attributes:
         version: Release version.
@@ -94,10 +94,9 @@ def judge(
     """
     shares = shares or {}
     notes = tuple(
-        f"retrieval: {_of_utility(name, own['share'])}; a longer log, or fields that say more of "
-        "the ads and requests, may help"
+        f"retrieval: {_of_utility(name, own['share'])}; train with more passes, or use a longer log"
         for name, own in shares.items()
-        if own["share"] < LOW_UTILITY_SHARE
+        if own["share"] < LOW_UTILITY_SHARE and not _is_weak(name, candidate)
     )
     if released is None:
         return Verdict((), notes)
@@ -108,19 +107,29 @@ def judge(
     return Verdict(refusals, (*of_heads.notes, *notes))
 
 
+def _is_weak(weighting: str, figures: ranking.Figures) -> bool:
+    """Returns whether a weighting is that of a weak head alone."""
+    own = figures.get(weighting)
+    return own is not None and (
+        not isinstance(own, ranking.HeadFigures) or ranking.weakness(own) is not None
+    )
+
+
 def _lost_utility(shares: UtilityShares, released: Released) -> list[str]:
     refusals = []
     # The head of a weighting that is gone is judged by itself.
-    for name in released.utility_shares.keys() & shares.keys():
-        own, before = shares[name], released.utility_shares[name]
+    for name, before in released.utility_shares.items():
+        if name not in shares or _is_weak(name, released.figures):
+            continue
+        own = shares[name]
         error = math.hypot(own["error"], before["error"])
         limit = before["share"] - UTILITY_SHARE_TOLERANCE - ranking.NUM_ERRORS * error
         if own["share"] < limit:
             refusals.append(
-                f"retrieval: {_of_utility(name, own['share'])}, and {before['share']:.3f} in "
+                f"retrieval: {_of_utility(name, own['share'])}; they held {before['share']:.3f} in "
                 f"release {released.version} (limit {limit:.3f})"
             )
-    return sorted(refusals)
+    return refusals
 
 
 def _of_utility(name: str, share: float) -> str:
@@ -141,7 +150,7 @@ def _judge_heads(candidate: ranking.Figures, released: Released) -> Verdict:
         )
     for head, before in released.figures.items():
         own = candidate.get(head)
-        if not isinstance(before, ranking.HeadFigures) or ranking.weakness(before) is not None:
+        if _is_weak(head, released.figures) or not isinstance(before, ranking.HeadFigures):
             notes.append(f"{head} is not compared: it is weak in release {released.version}")
         elif own is None:
             refusals.append(

@@ -159,7 +159,7 @@ class Pipeline:
             return None
         self._once(
             "ranker",
-            "training stage 2, the ranker",
+            "training the ranker, stage 2",
             {
                 "data": _learned_from(data_set),
                 **dataclasses.asdict(config),
@@ -170,7 +170,7 @@ class Pipeline:
         return directory
 
     def train_retrieval(self, data_set: reader.DataSet, config: RetrievalConfig) -> pathlib.Path:
-        """Trains stage one on clicks, and then by the ranker, if one is trained."""
+        """Trains the two-tower model on clicks and then, if there is a ranker, by the ranker."""
         directory = self.path("retrieval")
         teacher = self._teacher(data_set)
         if teacher is None and ranking.without_ranker(data_set) is None:
@@ -189,11 +189,12 @@ class Pipeline:
         inputs = {**of_clicks, "teacher": None if teacher is None else self._inputs("ranker")}
         before = self._note("retrieval").get("inputs", {})
         same_clicks = {**before, "teacher": None} == {**of_clicks, "teacher": None}
-        if same_clicks and before["teacher"] != inputs["teacher"]:
-            retrieval.forget_teacher(directory)
+        if same_clicks and before.get("teacher") != inputs["teacher"]:
+            with self.locked():
+                retrieval.forget_teacher(directory)
         self._once(
             "retrieval",
-            "training stage 1, the two-tower model",
+            "training the two-tower model, stage 1",
             inputs,
             lambda: retrieval.train_two_tower(
                 data_set, config, directory, self.progress, teacher=teacher
@@ -273,7 +274,7 @@ class Pipeline:
             data_set: The data set that both were trained on.
             report: Evaluation of both, for the manifest.
             config: Configuration of the index; None: that of the last export, or the defaults.
-            force: Whether to publish a ranker that the gate refuses.
+            force: Whether to publish a release that the gate refuses.
             candidate_parts: See `export_release`; None: as in the last export, or the default.
 
         Raises:
@@ -292,7 +293,7 @@ class Pipeline:
 
         def publish() -> None:
             models = self.models(data_set)
-            judged = release_gate.check(base, data_set, models.ranker, self.workdir, force)
+            judged = release_gate.check(base, data_set, models, self.workdir, force)
             for kind in ("refusals", "notes"):
                 for line in judged["gate"][kind]:
                     self._print(_wrapped(f"{'forced: ' if kind == 'refusals' else ''}{line}"))
@@ -323,7 +324,12 @@ class Pipeline:
         if ranking.without_ranker(data_set) is not None:
             return evaluation.Models(two_tower)
         model, calibrators, judged = self._ranker(data_set)
-        # Those of the schema may have changed since the training.
+        teacher = self._note("retrieval").get("inputs", {}).get("teacher")
+        if teacher not in (None, self._inputs("ranker")):
+            self._print(
+                _wrapped("another ranker taught the two-tower model: run tfrec train_retrieval")
+            )
+        # The schema's weights may have changed since the training.
         two_tower.set_default_weights(judged.weights)
         return evaluation.Models(two_tower, model, calibrators, judged)
 

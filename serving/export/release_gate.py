@@ -1,4 +1,4 @@
-"""Compares a trained ranker with the released one before it is exported.
+"""Compares the trained stages with the released ones before they are exported.
 
 A release of the same data set is scored again on the validation rows of the candidate, so both are
 judged by the same rows. For any other release the metrics in its manifest are used.
@@ -15,14 +15,14 @@ import tensorflow as tf
 
 from serving import errors, manifest, releases
 from serving.export import gate
-from tfrec import ranking
+from tfrec import evaluation, ranking, retrieval
 from tfrecords import reader
 
 
 def check(
     base: pathlib.Path,
     data_set: reader.DataSet,
-    model: ranking.RankingModel | None,
+    models: evaluation.Models,
     workdir: pathlib.Path,
     force: bool,
 ) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def check(
     Args:
         base: Base directory of the bundles.
         data_set: The data set that it was trained on.
-        model: The ranker; None: there is none.
+        models: The trained stages.
         workdir: Work directory of the training.
         force: Whether to publish a refused release.
 
@@ -43,15 +43,25 @@ def check(
         ReleaseRefusedError: The gate refuses it, and `force` is off.
     """
     figures: dict[str, Any] = {}
-    if model is not None:
+    shares: dict[str, Any] = {}
+    if models.ranker is not None:
         figures = json.loads((workdir / "ranker" / "ranker.json").read_text())["validation"]
-    trained = json.loads((workdir / "retrieval" / "retrieval.json").read_text())
-    shares = trained.get("utility_share", {})
-    released = _released(base, data_set, model)
+        shares = _utility_shares(workdir, models.heads.weights)
+    released = _released(base, data_set, models.ranker)
     verdict = gate.judge(ranking.parse_figures(figures), released, shares)
     if released is not None and not force:
         verdict.check(released.version)
     return {"validation": figures, "utility_share": shares, "gate": verdict.to_json(force)}
+
+
+def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict[str, Any]:
+    """Reads `gate.Released.utility_shares`; without that of default weights that have changed."""
+    trained = json.loads((workdir / "retrieval" / "retrieval.json").read_text())
+    taught = trained.get("distillation", {"utility_share": {}, "weights": {}})
+    shares = dict(taught["utility_share"])
+    if any(weights[head] != weight for head, weight in taught["weights"].items()):
+        shares.pop(retrieval.UTILITY, None)
+    return shares
 
 
 def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:

@@ -102,7 +102,7 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
         # Clicks are what the feedback on its answers will be of.
         (click,) = heads_of(["click_probability"])
         heads = (dataclasses.replace(click, trained=False),)
-    _check_weighted(tower, rows, [head.label for head in heads if head.trained])
+    _check_weighted(tower, rows, [head for head in heads if head.trained], queries)
     built, recall, tuning = _index(embeddings, queries, inputs)
     probed = [tower.columns([row]) for row in rows[: probes.NUM_PROBES]]
     # The probes have only the best ads.
@@ -239,20 +239,31 @@ def _embedded(
 
 
 def _check_weighted(
-    tower: models.QueryTower, rows: Sequence[Mapping[str, Any]], heads: Sequence[str]
+    tower: models.QueryTower,
+    rows: Sequence[Mapping[str, Any]],
+    heads: Sequence[manifest.ReleaseHead],
+    queries: np.ndarray,
 ) -> None:
-    """Checks a tower that takes the weights of the heads."""
+    """Checks a tower that takes weights of heads: the default ones give the queries [Q, D]."""
     if tower.num_weights is None:
         return
     if tower.num_weights != len(heads):
         raise errors.InvalidModelError(
             f"query_tower: expected {models.HEAD_WEIGHTS} [B, {len(heads)}] in the signature "
-            f"{models.FOR_WEIGHTS}, for the heads {', '.join(heads) or 'of no ranker'}, got "
+            f"{models.FOR_WEIGHTS}, for the heads "
+            f"{', '.join(head.label for head in heads) or 'of no ranker'}, got "
             f"[B, {tower.num_weights}]. Save the model again, or without this signature."
         )
+    weights = np.array([[head.utility_weight for head in heads]], np.float32)
     with _running(tower):
-        embedded = tower.embed(tower.columns(rows), np.ones((len(rows), len(heads)), np.float32))
-    _check_embeddings(tower, embedded, len(rows), "sample request {}".format)
+        embedded = tower.embed(tower.columns(rows), np.repeat(weights, len(rows), axis=0))
+    if embedded.shape != queries.shape or not np.allclose(embedded, queries, atol=probes.TOLERANCE):
+        raise errors.InvalidModelError(
+            f"query_tower: expected the signature {models.FOR_WEIGHTS} to return the embeddings "
+            f"{list(queries.shape)} of {models.SIGNATURE} for the default weights "
+            f"{weights[0].tolist()}, got others {list(embedded.shape)}. Save the model again, or "
+            "without this signature."
+        )
 
 
 def _index(

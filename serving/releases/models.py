@@ -22,6 +22,7 @@ L values of the longest list, n values of a vector.
 """
 
 import os
+import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -163,7 +164,15 @@ class QueryTower(_Model):
                     f"the outputs {sorted(outputs)}. Save the model again with this signature, or "
                     "without it."
                 )
-            self.num_weights = found.inputs[HEAD_WEIGHTS].tensor_shape.dim[-1].size
+            weights = _words(_spec(found.inputs[HEAD_WEIGHTS]))
+            shape = re.fullmatch(r"float32 \(None, (\d+)\)", weights)
+            if shape is None:
+                self.free()
+                raise errors.InvalidModelError(
+                    f"{self.part}: expected {HEAD_WEIGHTS} of the signature {FOR_WEIGHTS} to be "
+                    f"float32 (None, H), for H heads, got {weights}. Save the model again."
+                )
+            self.num_weights = int(shape[1])
 
     def columns(self, rows: Sequence[Mapping[str, Any]]) -> requests.Columns:
         """Lays out checked requests; see `QueryFields.columns`."""

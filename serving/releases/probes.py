@@ -96,8 +96,13 @@ def check_retrieval(release: manifest.Manifest, tower: models.QueryTower, index:
     """
     _check_sizes(release, index)
     expected = np.array(release.probes["query_embeddings"], dtype=np.float32)
-    embeddings = tower.embed(query_columns(release))
-    _check_embeddings(release, "query_tower", embeddings, expected)
+    columns = query_columns(release)
+    _check_embeddings(release, "query_tower", tower.embed(columns), expected)
+    if tower.num_weights is not None:
+        # Requests use this signature; the first one need not wait until it has run once.
+        weights = np.array([list(release.utility_weights.values())], np.float32)
+        embeddings = tower.embed(columns, np.repeat(weights, len(expected), axis=0))
+        _check_embeddings(release, "query_tower", embeddings, expected)
     # Uses the recorded embeddings, to test the index alone.
     _check_candidates(release, expected, index)
 

@@ -177,7 +177,7 @@ def test_clicks_alone_are_served_by_retrieval_and_the_tools_say_so(released):
     found, report, answer = release.manifest, release.report, release.answer
     assert found.parts == ("query_tower", "ad_tower", "ad_index")
     assert found.present_heads == ()
-    assert "[4/6] no ranker: every training row is a click" in release.said
+    assert "[3/6] no ranker: every training row is a click" in release.said
     assert "no ranker: answers are in retrieval order" in release.said
     assert report.without_ranker.startswith("every training row is a click")
     assert (report.ranker, report.curves, report.weights) == ({}, {}, {})

@@ -242,7 +242,7 @@ def test_a_log_without_a_click_is_refused_before_the_first_stage(tmp_path):
     done = run("train.py", f"--data_path={path}", f"--workdir={tmp_path}", status=1)
     assert "The train split of" in done.stderr
     assert "has no clicks (column 'label'); expected at least one" in done.stderr
-    assert "training stage 1" not in done.stdout
+    assert "training the two-tower" not in done.stdout
 
 
 def test_an_unknown_flag_is_named(workdir):

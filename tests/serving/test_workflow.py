@@ -135,15 +135,15 @@ def test_only_what_has_changed_is_trained_again_and_released_as_the_next_version
     tfrec.train(data_set, stages.steps.workdir, **other)
     said = capsys.readouterr().out
     assert said.count("finished before, unchanged") == 1
-    assert "[4/6] training stage 1, the two-tower model\n" in said
+    assert "[4/6] training the two-tower model, stage 1\n" in said
     # Another ranker teaches other things; what the towers learned from clicks stays.
     clicks = stages.steps.path("retrieval") / "history.json"
     written = clicks.stat().st_mtime_ns
     shorter = {**other, "ranking": dataclasses.replace(options["ranking"], epochs=1)}
     trained = tfrec.train(data_set, stages.steps.workdir, **shorter)
     said = capsys.readouterr().out
-    assert "[3/6] training stage 2, the ranker\n" in said
-    assert "[4/6] training stage 1, the two-tower model\n" in said
+    assert "[3/6] training the ranker, stage 2\n" in said
+    assert "[4/6] training the two-tower model, stage 1\n" in said
     assert clicks.stat().st_mtime_ns == written
     newer = trained.export(trained.evaluate(FEW, index=FLAT), index=FLAT, force=True)
     assert newer == workflow.ExportedRelease(release.base, 2)

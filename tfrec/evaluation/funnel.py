@@ -28,7 +28,7 @@ A log does not say the value of ads that it did not show, but it says whether an
 and clicked is still there after each stage. A held-out click is of an ad that was shown *and*
 clicked, so the share counts how often an order agrees with whoever chose the shown ads (the
 logging policy, or users who choose themselves) times how well it knows what is clicked. The ranker
-learns only the second. Shares are lower bounds for comparing systems that learn from clicks, not
+and the towers that it taught learn only the second. Shares are lower bounds for comparing systems that learn from clicks, not
 values, and a lower one does not say that an order is worse; `order_of_shown_ads` of the report
 leaves the first out. Where users do not click an ad again, clicks and lists leave out what they
 clicked before.
@@ -99,7 +99,7 @@ class OverAllAds:
 def requests_over_all_ads(num_requests: int, num_ads: int) -> np.ndarray:
     """Returns the requests [q] for which the ranker orders all ads, evenly spaced.
 
-    None if the catalog is so large that they would be too few.
+    Empty if the catalog is so large that they would be too few.
     """
     count = MAX_SCORES_OVER_ALL_ADS // num_ads
     if count < MIN_REQUESTS_OVER_ALL_ADS:

@@ -230,7 +230,7 @@ class RankingModel(training.StageModel):
     def mix_rare_heads(self, logits: Logits, query: tf.Tensor, ad: tf.Tensor) -> Logits:
         """Mixes the logits with those of the `machines`, and of revenue with those of engagement.
 
-        Before `rare_heads.fit_rare_heads` all shares are 0, and nothing changes.
+        Before `ranker_training.fit_rare_heads`, all shares are 0, and nothing changes.
 
         Args:
             logits: From `add_user_bias`.

@@ -29,7 +29,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
@@ -45,7 +45,7 @@ METRIC = "validation_utility_share"
 UTILITY = "utility"
 LIST_LENGTH = 10
 DISTILLATION_DIRECTORY = "distillation"
-# Of uniform ads, then also of those that the towers find after the first.
+# The first lessons have uniform ads; the second also have ads that the towers find after them.
 LESSONS = ("uniform", "hard")
 # Sharper targets, and ads found by the tower's own search, gained nothing
 # (docs/experiments/0039-distillation.md).
@@ -55,6 +55,7 @@ _REQUESTS_PER_LESSON, _ADS_PER_LESSON = 32, 512
 # training it took.
 _MIN_REQUESTS, _MAX_REQUESTS, _SHARE_OF_REQUESTS = 1_024, 16_384, 1 / 16
 _PASSES, _PATIENCE, _READINGS = 5, 2, 2
+_NEGATIVE_SHARE = 0.1
 # The embeddings are learned already.
 _SHARE_OF_EMBEDDING_RATE = 1 / 3
 _MIN_MEASURED, _MAX_MEASURED, _MAX_MEASURED_PAIRS = 16, 100, 500_000
@@ -94,7 +95,7 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True)
 class Lessons:
-    """What a teacher says of ads for requests.
+    """The teacher's values of ads for requests: the transfer set of Hinton et al.
 
     Attributes:
         query: [L, B, Wq] int32.
@@ -118,7 +119,7 @@ class Lessons:
         """Draws lessons, of uniform ads or also of those that the towers find.
 
         Args:
-            teacher: Says what ads are worth.
+            teacher: Scores ads for requests.
             queries: [R, Wq] int32 queries of training requests.
             ads: [N, Wa] int32 encoded ads.
             found: [R, K] catalog rows that the towers find, of which half of the ads of a lesson
@@ -166,7 +167,7 @@ class Student(training.StageModel):
         super().__init__()
         assert model.weighted_query_tower is not None
         self.query_tower, self.ad_tower = model.weighted_query_tower, model.ad_tower
-        self.id_dropout = model.id_dropout
+        self.id_dropout, self.temperature = model.id_dropout, model.temperature
         self._ads = tf.constant(ads)
         self._generator = layers.new_generator()
         # Lessons read the stored sums of the users' clicks, which have no gradient.
@@ -205,6 +206,9 @@ class Student(training.StageModel):
         # Exponential numbers are a uniform choice of shares. Squared, they are often nearly one
         # head alone.
         drawn = tf.math.divide_no_nan(tf.square(tf.math.log(drawn)), self.query_tower.deviations)
+        # A request may also ask for little of a head.
+        signs = tf.where(self._generator.uniform(tf.shape(drawn)) < _NEGATIVE_SHARE, -1.0, 1.0)
+        drawn *= signs
         is_default = self._generator.uniform([count, 1]) < 0.5
         return tf.where(is_default, self.query_tower.default_weights, drawn)
 
@@ -213,7 +217,7 @@ class UtilityShare:
     """Measures retrieval by the utility of what it finds.
 
     Args:
-        teacher: Says what ads are worth.
+        teacher: Scores ads for requests.
         queries: [R, Wq] int32 queries of held-out requests, at least one.
         ads: [N, Wa] int32 encoded ads.
     """
@@ -227,6 +231,7 @@ class UtilityShare:
                 own = slice(first, first + _ADS_PER_CALL)
                 values[request, own] = teacher.values(queries[request, None], ads[own])[0]
         self._values = values
+        self._best = {n: _sum_of_best(values @ w) for n, w in self._weightings.items()}
 
     def measure(
         self, tower: weighted_query.WeightedQueryTower, ads: np.ndarray
@@ -240,18 +245,23 @@ class UtilityShare:
             ads: [N, D] embeddings of the ads.
         """
         of_tower = towers.embed_in_batches(tower.tower, self._queries)
-        counts = [k for k in RECALL_AT if k < len(ads)] or [len(ads)]
+        counts = sorted({min(k, len(ads)) for k in RECALL_AT})
         result: dict[str, dict[int, tuple[float, float]]] = {}
         for name, weights in self._weightings.items():
-            utility = self._values @ weights  # [R, N]
-            best = _sum_of_best(utility)
+            best = self._best[name]
             if best.sum() <= 0:
                 continue
             queries = tower.weighted(of_tower, tf.constant(weights)).numpy()
             found = two_tower.exact_top_k(queries, ads, max(counts))
-            own = np.take_along_axis(utility, found, axis=1)
+            own = np.take_along_axis(self._values, found[..., None], axis=1) @ weights
             result[name] = {k: _share(_sum_of_best(own[:, :k]), best) for k in counts}
         return result
+
+
+def _halves(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns as many queries of every other request, so that both halves are of the whole log."""
+    count = max(len(queries) // 2, 1)
+    return queries[::2][:count], (queries[1::2] if len(queries) > 1 else queries)[:count]
 
 
 def _found(
@@ -265,7 +275,7 @@ def _found(
 
 def restore(
     model: retrieval_model.RetrievalModel,
-    heads: Sequence[str],
+    description: Mapping[str, Any],
     data_set: reader.DataSet,
     workdir: pathlib.Path,
 ) -> None:
@@ -273,21 +283,23 @@ def restore(
 
     Args:
         model: A model of the same sizes, with its weights created.
-        heads: The heads of the teacher.
+        description: What `distill` returned.
         data_set: The converted log.
         workdir: The directory that was given to `distill`.
 
     Raises:
         FileNotFoundError, ValueError: See `training.restore_best`.
     """
-    model.learn_weights(dict.fromkeys(heads, 1.0))
+    model.learn_weights(description["weights"])
     student = Student(model, np.asarray(data_set.catalog().features))
-    training.restore_best(student, workdir / DISTILLATION_DIRECTORY / LESSONS[-1], workdir)
+    directory = workdir / DISTILLATION_DIRECTORY / description["lessons"]
+    training.restore_best(student, directory, workdir)
 
 
 def _sum_of_best(utility: np.ndarray) -> np.ndarray:
     """Returns the sum [R] of the ten greatest of utilities [R, N]."""
-    return np.sort(utility, axis=1)[:, -LIST_LENGTH:].sum(axis=1, dtype=np.float64)
+    first = max(utility.shape[1] - LIST_LENGTH, 0)
+    return np.partition(utility, first, axis=1)[:, first:].sum(axis=1, dtype=np.float64)
 
 
 def _share(own: np.ndarray, best: np.ndarray) -> tuple[float, float]:
@@ -304,12 +316,12 @@ def distill(
     workdir: pathlib.Path,
     progress: bool = False,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Any]:
     """Teaches a retrieval model that was trained on clicks, and keeps the best pass.
 
     Args:
         model: The model; its queries become those of any weights of the heads.
-        teacher: Says what ads are worth.
+        teacher: Scores ads for requests.
         data_set: The converted log.
         config: Options of the training on clicks.
         workdir: Its work directory; training resumes from its files.
@@ -317,7 +329,9 @@ def distill(
         callbacks: Additional callbacks.
 
     Returns:
-        Weighting -> `share` of the utility in the candidates, and its standard `error`.
+        For `retrieval.json`: `heads`, their default `weights`, the `lessons` of the best pass, and
+        `utility_share`: weighting -> `share` of the utility in the candidates, and its standard
+        `error`.
     """
     ads = np.asarray(data_set.catalog().features)
     model.learn_weights(teacher.weights)
@@ -342,11 +356,11 @@ def distill(
     count = round(data_set.num_requests("train") * _SHARE_OF_REQUESTS)
     count = min(max(count, _MIN_REQUESTS), _MAX_REQUESTS)
     queries = reading.read_queries(data_set, "train", count)
-    # Every other request, so that both halves are of the whole log.
-    halves = queries[::2], queries[1::2] if len(queries) > 1 else queries
+    halves = _halves(queries)
     lessons = Lessons.draw(teacher, halves[0], ads, None, config.seed)
     tower.deviations.assign(lessons.deviations)
     student = Student(model, ads)
+    reached: dict[str, float] = {}
     for kind in LESSONS:
         if kind == "hard":
             found = _found(model, halves[1], ads)
@@ -364,7 +378,7 @@ def distill(
             maximize=True,
             initial_accumulator=config.embedding_accumulator,
         )
-        training.fit(
+        history = training.fit(
             student,
             functools.partial(lessons.stream, config.seed),
             validate,
@@ -373,5 +387,15 @@ def distill(
             progress=progress,
             extra_callbacks=callbacks,
         )
+        reached[kind] = history[training.best_epoch(history, plan)][METRIC]
+    kept = max(reached, key=reached.__getitem__)
+    training.restore_best(student, workdir / DISTILLATION_DIRECTORY / kept, workdir)
     of_candidates = {name: own[max(own)] for name, own in measure().items()}
-    return {name: {"share": own, "error": error} for name, (own, error) in of_candidates.items()}
+    return {
+        "heads": list(teacher.heads),
+        "weights": dict(teacher.weights),
+        "lessons": kept,
+        "utility_share": {
+            name: {"share": share, "error": error} for name, (share, error) in of_candidates.items()
+        },
+    }

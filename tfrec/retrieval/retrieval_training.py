@@ -79,7 +79,9 @@ def train_two_tower(
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     teacher: distillation.Teacher | None = None,
 ) -> None:
-    """Trains a two-tower model on clicks, and then by a ranker; keeps its best pass of each.
+    """Trains a two-tower model on clicks and then distills a ranker into it.
+
+    The best pass of each training is kept.
 
     Args:
         data_set: The converted log.
@@ -139,16 +141,15 @@ def train_two_tower(
         options=dataclasses.asdict(config),
         extra_callbacks=callbacks,
     )
-    # What the refit adds are clicks, and a teacher says more of ads than they do.
+    # The refit would only add clicks; the teacher says more about ads.
     refit = config.refit and teacher is None
     if refit:
         model = _refit(data_set, config, oov_rates, plan, history, workdir, progress, callbacks)
     description: dict[str, Any] = {"history": history, "refit": refit}
     if teacher is not None:
-        shares = distillation.distill(
+        description["distillation"] = distillation.distill(
             model, teacher, data_set, config, workdir, progress, callbacks
         )
-        description |= {"heads": list(teacher.heads), "utility_share": shares}
     _write_projector(model, catalog, workdir / "tensorboard")
     training.write_description(workdir / "retrieval.json", data_set, description)
 
@@ -211,8 +212,8 @@ def load_two_tower(
     config = RetrievalConfig(**json.loads((workdir / "config.json").read_text()))
     model = build_two_tower(data_set, config, data_set.catalog())
     refit = description.get("refit", False)
-    if "heads" in description:
-        distillation.restore(model, description["heads"], data_set, workdir)
+    if "distillation" in description:
+        distillation.restore(model, description["distillation"], data_set, workdir)
     else:
         training.restore_best(model, workdir / REFIT_DIRECTORY if refit else workdir, workdir)
     return model, description

@@ -5,7 +5,7 @@ from absl import flags
 flags.DEFINE_bool(
     "force",
     False,
-    "Publish even if the ranker is worse than the released one.",
+    "Publish even if the export gate refuses the release.",
 )
 FLAGS = flags.FLAGS
 

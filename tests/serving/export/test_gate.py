@@ -154,3 +154,43 @@ def test_the_json_of_a_verdict():
         "refusals": list(verdict.refusals),
         "notes": [],
     }
+
+
+def shares(**values):
+    return {name: {"share": share, "error": 0.001} for name, share in values.items()}
+
+
+@pytest.mark.parametrize(("own", "refused"), [(0.9, False), (0.88, False), (0.87, True)])
+def test_retrieval_that_finds_less_of_the_utility_is_refused(own, refused):
+    click = ranking.parse_figures({"click": figures()})
+    before = gate.Released(3, click, utility_shares=shares(utility=0.9, click=0.9))
+    verdict = gate.judge(click, before, shares(utility=own, click=0.95))
+    assert bool(verdict.refusals) == refused
+    if refused:
+        assert verdict.refusals == (
+            "retrieval: the candidates hold 0.870 of the utility that the ranker sees in all ads; "
+            "they held 0.900 in release 3 (limit 0.877)",
+        )
+
+
+def test_the_share_of_a_weak_head_is_no_reason_to_refuse():
+    known = ranking.parse_figures({"click": figures(), "revenue": WEAK})
+    before = gate.Released(3, known, utility_shares=shares(utility=1.0, revenue=0.9))
+    verdict = gate.judge(known, before, shares(utility=1.0, revenue=0.2))
+    assert verdict.refusals == ()
+    assert not any("retrieval" in note for note in verdict.notes)
+
+
+def test_a_first_release_whose_candidates_hold_little_is_published_with_a_note():
+    verdict = gate.judge(ranking.parse_figures({"click": figures()}), None, shares(utility=0.8))
+    assert verdict.refusals == ()
+    (note,) = verdict.notes
+    assert note.startswith("retrieval: the candidates hold 0.800 of the utility that the ranker")
+
+
+def test_towers_of_clicks_alone_are_not_compared():
+    click = ranking.parse_figures({"click": figures()})
+    before = gate.Released(3, click, utility_shares=shares(utility=1.0))
+    verdict = gate.judge(click, before, {})
+    assert verdict.refusals == ()
+    assert "retrieval is not compared: it was trained on clicks alone" in verdict.notes

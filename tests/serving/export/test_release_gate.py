@@ -8,7 +8,7 @@ import pytest
 
 from serving import errors, export, index, manifest, releases
 from serving.export import gate, release_gate
-from tfrec import ranking, retrieval
+from tfrec import evaluation, ranking, retrieval
 from tfrec.ranking import ranker_training
 
 pytestmark = pytest.mark.trains
@@ -21,7 +21,9 @@ def released(data_set, trained, tmp_path_factory):
     model, calibrators, description = ranker_training.load_ranker(data_set, trained / "ranker")
     base = tmp_path_factory.mktemp("bundle")
     flat = index.IndexConfig(kind="Flat")
-    shares = json.loads((trained / "retrieval" / "retrieval.json").read_text())["utility_share"]
+    shares = json.loads((trained / "retrieval" / "retrieval.json").read_text())["distillation"][
+        "utility_share"
+    ]
     metrics = {"validation": description["validation"], "utility_share": shares}
     export.export_release(base, data_set, two_tower, model, calibrators, flat, metrics)
     return base
@@ -33,6 +35,10 @@ def candidate(data_set, trained, tmp_path):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     model, _, _ = ranker_training.load_ranker(data_set, tmp_path / "ranker")
     return model, tmp_path
+
+
+def models_of(ranker):
+    return evaluation.Models(None, ranker)
 
 
 def change(directory, **values):
@@ -56,7 +62,7 @@ def test_training_writes_the_validation_metrics_of_the_ranker(data_set, trained)
 def test_a_ranker_passes_against_itself_on_the_same_rows(script, data_set, candidate, released):
     model, directory = candidate
     change(directory, normalized_entropy=0.99)
-    judged = release_gate.check(released, data_set, model, directory, force=False)
+    judged = release_gate.check(released, data_set, models_of(model), directory, force=False)
     assert judged["gate"]["refusals"] == []
     assert not any("other rows" in note for note in judged["gate"]["notes"])
     assert judged["validation"]["click"]["normalized_entropy"] == 0.99
@@ -92,7 +98,9 @@ def test_a_spoiled_ranker_is_worse_on_the_rows_that_both_scored(
 def test_a_first_ranker_is_published_however_weak_it_is(script, data_set, candidate, tmp_path):
     model, directory = candidate
     change(directory, normalized_entropy=1.3)
-    judged = release_gate.check(tmp_path / "none", data_set, model, directory, force=False)
+    judged = release_gate.check(
+        tmp_path / "none", data_set, models_of(model), directory, force=False
+    )
     assert judged["gate"] == {"forced": False, "refusals": [], "notes": []}
 
 
@@ -120,8 +128,8 @@ def test_a_ranker_that_is_worse_is_refused_and_force_publishes_it(
     model, directory = candidate
     change(directory, normalized_entropy=1.002, normalized_entropy_error=0.01)
     with pytest.raises(errors.ReleaseRefusedError, match=r"release 1 stays: click: .*1\.0020"):
-        release_gate.check(strong, data_set, model, directory, force=False)
-    forced = release_gate.check(strong, data_set, model, directory, force=True)["gate"]
+        release_gate.check(strong, data_set, models_of(model), directory, force=False)
+    forced = release_gate.check(strong, data_set, models_of(model), directory, force=True)["gate"]
     assert forced["forced"]
     assert "1.0020" in forced["refusals"][0]
 
@@ -130,7 +138,7 @@ def test_a_release_without_a_ranker_does_not_replace_one_with_a_good_one(
     script, data_set, candidate, strong
 ):
     with pytest.raises(errors.ReleaseRefusedError, match="click: release 1 has this head"):
-        release_gate.check(strong, data_set, None, candidate[1], force=False)
+        release_gate.check(strong, data_set, models_of(None), candidate[1], force=False)
 
 
 @pytest.mark.parametrize("damage", ["foreign", "corrupt"])
@@ -147,7 +155,7 @@ def test_another_release_is_compared_by_its_metrics_and_a_broken_one_is_not_comp
     else:
         monkeypatch.setattr(data_set, "fingerprint", "another")
         note = "release 1 was measured on other rows"
-    judged = release_gate.check(base, data_set, model, directory, force=False)
+    judged = release_gate.check(base, data_set, models_of(model), directory, force=False)
     assert any(note in one for one in judged["gate"]["notes"])
 
 

@@ -271,9 +271,9 @@ def test_each_wrong_input_of_a_signature_is_named(refused, tmp_path):
 
 
 def embeddings_of(inputs, width=16):
-    """Unit vectors that depend on the age and, if they are given, the weights."""
+    """Unit vectors that depend on the age and, if they are not the default ones, the weights."""
     age = tf.where(tf.math.is_nan(inputs["age"]), 30.0, inputs["age"])[:, None]
-    weights = tf.reduce_sum(inputs.get("head_weights", 0.0 * age), axis=-1, keepdims=True)
+    weights = tf.reduce_sum(inputs.get("head_weights", 0.0 * age + 1) - 1, axis=-1, keepdims=True)
     return {
         "query_embedding": tf.math.l2_normalize(
             tf.sin((age + weights) * tf.range(1.0, width + 1.0)), axis=-1

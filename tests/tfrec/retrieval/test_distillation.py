@@ -84,7 +84,7 @@ def best_of(model, queries, catalog, weights, k=10):
 @pytest.mark.trains
 def test_what_is_found_follows_the_weights_of_the_request(data_set, taught, catalog):
     model, description = retrieval.load_two_tower(data_set, taught)
-    assert description["heads"] == list(HEADS)
+    assert description["distillation"]["heads"] == list(HEADS)
     queries = retrieval.read_queries(data_set, "validation", 50)
     by_click = best_of(model, queries, catalog, [1.0, 0.0])
     by_revenue = best_of(model, queries, catalog, [0.0, 1.0])
@@ -123,10 +123,40 @@ def test_the_share_of_the_utility_is_that_of_the_ads_found(data_set, taught, cat
         share = np.sort(own, axis=1)[:, -10:].sum() / best
         assert measured[name][100][0] == pytest.approx(share, rel=1e-4)
     assert measured["utility"] == measured["click"]
-    # The candidates of so few ads are the first hundred.
-    of_candidates = {name: own[100][0] for name, own in measured.items()}
-    written = {name: own["share"] for name, own in description["utility_share"].items()}
-    assert written == pytest.approx(of_candidates, abs=1e-3)
+    # All of so few ads are candidates.
+    assert set(measured["click"]) == {10, 50, 100, len(catalog)}
+    assert measured["click"][len(catalog)] == (1.0, 0.0)
+    written = description["distillation"]["utility_share"]
+    assert written == {name: {"share": 1.0, "error": 0.0} for name in measured}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 63, 64])
+def test_lessons_of_both_kinds_have_one_size(catalog, data_set, count):
+    queries = retrieval.read_queries(data_set, "train", count)
+    uniform, hard = (
+        distillation.Lessons.draw(TEACHER, half, catalog, None, seed=1)
+        for half in distillation._halves(queries)
+    )
+    both = uniform.and_(hard)
+    assert len(both.query) == len(both.values) == 2 * len(uniform.query)
+
+
+@pytest.mark.parametrize(
+    ("default", "deviations", "weights"),
+    [
+        ([0.0, 0.0], [1.0, 1.0], None),
+        ([1.0, 1.0], [0.0, 0.0], None),
+        ([1.0, 0.0], [0.0, 1.0], None),
+        ([1.0, 1.0], [0.0, 1.0], [3.0, 0.0]),
+    ],
+)
+def test_a_query_always_has_length_one(data_set, retrieval_config, default, deviations, weights):
+    model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
+    model.learn_weights(dict(zip(HEADS, default, strict=True)))
+    tower = model.weighted_query_tower
+    tower.deviations.assign(deviations)
+    queries = tower(tf.constant(retrieval.read_queries(data_set, "validation", 5)), weights)
+    np.testing.assert_allclose(tf.norm(queries, axis=1), 1.0, atol=1e-5)
 
 
 def test_a_head_without_value_has_no_share(data_set, retrieval_config, catalog):
