@@ -26,12 +26,12 @@ compares both, and for contrast the values of all candidates, which the ranker d
 
 A log does not say the value of ads that it did not show, but it says whether an ad that was shown
 and clicked is still there after each stage. A held-out click is of an ad that was shown *and*
-clicked, so the share counts how often an order agrees with whoever chose the shown ads (the
-logging policy, or users who choose themselves) times how well it knows what is clicked. The ranker
-and the towers that it taught learn only the second. Shares are lower bounds for comparing systems that learn from clicks, not
-values, and a lower one does not say that an order is worse; `order_of_shown_ads` of the report
-leaves the first out. Where users do not click an ad again, clicks and lists leave out what they
-clicked before.
+clicked, so the share counts how often an order agrees with whoever chose the shown ads (the logging
+policy, or users who choose themselves) times how well it knows what is clicked. The ranker and the
+towers that it taught learn only the second. Shares are lower bounds for comparing systems that
+learn from clicks, not values, and a lower one does not say that an order is worse;
+`order_of_shown_ads` of the report leaves the first out. Where users do not click an ad again,
+clicks and lists leave out what they clicked before.
 
 Shapes: Q requests or clicks, N ads, K candidates, S samples.
 
@@ -84,7 +84,7 @@ class TrueValues:
 
 
 @dataclasses.dataclass(frozen=True)
-class OverAllAds:
+class ValueOverAllAds:
     """What the ranker's ten of all ads are worth for some of the requests.
 
     Attributes:
@@ -113,7 +113,7 @@ def value_over_all_ads(
     requests: np.ndarray,
     scores: Values,
     utilities: Utilities,
-) -> OverAllAds:
+) -> ValueOverAllAds:
     """Computes the true values of the ten ads that are best of all by the ranker.
 
     Args:
@@ -124,7 +124,7 @@ def value_over_all_ads(
         utilities: Name -> weight of each head.
     """
     values = ground_truth.value_matrices(truth, order, truth.sample_requests.take(requests))
-    return OverAllAds(
+    return ValueOverAllAds(
         requests,
         {
             name: candidates.best_ten(
@@ -181,7 +181,7 @@ def measure_value(
     scores: Values,
     utilities: Utilities,
     config: EvaluationConfig,
-    over_all_ads: OverAllAds | None = None,
+    over_all_ads: ValueOverAllAds | None = None,
     **setting: Any,
 ) -> report.ValueFunnel:
     """Attributes the loss of true value to stages, for each utility.
@@ -317,7 +317,7 @@ def _attribute(
     truth: TrueValues,
     scores: Values,
     recalibrated: Values,
-    over_all_ads: OverAllAds | None,
+    over_all_ads: ValueOverAllAds | None,
     config: EvaluationConfig,
 ) -> report.UtilityFunnel:
     tower, index, filtered = (
@@ -356,7 +356,7 @@ def _attribute(
 
 
 def _compare_over_all_ads(
-    over_all_ads: OverAllAds,
+    over_all_ads: ValueOverAllAds,
     name: str,
     best: np.ndarray,
     returned: np.ndarray,

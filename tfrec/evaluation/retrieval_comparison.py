@@ -31,8 +31,8 @@ def evaluate_retrieval(
 ) -> report.RetrievalQuality:
     """Measures a two-tower model, the baselines and, if known, the ground truth.
 
-    The baselines know the clicks of training and validation. The model knows those of validation only
-    after a refit, which a taught model does not have.
+    The baselines know the clicks of training and validation. The model knows those of
+    validation only after a refit, which a taught model does not have.
 
     Args:
         data_set: The converted log.

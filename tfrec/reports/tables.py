@@ -196,9 +196,9 @@ def clicks_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
     yield (
         "A held-out click is of an ad that was shown and clicked, so the shares count how often an "
         "order agrees with what was shown (by the logging policy, or as users chose) as well as "
-        "what is clicked. Popularity, and towers that learned from clicks alone, know what is shown; "
-        "the ranker, and towers that it taught, estimate what happens if an ad is shown. A lower share than theirs does not "
-        "mean that its order is worse"
+        "what is clicked. Popularity, and towers that learned from clicks alone, know what is "
+        "shown; the ranker, and towers that it taught, estimate what happens if an ad is shown. A "
+        "lower share than theirs does not mean that its order is worse"
     )
     if funnel.leaves_out_seen:
         yield (

@@ -356,15 +356,17 @@ def distill(
     count = round(data_set.num_requests("train") * _SHARE_OF_REQUESTS)
     count = min(max(count, _MIN_REQUESTS), _MAX_REQUESTS)
     queries = reading.read_queries(data_set, "train", count)
-    halves = _halves(queries)
-    lessons = Lessons.draw(teacher, halves[0], ads, None, config.seed)
+    # A lesson may hold all ads of a small catalog, and then the hard ones too.
+    is_small = len(ads) <= _ADS_PER_LESSON
+    parts: tuple[np.ndarray, ...] = (queries,) if is_small else _halves(queries)
+    lessons = Lessons.draw(teacher, parts[0], ads, None, config.seed)
     tower.deviations.assign(lessons.deviations)
     student = Student(model, ads)
     reached: dict[str, float] = {}
-    for kind in LESSONS:
+    for kind in LESSONS[: len(parts)]:
         if kind == "hard":
-            found = _found(model, halves[1], ads)
-            drawn = Lessons.draw(teacher, halves[1], ads, found, config.seed + 1)
+            found = _found(model, parts[1], ads)
+            drawn = Lessons.draw(teacher, parts[1], ads, found, config.seed + 1)
             lessons = lessons.and_(drawn)
         steps = _READINGS * len(lessons.query)
         plan = training.Plan(

@@ -47,7 +47,7 @@ def fit(
 
 
 def _fit_target(
-    target: peer_data.Target,
+    target: peer_data.PeerTarget,
     matrix: scipy.sparse.csr_matrix,
     values: np.ndarray,
     options: LogisticOptions,

@@ -92,7 +92,7 @@ class FittedPeer:
         test: Head -> logits [L] of the test rows, or [L, 3].
         cpu_seconds: Processor time to train with all options and to predict.
         trials: Number of options that were tried.
-        settings: Target -> the options that were best on the validation split.
+        settings: PeerTarget -> the options that were best on the validation split.
     """
 
     validation: dict[str, np.ndarray]

@@ -4,7 +4,7 @@ The features are the encoded ids of the ranker's splits, with one row per shown 
 a request are repeated for each of its ads. If the log has positions, the position of the ad is
 another field. Dense vectors of ads are left out.
 
-A head is learned as one target, an amount as two (`Target`). What happens only after a click is
+A head is learned as one target, an amount as two (`PeerTarget`). What happens only after a click is
 learned from clicked rows, so that rare heads profit from what is known of the click.
 
 Shapes: L shown ads of a split, W columns of ids (one per field, `max_list_length` per list), T
@@ -74,7 +74,7 @@ class PeerRows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class PeerTarget:
     """What one output of a peer predicts.
 
     Attributes:
@@ -133,18 +133,18 @@ class PeerData:
         return tuple(head for head in HEADS if (self.train.labels.get(head, np.zeros(0)) > 0).any())
 
     @functools.cached_property
-    def targets(self) -> tuple[Target, ...]:
+    def targets(self) -> tuple[PeerTarget, ...]:
         """What the peers learn: one target per head, two per amount; click is the first."""
         targets = []
         for head in self.heads:
             if HEADS[head].is_amount:
                 labels = self.train.labels
                 without_click = (labels[head] > 0) & (labels[CLICK.label] == 0)
-                targets.append(Target(head, after_click=not without_click.any()))
-                targets.append(Target(head, is_log_amount=True))
+                targets.append(PeerTarget(head, after_click=not without_click.any()))
+                targets.append(PeerTarget(head, is_log_amount=True))
             else:
                 after = HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK
-                targets.append(Target(head, after_click=after))
+                targets.append(PeerTarget(head, after_click=after))
         return tuple(targets)
 
     @functools.cached_property

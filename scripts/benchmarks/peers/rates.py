@@ -174,7 +174,7 @@ class TargetRates:
     def __init__(
         self,
         data: peer_data.PeerData,
-        target: peer_data.Target,
+        target: peer_data.PeerTarget,
         with_ids: bool,
         with_pairs: bool,
     ) -> None:

@@ -71,7 +71,7 @@ def fit(
 
 def _fit_target(
     data: peer_data.PeerData,
-    target: peer_data.Target,
+    target: peer_data.PeerTarget,
     train: np.ndarray,
     validation: np.ndarray,
     options: TreeOptions,

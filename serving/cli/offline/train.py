@@ -10,8 +10,8 @@ command is killed, run it again to resume. Only one training at a time can use a
 Watch it with `tensorboard --logdir=WORKDIR`. Prints the warnings of the data card and test metrics,
 next to those of the ground truth if the log is synthetic, and writes WORKDIR/bundle. The export is
 refused only if the ranker, or what retrieval finds, is worse on the validation split than in the
-released version; --force overrides this. Heads with too few positive rows are published as weak, and the command says so. A log of
-clicks alone is served by retrieval, without a ranker.
+released version; --force overrides this. Heads with too few positive rows are published as weak,
+and the command says so. A log of clicks alone is served by retrieval, without a ranker.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory for all output.")
 flags.DEFINE_integer(
-    "stage1_epochs", None, "Maximum number of epochs of the two-tower model on clicks.", lower_bound=1
+    "stage1_epochs",
+    None,
+    "Maximum number of epochs of the two-tower model on clicks.",
+    lower_bound=1,
 )
 flags.DEFINE_integer(
     "stage2_epochs", None, "Maximum number of epochs of the ranker.", lower_bound=1

@@ -62,7 +62,11 @@ def test_half_of_the_ads_of_a_hard_lesson_are_found_by_the_towers(data_set, cata
 def taught(data_set, retrieval_config, tmp_path_factory, deterministic):
     """The work directory of a model that the planted teacher taught."""
     directory = tmp_path_factory.mktemp("taught")
-    retrieval.train_two_tower(data_set, one_pass(retrieval_config), directory, teacher=TEACHER)
+    with pytest.MonkeyPatch.context() as patch:
+        # The catalog is small; in a lesson are not all of its ads.
+        patch.setattr(distillation, "_ADS_PER_LESSON", 128)
+        retrieval.train_two_tower(data_set, one_pass(retrieval_config), directory, teacher=TEACHER)
+    assert {path.name for path in (directory / "distillation").iterdir()} == {"uniform", "hard"}
     return directory
 
 
@@ -93,8 +97,8 @@ def test_what_is_found_follows_the_weights_of_the_request(data_set, taught, cata
     np.testing.assert_array_equal(
         model.served_query_tower(queries), model.weighted_query_tower(queries, [1.0, 0.0])
     )
-    assert by_click[0] > 0.8 > 0.3 > by_click[1]
-    assert by_revenue[1] > 1.0 > 0.3 > by_revenue[0]
+    assert by_click[0] > max(0.8, by_revenue[0])
+    assert by_revenue[1] > 1.0 > by_click[1] + 0.5
 
 
 @pytest.mark.trains
@@ -202,8 +206,10 @@ class Killed(Exception):
 
 @pytest.mark.trains
 def test_a_killed_distillation_goes_on_where_it_was(
-    data_set, retrieval_config, taught, tmp_path, deterministic
+    data_set, retrieval_config, taught, tmp_path, deterministic, monkeypatch
 ):
+    monkeypatch.setattr(distillation, "_ADS_PER_LESSON", 128)
+
     class InSecondTraining(tf.keras.callbacks.Callback):
         trainings = 0
 
