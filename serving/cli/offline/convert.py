@@ -52,8 +52,10 @@ def _write_schema(target: pathlib.Path) -> None:
 
     if target.exists():
         raise FileExistsError(f"{target} exists. Move it, or name another file.")
-    own = formats.FORMATS.get(FLAGS.format).schema
-    named = synthetic.schema() if FLAGS.use_synthetic else own()
+    if FLAGS.use_synthetic:
+        named = synthetic.World(synthetic.WORLDS[FLAGS.world]).schema
+    else:
+        named = formats.FORMATS.get(FLAGS.format).schema()
     if named is None:
         raise ValueError(
             f"The format {FLAGS.format} has no schema of its own; tfrec convert --infer_schema "
