@@ -52,10 +52,9 @@ def _write_schema(target: pathlib.Path) -> None:
 
     if target.exists():
         raise FileExistsError(f"{target} exists. Move it, or name another file.")
-    if FLAGS.use_synthetic:
-        named = synthetic.World(synthetic.WORLDS[FLAGS.world]).schema
-    else:
-        named = formats.FORMATS.get(FLAGS.format).schema()
+    own = formats.FORMATS.get(FLAGS.format).schema
+    of_world = FLAGS.use_synthetic and synthetic.World(synthetic.WORLDS[FLAGS.world]).schema
+    named = of_world or own()
     if named is None:
         raise ValueError(
             f"The format {FLAGS.format} has no schema of its own; tfrec convert --infer_schema "
