@@ -11,7 +11,7 @@ from tfrecords import terminal
 
 # Longer lines of a table of ads are cut, and shown values that are together longer than this.
 _WIDTH = 100
-_SHOWN_WIDTH = 45
+_SHOWN_WIDTH = 41
 
 
 @contextlib.asynccontextmanager
@@ -69,7 +69,7 @@ def describe_answer(answer: requests.Answer, heads: Mapping[str, str]) -> str:
     # Without titles, the raw fields say what an ad is.
     names = list(answer.ads[0].show) if answer.ads else []
     titles = ("  rank", "ad", *names, "utility", *heads, *(() if names else ("fields",)))
-    width = _column_width([[_shown(ad, name) for ad in answer.ads] for name in names])
+    width = _column_width([[name, *(_shown(ad, name) for ad in answer.ads)] for name in names])
     rows = []
     for ad in answer.ads:
         scores = (ad.utility, *(getattr(ad, name) for name in heads.values()))
