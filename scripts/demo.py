@@ -113,7 +113,7 @@ def about(release: dict) -> list:
     recall = ", ".join(
         f"{name.replace('_', '-')} {value:.3f}" for name, value in release["recall_at_500"].items()
     )
-    return [*lines, "  recall@500 of held-out clicks, among all ads: " + recall]
+    return [*lines, f"  recall@500 of {release['recall_of']}, among all ads: {recall}"]
 
 
 def waterfall(stages: dict) -> list:
@@ -147,17 +147,17 @@ def table(answer: dict, heads: dict, first_ranks: dict) -> list:
     lines = []
     if answer["degraded"]:
         lines.append(f"  degraded: {answer['degraded']}")
-    titles = "".join(f"{title:>12}" for title in ("utility", *heads, "similarity"))
-    lines.append(f"  rank  {'ad':24}{titles}")
+    titles = "".join(f"{title:>11}" for title in ("utility", *heads, "similarity"))
+    lines.append(f"  rank  {'ad':30}{titles}")
     for ad in answer["ads"]:
         scores = (ad["utility"], *(ad[field] for field in heads.values()), ad["retrieval_score"])
-        cells = "".join(f"{number(score):>12}" for score in scores)
+        cells = "".join(f"{number(score):>11}" for score in scores)
         moved = ""
         if first_ranks:
             first = first_ranks.get(ad["ad_id"])
             moved = "  new" if first is None else "" if first == ad["rank"] else f"  was {first}"
         name = ad.get("show", {}).get("title") or ad["ad_id"]
-        lines.append(f"  {ad['rank']:4}  {name[:24]:24}{cells}{moved}")
+        lines.append(f"  {ad['rank']:4}  {name[:30]:30}{cells}{moved}")
     return lines
 
 

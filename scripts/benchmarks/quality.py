@@ -116,7 +116,8 @@ def main() -> None:
 
 def open_data_set(steps: export.Pipeline) -> reader.DataSet:
     """Returns the data set of the flags, or else that of the work directory."""
-    named = FLAGS.use_synthetic or FLAGS.data_path or FLAGS["n_samples"].present
+    asked = FLAGS["n_samples"].present or FLAGS["world"].present
+    named = FLAGS.use_synthetic or FLAGS.data_path or asked
     if not named and (steps.path("data") / "dataset.json").is_file():
         return steps.data_set()
     if not FLAGS.data_path:

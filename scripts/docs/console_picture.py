@@ -18,11 +18,12 @@ def main(argv: list[str]) -> None:
     del argv
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=FLAGS.chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 860})
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.goto(f"{FLAGS.url}/console")
         page.wait_for_load_state("networkidle")
         page.click("#recommend")
         page.wait_for_load_state("networkidle")
+        page.locator("#recommend:enabled").wait_for()
         page.screenshot(path=FLAGS.output)
         browser.close()
 

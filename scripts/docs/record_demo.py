@@ -113,10 +113,16 @@ async def _latency(
 
 def _release(release: manifest.Manifest) -> dict[str, Any]:
     measured = release.metrics
+    retrieval = measured["retrieval"]
+    recall_of = "held-out clicks"
     recall = {
         name: own["metrics"]["corpus_recall_at_500"]
-        for name, own in measured["retrieval"]["recommenders"].items()
+        for name, own in retrieval["recommenders"].items()
     }
+    # With ground truth, what the logging policy shows does not count.
+    if uniform := retrieval.get("uniform_exposure"):
+        recall_of = "clicks under uniform exposure"
+        recall = {name: own["value"] for name, own in uniform["corpus_recall_at_500"].items()}
     auc = measured["ranker"]["click"]["metrics"]["auc"]
     return {
         "version": release.version,
@@ -127,6 +133,7 @@ def _release(release: manifest.Manifest) -> dict[str, Any]:
         "impressions_tested": measured["impressions"],
         "click_auc": auc["value"],
         "click_auc_of_the_ground_truth": auc.get("ground_truth"),
+        "recall_of": recall_of,
         "recall_at_500": recall,
         "heads": release.outputs,
     }

@@ -9,8 +9,9 @@ from serving.config import OrchestratorConfig
 from serving.impressions import ImpressionLog
 from tfrecords import terminal
 
-# Longer lines of a table of ads are cut.
+# Longer lines of a table of ads are cut, and shown values that are together longer than this.
 _WIDTH = 100
+_SHOWN_WIDTH = 41
 
 
 @contextlib.asynccontextmanager
@@ -68,13 +69,13 @@ def describe_answer(answer: requests.Answer, heads: Mapping[str, str]) -> str:
     # Without titles, the raw fields say what an ad is.
     names = list(answer.ads[0].show) if answer.ads else []
     titles = ("  rank", "ad", *names, "utility", *heads, *(() if names else ("fields",)))
+    width = _column_width([[name, *(_shown(ad, name) for ad in answer.ads)] for name in names])
     rows = []
     for ad in answer.ads:
         scores = (ad.utility, *(getattr(ad, name) for name in heads.values()))
         fields = ", ".join(f"{k}={_short(v)}" for k, v in ad.fields.items() if v is not None)
         shown = ("–" if value is None else f"{value:.4f}" for value in scores)
-        width = max(10, 30 // max(len(names), 1))
-        own = ["–" if (v := ad.show.get(n)) is None else _short(v)[:width] for n in names]
+        own = [_shown(ad, name)[:width] for name in names]
         rows.append([str(ad.rank), ad.ad_id[:24], *own, *shown, *([] if names else [fields])])
     left = (1, *range(2, 2 + len(names)), *(() if names else (len(titles) - 1,)))
     table = terminal.text_table(titles, rows, left=left).splitlines()
@@ -116,6 +117,19 @@ def _explained(answer: requests.Answer, effects: requests.Explanation) -> list[s
 def requests_from_samples(samples: Sequence[dict]) -> list[requests.Request]:
     """Returns a request for each set of raw query fields."""
     return [requests.Request(context=fields) for fields in samples]
+
+
+def _column_width(columns: Sequence[Sequence[str]]) -> int:
+    """Returns the greatest width, at least 10, at which columns fit beside each other."""
+    longest = [max(map(len, column)) for column in columns]
+    fitting = (
+        w for w in range(10, _SHOWN_WIDTH) if sum(min(n, w) for n in longest) <= _SHOWN_WIDTH
+    )
+    return max(fitting, default=10)
+
+
+def _shown(ad: requests.RankedAd, name: str) -> str:
+    return "–" if (value := ad.show.get(name)) is None else _short(value)
 
 
 def _short(value: object) -> str:

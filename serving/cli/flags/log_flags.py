@@ -19,7 +19,7 @@ flags.DEFINE_bool("use_synthetic", False, "Use a synthetic log with known ground
 flags.DEFINE_integer(
     "n_samples", 100_000, "Number of impressions in the synthetic log.", lower_bound=100
 )
-flags.DEFINE_enum("world", "bilinear", list(synthetic.WORLDS), "World of the synthetic log.")
+flags.DEFINE_enum("world", "shop", list(synthetic.WORLDS), "World of the synthetic log.")
 flags.DEFINE_string(
     "data_path", None, "The log, plain or gzip: a file, a comma-separated list, or a pattern."
 )

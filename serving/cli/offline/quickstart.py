@@ -3,9 +3,10 @@
     tfrec quickstart
     tfrec quickstart --data_path=train.txt
 
-Generates a synthetic log (or takes yours), converts it, trains and evaluates both stages, exports
-a release bundle, serves it on loopback and requests ten ads. Takes a few minutes on two cores for
-100,000 impressions. A second run takes seconds, because finished steps are skipped.
+Generates the log of a shop whose truth is known (or takes yours), converts it, trains and evaluates
+both stages, exports a release bundle, serves it on loopback and requests ten ads. Takes a few
+minutes on two cores for 100,000 impressions. A second run takes seconds, because finished steps are
+skipped.
 """
 
 import asyncio

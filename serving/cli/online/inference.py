@@ -5,7 +5,7 @@ r"""Requests ranked ads from a release bundle or a running service.
     tfrec inference --input=requests.jsonl --output=answers.jsonl
     tfrec inference --server=http://127.0.0.1:8080 --request=request.json
     tfrec inference --workdir=workdir/quickstart --demo --explain \
-        --rules='{"caps": [{"field": "C8", "max": 2}], "exploration": {"share": 0.1}}'
+        --rules='{"caps": [{"field": "category", "max": 2}], "exploration": {"share": 0.1}}'
 
 A request is JSON: {"user": {…}, "context": {…}, "k": 10, "weights": {"click": 1, "revenue": 2},
 "filters": {"conditions": [{"field": "advertiser", "none_of": ["a3"]}], "excluded_ads": ["ad-8"]},

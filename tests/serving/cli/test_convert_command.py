@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import scripts_in_forks
 
-from tfrecords import formats
+from tfrecords import formats, synthetic
 from tfrecords import schema as schema_lib
 
 pytestmark = pytest.mark.process
@@ -49,3 +49,13 @@ def test_a_format_writes_its_schema(tmp_path: pathlib.Path) -> None:
     done = scripts_in_forks.run("convert.py", "--format=avazu", f"--write_schema={target}")
     assert done.returncode == 1
     assert "exists" in done.stderr
+
+
+def test_a_synthetic_log_writes_the_schema_of_its_world(tmp_path: pathlib.Path) -> None:
+    for flags, world in ([], "shop"), (["--world=bilinear"], "bilinear"):
+        target = tmp_path / f"{world}.json"
+        done = scripts_in_forks.run(
+            "convert.py", "--use_synthetic", *flags, f"--write_schema={target}"
+        )
+        assert done.returncode == 0, done.stderr
+        assert schema_lib.load_schema(target) == synthetic.World(synthetic.WORLDS[world]).schema

@@ -41,6 +41,19 @@ def test_titles_replace_the_raw_fields():
     assert lines[2].split() == ["1", "ad-17", "Trail", "Shoe", "–", "0.3100", "0.2100"]
 
 
+def test_a_long_title_is_cut_only_where_all_columns_do_not_fit():
+    long = "Alpino Desert Messenger Bag"
+    ad = AD.model_copy(update={"show": {"title": long, "category": "bags", "price": 12.5}})
+    answer = ANSWER.model_copy(update={"ads": [ad]})
+    lines = local_service.describe_answer(answer, {"click": "click_probability"}).splitlines()
+    assert lines[2].split() == ["1", "ad-17", *long.split(), "bags", "12.5", "0.3100", "0.2100"]
+    # Of 41 characters, 5 are the price's; the titles share the rest.
+    ad = AD.model_copy(update={"show": {"title": 30 * "a", "subtitle": 30 * "b", "price": 12.5}})
+    answer = ANSWER.model_copy(update={"ads": [ad]})
+    lines = local_service.describe_answer(answer, {"click": "click_probability"}).splitlines()
+    assert lines[2].split()[2:5] == [18 * "a", 18 * "b", "12.5"]
+
+
 def test_a_degraded_answer_has_no_scores():
     ad = AD.model_copy(update={"utility": None, "click_probability": None})
     answer = ANSWER.model_copy(update={"ads": [ad], "order": "retrieval", "degraded": "No ranker."})
