@@ -125,7 +125,8 @@ class RankerConfig:
     id_dropout: float = option(
         0.05,
         "Share of the users, and of the ads that have other fields, whose id training hides; a "
-        "field with many more out-of-vocabulary values in held-out rows is hidden more. 0: none.",
+        "field with many more out-of-vocabulary values in held-out rows is hidden more, and half "
+        "of the ids of ads with vectors. 0: none.",
     )
     num_positions: int = option(
         50,

@@ -176,9 +176,9 @@ class Pipeline:
         if teacher is None and ranking.without_ranker(data_set) is None:
             self._print(
                 _wrapped(
-                    f"{self.path('ranker')} has no ranker of this data set: the two-tower model "
-                    "learns from clicks alone. Train the ranker first to have it find what the "
-                    "ranker would choose: tfrec train_ranker"
+                    "the two-tower model learns from clicks alone: there is no trained ranker of "
+                    f"this data set in {self.path('ranker')}, or all of its heads are weak. With "
+                    "one it learns what the ranker would choose: tfrec train_ranker"
                 )
             )
         of_clicks = {
@@ -360,11 +360,16 @@ class Pipeline:
         return model, calibrators, ranking.judge_heads(data_set.schema, found)
 
     def _teacher(self, data_set: reader.DataSet) -> retrieval.Teacher | None:
-        """Returns the trained ranker as a teacher of the two-tower model; None without one."""
+        """Returns the trained ranker as a teacher of the two-tower model.
+
+        None if there is none, or if nothing that it says is known to be better than the rates.
+        """
         trained = self._note("ranker").get("inputs", {}).get("data") == _learned_from(data_set)
         if not trained or not any(self.path("ranker").glob(PRODUCTS["ranker"])):
             return None
         model, calibrators, judged = self._ranker(data_set)
+        if all(head in judged.weak for head in model.heads if judged.weights[head]):
+            return None
         keep_rate = data_set.schema.negative_keep_rate
         return retrieval.Teacher(
             # In the order of the manifest.

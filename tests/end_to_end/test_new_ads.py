@@ -36,7 +36,7 @@ def trained(world, content, options, directory):
 def options(retrieval_config, ranker_config):
     return {
         "retrieval": dataclasses.replace(retrieval_config, epochs=15, batch_size=32, refit=False),
-        "ranking": dataclasses.replace(ranker_config, num_blocks=1, epochs=1),
+        "ranking": dataclasses.replace(ranker_config, num_blocks=1, epochs=8),
     }
 
 

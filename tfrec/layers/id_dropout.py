@@ -4,8 +4,8 @@ For users and ads that training never saw, a model depends on what it has learne
 out-of-vocabulary (OOV) ids; rare values, which share these ids, teach it little. So training
 replaces with an OOV id
 
-- the id of a user, or of an ad with other fields, with a small probability; retrieval does so with
-  half of the ids of ads that have a vector, or the id would say all that the vector could;
+- the id of a user, or of an ad with other fields, with a small probability; half of
+  the ids of ads that have a vector, or the id would say all that the vector could;
 - the value of every categorical field that is OOV far more often in the held-out rows than in the
   training rows, with the probability that makes up for the difference. In a log split by time most
   later users may be new; a model trained on known users only relies on ids that it will not have.
@@ -30,6 +30,7 @@ from tfrecords.schema import Field, Schema
 _SEED = 1
 # Number of held-out OOV rows that one training OOV row offsets.
 _OFFSET = 4.0
+_MIN_RATE_WITH_VECTORS = 0.5
 
 
 class IdDropout(tf.Module):
@@ -37,17 +38,14 @@ class IdDropout(tf.Module):
 
     Args:
         fitted: The fitted schema.
-        rate: Probability to replace the id of a user, or of an ad with other fields; 0: nothing
-            is replaced.
-        min_rate_with_vectors: Minimum of this probability for the id of an ad with vectors.
+        rate: Probability to replace the id of a user, or of an ad with other fields; at least one
+            half for an ad with vectors. 0: nothing is replaced.
 
     Attributes:
         rates: Field name -> probability to replace its value; 0 for others.
     """
 
-    def __init__(
-        self, fitted: encoding.FittedSchema, rate: float, min_rate_with_vectors: float = 0.0
-    ) -> None:
+    def __init__(self, fitted: encoding.FittedSchema, rate: float) -> None:
         super().__init__()
         self._fitted, self._is_on = fitted, rate > 0
         self._generator = dropout.new_generator()
@@ -55,7 +53,7 @@ class IdDropout(tf.Module):
         ads = fitted.schema.ad_fields
         if self._is_on and any(field.is_vector for field in ads):
             for name in self.rates.keys() & {field.name for field in ads}:
-                self.rates[name] = max(rate, min_rate_with_vectors)
+                self.rates[name] = max(rate, _MIN_RATE_WITH_VECTORS)
 
     def raise_rates(self, oov_rates: Mapping[str, float]) -> None:
         """Raises the rates of fields to those of `oov_rates`; call before the first training."""

@@ -40,8 +40,6 @@ from tfrec.config import RetrievalConfig
 from tfrec.retrieval import task, towers, weighted_query
 from tfrecords import encoding, plugins, reader
 
-_ID_DROPOUT_WITH_VECTORS = 0.5
-
 
 class Embedded(NamedTuple):
     """The embeddings of a batch.
@@ -98,7 +96,7 @@ class RetrievalModel(training.StageModel):
             temperature=self.temperature,
             loss_metrics=[tf.keras.metrics.Mean(name="softmax_loss")],
         )
-        self.id_dropout = layers.IdDropout(fitted, config.id_dropout, _ID_DROPOUT_WITH_VECTORS)
+        self.id_dropout = layers.IdDropout(fitted, config.id_dropout)
         self.clicked_ads: layers.ClickedAds | None = None
         self._generator = layers.new_generator()
         self._fitted = fitted

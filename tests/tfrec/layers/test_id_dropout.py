@@ -70,11 +70,11 @@ def test_ids_of_ads_with_vectors_are_hidden_at_their_own_rate():
     with_image = encoding.FittedSchema(
         dataclasses.replace(fitted().schema, fields=(*FIELDS, image)), statistics
     )
-    rates = layers.IdDropout(with_image, 0.05, min_rate_with_vectors=0.5).rates
+    rates = layers.IdDropout(with_image, 0.05).rates
     assert rates == {"user": 0.05, "film": 0.5}
-    assert layers.IdDropout(with_image, 0.7, min_rate_with_vectors=0.5).rates["film"] == 0.7
-    assert layers.IdDropout(with_image, 0.0, min_rate_with_vectors=0.5).rates["film"] == 0.0
-    assert layers.IdDropout(fitted(), 0.05, min_rate_with_vectors=0.5).rates["film"] == 0.05
+    assert layers.IdDropout(with_image, 0.7).rates["film"] == 0.7
+    assert layers.IdDropout(with_image, 0.0).rates["film"] == 0.0
+    assert layers.IdDropout(fitted(), 0.05).rates["film"] == 0.05
     # The bits of the vector stay as they are.
     ids = layers.IdDropout(with_image, 1.0).ad(tf.constant([[1, 2, 0x3C003800]]))
     assert ids.numpy().tolist() == [[3, 2, 0x3C003800]]
