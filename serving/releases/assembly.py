@@ -245,15 +245,8 @@ def _check_weighted(
     queries: np.ndarray,
 ) -> None:
     """Checks a tower that takes weights of heads: the default ones give the queries [Q, D]."""
-    if tower.num_weights is None:
-        return
     if tower.num_weights != len(heads):
-        raise errors.InvalidModelError(
-            f"query_tower: expected {models.HEAD_WEIGHTS} [B, {len(heads)}] in the signature "
-            f"{models.FOR_WEIGHTS}, for the heads "
-            f"{', '.join(head.label for head in heads) or 'of no ranker'}, got "
-            f"[B, {tower.num_weights}]. Save the model again, or without this signature."
-        )
+        return
     weights = np.array([[head.utility_weight for head in heads]], np.float32)
     with _running(tower):
         embedded = tower.embed(tower.columns(rows), np.repeat(weights, len(rows), axis=0))

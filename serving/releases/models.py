@@ -183,10 +183,10 @@ class QueryTower(_Model):
 
         Args:
             columns: Query field -> [B] or [B, L], as returned by `QueryFields.columns`.
-            weights: [B, H] float32 weights of the heads; None: the default ones. A tower without
-                the signature for them embeds all requests alike.
+            weights: [B, H] float32 weights of the heads; None: the default ones. So are they for a
+                tower that takes none, or those of other heads than the ranker has.
         """
-        if weights is None or self.num_weights is None:
+        if weights is None or weights.shape[1] != self.num_weights:
             return self._run(columns, ["query_embedding"])[0]
         inputs, outputs = self._for_weights
         feeds = saved_model.feeds_of(inputs, {**columns, HEAD_WEIGHTS: weights})

@@ -304,12 +304,26 @@ def test_a_foreign_tower_may_take_the_weights_of_the_heads(models, tmp_path):
     assert np.abs(weighted - plain).max() > 0.1
 
 
-def test_a_tower_for_the_weights_of_other_heads_is_refused(refused, tmp_path):
+def test_a_tower_for_the_weights_of_other_heads_is_used_with_its_default_weights(models, tmp_path):
     tower = save_for_weights(tmp_path / "tower", 3)
-    assert refused(errors.InvalidModelError, query_tower=tower).startswith(
-        "query_tower: expected head_weights [B, 2] in the signature for_weights, for the heads "
-        "click, revenue, got [B, 3]."
+    published(tmp_path / "base", models, query_tower=tower)
+    served = releases.load(tmp_path / "base").query_tower
+    rows = served.columns([{"country": "CH", "device": "x", "age": 40.0, "history": []}])
+    weighted = served.embed(rows, np.array([[1.0, 2.0]], np.float32))
+    np.testing.assert_array_equal(weighted, served.embed(rows))
+
+
+def test_a_tower_whose_signatures_differ_for_the_default_weights_is_refused(refused, tmp_path):
+    module = Function(QUERY_SPECS, embeddings_of)
+    specs = {**QUERY_SPECS, "head_weights": ([None, 2], tf.float32)}
+    module.other = Function(
+        specs, lambda inputs: embeddings_of({**inputs, "age": inputs["age"] + 1})
     )
+    signatures = {"serving_default": module.serve, "for_weights": module.other.serve}
+    tf.saved_model.save(module, str(tmp_path / "tower"), signatures=signatures)
+    said = refused(errors.InvalidModelError, query_tower=tmp_path / "tower")
+    assert "expected the signature for_weights to return the embeddings [" in said
+    assert "for the default weights [1.0, 1.0]" in said
 
 
 def test_a_second_signature_with_other_inputs_is_refused(refused, tmp_path):
