@@ -2,8 +2,8 @@
 
 A tower that is trained on clicks finds ads that the logging policy shows and users click. The
 ranker orders by utility, and what it would choose may not be among the candidates. So, after the
-clicks, the towers learn from the ranker: for lessons of some training requests and uniform ads,
-the utility gives soft targets
+clicks, the towers learn from the ranker: in lessons of some training requests and ads, uniform ones
+and then also those that the towers find, the utility gives soft targets
 
     p = softmax(z / τ),    z the utility, standardized over the ads of a lesson
     loss = −Σ_j p_j log softmax_j(cosines / T)
@@ -11,7 +11,7 @@ the utility gives soft targets
 The weights of the utility are the default ones for one half of the requests and random for the
 other, and the query depends on them: see `weighted_query`.
 
-`utility_share` measures the result on validation requests without any ground truth: the ranker's
+`UtilityShare` measures the result on validation requests without any ground truth: the ranker's
 utility of the ten best ads among the tower's first K, as a share of that of the ten best of all.
 
 WORKDIR/distillation/uniform   checkpoints, best/, tensorboard/, as in any training
@@ -47,8 +47,7 @@ LIST_LENGTH = 10
 DISTILLATION_DIRECTORY = "distillation"
 # The first lessons have uniform ads; the second also have ads that the towers find after them.
 LESSONS = ("uniform", "hard")
-# Sharper targets, and ads found by the tower's own search, gained nothing
-# (docs/experiments/0039-distillation.md).
+# Sharper targets gained nothing (docs/experiments/0039-distillation.md).
 _TEMPERATURE, _TARGET_TEMPERATURE = 0.05, 0.5
 _REQUESTS_PER_LESSON, _ADS_PER_LESSON = 32, 512
 # One training request in 16 is in a lesson, so asking the ranker takes a fraction of the time that
