@@ -36,5 +36,8 @@ class CatalogDataSet:
     def label_positives(self, split, label):
         return 1
 
+    def num_requests(self, split):
+        return len(self._requests)
+
     def windows(self, split):
         return [{"query": tf.constant(self.encoded_requests())}]

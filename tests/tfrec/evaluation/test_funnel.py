@@ -134,7 +134,7 @@ def test_the_ranker_over_all_ads_is_compared_on_the_same_requests():
     values = np.repeat([[1.0], [2.0], [3.0]], 10, axis=1)
     best = {"click": np.array([50.0, 60.0, 70.0])}
     lists = funnel.TrueValues(best, *({"click": values} for _ in range(3)))
-    over = funnel.OverAllAds(np.array([0, 2]), {"click": np.array([40.0, 60.0])})
+    over = funnel.ValueOverAllAds(np.array([0, 2]), {"click": np.array([40.0, 60.0])})
     measured = measure(lists, {"click": values}, CLICK, over).utilities["click"]
     own = measured.over_all_ads
     assert own.requests == 2
