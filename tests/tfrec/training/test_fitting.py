@@ -286,10 +286,10 @@ def test_the_ranker_learns_planted_structure(data_set, trained):
     assert definitions.auc(labels, logits) > 0.57
 
 
-def test_the_two_tower_model_learns_planted_structure(data_set, trained):
-    model, description = retrieval_training.load_two_tower(data_set, trained / "retrieval")
+def test_the_two_tower_model_learns_planted_structure(data_set, learned_from_clicks):
+    model, description = retrieval_training.load_two_tower(data_set, learned_from_clicks)
     assert description["history"][-1]["softmax_loss"] < description["history"][0]["softmax_loss"]
-    clicks = retrieval_training.read_clicks(data_set, "test")
+    clicks = retrieval.read_clicks(data_set, "test")
     features = np.asarray(data_set.catalog().features)
     found = retrieval.exact_top_k(
         retrieval.embed_in_batches(model.query_tower, clicks.query),
