@@ -13,7 +13,7 @@ from tfrec import calibration, ranking, retrieval
 from tfrecords import reader, terminal
 from tfrecords.schema import NUM_CANDIDATES
 
-LIST_LENGTH = 10
+LIST_LENGTH = retrieval.LIST_LENGTH
 NO_AD = -1
 _REQUESTS_AT_ONCE = 8
 # Query embeddings [Q, D] and k -> catalog rows [Q, at most k], best first.

@@ -1,6 +1,6 @@
 """Stage one: the base class of retrieval models, the two-tower model, task and training."""
 
-from tfrec.retrieval.distillation import UTILITY, Teacher
+from tfrec.retrieval.distillation import LIST_LENGTH, UTILITY, Teacher
 from tfrec.retrieval.reading import (
     Clicks,
     evenly_spaced,
@@ -24,6 +24,7 @@ from tfrec.retrieval.two_tower import TwoTower, exact_top_k, query_chunks
 from tfrec.retrieval.weighted_query import WeightedQueryTower
 
 __all__ = [
+    "LIST_LENGTH",
     "RECALL_AT",
     "REFIT_SPLITS",
     "RETRIEVAL_MODELS",
