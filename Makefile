@@ -35,7 +35,7 @@ test-fast: $(VENV)/.installed-test
 	$(PYTEST) -n auto -m "not (trains or process or browser or benchmark or engines)" $(ARGS)
 
 # pytest's status 5: no test has the mark.
-test-engines: $(VENV)/.installed-test
+test-engines: $(VENV)/.installed-test $(VENV)/.installed-engines
 	$(PYTEST) -n auto -m engines --engines $(ARGS) || [ $$? -eq 5 ]
 
 check: lint types imports wheel docs
@@ -98,9 +98,9 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	@$(INSTALL) --no-build-isolation -e '.[docs]'
 	@touch $@
 
-$(VENV)/.installed-beam: $(VENV)/.installed
-	@echo "Installing Apache Beam into $(VENV)"
-	@$(INSTALL) --no-build-isolation -e '.[beam]'
+$(VENV)/.installed-engines: $(VENV)/.installed
+	@echo "Installing the clients of Beam, Milvus and Redis into $(VENV)"
+	@$(INSTALL) --no-build-isolation -e '.[beam,milvus,redis]'
 	@touch $@
 
 $(VENV)/.installed-benchmark: $(VENV)/.installed

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-NO_BEAM = "no apache-beam: pip install -c constraints.txt -e '.[beam]'"
+NO_BEAM = "no apache-beam: make .venv/.installed-engines"
 NEEDS_BEAM = pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason=NO_BEAM)
 
 KUSTOMIZE = shutil.which("kustomize")
