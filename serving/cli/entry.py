@@ -17,7 +17,6 @@ from tfrecords import terminal
 _OFFLINE = (
     "quickstart",
     "convert",
-    "convert_beam",
     "inspect_dataset",
     "train",
     "train_retrieval",
