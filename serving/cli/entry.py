@@ -35,6 +35,7 @@ _ONLINE = (
     "tune_index",
     "model_config",
     "join_feedback",
+    "size",
 )
 MODULES = {
     **{name: f"serving.cli.offline.{name}" for name in _OFFLINE},
