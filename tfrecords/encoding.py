@@ -4,7 +4,7 @@ Every field becomes int32 columns, so an example is one row and an ad is one row
 for vectors, whose bits they hold; vectors are the last columns of a side.
 
     categorical        0 = missing, 1..V = vocabulary by falling count, then the OOV buckets
-    numeric            0 = missing, 1..T = quantile bucket
+    numeric            0 = missing, 1..T = bucket; an embedding is for several: see `fitting`
     categorical_list   as categorical, `max_list_length` columns; padded with 0
     dense              float16, two values in a column; zeros are missing: see `vectors`
     text               as dense, after its encoder: see `texts`
@@ -47,10 +47,21 @@ class FieldStatistics:
     Attributes:
         vocabulary: Categorical: kept values, the most frequent first (id = index + 1).
         boundaries: Numeric: ascending float32 bucket boundaries [T - 1].
+        coarse: Numeric: indices of the boundaries at which a bucket with an embedding of its own
+            begins; empty: all.
     """
 
     vocabulary: tuple[str, ...] = ()
     boundaries: tuple[float, ...] = ()
+    coarse: tuple[int, ...] = ()
+
+    def coarse_buckets(self) -> np.ndarray:
+        """Returns the coarse bucket [T + 1] int32 of each id; 0 is missing."""
+        ids = np.arange(len(self.boundaries) + 2)
+        if not self.coarse:
+            return ids.astype(np.int32)
+        starts = 2 + np.asarray(self.coarse)
+        return np.minimum(ids, 1 + np.searchsorted(starts, ids, side="right")).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +89,10 @@ class FittedSchema:
             return len(statistics.boundaries) + 2
         return 1 + len(statistics.vocabulary) + field.num_oov_buckets
 
+    def num_coarse_buckets(self, field: Field) -> int:
+        """Returns the number of coarse buckets of a numeric field, with that of missing numbers."""
+        return int(self.statistics[field.name].coarse_buckets().max()) + 1
+
     def fingerprint(self) -> str:
         """Returns 16 hex digits that identify the schema and its statistics."""
         digest = hashlib.sha256(self.schema.fingerprint().encode())
@@ -85,6 +100,7 @@ class FittedSchema:
             statistics = self.statistics[field.name]
             digest.update(json.dumps([field.name, statistics.vocabulary]).encode())
             digest.update(np.asarray(statistics.boundaries, np.float32).tobytes())
+            digest.update(np.asarray(statistics.coarse, np.int32).tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, directory: str | os.PathLike[str]) -> None:
@@ -104,10 +120,13 @@ class FittedSchema:
         description = {
             "fingerprint": self.fingerprint(),
             "schema": self.schema.to_json(),
-            "boundaries": {
-                f.name: list(self.statistics[f.name].boundaries)
-                for f in self.schema.fields
-                if f.kind == "numeric"
+            **{
+                name: {
+                    f.name: list(getattr(self.statistics[f.name], name))
+                    for f in self.schema.fields
+                    if f.kind == "numeric"
+                }
+                for name in ("boundaries", "coarse")
             },
         }
         files.write_json(directory / "encoder.json", description)
@@ -134,6 +153,7 @@ def load(directory: str | os.PathLike[str]) -> FittedSchema:
         field.name: FieldStatistics(
             tuple(vocabularies.get(field.name, ())),
             tuple(description["boundaries"].get(field.name, ())),
+            tuple(description["coarse"].get(field.name, ())),
         )
         for field in schema.fields
     }

@@ -25,7 +25,7 @@ IMPRESSIONS = "__impressions__"
 """Column of the catalog: number of training rows of each ad."""
 CLICKS = "__clicks__"
 """Column of the catalog: number of clicked training rows of each ad."""
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Format of data sets that this version reads and writes."""
 RECORDS_PER_WINDOW = 32
 _SHARDS_AT_ONCE = 32

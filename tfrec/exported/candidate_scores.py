@@ -36,7 +36,8 @@ def score_candidates(
     side = model.encode_query(query)
     scored = [_score_part(model, side, part) for part in _split(ad, parts)]
     logits = {head: tf.concat([own[head] for own in scored], axis=1) for head in model.heads}
-    return model.mix_rare_heads(model.add_user_bias(logits, query, ad), query, ad)
+    logits = model.add_user_bias(model.add_amount_slopes(logits, ad), query, ad)
+    return model.mix_rare_heads(logits, query, ad)
 
 
 def _score_part(model: ranking.Ranker, side: ranking.QuerySide, ad: tf.Tensor) -> layers.Logits:

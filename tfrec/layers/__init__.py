@@ -27,6 +27,7 @@ from tfrec.layers.head_outputs import (
 from tfrec.layers.histories import Ties, find_histories
 from tfrec.layers.history_tokens import HistoryTokens
 from tfrec.layers.id_dropout import IdDropout, oov_rates
+from tfrec.layers.numeric_slopes import NumericSlopes
 from tfrec.layers.position_bias import PositionBias
 from tfrec.layers.sampling import ClickedAds, ClickShares, clicked_in_request, expected_draws
 from tfrec.layers.user_bias import UserBias
@@ -45,6 +46,7 @@ __all__ = [
     "IdDropout",
     "LayerNorm",
     "Logits",
+    "NumericSlopes",
     "PositionBias",
     "TargetAttention",
     "Ties",

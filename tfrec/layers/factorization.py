@@ -10,10 +10,13 @@ References:
     Rendle, Factorization Machines, 2010 (here without the products inside a side).
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import tensorflow as tf
 
-from tfrecords import encoding
+from tfrec.layers import number_lookup
+from tfrecords import encoding, schema
 
 RANK = 8
 
@@ -28,30 +31,23 @@ class FactorizationMachine(tf.keras.layers.Layer):
         table: [V, 1 + K] effect and vector of each id of each field.
         intercept: Logit of rows without effects.
         share: Weight in [0, 1] of this logit where it is mixed with another; 0 before the fit.
-        query_columns, ad_columns: [W] columns of a side's ids in its encoded rows.
-        query_rows, ad_rows: [W] row of the table of a column's id 0.
+        query_rows, ad_rows: Maps encoded rows of a side to rows of the table.
         field_of_row: [V] number of the field of each row, from 0.
         is_padding: [V] bool, true for id 0 of lists.
     """
 
     def __init__(self, fitted: encoding.FittedSchema) -> None:
         super().__init__(name="factorization_machine", trainable=False)
-        sizes: list[int] = []
-        padding: list[int] = []
-        sides = []
-        for fields in (fitted.schema.query_fields, fitted.schema.ad_fields):
-            columns: list[int] = []
-            rows: list[int] = []
-            for field, own in encoding.columns(fields):
-                if field.is_vector:
-                    continue
-                if field.kind == "categorical_list":
-                    padding.append(sum(sizes))
-                columns += range(own.start, own.stop)
-                rows += [sum(sizes)] * field.width
-                sizes.append(fitted.cardinality(field))
-            sides += [np.array(columns, np.int32), np.array(rows, np.int32)]
-        self.query_columns, self.query_rows, self.ad_columns, self.ad_rows = sides
+        query_fields, ad_fields = fitted.schema.query_fields, fitted.schema.ad_fields
+        fields = [f for f in (*query_fields, *ad_fields) if not f.is_vector]
+        sizes = [
+            fitted.num_coarse_buckets(f) if f.kind == "numeric" else fitted.cardinality(f)
+            for f in fields
+        ]
+        first = dict(zip(fields, np.cumsum([0, *sizes]).tolist(), strict=False))
+        padding = [first[field] for field in fields if field.kind == "categorical_list"]
+        self.query_rows = TableRows(fitted, query_fields, first)
+        self.ad_rows = TableRows(fitted, ad_fields, first)
         self.field_of_row = np.repeat(np.arange(len(sizes)), sizes)
         self.is_padding = np.isin(np.arange(sum(sizes)), padding)
         self.table = self.add_weight("table", (sum(sizes), 1 + RANK), initializer="zeros")
@@ -60,12 +56,43 @@ class FactorizationMachine(tf.keras.layers.Layer):
 
     def call(self, query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
         """Returns logits [B, C] of queries [B, Wq] and ads [B, C, Wa], int32."""
-        query_sum = self._sum(query, self.query_columns, self.query_rows)[:, None]  # [B, 1, 1 + K]
-        ad_sum = self._sum(ad, self.ad_columns, self.ad_rows)  # [B, C, 1 + K]
+        query_sum = self._sum(self.query_rows(query))[:, None]  # [B, 1, 1 + K]
+        ad_sum = self._sum(self.ad_rows(ad))  # [B, C, 1 + K]
         effects = query_sum[..., 0] + ad_sum[..., 0]
         products = tf.reduce_sum(query_sum[..., 1:] * ad_sum[..., 1:], axis=-1)
         return self.intercept + effects + products
 
-    def _sum(self, ids: tf.Tensor, columns: np.ndarray, rows: np.ndarray) -> tf.Tensor:
-        own = tf.gather(ids, columns, axis=-1) + rows
-        return tf.reduce_sum(tf.gather(self.table, own), axis=-2)
+    def _sum(self, rows: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.gather(self.table, rows), axis=-2)
+
+
+class TableRows:
+    """Maps encoded rows of a side to the rows of a table that has all ids of all fields.
+
+    Args:
+        fitted: The fitted schema.
+        fields: The fields of the side; vectors are left out.
+        first: The row of id 0 of each field.
+    """
+
+    def __init__(
+        self,
+        fitted: encoding.FittedSchema,
+        fields: Sequence[schema.Field],
+        first: Mapping[schema.Field, int],
+    ) -> None:
+        strings = [
+            (np.arange(own.start, own.stop), np.full(field.width, first[field]))
+            for field, own in encoding.columns(fields)
+            if field in first and field.kind != "numeric"
+        ]
+        columns, rows = zip(*strings, strict=True) if strings else ((), ())
+        self._columns = np.concatenate([*columns, np.empty(0)]).astype(np.int32)
+        self._first = np.concatenate([*rows, np.empty(0)]).astype(np.int32)
+        numeric = [first[field] for field in fields if field.kind == "numeric"]
+        self._numeric = number_lookup.coarse_rows(fitted, fields, numeric)
+
+    def __call__(self, ids: tf.Tensor) -> tf.Tensor:
+        """Returns rows of the table [..., W] of encoded rows [..., Wq or Wa] int32."""
+        strings = tf.gather(ids, self._columns, axis=-1) + self._first
+        return tf.concat([strings, self._numeric(ids)], axis=-1)

@@ -5,9 +5,9 @@ its own row plus a row for its frequency (ids are ranks by count): rare values s
 in common. A list is the mean of its values' embeddings, in any order, unless it is tied to the ad
 side (`histories`); an empty list is id 0, which has a row of its own.
 Vectors are scaled to length one and projected to as many embeddings as hold them, at most four.
-Numeric fields are quantile buckets. Buckets and frequencies use a thermometer code: bucket t is the
-sum of the learned steps 1..t, so neighboring buckets share what they learn, and serving is still
-a lookup.
+Numeric fields are quantile buckets, some of which share an embedding. Buckets and frequencies use
+a thermometer code: bucket t is the sum of the learned steps 1..t, so neighboring buckets share what
+they learn, and serving is still a lookup.
 
 Shapes: B batch (any leading dimensions), F embeddings (one per field, one to four per vector),
 W columns (one per field, `max_list_length` per list, half of the length of a vector), E field
@@ -24,7 +24,7 @@ from typing import Optional
 import numpy as np
 import tensorflow as tf
 
-from tfrec.layers import histories
+from tfrec.layers import histories, number_lookup
 from tfrecords import encoding, schema, vectors
 
 FREQUENCY_BUCKETS = 64
@@ -74,7 +74,6 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             np.cumsum([field.width for field in fields])[:-1],
         )
         self._string_columns = _joined([columns[i] for i in strings])
-        self._numeric_columns = _joined([columns[i] for i in numeric])
         sizes = [fitted.cardinality(field) for field in fields]
         self._frequency_bucket = _joined(
             [
@@ -90,7 +89,10 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._num_strings, self._num_numeric = len(strings), len(numeric)
         self._list_widths = [fields[i].width for i in lists]
         self._poolings = [_pooling((ties or {}).get(fields[i].name), ads) for i in lists]
-        self._num_buckets = max((sizes[i] for i in numeric), default=0)
+        buckets = [fitted.num_coarse_buckets(fields[i]) for i in numeric]
+        self._num_buckets = max(buckets, default=0)
+        first = range(0, len(numeric) * self._num_buckets, max(self._num_buckets, 1))
+        self._numeric_rows = number_lookup.coarse_rows(fitted, fields, first)
         self._lists = lists
         self.vectors = [
             VectorEmbedding(field.length, own, dim)
@@ -151,8 +153,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             parts.append(self._pool(string_ids, values) if self._list_widths else values)
         if self._num_numeric:
             table = self._thermometer(self.steps)
-            offsets = np.arange(self._num_numeric, dtype=np.int32) * self._num_buckets
-            parts.append(tf.gather(table, tf.gather(ids, self._numeric_columns, axis=-1) + offsets))
+            parts.append(tf.gather(table, self._numeric_rows(ids)))
         if not self._in_order:
             parts = [tf.gather(tf.concat(parts, axis=-2), self._order, axis=-2)]
         return tf.concat([*parts, *(vector(ids) for vector in self.vectors)], axis=-2)

@@ -19,23 +19,33 @@ from tfrec import layers
 from tfrec.heads import CLICK, HEADS, HeadKind
 
 
-def of_labels(labels: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+def of_labels(
+    labels: Mapping[str, np.ndarray], offsets: Mapping[str, np.ndarray]
+) -> dict[str, list[float]]:
     """Returns the biases with which heads without weights predict the means of their labels.
 
     Args:
         labels: Head -> [L], click among them; NaN where missing.
+        offsets: Head of an amount -> [L], what is added to the logarithm of its mean; others have
+            none.
     """
     clicked = labels[CLICK.label] == 1
-    return {head: _biases(head, values, clicked) for head, values in labels.items()}
+    nothing = np.zeros(len(clicked))
+    return {
+        head: _biases(head, values, clicked, offsets.get(head, nothing))
+        for head, values in labels.items()
+    }
 
 
-def _biases(head: str, labels: np.ndarray, clicked: np.ndarray) -> list[float]:
+def _biases(head: str, labels: np.ndarray, clicked: np.ndarray, offset: np.ndarray) -> list[float]:
     if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK:
         labels = labels[clicked]
-    labels = labels[~np.isnan(labels)]
+    known = ~np.isnan(labels)
     if not HEADS[head].is_amount:
-        return [_logit(labels)]
-    amounts = np.log(labels[labels > 0].astype(np.float64))
+        return [_logit(labels[known])]
+    positive = labels > 0
+    amounts = np.log(labels[positive].astype(np.float64)) - offset[positive]
+    labels = labels[known]
     mean, deviation = (amounts.mean(), amounts.std()) if len(amounts) else (0.0, 1.0)
     return [_logit(labels > 0), float(mean), layers.raw_amount_scale(float(deviation))]
 

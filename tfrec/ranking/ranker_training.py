@@ -118,13 +118,18 @@ def knows_positions(data_set: reader.DataSet) -> bool:
 def start(model: ranking_model.RankingModel, data_set: reader.DataSet) -> None:
     """Initializes an untrained ranker from a window of records.
 
-    Sets the biases of the heads to the rates of the log, the rates of id dropout, and the number
-    of the first position, which is 0 or 1.
+    Sets the slopes of amounts, the biases of the heads to the rates of the log, the rates of id
+    dropout, and the number of the first position, which is 0 or 1.
     """
     window = next(iter(data_set.windows("train")))
-    model.set_head_biases(
-        initial_bias.of_labels({label: window[label].numpy() for label in model.heads})
-    )
+    labels = {label: window[label].numpy() for label in model.heads}
+    ads = np.asarray(data_set.catalog().features)[window["ad_row"].numpy()]
+    offsets = {}
+    for head, slopes in model.amount_slopes.items():
+        positive = labels[head] > 0
+        slopes.fit(ads[positive], np.log(labels[head][positive]))
+        offsets[head] = slopes(ads).numpy()
+    model.set_head_biases(initial_bias.of_labels(labels, offsets))
     model.id_dropout.raise_rates(layers.oov_rates(data_set))
     if model.position_bias is not None:
         model.position_bias.first.assign(tf.reduce_min(window["position"]))

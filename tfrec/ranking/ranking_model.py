@@ -17,7 +17,7 @@ Training, evaluation and export use these members:
 
     call                            yours: ids to logits
     for_data_set                    builds the model; override it to read the data set or catalog
-    logits, score                   `call` with id dropout and user biases; the same as a graph
+    logits, score                   `call` with id dropout, slopes and user biases; also as a graph
     as_logged                       adds position biases, for losses and metrics
     compute_loss, tasks             the losses of the heads; other `tfrs.tasks` drop in
     sparse_variables                tables that take sparse updates: those of embedding layers
@@ -61,6 +61,7 @@ class RankingModel(training.StageModel):
         head_layers: Head -> the layer from [..., W] to its logits; see `head_logits`.
         query_embeddings, ad_embeddings: Embeddings of the fields; None if there are none.
         id_dropout: Hides ids in training.
+        amount_slopes: Head of an amount -> its line in the ad's numbers, fitted before training.
         user_bias: Per-user biases; None if the log has no users.
         position_bias: Biases of logged positions; None without `learn_positions`.
         machines: Head after the click -> its factorization machine, fitted after training.
@@ -87,6 +88,11 @@ class RankingModel(training.StageModel):
         self.id_dropout = layers.IdDropout(fitted, config.id_dropout)
         users = layers.UserIds.find(fitted)
         self.user_bias = layers.UserBias(users, len(self.heads)) if users else None
+        self.amount_slopes = {
+            head: layers.NumericSlopes(fitted, fitted.schema.ad_fields)
+            for head in self.heads
+            if HEADS[head].is_amount
+        }
         self._biased_heads = tuple(h for h in self.heads if HEADS[h].has_position_bias)
         self.position_bias: layers.PositionBias | None = None
         self.machines = {
@@ -156,14 +162,15 @@ class RankingModel(training.StageModel):
             training: Whether dropout is on, of ids too.
 
         Returns:
-            What `call` returns for ids of which some are hidden in training, with user biases, and
-            mixed by `mix_rare_heads` if not in training.
+            What `call` returns for ids of which some are hidden in training, with slopes of
+            amounts and user biases, and mixed by `mix_rare_heads` if not in training.
         """
         query, ad = inputs["query"], inputs["ad"]
         seen = {"query": query, "ad": ad}
         if training:
             seen = {"query": self.id_dropout.query(query), "ad": self.id_dropout.ad(ad)}
-        own = self.add_user_bias(self(seen, training=training), query, ad, training)
+        own = self.add_amount_slopes(self(seen, training=training), ad)
+        own = self.add_user_bias(own, query, ad, training)
         return own if training else self.mix_rare_heads(own, query, ad)
 
     @functools.cached_property
@@ -207,13 +214,26 @@ class RankingModel(training.StageModel):
             losses.append(self._config.loss_weights[head] * loss)
         return tf.add_n(losses)
 
+    def add_amount_slopes(self, logits: Logits, ad: tf.Tensor) -> Logits:
+        """Adds a line in the numbers of ads to the logarithms of amounts.
+
+        Args:
+            logits: From `call`.
+            ad: [B, C, Wa] int32.
+        """
+        result = dict(logits)
+        for head, slopes in self.amount_slopes.items():
+            positive, mean, scale = tf.unstack(logits[head], axis=-1)
+            result[head] = tf.stack([positive, mean + slopes(ad), scale], axis=-1)
+        return result
+
     def add_user_bias(
         self, logits: Logits, query: tf.Tensor, ad: tf.Tensor, training: bool = False
     ) -> Logits:
         """Adds the user biases.
 
         Args:
-            logits: From `call`.
+            logits: From `add_amount_slopes`.
             query: [B, Wq] int32, with user ids that are not hidden.
             ad: [B, C, Wa] int32.
             training: Whether the mean of the user biases is updated.

@@ -58,8 +58,8 @@ def fit(
     if min(positives, len(labels) - positives) < _MIN_POSITIVES:
         return False
     sides = (
-        _matrix(query[:, machine.query_columns] + machine.query_rows, machine),
-        _matrix(ad[:, machine.ad_columns] + machine.ad_rows, machine),
+        _matrix(machine.query_rows(query).numpy(), machine),
+        _matrix(machine.ad_rows(ad).numpy(), machine),
     )
     intercept, table = fit_table(sides, labels, machine.field_of_row, layers.RANK, seed)
     machine.intercept.assign(intercept)

@@ -55,11 +55,12 @@ def summarize(
         summary.constant, summary.largest_share = not train[1], None
         return summary
     if field.kind == "numeric":
-        summary.boundaries = list(fitted.statistics[field.name].boundaries)
-        summary.buckets = {
-            split: (own[1:] / max(int(own[1:].sum()), 1)).tolist() for split, own in ids.items()
-        }
-        summary.quantiles = _quantiles(train[1:], summary.boundaries)
+        statistics = fitted.statistics[field.name]
+        summary.boundaries = [statistics.boundaries[index] for index in statistics.coarse]
+        coarse = statistics.coarse_buckets()
+        rows = {split: np.bincount(coarse, own)[1:] for split, own in ids.items()}
+        summary.buckets = {split: (own / max(own.sum(), 1)).tolist() for split, own in rows.items()}
+        summary.quantiles = _quantiles(train[1:], statistics.boundaries)
         return summary
     vocabulary = fitted.statistics[field.name].vocabulary
     summary.vocabulary = len(vocabulary)

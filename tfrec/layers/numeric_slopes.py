@@ -1,0 +1,80 @@
+"""A line in the logarithms of an ad's numbers, such as its price, for the logarithm of an amount.
+
+Numbers are embedded by bucket, and few rows have the largest ones. But the best ads are often
+there: where prices are log-normal, the dearest of many ads bring ten times what a bucket of them
+has brought on average. The line is fitted to all rows before training, which then learns how
+amounts differ from it. Numbers beyond those of the log count as the largest or smallest of it, so
+nothing is extrapolated.
+
+Shapes: N rows, B requests, C candidates, W columns of ids, M numeric fields, T buckets.
+
+References:
+    McCullagh and Nelder, Generalized Linear Models, 1989 (offsets).
+    Cheng et al., Wide & Deep Learning for Recommender Systems, 2016 (a linear part beside a deep
+    one).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec.layers import number_lookup
+from tfrecords import encoding, schema
+
+# Numbers are divided by this quantile of their sizes: all but the smallest become logarithms.
+_SCALE_QUANTILE = 0.01
+
+
+class NumericSlopes(tf.keras.layers.Layer):
+    """Multiplies the logarithms of numbers with slopes, which are 0 before `fit`.
+
+    Args:
+        fitted: The fitted schema.
+        fields: The fields of one side, in the order of the columns.
+    """
+
+    def __init__(self, fitted: encoding.FittedSchema, fields: Sequence[schema.Field]) -> None:
+        super().__init__(name="numeric_slopes")
+        numeric = [field for field in fields if field.kind == "numeric"]
+        tables = [numbers_of_ids(fitted.statistics[field.name].boundaries) for field in numeric]
+        self._numbers = number_lookup.NumberLookup(fields, tables, np.float32)
+        self.slopes = self.add_weight(
+            "slopes", (len(numeric),), initializer="zeros", trainable=False
+        )
+
+    def call(self, ids: tf.Tensor) -> tf.Tensor:
+        """Returns the line [B, C] at encoded ads [B, C, W] int32."""
+        return tf.linalg.matvec(self._numbers(ids), self.slopes)
+
+    def fit(self, ids: np.ndarray, targets: np.ndarray) -> None:
+        """Sets the slopes to a ridge regression of targets [N] on the numbers of ads [N, W] int32.
+
+        The penalty is that of a prior of deviation 1 for targets with noise of deviation 1.
+        """
+        if not len(targets):
+            return
+        numbers = self._numbers(ids).numpy().astype(np.float64)
+        centered = numbers - numbers.mean(axis=0)
+        gram = centered.T @ centered + np.eye(numbers.shape[1])
+        self.slopes.assign(np.linalg.solve(gram, centered.T @ (targets - targets.mean())))
+
+
+def numbers_of_ids(boundaries: Sequence[float]) -> np.ndarray:
+    """Returns a number for each id of a numeric field, scaled to mean 0 and deviation 1.
+
+    Args:
+        boundaries: Ascending boundaries [T - 1] of the buckets.
+
+    Returns:
+        [T + 1] float32: the inverse hyperbolic sine, which is a logarithm for numbers that are not
+        small, of the lower end of each bucket; 0 for a missing number.
+    """
+    if not boundaries:
+        return np.zeros(2, np.float32)
+    ends = np.asarray([boundaries[0], *boundaries], np.float64)
+    sizes = np.abs(ends[ends != 0])
+    scale = np.quantile(sizes, _SCALE_QUANTILE) if sizes.size else 1.0
+    numbers = np.arcsinh(ends / scale)
+    numbers = (numbers - numbers.mean()) / max(numbers.std(), 1e-6)
+    return np.concatenate([[0.0], numbers]).astype(np.float32)
