@@ -26,7 +26,7 @@ class NumberLookup:
         own = [columns.start for f, columns in encoding.columns(fields) if f.kind == "numeric"]
         self._columns = np.array(own, np.int32)
         self._first = np.cumsum([0, *map(len, tables)])[:-1].astype(np.int32)
-        self._values = np.concatenate([*tables, np.empty(0)]).astype(dtype)
+        self._values: np.ndarray = np.concatenate([*tables, np.empty(0)]).astype(dtype)
 
     def __call__(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns the values [..., M] of ids [..., W] int32."""
