@@ -49,6 +49,7 @@ def main() -> None:
         command=f"scripts/benchmarks/capacity.py --num_ads={values.num_ads}",
         num_ads=values.num_ads,
         dimension=release.index["dimension"],
+        index=release.index["build"].get("factory", release.index["kind"]),
         index_bytes_per_ad=round(sizes["index.faiss"] / values.num_ads, 1),
         row_bytes_per_ad=round(sum(sizes[name] for name in _MAPPED_ROWS) / values.num_ads, 1),
         private_bytes_per_ad=round(private_bytes / values.num_ads, 1),

@@ -31,7 +31,8 @@ class MeasuredConstants:
         command: The command that measured.
         num_ads: Number of ads.
         dimension: Embedding size.
-        index_bytes_per_ad: File of the default index, memory-mapped and shared by processes.
+        index: The FAISS factory of the index.
+        index_bytes_per_ad: File of the index, memory-mapped and shared by processes.
         row_bytes_per_ad: Features, ids and fields to show, memory-mapped and shared.
         private_bytes_per_ad: What each process of the service holds for itself.
         process_bytes: Memory of a process of the service without ads.
@@ -50,6 +51,7 @@ class MeasuredConstants:
     command: str
     num_ads: int
     dimension: int
+    index: str
     index_bytes_per_ad: float
     row_bytes_per_ad: float
     private_bytes_per_ad: float
@@ -187,11 +189,11 @@ def _index(constants: MeasuredConstants, num_ads: int, machine: Machine) -> list
     figures = [
         Figure(
             "index",
-            "memory of the default index, shared by processes",
+            "memory of the index, shared by processes",
             num_ads * per_ad,
             "B",
             MEASURED if same else CALCULATED,
-            f"{per_ad:.0f} B an ad, measured at {constants.num_ads:,} ads",
+            f"{per_ad:.0f} B an ad at {constants.num_ads:,} ads, {constants.index}",
         ),
         Figure(
             "index",
@@ -234,7 +236,9 @@ def _orchestrators(
     rest_ms = constants.service_cpu_ms - constants.search_cpu_ms
     request_ms = rest_ms + (_search_ms(constants, num_ads) if in_process else 0.0)
     cores = requests_per_second * request_ms / 1000 / UTILIZATION
-    processes = _processes(constants, num_ads, machine) if in_process else machine.cores // 2
+    needed = math.ceil(cores / _CORES_PER_PROCESS)
+    possible = _processes(constants, num_ads, machine) if in_process else machine.cores
+    processes = max(1, min(needed, possible, machine.cores // _CORES_PER_PROCESS))
     usable = min(machine.cores, processes * _CORES_PER_PROCESS)
     memory = (
         2 * _machine_bytes(constants, num_ads, processes)
@@ -256,7 +260,7 @@ def _orchestrators(
             memory,
             "B",
             CALCULATED,
-            f"{processes} processes"
+            f"processes: {processes}"
             + (", two releases during a change" if in_process else "; ads' rows are mapped"),
         ),
         Figure(
@@ -271,11 +275,10 @@ def _orchestrators(
 
 
 def _processes(constants: MeasuredConstants, num_ads: int, machine: Machine) -> int:
-    """Returns how many processes a machine has memory and cores for, during a release change."""
+    """Returns how many processes a machine has memory for, during a release change."""
     shared = _machine_bytes(constants, num_ads, 0)
     own = _machine_bytes(constants, num_ads, 1) - shared
-    by_memory = int((_MEMORY_SHARE * machine.memory_bytes / 2 - shared) / own)
-    return max(1, min(by_memory, machine.cores // _CORES_PER_PROCESS))
+    return int((_MEMORY_SHARE * machine.memory_bytes / 2 - shared) / own)
 
 
 def _rankers(

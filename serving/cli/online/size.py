@@ -44,7 +44,10 @@ def main() -> None:
     rows = [(f.part, f.name, _text(f.value, f.unit), f"{f.source}: {f.how}") for f in figures]
     print(terminal.text_table(("part", "figure", "value", "source"), rows, left=(0, 1, 3)))
     drivers = operations.cost_drivers(figures)
-    print("machines: " + ", ".join(f"{part} {share:.0%}" for part, share in drivers))
+    print("cost: " + ", ".join(f"{part} {share:.0%} of the machines" for part, share in drivers))
+    cores = sum(figure.value for figure in figures if figure.name == "cores")
+    if cores <= machine.cores:
+        print(f"One machine has cores enough for all of it ({cores:.2g}); a second one is a spare.")
     print(f"measured on {constants.machine}, {constants.date}, by {constants.command}")
 
 
