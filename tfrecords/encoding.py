@@ -8,6 +8,7 @@ for vectors, whose bits they hold; vectors are the last columns of a side.
     categorical_list   as categorical, `max_list_length` columns; padded with 0
     dense              float16, two values in a column; zeros are missing: see `vectors`
     text               as dense, after its encoder: see `texts`
+    history            ids of values, then age buckets, then codes of events: see `histories`
 
 The lookup is implemented once, in TensorFlow. Conversion calls it on the distinct values of
 batches of columns, and exported SavedModels call it on raw requests. Vocabulary values are looked
@@ -398,6 +399,29 @@ def columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
     for field in fields:
         yield field, slice(first, first + field.width)
         first += field.width
+
+
+@dataclasses.dataclass(frozen=True)
+class HistoryColumns:
+    """The columns of an encoded history, of `max_length` each; padded with 0 at the end.
+
+    Attributes:
+        values: Ids of the values, the latest last; those of `Schema.values_of`, if it is a field.
+        ages: Buckets of the ages, see `histories.age_buckets`; 0 is missing.
+        events: Codes of the events, 1 + the index in `schema.EVENTS`, 0 is missing; None if the
+            history lists one kind of event.
+    """
+
+    values: slice
+    ages: slice
+    events: slice | None
+
+
+def history_columns(field: Field, own: slice) -> HistoryColumns:
+    """Returns the columns of a history's parts; `own` are those of the field, from `columns`."""
+    starts = range(own.start, own.stop, field.max_length)
+    parts = [slice(start, start + field.max_length) for start in starts]
+    return HistoryColumns(parts[0], parts[1], parts[2] if len(parts) > 2 else None)
 
 
 def width(fields: Sequence[Field]) -> int:
