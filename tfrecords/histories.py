@@ -45,8 +45,9 @@ NUM_AGE_BUCKETS = 256
 NUM_EVENT_CODES = 1 + len(EVENTS)
 """Number of codes of kinds of events; 0 is missing, and `EVENTS` follow."""
 RawHistories: TypeAlias = dict[str, list[str] | list[float]]
-# Of the bits of a float32: those that are left out, and the first number with its exponent.
-_DROPPED_BITS, _ONE = 20, 127 << 3
+# An age's bucket is its float32's bits without these, less what they are in bucket 0; a second
+# (exponent 127, mantissa 0) is in bucket 2.
+DROPPED_BITS, FIRST_BITS = 20, (127 << 3) - 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +129,12 @@ def earliest(field: Field, time: float | np.ndarray) -> float | np.ndarray:
 def age_buckets(seconds: np.ndarray) -> np.ndarray:
     """Returns the buckets, uint8, of ages in seconds, of any shape; NaN is missing."""
     ages = np.asarray(seconds, np.float32)
-    bits = np.maximum(np.nan_to_num(ages), np.float32(0)).view(np.int32) >> _DROPPED_BITS
-    buckets = np.clip(bits - _ONE + 2, 1, NUM_AGE_BUCKETS - 1)
+    bits = np.maximum(np.nan_to_num(ages), np.float32(0)).view(np.int32) >> DROPPED_BITS
+    buckets = np.clip(bits - FIRST_BITS, 1, NUM_AGE_BUCKETS - 1)
     return np.where(np.isnan(ages), 0, buckets).astype(np.uint8)
 
 
 def bucket_seconds(buckets: np.ndarray) -> np.ndarray:
     """Returns the lowest ages, float32 seconds, of buckets; 0 for those of 0 and 1."""
-    lowest = ((np.asarray(buckets, np.int32) - 2 + _ONE) << _DROPPED_BITS).view(np.float32)
+    lowest = ((np.asarray(buckets, np.int32) + FIRST_BITS) << DROPPED_BITS).view(np.float32)
     return np.where(np.asarray(buckets) < 2, np.float32(0), lowest)
