@@ -221,11 +221,12 @@ class Encoder(tf.Module):
 
     def _encode_list(self, field: Field, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Encodes a list, or a history with its ages and events, as [B, width] int32."""
-        own = [self._look_up_strings(columns[field.name], [field])]
+        ids = self._look_up_strings(columns[field.name], [field])
+        own, length = [ids], tf.shape(ids)[1]
         if field.kind == "history":
-            own.append(_age_buckets(columns[field.age_input]))
+            own.append(_of_length(_age_buckets(columns[field.age_input]), length))
         if field.event_input in field.inputs:
-            own.append(_event_codes(columns[field.event_input]))
+            own.append(_of_length(_event_codes(columns[field.event_input]), length))
         return _last_values(tf.stack(own, axis=-1), field.list_length)
 
     def encode_column(self, field: Field, values: tf.Tensor) -> tf.Tensor:
@@ -392,6 +393,12 @@ def _age_buckets(seconds: tf.Tensor) -> tf.Tensor:
     return tf.where(missing, 0, tf.clip_by_value(bits - histories.FIRST_BITS, 1, last))
 
 
+def _of_length(codes: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    """Cuts codes [B, L] to a length, or pads them with 0: requests may lack ages and events."""
+    lacking = tf.maximum(length - tf.shape(codes)[1], 0)
+    return tf.pad(codes, [[0, 0], [0, lacking]])[:, :length]
+
+
 def _event_codes(kinds: tf.Tensor) -> tf.Tensor:
     """Returns the codes, int32, of kinds of events; 0 for others."""
     is_kind = tf.cast(tf.equal(kinds[..., None], tf.constant(EVENTS)), tf.int32)
@@ -448,6 +455,12 @@ def columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
     for field in fields:
         yield field, slice(first, first + field.width)
         first += field.width
+
+
+def value_columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
+    """Yields fields and the columns of their values: of a history those of ids alone, in order."""
+    for field, own in columns(fields):
+        yield field, own if field.kind != "history" else history_columns(field, own).values
 
 
 @dataclasses.dataclass(frozen=True)

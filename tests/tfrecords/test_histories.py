@@ -1,9 +1,10 @@
-"""The raw values of histories that follow from a user's events."""
+"""The raw values of histories that follow from a user's events, and how they are encoded."""
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tfrecords import histories
+from tfrecords import encoding, histories
 from tfrecords.schema import Field, Schema
 
 DAY = 86_400.0
@@ -96,3 +97,47 @@ def test_age_buckets_are_eighths_of_doublings():
 def test_a_bad_option_is_refused(field, message):
     with pytest.raises(ValueError, match=message):
         Field(**{"name": "h", "kind": "history", "side": "query", **field})
+
+
+def encoder_of(*fields: Field) -> encoding.Encoder:
+    schema = schema_with(*fields)
+    words = {"country": (), "brand": ("acme", "bolt", "cone")}
+    words |= {field.name: ("a", "b", "c") for field in fields if field.of == "ad"}
+    statistics = {name: encoding.FieldStatistics(own) for name, own in words.items()}
+    fitted = encoding.FittedSchema(schema, statistics)
+    return encoding.Encoder(fitted, schema.histories)
+
+
+def test_an_encoded_history_has_ids_ages_and_events_of_the_last_values():
+    encoder = encoder_of(history("h", "brand", ["click", "engagement"], max_length=2))
+    encoded = encoder(
+        {
+            "h": tf.constant([["bolt", "", "acme", "cone"], ["acme", "", "", ""]]),
+            "h__age_seconds": tf.constant([[9.0, 8.0, 2.0, 1.0], [np.nan] * 4]),
+            "h__events": tf.constant([["click", "click", "engagement", "click"], [""] * 4]),
+        }
+    )
+    # The ids are those of `brand`; a missing value is skipped with its age and its event.
+    assert encoded.numpy().tolist() == [[1, 3, 10, 2, 3, 2], [1, 0, 0, 0, 0, 0]]
+
+
+def test_a_request_may_lack_ages_and_events():
+    encoder = encoder_of(history("h", "ad", ["click", "engagement"], max_length=3))
+    encoded = encoder(
+        {
+            "h": tf.constant([["a", "c"]]),
+            "h__age_seconds": tf.constant([[np.nan]]),
+            "h__events": tf.constant([[""]]),
+        }
+    )
+    assert encoded.numpy().tolist() == [[1, 3, 0] + [0] * 6]
+
+
+def test_ages_are_cut_alike_by_both_libraries():
+    ages = np.random.default_rng(0).exponential(1, 5000).astype(np.float32)
+    ages = np.concatenate([ages * 10.0 ** np.arange(-2, 8).repeat(500), [np.nan, np.inf, -1, 0, 1]])
+    ages = ages.astype(np.float32)
+    encoder = encoder_of(history("h", "ad", "click", max_length=len(ages)))
+    values = tf.fill([1, len(ages)], "a")
+    encoded = encoder({"h": values, "h__age_seconds": tf.constant(ages[None])}).numpy()
+    assert encoded[0, len(ages) :].tolist() == histories.age_buckets(ages).tolist()

@@ -42,13 +42,13 @@ class FactorizationMachine(tf.keras.layers.Layer):
         for fields in (fitted.schema.query_fields, fitted.schema.ad_fields):
             columns: list[int] = []
             rows: list[int] = []
-            for field, own in encoding.columns(fields):
+            for field, own in encoding.value_columns(fields):
                 if field.is_vector:
                     continue
-                if field.kind == "categorical_list":
+                if field.is_list:
                     padding.append(sum(sizes))
                 columns += range(own.start, own.stop)
-                rows += [sum(sizes)] * field.width
+                rows += [sum(sizes)] * (own.stop - own.start)
                 sizes.append(fitted.cardinality(field))
             sides += [np.array(columns, np.int32), np.array(rows, np.int32)]
         self.query_columns, self.query_rows, self.ad_columns, self.ad_rows = sides
