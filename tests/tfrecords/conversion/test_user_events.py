@@ -194,3 +194,46 @@ def decoded_histories(data_set, frame):
             start += field.width
         result[row] = parts
     return result
+
+
+def test_in_a_log_of_events_clicks_and_engagements_count_from_their_own_times(tmp_path):
+    start, day = 1_700_000_000, 86_400
+    frame = pd.DataFrame(
+        [
+            ("view", "a", 0), ("click", "a", 100), ("click", "a", 120), ("purchase", "a", 500),
+            *(("view", "bcdef"[n], time) for n, time in enumerate([50, 100, 101, 500, 501])),
+            # The click belongs to the view of b at 50, and nothing to the purchase of f.
+            ("click", "b", day), ("purchase", "z", day + 1), ("view", "g", day + 2),
+        ],
+        columns=["type", "sku", "t"],
+    ).sample(frac=1, random_state=0)  # fmt: skip
+    frame = frame.assign(t=frame.t + start, u="ann", country="DE")
+    fields = [
+        {"name": "country", "kind": "categorical", "side": "query"},
+        {"name": "sku", "kind": "categorical", "side": "ad", "min_count": 1},
+        {"name": "h", "kind": "history", "of": "ad", "event": ["click", "engagement"]},
+    ]
+    events = {"column": "type", "view": ["view"], "click": ["click"], "engagement": ["purchase"]}
+    schema = schema_from_json(
+        {
+            "name": "shop", "fields": fields, "ad_key": ["sku"], "time": "t", "user_key": "u",
+            "events": {**events, "window_seconds": 2 * day},
+        }
+    )  # fmt: skip
+    data_set = converted(
+        frame, schema, tmp_path / "data", 4, validation_fraction=0.001, test_fraction=0.85
+    )
+    found = [
+        (sample["h"], sample["h__events"], sample["h__age_seconds"])
+        for sample in data_set.sample_requests()
+    ]
+    clicked = (["a"], ["click"])
+    bought = (["a", "a"], ["click", "engagement"])
+    # An impression is clicked once, at the time of its first click.
+    assert sorted(found, key=lambda own: own[2][:1]) == sorted(
+        [
+            ([], [], []), ([], [], []), (*clicked, [1]), (*clicked, [400]), (*bought, [401, 1]),
+            (["a", "a", "b"], [*bought[1], "click"], [day - 98, day - 498, 2]),
+        ],
+        key=lambda own: own[2][:1],
+    )  # fmt: skip
