@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from serving import errors
 from tfrecords import files
-from tfrecords.schema import KINDS
+from tfrecords.schema import KINDS, NUMERIC_LIST
 
 FORMAT_VERSION = 5
 # Kinds of heads, besides `probability_after_click`.
@@ -56,7 +56,9 @@ class Content:
         dataset_fingerprint: Fingerprint of the schema and the fitted vocabularies; empty if the
             models were published without a data set.
         schema: JSON of `tfrecords.schema.Schema`.
-        query_fields: `{"name", "kind"}` of each raw query field, with the `length` of a vector.
+        query_fields: `{"name", "kind"}` of each raw query field, with the `length` of a vector. A
+            history is a `categorical_list`, and its ages (`numeric_list`) and events are fields
+            that say what they are `of`.
         ad_fields: The same of each raw ad field, in the order of `ad_features`. A list field takes
             several columns, and a vector half of its length.
         heads: Heads of the ranker, trained or not; none is trained if there is no ranker.
@@ -89,10 +91,11 @@ class Content:
         if self.has_ranker != bool(self.outputs):
             expected = "at least one trained head" if self.has_ranker else "no trained head"
             raise ValueError(f"heads: expected {expected}, got {self.heads!r}.")
+        known = (*KINDS, NUMERIC_LIST)
         for name in ("query_fields", "ad_fields"):
             for field in getattr(self, name):
-                if not isinstance(field.get("name"), str) or field.get("kind") not in KINDS:
-                    raise ValueError(f"{name}: expected a name and one of {KINDS}: {field!r}.")
+                if not isinstance(field.get("name"), str) or field.get("kind") not in known:
+                    raise ValueError(f"{name}: expected a name and one of {known}: {field!r}.")
                 if field["kind"] == "dense" and not isinstance(field.get("length"), int):
                     raise ValueError(f"{name}: expected the length of a vector: {field!r}.")
         if not self.query_fields or not self.ad_fields:

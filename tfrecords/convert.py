@@ -207,7 +207,7 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
         rejected=num_rejected,
         events=events,
     )
-    work.finish(split, fitted, described, splits)
+    work.finish(split, fitted, packer, described, splits)
 
 
 def check_rejected(

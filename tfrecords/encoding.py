@@ -8,6 +8,7 @@ for vectors, whose bits they hold; vectors are the last columns of a side.
     categorical_list   as categorical, `max_list_length` columns; padded with 0
     dense              float16, two values in a column; zeros are missing: see `vectors`
     text               as dense, after its encoder: see `texts`
+    history            ids of values, then age buckets, then codes of events: see `histories`
 
 The lookup is implemented once, in TensorFlow. Conversion calls it on the distinct values of
 batches of columns, and exported SavedModels call it on raw requests. Vocabulary values are looked
@@ -31,8 +32,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from tfrecords import files, records, texts, vectors
-from tfrecords.schema import Field, Schema, schema_from_json
+from tfrecords import files, histories, records, texts, vectors
+from tfrecords.schema import EVENTS, NUMERIC_LIST, Field, Schema, schema_from_json
 
 _FINGERPRINT_RANGE = 2**63 - 1
 # Above all fingerprints, so that a lookup is never out of range.
@@ -76,12 +77,21 @@ class FittedSchema:
     statistics: Mapping[str, FieldStatistics]
 
     def __post_init__(self) -> None:
+        shared = {
+            history.name: self.statistics[field.name]
+            for history in self.schema.histories
+            if (field := self.schema.values_of(history)) and field.name in self.statistics
+        }
+        object.__setattr__(self, "statistics", {**self.statistics, **shared})
         missing = [f.name for f in self.schema.fields if f.name not in self.statistics]
         if missing:
             raise ValueError(f"No statistics for the fields {missing}; fit the schema first.")
 
     def cardinality(self, field: Field) -> int:
-        """Returns the number of different ids of a field; a vector counts as missing or not."""
+        """Returns the number of different ids of a field; a vector counts as missing or not.
+
+        Those of a history are the ids of its values.
+        """
         statistics = self.statistics[field.name]
         if field.is_vector:
             return 2  # missing or not
@@ -96,7 +106,7 @@ class FittedSchema:
     def fingerprint(self) -> str:
         """Returns 16 hex digits that identify the schema and its statistics."""
         digest = hashlib.sha256(self.schema.fingerprint().encode())
-        for field in self.schema.fields:
+        for field in fields_with_statistics(self.schema):
             statistics = self.statistics[field.name]
             digest.update(json.dumps([field.name, statistics.vocabulary]).encode())
             digest.update(np.asarray(statistics.boundaries, np.float32).tobytes())
@@ -109,7 +119,7 @@ class FittedSchema:
         directory.mkdir(parents=True, exist_ok=True)
         names: list[str] = []
         values: list[str] = []
-        for field in self.schema.fields:
+        for field in fields_with_statistics(self.schema):
             vocabulary = self.statistics[field.name].vocabulary
             names.extend([field.name] * len(vocabulary))
             values.extend(vocabulary)
@@ -130,6 +140,11 @@ class FittedSchema:
             },
         }
         files.write_json(directory / "encoder.json", description)
+
+
+def fields_with_statistics(schema: Schema) -> tuple[Field, ...]:
+    """Returns the fields that have statistics of their own; a history may have those of a field."""
+    return tuple(field for field in schema.fields if schema.values_of(field) is None)
 
 
 def load(directory: str | os.PathLike[str]) -> FittedSchema:
@@ -155,7 +170,7 @@ def load(directory: str | os.PathLike[str]) -> FittedSchema:
             tuple(description["boundaries"].get(field.name, ())),
             tuple(description["coarse"].get(field.name, ())),
         )
-        for field in schema.fields
+        for field in fields_with_statistics(schema)
     }
     fitted = FittedSchema(schema, statistics)
     if fitted.fingerprint() != description["fingerprint"]:
@@ -201,9 +216,9 @@ class Encoder(tf.Module):
         """Encodes raw columns.
 
         Args:
-            columns: Field name to [B] float32 (NaN is missing), [B] string ("" is missing), for a
-                list [B, L] string (padded with ""), or for a dense field [B, n] float32 (zeros are
-                missing).
+            columns: Raw input to [B] float32 (NaN is missing), [B] string ("" is missing), for a
+                list [B, L] string (padded with "") or float32 (NaN is missing), or for a dense
+                field [B, n] float32 (zeros are missing).
 
         Returns:
             [B, F] int32, in the order of the fields.
@@ -220,10 +235,19 @@ class Encoder(tf.Module):
         for field in self.fields:
             if field.is_vector:
                 parts[field] = self.encode_vectors(field, columns[field.name])
-            elif field not in parts:
-                ids = self._look_up_strings(columns[field.name], [field])
-                parts[field] = _last_values(ids, field.width)
+            elif field.is_list:
+                parts[field] = self._encode_list(field, columns)
         return tf.concat([parts[field] for field in self.fields], axis=1)
+
+    def _encode_list(self, field: Field, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Encodes a list, or a history with its ages and events, as [B, width] int32."""
+        ids = self._look_up_strings(columns[field.name], [field])
+        own, length = [ids], tf.shape(ids)[1]
+        if field.kind == "history":
+            own.append(_of_length(_age_buckets(columns[field.age_input]), length))
+        if field.event_input in field.inputs:
+            own.append(_of_length(_event_codes(columns[field.event_input]), length))
+        return _last_values(tf.stack(own, axis=-1), field.list_length)
 
     def encode_column(self, field: Field, values: tf.Tensor) -> tf.Tensor:
         """Encodes a column of numbers or of strings.
@@ -360,14 +384,45 @@ def pad(ids: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
     return padded
 
 
-def _last_values(ids: tf.Tensor, width: int) -> tf.Tensor:
-    """Keeps the last `width` nonzero ids of each row [B, L], padded with 0."""
-    lists = tf.ragged.boolean_mask(ids, ids != 0)
+def _last_values(parts: tf.Tensor, length: int) -> tf.Tensor:
+    """Keeps the last values of lists of P parts each.
+
+    Args:
+        parts: [B, L, P] int32; a value is missing if its first part is 0.
+        length: Number of values to keep of each list.
+
+    Returns:
+        [B, P * length] int32, the first parts first; padded with 0.
+    """
+    lists = tf.ragged.boolean_mask(parts, parts[..., 0] != 0)
     lengths = lists.row_lengths()
-    kept = tf.minimum(lengths, tf.cast(width, lengths.dtype))
+    kept = tf.minimum(lengths, tf.cast(length, lengths.dtype))
     ends = lists.row_splits[1:]
     taken = tf.ragged.range(ends - kept, ends)
-    return tf.gather(lists.flat_values, taken).to_tensor(0, shape=[None, width])
+    num_parts = parts.shape[-1]
+    padded = tf.gather(lists.flat_values, taken).to_tensor(0, shape=[None, length, num_parts])
+    return tf.reshape(tf.transpose(padded, [0, 2, 1]), [-1, num_parts * length])
+
+
+def _age_buckets(seconds: tf.Tensor) -> tf.Tensor:
+    """Does what `histories.age_buckets` does with NumPy; int32."""
+    missing = tf.math.is_nan(seconds)
+    ages = tf.maximum(tf.where(missing, 0.0, seconds), 0.0)
+    bits = tf.bitwise.right_shift(tf.bitcast(ages, tf.int32), histories.DROPPED_BITS)
+    last = histories.NUM_AGE_BUCKETS - 1
+    return tf.where(missing, 0, tf.clip_by_value(bits - histories.FIRST_BITS, 1, last))
+
+
+def _of_length(codes: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    """Cuts codes [B, L] to a length, or pads them with 0: requests may lack ages and events."""
+    lacking = tf.maximum(length - tf.shape(codes)[1], 0)
+    return tf.pad(codes, [[0, 0], [0, lacking]])[:, :length]
+
+
+def _event_codes(kinds: tf.Tensor) -> tf.Tensor:
+    """Returns the codes, int32, of kinds of events; 0 for others."""
+    is_kind = tf.cast(tf.equal(kinds[..., None], tf.constant(EVENTS)), tf.int32)
+    return tf.reduce_sum(is_kind * tf.range(1, 1 + len(EVENTS)), axis=-1)
 
 
 def _salt(name: str) -> int:
@@ -399,16 +454,18 @@ def _sorted_keys(
 def input_signature(fields: Sequence[Field]) -> dict[str, tf.TensorSpec]:
     """Returns the raw-input tensor specs of fields, by name.
 
-    Numbers are [B] float32, vectors [B, n] float32, strings [B] and lists of strings [B, L].
+    Numbers are [B] float32, vectors [B, n] float32, strings [B], and lists [B, L] string or
+    float32.
     """
     specs = {}
     for field in fields:
-        inner: list[int | None] = []
-        if field.kind in ("categorical_list", "dense"):
-            inner = [field.length]  # A list has none: it may be of any length.
-        shape = [None, *inner]
-        dtype = tf.float32 if field.kind in ("numeric", "dense") else tf.string
-        specs[field.name] = tf.TensorSpec(shape, dtype, name=field.name)
+        for name, kind in field.inputs.items():
+            inner: list[int | None] = []
+            if kind in ("categorical_list", NUMERIC_LIST, "dense"):
+                inner = [field.length]  # A list has none: it may be of any length.
+            is_number = kind in ("numeric", NUMERIC_LIST, "dense")
+            dtype = tf.float32 if is_number else tf.string
+            specs[name] = tf.TensorSpec([None, *inner], dtype, name=name)
     return specs
 
 
@@ -418,6 +475,35 @@ def columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
     for field in fields:
         yield field, slice(first, first + field.width)
         first += field.width
+
+
+def value_columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
+    """Yields fields and the columns of their values: of a history those of ids alone, in order."""
+    for field, own in columns(fields):
+        yield field, own if field.kind != "history" else history_columns(field, own).values
+
+
+@dataclasses.dataclass(frozen=True)
+class HistoryColumns:
+    """The columns of an encoded history, of `max_length` each; padded with 0 at the end.
+
+    Attributes:
+        values: Ids of the values, the latest last; those of `Schema.values_of`, if it is a field.
+        ages: Buckets of the ages, see `histories.age_buckets`; 0 is missing.
+        events: Codes of the events, 1 + the index in `schema.EVENTS`, 0 is missing; None if the
+            history lists one kind of event.
+    """
+
+    values: slice
+    ages: slice
+    events: slice | None
+
+
+def history_columns(field: Field, own: slice) -> HistoryColumns:
+    """Returns the columns of a history's parts; `own` are those of the field, from `columns`."""
+    starts = range(own.start, own.stop, field.max_length)
+    parts = [slice(start, start + field.max_length) for start in starts]
+    return HistoryColumns(parts[0], parts[1], parts[2] if len(parts) > 2 else None)
 
 
 def width(fields: Sequence[Field]) -> int:

@@ -11,8 +11,10 @@ The schema is JSON on disk; its keys are the attributes of `Schema` and `Field`:
      "fields": [{"name": "country", "kind": "categorical", "side": "query"},
                 {"name": "price", "kind": "numeric", "side": "ad"},
                 {"name": "title", "kind": "text", "side": "ad"},
-                {"name": "image", "kind": "dense", "side": "ad", "length": 512}],
-     "ad_key": ["sku"], "click": "clicked", "time": "timestamp", "show": ["title", "image_url"]}
+                {"name": "image", "kind": "dense", "side": "ad", "length": 512},
+                {"name": "recent_clicks", "kind": "history", "of": "ad", "event": "click"}],
+     "ad_key": ["sku"], "click": "clicked", "time": "timestamp", "user_key": "visitor",
+     "show": ["title", "image_url"]}
 """
 
 import dataclasses
@@ -29,13 +31,19 @@ from typing import Any
 from tfrecords import terminal
 from tfrecords.events import Events, events_from_json
 
-KINDS = ("categorical", "numeric", "categorical_list", "dense", "text")
+KINDS = ("categorical", "numeric", "categorical_list", "dense", "text", "history")
+# Kinds of a raw input besides those of fields: the ages of a history.
+NUMERIC_LIST = "numeric_list"
 # Fields that are vectors once they are encoded.
 VECTOR_KINDS = ("dense", "text")
 SIDES = ("query", "ad")
 # Default number of candidates, and the k of the recall that indexes are chosen and watched by.
 NUM_CANDIDATES = 500
 LABELS = ("click", "engagement", "revenue")
+# What a user did with an ad, as histories list it.
+EVENTS = ("impression", "click", "engagement")
+# `of` of a history whose values are the ids of ads.
+AD = "ad"
 CALENDARS = ("hour", "weekday", "month")
 # Column of a table of ads with the values to show, a JSON object each.
 SHOWN = "__show__"
@@ -55,7 +63,10 @@ _POSITIVE_OPTIONS = (
     "max_vocabulary_size",
     "num_buckets",
     "max_list_length",
+    "max_length",
 )
+# Options of a history in JSON; its vocabulary is that of the ads or of the field that it lists.
+_HISTORY_KEYS = ("name", "kind", "side", "of", "event", "max_length", "max_age_days")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +76,8 @@ class Field:
     Attributes:
         name: Key in a request: letters, digits and `_`, starting with a letter.
         kind: `categorical` (a string), `numeric` (a number), `categorical_list` (strings), `dense`
-            (a vector) or `text` (a string that an encoder turns into a vector).
+            (a vector), `text` (a string that an encoder turns into a vector) or `history` (what the
+            user did before the request; see `tfrecords.histories`).
         side: `query` (user and context) or `ad`.
         column: Column in the log; None: the same as the name.
         min_count: Categorical: rarer values in training are out of vocabulary.
@@ -80,6 +92,10 @@ class Field:
         length: Dense and text: number of values of the vector; None: 512 for a text, and not
             allowed for a dense field.
         encoder: Text: name of an encoder, or MODULE:CLASS; see `tfrecords.texts`.
+        of: History: what it lists, `ad` (the ids of the ads) or an ad-side categorical field.
+        event: History: one or more of `EVENTS`, in that order.
+        max_length: History: maximum number of events, the latest ones.
+        max_age_days: History: older events are left out; None: all count.
     """
 
     name: str
@@ -95,6 +111,10 @@ class Field:
     calendar: str | None = None
     length: int | None = None
     encoder: str = "hashed_ngrams"
+    of: str | None = None
+    event: tuple[str, ...] = ()
+    max_length: int = 50
+    max_age_days: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -145,6 +165,46 @@ class Field:
                 f"{self.max_list_length}: each list takes that many columns."
             )
         self._check_vector()
+        self._check_history()
+
+    def _check_history(self) -> None:
+        if self.kind != "history":
+            given = [name for name in ("of", "event", "max_age_days") if getattr(self, name)]
+            if given:
+                raise ValueError(
+                    f"Field {self.name!r}: {given[0]} is an option of a history, and the kind is "
+                    f"{self.kind!r}. Leave it out, or correct the kind."
+                )
+            return
+        if self.side != "query" or self.column is not None:
+            raise ValueError(
+                f"Field {self.name!r}: a history is computed from the events of the user; expected "
+                f"side 'query' and no column, got {self.side!r} and {self.column!r}."
+            )
+        if not isinstance(self.of, str):
+            raise ValueError(
+                f"Field {self.name!r}: of must be 'ad' or the name of an ad-side categorical "
+                f"field, got {self.of!r}."
+            )
+        events = (self.event,) if isinstance(self.event, str) else tuple(self.event)
+        if not events or set(events) - set(EVENTS):
+            raise ValueError(
+                f"Field {self.name!r}: event must be one of {EVENTS} or a list of them, got "
+                f"{self.event!r}."
+            )
+        object.__setattr__(self, "event", tuple(kind for kind in EVENTS if kind in events))
+        if self.max_length > _MAX_LIST_LENGTH:
+            raise ValueError(
+                f"Field {self.name!r}: max_length must be at most {_MAX_LIST_LENGTH}, got "
+                f"{self.max_length}."
+            )
+        days = self.max_age_days
+        if days is not None and (
+            isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days < math.inf
+        ):
+            raise ValueError(
+                f"Field {self.name!r}: max_age_days must be a number above 0 or null, got {days!r}."
+            )
 
     def _check_vector(self) -> None:
         length = _TEXT_LENGTH if self.kind == "text" and self.length is None else self.length
@@ -175,6 +235,34 @@ class Field:
         return self.name if self.column is None else self.column
 
     @property
+    def is_list(self) -> bool:
+        """Whether a value is a list of strings, the latest last."""
+        return self.kind in ("categorical_list", "history")
+
+    @property
+    def list_length(self) -> int:
+        """Maximum number of values of a list; its encoded values are the field's first columns."""
+        return self.max_length if self.kind == "history" else self.max_list_length
+
+    @property
+    def age_input(self) -> str:
+        """Raw input with the ages of a history's values: seconds before the request."""
+        return f"{self.name}__age_seconds"
+
+    @property
+    def event_input(self) -> str:
+        """Raw input with the events of a history's values, if there are several."""
+        return f"{self.name}__events"
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Raw inputs of the field in requests and models: name -> kind."""
+        if self.kind != "history":
+            return {self.name: self.kind}
+        events = {self.event_input: "categorical_list"} if len(self.event) > 1 else {}
+        return {self.name: "categorical_list", self.age_input: NUMERIC_LIST, **events}
+
+    @property
     def is_vector(self) -> bool:
         """Whether an encoded value is a vector, not ids."""
         return self.kind in VECTOR_KINDS
@@ -182,6 +270,8 @@ class Field:
     @property
     def width(self) -> int:
         """Number of int32 columns of an encoded value: its ids, or two values of a vector each."""
+        if self.kind == "history":
+            return self.max_length * len(self.inputs)
         if self.kind == "categorical_list":
             return self.max_list_length
         return 1 if self.length is None else -(-self.length // 2)
@@ -253,7 +343,7 @@ class Schema:
         if self.events is not None:
             self._take_labels(self.events)
         self._check_types()
-        names = [field.name for field in self.fields]
+        names = [name for field in self.fields for name in field.inputs]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"Schema {self.name!r}: fields named more than once: {repeated}.")
@@ -263,6 +353,7 @@ class Schema:
                     f"Schema {self.name!r}: at least one field must be on the {side} side."
                 )
         self._check_keys()
+        self._take_vocabularies()
 
     def _check_types(self) -> None:
         for role in ("ad_key", "show", "header"):
@@ -340,17 +431,47 @@ class Schema:
                 f"Schema {self.name!r}: events are joined by user_key or request_key; name one."
             )
 
+    def _take_vocabularies(self) -> None:
+        """Checks the histories, and gives each the options of the vocabulary of its values."""
+        for history in self.histories:
+            missing = [name for name in ("user_key", "time") if getattr(self, name) is None]
+            if missing:
+                raise ValueError(
+                    f"Schema {self.name!r}: the history {history.name!r} lists what a user did "
+                    f"before a request; name the columns of {' and '.join(missing)}, or leave the "
+                    "history out."
+                )
+            if "engagement" in history.event and self.engagement is None:
+                raise ValueError(
+                    f"Schema {self.name!r}: the history {history.name!r} lists engagements, and "
+                    "the schema names no engagement column."
+                )
+            if history.of != AD and self.values_of(history) is None:
+                known = [f.name for f in self.ad_fields if f.kind == "categorical"]
+                raise ValueError(
+                    f"Schema {self.name!r}: the history {history.name!r} is of {history.of!r}; "
+                    f"expected 'ad' or an ad-side categorical field: {known}."
+                )
+        shared = ("min_count", "num_oov_buckets", "max_vocabulary_size")
+        fields = [
+            field
+            if (listed := self.values_of(field)) is None
+            else dataclasses.replace(field, **{name: getattr(listed, name) for name in shared})
+            for field in self.fields
+        ]
+        object.__setattr__(self, "fields", tuple(fields))
+
     def _check_keys(self) -> None:
         if not self.ad_key:
             raise ValueError(f"Schema {self.name!r}: ad_key must name at least one column.")
-        on_query_side = {field.source for field in self.query_fields}
+        on_query_side = {f.source for f in self.query_fields if f.kind != "history"}
         misplaced = [column for column in self.ad_key if column in on_query_side]
         if misplaced:
             raise ValueError(
                 f"Schema {self.name!r}: {misplaced} is part of ad_key, so it describes the ad; "
                 "give its field the side 'ad'."
             )
-        sources = {field.source for field in self.fields}
+        sources = {field.source for field in self.logged_fields}
         labels = set(self.labels.values())
         if self.events is not None:
             # The revenue of an engagement may be the price, which each view has too.
@@ -370,6 +491,30 @@ class Schema:
             raise ValueError(
                 f"Schema {self.name!r}: negative_keep_rate needs a click column, and click is null."
             )
+
+    @property
+    def histories(self) -> tuple[Field, ...]:
+        """The fields that are computed from the events of the user."""
+        return tuple(field for field in self.fields if field.kind == "history")
+
+    @property
+    def logged_fields(self) -> tuple[Field, ...]:
+        """The fields whose values the log has: all but histories."""
+        return tuple(field for field in self.fields if field.kind != "history")
+
+    def values_of(self, history: Field) -> Field | None:
+        """Returns the ad-side field whose values a history lists.
+
+        Its encoded ids are those of this field, so that a candidate's id can be compared with them.
+        A history of ads lists the values of the field that is the ad key, if there is one.
+
+        Returns:
+            The field; None for another field, and for the ids of ads that are no field.
+        """
+        listed = {field.name: field for field in self.ad_fields if field.kind == "categorical"}
+        if history.of == AD:
+            return next((f for f in listed.values() if (f.source,) == self.ad_key), None)
+        return listed.get(history.of or "")
 
     def side(self, side: str) -> tuple[Field, ...]:
         """Returns the fields of one side, in schema order, but vectors last."""
@@ -395,7 +540,7 @@ class Schema:
         """Columns of the log that the schema reads, each once."""
         keys = (self.request_key, self.time, self.position, self.user_key, self.split)
         extra = (*self.ad_key, *self.labels.values(), *keys, *self.show)
-        names = [field.source for field in self.fields] + [name for name in extra if name]
+        names = [field.source for field in self.logged_fields] + [name for name in extra if name]
         return tuple(dict.fromkeys(names))
 
     def to_json(self) -> dict[str, Any]:
@@ -407,9 +552,7 @@ class Schema:
         for name in ("show", "events", "time_format", "decimal", "header"):
             if not value[name]:
                 del value[name]
-        for field in value["fields"]:
-            if field["calendar"] is None:
-                del field["calendar"]
+        value["fields"] = [_field_json(field) for field in value["fields"]]
         for name in ("values", "weights"):
             if value[name] is None:
                 del value[name]
@@ -420,6 +563,16 @@ class Schema:
         value = dataclasses.replace(self, show=(), values=None, weights=None).to_json()
         canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _field_json(field: dict[str, Any]) -> dict[str, Any]:
+    """Returns a field's JSON without what does not concern it, so that fingerprints stay."""
+    if field["kind"] == "history":
+        own = {name: field[name] for name in _HISTORY_KEYS}
+        return {**own, "event": list(own["event"])}
+    others = [name for name in _HISTORY_KEYS if name not in ("name", "kind", "side")]
+    others += ["calendar"] if field["calendar"] is None else []
+    return {name: own for name, own in field.items() if name not in others}
 
 
 def numbers_of(text: str, separator: str) -> list[float]:
@@ -458,10 +611,23 @@ def schema_from_json(value: Mapping[str, Any]) -> Schema:
     for field in value["fields"]:
         if not isinstance(field, Mapping):
             raise ValueError(f"A schema field is a JSON object, got {field!r}.")
-        _check_keys(f"field {field.get('name')!r}", field, Field)
-        fields.append(Field(**field))
+        fields.append(_field_of(field))
     listed = {name: tuple(value[name]) for name in lists}
     return Schema(**{**value, "fields": tuple(fields), **listed})
+
+
+def _field_of(field: Mapping[str, Any]) -> Field:
+    what = f"field {field.get('name')!r}"
+    if field.get("kind") == "history":
+        field = {"side": "query", **field}
+        others = [name for name in field if name not in _HISTORY_KEYS]
+        if others:
+            raise ValueError(
+                f"The {what} is a history, which has no option {others[0]!r}. Known: "
+                f"{list(_HISTORY_KEYS)}."
+            )
+    _check_keys(what, field, Field)
+    return Field(**field)
 
 
 def load_schema(path: str | pathlib.Path) -> Schema:

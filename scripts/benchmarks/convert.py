@@ -39,7 +39,12 @@ def main() -> None:
     rows = flags.FLAGS.rows
     log = criteo_rows.write(workdir / f"criteo-{rows}.tsv", rows)
     ours = [
-        fresh_process.call(convert_log, log, workdir / "data", flags.FLAGS.workers)
+        fresh_process.call(
+            convert_log,
+            convert.Source(log, formats.criteo.schema()),
+            workdir / "data",
+            flags.FLAGS.workers,
+        )
         for _ in range(flags.FLAGS.repeat)
     ]
     subset = min(rows, flags.FLAGS.baseline_rows)
@@ -67,7 +72,7 @@ def main() -> None:
     harness.print_json(result)
 
 
-def convert_log(log: pathlib.Path, output: pathlib.Path, workers: int | None) -> Measured:
+def convert_log(source: convert.Source, output: pathlib.Path, workers: int | None) -> Measured:
     """Converts a log from scratch and measures it; call it in a fresh process."""
     shutil.rmtree(output, ignore_errors=True)
     shutil.rmtree(output.with_name(f".{output.name}.partial"), ignore_errors=True)
@@ -75,7 +80,7 @@ def convert_log(log: pathlib.Path, output: pathlib.Path, workers: int | None) ->
     for stage in STAGES:
         setattr(conversion.Stages, stage, _timed(getattr(conversion.Stages, stage), stage, seconds))
     started, cpu_started = time.perf_counter(), time.process_time()
-    convert.convert(convert.Source(log, formats.criteo.schema()), output, workers=workers)
+    convert.convert(source, output, workers=workers)
     return {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu_started,

@@ -53,7 +53,12 @@ def read_ads(
 
 def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.Schema:
     """Returns the schema to read a table of ads with: columns as in the log, or as in answers."""
-    options = {field["name"]: field for field in release.schema.get("fields", ())}
+    # Lists of the query side are not read here, and a history could not stand without times.
+    options = {
+        field["name"]: field
+        for field in release.schema.get("fields", ())
+        if field["kind"] != "history"
+    }
     key = release.schema.get("ad_key", ["ad_id"])
     as_answers = "ad_id" in names and not set(key) <= set(names)
     left_out = ("column", "calendar") if as_answers else ()
@@ -66,6 +71,7 @@ def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.
         }
         for side, of_side in (("query", release.query_fields), ("ad", release.ad_fields))
         for own in of_side
+        if own["kind"] != "numeric_list"
     ]
     return schema.schema_from_json(
         {

@@ -14,6 +14,7 @@ from serving.operations.findings import (
     findings_as_json,
     findings_as_text,
 )
+from serving.operations.history_findings import compare_histories
 from serving.operations.impression_findings import compare_impressions
 from serving.operations.local_service import (
     describe_answer,
@@ -38,6 +39,7 @@ __all__ = [
     "ServiceCheck",
     "any_failed",
     "check_release",
+    "compare_histories",
     "compare_impressions",
     "compare_over_grpc",
     "compare_over_rest",

@@ -187,9 +187,11 @@ def heads_of(outputs: Sequence[str]) -> tuple[manifest.ReleaseHead, ...]:
 
 def _described(fields: Sequence[Field]) -> list[dict[str, Any]]:
     return [
-        {"name": field.name, "kind": field.kind}
+        {"name": name, "kind": kind}
         | ({"length": field.length} if field.is_vector else {})
+        | ({"of": field.name} if name != field.name else {})
         for field in fields
+        for name, kind in field.inputs.items()
     ]
 
 

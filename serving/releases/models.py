@@ -40,11 +40,13 @@ SIGNATURE = "serving_default"
 FOR_WEIGHTS, HEAD_WEIGHTS = "for_weights", "head_weights"
 FEATURES = "ad_features"
 _ADS_PER_CALL = 4096
-# SavedModel input of a raw field of each kind: [B], [B, L] for lists, or [B, n] for vectors.
+# SavedModel input of a raw field of each kind: [B], [B, L] for lists, or [B, n] for vectors. A
+# history is several inputs.
 _INPUTS = {
     "categorical": "string (None,)",
     "numeric": "float32 (None,)",
     "categorical_list": "string (None, None)",
+    "numeric_list": "float32 (None, None)",
     "dense": "float32 (None, {length})",
     "text": "string (None,)",
 }

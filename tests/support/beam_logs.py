@@ -18,12 +18,15 @@ SHOP = schema.Schema(
         schema.Field("country", "categorical", "query"),
         schema.Field("taste", "dense", "query", length=2),
         schema.Field("search", "text", "query", length=16),
+        schema.Field("clicks", "history", "query", of="ad", event="click", max_length=5),
+        schema.Field("seen", "history", "query", of="ad", event=("impression", "click")),
         schema.Field("sku", "categorical", "ad"),
     ),
     ("sku",),
     "clicked",
     request_key="request",
     user_key="user",
+    time="time",
 )
 
 
@@ -70,6 +73,7 @@ def shop(tmp_path, kind):
         {
             "request": request,
             "user": request % 40,
+            "time": 1_700_000_000 + request * 977 % 5_000 * 60,
             "country": pa.array(["de", "fr", "it"]).take(pa.array(request % 3)),
             "taste": tastes,
             "search": [f"text {own % 11}" for own in request.tolist()],

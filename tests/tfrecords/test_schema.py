@@ -169,3 +169,63 @@ def test_values_and_weights_that_mean_nothing_are_refused(changes, message):
 
 def test_a_log_in_which_every_row_is_a_click_may_value_it():
     assert shop(click=None, values={"click": 0.1}).values == {"click": 0.1}
+
+
+HISTORY = {"name": "recent", "kind": "history", "of": "ad", "event": "click"}
+
+
+def test_a_history_is_a_query_field_without_a_column_and_round_trips():
+    value = shop(user_key="u", time="t").to_json()
+    value["fields"] += [HISTORY, {**HISTORY, "name": "seen", "event": ["click", "impression"]}]
+    schema = schema_lib.schema_from_json(value)
+    assert schema_lib.schema_from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    recent, seen = schema.histories
+    assert (recent.side, recent.event, seen.event) == ("query", ("click",), ("impression", "click"))
+    assert recent.inputs == {"recent": "categorical_list", "recent__age_seconds": "numeric_list"}
+    assert list(seen.inputs) == ["seen", "seen__age_seconds", "seen__events"]
+    assert (recent.width, seen.width) == (100, 150)
+    assert "recent" not in schema.columns
+    assert schema.to_json()["fields"][-2] == {
+        **HISTORY, "side": "query", "event": ["click"], "max_length": 50, "max_age_days": None,
+    }  # fmt: skip
+
+
+def test_a_history_has_the_vocabulary_of_the_field_that_it_lists():
+    sku = schema_lib.Field("sku_id", "categorical", "ad", column="sku", num_oov_buckets=3)
+    brand = schema_lib.Field("brand", "categorical", "ad", min_count=2)
+    by_brand = schema_lib.Field("brands", "history", "query", of="brand", event="click")
+    by_ad = schema_lib.Field("ads", "history", "query", of="ad", event="click")
+    fields = (COUNTRY, sku, brand, by_brand, by_ad)
+    schema = shop(fields=fields, user_key="u", time="t")
+    assert schema.values_of(schema.fields[3]) == brand
+    assert schema.values_of(schema.fields[4]) == sku
+    assert [f.min_count for f in schema.histories] == [2, 5]
+    assert [f.num_oov_buckets for f in schema.histories] == [8, 3]
+    assert shop(fields=(COUNTRY, PRICE, by_ad), user_key="u", time="t").values_of(by_ad) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({}, HISTORY, "'recent' lists what a user did .* name the columns of user_key and time"),
+        ({"user_key": "u", "time": "t"}, {**HISTORY, "of": "price"}, "is of 'price'; expected"),
+        ({"user_key": "u", "time": "t"}, {**HISTORY, "event": "engagement"}, "no engagement col"),
+        ({}, {**HISTORY, "min_count": 3}, "is a history, which has no option 'min_count'"),
+        ({}, {**HISTORY, "name": "x", "kind": "text"}, "of is an option of a history"),
+        (
+            {"user_key": "u", "time": "t"},
+            {"name": "country__events", "kind": "numeric", "side": "query"},
+            None,
+        ),
+    ],
+)
+def test_a_history_that_the_log_does_not_allow_is_refused(changes, field, message):
+    value = shop(**changes).to_json()
+    if message is None:  # A field may not have the name of a history's input.
+        message = "named more than once: .'country__events'"
+        value["fields"][0] = {**HISTORY, "name": "country", "event": ["click", "impression"]}
+        field = {**field, "side": "query"}
+    side = {"side": "query"} if field["kind"] == "text" else {}
+    value["fields"] += [{**field, **side}]
+    with pytest.raises(ValueError, match=message):
+        schema_lib.schema_from_json(value)

@@ -45,7 +45,7 @@ class FactorizationMachine(tf.keras.layers.Layer):
             for f in fields
         ]
         first = dict(zip(fields, np.cumsum([0, *sizes]).tolist(), strict=False))
-        padding = [first[field] for field in fields if field.kind == "categorical_list"]
+        padding = [first[field] for field in fields if field.is_list]
         self.query_rows = TableRows(fitted, query_fields, first)
         self.ad_rows = TableRows(fitted, ad_fields, first)
         self.field_of_row = np.repeat(np.arange(len(sizes)), sizes)
@@ -82,8 +82,8 @@ class TableRows:
         first: Mapping[schema.Field, int],
     ) -> None:
         strings = [
-            (np.arange(own.start, own.stop), np.full(field.width, first[field]))
-            for field, own in encoding.columns(fields)
+            (np.arange(own.start, own.stop), np.full(own.stop - own.start, first[field]))
+            for field, own in encoding.value_columns(fields)
             if field in first and field.kind != "numeric"
         ]
         columns, rows = zip(*strings, strict=True) if strings else ((), ())

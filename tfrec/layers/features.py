@@ -2,8 +2,8 @@
 
 All categorical fields of a side share one table, so a lookup is one gather. A value's embedding is
 its own row plus a row for its frequency (ids are ranks by count): rare values share what they have
-in common. A list is the mean of its values' embeddings, in any order, unless it is tied to the ad
-side (`histories`); an empty list is id 0, which has a row of its own.
+in common. A list or a history is the mean of its values' embeddings, in any order, unless it is
+tied to the ad side (`histories`); an empty list is id 0, which has a row of its own.
 Vectors are scaled to length one and projected to as many embeddings as hold them, at most four.
 Numeric fields are quantile buckets, some of which share an embedding. Buckets and frequencies use
 a thermometer code: bucket t is the sum of the learned steps 1..t, so neighboring buckets share what
@@ -66,13 +66,13 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._frequency_stddev = frequency_stddev
         self._ads = ads
         kinds = [field.kind for field in fields]
-        lists = [i for i, kind in enumerate(kinds) if kind == "categorical_list"]
+        lists = [i for i, field in enumerate(fields) if field.is_list]
         strings = [i for i, kind in enumerate(kinds) if kind == "categorical"] + lists
         numeric = [i for i, kind in enumerate(kinds) if kind == "numeric"]
-        columns = np.split(
-            np.arange(encoding.width(fields), dtype=np.int32),
-            np.cumsum([field.width for field in fields])[:-1],
-        )
+        columns = [
+            np.arange(own.start, own.stop, dtype=np.int32)
+            for _, own in encoding.value_columns(fields)
+        ]
         self._string_columns = _joined([columns[i] for i in strings])
         sizes = [fitted.cardinality(field) for field in fields]
         self._frequency_bucket = _joined(
@@ -83,11 +83,11 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         )
         first_rows = np.cumsum([0, *(sizes[i] for i in strings)])
         self._offsets = _joined(
-            [np.full(fields[i].width, row) for i, row in zip(strings, first_rows, strict=False)]
+            [np.full(len(columns[i]), row) for i, row in zip(strings, first_rows, strict=False)]
         )
         self._table_rows = int(first_rows[-1])
         self._num_strings, self._num_numeric = len(strings), len(numeric)
-        self._list_widths = [fields[i].width for i in lists]
+        self._list_widths = [fields[i].list_length for i in lists]
         self._poolings = [_pooling((ties or {}).get(fields[i].name), ads) for i in lists]
         buckets = [fitted.num_coarse_buckets(fields[i]) for i in numeric]
         self._num_buckets = max(buckets, default=0)

@@ -1,9 +1,9 @@
 """Histories: lists on the query side whose values are ads, such as what the user clicked last.
 
-A list whose values are ads of the catalog, or values of an ad-side field, is tied to the ad
-side: a value's embedding is a row of its own plus, through a learned matrix, the ad side's
-embedding of it. So an ad that is rare in histories is known from its clicks, and an ad that is rare
-in the log from its other fields.
+A history of the schema, or a list whose values are ads of the catalog, or values of an ad-side
+field, is tied to the ad side: a value's embedding is a row of its own plus, through a learned
+matrix, the ad side's embedding of it. So an ad that is rare in histories is known from its clicks,
+and an ad that is rare in the log from its other fields.
 Such a list is in order of time, the latest value last. It is pooled with learned weights by the
 position from its end: several weightings, each for a part of the embedding, start as decays from
 none (the user's taste) to fast (the last value only).
@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import tensorflow as tf
 
 from tfrecords import encoding, reader
+from tfrecords.schema import AD, Field
 
 # Minimum share of the more frequent values of a list that are ads, or values of an ad field.
 _MIN_SHARE = 0.9
@@ -39,9 +40,9 @@ Ties = Mapping[str, np.ndarray]
 def find_histories(fitted: encoding.FittedSchema, catalog: reader.Catalog) -> Ties:
     """Finds the query-side lists whose values are ads, or values of an ad-side field.
 
-    A list is tied if nearly all of the more frequent half of its values are ads of the catalog,
-    or else values of one ad-side categorical field with many values. The rarer half does not count:
-    its values may be below the minimum count of the field.
+    The schema says what a history lists. A list is tied if nearly all of the more frequent half of
+    its values are ads of the catalog, or else values of one ad-side categorical field with many
+    values. The rarer half does not count: its values may be below the minimum count of the field.
 
     Args:
         fitted: The fitted schema, with the vocabularies of the lists.
@@ -54,15 +55,32 @@ def find_histories(fitted: encoding.FittedSchema, catalog: reader.Catalog) -> Ti
     ties = {}
     for field in fitted.schema.query_fields:
         values = fitted.statistics[field.name].vocabulary
-        if field.kind != "categorical_list" or not values:
+        if not field.is_list or not values:
             continue
-        known = _of_ads(fitted, catalog, values)
-        if known is None:
-            known = _of_a_field(fitted, values)
+        known: np.ndarray | None
+        if field.kind == "history":
+            known = _of_history(fitted, catalog, field, values)
+        else:
+            known = _of_ads(fitted, catalog, values)
+            if known is None:
+                known = _of_a_field(fitted, values)
         if known is not None:
             out_of_vocabulary = np.zeros((field.num_oov_buckets, known.shape[1]), np.int32)
             ties[field.name] = np.concatenate([np.zeros_like(known[:1]), known, out_of_vocabulary])
     return ties
+
+
+def _of_history(
+    fitted: encoding.FittedSchema, catalog: reader.Catalog, history: Field, values: Sequence[str]
+) -> np.ndarray:
+    """Returns the features of the ads that a history lists, or of the values of their field."""
+    if history.of == AD:
+        return _features_of(catalog, _rows_of(catalog, values))
+    fields = fitted.schema.ad_fields
+    known = np.zeros((len(values), encoding.width(fields)), np.int32)
+    column = next(own.start for field, own in encoding.columns(fields) if field.name == history.of)
+    known[:, column] = np.arange(1, len(values) + 1)
+    return known
 
 
 def _of_ads(
@@ -71,10 +89,17 @@ def _of_ads(
     """Returns the features of the ads with the values as ids, or None."""
     if len(fitted.schema.ad_key) != 1:
         return None
-    rows = pc.index_in(pa.array(values), value_set=catalog.ad_ids.combine_chunks())
-    rows = rows.fill_null(-1).to_numpy()
-    if not _nearly_all(rows >= 0):
-        return None
+    rows = _rows_of(catalog, values)
+    return _features_of(catalog, rows) if _nearly_all(rows >= 0) else None
+
+
+def _rows_of(catalog: reader.Catalog, ad_ids: Sequence[str]) -> np.ndarray:
+    """Returns the rows of ads, -1 for unknown ones."""
+    rows = pc.index_in(pa.array(ad_ids), value_set=catalog.ad_ids.combine_chunks())
+    return rows.fill_null(-1).to_numpy()
+
+
+def _features_of(catalog: reader.Catalog, rows: np.ndarray) -> np.ndarray:
     return np.where(rows[:, None] < 0, 0, np.asarray(catalog.features)[rows])
 
 

@@ -56,7 +56,12 @@ def build_card(data_set: reader.DataSet) -> model.DataCard:
         },
         time=time.describe(profile.time),
         fields=[
-            statistics.summarize(data_set.fitted, field, counts, distinct.get(field.name))
+            statistics.summarize(
+                data_set.fitted,
+                field,
+                counts,
+                distinct.get((data_set.schema.values_of(field) or field).name),
+            )
             for field in data_set.schema.fields
         ],
         ads=ads.describe(data_set, counts),

@@ -45,7 +45,7 @@ class SplitCounts:
         list_lengths: Requests by number of ads [T] int64.
         ids: Values of each field by id [V] int64; id 0 of a list field counts empty lists, and
             ids 0 and 1 of a vector field the missing vectors and the others.
-        value_lists: Lists of each list field by number of values [width + 1] int64.
+        value_lists: Lists of each list field by number of values [list_length + 1] int64.
         labels: Counts of each label of the log.
         clicked_requests: Requests with a click.
         engaged_without_click: Impressions with an engagement and without a click.
@@ -74,9 +74,7 @@ def empty_counts(data_set: reader.DataSet) -> SplitCounts:
         requests=0,
         list_lengths=np.zeros(2, np.int64),
         ids={f.name: np.zeros(data_set.fitted.cardinality(f), np.int64) for f in fields},
-        value_lists={
-            f.name: np.zeros(f.width + 1, np.int64) for f in fields if f.kind == "categorical_list"
-        },
+        value_lists={f.name: np.zeros(f.list_length + 1, np.int64) for f in fields if f.is_list},
         labels={label: LabelCounts() for label in data_set.spec.labels},
         clicked_requests=0,
         engaged_without_click=0,
@@ -118,7 +116,7 @@ def _add_window(counts: SplitCounts, schema: Schema, window: Window) -> None:
     for side in SIDES:
         # Contiguous columns, because each is read several times.
         columns = np.ascontiguousarray(window[side].T)
-        for field, of_field in encoding.columns(schema.side(side)):
+        for field, of_field in encoding.value_columns(schema.side(side)):
             _add_field(counts, field, columns[of_field])
     for label, own in counts.labels.items():
         _add_label(own, window[label])
@@ -140,11 +138,11 @@ def _add_field(counts: SplitCounts, field: Field, columns: np.ndarray) -> None:
         num_present = int(columns.any(axis=0).sum())
         totals += [columns.shape[1] - num_present, num_present]
         return
-    if field.kind != "categorical_list":
+    if not field.is_list:
         add_ids(totals, columns[0])
         return
     present = functools.reduce(np.add, (column != 0 for column in columns), np.int64(0))
-    lists = np.bincount(present, minlength=field.width + 1)
+    lists = np.bincount(present, minlength=field.list_length + 1)
     counts.value_lists[field.name] += lists
     add_ids(totals, columns[columns != 0])
     totals[0] += lists[0]

@@ -71,9 +71,8 @@ def summarize(
         split: share(int(own[1 + len(vocabulary) :].sum()), int(own[1:].sum()))
         for split, own in ids.items()
     }
-    is_list = field.kind == "categorical_list"
-    summary.top = top_values(vocabulary, ids, is_list)
-    if is_list:
+    summary.top = top_values(vocabulary, ids, field.is_list)
+    if field.is_list:
         summary.value_lists = {s: own.value_lists[field.name].tolist() for s, own in counts.items()}
     return summary
 

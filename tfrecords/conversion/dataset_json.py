@@ -52,6 +52,7 @@ def sample_requests(
     requests: splitting.Requests,
     chunk_ends: np.ndarray,
     load: Callable[[int], parsed_rows.Rows],
+    more: Callable[[np.ndarray, np.ndarray], list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
     """Returns the raw query fields of the first test requests; None is missing.
 
@@ -60,14 +61,21 @@ def sample_requests(
         requests: The requests of the log.
         chunk_ends: Number of rows up to the end of each chunk.
         load: Returns the rows of a chunk.
+        more: Returns the histories of some requests, given their numbers and users.
     """
-    first_rows = requests.first_rows()
-    held_out = first_rows[requests.splits == SPLITS.index("test")][:NUM_SAMPLE_REQUESTS]
+    held_out = np.flatnonzero(requests.splits == SPLITS.index("test"))[:NUM_SAMPLE_REQUESTS]
+    first_rows = requests.first_rows()[held_out]
+    logged = [field for field in schema.query_fields if field.kind != "history"]
     samples: list[dict[str, Any]] = []
-    for chunk, _, own in parsed_rows.by_chunk(held_out, chunk_ends):
+    for chunk, places, own in parsed_rows.by_chunk(first_rows, chunk_ends):
         rows = load(chunk)
-        columns = {field.name: rows.raw(field, own) for field in schema.query_fields}
-        samples += pa.table(columns).to_pylist()
+        found: list[dict[str, Any]] = [{} for _ in own]
+        if logged:
+            found = pa.table({field.name: rows.raw(field, own) for field in logged}).to_pylist()
+        if schema.histories:
+            listed = more(held_out[places], rows.array(parsed_rows.USER)[own])
+            found = [{**one, **two} for one, two in zip(found, listed, strict=True)]
+        samples += found
     return [{k: _plain(v) for k, v in sample.items()} for sample in samples]
 
 

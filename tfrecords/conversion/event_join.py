@@ -13,7 +13,16 @@ import pyarrow as pa
 
 from tfrecords import formats
 from tfrecords.columns import distinct, units_per_second
-from tfrecords.conversion.parsed_rows import AD, EVENT, LABEL_COLUMNS, REQUEST, TIME, USER, Rows
+from tfrecords.conversion.parsed_rows import (
+    AD,
+    EVENT,
+    EVENT_TIMES,
+    LABEL_COLUMNS,
+    REQUEST,
+    TIME,
+    USER,
+    Rows,
+)
 from tfrecords.events import Events
 
 _VIEW, _CLICK, _ENGAGEMENT = range(3)
@@ -44,15 +53,17 @@ class EventRows:
 
     Attributes:
         keys: Equal for rows of one ad and one user or request [L] uint64.
-        times: Times in seconds, or the order of the log [L] float64.
+        times: Times as logged, or the order of the log [L] float64.
         kinds: Index in `events.KINDS` [L] uint8.
         revenue: Revenue [L] float32, or None.
+        units_per_second: Units of the times in a second.
     """
 
     keys: np.ndarray
     times: np.ndarray
     kinds: np.ndarray
     revenue: np.ndarray | None
+    units_per_second: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +74,8 @@ class JoinedEvents:
         kept: Whether a row is an impression [L].
         clicked, engaged: Labels, which are valid for impressions only [L] uint8.
         revenue: Revenue of engagements [L] float32, or None.
+        times: Label -> time of an impression's first click or engagement [L] float64, as logged,
+            infinite without one; empty if they are not kept.
         num_joined: Number of clicks and engagements that became labels of another row.
         num_unmatched: Number of clicks and engagements without a view.
     """
@@ -71,6 +84,7 @@ class JoinedEvents:
     clicked: np.ndarray
     engaged: np.ndarray
     revenue: np.ndarray | None
+    times: dict[str, np.ndarray]
     num_joined: int
     num_unmatched: int
 
@@ -88,23 +102,28 @@ def event_rows(chunks: list[Rows]) -> EventRows:
             all_times.append(rows.array(TIME))
         if LABEL_COLUMNS["revenue"] in names:
             revenues.append(rows.array(LABEL_COLUMNS["revenue"]))
+    units = 1.0
     if all_times:
         times = np.concatenate(all_times)
-        span = (float(times.min(initial=np.inf)), float(times.max(initial=-np.inf)))
-        times = times / units_per_second(*span)
+        units = units_per_second(
+            float(times.min(initial=np.inf)), float(times.max(initial=-np.inf))
+        )
     else:
         times = np.arange(sum(map(len, keys)), dtype=np.float64)
     revenue = np.concatenate(revenues) if revenues else None
-    return EventRows(np.concatenate(keys), times, np.concatenate(kinds), revenue)
+    return EventRows(np.concatenate(keys), times, np.concatenate(kinds), revenue, units)
 
 
-def join(rows: EventRows, events: Events, has_times: bool) -> JoinedEvents:
+def join(
+    rows: EventRows, events: Events, has_times: bool, keep_times: bool = False
+) -> JoinedEvents:
     """Joins each click and engagement to the latest view of its key within the window.
 
     Args:
         rows: All rows.
         events: The events of the schema.
-        has_times: Whether times are seconds, so that the window applies.
+        has_times: Whether the log has times, so that the window applies.
+        keep_times: Whether to return the times of clicks and engagements.
     """
     count = len(rows.keys)
     # At equal times a view comes before its click, and a click before its engagement.
@@ -117,7 +136,7 @@ def join(rows: EventRows, events: Events, has_times: bool) -> JoinedEvents:
     found = (latest >= 0) & (kinds != first)
     found &= keys[latest] == keys
     if has_times:
-        found &= times - times[latest] <= events.window_seconds
+        found &= times - times[latest] <= events.window_seconds * rows.units_per_second
     unmatched = (kinds != first) & ~found
     kept = (kinds == first) | (unmatched if not events.view else False)
     clicked, engaged = (np.zeros(count, np.uint8) for _ in range(2))
@@ -126,6 +145,12 @@ def join(rows: EventRows, events: Events, has_times: bool) -> JoinedEvents:
     if not events.view:
         clicked[kept] = 1
         engaged[kept & (kinds == _ENGAGEMENT)] = 1
+    first_times = {}
+    labels = {"click": kinds != _VIEW, "engagement": kinds == _ENGAGEMENT} if keep_times else {}
+    for label, own in labels.items():
+        at = np.where(kept & own, times, np.inf)
+        np.minimum.at(at, latest[found & own], times[found & own])
+        first_times[label] = at
     revenue = None
     if rows.revenue is not None:
         # Only engagements bring revenue (a view has a price too); without such types, clicks do.
@@ -146,6 +171,7 @@ def join(rows: EventRows, events: Events, has_times: bool) -> JoinedEvents:
         in_log(clicked),
         in_log(engaged),
         revenue,
+        {label: in_log(own) for label, own in first_times.items()},
         int(found.sum()),
         int(unmatched.sum()) if events.view else 0,
     )
@@ -169,6 +195,8 @@ def impressions(rows: Rows, joined: JoinedEvents, span: slice, events: Events) -
         if values is not None and name in table.column_names:
             at = table.column_names.index(name)
             table = table.set_column(at, name, pa.array(values[span]))
+    for label, times in joined.times.items():
+        table = table.append_column(EVENT_TIMES[label], pa.array(times[span]))
     names = table.column_names
     if events.view and REQUEST not in names and TIME in names:
         times = rows.array(TIME).view(np.uint64)

@@ -62,20 +62,26 @@ def count_chunk(
     stride = max(1, -(-num_train_rows // _NUMERIC_SAMPLE))
     # Every n-th training row of the log, so that the sample does not depend on the chunks.
     sampled = train[-first_train_row % stride :: stride]
-    for field in schema.fields:
+    for field in encoding.fields_with_statistics(schema):
         if field.is_vector:
             continue
         if field.kind == "numeric":
             counts[field.name] = rows.array(field.name)[sampled].astype(np.float32)
             continue
-        if field.kind == "categorical":
-            codes = rows.array(field.name)[train]
-        else:
-            codes, lengths = rows.lists(field.name)
+        name = strings_of(field)
+        if field.kind == "categorical_list":
+            codes, lengths = rows.lists(name)
             codes = codes[np.repeat(is_train, lengths)]
-        counted = np.bincount(codes, minlength=len(rows.strings[field.name]))
+        else:
+            codes = rows.array(name)[train]
+        counted = np.bincount(codes, minlength=len(rows.strings[name]))
         counts[field.name] = counted.astype(np.int32)
     return counts
+
+
+def strings_of(field: Field) -> str:
+    """Returns the name of the distinct values of a field with statistics, in `Rows.strings`."""
+    return parsed_rows.AD if field.kind == "history" else field.name
 
 
 def fit(
@@ -103,7 +109,7 @@ def fit(
         if field.kind == "numeric":
             values = np.concatenate([*own, np.empty(0, np.float32)])
             return fit_numbers(values, field.num_buckets), 0
-        distinct = [strings(chunk, field.name) for chunk in chunks]
+        distinct = [strings(chunk, strings_of(field)) for chunk in chunks]
         words, num_distinct = vocabulary(
             [(values.fingerprints, c) for values, c in zip(distinct, own, strict=True)],
             lambda chunk, places: distinct[chunk].values.take(places),
@@ -112,12 +118,13 @@ def fit(
         )
         return encoding.FieldStatistics(vocabulary=words), num_distinct
 
-    fitted = list(workspace.in_threads(fit_field, schema.fields, workers))
-    names = [field.name for field in schema.fields]
+    fields = encoding.fields_with_statistics(schema)
+    fitted = list(workspace.in_threads(fit_field, fields, workers))
+    names = [field.name for field in fields]
     statistics = {name: own for name, (own, _) in zip(names, fitted, strict=True)}
     num_distinct = {
         field.name: count
-        for field, (_, count) in zip(schema.fields, fitted, strict=True)
+        for field, (_, count) in zip(fields, fitted, strict=True)
         if field.kind != "numeric" and not field.is_vector
     }
     return Fitted(encoding.FittedSchema(schema, statistics), num_distinct)

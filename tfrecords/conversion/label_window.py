@@ -84,8 +84,7 @@ def find(keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float) -
     if not window_seconds:
         return Cutoff()
     assert keys.time is not None
-    low = float(np.quantile(keys.time, _OUTLYING_SHARE, method="higher"))
-    end = float(np.quantile(keys.time, 1 - _OUTLYING_SHARE, method="lower"))
+    low, end = _span(keys.time)
     per_second = columns.units_per_second(low, end)
     window = window_seconds * per_second
     if not (keys.time[is_train] <= end - window).any():
@@ -95,6 +94,17 @@ def find(keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float) -
             f"log spans {seconds:,.0f} seconds. Use a longer log or a shorter window."
         )
     return Cutoff(end - window, int((keys.time > end + window).sum()))
+
+
+def units_per_second(times: np.ndarray) -> float:
+    """Returns how many of their units a second has; times [B] as logged, of which few are wrong."""
+    return columns.units_per_second(*_span(times)) if len(times) else 1.0
+
+
+def _span(times: np.ndarray) -> tuple[float, float]:
+    """Returns the first and the last time, without the outlying ones."""
+    low = float(np.quantile(times, _OUTLYING_SHARE, method="higher"))
+    return low, float(np.quantile(times, 1 - _OUTLYING_SHARE, method="lower"))
 
 
 def withhold(packed: records.Packed, times: np.ndarray, first: float) -> int:

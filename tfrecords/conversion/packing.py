@@ -6,6 +6,7 @@ Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,7 @@ from tfrecords import columns, encoding, files, records, vectors
 from tfrecords.conversion import catalog
 from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, POSITION, USER, Rows, by_chunk
 from tfrecords.conversion.text_vectors import TextVectors
+from tfrecords.conversion.user_events import UserEvents
 from tfrecords.schema import LABELS, SIDES, Field, Schema
 
 
@@ -21,11 +23,7 @@ def spec(fitted: encoding.FittedSchema) -> records.Spec:
     """Returns the record format of a fitted schema."""
     schema = fitted.schema
     query, ad = (
-        tuple(
-            width
-            for field in _stored_fields(schema, side)
-            for width in [_width_of(fitted, field)] * field.width
-        )
+        tuple(w for f in _stored_fields(schema, side) for w in _widths_of(fitted, f))
         for side in SIDES
     )
     labels = tuple(x for x in LABELS if x == "click" or x in schema.labels)
@@ -39,8 +37,13 @@ def _stored_fields(schema: Schema, side: str) -> tuple[Field, ...]:
     return tuple(f for f in schema.side(side) if side == "query" or not f.is_vector)
 
 
-def _width_of(fitted: encoding.FittedSchema, field: Field) -> str:
-    return "int32" if field.is_vector else records.narrowest(fitted.cardinality(field))
+def _widths_of(fitted: encoding.FittedSchema, field: Field) -> list[str]:
+    """Returns the stored type of each column of a field."""
+    own = "int32" if field.is_vector else records.narrowest(fitted.cardinality(field))
+    if field.kind != "history":
+        return [own] * field.width
+    codes = "uint8"  # of ages and events
+    return [own] * field.max_length + [codes] * (field.width - field.max_length)
 
 
 class Packer:
@@ -51,6 +54,7 @@ class Packer:
         ads: The catalog.
         ad_features: Its encoded ads [N, F] int32.
         texts: Vectors of the texts of requests, by field.
+        histories: Events of each history, by field.
     """
 
     def __init__(
@@ -59,20 +63,32 @@ class Packer:
         ads: catalog.CatalogAds,
         ad_features: np.ndarray,
         texts: Mapping[str, TextVectors],
+        histories: Mapping[str, UserEvents],
     ) -> None:
         self.spec = spec(fitted)
-        self._ads, self._texts = ads, texts
+        self._ads, self._texts, self._histories = ads, texts, histories
         self._schema = fitted.schema
+        # Rows have no histories: these are of whole requests.
+        of_request = [f for f in fitted.schema.query_fields if f.kind != "history"]
+        self._fields = {"query": of_request, "ad": _stored_fields(fitted.schema, "ad")}
+        self._widths = {
+            side: tuple(w for field in fields for w in _widths_of(fitted, field))
+            for side, fields in self._fields.items()
+        }
         self._encoders = {
             s: encoding.Encoder(fitted, fitted.schema.side(s)) for s in ("query", "ad")
         }
         self.catalog = records.pack("ad", self.spec.ad_widths, ad_features)
+        self._ids_of_events = {
+            name: self._encode_strings(events.field, events.strings)
+            for name, events in histories.items()
+        }
 
     def pack(self, rows: Rows) -> records.Packed:
-        """Encodes rows as the features of records, with one value per row."""
+        """Encodes rows as the features of records but histories, with one value per row."""
         packed: records.Packed = {}
-        for side, widths in (("query", self.spec.query_widths), ("ad", self.spec.ad_widths)):
-            packed.update(self._pack_side(side, widths, rows))
+        for side in SIDES:
+            packed.update(self._pack_side(side, rows))
         if self.spec.has_user:
             packed[records.USER] = rows.array(USER)
         of_distinct = self._ads.rows.find(rows.strings[AD].fingerprints).astype(np.int32)
@@ -117,7 +133,7 @@ class Packer:
         is_later = np.ones(len(rows), bool)
         is_later[np.cumsum(lengths) - lengths] = False
         request, rows = np.repeat(np.arange(len(lengths)), lengths)[is_later], rows[is_later]
-        counts = {field.name: 0 for field in self._schema.query_fields}
+        counts = {field.name: 0 for field in self._fields["query"]}
         num_users = 0
         for chunk, own, places in by_chunk(rows, chunk_ends):
             differs = {
@@ -125,20 +141,64 @@ class Packer:
                 for name, values in load_chunk(chunk).items()
                 if records.is_per_request(name)
             }
-            for field, name, places_of in _columns(self._schema, "query", self.spec.query_widths):
+            for field, name, places_of in self._columns("query"):
                 counts[field.name] += int(differs[name][:, places_of].any(axis=1).sum())
             if self.spec.has_user:
                 num_users += int(differs[records.USER].sum())
         return {name: count for name, count in counts.items() if count}, num_users
 
-    def _pack_side(self, side: str, widths: tuple[str, ...], rows: Rows) -> records.Packed:
-        packed = {
-            f"{side}_{width}": np.empty((len(rows), len(columns)), width)
-            for width, columns in records.columns_of(widths).items()
+    def with_histories(self, requests: records.Packed, times: np.ndarray) -> records.Packed:
+        """Adds the histories of the users to requests.
+
+        Args:
+            requests: R requests, the result of `gather`.
+            times: Times of the requests in seconds [R] float64.
+        """
+        if not self._histories:
+            return requests
+        packed = {**requests, **_empty("query", self.spec.query_widths, len(times))}
+        encoded = {
+            name: events.encode(self._ids_of_events[name], requests[records.USER], times)
+            for name, events in self._histories.items()
         }
-        for field, name, own in _columns(self._schema, side, widths):
+        logged = iter(self._columns("query"))
+        for field, own_columns in encoding.columns(self._schema.query_fields):
+            if field.name not in encoded:
+                _, name, own = next(logged)
+                parts = [requests[name][:, own]]
+            else:
+                parts = list(encoded[field.name])
+            starts = range(own_columns.start, own_columns.stop, field.width // len(parts))
+            for start, part in zip(starts, parts, strict=True):
+                name, own = _place(self.spec.query_widths, "query", start, part.shape[1])
+                packed[name][:, own] = part
+        return packed
+
+    def raw_histories(self, users: np.ndarray, times: np.ndarray) -> list[dict[str, Any]]:
+        """Returns the raw inputs of all histories of requests [R], given users and times [R]."""
+        raw: list[dict[str, Any]] = [{} for _ in users]
+        for events in self._histories.values():
+            for one, own in zip(raw, events.raw(users, times), strict=True):
+                one.update(own)
+        return raw
+
+    def _pack_side(self, side: str, rows: Rows) -> records.Packed:
+        packed = _empty(side, self._widths[side], len(rows))
+        for field, name, own in self._columns(side):
             packed[name][:, own] = self._encode(self._encoders[side], field, rows)
         return packed
+
+    def _columns(self, side: str) -> Iterator[tuple[Field, str, slice]]:
+        """Yields the fields of packed rows, the feature that stores each, and its columns of it."""
+        for field, own in encoding.columns(self._fields[side]):
+            yield field, *_place(self._widths[side], side, own.start, field.width)
+
+    def _encode_strings(self, field: Field, strings: columns.Strings) -> np.ndarray:
+        """Returns the ids [V] int32 of distinct strings."""
+        fingerprints = tf.constant(strings.fingerprints)
+        missing = tf.equal(fingerprints, encoding.missing_fingerprint())
+        encoder = self._encoders[field.side]
+        return encoder.encode_fingerprints(field, fingerprints, missing).numpy()
 
     def _encode(self, encoder: encoding.Encoder, field: Field, rows: Rows) -> np.ndarray:
         """Returns the columns [B, width] of a field."""
@@ -150,9 +210,7 @@ class Packer:
         if field.kind == "numeric":
             numbers = tf.constant(rows.array(field.name), tf.float32)
             return encoder.encode_column(field, numbers).numpy()[:, None]
-        strings = rows.strings[field.name]
-        missing = tf.constant(strings.fingerprints == encoding.missing_fingerprint())
-        ids = encoder.encode_fingerprints(field, tf.constant(strings.fingerprints), missing).numpy()
+        ids = self._encode_strings(field, rows.strings[field.name])
         if field.kind == "categorical":
             width = records.narrowest(int(ids.max(initial=0)) + 1)
             return ids.astype(width)[rows.array(field.name)][:, None]
@@ -160,15 +218,19 @@ class Packer:
         return encoding.pad(ids[codes], lengths, field.width)
 
 
-def _columns(
-    schema: Schema, side: str, widths: tuple[str, ...]
-) -> Iterator[tuple[Field, str, slice]]:
-    """Yields the fields of a side, the feature that stores each, and its columns of it."""
-    groups = records.columns_of(widths)
-    for field, own in encoding.columns(_stored_fields(schema, side)):
-        width = widths[own.start]
-        place = groups[width].index(own.start)
-        yield field, f"{side}_{width}", slice(place, place + field.width)
+def _empty(side: str, widths: tuple[str, ...], num_rows: int) -> records.Packed:
+    """Returns features for the columns of a side, with undefined values."""
+    return {
+        f"{side}_{width}": np.empty((num_rows, len(columns)), width)
+        for width, columns in records.columns_of(widths).items()
+    }
+
+
+def _place(widths: tuple[str, ...], side: str, start: int, count: int) -> tuple[str, slice]:
+    """Returns the feature that stores some columns of one type, and these columns of it."""
+    width = widths[start]
+    place = records.columns_of(widths)[width].index(start)
+    return f"{side}_{width}", slice(place, place + count)
 
 
 def save(packed: records.Packed, directory: pathlib.Path) -> None:

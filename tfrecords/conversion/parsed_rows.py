@@ -51,6 +51,8 @@ EVENT = "__event__"
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHOWN = "__show__."
 LABEL_COLUMNS = {label: f"__{label}__" for label in LABELS}
+# Times of the first click and engagement of an impression, in a log that says them.
+EVENT_TIMES = {"click": "__click_time__", "engagement": "__engagement_time__"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +157,7 @@ def by_chunk(
 
 def string_names(schema: Schema) -> list[str]:
     """Returns the names of `Rows.strings`, in order."""
-    return [f.name for f in schema.fields if f.kind not in ("numeric", "dense")] + [AD]
+    return [f.name for f in schema.logged_fields if f.kind not in ("numeric", "dense")] + [AD]
 
 
 def is_labeled(schema: Schema, chunk: formats.Chunk) -> bool:
@@ -181,7 +183,7 @@ def normalize(
     columns: dict[str, pa.Array] = {}
     strings: dict[str, Strings] = {}
     table = without_placeholders(schema, parsed.table)
-    for field in schema.fields:
+    for field in schema.logged_fields:
         if field.kind == "numeric":
             values = checked_numbers(faults, field.source, table[field.source])
             columns[field.name] = pa.array(_narrow(values))

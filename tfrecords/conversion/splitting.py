@@ -132,6 +132,14 @@ def assign(keys: RowKeys, options: SplitOptions) -> Requests:
     return dataclasses.replace(requests, splits=splits, kind=kind)
 
 
+def request_times(times: np.ndarray, requests: Requests) -> np.ndarray:
+    """Returns the earliest time [R] of the rows of each request, from the times [B] of all rows."""
+    if requests.starts is None:
+        return times
+    ordered = times if requests.order is None else times[requests.order]
+    return np.minimum.reduceat(ordered, requests.starts[:-1])
+
+
 def ranks(keys: RowKeys) -> np.ndarray:
     """Returns the rank [B] of each row in time, or in the log's order."""
     in_order = np.arange(keys.num_rows)

@@ -4,6 +4,7 @@ Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from tfrecords.conversion import (
     splitting,
     text_vectors,
     time_profile,
+    user_events,
     workspace,
 )
 from tfrecords.schema import Field, Schema
@@ -67,6 +69,8 @@ class SplitLog:
         rows_after_end: Number of rows whose time is after the end of the log, see `label_window`.
         bins: Bins of the time profile.
         keys: Keys of the rows; None if no negatives are sampled.
+        request_times: Times of the requests in seconds [R]; None without histories.
+        units_per_second: Units of the log's times in a second.
     """
 
     chunk_ends: np.ndarray
@@ -78,6 +82,8 @@ class SplitLog:
     rows_after_end: int
     bins: time_profile.Bins
     keys: splitting.RowKeys | None
+    request_times: np.ndarray | None
+    units_per_second: float
 
     @property
     def num_chunks(self) -> int:
@@ -115,7 +121,7 @@ def load_split(path: pathlib.Path) -> SplitLog:
             parts[part][name] = arrays[key] if arrays[key].ndim else arrays[key].item()
     requests = {"order": None, "starts": None, **parts["requests"]}
     return SplitLog(
-        **{"unknown_after": None, **parts["log"]},
+        **{"unknown_after": None, "request_times": None, **parts["log"]},
         requests=splitting.Requests(**requests),
         bins=time_profile.Bins(**parts["bins"]),
         keys=splitting.RowKeys(**parts["keys"]) if parts["keys"] else None,
@@ -271,6 +277,10 @@ class Stages:
             request_ends = np.searchsorted(requests.first_rows(), chunk_ends, side="left")
         spans = (_span(chunk_ends, index) for index in range(len(parsed)))
         cutoff = label_window.find(keys, is_train, self._options.engagement_window_seconds)
+        times, units = None, 1.0
+        if schema.histories and keys.time is not None:
+            units = label_window.units_per_second(keys.time)
+            times = splitting.request_times(keys.time, requests) / units
         return SplitLog(
             chunk_ends,
             request_ends,
@@ -281,6 +291,8 @@ class Stages:
             cutoff.rows_after_end,
             time_profile.Bins.of(keys),
             keys if self._options.sampled_negatives else None,
+            times,
+            units,
         )
 
     def _join(self, parsed: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -290,7 +302,8 @@ class Stages:
         paths = [self._space.path("parse", i, ".rows") for i in range(len(parsed))]
         chunks = [parsed_rows.load_rows(path) for path in paths]
         has_times = self._schema.time is not None
-        joined = event_join.join(event_join.event_rows(chunks), events, has_times)
+        keep_times = bool(self._schema.histories)
+        joined = event_join.join(event_join.event_rows(chunks), events, has_times, keep_times)
         notes, start = [], 0
         for index, (note, rows) in enumerate(zip(parsed, chunks, strict=True)):
             span = slice(start, start + len(rows))
@@ -331,7 +344,7 @@ class Stages:
         return {}
 
     def fit(self, split: SplitLog, more_ads: pa.Table | None) -> FittedLog:
-        """Fits the encoder, collects the catalog, and writes both.
+        """Fits the encoder, collects the catalog, sorts the events of users, and writes them.
 
         Args:
             split: The log.
@@ -345,6 +358,7 @@ class Stages:
         ads = catalog.collect(self._schema, ad_counts, split.chunk_ends, self._rows, more_ads)
         time = split.bins.add(self._counts(index, "profile") for index in chunks)
         self._encode_texts(fitted.schema, split.num_chunks)
+        self._sort_events(split)
         fitted.schema.save(self._space.output / "encoder")
         ads.save(self._space.output / "catalog", fitted.schema)
         return FittedLog(fitted.schema, ads, fitted.num_distinct, time)
@@ -365,7 +379,11 @@ class Stages:
             field.name: text_vectors.TextVectors(self._space.path("texts", number, ".npy"))
             for number, field in enumerate(self._text_fields)
         }
-        return packing.Packer(schema, ads, np.load(directory / "ad_features.npy"), texts)
+        events = {
+            field.name: user_events.load(field, self._space.path("histories", number))
+            for number, field in enumerate(self._schema.histories)
+        }
+        return packing.Packer(schema, ads, np.load(directory / "ad_features.npy"), texts, events)
 
     @property
     def _text_fields(self) -> list[Field]:
@@ -384,6 +402,18 @@ class Stages:
                 return {}
 
             self._space.once("texts", number, encode)
+
+    def _sort_events(self, split: SplitLog) -> None:
+        """Sorts the events of users for the histories."""
+        chunks = [functools.partial(self._rows, index) for index in range(split.num_chunks)]
+        for number, field in enumerate(self._schema.histories):
+
+            def sort(field: Field = field, number: int = number) -> dict[str, Any]:
+                directory = self._space.path("histories", number)
+                user_events.write(field, chunks, split.units_per_second, directory)
+                return {}
+
+            self._space.once("histories", number, sort)
 
     def pack(self, split: SplitLog, packer: packing.Packer) -> None:
         """Encodes the rows."""
@@ -456,12 +486,16 @@ class Stages:
         rows = split.requests.rows(span.start, span.stop)[np.repeat(chosen, lengths)]
         lengths = lengths[chosen]
         seed = (self._options.split.seed, number, index)
+        order = np.arange(len(lengths))
         if number == 0:
-            rows, lengths = records.shuffled(rows, lengths, seed)
+            rows, lengths, order = records.shuffled(rows, lengths, seed)
         packed = packing.gather(self._packed, split.chunk_ends, rows, lengths)
         varying, other_users = packer.num_varying(
             self._packed, split.chunk_ends, rows, lengths, packed
         )
+        if split.request_times is not None:
+            times = split.request_times[span.start + np.flatnonzero(chosen)[order]]
+            packed = packer.with_histories(packed, times)
         sampled = 0
         if sampler is not None:
             packed, sampled = sampler.extend(packed, rows, number, seed)
@@ -491,6 +525,7 @@ class Stages:
         self,
         split: SplitLog,
         fitted: FittedLog,
+        packer: packing.Packer,
         source: records.SourceDescription,
         splits: dict[str, records.SplitDescription],
     ) -> None:
@@ -499,6 +534,7 @@ class Stages:
         Args:
             split: The log.
             fitted: Results of fitting on it.
+            packer: Encoder of rows.
             source: Description of the log.
             splits: Descriptions of the splits.
         """
@@ -506,8 +542,13 @@ class Stages:
         with (output / "rejected.tsv").open("wb") as file:
             for index in range(split.num_chunks):
                 file.write(self._space.path("parse", index, ".rejected").read_bytes())
+
+        def raw_histories(requests: np.ndarray, users: np.ndarray) -> list[dict[str, Any]]:
+            assert split.request_times is not None
+            return packer.raw_histories(users, split.request_times[requests])
+
         samples = dataset_json.sample_requests(
-            self._schema, split.requests, split.chunk_ends, self._rows
+            self._schema, split.requests, split.chunk_ends, self._rows, raw_histories
         )
         files.write_json(output / "sample_requests.json", samples)
         profile = records.Profile(num_distinct=dict(fitted.num_distinct), time=fitted.time)

@@ -49,7 +49,7 @@ def check_schema(schema: Schema) -> None:
     Raises:
         ValueError: A field is not a Criteo column or has the wrong kind.
     """
-    for field in schema.fields:
+    for field in schema.logged_fields:
         if field.source not in COLUMNS[1:]:
             raise ValueError(
                 f"Schema {schema.name!r}: the Criteo log has no column {field.source!r}; "

@@ -102,7 +102,7 @@ class _LineLog:
         self._parts = tuple(files.parts())
         self._form, self._rows_per_chunk = form, rows_per_chunk
         kinds = {
-            column: {f.kind for f in schema.fields if f.source == column}
+            column: {f.kind for f in schema.logged_fields if f.source == column}
             for column in schema.columns
         }
         self._types = {

@@ -77,7 +77,7 @@ def columns_read(
 
 def types(schema: Schema, names: Iterable[str]) -> dict[str, pa.DataType]:
     """Returns the types of columns by the schema's fields: numbers or strings."""
-    numeric = {field.source for field in schema.fields if field.kind == "numeric"}
+    numeric = {field.source for field in schema.logged_fields if field.kind == "numeric"}
     return {n: delimited.NUMBERS if n in numeric else delimited.STRINGS for n in names}
 
 

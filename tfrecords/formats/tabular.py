@@ -80,7 +80,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
 def column_types(schema: Schema) -> dict[str, pa.DataType]:
     """Returns the types of columns: numbers or vectors for those of such fields only."""
     kinds: dict[str, set[str]] = {name: set() for name in schema.columns}
-    for field in schema.fields:
+    for field in schema.logged_fields:
         kinds[field.source].add(field.kind)
     own = {"numeric": delimited.NUMBERS, "dense": delimited.VECTORS}
     types = {
@@ -98,7 +98,7 @@ def _numbers(schema: Schema) -> set[str]:
     types = column_types(schema)
     rating = schema.click if schema.click_threshold is not None else None
     roles = {schema.revenue, schema.position, rating}
-    others = {field.source for field in schema.fields if field.kind != "numeric"}
+    others = {field.source for field in schema.logged_fields if field.kind != "numeric"}
     found = {name for name, kind in types.items() if kind == delimited.NUMBERS or name in roles}
     return found - others - set(schema.ad_key)
 
@@ -236,7 +236,7 @@ def _log_columns(schema: Schema) -> set[str]:
 
 
 def _lists(schema: Schema) -> set[str]:
-    kinds = {kind: {f.source for f in schema.fields if f.kind == kind} for kind in KINDS}
+    kinds = {kind: {f.source for f in schema.logged_fields if f.kind == kind} for kind in KINDS}
     others = kinds["categorical"] | kinds["numeric"] | kinds["text"] | _log_columns(schema)
     return (kinds["categorical_list"] | kinds["dense"] | set(schema.show)) - others
 

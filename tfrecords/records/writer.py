@@ -21,14 +21,18 @@ ROWS_PER_RECORD = 4_096
 
 def shuffled(
     rows: np.ndarray, lengths: np.ndarray, seed: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows [L] and lengths [R] of requests in a random order that the seed determines."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shuffles requests in a random order that the seed determines.
+
+    Returns:
+        Rows [L] and lengths [R] in the new order, and the number of each request [R] before.
+    """
     order = np.random.default_rng(seed).permutation(len(lengths))
     starts = np.cumsum(lengths) - lengths
     ordered = lengths[order]
     ends = np.cumsum(ordered)
     places = np.arange(len(rows)) + np.repeat(starts[order] - (ends - ordered), ordered)
-    return rows[places], ordered
+    return rows[places], ordered, order
 
 
 def write_shard(

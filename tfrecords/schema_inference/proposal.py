@@ -19,6 +19,7 @@ from tfrecords.schema_inference import (
     leaks,
     log_sample,
     sides,
+    user_histories,
 )
 from tfrecords.schema_inference.column_roles import Roles
 from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
@@ -167,6 +168,8 @@ def propose(
         samples[0], of_table.get(log_sample.USERS), of_table.get(log_sample.ADS), notes
     )
     fields = propose_fields(samples, roles, notes)
+    taken = {field["name"].lower() for field in fields}
+    fields += user_histories.propose(roles, _safe_name(user_histories.NAME, taken), notes)
     show = _shown(samples, roles)
     if show:
         notes.append(f"Answers show {_quoted(show)} of each ad (show).")

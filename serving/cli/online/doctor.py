@@ -21,6 +21,7 @@ check failed.
 
 from __future__ import annotations
 
+import glob
 import json
 import pathlib
 import sys
@@ -65,6 +66,12 @@ flags.DEFINE_string(
     "impression_log",
     None,
     "Impression log to compare: its directory, or a comma-separated list or pattern of its files.",
+)
+flags.DEFINE_string(
+    "event_log",
+    None,
+    "Pattern of the files of the log of events, JSON lines: the histories of --impression_log are "
+    "compared with those that follow from it.",
 )
 flags.DEFINE_integer(
     "num_answers", 256, "Maximum number of logged answers to compare.", lower_bound=1
@@ -121,6 +128,15 @@ def _look() -> Iterator[operations.DoctorFinding]:
                 impression_files.find("impression_log", FLAGS.impression_log),
                 release,
                 FLAGS.num_answers,
+            ),
+        )
+    if FLAGS.impression_log and FLAGS.event_log:
+        yield operations.finding_of(
+            f"histories of {FLAGS.impression_log}",
+            lambda: operations.compare_histories(
+                impression_files.find("impression_log", FLAGS.impression_log),
+                [pathlib.Path(path) for path in sorted(glob.glob(FLAGS.event_log))],
+                release,
             ),
         )
     if FLAGS.model_server:

@@ -78,7 +78,15 @@ def log(tmp_path_factory):
     )
     directory = tmp_path_factory.mktemp("log")
     synthetic.write_log(directory, 800, world)
-    return synthetic.SyntheticLog(directory)
+    written = synthetic.SyntheticLog(directory)
+    plain = schema_lib.load_schema(written.schema)
+    listed = (
+        schema_lib.Field(f"last_{kind}", "history", "query", of="ad", event=kind)
+        for kind in schema_lib.EVENTS
+    )
+    schema = dataclasses.replace(plain, fields=(*plain.fields, *listed))
+    schema_lib.save_schema(schema, written.schema)
+    return written
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +108,7 @@ def test_killed_in_every_stage_it_resumes_to_the_same_bytes(
     out = tmp_path / "data"
     arguments = list(map(str, (log.log, log.schema, log.ads, out)))
     kept = {}
-    for stage in ("parse", "count", "pack", "write"):
+    for stage in ("parse", "count", "histories", "pack", "write"):
         killed = run(tmp_path_factory, KILLED, *arguments, stage)
         assert killed.returncode == -signal.SIGKILL
         done = finished(out)

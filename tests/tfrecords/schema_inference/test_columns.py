@@ -389,13 +389,18 @@ def test_a_session_is_no_request(tmp_path: pathlib.Path, unit: int) -> None:
     times = [1_600_000_000 * unit + n * 900 * unit for n in range(ROWS)]
     proposal, notes = propose(tmp_path, **more, time=times)
     assert "request_key" not in proposal
-    assert sides(proposal) == {"user": "query", "item": "ad", "page_number": "query"}
+    assert sides(proposal) == {
+        "user": "query",
+        "item": "ad",
+        "page_number": "query",
+        "recent_clicks": "query",
+    }
     assert any("'request_id' is a session, not a request" in n for n in notes)
     times = [1_600_000_000 * unit + n * unit for n in range(ROWS)]
     proposal, notes = propose(tmp_path, **more, time=times)
     assert proposal["request_key"] == "request_id"
     # Of the page, and not of the item.
-    assert sides(proposal) == {"user": "query", "item": "ad"}
+    assert sides(proposal) == {"user": "query", "item": "ad", "recent_clicks": "query"}
     assert any(
         "for an ad, of which the catalog stores one value" in n and "'page_number'" in n
         for n in notes

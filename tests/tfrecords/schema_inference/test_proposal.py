@@ -66,7 +66,9 @@ def test_the_roles_of_a_log_of_impressions(tmp_path: pathlib.Path) -> None:
         "ad_group": ("categorical", "ad"),
         "price": ("numeric", "ad"),
         "temperature": ("numeric", "query"),
+        "recent_clicks": ("history", "query"),
     }
+    assert any("'recent_clicks', the user's clicks" in note for note in notes)
     assert any("'ad_group', 'price'" in note and "constant for each ad" in note for note in notes)
     assert {f["min_count"] for f in proposal["fields"] if f["kind"] == "categorical"} == {1}
 
@@ -154,6 +156,7 @@ def test_recbole_files(tmp_path: pathlib.Path) -> None:
         "zip_code": ("categorical", "query"),
         "movie_title": ("categorical_list", "ad"),
         "class": ("categorical_list", "ad"),
+        "recent_clicks": ("history", "query"),
     }
     by_name = {field["name"]: field for field in proposal["fields"]}
     assert by_name["class"]["separator"] == " "
@@ -362,3 +365,26 @@ def test_a_schema_that_exists_is_not_overwritten(tmp_path: pathlib.Path) -> None
     assert f"--schema_path={target}" in told
     with pytest.raises(FileExistsError, match="Move it, or name another file"):
         infer.write_proposal([log], None, None, target)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"time": None}, {"user": None}, {"user": [f"u{n}" for n in range(120)]}],
+    ids=["no times", "no users", "no user comes back"],
+)
+def test_a_history_is_proposed_where_users_come_back(changes, tmp_path):
+    columns = {
+        "user": [f"u{n % 17}" for n in range(120)],
+        "item": [f"i{n % 7}" for n in range(120)],
+        "country": [f"c{n % 5}" for n in range(120)],
+        "click": [int(n % 3 == 0) for n in range(120)],
+        "time": [1_700_000_000 + 60 * n for n in range(120)],
+    }
+    proposal, _ = infer.propose([write(tmp_path / "log.csv", columns)])
+    assert {
+        "name": "recent_clicks", "side": "query", "kind": "history", "of": "ad",
+        "event": "click", "max_age_days": 30,
+    } in proposal["fields"]  # fmt: skip
+    columns = {k: v for k, v in {**columns, **changes}.items() if v is not None}
+    proposal, _ = infer.propose([write(tmp_path / "other.csv", columns)])
+    assert "history" not in {field["kind"] for field in proposal["fields"]}

@@ -101,7 +101,7 @@ def check_schema(schema: Schema) -> None:
     )
     named.check_schema(schema, _WHAT, dict.fromkeys(known))
     of_ad = columns_of_tables.AD_COLUMNS
-    for field in schema.fields:
+    for field in schema.logged_fields:
         side = "ad" if field.source in of_ad else "query"
         if field.side != side:
             raise ValueError(

@@ -1,0 +1,252 @@
+"""The histories of requests: what each user did, sorted by time, and the part before a request.
+
+The events of a log are sorted once by user and time, in ranges of users that fit into memory, and
+stay in memory-mapped files. The events before a request are then a run of them, which two binary
+searches find; a user with very many events costs a few more steps of these, and nothing else.
+Neither the order of the log nor its chunks matter. The rules are those of `tfrecords.histories`.
+
+Shapes: B rows of a chunk, R requests, E events of the log, U users, V distinct values, L length of
+a history.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfrecords import encoding, histories, records
+from tfrecords.columns import KeyIndex, Strings
+from tfrecords.conversion.parsed_rows import AD, EVENT_TIMES, LABEL_COLUMNS, TIME, USER, Rows
+from tfrecords.schema import AD as OF_AD
+from tfrecords.schema import EVENTS, Field
+
+MAX_AT_ONCE = 4_000_000
+# Users are counted by the first bits of their fingerprints, of which ranges are made.
+_NUM_GROUPS = 1 << 12
+_GROUP_BITS = 64 - 12
+
+
+@dataclasses.dataclass(frozen=True)
+class UserEvents:
+    """The events that a history lists, of all users.
+
+    Attributes:
+        field: The history.
+        users: Fingerprints [U] int64, ascending.
+        starts: First event of each user, and the number of events [U + 1] int64.
+        times: Times in seconds [E] float64, ascending for each user.
+        kinds: Index in `EVENTS` [E] uint8.
+        values: Index of the event's value in `strings` [E] int32.
+        strings: Values in ascending order [V].
+    """
+
+    field: Field
+    users: np.ndarray
+    starts: np.ndarray
+    times: np.ndarray
+    kinds: np.ndarray
+    values: np.ndarray
+    strings: Strings
+
+    def before(self, users: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the events in the histories of requests.
+
+        Args:
+            users: Users of the requests [R] int64.
+            times: Times of the requests in seconds [R] float64.
+
+        Returns:
+            The events of all histories, concatenated, and the lengths of the histories [R].
+        """
+        if not len(self.users):
+            return np.empty(0, np.int64), np.zeros(len(users), np.int64)
+        places = np.minimum(np.searchsorted(self.users, users), len(self.users) - 1)
+        known = self.users[places] == users
+        low = self.starts[places]
+        high = np.where(known, self.starts[places + 1], low)
+        ends = _first_at_or_after(self.times, low, high, times)
+        earliest = np.broadcast_to(histories.earliest(self.field, times), times.shape)
+        firsts = _first_at_or_after(self.times, low, ends, earliest)
+        lengths = np.minimum(ends - firsts, self.field.max_length)
+        offsets = np.cumsum(lengths) - lengths
+        return np.arange(lengths.sum()) + np.repeat(ends - lengths - offsets, lengths), lengths
+
+    def encode(
+        self, ids: np.ndarray, users: np.ndarray, times: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Returns the encoded histories of requests: one array [R, L] for each input.
+
+        Args:
+            ids: Id of each value [V] int32.
+            users, times: As in `before`.
+        """
+        events, lengths = self.before(users, times)
+        ages = histories.age_buckets(np.repeat(times, lengths) - self.times[events])
+        parts = [ids[self.values[events]], ages]
+        if self.field.event_input in self.field.inputs:
+            parts.append(self.kinds[events] + np.uint8(1))
+        present = np.arange(self.field.max_length) < lengths[:, None]
+        padded = [np.zeros(present.shape, part.dtype) for part in parts]
+        for rows, part in zip(padded, parts, strict=True):
+            rows[present] = part
+        return tuple(padded)
+
+    def raw(self, users: np.ndarray, times: np.ndarray) -> list[dict[str, list[Any]]]:
+        """Returns the raw inputs of the history of requests, as `histories.raw_values` does."""
+        events, lengths = self.before(users, times)
+        columns = {
+            self.field.name: self.strings.values.take(pa.array(self.values[events])).to_pylist(),
+            self.field.age_input: (np.repeat(times, lengths) - self.times[events]).tolist(),
+            self.field.event_input: [EVENTS[kind] for kind in self.kinds[events]],
+        }
+        ends = np.cumsum(lengths)
+        return [
+            {name: columns[name][end - length : end] for name in self.field.inputs}
+            for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)
+        ]
+
+
+def _first_at_or_after(
+    times: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+    """Returns the first event at or after some times [R], between low [R] and high [R], or high."""
+    low, high = low.copy(), high.copy()
+    left = np.flatnonzero(low < high)
+    while len(left):
+        middle = (low[left] + high[left]) // 2
+        is_before = times[middle] < wanted[left]
+        low[left[is_before]] = middle[is_before] + 1
+        high[left[~is_before]] = middle[~is_before]
+        left = left[low[left] < high[left]]
+    return low
+
+
+def write(
+    field: Field,
+    chunks: Sequence[Callable[[], Rows]],
+    units_per_second: float,
+    directory: pathlib.Path,
+    max_at_once: int = MAX_AT_ONCE,
+) -> None:
+    """Sorts the events that a history lists, and writes them; `load` reads them.
+
+    Args:
+        field: The history.
+        chunks: Load the rows of each chunk.
+        units_per_second: Units of the log's times in a second.
+        directory: Where to write.
+        max_at_once: Number of events that are sorted at a time; more if one user has more.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    strings = _distinct(field, chunks)
+    values = KeyIndex(strings.fingerprints)
+    table = pa.table({"value": strings.values, "fingerprint": strings.fingerprints})
+    records.write_arrow(table, directory / "strings.arrow")
+    counts = np.zeros(_NUM_GROUPS, np.int64)
+    for load_rows in chunks:
+        groups = _group_of(_events(field, load_rows(), values)["user"])
+        counts += np.bincount(groups, minlength=_NUM_GROUPS)
+    types = {"times": np.float64, "kinds": np.uint8, "values": np.int32}
+    files = {
+        name: np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            directory / f"{name}.npy", "w+", dtype, (int(counts.sum()),)
+        )
+        for name, dtype in types.items()
+    }
+    users, lengths, first = [np.empty(0, np.int64)], [np.zeros(1, np.int64)], 0
+    for low, high in _ranges(counts, max_at_once):
+        parts = [_in_range(_events(field, load_rows(), values), low, high) for load_rows in chunks]
+        events = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        events["time"] = events["time"] / units_per_second
+        # Equal times by kind, then by value, as strings are in order.
+        order = np.lexsort([events[name] for name in ("value", "kind", "time", "user")])
+        part = slice(first, first + len(order))
+        files["times"][part] = events["time"][order]
+        files["kinds"][part] = events["kind"][order]
+        files["values"][part] = events["value"][order]
+        own, counted = np.unique(events["user"][order], return_counts=True)
+        users.append(own)
+        lengths.append(counted)
+        first = part.stop
+    for file in files.values():
+        file.flush()
+    np.save(directory / "users.npy", np.concatenate(users))
+    np.save(directory / "starts.npy", np.cumsum(np.concatenate(lengths)))
+
+
+def load(field: Field, directory: pathlib.Path) -> UserEvents:
+    """Memory-maps what `write` wrote."""
+    table = records.read_arrow(directory / "strings.arrow")
+    arrays = {
+        name: np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r"))
+        for name in ("users", "starts", "times", "kinds", "values")
+    }
+    strings = Strings(table["value"].combine_chunks(), table["fingerprint"].to_numpy())
+    return UserEvents(field, strings=strings, **arrays)
+
+
+def _values_in(field: Field) -> str:
+    """Returns the column of a chunk with the codes of the values that a history lists."""
+    return AD if field.of == OF_AD else str(field.of)
+
+
+def _distinct(field: Field, chunks: Sequence[Callable[[], Rows]]) -> Strings:
+    """Returns the distinct values of all chunks but the missing one, in ascending order."""
+    known = np.array([encoding.missing_fingerprint()])
+    values: list[pa.Array] = [pa.array([], pa.string())]
+    found = [np.empty(0, np.int64)]
+    for load_rows in chunks:
+        strings = load_rows().strings[_values_in(field)]
+        new = np.flatnonzero(~np.isin(strings.fingerprints, known))
+        if len(new):
+            values.append(strings.values.take(pa.array(new)))
+            found.append(strings.fingerprints[new])
+            known = np.union1d(known, found[-1])
+    joined, fingerprints = pa.concat_arrays(values), np.concatenate(found)
+    order = pc.sort_indices(joined)
+    return Strings(joined.take(order), fingerprints[order.to_numpy()])
+
+
+def _events(field: Field, rows: Rows, values: KeyIndex) -> dict[str, np.ndarray]:
+    """Returns the events of a chunk that a history lists: user, time, kind and value of each."""
+    own = _values_in(field)
+    value = values.find(rows.strings[own].fingerprints).astype(np.int32)[rows.array(own)]
+    users, names = rows.array(USER), rows.columns.column_names
+    parts = []
+    for kind in field.event:
+        chosen = value >= 0
+        if kind != "impression":
+            chosen &= rows.array(LABEL_COLUMNS[kind]) == 1
+        at = EVENT_TIMES.get(kind)
+        times = rows.array(at if at is not None and at in names else TIME)
+        code = np.full(int(chosen.sum()), EVENTS.index(kind), np.uint8)
+        parts.append((users[chosen], times[chosen], code, value[chosen]))
+    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return dict(zip(("user", "time", "kind", "value"), columns, strict=True))
+
+
+def _group_of(users: np.ndarray) -> np.ndarray:
+    """Returns the groups [B] of users [B] int64, which ascend with the users."""
+    return (users >> _GROUP_BITS) + _NUM_GROUPS // 2
+
+
+def _ranges(counts: np.ndarray, max_at_once: int) -> Iterator[tuple[int, int]]:
+    """Yields runs of groups with at most so many events each, or of one group with more."""
+    first = total = 0
+    for group, count in enumerate(counts.tolist()):
+        if total and total + count > max_at_once:
+            yield first, group
+            first, total = group, 0
+        total += count
+    if total:
+        yield first, len(counts)
+
+
+def _in_range(events: dict[str, np.ndarray], low: int, high: int) -> dict[str, np.ndarray]:
+    groups = _group_of(events["user"])
+    own = (groups >= low) & (groups < high)
+    return {name: values[own] for name, values in events.items()}
