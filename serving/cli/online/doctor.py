@@ -36,7 +36,12 @@ if TYPE_CHECKING:
     from serving import export, operations
 
 flags.adopt_module_key_flags(bundle_flags)
-flags.DEFINE_string("model_server", "127.0.0.1:8500", "host:port of the model server's gRPC API.")
+flags.DEFINE_string(
+    "model_server",
+    "127.0.0.1:8500",
+    "host:port of the model server's gRPC API; several separated by commas, or dns:///NAME:PORT, "
+    "are checked one by one, without their REST API.",
+)
 flags.DEFINE_string(
     "model_server_rest", "127.0.0.1:8501", "host:port of the model server's REST API."
 )
@@ -124,16 +129,7 @@ def _look() -> Iterator[operations.DoctorFinding]:
             ),
         )
     if FLAGS.model_server:
-        server = operations.ModelServerCheck(
-            FLAGS.model_server, FLAGS.model_server_rest or None, release, FLAGS.timeout_seconds
-        )
-        yield from server.look()
-        server.close()
-        if logged:
-            yield operations.finding_of(
-                f"model server {FLAGS.model_server}, held-out rows",
-                lambda: operations.compare_over_grpc(logged, release, FLAGS.model_server),
-            )
+        yield from _model_servers(release, logged)
     if FLAGS.service:
         try:
             service = operations.ServiceCheck(
