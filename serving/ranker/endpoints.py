@@ -85,6 +85,7 @@ class Endpoints:
         version: Release version.
         outputs: Output names of the ranker.
         lookup: Returns the servers of a host and a port, for `dns:///`.
+        clock: Monotonic clock in seconds, for the time between look-ups.
 
     Attributes:
         clients: Client of each known server, by `host:port`.
@@ -92,7 +93,13 @@ class Endpoints:
     """
 
     def __init__(
-        self, address: str, *, version: int, outputs: Iterable[str], lookup: Resolve = resolve
+        self,
+        address: str,
+        *,
+        version: int,
+        outputs: Iterable[str],
+        lookup: Resolve = resolve,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.address = address
         self.version = version
@@ -100,12 +107,13 @@ class Endpoints:
         self.problem: str | None = None
         self._outputs = tuple(outputs)
         self._lookup = lookup
+        self._clock = clock
         parts = split_address(address)
         self._fixed = [part for part in parts if not part.startswith(_DNS)]
         self._names = [part.removeprefix(_DNS) for part in parts if part.startswith(_DNS)]
         self._resolving: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
-        self._next_look_up = 0.0
+        self._next_look_up = clock()
         self._use(self._fixed)
 
     async def refresh(self, failed: bool = False) -> None:
@@ -116,7 +124,7 @@ class Endpoints:
         """
         if not self._names:
             return
-        now = time.monotonic()
+        now = self._clock()
         if failed:
             soon = self._next_look_up - _RESOLVE_SECONDS + _RESOLVE_AFTER_FAILURE_SECONDS
             self._next_look_up = min(self._next_look_up, max(soon, now))

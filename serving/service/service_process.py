@@ -33,7 +33,7 @@ class ServiceSettings:
     Attributes:
         base: Base directory of the bundles.
         version: Release version. None: follow the stable release and the canary.
-        ranker_address: host:port of the model server.
+        ranker_address: host:port of the model server, or of several; see `ranker.split_address`.
         orchestrator: Options of the orchestrator.
         http: Options of the HTTP server.
         token: Bearer token that requests must carry. None: no token is required.

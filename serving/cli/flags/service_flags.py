@@ -27,7 +27,8 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "ranker_address",
     None,
-    "host:port of a running TensorFlow Serving, or several as ipv4:IP:PORT,IP:PORT.",
+    "host:port of a running TensorFlow Serving; several separated by commas, or dns:///NAME:PORT "
+    "for all addresses of a name. Default: start the embedded model server.",
 )
 flags.DEFINE_integer("model_server_port", 8500, "gRPC port of the embedded model server.", 1, 65535)
 flags.DEFINE_integer(
@@ -71,8 +72,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "max_ranker_calls",
     _ORCHESTRATOR.ranker.max_calls,
-    "Maximum number of concurrent ranker calls per process; further calls wait. Increase it for a "
-    "model server with a GPU.",
+    "Maximum number of concurrent ranker calls per process and replica; further calls wait. "
+    "Increase it for a model server with a GPU.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
@@ -119,11 +120,13 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         base: Base directory of the bundles.
 
     Raises:
-        ValueError: The token, the certificate or the rules are not valid.
+        ValueError: The token, the certificate, the rules or the ranker's address are not valid.
         OSError: A file cannot be read.
     """
-    from serving import service
+    from serving import ranker, service
 
+    ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
+    ranker.split_address(ranker_address)
     http = config.HttpConfig(
         tls_certificate=FLAGS.tls_certificate,
         tls_key=FLAGS.tls_key,
@@ -141,7 +144,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
     return service.ServiceSettings(
         base=base,
         version=FLAGS.version,
-        ranker_address=FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}",
+        ranker_address=ranker_address,
         orchestrator=config.OrchestratorConfig(
             num_candidates=FLAGS.num_candidates,
             default_deadline_ms=FLAGS.deadline_ms,
