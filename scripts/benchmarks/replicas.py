@@ -139,7 +139,8 @@ def measure(target: poisson_load.Target, servers: ModelServers) -> Iterator[dict
         seconds = FLAGS.duration_seconds
         found = fresh_process.call(poisson_load.poisson, target, FLAGS.rate, seconds, number)
         disturbing.join()
-        yield {"phase": name, **found, **harness.percentiles(found.pop("milliseconds"))}
+        latencies = harness.percentiles(found.pop("milliseconds"))
+        yield {"phase": name, **found, **latencies}
 
 
 @contextlib.contextmanager

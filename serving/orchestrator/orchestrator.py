@@ -47,6 +47,7 @@ class Orchestrator:
         impressions: ImpressionLog | None = None,
         admitting: admission.Admission | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        updates: live.UpdateChannel | None = None,
     ) -> None:
         """Creates an orchestrator. The ranker is verified before its first scores are used.
 
@@ -60,6 +61,8 @@ class Orchestrator:
             admitting: Admission control, which releases in a process share. None: a new one.
             clock: Returns the time in seconds, for deadlines, ranker latency and the circuit
                 breaker.
+            updates: Channel of live updates of other hosts, which the orchestrator closes. None:
+                there are none.
 
         Raises:
             RankerMismatchError: The client requests a different version than the bundle's, or
@@ -80,7 +83,7 @@ class Orchestrator:
         self.config = config or OrchestratorConfig()
         self.release = release
         self._clock = clock
-        self.live = live.LiveIndex(release)
+        self.live = live.LiveIndex(release, channel=updates)
         self._client = client
         self.impressions = impressions
         self.metrics = metrics or service_metrics.ServiceMetrics()
@@ -114,9 +117,10 @@ class Orchestrator:
             self.config.requests_per_call,
         )
         self._composing = futures.ThreadPoolExecutor(1, thread_name_prefix="composing")
-        self._observed_live: tuple[bool, int] | None = None
+        self._observed_live: tuple[bool, int, int] | None = None
         self._observed_replicas: dict[str, bool] = {}
         self._observe_live()
+        self.live.follow()
 
     @property
     def not_ready(self) -> str | None:
@@ -125,8 +129,9 @@ class Orchestrator:
 
     @property
     def problem(self) -> str | None:
-        """Why recent answers were degraded, or None."""
-        return None if self._ranker is None else self._ranker.problem
+        """Why recent answers were degraded, or lack live updates, or None."""
+        problems = [None if self._ranker is None else self._ranker.problem, self.live.problem]
+        return " ".join(filter(None, problems)) or None
 
     async def verify_ranker(self, timeout_seconds: float = 5.0) -> None:
         """Verifies that the ranker, if any, reproduces the bundle's probes, if not done yet.
@@ -293,12 +298,15 @@ class Orchestrator:
         """Closes the connection to the ranker and stops the threads."""
         if self._ranker is not None:
             await self._ranker.close()
+        self.live.close()
         self._retrieval.close()
         self._composing.shutdown(wait=False)
         # These gauges count open orchestrators only.
         self.metrics.observe_breaker(self.release.version, "closed")
         self.metrics.observe_replicas(self.release.version, {})
-        self.metrics.observe_live(self.release.version, False, self.live.cut_bytes)
+        self.metrics.observe_live(
+            self.release.version, False, self.live.cut_bytes, self.live.num_updates
+        )
 
     def _num_candidates(self, valid: ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)
@@ -328,7 +336,7 @@ class Orchestrator:
                 self.metrics.observe_replicas(self.release.version, states)
 
     def _observe_live(self) -> None:
-        state = (self.live.problem is not None, self.live.cut_bytes)
+        state = (self.live.problem is not None, self.live.cut_bytes, self.live.num_updates)
         if state != self._observed_live:
             self._observed_live = state
             self.metrics.observe_live(self.release.version, *state)

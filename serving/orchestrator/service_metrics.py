@@ -10,6 +10,7 @@
     tfrec_release_refused                      processes that could not load a published release
     tfrec_resident_bytes                       anonymous memory of the processes
     tfrec_live_problem{version}                processes that cannot apply live updates
+    tfrec_live_updates{version}                live updates since the export that are applied
     tfrec_live_cut_bytes{version}              kept from interrupted updates, next to the journal
     tfrec_impression_rows_total{outcome}       written, dropped: rows of the impression log
     tfrec_ranker_calls_total{version,replica,outcome}   ok, late, busy, failed
@@ -164,6 +165,13 @@ class ServiceMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self._live_updates = gauge(
+            "tfrec_live_updates",
+            "Number of live updates since the export that are applied.",
+            ["version"],
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
         self._live_cut = gauge(
             "tfrec_live_cut_bytes",
             "Size of what interrupted live updates have left, in bytes.",
@@ -244,10 +252,13 @@ class ServiceMetrics:
         """Records whether the stable or the canary release cannot be served."""
         self._refused.set(refused)
 
-    def observe_live(self, version: int, has_problem: bool, cut_bytes: int) -> None:
+    def observe_live(
+        self, version: int, has_problem: bool, cut_bytes: int, num_updates: int
+    ) -> None:
         """Records the state of the live updates of a release; see `LiveIndex.status`."""
         self._live_problem.labels(version).set(has_problem)
         self._live_cut.labels(version).set(cut_bytes)
+        self._live_updates.labels(version).set(num_updates)
 
     def observe_impressions(self, outcome: str, rows: int) -> None:
         """Counts rows of the impression log, `written` or `dropped`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import config
-from serving.cli.flags import rule_flags
+from serving.cli.flags import rule_flags, update_flags
 
 if TYPE_CHECKING:
     from serving import service
@@ -120,7 +120,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         base: Base directory of the bundles.
 
     Raises:
-        ValueError: The token, the certificate, the rules or the ranker's address are not valid.
+        ValueError: The token, the certificate, the rules or an address is not valid.
         OSError: A file cannot be read.
     """
     from serving import ranker, service
@@ -155,6 +155,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
             rules=rule_flags.rules(),
         ),
         http=http,
+        update_channel=update_flags.update_channel(),
         token=token,
         max_body_bytes=FLAGS.max_body_bytes,
         impression_directory=FLAGS.impression_log,
