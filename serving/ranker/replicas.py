@@ -261,7 +261,9 @@ class Replicas:
                 replica = self._next(tried, only_healthy=bool(running))
                 if replica is not None:
                     tried.append(replica)
-                    call = self._call(replica, columns, ad_features, end, wait=False)
+                    # The last healthy one is waited for, if it reconnects or is busy.
+                    wait = replica.is_healthy and self.num_healthy == 1
+                    call = self._call(replica, columns, ad_features, end, wait)
                     running[asyncio.get_running_loop().create_task(call)] = replica
                 elif not running:
                     raise error or self._paused()
