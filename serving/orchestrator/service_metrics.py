@@ -243,7 +243,7 @@ class ServiceMetrics:
                 no longer count as down.
         """
         known = self._known_replicas.setdefault(version, set())
-        known |= states.keys()
+        known.update(states)
         for replica in known:
             self._replica_down.labels(version, replica).set(not states.get(replica, True))
         self._replicas.labels(version).set(sum(states.values()))

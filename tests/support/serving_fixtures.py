@@ -417,13 +417,13 @@ class _Altering(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 @contextlib.contextmanager
-def altering_server(address: str, edit: Callable) -> Iterator[str]:
+def altering_server(address: str, edit: Callable, port: int = 0) -> Iterator[str]:
     """Runs a real server that passes calls on and lets `edit` change, or hold, the replies."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         _Altering(address, edit), server
     )
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -241,6 +241,26 @@ def test_a_busy_replica_is_left_for_another_and_waited_for_if_all_are_busy(tiny_
     assert set(healthy.values()) == {True}
 
 
+def test_the_last_healthy_replica_is_waited_for_while_it_reconnects(tiny_bundle, ranker_address):
+    nobody = f"127.0.0.1:{serving_fixtures.free_port()}"
+
+    async def scenario(service, ending, port):
+        await service.verify_ranker()
+        first = await service.recommend(REQUEST)
+        await asyncio.to_thread(ending.close)
+        again = ending.enter_context(serving_fixtures.altering_server(ranker_address, bool, port))
+        return first, await service.recommend(REQUEST), again
+
+    with contextlib.ExitStack() as ending:
+        address = ending.enter_context(serving_fixtures.altering_server(ranker_address, bool))
+        port = int(address.rpartition(":")[2])
+        first, second, again = run(
+            tiny_bundle, f"{nobody},{address}", lambda service: scenario(service, ending, port)
+        )
+    assert again == address
+    assert (first.degraded, second.degraded) == (None, None)
+
+
 def _is_refused(stub, status):
     try:
         stub.GetModelStatus(status, timeout=0.05)
