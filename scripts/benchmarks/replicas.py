@@ -39,6 +39,7 @@ flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_integer("replicas", 3, "Number of model servers.", lower_bound=2)
 flags.DEFINE_float("rate", 60.0, "Requests per second.", lower_bound=0.1)
 flags.DEFINE_float("duration_seconds", 20.0, "Duration of each phase.", lower_bound=1.0)
+flags.DEFINE_float("deadline_ms", 2000.0, "Deadline of a request.", lower_bound=1.0)
 flags.DEFINE_list("phases", [], "Phases to measure. Empty: all.")
 FLAGS = flags.FLAGS
 
@@ -107,7 +108,8 @@ def main() -> None:
         release = releases.load(base, FLAGS.version)
         contexts = release.manifest.probes["requests"]
         release.close()
-        with running_service.serve(base, f"--ranker_address={servers.addresses}") as (url, _, _):
+        options = (f"--ranker_address={servers.addresses}", f"--deadline_ms={FLAGS.deadline_ms:g}")
+        with running_service.serve(base, *options) as (url, _, _):
             bodies = [json.dumps({"context": context, "k": 10}).encode() for context in contexts]
             rows = list(measure(poisson_load.Target(url, bodies), servers))
     for row in rows:

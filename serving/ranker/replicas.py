@@ -113,6 +113,9 @@ class Replicas:
         clock: Returns the time in seconds, for the circuit breakers and the latency of calls.
         observe_call: Called after each call with the address of the replica and the outcome: `ok`,
             `late`, `busy` or `failed`. None: not observed.
+
+    Attributes:
+        num_second_calls: Number of calls that were made next to a late one.
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class Replicas:
         self._healthy_pace = pace.Pace()
         self._last_error = "The ranker has failed."
         self._second_calls = _MAX_SECOND_CALLS
+        self.num_second_calls = 0
         self._turn = 0
 
     @property
@@ -297,6 +301,7 @@ class Replicas:
             if not healthy or self._second_calls < 1:
                 return None
             self._second_calls -= 1
+            self.num_second_calls += 1
         elif not healthy:
             return next((replica for replica in left if replica.breaker.admit()), None)
         now = self._clock()
