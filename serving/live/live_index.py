@@ -302,10 +302,11 @@ class LiveIndex:
             self._channel_problem = None
             return True
         except Exception as error:
-            if not isinstance(error, errors.LiveIndexError):
-                logging.exception("%s cannot be followed.", channel.name)
-            elif str(error) != self._channel_problem:
-                logging.error("Updates of other hosts are not applied: %s", error)
+            if str(error) != self._channel_problem:
+                is_unexpected = not isinstance(error, errors.LiveIndexError)
+                logging.error(
+                    "Updates of other hosts are not applied: %s", error, exc_info=is_unexpected
+                )
             self._channel_problem = str(error)
             return False
 

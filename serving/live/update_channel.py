@@ -52,7 +52,7 @@ class Found:
 
 
 class UpdateChannel(Protocol):
-    """The records of one release, which hosts publish and read. Not thread-safe.
+    """The records of one release, which hosts publish and read. Thread-safe.
 
     Attributes:
         name: Address of the channel, without a password, for messages.

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-from serving import errors
+from serving import errors, releases
 from serving.ranker import ranker_client
 
 _logger = logging.getLogger(__name__)
@@ -175,6 +175,27 @@ class Endpoints:
             for one in dict.fromkeys(addresses)
         }
         return gone
+
+
+def connect(
+    release: releases.Bundle, address: str
+) -> ranker_client.RankerClient | Endpoints | None:
+    """Returns a client for the ranker of a release, or None if it has none.
+
+    Args:
+        release: Loaded release.
+        address: host:port of the model server, several separated by commas, or `dns:///NAME:PORT`,
+            whose addresses are all used.
+
+    Raises:
+        ValueError: The address is not valid.
+    """
+    if not release.manifest.has_ranker:
+        return None
+    outputs = release.manifest.outputs.values()
+    if len(split_address(address)) > 1 or address.startswith(_DNS):
+        return Endpoints(address, version=release.version, outputs=outputs)
+    return ranker_client.RankerClient(address, version=release.version, outputs=outputs)
 
 
 def unresolved(endpoints: Endpoints) -> errors.RankerUnavailableError:

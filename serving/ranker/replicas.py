@@ -14,8 +14,6 @@ The Tail at Scale, CACM 2013, for second calls; gRFC A6 for their budget.
 """
 
 import asyncio
-import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterable
 
@@ -23,13 +21,9 @@ import numpy as np
 
 from serving import errors, releases, requests
 from serving.config import BreakerConfig
-from serving.ranker import breaker, endpoints, pace, ranker_client, verified_ranker
+from serving.ranker import endpoints, pace, ranker_client, verified_ranker
+from serving.ranker.replica import Replica, ReplicaState
 
-# A slow call raises the slowness of a replica at once; it decays with this time constant, so that a
-# replica that was ten times slower than others is tried again after 2.3 of them.
-_SLOWNESS_SECONDS = 5.0
-# Calls of a healthy replica differ by as much.
-_MIN_SLOWNESS = 2.0
 # A call is late after this multiple of the expected latency.
 _LATE_FACTOR = 4.0
 _MIN_LATE_SECONDS = 0.02
@@ -38,69 +32,6 @@ _MIN_LATE_SECONDS = 0.02
 _MAX_SECOND_CALLS, _SECOND_CALLS_PER_CALL = 10.0, 0.05
 # Time between two background checks of a replica, until its circuit breaker opens.
 _CHECK_SECONDS = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class ReplicaState:
-    """State of a replica, for monitoring.
-
-    Attributes:
-        address: host:port.
-        is_healthy: Whether it is called.
-        problem: Why not, or None.
-    """
-
-    address: str
-    is_healthy: bool
-    problem: str | None
-
-
-class _Replica:
-    """A replica, its circuit breaker and what its calls have shown."""
-
-    def __init__(
-        self,
-        client: verified_ranker.Scorer,
-        release: releases.Bundle,
-        config: BreakerConfig | None,
-        clock: Callable[[], float],
-    ) -> None:
-        self.client = client
-        self.ranker = verified_ranker.VerifiedRanker(release, client)
-        self.breaker = breaker.CircuitBreaker(config, clock)
-        self.in_flight = 0
-        # Number of the choice that took it last.
-        self.turn = 0
-        # Whether its last call failed or was late.
-        self.suspect = False
-        self.next_check = 0.0
-        self.check: asyncio.Task[None] | None = None
-        self._slowness = 1.0
-        self._observed_at = -math.inf
-
-    @property
-    def is_healthy(self) -> bool:
-        return not self.suspect and self.breaker.state == "closed" and self.ranker.is_verified
-
-    @property
-    def problem(self) -> str | None:
-        if self.ranker.problem is None and self.suspect:
-            return f"The ranker at {self.client.address} is late."
-        return self.ranker.problem
-
-    def load(self, now: float) -> float:
-        """Returns the expected slowness of another call."""
-        slowness = self._slowness * self._weight(now)
-        return (self.in_flight + 1) * (slowness if slowness > _MIN_SLOWNESS else 1.0)
-
-    def observe(self, slowness: float, now: float) -> None:
-        """Records the latency of a call as a multiple of the expected one."""
-        weight = self._weight(now)
-        decayed = weight * self._slowness + (1 - weight) * slowness
-        self._slowness, self._observed_at = max(slowness, decayed), now
-
-    def _weight(self, now: float) -> float:
-        return math.exp((self._observed_at - now) / _SLOWNESS_SECONDS)
 
 
 class Replicas:
@@ -132,7 +63,7 @@ class Replicas:
         self._observe_call = observe_call or (lambda address, outcome: None)
         self._endpoints = client if isinstance(client, endpoints.Endpoints) else None
         self._client = client
-        self._replicas: dict[str, _Replica] = {}
+        self._replicas: dict[str, Replica] = {}
         self._update()
         # Excludes calls that ran into their deadline: the latency of healthy replicas.
         self._healthy_pace = pace.Pace()
@@ -257,8 +188,8 @@ class Replicas:
         self, columns: requests.Columns, ad_features: np.ndarray, end: float
     ) -> dict[str, np.ndarray]:
         """Calls each replica at most once, until one answers."""
-        tried: list[_Replica] = []
-        running: dict[asyncio.Task[dict[str, np.ndarray]], _Replica] = {}
+        tried: list[Replica] = []
+        running: dict[asyncio.Task[dict[str, np.ndarray]], Replica] = {}
         error: errors.RankerError | None = None
         try:
             while True:
@@ -293,7 +224,7 @@ class Replicas:
             for task in running:
                 task.cancel()
 
-    def _next(self, tried: Iterable[_Replica], only_healthy: bool) -> _Replica | None:
+    def _next(self, tried: Iterable[Replica], only_healthy: bool) -> Replica | None:
         """Returns the replica to call next, or None."""
         left = [replica for replica in self._replicas.values() if replica not in tried]
         healthy = [replica for replica in left if replica.is_healthy]
@@ -319,7 +250,7 @@ class Replicas:
             return remaining / 2
         return min(max(_LATE_FACTOR * expected, _MIN_LATE_SECONDS), remaining / 2)
 
-    def _late(self, running: dict[asyncio.Task[dict[str, np.ndarray]], _Replica]) -> None:
+    def _late(self, running: dict[asyncio.Task[dict[str, np.ndarray]], Replica]) -> None:
         """Makes other calls avoid replicas that are late, until their probes are answered."""
         for replica in running.values():
             if not replica.suspect:
@@ -329,7 +260,7 @@ class Replicas:
 
     async def _call(
         self,
-        replica: _Replica,
+        replica: Replica,
         columns: requests.Columns,
         ad_features: np.ndarray,
         end: float,
@@ -362,7 +293,7 @@ class Replicas:
         return outputs
 
     def _failed(
-        self, replica: _Replica, error: errors.RankerError, num_scores: int, seconds: float
+        self, replica: Replica, error: errors.RankerError, num_scores: int, seconds: float
     ) -> None:
         is_busy = isinstance(error, errors.RankerBusyError)
         is_late = isinstance(error, errors.RankerDeadlineError)
@@ -390,7 +321,7 @@ class Replicas:
             if task is None or task.done() or task.get_loop() is not loop:
                 replica.check = loop.create_task(self._check(replica))
 
-    async def _check(self, replica: _Replica) -> None:
+    async def _check(self, replica: Replica) -> None:
         replica.next_check = time.monotonic() + _CHECK_SECONDS
         if not replica.breaker.admit():
             return
@@ -422,7 +353,7 @@ class Replicas:
         if clients.keys() != self._replicas.keys():
             self._replicas = {
                 address: self._replicas.get(address)
-                or _Replica(client, self._release, self._config, self._clock)
+                or Replica(client, self._release, self._config, self._clock)
                 for address, client in clients.items()
             }
 
@@ -430,24 +361,3 @@ class Replicas:
         return errors.RankerUnavailableError(
             f"{self._last_error} The ranker will be retried shortly."
         )
-
-
-def connect(
-    release: releases.Bundle, address: str
-) -> ranker_client.RankerClient | endpoints.Endpoints | None:
-    """Returns a client for the ranker of a release, or None if it has none.
-
-    Args:
-        release: Loaded release.
-        address: host:port of the model server, several separated by commas, or `dns:///NAME:PORT`,
-            whose addresses are all used.
-
-    Raises:
-        ValueError: The address is not valid.
-    """
-    if not release.manifest.has_ranker:
-        return None
-    outputs = release.manifest.outputs.values()
-    if len(endpoints.split_address(address)) > 1 or address.startswith("dns:///"):
-        return endpoints.Endpoints(address, version=release.version, outputs=outputs)
-    return ranker_client.RankerClient(address, version=release.version, outputs=outputs)
