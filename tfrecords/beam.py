@@ -19,12 +19,14 @@ JSON, Arrow or NumPy arrays without pickled objects, so that reading them execut
 A cluster needs the log and the output under the same paths on a file system that the driver and
 all workers share (NFS, Filestore, a mounted bucket) and that renames atomically, and this package
 with its dependencies on every worker (--sdk_container_image or --setup_file). It is tested with
-Beam's direct runner, with several workers in threads and processes of one machine; it is not
-tested on Dataflow, Flink or Spark, nor on a mounted bucket.
+processes of one machine: those of Beam's direct runner, of a Dask cluster, and of a pool under
+the portable runner, whose protocol Flink and Spark use. It is not tested on Flink, Spark or
+Dataflow, nor on a mounted bucket.
 """
 
 import dataclasses
 import functools
+import importlib
 import json
 import pathlib
 import threading
@@ -36,7 +38,7 @@ import apache_beam
 import pyarrow as pa
 from apache_beam.options import pipeline_options
 
-from tfrecords import conversion, convert, formats, records
+from tfrecords import conversion, convert, formats, records, terminal
 from tfrecords.splits import SplitOptions
 
 _HEADER_BYTES = 1 << 20
@@ -87,6 +89,31 @@ def on_beam(
     )
 
 
+def check_options(arguments: Sequence[str], known_here: Iterable[str] = ()) -> None:
+    """Checks that each argument is an option of Beam.
+
+    Args:
+        arguments: Options as --name=value.
+        known_here: Names of other flags, which are suggested for a misspelled one.
+
+    Raises:
+        ValueError: An argument is none.
+    """
+    options = _with_dask(arguments)
+    parser = pipeline_options._BeamArgumentParser(
+        allow_abbrev=False, add_help=False, conflict_handler="resolve"
+    )
+    for group in pipeline_options.PipelineOptions.__subclasses__():
+        group._add_argparse_args(parser)
+    unknown = parser.parse_known_args(options)[1]
+    if unknown:
+        name = unknown[0].removeprefix("--").partition("=")[0]
+        hint = terminal.suggestion_for(name, known_here)
+        raise ValueError(
+            f"{unknown[0]!r} is a flag of neither this command nor Beam.{hint} See --help."
+        )
+
+
 class _BeamLog:
     """A log that yields its chunks after workers have converted them."""
 
@@ -124,7 +151,7 @@ class _BeamLog:
 
 def _run(job: BeamSource, num_chunks: int) -> None:
     """Runs the pipeline to its end."""
-    options = pipeline_options.PipelineOptions(list(job.arguments))
+    options = pipeline_options.PipelineOptions(_with_dask(job.arguments))
     with apache_beam.Pipeline(options=options) as pipeline:
         chunks = pipeline | "Cut" >> apache_beam.Create(range(num_chunks))
         for name, each, then in (
@@ -142,6 +169,18 @@ def _run(job: BeamSource, num_chunks: int) -> None:
                 # One element with all notes: the next stage starts when all are finished.
                 notes = done | f"Gather {name}" >> apache_beam.combiners.ToList()
                 chunks = notes | f"After {name}" >> apache_beam.FlatMap(then, job)
+
+
+def _with_dask(arguments: Sequence[str]) -> list[str]:
+    """Returns Beam's options; Beam knows the runner of Dask by its full name only."""
+    short = "--runner=DaskRunner"
+    if short not in arguments:
+        return list(arguments)
+    module = "apache_beam.runners.dask.dask_runner"
+    importlib.import_module(module)  # Its options are known once it is imported.
+    full = f"--runner={module}.DaskRunner"
+    # By default Dask puts few chunks into one partition, which one worker then converts.
+    return ["--dask_partition_size=1", *(full if a == short else a for a in arguments)]
 
 
 def _parse(index: int, job: BeamSource) -> tuple[int, dict[str, Any]]:

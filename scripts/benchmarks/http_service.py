@@ -22,7 +22,6 @@ and `peak_memory_mb` of each process (memory-mapped files count in each process 
 
 import dataclasses
 import json
-import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -52,10 +51,14 @@ def main() -> None:
     bodies = [json.dumps({"context": context, "k": values.k}).encode() for context in fields]
     with running_service.serve(base, f"--workers={values.workers}") as (url, _, process_ids):
         target = poisson_load.Target(url, bodies)
-        before = {name: _cpu_ms(process_id) for name, process_id in process_ids.items()}
+        before = {
+            name: fresh_process.cpu_ms(process_id) for name, process_id in process_ids.items()
+        }
         single = fresh_process.call(poisson_load.one_by_one, target, values.singles, WARM_UP)
         processor_ms = {
-            name: round((_cpu_ms(process_ids[name]) - ms) / (values.singles + WARM_UP), 2)
+            name: round(
+                (fresh_process.cpu_ms(process_ids[name]) - ms) / (values.singles + WARM_UP), 2
+            )
             for name, ms in before.items()
         }
         rates = list(_rising(target, [float(rate) for rate in values.rates]))
@@ -222,11 +225,6 @@ def _rising(target: poisson_load.Target, rates: Sequence[float]) -> Iterator[dic
         yield found
         if harness.percentiles(found["milliseconds"])["p99_ms"] > 20 * flags.FLAGS.max_p99_ms:
             return
-
-
-def _cpu_ms(process_id: int) -> float:
-    stat = pathlib.Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
-    return (int(stat[11]) + int(stat[12])) * 1000 / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

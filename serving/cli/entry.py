@@ -17,7 +17,6 @@ from tfrecords import terminal
 _OFFLINE = (
     "quickstart",
     "convert",
-    "convert_beam",
     "inspect_dataset",
     "train",
     "train_retrieval",
@@ -36,6 +35,7 @@ _ONLINE = (
     "tune_index",
     "model_config",
     "join_feedback",
+    "size",
 )
 MODULES = {
     **{name: f"serving.cli.offline.{name}" for name in _OFFLINE},

@@ -41,7 +41,7 @@ def parse(argv: list[str], command: ModuleType, known_only: bool = False) -> lis
     except flags.Error as error:
         fail(message_of(error))
     if rest[1:] and not known_only:
-        fail(unexpected_argument(rest[1]))
+        fail(unknown_argument(rest[1]))
     return rest
 
 
@@ -61,7 +61,7 @@ def help_text(command: ModuleType) -> str:
 def message_of(error: flags.Error) -> str:
     """Returns the message for a flag error: what is wrong, what was expected, and a suggestion."""
     if isinstance(error, flags.UnrecognizedFlagError):
-        return f"Unknown flag --{error.flagname}.{_close_flag(error.flagname)} See --help."
+        return unknown_argument(f"--{error.flagname}")
     parsed = _ILLEGAL.match(str(error))
     if not parsed or parsed["name"] not in flags.FLAGS:
         return _sentence(str(error))
@@ -79,9 +79,11 @@ def message_of(error: flags.Error) -> str:
     return f"--{name}: expected {expected}, got {value!r}."
 
 
-def unexpected_argument(argument: str) -> str:
-    """Returns the message for an argument that is not a flag."""
+def unknown_argument(argument: str) -> str:
+    """Returns the message for an argument that is not a flag, or not one of the command."""
     name = argument.partition("=")[0]
+    if name.startswith("-"):
+        return f"Unknown flag --{name.lstrip('-')}.{_close_flag(name.lstrip('-'))} See --help."
     hint = f" Did you mean --{argument}?" if name in flags.FLAGS else ""
     return f"Unexpected argument {argument!r}; options start with --.{hint} See --help."
 

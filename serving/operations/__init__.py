@@ -1,5 +1,12 @@
 """Tools for operators: checks of releases and running servers, and a local service."""
 
+from serving.operations.capacity import (
+    Figure,
+    Machine,
+    MeasuredConstants,
+    cost_drivers,
+    size_deployment,
+)
 from serving.operations.findings import (
     DoctorFinding,
     any_failed,
@@ -24,6 +31,9 @@ from serving.operations.service_findings import ServiceCheck
 
 __all__ = [
     "DoctorFinding",
+    "Figure",
+    "Machine",
+    "MeasuredConstants",
     "ModelServerCheck",
     "ServiceCheck",
     "any_failed",
@@ -31,6 +41,7 @@ __all__ = [
     "compare_impressions",
     "compare_over_grpc",
     "compare_over_rest",
+    "cost_drivers",
     "describe_answer",
     "finding_of",
     "findings_as_json",
@@ -39,4 +50,5 @@ __all__ = [
     "read_logged_requests",
     "requests_from_samples",
     "servers_behind",
+    "size_deployment",
 ]

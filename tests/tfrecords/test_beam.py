@@ -1,101 +1,23 @@
 """The conversion under Beam gives the local one's bytes."""
 
 import collections
-import dataclasses
-import gzip
-import hashlib
 import json
 import pathlib
 import pickle
 
 import logs
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import requirements
 import scripts_in_forks
 
 pytest.importorskip("apache_beam", reason=requirements.NO_BEAM)
 
-from tfrecords import beam, conversion, convert, formats, reader, schema
+from beam_logs import SHOP, converted_both_ways, files, plain_log, shop, zipped_log
+
+from tfrecords import beam, conversion, convert, formats, reader
 from tfrecords.splits import SPLITS
 
 pytestmark = pytest.mark.process
-
-NUM_ROWS = 1_200
-SHOP = schema.Schema(
-    "shop",
-    (
-        schema.Field("country", "categorical", "query"),
-        schema.Field("taste", "dense", "query", length=2),
-        schema.Field("search", "text", "query", length=16),
-        schema.Field("sku", "categorical", "ad"),
-    ),
-    ("sku",),
-    "clicked",
-    request_key="request",
-    user_key="user",
-)
-
-
-def files(directory):
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-
-
-def converted_both_ways(source, tmp_path, arguments=(), **options):
-    """Converts locally and under Beam; returns the files of both."""
-    convert.convert(source, tmp_path / "local", **options)
-    directory = tmp_path / "beam"
-    convert.convert(beam.on_beam(source, directory, arguments), directory, **options)
-    return files(tmp_path / "local"), files(directory)
-
-
-def plain_log(tmp_path):
-    """Seven chunks with bad rows in two of them."""
-    rows = [*logs.rows(NUM_ROWS), ["2", "short"]]
-    rows.insert(300, ["1", *[""] * 38, "one", "too many"])
-    return convert.Source(
-        logs.write(tmp_path / "log.tsv", rows), formats.criteo.schema(), rows_per_chunk=180
-    )
-
-
-def zipped_log(tmp_path):
-    source = plain_log(tmp_path)
-    path = tmp_path / "log.tsv.gz"
-    path.write_bytes(gzip.compress(source.path.read_bytes()))
-    return dataclasses.replace(source, path=path)
-
-
-def shop(tmp_path, kind):
-    """A table whose requests are scattered over the chunks."""
-    rng = np.random.default_rng(0)
-    request = rng.integers(0, NUM_ROWS // 3, NUM_ROWS)
-    tastes = [None if own % 9 == 0 else [own % 7 / 3, own % 5 - 2.0] for own in request.tolist()]
-    if kind == "csv":
-        tastes = ["" if own is None else "|".join(map(str, own)) for own in tastes]
-    table = pa.table(
-        {
-            "request": request,
-            "user": request % 40,
-            "country": pa.array(["de", "fr", "it"]).take(pa.array(request % 3)),
-            "taste": tastes,
-            "search": [f"text {own % 11}" for own in request.tolist()],
-            "sku": rng.integers(0, 50, NUM_ROWS),
-            "clicked": (rng.random(NUM_ROWS) < 0.3).astype(int),
-        }
-    )
-    if kind == "parquet":
-        pq.write_table(table, tmp_path / "log.parquet")
-    else:
-        lines = [",".join(table.column_names)]
-        lines += [",".join(map(str, row.values())) for row in table.to_pylist()]
-        (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
-    return convert.Source(tmp_path / f"log.{kind}", SHOP, "tabular", rows_per_chunk=170)
 
 
 @pytest.mark.parametrize("made", [plain_log, zipped_log], ids=["plain", "gzip"])
@@ -269,7 +191,7 @@ def test_a_worker_without_the_shared_directory_says_so(tmp_path):
 
 def test_the_script_refuses_what_is_neither_its_flag_nor_beams(tmp_path):
     done = run_script(
-        "convert_beam.py", "--use_synthetic", "--runner=DirectRunner", "--spilt=time", status=1
+        "convert.py", "--use_synthetic", "--runner=DirectRunner", "--spilt=time", status=1
     )
     assert (
         "'--spilt=time' is a flag of neither this command nor Beam. Did you mean 'split'?"
@@ -280,9 +202,7 @@ def test_the_script_refuses_what_is_neither_its_flag_nor_beams(tmp_path):
 def test_the_script_writes_what_convert_writes(tmp_path):
     data_path = f"--data_path={plain_log(tmp_path).path}"
     run_script("convert.py", data_path, f"--workdir={tmp_path / 'local'}")
-    run_script(
-        "convert_beam.py", data_path, f"--workdir={tmp_path / 'beam'}", "--runner=DirectRunner"
-    )
+    run_script("convert.py", data_path, f"--workdir={tmp_path / 'beam'}", "--runner=DirectRunner")
     assert files(tmp_path / "local" / "data") == files(tmp_path / "beam" / "data")
 
 

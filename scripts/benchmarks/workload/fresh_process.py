@@ -5,6 +5,7 @@ that TensorFlow is imported once.
 """
 
 import multiprocessing
+import os
 import pathlib
 import resource
 import sys
@@ -40,3 +41,9 @@ def peak_rss_mb(process_id: int | str = "self") -> float:
         return kilobytes * 1024 / 1e6
     bytes_per_unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / 1e6
+
+
+def cpu_ms(process_id: int) -> float:
+    """Returns the processor time that a process has used, in milliseconds (Linux)."""
+    stat = pathlib.Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(stat[11]) + int(stat[12])) * 1000 / os.sysconf("SC_CLK_TCK")

@@ -13,25 +13,48 @@ WORKDIR/data/dataset.json. --infer_schema proposes a schema file for a table, wh
 --write_schema writes the schema of a format, for example to lower min_count for a small log:
 
     tfrec convert --format=avazu --write_schema=avazu.json
+
+--runner names a runner of Apache Beam (extra `beam`), which converts on a cluster to the same
+bytes. Flags that are not listed below are then Beam's, given as --name=value:
+
+    tfrec convert --data_path=/mnt/log.tsv --workdir=/mnt/criteo --runner=DaskRunner \
+        --dask_client_address=HOST:8786
+
+The driver and all workers must mount the log and the work directory at the same path (NFS,
+Filestore, a mounted bucket), and every worker needs this package. See `tfrecords.beam`.
 """
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving.cli import command_line
+from serving.cli import command_line, extras, flag_messages
 from serving.cli.flags import log_flags
 from tfrecords import formats
+
+if TYPE_CHECKING:
+    from serving import export
+    from tfrecords import reader
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory.")
 flags.DEFINE_bool("infer_schema", False, "Only propose a schema file from the data.")
 flags.DEFINE_string("write_schema", None, "Only write the schema of --format to this file.")
 flags.DEFINE_bool("json", False, "Print only a description of the data set, as JSON.")
+flags.DEFINE_string(
+    "runner", None, "Runner of Apache Beam, such as DaskRunner; default: threads of this process."
+)
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
+# Beam's flags from the command line.
+OTHER_FLAGS: list[str] = []
 
 
 def main() -> None:
+    if OTHER_FLAGS and not FLAGS.runner:
+        flag_messages.fail(flag_messages.unknown_argument(OTHER_FLAGS[0]))
     if FLAGS.infer_schema:
         _propose()
         return
@@ -41,10 +64,26 @@ def main() -> None:
     from serving import export
 
     steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
-    data_set = log_flags.converted_data_set(steps)
+    data_set = _convert_on_beam(steps) if FLAGS.runner else log_flags.converted_data_set(steps)
     steps.say_what_to_expect(data_set)
     if FLAGS.json:
         command_line.print_json({"directory": data_set.directory, **data_set.description.to_json()})
+
+
+def _convert_on_beam(steps: export.Pipeline) -> reader.DataSet:
+    with extras.require_extra("beam"):
+        from tfrecords import beam
+
+    options = [f"--runner={FLAGS.runner}", *OTHER_FLAGS]
+    beam.check_options(options, FLAGS)
+    config = log_flags.conversion_config()
+    source = beam.on_beam(
+        log_flags.log_source(steps),
+        steps.path("data").absolute(),
+        options,
+        config.max_rejected_fraction,
+    )
+    return steps.convert(source, config, FLAGS.workers)
 
 
 def _write_schema(target: pathlib.Path) -> None:

@@ -18,8 +18,6 @@ from serving.cli import entry
 from tfrecords import terminal
 
 RUNNER = ROOT / "tests" / "support" / "script_runner.py"
-# Imports TensorFlow for a flag that may be Beam's.
-WITH_FLAG_ERRORS = [name for name in entry.MODULES if name != "convert_beam"]
 # Writes a line of JSON for each command, of a fork: [name, what it says to flags that are wrong and
 # to those who ask for help, whether it imported TensorFlow].
 FLAGS_ALONE = """
@@ -75,7 +73,7 @@ MISTAKES = {
 def ran():
     """Runs all command lines of this file; maps them to exit status, output and error."""
     commands = [(f"{name}.py", "--help") for name in entry.MODULES]
-    commands += [(f"{name}.py", "--no_such_flag=1") for name in WITH_FLAG_ERRORS]
+    commands += [(f"{name}.py", "--no_such_flag=1") for name in entry.MODULES]
     commands += list(MISTAKES)
     done = subprocess.run(
         [sys.executable, str(RUNNER)],
@@ -136,7 +134,7 @@ def test_help_explains_with_an_example_and_the_flags(ran, name):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("name", WITH_FLAG_ERRORS)
+@pytest.mark.parametrize("name", entry.MODULES)
 def test_an_unknown_flag_is_refused_in_one_line(ran, name):
     status, out, err = ran[f"{name}.py", "--no_such_flag=1"]
     assert (status, out) == (1, "")

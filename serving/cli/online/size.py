@@ -1,0 +1,58 @@
+"""Estimates machines, memory and network for numbers of ads, requests and users.
+
+    tfrec size --ads=10000000 --rps=10000 --users=50000000
+    tfrec size --ads=1000000 --rps=100 --machine_cores=8 --machine_gb=32
+
+Prints a line for each figure, whether it was measured or calculated, and what it follows from. The
+constants were measured on one machine with two slow cores; `scripts/benchmarks/capacity.py`
+measures yours, and --constants=FILE takes its result. See docs/sizing.md. --json prints the
+figures as JSON.
+"""
+
+import pathlib
+
+from absl import flags
+
+from serving import operations
+from serving.cli import command_line
+from tfrecords import terminal
+
+flags.DEFINE_integer("ads", 1_000_000, "Number of ads.", lower_bound=1)
+flags.DEFINE_float("rps", 100.0, "Number of requests per second, at the peak.", lower_bound=0.0)
+flags.DEFINE_integer("users", 0, "Number of users in a user store; 0: none.", lower_bound=0)
+flags.DEFINE_integer("machine_cores", 32, "Number of cores of a machine.", lower_bound=1)
+flags.DEFINE_float("machine_gb", 128.0, "Memory of a machine, in 10^9 bytes.", lower_bound=1.0)
+flags.DEFINE_string("constants", None, "File of measured constants; default: the package's.")
+flags.DEFINE_bool("json", False, "Print the figures as JSON.")
+FLAGS = flags.FLAGS
+_PREFIXES = ("", "k", "M", "G", "T", "P")
+
+
+def main() -> None:
+    constants = operations.MeasuredConstants.load(
+        pathlib.Path(FLAGS.constants) if FLAGS.constants else None
+    )
+    machine = operations.Machine(FLAGS.machine_cores, FLAGS.machine_gb * 1e9)
+    figures = operations.size_deployment(constants, FLAGS.ads, FLAGS.rps, FLAGS.users, machine)
+    if FLAGS.json:
+        command_line.print_json([vars(figure) for figure in figures])
+        return
+    print(
+        f"{FLAGS.ads:,} ads, {FLAGS.rps:,g} requests/s, {FLAGS.users:,} users; machines of "
+        f"{FLAGS.machine_cores} cores and {FLAGS.machine_gb:g} GB"
+    )
+    rows = [(f.part, f.name, _text(f.value, f.unit), f"{f.source}: {f.how}") for f in figures]
+    print(terminal.text_table(("part", "figure", "value", "source"), rows, left=(0, 1, 3)))
+    drivers = operations.cost_drivers(figures)
+    print("machines: " + ", ".join(f"{part} {share:.0%}" for part, share in drivers))
+    print(f"measured on {constants.machine}, {constants.date}, by {constants.command}")
+
+
+def _text(value: float, unit: str) -> str:
+    """Returns a value with its unit: three digits, and B with a prefix."""
+    if not unit:
+        return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+    power = 0
+    while unit == "B" and value >= 1000 and power < len(_PREFIXES) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.3g} {_PREFIXES[power]}{unit}"

@@ -1,0 +1,340 @@
+"""Sizes a deployment: machines, memory and network for numbers of ads, requests and users.
+
+Constants are measured by `scripts/benchmarks/capacity.py` on one machine, for one number of ads.
+Everything else follows from them by arithmetic, and each figure says which of the two it is.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Self
+
+# The p99 of a request needs machines that are idle for half of the time.
+UTILIZATION = 0.5
+# Besides N and N−1 during a release change, the system needs memory too.
+_MEMORY_SHARE = 0.7
+_CORES_PER_PROCESS = 2
+# HNSW of Milvus: links of M = 16, two per node and side at the lowest level, of 4 bytes.
+_MILVUS_LINK_BYTES = 128
+_NUM_CANDIDATES = 500
+MEASURED, CALCULATED = "measured", "calculated"
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredConstants:
+    """What a deployment costs, measured with a catalog of `num_ads`.
+
+    Attributes:
+        machine: The machine in words.
+        date: Day of the measurement.
+        command: The command that measured.
+        num_ads: Number of ads.
+        dimension: Embedding size.
+        index_bytes_per_ad: File of the default index, memory-mapped and shared by processes.
+        row_bytes_per_ad: Features, ids and fields to show, memory-mapped and shared.
+        private_bytes_per_ad: What each process of the service holds for itself.
+        process_bytes: Memory of a process of the service without ads.
+        search_cpu_ms: Processor time of a search for 500 ads.
+        service_cpu_ms: Processor time of a request in the service, its search included.
+        ranker_cpu_ms: Processor time of a request in the model server, 500 candidates.
+        num_columns: Number of columns of ad features, which the ranker is sent for 500 ads.
+        num_outputs: Number of scores of an ad that it returns.
+        request_bytes: A request over HTTP.
+        answer_bytes: Its answer with ten ads.
+        store_bytes_per_user: Store of users -> its memory or disk space for a user with 50 events.
+    """
+
+    machine: str
+    date: str
+    command: str
+    num_ads: int
+    dimension: int
+    index_bytes_per_ad: float
+    row_bytes_per_ad: float
+    private_bytes_per_ad: float
+    process_bytes: float
+    search_cpu_ms: float
+    service_cpu_ms: float
+    ranker_cpu_ms: float
+    num_columns: int
+    num_outputs: int
+    request_bytes: float
+    answer_bytes: float
+    store_bytes_per_user: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @staticmethod
+    def default_path() -> pathlib.Path:
+        """Returns the file of the package."""
+        return pathlib.Path(__file__).with_name("measured_constants.json")
+
+    @classmethod
+    def load(cls, path: pathlib.Path | None = None) -> Self:
+        """Reads constants.
+
+        Args:
+            path: File of `scripts/benchmarks/capacity.py`; None: the one of this package.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            ValueError: It has other content.
+        """
+        path = path or cls.default_path()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} does not exist; expected constants that scripts/benchmarks/capacity.py "
+                "wrote."
+            )
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path}: expected constants that scripts/benchmarks/capacity.py wrote, got other "
+                f"content ({error})."
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """A machine to deploy on.
+
+    Attributes:
+        cores: Number of cores, as fast as the measured ones.
+        memory_bytes: Memory.
+    """
+
+    cores: int = 32
+    memory_bytes: float = 128e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A line of the result.
+
+    Attributes:
+        part: Part of the deployment.
+        name: What the figure counts.
+        value: Its value.
+        unit: Unit of the value; empty: a number.
+        source: `measured` or `calculated`.
+        how: What it follows from.
+    """
+
+    part: str
+    name: str
+    value: float
+    unit: str
+    source: str
+    how: str
+
+
+def size_deployment(
+    constants: MeasuredConstants,
+    num_ads: int,
+    requests_per_second: float,
+    num_users: int = 0,
+    machine: Machine | None = None,
+) -> list[Figure]:
+    """Returns what a deployment needs.
+
+    Args:
+        constants: Measured constants.
+        num_ads: Number of ads.
+        requests_per_second: Number of requests per second.
+        num_users: Number of users in the user store; 0: there is none.
+        machine: The machines; None: the default.
+    """
+    machine = machine or Machine()
+    index = _index(constants, num_ads, machine)
+    orchestrators = _orchestrators(constants, num_ads, requests_per_second, machine)
+    rankers = _rankers(constants, requests_per_second, machine)
+    return [
+        *index,
+        *orchestrators,
+        *rankers,
+        *_network(constants, requests_per_second),
+        *(_users(constants, num_users) if num_users else ()),
+    ]
+
+
+def fits_one_machine(constants: MeasuredConstants, num_ads: int, machine: Machine) -> bool:
+    """Returns whether two releases of the index, with a process each, fit a machine."""
+    return 2 * _machine_bytes(constants, num_ads, 1) <= _MEMORY_SHARE * machine.memory_bytes
+
+
+def cost_drivers(figures: list[Figure]) -> list[tuple[str, float]]:
+    """Returns the share of all machines that each part needs, the largest first."""
+    machines = {f.part: f.value for f in figures if f.name == "machines"}
+    total = sum(machines.values())
+    shares = [(part, count / total) for part, count in machines.items()]
+    return sorted(shares, key=lambda own: -own[1])
+
+
+def _machine_bytes(constants: MeasuredConstants, num_ads: int, processes: int) -> float:
+    shared = num_ads * (constants.index_bytes_per_ad + constants.row_bytes_per_ad)
+    own = constants.process_bytes + num_ads * constants.private_bytes_per_ad
+    return shared + processes * own
+
+
+def _search_ms(constants: MeasuredConstants, num_ads: int) -> float:
+    # The number of cells grows with √N, so the probed ones hold √N times as many ads.
+    return constants.search_cpu_ms * math.sqrt(num_ads / constants.num_ads)
+
+
+def _index(constants: MeasuredConstants, num_ads: int, machine: Machine) -> list[Figure]:
+    per_ad = constants.index_bytes_per_ad
+    same = num_ads == constants.num_ads
+    figures = [
+        Figure(
+            "index",
+            "memory of the default index, shared by processes",
+            num_ads * per_ad,
+            "B",
+            MEASURED if same else CALCULATED,
+            f"{per_ad:.0f} B an ad, measured at {constants.num_ads:,} ads",
+        ),
+        Figure(
+            "index",
+            "processor time of a search for 500 ads",
+            _search_ms(constants, num_ads),
+            "ms",
+            MEASURED if same else CALCULATED,
+            f"{constants.search_cpu_ms:.2f} ms at {constants.num_ads:,} ads, grows with √N",
+        ),
+    ]
+    if fits_one_machine(constants, num_ads, machine):
+        return figures
+    per_ad = 4 * constants.dimension + _MILVUS_LINK_BYTES
+    memory = num_ads * per_ad
+    return [
+        *figures,
+        Figure(
+            "Milvus",
+            "memory of an HNSW index, since FAISS fits no machine",
+            memory,
+            "B",
+            CALCULATED,
+            f"{per_ad} B an ad: {constants.dimension} floats and links; DiskANN needs less",
+        ),
+        Figure(
+            "Milvus",
+            "machines",
+            math.ceil(2 * memory / (_MEMORY_SHARE * machine.memory_bytes)),
+            "",
+            CALCULATED,
+            f"two releases in {_MEMORY_SHARE:.0%} of their memory; not measured for speed",
+        ),
+    ]
+
+
+def _orchestrators(
+    constants: MeasuredConstants, num_ads: int, requests_per_second: float, machine: Machine
+) -> list[Figure]:
+    in_process = fits_one_machine(constants, num_ads, machine)
+    rest_ms = constants.service_cpu_ms - constants.search_cpu_ms
+    request_ms = rest_ms + (_search_ms(constants, num_ads) if in_process else 0.0)
+    cores = requests_per_second * request_ms / 1000 / UTILIZATION
+    processes = _processes(constants, num_ads, machine) if in_process else machine.cores // 2
+    usable = min(machine.cores, processes * _CORES_PER_PROCESS)
+    memory = (
+        2 * _machine_bytes(constants, num_ads, processes)
+        if in_process
+        else num_ads * constants.row_bytes_per_ad + processes * constants.process_bytes
+    )
+    return [
+        Figure(
+            "orchestrators",
+            "cores",
+            cores,
+            "",
+            CALCULATED,
+            f"{request_ms:.1f} ms of a core a request, at {UTILIZATION:.0%} load",
+        ),
+        Figure(
+            "orchestrators",
+            "memory of a machine",
+            memory,
+            "B",
+            CALCULATED,
+            f"{processes} processes"
+            + (", two releases during a change" if in_process else "; ads' rows are mapped"),
+        ),
+        Figure(
+            "orchestrators",
+            "machines",
+            _with_spare(cores / max(usable, 1)),
+            "",
+            CALCULATED,
+            f"{usable} usable cores each, and a spare",
+        ),
+    ]
+
+
+def _processes(constants: MeasuredConstants, num_ads: int, machine: Machine) -> int:
+    """Returns how many processes a machine has memory and cores for, during a release change."""
+    shared = _machine_bytes(constants, num_ads, 0)
+    own = _machine_bytes(constants, num_ads, 1) - shared
+    by_memory = int((_MEMORY_SHARE * machine.memory_bytes / 2 - shared) / own)
+    return max(1, min(by_memory, machine.cores // _CORES_PER_PROCESS))
+
+
+def _rankers(
+    constants: MeasuredConstants, requests_per_second: float, machine: Machine
+) -> list[Figure]:
+    cores = requests_per_second * constants.ranker_cpu_ms / 1000 / UTILIZATION
+    return [
+        Figure(
+            "rankers",
+            "cores",
+            cores,
+            "",
+            CALCULATED,
+            f"{constants.ranker_cpu_ms:.1f} ms of a core a request with 500 candidates, at "
+            f"{UTILIZATION:.0%} load; a GPU was not measured",
+        ),
+        Figure(
+            "rankers",
+            "machines",
+            _with_spare(cores / machine.cores),
+            "",
+            CALCULATED,
+            f"{machine.cores} cores each, and a spare",
+        ),
+    ]
+
+
+def _network(constants: MeasuredConstants, requests_per_second: float) -> list[Figure]:
+    columns, outputs = constants.num_columns, constants.num_outputs
+    sizes = {
+        "to the rankers": (
+            4 * _NUM_CANDIDATES * columns + constants.request_bytes,
+            f"{_NUM_CANDIDATES} ads × {columns} columns of 4 B, and the request",
+        ),
+        "from the rankers": (
+            4 * _NUM_CANDIDATES * outputs,
+            f"{_NUM_CANDIDATES} ads × {outputs} scores of 4 B",
+        ),
+        "answers": (constants.answer_bytes, f"{constants.answer_bytes:,.0f} B each, measured"),
+    }
+    return [
+        Figure("network", name, requests_per_second * size * 8 / 1e9, "Gbit/s", CALCULATED, how)
+        for name, (size, how) in sizes.items()
+    ]
+
+
+def _users(constants: MeasuredConstants, num_users: int) -> list[Figure]:
+    return [
+        Figure(
+            "user store",
+            f"size in {store}",
+            num_users * size,
+            "B",
+            CALCULATED,
+            f"{size:,.0f} B a user with a profile and 50 events, measured",
+        )
+        for store, size in constants.store_bytes_per_user.items()
+    ]
+
+
+def _with_spare(machines: float) -> int:
+    return math.ceil(machines) + 1
