@@ -43,7 +43,7 @@ _POLICIES = ("as it is", "in flight", "in turn", "no second calls")
 _DISTURBANCES = ("none", "killed", "hangs", "slow")
 
 
-class _Selector(selectors.SelectSelector):
+class _VirtualTime(selectors.SelectSelector):
     """Waits by moving the clock."""
 
     now = 1_000.0
@@ -53,7 +53,7 @@ class _Selector(selectors.SelectSelector):
         return super().select(0)
 
 
-class _Server:
+class _SimulatedServer:
     """A simulated server, with the interface of `RankerClient`."""
 
     def __init__(self, number: int, release: releases.Bundle) -> None:
@@ -101,7 +101,7 @@ class _Server:
     async def close(self, grace_seconds: float | None = None) -> None: ...
 
 
-class _Policy(replicas.Replicas):
+class _SimulatedPolicy(replicas.Replicas):
     """The replicas with a policy of the benchmark."""
 
     policy = _POLICIES[0]
@@ -126,7 +126,7 @@ def main() -> None:
 
 def simulate(release: releases.Bundle, policy: str, disturbance: str) -> dict[str, Any]:
     """Returns the latencies of a policy while the first server is disturbed."""
-    selector = _Selector()
+    selector = _VirtualTime()
     loop = asyncio.SelectorEventLoop(selector)
     real = time.monotonic
     time.monotonic = loop.time = lambda: selector.now  # type: ignore[method-assign]
@@ -139,12 +139,12 @@ def simulate(release: releases.Bundle, policy: str, disturbance: str) -> dict[st
 
 async def _simulate(release: releases.Bundle, policy: str, disturbance: str) -> dict[str, Any]:
     clock: Callable[[], float] = asyncio.get_running_loop().time
-    servers = [_Server(number, release) for number in range(_NUM_SERVERS)]
+    servers = [_SimulatedServer(number, release) for number in range(_NUM_SERVERS)]
     endpoints = ranker.Endpoints(
         ",".join(f"{server.address}:1" for server in servers), version=release.version, outputs=()
     )
     endpoints.clients = {server.address: server for server in servers}  # type: ignore[misc]
-    balanced = _Policy(release, endpoints, None, clock)
+    balanced = _SimulatedPolicy(release, endpoints, None, clock)
     balanced.policy = policy
     loads = {
         "in flight": lambda replica, now: replica.in_flight,
