@@ -14,14 +14,19 @@ def check_channel(address: str) -> None:
         ValueError: The address is not valid.
         ModuleNotFoundError: redis is not installed; it comes with the extra `redis`.
     """
-    if not address.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError(
-            f"--update_channel is {address!r}; expected redis://HOST:PORT/DATABASE, or rediss:// "
-            "for TLS."
-        )
-    from serving.live import redis_channel
+    problem = "has another scheme"
+    if address.startswith(("redis://", "rediss://", "unix://")):
+        from serving.live import redis_channel
 
-    redis_channel.connect(address).close()
+        try:
+            redis_channel.connect(address).close()
+            return
+        except ValueError as error:
+            problem = str(error)
+    raise ValueError(
+        f"--update_channel is {address!r}; expected redis://HOST:PORT/DATABASE, or rediss:// for "
+        f"TLS ({problem})."
+    )
 
 
 def open_channel(

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import shutil
 import signal
+import sys
 import threading
 
 import httpx
@@ -12,7 +13,7 @@ import requirements
 import serving_fixtures
 import waiting
 
-from serving import errors, live, requests
+from serving import cli, errors, live, requests
 from serving.config import LiveConfig
 
 
@@ -199,6 +200,22 @@ def test_an_update_that_is_not_valid_is_published_nowhere(hosts):
 def test_an_address_of_an_unknown_kind_is_refused(address):
     with pytest.raises(ValueError, match=f"--update_channel is '{address}'; expected redis://"):
         live.check_channel(address)
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_an_address_without_a_port_number_is_refused():
+    with pytest.raises(ValueError, match="expected redis://HOST:PORT/DATABASE"):
+        live.check_channel("redis://localhost:x/0")
+
+
+def test_a_client_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.delitem(sys.modules, "serving.live.redis_channel", raising=False)
+    monkeypatch.delattr(live, "redis_channel", raising=False)
+    message = "needs redis, which is not installed. Install the extra 'redis'"
+    with pytest.raises(SystemExit, match=message), cli.require_extra("redis"):
+        live.check_channel("redis://localhost:6379/0")
 
 
 class TestRedis:
