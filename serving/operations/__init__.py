@@ -21,7 +21,7 @@ from serving.operations.local_service import (
     open_service,
     requests_from_samples,
 )
-from serving.operations.model_server_findings import ModelServerCheck
+from serving.operations.model_server_findings import ModelServerCheck, servers_behind
 from serving.operations.release_check import check_release
 from serving.operations.row_findings import (
     compare_over_grpc,
@@ -51,5 +51,6 @@ __all__ = [
     "open_service",
     "read_logged_requests",
     "requests_from_samples",
+    "servers_behind",
     "size_deployment",
 ]

@@ -28,9 +28,17 @@ import tensorflow as tf
 import waiting
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from serving import index, manifest, model_config, model_server, orchestrator, releases, requests
+from serving import (
+    index,
+    manifest,
+    model_config,
+    model_server,
+    orchestrator,
+    ranker,
+    releases,
+    requests,
+)
 from serving.config import HttpConfig, OrchestratorConfig
-from serving.ranker import ranker_client
 from serving.service import http_server, lifecycle, release_router
 from serving.service.rest import app
 from tfrecords.schema import SHOWN
@@ -389,7 +397,7 @@ def make_orchestrator(
     **options: Any,
 ) -> orchestrator.Orchestrator:
     """Joins a bundle and the server at an address; options are the orchestrator's."""
-    client = ranker_client.connect(release, address)
+    client = ranker.connect(release, address)
     # The machine of a test may be slow, and lateness has its own tests.
     patient = OrchestratorConfig(default_deadline_ms=30_000)
     return orchestrator.Orchestrator(release, client, config or patient, **options)
@@ -409,13 +417,13 @@ class _Altering(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 @contextlib.contextmanager
-def altering_server(address: str, edit: Callable) -> Iterator[str]:
+def altering_server(address: str, edit: Callable, port: int = 0) -> Iterator[str]:
     """Runs a real server that passes calls on and lets `edit` change, or hold, the replies."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         _Altering(address, edit), server
     )
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
         yield f"127.0.0.1:{port}"
