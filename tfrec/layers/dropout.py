@@ -4,16 +4,48 @@ That of `tf.keras.layers.Dropout` is in none.
 """
 
 import random
+from typing import Any
 
 import tensorflow as tf
 
+from tfrec.layers import replicas
 
-def new_generator() -> tf.random.Generator:
+
+class Generator(tf.random.Generator):
+    """A generator whose state is the same on all replicas, so that one checkpoint holds it.
+
+    The state moves on by the size of what is drawn, and shares of a batch differ in size. So
+    several replicas take a seed from it, each its own, and draw from the seed.
+    """
+
+    def uniform(self, shape: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
+        """Draws numbers, others on each replica; see `tf.random.Generator`."""
+        if not replicas.several_replicas():
+            return super().uniform(shape, *args, **kwargs)
+        seed = self.make_seeds()[:, 0]
+        return tf.random.stateless_uniform(shape, seed, *args, **kwargs)
+
+    def same_integers(self, count: int, limit: int) -> tf.Tensor:
+        """Returns [count] int32 below `limit`, the same on all replicas as on one."""
+        if not replicas.several_replicas():
+            return self.uniform([count], 0, limit, tf.int32)
+        state = self.skip(count)  # The state before it is moved on: counter [2] and key [1].
+        return tf.raw_ops.StatelessRandomUniformIntV2(
+            shape=[count],
+            key=tf.bitcast(state[2:3], tf.uint64),
+            counter=tf.bitcast(state[:2], tf.uint64),
+            alg=self.algorithm,
+            minval=0,
+            maxval=limit,
+        )
+
+
+def new_generator() -> Generator:
     """Returns a generator seeded by `tf.keras.utils.set_random_seed`.
 
     As an attribute of a layer, a model or a `tf.Module` it is part of checkpoints.
     """
-    return tf.random.Generator.from_seed(random.randint(1, 10**9))
+    return Generator.from_seed(random.randint(1, 10**9))
 
 
 class Dropout(tf.keras.layers.Layer):

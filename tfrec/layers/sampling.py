@@ -146,15 +146,18 @@ class ClickedAds:
         return tf.gather(self._starts, index), tf.where(known, tf.gather(self._counts, index), 0)
 
 
-def clicked_in_request(request: tf.Tensor, ad_rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+def clicked_in_request(
+    request: tf.Tensor, requests: tf.Tensor, ad_rows: tf.Tensor, columns: tf.Tensor
+) -> tf.Tensor:
     """Returns [B, C] bool: whether the ad of column c was clicked in the request of click b.
 
     Args:
-        request: [B] int32 the requests of clicks.
-        ad_rows: [B] int32 the clicked ads.
+        request: [B] int32 the requests of the clicks.
+        requests: [P] int32 the requests of the batch's clicks, which hold these.
+        ad_rows: [P] int32 the ads of the batch's clicks.
         columns: [C] int32 ads, in any order, possibly with repetitions.
     """
-    click, other = tf.unstack(tf.where(request[:, None] == request), axis=1)
+    click, other = tf.unstack(tf.where(request[:, None] == requests), axis=1)
     return _columns_of(tf.gather(ad_rows, other), click, columns, tf.size(request))
 
 

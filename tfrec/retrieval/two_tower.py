@@ -120,7 +120,7 @@ class TwoTower(retrieval_model.RetrievalModel):
 
 
 def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(tf.reduce_sum(tf.square(field_embeddings), axis=[-2, -1]))
+    return layers.mean_of_rows(tf.reduce_sum(tf.square(field_embeddings), axis=[-2, -1]))
 
 
 def query_chunks(num_queries: int, num_ads: int, max_scores: int) -> Iterator[slice]:
