@@ -24,7 +24,7 @@ from tfrecords.schema import Field, Schema
 # Nothing random but the order of the data and the negatives, which are the same on all workers.
 PLAIN = {"dropout": 0.0, "id_dropout": 0.0}
 RANDOM = {"dropout": 0.2, "id_dropout": 0.3}
-_SHARED = {"field_dim": 4, "num_cross_layers": 1, "epochs": 2, "batch_size": 96}
+_SHARED = {"field_dim": 4, "num_cross_layers": 0, "epochs": 2, "batch_size": 96}
 
 
 def shop(directory):

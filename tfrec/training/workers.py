@@ -140,6 +140,11 @@ def _connected(addresses: list[str], index: int) -> tf.distribute.Strategy:
             f"Worker {index} cannot listen on {addresses[index]} ({error.message}). Stop the "
             "process that does, or give the worker another port in the TF_CONFIG of all workers."
         ) from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"TensorFlow cannot join the workers any more ({error}). Enter training.joined in a "
+            "new process, before anything else of TensorFlow runs."
+        ) from error
     gathered(strategy, "started")
     print(f"{len(addresses)} workers are connected; worker 0 writes all results", flush=True)
     return strategy
@@ -166,8 +171,8 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 def number_of_workers(strategy: tf.distribute.Strategy) -> int:
     """Returns the number of processes that train."""
-    extended = strategy.extended
-    return extended._num_workers if extended._in_multi_worker_mode() else 1
+    resolver = strategy.cluster_resolver
+    return 1 if resolver is None else resolver.cluster_spec().num_tasks("worker")
 
 
 def gathered(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:

@@ -15,7 +15,6 @@ from tfrec import ranking, retrieval, training
 from tfrec.training import workers
 
 PROGRAM = ROOT / "tests" / "support" / "training_worker.py"
-STAGES = ("retrieval", "ranker")
 
 
 def tf_config(index, ports):
@@ -39,9 +38,17 @@ def shop(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run_pair(shop):
+def runners():
+    started = [scripts_in_forks.Runner() for _ in range(2)]
+    yield started
+    for runner in started:
+        runner.process.kill()
+        runner.process.wait()
+
+
+@pytest.fixture(scope="module")
+def run_pair(shop, runners):
     """Runs the program of two workers, each with the options of its own; returns how they ended."""
-    runners = [scripts_in_forks.Runner() for _ in range(2)]
 
     def run(*options):
         ports = free_ports(2)
@@ -53,10 +60,7 @@ def run_pair(shop):
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             return list(pool.map(one, range(2)))
 
-    yield run
-    for runner in runners:
-        runner.process.kill()
-        runner.process.wait()
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +68,8 @@ def pair(run_pair, tmp_path_factory):
     """The directory with what two workers computed and trained; nothing interrupts them."""
     directory = tmp_path_factory.mktemp("pair")
     trainings = [
-        *((stage, training_worker.PLAIN, str(directory / f"plain_{stage}")) for stage in STAGES),
-        ("retrieval", training_worker.RANDOM, str(directory / "random_retrieval")),
+        ("retrieval", training_worker.PLAIN, str(directory / "retrieval")),
+        ("ranker", training_worker.RANDOM, str(directory / "ranker")),
     ]
     ended = run_pair(
         *(
@@ -75,12 +79,6 @@ def pair(run_pair, tmp_path_factory):
     )
     assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
     return directory
-
-
-def weights_of(shop, stage, directory):
-    if stage == "ranker":
-        return ranking.load_ranker(shop, directory)[0].trainable_variables
-    return retrieval.load_two_tower(shop, directory)[0].trainable_variables
 
 
 @pytest.mark.process
@@ -97,19 +95,17 @@ def test_losses_and_gradients_are_those_of_one_worker(shop, pair):
 
 @pytest.mark.process
 @pytest.mark.trains
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_training_ends_with_the_result_of_one_worker(shop, pair, tmp_path, stage):
-    training_worker.train(
-        tf.distribute.get_strategy(), shop, stage, training_worker.PLAIN, tmp_path
+def test_a_training_ends_with_the_result_of_one_worker(shop, pair, tmp_path):
+    one = tf.distribute.get_strategy()
+    training_worker.train(one, shop, "retrieval", training_worker.PLAIN, tmp_path)
+    losses = [[logs["loss"] for logs in history_of(d)] for d in (tmp_path, pair / "retrieval")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    own, other = (
+        retrieval.load_two_tower(shop, directory)[0].trainable_variables
+        for directory in (tmp_path, pair / "retrieval")
     )
-    two = pair / f"plain_{stage}"
-    for own, other in zip(history_of(tmp_path), history_of(two), strict=True):
-        assert own.keys() == other.keys()
-        assert own["loss"] == pytest.approx(other["loss"], rel=1e-3)
-    for own, other in zip(
-        weights_of(shop, stage, tmp_path), weights_of(shop, stage, two), strict=True
-    ):
-        np.testing.assert_allclose(own, other, rtol=0, atol=0.01)
+    for alone, shared in zip(own, other, strict=True):
+        np.testing.assert_allclose(alone, shared, rtol=0, atol=0.01)
 
 
 def history_of(directory):
@@ -119,7 +115,7 @@ def history_of(directory):
 @pytest.mark.process
 @pytest.mark.trains
 def test_the_chief_alone_writes(pair):
-    for directory in (pair / "plain_ranker", pair / "random_retrieval"):
+    for directory in (pair / "ranker", pair / "retrieval"):
         assert len(list((directory / "tensorboard").glob("events*"))) == 1
         assert {path.name for path in (directory / "checkpoints").iterdir()} == {"chief"}
         assert not list(directory.rglob("workertemp*"))
@@ -129,7 +125,7 @@ def test_the_chief_alone_writes(pair):
 @pytest.mark.process
 @pytest.mark.trains
 def test_a_killed_worker_ends_the_other_and_both_resume_exactly(shop, pair, run_pair, tmp_path):
-    own = {"trainings": [("retrieval", training_worker.RANDOM, str(tmp_path / "retrieval"))]}
+    own = {"trainings": [("ranker", training_worker.RANDOM, str(tmp_path / "ranker"))]}
     # The fifth step of the second pass; the last backup is of the third.
     survivor, killed = run_pair(own, {**own, "killed_at": [1, 4]})
     assert killed.returncode == -9
@@ -137,16 +133,24 @@ def test_a_killed_worker_ends_the_other_and_both_resume_exactly(shop, pair, run_
     assert survivor.stderr.strip().splitlines()[-1].startswith("Worker 0 lost another worker (127.")
     assert "start all workers again" in survivor.stderr
     assert "Traceback" not in survivor.stderr
-    assert len(history_of(tmp_path / "retrieval")) == 1
+    assert len(history_of(tmp_path / "ranker")) == 1
 
     ended = run_pair(own, own)
     assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
-    whole, resumed = (
-        weights_of(shop, "retrieval", directory)
-        for directory in (pair / "random_retrieval", tmp_path / "retrieval")
+    resumed, whole = (
+        ranking.load_ranker(shop, directory)[0].trainable_variables
+        for directory in (tmp_path / "ranker", pair / "ranker")
     )
     for ours, theirs in zip(resumed, whole, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.process
+def test_the_command_says_that_there_are_no_addresses(runners, tmp_path):
+    flags = ("--distribution=multi_worker", f"--workdir={tmp_path}")
+    done = runners[0].run("train_retrieval.py", *flags)
+    assert done.returncode == 1
+    assert "TF_CONFIG is not set; expected the addresses of the workers" in done.stderr
 
 
 @pytest.mark.parametrize(
