@@ -24,7 +24,7 @@ from tfrecords.schema import Field, Schema
 # Nothing random but the order of the data and the negatives, which are the same on all workers.
 PLAIN = {"dropout": 0.0, "id_dropout": 0.0}
 RANDOM = {"dropout": 0.2, "id_dropout": 0.3}
-_SHARED = {"field_dim": 4, "num_cross_layers": 0, "epochs": 2, "batch_size": 96}
+_SHARED = {"field_dim": 4, "num_cross_layers": 0, "epochs": 2, "batch_size": 240}
 
 
 def shop(directory):
@@ -62,9 +62,7 @@ def retrieval_config(dropouts, **options):
         embedding_dim=8,
         hidden_dim=8,
         refit=False,
-        **{"uniform_negatives": 40, **_SHARED},
-        **dropouts,
-        **options,
+        **{"uniform_negatives": 40, **_SHARED, **dropouts, **options},
     )
 
 
@@ -80,16 +78,12 @@ def first_batches(strategy, data_set):
     A batch of an odd number of rows, and one of a single row, which a second worker has none of.
     """
     found = {}
-    pairs = retrieval.read_pairs(data_set, ("train",))
+    clicked_ads = layers.ClickedAds(*retrieval.read_pairs(data_set, ("train",)))
+    catalog = data_set.catalog()
     for name, negatives in (("sampled", 40), ("all ads", 1_000)):
-        options = retrieval_config(PLAIN) if name == "sampled" else None
-        options = options or config.RetrievalConfig(
-            embedding_dim=8, hidden_dim=8, field_dim=4, uniform_negatives=negatives, **PLAIN
-        )
+        options = retrieval_config(PLAIN, uniform_negatives=negatives)
         with strategy.scope():
-            model = retrieval.build_two_tower(
-                data_set, options, data_set.catalog(), layers.ClickedAds(*pairs)
-            )
+            model = retrieval.build_two_tower(data_set, options, catalog, clicked_ads)
         found |= _gradients(strategy, name, model, lambda n: data_set.clicked("train", n, seed=1))
     with strategy.scope():
         model = ranking.build_ranker(data_set, ranker_config(PLAIN, negative_keep_rate=0.7))
@@ -98,24 +92,26 @@ def first_batches(strategy, data_set):
 
 
 def _gradients(strategy, name, model, read):
-    @tf.function(autograph=False, reduce_retracing=True)
-    def step(batch):
+    @tf.function(autograph=False)
+    def step(batches):
         def own(batch):
             with tf.GradientTape() as tape:
                 loss = model._own_part_of_loss(batch, training=True)
             gradients = tape.gradient(loss, model.trainable_variables, unconnected_gradients="zero")
             parts = [loss, *map(tf.convert_to_tensor, gradients)]
-            return [layers.total_of_replicas([part])[0] for part in parts]
+            return layers.total_of_replicas(parts)
 
-        return strategy.run(own, args=(batch,))
+        return strategy.run(own, args=(next(batches),))
 
+    sizes = (31, 1)
+    first = [read(size).take(1) for size in sizes]
+    batches = iter(training.shared_out(strategy, first[0].concatenate(first[1])))
+    names = ["loss", *(variable.name for variable in model.trainable_variables)]
     found = {}
-    for rows in (31, 1):
-        batch = next(iter(training.shared_out(strategy, read(rows))))
-        names = ["loss", *(variable.name for variable in model.trainable_variables)]
-        for variable, total in zip(names, step(batch), strict=True):
+    for size in sizes:
+        for number, (variable, total) in enumerate(zip(names, step(batches), strict=True)):
             value = strategy.experimental_local_results(total)[0]
-            found[f"{name}, {rows} rows: {len(found)} {variable}"] = value.numpy()
+            found[f"{name}, {size} rows: {number} {variable}"] = value.numpy()
     return found
 
 
@@ -135,8 +131,8 @@ class KilledAt(tf.keras.callbacks.Callback):
 
 
 def train(strategy, data_set, stage, dropouts, directory, callbacks=()):
-    """Trains `retrieval` or `ranker`; a backup is taken in every third step."""
-    fitting._STEPS_PER_BACKUP = 3
+    """Trains `retrieval` or `ranker`; a backup is taken in every fourth step."""
+    fitting._STEPS_PER_BACKUP = 4
     options = {"callbacks": callbacks, "strategy": strategy}
     if stage == "ranker":
         ranking.train_ranker(data_set, ranker_config(dropouts), directory, **options)

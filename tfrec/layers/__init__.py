@@ -30,6 +30,7 @@ from tfrec.layers.id_dropout import IdDropout, oov_rates
 from tfrec.layers.position_bias import PositionBias
 from tfrec.layers.replicas import (
     WHOLE,
+    Columns,
     gather_columns,
     mean_of_rows,
     order_columns,
@@ -48,6 +49,7 @@ __all__ = [
     "WHOLE",
     "ClickShares",
     "ClickedAds",
+    "Columns",
     "CrossLayer",
     "Dropout",
     "FactorizationMachine",

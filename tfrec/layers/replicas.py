@@ -8,7 +8,7 @@ Shapes: B rows of a batch, C columns, U uniform negatives.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -88,24 +88,36 @@ def mean_of_rows(values: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))
 
 
-def order_columns(clicked: tf.Tensor, uniform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Orders the candidates of a batch: first those that this replica embeds.
+class Columns(NamedTuple):
+    """The candidates of a batch, first those that this replica embeds.
+
+    Attributes:
+        rows: [C] int32 catalog rows.
+        num_own: [] int32 how many of them this replica embeds.
+        num_before: [] int32 how many the replicas before it embed.
+    """
+
+    rows: tf.Tensor
+    num_own: tf.Tensor
+    num_before: tf.Tensor
+
+
+def order_columns(clicked: tf.Tensor, uniform: tf.Tensor) -> Columns:
+    """Orders candidates: the replica's own clicks, its share of the uniform ads, the next one's.
 
     Args:
         clicked: [B] the clicked ads of the whole batch.
         uniform: [U] ads, the same on all replicas.
-
-    Returns:
-        [C] both, in the order of `gather_columns`: the first are the clicked ads of the replica's
-        own share, and its share of the uniform ads. [] the number of these.
     """
-    rows = tf.concat([clicked, uniform], axis=0)
     context = tf.distribute.get_replica_context()
-    number = context.num_replicas_in_sync
+    number, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
     owner = tf.concat([_owners(tf.size(part), number) for part in (clicked, uniform)], axis=0)
-    turn = (owner - context.replica_id_in_sync_group) % number
-    order = tf.argsort(turn, stable=True)
-    return tf.gather(rows, order), tf.math.count_nonzero(turn == 0, dtype=tf.int32)
+    turn = (owner - replica) % number
+    rows = tf.gather(tf.concat([clicked, uniform], axis=0), tf.argsort(turn, stable=True))
+    num_own, num_before = (
+        tf.math.count_nonzero(those, dtype=tf.int32) for those in (turn == 0, owner < replica)
+    )
+    return Columns(rows, num_own, num_before)
 
 
 def _owners(size: tf.Tensor, num_replicas: int) -> tf.Tensor:
@@ -114,11 +126,8 @@ def _owners(size: tf.Tensor, num_replicas: int) -> tf.Tensor:
     return tf.repeat(tf.range(num_replicas), ends[1:] - ends[:-1])
 
 
-def gather_columns(rows: tf.Tensor) -> tf.Tensor:
-    """Returns the rows of all replicas, with their gradient: the replica's own, then the next's."""
-    context = tf.distribute.get_replica_context()
+def gather_columns(own: tf.Tensor, columns: Columns) -> tf.Tensor:
+    """Returns the embeddings [C, D] of all columns, with their gradient, from the replica's own."""
     # The gradient of a gather needs a tensor that the step computes.
-    every = context.all_gather(tf.identity(rows), axis=0)
-    counts = context.all_gather(tf.shape(rows)[:1], axis=0)
-    before = tf.reduce_sum(counts[: context.replica_id_in_sync_group])
-    return tf.roll(every, -before, axis=0)
+    every = tf.distribute.get_replica_context().all_gather(tf.identity(own), axis=0)
+    return tf.roll(every, -columns.num_before, axis=0)

@@ -225,15 +225,16 @@ class RetrievalModel(training.StageModel):
                 other; optionally `sample_weight` [B].
             training: Whether dropout, of ids too, is on.
         """
-        rows, num_own = self._candidates(inputs)  # [C], []
+        all_ads, is_share = self._over_all_ads, layers.WHOLE in inputs
+        columns = self._candidates(inputs)
+        rows, query = columns.rows, inputs["query"]
         # All have the latest features, as in the index. Otherwise a price from the end of the log
         # would identify the uniform ads, which were not clicked.
-        ads = tf.gather(self._ad_features, rows[:num_own])
-        query = inputs["query"]
+        own_rows = rows[: columns.num_own]
+        ads = self._ad_features if all_ads else tf.gather(self._ad_features, own_rows)
         if training:
             query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         # The column of the clicked ad is its row if all ads are candidates.
-        all_ads, is_share = self._over_all_ads, layers.WHOLE in inputs
         own = {"own_columns": inputs["ad_row"]} if all_ads else {}
         own_columns = own.get("own_columns", tf.range(tf.shape(query)[0]))
         embedded = self.embed_batch(inputs, query, ads, own_columns, training)
@@ -241,11 +242,12 @@ class RetrievalModel(training.StageModel):
         if score_mask is not None and not all_ads:
             # The clicked ad itself, which a stock task would mask too.
             score_mask = tf.linalg.set_diag(score_mask, tf.ones_like(inputs["ad_row"], tf.bool))
+        gathered = is_share and not all_ads
         if is_share and isinstance(self.task, task.SampledSoftmax):
             own["num_queries"] = tf.size(layers.whole_batch(inputs)["ad_row"])
         loss = self.task(
             embedded.queries,
-            layers.gather_columns(embedded.ads) if is_share and not all_ads else embedded.ads,
+            layers.gather_columns(embedded.ads, columns) if gathered else embedded.ads,
             sample_weight=inputs.get("sample_weight"),
             candidate_sampling_probability=self._sampling_probability(inputs, rows),
             candidate_ids=rows,
@@ -296,19 +298,19 @@ class RetrievalModel(training.StageModel):
         """Whether all ads are candidates; a stock task takes those of the batch first."""
         return self._has_few_ads and isinstance(self.task, task.SampledSoftmax)
 
-    def _candidates(self, batch: reader.Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the rows [C] of the candidates that clicks are scored against.
+    def _candidates(self, batch: reader.Batch) -> layers.Columns:
+        """Returns the candidates that clicks are scored against.
 
-        These are the clicked ads and uniform negatives, or all ads. The second tensor [] says how
-        many of the first ones this replica embeds: all of a small catalog.
+        These are the clicked ads and uniform negatives, or all ads of a small catalog, which each
+        replica embeds.
         """
         if self._over_all_ads:
-            return tf.range(self._num_ads), tf.constant(self._num_ads)
+            return layers.Columns(tf.range(self._num_ads), self._num_ads, 0)
         uniform = self._generator.same_integers(self._num_uniform, self._num_ads)
-        if layers.WHOLE not in batch:
-            rows = tf.concat([batch["ad_row"], uniform], axis=0)
-            return rows, tf.size(rows)
-        return layers.order_columns(layers.whole_batch(batch)["ad_row"], uniform)
+        if layers.WHOLE in batch:
+            return layers.order_columns(layers.whole_batch(batch)["ad_row"], uniform)
+        rows = tf.concat([batch["ad_row"], uniform], axis=0)
+        return layers.Columns(rows, tf.size(rows), 0)
 
     def _are_negatives(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
         """Returns [B, C] bool, whether an ad [C] is a negative; None: all are.

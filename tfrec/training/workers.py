@@ -238,6 +238,7 @@ def check_shared(strategy: tf.distribute.Strategy, directory: pathlib.Path) -> N
         return
     path, token = directory / _TOKEN_FILE, secrets.token_hex(8)
     if is_chief(strategy):
+        directory.mkdir(parents=True, exist_ok=True)
         files.write_json(path, {"token": token})
     token = of_chief(strategy, token)
     seen = path.is_file() and json.loads(path.read_text())["token"] == token

@@ -126,8 +126,8 @@ def test_the_chief_alone_writes(pair):
 @pytest.mark.trains
 def test_a_killed_worker_ends_the_other_and_both_resume_exactly(shop, pair, run_pair, tmp_path):
     own = {"trainings": [("ranker", training_worker.RANDOM, str(tmp_path / "ranker"))]}
-    # The fifth step of the second pass; the last backup is of the third.
-    survivor, killed = run_pair(own, {**own, "killed_at": [1, 4]})
+    # In the tenth step of the second pass; the last backup is of the eighth.
+    survivor, killed = run_pair(own, {**own, "killed_at": [1, 9]})
     assert killed.returncode == -9
     assert survivor.returncode == 1
     assert survivor.stderr.strip().splitlines()[-1].startswith("Worker 0 lost another worker (127.")
