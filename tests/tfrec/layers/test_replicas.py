@@ -1,6 +1,5 @@
 """Shares of a batch: which rows each replica has, and what it knows of the others."""
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -8,7 +7,7 @@ from tfrec import layers
 
 
 def batch(rows):
-    ids = np.arange(rows, dtype=np.int32)
+    ids = tf.range(rows)
     return {"query": ids[:, None], "ad": ids[:, None], "ad_row": ids, "user": ids + 100}
 
 
@@ -32,7 +31,7 @@ def test_a_share_knows_the_whole_batch_but_its_ids():
     share = layers.share_of(batch(5), 1, 2)
     whole = layers.whole_batch(share)
     assert set(whole) == {"ad_row", "user"}
-    assert whole["user"].tolist() == [100, 101, 102, 103, 104]
+    assert whole["user"].numpy().tolist() == [100, 101, 102, 103, 104]
 
 
 def test_a_batch_that_is_no_share_is_whole():
