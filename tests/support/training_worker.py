@@ -80,8 +80,9 @@ def first_batches(strategy, data_set):
     found = {}
     clicked_ads = layers.ClickedAds(*retrieval.read_pairs(data_set, ("train",)))
     catalog = data_set.catalog()
-    for name, negatives in (("sampled", 40), ("all ads", 1_000)):
-        options = retrieval_config(PLAIN, uniform_negatives=negatives)
+    # A batch of 60 and its 40 negatives are less than the catalog of 200 ads.
+    for name, size in (("sampled", 60), ("all ads", 240)):
+        options = retrieval_config(PLAIN, batch_size=size)
         with strategy.scope():
             model = retrieval.build_two_tower(data_set, options, catalog, clicked_ads)
         found |= _gradients(strategy, name, model, lambda n: data_set.clicked("train", n, seed=1))

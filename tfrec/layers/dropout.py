@@ -29,15 +29,21 @@ class Generator(tf.random.Generator):
         """Returns [count] int32 below `limit`, the same on all replicas as on one."""
         if not replicas.several_replicas():
             return self.uniform([count], 0, limit, tf.int32)
-        state = self.skip(count)  # The state before it is moved on: counter [2] and key [1].
         return tf.raw_ops.StatelessRandomUniformIntV2(
-            shape=[count],
-            key=tf.bitcast(state[2:3], tf.uint64),
-            counter=tf.bitcast(state[:2], tf.uint64),
-            alg=self.algorithm,
-            minval=0,
-            maxval=limit,
+            shape=[count], minval=0, maxval=limit, **self._same_on_all(count)
         )
+
+    def same_uniform(self, count: tf.Tensor) -> tf.Tensor:
+        """Returns [count] float32 in [0, 1), the same on all replicas as on one."""
+        if not replicas.several_replicas():
+            return self.uniform(count[None])
+        return tf.raw_ops.StatelessRandomUniformV2(shape=count[None], **self._same_on_all(count))
+
+    def _same_on_all(self, count: tf.Tensor | int) -> dict[str, Any]:
+        """Moves the state on by `count`; returns the key and the counter that it had."""
+        state = self.skip(count)
+        key, counter = (tf.bitcast(part, tf.uint64) for part in (state[2:3], state[:2]))
+        return {"key": key, "counter": counter, "alg": self.algorithm}
 
 
 def new_generator() -> Generator:

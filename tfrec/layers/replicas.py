@@ -35,11 +35,19 @@ def share_of(batch: Mapping[str, tf.Tensor], replica: tf.Tensor, num_replicas: i
         replica: Number of the replica, from 0.
         num_replicas: Number of replicas.
     """
-    size = tf.shape(next(iter(batch.values())))[0]
-    begin = size * tf.cast(replica, size.dtype) // num_replicas
-    end = size * (tf.cast(replica, size.dtype) + 1) // num_replicas
-    rows = {name: values[begin:end] for name, values in batch.items()}
+    rows = {name: _run_of(values, replica, num_replicas) for name, values in batch.items()}
     return {**rows, WHOLE: {n: values for n, values in batch.items() if n not in _IDS}}
+
+
+def _run_of(values: tf.Tensor, replica: tf.Tensor, num_replicas: int) -> tf.Tensor:
+    size, replica = tf.shape(values)[0], tf.cast(replica, tf.int32)
+    return values[size * replica // num_replicas : size * (replica + 1) // num_replicas]
+
+
+def own_rows(values: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's share of values [B, ...] of the whole batch."""
+    context = tf.distribute.get_replica_context()
+    return _run_of(values, context.replica_id_in_sync_group, context.num_replicas_in_sync)
 
 
 def whole_batch(batch: Mapping[str, Any]) -> Mapping[str, tf.Tensor]:
