@@ -103,10 +103,16 @@ class TwoTower(retrieval_model.RetrievalModel):
         if self.clicked_ads is None:
             return layer.of_ids(query)
         ads, owner, counts = self.clicked_ads.others(
-            batch["user"], batch["ad_row"], layer.max_clicks, self._generator
+            batch["user"], batch["ad_row"], layer.max_clicks, self._draws_of_clicks(batch)
         )
         sums = layer(ads, owner, counts, self.embed_rows)
         return tf.where(layer.is_known(query)[:, None], sums, 0.0)
+
+    def _draws_of_clicks(self, batch: reader.Batch) -> tf.Tensor:
+        """Draws a number [B] in [0, 1) for each click, the same one as on one replica."""
+        count = tf.shape(layers.whole_batch(batch)["user"])[0]
+        draws = self._generator.same_uniform(count)
+        return layers.own_rows(draws) if layers.WHOLE in batch else draws
 
     def embed_rows(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the field embeddings [P, Fa, E] of catalog rows [P] int32."""
@@ -120,7 +126,7 @@ class TwoTower(retrieval_model.RetrievalModel):
 
 
 def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(tf.reduce_sum(tf.square(field_embeddings), axis=[-2, -1]))
+    return layers.mean_of_rows(tf.reduce_sum(tf.square(field_embeddings), axis=[-2, -1]))
 
 
 def query_chunks(num_queries: int, num_ads: int, max_scores: int) -> Iterator[slice]:
