@@ -1,6 +1,7 @@
 """What some tests need and the extra `test` does not install."""
 
 import importlib.util
+import os
 import shutil
 
 import pytest
@@ -19,4 +20,14 @@ BROWSER = next(
 )
 NEEDS_BROWSER = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium: apt-get install --no-install-recommends chromium"
+)
+
+NEEDS_MILVUS = pytest.mark.skipif(
+    importlib.util.find_spec("milvus_lite") is None,
+    reason="no milvus-lite: make .venv/.installed-engines",
+)
+MILVUS_SERVER = os.environ.get("TFREC_TEST_MILVUS_URI")
+NEEDS_MILVUS_SERVER = pytest.mark.skipif(
+    MILVUS_SERVER is None,
+    reason="no address of a Milvus server in TFREC_TEST_MILVUS_URI, as http://127.0.0.1:19530",
 )
