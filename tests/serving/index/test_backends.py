@@ -4,6 +4,8 @@ import dataclasses
 import functools
 
 import index_fixtures
+import killed
+import milvus_servers
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,6 +13,7 @@ import requirements
 
 from serving import errors, index, requests
 from serving.index import AD_ID, ad_index
+from serving.index.milvus import connection
 
 NUM_ADS, DIMENSION, K = 3000, 32, 100
 FIELDS = {
@@ -213,3 +216,50 @@ def test_indexes_are_independent_and_dropping_one_leaves_the_other(which, tmp_pa
         ad_index.milvus_index.MilvusIndex(old)
     assert both[1].search(queries()[:1], 50)[1].shape == (1, 50)
     index.drop_index(new)
+
+
+def build_in_small_calls(uri, resume_file):
+    connection.BYTES_PER_CALL = 160_000
+    config = index.IndexConfig(kind="Flat", backend="milvus", milvus_uri=uri)
+    return index.build_index(embeddings(), config, ads=ads(), resume_file=resume_file)
+
+
+@pytest.mark.engines
+@requirements.NEEDS_MILVUS
+def test_a_killed_build_goes_on_with_the_ads_it_has_added(tmp_path, monkeypatch):
+    monkeypatch.setattr(connection, "BYTES_PER_CALL", 160_000)
+    port, notes = milvus_servers.free_port(), tmp_path / "collection.json"
+    uri = f"http://127.0.0.1:{port}"
+    with milvus_servers.lite(tmp_path / "data", port):
+        # Each note is one operation on files: the new collection, and a call each.
+        assert killed.status_of(build_in_small_calls, uri, notes, at=3) == -9
+        (first,) = connection.connect(uri).list_collections()
+        built = build_in_small_calls(uri, notes)
+        assert built.searcher.collection == first
+        assert built.searcher.num_ads == NUM_ADS
+        _, rows = built.searcher.search(queries(), NUM_ADS)
+        assert all(sorted(own) == list(range(NUM_ADS)) for own in rows.tolist())
+        np.testing.assert_array_equal(
+            built.searcher.search(queries(), K)[1], exact().search(queries(), K)[1]
+        )
+        # One that nobody goes on with is dropped.
+        index.drop_unfinished(notes)
+        assert connection.connect(uri).list_collections() == []
+
+
+def test_lists_of_several_collections_or_hosts_merge_into_the_exact_best():
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(rng.normal(size=(300, 8)).astype(np.float32), 2, axis=0)
+    asked = rng.normal(size=(5, 8)).astype(np.float32)
+    # Each vector is there twice, in different parts: ties go to the smaller row.
+    parts = [rows for rows in np.array_split(rng.permutation(600), 7)]
+    merged = index.BestRows(asked, 40)
+    for rows in parts:
+        part = index.BestRows(asked, 40)
+        part.add(vectors[rows], rows)
+        merged.merge(*part.found())
+    scores = asked @ vectors.T
+    wanted = np.array([np.lexsort((np.arange(600), -own))[:40] for own in scores])
+    found_scores, found = merged.found()
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_allclose(found_scores, np.take_along_axis(scores, wanted, 1), rtol=1e-5)
