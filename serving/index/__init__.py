@@ -13,7 +13,7 @@ from serving.index.ad_index import (
     listed_ads,
 )
 from serving.index.backend import EligibleAds, IndexBackend
-from serving.index.exact_search import BestRows, exact_rows
+from serving.index.exact_search import BestRows, best_of_lists, exact_rows
 from serving.index.filters.eligibility import Eligibility
 from serving.index.filters.row_set import RowSet
 from serving.index.index_build import (
@@ -69,6 +69,7 @@ __all__ = [
     "Structure",
     "Trial",
     "add_vectors",
+    "best_of_lists",
     "build_index",
     "drop_index",
     "drop_unfinished",

@@ -3,7 +3,7 @@
 Shapes: Q queries, N ads, D embedding size.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import faiss
 import numpy as np
@@ -13,7 +13,7 @@ _ADS_AT_ONCE = 65_536
 
 
 class BestRows:
-    """The k best rows of queries, merged over pieces, collections or hosts; ties by row.
+    """The k best rows of queries, merged over pieces; ties by row.
 
     Args:
         queries: [Q, D] float32.
@@ -38,24 +38,30 @@ class BestRows:
         embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
         k = min(self._k, len(rows))
         scores, found = faiss.knn(self._queries, embeddings, k, metric=faiss.METRIC_INNER_PRODUCT)
-        self.merge(scores, rows[found])
-
-    def merge(self, scores: np.ndarray, rows: np.ndarray) -> None:
-        """Merges lists that were found elsewhere, such as in another collection.
-
-        Args:
-            scores: [Q, any] float32, inner products with the queries.
-            rows: [Q, any] int64.
-        """
-        scores = np.concatenate([self._scores, scores], axis=1)
-        rows = np.concatenate([self._rows, rows], axis=1)
-        order = np.lexsort((rows, -scores), axis=1)[:, : self._k]
-        self._scores = np.take_along_axis(scores, order, axis=1)
-        self._rows = np.take_along_axis(rows, order, axis=1)
+        both = np.concatenate([self._scores, scores], axis=1)
+        all_rows = np.concatenate([self._rows, rows[found]], axis=1)
+        order = np.lexsort((all_rows, -both), axis=1)[:, : self._k]
+        self._scores = np.take_along_axis(both, order, axis=1)
+        self._rows = np.take_along_axis(all_rows, order, axis=1)
 
     def found(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns scores [Q, min(k, N)] float32, descending, and rows of the same shape."""
         return self._scores, self._rows
+
+
+def best_of_lists(
+    lists: Sequence[tuple[np.ndarray, np.ndarray]], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Merges lists of one query, such as of slices, collections or hosts; ties by row.
+
+    Args:
+        lists: Scores [any] float32 and rows [any] int64 of each list.
+        k: Number of ads to return.
+    """
+    scores = np.concatenate([own for own, _ in lists])
+    rows = np.concatenate([own for _, own in lists])
+    order = np.lexsort((rows, -scores))[:k]
+    return scores[order], rows[order]
 
 
 def exact_rows(chunks: Iterable[np.ndarray], queries: np.ndarray, k: int) -> np.ndarray:

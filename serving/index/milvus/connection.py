@@ -25,11 +25,17 @@ def connect(uri: str) -> Any:
         ) from error
     # It logs the stack trace of every error that it raises.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-    address = address_of(uri)
-    with calls(uri, "it cannot be reached"):
-        return pymilvus.MilvusClient(
-            address, token=os.environ.get(TOKEN_VARIABLE, ""), timeout=CONNECT_SECONDS
-        )
+    options: dict[str, Any] = {
+        "uri": address_of(uri),
+        "token": os.environ.get(TOKEN_VARIABLE, ""),
+        "timeout": CONNECT_SECONDS,
+    }
+    try:
+        return pymilvus.MilvusClient(**options)
+    except pymilvus.MilvusException:
+        # A channel that its server has closed for idleness connects at the second attempt.
+        with calls(uri, "it cannot be reached"):
+            return pymilvus.MilvusClient(**options)
 
 
 def address_of(uri: str) -> str:

@@ -18,7 +18,7 @@ from serving import errors
 from serving.index import exact_search
 from serving.index.kinds import AUTO, EXACT_UP_TO, IndexConfig
 from serving.index.milvus import connection, milvus_fields
-from serving.index.milvus.milvus_index import MAX_WIDTH, MilvusIndex
+from serving.index.milvus.milvus_index import MAX_WIDTH, NUM_PARTS, MilvusIndex
 from serving.index.tuning import index_recall
 from tfrecords import files, terminal
 
@@ -134,6 +134,7 @@ def _create(client: Any, collection: str, dimension: int, ads: pa.Table) -> None
     types = pymilvus.DataType
     schema = pymilvus.MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("row", types.INT64, is_primary=True)
+    schema.add_field("part", types.INT64)
     schema.add_field("embedding", types.FLOAT_VECTOR, dim=dimension)
     for position, column in enumerate(ads.columns):
         name = milvus_fields.name_of(position)
@@ -156,11 +157,15 @@ def _entities(first: int, embeddings: np.ndarray, ads: pa.Table) -> list[dict[st
     columns = [milvus_fields.encoded(column) for column in own.columns]
     names = [milvus_fields.name_of(position) for position in range(len(columns))]
     values = zip(*columns, strict=True) if columns else ((),) * len(embeddings)
+    vectors = zip(np.ascontiguousarray(embeddings, np.float32), values, strict=True)
     return [
-        {"row": row, "embedding": embedding, **dict(zip(names, one, strict=True))}
-        for row, (embedding, one) in enumerate(
-            zip(np.ascontiguousarray(embeddings, np.float32), values, strict=True), first
-        )
+        {
+            "row": row,
+            "part": row % NUM_PARTS,
+            "embedding": vector,
+            **dict(zip(names, own, strict=True)),
+        }
+        for row, (vector, own) in enumerate(vectors, first)
     ]
 
 

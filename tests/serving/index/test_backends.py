@@ -14,6 +14,7 @@ import requirements
 from serving import errors, index, requests
 from serving.index import AD_ID, ad_index
 from serving.index.milvus import connection
+from serving.live import live_state, live_update
 
 NUM_ADS, DIMENSION, K = 3000, 32, 100
 FIELDS = {
@@ -182,6 +183,39 @@ def test_removed_ads_are_left_out_with_and_without_filters(opened):
     assert opened.ads.search(queries(), K, nothing)[1].shape == (len(queries()), 0)
 
 
+def test_ads_are_upserted_and_deleted_over_any_backend(opened):
+    new = index_fixtures.clustered(60, dimension=DIMENSION)
+    removed = tuple(f"ad-{row}" for row in range(10, 200))
+    # Sixty ads: ten are new, and fifty replace the first fifty; ad 200 is one of them.
+    ids = [f"new-{row}" for row in range(10)] + [f"ad-{row}" for row in range(200, 250)]
+    table = ads().slice(0, 60).set_column(0, AD_ID, pa.array(ids))
+    features = np.ones((60, 2), np.int32)
+    state = live_state.LiveState(opened.ads)
+    state.apply(live_update.Update(removed, table, new, features))
+    view = state.view()
+    assert (view.num_ads, view.num_added, view.num_removed) == (NUM_ADS - 190 + 10, 60, 240)
+    everything = np.concatenate([embeddings(), new])
+    alive = np.ones(len(everything), bool)
+    alive[10:250] = False
+    for filters in (None, {"conditions": [{"field": "tags", "any_of": ["new"]}]}):
+        eligible, allowed = None, alive
+        if filters is not None:
+            eligible = view.eligible(checked(filters))
+            tagged = np.arange(len(everything)) % 3 == 2  # The added ones as the first sixty.
+            allowed = alive & tagged
+        scores, rows = view.search(queries(), K, eligible)
+        assert allowed[rows].all()
+        of_all = np.where(allowed, queries() @ everything.T, -np.inf)
+        wanted = np.argsort(-of_all, axis=1)[:, :K]
+        assert rows.shape == wanted.shape
+        assert index.recall_of_rows(rows, wanted).mean() >= 0.85
+        # Added ads are compared exactly, and merged in order.
+        assert (np.diff(scores, axis=1) <= 1e-5).all()
+        for own, found in zip(wanted, rows, strict=True):
+            assert set(own[own >= NUM_ADS]) - set(found) <= set(own[-2:])
+        assert view.features(rows[:, :1]).max() <= 1
+
+
 def test_exact_search_compares_every_eligible_ad(opened):
     alive = index.RowSet.full(NUM_ADS) - index.RowSet.of_rows(np.arange(0, 900), NUM_ADS)
     scores, rows = opened.ads.search_exactly(queries(), K, alive)
@@ -252,14 +286,18 @@ def test_lists_of_several_collections_or_hosts_merge_into_the_exact_best():
     vectors = np.repeat(rng.normal(size=(300, 8)).astype(np.float32), 2, axis=0)
     asked = rng.normal(size=(5, 8)).astype(np.float32)
     # Each vector is there twice, in different parts: ties go to the smaller row.
-    parts = [rows for rows in np.array_split(rng.permutation(600), 7)]
-    merged = index.BestRows(asked, 40)
-    for rows in parts:
-        part = index.BestRows(asked, 40)
-        part.add(vectors[rows], rows)
-        merged.merge(*part.found())
+    merged = []
+    for query in asked:
+        parts = np.array_split(rng.permutation(600), 7)
+        found = []
+        for rows in parts:
+            part = index.BestRows(query[None], 40)
+            part.add(vectors[rows], rows)
+            found.append((part.found()[0][0], part.found()[1][0]))
+        merged.append(index.best_of_lists(found, 40))
     scores = asked @ vectors.T
-    wanted = np.array([np.lexsort((np.arange(600), -own))[:40] for own in scores])
-    found_scores, found = merged.found()
-    np.testing.assert_array_equal(found, wanted)
-    np.testing.assert_allclose(found_scores, np.take_along_axis(scores, wanted, 1), rtol=1e-5)
+    for (found_scores, found_rows), own in zip(merged, scores, strict=True):
+        wanted = np.lexsort((np.arange(600), -own))[:40]
+        np.testing.assert_array_equal(found_rows, wanted)
+        np.testing.assert_allclose(found_scores, own[wanted], rtol=1e-5)
+    assert len(index.best_of_lists([(np.empty(0), np.empty(0, int))] * 2, 40)[1]) == 0
