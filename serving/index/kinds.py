@@ -186,10 +186,11 @@ class IndexConfig:
                 f"index kind: expected one of {MILVUS_KINDS} in Milvus, got {self.kind!r}. Cells "
                 "(IVF) are not offered there: filtered searches of them come back short."
             )
-        if not self.milvus_uri:
+        uri = self.milvus_uri or ""
+        if "://" not in uri and not uri.endswith(".db"):
             raise ValueError(
                 "milvus_uri: expected the address of Milvus, as http://HOST:19530, or the path of "
-                "a milvus-lite file, got none."
+                f"a milvus-lite file, as milvus.db, got {self.milvus_uri!r}."
             )
 
 

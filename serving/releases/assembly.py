@@ -252,7 +252,7 @@ def _embedded(
     queries: np.ndarray,
     inputs: ReleaseInputs,
     model_id: str,
-) -> embedded_ads.EmbeddedAds:
+) -> embedded_ads.EmbeddedCatalog:
     """Embeds the ads, and checks them with the embeddings [Q, D] of requests."""
     found = embedded_ads.embed(directory, ad_tower, inputs.ads, model_id)
     if queries.shape[1] != found.embeddings.shape[1]:
@@ -286,7 +286,7 @@ def _check_weighted(
 
 
 def _index(
-    ads: embedded_ads.EmbeddedAds, queries: np.ndarray, inputs: ReleaseInputs
+    ads: embedded_ads.EmbeddedCatalog, queries: np.ndarray, inputs: ReleaseInputs
 ) -> tuple[BuiltIndex, float, np.ndarray]:
     """Returns the index, its recall on held-out queries, and the queries that tuned it."""
     tuning, held_out = inputs.tuning_queries, queries

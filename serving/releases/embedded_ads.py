@@ -34,7 +34,7 @@ _PROGRESS_FILE, _COLLECTION_FILE = "embedded.json", "collection.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbeddedAds:
+class EmbeddedCatalog:
     """The ads of a release, memory-mapped.
 
     Attributes:
@@ -50,7 +50,7 @@ class EmbeddedAds:
 
 def embed(
     directory: pathlib.Path, ad_tower: models.AdTower, ads: pa.Table, model_id: str
-) -> EmbeddedAds:
+) -> EmbeddedCatalog:
     """Embeds ads into files, from the first one that an earlier call did not finish.
 
     Args:
@@ -90,7 +90,7 @@ def embed(
         files.write_json(notes, {"key": key, "ads": first + piece.num_rows}, durable=True)
     # Mapped again: pages that were written stay in memory otherwise.
     embeddings, features = (np.load(path, mmap_mode="r") for path in paths)
-    return EmbeddedAds(embeddings, features, directory / _COLLECTION_FILE)
+    return EmbeddedCatalog(embeddings, features, directory / _COLLECTION_FILE)
 
 
 def discard(directory: pathlib.Path) -> None:

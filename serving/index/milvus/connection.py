@@ -16,6 +16,15 @@ BYTES_PER_CALL = 16_000_000
 
 
 def connect(uri: str) -> Any:
+    """Returns a `pymilvus.MilvusClient`.
+
+    Args:
+        uri: Address of Milvus, or path of a milvus-lite file; `URI_VARIABLE` overrides it.
+
+    Raises:
+        AdIndexError: `pymilvus` is not installed.
+        IndexUnavailableError: Milvus does not answer.
+    """
     try:
         import pymilvus
     except ModuleNotFoundError as error:
@@ -39,6 +48,7 @@ def connect(uri: str) -> Any:
 
 
 def address_of(uri: str) -> str:
+    """Returns the address to connect to for that of a manifest."""
     return os.environ.get(URI_VARIABLE) or uri
 
 
@@ -49,7 +59,15 @@ def portable(uri: str) -> str:
 
 @contextlib.contextmanager
 def calls(uri: str, what: str) -> Iterator[None]:
-    """Converts errors of `pymilvus`."""
+    """Converts errors of `pymilvus` in a `with` block.
+
+    Args:
+        uri: Address of the manifest.
+        what: What cannot be done if the block fails.
+
+    Raises:
+        IndexUnavailableError: Milvus does not answer, or refuses the call.
+    """
     import grpc
     import pymilvus
 

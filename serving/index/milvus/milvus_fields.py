@@ -31,7 +31,7 @@ NOTHING = "row < 0"
 
 
 @dataclasses.dataclass(frozen=True)
-class Condition:
+class MilvusCondition:
     """The ads that an expression and a set of rows leave.
 
     Attributes:
@@ -46,7 +46,7 @@ class Condition:
     count_of: Callable[[str], int] = dataclasses.field(compare=False)
     rows: row_set.RowSet | None = None
 
-    def __and__(self, rows: row_set.RowSet) -> "Condition":
+    def __and__(self, rows: row_set.RowSet) -> "MilvusCondition":
         both = rows if self.rows is None else self.rows & rows
         return dataclasses.replace(self, rows=both)
 

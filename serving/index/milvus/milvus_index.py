@@ -108,10 +108,10 @@ class MilvusIndex:
 
     def eligible(
         self, filters: requests.Filters, catalog: eligibility.Eligibility
-    ) -> milvus_fields.Condition:
+    ) -> milvus_fields.MilvusCondition:
         """Returns the ads that match filters returned by `FilterFields.check`."""
         both = milvus_fields.expressions_of(filters, catalog.kinds, catalog)
-        return milvus_fields.Condition(*both, self._count_once)
+        return milvus_fields.MilvusCondition(*both, self._count_once)
 
     def _count_once(self, expression: str, remaining: Callable[[], float] | None = None) -> int:
         """Counts as `count`, and remembers it: a collection does not change."""
@@ -131,7 +131,7 @@ class MilvusIndex:
         self,
         query_embeddings: np.ndarray,
         k: int,
-        eligible: row_set.RowSet | milvus_fields.Condition | None = None,
+        eligible: row_set.RowSet | milvus_fields.MilvusCondition | None = None,
         timeout_seconds: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Finds the ads with the greatest inner products; see `IndexBackend.search`.
@@ -161,7 +161,7 @@ class MilvusIndex:
         return self._compare_all(queries, k, condition, remaining)
 
     def _slicings(
-        self, condition: milvus_fields.Condition, remaining: Callable[[], float]
+        self, condition: milvus_fields.MilvusCondition, remaining: Callable[[], float]
     ) -> tuple[int, ...]:
         """Returns the numbers of slices to try, until a list is complete."""
         if self.kind == "Flat" or not condition.of_fields:
@@ -174,7 +174,7 @@ class MilvusIndex:
         self,
         queries: np.ndarray,
         k: int,
-        condition: milvus_fields.Condition,
+        condition: milvus_fields.MilvusCondition,
         slices: int,
         remaining: Callable[[], float],
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]:
@@ -193,18 +193,18 @@ class MilvusIndex:
         self,
         query_embeddings: np.ndarray,
         k: int,
-        eligible: row_set.RowSet | milvus_fields.Condition,
+        eligible: row_set.RowSet | milvus_fields.MilvusCondition,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Finds the best of the eligible ads by reading and comparing every vector."""
         queries = np.ascontiguousarray(query_embeddings, np.float32)
         return self._compare_all(queries, k, self._condition(eligible), _countdown(None))
 
     def _condition(
-        self, eligible: row_set.RowSet | milvus_fields.Condition | None
-    ) -> milvus_fields.Condition:
-        if isinstance(eligible, milvus_fields.Condition):
+        self, eligible: row_set.RowSet | milvus_fields.MilvusCondition | None
+    ) -> milvus_fields.MilvusCondition:
+        if isinstance(eligible, milvus_fields.MilvusCondition):
             return eligible
-        everything = milvus_fields.Condition("", "", self._count_once)
+        everything = milvus_fields.MilvusCondition("", "", self._count_once)
         if eligible is None or eligible.count == self.num_ads:
             return everything
         return everything & eligible
@@ -213,7 +213,7 @@ class MilvusIndex:
         self,
         queries: np.ndarray,
         limit: int,
-        condition: milvus_fields.Condition,
+        condition: milvus_fields.MilvusCondition,
         slices: int,
         remaining: Callable[[], float],
     ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -235,7 +235,7 @@ class MilvusIndex:
     def _width(
         self,
         limit: int,
-        condition: milvus_fields.Condition,
+        condition: milvus_fields.MilvusCondition,
         remaining: Callable[[], float],
     ) -> int:
         """Returns the width of a graph search.
@@ -291,7 +291,7 @@ class MilvusIndex:
         self,
         queries: np.ndarray,
         k: int,
-        condition: milvus_fields.Condition,
+        condition: milvus_fields.MilvusCondition,
         remaining: Callable[[], float],
     ) -> tuple[np.ndarray, np.ndarray]:
         best = exact_search.BestRows(queries, k)
@@ -301,7 +301,7 @@ class MilvusIndex:
         return best.found()
 
     def _vectors(
-        self, condition: milvus_fields.Condition, remaining: Callable[[], float]
+        self, condition: milvus_fields.MilvusCondition, remaining: Callable[[], float]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields rows and embeddings of the ads that a condition's expression leaves."""
         size = min(_MAX_RETURNED, max(connection.BYTES_PER_CALL // (4 * self.dimension), 1))

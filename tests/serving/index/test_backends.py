@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 
 import index_fixtures
 import killed
@@ -301,3 +302,25 @@ def test_lists_of_several_collections_or_hosts_merge_into_the_exact_best():
         np.testing.assert_array_equal(found_rows, wanted)
         np.testing.assert_allclose(found_scores, own[wanted], rtol=1e-5)
     assert len(index.best_of_lists([(np.empty(0), np.empty(0, int))] * 2, 40)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "redis"}, "backend: expected one of .*'faiss', 'milvus'.*, got 'redis'"),
+        ({"backend": "milvus"}, "milvus_uri: expected the address of Milvus.*, got None"),
+        ({"backend": "milvus", "milvus_uri": "milvus:19530"}, "http://HOST:19530.*'milvus:19530'"),
+        ({"backend": "milvus", "milvus_uri": "a.db", "kind": "IVF"}, "in Milvus, got 'IVF'"),
+        ({"milvus_uri": "a.db"}, "expected none for the backend 'faiss', got 'a.db'"),
+    ],
+)
+def test_an_invalid_config_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        index.IndexConfig(**options)
+
+
+def test_without_pymilvus_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    config = index.IndexConfig(backend="milvus", milvus_uri="a.db")
+    with pytest.raises(errors.AdIndexError, match=r"needs pymilvus.*pip install .*\[milvus\]"):
+        index.build_index(embeddings(), config, ads=ads())
