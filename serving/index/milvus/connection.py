@@ -34,6 +34,9 @@ def connect(uri: str) -> Any:
         ) from error
     # It logs the stack trace of every error that it raises.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    if "://" not in address_of(uri):
+        # milvus-lite, in this process, lacks a call that `pymilvus` does without.
+        logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     options: dict[str, Any] = {
         "uri": address_of(uri),
         "token": os.environ.get(TOKEN_VARIABLE, ""),

@@ -35,6 +35,8 @@ from serving.index.milvus import connection, milvus_fields
 # Milvus returns at most this number of entities to a search or a query.
 _MAX_RETURNED = 16_384
 MAX_WIDTH = 8192
+# Requests that are answered together are fewer; an export measures recall with hundreds.
+_QUERIES_PER_CALL = 32
 NUM_PARTS = 64
 # Milvus 2.3.5 compares all eligible ads if they are less than 7 % of a segment. With more, a graph
 # search of ads that are near each other finds half of the best, or none, however wide it is
@@ -148,6 +150,12 @@ class MilvusIndex:
                 "Expected finite query embeddings, got NaN or infinity from the query tower. Train "
                 "and export it again."
             )
+        if len(queries) > _QUERIES_PER_CALL:
+            starts = range(0, len(queries), _QUERIES_PER_CALL)
+            parts = [queries[first : first + _QUERIES_PER_CALL] for first in starts]
+            found_parts = [self.search(part, k, eligible, timeout_seconds) for part in parts]
+            scores, rows = (np.concatenate(own) for own in zip(*found_parts, strict=True))
+            return scores, rows
         condition = self._condition(eligible)
         remaining = _countdown(timeout_seconds)
         k = min(k, self.num_ads)
