@@ -10,6 +10,7 @@ because a polling model server may already have loaded the interrupted one.
 import contextlib
 import dataclasses
 import datetime
+import logging
 import os
 import pathlib
 import shutil
@@ -99,7 +100,10 @@ def _publish(
         try:
             return _commit(root, staged, content)
         except BaseException:
-            index.drop_index(content.index)
+            try:
+                index.drop_index(content.index)
+            except errors.IndexUnavailableError as error:
+                logging.warning("The collection of the release stays: %s", error)
             raise
     finally:
         for part in parts.PARTS:
