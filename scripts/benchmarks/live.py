@@ -69,7 +69,7 @@ def _release(searcher: index.Searcher) -> index.AdIndex:
     num_ads = searcher.num_ads
     rng = np.random.default_rng(5)
     features = np.zeros((num_ads, _NUM_FIELDS), np.int32)
-    return index.AdIndex(searcher.index, features, _ads(0, num_ads, rng))
+    return index.AdIndex(searcher, features, _ads(0, num_ads, rng))
 
 
 def _ads(start: int, count: int, rng: np.random.Generator) -> pa.Table:

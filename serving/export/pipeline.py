@@ -318,6 +318,7 @@ class Pipeline:
                 {**report.summary(), **judged},
                 candidate_parts,
                 models.judged,
+                self.workdir / "embedded_ads",
             )
 
         # Earlier releases stay, since a version is never used twice.

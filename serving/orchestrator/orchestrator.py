@@ -174,6 +174,7 @@ class Orchestrator:
         Raises:
             InvalidRequestError: A field is not valid; the message names it.
             OverloadedError: The request cannot be answered in time.
+            IndexUnavailableError: The index is in Milvus, which does not answer in time.
         """
         started = self._clock() if started is None else started
         valid = self._validator.check(request)
@@ -280,7 +281,7 @@ class Orchestrator:
                         f"{len(answered)} of {batch.size} requests were answered by the deadline "
                         f"of {deadline_ms:g} ms. Send smaller batches, or a longer deadline."
                     )
-                for found in await self._retrieval.find_together(valids, num_candidates):
+                for found in await self._retrieval.find_together(valids, num_candidates, deadline):
                     max_k = max(valids[index].k for index in found.positions)
                     ranked = await self._rank(found, max_k, deadline)
                     members_found = [valids[index] for index in found.positions]

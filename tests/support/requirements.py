@@ -1,6 +1,7 @@
 """What some tests need and the extra `test` does not install."""
 
 import importlib.util
+import os
 import shutil
 
 import pytest
@@ -26,4 +27,14 @@ NEEDS_VALKEY = pytest.mark.skipif(
     VALKEY is None or importlib.util.find_spec("redis") is None,
     reason="no valkey-server or no redis-py: apt-get install valkey-server, and make "
     ".venv/.installed-engines",
+)
+
+NEEDS_MILVUS = pytest.mark.skipif(
+    importlib.util.find_spec("milvus_lite") is None,
+    reason="no milvus-lite: make .venv/.installed-engines",
+)
+MILVUS_SERVER = os.environ.get("TFREC_TEST_MILVUS_URI")
+NEEDS_MILVUS_SERVER = pytest.mark.skipif(
+    MILVUS_SERVER is None,
+    reason="no address of a Milvus server in TFREC_TEST_MILVUS_URI, as http://127.0.0.1:19530",
 )

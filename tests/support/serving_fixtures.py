@@ -221,6 +221,9 @@ def _shown(row: int) -> str:
     return json.dumps({"title": f"Ad {row}" if row % 10 else None, "stock": row})
 
 
+FLAT = index.IndexConfig(kind="Flat")
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What a tiny bundle is made of; another seed is another training.
@@ -232,6 +235,7 @@ class Recipe:
     num_ads: int = NUM_ADS
     heads: tuple[str, ...] = ("click", "engagement", "revenue")
     weak: dict[str, str] = dataclasses.field(default_factory=dict)
+    index_config: index.IndexConfig = FLAT
 
     @property
     def training_id(self) -> str:
@@ -245,8 +249,9 @@ class Recipe:
             models.append((ranker, staged.ranker))
         for model, directory in models:
             tf.saved_model.save(model, str(directory), signatures={"serving_default": model.serve})
-        built = index.build_index(ad_embeddings(self.num_ads), index.IndexConfig(kind="Flat"))
-        built.save(staged.ad_index, ad_features(self.num_ads), ads_table(self.num_ads))
+        ads = ads_table(self.num_ads)
+        built = index.build_index(ad_embeddings(self.num_ads), self.index_config, ads=ads)
+        built.save(staged.ad_index, ad_features(self.num_ads), ads)
         parts = tuple(part for part in releases.PARTS if self.heads or part != "ranker")
         for part in parts:
             releases.write_identity(
