@@ -34,7 +34,3 @@ NEEDS_MILVUS = pytest.mark.skipif(
     reason="no milvus-lite: make .venv/.installed-engines",
 )
 MILVUS_SERVER = os.environ.get("TFREC_TEST_MILVUS_URI")
-NEEDS_MILVUS_SERVER = pytest.mark.skipif(
-    MILVUS_SERVER is None,
-    reason="no address of a Milvus server in TFREC_TEST_MILVUS_URI, as http://127.0.0.1:19530",
-)
