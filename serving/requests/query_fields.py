@@ -3,9 +3,10 @@
 Shapes: B requests, L values of the longest list, n values of a vector.
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from serving import errors
 from serving.requests.parsing import check_all, shortened
 from serving.requests.request import as_digits
 from tfrecords import terminal
+from tfrecords.schema import NUMERIC_LIST
 
 # A column per field: UTF-8 bytes [B] of a categorical or text field, float32 [B] of a numeric
-# field, float32 [B, n] of a dense field (zeros are missing), and bytes (dtype object) [B, L] of a
-# list field, padded with b""; L is at least 1.
+# field, float32 [B, n] of a dense field (zeros are missing), bytes (dtype object) [B, L] of a list
+# field, padded with b"", and float32 [B, L] of a list of numbers, padded with NaN; L is at least 1.
 Columns = dict[str, list[bytes] | np.ndarray]
 
 # Models use the last `max_list_length` values of a list; a list beyond this is a mistake.
@@ -35,7 +37,7 @@ class QueryFields:
 
     A vector is a list of as many such numbers as the field has. A list value is a list of such
     strings and integers, the latest last. None and "" in it are missing values and are skipped, as
-    in training; a list without values is missing.
+    in training; a list without values is missing. A list of numbers has finite numbers only.
 
     Args:
         query_fields: Name and kind of each query field, and the length of a vector.
@@ -50,7 +52,7 @@ class QueryFields:
         """Merges and checks the two groups of a request.
 
         Returns:
-            Field name to bytes, float, list of bytes, vector [n] float32 or None.
+            Field name to bytes, float, list of bytes or floats, vector [n] float32 or None.
 
         Raises:
             InvalidRequestError: A field is unknown, given twice, or has a wrong type.
@@ -62,6 +64,20 @@ class QueryFields:
             for name, value in fields.items()
         ]
         return dict(zip((*user, *context), check_all(checks), strict=True))
+
+    def valid(self, stored: Mapping[str, Any], known: Container[str] = ()) -> dict[str, Any]:
+        """Returns the checked values of stored fields; those that are not valid are left out.
+
+        Args:
+            stored: Raw query fields.
+            known: Names of fields that are not needed.
+        """
+        found = {}
+        for name, value in stored.items():
+            if name in self._fields and name not in known:
+                with contextlib.suppress(errors.InvalidRequestError):
+                    found[name] = check_value(name, self._fields[name], value)
+        return found
 
     def _check(self, group: str, name: str, value: Any, is_repeated: bool) -> Any:
         if is_repeated:
@@ -89,7 +105,9 @@ class QueryFields:
                 filled = [math.nan if value is None else value for value in values]
                 columns[name] = np.array(filled, dtype=np.float32)
             elif kind == "categorical_list":
-                columns[name] = _padded([value or [] for value in values])
+                columns[name] = _padded([value or [] for value in values], b"", object)
+            elif kind == NUMERIC_LIST:
+                columns[name] = _padded([value or [] for value in values], math.nan, np.float32)
             else:
                 columns[name] = [b"" if value is None else value for value in values]
         return columns
@@ -113,7 +131,7 @@ def as_finite_float(value: Any) -> float | None:
 
 def check_value(
     place: str, field: Mapping[str, Any], value: Any
-) -> bytes | float | list[bytes] | np.ndarray | None:
+) -> bytes | float | list[bytes] | list[float] | np.ndarray | None:
     """Returns a raw value of a field as the models take it.
 
     Args:
@@ -129,15 +147,10 @@ def check_value(
         return None
     if kind == "dense":
         return _check_vector(place, field["length"], value)
-    if kind == "categorical_list":
-        return _check_list(place, value)
+    if kind in ("categorical_list", NUMERIC_LIST):
+        return _check_list(place, value, kind)
     if kind == "numeric":
-        number = as_finite_float(value)
-        if number is None:
-            raise errors.InvalidRequestError(
-                f"{place}: expected a finite number or null, got {shortened(value)}."
-            )
-        return number
+        return _check_number(place, value, "a finite number or null")
     return _check_string(place, value)
 
 
@@ -159,21 +172,31 @@ def _check_vector(place: str, length: int, values: Any) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def _check_list(place: str, values: Any) -> list[bytes]:
+def _check_list(place: str, values: Any, kind: str) -> list[Any]:
+    of, example = ("numbers", "[1, 2]") if kind == NUMERIC_LIST else ("strings", '["a", "b"]')
     if not isinstance(values, list | tuple):
         raise errors.InvalidRequestError(
-            f"{place}: expected a list of strings or null, got {shortened(values)}. Send a list, "
-            'even for one value, such as ["a", "b"].'
+            f"{place}: expected a list of {of} or null, got {shortened(values)}. Send a list, "
+            f"even for one value, such as {example}."
         )
     if len(values) > MAX_LIST_VALUES:
         raise errors.InvalidRequestError(
             f"{place}: expected at most {MAX_LIST_VALUES} values, got {len(values)}. Send the "
             "latest; the models use the last few."
         )
+    if kind == NUMERIC_LIST:
+        return [_check_number(f"{place}[{at}]", value) for at, value in enumerate(values)]
     return [
         b"" if value is None else _check_string(f"{place}[{position}]", value)
         for position, value in enumerate(values)
     ]
+
+
+def _check_number(place: str, value: Any, expected: str = "a finite number") -> float:
+    number = as_finite_float(value)
+    if number is None:
+        raise errors.InvalidRequestError(f"{place}: expected {expected}, got {shortened(value)}.")
+    return number
 
 
 def _check_string(place: str, value: Any) -> bytes:
@@ -191,9 +214,9 @@ def _check_string(place: str, value: Any) -> bytes:
         ) from error
 
 
-def _padded(lists: Sequence[Sequence[bytes]]) -> np.ndarray:
-    """Lays lists out as rows [B, L] of bytes."""
-    padded = np.full((len(lists), max([1, *map(len, lists)])), b"", dtype=object)
+def _padded(lists: Sequence[Sequence[Any]], padding: Any, dtype: Any) -> np.ndarray:
+    """Lays lists out as rows [B, L]."""
+    padded = np.full((len(lists), max([1, *map(len, lists)])), padding, dtype)
     for row, values in zip(padded, lists, strict=True):
         row[: len(values)] = values
     return padded

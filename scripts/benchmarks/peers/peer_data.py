@@ -230,13 +230,20 @@ def read(
 
 
 def fields_of(data_set: reader.DataSet, fields: Iterable[schema.Field]) -> tuple[PeerField, ...]:
-    """Returns fields of the schema with their columns among each other."""
+    """Returns fields of the schema with their columns among each other.
+
+    A history is a list of its values: peers know neither ages nor kinds of events.
+    """
     ad_fields = data_set.schema.ad_fields
     return tuple(
         PeerField(
-            field.name, field.kind, own, data_set.fitted.cardinality(field), field in ad_fields
+            field.name,
+            "categorical_list" if field.is_list else field.kind,
+            own,
+            data_set.fitted.cardinality(field),
+            field in ad_fields,
         )
-        for field, own in encoding.columns(fields)
+        for field, own in encoding.value_columns(fields)
     )
 
 

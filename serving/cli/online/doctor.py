@@ -3,6 +3,8 @@ r"""Checks a running model server and service against a release bundle.
     tfrec doctor --workdir=workdir/quickstart
     tfrec doctor --bundle=/srv/bundles --norows --model_server=10.0.0.7:8500 --service=
     tfrec doctor --workdir=workdir/quickstart --impression_log=workdir/impressions
+    tfrec doctor --workdir=workdir/quickstart --impression_log=workdir/impressions \
+        --event_log='workdir/impressions/feedback-*.jsonl'
     tfrec doctor --service=https://ads.example:443 --token_file=workdir/token \
         --tls_authorities=workdir/authorities.pem
     tfrec doctor --workdir=workdir/quickstart --json
@@ -13,7 +15,8 @@ is reachable, serves the version, has the right signatures and reproduces the pr
 REST; and whether the service is ready, serves the release and answers. It also scores held-out rows
 of --workdir with the training code and compares the scores with those of the servers (--norows
 skips this). With --impression_log it compares the latest logged scores of the release with those of
-its ranker.
+its ranker; with --event_log too, the logged histories of users with those that follow from the
+events.
 
 Each check prints ok, or what was found, what was expected and what to do. The exit status is 1 if a
 check failed.

@@ -84,7 +84,10 @@ def log(tmp_path_factory):
         schema_lib.Field(f"last_{kind}", "history", "query", of="ad", event=kind)
         for kind in schema_lib.EVENTS
     )
-    schema = dataclasses.replace(plain, fields=(*plain.fields, *listed))
+    user = next(f.source for f in plain.query_fields if f.kind == "categorical")
+    schema = dataclasses.replace(
+        plain, fields=(*plain.fields, *listed), user_key=user, time="request_id"
+    )
     schema_lib.save_schema(schema, written.schema)
     return written
 

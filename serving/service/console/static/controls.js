@@ -81,7 +81,7 @@ export function drawFields(bundle) {
             ${listInput(path, { id })}
           </div>`;
       }
-      const control = input(path, { id, placeholder: "missing", isText: !["numeric", "dense"].includes(kind) });
+      const control = input(path, { id, placeholder: "missing", isText: !["numeric", "dense", "numeric_list"].includes(kind) });
       return html`<div><label for="${id}" title="${name}">${name}</label>${control}</div>`;
     }),
   );

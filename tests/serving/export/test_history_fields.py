@@ -1,0 +1,84 @@
+"""Histories from the log to an answer: records, samples, probes and requests say the same."""
+
+import asyncio
+
+import history_logs
+import numpy as np
+import pytest
+import serving_fixtures
+
+from serving import errors, export, index, model_server, requests
+from serving.releases import bundle
+from tfrec import calibration, ranking, retrieval
+from tfrecords.splits import SPLITS
+
+CALIBRATORS, FLAT = calibration.Calibrators(), index.IndexConfig(kind="Flat")
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("histories") / "data"
+    return history_logs.converted(history_logs.log(), history_logs.schema_of(), directory)
+
+
+@pytest.fixture(scope="module")
+def models(data_set, retrieval_config, ranker_config):
+    two_tower = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
+    rng = np.random.default_rng(0)
+    for variable in two_tower.trainable_variables:
+        variable.assign_add(rng.normal(scale=0.15, size=variable.shape).astype(np.float32))
+    return two_tower, ranking.build_ranker(data_set, ranker_config)
+
+
+@pytest.fixture(scope="module")
+def base(data_set, models, tmp_path_factory):
+    base = tmp_path_factory.mktemp("release")
+    export.export_release(base, data_set, *models, CALIBRATORS, FLAT, {})
+    return base
+
+
+def test_the_manifest_has_an_input_for_each_part(base):
+    fields = bundle.verify(base, 1).query_fields
+    assert fields[1:5] == [
+        {"name": "clicks", "kind": "categorical_list"},
+        {"name": "clicks__age_seconds", "kind": "numeric_list", "of": "clicks"},
+        {"name": "all", "kind": "categorical_list"},
+        {"name": "all__age_seconds", "kind": "numeric_list", "of": "all"},
+    ]
+    assert fields[5] == {"name": "all__events", "kind": "categorical_list", "of": "all"}
+
+
+def test_raw_samples_are_embedded_as_the_records_are(base, data_set, models):
+    release = bundle.load(base)
+    samples = data_set.sample_requests()
+    assert max(len(sample["all"]) for sample in samples) > 20
+    served = release.query_tower.embed(release.query_tower.columns(samples))
+    windows = data_set.windows(SPLITS[2]).as_numpy_iterator()
+    stored = np.concatenate([window["query"] for window in windows])[: len(samples)]
+    expected = retrieval.embed_in_batches(models[0].query_tower, stored)
+    np.testing.assert_allclose(served, expected, atol=1e-5)
+
+
+def test_requests_carry_histories_with_or_without_ages(base, data_set):
+    release = bundle.load(base)
+    sample = next(own for own in data_set.sample_requests() if len(own["all"]) > 3)
+    values = {name: own for name, own in sample.items() if "__" not in name}
+    absent = {name: own for name, own in values.items() if name not in ("clicks", "all", "brands")}
+
+    async def recommend(address):
+        service = serving_fixtures.make_orchestrator(release, address)
+        try:
+            await service.verify_ranker()
+            asked = [requests.Request(user=own, k=5) for own in (sample, values, absent)]
+            together = await service.recommend_batch(asked)
+            with pytest.raises(errors.InvalidRequestError, match="clicks__age_seconds"):
+                await service.recommend(requests.Request(user={"clicks__age_seconds": ["x"]}))
+            return together
+        finally:
+            await service.close()
+
+    with model_server.ModelServer({"ranker": base / "ranker"}, poll_seconds=None) as server:
+        answers = asyncio.run(recommend(f"127.0.0.1:{server.port}"))
+    assert [answer.degraded for answer in answers] == [None] * 3
+    scores = [{ad.ad_id: ad.retrieval_score for ad in answer.ads} for answer in answers]
+    assert scores[0] != scores[2]
