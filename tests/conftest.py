@@ -21,7 +21,7 @@ from absl import flags
 from tfrec import config, ranking, retrieval
 from tfrecords import reader, synthetic
 
-pytest_plugins = ("left_out", "serving_fixtures")
+pytest_plugins = ("left_out", "serving_fixtures", "valkey")
 
 _WITH_FLAGS = [
     SCRIPTS,

@@ -20,3 +20,10 @@ BROWSER = next(
 NEEDS_BROWSER = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium: apt-get install --no-install-recommends chromium"
 )
+
+VALKEY = next(filter(None, map(shutil.which, ("valkey-server", "redis-server"))), None)
+NEEDS_VALKEY = pytest.mark.skipif(
+    VALKEY is None or importlib.util.find_spec("redis") is None,
+    reason="no valkey-server or no redis-py: apt-get install valkey-server, and make "
+    ".venv/.installed-engines",
+)
