@@ -7,6 +7,24 @@ from serving.users.store import UserStore
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
 
 
+def check_address(address: str) -> None:
+    """Checks the address of a store without opening it.
+
+    Raises:
+        ValueError: The address is not one of a store.
+        ModuleNotFoundError: The extra `redis` is not installed.
+    """
+    scheme, _, rest = address.partition(":")
+    if scheme in _REDIS_SCHEMES and rest.startswith("//"):
+        # Only who names a server needs the extra.
+        from serving.users import redis_store  # noqa: F401
+    elif scheme != "sqlite" or not rest:
+        raise ValueError(
+            f"Expected sqlite:PATH or redis://HOST:PORT/DATABASE as the user store, got "
+            f"{address!r}."
+        )
+
+
 def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore:
     """Opens a user store. One of Redis is connected to when it is first used.
 
@@ -20,15 +38,9 @@ def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore
         ModuleNotFoundError: The extra `redis` is not installed.
         UserStoreError: The file of SQLite cannot be opened.
     """
-    config = config or UserStoreConfig()
-    scheme, _, rest = address.partition(":")
-    if scheme == "sqlite" and rest:
-        return sqlite_store.SqliteUserStore(rest, config)
-    if scheme in _REDIS_SCHEMES and rest.startswith("//"):
-        # Only who names a server needs the extra.
-        from serving.users import redis_store
+    check_address(address)
+    if address.startswith("sqlite:"):
+        return sqlite_store.SqliteUserStore(address.removeprefix("sqlite:"), config)
+    from serving.users import redis_store
 
-        return redis_store.RedisUserStore(address, config)
-    raise ValueError(
-        f"Expected sqlite:PATH or redis://HOST:PORT/DATABASE as the user store, got {address!r}."
-    )
+    return redis_store.RedisUserStore(address, config)

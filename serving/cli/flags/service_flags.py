@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import config
+from serving.cli import extras
 from serving.cli.flags import rule_flags
 
 if TYPE_CHECKING:
@@ -145,11 +146,14 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         base: Base directory of the bundles.
 
     Raises:
-        ValueError: The token, the certificate or the rules are not valid.
+        ValueError: The token, the certificate, the rules or the user store are not valid.
         OSError: A file cannot be read.
     """
-    from serving import service
+    from serving import service, users
 
+    if FLAGS.user_store is not None:
+        with extras.require_extra("redis"):
+            users.check_address(FLAGS.user_store)
     http = config.HttpConfig(
         tls_certificate=FLAGS.tls_certificate,
         tls_key=FLAGS.tls_key,
