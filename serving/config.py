@@ -106,6 +106,39 @@ class ImpressionLogConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class UserStoreConfig:
+    """How users are stored, read and written.
+
+    Attributes:
+        read_timeout_ms: Time that a request waits for its user, in milliseconds; then it goes on
+            without.
+        write_timeout_seconds: Time for a write, and for a connection to open, in seconds.
+        max_actions: Number of clicks, engagements and purchases kept for each user, the latest.
+        max_impressions: Number of impressions kept for each user, the latest.
+        ttl_days: Time after the last write to a user until the user is deleted, and age at which
+            an event is deleted, in days.
+        record_impressions: Whether the ads of each answer are recorded as impressions of its user.
+        max_queued: Maximum number of answers whose impressions wait to be written. Those of others
+            are dropped.
+        pauses: When the store is given a pause, and how long.
+    """
+
+    read_timeout_ms: float = 5.0
+    write_timeout_seconds: float = 2.0
+    max_actions: int = 200
+    max_impressions: int = 500
+    ttl_days: float = 90.0
+    record_impressions: bool = True
+    max_queued: int = 10_000
+    pauses: BreakerConfig = dataclasses.field(default_factory=BreakerConfig)
+
+    @property
+    def ttl_seconds(self) -> float:
+        """Time to live in seconds."""
+        return self.ttl_days * 86_400
+
+
+@dataclasses.dataclass(frozen=True)
 class LiveConfig:
     """When a new release is suggested, and when the journal is rewritten.
 

@@ -7,6 +7,7 @@
         RequestTooLargeError  a call asks for too many ads
       InvalidAdError        an ad for a live index is invalid
       ImpressionLogError    the impression log cannot be written or joined
+      UserStoreError        the user store failed
       WorkersError          the worker processes of the service keep exiting
       OverloadedError       a request cannot be answered in time
       RankerError           the ranker returned no usable scores
@@ -159,6 +160,12 @@ class ImpressionLogError(ServingError):
     """The impression log cannot be written, or cannot be joined with feedback."""
 
     code = "impression_log"
+
+
+class UserStoreError(ServingError):
+    """The user store cannot be opened, or did not answer a read or a write."""
+
+    code = "user_store"
 
 
 class OverloadedError(ServingError):

@@ -155,6 +155,15 @@ class Manifest(Content):
         return {field["name"]: field["kind"] for field in self.ad_fields}
 
     @property
+    def user_field(self) -> str | None:
+        """Query field that is the user key of the log; None: no field is."""
+        column = self.schema.get("user_key")
+        for field in self.schema.get("fields", ()) if column else ():
+            if field["side"] == "query" and column in (field["name"], field.get("column")):
+                return field["name"]
+        return None
+
+    @property
     def present_heads(self) -> tuple[str, ...]:
         """Labels of the trained heads."""
         return tuple(self.outputs)

@@ -35,6 +35,8 @@ _ONLINE = (
     "tune_index",
     "model_config",
     "join_feedback",
+    "consume_events",
+    "rebuild_users",
     "size",
 )
 MODULES = {

@@ -6,7 +6,7 @@ async with AsyncClient("http://127.0.0.1:8080") as client:
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -14,7 +14,7 @@ import httpx
 
 from serving import errors
 from serving.client import http_calls
-from serving.requests import Answer, Request, RequestFields
+from serving.requests import Answer, Event, EventFields, EventsAdded, Request, RequestFields
 
 
 class AsyncClient:
@@ -69,6 +69,18 @@ class AsyncClient:
         """Asks for the ads for many requests; returns the answers in the same order."""
         call = http_calls.recommend_batch(requests)
         return http_calls.read_batch(call.body, await self._call(call))
+
+    async def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
+        """Adds what users did to their histories."""
+        return http_calls.read_added(await self._call(http_calls.add_events(events)))
+
+    async def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
+        """Replaces the profile of a user."""
+        await self._call(http_calls.set_profile(user_id, profile))
+
+    async def delete_user(self, user_id: str) -> bool:
+        """Erases a user from the user store; returns whether it had anything of the user."""
+        return http_calls.read_deleted(await self._call(http_calls.delete_user(user_id)))
 
     async def bundle(self) -> dict[str, Any]:
         """Returns what is served."""

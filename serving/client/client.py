@@ -10,7 +10,7 @@ in this process, without a service.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -18,7 +18,7 @@ import httpx
 
 from serving import errors
 from serving.client import http_calls
-from serving.requests import Answer, Request, RequestFields
+from serving.requests import Answer, Event, EventFields, EventsAdded, Request, RequestFields
 
 Retry = http_calls.Retry
 
@@ -82,9 +82,9 @@ class Client:
 
         Args:
             request: Request; None: one with the given fields only.
-            **fields: Fields of `serving.requests.Request`, such as `user`, `context`, `k`,
-                `weights`, `filters`, `rules`, `seen`, `explain` and `dry_run`; they override those
-                of `request`. Filters, rules and seen are models or their JSON objects.
+            **fields: Fields of `serving.requests.Request`, such as `user`, `context`, `user_id`,
+                `k`, `weights`, `filters`, `rules`, `seen`, `explain`, `dry_run`; they override
+                those of `request`. Filters, rules and seen are models or their JSON objects.
 
         Raises:
             ClientRequestError: The request is refused.
@@ -105,6 +105,42 @@ class Client:
         """
         call = http_calls.recommend_batch(requests)
         return http_calls.read_batch(call.body, self._call(call))
+
+    def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
+        """Adds what users did to their histories; for a service with a user store.
+
+        Events can be added again: those of a user with the same id are one event.
+
+        Args:
+            events: Events, or their JSON objects with the fields of `serving.requests.Event`.
+
+        Raises:
+            TfrecClientError: As `recommend`.
+        """
+        return http_calls.read_added(self._call(http_calls.add_events(events)))
+
+    def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
+        """Replaces the profile of a user; for a service with a user store.
+
+        Args:
+            user_id: Id of the user.
+            profile: Raw query fields that describe the user.
+
+        Raises:
+            TfrecClientError: As `recommend`.
+        """
+        self._call(http_calls.set_profile(user_id, profile))
+
+    def delete_user(self, user_id: str) -> bool:
+        """Erases a user from the user store; returns whether it had anything of the user.
+
+        Args:
+            user_id: Id of the user.
+
+        Raises:
+            TfrecClientError: As `recommend`.
+        """
+        return http_calls.read_deleted(self._call(http_calls.delete_user(user_id)))
 
     def bundle(self) -> dict[str, Any]:
         """Returns what is served: version, fields, heads, index, metrics, updates.

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import random
 import ssl
+import urllib.parse
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
@@ -16,9 +17,18 @@ import httpx
 import pydantic
 
 from serving import errors, requests
-from serving.requests import Answer, Request
+from serving.requests import (
+    Answer,
+    Event,
+    EventBatch,
+    EventFields,
+    EventsAdded,
+    Request,
+    UserDeleted,
+)
 
 _Result = TypeVar("_Result")
+_Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
 # Share of the caller's time-out that the service gets as its deadline, so that an answer in
@@ -32,8 +42,8 @@ _KEEPALIVE_SECONDS = 4.0
 class Retry:
     """When a call is retried. All attempts of a call share the client's timeout.
 
-    A refused or broken connection, 429 and 503 are retried: every call of this service only
-    reads. A call that timed out is not retried.
+    A refused or broken connection, 429 and 503 are retried: every call of this service reads, or
+    can be made again. A call that timed out is not retried.
 
     Attributes:
         attempts: Maximum number of attempts, including the first; 1 disables retries.
@@ -124,16 +134,75 @@ def recommend_batch(batch: Iterable[Request]) -> Call:
     return Call("POST", "/v1/recommend/batch", body)
 
 
+def add_events(events: Iterable[Event | EventFields]) -> Call:
+    """Returns the call that adds events.
+
+    Raises:
+        ClientRequestError: An event is refused.
+    """
+    batch = event_batch(events)
+    body = {"events": [event.model_dump(exclude_none=True) for event in batch.events]}
+    return Call("POST", "/v1/events", body)
+
+
+def set_profile(user_id: str, profile: Mapping[str, Any]) -> Call:
+    """Returns the call that replaces the profile of a user."""
+    return Call("PUT", _user_path(user_id), {"profile": dict(profile)})
+
+
+def delete_user(user_id: str) -> Call:
+    """Returns the call that erases a user."""
+    return Call("DELETE", _user_path(user_id))
+
+
+def _user_path(user_id: str) -> str:
+    return f"/v1/users/{urllib.parse.quote(user_id, safe='')}"
+
+
+def event_batch(events: Iterable[Event | EventFields]) -> EventBatch:
+    """Returns events as a batch.
+
+    Raises:
+        ClientRequestError: An event is refused.
+    """
+    try:
+        return requests.parse(EventBatch, {"events": list(events)})
+    except errors.InvalidRequestError as error:
+        raise refused(error) from error
+
+
+def read_added(document: Mapping[str, Any]) -> EventsAdded:
+    """Reads what became of events.
+
+    Raises:
+        ClientReplyError: The document is not of that kind.
+    """
+    return _read(EventsAdded, document)
+
+
+def read_deleted(document: Mapping[str, Any]) -> bool:
+    """Reads whether a user was erased.
+
+    Raises:
+        ClientReplyError: The document is not of that kind.
+    """
+    return _read(UserDeleted, document).deleted
+
+
 def read_answer(document: Mapping[str, Any]) -> Answer:
     """Reads an answer.
 
     Raises:
         ClientReplyError: The document is not an answer.
     """
+    return _read(Answer, document)
+
+
+def _read(model: type[_Model], document: Mapping[str, Any]) -> _Model:
     try:
-        return Answer.model_validate(document)
+        return model.model_validate(document)
     except pydantic.ValidationError as error:
-        reason = requests.refusal(Answer, error.errors(include_url=False), "answer")
+        reason = requests.refusal(model, error.errors(include_url=False), "answer")
         raise errors.ClientReplyError(f"Expected the JSON object of an answer; {reason}") from error
 
 

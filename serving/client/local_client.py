@@ -9,16 +9,16 @@ For notebooks, batch jobs and tests. It verifies the bundle as a service does. I
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent import futures
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from serving import errors, orchestrator, releases
+from serving import errors, orchestrator, releases, users
 from serving.client import http_calls
 from serving.config import OrchestratorConfig
 from serving.ranker import LocalRanker
-from serving.requests import Answer, Request, RequestFields
+from serving.requests import Answer, Event, EventFields, EventsAdded, Request, RequestFields
 
 Result = TypeVar("Result")
 
@@ -32,6 +32,7 @@ class LocalClient:
         *,
         version: int | None = None,
         config: OrchestratorConfig | None = None,
+        user_store: str | None = None,
     ) -> None:
         """Loads and verifies a release.
 
@@ -39,13 +40,16 @@ class LocalClient:
             base: Base directory of the bundles.
             version: Release version; None: the stable release.
             config: Options of the orchestrator; None: the defaults.
+            user_store: Address of a user store, such as `sqlite:users.db`; None: no store.
 
         Raises:
+            UserStoreError: The user store cannot be opened.
             BundleError: The release cannot be loaded.
             RankerError: The ranker cannot be loaded, or does not reproduce the probes.
         """
         self._release = releases.load(base, version)
         self._service: orchestrator.Orchestrator | None = None
+        self._users: orchestrator.UserData | None = None
         self._loop = asyncio.new_event_loop()
         # A coroutine submitted to a stopped loop would never finish.
         self._lock = threading.Lock()
@@ -56,7 +60,11 @@ class LocalClient:
         self._thread.start()
         try:
             ranker = LocalRanker(self._release) if self._release.manifest.has_ranker else None
-            self._service = orchestrator.Orchestrator(self._release, ranker, config)
+            if user_store is not None:
+                self._users = orchestrator.UserData(users.open_store(user_store))
+            self._service = orchestrator.Orchestrator(
+                self._release, ranker, config, users=self._users
+            )
             self._wait(self._service.verify_ranker(60.0))
         except BaseException:
             self.close()
@@ -106,6 +114,29 @@ class LocalClient:
         """
         return self._call(lambda own: own.recommend_batch(list(requests)))
 
+    def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
+        """Adds what users did to their histories; arguments as for `client.Client.add_events`.
+
+        Raises:
+            ClientRequestError: An event is refused.
+            UserStoreError: The user store failed.
+        """
+        batch = http_calls.event_batch(events)
+        return self._call(lambda own: orchestrator.EventIntake(_stored(own)).add(batch.events))
+
+    def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
+        """Replaces the profile of a user; arguments and errors as for `client.Client`."""
+
+        async def set_own(own: orchestrator.Orchestrator) -> None:
+            own.check(Request(user_id=user_id, user=dict(profile)))
+            await _stored(own).set_profile(user_id, profile)
+
+        self._call(set_own)
+
+    def delete_user(self, user_id: str) -> bool:
+        """Erases a user from the user store; returns whether it had anything of the user."""
+        return self._call(lambda own: _stored(own).delete(user_id))
+
     def bundle(self) -> dict[str, Any]:
         """Returns what is served."""
         return orchestrator.describe_release(self._open())
@@ -151,3 +182,11 @@ class LocalClient:
         await asyncio.gather(*running, return_exceptions=True)
         if self._service is not None:
             await self._service.close()
+        if self._users is not None:
+            await self._users.close()
+
+
+def _stored(service: orchestrator.Orchestrator) -> orchestrator.UserData:
+    if service.users is None:
+        raise errors.TfrecClientError("The client has no user store. Create it with user_store.")
+    return service.users

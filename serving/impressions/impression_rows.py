@@ -6,6 +6,7 @@ ads are left out: a table of ads has them.
 
     _answer_id        unique id of the answer; its rows belong to one request
     _request_id       request id of the answer, which feedback refers to
+    _user_id          id of the user, if the request named one
     _time             time of the answer, in seconds since 1970
     _position         position of the ad; the first is 0
     _ad_id            ad id
@@ -33,9 +34,11 @@ import pyarrow as pa
 from serving import manifest, requests
 
 METADATA = b"tfrec"
+USER_ID = "_user_id"
 _OF_ANSWER = {
     "_answer_id": pa.string(),
     "_request_id": pa.string(),
+    USER_ID: pa.string(),
     "_time": pa.float64(),
     "_bundle_version": pa.int64(),
     "_order": pa.string(),
@@ -46,6 +49,7 @@ _TYPES = {
     "numeric": pa.float64(),
     "categorical_list": pa.list_(pa.string()),
     "dense": pa.list_(pa.float32()),
+    "numeric_list": pa.list_(pa.float64()),
     "text": pa.string(),
 }
 
@@ -59,12 +63,14 @@ class RecordedAnswer:
         weights: Weight of each head in the utility.
         answer: Answer that was sent.
         time: Time of the answer, in seconds since 1970.
+        user_id: Id of the user; None: unknown.
     """
 
     values: Mapping[str, Any]
     weights: Mapping[str, float]
     answer: requests.Answer
     time: float
+    user_id: str | None = None
 
 
 def schema(release: manifest.Manifest) -> pa.Schema:
@@ -120,6 +126,7 @@ def _of_answer(release: manifest.Manifest, one: RecordedAnswer) -> dict[str, Any
     return {
         "_answer_id": uuid.uuid4().hex,
         "_request_id": one.answer.request_id,
+        USER_ID: one.user_id,
         "_time": one.time,
         "_bundle_version": one.answer.bundle_version,
         "_order": one.answer.order,
@@ -134,4 +141,6 @@ def _plain(value: Any) -> Any:
         return value.decode()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    return [item.decode() for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [item.decode() if isinstance(item, bytes) else item for item in value]
+    return value

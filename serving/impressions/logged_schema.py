@@ -1,7 +1,7 @@
 """Derives the schema for converting an impression log that was joined with feedback.
 
-Fields keep their names, kinds and options; the log's own columns become the keys. The user key is
-kept only if it is a query field, because otherwise the log does not contain it.
+Fields keep their names, kinds and options; the log's own columns become the keys. Histories are
+fields as in the source: conversion computes them again.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from serving import errors
 from serving.impressions import impression_rows
+from tfrecords import schema as schema_lib
 from tfrecords.schema import LABELS
 
 
@@ -53,7 +54,7 @@ class LoggedSchema:
             "request_key": "_answer_id",
             "time": "_time",
             "position": "_position",
-            "user_key": users[0] if users else None,
+            "user_key": users[0] if users else self._user_column(),
             # Models of other frameworks may have other heads.
             **{
                 label: f"_{label}" if label in labels else None
@@ -62,6 +63,10 @@ class LoggedSchema:
             },
             **{name: own for name in ("values", "weights") if (own := self._utility(name, labels))},
         }
+
+    def _user_column(self) -> str | None:
+        named = self.source.get("user_key") is not None and impression_rows.USER_ID in self.columns
+        return impression_rows.USER_ID if named else None
 
     def _utility(self, name: str, labels: Sequence[str]) -> dict[str, float]:
         """Returns the values or weights of the source that are of labels of the feedback."""
@@ -82,9 +87,14 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
     if not log_files:
         raise errors.ImpressionLogError("Expected files of an impression log, got none.")
     found = [(path, *_described(path)) for path in log_files]
-    path, columns, known = max(found, key=lambda one: one[2]["version"])
+    path, columns, known = max(
+        found, key=lambda one: (one[2]["version"], impression_rows.USER_ID in one[1].names)
+    )
     for other, others, _ in found:
         for field in columns:
+            # Logs of earlier versions have no users.
+            if field.name == impression_rows.USER_ID and field.name not in others.names:
+                continue
             if field.name not in others.names or others.field(field.name).type != field.type:
                 raise errors.ImpressionLogError(
                     f"{other} was logged with a different schema than {path}: expected the column "
@@ -92,13 +102,17 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
                     "separately."
                 )
     options = {field["name"]: field for field in known["schema"].get("fields", [])}
+    listed = [field for field in options.values() if field.get("kind") == "history"]
+    computed = {name for field in listed for name in _inputs(field)}
     fields = []
     for side in ("query", "ad"):
         for field in known[f"{side}_fields"]:
+            if field["name"] in computed:
+                continue
             own = {**options.get(field["name"], {}), **field, "side": side}
             # The log has the values of fields under their names, also those from a calendar.
             fields.append({k: v for k, v in own.items() if k not in ("column", "calendar")})
-    return LoggedSchema(columns.names, fields, known["schema"], known["labels"])
+    return LoggedSchema(columns.names, [*fields, *listed], known["schema"], known["labels"])
 
 
 def open_file(path: pathlib.Path) -> pq.ParquetFile:
@@ -121,9 +135,18 @@ def read_file(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
     """
     with open_file(path) as file:
         try:
-            return file.read(columns)
+            table = file.read(columns)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(path, error) from error
+    if columns is None and impression_rows.USER_ID not in table.column_names:
+        nobody = pa.nulls(table.num_rows, pa.string())
+        return table.append_column(impression_rows.USER_ID, nobody)
+    return table
+
+
+def _inputs(history: dict[str, Any]) -> dict[str, str]:
+    """Returns the columns of a history, given its JSON."""
+    return schema_lib.Field(**history).inputs
 
 
 def host_of(schema: pa.Schema) -> str:

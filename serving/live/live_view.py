@@ -8,6 +8,7 @@ Shapes: B queries, C ads, N ads of the release, M added ads, D embedding size, F
 
 import dataclasses
 import functools
+from collections.abc import Iterable, Sequence
 
 import faiss
 import numpy as np
@@ -140,6 +141,34 @@ class LiveView:
         order = np.argsort(np.argsort(is_added, kind="stable"), kind="stable")
         joined = pa.concat_arrays([own, *(chunk.cast(own.type) for chunk in added.chunks)])
         return joined.take(pa.array(order))
+
+    def values(
+        self, ad_ids: Sequence[str], fields: Iterable[str]
+    ) -> dict[str, dict[str, list[str]]]:
+        """Returns the values of string fields of ads, also of removed ones.
+
+        Args:
+            ad_ids: Ids of ads; unknown ones are left out.
+            fields: Categorical, text or list fields.
+
+        Returns:
+            Field -> ad id -> values, without missing ones. A changed ad has its new values.
+        """
+        found = self._released.find(ad_ids)
+        added = np.empty(0, np.int64)
+        if self.num_added:
+            wanted = requests.Filters(allowed_ads=tuple(ad_ids))
+            added = np.flatnonzero(self._added.eligible(wanted)) + self._released.num_ads
+        rows = np.concatenate([found[found >= 0], added])
+        ids = self.ad_ids(rows) if len(rows) else []
+        result = {}
+        for field in fields:
+            own = self.column(rows, field).to_pylist() if len(rows) else []
+            result[field] = {
+                ad_id: [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+                for ad_id, value in zip(ids, own, strict=True)
+            }
+        return result
 
     def listed(self, rows: np.ndarray) -> list[index.ListedAd]:
         """Returns the ads at rows [C] as answers have them."""

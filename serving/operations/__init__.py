@@ -29,6 +29,7 @@ from serving.operations.row_findings import (
     read_logged_requests,
 )
 from serving.operations.service_findings import ServiceCheck
+from serving.operations.user_rebuild import RebuiltUsers, rebuild_users
 
 __all__ = [
     "DoctorFinding",
@@ -36,6 +37,7 @@ __all__ = [
     "Machine",
     "MeasuredConstants",
     "ModelServerCheck",
+    "RebuiltUsers",
     "ServiceCheck",
     "any_failed",
     "check_release",
@@ -50,6 +52,7 @@ __all__ = [
     "findings_as_text",
     "open_service",
     "read_logged_requests",
+    "rebuild_users",
     "requests_from_samples",
     "servers_behind",
     "size_deployment",

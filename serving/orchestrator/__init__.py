@@ -3,6 +3,8 @@
 from serving.orchestrator.admission import RETRY_AFTER_SECONDS, Admission
 from serving.orchestrator.answers import ranked_answer
 from serving.orchestrator.candidates import RequestCandidates
+from serving.orchestrator.event_consumer import EventConsumer
+from serving.orchestrator.event_intake import EventIntake
 from serving.orchestrator.orchestrator import Orchestrator
 from serving.orchestrator.release_description import describe_release
 from serving.orchestrator.request_batch import Answered, check_num_ads, in_turns
@@ -11,6 +13,7 @@ from serving.orchestrator.service_metrics import (
     METRICS_DIRECTORY_VARIABLE,
     ServiceMetrics,
 )
+from serving.orchestrator.user_data import UserData
 
 __all__ = [
     "METRICS_CONTENT_TYPE",
@@ -18,9 +21,12 @@ __all__ = [
     "RETRY_AFTER_SECONDS",
     "Admission",
     "Answered",
+    "EventConsumer",
+    "EventIntake",
     "Orchestrator",
     "RequestCandidates",
     "ServiceMetrics",
+    "UserData",
     "check_num_ads",
     "describe_release",
     "in_turns",

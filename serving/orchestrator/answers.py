@@ -172,6 +172,7 @@ def _answer(
         absent_heads=list(release.manifest.absent_heads),
         weak_heads=[head for head in release.manifest.weak_heads if valid.weights.get(head)],
         stage_ms=dict(stage_ms),
+        user_data=valid.user_data,
         shortage=explain_shortage(valid, chosen, len(found.rows)),
         explanation=explanation,
         candidates=pool,

@@ -24,6 +24,8 @@ from serving.orchestrator import (
     request_batch,
     retrieval_stage,
     service_metrics,
+    user_data,
+    user_stage,
 )
 from serving.requests import Answer, Deadline, Request, Validator, ValidRequest
 
@@ -46,6 +48,7 @@ class Orchestrator:
         metrics: service_metrics.ServiceMetrics | None = None,
         impressions: ImpressionLog | None = None,
         admitting: admission.Admission | None = None,
+        users: user_data.UserData | None = None,
         clock: Callable[[], float] = time.perf_counter,
         updates: live.UpdateChannel | None = None,
     ) -> None:
@@ -59,6 +62,8 @@ class Orchestrator:
             metrics: Metrics to update. None: new ones.
             impressions: Impression log to record answers in; the caller closes it. None: no log.
             admitting: Admission control, which releases in a process share. None: a new one.
+            users: User store, which releases in a process share; the caller closes it. None: what
+                a request carries is all that is known of its user.
             clock: Returns the time in seconds, for deadlines, ranker latency and the circuit
                 breaker.
             updates: Channel of live updates of other hosts, which the orchestrator closes. None:
@@ -109,6 +114,12 @@ class Orchestrator:
         self._validator = Validator(
             release.manifest, self.config.default_k, self.config.max_k, self.config.rules
         )
+        self.users = users
+        self._user_stage = None
+        if users is not None:
+            self._user_stage = user_stage.UserStage(
+                users, release.manifest, self.live, self._validator
+            )
         self._retrieval = retrieval_stage.RetrievalStage(
             release,
             self.live,
@@ -182,6 +193,7 @@ class Orchestrator:
             valid.deadline_ms or self.config.default_deadline_ms, started, self._clock
         )
         with self.admission.admitted(deadline, 1, self._num_ads(valid)):
+            (valid,) = await self._with_users([valid], deadline)
             found = await self._retrieval.find(valid, self._num_candidates(valid), deadline)
             ranked = await self._rank(found, valid.k, deadline)
             (answered,) = await self._compose([valid], found, ranked, deadline)
@@ -281,10 +293,11 @@ class Orchestrator:
                         f"{len(answered)} of {batch.size} requests were answered by the deadline "
                         f"of {deadline_ms:g} ms. Send smaller batches, or a longer deadline."
                     )
-                for found in await self._retrieval.find_together(valids, num_candidates, deadline):
-                    max_k = max(valids[index].k for index in found.positions)
+                known = await self._with_users(valids, deadline)
+                for found in await self._retrieval.find_together(known, num_candidates, deadline):
+                    max_k = max(known[index].k for index in found.positions)
                     ranked = await self._rank(found, max_k, deadline)
-                    members_found = [valids[index] for index in found.positions]
+                    members_found = [known[index] for index in found.positions]
                     composed = await self._compose(members_found, found, ranked, deadline)
                     for index, one in zip(found.positions, composed, strict=True):
                         answered[positions[index]] = one
@@ -308,6 +321,14 @@ class Orchestrator:
         self.metrics.observe_live(
             self.release.version, False, self.live.cut_bytes, self.live.num_updates
         )
+
+    async def _with_users(
+        self, valids: Sequence[ValidRequest], deadline: Deadline
+    ) -> Sequence[ValidRequest]:
+        """Returns the requests with what the user store knows of their users."""
+        if self._user_stage is None:
+            return valids
+        return await self._user_stage.fill(valids, deadline)
 
     def _num_candidates(self, valid: ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)
@@ -348,6 +369,8 @@ class Orchestrator:
         self.metrics.observe_answer(
             self.release.manifest, one.answer, one.num_found, one.num_ranked
         )
+        if self.users is not None and one.valid.user_id is not None:
+            self.users.record(one.valid.user_id, one.answer)
         if self.impressions is not None:
             self.impressions.record(self.release.manifest, one.valid, one.answer)
 
@@ -380,6 +403,8 @@ class Orchestrator:
     ) -> request_batch.Answered:
         """Applies the rules to the candidates of one request and composes its answer."""
         stage_ms = {**found.stage_ms, "ranker": ranked.milliseconds}
+        if valid.user_data is not None:
+            stage_ms["users"] = valid.user_ms
         if ranked.scores is None:
             answer = answers.retrieval_answer(
                 self.release, valid, found.of(row), ranked.degraded, stage_ms

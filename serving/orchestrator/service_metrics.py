@@ -16,6 +16,8 @@
     tfrec_ranker_calls_total{version,replica,outcome}   ok, late, busy, failed
     tfrec_ranker_replicas{version}             least number of healthy replicas
     tfrec_ranker_replica_down{version,replica} processes that cannot use the replica
+    tfrec_user_reads_total{outcome}            found, unknown, late, failed: users of requests
+    tfrec_user_events_total{outcome}           received, shown, dropped: events for the user store
     tfrec_requests_total, tfrec_request_seconds, tfrec_in_flight, tfrec_breaker_open{version}
 
 Shown ads are the best of many, so their scores are above the mean of the log from the start. A
@@ -186,6 +188,23 @@ class ServiceMetrics:
             registry=registry,
         )
         self._impressions = {outcome: rows.labels(outcome) for outcome in ("written", "dropped")}
+        reads = counter(
+            "tfrec_user_reads_total",
+            "Users of requests by what the user store had.",
+            ["outcome"],
+            registry=registry,
+        )
+        outcomes = ("found", "unknown", "late", "failed")
+        self._user_reads = {outcome: reads.labels(outcome) for outcome in outcomes}
+        events = counter(
+            "tfrec_user_events_total",
+            "Events for the user store.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._user_events = {
+            outcome: events.labels(outcome) for outcome in ("received", "shown", "dropped")
+        }
         self._releases: dict[int, _Release] = {}
         self._known_replicas: dict[int, set[str]] = {}
 
@@ -263,6 +282,14 @@ class ServiceMetrics:
     def observe_impressions(self, outcome: str, rows: int) -> None:
         """Counts rows of the impression log, `written` or `dropped`."""
         self._impressions[outcome].inc(rows)
+
+    def observe_user_read(self, outcome: str) -> None:
+        """Counts a user that was read: `found`, `unknown`, `late` or `failed`."""
+        self._user_reads[outcome].inc()
+
+    def observe_user_events(self, outcome: str, count: int) -> None:
+        """Counts events: `received`, `shown` by an answer, or `dropped` impressions."""
+        self._user_events[outcome].inc(count)
 
     def render(self) -> bytes:
         """Returns the metrics page, aggregated over all processes that share the directory."""

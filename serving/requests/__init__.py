@@ -10,6 +10,16 @@ from serving.requests.answer import (
     UtilityPart,
 )
 from serving.requests.deadline import Deadline
+from serving.requests.event import (
+    MAX_EVENTS,
+    MAX_SECONDS_AHEAD,
+    Event,
+    EventBatch,
+    EventFields,
+    EventsAdded,
+    UserDeleted,
+    UserProfile,
+)
 from serving.requests.filter_fields import FilterFields
 from serving.requests.parsing import joined, parse, refusal, shortened
 from serving.requests.query_fields import Columns, QueryFields, as_finite_float, check_value
@@ -20,6 +30,7 @@ from serving.requests.request import (
     Cap,
     Condition,
     Diversity,
+    EventKind,
     Exploration,
     Filters,
     FrequencyCap,
@@ -35,7 +46,9 @@ from serving.requests.validation import Validator, ValidRequest
 
 __all__ = [
     "MAX_DEADLINE_MS",
+    "MAX_EVENTS",
     "MAX_REQUEST_ID_LENGTH",
+    "MAX_SECONDS_AHEAD",
     "RELEASES",
     "AdExplanation",
     "Answer",
@@ -45,6 +58,11 @@ __all__ = [
     "Condition",
     "Deadline",
     "Diversity",
+    "Event",
+    "EventBatch",
+    "EventFields",
+    "EventKind",
+    "EventsAdded",
     "Explanation",
     "Exploration",
     "FilterFields",
@@ -59,6 +77,8 @@ __all__ = [
     "RuleFields",
     "Rules",
     "Seen",
+    "UserDeleted",
+    "UserProfile",
     "UtilityPart",
     "ValidRequest",
     "Validator",

@@ -181,8 +181,13 @@ class Answer(AnswerPart):
     """Heads with a weight in this request that the release is not sure of; `GET /v1/bundle` says
     why."""
     stage_ms: dict[str, float]
-    """Milliseconds of query_tower, index, features and ranker, and in total. In a batch the stages
-    are those of all requests that were computed together."""
+    """Milliseconds of query_tower, index, features and ranker, of the user store if it was asked
+    (users), and in total. In a batch the stages are those of all requests that were computed
+    together."""
+    user_data: str | None = pydantic.Field(default=None, exclude_if=lambda value: value is None)
+    """What the user store had: found, or unknown if it knows nothing of the user. late or failed:
+    the store did not answer, and what it knows is missing from this answer. Absent without a user
+    store, or without the id of a user."""
     shortage: str | None = None
     """Why there are fewer than k ads. Null: there are k."""
     explanation: Explanation | None = pydantic.Field(

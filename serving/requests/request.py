@@ -21,6 +21,10 @@ MAX_ADS = 50_000
 # Rules of one type in one request.
 MAX_RULES = 8
 MAX_COUNT = 2**31
+MAX_ID_LENGTH = 256
+# Ten years.
+MAX_HOURS = 87_600
+EventKind = Literal["impression", "click", "engagement", "revenue"]
 # Beyond it the utility of large revenues could leave the range of a float.
 MAX_WEIGHT = 1e9
 
@@ -56,16 +60,25 @@ def _printable(text: str) -> str:
     return text
 
 
+def _as_id(text: str) -> str:
+    as_text_set((text,))
+    if not 1 <= len(text) <= MAX_ID_LENGTH or "\0" in text:
+        raise pydantic_core.PydanticCustomError(
+            "id", "1 to {max} characters, none of them null", {"max": MAX_ID_LENGTH}
+        )
+    return text
+
+
 def _with_valid_keys(counts: dict[str, int]) -> dict[str, int]:
     as_text_set(tuple(counts))
     return counts
 
 
 def _one_for_each_field(rules: tuple[Any, ...]) -> tuple[Any, ...]:
-    fields = [rule.field for rule in rules]
-    for field in fields:
-        if fields.count(field) > 1:
-            subject = "the ads themselves" if field is None else f"the field {field!r}"
+    subjects = [rule.subject for rule in rules]
+    for rule in rules:
+        if subjects.count(rule.subject) > 1:
+            subject = "the ads themselves" if rule.field is None else f"the field {rule.field!r}"
             raise pydantic_core.PydanticCustomError(
                 "repeated_rule", "one rule for {subject}", {"subject": subject}
             )
@@ -74,15 +87,16 @@ def _one_for_each_field(rules: tuple[Any, ...]) -> tuple[Any, ...]:
 
 _String = Annotated[str, pydantic.Strict()]
 _Integer = Annotated[int, pydantic.Strict()]
-_Number = Annotated[float, pydantic.Strict(), pydantic.Field(allow_inf_nan=False)]
+Number = Annotated[float, pydantic.Strict(), pydantic.Field(allow_inf_nan=False)]
 _Boolean = Annotated[bool, pydantic.Strict()]
-_Share = Annotated[_Number, pydantic.Field(ge=0, le=1)]
+_Share = Annotated[Number, pydantic.Field(ge=0, le=1)]
 _Max = Annotated[_Integer, pydantic.Field(ge=1, le=MAX_COUNT)]
-_Weight = Annotated[_Number, pydantic.Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
+_Weight = Annotated[Number, pydantic.Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
 # A value of a categorical field: a string, or an integer as its digits.
 _Text = Annotated[
     _String, pydantic.BeforeValidator(as_digits, json_schema_input_type=_String | _Integer)
 ]
+Id = Annotated[_Text, pydantic.AfterValidator(_as_id)]
 _AdIds = Annotated[
     tuple[_Text, ...],
     pydantic.Field(max_length=MAX_ADS, fail_fast=True),
@@ -129,9 +143,9 @@ class Condition(RequestPart):
     """The field has none of these values."""
     all_of: _Values | None = None
     """The field has all of these values. For list fields."""
-    at_least: _Number | None = None
+    at_least: Number | None = None
     """Lower bound, inclusive. For numeric fields."""
-    at_most: _Number | None = None
+    at_most: Number | None = None
     """Upper bound, inclusive. For numeric fields."""
 
 
@@ -148,7 +162,14 @@ class Filters(RequestPart):
     """Ad ids. These ads are not eligible. Unknown ids are ignored."""
 
 
-class Cap(RequestPart):
+class _FieldRule(RequestPart):
+    @property
+    def subject(self) -> Any:
+        """What the rule is about; a request has one rule of a type for each subject."""
+        return self.field  # type: ignore[attr-defined]
+
+
+class Cap(_FieldRule):
     """Maximum number of ads in an answer with the same value of a field.
 
     Ads without a value are not capped; an ad with a list counts for each of its values.
@@ -160,17 +181,31 @@ class Cap(RequestPart):
     """Maximum number of ads with the same value."""
 
 
-class FrequencyCap(RequestPart):
-    """Makes ads that the user has seen too often ineligible; `seen` has the counts."""
+class FrequencyCap(_FieldRule):
+    """Makes ads that the user has seen too often, or clicked or bought, ineligible.
+
+    The counts are those of `seen`, else those of the service's user store.
+    """
 
     max: _Max
-    """Maximum number of impressions; an ad that has reached it is no longer eligible."""
+    """Maximum number of events; an ad that has reached it is no longer eligible. With 1 and the
+    event click, ads that the user has clicked are not eligible."""
     field: _String | None = None
     """Categorical or list field whose values are counted: ads with a value that has reached the
     maximum are not eligible. Null: the ads themselves are counted."""
+    event: EventKind | None = None
+    """Kind of the events that are counted. Null: impressions, the only ones that `seen` has."""
+    hours: Annotated[Number, pydantic.Field(gt=0, le=MAX_HOURS)] | None = None
+    """Only events of the last hours count. Null: all that the user store keeps. It does not change
+    the counts of `seen`."""
+
+    @property
+    def subject(self) -> Any:
+        """What is counted, and since when."""
+        return self.field, self.event or "impression", self.hours
 
 
-class Diversity(RequestPart):
+class Diversity(_FieldRule):
     """Lowers the utility of an ad for each ad above it with the same value of a field."""
 
     field: _String
@@ -206,7 +241,10 @@ class Rules(RequestPart):
 
 
 class Seen(RequestPart):
-    """How often the user has seen ads and values of ad fields."""
+    """How often the user has seen ads and values of ad fields.
+
+    Counts that are given replace those of the user store.
+    """
 
     ads: Annotated[_Counts, pydantic.Field(max_length=MAX_ADS)] | None = None
     """Ad id to number of impressions."""
@@ -224,11 +262,15 @@ class Request(RequestPart):
     strings, the latest last; for a vector a list of numbers. Null: missing value."""
     context: dict[str, Any] | None = None
     """Raw query fields that describe the situation; merged with `user`."""
+    user_id: Id | None = None
+    """Id of the user, the user key of the log. What the service's user store knows of the user
+    fills in what the request does not carry. Without it, the store is not asked. If the user key is
+    also a query field, the id is the field's value unless the request carries one."""
     k: Annotated[_Integer, pydantic.Field(ge=1)] | None = None
     """Number of ads to return; 10 by default. All ads if the catalog has fewer."""
     weights: dict[str, _Weight] | None = None
     """Utility weight of each head, such as click; by default the weight in the release."""
-    deadline_ms: Annotated[_Number, pydantic.Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
+    deadline_ms: Annotated[Number, pydantic.Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     """Time for the answer in milliseconds. If it runs short, fewer candidates are ranked; if it
     runs out, the ads come in retrieval order."""
     request_id: (
@@ -266,6 +308,7 @@ class RequestFields(TypedDict, total=False):
 
     user: Mapping[str, Any] | None
     context: Mapping[str, Any] | None
+    user_id: str | int | None
     k: int | None
     weights: Mapping[str, float] | None
     deadline_ms: float | None

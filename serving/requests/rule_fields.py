@@ -1,6 +1,6 @@
 """Checks the rules of a request against the ad fields, and merges them with the service's."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from serving import errors
@@ -46,31 +46,14 @@ class RuleFields:
             changed["exploration"] = rules.exploration if rules.exploration.share else None
         return self.defaults.model_copy(update=changed)
 
-    def at_cap(
-        self, caps: Iterable[request.FrequencyCap], seen: request.Seen | None
-    ) -> dict[str | None, tuple[str, ...]]:
-        """Returns what the user has seen too often: field to values, None to ad ids.
-
-        Args:
-            caps: Checked frequency caps.
-            seen: Counts of the request.
+    def check_seen(self, seen: request.Seen | None) -> None:
+        """Checks the counts of a request.
 
         Raises:
             InvalidRequestError: A field of `seen` is not a categorical or list field.
         """
-        if seen is None:
-            return {}
-        for name in seen.fields or ():
+        for name in (seen.fields if seen is not None else None) or ():
             self._check_field("seen.fields", name)
-        counts: dict[str | None, Mapping[str, int]] = {None: seen.ads or {}}
-        counts.update(seen.fields or {})
-        reached = {
-            cap.field: tuple(
-                sorted(value for value, n in counts.get(cap.field, {}).items() if n >= cap.max)
-            )
-            for cap in caps
-        }
-        return {field: values for field, values in reached.items() if values}
 
     def _check_field(self, place: str, field: str) -> None:
         kind = self._kinds.get(field)
@@ -82,6 +65,31 @@ class RuleFields:
             f"{place}: expected the name of a categorical or list field of the ads, got "
             f"{parsing.shortened(field)}.{hint} Such fields: {', '.join(fields)}."
         )
+
+
+def counts_of(seen: request.Seen | None, cap: request.FrequencyCap) -> Mapping[str, int] | None:
+    """Returns the counts of a request for a frequency cap; None: the request has none."""
+    if seen is None or (cap.event or "impression") != "impression":
+        return None
+    return seen.ads if cap.field is None else (seen.fields or {}).get(cap.field)
+
+
+def at_cap(
+    caps: Iterable[request.FrequencyCap],
+    counts: Callable[[request.FrequencyCap], Mapping[str, int] | None],
+) -> dict[str | None, tuple[str, ...]]:
+    """Returns what has reached a frequency cap: field to values, None to ad ids.
+
+    Args:
+        caps: Checked frequency caps.
+        counts: Returns the number of events of each value, or ad, for a cap; None: not known.
+    """
+    reached: dict[str | None, set[str]] = {}
+    for cap in caps:
+        own = {value for value, n in (counts(cap) or {}).items() if n >= cap.max}
+        if own:
+            reached.setdefault(cap.field, set()).update(own)
+    return {field: tuple(sorted(values)) for field, values in reached.items()}
 
 
 def merged(

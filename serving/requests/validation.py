@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from serving import errors, manifest
 from serving.requests import filter_fields, parsing, query_fields, rule_fields
-from serving.requests.request import Filters, Request, Rules
+from serving.requests.request import Filters, FrequencyCap, Request, Rules, Seen
 from tfrecords import terminal
 
 
@@ -29,6 +29,10 @@ class ValidRequest:
         explain: Whether the answer contains explanations.
         candidates: Whether the answer lists all ranked candidates.
         dry_run: Whether the answer is shown to nobody.
+        user_id: Id of the user; None: unknown.
+        seen: Counts of the request.
+        user_data: What the user store had; as `Answer.user_data`.
+        user_ms: Time to read it in milliseconds.
     """
 
     values: dict[str, Any]
@@ -42,6 +46,16 @@ class ValidRequest:
     explain: bool
     candidates: bool
     dry_run: bool
+    user_id: str | None = None
+    seen: Seen | None = None
+    user_data: str | None = None
+    user_ms: float = 0.0
+
+    @property
+    def uncounted_caps(self) -> tuple[FrequencyCap, ...]:
+        """Frequency caps that the request has no counts for."""
+        caps = self.rules.frequency_caps or ()
+        return tuple(cap for cap in caps if rule_fields.counts_of(self.seen, cap) is None)
 
 
 class Validator:
@@ -79,16 +93,22 @@ class Validator:
         Raises:
             InvalidRequestError: Each line names a field, what was expected and what came.
         """
-        rules, values, k, weights, filters = parsing.check_all(
+        rules, values, k, weights, filters, _ = parsing.check_all(
             (
                 lambda: self._rules.check(request.rules),
                 lambda: self.fields.merge(request.user or {}, request.context or {}),
                 lambda: self._check_k(request.k or self._default_k),
                 lambda: self._check_weights(request.weights or {}),
                 lambda: self._filters.check(request.filters),
+                lambda: self._rules.check_seen(request.seen),
             )
         )
-        at_cap = self._rules.at_cap(rules.frequency_caps or (), request.seen)
+        at_cap = rule_fields.at_cap(
+            rules.frequency_caps or (), lambda cap: rule_fields.counts_of(request.seen, cap)
+        )
+        user_field = self._release.user_field
+        if user_field is not None and values.get(user_field) is None:
+            values.update(self.fields.valid({user_field: request.user_id}))
         return ValidRequest(
             values=values,
             k=k,
@@ -101,6 +121,35 @@ class Validator:
             explain=bool(request.explain),
             candidates=bool(request.candidates),
             dry_run=bool(request.dry_run),
+            user_id=request.user_id,
+            seen=request.seen,
+        )
+
+    def with_user(
+        self,
+        valid: ValidRequest,
+        stored: Mapping[str, Any],
+        counts: Callable[[FrequencyCap], Mapping[str, int]],
+    ) -> ValidRequest:
+        """Returns a request with what a store knows of its user, under what it carries itself.
+
+        Args:
+            valid: Checked request.
+            stored: Raw query fields. Those that are unknown or not valid are missing: what was
+                stored with another release must not fail a request.
+            counts: Returns the number of events of each value, or ad, for a frequency cap.
+        """
+        own = {name: value for name, value in valid.values.items() if value is not None}
+        at_cap = rule_fields.at_cap(valid.uncounted_caps, counts)
+        reached = {
+            field: tuple(sorted({*valid.at_cap.get(field, ()), *at_cap.get(field, ())}))
+            for field in (*valid.at_cap, *at_cap)
+        }
+        return dataclasses.replace(
+            valid,
+            values={**self.fields.valid(stored, own), **own},
+            filters=rule_fields.merged(valid.filters, at_cap),
+            at_cap=reached,
         )
 
     def _check_k(self, k: int) -> int:

@@ -238,14 +238,14 @@ def draw(canary: int, key: str) -> float:
 
 
 def _key(request: Request, release: manifest.Manifest) -> str:
-    """Returns the key for the canary: the user if the log had a user key, else the request id."""
-    column = release.schema.get("user_key")
-    for field in release.schema.get("fields", ()) if column else ():
-        if field["side"] == "query" and column in (field["name"], field.get("column")):
-            for fields in (request.user, request.context):
-                user = fields.get(field["name"]) if isinstance(fields, Mapping) else None
-                if user is not None:
-                    return f"user {user}"
+    """Returns the key for the canary: the user if the request names one, else the request id."""
+    if request.user_id is not None:
+        return f"user {request.user_id}"
+    if release.user_field is not None:
+        for fields in (request.user, request.context):
+            user = fields.get(release.user_field) if isinstance(fields, Mapping) else None
+            if user is not None:
+                return f"user {user}"
     return f"request {request.request_id or uuid.uuid4().hex}"
 
 

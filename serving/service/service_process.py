@@ -8,14 +8,15 @@ import signal
 import socket
 import sys
 
-from serving import errors, live, orchestrator, ranker, releases
+from serving import errors, live, orchestrator, ranker, releases, users
 from serving.config import (
     DEFAULT_MAX_BODY_BYTES,
     HttpConfig,
     ImpressionLogConfig,
     OrchestratorConfig,
+    UserStoreConfig,
 )
-from serving.impressions import ImpressionLog
+from serving.impressions import FeedbackLog, ImpressionLog
 from serving.service import (
     http_server,
     lifecycle,
@@ -42,6 +43,8 @@ class ServiceSettings:
         max_body_bytes: Maximum size of a request body in bytes; larger ones get 413.
         impression_directory: Directory of the impression log. None: no log.
         impressions: Options of the impression log.
+        user_store: Address of the user store, as `users.open_store` takes it. None: no store.
+        users: Options of the user store.
         json_logs: Whether to write logs as JSON, including a line for each request.
     """
 
@@ -55,6 +58,8 @@ class ServiceSettings:
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     impression_directory: str | None = None
     impressions: ImpressionLogConfig = dataclasses.field(default_factory=ImpressionLogConfig)
+    user_store: str | None = None
+    users: UserStoreConfig = dataclasses.field(default_factory=UserStoreConfig)
     json_logs: bool = False
 
 
@@ -116,6 +121,7 @@ def serve_release(
 
     Raises:
         ImpressionLogError: The directory of the impression log is not writable.
+        UserStoreError: The user store cannot be opened.
     """
     # Releases share metrics and impression log, which record the version, and admission control.
     metrics = orchestrator.ServiceMetrics()
@@ -131,6 +137,12 @@ def serve_release(
             settings.impressions,
             observe=metrics.observe_impressions,
         )
+    user_data, feedback = None, None
+    if settings.user_store is not None:
+        store = users.open_store(settings.user_store, settings.users)
+        user_data = orchestrator.UserData(store, settings.users, metrics)
+        if settings.impression_directory is not None:
+            feedback = FeedbackLog(settings.impression_directory)
 
     def connect(loaded: releases.Bundle) -> orchestrator.Orchestrator:
         return orchestrator.Orchestrator(
@@ -141,6 +153,7 @@ def serve_release(
             impressions=impressions,
             admitting=admitting,
             updates=live.open_channel(settings.update_channel, loaded),
+            users=user_data,
         )
 
     router = release_router.ReleaseRouter(connect(release))
@@ -154,6 +167,7 @@ def serve_release(
         follower=follower,
         max_body_bytes=settings.max_body_bytes,
         token=settings.token,
+        feedback=feedback,
         life=life,
     )
     server = http_server.HttpServer(

@@ -35,7 +35,8 @@ def shown_objects(path: pathlib.Path) -> list[dict]:
 def documented_requests() -> list[dict]:
     found = [*json_lines("request.json"), *json_lines("requests.jsonl")]
     for shown in (own for path in SHOWN for own in shown_objects(path)):
-        if "ad_id" not in shown:  # An event has one.
+        # Events and profiles are no requests.
+        if not {"ad_id", "events", "profile"} & shown.keys():
             # The value of --rules, or a request.
             found.append({"rules": shown} if "caps" in shown else shown)
     return found

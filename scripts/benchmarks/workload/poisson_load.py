@@ -93,7 +93,8 @@ def one_by_one(target: Target, count: int, warm_up: int) -> dict[str, Any]:
         warm_up: Number of requests before those.
 
     Returns:
-        `milliseconds` and `stage_ms` of each request, and the numbers of `failed` and `degraded`.
+        `milliseconds`, `stage_ms` and `user_data` of each request, and the numbers of `failed` and
+        `degraded`.
     """
 
     async def run() -> list[tuple[float, int, bytes]]:
@@ -111,6 +112,7 @@ def one_by_one(target: Target, count: int, warm_up: int) -> dict[str, Any]:
     return {
         "milliseconds": [milliseconds for milliseconds, _, _ in replies],
         "stage_ms": [answer["stage_ms"] for answer in answers],
+        "user_data": [answer.get("user_data") for answer in answers],
         "failed": len(replies) - len(answers),
         "degraded": sum(answer["degraded"] is not None for answer in answers),
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import config
+from serving.cli import extras
 from serving.cli.flags import rule_flags, update_flags
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _HTTP = config.HttpConfig()
 _ORCHESTRATOR = config.OrchestratorConfig()
+_USERS = config.UserStoreConfig()
 flags.DEFINE_string("host", "127.0.0.1", "Address of the REST service.")
 flags.DEFINE_integer("port", 8080, "Port of the REST service.", 1, 65535)
 flags.DEFINE_integer(
@@ -109,6 +111,31 @@ flags.DEFINE_float(
     "in seconds. Set it to more than a load balancer's health check interval.",
     lower_bound=0.0,
 )
+flags.DEFINE_string(
+    "user_store",
+    None,
+    "Store of profiles and histories of users: sqlite:PATH, or redis://HOST:PORT/DATABASE for "
+    "Redis or Valkey. A request with a user_id is completed from it, and the service takes events.",
+)
+flags.DEFINE_float(
+    "user_store_ms",
+    _USERS.read_timeout_ms,
+    "Time that a request waits for its user, in milliseconds; then it is answered without.",
+    lower_bound=0.1,
+)
+flags.DEFINE_float(
+    "user_ttl_days",
+    _USERS.ttl_days,
+    "Days after which a user without new events or profile is deleted from the store, and events "
+    "from users.",
+    lower_bound=0.01,
+)
+flags.DEFINE_bool(
+    "store_impressions",
+    _USERS.record_impressions,
+    "Whether the ads of each answer count as shown to its user. Turn it off if your pages report "
+    "what they show as events.",
+)
 FLAGS = flags.FLAGS
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -120,13 +147,17 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         base: Base directory of the bundles.
 
     Raises:
-        ValueError: The token, the certificate, the rules or an address is not valid.
+        ValueError: The token, the certificate, the rules, an address or the user store is not
+            valid.
         OSError: A file cannot be read.
     """
-    from serving import ranker, service
+    from serving import ranker, service, users
 
     ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
     ranker.split_address(ranker_address)
+    if FLAGS.user_store is not None:
+        with extras.require_extra("redis"):
+            users.check_address(FLAGS.user_store)
     http = config.HttpConfig(
         tls_certificate=FLAGS.tls_certificate,
         tls_key=FLAGS.tls_key,
@@ -160,5 +191,11 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         max_body_bytes=FLAGS.max_body_bytes,
         impression_directory=FLAGS.impression_log,
         impressions=rule_flags.log_config(),
+        user_store=FLAGS.user_store,
+        users=config.UserStoreConfig(
+            read_timeout_ms=FLAGS.user_store_ms,
+            ttl_days=FLAGS.user_ttl_days,
+            record_impressions=FLAGS.store_impressions,
+        ),
         json_logs=FLAGS.log_format == "json",
     )

@@ -2,6 +2,7 @@
 
     POST /v1/recommend         `requests.Request` -> `requests.Answer`
     POST /v1/recommend/batch   {"requests": [...]} -> {"responses": [...]}
+    POST /v1/events            with a user store, and /v1/users/{id}; `user_routes`
     GET  /v1/bundle            what is served
     GET  /healthz /readyz      liveness; whether the service expects to give full answers
     GET  /metrics              for Prometheus; `service_metrics` has the names
@@ -29,6 +30,7 @@ from fastapi import responses
 
 from serving import errors, orchestrator
 from serving.config import DEFAULT_MAX_BODY_BYTES
+from serving.impressions import FeedbackLog
 from serving.requests import Answer, Deadline, ReleaseName, Request
 from serving.service import lifecycle, release_follower, release_router
 from serving.service.console import pages
@@ -38,6 +40,7 @@ from serving.service.rest import (
     request_deadline,
     rest_errors,
     schemas,
+    user_routes,
 )
 from serving.service.rest.openapi import RESPONSE_HEADERS, openapi_document, refusals
 
@@ -49,9 +52,10 @@ def create_app(
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     max_body_seconds: float = body_limit.DEFAULT_SECONDS,
     token: str | None = None,
+    feedback: FeedbackLog | None = None,
     life: lifecycle.Lifecycle | None = None,
 ) -> fastapi.FastAPI:
-    """Returns the ASGI application; it closes the orchestrators when it ends.
+    """Returns the ASGI application; it closes the orchestrators, and their user store, at its end.
 
     Args:
         service: Answers the requests: the orchestrator of one release, or a router over several.
@@ -60,6 +64,7 @@ def create_app(
         max_body_seconds: Maximum time to receive a body; slower bodies get 408.
         token: Bearer token that is required except for health, readiness and the pages; None: no
             token is required.
+        feedback: Log of the events that users give to answers; None: no log.
         life: Tells when the service is draining; None: never.
     """
     life = life or lifecycle.Lifecycle()
@@ -70,7 +75,7 @@ def create_app(
         else release_router.ReleaseRouter(service)
     )
     # Releases come and go: only the router may hold a reference to one.
-    metrics = router.stable.metrics
+    metrics, users = router.stable.metrics, router.stable.users
     del service
 
     @contextlib.asynccontextmanager
@@ -83,11 +88,15 @@ def create_app(
         tasks = [checking, preparing]
         if follower is not None:
             tasks.append(asyncio.create_task(follower.run()))
+        if users is not None:
+            users.start_expiring()
         yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await router.close()
+        if users is not None:
+            await users.close()
 
     app = fastapi.FastAPI(
         title="tfrec",
@@ -110,6 +119,8 @@ def create_app(
     rest_errors.add_handlers(app, lambda request: router.stable.check(request))
     _add_recommend_routes(app, router)
     _add_state_routes(app, router, follower, life)
+    if users is not None:
+        user_routes.add_routes(app, router, feedback)
     _add_metrics_route(app, metrics)
     pages.add_routes(app)
 

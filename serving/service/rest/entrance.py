@@ -32,7 +32,13 @@ MAX_HEADERS = 100
 _CONSOLE = "/console"
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", *pages.PAGES})
 # Values of the metrics' label `path`; all other paths share the value "other".
-_PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/metrics", *OPEN_PATHS})
+_USERS = "/v1/users"
+_PATHS = frozenset(
+    {
+        *("/v1/recommend", "/v1/recommend/batch", "/v1/events", _USERS, "/v1/bundle", "/metrics"),
+        *OPEN_PATHS,
+    }
+)
 
 access_log = logging.getLogger("tfrec.access")
 
@@ -106,7 +112,10 @@ class Entrance:
             raise
         finally:
             seconds = time.perf_counter() - started
-            path = _CONSOLE if _is_console(scope["path"]) else scope["path"]
+            path = next(
+                (area for area in (_CONSOLE, _USERS) if scope["path"].startswith(f"{area}/")),
+                scope["path"],
+            )
             path = path if path in _PATHS else "other"
             self._metrics.observe_request(path, status, seconds)
             if access_log.isEnabledFor(logging.INFO):

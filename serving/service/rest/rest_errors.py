@@ -11,6 +11,13 @@ from fastapi import exceptions, responses
 from serving import errors, orchestrator, requests
 from serving.service.rest import schemas
 
+# What each path receives; the others are those of users.
+_MODELS: dict[str, type[pydantic.BaseModel]] = {
+    "/v1/recommend": requests.Request,
+    "/v1/recommend/batch": schemas.BatchRequest,
+    "/v1/events": requests.EventBatch,
+}
+
 
 def reply(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None
@@ -62,12 +69,11 @@ def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], objec
             reason = first.get("ctx", {}).get("error", "cannot be parsed")
             where = f"{reason} at character {first['loc'][-1]}"
             return reply(400, "malformed_json", f"The body is not valid JSON: {where}.")
-        is_batch = request.url.path.endswith("/batch")
-        model: type[pydantic.BaseModel] = schemas.BatchRequest if is_batch else requests.Request
+        model = _MODELS.get(request.url.path, requests.UserProfile)
         # The first part of a location is "body".
         own = [{**detail, "loc": detail["loc"][1:]} for detail in details]
         refused = requests.refusal(model, own)
-        if not is_batch and isinstance(error.body, dict):
+        if model is requests.Request and isinstance(error.body, dict):
             refused = _with_faults_of_rest(refused, error.body, {d["loc"][0] for d in own}, check)
         return _refused(refused)
 

@@ -11,8 +11,9 @@ import clocks
 import pytest
 import serving_fixtures
 
-from serving import errors
+from serving import errors, orchestrator, users
 from serving.client import async_client, client, local_client
+from serving.config import UserStoreConfig
 from serving.requests import Condition, Filters, Request
 
 pytestmark = pytest.mark.process
@@ -106,6 +107,56 @@ def test_what_one_refuses_all_refuse_with_the_same_words(service_url, local, cha
         asynchronously(service_url, lambda connected: connected.recommend(**changes))
     said.append((caught.value.status, caught.value.code, str(caught.value)))
     assert said[0] == said[1] == said[2]
+
+
+def test_the_clients_write_users_alike(tiny_base, tiny_bundle, ranker_address, tmp_path):
+    clicked = {"event_id": "e1", "user_id": "a/b", "ad_id": "ad-3", "event": "click"}
+    rules = {"frequency_caps": [{"max": 1, "event": "click"}]}
+    store = f"sqlite:{tmp_path}/users.db"
+    patient = UserStoreConfig(read_timeout_ms=30_000)
+    data = orchestrator.UserData(users.open_store(store, patient), patient)
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, users=data)
+
+    async def all_calls(connected):
+        await connected.set_profile("a/b", {"country": "CH"})
+        done = [await connected.add_events([clicked]), await connected.add_events([clicked])]
+        answer = await connected.recommend(user_id="a/b", rules=rules, k=300)
+        return done, answer, await connected.delete_user("a/b")
+
+    with serving_fixtures.serve_app(service) as url:
+        serving_fixtures.wait_until_ready(url)
+        found = [asynchronously(url, all_calls, timeout_seconds=60)]
+        with (
+            client.Client(url, timeout_seconds=60) as remote,
+            local_client.LocalClient(tiny_base, user_store=store) as local,
+        ):
+            for connected in (remote, local):
+                connected.set_profile("a/b", {"country": "CH"})
+                done = [connected.add_events([clicked]), connected.add_events([clicked])]
+                answer = connected.recommend(user_id="a/b", rules=rules, k=300)
+                found.append((done, answer, connected.delete_user("a/b")))
+                assert connected.delete_user("a/b") is False
+                for call in (
+                    lambda own: own.set_profile("u", {"contry": "CH"}),
+                    lambda own: own.add_events([{**clicked, "event": "clik"}]),
+                ):
+                    with pytest.raises(errors.ClientRequestError, match=r"country|'click'"):
+                        call(connected)
+    for done, answer, deleted in found:
+        assert [one.added for one in done] == [1, 0]
+        assert "ad-3" not in {ad.ad_id for ad in answer.ads}
+        assert deleted is True
+    assert len({tuple(ad.ad_id for ad in answer.ads) for _, answer, _ in found}) == 1
+
+
+def test_a_client_without_a_store_says_what_is_missing(service_url, local):
+    with pytest.raises(errors.TfrecClientError, match="Create it with user_store"):
+        local.delete_user("u")
+    with (
+        client.Client(service_url) as remote,
+        pytest.raises(errors.ClientRequestError, match="DELETE /v1/users/u: Not Found"),
+    ):
+        remote.delete_user("u")
 
 
 def test_a_local_client_of_a_missing_bundle_says_so(tmp_path):

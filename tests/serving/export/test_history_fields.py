@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 import serving_fixtures
 
-from serving import errors, export, index, model_server, requests
+from serving import (
+    errors,
+    export,
+    impressions,
+    index,
+    model_server,
+    operations,
+    orchestrator,
+    requests,
+    users,
+)
+from serving.config import UserStoreConfig
 from serving.releases import bundle
 from tfrec import calibration, ranking, retrieval
 from tfrecords.splits import SPLITS
@@ -82,3 +93,46 @@ def test_requests_carry_histories_with_or_without_ages(base, data_set):
     assert [answer.degraded for answer in answers] == [None] * 3
     scores = [{ad.ad_id: ad.retrieval_score for ad in answer.ads} for answer in answers]
     assert scores[0] != scores[2]
+
+
+def test_histories_from_a_user_store_are_those_that_follow_from_the_logs(base, tmp_path):
+    release, directory = bundle.load(base), tmp_path / "log"
+    log, feedback = impressions.ImpressionLog(directory), impressions.FeedbackLog(directory)
+    patient = UserStoreConfig(read_timeout_ms=30_000)
+
+    async def use(address):
+        data = orchestrator.UserData(users.open_store(f"sqlite:{tmp_path}/users.db"), patient)
+        service = serving_fixtures.make_orchestrator(release, address, users=data, impressions=log)
+        events = orchestrator.EventIntake(data, feedback)
+        rng, number = np.random.default_rng(1), 0
+        for _ in range(12):
+            for user_id in ("ann", "bob"):
+                number += 1
+                answer = await service.recommend(
+                    requests.Request(user_id=user_id, user={"age": 3}, k=4, request_id=str(number))
+                )
+                assert answer.user_data == ("found" if number > 2 else "unknown")
+                await data.flush()
+                ids = {"user_id": user_id, "request_id": answer.request_id}
+                for kind in ("click", "engagement")[: rng.integers(0, 3)]:
+                    ad_id = answer.ads[rng.integers(0, 4)].ad_id
+                    event_id = f"{number}-{kind}"
+                    sent = requests.Event(event_id=event_id, ad_id=ad_id, event=kind, **ids)
+                    # Sent again by a client that saw no reply.
+                    await events.add([sent])
+                    await events.add([sent])
+        await service.close()
+        await data.close()
+
+    with model_server.ModelServer({"ranker": base / "ranker"}, poll_seconds=None) as server:
+        asyncio.run(use(f"127.0.0.1:{server.port}"))
+    log.close()
+    files = sorted(directory.glob(impressions.FILE_PATTERN))
+    event_files = sorted(directory.glob(impressions.FEEDBACK_PATTERN))
+    found = operations.compare_histories(files, event_files, release)
+    assert found.startswith("24 of 24 answers (100.0%)")
+    rows = impressions.read_file(files[0]).to_pylist()
+    # They are not all empty.
+    assert max(len(row["all"] or ()) for row in rows) > 20
+    assert max(len(row["clicks"] or ()) for row in rows) > 1
+    assert max(len(row["brands"] or ()) for row in rows) > 10

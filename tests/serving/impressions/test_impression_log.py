@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import json
 import pathlib
 
@@ -65,6 +66,7 @@ def test_a_row_holds_the_ad_its_place_its_scores_and_the_request(tiny_bundle, tm
     assert rows[1] == {
         "_answer_id": rows[1]["_answer_id"],
         "_request_id": "r",
+        "_user_id": None,
         "_time": rows[1]["_time"],
         "_bundle_version": 1,
         "_order": "utility",
@@ -515,6 +517,42 @@ def test_files_that_are_no_impression_log_are_refused(log_files, tmp_path):
     other.write_bytes(b"PAR1")
     with pytest.raises(errors.ImpressionLogError, match="cannot be read as a file of the impr"):
         impressions.join_feedback([other], [events], tmp_path / "shown.parquet")
+
+
+def test_logs_without_users_are_joined_with_later_ones(log_files, tmp_path):
+    of_before = pq.read_table(log_files[0]).drop_columns("_user_id")
+    pq.write_table(of_before, log_files[0])
+    named = pq.read_table(log_files[1])
+    column = named.column_names.index("_user_id")
+    users = pa.array(["u"] * named.num_rows)
+    pq.write_table(named.set_column(column, "_user_id", users), log_files[1])
+    _, shown = join(log_files, [{"request_id": "r1", "ad_id": "ad-1", "click": 1}], tmp_path)
+    # The older file is that of r1 alone.
+    by_user = {(row["_request_id"], row["_time"]): row["_user_id"] for row in shown.to_pylist()}
+    assert by_user == {("r1", 100.0): "u", ("r2", 200.0): "u", ("r1", 300.0): None}
+
+
+def test_the_next_schema_has_the_users_and_the_histories_of_the_last(tiny_bundle, tmp_path):
+    listed = {"name": "history", "kind": "history", "side": "query", "of": "ad", "event": "click"}
+    changed = dataclasses.replace(
+        tiny_bundle.manifest,
+        schema={"name": "tiny", "user_key": "uid", "fields": [listed]},
+        query_fields=[
+            *tiny_bundle.manifest.query_fields,
+            {"name": "history__age_seconds", "kind": "numeric_list", "of": "history"},
+        ],
+    )
+    values = {"history": [b"ad-3"], "history__age_seconds": [60.0]}
+    shown = [impression_rows.RecordedAnswer(values, {}, answer("r"), 100.0, "u")]
+    table = pa.Table.from_batches([impression_rows.batch(changed, shown)])
+    row = table.to_pylist()[0]
+    assert (row["_user_id"], row["history"], row["history__age_seconds"]) == ("u", ["ad-3"], [60])
+    pq.write_table(table, tmp_path / "log.parquet")
+    converted = logged_schema.newest_schema([tmp_path / "log.parquet"]).to_convert(["click"])
+    assert converted["user_key"] == "_user_id"
+    by_name = {field["name"]: field for field in converted["fields"]}
+    assert by_name["history"] == listed
+    assert "history__age_seconds" not in by_name
 
 
 def test_a_head_that_is_no_label_of_a_schema_is_not_converted():

@@ -80,7 +80,9 @@ def at_cap(caps, seen):
     fields = rule_fields.RuleFields(KINDS)
     if seen is not None:
         seen = requests.parse(requests.Seen, seen, "seen")
-    return fields.at_cap(check({"frequency_caps": caps}).frequency_caps, seen)
+    fields.check_seen(seen)
+    caps = check({"frequency_caps": caps}).frequency_caps
+    return rule_fields.at_cap(caps, functools.partial(rule_fields.counts_of, seen))
 
 
 def test_what_is_at_its_frequency_cap_is_named():
@@ -92,6 +94,14 @@ def test_what_is_at_its_frequency_cap_is_named():
     assert at_cap(caps, seen) == {None: ("ad-1", "ad-3"), "advertiser": ("a2",)}
     assert at_cap(caps, Seen(ads={7: 3})) == {None: ("7",)}
     assert at_cap(caps, None) == at_cap(caps, {}) == at_cap([], seen) == {}
+
+
+def test_counts_of_a_request_are_of_impressions_only():
+    seen = {"ads": {"ad-1": 3, "ad-2": 2}}
+    assert at_cap([{"max": 1, "event": "click"}], seen) == {}
+    # Of two caps on the same, either makes an ad ineligible, whatever the time.
+    caps = [{"max": 3}, {"max": 2, "hours": 24}]
+    assert at_cap(caps, seen) == {None: ("ad-1", "ad-2")}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+r"""Rebuilds a user store from the impression log and the logs of events.
+
+    tfrec serve --workdir=workdir/quickstart --user_store=sqlite:workdir/users.db \
+        --impression_log=workdir/impressions
+    tfrec rebuild_users --impressions=workdir/impressions --user_store=sqlite:workdir/users.db \
+        --profile_fields=country,age
+
+Takes a minute for a million rows. The store may be empty or in use: an event that it has stays as
+it is, and only the latest of each user are kept. The events are those that the service has logged
+(feedback-*.jsonl in the directory of the impression log), or JSON lines with the same keys:
+{"user_id": "u17", "ad_id": "ad-3", "event_id": "e1", "time": 1.8e9, "click": 1}. Users who were
+erased come back if the logs still have them.
+"""
+
+import asyncio
+import dataclasses
+import pathlib
+import time
+
+from absl import flags
+
+from serving.cli import command_line
+
+flags.DEFINE_string(
+    "impressions",
+    None,
+    "The impression log: its directory, or a comma-separated list or pattern of its files.",
+    required=True,
+)
+flags.DEFINE_string(
+    "feedback",
+    None,
+    "Events: a file, a comma-separated list, or a pattern; default: those in the directory of the "
+    "impression log.",
+)
+flags.DEFINE_string(
+    "user_store", None, "The store: sqlite:PATH or redis://HOST:PORT/DATABASE.", required=True
+)
+flags.DEFINE_list(
+    "profile_fields",
+    [],
+    "Query fields that describe the user; the latest values in the log become the profile.",
+)
+flags.DEFINE_bool("json", False, "Print only a summary, as JSON.")
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    from serving import impressions, operations
+    from serving.cli import extras, impression_files
+    from tfrecords import formats
+
+    logged = impression_files.find("impressions", FLAGS.impressions)
+    feedback = (
+        formats.expand_paths(FLAGS.feedback)
+        if FLAGS.feedback
+        else sorted(pathlib.Path(FLAGS.impressions).glob(impressions.FEEDBACK_PATTERN))
+    )
+
+    async def rebuild() -> operations.RebuiltUsers:
+        from serving import users
+
+        with extras.require_extra("redis"):
+            store = users.open_store(FLAGS.user_store)
+        try:
+            return await operations.rebuild_users(
+                store, logged, feedback, FLAGS.profile_fields, time.time()
+            )
+        finally:
+            await store.close()
+
+    done = asyncio.run(rebuild())
+    if FLAGS.json:
+        command_line.print_json(dataclasses.asdict(done))
+        return
+    print(
+        f"{done.impressions:,} impressions and {done.events:,} events, of which the store did not "
+        f"have {done.added:,}; {done.profiles:,} profiles"
+    )
+    if done.anonymous:
+        print(f"{done.anonymous:,} name no user and were left out")
+    if done.rejected:
+        print(f"{done.rejected:,} lines are no events and were left out")

@@ -1,0 +1,105 @@
+"""Logs events as JSON lines, which `join_feedback` reads.
+
+    {"request_id": "42", "ad_id": "ad-17", "event_id": "e-9", "user_id": "u17", "time": 1.8e9,
+     "click": 1}
+
+An event of an answer has its request id; others have no impression to be joined to, and are left
+out. So are impressions, which the impression log has. Lines are written whole and at once, and
+several processes may write to one directory. A line is safe from the end of its process; the
+operating system writes it to the disk within seconds.
+"""
+
+import json
+import os
+import pathlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from serving import errors, requests
+
+FEEDBACK_PATTERN = "feedback-*.jsonl"
+# A file that is not written to any more can be joined and moved away.
+_SECONDS_PER_FILE = 3600.0
+
+
+class FeedbackLog:
+    """A log of events in a directory. Thread-safe.
+
+    Args:
+        directory: Directory for the files; created if it does not exist.
+        clock: Returns seconds, for the age of a file.
+
+    Raises:
+        ImpressionLogError: The directory cannot be created.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = pathlib.Path(directory)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._path: pathlib.Path | None = None
+        self._since = 0.0
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self._directory, error) from error
+
+    def append(self, events: Sequence[requests.Event]) -> None:
+        """Writes events that are feedback to an answer.
+
+        Args:
+            events: Events with their times.
+
+        Raises:
+            ImpressionLogError: They cannot be written.
+        """
+        lines = [json.dumps(_line(event)) + "\n" for event in events if _is_feedback(event)]
+        if not lines:
+            return
+        with self._lock:
+            path = self._current()
+            try:
+                # Closed at once, so that no file stays open that was moved away.
+                with path.open("ab", buffering=0) as file:
+                    written = file.write("".join(lines).encode())
+            except OSError as error:
+                raise _unwritable(path, error) from error
+            if written < len("".join(lines).encode()):
+                # Goes on in another file: the rest of this line would be a malformed event.
+                self._path = None
+                raise errors.ImpressionLogError(
+                    f"{path} was written in part: expected {len(lines)} lines. Free some space on "
+                    "its disk, and send the events again."
+                )
+
+    def _current(self) -> pathlib.Path:
+        now = self._clock()
+        if self._path is None or now - self._since > _SECONDS_PER_FILE:
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            name = FEEDBACK_PATTERN.replace("*", f"{stamp}-{uuid.uuid4().hex[:12]}")
+            self._path, self._since = self._directory / name, now
+        return self._path
+
+
+def _is_feedback(event: requests.Event) -> bool:
+    return event.request_id is not None and event.event != "impression"
+
+
+def _line(event: requests.Event) -> dict[str, Any]:
+    value = event.amount if event.event == "revenue" else 1
+    ids = {name: getattr(event, name) for name in ("request_id", "ad_id", "event_id", "user_id")}
+    return {**ids, "time": event.time, event.event: value}
+
+
+def _unwritable(path: pathlib.Path, error: OSError) -> errors.ImpressionLogError:
+    return errors.ImpressionLogError(
+        f"{path} cannot be written ({error}); expected a writable directory for the log of events. "
+        "Check its permissions and the space on its disk."
+    )

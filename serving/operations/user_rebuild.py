@@ -1,0 +1,137 @@
+"""Rebuilds a user store from the impression log and the logs of events."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from serving import errors, requests, users
+from serving.impressions import read_file
+from serving.users import StoredEvent
+
+# Events of one write.
+_CHUNK = 5_000
+_IDS = ["_request_id", "_user_id", "_ad_id", "_time"]
+
+
+@dataclasses.dataclass
+class RebuiltUsers:
+    """What a store was rebuilt from.
+
+    Attributes:
+        impressions: Number of impressions of known users.
+        events: Number of events of known users.
+        profiles: Number of profiles.
+        anonymous: Number of impressions and events without the id of a user.
+        rejected: Number of lines that are no event.
+        added: Number of impressions and events that the store did not have.
+    """
+
+    impressions: int = 0
+    events: int = 0
+    profiles: int = 0
+    anonymous: int = 0
+    rejected: int = 0
+    added: int = 0
+
+
+async def rebuild_users(
+    store: users.UserStore,
+    log_files: Sequence[pathlib.Path],
+    event_files: Sequence[pathlib.Path],
+    profile_fields: Sequence[str],
+    now: float,
+) -> RebuiltUsers:
+    """Adds the users of logs to a store. Events that the store has stay as they are.
+
+    Args:
+        store: The store; it may be in use.
+        log_files: Files of the impression log.
+        event_files: Events as JSON lines, as the service logs them.
+        profile_fields: Query fields of the impression log that describe the user. The latest value
+            of each that is not missing becomes the user's profile.
+        now: Current time, in seconds since 1970, which the time to live counts from.
+
+    Raises:
+        ImpressionLogError: A file cannot be read.
+        UserStoreError: The store failed.
+    """
+    done = RebuiltUsers()
+    profiles: dict[str, dict[str, tuple[float, object]]] = {}
+    for path in log_files:
+        shown = []
+        for user_id, event, fields in _impressions(path, profile_fields):
+            if not user_id:
+                done.anonymous += 1
+                continue
+            shown.append((user_id, event))
+            own = profiles.setdefault(user_id, {}) if fields else {}
+            for name, value in fields.items():
+                if value is not None and event.time >= own.get(name, (0.0, None))[0]:
+                    own[name] = (event.time, value)
+        done.impressions += len(shown)
+        done.added += await _append(store, shown, now)
+    for path in event_files:
+        given = list(_events(path, done))
+        done.events += len(given)
+        done.added += await _append(store, given, now)
+    for user_id, known in profiles.items():
+        await store.set_profile(user_id, {name: value for name, (_, value) in known.items()}, now)
+    done.profiles = len(profiles)
+    return done
+
+
+async def _append(
+    store: users.UserStore, events: Iterable[tuple[str, StoredEvent]], now: float
+) -> int:
+    # The events of a user are written together.
+    ordered = sorted(events)
+    chunks = [ordered[at : at + _CHUNK] for at in range(0, len(ordered), _CHUNK)]
+    return sum([await store.append(chunk, now) for chunk in chunks])
+
+
+def _impressions(
+    path: pathlib.Path, profile_fields: Sequence[str]
+) -> Iterator[tuple[str | None, StoredEvent, dict[str, object]]]:
+    table = read_file(path)
+    missing = [name for name in profile_fields if name not in table.column_names]
+    if missing:
+        raise errors.ImpressionLogError(
+            f"{path}: expected the query fields {', '.join(profile_fields)}, got a log without "
+            f"{', '.join(missing)}. Name others, or leave the file out."
+        )
+    for row in table.select([*_IDS, *profile_fields]).to_pylist():
+        request_id, user_id, ad_id, time = (row.pop(name) for name in _IDS)
+        # The id that the service gave it, so that the store knows it.
+        yield user_id, StoredEvent(f"{request_id}/{ad_id}", "impression", ad_id, time), row
+
+
+def _events(path: pathlib.Path, done: RebuiltUsers) -> Iterator[tuple[str, StoredEvent]]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise errors.ImpressionLogError(
+            f"{path} cannot be read ({error}); expected events as JSON lines. Check the path."
+        ) from error
+    for line in lines:
+        try:
+            event = _parsed(json.loads(line))
+        except (ValueError, errors.InvalidRequestError):
+            done.rejected += 1
+            continue
+        if event is None:
+            done.anonymous += 1
+        else:
+            yield event
+
+
+def _parsed(line: dict[str, object]) -> tuple[str, StoredEvent] | None:
+    """Returns an event of the log; None: it does not name its user or its time."""
+    if line.get("user_id") is None or line.get("time") is None:
+        return None
+    (kind,) = (name for name in users.ACTIONS if name in line)
+    ids = {name: line.get(name) for name in ("event_id", "user_id", "ad_id", "time")}
+    amount = line[kind] if kind == "revenue" else None
+    event = requests.parse(requests.Event, {**ids, "event": kind, "amount": amount})
+    assert event.time is not None
+    return event.user_id, StoredEvent(event.event_id, kind, event.ad_id, event.time, event.amount)

@@ -1,0 +1,94 @@
+"""Moves events from a stream into the user store and the log of events.
+
+    consumer = EventConsumer(reader, EventIntake(data, feedback))
+    await consumer.run(stopping)
+
+An entry is acknowledged after it was stored, so that none is lost if the process, the store or the
+server of the stream ends. An entry that is no valid event is counted, logged and acknowledged:
+it would not become one.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import pydantic_core
+
+from serving import errors, requests, users
+from serving.orchestrator import event_intake
+
+# Pause after a failure of the store or the stream.
+_PAUSE_SECONDS = 0.2
+
+
+class EventConsumer:
+    """Consumes a stream until it is stopped.
+
+    Args:
+        reader: Reads the stream.
+        accepted: Accepts the events.
+        now: Returns the time in seconds since 1970.
+
+    Attributes:
+        received: Number of valid events.
+        added: Number of events that the store did not have.
+        rejected: Number of entries that are no valid event.
+        problem: Why the last attempt failed. None: it did not.
+    """
+
+    def __init__(
+        self,
+        reader: users.StreamReader,
+        accepted: event_intake.EventIntake,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._reader = reader
+        self._events = accepted
+        self._now = now
+        self.received = 0
+        self.added = 0
+        self.rejected = 0
+        self.problem: str | None = None
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Consumes until `stopping` is set; failures are logged, and tried again.
+
+        Args:
+            stopping: Ends the run within a second.
+        """
+        while not stopping.is_set():
+            try:
+                await self._step()
+            except (errors.UserStoreError, errors.ImpressionLogError) as error:
+                if str(error) != self.problem:
+                    logging.warning("%s Events wait in the stream.", error)
+                self.problem = str(error)
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                if self.problem is not None:
+                    logging.warning("The stream of events goes on.")
+                self.problem = None
+
+    async def _step(self) -> None:
+        entries = await self._reader.read()
+        valid = self._valid(entries)
+        if valid:
+            added = await self._events.add(valid)
+            self.received += added.received
+            self.added += added.added
+        await self._reader.acknowledge(entries)
+
+    def _valid(self, entries: Sequence[users.StreamEntry]) -> list[requests.Event]:
+        found = []
+        for entry in entries:
+            try:
+                text = entry.event
+                if text is None:
+                    raise errors.InvalidRequestError("expected a field 'event', got none")
+                event = requests.parse(requests.Event, pydantic_core.from_json(text), "event")
+                found.append(self._events.checked(event, "event", self._now()))
+            except (ValueError, errors.InvalidRequestError) as error:
+                self.rejected += 1
+                logging.error("Entry %s of the stream was rejected: %s", entry.entry_id, error)
+        return found

@@ -1,0 +1,61 @@
+"""Accepts events: checks their times, logs those that are feedback, and stores them."""
+
+import asyncio
+from collections.abc import Sequence
+
+from serving import errors, requests
+from serving.impressions import FeedbackLog
+from serving.orchestrator import user_data
+
+
+class EventIntake:
+    """Accepts the events of a service.
+
+    Args:
+        data: The user store of the process.
+        feedback: Log of events that are feedback to answers. None: no log.
+    """
+
+    def __init__(self, data: user_data.UserData, feedback: FeedbackLog | None = None) -> None:
+        self._data = data
+        self._feedback = feedback
+
+    async def add(self, events: Sequence[requests.Event]) -> requests.EventsAdded:
+        """Adds events. After a failure, the same events can be added again.
+
+        Args:
+            events: Events; those without a time happened now.
+
+        Raises:
+            InvalidRequestError: An event is in the future.
+            ImpressionLogError: The log of events cannot be written.
+            UserStoreError: The user store failed.
+        """
+        now = self._data.now()
+        timed = [self.checked(event, f"events[{at}]", now) for at, event in enumerate(events)]
+        if self._feedback is not None:
+            # First: if the store fails, the events come again, and the join knows them.
+            await asyncio.to_thread(self._feedback.append, timed)
+        added = await self._data.append(timed) if timed else 0
+        return requests.EventsAdded(received=len(timed), added=added)
+
+    def checked(self, event: requests.Event, place: str, now: float) -> requests.Event:
+        """Returns an event with its time.
+
+        Args:
+            event: The event.
+            place: Path of the event, for messages.
+            now: Current time, in seconds since 1970.
+
+        Raises:
+            InvalidRequestError: The event is in the future.
+        """
+        if event.time is None:
+            return event.model_copy(update={"time": now})
+        if event.time > now + requests.MAX_SECONDS_AHEAD:
+            raise errors.InvalidRequestError(
+                f"{place}.time: expected at most {requests.MAX_SECONDS_AHEAD:g} s after the "
+                f"service's time ({now:.0f}), got {event.time:.0f}. Send seconds since 1970, and "
+                "check the clock."
+            )
+        return event

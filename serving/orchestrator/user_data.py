@@ -1,0 +1,241 @@
+"""Reads and writes the user store for the requests of a process, and never delays them for long.
+
+    data = UserData(users.open_store("sqlite:users.db"), config, metrics)
+    read = await data.read(["u17"], impressions=False, now=time.time(), timeout_ms=5.0)
+
+A read that is late goes on without its request, so that a connection that takes longer to open is
+there for the next one. A store that fails or is late repeatedly is left alone for a while
+(`ranker.CircuitBreaker`). Impressions are written in the background, those of many answers at a
+time.
+"""
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from serving import errors, requests, users
+from serving.config import UserStoreConfig
+from serving.orchestrator import service_metrics
+from serving.ranker import CircuitBreaker
+from serving.users import StoredEvent, User
+
+FOUND, UNKNOWN, LATE, FAILED = "found", "unknown", "late", "failed"
+# Answers whose impressions share a write.
+_ANSWERS_PER_WRITE = 100
+_EXPIRE_SECONDS = 3600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class UsersRead:
+    """Result of a read.
+
+    Attributes:
+        users: What is known of each user; None if the store did not answer.
+        problem: `late` or `failed`; None if it answered.
+        milliseconds: Duration in milliseconds.
+    """
+
+    users: Sequence[User] | None
+    problem: str | None
+    milliseconds: float
+
+
+class UserData:
+    """The user store of a process. Use it from one event loop.
+
+    Args:
+        store: The store, which `close` closes.
+        config: Options. None: the defaults.
+        metrics: Metrics to update. None: new ones.
+        clock: Returns seconds, for durations and the circuit breaker.
+        now: Returns the time in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: users.UserStore,
+        config: UserStoreConfig | None = None,
+        metrics: service_metrics.ServiceMetrics | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config or UserStoreConfig()
+        self.now = now
+        self._store = store
+        self._metrics = metrics or service_metrics.ServiceMetrics()
+        self._clock = clock
+        self._breaker = CircuitBreaker(self.config.pauses, clock)
+        self._queue: collections.deque[list[tuple[str, StoredEvent]]] = collections.deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._expiring: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def read(
+        self, user_ids: Sequence[str], impressions: bool, now: float, timeout_ms: float
+    ) -> UsersRead:
+        """Reads users within a time. It never fails.
+
+        Args:
+            user_ids: Ids of the users.
+            impressions: Whether to read their impressions, too.
+            now: Time of the request, in seconds since 1970.
+            timeout_ms: Time for the read in milliseconds.
+        """
+        started = self._clock()
+        found, problem = await self._read(user_ids, impressions, now, timeout_ms)
+        milliseconds = (self._clock() - started) * 1000
+        for known in found or [User()] * len(user_ids):
+            state = problem or (FOUND if known.is_known else UNKNOWN)
+            self._metrics.observe_user_read(state)
+        return UsersRead(found, problem, milliseconds)
+
+    def record(self, user_id: str, answer: requests.Answer) -> None:
+        """Queues the ads of an answer as impressions of its user. Returns at once, never fails."""
+        if not self.config.record_impressions or not answer.ads:
+            return
+        if len(self._queue) >= self.config.max_queued:
+            self._metrics.observe_user_events("dropped", len(answer.ads))
+            return
+        now = self.now()
+        self._queue.append(
+            [
+                (
+                    user_id,
+                    StoredEvent(f"{answer.request_id}/{ad.ad_id}", "impression", ad.ad_id, now),
+                )
+                for ad in answer.ads
+            ]
+        )
+        self._start_writing()
+
+    async def append(self, events: Sequence[requests.Event]) -> int:
+        """Adds events and returns the number of those that the store did not have.
+
+        Args:
+            events: Events with their times.
+
+        Raises:
+            UserStoreError: The store failed.
+        """
+        stored = [
+            (e.user_id, StoredEvent(e.event_id, e.event, e.ad_id, e.time or 0.0, e.amount))
+            for e in events
+        ]
+        added = await self._store.append(stored, self.now())
+        self._metrics.observe_user_events("received", len(events))
+        return added
+
+    async def get(self, user_id: str) -> User:
+        """Returns all that is known of a user.
+
+        Raises:
+            UserStoreError: The store failed.
+        """
+        await self.flush()
+        (found,) = await self._store.read([user_id], self.now(), True)
+        return found
+
+    async def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
+        """Replaces the profile of a user, raw query fields.
+
+        Raises:
+            UserStoreError: The store failed.
+        """
+        await self._store.set_profile(user_id, profile, self.now())
+
+    async def delete(self, user_id: str) -> bool:
+        """Erases a user from the store; returns whether it had anything.
+
+        Raises:
+            UserStoreError: The store failed.
+        """
+        # What is queued would bring the user back.
+        await self.flush()
+        return await self._store.delete(user_id)
+
+    def start_expiring(self) -> None:
+        """Starts to delete users whose time to live has passed, once an hour."""
+        self._expiring = self._start(self._expire())
+
+    async def flush(self) -> None:
+        """Waits until the queued impressions are written, or dropped."""
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
+
+    async def close(self) -> None:
+        """Writes what is queued and closes the store."""
+        if self._expiring is not None:
+            self._expiring.cancel()
+        await self.flush()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(errors.UserStoreError):
+            await self._store.close()
+
+    async def _read(
+        self, user_ids: Sequence[str], impressions: bool, now: float, timeout_ms: float
+    ) -> tuple[list[User] | None, str | None]:
+        if not self._breaker.admit():
+            return None, FAILED
+        reading = self._start(self._store.read(user_ids, now, impressions))
+        try:
+            await asyncio.wait({reading}, timeout=timeout_ms / 1000)
+            # If this thread was busy, the reply and the end of the time are seen at once.
+            for _ in range(3):
+                if not reading.done():
+                    await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._breaker.abandoned()
+            raise
+        if reading.done() and reading.exception() is None:
+            self._breaker.succeeded()
+            return reading.result(), None
+        self._breaker.failed()
+        if not reading.done():
+            return None, LATE
+        self._note(reading.exception())
+        return None, FAILED
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Starts a task that may outlive its request."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Asking for it keeps asyncio from logging it.
+            task.exception()
+
+    def _start_writing(self) -> None:
+        if self._writing is None or self._writing.done():
+            self._writing = self._start(self._write_queued())
+
+    async def _write_queued(self) -> None:
+        while self._queue:
+            count = min(_ANSWERS_PER_WRITE, len(self._queue))
+            events = [event for _ in range(count) for event in self._queue.popleft()]
+            try:
+                await self._store.append(events, self.now())
+            except errors.UserStoreError as error:
+                self._metrics.observe_user_events("dropped", len(events))
+                self._note(error)
+            else:
+                self._metrics.observe_user_events("shown", len(events))
+
+    async def _expire(self) -> None:
+        while True:
+            try:
+                await self._store.expire(self.now())
+            except errors.UserStoreError as error:
+                self._note(error)
+            await asyncio.sleep(_EXPIRE_SECONDS)
+
+    def _note(self, error: BaseException | None) -> None:
+        logging.warning("%s", error)

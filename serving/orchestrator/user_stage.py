@@ -1,0 +1,161 @@
+"""The user stage: completes requests with what the user store knows of their users.
+
+Profile and histories come under what the request carries, field by field; the events also count
+for the frequency caps that the request has no counts for.
+"""
+
+import asyncio
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from serving import live, manifest, requests
+from serving.orchestrator import user_data
+from serving.users import IMPRESSION, StoredEvent, User
+from tfrecords import histories, schema
+
+_NOTHING = User()
+
+
+class UserStage:
+    """Completes the requests of one release.
+
+    Args:
+        data: The user store of the process.
+        release: Manifest of the release.
+        catalog: Ads of the release, for the values that events are listed or counted by.
+        validator: Validator of the release.
+    """
+
+    def __init__(
+        self,
+        data: user_data.UserData,
+        release: manifest.Manifest,
+        catalog: live.LiveIndex,
+        validator: requests.Validator,
+    ) -> None:
+        self._data = data
+        self._catalog = catalog
+        self._validator = validator
+        fields = release.schema.get("fields", ())
+        has_histories = any(field.get("kind") == "history" for field in fields)
+        self._schema = schema.schema_from_json(release.schema) if has_histories else None
+        self._histories = self._schema.histories if self._schema else ()
+        self._listed = histories.listed_fields(self._schema) if self._schema else ()
+        self._lists_impressions = any(IMPRESSION in field.event for field in self._histories)
+
+    async def fill(
+        self, valids: Sequence[requests.ValidRequest], deadline: requests.Deadline
+    ) -> list[requests.ValidRequest]:
+        """Returns the requests with what is known of their users.
+
+        Args:
+            valids: Checked requests.
+            deadline: Deadline of the requests.
+        """
+        positions = [at for at, valid in enumerate(valids) if valid.user_id is not None]
+        if not positions:
+            return list(valids)
+        asking = [valids[at] for at in positions]
+        now = self._data.now()
+        read = await self._data.read(
+            [valid.user_id or "" for valid in asking],
+            self._lists_impressions or any(map(_counts_impressions, asking)),
+            now,
+            min(self._data.config.read_timeout_ms, max(deadline.remaining_ms(), 0.0)),
+        )
+        known = read.users or [_NOTHING] * len(asking)
+        values = await self._values(asking, known)
+        filled = list(valids)
+        for at, valid, user in zip(positions, asking, known, strict=True):
+            state = read.problem or (user_data.FOUND if user.is_known else user_data.UNKNOWN)
+            if user.is_known:
+                valid = self._filled(valid, user, now, values)
+            filled[at] = dataclasses.replace(valid, user_data=state, user_ms=read.milliseconds)
+        return filled
+
+    def _filled(
+        self,
+        valid: requests.ValidRequest,
+        user: User,
+        now: float,
+        values: Mapping[str, Mapping[str, list[str]]],
+    ) -> requests.ValidRequest:
+        stored = {**user.profile, **self._raw_histories(valid, user, now, values)}
+        return self._validator.with_user(valid, stored, lambda cap: _counts(cap, user, now, values))
+
+    def _raw_histories(
+        self,
+        valid: requests.ValidRequest,
+        user: User,
+        now: float,
+        values: Mapping[str, Mapping[str, list[str]]],
+    ) -> dict[str, Any]:
+        """Returns the raw inputs of the histories that the request does not carry itself."""
+        if self._schema is None:
+            return {}
+        events = [
+            histories.UserEvent(
+                event.kind,
+                event.time,
+                event.ad_id,
+                {
+                    field: own[0]
+                    for field in self._listed
+                    if (own := values[field].get(event.ad_id))
+                },
+            )
+            for event in (*user.actions, *user.impressions)
+        ]
+        raw = histories.raw_values(self._schema, events, now)
+        for field in self._histories:
+            # Its inputs belong together.
+            if any(valid.values.get(name) is not None for name in field.inputs):
+                for name in field.inputs:
+                    raw.pop(name, None)
+        return raw
+
+    async def _values(
+        self, asking: Sequence[requests.ValidRequest], known: Sequence[User]
+    ) -> Mapping[str, Mapping[str, list[str]]]:
+        """Returns the values of the fields that events are listed or counted by.
+
+        Returns:
+            Field -> ad id -> values of the ad.
+        """
+        capped = {cap.field for valid in asking for cap in valid.uncounted_caps}
+        fields = sorted({*self._listed, *(field for field in capped if field is not None)})
+        if not fields:
+            return {}
+        ad_ids = {e.ad_id for user in known for e in (*user.actions, *user.impressions)}
+        # The first look-up builds a table of all ads.
+        return await asyncio.to_thread(self._catalog.view().values, sorted(ad_ids), fields)
+
+
+def _counts_impressions(valid: requests.ValidRequest) -> bool:
+    return any((cap.event or IMPRESSION) == IMPRESSION for cap in valid.uncounted_caps)
+
+
+def _counts(
+    cap: requests.FrequencyCap,
+    user: User,
+    now: float,
+    values: Mapping[str, Mapping[str, list[str]]],
+) -> Mapping[str, int]:
+    """Returns the number of events of each ad, or value of the cap's field."""
+    ads = collections.Counter(_ads_of(cap, user, now))
+    if cap.field is None:
+        return ads
+    counts: collections.Counter[str] = collections.Counter()
+    for ad_id, count in ads.items():
+        for value in values[cap.field].get(ad_id, ()):
+            counts[value] += count
+    return counts
+
+
+def _ads_of(cap: requests.FrequencyCap, user: User, now: float) -> Iterable[str]:
+    kind = cap.event or IMPRESSION
+    events: Sequence[StoredEvent] = user.impressions if kind == IMPRESSION else user.actions
+    since = 0.0 if cap.hours is None else now - cap.hours * 3600
+    return (event.ad_id for event in events if event.kind == kind and event.time >= since)

@@ -1,0 +1,102 @@
+"""Events of users and their profiles: the one definition for REST, the clients and the stream.
+
+The descriptions are the text of the OpenAPI document.
+"""
+
+from typing import Annotated, Any, Self, TypedDict
+
+import pydantic
+import pydantic_core
+
+from serving.requests.request import (
+    EventKind,
+    Id,
+    Number,
+    RequestPart,
+)
+
+MAX_EVENTS = 1_000
+# Clocks differ. An event from further ahead of the service's clock is refused.
+MAX_SECONDS_AHEAD = 300.0
+# An amount is a float32 in the data set.
+_MAX_AMOUNT = 3e38
+
+_Seconds = Annotated[Number, pydantic.Field(ge=0)]
+
+
+class Event(RequestPart):
+    """What a user did with an ad, or that the user was shown it.
+
+    The ad need not be in the catalog: it may have been removed since.
+    """
+
+    event_id: Id
+    """Id of the event. Events of a user with the same id are one event."""
+    user_id: Id
+    """Id of the user."""
+    ad_id: Id
+    """Id of the ad."""
+    event: EventKind
+    """Kind of the event."""
+    time: _Seconds | None = None
+    """Time of the event, in seconds since 1970. Null: when the service received it."""
+    amount: Annotated[Number, pydantic.Field(ge=-_MAX_AMOUNT, le=_MAX_AMOUNT)] | None = None
+    """Revenue, negative for a refund. For the event revenue only."""
+    request_id: Id | None = None
+    """Request id of the answer that showed the ad. Without it, the event is not in the log that
+    the next models learn from."""
+
+    @pydantic.model_validator(mode="after")
+    def _with_its_amount(self) -> Self:
+        if (self.amount is None) == (self.event == "revenue"):
+            raise pydantic_core.PydanticCustomError(
+                "amount",
+                "an amount for the event revenue, and for no other event",
+            )
+        return self
+
+
+class EventFields(TypedDict, total=False):
+    """The fields of an `Event` as keyword arguments of the clients."""
+
+    event_id: str | int
+    user_id: str | int
+    ad_id: str | int
+    event: EventKind
+    time: float | None
+    amount: float | None
+    request_id: str | int | None
+
+
+class EventBatch(RequestPart):
+    """Events of any users, in any order."""
+
+    events: Annotated[tuple[Event, ...], pydantic.Field(max_length=MAX_EVENTS)]
+
+
+class EventsAdded(pydantic.BaseModel):
+    """What became of events."""
+
+    model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
+
+    received: int
+    """Number of events."""
+    added: int
+    """Number of events that the user store did not have. Events that are older than all that it
+    keeps of their user may be among them."""
+
+
+class UserProfile(RequestPart):
+    """The profile of a user."""
+
+    profile: dict[str, Any]
+    """Raw query fields that describe the user, as `user` of a request."""
+
+
+class UserDeleted(pydantic.BaseModel):
+    """Whether a user was erased."""
+
+    model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
+
+    deleted: bool
+    """False: the user store had nothing of the user."""

@@ -1,0 +1,30 @@
+"""What is known of users at request time: their profiles and latest events, in SQLite or Redis."""
+
+from typing import TYPE_CHECKING, Any
+
+from serving.users.store import ACTIONS, IMPRESSION, StoredEvent, User, UserStore
+from serving.users.stores import check_address, open_store
+
+if TYPE_CHECKING:
+    from serving.users.event_stream import StreamEntry, StreamReader
+
+__all__ = [
+    "ACTIONS",
+    "IMPRESSION",
+    "StoredEvent",
+    "StreamEntry",
+    "StreamReader",
+    "User",
+    "UserStore",
+    "check_address",
+    "open_store",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("StreamEntry", "StreamReader"):
+        # They need the extra `redis`.
+        from serving.users import event_stream
+
+        return getattr(event_stream, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,139 @@
+"""Reads events from a stream of Redis or Valkey, at least once each.
+
+    XADD tfrec.events * event '{"event_id": "e1", "user_id": "u17", "ad_id": "ad-3", …}'
+
+Readers of one group share the stream. An entry is acknowledged once it was handled; one whose
+reader ended before is claimed by another. Stores and logs know an event that comes again by its
+id.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import redis.asyncio
+from redis import exceptions
+
+from serving import errors
+
+FIELD = b"event"
+# Entries of a reader that has not acknowledged them for so long go to another.
+_CLAIM_MS = 30_000
+_SOCKET_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamEntry:
+    """An entry of a stream.
+
+    Attributes:
+        entry_id: Id in the stream.
+        event: JSON text of the event; None: the entry has no field `event`.
+    """
+
+    entry_id: bytes
+    event: bytes | None
+
+
+class StreamReader:
+    """A member of a group of readers. Use it from one event loop.
+
+    Args:
+        url: Address of the server, such as `redis://127.0.0.1:6379/0`.
+        stream: Name of the stream; created if it does not exist.
+        group: Name of the group, which reads each entry once; created if it does not exist.
+        member: Name of this reader; unique in the group, and the same after a restart.
+        max_entries: Maximum number of entries of a read.
+    """
+
+    def __init__(
+        self, url: str, stream: str, group: str, member: str, max_entries: int = 500
+    ) -> None:
+        self._redis = redis.asyncio.Redis.from_url(
+            url, socket_timeout=_SOCKET_SECONDS, socket_connect_timeout=_SOCKET_SECONDS, retry=None
+        )
+        self._name = f"{url.rpartition('@')[2]}, stream {stream}"
+        self._stream = stream
+        self._group = group
+        self._member = member
+        self._max_entries = max_entries
+        # First the entries that this reader had and did not acknowledge.
+        self._own_first = True
+
+    async def read(self, wait_seconds: float = 1.0) -> list[StreamEntry]:
+        """Returns the next entries; none if none came in time.
+
+        After an error, read again: entries that were not acknowledged come again.
+
+        Args:
+            wait_seconds: Time to wait for the first entry, in seconds; below 2.
+
+        Raises:
+            UserStoreError: The server failed.
+        """
+        try:
+            entries = await self._read(wait_seconds)
+        except exceptions.ResponseError as error:
+            self._own_first = True
+            if not str(error).startswith("NOGROUP"):
+                raise self._failed(error) from error
+            # The stream is new, or the server lost it.
+            await self._create()
+            return []
+        except (exceptions.RedisError, OSError) as error:
+            self._own_first = True
+            raise self._failed(error) from error
+        return [StreamEntry(entry_id, fields.get(FIELD)) for entry_id, fields in entries]
+
+    async def acknowledge(self, entries: Sequence[StreamEntry]) -> None:
+        """Marks entries as handled.
+
+        Raises:
+            UserStoreError: The server failed; the entries come again.
+        """
+        try:
+            if entries:
+                ids = [entry.entry_id for entry in entries]
+                await self._redis.xack(self._stream, self._group, *ids)
+        except (exceptions.RedisError, OSError) as error:
+            self._own_first = True
+            raise self._failed(error) from error
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._redis.aclose()
+
+    async def _read(self, wait_seconds: float) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        if self._own_first:
+            # A deleted entry has no fields left.
+            pending = await self._read_from("0", None)
+            if pending:
+                return [(entry_id, fields or {}) for entry_id, fields in pending]
+            self._own_first = False
+        claimed = await self._redis.xautoclaim(
+            self._stream, self._group, self._member, _CLAIM_MS, count=self._max_entries
+        )
+        return claimed[1] or await self._read_from(">", int(wait_seconds * 1000))
+
+    async def _read_from(
+        self, start: str, block_ms: int | None
+    ) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        reply: Any = await self._redis.xreadgroup(
+            self._group, self._member, {self._stream: start}, self._max_entries, block_ms
+        )
+        return reply[0][1] if reply else []
+
+    async def _create(self) -> None:
+        try:
+            await self._redis.xgroup_create(self._stream, self._group, "0", mkstream=True)
+        except exceptions.ResponseError as error:
+            # Another reader was faster.
+            if not str(error).startswith("BUSYGROUP"):
+                raise self._failed(error) from error
+        except (exceptions.RedisError, OSError) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> errors.UserStoreError:
+        return errors.UserStoreError(
+            f"{self._name} failed: {str(error).rstrip('.')}. Is the server running at this address?"
+        )

@@ -1,0 +1,156 @@
+"""The user store of several hosts: Redis or Valkey, by the extra `redis`.
+
+    tfrec:{USER}:profile       JSON object
+    tfrec:{USER}:actions       sorted set of events, JSON lists, by time
+    tfrec:{USER}:impressions   likewise
+    tfrec:{USER}:ids           hash with the ids of these events, which tells those that come again
+
+The braces keep the keys of a user on one node of a cluster. Reads and writes are one round trip
+each. The server deletes a user who was not written to for the time to live.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import redis.asyncio
+from redis import backoff, exceptions
+from redis.asyncio import retry
+
+from serving import errors
+from serving.config import UserStoreConfig
+from serving.users.store import IMPRESSION, StoredEvent, User, by_user
+
+# KEYS: profile, actions, impressions, ids.
+# ARGV: time to live in seconds, earliest time, maximum of actions and of impressions; then index
+# of the list, time, id and JSON of each event.
+_APPEND = """
+local added = 0
+for i = 5, #ARGV, 4 do
+  if redis.call('HSETNX', KEYS[4], ARGV[i + 2], '') == 1 then
+    redis.call('ZADD', KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 3])
+    added = added + 1
+  end
+end
+local function drop(key, events)
+  for _, event in ipairs(events) do
+    redis.call('ZREM', key, event)
+    redis.call('HDEL', KEYS[4], cjson.decode(event)[1])
+  end
+end
+for list = 2, 3 do
+  drop(KEYS[list], redis.call('ZRANGE', KEYS[list], 0, -1 - ARGV[list + 1]))
+  drop(KEYS[list], redis.call('ZRANGEBYSCORE', KEYS[list], '-inf', '(' .. ARGV[2]))
+end
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[1]) end
+return added
+"""
+_LISTS = ("profile", "actions", "impressions", "ids")
+
+
+class RedisUserStore:
+    """A user store in Redis or Valkey.
+
+    Args:
+        url: Address, such as `redis://127.0.0.1:6379/0`.
+        config: Limits, time to live and time-out.
+
+    Raises:
+        ValueError: The URL is not valid.
+    """
+
+    def __init__(self, url: str, config: UserStoreConfig | None = None) -> None:
+        self._config = config or UserStoreConfig()
+        self._redis = redis.asyncio.Redis.from_url(
+            url.replace("valkey", "redis", 1) if url.startswith("valkey") else url,
+            # A read that is late for its request goes on until then, so that a connection that
+            # takes longer to open is there for the next one.
+            socket_timeout=self._config.write_timeout_seconds,
+            socket_connect_timeout=self._config.write_timeout_seconds,
+            # The server may have closed a connection of the pool, as at its restart.
+            retry=retry.Retry(backoff.NoBackoff(), 1, (exceptions.ConnectionError,)),
+        )
+        # The password stays secret.
+        self._name = url.rpartition("@")[2]
+
+    async def read(
+        self, user_ids: Sequence[str], now: float, impressions: bool = False
+    ) -> list[User]:
+        since = now - self._config.ttl_seconds
+        lists = 1 + impressions
+        pipeline = self._redis.pipeline(transaction=False)
+        for user_id in user_ids:
+            profile, *keys = _keys(user_id)
+            pipeline.get(profile)
+            for key in keys[:lists]:
+                pipeline.zrangebyscore(key, since, now)
+        with self._mapped():
+            replies = await pipeline.execute()
+        size = 1 + lists
+        return [_user(*replies[at : at + size]) for at in range(0, len(replies), size)]
+
+    async def append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
+        since = now - self._config.ttl_seconds
+        pipeline = self._redis.pipeline(transaction=False)
+        for user_id, own in by_user(events, self._config, now).items():
+            # By its digest the script would take a second round trip, to ask for it.
+            pipeline.eval(_APPEND, len(_LISTS), *_keys(user_id), *self._arguments(own, since))
+        with self._mapped():
+            return sum(await pipeline.execute())
+
+    async def set_profile(self, user_id: str, profile: Mapping[str, Any], now: float) -> None:
+        keys = _keys(user_id)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(keys[0], json.dumps(profile), ex=int(self._config.ttl_seconds))
+        for key in keys[1:]:
+            pipeline.expire(key, int(self._config.ttl_seconds))
+        with self._mapped():
+            await pipeline.execute()
+
+    async def delete(self, user_id: str) -> bool:
+        with self._mapped():
+            return await self._redis.delete(*_keys(user_id)) > 0
+
+    async def expire(self, now: float) -> int:
+        return 0
+
+    async def close(self) -> None:
+        with self._mapped():
+            await self._redis.aclose()
+
+    def _arguments(self, events: Sequence[StoredEvent], since: float) -> list[str]:
+        config = self._config
+        limits = (int(config.ttl_seconds), since, config.max_actions, config.max_impressions)
+        arguments = list(map(repr, limits))
+        for event in events:
+            of = "3" if event.kind == IMPRESSION else "2"
+            arguments += [of, repr(event.time), event.event_id, event.to_text()]
+        return arguments
+
+    @contextlib.contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Turns errors of the client and of the server into ours."""
+        try:
+            yield
+        except (exceptions.RedisError, OSError) as error:
+            reason = str(error).rstrip(".")
+            raise errors.UserStoreError(
+                f"The user store {self._name} failed: {reason}. Is the server running at this "
+                "address?"
+            ) from error
+
+
+def _keys(user_id: str) -> list[str]:
+    return [f"tfrec:{{{user_id}}}:{name}" for name in _LISTS]
+
+
+def _user(
+    profile: bytes | None, actions: Sequence[bytes], impressions: Sequence[bytes] = ()
+) -> User:
+    return User(json.loads(profile or b"{}"), _events(actions), _events(impressions))
+
+
+def _events(texts: Sequence[bytes]) -> list[StoredEvent]:
+    # One call for all of them is several times faster.
+    return list(map(StoredEvent._make, json.loads(b"[" + b",".join(texts) + b"]")))

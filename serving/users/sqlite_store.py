@@ -1,0 +1,226 @@
+"""The user store of one host: a file of SQLite that its processes share.
+
+The events of a user are next to each other in one B-tree, in the order of their times, so that a
+read visits a page or two. In write-ahead mode it never waits for a write. From memory it takes
+0.08 ms, and less than the way to a thread and back: that is another 0.2 ms, and 8 ms at the 99th
+percentile on a busy machine. So reads are made in the event loop, as long as recent ones were
+quick. If the disk is slow, they are made in a thread. Writes have a thread of their own.
+"""
+
+import asyncio
+import contextlib
+import json
+import pathlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any, TypeVar
+
+from serving import errors
+from serving.config import UserStoreConfig
+from serving.users.store import IMPRESSION, StoredEvent, User, by_user
+
+_Result = TypeVar("_Result")
+
+_VERSION = 1
+# `written` is in whole hours, so that most writes leave its index alone.
+_SCHEMA = """
+CREATE TABLE users (user_id TEXT PRIMARY KEY, profile TEXT, written INTEGER) WITHOUT ROWID;
+CREATE INDEX users_written ON users (written);
+CREATE TABLE events (
+    user_id TEXT, is_impression INTEGER, time REAL, event_id TEXT, kind TEXT, ad_id TEXT,
+    amount REAL, PRIMARY KEY (user_id, is_impression, time, event_id)
+) WITHOUT ROWID;
+"""
+_READ_PROFILE = "SELECT profile FROM users WHERE user_id = ?"
+_READ_EVENTS = (
+    "SELECT event_id, kind, ad_id, time, amount FROM events "
+    "WHERE user_id = ? AND is_impression = ? AND time BETWEEN ? AND ? ORDER BY time, event_id"
+)
+_WRITTEN = (
+    "INSERT INTO users VALUES (?, ?, ?) ON CONFLICT (user_id) "
+    "DO UPDATE SET written = max(written, excluded.written), "
+    "profile = coalesce(excluded.profile, profile)"
+)
+_ADD = (
+    "INSERT INTO events SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 "
+    "WHERE NOT EXISTS (SELECT 1 FROM events WHERE user_id = ?1 AND event_id = ?4)"
+)
+# The first event that is too many, from the latest, and all before it.
+_TRIM = (
+    "DELETE FROM events WHERE user_id = ?1 AND is_impression = ?2 AND (time, event_id) <= ("
+    "SELECT time, event_id FROM events WHERE user_id = ?1 AND is_impression = ?2 "
+    "ORDER BY time DESC, event_id DESC LIMIT 1 OFFSET ?3)"
+)
+_FORGET = "DELETE FROM events WHERE user_id = ? AND is_impression = ? AND time < ?"
+# Users deleted in one transaction, so that other writers wait for milliseconds only.
+_USERS_PER_EXPIRY = 500
+_BUSY_SECONDS = 5.0
+# Reads that are expected to take longer do not hold up the event loop.
+_MAX_INLINE_SECONDS = 0.001
+_PACE_WEIGHT = 0.1
+
+
+class SqliteUserStore:
+    """A user store in a file; created if it does not exist.
+
+    Args:
+        path: The file. SQLite keeps two more next to it.
+        config: Limits and time to live.
+
+    Raises:
+        UserStoreError: The file cannot be opened, or is another database.
+    """
+
+    def __init__(self, path: str | pathlib.Path, config: UserStoreConfig | None = None) -> None:
+        self._path = pathlib.Path(path)
+        self._config = config or UserStoreConfig()
+        with self._mapped():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = self._connected()
+            self._prepare()
+            self._inline = self._connected()
+            self._reader = self._connected()
+        # Mean time of recent reads of a user, in seconds.
+        self._pace = 0.0
+        self._reading = futures.ThreadPoolExecutor(1, thread_name_prefix="user-reads")
+        self._writing = futures.ThreadPoolExecutor(1, thread_name_prefix="user-writes")
+
+    async def read(
+        self, user_ids: Sequence[str], now: float, impressions: bool = False
+    ) -> list[User]:
+        started = time.perf_counter()
+        if self._pace * len(user_ids) < _MAX_INLINE_SECONDS:
+            with self._mapped():
+                found = self._users(self._inline, user_ids, now, impressions)
+        else:
+            found = await self._run(
+                self._reading, lambda: self._users(self._reader, user_ids, now, impressions)
+            )
+        pace = (time.perf_counter() - started) / max(len(user_ids), 1)
+        self._pace += _PACE_WEIGHT * (pace - self._pace)
+        return found
+
+    async def append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
+        return await self._run(self._writing, lambda: self._append(events, now))
+
+    async def set_profile(self, user_id: str, profile: Mapping[str, Any], now: float) -> None:
+        row = (user_id, json.dumps(profile), _hours(now))
+        await self._run(self._writing, lambda: self._writer.execute(_WRITTEN, row))
+
+    async def delete(self, user_id: str) -> bool:
+        return await self._run(self._writing, lambda: self._delete([user_id]) > 0)
+
+    async def expire(self, now: float) -> int:
+        count = 0
+        while True:
+            deleted = await self._run(self._writing, lambda: self._expire(now))
+            count += deleted
+            if not deleted:
+                return count
+
+    async def close(self) -> None:
+        self._inline.close()
+        for executor, connection in ((self._reading, self._reader), (self._writing, self._writer)):
+            await self._run(executor, connection.close)
+            executor.shutdown()
+
+    def _connected(self) -> sqlite3.Connection:
+        # Each connection is used in one thread, perhaps not in this one.
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA synchronous = NORMAL")
+        # What is erased is overwritten.
+        connection.execute("PRAGMA secure_delete = ON")
+        return connection
+
+    def _prepare(self) -> None:
+        self._writer.execute("PRAGMA journal_mode = WAL")
+        with self._transaction():
+            version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+            tables = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if not tables:
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._writer.execute(statement)
+                self._writer.execute(f"PRAGMA user_version = {_VERSION}")
+            elif version != _VERSION:
+                raise errors.UserStoreError(
+                    f"{self._path} is not a user store of version {_VERSION}; got a database of "
+                    f"version {version}. Name another file, or rebuild the store."
+                )
+
+    def _users(
+        self, connection: sqlite3.Connection, user_ids: Sequence[str], now: float, impressions: bool
+    ) -> list[User]:
+        since = now - self._config.ttl_seconds
+        found = []
+        for user_id in user_ids:
+            row = connection.execute(_READ_PROFILE, (user_id,)).fetchone()
+            lists = []
+            for of in range(1 + impressions) if row else ():
+                events = connection.execute(_READ_EVENTS, (user_id, of, since, now))
+                lists.append(list(map(StoredEvent._make, events)))
+            found.append(User(json.loads(row[0] or "{}"), *lists) if row else User())
+        return found
+
+    def _append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
+        since = now - self._config.ttl_seconds
+        count = 0
+        with self._transaction():
+            for user_id, own in by_user(events, self._config, now).items():
+                rows = [
+                    (user_id, e.kind == IMPRESSION, e.time, e.event_id, e.kind, e.ad_id, e.amount)
+                    for e in own
+                ]
+                count += self._writer.executemany(_ADD, rows).rowcount
+                for of in {row[1] for row in rows}:
+                    limit = self._config.max_impressions if of else self._config.max_actions
+                    self._writer.execute(_TRIM, (user_id, of, limit))
+                    self._writer.execute(_FORGET, (user_id, of, since))
+                self._writer.execute(_WRITTEN, (user_id, None, _hours(now)))
+        return count
+
+    def _expire(self, now: float) -> int:
+        before = _hours(now - self._config.ttl_seconds)
+        found = self._writer.execute(
+            "SELECT user_id FROM users WHERE written < ? LIMIT ?", (before, _USERS_PER_EXPIRY)
+        )
+        return self._delete([row[0] for row in found])
+
+    def _delete(self, user_ids: Sequence[str]) -> int:
+        """Deletes users and returns how many there were."""
+        ids = [(user_id,) for user_id in user_ids]
+        with self._transaction():
+            self._writer.executemany("DELETE FROM events WHERE user_id = ?", ids)
+            return self._writer.executemany("DELETE FROM users WHERE user_id = ?", ids).rowcount
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._writer.execute("ROLLBACK")
+            raise
+        self._writer.execute("COMMIT")
+
+    async def _run(self, executor: futures.Executor, call: Callable[[], _Result]) -> _Result:
+        with self._mapped():
+            return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+    @contextlib.contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Turns errors of SQLite and of the file system into ours."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise errors.UserStoreError(
+                f"The user store {self._path} failed: {error}. Check the file, its directory and "
+                "the space on its disk."
+            ) from error
+
+
+def _hours(seconds: float) -> int:
+    return int(seconds // 3600)

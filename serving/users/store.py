@@ -1,0 +1,155 @@
+"""The user store: the profile and the latest events of each user.
+
+Two backends pass one contract test: SQLite, for the processes of one host, and Redis or Valkey.
+Both keep two lists of events for each user, impressions and actions, so that the many impressions
+do not push out the few clicks. A list is in the order of the events' times, whatever order they
+arrived in. It is trimmed to the latest, and it has no event twice: events of a user with the same
+id are one event. A user who was not written to for the time to live is deleted.
+"""
+
+import dataclasses
+import json
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from serving.config import UserStoreConfig
+
+IMPRESSION = "impression"
+ACTIONS = ("click", "engagement", "revenue")
+
+
+class StoredEvent(NamedTuple):
+    """What a user did, or was shown.
+
+    Attributes:
+        event_id: Id of the event; unique for a user.
+        kind: `impression`, `click`, `engagement` or `revenue`.
+        ad_id: Id of the ad.
+        time: Time of the event, in seconds since 1970.
+        amount: Revenue, negative for a refund; None for other kinds.
+    """
+
+    event_id: str
+    kind: str
+    ad_id: str
+    time: float
+    amount: float | None = None
+
+    def to_text(self) -> str:
+        """Returns the event as a JSON list, as the stores keep it."""
+        return json.dumps(self, separators=(",", ":"))
+
+
+@dataclasses.dataclass(frozen=True)
+class User:
+    """What a store knows of a user.
+
+    Attributes:
+        profile: Raw query fields that describe the user.
+        actions: Clicks, engagements and revenue, the latest last.
+        impressions: Impressions, the latest last.
+    """
+
+    profile: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    actions: Sequence[StoredEvent] = ()
+    impressions: Sequence[StoredEvent] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the store has anything of the user."""
+        return bool(self.profile or self.actions or self.impressions)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object, the latest events last."""
+        lists = {"actions": self.actions, "impressions": self.impressions}
+        return {
+            "profile": dict(self.profile),
+            **{name: [event._asdict() for event in own] for name, own in lists.items()},
+        }
+
+
+class UserStore(Protocol):
+    """A user store, to be used from one event loop. No method blocks the loop."""
+
+    async def read(
+        self, user_ids: Sequence[str], now: float, impressions: bool = False
+    ) -> list[User]:
+        """Returns what is known of users, in one round trip.
+
+        Args:
+            user_ids: Ids of the users.
+            now: Time of the request, in seconds since 1970. Later events are left out, and so are
+                those that are older than the time to live.
+            impressions: Whether to read impressions, too.
+
+        Raises:
+            UserStoreError: The store failed.
+        """
+
+    async def append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
+        """Adds events of users, given as pairs of a user id and an event.
+
+        Args:
+            events: Events in any order.
+            now: Current time, in seconds since 1970, which the time to live counts from.
+
+        Returns:
+            The number of events that the store did not have. An event that is older than those
+            of a full list may be new each time, because it is not kept.
+
+        Raises:
+            UserStoreError: The store failed; some events may have been added. To add them again is
+                harmless.
+        """
+
+    async def set_profile(self, user_id: str, profile: Mapping[str, Any], now: float) -> None:
+        """Replaces the profile of a user.
+
+        Args:
+            user_id: Id of the user.
+            profile: Raw query fields, as JSON values.
+            now: Current time, in seconds since 1970.
+
+        Raises:
+            UserStoreError: The store failed.
+        """
+
+    async def delete(self, user_id: str) -> bool:
+        """Erases a user's profile and events; returns whether there were any.
+
+        Raises:
+            UserStoreError: The store failed.
+        """
+
+    async def expire(self, now: float) -> int:
+        """Deletes the users whose time to live has passed, and returns their number.
+
+        A store that does it by itself returns 0.
+
+        Args:
+            now: Current time, in seconds since 1970.
+
+        Raises:
+            UserStoreError: The store failed.
+        """
+
+    async def close(self) -> None:
+        """Closes the connections."""
+
+
+def by_user(
+    events: Sequence[tuple[str, StoredEvent]], config: UserStoreConfig, now: float
+) -> dict[str, list[StoredEvent]]:
+    """Returns the events of each user that a store could keep: the latest of each list."""
+    found: dict[str, dict[bool, list[StoredEvent]]] = {}
+    for user_id, event in events:
+        if event.time >= now - config.ttl_seconds:
+            lists = found.setdefault(user_id, {False: [], True: []})
+            lists[event.kind == IMPRESSION].append(event)
+    latest = operator.attrgetter("time", "event_id")
+    limits = ((False, config.max_actions), (True, config.max_impressions))
+    return {
+        user_id: [e for of, n in limits for e in sorted(set(lists[of]), key=latest)[-n:]]
+        for user_id, lists in found.items()
+    }

@@ -1,0 +1,46 @@
+"""Opens the store of an address."""
+
+from serving.config import UserStoreConfig
+from serving.users import sqlite_store
+from serving.users.store import UserStore
+
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
+
+
+def check_address(address: str) -> None:
+    """Checks the address of a store without opening it.
+
+    Raises:
+        ValueError: The address is not one of a store.
+        ModuleNotFoundError: The extra `redis` is not installed.
+    """
+    scheme, _, rest = address.partition(":")
+    if scheme in _REDIS_SCHEMES and rest.startswith("//"):
+        # Only who names a server needs the extra.
+        from serving.users import redis_store  # noqa: F401
+    elif scheme != "sqlite" or not rest:
+        raise ValueError(
+            f"Expected sqlite:PATH or redis://HOST:PORT/DATABASE as the user store, got "
+            f"{address!r}."
+        )
+
+
+def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore:
+    """Opens a user store. One of Redis is connected to when it is first used.
+
+    Args:
+        address: `sqlite:PATH`, or the URL of a Redis or Valkey server, such as
+            `redis://127.0.0.1:6379/0`.
+        config: Options. None: the defaults.
+
+    Raises:
+        ValueError: The address is not one of a store.
+        ModuleNotFoundError: The extra `redis` is not installed.
+        UserStoreError: The file of SQLite cannot be opened.
+    """
+    check_address(address)
+    if address.startswith("sqlite:"):
+        return sqlite_store.SqliteUserStore(address.removeprefix("sqlite:"), config)
+    from serving.users import redis_store
+
+    return redis_store.RedisUserStore(address, config)

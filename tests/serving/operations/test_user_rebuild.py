@@ -1,0 +1,116 @@
+"""A store that is rebuilt from the logs has what the service's store had."""
+
+import asyncio
+import json
+
+import pytest
+import serving_fixtures
+
+from serving import errors, impressions, operations, orchestrator, users
+from serving.config import UserStoreConfig
+from serving.requests import Event, Request
+
+PATIENT = UserStoreConfig(read_timeout_ms=30_000)
+
+
+@pytest.fixture
+def logged(tiny_bundle, ranker_address, tmp_path):
+    """The users of a service with logs, and the files of its logs."""
+    directory = tmp_path / "log"
+    log, feedback = impressions.ImpressionLog(directory), impressions.FeedbackLog(directory)
+
+    async def main():
+        data = orchestrator.UserData(users.open_store(f"sqlite:{tmp_path}/users.db"), PATIENT)
+        service = serving_fixtures.make_orchestrator(
+            tiny_bundle, ranker_address, users=data, impressions=log
+        )
+        events = orchestrator.EventIntake(data, feedback)
+        for user_id in ("u", "v", None):
+            for number in range(2):
+                answer = await service.recommend(
+                    Request(
+                        user_id=user_id,
+                        user={"country": f"C{number}", "age": None if number else 7},
+                        context={"device": "phone"},
+                        request_id=f"{user_id}-{number}",
+                        k=3,
+                    )
+                )
+            if user_id is not None:
+                ids = {"user_id": user_id, "request_id": answer.request_id}
+                ids["ad_id"] = answer.ads[1].ad_id
+                await events.add(
+                    [
+                        Event(event_id="e1", event="click", **ids),
+                        Event(event_id="e2", event="revenue", amount=2.5, **ids),
+                    ]
+                )
+        found = {user_id: await data.get(user_id) for user_id in ("u", "v")}
+        await service.close()
+        await data.close()
+        return found
+
+    found = asyncio.run(main())
+    log.close()
+    return (
+        found,
+        sorted(directory.glob(impressions.FILE_PATTERN)),
+        sorted(directory.glob(impressions.FEEDBACK_PATTERN)),
+    )
+
+
+def rebuilt(path, log_files, event_files, fields=("country", "age")):
+    async def main():
+        store = users.open_store(f"sqlite:{path}")
+        try:
+            now = orchestrator.UserData(store).now()
+            done = await operations.rebuild_users(store, log_files, event_files, fields, now)
+            return done, dict(zip(("u", "v"), await store.read(["u", "v"], now, True), strict=True))
+        finally:
+            await store.close()
+
+    return asyncio.run(main())
+
+
+def ids_of(events):
+    return {(event.event_id, event.kind, event.ad_id, event.amount) for event in events}
+
+
+def test_a_rebuilt_store_has_what_the_service_had(logged, tmp_path):
+    found, log_files, event_files = logged
+    done, again = rebuilt(tmp_path / "again.db", log_files, event_files)
+    for user_id, before in found.items():
+        assert list(again[user_id].actions) == list(before.actions)
+        # The two stores note the time of an answer one after the other.
+        assert ids_of(again[user_id].impressions) == ids_of(before.impressions)
+        # The latest that is not missing; the device is of the situation.
+        assert again[user_id].profile == {"country": "C1", "age": 7}
+    assert (done.impressions, done.events, done.profiles, done.anonymous) == (12, 4, 2, 6)
+    assert done.added == 16
+
+
+def test_a_store_in_use_gets_only_what_it_does_not_have(logged, tmp_path):
+    found, log_files, event_files = logged
+    done, same = rebuilt(tmp_path / "users.db", log_files, event_files, ())
+    assert done.added == 0
+    assert same == found
+
+
+def test_lines_that_are_no_events_of_users_are_counted(logged, tmp_path):
+    _, log_files, _ = logged
+    lines = [
+        {"user_id": "u", "ad_id": "a", "event_id": "x", "time": 2e9, "click": 1},
+        {"user_id": "u", "ad_id": "a", "event_id": "x", "time": 2e9, "click": 1, "revenue": 2},
+        {"request_id": "r", "ad_id": "a", "event_id": "x", "click": 1},
+        {"user_id": "u", "ad_id": "a", "time": 2e9, "click": 1},
+    ]
+    path = tmp_path / "events.jsonl"
+    path.write_text("\n".join([*map(json.dumps, lines), "no JSON"]))
+    done, _ = rebuilt(tmp_path / "again.db", log_files, [path])
+    assert (done.events, done.rejected) == (1, 3)
+
+
+def test_a_field_that_the_log_does_not_have_is_named(logged, tmp_path):
+    _, log_files, event_files = logged
+    with pytest.raises(errors.ImpressionLogError, match="got a log without city"):
+        rebuilt(tmp_path / "again.db", log_files, event_files, ("country", "city"))

@@ -1,0 +1,241 @@
+"""Events, profiles and erasure over REST, with a store in a file behind it."""
+
+import time
+
+import httpx
+import prometheus_client.parser
+import pyarrow.parquet as pq
+import pytest
+import serving_fixtures
+
+from serving import errors, impressions, orchestrator, users
+from serving.config import UserStoreConfig
+
+# Lateness has its own tests.
+CONFIG = UserStoreConfig(read_timeout_ms=30_000)
+
+
+@pytest.fixture
+def serve(tiny_bundle, ranker_address, tmp_path):
+    """Serves a release with a store and its logs; `serve(token=…)` yields an HTTP client."""
+    return lambda **options: _serving(tiny_bundle, ranker_address, tmp_path, **options)
+
+
+class _serving:
+    def __init__(self, release, address, directory, store=None, **options):
+        opened = store or users.open_store(f"sqlite:{directory}/users.db", CONFIG)
+        metrics = orchestrator.ServiceMetrics()
+        data = orchestrator.UserData(opened, CONFIG, metrics)
+        self._log = impressions.ImpressionLog(directory / "log")
+        service = serving_fixtures.make_orchestrator(
+            release, address, users=data, metrics=metrics, impressions=self._log
+        )
+        feedback = impressions.FeedbackLog(directory / "log")
+        self._app = serving_fixtures.serve_app(service, feedback=feedback, **options)
+
+    def __enter__(self):
+        url = self._app.__enter__()
+        serving_fixtures.wait_until_ready(url)
+        self._http = httpx.Client(base_url=url, timeout=60)
+        return self._http
+
+    def __exit__(self, *raised):
+        self._http.close()
+        self._app.__exit__(*raised)
+        self._log.close()
+
+
+def event(number, **changes):
+    return {"event_id": number, "user_id": "u", "ad_id": "ad-1", "event": "click", **changes}
+
+
+def error_of(reply):
+    return reply.status_code, reply.json()["error"]["code"], reply.json()["error"]["message"]
+
+
+def ids_of(reply):
+    assert reply.status_code == 200, reply.text
+    return [ad["ad_id"] for ad in reply.json()["ads"]]
+
+
+def test_an_event_is_in_the_next_answer_of_its_user(serve):
+    body = {"user_id": "u", "k": 2, "rules": {"frequency_caps": [{"max": 1, "event": "click"}]}}
+    with serve() as http:
+        first = ids_of(http.post("/v1/recommend", json=body))
+        clicked = event("e1", ad_id=first[0])
+        reply = http.post("/v1/events", json={"events": [clicked]})
+        assert reply.json() == {"received": 1, "added": 1}
+        # The same event again is no other event.
+        again = http.post("/v1/events", json={"events": [clicked, clicked]})
+        assert again.json() == {"received": 2, "added": 0}
+        second = http.post("/v1/recommend", json=body)
+        assert ids_of(second)[0] == first[1]
+        assert second.json()["user_data"] == "found"
+        known = http.get("/v1/users/u").json()
+        assert [action["ad_id"] for action in known["actions"]] == [first[0]]
+        # Those of both answers, of which one ad was in both.
+        assert len(known["impressions"]) == 4
+
+
+def test_events_are_feedback_to_the_answers_that_they_name(serve, tmp_path):
+    with serve() as http:
+        answer = {"user_id": "u", "k": 3, "request_id": "r1"}
+        shown = ids_of(http.post("/v1/recommend", json=answer))
+        events = [
+            event("e1", ad_id=shown[1], request_id="r1"),
+            event("e2", ad_id=shown[1], request_id="r1", event="revenue", amount=2.5),
+            event("e3", ad_id=shown[1], request_id="r1", event="revenue", amount=-1),
+            # Not of an answer, and already in the log of impressions.
+            event("e4", ad_id=shown[0]),
+            event("e5", ad_id=shown[0], request_id="r1", event="impression"),
+        ]
+        for _ in range(2):
+            assert http.post("/v1/events", json={"events": events}).status_code == 200
+    log = tmp_path / "log"
+    joined = impressions.join_feedback(
+        sorted(log.glob(impressions.FILE_PATTERN)),
+        sorted(log.glob(impressions.FEEDBACK_PATTERN)),
+        tmp_path / "joined.parquet",
+    )
+    assert (joined.events, joined.duplicate_events, joined.rejected_events) == (3, 3, 0)
+    rows = pq.read_table(tmp_path / "joined.parquet").to_pylist()
+    labels = {row["_ad_id"]: (row["_click"], row["_revenue"], row["_user_id"]) for row in rows}
+    assert labels == {shown[0]: (0, 0, "u"), shown[1]: (1, 1.5, "u"), shown[2]: (0, 0, "u")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "message"),
+    [
+        ({"event": "clik"}, 400, "events[0].event: expected 'impression', 'click', 'engagement'"),
+        ({"event": "revenue"}, 400, "events[0]: expected an amount for the event revenue, and"),
+        ({"amount": 1}, 400, "events[0]: expected an amount for the event revenue, and"),
+        ({"event_id": ""}, 400, "events[0].event_id: expected 1 to 256 characters"),
+        ({"user_id": "u" * 257}, 400, "events[0].user_id: expected 1 to 256 characters"),
+        ({"user_id": None}, 422, "events[0].user_id: expected a string, got None"),
+        ({"adid": "ad-1"}, 422, "events[0]: unknown key 'adid' (str). Did you mean 'ad_id'?"),
+        ({"time": -1}, 400, "events[0].time: expected at least 0, got -1"),
+        ({"time": "today"}, 422, "events[0].time: expected a number, got 'today'"),
+        # Milliseconds.
+        ({"time": 1_800_000_000_000}, 400, "events[0].time: expected at most 300 s after the"),
+    ],
+)
+def test_an_event_that_is_not_valid_is_refused_with_all_others(serve, changes, status, message):
+    with serve() as http:
+        reply = http.post("/v1/events", json={"events": [event("e1", **changes), event("e2")]})
+        assert error_of(reply)[0] == status
+        assert error_of(reply)[2].startswith(message)
+        assert http.get("/v1/users/u").json()["actions"] == []
+
+
+def test_a_clock_that_is_a_little_ahead_is_accepted(serve):
+    with serve() as http:
+        ahead = event("e1", time=time.time() + 100)
+        assert http.post("/v1/events", json={"events": [ahead]}).json()["added"] == 1
+        # It has not happened yet.
+        assert http.get("/v1/users/u").json()["actions"] == []
+
+
+def test_ads_that_the_catalog_does_not_have_are_accepted(serve):
+    with serve() as http:
+        gone = {"events": [event("e1", ad_id="gone")]}
+        assert http.post("/v1/events", json=gone).json() == {"received": 1, "added": 1}
+
+
+@pytest.mark.parametrize("user_id", ["u", "a/b", "50 %", "ü{}*"])
+def test_a_profile_is_set_and_a_user_is_erased(serve, user_id):
+    path = "/v1/users/" + "".join(f"%{byte:02X}" for byte in user_id.encode())
+    with serve() as http:
+        profile = {"country": "CH", "age": 33}
+        assert http.put(path, json={"profile": profile}).json() == {"profile": profile}
+        body = {"user_id": user_id, "request_id": "r"}
+        asked = http.post("/v1/recommend", json=body)
+        assert asked.json()["user_data"] == "found"
+        assert http.get(path).json()["profile"] == profile
+        # The impressions of the answer are written before, and do not bring the user back.
+        assert http.delete(path).json() == {"deleted": True}
+        assert http.delete(path).json() == {"deleted": False}
+        assert http.get(path).json() == {"profile": {}, "actions": [], "impressions": []}
+        assert http.post("/v1/recommend", json=body).json()["user_data"] == "unknown"
+
+
+def test_a_profile_that_the_release_cannot_use_is_refused(serve):
+    with serve() as http:
+        for body, status, message in [
+            (
+                {"profile": {"contry": "CH"}},
+                400,
+                "user: unknown field 'contry' (str). Did you mean",
+            ),
+            ({"profile": {"age": "old"}}, 400, "user.age: expected a finite number or null"),
+            ({"profle": {}}, 422, "request: unknown key 'profle' (str). Did you mean 'profile'?"),
+            ({"profile": []}, 422, "profile: expected an object, got [] (list)"),
+        ]:
+            reply = http.put("/v1/users/u", json=body)
+            assert error_of(reply)[0] == status
+            assert error_of(reply)[2].startswith(message)
+        assert http.get("/v1/users/u").json()["profile"] == {}
+
+
+def test_users_need_the_token(serve):
+    with serve(token="secret") as http:
+        calls = [
+            ("POST", "/v1/events"),
+            ("GET", "/v1/users/u"),
+            ("PUT", "/v1/users/u"),
+            ("DELETE", "/v1/users/u"),
+        ]
+        for method, path in calls:
+            assert http.request(method, path, json={"events": []}).status_code == 401
+        http.headers["authorization"] = "Bearer secret"
+        assert http.post("/v1/events", json={"events": []}).json() == {"received": 0, "added": 0}
+
+
+def test_a_service_without_a_store_has_no_users(service_url):
+    with httpx.Client(base_url=service_url, timeout=60) as http:
+        assert http.post("/v1/events", json={"events": []}).status_code == 404
+        assert http.delete("/v1/users/u").status_code == 404
+        assert "/v1/events" not in http.get("/openapi.json").json()["paths"]
+        # The id of a user needs no store.
+        answer = http.post("/v1/recommend", json={"user_id": "u"}).json()
+        assert "user_data" not in answer
+
+
+def test_the_document_describes_the_routes_of_users(serve):
+    with serve() as http:
+        document = http.get("/openapi.json").json()
+    assert {"/v1/events", "/v1/users/{user_id}"} <= set(document["paths"])
+    assert set(document["paths"]["/v1/users/{user_id}"]) == {"get", "put", "delete"}
+    described = document["components"]["schemas"]["Event"]["properties"]["request_id"]
+    assert "learn from" in described["description"]
+
+
+class _Down:
+    """A store that fails, as one whose server is gone."""
+
+    def __getattr__(self, name):
+        async def fail(*arguments):
+            raise errors.UserStoreError("The user store h:1 failed. Is the server running?")
+
+        return fail
+
+
+def test_writes_to_a_store_that_is_down_are_refused_and_answers_go_on(serve, tmp_path):
+    with serve(store=_Down()) as http:
+        named = event("e1", request_id="r1")
+        reply = http.post("/v1/events", json={"events": [named]})
+        assert error_of(reply)[:2] == (503, "user_store")
+        assert "Is the server running?" in error_of(reply)[2]
+        assert http.delete("/v1/users/u").status_code == 503
+        answer = http.post("/v1/recommend", json={"user_id": "u"}).json()
+        assert (len(answer["ads"]), answer["user_data"]) == (10, "failed")
+        page = http.get("/metrics").text
+    counts = {
+        sample.labels["outcome"]: sample.value
+        for family in prometheus_client.parser.text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "tfrec_user_reads_total" and sample.value
+    }
+    assert counts == {"failed": 1}
+    # The log comes first: events that are sent again are known to the join.
+    (file,) = (tmp_path / "log").glob(impressions.FEEDBACK_PATTERN)
+    assert '"event_id": "e1"' in file.read_text()

@@ -1,0 +1,141 @@
+"""Events from a stream of Valkey: each once in the store, and none lost."""
+
+import asyncio
+import contextlib
+import json
+import signal
+
+import pytest
+import requirements
+import waiting
+
+from serving import impressions, orchestrator, users
+from serving.config import UserStoreConfig
+
+pytestmark = [pytest.mark.engines, requirements.NEEDS_VALKEY]
+CONFIG = UserStoreConfig(read_timeout_ms=30_000, write_timeout_seconds=5)
+
+
+def entry(number, **changes):
+    event = {"event_id": f"e{number}", "user_id": "u", "ad_id": f"ad-{number}", "event": "click"}
+    return {"event": json.dumps({**event, **changes})}
+
+
+@contextlib.asynccontextmanager
+async def consuming(valkey, store, member="m", feedback=None):
+    """Runs a consumer of the stream `events` into a store until the block ends."""
+    data = orchestrator.UserData(users.open_store(store, CONFIG), CONFIG)
+    reader = users.StreamReader(valkey.url, "events", "group", member)
+    consumer = orchestrator.EventConsumer(reader, orchestrator.EventIntake(data, feedback))
+    stopping = asyncio.Event()
+    running = asyncio.create_task(consumer.run(stopping))
+    try:
+        yield consumer, data
+    finally:
+        stopping.set()
+        await running
+        await reader.close()
+        await data.close()
+
+
+async def until(condition):
+    """Waits for a condition, a coroutine function, without blocking the loop."""
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(
+        waiting.until, lambda: asyncio.run_coroutine_threadsafe(condition(), loop).result()
+    )
+
+
+async def clicked(data):
+    return [event.ad_id for event in (await data.get("u")).actions]
+
+
+def test_each_event_is_stored_once_and_logged(valkey, tmp_path):
+    import redis.asyncio
+
+    store = f"sqlite:{tmp_path}/users.db"
+    feedback = impressions.FeedbackLog(tmp_path / "log")
+
+    async def main():
+        producer = redis.asyncio.Redis.from_url(valkey.url)
+        # Before the group exists.
+        await producer.xadd("events", entry(1, request_id="r1"))
+        async with consuming(valkey, store, feedback=feedback) as (consumer, data):
+            await producer.xadd("events", entry(2, time=1.0e9))
+            await producer.xadd("events", entry(1, request_id="r1"))
+            await producer.xadd("events", {"event": "no JSON"})
+            await producer.xadd("events", {"other": "field"})
+            await producer.xadd("events", entry(4, time=1e12))
+            await producer.xadd("events", entry(3))
+            await until(lambda: _true(consumer.received + consumer.rejected == 7))
+            assert await clicked(data) == ["ad-1", "ad-3"]
+            assert (consumer.received, consumer.added, consumer.rejected) == (4, 2, 3)
+            await until(lambda: _no_pending(producer))
+        await producer.aclose()
+
+    asyncio.run(main())
+    (file,) = (tmp_path / "log").glob(impressions.FEEDBACK_PATTERN)
+    assert [json.loads(line)["event_id"] for line in file.read_text().splitlines()] == ["e1", "e1"]
+
+
+async def _true(value):
+    return value
+
+
+async def _no_pending(producer):
+    return (await producer.xpending("events", "group"))["pending"] == 0
+
+
+def test_what_a_reader_did_not_acknowledge_comes_again(valkey):
+    import redis.asyncio
+
+    async def main():
+        producer = redis.asyncio.Redis.from_url(valkey.url)
+        readers = [users.StreamReader(valkey.url, "events", "group", "m") for _ in range(2)]
+        assert await readers[0].read(0.01) == []
+        for number in range(3):
+            await producer.xadd("events", entry(number))
+        first = await readers[0].read()
+        await readers[0].acknowledge(first[:1])
+        # Started again under its name.
+        again = await readers[1].read()
+        assert [one.entry_id for one in again] == [one.entry_id for one in first[1:]]
+        await readers[1].acknowledge(again)
+        assert await readers[1].read(0.01) == []
+        for client in (*readers, producer):
+            await (client.aclose if client is producer else client.close)()
+
+    asyncio.run(main())
+
+
+def test_a_consumer_goes_on_after_the_server_was_stopped_killed_and_flushed(valkey, tmp_path):
+    import redis.asyncio
+
+    async def main():
+        producer = redis.asyncio.Redis.from_url(valkey.url)
+        async with consuming(valkey, f"sqlite:{tmp_path}/users.db") as (consumer, data):
+
+            async def added(count):
+                await until(lambda: _true(consumer.added == count))
+
+            await producer.xadd("events", entry(1))
+            await added(1)
+            valkey.signal(signal.SIGSTOP)
+            await until(lambda: _true(consumer.problem is not None))
+            valkey.signal(signal.SIGCONT)
+            await until(lambda: _true(consumer.problem is None))
+            await producer.xadd("events", entry(2))
+            await added(2)
+            valkey.client().flushall()
+            await producer.xadd("events", entry(3))
+            await added(3)
+            valkey.kill()
+            await until(lambda: _true(consumer.problem is not None))
+            valkey.start()
+            await producer.connection_pool.disconnect()
+            await producer.xadd("events", entry(4))
+            await added(4)
+            assert await clicked(data) == ["ad-1", "ad-2", "ad-3", "ad-4"]
+        await producer.aclose()
+
+    asyncio.run(main())

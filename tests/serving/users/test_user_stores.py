@@ -1,0 +1,320 @@
+"""The contract of the user store, on every backend."""
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+
+import pytest
+import requirements
+import valkey as valkey_support
+
+from serving import errors, users
+from serving.config import UserStoreConfig
+from serving.users import StoredEvent, sqlite_store
+
+NOW = 1_000_000_000.0
+DAY = 86_400.0
+CONFIG = UserStoreConfig(max_actions=5, max_impressions=3, ttl_days=10)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    running = valkey_support.Valkey(tmp_path_factory.mktemp("valkey"))
+    yield running
+    running.kill()
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("valkey", marks=[pytest.mark.engines, requirements.NEEDS_VALKEY]),
+    ]
+)
+def address(request, tmp_path):
+    """Address of an empty store."""
+    if request.param == "sqlite":
+        return f"sqlite:{tmp_path}/users/users.db"
+    running = request.getfixturevalue("server")
+    running.client().flushall()
+    return running.url
+
+
+def run(address, scenario, config=CONFIG):
+    """Runs `scenario(store)` in an event loop of its own."""
+
+    async def main():
+        store = users.open_store(address, config)
+        async with contextlib.aclosing(_Closing(store)):
+            return await scenario(store)
+
+    return asyncio.run(main())
+
+
+class _Closing:
+    def __init__(self, store):
+        self.aclose = store.close
+
+
+def click(number, time=NOW, kind="click", amount=None):
+    return StoredEvent(f"e{number}", kind, f"ad-{number}", time, amount)
+
+
+async def read(store, user_id="u", now=NOW, impressions=True):
+    (found,) = await store.read([user_id], now, impressions)
+    return found
+
+
+def test_an_unknown_user_has_nothing(address):
+    found = run(address, read)
+    assert not found.is_known
+    assert (found.profile, len(found.actions), len(found.impressions)) == ({}, 0, 0)
+
+
+def test_profile_and_events_come_back_as_they_were_written(address):
+    events = [
+        click(1, NOW - 2.5),
+        click(2, NOW - 1.25, "revenue", -3.5),
+        click(3, NOW - 0.5, "impression"),
+    ]
+
+    async def scenario(store):
+        await store.set_profile("u", {"country": "Zürich\n", "age": 3.5, "tags": ["a", "b"]}, NOW)
+        assert await store.append([("u", event) for event in events], NOW) == 3
+        # Another user is untouched, also one whose id looks like a pattern or a key.
+        await store.append([("u*}:{'", click(9))], NOW)
+        return await store.read(["u", "nobody", "u*}:{'"], NOW, True)
+
+    known, nobody, other = run(address, scenario)
+    assert known.profile == {"country": "Zürich\n", "age": 3.5, "tags": ["a", "b"]}
+    assert (known.actions, known.impressions) == (events[:2], events[2:])
+    assert not nobody.is_known
+    assert other.actions == [click(9)]
+
+
+def test_a_store_that_is_opened_again_has_everything(address):
+    async def write(store):
+        await store.set_profile("u", {"age": 1}, NOW)
+        await store.append([("u", click(1))], NOW)
+
+    run(address, write)
+    found = run(address, read)
+    assert (found.profile, found.actions) == ({"age": 1}, [click(1)])
+
+
+def test_impressions_are_read_only_if_asked_for(address):
+    async def scenario(store):
+        await store.append([("u", click(1, kind="impression")), ("u", click(2))], NOW)
+        return await read(store, impressions=False)
+
+    found = run(address, scenario)
+    assert found.actions == [click(2)]
+    assert not found.impressions
+
+
+def test_an_event_that_comes_twice_is_one(address):
+    async def scenario(store):
+        counts = [await store.append([("u", click(1)), ("u", click(1))], NOW)]
+        # Sent again by a client that lets the service give the time.
+        counts.append(await store.append([("u", click(1, NOW + 1)), ("u", click(2))], NOW))
+        # The ids of another user's events are theirs.
+        counts.append(await store.append([("v", click(1))], NOW))
+        return counts, await read(store, now=NOW + 1)
+
+    counts, found = run(address, scenario)
+    assert counts == [1, 1, 1]
+    assert found.actions == [click(1), click(2)]
+
+
+def test_events_out_of_order_are_in_the_order_of_their_times(address):
+    order = [3, 1, 4, 2]
+
+    async def scenario(store):
+        for number in order:
+            await store.append([("u", click(number, NOW - 10 + number))], NOW)
+        return await read(store)
+
+    assert [event.event_id for event in run(address, scenario).actions] == ["e1", "e2", "e3", "e4"]
+
+
+def test_the_latest_are_kept_whatever_comes_late(address):
+    async def scenario(store):
+        await store.append([("u", click(n, NOW - 10 + n)) for n in range(3, 10)], NOW)
+        # Earlier than all of a full list: it goes at once, and does not push out a later one.
+        await store.append([("u", click(1, NOW - 9))], NOW)
+        await store.append([("u", click(n, NOW - 10 + n, "impression")) for n in range(20)], NOW)
+        return await read(store, now=NOW + 100)
+
+    found = run(address, scenario)
+    assert [event.event_id for event in found.actions] == ["e5", "e6", "e7", "e8", "e9"]
+    assert [event.event_id for event in found.impressions] == ["e17", "e18", "e19"]
+
+
+def test_a_user_with_a_hundred_thousand_events_keeps_the_latest(address):
+    events = [("u", click(n, NOW - 200_000 + n)) for n in range(100_000)]
+
+    async def scenario(store):
+        assert await store.append(events, NOW) >= CONFIG.max_actions
+        return await read(store)
+
+    expected = [event for _, event in events[-5:]]
+    assert run(address, scenario).actions == expected
+
+
+def test_events_after_the_request_are_left_out(address):
+    async def scenario(store):
+        await store.append([("u", click(1, NOW)), ("u", click(2, NOW + 0.001))], NOW)
+        return await read(store, now=NOW), await read(store, now=NOW + 1)
+
+    before, after = run(address, scenario)
+    assert before.actions == [click(1)]
+    assert after.actions == [click(1), click(2, NOW + 0.001)]
+
+
+def test_events_older_than_the_time_to_live_are_gone(address):
+    async def scenario(store):
+        old = click(1, NOW - 9 * DAY)
+        counts = [await store.append([("u", old), ("u", click(2, NOW - 11 * DAY))], NOW)]
+        before = await read(store)
+        after = await read(store, now=NOW + 2 * DAY)
+        # A later write deletes it, and then it is not read by an earlier request either.
+        counts.append(await store.append([("u", click(3, NOW + 2 * DAY))], NOW + 2 * DAY))
+        return counts, before, after, await read(store, now=NOW + 2 * DAY), await read(store)
+
+    counts, before, after, written, earlier = run(address, scenario)
+    assert counts == [1, 1]
+    assert [event.event_id for event in before.actions] == ["e1"]
+    assert after.actions == []
+    assert [event.event_id for event in written.actions] == ["e3"]
+    assert earlier.actions == []
+
+
+def test_a_profile_is_replaced_and_events_stay(address):
+    async def scenario(store):
+        await store.append([("u", click(1))], NOW)
+        await store.set_profile("u", {"country": "CH", "age": 3}, NOW)
+        await store.set_profile("u", {"country": "FR"}, NOW)
+        await store.append([("u", click(2))], NOW)
+        return await read(store)
+
+    found = run(address, scenario)
+    assert found.profile == {"country": "FR"}
+    assert len(found.actions) == 2
+
+
+def test_an_erased_user_is_unknown_and_others_stay(address):
+    async def scenario(store):
+        for user_id in ("u", "v"):
+            await store.set_profile(user_id, {"age": 1}, NOW)
+            await store.append([(user_id, click(1)), (user_id, click(2, NOW, "impression"))], NOW)
+        deleted = [await store.delete("u"), await store.delete("u"), await store.delete("x")]
+        erased, other = await store.read(["u", "v"], NOW, True)
+        # The user may come back, with the same event.
+        assert await store.append([("u", click(1))], NOW) == 1
+        return deleted, erased, other
+
+    deleted, erased, other = run(address, scenario)
+    assert deleted == [True, False, False]
+    assert not erased.is_known
+    assert (other.profile, len(other.actions), len(other.impressions)) == ({"age": 1}, 1, 1)
+
+
+def test_two_open_stores_agree(address):
+    async def scenario(store):
+        other = users.open_store(address, CONFIG)
+        half = [("u", click(n, NOW - 5 + n)) for n in range(4)]
+        # At the same time, with one event in both.
+        counts = await asyncio.gather(store.append(half[:3], NOW), other.append(half[2:], NOW))
+        await other.set_profile("u", {"age": 1}, NOW)
+        found = [await read(store), await read(other)]
+        await other.close()
+        return counts, found
+
+    counts, (one, other) = run(address, scenario)
+    assert sum(counts) == 4
+    assert one == other
+    assert (len(one.actions), one.profile) == (4, {"age": 1})
+
+
+def test_users_who_were_not_written_to_expire_in_sqlite(tmp_path):
+    async def scenario(store):
+        for number in range(1200):
+            await store.append([(f"old-{number}", click(1))], NOW)
+        await store.append([("new", click(1, NOW + 5 * DAY))], NOW + 5 * DAY)
+        later = NOW + 11 * DAY
+        counts = [await store.expire(NOW + 9 * DAY), await store.expire(later)]
+        counts.append(await store.expire(later))
+        return counts, await store.read(["old-3", "new"], later)
+
+    counts, (old, new) = run(f"sqlite:{tmp_path}/users.db", scenario)
+    # More than one transaction's.
+    assert counts == [0, 1200, 0]
+    assert not old.is_known
+    assert len(new.actions) == 1
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_users_who_were_not_written_to_expire_in_valkey(valkey):
+    client = valkey.client()
+
+    async def scenario(store):
+        await store.set_profile("u", {"age": 1}, NOW)
+        await store.append([("u", click(1)), ("u", click(2, kind="impression"))], NOW)
+        assert await store.expire(NOW + 100 * DAY) == 0
+
+    run(valkey.url, scenario)
+    keys = client.keys("*")
+    assert len(keys) == 4
+    # The server's own clock: no key is without the time to live.
+    assert all(9.9 * DAY < client.ttl(key) <= 10 * DAY for key in keys)
+
+
+def test_many_users_are_read_in_a_thread_and_few_are_not(tmp_path):
+    threads = []
+
+    class Watched(sqlite_store.SqliteUserStore):
+        def _users(self, *arguments):
+            threads.append(threading.current_thread() is threading.main_thread())
+            return super()._users(*arguments)
+
+    async def main():
+        store = Watched(tmp_path / "users.db", CONFIG)
+        await store.append([("u", click(1))], NOW)
+        # What a read has taken by the clock decides: none so far, then a slow disk.
+        found = [await store.read(["u"], NOW)]
+        store._pace = 0.0009
+        found += [await store.read(["u"], NOW), (await store.read(["u", "v"], NOW))[:1]]
+        await store.close()
+        return found
+
+    first, *others = asyncio.run(main())
+    assert first[0].actions == [click(1)]
+    assert all(found == first for found in others)
+    assert threads == [True, True, False]
+
+
+def test_an_address_of_no_store_is_refused():
+    with pytest.raises(ValueError, match=r"Expected sqlite:PATH or redis://.*'memcached://x'"):
+        users.open_store("memcached://x")
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path):
+    (tmp_path / "text.db").write_text("not a database" * 100)
+    with pytest.raises(errors.UserStoreError, match="file is not a database"):
+        users.open_store(f"sqlite:{tmp_path}/text.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE t (a)")
+    with pytest.raises(errors.UserStoreError, match="is not a user store of version 1"):
+        users.open_store(f"sqlite:{tmp_path}/other.db")
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_a_server_that_is_gone_fails_with_its_address_and_no_password(valkey):
+    valkey.kill()
+    address = valkey.url.replace("127", "name:secret@127")
+    place = valkey.url.removeprefix("redis://")
+    with pytest.raises(errors.UserStoreError, match=f"{place} failed") as caught:
+        run(address, read)
+    assert "secret" not in str(caught.value)
