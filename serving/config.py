@@ -38,7 +38,8 @@ class RankingConfig:
 
     Attributes:
         reserve_ms: Part of each deadline reserved for assembling the answer.
-        max_calls: Maximum number of concurrent calls. Others wait in this process.
+        max_calls: Maximum number of concurrent calls for each replica of the ranker. Others wait in
+            this process.
         min_candidates: Minimum number of candidates per call, unless fewer were retrieved.
         margin: Factor on the expected latency of a call when the number of candidates is chosen.
         pauses: Options of the circuit breaker.

@@ -96,6 +96,12 @@ class AdIndexError(BundleError):
     code = "ad_index"
 
 
+class IndexUnavailableError(BundleError):
+    """The server of the ad index does not answer, or not in time."""
+
+    code = "index_unavailable"
+
+
 class LiveIndexError(BundleError):
     """The updates of a live index cannot be read or written."""
 

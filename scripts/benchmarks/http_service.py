@@ -1,8 +1,10 @@
-"""Measures latency and throughput of requests over HTTP, through all stages.
+r"""Measures latency and throughput of requests over HTTP, through all stages.
 
     make quickstart
     python scripts/benchmarks/http_service.py
     python scripts/benchmarks/http_service.py --num_ads=10000 --rates=40,60 --duration_seconds=5
+    python scripts/benchmarks/http_service.py --num_ads=200000 --index=HNSW \
+        --milvus_uri=http://127.0.0.1:19530
 
 The setup is that of production on a single machine: `scripts/serve.py` with --workers processes,
 the embedded model server in another process, and the load generator in a third (`poisson_load.py`).
@@ -44,9 +46,16 @@ STAGES = ("query_tower", "index", "features", "ranker", "total")
 
 def main() -> None:
     values = flags.FLAGS
-    base = pathlib.Path(values.workdir) / "benchmark_serving" / str(values.num_ads)
+    name = f"{values.num_ads}{'-milvus' if values.milvus_uri else ''}"
+    base = pathlib.Path(values.workdir) / "benchmark_serving" / name
     if not releases.versions(base):
-        fresh_process.call(build, pathlib.Path(values.workdir), base, values.num_ads, values.index)
+        config = index.IndexConfig(
+            kind=values.index,
+            refine="SQbf16",
+            backend="milvus" if values.milvus_uri else "faiss",
+            milvus_uri=values.milvus_uri,
+        )
+        fresh_process.call(build, pathlib.Path(values.workdir), base, values.num_ads, config)
     fields = json.loads((base / "requests.json").read_text(encoding="utf-8"))
     bodies = [json.dumps({"context": context, "k": values.k}).encode() for context in fields]
     with running_service.serve(base, f"--workers={values.workers}") as (url, _, process_ids):
@@ -86,7 +95,9 @@ def main() -> None:
     harness.print_json(result)
 
 
-def build(workdir: pathlib.Path, base: pathlib.Path, num_ads: int, kind: str) -> None:
+def build(
+    workdir: pathlib.Path, base: pathlib.Path, num_ads: int, config: index.IndexConfig
+) -> None:
     """Exports the trained models with a generated catalog; call it in a fresh process."""
     for part in ("data/dataset.json", "retrieval/retrieval.json", "ranker/ranker.json"):
         if not (workdir / part).is_file():
@@ -98,7 +109,6 @@ def build(workdir: pathlib.Path, base: pathlib.Path, num_ads: int, kind: str) ->
     two_tower, _ = retrieval.load_two_tower(trained_on, workdir / "retrieval")
     model, calibrators, _ = ranking.load_ranker(trained_on, workdir / "ranker")
     data_set = wide_catalog.WideDataSet(workdir / "data", num_ads)
-    config = index.IndexConfig(kind=kind, refine="SQbf16")
     print(f"indexing {num_ads:,} generated ads in {base}", flush=True)
     metrics = {"note": "generated catalog, for benchmarks only"}
     export.export_release(base, data_set, two_tower, model, calibrators, config, metrics)
@@ -233,6 +243,9 @@ if __name__ == "__main__":
         "num_ads", 1_000_000, "Number of ads of the generated catalog.", lower_bound=1024
     )
     flags.DEFINE_enum("index", "IVFPQ", ["IVFPQ", "IVF", "HNSW", "Flat"], "Kind of index.")
+    flags.DEFINE_string(
+        "milvus_uri", None, "Address of a Milvus server for the index; its kind is HNSW or Flat."
+    )
     flags.DEFINE_integer("k", 10, "Number of ads per answer.", lower_bound=1)
     flags.DEFINE_integer("singles", 500, "Number of consecutive requests.", lower_bound=10)
     flags.DEFINE_list(

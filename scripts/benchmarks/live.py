@@ -24,7 +24,7 @@ from absl import flags
 from workload import harness, measured_index, tower_embeddings
 
 from serving import cli, index, requests
-from serving.live import LiveState, LiveStore, Update
+from serving.live import LiveState, LiveStore, Update, encode_update
 
 flags.DEFINE_list("added", ["0", "1000", "5000", "20000", "50000"], "Numbers of added ads.")
 FLAGS = flags.FLAGS
@@ -69,7 +69,7 @@ def _release(searcher: index.Searcher) -> index.AdIndex:
     num_ads = searcher.num_ads
     rng = np.random.default_rng(5)
     features = np.zeros((num_ads, _NUM_FIELDS), np.int32)
-    return index.AdIndex(searcher.index, features, _ads(0, num_ads, rng))
+    return index.AdIndex(searcher, features, _ads(0, num_ads, rng))
 
 
 def _ads(start: int, count: int, rng: np.random.Generator) -> pa.Table:
@@ -121,7 +121,7 @@ class _Live:
             )
             before, started = self.store.num_bytes, time.perf_counter()
             with self.store.writing():
-                self.store.append(update)
+                self.store.append([encode_update(update)])
                 self.state.apply(update)
                 self.state.view()
             self.last["apply_seconds"] = time.perf_counter() - started

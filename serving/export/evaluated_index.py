@@ -3,6 +3,7 @@
 Shapes: N ads, Q queries, D embedding size.
 """
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -72,9 +73,10 @@ def _published(
     version = versions[-1]
     training_id = release_export.training_id_of(data_set, models.two_tower, models.ranker)
     try:
-        if manifest.read(base, version).training_id != training_id:
+        release = manifest.read(base, version)
+        if release.training_id != training_id:
             return None
-        index = AdIndex.open(base / "ad_index" / str(version), num_threads=2)
+        index = AdIndex.open(base / "ad_index" / str(version), release.index, num_threads=2)
     except errors.BundleError:
         # A release that cannot be read cannot be served.
         return None
@@ -87,11 +89,14 @@ def _built(
     models: evaluation.Models,
     config: IndexConfig,
 ) -> tuple[AdIndex, str]:
-    """Builds an index as in an export, tuned with held-out requests."""
+    """Builds an index as in an export, tuned with held-out requests.
+
+    One for Milvus is built in process: its collection would belong to no release.
+    """
+    kind = "HNSW" if config.kind == "DISKANN" else config.kind
+    config = dataclasses.replace(config, backend="faiss", milvus_uri=None, kind=kind)
     queries = release_export.tuning_queries(data_set, models.two_tower)
     built = build_index(embeddings, config, tuning_queries=queries)
     catalog = data_set.catalog()
-    index = AdIndex(
-        built.searcher.index, np.asarray(catalog.features), release_export.display(catalog), 2
-    )
+    index = AdIndex(built.searcher, np.asarray(catalog.features), release_export.display(catalog))
     return index, f"{index.kind}, built as in an export"

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pydantic
+import tensorflow as tf
 
 from serving import manifest, releases
 from serving.export import (
@@ -38,7 +39,7 @@ from serving.export import (
     work_directory,
 )
 from serving.index import IndexConfig
-from tfrec import calibration, evaluation, ranking, reports, retrieval
+from tfrec import calibration, evaluation, ranking, reports, retrieval, training
 from tfrec.config import (
     CANDIDATE_PARTS,
     ConvertConfig,
@@ -70,10 +71,12 @@ class Pipeline:
     Attributes:
         workdir: Work directory of all steps.
         progress: Whether to show progress bars and one line per step.
+        strategy: Of the training, from `training.joined`.
     """
 
     workdir: pathlib.Path
     progress: bool = True
+    strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
 
     def path(self, step: str) -> pathlib.Path:
         """Returns the output directory of a step."""
@@ -157,7 +160,7 @@ class Pipeline:
         if reason is not None:
             self._print(f"{_number('ranker')} no ranker: {reason}")
             return None
-        self._once(
+        self._trained(
             "ranker",
             "training the ranker, stage 2",
             {
@@ -165,7 +168,9 @@ class Pipeline:
                 **dataclasses.asdict(config),
                 "source": ranking.RANKERS.digest(config.ranker),
             },
-            lambda: ranking.train_ranker(data_set, config, directory, self.progress),
+            lambda: ranking.train_ranker(
+                data_set, config, directory, self.progress, strategy=self.strategy
+            ),
         )
         return directory
 
@@ -189,15 +194,21 @@ class Pipeline:
         inputs = {**of_clicks, "teacher": None if teacher is None else self._inputs("ranker")}
         before = self._note("retrieval").get("inputs", {})
         same_clicks = {**before, "teacher": None} == {**of_clicks, "teacher": None}
-        if same_clicks and before.get("teacher") != inputs["teacher"]:
+        is_chief = training.is_chief(self.strategy)
+        if is_chief and same_clicks and before.get("teacher") != inputs["teacher"]:
             with self.locked():
                 retrieval.forget_teacher(directory)
-        self._once(
+        self._trained(
             "retrieval",
             "training the two-tower model, stage 1",
             inputs,
             lambda: retrieval.train_two_tower(
-                data_set, config, directory, self.progress, teacher=teacher
+                data_set,
+                config,
+                directory,
+                self.progress,
+                teacher=teacher,
+                strategy=self.strategy,
             ),
             keep=same_clicks,
         )
@@ -307,6 +318,7 @@ class Pipeline:
                 {**report.summary(), **judged},
                 candidate_parts,
                 models.judged,
+                self.workdir / "embedded_ads",
             )
 
         # Earlier releases stay, since a version is never used twice.
@@ -457,6 +469,28 @@ class Pipeline:
             self._write_note(step, {"inputs": inputs, "finished": True, "seconds": seconds})
         self._print(f"      {seconds:.1f} s")
         return True
+
+    def _trained(
+        self,
+        step: str,
+        title: str,
+        inputs: dict[str, Any],
+        work: Callable[[], None],
+        keep: bool = False,
+    ) -> None:
+        """Trains on all workers, unless the chief has finished the step with the same inputs."""
+        if training.is_chief(self.strategy):
+
+            def announced() -> None:
+                training.of_chief(self.strategy, True)
+                work()
+
+            if not self._once(step, title, inputs, announced, keep):
+                training.of_chief(self.strategy, False)
+        elif training.of_chief(self.strategy, None):
+            work()
+        # The others go on once the chief has written all that it writes alone.
+        training.gathered(self.strategy, "done")
 
     def _print(self, line: str) -> None:
         if self.progress:

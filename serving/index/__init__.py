@@ -8,9 +8,12 @@ from serving.index.ad_index import (
     BuiltIndex,
     ListedAd,
     build_index,
+    drop_index,
+    drop_unfinished,
     listed_ads,
 )
-from serving.index.exact_search import exact_rows
+from serving.index.backend import EligibleAds, IndexBackend
+from serving.index.exact_search import BestRows, best_of_lists, exact_rows
 from serving.index.filters.eligibility import Eligibility
 from serving.index.filters.row_set import RowSet
 from serving.index.index_build import (
@@ -19,7 +22,15 @@ from serving.index.index_build import (
     train_index,
     training_sample_size,
 )
-from serving.index.kinds import AUTO, INDEX_KINDS, KINDS, IndexConfig, IndexKind
+from serving.index.kinds import (
+    AUTO,
+    BACKENDS,
+    INDEX_KINDS,
+    KINDS,
+    MILVUS_KINDS,
+    IndexConfig,
+    IndexKind,
+)
 from serving.index.search import Searcher, read_index
 from serving.index.tuning.index_choice import (
     KINDS_TO_TRY,
@@ -35,16 +46,21 @@ from serving.index.tuning.index_trials import Structure, Trial
 __all__ = [
     "AD_ID",
     "AUTO",
+    "BACKENDS",
     "INDEX_KINDS",
     "KINDS",
     "KINDS_TO_TRY",
     "MAX_AD_ID_BYTES",
     "MAX_GRAPH_ADS",
+    "MILVUS_KINDS",
     "QUERIES_FILE",
     "AdIndex",
+    "BestRows",
     "BuiltIndex",
     "Choice",
     "Eligibility",
+    "EligibleAds",
+    "IndexBackend",
     "IndexConfig",
     "IndexKind",
     "ListedAd",
@@ -53,7 +69,10 @@ __all__ = [
     "Structure",
     "Trial",
     "add_vectors",
+    "best_of_lists",
     "build_index",
+    "drop_index",
+    "drop_unfinished",
     "exact_rows",
     "listed_ads",
     "pareto_front",

@@ -1,7 +1,8 @@
-"""The ad index of a release: FAISS search, encoded ad features and display fields.
+"""The ad index of a release: search, encoded ad features and display fields.
 
     index.faiss         METRIC_INNER_PRODUCT; the label of an ad is its catalog row;
-                        partly memory-mapped (see `read_index`)
+                        partly memory-mapped (see `read_index`). Not there if the manifest names
+                        another backend, whose primary key is the catalog row
     ad_features.npy     int32 [N, F], memory-mapped and shared between processes
     sample_queries.npy  float32 [Q, D], optional, to measure recall while serving
     ads.arrow           columns __ad_id__, the raw ad fields (vectors are lists of one size) and
@@ -15,7 +16,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import faiss
@@ -24,12 +25,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving import errors, requests
-from serving.index import index_build, kinds, search, widening
-from serving.index.filters import eligibility, row_set
+from serving.index import backend, index_build, kinds, search, widening
+from serving.index.filters import eligibility
+from serving.index.milvus import milvus_build, milvus_index
 from serving.index.tuning import index_choice
 from tfrecords.schema import SHOWN
 
-INDEX_FILE = "index.faiss"
 FEATURES_FILE = "ad_features.npy"
 # Field names never start with two underscores.
 AD_ID = "__ad_id__"
@@ -62,7 +63,7 @@ class BuiltIndex:
         build_parameters: Parameters of the build, as recorded in the manifest.
     """
 
-    searcher: search.Searcher
+    searcher: backend.IndexBackend
     build_parameters: dict[str, Any]
 
     def manifest_index(self, recall: float) -> dict[str, Any]:
@@ -79,6 +80,7 @@ class BuiltIndex:
             "build": self.build_parameters,
             "search": self.searcher.search_parameters(),
             "recall_at_500_against_exact": recall,
+            **self.searcher.place(),
         }
 
     def save(
@@ -106,7 +108,7 @@ class BuiltIndex:
                 f"{ads.column_names}."
             )
         path = pathlib.Path(directory)
-        faiss.write_index(self.searcher.index, os.fspath(path / INDEX_FILE))
+        self.searcher.save(path)
         np.save(path / FEATURES_FILE, np.ascontiguousarray(ad_features, dtype=np.int32))
         # With a single chunk, rows are looked up without a search through chunks.
         table = ads.combine_chunks()
@@ -122,50 +124,88 @@ def build_index(
     config: kinds.IndexConfig | None = None,
     *,
     tuning_queries: np.ndarray | None = None,
+    ads: pa.Table | None = None,
+    resume_file: pathlib.Path | None = None,
 ) -> BuiltIndex:
-    """Builds an index in memory.
+    """Builds an index, in memory or in Milvus.
 
     Args:
-        embeddings: [N, D] float32, in catalog order.
+        embeddings: [N, D] float32, in catalog order; memory-mapped, they are read in pieces.
         config: Kind and parameters. None uses the defaults.
         tuning_queries: [Q, D] float32, representative query embeddings. With two or more, kind
             `auto` chooses by measuring, and the search of other kinds is widened until it reaches
             `config.target_recall`. Queries at odd positions are held out, to measure recall.
+        ads: N ads with `AD_ID` and the raw fields, which Milvus filters by.
+        resume_file: Where Milvus notes how many ads it has, so that a build that was killed goes
+            on. None: each build starts anew.
 
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
+        IndexUnavailableError: Milvus does not answer.
     """
     config = config or kinds.IndexConfig()
+    if config.backend == kinds.MILVUS:
+        filterable = pa.table({})
+        if ads is not None:
+            filterable = ads.select(list(eligibility.Eligibility(ads, AD_ID).kinds))
+        return BuiltIndex(
+            *milvus_build.build(embeddings, filterable, config, tuning_queries, resume_file)
+        )
     if tuning_queries is not None and len(tuning_queries) > 1 and config.kind == kinds.AUTO:
         choice = index_choice.tune_index(embeddings, tuning_queries, config)
         parameters = {**choice.structure.build_parameters, "tuning": choice.summary()}
         return BuiltIndex(choice.structure.searcher, parameters)
     chosen_by = None if tuning_queries is None else tuning_queries[::2]
     index, kind, parameters = index_build.build(embeddings, config, chosen_by)
-    built = BuiltIndex(search.Searcher(index), parameters)
+    searcher = search.Searcher(index)
     if chosen_by is not None and kind != "Flat":
-        widening.widen(
-            built.searcher,
-            embeddings,
-            chosen_by,
-            config.num_candidates,
-            config.target_recall,
-        )
-    return built
+        widening.widen(searcher, embeddings, chosen_by, config.num_candidates, config.target_recall)
+    return BuiltIndex(searcher, parameters)
 
 
-class AdIndex(search.Searcher):
-    """A saved index with the encoded features and raw fields of the ads."""
+def drop_index(entry: Mapping[str, Any]) -> None:
+    """Removes what a release's index has outside of the bundle.
+
+    Args:
+        entry: `index` of the manifest.
+
+    Raises:
+        IndexUnavailableError: Milvus does not answer, so nothing was removed.
+    """
+    if backend.name_of(entry) == kinds.MILVUS:
+        milvus_build.drop(entry)
+
+
+def drop_unfinished(resume_file: pathlib.Path) -> None:
+    """Removes the collection of a build that was never finished, if there is one.
+
+    Args:
+        resume_file: See `build_index`.
+    """
+    milvus_build.drop_unfinished(resume_file)
+
+
+class AdIndex:
+    """The index of a release with the encoded features and raw fields of the ads.
+
+    Args:
+        searcher: Index of N ads.
+        ad_features: [N, F] int32.
+        ads: N rows with `AD_ID`, the raw fields and what is shown.
+        sample_queries: [Q, D] float32, or None.
+
+    Attributes:
+        searcher: The index.
+    """
 
     def __init__(
         self,
-        index: Any,
+        searcher: backend.IndexBackend,
         ad_features: np.ndarray,
         ads: pa.Table,
-        num_threads: int = 1,
         sample_queries: np.ndarray | None = None,
     ) -> None:
-        super().__init__(index, num_threads)
+        self.searcher = searcher
         self._features = ad_features
         self._ads = ads
         self._shown = without_vectors(ads)
@@ -173,20 +213,29 @@ class AdIndex(search.Searcher):
         self._eligibility = eligibility.Eligibility(ads, AD_ID)
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str], *, num_threads: int = 1) -> Self:
+    def open(
+        cls,
+        directory: str | os.PathLike[str],
+        entry: Mapping[str, Any] | None = None,
+        *,
+        num_threads: int = 1,
+    ) -> Self:
         """Opens a saved index; features and ads are memory-mapped.
 
         Args:
             directory: `ad_index/N` of a bundle.
-            num_threads: Threads of a search.
+            entry: `index` of the manifest, which names the backend. None: FAISS.
+            num_threads: Threads of a search in process.
 
         Raises:
             AdIndexError: A file cannot be read, the metric is not the inner product, or the
-                files hold different numbers of ads.
+                files and the index hold different numbers of ads.
+            IndexUnavailableError: Milvus does not answer.
         """
         path = pathlib.Path(directory)
+        remote = entry if entry and backend.name_of(entry) == kinds.MILVUS else None
         try:
-            index = search.read_index(path / INDEX_FILE)
+            index = None if remote else search.read_index(path / search.INDEX_FILE)
             features = np.load(path / FEATURES_FILE, mmap_mode="r")
             ads = pa.ipc.open_file(pa.memory_map(os.fspath(path / ADS_FILE))).read_all()
             sampled = path / QUERIES_FILE
@@ -195,28 +244,62 @@ class AdIndex(search.Searcher):
             raise errors.AdIndexError(
                 f"{path} cannot be opened: {error}. Export the bundle again."
             ) from error
-        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        if index is not None and index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise errors.AdIndexError(
-                f"{path / INDEX_FILE}: expected an inner-product index, got faiss metric "
+                f"{path / search.INDEX_FILE}: expected an inner-product index, got faiss metric "
                 f"{index.metric_type}. Export the bundle again."
             )
-        sizes = (index.ntotal, len(features), ads.num_rows)
+        searcher: backend.IndexBackend = (
+            milvus_index.MilvusIndex(remote) if remote else search.Searcher(index, num_threads)
+        )
+        sizes = (searcher.num_ads, len(features), ads.num_rows)
         if len(set(sizes)) != 1 or features.dtype != np.int32 or features.ndim != 2:
             raise errors.AdIndexError(
-                f"{path}: expected the same number of ads in {INDEX_FILE}, {FEATURES_FILE} "
+                f"{path}: expected the same number of ads in the index, {FEATURES_FILE} "
                 f"(int32 [N, F]) and {ADS_FILE}, got {sizes}, {features.dtype} "
                 f"{list(features.shape)}. Export the bundle again."
             )
-        return cls(index, features, ads, num_threads, sample_queries)
+        return cls(searcher, features, ads, sample_queries)
+
+    @property
+    def kind(self) -> str:
+        """Kind of index, such as `IVFPQ`."""
+        return self.searcher.kind
+
+    @property
+    def num_ads(self) -> int:
+        """Number of ads N."""
+        return len(self._features)
+
+    @property
+    def dimension(self) -> int:
+        """Embedding size D."""
+        return self.searcher.dimension
+
+    def search(
+        self,
+        query_embeddings: np.ndarray,
+        k: int,
+        eligible: Any = None,
+        timeout_seconds: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the ads with the greatest inner products; see `IndexBackend.search`."""
+        return self.searcher.search(query_embeddings, k, eligible, timeout_seconds)
+
+    def search_exactly(
+        self, query_embeddings: np.ndarray, k: int, eligible: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the best of the eligible ads by comparing every one."""
+        return self.searcher.search_exactly(query_embeddings, k, eligible)
 
     @property
     def num_fields(self) -> int:
         """Number of columns F of the ad features."""
         return self._features.shape[1]
 
-    def eligible(self, filters: requests.Filters) -> row_set.RowSet:
+    def eligible(self, filters: requests.Filters) -> backend.EligibleAds:
         """Returns the ads that match filters returned by `FilterFields.check`."""
-        return self._eligibility.eligible(filters)
+        return self.searcher.eligible(filters, self._eligibility)
 
     def prepare_filters(self) -> None:
         """Builds the filter indexes, in some 0.1 s for each field of a million ads."""
@@ -248,24 +331,6 @@ class AdIndex(search.Searcher):
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of a field of catalog rows [C]."""
         return self._ads[field].take(pa.array(rows)).combine_chunks()
-
-    def search_exactly(
-        self, query_embeddings: np.ndarray, k: int, eligible: row_set.RowSet
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Finds the best of the eligible ads exhaustively, with all threads.
-
-        The result is as exact as the vectors that the index stores.
-
-        Args:
-            query_embeddings: [B, D] float32.
-            k: Number of ads for each query.
-            eligible: The eligible catalog rows.
-
-        Returns:
-            Inner products and catalog rows, as from `search`.
-        """
-        k = min(k, eligible.count)
-        return self._filtered.exhaustive(np.ascontiguousarray(query_embeddings), k, eligible)
 
     def find(self, ad_ids: Sequence[str]) -> np.ndarray:
         """Returns the catalog rows [M] int64 of ad ids; -1 for unknown ids."""

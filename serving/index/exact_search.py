@@ -1,29 +1,83 @@
 """Exact search, the reference for the recall of indexes.
 
-Shapes: Q queries, D embedding size.
+Shapes: Q queries, N ads, D embedding size.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import faiss
 import numpy as np
+
+# Ads that are compared at once, so that memory-mapped embeddings are never in memory as a whole.
+_ADS_AT_ONCE = 65_536
+
+
+class BestRows:
+    """The k best rows of queries, merged over pieces; ties by row.
+
+    Args:
+        queries: [Q, D] float32.
+        k: Number of ads for each query.
+    """
+
+    def __init__(self, queries: np.ndarray, k: int) -> None:
+        self._queries = np.ascontiguousarray(queries, dtype=np.float32)
+        self._k = k
+        self._scores = np.empty((len(queries), 0), np.float32)
+        self._rows = np.empty((len(queries), 0), np.int64)
+
+    def add(self, embeddings: np.ndarray, rows: np.ndarray) -> None:
+        """Compares ads with the queries.
+
+        Args:
+            embeddings: [N, D] float32.
+            rows: [N] int64, the rows of the ads.
+        """
+        if not len(rows):
+            return
+        embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
+        k = min(self._k, len(rows))
+        scores, found = faiss.knn(self._queries, embeddings, k, metric=faiss.METRIC_INNER_PRODUCT)
+        both = np.concatenate([self._scores, scores], axis=1)
+        all_rows = np.concatenate([self._rows, rows[found]], axis=1)
+        order = np.lexsort((all_rows, -both), axis=1)[:, : self._k]
+        self._scores = np.take_along_axis(both, order, axis=1)
+        self._rows = np.take_along_axis(all_rows, order, axis=1)
+
+    def found(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns scores [Q, min(k, N)] float32, descending, and rows of the same shape."""
+        return self._scores, self._rows
+
+
+def best_of_lists(
+    lists: Sequence[tuple[np.ndarray, np.ndarray]], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Merges lists of one query, such as of slices, collections or hosts; ties by row.
+
+    Args:
+        lists: Scores [any] float32 and rows [any] int64 of each list.
+        k: Number of ads to return.
+    """
+    scores = np.concatenate([own for own, _ in lists])
+    rows = np.concatenate([own for _, own in lists])
+    order = np.lexsort((rows, -scores))[:k]
+    return scores[order], rows[order]
 
 
 def exact_rows(chunks: Iterable[np.ndarray], queries: np.ndarray, k: int) -> np.ndarray:
     """Returns the rows of the k greatest inner products, descending: int64 [Q, min(k, N)].
 
     Args:
-        chunks: Ad embeddings in chunks [rows, D] float32, of which one is in memory at a time.
+        chunks: Ad embeddings in chunks [rows, D] float32. A part of one is in memory at a time, if
+            it is memory-mapped.
         queries: [Q, D] float32.
         k: Number of ads for each query.
     """
-    queries = np.ascontiguousarray(queries, dtype=np.float32)
-    best = faiss.ResultHeap(len(queries), k, keep_max=True)
+    best = BestRows(queries, k)
     num_ads = 0
     for chunk in chunks:
-        chunk = np.ascontiguousarray(chunk, dtype=np.float32)
-        found = faiss.knn(queries, chunk, min(k, len(chunk)), metric=faiss.METRIC_INNER_PRODUCT)
-        best.add_result(found[0], found[1] + num_ads)
-        num_ads += len(chunk)
-    best.finalize()
-    return best.I[:, : min(k, num_ads)]
+        for first in range(0, len(chunk), _ADS_AT_ONCE):
+            piece = chunk[first : first + _ADS_AT_ONCE]
+            best.add(piece, np.arange(num_ads, num_ads + len(piece)))
+            num_ads += len(piece)
+    return best.found()[1]

@@ -22,6 +22,8 @@ _MIN_ADS_FOR_THREADS = 20_000
 _ITERATIONS = 10
 # Larger samples do not improve scalar quantizers and codebooks.
 _MIN_SAMPLE = 65_536
+# Memory-mapped embeddings are never in memory as a whole.
+_ADDED_AT_ONCE = 65_536
 
 
 @contextlib.contextmanager
@@ -58,11 +60,12 @@ def build(
         raise errors.AdIndexError(
             f"Expected ad embeddings of shape [N, D] with N ≥ 1, got {list(embeddings.shape)}."
         )
-    _check_finite(embeddings)
     size = training_sample_size(config, *embeddings.shape)
     drawn = sample_vectors(embeddings, size, config.seed)
+    _check_finite(drawn)
     index, kind, parameters = train_index(drawn, config, len(embeddings), queries)
-    add_vectors(index, embeddings)
+    for first in range(0, len(embeddings), _ADDED_AT_ONCE):
+        add_vectors(index, embeddings[first : first + _ADDED_AT_ONCE])
     return index, kind, parameters
 
 

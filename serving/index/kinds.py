@@ -23,6 +23,8 @@ from tfrecords.schema import NUM_CANDIDATES
 
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 AUTO = "auto"
+BACKENDS = FAISS, MILVUS = ("faiss", "milvus")
+MILVUS_KINDS = (AUTO, "Flat", "HNSW", "DISKANN")
 STORAGES = ("float", "SQ8")
 REFINEMENTS = ("SQ8", "SQbf16", "SQfp16", "RFlat")
 # Number of points per centroid for k-means, and its minimum. faiss recommends 39 to 256. With
@@ -122,6 +124,9 @@ class IndexConfig:
             sets no limit.
         memory_limit_mb: `auto`: maximum size of the index in MB (10^6 bytes). None sets no limit.
         seed: Seed of k-means.
+        backend: `faiss`, in process, or `milvus`, whose kinds are `auto`, `Flat`, `HNSW` and
+            `DISKANN`.
+        milvus_uri: Address of Milvus, as http://HOST:19530, or the path of a milvus-lite file.
         use_gpu: Whether to train cells on a GPU, with a faiss-gpu build. The index runs on CPUs.
     """
 
@@ -139,13 +144,22 @@ class IndexConfig:
     latency_budget_ms: float | None = 1.4
     memory_limit_mb: float | None = None
     seed: int = 0
+    backend: str = FAISS
+    milvus_uri: str | None = None
     use_gpu: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", plugins.reference_to(self.kind))
-        if self.kind not in (AUTO, *KINDS):
+        if self.backend == MILVUS:
+            self._check_milvus()
+        elif self.milvus_uri is not None:
+            raise ValueError(
+                f"milvus_uri: expected none for the backend {self.backend!r}, got "
+                f"{self.milvus_uri!r}. Choose the backend 'milvus'."
+            )
+        elif self.kind not in (AUTO, *KINDS):
             INDEX_KINDS.get(self.kind)
-        choices = {"storage": STORAGES, "refine": REFINEMENTS}
+        choices = {"storage": STORAGES, "refine": REFINEMENTS, "backend": BACKENDS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}.")
@@ -164,6 +178,19 @@ class IndexConfig:
         if self.refine_factor < 1:
             raise ValueError(
                 f"refine_factor: expected a number of at least 1, got {self.refine_factor!r}."
+            )
+
+    def _check_milvus(self) -> None:
+        if self.kind not in MILVUS_KINDS:
+            raise ValueError(
+                f"index kind: expected one of {MILVUS_KINDS} in Milvus, got {self.kind!r}. Cells "
+                "(IVF) are not offered there: filtered searches of them come back short."
+            )
+        uri = self.milvus_uri or ""
+        if "://" not in uri and not uri.endswith(".db"):
+            raise ValueError(
+                "milvus_uri: expected the address of Milvus, as http://HOST:19530, or the path of "
+                f"a milvus-lite file, as milvus.db, got {self.milvus_uri!r}."
             )
 
 

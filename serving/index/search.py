@@ -10,9 +10,11 @@ from typing import Any
 import faiss
 import numpy as np
 
-from serving import errors
+from serving import errors, requests
 from serving.index import filtered_search, index_build, refinement
-from serving.index.filters import row_set
+from serving.index.filters import eligibility, row_set
+
+INDEX_FILE = "index.faiss"
 
 # faiss's fast-scan search cell by cell, 10 % faster than the default for single queries, and
 # slower for batches.
@@ -64,8 +66,26 @@ class Searcher:
         parameters = {"num_probes": int(self._ivf.nprobe)}
         return {**parameters, "refine_factor": self.index.k_factor} if self._refined else parameters
 
+    def place(self) -> dict[str, Any]:
+        """Returns nothing: the index is a file of the release."""
+        return {}
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes the index into a directory."""
+        faiss.write_index(self.index, os.path.join(directory, INDEX_FILE))
+
+    def eligible(
+        self, filters: requests.Filters, catalog: eligibility.Eligibility
+    ) -> row_set.RowSet:
+        """Returns the ads that match filters returned by `FilterFields.check`."""
+        return catalog.eligible(filters)
+
     def search(
-        self, query_embeddings: np.ndarray, k: int, eligible: row_set.RowSet | None = None
+        self,
+        query_embeddings: np.ndarray,
+        k: int,
+        eligible: row_set.RowSet | None = None,
+        timeout_seconds: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Finds the ads with the greatest inner products.
 
@@ -73,6 +93,7 @@ class Searcher:
             query_embeddings: [B, D] float32.
             k: Number of ads to return for each query.
             eligible: Rows that may be returned. None allows all.
+            timeout_seconds: Not used: a search in process takes a millisecond.
 
         Returns:
             Scores [B, min(k, E)] float32, descending, and catalog rows of the same shape, int64,
@@ -100,6 +121,24 @@ class Searcher:
         parts = np.array_split(queries, min(self.num_threads, len(queries)))
         found = list(self._pool.map(lambda part: self._search_whole(part, k, 1), parts))
         return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+
+    def search_exactly(
+        self, query_embeddings: np.ndarray, k: int, eligible: row_set.RowSet
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the best of the eligible ads exhaustively, with all threads.
+
+        The result is as exact as the vectors that the index stores.
+
+        Args:
+            query_embeddings: [B, D] float32.
+            k: Number of ads for each query.
+            eligible: The eligible catalog rows.
+
+        Returns:
+            Inner products and catalog rows, as from `search`.
+        """
+        k = min(k, eligible.count)
+        return self._filtered.exhaustive(np.ascontiguousarray(query_embeddings), k, eligible)
 
     def _search_whole(
         self, queries: np.ndarray, k: int, num_threads: int

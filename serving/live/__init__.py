@@ -4,10 +4,17 @@ from serving.live.live_index import LiveIndex
 from serving.live.live_state import LiveState
 from serving.live.live_store import LiveStore
 from serving.live.live_update import Update
+from serving.live.live_update import encode as encode_update
+from serving.live.opening import check_channel, open_channel
+from serving.live.update_channel import UpdateChannel
 
 __all__ = [
     "LiveIndex",
     "LiveState",
     "LiveStore",
     "Update",
+    "UpdateChannel",
+    "check_channel",
+    "encode_update",
+    "open_channel",
 ]

@@ -19,6 +19,7 @@ import os
 import pathlib
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from serving import errors
@@ -104,28 +105,32 @@ def read(file: BinaryIO, commit: Commit, known: Commit = START) -> tuple[list[by
     )
 
 
-def append(path: pathlib.Path, payload: bytes, last: Commit) -> Commit:
-    """Appends a record after a commit, and returns the next commit, which is on disk.
+def append(path: pathlib.Path, payloads: Sequence[bytes], last: Commit) -> Commit:
+    """Appends records after a commit, all or none, and returns the next commit, which is on disk.
 
     What lies beyond the commit is first moved to a file next to the journal. The caller holds the
     writers' lock.
 
     Args:
         path: Journal.
-        payload: Content of the record, not empty.
+        payloads: Contents of the records, none of them empty.
         last: Latest commit of the file.
 
     Raises:
-        OSError: The record was not committed. The file is as before if possible.
+        OSError: The records were not committed. The file is as before if possible.
     """
-    record, following = _encode(payload, last)
+    data, following = b"", last
+    for payload in payloads:
+        record, following = _encode(payload, following)
+        data += record
+    following = dataclasses.replace(following, sequence=last.sequence + 1)
     # Unbuffered: closing the file would write a buffer again.
     with open(path, "r+b", buffering=0) as file:
         _set_aside(path, file, last.end)
         file.seek(last.end)
         committing = False
         try:
-            _write(file, record)
+            _write(file, data)
             os.fdatasync(file.fileno())
             committing = True
             _write_commit(file, following)

@@ -5,7 +5,8 @@
     scores, rows = live.view().search(query_embeddings, 500)
 
 An update is durable when `update` returns. Every process that serves the release applies it at its
-next `refresh`, which an orchestrator calls with each request. Searches take no lock: each uses the
+next `refresh`, which an orchestrator calls with each request. With an update channel, so do those
+of other hosts, where `follow` writes it to their journals. Searches take no lock: each uses the
 view that was current when it started.
 
 Shapes: B ads, D embedding size, F columns of ad features.
@@ -22,8 +23,20 @@ import numpy as np
 from serving import errors, releases
 from serving.config import LiveConfig
 from serving.index import AD_ID, recall_of_rows
-from serving.live import ad_rows, live_state, live_store, live_update, live_view
+from serving.live import (
+    ad_rows,
+    live_state,
+    live_store,
+    live_update,
+    live_view,
+    update_channel,
+)
 from tfrecords.schema import NUM_CANDIDATES
+
+# Time before an update channel that failed is used again.
+_RETRY_SECONDS = 0.5
+# A channel that ends at another position after so many tries does not do what it promises.
+_MAX_TRIES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +62,18 @@ class LiveIndex:
     Args:
         release: The loaded release.
         config: Thresholds. None uses the defaults.
-
-    Attributes:
-        problem: Why updates are not applied, or None.
+        channel: Channel to the journals of other hosts, which `close` closes. None: there are none.
 
     Raises:
         LiveIndexError: The journal is damaged, or belongs to another release.
     """
 
-    def __init__(self, release: releases.Bundle, config: LiveConfig | None = None) -> None:
+    def __init__(
+        self,
+        release: releases.Bundle,
+        config: LiveConfig | None = None,
+        channel: update_channel.UpdateChannel | None = None,
+    ) -> None:
         self._release = release
         self._config = config or LiveConfig()
         manifest = release.manifest
@@ -73,10 +89,21 @@ class LiveIndex:
         self._tower: releases.AdTower | None = None
         self._tower_lock = threading.Lock()
         self._recall: float | None = None
-        self.problem: str | None = None
+        self._problem: str | None = None
+        self._channel = channel
+        self._channel_problem: str | None = None
+        self._following: threading.Thread | None = None
+        self._closed = threading.Event()
         # State of the journal file at the time of the current view.
         self._shown: tuple[int, ...] | None = None
         self._catch_up()
+        if channel is not None:
+            self._follow_once(channel)
+
+    @property
+    def problem(self) -> str | None:
+        """Why updates are not applied, or None."""
+        return self._problem or self._channel_problem
 
     def view(self) -> live_view.LiveView:
         """Returns the current view of the ads."""
@@ -92,11 +119,25 @@ class LiveIndex:
             if self._store.state_of_file() != self._shown:
                 with self._lock:
                     self._catch_up()
-            self.problem = None
+            self._problem = None
         except errors.LiveIndexError as error:
-            if str(error) != self.problem:
+            if str(error) != self._problem:
                 logging.error("Live updates are not applied: %s", error)
-            self.problem = str(error)
+            self._problem = str(error)
+
+    def follow(self) -> None:
+        """Writes the updates of other hosts to the journal, in a thread, until `close`."""
+        if self._channel is not None and self._following is None:
+            self._following = threading.Thread(
+                target=self._follow, args=(self._channel,), name="updates", daemon=True
+            )
+            self._following.start()
+
+    def close(self) -> None:
+        """Stops following other hosts."""
+        self._closed.set()
+        if self._channel is not None and self._following is None:
+            self._channel.close()
 
     def update(self, ads: Sequence[Mapping[str, Any]] = (), removed: Sequence[Any] = ()) -> Applied:
         """Adds, changes and removes ads in one atomic and durable step.
@@ -107,7 +148,7 @@ class LiveIndex:
 
         Raises:
             InvalidAdError: An ad or an id is invalid. Nothing is changed.
-            LiveIndexError: The journal cannot be read or written.
+            LiveIndexError: The journal cannot be read or written, or the channel cannot be used.
             ProbeMismatchError: The ad tower does not reproduce the release's embeddings.
         """
         rows, table = self._rows.check(ads)
@@ -123,8 +164,11 @@ class LiveIndex:
         change = live_update.Update(tuple(gone), table, *self._embed(rows))
         with self._lock, self._store.writing():
             self._catch_up()
+            record = live_update.encode(change)
+            if self._channel is not None:
+                self._publish(self._channel, record)
             changed, found = self._state.holds(added), self._state.holds(gone)
-            self._store.append(change)
+            self._store.append([record])
             self._apply([change])
             self._compact_if_needed()
             self._shown = self._store.seen
@@ -137,12 +181,18 @@ class LiveIndex:
             "num_ads": view.num_ads,
             "added": view.num_added,
             "removed_or_changed": view.num_removed,
+            "num_updates": self.num_updates,
             "journal_bytes": self._store.num_bytes,
             "cut_bytes": self._store.cut_bytes,
             "recall_at_500": self._recall,
             "rebuild_suggested": self.rebuild_suggested(),
             "problem": self.problem,
         }
+
+    @property
+    def num_updates(self) -> int:
+        """Number of updates since the export, which is the same on all hosts that have them all."""
+        return self._store.position.number
 
     @property
     def cut_bytes(self) -> int:
@@ -214,8 +264,79 @@ class LiveIndex:
             if news.from_start:
                 self._state = live_state.LiveState(self._release.ad_index)
             self._apply(news.updates)
-        self.problem = None
+        self._problem = None
         self._shown = self._store.seen
+
+    def _publish(self, channel: update_channel.UpdateChannel, record: bytes) -> None:
+        """Publishes a record after all others. The caller holds both locks."""
+        for _ in range(_MAX_TRIES):
+            if channel.publish(record, self._store.position):
+                return
+            self._take(channel, channel.read(self._store.position))
+        raise errors.LiveIndexError(
+            f"{channel.name} refused the update {_MAX_TRIES} times, because others came first. Try "
+            "again."
+        )
+
+    def _follow(self, channel: update_channel.UpdateChannel) -> None:
+        while not self._closed.is_set():
+            if not self._follow_once(channel):
+                self._closed.wait(_RETRY_SECONDS)
+        channel.close()
+
+    def _follow_once(self, channel: update_channel.UpdateChannel) -> bool:
+        """Writes records of other hosts to the journal; returns whether the channel can be used."""
+        try:
+            if self._following is None or channel.wait(self._store.position):
+                while True:
+                    # Without the lock, because the channel may be slow.
+                    position = self._store.position
+                    found = channel.read(position)
+                    if not found.records and found.behind is None:
+                        break
+                    with self._lock, self._store.writing():
+                        self._catch_up()
+                        # Another process of this host may have written them.
+                        if self._store.position == position:
+                            self._take(channel, found)
+            self._channel_problem = None
+            return True
+        except Exception as error:
+            if str(error) != self._channel_problem:
+                is_unexpected = not isinstance(error, errors.LiveIndexError)
+                logging.error(
+                    "Updates of other hosts are not applied: %s", error, exc_info=is_unexpected
+                )
+            self._channel_problem = str(error)
+            return False
+
+    def _take(self, channel: update_channel.UpdateChannel, found: update_channel.Found) -> None:
+        """Appends the records of a channel, or publishes those that it lost. See `_publish`."""
+        if found.behind is not None:
+            self._restore(channel, found.behind)
+        elif found.records:
+            updates = [live_update.decode(record) for record in found.records]
+            self._store.append(found.records)
+            self._apply(updates)
+            self._compact_if_needed()
+            self._shown = self._store.seen
+
+    def _restore(self, channel: update_channel.UpdateChannel, end: update_channel.Position) -> None:
+        """Publishes the records of the journal after the end of a channel that lost them."""
+        position, records = self._store.records()
+        if end.number < position.number:
+            raise errors.LiveIndexError(
+                f"{channel.name} has lost its updates after {end.number}, and the journal of this "
+                f"host has been rewritten at update {position.number}. Export a new release, or "
+                "restore the database."
+            )
+        logging.warning("%s has lost its updates after %d.", channel.name, end.number)
+        for record in records:
+            if position.number == end.number and position != end:
+                raise update_channel.diverged(channel.name, end.number)
+            if position.number >= end.number and not channel.publish(record, position):
+                return  # Another host has published it.
+            position = position.after(record)
 
     def _apply(self, updates: Sequence[live_update.Update]) -> None:
         """Applies updates from the journal; if one fails, all are read again the next time."""

@@ -1,7 +1,7 @@
 """The updates of a release on disk: `BASE/live/N/journal`, with many readers and one writer.
 
 The first record names the release and its training run. A rewritten journal has a new generation,
-and is read from the start.
+and is read from the start; its first record also says which records the second one stands for.
 """
 
 import contextlib
@@ -9,11 +9,12 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from serving import errors
-from serving.live import journal, live_update
+from serving.live import journal, live_update, update_channel
+from serving.live.update_channel import Position
 from tfrecords import files
 
 _FORMAT = 2
@@ -43,6 +44,7 @@ class LiveStore:
     Attributes:
         seen: State of the file at the last read, see `state_of_file`.
         cut_bytes: Size of what interrupted updates have left, which is kept next to the journal.
+        position: Position after the last record that was read or written.
     """
 
     def __init__(self, base: pathlib.Path, version: int, training_id: str) -> None:
@@ -51,6 +53,7 @@ class LiveStore:
         self._identity = {"format": _FORMAT, "version": version, "training_id": training_id}
         self.seen: tuple[int, ...] | None = None
         self.cut_bytes = 0
+        self.position = update_channel.START
         self._failure: str | None = None
         self._known: journal.Commit | None = None
 
@@ -104,7 +107,7 @@ class LiveStore:
     def _read(self, is_there: bool) -> News | None:
         if not is_there:
             # Removed by an operator: the release is served as it was exported.
-            self._known = None
+            self._known, self.position = None, update_channel.START
             return News(True, [])
         try:
             with open(self._path, "rb") as file:
@@ -113,10 +116,15 @@ class LiveStore:
                 payloads, known = journal.read(file, commit) if news is None else news
         except OSError as error:
             raise errors.LiveIndexError(f"{self._path} cannot be read: {error}.") from error
+        position, counted = self.position, payloads
         if news is None:
-            self._check(payloads.pop(0) if payloads else b"{}")
+            position = self._check(payloads.pop(0) if payloads else b"{}")
+            # The second record of a rewritten journal stands for those before the position.
+            counted = payloads[1:] if position.number else payloads
         updates = [live_update.decode(payload) for payload in payloads]
-        self._known = known
+        for payload in counted:
+            position = position.after(payload)
+        self._known, self.position = known, position
         return News(news is None, updates) if news is None or updates else None
 
     def _news_in(
@@ -156,21 +164,36 @@ class LiveStore:
             for parent in (self._directory.parent, self._directory.parent.parent):
                 files.sync(parent)
 
-    def append(self, update: live_update.Update) -> None:
-        """Durably appends an update. The caller holds `writing`.
+    def append(self, records: Sequence[bytes]) -> None:
+        """Durably appends encoded updates, all or none. The caller holds `writing`.
 
         Raises:
-            LiveIndexError: The update cannot be written.
+            LiveIndexError: The updates cannot be written.
         """
-        record = live_update.encode(update)
         try:
             if self._known is None:
-                self._create(record)
+                self._create(update_channel.START, records)
             else:
-                self._known = journal.append(self._path, record, self._known)
+                self._known = journal.append(self._path, records, self._known)
         except OSError as error:
             raise errors.LiveIndexError(self._not_written(error)) from error
+        for record in records:
+            self.position = self.position.after(record)
         self._note_state()
+
+    def records(self) -> tuple[Position, list[bytes]]:
+        """Returns the position from which the journal has all records, and these. See `writing`.
+
+        Raises:
+            LiveIndexError: The journal cannot be read.
+        """
+        try:
+            with open(self._path, "rb") as file:
+                payloads, _ = journal.read(file, journal.read_commit(file))
+        except OSError as error:
+            raise errors.LiveIndexError(f"{self._path} cannot be read: {error}.") from error
+        position = self._check(payloads[0])
+        return position, payloads[2 if position.number else 1 :]
 
     def rewrite(self, update: live_update.Update) -> None:
         """Replaces all updates by a single one. The caller holds `writing`.
@@ -179,7 +202,7 @@ class LiveStore:
             LiveIndexError: The update cannot be written. The journal is unchanged.
         """
         try:
-            self._create(live_update.encode(update))
+            self._create(self.position, [live_update.encode(update)])
         except OSError as error:
             raise errors.LiveIndexError(f"{self._path} cannot be rewritten ({error}).") from error
         self._note_state()
@@ -200,18 +223,22 @@ class LiveStore:
         except errors.LiveIndexError:
             self.seen = ()  # Makes the next `news` read from the current offset.
 
-    def _create(self, record: bytes) -> None:
-        header = json.dumps(self._identity).encode()
-        self._known = journal.create(self._path, [header, record])
+    def _create(self, position: Position, records: Sequence[bytes]) -> None:
+        """Replaces the journal; its first record stands for those before the position."""
+        stands_for = dataclasses.asdict(position) if position.number else {}
+        header = json.dumps({**self._identity, **stands_for}).encode()
+        self._known = journal.create(self._path, [header, *records])
 
-    def _check(self, header: bytes) -> None:
-        """Checks that the journal belongs to this release."""
+    def _check(self, header: bytes) -> Position:
+        """Checks that the journal belongs to this release, and returns where its records start."""
         found: dict[str, Any] = json.loads(header)
+        position = Position(found.pop("number", 0), found.pop("checksum", 0))
         if found != self._identity:
             raise errors.LiveIndexError(
                 f"{self._path} belongs to {_description(found)}, expected "
                 f"{_description(self._identity)}. Remove it, and apply its updates to this release."
             )
+        return position
 
 
 def _description(identity: dict[str, Any]) -> str:

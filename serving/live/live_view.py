@@ -25,11 +25,11 @@ class LiveSet:
     """Eligible ads of a live index.
 
     Attributes:
-        released: Eligible rows of the N ads of the release.
+        released: Eligible ads of the N ads of the release, as its index takes them.
         added: [M] bool, whether an added ad is eligible.
     """
 
-    released: index.RowSet
+    released: index.EligibleAds
     added: np.ndarray
 
     @functools.cached_property
@@ -52,14 +52,14 @@ class LiveView:
     ) -> None:
         self._released = released
         self._added = added
-        alive = index.RowSet.full(removed.num_rows) - removed
-        self._everything = LiveSet(alive, added.alive)
+        self._alive = index.RowSet.full(removed.num_rows) - removed
+        self._everything = LiveSet(self._alive, added.alive)
         self._kept: dict[requests.Filters, LiveSet] = {}
 
     @property
     def num_ads(self) -> int:
         """Number of ads that can be found."""
-        return self._everything.released.count + len(self._everything.positions)
+        return self._alive.count + len(self._everything.positions)
 
     @property
     def num_added(self) -> int:
@@ -69,7 +69,7 @@ class LiveView:
     @property
     def num_removed(self) -> int:
         """Number of ads of the release that were removed or changed."""
-        return self._released.num_ads - self._everything.released.count
+        return self._released.num_ads - self._alive.count
 
     def eligible(self, filters: requests.Filters) -> LiveSet:
         """Returns the ads that match filters returned by `FilterFields.check`."""
@@ -84,11 +84,15 @@ class LiveView:
     def _resolve(self, filters: requests.Filters) -> LiveSet:
         released = self._released.eligible(filters)
         if self.num_removed:
-            released &= self._everything.released
+            released &= self._alive
         return LiveSet(released, self._added.eligible(filters))
 
     def search(
-        self, query_embeddings: np.ndarray, k: int, eligible: LiveSet | None = None
+        self,
+        query_embeddings: np.ndarray,
+        k: int,
+        eligible: LiveSet | None = None,
+        timeout_seconds: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Finds the ads with the greatest inner products.
 
@@ -96,12 +100,16 @@ class LiveView:
             query_embeddings: [B, D] float32.
             k: Number of ads to return for each query.
             eligible: Ads that may be returned. None allows all.
+            timeout_seconds: See `IndexBackend.search`.
 
         Returns:
             Scores [B, min(k, eligible ads)] float32, descending, and rows of the same shape, int64.
+
+        Raises:
+            IndexUnavailableError: The release's index is in Milvus, which does not answer.
         """
         eligible = self._everything if eligible is None else eligible
-        found = self._released.search(query_embeddings, k, eligible.released)
+        found = self._released.search(query_embeddings, k, eligible.released, timeout_seconds)
         return self._merge(query_embeddings, k, eligible, found)
 
     def search_exactly(self, query_embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +191,7 @@ class LiveView:
         positions = eligible.positions
         if not len(positions):
             return found
-        total = min(k, eligible.released.count + len(positions))
+        total = min(k, found[1].shape[1] + len(positions))
         embeddings, sparse = self._added.embeddings, 2 * len(positions) < len(eligible.added)
         if sparse:
             embeddings = embeddings[positions]

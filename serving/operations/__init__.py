@@ -21,7 +21,7 @@ from serving.operations.local_service import (
     open_service,
     requests_from_samples,
 )
-from serving.operations.model_server_findings import ModelServerCheck
+from serving.operations.model_server_findings import ModelServerCheck, servers_behind
 from serving.operations.release_check import check_release
 from serving.operations.row_findings import (
     compare_over_grpc,
@@ -54,5 +54,6 @@ __all__ = [
     "read_logged_requests",
     "rebuild_users",
     "requests_from_samples",
+    "servers_behind",
     "size_deployment",
 ]

@@ -26,6 +26,19 @@ _SIGNATURE = "serving_default"
 _AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
 
 
+def servers_behind(address: str) -> list[str]:
+    """Returns host:port of each model server behind an address.
+
+    Args:
+        address: `HOST:PORT`, several separated by commas, or `dns:///NAME:PORT`.
+
+    Raises:
+        ValueError: The address is not valid.
+        OSError: A name cannot be resolved.
+    """
+    return asyncio.run(ranker.find_servers(address))
+
+
 class ModelServerCheck:
     """Checks of a model server and the release that it should serve.
 

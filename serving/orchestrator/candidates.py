@@ -21,9 +21,13 @@ class CandidateSource(Protocol):
         """Returns the ads that match validated filters, as `search` takes them."""
 
     def search(
-        self, query_embeddings: np.ndarray, k: int, eligible: Any = None
+        self,
+        query_embeddings: np.ndarray,
+        k: int,
+        eligible: Any = None,
+        timeout_seconds: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the scores and rows [B, C] of the best ads, like `Searcher.search`."""
+        """Returns the scores and rows [B, C] of the best ads, like `IndexBackend.search`."""
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Returns the encoded features [B, C, F] int32 of rows [B, C]."""
@@ -105,6 +109,7 @@ def retrieve(
     fields: requests.QueryFields,
     valids: Sequence[requests.ValidRequest],
     k: int,
+    timeout_seconds: float | None = None,
 ) -> list[CandidateGroup]:
     """Finds the candidates of requests. Filters may leave a request fewer than k, or none.
 
@@ -114,16 +119,20 @@ def retrieve(
         fields: Converts requests to model inputs.
         valids: Validated requests.
         k: Number of candidates to find for each request.
+        timeout_seconds: Time after which the answers are of no use. None: no limit.
 
     Returns:
         Groups of requests with the same number of candidates.
+
+    Raises:
+        IndexUnavailableError: The index is in Milvus, which does not answer in time.
     """
     started = time.perf_counter()
     columns = fields.columns([valid.values for valid in valids])
     weights = np.array([list(valid.weights.values()) for valid in valids], np.float32)
     embeddings = tower.embed(columns, weights if weights.size else None)
     embedded = time.perf_counter()
-    found = _search(ads, valids, embeddings, k)
+    found = _search(ads, valids, embeddings, k, timeout_seconds)
     searched = time.perf_counter()
     groups: dict[int, list[int]] = {}
     for position, (_, rows) in enumerate(found):
@@ -146,7 +155,11 @@ def retrieve(
 
 
 def _search(
-    ads: CandidateSource, valids: Sequence[requests.ValidRequest], embeddings: np.ndarray, k: int
+    ads: CandidateSource,
+    valids: Sequence[requests.ValidRequest],
+    embeddings: np.ndarray,
+    k: int,
+    timeout_seconds: float | None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns scores and rows of each request. Requests with equal filters share a search."""
     groups: dict[requests.Filters | None, list[int]] = {}
@@ -155,6 +168,6 @@ def _search(
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for filters, positions in groups.items():
         eligible = None if filters is None else ads.eligible(filters)
-        scores, rows = ads.search(embeddings[positions], k, eligible)
+        scores, rows = ads.search(embeddings[positions], k, eligible, timeout_seconds)
         found.update(zip(positions, zip(scores, rows, strict=True), strict=True))
     return [found[position] for position in range(len(valids))]

@@ -43,20 +43,21 @@ class Orchestrator:
     def __init__(
         self,
         release: releases.Bundle,
-        client: ranker.Scorer | None,
+        client: ranker.Scorer | ranker.Endpoints | None,
         config: OrchestratorConfig | None = None,
         metrics: service_metrics.ServiceMetrics | None = None,
         impressions: ImpressionLog | None = None,
         admitting: admission.Admission | None = None,
         users: user_data.UserData | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        updates: live.UpdateChannel | None = None,
     ) -> None:
         """Creates an orchestrator. The ranker is verified before its first scores are used.
 
         Args:
             release: Loaded release bundle.
-            client: Client of a server that serves the release's ranker. None: the release has no
-                ranker, and ads are in retrieval order.
+            client: Client of a server that serves the release's ranker, or the endpoints of
+                several. None: the release has no ranker, and ads are in retrieval order.
             config: Options. None: the defaults.
             metrics: Metrics to update. None: new ones.
             impressions: Impression log to record answers in; the caller closes it. None: no log.
@@ -65,6 +66,8 @@ class Orchestrator:
                 a request carries is all that is known of its user.
             clock: Returns the time in seconds, for deadlines, ranker latency and the circuit
                 breaker.
+            updates: Channel of live updates of other hosts, which the orchestrator closes. None:
+                there are none.
 
         Raises:
             RankerMismatchError: The client requests a different version than the bundle's, or
@@ -85,16 +88,23 @@ class Orchestrator:
         self.config = config or OrchestratorConfig()
         self.release = release
         self._clock = clock
-        self.live = live.LiveIndex(release)
+        self.live = live.LiveIndex(release, channel=updates)
         self._client = client
         self.impressions = impressions
-        self._ranker = None if client is None else ranker.VerifiedRanker(release, client)
+        self.metrics = metrics or service_metrics.ServiceMetrics()
+        self._ranker = None
         self._ranking = None
-        if self._ranker is not None:
+        if client is not None:
+            self._ranker = ranker.Replicas(
+                release,
+                client,
+                self.config.ranker.pauses,
+                clock,
+                self.metrics.ranker_calls(release.version),
+            )
             self._ranking = ranking_stage.RankingStage(
                 self._ranker, release.manifest.outputs, self.config.ranker, clock
             )
-        self.metrics = metrics or service_metrics.ServiceMetrics()
         self.admission = admitting or admission.Admission(
             self.config.max_in_flight,
             self.config.max_ads_in_flight,
@@ -118,8 +128,10 @@ class Orchestrator:
             self.config.requests_per_call,
         )
         self._composing = futures.ThreadPoolExecutor(1, thread_name_prefix="composing")
-        self._observed_live: tuple[bool, int] | None = None
+        self._observed_live: tuple[bool, int, int] | None = None
+        self._observed_replicas: dict[str, bool] = {}
         self._observe_live()
+        self.live.follow()
 
     @property
     def not_ready(self) -> str | None:
@@ -128,11 +140,14 @@ class Orchestrator:
 
     @property
     def problem(self) -> str | None:
-        """Why recent answers were degraded, or None."""
-        return None if self._ranker is None else self._ranker.problem
+        """Why recent answers were degraded, or lack live updates, or None."""
+        problems = [None if self._ranker is None else self._ranker.problem, self.live.problem]
+        return " ".join(filter(None, problems)) or None
 
     async def verify_ranker(self, timeout_seconds: float = 5.0) -> None:
         """Verifies that the ranker, if any, reproduces the bundle's probes, if not done yet.
+
+        Of several replicas, one is enough.
 
         Args:
             timeout_seconds: Timeout in seconds.
@@ -143,6 +158,11 @@ class Orchestrator:
         """
         if self._ranker is not None:
             await self._ranker.verify(timeout_seconds)
+
+    @property
+    def ranker_behind(self) -> str | None:
+        """Why a replica of the ranker does not serve the release yet, or None."""
+        return None if self._ranker is None else self._ranker.behind
 
     def check(self, request: Request) -> ValidRequest:
         """Checks a request against the release.
@@ -165,6 +185,7 @@ class Orchestrator:
         Raises:
             InvalidRequestError: A field is not valid; the message names it.
             OverloadedError: The request cannot be answered in time.
+            IndexUnavailableError: The index is in Milvus, which does not answer in time.
         """
         started = self._clock() if started is None else started
         valid = self._validator.check(request)
@@ -273,7 +294,7 @@ class Orchestrator:
                         f"of {deadline_ms:g} ms. Send smaller batches, or a longer deadline."
                     )
                 known = await self._with_users(valids, deadline)
-                for found in await self._retrieval.find_together(known, num_candidates):
+                for found in await self._retrieval.find_together(known, num_candidates, deadline):
                     max_k = max(known[index].k for index in found.positions)
                     ranked = await self._rank(found, max_k, deadline)
                     members_found = [known[index] for index in found.positions]
@@ -289,13 +310,17 @@ class Orchestrator:
 
     async def close(self) -> None:
         """Closes the connection to the ranker and stops the threads."""
-        if self._client is not None:
-            await self._client.close()
+        if self._ranker is not None:
+            await self._ranker.close()
+        self.live.close()
         self._retrieval.close()
         self._composing.shutdown(wait=False)
         # These gauges count open orchestrators only.
         self.metrics.observe_breaker(self.release.version, "closed")
-        self.metrics.observe_live(self.release.version, False, self.live.cut_bytes)
+        self.metrics.observe_replicas(self.release.version, {})
+        self.metrics.observe_live(
+            self.release.version, False, self.live.cut_bytes, self.live.num_updates
+        )
 
     async def _with_users(
         self, valids: Sequence[ValidRequest], deadline: Deadline
@@ -320,12 +345,20 @@ class Orchestrator:
             return ranking_stage.Ranking(None, None)
         started = self._clock()
         ranked = await self._ranking.rank(found, min_count, deadline)
-        self.metrics.observe_breaker(self.release.version, self._ranking.breaker_state)
+        self._observe_ranker(self._ranking)
         milliseconds = (self._clock() - started) * 1000
         return dataclasses.replace(ranked, milliseconds=milliseconds)
 
+    def _observe_ranker(self, ranking: ranking_stage.RankingStage) -> None:
+        self.metrics.observe_breaker(self.release.version, ranking.breaker_state)
+        if self._ranker is not None:
+            states = {state.address: state.is_healthy for state in self._ranker.states()}
+            if states != self._observed_replicas:
+                self._observed_replicas = states
+                self.metrics.observe_replicas(self.release.version, states)
+
     def _observe_live(self) -> None:
-        state = (self.live.problem is not None, self.live.cut_bytes)
+        state = (self.live.problem is not None, self.live.cut_bytes, self.live.num_updates)
         if state != self._observed_live:
             self._observed_live = state
             self.metrics.observe_live(self.release.version, *state)

@@ -3,8 +3,8 @@
     time for all candidates          the ranker scores all of them
     time for some                    it scores the best by retrieval; how many follows from the
                                      latency of recent calls and the number of waiting requests
-    the ranker has no free thread    it is called again until the deadline
-    the ranker ends during a call    the next server behind its address is called
+    the ranker has no free thread    another replica is called, or the same again until the deadline
+    the ranker ends during a call    another replica is called, or the next server at its address
     the call fails otherwise         it is retried once with half of the candidates
     late, failing, or breaker open   no scores; the caller keeps retrieval order
 
@@ -21,7 +21,7 @@ import numpy as np
 from serving import errors, requests
 from serving.config import RankingConfig
 from serving.orchestrator import candidates
-from serving.ranker import CircuitBreaker, Pace, VerifiedRanker
+from serving.ranker import Pace, Replicas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Ranking:
 
 
 class RankingStage:
-    """Calls one verified ranker. Not thread-safe: use it from one event loop."""
+    """Calls the replicas of a ranker. Not thread-safe: use it from one event loop."""
 
     def __init__(
         self,
-        ranker: VerifiedRanker,
+        ranker: Replicas,
         outputs: Mapping[str, str],
         config: RankingConfig | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -54,27 +54,24 @@ class RankingStage:
         """Creates the stage.
 
         Args:
-            ranker: Verified ranker.
+            ranker: Replicas of the ranker.
             outputs: Output name of the ranker for each head.
             config: Options. None: the defaults.
-            clock: Returns the time in seconds, for calls and the circuit breaker.
+            clock: Returns the time in seconds, for the latency of calls.
         """
         self._ranker = ranker
         self._outputs = dict(outputs)
         self._config = config or RankingConfig()
         self._clock = clock
-        self._breaker = CircuitBreaker(self._config.pauses, clock)
         self._pace = Pace()
-        # Excludes calls that ran into their deadline: the latency of a healthy ranker.
-        self._healthy_pace = Pace()
-        self._last_error = ""
         self._waiting = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._max_calls = 0
 
     @property
     def breaker_state(self) -> str:
-        """State of the circuit breaker: `closed`, `open` or `half_open`."""
-        return self._breaker.state
+        """State of the circuit breakers: `closed`, `open` or `half_open`."""
+        return self._ranker.breaker_state
 
     async def rank(
         self, group: candidates.CandidateGroup, min_count: int, deadline: requests.Deadline
@@ -119,10 +116,8 @@ class RankingStage:
             remaining_ms = self._time_for_ranking(deadline)
             if remaining_ms <= 0:
                 return Ranking(None, _no_time(deadline))
-            if not self._breaker.admit():
-                return Ranking(None, f"{self._last_error} The ranker will be retried shortly.")
             # Waiting requests must also be ranked before their deadlines.
-            calls, waiting = self._config.max_calls, self._waiting
+            calls, waiting = self._max_calls, self._waiting
             share_ms = remaining_ms * calls / (calls + waiting)
             count = self._affordable(group.rows.shape[0], max_count, min_count, share_ms)
             try:
@@ -133,7 +128,7 @@ class RankingStage:
                 can_retry = isinstance(
                     error, errors.RankerUnavailableError | errors.RankerReplyError
                 )
-                if max_count < found or not can_retry or self._breaker.state != "closed":
+                if max_count < found or not can_retry or self.breaker_state != "closed":
                     return Ranking(None, str(error))
                 max_count = max(min_count, found // 2)
                 if max_count == found:
@@ -146,7 +141,7 @@ class RankingStage:
     async def _call(
         self, group: candidates.CandidateGroup, count: int, remaining_ms: float
     ) -> dict[str, np.ndarray]:
-        """Calls the ranker and updates the circuit breaker and the latency estimates."""
+        """Calls the ranker and updates the latency estimate."""
         features = group.ad_features[:, :count]
         num_scores = features.shape[0] * count
         started = self._clock()
@@ -154,25 +149,10 @@ class RankingStage:
             outputs = await self._ranker.predict(
                 group.columns, np.ascontiguousarray(features), remaining_ms / 1000
             )
-        except errors.RankerError as error:
-            self._last_error = str(error)
-            is_late = isinstance(error, errors.RankerDeadlineError)
-            if is_late:
-                self._pace.observe(num_scores, (self._clock() - started) * 1000)
-            # A ranker that is busy is healthy, and it is not at fault if the time was too short
-            # from the start.
-            too_short = remaining_ms < self._healthy_pace.expected_ms(num_scores)
-            if isinstance(error, errors.RankerBusyError) or (is_late and too_short):
-                self._breaker.abandoned()
-            else:
-                self._breaker.failed()
+        except errors.RankerDeadlineError:
+            self._pace.observe(num_scores, (self._clock() - started) * 1000)
             raise
-        except BaseException:
-            self._breaker.abandoned()
-            raise
-        self._breaker.succeeded()
-        for pace in (self._pace, self._healthy_pace):
-            pace.observe(num_scores, (self._clock() - started) * 1000)
+        self._pace.observe(num_scores, (self._clock() - started) * 1000)
         return outputs
 
     def _affordable(
@@ -198,9 +178,11 @@ class RankingStage:
     def _free_calls(self) -> asyncio.Semaphore:
         # A semaphore belongs to an event loop, and so does the ranker's channel.
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop = loop
-            self._semaphore = asyncio.Semaphore(self._config.max_calls)
+        max_calls = self._config.max_calls * self._ranker.num_healthy
+        if self._loop is not loop or self._max_calls != max_calls:
+            # Calls that have started, and those that wait for them, keep the one before.
+            self._loop, self._max_calls = loop, max_calls
+            self._semaphore = asyncio.Semaphore(max_calls)
         return self._semaphore
 
 

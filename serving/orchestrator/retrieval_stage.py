@@ -49,9 +49,12 @@ class RetrievalStage:
 
         Raises:
             OverloadedError: The request had to wait for a thread until its deadline.
+            IndexUnavailableError: The index is in Milvus, which does not answer in time.
         """
         try:
-            return await self._batcher.submit(k, (valid, k), lambda: deadline.remaining_ms() <= 0)
+            return await self._batcher.submit(
+                k, (valid, k, deadline), lambda: deadline.remaining_ms() <= 0
+            )
         except TimeoutError as error:
             raise errors.OverloadedError(
                 f"The request waited until its deadline of {deadline.milliseconds:g} ms. Send "
@@ -59,27 +62,39 @@ class RetrievalStage:
             ) from error
 
     async def find_together(
-        self, valids: Sequence[requests.ValidRequest], k: int
+        self, valids: Sequence[requests.ValidRequest], k: int, deadline: requests.Deadline
     ) -> list[candidates.CandidateGroup]:
-        """Returns up to k candidates of each request, grouped by their number."""
+        """Returns up to k candidates of each request, grouped by their number.
+
+        Raises:
+            IndexUnavailableError: The index is in Milvus, which does not answer in time.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._together, valids, k)
+        return await loop.run_in_executor(self._executor, self._together, valids, k, [deadline])
 
     def close(self) -> None:
         """Stops the threads once they have finished their current calls."""
         self._executor.shutdown(wait=False)
 
     def _together(
-        self, valids: Sequence[requests.ValidRequest], k: int
+        self,
+        valids: Sequence[requests.ValidRequest],
+        k: int,
+        deadlines: Sequence[requests.Deadline],
     ) -> list[candidates.CandidateGroup]:
         # A switch to a thread costs 0.1 ms, so everything is done in one.
         self._live.refresh()
-        return candidates.retrieve(self._tower, self._live.view(), self._fields, valids, k)
+        # A request of a call that is too late itself gets fewer ranked candidates.
+        latest_ms = max(deadline.remaining_ms() for deadline in deadlines)
+        return candidates.retrieve(
+            self._tower, self._live.view(), self._fields, valids, k, latest_ms / 1000
+        )
 
     def _each(
-        self, asked: Sequence[tuple[requests.ValidRequest, int]]
+        self, asked: Sequence[tuple[requests.ValidRequest, int, requests.Deadline]]
     ) -> list[candidates.CandidateGroup]:
-        found = self._together([valid for valid, _ in asked], asked[0][1])
+        valids, numbers, deadlines = zip(*asked, strict=True)
+        found = self._together(valids, numbers[0], deadlines)
         if len(asked) == 1:
             return found
         by_position = {

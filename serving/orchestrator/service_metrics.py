@@ -10,10 +10,14 @@
     tfrec_release_refused                      processes that could not load a published release
     tfrec_resident_bytes                       anonymous memory of the processes
     tfrec_live_problem{version}                processes that cannot apply live updates
+    tfrec_live_updates{version}                live updates since the export that are applied
     tfrec_live_cut_bytes{version}              kept from interrupted updates, next to the journal
     tfrec_impression_rows_total{outcome}       written, dropped: rows of the impression log
     tfrec_user_reads_total{outcome}            found, unknown, late, failed: users of requests
     tfrec_user_events_total{outcome}           received, shown, dropped: events for the user store
+    tfrec_ranker_calls_total{version,replica,outcome}   ok, late, busy, failed
+    tfrec_ranker_replicas{version}             least number of healthy replicas
+    tfrec_ranker_replica_down{version,replica} processes that cannot use the replica
     tfrec_requests_total, tfrec_request_seconds, tfrec_in_flight, tfrec_breaker_open{version}
 
 Shown ads are the best of many, so their scores are above the mean of the log from the start. A
@@ -27,7 +31,7 @@ process's `/metrics` aggregates all of them.
 import datetime
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import prometheus_client
 from prometheus_client import multiprocess
@@ -124,6 +128,26 @@ class ServiceMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self._ranker_calls = counter(
+            "tfrec_ranker_calls_total",
+            "Ranker calls by replica and outcome.",
+            ["version", "replica", "outcome"],
+            registry=registry,
+        )
+        self._replicas = gauge(
+            "tfrec_ranker_replicas",
+            "Healthy replicas of the ranker; of several processes, the least.",
+            ["version"],
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._replica_down = gauge(
+            "tfrec_ranker_replica_down",
+            "Processes that cannot use a replica of the ranker.",
+            ["version", "replica"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self._refused = gauge(
             "tfrec_release_refused",
             "Processes that cannot serve the stable or the canary release.",
@@ -141,6 +165,13 @@ class ServiceMetrics:
             "Processes that cannot apply live updates.",
             ["version"],
             multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._live_updates = gauge(
+            "tfrec_live_updates",
+            "Number of live updates since the export that are applied.",
+            ["version"],
+            multiprocess_mode="mostrecent",
             registry=registry,
         )
         self._live_cut = gauge(
@@ -175,6 +206,7 @@ class ServiceMetrics:
             outcome: events.labels(outcome) for outcome in ("received", "shown", "dropped")
         }
         self._releases: dict[int, _Release] = {}
+        self._known_replicas: dict[int, set[str]] = {}
 
     def observe_request(self, path: str, status: int, seconds: float) -> None:
         """Records an HTTP request.
@@ -207,14 +239,45 @@ class ServiceMetrics:
         """Records the state of the circuit breaker of a version's ranker."""
         self._breaker.labels(version).set(state == "open")
 
+    def ranker_calls(self, version: int) -> Callable[[str, str], None]:
+        """Returns a function that counts a call of a version's ranker: replica and outcome."""
+        # Looked up once, because each lookup costs a microsecond.
+        known: dict[tuple[str, str], prometheus_client.Counter] = {}
+
+        def count(replica: str, outcome: str) -> None:
+            counter = known.get((replica, outcome))
+            if counter is None:
+                counter = self._ranker_calls.labels(version, replica, outcome)
+                known[replica, outcome] = counter
+            counter.inc()
+
+        return count
+
+    def observe_replicas(self, version: int, states: Mapping[str, bool]) -> None:
+        """Records which replicas of a version's ranker are healthy.
+
+        Args:
+            version: Release version.
+            states: Whether it is healthy, for the address of each replica. Those that are left out
+                no longer count as down.
+        """
+        known = self._known_replicas.setdefault(version, set())
+        known.update(states)
+        for replica in known:
+            self._replica_down.labels(version, replica).set(not states.get(replica, True))
+        self._replicas.labels(version).set(sum(states.values()))
+
     def observe_refused(self, refused: bool) -> None:
         """Records whether the stable or the canary release cannot be served."""
         self._refused.set(refused)
 
-    def observe_live(self, version: int, has_problem: bool, cut_bytes: int) -> None:
+    def observe_live(
+        self, version: int, has_problem: bool, cut_bytes: int, num_updates: int
+    ) -> None:
         """Records the state of the live updates of a release; see `LiveIndex.status`."""
         self._live_problem.labels(version).set(has_problem)
         self._live_cut.labels(version).set(cut_bytes)
+        self._live_updates.labels(version).set(num_updates)
 
     def observe_impressions(self, outcome: str, rows: int) -> None:
         """Counts rows of the impression log, `written` or `dropped`."""

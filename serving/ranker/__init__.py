@@ -1,17 +1,25 @@
 """Scores candidates with a release's ranker, remote or in process."""
 
 from serving.ranker.breaker import CircuitBreaker
+from serving.ranker.endpoints import Endpoints, connect, find_servers, split_address
 from serving.ranker.local_ranker import LocalRanker
 from serving.ranker.pace import Pace
-from serving.ranker.ranker_client import RankerClient, connect
+from serving.ranker.ranker_client import RankerClient
+from serving.ranker.replica import ReplicaState
+from serving.ranker.replicas import Replicas
 from serving.ranker.verified_ranker import Scorer, VerifiedRanker
 
 __all__ = [
     "CircuitBreaker",
+    "Endpoints",
     "LocalRanker",
     "Pace",
     "RankerClient",
+    "ReplicaState",
+    "Replicas",
     "Scorer",
     "VerifiedRanker",
     "connect",
+    "find_servers",
+    "split_address",
 ]

@@ -55,7 +55,11 @@ class LocalRanker:
         return 1
 
     async def predict(
-        self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
+        self,
+        columns: requests.Columns,
+        ad_features: np.ndarray,
+        timeout_seconds: float,
+        wait_if_busy: bool = True,
     ) -> dict[str, np.ndarray]:
         """Scores candidates; see `RankerClient.predict`.
 

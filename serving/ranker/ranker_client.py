@@ -13,7 +13,7 @@ import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving import errors, releases, requests
+from serving import errors, requests
 
 _OPTIONS = (
     # 500 candidates with 40 features fit into gRPC's default of 4 MB; a batch does not.
@@ -34,19 +34,6 @@ _OPTIONS = (
 # the memory of a GPU. The status has no other field that tells them apart.
 _TOO_LARGE = ("larger than max", "OOM", "Out of memory")
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.002, 0.05
-
-
-def connect(release: releases.Bundle, address: str) -> "RankerClient | None":
-    """Returns a client for the ranker of a release, or None if it has none.
-
-    Args:
-        release: Loaded release.
-        address: host:port of the model server.
-    """
-    if not release.manifest.has_ranker:
-        return None
-    outputs = release.manifest.outputs.values()
-    return RankerClient(address, version=release.version, outputs=outputs)
 
 
 class RankerClient:
@@ -79,16 +66,20 @@ class RankerClient:
         return self._connection
 
     async def predict(
-        self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
+        self,
+        columns: requests.Columns,
+        ad_features: np.ndarray,
+        timeout_seconds: float,
+        wait_if_busy: bool = True,
     ) -> dict[str, np.ndarray]:
         """Scores candidates.
-
-        A server without a free thread refuses a call at once; it is called again until the timeout.
 
         Args:
             columns: Query field -> [B] or [B, L], as returned by `QueryFields.columns`.
             ad_features: [B, C, F] int32.
             timeout_seconds: Timeout of the call.
+            wait_if_busy: Whether to call a server without a free thread, which refuses at once,
+                again until the timeout.
 
         Returns:
             Output -> [B, C] float32, finite.
@@ -96,7 +87,7 @@ class RankerClient:
         Raises:
             RankerUnavailableError: The server cannot be reached.
             RankerDeadlineError: The call timed out.
-            RankerBusyError: The server had no free thread until the timeout.
+            RankerBusyError: The server had no free thread, until the timeout if it was waited for.
             RankerVersionError: The server does not serve the version.
             RankerMismatchError: The reply comes from another version.
             RankerReplyError: The server rejected the call, or the reply is invalid.
@@ -105,7 +96,8 @@ class RankerClient:
         if 0 in shape:
             # TensorFlow Serving with batching never answers an empty batch.
             return {name: np.empty(shape, np.float32) for name in self._outputs}
-        reply = await self._reply(self._request(columns, ad_features), timeout_seconds)
+        request = self._request(columns, ad_features)
+        reply = await self._reply(request, timeout_seconds, wait_if_busy)
         if reply.model_spec.version.value != self.version:
             raise errors.RankerMismatchError(
                 f"The server at {self.address} answered with {self._model_name} version "
@@ -129,11 +121,15 @@ class RankerClient:
                 f"{timeout_seconds * 1000:.0f} ms."
             ) from error
 
-    async def close(self) -> None:
-        """Closes the channel; the next call opens a new one."""
+    async def close(self, grace_seconds: float | None = None) -> None:
+        """Closes the channel; the next call opens a new one.
+
+        Args:
+            grace_seconds: Time for the calls in flight. None cancels them.
+        """
         if self._loop is asyncio.get_running_loop():
             self._watcher.cancel()
-            await self._channel.close()
+            await self._channel.close(grace_seconds)
         self._loop = None
 
     def _connect(self) -> prediction_service_pb2_grpc.PredictionServiceStub:
@@ -155,7 +151,7 @@ class RankerClient:
             state = channel.get_state()
 
     async def _reply(
-        self, request: predict_pb2.PredictRequest, timeout_seconds: float
+        self, request: predict_pb2.PredictRequest, timeout_seconds: float, wait_if_busy: bool
     ) -> predict_pb2.PredictResponse:
         """Calls the server, and again after a pause while it has no free thread."""
         stub = self._connect()
@@ -172,10 +168,12 @@ class RankerClient:
                 is_busy = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not any(
                     words in str(error.details()) for words in _TOO_LARGE
                 )
-                if (is_busy and loop.time() + pause >= end) or (is_late and refused):
+                can_wait = wait_if_busy and loop.time() + pause < end
+                if (is_busy and not can_wait) or (is_late and refused):
+                    within = f" within {timeout_seconds * 1000:.0f} ms" if wait_if_busy else ""
                     raise errors.RankerBusyError(
-                        f"The ranker at {self.address} had no free thread within "
-                        f"{timeout_seconds * 1000:.0f} ms. Raise its --grpc_max_threads."
+                        f"The ranker at {self.address} had no free thread{within}. Raise its "
+                        "--grpc_max_threads."
                     ) from error
                 if not is_busy:
                     raise self._mapped(error, timeout_seconds) from error

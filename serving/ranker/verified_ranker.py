@@ -34,7 +34,11 @@ class Scorer(Protocol):
         """Returns a number that changes when another server may answer the next call."""
 
     async def predict(
-        self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
+        self,
+        columns: requests.Columns,
+        ad_features: np.ndarray,
+        timeout_seconds: float,
+        wait_if_busy: bool = True,
     ) -> dict[str, np.ndarray]:
         """Returns output -> [B, C] float32; see `RankerClient.predict`."""
 
@@ -78,18 +82,31 @@ class VerifiedRanker:
             return self.problem or "The ranker has not been verified yet."
         return None
 
-    async def verify(self, timeout_seconds: float = _PROBE_TIMEOUT_SECONDS) -> None:
+    @property
+    def is_behind(self) -> bool:
+        """Whether the server has answered that it does not serve the version."""
+        return isinstance(self._problem, errors.RankerVersionError)
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the server behind the current connection has reproduced the probes."""
+        return self._verified_at is not None and (self._verified_at == self._client.connection())
+
+    async def verify(
+        self, timeout_seconds: float = _PROBE_TIMEOUT_SECONDS, again: bool = False
+    ) -> None:
         """Verifies that the server reproduces the probes, once per connection.
 
         Args:
             timeout_seconds: Time to wait for the check.
+            again: Whether to check a server that is verified, to see if it still answers.
 
         Raises:
             RankerMismatchError: The server serves another model.
             RankerDeadlineError: The check did not finish in time. It continues in the background.
             RankerError: The call failed.
         """
-        if self._is_verified():
+        if self.is_verified and not again:
             return
         if isinstance(self._problem, errors.RankerMismatchError) and (
             time.monotonic() < self._next_check
@@ -106,33 +123,44 @@ class VerifiedRanker:
                 f"{timeout_seconds * 1000:.0f} ms."
             )
         task.result()
-        if not self._is_verified():
+        if not self.is_verified or (again and self._problem):
             problem = self._problem or errors.RankerUnavailableError(
                 f"The connection to the ranker at {self._client.address} broke."
             )
             raise type(problem)(str(problem))
 
     async def predict(
-        self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
+        self,
+        columns: requests.Columns,
+        ad_features: np.ndarray,
+        timeout_seconds: float,
+        wait: bool = True,
     ) -> dict[str, np.ndarray]:
         """Returns the scores of a verified server; see `RankerClient.predict`.
 
         If the server ends during the call, the next server behind the address is verified and
         called. TensorFlow Serving drops the calls in flight when it ends.
 
+        Args:
+            columns: Query field -> [B] or [B, L].
+            ad_features: [B, C, F] int32.
+            timeout_seconds: Timeout of the call.
+            wait: Whether to wait for a server that is busy or restarts. Otherwise the call fails
+                at once, so that another replica can take it.
+
         Raises:
             RankerError: The call failed, or the server is not verified.
         """
         end = time.monotonic() + timeout_seconds
-        was_verified = self._is_verified()
+        was_verified = self.is_verified
         try:
-            return await self._predict(columns, ad_features, end)
+            return await self._predict(columns, ad_features, end, wait)
         except errors.RankerUnavailableError:
             # A server that was unreachable before the call is not waited for.
-            if not was_verified:
+            if not was_verified or not wait:
                 raise
         await self._verify_next(min(end, time.monotonic() + _RECONNECT_SECONDS))
-        return await self._predict(columns, ad_features, end)
+        return await self._predict(columns, ad_features, end, wait)
 
     async def _verify_next(self, end: float) -> None:
         """Verifies the server behind the next connection."""
@@ -149,13 +177,13 @@ class VerifiedRanker:
             await asyncio.sleep(pause)
 
     async def _predict(
-        self, columns: requests.Columns, ad_features: np.ndarray, end: float
+        self, columns: requests.Columns, ad_features: np.ndarray, end: float, wait: bool
     ) -> dict[str, np.ndarray]:
         try:
             await self.verify(end - time.monotonic())
             # After a reconnect, the call below could reach a server that is not verified.
             verified_at = self._verified_at
-            scores = await self._client.predict(columns, ad_features, end - time.monotonic())
+            scores = await self._client.predict(columns, ad_features, end - time.monotonic(), wait)
         except errors.RankerError as error:
             self._failed(error)
             raise
@@ -165,9 +193,6 @@ class VerifiedRanker:
             )
         self._problem = None
         return scores
-
-    def _is_verified(self) -> bool:
-        return self._verified_at is not None and (self._verified_at == self._client.connection())
 
     async def _run_probes(self) -> None:
         connection = self._client.connection()

@@ -6,10 +6,10 @@ probes. It needs no training code, so the models may come from any framework.
 Shapes: N ads, Q queries, B requests, C candidates, D embedding size, F columns of ad features.
 """
 
-import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow as pa
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving import errors, manifest, requests, saved_model
+from serving import errors, manifest, requests
 from serving.index import (
     AD_ID,
     QUERIES_FILE,
@@ -27,7 +27,7 @@ from serving.index import (
     build_index,
     recall_against_exact,
 )
-from serving.releases import models, parts, probes, publishing
+from serving.releases import embedded_ads, models, parts, probes, publishing
 from tfrecords.schema import NUM_CANDIDATES, Field, Schema
 
 # Kept with the index, to measure recall after updates.
@@ -52,6 +52,8 @@ class ReleaseInputs:
         has_ranker: Whether there is a ranker.
         training_id: Id of the training. None: a checksum of the models.
         dataset_fingerprint: Fingerprint of the data set; empty if there is none.
+        work_directory: Directory of the embedded ads, with which an export that was killed goes on.
+            None: each export starts anew.
     """
 
     ads: pa.Table
@@ -65,27 +67,52 @@ class ReleaseInputs:
     has_ranker: bool = True
     training_id: str | None = None
     dataset_fingerprint: str = ""
+    work_directory: pathlib.Path | None = None
 
 
 def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Content:
+    """Fills the index's directory, and returns the content of the manifest; see `_assemble`."""
+    directory = inputs.work_directory
+    if directory is None:
+        # The next publish removes it, should this one be killed.
+        directory = staged.ad_index.with_name(f"{staged.ad_index.name}-embedded")
+    try:
+        content = _assemble(staged, inputs, directory)
+    except BaseException:
+        if inputs.work_directory is None and directory.exists():
+            embedded_ads.discard(directory)
+        raise
+    # The collection, if any, is the release's from here on.
+    shutil.rmtree(directory)
+    return content
+
+
+def _assemble(
+    staged: publishing.Staged, inputs: ReleaseInputs, directory: pathlib.Path
+) -> manifest.Content:
     """Fills the index's directory, and returns the content of the manifest.
 
     Args:
         staged: Directories of the release, with the SavedModels of the towers and the ranker.
         inputs: The other inputs.
+        directory: Directory of the embedded ads.
 
     Raises:
         InvalidModelError: A SavedModel does not fit the schema or the others, fails, or returns
             values that cannot be served.
         InvalidRequestError: There is no sample request, or one is invalid.
         AdIndexError: The index cannot be built.
+        IndexUnavailableError: Milvus does not answer.
     """
     query_fields = _described(inputs.schema.query_fields)
     ad_fields = _described(inputs.schema.ad_fields)
     rows = _checked_requests(query_fields, ad_fields, inputs.sample_requests)
     tower = models.QueryTower(staged.query_tower, query_fields)
     ad_tower = models.AdTower(staged.ad_tower, ad_fields)
-    queries, embeddings, features = _embedded(tower, ad_tower, rows, inputs.ads)
+    queries = _embedded_queries(tower, rows)
+    model_id = inputs.training_id or parts.checksum_of([staged.ad_tower])
+    ads = _embedded(directory, ad_tower, queries, inputs, model_id)
+    embeddings, features = ads.embeddings, ads.features
     heads, weights_source = inputs.heads or (), inputs.weights_source
     running: list[models.QueryTower | models.AdTower | models.RankerModel] = [tower, ad_tower]
     scorer = None
@@ -103,7 +130,7 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
         (click,) = heads_of(["click_probability"])
         heads = (dataclasses.replace(click, trained=False),)
     _check_weighted(tower, rows, [head for head in heads if head.trained], queries)
-    built, recall, tuning = _index(embeddings, queries, inputs)
+    built, recall, tuning = _index(ads, queries, inputs)
     probed = [tower.columns([row]) for row in rows[: probes.NUM_PROBES]]
     # The probes have only the best ads.
     some = np.linspace(0, len(features), min(NUM_CANDIDATES, len(features)), endpoint=False)
@@ -213,31 +240,30 @@ def _checked_requests(
     return checked
 
 
-def _embedded(
-    tower: models.QueryTower,
-    ad_tower: models.AdTower,
-    rows: Sequence[Mapping[str, Any]],
-    ads: pa.Table,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns embeddings [Q, D] of requests and [N, D] of ads, and ad features [N, F]."""
-    with _running(tower):
+def _embedded_queries(tower: models.QueryTower, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Returns embeddings [Q, D] of requests."""
+    with embedded_ads.running(tower):
         queries = tower.embed(tower.columns(rows))
-    _check_embeddings(tower, queries, len(rows), "sample request {}".format)
-    with _running(ad_tower):
-        embeddings, features = ad_tower.embed_table(ads)
-    _check_embeddings(ad_tower, embeddings, len(ads), lambda row: f"ad {ads[AD_ID][row].as_py()!r}")
-    if queries.shape[1] != embeddings.shape[1]:
+    embedded_ads.check_embeddings(tower, queries, len(rows), "sample request {}".format)
+    return queries
+
+
+def _embedded(
+    directory: pathlib.Path,
+    ad_tower: models.AdTower,
+    queries: np.ndarray,
+    inputs: ReleaseInputs,
+    model_id: str,
+) -> embedded_ads.EmbeddedCatalog:
+    """Embeds the ads, and checks them with the embeddings [Q, D] of requests."""
+    found = embedded_ads.embed(directory, ad_tower, inputs.ads, model_id)
+    if queries.shape[1] != found.embeddings.shape[1]:
         raise errors.InvalidModelError(
             f"query_tower and ad_tower: expected embeddings of the same size, got "
-            f"{queries.shape[1]} of queries and {embeddings.shape[1]} of ads. Use two towers that "
-            "were trained together."
+            f"{queries.shape[1]} of queries and {found.embeddings.shape[1]} of ads. Use two towers "
+            "that were trained together."
         )
-    if features.ndim != 2 or len(features) != len(ads) or not features.shape[1]:
-        raise errors.InvalidModelError(
-            f"ad_tower: expected ad_features [{len(ads)}, F], got {list(features.shape)}. Return "
-            "one row of features for each ad."
-        )
-    return queries, embeddings, features
+    return found
 
 
 def _check_weighted(
@@ -250,7 +276,7 @@ def _check_weighted(
     if tower.num_weights != len(heads):
         return
     weights = np.array([[head.utility_weight for head in heads]], np.float32)
-    with _running(tower):
+    with embedded_ads.running(tower):
         embedded = tower.embed(tower.columns(rows), np.repeat(weights, len(rows), axis=0))
     if embedded.shape != queries.shape or not np.allclose(embedded, queries, atol=probes.TOLERANCE):
         raise errors.InvalidModelError(
@@ -262,16 +288,22 @@ def _check_weighted(
 
 
 def _index(
-    embeddings: np.ndarray, queries: np.ndarray, inputs: ReleaseInputs
+    ads: embedded_ads.EmbeddedCatalog, queries: np.ndarray, inputs: ReleaseInputs
 ) -> tuple[BuiltIndex, float, np.ndarray]:
     """Returns the index, its recall on held-out queries, and the queries that tuned it."""
     tuning, held_out = inputs.tuning_queries, queries
     if tuning is None:
         tuning = queries[::2]
         held_out = queries[1::2] if len(queries) > 1 else queries
-    built = build_index(embeddings, inputs.index_config, tuning_queries=tuning)
-    k = min(NUM_CANDIDATES, len(embeddings))
-    return built, recall_against_exact(built.searcher, embeddings, held_out, k), tuning
+    built = build_index(
+        ads.embeddings,
+        inputs.index_config,
+        tuning_queries=tuning,
+        ads=inputs.ads,
+        resume_file=ads.resume_file,
+    )
+    k = min(NUM_CANDIDATES, len(ads.embeddings))
+    return built, recall_against_exact(built.searcher, ads.embeddings, held_out, k), tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +325,7 @@ class _Scorer:
     def run(self, columns: requests.Columns, candidates: np.ndarray) -> dict[str, np.ndarray]:
         """Returns output -> scores [B, C] of catalog rows [B, C]."""
         outputs = [head.output for head in self.heads if head.trained]
-        with _running(self.ranker):
+        with embedded_ads.running(self.ranker):
             return self.ranker.score(columns, self.features[candidates], outputs)
 
     def score(self, columns: requests.Columns, candidates: np.ndarray) -> dict[str, np.ndarray]:
@@ -326,39 +358,6 @@ class _Scorer:
         return scores
 
 
-@contextlib.contextmanager
-def _running(model: models.QueryTower | models.AdTower | models.RankerModel) -> Iterator[None]:
-    """Converts errors of a run."""
-    try:
-        yield
-    except (tf.errors.OpError, saved_model.StatusError) as error:
-        raise errors.InvalidModelError(
-            f"{model.part}: expected outputs for every ad and sample request, got the error: "
-            f"{error}. Make the model accept all values of its fields, and save it so that "
-            "TensorFlow Serving can run it."
-        ) from error
-
-
-def _check_embeddings(
-    model: models.QueryTower | models.AdTower,
-    values: np.ndarray,
-    num_rows: int,
-    name_of: Callable[[int], str],
-) -> None:
-    if values.ndim != 2 or len(values) != num_rows or not values.shape[1]:
-        raise errors.InvalidModelError(
-            f"{model.part}: expected embeddings [{num_rows}, D] for {num_rows} rows, got "
-            f"{list(values.shape)}. Return one vector for each row."
-        )
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        raise errors.InvalidModelError(
-            f"{model.part}: expected finite embeddings, got NaN or infinity for "
-            f"{name_of(int(bad[0]))} and {len(bad) - 1} more. A missing number is NaN, a missing "
-            "string is empty: replace them in the model."
-        )
-
-
 def _check_reproduces(
     staged: publishing.Staged,
     content: manifest.Content,
@@ -368,7 +367,7 @@ def _check_reproduces(
 ) -> None:
     """Checks the probes as a service will."""
     release = manifest.Manifest.create(content, version=staged.version, created="", files={})
-    index = AdIndex.open(staged.ad_index)
+    index = AdIndex.open(staged.ad_index, content.index)
     try:
         probes.check_retrieval(release, tower, index)
         probes.check_ad_tower(release, ad_tower, index)

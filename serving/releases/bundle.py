@@ -110,6 +110,7 @@ def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
     Raises:
         BundleError: The release is not published, is damaged, as for `verify`, or cannot be read.
         ProbeMismatchError: The query tower or the index does not reproduce the probes.
+        IndexUnavailableError: The index is in Milvus, which does not answer.
     """
     root = pathlib.Path(base)
     version = stable(root) if version is None else version
@@ -117,7 +118,7 @@ def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
     try:
         release = verify(root, version)
         tower = models.QueryTower(root / "query_tower" / str(version), release.query_fields)
-        index = AdIndex.open(root / "ad_index" / str(version))
+        index = AdIndex.open(root / "ad_index" / str(version), release.index)
         probes.check_retrieval(release, tower, index)
     except BaseException as error:
         held.close()

@@ -6,12 +6,13 @@ describes the file, and `publishing` creates releases.
 
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from serving import errors, manifest
+from serving import errors, index, manifest
 from serving.releases import bundle, parts, publishing
 from serving.releases.in_use import is_in_use, unused_releases
 from serving.releases.pointer import (
@@ -190,6 +191,7 @@ def prune(base: pathlib.Path, keep: int, wait_seconds: float = 0.0) -> PrunedRel
     Raises:
         ValueError: `keep` is less than 1.
         PublishError: Another change or a publish is running.
+        IndexUnavailableError: Milvus does not answer. The release that it has ads of stays.
         OSError: The file system does not support the locks that mark releases in use.
     """
     if keep < 1:
@@ -288,11 +290,23 @@ def _why_stable(base: pathlib.Path) -> str:
     return f", because it is the latest and there is no {POINTER_FILE}"
 
 
+def _drop_index(base: pathlib.Path, version: int) -> None:
+    """Removes the release's vectors from Milvus, before the manifest that names them."""
+    try:
+        release = manifest.read(base, version)
+    except errors.BundleError as error:
+        # As damaged as it is, it goes.
+        logging.warning("A collection in Milvus, if release %d has one, stays: %s", version, error)
+        return
+    index.drop_index(release.index)
+
+
 def _remove(base: pathlib.Path, version: int) -> bool:
     """Removes a release unless it is in use; returns whether it was removed."""
     with unused_releases(base, version) as is_unused:
         if not is_unused:
             return False
+        _drop_index(base, version)
         # Without its manifest the release no longer exists, and the rest is a leftover.
         manifest.path_of(base, version).unlink()
         files.sync(base / "manifests")

@@ -34,7 +34,6 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
 from serving import errors, requests, saved_model
-from tfrecords import terminal
 
 SIGNATURE = "serving_default"
 FOR_WEIGHTS, HEAD_WEIGHTS = "for_weights", "head_weights"
@@ -238,10 +237,7 @@ class AdTower(_Model):
         self, num_ads: int, columns: Callable[[slice], requests.Columns]
     ) -> tuple[np.ndarray, np.ndarray]:
         starts = range(0, num_ads, _ADS_PER_CALL)
-        parts = [
-            self._embed(columns(slice(first, first + _ADS_PER_CALL)))
-            for first in terminal.with_progress(starts, "embedding ads", "calls")
-        ]
+        parts = [self._embed(columns(slice(first, first + _ADS_PER_CALL))) for first in starts]
         embeddings, features = zip(*parts, strict=True)
         return np.concatenate(embeddings), np.concatenate(features)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from serving import errors, manifest, requests
-from serving.index import AdIndex, Searcher
+from serving.index import AdIndex, IndexBackend
 from serving.releases import models
 
 NUM_PROBES = 8
@@ -28,7 +28,7 @@ _APPROXIMATE_SLACK = 0.05
 def record(
     rows: Sequence[requests.Columns],
     tower: models.QueryTower,
-    searcher: Searcher,
+    searcher: IndexBackend,
     score: Callable[[requests.Columns, np.ndarray], Mapping[str, np.ndarray]] | None,
 ) -> dict[str, Any]:
     """Records the candidates and scores of requests, each computed alone.

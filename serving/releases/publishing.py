@@ -10,6 +10,7 @@ because a polling model server may already have loaded the interrupted one.
 import contextlib
 import dataclasses
 import datetime
+import logging
 import os
 import pathlib
 import shutil
@@ -18,8 +19,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from serving import errors, manifest
-from serving.releases import parts, pointer
+from serving import errors, index, manifest
+from serving.releases import embedded_ads, parts, pointer
 from tfrecords import files
 
 STAGING = ".staging-"
@@ -95,7 +96,15 @@ def _publish(
 ) -> manifest.Manifest:
     staged = _stage(root, version)
     try:
-        return _commit(root, staged, write(staged))
+        content = write(staged)
+        try:
+            return _commit(root, staged, content)
+        except BaseException:
+            try:
+                index.drop_index(content.index)
+            except errors.IndexUnavailableError as error:
+                logging.warning("The collection of the release stays: %s", error)
+            raise
     finally:
         for part in parts.PARTS:
             shutil.rmtree(getattr(staged, part), ignore_errors=True)
@@ -196,7 +205,7 @@ def remove_leftovers(root: pathlib.Path) -> None:
         for path in (root / part).glob("*"):
             unfinished = path.name.isdecimal() and path.name not in published
             if unfinished or path.name.startswith(STAGING):
-                shutil.rmtree(path)
+                embedded_ads.discard(path)
     for path in (root / "manifests").glob(".*"):
         path.unlink()
     for path in (root / "live").glob("*"):

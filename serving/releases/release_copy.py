@@ -31,10 +31,16 @@ def copy_release(
         The manifest of the copy.
 
     Raises:
-        BundleError: The release is damaged, rejected by the gate, or cannot be written.
+        BundleError: The release is damaged, rejected by the gate, in Milvus, or cannot be written.
     """
     release = bundle.load(source, version)
     try:
+        if release.manifest.index.get("milvus"):
+            raise errors.PublishError(
+                f"Release {release.version} of {source} has its ads in Milvus, where a collection "
+                "belongs to one release. Serve it from its base directory, or export into "
+                f"{base}."
+            )
         if gate is not None:
             gate(base, release.manifest)
         return publishing.publish(

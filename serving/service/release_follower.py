@@ -193,7 +193,9 @@ class ReleaseFollower:
             raise
 
     async def _await_ranker(self, service: orchestrator.Orchestrator) -> None:
-        """Waits until the model server is verified to serve the version.
+        """Waits until the model server, or each replica that answers, serves the version.
+
+        After `ranker_seconds`, a single verified replica is enough.
 
         Raises:
             RankerMismatchError: The model server serves a different model as this version.
@@ -205,7 +207,9 @@ class ReleaseFollower:
         while True:
             try:
                 await service.verify_ranker()
-                return
+                # One replica alone could not carry the requests of all.
+                if service.ranker_behind is None or self._clock() >= until:
+                    return
             except errors.RankerMismatchError:
                 raise
             except errors.RankerError:

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 
-from serving import errors, orchestrator, ranker, releases, users
+from serving import errors, live, orchestrator, ranker, releases, users
 from serving.config import (
     DEFAULT_MAX_BODY_BYTES,
     HttpConfig,
@@ -34,7 +34,9 @@ class ServiceSettings:
     Attributes:
         base: Base directory of the bundles.
         version: Release version. None: follow the stable release and the canary.
-        ranker_address: host:port of the model server.
+        ranker_address: host:port of the model server, or of several; see `ranker.split_address`.
+        update_channel: Address of the channel of live updates; see `live.open_channel`. None: all
+            processes that serve the release share its base directory.
         orchestrator: Options of the orchestrator.
         http: Options of the HTTP server.
         token: Bearer token that requests must carry. None: no token is required.
@@ -51,6 +53,7 @@ class ServiceSettings:
     ranker_address: str
     orchestrator: OrchestratorConfig
     http: HttpConfig
+    update_channel: str | None = None
     token: str | None = None
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     impression_directory: str | None = None
@@ -150,6 +153,7 @@ def serve_release(
             impressions=impressions,
             admitting=admitting,
             users=user_data,
+            updates=live.open_channel(settings.update_channel, loaded),
         )
 
     router = release_router.ReleaseRouter(connect(release))

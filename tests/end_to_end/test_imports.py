@@ -55,13 +55,13 @@ def test_what_serves_and_checks_a_service_loads_no_training_code():
     assert result.stdout.strip() == "[]", result.stderr
 
 
-def test_a_request_is_served_where_pandas_cannot_be_imported(tiny_base):
+def test_a_request_is_served_where_neither_pandas_nor_pymilvus_can_be_imported(tiny_base):
     result = run(
         f"""
 import sys, importlib.abc
 class Refusing(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "pandas":
+        if name in ("pandas", "pymilvus"):
             raise ModuleNotFoundError("refused")
 sys.meta_path.insert(0, Refusing())
 from serving import client, service

@@ -1,6 +1,7 @@
 """What some tests need and the extra `test` does not install."""
 
 import importlib.util
+import os
 import shutil
 
 import pytest
@@ -27,3 +28,9 @@ NEEDS_VALKEY = pytest.mark.skipif(
     reason="no valkey-server or no redis-py: apt-get install valkey-server, and make "
     ".venv/.installed-engines",
 )
+
+NEEDS_MILVUS = pytest.mark.skipif(
+    importlib.util.find_spec("milvus_lite") is None,
+    reason="no milvus-lite: make .venv/.installed-engines",
+)
+MILVUS_SERVER = os.environ.get("TFREC_TEST_MILVUS_URI")

@@ -28,9 +28,17 @@ import tensorflow as tf
 import waiting
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from serving import index, manifest, model_config, model_server, orchestrator, releases, requests
+from serving import (
+    index,
+    manifest,
+    model_config,
+    model_server,
+    orchestrator,
+    ranker,
+    releases,
+    requests,
+)
 from serving.config import HttpConfig, OrchestratorConfig
-from serving.ranker import ranker_client
 from serving.service import http_server, lifecycle, release_router
 from serving.service.rest import app
 from tfrecords.schema import SHOWN
@@ -213,6 +221,9 @@ def _shown(row: int) -> str:
     return json.dumps({"title": f"Ad {row}" if row % 10 else None, "stock": row})
 
 
+FLAT = index.IndexConfig(kind="Flat")
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What a tiny bundle is made of; another seed is another training.
@@ -224,6 +235,7 @@ class Recipe:
     num_ads: int = NUM_ADS
     heads: tuple[str, ...] = ("click", "engagement", "revenue")
     weak: dict[str, str] = dataclasses.field(default_factory=dict)
+    index_config: index.IndexConfig = FLAT
 
     @property
     def training_id(self) -> str:
@@ -237,8 +249,9 @@ class Recipe:
             models.append((ranker, staged.ranker))
         for model, directory in models:
             tf.saved_model.save(model, str(directory), signatures={"serving_default": model.serve})
-        built = index.build_index(ad_embeddings(self.num_ads), index.IndexConfig(kind="Flat"))
-        built.save(staged.ad_index, ad_features(self.num_ads), ads_table(self.num_ads))
+        ads = ads_table(self.num_ads)
+        built = index.build_index(ad_embeddings(self.num_ads), self.index_config, ads=ads)
+        built.save(staged.ad_index, ad_features(self.num_ads), ads)
         parts = tuple(part for part in releases.PARTS if self.heads or part != "ranker")
         for part in parts:
             releases.write_identity(
@@ -389,7 +402,7 @@ def make_orchestrator(
     **options: Any,
 ) -> orchestrator.Orchestrator:
     """Joins a bundle and the server at an address; options are the orchestrator's."""
-    client = ranker_client.connect(release, address)
+    client = ranker.connect(release, address)
     # The machine of a test may be slow, and lateness has its own tests.
     patient = OrchestratorConfig(default_deadline_ms=30_000)
     return orchestrator.Orchestrator(release, client, config or patient, **options)
@@ -409,13 +422,13 @@ class _Altering(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 @contextlib.contextmanager
-def altering_server(address: str, edit: Callable) -> Iterator[str]:
+def altering_server(address: str, edit: Callable, port: int = 0) -> Iterator[str]:
     """Runs a real server that passes calls on and lets `edit` change, or hold, the replies."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         _Altering(address, edit), server
     )
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
         yield f"127.0.0.1:{port}"

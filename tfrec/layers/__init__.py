@@ -2,7 +2,7 @@
 
 from tfrec.layers.attention import LayerNorm, TargetAttention
 from tfrec.layers.custom_code import needs_autograph
-from tfrec.layers.dropout import Dropout, new_generator
+from tfrec.layers.dropout import Dropout, Generator, new_generator
 from tfrec.layers.factorization import RANK, FactorizationMachine
 from tfrec.layers.features import (
     CrossLayer,
@@ -29,6 +29,18 @@ from tfrec.layers.history_tokens import HistoryTokens
 from tfrec.layers.id_dropout import IdDropout, oov_rates
 from tfrec.layers.numeric_slopes import NumericSlopes
 from tfrec.layers.position_bias import PositionBias
+from tfrec.layers.replicas import (
+    WHOLE,
+    Columns,
+    gather_columns,
+    mean_of_rows,
+    order_columns,
+    own_rows,
+    part_of_whole,
+    share_of,
+    total_of_replicas,
+    whole_batch,
+)
 from tfrec.layers.sampling import ClickedAds, ClickShares, clicked_in_request, expected_draws
 from tfrec.layers.user_bias import UserBias
 from tfrec.layers.user_clicks import UserClicks
@@ -36,12 +48,15 @@ from tfrec.layers.user_ids import UserIds
 
 __all__ = [
     "RANK",
+    "WHOLE",
     "ClickShares",
     "ClickedAds",
+    "Columns",
     "CrossLayer",
     "Dropout",
     "FactorizationMachine",
     "FieldEmbeddings",
+    "Generator",
     "HistoryTokens",
     "IdDropout",
     "LayerNorm",
@@ -62,14 +77,22 @@ __all__ = [
     "expected_draws",
     "find_histories",
     "flatten",
+    "gather_columns",
     "head_outputs",
+    "mean_of_rows",
     "mean_of_values",
     "mix_logits",
     "needs_autograph",
     "new_generator",
     "oov_rates",
+    "order_columns",
+    "own_rows",
     "pairwise_products",
+    "part_of_whole",
     "positive_logits",
     "positive_probability",
     "raw_amount_scale",
+    "share_of",
+    "total_of_replicas",
+    "whole_batch",
 ]

@@ -24,7 +24,7 @@ from typing import Optional
 import numpy as np
 import tensorflow as tf
 
-from tfrec.layers import histories, number_lookup
+from tfrec.layers import histories, number_lookup, replicas
 from tfrecords import encoding, schema, vectors
 
 FREQUENCY_BUCKETS = 64
@@ -140,8 +140,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             looked_up = embeddings[..., : self._num_ids, :]
             norms = tf.reduce_sum(tf.square(looked_up), axis=[-2, -1])
             exists = tf.cast(tf.reduce_any(tf.not_equal(ids, 0), axis=-1), norms.dtype)
-            mean = tf.math.divide_no_nan(tf.reduce_sum(norms * exists), tf.reduce_sum(exists))
-            self.add_loss(self._l2 * mean)
+            self.add_loss(self._l2 * replicas.weighted_mean(norms, exists))
         return embeddings
 
     def embed(self, ids: tf.Tensor) -> tf.Tensor:

@@ -98,7 +98,7 @@ class ClickedAds:
         users: tf.Tensor,
         ad_rows: tf.Tensor,
         max_clicks: int,
-        generator: tf.random.Generator,
+        draws: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns other ads that users clicked, a sample for users with many clicks.
 
@@ -106,7 +106,7 @@ class ClickedAds:
             users: [B] int64; unknown users have no clicks.
             ad_rows: [B] int32 the ad to leave out for each user.
             max_clicks: Maximum number of ads per user.
-            generator: Draws the samples.
+            draws: [B] float32 in [0, 1), uniform, which choose the samples.
 
         Returns:
             [P] int32 ads, [P] int32 indices of their users, ascending, and [B] int32 numbers of
@@ -114,7 +114,7 @@ class ClickedAds:
         """
         starts, counts = self._clicks_of(users)
         # A user's clicks are in random order, so a window of them is a random sample.
-        draw = generator.uniform(tf.shape(counts)) * tf.cast(counts, tf.float32)
+        draw = draws * tf.cast(counts, tf.float32)
         taken = tf.ragged.range(tf.minimum(counts, max_clicks))
         owner = tf.cast(taken.value_rowids(), tf.int32)
         index = taken.flat_values + tf.gather(tf.cast(draw, tf.int32), owner)
@@ -146,15 +146,18 @@ class ClickedAds:
         return tf.gather(self._starts, index), tf.where(known, tf.gather(self._counts, index), 0)
 
 
-def clicked_in_request(request: tf.Tensor, ad_rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+def clicked_in_request(
+    request: tf.Tensor, requests: tf.Tensor, ad_rows: tf.Tensor, columns: tf.Tensor
+) -> tf.Tensor:
     """Returns [B, C] bool: whether the ad of column c was clicked in the request of click b.
 
     Args:
-        request: [B] int32 the requests of clicks.
-        ad_rows: [B] int32 the clicked ads.
+        request: [B] int32 the requests of the clicks.
+        requests: [P] int32 the requests of the batch's clicks, which hold these.
+        ad_rows: [P] int32 the ads of the batch's clicks.
         columns: [C] int32 ads, in any order, possibly with repetitions.
     """
-    click, other = tf.unstack(tf.where(request[:, None] == request), axis=1)
+    click, other = tf.unstack(tf.where(request[:, None] == requests), axis=1)
     return _columns_of(tf.gather(ad_rows, other), click, columns, tf.size(request))
 
 

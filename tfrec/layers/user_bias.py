@@ -20,7 +20,7 @@ References:
 
 import tensorflow as tf
 
-from tfrec.layers import user_ids
+from tfrec.layers import replicas, user_ids
 
 # A row moves its user's bias by about this share of its residual, whatever the batch size (times
 # 1.26, Adagrad's factor for gradients far below its initial accumulator).
@@ -65,11 +65,14 @@ class UserBias(tf.keras.layers.Layer):
         mean = self.mean
         if training:
             rows = tf.reduce_sum(tf.cast(shown, biases.dtype), axis=1, keepdims=True)
-            factor = STEP_PER_ROW * tf.reduce_sum(rows)
+            weights = rows * known
+            num_rows, weight = replicas.total_of_replicas(
+                [tf.reduce_sum(rows), tf.reduce_sum(weights)]
+            )
+            factor = STEP_PER_ROW * num_rows
             # Multiplies the gradient by the factor; the value stays the same.
             biases += (factor - 1.0) * (biases - tf.stop_gradient(biases))
-            weights = rows * known
-            total = tf.reduce_sum(weights * biases, axis=0)
-            mean = tf.math.divide_no_nan(total, tf.reduce_sum(weights))
+            (total,) = replicas.total_of_replicas([tf.reduce_sum(weights * biases, axis=0)])
+            mean = tf.math.divide_no_nan(total, weight)
             self.mean.assign(_MOMENTUM * self.mean + (1.0 - _MOMENTUM) * mean)
         return known * (biases - mean)

@@ -232,8 +232,11 @@ def train_ranker(
     workdir: pathlib.Path,
     progress: bool = False,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+    strategy: tf.distribute.Strategy | None = None,
 ) -> None:
     """Trains a ranker, keeps its best pass, and fits its calibrators.
+
+    With several workers, the chief alone does what follows the passes.
 
     Args:
         data_set: The converted log.
@@ -241,14 +244,19 @@ def train_ranker(
         workdir: Work directory; training resumes from its files.
         progress: Whether to show progress bars.
         callbacks: Additional callbacks for `Model.fit`.
+        strategy: From `training.joined`; None: one worker.
 
     Raises:
-        ValueError: See `check_trainable`.
+        ValueError: See `check_trainable`; or workers have other options or data.
     """
     check_trainable(data_set)
-    save_config(config, workdir / "config.json")
-    model = build_ranker(data_set, config)
-    start(model, data_set)
+    strategy = strategy or tf.distribute.get_strategy()
+    training.check_same(strategy, {"data": data_set.fingerprint, **dataclasses.asdict(config)})
+    if training.is_chief(strategy):
+        save_config(config, workdir / "config.json")
+    with strategy.scope():
+        model = build_ranker(data_set, config)
+        start(model, data_set)
     rows = _rows_of_pass(data_set, config)
     batch_size = training.batch_size(config.batch_size, rows)
     steps_per_epoch = math.ceil(rows / batch_size)
@@ -280,6 +288,12 @@ def train_ranker(
         options=dataclasses.asdict(config),
         extra_callbacks=callbacks,
     )
+    if not training.is_chief(strategy):
+        return
+    if strategy.num_replicas_in_sync > 1:
+        # A model of its own, which asks no other replica.
+        model = build_ranker(data_set, config)
+        training.restore_best(model, workdir)
     fit_rare_heads(model, data_set, config.seed)
     # With the fitted heads; `best` then holds all that serving needs.
     model.save_weights(str(workdir / "best" / "weights"))

@@ -197,7 +197,8 @@ class RankingModel(training.StageModel):
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
         """Returns the weighted losses of the heads, without those of layers (`self.losses`).
 
-        Each is a mean over the impressions with a known label.
+        Each is a mean over the impressions with a known label. That of a share of a batch is its
+        part of the batch's loss.
 
         Args:
             inputs: `query` [B, Wq] and `ad` [B, C, Wa], int32; `mask` [B, C] bool, true for shown
@@ -210,8 +211,9 @@ class RankingModel(training.StageModel):
         losses = []
         for head, task in self.tasks.items():
             labels, predictions, weights = tasks.labeled_rows(head, inputs, logits, keep_rate)
-            loss = tasks.mean(task(labels, predictions, sample_weight=weights))
-            losses.append(self._config.loss_weights[head] * loss)
+            loss = task(labels, predictions, sample_weight=weights)
+            mean = tasks.mean(loss, tasks.num_labeled(head, inputs))
+            losses.append(self._config.loss_weights[head] * mean)
         return tf.add_n(losses)
 
     def add_amount_slopes(self, logits: Logits, ad: tf.Tensor) -> Logits:

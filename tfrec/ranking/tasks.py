@@ -10,6 +10,7 @@ References:
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
@@ -53,9 +54,27 @@ def task_of(head: str) -> tfrs.tasks.Ranking:
     return tfrs.tasks.Ranking(loss, loss_metrics=[tf.keras.metrics.Mean(name=f"{head}_loss")])
 
 
-def mean(losses: tf.Tensor) -> tf.Tensor:
-    """Returns the mean of losses of any shape; 0 if there are none."""
-    return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(tf.size(losses), losses.dtype))
+def mean(losses: tf.Tensor, count: tf.Tensor | None = None) -> tf.Tensor:
+    """Returns the mean of losses of any shape; 0 if there are none.
+
+    Args:
+        losses: The losses.
+        count: Number of losses that these are some of; None: they are all.
+    """
+    count = tf.size(losses) if count is None else count
+    return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(count, losses.dtype))
+
+
+def num_labeled(head: str, batch: Mapping[str, Any]) -> tf.Tensor | None:
+    """Returns the number of labeled rows of the batch that a share is of; None of no share."""
+    if layers.WHOLE not in batch:
+        return None
+    return tf.math.count_nonzero(_is_labeled(head, layers.whole_batch(batch)), dtype=tf.int32)
+
+
+def _is_labeled(head: str, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Returns [B, C] bool: the shown ads with a known label."""
+    return batch["mask"] & ~tf.math.is_nan(batch[head])
 
 
 def labeled_rows(
@@ -71,9 +90,10 @@ def labeled_rows(
 
     Returns:
         Labels [L, 1]. Predictions [L, 3] of an amount; else [L, 1] logits of a positive label of
-        an impression, with ESMM for a head after the click. Weights [L] with mean 1, or None.
+        an impression, with ESMM for a head after the click. Weights [L] with
+        mean 1 over the whole batch, or None.
     """
-    known = batch["mask"] & ~tf.math.is_nan(batch[head])
+    known = _is_labeled(head, batch)
     clicks = tf.boolean_mask(batch[CLICK.label], known)
     own, click_logits = (tf.boolean_mask(logits[name], known) for name in (head, CLICK.label))
     click_logits = down_sampling.in_sample(click_logits, clicks, negative_keep_rate)
@@ -85,5 +105,10 @@ def labeled_rows(
     # Above, the correction of the click logits takes the place of weights.
     if negative_keep_rate < 1.0:
         weights = down_sampling.weights(clicks, negative_keep_rate)
-        weights /= tf.reduce_mean(weights)
+        every = weights
+        if layers.WHOLE in batch:
+            whole = layers.whole_batch(batch)
+            clicks = tf.boolean_mask(whole[CLICK.label], _is_labeled(head, whole))
+            every = down_sampling.weights(clicks, negative_keep_rate)
+        weights /= tf.reduce_mean(every)
     return labels, own if HEADS[head].is_amount else own[:, None], weights

@@ -77,10 +77,10 @@ def refit_two_tower(
     plan = dataclasses.replace(plan, metric=_PASS, maximize=True, stop_after=passes)
 
     def temperature() -> dict[str, float]:
-        number = int(model.optimizer.iterations) // plan.steps_per_epoch
+        number = int(model.optimizer.iterations.read_value()) // plan.steps_per_epoch
         model.store_user_clicks()
         model.temperature.assign(history[number - 1]["temperature"])
-        return {_PASS: float(number), "temperature": float(model.temperature)}
+        return {_PASS: float(number), "temperature": float(model.temperature.read_value())}
 
     directory = workdir / REFIT_DIRECTORY
     if progress:

@@ -216,27 +216,38 @@ class RetrievalModel(training.StageModel):
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
         """Returns the loss of clicks; in training with the penalty on the embeddings used.
 
+        That of a share of a batch is its part of the batch's loss, with the candidates of all
+        shares.
+
         Args:
             inputs: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32; `user` [B] int64 if
                 users are known, else `request` [B] int32, whose clicks are not negatives of each
                 other; optionally `sample_weight` [B].
             training: Whether dropout, of ids too, is on.
         """
-        rows, ads = self._candidates(inputs)  # [C], [C, Wa]
-        query = inputs["query"]
+        all_ads, is_share = self._over_all_ads, layers.WHOLE in inputs
+        columns = self._candidates(inputs)
+        rows, query = columns.rows, inputs["query"]
+        # All have the latest features, as in the index. Otherwise a price from the end of the log
+        # would identify the uniform ads, which were not clicked.
+        own_rows = rows[: columns.num_own]
+        ads = self._ad_features if all_ads else tf.gather(self._ad_features, own_rows)
         if training:
             query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         # The column of the clicked ad is its row if all ads are candidates.
-        own = {"own_columns": inputs["ad_row"]} if self._over_all_ads else {}
+        own = {"own_columns": inputs["ad_row"]} if all_ads else {}
         own_columns = own.get("own_columns", tf.range(tf.shape(query)[0]))
         embedded = self.embed_batch(inputs, query, ads, own_columns, training)
         score_mask = self._are_negatives(inputs, rows)
-        if score_mask is not None and not self._over_all_ads:
+        if score_mask is not None and not all_ads:
             # The clicked ad itself, which a stock task would mask too.
             score_mask = tf.linalg.set_diag(score_mask, tf.ones_like(inputs["ad_row"], tf.bool))
+        gathered = is_share and not all_ads
+        if is_share and isinstance(self.task, task.SampledSoftmax):
+            own["num_queries"] = tf.size(layers.whole_batch(inputs)["ad_row"])
         loss = self.task(
             embedded.queries,
-            embedded.ads,
+            layers.gather_columns(embedded.ads, columns) if gathered else embedded.ads,
             sample_weight=inputs.get("sample_weight"),
             candidate_sampling_probability=self._sampling_probability(inputs, rows),
             candidate_ids=rows,
@@ -244,7 +255,9 @@ class RetrievalModel(training.StageModel):
             score_mask=score_mask,
             **own,
         )
-        return loss + self._embedding_l2 * embedded.penalty if training else loss
+        if not training:
+            return loss
+        return loss + self._embedding_l2 * layers.part_of_whole(embedded.penalty, inputs, "ad_row")
 
     def embed_batch(
         self,
@@ -285,18 +298,19 @@ class RetrievalModel(training.StageModel):
         """Whether all ads are candidates; a stock task takes those of the batch first."""
         return self._has_few_ads and isinstance(self.task, task.SampledSoftmax)
 
-    def _candidates(self, batch: reader.Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns rows [C] and features [C, Wa] of the candidates that clicks are scored against.
+    def _candidates(self, batch: reader.Batch) -> layers.Columns:
+        """Returns the candidates that clicks are scored against.
 
-        These are the clicked ads and uniform negatives, or all ads.
+        These are the clicked ads and uniform negatives, or all ads of a small catalog, which each
+        replica embeds.
         """
         if self._over_all_ads:
-            return tf.range(self._num_ads), self._ad_features
-        uniform = self._generator.uniform([self._num_uniform], 0, self._num_ads, tf.int32)
-        # All have the latest features, as in the index. Otherwise a price from the end of the log
-        # would identify the uniform ads, which were not clicked.
+            return layers.Columns(tf.range(self._num_ads), self._num_ads, 0)
+        uniform = self._generator.same_integers(self._num_uniform, self._num_ads)
+        if layers.WHOLE in batch:
+            return layers.order_columns(layers.whole_batch(batch)["ad_row"], uniform)
         rows = tf.concat([batch["ad_row"], uniform], axis=0)
-        return rows, tf.gather(self._ad_features, rows)
+        return layers.Columns(rows, tf.size(rows), 0)
 
     def _are_negatives(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
         """Returns [B, C] bool, whether an ad [C] is a negative; None: all are.
@@ -308,12 +322,15 @@ class RetrievalModel(training.StageModel):
         if self.clicked_ads is not None:
             mask = ~self.clicked_ads.among(batch["user"], rows)
         elif "request" in batch:
-            mask = ~layers.clicked_in_request(batch["request"], batch["ad_row"], rows)
+            every = layers.whole_batch(batch)
+            mask = ~layers.clicked_in_request(
+                batch["request"], every["request"], every["ad_row"], rows
+            )
         if self._was_shown is None:
             return mask
         shown = tf.gather(self._was_shown, rows)[None, :]
-        every = tf.ones([tf.shape(batch["ad_row"])[0], 1], tf.bool)
-        return shown & (every if mask is None else mask)
+        clicks = tf.ones([tf.shape(batch["ad_row"])[0], 1], tf.bool)
+        return shown & (clicks if mask is None else mask)
 
     def accidental_hits(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
         """Returns [B, C] bool: whether the ad of a column [C] is not a negative of the query.
@@ -330,7 +347,7 @@ class RetrievalModel(training.StageModel):
         """Returns the probability [C] of candidates in a draw of a negative; None for all ads."""
         if self._over_all_ads:
             return None
-        num_in_batch = tf.shape(batch["ad_row"])[0] - 1
+        num_in_batch = tf.shape(layers.whole_batch(batch)["ad_row"])[0] - 1
         draws = layers.expected_draws(
             self._click_shares(rows), num_in_batch, self._num_uniform, self._num_ads
         )

@@ -14,7 +14,7 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,10 +78,12 @@ def train_two_tower(
     progress: bool = False,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     teacher: distillation.Teacher | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> None:
     """Trains a two-tower model on clicks and then distills a ranker into it.
 
-    The best pass of each training is kept.
+    The best pass of each training is kept. With several workers, the chief alone distills: the
+    number of lessons does not grow with the log.
 
     Args:
         data_set: The converted log.
@@ -90,11 +92,18 @@ def train_two_tower(
         progress: Whether to show progress bars.
         callbacks: Additional callbacks for `Model.fit`, of each of its calls.
         teacher: Says what ads are worth; None: there is no ranker, and clicks alone are learned.
+        strategy: From `training.joined`; None: one worker.
 
     Raises:
-        ValueError: See `check_trainable`.
+        ValueError: See `check_trainable`; or workers have other options or data.
     """
-    save_config(config, workdir / "config.json")
+    strategy = strategy or tf.distribute.get_strategy()
+    is_taught = {"teacher": None if teacher is None else dict(teacher.weights)}
+    training.check_same(
+        strategy, {"data": data_set.fingerprint, **is_taught, **dataclasses.asdict(config)}
+    )
+    if training.is_chief(strategy):
+        save_config(config, workdir / "config.json")
     check_trainable(data_set)
     clicks = data_set.label_sum("train", "click")
     config = dataclasses.replace(config, batch_size=training.batch_size(config.batch_size, clicks))
@@ -102,9 +111,8 @@ def train_two_tower(
     pairs = reading.read_pairs(data_set, ("train",)) if data_set.spec.has_user else None
     held_out = _held_out(data_set, pairs)
     clicked_ads = None if pairs is None else layers.ClickedAds(*pairs)
-    model = build_two_tower(data_set, config, catalog, clicked_ads)
-    oov_rates = layers.oov_rates(data_set)
-    model.id_dropout.raise_rates(oov_rates)
+    build = functools.partial(_untrained, data_set, config, oov_rates=layers.oov_rates(data_set))
+    model = build(catalog, clicked_ads, strategy)
     plan = training.Plan(
         epochs=config.epochs,
         patience=config.patience,
@@ -125,7 +133,7 @@ def train_two_tower(
             retrieval_validation.best_temperature(model, held_out, queries, ads, catalog.clicks)
         )
         measured = retrieval_validation.measure(model, held_out, queries, ads)
-        return {**measured, "temperature": float(model.temperature)}
+        return {**measured, "temperature": float(model.temperature.read_value())}
 
     history = training.fit(
         model,
@@ -144,7 +152,15 @@ def train_two_tower(
     # The refit would only add clicks; the teacher says more about ads.
     refit = config.refit and teacher is None
     if refit:
-        model = _refit(data_set, config, oov_rates, plan, history, workdir, progress, callbacks)
+        model = _refit(
+            data_set, config, build, strategy, plan, history, workdir, progress, callbacks
+        )
+    if not training.is_chief(strategy):
+        return
+    if strategy.num_replicas_in_sync > 1:
+        # What follows asks no other replica.
+        model = build(catalog, clicked_ads, tf.distribute.get_strategy())
+        training.restore_best(model, workdir / REFIT_DIRECTORY if refit else workdir, workdir)
     description: dict[str, Any] = {"history": history, "refit": refit}
     if teacher is not None:
         description["distillation"] = distillation.distill(
@@ -157,7 +173,8 @@ def train_two_tower(
 def _refit(
     data_set: reader.DataSet,
     config: RetrievalConfig,
-    oov_rates: Mapping[str, float],
+    build: Callable[..., retrieval_model.RetrievalModel],
+    strategy: tf.distribute.Strategy,
     plan: training.Plan,
     history: list[dict[str, float]],
     workdir: pathlib.Path,
@@ -167,9 +184,7 @@ def _refit(
     """Retrains on the training and the validation clicks; see `refit`."""
     catalog = with_validation_clicks(data_set, data_set.catalog())
     pairs = reading.read_pairs(data_set, REFIT_SPLITS) if data_set.spec.has_user else None
-    clicked_ads = None if pairs is None else layers.ClickedAds(*pairs)
-    model = build_two_tower(data_set, config, catalog, clicked_ads)
-    model.id_dropout.raise_rates(oov_rates)
+    model = build(catalog, None if pairs is None else layers.ClickedAds(*pairs), strategy)
     clicks = [data_set.label_sum(split, "click") for split in REFIT_SPLITS]
     steps = sum(math.ceil(count / config.batch_size) for count in clicks)
     refit_two_tower(
@@ -181,6 +196,21 @@ def _refit(
         progress,
         callbacks,
     )
+    return model
+
+
+def _untrained(
+    data_set: reader.DataSet,
+    config: RetrievalConfig,
+    catalog: reader.Catalog,
+    clicked_ads: layers.ClickedAds | None,
+    strategy: tf.distribute.Strategy,
+    oov_rates: Mapping[str, float],
+) -> retrieval_model.RetrievalModel:
+    """Builds a model to train, with the rates of its id dropout."""
+    with strategy.scope():
+        model = build_two_tower(data_set, config, catalog, clicked_ads)
+    model.id_dropout.raise_rates(oov_rates)
     return model
 
 

@@ -70,6 +70,7 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
         compute_batch_metrics: bool = True,
         score_mask: tf.Tensor | None = None,
         own_columns: tf.Tensor | None = None,
+        num_queries: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Returns the mean loss of the queries, and updates the metrics.
 
@@ -84,6 +85,8 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
             compute_batch_metrics: Whether to update the batch metrics.
             score_mask: [B, C] bool, false for candidates that are no negatives of a query.
             own_columns: [B] int32 the column of each query's own candidate; None: the first B.
+            num_queries: Number of queries of the batch that these are a share of; the loss is then
+                their part of the batch's mean. None: B.
 
         Raises:
             ValueError: Accidental hits are to be removed, and there are no candidate ids.
@@ -105,9 +108,15 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
         )
         if sample_weight is not None:
             losses *= sample_weight
-        loss = tf.reduce_mean(losses)
+        if num_queries is None:
+            loss = tf.reduce_mean(losses)
+            summarized = loss
+        else:
+            loss = tf.reduce_sum(losses) / tf.cast(num_queries, losses.dtype)
+            # The metric is the mean over the replicas.
+            summarized = loss * tf.distribute.get_strategy().num_replicas_in_sync
         for metric in self._loss_metrics:
-            metric.update_state(loss)
+            metric.update_state(summarized)
         for metric in self._factorized_metrics if compute_metrics else ():
             metric.update_state(
                 query_embeddings,

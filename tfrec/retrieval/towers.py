@@ -124,11 +124,14 @@ def embed_in_batches(
         [N, D] float32, L2-normalized.
     """
     embed = graph_of(tower, ids.shape[1])
-    parts = [
-        embed(tf.constant(ids[first : first + batch_size])).numpy()
-        for first in terminal.progress_steps(len(ids), batch_size, "embedding")
-    ]
-    return np.concatenate(parts)
+    found = np.empty((0, 0), np.float32)
+    for first in terminal.progress_steps(len(ids), batch_size, "embedding"):
+        part = embed(tf.constant(ids[first : first + batch_size])).numpy()
+        if not first:
+            # Filled in place: a list of parts would be in memory twice.
+            found = np.empty((len(ids), part.shape[1]), part.dtype)
+        found[first : first + len(part)] = part
+    return found
 
 
 def with_field(fields: tf.Tensor, more: tf.Tensor) -> tf.Tensor:

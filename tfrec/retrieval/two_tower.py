@@ -103,10 +103,16 @@ class TwoTower(retrieval_model.RetrievalModel):
         if self.clicked_ads is None:
             return layer.of_ids(query)
         ads, owner, counts = self.clicked_ads.others(
-            batch["user"], batch["ad_row"], layer.max_clicks, self._generator
+            batch["user"], batch["ad_row"], layer.max_clicks, self._draws_of_clicks(batch)
         )
         sums = layer(ads, owner, counts, self.embed_rows)
         return tf.where(layer.is_known(query)[:, None], sums, 0.0)
+
+    def _draws_of_clicks(self, batch: reader.Batch) -> tf.Tensor:
+        """Draws a number [B] in [0, 1) for each click, the same one as on one replica."""
+        count = tf.shape(layers.whole_batch(batch)["user"])[0]
+        draws = self._generator.same_uniform(count)
+        return layers.own_rows(draws) if layers.WHOLE in batch else draws
 
     def embed_rows(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the field embeddings [P, Fa, E] of catalog rows [P] int32."""
@@ -120,7 +126,7 @@ class TwoTower(retrieval_model.RetrievalModel):
 
 
 def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(tf.reduce_sum(tf.square(field_embeddings), axis=[-2, -1]))
+    return layers.mean_of_rows(tf.reduce_sum(tf.square(field_embeddings), axis=[-2, -1]))
 
 
 def query_chunks(num_queries: int, num_ads: int, max_scores: int) -> Iterator[slice]:
@@ -131,7 +137,11 @@ def query_chunks(num_queries: int, num_ads: int, max_scores: int) -> Iterator[sl
 
 
 def exact_top_k(
-    query_embeddings: np.ndarray, ad_embeddings: np.ndarray, k: int, batch_size: int = 256
+    query_embeddings: np.ndarray,
+    ad_embeddings: np.ndarray,
+    k: int,
+    batch_size: int = 256,
+    ads_at_once: int = 65_536,
 ) -> np.ndarray:
     """Returns the rows of the largest inner products, best first.
 
@@ -139,22 +149,57 @@ def exact_top_k(
 
     Args:
         query_embeddings: [N, D] float32.
-        ad_embeddings: [A, D] float32.
+        ad_embeddings: [A, D] float32; memory-mapped, they are never in memory as a whole.
         k: Number of ads for each query.
         batch_size: Queries scored at once.
+        ads_at_once: Ads scored at once.
 
     Returns:
         [N, min(k, A)] int32.
     """
     order = np.random.default_rng(0).permutation(len(ad_embeddings))
-    ads = tf.constant(ad_embeddings[order])
-    k = min(k, len(order))
-    rows = [
-        tf.math.top_k(
-            tf.matmul(query_embeddings[first : first + batch_size], ads, transpose_b=True), k
-        ).indices.numpy()
-        for first in terminal.progress_steps(
-            len(query_embeddings), batch_size, "exact search", "queries"
-        )
+    best = _TopK(len(query_embeddings), min(k, len(order)))
+    starts = range(0, len(order), ads_at_once)
+    steps = [
+        (first_ad, first)
+        for first_ad in starts
+        for first in range(0, len(query_embeddings), batch_size)
     ]
-    return order[np.concatenate(rows)]
+    ads = None
+    for first_ad, first in terminal.with_progress(steps, "exact search", "batches"):
+        if not first:
+            ads = tf.constant(ad_embeddings[order[first_ad : first_ad + ads_at_once]])
+        own = slice(first, first + batch_size)
+        best.add(own, tf.matmul(query_embeddings[own], ads, transpose_b=True), first_ad)
+    return order[best.found]
+
+
+class _TopK:
+    """The best of the ads of all pieces so far, for each query.
+
+    Args:
+        num_queries: Number of queries N.
+        k: Number of ads of each.
+
+    Attributes:
+        found: [N, k] positions of the ads.
+    """
+
+    def __init__(self, num_queries: int, k: int) -> None:
+        self._k = k
+        self._scores = np.full((num_queries, k), -np.inf, np.float32)
+        self.found = np.zeros((num_queries, k), np.int64)
+
+    def add(self, queries: slice, scores: tf.Tensor, first_ad: int) -> None:
+        """Adds scores [B, ads] of a piece. Of equal scores, `top_k` takes what comes first."""
+        of_piece = tf.math.top_k(scores, min(self._k, scores.shape[1]))
+        positions = of_piece.indices.numpy() + first_ad
+        values = of_piece.values.numpy()
+        if first_ad:
+            values = np.concatenate([self._scores[queries], values], axis=1)
+            positions = np.concatenate([self.found[queries], positions], axis=1)
+            chosen = tf.math.top_k(values, self._k)
+            values = chosen.values.numpy()
+            positions = np.take_along_axis(positions, chosen.indices.numpy(), axis=1)
+        self._scores[queries, : values.shape[1]] = values
+        self.found[queries, : values.shape[1]] = positions

@@ -17,22 +17,40 @@ from tfrec.training.projector import choose_rows, metadata_of, write_projector
 from tfrec.training.stage_model import StageModel
 from tfrec.training.summaries import norms_of_sides
 from tfrec.training.validation_summaries import write_curves
+from tfrec.training.workers import (
+    DISTRIBUTIONS,
+    WorkerLostError,
+    check_same,
+    gathered,
+    is_chief,
+    joined,
+    of_chief,
+    shared_out,
+)
 
 __all__ = [
+    "DISTRIBUTIONS",
     "Plan",
     "StageModel",
+    "WorkerLostError",
     "batch_size",
     "best_epoch",
     "check_clicks",
+    "check_same",
     "choose_rows",
     "dense_and_sparse",
     "fit",
+    "gathered",
+    "is_chief",
+    "joined",
     "metadata_of",
     "norms_of_sides",
+    "of_chief",
     "passes",
     "patience",
     "read_description",
     "restore_best",
+    "shared_out",
     "write_curves",
     "write_description",
     "write_projector",

@@ -189,8 +189,8 @@ class Summaries(tf.keras.callbacks.Callback):
         dense, sparse = self.model.optimizer.optimizers
         scalars = {
             **recent,
-            "learning_rate/dense": dense.learning_rate,
-            "learning_rate/sparse": sparse.learning_rate,
+            "learning_rate/dense": dense.learning_rate.read_value(),
+            "learning_rate/sparse": sparse.learning_rate.read_value(),
             **self.model.gradient_norms.read(),
             **self._meter.read(round(self._steps * self._examples_per_step)),
             **(self._observe() if self._observe else {}),

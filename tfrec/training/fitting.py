@@ -27,7 +27,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrec.training import callbacks, optimizers, stage_model, validation_summaries
+from tfrec.training import callbacks, optimizers, stage_model, validation_summaries, workers
 from tfrecords import files, reader, terminal
 
 # Minimum number of batches in a pass, and minimum batch size, which takes precedence.
@@ -127,8 +127,10 @@ def fit(
 ) -> list[dict[str, float]]:
     """Trains until the plan ends or validation stops improving, then restores the best pass.
 
+    With several workers, all of them call it, and all validate; what the chief measures decides.
+
     Args:
-        model: The model, with built weights.
+        model: The model, with built weights, made in the scope of its strategy.
         read: Maps the number of a pass, from 0, to its batches.
         validate: Returns validation metrics of the current model, including `plan.metric`.
         plan: Number of passes, steps per pass, patience, and the metric that chooses the best pass.
@@ -146,42 +148,46 @@ def fit(
     Raises:
         FloatingPointError: The loss is not finite.
     """
-    history_path, backups = directory / "history.json", directory / "checkpoints"
-    history = json.loads(history_path.read_text()) if history_path.is_file() else []
+    strategy = model.distribute_strategy
+    workers.check_shared(strategy, directory)
+    is_chief = workers.is_chief(strategy)
+    before = _progress(directory, plan) if is_chief else None
+    history, first = workers.of_chief(strategy, before)
     if not _is_finished(history, plan):
-        if not history:
-            shutil.rmtree(backups, ignore_errors=True)
-        first = _first_step(backups, plan.steps_per_epoch)
-        # A pass is written before it is backed up.
-        del history[first // plan.steps_per_epoch :]
-        model.compile(
-            optimizers.dense_and_sparse(
-                model,
-                plan.learning_rate,
-                plan.embedding_learning_rate,
-                plan.epochs * plan.steps_per_epoch,
-                plan.average_decay,
-                plan.initial_accumulator,
+        with (
+            strategy.scope(),
+            workers.directory_to_write(strategy, directory) as own,
+            tf.summary.create_file_writer(str(own / "tensorboard")).as_default(step=0),
+        ):
+            model.compile(
+                optimizers.dense_and_sparse(
+                    model,
+                    plan.learning_rate,
+                    plan.embedding_learning_rate,
+                    plan.epochs * plan.steps_per_epoch,
+                    plan.average_decay,
+                    plan.initial_accumulator,
+                )
             )
-        )
-        writer = tf.summary.create_file_writer(str(directory / "tensorboard"))
-        with writer.as_default(step=0):
             if options is not None and not first:
                 validation_summaries.write_options(options)
             examples_per_step = plan.examples_per_epoch / plan.steps_per_epoch
             average = callbacks.SwapEMAWeights()
             best = {"monitor": plan.metric, "mode": "max" if plan.maximize else "min"}
             validated = plan.metric if plan.stop_after is None else None
+            batches = passes(read, plan.steps_per_epoch, plan.passes, first)
             model.fit(
-                passes(read, plan.steps_per_epoch, plan.passes, first),
+                workers.shared_out(strategy, batches),
                 epochs=plan.passes,
                 steps_per_epoch=plan.steps_per_epoch,
                 verbose=0,
                 callbacks=[
                     average,
-                    callbacks.Validation(validate, examples_per_step),
+                    callbacks.Validation(
+                        lambda: workers.of_chief(strategy, validate()), examples_per_step
+                    ),
                     tf.keras.callbacks.ModelCheckpoint(
-                        str(directory / "best" / "weights"),
+                        str(own / "best" / "weights"),
                         save_best_only=True,
                         save_weights_only=True,
                         initial_value_threshold=_best_value(history, plan),
@@ -191,10 +197,13 @@ def fit(
                     callbacks.Summaries(examples_per_step, observe),
                     *([callbacks.Progress(validated)] if progress else []),
                     *extra_callbacks,
-                    callbacks.HistoryFile(history_path, history),
+                    callbacks.HistoryFile(own / "history.json", history),
                     tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: average.swap()),
+                    # Keras has the other workers write to a directory that is deleted.
                     callbacks.BackupAndRestore(
-                        str(backups), save_freq=_STEPS_PER_BACKUP, delete_checkpoint=False
+                        str(directory / "checkpoints"),
+                        save_freq=_STEPS_PER_BACKUP,
+                        delete_checkpoint=False,
                     ),
                 ],
             )
@@ -203,8 +212,22 @@ def fit(
             terminal.print_above_bars(
                 f"  pass {kept['epoch']:g} is kept: {validated} {kept[validated]:.4f}"
             )
+    workers.gathered(strategy, "written")
     restore_best(model, directory)
     return history
+
+
+def _progress(directory: pathlib.Path, plan: Plan) -> tuple[list[dict[str, float]], int]:
+    """Returns the logs of the passes of an earlier run, and the number of steps in its backup."""
+    path, backups = directory / "history.json", directory / "checkpoints"
+    history = json.loads(path.read_text()) if path.is_file() else []
+    if _is_finished(history, plan):
+        return history, 0
+    if not history:
+        shutil.rmtree(backups, ignore_errors=True)
+    first = _first_step(backups, plan.steps_per_epoch)
+    # A pass is written before it is backed up.
+    return history[: first // plan.steps_per_epoch], first
 
 
 def passes(

@@ -19,8 +19,11 @@ class StageModel(tfrs.Model):
     """A model with embedding tables.
 
     Differs from `tfrs.Model` in three ways. `loss` in logs is the mean over the pass, not that of
-    the last batch. On several replicas, losses are means over all of them. And the norms of the
-    gradients are measured in every `summaries.STEPS_PER_SAMPLE`th step.
+    the last batch. On several replicas, the loss is that of the batch that they share: a
+    `compute_loss` returns the part of a share (`layers.share_of`), a mean over the rows of its
+    whole batch. Of batches that Keras cut, it is the mean of the replicas' losses. And the norms of
+    the gradients are measured in every `summaries.STEPS_PER_SAMPLE`th step; on several replicas
+    they are those of a replica's part, on average.
 
     Attributes:
         gradient_norms: Norms of the latest measured step.
@@ -47,11 +50,10 @@ class StageModel(tfrs.Model):
     def train_step(self, inputs: reader.Batch) -> dict[str, tf.Tensor]:
         """Takes a step of the optimizer, and returns the metrics, scalars by name."""
         with tf.GradientTape() as tape:
-            loss = self._total_loss(inputs, training=True)
             # The optimizer sums the gradients of all replicas.
-            own_part = loss / self.distribute_strategy.num_replicas_in_sync
+            loss = self._own_part_of_loss(inputs, training=True)
         variables = self.trainable_variables
-        gradients = tape.gradient(own_part, variables)
+        gradients = tape.gradient(loss, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         sparse = {variable.ref() for variable in self.sparse_variables}
         of_variable = list(zip(gradients, variables, strict=True))
@@ -64,14 +66,19 @@ class StageModel(tfrs.Model):
 
     def test_step(self, inputs: reader.Batch) -> dict[str, tf.Tensor]:
         """Returns the metrics of a batch, scalars by name, without training."""
-        return self._updated_metrics(self._total_loss(inputs, training=False))
+        return self._updated_metrics(self._own_part_of_loss(inputs, training=False))
 
-    def _total_loss(self, inputs: reader.Batch, training: bool) -> tf.Tensor:
-        """Returns the loss with the regularization losses of layers."""
-        return tf.add_n([self.compute_loss(inputs, training=training), *self.losses])
+    def _own_part_of_loss(self, inputs: reader.Batch, training: bool) -> tf.Tensor:
+        """Returns the replica's part of the loss, with the regularization losses of layers."""
+        number = self.distribute_strategy.num_replicas_in_sync
+        loss = self.compute_loss(inputs, training=training)
+        if layers.WHOLE in inputs:
+            return tf.add_n([loss, *(own / number for own in self.losses)])
+        return tf.add_n([loss, *self.losses]) / number
 
-    def _updated_metrics(self, loss: tf.Tensor) -> dict[str, tf.Tensor]:
-        self._mean_loss.update_state(loss)
+    def _updated_metrics(self, own_part: tf.Tensor) -> dict[str, tf.Tensor]:
+        # The metric is the mean over the replicas.
+        self._mean_loss.update_state(own_part * self.distribute_strategy.num_replicas_in_sync)
         return {metric.name: metric.result() for metric in self.metrics}
 
     def make_train_function(self, force: bool = False) -> Callable[..., Any]:

@@ -15,6 +15,19 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "index_config", None, "File written by tfrec tune_index --output; replaces --index."
 )
+flags.DEFINE_enum(
+    "index_backend",
+    "faiss",
+    index.BACKENDS,
+    "Where the ads' vectors are: faiss, in the serving process, or milvus. Kinds in Milvus: "
+    f"{', '.join(index.MILVUS_KINDS)}.",
+)
+flags.DEFINE_string(
+    "milvus_uri",
+    None,
+    "With --index_backend=milvus: its address, as http://HOST:19530, or the path of a milvus-lite "
+    "file, for one process.",
+)
 FLAGS = flags.FLAGS
 
 
@@ -25,7 +38,11 @@ def config() -> index.IndexConfig:
         ValueError: The file was not written by `tfrec tune_index`.
     """
     if not FLAGS.index_config:
-        return index.IndexConfig(kind=FLAGS.index)
+        return index.IndexConfig(
+            kind=FLAGS.index, backend=FLAGS.index_backend, milvus_uri=FLAGS.milvus_uri
+        )
+    if FLAGS.index_backend != "faiss":
+        raise ValueError("--index_config: expected no --index_backend; tfrec tune_index is for it.")
     path = pathlib.Path(FLAGS.index_config)
     try:
         return index.IndexConfig(**json.loads(path.read_text())["config"])

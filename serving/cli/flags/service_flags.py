@@ -10,7 +10,7 @@ from absl import flags
 
 from serving import config
 from serving.cli import extras
-from serving.cli.flags import rule_flags
+from serving.cli.flags import rule_flags, update_flags
 
 if TYPE_CHECKING:
     from serving import service
@@ -29,7 +29,8 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "ranker_address",
     None,
-    "host:port of a running TensorFlow Serving, or several as ipv4:IP:PORT,IP:PORT.",
+    "host:port of a running TensorFlow Serving; several separated by commas, or dns:///NAME:PORT "
+    "for all addresses of a name. Default: start the embedded model server.",
 )
 flags.DEFINE_integer("model_server_port", 8500, "gRPC port of the embedded model server.", 1, 65535)
 flags.DEFINE_integer(
@@ -73,8 +74,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "max_ranker_calls",
     _ORCHESTRATOR.ranker.max_calls,
-    "Maximum number of concurrent ranker calls per process; further calls wait. Increase it for a "
-    "model server with a GPU.",
+    "Maximum number of concurrent ranker calls per process and replica; further calls wait. "
+    "Increase it for a model server with a GPU.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
@@ -146,14 +147,16 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         base: Base directory of the bundles.
 
     Raises:
-        ValueError: The token, the certificate, the rules or the user store are not valid.
+        ValueError: The token, the certificate, the rules or an address is not valid.
         OSError: A file cannot be read.
     """
-    from serving import service, users
+    from serving import ranker, service, users
 
     if FLAGS.user_store is not None:
         with extras.require_extra("redis"):
             users.check_address(FLAGS.user_store)
+    ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
+    ranker.split_address(ranker_address)
     http = config.HttpConfig(
         tls_certificate=FLAGS.tls_certificate,
         tls_key=FLAGS.tls_key,
@@ -171,7 +174,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
     return service.ServiceSettings(
         base=base,
         version=FLAGS.version,
-        ranker_address=FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}",
+        ranker_address=ranker_address,
         orchestrator=config.OrchestratorConfig(
             num_candidates=FLAGS.num_candidates,
             default_deadline_ms=FLAGS.deadline_ms,
@@ -182,6 +185,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
             rules=rule_flags.rules(),
         ),
         http=http,
+        update_channel=update_flags.update_channel(),
         token=token,
         max_body_bytes=FLAGS.max_body_bytes,
         impression_directory=FLAGS.impression_log,

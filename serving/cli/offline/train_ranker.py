@@ -12,22 +12,24 @@ import pathlib
 from absl import flags
 
 from serving.cli import config_flags
+from serving.cli.flags import distribution_flags
 from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
 config_flags.define_flags(config.RankerConfig)
 flags.DEFINE_bool("json", False, "Print only the metrics of each epoch, as JSON.")
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(distribution_flags)
 
 
 def main() -> None:
-    from serving import export
     from tfrec import ranking
 
-    steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
-    data_set = steps.data_set()
-    steps.say_what_to_expect(data_set)
-    directory = steps.train_ranker(data_set, config_flags.from_flags(config.RankerConfig))
+    workdir = pathlib.Path(FLAGS.workdir)
+    with distribution_flags.pipeline(workdir, progress=not FLAGS.json) as steps:
+        data_set = steps.data_set()
+        steps.say_what_to_expect(data_set)
+        directory = steps.train_ranker(data_set, config_flags.from_flags(config.RankerConfig))
     if directory is None:
         ranking.check_trainable(data_set)  # Says why.
     elif FLAGS.json:

@@ -13,20 +13,21 @@ import pathlib
 from absl import flags
 
 from serving.cli import config_flags
+from serving.cli.flags import distribution_flags
 from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
 config_flags.define_flags(config.RetrievalConfig)
 flags.DEFINE_bool("json", False, "Print only the metrics of each epoch, as JSON.")
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(distribution_flags)
 
 
 def main() -> None:
-    from serving import export
-
-    steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
-    directory = steps.train_retrieval(
-        steps.data_set(), config_flags.from_flags(config.RetrievalConfig)
-    )
+    workdir = pathlib.Path(FLAGS.workdir)
+    with distribution_flags.pipeline(workdir, progress=not FLAGS.json) as steps:
+        directory = steps.train_retrieval(
+            steps.data_set(), config_flags.from_flags(config.RetrievalConfig)
+        )
     if FLAGS.json:
         print((directory / "retrieval.json").read_text().strip())

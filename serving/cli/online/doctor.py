@@ -24,6 +24,7 @@ check failed.
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import pathlib
@@ -37,10 +38,15 @@ from serving import errors
 from serving.cli.flags import bundle_flags
 
 if TYPE_CHECKING:
-    from serving import export, operations
+    from serving import export, operations, releases
 
 flags.adopt_module_key_flags(bundle_flags)
-flags.DEFINE_string("model_server", "127.0.0.1:8500", "host:port of the model server's gRPC API.")
+flags.DEFINE_string(
+    "model_server",
+    "127.0.0.1:8500",
+    "host:port of the model server's gRPC API; several separated by commas, or dns:///NAME:PORT, "
+    "are checked one by one, without their REST API.",
+)
 flags.DEFINE_string(
     "model_server_rest", "127.0.0.1:8501", "host:port of the model server's REST API."
 )
@@ -143,16 +149,7 @@ def _look() -> Iterator[operations.DoctorFinding]:
             ),
         )
     if FLAGS.model_server:
-        server = operations.ModelServerCheck(
-            FLAGS.model_server, FLAGS.model_server_rest or None, release, FLAGS.timeout_seconds
-        )
-        yield from server.look()
-        server.close()
-        if logged:
-            yield operations.finding_of(
-                f"model server {FLAGS.model_server}, held-out rows",
-                lambda: operations.compare_over_grpc(logged, release, FLAGS.model_server),
-            )
+        yield from _model_servers(release, logged)
     if FLAGS.service:
         try:
             service = operations.ServiceCheck(
@@ -169,3 +166,40 @@ def _look() -> Iterator[operations.DoctorFinding]:
             )
         service.close()
     release.close()
+
+
+def _model_servers(
+    release: releases.Bundle, logged: list[export.LoggedRequest]
+) -> Iterator[operations.DoctorFinding]:
+    """Yields the findings of each model server, and at last how many of several can be used."""
+    from serving import operations
+
+    addresses: list[str] = []
+
+    def find() -> str:
+        addresses.extend(operations.servers_behind(FLAGS.model_server))
+        return f"{len(addresses)} model servers: {', '.join(addresses)}"
+
+    found = operations.finding_of(f"replicas of {FLAGS.model_server}", find)
+    if found.status == "failed" or len(addresses) > 1:
+        yield found
+    rest = FLAGS.model_server_rest if addresses == [FLAGS.model_server] else None
+    usable = []
+    for address in addresses:
+        server = operations.ModelServerCheck(address, rest or None, release, FLAGS.timeout_seconds)
+        findings = list(server.look())
+        server.close()
+        yield from findings
+        if not operations.any_failed(findings):
+            usable.append(address)
+        if logged:
+            yield operations.finding_of(
+                f"model server {address}, held-out rows",
+                functools.partial(operations.compare_over_grpc, logged, release, address),
+            )
+    if len(addresses) > 1:
+        yield operations.DoctorFinding(
+            f"replicas of {FLAGS.model_server}",
+            "ok" if usable else "failed",
+            f"{len(usable)} of {len(addresses)} can be used: {', '.join(usable) or 'none'}",
+        )

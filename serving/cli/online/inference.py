@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(filter_flags)
 flags.adopt_module_key_flags(rule_flags)
-flags.DEFINE_string("ranker_address", None, "host:port of a running model server.")
+flags.DEFINE_string("ranker_address", None, "host:port of a running model server, or of several.")
 flags.DEFINE_string("server", None, "URL of a running tfrec serve to use instead of a bundle.")
 flags.DEFINE_bool("demo", False, "Rank ads for a held-out request of the bundle.")
 flags.DEFINE_string("request", None, "JSON file with a request, or - for standard input.")

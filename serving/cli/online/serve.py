@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import errors, model_config, process
-from serving.cli.flags import bundle_flags, rule_flags, service_flags
+from serving.cli.flags import bundle_flags, rule_flags, service_flags, update_flags
 
 if TYPE_CHECKING:
     from serving import service
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(service_flags)
 flags.adopt_module_key_flags(rule_flags)
+flags.adopt_module_key_flags(update_flags)
 FLAGS = flags.FLAGS
 
 _STOP_SECONDS = 15

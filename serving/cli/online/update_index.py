@@ -4,7 +4,8 @@
     tfrec update_index --bundle=bundles --add=ads.csv --measure_recall
 
 Takes seconds, mostly to load the release; the ad tower embeds about a thousand new ads a second.
-Running services apply the update with their next request. If an ad is invalid, nothing is applied.
+Running services apply the update with their next request, with --update_channel also those of other
+hosts. If an ad is invalid, nothing is applied.
 
 --add    A table of ads as for tfrec convert --ads_path: CSV, TSV, JSON lines or Parquet with the
          columns that the schema names; others are ignored. Or JSON lines as in an answer:
@@ -23,9 +24,10 @@ import pathlib
 from absl import flags
 
 from serving.cli import ad_feeds, command_line
-from serving.cli.flags import bundle_flags
+from serving.cli.flags import bundle_flags, update_flags
 
 flags.adopt_module_key_flags(bundle_flags)
+flags.adopt_module_key_flags(update_flags)
 flags.DEFINE_string("add", None, "Table of ads to add or change: CSV, TSV, JSON lines or Parquet.")
 flags.DEFINE_string("remove", None, "File of ids of ads to remove, one per line.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
@@ -35,7 +37,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     from serving import releases
-    from serving.live import LiveIndex
+    from serving.live import LiveIndex, open_channel
 
     base = bundle_flags.bundle_base()
     release = releases.load(base, FLAGS.version)
@@ -46,10 +48,11 @@ def main() -> None:
     if lacking and not FLAGS.json:
         print(f"{FLAGS.add} has no columns {lacking}; these fields are missing in its ads.")
     removed = command_line.read_lines(pathlib.Path(FLAGS.remove)) if FLAGS.remove else []
-    live = LiveIndex(release)
+    live = LiveIndex(release, channel=open_channel(update_flags.update_channel(), release))
     applied = live.update(ads, removed) if ads or removed else None
     recall = live.measure_recall() if FLAGS.measure_recall else None
     status = live.status()
+    live.close()
     if FLAGS.json:
         done = None if applied is None else dataclasses.asdict(applied)
         command_line.print_json({"applied": done, "recall_at_500": recall, "live": status})
@@ -66,6 +69,8 @@ def main() -> None:
         f"live: {status['num_ads']:,} ads; {status['added']:,} of them added or changed, "
         f"{status['removed_or_changed']:,} of the release removed or changed"
     )
+    if status["problem"]:
+        print(f"updates of other hosts are not applied: {status['problem']}")
     if status["cut_bytes"]:
         print(
             f"interrupted updates left {status['cut_bytes']:,} bytes, which were never "

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from serving.index import exact_search, search
+from serving.index import backend, exact_search, search
 
 # Queries that are searched before the clock starts, and that are timed in any case.
 _WARM_UP = 10
@@ -17,7 +17,7 @@ _PASSES = 15
 
 
 def recall_against_exact(
-    searcher: search.Searcher, embeddings: np.ndarray, queries: np.ndarray, k: int
+    searcher: backend.IndexBackend, embeddings: np.ndarray, queries: np.ndarray, k: int
 ) -> float:
     """Returns the share of the exact top k that the index finds, in [0, 1].
 

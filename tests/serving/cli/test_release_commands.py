@@ -185,6 +185,32 @@ def test_the_doctor_finds_a_server_with_another_model(base, published, call):
     assert text.endswith("5 ok, 1 failed, 1 skipped\n")
 
 
+def test_the_doctor_names_the_state_of_each_replica(base, published, call):
+    foreign = base.with_name("foreign")
+    shutil.copytree(published / "ranker/2", foreign / "ranker/1")
+    nobody = f"127.0.0.1:{serving_fixtures.free_port()}"
+    options = [f"--bundle={base}", "--version=1", "--norows", "--service=", "--timeout_seconds=5"]
+    with (
+        serving_fixtures.serve_ranker(base, all_versions=True) as good,
+        model_server.ModelServer({"ranker": foreign / "ranker"}) as bad,
+    ):
+        addresses = [f"127.0.0.1:{good.port}", f"127.0.0.1:{bad.port}", nobody]
+        status, text = call("doctor", *options, f"--model_server={','.join(addresses)}")
+    assert status == 1
+    states = {line.split(": ")[0] for line in text.splitlines()}
+    for state in (
+        f"ok      model server {addresses[0]}, probes of ranker",
+        f"failed  model server {addresses[1]}, probes of ranker",
+        f"failed  model server {nobody}, reachable",
+    ):
+        assert state in states
+    assert f"1 of 3 can be used: {addresses[0]}" in text
+    status, text = call("doctor", *options, "--model_server=dns:///name.invalid:8500")
+    assert (status, "failed  replicas of dns:///name.invalid:8500: " in text) == (1, True)
+    status, text = call("doctor", *options, "--model_server=localhost")
+    assert "has 'localhost'; expected HOST:PORT, several" in text
+
+
 def test_the_doctor_names_unreachable_servers_and_remedies(base, call):
     nobody = serving_fixtures.free_port()
     flags_of = [

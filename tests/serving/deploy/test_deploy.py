@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from requirements import KUSTOMIZE, NEEDS_KUSTOMIZE
 from tensorflow_serving.apis import model_management_pb2, model_pb2, model_service_pb2_grpc
 
 import tfrec
-from serving import config, model_config, orchestrator, releases, saved_model
+from serving import config, model_config, orchestrator, ranker, releases, saved_model
 from serving.model_server import server as model_server
 from serving.model_server import server_metrics
 from serving.model_server.command import command, command_flags
@@ -377,7 +378,7 @@ def test_the_clients_address_is_the_model_servers() -> None:
         ),
     ):
         address = next(a for a in arguments if a.startswith("--ranker_address="))
-        host, port = address.split("=")[1].split(":")
+        host, port = address.split("=")[1].removeprefix("dns:///").split(":")
         assert host in compose
         assert int(port) in ports
 
@@ -405,20 +406,85 @@ def test_kustomization_lists_what_is_there() -> None:
     assert images == {item["image"] for item in _all_containers()}
 
 
-@NEEDS_KUSTOMIZE
-def test_all_objects_of_the_kustomization_have_the_fields_that_kubernetes_knows() -> None:
-    command = [str(KUSTOMIZE), "build", str(_DEPLOY)]
+_VERSIONS = ("1.34", "1.37")
+_COMPONENTS = sorted((_DEPLOY / "components").iterdir())
+
+
+def _built(directory: pathlib.Path) -> list[dict[str, Any]]:
+    command = [str(KUSTOMIZE), "build", str(directory)]
     built = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    objects = list(yaml.safe_load_all(built.stdout))
+    return list(yaml.safe_load_all(built.stdout))
+
+
+@pytest.fixture(scope="module")
+def with_components(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What the kustomization builds after the commands of its comment."""
+    directory = tmp_path_factory.mktemp("deploy") / "deploy"
+    shutil.copytree(_DEPLOY, directory)
+    comment = (_DEPLOY / "kustomization.yaml").read_text(encoding="utf-8")
+    edits = re.findall("kustomize (edit add component .*)", comment)
+    assert [edit.rpartition("/")[2] for edit in edits] == [path.name for path in _COMPONENTS]
+    for edit in edits:
+        subprocess.run([str(KUSTOMIZE), *edit.split()], cwd=directory, timeout=60, check=True)
+    return _built(directory)
+
+
+@NEEDS_KUSTOMIZE
+@pytest.mark.parametrize("version", _VERSIONS)
+def test_all_objects_of_the_kustomization_have_the_fields_that_kubernetes_knows(
+    with_components: list[dict[str, Any]], version: str
+) -> None:
+    objects = _built(_DEPLOY)
     kinds = {item["kind"] for item in objects}
     assert kinds == {item["kind"] for item in _objects()} | {"ConfigMap"}
-    for item in objects:
+    assert len(with_components) == len(objects) + len(_COMPONENTS)
+    for item in [*objects, *with_components]:
         assert item["kind"] == "Namespace" or item["metadata"]["namespace"] == "tfrec"
-        kubernetes_validate.validate(item, "1.37", strict=True)
+        kubernetes_validate.validate(item, version, strict=True)
     misspelled = next(item for item in objects if item["kind"] == "Deployment")
     misspelled["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError, match="livenesProbe"):
-        kubernetes_validate.validate(misspelled, "1.37", strict=True)
+        kubernetes_validate.validate(misspelled, version, strict=True)
+
+
+@NEEDS_KUSTOMIZE
+def test_components_name_the_channel_and_open_the_network_to_it(
+    with_components: list[dict[str, Any]],
+) -> None:
+    (orchestrator_pods,) = [
+        item["spec"]["template"]["spec"]
+        for item in with_components
+        if (item["kind"], item["metadata"]["name"]) == ("Deployment", "orchestrator")
+    ]
+    (container,) = orchestrator_pods["containers"]
+    (variable,) = container["env"]
+    source = (_ROOT / "serving" / "cli" / "flags" / "update_flags.py").read_text(encoding="utf-8")
+    assert f'os.environ.get("{variable["name"]}")' in source
+    assert variable["valueFrom"] == {"secretKeyRef": {"name": "tfrec-update-channel", "key": "url"}}
+    policies = {
+        item["metadata"]["name"]: item["spec"]
+        for item in with_components
+        if item["kind"] == "NetworkPolicy"
+    }
+    for name, port in (("milvus", 19530), ("valkey", 6379)):
+        policy = policies[f"orchestrator-{name}"]
+        assert policy["podSelector"] == {"matchLabels": {"app": "orchestrator"}}
+        (rule,) = policy["egress"]
+        assert rule["ports"] == [{"port": port}]
+        assert rule["to"][0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": name}
+
+
+def test_orchestrators_see_the_address_of_every_model_server() -> None:
+    service = _object("Service", "tensorflow-serving")
+    # Its name resolves to the pods that are ready.
+    assert service["spec"]["clusterIP"] == "None"
+    assert "publishNotReadyAddresses" not in service["spec"]
+    port = next(item for item in service["spec"]["ports"] if item["name"] == "grpc")["port"]
+    address = f"dns:///{service['metadata']['name']}:{port}"
+    assert f"--ranker_address={address}" in _container("orchestrator")["args"]
+    assert ranker.split_address(address) == [address]
+    # Without an address of the service, clients connect to the port of the pods.
+    assert {"name": "grpc", "containerPort": port} in _container("tensorflow-serving")["ports"]
 
 
 @pytest.mark.parametrize("name", _WORKLOADS)

@@ -23,7 +23,7 @@ def test_recall_against_exact_search_is_high_after_saving(kind, tmp_path):
     )
     index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
     assert index.kind == kind
-    assert index.search_parameters() == built.searcher.search_parameters()
+    assert index.searcher.search_parameters() == built.searcher.search_parameters()
     recall = index_recall.recall_against_exact(index, embeddings, index_fixtures.clustered(60), 500)
     assert recall == 1.0 if kind == "Flat" else recall >= 0.98
 

@@ -403,7 +403,7 @@ def _kill_target(base, pipe):
     path.parent.mkdir(parents=True)
     commit = journal.create(path, [b"header"])
     for number in range(1_000_000):
-        commit = journal.append(path, os.urandom(20_000), commit)
+        commit = journal.append(path, [os.urandom(20_000)], commit)
         pipe.send(number)
 
 

@@ -87,3 +87,19 @@ def test_drift_is_what_was_predicted_over_what_the_release_recorded(
     # Nothing to divide by.
     assert value(found, "tfrec_calibration_drift", version="1", head="revenue") is None
     assert value(found, "tfrec_recorded_mean", version="1", head="engagement") is None
+
+
+def test_replicas_are_counted_and_those_that_left_are_not_down():
+    metrics = orchestrator.ServiceMetrics()
+    metrics.observe_replicas(1, {"a:1": True, "b:1": False, "c:1": True})
+    text = metrics.render().decode()
+    assert 'tfrec_ranker_replicas{version="1"} 2.0' in text
+    assert 'tfrec_ranker_replica_down{replica="b:1",version="1"} 1.0' in text
+    assert 'tfrec_ranker_replica_down{replica="a:1",version="1"} 0.0' in text
+    metrics.observe_replicas(1, {"a:1": True})
+    text = metrics.render().decode()
+    assert 'tfrec_ranker_replicas{version="1"} 1.0' in text
+    assert 'tfrec_ranker_replica_down{replica="b:1",version="1"} 0.0' in text
+    metrics.ranker_calls(1)("a:1", "ok")
+    found = 'tfrec_ranker_calls_total{outcome="ok",replica="a:1",version="1"} 1.0'
+    assert found in metrics.render().decode()

@@ -272,6 +272,43 @@ def test_a_release_that_nobody_serves_in_time_is_refused_and_let_go_where_it_is_
         asyncio.run(scenario(server))
 
 
+def test_a_release_waits_for_all_replicas_that_answer_and_not_for_those_that_do_not(
+    base, published, address, tmp_path
+):
+    served = tmp_path / "served"
+    shutil.copytree(published / "ranker/1", served / "ranker/1")
+    nobody = f"127.0.0.1:{serving_fixtures.free_port()}"
+
+    async def scenario(server):
+        addresses = f"{address},127.0.0.1:{server.port},{nobody}"
+        loading = []
+
+        def connect(release):
+            service = serving_fixtures.make_orchestrator(release, addresses)
+            loading.append(service)
+            return service
+
+        router = release_router.ReleaseRouter(connect(release_follower.load_first(base)))
+        config = dataclasses.replace(FAST, ranker_seconds=600)
+        follower = release_follower.ReleaseFollower(base, router, connect, config)
+        releases.promote(base, 2)
+        stepping = asyncio.create_task(follower.step())
+        while not (len(loading) == 2 and loading[1].ranker_behind):
+            await asyncio.sleep(0.01)
+        assert "does not serve ranker version 2" in loading[1].ranker_behind
+        before = router.stable.release.version
+        # Renamed into place, because the server takes any numeric directory at once.
+        shutil.copytree(published / "ranker/2", served / "copied")
+        (served / "copied").rename(served / "ranker/2")
+        await asyncio.wait_for(stepping, 60)
+        found = before, router.stable.release.version, loading[1].ranker_behind
+        await router.close()
+        return found
+
+    with serving_fixtures.serve_ranker(served, all_versions=True) as server:
+        assert asyncio.run(scenario(server)) == (1, 2, None)
+
+
 def test_a_refused_release_is_tried_again_less_and_less_often(base, address):
     clock = clocks.Clock()
     config = release_follower.FollowConfig(retry_seconds=5, max_retry_seconds=15)

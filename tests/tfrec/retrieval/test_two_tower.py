@@ -205,6 +205,19 @@ def test_exact_top_k_are_the_largest_inner_products_best_first():
     np.testing.assert_array_equal(retrieval.exact_top_k(queries, ads, 1_000), expected)
 
 
+def test_exact_top_k_by_pieces_is_that_of_the_whole_ties_included():
+    rng = np.random.default_rng(3)
+    # Small integers: inner products are exact, and many are equal.
+    queries, ads = (rng.integers(-2, 3, (count, 4)).astype(np.float32) for count in (9, 200))
+    for k in (1, 30, 200):
+        whole = retrieval.exact_top_k(queries, ads, k)
+        for ads_at_once in (7, 64, 199):
+            by_pieces = retrieval.exact_top_k(
+                queries, ads, k, batch_size=4, ads_at_once=ads_at_once
+            )
+            np.testing.assert_array_equal(by_pieces, whole)
+
+
 def test_clicks_are_read_in_log_order_and_of_many_some_evenly_spaced(data_set):
     everything = retrieval.read_clicks(data_set, "test")
     assert len(everything.ad_rows) == data_set.label_sum("test", "click")

@@ -1,0 +1,90 @@
+"""What the index of a release offers, whoever searches it.
+
+    faiss    in process: `search.Searcher`, the default
+    milvus   a Milvus server or a milvus-lite file: `milvus_index.MilvusIndex`
+
+The index of a release never changes: ads are upserted and deleted while serving by
+`live.LiveIndex`, over any backend. `build_index` builds, `AdIndex.open` opens, `drop` removes.
+
+Shapes: B queries, D embedding size.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from serving import requests
+from serving.index import kinds
+from serving.index.filters import eligibility, row_set
+
+
+class EligibleAds(Protocol):
+    """The ads that filters leave, as the backend's `search` takes them."""
+
+    @property
+    def count(self) -> int:
+        """Number of eligible ads."""
+
+    def __and__(self, rows: row_set.RowSet) -> "EligibleAds":
+        """Returns the eligible ads among rows."""
+
+
+class IndexBackend(Protocol):
+    """The vectors of a release; the label of an ad is its catalog row.
+
+    Attributes:
+        kind: Kind of index, such as `Flat` or `HNSW`.
+    """
+
+    kind: str
+
+    @property
+    def num_ads(self) -> int:
+        """Number of ads N, counted in the index."""
+
+    @property
+    def dimension(self) -> int:
+        """Embedding size D."""
+
+    def search_parameters(self) -> dict[str, Any]:
+        """Returns the current search parameters, for the manifest."""
+
+    def place(self) -> dict[str, Any]:
+        """Returns what the manifest pins besides kind and parameters; nothing for files."""
+
+    def eligible(self, filters: requests.Filters, catalog: eligibility.Eligibility) -> EligibleAds:
+        """Returns the ads that match filters returned by `FilterFields.check`."""
+
+    def search(
+        self,
+        query_embeddings: np.ndarray,
+        k: int,
+        eligible: Any = None,
+        timeout_seconds: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the ads with the greatest inner products; see `Searcher.search`.
+
+        Args:
+            query_embeddings: [B, D] float32.
+            k: Number of ads to return for each query.
+            eligible: From `eligible`, or the eligible rows. None allows all.
+            timeout_seconds: Time after which a server need not answer any more. None: no limit.
+
+        Raises:
+            IndexUnavailableError: A server does not answer, or not in time.
+        """
+
+    def search_exactly(
+        self, query_embeddings: np.ndarray, k: int, eligible: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Does the same as `search`, by comparing every eligible ad."""
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes what belongs in `ad_index/N` besides the ads and their features."""
+
+
+def name_of(entry: Mapping[str, Any]) -> str:
+    """Returns the backend of the `index` entry of a manifest."""
+    return entry.get("backend", kinds.FAISS)

@@ -1,0 +1,234 @@
+"""Fills a Milvus collection with the ads of a release, and drops it.
+
+Shapes: N ads, Q queries, D embedding size.
+"""
+
+import json
+import logging
+import pathlib
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from serving import errors
+from serving.index import exact_search
+from serving.index.kinds import AUTO, EXACT_UP_TO, IndexConfig
+from serving.index.milvus import connection, milvus_fields
+from serving.index.milvus.milvus_index import MAX_WIDTH, NUM_PARTS, MilvusIndex
+from serving.index.tuning import index_recall
+from tfrecords import files, terminal
+
+_POLL_SECONDS = 0.5
+# Open candidates while the graph is built: more than faiss's 40, since the build is not ours to
+# repeat with a wider search.
+_BUILD_WIDTH = 200
+
+
+def build(
+    embeddings: np.ndarray,
+    ads: pa.Table,
+    config: IndexConfig,
+    tuning_queries: np.ndarray | None = None,
+    resume_file: pathlib.Path | None = None,
+) -> tuple[MilvusIndex, dict[str, Any]]:
+    """Adds the ads to a new collection, waits for its index, and tunes the search.
+
+    Args:
+        embeddings: [N, D] float32; read in pieces.
+        ads: N rows of the fields that filters may name.
+        config: Kind, parameters and address.
+        tuning_queries: [Q, D] float32, or None. Those at even positions widen the search.
+        resume_file: Notes the collection and the ads it has; None: no notes.
+
+    Returns:
+        The index, and its build parameters.
+    """
+    if embeddings.ndim != 2 or not embeddings.size:
+        raise errors.AdIndexError(
+            f"Expected ad embeddings of shape [N, D] with N ≥ 1, got {list(embeddings.shape)}."
+        )
+    assert config.milvus_uri is not None
+    uri = connection.portable(config.milvus_uri)
+    client = connection.connect(uri)
+    kind, parameters = _structure(config, len(embeddings))
+    notes = _Notes(resume_file, uri)
+    with connection.calls(uri, "the ads cannot be added"):
+        collection = _filled(client, notes, embeddings, ads)
+        _make_index(client, collection, kind, parameters, len(embeddings))
+    entry = {
+        "kind": kind,
+        "dimension": embeddings.shape[1],
+        "search": {} if kind == "Flat" else {"search_width": config.search_width or 0},
+        "milvus": {"uri": uri, "collection": collection},
+    }
+    index = MilvusIndex(entry)
+    if tuning_queries is not None and kind != "Flat":
+        _widen(index, embeddings, tuning_queries[::2], config)
+    return index, {"server": client.get_server_version(), **parameters}
+
+
+class _Notes:
+    """The collection of a build and the number of ads it has, in a file that outlives a kill."""
+
+    def __init__(self, path: pathlib.Path | None, uri: str) -> None:
+        self._path = path
+        self._uri = uri
+        known = _read_notes(path)
+        if known and known["uri"] != uri:
+            drop_unfinished(path)
+            known = {}
+        self.collection: str | None = known.get("collection")
+        self.added: int = known.get("added", 0)
+
+    def write(self, collection: str, added: int) -> None:
+        self.collection, self.added = collection, added
+        if self._path is not None:
+            files.write_json(
+                self._path, {"uri": self._uri, "collection": collection, "added": added}
+            )
+
+
+def _read_notes(path: pathlib.Path | None) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path is not None and path.is_file() else {}
+
+
+def drop_unfinished(path: pathlib.Path | None) -> None:
+    """Drops the collection of a build that was never finished; one that cannot be is logged."""
+    notes = _read_notes(path)
+    if notes:
+        try:
+            drop({"milvus": notes})
+        except errors.BundleError as error:
+            logging.warning("An unfinished collection was left behind: %s", error)
+
+
+def _filled(client: Any, notes: _Notes, embeddings: np.ndarray, ads: pa.Table) -> str:
+    """Returns a collection with all ads; goes on with one that a killed export left."""
+    size = max(
+        connection.BYTES_PER_CALL // (4 * embeddings.shape[1] + 64 * (1 + ads.num_columns)), 1
+    )
+    collection = notes.collection
+    if collection is None or not client.has_collection(collection):
+        collection = f"tfrec_{uuid.uuid4().hex[:16]}"
+        notes.write(collection, 0)
+        _create(client, collection, embeddings.shape[1], ads)
+    elif notes.added < len(embeddings):
+        # What was being added when the process was killed.
+        client.delete(collection, ids=list(range(notes.added, notes.added + size)))
+    starts = range(notes.added, len(embeddings), size)
+    for first in terminal.with_progress(starts, "adding ads to Milvus", "calls"):
+        client.insert(collection, _entities(first, embeddings[first : first + size], ads))
+        notes.write(collection, min(first + size, len(embeddings)))
+    # Before, a search uses an interim index that misses half of the ads.
+    client.flush(collection)
+    return collection
+
+
+def _create(client: Any, collection: str, dimension: int, ads: pa.Table) -> None:
+    import pymilvus
+
+    types = pymilvus.DataType
+    schema = pymilvus.MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("row", types.INT64, is_primary=True)
+    schema.add_field("part", types.INT64)
+    schema.add_field("embedding", types.FLOAT_VECTOR, dim=dimension)
+    for position, column in enumerate(ads.columns):
+        name = milvus_fields.name_of(position)
+        if milvus_fields.is_list(column.type):
+            longest = milvus_fields.longest_list(column)
+            schema.add_field(name, types.ARRAY, element_type=types.INT64, max_capacity=longest)
+        else:
+            is_number = milvus_fields.is_number(column.type)
+            schema.add_field(name, types.DOUBLE if is_number else types.INT64)
+    client.create_collection(collection, schema=schema, consistency_level="Bounded")
+
+
+def _entities(first: int, embeddings: np.ndarray, ads: pa.Table) -> list[dict[str, Any]]:
+    if not np.isfinite(embeddings).all():
+        bad = first + int(np.flatnonzero(~np.isfinite(embeddings).all(axis=1))[0])
+        raise errors.AdIndexError(
+            f"The embedding of ad {bad} is not finite. Train the tower again."
+        )
+    own = ads.slice(first, len(embeddings))
+    columns = [milvus_fields.encoded(column) for column in own.columns]
+    names = [milvus_fields.name_of(position) for position in range(len(columns))]
+    values = zip(*columns, strict=True) if columns else ((),) * len(embeddings)
+    vectors = zip(np.ascontiguousarray(embeddings, np.float32), values, strict=True)
+    return [
+        {
+            "row": row,
+            "part": row % NUM_PARTS,
+            "embedding": vector,
+            **dict(zip(names, own, strict=True)),
+        }
+        for row, (vector, own) in enumerate(vectors, first)
+    ]
+
+
+def _structure(config: IndexConfig, num_ads: int) -> tuple[str, dict[str, Any]]:
+    kind = config.kind
+    if kind == AUTO:
+        kind = "Flat" if num_ads <= EXACT_UP_TO else "HNSW"
+    graph = {"M": config.num_neighbors, "efConstruction": _BUILD_WIDTH}
+    return kind, graph if kind == "HNSW" else {}
+
+
+def _make_index(
+    client: Any, collection: str, kind: str, parameters: Mapping[str, Any], num_ads: int
+) -> None:
+    """Builds the index, and returns when all ads are in it."""
+    if client.list_indexes(collection):
+        # Of an export that was killed while Milvus built it, maybe with other parameters.
+        client.release_collection(collection)
+        client.drop_index(collection, "embedding")
+    wanted = client.prepare_index_params()
+    wanted.add_index(
+        "embedding", index_type=kind.upper(), metric_type="IP", params=dict(parameters)
+    )
+    client.create_index(collection, wanted)
+    while True:
+        state = client.describe_index(collection, "embedding")
+        if state.get("state") == "Failed":
+            raise errors.AdIndexError(
+                f"Milvus cannot build a {kind} index of {collection}: "
+                f"{state.get('index_state_fail_reason', state)}. Choose another --index."
+            )
+        indexed = int(state.get("indexed_rows", 0))
+        if not int(state.get("pending_index_rows", 0)) and indexed >= num_ads:
+            break
+        time.sleep(_POLL_SECONDS)
+    client.load_collection(collection)
+
+
+def _widen(
+    index: MilvusIndex, embeddings: np.ndarray, queries: np.ndarray, config: IndexConfig
+) -> None:
+    """Doubles the width of the search until it reaches the target recall, or no longer improves."""
+    k = min(config.num_candidates, len(embeddings))
+    index.search_width = config.search_width or k
+    wanted = exact_search.exact_rows([embeddings], queries, k)
+    reached = -1.0
+    while True:
+        found = [index.search(query, k)[1][0] for query in queries[:, None]]
+        recall = float(index_recall.recall_of_rows(np.stack(found), wanted).mean())
+        if recall <= reached:
+            index.search_width //= 2
+        if recall <= reached or recall >= config.target_recall or index.search_width >= MAX_WIDTH:
+            return
+        reached, index.search_width = recall, 2 * index.search_width
+
+
+def drop(entry: Mapping[str, Any]) -> None:
+    """Drops the collection that a manifest names, if it is there.
+
+    Raises:
+        IndexUnavailableError: Milvus does not answer.
+    """
+    uri, collection = entry["milvus"]["uri"], entry["milvus"]["collection"]
+    client = connection.connect(uri)
+    with connection.calls(uri, f"the collection {collection} cannot be dropped"):
+        client.drop_collection(collection, timeout=connection.CALL_SECONDS)

@@ -1,0 +1,167 @@
+"""The ad fields of a release as scalar fields of a Milvus collection, and filters over them.
+
+    categorical, text   INT64, the code of the value; 0: missing
+    categorical_list    ARRAY of INT64 codes; empty: missing
+    numeric             DOUBLE; `_MISSING`: missing
+
+A code is a 64-bit hash of a string. So an expression holds field names of ours and numbers alone:
+no value of a request is ever a part of it. Two of a million values have the same code with a
+probability of 3e-8.
+
+Shapes: N ads.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from serving import requests
+from serving.index.filters import eligibility, row_set
+
+_LARGEST = sys.float_info.max
+_MISSING = -_LARGEST
+NOTHING = "row < 0"
+
+
+@dataclasses.dataclass(frozen=True)
+class MilvusCondition:
+    """The ads that an expression and a set of rows leave.
+
+    Attributes:
+        expression: Boolean expression over the collection; empty: all ads.
+        of_fields: The part of it that names ad fields, which requests share.
+        count_of: Counts the ads that an expression leaves.
+        rows: Rows that may be returned; None: all.
+    """
+
+    expression: str
+    of_fields: str
+    count_of: Callable[[str], int] = dataclasses.field(compare=False)
+    rows: row_set.RowSet | None = None
+
+    def __and__(self, rows: row_set.RowSet) -> "MilvusCondition":
+        both = rows if self.rows is None else self.rows & rows
+        return dataclasses.replace(self, rows=both)
+
+    @functools.cached_property
+    def count(self) -> int:
+        """Number of ads, without regard to `rows`."""
+        return self.count_of(self.expression)
+
+
+def code(value: str) -> int:
+    """Returns the code of a string, not 0."""
+    digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True) or 1
+
+
+def name_of(position: int) -> str:
+    """Returns the name of the scalar field of an ad field, by its position."""
+    return f"f{position}"
+
+
+def longest_list(column: pa.ChunkedArray) -> int:
+    """Returns the length of the longest list of a column, at least 1."""
+    return max(pc.max(pc.list_value_length(column)).as_py() or 0, 1)
+
+
+def is_list(type_: pa.DataType) -> bool:
+    """Returns whether a column has lists."""
+    return pa.types.is_list(type_) or pa.types.is_large_list(type_)
+
+
+def is_number(type_: pa.DataType) -> bool:
+    """Returns whether a column has numbers."""
+    return pa.types.is_floating(type_) or pa.types.is_integer(type_)
+
+
+def encoded(column: pa.ChunkedArray) -> list[Any]:
+    """Returns the values [N] of a column as the collection has them."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], column.type)
+    if is_number(array.type):
+        numbers = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        # -infinity is a value, and `_MISSING` is not.
+        finite = np.clip(numbers, np.nextafter(_MISSING, 0), _LARGEST)
+        return np.where(np.isnan(numbers), _MISSING, finite).tolist()
+    if is_list(array.type):
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
+        ends = np.cumsum(lengths)
+        codes = _codes(array.flatten())
+        return [
+            codes[end - length : end][codes[end - length : end] != 0].tolist()
+            for length, end in zip(lengths.tolist(), ends.tolist(), strict=True)
+        ]
+    return _codes(array).tolist()
+
+
+def _codes(strings: pa.Array) -> np.ndarray:
+    distinct = strings.dictionary_encode()
+    codes = np.array([0, *map(code, distinct.dictionary.to_pylist())], np.int64)
+    return codes[pc.fill_null(distinct.indices, -1).to_numpy(zero_copy_only=False) + 1]
+
+
+def expressions_of(
+    filters: requests.Filters, fields: Mapping[str, str], catalog: eligibility.Eligibility
+) -> tuple[str, str]:
+    """Returns `expression` and `of_fields` of filters returned by `FilterFields.check`.
+
+    Args:
+        filters: The filters.
+        fields: Ad field -> kind, in the order of the collection.
+        catalog: Knows the rows of ad ids.
+    """
+    positions = {name: position for position, name in enumerate(fields)}
+    clauses = [
+        clause
+        for condition in filters.conditions or ()
+        for clause in _clauses(
+            condition, fields[condition.field], name_of(positions[condition.field])
+        )
+    ]
+    of_fields = _joined(clauses)
+    for ads, form in ((filters.allowed_ads, "row in {}"), (filters.excluded_ads, "row not in {}")):
+        if ads is not None:
+            rows = catalog.find(ads)
+            clauses += _among(rows[rows >= 0].tolist(), form, form.startswith("row in"))
+    return _joined(clauses), of_fields
+
+
+def _joined(clauses: Iterable[str]) -> str:
+    return " and ".join(f"({clause})" for clause in clauses)
+
+
+def _clauses(condition: requests.Condition, kind: str, name: str) -> Iterable[str]:
+    """Yields the expressions of a condition's parts; a missing value meets `none_of` alone."""
+    number = kind == "numeric"
+    listed = kind == "categorical_list"
+    contains = "array_contains_any({}, {{}})" if listed else "{} in {{}}"
+    for values, form, is_any in (
+        (condition.any_of, contains.format(name), True),
+        (condition.none_of, f"not ({contains.format(name)})", False),
+        (condition.all_of, f"array_contains_all({name}, {{}})", False),
+    ):
+        if values is not None:
+            coded = [float(v) for v in values] if number else [code(str(v)) for v in values]
+            yield from _among(coded, form, is_any)
+    if condition.at_least is not None:
+        yield f"{name} >= {float(condition.at_least)!r}"
+    if condition.at_most is not None:
+        yield f"{name} <= {float(condition.at_most)!r}"
+    if number and (condition.any_of, condition.at_least, condition.at_most) != (None,) * 3:
+        yield f"{name} > {_MISSING!r}"
+
+
+def _among(values: Sequence[float], form: str, is_any: bool) -> list[str]:
+    """Returns the expression over a list of numbers; an empty list leaves nothing, or all."""
+    if values:
+        return [form.format(f"[{', '.join(map(repr, values))}]")]
+    return [NOTHING] if is_any else []

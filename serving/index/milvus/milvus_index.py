@@ -1,0 +1,371 @@
+"""The vectors of a release in a Milvus collection.
+
+    row         INT64, primary key: the catalog row
+    part        INT64, row modulo `NUM_PARTS`: slices the collection evenly
+    embedding   FLOAT_VECTOR, inner products
+    f0, f1, …   the ad fields that filters may name, see `milvus_fields`
+
+A collection belongs to one release and never changes after its export. So count and probes of the
+manifest stay true, releases N and N-1 are served together, and bounded consistency is exact.
+Features, ids and fields to show are files of the bundle, by row.
+
+`pymilvus` is imported on first use.
+
+Shapes: B queries, N ads, D embedding size.
+"""
+
+import collections
+import contextlib
+import itertools
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from serving import errors, requests
+from serving.index import exact_search
+from serving.index.filters import eligibility, row_set
+from serving.index.kinds import MILVUS
+from serving.index.milvus import connection, milvus_fields
+
+# Milvus returns at most this number of entities to a search or a query.
+_MAX_RETURNED = 16_384
+MAX_WIDTH = 8192
+# Requests that are answered together are fewer; an export measures recall with hundreds.
+_QUERIES_PER_CALL = 32
+NUM_PARTS = 64
+# Milvus 2.3.5 compares all eligible ads if they are less than 7 % of a segment. With more, a graph
+# search of ads that are near each other finds half of the best, or none, however wide it is
+# (200,000 ads: recall 0.50 to 0.84 for 9 to 14 % of the ads, 0.97 for 44 %). So up to
+# `_MAX_COMPARED` ads are searched in slices of fewer than 7 %, and so is what comes short.
+_MAX_SLICE_SHARE, _MAX_COMPARED = 0.06, 50_000
+# Milvus's code for a collection that is not in memory.
+_NOT_LOADED = 101
+_MAX_KEPT_COUNTS = 1024
+
+
+class MilvusIndex:
+    """An open collection. Thread-safe.
+
+    Args:
+        entry: `index` of a manifest: kind, dimension, search and `milvus` with uri and collection.
+
+    Raises:
+        AdIndexError: There is no such collection, or `pymilvus` is not installed.
+        IndexUnavailableError: Milvus does not answer.
+    """
+
+    def __init__(self, entry: Mapping[str, Any]) -> None:
+        self.kind: str = entry["kind"]
+        self.dimension: int = entry["dimension"]
+        self.search_width: int | None = entry["search"].get("search_width")
+        self._uri: str = entry["milvus"]["uri"]
+        self.collection: str = entry["milvus"]["collection"]
+        # A server returns the primary key alone, which `pymilvus` reads faster than a field; a
+        # milvus-lite file would return all fields.
+        self._returned = None if "://" in connection.address_of(self._uri) else ["row"]
+        self._client = connection.connect(self._uri)
+        self._counts: collections.OrderedDict[str, int] = collections.OrderedDict()
+        self._lock = threading.Lock()
+        with self._call("opened"):
+            if not self._client.has_collection(self.collection, timeout=connection.CONNECT_SECONDS):
+                raise errors.AdIndexError(
+                    f"Milvus at {connection.address_of(self._uri)} has no collection "
+                    f"{self.collection}, which the manifest names. Restore it, or export the "
+                    "bundle again."
+                )
+            self._client.load_collection(self.collection, timeout=connection.CALL_SECONDS)
+        self.num_ads: int = self.count("", consistency_level="Strong")
+
+    def search_parameters(self) -> dict[str, Any]:
+        """Returns the current search parameters, for the manifest."""
+        return {} if self.search_width is None else {"search_width": self.search_width}
+
+    def place(self) -> dict[str, Any]:
+        """Returns backend, address and collection, for the manifest."""
+        pinned = {"uri": self._uri, "collection": self.collection}
+        return {"backend": MILVUS, "milvus": pinned}
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes nothing: the vectors are in Milvus."""
+
+    def count(
+        self, expression: str, remaining: Callable[[], float] | None = None, **options: Any
+    ) -> int:
+        """Returns the number of ads that an expression leaves; the empty one leaves all."""
+        with self._call("counted"):
+            found = self._loaded(
+                self._client.query,
+                self.collection,
+                filter=expression,
+                output_fields=["count(*)"],
+                remaining=remaining or _countdown(None),
+                **options,
+            )
+        return int(found[0]["count(*)"])
+
+    def eligible(
+        self, filters: requests.Filters, catalog: eligibility.Eligibility
+    ) -> milvus_fields.MilvusCondition:
+        """Returns the ads that match filters returned by `FilterFields.check`."""
+        both = milvus_fields.expressions_of(filters, catalog.kinds, catalog)
+        return milvus_fields.MilvusCondition(*both, self._count_once)
+
+    def _count_once(self, expression: str, remaining: Callable[[], float] | None = None) -> int:
+        """Counts as `count`, and remembers it: a collection does not change."""
+        if not expression:
+            return self.num_ads
+        with self._lock:
+            known = self._counts.get(expression)
+        if known is None:
+            known = self.count(expression, remaining)
+            with self._lock:
+                self._counts[expression] = known
+                while len(self._counts) > _MAX_KEPT_COUNTS:
+                    self._counts.popitem(last=False)
+        return known
+
+    def search(
+        self,
+        query_embeddings: np.ndarray,
+        k: int,
+        eligible: row_set.RowSet | milvus_fields.MilvusCondition | None = None,
+        timeout_seconds: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the ads with the greatest inner products; see `IndexBackend.search`.
+
+        Rows outside of `eligible.rows`, such as removed ads, are left out of a list that is as
+        much longer. If the server comes short of the ads that filters leave, they are compared one
+        by one, so that a list is always complete.
+        """
+        if k < 1:
+            raise ValueError(f"k: expected a positive integer, got {k!r}.")
+        queries = np.ascontiguousarray(query_embeddings, np.float32)
+        if not np.isfinite(queries).all():
+            raise errors.AdIndexError(
+                "Expected finite query embeddings, got NaN or infinity from the query tower. Train "
+                "and export it again."
+            )
+        if len(queries) > _QUERIES_PER_CALL:
+            starts = range(0, len(queries), _QUERIES_PER_CALL)
+            parts = [queries[first : first + _QUERIES_PER_CALL] for first in starts]
+            found_parts = [self.search(part, k, eligible, timeout_seconds) for part in parts]
+            scores, rows = (np.concatenate(own) for own in zip(*found_parts, strict=True))
+            return scores, rows
+        condition = self._condition(eligible)
+        remaining = _countdown(timeout_seconds)
+        k = min(k, self.num_ads)
+        for slices in self._slicings(condition, remaining):
+            found, kept = self._search_longer(queries, k, condition, slices, remaining)
+            if all(len(rows) == k for _, rows in kept):
+                return _stacked(kept, k)
+            count = self._count_once(condition.expression, remaining)
+            if all(len(rows) == count for _, rows in found):
+                return _stacked(kept, min(len(rows) for _, rows in kept))
+        return self._compare_all(queries, k, condition, remaining)
+
+    def _slicings(
+        self, condition: milvus_fields.MilvusCondition, remaining: Callable[[], float]
+    ) -> tuple[int, ...]:
+        """Returns the numbers of slices to try, until a list is complete."""
+        if self.kind == "Flat" or not condition.of_fields:
+            return (1,)
+        count = self._count_once(condition.of_fields, remaining)
+        slices = max(math.ceil(count / self.num_ads / _MAX_SLICE_SHARE), 1)
+        return (slices,) if count <= _MAX_COMPARED else (1, slices)
+
+    def _search_longer(
+        self,
+        queries: np.ndarray,
+        k: int,
+        condition: milvus_fields.MilvusCondition,
+        slices: int,
+        remaining: Callable[[], float],
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]:
+        """Returns what Milvus finds for each query, and the k best of it that `rows` allows."""
+        longest = min(self.num_ads, _MAX_RETURNED)
+        limit = min(k, longest)
+        while True:
+            found = self._search(queries, limit, condition, slices, remaining)
+            kept = [_among(scores, rows, condition.rows, k) for scores, rows in found]
+            is_full = all(len(rows) == k for _, rows in kept)
+            if is_full or limit == longest or all(len(rows) < limit for _, rows in found):
+                return found, kept
+            limit = min(4 * limit, longest)
+
+    def search_exactly(
+        self,
+        query_embeddings: np.ndarray,
+        k: int,
+        eligible: row_set.RowSet | milvus_fields.MilvusCondition,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the best of the eligible ads by reading and comparing every vector."""
+        queries = np.ascontiguousarray(query_embeddings, np.float32)
+        return self._compare_all(queries, k, self._condition(eligible), _countdown(None))
+
+    def _condition(
+        self, eligible: row_set.RowSet | milvus_fields.MilvusCondition | None
+    ) -> milvus_fields.MilvusCondition:
+        if isinstance(eligible, milvus_fields.MilvusCondition):
+            return eligible
+        everything = milvus_fields.MilvusCondition("", "", self._count_once)
+        if eligible is None or eligible.count == self.num_ads:
+            return everything
+        return everything & eligible
+
+    def _search(
+        self,
+        queries: np.ndarray,
+        limit: int,
+        condition: milvus_fields.MilvusCondition,
+        slices: int,
+        remaining: Callable[[], float],
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Returns scores and rows of each query, up to `limit`."""
+        ends = [NUM_PARTS * number // slices for number in range(slices + 1)]
+        parts = [
+            f" and (part >= {first}) and (part < {end})" if slices > 1 else ""
+            for first, end in itertools.pairwise(ends)
+        ]
+        width = self._width(limit, condition, remaining)
+        found = [
+            self._ask(queries, limit, condition.expression + part, width, remaining)
+            for part in parts
+        ]
+        if slices == 1:
+            return found[0]
+        return [exact_search.best_of_lists(lists, limit) for lists in zip(*found, strict=True)]
+
+    def _width(
+        self,
+        limit: int,
+        condition: milvus_fields.MilvusCondition,
+        remaining: Callable[[], float],
+    ) -> int:
+        """Returns the width of a graph search.
+
+        Where a server compares all eligible ads, it does not matter. milvus-lite never does, so its
+        search is as wide as for the same number of eligible ads.
+        """
+        width = max(limit, self.search_width or 0)
+        count = self._count_once(condition.of_fields, remaining)
+        if count > _MAX_COMPARED:
+            return width
+        return max(limit, min(width * self.num_ads // max(count, 1), MAX_WIDTH))
+
+    def _ask(
+        self,
+        queries: np.ndarray,
+        limit: int,
+        expression: str,
+        width: int,
+        remaining: Callable[[], float],
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        name = {"HNSW": "ef", "DISKANN": "search_list"}.get(self.kind)
+        parameters = {} if name is None else {name: width}
+        with self._call("searched"):
+            found = self._loaded(
+                self._client.search,
+                self.collection,
+                data=list(queries),
+                limit=limit,
+                filter=expression,
+                output_fields=self._returned,
+                search_params={"metric_type": "IP", "params": parameters},
+                remaining=remaining,
+            )
+            return [
+                (np.array(hits.distances, np.float32), np.array(hits.ids, np.int64))
+                for hits in found
+            ]
+
+    def _loaded(
+        self, ask: Callable[..., Any], *args: Any, remaining: Callable[[], float], **options: Any
+    ) -> Any:
+        """Calls Milvus; loads the collection before where a restart has unloaded it."""
+        try:
+            return ask(*args, timeout=remaining(), **options)
+        except Exception as error:
+            if getattr(error, "code", None) != _NOT_LOADED:
+                raise
+        self._client.load_collection(self.collection, timeout=remaining())
+        return ask(*args, timeout=remaining(), **options)
+
+    def _compare_all(
+        self,
+        queries: np.ndarray,
+        k: int,
+        condition: milvus_fields.MilvusCondition,
+        remaining: Callable[[], float],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        best = exact_search.BestRows(queries, k)
+        for rows, embeddings in self._vectors(condition, remaining):
+            kept = slice(None) if condition.rows is None else condition.rows.contains(rows)
+            best.add(embeddings[kept], rows[kept])
+        return best.found()
+
+    def _vectors(
+        self, condition: milvus_fields.MilvusCondition, remaining: Callable[[], float]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields rows and embeddings of the ads that a condition's expression leaves."""
+        size = min(_MAX_RETURNED, max(connection.BYTES_PER_CALL // (4 * self.dimension), 1))
+        few = self._count_once(condition.expression, remaining) <= size
+        for first in range(0, self.num_ads, self.num_ads if few else size):
+            own = [] if few else [f"row >= {first} and row < {first + size}"]
+            own += [condition.expression] if condition.expression else []
+            with self._call("read"):
+                found = self._loaded(
+                    self._client.query,
+                    self.collection,
+                    filter=" and ".join(f"({one})" for one in own) or "row >= 0",
+                    output_fields=["row", "embedding"],
+                    limit=size,
+                    remaining=remaining,
+                )
+            if found:
+                rows = np.array([entity["row"] for entity in found], np.int64)
+                yield rows, np.array([entity["embedding"] for entity in found], np.float32)
+
+    def _call(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return connection.calls(self._uri, f"the collection {self.collection} cannot be {what}")
+
+
+def _among(
+    scores: np.ndarray, rows: np.ndarray, kept: row_set.RowSet | None, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if kept is not None:
+        own = kept.contains(rows)
+        scores, rows = scores[own], rows[own]
+    return scores[:k], rows[:k]
+
+
+def _stacked(
+    found: list[tuple[np.ndarray, np.ndarray]], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    scores = np.empty((len(found), count), np.float32)
+    rows = np.empty((len(found), count), np.int64)
+    for own, (own_scores, own_rows) in enumerate(found):
+        scores[own], rows[own] = own_scores[:count], own_rows[:count]
+    return scores, rows
+
+
+def _countdown(timeout_seconds: float | None) -> Callable[[], float]:
+    """Returns a function that returns the seconds that are left, and raises if none is."""
+    until = time.monotonic() + (
+        connection.CALL_SECONDS if timeout_seconds is None else timeout_seconds
+    )
+
+    def remaining() -> float:
+        left = until - time.monotonic()
+        if left <= 0:
+            raise errors.IndexUnavailableError(
+                "Milvus has not answered by the deadline of the request. Send requests with longer "
+                "deadlines, or at a lower rate, or give Milvus more query nodes."
+            )
+        return left
+
+    return remaining

@@ -1,0 +1,96 @@
+"""One of several rankers that serve the same release: its health and how slow it is."""
+
+import asyncio
+import dataclasses
+import math
+from collections.abc import Callable
+
+from serving import releases
+from serving.config import BreakerConfig
+from serving.ranker import breaker, verified_ranker
+
+# A slow call raises the slowness of a replica at once; it decays with this time constant, so that a
+# replica that was ten times slower than others is tried again after 2.3 of them.
+_SLOWNESS_SECONDS = 5.0
+# Calls of a healthy replica differ by as much.
+_MIN_SLOWNESS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplicaState:
+    """State of a replica, for monitoring.
+
+    Attributes:
+        address: host:port.
+        is_healthy: Whether it is called.
+        problem: Why not, or None.
+    """
+
+    address: str
+    is_healthy: bool
+    problem: str | None
+
+
+class Replica:
+    """A replica, its circuit breaker and what its calls have shown.
+
+    Args:
+        client: Client of its server.
+        release: Loaded release.
+        config: Options of its circuit breaker. None uses the defaults.
+        clock: Returns the time in seconds, for the circuit breaker.
+
+    Attributes:
+        client: Client of its server.
+        ranker: The same, verified.
+        breaker: Its circuit breaker.
+        in_flight: Number of calls in flight.
+        turn: Number of the choice that took it last.
+        suspect: Whether its last call failed or was late.
+        next_check: Monotonic time before which its probes are not run in the background.
+        check: Background run of its probes.
+    """
+
+    def __init__(
+        self,
+        client: verified_ranker.Scorer,
+        release: releases.Bundle,
+        config: BreakerConfig | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.client = client
+        self.ranker = verified_ranker.VerifiedRanker(release, client)
+        self.breaker = breaker.CircuitBreaker(config, clock)
+        self.in_flight = 0
+        self.turn = 0
+        self.suspect = False
+        self.next_check = 0.0
+        self.check: asyncio.Task[None] | None = None
+        self._slowness = 1.0
+        self._observed_at = -math.inf
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether calls are spread over it. Call it in the event loop."""
+        return not self.suspect and self.breaker.state == "closed" and self.ranker.is_verified
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not healthy, or None."""
+        if self.ranker.problem is None and self.suspect:
+            return f"The ranker at {self.client.address} is late."
+        return self.ranker.problem
+
+    def load(self, now: float) -> float:
+        """Returns the expected slowness of another call."""
+        slowness = self._slowness * self._weight(now)
+        return (self.in_flight + 1) * (slowness if slowness > _MIN_SLOWNESS else 1.0)
+
+    def observe(self, slowness: float, now: float) -> None:
+        """Records the latency of a call as a multiple of the expected one."""
+        weight = self._weight(now)
+        decayed = weight * self._slowness + (1 - weight) * slowness
+        self._slowness, self._observed_at = max(slowness, decayed), now
+
+    def _weight(self, now: float) -> float:
+        return math.exp((self._observed_at - now) / _SLOWNESS_SECONDS)

@@ -1,0 +1,363 @@
+"""Calls one of several rankers that serve the same release, and another one if it fails or is late.
+
+    choice          among the healthy replicas: (calls in flight + 1) × recent slowness, least first
+    failed call     the next replica is called at once; each replica once
+    busy replica    the next replica is called; when all were busy, a pause, and again
+    late call       a second replica is called, and the first answer counts
+    unhealthy       a replica whose last call failed or was late, or that is not verified, is called
+                    only if no healthy one is left; meanwhile its probes are run in the background
+
+With a single replica, calls wait for it as `VerifiedRanker.predict` says.
+
+References: Finagle's Peak EWMA balancer (Twitter, 2015) for the slowness; J. Dean and L. Barroso,
+The Tail at Scale, CACM 2013, for second calls; gRFC A6 for their budget.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from serving import errors, releases, requests
+from serving.config import BreakerConfig
+from serving.ranker import endpoints, pace, ranker_client, verified_ranker
+from serving.ranker.replica import Replica, ReplicaState
+
+# A call is late after this multiple of the expected latency.
+_LATE_FACTOR = 4.0
+_MIN_LATE_SECONDS = 0.02
+# Second calls in a row, and second calls per call in the long run: when all replicas are slow,
+# second calls would only add load.
+_MAX_SECOND_CALLS, _SECOND_CALLS_PER_CALL = 10.0, 0.05
+# Time between two background checks of a replica, until its circuit breaker opens.
+_CHECK_SECONDS = 0.5
+
+
+class Replicas:
+    """The verified rankers of a release. Not thread-safe: use it from one event loop.
+
+    Args:
+        release: Loaded release.
+        client: Client of one server, or the endpoints of several.
+        config: Options of each circuit breaker. None uses the defaults.
+        clock: Returns the time in seconds, for the circuit breakers and the latency of calls.
+        observe_call: Called after each call with the address of the replica and the outcome: `ok`,
+            `late`, `busy` or `failed`. None: not observed.
+
+    Attributes:
+        num_second_calls: Number of calls that were made next to a late one.
+    """
+
+    def __init__(
+        self,
+        release: releases.Bundle,
+        client: verified_ranker.Scorer | endpoints.Endpoints,
+        config: BreakerConfig | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        observe_call: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._release = release
+        self._config = config
+        self._clock = clock
+        self._observe_call = observe_call or (lambda address, outcome: None)
+        self._endpoints = client if isinstance(client, endpoints.Endpoints) else None
+        self._client = client
+        self._replicas: dict[str, Replica] = {}
+        self._update()
+        # Excludes calls that ran into their deadline: the latency of healthy replicas.
+        self._healthy_pace = pace.Pace()
+        self._last_error = "The ranker has failed."
+        self._second_calls = _MAX_SECOND_CALLS
+        self.num_second_calls = 0
+        self._turn = 0
+
+    @property
+    def breaker_state(self) -> str:
+        """`closed` if any replica's circuit breaker is; else `half_open` or `open`."""
+        states = {replica.breaker.state for replica in self._replicas.values()}
+        return next((state for state in ("closed", "half_open") if state in states), "open")
+
+    @property
+    def num_healthy(self) -> int:
+        """Number of replicas that calls are spread over, at least 1."""
+        if len(self._replicas) < 2:
+            return 1
+        return max(1, sum(replica.is_healthy for replica in self._replicas.values()))
+
+    @property
+    def problem(self) -> str | None:
+        """The reasons for which replicas cannot be used, or None."""
+        problems = [replica.problem for replica in self._replicas.values()]
+        if self._endpoints is not None:
+            problems.append(self._endpoints.problem)
+        return " ".join(filter(None, problems)) or None
+
+    @property
+    def not_ready(self) -> str | None:
+        """The reason not to route traffic here, or None if a replica has been verified."""
+        if self._endpoints is not None and not self._replicas:
+            return str(endpoints.unresolved(self._endpoints))
+        reasons = [replica.ranker.not_ready for replica in self._replicas.values()]
+        return None if None in reasons else " ".join(filter(None, reasons))
+
+    def states(self) -> list[ReplicaState]:
+        """Returns the state of each replica. Call it in the event loop."""
+        single = len(self._replicas) == 1
+        return [
+            ReplicaState(
+                address,
+                # A single replica is called whatever its last call has shown.
+                (replica.breaker.state == "closed") if single else replica.is_healthy,
+                replica.problem,
+            )
+            for address, replica in self._replicas.items()
+        ]
+
+    async def verify(self, timeout_seconds: float) -> None:
+        """Verifies the replicas that are not verified, if they can be reached.
+
+        Args:
+            timeout_seconds: Time to wait for the checks.
+
+        Raises:
+            RankerError: No replica is verified. The error is that of the first one.
+        """
+        await self._refresh()
+        if not self._replicas:
+            raise endpoints.unresolved(self._endpoints)  # type: ignore[arg-type]
+        found = await asyncio.gather(
+            *(replica.ranker.verify(timeout_seconds) for replica in self._replicas.values()),
+            return_exceptions=True,
+        )
+        if None not in found:
+            raise found[0]  # type: ignore[misc]
+
+    @property
+    def behind(self) -> str | None:
+        """Why a replica that can be reached does not serve the release yet, or None."""
+        return next(
+            (replica.problem for replica in self._replicas.values() if replica.ranker.is_behind),
+            None,
+        )
+
+    async def predict(
+        self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
+    ) -> dict[str, np.ndarray]:
+        """Scores candidates; see `RankerClient.predict`.
+
+        Args:
+            columns: Query field -> [B] or [B, L].
+            ad_features: [B, C, F] int32.
+            timeout_seconds: Time for all calls together.
+
+        Raises:
+            RankerUnavailableError: All circuit breakers are open, or no server can be reached.
+            RankerError: The calls failed.
+        """
+        end = time.monotonic() + timeout_seconds
+        await self._refresh()
+        if len(self._replicas) == 1:
+            (replica,) = self._replicas.values()
+            if not replica.breaker.admit():
+                raise self._paused()
+            return await self._call(replica, columns, ad_features, end, wait=True)
+        if not self._replicas:
+            raise endpoints.unresolved(self._endpoints)  # type: ignore[arg-type]
+        self._check_unhealthy()
+        waits = ranker_client.pauses()
+        while True:
+            pause = next(waits)
+            try:
+                return await self._call_in_turn(columns, ad_features, end)
+            except errors.RankerBusyError:
+                if time.monotonic() + pause >= end:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        for replica in self._replicas.values():
+            if replica.check is not None and (
+                replica.check.get_loop() is asyncio.get_running_loop()
+            ):
+                replica.check.cancel()
+        await self._client.close()
+
+    async def _call_in_turn(
+        self, columns: requests.Columns, ad_features: np.ndarray, end: float
+    ) -> dict[str, np.ndarray]:
+        """Calls each replica at most once, until one answers."""
+        tried: list[Replica] = []
+        running: dict[asyncio.Task[dict[str, np.ndarray]], Replica] = {}
+        error: errors.RankerError | None = None
+        try:
+            while True:
+                replica = self._next(tried, only_healthy=bool(running))
+                if replica is not None:
+                    tried.append(replica)
+                    # The last healthy one is waited for, if it reconnects or is busy.
+                    wait = replica.is_healthy and self.num_healthy == 1
+                    call = self._call(replica, columns, ad_features, end, wait)
+                    running[asyncio.get_running_loop().create_task(call)] = replica
+                elif not running:
+                    raise error or self._paused()
+                late = self._late_seconds(ad_features.shape, end) if replica else None
+                done, _ = await asyncio.wait(
+                    running, timeout=late, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    del running[task]
+                failed = [failure for task in done if (failure := task.exception()) is not None]
+                if len(failed) < len(done):
+                    return next(task.result() for task in done if task.exception() is None)
+                for failure in failed:
+                    if not isinstance(failure, errors.RankerError):
+                        raise failure
+                    # If all are busy, or one is busy and others are down, the busy one is waited
+                    # for.
+                    if not isinstance(error, errors.RankerBusyError):
+                        error = failure
+                if not done:
+                    self._late(running)
+        finally:
+            for task in running:
+                task.cancel()
+
+    def _next(self, tried: Iterable[Replica], only_healthy: bool) -> Replica | None:
+        """Returns the replica to call next, or None."""
+        left = [replica for replica in self._replicas.values() if replica not in tried]
+        healthy = [replica for replica in left if replica.is_healthy]
+        if only_healthy:
+            if not healthy or self._second_calls < 1:
+                return None
+            self._second_calls -= 1
+            self.num_second_calls += 1
+        elif not healthy:
+            return next((replica for replica in left if replica.breaker.admit()), None)
+        now = self._clock()
+        # Among equals, the one that has been idle longest.
+        chosen = min(healthy, key=lambda replica: (replica.load(now), replica.turn))
+        self._turn += 1
+        chosen.turn = self._turn
+        return chosen
+
+    def _late_seconds(self, shape: tuple[int, ...], end: float) -> float:
+        """Returns the time after which a call for [B, C] scores is late."""
+        remaining = end - time.monotonic()
+        expected = self._healthy_pace.expected_ms(shape[0] * shape[1]) / 1000
+        if not expected:
+            return remaining / 2
+        return min(max(_LATE_FACTOR * expected, _MIN_LATE_SECONDS), remaining / 2)
+
+    def _late(self, running: dict[asyncio.Task[dict[str, np.ndarray]], Replica]) -> None:
+        """Makes other calls avoid replicas that are late, until their probes are answered."""
+        for replica in running.values():
+            if not replica.suspect:
+                replica.suspect = True
+                self._observe_call(replica.client.address, "late")
+        self._check_unhealthy()
+
+    async def _call(
+        self,
+        replica: Replica,
+        columns: requests.Columns,
+        ad_features: np.ndarray,
+        end: float,
+        wait: bool,
+    ) -> dict[str, np.ndarray]:
+        """Calls a replica and records what the call shows."""
+        num_scores = ad_features.shape[0] * ad_features.shape[1]
+        timeout_seconds = end - time.monotonic()
+        started = self._clock()
+        replica.in_flight += 1
+        try:
+            outputs = await replica.ranker.predict(columns, ad_features, timeout_seconds, wait)
+        except errors.RankerError as error:
+            self._failed(replica, error, num_scores, timeout_seconds)
+            raise
+        except BaseException:
+            replica.breaker.abandoned()
+            raise
+        finally:
+            replica.in_flight -= 1
+            now = self._clock()
+            expected = self._healthy_pace.expected_ms(num_scores)
+            if expected:
+                replica.observe((now - started) * 1000 / expected, now)
+        replica.breaker.succeeded()
+        replica.suspect = False
+        self._healthy_pace.observe(num_scores, (now - started) * 1000)
+        self._second_calls = min(_MAX_SECOND_CALLS, self._second_calls + _SECOND_CALLS_PER_CALL)
+        self._observe_call(replica.client.address, "ok")
+        return outputs
+
+    def _failed(
+        self, replica: Replica, error: errors.RankerError, num_scores: int, seconds: float
+    ) -> None:
+        is_busy = isinstance(error, errors.RankerBusyError)
+        is_late = isinstance(error, errors.RankerDeadlineError)
+        self._observe_call(
+            replica.client.address, "busy" if is_busy else "late" if is_late else "failed"
+        )
+        self._last_error = str(error)
+        # A replica that is busy is healthy, and it is not at fault if the time was too short from
+        # the start.
+        too_short = seconds * 1000 < self._healthy_pace.expected_ms(num_scores)
+        if is_busy or (is_late and too_short):
+            replica.breaker.abandoned()
+        else:
+            replica.breaker.failed()
+            replica.suspect = True
+
+    def _check_unhealthy(self) -> None:
+        """Runs the probes of replicas that are not healthy, in the background."""
+        now = time.monotonic()
+        loop = asyncio.get_running_loop()
+        for replica in self._replicas.values():
+            if replica.is_healthy or now < replica.next_check:
+                continue
+            task = replica.check
+            if task is None or task.done() or task.get_loop() is not loop:
+                replica.check = loop.create_task(self._check(replica))
+
+    async def _check(self, replica: Replica) -> None:
+        replica.next_check = time.monotonic() + _CHECK_SECONDS
+        if not replica.breaker.admit():
+            return
+        try:
+            await replica.ranker.verify(again=True)
+        except errors.RankerError:
+            replica.breaker.failed()
+            replica.suspect = True
+        except BaseException:
+            replica.breaker.abandoned()
+            raise
+        else:
+            replica.breaker.succeeded()
+            replica.suspect = False
+
+    async def _refresh(self) -> None:
+        if self._endpoints is not None:
+            suspect = any(replica.suspect for replica in self._replicas.values())
+            await self._endpoints.refresh(failed=suspect)
+            self._update()
+
+    def _update(self) -> None:
+        """Follows the known servers."""
+        clients: dict[str, verified_ranker.Scorer] = {}
+        if self._endpoints is None:
+            clients[self._client.address] = self._client  # type: ignore[assignment]
+        else:
+            clients.update(self._endpoints.clients)
+        if clients.keys() != self._replicas.keys():
+            self._replicas = {
+                address: self._replicas.get(address)
+                or Replica(client, self._release, self._config, self._clock)
+                for address, client in clients.items()
+            }
+
+    def _paused(self) -> errors.RankerUnavailableError:
+        return errors.RankerUnavailableError(
+            f"{self._last_error} The ranker will be retried shortly."
+        )

@@ -1,0 +1,187 @@
+"""Embeds and encodes the ads of a release in pieces, which an export that was killed goes on with.
+
+    embeddings.npy     float32 [N, D]
+    ad_features.npy    int32 [N, F]
+    embedded.json      `key` of the ads and models, and the number of `ads` that are finished
+    collection.json    the collection in Milvus, if any, see `index.build_index`
+
+Files and memory of the pieces that are finished are mapped, so that a catalog need not fit in
+memory. The ads are those that the caller has read: rows that are appended to the log meanwhile are
+in the next release.
+
+Shapes: N ads, D embedding size, F columns of ad features.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+
+from serving import errors, index, saved_model
+from serving.releases import models
+from tfrecords import files, terminal
+
+ADS_PER_PIECE = 65_536
+EMBEDDINGS_FILE, FEATURES_FILE = "embeddings.npy", "ad_features.npy"
+_PROGRESS_FILE, _COLLECTION_FILE = "embedded.json", "collection.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddedCatalog:
+    """The ads of a release, memory-mapped.
+
+    Attributes:
+        embeddings: [N, D] float32.
+        features: [N, F] int32.
+        resume_file: For `index.build_index`.
+    """
+
+    embeddings: np.ndarray
+    features: np.ndarray
+    resume_file: pathlib.Path
+
+
+def embed(
+    directory: pathlib.Path, ad_tower: models.AdTower, ads: pa.Table, model_id: str
+) -> EmbeddedCatalog:
+    """Embeds ads into files, from the first one that an earlier call did not finish.
+
+    Args:
+        directory: Directory of the files. Those of other ads or models are replaced.
+        ad_tower: The ad tower.
+        ads: N ads with a column for each ad field.
+        model_id: Changes with the ad tower.
+
+    Raises:
+        InvalidModelError: The ad tower fails, or returns values that cannot be served.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    notes = directory / _PROGRESS_FILE
+    key = _key(ads, model_id)
+    known = json.loads(notes.read_text()) if notes.is_file() else {}
+    if known.get("key") != key:
+        discard(directory)
+        directory.mkdir()
+        known = {}
+    done: int = known.get("ads", 0)
+    paths = (directory / EMBEDDINGS_FILE, directory / FEATURES_FILE)
+    arrays = [np.load(path, mmap_mode="r+") for path in paths] if done else []
+    for first in terminal.with_progress(
+        range(done, ads.num_rows, ADS_PER_PIECE), "embedding ads", "pieces"
+    ):
+        piece = ads.slice(first, ADS_PER_PIECE)
+        values = _embedded(ad_tower, piece)
+        if not arrays:
+            arrays = [
+                np.lib.format.open_memmap(path, "w+", value.dtype, (ads.num_rows, *value.shape[1:]))
+                for path, value in zip(paths, values, strict=True)
+            ]
+        for array, value in zip(arrays, values, strict=True):
+            array[first : first + len(value)] = value
+            # On disk before it is noted.
+            array.flush()
+        files.write_json(notes, {"key": key, "ads": first + piece.num_rows}, durable=True)
+    # Mapped again: pages that were written stay in memory otherwise.
+    embeddings, features = (np.load(path, mmap_mode="r") for path in paths)
+    return EmbeddedCatalog(embeddings, features, directory / _COLLECTION_FILE)
+
+
+def discard(directory: pathlib.Path) -> None:
+    """Removes the files of an export, and its unfinished collection, if any."""
+    index.drop_unfinished(directory / _COLLECTION_FILE)
+    shutil.rmtree(directory)
+
+
+def _key(ads: pa.Table, model_id: str) -> str:
+    digest = hashlib.sha256(model_id.encode())
+    with (
+        pa.PythonFile(_Hashed(digest.update), "w") as sink,
+        pa.ipc.new_stream(sink, ads.schema) as writer,
+    ):
+        writer.write_table(ads, max_chunksize=ADS_PER_PIECE)
+    return digest.hexdigest()
+
+
+class _Hashed:
+    """A file that hashes what is written."""
+
+    closed = False
+
+    def __init__(self, update: Callable[[bytes], None]) -> None:
+        self._update = update
+
+    def write(self, data: bytes) -> int:
+        self._update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def _embedded(ad_tower: models.AdTower, ads: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    with running(ad_tower):
+        embeddings, features = ad_tower.embed_table(ads)
+    check_embeddings(
+        ad_tower,
+        embeddings,
+        ads.num_rows,
+        lambda row: f"ad {ads[index.AD_ID][row].as_py()!r}",
+    )
+    if features.ndim != 2 or len(features) != ads.num_rows or not features.shape[1]:
+        raise errors.InvalidModelError(
+            f"ad_tower: expected ad_features [{ads.num_rows}, F], got {list(features.shape)}. "
+            "Return one row of features for each ad."
+        )
+    return embeddings, features
+
+
+@contextlib.contextmanager
+def running(model: models.QueryTower | models.AdTower | models.RankerModel) -> Iterator[None]:
+    """Converts errors of a run.
+
+    Raises:
+        InvalidModelError: The model fails.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, saved_model.StatusError) as error:
+        raise errors.InvalidModelError(
+            f"{model.part}: expected outputs for every ad and sample request, got the error: "
+            f"{error}. Make the model accept all values of its fields, and save it so that "
+            "TensorFlow Serving can run it."
+        ) from error
+
+
+def check_embeddings(
+    model: models.QueryTower | models.AdTower,
+    values: np.ndarray,
+    num_rows: int,
+    name_of: Callable[[int], str],
+) -> None:
+    """Checks the embeddings of a tower.
+
+    Raises:
+        InvalidModelError: They have another shape, or are not finite.
+    """
+    if values.ndim != 2 or len(values) != num_rows or not values.shape[1]:
+        raise errors.InvalidModelError(
+            f"{model.part}: expected embeddings [{num_rows}, D] for {num_rows} rows, got "
+            f"{list(values.shape)}. Return one vector for each row."
+        )
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise errors.InvalidModelError(
+            f"{model.part}: expected finite embeddings, got NaN or infinity for "
+            f"{name_of(int(bad[0]))} and {len(bad) - 1} more. A missing number is NaN, a missing "
+            "string is empty: replace them in the model."
+        )

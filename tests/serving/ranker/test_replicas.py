@@ -1,0 +1,432 @@
+"""Several rankers behind one address: which of them is called, and what the others cost."""
+
+import asyncio
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import children
+import clocks
+import grpc
+import pytest
+import repository
+import serving_fixtures
+import waiting
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
+
+from serving import errors, orchestrator, ranker, requests
+from serving.config import OrchestratorConfig
+from serving.model_server import server
+
+REQUEST = requests.Request(user={"country": "CH", "age": 33}, context={"device": "phone"})
+PATIENT = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
+
+
+class Passing:
+    """A server that counts the calls that it passes on to a real one, and can hold them."""
+
+    def __init__(self, stack, address):
+        self.calls = 0
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.address = stack.enter_context(serving_fixtures.altering_server(address, self._pass))
+
+    def _pass(self, reply):
+        self.calls += 1
+        assert self.go_on.wait(waiting.GUARD_SECONDS)
+
+
+@pytest.fixture
+def replicas(ranker_address):
+    """Three servers of the ranker of `tiny_base`."""
+    with contextlib.ExitStack() as stack:
+        found = [Passing(stack, ranker_address) for _ in range(3)]
+        yield found
+        for one in found:
+            one.go_on.set()
+
+
+def run(release, client, scenario, config=PATIENT):
+    """Runs `scenario(orchestrator)`; `client` is an address, or endpoints."""
+
+    async def main():
+        known = ranker.connect(release, client) if isinstance(client, str) else client
+        service = orchestrator.Orchestrator(release, known, config)
+        try:
+            return await scenario(service)
+        finally:
+            await service.close()
+
+    return asyncio.run(main())
+
+
+def joined(replicas):
+    return ",".join(one.address for one in replicas)
+
+
+def states(service):
+    """Whether each replica is healthy, by its address."""
+    return {state.address: state.is_healthy for state in service._ranker.states()}
+
+
+async def becomes(condition):
+    """Waits until a condition holds, while the event loop runs."""
+    async with asyncio.timeout(waiting.GUARD_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("", "has ''; expected HOST:PORT"),
+        ("a:1,,b:2", "has ''; expected HOST:PORT"),
+        ("a:1,b", "has 'b'; expected HOST:PORT"),
+        ("dns:///ranker", "has 'dns:///ranker'; expected HOST:PORT"),
+        ("a:1, b:2, a:1", "names a server twice"),
+    ],
+)
+def test_an_address_that_names_no_server_is_refused(address, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ranker.split_address(address)
+
+
+def test_an_address_has_one_part_for_each_server_or_name():
+    assert ranker.split_address("a:1, b:2,dns:///c:3") == ["a:1", "b:2", "dns:///c:3"]
+    # gRPC reads these: the second server is called when the first has ended.
+    assert ranker.split_address("ipv4:1.2.3.4:1,1.2.3.5:2") == ["ipv4:1.2.3.4:1,1.2.3.5:2"]
+
+
+def test_calls_are_spread_over_all_replicas(tiny_bundle, replicas):
+    async def scenario(service):
+        await service.verify_ranker()
+        before = [one.calls for one in replicas]
+        answers = await asyncio.gather(*(service.recommend(REQUEST) for _ in range(60)))
+        return answers, [one.calls - count for one, count in zip(replicas, before, strict=True)]
+
+    answers, calls = run(tiny_bundle, joined(replicas), scenario)
+    assert {answer.degraded for answer in answers} == {None}
+    assert len({tuple(ad.ad_id for ad in answer.ads) for answer in answers}) == 1
+    assert min(calls) > 0
+    assert sum(calls) >= 60
+
+
+@pytest.mark.parametrize("recipe", [serving_fixtures.Recipe(seed=1), None])
+def test_a_replica_with_another_model_or_version_is_not_used(
+    tiny_bundle, replicas, tmp_path, recipe
+):
+    version = None if recipe else 2
+    serving_fixtures.publish(tmp_path, recipe, version=version)
+
+    async def scenario(service, address):
+        with pytest.raises(errors.RankerError):
+            await service._ranker._replicas[address].ranker.verify()
+        await service.verify_ranker()
+        answers = [await service.recommend(REQUEST) for _ in range(20)]
+        return answers, service.not_ready, service.problem, states(service)
+
+    with serving_fixtures.serve_ranker(tmp_path) as other:
+        address = f"127.0.0.1:{other.port}"
+        answers, not_ready, problem, healthy = run(
+            tiny_bundle,
+            f"{address},{joined(replicas)}",
+            lambda service: scenario(service, address),
+        )
+    assert {answer.degraded for answer in answers} == {None}
+    assert not_ready is None
+    assert address in problem if version else "probe" in problem
+    assert healthy == {address: False, **{one.address: True for one in replicas}}
+
+
+def test_a_late_call_is_answered_by_another_replica(tiny_bundle, replicas):
+    late = replicas[0]
+
+    async def scenario(service):
+        await service.verify_ranker()
+        for _ in range(10):  # These say what a call takes.
+            await service.recommend(REQUEST)
+        late.go_on.clear()
+        before = late.calls
+        answers = []
+        while late.calls == before:
+            answers.append(await service.recommend(REQUEST))
+        answers += [await service.recommend(REQUEST) for _ in range(20)]
+        held = (states(service)[late.address], late.calls - before, service.problem)
+        late.go_on.set()
+        # Its probes are run in the background while others are called.
+        while not states(service)[late.address]:
+            answers.append(await service.recommend(REQUEST))
+        return answers, held, service.metrics.render().decode()
+
+    answers, (healthy, calls, problem), metrics = run(tiny_bundle, joined(replicas), scenario)
+    assert {answer.degraded for answer in answers} == {None}
+    assert not healthy
+    # The late call and the probes, of which the server has seen one.
+    assert calls == 2
+    assert problem == f"The ranker at {late.address} is late."
+    labels = f'replica="{late.address}",version="1"'
+    assert f'tfrec_ranker_calls_total{{outcome="late",{labels}}} 1.0' in metrics
+
+
+def test_second_calls_do_not_double_the_load_when_all_replicas_are_late(tiny_bundle, replicas):
+    async def scenario(service):
+        await service.verify_ranker()
+        for _ in range(3):
+            await service.recommend(REQUEST)
+        before = sum(one.calls for one in replicas)
+        for one in replicas:
+            one.go_on.clear()
+        late = serving_fixtures.changed(REQUEST, deadline_ms=1_000)
+        answers = await asyncio.gather(
+            *(service.recommend(late) for _ in range(100)), return_exceptions=True
+        )
+        probes = len(replicas)
+        return answers, sum(one.calls for one in replicas) - before - probes
+
+    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
+    answers, calls = run(tiny_bundle, joined(replicas), scenario, config)
+    found = [one for one in answers if not isinstance(one, errors.OverloadedError)]
+    assert {answer.order for answer in found} == {"retrieval"}
+    assert len(found) > 3 * 4 + 10
+    # Four for each replica may start before one is late; ten second calls are left.
+    assert calls <= 3 * 4 + 10
+
+
+def test_a_busy_replica_is_left_for_another_and_waited_for_if_all_are_busy(tiny_base, tiny_bundle):
+    models, options = {"ranker": tiny_base / "ranker"}, server.Options(grpc_max_threads=1)
+    status = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "ranker"})
+
+    def refusals(one):
+        return sum(map(int, re.findall(r'"RESOURCE_EXHAUSTED"} (\d+)', one.metrics.render())))
+
+    @contextlib.contextmanager
+    def busy(one):
+        """Takes the only thread of a server, until the block ends."""
+        with grpc.insecure_channel(f"127.0.0.1:{one.port}") as channel, one.manager._changed:
+            stub = model_service_pb2_grpc.ModelServiceStub(channel)
+            taking = stub.GetModelStatus.future(status)
+            # The next call is refused.
+            waiting.until(lambda: _is_refused(stub, status))
+            yield taking
+
+    async def scenario(service, both):
+        await service.verify_ranker()
+        with busy(both[0]):
+            before = refusals(both[0])
+            answers = [await service.recommend(REQUEST) for _ in range(4)]
+            refused = refusals(both[0]) - before
+            healthy = states(service)
+        with busy(both[0]), busy(both[1]):
+            before = [refusals(one) for one in both]
+            asked = asyncio.create_task(service.recommend(REQUEST))
+            await becomes(
+                lambda: all(refusals(one) > count for one, count in zip(both, before, strict=True))
+            )
+        return [*answers, await asked], refused, healthy
+
+    with (
+        server.ModelServer(models, options=options) as first,
+        server.ModelServer(models, options=options) as second,
+    ):
+        address = f"127.0.0.1:{first.port},127.0.0.1:{second.port}"
+        answers, refused, healthy = run(
+            tiny_bundle, address, lambda service: scenario(service, [first, second])
+        )
+    assert {answer.degraded for answer in answers} == {None}
+    assert refused > 0
+    # A busy replica is healthy.
+    assert set(healthy.values()) == {True}
+
+
+def test_the_last_healthy_replica_is_waited_for_while_it_reconnects(tiny_bundle, ranker_address):
+    nobody = f"127.0.0.1:{serving_fixtures.free_port()}"
+
+    async def scenario(service, ending, port):
+        await service.verify_ranker()
+        first = await service.recommend(REQUEST)
+        await asyncio.to_thread(ending.close)
+        again = ending.enter_context(serving_fixtures.altering_server(ranker_address, bool, port))
+        return first, await service.recommend(REQUEST), again
+
+    with contextlib.ExitStack() as ending:
+        address = ending.enter_context(serving_fixtures.altering_server(ranker_address, bool))
+        port = int(address.rpartition(":")[2])
+        first, second, again = run(
+            tiny_bundle, f"{nobody},{address}", lambda service: scenario(service, ending, port)
+        )
+    assert again == address
+    assert (first.degraded, second.degraded) == (None, None)
+
+
+def _is_refused(stub, status):
+    try:
+        stub.GetModelStatus(status, timeout=0.05)
+    except grpc.RpcError as error:
+        return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return False
+
+
+def test_servers_follow_a_name_in_dns(tiny_bundle, replicas):
+    clock = clocks.Clock()
+    records = [one.address for one in replicas[:1]]
+    asked = []
+
+    async def lookup(host, port):
+        asked.append((host, port))
+        if not records:
+            raise OSError("no such name")
+        return list(records)
+
+    async def scenario(service):
+        await service.verify_ranker()
+        first = states(service)
+        records.append(replicas[1].address)
+        await service.recommend(REQUEST)
+        unchanged = states(service)  # The name is not looked up with each call.
+        clock.advance(5)
+
+        async def follow(expected):
+            while states(service) != expected:
+                assert (await service.recommend(REQUEST)).degraded is None
+
+        await follow({one.address: True for one in replicas[:2]})
+        del records[0]
+        clock.advance(5)
+        await follow({replicas[1].address: True})
+        records.clear()
+        clock.advance(5)
+        while service.problem is None:
+            assert (await service.recommend(REQUEST)).degraded is None
+        return first, unchanged, states(service), service.problem
+
+    endpoints = ranker.Endpoints(
+        "dns:///ranker:8500",
+        version=1,
+        outputs=tiny_bundle.manifest.outputs.values(),
+        lookup=lookup,
+        clock=clock,
+    )
+    first, unchanged, last, problem = run(tiny_bundle, endpoints, scenario)
+    assert first == unchanged == {replicas[0].address: True}
+    # The last known servers remain.
+    assert last == {replicas[1].address: True}
+    assert problem == "dns:///ranker:8500 cannot be resolved: no such name."
+    assert set(asked) == {("ranker", "8500")}
+    assert len(asked) == 4
+
+
+def test_the_names_of_the_machine_are_resolved(ranker_address, tiny_bundle):
+    port = ranker_address.rpartition(":")[2]
+    address = f"dns:///localhost:{port}"
+    assert f"127.0.0.1:{port}" in asyncio.run(ranker.find_servers(address))
+
+    async def scenario(service):
+        await service.verify_ranker()
+        return await service.recommend(REQUEST)
+
+    assert run(tiny_bundle, address, scenario).degraded is None
+
+
+def test_a_name_that_resolves_to_nothing_is_named(tiny_bundle):
+    async def scenario(service):
+        with pytest.raises(errors.RankerUnavailableError, match="cannot be resolved"):
+            await service.verify_ranker()
+        return (await service.recommend(REQUEST)).degraded, service.not_ready
+
+    degraded, not_ready = run(tiny_bundle, "dns:///name.invalid:8500", scenario)
+    assert "dns:///name.invalid:8500 cannot be resolved" in degraded
+    assert "dns:///name.invalid:8500 cannot be resolved" in not_ready
+
+
+class _Processes:
+    """Three model servers in processes of their own."""
+
+    def __init__(self, base, stack):
+        self._base, self._stack = base, stack
+        self.ports = [serving_fixtures.free_port() for _ in range(3)]
+        self.running = [self.start(number) for number in range(3)]
+
+    @property
+    def addresses(self):
+        return [f"127.0.0.1:{port}" for port in self.ports]
+
+    def start(self, number, base=None):
+        """Starts a server; an older one of this number must have ended."""
+        command = [
+            *(sys.executable, "-m", "serving.model_server", f"--port={self.ports[number]}"),
+            *("--rest_api_port=0", "--model_name=ranker"),
+            f"--model_base_path={(base or self._base).resolve()}/ranker",
+        ]
+        return self._stack.enter_context(
+            children.started(command, cwd=repository.ROOT, stdout=subprocess.DEVNULL)
+        )
+
+    def kill(self, number):
+        self.running[number].kill()
+        self.running[number].wait()
+
+
+@pytest.mark.process
+def test_no_answer_is_lost_while_replicas_are_killed_stopped_restarted_and_replaced(
+    tiny_base, tiny_bundle, tmp_path
+):
+    serving_fixtures.publish(tmp_path, version=2)
+    answers = []
+
+    async def ask(service):
+        while True:
+            answers.append(await service.recommend(REQUEST))
+
+    async def scenario(service, servers):
+        addresses = servers.addresses
+
+        async def goes_on():
+            count = len(answers)
+            await becomes(lambda: len(answers) > count + 40)
+
+        async def healthy(*numbers):
+            expected = {one: number in numbers for number, one in enumerate(addresses)}
+            await becomes(lambda: states(service) == expected)
+            await goes_on()
+
+        async def verified():
+            with contextlib.suppress(errors.RankerError):
+                await service.verify_ranker()
+            return all(states(service).values())
+
+        while not await verified():
+            await asyncio.sleep(0.1)
+        asking = [asyncio.create_task(ask(service)) for _ in range(4)]
+        await healthy(0, 1, 2)
+        await asyncio.to_thread(servers.kill, 0)
+        await healthy(1, 2)
+        servers.running[1].send_signal(signal.SIGSTOP)
+        await healthy(2)
+        servers.running[0] = servers.start(0)
+        await healthy(0, 2)
+        servers.running[1].send_signal(signal.SIGCONT)
+        await healthy(0, 1, 2)
+        # A server of another release takes the address.
+        await asyncio.to_thread(servers.kill, 2)
+        servers.running[2] = servers.start(2, tmp_path)
+        await becomes(lambda: "does not serve ranker version 1" in (service.problem or ""))
+        await healthy(0, 1)
+        for task in asking:
+            task.cancel()
+        failed = await asyncio.gather(*asking, return_exceptions=True)
+        return [error for error in failed if not isinstance(error, asyncio.CancelledError)]
+
+    with contextlib.ExitStack() as stack:
+        servers = _Processes(tiny_base, stack)
+        failed = run(
+            tiny_bundle,
+            ",".join(servers.addresses),
+            lambda service: scenario(service, servers),
+            OrchestratorConfig(num_candidates=300, default_deadline_ms=60_000),
+        )
+    assert not failed
+    assert {answer.degraded for answer in answers} == {None}
+    assert len({tuple(ad.ad_id for ad in answer.ads) for answer in answers}) == 1

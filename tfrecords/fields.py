@@ -1,0 +1,302 @@
+"""The fields of a schema: their kinds, options and raw inputs.
+
+`tfrecords.schema` has the names that others use.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tfrecords import terminal
+
+KINDS = ("categorical", "numeric", "categorical_list", "dense", "text", "history")
+# Kinds of a raw input besides those of fields: the ages of a history.
+NUMERIC_LIST = "numeric_list"
+# Fields that are vectors once they are encoded.
+VECTOR_KINDS = ("dense", "text")
+SIDES = ("query", "ad")
+# What a user did with an ad, as histories list it.
+EVENTS = ("impression", "click", "engagement")
+# `of` of a history whose values are the ids of ads.
+AD = "ad"
+CALENDARS = ("hour", "weekday", "month")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_RESERVED = ("self", "ad_features")  # arguments of the exported signatures
+_MAX_LIST_LENGTH = 10_000
+_MAX_VECTOR_LENGTH = 16_384
+_TEXT_LENGTH = 512
+_POSITIVE_OPTIONS = (
+    "min_count",
+    "num_oov_buckets",
+    "max_vocabulary_size",
+    "num_buckets",
+    "max_list_length",
+    "max_length",
+)
+# Options of a history in JSON; its vocabulary is that of the ads or of the field that it lists.
+_HISTORY_KEYS = ("name", "kind", "side", "of", "event", "max_length", "max_age_days")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """An input field.
+
+    Attributes:
+        name: Key in a request: letters, digits and `_`, starting with a letter.
+        kind: `categorical` (a string), `numeric` (a number), `categorical_list` (strings), `dense`
+            (a vector), `text` (a string that an encoder turns into a vector) or `history` (what the
+            user did before the request; see `tfrecords.histories`).
+        side: `query` (user and context) or `ad`.
+        column: Column in the log; None: the same as the name.
+        min_count: Categorical: rarer values in training are out of vocabulary.
+        num_oov_buckets: Categorical: number of ids for out-of-vocabulary values, by hash.
+        max_vocabulary_size: Categorical: maximum number of values kept, the most frequent ones.
+        num_buckets: Numeric: maximum number of quantile buckets.
+        separator: List and dense: text between the values of a list in the log.
+        max_list_length: List: maximum number of values kept, the last ones of a list.
+        calendar: Categorical query field whose column holds times: the field is the `hour` (0 to
+            23), `weekday` (Monday to Sunday) or `month` (1 to 12) of the time as the log has it. A
+            request gives the value itself: {"hour": 14}.
+        length: Dense and text: number of values of the vector; None: 512 for a text, and not
+            allowed for a dense field.
+        encoder: Text: name of an encoder, or MODULE:CLASS; see `tfrecords.texts`.
+        of: History: what it lists, `ad` (the ids of the ads) or an ad-side categorical field.
+        event: History: one or more of `EVENTS`, in that order.
+        max_length: History: maximum number of events, the latest ones.
+        max_age_days: History: older events are left out; None: all count.
+    """
+
+    name: str
+    kind: str
+    side: str
+    column: str | None = None
+    min_count: int = 5
+    num_oov_buckets: int = 8
+    max_vocabulary_size: int = 1_000_000
+    num_buckets: int = 40
+    separator: str = "|"
+    max_list_length: int = 16
+    calendar: str | None = None
+    length: int | None = None
+    encoder: str = "hashed_ngrams"
+    of: str | None = None
+    event: tuple[str, ...] = ()
+    max_length: int = 50
+    max_age_days: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"A field's name must be letters, digits and '_', starting with a letter, got "
+                f'{self.name!r}; write {{"name": "a_plain_name", "column": "{self.name}"}}.'
+            )
+        if self.name in _RESERVED:
+            raise ValueError(
+                f"Field {self.name!r}: the name is reserved; write "
+                f'{{"name": "{self.name}_field", "column": "{self.name}"}}.'
+            )
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"Field {self.name!r}: kind must be one of {KINDS}, got {self.kind!r}."
+            )
+        if self.side not in SIDES:
+            raise ValueError(
+                f"Field {self.name!r}: side must be one of {SIDES}, got {self.side!r}."
+            )
+        if self.column is not None and (not isinstance(self.column, str) or not self.column):
+            raise ValueError(
+                f"Field {self.name!r}: column must be the name of a column, got {self.column!r}."
+            )
+        if self.calendar is not None and self.calendar not in CALENDARS:
+            raise ValueError(
+                f"Field {self.name!r}: calendar must be one of {CALENDARS}, got {self.calendar!r}."
+            )
+        if self.calendar and (self.kind, self.side) != ("categorical", "query"):
+            raise ValueError(
+                f"Field {self.name!r}: a calendar field must be categorical and on the query "
+                f"side, got {self.kind!r} on the {self.side} side."
+            )
+        if not isinstance(self.separator, str) or not self.separator:
+            raise ValueError(
+                f"Field {self.name!r}: separator must be at least one character, got "
+                f"{self.separator!r}."
+            )
+        for option in _POSITIVE_OPTIONS:
+            value = getattr(self, option)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(
+                    f"Field {self.name!r}: {option} must be a positive integer, got {value!r}."
+                )
+        if self.max_list_length > _MAX_LIST_LENGTH:
+            raise ValueError(
+                f"Field {self.name!r}: max_list_length must be at most {_MAX_LIST_LENGTH}, got "
+                f"{self.max_list_length}: each list takes that many columns."
+            )
+        self._check_vector()
+        self._check_history()
+
+    def _check_history(self) -> None:
+        if self.kind != "history":
+            given = [name for name in ("of", "event", "max_age_days") if getattr(self, name)]
+            if given:
+                raise ValueError(
+                    f"Field {self.name!r}: {given[0]} is an option of a history, and the kind is "
+                    f"{self.kind!r}. Leave it out, or correct the kind."
+                )
+            return
+        if self.side != "query" or self.column is not None:
+            raise ValueError(
+                f"Field {self.name!r}: a history is computed from the events of the user; expected "
+                f"side 'query' and no column, got {self.side!r} and {self.column!r}."
+            )
+        if not isinstance(self.of, str):
+            raise ValueError(
+                f"Field {self.name!r}: of must be 'ad' or the name of an ad-side categorical "
+                f"field, got {self.of!r}."
+            )
+        events = (self.event,) if isinstance(self.event, str) else tuple(self.event)
+        if not events or set(events) - set(EVENTS):
+            raise ValueError(
+                f"Field {self.name!r}: event must be one of {EVENTS} or a list of them, got "
+                f"{self.event!r}."
+            )
+        object.__setattr__(self, "event", tuple(kind for kind in EVENTS if kind in events))
+        if self.max_length > _MAX_LIST_LENGTH:
+            raise ValueError(
+                f"Field {self.name!r}: max_length must be at most {_MAX_LIST_LENGTH}, got "
+                f"{self.max_length}."
+            )
+        days = self.max_age_days
+        if days is not None and (
+            isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days < math.inf
+        ):
+            raise ValueError(
+                f"Field {self.name!r}: max_age_days must be a number above 0 or null, got {days!r}."
+            )
+
+    def _check_vector(self) -> None:
+        length = _TEXT_LENGTH if self.kind == "text" and self.length is None else self.length
+        if not self.is_vector and length is not None:
+            raise ValueError(
+                f"Field {self.name!r}: length is an option of {VECTOR_KINDS}, and the kind is "
+                f"{self.kind!r}. Leave it out, or correct the kind."
+            )
+        if self.is_vector and (
+            not isinstance(length, int)
+            or isinstance(length, bool)
+            or not 1 <= length <= _MAX_VECTOR_LENGTH
+        ):
+            raise ValueError(
+                f"Field {self.name!r}: length must be the number of values of each vector, 1 to "
+                f'{_MAX_VECTOR_LENGTH}, got {length!r}; write "length": 384, for example.'
+            )
+        if not isinstance(self.encoder, str) or not self.encoder:
+            raise ValueError(
+                f"Field {self.name!r}: encoder must be a name or MODULE:CLASS, got "
+                f"{self.encoder!r}."
+            )
+        object.__setattr__(self, "length", length)
+
+    @property
+    def source(self) -> str:
+        """Column of the log with the field's values."""
+        return self.name if self.column is None else self.column
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a value is a list of strings, the latest last."""
+        return self.kind in ("categorical_list", "history")
+
+    @property
+    def list_length(self) -> int:
+        """Maximum number of values of a list; its encoded values are the field's first columns."""
+        return self.max_length if self.kind == "history" else self.max_list_length
+
+    @property
+    def age_input(self) -> str:
+        """Raw input with the ages of a history's values: seconds before the request."""
+        return f"{self.name}__age_seconds"
+
+    @property
+    def event_input(self) -> str:
+        """Raw input with the events of a history's values, if there are several."""
+        return f"{self.name}__events"
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Raw inputs of the field in requests and models: name -> kind."""
+        if self.kind != "history":
+            return {self.name: self.kind}
+        events = {self.event_input: "categorical_list"} if len(self.event) > 1 else {}
+        return {self.name: "categorical_list", self.age_input: NUMERIC_LIST, **events}
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether an encoded value is a vector, not ids."""
+        return self.kind in VECTOR_KINDS
+
+    @property
+    def width(self) -> int:
+        """Number of int32 columns of an encoded value: its ids, or two values of a vector each."""
+        if self.kind == "history":
+            return self.max_length * len(self.inputs)
+        if self.kind == "categorical_list":
+            return self.max_list_length
+        return 1 if self.length is None else -(-self.length // 2)
+
+
+def field_json(field: dict[str, Any]) -> dict[str, Any]:
+    """Returns a field's JSON without what does not concern it, so that fingerprints stay."""
+    if field["kind"] == "history":
+        own = {name: field[name] for name in _HISTORY_KEYS}
+        return {**own, "event": list(own["event"])}
+    others = [name for name in _HISTORY_KEYS if name not in ("name", "kind", "side")]
+    others += ["calendar"] if field["calendar"] is None else []
+    return {name: own for name, own in field.items() if name not in others}
+
+
+def field_from_json(field: Mapping[str, Any]) -> Field:
+    """Builds a field from JSON values; the side of a history may be left out.
+
+    Raises:
+        ValueError: A key is missing or unknown, or a value is not allowed.
+    """
+    what = f"field {field.get('name')!r}"
+    if field.get("kind") == "history":
+        field = {"side": "query", **field}
+        others = [name for name in field if name not in _HISTORY_KEYS]
+        if others:
+            raise ValueError(
+                f"The {what} is a history, which has no option {others[0]!r}. Known: "
+                f"{list(_HISTORY_KEYS)}."
+            )
+    check_keys(what, field, Field)
+    return Field(**field)
+
+
+def check_keys(what: str, value: Mapping[str, Any], kind: Any) -> None:
+    """Checks that JSON values have the keys of a dataclass, and all that have no default.
+
+    Args:
+        what: Name of the values, for messages.
+        value: JSON values.
+        kind: The dataclass.
+
+    Raises:
+        ValueError: A key is missing or unknown.
+    """
+    known = [attribute.name for attribute in dataclasses.fields(kind)]
+    required = [
+        attribute.name
+        for attribute in dataclasses.fields(kind)
+        if attribute.default is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in value]
+    if missing:
+        raise ValueError(f"The {what} lacks {missing}; it needs {required}.")
+    for name in value:
+        if name not in known:
+            hint = terminal.suggestion_for(str(name), known)
+            raise ValueError(f"The {what} has an unknown key {name!r}.{hint} Known: {known}.")
