@@ -13,7 +13,6 @@ import pathlib
 
 from absl import flags
 
-from serving import operations
 from serving.cli import command_line
 from tfrecords import terminal
 
@@ -29,6 +28,8 @@ _PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
 def main() -> None:
+    from serving import operations
+
     constants = operations.MeasuredConstants.load(
         pathlib.Path(FLAGS.constants) if FLAGS.constants else None
     )
