@@ -224,7 +224,7 @@ def _index(constants: MeasuredConstants, num_ads: int, machine: Machine) -> list
             math.ceil(2 * memory / (_MEMORY_SHARE * machine.memory_bytes)),
             "",
             CALCULATED,
-            f"two releases in {_MEMORY_SHARE:.0%} of their memory; not measured for speed",
+            f"two releases in {_MEMORY_SHARE:.0%} of their memory; cores for searches not measured",
         ),
     ]
 
