@@ -83,6 +83,7 @@ def test_as_many_buckets_are_embedded_as_the_schema_says(fitted):
 
 def test_the_ids_of_a_numeric_field_fit_a_byte():
     values = np.random.default_rng(0).lognormal(3.0, 1.5, 50_000).astype(np.float32)
+    assert fitting.fit_numbers(values, 1) == encoding.FieldStatistics()
     for num_buckets in (2, 40, 250):
         statistics = fitting.fit_numbers(values, num_buckets)
         assert 0 < len(statistics.coarse) < num_buckets

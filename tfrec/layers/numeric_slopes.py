@@ -2,7 +2,7 @@
 
 Numbers are embedded by bucket, and few rows have the largest ones. But the best ads are often
 there: where prices are log-normal, the dearest of many ads bring ten times what a bucket of them
-has brought on average. The line is fitted to all rows before training, which then learns how
+has brought on average. The line is fitted to the first rows before training, which then learns how
 amounts differ from it. Numbers beyond those of the log count as the largest or smallest of it, so
 nothing is extrapolated.
 

@@ -201,6 +201,8 @@ def fit_numbers(values: np.ndarray, num_buckets: int) -> encoding.FieldStatistic
         num_buckets: Maximum number of embedded buckets.
     """
     coarse = bucket_boundaries(values, num_buckets)
+    if not coarse:  # Empty stands for all.
+        return encoding.FieldStatistics()
     fine = bucket_boundaries(values, max(_MAX_BUCKETS - num_buckets, 1))
     boundaries = sorted({*coarse, *fine})
     return encoding.FieldStatistics(
