@@ -11,23 +11,26 @@ machine changes little. Prints the constants as JSON and writes them to --output
 file of the package, from which `tfrec size` reads them.
 """
 
+import asyncio
 import dataclasses
 import datetime
 import json
 import os
 import pathlib
 import platform
+import tempfile
 import time
 
 import httpx
 from absl import flags
 from workload import fresh_process, harness, poisson_load, running_service
 
-from serving import cli, index, manifest, operations, releases
+from serving import cli, index, manifest, operations, releases, users
 from serving.process import resident_bytes
 from tfrecords import files
 
 _WARM_UP = 50
+_NUM_USERS = 2_000
 _MAPPED_ROWS = ("ad_features.npy", "ads.arrow")
 
 
@@ -57,6 +60,7 @@ def main() -> None:
         **measure_service(base, private_bytes),
         num_columns=index.AdIndex.open(directory).num_fields,
         num_outputs=len(release.outputs),
+        store_bytes_per_user={"SQLite": round(asyncio.run(measure_users()))},
     )
     harness.print_json(dataclasses.asdict(constants))
     files.write_json(pathlib.Path(values.output), dataclasses.asdict(constants))
@@ -113,6 +117,21 @@ def measure_service(base: pathlib.Path, private_bytes: int) -> dict[str, float]:
         "request_bytes": len(bodies[0]),
         "answer_bytes": len(answer.raise_for_status().content),
     }
+
+
+async def measure_users() -> float:
+    """Returns the bytes of a user with a profile of three fields and 50 clicks, in SQLite."""
+    now = time.time()
+    with tempfile.TemporaryDirectory() as directory:
+        store = users.open_store(f"sqlite:{directory}/users.db")
+        for user in (f"user-{number}" for number in range(_NUM_USERS)):
+            clicks = [
+                users.StoredEvent(f"{user}-{i}", "click", f"ad{i}", now - i) for i in range(50)
+            ]
+            await store.append([(user, click) for click in clicks], now)
+            await store.set_profile(user, {"age": "30", "city": "Bern", "device": "phone"}, now)
+        await store.close()
+        return sum(path.stat().st_size for path in pathlib.Path(directory).iterdir()) / _NUM_USERS
 
 
 if __name__ == "__main__":
