@@ -8,6 +8,8 @@ server of the stream ends. An entry that is no valid event is counted, logged an
 it would not become one.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time

@@ -39,6 +39,30 @@ def test_schema_formats_options_requests_and_rules_need_no_tensorflow():
     assert result.stdout.strip() == "False", result.stderr
 
 
+def test_no_command_needs_an_extra_before_its_flags_ask_for_it():
+    """Imports each command and each face where no extra is installed."""
+    result = run(
+        """
+import importlib, importlib.abc, pkgutil, sys
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("apache_beam", "dask", "milvus_lite", "optuna", "pymilvus", "redis"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Missing())
+import tfrec, tfrecords, serving
+from serving.cli import entry
+for name in entry.MODULES.values():
+    importlib.import_module(name)
+for package in (tfrecords, tfrec, serving):
+    for face in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if face.ispkg and face.name != "tfrec.tuning":
+            importlib.import_module(face.name)
+print("all")
+"""
+    )
+    assert result.stdout.strip() == "all", result.stderr
+
+
 def test_the_model_server_sets_the_process_up_before_numpy_and_tensorflow_are_imported():
     result = run(
         "import sys, serving.model_server; from serving import process;"
