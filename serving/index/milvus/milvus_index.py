@@ -91,6 +91,10 @@ class MilvusIndex:
         pinned = {"uri": self._uri, "collection": self.collection}
         return {"backend": MILVUS, "milvus": pinned}
 
+    def close(self) -> None:
+        """Closes the connection."""
+        self._client.close()
+
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes nothing: the vectors are in Milvus."""
 
@@ -115,6 +119,10 @@ class MilvusIndex:
         """Returns the ads that match filters returned by `FilterFields.check`."""
         both = milvus_fields.expressions_of(filters, catalog.kinds, catalog)
         return milvus_fields.MilvusCondition(*both, self._count_once)
+
+    def prepare_filters(self, catalog: eligibility.Eligibility) -> None:
+        """Builds the look-up of ad ids; Milvus has the ad fields."""
+        catalog.prepare_ids()
 
     def _count_once(self, expression: str, remaining: Callable[[], float] | None = None) -> int:
         """Counts as `count`, and remembers it: a collection does not change."""
