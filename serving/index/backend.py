@@ -57,6 +57,9 @@ class IndexBackend(Protocol):
     def eligible(self, filters: requests.Filters, catalog: eligibility.Eligibility) -> EligibleAds:
         """Returns the ads that match filters returned by `FilterFields.check`."""
 
+    def prepare_filters(self, catalog: eligibility.Eligibility) -> None:
+        """Builds what `eligible` looks up, so that the first request need not wait for it."""
+
     def search(
         self,
         query_embeddings: np.ndarray,
@@ -80,6 +83,9 @@ class IndexBackend(Protocol):
         self, query_embeddings: np.ndarray, k: int, eligible: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """Does the same as `search`, by comparing every eligible ad."""
+
+    def close(self) -> None:
+        """Closes the connection to a server."""
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes what belongs in `ad_index/N` besides the ads and their features."""

@@ -80,6 +80,13 @@ class Searcher:
         """Returns the ads that match filters returned by `FilterFields.check`."""
         return catalog.eligible(filters)
 
+    def prepare_filters(self, catalog: eligibility.Eligibility) -> None:
+        """Builds the inverted indexes of all ad fields."""
+        catalog.prepare()
+
+    def close(self) -> None:
+        """Does nothing: the memory is freed with the last reference."""
+
     def search(
         self,
         query_embeddings: np.ndarray,

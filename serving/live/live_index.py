@@ -162,7 +162,9 @@ class LiveIndex:
             )
         # Before taking the locks: embedding takes a second for some thousand ads.
         change = live_update.Update(tuple(gone), table, *self._embed(rows))
-        with self._lock, self._store.writing():
+        # In this order everywhere: requests take the second lock, and must not wait for other
+        # processes, which hold the first one.
+        with self._store.writing(), self._lock:
             self._catch_up()
             record = live_update.encode(change)
             if self._channel is not None:
@@ -294,7 +296,7 @@ class LiveIndex:
                     found = channel.read(position)
                     if not found.records and found.behind is None:
                         break
-                    with self._lock, self._store.writing():
+                    with self._store.writing(), self._lock:
                         self._catch_up()
                         # Another process of this host may have written them.
                         if self._store.position == position:

@@ -1,6 +1,6 @@
 """Opens update channels. The client of a backend is imported only if it is used."""
 
-from serving import releases
+from serving import redis_address, releases
 from serving.live import update_channel
 
 
@@ -15,7 +15,8 @@ def check_channel(address: str) -> None:
         ModuleNotFoundError: redis is not installed; it comes with the extra `redis`.
     """
     problem = "has another scheme"
-    if address.startswith(("redis://", "rediss://", "unix://")):
+    scheme, _, rest = address.partition(":")
+    if scheme in redis_address.SCHEMES and rest.startswith("//"):
         from serving.live import redis_channel
 
         try:
@@ -23,9 +24,10 @@ def check_channel(address: str) -> None:
             return
         except ValueError as error:
             problem = str(error)
+    # An address may contain a password.
     raise ValueError(
-        f"--update_channel is {address!r}; expected redis://HOST:PORT/DATABASE, or rediss:// for "
-        f"TLS ({problem})."
+        f"--update_channel is {redis_address.without_secrets(address)!r}; expected "
+        f"redis://HOST:PORT/DATABASE, or rediss:// for TLS ({problem})."
     )
 
 
@@ -35,8 +37,8 @@ def open_channel(
     """Returns the channel of a release's updates, which connects with its first call.
 
     Args:
-        address: `redis://HOST:PORT/DATABASE`, `rediss://` for TLS, or `unix://PATH`. None: there is
-            no channel.
+        address: `redis://HOST:PORT/DATABASE`, `rediss://` for TLS, or `unix://PATH`; `valkey://`
+            and `valkeys://` mean the same. None: there is no channel.
         release: Loaded release.
     """
     if address is None:

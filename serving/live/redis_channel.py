@@ -3,18 +3,18 @@
 The id of an entry is `NUMBER-0`, the number of the record in the journal; its fields are the record
 and the checksum of all records up to it. A script appends an entry only if it follows the last one,
 so that of two hosts that publish at once one is refused, reads the other's record, and publishes
-again. Entries are never removed: a stream lasts as long as its release.
+again. Entries are never removed; a stream expires a month after the last host has stopped following
+it.
 """
 
 import contextlib
-import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 import redis
 from redis import backoff, retry
 
-from serving import errors
+from serving import errors, redis_address
 from serving.live import update_channel
 from serving.live.update_channel import Found, Position
 
@@ -22,6 +22,8 @@ from serving.live.update_channel import Found, Position
 _MAX_RECORDS = 100
 _WAIT_MILLISECONDS = 500
 _TIMEOUT_SECONDS = 2.0
+# Streams of removed releases go after this time; publishing and following start it again.
+_KEEP_SECONDS = 30 * 86_400
 _APPEND = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local id, checksum = '0-0', '0'
@@ -33,6 +35,7 @@ if last then
 end
 if id ~= ARGV[1] or checksum ~= ARGV[2] then return 0 end
 redis.call('XADD', KEYS[1], ARGV[3], 'record', ARGV[4], 'checksum', ARGV[5])
+redis.call('EXPIRE', KEYS[1], ARGV[6])
 return 1
 """
 
@@ -47,7 +50,7 @@ def connect(url: str) -> redis.Redis:
         ValueError: The URL is not valid.
     """
     return redis.Redis.from_url(
-        url,
+        redis_address.client_url(url),
         socket_timeout=_TIMEOUT_SECONDS,
         socket_connect_timeout=_TIMEOUT_SECONDS,
         # A repeated call could find its own record, and take it for that of another host.
@@ -68,10 +71,8 @@ class RedisChannel:
     """
 
     def __init__(self, url: str, version: int, training_id: str) -> None:
-        parts = urllib.parse.urlsplit(url)
         self._key = f"tfrec:updates:{version}:{training_id}"
-        host = parts.netloc.rpartition("@")[2]
-        self.name = f"{parts.scheme}://{host}{parts.path}, stream {self._key},"
+        self.name = f"{redis_address.without_secrets(url)}, stream {self._key},"
         self._redis = connect(url)
         self._append = self._redis.register_script(_APPEND)
 
@@ -106,6 +107,7 @@ class RedisChannel:
             _id(following),
             record,
             following.checksum,
+            _KEEP_SECONDS,
         ]
         with self._mapped():
             return bool(self._append(keys=[self._key], args=arguments))
@@ -115,8 +117,12 @@ class RedisChannel:
         with self._mapped():
             if self._redis.xread({self._key: _id(position)}, count=1, block=_WAIT_MILLISECONDS):
                 return True
+            with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.xrevrange(self._key, count=1)
+                pipeline.expire(self._key, _KEEP_SECONDS)
+                last_entries, _ = pipeline.execute()
             # A stream that was lost has no news.
-            return _end(self._redis.xrevrange(self._key, count=1)) != position
+            return _end(last_entries) != position
 
     def close(self) -> None:
         """See `UpdateChannel`."""

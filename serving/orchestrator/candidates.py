@@ -4,6 +4,7 @@ Shapes: B requests, C candidates, F ad fields, D embedding size.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -162,12 +163,15 @@ def _search(
     timeout_seconds: float | None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns scores and rows of each request. Requests with equal filters share a search."""
+    until = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
     groups: dict[requests.Filters | None, list[int]] = {}
     for position, valid in enumerate(valids):
         groups.setdefault(valid.filters, []).append(position)
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for filters, positions in groups.items():
         eligible = None if filters is None else ads.eligible(filters)
-        scores, rows = ads.search(embeddings[positions], k, eligible, timeout_seconds)
+        # What is left for this group.
+        seconds = None if timeout_seconds is None else until - time.monotonic()
+        scores, rows = ads.search(embeddings[positions], k, eligible, seconds)
         found.update(zip(positions, zip(scores, rows, strict=True), strict=True))
     return [found[position] for position in range(len(valids))]

@@ -12,6 +12,7 @@ Shapes: B requests, C candidates, R ranked candidates.
 """
 
 import asyncio
+import collections
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -66,7 +67,6 @@ class RankingStage:
         self._pace = Pace()
         self._waiting = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._max_calls = 0
 
     @property
     def breaker_state(self) -> str:
@@ -117,7 +117,7 @@ class RankingStage:
             if remaining_ms <= 0:
                 return Ranking(None, _no_time(deadline))
             # Waiting requests must also be ranked before their deadlines.
-            calls, waiting = self._max_calls, self._waiting
+            calls, waiting = self._max_calls(), self._waiting
             share_ms = remaining_ms * calls / (calls + waiting)
             count = self._affordable(group.rows.shape[0], max_count, min_count, share_ms)
             try:
@@ -175,15 +175,47 @@ class RankingStage:
     def _time_for_ranking(self, deadline: requests.Deadline) -> float:
         return deadline.remaining_ms() - self._config.reserve_ms
 
-    def _free_calls(self) -> asyncio.Semaphore:
-        # A semaphore belongs to an event loop, and so does the ranker's channel.
+    def _max_calls(self) -> int:
+        return self._config.max_calls * self._ranker.num_healthy
+
+    def _free_calls(self) -> "_FreeCalls":
+        # Those that wait belong to an event loop, and so does the ranker's channel.
         loop = asyncio.get_running_loop()
-        max_calls = self._config.max_calls * self._ranker.num_healthy
-        if self._loop is not loop or self._max_calls != max_calls:
-            # Calls that have started, and those that wait for them, keep the one before.
-            self._loop, self._max_calls = loop, max_calls
-            self._semaphore = asyncio.Semaphore(max_calls)
-        return self._semaphore
+        if self._loop is not loop:
+            self._loop, self._calls = loop, _FreeCalls(self._max_calls)
+        return self._calls
+
+
+class _FreeCalls:
+    """A semaphore, first come first served, whose limit changes with the number of replicas."""
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self._limit = limit
+        self._in_flight = 0
+        self._turns: collections.deque[asyncio.Future[None]] = collections.deque()
+
+    async def acquire(self) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        self._in_flight -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._turns and self._in_flight < self._limit():
+            turn = self._turns.popleft()
+            # Those that waited too long are cancelled.
+            if not turn.done():
+                self._in_flight += 1
+                turn.set_result(None)
 
 
 def _no_time(deadline: requests.Deadline) -> str:

@@ -53,7 +53,10 @@ async def resolve(host: str, port: str) -> list[str]:
     Raises:
         OSError: The name cannot be resolved.
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError(f"{host!r} is not a name of a host ({error})") from error
     return sorted({_joined(str(address[0]), port) for *_, address in found})
 
 
@@ -116,10 +119,11 @@ class Endpoints:
         self._next_look_up = clock()
         self._use(self._fixed)
 
-    async def refresh(self, failed: bool = False) -> None:
+    async def refresh(self, timeout_seconds: float, failed: bool = False) -> None:
         """Looks the names up again if it is time to; waits only while no server is known.
 
         Args:
+            timeout_seconds: Time to wait; the look-up goes on after it.
             failed: Whether a server has become unavailable since the last call.
         """
         if not self._names:
@@ -135,7 +139,11 @@ class Endpoints:
             self._next_look_up = now + _RESOLVE_SECONDS
             task = self._resolving = asyncio.get_running_loop().create_task(self._look_up())
         if task is not None and not self.clients:
-            await asyncio.shield(task)
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await asyncio.shield(task)
+            except TimeoutError:
+                self.problem = f"{self.address} was not resolved in {timeout_seconds:.3g} s."
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -4,8 +4,9 @@
     failed call     the next replica is called at once; each replica once
     busy replica    the next replica is called; when all were busy, a pause, and again
     late call       a second replica is called, and the first answer counts
-    unhealthy       a replica whose last call failed or was late, or that is not verified, is called
-                    only if no healthy one is left; meanwhile its probes are run in the background
+    unhealthy       a replica whose last call failed, or was late while another could be called, or
+                    that is not verified, is called only if no healthy one is left; meanwhile its
+                    probes are run in the background
 
 With a single replica, calls wait for it as `VerifiedRanker.predict` says.
 
@@ -123,11 +124,13 @@ class Replicas:
         Raises:
             RankerError: No replica is verified. The error is that of the first one.
         """
-        await self._refresh()
+        end = time.monotonic() + timeout_seconds
+        await self._refresh(timeout_seconds)
         if not self._replicas:
             raise endpoints.unresolved(self._endpoints)  # type: ignore[arg-type]
+        remaining = end - time.monotonic()
         found = await asyncio.gather(
-            *(replica.ranker.verify(timeout_seconds) for replica in self._replicas.values()),
+            *(replica.ranker.verify(remaining) for replica in self._replicas.values()),
             return_exceptions=True,
         )
         if None not in found:
@@ -156,7 +159,7 @@ class Replicas:
             RankerError: The calls failed.
         """
         end = time.monotonic() + timeout_seconds
-        await self._refresh()
+        await self._refresh(timeout_seconds)
         if len(self._replicas) == 1:
             (replica,) = self._replicas.values()
             if not replica.breaker.admit():
@@ -191,10 +194,14 @@ class Replicas:
         tried: list[Replica] = []
         running: dict[asyncio.Task[dict[str, np.ndarray]], Replica] = {}
         error: errors.RankerError | None = None
+        is_late = False
         try:
             while True:
                 replica = self._next(tried, only_healthy=bool(running))
                 if replica is not None:
+                    # When no other can be called, all may be late, and none is to be avoided.
+                    if is_late:
+                        self._late(running)
                     tried.append(replica)
                     # The last healthy one is waited for, if it reconnects or is busy.
                     wait = replica.is_healthy and self.num_healthy == 1
@@ -218,28 +225,29 @@ class Replicas:
                     # for.
                     if not isinstance(error, errors.RankerBusyError):
                         error = failure
-                if not done:
-                    self._late(running)
+                is_late = not done
         finally:
             for task in running:
                 task.cancel()
 
     def _next(self, tried: Iterable[Replica], only_healthy: bool) -> Replica | None:
         """Returns the replica to call next, or None."""
-        left = [replica for replica in self._replicas.values() if replica not in tried]
+        now = self._clock()
+        # Among equals, the one that has been idle longest is first.
+        left = sorted(
+            (replica for replica in self._replicas.values() if replica not in tried),
+            key=lambda replica: (replica.load(now), replica.turn),
+        )
         healthy = [replica for replica in left if replica.is_healthy]
         if only_healthy:
             if not healthy or self._second_calls < 1:
                 return None
             self._second_calls -= 1
             self.num_second_calls += 1
-        elif not healthy:
-            return next((replica for replica in left if replica.breaker.admit()), None)
-        now = self._clock()
-        # Among equals, the one that has been idle longest.
-        chosen = min(healthy, key=lambda replica: (replica.load(now), replica.turn))
-        self._turn += 1
-        chosen.turn = self._turn
+        chosen = healthy[0] if healthy else next((one for one in left if one.breaker.admit()), None)
+        if chosen is not None:
+            self._turn += 1
+            chosen.turn = self._turn
         return chosen
 
     def _late_seconds(self, shape: tuple[int, ...], end: float) -> float:
@@ -337,10 +345,10 @@ class Replicas:
             replica.breaker.succeeded()
             replica.suspect = False
 
-    async def _refresh(self) -> None:
+    async def _refresh(self, timeout_seconds: float) -> None:
         if self._endpoints is not None:
             suspect = any(replica.suspect for replica in self._replicas.values())
-            await self._endpoints.refresh(failed=suspect)
+            await self._endpoints.refresh(timeout_seconds, failed=suspect)
             self._update()
 
     def _update(self) -> None:

@@ -100,10 +100,12 @@ def _publish(
         try:
             return _commit(root, staged, content)
         except BaseException:
-            try:
-                index.drop_index(content.index)
-            except errors.IndexUnavailableError as error:
-                logging.warning("The collection of the release stays: %s", error)
+            # A manifest that could not be taken back still names the collection.
+            if not manifest.path_of(root, version).exists():
+                try:
+                    index.drop_index(content.index)
+                except errors.IndexUnavailableError as error:
+                    logging.warning("The collection of the release stays: %s", error)
             raise
     finally:
         for part in parts.PARTS:

@@ -14,7 +14,7 @@ from typing import Any
 import redis.asyncio
 from redis import exceptions
 
-from serving import errors
+from serving import errors, redis_address
 
 FIELD = b"event"
 # Entries of a reader that has not acknowledged them for so long go to another.
@@ -50,9 +50,12 @@ class StreamReader:
         self, url: str, stream: str, group: str, member: str, max_entries: int = 500
     ) -> None:
         self._redis = redis.asyncio.Redis.from_url(
-            url, socket_timeout=_SOCKET_SECONDS, socket_connect_timeout=_SOCKET_SECONDS, retry=None
+            redis_address.client_url(url),
+            socket_timeout=_SOCKET_SECONDS,
+            socket_connect_timeout=_SOCKET_SECONDS,
+            retry=None,
         )
-        self._name = f"{url.rpartition('@')[2]}, stream {stream}"
+        self._name = f"{redis_address.without_secrets(url)}, stream {stream}"
         self._stream = stream
         self._group = group
         self._member = member

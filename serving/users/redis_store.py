@@ -18,7 +18,7 @@ import redis.asyncio
 from redis import backoff, exceptions
 from redis.asyncio import retry
 
-from serving import errors
+from serving import errors, redis_address
 from serving.config import UserStoreConfig
 from serving.users.store import IMPRESSION, StoredEvent, User, by_user
 
@@ -63,7 +63,7 @@ class RedisUserStore:
     def __init__(self, url: str, config: UserStoreConfig | None = None) -> None:
         self._config = config or UserStoreConfig()
         self._redis = redis.asyncio.Redis.from_url(
-            url.replace("valkey", "redis", 1) if url.startswith("valkey") else url,
+            redis_address.client_url(url),
             # A read that is late for its request goes on until then, so that a connection that
             # takes longer to open is there for the next one.
             socket_timeout=self._config.write_timeout_seconds,
@@ -72,7 +72,7 @@ class RedisUserStore:
             retry=retry.Retry(backoff.NoBackoff(), 1, (exceptions.ConnectionError,)),
         )
         # The password stays secret.
-        self._name = url.rpartition("@")[2]
+        self._name = redis_address.without_secrets(url)
 
     async def read(
         self, user_ids: Sequence[str], now: float, impressions: bool = False

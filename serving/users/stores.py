@@ -1,10 +1,9 @@
 """Opens the store of an address."""
 
+from serving import redis_address
 from serving.config import UserStoreConfig
 from serving.users import sqlite_store
 from serving.users.store import UserStore
-
-_REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
 
 
 def check_address(address: str) -> None:
@@ -15,7 +14,7 @@ def check_address(address: str) -> None:
         ModuleNotFoundError: The extra `redis` is not installed.
     """
     scheme, _, rest = address.partition(":")
-    if scheme in _REDIS_SCHEMES and rest.startswith("//"):
+    if scheme in redis_address.SCHEMES and rest.startswith("//"):
         # Only who names a server needs the extra.
         from serving.users import redis_store  # noqa: F401
     elif scheme != "sqlite" or not rest:

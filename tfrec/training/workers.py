@@ -159,8 +159,8 @@ def _lost_workers_named(addresses: list[str], index: int) -> Iterator[None]:
         others = ", ".join(a for number, a in enumerate(addresses) if number != index)
         raise WorkerLostError(
             f"Worker {index} lost another worker ({others}): it ended or cannot be reached "
-            f"({type(error).__name__}). See what that one printed, and start all workers again "
-            "with the same commands; training resumes from its last backup."
+            f"({type(error).__name__}: {error.message}). See what that one printed, and start "
+            "all workers again with the same commands; training resumes from its last backup."
         ) from error
 
 

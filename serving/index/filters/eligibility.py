@@ -84,9 +84,13 @@ class Eligibility:
 
     def prepare(self) -> None:
         """Builds the inverted index of every field, so that the first filter need not wait."""
-        self.find(["any"])
+        self.prepare_ids()
         for name in self.kinds:
             self._postings_of(name)
+
+    def prepare_ids(self) -> None:
+        """Builds the look-up of ad ids alone."""
+        self.find(["any"])
 
     def find(self, ad_ids: Sequence[str]) -> np.ndarray:
         """Returns the rows [M] int64 of unique ad ids; -1 for unknown ids."""

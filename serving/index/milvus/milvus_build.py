@@ -23,6 +23,8 @@ from serving.index.tuning import index_recall
 from tfrecords import files, terminal
 
 _POLL_SECONDS = 0.5
+# A build that gets no further for so long has stopped: its server has no room, or lost a node.
+_STALLED_SECONDS = 1800.0
 # Open candidates while the graph is built: more than faiss's 40, since the build is not ours to
 # repeat with a wider search.
 _BUILD_WIDTH = 200
@@ -190,6 +192,7 @@ def _make_index(
         "embedding", index_type=kind.upper(), metric_type="IP", params=dict(parameters)
     )
     client.create_index(collection, wanted)
+    most, until = -1, 0.0
     while True:
         state = client.describe_index(collection, "embedding")
         if state.get("state") == "Failed":
@@ -200,6 +203,14 @@ def _make_index(
         indexed = int(state.get("indexed_rows", 0))
         if not int(state.get("pending_index_rows", 0)) and indexed >= num_ads:
             break
+        if indexed > most:
+            most, until = indexed, time.monotonic() + _STALLED_SECONDS
+        elif time.monotonic() >= until:
+            raise errors.IndexUnavailableError(
+                f"Milvus has indexed {indexed:,} of {num_ads:,} ads of {collection}, and none "
+                f"more for {_STALLED_SECONDS / 60:g} min. Look at its index nodes (memory, disk, "
+                "log), and start the export again, which goes on from there."
+            )
         time.sleep(_POLL_SECONDS)
     client.load_collection(collection)
 

@@ -16,6 +16,7 @@ Shapes: B queries, N ads, D embedding size.
 
 import collections
 import contextlib
+import hashlib
 import itertools
 import math
 import os
@@ -69,7 +70,7 @@ class MilvusIndex:
         # milvus-lite file would return all fields.
         self._returned = None if "://" in connection.address_of(self._uri) else ["row"]
         self._client = connection.connect(self._uri)
-        self._counts: collections.OrderedDict[str, int] = collections.OrderedDict()
+        self._counts: collections.OrderedDict[bytes, int] = collections.OrderedDict()
         self._lock = threading.Lock()
         with self._call("opened"):
             if not self._client.has_collection(self.collection, timeout=connection.CONNECT_SECONDS):
@@ -89,6 +90,10 @@ class MilvusIndex:
         """Returns backend, address and collection, for the manifest."""
         pinned = {"uri": self._uri, "collection": self.collection}
         return {"backend": MILVUS, "milvus": pinned}
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._client.close()
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes nothing: the vectors are in Milvus."""
@@ -115,16 +120,22 @@ class MilvusIndex:
         both = milvus_fields.expressions_of(filters, catalog.kinds, catalog)
         return milvus_fields.MilvusCondition(*both, self._count_once)
 
+    def prepare_filters(self, catalog: eligibility.Eligibility) -> None:
+        """Builds the look-up of ad ids; Milvus has the ad fields."""
+        catalog.prepare_ids()
+
     def _count_once(self, expression: str, remaining: Callable[[], float] | None = None) -> int:
         """Counts as `count`, and remembers it: a collection does not change."""
         if not expression:
             return self.num_ads
+        # An expression may have 400 kB.
+        key = hashlib.blake2b(expression.encode(), digest_size=16).digest()
         with self._lock:
-            known = self._counts.get(expression)
+            known = self._counts.get(key)
         if known is None:
             known = self.count(expression, remaining)
             with self._lock:
-                self._counts[expression] = known
+                self._counts[key] = known
                 while len(self._counts) > _MAX_KEPT_COUNTS:
                     self._counts.popitem(last=False)
         return known
@@ -150,15 +161,23 @@ class MilvusIndex:
                 "Expected finite query embeddings, got NaN or infinity from the query tower. Train "
                 "and export it again."
             )
-        if len(queries) > _QUERIES_PER_CALL:
-            starts = range(0, len(queries), _QUERIES_PER_CALL)
-            parts = [queries[first : first + _QUERIES_PER_CALL] for first in starts]
-            found_parts = [self.search(part, k, eligible, timeout_seconds) for part in parts]
-            scores, rows = (np.concatenate(own) for own in zip(*found_parts, strict=True))
-            return scores, rows
         condition = self._condition(eligible)
         remaining = _countdown(timeout_seconds)
         k = min(k, self.num_ads)
+        found = [
+            self._search_part(queries[first : first + _QUERIES_PER_CALL], k, condition, remaining)
+            for first in range(0, max(len(queries), 1), _QUERIES_PER_CALL)
+        ]
+        scores, rows = (np.concatenate(own) for own in zip(*found, strict=True))
+        return scores, rows
+
+    def _search_part(
+        self,
+        queries: np.ndarray,
+        k: int,
+        condition: milvus_fields.MilvusCondition,
+        remaining: Callable[[], float],
+    ) -> tuple[np.ndarray, np.ndarray]:
         for slices in self._slicings(condition, remaining):
             found, kept = self._search_longer(queries, k, condition, slices, remaining)
             if all(len(rows) == k for _, rows in kept):
@@ -354,10 +373,13 @@ def _stacked(
 
 
 def _countdown(timeout_seconds: float | None) -> Callable[[], float]:
-    """Returns a function that returns the seconds that are left, and raises if none is."""
-    until = time.monotonic() + (
-        connection.CALL_SECONDS if timeout_seconds is None else timeout_seconds
-    )
+    """Returns a function that returns the seconds that are left, and raises if none is.
+
+    Without a time-out, each call may take `connection.CALL_SECONDS`.
+    """
+    if timeout_seconds is None:
+        return lambda: connection.CALL_SECONDS
+    until = time.monotonic() + timeout_seconds
 
     def remaining() -> float:
         left = until - time.monotonic()

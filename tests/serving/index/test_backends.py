@@ -14,7 +14,7 @@ import requirements
 
 from serving import errors, index, requests
 from serving.index import AD_ID, ad_index
-from serving.index.milvus import connection
+from serving.index.milvus import connection, milvus_build
 from serving.live import live_state, live_update
 
 NUM_ADS, DIMENSION, K = 3000, 32, 100
@@ -251,6 +251,47 @@ def test_indexes_are_independent_and_dropping_one_leaves_the_other(which, tmp_pa
         ad_index.milvus_index.MilvusIndex(old)
     assert both[1].search(queries()[:1], 50)[1].shape == (1, 50)
     index.drop_index(new)
+
+
+@pytest.mark.engines
+@requirements.NEEDS_MILVUS
+def test_a_deadline_is_for_all_parts_of_a_search(tmp_path, monkeypatch):
+    config = index.IndexConfig(kind="Flat", backend="milvus", milvus_uri=str(tmp_path / "a.db"))
+    searcher = index.build_index(embeddings()[:50], config, ads=ads().slice(0, 50)).searcher
+    given, search = [], searcher._client.search
+
+    def noted(*args, timeout, **options):
+        given.append(timeout)
+        return search(*args, timeout=timeout, **options)
+
+    monkeypatch.setattr(searcher._client, "search", noted)
+    # 40 queries are two parts.
+    assert searcher.search(queries(), 10, timeout_seconds=30.0)[1].shape == (40, 10)
+    assert 30.0 > given[0] > given[1]
+    searcher.close()
+
+
+def test_milvus_builds_no_indexes_of_fields_that_it_filters_by_itself():
+    own = index.AdIndex(exact().searcher, np.zeros((NUM_ADS, 2), np.int32), ads())
+    own.prepare_filters()
+    assert own._eligibility._postings.keys() == FIELDS.keys()
+    remote = object.__new__(ad_index.milvus_index.MilvusIndex)
+    filtering = index.AdIndex(remote, np.zeros((NUM_ADS, 2), np.int32), ads())
+    filtering.prepare_filters()
+    assert not filtering._eligibility._postings
+    assert filtering._eligibility._ids is not None
+
+
+@pytest.mark.engines
+@requirements.NEEDS_MILVUS
+def test_a_build_that_gets_no_further_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(milvus_build, "_STALLED_SECONDS", 0.0)
+    client = connection.connect(str(tmp_path / "a.db"))
+    monkeypatch.setattr(type(client), "describe_index", lambda *_: {"indexed_rows": 20})
+    monkeypatch.setattr(milvus_build, "_POLL_SECONDS", 0.0)
+    config = index.IndexConfig(kind="Flat", backend="milvus", milvus_uri=str(tmp_path / "a.db"))
+    with pytest.raises(errors.IndexUnavailableError, match=r"has indexed 20 of 50 ads of tfrec_"):
+        index.build_index(embeddings()[:50], config, ads=ads().slice(0, 50))
 
 
 def build_in_small_calls(uri, resume_file):

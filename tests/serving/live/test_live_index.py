@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -8,17 +9,20 @@ import resource
 import shutil
 import signal
 import threading
+from concurrent import futures
 
 import httpx
 import numpy as np
 import pytest
 import scripts_in_forks
 import serving_fixtures
+import waiting
 
 from serving import client, errors, manifest, releases, requests
 from serving.config import LiveConfig
 from serving.live import journal, live_index, live_state
 from serving.releases import bundle
+from tfrecords import files
 
 NEW = {
     "ad_id": "new-1",
@@ -74,6 +78,27 @@ def test_without_updates_searches_equal_those_of_the_release(release):
         np.testing.assert_array_equal(mine, own)
     assert not (release.base / "live").exists()
     assert live.status()["num_ads"] == 300
+
+
+def test_requests_see_updates_while_another_process_holds_the_lock_of_writers(release):
+    live = live_index.LiveIndex(release)
+    live_index.LiveIndex(release).update([NEW])
+    waits, writing = threading.Event(), live._store.writing
+
+    @contextlib.contextmanager
+    def noted():
+        waits.set()
+        with writing():
+            yield
+
+    live._store.writing = noted
+    with futures.ThreadPoolExecutor() as threads:
+        with files.locked(release.base / "live" / str(release.version) / "lock", None):
+            updating = threads.submit(live.update, removed=["new-1"])
+            assert waits.wait(waiting.GUARD_SECONDS)
+            threads.submit(live.refresh).result(waiting.GUARD_SECONDS)
+            assert live.view().num_added == 1
+        assert updating.result().removed == 1
 
 
 def test_an_added_ad_is_found_by_a_matching_query_with_its_fields_and_features(release):

@@ -370,3 +370,17 @@ def _nothing(index):
     """The table, embeddings and features of an update without ads."""
     rows, table = index._rows.check([])
     return (table, *index._embed(rows))
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_a_stream_expires_unless_hosts_publish_or_follow(valkey, make_hosts):
+    valkey.client().flushall()
+    hosts = make_hosts(valkey.url.replace("redis://", "valkey://") + "?socket_timeout=2")
+    writer = hosts.open(0)
+    writer.update([ad("new-1")])
+    (key,) = valkey.client().keys()
+    month = 30 * 86_400
+    assert month - 60 < valkey.client().ttl(key) <= month
+    valkey.client().expire(key, 1000)
+    waiting.until(lambda: valkey.client().ttl(key) > 1000)

@@ -18,7 +18,7 @@ import waiting
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from serving import errors, orchestrator, ranker, requests
-from serving.config import OrchestratorConfig
+from serving.config import OrchestratorConfig, RankingConfig
 from serving.model_server import server
 
 REQUEST = requests.Request(user={"country": "CH", "age": 33}, context={"device": "phone"})
@@ -195,6 +195,67 @@ def test_second_calls_do_not_double_the_load_when_all_replicas_are_late(tiny_bun
     assert calls <= 3 * 4 + 10
 
 
+def test_late_replicas_are_not_avoided_when_no_second_call_is_left(
+    tiny_bundle, replicas, monkeypatch
+):
+    monkeypatch.setattr(ranker.Replicas, "_late_seconds", lambda *_: 0.0)
+
+    async def scenario(service):
+        await service.verify_ranker()
+        service._ranker._second_calls = 0.0
+        answers = await asyncio.gather(*(service.recommend(REQUEST) for _ in range(10)))
+        return answers, states(service), service.metrics.render().decode()
+
+    answers, healthy, metrics = run(tiny_bundle, joined(replicas), scenario)
+    assert {answer.degraded for answer in answers} == {None}
+    assert set(healthy.values()) == {True}
+    assert 'tfrec_ranker_calls_total{outcome="late"' not in metrics
+
+
+def test_calls_go_to_the_least_loaded_replica_if_none_is_healthy(tiny_bundle, replicas):
+    async def scenario(service):
+        # None is healthy before it is verified.
+        known = list(service._ranker._replicas.values())
+        known[0].in_flight = 1
+        chosen = [service._ranker._next([], only_healthy=False) for _ in range(4)]
+        return [known.index(one) for one in chosen]
+
+    assert run(tiny_bundle, joined(replicas), scenario) == [1, 2, 1, 2]
+
+
+def test_calls_in_flight_stay_limited_while_replicas_come_and_go(tiny_bundle, replicas):
+    async def scenario(service):
+        await service.verify_ranker()
+        for one in replicas:
+            one.go_on.clear()
+        known = list(service._ranker._replicas.values())
+
+        def in_flight():
+            return sum(replica.in_flight for replica in known)
+
+        def waiting():
+            return service._ranking._waiting
+
+        asked = [asyncio.create_task(service.recommend(REQUEST)) for _ in range(5)]
+        await becomes(lambda: (in_flight(), waiting()) == (3, 2))
+        known[0].suspect = True
+        asked += [asyncio.create_task(service.recommend(REQUEST)) for _ in range(2)]
+        await becomes(lambda: in_flight() + waiting() == 7)
+        limited = in_flight()
+        # One whose time is over leaves the queue, and the others keep their turn.
+        asked.pop(3).cancel()
+        for one in replicas:
+            one.go_on.set()
+        return limited, await asyncio.gather(*asked)
+
+    config = OrchestratorConfig(
+        num_candidates=300, default_deadline_ms=30_000, ranker=RankingConfig(max_calls=1)
+    )
+    limited, answers = run(tiny_bundle, joined(replicas), scenario, config)
+    assert limited == 3
+    assert {answer.degraded for answer in answers} == {None}
+
+
 def test_a_busy_replica_is_left_for_another_and_waited_for_if_all_are_busy(tiny_base, tiny_bundle):
     models, options = {"ranker": tiny_base / "ranker"}, server.Options(grpc_max_threads=1)
     status = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "ranker"})
@@ -330,15 +391,31 @@ def test_the_names_of_the_machine_are_resolved(ranker_address, tiny_bundle):
     assert run(tiny_bundle, address, scenario).degraded is None
 
 
-def test_a_name_that_resolves_to_nothing_is_named(tiny_bundle):
+def test_a_call_does_not_wait_longer_than_its_time_for_a_name(tiny_bundle):
+    async def never(host, port):
+        await asyncio.Event().wait()
+
+    endpoints = ranker.Endpoints("dns:///ranker:8500", version=1, outputs=(), lookup=never)
+
+    async def scenario(service):
+        with pytest.raises(errors.RankerUnavailableError, match=r"was not resolved in 0\.01 s"):
+            await service._ranker.verify(0.01)
+        return await service.recommend(serving_fixtures.changed(REQUEST, deadline_ms=500))
+
+    answer = run(tiny_bundle, endpoints, scenario)
+    assert "dns:///ranker:8500 was not resolved in" in answer.degraded
+
+
+@pytest.mark.parametrize("name", ["name.invalid", "a..b", "a" * 64])
+def test_a_name_that_resolves_to_nothing_is_named(tiny_bundle, name):
     async def scenario(service):
         with pytest.raises(errors.RankerUnavailableError, match="cannot be resolved"):
             await service.verify_ranker()
         return (await service.recommend(REQUEST)).degraded, service.not_ready
 
-    degraded, not_ready = run(tiny_bundle, "dns:///name.invalid:8500", scenario)
-    assert "dns:///name.invalid:8500 cannot be resolved" in degraded
-    assert "dns:///name.invalid:8500 cannot be resolved" in not_ready
+    degraded, not_ready = run(tiny_bundle, f"dns:///{name}:8500", scenario)
+    assert f"dns:///{name}:8500 cannot be resolved" in degraded
+    assert f"dns:///{name}:8500 cannot be resolved" in not_ready
 
 
 class _Processes:

@@ -1,5 +1,6 @@
 """Promotion, rollback, canaries, lists and prunes, including killed ones."""
 
+import contextlib
 import errno
 import json
 import os
@@ -282,6 +283,32 @@ def test_a_publish_that_fails_anywhere_takes_everything_back(base, three, monkey
     # Versions that a model server may have seen are not used again.
     assert publish_copy(base, three) > version + 1
     assert len(manifest.versions(base)) == 4
+
+
+@pytest.mark.parametrize("is_stuck", [True, False])
+def test_a_failed_publish_drops_its_collection_unless_its_manifest_stays(
+    base, three, monkeypatch, is_stuck
+):
+    dropped = []
+    writing, unlink = manifest.writing, pathlib.Path.unlink
+
+    @contextlib.contextmanager
+    def failing_at_the_end(*args):
+        with writing(*args):
+            yield
+        raise OSError(errno.EIO, "Input/output error")
+
+    def stuck(path, missing_ok=False):
+        if is_stuck and path.parent.name == "manifests":
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(manifest, "writing", failing_at_the_end)
+    monkeypatch.setattr(pathlib.Path, "unlink", stuck)
+    monkeypatch.setattr(publishing.index, "drop_index", dropped.append)
+    with pytest.raises(errors.PublishError):
+        publish_copy(base, three)
+    assert (len(manifest.versions(base)), len(dropped)) == ((4, 0) if is_stuck else (3, 1))
 
 
 @pytest.mark.process

@@ -192,3 +192,11 @@ def test_an_unknown_distribution_is_refused():
         training.joined("parameter_server"),
     ):
         pass
+
+
+def test_the_error_of_a_lost_worker_has_the_message_of_tensorflow():
+    with (
+        pytest.raises(training.WorkerLostError, match="InternalError: no room on the device"),
+        workers._lost_workers_named(["a:1", "b:1"], 0),
+    ):
+        raise tf.errors.InternalError(None, None, "no room on the device")

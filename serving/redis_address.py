@@ -1,0 +1,14 @@
+"""Addresses of Redis and Valkey servers. Imports no client."""
+
+SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
+
+
+def client_url(address: str) -> str:
+    """Returns an address as redis-py reads it, which knows no `valkey://` and `valkeys://`."""
+    return address.replace("valkey", "redis", 1) if address.startswith("valkey") else address
+
+
+def without_secrets(address: str) -> str:
+    """Returns an address for messages, without user, password and options."""
+    scheme, separator, rest = address.partition("?")[0].rpartition("://")
+    return scheme + separator + rest.rpartition("@")[2]
