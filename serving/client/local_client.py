@@ -18,7 +18,7 @@ from serving import errors, orchestrator, releases, users
 from serving.client import http_calls
 from serving.config import OrchestratorConfig
 from serving.ranker import LocalRanker
-from serving.requests import Answer, Event, EventFields, EventsAdded, Request, RequestFields
+from serving.requests import Answer, Event, EventFields, EventsAdded, Request, RequestFields, parse
 
 Result = TypeVar("Result")
 
@@ -128,14 +128,19 @@ class LocalClient:
         """Replaces the profile of a user; arguments and errors as for `client.Client`."""
 
         async def set_own(own: orchestrator.Orchestrator) -> None:
-            own.check(Request(user_id=user_id, user=dict(profile)))
+            own.check(parse(Request, {"user_id": user_id, "user": dict(profile)}))
             await _stored(own).set_profile(user_id, profile)
 
         self._call(set_own)
 
     def delete_user(self, user_id: str) -> bool:
         """Erases a user from the user store; returns whether it had anything of the user."""
-        return self._call(lambda own: _stored(own).delete(user_id))
+
+        async def delete(own: orchestrator.Orchestrator) -> bool:
+            parse(Request, {"user_id": user_id})
+            return await _stored(own).delete(user_id)
+
+        return self._call(delete)
 
     def bundle(self) -> dict[str, Any]:
         """Returns what is served."""

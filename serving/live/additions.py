@@ -8,9 +8,11 @@ Shapes: M positions, D embedding size, F columns of ad features.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from serving import index, requests
 
@@ -58,6 +60,12 @@ class Snapshot:
         for segment in self.segments:
             mask[segment.start + segment.eligibility.eligible(filters).rows] = True
         return mask & self.alive
+
+    def find(self, ad_ids: Sequence[str]) -> np.ndarray:
+        """Returns the ascending positions of ads that are alive; unknown ids are left out."""
+        wanted = pa.array(ad_ids, pa.string())
+        known = [pc.is_in(segment.ads[index.AD_ID], wanted).to_numpy() for segment in self.segments]
+        return np.flatnonzero(np.concatenate(known) & self.alive)
 
     def take(self, positions: np.ndarray) -> pa.Table:
         """Returns the ad ids and raw fields at positions [C]."""

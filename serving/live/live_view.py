@@ -157,8 +157,7 @@ class LiveView:
         found = self._released.find(ad_ids)
         added = np.empty(0, np.int64)
         if self.num_added:
-            wanted = requests.Filters(allowed_ads=tuple(ad_ids))
-            added = np.flatnonzero(self._added.eligible(wanted)) + self._released.num_ads
+            added = self._added.find(ad_ids) + self._released.num_ads
         rows = np.concatenate([found[found >= 0], added])
         ids = self.ad_ids(rows) if len(rows) else []
         result = {}

@@ -14,7 +14,6 @@ Shapes: N answers.
 
 import collections
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from serving import impressions, releases
-from serving.operations import findings
+from serving.operations import event_lines, findings
 from tfrecords import histories, schema
 from tfrecords.histories import UserEvent
 
@@ -32,7 +31,7 @@ CAUSES = ("cut", "late", "clock", "other")
 _ANSWER_SECONDS = 1.0
 # Events from up to this long after a request may be in its history by a wrong clock.
 _CLOCK_SECONDS = 600.0
-_COLUMNS = ("_answer_id", "_time", "_user_id", "_ad_id")
+_COLUMNS = ("_answer_id", "_request_id", "_time", "_user_id", "_ad_id")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +56,7 @@ def compare_histories(
 
     Args:
         files: Files of the impression log.
-        event_files: Files of the log of events, JSON lines with `user_id`, `ad_id`, `time`, perhaps
-            `event_id`, and the kinds of events as keys.
+        event_files: Files of the log of events, JSON lines as the service logs them.
         release: Loaded release, with the histories and the ads.
 
     Raises:
@@ -73,16 +71,19 @@ def compare_histories(
     logged = [one for table in tables for one in _answers(plan, table)]
     if not logged:
         raise findings.SkippedError("it has no answers to users whose ids are known")
-    events = _events(plan, tables, event_files, release)
+    lines = [event_lines.read_event_lines(path) for path in event_files]
+    events = _events(plan, tables, lines, release)
     counts = collections.Counter(cause_of(plan, one, events.get(one.user_id, ())) for one in logged)
     equal = counts.pop(None, 0)
     summary = f"{equal} of {len(logged)} answers ({equal / len(logged):.1%}) have the histories"
+    rejected = sum(own.rejected for own in lines)
+    left_out = f"; {rejected} lines are no events and were left out" if rejected else ""
     if not counts:
-        return f"{summary} that follow from the logged events"
+        return f"{summary} that follow from the logged events{left_out}"
     causes = ", ".join(f"{cause}: {counts[cause]}" for cause in CAUSES if counts[cause])
     raise findings.WrongError(
         "the histories that follow from the logged events",
-        f"{summary}; others differ ({causes})",
+        f"{summary}; others differ ({causes}){left_out}",
         "For cut, let the user store keep more events for longer. For late, send events sooner; "
         "models learn from them as if they had been in time. For clock, synchronize the clocks. "
         "For other, log all events, and let requests carry the user id instead of a history.",
@@ -178,29 +179,27 @@ def _answers(plan: schema.Schema, table: pa.Table) -> Iterable[LoggedHistories]:
 def _events(
     plan: schema.Schema,
     tables: Sequence[pa.Table],
-    event_files: Sequence[pathlib.Path],
+    lines: Sequence[event_lines.EventLines],
     release: releases.Bundle,
 ) -> dict[str, list[UserEvent]]:
-    """Returns the events of each user: logged impressions, and what the log of events has."""
-    found: list[tuple[str, UserEvent]] = []
+    """Returns the events of each user: logged impressions, and what the log of events has.
+
+    Events of a user with the same id are one, the first, as in the user store.
+    """
+    found: dict[tuple[str, str], UserEvent] = {}
     for table in tables:
         if set(_COLUMNS) <= set(table.column_names):
             for row in table.select(list(_COLUMNS)).to_pylist():
-                key = f"{row['_answer_id']}/{row['_ad_id']}"
+                key = f"{row['_request_id']}/{row['_ad_id']}"
                 event = UserEvent("impression", row["_time"], row["_ad_id"], {}, key)
-                found.append((row["_user_id"], event))
-    for path in event_files:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            if row.get("user_id") is None or row.get("time") is None:
-                continue
-            for kind in schema.EVENTS:
-                if row.get(kind):
-                    event = UserEvent(kind, row["time"], row["ad_id"], {}, row.get("event_id"))
-                    found.append((row["user_id"], event))
-    values = _values(plan, {event.ad_id for _, event in found}, release)
+                found.setdefault((row["_user_id"], key), event)
+    for own in lines:
+        for user_id, one in own.events:
+            event = UserEvent(one.kind, one.time, one.ad_id, {}, one.event_id)
+            found.setdefault((user_id, one.event_id), event)
+    values = _values(plan, {event.ad_id for event in found.values()}, release)
     events: dict[str, list[UserEvent]] = collections.defaultdict(list)
-    for user, event in found:
+    for (user, _), event in found.items():
         events[user].append(dataclasses.replace(event, values=values.get(event.ad_id, {})))
     return events
 

@@ -1,12 +1,12 @@
 """Rebuilds a user store from the impression log and the logs of events."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from serving import errors, requests, users
+from serving import errors, users
 from serving.impressions import read_file
+from serving.operations import event_lines
 from serving.users import StoredEvent
 
 # Events of one write.
@@ -21,7 +21,7 @@ class RebuiltUsers:
     Attributes:
         impressions: Number of impressions of known users.
         events: Number of events of known users.
-        profiles: Number of profiles.
+        profiles: Number of profiles of users who had none.
         anonymous: Number of impressions and events without the id of a user.
         rejected: Number of lines that are no event.
         added: Number of impressions and events that the store did not have.
@@ -42,7 +42,7 @@ async def rebuild_users(
     profile_fields: Sequence[str],
     now: float,
 ) -> RebuiltUsers:
-    """Adds the users of logs to a store. Events that the store has stay as they are.
+    """Adds the users of logs to a store. Events and profiles that it has stay as they are.
 
     Args:
         store: The store; it may be in use.
@@ -72,12 +72,18 @@ async def rebuild_users(
         done.impressions += len(shown)
         done.added += await _append(store, shown, now)
     for path in event_files:
-        given = list(_events(path, done))
-        done.events += len(given)
-        done.added += await _append(store, given, now)
+        given = event_lines.read_event_lines(path)
+        done.events += len(given.events)
+        done.anonymous += given.anonymous
+        done.rejected += given.rejected
+        done.added += await _append(store, given.events, now)
     for user_id, known in profiles.items():
-        await store.set_profile(user_id, {name: value for name, (_, value) in known.items()}, now)
-    done.profiles = len(profiles)
+        (stored,) = await store.read([user_id], now)
+        # A profile that was set may be newer.
+        if not stored.profile:
+            profile = {name: value for name, (_, value) in known.items()}
+            await store.set_profile(user_id, profile, now)
+            done.profiles += 1
     return done
 
 
@@ -104,34 +110,3 @@ def _impressions(
         request_id, user_id, ad_id, time = (row.pop(name) for name in _IDS)
         # The id that the service gave it, so that the store knows it.
         yield user_id, StoredEvent(f"{request_id}/{ad_id}", "impression", ad_id, time), row
-
-
-def _events(path: pathlib.Path, done: RebuiltUsers) -> Iterator[tuple[str, StoredEvent]]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise errors.ImpressionLogError(
-            f"{path} cannot be read ({error}); expected events as JSON lines. Check the path."
-        ) from error
-    for line in lines:
-        try:
-            event = _parsed(json.loads(line))
-        except (ValueError, errors.InvalidRequestError):
-            done.rejected += 1
-            continue
-        if event is None:
-            done.anonymous += 1
-        else:
-            yield event
-
-
-def _parsed(line: dict[str, object]) -> tuple[str, StoredEvent] | None:
-    """Returns an event of the log; None: it does not name its user or its time."""
-    if line.get("user_id") is None or line.get("time") is None:
-        return None
-    (kind,) = (name for name in users.ACTIONS if name in line)
-    ids = {name: line.get(name) for name in ("event_id", "user_id", "ad_id", "time")}
-    amount = line[kind] if kind == "revenue" else None
-    event = requests.parse(requests.Event, {**ids, "event": kind, "amount": amount})
-    assert event.time is not None
-    return event.user_id, StoredEvent(event.event_id, kind, event.ad_id, event.time, event.amount)

@@ -66,6 +66,8 @@ class EventConsumer:
                 if str(error) != self.problem:
                     logging.warning("%s Events wait in the stream.", error)
                 self.problem = str(error)
+                # Before later entries, so that the order stays.
+                self._reader.retry()
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
                 if self.problem is not None:
@@ -74,23 +76,32 @@ class EventConsumer:
 
     async def _step(self) -> None:
         entries = await self._reader.read()
-        valid = self._valid(entries)
+        valid, rejected = self._valid(entries)
+        # They count once, even if the store fails and the others come again.
+        await self._reader.acknowledge(rejected)
+        self.rejected += len(rejected)
         if valid:
             added = await self._events.add(valid)
             self.received += added.received
             self.added += added.added
         await self._reader.acknowledge(entries)
 
-    def _valid(self, entries: Sequence[users.StreamEntry]) -> list[requests.Event]:
-        found = []
+    def _valid(
+        self, entries: Sequence[users.StreamEntry]
+    ) -> tuple[list[requests.Event], list[users.StreamEntry]]:
+        """Returns the valid events, and the entries that are none."""
+        found, rejected, now = [], [], self._now()
         for entry in entries:
             try:
                 text = entry.event
                 if text is None:
                     raise errors.InvalidRequestError("expected a field 'event', got none")
                 event = requests.parse(requests.Event, pydantic_core.from_json(text), "event")
-                found.append(self._events.checked(event, "event", self._now()))
+                if event.time is None:
+                    # The entry may have waited. The clock of the server may be ahead.
+                    event = event.model_copy(update={"time": min(entry.time, now)})
+                found.append(self._events.checked(event, "event", now))
             except (ValueError, errors.InvalidRequestError) as error:
-                self.rejected += 1
+                rejected.append(entry)
                 logging.error("Entry %s of the stream was rejected: %s", entry.entry_id, error)
-        return found
+        return found, rejected

@@ -7,6 +7,9 @@ from serving import errors, requests
 from serving.impressions import FeedbackLog
 from serving.orchestrator import user_data
 
+# Batches that are added at a time; each has up to `requests.MAX_EVENTS`.
+_MAX_BATCHES = 100
+
 
 class EventIntake:
     """Accepts the events of a service.
@@ -19,6 +22,7 @@ class EventIntake:
     def __init__(self, data: user_data.UserData, feedback: FeedbackLog | None = None) -> None:
         self._data = data
         self._feedback = feedback
+        self._batches = 0
 
     async def add(self, events: Sequence[requests.Event]) -> requests.EventsAdded:
         """Adds events. After a failure, the same events can be added again.
@@ -29,10 +33,22 @@ class EventIntake:
         Raises:
             InvalidRequestError: An event is in the future.
             ImpressionLogError: The log of events cannot be written.
-            UserStoreError: The user store failed.
+            UserStoreError: The user store failed, or too many batches wait for it.
         """
         now = self._data.now()
         timed = [self.checked(event, f"events[{at}]", now) for at, event in enumerate(events)]
+        if self._batches >= _MAX_BATCHES:
+            raise errors.UserStoreError(
+                f"{self._batches} batches of events wait for the user store, the maximum. Send the "
+                "events again later."
+            )
+        self._batches += 1
+        try:
+            return await self._add(timed)
+        finally:
+            self._batches -= 1
+
+    async def _add(self, timed: Sequence[requests.Event]) -> requests.EventsAdded:
         if self._feedback is not None:
             # First: if the store fails, the events come again, and the join knows them.
             await asyncio.to_thread(self._feedback.append, timed)

@@ -16,13 +16,15 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from serving import errors, requests, users
 from serving.config import UserStoreConfig
 from serving.orchestrator import service_metrics
 from serving.ranker import CircuitBreaker
 from serving.users import StoredEvent, User
+
+_Result = TypeVar("_Result")
 
 FOUND, UNKNOWN, LATE, FAILED = "found", "unknown", "late", "failed"
 # Answers whose impressions share a write.
@@ -71,6 +73,10 @@ class UserData:
         self._clock = clock
         self._breaker = CircuitBreaker(self.config.pauses, clock)
         self._queue: collections.deque[list[tuple[str, StoredEvent]]] = collections.deque()
+        # Answers that were queued, and those of them that are written or dropped, since the start.
+        self._num_queued = 0
+        self._num_written = 0
+        self._closing = False
         self._writing: asyncio.Task[None] | None = None
         self._expiring: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -98,10 +104,11 @@ class UserData:
         """Queues the ads of an answer as impressions of its user. Returns at once, never fails."""
         if not self.config.record_impressions or not answer.ads:
             return
-        if len(self._queue) >= self.config.max_queued:
+        if self._closing or len(self._queue) >= self.config.max_queued:
             self._metrics.observe_user_events("dropped", len(answer.ads))
             return
-        now = self.now()
+        # The time of the request: if the user is erased before the answer, it stays erased.
+        now = self.now() - answer.stage_ms.get("total", 0.0) / 1000
         self._queue.append(
             [
                 (
@@ -111,6 +118,7 @@ class UserData:
                 for ad in answer.ads
             ]
         )
+        self._num_queued += 1
         self._start_writing()
 
     async def append(self, events: Sequence[requests.Event]) -> int:
@@ -126,7 +134,7 @@ class UserData:
             (e.user_id, StoredEvent(e.event_id, e.event, e.ad_id, e.time or 0.0, e.amount))
             for e in events
         ]
-        added = await self._store.append(stored, self.now())
+        added = await self._written(self._store.append(stored, self.now()))
         self._metrics.observe_user_events("received", len(events))
         return added
 
@@ -146,35 +154,50 @@ class UserData:
         Raises:
             UserStoreError: The store failed.
         """
-        await self._store.set_profile(user_id, profile, self.now())
+        await self._written(self._store.set_profile(user_id, profile, self.now()))
 
     async def delete(self, user_id: str) -> bool:
         """Erases a user from the store; returns whether it had anything.
 
+        For an hour, the store takes no events of the user from before.
+
         Raises:
             UserStoreError: The store failed.
         """
-        # What is queued would bring the user back.
+        # What is queued counts as something that the store had.
         await self.flush()
-        return await self._store.delete(user_id)
+        return await self._written(self._store.delete(user_id, self.now()))
 
     def start_expiring(self) -> None:
         """Starts to delete users whose time to live has passed, once an hour."""
         self._expiring = self._start(self._expire())
 
     async def flush(self) -> None:
-        """Waits until the queued impressions are written, or dropped."""
-        if self._writing is not None:
-            await asyncio.wait({self._writing})
+        """Waits until the impressions that are queued now are written, or dropped."""
+        until = self._num_queued
+        while self._num_written < until:
+            await asyncio.wait({self._start_writing()})
 
     async def close(self) -> None:
-        """Writes what is queued and closes the store."""
+        """Writes what is queued and closes the store; impressions of later answers are dropped."""
+        self._closing = True
         if self._expiring is not None:
             self._expiring.cancel()
         await self.flush()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(errors.UserStoreError):
             await self._store.close()
+
+    async def _written(self, writing: Coroutine[Any, Any, _Result]) -> _Result:
+        """Returns the result of a write, which has a limited time."""
+        seconds = self.config.write_timeout_seconds
+        try:
+            return await asyncio.wait_for(writing, seconds)
+        except TimeoutError as error:
+            raise errors.UserStoreError(
+                f"The user store did not finish a write within {seconds:g} s. Send it again later, "
+                "which is harmless."
+            ) from error
 
     async def _read(
         self, user_ids: Sequence[str], impressions: bool, now: float, timeout_ms: float
@@ -194,9 +217,14 @@ class UserData:
         if reading.done() and reading.exception() is None:
             self._breaker.succeeded()
             return reading.result(), None
-        self._breaker.failed()
         if not reading.done():
+            if timeout_ms < self.config.read_timeout_ms:
+                # A request that was about to be late itself says nothing about the store.
+                self._breaker.abandoned()
+            else:
+                self._breaker.failed()
             return None, LATE
+        self._breaker.failed()
         self._note(reading.exception())
         return None, FAILED
 
@@ -213,21 +241,26 @@ class UserData:
             # Asking for it keeps asyncio from logging it.
             task.exception()
 
-    def _start_writing(self) -> None:
+    def _start_writing(self) -> asyncio.Task[None]:
         if self._writing is None or self._writing.done():
             self._writing = self._start(self._write_queued())
+        return self._writing
 
     async def _write_queued(self) -> None:
-        while self._queue:
-            count = min(_ANSWERS_PER_WRITE, len(self._queue))
-            events = [event for _ in range(count) for event in self._queue.popleft()]
-            try:
-                await self._store.append(events, self.now())
-            except errors.UserStoreError as error:
-                self._metrics.observe_user_events("dropped", len(events))
-                self._note(error)
-            else:
-                self._metrics.observe_user_events("shown", len(events))
+        """Writes the impressions of some answers, and starts to write the next ones."""
+        count = min(_ANSWERS_PER_WRITE, len(self._queue))
+        events = [event for _ in range(count) for event in self._queue.popleft()]
+        try:
+            await self._store.append(events, self.now())
+        except errors.UserStoreError as error:
+            self._metrics.observe_user_events("dropped", len(events))
+            self._note(error)
+        else:
+            self._metrics.observe_user_events("shown", len(events))
+        finally:
+            self._num_written += count
+        if self._queue:
+            self._writing = self._start(self._write_queued())
 
     async def _expire(self) -> None:
         while True:

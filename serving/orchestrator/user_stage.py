@@ -65,11 +65,14 @@ class UserStage:
             now,
             min(self._data.config.read_timeout_ms, max(deadline.remaining_ms(), 0.0)),
         )
-        known = read.users or [_NOTHING] * len(asking)
-        values = await self._values(asking, known)
+        known, problem = read.users or [_NOTHING] * len(asking), read.problem
+        try:
+            values = await self._values(asking, known, deadline)
+        except TimeoutError:
+            known, problem, values = [_NOTHING] * len(asking), user_data.LATE, {}
         filled = list(valids)
         for at, valid, user in zip(positions, asking, known, strict=True):
-            state = read.problem or (user_data.FOUND if user.is_known else user_data.UNKNOWN)
+            state = problem or (user_data.FOUND if user.is_known else user_data.UNKNOWN)
             if user.is_known:
                 valid = self._filled(valid, user, now, values)
             filled[at] = dataclasses.replace(valid, user_data=state, user_ms=read.milliseconds)
@@ -117,20 +120,27 @@ class UserStage:
         return raw
 
     async def _values(
-        self, asking: Sequence[requests.ValidRequest], known: Sequence[User]
+        self,
+        asking: Sequence[requests.ValidRequest],
+        known: Sequence[User],
+        deadline: requests.Deadline,
     ) -> Mapping[str, Mapping[str, list[str]]]:
         """Returns the values of the fields that events are listed or counted by.
 
         Returns:
             Field -> ad id -> values of the ad.
+
+        Raises:
+            TimeoutError: The look-up takes until the deadline.
         """
         capped = {cap.field for valid in asking for cap in valid.uncounted_caps}
         fields = sorted({*self._listed, *(field for field in capped if field is not None)})
         if not fields:
             return {}
         ad_ids = {e.ad_id for user in known for e in (*user.actions, *user.impressions)}
-        # The first look-up builds a table of all ads.
-        return await asyncio.to_thread(self._catalog.view().values, sorted(ad_ids), fields)
+        # The first look-up builds a table of all ads; one that is late goes on for the next.
+        looking_up = asyncio.to_thread(self._catalog.view().values, sorted(ad_ids), fields)
+        return await asyncio.wait_for(looking_up, max(deadline.remaining_ms(), 0.0) / 1000)
 
 
 def _counts_impressions(valid: requests.ValidRequest) -> bool:

@@ -34,6 +34,11 @@ class StreamEntry:
     entry_id: bytes
     event: bytes | None
 
+    @property
+    def time(self) -> float:
+        """When it was added, in seconds since 1970, by the clock of the server."""
+        return int(self.entry_id.partition(b"-")[0]) / 1000
+
 
 class StreamReader:
     """A member of a group of readers. Use it from one event loop.
@@ -101,6 +106,10 @@ class StreamReader:
         except (exceptions.RedisError, OSError) as error:
             self._own_first = True
             raise self._failed(error) from error
+
+    def retry(self) -> None:
+        """Lets the next read begin with the entries that this reader has not acknowledged."""
+        self._own_first = True
 
     async def close(self) -> None:
         """Closes the connection."""

@@ -4,6 +4,7 @@
     tfrec:{USER}:actions       sorted set of events, JSON lists, by time
     tfrec:{USER}:impressions   likewise
     tfrec:{USER}:ids           hash with the ids of these events, which tells those that come again
+    tfrec:{USER}:erased        for an hour after the user was erased, the time of it
 
 The braces keep the keys of a user on one node of a cluster. Reads and writes are one round trip
 each. The server deletes a user who was not written to for the time to live.
@@ -20,15 +21,16 @@ from redis.asyncio import retry
 
 from serving import errors, redis_address
 from serving.config import UserStoreConfig
-from serving.users.store import IMPRESSION, StoredEvent, User, by_user
+from serving.users.store import ERASED_SECONDS, IMPRESSION, StoredEvent, User, by_user
 
-# KEYS: profile, actions, impressions, ids.
+# KEYS: profile, actions, impressions, ids, erased.
 # ARGV: time to live in seconds, earliest time, maximum of actions and of impressions; then index
 # of the list, time, id and JSON of each event.
 _APPEND = """
 local added = 0
+local erased = tonumber(redis.call('GET', KEYS[5]) or '-1')
 for i = 5, #ARGV, 4 do
-  if redis.call('HSETNX', KEYS[4], ARGV[i + 2], '') == 1 then
+  if tonumber(ARGV[i + 1]) > erased and redis.call('HSETNX', KEYS[4], ARGV[i + 2], '') == 1 then
     redis.call('ZADD', KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 3])
     added = added + 1
   end
@@ -43,7 +45,7 @@ for list = 2, 3 do
   drop(KEYS[list], redis.call('ZRANGE', KEYS[list], 0, -1 - ARGV[list + 1]))
   drop(KEYS[list], redis.call('ZRANGEBYSCORE', KEYS[list], '-inf', '(' .. ARGV[2]))
 end
-for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[1]) end
+for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return added
 """
 _LISTS = ("profile", "actions", "impressions", "ids")
@@ -95,7 +97,8 @@ class RedisUserStore:
         pipeline = self._redis.pipeline(transaction=False)
         for user_id, own in by_user(events, self._config, now).items():
             # By its digest the script would take a second round trip, to ask for it.
-            pipeline.eval(_APPEND, len(_LISTS), *_keys(user_id), *self._arguments(own, since))
+            keys = [*_keys(user_id), _erased_key(user_id)]
+            pipeline.eval(_APPEND, len(keys), *keys, *self._arguments(own, since))
         with self._mapped():
             return sum(await pipeline.execute())
 
@@ -108,9 +111,14 @@ class RedisUserStore:
         with self._mapped():
             await pipeline.execute()
 
-    async def delete(self, user_id: str) -> bool:
+    async def delete(self, user_id: str, now: float) -> bool:
+        pipeline = self._redis.pipeline(transaction=False)
+        # First, so that no earlier event comes in between.
+        pipeline.set(_erased_key(user_id), repr(now), ex=int(ERASED_SECONDS))
+        pipeline.delete(*_keys(user_id))
         with self._mapped():
-            return await self._redis.delete(*_keys(user_id)) > 0
+            _, count = await pipeline.execute()
+        return bool(count)
 
     async def expire(self, now: float) -> int:
         return 0
@@ -143,6 +151,10 @@ class RedisUserStore:
 
 def _keys(user_id: str) -> list[str]:
     return [f"tfrec:{{{user_id}}}:{name}" for name in _LISTS]
+
+
+def _erased_key(user_id: str) -> str:
+    return f"tfrec:{{{user_id}}}:erased"
 
 
 def _user(

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from serving import errors
 from serving.config import UserStoreConfig
-from serving.users.store import IMPRESSION, StoredEvent, User, by_user
+from serving.users.store import ERASED_SECONDS, IMPRESSION, StoredEvent, User, by_user
 
 _Result = TypeVar("_Result")
 
@@ -33,6 +33,9 @@ CREATE TABLE events (
     amount REAL, PRIMARY KEY (user_id, is_impression, time, event_id)
 ) WITHOUT ROWID;
 """
+# Users who were erased lately. Files of earlier releases lack it.
+_ERASED = "CREATE TABLE IF NOT EXISTS erased (user_id TEXT PRIMARY KEY, time REAL) WITHOUT ROWID"
+_READ_ERASED = "SELECT time FROM erased WHERE user_id = ? AND time > ?"
 _READ_PROFILE = "SELECT profile FROM users WHERE user_id = ?"
 _READ_EVENTS = (
     "SELECT event_id, kind, ad_id, time, amount FROM events "
@@ -109,8 +112,8 @@ class SqliteUserStore:
         row = (user_id, json.dumps(profile), _hours(now))
         await self._run(self._writing, lambda: self._writer.execute(_WRITTEN, row))
 
-    async def delete(self, user_id: str) -> bool:
-        return await self._run(self._writing, lambda: self._delete([user_id]) > 0)
+    async def delete(self, user_id: str, now: float) -> bool:
+        return await self._run(self._writing, lambda: self._delete(user_id, now))
 
     async def expire(self, now: float) -> int:
         count = 0
@@ -118,6 +121,7 @@ class SqliteUserStore:
             deleted = await self._run(self._writing, lambda: self._expire(now))
             count += deleted
             if not deleted:
+                await self._run(self._writing, self._overwrite)
                 return count
 
     async def close(self) -> None:
@@ -132,7 +136,7 @@ class SqliteUserStore:
             self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         connection.execute("PRAGMA synchronous = NORMAL")
-        # What is erased is overwritten.
+        # What is erased is overwritten in the file; `_overwrite` does it in the log of writes.
         connection.execute("PRAGMA secure_delete = ON")
         return connection
 
@@ -150,6 +154,7 @@ class SqliteUserStore:
                     f"{self._path} is not a user store of version {_VERSION}; got a database of "
                     f"version {version}. Name another file, or rebuild the store."
                 )
+            self._writer.execute(_ERASED)
 
     def _users(
         self, connection: sqlite3.Connection, user_ids: Sequence[str], now: float, impressions: bool
@@ -170,10 +175,15 @@ class SqliteUserStore:
         count = 0
         with self._transaction():
             for user_id, own in by_user(events, self._config, now).items():
+                found = self._writer.execute(_READ_ERASED, (user_id, now - ERASED_SECONDS))
+                (erased,) = found.fetchone() or (-1.0,)
                 rows = [
                     (user_id, e.kind == IMPRESSION, e.time, e.event_id, e.kind, e.ad_id, e.amount)
                     for e in own
+                    if e.time > erased
                 ]
+                if not rows:
+                    continue
                 count += self._writer.executemany(_ADD, rows).rowcount
                 for of in {row[1] for row in rows}:
                     limit = self._config.max_impressions if of else self._config.max_actions
@@ -184,27 +194,42 @@ class SqliteUserStore:
 
     def _expire(self, now: float) -> int:
         before = _hours(now - self._config.ttl_seconds)
-        found = self._writer.execute(
-            "SELECT user_id FROM users WHERE written < ? LIMIT ?", (before, _USERS_PER_EXPIRY)
-        )
-        return self._delete([row[0] for row in found])
-
-    def _delete(self, user_ids: Sequence[str]) -> int:
-        """Deletes users and returns how many there were."""
-        ids = [(user_id,) for user_id in user_ids]
         with self._transaction():
-            self._writer.executemany("DELETE FROM events WHERE user_id = ?", ids)
-            return self._writer.executemany("DELETE FROM users WHERE user_id = ?", ids).rowcount
+            self._writer.execute("DELETE FROM erased WHERE time <= ?", (now - ERASED_SECONDS,))
+            # In the transaction: another process may write to a user meanwhile.
+            found = self._writer.execute(
+                "SELECT user_id FROM users WHERE written < ? LIMIT ?", (before, _USERS_PER_EXPIRY)
+            )
+            return self._remove(found.fetchall())
+
+    def _delete(self, user_id: str, now: float) -> bool:
+        with self._transaction():
+            self._writer.execute("REPLACE INTO erased VALUES (?, ?)", (user_id, now))
+            count = self._remove([(user_id,)])
+        self._overwrite()
+        return count > 0
+
+    def _remove(self, ids: Sequence[tuple[str]]) -> int:
+        """Deletes users, in a transaction, and returns how many there were."""
+        self._writer.executemany("DELETE FROM events WHERE user_id = ?", ids)
+        return self._writer.executemany("DELETE FROM users WHERE user_id = ?", ids).rowcount
+
+    def _overwrite(self) -> None:
+        """Empties the log of writes, which has what was erased, unless others use it."""
+        with contextlib.suppress(sqlite3.Error):
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._writer.execute("COMMIT")
         except BaseException:
-            self._writer.execute("ROLLBACK")
+            # Some errors have rolled back already.
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
             raise
-        self._writer.execute("COMMIT")
 
     async def _run(self, executor: futures.Executor, call: Callable[[], _Result]) -> _Result:
         with self._mapped():

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, Protocol
 from serving.config import UserStoreConfig
 
 IMPRESSION = "impression"
+# Longer than requests, queues and events that are sent again take.
+ERASED_SECONDS = 3600.0
 ACTIONS = ("click", "engagement", "revenue")
 
 
@@ -90,6 +92,8 @@ class UserStore(Protocol):
     async def append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
         """Adds events of users, given as pairs of a user id and an event.
 
+        Events from before their user was erased are left out, see `delete`.
+
         Args:
             events: Events in any order.
             now: Current time, in seconds since 1970, which the time to live counts from.
@@ -115,8 +119,15 @@ class UserStore(Protocol):
             UserStoreError: The store failed.
         """
 
-    async def delete(self, user_id: str) -> bool:
+    async def delete(self, user_id: str, now: float) -> bool:
         """Erases a user's profile and events; returns whether there were any.
+
+        For `ERASED_SECONDS`, the store knows the id and the time, and leaves out events up to then:
+        those in the queues of other processes or in a stream do not bring the user back.
+
+        Args:
+            user_id: Id of the user.
+            now: Current time, in seconds since 1970.
 
         Raises:
             UserStoreError: The store failed.

@@ -46,22 +46,29 @@ def add_routes(
         """
         return await events.add(body.events)
 
-    @app.get(_USER_PATH, responses=refusals(401, 500, 503))
+    @app.get(_USER_PATH, responses=refusals(400, 401, 500, 503))
     async def user(user_id: str) -> dict[str, Any]:
         """What the user store knows of a user: profile, actions and impressions."""
-        return (await data.get(user_id)).to_json()
+        return (await data.get(_checked(user_id))).to_json()
 
     @app.put(_USER_PATH, **described)
     async def set_profile(user_id: str, body: requests.UserProfile) -> requests.UserProfile:
         """Replaces the profile of a user."""
-        router.stable.check(requests.Request(user_id=user_id, user=body.profile))
+        named = {"user_id": user_id, "user": body.profile}
+        router.stable.check(requests.parse(requests.Request, named))
         await data.set_profile(user_id, body.profile)
         return body
 
-    @app.delete(_USER_PATH, responses=refusals(401, 500, 503))
+    @app.delete(_USER_PATH, responses=refusals(400, 401, 500, 503))
     async def delete(user_id: str) -> requests.UserDeleted:
         """Erases a user from the user store.
 
         The impression log and the log of events keep what they have.
         """
-        return requests.UserDeleted(deleted=await data.delete(user_id))
+        return requests.UserDeleted(deleted=await data.delete(_checked(user_id)))
+
+
+def _checked(user_id: str) -> str:
+    """Returns the id of a user; raises `InvalidRequestError` if no request can have it."""
+    requests.parse(requests.Request, {"user_id": user_id})
+    return user_id

@@ -186,6 +186,20 @@ def test_filters_see_added_and_changed_ads(release):
     assert eligible("advertiser", none_of=["nobody"]) == everything
 
 
+def test_values_of_more_ads_than_a_filter_may_name(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW, {"ad_id": "ad-3", "fields": {"advertiser": "advertiser-new"}}], ["ad-5"])
+    # The events of many users.
+    many = [f"gone-{n}" for n in range(60_000)]
+    found = live.view().values([*many, "new-1", "ad-3", "ad-4", "ad-5"], ["advertiser"])
+    assert found["advertiser"] == {
+        "new-1": ["advertiser-new"],
+        "ad-3": ["advertiser-new"],
+        "ad-4": ["advertiser-4"],
+        "ad-5": ["advertiser-5"],
+    }
+
+
 def test_k_ads_are_found_among_released_and_added_ads(release):
     live = live_index.LiveIndex(release)
     live.update([{"ad_id": f"new-{n}", "fields": {"price": n}} for n in range(20)])

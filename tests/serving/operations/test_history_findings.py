@@ -54,6 +54,7 @@ def test_the_cause_of_a_difference_is_named(values, ages, expected):
 def write_logs(directory, ages):
     rows = {
         "_answer_id": ["1", "1", "2", "3"],
+        "_request_id": ["r1", "r1", "r2", "r3"],
         "_time": [100.0, 100.0, 200.0, 300.0],
         "_user_id": ["ann", "ann", "ann", None],
         "_ad_id": ["a1", "a2", "a1", "a1"],
@@ -81,3 +82,16 @@ def test_equal_histories_are_counted_once_an_answer(tmp_path):
 def test_differences_are_counted_by_cause(tmp_path):
     with pytest.raises(findings.WrongError, match=r"1 of 2 answers \(50.0%\).*\(clock: 1\)"):
         operations.compare_histories(*write_logs(tmp_path, [17.0]))
+
+
+def test_an_event_id_counts_once_and_malformed_lines_are_counted(tmp_path):
+    log_files, (event_file,), release = write_logs(tmp_path, [97.0])
+    # Sent again without a time, as the store knows it: the first stays.
+    again = {"user_id": "ann", "ad_id": "a1", "time": 150.0, "event_id": "e", "click": 1}
+    with event_file.open("a") as file:
+        file.write("\n".join([json.dumps(again), "no JSON", "[]", ""]))
+    found = operations.compare_histories(log_files, [event_file], release)
+    assert found == (
+        "2 of 2 answers (100.0%) have the histories that follow from the logged events; "
+        "2 lines are no events and were left out"
+    )

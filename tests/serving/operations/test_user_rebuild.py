@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 import serving_fixtures
@@ -103,11 +104,32 @@ def test_lines_that_are_no_events_of_users_are_counted(logged, tmp_path):
         {"user_id": "u", "ad_id": "a", "event_id": "x", "time": 2e9, "click": 1, "revenue": 2},
         {"request_id": "r", "ad_id": "a", "event_id": "x", "click": 1},
         {"user_id": "u", "ad_id": "a", "time": 2e9, "click": 1},
+        # Labels of 0 are no events.
+        {"user_id": "u", "ad_id": "a", "event_id": "y", "time": 2e9, "click": 0},
+        {"user_id": "u", "ad_id": "a", "event_id": "z", "time": 2e9, "click": 0, "engagement": 1},
+        {"user_id": "u", "ad_id": "a", "event_id": "q", "time": 2e9, "click": "yes"},
+        ["a", "list"],
+        7,
     ]
     path = tmp_path / "events.jsonl"
     path.write_text("\n".join([*map(json.dumps, lines), "no JSON"]))
     done, _ = rebuilt(tmp_path / "again.db", log_files, [path])
-    assert (done.events, done.rejected) == (1, 3)
+    assert (done.events, done.rejected, done.anonymous) == (2, 7, 7)
+
+
+def test_a_profile_that_a_store_in_use_has_stays(logged, tmp_path):
+    _, log_files, event_files = logged
+
+    async def set_newer():
+        store = users.open_store(f"sqlite:{tmp_path}/users.db")
+        await store.set_profile("u", {"country": "FR"}, time.time())
+        await store.close()
+
+    asyncio.run(set_newer())
+    done, found = rebuilt(tmp_path / "users.db", log_files, event_files)
+    assert found["u"].profile == {"country": "FR"}
+    assert found["v"].profile == {"country": "C1", "age": 7}
+    assert done.profiles == 1
 
 
 def test_a_field_that_the_log_does_not_have_is_named(logged, tmp_path):

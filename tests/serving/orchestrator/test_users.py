@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import dataclasses
+import threading
+import time
 
 import clocks
 import numpy as np
@@ -13,7 +15,7 @@ import serving_fixtures
 
 from serving import errors, impressions, orchestrator, users
 from serving.config import BreakerConfig, UserStoreConfig
-from serving.requests import Event, Request
+from serving.requests import Deadline, Event, Request
 
 NOW = 1_000_000_000.0
 HOUR = 3600.0
@@ -388,6 +390,119 @@ def test_a_store_that_is_late_or_fails_is_left_alone_for_a_while(run, tmp_path):
     reads = run(scenario, hasty, store=gate, clock=clock)
     assert states == ["late", "failed", "failed", "found"]
     assert reads == {"late": 1, "failed": 2, "found": 1}
+
+
+def test_a_read_cut_short_by_its_request_is_late_and_no_failure_of_the_store(run, tmp_path):
+    pauses = BreakerConfig(failures_to_open=2, pause_seconds=10)
+    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
+
+    async def scenario(service, data):
+        gate.open.clear()
+        late = [(await data.read(["u"], False, NOW, 1.0)).problem for _ in range(5)]
+        gate.open.set()
+        return late, (await data.read(["u"], False, NOW, 30_000)).problem
+
+    config = dataclasses.replace(PATIENT, pauses=pauses)
+    assert run(scenario, config, store=gate) == (["late"] * 5, None)
+
+
+def test_a_look_up_of_values_that_takes_until_the_deadline_is_late(run):
+    fields = [dict(field) for field in SCHEMA["fields"]]
+    fields[3] |= {"of": "advertiser"}
+    going_on = threading.Event()
+
+    class _Catalog:
+        def view(self):
+            return self
+
+        def values(self, ad_ids, fields):
+            going_on.wait(30)
+            return {field: {} for field in fields}
+
+    async def scenario(service, data):
+        await data.append([event(1)])
+        service._user_stage._catalog = _Catalog()
+        deadline = Deadline(200.0, time.perf_counter())
+        try:
+            (filled,) = await service._user_stage.fill(
+                [service.check(Request(user_id="u"))], deadline
+            )
+        finally:
+            going_on.set()
+        return filled
+
+    filled = run(scenario, schema={**SCHEMA, "fields": fields})
+    assert filled.user_data == "late"
+
+
+class _Slow(_Gate):
+    """A store whose writes wait for the gate."""
+
+    async def append(self, *arguments):
+        await self.open.wait()
+        return await self._store.append(*arguments)
+
+
+def test_flush_and_close_end_while_answers_go_on(run, tmp_path):
+    class _Busy(_Gate):
+        answer = None
+
+        async def append(self, *arguments):
+            # Another answer during each write.
+            if self.answer is not None:
+                self.data.record("u", self.answer)
+            return await self._store.append(*arguments)
+
+    busy = _Busy(users.open_store(f"sqlite:{tmp_path}/busy.db", PATIENT))
+
+    async def scenario(service, data):
+        answer = await service.recommend(Request(user_id="u", k=1))
+        await data.flush()
+        busy.data, busy.answer = data, answer.model_copy(update={"request_id": "another"})
+        data.record("u", busy.answer)
+        async with asyncio.timeout(30):
+            await data.flush()
+            return await data.get("u")
+
+    assert len(run(scenario, store=busy).impressions) == 2
+
+
+def test_a_write_that_takes_too_long_fails_and_so_do_too_many(run, tmp_path):
+    slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
+
+    async def scenario(service, data):
+        slow.open.clear()
+        data.config = dataclasses.replace(PATIENT, write_timeout_seconds=0.01)
+        with pytest.raises(errors.UserStoreError, match=r"within 0\.01 s. Send it again later"):
+            await data.append([event(1)])
+        data.config = dataclasses.replace(PATIENT, write_timeout_seconds=60)
+        intake = orchestrator.EventIntake(data)
+        waiting = [asyncio.create_task(intake.add([event(n)])) for n in range(100)]
+        await asyncio.sleep(0)
+        with pytest.raises(errors.UserStoreError, match="100 batches of events wait"):
+            await intake.add([event(100)])
+        slow.open.set()
+        added = sum(one.added for one in await asyncio.gather(*waiting))
+        return added, (await intake.add([event(100)])).added
+
+    assert run(scenario, store=slow) == (100, 1)
+
+
+def test_a_request_in_flight_does_not_bring_back_an_erased_user(run):
+    async def scenario(service, data):
+        answer = await service.recommend(Request(user_id="u"))
+        await data.delete("u")
+        # Another process answers, whose request began before.
+        other = answer.model_copy(update={"stage_ms": {"total": 50.0}, "request_id": "other"})
+        data.record("u", other)
+        gone = await data.get("u")
+        data.now = lambda: NOW + 1
+        data.record("u", other)
+        return gone, await data.get("u")
+
+    gone, back = run(scenario)
+    assert not gone.is_known
+    assert len(back.impressions) == 10
 
 
 def test_impressions_of_a_store_that_fails_are_dropped_and_counted(run, tmp_path):

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import json
 import signal
+import time
 
 import pytest
 import requirements
 import waiting
 
-from serving import impressions, orchestrator, users
+from serving import errors, impressions, orchestrator, users
 from serving.config import UserStoreConfig
 
 pytestmark = [pytest.mark.engines, requirements.NEEDS_VALKEY]
@@ -104,6 +105,76 @@ def test_what_a_reader_did_not_acknowledge_comes_again(valkey):
         assert await readers[1].read(0.01) == []
         for client in (*readers, producer):
             await (client.aclose if client is producer else client.close)()
+
+    asyncio.run(main())
+
+
+class _Failing:
+    """A store that fails to append while `down`."""
+
+    def __init__(self, store):
+        self._store = store
+        self.down = True
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def append(self, *arguments):
+        if self.down:
+            raise errors.UserStoreError("down")
+        return await self._store.append(*arguments)
+
+
+def test_after_a_failure_of_the_store_entries_come_again_at_once_in_their_order(valkey, tmp_path):
+    import redis.asyncio
+
+    appended = []
+
+    class Watched(_Failing):
+        async def append(self, events, now):
+            added = await super().append(events, now)
+            appended.extend(event.event_id for _, event in events)
+            return added
+
+    async def main():
+        producer = redis.asyncio.Redis.from_url(valkey.url)
+        store = Watched(users.open_store(f"sqlite:{tmp_path}/users.db", CONFIG))
+        data = orchestrator.UserData(store, CONFIG)
+        reader = users.StreamReader(valkey.url, "events", "group", "m")
+        consumer = orchestrator.EventConsumer(reader, orchestrator.EventIntake(data))
+        stopping = asyncio.Event()
+        await producer.xadd("events", entry(1))
+        await producer.xadd("events", {"event": "no JSON"})
+        running = asyncio.create_task(consumer.run(stopping))
+        await until(lambda: _true(consumer.problem is not None))
+        await producer.xadd("events", entry(2))
+        store.down = False
+        # Those of a reader that has ended are claimed after 30 s only.
+        async with asyncio.timeout(20):
+            await until(lambda: _true(consumer.added == 2))
+        assert (appended, consumer.rejected) == (["e1", "e2"], 1)
+        stopping.set()
+        await running
+        await reader.close()
+        await data.close()
+        await producer.aclose()
+
+    asyncio.run(main())
+
+
+def test_an_event_without_a_time_has_that_of_its_entry(valkey, tmp_path):
+    import redis.asyncio
+
+    async def main():
+        producer = redis.asyncio.Redis.from_url(valkey.url)
+        seconds = int(time.time()) - 1000
+        # It waited in the stream for long.
+        await producer.xadd("events", entry(1), id=f"{seconds}250-0")
+        async with consuming(valkey, f"sqlite:{tmp_path}/users.db") as (consumer, data):
+            await until(lambda: _true(consumer.added == 1))
+            (action,) = (await data.get("u")).actions
+        await producer.aclose()
+        assert action.time == seconds + 0.25
 
     asyncio.run(main())
 

@@ -207,16 +207,105 @@ def test_an_erased_user_is_unknown_and_others_stay(address):
         for user_id in ("u", "v"):
             await store.set_profile(user_id, {"age": 1}, NOW)
             await store.append([(user_id, click(1)), (user_id, click(2, NOW, "impression"))], NOW)
-        deleted = [await store.delete("u"), await store.delete("u"), await store.delete("x")]
+        deleted = [await store.delete(user_id, NOW) for user_id in ("u", "u", "x")]
         erased, other = await store.read(["u", "v"], NOW, True)
-        # The user may come back, with the same event.
-        assert await store.append([("u", click(1))], NOW) == 1
+        # The user may come back, with the id of an event of before.
+        assert await store.append([("u", click(1, NOW + 1))], NOW + 1) == 1
         return deleted, erased, other
 
     deleted, erased, other = run(address, scenario)
     assert deleted == [True, False, False]
     assert not erased.is_known
     assert (other.profile, len(other.actions), len(other.impressions)) == ({"age": 1}, 1, 1)
+
+
+def test_events_from_before_the_erasure_do_not_bring_a_user_back(address):
+    async def scenario(store):
+        other = users.open_store(address, CONFIG)
+        await store.append([("u", click(1, NOW - 10)), ("v", click(1, NOW - 10))], NOW)
+        await store.delete("u", NOW)
+        # From the queue of another process, and sent again.
+        late = [click(1, NOW - 10), click(2, NOW - 0.5, "impression"), click(3, NOW)]
+        counts = [await other.append([("u", event) for event in late], NOW + 60)]
+        gone = await read(store, now=NOW + 60)
+        counts.append(await other.append([("v", event) for event in late], NOW + 60))
+        counts.append(await other.append([("u", late[0]), ("u", click(4, NOW + 61))], NOW + 61))
+        await other.close()
+        return counts, gone, await read(store, now=NOW + 61)
+
+    counts, gone, back = run(address, scenario)
+    assert counts == [0, 2, 1]
+    assert not gone.is_known
+    assert [event.event_id for event in back.actions] == ["e4"]
+
+
+def test_an_erasure_is_known_for_an_hour_in_sqlite(tmp_path):
+    async def scenario(store):
+        await store.delete("secret-user", NOW)
+        counts = [await store.expire(NOW + 3599)]
+        counts.append(await store.append([("secret-user", click(1))], NOW + 3599))
+        await store.expire(NOW + 3600)
+        found = b"".join(path.read_bytes() for path in tmp_path.glob("users.db*"))
+        counts.append(await store.append([("secret-user", click(1))], NOW + 3600))
+        return counts, found
+
+    counts, found = run(f"sqlite:{tmp_path}/users.db", scenario)
+    assert counts == [0, 0, 1]
+    assert b"secret-user" not in found
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_an_erasure_is_known_for_an_hour_in_valkey(valkey):
+    async def scenario(store):
+        await store.delete("u", NOW)
+        # It must not extend the hour.
+        await store.append([("u", click(1, NOW + 1))], NOW + 1)
+
+    run(valkey.url, scenario)
+    assert 3500 < valkey.client().ttl("tfrec:{u}:erased") <= 3600
+
+
+def test_the_files_of_sqlite_have_nothing_of_an_erased_user(tmp_path):
+    def contents():
+        return b"".join(path.read_bytes() for path in tmp_path.glob("users.db*"))
+
+    async def scenario(store):
+        await store.append([("u", StoredEvent("e", "click", "secret-ad", NOW))], NOW)
+        before = contents()
+        await store.delete("u", NOW)
+        # The store is still open, and so its log of writes still exists.
+        return before, contents()
+
+    before, after = run(f"sqlite:{tmp_path}/users.db", scenario)
+    assert b"secret-ad" in before
+    assert b"secret-ad" not in after
+
+
+def test_a_commit_that_fails_leaves_sqlite_usable(tmp_path):
+    class FullDisk:
+        def __init__(self, connection):
+            self._connection = connection
+
+        def __getattr__(self, name):
+            return getattr(self._connection, name)
+
+        def execute(self, statement, *arguments):
+            if statement == "COMMIT":
+                raise sqlite3.OperationalError("disk I/O error")
+            return self._connection.execute(statement, *arguments)
+
+    async def scenario(store):
+        writer = store._writer
+        store._writer = FullDisk(writer)
+        with pytest.raises(errors.UserStoreError, match="disk I/O error"):
+            await store.append([("u", click(1))], NOW)
+        store._writer = writer
+        assert await store.append([("u", click(2))], NOW) == 1
+        return await read(store)
+
+    found = run(f"sqlite:{tmp_path}/users.db", scenario)
+    assert found.actions == [click(2)]
 
 
 def test_two_open_stores_agree(address):

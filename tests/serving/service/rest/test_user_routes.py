@@ -176,6 +176,19 @@ def test_a_profile_that_the_release_cannot_use_is_refused(serve):
         assert http.get("/v1/users/u").json()["profile"] == {}
 
 
+@pytest.mark.parametrize("user_id", ["u" * 257, "u%00"])
+def test_an_id_that_no_request_can_have_is_refused(serve, user_id):
+    path = f"/v1/users/{user_id}"
+    with serve() as http:
+        for reply in (
+            http.get(path),
+            http.put(path, json={"profile": {"country": "CH"}}),
+            http.delete(path),
+        ):
+            assert error_of(reply)[:2] == (400, "invalid_request")
+            assert error_of(reply)[2].startswith("user_id: expected 1 to 256 characters")
+
+
 def test_users_need_the_token(serve):
     with serve(token="secret") as http:
         calls = [

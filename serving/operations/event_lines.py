@@ -1,0 +1,76 @@
+"""Reads the log of events: JSON lines, as `FeedbackLog` writes them."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from serving import errors, requests, users
+from serving.users import StoredEvent
+
+
+@dataclasses.dataclass
+class EventLines:
+    """The events of a file.
+
+    Attributes:
+        events: Pairs of a user id and an event, in the order of the file.
+        anonymous: Number of lines that do not name their user or their time.
+        rejected: Number of lines that are no event.
+    """
+
+    events: list[tuple[str, StoredEvent]] = dataclasses.field(default_factory=list)
+    anonymous: int = 0
+    rejected: int = 0
+
+
+def read_event_lines(path: pathlib.Path) -> EventLines:
+    """Reads a file.
+
+    Raises:
+        ImpressionLogError: The file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise errors.ImpressionLogError(
+            f"{path} cannot be read ({error}); expected events as JSON lines. Check the path."
+        ) from error
+    found = EventLines()
+    for line in lines:
+        try:
+            event = _parsed(json.loads(line))
+        except (ValueError, RecursionError, errors.InvalidRequestError):
+            found.rejected += 1
+            continue
+        if event is None:
+            found.anonymous += 1
+        else:
+            found.events.append(event)
+    return found
+
+
+def _parsed(line: Any) -> tuple[str, StoredEvent] | None:
+    """Returns the event of a line; None: it does not name its user or its time."""
+    if not isinstance(line, dict):
+        raise ValueError(f"expected an object, got {type(line).__name__}")
+    if line.get("user_id") is None or line.get("time") is None:
+        return None
+    kind = _kind(line)
+    ids = {name: line.get(name) for name in ("event_id", "user_id", "ad_id", "time")}
+    amount = line[kind] if kind == "revenue" else None
+    event = requests.parse(requests.Event, {**ids, "event": kind, "amount": amount})
+    stored = StoredEvent(event.event_id, kind, event.ad_id, event.time or 0.0, event.amount)
+    return event.user_id, stored
+
+
+def _kind(line: dict[str, Any]) -> str:
+    """Returns the one thing that the user did; a click or engagement of 0 is none."""
+    given = {kind: line[kind] for kind in users.ACTIONS if line.get(kind) is not None}
+    if any(given.get(kind, 0) not in (0, 1) for kind in ("click", "engagement")):
+        raise ValueError(f"expected 0 or 1, got {given}")
+    # Revenue of 0 next to another kind is a label, and alone it is what the service got.
+    done = [kind for kind, value in given.items() if value or len(given) == 1]
+    if len(done) != 1 or (given[done[0]] == 0 and done != ["revenue"]):
+        raise ValueError(f"expected one of {', '.join(users.ACTIONS)}, got {given}")
+    return done[0]
