@@ -142,6 +142,12 @@ def test_the_clients_write_users_alike(tiny_base, tiny_bundle, ranker_address, t
                 ):
                     with pytest.raises(errors.ClientRequestError, match=r"country|'click'"):
                         call(connected)
+                for call in (
+                    lambda own: own.set_profile("u" * 257, {}),
+                    lambda own: own.delete_user("u" * 257),
+                ):
+                    with pytest.raises(errors.ClientRequestError, match="1 to 256 characters"):
+                        call(connected)
     for done, answer, deleted in found:
         assert [one.added for one in done] == [1, 0]
         assert "ad-3" not in {ad.ad_id for ad in answer.ads}
