@@ -26,7 +26,7 @@ from tfrecords import encoding, schema
 _SCALE_QUANTILE = 0.01
 # The share of the fitted slopes that is kept. The log shows dear ads to users who buy them; for other
 # users the whole line promises what they will not spend.
-_SHARE = 0.5
+KEPT_SHARE = 0.5
 
 
 class NumericSlopes(tf.keras.layers.Layer):
@@ -61,7 +61,7 @@ class NumericSlopes(tf.keras.layers.Layer):
         centered = numbers - numbers.mean(axis=0)
         gram = centered.T @ centered + np.eye(numbers.shape[1])
         fitted = np.linalg.solve(gram, centered.T @ (targets - targets.mean()))
-        self.slopes.assign(_SHARE * fitted)
+        self.slopes.assign(KEPT_SHARE * fitted)
 
 
 def numbers_of_ids(boundaries: Sequence[float]) -> np.ndarray:
