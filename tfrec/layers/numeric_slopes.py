@@ -24,8 +24,8 @@ from tfrecords import encoding, schema
 
 # Numbers are divided by this quantile of their sizes: all but the smallest become logarithms.
 _SCALE_QUANTILE = 0.01
-# The share of the fitted slopes that is kept. The log shows dear ads to users who buy them; for other
-# users the whole line promises what they will not spend.
+# The share of the fitted slopes that is kept. The log shows dear ads to users who buy them; for
+# other users the whole line promises what they will not spend.
 KEPT_SHARE = 0.5
 
 
