@@ -137,7 +137,7 @@ def build_index(
             `config.target_recall`. Queries at odd positions are held out, to measure recall.
         ads: N ads with `AD_ID` and the raw fields, which Milvus filters by.
         resume_file: Where Milvus notes how many ads it has, so that a build that was killed goes
-            on. None: each build starts anew.
+            on. None: each build starts from the beginning.
 
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.

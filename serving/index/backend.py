@@ -1,4 +1,4 @@
-"""What the index of a release offers, whoever searches it.
+"""What the index of a release offers, with any backend.
 
     faiss    in process: `search.Searcher`, the default
     milvus   a Milvus server or a milvus-lite file: `milvus_index.MilvusIndex`

@@ -53,7 +53,7 @@ class ReleaseInputs:
         training_id: Id of the training. None: a checksum of the models.
         dataset_fingerprint: Fingerprint of the data set; empty if there is none.
         work_directory: Directory of the embedded ads, with which an export that was killed goes on.
-            None: each export starts anew.
+            None: each export starts again.
     """
 
     ads: pa.Table

@@ -82,7 +82,7 @@ def test_answers_are_those_of_faiss_before_and_after_updates(server, tmp_path, k
         updated = answers(tmp_path / "faiss")
         assert {"new-1", "ad-29"} <= {ad.ad_id for ad in updated[1].ads}
         assert not {"ad-32", "ad-35"} & {ad.ad_id for answer in updated for ad in answer.ads}
-        # What was open sees the updates of another process, and so does what opens anew.
+        # What was open sees the updates of another process, and so does what opens again.
         assert_same([open_before.recommend(REQUEST)], updated[:1])
     assert_same(answers(tmp_path / "milvus"), updated)
     # The collection itself is as it was exported.
