@@ -107,7 +107,9 @@ def _gradients(strategy, name, model, read):
     sizes = (31, 1)
     first = [read(size).take(1) for size in sizes]
     batches = iter(training.shared_out(strategy, first[0].concatenate(first[1])))
-    names = ["loss", *(variable.name for variable in model.trainable_variables)]
+    # The layers that a process has built before are counted in the first part of a name.
+    own = [variable.name.rpartition("/")[2] for variable in model.trainable_variables]
+    names = ["loss", *own]
     found = {}
     for size in sizes:
         for number, (variable, total) in enumerate(zip(names, step(batches), strict=True)):

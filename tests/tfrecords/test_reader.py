@@ -130,7 +130,7 @@ def test_a_description_round_trips_as_json(data_set):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "has format_version 2; expected 4. Convert the log again."),
+        ({"format_version": 2}, "has format_version 2; expected 5. Convert the log again."),
         ({"num_ads": "many"}, "num_ads"),
     ],
 )

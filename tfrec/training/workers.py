@@ -157,9 +157,10 @@ def _lost_workers_named(addresses: list[str], index: int) -> Iterator[None]:
         yield
     except _LOST as error:
         others = ", ".join(a for number, a in enumerate(addresses) if number != index)
+        said = error.message.partition("\n")[0]  # the rest names nodes of the graph
         raise WorkerLostError(
             f"Worker {index} lost another worker ({others}): it ended or cannot be reached "
-            f"({type(error).__name__}: {error.message}). See what that one printed, and start "
+            f"({type(error).__name__}: {said}). See what that one printed, and start "
             "all workers again with the same commands; training resumes from its last backup."
         ) from error
 

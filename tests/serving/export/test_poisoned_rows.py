@@ -118,9 +118,9 @@ def exported(runs, tmp_path_factory) -> dict[str, Exported]:
     two_tower, _ = retrieval.load_two_tower(data_set, runs.directory("none", "retrieval"))
     ranker, calibrators, _ = ranking.load_ranker(data_set, runs.directory("none", "ranker"))
 
-    def build(embeddings, settings, *, tuning_queries):
+    def build(embeddings, settings, *, tuning_queries, **options):
         recorded.append(tuning_queries)
-        return index.build_index(embeddings, settings, tuning_queries=tuning_queries)
+        return index.build_index(embeddings, settings, tuning_queries=tuning_queries, **options)
 
     def measure(searcher, embeddings, queries, k):
         recorded.append(queries)

@@ -231,10 +231,18 @@ def test_clicks_are_read_in_log_order_and_of_many_some_evenly_spaced(data_set):
 def test_the_ads_that_clicks_are_held_against_have_the_latest_features(data_set, retrieval_config):
     model = build(data_set, sampled(retrieval_config, uniform_negatives=8))
     batch = next(iter(data_set.clicked("train", 16)))
+    embedded, embed_batch = [], model.embed_batch
+
+    def recorded(inputs, query, ads, *others):
+        embedded.append(ads)
+        return embed_batch(inputs, query, ads, *others)
+
+    model.embed_batch = recorded
     # As if every ad had changed since it was clicked.
-    rows, features = model._candidates({**batch, "ad": batch["ad"] + 1})
-    assert len(rows) == len(batch["ad_row"]) + 8
-    np.testing.assert_array_equal(features, np.asarray(data_set.catalog().features)[rows.numpy()])
+    model.compute_loss({**batch, "ad": batch["ad"] + 1})
+    features, count = np.asarray(data_set.catalog().features), len(batch["ad_row"])
+    np.testing.assert_array_equal(embedded[0][:count], features[batch["ad_row"].numpy()])
+    assert len(embedded[0]) == count + 8
 
 
 @pytest.mark.parametrize(("num_fields", "dim"), [(1, 128), (2, 128), (4, 64), (16, 16), (39, 16)])
