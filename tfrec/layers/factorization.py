@@ -1,10 +1,13 @@
 """A factorization machine of the fields: a shallow model for labels with few positives.
 
 The logit is a sum of effects of all field values, and of inner products of the query side's sum of
-vectors with the ad side's. Numbers count by their buckets, and each value of a list counts.
+vectors with the ad side's. Each value of a list counts. Numbers count by their buckets, and those
+of the ad also by their logarithm and its square: whether users buy the dearest ads, which few rows
+have, is then known from how it changes with the price.
 
 Shapes: B requests, C candidates, Wq and Wa columns of ids of the query and the ad side, W columns
-with ids of a side, V ids of all fields, F fields, K rank.
+with ids of a side, M numbers of the ad side, V rows of the table: ids of all fields, then the
+numbers and their squares, F fields (each number is one, and each square), K rank.
 
 References:
     Rendle, Factorization Machines, 2010 (here without the products inside a side).
@@ -28,7 +31,7 @@ class FactorizationMachine(tf.keras.layers.Layer):
         fitted: The fitted schema; fields that are vectors are left out.
 
     Attributes:
-        table: [V, 1 + K] effect and vector of each id of each field.
+        table: [V, 1 + K] effect and vector of each id of each field, each number and each square.
         intercept: Logit of rows without effects.
         share: Weight in [0, 1] of this logit where it is mixed with another; 0 before the fit.
         query_rows, ad_rows: Maps encoded rows of a side to rows of the table.
@@ -48,8 +51,11 @@ class FactorizationMachine(tf.keras.layers.Layer):
         padding = [first[field] for field in fields if field.is_list]
         self.query_rows = TableRows(fitted, query_fields, first)
         self.ad_rows = TableRows(fitted, ad_fields, first)
+        self._numbers = number_lookup.scaled_numbers(fitted, ad_fields)
+        self._num_ids = sum(sizes)
+        sizes += [1] * (2 * self._numbers.num_fields)
         self.field_of_row = np.repeat(np.arange(len(sizes)), sizes)
-        self.is_padding = np.isin(np.arange(sum(sizes)), padding)
+        self.is_padding = np.isin(np.arange(self._num_ids), padding)
         self.table = self.add_weight("table", (sum(sizes), 1 + RANK), initializer="zeros")
         self.intercept = self.add_weight("intercept", (), initializer="zeros")
         self.share = self.add_weight("share", (), initializer="zeros")
@@ -58,9 +64,16 @@ class FactorizationMachine(tf.keras.layers.Layer):
         """Returns logits [B, C] of queries [B, Wq] and ads [B, C, Wa], int32."""
         query_sum = self._sum(self.query_rows(query))[:, None]  # [B, 1, 1 + K]
         ad_sum = self._sum(self.ad_rows(ad))  # [B, C, 1 + K]
+        ad_sum += tf.tensordot(self.ad_numbers(ad), self.table[self._num_ids :], axes=1)
         effects = query_sum[..., 0] + ad_sum[..., 0]
         products = tf.reduce_sum(query_sum[..., 1:] * ad_sum[..., 1:], axis=-1)
         return self.intercept + effects + products
+
+    def ad_numbers(self, ad: tf.Tensor) -> tf.Tensor:
+        """Returns the values [..., 2 M] of the last rows of the table at ads [..., Wa] int32."""
+        numbers = self._numbers(ad)
+        # Of normal numbers, the square has mean 0 and about deviation 1, too.
+        return tf.concat([numbers, (tf.square(numbers) - 1.0) / 1.5], axis=-1)
 
     def _sum(self, rows: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(tf.gather(self.table, rows), axis=-2)

@@ -1,6 +1,6 @@
 """Looks up what belongs to the ids of numeric fields.
 
-Shapes: W columns of ids of a side, M numeric fields.
+Shapes: W columns of ids of a side, M numeric fields, T buckets.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,9 @@ import tensorflow as tf
 
 from tfrecords import encoding, schema
 
+# Numbers are divided by this quantile of their sizes: all but the smallest become logarithms.
+_SCALE_QUANTILE = 0.01
+
 
 class NumberLookup:
     """Maps encoded rows of a side to a value for each of its numbers.
@@ -18,12 +21,16 @@ class NumberLookup:
         fields: The fields of the side, in the order of the columns.
         tables: The value of each id of each numeric field.
         dtype: Type of the values.
+
+    Attributes:
+        num_fields: Number M of numeric fields.
     """
 
     def __init__(
         self, fields: Sequence[schema.Field], tables: Sequence[np.ndarray], dtype: type
     ) -> None:
         own = [columns.start for f, columns in encoding.columns(fields) if f.kind == "numeric"]
+        self.num_fields = len(own)
         self._columns = np.array(own, np.int32)
         self._first = np.cumsum([0, *map(len, tables)])[:-1].astype(np.int32)
         self._values: np.ndarray = np.concatenate([*tables, np.empty(0)]).astype(dtype)
@@ -47,3 +54,30 @@ def coarse_rows(
     buckets = [fitted.statistics[field.name].coarse_buckets() for field in numeric]
     rows = [own + row for own, row in zip(buckets, first, strict=True)]
     return NumberLookup(fields, rows, np.int32)
+
+
+def scaled_numbers(fitted: encoding.FittedSchema, fields: Sequence[schema.Field]) -> NumberLookup:
+    """Returns a lookup of the logarithm of each number, see `numbers_of_ids`."""
+    numeric = [field for field in fields if field.kind == "numeric"]
+    tables = [numbers_of_ids(fitted.statistics[field.name].boundaries) for field in numeric]
+    return NumberLookup(fields, tables, np.float32)
+
+
+def numbers_of_ids(boundaries: Sequence[float]) -> np.ndarray:
+    """Returns a number for each id of a numeric field, scaled to mean 0 and deviation 1.
+
+    Args:
+        boundaries: Ascending boundaries [T - 1] of the buckets.
+
+    Returns:
+        [T + 1] float32: the inverse hyperbolic sine, which is a logarithm for numbers that are not
+        small, of the lower end of each bucket; 0 for a missing number.
+    """
+    if not boundaries:
+        return np.zeros(2, np.float32)
+    ends = np.asarray([boundaries[0], *boundaries], np.float64)
+    sizes = np.abs(ends[ends != 0])
+    scale = np.quantile(sizes, _SCALE_QUANTILE) if sizes.size else 1.0
+    numbers = np.arcsinh(ends / scale)
+    numbers = (numbers - numbers.mean()) / max(numbers.std(), 1e-6)
+    return np.concatenate([[0.0], numbers]).astype(np.float32)

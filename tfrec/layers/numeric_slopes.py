@@ -6,7 +6,7 @@ has brought on average. The line is fitted to the first rows before training, wh
 amounts differ from it. Numbers beyond those of the log count as the largest or smallest of it, so
 nothing is extrapolated.
 
-Shapes: N rows, B requests, C candidates, W columns of ids, M numeric fields, T buckets.
+Shapes: N rows, B requests, C candidates, W columns of ids.
 
 References:
     McCullagh and Nelder, Generalized Linear Models, 1989 (offsets).
@@ -22,8 +22,6 @@ import tensorflow as tf
 from tfrec.layers import number_lookup
 from tfrecords import encoding, schema
 
-# Numbers are divided by this quantile of their sizes: all but the smallest become logarithms.
-_SCALE_QUANTILE = 0.01
 # The share of the fitted slopes that is kept. The log shows dear ads to users who buy them; for
 # other users the whole line promises what they will not spend.
 KEPT_SHARE = 0.5
@@ -39,11 +37,9 @@ class NumericSlopes(tf.keras.layers.Layer):
 
     def __init__(self, fitted: encoding.FittedSchema, fields: Sequence[schema.Field]) -> None:
         super().__init__(name="numeric_slopes")
-        numeric = [field for field in fields if field.kind == "numeric"]
-        tables = [numbers_of_ids(fitted.statistics[field.name].boundaries) for field in numeric]
-        self._numbers = number_lookup.NumberLookup(fields, tables, np.float32)
+        self._numbers = number_lookup.scaled_numbers(fitted, fields)
         self.slopes = self.add_weight(
-            "slopes", (len(numeric),), initializer="zeros", trainable=False
+            "slopes", (self._numbers.num_fields,), initializer="zeros", trainable=False
         )
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
@@ -62,23 +58,3 @@ class NumericSlopes(tf.keras.layers.Layer):
         gram = centered.T @ centered + np.eye(numbers.shape[1])
         fitted = np.linalg.solve(gram, centered.T @ (targets - targets.mean()))
         self.slopes.assign(KEPT_SHARE * fitted)
-
-
-def numbers_of_ids(boundaries: Sequence[float]) -> np.ndarray:
-    """Returns a number for each id of a numeric field, scaled to mean 0 and deviation 1.
-
-    Args:
-        boundaries: Ascending boundaries [T - 1] of the buckets.
-
-    Returns:
-        [T + 1] float32: the inverse hyperbolic sine, which is a logarithm for numbers that are not
-        small, of the lower end of each bucket; 0 for a missing number.
-    """
-    if not boundaries:
-        return np.zeros(2, np.float32)
-    ends = np.asarray([boundaries[0], *boundaries], np.float64)
-    sizes = np.abs(ends[ends != 0])
-    scale = np.quantile(sizes, _SCALE_QUANTILE) if sizes.size else 1.0
-    numbers = np.arcsinh(ends / scale)
-    numbers = (numbers - numbers.mean()) / max(numbers.std(), 1e-6)
-    return np.concatenate([[0.0], numbers]).astype(np.float32)

@@ -10,7 +10,7 @@ each logit in their mixture is chosen on validation rows.
 Revenue follows an engagement, so the logit of a positive amount is mixed, in the same way, with
 that of a click and an engagement after it.
 
-Shapes: N clicked rows, L held-out rows, V rows of the table, F fields, K rank.
+Shapes: N clicked rows, L held-out rows, V rows of the table, M numbers, F fields, K rank.
 
 References:
     MacKay, Bayesian Interpolation, 1992, §4 (variances of priors from the evidence).
@@ -57,10 +57,7 @@ def fit(
     positives = int(labels.sum())
     if min(positives, len(labels) - positives) < _MIN_POSITIVES:
         return False
-    sides = (
-        _matrix(machine.query_rows(query).numpy(), machine),
-        _matrix(machine.ad_rows(ad).numpy(), machine),
-    )
+    sides = matrices(machine, query, ad)
     intercept, table = fit_table(sides, labels, machine.field_of_row, layers.RANK, seed)
     machine.intercept.assign(intercept)
     machine.table.assign(table)
@@ -83,6 +80,17 @@ def _clicked_rows(data_set: reader.DataSet, head: str) -> tuple[np.ndarray, np.n
     return query, ad, labels.astype(np.float64)
 
 
+def matrices(
+    machine: layers.FactorizationMachine, query: np.ndarray, ad: np.ndarray
+) -> tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix]:
+    """Returns [N, V] values by row of the table, of queries [N, Wq] and of ads [N, Wa] int32."""
+    numbers = _last_columns(machine.ad_numbers(ad).numpy(), len(machine.field_of_row))
+    return (
+        _matrix(machine.query_rows(query).numpy(), machine),
+        _matrix(machine.ad_rows(ad).numpy(), machine) + numbers,
+    )
+
+
 def _matrix(rows: np.ndarray, machine: layers.FactorizationMachine) -> scipy.sparse.csr_matrix:
     """Returns [N, V]: how often each row [N, W] has each id, without the padding of lists."""
     ends = np.arange(len(rows) + 1) * rows.shape[1]
@@ -90,6 +98,14 @@ def _matrix(rows: np.ndarray, machine: layers.FactorizationMachine) -> scipy.spa
     return scipy.sparse.csr_matrix(
         (ones, rows.ravel(), ends), (len(rows), len(machine.field_of_row))
     )
+
+
+def _last_columns(values: np.ndarray, num_columns: int) -> scipy.sparse.csr_matrix:
+    """Returns a matrix of this many columns that ends with values [N, M]."""
+    count, width = values.shape
+    columns = np.tile(np.arange(num_columns - width, num_columns), count)
+    ends = np.arange(count + 1) * width
+    return scipy.sparse.csr_matrix((values.ravel(), columns, ends), (count, num_columns))
 
 
 def fit_table(
@@ -102,9 +118,9 @@ def fit_table(
     """Fits the most probable effects and vectors by Adam, and the variances of their priors.
 
     Args:
-        sides: [N, V] ids of the query side, and of the ad side.
+        sides: [N, V] ids of the query side, and ids and numbers of the ad side.
         labels: [N] 0 or 1.
-        field_of_row: [V] field of each id.
+        field_of_row: [V] field of each row of the table.
         rank: Length K of a vector.
         seed: Seed of the initial vectors.
 
@@ -112,6 +128,7 @@ def fit_table(
         Intercept, and table [V, 1 + K].
     """
     transposed = tuple(side.T.tocsr() for side in sides)
+    squared = tuple(side.power(2) for side in transposed)
     num_ids, num_fields = len(field_of_row), int(field_of_row.max()) + 1
     rng = np.random.default_rng(seed)
     table = rng.normal(0.0, 0.1, (num_ids, 1 + rank))
@@ -140,7 +157,7 @@ def fit_table(
             scale = np.sqrt(square / (1 - 0.97**step)) + 1e-3
             own -= rate * mean / (1 - 0.9**step) / scale
         if step % _STEPS_PER_ESTIMATE == 0 and _FIRST_ESTIMATE <= step < _STEPS - _LAST_STEPS:
-            curvature = _summed(transposed, tuple(s**2 for s in slopes), information)
+            curvature = _summed(squared, tuple(s**2 for s in slopes), information)
             precision = _estimated(precision, curvature, table, field_of_row, columns)
     return float(intercept[0]), table
 
@@ -150,7 +167,7 @@ def _summed(
     slopes: tuple[np.ndarray, ...],
     weights: np.ndarray,
 ) -> np.ndarray:
-    """Returns [V, 1 + K]: the sums over the rows with an id of weight times slope."""
+    """Returns [V, 1 + K]: the sums over the rows of value times weight times slope."""
     parts = (one @ (weights[:, None] * own) for one, own in zip(transposed, slopes, strict=True))
     return sum(parts)
 

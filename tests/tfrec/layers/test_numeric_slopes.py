@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec import layers
-from tfrec.layers import numeric_slopes
+from tfrec.layers import number_lookup, numeric_slopes
 from tfrecords import encoding, schema
 from tfrecords.conversion import fitting
 
@@ -27,7 +27,7 @@ def fitted(prices):
 
 def test_numbers_ascend_as_logarithms_with_mean_0_and_deviation_1():
     boundaries = np.geomspace(0.01, 1e5, 200).tolist()
-    numbers = numeric_slopes.numbers_of_ids(boundaries)
+    numbers = number_lookup.numbers_of_ids(boundaries)
     assert numbers[0] == 0
     assert numbers[1] == numbers[2]
     assert numbers[1:].mean() == pytest.approx(0, abs=1e-5)
@@ -38,7 +38,7 @@ def test_numbers_ascend_as_logarithms_with_mean_0_and_deviation_1():
 
 @pytest.mark.parametrize("boundaries", [(), (0.0,), (-5.0, 0.0, 5.0), (-1e30, 1e30)])
 def test_numbers_are_finite(boundaries):
-    numbers = numeric_slopes.numbers_of_ids(boundaries)
+    numbers = number_lookup.numbers_of_ids(boundaries)
     assert np.isfinite(numbers).all()
     assert len(numbers) == len(boundaries) + 2
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import scipy.sparse
 import scipy.special
@@ -11,6 +12,9 @@ import tensorflow as tf
 from tfrec import layers, ranking
 from tfrec.exported import candidate_scores
 from tfrec.ranking import rare_heads
+from tfrecords import encoding
+from tfrecords.conversion import fitting
+from tfrecords.schema import Field, Schema
 
 # Query: a segment with an effect by category, and an id that means nothing. Ad: likewise.
 SIZES = (8, 400, 10, 300)
@@ -47,11 +51,44 @@ def test_a_machine_learns_the_fields_that_matter_and_shrinks_the_others():
     field_of_row = np.repeat(np.arange(4), SIZES)
     intercept, table = rare_heads.fit_table(matrices(ids), labels, field_of_row, 3, seed=1)
     later, later_truth = impressions(rng, vectors, 2_000)
-    query, ad = (side @ table for side in matrices(later))
-    logits = intercept + query[:, 0] + ad[:, 0] + np.sum(query[:, 1:] * ad[:, 1:], axis=1)
+    logits = logits_of(matrices(later), intercept, table)
     assert np.corrcoef(logits, later_truth)[0, 1] > 0.9
     sizes = [np.square(table[field_of_row == field, 1:]).mean() for field in range(4)]
     assert max(sizes[1], sizes[3]) < 0.1 * min(sizes[0], sizes[2])
+
+
+def logits_of(sides, intercept, table):
+    query, ad = (side @ table for side in sides)
+    return intercept + query[:, 0] + ad[:, 0] + np.sum(query[:, 1:] * ad[:, 1:], axis=1)
+
+
+def test_a_machine_scores_as_the_matrices_that_it_is_fitted_on(data_set):
+    machine = layers.FactorizationMachine(data_set.fitted)
+    table = np.random.default_rng(0).normal(0, 0.1, machine.table.shape)
+    machine.table.assign(table)
+    batch = next(iter(data_set.batches("test", 50)))
+    query, ad = batch["query"].numpy(), batch["ad"].numpy()[:, 0]
+    expected = logits_of(rare_heads.matrices(machine, query, ad), 0.0, table)
+    np.testing.assert_allclose(machine(query, ad[:, None])[:, 0], expected, atol=1e-4)
+
+
+def test_what_users_do_not_buy_is_known_of_the_dearest_ads_which_few_rows_have():
+    rng = np.random.default_rng(0)
+    fields = (Field("country", "categorical", "query"), Field("price", "numeric", "ad"))
+    shop = Schema("shop", fields, ("price",), "clicked")
+    log_price = rng.normal(3.0, 1.2, 8_000)
+    numbers = fitting.fit_numbers(np.exp(log_price).astype(np.float32), 40)
+    fitted = encoding.FittedSchema(shop, {"country": encoding.FieldStatistics(), "price": numbers})
+    ad = encoding.Encoder(fitted, shop.ad_fields).encode_table(
+        pa.table({"price": np.exp(log_price).astype(np.float32)})
+    )
+    truth = -1.0 - 1.5 * (log_price - 3.0)
+    labels = (rng.random(len(ad)) < scipy.special.expit(truth)).astype(float)
+    machine = layers.FactorizationMachine(fitted)
+    sides = rare_heads.matrices(machine, np.zeros((len(ad), 1), np.int32), ad)
+    found = logits_of(sides, *rare_heads.fit_table(sides, labels, machine.field_of_row, 2, seed=1))
+    dearest = np.argsort(log_price)[-100:]  # half of the last bucket of 40
+    assert np.abs(found[dearest] - truth[dearest]).mean() < 0.7
 
 
 def test_the_share_of_other_logits_follows_what_held_out_rows_say():
