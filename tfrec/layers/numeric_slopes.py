@@ -22,10 +22,6 @@ import tensorflow as tf
 from tfrec.layers import number_lookup
 from tfrecords import encoding, schema
 
-# The share of the fitted slopes that is kept. The log shows dear ads to users who buy them; for
-# other users the whole line promises what they will not spend.
-KEPT_SHARE = 0.5
-
 
 class NumericSlopes(tf.keras.layers.Layer):
     """Multiplies the logarithms of numbers with slopes, which are 0 before `fit`.
@@ -56,5 +52,4 @@ class NumericSlopes(tf.keras.layers.Layer):
         numbers = self._numbers(ids).numpy().astype(np.float64)
         centered = numbers - numbers.mean(axis=0)
         gram = centered.T @ centered + np.eye(numbers.shape[1])
-        fitted = np.linalg.solve(gram, centered.T @ (targets - targets.mean()))
-        self.slopes.assign(KEPT_SHARE * fitted)
+        self.slopes.assign(np.linalg.solve(gram, centered.T @ (targets - targets.mean())))

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec import layers
-from tfrec.layers import number_lookup, numeric_slopes
+from tfrec.layers import number_lookup
 from tfrecords import encoding, schema
 from tfrecords.conversion import fitting
 
@@ -65,9 +65,8 @@ def test_the_line_holds_for_the_dearest_ads_which_few_rows_have():
     # Twenty and a hundred times the median price; nothing is extrapolated beyond the largest.
     asked = [20.0, 400.0, float(prices.max()), 1e9]
     line = slopes(tf.constant(ids(asked))[None])[0].numpy()
-    kept = 1.4 * numeric_slopes.KEPT_SHARE
-    assert line[1] - line[0] == pytest.approx(kept * np.log(20), rel=0.05)
-    assert line[2] - line[0] == pytest.approx(kept * np.log(prices.max() / 20), rel=0.05)
+    assert line[1] - line[0] == pytest.approx(1.4 * np.log(20), rel=0.05)
+    assert line[2] - line[0] == pytest.approx(1.4 * np.log(prices.max() / 20), rel=0.05)
     assert line[3] == line[2]
 
 
