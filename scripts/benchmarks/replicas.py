@@ -15,7 +15,7 @@ each a process. Requests arrive as a Poisson process over HTTP, in phases of --d
     after         all replicas
 
 Prints for each phase the requests that were sent, failed, refused or degraded (late or unranked),
-latencies, and the p99 as a multiple of the undisturbed one; as last line JSON. Takes two and a half
+latencies, and the p99 as a multiple of the undisturbed one; as last line JSON. Takes three
 minutes. The exit status is 1 if a request failed or was degraded.
 """
 
@@ -43,7 +43,7 @@ flags.DEFINE_float("deadline_ms", 2000.0, "Deadline of a request.", lower_bound=
 flags.DEFINE_list("phases", [], "Phases to measure. Empty: all.")
 FLAGS = flags.FLAGS
 
-_WARM_UP_SECONDS = 5.0
+_WARM_UP_SECONDS = 20.0
 _STOPPED_SECONDS, _RUNNING_SECONDS = 0.045, 0.005
 
 
