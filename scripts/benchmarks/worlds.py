@@ -5,7 +5,7 @@
 
 A cell is a world and a seed of the world: its log is written, converted, trained on with the
 defaults, and evaluated on its test split. It takes as long as `tfrec train`. The second command
-has nine cells of 100,000 impressions. For requests of the test period, the sums of the true
+has twelve cells of 100,000 impressions. For requests of the test period, the sums of the true
 utilities of these ten ads are compared:
 
     optimum  the best ten of all ads

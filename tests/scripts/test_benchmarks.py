@@ -199,6 +199,27 @@ def test_parts_of_the_ranker_are_left_out(tmp_path, data_set):
 
 
 @pytest.mark.benchmark
+def test_attention_is_measured_on_and_off(tmp_path):
+    result, shown = run(
+        "benchmarks/attention.py",
+        "--n_samples=3000",
+        "--calls=2",
+        "--epochs=1",
+        "--model_dim=16",
+        "--feed_forward_dim=16",
+        f"--workdir={tmp_path}",
+    )
+    on, off, truth = result["rows"]
+    assert [own["blocks"] for own in (on, off, truth)] == [3, 0, "truth"]
+    assert on["auc"] != off["auc"]
+    assert truth["share"] == 1.0
+    assert truth["auc"] > max(on["auc"], off["auc"])
+    assert truth["ndcg"] > max(on["ndcg"], off["ndcg"])
+    assert 0 < on["p50_ms"] <= on["p99_ms"]
+    assert "recent_clicks of 50" in shown
+
+
+@pytest.mark.benchmark
 def test_one_size_of_table_has_no_growth(tmp_path):
     flags = ["--table_rows=20000,20000", f"--workdir={tmp_path}"]
     done = scripts_in_forks.run("benchmarks/training.py", *flags)

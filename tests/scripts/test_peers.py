@@ -11,7 +11,7 @@ import scripts_in_forks
 from tfrec import calibration, metrics, ranking
 
 NUM_VALUES, NUM_BUCKETS, LIST_LENGTH = 12, 10, 3
-NETWORKS = ("dnn", "dcn_v2", "deepfm", "fwfm", "dlrm", "final_mlp")
+NETWORKS = ("dnn", "dcn_v2", "deepfm", "fwfm", "dlrm", "final_mlp", "din")
 PEERS = ("lightgbm", "hashed_logistic_regression", *NETWORKS)
 
 
@@ -119,6 +119,33 @@ def test_each_peer_but_the_linear_one_finds_a_planted_interaction_and_what_follo
         expected[interactions.test.ids[paid, 2] == bucket].mean() for bucket in (1, NUM_BUCKETS)
     ]
     assert by_bucket[1] / by_bucket[0] > 4
+
+
+def seen_rows(peer_data, rng, count):
+    """Ads that are clicked nine times of ten if they are in a history of three, else once."""
+    seen = np.array([rng.choice(12, 3, replace=False) + 1 for _ in range(count)])
+    ad = np.where(rng.random(count) < 0.5, seen[:, 0], rng.integers(1, 13, count))
+    clicked = rng.random(count) < np.where((seen == ad[:, None]).any(axis=1), 0.9, 0.1)
+    # Ages, which peers do not read, are between the history and the ad.
+    ids = np.column_stack([seen, rng.integers(100, 250, (count, 3)), ad]).astype(np.int32)
+    labels = {"click": clicked.astype(np.float32)}
+    return peer_data.PeerRows(ids, labels, np.arange(count), np.ones(count, bool))
+
+
+@pytest.mark.trains
+def test_din_finds_that_the_candidate_is_in_the_history(script, monkeypatch, tmp_path):
+    peer_data, models = script("peers.peer_data"), script("peers.models")
+    fields = (
+        peer_data.PeerField("seen", "categorical_list", slice(0, 3), 13),
+        peer_data.PeerField("ad", "categorical", slice(6, 7), 13, is_ad=True),
+    )
+    rng = np.random.default_rng(3)
+    rows = [seen_rows(peer_data, rng, n) for n in (6_000, 800, 1_500)]
+    data = peer_data.PeerData(fields, *rows, histories={"seen": np.arange(13)[:, None]})
+    with_few_passes(models, "din", monkeypatch, hidden=64, embedding_l2=3.0, learning_rate=5e-3)
+    fitted = models.fit("din", data, 1, 0.0, tmp_path)
+    # The rule itself reaches 0.9.
+    assert metrics.auc(data.test.labels["click"], fitted.test["click"]) > 0.85
 
 
 @pytest.mark.trains

@@ -158,4 +158,4 @@ def test_shares_are_averaged_over_seeds_with_intervals(script):
 
 def test_an_unknown_world_is_refused():
     done = run("benchmarks/worlds.py", "--worlds=shop,desert", status=1)
-    assert "--worlds takes some of bilinear, shop, drift, got 'desert'" in done.stderr
+    assert "--worlds takes some of bilinear, shop, drift, sequence, got 'desert'" in done.stderr

@@ -11,7 +11,7 @@ from tfrec.evaluation.baselines import (
 from tfrec.evaluation.candidates import CandidateIndex
 from tfrec.evaluation.corpus_ranking import NDCG_AT, RECALL_AT
 from tfrec.evaluation.evaluation import Models, OpenIndex, evaluate, evaluate_whole_system
-from tfrec.evaluation.ground_truth import load_ground_truth
+from tfrec.evaluation.ground_truth import GroundTruth, load_ground_truth
 from tfrec.evaluation.realized import REALIZED_OUTCOMES
 from tfrec.evaluation.report import (
     CalibrationBin,
@@ -49,6 +49,7 @@ __all__ = [
     "Ease",
     "Estimate",
     "EvaluationReport",
+    "GroundTruth",
     "HeadQuality",
     "ItemNeighbors",
     "Models",

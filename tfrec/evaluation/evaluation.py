@@ -189,7 +189,7 @@ def _by_ground_truth(
     """Measures the system on `truth.sample_requests`, next to other choosers of ten ads."""
     assert models.ranker is not None
     catalog = data_set.catalog()
-    queries = truth.encode(data_set, truth.sample_requests)
+    queries = truth.sample_queries
     order = ground_truth.catalog_order(truth, catalog)
     weights = {head: models.heads.weights[head] for head in models.ranker.heads}
     utilities = {UTILITY: weights, CLICK.label: {CLICK.label: 1.0}}

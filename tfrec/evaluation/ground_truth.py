@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tfrec import retrieval
 from tfrec.evaluation import corpus_ranking
-from tfrecords import encoding, formats, reader, records, synthetic
+from tfrecords import formats, reader, records, synthetic
 from tfrecords.schema import Schema
 from tfrecords.splits import SPLITS
 
@@ -27,19 +27,16 @@ class GroundTruth:
     Attributes:
         world: Returns the true probability of any request with any ad.
         rows: Output of a head -> true values [L] of the impressions.
-        log: The raw impressions [L].
-        sample_requests: Raw query fields of some requests [Q], evenly spaced over the split.
+        log: The raw impressions [L], with the columns of the world that the log does not hold.
+        sample_requests: The rows of some requests [Q], evenly spaced over the split.
+        sample_queries: Their encoded query fields [Q, Wq] int32, of the data set.
     """
 
     world: synthetic.World
     rows: dict[str, np.ndarray]
     log: pa.Table
     sample_requests: pa.Table
-
-    def encode(self, data_set: reader.DataSet, requests: pa.Table) -> np.ndarray:
-        """Encodes raw requests as [Q, Fq] int32."""
-        encoder = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
-        return encoder.encode_table(requests)
+    sample_queries: np.ndarray
 
 
 def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> GroundTruth:
@@ -65,13 +62,17 @@ def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> Grou
     requests = impressions[data_set.schema.request_key].to_pylist()
     starts = [i for i, key in enumerate(requests) if i == 0 or key != requests[i - 1]]
     # The first requests would all be from the first hours.
-    sample = [starts[i] for i in retrieval.evenly_spaced(len(starts), MAX_REQUESTS)]
+    sample = retrieval.evenly_spaced(len(starts), MAX_REQUESTS)
     values = values.slice(values.num_rows - count)
+    for name in world.population.state_columns:
+        impressions = impressions.append_column(name, values[name])
     return GroundTruth(
         world,
-        {name: values[name].to_numpy() for name in values.column_names},
+        {name: values[name].to_numpy() for name in synthetic.TRUTH_COLUMNS},
         impressions,
-        impressions.take(sample),
+        impressions.take([starts[i] for i in sample]),
+        # The data set has the histories; the log has not.
+        np.concatenate([own["query"] for own in data_set.windows(SPLIT)])[sample],
     )
 
 
@@ -95,7 +96,10 @@ def query_columns(world: synthetic.World, requests: pa.Table) -> dict[str, np.nd
     """Converts raw query fields to columns of the world; missing strings are "", numbers NaN."""
     result = {}
     for name in world.population.query_columns:
-        if name in world.population.vocabularies:
+        if name in world.population.state_columns:
+            values = requests[name].combine_chunks()
+            result[name] = values.flatten().to_numpy().reshape(len(values), -1).astype(np.float64)
+        elif name in world.population.vocabularies:
             result[name] = np.array([value or "" for value in requests[name].to_pylist()])
         else:
             result[name] = requests[name].cast(pa.float64()).to_numpy()

@@ -42,7 +42,7 @@ def shown(
     """Returns the true values of lists of catalog rows [Q, P], the first in position 0."""
     num_positions = rows.shape[1]
     columns = ground_truth.query_columns(truth.world, requests)
-    query = {name: np.repeat(values, num_positions) for name, values in columns.items()}
+    query = {name: np.repeat(values, num_positions, axis=0) for name, values in columns.items()}
     ads = {name: values[order[rows.ravel()]] for name, values in truth.world.ads.items()}
     position = np.tile(np.arange(num_positions), len(rows))
     world = truth.world

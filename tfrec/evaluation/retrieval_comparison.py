@@ -94,7 +94,7 @@ def recall_under_uniform_exposure(
         config: Resamples and their seed.
     """
     order = ground_truth.catalog_order(truth, data_set.catalog())
-    encoded = truth.encode(data_set, truth.sample_requests)
+    encoded = truth.sample_queries
     queries = corpus_ranking.Queries(encoded, None, np.arange(len(encoded)))
     parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for rows in retrieval.query_chunks(len(queries), len(order), _MAX_SCORES):

@@ -3,13 +3,15 @@
 All categorical fields of a side share one table, so a lookup is one gather. A value's embedding is
 its own row plus a row for its frequency (ids are ranks by count): rare values share what they have
 in common. A list or a history is the mean of its values' embeddings, in any order, unless it is
-tied to the ad side (`histories`); an empty list is id 0, which has a row of its own.
+tied to the ad side (`histories`); an empty list is id 0, which has a row of its own. The last
+embeddings of a side are those of tied histories by age.
 Vectors are scaled to length one and projected to as many embeddings as hold them, at most four.
 Numeric fields are quantile buckets, some of which share an embedding. Buckets and frequencies use
 a thermometer code: bucket t is the sum of the learned steps 1..t, so neighboring buckets share what
 they learn, and serving is still a lookup.
 
-Shapes: B batch (any leading dimensions), F embeddings (one per field, one to four per vector),
+Shapes: B batch (any leading dimensions), F embeddings (one per field, one to four per vector,
+`len(histories.AGE_CENTERS)` more per tied history),
 W columns (one per field, `max_list_length` per list, half of the length of a vector), E field
 embedding, T buckets, L values of a list, n values of a vector.
 
@@ -88,7 +90,11 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._table_rows = int(first_rows[-1])
         self._num_strings, self._num_numeric = len(strings), len(numeric)
         self._list_widths = [fields[i].list_length for i in lists]
-        self._poolings = [_pooling((ties or {}).get(fields[i].name), ads) for i in lists]
+        known = dict(encoding.columns(fields))
+        self._poolings = [
+            _pooling(fields[i], known[fields[i]], (ties or {}).get(fields[i].name), ads)
+            for i in lists
+        ]
         buckets = [fitted.num_coarse_buckets(fields[i]) for i in numeric]
         self._num_buckets = max(buckets, default=0)
         first = range(0, len(numeric) * self._num_buckets, max(self._num_buckets, 1))
@@ -101,6 +107,8 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         ]
         self._num_ids = len(strings) + len(numeric)
         self.num_fields = self._num_ids + sum(own.num_embeddings for own in self.vectors)
+        self._first_by_age = self.num_fields
+        self.num_fields += sum(own.num_by_age for own in self._tied)
         self._order = np.argsort(strings + numeric)
         self._in_order = strings + numeric == list(range(self._num_ids))
         self.output_dim = self.num_fields * dim
@@ -137,25 +145,33 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         """Embeds encoded rows [B, W] int32 as [B, F, E] float32."""
         embeddings = self.embed(ids)
         if training and self._l2:
-            looked_up = embeddings[..., : self._num_ids, :]
-            norms = tf.reduce_sum(tf.square(looked_up), axis=[-2, -1])
+            squares = tf.square(embeddings)
+            norms = tf.reduce_sum(squares[..., : self._num_ids, :], axis=[-2, -1])
+            norms += tf.reduce_sum(squares[..., self._first_by_age :, :], axis=[-2, -1])
             exists = tf.cast(tf.reduce_any(tf.not_equal(ids, 0), axis=-1), norms.dtype)
             self.add_loss(self._l2 * replicas.weighted_mean(norms, exists))
         return embeddings
 
     def embed(self, ids: tf.Tensor) -> tf.Tensor:
         """Does what `call` does, without adding to the losses."""
-        parts = []
+        parts: list[tf.Tensor] = []
+        by_age: list[tf.Tensor] = []
         if self._num_strings:
             string_ids = tf.gather(ids, self._string_columns, axis=-1)
             values = self._of_rows(string_ids + self._offsets)
-            parts.append(self._pool(string_ids, values) if self._list_widths else values)
+            if self._list_widths:
+                values, by_age = self._pool(string_ids, values, ids)
+            parts.append(values)
         if self._num_numeric:
             table = self._thermometer(self.steps)
             parts.append(tf.gather(table, self._numeric_rows(ids)))
         if not self._in_order:
             parts = [tf.gather(tf.concat(parts, axis=-2), self._order, axis=-2)]
-        return tf.concat([*parts, *(vector(ids) for vector in self.vectors)], axis=-2)
+        return tf.concat([*parts, *(vector(ids) for vector in self.vectors), *by_age], axis=-2)
+
+    @property
+    def _tied(self) -> list[histories.HistoryPooling]:
+        return [own for own in self._poolings if isinstance(own, histories.HistoryPooling)]
 
     @property
     def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
@@ -196,17 +212,23 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         shared = tf.gather(self._thermometer(self.frequency_steps), frequency)
         return tf.gather(self.table, rows) + shared
 
-    def _pool(self, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-        """Pools each list into one embedding; single values, which come first, are unchanged."""
+    def _pool(
+        self, ids: tf.Tensor, values: tf.Tensor, rows: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Pools each list into one embedding; single values, which come first, are unchanged.
+
+        Returns also the embeddings [B, A, E] by age of each tied list.
+        """
         num_single = self._num_strings - len(self._list_widths)
         widths = [num_single, *self._list_widths]
         single, *lists = tf.split(values, widths, axis=-2)
         _, *list_ids = tf.split(ids, widths, axis=-1)
         pooled = [
-            pool(own, of_list)
+            pool(own, of_list, rows)
             for pool, of_list, own in zip(self._poolings, list_ids, lists, strict=True)
         ]
-        return tf.concat([single, tf.stack(pooled, axis=-2)], axis=-2)
+        by_age = [own[..., 1:, :] for own in pooled]
+        return tf.concat([single, *(own[..., :1, :] for own in pooled)], axis=-2), by_age
 
     def _thermometer(self, steps: tf.Tensor) -> tf.Tensor:
         """Sums steps [F, T, E] up to each bucket as [F T, E]; bucket 0 (missing) is separate."""
@@ -266,12 +288,19 @@ def embedding_tables(model: tf.Module) -> list[tf.Variable]:
 
 
 def _pooling(
-    ad_features: np.ndarray | None, ads: Optional["FieldEmbeddings"]
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns the pooling of a list's values [B, L, E] and ids [B, L] into [B, E]."""
+    field: schema.Field,
+    own: slice,
+    ad_features: np.ndarray | None,
+    ads: Optional["FieldEmbeddings"],
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns the pooling of a list's values [B, L, E], ids [B, L] and all columns [B, W].
+
+    The result is [B, 1, E], with more embeddings for a tied history.
+    """
     if ad_features is None or ads is None:
-        return mean_of_values
-    return histories.HistoryPooling(ad_features, ads.embed)
+        return lambda values, ids, _: mean_of_values(values, ids)[..., None, :]
+    columns = encoding.history_columns(field, own) if field.kind == "history" else None
+    return histories.HistoryPooling(ad_features, ads.embed, columns)
 
 
 def frequency_buckets(num_ids: int, num_oov_buckets: int) -> np.ndarray:

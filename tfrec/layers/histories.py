@@ -7,14 +7,20 @@ and an ad that is rare in the log from its other fields.
 Such a list is in order of time, the latest value last. It is pooled with learned weights by the
 position from its end: several weightings, each for a part of the embedding, start as decays from
 none (the user's taste) to fast (the last value only).
+A history, whose values have ages, is also pooled by age: each weighting is of values of about one
+age, and so is an embedding of its own, which candidates are compared with. What a user did an hour
+ago and a week ago is then not one mean, and values of no such age are as good as none.
 
 Shapes: B queries (any leading dimensions), L values of a list, V ids of its values, E field
-embedding, Ea that of the ad side, Fa fields of the ad side, Wa their columns of ids, H weightings.
+embedding, Ea that of the ad side, Fa fields of the ad side, W columns of ids of the query side, Wa
+those of the ad side, H weightings, A those by age.
 
 References:
     Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (items of the history and
     items recommended share embeddings).
     Press, Smith and Lewis, Train Short, Test Long (ALiBi), 2022 (a slope a head).
+    Katharopoulos et al., Transformers are RNNs, 2020 (attention without a softmax is a product with
+    sums over the tokens, which are made once for all candidates).
 """
 
 import math
@@ -25,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from tfrecords import encoding, reader
+from tfrecords import encoding, histories, reader
 from tfrecords.schema import AD, Field
 
 # Minimum share of the more frequent values of a list that are ads, or values of an ad field.
@@ -33,6 +39,13 @@ _MIN_SHARE = 0.9
 # Fewer values, such as numbers from 1 to 5, may coincide without the same meaning.
 _MIN_VALUES = 100
 _DECAYS = (0.0, 0.1, 0.4, 1.6)
+# Buckets of ages between two learned points: an octave.
+_BUCKETS_PER_POINT = 8
+_NUM_POINTS = 1 + histories.NUM_AGE_BUCKETS // _BUCKETS_PER_POINT
+# Where the weightings by age start: at half an hour, 9 hours, 2 days and 12 days, in octaves of
+# seconds, and each a few octaves wide.
+AGE_CENTERS = (11.0, 15.0, 17.5, 20.0)
+_AGE_WIDTH, _MIN_AGE_LOGIT = 1.5, -5.0
 Ties = Mapping[str, np.ndarray]
 """List name -> the encoded ad-side fields [V, Wa] int32 of its values."""
 
@@ -126,16 +139,23 @@ def _nearly_all(known: np.ndarray) -> bool:
 
 
 class HistoryPooling(tf.keras.layers.Layer):
-    """Pools a tied list into one embedding, with learned weights by position from its end.
+    """Pools a tied list with learned weights by position from its end, and by age.
 
     Args:
         ad_features: [V, Wa] int32, from `find_histories`.
         embed: Maps ad-side fields [V, Wa] to their embeddings [V, Fa, Ea].
+        columns: Columns of ages and events; None for a list that has none.
     """
 
-    def __init__(self, ad_features: np.ndarray, embed: Callable[[tf.Tensor], tf.Tensor]) -> None:
+    def __init__(
+        self,
+        ad_features: np.ndarray,
+        embed: Callable[[tf.Tensor], tf.Tensor],
+        columns: encoding.HistoryColumns | None = None,
+    ) -> None:
         super().__init__()
-        self._ad_features, self._embed = ad_features, embed
+        self._ad_features, self._embed, self._columns = ad_features, embed, columns
+        self.num_by_age = 0 if columns is None else len(AGE_CENTERS)
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the weights."""
@@ -147,24 +167,42 @@ class HistoryPooling(tf.keras.layers.Layer):
             initializer=tf.constant_initializer(-np.arange(length)[:, None] * decays),
         )
         self.map = tf.keras.layers.Dense(dim, use_bias=False)
+        if self._columns is not None:
+            start = _initial_age_logits()
+            self.age_logits = self.add_weight(
+                "age_logits", start.shape, initializer=tf.constant_initializer(start)
+            )
+            if self._columns.events is not None:
+                self.event_logits = self.add_weight(
+                    "event_logits",
+                    (histories.NUM_EVENT_CODES, len(AGE_CENTERS)),
+                    initializer="zeros",
+                )
         super().build(input_shape)
 
-    def call(self, values: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    def call(self, values: tf.Tensor, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """Pools the values of lists.
 
         Args:
             values: [B, L, E] float32, their own embeddings.
             ids: [B, L] int32, the latest last; 0 is padding.
+            rows: [B, W] int32, all columns of the query side.
 
         Returns:
-            [B, E] float32, weighted means over the ids that are not 0; over all for an empty list.
+            [B, 1 + A, E] float32: weighted means by position over the ids that are not 0, over all
+            for an empty list; then the weighted values by age, zeros without values of such ages.
         """
         values = self.with_ads(values, ids)
         weights = self._weights(ids)
         heads = weights.shape[-1]
         shape = tf.concat([tf.shape(values)[:-1], [heads, values.shape[-1] // heads]], axis=0)
         pooled = tf.reduce_sum(tf.reshape(values, shape) * weights[..., None], axis=-3)
-        return tf.reshape(pooled, tf.concat([tf.shape(values)[:-2], [values.shape[-1]]], axis=0))
+        shape = tf.concat([tf.shape(values)[:-2], [1, values.shape[-1]]], axis=0)
+        pooled = tf.reshape(pooled, shape)
+        if self._columns is None:
+            return pooled
+        by_age = tf.matmul(self._weights_by_age(ids, rows), values, transpose_a=True)
+        return tf.concat([pooled, by_age], axis=-2)
 
     def with_ads(self, values: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
         """Adds the mapped embeddings of the ad side to values [B, L, E] of ids [B, L]."""
@@ -180,3 +218,46 @@ class HistoryPooling(tf.keras.layers.Layer):
         from_end = tf.cumsum(tf.cast(present, tf.int32), axis=-1, exclusive=True, reverse=True)
         logits = tf.gather(self.logits, from_end)
         return tf.nn.softmax(tf.where((present | empty)[..., None], logits, -1e9), axis=-2)
+
+    def _weights_by_age(self, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Returns the weights [B, L, A] by age and event, whose sums over L are below 1.
+
+        A value without an age has none: a log has all ages, so nothing is learned of missing ones.
+        """
+        assert self._columns is not None
+        ages = rows[..., self._columns.ages]
+        logits = tf.gather(of_age_buckets(self.age_logits), ages)
+        if self._columns.events is not None:
+            logits += tf.gather(self.event_logits, rows[..., self._columns.events])
+        known = tf.not_equal(ids, 0) & tf.not_equal(ages, 0)
+        weights = tf.where(known[..., None], tf.exp(logits), 0.0)
+        return weights / (1.0 + tf.reduce_sum(weights, axis=-2, keepdims=True))
+
+
+def of_age_buckets(points: tf.Tensor) -> tf.Tensor:
+    """Returns what each bucket of ages has [256, n], given what a missing age and points have.
+
+    Neighboring buckets share what they learn: most are rare.
+
+    Args:
+        points: [1 + P, n], see `num_age_rows`.
+    """
+    place = np.arange(histories.NUM_AGE_BUCKETS - 1) / _BUCKETS_PER_POINT
+    low = place.astype(np.int32)
+    share = (place - low).astype(np.float32)[:, None]
+    known = tf.gather(points, 1 + low) * (1 - share) + tf.gather(points, 2 + low) * share
+    return tf.concat([points[:1], known], axis=0)
+
+
+def num_age_rows() -> int:
+    """Returns the number of rows that `of_age_buckets` takes."""
+    return 1 + _NUM_POINTS
+
+
+def _initial_age_logits() -> np.ndarray:
+    """Returns logits [1 + P, A] that fall with the distance in octaves from the centers."""
+    seconds = histories.bucket_seconds(1 + _BUCKETS_PER_POINT * np.arange(_NUM_POINTS - 1))
+    octaves = np.log2(np.maximum(seconds, 1.0))
+    octaves = np.append(octaves, octaves[-1] + 1)
+    known = -(((octaves[:, None] - AGE_CENTERS) / _AGE_WIDTH) ** 2) / 2
+    return np.maximum(np.concatenate([np.zeros_like(known[:1]), known]), _MIN_AGE_LOGIT)

@@ -1,7 +1,9 @@
 """Histories as query tokens: a candidate attends to each value of a list, not only to the mean.
 
-The latest values of each query-side list are tokens, with a learned embedding of their position
-from the end. Values that are ads are embedded as in `histories`.
+The latest values of each query-side list are tokens. To a value's embedding, that of `histories`
+for values that are ads, a token adds learned embeddings of its position from the end and, for a
+history, of its age and of the kind of event. An age's embedding changes with its logarithm: it is
+interpolated between learned points, because most buckets of ages are rare.
 
 Shapes: B requests, W columns of query ids, E field embedding, D model width, M token values of a
 list, L = sum of M over lists.
@@ -9,14 +11,19 @@ list, L = sum of M over lists.
 References:
     Zhou et al., Deep Interest Network for Click-Through Rate Prediction, 2018 (a candidate weighs
     the values of a history).
-    Chen et al., Behavior Sequence Transformer, 2019.
+    Chen et al., Behavior Sequence Transformer, 2019 (position as time before the request).
 """
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfrec.layers import features
+from tfrec.layers import features, histories
+from tfrecords import encoding
+from tfrecords.histories import NUM_EVENT_CODES
+from tfrecords.schema import Field
 
-MAX_VALUES = 20
+MAX_VALUES = 200
 
 
 class HistoryTokens(tf.keras.layers.Layer):
@@ -24,40 +31,64 @@ class HistoryTokens(tf.keras.layers.Layer):
 
     Args:
         embeddings: Embeddings of the query side, with lists.
+        fields: Its fields.
         width: Width D of a token.
 
     Attributes:
         num_tokens: Number L of tokens of a request.
     """
 
-    def __init__(self, embeddings: features.FieldEmbeddings, width: int) -> None:
+    def __init__(
+        self, embeddings: features.FieldEmbeddings, fields: Sequence[Field], width: int
+    ) -> None:
         super().__init__()
         self._embeddings, self._width = embeddings, width
         self._lengths = [min(width, MAX_VALUES) for width in embeddings.list_widths]
         self.num_tokens = sum(self._lengths)
         self._maps = [tf.keras.layers.Dense(width) for _ in self._lengths]
+        self._parts = [
+            encoding.history_columns(field, own) if field.kind == "history" else None
+            for field, own in encoding.columns(fields)
+            if field.is_list
+        ]
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the weights."""
-        self.positions = self.add_weight(
-            "positions",
-            (self.num_tokens, self._width),
-            initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
-        )
+
+        def weight(name: str, rows: int) -> tf.Variable:
+            initializer = tf.keras.initializers.RandomNormal(stddev=0.01)
+            return self.add_weight(name, (rows, self._width), initializer=initializer)
+
+        self.positions = weight("positions", self.num_tokens)
+        with_ages = [own for own in self._parts if own is not None]
+        self.ages = [weight("ages", histories.num_age_rows()) for _ in with_ages]
+        self.events = [
+            weight("events", NUM_EVENT_CODES) for own in with_ages if own.events is not None
+        ]
         super().build(input_shape)
 
     def call(self, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the tokens [B, L, D] of query ids [B, W] int32, and which are absent [B, L]."""
         tokens, absent = [], []
-        for number, length in enumerate(self._lengths):
-            latest = latest_first(self._embeddings.list_ids(ids, number))[:, :length]
-            tokens.append(self._maps[number](self._embeddings.embed_values(latest, number)))
+        ages, events = iter(self.ages), iter(self.events)
+        for number, (length, parts) in enumerate(zip(self._lengths, self._parts, strict=True)):
+            values = self._embeddings.list_ids(ids, number)
+            order = latest_first(values)[:, :length]
+            latest = tf.gather(values, order, batch_dims=1)
+            own = self._maps[number](self._embeddings.embed_values(latest, number))
+            if parts is not None:
+                codes = tf.gather(ids[:, parts.ages], order, batch_dims=1)
+                own += tf.gather(histories.of_age_buckets(next(ages)), codes)
+                if parts.events is not None:
+                    codes = tf.gather(ids[:, parts.events], order, batch_dims=1)
+                    own += tf.gather(next(events), codes)
+            tokens.append(own)
             absent.append(tf.equal(latest, 0))
         return tf.concat(tokens, axis=1) + self.positions, tf.concat(absent, axis=1)
 
 
 def latest_first(ids: tf.Tensor) -> tf.Tensor:
-    """Reverses lists [B, L] int32: the last value first, and padding (0) last."""
+    """Returns the order [B, L] that reverses lists [B, L] int32; padding (0) is last."""
     length = ids.shape[-1]
     order = tf.where(tf.equal(ids, 0), length, -tf.range(length))
-    return tf.gather(ids, tf.argsort(order, axis=-1, stable=True), batch_dims=1)
+    return tf.argsort(order, axis=-1, stable=True)

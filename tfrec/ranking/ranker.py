@@ -61,7 +61,7 @@ class Ranker(ranking_model.RankingModel):
             fields.
         crosses, deep, crossed: Layers of the candidate encoder.
         field_names: [Fq, E] what identifies the field of a token.
-        history_tokens: Makes tokens of the values of lists; None without lists.
+        history_tokens: Makes tokens of the values of lists; None without lists or blocks.
         blocks: Attention blocks.
     """
 
@@ -84,8 +84,10 @@ class Ranker(ranking_model.RankingModel):
             fitted, schema.query_fields, dim, ties, self.ad_embeddings, l2=l2
         )
         self.history_tokens = None
-        if self.query_embeddings.list_widths:
-            self.history_tokens = layers.HistoryTokens(self.query_embeddings, config.field_dim)
+        if config.num_blocks and self.query_embeddings.list_widths:
+            self.history_tokens = layers.HistoryTokens(
+                self.query_embeddings, schema.query_fields, config.field_dim
+            )
         self.field_names = self.add_weight(
             "field_names",
             (self.query_embeddings.num_fields, config.field_dim),

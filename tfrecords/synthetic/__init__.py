@@ -1,17 +1,26 @@
 """Synthetic worlds with known ground truth, and logs sampled from them."""
 
 from tfrecords.synthetic.bilinear_population import AD_COLUMNS, CATEGORICAL, NUMERIC, schema
-from tfrecords.synthetic.log import SyntheticLog, load_world, write_log
+from tfrecords.synthetic.log import TRUTH_COLUMNS, SyntheticLog, load_world, write_log
 from tfrecords.synthetic.topics import CONTENTS, TopicQueries, TopicWorld, TopicWorldConfig
-from tfrecords.synthetic.world import WORLDS, AnyConfig, ShopConfig, World, WorldConfig
+from tfrecords.synthetic.world import (
+    WORLDS,
+    AnyConfig,
+    SequenceConfig,
+    ShopConfig,
+    World,
+    WorldConfig,
+)
 
 __all__ = [
     "AD_COLUMNS",
     "CATEGORICAL",
     "CONTENTS",
     "NUMERIC",
+    "TRUTH_COLUMNS",
     "WORLDS",
     "AnyConfig",
+    "SequenceConfig",
     "ShopConfig",
     "SyntheticLog",
     "TopicQueries",

@@ -11,7 +11,8 @@ Files, all in the same row order, tab-separated, "" is missing:
                        to show, which no model reads
     schema.json        the schema of the log
     truth/truth.arrow  Arrow IPC; click_probability, engagement_probability and
-                       expected_revenue of each impression, with the position effect
+                       expected_revenue of each impression, with the position effect; and in
+                       the sequence world what the user did before, click_ages
     truth/world.json   the config, from which `load_world` rebuilds the world
 
 The log of the bilinear world is in Criteo's layout, without a header: label, I1..I13, C1..C26. The
@@ -35,14 +36,18 @@ from pyarrow import csv
 
 from tfrecords import terminal
 from tfrecords.schema import save_schema
-from tfrecords.synthetic.world import AnyConfig, ShopConfig, World, WorldConfig
+from tfrecords.synthetic.world import AnyConfig, SequenceConfig, ShopConfig, World, WorldConfig
 from tfrecords.synthetic.world_parts import Columns
 
 TRUTH_COLUMNS = ("click_probability", "engagement_probability", "expected_revenue")
 
 _REQUESTS_PER_CHUNK = 4_096
 # By what a world's file says of its kind. The bilinear world's says nothing.
-_KINDS: dict[str, type[AnyConfig]] = {"bilinear": WorldConfig, "shop": ShopConfig}
+_KINDS: dict[str, type[AnyConfig]] = {
+    "bilinear": WorldConfig,
+    "shop": ShopConfig,
+    "sequence": SequenceConfig,
+}
 
 
 class SyntheticLog:
@@ -90,8 +95,9 @@ def write_log(
             _write_rows(staging, world, n_samples, bar.update)
         _write_catalog(staging, world)
         save_schema(world.schema, staging.schema)
-        kind = {"world": "shop"} if isinstance(world.config, ShopConfig) else {}
-        described = kind | dataclasses.asdict(world.config)
+        (kind,) = (name for name, own in _KINDS.items() if own is type(world.config))
+        described = {} if kind == "bilinear" else {"world": kind}
+        described |= dataclasses.asdict(world.config)
         staging.world.write_text(json.dumps(described, indent=2) + "\n")
         log.truth.parent.mkdir(exist_ok=True)
         log.extra.unlink(missing_ok=True)
@@ -122,11 +128,11 @@ def load_world(directory: str | os.PathLike[str]) -> World:
 
 def _impressions(world: World, n_samples: int) -> Iterator[Columns]:
     """Yields chunks of impressions, n_samples rows in total."""
-    chunk = 0
+    chunk, memory = 0, world.population.memory()
     while n_samples > 0:
         # A generator per chunk: the start of a log does not depend on its length.
         rng = np.random.default_rng([world.config.seed, 4, chunk])
-        rows = world.impressions(rng, _REQUESTS_PER_CHUNK, chunk * _REQUESTS_PER_CHUNK)
+        rows = world.impressions(rng, _REQUESTS_PER_CHUNK, chunk * _REQUESTS_PER_CHUNK, memory)
         yield {name: values[:n_samples] for name, values in rows.items()}
         n_samples -= len(rows[TRUTH_COLUMNS[0]])
         chunk += 1
@@ -136,21 +142,30 @@ def _write_rows(
     paths: SyntheticLog, world: World, n_samples: int, written: Callable[[int], object]
 ) -> None:
     """Writes the log and truth.arrow; calls `written` with the rows of a chunk."""
-    truth_schema = pa.schema([(name, pa.float64()) for name in TRUTH_COLUMNS])
     population = world.population
+    columns_of_truth = (*TRUTH_COLUMNS, *population.state_columns)
     with contextlib.ExitStack() as stack:
         sinks = {n: stack.enter_context(getattr(paths, n).open("wb")) for n in population.files}
-        truth = stack.enter_context(pa.ipc.new_file(str(paths.truth), truth_schema))
+        truth: pa.RecordBatchWriter | None = None
         for name, columns in population.files.items():
             if name != "log" or "extra" not in population.files:
                 _append_header(sinks[name], columns)
         for rows in _impressions(world, n_samples):
             for name, columns in population.files.items():
                 _append(sinks[name], {n: rows[n] for n in columns}, population.decimals)
-            truth.write_batch(
-                pa.record_batch([rows[name] for name in TRUTH_COLUMNS], schema=truth_schema)
-            )
+            batch = pa.record_batch({name: _of_truth(rows[name]) for name in columns_of_truth})
+            if truth is None:
+                new_file = pa.ipc.new_file(str(paths.truth), batch.schema)
+                truth = stack.enter_context(new_file)
+            truth.write_batch(batch)
             written(len(rows[TRUTH_COLUMNS[0]]))
+
+
+def _of_truth(values: np.ndarray) -> pa.Array:
+    """Returns [n] as numbers, and [n, m] as lists of float32, exact for seconds of half a year."""
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(values.ravel().astype(np.float32), values.shape[1])
 
 
 def _write_catalog(paths: SyntheticLog, world: World) -> None:

@@ -128,7 +128,7 @@ class ShopPopulation(Population):
     """
 
     decimals = frozenset({*_NUMERIC, "revenue"})
-    query_columns = (*_USER_FIELDS, *_CONTEXT_FIELDS, "time")
+    query_columns: tuple[str, ...] = (*_USER_FIELDS, *_CONTEXT_FIELDS, "time")
     ad_columns = ("ad", "brand", "category", "price", "rating", "delivery")
 
     def __init__(self, config: ShopConfig) -> None:
@@ -174,7 +174,7 @@ class ShopPopulation(Population):
         codes["page"] = 1 + choice(rng, self._page_shares, n)
         codes["time"] = START + np.floor((np.floor(days) + hours / 24) * DAY_SECONDS)
         remove(rng, codes, _MISSING_OF_VIEWS)
-        return {name: codes[name] for name in self.query_columns}
+        return {name: codes[name] for name in ShopPopulation.query_columns}
 
     def titles(self, ads: Columns) -> list[str]:
         """Returns names that say brand and thing, such as `Nordia Trail Boot`."""

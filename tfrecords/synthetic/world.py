@@ -6,6 +6,7 @@
     bilinear   inner products of tastes and themes, in Criteo's columns
     shop       budgets, tables and trees; users with names, and ads that can be read
     drift      the shop, where popularity, tastes and budgets change over time
+    sequence   the shop, where the next click depends on the user's clicks before
 
 All worlds share this engine; each defines its population and its truth, see `world_parts`. Ads are
 shown by successive sampling without replacement with weights
@@ -21,17 +22,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.synthetic import bilinear_population, bilinear_truth, shop_population, shop_truth
-from tfrecords.synthetic.world_parts import Columns, Population, Truth, intercept, sigmoid
+from tfrecords.synthetic import (
+    bilinear_population,
+    bilinear_truth,
+    sequence,
+    shop_population,
+    shop_truth,
+)
+from tfrecords.synthetic.world_parts import Columns, Memory, Population, Truth, intercept, sigmoid
 
 WorldConfig = bilinear_population.WorldConfig
 ShopConfig = shop_population.ShopConfig
-AnyConfig = WorldConfig | ShopConfig
+SequenceConfig = sequence.SequenceConfig
+AnyConfig = WorldConfig | ShopConfig | SequenceConfig
 # Replace their seeds and sizes with `dataclasses.replace`.
 WORLDS: dict[str, AnyConfig] = {
     "bilinear": WorldConfig(),
     "shop": ShopConfig(),
     "drift": ShopConfig(drift=1.0),
+    "sequence": SequenceConfig(),
 }
 
 _CANDIDATES_PER_REQUEST = 48
@@ -148,13 +157,17 @@ class World:
             for name, values in codes.items()
         }
 
-    def impressions(self, rng: np.random.Generator, n: int, start: int) -> Columns:
+    def impressions(
+        self, rng: np.random.Generator, n: int, start: int, memory: Memory | None = None
+    ) -> Columns:
         """Draws the impressions of n requests, in order: the columns of a log [rows].
 
         Args:
             rng: Source of randomness.
             n: Number of requests.
             start: Number of the first request in the log.
+            memory: From `population.memory()`, with the impressions of all requests before, to
+                which these are added.
 
         Returns:
             Query-side and ad-side columns; request key and position (int64), click and
@@ -163,11 +176,33 @@ class World:
             (float64).
         """
         page_views = self.population.page_views(rng, n, start)
+        rounds = [np.arange(n)] if memory is None else _rounds(page_views["user"])
+        parts = [
+            self._round(rng, start + own, {k: v[own] for k, v in page_views.items()}, memory)
+            for own in rounds
+        ]
+        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        order = np.argsort(rows[str(self.schema.request_key)], kind="stable")
+        return {name: values[order] for name, values in rows.items()}
+
+    def _round(
+        self,
+        rng: np.random.Generator,
+        numbers: np.ndarray,
+        page_views: Columns,
+        memory: Memory | None,
+    ) -> Columns:
+        """Draws the impressions of the page views [n] with these numbers, one for each user."""
+        if memory is not None:
+            page_views = page_views | memory.recall(page_views)
         request, ad, position, pair = self._show(rng, page_views)
         rows = {name: values[request] for name, values in self.decode(page_views).items()}
         rows |= {name: values[ad] for name, values in self.ads.items()}
-        roles = {"request_key": start + request, "position": position}
+        roles = {"request_key": numbers[request], "position": position}
         roles |= self._outcomes(rng, pair, position)
+        if memory is not None:
+            views = page_views["user"][request], page_views["time"][request]
+            memory.record(*views, ad, roles["click"])
         return rows | {getattr(self.schema, role, role): own for role, own in roles.items()}
 
     def _outcomes(
@@ -253,7 +288,24 @@ class World:
         return out
 
 
+def _rounds(user: np.ndarray) -> list[np.ndarray]:
+    """Splits page views [n] into rounds: the first of each user, the second, and so on.
+
+    What a user does depends on what the user did before, and on no other user. All page views of
+    nobody (0) are in the first round.
+    """
+    order = np.argsort(user, kind="stable")
+    ordered = user[order]
+    rank = np.empty(len(user), np.int64)
+    rank[order] = np.arange(len(user)) - np.searchsorted(ordered, ordered)
+    rank[user == 0] = 0
+    return [np.flatnonzero(rank == number) for number in range(rank.max() + 1)]
+
+
 def _parts(config: AnyConfig) -> tuple[Population, Truth]:
+    if isinstance(config, SequenceConfig):
+        users = sequence.SequencePopulation(config)
+        return users, sequence.SequenceTruth(users)
     if isinstance(config, ShopConfig):
         shop = shop_population.ShopPopulation(config)
         return shop, shop_truth.ShopTruth(shop)

@@ -25,6 +25,18 @@ STYLES = (
 )  # fmt: skip
 
 
+class Memory(abc.ABC):
+    """What the users of a log did before each request, where clicks depend on it."""
+
+    @abc.abstractmethod
+    def recall(self, views: Columns) -> Columns:
+        """Returns the population's `state_columns` [n, …] of page views [n]."""
+
+    @abc.abstractmethod
+    def record(self, user: np.ndarray, time: np.ndarray, ad: np.ndarray, click: np.ndarray) -> None:
+        """Adds impressions [n]: codes of users, seconds, numbers of ads, and 0 or 1."""
+
+
 class Population(abc.ABC):
     """Users, ads and the distribution of page views, with the columns that tell of them.
 
@@ -34,6 +46,8 @@ class Population(abc.ABC):
         decimals: Columns whose numbers are not whole.
         vocabularies: Values of each categorical column [1 + V]; the first is "", missing.
         query_columns: Columns of page views. The truth reads no others.
+        state_columns: Those of them that the log does not hold, because they are what the user did
+            before: [n, …] float64. `truth.arrow` has them.
         ad_columns: Columns of ads, in the order of the table of ads.
         ads: Codes of all ads [N].
         popularity: Weights of all ads in the log [N]; 0 for ads that are never shown.
@@ -46,6 +60,7 @@ class Population(abc.ABC):
     decimals: frozenset[str]
     vocabularies: Columns
     query_columns: tuple[str, ...]
+    state_columns: tuple[str, ...] = ()
     ad_columns: tuple[str, ...]
     ads: Columns
     popularity: np.ndarray
@@ -62,6 +77,10 @@ class Population(abc.ABC):
             start: Number of the first one in the log, which determines its time; None: random
                 times.
         """
+
+    def memory(self) -> Memory | None:
+        """Returns a memory of a log without rows; None: what users did changes nothing."""
+        return None
 
     @abc.abstractmethod
     def titles(self, ads: Columns) -> list[str]:

@@ -1,11 +1,11 @@
-"""Plain Keras models of all targets: DNN, DCN-V2, DeepFM, FwFM, DLRM and FinalMLP.
+"""Plain Keras models of all targets: DNN, DCN-V2, DeepFM, FwFM, DLRM, FinalMLP and DIN.
 
 Each field has an embedding; that of a list is the mean over its values. Numbers are embedded by
 their quantile bucket, and the rank of the bucket is an additional input. There is one row per shown
 ad. A network has one output per target and is trained on the sum of their log likelihoods.
 
-Shapes: B rows, W columns of ids, F fields, E field embedding, D = F E + numeric inputs, P pairs of
-fields, T targets.
+Shapes: B rows, W columns of ids, Wa those of the ad side, F fields, E field embedding, D = F E +
+numeric inputs, L values of a list, P pairs of fields, T targets.
 
 References:
     Wang et al., DCN V2: Improved Deep & Cross Network, 2021 (parallel structure).
@@ -14,6 +14,7 @@ References:
     Naumov et al., Deep Learning Recommendation Model for Personalization and Recommendation
     Systems, 2019 (DLRM).
     Mao et al., FinalMLP: An Enhanced Two-Stream MLP Model for CTR Prediction, 2023.
+    Zhou et al., Deep Interest Network for Click-Through Rate Prediction, 2018 (DIN).
 """
 
 import dataclasses
@@ -27,12 +28,14 @@ from peers import peer_data
 from serving import cli  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
 from tfrec import layers
 
-_ROWS_AT_ONCE = 8_192
+_ROWS_AT_ONCE = 2_048
 _MIN_BATCHES = 80
 _METRIC = "validation_loss"
 # A smaller improvement of a validation loss, relative to that of a constant, is noise.
 _MIN_IMPROVEMENT = 1e-4
 _FUSION_HEADS = 2
+# Width of DIN's activation unit, as in the paper.
+_ACTIVATION_UNITS = 36
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +229,9 @@ class Fields(tf.keras.layers.Layer):
         widths = [field.columns.stop - field.columns.start for field in fields]
         self._offsets = np.repeat(np.cumsum([0, *sizes[:-1]]), widths).astype(np.int32)
         self._widths = widths
+        # A history has columns besides its values.
+        self._columns = np.concatenate([np.r_[field.columns] for field in fields])
+        self._is_ad = np.repeat([field.is_ad for field in fields], widths)
         self._table = tf.keras.layers.Embedding(
             sum(sizes),
             dim,
@@ -235,6 +241,7 @@ class Fields(tf.keras.layers.Layer):
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
         """Looks up ids [B, W] int32 and returns [B, F, E] float32."""
+        ids = tf.gather(ids, self._columns, axis=1)
         values = self._table(ids + self._offsets)  # [B, W, E]
         if max(self._widths) == 1:
             return values
@@ -246,6 +253,13 @@ class Fields(tf.keras.layers.Layer):
         )
         pooled = [v if w == 1 else layers.mean_of_values(v, i)[:, None] for w, i, v in parts]
         return tf.concat(pooled, axis=1)
+
+    def of_ads(self, ids: tf.Tensor) -> tf.Tensor:
+        """Looks up the ad side's columns [..., Wa] alone and returns [..., Wa E]."""
+        values = self._table(ids + self._offsets[self._is_ad])
+        return tf.reshape(
+            values, [*tf.unstack(tf.shape(ids))[:-1], ids.shape[-1] * values.shape[-1]]
+        )
 
 
 class Ranks(tf.keras.layers.Layer):
@@ -304,6 +318,7 @@ class _Inputs:
         data: Fields and training rows.
         options: Sizes.
         ids: [B, W].
+        table: Embeds ids.
         embedded: [B, F, E].
         numbers: [B, numeric fields], the ranks of numbers; None without any.
     """
@@ -311,6 +326,7 @@ class _Inputs:
     data: peer_data.PeerData
     options: NetworkOptions
     ids: tf.Tensor
+    table: Fields
     embedded: tf.Tensor
     numbers: tf.Tensor | None
 
@@ -386,6 +402,39 @@ def _final_mlp(own: _Inputs) -> tf.Tensor:
     return own.outputs(_joined(*streams)) + fused
 
 
+class ActivationUnit(tf.keras.layers.Layer):
+    """Sums the ads of a history with weights that depend on the candidate; they need not sum to 1.
+
+    Args:
+        table: Embeds ads.
+        ad_features: [V, Wa] ad-side ids of the history's values.
+    """
+
+    def __init__(self, table: Fields, ad_features: np.ndarray) -> None:
+        super().__init__()
+        self._table, self._ad_features = table, ad_features
+        self._hidden = tf.keras.layers.Dense(_ACTIVATION_UNITS, activation="relu")
+        self._weight = tf.keras.layers.Dense(1)
+
+    def call(self, ids: tf.Tensor, ads: tf.Tensor) -> tf.Tensor:
+        """Maps values [B, L] and candidates [B, Wa] to [B, Wa E]."""
+        values = self._table.of_ads(tf.gather(self._ad_features, ids))  # [B, L, Wa E]
+        candidate = tf.broadcast_to(self._table.of_ads(ads)[:, None], tf.shape(values))
+        both = tf.concat([values, candidate, values - candidate, values * candidate], axis=-1)
+        weights = tf.where(ids[..., None] > 0, self._weight(self._hidden(both)), 0.0)
+        return tf.reduce_sum(weights * values, axis=1)
+
+
+def _din(own: _Inputs) -> tf.Tensor:
+    x = own.flat
+    for field in own.data.fields:
+        if field.name in own.data.histories:
+            ads = tf.concat([own.ids[:, f.columns] for f in own.data.fields if f.is_ad], axis=1)
+            unit = ActivationUnit(own.table, own.data.histories[field.name])
+            x = _joined(x, unit(own.ids[:, field.columns], ads))
+    return own.outputs(own.dense(x))
+
+
 _NETWORKS: dict[str, Callable[[_Inputs], tf.Tensor]] = {
     "dnn": _dnn,
     "dcn_v2": _dcn_v2,
@@ -393,6 +442,7 @@ _NETWORKS: dict[str, Callable[[_Inputs], tf.Tensor]] = {
     "fwfm": _fwfm,
     "dlrm": _dlrm,
     "final_mlp": _final_mlp,
+    "din": _din,
 }
 KINDS = tuple(_NETWORKS)
 
@@ -400,11 +450,11 @@ KINDS = tuple(_NETWORKS)
 def build(data: peer_data.PeerData, options: NetworkOptions) -> tf.keras.Model:
     """Builds a network that maps ids [B, W] int32 to outputs [B, T]."""
     ids = tf.keras.Input([data.train.ids.shape[1]], dtype=tf.int32)
-    embedded = Fields(data.fields, options.field_dim, options.embedding_l2 / len(data.train))(ids)
+    table = Fields(data.fields, options.field_dim, options.embedding_l2 / len(data.train))
     numbers = None
     if any(field.kind == "numeric" for field in data.fields):
         numbers = Ranks(data.fields)(ids)
-    own = _Inputs(data, options, ids, embedded, numbers)
+    own = _Inputs(data, options, ids, table, table(ids), numbers)
     return tf.keras.Model(ids, _NETWORKS[options.kind](own))
 
 

@@ -120,12 +120,19 @@ class PeerTarget:
 
 @dataclasses.dataclass(frozen=True)
 class PeerData:
-    """Fields and rows of all splits."""
+    """Fields and rows of all splits.
+
+    Attributes:
+        fields: The fields.
+        train, validation, test: The rows of the splits.
+        histories: Name of a list of ads -> the ad-side ids [V, Wa] of its values.
+    """
 
     fields: tuple[PeerField, ...]
     train: PeerRows
     validation: PeerRows
     test: PeerRows
+    histories: layers.Ties = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def heads(self) -> tuple[str, ...]:
@@ -226,6 +233,7 @@ def read(
     return PeerData(
         _fields_and_position(data_set, with_position),
         *(_rows(data_set, split, with_position, chosen) for split in SPLITS),
+        layers.find_histories(data_set.fitted, data_set.catalog()),
     )
 
 

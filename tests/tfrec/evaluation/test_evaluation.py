@@ -17,7 +17,7 @@ from tfrec.evaluation import (
     retrieval_comparison,
 )
 from tfrec.retrieval import retrieval_training
-from tfrecords import convert, reader, records, schema
+from tfrecords import convert, encoding, reader, records, schema
 
 pytestmark = pytest.mark.trains
 
@@ -403,10 +403,12 @@ def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
     ids = data_set.catalog().ad_ids.to_pylist()
     rows = np.concatenate([w["ad_row"] for w in windows])
     assert truth.log["C7"].to_pylist() == [ids[row] for row in rows]
-    encoded = truth.encode(data_set, truth.sample_requests)
     query = np.concatenate([w["query"] for w in windows])
     spaced = retrieval.evenly_spaced(len(query), ground_truth.MAX_REQUESTS)
-    np.testing.assert_array_equal(encoded, query[spaced])
+    np.testing.assert_array_equal(truth.sample_queries, query[spaced])
+    encoder = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
+    encoded = encoder.encode_table(truth.sample_requests)
+    np.testing.assert_array_equal(encoded, truth.sample_queries)
     true_rows = records.read_arrow(synthetic_log.truth)["click_probability"].to_numpy()
     np.testing.assert_array_equal(truth.rows["click_probability"], true_rows[-len(clicks) :])
 

@@ -1,4 +1,4 @@
-"""The ground truth of a world whose log is a table: shop and drift."""
+"""The ground truth of a world whose log is a table: shop, drift and sequence."""
 
 import dataclasses
 
@@ -6,12 +6,12 @@ import logs
 import numpy as np
 import pytest
 
-from tfrec import evaluation
+from tfrec import evaluation, retrieval
 from tfrec.evaluation import ground_truth, realized
-from tfrecords import reader, synthetic
+from tfrecords import encoding, histories, reader, synthetic
 
 
-@pytest.fixture(scope="module", params=["shop", "drift"])
+@pytest.fixture(scope="module", params=["shop", "drift", "sequence"])
 def log(request, tmp_path_factory):
     config = dataclasses.replace(synthetic.WORLDS[request.param], num_users=200, num_ads=150)
     return synthetic.write_log(tmp_path_factory.mktemp("log"), 3_000, config)
@@ -34,10 +34,37 @@ def test_the_truth_lines_up_with_the_test_split(truth, data_set):
     windows = list(data_set.windows("test"))
     clicks = np.concatenate([window["click"] for window in windows])
     np.testing.assert_array_equal(truth.log["clicked"].to_numpy(), clicks)
-    encoded = truth.encode(data_set, truth.log)
-    starts = np.concatenate([window["query"] for window in windows])
-    first = truth.log["position"].cast("int64").to_numpy() == 0
-    np.testing.assert_array_equal(encoded[first], starts)
+    queries = np.concatenate([window["query"] for window in windows])
+    spaced = retrieval.evenly_spaced(len(queries), ground_truth.MAX_REQUESTS)
+    np.testing.assert_array_equal(truth.sample_queries, queries[spaced])
+    fields = data_set.schema.query_fields
+    logged = [field for field in fields if field.kind != "history"]
+    encoded = encoding.Encoder(data_set.fitted, logged).encode_table(truth.sample_requests)
+    columns = [
+        column
+        for field, own in encoding.columns(fields)
+        if field in logged
+        for column in range(own.start, own.stop)
+    ]
+    np.testing.assert_array_equal(truth.sample_queries[:, columns], encoded)
+
+
+def test_the_state_of_the_sample_requests_is_that_of_their_histories(truth, data_set):
+    if not truth.world.population.state_columns:
+        return
+    (history,) = data_set.schema.histories
+    own = encoding.history_columns(
+        history, dict(encoding.columns(data_set.schema.query_fields))[history]
+    )
+    ages = ground_truth.query_columns(truth.world, truth.sample_requests)["click_ages"]
+    latest = np.nanmin(np.nan_to_num(ages, nan=np.inf), axis=1)
+    known = truth.sample_queries[:, own.values] > 0
+    np.testing.assert_array_equal(known.any(axis=1), np.isfinite(latest))
+    in_history = np.where(known, truth.sample_queries[:, own.ages], 999).min(axis=1)
+    # An ad without a category, of which there are 2 %, leaves no trace in the state.
+    same = in_history == histories.age_buckets(latest)
+    assert same[known.any(axis=1)].mean() > 0.95
+    assert known.any(axis=1).sum() > 30
 
 
 def test_the_values_of_all_ads_are_those_of_the_log(truth, data_set):

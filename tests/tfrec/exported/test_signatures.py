@@ -1,5 +1,8 @@
 """The ranker as it is exported: its weights constants, its scores those of the model."""
 
+import dataclasses
+
+import history_logs
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -69,6 +72,47 @@ def test_the_exported_ranker_scores_as_the_model(
     for name, values in found.items():
         assert values.shape == (num_requests, num_candidates)
         np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_blocks", [0, 2])
+def test_the_exported_ranker_reads_ages_and_events_as_the_model_does_the_data_set(
+    ranker_config, tmp_path, num_blocks
+):
+    converted = history_logs.converted(
+        history_logs.log(), history_logs.schema_of(), tmp_path / "log"
+    )
+    config = dataclasses.replace(ranker_config, num_blocks=num_blocks)
+    model = ranking.Ranker.for_data_set(converted, config, ["click", "engagement"])
+    model(next(iter(converted.batches("test", 1))))
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign_add(rng.normal(scale=0.3, size=variable.shape).astype(np.float32))
+    module = exported.RankerModule(converted.fitted, model, calibration.Calibrators())
+    raw = longest_sample(converted)
+    fields = converted.schema.query_fields
+    features = tf.constant(ads(converted, 1, 30))
+    encoder = encoding.Encoder(converted.fitted, fields)
+    expected = model({"query": encoder(raw), "ad": features})
+    found = module.serve(**raw, ad_features=features)["click_probability"]
+    np.testing.assert_allclose(found, tf.sigmoid(expected["click"]), rtol=1e-4, atol=1e-6)
+    for changed in (
+        {"all__age_seconds": 30.0 * raw["all__age_seconds"]},
+        {"all__events": tf.fill(raw["all__events"].shape, "engagement")},
+    ):
+        other = module.serve(**{**raw, **changed}, ad_features=features)["click_probability"]
+        assert np.abs(other - found).max() > 1e-4
+
+
+def longest_sample(converted):
+    """Returns the inputs of the held-out request with most events."""
+    sample = max(converted.sample_requests(), key=lambda own: len(own["all"] or ()))
+    assert len(sample["all"]) > 3
+    inputs = {}
+    for name, spec in encoding.input_signature(converted.schema.query_fields).items():
+        value = sample[name] or [] if spec.shape.rank > 1 else sample[name]
+        missing = "" if spec.dtype == tf.string else np.nan
+        inputs[name] = tf.constant([missing if value is None else value], spec.dtype)
+    return inputs
 
 
 def test_only_the_tables_stay_variables(model, directory):

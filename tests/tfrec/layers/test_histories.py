@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec import layers, retrieval
+from tfrec.layers import histories
 from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
 
@@ -129,6 +130,45 @@ def test_clicks_on_an_ad_teach_what_it_means_in_a_history(layer):
     dense = tf.convert_to_tensor(gradient).numpy()
     assert dense[2].tolist() == [1, 1]
     assert not dense[[1, 3]].any()
+
+
+def test_buckets_of_ages_share_what_the_points_between_them_learn():
+    points = np.arange(histories.num_age_rows(), dtype=np.float32)[:, None]
+    table = histories.of_age_buckets(tf.constant(points)).numpy()[:, 0]
+    # Bucket 0 is a missing age; 1 is point 0, in row 1, and 9 is point 1; 5 is half way.
+    assert table[[0, 1, 5, 9, 11]].tolist() == [0, 1, 1.5, 2, 2.25]
+    assert len(table) == 256
+
+
+def test_values_of_histories_are_weighted_by_age_and_event():
+    history = schema_lib.Field(
+        "recent", "history", "query", of="film", event=("click", "engagement"), max_length=3
+    )
+    columns = encoding.history_columns(history, slice(2, 11))
+    pooling = histories.HistoryPooling(
+        np.zeros((4, 1), np.int32), lambda ids: tf.zeros([len(ids), 1, 2]), columns
+    )
+    # Ids 1 and 2 of ages in buckets 9 and 1; a click and an engagement.
+    rows = tf.constant([[7, 7, 1, 2, 0, 9, 1, 0, 1, 2, 0]])
+    values = tf.constant([[[1.0, 10.0], [2.0, 20.0], [5.0, 50.0]]])
+    pooling(values, rows[:, columns.values], rows)
+    logits = np.zeros(pooling.age_logits.shape, np.float32)
+    logits[2, 1] = np.log(3.0)  # weighting 1 of bucket 9
+    logits[1, 1] = np.log(0.5)  # of bucket 1
+    pooling.age_logits.assign(logits)
+    events = np.zeros((4, 4), np.float32)
+    events[2, 3] = np.log(4.0)  # weighting 3 of engagements
+    pooling.event_logits.assign(events)
+    by_age = pooling(values, rows[:, columns.values], rows)[0, 1:]
+    # Weights are divided by 1 plus their sum: 1 and 1 by 3; 3 and 0.5 by 4.5; 1 and 4 by 6.
+    np.testing.assert_allclose(by_age[:, 0], [1, 4 / 4.5, 1, 9 / 6], rtol=1e-5)
+    np.testing.assert_allclose(by_age[:, 1], 10 * by_age[:, 0], rtol=1e-5)
+    # A value without an age adds nothing, and without values there is nothing of any age.
+    no_age = tf.constant([[7, 7, 1, 2, 0, 9, 0, 0, 1, 2, 0]])
+    alone = pooling(values, no_age[:, columns.values], no_age)[0, 1:]
+    np.testing.assert_allclose(alone[:, 0], [1 / 2, 3 / 4, 1 / 2, 1 / 2], rtol=1e-5)
+    empty = tf.zeros([1, 11], tf.int32)
+    np.testing.assert_array_equal(pooling(values, empty[:, columns.values], empty)[0, 1:], 0.0)
 
 
 @pytest.fixture(scope="module")

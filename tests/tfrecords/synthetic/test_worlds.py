@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv
 
+from tfrec import metrics
 from tfrecords import schema as schema_lib
 from tfrecords import synthetic
 
@@ -14,9 +15,11 @@ NUM_ROWS = 12_000
 SIZES = {"seed": 3, "num_users": 400, "num_ads": 600}
 
 
-@pytest.fixture(scope="module", params=["shop", "drift"])
+@pytest.fixture(scope="module", params=["shop", "drift", "sequence"])
 def config(request):
-    return dataclasses.replace(synthetic.WORLDS[request.param], **SIZES)
+    # The log is too short for more users to come back as often as those of the default.
+    sizes = SIZES | ({"num_users": 120} if request.param == "sequence" else {})
+    return dataclasses.replace(synthetic.WORLDS[request.param], **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +53,19 @@ def rows(log, world):
 def truth(log):
     with pa.memory_map(str(log.truth)) as source:
         table = pa.ipc.open_file(source).read_all()
-        return {name: table[name].to_numpy().copy() for name in table.column_names}
+        columns = {name: table[name].combine_chunks() for name in table.column_names}
+        return {
+            name: np.array(own.to_pylist(), float)
+            if name == "click_ages"
+            else own.to_numpy().copy()
+            for name, own in columns.items()
+        }
 
 
 @pytest.fixture(scope="module")
-def sides(world, rows):
-    """The query-side columns of the log, and the ad-side ones of the ads that it names."""
-    query = {name: rows[name] for name in world.population.query_columns}
+def sides(world, rows, truth):
+    """The query-side columns of the log and its truth, and the ad-side ones of its ads."""
+    query = {name: ({**truth, **rows})[name] for name in world.population.query_columns}
     index = {ad: number for number, ad in enumerate(world.ads["ad"])}
     shown = np.array([index[ad] for ad in rows["ad"]])
     return query, {name: values[shown] for name, values in world.ads.items()}
@@ -119,7 +128,7 @@ def test_labels_agree_with_their_probabilities_by_decile(rows, truth, label, sco
 
 def test_rates_and_revenue_are_those_of_the_config(rows, truth, config):
     clicks = rows["clicked"] == 1
-    assert clicks.mean() == pytest.approx(config.click_rate, abs=0.05)
+    assert clicks.mean() == pytest.approx(config.click_rate, abs=0.06)
     assert rows["ordered"][clicks].mean() == pytest.approx(config.engagement_rate, abs=0.06)
     assert not rows["ordered"][~clicks].any()
     np.testing.assert_array_equal(rows["order_value"] > 0, rows["ordered"] == 1)
@@ -204,6 +213,72 @@ def test_titles_say_brand_and_thing(world):
     for brand, title in zip(world.ads["brand"], world.population.titles(world.ads), strict=True):
         assert title.startswith(brand)
         assert len(title.split()) >= 2
+
+
+@pytest.fixture(scope="module")
+def sequence(tmp_path_factory):
+    """A log with long histories, its rows, the ages of its truth, and its world."""
+    config = dataclasses.replace(synthetic.WORLDS["sequence"], seed=3, num_users=30, num_ads=600)
+    # Three chunks of requests: what users did in one is known in the next.
+    log = synthetic.write_log(tmp_path_factory.mktemp("sequence"), 50_000, config)
+    world = synthetic.load_world(log.directory)
+    with pa.memory_map(str(log.truth)) as source:
+        ages = pa.ipc.open_file(source).read_all()["click_ages"].combine_chunks()
+        ages = ages.flatten().to_numpy().reshape(len(ages), -1).copy()
+    return read(log.log, world), ages, world
+
+
+def test_ages_are_those_since_the_last_click_on_each_category_in_the_log(sequence):
+    rows, ages, world = sequence
+    category = dict(zip(world.ads["ad"], world.encode(world.ads)["category"], strict=True))
+    last = {user: np.full(21, np.nan) for user in np.unique(rows["user"])}
+    request, expected = -1, None
+    for i in range(len(ages)):
+        user, time = rows["user"][i], rows["time"][i]
+        if rows["request"][i] != request:
+            request, expected = rows["request"][i], time - last[user]
+        np.testing.assert_array_equal(ages[i], expected)
+        clicked = category[rows["ad"][i]]
+        if rows["clicked"][i] and user and clicked:
+            last[user][clicked] = time
+    assert np.isnan(ages[rows["user"] == ""]).all()
+    assert np.isfinite(ages[-1, 1:]).sum() > 10
+
+
+def test_a_click_raises_the_categories_that_follow_it_a_day_later_and_lowers_its_own(sequence):
+    rows, _, world = sequence
+    query = {n: rows[n][:1] for n in world.population.query_columns if n != "click_ages"}
+    logit = {}
+    for days in (np.nan, 0.01, 1.0, 20.0):
+        ages = np.full((1, 21), np.nan)
+        ages[0, 5] = days * 86_400
+        probability = world.click_probability({**query, "click_ages": ages})[0]
+        logit[days] = np.log(probability / (1 - probability))
+    category = world.encode(world.ads)["category"]
+    # At the age of a day: 3 for what follows, and -exp(-1) for the category itself.
+    change = logit[1.0] - logit[np.nan]
+    assert change[category == 5] == pytest.approx(-np.exp(-1))
+    followers = {int(own) for own in category[change > 1.0]}
+    assert len(followers) == 2
+    assert 5 not in followers
+    assert change[np.isin(category, list(followers))] == pytest.approx(3.0)
+    assert change[~np.isin(category, [5, *followers])] == pytest.approx(0.0, abs=1e-9)
+    following = np.isin(category, list(followers))
+    # Just after a click and weeks later there is nearly nothing.
+    assert (logit[0.01] - logit[np.nan])[following].max() < 0.1
+    assert (logit[20.0] - logit[np.nan])[following].max() < 0.1
+
+
+def test_clicks_before_tell_much_of_the_next_click(sequence):
+    rows, ages, world = sequence
+    query = {n: {**rows, "click_ages": ages}[n] for n in world.population.query_columns}
+    index = {ad: number for number, ad in enumerate(world.ads["ad"])}
+    shown = np.array([index[ad] for ad in rows["ad"]])
+    ads = {name: values[shown] for name, values in world.ads.items()}
+    known = world.click_probability(query, ads)
+    unknown = world.click_probability({**query, "click_ages": np.full_like(ages, np.nan)}, ads)
+    clicks = rows["clicked"].astype(np.float32)
+    assert metrics.auc(clicks, known) > metrics.auc(clicks, unknown) + 0.05
 
 
 def test_a_file_of_an_unknown_world_is_refused(tmp_path):
