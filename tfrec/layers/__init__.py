@@ -1,6 +1,7 @@
 """Keras layers shared by the two-tower model and the ranker."""
 
 from tfrec.layers.attention import LayerNorm, TargetAttention
+from tfrec.layers.biases import PositionBias, UserBias
 from tfrec.layers.custom_code import needs_autograph
 from tfrec.layers.dropout import Dropout, Generator, new_generator
 from tfrec.layers.factorization import RANK, FactorizationMachine
@@ -27,8 +28,7 @@ from tfrec.layers.head_outputs import (
 from tfrec.layers.histories import Ties, find_histories
 from tfrec.layers.history_tokens import HistoryTokens
 from tfrec.layers.id_dropout import IdDropout, oov_rates
-from tfrec.layers.numeric_slopes import NumericSlopes
-from tfrec.layers.position_bias import PositionBias
+from tfrec.layers.numbers import NumericSlopes
 from tfrec.layers.replicas import (
     WHOLE,
     Columns,
@@ -42,7 +42,6 @@ from tfrec.layers.replicas import (
     whole_batch,
 )
 from tfrec.layers.sampling import ClickedAds, ClickShares, clicked_in_request, expected_draws
-from tfrec.layers.user_bias import UserBias
 from tfrec.layers.user_clicks import UserClicks
 from tfrec.layers.user_ids import UserIds
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfrec.layers import number_lookup
+from tfrec.layers import numbers
 from tfrecords import encoding, schema
 
 RANK = 8
@@ -51,7 +51,7 @@ class FactorizationMachine(tf.keras.layers.Layer):
         padding = [first[field] for field in fields if field.is_list]
         self.query_rows = TableRows(fitted, query_fields, first)
         self.ad_rows = TableRows(fitted, ad_fields, first)
-        self._numbers = number_lookup.scaled_numbers(fitted, ad_fields)
+        self._numbers = numbers.scaled_numbers(fitted, ad_fields)
         self._num_ids = sum(sizes)
         sizes += [1] * (2 * self._numbers.num_fields)
         self.field_of_row = np.repeat(np.arange(len(sizes)), sizes)
@@ -71,9 +71,9 @@ class FactorizationMachine(tf.keras.layers.Layer):
 
     def ad_numbers(self, ad: tf.Tensor) -> tf.Tensor:
         """Returns the values [..., 2 M] of the last rows of the table at ads [..., Wa] int32."""
-        numbers = self._numbers(ad)
+        logarithms = self._numbers(ad)
         # Of normal numbers, the square has mean 0 and about deviation 1, too.
-        return tf.concat([numbers, (tf.square(numbers) - 1.0) / 1.5], axis=-1)
+        return tf.concat([logarithms, (tf.square(logarithms) - 1.0) / 1.5], axis=-1)
 
     def _sum(self, rows: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(tf.gather(self.table, rows), axis=-2)
@@ -103,7 +103,7 @@ class TableRows:
         self._columns = np.concatenate([*columns, np.empty(0)]).astype(np.int32)
         self._first = np.concatenate([*rows, np.empty(0)]).astype(np.int32)
         numeric = [first[field] for field in fields if field.kind == "numeric"]
-        self._numeric = number_lookup.coarse_rows(fitted, fields, numeric)
+        self._numeric = numbers.coarse_rows(fitted, fields, numeric)
 
     def __call__(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns rows of the table [..., W] of encoded rows [..., Wq or Wa] int32."""

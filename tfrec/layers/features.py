@@ -26,7 +26,7 @@ from typing import Optional
 import numpy as np
 import tensorflow as tf
 
-from tfrec.layers import histories, number_lookup, replicas
+from tfrec.layers import histories, numbers, replicas
 from tfrecords import encoding, schema, vectors
 
 FREQUENCY_BUCKETS = 64
@@ -98,7 +98,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         buckets = [fitted.num_coarse_buckets(fields[i]) for i in numeric]
         self._num_buckets = max(buckets, default=0)
         first = range(0, len(numeric) * self._num_buckets, max(self._num_buckets, 1))
-        self._numeric_rows = number_lookup.coarse_rows(fitted, fields, first)
+        self._numeric_rows = numbers.coarse_rows(fitted, fields, first)
         self._lists = lists
         self.vectors = [
             VectorEmbedding(field.length, own, dim)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec import exported, metrics, ranking
-from tfrec.layers import position_bias
+from tfrec.layers import biases
 from tfrecords import encoding, reader, schema
 
 NUM_REQUESTS, NUM_ADS, NUM_SLOTS = 3_000, 40, 5
@@ -148,9 +148,9 @@ def test_the_first_slot_of_the_log_is_found(with_positions):
 
 
 def test_slots_share_the_steps_before_them_and_unknown_ones_are_neutral():
-    bias = position_bias.PositionBias(num_positions=4, num_logits=2)
+    bias = biases.PositionBias(num_positions=4, num_logits=2)
     bias.first.assign(1)
-    bias.steps.assign(np.array([[-1.0, -0.5], [-0.5, 0.0], [-0.25, 1.0]]) / position_bias.SPEED)
+    bias.steps.assign(np.array([[-1.0, -0.5], [-0.5, 0.0], [-0.25, 1.0]]) / biases.POSITION_SPEED)
     # Slots 1, 2, 3, 4 have 0, -1, -1.5, -1.75 and 0, -0.5, -0.5, 0.5; 9 counts as 4.
     found = bias(tf.constant([[1, 2, 3], [4, 9, -1], [0, 3, 1]])).numpy()
     np.testing.assert_allclose(found[..., 0], [[0, -1, -1.5], [-1.75, -1.75, 0], [0, -1.5, 0]])
@@ -162,7 +162,7 @@ def test_a_slot_acts_on_the_click_and_on_revenue_and_not_on_engagement_after_a_c
 ):
     heads = ("click", "engagement", "revenue")
     model = ranking.Ranker(data_set.fitted, ranker_config, heads, num_positions=3)
-    model.position_bias.steps.assign(np.array([[-1.0, -2.0], [0.0, 0.0]]) / position_bias.SPEED)
+    model.position_bias.steps.assign(np.array([[-1.0, -2.0], [0.0, 0.0]]) / biases.POSITION_SPEED)
     logits = {
         "click": tf.constant([[0.5, 0.5]]),
         "engagement": tf.constant([[0.25, 0.25]]),

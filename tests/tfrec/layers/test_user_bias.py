@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfrec import layers, ranking
 from tfrec.exported import signatures
-from tfrec.layers import user_bias
+from tfrec.layers import biases
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
 
@@ -120,7 +120,7 @@ def layer():
         "ad": encoding.FieldStatistics(vocabulary=("a",)),
     }
     users = layers.UserIds.find(encoding.FittedSchema(schema, statistics))
-    layer = user_bias.UserBias(users, 2)
+    layer = biases.UserBias(users, 2)
     layer.table.assign([[9.0, 9.0], [1.0, -1.0], [3.0, 0.0], [9.0, 9.0], [9.0, 9.0]])
     return layer
 
@@ -152,7 +152,7 @@ def test_what_a_row_moves_does_not_depend_on_the_size_of_the_batch(layer, copies
         loss = tf.reduce_sum(residuals * biases) / tf.reduce_sum(tf.cast(shown, tf.float32))
     gradient = tf.convert_to_tensor(tape.gradient(loss, layer.table)).numpy()
     # Of u: three rows of +1, less three quarters of what rows of users sum to, 3 - 1.
-    per_row = user_bias.STEP_PER_ROW * copies
+    per_row = biases.STEP_PER_ROW * copies
     np.testing.assert_allclose(gradient[1:3, 0], [1.5 * per_row, -1.5 * per_row], rtol=1e-4)
     assert not gradient[[0, 3, 4]].any()
     assert not gradient[:, 1].any()

@@ -1,11 +1,11 @@
-"""Slopes of amounts in the numbers of ads."""
+"""Logarithms of numbers, and slopes of amounts in them."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfrec import layers
-from tfrec.layers import number_lookup
+from tfrec.layers import numbers
 from tfrecords import encoding, schema
 from tfrecords.conversion import fitting
 
@@ -27,20 +27,20 @@ def fitted(prices):
 
 def test_numbers_ascend_as_logarithms_with_mean_0_and_deviation_1():
     boundaries = np.geomspace(0.01, 1e5, 200).tolist()
-    numbers = number_lookup.numbers_of_ids(boundaries)
-    assert numbers[0] == 0
-    assert numbers[1] == numbers[2]
-    assert numbers[1:].mean() == pytest.approx(0, abs=1e-5)
-    assert numbers[1:].std() == pytest.approx(1, abs=1e-5)
-    steps = np.diff(numbers[20:])
+    found = numbers.numbers_of_ids(boundaries)
+    assert found[0] == 0
+    assert found[1] == numbers[2]
+    assert found[1:].mean() == pytest.approx(0, abs=1e-5)
+    assert found[1:].std() == pytest.approx(1, abs=1e-5)
+    steps = np.diff(found[20:])
     np.testing.assert_allclose(steps, steps[0], rtol=0.05)
 
 
 @pytest.mark.parametrize("boundaries", [(), (0.0,), (-5.0, 0.0, 5.0), (-1e30, 1e30)])
 def test_numbers_are_finite(boundaries):
-    numbers = number_lookup.numbers_of_ids(boundaries)
-    assert np.isfinite(numbers).all()
-    assert len(numbers) == len(boundaries) + 2
+    found = numbers.numbers_of_ids(boundaries)
+    assert np.isfinite(found).all()
+    assert len(found) == len(boundaries) + 2
 
 
 def test_the_line_holds_for_the_dearest_ads_which_few_rows_have():
