@@ -28,10 +28,10 @@ import tensorflow as tf
 
 from tfrec.layers import replicas, user_ids
 
-# Multiplies the learning rate of the steps of positions. The embedding tables learn faster; what the biases do
-# not explain in time goes to the ads.
+# Multiplies the learning rate of the steps of positions. The embedding tables learn faster; what
+# the biases do not explain in time goes to the ads.
 POSITION_SPEED = 3.0
-# A row moves the bias of its user by about this share of its residual, whatever the batch size (times
+# A row moves its user's bias by about this share of its residual, whatever the batch size (times
 # 1.26, Adagrad's factor for gradients far below its initial accumulator).
 STEP_PER_ROW = 0.05
 _MEAN_MOMENTUM = 0.95  # of the users' mean bias, per step

@@ -73,7 +73,6 @@ class SequenceConfig(ShopConfig):
 class SequencePopulation(ShopPopulation):
     """Users, ads and page views of the shop, and the ages of each user's last clicks."""
 
-    decimals = ShopPopulation.decimals | {"order_value"}
     query_columns = (*ShopPopulation.query_columns, AGES)
     state_columns = (AGES,)
 

@@ -127,7 +127,7 @@ class ShopPopulation(Population):
         tier_prices: Mean log price of each price tier.
     """
 
-    decimals = frozenset({*_NUMERIC, "revenue"})
+    decimals = frozenset({*_NUMERIC, "order_value"})
     query_columns: tuple[str, ...] = (*_USER_FIELDS, *_CONTEXT_FIELDS, "time")
     ad_columns = ("ad", "brand", "category", "price", "rating", "delivery")
 

@@ -148,8 +148,8 @@ def test_what_a_row_moves_does_not_depend_on_the_size_of_the_batch(layer, copies
     residuals = tf.where(shown, 1.0, 0.0)[..., None] * [1.0, 0.0]
     residuals *= tf.where(query == 1, 1.0, -1.0)[..., None]
     with tf.GradientTape() as tape:
-        biases = layer(query, shown, training=True)[:, None]
-        loss = tf.reduce_sum(residuals * biases) / tf.reduce_sum(tf.cast(shown, tf.float32))
+        added = layer(query, shown, training=True)[:, None]
+        loss = tf.reduce_sum(residuals * added) / tf.reduce_sum(tf.cast(shown, tf.float32))
     gradient = tf.convert_to_tensor(tape.gradient(loss, layer.table)).numpy()
     # Of u: three rows of +1, less three quarters of what rows of users sum to, 3 - 1.
     per_row = biases.STEP_PER_ROW * copies

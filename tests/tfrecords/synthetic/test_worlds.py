@@ -136,6 +136,12 @@ def test_rates_and_revenue_are_those_of_the_config(rows, truth, config):
     assert abs(error.mean()) < 4 * error.std() / np.sqrt(NUM_ROWS)
 
 
+def test_amounts_are_written_with_cents(rows):
+    amounts = rows["order_value"][rows["ordered"] == 1]
+    assert (amounts > 0).all()
+    assert (amounts % 1 != 0).mean() > 0.9
+
+
 def test_the_truth_follows_from_the_columns(world, rows, truth, sides):
     click = world.click_probability(*sides, rows["position"])
     engagement = click * world.engagement_probability(*sides)
