@@ -105,13 +105,20 @@ def check_options(arguments: Sequence[str], known_here: Iterable[str] = ()) -> N
     )
     for group in pipeline_options.PipelineOptions.__subclasses__():
         group._add_argparse_args(parser)
-    unknown = parser.parse_known_args(options)[1]
+    known, unknown = parser.parse_known_args(options)
     if unknown:
         name = unknown[0].removeprefix("--").partition("=")[0]
         hint = terminal.suggestion_for(name, known_here)
         raise ValueError(
             f"{unknown[0]!r} is a flag of neither this command nor Beam.{hint} See --help."
         )
+    try:
+        apache_beam.runners.create_runner(known.runner)
+    except (ValueError, ImportError) as error:
+        raise ValueError(
+            f"--runner is {known.runner!r}; expected one of Apache Beam, such as DirectRunner, "
+            f"DaskRunner, PortableRunner, FlinkRunner or SparkRunner ({error})."
+        ) from error
 
 
 class _BeamLog:

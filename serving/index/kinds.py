@@ -190,7 +190,8 @@ class IndexConfig:
         if "://" not in uri and not uri.endswith(".db"):
             raise ValueError(
                 "milvus_uri: expected the address of Milvus, as http://HOST:19530, or the path of "
-                f"a milvus-lite file, as milvus.db, got {self.milvus_uri!r}."
+                f"a milvus-lite file, as milvus.db, got {self.milvus_uri!r}. Commands take it as "
+                "--milvus_uri, or from TFREC_MILVUS_URI."
             )
 
 

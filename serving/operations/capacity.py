@@ -261,7 +261,10 @@ def _orchestrators(
             "B",
             CALCULATED,
             f"processes: {processes}"
-            + (", two releases during a change" if in_process else "; ads' rows are mapped"),
+            + (", two releases during a change" if in_process else "; ads' rows are mapped")
+            + (
+                "" if memory <= _MEMORY_SHARE * machine.memory_bytes else "; DOES NOT FIT a machine"
+            ),
         ),
         Figure(
             "orchestrators",
@@ -333,7 +336,8 @@ def _users(constants: MeasuredConstants, num_users: int) -> list[Figure]:
             num_users * size,
             "B",
             CALCULATED,
-            f"{size:,.0f} B a user with a profile and 50 events, measured",
+            f"{size:,.0f} B a user with a profile and 50 events, measured"
+            + ("; for one host" if store == "SQLite" else ""),
         )
         for store, size in constants.store_bytes_per_user.items()
     ]

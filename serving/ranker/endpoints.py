@@ -37,10 +37,10 @@ def split_address(address: str) -> list[str]:
     parts = [part.strip() for part in address.split(",")]
     for part in parts:
         host, _, port = part.removeprefix(_DNS).rpartition(":")
-        if not host or not port.isdecimal():
+        if not host or "/" in host or not port.isdecimal() or int(port) > 65_535:
             raise ValueError(
-                f"--ranker_address has {part!r}; expected HOST:PORT, several separated by commas, "
-                "or dns:///NAME:PORT."
+                f"--ranker_address has {part!r}; expected HOST:PORT of its gRPC server, several "
+                "separated by commas, or dns:///NAME:PORT."
             )
     if len(set(parts)) < len(parts):
         raise ValueError(f"--ranker_address names a server twice: {address}. Name each once.")

@@ -199,6 +199,14 @@ def test_the_script_refuses_what_is_neither_its_flag_nor_beams(tmp_path):
     )
 
 
+def test_an_unknown_runner_is_refused_before_anything_is_written(tmp_path):
+    done = run_script(
+        "convert.py", "--use_synthetic", "--runner=Dask", f"--workdir={tmp_path / 'none'}", status=1
+    )
+    assert "--runner is 'Dask'; expected one of Apache Beam, such as" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_script_writes_what_convert_writes(tmp_path):
     data_path = f"--data_path={plain_log(tmp_path).path}"
     run_script("convert.py", data_path, f"--workdir={tmp_path / 'local'}")

@@ -118,5 +118,6 @@ class UserBias(tf.keras.layers.Layer):
             biases += (factor - 1.0) * (biases - tf.stop_gradient(biases))
             (total,) = replicas.total_of_replicas([tf.reduce_sum(weights * biases, axis=0)])
             mean = tf.math.divide_no_nan(total, weight)
-            self.mean.assign(_MEAN_MOMENTUM * self.mean + (1.0 - _MEAN_MOMENTUM) * mean)
+            momentum = tf.where(weight > 0, _MEAN_MOMENTUM, 1.0)
+            self.mean.assign(momentum * self.mean + (1.0 - momentum) * mean)
         return known * (biases - mean)

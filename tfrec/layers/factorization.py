@@ -36,7 +36,7 @@ class FactorizationMachine(tf.keras.layers.Layer):
         share: Weight in [0, 1] of this logit where it is mixed with another; 0 before the fit.
         query_rows, ad_rows: Maps encoded rows of a side to rows of the table.
         field_of_row: [V] number of the field of each row, from 0.
-        is_padding: [V] bool, true for id 0 of lists.
+        is_padding: [V - 2 M] bool, true for id 0 of lists.
     """
 
     def __init__(self, fitted: encoding.FittedSchema) -> None:

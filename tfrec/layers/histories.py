@@ -230,8 +230,10 @@ class HistoryPooling(tf.keras.layers.Layer):
         if self._columns.events is not None:
             logits += tf.gather(self.event_logits, rows[..., self._columns.events])
         known = tf.not_equal(ids, 0) & tf.not_equal(ages, 0)
-        weights = tf.where(known[..., None], tf.exp(logits), 0.0)
-        return weights / (1.0 + tf.reduce_sum(weights, axis=-2, keepdims=True))
+        logits = tf.where(known[..., None], logits, -1e9)
+        # No event of an age counts as one event of logit 0.
+        logits = tf.concat([tf.zeros_like(logits[..., :1, :]), logits], axis=-2)
+        return tf.nn.softmax(logits, axis=-2)[..., 1:, :]
 
 
 def of_age_buckets(points: tf.Tensor) -> tf.Tensor:

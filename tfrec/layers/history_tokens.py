@@ -43,7 +43,7 @@ class HistoryTokens(tf.keras.layers.Layer):
     ) -> None:
         super().__init__()
         self._embeddings, self._width = embeddings, width
-        self._lengths = [min(width, MAX_VALUES) for width in embeddings.list_widths]
+        self._lengths = [min(length, MAX_VALUES) for length in embeddings.list_widths]
         self.num_tokens = sum(self._lengths)
         self._maps = [tf.keras.layers.Dense(width) for _ in self._lengths]
         self._parts = [

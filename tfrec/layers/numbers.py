@@ -76,14 +76,15 @@ def scaled_numbers(fitted: encoding.FittedSchema, fields: Sequence[schema.Field]
 
 
 def numbers_of_ids(boundaries: Sequence[float]) -> np.ndarray:
-    """Returns a number for each id of a numeric field, scaled to mean 0 and deviation 1.
+    """Returns a number for each id of a numeric field; over the buckets, mean 0 and deviation 1.
 
     Args:
         boundaries: Ascending boundaries [T - 1] of the buckets.
 
     Returns:
         [T + 1] float32: the inverse hyperbolic sine, which is a logarithm for numbers that are not
-        small, of the lower end of each bucket; 0 for a missing number.
+        small, of the lower end of each bucket, and of the upper end of the first; 0, their mean,
+        for a missing number.
     """
     if not boundaries:
         return np.zeros(2, np.float32)

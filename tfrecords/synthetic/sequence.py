@@ -10,8 +10,8 @@ An age is the time since the user's last click on an ad of a category: that of a
 `follow`, and that of the category itself in the last term. So a click on a tent makes sleeping bags
 interesting, most of all `follow_days` later, and tents less so for a while. Neither which clicks
 were the last nor a mean over clicks tells this: it takes the age of a click on one of two
-categories, and which two depends on the candidate. Few users come back often, so histories are
-long; anonymous users have none.
+categories, and which two depends on the candidate. The users are few and come back often, so
+their histories are long; anonymous users have none.
 
 References:
     Zhou et al., Deep Interest Network for Click-Through Rate Prediction, 2018 (interests are local:
@@ -50,8 +50,8 @@ _STEPS = (1, 7)
 class SequenceConfig(ShopConfig):
     """The constants of the sequence world: few users, and few other reasons to click.
 
-    The intercepts are solved for clicks weeks ago; in a log, users who come back more often click
-    more.
+    The intercepts are solved for clicks a mean of 30 days ago; in a log, users who come back sooner
+    click more.
     """
 
     num_users: int = 300
@@ -85,7 +85,7 @@ class SequencePopulation(ShopPopulation):
         """Draws query-side codes [n]; see `world_parts.Population`.
 
         Those of a log have no ages yet, which a memory knows. At random times, users have clicked
-        each category before, some weeks ago.
+        each category before, a mean of 30 days ago.
         """
         views = super().page_views(rng, n, start)
         if start is None:

@@ -53,6 +53,8 @@ OTHER_FLAGS: list[str] = []
 
 
 def main() -> None:
+    if FLAGS.runner == "":
+        raise ValueError("--runner is empty; expected a runner of Apache Beam, such as DaskRunner.")
     if OTHER_FLAGS and not FLAGS.runner:
         flag_messages.fail(flag_messages.unknown_argument(OTHER_FLAGS[0]))
     if FLAGS.infer_schema:

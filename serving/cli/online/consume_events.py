@@ -15,10 +15,13 @@ example with XADD MAXLEN ~ 1000000.
 """
 
 import asyncio
+import logging
 import signal
 import socket
 
 from absl import flags
+
+from serving import redis_address
 
 flags.DEFINE_string(
     "stream_server", None, "Server of the stream: redis://HOST:PORT/DATABASE.", required=True
@@ -42,6 +45,12 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
+    scheme = FLAGS.stream_server.partition("://")[0]
+    if scheme == FLAGS.stream_server or scheme not in redis_address.SCHEMES:
+        raise ValueError(
+            f"--stream_server is {redis_address.without_secrets(FLAGS.stream_server)!r}; expected "
+            "redis://HOST:PORT/DATABASE, or rediss:// for TLS."
+        )
     asyncio.run(_consume())
 
 
@@ -49,6 +58,7 @@ async def _consume() -> None:
     from serving import impressions, orchestrator, users
     from serving.cli import extras
 
+    logging.getLogger().setLevel(logging.WARNING)  # A server that does not answer is one.
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

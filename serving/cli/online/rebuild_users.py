@@ -54,7 +54,11 @@ def main() -> None:
     feedback = (
         formats.expand_paths(FLAGS.feedback)
         if FLAGS.feedback
-        else sorted(pathlib.Path(FLAGS.impressions).glob(impressions.FEEDBACK_PATTERN))
+        else [
+            path
+            for directory in sorted({pathlib.Path(path).parent for path in logged})
+            for path in sorted(directory.glob(impressions.FEEDBACK_PATTERN))
+        ]
     )
 
     async def rebuild() -> operations.RebuiltUsers:

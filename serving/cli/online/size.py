@@ -9,6 +9,7 @@ measures yours, and --constants=FILE takes its result. See docs/sizing.md. --jso
 figures as JSON.
 """
 
+import math
 import pathlib
 
 from absl import flags
@@ -30,6 +31,9 @@ _PREFIXES = ("", "k", "M", "G", "T", "P")
 def main() -> None:
     from serving import operations
 
+    if not math.isfinite(FLAGS.rps):
+        raise ValueError(f"--rps is {FLAGS.rps}; expected a finite number of requests per second.")
+
     constants = operations.MeasuredConstants.load(
         pathlib.Path(FLAGS.constants) if FLAGS.constants else None
     )
@@ -47,7 +51,7 @@ def main() -> None:
     drivers = operations.cost_drivers(figures)
     print("cost: " + ", ".join(f"{part} {share:.0%} of the machines" for part, share in drivers))
     cores = sum(figure.value for figure in figures if figure.name == "cores")
-    if cores <= machine.cores:
+    if cores <= machine.cores and not any(figure.part == "Milvus" for figure in figures):
         print(f"One machine has cores enough for all of it ({cores:.2g}); a second one is a spare.")
     print(f"measured on {constants.machine}, {constants.date}, by {constants.command}")
 

@@ -46,6 +46,11 @@ MISTAKES = {
         "MODULE:CLASS for a class of your own. Did you mean 'IVFPQ'?"
     ),
     ("train.py", "--n_samples=many"): "error: --n_samples: expected integer >= 100, got 'many'.",
+    ("size.py", "--rps=inf"): "error: --rps is inf; expected a finite number of requests",
+    ("convert.py", "--use_synthetic", "--runner="): "error: --runner is empty; expected a runner",
+    ("consume_events.py", "--stream_server=127.0.0.1:6379", "--user_store=sqlite:users.db"): (
+        "error: --stream_server is '127.0.0.1:6379'; expected redis://HOST:PORT/DATABASE"
+    ),
     ("train.py", "--n_samples=7"): "error: --n_samples: expected integer >= 100, got '7'.",
     ("train.py", "--json=maybe"): "error: --json: expected --json or --nojson, got 'maybe'.",
     ("serve.py", "something"): "error: Unexpected argument 'something'; options start with --.",

@@ -5,6 +5,7 @@ import json
 import time
 
 import pytest
+import scripts_in_forks
 import serving_fixtures
 
 from serving import errors, impressions, operations, orchestrator, users
@@ -88,6 +89,15 @@ def test_a_rebuilt_store_has_what_the_service_had(logged, tmp_path):
         assert again[user_id].profile == {"country": "C1", "age": 7}
     assert (done.impressions, done.events, done.profiles, done.anonymous) == (12, 4, 2, 6)
     assert done.added == 16
+
+
+def test_the_command_finds_the_events_beside_impressions_named_by_a_pattern(logged, tmp_path):
+    flags = (f"--impressions={tmp_path}/log/{impressions.FILE_PATTERN}", "--json")
+    done = scripts_in_forks.run(
+        "rebuild_users.py", f"--user_store=sqlite:{tmp_path}/again.db", *flags
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["events"] == 4
 
 
 def test_a_store_in_use_gets_only_what_it_does_not_have(logged, tmp_path):

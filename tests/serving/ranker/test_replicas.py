@@ -86,6 +86,8 @@ async def becomes(condition):
         ("a:1,,b:2", "has ''; expected HOST:PORT"),
         ("a:1,b", "has 'b'; expected HOST:PORT"),
         ("dns:///ranker", "has 'dns:///ranker'; expected HOST:PORT"),
+        ("http://a:8500", "has 'http://a:8500'; expected HOST:PORT of its gRPC server"),
+        ("a:65536", "has 'a:65536'; expected HOST:PORT"),
         ("a:1, b:2, a:1", "names a server twice"),
     ],
 )
