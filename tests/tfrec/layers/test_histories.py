@@ -169,6 +169,10 @@ def test_values_of_histories_are_weighted_by_age_and_event():
     np.testing.assert_allclose(alone[:, 0], [1 / 2, 3 / 4, 1 / 2, 1 / 2], rtol=1e-5)
     empty = tf.zeros([1, 11], tf.int32)
     np.testing.assert_array_equal(pooling(values, empty[:, columns.values], empty)[0, 1:], 0.0)
+    # However certain the weights are, they stay weights.
+    pooling.age_logits.assign(tf.fill(pooling.age_logits.shape, 200.0))
+    certain = pooling(values, rows[:, columns.values], rows)[0, 1:]
+    np.testing.assert_allclose(certain[:3, 0], 1.5, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

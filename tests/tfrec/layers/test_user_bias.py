@@ -135,6 +135,9 @@ def test_biases_are_counted_from_their_mean_over_rows_which_is_that_of_unknown_u
     expected = [[-0.5, -0.25], [1.5, 0.75], [0.0, 0.0], [0.0, 0.0]]  # the mean: 1.5, -0.75
     np.testing.assert_allclose(in_training, expected, atol=1e-6)
     np.testing.assert_allclose(layer.mean, [0.075, -0.0375], atol=1e-6)
+    # A batch without known users says nothing of their mean.
+    layer(QUERY[2:], SHOWN[2:], training=True)
+    np.testing.assert_allclose(layer.mean, [0.075, -0.0375], atol=1e-6)
     for _ in range(300):
         layer(QUERY, SHOWN, training=True)
     np.testing.assert_allclose(layer(QUERY, SHOWN), expected, atol=1e-5)
