@@ -1,6 +1,11 @@
 """Addresses of Redis and Valkey servers. Imports no client."""
 
-SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
+_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
+
+
+def names_server(address: str) -> bool:
+    """Returns whether an address has a scheme of Redis or Valkey."""
+    return address.startswith(tuple(f"{scheme}://" for scheme in _SCHEMES))
 
 
 def client_url(address: str) -> str:

@@ -15,8 +15,7 @@ def check_channel(address: str) -> None:
         ModuleNotFoundError: redis is not installed; it comes with the extra `redis`.
     """
     problem = "has another scheme"
-    scheme, _, rest = address.partition(":")
-    if scheme in redis_address.SCHEMES and rest.startswith("//"):
+    if redis_address.names_server(address):
         from serving.live import redis_channel
 
         try:

@@ -14,7 +14,7 @@ def check_address(address: str) -> None:
         ModuleNotFoundError: The extra `redis` is not installed.
     """
     scheme, _, rest = address.partition(":")
-    if scheme in redis_address.SCHEMES and rest.startswith("//"):
+    if redis_address.names_server(address):
         # Only who names a server needs the extra.
         from serving.users import redis_store  # noqa: F401
     elif scheme != "sqlite" or not rest:

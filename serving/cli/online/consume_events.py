@@ -45,8 +45,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    scheme = FLAGS.stream_server.partition("://")[0]
-    if scheme == FLAGS.stream_server or scheme not in redis_address.SCHEMES:
+    if not redis_address.names_server(FLAGS.stream_server):
         raise ValueError(
             f"--stream_server is {redis_address.without_secrets(FLAGS.stream_server)!r}; expected "
             "redis://HOST:PORT/DATABASE, or rediss:// for TLS."

@@ -14,7 +14,6 @@ erased come back if the logs still have them.
 
 import asyncio
 import dataclasses
-import pathlib
 import time
 
 from absl import flags
@@ -54,11 +53,11 @@ def main() -> None:
     feedback = (
         formats.expand_paths(FLAGS.feedback)
         if FLAGS.feedback
-        else [
+        else sorted(
             path
-            for directory in sorted({pathlib.Path(path).parent for path in logged})
-            for path in sorted(directory.glob(impressions.FEEDBACK_PATTERN))
-        ]
+            for directory in {file.parent for file in logged}
+            for path in directory.glob(impressions.FEEDBACK_PATTERN)
+        )
     )
 
     async def rebuild() -> operations.RebuiltUsers:

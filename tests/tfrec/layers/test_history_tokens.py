@@ -170,24 +170,22 @@ def delayed(tmp_path_factory):
     return logs.converted_table(directory / "log.csv", directory / "data", schema)
 
 
+def trained_predictions(data_set, config, directory):
+    """What a ranker that is trained for long enough predicts of the test split."""
+    sizes = {"field_dim": 16, "model_dim": 32, "epochs": 6, "patience": 6, "batch_size": 128}
+    options = dataclasses.replace(config, learning_rate=0.01, **sizes)
+    ranking.train_ranker(data_set, options, directory)
+    model, _, _ = ranking.load_ranker(data_set, directory)
+    return ranking.predict_split(model, data_set, "test")
+
+
 @pytest.mark.trains
 @pytest.mark.parametrize("num_blocks", [0, 2])
 def test_that_the_age_and_the_kind_of_an_event_decide_is_learned(
     delayed, ranker_config, tmp_path, num_blocks
 ):
-    config = dataclasses.replace(
-        ranker_config,
-        field_dim=16,
-        model_dim=32,
-        num_blocks=num_blocks,
-        epochs=6,
-        patience=6,
-        learning_rate=0.01,
-        batch_size=128,
-    )
-    ranking.train_ranker(delayed, config, tmp_path)
-    model, _, _ = ranking.load_ranker(delayed, tmp_path)
-    predictions = ranking.predict_split(model, delayed, "test")
+    config = dataclasses.replace(ranker_config, num_blocks=num_blocks)
+    predictions = trained_predictions(delayed, config, tmp_path)
     last = np.flatnonzero(np.concatenate([w["query"][:, 1] for w in delayed.windows("test")]))
     labels, _, _ = predictions.labeled("click")
     assert len(last) > 200
@@ -197,18 +195,7 @@ def test_that_the_age_and_the_kind_of_an_event_decide_is_learned(
 
 @pytest.mark.trains
 def test_that_an_ad_was_seen_before_is_learned(seen_before, ranker_config, tmp_path):
-    config = dataclasses.replace(
-        ranker_config,
-        field_dim=16,
-        model_dim=32,
-        epochs=6,
-        patience=6,
-        learning_rate=0.01,
-        batch_size=128,
-    )
-    ranking.train_ranker(seen_before, config, tmp_path)
-    model, _, _ = ranking.load_ranker(seen_before, tmp_path)
-    predictions = ranking.predict_split(model, seen_before, "test")
+    predictions = trained_predictions(seen_before, ranker_config, tmp_path)
     labels, known, _ = predictions.labeled("click")
     # Who knows the rule reaches 0.9: the click rates 0.9 and 0.1 tell nine of ten apart.
     assert metrics.auc(labels, predictions.logits["click"][known]) > 0.8
