@@ -208,7 +208,7 @@ def test_the_doctor_names_the_state_of_each_replica(base, published, call):
     status, text = call("doctor", *options, "--model_server=dns:///name.invalid:8500")
     assert (status, "failed  replicas of dns:///name.invalid:8500: " in text) == (1, True)
     status, text = call("doctor", *options, "--model_server=localhost")
-    assert "has 'localhost'; expected HOST:PORT, several" in text
+    assert "has 'localhost'; expected HOST:PORT of its gRPC server, several" in text
 
 
 def test_the_doctor_names_unreachable_servers_and_remedies(base, call):
