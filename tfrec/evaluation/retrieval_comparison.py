@@ -51,11 +51,10 @@ def evaluate_retrieval(
     recommenders: dict[str, corpus_ranking.Recommender | None] = {
         **without_users,
         "item_knn": None if history is None else baselines.ItemNeighbors(history),
-        "ease": None if history is None else baselines.Ease(history),
     }
     too_large = len(catalog) > baselines.MAX_ADS_OF_EASE
-    if too_large:
-        del recommenders["ease"]
+    if not too_large:
+        recommenders["ease"] = None if history is None else baselines.Ease(history)
     if truth is not None:
         recommenders["ground_truth"] = ground_truth.recommender(truth, catalog)
     measured = compare_recommenders(data_set, recommenders, history, max_clicks)
