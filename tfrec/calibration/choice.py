@@ -51,9 +51,11 @@ def _grouped(
         for label in (0.0, 1.0):
             own = rows.taken((folds == fold) & (rows.labels == label))
             order = np.argsort(own.logits, kind="stable")
-            parts = np.array_split(order, min(max(len(order), 1), _MAX_GROUPS))
-            weights = np.array([own.weights[part].sum() for part in parts])
-            sums = np.array([own.weights[part] @ own.logits[part] for part in parts])
+            # Groups of nearly equal size, no more than rows.
+            count = min(len(order), _MAX_GROUPS)
+            first = np.arange(count) * len(order) // max(count, 1)
+            weights = np.add.reduceat(own.weights[order], first)
+            sums = np.add.reduceat((own.weights * own.logits)[order], first)
             kept = weights > 0
             groups.append((np.full(kept.sum(), label), sums[kept] / weights[kept], weights[kept]))
             owners.append(np.full(kept.sum(), fold))

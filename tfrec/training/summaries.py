@@ -18,6 +18,7 @@ from typing import TypeAlias
 import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto import summary_pb2
+from tensorboard.plugins.histogram import summary_v2 as histogram
 from tensorboard.plugins.scalar import summary_v2 as scalar
 
 from tfrec import layers
@@ -178,15 +179,19 @@ def write_histograms(model: tf.keras.Model, step: int) -> None:
         step: Number of the pass.
     """
     tables = {variable.ref() for variable in model.sparse_variables}
+    summary = summary_pb2.Summary()
     for variable in model.trainable_variables:
         name = variable.name.removesuffix(":0")
         if variable.ref() in tables:
-            rows = tf.gather(variable, _spread(variable.shape[0], _VALUES_PER_HISTOGRAM))
-            tf.summary.histogram(f"row_norm/{name}", tf.norm(rows, axis=-1), step=step)
+            rows = tf.gather(variable, _spread(variable.shape[0], _VALUES_PER_HISTOGRAM)).numpy()
+            summary.MergeFrom(
+                histogram.histogram_pb(f"row_norm/{name}", np.linalg.norm(rows, axis=-1))
+            )
         elif variable.shape.rank > 1:
-            values = tf.reshape(variable, [-1])
-            taken = tf.gather(values, _spread(values.shape[0], _VALUES_PER_HISTOGRAM))
-            tf.summary.histogram(f"weights/{name}", taken, step=step)
+            values = variable.numpy().ravel()
+            taken = values[_spread(len(values), _VALUES_PER_HISTOGRAM)]
+            summary.MergeFrom(histogram.histogram_pb(f"weights/{name}", taken))
+    tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=step)
 
 
 def _spread(count: int, limit: int) -> np.ndarray:
