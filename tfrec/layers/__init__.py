@@ -28,6 +28,7 @@ from tfrec.layers.head_outputs import (
 from tfrec.layers.histories import Ties, find_histories
 from tfrec.layers.history_tokens import HistoryTokens
 from tfrec.layers.id_dropout import IdDropout, oov_rates
+from tfrec.layers.key_ids import KeyIds
 from tfrec.layers.numbers import NumericSlopes
 from tfrec.layers.replicas import (
     WHOLE,
@@ -43,7 +44,6 @@ from tfrec.layers.replicas import (
 )
 from tfrec.layers.sampling import ClickedAds, ClickShares, clicked_in_request, expected_draws
 from tfrec.layers.user_clicks import UserClicks
-from tfrec.layers.user_ids import UserIds
 
 __all__ = [
     "RANK",
@@ -58,6 +58,7 @@ __all__ = [
     "Generator",
     "HistoryTokens",
     "IdDropout",
+    "KeyIds",
     "LayerNorm",
     "Logits",
     "NumericSlopes",
@@ -66,7 +67,6 @@ __all__ = [
     "Ties",
     "UserBias",
     "UserClicks",
-    "UserIds",
     "VectorEmbedding",
     "add_to_logits",
     "after_click_logits",

@@ -26,7 +26,7 @@ References:
 
 import tensorflow as tf
 
-from tfrec.layers import replicas, user_ids
+from tfrec.layers import key_ids, replicas
 
 # Multiplies the learning rate of the steps of positions. The embedding tables learn faster; what
 # the biases do not explain in time goes to the ads.
@@ -84,7 +84,7 @@ class UserBias(tf.keras.layers.Layer):
         mean: [K] their running mean over the rows of users in the vocabulary.
     """
 
-    def __init__(self, users: user_ids.UserIds, num_logits: int) -> None:
+    def __init__(self, users: key_ids.KeyIds, num_logits: int) -> None:
         super().__init__(name="user_bias")
         self._users = users
         self.table = self.add_weight("table", (users.cardinality, num_logits), initializer="zeros")

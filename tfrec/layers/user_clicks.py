@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfrec.layers import features, sampling, user_ids
+from tfrec.layers import features, key_ids, sampling
 from tfrecords import encoding
 
 # Maximum number of field embeddings looked up per user, by sampling clicks, and minimum number of
@@ -42,7 +42,7 @@ class UserClicks(tf.keras.layers.Layer):
         max_clicks: Maximum number of a user's clicks in a step.
     """
 
-    def __init__(self, users: user_ids.UserIds, fitted: encoding.FittedSchema, dim: int) -> None:
+    def __init__(self, users: key_ids.KeyIds, fitted: encoding.FittedSchema, dim: int) -> None:
         super().__init__()
         self._users = users
         self.map = tf.keras.layers.Dense(dim, use_bias=False)

@@ -24,6 +24,7 @@ Training, evaluation and export use these members:
     clicked_ads             ads that users clicked in training, which are not their negatives
     store_user_clicks       computes what requests read of the users' clicks, before each use
     embedding_norms         optional scalars for TensorBoard
+    takes_click_factors     whether factors of clicks may be appended to the embeddings
 
 Shapes: B clicks, C columns (the candidates each click is scored against), N ads, D embedding,
 Wq and Wa columns of ids of the query and the ad side.
@@ -77,6 +78,8 @@ class RetrievalModel(training.StageModel):
         clicked_ads: Ads that users clicked in training, which are not their negatives; None if
             users are not known. To be set before training.
     """
+
+    takes_click_factors = False
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ WORKDIR/config.json           the resolved configuration
 WORKDIR/checkpoints, best/    resumable state; the best pass
 WORKDIR/tensorboard/          curves
 WORKDIR/refit/                the same of the refit with validation clicks; see `refit`
+WORKDIR/click_factors.npz     what is appended to the embeddings, if anything; see `click_factors`
 WORKDIR/distillation/         the same of what the ranker teaches; see `distillation`
 WORKDIR/retrieval.json        written last: fingerprint, validation history, utility shares
 """
@@ -23,7 +24,14 @@ import tensorflow as tf
 from tfrec import layers, training
 from tfrec.config import RetrievalConfig, save_config
 from tfrec.heads import CLICK
-from tfrec.retrieval import distillation, reading, retrieval_model, retrieval_validation, towers
+from tfrec.retrieval import (
+    click_factors,
+    distillation,
+    reading,
+    retrieval_model,
+    retrieval_validation,
+    towers,
+)
 from tfrec.retrieval.refit import (
     REFIT_DIRECTORY,
     REFIT_SPLITS,
@@ -31,7 +39,7 @@ from tfrec.retrieval.refit import (
     refit_two_tower,
     with_validation_clicks,
 )
-from tfrecords import reader
+from tfrecords import reader, terminal
 
 MAX_VALIDATION_CLICKS = 5_000
 
@@ -157,11 +165,20 @@ def train_two_tower(
         )
     if not training.is_chief(strategy):
         return
+    default = tf.distribute.get_strategy()
     if strategy.num_replicas_in_sync > 1:
         # What follows asks no other replica.
-        model = build(catalog, clicked_ads, tf.distribute.get_strategy())
+        model = build(catalog, clicked_ads, default)
         training.restore_best(model, workdir / REFIT_DIRECTORY if refit else workdir, workdir)
     description: dict[str, Any] = {"history": history, "refit": refit}
+    if teacher is None and model.takes_click_factors and clicked_ads is not None:
+        chooses = model
+        if refit:  # It knows the clicks that choose.
+            chooses = build(catalog, clicked_ads, default)
+            training.restore_best(chooses, workdir)
+        description["click_factors"] = _fit_click_factors(
+            data_set, chooses, clicked_ads, held_out, workdir, refit, progress
+        )
     if teacher is not None:
         description["distillation"] = distillation.distill(
             model, teacher, data_set, config, workdir, progress, callbacks
@@ -197,6 +214,33 @@ def _refit(
         callbacks,
     )
     return model
+
+
+def _fit_click_factors(
+    data_set: reader.DataSet,
+    model: retrieval_model.RetrievalModel,
+    clicked_ads: layers.ClickedAds,
+    held_out: retrieval_validation.HeldOut,
+    workdir: pathlib.Path,
+    refit: bool,
+    progress: bool,
+) -> dict[str, float] | None:
+    """Writes the factors of clicks, if held-out clicks prefer them; returns what these say."""
+    catalog = data_set.catalog()
+    factors = click_factors.fit(data_set.fitted, catalog, clicked_ads)
+    if factors is None or not data_set.label_positives("validation", CLICK.label):
+        return None
+    scale, measured = click_factors.choose_scale(model, factors, held_out, catalog)
+    if not scale:
+        return None
+    if refit:
+        every = layers.ClickedAds(*reading.read_pairs(data_set, REFIT_SPLITS))
+        factors = click_factors.fit(data_set.fitted, catalog, every) or factors
+    factors.scaled(scale).save(workdir)
+    if progress:
+        metric = retrieval_validation.METRIC
+        terminal.print_above_bars(f"  with factors of the clicks: {metric} {measured[metric]:.4f}")
+    return {"scale": scale, **measured}
 
 
 def _untrained(
@@ -246,6 +290,8 @@ def load_two_tower(
         distillation.restore(model, description["distillation"], data_set, workdir)
     else:
         training.restore_best(model, workdir / REFIT_DIRECTORY if refit else workdir, workdir)
+    if description.get("click_factors"):
+        click_factors.append(model, click_factors.ClickFactors.load(workdir))
     return model, description
 
 

@@ -45,7 +45,7 @@ class Tower(tf.keras.Model):
         self.field_embeddings = layers.FieldEmbeddings(
             fitted, fields, dim, ties, ads, frequency_stddev
         )
-        users = layers.UserIds.find(fitted)
+        users = layers.KeyIds.of_users(fitted)
         self.user_clicks = (
             layers.UserClicks(users, fitted, dim)
             if users is not None and ads is not None and not ties

@@ -37,6 +37,7 @@ class TwoTower(retrieval_model.RetrievalModel):
 
     query_tower: towers.Tower
     ad_tower: towers.Tower
+    takes_click_factors = True
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class TwoTower(retrieval_model.RetrievalModel):
         schema = fitted.schema
         ties = layers.find_histories(fitted, catalog)
         # A query made of ads distinguishes ads by their rows: see `tower_start`.
-        stddev = 0.0 if ties or layers.UserIds.find(fitted) else towers.FREQUENCY_STDDEV
+        stddev = 0.0 if ties or layers.KeyIds.of_users(fitted) else towers.FREQUENCY_STDDEV
         ad_tower = towers.Tower(fitted, schema.ad_fields, config, stddev)
         query_tower = towers.Tower(
             fitted, schema.query_fields, config, stddev, ties, ad_tower.field_embeddings

@@ -119,7 +119,7 @@ def layer():
         "user": encoding.FieldStatistics(vocabulary=("u", "v")),
         "ad": encoding.FieldStatistics(vocabulary=("a",)),
     }
-    users = layers.UserIds.find(encoding.FittedSchema(schema, statistics))
+    users = layers.KeyIds.of_users(encoding.FittedSchema(schema, statistics))
     layer = biases.UserBias(users, 2)
     layer.table.assign([[9.0, 9.0], [1.0, -1.0], [3.0, 0.0], [9.0, 9.0], [9.0, 9.0]])
     return layer

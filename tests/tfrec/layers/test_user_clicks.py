@@ -37,7 +37,7 @@ def embed(rows):
 @pytest.fixture
 def layer():
     schema = fitted(USER, AD)
-    layer = layers.UserClicks(layers.UserIds.find(schema), schema, 2)
+    layer = layers.UserClicks(layers.KeyIds.of_users(schema), schema, 2)
     nothing = tf.zeros([1], tf.int32)
     layer(nothing, nothing, nothing, embed)
     layer.map.kernel.assign(np.eye(2))

@@ -1,4 +1,4 @@
-"""Where queries carry the user's id."""
+"""Where rows carry the ids of users and ads."""
 
 import tensorflow as tf
 
@@ -19,9 +19,13 @@ STATISTICS = {
 }
 
 
+def fitted(user_key=None, ad_key=("ad",)):
+    schema = schema_lib.Schema("shop", FIELDS, ad_key=ad_key, click="c", user_key=user_key)
+    return encoding.FittedSchema(schema, STATISTICS)
+
+
 def find(user_key):
-    schema = schema_lib.Schema("shop", FIELDS, ad_key=("ad",), click="c", user_key=user_key)
-    return layers.UserIds.find(encoding.FittedSchema(schema, STATISTICS))
+    return layers.KeyIds.of_users(fitted(user_key))
 
 
 def test_users_are_found_where_a_query_field_reads_the_user_key():
@@ -39,3 +43,10 @@ def test_ids_in_and_out_of_vocabulary():
     assert users.is_known(query).numpy().tolist() == [False, True, True, False, False]
     assert users.vocabulary == ("u", "v")
     assert users.cardinality == 5
+
+
+def test_ads_are_found_where_one_field_is_the_whole_key():
+    ads = layers.KeyIds.of_ads(fitted())
+    assert (ads.column, ads.vocabulary, ads.cardinality) == (0, ("a", "b"), 4)
+    assert layers.KeyIds.of_ads(fitted(ad_key=("ad", "size"))) is None
+    assert layers.KeyIds.of_ads(fitted(ad_key=("sku",))) is None
