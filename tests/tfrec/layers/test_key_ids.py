@@ -47,6 +47,10 @@ def test_ids_in_and_out_of_vocabulary():
 
 def test_ads_are_found_where_one_field_is_the_whole_key():
     ads = layers.KeyIds.of_ads(fitted())
-    assert (ads.column, ads.vocabulary, ads.cardinality) == (0, ("a", "b"), 4)
+    assert (ads.column, ads.vocabulary, ads.cardinality) == (
+        0,
+        ("a", "b"),
+        11,
+    )  # eight are out of vocabulary
     assert layers.KeyIds.of_ads(fitted(ad_key=("ad", "size"))) is None
     assert layers.KeyIds.of_ads(fitted(ad_key=("sku",))) is None

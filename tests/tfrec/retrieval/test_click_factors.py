@@ -1,0 +1,166 @@
+"""Factors of who clicked what, appended to embeddings that are learned from clicks alone."""
+
+import dataclasses
+import json
+
+import catalog_stub
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from tfrec import layers, retrieval
+from tfrec.retrieval import click_factors, retrieval_training, retrieval_validation
+from tfrecords import convert, encoding, reader, schema
+
+SCHEMA = schema.Schema(
+    "tastes",
+    (
+        schema.Field("user", "categorical", "query", min_count=1),
+        schema.Field("song", "categorical", "ad", min_count=1),
+    ),
+    ad_key=("song",),
+    click=None,
+    user_key="user",
+)
+
+
+@pytest.fixture
+def four_users():
+    """Users t and u click songs x and y, v and w click z; the vocabulary lacks w and the song o."""
+    statistics = {
+        "user": encoding.FieldStatistics(vocabulary=("t", "u", "v")),
+        "song": encoding.FieldStatistics(vocabulary=("x", "y", "z")),
+    }
+    fitted = encoding.FittedSchema(SCHEMA, statistics)
+    catalog = catalog_stub.CatalogDataSet(
+        fitted, pa.table({"song": ["x", "y", "z", "o"]}), [], None
+    ).catalog()
+    users = encoding.fingerprint(tf.constant(list("ttuuvw"))).numpy()
+    return fitted, catalog, layers.ClickedAds(users, np.array([0, 1, 0, 1, 2, 2]))
+
+
+def test_linear_scores_are_those_of_the_decomposition(four_users):
+    fitted, catalog, clicked = four_users
+    factors = click_factors.fit(fitted, catalog, clicked)
+    users = encoding.Encoder(fitted, SCHEMA.query_fields).encode_table(
+        pa.table({"user": ["t", "u", "v", "w", None]})
+    )
+    of_users, of_ads = factors.of(users, catalog.features)
+    # Of known users t and u have two clicks each, and of songs x and y two, z one. Divided by the
+    # roots and by powers of 0.4, the rows of t and u are 2^-0.9 for x and y, that of v is 1 for z.
+    # The singular values are 2^0.1 of (x + y) / √2, and 1 of z.
+    x_x, z_z = 2**0.1 / 2, 1.0
+    expected = np.zeros((4, 4))
+    expected[:2, :2], expected[2, 2] = x_x, z_z
+    np.testing.assert_allclose(of_ads @ of_ads.T, expected, atol=1e-6)
+    # Users are the sums of their songs over the root of their number.
+    t = np.array([2 * x_x / np.sqrt(2)] * 2 + [0, 0])
+    np.testing.assert_allclose(
+        of_users @ of_ads.T, [t, t, [0, 0, 1, 0], [0] * 4, [0] * 4], atol=1e-6
+    )
+
+
+def test_logs_without_ids_of_both_sides_have_no_factors(four_users):
+    fitted, catalog, clicked = four_users
+    for changes in ({"user_key": None}, {"ad_key": ("sku",)}, {"ad_key": ("song", "label")}):
+        other = encoding.FittedSchema(dataclasses.replace(SCHEMA, **changes), fitted.statistics)
+        assert click_factors.fit(other, catalog, clicked) is None
+
+
+def test_one_song_is_too_few(four_users):
+    fitted, catalog, _ = four_users
+    users = encoding.fingerprint(tf.constant(list("tuv"))).numpy()
+    clicked = layers.ClickedAds(users, np.zeros(3, np.int32))
+    assert click_factors.fit(fitted, catalog, clicked) is None
+
+
+@pytest.fixture(scope="module")
+def tastes(tmp_path_factory):
+    """Clicks of users on songs of their own quarter."""
+    directory = tmp_path_factory.mktemp("tastes")
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(120), 12)
+    songs = np.concatenate([rng.choice(40, 12, replace=False) for _ in range(120)])
+    table = pa.table({"user": users, "song": songs + 40 * (users % 4)})
+    pq.write_table(table, directory / "tastes.parquet")
+    source = convert.Source(directory / "tastes.parquet", SCHEMA, format="tabular")
+    convert.convert(source, directory / "data", split="leave_random_fraction_out")
+    return reader.DataSet(directory / "data")
+
+
+@pytest.fixture(scope="module")
+def untrained(tastes, retrieval_config):
+    """Returns a model that knows nothing, its training clicks, and held-out clicks."""
+    pairs = retrieval.read_pairs(tastes, ("train",))
+    clicked = layers.ClickedAds(*pairs)
+
+    def build():
+        return retrieval.build_two_tower(tastes, retrieval_config, tastes.catalog(), clicked)
+
+    return build, clicked, retrieval_training._held_out(tastes, pairs)
+
+
+def test_held_out_clicks_choose_the_scale(tastes, untrained):
+    build, clicked, held_out = untrained
+    catalog = tastes.catalog()
+    factors = click_factors.fit(tastes.fitted, catalog, clicked)
+    scale, measured = click_factors.choose_scale(build(), factors, held_out, catalog)
+    assert scale > 0
+    # A known quarter of 160 songs is 40, of which users have heard 9 or 10: ten of 30 by chance.
+    assert measured["validation_corpus_recall_at_10"] > 0.25
+    worse = click_factors.ClickFactors(-factors.users, factors.ads, factors.columns)
+    of_worse, without = click_factors.choose_scale(build(), worse, held_out, catalog)
+    assert of_worse == 0.0
+    assert without["validation_corpus_recall"] < measured["validation_corpus_recall"]
+    nothing = click_factors.ClickFactors(0 * factors.users, factors.ads, factors.columns)
+    assert click_factors.choose_scale(build(), nothing, held_out, catalog) == (0.0, without)
+
+
+def test_joined_embeddings_order_ads_by_the_sum_of_both_scores(tastes, untrained):
+    build, clicked, held_out = untrained
+    catalog, model = tastes.catalog(), build()
+    ids = np.asarray(catalog.features)
+    cosines = (
+        model.embed_queries(held_out.query) @ retrieval.embed_in_batches(model.ad_tower, ids).T
+    )
+    factors = click_factors.fit(tastes.fitted, catalog, clicked)
+    of_users, of_ads = factors.of(held_out.query, ids)
+    click_factors.append(model, factors.scaled(3.0))
+    queries = model.embed_queries(held_out.query)
+    ads = retrieval.embed_in_batches(model.ad_tower, ids)
+    for embeddings in (queries, ads):
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, atol=1e-5)
+    expected = cosines + 3.0 * of_users @ of_ads.T
+    ratio = (queries @ ads.T) / expected  # the same for all ads of a query
+    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1], ratio.shape), rtol=1e-3)
+
+
+@pytest.mark.trains
+def test_a_trained_model_has_factors_of_the_clicks_of_both_splits(
+    tastes, retrieval_config, tmp_path
+):
+    retrieval.train_two_tower(tastes, retrieval_config, tmp_path)
+    description = json.loads((tmp_path / "retrieval.json").read_text())
+    scale = description["click_factors"]["scale"]
+    best = max(entry[retrieval_validation.METRIC] for entry in description["history"])
+    assert description["click_factors"][retrieval_validation.METRIC] > best
+    every = layers.ClickedAds(*retrieval.read_pairs(tastes, retrieval.REFIT_SPLITS))
+    expected = click_factors.fit(tastes.fitted, tastes.catalog(), every).scaled(scale)
+    stored = click_factors.ClickFactors.load(tmp_path)
+    np.testing.assert_array_equal(stored.users, expected.users)
+    np.testing.assert_array_equal(stored.ads, expected.ads)
+    model, _ = retrieval.load_two_tower(tastes, tmp_path)
+    size = retrieval_config.embedding_dim + expected.ads.shape[1] + 1
+    assert model.ad_tower(tf.constant([[1]])).shape == [1, size]
+    (tmp_path / click_factors.FILE).write_bytes(b"damaged")
+    with pytest.raises(
+        ValueError, match=r"click_factors.npz cannot be read .* train the model again"
+    ):
+        retrieval.load_two_tower(tastes, tmp_path)
+    (tmp_path / click_factors.FILE).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"No .*click_factors.npz. Delete .* train the model"
+    ):
+        retrieval.load_two_tower(tastes, tmp_path)
