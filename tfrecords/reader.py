@@ -164,11 +164,15 @@ class DataSet:
         return fitted
 
     def catalog(self) -> Catalog:
-        """Reads the ad catalog; features are memory-mapped.
+        """Reads the ad catalog, once; features are memory-mapped.
 
         Raises:
             FileNotFoundError, ValueError: A file is missing or damaged.
         """
+        return self._catalog
+
+    @functools.cached_property
+    def _catalog(self) -> Catalog:
         directory = self.directory / "catalog"
         self._check("catalog/")
         table = records.read_arrow(directory / "ads.arrow")
