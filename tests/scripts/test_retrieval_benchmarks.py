@@ -8,7 +8,14 @@ import scripts_in_forks
 
 pytestmark = pytest.mark.benchmark
 
-SMALL = ("--epochs=1", "--embedding_dim=16", "--hidden_dim=32", "--field_dim=4", "--batch_size=256")
+SMALL = (
+    "--epochs=1",
+    "--norefit",
+    "--embedding_dim=16",
+    "--hidden_dim=32",
+    "--field_dim=4",
+    "--batch_size=256",
+)
 
 
 def run(name, *flags, status=0):
@@ -106,7 +113,7 @@ def test_a_learning_curve_of_no_size_is_refused(sizes):
 def test_new_ads_are_measured_between_chance_and_the_ground_truth(tmp_path):
     done = run(
         "benchmarks/new_ads.py", f"--workdir={tmp_path / 'work'}", "--num_rows=1000",
-        "--num_ads=100", "--k=25", "--contents=both", "--norefit", *SMALL,
+        "--num_ads=100", "--k=25", "--contents=both", *SMALL,
     )  # fmt: skip
     result = json.loads(done.stdout.splitlines()[-1])
     rows = {row["content"]: row for row in result["recalls"]}

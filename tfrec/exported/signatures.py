@@ -42,24 +42,25 @@ class QueryTowerModule(tf.Module):
     def __init__(self, fitted: encoding.FittedSchema, tower: tf.keras.layers.Layer) -> None:
         super().__init__(name="query_tower")
         fields = fitted.schema.query_fields
-        self._encoder = encoding.Encoder(fitted, fields)
-        self._tower = tower
+        encoder = encoding.Encoder(fitted, fields)
+        self._encoder = encoder  # with what its text encoders read
 
         def concrete(serve: Callable[..., dict[str, tf.Tensor]], **more: tf.TensorSpec) -> Any:
             function = tf.function(serve, autograph=layers.needs_autograph(tower))
             return function.get_concrete_function(**more, **encoding.input_signature(fields))
 
-        self.serve = concrete(self._serve)
+        def serve(**columns: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"query_embedding": tower(encoder(columns))}
+
+        def for_weights(head_weights: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"query_embedding": tower(encoder(columns), head_weights)}
+
+        self.serve = concrete(serve)
         self.by_signature = {"serving_default": self.serve}
         if isinstance(tower, retrieval.WeightedQueryTower):
             weights = tf.TensorSpec([None, len(tower.heads)], tf.float32, name="head_weights")
-            self.by_signature["for_weights"] = concrete(self._serve_weights, head_weights=weights)
-
-    def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"query_embedding": self._tower(self._encoder(columns))}
-
-    def _serve_weights(self, head_weights: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"query_embedding": self._tower(self._encoder(columns), head_weights)}
+            self.by_signature["for_weights"] = concrete(for_weights, head_weights=weights)
+        self._variables, self._resources = _read_by(tower, *self.by_signature.values())
 
 
 class AdTowerModule(tf.Module):
@@ -67,16 +68,18 @@ class AdTowerModule(tf.Module):
 
     def __init__(self, fitted: encoding.FittedSchema, tower: tf.keras.layers.Layer) -> None:
         super().__init__(name="ad_tower")
-        self._encoder = encoding.Encoder(fitted, fitted.schema.ad_fields)
-        self._tower = tower
+        encoder = encoding.Encoder(fitted, fitted.schema.ad_fields)
+        self._encoder = encoder  # with what its text encoders read
+
+        def serve(**columns: tf.Tensor) -> dict[str, tf.Tensor]:
+            ids = encoder(columns)
+            return {"ad_embedding": tower(ids), "ad_features": ids}
+
         self.serve = tf.function(
-            self._serve, autograph=layers.needs_autograph(tower)
+            serve, autograph=layers.needs_autograph(tower)
         ).get_concrete_function(**encoding.input_signature(fitted.schema.ad_fields))
         self.by_signature = {"serving_default": self.serve}
-
-    def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids = self._encoder(columns)
-        return {"ad_embedding": self._tower(ids), "ad_features": ids}
+        self._variables, self._resources = _read_by(tower, self.serve)
 
 
 class RankerModule(tf.Module):
@@ -132,15 +135,18 @@ class RankerModule(tf.Module):
             self.logged_logits = tf.function(
                 logged_logits, autograph=layers.needs_autograph(model)
             ).get_concrete_function(query, ad_features, position)
-        # The SavedModel has to find what the functions read.
-        self._variables = [*self.serve.variables, *self.logged_logits.variables]
-        self._resources = list(
-            model._flatten(
-                predicate=lambda part: isinstance(
-                    part, tf.saved_model.experimental.TrackableResource
-                )
-            )
-        )
+        self._variables, self._resources = _read_by(model, self.serve, self.logged_logits)
+
+
+def _read_by(model: tf.Module, *functions: Any) -> tuple[list[tf.Variable], list[Any]]:
+    """Returns the variables and resources of a model that functions read, for a SavedModel to find.
+
+    Found through the model, each Keras layer would be saved with functions of its own, which takes
+    longer than all the rest and serves nobody.
+    """
+    variables = [variable for function in functions for variable in function.variables]
+    kind = tf.saved_model.experimental.TrackableResource
+    return variables, list(model._flatten(predicate=lambda part: isinstance(part, kind)))
 
 
 def _is_large(variable: tf.Variable) -> bool:

@@ -17,7 +17,7 @@ METRIC = "validation_corpus_recall"
 _MAX_REPEATED = 0.01
 _MAX_SCORES = 1 << 25
 _CLICKS_FOR_TEMPERATURE = 1_000
-_ADS_FOR_TEMPERATURE = 16_384
+_ADS_FOR_TEMPERATURE = 4_096
 
 
 @dataclasses.dataclass(frozen=True)

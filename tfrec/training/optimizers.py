@@ -12,6 +12,7 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -42,8 +43,22 @@ class AveragedAdam(tf.keras.optimizers.Adam):
     """Adam whose `use_ema` average forgets the first steps faster, which are far from the result.
 
     The momentum of the average is `ema_momentum`, but at most n / (n + 10) in step n. The update of
-    a variable is TensorFlow's one operation for it in place of Keras's fourteen.
+    a variable is TensorFlow's one operation for it in place of Keras's fourteen. What is the same
+    for all variables is computed once in a step.
     """
+
+    def _internal_apply_gradients(
+        self, grads_and_vars: Sequence[tuple[tf.Tensor | tf.IndexedSlices, tf.Variable]]
+    ) -> tf.Tensor:
+        step = tf.cast(self.iterations + 1, tf.float32)
+        rates = (
+            tf.pow(self.beta_1, step),
+            tf.pow(self.beta_2, step),
+            tf.cast(self.learning_rate, tf.float32),
+        )
+        # For all variables of this step; no attribute that a checkpoint would look for.
+        object.__setattr__(self, "_rates_of_step", rates)
+        return super()._internal_apply_gradients(grads_and_vars)
 
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
         """Updates a variable."""
@@ -51,19 +66,30 @@ class AveragedAdam(tf.keras.optimizers.Adam):
             super().update_step(gradient, variable)
             return
         index = self._index_dict[self._var_key(variable)]
-        step = tf.cast(self.iterations + 1, variable.dtype)
+        beta1_power, beta2_power, learning_rate = self._rates_of_step
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].handle,
             v=self._velocities[index].handle,
-            beta1_power=tf.pow(self.beta_1, step),
-            beta2_power=tf.pow(self.beta_2, step),
-            lr=tf.cast(self.learning_rate, variable.dtype),
+            beta1_power=beta1_power,
+            beta2_power=beta2_power,
+            lr=learning_rate,
             beta1=self.beta_1,
             beta2=self.beta_2,
             epsilon=self.epsilon,
             grad=gradient,
         )
+
+    def _update_model_variables_moving_average(self, var_list: Sequence[tf.Variable]) -> None:
+        if not self.use_ema or tf.distribute.has_strategy():
+            super()._update_model_variables_moving_average(var_list)
+            return
+        forgotten = 1.0 - self.ema_momentum
+        for variable in var_list:
+            average = self._model_variables_moving_average[
+                self._index_dict[self._var_key(variable)]
+            ]
+            average.assign_sub(forgotten * (average - variable))
 
     @property
     def ema_momentum(self) -> tf.Tensor:
