@@ -8,7 +8,6 @@ import logging
 import pathlib
 import threading
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import Self
 
 from serving import errors, manifest, model_config
@@ -59,12 +58,7 @@ class ServedVersions:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()

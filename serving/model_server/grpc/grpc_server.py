@@ -22,7 +22,6 @@ def build(
     address: str | None,
     options: server_options.ServerOptions,
     metrics: server_metrics.ServerMetrics,
-    health: grpc_health.HealthService,
 ) -> tuple[grpc.Server, int]:
     """Binds a server and does not start it.
 
@@ -31,7 +30,6 @@ def build(
         address: Host and port; port 0 is any free one. None for only the UNIX socket.
         options: Threads, credentials, the UNIX socket and the services.
         metrics: Metrics of the requests.
-        health: The health check, which is served if the options say so.
 
     Returns:
         The server and its port, 0 if there is none.
@@ -46,7 +44,7 @@ def build(
     server = grpc.server(pool, options=(*_OPTIONS, limit, *options.grpc_channel_arguments))
     server.add_generic_rpc_handlers(grpc_services.handlers(manager, options, metrics))
     if options.enable_grpc_healthcheck_service:
-        server.add_generic_rpc_handlers((health.handler(),))
+        server.add_generic_rpc_handlers((grpc_health.handler(),))
     credentials = _credentials(options.ssl_config_file) if options.ssl_config_file else None
     port = _bind(server, address, credentials) if address is not None else 0
     if options.grpc_socket_path:

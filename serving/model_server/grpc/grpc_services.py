@@ -74,7 +74,7 @@ def handlers(
         ),
         "HandleReloadConfigRequest": method(
             model_management_pb2.ReloadConfigRequest,
-            partial(operations.reload_config, manager, metrics=metrics),
+            partial(operations.reload_config, manager),
         ),
     }
     return (

