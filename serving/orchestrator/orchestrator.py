@@ -352,7 +352,7 @@ class Orchestrator:
     def _observe_ranker(self, ranking: ranking_stage.RankingStage) -> None:
         self.metrics.observe_breaker(self.release.version, ranking.breaker_state)
         if self._ranker is not None:
-            states = {state.address: state.is_healthy for state in self._ranker.states()}
+            states = self._ranker.states()
             if states != self._observed_replicas:
                 self._observed_replicas = states
                 self.metrics.observe_replicas(self.release.version, states)

@@ -69,7 +69,7 @@ def joined(replicas):
 
 def states(service):
     """Whether each replica is healthy, by its address."""
-    return {state.address: state.is_healthy for state in service._ranker.states()}
+    return service._ranker.states()
 
 
 async def becomes(condition):
