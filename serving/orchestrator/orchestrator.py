@@ -226,11 +226,14 @@ class Orchestrator:
         await self.record(answered)
         return [one.answer for one in answered]
 
-    def check_batch(self, requests: Sequence[Request]) -> request_batch.RequestBatch:
+    def check_batch(
+        self, requests: Sequence[Request], positions: Sequence[int] | None = None
+    ) -> request_batch.RequestBatch:
         """Validates the requests of a batch.
 
         Args:
             requests: Requests of the batch.
+            positions: Their positions in a larger batch, for messages. None: they are all of it.
 
         Raises:
             InvalidRequestError: A request is not valid, or the batch is too long.
@@ -244,6 +247,7 @@ class Orchestrator:
             ),
             self._num_ads,
             self.config.max_batch,
+            positions,
         )
 
     def admitted_batch(
