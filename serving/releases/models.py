@@ -82,7 +82,7 @@ class _Model:
         optional: Mapping[str, str] | None = None,
     ) -> None:
         try:
-            self._runner = saved_model.SessionRunner(os.fspath(path), config=self.threads)
+            self._runner = saved_model.SessionRunner(os.fspath(path), self.threads)
         except saved_model.StatusError as error:
             raise errors.InvalidModelError(
                 f"{self.part}: expected a SavedModel, got: {error}. Save the model again with "

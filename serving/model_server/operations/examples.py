@@ -80,7 +80,7 @@ def multi_inference(
     for task in request.tasks:
         key = _checked_key(model, task, request, definitions)
         definitions[key] = model.signature_defs[key]
-        source, outputs = _tensors(model, definitions[key], task.method_name)
+        source, outputs = _tensors(definitions[key], task.method_name)
         sources.add(source)
         targets.update(outputs)
     batch = _serialized(model, request.input)
@@ -130,7 +130,7 @@ def _run(
     if key not in model.signature_defs:
         raise saved_model.invalid_argument(f"No signature was found with the name: {key}")
     definition = model.signature_defs[key]
-    source, targets = _tensors(model, definition, method)
+    source, targets = _tensors(definition, method)
     batch = _serialized(model, request.input)
     return definition, model.run(api, {source: batch}, targets), len(batch)
 
@@ -165,20 +165,13 @@ def _serialized(model: servable.Servable, request_input: input_pb2.Input) -> np.
     return np.array(values, object)
 
 
-def _tensors(
-    model: servable.Servable, definition: meta_graph_pb2.SignatureDef, method: str
-) -> tuple[str, list[str]]:
+def _tensors(definition: meta_graph_pb2.SignatureDef, method: str) -> tuple[str, list[str]]:
     """Returns the name of the input tensor and the names of the output tensors.
 
     Raises:
         StatusError: INVALID_ARGUMENT if it is not a signature of this method.
     """
     outputs = definition.outputs
-    if model.check_method and definition.method_name != method:
-        raise saved_model.invalid_argument(
-            f"Expected {_KINDS[method]} signature method_name to be {method}. "
-            f"Was: {definition.method_name}"
-        )
     wanted = (_CLASSES, _SCORES) if method == _CLASSIFY else (_REGRESS_OUTPUTS,)
     names = [outputs[key].name for key in wanted if key in outputs]
     if set(definition.inputs) != {_INPUTS} or not names or len(names) < len(outputs):

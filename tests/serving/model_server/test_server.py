@@ -279,24 +279,6 @@ def test_a_missing_input_takes_its_default(tmp_path: pathlib.Path) -> None:
     )
 
 
-def test_a_signature_of_another_method_is_refused_where_that_is_asked_for(
-    tmp_path: pathlib.Path,
-) -> None:
-    saved_models.save_score(tmp_path / "1")
-    path = tmp_path / "1" / "saved_model.pb"
-    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    saved.meta_graphs[0].signature_def["serving_default"].method_name = "other"
-    path.write_bytes(saved.SerializeToString())
-    options = model_server.Options(enable_signature_method_name_check=True)
-    with model_server.ModelServer({"m": tmp_path}, options=options) as server:
-        code, message = _error(lambda: _Client(server.port).predict(_score_request()))
-    assert code is grpc.StatusCode.INTERNAL
-    assert message == (
-        "Expected prediction signature method_name to be one of {tensorflow/serving/predict, "
-        "tensorflow/serving/classify, tensorflow/serving/regress}. Was: other"
-    )
-
-
 def _unnamed() -> predict_pb2.PredictRequest:
     request = _score_request()
     request.model_spec.name = ""
@@ -751,10 +733,14 @@ def test_what_is_no_saved_model_has_the_code_and_words_of_the_cpp_loader(
     with pytest.raises(errors.ServerStartError) as caught:
         model_server.ModelServer({"m": tmp_path / "m"}).start()
     assert f"DATA_LOSS: Can't parse {path}/saved_model.pb as binary proto" in str(caught.value)
-    options = model_server.Options(saved_model_tags=("serve", "gpu"))
+    saved = saved_model_pb2.SavedModel.FromString(
+        (models / "m" / "1" / "saved_model.pb").read_bytes()
+    )
+    saved.meta_graphs[0].meta_info_def.tags[:] = ["train"]
+    (path / "saved_model.pb").write_bytes(saved.SerializeToString())
     with pytest.raises(errors.ServerStartError) as caught:
-        model_server.ModelServer({"m": models / "m"}, options=options).start()
-    assert "NOT_FOUND: Could not find meta graph def matching supplied tags: { gpu serve }." in (
+        model_server.ModelServer({"m": tmp_path / "m"}).start()
+    assert "NOT_FOUND: Could not find meta graph def matching supplied tags: { serve }." in (
         str(caught.value)
     )
 

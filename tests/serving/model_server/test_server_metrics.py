@@ -115,16 +115,3 @@ def test_metrics_have_the_path_that_the_file_gives_and_none_without(
         assert httpx.get(url + "/metrics", timeout=20).text.startswith("# HELP ")
         other = httpx.get(url + _PATH, timeout=20)
         assert (other.status_code, other.headers["content-type"]) == (404, "text/html")
-
-
-def test_cors_headers_come_where_they_are_asked_for(tmp_path: pathlib.Path) -> None:
-    saved_models.save_lookup(tmp_path / "1")
-    options = model_server.Options(rest_api_enable_cors_support=True)
-    with model_server.ModelServer({"m": tmp_path}, rest_port=0, options=options) as server:
-        url = f"http://127.0.0.1:{server.rest_port}/v1/models/m"
-        for response in (httpx.get(url, timeout=20), httpx.get(url + "/versions/9", timeout=20)):
-            assert response.headers["access-control-allow-origin"] == "*"
-            assert response.headers["access-control-allow-methods"] == "POST, GET"
-        for origin, status in (({"origin": "http://a"}, 200), ({}, 400)):
-            response = httpx.options(url, headers=origin, timeout=20)
-            assert (response.status_code, response.content) == (status, b"")

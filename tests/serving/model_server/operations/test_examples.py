@@ -256,20 +256,6 @@ def test_tasks_that_do_not_fit_together_are_refused(
     assert _error(lambda: stub.MultiInference(_multi(*tasks), timeout=20)) == (code, message)
 
 
-def test_the_method_name_is_checked_only_when_asked_for(base: pathlib.Path) -> None:
-    options = model_server.Options(enable_signature_method_name_check=True)
-    with (
-        model_server.ModelServer({"e": base / "e"}, options=options) as server,
-        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
-    ):
-        # What tf.saved_model.save writes says predict everywhere.
-        assert _error(lambda: Stub(channel).Regress(_regression("regress", 1.0), timeout=20)) == (
-            _INVALID,
-            "Expected regression signature method_name to be tensorflow/serving/regress. "
-            "Was: tensorflow/serving/predict",
-        )
-
-
 def _post(http: httpx.Client, method: str, body: Any) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return http.post(f"/v1/models/e:{method}", content=content)
