@@ -94,7 +94,7 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
                 )
     options = {field["name"]: field for field in known["schema"].get("fields", [])}
     listed = [field for field in options.values() if field.get("kind") == "history"]
-    computed = {name for field in listed for name in _inputs(field)}
+    computed = {name for field in listed for name in schema_lib.Field(**field).inputs}
     fields = []
     for side in ("query", "ad"):
         for field in known[f"{side}_fields"]:
@@ -129,11 +129,6 @@ def read_file(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
             return file.read(columns)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(path, error) from error
-
-
-def _inputs(history: dict[str, Any]) -> dict[str, str]:
-    """Returns the columns of a history, given its JSON."""
-    return schema_lib.Field(**history).inputs
 
 
 def host_of(schema: pa.Schema) -> str:

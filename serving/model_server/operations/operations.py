@@ -44,20 +44,14 @@ def on_model(
 
 
 def run_predict(
-    model: servable.Servable, request: predict_pb2.PredictRequest, as_content: bool
+    model: servable.Servable, request: predict_pb2.PredictRequest
 ) -> predict_pb2.PredictResponse:
-    """Answers a Predict request of a loaded model.
-
-    Args:
-        model: The loaded version.
-        request: Signature, inputs and output filter.
-        as_content: Whether the reply fills `tensor_content` instead of the typed fields.
-    """
+    """Answers a Predict request of a loaded model."""
     spec = request.model_spec
     outputs = model.predict(spec.signature_name, request.inputs, request.output_filter)
     response = predict_pb2.PredictResponse(model_spec=model.effective_spec(spec))
     for alias, array in outputs.items():
-        response.outputs[alias].CopyFrom(tensor_codec.encode_tensor(array, as_content))
+        response.outputs[alias].CopyFrom(tensor_codec.encode_tensor(array))
     return response
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from starlette import requests, responses
 
+from serving import process
 from serving.model_server import server_options
 from serving.model_server.rest import rest_api
 
@@ -43,7 +44,7 @@ class RestServer:
         self._api = api
         self._timeout_seconds = options.rest_api_timeout_seconds
         self._max_bytes = options.max_request_bytes
-        self._socket = _bind(host, port)
+        self._socket = process.bound_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._pool = futures.ThreadPoolExecutor(
             options.rest_api_num_threads, thread_name_prefix="rest"
@@ -137,16 +138,3 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio disables Nagle's algorithm (40 ms a reply) only if the protocol is explicit.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    return listener

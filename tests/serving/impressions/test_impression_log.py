@@ -228,7 +228,7 @@ def log_files(tiny_bundle, tmp_path):
     times = iter([100.0, 200.0, 300.0])
     for group in (["r1", "r2"], ["r1"]):
         shown = [
-            impression_rows.RecordedAnswer(valid(tiny_bundle).values, {}, answer(name), next(times))
+            impression_rows.RecordedAnswer(valid(tiny_bundle), answer(name), next(times))
             for name in group
         ]
         table = pa.Table.from_batches([impression_rows.batch(tiny_bundle.manifest, shown)])
@@ -530,7 +530,8 @@ def test_the_next_schema_has_the_users_and_the_histories_of_the_last(tiny_bundle
         ],
     )
     values = {"history": [b"ad-3"], "history__age_seconds": [60.0]}
-    shown = [impression_rows.RecordedAnswer(values, {}, answer("r"), 100.0, "u")]
+    asked = dataclasses.replace(valid(tiny_bundle), values=values, user_id="u")
+    shown = [impression_rows.RecordedAnswer(asked, answer("r"), 100.0)]
     table = pa.Table.from_batches([impression_rows.batch(changed, shown)])
     row = table.to_pylist()[0]
     assert (row["_user_id"], row["history"], row["history__age_seconds"]) == ("u", ["ad-3"], [60])
