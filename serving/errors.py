@@ -14,14 +14,21 @@
       ServerStartError      the embedded model server cannot start
       TfrecClientError      base of the errors of `serving.client`
 
-`code` is the short name of the error in REST responses.
+`code` is the short name of the error in REST responses: the class name in snake case, without
+`Error`, unless the class gives another.
 """
+
+import re
 
 
 class ServingError(Exception):
     """Base of all errors raised by `serving`."""
 
     code = "serving_error"
+
+    def __init_subclass__(cls) -> None:
+        if "code" not in vars(cls):
+            cls.code = re.sub("(?<=.)(?=[A-Z])", "_", cls.__name__.removesuffix("Error")).lower()
 
 
 class BundleError(ServingError):
@@ -33,79 +40,53 @@ class BundleError(ServingError):
 class BundleNotFoundError(BundleError):
     """The bundle is not published: it has no manifest."""
 
-    code = "bundle_not_found"
-
 
 class ManifestCorruptError(BundleError):
     """The manifest differs from the one that was published."""
-
-    code = "manifest_corrupt"
 
 
 class ManifestFormatError(BundleError):
     """The manifest has an unknown format version or invalid content."""
 
-    code = "manifest_format"
-
 
 class ForeignPartError(BundleError):
     """A part of the bundle comes from a different training run or data set."""
-
-    code = "foreign_part"
 
 
 class MissingFileError(BundleError):
     """A file listed in the manifest is missing."""
 
-    code = "missing_file"
-
 
 class CorruptFileError(BundleError):
     """A file differs in size or checksum from the one that was published."""
-
-    code = "corrupt_file"
 
 
 class UnreadableReleaseError(BundleError):
     """The operating system cannot read a file of the release."""
 
-    code = "unreadable_release"
-
 
 class UnlistedFileError(BundleError):
     """The bundle contains a file that the manifest does not list."""
-
-    code = "unlisted_file"
 
 
 class ProbeMismatchError(BundleError):
     """The bundle does not reproduce the results recorded at export."""
 
-    code = "probe_mismatch"
-
 
 class InvalidModelError(BundleError):
     """A SavedModel cannot be a part of a release; the message says what was expected."""
-
-    code = "invalid_model"
 
 
 class AdIndexError(BundleError):
     """The ad index cannot be built or opened."""
 
-    code = "ad_index"
-
 
 class IndexUnavailableError(BundleError):
     """The server of the ad index does not answer, or not in time."""
 
-    code = "index_unavailable"
-
 
 class LiveIndexError(BundleError):
     """The updates of a live index cannot be read or written."""
-
-    code = "live_index"
 
 
 class PublishError(BundleError):
@@ -117,13 +98,9 @@ class PublishError(BundleError):
 class ReleaseRefusedError(BundleError):
     """The export gate rejected a ranker; the message names the head, the metric and the remedy."""
 
-    code = "release_refused"
-
 
 class ReleasesFileError(BundleError):
     """`releases.json` cannot be read, so the stable release is unknown."""
-
-    code = "releases_file"
 
 
 class InvalidRequestError(ServingError):
@@ -133,51 +110,40 @@ class InvalidRequestError(ServingError):
         status: HTTP status of the response.
     """
 
-    code = "invalid_request"
     status = 400
 
 
 class RequestTypeError(InvalidRequestError):
     """A value of the request has a wrong type, or a key is unknown or missing."""
 
+    code = "invalid_request"
     status = 422
 
 
 class RequestTooLargeError(InvalidRequestError):
     """A call asks for more ads than the service allows."""
 
-    code = "request_too_large"
     status = 413
 
 
 class InvalidAdError(ServingError):
     """An ad for a live index is invalid; the message names the field and what was expected."""
 
-    code = "invalid_ad"
-
 
 class ImpressionLogError(ServingError):
     """The impression log cannot be written, or cannot be joined with feedback."""
-
-    code = "impression_log"
 
 
 class UserStoreError(ServingError):
     """The user store cannot be opened, or did not answer a read or a write."""
 
-    code = "user_store"
-
 
 class OverloadedError(ServingError):
     """The request cannot be answered in time, because too many others are in flight."""
 
-    code = "overloaded"
-
 
 class WorkersError(ServingError):
     """The worker processes of the service exit as soon as they start."""
-
-    code = "workers"
 
 
 class RankerError(ServingError):
@@ -189,37 +155,25 @@ class RankerError(ServingError):
 class RankerUnavailableError(RankerError):
     """No model server answers at the address."""
 
-    code = "ranker_unavailable"
-
 
 class RankerDeadlineError(RankerError):
     """The model server did not answer in time."""
-
-    code = "ranker_deadline"
 
 
 class RankerBusyError(RankerDeadlineError):
     """The model server refused the call until the deadline: all of its threads were busy."""
 
-    code = "ranker_busy"
-
 
 class RankerVersionError(RankerError):
     """The model server does not serve the pinned version."""
-
-    code = "ranker_version"
 
 
 class RankerReplyError(RankerError):
     """The model server rejected the call, or its reply is unusable."""
 
-    code = "ranker_reply"
-
 
 class RankerMismatchError(RankerError):
     """The model served as the pinned version is not the bundle's ranker."""
-
-    code = "ranker_mismatch"
 
 
 class ServerStartError(ServingError):

@@ -173,7 +173,7 @@ def _from_bytes(model: model_server.Servable, inputs: Inputs) -> Callable[[], by
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model.name
     for name, array in _flat(inputs).items():
-        request.inputs[name].CopyFrom(model_server.encode_tensor(array, array.dtype != object))
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
     data = request.SerializeToString()
     return lambda: model_server.run_predict(
         model, predict_pb2.PredictRequest.FromString(data), False

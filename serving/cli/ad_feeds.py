@@ -40,7 +40,6 @@ def read_ads(
             return [_parse(path, number, line) for number, line in enumerate(lines, 1)], []
     names = formats.column_names(path, ())
     feed = _schema_of_feed(release, names)
-    names = formats.column_names(path, feed.columns)
     lacking = [f.source for f in feed.ad_fields if f.source not in names]
     if len(lacking) == len(feed.ad_fields) or not set(feed.ad_key) <= set(names):
         raise ValueError(

@@ -11,12 +11,10 @@ in this process, without a service.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 import httpx
 
-from serving import errors
 from serving.client import http_calls
 from serving.requests import Answer, Event, EventFields, EventsAdded, Request, RequestFields
 
@@ -56,21 +54,17 @@ class Client:
             TfrecClientError: An argument is not valid.
         """
         options = http_calls.options(base_url, token, verify, timeout_seconds)
-        self._timeout_seconds = timeout_seconds
-        self._retry = retry or Retry()
         self._clock = clock
         self._sleep = sleep
         self._http = httpx.Client(transport=transport, **options)
+        self._calls = http_calls.Calls(
+            self._http, self._send, self._pause, retry, timeout_seconds, clock
+        )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -94,8 +88,7 @@ class Client:
             ClientConnectionError: The service cannot be reached.
             ClientReplyError: The reply is not that of a tfrec service.
         """
-        asked = http_calls.request_of(request, fields)
-        return http_calls.read_answer(self._call(http_calls.recommend(asked)))
+        return http_calls.run_at_once(self._calls.recommend(request, **fields))
 
     def recommend_batch(self, requests: Iterable[Request]) -> list[Answer]:
         """Asks for the ads for many requests; returns the answers in the same order.
@@ -103,8 +96,7 @@ class Client:
         Raises:
             TfrecClientError: As `recommend`.
         """
-        call = http_calls.recommend_batch(requests)
-        return http_calls.read_batch(call.body, self._call(call))
+        return http_calls.run_at_once(self._calls.recommend_batch(requests))
 
     def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
         """Adds what users did to their histories; for a service with a user store.
@@ -117,7 +109,7 @@ class Client:
         Raises:
             TfrecClientError: As `recommend`.
         """
-        return http_calls.read_added(self._call(http_calls.add_events(events)))
+        return http_calls.run_at_once(self._calls.add_events(events))
 
     def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
         """Replaces the profile of a user; for a service with a user store.
@@ -129,7 +121,7 @@ class Client:
         Raises:
             TfrecClientError: As `recommend`.
         """
-        self._call(http_calls.set_profile(user_id, profile))
+        http_calls.run_at_once(self._calls.set_profile(user_id, profile))
 
     def delete_user(self, user_id: str) -> bool:
         """Erases a user from the user store; returns whether it had anything of the user.
@@ -140,7 +132,7 @@ class Client:
         Raises:
             TfrecClientError: As `recommend`.
         """
-        return http_calls.read_deleted(self._call(http_calls.delete_user(user_id)))
+        return http_calls.run_at_once(self._calls.delete_user(user_id))
 
     def bundle(self) -> dict[str, Any]:
         """Returns what is served: version, fields, heads, index, metrics, updates.
@@ -148,7 +140,7 @@ class Client:
         Raises:
             TfrecClientError: As `recommend`.
         """
-        return self._call(http_calls.BUNDLE)
+        return http_calls.run_at_once(self._calls.bundle())
 
     def health(self) -> bool:
         """Returns whether the service answers.
@@ -156,7 +148,7 @@ class Client:
         Raises:
             TfrecClientError: The service does not answer.
         """
-        return self._call(http_calls.HEALTH).get("status") == "ok"
+        return http_calls.run_at_once(self._calls.health())
 
     def ready(self) -> bool:
         """Returns whether the service expects to give full answers.
@@ -164,25 +156,7 @@ class Client:
         Raises:
             TfrecClientError: The service does not answer.
         """
-        try:
-            return self._call(http_calls.READY).get("status") == "ready"
-        except errors.ClientServiceError as error:
-            if error.code in http_calls.NOT_READY:
-                return False
-            raise
-
-    def _call(self, call: http_calls.Call) -> dict[str, Any]:
-        return http_calls.run_at_once(
-            http_calls.exchange(
-                call,
-                self._http,
-                self._send,
-                self._pause,
-                self._retry,
-                self._timeout_seconds,
-                self._clock,
-            )
-        )
+        return http_calls.run_at_once(self._calls.ready())
 
     async def _pause(self, seconds: float) -> None:
         self._sleep(seconds)

@@ -1,7 +1,7 @@
 """Calls of the REST service, shared by its clients: how they are sent, retried and read.
 
-`exchange` is a coroutine, and the clients give it the functions that send and pause. Those of the
-sync client never suspend, so `run_at_once` runs it without an event loop.
+`Calls` has coroutines, and the clients give it the functions that send and pause. Those of the sync
+client never suspend, so `run_at_once` runs them without an event loop.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import ssl
 import urllib.parse
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import httpx
 import pydantic
@@ -24,6 +24,7 @@ from serving.requests import (
     EventFields,
     EventsAdded,
     Request,
+    RequestFields,
     UserDeleted,
 )
 
@@ -55,23 +56,6 @@ class Retry:
     attempts: int = 3
     pause_seconds: float = 0.05
     max_pause_seconds: float = 2.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """One call of the service.
-
-    Attributes:
-        method: HTTP method.
-        path: Path of the route.
-        body: JSON object, or None.
-        is_retried: Whether a 503 is retried; it is not if it is the answer.
-    """
-
-    method: str
-    path: str
-    body: Mapping[str, Any] | None = None
-    is_retried: bool = True
 
 
 def options(
@@ -121,44 +105,6 @@ def options(
     }
 
 
-def recommend(request: Request) -> Call:
-    """Returns the call for one request; it gets an id, so that all attempts have the same."""
-    body = request.to_json()
-    body.setdefault("request_id", uuid.uuid4().hex)
-    return Call("POST", "/v1/recommend", body)
-
-
-def recommend_batch(batch: Iterable[Request]) -> Call:
-    """Returns the call for many requests."""
-    body = {"requests": [recommend(request).body for request in batch]}
-    return Call("POST", "/v1/recommend/batch", body)
-
-
-def add_events(events: Iterable[Event | EventFields]) -> Call:
-    """Returns the call that adds events.
-
-    Raises:
-        ClientRequestError: An event is refused.
-    """
-    batch = event_batch(events)
-    body = {"events": [event.model_dump(exclude_none=True) for event in batch.events]}
-    return Call("POST", "/v1/events", body)
-
-
-def set_profile(user_id: str, profile: Mapping[str, Any]) -> Call:
-    """Returns the call that replaces the profile of a user."""
-    return Call("PUT", _user_path(user_id), {"profile": dict(profile)})
-
-
-def delete_user(user_id: str) -> Call:
-    """Returns the call that erases a user."""
-    return Call("DELETE", _user_path(user_id))
-
-
-def _user_path(user_id: str) -> str:
-    return f"/v1/users/{urllib.parse.quote(user_id, safe='')}"
-
-
 def event_batch(events: Iterable[Event | EventFields]) -> EventBatch:
     """Returns events as a batch.
 
@@ -169,54 +115,6 @@ def event_batch(events: Iterable[Event | EventFields]) -> EventBatch:
         return requests.parse(EventBatch, {"events": list(events)})
     except errors.InvalidRequestError as error:
         raise refused(error) from error
-
-
-def read_added(document: Mapping[str, Any]) -> EventsAdded:
-    """Reads what became of events.
-
-    Raises:
-        ClientReplyError: The document is not of that kind.
-    """
-    return _read(EventsAdded, document)
-
-
-def read_deleted(document: Mapping[str, Any]) -> bool:
-    """Reads whether a user was erased.
-
-    Raises:
-        ClientReplyError: The document is not of that kind.
-    """
-    return _read(UserDeleted, document).deleted
-
-
-def read_answer(document: Mapping[str, Any]) -> Answer:
-    """Reads an answer.
-
-    Raises:
-        ClientReplyError: The document is not an answer.
-    """
-    return _read(Answer, document)
-
-
-def _read(model: type[_Model], document: Mapping[str, Any]) -> _Model:
-    try:
-        return model.model_validate(document)
-    except pydantic.ValidationError as error:
-        reason = requests.refusal(model, error.errors(include_url=False), "answer")
-        raise errors.ClientReplyError(f"Expected the JSON object of an answer; {reason}") from error
-
-
-def read_batch(body: Mapping[str, Any] | None, document: Mapping[str, Any]) -> list[Answer]:
-    """Reads the answers of a batch, given the body of its request.
-
-    Raises:
-        ClientReplyError: The number of answers is not that of the requests.
-    """
-    answers = document.get("responses")
-    expected = len((body or {})["requests"])
-    if not isinstance(answers, list) or len(answers) != expected:
-        raise errors.ClientReplyError(f"Expected {expected} responses, got {str(document)[:200]}.")
-    return [read_answer(item) for item in answers]
 
 
 def request_of(request: Request | None, fields: Mapping[str, Any]) -> Request:
@@ -241,67 +139,135 @@ def closed() -> errors.TfrecClientError:
     return errors.TfrecClientError("The client is closed. Create another.")
 
 
-BUNDLE = Call("GET", "/v1/bundle")
-HEALTH = Call("GET", "/healthz")
-READY = Call("GET", "/readyz", is_retried=False)
 # Codes of a service that is healthy but not ready.
-NOT_READY = ("not_ready", "draining")
+_NOT_READY = ("not_ready", "draining")
 
 
-async def exchange(
-    call: Call,
-    http: httpx.Client | httpx.AsyncClient,
-    send: Callable[[dict[str, Any]], Awaitable[httpx.Response]],
-    pause: Callable[[float], Awaitable[None]],
-    retry: Retry,
-    timeout_seconds: float,
-    clock: Callable[[], float],
-) -> dict[str, Any]:
-    """Runs a call with all its attempts and returns the JSON object of the response.
+class Calls:
+    """The calls of one service as coroutines; `client.Client` has their arguments and errors.
 
     Args:
-        call: Call to run.
         http: Client of httpx.
         send: Sends a request, given the arguments of httpx's `request`.
         pause: Waits the given seconds.
-        retry: When the call is retried.
-        timeout_seconds: Time-out of the call.
+        retry: When a call is retried. None: the defaults.
+        timeout_seconds: Time-out of a call with all its attempts.
         clock: Returns seconds.
-
-    Raises:
-        TfrecClientError: As `serving.client.Client.recommend` describes.
     """
-    if http.is_closed:
-        raise closed()
-    base_url = http.base_url
-    place = f"{call.method} {str(base_url).rstrip('/')}{call.path}"
-    end = clock() + timeout_seconds
-    pause_seconds = retry.pause_seconds
-    for attempt in range(1, retry.attempts + 1):
-        remaining = end - clock()
-        deadline_ms = max(1.0, min(remaining * 1000 * _DEADLINE_SHARE, requests.MAX_DEADLINE_MS))
-        arguments = {
-            "method": call.method,
-            "url": call.path,
-            "json": call.body,
-            "timeout": max(remaining, 0.001),
-            "headers": {"x-deadline-ms": f"{deadline_ms:.0f}"},
-        }
-        outcome: httpx.Response | Exception
+
+    def __init__(
+        self,
+        http: httpx.Client | httpx.AsyncClient,
+        send: Callable[[dict[str, Any]], Awaitable[httpx.Response]],
+        pause: Callable[[float], Awaitable[None]],
+        retry: Retry | None,
+        timeout_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._http = http
+        self._send = send
+        self._pause = pause
+        self._retry = retry or Retry()
+        self._timeout_seconds = timeout_seconds
+        self._clock = clock
+
+    async def recommend(
+        self, request: Request | None = None, **fields: Unpack[RequestFields]
+    ) -> Answer:
+        """Asks for the best ads for one request."""
+        body = _body(request_of(request, fields))
+        return _read(Answer, await self._call("POST", "/v1/recommend", body))
+
+    async def recommend_batch(self, batch: Iterable[Request]) -> list[Answer]:
+        """Asks for the ads for many requests; returns the answers in the same order."""
+        bodies = [_body(request) for request in batch]
+        document = await self._call("POST", "/v1/recommend/batch", {"requests": bodies})
+        answers = document.get("responses")
+        if not isinstance(answers, list) or len(answers) != len(bodies):
+            raise errors.ClientReplyError(
+                f"Expected {len(bodies)} responses, got {str(document)[:200]}."
+            )
+        return [_read(Answer, item) for item in answers]
+
+    async def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
+        """Adds what users did to their histories."""
+        batch = event_batch(events)
+        body = {"events": [event.model_dump(exclude_none=True) for event in batch.events]}
+        return _read(EventsAdded, await self._call("POST", "/v1/events", body))
+
+    async def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
+        """Replaces the profile of a user."""
+        await self._call("PUT", _user_path(user_id), {"profile": dict(profile)})
+
+    async def delete_user(self, user_id: str) -> bool:
+        """Erases a user from the user store; returns whether it had anything of the user."""
+        return _read(UserDeleted, await self._call("DELETE", _user_path(user_id))).deleted
+
+    async def bundle(self) -> dict[str, Any]:
+        """Returns what is served."""
+        return await self._call("GET", "/v1/bundle")
+
+    async def health(self) -> bool:
+        """Returns whether the service answers."""
+        return (await self._call("GET", "/healthz")).get("status") == "ok"
+
+    async def ready(self) -> bool:
+        """Returns whether the service expects to give full answers."""
         try:
-            outcome = await send(arguments)
-        except (httpx.RequestError, ValueError, TypeError) as error:
-            outcome = error
-        try:
-            return _document(place, outcome, timeout_seconds)
-        except errors.TfrecClientError as error:
-            wait = _wait(outcome, pause_seconds)
-            is_last = attempt == retry.attempts or clock() + wait >= end
-            if is_last or not (call.is_retried and _may_pass(error)):
-                raise
-        await pause(wait)
-        pause_seconds = min(2 * pause_seconds, retry.max_pause_seconds)
-    raise ValueError(f"attempts: expected at least 1, got {retry.attempts}.")
+            reply = await self._call("GET", "/readyz", is_retried=False)
+        except errors.ClientServiceError as error:
+            if error.code in _NOT_READY:
+                return False
+            raise
+        return reply.get("status") == "ready"
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        is_retried: bool = True,
+    ) -> dict[str, Any]:
+        """Runs a call with all its attempts and returns the JSON object of the response.
+
+        Args:
+            method: HTTP method.
+            path: Path of the route.
+            body: JSON object, or None.
+            is_retried: Whether a 503 is retried; it is not if it is the answer.
+        """
+        if self._http.is_closed:
+            raise closed()
+        place = f"{method} {str(self._http.base_url).rstrip('/')}{path}"
+        end = self._clock() + self._timeout_seconds
+        pause_seconds = self._retry.pause_seconds
+        for attempt in range(1, self._retry.attempts + 1):
+            remaining = end - self._clock()
+            deadline_ms = max(
+                1.0, min(remaining * 1000 * _DEADLINE_SHARE, requests.MAX_DEADLINE_MS)
+            )
+            arguments = {
+                "method": method,
+                "url": path,
+                "json": body,
+                "timeout": max(remaining, 0.001),
+                "headers": {"x-deadline-ms": f"{deadline_ms:.0f}"},
+            }
+            outcome: httpx.Response | Exception
+            try:
+                outcome = await self._send(arguments)
+            except (httpx.RequestError, ValueError, TypeError) as error:
+                outcome = error
+            try:
+                return _document(place, outcome, self._timeout_seconds)
+            except errors.TfrecClientError as error:
+                wait = _wait(outcome, pause_seconds)
+                is_last = attempt == self._retry.attempts or self._clock() + wait >= end
+                if is_last or not (is_retried and _may_pass(error)):
+                    raise
+            await self._pause(wait)
+            pause_seconds = min(2 * pause_seconds, self._retry.max_pause_seconds)
+        raise ValueError(f"attempts: expected at least 1, got {self._retry.attempts}.")
 
 
 def run_at_once(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
@@ -312,6 +278,23 @@ def run_at_once(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
         return done.value
     coroutine.close()
     raise RuntimeError("The coroutine suspended, expected one that runs to its end at once.")
+
+
+def _body(request: Request) -> dict[str, Any]:
+    """Returns the JSON object of a request with an id, so that all attempts have the same."""
+    return {"request_id": uuid.uuid4().hex, **request.to_json()}
+
+
+def _user_path(user_id: str) -> str:
+    return f"/v1/users/{urllib.parse.quote(user_id, safe='')}"
+
+
+def _read(model: type[_Model], document: Mapping[str, Any]) -> _Model:
+    try:
+        return model.model_validate(document)
+    except pydantic.ValidationError as error:
+        reason = requests.refusal(model, error.errors(include_url=False), "answer")
+        raise errors.ClientReplyError(f"Expected the JSON object of an answer; {reason}") from error
 
 
 def _may_pass(error: errors.TfrecClientError) -> bool:

@@ -128,9 +128,7 @@ class ImpressionLog:
             self._dropped_answers += 1
             self._observe("dropped", len(answer.ads))
             return
-        shown = impression_rows.RecordedAnswer(
-            valid.values, valid.weights, answer, time.time(), valid.user_id
-        )
+        shown = impression_rows.RecordedAnswer(valid, answer, time.time())
         # The thread polls: waking it for each answer would delay the next one.
         self._queue.append((release, shown))
 

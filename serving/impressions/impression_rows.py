@@ -25,7 +25,7 @@ import dataclasses
 import json
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,18 +59,14 @@ class RecordedAnswer:
     """An answer to be logged.
 
     Attributes:
-        values: Validated value of each query field, from `ValidRequest`.
-        weights: Weight of each head in the utility.
+        valid: Validated request.
         answer: Answer that was sent.
         time: Time of the answer, in seconds since 1970.
-        user_id: Id of the user; None: unknown.
     """
 
-    values: Mapping[str, Any]
-    weights: Mapping[str, float]
+    valid: requests.ValidRequest
     answer: requests.Answer
     time: float
-    user_id: str | None = None
 
 
 def schema(release: manifest.Manifest) -> pa.Schema:
@@ -110,7 +106,7 @@ def batch(release: manifest.Manifest, shown: Sequence[RecordedAnswer]) -> pa.Rec
     ad_fields = [field["name"] for field in release.ad_fields if field["kind"] != "dense"]
     for one in shown:
         of_answer = _of_answer(release, one)
-        of_answer.update({name: _plain(one.values.get(name)) for name in query_fields})
+        of_answer.update({name: _plain(one.valid.values.get(name)) for name in query_fields})
         for ad in one.answer.ads:
             for name, value in of_answer.items():
                 rows[name].append(value)
@@ -126,12 +122,12 @@ def _of_answer(release: manifest.Manifest, one: RecordedAnswer) -> dict[str, Any
     return {
         "_answer_id": uuid.uuid4().hex,
         "_request_id": one.answer.request_id,
-        USER_ID: one.user_id,
+        USER_ID: one.valid.user_id,
         "_time": one.time,
         "_bundle_version": one.answer.bundle_version,
         "_order": one.answer.order,
         "_degraded": one.answer.degraded,
-        **{f"_weight_{head.label}": one.weights.get(head.label) for head in release.heads},
+        **{f"_weight_{head.label}": one.valid.weights.get(head.label) for head in release.heads},
     }
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serving import errors
-from serving.impressions import impression_rows
+from serving.impressions.impression_rows import METADATA, USER_ID
 from tfrecords import schema as schema_lib
 from tfrecords.schema import LABELS
 
@@ -54,7 +54,7 @@ class LoggedSchema:
             "request_key": "_answer_id",
             "time": "_time",
             "position": "_position",
-            "user_key": users[0] if users else self._user_column(),
+            "user_key": users[0] if users else self.source.get("user_key") and USER_ID,
             # Models of other frameworks may have other heads.
             **{
                 label: f"_{label}" if label in labels else None
@@ -63,10 +63,6 @@ class LoggedSchema:
             },
             **{name: own for name in ("values", "weights") if (own := self._utility(name, labels))},
         }
-
-    def _user_column(self) -> str | None:
-        named = self.source.get("user_key") is not None and impression_rows.USER_ID in self.columns
-        return impression_rows.USER_ID if named else None
 
     def _utility(self, name: str, labels: Sequence[str]) -> dict[str, float]:
         """Returns the values or weights of the source that are of labels of the feedback."""
@@ -87,14 +83,9 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
     if not log_files:
         raise errors.ImpressionLogError("Expected files of an impression log, got none.")
     found = [(path, *_described(path)) for path in log_files]
-    path, columns, known = max(
-        found, key=lambda one: (one[2]["version"], impression_rows.USER_ID in one[1].names)
-    )
+    path, columns, known = max(found, key=lambda one: one[2]["version"])
     for other, others, _ in found:
         for field in columns:
-            # Logs of earlier versions have no users.
-            if field.name == impression_rows.USER_ID and field.name not in others.names:
-                continue
             if field.name not in others.names or others.field(field.name).type != field.type:
                 raise errors.ImpressionLogError(
                     f"{other} was logged with a different schema than {path}: expected the column "
@@ -103,7 +94,7 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
                 )
     options = {field["name"]: field for field in known["schema"].get("fields", [])}
     listed = [field for field in options.values() if field.get("kind") == "history"]
-    computed = {name for field in listed for name in _inputs(field)}
+    computed = {name for field in listed for name in schema_lib.Field(**field).inputs}
     fields = []
     for side in ("query", "ad"):
         for field in known[f"{side}_fields"]:
@@ -135,23 +126,14 @@ def read_file(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
     """
     with open_file(path) as file:
         try:
-            table = file.read(columns)
+            return file.read(columns)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(path, error) from error
-    if columns is None and impression_rows.USER_ID not in table.column_names:
-        nobody = pa.nulls(table.num_rows, pa.string())
-        return table.append_column(impression_rows.USER_ID, nobody)
-    return table
-
-
-def _inputs(history: dict[str, Any]) -> dict[str, str]:
-    """Returns the columns of a history, given its JSON."""
-    return schema_lib.Field(**history).inputs
 
 
 def host_of(schema: pa.Schema) -> str:
     """Returns the name of the host that wrote a file; empty if it is unknown."""
-    return json.loads(schema.metadata[impression_rows.METADATA]).get("host", "")
+    return json.loads(schema.metadata[METADATA]).get("host", "")
 
 
 def _unreadable(path: pathlib.Path, error: Exception) -> errors.ImpressionLogError:
@@ -164,7 +146,7 @@ def _unreadable(path: pathlib.Path, error: Exception) -> errors.ImpressionLogErr
 def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:
     with open_file(path) as file:
         schema = file.schema_arrow
-    described = (schema.metadata or {}).get(impression_rows.METADATA)
+    described = (schema.metadata or {}).get(METADATA)
     if described is None:
         raise errors.ImpressionLogError(
             f"{path} is not a file of an impression log, but another Parquet file; expected one "

@@ -60,7 +60,6 @@ def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any
 def add(index: Any, ads: np.ndarray) -> None:
     """Appends ads [rows, D] float32, contiguous, to a trained index."""
     ivf, query_matrix = first_stage(index)
-    assert query_matrix is not None, "the index was not trained by `train`"
     matrix = ivfpq_space.counterpart(query_matrix)
     with _nearest_cells(ivf):
         for start in range(0, len(ads), _BLOCK):
@@ -69,16 +68,10 @@ def add(index: Any, ads: np.ndarray) -> None:
     index.base_index.ntotal = index.ntotal = index.refine_index.ntotal
 
 
-def first_stage(index: Any) -> tuple[Any, np.ndarray | None]:
-    """Returns the index of codes, and the matrix [D, D] float32 that maps queries to its space.
-
-    The matrix is None in indexes that `train` has not trained, which have no transformation.
-    """
+def first_stage(index: Any) -> tuple[Any, np.ndarray]:
+    """Returns the index of codes, and the matrix [D, D] float32 that maps queries to its space."""
     base: Any = faiss.downcast_index(index.base_index)
-    if not isinstance(base, faiss.IndexPreTransform):
-        return base, None
-    chain: Any = base.chain
-    matrix = faiss.downcast_VectorTransform(chain.at(0)).A
+    matrix = faiss.downcast_VectorTransform(base.chain.at(0)).A
     ivf = faiss.downcast_index(base.index)
     return ivf, faiss.vector_to_array(matrix).reshape(index.d, index.d)
 

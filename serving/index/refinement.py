@@ -15,10 +15,10 @@ from typing import Any
 import faiss
 import numpy as np
 
-from serving import errors
 from serving.index import ivfpq
 
 _SQ = faiss.ScalarQuantizer
+# uint16 has the bits of bfloat16.
 _KINDS = {_SQ.QT_8bit: np.uint8, _SQ.QT_bf16: np.uint16, _SQ.QT_fp16: np.float16}
 # Blocks of 0.5 MB fit into the L2 cache, and are too small for OpenBLAS to start threads, which
 # would wait for each other for milliseconds if a core is busy.
@@ -37,16 +37,14 @@ class Refinement:
     Attributes:
         index: The index.
         ivf: Its first stage, with the codes.
-
-    Raises:
-        AdIndexError: The stored vectors are of another kind.
     """
 
     def __init__(self, index: Any) -> None:
         self.index = index
         self.ivf, self._query_matrix = ivfpq.first_stage(index)
         storage = faiss.downcast_index(index.refine_index)
-        self._kind = _kind(storage)
+        is_flat = isinstance(storage, faiss.IndexFlat)
+        self._kind: Any = np.float32 if is_flat else _KINDS[storage.sq.qtype]
         self._codes = codes(storage)
         self._dimension = storage.d
         self._scale, self._offset = _scale_and_offset(storage)
@@ -67,7 +65,7 @@ class Refinement:
             the first stage finds fewer ads.
         """
         num_candidates = self.num_candidates(k)
-        moved = queries if self._query_matrix is None else queries @ self._query_matrix.T
+        moved = queries @ self._query_matrix.T
         _, candidates = self.ivf.search(moved, num_candidates, params=parameters)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
@@ -120,18 +118,6 @@ def codes(storage: Any) -> np.ndarray:
     """
     size = storage.ntotal * storage.code_size
     return faiss.rev_swig_ptr(storage.codes.data(), size).reshape(storage.ntotal, -1)
-
-
-def _kind(storage: Any) -> Any:
-    """Returns the dtype of the vectors: uint8, uint16 (bits of bfloat16), float16 or float32."""
-    if isinstance(storage, faiss.IndexFlat):
-        return np.float32
-    if isinstance(storage, faiss.IndexScalarQuantizer) and storage.sq.qtype in _KINDS:
-        return _KINDS[storage.sq.qtype]
-    raise errors.AdIndexError(
-        "Expected an index refined with SQ8, SQbf16, SQfp16 or RFlat, got "
-        f"{type(storage).__name__}. Export the bundle again."
-    )
 
 
 def _scale_and_offset(storage: Any) -> tuple[np.ndarray | None, np.ndarray | None]:

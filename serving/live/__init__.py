@@ -5,6 +5,7 @@ from serving.live.live_state import LiveState
 from serving.live.live_store import LiveStore
 from serving.live.live_update import Update
 from serving.live.live_update import encode as encode_update
+from serving.live.live_view import LiveView
 from serving.live.opening import check_channel, open_channel
 from serving.live.update_channel import UpdateChannel
 
@@ -12,6 +13,7 @@ __all__ = [
     "LiveIndex",
     "LiveState",
     "LiveStore",
+    "LiveView",
     "Update",
     "UpdateChannel",
     "check_channel",

@@ -38,8 +38,8 @@ class AdRows:
         self._schema = schema
         self._show = list(show)
 
-    def check(self, ads: Sequence[Any]) -> tuple[list[dict[str, Any]], pa.Table]:
-        """Returns the values for the ad tower, and the table of ad ids and raw fields.
+    def check(self, ads: Sequence[Any]) -> pa.Table:
+        """Returns the table of ad ids, raw fields and values to show.
 
         Args:
             ads: B ads in the format of this module's docstring.
@@ -65,7 +65,7 @@ class AdRows:
         if SHOWN in self._schema.names:
             shown = [self._shown(f"ads[{i}].show", ad.get("show")) for i, ad in enumerate(ads)]
             columns[SHOWN] = pa.array(shown, self._schema.field(SHOWN).type)
-        return values, pa.table(columns).select(self._schema.names)
+        return pa.table(columns).select(self._schema.names)
 
     def _check_ad(self, place: str, ad: Any) -> tuple[str, dict[str, Any]]:
         if not isinstance(ad, Mapping) or set(ad) - {"ad_id", *_PARTS} or "ad_id" not in ad:

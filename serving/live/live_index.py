@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from serving import errors, releases
 from serving.config import LiveConfig
@@ -151,7 +152,7 @@ class LiveIndex:
             LiveIndexError: The journal cannot be read or written, or the channel cannot be used.
             ProbeMismatchError: The ad tower does not reproduce the release's embeddings.
         """
-        rows, table = self._rows.check(ads)
+        table = self._rows.check(ads)
         added = table[AD_ID].to_pylist()
         gone = sorted({ad_rows.check_ad_id(f"removed[{i}]", ad) for i, ad in enumerate(removed)})
         both = set(added) & set(gone)
@@ -161,7 +162,7 @@ class LiveIndex:
                 "in one of them."
             )
         # Before taking the locks: embedding takes a second for some thousand ads.
-        change = live_update.Update(tuple(gone), table, *self._embed(rows))
+        change = live_update.Update(tuple(gone), table, *self._embed(table))
         # In this order everywhere: requests take the second lock, and must not wait for other
         # processes, which hold the first one.
         with self._store.writing(), self._lock:
@@ -238,14 +239,14 @@ class LiveIndex:
         self._recall = float(recall_of_rows(np.stack(found), wanted).mean())
         return self._recall
 
-    def _embed(self, rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    def _embed(self, ads: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         index = self._release.ad_index
-        if not rows:
+        if not ads.num_rows:
             return (
                 np.empty((0, index.dimension), np.float32),
                 np.empty((0, index.num_fields), np.int32),
             )
-        return self._loaded_tower().embed(rows)
+        return self._loaded_tower().embed_table(ads)
 
     def _loaded_tower(self) -> releases.AdTower:
         with self._tower_lock:

@@ -1,6 +1,6 @@
 """Messages of TensorFlow Serving's configuration files that its Python package lacks.
 
-References: TensorFlow Serving, `config/monitoring_config.proto` and `config/ssl_config.proto`.
+Reference: TensorFlow Serving, `config/monitoring_config.proto`.
 """
 
 from typing import Any
@@ -22,13 +22,6 @@ message_type {
     type_name: ".tensorflow.serving.PrometheusConfig"
   }
 }
-message_type {
-  name: "SSLConfig"
-  field { name: "server_key" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
-  field { name: "server_cert" number: 2 type: TYPE_STRING label: LABEL_OPTIONAL }
-  field { name: "custom_ca" number: 3 type: TYPE_STRING label: LABEL_OPTIONAL }
-  field { name: "client_verify" number: 4 type: TYPE_BOOL label: LABEL_OPTIONAL }
-}
 """
 # A separate pool: a process may also load TensorFlow Serving's own messages of these names.
 _POOL = descriptor_pool.DescriptorPool()
@@ -42,4 +35,3 @@ def _message_class(name: str) -> Any:
 
 
 MonitoringConfig = _message_class("MonitoringConfig")
-SSLConfig = _message_class("SSLConfig")

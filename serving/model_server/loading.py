@@ -47,9 +47,7 @@ def load(
             version,
             path,
             options.session_config or saved_model.session_config(),
-            tags=options.saved_model_tags,
             metrics=metrics,
-            check_method=options.enable_signature_method_name_check,
             max_elements=options.max_input_elements,
             max_rows=options.max_input_rows,
         )
@@ -61,7 +59,7 @@ def load(
     if not options.enable_model_warmup:
         return model
     try:
-        records = _replay_records(model, options.num_request_iterations_for_warmup)
+        records = _replay_records(model)
     except Exception:
         model.close()
         raise
@@ -70,7 +68,7 @@ def load(
     return model
 
 
-def _replay_records(model: servable.Servable, iterations: int) -> int:
+def _replay_records(model: servable.Servable) -> int:
     """Runs the model's warm-up records, a TFRecord file of `PredictionLog`.
 
     Returns:
@@ -85,9 +83,7 @@ def _replay_records(model: servable.Servable, iterations: int) -> int:
     count = 0
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
-            log = prediction_log_pb2.PredictionLog.FromString(record)
-            for _ in range(iterations):
-                _replay(model, log)
+            _replay(model, prediction_log_pb2.PredictionLog.FromString(record))
             count += 1
             if count > _MAX_RECORDS:
                 raise saved_model.invalid_argument(

@@ -13,14 +13,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 
 import grpc
 
 from serving import model_config, saved_model
 from serving.errors import ServerStartError
 from serving.model_server import loading, server_metrics, server_options
-from serving.model_server.grpc import grpc_health, grpc_server
+from serving.model_server.grpc import grpc_server
 from serving.model_server.models import servable_manager
 from serving.model_server.rest import rest_api, rest_server
 
@@ -72,7 +71,6 @@ class ModelServer:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self.metrics = server_metrics.ServerMetrics()
-        self._health = grpc_health.HealthService()
         self.manager = servable_manager.ServableManager(
             functools.partial(loading.load, self._options, self.metrics),
             self._options.max_num_load_retries,
@@ -120,7 +118,6 @@ class ModelServer:
             return max(deadline - time.monotonic(), 0.0)
 
         self._stopping.set()
-        self._health.close()
         stopped = self._grpc.stop(grace_seconds) if self._grpc is not None else None
         if self._rest is not None:
             self._rest.stop(grace_seconds)
@@ -141,21 +138,14 @@ class ModelServer:
     def __enter__(self) -> "ModelServer":
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _bind(self) -> None:
         options = self._options
         host = f"[{self.host}]" if ":" in self.host else self.host
         address = f"{host}:{self.port}" if self.port is not None else None
-        self._grpc, self.port = grpc_server.build(
-            self.manager, address, options, self.metrics, self._health
-        )
+        self._grpc, self.port = grpc_server.build(self.manager, address, options, self.metrics)
         if self.rest_port is None:
             return
         try:

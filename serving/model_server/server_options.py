@@ -22,24 +22,16 @@ class ServerOptions:
     The options with a help text are flags of the command as well.
 
     Attributes:
-        num_request_iterations_for_warmup: Number of runs of each recorded request.
         load_retry_seconds: Time between two tries to load a version.
         grpc_channel_arguments: Further options of the gRPC server, by name.
         rest_api_timeout_seconds: Time after which a REST request is answered by 504; infinity
             for no limit.
         prometheus_path: Path of the metrics on the REST port; None for no metrics.
-        saved_model_tags: Tags of the graphs to load from the SavedModels.
         session_config: Threads and devices of each model's session; None is one thread, the
             request's own.
     """
 
-    enable_serialization_as_tensor_content: bool = _flag(
-        False, "Send tensors as tensor_content instead of typed fields such as float_val."
-    )
     enable_grpc_healthcheck_service: bool = _flag(False, "Serve grpc.health.v1.Health.")
-    enable_signature_method_name_check: bool = _flag(
-        False, "Classify and regress only with signatures whose method_name fits."
-    )
     enable_model_warmup: bool = _flag(
         True, "Replay assets.extra/tf_serving_warmup_requests before a version serves."
     )
@@ -56,15 +48,8 @@ class ServerOptions:
         1,
     )
     grpc_socket_path: str = _flag("", "UNIX socket for gRPC, in addition to the port.")
-    ssl_config_file: str = _flag(
-        "",
-        "Text-format SSLConfig with the gRPC server's key and certificate; empty for plain text.",
-    )
     rest_api_num_threads: int = _flag(
         _DEFAULT_THREADS, "Maximum number of REST requests that run at once.", 1
-    )
-    rest_api_enable_cors_support: bool = _flag(
-        False, "Let pages of other origins read REST replies."
     )
     model_config_file: str = _flag(
         "", "Text-format ModelServerConfig: several models, version policies, version labels."
@@ -88,12 +73,10 @@ class ServerOptions:
         "leaves open, such as requests and candidates. TensorFlow Serving has no such flag.",
         1,
     )
-    num_request_iterations_for_warmup: int = 1
     load_retry_seconds: float = 60.0
     grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
     rest_api_timeout_seconds: float = 30.0
     prometheus_path: str | None = None
-    saved_model_tags: tuple[str, ...] = ("serve",)
     session_config: config_pb2.ConfigProto | None = None
 
 

@@ -10,9 +10,10 @@ from serving.operations.capacity import (
 from serving.operations.findings import (
     DoctorFinding,
     any_failed,
+    finding_as_text,
     finding_of,
     findings_as_json,
-    findings_as_text,
+    summary,
 )
 from serving.operations.history_findings import compare_histories
 from serving.operations.impression_findings import compare_impressions
@@ -47,13 +48,14 @@ __all__ = [
     "compare_over_rest",
     "cost_drivers",
     "describe_answer",
+    "finding_as_text",
     "finding_of",
     "findings_as_json",
-    "findings_as_text",
     "open_service",
     "read_logged_requests",
     "rebuild_users",
     "requests_from_samples",
     "servers_behind",
     "size_deployment",
+    "summary",
 ]

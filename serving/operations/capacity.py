@@ -117,17 +117,17 @@ class Figure:
         part: Part of the deployment.
         name: What the figure counts.
         value: Its value.
+        how: What it follows from.
         unit: Unit of the value; empty: a number.
         source: `measured` or `calculated`.
-        how: What it follows from.
     """
 
     part: str
     name: str
     value: float
-    unit: str
-    source: str
     how: str
+    unit: str = ""
+    source: str = CALCULATED
 
 
 def size_deployment(
@@ -185,45 +185,38 @@ def _search_ms(constants: MeasuredConstants, num_ads: int) -> float:
 
 def _index(constants: MeasuredConstants, num_ads: int, machine: Machine) -> list[Figure]:
     per_ad = constants.index_bytes_per_ad
-    same = num_ads == constants.num_ads
+    source = MEASURED if num_ads == constants.num_ads else CALCULATED
+    memory = f"{per_ad:.0f} B an ad at {constants.num_ads:,} ads, {constants.index}"
+    search = f"{constants.search_cpu_ms:.2f} ms at {constants.num_ads:,} ads, grows with √N"
+    what = "processor time of a search for 500 ads"
     figures = [
         Figure(
             "index",
             "memory of the index, shared by processes",
             num_ads * per_ad,
+            memory,
             "B",
-            MEASURED if same else CALCULATED,
-            f"{per_ad:.0f} B an ad at {constants.num_ads:,} ads, {constants.index}",
+            source,
         ),
-        Figure(
-            "index",
-            "processor time of a search for 500 ads",
-            _search_ms(constants, num_ads),
-            "ms",
-            MEASURED if same else CALCULATED,
-            f"{constants.search_cpu_ms:.2f} ms at {constants.num_ads:,} ads, grows with √N",
-        ),
+        Figure("index", what, _search_ms(constants, num_ads), search, "ms", source),
     ]
     if fits_one_machine(constants, num_ads, machine):
         return figures
     per_ad = 4 * constants.dimension + _MILVUS_LINK_BYTES
-    memory = num_ads * per_ad
+    in_milvus = num_ads * per_ad
     return [
         *figures,
         Figure(
             "Milvus",
             "memory of an HNSW index, since FAISS fits no machine",
-            memory,
-            "B",
-            CALCULATED,
+            in_milvus,
             f"{per_ad} B an ad: {constants.dimension} floats and links; DiskANN needs less",
+            "B",
         ),
         Figure(
             "Milvus",
             "machines",
-            math.ceil(2 * memory / (_MEMORY_SHARE * machine.memory_bytes)),
-            "",
-            CALCULATED,
+            math.ceil(2 * in_milvus / (_MEMORY_SHARE * machine.memory_bytes)),
             f"two releases in {_MEMORY_SHARE:.0%} of their memory; cores for searches not measured",
         ),
     ]
@@ -245,35 +238,15 @@ def _orchestrators(
         if in_process
         else num_ads * constants.row_bytes_per_ad + processes * constants.process_bytes
     )
+    what = f"processes: {processes}"
+    what += ", two releases during a change" if in_process else "; ads' rows are mapped"
+    what += "" if memory <= _MEMORY_SHARE * machine.memory_bytes else "; DOES NOT FIT a machine"
+    machines = _with_spare(cores / max(usable, 1))
+    load = f"{request_ms:.1f} ms of a core a request, at {UTILIZATION:.0%} load"
     return [
-        Figure(
-            "orchestrators",
-            "cores",
-            cores,
-            "",
-            CALCULATED,
-            f"{request_ms:.1f} ms of a core a request, at {UTILIZATION:.0%} load",
-        ),
-        Figure(
-            "orchestrators",
-            "memory of a machine",
-            memory,
-            "B",
-            CALCULATED,
-            f"processes: {processes}"
-            + (", two releases during a change" if in_process else "; ads' rows are mapped")
-            + (
-                "" if memory <= _MEMORY_SHARE * machine.memory_bytes else "; DOES NOT FIT a machine"
-            ),
-        ),
-        Figure(
-            "orchestrators",
-            "machines",
-            _with_spare(cores / max(usable, 1)),
-            "",
-            CALCULATED,
-            f"{usable} usable cores each, and a spare",
-        ),
+        Figure("orchestrators", "cores", cores, load),
+        Figure("orchestrators", "memory of a machine", memory, what, "B"),
+        Figure("orchestrators", "machines", machines, f"{usable} usable cores each, and a spare"),
     ]
 
 
@@ -288,24 +261,14 @@ def _rankers(
     constants: MeasuredConstants, requests_per_second: float, machine: Machine
 ) -> list[Figure]:
     cores = requests_per_second * constants.ranker_cpu_ms / 1000 / UTILIZATION
+    machines = _with_spare(cores / machine.cores)
+    load = (
+        f"{constants.ranker_cpu_ms:.1f} ms of a core a request with 500 candidates, at "
+        f"{UTILIZATION:.0%} load; a GPU was not measured"
+    )
     return [
-        Figure(
-            "rankers",
-            "cores",
-            cores,
-            "",
-            CALCULATED,
-            f"{constants.ranker_cpu_ms:.1f} ms of a core a request with 500 candidates, at "
-            f"{UTILIZATION:.0%} load; a GPU was not measured",
-        ),
-        Figure(
-            "rankers",
-            "machines",
-            _with_spare(cores / machine.cores),
-            "",
-            CALCULATED,
-            f"{machine.cores} cores each, and a spare",
-        ),
+        Figure("rankers", "cores", cores, load),
+        Figure("rankers", "machines", machines, f"{machine.cores} cores each, and a spare"),
     ]
 
 
@@ -323,7 +286,7 @@ def _network(constants: MeasuredConstants, requests_per_second: float) -> list[F
         "answers": (constants.answer_bytes, f"{constants.answer_bytes:,.0f} B each, measured"),
     }
     return [
-        Figure("network", name, requests_per_second * size * 8 / 1e9, "Gbit/s", CALCULATED, how)
+        Figure("network", name, requests_per_second * size * 8 / 1e9, how, "Gbit/s")
         for name, (size, how) in sizes.items()
     ]
 
@@ -334,10 +297,9 @@ def _users(constants: MeasuredConstants, num_users: int) -> list[Figure]:
             "user store",
             f"size in {store}",
             num_users * size,
-            "B",
-            CALCULATED,
             f"{size:,.0f} B a user with a profile and 50 events, measured"
             + ("; for one host" if store == "SQLite" else ""),
+            "B",
         )
         for store, size in constants.store_bytes_per_user.items()
     ]

@@ -1,5 +1,6 @@
 """The results of tfrec doctor: whether each check passed, and otherwise what to do."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -64,18 +65,21 @@ def finding_of(check: str, look: Callable[[], str]) -> DoctorFinding:
         return DoctorFinding(check, "failed", str(error))
 
 
-def findings_as_text(findings: Sequence[DoctorFinding]) -> str:
-    """Returns the findings as lines of text, with a summary at the end."""
-    lines = []
-    for finding in findings:
-        lines.append(f"{finding.status:8}{finding.check}: {finding.found}")
-        if finding.expected:
-            lines.append(f"{'':8}  expected: {finding.expected}")
-        if finding.remedy:
-            lines.append(f"{'':8}  to do: {finding.remedy}")
-    counts = {status: sum(f.status == status for f in findings) for status in _STATUSES}
-    lines.append(", ".join(f"{count} {status}" for status, count in counts.items() if count))
+def finding_as_text(finding: DoctorFinding) -> str:
+    """Returns a finding as lines of text."""
+    lines = [f"{finding.status:8}{finding.check}: {finding.found}"]
+    if finding.expected:
+        lines.append(f"{'':8}  expected: {finding.expected}")
+    if finding.remedy:
+        lines.append(f"{'':8}  to do: {finding.remedy}")
     return "\n".join(lines)
+
+
+def summary(findings: Sequence[DoctorFinding]) -> str:
+    """Returns how many checks passed, failed and were skipped."""
+    counts = collections.Counter(finding.status for finding in findings)
+    statuses = ("ok", "failed", "skipped")
+    return ", ".join(f"{counts[status]} {status}" for status in statuses if counts[status])
 
 
 def findings_as_json(findings: Sequence[DoctorFinding]) -> dict[str, Any]:
@@ -89,6 +93,3 @@ def findings_as_json(findings: Sequence[DoctorFinding]) -> dict[str, Any]:
 def any_failed(findings: Sequence[DoctorFinding]) -> bool:
     """Returns whether any check failed."""
     return any(finding.status == "failed" for finding in findings)
-
-
-_STATUSES = ("ok", "failed", "skipped")

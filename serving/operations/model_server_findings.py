@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import (
@@ -44,16 +43,12 @@ class ModelServerCheck:
 
     Args:
         address: host:port of its gRPC API.
-        rest: host:port of its REST API. None: not checked.
         release: Loaded release.
         timeout_seconds: Timeout of each call, in seconds.
     """
 
-    def __init__(
-        self, address: str, rest: str | None, release: releases.Bundle, timeout_seconds: float
-    ) -> None:
+    def __init__(self, address: str, release: releases.Bundle, timeout_seconds: float) -> None:
         self._address = address
-        self._rest = rest
         self._release = release
         self._timeout = timeout_seconds
         self._channel = grpc.insecure_channel(address)
@@ -82,10 +77,6 @@ class ModelServerCheck:
             )
             yield findings.finding_of(f"{place}, probes of ranker", self._ranker_probes)
         yield findings.finding_of(f"{place}, probes of query_tower", self._tower_probes)
-        if self._rest is not None:
-            yield findings.finding_of(
-                f"model server REST {self._rest}, version of ranker", self._over_rest
-            )
 
     def _not_needed(self) -> str:
         raise findings.SkippedError(
@@ -213,21 +204,6 @@ class ModelServerCheck:
                 self._serve_it("query_tower"),
             )
         return f"{len(found)} embeddings differ by at most {worst:.2g}"
-
-    def _over_rest(self) -> str:
-        url = f"http://{self._rest}/v1/models/ranker/versions/{self._release.version}"
-        expected = f"state AVAILABLE from GET {url}"
-        remedy = "Set the port of the REST API (TensorFlow Serving: --rest_api_port)."
-        try:
-            reply = httpx.get(url, timeout=self._timeout)
-            (status,) = reply.json()["model_version_status"]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise findings.WrongError(
-                expected, f"{type(error).__name__}: {error}", remedy
-            ) from error
-        if status["state"] != "AVAILABLE":
-            raise findings.WrongError(expected, status["state"], self._serve_it("ranker"))
-        return "AVAILABLE"
 
     def _wrong(self, expected: str, error: grpc.RpcError, remedy: str) -> findings.WrongError:
         call: Any = error

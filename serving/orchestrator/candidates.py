@@ -7,40 +7,10 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 
-from serving import index, releases, requests
-
-
-class CandidateSource(Protocol):
-    """A snapshot of the catalog: an `AdIndex`, or a view of a live index."""
-
-    def eligible(self, filters: requests.Filters) -> Any:
-        """Returns the ads that match validated filters, as `search` takes them."""
-
-    def search(
-        self,
-        query_embeddings: np.ndarray,
-        k: int,
-        eligible: Any = None,
-        timeout_seconds: float | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the scores and rows [B, C] of the best ads, like `IndexBackend.search`."""
-
-    def features(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the encoded features [B, C, F] int32 of rows [B, C]."""
-
-    def ad_ids(self, rows: np.ndarray) -> list[str]:
-        """Returns the ad ids of rows [C]."""
-
-    def listed(self, rows: np.ndarray) -> list[index.ListedAd]:
-        """Returns the ads at rows [C] with a single lookup."""
-
-    def column(self, rows: np.ndarray, field: str) -> pa.Array:
-        """Returns the raw values of one field of rows [C]."""
+from serving import live, releases, requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +23,7 @@ class RequestCandidates:
         scores: Retrieval scores [C] float32.
     """
 
-    ads: CandidateSource
+    ads: live.LiveView
     rows: np.ndarray
     scores: np.ndarray
 
@@ -74,7 +44,7 @@ class CandidateGroup:
     """
 
     positions: list[int]
-    ads: CandidateSource
+    ads: live.LiveView
     columns: requests.Columns
     scores: np.ndarray
     rows: np.ndarray
@@ -106,7 +76,7 @@ class CandidateGroup:
 
 def retrieve(
     tower: releases.QueryTower,
-    ads: CandidateSource,
+    ads: live.LiveView,
     fields: requests.QueryFields,
     valids: Sequence[requests.ValidRequest],
     k: int,
@@ -156,7 +126,7 @@ def retrieve(
 
 
 def _search(
-    ads: CandidateSource,
+    ads: live.LiveView,
     valids: Sequence[requests.ValidRequest],
     embeddings: np.ndarray,
     k: int,

@@ -226,11 +226,14 @@ class Orchestrator:
         await self.record(answered)
         return [one.answer for one in answered]
 
-    def check_batch(self, requests: Sequence[Request]) -> request_batch.RequestBatch:
+    def check_batch(
+        self, requests: Sequence[Request], positions: Sequence[int] | None = None
+    ) -> request_batch.RequestBatch:
         """Validates the requests of a batch.
 
         Args:
             requests: Requests of the batch.
+            positions: Their positions in a larger batch, for messages. None: they are all of it.
 
         Raises:
             InvalidRequestError: A request is not valid, or the batch is too long.
@@ -244,6 +247,7 @@ class Orchestrator:
             ),
             self._num_ads,
             self.config.max_batch,
+            positions,
         )
 
     def admitted_batch(
@@ -352,7 +356,7 @@ class Orchestrator:
     def _observe_ranker(self, ranking: ranking_stage.RankingStage) -> None:
         self.metrics.observe_breaker(self.release.version, ranking.breaker_state)
         if self._ranker is not None:
-            states = {state.address: state.is_healthy for state in self._ranker.states()}
+            states = self._ranker.states()
             if states != self._observed_replicas:
                 self._observed_replicas = states
                 self.metrics.observe_replicas(self.release.version, states)

@@ -50,6 +50,7 @@ def check(
     group_of: Callable[[ValidRequest], tuple[float, int]],
     num_ads_of: Callable[[ValidRequest], int],
     max_size: int,
+    positions: Sequence[int] | None = None,
 ) -> RequestBatch:
     """Validates the requests of a batch.
 
@@ -59,6 +60,8 @@ def check(
         group_of: Returns the deadline in milliseconds and the number of candidates of a request.
         num_ads_of: Returns the number of ads that the answer to a request lists.
         max_size: Maximum number of requests in a batch.
+        positions: Positions of the requests in the whole batch, for messages. None: they are all
+            of it.
 
     Raises:
         InvalidRequestError: A request is not valid, so the whole batch is refused; the message
@@ -75,7 +78,8 @@ def check(
         try:
             valid = validator.check(request)
         except errors.InvalidRequestError as error:
-            raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
+            place = f"requests[{position if positions is None else positions[position]}]"
+            raise errors.InvalidRequestError(f"{place}.{error}") from error
         num_ads += num_ads_of(valid)
         groups.setdefault(group_of(valid), []).append((position, valid))
     return RequestBatch(len(requests), num_ads, groups)

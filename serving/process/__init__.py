@@ -1,12 +1,14 @@
-"""Memory and stop signals of the current process, and child processes."""
+"""Memory, sockets and stop signals of the current process, and child processes."""
 
 from serving.process.memory import release_freed_memory, resident_bytes, share_heaps, trim_heap
+from serving.process.sockets import bound_socket
 from serving.process.stop_signal import StopSignal
 from serving.process.supervised import SupervisedProcess
 
 __all__ = [
     "StopSignal",
     "SupervisedProcess",
+    "bound_socket",
     "release_freed_memory",
     "resident_bytes",
     "share_heaps",

@@ -5,9 +5,8 @@ from serving.ranker.endpoints import Endpoints, connect, find_servers, split_add
 from serving.ranker.local_ranker import LocalRanker
 from serving.ranker.pace import Pace
 from serving.ranker.ranker_client import RankerClient
-from serving.ranker.replica import ReplicaState
 from serving.ranker.replicas import Replicas
-from serving.ranker.verified_ranker import Scorer, VerifiedRanker
+from serving.ranker.verified_ranker import Scorer
 
 __all__ = [
     "CircuitBreaker",
@@ -15,10 +14,8 @@ __all__ = [
     "LocalRanker",
     "Pace",
     "RankerClient",
-    "ReplicaState",
     "Replicas",
     "Scorer",
-    "VerifiedRanker",
     "connect",
     "find_servers",
     "split_address",

@@ -24,12 +24,11 @@ class LocalRanker:
 
     address = "this process"
 
-    def __init__(self, release: releases.Bundle, num_threads: int | None = None) -> None:
+    def __init__(self, release: releases.Bundle) -> None:
         """Loads the SavedModel.
 
         Args:
             release: The loaded release.
-            num_threads: Maximum number of concurrent calls. None uses the number of cores.
 
         Raises:
             RankerUnavailableError: The SavedModel cannot be loaded.
@@ -47,7 +46,7 @@ class LocalRanker:
         except errors.InvalidModelError as error:
             raise errors.RankerUnavailableError(f"{path}: {error}") from error
         self._executor = futures.ThreadPoolExecutor(
-            num_threads or os.cpu_count() or 1, thread_name_prefix="ranker"
+            os.cpu_count() or 1, thread_name_prefix="ranker"
         )
 
     def connection(self) -> int:

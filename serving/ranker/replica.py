@@ -1,7 +1,6 @@
 """One of several rankers that serve the same release: its health and how slow it is."""
 
 import asyncio
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -14,21 +13,6 @@ from serving.ranker import breaker, verified_ranker
 _SLOWNESS_SECONDS = 5.0
 # Calls of a healthy replica differ by as much.
 _MIN_SLOWNESS = 2.0
-
-
-@dataclasses.dataclass(frozen=True)
-class ReplicaState:
-    """State of a replica, for monitoring.
-
-    Attributes:
-        address: host:port.
-        is_healthy: Whether it is called.
-        problem: Why not, or None.
-    """
-
-    address: str
-    is_healthy: bool
-    problem: str | None
 
 
 class Replica:

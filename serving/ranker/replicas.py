@@ -23,7 +23,7 @@ import numpy as np
 from serving import errors, releases, requests
 from serving.config import BreakerConfig
 from serving.ranker import endpoints, pace, ranker_client, verified_ranker
-from serving.ranker.replica import Replica, ReplicaState
+from serving.ranker.replica import Replica
 
 # A call is late after this multiple of the expected latency.
 _LATE_FACTOR = 4.0
@@ -102,18 +102,14 @@ class Replicas:
         reasons = [replica.ranker.not_ready for replica in self._replicas.values()]
         return None if None in reasons else " ".join(filter(None, reasons))
 
-    def states(self) -> list[ReplicaState]:
-        """Returns the state of each replica. Call it in the event loop."""
+    def states(self) -> dict[str, bool]:
+        """Returns address -> whether the replica is called. Call it in the event loop."""
         single = len(self._replicas) == 1
-        return [
-            ReplicaState(
-                address,
-                # A single replica is called whatever its last call has shown.
-                (replica.breaker.state == "closed") if single else replica.is_healthy,
-                replica.problem,
-            )
+        return {
+            # A single replica is called whatever its last call has shown.
+            address: (replica.breaker.state == "closed") if single else replica.is_healthy
             for address, replica in self._replicas.items()
-        ]
+        }
 
     async def verify(self, timeout_seconds: float) -> None:
         """Verifies the replicas that are not verified, if they can be reached.

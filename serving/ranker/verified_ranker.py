@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import time
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
 from serving import errors, releases, requests
-from serving.ranker import ranker_client
+from serving.ranker import local_ranker, ranker_client
 
 _logger = logging.getLogger(__name__)
 _PROBE_TIMEOUT_SECONDS = 5.0
@@ -19,34 +19,8 @@ _RECHECK_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.25
 
 
-class Scorer(Protocol):
-    """Interface of `RankerClient` and `LocalRanker`.
-
-    Attributes:
-        address: Address of the ranker, for messages.
-        version: Release version.
-    """
-
-    address: str
-    version: int
-
-    def connection(self) -> int:
-        """Returns a number that changes when another server may answer the next call."""
-
-    async def predict(
-        self,
-        columns: requests.Columns,
-        ad_features: np.ndarray,
-        timeout_seconds: float,
-        wait_if_busy: bool = True,
-    ) -> dict[str, np.ndarray]:
-        """Returns output -> [B, C] float32; see `RankerClient.predict`."""
-
-    async def connected(self, timeout_seconds: float) -> None:
-        """Waits for a connection; see `RankerClient.connected`."""
-
-    async def close(self) -> None:
-        """Closes the connection."""
+# A ranker on a model server, or in this process; both have the same methods.
+Scorer: TypeAlias = ranker_client.RankerClient | local_ranker.LocalRanker
 
 
 class VerifiedRanker:

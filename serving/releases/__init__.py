@@ -28,7 +28,7 @@ from serving.releases.probes import (
 )
 from serving.releases.publishing import Staged, publish
 from serving.releases.release_copy import copy_release
-from serving.releases.served_versions import ServedVersions, versions_without_ranker
+from serving.releases.served_versions import ServedVersions, is_held, versions_without_ranker
 
 __all__ = [
     "PARTS",
@@ -50,6 +50,7 @@ __all__ = [
     "copy_release",
     "current_pointer",
     "end_canary",
+    "is_held",
     "is_in_use",
     "latest",
     "list_releases",

@@ -227,7 +227,7 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
             "version": version,
             "role": roles.get(version),
             "share": pointer.share if version == pointer.canary else None,
-            "in_use": _is_in_use(base, version),
+            "in_use": is_in_use(base, version),
         }
         try:
             release = manifest.read(base, version)
@@ -271,13 +271,6 @@ def _pointer_to_replace(base: pathlib.Path, version: int) -> Pointer:
 def _earlier(pointer: Pointer, published: Sequence[int]) -> list[int]:
     """Returns the releases that were stable before, the one that a rollback goes to first."""
     return [version for version in pointer.previous if version in published]
-
-
-def _is_in_use(base: pathlib.Path, version: int) -> bool | None:
-    try:
-        return is_in_use(base, version)
-    except OSError:
-        return None
 
 
 def _without_canary(pointer: Pointer) -> Pointer:

@@ -58,17 +58,18 @@ def hold(base: pathlib.Path, version: int) -> Lease:
     return Lease(file)
 
 
-def is_in_use(base: pathlib.Path, version: int) -> bool:
+def is_in_use(base: pathlib.Path, version: int) -> bool | None:
     """Returns whether a process has the release loaded.
 
-    Raises:
-        OSError: The file system does not support locks, or the manifest is not writable.
+    It is None if the file system does not support locks, or the manifest is not writable.
     """
     try:
         with unused_releases(base, version) as is_unused:
             return not is_unused
     except FileNotFoundError:
         return False
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

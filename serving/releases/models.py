@@ -24,7 +24,7 @@ L values of the longest list, n values of a vector.
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -82,7 +82,7 @@ class _Model:
         optional: Mapping[str, str] | None = None,
     ) -> None:
         try:
-            self._runner = saved_model.SessionRunner(os.fspath(path), config=self.threads)
+            self._runner = saved_model.SessionRunner(os.fspath(path), self.threads)
         except saved_model.StatusError as error:
             raise errors.InvalidModelError(
                 f"{self.part}: expected a SavedModel, got: {error}. Save the model again with "
@@ -217,27 +217,19 @@ class AdTower(_Model):
         """Whether the model has ad features of its own."""
         return FEATURES in self._outputs
 
-    def embed(self, rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    def embed_table(self, ads: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """Embeds and encodes ads.
 
         Args:
-            rows: B mappings from ad field to value, as returned by `requests.check_value`.
+            ads: B rows with a column for each ad field, as in the catalog.
 
         Returns:
             Embeddings [B, D] float32 and features [B, F] int32 for the ranker.
         """
-        fields = requests.QueryFields(self._fields, ())
-        return self._in_calls(len(rows), lambda part: fields.columns(rows[part]))
-
-    def embed_table(self, ads: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Does the same as `embed` for a table with a column for each ad field."""
-        return self._in_calls(ads.num_rows, lambda part: _columns(ads[part], self._fields))
-
-    def _in_calls(
-        self, num_ads: int, columns: Callable[[slice], requests.Columns]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        starts = range(0, num_ads, _ADS_PER_CALL)
-        parts = [self._embed(columns(slice(first, first + _ADS_PER_CALL))) for first in starts]
+        starts = range(0, ads.num_rows, _ADS_PER_CALL)
+        parts = [
+            self._embed(_columns(ads.slice(first, _ADS_PER_CALL), self._fields)) for first in starts
+        ]
         embeddings, features = zip(*parts, strict=True)
         return np.concatenate(embeddings), np.concatenate(features)
 

@@ -7,8 +7,7 @@ canary, and their predecessors as long as a process has them loaded, because its
 import logging
 import pathlib
 import threading
-from collections.abc import Iterable, Sequence
-from types import TracebackType
+from collections.abc import Collection, Iterable, Sequence
 from typing import Self
 
 from serving import errors, manifest, model_config
@@ -26,6 +25,18 @@ def versions_without_ranker(base: pathlib.Path, versions: Iterable[int]) -> tupl
         versions: Release versions.
     """
     return tuple(sorted(v for v in versions if not (base / "ranker" / str(v)).is_dir()))
+
+
+def is_held(base: pathlib.Path, version: int, served: Collection[int]) -> bool:
+    """Returns whether a release must stay served because a process may have it loaded.
+
+    Args:
+        base: Base directory of the bundles.
+        version: Release version.
+        served: Versions that are served now; they may be in use where no locks show it.
+    """
+    is_loaded = in_use.is_in_use(base, version)
+    return version in served if is_loaded is None else is_loaded
 
 
 class ServedVersions:
@@ -59,12 +70,7 @@ class ServedVersions:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -96,15 +102,9 @@ class ServedVersions:
         return [
             version
             for version in published
-            if version in named or (version in served and self._is_held(version))
+            if version in named
+            or (version in served and is_held(self._base, version, self._written))
         ]
-
-    def _is_held(self, version: int) -> bool:
-        try:
-            return in_use.is_in_use(self._base, version)
-        except OSError:
-            # Without locks, a version that was served may still be in use.
-            return version in self._written
 
     def _keep(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):

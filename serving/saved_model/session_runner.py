@@ -56,14 +56,12 @@ class SessionRunner:
     def __init__(
         self,
         path: str,
-        tags: Sequence[str] = (tf.saved_model.SERVING,),
         config: config_pb2.ConfigProto | None = None,
     ) -> None:
         """Loads the SavedModel.
 
         Args:
             path: Directory with `saved_model.pb`.
-            tags: Tags of the graph to load.
             config: Threads and devices. None uses TensorFlow's defaults.
 
         Raises:
@@ -78,7 +76,7 @@ class SessionRunner:
         self._tensors: dict[str, Any] = {}
         try:
             with graph.as_default():
-                meta_graph = _load(self._session, path, tags)
+                meta_graph = _load(self._session, path)
             # Adds operations that were created after the last run of the loader.
             self._session._extend_graph()
         except Exception as error:
@@ -185,22 +183,20 @@ def _as_array(value: Any) -> np.ndarray:
     return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
-def _load(
-    session: tf.compat.v1.Session, path: str, tags: Sequence[str]
-) -> meta_graph_pb2.MetaGraphDef:
+def _load(session: tf.compat.v1.Session, path: str) -> meta_graph_pb2.MetaGraphDef:
     # `tf.saved_model.load`, which its deprecation notice names, runs functions, not sessions.
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        return tf.compat.v1.saved_model.load(session, list(tags), path)
+        return tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], path)
     except (OSError, RuntimeError) as error:
-        raise _load_error(error, path, tags) from error
+        raise _load_error(error, path) from error
     finally:
         logger.setLevel(level)
 
 
-def _load_error(error: Exception, path: str, tags: Sequence[str]) -> Exception:
+def _load_error(error: Exception, path: str) -> Exception:
     """Converts an error of Python's loader to the code and message of the C++ loader.
 
     References: TensorFlow, `cc/saved_model/reader.cc`.
@@ -219,8 +215,8 @@ def _load_error(error: Exception, path: str, tags: Sequence[str]) -> Exception:
         )
     if message.startswith("MetaGraphDef associated with tags"):
         return rpc_status.not_found(
-            "Could not find meta graph def matching supplied tags: "
-            f"{{ {' '.join(sorted(tags))} }}. To inspect available tag-sets in the SavedModel, "
-            "please use the SavedModel CLI: `saved_model_cli`"
+            f"Could not find meta graph def matching supplied tags: {{ {tf.saved_model.SERVING} }}."
+            " To inspect available tag-sets in the SavedModel, please use the SavedModel CLI: "
+            "`saved_model_cli`"
         )
     return error

@@ -2,7 +2,6 @@
 
 from serving.service.http_server import (
     Listening,
-    bound_socket,
     check_tls,
     read_token,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "Listening",
     "ServiceSettings",
     "Workers",
-    "bound_socket",
     "check_tls",
     "load_stable_release",
     "prepare_logs",

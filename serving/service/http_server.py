@@ -14,6 +14,7 @@ import resource
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -23,7 +24,7 @@ import uvicorn.config
 from starlette import types
 
 from serving.config import HttpConfig
-from serving.service import connections, lifecycle, listener, log_format
+from serving.service import connections, listener, log_format
 
 Listening = socket.socket
 # Files of a process that are not connections: libraries, the index, the ranker, logs.
@@ -36,6 +37,7 @@ _LOUD_LOGGERS = (
     listener.__name__,
     "serving.ranker.verified_ranker",
 )
+_TOKEN = "TFREC_TOKEN"
 _limited = log_format.OncePerSecond()
 
 
@@ -45,7 +47,7 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self,
         app: types.ASGIApp,
-        life: lifecycle.Lifecycle,
+        draining: threading.Event,
         config: HttpConfig | None = None,
         *,
         own_logs: bool = True,
@@ -54,12 +56,12 @@ class HttpServer(uvicorn.Server):
 
         Args:
             app: ASGI application.
-            life: State shared with the application; set to draining on shutdown.
+            draining: Event shared with the application; set on shutdown.
             config: Options. None: the defaults.
             own_logs: Whether uvicorn configures its own logging. False: it logs to the root logger.
         """
         self._http = config or HttpConfig()
-        self._life = life
+        self._draining = draining
         self._close_at: float | None = None
         self._listeners: list[listener.Listener] = []
         self._idle = connections.Idle()
@@ -114,7 +116,7 @@ class HttpServer(uvicorn.Server):
         Args:
             sockets: Bound sockets.
         """
-        self._life.draining = True
+        self._draining.set()
         await asyncio.gather(*(one.close() for one in self._listeners))
         await super().shutdown(sockets)
 
@@ -123,12 +125,12 @@ class HttpServer(uvicorn.Server):
         if self._close_at is not None:
             self._close_at = 0.0
             return
-        self._life.draining = True
+        self._draining.set()
         self._close_at = time.monotonic() + self._http.drain_seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handles a signal: the first starts to drain, the second skips the wait."""
-        if self._life.draining and self.should_exit:
+        if self._draining.is_set() and self.should_exit:
             super().handle_exit(sig, frame)
             return
         self._captured_signals.append(sig)
@@ -176,29 +178,6 @@ def check_tls(config: HttpConfig) -> None:
         ) from error
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
-    """Returns a bound socket, which does not listen until a server runs.
-
-    Args:
-        host: Host name or IP address.
-        port: Port.
-
-    Raises:
-        OSError: The address cannot be bound.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only if the protocol is given; otherwise a response takes 40 ms more.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-    except OSError:
-        listening.close()
-        raise
-    listening.set_inheritable(True)
-    return listening
-
-
 def raise_file_limit() -> None:
     """Raises this process's limit of open files, which limits the connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -207,12 +186,11 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def read_token(path: str | None, variable: str = "TFREC_TOKEN") -> str | None:
-    """Returns the bearer token from a file or the environment, or None.
+def read_token(path: str | None) -> str | None:
+    """Returns the bearer token from a file or the environment variable TFREC_TOKEN, or None.
 
     Args:
         path: File with the token. None: use the environment variable.
-        variable: Environment variable with the token.
 
     Raises:
         ValueError: The token is empty or not valid in a header.
@@ -221,8 +199,8 @@ def read_token(path: str | None, variable: str = "TFREC_TOKEN") -> str | None:
     if path is not None:
         with open(path, encoding="utf-8", errors="replace") as file:
             token, source = file.read().strip(), path
-    elif variable in os.environ:
-        token, source = os.environ[variable].strip(), f"the environment variable {variable}"
+    elif _TOKEN in os.environ:
+        token, source = os.environ[_TOKEN].strip(), f"the environment variable {_TOKEN}"
     else:
         return None
     if not token or not token.isascii() or not token.isprintable() or " " in token:

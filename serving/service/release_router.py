@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -258,11 +257,8 @@ async def _answer_groups(
     started = timing[0] if timing else time.perf_counter()
     batches = []
     for entry, positions in groups.items():
-        try:
-            members = [requests[position] for position in positions]
-            batches.append(entry.service.check_batch(members))
-        except errors.InvalidRequestError as error:
-            raise _renumbered(error, positions) from error
+        members = [requests[position] for position in positions]
+        batches.append(entry.service.check_batch(members, positions))
     max_ads = min((entry.service.config.max_ads_per_call for entry in groups), default=0)
     orchestrator.check_num_ads(len(requests), sum(batch.num_ads for batch in batches), max_ads)
     with contextlib.ExitStack() as stack:
@@ -289,14 +285,3 @@ def _counted(entry: _Entry) -> Iterator[list[Answer]]:
         raise
     entry.answered += len(done)
     entry.degraded += sum(answer.degraded is not None for answer in done)
-
-
-def _renumbered(
-    error: errors.InvalidRequestError, positions: Sequence[int]
-) -> errors.InvalidRequestError:
-    """Returns the error with the position of the request in the whole batch."""
-    match = re.match(r"requests\[(\d+)\]", str(error))
-    if match is None:
-        return error
-    rest = str(error)[match.end() :]
-    return errors.InvalidRequestError(f"requests[{positions[int(match[1])]}]{rest}")

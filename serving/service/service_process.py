@@ -7,6 +7,7 @@ import pathlib
 import signal
 import socket
 import sys
+import threading
 
 from serving import errors, live, orchestrator, ranker, releases, users
 from serving.config import (
@@ -19,7 +20,6 @@ from serving.config import (
 from serving.impressions import FeedbackLog, ImpressionLog
 from serving.service import (
     http_server,
-    lifecycle,
     log_format,
     release_follower,
     release_router,
@@ -161,17 +161,17 @@ def serve_release(
     follower = None
     if settings.version is None:
         follower = release_follower.ReleaseFollower(settings.base, router, connect)
-    life = lifecycle.Lifecycle()
+    draining = threading.Event()
     application = app.create_app(
         router,
         follower=follower,
         max_body_bytes=settings.max_body_bytes,
         token=settings.token,
         feedback=feedback,
-        life=life,
+        draining=draining,
     )
     server = http_server.HttpServer(
-        application, life, settings.http, own_logs=not settings.json_logs
+        application, draining, settings.http, own_logs=not settings.json_logs
     )
     try:
         http_server.run(server, [listening])

@@ -17,6 +17,8 @@ from redis import exceptions
 from serving import errors, redis_address
 
 FIELD = b"event"
+# Of a read.
+_MAX_ENTRIES = 500
 # Entries of a reader that has not acknowledged them for so long go to another.
 _CLAIM_MS = 30_000
 _SOCKET_SECONDS = 2.0
@@ -48,12 +50,9 @@ class StreamReader:
         stream: Name of the stream; created if it does not exist.
         group: Name of the group, which reads each entry once; created if it does not exist.
         member: Name of this reader; unique in the group, and the same after a restart.
-        max_entries: Maximum number of entries of a read.
     """
 
-    def __init__(
-        self, url: str, stream: str, group: str, member: str, max_entries: int = 500
-    ) -> None:
+    def __init__(self, url: str, stream: str, group: str, member: str) -> None:
         self._redis = redis.asyncio.Redis.from_url(
             redis_address.client_url(url),
             socket_timeout=_SOCKET_SECONDS,
@@ -64,7 +63,6 @@ class StreamReader:
         self._stream = stream
         self._group = group
         self._member = member
-        self._max_entries = max_entries
         # First the entries that this reader had and did not acknowledge.
         self._own_first = True
 
@@ -123,7 +121,7 @@ class StreamReader:
                 return [(entry_id, fields or {}) for entry_id, fields in pending]
             self._own_first = False
         claimed = await self._redis.xautoclaim(
-            self._stream, self._group, self._member, _CLAIM_MS, count=self._max_entries
+            self._stream, self._group, self._member, _CLAIM_MS, count=_MAX_ENTRIES
         )
         return claimed[1] or await self._read_from(">", int(wait_seconds * 1000))
 
@@ -131,7 +129,7 @@ class StreamReader:
         self, start: str, block_ms: int | None
     ) -> list[tuple[bytes, dict[bytes, bytes]]]:
         reply: Any = await self._redis.xreadgroup(
-            self._group, self._member, {self._stream: start}, self._max_entries, block_ms
+            self._group, self._member, {self._stream: start}, _MAX_ENTRIES, block_ms
         )
         return reply[0][1] if reply else []
 

@@ -34,12 +34,13 @@ from serving import (
     model_config,
     model_server,
     orchestrator,
+    process,
     ranker,
     releases,
     requests,
 )
 from serving.config import HttpConfig, OrchestratorConfig
-from serving.service import http_server, lifecycle, release_router
+from serving.service import http_server, release_router
 from serving.service.rest import app
 from tfrecords.schema import SHOWN
 
@@ -439,16 +440,17 @@ def altering_server(address: str, edit: Callable, port: int = 0) -> Iterator[str
 @contextlib.contextmanager
 def serve_app(
     service: orchestrator.Orchestrator | release_router.ReleaseRouter,
-    life: lifecycle.Lifecycle | None = None,
+    draining: threading.Event | None = None,
     http: HttpConfig | None = None,
     **options: Any,
 ) -> Iterator[str]:
     """Runs the REST service in a thread and yields its URL."""
-    with http_server.bound_socket("127.0.0.1", 0) as sock:
+    with process.bound_socket("127.0.0.1", 0) as sock:
         # Listening before the server runs: early connections wait instead of failing.
         sock.listen(2048)
-        life = life or lifecycle.Lifecycle()
-        server = http_server.HttpServer(app.create_app(service, life=life, **options), life, http)
+        draining = draining or threading.Event()
+        application = app.create_app(service, draining=draining, **options)
+        server = http_server.HttpServer(application, draining, http)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:

@@ -7,9 +7,3 @@ flags.DEFINE_bool(
     False,
     "Publish even if the export gate refuses the release.",
 )
-FLAGS = flags.FLAGS
-
-
-def force() -> bool:
-    """Returns whether to publish a release that the gate refuses."""
-    return bool(FLAGS.force)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from serving import config
-from serving.cli import command_line
 
 if TYPE_CHECKING:
     from serving import impressions
@@ -34,16 +33,6 @@ flags.DEFINE_float(
     lower_bound=0.1,
 )
 FLAGS = flags.FLAGS
-
-
-def rules() -> dict[str, Any] | None:
-    """Returns the default rules of the flag, or None.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: The value is not a JSON object.
-    """
-    return command_line.json_of_flag("rules")
 
 
 @contextlib.contextmanager

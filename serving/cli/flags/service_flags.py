@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import config
-from serving.cli import extras
+from serving.cli import command_line, extras
 from serving.cli.flags import rule_flags, update_flags
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
             max_ads_per_call=FLAGS.max_ads_per_call,
             max_ads_in_flight=FLAGS.max_ads_in_flight,
             ranker=config.RankingConfig(max_calls=FLAGS.max_ranker_calls),
-            rules=rule_flags.rules(),
+            rules=command_line.json_of_flag("rules"),
         ),
         http=http,
         update_channel=update_flags.update_channel(),

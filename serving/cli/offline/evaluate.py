@@ -29,7 +29,7 @@ def main() -> None:
     stages = workflow.open_stages(FLAGS.workdir, progress=not FLAGS.json)
     report = stages.evaluate(
         config_flags.from_flags(config.EvaluationConfig),
-        filters=filter_flags.filters(),
+        filters=command_line.json_of_flag("filters"),
     )
     if FLAGS.json:
         command_line.print_json(report.to_json())

@@ -37,7 +37,7 @@ def main() -> None:
 
     release = workflow.open_stages(FLAGS.workdir, progress=not FLAGS.json).export(
         index=index_flags.config(),
-        force=gate_flags.force(),
+        force=FLAGS.force,
         candidate_parts=FLAGS.candidate_parts,
     )
     if FLAGS.json:

@@ -80,7 +80,7 @@ def train(workdir: pathlib.Path) -> workflow.TrainedStages:
         if not FLAGS.json:
             print(reports.report_as_text(report))
             print(f"Report: {page}")
-        release = stages.export(report, index=index_config, force=gate_flags.force())
+        release = stages.export(report, index=index_config, force=FLAGS.force)
         if FLAGS.json:
             exported = {"bundle": release.base, "version": release.version, "report": page}
             command_line.print_json(

@@ -10,13 +10,12 @@ r"""Checks a running model server and service against a release bundle.
     tfrec doctor --workdir=workdir/quickstart --json
 
 Takes half a minute. By default it checks the servers that tfrec serve starts; an empty address
-skips a server. The checks are: every file and the probes of the bundle; whether the model server
-is reachable, serves the version, has the right signatures and reproduces the probes, over gRPC and
-REST; and whether the service is ready, serves the release and answers. It also scores held-out rows
-of --workdir with the training code and compares the scores with those of the servers (--norows
-skips this). With --impression_log it compares the latest logged scores of the release with those of
-its ranker; with --event_log too, the logged histories of users with those that follow from the
-events.
+skips a server. The checks are: every file and the probes of the bundle; whether the model server is
+reachable, serves the version, has the right signatures and reproduces the probes; and whether the
+service is ready, serves the release and answers. It also scores held-out rows of --workdir with the
+training code and compares the scores with those of the servers (--norows skips this). With
+--impression_log it compares the latest logged scores of the release with those of its ranker; with
+--event_log too, the logged histories of users with those that follow from the events.
 
 Each check prints ok, or what was found, what was expected and what to do. The exit status is 1 if a
 check failed.
@@ -45,10 +44,7 @@ flags.DEFINE_string(
     "model_server",
     "127.0.0.1:8500",
     "host:port of the model server's gRPC API; several separated by commas, or dns:///NAME:PORT, "
-    "are checked one by one, without their REST API.",
-)
-flags.DEFINE_string(
-    "model_server_rest", "127.0.0.1:8501", "host:port of the model server's REST API."
+    "are checked one by one.",
 )
 flags.DEFINE_string("service", "http://127.0.0.1:8080", "URL of the recommendation service.")
 flags.DEFINE_string(
@@ -97,11 +93,11 @@ def main() -> None:
     for finding in _look():
         found.append(finding)
         if not FLAGS.json:
-            print(operations.findings_as_text([finding]).rsplit("\n", 1)[0], flush=True)
+            print(operations.finding_as_text(finding), flush=True)
     if FLAGS.json:
         print(json.dumps(operations.findings_as_json(found), indent=1))
     else:
-        print(operations.findings_as_text(found).rsplit("\n", 1)[1])
+        print(operations.summary(found))
     if operations.any_failed(found):
         sys.exit(1)
 
@@ -183,10 +179,9 @@ def _model_servers(
     found = operations.finding_of(f"replicas of {FLAGS.model_server}", find)
     if found.status == "failed" or len(addresses) > 1:
         yield found
-    rest = FLAGS.model_server_rest if addresses == [FLAGS.model_server] else None
     usable = []
     for address in addresses:
-        server = operations.ModelServerCheck(address, rest or None, release, FLAGS.timeout_seconds)
+        server = operations.ModelServerCheck(address, release, FLAGS.timeout_seconds)
         findings = list(server.look())
         server.close()
         yield from findings

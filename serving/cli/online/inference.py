@@ -28,11 +28,13 @@ from absl import flags
 from serving import errors
 from serving.cli import command_line
 from serving.cli.flags import bundle_flags, filter_flags, rule_flags
-from serving.requests import Answer, Request, parse
+from serving.requests import Request, parse
 from tfrec.heads import HEADS
 
 if TYPE_CHECKING:
     from serving import client, orchestrator
+
+    Service = orchestrator.Orchestrator | client.AsyncClient
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(filter_flags)
@@ -57,32 +59,20 @@ def main() -> None:
         raise ValueError("Give one of --demo, --request=FILE and --input=FILE --output=FILE.")
     if bool(FLAGS.input) != bool(FLAGS.output):
         raise ValueError("--input and --output: expected both or neither.")
-    if not FLAGS.server:
-        asyncio.run(_with_bundle())
-        return
-    if FLAGS.impression_log:
+    if FLAGS.server and FLAGS.impression_log:
         raise ValueError(
             "--impression_log cannot be combined with --server; set it for tfrec serve."
         )
-    if FLAGS.demo:
+    if FLAGS.server and FLAGS.demo:
         raise ValueError("--demo requires a bundle; with --server use --request=FILE.")
+    asyncio.run(_with_server() if FLAGS.server else _with_bundle())
+
+
+async def _with_server() -> None:
     from serving import client
 
-    with client.Client(FLAGS.server) as service:
-        asyncio.run(_serve(_Remote(service)))
-
-
-class _Remote:
-    """The HTTP client behind the orchestrator's coroutine interface."""
-
-    def __init__(self, service: client.Client) -> None:
-        self._service = service
-
-    async def recommend(self, request: Request) -> Answer:
-        return self._service.recommend(request)
-
-    async def recommend_batch(self, requests: list[Request]) -> list[Answer]:
-        return self._service.recommend_batch(requests)
+    async with client.AsyncClient(FLAGS.server) as service:
+        await _serve(service)
 
 
 async def _with_bundle() -> None:
@@ -100,7 +90,7 @@ async def _with_bundle() -> None:
                 await _serve(service)
 
 
-async def _serve(service: orchestrator.Orchestrator | _Remote) -> None:
+async def _serve(service: Service) -> None:
     if FLAGS.input:
         await _answer_file(service, pathlib.Path(FLAGS.input), pathlib.Path(FLAGS.output))
         return
@@ -112,7 +102,7 @@ async def _serve(service: orchestrator.Orchestrator | _Remote) -> None:
     await _answer(service, _parse(text, FLAGS.request))
 
 
-async def _answer(service: orchestrator.Orchestrator | _Remote, request: Request) -> None:
+async def _answer(service: Service, request: Request) -> None:
     from serving import operations
 
     answer = await service.recommend(_with_flags(request))
@@ -121,7 +111,9 @@ async def _answer(service: orchestrator.Orchestrator | _Remote, request: Request
 
 
 async def _answer_file(
-    service: orchestrator.Orchestrator | _Remote, source: pathlib.Path, target: pathlib.Path
+    service: Service,
+    source: pathlib.Path,
+    target: pathlib.Path,
 ) -> None:
     lines = command_line.read_lines(source)
     refused = 0
@@ -137,9 +129,7 @@ async def _answer_file(
         sys.exit(f"error: {refused} requests were refused; their lines say why.")
 
 
-async def _answer_lines(
-    service: orchestrator.Orchestrator | _Remote, lines: list[str], first: int
-) -> list[dict[str, Any]]:
+async def _answer_lines(service: Service, lines: list[str], first: int) -> list[dict[str, Any]]:
     requests, places = [], []
     answers: list[dict[str, Any]] = [{} for _ in lines]
     for index, line in enumerate(lines):
@@ -177,7 +167,8 @@ def _parse(text: str, place: str) -> Request:
 
 def _with_flags(request: Request) -> Request:
     """Adds the values of the flags that the request does not set."""
-    flagged = {"k": FLAGS.k, "filters": filter_flags.filters(), "rules": rule_flags.rules()}
+    objects = {name: command_line.json_of_flag(name) for name in ("filters", "rules")}
+    flagged = {"k": FLAGS.k, **objects}
     missing = {
         name: value
         for name, value in flagged.items()

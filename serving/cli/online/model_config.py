@@ -116,23 +116,13 @@ def wanted(base: pathlib.Path, served: Sequence[int]) -> model_config.ServedRele
     versions = tuple(
         version
         for version in manifest.versions(base)
-        if version in named or _is_held(base, version, served)
+        if version in named or releases.is_held(base, version, served)
     )
     labels = {"stable": pointer.stable}
     if pointer.canary is not None:
         labels["canary"] = pointer.canary
     without_ranker = releases.versions_without_ranker(base, versions)
     return model_config.ServedReleases(versions, labels, without_ranker)
-
-
-def _is_held(base: pathlib.Path, version: int, served: Sequence[int]) -> bool:
-    from serving import releases
-
-    try:
-        return releases.is_in_use(base, version)
-    except OSError:
-        # Without locks on the file system, a served version may still be in use.
-        return version in served
 
 
 def _read(path: pathlib.Path) -> model_config.ServedReleases:

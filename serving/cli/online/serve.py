@@ -89,10 +89,9 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _bound(host: str, port: int) -> Iterator[service.Listening]:
-    from serving import service
 
     try:
-        listening = service.bound_socket(host, port)
+        listening = process.bound_socket(host, port)
     except OSError as error:
         raise errors.ServerStartError(
             f"Cannot serve on {host}:{port} ({error}); choose another --port or --host."

@@ -41,11 +41,10 @@ def count_distances(searcher: search.Searcher, queries: np.ndarray, k: int) -> f
         weight = 1.0 if isinstance(ivf, faiss.IndexIVFFlat) else _BYTES
         return ivf.nlist + weight * _num_probed(ivf, queries)
     ivf, matrix = ivfpq.first_stage(searcher.index)
-    moved = queries if matrix is None else queries @ matrix.T
     code = _CODE * ivf.pq.M / (searcher.dimension / 2)
     rescored = _RESCORED * searcher.refinement.num_candidates(k)
     # The matrix has D rows.
-    return searcher.dimension + ivf.nlist + code * _num_probed(ivf, moved) + rescored
+    return searcher.dimension + ivf.nlist + code * _num_probed(ivf, queries @ matrix.T) + rescored
 
 
 def _num_probed(ivf: faiss.IndexIVF, queries: np.ndarray) -> float:

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Sequence
 
 from absl import app, flags
-from tensorflow.core.protobuf import config_pb2
 
 from serving import model_config, process, saved_model
 from serving.errors import ServerStartError
@@ -121,13 +120,13 @@ def options(values: flags.FlagValues) -> server_options.ServerOptions:
     timeout = values.rest_api_timeout_in_ms
     return server_options.ServerOptions(
         **named,
-        num_request_iterations_for_warmup=max(values.num_request_iterations_for_warmup, 1),
         load_retry_seconds=max(values.load_retry_interval_micros, 0) / 1e6,
         grpc_channel_arguments=_channel_arguments(values.grpc_channel_arguments),
         rest_api_timeout_seconds=timeout / 1e3 if timeout > 0 else math.inf,
         prometheus_path=_prometheus_path(values.monitoring_config_file),
-        saved_model_tags=tuple(values.saved_model_tags.split(",")),
-        session_config=_session_config(values),
+        session_config=saved_model.session_config(
+            values.tensorflow_intra_op_parallelism, values.tensorflow_inter_op_parallelism
+        ),
     )
 
 
@@ -170,30 +169,6 @@ def _prometheus_path(path: str) -> str | None:
         return None
     config = model_config.read_text(path, config_messages.MonitoringConfig()).prometheus_config
     return (config.path or server_options.PROMETHEUS_PATH) if config.enable else None
-
-
-def _session_config(values: flags.FlagValues) -> config_pb2.ConfigProto:
-    intra, inter = values.tensorflow_intra_op_parallelism, values.tensorflow_inter_op_parallelism
-    both = values.tensorflow_session_parallelism
-    if intra and inter and both:
-        raise saved_model.invalid_argument(
-            "Either configure server_options.tensorflow_session_parallelism or "
-            "(server_options.tensorflow_intra_op_parallelism, "
-            "server_options.tensorflow_inter_op_parallelism) separately. You cannot configure all."
-        )
-    config = config_pb2.ConfigProto()
-    if values.tensorflow_session_config_file:
-        model_config.read_text(values.tensorflow_session_config_file, config)
-    # The file's numbers of threads hold if no flag gives others.
-    config.MergeFrom(
-        saved_model.session_config(
-            intra or both or config.intra_op_parallelism_threads,
-            inter or both or config.inter_op_parallelism_threads,
-        )
-    )
-    if values.per_process_gpu_memory_fraction:
-        config.gpu_options.per_process_gpu_memory_fraction = values.per_process_gpu_memory_fraction
-    return config
 
 
 def _channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:

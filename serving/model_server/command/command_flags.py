@@ -11,7 +11,7 @@ from absl import flags
 
 from serving.model_server import server_options
 
-Default = bool | int | str
+Default = bool | int | float | str
 _BATCHING = "each request runs alone; TensorFlow Serving runs concurrent requests together"
 _TFLITE = "only SavedModels are served"
 _XLA = "models run as TensorFlow compiles them by default"
@@ -30,18 +30,26 @@ WITHOUT_EFFECT: dict[str, tuple[Default, str]] = {
     "remove_unused_fields_from_bundle_metagraph": (True, "only signatures are kept"),
     "xla_cpu_compilation_enabled": (False, _XLA),
     "xla_gpu_compilation_enabled": (False, _XLA),
+    "tensorflow_session_parallelism": (
+        0,
+        "--tensorflow_intra_op_parallelism and --tensorflow_inter_op_parallelism set the threads",
+    ),
+    "tensorflow_session_config_file": ("", "sessions have TensorFlow's defaults"),
+    "per_process_gpu_memory_fraction": (0.0, "a GPU's memory is allocated as needed"),
+    "num_request_iterations_for_warmup": (0, "each warm-up record runs once"),
+    "enable_serialization_as_tensor_content": (False, "replies have fields such as float_val"),
+    "enable_signature_method_name_check": (False, "a signature's method_name is not read"),
+    "rest_api_enable_cors_support": (False, "only pages of the same origin can read replies"),
     "thread_pool_factory_config_file": ("", "requests run on the session's own threads"),
     "mixed_precision": ("", "see --bfloat16"),
     "skip_initialize_tpu": (False, "there is no TPU support"),
 }
 # Flags that would be unsafe to ignore.
 _REFUSED: dict[str, tuple[Default, str]] = {
-    "use_alts_credentials": (False, "ALTS is not supported; use --ssl_config_file"),
-    "platform_config_file": (
-        "",
-        "only the platform tensorflow is served; use --tensorflow_session_config_file for the "
-        "options of its sessions",
-    ),
+    "use_alts_credentials": (False, "the server has no ALTS"),
+    "ssl_config_file": ("", "the server has no TLS; run TensorFlow Serving for it"),
+    "platform_config_file": ("", "only the platform tensorflow is served"),
+    "saved_model_tags": ("serve", "only graphs with the tag serve are served"),
 }
 # The flags that are not an option of the server as they are: default, help, and limits if any.
 _OTHERS: dict[str, tuple[Any, ...]] = {
@@ -64,8 +72,6 @@ _OTHERS: dict[str, tuple[Any, ...]] = {
         "Seconds between two checks for new versions; 0 checks only at the start.",
         0,
     ),
-    "saved_model_tags": ("serve", "Comma-separated tags of the graphs to load."),
-    "num_request_iterations_for_warmup": (0, "Number of runs of each warm-up record; 0 for one."),
     "load_retry_interval_micros": (60_000_000, "Microseconds between two tries to load."),
     "grpc_channel_arguments": (
         "",
@@ -79,23 +85,11 @@ _OTHERS: dict[str, tuple[Any, ...]] = {
         30_000,
         "Milliseconds after which a REST request is answered by 504; 0 for no limit.",
     ),
-    "tensorflow_session_parallelism": (
-        0,
-        "Threads of a session, within and between operations. 0 for the defaults of both.",
-        0,
-    ),
     "tensorflow_intra_op_parallelism": (0, "Threads within an operation. 0 for one.", 0),
     "tensorflow_inter_op_parallelism": (
         0,
         "Operations of a request that run at once. 0 for one a core.",
         0,
-    ),
-    "tensorflow_session_config_file": ("", "Text-format ConfigProto of the sessions."),
-    "per_process_gpu_memory_fraction": (
-        0.0,
-        "Fraction of the GPU's memory to allocate; 0 allocates as needed.",
-        0.0,
-        1.0,
     ),
     "bfloat16": (
         False,

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
@@ -20,11 +19,6 @@ from serving import saved_model
 from serving.model_server import server_metrics, tensor_codec
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
-_METHODS = (
-    tf.saved_model.PREDICT_METHOD_NAME,
-    tf.saved_model.CLASSIFY_METHOD_NAME,
-    tf.saved_model.REGRESS_METHOD_NAME,
-)
 
 Tensor: TypeAlias = tensor_pb2.TensorProto | np.ndarray
 
@@ -39,9 +33,7 @@ class Servable:
         path: str | os.PathLike[str],
         session_config: config_pb2.ConfigProto | None = None,
         *,
-        tags: Sequence[str] = (tf.saved_model.SERVING,),
         metrics: server_metrics.ServerMetrics | None = None,
-        check_method: bool = False,
         max_elements: int = tensor_codec.MAX_ELEMENTS,
         max_rows: int = tensor_codec.MAX_ELEMENTS,
     ) -> None:
@@ -52,9 +44,7 @@ class Servable:
             version: Version number.
             path: Directory with `saved_model.pb`.
             session_config: Threads and devices; None for TensorFlow's defaults.
-            tags: Tags of the graph to load.
             metrics: Metrics that record the time of each run; None for none.
-            check_method: Whether a signature must name the method that it is used for.
             max_elements: Maximum number of elements of an input.
             max_rows: Maximum number of rows of an input: the product of the dimensions that its
                 signature leaves open, such as requests and candidates.
@@ -65,10 +55,9 @@ class Servable:
         self.name = name
         self.version = version
         self.path = os.fspath(path)
-        self.check_method = check_method
         self._metrics = metrics
         self._max_rows = max_rows
-        self._runner = saved_model.SessionRunner(self.path, tags, session_config)
+        self._runner = saved_model.SessionRunner(self.path, session_config)
         self.signature_defs = self._runner.signature_defs
         self._signatures = {
             key: _Signature(definition, max_elements, max_rows)
@@ -89,20 +78,12 @@ class Servable:
             The outputs by name; strings are object arrays of bytes.
 
         Raises:
-            StatusError: FAILED_PRECONDITION if there is no such signature, INTERNAL if it names
-                another method, INVALID_ARGUMENT if the inputs do not fit it, and the errors of
-                the model's operations.
+            StatusError: FAILED_PRECONDITION if there is no such signature, INVALID_ARGUMENT if
+                the inputs do not fit it, and the errors of the model's operations.
         """
         key = signature_name or DEFAULT_SIGNATURE
         if key not in self._signatures:
             raise saved_model.failed_precondition(f'Serving signature key "{key}" not found.')
-        method = self.signature_defs[key].method_name
-        if self.check_method and method not in _METHODS:
-            raise saved_model.StatusError(
-                grpc.StatusCode.INTERNAL,
-                "Expected prediction signature method_name to be one of "
-                f"{{{', '.join(_METHODS)}}}. Was: {method}",
-            )
         signature, started = self._signatures[key], time.perf_counter()
         arrays = signature.decode(dict(inputs.items()))
         outputs = signature.select(list(output_filter))

@@ -105,16 +105,14 @@ class ServableManager:
         Raises:
             StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION if the configuration is refused,
                 NOT_FOUND if a model has no version; in both cases nothing was changed.
-                UNKNOWN if no version of a new model could be loaded. INVALID_ARGUMENT, after
-                all is loaded, if a model has a `logging_config`.
+                UNKNOWN if no version of a new model could be loaded.
         """
         with self._updating:
             if config.WhichOneof("config") is None:
                 return
-            config_checks.validate(config, self._configs)
+            config_checks.validate(config)
             configs = {model.name: model for model in config.model_config_list.config}
             labels = self._checked_labels(configs)
-            config_checks.check_platforms(config)
             new = configs.keys() - self._configs.keys()
             for name in sorted(configs):
                 config_checks.check_not_empty(configs[name])
@@ -125,7 +123,6 @@ class ServableManager:
             self.poll()
             what, self._is_first = "servable" if self._is_first else "model", False
             self._check_available(new, what)
-            config_checks.check_loggers(config)
 
     def poll(self) -> None:
         """Compares the disk with what is loaded, then loads and unloads the differences."""

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -81,7 +80,7 @@ def multi_inference(
     for task in request.tasks:
         key = _checked_key(model, task, request, definitions)
         definitions[key] = model.signature_defs[key]
-        source, outputs = _tensors(model, definitions[key], task.method_name)
+        source, outputs = _tensors(definitions[key], task.method_name)
         sources.add(source)
         targets.update(outputs)
     batch = _serialized(model, request.input)
@@ -131,7 +130,7 @@ def _run(
     if key not in model.signature_defs:
         raise saved_model.invalid_argument(f"No signature was found with the name: {key}")
     definition = model.signature_defs[key]
-    source, targets = _tensors(model, definition, method)
+    source, targets = _tensors(definition, method)
     batch = _serialized(model, request.input)
     return definition, model.run(api, {source: batch}, targets), len(batch)
 
@@ -166,39 +165,19 @@ def _serialized(model: servable.Servable, request_input: input_pb2.Input) -> np.
     return np.array(values, object)
 
 
-def _tensors(
-    model: servable.Servable, definition: meta_graph_pb2.SignatureDef, method: str
-) -> tuple[str, list[str]]:
+def _tensors(definition: meta_graph_pb2.SignatureDef, method: str) -> tuple[str, list[str]]:
     """Returns the name of the input tensor and the names of the output tensors.
 
     Raises:
         StatusError: INVALID_ARGUMENT if it is not a signature of this method.
     """
-    kind, outputs = _KINDS[method], definition.outputs
-    if model.check_method and definition.method_name != method:
-        raise saved_model.invalid_argument(
-            f"Expected {kind} signature method_name to be {method}. Was: {definition.method_name}"
-        )
-    if len(definition.inputs) != 1:
-        raise saved_model.invalid_argument("Expected one input Tensor.")
-    if method == _CLASSIFY and len(outputs) not in (1, 2):
-        raise saved_model.invalid_argument(
-            f"Expected one or two output Tensors, found {len(outputs)}"
-        )
-    if method == _REGRESS and len(outputs) != 1:
-        raise saved_model.invalid_argument("Expected one output Tensor.")
-    if _INPUTS not in definition.inputs:
-        raise saved_model.invalid_argument(f"No {kind} inputs found in SignatureDef: {definition}")
+    outputs = definition.outputs
     wanted = (_CLASSES, _SCORES) if method == _CLASSIFY else (_REGRESS_OUTPUTS,)
     names = [outputs[key].name for key in wanted if key in outputs]
-    if not names and method == _CLASSIFY:
+    if set(definition.inputs) != {_INPUTS} or not names or len(names) < len(outputs):
         raise saved_model.invalid_argument(
-            "Expected classification signature outputs to contain at least one of "
-            f'"{_CLASSES}" or "{_SCORES}". Signature was: {definition}'
-        )
-    if not names:
-        raise saved_model.invalid_argument(
-            f"No regression outputs found in SignatureDef: {definition}"
+            f"Expected a {_KINDS[method]} signature with the input {_INPUTS} and outputs among "
+            f"{', '.join(wanted)}, got: {definition}"
         )
     return definition.inputs[_INPUTS].name, names
 
@@ -206,32 +185,19 @@ def _tensors(
 def _classes(
     definition: meta_graph_pb2.SignatureDef, values: Mapping[str, np.ndarray], num_examples: int
 ) -> classification_pb2.ClassificationResult:
-    """Returns the classes of each example.
-
-    Args:
-        definition: The signature.
-        values: Output tensors by name, each [num_examples, num_classes]: labels as strings,
-            scores as float32.
-        num_examples: Number of examples.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if a tensor has another shape or type.
-    """
-    outputs = definition.outputs
-    labels = values[outputs[_CLASSES].name] if _CLASSES in outputs else None
-    scores = values[outputs[_SCORES].name] if _SCORES in outputs else None
-    _check_classes("classes", labels, "DT_STRING", num_examples)
-    _check_classes("scores", scores, "DT_FLOAT", num_examples)
-    if labels is not None and scores is not None and labels.shape[1] != scores.shape[1]:
+    """Returns the classes of each example: labels, scores or both [num_examples, num_classes]."""
+    labels = _output(definition, values, _CLASSES, object, num_examples)
+    scores = _output(definition, values, _SCORES, np.float32, num_examples)
+    found = [array for array in (labels, scores) if array is not None]
+    if any(array.ndim != 2 or array.shape != found[0].shape for array in found):
         raise saved_model.invalid_argument(
-            "Tensors class and score should match in dim_size(1). "
-            f"Got {labels.shape[1]} vs. {scores.shape[1]}"
+            f"Expected classes and scores of one shape [{num_examples}, num_classes], got "
+            f"{' and '.join(str(list(array.shape)) for array in found)}"
         )
     answer = classification_pb2.ClassificationResult()
-    num_classes = next(array.shape[1] for array in (labels, scores) if array is not None)
     for row in range(num_examples):
         classes = answer.classifications.add().classes
-        for column in range(num_classes):
+        for column in range(found[0].shape[1]):
             added = classes.add()
             if labels is not None:
                 added.label = labels[row, column].decode("utf-8", "replace")
@@ -240,49 +206,14 @@ def _classes(
     return answer
 
 
-def _check_classes(what: str, array: np.ndarray | None, dtype: str, num_examples: int) -> None:
-    if array is None:
-        return
-    if array.ndim != 2:
-        raise saved_model.invalid_argument(
-            f"Expected Tensor shape: [batch_size num_classes] but got {_shape_text(array)}"
-        )
-    if _type_text(array) != dtype:
-        raise saved_model.invalid_argument(
-            f"Expected {what} Tensor of {dtype}. Got: {_type_text(array)}"
-        )
-    if len(array) != num_examples:
-        raise saved_model.invalid_argument(
-            f"Expected {what} output batch size of {num_examples}. Got: {len(array)}"
-        )
-
-
 def _numbers(
     definition: meta_graph_pb2.SignatureDef, values: Mapping[str, np.ndarray], num_examples: int
 ) -> regression_pb2.RegressionResult:
-    """Returns the number of each example.
-
-    Args:
-        definition: The signature.
-        values: Output tensors by name, the signature's [num_examples] or [num_examples, 1].
-        num_examples: Number of examples.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if the tensor has another shape or type.
-    """
-    array = values[definition.outputs[_REGRESS_OUTPUTS].name]
-    if array.shape[1:] not in ((), (1,)) or not array.ndim:
+    """Returns the number of each example, of an output [num_examples] or [num_examples, 1]."""
+    array = _output(definition, values, _REGRESS_OUTPUTS, np.float32, num_examples)
+    if array is None or array.size != num_examples:
         raise saved_model.invalid_argument(
-            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
-            f"{_shape_text(array)}"
-        )
-    if len(array) != num_examples:
-        raise saved_model.invalid_argument(
-            f"Input batch size did not match output batch size: {num_examples} vs. {len(array)}"
-        )
-    if _type_text(array) != "DT_FLOAT":
-        raise saved_model.invalid_argument(
-            f"Expected output Tensor of DT_FLOAT.  Got: {_type_text(array)}"
+            f"Expected one number for each of {num_examples} examples from {_REGRESS_OUTPUTS}"
         )
     answer = regression_pb2.RegressionResult()
     for value in array.reshape(-1).tolist():
@@ -290,9 +221,20 @@ def _numbers(
     return answer
 
 
-def _shape_text(array: np.ndarray) -> str:
-    return "[" + ",".join(map(str, array.shape)) + "]"
-
-
-def _type_text(array: np.ndarray) -> str:
-    return types_pb2.DataType.Name(tf.dtypes.as_dtype(array.dtype).as_datatype_enum)
+def _output(
+    definition: meta_graph_pb2.SignatureDef,
+    values: Mapping[str, np.ndarray],
+    key: str,
+    dtype: type,
+    num_examples: int,
+) -> np.ndarray | None:
+    """Returns an output tensor; None if the signature has none of this name."""
+    if key not in definition.outputs:
+        return None
+    array = values[definition.outputs[key].name]
+    if array.dtype != dtype or array.shape[:1] != (num_examples,):
+        raise saved_model.invalid_argument(
+            f"Expected the output {key} as {np.dtype(dtype)} with {num_examples} rows, got "
+            f"{array.dtype} {list(array.shape)}"
+        )
+    return array

@@ -44,20 +44,14 @@ def on_model(
 
 
 def run_predict(
-    model: servable.Servable, request: predict_pb2.PredictRequest, as_content: bool
+    model: servable.Servable, request: predict_pb2.PredictRequest
 ) -> predict_pb2.PredictResponse:
-    """Answers a Predict request of a loaded model.
-
-    Args:
-        model: The loaded version.
-        request: Signature, inputs and output filter.
-        as_content: Whether the reply fills `tensor_content` instead of the typed fields.
-    """
+    """Answers a Predict request of a loaded model."""
     spec = request.model_spec
     outputs = model.predict(spec.signature_name, request.inputs, request.output_filter)
     response = predict_pb2.PredictResponse(model_spec=model.effective_spec(spec))
     for alias, array in outputs.items():
-        response.outputs[alias].CopyFrom(tensor_codec.encode_tensor(array, as_content))
+        response.outputs[alias].CopyFrom(tensor_codec.encode_tensor(array))
     return response
 
 
@@ -108,19 +102,14 @@ def model_status(
 
 
 def reload_config(
-    manager: _Manager,
-    request: model_management_pb2.ReloadConfigRequest,
-    metrics: server_metrics.ServerMetrics,
+    manager: _Manager, request: model_management_pb2.ReloadConfigRequest
 ) -> model_management_pb2.ReloadConfigResponse:
     """Answers a HandleReloadConfigRequest after each new model serves."""
     if request.config.WhichOneof("config") != "model_config_list":
         raise config_checks.unsupported_config()
-    before = metrics.first_values(request.metric_names)
     manager.reload(request.config)
     response = model_management_pb2.ReloadConfigResponse()
     response.status.error_code = 0
-    for name, value in metrics.first_values(request.metric_names).items():
-        response.metric.add(name=name, int64_value_increase=value - before[name])
     return response
 
 

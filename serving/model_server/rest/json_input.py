@@ -7,7 +7,6 @@ References: TensorFlow Serving, `util/json_tensor.cc` (the forms).
 """
 
 import base64
-import itertools
 import json
 import math
 import re
@@ -22,8 +21,6 @@ from tensorflow_serving.apis import input_pb2
 from serving import saved_model
 from serving.model_server import tensor_codec
 
-# One less than NumPy's limit: the row form adds a dimension.
-_MAX_RANK = 63
 _MAX_SHOWN = 256
 _INTEGERS = (tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint32, tf.uint64)
 # The Python types of the JSON values that a tensor type accepts.
@@ -184,34 +181,16 @@ def _to_array(value: Any, name: str, dtype: tf.DType) -> np.ndarray:
         raise saved_model.unimplemented(
             f"Input {name}: tensors of type {tensor_codec.type_name(dtype)} have no JSON form."
         )
-    shape: list[int] = []
-    flat = [value]
-    # One pass for each dimension, so that long lists are checked by the interpreter's C code.
-    while flat and isinstance(flat[0], list):
-        size = len(flat[0])
-        if set(map(type, flat)) != {list} or set(map(len, flat)) != {size}:
-            index = next(
-                index
-                for index, item in enumerate(flat)
-                if not isinstance(item, list) or len(item) != size
-            )
-            raise saved_model.invalid_argument(
-                f"Input {_path(name, index, shape)}: got {_shown(flat[index])}; expected a list "
-                f"of length {size}."
-            )
-        shape.append(size)
-        flat = list(itertools.chain.from_iterable(flat))
-    if len(shape) > _MAX_RANK:
-        raise saved_model.invalid_argument(
-            f"Input {name}: got {len(shape)} nested lists; expected at most {_MAX_RANK}."
-        )
+    # Lists of different lengths stay what they are, and are no values of the type.
+    array = np.array(value, object)
+    flat = array.reshape(-1).tolist()
     wrong = _first_wrong(flat, dtype)
     if wrong is not None:
         raise saved_model.invalid_argument(
-            f"Input {_path(name, wrong, shape)}: got {_shown(flat[wrong])}; expected a value of "
-            f"type {tensor_codec.type_name(dtype)}."
+            f"Input {_path(name, wrong, array.shape)}: got {_shown(flat[wrong])}; expected a value "
+            f"of type {tensor_codec.type_name(dtype)}, in lists of equal lengths."
         )
-    return _converted(flat, name, dtype).reshape(shape)
+    return _converted(flat, name, dtype).reshape(array.shape)
 
 
 def _first_wrong(flat: Sequence[Any], dtype: tf.DType) -> int | None:

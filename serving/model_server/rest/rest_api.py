@@ -45,7 +45,6 @@ _NOT_FOUND_PAGE = (
     b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n"
     b"<H1>Not Found</H1>\n</BODY></HTML>\n"
 )
-_DEFAULT_CONTENT_TYPE = "text/html; charset=ISO-8859-1"
 _EXAMPLE_ACTIONS: dict[str, tuple[Any, Any, Any]] = {
     "classify": (
         examples.classify,
@@ -53,11 +52,6 @@ _EXAMPLE_ACTIONS: dict[str, tuple[Any, Any, Any]] = {
         json_output.classifications,
     ),
     "regress": (examples.regress, regression_pb2.RegressionRequest, json_output.regressions),
-}
-_CORS_HEADERS = {
-    "access-control-allow-origin": "*",
-    "access-control-allow-methods": "POST, GET",
-    "access-control-allow-headers": "Content-Type",
 }
 
 
@@ -68,14 +62,12 @@ class RestRequest:
     Attributes:
         method: GET, POST or another method.
         path: The path as sent, with the query: TensorFlow Serving does not separate them.
-        headers: Values by lower-case name.
         body: The whole body.
         deadline: End of the client's wait on the monotonic clock, in seconds.
     """
 
     method: str
     path: str
-    headers: Mapping[str, str]
     body: bytes
     deadline: float = math.inf
     _counted: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
@@ -87,12 +79,11 @@ class RestRequest:
 
 @dataclasses.dataclass(frozen=True)
 class RestReply:
-    """An HTTP reply: status, body, its type and further headers."""
+    """An HTTP reply."""
 
     status: int
     body: bytes
     content_type: str = "application/json"
-    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -133,7 +124,7 @@ class RestApi:
             seconds = time.perf_counter() - started
             self._metrics.record_latency(call.spec.name, call.action, "REST", seconds)
             self._metrics.record_request(call.spec.name, "OK")
-        return self._reply(request, http.HTTPStatus.OK, body)
+        return RestReply(http.HTTPStatus.OK, body)
 
     def time_out(self, request: RestRequest) -> RestReply:
         """Answers a request whose deadline passed before `handle` began or returned."""
@@ -149,26 +140,16 @@ class RestApi:
         if request.is_first_answer():
             self._metrics.record_request(name, status.code.name)
         body = json.dumps({"error": status.message}).encode("ascii")
-        return self._reply(request, status.http_code(), body)
-
-    def _reply(self, request: RestRequest, status: int, body: bytes) -> RestReply:
-        headers = _CORS_HEADERS if self._options.rest_api_enable_cors_support else {}
-        if request.method == "OPTIONS":
-            return RestReply(status, b"", _DEFAULT_CONTENT_TYPE, headers)
-        return RestReply(status, body, headers=headers)
+        return RestReply(status.http_code(), body)
 
     def _prometheus(self, path: str, expected: str) -> RestReply:
         if path != expected:
             text = f"Unexpected path: {path}. Should be {expected}"
             return RestReply(http.HTTPStatus.BAD_REQUEST, text.encode(), "text/plain")
-        return RestReply(http.HTTPStatus.OK, self._metrics.render().encode(), "text/plain")
+        return RestReply(http.HTTPStatus.OK, self._metrics.render(), "text/plain")
 
     def _answer(self, request: RestRequest, call: _Call) -> bytes:
         method, path = request.method, request.path
-        if method == "OPTIONS":
-            if not re.search("https?://", request.headers.get("origin", "")):
-                raise saved_model.failed_precondition("Origin header is missing in CORS preflight")
-            return b""
         pattern = _PATTERNS.get(method)
         match = pattern.fullmatch(path) if pattern else None
         if match is None:

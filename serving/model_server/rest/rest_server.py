@@ -1,23 +1,20 @@
 """Serves the REST API over HTTP/1.1: keep-alive, whole bodies, a thread per running request."""
 
 import asyncio
-import dataclasses
-import logging
 import math
 import socket
 import threading
 import time
-import zlib
 from concurrent import futures
 from typing import Any
 
 import uvicorn
 from starlette import requests, responses
 
+from serving import process
 from serving.model_server import server_options
 from serving.model_server.rest import rest_api
 
-_logger = logging.getLogger(__name__)
 _BACKLOG = 2048
 # How long an idle connection is kept: libevent's default, which TensorFlow Serving uses.
 _IDLE_SECONDS = 50
@@ -47,7 +44,7 @@ class RestServer:
         self._api = api
         self._timeout_seconds = options.rest_api_timeout_seconds
         self._max_bytes = options.max_request_bytes
-        self._socket = _bind(host, port)
+        self._socket = process.bound_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._pool = futures.ThreadPoolExecutor(
             options.rest_api_num_threads, thread_name_prefix="rest"
@@ -108,18 +105,17 @@ class RestServer:
         request = rest_api.RestRequest(
             received.method,
             scope["raw_path"].decode("latin-1") + (f"?{query}" if query else ""),
-            received.headers,
             body,
             time.monotonic() + self._timeout_seconds,
         )
-        answer = asyncio.get_running_loop().run_in_executor(self._pool, self._answer, request)
+        answer = asyncio.get_running_loop().run_in_executor(self._pool, self._api.handle, request)
         try:
             seconds = None if math.isinf(self._timeout_seconds) else self._timeout_seconds
             reply = await asyncio.wait_for(answer, seconds)
         except TimeoutError:
             # The run ends at the same deadline, or after its current operation.
             reply = self._api.time_out(request)
-        headers = {"content-type": reply.content_type, **reply.headers}
+        headers = {"content-type": reply.content_type}
         await responses.Response(reply.body, reply.status, headers)(scope, receive, send)
 
     async def _body(self, received: requests.Request) -> bytes | None:
@@ -130,12 +126,6 @@ class RestServer:
             if len(body) > self._max_bytes:
                 return None
         return bytes(body)
-
-    def _answer(self, request: rest_api.RestRequest) -> rest_api.RestReply:
-        if "gzip" in request.headers.get("content-encoding", ""):
-            body = _uncompressed(request.body, self._max_bytes)
-            request = dataclasses.replace(request, body=body)
-        return self._api.handle(request)
 
 
 class _Server(uvicorn.Server):
@@ -148,32 +138,3 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
-
-
-def _uncompressed(body: bytes, max_bytes: int) -> bytes:
-    """Returns the content of a gzip body; empty, as in TensorFlow Serving, if invalid or large."""
-    decompressor = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    try:
-        content = decompressor.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        _logger.warning("Failed to uncompress the gzipped body: %s", error)
-        return b""
-    if len(content) > max_bytes or not decompressor.eof:
-        _logger.warning(
-            "Refused a gzipped body that is cut off or holds more than %d bytes", max_bytes
-        )
-        return b""
-    return content
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio disables Nagle's algorithm (40 ms a reply) only if the protocol is explicit.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    return listener

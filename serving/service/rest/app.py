@@ -22,6 +22,7 @@ deadline; `x-request-id` is the id of the request if its body has none, and is r
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ from serving import errors, orchestrator
 from serving.config import DEFAULT_MAX_BODY_BYTES
 from serving.impressions import FeedbackLog
 from serving.requests import Answer, Deadline, ReleaseName, Request
-from serving.service import lifecycle, release_follower, release_router
+from serving.service import release_follower, release_router
 from serving.service.console import pages
 from serving.service.rest import (
     body_limit,
@@ -53,7 +54,7 @@ def create_app(
     max_body_seconds: float = body_limit.DEFAULT_SECONDS,
     token: str | None = None,
     feedback: FeedbackLog | None = None,
-    life: lifecycle.Lifecycle | None = None,
+    draining: threading.Event | None = None,
 ) -> fastapi.FastAPI:
     """Returns the ASGI application; it closes the orchestrators, and their user store, at its end.
 
@@ -65,9 +66,9 @@ def create_app(
         token: Bearer token that is required except for health, readiness and the pages; None: no
             token is required.
         feedback: Log of the events that users give to answers; None: no log.
-        life: Tells when the service is draining; None: never.
+        draining: Set when the service drains; see `http_server`. None: never.
     """
-    life = life or lifecycle.Lifecycle()
+    draining = draining or threading.Event()
 
     router = (
         service
@@ -111,14 +112,14 @@ def create_app(
     app.add_middleware(body_limit.BodyLimit, max_bytes=max_body_bytes, max_seconds=max_body_seconds)
     app.add_middleware(
         entrance.Entrance,
-        life=life,
+        draining=draining,
         metrics=metrics,
         overloaded=_early_refusal(router),
         token=token,
     )
     rest_errors.add_handlers(app, lambda request: router.stable.check(request))
     _add_recommend_routes(app, router)
-    _add_state_routes(app, router, follower, life)
+    _add_state_routes(app, router, follower, draining)
     if users is not None:
         user_routes.add_routes(app, router, feedback)
     _add_metrics_route(app, metrics)
@@ -208,7 +209,7 @@ def _add_state_routes(
     app: fastapi.FastAPI,
     router: release_router.ReleaseRouter,
     follower: release_follower.ReleaseFollower | None,
-    life: lifecycle.Lifecycle,
+    draining: threading.Event,
 ) -> None:
     def refused() -> str | None:
         return None if follower is None else follower.problem
@@ -234,7 +235,7 @@ def _add_state_routes(
         The service stays ready when a verified ranker becomes unavailable: answers in retrieval
         order are better than none. `degraded` says why.
         """
-        if life.draining:
+        if draining.is_set():
             return rest_errors.reply(503, "draining", "The service is shutting down.")
         await _verify(router, timeout_seconds=1.0)
         service = router.stable

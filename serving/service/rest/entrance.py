@@ -7,6 +7,7 @@ read differently, and closes connections while the service is draining.
 import hmac
 import json
 import logging
+import threading
 import time
 import urllib.parse
 import uuid
@@ -17,7 +18,6 @@ import starlette.types
 from fastapi import responses
 
 from serving import errors, orchestrator, requests
-from serving.service import lifecycle
 from serving.service.console import pages
 from serving.service.rest import request_deadline, rest_errors
 
@@ -49,7 +49,7 @@ class Entrance:
     def __init__(
         self,
         app: starlette.types.ASGIApp,
-        life: lifecycle.Lifecycle,
+        draining: threading.Event,
         metrics: orchestrator.ServiceMetrics,
         overloaded: Callable[[str, float | None, float], errors.OverloadedError | None],
         token: str | None = None,
@@ -58,7 +58,8 @@ class Entrance:
 
         Args:
             app: Application.
-            life: Tells when the service is draining.
+            draining: Set when the service drains: it is not ready, still answers requests, and
+                closes each connection after its response.
             metrics: Counts the requests.
             overloaded: Returns why a request cannot be answered in time, or None, given its path,
                 the milliseconds that the caller has left (None: unknown), and the time at which it
@@ -67,7 +68,7 @@ class Entrance:
                 no token is required.
         """
         self._app = app
-        self._life = life
+        self._draining = draining
         self._metrics = metrics
         self._overloaded = overloaded
         self._token = token.encode() if token else None
@@ -94,7 +95,7 @@ class Entrance:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = [(b"x-request-id", _as_header(scope[REQUEST_ID]))]
-                if self._life.draining:
+                if self._draining.is_set():
                     own.append((b"connection", b"close"))
                 message["headers"] = [*message.get("headers", ()), *own]
             await send(message)

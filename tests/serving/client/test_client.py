@@ -176,6 +176,6 @@ def test_answers_survive_json_and_newer_keys_are_ignored():
         absent_heads=[],
         stage_ms={"total": 1.0},
     )
-    assert http_calls.read_answer({**answer.to_json(), "newer": 1}) == answer
+    assert http_calls._read(Answer, {**answer.to_json(), "newer": 1}) == answer
     with pytest.raises(errors.ClientReplyError, match="JSON object of an answer"):
-        http_calls.read_answer({"ads": [{}]})
+        http_calls._read(Answer, {"ads": [{}]})

@@ -749,7 +749,7 @@ def test_prometheus_reads_the_services_and_the_alert_rules() -> None:
 
 def test_alerts_use_metrics_that_the_server_has() -> None:
     pages = (
-        server_metrics.ServerMetrics().render(),
+        server_metrics.ServerMetrics().render().decode(),
         orchestrator.ServiceMetrics().render().decode(),
     )
     exported = set(re.findall(r"# TYPE (\S+)", "".join(pages)))

@@ -228,7 +228,7 @@ def log_files(tiny_bundle, tmp_path):
     times = iter([100.0, 200.0, 300.0])
     for group in (["r1", "r2"], ["r1"]):
         shown = [
-            impression_rows.RecordedAnswer(valid(tiny_bundle).values, {}, answer(name), next(times))
+            impression_rows.RecordedAnswer(valid(tiny_bundle), answer(name), next(times))
             for name in group
         ]
         table = pa.Table.from_batches([impression_rows.batch(tiny_bundle.manifest, shown)])
@@ -519,19 +519,6 @@ def test_files_that_are_no_impression_log_are_refused(log_files, tmp_path):
         impressions.join_feedback([other], [events], tmp_path / "shown.parquet")
 
 
-def test_logs_without_users_are_joined_with_later_ones(log_files, tmp_path):
-    of_before = pq.read_table(log_files[0]).drop_columns("_user_id")
-    pq.write_table(of_before, log_files[0])
-    named = pq.read_table(log_files[1])
-    column = named.column_names.index("_user_id")
-    users = pa.array(["u"] * named.num_rows)
-    pq.write_table(named.set_column(column, "_user_id", users), log_files[1])
-    _, shown = join(log_files, [{"request_id": "r1", "ad_id": "ad-1", "click": 1}], tmp_path)
-    # The older file is that of r1 alone.
-    by_user = {(row["_request_id"], row["_time"]): row["_user_id"] for row in shown.to_pylist()}
-    assert by_user == {("r1", 100.0): "u", ("r2", 200.0): "u", ("r1", 300.0): None}
-
-
 def test_the_next_schema_has_the_users_and_the_histories_of_the_last(tiny_bundle, tmp_path):
     listed = {"name": "history", "kind": "history", "side": "query", "of": "ad", "event": "click"}
     changed = dataclasses.replace(
@@ -543,7 +530,8 @@ def test_the_next_schema_has_the_users_and_the_histories_of_the_last(tiny_bundle
         ],
     )
     values = {"history": [b"ad-3"], "history__age_seconds": [60.0]}
-    shown = [impression_rows.RecordedAnswer(values, {}, answer("r"), 100.0, "u")]
+    asked = dataclasses.replace(valid(tiny_bundle), values=values, user_id="u")
+    shown = [impression_rows.RecordedAnswer(asked, answer("r"), 100.0)]
     table = pa.Table.from_batches([impression_rows.batch(changed, shown)])
     row = table.to_pylist()[0]
     assert (row["_user_id"], row["history"], row["history__age_seconds"]) == ("u", ["ad-3"], [60])

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from serving.index import exact_search, index_build, ivfpq, ivfpq_space, kinds, search
+from serving.index import exact_search, index_build, ivfpq, ivfpq_space, kinds
 from serving.index.tuning import index_recall
 
 DIMENSION = 32
@@ -132,16 +132,4 @@ def test_plain_faiss_reads_and_searches_the_index(index, tmp_path):
     scores, rows = again.search(queries, 50)
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ ads.T, rows, axis=1), atol=1e-5)
     wanted = exact_search.exact_rows([ads], queries, 50)
-    assert index_recall.recall_of_rows(rows, wanted).mean() > 0.95
-
-
-def test_an_index_without_a_matrix_is_searched():
-    ads, queries = wide(3_000, seed=1), wide(20, seed=2)
-    old = faiss.index_factory(DIMENSION, "IVF16,PQ16x4fs,Refine(Flat)", faiss.METRIC_INNER_PRODUCT)
-    old.train(ads)
-    old.add(ads)
-    faiss.extract_index_ivf(old).nprobe = 16
-    old.k_factor = 6.0
-    rows = search.Searcher(old).search(queries, 100)[1]
-    wanted = exact_search.exact_rows([ads], queries, 100)
     assert index_recall.recall_of_rows(rows, wanted).mean() > 0.95

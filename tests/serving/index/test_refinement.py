@@ -4,7 +4,6 @@ import faiss
 import numpy as np
 import pytest
 
-from serving import errors
 from serving.index import index_build, kinds, refinement, search
 
 
@@ -87,10 +86,3 @@ def test_several_threads_find_the_same_ads_as_one():
     one = search.Searcher(index, 1).search(queries, 50)
     two = search.Searcher(index, 2).search(queries, 50)
     assert one[1].tolist() == two[1].tolist()
-
-
-def test_other_kinds_of_stored_vectors_are_refused():
-    index = faiss.index_factory(32, "IVF16,PQ16x4fs,Refine(SQ6)", faiss.METRIC_INNER_PRODUCT)
-    index.train(unit(2000))
-    with pytest.raises(errors.AdIndexError, match="refined with SQ8, SQbf16, SQfp16 or RFlat"):
-        search.Searcher(index)

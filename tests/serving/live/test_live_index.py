@@ -634,15 +634,15 @@ def test_a_directory_that_cannot_be_created_is_an_error(release):
 def test_searches_do_not_wait_while_an_ad_is_embedded(release, monkeypatch):
     live, other = live_index.LiveIndex(release), live_index.LiveIndex(release)
     embedding, go_on = threading.Event(), threading.Event()
-    embed = releases.AdTower.embed
+    embed = releases.AdTower.embed_table
 
-    def slowly(tower, rows):
+    def slowly(tower, ads):
         embedding.set()
         assert go_on.wait(60)
-        return embed(tower, rows)
+        return embed(tower, ads)
 
-    monkeypatch.setattr(releases.AdTower, "embed", slowly)
-    # The check of the ad tower also calls `embed`.
+    monkeypatch.setattr(releases.AdTower, "embed_table", slowly)
+    # The check of the ad tower also calls it.
     updating = threading.Thread(target=live.update, args=([NEW],))
     updating.start()
     assert embedding.wait(60)

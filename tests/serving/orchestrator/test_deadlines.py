@@ -48,10 +48,10 @@ def _request(steps: int) -> predict_pb2.PredictRequest:
     return request
 
 
-def _count(server: model_server.ModelServer, status: str) -> int:
+def _count(server: model_server.ModelServer, status: str) -> float:
     start = f':tensorflow:serving:request_count{{model_name="loop",status="{status}"}} '
-    lines = server.metrics.render().splitlines()
-    return sum(int(line[len(start) :]) for line in lines if line.startswith(start))
+    lines = server.metrics.render().decode().splitlines()
+    return sum(float(line[len(start) :]) for line in lines if line.startswith(start))
 
 
 def test_a_rest_request_that_is_late_ends_its_run_and_is_counted_once(

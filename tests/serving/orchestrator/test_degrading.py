@@ -235,7 +235,9 @@ def test_a_ranker_without_a_free_thread_is_called_again_until_the_deadline(run, 
     status = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "ranker"})
 
     def refusals(running):
-        return sum(map(int, re.findall(r'"RESOURCE_EXHAUSTED"} (\d+)', running.metrics.render())))
+        return sum(
+            map(int, re.findall(r'"RESOURCE_EXHAUSTED"} (\d+)', running.metrics.render().decode()))
+        )
 
     async def scenario(service, running, stub):
         full = await service.recommend(REQUEST)

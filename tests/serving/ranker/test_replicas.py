@@ -69,7 +69,7 @@ def joined(replicas):
 
 def states(service):
     """Whether each replica is healthy, by its address."""
-    return {state.address: state.is_healthy for state in service._ranker.states()}
+    return service._ranker.states()
 
 
 async def becomes(condition):
@@ -265,7 +265,9 @@ def test_a_busy_replica_is_left_for_another_and_waited_for_if_all_are_busy(tiny_
     status = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "ranker"})
 
     def refusals(one):
-        return sum(map(int, re.findall(r'"RESOURCE_EXHAUSTED"} (\d+)', one.metrics.render())))
+        return sum(
+            map(int, re.findall(r'"RESOURCE_EXHAUSTED"} (\d+)', one.metrics.render().decode()))
+        )
 
     @contextlib.contextmanager
     def busy(one):

@@ -150,7 +150,7 @@ def test_an_answer_of_a_newer_service_can_be_read_and_absent_explanations_are_le
     with pytest.raises(
         errors.ClientReplyError, match=r"answer\.ads\[0\]\.explanation\.parts\.clic"
     ):
-        http_calls.read_answer({**document, "ads": [{**ad, "explanation": wrong}]})
+        http_calls._read(requests.Answer, {**document, "ads": [{**ad, "explanation": wrong}]})
     newer = requests.Answer.model_validate({**document, "newer": 1})
     assert newer.to_json() == document
     # A head that this version does not know.

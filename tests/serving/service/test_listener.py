@@ -10,6 +10,7 @@ import socket
 import clocks
 import pytest
 
+from serving import process
 from serving.ranker import verified_ranker
 from serving.service import connections, http_server, listener, log_format
 
@@ -24,7 +25,7 @@ class Greeting(asyncio.Protocol):
 
 @pytest.fixture
 def bound():
-    with http_server.bound_socket("127.0.0.1", 0) as sock:
+    with process.bound_socket("127.0.0.1", 0) as sock:
         yield sock
 
 

@@ -12,7 +12,6 @@ import serving_fixtures
 import waiting
 
 from serving.config import OrchestratorConfig
-from serving.service import lifecycle
 
 pytestmark = pytest.mark.process
 
@@ -245,14 +244,14 @@ def test_no_header_of_a_client_comes_back_in_a_redirect(service_url, path):
 def test_while_it_drains_it_answers_but_is_not_ready_and_keeps_no_connection(
     tiny_bundle, ranker_address
 ):
-    life = lifecycle.Lifecycle()
+    draining = threading.Event()
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with (
-        serving_fixtures.serve_app(service, life=life) as url,
+        serving_fixtures.serve_app(service, draining=draining) as url,
         httpx.Client(base_url=url, timeout=60) as http,
     ):
         serving_fixtures.wait_until_ready(url)
-        life.draining = True
+        draining.set()
         reply = http.get("/readyz")
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining")
         assert http.get("/healthz").status_code == 200
