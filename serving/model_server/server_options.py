@@ -31,6 +31,9 @@ class ServerOptions:
             request's own.
     """
 
+    enable_serialization_as_tensor_content: bool = _flag(
+        False, "Send tensors as tensor_content instead of typed fields such as float_val."
+    )
     enable_grpc_healthcheck_service: bool = _flag(False, "Serve grpc.health.v1.Health.")
     enable_model_warmup: bool = _flag(
         True, "Replay assets.extra/tf_serving_warmup_requests before a version serves."

@@ -4,8 +4,8 @@
 `tensor_content`, no typed fields) and take 100 times as long for thousands of numbers. What is
 common and large is converted here; TensorFlow's own parser does the rest.
 
-References: TensorFlow, `core/framework/tensor.cc`: `Tensor::FromProto` and
-    `AsProtoField`.
+References: TensorFlow, `core/framework/tensor.cc`: `Tensor::FromProto`, `AsProtoField` and
+    `AsProtoTensorContent`.
 """
 
 import math
@@ -96,8 +96,8 @@ def decode(tensor: tensor_pb2.TensorProto, max_elements: int = MAX_ELEMENTS) -> 
     return _parse(tensor) if values is None else values.reshape(shape)
 
 
-def encode_tensor(array: np.ndarray) -> tensor_pb2.TensorProto:
-    """Returns a tensor with the values in the typed field.
+def encode_tensor(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorProto:
+    """Returns a tensor with the values in the typed field or, on request, in `tensor_content`.
 
     Raises:
         ValueError: The array's type has no tensor type.
@@ -110,7 +110,10 @@ def encode_tensor(array: np.ndarray) -> tensor_pb2.TensorProto:
     tensor.tensor_shape.SetInParent()
     for size in array.shape:
         tensor.tensor_shape.dim.add(size=size)
-    if field in _PACKED_TAGS:
+    if as_content:
+        is_string = array.dtype == _STRING
+        tensor.tensor_content = _encode_strings(array) if is_string else array.tobytes()
+    elif field in _PACKED_TAGS:
         values = array.tobytes()
         tensor.MergeFromString(_packed_header(field, len(values)) + values)
     else:
@@ -160,10 +163,19 @@ def _as_values(array: np.ndarray, field: str) -> list[Any]:
     return flat.tolist()
 
 
+def _encode_strings(array: np.ndarray) -> bytes:
+    values = array.reshape(-1).tolist()
+    return b"".join([_varint(len(value)) for value in values] + values)
+
+
 def _packed_header(field: str, num_bytes: int) -> bytes:
-    header = bytearray(_PACKED_TAGS[field])
-    while num_bytes > 0x7F:
-        header.append(num_bytes & 0x7F | 0x80)
-        num_bytes >>= 7
-    header.append(num_bytes)
-    return bytes(header)
+    return _PACKED_TAGS[field] + _varint(num_bytes)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -37,7 +37,6 @@ WITHOUT_EFFECT: dict[str, tuple[Default, str]] = {
     "tensorflow_session_config_file": ("", "sessions have TensorFlow's defaults"),
     "per_process_gpu_memory_fraction": (0.0, "a GPU's memory is allocated as needed"),
     "num_request_iterations_for_warmup": (0, "each warm-up record runs once"),
-    "enable_serialization_as_tensor_content": (False, "replies have fields such as float_val"),
     "enable_signature_method_name_check": (False, "a signature's method_name is not read"),
     "rest_api_enable_cors_support": (False, "only pages of the same origin can read replies"),
     "thread_pool_factory_config_file": ("", "requests run on the session's own threads"),

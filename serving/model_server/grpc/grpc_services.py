@@ -39,9 +39,10 @@ def handlers(
 
     Args:
         manager: The models.
-        options: Maximum number of requests that run at once.
+        options: Form of the replies, and maximum number of requests that run at once.
         metrics: Metrics of the requests.
     """
+    as_content = options.enable_serialization_as_tensor_content
     method = partial(_method, _Running(options.grpc_max_threads))
 
     def counted(api: str, request_type: type, operation: _Operation) -> grpc.RpcMethodHandler:
@@ -49,7 +50,11 @@ def handlers(
         return method(request_type, on_model, partial(_record, metrics, api))
 
     prediction_service = {
-        "Predict": counted("Predict", predict_pb2.PredictRequest, operations.run_predict),
+        "Predict": counted(
+            "Predict",
+            predict_pb2.PredictRequest,
+            partial(operations.run_predict, as_content=as_content),
+        ),
         "Classify": counted(
             "Classify", classification_pb2.ClassificationRequest, examples.classify
         ),

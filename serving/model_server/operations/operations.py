@@ -44,14 +44,20 @@ def on_model(
 
 
 def run_predict(
-    model: servable.Servable, request: predict_pb2.PredictRequest
+    model: servable.Servable, request: predict_pb2.PredictRequest, as_content: bool
 ) -> predict_pb2.PredictResponse:
-    """Answers a Predict request of a loaded model."""
+    """Answers a Predict request of a loaded model.
+
+    Args:
+        model: The loaded version.
+        request: Signature, inputs and output filter.
+        as_content: Whether the reply fills `tensor_content` instead of the typed fields.
+    """
     spec = request.model_spec
     outputs = model.predict(spec.signature_name, request.inputs, request.output_filter)
     response = predict_pb2.PredictResponse(model_spec=model.effective_spec(spec))
     for alias, array in outputs.items():
-        response.outputs[alias].CopyFrom(tensor_codec.encode_tensor(array))
+        response.outputs[alias].CopyFrom(tensor_codec.encode_tensor(array, as_content))
     return response
 
 

@@ -76,8 +76,7 @@ def _request(
     request = predict_pb2.PredictRequest()
     request.model_spec.name = name
     for alias, array in inputs.items():
-        tensor = tf.make_tensor_proto(array) if as_content else tensor_codec.encode_tensor(array)
-        request.inputs[alias].CopyFrom(tensor)
+        request.inputs[alias].CopyFrom(tensor_codec.encode_tensor(array, as_content))
     return request
 
 
@@ -142,6 +141,17 @@ def test_replies_fill_typed_fields(client: _Client) -> None:
     score = client.predict(_score_request()).outputs["s"]
     assert list(score.float_val) == [5.0, 11.0]
     assert not score.tensor_content
+
+
+def test_replies_fill_tensor_content_when_asked(models: pathlib.Path) -> None:
+    options = model_server.Options(enable_serialization_as_tensor_content=True)
+    with model_server.ModelServer({"text": models / "text"}, options=options) as server:
+        reply = _Client(server.port).predict(
+            _request("text", text=np.array([b"ab", b"", b"\xff"], object))
+        )
+    assert not reply.outputs["text"].string_val
+    # TensorFlow's form of strings: their lengths, then their bytes.
+    assert reply.outputs["text"].tensor_content == b"\x02\x00\x01ab\xff"
 
 
 def test_strings_that_are_not_utf8_pass_unchanged(client: _Client) -> None:

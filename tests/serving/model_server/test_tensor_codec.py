@@ -30,22 +30,21 @@ def _parsed(message: tensor_pb2.TensorProto, dtype: tf.DType) -> np.ndarray:
     return tf.io.parse_tensor(message.SerializeToString(), dtype).numpy()
 
 
+@pytest.mark.parametrize("as_content", [False, True])
 @pytest.mark.parametrize("dtype", _NUMERIC, ids=lambda dtype: dtype.name)
-def test_numbers_are_read_back_here_and_by_tensorflow(dtype: tf.DType) -> None:
+def test_numbers_are_read_back_here_and_by_tensorflow(dtype: tf.DType, as_content: bool) -> None:
     array = np.array([[1, 0, 3], [4, 100, 1]]).astype(dtype.as_numpy_dtype)
-    message = tensor_codec.encode_tensor(array)
-    assert not message.tensor_content
-    packed = tensor_pb2.TensorProto(
-        dtype=message.dtype, tensor_shape=message.tensor_shape, tensor_content=array.tobytes()
-    )
-    for read in (_parsed(message, dtype), *map(tensor_codec.decode, (message, packed))):
+    message = tensor_codec.encode_tensor(array, as_content)
+    assert bool(message.tensor_content) is as_content
+    for read in (tensor_codec.decode(message), _parsed(message, dtype)):
         assert read.dtype == array.dtype
         np.testing.assert_array_equal(read, array)
 
 
-def test_strings_are_read_back_here_and_by_tensorflow() -> None:
+@pytest.mark.parametrize("as_content", [False, True])
+def test_strings_are_read_back_here_and_by_tensorflow(as_content: bool) -> None:
     array = np.array([[b"", b"ab"], [b"\x00\xff", b"x" * 300]], object)
-    message = tensor_codec.encode_tensor(array)
+    message = tensor_codec.encode_tensor(array, as_content)
     assert tensor_codec.decode(message).tolist() == array.tolist()
     assert _parsed(message, tf.string).tolist() == array.tolist()
 
@@ -124,7 +123,5 @@ def test_values_are_read_from_their_own_field_if_others_are_filled_too() -> None
 
 
 def test_a_scalar_string_in_tensor_content_is_read() -> None:
-    message = tensor_pb2.TensorProto(
-        dtype=tf.string.as_datatype_enum, tensor_shape={}, tensor_content=b"\x02ab"
-    )
+    message = tensor_codec.encode_tensor(np.array(b"ab", object), as_content=True)
     assert tensor_codec.decode(message).item() == b"ab"
