@@ -13,7 +13,8 @@ appended to the embeddings of the towers:
     ad      [ad tower,     √c factors of the ad,    what all ads lack of the same length]
 
 Scaled to length one, their inner products are in the order of cosine + c × linear score. Users and
-ads out of the vocabulary have no factors. Held-out clicks choose c.
+ads out of the vocabulary have no factors. Held-out clicks choose c, and whether there are few
+factors or many: a sparse log needs few, and a catalog of many small groups many.
 
 Shapes: U users and N ads, Vu and Va ids of them, K factors, Q clicks, W columns of ids.
 
@@ -35,14 +36,16 @@ from tfrec import layers
 from tfrec.retrieval import retrieval_model, retrieval_validation, towers
 from tfrecords import encoding, files, reader
 
-# With the one more dimension, half the length of an embedding.
-MAX_FACTORS = 127
+# With the one more dimension, half as long as an embedding of the towers, or one and a half times.
+COUNTS = (127, 383)
 FILE = "click_factors.npz"
 # Standard deviations of the linear score over ads that count as one of the cosine.
 _SHARES = (0.125, 0.25, 0.5, 1.0, 2.0)
 _POPULARITY_POWER = 0.4
-# With a million users and ads, the decomposition takes some 4 GB.
-_MAX_KEYS = 1_000_000
+# Of users or ads, whichever are fewer, times factors: the decomposition takes 16 bytes for each.
+_MAX_VALUES = 1 << 27
+# Held-out clicks times ads.
+_MAX_SCORES = 100_000_000
 _MEASURED_FOR_DEVIATIONS = 256
 
 
@@ -51,7 +54,7 @@ class ClickFactors:
     """The factors of users and ads, by their ids.
 
     Attributes:
-        users: [Vu, K] float32.
+        users: [Vu, K] float32, those of the greatest singular values first.
         ads: [Va, K] float32.
         columns: Column of the ids in encoded queries, and in encoded ads.
     """
@@ -60,10 +63,17 @@ class ClickFactors:
     ads: np.ndarray
     columns: tuple[int, int]
 
-    def scaled(self, c: float) -> "ClickFactors":
-        """Returns factors whose inner products are c times as large."""
+    def scaled(self, c: float, count: int | None = None) -> "ClickFactors":
+        """Returns factors whose inner products are c times as large.
+
+        Args:
+            c: See the module.
+            count: How many of them, the first; None: all.
+        """
         root = np.float32(np.sqrt(c))
-        return dataclasses.replace(self, users=root * self.users, ads=root * self.ads)
+        return dataclasses.replace(
+            self, users=root * self.users[:, :count], ads=root * self.ads[:, :count]
+        )
 
     def of(self, queries: np.ndarray, ads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the factors [Q, K] of queries [Q, Wq] and [N, K] of ads [N, Wa]."""
@@ -113,14 +123,16 @@ def fit(
     users, ads = layers.KeyIds.of_users(fitted), layers.KeyIds.of_ads(fitted)
     if users is None or ads is None:
         return None
-    if not users.vocabulary or max(len(users.vocabulary), len(catalog)) > _MAX_KEYS:
+    if not users.vocabulary:
         return None
     fingerprints = encoding.fingerprint(tf.constant(users.vocabulary, tf.string)).numpy()
     clicks = clicked.matrix(fingerprints, len(catalog)).astype(np.float64)
     clicks.sum_duplicates()
     clicks.data[:] = 1.0
     of_users, of_ads = (np.maximum(clicks.sum(axis=axis), 1.0) for axis in (1, 0))
-    count = min(MAX_FACTORS, *((clicks.sum(axis=axis) > 0).sum() - 1 for axis in (0, 1)))
+    allowed = [k for k in COUNTS if k * min(clicks.shape) <= _MAX_VALUES]
+    with_clicks = min((clicks.sum(axis=axis) > 0).sum() for axis in (0, 1))
+    count = min(max(allowed, default=0), int(with_clicks) - 1)
     if count < 1:
         return None
     per_root = scipy.sparse.diags_array(of_users**-0.5)
@@ -130,7 +142,7 @@ def fit(
     )
     ids = np.asarray(catalog.features)
     # Ads out of the vocabulary share ids.
-    factors = np.where(ads.is_known(ids)[:, None], vt.T * np.sqrt(s), 0.0)  # [N, K]
+    factors = np.where(ads.is_known(ids)[:, None], (vt.T * np.sqrt(s))[:, ::-1], 0.0)  # [N, K]
     table_of_users, table_of_ads = (
         np.zeros((own.cardinality, count), np.float32) for own in (users, ads)
     )
@@ -139,13 +151,28 @@ def fit(
     return ClickFactors(table_of_users, table_of_ads, (users.column, ads.column))
 
 
-def choose_scale(
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What held-out clicks choose.
+
+    Attributes:
+        count: How many factors; 0: none.
+        scale: c.
+        recall: What `retrieval_validation.measure` says of them.
+    """
+
+    count: int
+    scale: float
+    recall: dict[str, float]
+
+
+def choose(
     model: retrieval_model.RetrievalModel,
     factors: ClickFactors,
     held_out: retrieval_validation.HeldOut,
     catalog: reader.Catalog,
-) -> tuple[float, dict[str, float]]:
-    """Returns the c with the best recall of held-out clicks, and that recall; 0: none is better.
+) -> Choice:
+    """Returns how many factors, and which c, have the best recall of held-out clicks.
 
     Args:
         model: A model trained on the clicks that the factors are of.
@@ -153,27 +180,29 @@ def choose_scale(
         held_out: [Q] clicks that neither was trained on.
         catalog: All ads.
     """
+    held_out = held_out.evenly_spaced(max(_MAX_SCORES // len(catalog), 1))
     ids = np.asarray(catalog.features)
     queries = towers.embed_in_batches(model.query_tower, held_out.query)
     ads = towers.embed_in_batches(model.ad_tower, ids)
     of_users, of_ads = factors.of(held_out.query, ids)
     known = np.flatnonzero(of_users.any(axis=1))[:_MEASURED_FOR_DEVIATIONS]
-    best, measured = 0.0, retrieval_validation.measure(model, held_out, queries, ads)
+    best = Choice(0, 0.0, retrieval_validation.measure(model, held_out, queries, ads))
     if not len(known):
-        return best, measured
+        return best
     cosine = (queries[known] @ ads.T).std(axis=1).mean()
-    linear = (of_users[known] @ of_ads.T).std(axis=1).mean()
-    for share in _SHARES:
-        c = float(share * cosine / linear)
-        own = retrieval_validation.measure(
-            model,
-            held_out,
-            np.concatenate([queries, np.float32(c) * of_users], axis=1),
-            np.concatenate([ads, of_ads], axis=1),
-        )
-        if own[retrieval_validation.METRIC] > measured[retrieval_validation.METRIC]:
-            best, measured = c, own
-    return best, measured
+    most = of_ads.shape[1]
+    for count in sorted({min(k, most) for k in COUNTS}):
+        users, factors_of_ads = of_users[:, :count], of_ads[:, :count]
+        linear = (users[known] @ factors_of_ads.T).std(axis=1).mean()
+        joined = np.concatenate([ads, factors_of_ads], axis=1)
+        for share in _SHARES:
+            c = float(share * cosine / linear)
+            of_both = np.concatenate([queries, np.float32(c) * users], axis=1)
+            recall = retrieval_validation.measure(model, held_out, of_both, joined)
+            metric = retrieval_validation.METRIC
+            if recall[metric] > best.recall[metric]:
+                best = Choice(count, c, recall)
+    return best
 
 
 def append(model: retrieval_model.RetrievalModel, factors: ClickFactors) -> None:

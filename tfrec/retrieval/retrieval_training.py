@@ -230,17 +230,17 @@ def _fit_click_factors(
     factors = click_factors.fit(data_set.fitted, catalog, clicked_ads)
     if factors is None or not data_set.label_positives("validation", CLICK.label):
         return None
-    scale, measured = click_factors.choose_scale(model, factors, held_out, catalog)
-    if not scale:
+    chosen = click_factors.choose(model, factors, held_out, catalog)
+    if not chosen.count:
         return None
     if refit:
         every = layers.ClickedAds(*reading.read_pairs(data_set, REFIT_SPLITS))
         factors = click_factors.fit(data_set.fitted, catalog, every) or factors
-    factors.scaled(scale).save(workdir)
+    factors.scaled(chosen.scale, chosen.count).save(workdir)
     if progress:
-        metric = retrieval_validation.METRIC
-        terminal.print_above_bars(f"  with factors of the clicks: {metric} {measured[metric]:.4f}")
-    return {"scale": scale, **measured}
+        recall = f"{retrieval_validation.METRIC} {chosen.recall[retrieval_validation.METRIC]:.4f}"
+        terminal.print_above_bars(f"  with {chosen.count} factors of the clicks: {recall}")
+    return {"count": chosen.count, "scale": chosen.scale, **chosen.recall}
 
 
 def _untrained(

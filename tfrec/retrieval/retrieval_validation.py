@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tfrec.retrieval import retrieval_model, temperature, two_tower
+from tfrec.retrieval import reading, retrieval_model, temperature, two_tower
 from tfrecords import reader
 from tfrecords.schema import NUM_CANDIDATES
 
@@ -41,6 +41,12 @@ class HeldOut:
     def leaves_out_seen(self) -> bool:
         """Whether lists leave out the ads that the user clicked in training."""
         return self.user is not None and self.repeated < _MAX_REPEATED
+
+    def evenly_spaced(self, count: int) -> "HeldOut":
+        """Returns at most `count` of the clicks, evenly spaced."""
+        rows = reading.evenly_spaced(len(self.ad_rows), count)
+        user = None if self.user is None else self.user[rows]
+        return HeldOut(self.query[rows], self.ad_rows[rows], user, self.repeated)
 
     def take(self, rows: np.ndarray | slice) -> reader.Batch:
         """Returns some of the clicks as a batch."""

@@ -106,16 +106,27 @@ def test_held_out_clicks_choose_the_scale(tastes, untrained):
     build, clicked, held_out = untrained
     catalog = tastes.catalog()
     factors = click_factors.fit(tastes.fitted, catalog, clicked)
-    scale, measured = click_factors.choose_scale(build(), factors, held_out, catalog)
-    assert scale > 0
+    chosen = click_factors.choose(build(), factors, held_out, catalog)
+    assert chosen.scale > 0
     # A known quarter of 160 songs is 40, of which users have heard 9 or 10: ten of 30 by chance.
-    assert measured["validation_corpus_recall_at_10"] > 0.25
-    worse = click_factors.ClickFactors(-factors.users, factors.ads, factors.columns)
-    of_worse, without = click_factors.choose_scale(build(), worse, held_out, catalog)
-    assert of_worse == 0.0
-    assert without["validation_corpus_recall"] < measured["validation_corpus_recall"]
+    assert chosen.recall["validation_corpus_recall_at_10"] > 0.25
+    reversed_ = click_factors.ClickFactors(-factors.users, factors.ads, factors.columns)
+    none = click_factors.choose(build(), reversed_, held_out, catalog)
+    assert (none.count, none.scale) == (0, 0.0)
+    assert none.recall["validation_corpus_recall"] < chosen.recall["validation_corpus_recall"]
     nothing = click_factors.ClickFactors(0 * factors.users, factors.ads, factors.columns)
-    assert click_factors.choose_scale(build(), nothing, held_out, catalog) == (0.0, without)
+    assert click_factors.choose(build(), nothing, held_out, catalog) == none
+
+
+def test_held_out_clicks_choose_how_many_factors(tastes, untrained, monkeypatch):
+    build, clicked, held_out = untrained
+    catalog = tastes.catalog()
+    factors = click_factors.fit(tastes.fitted, catalog, clicked)
+    monkeypatch.setattr(click_factors, "COUNTS", (4, 30))
+    # Four quarters have four directions, and the others are noise.
+    assert click_factors.choose(build(), factors, held_out, catalog).count == 4
+    monkeypatch.setattr(click_factors, "COUNTS", (1, 4))
+    assert click_factors.choose(build(), factors, held_out, catalog).count == 4
 
 
 def test_joined_embeddings_order_ads_by_the_sum_of_both_scores(tastes, untrained):
@@ -143,11 +154,11 @@ def test_a_trained_model_has_factors_of_the_clicks_of_both_splits(
 ):
     retrieval.train_two_tower(tastes, retrieval_config, tmp_path)
     description = json.loads((tmp_path / "retrieval.json").read_text())
-    scale = description["click_factors"]["scale"]
+    scale, count = (description["click_factors"][name] for name in ("scale", "count"))
     best = max(entry[retrieval_validation.METRIC] for entry in description["history"])
     assert description["click_factors"][retrieval_validation.METRIC] > best
     every = layers.ClickedAds(*retrieval.read_pairs(tastes, retrieval.REFIT_SPLITS))
-    expected = click_factors.fit(tastes.fitted, tastes.catalog(), every).scaled(scale)
+    expected = click_factors.fit(tastes.fitted, tastes.catalog(), every).scaled(scale, count)
     stored = click_factors.ClickFactors.load(tmp_path)
     np.testing.assert_array_equal(stored.users, expected.users)
     np.testing.assert_array_equal(stored.ads, expected.ads)
