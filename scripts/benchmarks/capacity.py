@@ -99,7 +99,7 @@ def measure_service(base: pathlib.Path, private_bytes: int) -> dict[str, float]:
     singles = flags.FLAGS.singles
     fields = json.loads((base / "requests.json").read_text(encoding="utf-8"))
     bodies = [json.dumps({"context": context, "k": 10}).encode() for context in fields]
-    with running_service.serve(base) as (url, _, process_ids):
+    with running_service.serve(base) as (url, process_ids):
         target = poisson_load.Target(url, bodies)
         fresh_process.call(poisson_load.one_by_one, target, _WARM_UP, 0)
         before = {name: fresh_process.cpu_ms(own) for name, own in process_ids.items()}

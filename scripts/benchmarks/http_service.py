@@ -58,7 +58,7 @@ def main() -> None:
         fresh_process.call(build, pathlib.Path(values.workdir), base, values.num_ads, config)
     fields = json.loads((base / "requests.json").read_text(encoding="utf-8"))
     bodies = [json.dumps({"context": context, "k": values.k}).encode() for context in fields]
-    with running_service.serve(base, f"--workers={values.workers}") as (url, _, process_ids):
+    with running_service.serve(base, f"--workers={values.workers}") as (url, process_ids):
         target = poisson_load.Target(url, bodies)
         before = {
             name: fresh_process.cpu_ms(process_id) for name, process_id in process_ids.items()
