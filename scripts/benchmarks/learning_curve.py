@@ -109,7 +109,7 @@ def convert_log(
     rows = impressions + FLAGS.test_impressions
     log = synthetic.write_log(directory / "log", rows, world)
     convert.convert(
-        convert.Source(log.log, synthetic.schema(), ads_path=log.ads),
+        convert.Source(log.log, synthetic.schema(), log.format, ads_path=log.ads),
         directory / "data",
         test_fraction=FLAGS.test_impressions / rows,
         validation_fraction=VALIDATION_SHARE * impressions / rows,

@@ -3,21 +3,20 @@
     config = dataclasses.replace(synthetic.WORLDS["shop"], seed=7)
     log = synthetic.write_log("work/shop", 100_000, config)
 
-Files, all in the same row order, tab-separated, "" is missing:
+Files, the first two tab-separated with a header, "" is missing:
 
     log.tsv            rows in time order, the rows of a request adjacent in the order of positions
-    log.extra.tsv      bilinear world only: request_id, position, engagement (0 or 1), revenue
     ads.tsv            ad-side columns of all ads, including those that are never shown, and a title
                        to show, which no model reads
     schema.json        the schema of the log
-    truth/truth.arrow  Arrow IPC; click_probability, engagement_probability and
-                       expected_revenue of each impression, with the position effect; and in
+    truth/truth.arrow  Arrow IPC, in the order of the log; click_probability,
+                       engagement_probability and expected_revenue of each impression, with the
+                       position effect; and in
                        the sequence world what the user did before, click_ages
     truth/world.json   the config, from which `load_world` rebuilds the world
 
-The log of the bilinear world is in Criteo's layout, without a header: label, I1..I13, C1..C26. The
-other files have headers. The logs of other worlds name an ad by its id, and ads.tsv has its fields.
-A longer log of the same config starts with the rows of a shorter one.
+The log of the bilinear world has the fields of ads; those of other worlds name an ad by its id, and
+ads.tsv has its fields. A longer log of the same config starts with the rows of a shorter one.
 """
 
 import contextlib
@@ -51,21 +50,21 @@ _KINDS: dict[str, type[AnyConfig]] = {
 
 
 class SyntheticLog:
-    """The paths of the files of a synthetic log."""
+    """The paths of the files of a synthetic log.
+
+    Attributes:
+        format: Name of its format, see `tfrecords.formats`.
+    """
+
+    format = "tabular"
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.directory = directory
         self.log = directory / "log.tsv"
-        self.extra = directory / "log.extra.tsv"
         self.ads = directory / "ads.tsv"
         self.schema = directory / "schema.json"
         self.truth = directory / "truth" / "truth.arrow"
         self.world = directory / "truth" / "world.json"
-
-    @property
-    def format(self) -> str:
-        """Name of the log's format, see `tfrecords.formats`."""
-        return "criteo_kaggle" if self.extra.is_file() else "tabular"
 
 
 def write_log(
@@ -100,9 +99,7 @@ def write_log(
         described |= dataclasses.asdict(world.config)
         staging.world.write_text(json.dumps(described, indent=2) + "\n")
         log.truth.parent.mkdir(exist_ok=True)
-        log.extra.unlink(missing_ok=True)
-        # In reverse: the log is last.
-        for name in ("world", "truth", "schema", "ads", *reversed(world.population.files)):
+        for name in ("world", "truth", "schema", "ads", "log"):
             os.replace(getattr(staging, name), getattr(log, name))
     finally:
         shutil.rmtree(staging.directory)
@@ -145,14 +142,11 @@ def _write_rows(
     population = world.population
     columns_of_truth = (*TRUTH_COLUMNS, *population.state_columns)
     with contextlib.ExitStack() as stack:
-        sinks = {n: stack.enter_context(getattr(paths, n).open("wb")) for n in population.files}
+        log = stack.enter_context(paths.log.open("wb"))
         truth: pa.RecordBatchWriter | None = None
-        for name, columns in population.files.items():
-            if name != "log" or "extra" not in population.files:
-                _append_header(sinks[name], columns)
+        _append_header(log, population.log_columns)
         for rows in _impressions(world, n_samples):
-            for name, columns in population.files.items():
-                _append(sinks[name], {n: rows[n] for n in columns}, population.decimals)
+            _append(log, {n: rows[n] for n in population.log_columns}, population.decimals)
             batch = pa.record_batch({name: _of_truth(rows[name]) for name in columns_of_truth})
             if truth is None:
                 new_file = pa.ipc.new_file(str(paths.truth), batch.schema)
