@@ -80,12 +80,11 @@ def measure_index(directory: pathlib.Path, singles: int) -> tuple[int, float]:
     ads = index.AdIndex.open(directory)
     ads.prepare_filters()
     own = resident_bytes() - before
-    milliseconds = []
-    for number in range(-_WARM_UP, singles):
-        query = ads.sample_queries[number % len(ads.sample_queries)][None]
-        started = time.thread_time()
-        ads.search(query, 500)
-        milliseconds.append((time.thread_time() - started) * 1000)
+    samples = ads.sample_queries
+    queries = [samples[number % len(samples)][None] for number in range(-_WARM_UP, singles)]
+    milliseconds, _ = harness.time_each(
+        lambda query: ads.search(query, 500), queries, time.thread_time
+    )
     return own, harness.percentiles(milliseconds[_WARM_UP:])["p50_ms"]
 
 

@@ -108,13 +108,12 @@ def measure(
     filters: requests.Filters | None,
 ) -> Measured:
     """Searches with each query alone, evaluating the filters, and returns a row of the table."""
-    milliseconds, found = [], []
-    for query in queries[:, None]:
-        started = time.perf_counter()
+
+    def search(query: np.ndarray) -> np.ndarray:
         eligible = None if filters is None else fields.eligible(filters)
-        _, rows = searcher.search(query, FLAGS.k, eligible)
-        milliseconds.append(1000 * (time.perf_counter() - started))
-        found.append(rows[0])
+        return searcher.search(query, FLAGS.k, eligible)[1][0]
+
+    milliseconds, found = harness.time_each(search, queries[:, None])
     measured: Measured = {
         "eligible": len(embeddings),
         "first_ms": milliseconds[0],

@@ -25,7 +25,6 @@ and `peak_memory_mb` of each process (memory-mapped files count in each process 
 import dataclasses
 import json
 import pathlib
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -120,12 +119,11 @@ def measure_in_process(
     base: pathlib.Path, fields: Sequence[dict[str, Any]], count: int, k: int
 ) -> dict[str, Any]:
     """Times both stages in this process; call it in a fresh process."""
-    milliseconds = []
+    contexts = [fields[number % len(fields)] for number in range(-WARM_UP, count)]
     with LocalClient(base) as client:
-        for number in range(-WARM_UP, count):
-            started = time.perf_counter()
-            client.recommend(context=fields[number % len(fields)], k=k)
-            milliseconds.append((time.perf_counter() - started) * 1000)
+        milliseconds, _ = harness.time_each(
+            lambda context: client.recommend(context=context, k=k), contexts
+        )
     return {
         **harness.percentiles(milliseconds[WARM_UP:]),
         "peak_memory_mb": round(fresh_process.peak_rss_mb()),

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords import terminal
-from tfrecords.formats import protocol, tabular
+from tfrecords.formats import named, protocol, tabular
 from tfrecords.formats.files import json_lines, lines
 from tfrecords.schema import Schema
 
@@ -86,11 +86,7 @@ class LineFormat(LogFormat):
         Raises:
             ValueError: There is a table of users.
         """
-        if files.users is not None:
-            raise ValueError(
-                f"{type(self).__name__} reads no table of users, but {files.users} was given. "
-                "Leave it out."
-            )
+        named.check_files(files, type(self).__name__)
         return _LineLog(self, files, schema, rows_per_chunk)
 
 

@@ -3,7 +3,7 @@
 import json
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,20 @@ def timed(
             if number >= 0:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def time_each(
+    call: Callable[[Any], Any],
+    items: Iterable[Any],
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[float], list[Any]]:
+    """Returns the milliseconds and the results of calls with one item each."""
+    milliseconds, results = [], []
+    for item in items:
+        started = clock()
+        results.append(call(item))
+        milliseconds.append(1000 * (clock() - started))
+    return milliseconds, results
 
 
 def percentiles(milliseconds: Sequence[float] | np.ndarray) -> dict[str, float]:

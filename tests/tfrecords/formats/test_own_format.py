@@ -119,7 +119,7 @@ def test_tables_that_an_own_format_does_not_read_are_refused(here):
     form = formats.FORMATS.get("json_lines:JsonLines")
     with pytest.raises(ValueError, match=r"JsonLines reads no table of ads, but ads.csv was given"):
         form.read_ads(formats.Files((), ads=pathlib.Path("ads.csv")), SCHEMA)
-    with pytest.raises(ValueError, match=r"JsonLines reads no table of users"):
+    with pytest.raises(ValueError, match=r"JsonLines has the users' fields, but a table"):
         form.open_log(formats.Files((), users=pathlib.Path("users.csv")), SCHEMA)
 
 
