@@ -77,7 +77,6 @@ def _of_split(
         rows=counts.rows,
         requests=counts.requests,
         sampled=data_set.description.splits[split].sampled,
-        requests_with_click=counts.clicked_requests,
         share_with_click=share(counts.clicked_requests, counts.requests) if has_clicks else None,
         engaged_without_click=counts.engaged_without_click,
         labels={label: _label(data_set, split, label) for label in data_set.spec.labels},
@@ -102,14 +101,13 @@ def _list_lengths(requests: np.ndarray) -> model.ListLengths:
     present = np.flatnonzero(requests)
     total = int(requests.sum())
     if not total:
-        return model.ListLengths(counts=[])
+        return model.ListLengths()
     up_to = np.cumsum(requests[present])
     quantiles = {
         name: int(present[np.searchsorted(up_to, share * total)])
         for name, share in _QUANTILES.items()
     }
     return model.ListLengths(
-        counts=[(int(length), int(requests[length])) for length in present],
         mean=float((present * requests[present]).sum() / total),
         min=int(present[0]),
         max=int(present[-1]),
