@@ -12,7 +12,7 @@ the filter.
 `first_ms` is the time of the first query with a filter, which evaluates it and may collect the
 eligible ads; p50 and p99 are of the following queries. Recall is relative to exact search among the
 eligible ads. `left_of_unfiltered` is the number of eligible ads in an unfiltered top 500. Prints a
-table, and JSON as the last line; --json=FILE also writes it to a file.
+table, and JSON as the last line.
 """
 
 import time
@@ -31,7 +31,6 @@ flags.DEFINE_integer("dimension", 256, "Embedding size.", lower_bound=2)
 flags.DEFINE_integer("num_queries", 300, "Number of queries per row.", lower_bound=10)
 flags.DEFINE_integer("k", 500, "Number of ads per query.", lower_bound=1)
 flags.DEFINE_enum("kind", "IVFPQ", ("Flat", "IVF", "IVFPQ", "HNSW"), "Kind of index.")
-flags.DEFINE_string("json", None, "File for the result as JSON.")
 FLAGS = flags.FLAGS
 SHARES = (0.5, 0.2, 0.05, 0.01, 0.0001)
 _COLUMNS = {
@@ -71,7 +70,7 @@ def main() -> None:
         checked = checker.check(None if wanted is None else requests.Filters(**wanted))
         rows.append({"filter": name, **measure(searcher, embeddings, queries, fields, checked)})
     harness.print_rows(rows, _COLUMNS)
-    harness.print_json({**state, "filters": rows}, FLAGS.json)
+    harness.print_json({**state, "filters": rows})
 
 
 def catalog(embeddings: np.ndarray) -> tuple[pa.Table, dict[str, Any]]:

@@ -7,12 +7,10 @@ The first command takes about four minutes on two cores; the second, with up to 
 impressions and 1,000,000 ads, an hour or two. Generates synthetic logs with known ground truth:
 each has --impressions for training and validation, followed by --test_impressions for testing.
 Measures recall and NDCG of test clicks over the whole catalog as a share of what the ground truth
-reaches on the same clicks, next to popularity. Prints a table, writes WORKDIR/learning_curve.json,
-and prints it as the last line.
+reaches on the same clicks, next to popularity. Prints a table, and JSON as the last line.
 """
 
 import dataclasses
-import json
 import pathlib
 import shutil
 import time
@@ -66,7 +64,6 @@ def main() -> None:
         "test_impressions": FLAGS.test_impressions,
         "points": points,
     }
-    (workdir / "learning_curve.json").write_text(json.dumps(result, indent=1) + "\n")
     harness.print_json(result)
 
 

@@ -8,15 +8,13 @@ import scripts_in_forks
 pytestmark = pytest.mark.benchmark
 
 
-def test_filters_leave_what_they_say_and_their_results_are_nearly_exact(tmp_path):
-    path = tmp_path / "filters.json"
+def test_filters_leave_what_they_say_and_their_results_are_nearly_exact():
     done = scripts_in_forks.run(
         "benchmarks/filters.py", "--num_ads=2000", "--dimension=16", "--num_queries=20", "--k=50",
-        "--kind=IVF", f"--json={path}",
+        "--kind=IVF",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert json.loads(path.read_text()) == result
     rows = {row["filter"]: row for row in result["filters"]}
     assert rows["none"]["eligible"] == 2000
     assert 900 < rows["random 50.00%"]["eligible"] < 1100

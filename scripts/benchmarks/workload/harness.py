@@ -1,7 +1,6 @@
 """What benchmarks share: numbers in flags, timed repeats, tables, and the result as JSON."""
 
 import json
-import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -82,9 +81,6 @@ def print_rows(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str]) ->
     print(terminal.text_table([key.replace("_", " ") for key in formats], cells))
 
 
-def print_json(result: Mapping[str, Any], path: str | None = None) -> None:
-    """Prints a result as one line of JSON, and writes it to a file if a path is given."""
-    text = json.dumps(result)
-    if path:
-        pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
-    print(text)
+def print_json(result: Mapping[str, Any]) -> None:
+    """Prints a result as one line of JSON."""
+    print(json.dumps(result))
