@@ -26,8 +26,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +40,7 @@ from tfrecords.synthetic.world_parts import Columns
 TRUTH_COLUMNS = ("click_probability", "engagement_probability", "expected_revenue")
 
 _REQUESTS_PER_CHUNK = 4_096
+_TEXT = csv.WriteOptions(delimiter="\t", quoting_style="none", quoting_header="none")
 # By what a world's file says of its kind. The bilinear world's says nothing.
 _KINDS: dict[str, type[AnyConfig]] = {
     "bilinear": WorldConfig,
@@ -142,15 +142,17 @@ def _write_rows(
     population = world.population
     columns_of_truth = (*TRUTH_COLUMNS, *population.state_columns)
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(paths.log.open("wb"))
+        log: csv.CSVWriter | None = None
         truth: pa.RecordBatchWriter | None = None
-        _append_header(log, population.log_columns)
         for rows in _impressions(world, n_samples):
-            _append(log, {n: rows[n] for n in population.log_columns}, population.decimals)
+            printed = _printable({n: rows[n] for n in population.log_columns}, population.decimals)
             batch = pa.record_batch({name: _of_truth(rows[name]) for name in columns_of_truth})
-            if truth is None:
-                new_file = pa.ipc.new_file(str(paths.truth), batch.schema)
-                truth = stack.enter_context(new_file)
+            if log is None or truth is None:
+                log = stack.enter_context(
+                    csv.CSVWriter(paths.log, printed.schema, write_options=_TEXT)
+                )
+                truth = stack.enter_context(pa.ipc.new_file(str(paths.truth), batch.schema))
+            log.write_table(printed)
             truth.write_batch(batch)
             written(len(rows[TRUTH_COLUMNS[0]]))
 
@@ -167,27 +169,18 @@ def _write_catalog(paths: SyntheticLog, world: World) -> None:
         **{name: world.ads[name] for name in world.population.ad_columns},
         "title": np.array(world.population.titles(world.ads)),
     }
-    with paths.ads.open("wb") as ads:
-        _append_header(ads, columns)
-        _append(ads, columns, world.population.decimals)
+    csv.write_csv(_printable(columns, world.population.decimals), paths.ads, _TEXT)
 
 
-def _append_header(sink: BinaryIO, columns: Iterable[str]) -> None:
-    sink.write("\t".join(columns).encode() + b"\n")
-
-
-def _append(sink: BinaryIO, columns: Columns, decimals: Collection[str]) -> None:
-    """Writes columns; those of numbers that are whole as integers."""
-    table = pa.table({n: _printable(own, n in decimals) for n, own in columns.items()})
-    options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
-    csv.write_csv(table, sink, options)
-
-
-def _printable(values: np.ndarray, is_decimal: bool) -> pa.Array:
-    """Converts a column to strings or numbers, with null for NaN."""
-    if values.dtype.kind == "U":
-        return pa.array(values)
-    missing = np.isnan(values)
-    if is_decimal:
-        return pa.array(values, mask=missing)
-    return pa.array(np.where(missing, 0, values).astype(np.int64), mask=missing)
+def _printable(columns: Columns, decimals: Collection[str]) -> pa.Table:
+    """Converts columns to strings or numbers, with null for NaN; whole numbers to integers."""
+    table = {}
+    for name, values in columns.items():
+        if values.dtype.kind == "U":
+            table[name] = pa.array(values)
+            continue
+        missing = np.isnan(values)
+        if name not in decimals:
+            values = np.where(missing, 0, values).astype(np.int64)
+        table[name] = pa.array(values, mask=missing)
+    return pa.table(table)
