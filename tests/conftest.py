@@ -59,6 +59,7 @@ def data_set(synthetic_log, tmp_path_factory):
             empty / "data",
             synthetic.schema(),
             ads_path=synthetic_log.ads,
+            format=synthetic_log.format,
             validation_fraction=0.15,
             test_fraction=0.15,
         )

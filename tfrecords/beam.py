@@ -8,7 +8,7 @@ one: it finds their notes and files in the workspace. The result is byte for byt
 run, and each of the two resumes the other.
 
     driver     cut: locates each chunk; a chunk of plain text is a range of its file, other chunks
-               (gzip, Parquet, companion files) are copied to the workspace
+               (gzip, Parquet) are copied to the workspace
     workers    parse │ split │ count │ fit │ pack │ write
     driver     checks, catalog and `dataset.json`, by `convert.convert`
 
@@ -328,7 +328,7 @@ def _cut(opened: formats.Log, space: conversion.Workspace) -> Iterator[formats.C
             ends[chunk.path] = offset + len(chunk.payload)
         if space.note("parse", index) is None:
             _save_chunk(space.path("cut", index, ".arrow"), chunk, offset)
-        yield dataclasses.replace(chunk, payload=None, companion=None)
+        yield dataclasses.replace(chunk, payload=None)
 
 
 def _save_chunk(path: pathlib.Path, chunk: formats.Chunk, offset: int | None) -> None:
@@ -342,10 +342,10 @@ def _save_chunk(path: pathlib.Path, chunk: formats.Chunk, offset: int | None) ->
     rows, size = chunk.payload, None
     if isinstance(rows, bytes):
         size = len(rows)
-        texts = [b"" if offset is not None else rows, chunk.companion]
-        rows = pa.table({"text": pa.array(texts, pa.large_binary())})
+        text = b"" if offset is not None else rows
+        rows = pa.table({"text": pa.array([text], pa.large_binary())})
     plain = {**vars(chunk), "path": str(chunk.path), "offset": offset, "size": size}
-    del plain["payload"], plain["companion"]
+    del plain["payload"]
     records.write_arrow(rows.replace_schema_metadata({"chunk": json.dumps(plain)}), path)
 
 
@@ -357,18 +357,18 @@ def _load_chunk(path: pathlib.Path) -> formats.Chunk:
     plain.update(path=pathlib.Path(plain["path"]), columns=tuple(plain["columns"]))
     if size is None:
         return formats.Chunk(**plain, payload=rows.replace_schema_metadata(None))
-    text, companion = rows["text"].to_pylist()
+    (text,) = rows["text"].to_pylist()
     if offset is not None:
         with plain["path"].open("rb") as file:
             file.seek(offset)
             text = file.read(size)
-    return formats.Chunk(**plain, payload=text, companion=companion)
+    return formats.Chunk(**plain, payload=text)
 
 
 def _offset(chunk: formats.Chunk, ends: Mapping[pathlib.Path, int]) -> int | None:
     """Returns the offset of a chunk's text in its file, or None if the file does not hold it."""
     text = chunk.payload
-    if not isinstance(text, bytes) or chunk.companion is not None:
+    if not isinstance(text, bytes):
         return None
     with chunk.path.open("rb") as file:
         offset = ends.get(chunk.path)

@@ -13,6 +13,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfrecords.fields import is_number
+
 KINDS = ("view", "click", "engagement")
 
 
@@ -56,7 +58,7 @@ class Events:
         if len(self.codes) < sum(len(getattr(self, kind)) for kind in KINDS):
             raise ValueError("events: a type is named twice. Name each type once.")
         seconds = self.window_seconds
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        if not (is_number(seconds) and seconds > 0):
             raise ValueError(f"events: window_seconds must be a number above 0, got {seconds!r}.")
 
     @property

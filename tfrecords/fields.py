@@ -125,7 +125,7 @@ class Field:
             )
         for option in _POSITIVE_OPTIONS:
             value = getattr(self, option)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not (isinstance(value, int) and is_number(value) and value >= 1):
                 raise ValueError(
                     f"Field {self.name!r}: {option} must be a positive integer, got {value!r}."
                 )
@@ -169,9 +169,7 @@ class Field:
                 f"{self.max_length}."
             )
         days = self.max_age_days
-        if days is not None and (
-            isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days < math.inf
-        ):
+        if days is not None and not (is_number(days) and days > 0):
             raise ValueError(
                 f"Field {self.name!r}: max_age_days must be a number above 0 or null, got {days!r}."
             )
@@ -183,10 +181,8 @@ class Field:
                 f"Field {self.name!r}: length is an option of {VECTOR_KINDS}, and the kind is "
                 f"{self.kind!r}. Leave it out, or correct the kind."
             )
-        if self.is_vector and (
-            not isinstance(length, int)
-            or isinstance(length, bool)
-            or not 1 <= length <= _MAX_VECTOR_LENGTH
+        if self.is_vector and not (
+            isinstance(length, int) and is_number(length) and 1 <= length <= _MAX_VECTOR_LENGTH
         ):
             raise ValueError(
                 f"Field {self.name!r}: length must be the number of values of each vector, 1 to "
@@ -245,6 +241,11 @@ class Field:
         if self.kind == "categorical_list":
             return self.max_list_length
         return 1 if self.length is None else -(-self.length // 2)
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether a JSON value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def field_json(field: dict[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from tfrecords.fields import (
     check_keys,
     field_from_json,
     field_json,
+    is_number,
 )
 
 __all__ = [
@@ -178,14 +179,10 @@ class Schema:
         if self.decimal not in (None, ".", ","):
             raise ValueError(f"decimal must be '.', ',' or null, got {self.decimal!r}.")
         threshold = self.click_threshold
-        if threshold is not None and (
-            isinstance(threshold, bool)
-            or not isinstance(threshold, int | float)
-            or not math.isfinite(threshold)
-        ):
+        if threshold is not None and not is_number(threshold):
             raise ValueError(f"click_threshold must be a number or null, got {threshold!r}.")
         kept = self.negative_keep_rate
-        if isinstance(kept, bool) or not isinstance(kept, int | float) or not 0 < kept <= 1:
+        if not (is_number(kept) and 0 < kept <= 1):
             raise ValueError(
                 f"negative_keep_rate must be a share above 0, at most 1, got {kept!r}."
             )
@@ -208,12 +205,7 @@ class Schema:
                     raise ValueError(
                         f"{name}: {label!r} is not a label of this schema; it has {list(labels)}."
                     )
-                if (
-                    isinstance(number, bool)
-                    or not isinstance(number, int | float)
-                    or not math.isfinite(number)
-                    or (name == "values" and number < 0)
-                ):
+                if not is_number(number) or (name == "values" and number < 0):
                     finite = "a number, 0 or more" if name == "values" else "a finite number"
                     raise ValueError(f"{name}: {label} must be {finite}, got {number!r}.")
 

@@ -80,12 +80,11 @@ def measure_index(directory: pathlib.Path, singles: int) -> tuple[int, float]:
     ads = index.AdIndex.open(directory)
     ads.prepare_filters()
     own = resident_bytes() - before
-    milliseconds = []
-    for number in range(-_WARM_UP, singles):
-        query = ads.sample_queries[number % len(ads.sample_queries)][None]
-        started = time.thread_time()
-        ads.search(query, 500)
-        milliseconds.append((time.thread_time() - started) * 1000)
+    samples = ads.sample_queries
+    queries = [samples[number % len(samples)][None] for number in range(-_WARM_UP, singles)]
+    milliseconds, _ = harness.time_each(
+        lambda query: ads.search(query, 500), queries, time.thread_time
+    )
     return own, harness.percentiles(milliseconds[_WARM_UP:])["p50_ms"]
 
 
@@ -99,7 +98,7 @@ def measure_service(base: pathlib.Path, private_bytes: int) -> dict[str, float]:
     singles = flags.FLAGS.singles
     fields = json.loads((base / "requests.json").read_text(encoding="utf-8"))
     bodies = [json.dumps({"context": context, "k": 10}).encode() for context in fields]
-    with running_service.serve(base) as (url, _, process_ids):
+    with running_service.serve(base) as (url, process_ids):
         target = poisson_load.Target(url, bodies)
         fresh_process.call(poisson_load.one_by_one, target, _WARM_UP, 0)
         before = {name: fresh_process.cpu_ms(own) for name, own in process_ids.items()}

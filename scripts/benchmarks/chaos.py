@@ -60,7 +60,7 @@ def main() -> None:
         try:
             with running_service.serve(
                 base, f"--workers={_WORKERS}", f"--impression_log={log}"
-            ) as (url, _, process_ids):
+            ) as (url, process_ids):
                 system = faults.System(
                     url=url,
                     process_id=process_ids["service"],

@@ -12,7 +12,7 @@ the filter.
 `first_ms` is the time of the first query with a filter, which evaluates it and may collect the
 eligible ads; p50 and p99 are of the following queries. Recall is relative to exact search among the
 eligible ads. `left_of_unfiltered` is the number of eligible ads in an unfiltered top 500. Prints a
-table, and JSON as the last line; --json=FILE also writes it to a file.
+table, and JSON as the last line.
 """
 
 import time
@@ -22,12 +22,16 @@ import faiss
 import numpy as np
 import pyarrow as pa
 from absl import flags
-from workload import harness, measured_index
+from workload import harness, tower_embeddings
 
 from serving import cli, index, requests
 
+flags.DEFINE_integer("num_ads", 1_000_000, "Number of ads of the release.", lower_bound=1024)
+flags.DEFINE_integer("dimension", 256, "Embedding size.", lower_bound=2)
+flags.DEFINE_integer("num_queries", 300, "Number of queries per row.", lower_bound=10)
+flags.DEFINE_integer("k", 500, "Number of ads per query.", lower_bound=1)
+flags.DEFINE_enum("kind", "IVFPQ", ("Flat", "IVF", "IVFPQ", "HNSW"), "Kind of index.")
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(measured_index)
 SHARES = (0.5, 0.2, 0.05, 0.01, 0.0001)
 _COLUMNS = {
     "filter": "", "eligible": ",", "first_ms": ".2f", "p50_ms": ".2f", "p99_ms": ".2f",
@@ -35,11 +39,26 @@ _COLUMNS = {
 }  # fmt: skip
 _AREAS = 1000
 _LEFT_QUERIES = 50
+_TUNING_QUERIES = 100
 Measured = dict[str, Any]
 
 
 def main() -> None:
-    searcher, embeddings, queries, state = measured_index.make()
+    space = tower_embeddings.Space.drawn(FLAGS.dimension)
+    embeddings = np.concatenate(list(space.chunks(FLAGS.num_ads)))
+    drawn = space.queries(FLAGS.num_queries + _TUNING_QUERIES)
+    tuning_queries, queries = np.split(drawn, [_TUNING_QUERIES])
+    started = time.perf_counter()
+    config = index.IndexConfig(kind=FLAGS.kind, num_candidates=FLAGS.k)
+    searcher = index.build_index(embeddings, config, tuning_queries=tuning_queries).searcher
+    state = {
+        "num_ads": FLAGS.num_ads,
+        "dimension": FLAGS.dimension,
+        "k": FLAGS.k,
+        "kind": searcher.kind,
+        "search": searcher.search_parameters(),
+        "index_seconds": time.perf_counter() - started,
+    }
     ads, filters = catalog(embeddings)
     fields = index.Eligibility(ads, index.AD_ID)
     started = time.perf_counter()
@@ -51,7 +70,7 @@ def main() -> None:
         checked = checker.check(None if wanted is None else requests.Filters(**wanted))
         rows.append({"filter": name, **measure(searcher, embeddings, queries, fields, checked)})
     harness.print_rows(rows, _COLUMNS)
-    harness.print_json({**state, "filters": rows}, FLAGS.json)
+    harness.print_json({**state, "filters": rows})
 
 
 def catalog(embeddings: np.ndarray) -> tuple[pa.Table, dict[str, Any]]:
@@ -87,17 +106,22 @@ def measure(
     fields: index.Eligibility,
     filters: requests.Filters | None,
 ) -> Measured:
-    """Searches with each query alone and returns a row of the table."""
-    times, found = measured_index.time_filtered(searcher, fields, queries, filters)
+    """Searches with each query alone, evaluating the filters, and returns a row of the table."""
+
+    def search(query: np.ndarray) -> np.ndarray:
+        eligible = None if filters is None else fields.eligible(filters)
+        return searcher.search(query, FLAGS.k, eligible)[1][0]
+
+    milliseconds, found = harness.time_each(search, queries[:, None])
     measured: Measured = {
         "eligible": len(embeddings),
-        **times,
+        "first_ms": milliseconds[0],
+        **harness.percentiles(milliseconds[1:]),
         "results": len(found[0]),
         "left_of_unfiltered": float(len(found[0])),
     }
     if filters is None:
-        recall = measured_index.exact_recall(embeddings, queries, FLAGS.k, found)
-        return {**measured, "recall": recall}
+        return {**measured, "recall": exact_recall(embeddings, queries, found)}
     eligible = fields.eligible(filters)
     own = eligible.rows
     positions = [np.searchsorted(own, rows) for rows in found]
@@ -106,8 +130,16 @@ def measure(
         **measured,
         "eligible": eligible.count,
         "left_of_unfiltered": float(eligible.contains(unfiltered).sum(axis=1).mean()),
-        "recall": measured_index.exact_recall(embeddings[own], queries, FLAGS.k, positions),
+        "recall": exact_recall(embeddings[own], queries, positions),
     }
+
+
+def exact_recall(embeddings: np.ndarray, queries: np.ndarray, found: list[np.ndarray]) -> float:
+    """Returns the recall of found positions against exact search; 1 if there are no embeddings."""
+    if not len(embeddings):
+        return 1.0
+    wanted = index.exact_rows([embeddings], queries, FLAGS.k)
+    return float(index.recall_of_rows(np.stack(found), wanted).mean())
 
 
 if __name__ == "__main__":

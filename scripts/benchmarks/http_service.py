@@ -25,7 +25,6 @@ and `peak_memory_mb` of each process (memory-mapped files count in each process 
 import dataclasses
 import json
 import pathlib
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,7 +57,7 @@ def main() -> None:
         fresh_process.call(build, pathlib.Path(values.workdir), base, values.num_ads, config)
     fields = json.loads((base / "requests.json").read_text(encoding="utf-8"))
     bodies = [json.dumps({"context": context, "k": values.k}).encode() for context in fields]
-    with running_service.serve(base, f"--workers={values.workers}") as (url, _, process_ids):
+    with running_service.serve(base, f"--workers={values.workers}") as (url, process_ids):
         target = poisson_load.Target(url, bodies)
         before = {
             name: fresh_process.cpu_ms(process_id) for name, process_id in process_ids.items()
@@ -120,12 +119,11 @@ def measure_in_process(
     base: pathlib.Path, fields: Sequence[dict[str, Any]], count: int, k: int
 ) -> dict[str, Any]:
     """Times both stages in this process; call it in a fresh process."""
-    milliseconds = []
+    contexts = [fields[number % len(fields)] for number in range(-WARM_UP, count)]
     with LocalClient(base) as client:
-        for number in range(-WARM_UP, count):
-            started = time.perf_counter()
-            client.recommend(context=fields[number % len(fields)], k=k)
-            milliseconds.append((time.perf_counter() - started) * 1000)
+        milliseconds, _ = harness.time_each(
+            lambda context: client.recommend(context=context, k=k), contexts
+        )
     return {
         **harness.percentiles(milliseconds[WARM_UP:]),
         "peak_memory_mb": round(fresh_process.peak_rss_mb()),

@@ -69,7 +69,7 @@ def main() -> None:
     print_table(result)
     if FLAGS.plot:
         plot(result, FLAGS.plot)
-    harness.print_json(result, FLAGS.json)
+    harness.print_json(result)
 
 
 def measure(
@@ -191,7 +191,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("output_dir", "workdir/benchmark_index", "Directory for the indexes.")
     flags.DEFINE_bool("peers", True, "Also measure TFRS BruteForce and ScaNN.")
     flags.DEFINE_string("scann_python", None, "Python interpreter with scann and numpy.")
-    flags.DEFINE_string("json", None, "File for the result as JSON.")
     FLAGS.set_default("workdir", None)
     FLAGS.set_default("kinds", "Flat,IVFPQ,IVFPQbf16")
     cli.run(main)

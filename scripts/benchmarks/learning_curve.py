@@ -7,19 +7,15 @@ The first command takes about four minutes on two cores; the second, with up to 
 impressions and 1,000,000 ads, an hour or two. Generates synthetic logs with known ground truth:
 each has --impressions for training and validation, followed by --test_impressions for testing.
 Measures recall and NDCG of test clicks over the whole catalog as a share of what the ground truth
-reaches on the same clicks, next to popularity. The logs have no user ids, so there is no item-based
-baseline. Prints a table, writes WORKDIR/learning_curve.json and .png, and prints the JSON as the
-last line.
+reaches on the same clicks, next to popularity. Prints a table, and JSON as the last line.
 """
 
 import dataclasses
-import json
 import pathlib
 import shutil
 import time
 from typing import Any
 
-import matplotlib.figure
 from absl import flags
 from workload import harness
 
@@ -66,13 +62,8 @@ def main() -> None:
     result = {
         "config": dataclasses.asdict(cli.from_flags(config.RetrievalConfig)),
         "test_impressions": FLAGS.test_impressions,
-        "item_knn": None,
-        "absent": {"item_knn": "the synthetic log has no user_key"},
         "points": points,
     }
-    (workdir / "learning_curve.json").write_text(json.dumps(result, indent=1) + "\n")
-    draw(points, workdir / "learning_curve.png")
-    print(f"written: {workdir / 'learning_curve.json'} and .png")
     harness.print_json(result)
 
 
@@ -115,7 +106,7 @@ def convert_log(
     rows = impressions + FLAGS.test_impressions
     log = synthetic.write_log(directory / "log", rows, world)
     convert.convert(
-        convert.Source(log.log, synthetic.schema(), ads_path=log.ads),
+        convert.Source(log.log, synthetic.schema(), log.format, ads_path=log.ads),
         directory / "data",
         test_fraction=FLAGS.test_impressions / rows,
         validation_fraction=VALIDATION_SHARE * impressions / rows,
@@ -150,25 +141,6 @@ def print_table(points: list[dict[str, Any]]) -> None:
         "train_seconds": ".0f",
     }
     harness.print_rows(rows, columns)
-
-
-def draw(points: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Plots the shares over the number of impressions, one panel per metric."""
-    figure = matplotlib.figure.Figure(figsize=(12, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(KEYS), sharey=True)
-    for panel, (key, label) in zip(panels, KEYS.items(), strict=True):
-        for color, num_ads in enumerate(sorted({point["num_ads"] for point in points})):
-            own = [point for point in points if point["num_ads"] == num_ads]
-            sizes = [point["impressions"] for point in own]
-            for name, style in zip(LEARNED, ("o-", "x--"), strict=True):
-                values = [point["share_of_achievable"][name][key] for point in own]
-                title = f"{name.replace('_', '-')}, {num_ads:,} ads"
-                panel.plot(sizes, values, style, color=f"C{color}", label=title)
-        panel.set(xscale="log", xlabel="impressions", title=label, ylim=(0, 1.05))
-        panel.axhline(1.0, color="gray", linewidth=0.8)
-    panels[0].set_ylabel("share of what the ground truth reaches")
-    panels[0].legend(fontsize="small")
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

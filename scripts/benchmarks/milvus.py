@@ -42,12 +42,14 @@ def main() -> None:
     queries = np.array(ads.sample_queries[: values.num_queries])
     everything = index.RowSet.full(ads.num_ads)
     wanted = ads.search_exactly(queries, values.k, everything)[1]
-    seconds, found = _timed(lambda query: ads.search(query, values.k)[1][0], queries)
+    search_ms, found = harness.time_each(
+        lambda query: ads.search(query, values.k)[1][0], queries[:, None]
+    )
     result: dict[str, Any] = {
         "num_ads": ads.num_ads,
         "index": release.manifest.index,
         "recall": float(index.recall_of_rows(np.stack(found), wanted).mean()),
-        "search_ms": harness.percentiles(seconds),
+        "search_ms": harness.percentiles(search_ms),
         "filters": _filters(release, queries, values.k),
     }
     asked = [
@@ -57,22 +59,11 @@ def main() -> None:
     with LocalClient(base) as client:
         for one in asked * (_WARM_UP // len(asked) + 1):
             client.recommend(one)
-        seconds, _ = _timed(client.recommend, asked * (values.singles // len(asked)))
-        result["request_ms"] = harness.percentiles(seconds)
+        request_ms, _ = harness.time_each(client.recommend, asked * (values.singles // len(asked)))
+        result["request_ms"] = harness.percentiles(request_ms)
         if values.restart_command:
             result["restart"] = _restart(client, asked, values.restart_command, values.deadline_ms)
     harness.print_json(result)
-
-
-def _timed(call: Any, items: Any) -> tuple[list[float], list[Any]]:
-    """Returns the milliseconds and the results of calls with one item each."""
-    milliseconds, found = [], []
-    for item in items:
-        item = item[None] if isinstance(item, np.ndarray) else item
-        started = time.perf_counter()
-        found.append(call(item))
-        milliseconds.append(1000 * (time.perf_counter() - started))
-    return milliseconds, found
 
 
 def _filters(release: releases.Bundle, queries: np.ndarray, k: int) -> list[dict[str, Any]]:
@@ -92,9 +83,9 @@ def _filters(release: releases.Bundle, queries: np.ndarray, k: int) -> list[dict
             )
             assert filters is not None
             wanted = catalog.eligible(filters)
-            milliseconds, found = _timed(
+            milliseconds, found = harness.time_each(
                 lambda query, filters=filters: ads.search(query, k, ads.eligible(filters))[1][0],
-                queries,
+                queries[:, None],
             )
             exact = ads.search_exactly(queries, k, ads.eligible(filters))[1]
             complete = [

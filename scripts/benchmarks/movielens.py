@@ -34,8 +34,7 @@ from collections.abc import Callable
 from typing import Any
 
 from absl import flags
-from peers import cells
-from workload import harness
+from workload import finished_cells, harness
 
 from serving import cli
 from tfrec import config, evaluation, retrieval
@@ -132,7 +131,9 @@ def measured(
 ) -> dict[str, dict[str, Any]]:
     """Returns the per-user metrics of the two-tower model and the peers, stored or new."""
     config_of_ours = cli.from_flags(config.RetrievalConfig, seed=seed)
-    of_data = [cells.digest_of(*retrieval.read_pairs(data_set, (split,))) for split in SPLITS]
+    of_data = [
+        finished_cells.digest_of(*retrieval.read_pairs(data_set, (split,))) for split in SPLITS
+    ]
     build: dict[str, tuple[Any, Callable[[], Fitted]]] = {
         "two_tower": (config_of_ours, lambda: train(data_set, config_of_ours, workdir))
     }
@@ -141,7 +142,7 @@ def measured(
         build[name] = (peer.defaults, peer.space, FLAGS.tune_minutes), fit
     results = {}
     for name, (options, fit) in build.items():
-        results[name] = cells.stored(
+        results[name] = finished_cells.stored(
             pathlib.Path(FLAGS.workdir) / "cells",
             f"{name}-seed{seed}",
             (of_data, seed, options),

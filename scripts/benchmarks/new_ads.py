@@ -9,11 +9,10 @@ trains the two-tower model on the same rows with four schemas: the ids alone, wi
 vectors, and with both. For each held-out request the ads with the highest click probability are
 wanted. Prints the share of the wanted ads that are among the first k, for ads that were never
 shown and for the others, by chance (k of all ads), and for the ground truth, which orders all ads
-by their click probability. Writes WORKDIR/new_ads.json, and prints it as the last line.
+by their click probability. Prints a table, and JSON as the last line.
 """
 
 import dataclasses
-import json
 import pathlib
 import shutil
 import time
@@ -75,7 +74,6 @@ def main() -> None:
         "k": FLAGS.k,
         "recalls": rows,
     }
-    (workdir / "new_ads.json").write_text(json.dumps(result, indent=1) + "\n")
     harness.print_json(result)
 
 

@@ -109,7 +109,7 @@ def main() -> None:
         contexts = release.manifest.probes["requests"]
         release.close()
         options = (f"--ranker_address={servers.addresses}", f"--deadline_ms={FLAGS.deadline_ms:g}")
-        with running_service.serve(base, *options) as (url, _, _):
+        with running_service.serve(base, *options) as (url, _):
             bodies = [json.dumps({"context": context, "k": 10}).encode() for context in contexts]
             rows = list(measure(poisson_load.Target(url, bodies), servers))
     for row in rows:

@@ -50,7 +50,7 @@ def main() -> None:
         profiles, contexts, ad_ids = fresh_process.call(_samples, base)
         filled = asyncio.run(_fill(address, profiles, ad_ids))
         bodies = _bodies(profiles, contexts)
-        with running_service.serve(base, f"--user_store={address}") as (url, _, _):
+        with running_service.serve(base, f"--user_store={address}") as (url, _):
             target = poisson_load.Target(url, bodies)
             count = FLAGS.num_requests * len(KINDS)
             raw = fresh_process.call(poisson_load.one_by_one, target, count, _WARM_UP)

@@ -22,7 +22,6 @@ changed code.
 """
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Sequence
@@ -31,11 +30,11 @@ from typing import Any
 import numpy as np
 import scipy.stats
 from absl import flags
-from workload import harness
+from workload import finished_cells, harness
 
 from serving import cli, export, workflow
 from tfrec import config, evaluation, metrics, retrieval, training
-from tfrecords import files, synthetic
+from tfrecords import synthetic
 
 SHARES = ("system_share_of_optimum", "tower_share", "ranker_share")
 QUALITY = (("click", "auc"), ("engagement", "auc"), ("revenue", "normalized_gini"))
@@ -70,24 +69,18 @@ def finished_cell(world: str, seed: int) -> dict[str, Any]:
     of_world = dataclasses.replace(synthetic.WORLDS[world], seed=seed, num_ads=FLAGS.num_ads)
     first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
     second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
-    of_retrieval, of_ranker = config.RetrievalConfig(**first), config.RankerConfig(**second)
-    parts = (of_world, config.ConvertConfig(), of_retrieval, of_ranker, config.EvaluationConfig())
-    inputs = {"n_samples": FLAGS.n_samples, "configs": [dataclasses.asdict(own) for own in parts]}
-    inputs = json.loads(json.dumps(inputs))
+    configs = (of_world, config.RetrievalConfig(**first), config.RankerConfig(**second))
     workdir = pathlib.Path(FLAGS.workdir)
-    path = workdir / "cells" / f"{world}-{seed}-{FLAGS.n_samples}-{FLAGS.num_ads}.json"
-    if path.is_file():
-        stored = json.loads(path.read_text())
-        if stored["inputs"] == inputs:
-            print(f"{path}: finished before, unchanged")
-            return stored["cell"]
-    directory = workdir / path.stem
-    cell = {"world": world, "seed": seed, **measure(directory, of_world, of_retrieval, of_ranker)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, {"inputs": inputs, "cell": cell})
-    for step in ("synthetic", "data"):
-        shutil.rmtree(directory / step)
-    return cell
+    directory = workdir / f"{world}-{seed}-{FLAGS.n_samples}-{FLAGS.num_ads}"
+
+    def compute() -> dict[str, Any]:
+        cell = {"world": world, "seed": seed, **measure(directory, *configs)}
+        for step in ("synthetic", "data"):
+            shutil.rmtree(directory / step)
+        return cell
+
+    others = (FLAGS.n_samples, config.ConvertConfig(), config.EvaluationConfig())
+    return finished_cells.stored(workdir / "cells", directory.name, (configs, others), compute)
 
 
 def measure(

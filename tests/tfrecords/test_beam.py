@@ -128,13 +128,6 @@ def test_plain_text_is_read_by_the_workers_and_other_logs_are_copied(made, copie
     assert (space.path("cut", 0, ".arrow").stat().st_size > 2_000) == copied
 
 
-def test_companions_of_rows_are_copied(tmp_path):
-    path = tmp_path / "log.tsv"
-    chunk = formats.Chunk(path, "test", 7, 2, ("a", "b"), b"1\t2\n3\t4\n", b"5\n6\n")
-    beam._save_chunk(tmp_path / "chunk.arrow", chunk, None)
-    assert beam._load_chunk(tmp_path / "chunk.arrow") == chunk
-
-
 class Payload:
     """Code that runs when it is unpickled."""
 

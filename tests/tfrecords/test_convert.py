@@ -105,6 +105,7 @@ def test_the_same_input_gives_the_same_bytes_and_replaces_what_was_there(tmp_pat
             tmp_path / "data",
             schema_lib.load_schema(synthetic_log.schema),
             ads_path=synthetic_log.ads,
+            format=synthetic_log.format,
         )
         return files(tmp_path / "data")
 
@@ -263,22 +264,22 @@ def test_the_catalog_holds_ads_never_shown_encoded_like_the_others(data_set, syn
     np.testing.assert_array_equal(catalog.features, encoder.encode_table(catalog.table))
 
 
-def test_an_ad_table_without_a_column_or_missing_is_refused(tmp_path, synthetic_log):
-    schema = schema_lib.load_schema(synthetic_log.schema)
-    with pytest.raises(FileNotFoundError, match=r"No log at .*none\.tsv"):
-        logs.converted(synthetic_log.log, tmp_path / "d", schema, ads_path=tmp_path / "none.tsv")
-    (tmp_path / "ads.tsv").write_text("C7\tC8\ttitle\nfeedbeef\t00000001\tShoe\n")
-    with pytest.raises(ValueError, match=r"ads\.tsv: the header lacks the columns \['I10'"):
-        logs.converted(synthetic_log.log, tmp_path / "d", schema, ads_path=tmp_path / "ads.tsv")
-    header = synthetic_log.ads.read_text().split("\n")[0]
-    (tmp_path / "ads.tsv").write_text(header + "\nfeedbeef\n")
-    with pytest.raises(ValueError, match=r"ads\.tsv, line 2: expected \d+ columns, got 1"):
-        logs.converted(synthetic_log.log, tmp_path / "d", schema, ads_path=tmp_path / "ads.tsv")
+def test_an_ad_table_without_a_column_or_missing_is_refused(tmp_path):
+    log, ads = logs.write(tmp_path / "log.tsv", logs.rows(30)), tmp_path / "ads.tsv"
+    for text, error, message in (
+        (None, FileNotFoundError, r"No log at .*ads\.tsv"),
+        ("C7\tC11\tC13\nfeedbeef\t1\t2\n", ValueError, r"the header lacks the columns \['C17'\]"),
+        ("C7\tC11\tC13\tC17\nfeedbeef\n", ValueError, r"line 2: expected 4 columns, got 1"),
+    ):
+        if text is not None:
+            ads.write_text(text)
+        with pytest.raises(error, match=message):
+            logs.converted(log, tmp_path / "d", ads_path=ads)
 
 
 def test_a_request_never_spans_two_splits_and_is_never_cut(data_set, synthetic_log):
-    extra = [line.split("\t") for line in synthetic_log.extra.read_text().splitlines()[1:]]
-    request_ids = [row[0] for row in extra]
+    lines = [line.split("\t") for line in synthetic_log.log.read_text().splitlines()]
+    request_ids = [row[lines[0].index("request_id")] for row in lines[1:]]
     held_out = [
         int(n) for s in SPLITS[1:] for w in data_set.windows(s) for n in w["list_lengths"].numpy()
     ]
@@ -292,18 +293,20 @@ def test_a_request_never_spans_two_splits_and_is_never_cut(data_set, synthetic_l
     np.testing.assert_allclose(num_rows(data_set), [2_800, 600, 600], atol=max(runs))
 
 
-def companion_source(tmp_path, extra):
-    log = logs.write(tmp_path / "log.tsv", logs.rows(5))
-    (tmp_path / "log.extra.tsv").write_text("bought\tpaid\n" + extra)
-    return log, dataclasses.replace(criteo.schema(), engagement="bought", revenue="paid")
+def labeled_log(tmp_path, labels):
+    """Writes clicked rows of Criteo's columns and two labels; returns the log and its schema."""
+    header = [*criteo.COLUMNS, "bought", "paid"]
+    rows = [["1", *row[1:], *own] for row, own in zip(logs.rows(len(labels)), labels, strict=True)]
+    schema = dataclasses.replace(criteo.schema(), engagement="bought", revenue="paid")
+    return logs.write(tmp_path / "log.tsv", [header, *rows]), schema
 
 
-def test_a_bad_label_of_the_companion_rejects_its_row_and_a_missing_one_is_kept(tmp_path):
-    log, schema = companion_source(tmp_path, "0\t0\n" * 2 + "2\t0\n" + "\t5\n" + "1\t7\n")
-    rows = [["1", *row[1:]] for row in logs.rows(5)]
-    logs.write(log, rows)
+def test_a_bad_label_rejects_its_row_and_a_missing_one_is_kept(tmp_path):
+    labels = [("0", "0"), ("0", "0"), ("2", "0"), ("", "5"), ("1", "7")]
+    log, schema = labeled_log(tmp_path, labels)
     data_set = logs.converted(log, tmp_path / "data", schema, max_rejected_fraction=0.5,
-                              validation_fraction=0.25, test_fraction=0.25)  # fmt: skip
+                              format="tabular", validation_fraction=0.25,
+                              test_fraction=0.25)  # fmt: skip
     assert source_of(data_set).rejected == 1
     # Rows 1 and 2 train; row 4, without engagement, validates; row 5 tests.
     assert num_rows(data_set) == [2, 1, 1]
@@ -315,19 +318,14 @@ def test_a_bad_label_of_the_companion_rejects_its_row_and_a_missing_one_is_kept(
 
 
 def test_a_revenue_that_no_model_can_learn_is_rejected(tmp_path):
-    log, schema = companion_source(tmp_path, "0\t0\n" * 8 + "1\t1e12\n" + "1\t3e38\n")
-    logs.write(log, [["1", *row[1:]] for row in logs.rows(10)])
-    data_set = logs.converted(log, tmp_path / "data", schema, max_rejected_fraction=0.5)
+    labels = [("0", "0")] * 8 + [("1", "1e12"), ("1", "3e38")]
+    log, schema = labeled_log(tmp_path, labels)
+    data_set = logs.converted(
+        log, tmp_path / "data", schema, max_rejected_fraction=0.5, format="tabular"
+    )
     assert source_of(data_set).rejected == 1
     reason = (data_set.directory / "rejected.tsv").read_text().split("\t")[2]
     assert reason == "paid must be at most 1e+12 (use a larger unit of currency), got 3e+38"
-
-
-def test_a_companion_of_another_length_is_refused(tmp_path):
-    for count, what in ((4, "fewer"), (6, "more")):
-        log, schema = companion_source(tmp_path, "0\t0\n" * count)
-        with pytest.raises(ValueError, match=rf"log\.extra\.tsv has {what} lines"):
-            logs.converted(log, tmp_path / "data", schema)
 
 
 def test_sample_requests_are_raw_query_fields_of_the_test_split(tmp_path):

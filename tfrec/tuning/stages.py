@@ -9,15 +9,18 @@ from tfrec import ranking, retrieval
 from tfrec.config import RankerConfig, RetrievalConfig
 
 
-def _log(low: float, high: float) -> distributions.BaseDistribution:
+def log_range(low: float, high: float) -> distributions.BaseDistribution:
+    """Returns a range of numbers that are searched by their logarithm."""
     return distributions.FloatDistribution(low, high, log=True)
 
 
-def _uniform(low: float, high: float) -> distributions.BaseDistribution:
+def uniform(low: float, high: float) -> distributions.BaseDistribution:
+    """Returns a range of numbers."""
     return distributions.FloatDistribution(low, high)
 
 
-def _one_of(*values: int) -> distributions.BaseDistribution:
+def one_of(*values: int) -> distributions.BaseDistribution:
+    """Returns a choice."""
     return distributions.CategoricalDistribution(values)
 
 
@@ -49,16 +52,16 @@ RANKER = Stage(
     "validation_loss",
     False,
     {
-        "learning_rate": _log(3e-4, 1e-2),
-        "embedding_learning_rate": _log(0.05, 1.5),
-        "embedding_l2": _log(3e-4, 5e-2),
-        "dropout": _uniform(0.0, 0.4),
-        "id_dropout": _uniform(0.0, 0.3),
-        "batch_size": _one_of(256, 512, 1024, 2048),
-        "field_dim": _one_of(8, 16, 32),
-        "model_dim": _one_of(64, 128, 192),
-        "num_blocks": _one_of(1, 2, 3, 4),
-        "feed_forward_dim": _one_of(128, 256, 512),
+        "learning_rate": log_range(3e-4, 1e-2),
+        "embedding_learning_rate": log_range(0.05, 1.5),
+        "embedding_l2": log_range(3e-4, 5e-2),
+        "dropout": uniform(0.0, 0.4),
+        "id_dropout": uniform(0.0, 0.3),
+        "batch_size": one_of(256, 512, 1024, 2048),
+        "field_dim": one_of(8, 16, 32),
+        "model_dim": one_of(64, 128, 192),
+        "num_blocks": one_of(1, 2, 3, 4),
+        "feed_forward_dim": one_of(128, 256, 512),
     },
 )
 
@@ -71,15 +74,15 @@ RETRIEVAL = Stage(
     "validation_corpus_recall",
     True,
     {
-        "learning_rate": _log(2e-4, 5e-3),
-        "embedding_learning_rate": _log(0.05, 1.5),
-        "embedding_l2": _log(3e-5, 3e-3),
-        "dropout": _uniform(0.0, 0.4),
-        "id_dropout": _uniform(0.0, 0.3),
-        "batch_size": _one_of(256, 512, 1024, 2048),
-        "uniform_negatives": _one_of(256, 1024, 4096),
-        "field_dim": _one_of(0, 16, 32, 64, 128),
-        "hidden_dim": _one_of(128, 256, 512),
-        "num_cross_layers": _one_of(0, 1, 2, 3),
+        "learning_rate": log_range(2e-4, 5e-3),
+        "embedding_learning_rate": log_range(0.05, 1.5),
+        "embedding_l2": log_range(3e-5, 3e-3),
+        "dropout": uniform(0.0, 0.4),
+        "id_dropout": uniform(0.0, 0.3),
+        "batch_size": one_of(256, 512, 1024, 2048),
+        "uniform_negatives": one_of(256, 1024, 4096),
+        "field_dim": one_of(0, 16, 32, 64, 128),
+        "hidden_dim": one_of(128, 256, 512),
+        "num_cross_layers": one_of(0, 1, 2, 3),
     },
 )

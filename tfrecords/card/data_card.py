@@ -50,10 +50,7 @@ def build_card(data_set: reader.DataSet) -> model.DataCard:
         rows_after_end_of_log=description.rows_after_end_of_log,
         varying=description.rows_of_varying_query_fields,
         rows_of_other_users=description.rows_of_other_users,
-        splits={
-            split: _of_split(of_split, description.splits[split].sampled)
-            for split, of_split in counts.items()
-        },
+        splits={split: _of_split(data_set, split, of_split) for split, of_split in counts.items()},
         time=time.describe(profile.time),
         fields=[
             statistics.summarize(
@@ -71,27 +68,31 @@ def build_card(data_set: reader.DataSet) -> model.DataCard:
     return card
 
 
-def _of_split(counts: split_counts.SplitCounts, sampled: int) -> model.SplitSummary:
+def _of_split(
+    data_set: reader.DataSet, split: str, counts: split_counts.SplitCounts
+) -> model.SplitSummary:
     share = statistics.share
-    has_clicks = bool(counts.labels["click"].known)
+    has_clicks = data_set.label_count(split, "click") > 0
     return model.SplitSummary(
         rows=counts.rows,
         requests=counts.requests,
-        sampled=sampled,
-        requests_with_click=counts.clicked_requests,
+        sampled=data_set.description.splits[split].sampled,
         share_with_click=share(counts.clicked_requests, counts.requests) if has_clicks else None,
         engaged_without_click=counts.engaged_without_click,
-        labels={
-            label: model.LabelSummary(
-                known=own.known,
-                missing=counts.rows - own.known,
-                positive=own.positive,
-                rate=share(own.positive, own.known),
-                mean=share(own.total, own.known),
-            )
-            for label, own in counts.labels.items()
-        },
+        labels={label: _label(data_set, split, label) for label in data_set.spec.labels},
         list_lengths=_list_lengths(counts.list_lengths),
+    )
+
+
+def _label(data_set: reader.DataSet, split: str, label: str) -> model.LabelSummary:
+    known = data_set.label_count(split, label)
+    positive = data_set.label_positives(split, label)
+    return model.LabelSummary(
+        known=known,
+        missing=data_set.num_rows(split) - known,
+        positive=positive,
+        rate=statistics.share(positive, known),
+        mean=statistics.share(data_set.label_sum(split, label), known),
     )
 
 
@@ -100,14 +101,13 @@ def _list_lengths(requests: np.ndarray) -> model.ListLengths:
     present = np.flatnonzero(requests)
     total = int(requests.sum())
     if not total:
-        return model.ListLengths(counts=[])
+        return model.ListLengths()
     up_to = np.cumsum(requests[present])
     quantiles = {
         name: int(present[np.searchsorted(up_to, share * total)])
         for name, share in _QUANTILES.items()
     }
     return model.ListLengths(
-        counts=[(int(length), int(requests[length])) for length in present],
         mean=float((present * requests[present]).sum() / total),
         min=int(present[0]),
         max=int(present[-1]),

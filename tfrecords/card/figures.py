@@ -31,25 +31,6 @@ def over_time(time: model.TimeSummary) -> str:
     return pages.draw_svg("time", "Rows and label rates over time", draw, 1.0 + 1.1 * len(rates))
 
 
-def list_lengths(splits: dict[str, model.SplitSummary]) -> str:
-    """Draws the shares of training and test requests by number of ads."""
-    shares = {s: _length_shares(splits[s].list_lengths.counts) for s in ("train", "test")}
-    names = list(dict.fromkeys([*shares["train"], *shares["test"]]))
-    names.sort(key=lambda name: int(name.split("–")[0].rstrip("+")))
-
-    def draw(canvas: figure.Figure) -> None:
-        panel = canvas.subplots()
-        for offset, (split, color) in enumerate((("train", pages.TRAIN), ("test", pages.TEST))):
-            places = [index + 0.42 * (offset - 0.5) for index in range(len(names))]
-            panel.bar(places, [shares[split].get(n, 0) for n in names], width=0.4, color=color)
-        panel.set_xticks(range(len(names)), names)
-        panel.set_title("share of requests, by number of ads")
-        panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
-        panel.yaxis.set_major_locator(ticker.MaxNLocator(4))
-
-    return pages.draw_svg("lengths", "Requests by number of ads", draw, 1.9)
-
-
 def popularity(curve: model.PopularityCurve) -> str:
     """Draws the cumulative share of impressions and clicks of the most popular ads."""
 
@@ -95,18 +76,6 @@ def mean_list_length(lists: Sequence[int]) -> float:
 
 def _number(value: float) -> str:
     return ticker.EngFormatter(sep="", places=None).format_eng(float(f"{value:.3g}"))
-
-
-def _length_shares(counts: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Returns the shares of list lengths, in ranges of doubling size if lists are long."""
-    total = sum(requests for _, requests in counts)
-    single = not counts or counts[-1][0] <= 16
-    shares: dict[str, float] = {}
-    for length, requests in counts:
-        low = length if single else 1 << (length.bit_length() - 1)
-        name = f"{low}–{2 * low - 1}" if not single and low > 1 else f"{low}"
-        shares[name] = shares.get(name, 0.0) + requests / total
-    return shares
 
 
 def _name_ends(panel: axes.Axes, edges: Sequence[str], bins: int) -> None:

@@ -25,9 +25,8 @@ class LabelSummary(pydantic.BaseModel):
 
 
 class ListLengths(pydantic.BaseModel):
-    """Numbers of ads of requests, with their mean and quantiles over requests."""
+    """Mean and quantiles of the numbers of ads of requests; None without requests."""
 
-    counts: list[tuple[int, int]]  # a number of ads and the number of its requests
     mean: Share = None
     min: int | None = None
     median: int | None = None
@@ -43,7 +42,6 @@ class SplitSummary(pydantic.BaseModel):
     rows: int  # impressions, sampled negatives included
     requests: int
     sampled: int  # sampled negatives
-    requests_with_click: int
     share_with_click: Share
     engaged_without_click: int  # impressions with an engagement and without a click
     labels: dict[str, LabelSummary]

@@ -21,21 +21,6 @@ _SPARSE = 4
 
 
 @dataclasses.dataclass
-class LabelCounts:
-    """Counts of a label.
-
-    Attributes:
-        known: Impressions that have the label.
-        positive: Impressions whose label is above 0.
-        total: Sum of the label.
-    """
-
-    known: int = 0
-    positive: int = 0
-    total: float = 0.0
-
-
-@dataclasses.dataclass
 class SplitCounts:
     """Counts of a split.
 
@@ -46,7 +31,6 @@ class SplitCounts:
         ids: Values of each field by id [V] int64; id 0 of a list field counts empty lists, and
             ids 0 and 1 of a vector field the missing vectors and the others.
         value_lists: Lists of each list field by number of values [list_length + 1] int64.
-        labels: Counts of each label of the log.
         clicked_requests: Requests with a click.
         engaged_without_click: Impressions with an engagement and without a click.
         ad_impressions: Impressions of each ad [N] int64.
@@ -58,7 +42,6 @@ class SplitCounts:
     list_lengths: np.ndarray
     ids: dict[str, np.ndarray]
     value_lists: dict[str, np.ndarray]
-    labels: dict[str, LabelCounts]
     clicked_requests: int
     engaged_without_click: int
     ad_impressions: np.ndarray
@@ -75,7 +58,6 @@ def empty_counts(data_set: reader.DataSet) -> SplitCounts:
         list_lengths=np.zeros(2, np.int64),
         ids={f.name: np.zeros(data_set.fitted.cardinality(f), np.int64) for f in fields},
         value_lists={f.name: np.zeros(f.list_length + 1, np.int64) for f in fields if f.is_list},
-        labels={label: LabelCounts() for label in data_set.spec.labels},
         clicked_requests=0,
         engaged_without_click=0,
         ad_impressions=np.zeros(num_ads, np.int64),
@@ -118,8 +100,6 @@ def _add_window(counts: SplitCounts, schema: Schema, window: Window) -> None:
         columns = np.ascontiguousarray(window[side].T)
         for field, of_field in encoding.value_columns(schema.side(side)):
             _add_field(counts, field, columns[of_field])
-    for label, own in counts.labels.items():
-        _add_label(own, window[label])
     clicked = window["click"] == 1
     if "engagement" in window:
         unclicked = (window["engagement"] == 1) & (window["click"] == 0)
@@ -146,13 +126,6 @@ def _add_field(counts: SplitCounts, field: Field, columns: np.ndarray) -> None:
     counts.value_lists[field.name] += lists
     add_ids(totals, columns[columns != 0])
     totals[0] += lists[0]
-
-
-def _add_label(own: LabelCounts, values: np.ndarray) -> None:
-    known = values[~np.isnan(values)]
-    own.known += len(known)
-    own.positive += int((known > 0).sum())
-    own.total += float(known.sum(dtype=np.float64))
 
 
 def add_ids(totals: np.ndarray, ids: np.ndarray) -> None:

@@ -63,9 +63,7 @@ class RowFaults:
 def checked_numbers(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
     """Returns a column as float64 [B] within the range of float32; NaN is missing."""
     if arrow.is_text(column):
-        result = _parsed(
-            faults, column, _number, lambda value: str(placeholders.number_fault(name, value))
-        )
+        result = written_numbers(faults, name, column, None)
     elif pa.types.is_temporal(column.type):
         result = _seconds(column.combine_chunks())
     else:
@@ -82,9 +80,9 @@ def checked_numbers(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np
 
 
 def written_numbers(
-    faults: RowFaults, name: str, column: pa.ChunkedArray, decimal: str
+    faults: RowFaults, name: str, column: pa.ChunkedArray, decimal: str | None
 ) -> np.ndarray:
-    """Returns numbers as people write them as float64 [B]; see `placeholders.read_number`."""
+    """Returns the numbers of texts as float64 [B]; see `placeholders.read_number`."""
     reasons: dict[str, str] = {}
 
     def parse(text: str) -> float | None:
@@ -348,10 +346,3 @@ def checked_positions(faults: RowFaults, name: str, column: pa.ChunkedArray) -> 
         bad, lambda row: f"{name} must be a whole number of at least 0, got {positions[row]:g}"
     )
     return np.where(bad, 0, positions).astype(np.int32)
-
-
-def _number(text: str) -> float | None:
-    """Returns a number, NaN if it is missing, or None if the text is neither."""
-    if placeholders.number_fault("", text) is not None:
-        return None
-    return float("nan") if placeholders.is_missing_number(text) else float(text)

@@ -16,28 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import files, formats, records
-from tfrecords.columns import (
-    RowFaults,
-    Strings,
-    as_lists,
-    as_strings,
-    calendar_values,
-    checked_labels,
-    checked_numbers,
-    checked_positions,
-    checked_splits,
-    checked_times,
-    checked_vectors,
-    coded_keys,
-    coded_lists,
-    coded_strings,
-    decoded_vectors,
-    distinct,
-    shown_texts,
-    smallest_codes,
-    without_placeholders,
-)
+from tfrecords import columns, files, formats, records
+from tfrecords.columns import Strings
 from tfrecords.schema import LABELS, Field, Schema
 
 AD = "__ad__"
@@ -89,7 +69,7 @@ class Rows:
         if field.kind == "numeric":
             return pa.array(column.to_numpy(zero_copy_only=False), pa.float64(), from_pandas=True)
         if field.kind == "dense":
-            return decoded_vectors(column)
+            return columns.decoded_vectors(column)
         values = self.strings[field.name].values
         if field.kind == "categorical_list":
             flat = values.take(column.flatten())
@@ -106,7 +86,7 @@ class Rows:
         own = [name for name in names if _SHOWN + name in self.columns.column_names]
         # The ads say how many rows there are, if the log has no such column.
         table = self.columns.select([AD, *(_SHOWN + name for name in own)]).take(pa.array(rows))
-        return shown_texts(table.rename_columns([AD, *own]), names)
+        return columns.shown_texts(table.rename_columns([AD, *own]), names)
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the rows to a file, whole or not at all."""
@@ -117,17 +97,17 @@ class Rows:
                 arrays = [strings.values, pa.array(strings.fingerprints)]
                 writer.write_batch(pa.record_batch(arrays, schema=schema))
         metadata = {"strings": json.dumps(list(self.strings))}
-        columns = self.columns.replace_schema_metadata(metadata)
+        table = self.columns.replace_schema_metadata(metadata)
         with files.replacing(path) as partial:
-            records.write_arrow(columns.combine_chunks(), partial)
+            records.write_arrow(table.combine_chunks(), partial)
 
 
 def load_rows(path: pathlib.Path) -> Rows:
     """Memory-maps what `Rows.save` wrote."""
     with pa.memory_map(str(path)) as source:
-        columns = pa.ipc.open_file(source).read_all()
-    names = json.loads((columns.schema.metadata or {})[b"strings"])
-    return Rows(columns, {n: load_strings(path, i) for i, n in enumerate(names)})
+        table = pa.ipc.open_file(source).read_all()
+    names = json.loads((table.schema.metadata or {})[b"strings"])
+    return Rows(table, {n: load_strings(path, i) for i, n in enumerate(names)})
 
 
 def load_strings(path: pathlib.Path, index: int) -> Strings:
@@ -179,46 +159,48 @@ def normalize(
         The good rows, and the faults of the others by line number. The labels of events are all 0
         until `event_join` joins them.
     """
-    faults = RowFaults(parsed.table.num_rows)
-    columns: dict[str, pa.Array] = {}
+    faults = columns.RowFaults(parsed.table.num_rows)
+    stored: dict[str, pa.Array] = {}
     strings: dict[str, Strings] = {}
-    table = without_placeholders(schema, parsed.table)
+    table = columns.without_placeholders(schema, parsed.table)
     for field in schema.logged_fields:
         if field.kind == "numeric":
-            values = checked_numbers(faults, field.source, table[field.source])
-            columns[field.name] = pa.array(_narrow(values))
+            values = columns.checked_numbers(faults, field.source, table[field.source])
+            stored[field.name] = pa.array(_narrow(values))
         elif field.kind == "dense":
-            columns[field.name] = checked_vectors(faults, field, table[field.source])
+            stored[field.name] = columns.checked_vectors(faults, field, table[field.source])
         elif field.kind in ("categorical", "text"):
             column = table[field.source]
             if field.calendar is not None:
-                times = checked_times(faults, field.source, column, schema.time_format)
-                column = pa.chunked_array([calendar_values(times, field.calendar)])
-            columns[field.name], strings[field.name] = coded_strings(column)
+                times = columns.checked_times(faults, field.source, column, schema.time_format)
+                column = pa.chunked_array([columns.calendar_values(times, field.calendar)])
+            stored[field.name], strings[field.name] = columns.coded_strings(column)
         else:
-            columns[field.name], strings[field.name] = coded_lists(field, table[field.source])
-    ads, strings[AD] = coded_keys(table, schema.ad_key)
-    columns[AD] = smallest_codes(ads)
+            stored[field.name], strings[field.name] = columns.coded_lists(
+                field, table[field.source]
+            )
+    ads, strings[AD] = columns.coded_keys(table, schema.ad_key)
+    stored[AD] = columns.smallest_codes(ads)
     if len(schema.ad_key) == 1:  # With several columns, all of them may be empty.
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
         faults.add(empty[ads], functools.partial(_empty, schema.ad_key[0]))
-    columns.update(_roles(schema, table, faults))
+    stored.update(_roles(schema, table, faults))
     if schema.events is not None:
-        types, of_row = distinct(table[schema.events.column])
+        types, of_row = columns.distinct(table[schema.events.column])
         kinds = [schema.events.codes.get(type_.strip(), 0) for type_ in types]
-        columns[EVENT] = pa.array(np.array(kinds, np.uint8)[of_row])
-    labels = checked_labels(schema, table, faults, is_labeled)
-    columns.update({LABEL_COLUMNS[label]: values for label, values in labels.items()})
+        stored[EVENT] = pa.array(np.array(kinds, np.uint8)[of_row])
+    labels = columns.checked_labels(schema, table, faults, is_labeled)
+    stored.update({LABEL_COLUMNS[label]: values for label, values in labels.items()})
     shown = [name for name in schema.show if name in parsed.table.column_names]
-    columns.update({_SHOWN + name: parsed.table[name] for name in shown})
-    rows = pa.table(columns)
+    stored.update({_SHOWN + name: parsed.table[name] for name in shown})
+    rows = pa.table(stored)
     if faults.any():
         parsed = parsed.without(faults.bad, faults.reasons())
         rows = rows.filter(pa.array(~faults.bad))
     return Rows(rows, strings), parsed.faults
 
 
-def _roles(schema: Schema, table: pa.Table, faults: RowFaults) -> dict[str, pa.Array]:
+def _roles(schema: Schema, table: pa.Table, faults: columns.RowFaults) -> dict[str, pa.Array]:
     roles = {}
     if schema.request_key is not None:
         requests, missing = _fingerprints(table[schema.request_key])
@@ -230,19 +212,21 @@ def _roles(schema: Schema, table: pa.Table, faults: RowFaults) -> dict[str, pa.A
         roles[USER] = pa.array(np.where(missing, _anonymous(visits), users))
     if schema.time is not None:
         column = table[schema.time]
-        roles[TIME] = pa.array(checked_times(faults, schema.time, column, schema.time_format))
+        roles[TIME] = pa.array(
+            columns.checked_times(faults, schema.time, column, schema.time_format)
+        )
     if schema.split is not None:
-        roles[SPLIT] = pa.array(checked_splits(faults, schema.split, table[schema.split]))
+        roles[SPLIT] = pa.array(columns.checked_splits(faults, schema.split, table[schema.split]))
     if schema.position is not None:
         roles[POSITION] = pa.array(
-            checked_positions(faults, schema.position, table[schema.position])
+            columns.checked_positions(faults, schema.position, table[schema.position])
         )
     return roles
 
 
 def _fingerprints(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the fingerprints [B] int64 of a column of keys, and whether it is empty [B]."""
-    codes, strings = coded_strings(column)
+    codes, strings = columns.coded_strings(column)
     missing = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
     return strings.fingerprints[codes.to_numpy()], missing[codes.to_numpy()]
 
@@ -268,18 +252,18 @@ def raw_column(field: Field, column: pa.ChunkedArray) -> pa.Array:
             length.
     """
     if field.kind in ("numeric", "dense"):
-        faults = RowFaults(len(column))
+        faults = columns.RowFaults(len(column))
         if field.kind == "numeric":
-            numbers = checked_numbers(faults, field.source, column)
+            numbers = columns.checked_numbers(faults, field.source, column)
             values = pa.array(numbers, pa.float64(), from_pandas=True)
         else:
-            values = decoded_vectors(checked_vectors(faults, field, column))
+            values = columns.decoded_vectors(columns.checked_vectors(faults, field, column))
         if faults.any():
             raise ValueError(f"The table of ads: {faults.reasons()[0]}.")
         return values
     if field.kind == "categorical_list":
-        return as_lists(field, column)
-    texts = as_strings(column)
+        return columns.as_lists(field, column)
+    texts = columns.as_strings(column)
     texts = texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 

@@ -30,12 +30,12 @@ References:
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from tfrecords.columns import RowFaults
+from tfrecords.columns import RowFaults, checked_truths
 from tfrecords.formats import named, protocol
 from tfrecords.formats.files import delimited
 from tfrecords.schema import Field, Schema
@@ -124,7 +124,15 @@ def _derive(wanted: Sequence[str], click: str | None, parsed: protocol.Parsed) -
     table = parsed.table
     numbers = {n: table[n].to_numpy() for n in table.column_names if n in _NUMERIC}
     faults = RowFaults(table.num_rows)
-    _check(faults, numbers, [name for name in wanted if name in DERIVED])
+    inputs = {name for label in wanted for name in DERIVED.get(label, ())}
+    for name in sorted(inputs & {"click", "conversion", "attribution"}):
+        checked_truths(faults, name, table[name])
+    if "cpo" in inputs:
+        cpo = numbers["cpo"]
+        faults.add(
+            (cpo < 0) & (cpo != -1),
+            lambda row: f"cpo must be at least 0, or -1 where it is missing, got {cpo[row]:g}",
+        )
     known = {n: np.where(v == -1, np.nan, v) for n, v in numbers.items()}
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
     for name in (*wanted, protocol.LINE_NUMBER):
@@ -139,24 +147,6 @@ def _derive(wanted: Sequence[str], click: str | None, parsed: protocol.Parsed) -
             columns[name] = table[name]
     derived = dataclasses.replace(parsed, table=pa.table(columns))
     return derived.without(faults.bad, faults.reasons())
-
-
-def _check(faults: RowFaults, numbers: dict[str, np.ndarray], derived: list[str]) -> None:
-    """Finds the rows whose labels cannot be derived."""
-    inputs = {name for label in derived for name in DERIVED[label]}
-    for name in sorted(inputs & {"click", "conversion", "attribution"}):
-        value = numbers[name]
-        faults.add(~(np.isin(value, (0, 1)) | np.isnan(value)), _must_be_truth(name, value))
-    if "cpo" in inputs:
-        cpo = numbers["cpo"]
-        faults.add(
-            (cpo < 0) & (cpo != -1),
-            lambda row: f"cpo must be at least 0, or -1 where it is missing, got {cpo[row]:g}",
-        )
-
-
-def _must_be_truth(name: str, value: np.ndarray) -> Callable[[int], str]:
-    return lambda row: f"{name} must be 0 or 1, got {value[row]:g}"
 
 
 def _engagement(numbers: dict[str, np.ndarray]) -> np.ndarray:

@@ -24,7 +24,6 @@ References:
 """
 
 import dataclasses
-import datetime
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.columns import RowFaults, as_strings, distinct, is_text, recode
+from tfrecords.columns import RowFaults, as_strings, distinct, is_text, parse_times, recode
 from tfrecords.formats import named, protocol
 from tfrecords.formats.files import delimited
 from tfrecords.schema import Field, Schema
@@ -111,7 +110,8 @@ def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
 def _times(faults: RowFaults, hour: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
     """Returns the columns derived from the hour [B], computed once per distinct hour."""
     values, codes = distinct(hour)
-    seconds = np.array([_seconds(value) for value in values] or [np.nan])[codes]
+    hours_of_digits = [value if _HOUR.fullmatch(value) else "" for value in values]
+    seconds = parse_times(hours_of_digits, "%y%m%d%H")[codes]
     faults.add(
         np.isnan(seconds),
         lambda row: f"hour must be YYMMDDHH, such as 14102100, got {values[codes[row]][:40]!r}",
@@ -123,17 +123,6 @@ def _times(faults: RowFaults, hour: pa.ChunkedArray) -> dict[str, pa.ChunkedArra
         # 1 January 1970 was a Thursday.
         "weekday": pa.chunked_array([((hours // 24 + 3) % 7).astype(np.int8)]),
     }
-
-
-def _seconds(hour: str) -> float:
-    """Returns the seconds since 1970 of YYMMDDHH, or NaN for other texts."""
-    if not _HOUR.fullmatch(hour):
-        return float("nan")
-    try:
-        moment = datetime.datetime.strptime(f"20{hour}", "%Y%m%d%H")
-    except ValueError:
-        return float("nan")
-    return moment.replace(tzinfo=datetime.UTC).timestamp()
 
 
 def _users(columns: Mapping[str, pa.ChunkedArray]) -> pa.Array:

@@ -7,16 +7,16 @@
 `tfrec convert --format=MODULE:CLASS`, or an entry point of the group `tfrec.log_formats`, uses it.
 """
 
-import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tfrecords import terminal
-from tfrecords.formats import protocol
-from tfrecords.formats.files import lines
+from tfrecords.formats import named, protocol, tabular
+from tfrecords.formats.files import json_lines, lines
 from tfrecords.schema import Schema
 
 
@@ -86,35 +86,24 @@ class LineFormat(LogFormat):
         Raises:
             ValueError: There is a table of users.
         """
-        if files.users is not None:
-            raise ValueError(
-                f"{type(self).__name__} reads no table of users, but {files.users} was given. "
-                "Leave it out."
-            )
+        named.check_files(files, type(self).__name__)
         return _LineLog(self, files, schema, rows_per_chunk)
 
 
-class _LineLog:
+class _LineLog(json_lines.ObjectLog):
+    """A log of lines that a format parses."""
+
     def __init__(
         self, form: LineFormat, files: protocol.Files, schema: Schema, rows_per_chunk: int
     ) -> None:
-        self.files: Sequence[pathlib.Path] = tuple(files)
-        self._parts = tuple(files.parts())
-        self._form, self._rows_per_chunk = form, rows_per_chunk
-        kinds = {
-            column: {f.kind for f in schema.logged_fields if f.source == column}
-            for column in schema.columns
-        }
-        self._types = {
-            column: _TYPES.get(next(iter(kind)) if len(kind) == 1 else "", pa.string())
-            for column, kind in kinds.items()
-        }
+        types, lists = tabular.column_types(schema), tabular.list_columns(schema)
+        super().__init__(files, types, lists, rows_per_chunk)
+        self._form = form
 
-    def chunks(self) -> Iterator[protocol.Chunk]:
-        """See `protocol.Log`."""
-        for path, part in self._parts:
-            for first, text, count in lines.RowReader(path).chunks(self._rows_per_chunk):
-                yield protocol.Chunk(path, part, first, count, tuple(self._types), text)
+    def rows_of(self, line: bytes) -> list[Mapping[str, Any]]:
+        """See `json_lines.ObjectLog`."""
+        row = self._form.parse_line(line.decode("utf-8").rstrip("\r\n"))
+        return [{name: _plain(value) for name, value in row.items()}]
 
     def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
         """See `protocol.Log`.
@@ -122,65 +111,29 @@ class _LineLog:
         Raises:
             ValueError: No line of the first chunk of a file has one of the columns.
         """
-        rows, numbers, faults, named = [], [], {}, set[str]()
-        for number, raw in enumerate(lines.split_rows(chunk.payload), chunk.first_line):
-            try:
-                values = self._form.parse_line(raw.decode("utf-8").rstrip("\r\n"))
-                rows.append([_value(values.get(name), kind) for name, kind in self._types.items()])
-                numbers.append(number)
-                named |= values.keys()
-            except ValueError as error:
-                faults[number] = str(error) or type(error).__name__
-        if rows and chunk.first_line == 1 and chunk.part != "test":
-            self._check_names(chunk.path, named)
-        columns = zip(*rows, strict=True) if rows else [[] for _ in self._types]
-        table = {
-            name: pa.array(column, kind)
-            for (name, kind), column in zip(self._types.items(), columns, strict=True)
-        }
-        table[protocol.LINE_NUMBER] = pa.array(numbers, pa.int64())
-        return protocol.Parsed(pa.table(table), faults)
+        parsed = super().parse(chunk)
+        table = parsed.table
+        empty = [name for name in self._types if table[name].null_count == table.num_rows]
+        if table.num_rows and empty and chunk.first_line == 1 and chunk.part != "test":
+            self._check_names(chunk, empty)
+        return parsed
 
-    def _check_names(self, path: pathlib.Path, named: set[str]) -> None:
-        lacking = [name for name in self._types if name not in named]
+    def _check_names(self, chunk: protocol.Chunk, empty: Sequence[str]) -> None:
+        named: set[str] = set()
+        for line in lines.split_rows(chunk.payload):
+            with contextlib.suppress(ValueError):
+                named.update(*self.rows_of(line))
+        lacking = [name for name in empty if name not in named]
         if lacking:
             raise ValueError(
-                f"{path}: no line has the column {lacking[0]!r} of the schema; the lines have "
-                f"{terminal.format_list(sorted(named), 20)}."
+                f"{chunk.path}: no line has the column {lacking[0]!r} of the schema; the lines "
+                f"have {terminal.format_list(sorted(named), 20)}."
                 f"{terminal.suggestion_for(lacking[0], named)} Correct the schema."
             )
 
-    def raw(self, chunk: protocol.Chunk, lines_wanted: Sequence[int]) -> list[bytes]:
-        """See `protocol.Log`."""
-        rows = lines.split_rows(chunk.payload)
-        return [rows[line - chunk.first_line] for line in lines_wanted]
 
-
-_TYPES = {
-    "numeric": pa.float64(),
-    "categorical_list": pa.list_(pa.string()),
-    "dense": pa.list_(pa.float64()),
-}
-
-
-def _value(value: Any, kind: pa.DataType) -> Any:
-    """Converts a value to what Arrow takes for a type.
-
-    Raises:
-        ValueError: It is of another type.
-    """
-    if value is None:
-        return None
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list | tuple) != pa.types.is_list(kind) or isinstance(value, dict):
-        raise ValueError(
-            f"expected {'a list' if pa.types.is_list(kind) else 'one value'}, got {value!r:.40}"
-        )
-    if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
-        return [float(one) for one in value]
-    if pa.types.is_list(kind):
-        return [str(one) for one in value]
-    if pa.types.is_floating(kind):
-        return float(value)
-    return str(int(value)) if isinstance(value, bool) else str(value)
+def _plain(value: Any) -> Any:
+    """Returns a value of NumPy, or a tuple, as a value of JSON."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value

@@ -81,7 +81,6 @@ class Chunk:
         num_rows: Number of rows.
         columns: Names of the columns of the file.
         payload: The rows in a form of the format's own; text is bytes.
-        companion: Text of the rows' companion lines, or None.
     """
 
     path: pathlib.Path
@@ -90,7 +89,6 @@ class Chunk:
     num_rows: int
     columns: tuple[str, ...]
     payload: Any
-    companion: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True)

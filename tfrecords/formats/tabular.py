@@ -63,7 +63,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     types = column_types(schema)
     own = {name: types[name] for name in wanted if name in names}
     table = table_files.read(
-        files.ads, _typed(files.ads, own, schema), _lists(schema), schema.decimal
+        files.ads, _typed(files.ads, own, schema), list_columns(schema), schema.decimal
     )
     parsed = _with_numbers(protocol.Parsed(table), schema)
     if parsed.faults:
@@ -143,7 +143,7 @@ class TabularLog:
         self._parts = tuple(files.parts())
         self._schema, self._columns = schema, schema.columns
         _check_kinds([path for path, _ in self._parts])
-        types, lists = column_types(schema), _lists(schema)
+        types, lists = column_types(schema), list_columns(schema)
         of_log, of_tables = _sources(files, schema)
         self._logs = {
             path: table_files.open_table(
@@ -235,7 +235,8 @@ def _log_columns(schema: Schema) -> set[str]:
     return {*schema.ad_key, *schema.labels.values(), *(key for key in keys if key is not None)}
 
 
-def _lists(schema: Schema) -> set[str]:
+def list_columns(schema: Schema) -> set[str]:
+    """Returns the columns that may hold lists."""
     kinds = {kind: {f.source for f in schema.logged_fields if f.kind == kind} for kind in KINDS}
     others = kinds["categorical"] | kinds["numeric"] | kinds["text"] | _log_columns(schema)
     return (kinds["categorical_list"] | kinds["dense"] | set(schema.show)) - others

@@ -9,8 +9,7 @@ from tfrecords.pages.number_format import (
     format_metric,
     format_percent,
 )
-from tfrecords.pages.page_table import PageTable
-from tfrecords.pages.rendering import render_page
+from tfrecords.pages.rendering import PageTable, render_page
 from tfrecords.pages.svg_figure import BAD, INK, RULE, TEST, TRAIN, draw_svg
 
 __all__ = [

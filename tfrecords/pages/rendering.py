@@ -1,11 +1,30 @@
-"""Renders HTML pages from templates; every value is escaped."""
+"""Tables, and HTML pages from templates; every value is escaped."""
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 
 from tfrecords.pages import number_format
+
+
+@dataclasses.dataclass(frozen=True)
+class PageTable:
+    """A table; `show_table` of `macros.html.jinja` and `terminal.text_table` render it.
+
+    Attributes:
+        head: Titles of the columns.
+        rows: Cells of each row.
+        left: Indices of left-aligned columns other than the first one.
+        wide: Indices of columns that may wrap.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: tuple[int, ...] = ()
+    wide: tuple[int, ...] = ()
 
 
 def render_page(package: str, template: str, **values: Any) -> str:

@@ -84,7 +84,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     click, roles.click_threshold = labels.click(free(), roles.ad_key, notes)
     roles.click = take(click)
     if click is None:
-        roles.event = take(next((c for c in free() if labels.is_event(c, roles.ad_key)), None))
+        roles.event = take(next((c for c in free() if event_types.is_event(c, roles.ad_key)), None))
     else:
         roles.engagement = take(labels.engagement(free(), roles.ad_key))
     found = None
@@ -262,7 +262,7 @@ def _events(roles: Roles, column: Column, columns: Sequence[Column], notes: list
     """Proposes the events of the schema, if a key joins them, and their revenue."""
     if roles.user_key is None and roles.request_key is None:
         notes.append(
-            f"{column.name!r} holds event types ({labels.events_of(column)}), but no column "
+            f"{column.name!r} holds event types ({event_types.first_of(column)}), but no column "
             "identifies the user or the request, so they cannot be joined and every row counts as "
             "a click. Add a user_key, and events to the schema."
         )

@@ -1,11 +1,14 @@
-"""Proposes how the types of events in a column become labels."""
+"""Recognizes a column of event types, and proposes how these become labels."""
 
 import re
 from typing import Any
 
 import numpy as np
 
-from tfrecords.schema_inference.log_sample import Column
+from tfrecords.schema_inference import log_sample
+from tfrecords.schema_inference.log_sample import LOG, Column
+
+_MAX_EVENTS = 30
 
 # Names of types, words joined by "_", in the order of a purchase.
 _SHOWN = {
@@ -30,6 +33,32 @@ _BOUGHT = {
     "sale", "conversion", "install", "signup", "sign_up", "apply", "booking", "subscribe",
     "checkout_completed", "ecommerce_purchase", "in_app_purchase",
 }  # fmt: skip
+_STEPS = (_SHOWN, _VIEWED, _CLICKED, _WANTED, _BOUGHT)
+_OTHERS = {
+    "remove_from_cart", "dislike", "add_payment_info", "add_shipping_info", "view_cart",
+    "session_start", "first_visit", "user_engagement", "scroll", "view_search_results", "search",
+    "login",
+}  # fmt: skip
+_KNOWN = _OTHERS.union(*_STEPS)
+
+
+def is_event(column: Column, ad: Column) -> bool:
+    """Returns whether a column holds event types, such as view, cart, purchase.
+
+    Args:
+        column: The column.
+        ad: The ad id; a column that is constant for each ad is a property of it.
+    """
+    if column.is_list or column.table != LOG or not 2 <= len(column.known) <= _MAX_EVENTS:
+        return False
+    names = {_plain(value) for value in column.known}
+    several = len(names & _KNOWN) >= max(2, 0.5 * len(names))
+    return several and not log_sample.is_constant_per_ad(column, ad)
+
+
+def first_of(column: Column) -> str:
+    """Returns the first values of a column, for a note."""
+    return _said(column.known[:4])
 
 
 def propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
@@ -47,9 +76,8 @@ def propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
     by_step: list[list[str]] = [[] for _ in range(5)]
     others: list[str] = []
     for value in column.known:
-        name = re.sub(r"[\W_]+", "_", value.strip().lower()).strip("_")
-        steps = (_SHOWN, _VIEWED, _CLICKED, _WANTED, _BOUGHT)
-        found = (step for step, names in enumerate(steps) if name in names and has_ad[value])
+        name = _plain(value)
+        found = (step for step, names in enumerate(_STEPS) if name in names and has_ad[value])
         step = next(found, None)
         (others if step is None else by_step[step]).append(value.strip())
     shown, viewed, clicked, wanted, bought = by_step
@@ -78,6 +106,11 @@ def propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
             "are views, clicks or engagements."
         )
     return {key: value for key, value in events.items() if value}
+
+
+def _plain(value: str) -> str:
+    """Returns the words of a type, in lower case and joined by "_"."""
+    return re.sub(r"[\W_]+", "_", value.lower()).strip("_")
 
 
 def _said(values: list[str]) -> str:

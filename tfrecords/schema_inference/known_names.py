@@ -65,18 +65,6 @@ ADS = (
     # A column named only job or course may describe the user.
     "job_id", "course_id", "vacancy",
 )  # fmt: skip
-# Values of a column of event types.
-EVENTS = {
-    "impression", "impressions", "show", "shown", "view", "viewed", "page_view", "pageview",
-    "detail_view", "view_item", "pv", "click", "clicked", "clk", "cart", "basket", "add_to_cart",
-    "addtocart", "remove_from_cart", "wishlist", "fav", "favorite", "favourite", "checkout",
-    "buy", "bought", "order", "ordered", "purchase", "purchased", "transaction", "sale",
-    "conversion", "install", "signup", "like", "dislike", "share", "apply", "booking",
-    "view_item_list", "select_item", "view_promotion", "select_promotion", "begin_checkout",
-    "add_to_wishlist", "add_payment_info", "add_shipping_info", "view_cart", "session_start",
-    "first_visit", "user_engagement", "scroll", "view_search_results", "search", "login",
-    "product_view", "product_click", "exposure", "order_completed",
-}  # fmt: skip
 # Words of what an answer shows of an ad.
 SHOWN = {
     "title", "name", "headline", "caption", "image", "img", "picture", "photo", "thumbnail", "url",

@@ -1,7 +1,6 @@
 """Finds the labels of a log: click or a substitute, engagement and revenue."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -11,7 +10,6 @@ from tfrecords.schema_inference import kinds, known_names, log_sample
 from tfrecords.schema_inference.log_sample import LOG, Column
 
 _FEW = 10
-_MAX_EVENTS = 30
 _ACCIDENT = 1e-6
 
 
@@ -51,21 +49,6 @@ def click(
     # Without a click column, every row would count as a click.
     is_count = damaged is not None and damaged.is_whole and not damaged.is_truth
     return damaged, 1.0 if is_count else None
-
-
-def is_event(column: Column, ad: Column) -> bool:
-    """Returns whether a column holds event types, such as view, cart, purchase.
-
-    Args:
-        column: The column.
-        ad: The ad id; a column that is constant for each ad is a property of it.
-    """
-    if column.is_list or column.table != LOG or not 2 <= len(column.known) <= _MAX_EVENTS:
-        return False
-    texts = {re.sub(r"[\W_]+", "_", value.strip().lower()) for value in column.known}
-    known = texts & known_names.EVENTS
-    several = len(known) >= max(2, 0.5 * len(texts))
-    return several and not log_sample.is_constant_per_ad(column, ad)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +109,6 @@ def _positive(column: Column) -> np.ndarray:
         return column.by_row(column.numbers > 0) == 1
     truths = [TRUTHS[value.strip().lower()] for value in column.known]
     return column.by_row(np.array(truths, np.float64)) == 1
-
-
-def events_of(column: Column) -> str:
-    """Returns the first values of a column, for a note."""
-    return ", ".join(repr(value[:40]) for value in column.known[:4])
 
 
 def engagement(columns: Sequence[Column], ad: Column) -> Column | None:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from tfrecords import columns
-from tfrecords.schema_inference import kinds, known_names, labels, log_sample, times
+from tfrecords.schema_inference import event_types, kinds, known_names, log_sample, times
 from tfrecords.schema_inference.column_roles import Roles
 from tfrecords.schema_inference.log_sample import LOG, USERS, Column, Sample
 
@@ -54,8 +54,8 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     # Lists of clicks are usually histories; `_list_leak` finds the others.
     if words & _BEFORE or kinds.separator(column) is not None:
         return None
-    if labels.is_event(column, roles.ad_key):
-        return f"event types after the ad was shown, {labels.events_of(column)}"
+    if event_types.is_event(column, roles.ad_key):
+        return f"event types after the ad was shown, {event_types.first_of(column)}"
     is_static = sample.table != LOG or log_sample.is_constant_per_ad(column, roles.ad_key)
     if is_static and column.is_numeric and words & _COUNTED:
         return None if words & _AVERAGES else _COUNTED_REASON

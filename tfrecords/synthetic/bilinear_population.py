@@ -21,6 +21,7 @@ from tfrecords.schema import LABELS, Field, Schema
 from tfrecords.synthetic.world_parts import (
     STYLES,
     Columns,
+    EngineConfig,
     Population,
     choice,
     hour_bounds,
@@ -56,15 +57,13 @@ MISSING = {
 
 
 @dataclasses.dataclass(frozen=True)
-class WorldConfig:
-    """The constants of the bilinear world; equal configs give equal bytes.
+class WorldConfig(EngineConfig):
+    """The constants of the bilinear world.
 
     `*_scale` is the size of a term in the logit (of revenue: in the logarithm).
     """
 
-    seed: int = 7
     num_users: int = 20_000
-    num_ads: int = 10_000
     num_campaigns: int = 1_500
     num_advertisers: int = 300
     num_categories: int = 30
@@ -73,17 +72,9 @@ class WorldConfig:
     num_topics: int = 24
     num_publishers: int = 400
     num_cities: int = 300
-    ad_popularity_exponent: float = 0.7  # Zipf
-    user_popularity_exponent: float = 0.8  # Zipf
-    unlaunched_fraction: float = 0.03  # ads of the catalog that are never shown
-    requests_per_day: int = 400  # a sampled log: 100,000 impressions are about 50 days
-    mean_ads_per_request: float = 5.0
-    max_ads_per_request: int = 12
-    exposure_relevance: float = 1.2  # how strongly the logging policy follows relevance
     exposure_noise: float = 0.4  # noise of its estimate of an advertiser's theme
     rank: int = 5  # dimensions of the affinity between tastes and themes
     click_rate: float = 0.23  # of the log; the intercept is solved for it
-    position_scale: float = 0.3  # times log(1 + position), subtracted from the logit
     affinity_scale: float = 1.4
     price_scale: float = 2.0
     slot_scale: float = 0.6
@@ -91,9 +82,7 @@ class WorldConfig:
     side_scale: float = 0.2  # each low-cardinality main effect
     advertiser_scale: float = 0.2
     campaign_scale: float = 0.15
-    ad_scale: float = 0.2
     publisher_scale: float = 0.2
-    user_scale: float = 0.2
     engagement_rate: float = 0.15  # of the clicks of the log; solved for in the same way
     engagement_affinity_scale: float = 1.2
     engagement_side_scale: float = 0.3
@@ -140,6 +129,10 @@ def sizes(config: WorldConfig) -> dict[str, int]:
 class BilinearPopulation(Population):
     """Users, ads and page views; see `world_parts.Population`. The groups are advertisers."""
 
+    log_columns = (
+        *("label", *NUMERIC, *CATEGORICAL),
+        *("request_id", "position", "engagement", "revenue"),
+    )
     decimals = frozenset({"revenue"})
     query_columns = (*QUERY_CATEGORICAL, *QUERY_NUMERIC)
     ad_columns = AD_COLUMNS
@@ -147,10 +140,6 @@ class BilinearPopulation(Population):
     def __init__(self, config: WorldConfig) -> None:
         self.config = config
         self.schema = schema()
-        self.files = {
-            "log": ("label", *NUMERIC, *CATEGORICAL),
-            "extra": ("request_id", "position", "engagement", "revenue"),
-        }
         self._sizes = sizes(config)
         self.vocabularies = {
             name: _vocabulary([config.seed, 3, number], size)

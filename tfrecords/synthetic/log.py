@@ -3,21 +3,20 @@
     config = dataclasses.replace(synthetic.WORLDS["shop"], seed=7)
     log = synthetic.write_log("work/shop", 100_000, config)
 
-Files, all in the same row order, tab-separated, "" is missing:
+Files, the first two tab-separated with a header, "" is missing:
 
     log.tsv            rows in time order, the rows of a request adjacent in the order of positions
-    log.extra.tsv      bilinear world only: request_id, position, engagement (0 or 1), revenue
     ads.tsv            ad-side columns of all ads, including those that are never shown, and a title
                        to show, which no model reads
     schema.json        the schema of the log
-    truth/truth.arrow  Arrow IPC; click_probability, engagement_probability and
-                       expected_revenue of each impression, with the position effect; and in
+    truth/truth.arrow  Arrow IPC, in the order of the log; click_probability,
+                       engagement_probability and expected_revenue of each impression, with the
+                       position effect; and in
                        the sequence world what the user did before, click_ages
     truth/world.json   the config, from which `load_world` rebuilds the world
 
-The log of the bilinear world is in Criteo's layout, without a header: label, I1..I13, C1..C26. The
-other files have headers. The logs of other worlds name an ad by its id, and ads.tsv has its fields.
-A longer log of the same config starts with the rows of a shorter one.
+The log of the bilinear world has the fields of ads; those of other worlds name an ad by its id, and
+ads.tsv has its fields. A longer log of the same config starts with the rows of a shorter one.
 """
 
 import contextlib
@@ -27,8 +26,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +40,7 @@ from tfrecords.synthetic.world_parts import Columns
 TRUTH_COLUMNS = ("click_probability", "engagement_probability", "expected_revenue")
 
 _REQUESTS_PER_CHUNK = 4_096
+_TEXT = csv.WriteOptions(delimiter="\t", quoting_style="none", quoting_header="none")
 # By what a world's file says of its kind. The bilinear world's says nothing.
 _KINDS: dict[str, type[AnyConfig]] = {
     "bilinear": WorldConfig,
@@ -51,21 +50,21 @@ _KINDS: dict[str, type[AnyConfig]] = {
 
 
 class SyntheticLog:
-    """The paths of the files of a synthetic log."""
+    """The paths of the files of a synthetic log.
+
+    Attributes:
+        format: Name of its format, see `tfrecords.formats`.
+    """
+
+    format = "tabular"
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.directory = directory
         self.log = directory / "log.tsv"
-        self.extra = directory / "log.extra.tsv"
         self.ads = directory / "ads.tsv"
         self.schema = directory / "schema.json"
         self.truth = directory / "truth" / "truth.arrow"
         self.world = directory / "truth" / "world.json"
-
-    @property
-    def format(self) -> str:
-        """Name of the log's format, see `tfrecords.formats`."""
-        return "criteo_kaggle" if self.extra.is_file() else "tabular"
 
 
 def write_log(
@@ -100,9 +99,7 @@ def write_log(
         described |= dataclasses.asdict(world.config)
         staging.world.write_text(json.dumps(described, indent=2) + "\n")
         log.truth.parent.mkdir(exist_ok=True)
-        log.extra.unlink(missing_ok=True)
-        # In reverse: the log is last.
-        for name in ("world", "truth", "schema", "ads", *reversed(world.population.files)):
+        for name in ("world", "truth", "schema", "ads", "log"):
             os.replace(getattr(staging, name), getattr(log, name))
     finally:
         shutil.rmtree(staging.directory)
@@ -145,18 +142,17 @@ def _write_rows(
     population = world.population
     columns_of_truth = (*TRUTH_COLUMNS, *population.state_columns)
     with contextlib.ExitStack() as stack:
-        sinks = {n: stack.enter_context(getattr(paths, n).open("wb")) for n in population.files}
+        log: csv.CSVWriter | None = None
         truth: pa.RecordBatchWriter | None = None
-        for name, columns in population.files.items():
-            if name != "log" or "extra" not in population.files:
-                _append_header(sinks[name], columns)
         for rows in _impressions(world, n_samples):
-            for name, columns in population.files.items():
-                _append(sinks[name], {n: rows[n] for n in columns}, population.decimals)
+            printed = _printable({n: rows[n] for n in population.log_columns}, population.decimals)
             batch = pa.record_batch({name: _of_truth(rows[name]) for name in columns_of_truth})
-            if truth is None:
-                new_file = pa.ipc.new_file(str(paths.truth), batch.schema)
-                truth = stack.enter_context(new_file)
+            if log is None or truth is None:
+                log = stack.enter_context(
+                    csv.CSVWriter(paths.log, printed.schema, write_options=_TEXT)
+                )
+                truth = stack.enter_context(pa.ipc.new_file(str(paths.truth), batch.schema))
+            log.write_table(printed)
             truth.write_batch(batch)
             written(len(rows[TRUTH_COLUMNS[0]]))
 
@@ -173,27 +169,18 @@ def _write_catalog(paths: SyntheticLog, world: World) -> None:
         **{name: world.ads[name] for name in world.population.ad_columns},
         "title": np.array(world.population.titles(world.ads)),
     }
-    with paths.ads.open("wb") as ads:
-        _append_header(ads, columns)
-        _append(ads, columns, world.population.decimals)
+    csv.write_csv(_printable(columns, world.population.decimals), paths.ads, _TEXT)
 
 
-def _append_header(sink: BinaryIO, columns: Iterable[str]) -> None:
-    sink.write("\t".join(columns).encode() + b"\n")
-
-
-def _append(sink: BinaryIO, columns: Columns, decimals: Collection[str]) -> None:
-    """Writes columns; those of numbers that are whole as integers."""
-    table = pa.table({n: _printable(own, n in decimals) for n, own in columns.items()})
-    options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
-    csv.write_csv(table, sink, options)
-
-
-def _printable(values: np.ndarray, is_decimal: bool) -> pa.Array:
-    """Converts a column to strings or numbers, with null for NaN."""
-    if values.dtype.kind == "U":
-        return pa.array(values)
-    missing = np.isnan(values)
-    if is_decimal:
-        return pa.array(values, mask=missing)
-    return pa.array(np.where(missing, 0, values).astype(np.int64), mask=missing)
+def _printable(columns: Columns, decimals: Collection[str]) -> pa.Table:
+    """Converts columns to strings or numbers, with null for NaN; whole numbers to integers."""
+    table = {}
+    for name, values in columns.items():
+        if values.dtype.kind == "U":
+            table[name] = pa.array(values)
+            continue
+        missing = np.isnan(values)
+        if name not in decimals:
+            values = np.where(missing, 0, values).astype(np.int64)
+        table[name] = pa.array(values, mask=missing)
+    return pa.table(table)

@@ -17,6 +17,7 @@ from tfrecords.schema import LABELS, Field, Schema
 from tfrecords.synthetic.world_parts import (
     STYLES,
     Columns,
+    EngineConfig,
     Population,
     choice,
     hour_bounds,
@@ -79,38 +80,26 @@ _NUMERIC = ("spend", "price", "rating")
 
 
 @dataclasses.dataclass(frozen=True)
-class ShopConfig:
-    """The constants of the shop; equal configs give equal bytes.
+class ShopConfig(EngineConfig):
+    """The constants of the shop.
 
     `*_scale` is the size of a term in the logit. With `drift` above 0, the traffic of categories,
     what users like, and what they like to pay change over time.
     """
 
-    seed: int = 7
     drift: float = 0.0
     num_users: int = 5_000
-    num_ads: int = 10_000
     num_cities: int = 60
-    ad_popularity_exponent: float = 0.7  # Zipf
-    user_popularity_exponent: float = 0.8  # Zipf
-    unlaunched_fraction: float = 0.03  # ads of the catalog that are never shown
-    requests_per_day: int = 400  # a sampled log: 100,000 impressions are about 50 days
-    mean_ads_per_request: float = 5.0
-    max_ads_per_request: int = 12
-    exposure_relevance: float = 1.2  # how strongly the logging policy follows relevance
     exposure_noise: float = 0.6  # noise of its estimate of a group's relevance
     budget_spread: float = 0.9  # standard deviation of the log price that users like
     price_spread: float = 1.1  # standard deviation of the log price of ads
     click_rate: float = 0.2  # of the log; the intercept is solved for it
-    position_scale: float = 0.3  # times log(1 + position), subtracted from the logit
     category_scale: float = 0.7  # the table of hours and categories
     match_scale: float = 1.2  # a category that the user likes, named, or looks at
     tree_scale: float = 0.35  # each tree
     num_trees: int = 16
     price_scale: float = 1.0  # steps at prices above what the user likes to pay
-    ad_scale: float = 0.2
     brand_scale: float = 0.25
-    user_scale: float = 0.2
     engagement_rate: float = 0.12  # of the clicks of the log; solved for in the same way
     engagement_price_scale: float = 1.6
     revenue_sigma: float = 0.3  # of the log-normal, given engagement
@@ -127,6 +116,10 @@ class ShopPopulation(Population):
         tier_prices: Mean log price of each price tier.
     """
 
+    log_columns = (
+        *("request", "time", "position", *_USER_FIELDS, *_CONTEXT_FIELDS, "ad"),
+        *("clicked", "ordered", "order_value"),
+    )
     decimals = frozenset({*_NUMERIC, "order_value"})
     query_columns: tuple[str, ...] = (*_USER_FIELDS, *_CONTEXT_FIELDS, "time")
     ad_columns = ("ad", "brand", "category", "price", "rating", "delivery")
@@ -134,10 +127,6 @@ class ShopPopulation(Population):
     def __init__(self, config: ShopConfig) -> None:
         self.config = config
         self.schema = _schema()
-        labels = ("clicked", "ordered", "order_value")
-        self.files = {
-            "log": ("request", "time", "position", *_USER_FIELDS, *_CONTEXT_FIELDS, "ad", *labels)
-        }
         named = {
             "user": [f"user{i}" for i in range(1, config.num_users + 1)],
             "city": [f"city{i}" for i in range(1, config.num_cities + 1)],

@@ -11,6 +11,7 @@ Shapes: n aligned rows; Q queries; N ads of the catalog; G groups of ads.
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -23,6 +24,24 @@ STYLES = (
     "Trail", "City", "Alpine", "Coast", "Studio", "Summer", "Winter", "Classic", "Urban", "Nordic",
     "Desert", "Harbor", "Vintage", "Royal", "Pocket", "Family", "Night", "Travel", "Sport", "Eco",
 )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+    """The constants that all worlds have; equal configs give equal bytes."""
+
+    seed: int = 7
+    num_ads: int = 10_000
+    ad_popularity_exponent: float = 0.7  # Zipf
+    user_popularity_exponent: float = 0.8  # Zipf
+    unlaunched_fraction: float = 0.03  # ads of the catalog that are never shown
+    requests_per_day: int = 400  # a sampled log: 100,000 impressions are about 50 days
+    mean_ads_per_request: float = 5.0
+    max_ads_per_request: int = 12
+    exposure_relevance: float = 1.2  # how strongly the logging policy follows relevance
+    position_scale: float = 0.3  # times log(1 + position), subtracted from the logit
+    ad_scale: float = 0.2
+    user_scale: float = 0.2
 
 
 class Memory(abc.ABC):
@@ -42,7 +61,7 @@ class Population(abc.ABC):
 
     Attributes:
         schema: Schema of a log of the world.
-        files: Columns of the files of the log: `log`, and `extra` for a second one.
+        log_columns: Columns of the log.
         decimals: Columns whose numbers are not whole.
         vocabularies: Values of each categorical column [1 + V]; the first is "", missing.
         query_columns: Columns of page views. The truth reads no others.
@@ -56,7 +75,7 @@ class Population(abc.ABC):
     """
 
     schema: Schema
-    files: dict[str, tuple[str, ...]]
+    log_columns: tuple[str, ...]
     decimals: frozenset[str]
     vocabularies: Columns
     query_columns: tuple[str, ...]

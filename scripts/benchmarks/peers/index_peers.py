@@ -40,14 +40,11 @@ def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row
     layer.index(tf.constant(ads))
     build_seconds = time.perf_counter() - started
     search = tf.function(lambda query: layer(query))
-    times, found = [], []
     asked = queries[:_MAX_BRUTE_FORCE_QUERIES]
     search(tf.constant(asked[:1]))
-    for query in asked:
-        started = time.perf_counter()
-        rows = search(tf.constant(query[None]))[1].numpy()
-        times.append(1e3 * (time.perf_counter() - started))
-        found.append(rows[0])
+    times, found = harness.time_each(
+        lambda query: search(tf.constant(query))[1].numpy()[0], asked[:, None]
+    )
     batch = tf.constant(asked)
     search(batch)
     started = time.perf_counter()

@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from peers import cells, logistic, networks, peer_data, search, trees
+from peers import logistic, networks, peer_data, search, trees
+from workload import finished_cells
+
+from tfrec import tuning
 
 Options = logistic.LogisticOptions | networks.NetworkOptions | trees.TreeOptions
 
@@ -31,16 +34,16 @@ class Peer:
 
 
 _EMBEDDING_SPACE = {
-    "learning_rate": search.log(2e-4, 5e-3),
+    "learning_rate": tuning.log_range(2e-4, 5e-3),
     "field_dim": search.whole(4, 32),
-    "embedding_l2": search.log(10.0, 3_000.0),
+    "embedding_l2": tuning.log_range(10.0, 3_000.0),
 }
 _DENSE_SPACE = {
     **_EMBEDDING_SPACE,
-    "hidden": search.one_of(64, 128, 256, 512),
-    "dropout": search.uniform(0.0, 0.5),
+    "hidden": tuning.one_of(64, 128, 256, 512),
+    "dropout": tuning.uniform(0.0, 0.5),
 }
-_LINEAR_SPACE = {"linear_l2": search.log(1.0, 300.0)}
+_LINEAR_SPACE = {"linear_l2": tuning.log_range(1.0, 300.0)}
 _SPACES = {
     "dcn_v2": {**_DENSE_SPACE, "num_cross_layers": search.whole(1, 4)},
     "deepfm": {**_DENSE_SPACE, **_LINEAR_SPACE},
@@ -56,16 +59,16 @@ PEERS = {
             trees.TreeOptions(categories=True, pair_rates=True),
         ],
         {
-            "categories": search.one_of(False, True),
-            "id_rates": search.one_of(False, True),
-            "pair_rates": search.one_of(False, True),
+            "categories": tuning.one_of(False, True),
+            "id_rates": tuning.one_of(False, True),
+            "pair_rates": tuning.one_of(False, True),
             "num_leaves": search.whole(4, 127),
-            "learning_rate": search.log(0.02, 0.2),
+            "learning_rate": tuning.log_range(0.02, 0.2),
             "min_data_in_leaf": search.whole(5, 500),
-            "feature_fraction": search.uniform(0.2, 1.0),
-            "lambda_l2": search.log(0.1, 100.0),
-            "cat_smooth": search.log(5.0, 1_000.0),
-            "cat_l2": search.log(1.0, 1_000.0),
+            "feature_fraction": tuning.uniform(0.2, 1.0),
+            "lambda_l2": tuning.log_range(0.1, 100.0),
+            "cat_smooth": tuning.log_range(5.0, 1_000.0),
+            "cat_l2": tuning.log_range(1.0, 1_000.0),
         },
     ),
     "hashed_logistic_regression": Peer(
@@ -74,7 +77,7 @@ PEERS = {
             logistic.LogisticOptions(strength)
             for strength in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
         ],
-        {"C": search.log(1e-4, 30.0)},
+        {"C": tuning.log_range(1e-4, 30.0)},
     ),
     **{
         kind: Peer(networks.fit, [networks.NetworkOptions(kind)], _SPACES.get(kind, _DENSE_SPACE))
@@ -121,11 +124,11 @@ def fit(
         directory: Where finished results are stored.
     """
     rows = [
-        cells.digest_of(own.ids, own.requests, *own.labels.values())
+        finished_cells.digest_of(own.ids, own.requests, *own.labels.values())
         for own in (data.train, data.validation, data.test)
     ]
     inputs = (data.fields, rows, seed, tune_minutes, PEERS[name].defaults, PEERS[name].space)
-    value = cells.stored(
+    value = finished_cells.stored(
         directory, f"{name}-seed{seed}", inputs, lambda: _search(name, data, seed, tune_minutes)
     )
     validation, test = (np.array(value.pop(split)) for split in ("validation", "test"))

@@ -28,7 +28,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 from peers import networks, peer_data, search
 
-from tfrec import evaluation, retrieval
+from tfrec import evaluation, retrieval, tuning
 from tfrec.evaluation import baselines, corpus_ranking
 from tfrecords import reader
 
@@ -184,13 +184,13 @@ PEERS = {
         "item neighbors",
         lambda learned, **options: evaluation.ItemNeighbors(learned.history, **options),
         {"num_neighbors": baselines.NUM_NEIGHBORS, "shrinkage": baselines.SHRINKAGE},
-        {"num_neighbors": search.whole(10, 1_000), "shrinkage": search.log(1.0, 500.0)},
+        {"num_neighbors": search.whole(10, 1_000), "shrinkage": tuning.log_range(1.0, 500.0)},
     ),
     "ease": RetrievalPeer(
         "EASE",
         lambda learned, **options: evaluation.Ease(learned.history, **options),
         {"l2": baselines.EASE_L2},
-        {"l2": search.log(5.0, 10_000.0)},
+        {"l2": tuning.log_range(5.0, 10_000.0)},
     ),
     "matrix_factorization": RetrievalPeer(
         "matrix factorization (implicit)",
@@ -199,8 +199,8 @@ PEERS = {
         {"factors": 64, "regularization": 0.01, "alpha": 1.0, "iterations": 15},
         {
             "factors": search.whole(8, 256),
-            "regularization": search.log(1e-3, 100.0),
-            "alpha": search.log(0.3, 100.0),
+            "regularization": tuning.log_range(1e-3, 100.0),
+            "alpha": tuning.log_range(0.3, 100.0),
             "iterations": search.whole(5, 40),
         },
     ),
@@ -209,10 +209,10 @@ PEERS = {
         _tutorial,
         {"embedding_dim": 32, "learning_rate": 0.1, "epochs": 3, "batch_size": 8_192},
         {
-            "embedding_dim": search.one_of(16, 32, 64, 128),
-            "learning_rate": search.log(0.01, 1.0),
+            "embedding_dim": tuning.one_of(16, 32, 64, 128),
+            "learning_rate": tuning.log_range(0.01, 1.0),
             "epochs": search.whole(1, 60),
-            "batch_size": search.one_of(512, 2_048, 8_192),
+            "batch_size": tuning.one_of(512, 2_048, 8_192),
         },
     ),
 }

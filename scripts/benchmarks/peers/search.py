@@ -16,24 +16,9 @@ Space = Mapping[str, distributions.BaseDistribution]
 _RANDOM_TRIALS = 8
 
 
-def log(low: float, high: float) -> distributions.BaseDistribution:
-    """Returns a range of numbers that are searched by their logarithm."""
-    return distributions.FloatDistribution(low, high, log=True)
-
-
 def whole(low: int, high: int) -> distributions.BaseDistribution:
     """Returns a range of whole numbers that are searched by their logarithm."""
     return distributions.IntDistribution(low, high, log=True)
-
-
-def uniform(low: float, high: float) -> distributions.BaseDistribution:
-    """Returns a range of numbers."""
-    return distributions.FloatDistribution(low, high)
-
-
-def one_of(*values: int) -> distributions.BaseDistribution:
-    """Returns a choice."""
-    return distributions.CategoricalDistribution(values)
 
 
 def search(

@@ -1,9 +1,8 @@
 """What benchmarks share: numbers in flags, timed repeats, tables, and the result as JSON."""
 
 import json
-import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +42,20 @@ def timed(
     return seconds
 
 
+def time_each(
+    call: Callable[[Any], Any],
+    items: Iterable[Any],
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[float], list[Any]]:
+    """Returns the milliseconds and the results of calls with one item each."""
+    milliseconds, results = [], []
+    for item in items:
+        started = clock()
+        results.append(call(item))
+        milliseconds.append(1000 * (clock() - started))
+    return milliseconds, results
+
+
 def percentiles(milliseconds: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Returns the median and the 99th percentile of times; infinity if there are none."""
     if not len(milliseconds):
@@ -68,9 +81,6 @@ def print_rows(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str]) ->
     print(terminal.text_table([key.replace("_", " ") for key in formats], cells))
 
 
-def print_json(result: Mapping[str, Any], path: str | None = None) -> None:
-    """Prints a result as one line of JSON, and writes it to a file if a path is given."""
-    text = json.dumps(result)
-    if path:
-        pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
-    print(text)
+def print_json(result: Mapping[str, Any]) -> None:
+    """Prints a result as one line of JSON."""
+    print(json.dumps(result))

@@ -4,16 +4,14 @@ Shapes: N ads, Q queries, D embedding size, k ads per query.
 """
 
 import dataclasses
-import json
 import pathlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import faiss
 import numpy as np
+from workload import fresh_process
 
 from serving.index import (
     IndexConfig,
@@ -25,8 +23,8 @@ from serving.index import (
     train_index,
     training_sample_size,
 )
+from serving.process import resident_bytes
 
-_LOAD = pathlib.Path(__file__).with_name("index_load.py")
 Row = dict[str, Any]
 
 
@@ -87,7 +85,7 @@ def measure(
     saved: pathlib.Path,
 ) -> list[Row]:
     """Measures a built index at all search settings, and opens it in a fresh process."""
-    loaded = load(saved, queries, wanted.shape[1])
+    loaded = fresh_process.call(load, saved, queries[:100], wanted.shape[1])
     rows = []
     for trial in structure.sweep(queries, wanted):
         times = time_alone(structure.searcher, queries, wanted.shape[1])
@@ -109,10 +107,19 @@ def throughput(searcher: Searcher, queries: np.ndarray, k: int) -> float:
 
 
 def load(path: pathlib.Path, queries: np.ndarray, k: int) -> Row:
-    """Opens a saved index in a fresh process and returns time and memory."""
-    asked = path.with_suffix(".queries.npy")
-    np.save(asked, queries[:100])
-    command = [sys.executable, str(_LOAD), str(path), str(asked), str(k)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    asked.unlink()
-    return json.loads(done.stdout)
+    """Opens a saved index and measures time and memory; call it in a fresh process.
+
+    Returns:
+        `load_seconds`; `first_queries_seconds`, of searches that read pages that are not in memory
+        yet; and `private_mb`, without mapped pages, which processes with the same index share.
+    """
+    before, started = resident_bytes(), time.perf_counter()
+    searcher = Searcher(read_index(path))
+    loaded = time.perf_counter()
+    for query in queries:
+        searcher.search(query[None], k)
+    return {
+        "load_seconds": loaded - started,
+        "first_queries_seconds": time.perf_counter() - loaded,
+        "private_mb": (resident_bytes() - before) / 1e6,
+    }

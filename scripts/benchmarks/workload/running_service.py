@@ -17,7 +17,7 @@ _STOP_SECONDS = 60
 
 
 @contextlib.contextmanager
-def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, str, dict[str, int]]]:
+def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, dict[str, int]]]:
     """Runs scripts/serve.py on free ports until the block ends.
 
     Args:
@@ -25,8 +25,7 @@ def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, str, dict[st
         *options: Further flags of the command.
 
     Yields:
-        URL of the service, URL of the model server's REST API, and process ids by name: `service`,
-        `model_server` and `worker…`.
+        URL of the service, and process ids by name: `service`, `model_server` and `worker…`.
 
     Raises:
         OSError: The service did not start.
@@ -42,7 +41,7 @@ def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, str, dict[st
         try:
             if not becomes_ready(url, _START_SECONDS, lambda: process.poll() is None):
                 raise OSError("scripts/serve.py did not start; see its message above.")
-            yield url, f"http://127.0.0.1:{model_rest}", family(process.pid)
+            yield url, family(process.pid)
         finally:
             process.terminate()
             process.wait(_STOP_SECONDS)

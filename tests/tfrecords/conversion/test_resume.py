@@ -18,7 +18,7 @@ CONVERT = """
 import pathlib, sys
 from tfrecords import convert, schema
 log, named, ads, out = map(pathlib.Path, sys.argv[1:5])
-source = convert.Source(log, schema.load_schema(named), ads_path=ads, rows_per_chunk=100)
+source = convert.Source(log, schema.load_schema(named), "tabular", ads_path=ads, rows_per_chunk=100)
 convert.convert(source, out, workers=2)
 """
 # Kills itself when a stage has finished two of its chunks and begins another.
@@ -59,7 +59,7 @@ def run(factory, program, *arguments):
 def source_of(log, **changes):
     schema = schema_lib.load_schema(log.schema)
     return dataclasses.replace(
-        convert.Source(log.log, schema, ads_path=log.ads, rows_per_chunk=100), **changes
+        convert.Source(log.log, schema, log.format, ads_path=log.ads, rows_per_chunk=100), **changes
     )
 
 

@@ -223,6 +223,29 @@ def test_how_times_are_written(
     assert good.array(parsed_rows.TIME).tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("r,0,perhaps,0", "bought must be 0 or 1, got 'perhaps'"),
+        ("r,0,0,-1", "paid must be a number of at least 0, got -1"),
+        ("r,0,0,inf", "paid must be a finite number or empty, got 'inf'"),
+        ("r,0.5,0,0", "slot must be a whole number of at least 0, got 0.5"),
+        ("r,,0,0", "slot must be a whole number of at least 0, got nan"),
+        (",0,0,0", "request is empty"),
+    ],
+)
+def test_a_bad_label_position_or_request_rejects_its_row(
+    tmp_path: pathlib.Path, line: str, reason: str
+) -> None:
+    schema = dataclasses.replace(
+        SCHEMA, request_key="request", position="slot", engagement="bought", revenue="paid"
+    )
+    header = f"{LINES[0]},request,slot,bought,paid\n"
+    rows = [f"CH,1,a,n,1,{own}\n" for own in ("r,0,0,0", line, "r,1,0,0")]
+    good, faults = parsed(write(tmp_path / "log.csv", header + "".join(rows)), schema)
+    assert (len(good), faults) == (2, {3: reason})
+
+
 def test_a_column_that_is_a_number_and_a_category(tmp_path: pathlib.Path) -> None:
     fields = (
         schema_lib.Field("age", "numeric", "query"),

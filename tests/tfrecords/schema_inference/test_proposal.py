@@ -307,15 +307,6 @@ def test_a_date_that_is_not_iso_is_named(tmp_path: pathlib.Path) -> None:
     assert any("'date' is not the time, because '1. May' is neither" in note for note in notes)
 
 
-def test_names_are_made_safe_and_kept_apart(tmp_path: pathlib.Path) -> None:
-    values = ["x", "y", "z", "w", "v"] * 24
-    proposal, _ = proposed(tmp_path, **{"a b": values, "a:b": values, "7": values, "": values})
-    columns = {f["name"]: f.get("column") for f in proposal["fields"]}
-    assert columns == {
-        "user": None, "item": None, "a_b": "a b", "a_b_2": "a:b", "field_7": "7"
-    }  # fmt: skip
-
-
 def test_lists_and_times_of_parquet(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "log.parquet"
     table = {

@@ -31,18 +31,14 @@ def world(log):
 
 @pytest.fixture(scope="module")
 def rows(log):
-    """Columns as read back from log.tsv and log.extra.tsv."""
-    names = ["label", *NUMERIC, *CATEGORICAL]
+    """Columns as read back from log.tsv."""
     types = {name: pa.string() for name in CATEGORICAL} | {n: pa.float64() for n in NUMERIC}
     table = csv.read_csv(
         log.log,
-        csv.ReadOptions(column_names=names),
-        csv.ParseOptions(delimiter="\t"),
-        csv.ConvertOptions(column_types=types, strings_can_be_null=False),
+        parse_options=csv.ParseOptions(delimiter="\t"),
+        convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=False),
     )
-    extra = csv.read_csv(log.extra, parse_options=csv.ParseOptions(delimiter="\t"))
-    tables = {name: table[name].to_numpy() for name in names}
-    return tables | {name: extra[name].to_numpy() for name in extra.column_names}
+    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +65,16 @@ def _auc(label, score):
     return area / positives / (len(label) - positives)
 
 
-def test_log_has_criteo_layout(log):
+def test_log_has_criteo_columns_and_those_of_requests_and_labels(log):
     lines = log.log.read_bytes().split(b"\n")
     assert lines.pop() == b""
+    more = ["request_id", "position", "engagement", "revenue"]
+    assert lines.pop(0).decode().split("\t") == ["label", *NUMERIC, *CATEGORICAL, *more]
     assert len(lines) == NUM_ROWS
     number, string = rb"(-?\d+)?", rb"([0-9a-f]{8})?"
-    line = re.compile(rb"[01]" + (rb"\t" + number) * 13 + (rb"\t" + string) * 26)
+    line = rb"[01]" + (rb"\t" + number) * 13 + (rb"\t" + string) * 26
+    line = re.compile(line + rb"\t\d+\t\d+\t[01]\t\d+(\.\d+)?")
     assert all(line.fullmatch(value) for value in lines)
-
-
-def test_companion_has_one_line_per_row(log):
-    lines = log.extra.read_text().split("\n")
-    assert lines[0].split("\t") == ["request_id", "position", "engagement", "revenue"]
-    assert len(lines) == 1 + NUM_ROWS + 1
-    assert lines[-1] == ""
 
 
 def test_numeric_columns_hold_some_negative_numbers(rows):
@@ -119,7 +111,7 @@ def test_rows_are_in_time_order(rows):
 
 
 def _hashes(log):
-    files = (log.log, log.extra, log.ads, log.schema, log.truth, log.world)
+    files = (log.log, log.ads, log.schema, log.truth, log.world)
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 
 
@@ -129,22 +121,21 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
     again = synthetic.write_log(tmp_path / "b", 1_000, small)
     other = synthetic.write_log(tmp_path / "c", 1_000, dataclasses.replace(small, seed=8))
     assert _hashes(first) == _hashes(again)
-    for name in ("log", "extra", "ads", "truth", "world"):
+    for name in ("log", "ads", "truth", "world"):
         assert getattr(first, name).read_bytes() != getattr(other, name).read_bytes()
 
 
 def test_a_longer_log_starts_with_a_shorter_one(log, tmp_path):
     short = synthetic.write_log(tmp_path, 777, CONFIG)
     lines = short.log.read_bytes().splitlines()
-    assert len(lines) == 777
-    assert lines == log.log.read_bytes().splitlines()[:777]
+    assert len(lines) == 1 + 777
+    assert lines == log.log.read_bytes().splitlines()[: 1 + 777]
 
 
 def test_writing_leaves_no_temporary_files(log):
     names = sorted(str(path.relative_to(log.directory)) for path in log.directory.rglob("*"))
     assert names == [
         "ads.tsv",
-        "log.extra.tsv",
         "log.tsv",
         "schema.json",
         "truth",

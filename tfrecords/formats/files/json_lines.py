@@ -7,9 +7,10 @@ and `items#` is its index. A line without such objects is one row that lacks the
 Shapes: B rows of a chunk.
 """
 
+import abc
 import json
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -22,50 +23,44 @@ INDEX = "#"
 _MAX_DEPTH = 8
 
 
-class JsonLinesLog:
-    """A log of one file of JSON lines.
+class ObjectLog(abc.ABC):
+    """A log of text files, plain or gzip, whose lines are parsed in Python.
 
     Args:
-        path: The file.
-        types: Columns to read and their types: `delimited.STRINGS`, `delimited.NUMBERS`, or
-            `delimited.ANY` for values as they are.
+        files: The files.
+        types: Columns to read and their types: `delimited.STRINGS`, `delimited.NUMBERS`,
+            `delimited.VECTORS`, or `delimited.ANY` for values as they are.
         lists: Columns that may hold lists.
-        optional: Columns that the file may lack.
         rows_per_chunk: Approximate number of lines of a chunk.
         decimal: Decimal sign of numbers in texts; None: plain numbers.
-
-    Raises:
-        ValueError: A column is in none of the first lines, or columns are read from two lists.
     """
 
     def __init__(
         self,
-        path: pathlib.Path,
+        files: protocol.Files,
         types: Mapping[str, pa.DataType],
-        lists: Collection[str] = (),
-        optional: Collection[str] = (),
-        rows_per_chunk: int = protocol.ROWS_PER_CHUNK,
+        lists: Collection[str],
+        rows_per_chunk: int,
         decimal: str | None = None,
     ) -> None:
-        self.files: Sequence[pathlib.Path] = (path,)
-        self._path, self._types, self._lists = path, types, lists
+        self.files: Sequence[pathlib.Path] = tuple(files)
+        self._parts = tuple(files.parts())
+        self._types, self._lists = types, lists
         self._rows_per_chunk, self._decimal = rows_per_chunk, decimal
-        names, within = names_of(path)
-        lacking = [name for name in types if name not in names and name not in optional]
-        if lacking:
-            raise ValueError(f"{path}: the first lines lack {lacking}; they have {list(names)}.")
-        found = {own for name in types if (own := within.get(name)) is not None}
-        if len(found) > 1:
-            raise ValueError(
-                f"{path}: columns are read from the lists {sorted(found)}; expected one list, "
-                "whose objects are rows. Leave the columns of the others out of the schema."
-            )
-        self._list = next(iter(found), None)
+
+    @abc.abstractmethod
+    def rows_of(self, line: bytes) -> Iterable[Mapping[str, Any]]:
+        """Returns the rows of a line: values by column; None is missing.
+
+        Raises:
+            ValueError: The line is bad.
+        """
 
     def chunks(self) -> Iterator[protocol.Chunk]:
         """See `protocol.Log`."""
-        for first, text, count in lines.RowReader(self._path).chunks(self._rows_per_chunk):
-            yield protocol.Chunk(self._path, None, first, count, tuple(self._types), text)
+        for path, part in self._parts:
+            for first, text, count in lines.RowReader(path).chunks(self._rows_per_chunk):
+                yield protocol.Chunk(path, part, first, count, tuple(self._types), text)
 
     def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
         """See `protocol.Log`; the rows of a line have numbers by `protocol.numbered`."""
@@ -74,9 +69,9 @@ class JsonLinesLog:
         faults: dict[int, str] = {}
         for line, raw in enumerate(lines.split_rows(chunk.payload), chunk.first_line):
             try:
-                rows = list(_rows(_object(raw), self._list))
+                rows = self.rows_of(raw)
             except ValueError as error:
-                faults[line] = str(error)
+                faults[line] = str(error) or type(error).__name__
                 continue
             for index, row in enumerate(rows):
                 number = protocol.numbered(line, index)
@@ -128,6 +123,45 @@ class JsonLinesLog:
         """See `protocol.Log`."""
         rows = lines.split_rows(chunk.payload)
         return [rows[protocol.line_of(n) - chunk.first_line].rstrip(b"\r\n") for n in lines_wanted]
+
+
+class JsonLinesLog(ObjectLog):
+    """A log of one file of JSON lines.
+
+    Args:
+        path: The file.
+        types, lists, rows_per_chunk, decimal: See `ObjectLog`.
+        optional: Columns that the file may lack.
+
+    Raises:
+        ValueError: A column is in none of the first lines, or columns are read from two lists.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        types: Mapping[str, pa.DataType],
+        lists: Collection[str] = (),
+        optional: Collection[str] = (),
+        rows_per_chunk: int = protocol.ROWS_PER_CHUNK,
+        decimal: str | None = None,
+    ) -> None:
+        super().__init__(protocol.Files((path,)), types, lists, rows_per_chunk, decimal)
+        names, within = names_of(path)
+        lacking = [name for name in types if name not in names and name not in optional]
+        if lacking:
+            raise ValueError(f"{path}: the first lines lack {lacking}; they have {list(names)}.")
+        found = {own for name in types if (own := within.get(name)) is not None}
+        if len(found) > 1:
+            raise ValueError(
+                f"{path}: columns are read from the lists {sorted(found)}; expected one list, "
+                "whose objects are rows. Leave the columns of the others out of the schema."
+            )
+        self._list = next(iter(found), None)
+
+    def rows_of(self, line: bytes) -> Iterable[Mapping[str, Any]]:
+        """See `ObjectLog`."""
+        return _rows(_object(line), self._list)
 
 
 def column_names(path: pathlib.Path) -> tuple[str, ...]:

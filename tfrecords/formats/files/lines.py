@@ -144,28 +144,6 @@ class RowReader:
             )
         return len(ends) + (not len(ends) or int(ends[-1]) < len(text))
 
-    def take(self, rows: int) -> bytes:
-        """Returns the next `rows` lines, or all that are left, with their line ends."""
-        parts, wanted = [], rows
-        while wanted:
-            count = self._rest.count(b"\n")
-            if count >= wanted:
-                at = int(np.flatnonzero(np.frombuffer(self._rest, np.uint8) == 10)[wanted - 1]) + 1
-                parts.append(self._rest[:at])
-                self._rest = self._rest[at:]
-                break
-            data = self._read(_SAMPLE_BYTES)
-            if not data:
-                ended = not self._rest or self._rest.endswith(b"\n")
-                parts.append(self._rest if ended else self._rest + b"\n")
-                self._rest = b""
-                break
-            end = self._rest.rfind(b"\n") + 1
-            parts.append(self._rest[:end])
-            wanted -= count
-            self._rest = self._rest[end:] + data
-        return b"".join(parts)
-
     def _read(self, size: int) -> bytes:
         try:
             return self._file.read(size)
