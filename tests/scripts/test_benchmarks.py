@@ -147,6 +147,25 @@ def test_training_is_measured(tmp_path):
 
 
 @pytest.mark.benchmark
+def test_parts_of_the_ranker_are_left_out(tmp_path, data_set):
+    flags = [
+        f"--data={data_set.directory}",
+        "--variants=default",
+        "--variants=no blocks, no products",
+        "--seeds=1",
+        "--epochs=1",
+        "--model_dim=16",
+        "--feed_forward_dim=16",
+        f"--workdir={tmp_path}",
+    ]
+    result, shown = run("benchmarks/ablation.py", *flags)
+    assert [row["variant"] for row in result["rows"]] == ["default", "no blocks, no products"]
+    assert result["rows"][0]["click_auc"] != result["rows"][1]["click_auc"]
+    assert "no blocks, no products" in shown
+    assert run("benchmarks/ablation.py", *flags)[0] == result
+
+
+@pytest.mark.benchmark
 def test_attention_is_measured_on_and_off(tmp_path):
     result, shown = run(
         "benchmarks/attention.py",
