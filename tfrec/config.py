@@ -99,6 +99,11 @@ class RetrievalConfig:
         "Whether, once the best pass is known, the model is retrained for as many passes on the "
         "training and the validation clicks together; only if no ranker teaches it.",
     )
+    click_factors: bool = option(
+        True,
+        "Whether latent factors of users and ads are appended to the embeddings if held-out "
+        "clicks prefer it; only if no ranker teaches the model.",
+    )
     seed: int = option(1, "Seed of initialization and shuffling.")
 
     def __post_init__(self) -> None:

@@ -53,6 +53,8 @@ def _built_once(function: _Function) -> _Function:
     Building one takes longer than reading a small split.
     """
 
+    signature = inspect.signature(function)
+
     @functools.wraps(function)
     def built(self: "DataSet", *args: Any, **options: Any) -> tf.data.Dataset:
         given = signature.bind(self, *args, **options).arguments
@@ -64,7 +66,6 @@ def _built_once(function: _Function) -> _Function:
             self._pipelines[key] = function(self, *args, **options)
         return self._pipelines[key]
 
-    signature = inspect.signature(function)
     return built  # type: ignore[return-value]
 
 

@@ -1,32 +1,34 @@
-"""Factors of the training clicks in closed form, beside the embeddings of the towers.
+"""Latent factors of the user-ad click matrix, appended to the embeddings of the towers.
 
-Towers learn from one click at a time, a linear model from who clicked what as a whole. On logs of
-ids the two err differently, and the sum of their scores orders ads better than either does
+Towers learn from one click at a time, a linear model from the whole matrix at once. On logs of ids
+their errors differ, and the sum of their scores ranks ads better than either score does
 (docs/experiments/0052).
 
-The training clicks [U, N] are divided by the square root of each user's number of clicks, and by
-that of each ad to a power. The rows of V √S of their singular value decomposition are the factors
-of ads, and a user has the sum of those of the ads clicked, over the root of their number. Both are
-appended to the embeddings of the towers:
+Each entry of the binary click matrix [U, N] is divided by the square root of the user's number of
+clicks and by the ad's number of clicks to the power 0.4. The rows of V √S of its truncated singular
+value decomposition are the factors of ads. A user has the sum of those of the ads clicked, divided
+by the square root of their number. Both are appended to the embeddings of the towers:
 
     query   [query tower,  √c factors of the user,  0]
-    ad      [ad tower,     √c factors of the ad,    what all ads lack of the same length]
+    ad      [ad tower,     √c factors of the ad,    padding that gives all ads the same norm]
 
-Scaled to length one, their inner products are in the order of cosine + c × linear score. Users and
-ads out of the vocabulary have no factors. Held-out clicks choose c, and whether there are few
-factors or many: a sparse log needs few, and a catalog of many small groups many.
+After L2 normalization, inner products rank ads by cosine + c × linear score. Users and ads out of
+the vocabulary have no factors, and of a user's clicks at most 1,000 count. Held-out clicks choose c
+and the number of factors: a sparse log needs few, a catalog of many small groups many.
 
 Shapes: U users and N ads, Vu and Va ids of them, K factors, Q clicks, W columns of ids.
 
 References:
-    Shen et al., How Powerful is Graph Convolution for Recommendation?, 2021 (what the factors
-        are divided by).
+    Shen et al., How Powerful is Graph Convolution for Recommendation?, 2021 (a similar
+        normalization, and low-rank filters).
     Bachrach et al., Speeding Up the Xbox Recommender System, 2014 (inner products as cosines by one
         more dimension).
 """
 
 import dataclasses
 import pathlib
+import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse.linalg
@@ -36,16 +38,20 @@ from tfrec import layers
 from tfrec.retrieval import retrieval_model, retrieval_validation, towers
 from tfrecords import encoding, files, reader
 
-# With the one more dimension, half as long as an embedding of the towers, or one and a half times.
+# With the padding, half as long as a default embedding of the towers, or one and a half times.
 COUNTS = (127, 383)
 FILE = "click_factors.npz"
 # Standard deviations of the linear score over ads that count as one of the cosine.
 _SHARES = (0.125, 0.25, 0.5, 1.0, 2.0)
 _POPULARITY_POWER = 0.4
-# Of users or ads, whichever are fewer, times factors: the decomposition takes 16 bytes for each.
+_FIRST_SHARE = 0.5
+# Longer embeddings cost memory and time, so a smaller gain of recall is none.
+_MIN_GAIN = 1.01
+# Of users or ads, whichever are more, times factors; 1 GB, of which there are some copies.
 _MAX_VALUES = 1 << 27
-# Held-out clicks times ads.
-_MAX_SCORES = 100_000_000
+_MAX_SCORES, _MIN_CLICKS = 100_000_000, 1_000
+# The length of embeddings divides into the codes of an index.
+_MULTIPLE = 16
 _MEASURED_FOR_DEVIATIONS = 256
 
 
@@ -94,21 +100,23 @@ class ClickFactors:
             ValueError: The file cannot be read.
         """
         path = workdir / FILE
+        remedy = (
+            f"Delete {workdir / 'retrieval.json'} and train again; the trained towers are kept."
+        )
         try:
             with np.load(path) as stored:
                 return cls(stored["users"], stored["ads"], tuple(stored["columns"].tolist()))
-        except (ValueError, KeyError, EOFError, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise FileNotFoundError(
-                    f"No {path}. Delete {workdir}, and train the model again."
-                ) from error
-            raise ValueError(
-                f"{path} cannot be read ({error}). Delete {workdir}, and train the model again."
-            ) from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"No {path}. {remedy}") from error
+        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} cannot be read ({error}). {remedy}") from error
 
 
 def fit(
-    fitted: encoding.FittedSchema, catalog: reader.Catalog, clicked: layers.ClickedAds
+    fitted: encoding.FittedSchema,
+    catalog: reader.Catalog,
+    clicked: layers.ClickedAds,
+    counts: Sequence[int] = COUNTS,
 ) -> ClickFactors | None:
     """Fits the factors of a log's clicks.
 
@@ -116,33 +124,36 @@ def fit(
         fitted: The fitted schema.
         catalog: All ads.
         clicked: The clicks of all users.
+        counts: Numbers of factors; the greatest that memory allows is fitted.
 
     Returns:
         The factors; None if users or ads have no field of ids, or are too few or too many.
     """
     users, ads = layers.KeyIds.of_users(fitted), layers.KeyIds.of_ads(fitted)
-    if users is None or ads is None:
-        return None
-    if not users.vocabulary:
+    if users is None or ads is None or not users.vocabulary:
         return None
     fingerprints = encoding.fingerprint(tf.constant(users.vocabulary, tf.string)).numpy()
     clicks = clicked.matrix(fingerprints, len(catalog)).astype(np.float64)
     clicks.sum_duplicates()
     clicks.data[:] = 1.0
-    of_users, of_ads = (np.maximum(clicks.sum(axis=axis), 1.0) for axis in (1, 0))
-    allowed = [k for k in COUNTS if k * min(clicks.shape) <= _MAX_VALUES]
-    with_clicks = min((clicks.sum(axis=axis) > 0).sum() for axis in (0, 1))
-    count = min(max(allowed, default=0), int(with_clicks) - 1)
+    clicks_of_users, clicks_of_ads = clicks.sum(axis=1), clicks.sum(axis=0)
+    allowed = max((k for k in counts if k * max(clicks.shape) <= _MAX_VALUES), default=0)
+    count = min(allowed, *(int((own > 0).sum()) - 1 for own in (clicks_of_users, clicks_of_ads)))
     if count < 1:
         return None
-    per_root = scipy.sparse.diags_array(of_users**-0.5)
-    normalized = per_root @ clicks @ scipy.sparse.diags_array(of_ads**-_POPULARITY_POWER)
+    per_root = scipy.sparse.diags_array(np.maximum(clicks_of_users, 1.0) ** -0.5)
+    per_power = scipy.sparse.diags_array(np.maximum(clicks_of_ads, 1.0) ** -_POPULARITY_POWER)
     _, s, vt = scipy.sparse.linalg.svds(
-        normalized, k=count, v0=np.random.default_rng(0).random(min(clicks.shape))
+        per_root @ clicks @ per_power,
+        k=count,
+        v0=np.random.default_rng(0).random(min(clicks.shape)),
+        return_singular_vectors="vh",
     )
+    order = np.argsort(-s)
+    of_every_ad = vt[order].T * np.sqrt(s[order])  # [N, K]
     ids = np.asarray(catalog.features)
     # Ads out of the vocabulary share ids.
-    factors = np.where(ads.is_known(ids)[:, None], (vt.T * np.sqrt(s))[:, ::-1], 0.0)  # [N, K]
+    factors = np.where(ads.is_known(ids)[:, None], of_every_ad, 0.0)
     table_of_users, table_of_ads = (
         np.zeros((own.cardinality, count), np.float32) for own in (users, ads)
     )
@@ -152,18 +163,22 @@ def fit(
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class FactorChoice:
     """What held-out clicks choose.
 
     Attributes:
         count: How many factors; 0: none.
         scale: c.
-        recall: What `retrieval_validation.measure` says of them.
+        clicks: Number of held-out clicks.
+        recall: What `retrieval_validation.measure` says of these factors.
+        recall_without: What it says of the towers alone.
     """
 
     count: int
     scale: float
+    clicks: int
     recall: dict[str, float]
+    recall_without: dict[str, float]
 
 
 def choose(
@@ -171,7 +186,7 @@ def choose(
     factors: ClickFactors,
     held_out: retrieval_validation.HeldOut,
     catalog: reader.Catalog,
-) -> Choice:
+) -> FactorChoice:
     """Returns how many factors, and which c, have the best recall of held-out clicks.
 
     Args:
@@ -180,29 +195,34 @@ def choose(
         held_out: [Q] clicks that neither was trained on.
         catalog: All ads.
     """
-    held_out = held_out.evenly_spaced(max(_MAX_SCORES // len(catalog), 1))
+    held_out = held_out.evenly_spaced(max(_MAX_SCORES // len(catalog), _MIN_CLICKS))
     ids = np.asarray(catalog.features)
     queries = towers.embed_in_batches(model.query_tower, held_out.query)
     ads = towers.embed_in_batches(model.ad_tower, ids)
+    without = retrieval_validation.measure(model, held_out, queries, ads)
+    none = FactorChoice(0, 0.0, len(queries), without, without)
     of_users, of_ads = factors.of(held_out.query, ids)
     known = np.flatnonzero(of_users.any(axis=1))[:_MEASURED_FOR_DEVIATIONS]
-    best = Choice(0, 0.0, retrieval_validation.measure(model, held_out, queries, ads))
     if not len(known):
-        return best
+        return none
     cosine = (queries[known] @ ads.T).std(axis=1).mean()
-    most = of_ads.shape[1]
-    for count in sorted({min(k, most) for k in COUNTS}):
-        users, factors_of_ads = of_users[:, :count], of_ads[:, :count]
-        linear = (users[known] @ factors_of_ads.T).std(axis=1).mean()
-        joined = np.concatenate([ads, factors_of_ads], axis=1)
-        for share in _SHARES:
-            c = float(share * cosine / linear)
-            of_both = np.concatenate([queries, np.float32(c) * users], axis=1)
-            recall = retrieval_validation.measure(model, held_out, of_both, joined)
-            metric = retrieval_validation.METRIC
-            if recall[metric] > best.recall[metric]:
-                best = Choice(count, c, recall)
-    return best
+
+    def measured(count: int, share: float) -> FactorChoice:
+        linear = (of_users[known, :count] @ of_ads[:, :count].T).std(axis=1).mean()
+        c = float(share * cosine / linear)
+        joined = np.hstack([queries, np.float32(c) * of_users[:, :count]])
+        of_both = np.hstack([ads, of_ads[:, :count]])
+        recall = retrieval_validation.measure(model, held_out, joined, of_both)
+        return FactorChoice(count, c, len(queries), recall, without)
+
+    def recall(choice: FactorChoice) -> float:
+        return choice.recall[retrieval_validation.METRIC]
+
+    counts = sorted({min(k, of_ads.shape[1]) for k in COUNTS})
+    first = max((measured(count, _FIRST_SHARE) for count in counts), key=recall)
+    others = (measured(first.count, share) for share in _SHARES if share != _FIRST_SHARE)
+    best = max(first, *others, key=recall)
+    return best if recall(best) > _MIN_GAIN * recall(none) else none
 
 
 def append(model: retrieval_model.RetrievalModel, factors: ClickFactors) -> None:
@@ -215,9 +235,13 @@ def append(model: retrieval_model.RetrievalModel, factors: ClickFactors) -> None
     lengths = np.square(factors.ads).sum(axis=1, keepdims=True)
     rest = np.sqrt(np.maximum(lengths.max() - lengths, 0.0))
     query_column, ad_column = factors.columns
-    users, ads = np.pad(factors.users, ((0, 0), (0, 1))), np.hstack([factors.ads, rest])
-    model.query_tower = FactoredTower(model.query_tower, query_column, users)
-    model.ad_tower = FactoredTower(model.ad_tower, ad_column, ads)
+    size = -(-(factors.ads.shape[1] + 1) // _MULTIPLE) * _MULTIPLE
+    for_queries, for_ads = (
+        np.pad(table, ((0, 0), (0, size - table.shape[1])))
+        for table in (factors.users, np.hstack([factors.ads, rest]))
+    )
+    model.query_tower = FactoredTower(model.query_tower, query_column, for_queries)
+    model.ad_tower = FactoredTower(model.ad_tower, ad_column, for_ads)
 
 
 class FactoredTower(tf.keras.Model):

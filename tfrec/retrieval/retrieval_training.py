@@ -171,14 +171,18 @@ def train_two_tower(
         model = build(catalog, clicked_ads, default)
         training.restore_best(model, workdir / REFIT_DIRECTORY if refit else workdir, workdir)
     description: dict[str, Any] = {"history": history, "refit": refit}
-    if teacher is None and model.takes_click_factors and clicked_ads is not None:
+    (workdir / click_factors.FILE).unlink(missing_ok=True)
+    if teacher is None and config.click_factors and model.takes_click_factors:
         chooses = model
-        if refit:  # It knows the clicks that choose.
+        if refit and clicked_ads is not None:
+            # The refit model was trained on the clicks that choose.
             chooses = build(catalog, clicked_ads, default)
             training.restore_best(chooses, workdir)
         description["click_factors"] = _fit_click_factors(
-            data_set, chooses, clicked_ads, held_out, workdir, refit, progress
+            data_set, chooses, held_out, workdir, refit, progress
         )
+        if (workdir / click_factors.FILE).exists():
+            click_factors.append(model, click_factors.ClickFactors.load(workdir))
     if teacher is not None:
         description["distillation"] = distillation.distill(
             model, teacher, data_set, config, workdir, progress, callbacks
@@ -219,28 +223,37 @@ def _refit(
 def _fit_click_factors(
     data_set: reader.DataSet,
     model: retrieval_model.RetrievalModel,
-    clicked_ads: layers.ClickedAds,
     held_out: retrieval_validation.HeldOut,
     workdir: pathlib.Path,
     refit: bool,
     progress: bool,
-) -> dict[str, float] | None:
-    """Writes the factors of clicks, if held-out clicks prefer them; returns what these say."""
-    catalog = data_set.catalog()
-    factors = click_factors.fit(data_set.fitted, catalog, clicked_ads)
-    if factors is None or not data_set.label_positives("validation", CLICK.label):
+) -> dict[str, Any] | None:
+    """Writes factors of the clicks if held-out clicks prefer them; returns what these say.
+
+    Returns:
+        A `click_factors.FactorChoice` as JSON; None if there can be no factors.
+    """
+    clicked, catalog = model.clicked_ads, data_set.catalog()
+    if clicked is None or not data_set.label_positives("validation", CLICK.label):
+        return None
+    if progress:
+        terminal.print_above_bars("  decomposing the matrix of clicks")
+    factors = click_factors.fit(data_set.fitted, catalog, clicked)
+    if factors is None:
         return None
     chosen = click_factors.choose(model, factors, held_out, catalog)
-    if not chosen.count:
-        return None
-    if refit:
-        every = layers.ClickedAds(*reading.read_pairs(data_set, REFIT_SPLITS))
-        factors = click_factors.fit(data_set.fitted, catalog, every) or factors
-    factors.scaled(chosen.scale, chosen.count).save(workdir)
+    if chosen.count:
+        if refit:
+            pairs = reading.read_pairs(data_set, REFIT_SPLITS)
+            every = layers.ClickedAds(*pairs)
+            factors = click_factors.fit(data_set.fitted, catalog, every, [chosen.count])
+            assert factors is not None  # They have more clicks.
+        factors.scaled(chosen.scale, chosen.count).save(workdir)
     if progress:
-        recall = f"{retrieval_validation.METRIC} {chosen.recall[retrieval_validation.METRIC]:.4f}"
-        terminal.print_above_bars(f"  with {chosen.count} factors of the clicks: {recall}")
-    return {"count": chosen.count, "scale": chosen.scale, **chosen.recall}
+        metric = retrieval_validation.METRIC
+        recalls = f"{chosen.recall_without[metric]:.4f}, with them {chosen.recall[metric]:.4f}"
+        terminal.print_above_bars(f"  {chosen.count} factors of clicks: {metric} {recalls}")
+    return dataclasses.asdict(chosen)
 
 
 def _untrained(
@@ -290,7 +303,7 @@ def load_two_tower(
         distillation.restore(model, description["distillation"], data_set, workdir)
     else:
         training.restore_best(model, workdir / REFIT_DIRECTORY if refit else workdir, workdir)
-    if description.get("click_factors"):
+    if (description.get("click_factors") or {}).get("count"):
         click_factors.append(model, click_factors.ClickFactors.load(workdir))
     return model, description
 

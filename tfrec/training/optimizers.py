@@ -66,7 +66,9 @@ class AveragedAdam(tf.keras.optimizers.Adam):
             super().update_step(gradient, variable)
             return
         index = self._index_dict[self._var_key(variable)]
-        beta1_power, beta2_power, learning_rate = self._rates_of_step
+        beta1_power, beta2_power, learning_rate = (
+            tf.cast(rate, variable.dtype) for rate in self._rates_of_step
+        )
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].handle,
