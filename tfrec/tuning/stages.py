@@ -65,11 +65,11 @@ RANKER = Stage(
     },
 )
 
-# The refit measures nothing. The length of the embeddings is not searched: it decides the size and
-# the speed of the index.
+# The refit measures nothing, and click factors come after what is measured. The length of the
+# embeddings is not searched: it decides the size and the speed of the index.
 RETRIEVAL = Stage(
     "retrieval",
-    RetrievalConfig(refit=False),
+    RetrievalConfig(refit=False, click_factors=False),
     retrieval.train_two_tower,
     "validation_corpus_recall",
     True,
