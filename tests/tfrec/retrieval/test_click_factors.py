@@ -4,15 +4,15 @@ import dataclasses
 import json
 
 import catalog_stub
+import logs
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
 from tfrec import layers, retrieval
 from tfrec.retrieval import click_factors, retrieval_training, retrieval_validation
-from tfrecords import convert, encoding, reader, schema
+from tfrecords import encoding, schema
 
 SCHEMA = schema.Schema(
     "tastes",
@@ -80,14 +80,7 @@ def test_one_song_is_too_few(four_users):
 def tastes(tmp_path_factory):
     """Clicks of users on songs of their own quarter."""
     directory = tmp_path_factory.mktemp("tastes")
-    rng = np.random.default_rng(0)
-    users = np.repeat(np.arange(120), 12)
-    songs = np.concatenate([rng.choice(40, 12, replace=False) for _ in range(120)])
-    table = pa.table({"user": users, "song": songs + 40 * (users % 4)})
-    pq.write_table(table, directory / "tastes.parquet")
-    source = convert.Source(directory / "tastes.parquet", SCHEMA, format="tabular")
-    convert.convert(source, directory / "data", split="leave_random_fraction_out")
-    return reader.DataSet(directory / "data")
+    return logs.converted_tastes(directory, users=120, tastes=4, ads=40, clicks=12, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +137,10 @@ def test_joined_embeddings_order_ads_by_the_sum_of_both_scores(tastes, untrained
     for embeddings in (queries, ads):
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, atol=1e-5)
     expected = cosines + 3.0 * of_users @ of_ads.T
-    ratio = (queries @ ads.T) / expected  # the same for all ads of a query
-    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1], ratio.shape), rtol=1e-3)
+    scores = queries @ ads.T
+    # The norm of a query scales its scores of all ads alike.
+    scale = (scores * expected).sum(axis=1) / np.square(expected).sum(axis=1)
+    np.testing.assert_allclose(scores, scale[:, None] * expected, atol=1e-5)
 
 
 @pytest.mark.trains
