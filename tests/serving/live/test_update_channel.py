@@ -368,8 +368,8 @@ class TestRedis:
 
 def _nothing(index):
     """The table, embeddings and features of an update without ads."""
-    rows, table = index._rows.check([])
-    return (table, *index._embed(rows))
+    table = index._rows.check([])
+    return (table, *index._embed(table))
 
 
 @pytest.mark.engines
