@@ -45,8 +45,6 @@ FILE = "click_factors.npz"
 _SHARES = (0.125, 0.25, 0.5, 1.0, 2.0)
 _POPULARITY_POWER = 0.4
 _FIRST_SHARE = 0.5
-# Longer embeddings cost memory and time, so a smaller gain of recall is none.
-_MIN_GAIN = 1.01
 # Of users or ads, whichever are more, times factors; 1 GB, of which there are some copies.
 _MAX_VALUES = 1 << 27
 _MAX_SCORES, _MIN_CLICKS = 100_000_000, 1_000
@@ -222,7 +220,7 @@ def choose(
     first = max((measured(count, _FIRST_SHARE) for count in counts), key=recall)
     others = (measured(first.count, share) for share in _SHARES if share != _FIRST_SHARE)
     best = max(first, *others, key=recall)
-    return best if recall(best) > _MIN_GAIN * recall(none) else none
+    return best if recall(best) > recall(none) else none
 
 
 def append(model: retrieval_model.RetrievalModel, factors: ClickFactors) -> None:
