@@ -181,8 +181,7 @@ def train_two_tower(
         description["click_factors"] = _fit_click_factors(
             data_set, chooses, held_out, workdir, refit, progress
         )
-        if (workdir / click_factors.FILE).exists():
-            click_factors.append(model, click_factors.ClickFactors.load(workdir))
+        _append_click_factors(model, description, workdir)
     if teacher is not None:
         description["distillation"] = distillation.distill(
             model, teacher, data_set, config, workdir, progress, callbacks
@@ -256,6 +255,14 @@ def _fit_click_factors(
     return dataclasses.asdict(chosen)
 
 
+def _append_click_factors(
+    model: retrieval_model.RetrievalModel, description: Mapping[str, Any], workdir: pathlib.Path
+) -> None:
+    """Appends the factors to a trained model if its description says that there are some."""
+    if (description.get("click_factors") or {}).get("count"):
+        click_factors.append(model, click_factors.ClickFactors.load(workdir))
+
+
 def _untrained(
     data_set: reader.DataSet,
     config: RetrievalConfig,
@@ -303,8 +310,7 @@ def load_two_tower(
         distillation.restore(model, description["distillation"], data_set, workdir)
     else:
         training.restore_best(model, workdir / REFIT_DIRECTORY if refit else workdir, workdir)
-    if (description.get("click_factors") or {}).get("count"):
-        click_factors.append(model, click_factors.ClickFactors.load(workdir))
+    _append_click_factors(model, description, workdir)
     return model, description
 
 
