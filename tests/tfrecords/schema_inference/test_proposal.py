@@ -376,6 +376,13 @@ def test_a_history_is_proposed_where_users_come_back(changes, tmp_path):
         "name": "recent_clicks", "side": "query", "kind": "history", "of": "ad",
         "event": "click", "max_age_days": 30,
     } in proposal["fields"]  # fmt: skip
+    # A user's clicks are 51 rows apart.
+    columns["time"] = [1_500_000_000 + 86_400 * n for n in range(120)]
+    proposal, told = infer.propose([write(tmp_path / "slow.csv", columns)])
+    assert {
+        "name": "recent_clicks", "side": "query", "kind": "history", "of": "ad", "event": "click",
+    } in proposal["fields"]  # fmt: skip
+    assert "the user's clicks before each request" in " ".join(told)
     columns = {k: v for k, v in {**columns, **changes}.items() if v is not None}
     proposal, _ = infer.propose([write(tmp_path / "other.csv", columns)])
     assert "history" not in {field["kind"] for field in proposal["fields"]}
