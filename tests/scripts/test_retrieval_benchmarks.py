@@ -32,7 +32,8 @@ def ratings(tmp_path_factory):
     lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
     for user in range(40):
         films = rng.choice(60, 24, replace=False) + 60 * (user % 2)
-        lines += [f"{user}\t{film}\t{rng.integers(1, 6)}\t0" for film in films]
+        rated = rng.integers(1, 6, 24)
+        lines += [f"{user}\t{film}\t{rated[at]}\t{at}" for at, film in enumerate(films)]
     (directory / "ml-100k.inter").write_text("\n".join(lines) + "\n")
     return directory / "ml-100k.inter"
 
@@ -67,6 +68,21 @@ def test_movielens_is_measured_beside_peers_and_published_figures(ratings, tmp_p
     assert len(list((tmp_path / "cells").iterdir())) == 12
     _, again = run_seeds("2")
     assert again["runs"] == result["runs"][1:]
+
+
+def test_movielens_with_the_last_click_held_out_has_histories_and_sasrec(ratings, tmp_path):
+    done = run(
+        "benchmarks/movielens.py", f"--data_path={ratings}", f"--workdir={tmp_path}", "--seeds=1",
+        "--held_out=last_click", *SMALL,
+    )  # fmt: skip
+    result = json.loads(done.stdout.splitlines()[-1])
+    (of_seed,) = result["runs"]
+    assert set(of_seed) == {"two_tower", *PEERS, "sasrec"}
+    # One held-out film of each user, so recall is the share of users.
+    hits = 40 * of_seed["sasrec"]["corpus_recall_at_10"]
+    assert hits == pytest.approx(round(hits))
+    assert result["published"] == {}
+    assert "published" not in done.stdout.splitlines()[-2]
 
 
 @pytest.mark.parametrize(

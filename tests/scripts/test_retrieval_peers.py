@@ -99,7 +99,43 @@ def test_a_retrieval_peer_finds_what_users_of_a_kind_click(script, tmp_path, nam
     assert np.mean(np.array(gaps) > 0) > 0.95
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.trains
+def test_sasrec_predicts_the_ad_that_follows_the_last_one(script, tmp_path):
+    """Users walk through 30 ads in a circle, each from an ad of its own; the last step is held out."""
+    lines = ["user,ad,time"]
+    for user in range(40):
+        lines += [f"u{user},a{(7 * user + step) % 30:02},{1e9 + step}" for step in range(24)]
+    log = tmp_path / "log.csv"
+    log.write_text("\n".join(lines) + "\n")
+    fields = tuple(
+        schema_lib.Field(name, "categorical", side, min_count=1)
+        for name, side in (("user", "query"), ("ad", "ad"))
+    )
+    history = schema_lib.Field("clicks", "history", "query", of="ad", event="click", max_length=8)
+    recommenders = script("peers.recommenders")
+    data_sets = [
+        logs.converted_table(
+            log,
+            tmp_path / name,
+            schema_lib.Schema(name, own, ("ad",), None, user_key="user", time="time"),
+            split="leave_last_out",
+        )
+        for name, own in (("ids", fields), ("walks", (*fields, history)))
+    ]
+    of_ids, of_walks = (recommenders.peers_of(own) for own in data_sets)
+    assert set(of_walks) - set(of_ids) == {"sasrec"}
+    data_set, peer = data_sets[1], of_walks["sasrec"]
+    learned = recommenders.Learned(data_set, ("train",), 1)
+    recommender = peer.build(learned, **{**peer.defaults, "learning_rate": 3e-3})
+    clicks = retrieval.read_clicks(data_set, "test")
+    best = recommender(corpus_ranking.queries_of(clicks)).argmax(axis=1)
+    # A history of eight clicks names no ad that follows; by chance one of 30 is right.
+    assert np.mean(best == clicks.ad_rows) > 0.9
+    with pytest.raises(ValueError, match="has no history of ads"):
+        peer.build(recommenders.Learned(data_sets[0], ("train",), 1), **peer.defaults)
+
+
+@pytest.mark.parametrize("name", [*PEERS, "sasrec"])
 def test_the_defaults_of_a_retrieval_peer_are_in_its_space(script, name):
     peer = script("peers.recommenders").PEERS[name]
     assert set(peer.defaults) == set(peer.space)

@@ -1,4 +1,4 @@
-"""The peers of retrieval: baselines, matrix factorization and the two-tower model of a tutorial.
+"""The peers of retrieval: baselines, matrix factorization, the TFRS tutorial's model and SASRec.
 
 Each learns the clicks of splits and is a recommender as those of `evaluation`: called with queries,
 it returns the scores of all ads. Its options are tuned on the clicks of the validation split; with
@@ -26,7 +26,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
-from peers import networks, peer_data, search
+from peers import networks, peer_data, sasrec, search
 
 from tfrec import evaluation, retrieval, tuning
 from tfrec.evaluation import baselines, corpus_ranking
@@ -168,12 +168,14 @@ class RetrievalPeer:
         build: Learns clicks: `Learned` and the options.
         defaults: Options that are always tried.
         space: Option -> the range that a search proposes.
+        reads_history: Whether it expects a schema with a history of the ads that a user clicked.
     """
 
     label: str
     build: Callable[..., corpus_ranking.Recommender]
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     space: search.Space = dataclasses.field(default_factory=dict)
+    reads_history: bool = False
 
 
 PEERS = {
@@ -215,7 +217,36 @@ PEERS = {
             "batch_size": tuning.one_of(512, 2_048, 8_192),
         },
     ),
+    "sasrec": RetrievalPeer(
+        "SASRec, softmax over all ads",
+        lambda learned, **options: sasrec.Recommender(
+            learned.data_set, *learned.pairs(), learned.seed, **options
+        ),
+        {
+            "embedding_dim": 64,
+            "num_blocks": 2,
+            "dropout": 0.2,
+            "learning_rate": 1e-3,
+            "epochs": 40,
+            "batch_size": 128,
+        },
+        {
+            "embedding_dim": tuning.one_of(32, 64, 128),
+            "num_blocks": search.whole(1, 3),
+            "dropout": tuning.one_of(0.1, 0.2, 0.5),
+            "learning_rate": tuning.log_range(3e-4, 3e-3),
+            "epochs": search.whole(10, 160),
+            "batch_size": tuning.one_of(64, 128),
+        },
+        reads_history=True,
+    ),
 }
+
+
+def peers_of(data_set: reader.DataSet) -> dict[str, RetrievalPeer]:
+    """Returns the peers that can learn a data set."""
+    has_history = sasrec.history_of_ads(data_set) is not None
+    return {name: peer for name, peer in PEERS.items() if has_history or not peer.reads_history}
 
 
 def fit(
