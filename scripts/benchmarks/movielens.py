@@ -7,27 +7,27 @@ r"""Measures retrieval on MovieLens-100K, next to peers.
 
 Takes a few minutes per seed on two cores, and --tune_minutes of processor time for each peer and
 seed. Every rating is a click. All films that the user has not rated in training are ranked, and the
-first ten count (recall: hits / held-out films; NDCG: binary; means over users). --held_out says which
-ratings are for testing:
+first ten count (recall: hits / held-out films; NDCG: binary; means over users). --held_out says
+which ratings are for testing:
 
     quarter     a random 75 % of each user's ratings is for training and 25 % for testing
     last_click  the last rating of each user is for testing, and the one before for validation;
                 requests have a history of the user's last 50 ratings, with their ages
 
-The two-tower model has the default configuration unless flags change it. With a quarter held out, it
-uses part of the 75 % (--validation_fraction of all ratings) to choose its best epoch.
+The two-tower model has the default configuration unless flags change it. With a quarter held out,
+it uses part of the 75 % (--validation_fraction of all ratings) to choose its best epoch.
 
 The peers are popularity, item neighbors, EASE, matrix factorization (the package `implicit`), the
 two-tower model of the TFRS tutorial and, where there are histories, SASRec. They have their
 defaults, or those options, searched within --tune_minutes, that have the best NDCG@10 on the
-ratings for validation; then they learn these too. Finished models are stored in WORKDIR/cells, and a second run with the same log,
-seed and settings reuses them; delete them after a change of the code. Prints mean and standard
-deviation over the seeds, each with its own split and model, the best model first, next to published
-figures, and JSON as the last line.
+ratings for validation; then they learn these too. Finished models are stored in WORKDIR/cells, and
+a second run with the same log, seed and settings reuses them; delete them after a change of the
+code. Prints mean and standard deviation over the seeds, each with its own split and model, the best
+model first, next to published figures, and JSON as the last line.
 
-The published figures are of a held-out quarter. They were measured by others on their own splits, with the definitions of
-github.com/recommenders-team/recommenders (its examples/06_benchmarks describes 75 % of each user,
-but its notebook takes 75 % of each film).
+The published figures are of a held-out quarter. They were measured by others on their own splits,
+with the definitions of github.com/recommenders-team/recommenders (its examples/06_benchmarks
+describes 75 % of each user, but its notebook takes 75 % of each film).
 """
 
 import functools
@@ -70,7 +70,9 @@ flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of splits and models.")
 flags.DEFINE_float(
     "validation_fraction", 0.02, "Share of all ratings that is used to choose the epoch."
 )
-flags.DEFINE_enum("held_out", "quarter", ("quarter", "last_click"), "Ratings for testing; see above.")
+flags.DEFINE_enum(
+    "held_out", "quarter", ("quarter", "last_click"), "Ratings for testing; see above."
+)
 flags.DEFINE_float(
     "tune_minutes",
     0.0,

@@ -92,7 +92,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._list_widths = [fields[i].list_length for i in lists]
         known = dict(encoding.columns(fields))
         self._poolings = [
-            _pooling(fields[i], known[fields[i]], (ties or {}).get(fields[i].name), ads)
+            _pooling(fields[i], known[fields[i]], (ties or {}).get(fields[i].name), ads, dim)
             for i in lists
         ]
         buckets = [fitted.num_coarse_buckets(fields[i]) for i in numeric]
@@ -157,10 +157,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         parts: list[tf.Tensor] = []
         by_age: list[tf.Tensor] = []
         if self._num_strings:
-            string_ids = tf.gather(ids, self._string_columns, axis=-1)
-            values = self._of_rows(string_ids + self._offsets)
-            if self._list_widths:
-                values, by_age = self._pool(string_ids, values, ids)
+            values, by_age = self._of_strings(ids)
             parts.append(values)
         if self._num_numeric:
             table = self._thermometer(self.steps)
@@ -195,45 +192,53 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 
     def embed_values(self, ids: tf.Tensor, number: int) -> tf.Tensor:
         """Embeds the values [B, L] int32 of a list field, by its number, as [B, L, E]."""
-        values = self._of_rows(ids + self._offsets[self._first_of_list(number)])
-        pooling = self._poolings[number]
+        pooling, own = self._poolings[number], self._own_values(number, self._by_frequency())
         return (
-            pooling.with_ads(values, ids)
-            if isinstance(pooling, histories.HistoryPooling)
-            else values
+            pooling.embed(ids, own) if isinstance(pooling, histories.HistoryPooling) else own(ids)
         )
 
     def _first_of_list(self, number: int) -> int:
         return self._num_strings - len(self._list_widths) + sum(self._list_widths[:number])
 
-    def _of_rows(self, rows: tf.Tensor) -> tf.Tensor:
+    def _by_frequency(self) -> tf.Tensor:
+        """Returns the embeddings of the frequency buckets of all string fields."""
+        return self._thermometer(self.frequency_steps)
+
+    def _of_rows(self, rows: tf.Tensor, by_frequency: tf.Tensor) -> tf.Tensor:
         """Returns the embeddings of rows [...] of the table: their own plus their frequency's."""
-        frequency = tf.gather(self._frequency_bucket, rows)
-        shared = tf.gather(self._thermometer(self.frequency_steps), frequency)
-        return tf.gather(self.table, rows) + shared
+        return tf.gather(self.table, rows) + tf.gather(
+            by_frequency, tf.gather(self._frequency_bucket, rows)
+        )
 
-    def _pool(
-        self, ids: tf.Tensor, values: tf.Tensor, rows: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Pools each list into one embedding; single values, which come first, are unchanged.
+    def _own_values(self, number: int, by_frequency: tf.Tensor) -> histories.EmbedIds:
+        """Returns the function from ids of a list field, by its number, to their embeddings."""
+        offset = self._offsets[self._first_of_list(number)]
+        return lambda ids: self._of_rows(ids + offset, by_frequency)
 
-        Returns also the embeddings [B, A, E] by age of each tied list.
+    def _of_strings(self, rows: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Embeds the string fields of rows [B, W], each list pooled into one embedding.
+
+        Returns:
+            [B, F, E], single values first; and the embeddings [B, A, E] by age of each list.
         """
+        by_frequency = self._by_frequency()
+        ids = tf.gather(rows, self._string_columns, axis=-1)
         num_single = self._num_strings - len(self._list_widths)
-        widths = [num_single, *self._list_widths]
-        single, *lists = tf.split(values, widths, axis=-2)
-        _, *list_ids = tf.split(ids, widths, axis=-1)
+        single, *lists = tf.split(ids, [num_single, *self._list_widths], axis=-1)
+        values = self._of_rows(single + self._offsets[:num_single], by_frequency)
         pooled = [
-            pool(own, of_list, rows)
-            for pool, of_list, own in zip(self._poolings, list_ids, lists, strict=True)
+            pool(of_list, rows, self._own_values(number, by_frequency))
+            for number, (pool, of_list) in enumerate(zip(self._poolings, lists, strict=True))
         ]
         by_age = [own[..., 1:, :] for own in pooled]
-        return tf.concat([single, *(own[..., :1, :] for own in pooled)], axis=-2), by_age
+        return tf.concat([values, *(own[..., :1, :] for own in pooled)], axis=-2), by_age
 
     def _thermometer(self, steps: tf.Tensor) -> tf.Tensor:
         """Sums steps [F, T, E] up to each bucket as [F T, E]; bucket 0 (missing) is separate."""
-        table = tf.concat([steps[:, :1], tf.cumsum(steps[:, 1:], axis=1)], axis=1)
-        return tf.reshape(table, [-1, self._dim])
+        # A product is faster than a cumulative sum.
+        up_to = np.tril(np.ones([steps.shape[1]] * 2, np.float32))
+        up_to[1:, 0] = 0.0
+        return tf.reshape(tf.matmul(up_to, steps), [-1, self._dim])
 
 
 class VectorEmbedding(tf.keras.layers.Layer):
@@ -292,15 +297,16 @@ def _pooling(
     own: slice,
     ad_features: np.ndarray | None,
     ads: Optional["FieldEmbeddings"],
-) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns the pooling of a list's values [B, L, E], ids [B, L] and all columns [B, W].
+    dim: int,
+) -> Callable[[tf.Tensor, tf.Tensor, histories.EmbedIds], tf.Tensor]:
+    """Returns the pooling of a list's ids [B, L], with all columns [B, W] and embeddings of ids.
 
     The result is [B, 1, E], with more embeddings for a tied history.
     """
     if ad_features is None or ads is None:
-        return lambda values, ids, _: mean_of_values(values, ids)[..., None, :]
+        return lambda ids, _, own: mean_of_values(own(ids), ids)[..., None, :]
     columns = encoding.history_columns(field, own) if field.kind == "history" else None
-    return histories.HistoryPooling(ad_features, ads.embed, columns)
+    return histories.HistoryPooling(ad_features, ads.embed, dim, columns)
 
 
 def frequency_buckets(num_ids: int, num_oov_buckets: int) -> np.ndarray:

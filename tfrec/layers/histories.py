@@ -46,6 +46,8 @@ _NUM_POINTS = 1 + histories.NUM_AGE_BUCKETS // _BUCKETS_PER_POINT
 # seconds, and each a few octaves wide.
 AGE_CENTERS = (11.0, 15.0, 17.5, 20.0)
 _AGE_WIDTH, _MIN_AGE_LOGIT = 1.5, -5.0
+EmbedIds = Callable[[tf.Tensor], tf.Tensor]
+"""Maps ids [...] to their embeddings [..., E]."""
 Ties = Mapping[str, np.ndarray]
 """List name -> the encoded ad-side fields [V, Wa] int32 of its values."""
 
@@ -143,30 +145,33 @@ class HistoryPooling(tf.keras.layers.Layer):
 
     Args:
         ad_features: [V, Wa] int32, from `find_histories`.
-        embed: Maps ad-side fields [V, Wa] to their embeddings [V, Fa, Ea].
+        embed_ads: Maps ad-side fields [V, Wa] to their embeddings [V, Fa, Ea].
+        dim: E.
         columns: Columns of ages and events; None for a list that has none.
     """
 
     def __init__(
         self,
         ad_features: np.ndarray,
-        embed: Callable[[tf.Tensor], tf.Tensor],
+        embed_ads: Callable[[tf.Tensor], tf.Tensor],
+        dim: int,
         columns: encoding.HistoryColumns | None = None,
     ) -> None:
         super().__init__()
-        self._ad_features, self._embed, self._columns = ad_features, embed, columns
+        self._ad_features, self._embed_ads, self._columns = ad_features, embed_ads, columns
+        self._dim = dim
         self.num_by_age = 0 if columns is None else len(AGE_CENTERS)
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the weights."""
-        length, dim = input_shape[-2:]
-        decays = np.array(_DECAYS[: math.gcd(dim, len(_DECAYS))], np.float32)
+        length = input_shape[-1]
+        decays = np.array(_DECAYS[: math.gcd(self._dim, len(_DECAYS))], np.float32)
         self.logits = self.add_weight(
             "logits",
             (length, len(decays)),
             initializer=tf.constant_initializer(-np.arange(length)[:, None] * decays),
         )
-        self.map = tf.keras.layers.Dense(dim, use_bias=False)
+        self.map = tf.keras.layers.Dense(self._dim, use_bias=False)
         if self._columns is not None:
             start = _initial_age_logits()
             self.age_logits = self.add_weight(
@@ -180,19 +185,19 @@ class HistoryPooling(tf.keras.layers.Layer):
                 )
         super().build(input_shape)
 
-    def call(self, values: tf.Tensor, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    def call(self, ids: tf.Tensor, rows: tf.Tensor, own: EmbedIds) -> tf.Tensor:
         """Pools the values of lists.
 
         Args:
-            values: [B, L, E] float32, their own embeddings.
             ids: [B, L] int32, the latest last; 0 is padding.
             rows: [B, W] int32, all columns of the query side.
+            own: Embeds ids without what is known of ads.
 
         Returns:
             [B, 1 + A, E] float32: weighted means by position over the ids that are not 0, over all
             for an empty list; then the weighted values by age, zeros without values of such ages.
         """
-        values = self.with_ads(values, ids)
+        values = self.embed(ids, own)
         weights = self._weights(ids)
         heads = weights.shape[-1]
         shape = tf.concat([tf.shape(values)[:-1], [heads, values.shape[-1] // heads]], axis=0)
@@ -204,12 +209,14 @@ class HistoryPooling(tf.keras.layers.Layer):
         by_age = tf.matmul(self._weights_by_age(ids, rows), values, transpose_a=True)
         return tf.concat([pooled, by_age], axis=-2)
 
-    def with_ads(self, values: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-        """Adds the mapped embeddings of the ad side to values [B, L, E] of ids [B, L]."""
+    def embed(self, ids: tf.Tensor, own: EmbedIds) -> tf.Tensor:
+        """Returns values [B, L, E] of ids [B, L]: their own embeddings and those of the ads."""
+        # Each id once, since a batch repeats many.
         distinct, index = tf.unique(tf.reshape(ids, [-1]))
-        of_ads = self._embed(tf.gather(self._ad_features, distinct))
+        of_ads = self._embed_ads(tf.gather(self._ad_features, distinct))
         of_ads = self.map(tf.reshape(of_ads, [-1, of_ads.shape[-2] * of_ads.shape[-1]]))
-        return values + tf.reshape(tf.gather(of_ads, index), tf.shape(values))
+        shape = tf.concat([tf.shape(ids), [self._dim]], axis=0)
+        return tf.reshape(tf.gather(own(distinct) + of_ads, index), shape)
 
     def _weights(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns the weights [B, L, H] of ids [B, L]."""

@@ -35,7 +35,9 @@ def propose(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
     if share < _MIN_SHARE:
         return []
     limited = _are_recent(roles, clicked)
-    which = f"the user's clicks of the last {_MAX_AGE_DAYS} days" if limited else "the user's clicks"
+    which = (
+        f"the user's clicks of the last {_MAX_AGE_DAYS} days" if limited else "the user's clicks"
+    )
     notes.append(
         f"Query side, computed from the log: {name!r}, {which} before each request ({share:.0%} of "
         "the rows are of users with several clicks). A service needs them too, in the request or "

@@ -225,9 +225,9 @@ PEERS = {
         {
             "embedding_dim": 64,
             "num_blocks": 2,
-            "dropout": 0.2,
+            "dropout": 0.5,
             "learning_rate": 1e-3,
-            "epochs": 40,
+            "epochs": 80,
             "batch_size": 128,
         },
         {

@@ -58,7 +58,9 @@ class SasRec(tf.keras.Model):
         """Returns the logits [B, L, V] of the clicks that follow those of ids [B, L]."""
         states = self.states(ids, training)
         # Of a matrix, which is three times as fast as of a batch.
-        logits = tf.matmul(tf.reshape(states, [-1, states.shape[-1]]), self.ads.embeddings, False, True)
+        logits = tf.matmul(
+            tf.reshape(states, [-1, states.shape[-1]]), self.ads.embeddings, False, True
+        )
         return tf.reshape(logits, tf.concat([tf.shape(ids), [tf.shape(logits)[1]]], axis=0))
 
 

@@ -146,12 +146,16 @@ def test_values_of_histories_are_weighted_by_age_and_event():
     )
     columns = encoding.history_columns(history, slice(2, 11))
     pooling = histories.HistoryPooling(
-        np.zeros((4, 1), np.int32), lambda ids: tf.zeros([len(ids), 1, 2]), columns
+        np.zeros((4, 1), np.int32), lambda ids: tf.zeros([len(ids), 1, 2]), 2, columns
     )
     # Ids 1 and 2 of ages in buckets 9 and 1; a click and an engagement.
     rows = tf.constant([[7, 7, 1, 2, 0, 9, 1, 0, 1, 2, 0]])
-    values = tf.constant([[[1.0, 10.0], [2.0, 20.0], [5.0, 50.0]]])
-    pooling(values, rows[:, columns.values], rows)
+    of_ids = tf.constant([[5.0, 50.0], [1.0, 10.0], [2.0, 20.0]])
+
+    def pooled(rows):
+        return pooling(rows[:, columns.values], rows, lambda ids: tf.gather(of_ids, ids))
+
+    pooled(rows)
     logits = np.zeros(pooling.age_logits.shape, np.float32)
     logits[2, 1] = np.log(3.0)  # weighting 1 of bucket 9
     logits[1, 1] = np.log(0.5)  # of bucket 1
@@ -159,19 +163,19 @@ def test_values_of_histories_are_weighted_by_age_and_event():
     events = np.zeros((4, 4), np.float32)
     events[2, 3] = np.log(4.0)  # weighting 3 of engagements
     pooling.event_logits.assign(events)
-    by_age = pooling(values, rows[:, columns.values], rows)[0, 1:]
+    by_age = pooled(rows)[0, 1:]
     # Weights are divided by 1 plus their sum: 1 and 1 by 3; 3 and 0.5 by 4.5; 1 and 4 by 6.
     np.testing.assert_allclose(by_age[:, 0], [1, 4 / 4.5, 1, 9 / 6], rtol=1e-5)
     np.testing.assert_allclose(by_age[:, 1], 10 * by_age[:, 0], rtol=1e-5)
     # A value without an age adds nothing, and without values there is nothing of any age.
     no_age = tf.constant([[7, 7, 1, 2, 0, 9, 0, 0, 1, 2, 0]])
-    alone = pooling(values, no_age[:, columns.values], no_age)[0, 1:]
+    alone = pooled(no_age)[0, 1:]
     np.testing.assert_allclose(alone[:, 0], [1 / 2, 3 / 4, 1 / 2, 1 / 2], rtol=1e-5)
     empty = tf.zeros([1, 11], tf.int32)
-    np.testing.assert_array_equal(pooling(values, empty[:, columns.values], empty)[0, 1:], 0.0)
+    np.testing.assert_array_equal(pooled(empty)[0, 1:], 0.0)
     # However certain the weights are, they stay weights.
     pooling.age_logits.assign(tf.fill(pooling.age_logits.shape, 200.0))
-    certain = pooling(values, rows[:, columns.values], rows)[0, 1:]
+    certain = pooled(rows)[0, 1:]
     np.testing.assert_allclose(certain[:3, 0], 1.5, rtol=1e-5)
 
 
