@@ -173,13 +173,16 @@ def train_two_tower(
     description: dict[str, Any] = {"history": history, "refit": refit}
     (workdir / click_factors.FILE).unlink(missing_ok=True)
     if teacher is None and config.click_factors and model.takes_click_factors:
-        chooses = model
-        if refit and clicked_ads is not None:
-            # The refit model was trained on the clicks that choose.
-            chooses = build(catalog, clicked_ads, default)
-            training.restore_best(chooses, workdir)
+
+        def before_refit() -> retrieval_model.RetrievalModel:
+            if not refit:
+                return model
+            before = build(catalog, clicked_ads, default)
+            training.restore_best(before, workdir)
+            return before
+
         description["click_factors"] = _fit_click_factors(
-            data_set, chooses, held_out, workdir, refit, progress
+            data_set, clicked_ads, before_refit, held_out, workdir, refit, progress
         )
         _append_click_factors(model, description, workdir)
     if teacher is not None:
@@ -221,7 +224,8 @@ def _refit(
 
 def _fit_click_factors(
     data_set: reader.DataSet,
-    model: retrieval_model.RetrievalModel,
+    clicked: layers.ClickedAds | None,
+    before_refit: Callable[[], retrieval_model.RetrievalModel],
     held_out: retrieval_validation.HeldOut,
     workdir: pathlib.Path,
     refit: bool,
@@ -229,10 +233,19 @@ def _fit_click_factors(
 ) -> dict[str, Any] | None:
     """Writes factors of the clicks if held-out clicks prefer them; returns what these say.
 
+    Args:
+        data_set: The converted log.
+        clicked: The training clicks; None if users are not known.
+        before_refit: Returns the model that was not trained on the held-out clicks.
+        held_out: The clicks that choose.
+        workdir: Work directory of the training.
+        refit: Whether factors of the clicks of both splits are written.
+        progress: Whether to say what is chosen.
+
     Returns:
         A `click_factors.FactorChoice` as JSON; None if there can be no factors.
     """
-    clicked, catalog = model.clicked_ads, data_set.catalog()
+    catalog = data_set.catalog()
     if clicked is None or not data_set.label_positives("validation", CLICK.label):
         return None
     if progress:
@@ -240,7 +253,7 @@ def _fit_click_factors(
     factors = click_factors.fit(data_set.fitted, catalog, clicked)
     if factors is None:
         return None
-    chosen = click_factors.choose(model, factors, held_out, catalog)
+    chosen = click_factors.choose(before_refit(), factors, held_out, catalog)
     if chosen.count:
         if refit:
             pairs = reading.read_pairs(data_set, REFIT_SPLITS)
