@@ -141,7 +141,8 @@ def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str])
     schema, batches, faults = _stream(table, name)
     for field in schema:
         try:
-            pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([field])).close()
+            # Some types within types are refused only with a row.
+            pq.write_table(pa.table({field.name: pa.nulls(1, field.type)}), pa.BufferOutputStream())
         except pa.ArrowException as error:
             faults[field.name] = (
                 f"{name}: the column {field.name!r} has the Arrow type {field.type}, which Parquet "

@@ -230,6 +230,10 @@ WRONG = {
         lambda f: f.assign(age=pd.to_timedelta(1, "h")),
         r"log.parquet: the column 'age' has the unsupported type duration",
     ),
+    "categories of intervals": (
+        lambda f: f.assign(country=pd.cut(f["age"], 3)),
+        "the column 'country' has the Arrow type dictionary<.* Convert it to strings or numbers",
+    ),
     "periods": (
         lambda f: f.assign(country=pd.period_range("2026", periods=ROWS, freq="D")),
         r"log.parquet: the column 'country' has the unsupported type",

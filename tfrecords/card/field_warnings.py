@@ -18,11 +18,20 @@ Found = Iterator[model.CardWarning]
 def find(card: model.DataCard) -> Found:
     """Yields the warnings and notes about the fields of a card."""
     yield from _varying(card)
-    yield from _emptiness(card.fields)
-    yield from _changed_missing(card.fields)
+    # Histories are computed, and empty where the log begins.
+    logged = [field for field in card.fields if field.kind != "history"]
+    yield from _emptiness(logged)
+    yield from _about(
+        (field for field in card.fields if field.kind == "history" and _missing(field) == 1),
+        None,
+        "Empty in every training row",
+        "No user comes back within the history's max_age_days: check user_key and time in the "
+        "schema, or remove the fields.",
+    )
+    yield from _changed_missing(logged)
     yield from _ids(card)
     yield from _vocabularies(card)
-    yield from _drift(card.fields)
+    yield from _drift(logged)
 
 
 def _about(

@@ -4,7 +4,9 @@ A `warning` is likely a mistake, or makes a metric or a model useless; a `note` 
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from tfrecords import label_counts, pages
 from tfrecords.card import field_warnings, model
@@ -17,6 +19,8 @@ _MUCH_OF_ONE_AD = 0.5
 _MUCH_NEW = 0.3
 _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
+# Rows that are far from the others in time, and how short a span of the log has the others.
+_FEW_FAR, _SHORT = 0.01, 0.1
 
 
 Found = Iterator[model.CardWarning]
@@ -205,6 +209,16 @@ def _rejected(rejected: model.RejectedRows) -> Found:
         )
 
 
+def _shortest_run(counts: Sequence[int], share: float) -> tuple[int, int]:
+    """Returns first and end of the shortest run of bins that has a share of the total."""
+    total = np.concatenate([[0], np.cumsum(counts)])
+    ends = np.searchsorted(total, total[:-1] + share * total[-1])
+    lengths = ends - np.arange(len(counts))
+    lengths[ends >= len(total)] = len(total)
+    first = int(np.argmin(lengths))
+    return first, int(ends[first])
+
+
 def _time(card: model.DataCard) -> Found:
     time = card.time
     if not time.by_time:
@@ -216,7 +230,15 @@ def _time(card: model.DataCard) -> Found:
         )
         return
     empty = sum(count == 0 for count in time.rows)
-    if empty:
+    first, last = _shortest_run(time.rows, 1 - _FEW_FAR)
+    if last - first <= _SHORT * len(time.rows):
+        yield model.warning(
+            f"The log is from {time.edges[0]} to {time.edges[-1]}, but nearly all rows are from "
+            f"{time.edges[first]} to {time.edges[last]}.",
+            "Check the times of the others: missing ones may be written as 0, or in another unit. "
+            "A split by time puts them first or last.",
+        )
+    elif empty:
         yield model.note(
             f"{empty} of {len(time.rows)} equal time spans have no rows.",
             "This is expected if the log pauses, for example at night. Otherwise rows are lost or "

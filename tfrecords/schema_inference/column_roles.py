@@ -20,6 +20,13 @@ from tfrecords.schema_inference.log_sample import Column, Sample
 _NEIGHBORS = 0.1
 _FEW_USERS = 10
 _SECONDS_OF_REQUEST = 5
+_ONE_OUTCOME = {
+    0.0: " No row is one, so nothing can be learned: use a log that has clicks.",
+    1.0: (
+        " No row is unclicked, so there is no ranker: add the ads that were shown and not clicked, "
+        "or convert with --sampled_negatives=4."
+    ),
+}
 # Rows of a request, and requests of a sample, in which it is recognized without its name.
 _MAX_REQUEST, _MIN_REQUESTS = 200, 20
 
@@ -316,7 +323,10 @@ def _describe(roles: Roles, notes: list[str]) -> None:
         clicked = roles.clicked()
         share = float(np.mean(clicked[~np.isnan(clicked)])) if roles.click.is_truth else 0.0
         shown = f" ({share:.2%} of the rows)" if roles.click.is_truth else ""
-        notes.append(f"{roles.click.name!r} is the click{shown}.")
+        said = f"{roles.click.name!r} is the click{shown}."
+        if roles.click.is_truth:
+            said += _ONE_OUTCOME.get(share, "")
+        notes.append(said)
     texts = {
         "engagement": "{!r} is the engagement after the click.",
         "revenue": "{!r} is the revenue.",

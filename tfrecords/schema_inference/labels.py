@@ -124,19 +124,42 @@ def engagement(columns: Sequence[Column], ad: Column) -> Column | None:
 def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column | None:
     """Returns the revenue, or None."""
 
+    def is_property(column: Column) -> bool:
+        return column.is_truth and log_sample.is_constant_per_ad(column, ad)
+
     def fits(column: Column) -> bool:
-        is_property = column.is_truth and log_sample.is_constant_per_ad(column, ad)
-        return column.is_numeric and column.numbers.min() >= 0 and not is_property
+        few_negative = _negative_share(column) <= known_names.MAX_UNLABELED
+        return column.is_numeric and few_negative and not is_property(column)
 
     found = named(columns, known_names.REVENUES, fits)
     if found is None:
         notes += _textual(columns, ad)
+        refunds = named(
+            columns, known_names.REVENUES, lambda c: c.is_numeric and not is_property(c)
+        )
+        if refunds is not None:
+            notes.append(
+                f"{refunds.name!r} is named like revenue, but negative in "
+                f"{_negative_share(refunds):.1%} of the rows. Write refunds as 0 to use it."
+            )
+    elif share := _negative_share(found):
+        notes.append(
+            f"{share:.2%} of the rows have a negative {found.name!r}; they will be rejected. Write "
+            "refunds as 0 to keep them."
+        )
     if found is not None and found.missing_share > 0:
         notes.append(
             f"{found.missing_share:.1%} of the rows have no {found.name!r}; it is 0 without an "
             "engagement (or a click, where engagements are not logged), and otherwise unknown."
         )
     return found
+
+
+def _negative_share(column: Column) -> float:
+    """Returns the share of the rows with a negative number; 0 for other columns."""
+    if not column.is_numeric:
+        return 0.0
+    return float(np.mean(column.by_row(column.numbers < 0) == 1))
 
 
 def price(columns: Sequence[Column]) -> Column | None:

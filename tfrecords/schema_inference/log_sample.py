@@ -340,24 +340,31 @@ def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:
 
 
 def is_constant_per_ad(column: Column, ad: Column) -> bool:
-    """Returns whether repeated ads, if they have most of the rows, have one value each."""
-    repeated = ad.counts > 1
-    if repeated[ad.codes].mean() < 0.5 or len(ad.known) < 2:
+    """Returns whether ads with several values have the same one, if most values are of such ads.
+
+    Rows without a value say nothing, unless having one is all that the column says.
+    """
+    is_known = column.present if len(column.known) > 1 else np.ones(len(column.codes), bool)
+    rows = np.flatnonzero(is_known)
+    ads = ad.codes[rows]
+    repeated = np.bincount(ads, minlength=len(ad.values)) > 1
+    if not len(rows) or repeated[ads].mean() < 0.5 or len(ad.known) < 2:
         return False
-    return not _differs(column, ad)[repeated].any()
+    return not _differs(column.codes[rows], ads, len(ad.values)).any()
 
 
 def varies_within(column: Column, key: Column) -> bool:
     """Returns whether rows with equal keys often have different values."""
     repeated = key.counts > 1
-    return bool(repeated.any() and _differs(column, key)[repeated].mean() > _MAX_DEVIATIONS)
+    differs = _differs(column.codes, key.codes, len(key.values))
+    return bool(repeated.any() and differs[repeated].mean() > _MAX_DEVIATIONS)
 
 
-def _differs(column: Column, key: Column) -> np.ndarray:
-    """Returns for each value of the key [K] whether the column has several values."""
-    first = np.zeros(len(key.values), np.int64)
+def _differs(codes: np.ndarray, keys: np.ndarray, num_keys: int) -> np.ndarray:
+    """Returns for each key [K] whether its rows have several codes, given both by row."""
+    first = np.zeros(num_keys, np.int64)
     # The last assignment to an index counts; in reverse order, this is the first row.
-    first[key.codes[::-1]] = column.codes[::-1]
-    differs = np.zeros(len(key.values), bool)
-    differs[key.codes[column.codes != first[key.codes]]] = True
+    first[keys[::-1]] = codes[::-1]
+    differs = np.zeros(num_keys, bool)
+    differs[keys[codes != first[keys]]] = True
     return differs

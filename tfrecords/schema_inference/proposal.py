@@ -8,7 +8,8 @@ import collections
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from tfrecords import schema, terminal
@@ -59,13 +60,21 @@ def propose_fields(
     notes += [f"Left out ({why}): {_quoted(names)}." for why, names in dropped.items() if names]
     notes += _shared(samples)
     fields: list[dict[str, Any]] = []
+    renamed: list[str] = []
+    # A column whose name can stay keeps it.
+    kept = {c.plain_name for own in chosen.values() for c in own if _is_safe(c.plain_name)}
     for key, own in chosen.items():
         side = key.split()[0].lower()
         for column in own:
             notes += leaks.warnings(column)
             is_key = column.name in (roles.ad_key.name, getattr(roles.user_key, "name", None))
             kind = {"kind": "categorical"} if is_key else kinds.kind(column, notes)
-            fields.append(_field(column, side, kind, min_count, fields))
+            fields.append(_field(column, side, kind, min_count, fields, kept))
+            if fields[-1]["name"] != column.plain_name:
+                renamed.append(f"{column.name!r} is {fields[-1]['name']!r}")
+    if renamed:
+        listed = terminal.format_list(renamed, 12)
+        notes.append(f"Names of fields have only letters, digits and _: {listed}.")
     rare = f"values seen fewer than {min_count} times are out of vocabulary"
     rare = rare if min_count > 1 else "all values are in the vocabulary, however rare"
     notes.append(f"About {total_rows:,} rows: {rare} (min_count {min_count}).")
@@ -78,8 +87,12 @@ def _field(
     kind: dict[str, Any],
     min_count: int,
     fields: Sequence[dict[str, Any]],
+    kept: Collection[str],
 ) -> dict[str, Any]:
-    name = _safe_name(column.plain_name, {field["name"].lower() for field in fields})
+    taken = {field["name"].lower() for field in fields}
+    if column.plain_name not in kept:
+        taken |= {name.lower() for name in kept}
+    name = _safe_name(column.plain_name, taken)
     field: dict[str, Any] = {"name": name, "side": side, **kind}
     if name != column.name:
         field["column"] = column.name
@@ -124,9 +137,19 @@ def _min_count(total_rows: int) -> int:
     return 2 if total_rows < 500_000 else 5
 
 
+def _is_safe(name: str) -> bool:
+    return (
+        name not in _RESERVED
+        and re.fullmatch(r"[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?", name) is not None
+    )
+
+
 def _safe_name(name: str, taken: set[str]) -> str:
     """Returns a unique name of letters, digits and `_`, independent of case."""
-    safe = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
+    # Without accents: Größe is Grosse.
+    plain = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    safe = re.sub(r"[^A-Za-z0-9_]+", "_", plain).strip("_")
     if not re.match("[A-Za-z]", safe):
         safe = f"field_{safe}".rstrip("_")
     if safe in _RESERVED:

@@ -301,6 +301,38 @@ def test_the_advice_for_an_id_knows_the_keys(tmp_path, user_key, action):
     assert "--sampled_negatives" in built.warnings[0].action
 
 
+def users_log(tmp_path, times, num_users):
+    """Clicks of users, with a history of their earlier ones."""
+    fields = (
+        schema_lib.Field("user", "categorical", "query", min_count=1),
+        schema_lib.Field("ad", "categorical", "ad", min_count=1),
+        schema_lib.Field("seen", "history", "query", of="ad", event="click"),
+    )
+    tmp_path.mkdir()
+    rows = [f"{at},u{n % num_users},a{n % 7},{n % 2}" for n, at in enumerate(times)]
+    schema = schema_lib.Schema("users", fields, ("ad",), "click", user_key="user", time="time")
+    return converted(tmp_path, "time,user,ad,click\n" + "\n".join(rows), schema)
+
+
+def test_a_history_may_start_empty_but_not_stay_so(tmp_path):
+    times = range(1_700_000_000, 1_700_001_000)
+    starting = texts(card.build_card(users_log(tmp_path / "starting", times, 301)))
+    assert "missing share changes" not in starting
+    assert "seen (" not in starting
+    assert "Empty in every training row" not in starting
+    never = texts(card.build_card(users_log(tmp_path / "never", times, 1_000)))
+    assert "Empty in every training row: seen." in never
+    assert "Missing in every training row" not in never
+
+
+def test_a_few_times_far_from_the_others_are_warned_of(tmp_path):
+    times = [*range(1_700_000_000, 1_700_001_000), 2_200_000_000]
+    far = texts(card.build_card(users_log(tmp_path / "far", times, 50)))
+    assert "but nearly all rows are from 2023-11-14 to" in far
+    near = texts(card.build_card(users_log(tmp_path / "near", times[:-1], 50)))
+    assert "nearly all rows" not in near
+
+
 def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):
     # Half of the first 1,800 rows are clicks, a tenth of the last 200.
     rows = [f"q,a{i % 5},{int(i % 2 == 0 if i < 1_800 else i % 10 == 0)},0" for i in range(2_000)]

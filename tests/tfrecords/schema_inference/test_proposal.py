@@ -209,6 +209,49 @@ def proposed(tmp_path: pathlib.Path, **more: Any) -> tuple[dict[str, Any], list[
     return infer.propose([write(tmp_path / "log.tsv", columns, "\t")])
 
 
+def test_refunds_do_not_hide_the_revenue(tmp_path: pathlib.Path) -> None:
+    amounts = [9.5 * (n % 6 == 0) for n in range(120)]
+    proposal, notes = proposed(tmp_path, revenue=[-5.0, *amounts[1:]])
+    assert proposal["revenue"] == "revenue"
+    assert "0.83% of the rows have a negative 'revenue'; they will be rejected" in " ".join(notes)
+    proposal, notes = proposed(tmp_path, revenue=[-5.0] * 3 + amounts[3:])
+    assert "revenue" not in proposal
+    assert "'revenue' is named like revenue, but negative in 2.5% of the rows" in " ".join(notes)
+
+
+def test_a_missing_value_does_not_move_a_property_of_ads_to_the_query(tmp_path: pathlib.Path):
+    weight = ["" if n % 2 else 3.5 + n % 7 for n in range(120)]
+    proposal, _ = proposed(
+        tmp_path, weight=weight, gift=["" if n % 2 else "yes" for n in range(120)]
+    )
+    assert fields(proposal)["weight"] == ("numeric", "ad")
+    # Only whether it is there says something, and that differs between impressions.
+    assert fields(proposal)["gift"] == ("categorical", "query")
+
+
+def test_names_of_fields_are_readable_and_exact_ones_stay(tmp_path: pathlib.Path) -> None:
+    columns = {
+        name: [f"v{(n + at) % 5}" for n in range(120)]
+        for at, name in enumerate(("a b", "a_b", "Größe, cm", "日本"))
+    }
+    proposal, notes = proposed(tmp_path, **columns)
+    named = {field.get("column", field["name"]): field["name"] for field in proposal["fields"]}
+    assert named["a_b"] == "a_b"
+    assert named["a b"] == "a_b_2"
+    assert named["Größe, cm"] == "Grosse_cm"
+    assert named["日本"] == "field"
+    assert "'a b' is 'a_b_2', 'Größe, cm' is 'Grosse_cm', '日本' is 'field'." in " ".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("click", "said"),
+    [(0, "No row is one, so nothing can be learned"), (1, "convert with --sampled_negatives=4")],
+)
+def test_a_click_without_two_outcomes_is_told(click, said, tmp_path: pathlib.Path) -> None:
+    _, notes = proposed(tmp_path, click=[click] * 120)
+    assert said in " ".join(notes)
+
+
 def test_no_label_means_that_every_row_is_a_click(tmp_path: pathlib.Path) -> None:
     columns = {"user": ["a", "b"] * 20, "item": ["x", "y", "z", "x"] * 10}
     columns["user"] = [f"u{n % 13}" for n in range(40)]
