@@ -18,10 +18,10 @@ The peers are LightGBM, with native categories and with shrunken means and count
 pairs of ids as of earlier rows; logistic regression on hashed values; and a DNN, DCN-V2, DeepFM,
 FwFM, DLRM, FinalMLP and DIN in Keras. They use the same encoded fields and splits as the ranker,
 one row per shown ad, and the logged position if there is one, but no dense vectors. They learn
-engagement from clicked rows, and revenue as a probability and a log-normal amount. Each head of a peer has the
-settings that are best on the validation split: of the peer's defaults, and of those that a search
-proposes within --tune_minutes. The validation split is also used for early stopping, and for
-calibration as for the ranker; the ranker has its defaults. Finished peers are stored in
+engagement from clicked rows, and revenue as a probability and a log-normal amount. Each head of a
+peer has the settings that are best on the validation split: of the peer's defaults, and of those
+that a search proposes within --tune_minutes. The validation split is also used for early stopping,
+and for calibration as for the ranker; the ranker has its defaults. Finished peers are stored in
 WORKDIR/peers. A second run with the same rows, seed and settings reuses them; delete them after a
 change of the code.
 
