@@ -25,6 +25,10 @@ from tfrecords.schema_inference import (
 from tfrecords.schema_inference.column_roles import Roles
 from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
 
+# Of more notes of a kind than this, the first few are shown.
+_MAX_ALIKE, _FIRST_ALIKE = 6, 3
+_COLUMN = re.compile(r"'[^']*'")
+_VARYING = re.compile(r"'[^']*'|[\d.]+%?")
 # Arguments of the exported signatures, which fields must not be named like.
 _RESERVED = {"self", "ad_features"}
 
@@ -226,7 +230,22 @@ def propose(
     }
     proposal |= {name: value for name, value in options.items() if value}
     schema.schema_from_json(proposal)
-    return proposal, notes
+    return proposal, _grouped(notes)
+
+
+def _grouped(notes: Sequence[str]) -> list[str]:
+    """Returns notes in their order; of many that differ in a column alone, the first ones."""
+    alike: dict[str, list[str]] = collections.defaultdict(list)
+    for note in notes:
+        alike[_VARYING.sub("", note)].append(note)
+    shown: list[str] = []
+    for own in alike.values():
+        if len(own) <= _MAX_ALIKE:
+            shown += own
+            continue
+        columns = [match[0] for note in own[_FIRST_ALIKE:] if (match := _COLUMN.match(note))]
+        shown += [*own[:_FIRST_ALIKE], f"The same of {terminal.format_list(columns, 12)}."]
+    return shown
 
 
 def _shown(samples: Sequence[Sample], roles: Roles) -> list[str]:

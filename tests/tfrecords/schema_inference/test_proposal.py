@@ -243,6 +243,18 @@ def test_names_of_fields_are_readable_and_exact_ones_stay(tmp_path: pathlib.Path
     assert "'a b' is 'a_b_2', 'Größe, cm' is 'Grosse_cm', '日本' is 'field'." in " ".join(notes)
 
 
+def test_many_notes_of_a_kind_are_one(tmp_path: pathlib.Path) -> None:
+    sizes = (20, 22, 23, 25, 26, 29, 31, 32, 37, 38, 40, 41)
+    codes = {f"f{at}": [n % size for n in range(120)] for at, size in enumerate(sizes)}
+    _, notes = proposed(tmp_path, **codes)
+    asked = [note for note in notes if "a code or a quantity?" in note]
+    assert [note.split()[0] for note in asked] == ["'f0'", "'f1'", "'f2'"]
+    at = notes.index(asked[-1]) + 1
+    assert notes[at] == f"The same of {', '.join(f'{name!r}' for name in list(codes)[3:])}."
+    _, notes = proposed(tmp_path, **dict(list(codes.items())[:4]))
+    assert sum("a code or a quantity?" in note for note in notes) == 4
+
+
 @pytest.mark.parametrize(
     ("click", "said"),
     [(0, "No row is one, so nothing can be learned"), (1, "convert with --sampled_negatives=4")],
