@@ -12,10 +12,14 @@ import json
 import os
 import pathlib
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+# Held while NumPy reads files: it parses their headers as Python, and in CPython 3.11 threads that
+# parse at once can fail with "AST constructor recursion depth mismatch" (gh-106905).
+READING_ARRAYS = threading.Lock()
 _MAX_RETRY_SECONDS = 0.1
 
 

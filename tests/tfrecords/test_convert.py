@@ -6,11 +6,13 @@ import hashlib
 import itertools
 import json
 
+import beam_logs
 import logs
 import numpy as np
 import pytest
 
-from tfrecords import encoding, reader
+from tfrecords import convert, encoding, reader
+from tfrecords import files as files_lib
 from tfrecords import schema as schema_lib
 from tfrecords.formats import criteo
 
@@ -364,3 +366,17 @@ def test_a_missing_or_unfinished_data_set_and_a_missing_shard_are_refused(tmp_pa
     (data_set.directory / "dataset.json").unlink()
     with pytest.raises(FileNotFoundError, match="No data set"):
         reader.DataSet(data_set.directory)
+
+
+def test_one_thread_at_a_time_reads_arrays(tmp_path, monkeypatch):
+    """CPython 3.11 can fail if threads parse the headers of NumPy's files at once."""
+    load, read = np.load, []
+
+    def watched(path, *args, **kwargs):
+        assert files_lib.READING_ARRAYS.locked()
+        read.append(path)
+        return load(path, *args, **kwargs)
+
+    monkeypatch.setattr(np, "load", watched)
+    convert.convert(beam_logs.plain_log(tmp_path), tmp_path / "data", workers=2)
+    assert {path.suffix for path in read} == {".npy", ".npz"}

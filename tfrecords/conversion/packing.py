@@ -245,7 +245,8 @@ def save(packed: records.Packed, directory: pathlib.Path) -> None:
 
 def load(directory: pathlib.Path) -> records.Packed:
     """Memory-maps packed rows."""
-    return {path.stem: np.load(path, mmap_mode="r") for path in directory.glob("*.npy")}
+    with files.READING_ARRAYS:
+        return {path.stem: np.load(path, mmap_mode="r") for path in directory.glob("*.npy")}
 
 
 def gather(

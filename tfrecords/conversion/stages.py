@@ -115,7 +115,7 @@ def save_split(split: SplitLog, path: pathlib.Path) -> None:
 def load_split(path: pathlib.Path) -> SplitLog:
     """Reads what `save_split` wrote; refuses pickled objects, which could execute code."""
     parts: dict[str, dict[str, Any]] = {"log": {}, "requests": {}, "bins": {}, "keys": {}}
-    with np.load(path, allow_pickle=False) as arrays:
+    with files.READING_ARRAYS, np.load(path, allow_pickle=False) as arrays:
         for key in arrays.files:
             part, name = key.split("/")
             parts[part][name] = arrays[key] if arrays[key].ndim else arrays[key].item()
@@ -383,7 +383,9 @@ class Stages:
             field.name: user_events.load(field, self._space.path("histories", number))
             for number, field in enumerate(self._schema.histories)
         }
-        return packing.Packer(schema, ads, np.load(directory / "ad_features.npy"), texts, events)
+        with files.READING_ARRAYS:
+            ad_features = np.load(directory / "ad_features.npy")
+        return packing.Packer(schema, ads, ad_features, texts, events)
 
     @property
     def _text_fields(self) -> list[Field]:
@@ -594,13 +596,13 @@ class Stages:
 
     def _counts(self, index: int, kind: str) -> dict[str, np.ndarray]:
         """Returns the counts of a chunk: `field`, `ads` or `profile`."""
-        with np.load(self._space.path("count", index, ".npz")) as arrays:
+        with files.READING_ARRAYS, np.load(self._space.path("count", index, ".npz")) as arrays:
             names = [key for key in arrays.files if key.startswith(f"{kind}/")]
             return {key.split("/", 1)[1]: arrays[key] for key in names}
 
     def _counts_of_field(self, index: int, name: str) -> np.ndarray:
         # One field at a time, so that memory does not grow with the log.
-        with np.load(self._space.path("count", index, ".npz")) as arrays:
+        with files.READING_ARRAYS, np.load(self._space.path("count", index, ".npz")) as arrays:
             return arrays[f"field/{name}"]
 
     def _each(

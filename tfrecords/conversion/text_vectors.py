@@ -25,8 +25,9 @@ class TextVectors:
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        self._rows = KeyIndex(np.load(_keys_path(path)))
-        self._columns = np.load(path, mmap_mode="r")
+        with files.READING_ARRAYS:
+            self._rows = KeyIndex(np.load(_keys_path(path)))
+            self._columns = np.load(path, mmap_mode="r")
 
     def find(self, fingerprints: np.ndarray) -> np.ndarray:
         """Returns the columns [N, W] int32 of the vectors of texts by fingerprint [N]."""

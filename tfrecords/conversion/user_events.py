@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import encoding, histories, records
+from tfrecords import encoding, files, histories, records
 from tfrecords.columns import KeyIndex, Strings
 from tfrecords.conversion.parsed_rows import AD, EVENT_TIMES, LABEL_COLUMNS, TIME, USER, Rows
 from tfrecords.schema import AD as OF_AD
@@ -181,10 +181,11 @@ def write(
 def load(field: Field, directory: pathlib.Path) -> UserEvents:
     """Memory-maps what `write` wrote."""
     table = records.read_arrow(directory / "strings.arrow")
-    arrays = {
-        name: np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r"))
-        for name in ("users", "starts", "times", "kinds", "values")
-    }
+    with files.READING_ARRAYS:
+        arrays = {
+            name: np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r"))
+            for name in ("users", "starts", "times", "kinds", "values")
+        }
     strings = Strings(table["value"].combine_chunks(), table["fingerprint"].to_numpy())
     return UserEvents(field, strings=strings, **arrays)
 
