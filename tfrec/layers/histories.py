@@ -210,7 +210,7 @@ class HistoryPooling(tf.keras.layers.Layer):
         return tf.concat([pooled, by_age], axis=-2)
 
     def embed(self, ids: tf.Tensor, own: EmbedIds) -> tf.Tensor:
-        """Returns values [B, L, E] of ids [B, L]: their own embeddings and those of the ads."""
+        """Returns values [B, L, E] of ids [B, L]: their own embeddings plus the ads'."""
         # Each id once, since a batch repeats many.
         distinct, index = tf.unique(tf.reshape(ids, [-1]))
         of_ads = self._embed_ads(tf.gather(self._ad_features, distinct))

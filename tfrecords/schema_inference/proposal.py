@@ -66,7 +66,8 @@ def propose_fields(
     fields: list[dict[str, Any]] = []
     renamed: list[str] = []
     # A column whose name can stay keeps it.
-    kept = {c.plain_name for own in chosen.values() for c in own if _is_safe(c.plain_name)}
+    names = {column.plain_name for own in chosen.values() for column in own}
+    kept = {name for name in names if _safe_name(name, set()) == name}
     for key, own in chosen.items():
         side = key.split()[0].lower()
         for column in own:
@@ -139,13 +140,6 @@ def _min_count(total_rows: int) -> int:
     if total_rows < 10_000:
         return 1
     return 2 if total_rows < 500_000 else 5
-
-
-def _is_safe(name: str) -> bool:
-    return (
-        name not in _RESERVED
-        and re.fullmatch(r"[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?", name) is not None
-    )
 
 
 def _safe_name(name: str, taken: set[str]) -> str:
