@@ -21,7 +21,7 @@ import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from workload import harness
+from workload import full_requests, harness
 
 from serving import cli, export
 from tfrec import config, evaluation, exported, metrics, ranking
@@ -94,15 +94,11 @@ def quality(predictions: ranking.Predictions, values: np.ndarray) -> dict[str, f
 
 
 def full_request(data_set: reader.DataSet) -> dict[str, tf.Tensor]:
-    """Returns inputs of the exported ranker; histories are repeated up to their full length."""
-    fields = data_set.schema.query_fields
-    full = {name: f.max_length for f in data_set.schema.histories for name in f.inputs}
-    sample = max(data_set.sample_requests(), key=lambda own: sum(len(own[n] or ()) for n in full))
+    """Returns inputs of the exported ranker, for a request with full histories."""
+    sample = full_requests.with_full_histories(data_set)
     tensors = {}
-    for name, spec in encoding.input_signature(fields).items():
+    for name, spec in encoding.input_signature(data_set.schema.query_fields).items():
         value = sample.get(name)
-        if name in full and value:
-            value = np.resize(value, full[name]).tolist()
         if spec.shape.rank > 1:
             tensors[name] = tf.constant([value or []], spec.dtype)
         else:

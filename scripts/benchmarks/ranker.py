@@ -10,6 +10,9 @@ model server in a separate process and calls both models through `serving.ranker
 time, alternating with the same SavedModels in this process. Then measures 50 to 5,000 candidates;
 the baseline only up to --baseline_candidates, because its cost is quadratic.
 
+Requests have full histories, if the data set has any: those of the sequence world with
+--workdir=workdir/benchmark_attention, after `attention.py`.
+
 `overhead_ms` is the time that the embedded server adds in its process: from the bytes of the
 request to those of the reply, without the SavedModel itself. docs/results.md has results for two
 cores. Prints a table, and JSON as the last line.
@@ -32,7 +35,7 @@ import tensorflow as tf
 from absl import flags
 from peers import full_attention
 from tensorflow_serving.apis import predict_pb2
-from workload import fresh_process, harness, running_service
+from workload import fresh_process, full_requests, harness, running_service
 
 from serving import cli, export, model_server, ranker, requests, saved_model
 from tfrec import calibration, config, exported, ranking
@@ -147,13 +150,13 @@ def print_table(result: dict[str, Any]) -> None:
 
 
 def _draw(data_set: reader.DataSet, num_candidates: int) -> Inputs:
-    """Returns the raw columns of a held-out request, and random ads [1, C, F]."""
+    """Returns the raw columns of a held-out request, and random ads [1, C, Wa]."""
     schema = data_set.schema
     fields = requests.QueryFields(
         [{"name": f.name, "kind": f.kind} for f in schema.query_fields],
         [f.name for f in schema.ad_fields],
     )
-    columns = fields.columns([fields.merge({}, data_set.sample_requests()[0])])
+    columns = fields.columns([fields.merge({}, full_requests.with_full_histories(data_set))])
     features = np.asarray(data_set.catalog().features)
     rows = np.random.default_rng(1).integers(0, len(features), (1, num_candidates))
     return columns, features[rows]

@@ -11,7 +11,8 @@ a thermometer code: bucket t is the sum of the learned steps 1..t, so neighborin
 they learn, and serving is still a lookup.
 
 Shapes: B batch (any leading dimensions), F embeddings (one per field, one to four per vector,
-`len(histories.AGE_CENTERS)` more per tied history),
+`len(histories.AGE_CENTERS)` more per tied history, and one more than these per property of its
+ads),
 W columns (one per field, `max_list_length` per list, half of the length of a vector), E field
 embedding, T buckets, L values of a list, n values of a vector.
 
@@ -76,24 +77,31 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             for _, own in encoding.value_columns(fields)
         ]
         self._string_columns = _joined([columns[i] for i in strings])
-        sizes = [fitted.cardinality(field) for field in fields]
+        ties = ties or {}
+        # Number of the list and property, of each property as which a list is read, too.
+        self._properties = [
+            (number, own)
+            for number, i in enumerate(lists)
+            for own in histories.find_properties(fitted, fields[i], ties.get(fields[i].name))
+        ]
+        in_table = [*(fields[i] for i in strings), *(own.field for _, own in self._properties)]
+        sizes = [fitted.cardinality(field) for field in in_table]
         self._frequency_bucket = _joined(
             [
-                index * FREQUENCY_BUCKETS + frequency_buckets(sizes[i], fields[i].num_oov_buckets)
-                for index, i in enumerate(strings)
+                index * FREQUENCY_BUCKETS + frequency_buckets(size, field.num_oov_buckets)
+                for index, (size, field) in enumerate(zip(sizes, in_table, strict=True))
             ]
         )
-        first_rows = np.cumsum([0, *(sizes[i] for i in strings)])
-        self._offsets = _joined(
-            [np.full(len(columns[i]), row) for i, row in zip(strings, first_rows, strict=False)]
-        )
-        self._table_rows = int(first_rows[-1])
+        self._first_rows = np.cumsum([0, *sizes]).astype(np.int32)
         self._num_strings, self._num_numeric = len(strings), len(numeric)
         self._list_widths = [fields[i].list_length for i in lists]
         known = dict(encoding.columns(fields))
         self._poolings = [
-            _pooling(fields[i], known[fields[i]], (ties or {}).get(fields[i].name), ads, dim)
-            for i in lists
+            _pooling(fields[i], known[fields[i]], ties.get(fields[i].name), ads, dim) for i in lists
+        ]
+        self._poolings += [
+            _pooling(fields[i], known[fields[i]], own.ad_features, ads, dim)
+            for i, own in ((lists[number], own) for number, own in self._properties)
         ]
         buckets = [fitted.num_coarse_buckets(fields[i]) for i in numeric]
         self._num_buckets = max(buckets, default=0)
@@ -108,7 +116,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._num_ids = len(strings) + len(numeric)
         self.num_fields = self._num_ids + sum(own.num_embeddings for own in self.vectors)
         self._first_by_age = self.num_fields
-        self.num_fields += sum(own.num_by_age for own in self._tied)
+        self.num_fields += sum(own.num_by_age for own in self._tied) + len(self._properties)
         self._order = np.argsort(strings + numeric)
         self._in_order = strings + numeric == list(range(self._num_ids))
         self.output_dim = self.num_fields * dim
@@ -120,12 +128,12 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         if self._num_strings:
             self.table = self.add_weight(
                 "table",
-                (self._table_rows, self._dim),
+                (self._first_rows[-1], self._dim),
                 initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
             )
             self.frequency_steps = self.add_weight(
                 "frequency_steps",
-                (self._num_strings, FREQUENCY_BUCKETS, self._dim),
+                (len(self._first_rows) - 1, FREQUENCY_BUCKETS, self._dim),
                 initializer=tf.keras.initializers.RandomNormal(stddev=self._frequency_stddev),
             )
         if self._num_numeric:
@@ -175,7 +183,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         """Index of the field and map from ads' embeddings to its own, of each tied list."""
         return [
             (index, pooling.map)
-            for index, pooling in zip(self._lists, self._poolings, strict=True)
+            for index, pooling in zip(self._lists, self._poolings, strict=False)
             if isinstance(pooling, histories.HistoryPooling)
         ]
 
@@ -186,7 +194,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 
     def list_ids(self, ids: tf.Tensor, number: int) -> tf.Tensor:
         """Returns the ids [B, L] of a list field, by its number, from ids [B, W] int32."""
-        first = self._first_of_list(number)
+        first = self._num_single + sum(self._list_widths[:number])
         columns = self._string_columns[first : first + self._list_widths[number]]
         return tf.gather(ids, columns, axis=-1)
 
@@ -197,8 +205,9 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             pooling.embed(ids, own) if isinstance(pooling, histories.HistoryPooling) else own(ids)
         )
 
-    def _first_of_list(self, number: int) -> int:
-        return self._num_strings - len(self._list_widths) + sum(self._list_widths[:number])
+    @property
+    def _num_single(self) -> int:
+        return self._num_strings - len(self._list_widths)
 
     def _by_frequency(self) -> tf.Tensor:
         """Returns the embeddings of the frequency buckets of all string fields."""
@@ -212,26 +221,30 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 
     def _own_values(self, number: int, by_frequency: tf.Tensor) -> histories.EmbedIds:
         """Returns the function from ids of a list field, by its number, to their embeddings."""
-        offset = self._offsets[self._first_of_list(number)]
+        offset = self._first_rows[self._num_single + number]
         return lambda ids: self._of_rows(ids + offset, by_frequency)
 
     def _of_strings(self, rows: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Embeds the string fields of rows [B, W], each list pooled into one embedding.
 
         Returns:
-            [B, F, E], single values first; and the embeddings [B, A, E] by age of each list.
+            [B, F, E], single values first; and the embeddings by age of each list [B, A, E], then
+            all of each property [B, 1 + A, E].
         """
         by_frequency = self._by_frequency()
         ids = tf.gather(rows, self._string_columns, axis=-1)
-        num_single = self._num_strings - len(self._list_widths)
-        single, *lists = tf.split(ids, [num_single, *self._list_widths], axis=-1)
-        values = self._of_rows(single + self._offsets[:num_single], by_frequency)
+        single, *lists = tf.split(ids, [self._num_single, *self._list_widths], axis=-1)
+        values = self._of_rows(single + self._first_rows[: self._num_single], by_frequency)
+        num_lists = len(lists)
+        lists += [tf.gather(own.of_values, lists[number]) for number, own in self._properties]
         pooled = [
             pool(of_list, rows, self._own_values(number, by_frequency))
             for number, (pool, of_list) in enumerate(zip(self._poolings, lists, strict=True))
         ]
+        pooled, of_properties = pooled[:num_lists], pooled[num_lists:]
         by_age = [own[..., 1:, :] for own in pooled]
-        return tf.concat([values, *(own[..., :1, :] for own in pooled)], axis=-2), by_age
+        values = tf.concat([values, *(own[..., :1, :] for own in pooled)], axis=-2)
+        return values, [*by_age, *of_properties]
 
     def _thermometer(self, steps: tf.Tensor) -> tf.Tensor:
         """Sums steps [F, T, E] up to each bucket as [F T, E]; bucket 0 (missing) is separate."""

@@ -10,6 +10,8 @@ none (the user's taste) to fast (the last value only).
 A history, whose values have ages, is also pooled by age: each weighting is of values of about one
 age, and so is an embedding of its own, which candidates are compared with. What a user did an hour
 ago and a week ago is then not one mean, and values of no such age are as good as none.
+A history of ads is also read as histories of their properties, such as category and brand: what
+follows from a category is learned from all its ads at once.
 
 Shapes: B queries (any leading dimensions), L values of a list, V ids of its values, E field
 embedding, Ea that of the ad side, Fa fields of the ad side, W columns of ids of the query side, Wa
@@ -18,6 +20,8 @@ those of the ad side, H weightings, A those by age.
 References:
     Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (items of the history and
     items recommended share embeddings).
+    Zhou et al., Deep Interest Network for Click-Through Rate Prediction, 2018 (what a user clicked
+    is read as goods, shops and categories).
     Press, Smith and Lewis, Train Short, Test Long (ALiBi), 2022 (a slope a head).
     Katharopoulos et al., Transformers are RNNs, 2020 (attention without a softmax is a product with
     sums over the tokens, which are made once for all candidates).
@@ -25,6 +29,7 @@ References:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +44,8 @@ _MIN_SHARE = 0.9
 # Fewer values, such as numbers from 1 to 5, may coincide without the same meaning.
 _MIN_VALUES = 100
 _DECAYS = (0.0, 0.1, 0.4, 1.6)
+# A history of ads is read as one of up to so many properties, which have at least so many values.
+_MAX_PROPERTIES, _MIN_PROPERTY_VALUES = 2, 10
 # Buckets of ages between two learned points: an octave.
 _BUCKETS_PER_POINT = 8
 _NUM_POINTS = 1 + histories.NUM_AGE_BUCKETS // _BUCKETS_PER_POINT
@@ -92,9 +99,14 @@ def _of_history(
     if history.of == AD:
         return _features_of(catalog, _rows_of(catalog, values))
     fields = fitted.schema.ad_fields
-    known = np.zeros((len(values), encoding.width(fields)), np.int32)
     column = next(own.start for field, own in encoding.columns(fields) if field.name == history.of)
-    known[:, column] = np.arange(1, len(values) + 1)
+    return _known_of_a_field(fields, column, np.arange(1, len(values) + 1))
+
+
+def _known_of_a_field(fields: Sequence[Field], column: int, ids: np.ndarray) -> np.ndarray:
+    """Returns encoded ad-side fields [V, Wa] that are missing but for ids [V] in one column."""
+    known = np.zeros((len(ids), encoding.width(fields)), np.int32)
+    known[:, column] = ids
     return known
 
 
@@ -128,9 +140,7 @@ def _of_a_field(fitted: encoding.FittedSchema, values: Sequence[str]) -> np.ndar
             ids = pc.index_in(pa.array(values), value_set=pa.array(vocabulary))
             ids = ids.fill_null(-1).to_numpy() + 1
             if _nearly_all(ids > 0):
-                known = np.zeros((len(values), encoding.width(fields)), np.int32)
-                known[:, column] = ids
-                return known
+                return _known_of_a_field(fields, column, ids)
         column += field.width
     return None
 
@@ -138,6 +148,54 @@ def _of_a_field(fitted: encoding.FittedSchema, values: Sequence[str]) -> np.ndar
 def _nearly_all(known: np.ndarray) -> bool:
     """Returns whether nearly all of the more frequent half of the values are known."""
     return known[: math.ceil(len(known) / 2)].mean() >= _MIN_SHARE
+
+
+class Property(NamedTuple):
+    """A property of the ads that a history lists.
+
+    Attributes:
+        field: The ad-side field.
+        of_values: [V] int32, the property's id of each value of the history.
+        ad_features: [P, Wa] int32, the encoded ad-side fields of each id of the property.
+    """
+
+    field: Field
+    of_values: np.ndarray
+    ad_features: np.ndarray
+
+
+def find_properties(
+    fitted: encoding.FittedSchema, history: Field, ad_features: np.ndarray | None
+) -> list[Property]:
+    """Returns the properties as which a history of ads is read, too.
+
+    Those are the categorical fields of the ad with the fewest values, apart from the ad itself,
+    from fields with a handful of values, and from those of which the schema has a history. Many
+    clicks tell what follows from a value of such a field; what follows from others is left to the
+    embeddings of the ads.
+
+    Args:
+        fitted: The fitted schema.
+        history: A query-side list.
+        ad_features: Its [V, Wa] from `find_histories`, or None.
+    """
+    if ad_features is None or history.kind != "history" or history.of != AD:
+        return []
+    fields = fitted.schema.ad_fields
+    listed = {own.of for own in fitted.schema.histories}
+    found = []
+    for field, own in encoding.columns(fields):
+        size = len(fitted.statistics[field.name].vocabulary)
+        if (
+            field.kind == "categorical"
+            and field.name not in listed
+            and (field.source,) != fitted.schema.ad_key
+            and size >= _MIN_PROPERTY_VALUES
+        ):
+            ids = np.arange(fitted.cardinality(field))
+            known = _known_of_a_field(fields, own.start, np.where(ids <= size, ids, 0))
+            found.append(Property(field, ad_features[:, own.start], known))
+    return sorted(found, key=lambda own: len(own.ad_features))[:_MAX_PROPERTIES]
 
 
 class HistoryPooling(tf.keras.layers.Layer):

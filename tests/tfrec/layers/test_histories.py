@@ -179,6 +179,97 @@ def test_values_of_histories_are_weighted_by_age_and_event():
     np.testing.assert_allclose(certain[:3, 0], 1.5, rtol=1e-5)
 
 
+def shop(*more):
+    """A shop with 12 films in 11 genres and three formats, and a history of films."""
+    history = schema_lib.Field(
+        "recent", "history", "query", of="ad", event=("click",), max_length=3
+    )
+    ad_fields = (
+        schema_lib.Field("film", "categorical", "ad", num_oov_buckets=1),
+        schema_lib.Field("studio", "categorical", "ad", num_oov_buckets=1),
+        schema_lib.Field("genre", "categorical", "ad", num_oov_buckets=1),
+        schema_lib.Field("format", "categorical", "ad", num_oov_buckets=1),
+        schema_lib.Field("price", "numeric", "ad"),
+    )
+    schema = schema_lib.Schema(
+        "shop",
+        (history, *more, *ad_fields),
+        ad_key=("film",),
+        click="c",
+        user_key="user",
+        time="time",
+    )
+    sizes = {"film": 12, "studio": 12, "genre": 11, "format": 3}
+    statistics = {
+        name: encoding.FieldStatistics(vocabulary=tuple(f"{name}{i}" for i in range(size)))
+        for name, size in sizes.items()
+    }
+    statistics["price"] = encoding.FieldStatistics(boundaries=(1.0,))
+    return encoding.FittedSchema(schema, statistics)
+
+
+def films(data):
+    """Film number i, from 0, has the genre and the studio with id 1 + i % 11 and the format 1."""
+    numbers = np.arange(12)
+    genres = 1 + numbers % 11
+    columns = [numbers + 1, genres, genres, np.ones(12), np.ones(12)]
+    table = pa.table({reader.AD_ID: list(data.statistics["film"].vocabulary)})
+    return reader.Catalog(table, np.stack(columns, axis=1).astype(np.int32))
+
+
+def test_properties_of_a_history_are_broad_fields_of_the_ad():
+    of_genres = schema_lib.Field("genres", "history", "query", of="genre", event=("click",))
+    for more, expected in (((), ["genre", "studio"]), ((of_genres,), ["studio"])):
+        data = shop(*more)
+        ties = layers.find_histories(data, films(data))
+        history, *others = data.schema.histories
+        properties = histories.find_properties(data, history, ties["recent"])
+        assert [own.field.name for own in properties] == expected
+        for other in others:
+            assert not histories.find_properties(data, other, ties[other.name])
+    # Missing, films 0 to 11, out of vocabulary.
+    (studio,) = properties
+    assert studio.of_values.tolist() == [0, *range(1, 12), 1, 0]
+    assert studio.ad_features[:, 1].tolist() == [*range(13), 0]
+    assert not np.delete(studio.ad_features, 1, axis=1).any()
+    assert not histories.find_properties(data, history, None)
+
+
+def test_a_history_of_ads_is_read_as_a_declared_history_of_a_property_would_be():
+    of_studios = schema_lib.Field(
+        "studios", "history", "query", of="studio", event=("click",), max_length=3
+    )
+    of_genres = dataclasses.replace(of_studios, name="genres", of="genre")
+
+    def embeddings(data):
+        ads = layers.FieldEmbeddings(data, data.schema.ad_fields, 2)
+        ties = layers.find_histories(data, films(data))
+        layer = layers.FieldEmbeddings(data, data.schema.query_fields, 2, ties, ads)
+        layer(tf.zeros([1, encoding.width(data.schema.query_fields)], tf.int32))
+        rng = np.random.default_rng(1)
+        ads.set_weights([rng.normal(size=weight.shape) for weight in ads.weights])
+        return layer
+
+    inferred, declared = embeddings(shop(of_studios)), embeddings(shop(of_studios, of_genres))
+    rng = np.random.default_rng(2)
+    for name in ("table", "frequency_steps"):
+        weights = rng.normal(size=getattr(inferred, name).shape)
+        # Recent films, studios, genres: the same order in both.
+        getattr(inferred, name).assign(weights)
+        getattr(declared, name).assign(weights)
+    for own, other in zip(inferred._poolings, declared._poolings, strict=True):
+        own.set_weights(other.get_weights())
+    # Films 0, 11 and 4, where 0 and 11 have one genre; the studios say something else.
+    ages = [9, 30, 80]
+    films_and_studios = [1, 12, 5, *ages, 3, 3, 8, *ages]
+    found = inferred(tf.constant([films_and_studios]))[0]
+    expected = declared(tf.constant([[*films_and_studios, 1, 1, 5, *ages]]))[0]
+    assert found.shape == expected.shape == (3 * 5, 2)
+    # The means of films, studios and genres come first where they are declared.
+    order = [0, 1, *range(3, 11), 2, *range(11, 15)]
+    np.testing.assert_allclose(found, tf.gather(expected, order), rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def successions(tmp_path_factory):
     """Clicks on the ad that follows the last of seven others, which are drawn at random."""
