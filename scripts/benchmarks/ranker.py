@@ -153,7 +153,11 @@ def _draw(data_set: reader.DataSet, num_candidates: int) -> Inputs:
     """Returns the raw columns of a held-out request, and random ads [1, C, Wa]."""
     schema = data_set.schema
     fields = requests.QueryFields(
-        [{"name": f.name, "kind": f.kind} for f in schema.query_fields],
+        [
+            {"name": name, "kind": kind, "length": field.length}
+            for field in schema.query_fields
+            for name, kind in field.inputs.items()
+        ],
         [f.name for f in schema.ad_fields],
     )
     columns = fields.columns([fields.merge({}, full_requests.with_full_histories(data_set))])
