@@ -34,7 +34,7 @@ NUM_CANDIDATES, LIST_LENGTH, WARM_UP_CALLS = 500, 10, 20
 def main() -> None:
     values = flags.FLAGS
     steps = export.Pipeline(pathlib.Path(values.workdir))
-    world = synthetic.WORLDS[values.world]
+    world = dataclasses.replace(synthetic.WORLDS[values.world], seed=values.world_seed)
     data_set = steps.convert(steps.synthesize(values.n_samples, world), config.ConvertConfig())
     truth = evaluation.load_ground_truth(steps.path("synthetic"), data_set)
     tensors = full_request(data_set)
@@ -111,6 +111,7 @@ def full_request(data_set: reader.DataSet) -> dict[str, tf.Tensor]:
 
 if __name__ == "__main__":
     flags.DEFINE_enum("world", "sequence", list(synthetic.WORLDS), "World of the log.")
+    flags.DEFINE_integer("world_seed", 7, "Seed of the world.")
     flags.DEFINE_integer("n_samples", 100_000, "Number of impressions of the log.", lower_bound=1)
     flags.DEFINE_integer("calls", 200, "Number of timed calls of each ranker.", lower_bound=1)
     flags.DEFINE_string("workdir", "workdir/benchmark_attention", "Work directory.")

@@ -13,7 +13,8 @@ they learn, and serving is still a lookup.
 Shapes: B batch (any leading dimensions), F embeddings (one per field, one to four per vector,
 `len(histories.AGE_CENTERS)` more per tied history, and one more than these per property of its
 ads),
-W columns (one per field, `max_list_length` per list, half of the length of a vector), E field
+W columns (one per field, `max_list_length` per list, two or three times `max_length` per history,
+half of the length of a vector), E field
 embedding, T buckets, L values of a list, n values of a vector.
 
 References:
@@ -228,8 +229,9 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         """Embeds the string fields of rows [B, W], each list pooled into one embedding.
 
         Returns:
-            [B, F, E], single values first; and the embeddings by age of each list [B, A, E], then
-            all of each property [B, 1 + A, E].
+            The embeddings of single values, then of lists, [B, strings, E]; and those by age of
+            each list [B, A, E], where A is 0 without ages, then all of each property
+            [B, 1 + A, E].
         """
         by_frequency = self._by_frequency()
         ids = tf.gather(rows, self._string_columns, axis=-1)

@@ -14,8 +14,8 @@ A history of ads is also read as histories of their properties, such as category
 follows from a category is learned from all its ads at once.
 
 Shapes: B queries (any leading dimensions), L values of a list, V ids of its values, E field
-embedding, Ea that of the ad side, Fa fields of the ad side, W columns of ids of the query side, Wa
-those of the ad side, H weightings, A those by age.
+embedding, Ea that of the ad side, Fa embeddings of the ad side, W columns of ids of the query side,
+Wa those of the ad side, H weightings, A those by age.
 
 References:
     Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (items of the history and
@@ -155,8 +155,9 @@ class Property(NamedTuple):
 
     Attributes:
         field: The ad-side field.
-        of_values: [V] int32, the property's id of each value of the history.
-        ad_features: [P, Wa] int32, the encoded ad-side fields of each id of the property.
+        of_values: [V] int32, the property's id of each value of the history; 0 for values out of
+            the vocabulary.
+        ad_features: [I, Wa] int32, the encoded ad-side fields of each of its I ids.
     """
 
     field: Field
@@ -169,10 +170,10 @@ def find_properties(
 ) -> list[Property]:
     """Returns the properties as which a history of ads is read, too.
 
-    Those are the categorical fields of the ad with the fewest values, apart from the ad itself,
-    from fields with a handful of values, and from those of which the schema has a history. Many
-    clicks tell what follows from a value of such a field; what follows from others is left to the
-    embeddings of the ads.
+    Those are the categorical fields of the ad with the fewest values, apart from those with a
+    handful of values, or more than half as many as the history, and from those of which the schema
+    has a history of the same events. Many clicks tell what follows from a value of such a field;
+    what follows from others is left to the embeddings of the ads.
 
     Args:
         fitted: The fitted schema.
@@ -182,15 +183,19 @@ def find_properties(
     if ad_features is None or history.kind != "history" or history.of != AD:
         return []
     fields = fitted.schema.ad_fields
-    listed = {own.of for own in fitted.schema.histories}
+    listed = {
+        own.of
+        for own in fitted.schema.histories
+        if own.of != AD and set(history.event) <= set(own.event)
+    }
+    max_values = len(fitted.statistics[history.name].vocabulary) // 2
     found = []
     for field, own in encoding.columns(fields):
         size = len(fitted.statistics[field.name].vocabulary)
         if (
             field.kind == "categorical"
             and field.name not in listed
-            and (field.source,) != fitted.schema.ad_key
-            and size >= _MIN_PROPERTY_VALUES
+            and _MIN_PROPERTY_VALUES <= size <= max_values
         ):
             ids = np.arange(fitted.cardinality(field))
             known = _known_of_a_field(fields, own.start, np.where(ids <= size, ids, 0))

@@ -180,7 +180,7 @@ def test_values_of_histories_are_weighted_by_age_and_event():
 
 
 def shop(*more):
-    """A shop with 12 films in 11 genres and three formats, and a history of films."""
+    """A shop: 26 films, 11 genres, 12 studios, three formats, 14 shelves; a history of films."""
     history = schema_lib.Field(
         "recent", "history", "query", of="ad", event=("click",), max_length=3
     )
@@ -189,6 +189,7 @@ def shop(*more):
         schema_lib.Field("studio", "categorical", "ad", num_oov_buckets=1),
         schema_lib.Field("genre", "categorical", "ad", num_oov_buckets=1),
         schema_lib.Field("format", "categorical", "ad", num_oov_buckets=1),
+        schema_lib.Field("shelf", "categorical", "ad", num_oov_buckets=1),
         schema_lib.Field("price", "numeric", "ad"),
     )
     schema = schema_lib.Schema(
@@ -199,7 +200,7 @@ def shop(*more):
         user_key="user",
         time="time",
     )
-    sizes = {"film": 12, "studio": 12, "genre": 11, "format": 3}
+    sizes = {"film": 26, "studio": 12, "genre": 11, "format": 3, "shelf": 14}
     statistics = {
         name: encoding.FieldStatistics(vocabulary=tuple(f"{name}{i}" for i in range(size)))
         for name, size in sizes.items()
@@ -209,17 +210,20 @@ def shop(*more):
 
 
 def films(data):
-    """Film number i, from 0, has the genre and the studio with id 1 + i % 11 and the format 1."""
-    numbers = np.arange(12)
+    """Film number i, from 0, has the genre and the studio with id 1 + i % 11, and else ids of 1."""
+    numbers = np.arange(26)
     genres = 1 + numbers % 11
-    columns = [numbers + 1, genres, genres, np.ones(12), np.ones(12)]
+    columns = [numbers + 1, genres, genres, *np.ones((3, 26))]
     table = pa.table({reader.AD_ID: list(data.statistics["film"].vocabulary)})
     return reader.Catalog(table, np.stack(columns, axis=1).astype(np.int32))
 
 
 def test_properties_of_a_history_are_broad_fields_of_the_ad():
+    # A format is one of a handful, and a shelf has a film or two.
     of_genres = schema_lib.Field("genres", "history", "query", of="genre", event=("click",))
-    for more, expected in (((), ["genre", "studio"]), ((of_genres,), ["studio"])):
+    seen = dataclasses.replace(of_genres, event=("impression",))
+    both = ["genre", "studio"]
+    for more, expected in (((), both), ((seen,), both), ((of_genres,), ["studio"])):
         data = shop(*more)
         ties = layers.find_histories(data, films(data))
         history, *others = data.schema.histories
@@ -227,9 +231,9 @@ def test_properties_of_a_history_are_broad_fields_of_the_ad():
         assert [own.field.name for own in properties] == expected
         for other in others:
             assert not histories.find_properties(data, other, ties[other.name])
-    # Missing, films 0 to 11, out of vocabulary.
+    # Missing, films 0 to 25, out of vocabulary.
     (studio,) = properties
-    assert studio.of_values.tolist() == [0, *range(1, 12), 1, 0]
+    assert studio.of_values.tolist() == [0, *range(1, 12), *range(1, 12), 1, 2, 3, 4, 0]
     assert studio.ad_features[:, 1].tolist() == [*range(13), 0]
     assert not np.delete(studio.ad_features, 1, axis=1).any()
     assert not histories.find_properties(data, history, None)
