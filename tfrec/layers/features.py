@@ -12,10 +12,9 @@ they learn, and serving is still a lookup.
 
 Shapes: B batch (any leading dimensions), F embeddings (one per field, one to four per vector,
 `len(histories.AGE_CENTERS)` more per tied history, and one more than these per property of its
-ads),
-W columns (one per field, `max_list_length` per list, two or three times `max_length` per history,
-half of the length of a vector), E field
-embedding, T buckets, L values of a list, n values of a vector.
+ads), W columns (one per field, `max_list_length` per list, two or three times `max_length` per
+history, half of the length of a vector), E field embedding, T buckets, L values of a list, n values
+of a vector.
 
 References:
     Gorishniy et al., On Embeddings for Numerical Features in Tabular Deep Learning, 2022
@@ -97,12 +96,11 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._num_strings, self._num_numeric = len(strings), len(numeric)
         self._list_widths = [fields[i].list_length for i in lists]
         known = dict(encoding.columns(fields))
+        of_lists = [(i, ties.get(fields[i].name)) for i in lists]
+        of_properties = [(lists[number], own.ad_features) for number, own in self._properties]
         self._poolings = [
-            _pooling(fields[i], known[fields[i]], ties.get(fields[i].name), ads, dim) for i in lists
-        ]
-        self._poolings += [
-            _pooling(fields[i], known[fields[i]], own.ad_features, ads, dim)
-            for i, own in ((lists[number], own) for number, own in self._properties)
+            _pooling(fields[i], known[fields[i]], ad_features, ads, dim)
+            for i, ad_features in (*of_lists, *of_properties)
         ]
         buckets = [fitted.num_coarse_buckets(fields[i]) for i in numeric]
         self._num_buckets = max(buckets, default=0)
