@@ -452,7 +452,7 @@ class _Processes:
         self.running[number].wait()
 
 
-@pytest.mark.process
+@pytest.mark.engines
 def test_no_answer_is_lost_while_replicas_are_killed_stopped_restarted_and_replaced(
     tiny_base, tiny_bundle, tmp_path
 ):

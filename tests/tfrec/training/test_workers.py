@@ -81,8 +81,7 @@ def pair(run_pair, tmp_path_factory):
     return directory
 
 
-@pytest.mark.process
-@pytest.mark.trains
+@pytest.mark.engines
 def test_losses_and_gradients_are_those_of_one_worker(shop, pair):
     expected = training_worker.first_batches(tf.distribute.get_strategy(), shop)
     for index in range(2):
@@ -93,8 +92,7 @@ def test_losses_and_gradients_are_those_of_one_worker(shop, pair):
             np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5 * scale, err_msg=name)
 
 
-@pytest.mark.process
-@pytest.mark.trains
+@pytest.mark.engines
 def test_a_training_ends_with_the_result_of_one_worker(shop, pair, tmp_path):
     one = tf.distribute.get_strategy()
     training_worker.train(one, shop, "retrieval", training_worker.PLAIN, tmp_path)
@@ -112,8 +110,7 @@ def history_of(directory):
     return json.loads((directory / "history.json").read_text())
 
 
-@pytest.mark.process
-@pytest.mark.trains
+@pytest.mark.engines
 def test_the_chief_alone_writes(pair):
     for directory in (pair / "ranker", pair / "retrieval"):
         assert len(list((directory / "tensorboard").glob("events*"))) == 1
@@ -122,8 +119,7 @@ def test_the_chief_alone_writes(pair):
         assert not (directory / "workers.json").exists()
 
 
-@pytest.mark.process
-@pytest.mark.trains
+@pytest.mark.engines
 def test_a_killed_worker_ends_the_other_and_both_resume_exactly(shop, pair, run_pair, tmp_path):
     own = {"trainings": [("ranker", training_worker.RANDOM, str(tmp_path / "ranker"))]}
     # In the tenth step of the second pass; the last backup is of the eighth.
@@ -145,7 +141,7 @@ def test_a_killed_worker_ends_the_other_and_both_resume_exactly(shop, pair, run_
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.process
+@pytest.mark.engines
 def test_the_command_says_that_there_are_no_addresses(runners, tmp_path):
     flags = ("--distribution=multi_worker", f"--workdir={tmp_path}")
     done = runners[0].run("train_retrieval.py", *flags)
