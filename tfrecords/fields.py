@@ -19,7 +19,9 @@ VECTOR_KINDS = ("dense", "text")
 SIDES = ("query", "ad")
 # What a user did with an ad, as histories list it.
 EVENTS = ("impression", "click", "engagement")
-# `of` of a history whose values are the ids of ads.
+# What a rate can be of.
+RATED_EVENTS = ("click", "engagement")
+# `of` of a history or rate whose values are the ids of ads.
 AD = "ad"
 CALENDARS = ("hour", "weekday", "month")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -35,8 +37,10 @@ _POSITIVE_OPTIONS = (
     "max_list_length",
     "max_length",
 )
-# Options of a history in JSON; its vocabulary is that of the ads or of the field that it lists.
+# Options of fields that are computed from events, in JSON. The vocabulary of a history is that of
+# the ads or of the field that it lists.
 _HISTORY_KEYS = ("name", "kind", "side", "of", "event", "max_length", "max_age_days")
+_RATE_KEYS = ("name", "kind", "side", "of", "event", "max_age_days", "num_buckets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +67,11 @@ class Field:
             allowed for a dense field.
         encoder: Text: name of an encoder, or MODULE:CLASS; see `tfrecords.texts`.
         of: History: what it lists, `ad` (the ids of the ads) or an ad-side categorical field.
-        event: History: one or more of `EVENTS`, in that order.
+            Numeric field of the ad: it is the rate of `event` of this value of the ad; see
+            `tfrecords.rates`.
+        event: History: one or more of `EVENTS`, in that order. Rate: `click` or `engagement`.
         max_length: History: maximum number of events, the latest ones.
-        max_age_days: History: older events are left out; None: all count.
+        max_age_days: History and rate: older events are left out; None: all count.
     """
 
     name: str
@@ -135,21 +141,24 @@ class Field:
                 f"{self.max_list_length}: each list takes that many columns."
             )
         self._check_vector()
-        self._check_history()
-
-    def _check_history(self) -> None:
-        if self.kind != "history":
-            given = [name for name in ("of", "event", "max_age_days") if getattr(self, name)]
-            if given:
-                raise ValueError(
-                    f"Field {self.name!r}: {given[0]} is an option of a history, and the kind is "
-                    f"{self.kind!r}. Leave it out, or correct the kind."
-                )
+        if self.is_computed:
+            self._check_computed()
             return
-        if self.side != "query" or self.column is not None:
+        given = [name for name in ("of", "event", "max_age_days") if getattr(self, name)]
+        if given:
             raise ValueError(
-                f"Field {self.name!r}: a history is computed from the events of the user; expected "
-                f"side 'query' and no column, got {self.side!r} and {self.column!r}."
+                f"Field {self.name!r}: {given[0]} is an option of histories and of rates, which "
+                f"are numeric and have `of`, and the kind is {self.kind!r}. Leave it out, or "
+                "correct the kind."
+            )
+
+    def _check_computed(self) -> None:
+        what, side = ("a rate", "ad") if self.is_rate else ("a history", "query")
+        if self.side != side or self.column is not None:
+            whose = "the log" if self.is_rate else "the user"
+            raise ValueError(
+                f"Field {self.name!r}: {what} is computed from the events of {whose}; expected "
+                f"side {side!r} and no column, got {self.side!r} and {self.column!r}."
             )
         if not isinstance(self.of, str):
             raise ValueError(
@@ -157,6 +166,11 @@ class Field:
                 f"field, got {self.of!r}."
             )
         events = (self.event,) if isinstance(self.event, str) else tuple(self.event)
+        if self.is_rate and (len(events) != 1 or set(events) - set(RATED_EVENTS)):
+            raise ValueError(
+                f"Field {self.name!r}: the event of a rate must be one of {RATED_EVENTS}, got "
+                f"{self.event!r}."
+            )
         if not events or set(events) - set(EVENTS):
             raise ValueError(
                 f"Field {self.name!r}: event must be one of {EVENTS} or a list of them, got "
@@ -194,6 +208,16 @@ class Field:
                 f"{self.encoder!r}."
             )
         object.__setattr__(self, "length", length)
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether a numeric field is the rate of an event; see `tfrecords.rates`."""
+        return self.kind == "numeric" and self.of is not None
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether values are computed from the events of the log, which does not have them."""
+        return self.kind == "history" or self.is_rate
 
     @property
     def source(self) -> str:
@@ -250,8 +274,9 @@ def is_number(value: Any) -> bool:
 
 def field_json(field: dict[str, Any]) -> dict[str, Any]:
     """Returns a field's JSON without what does not concern it, so that fingerprints stay."""
-    if field["kind"] == "history":
-        own = {name: field[name] for name in _HISTORY_KEYS}
+    computed = _computed_keys(field)
+    if computed:
+        own = {name: field[name] for name in computed}
         return {**own, "event": list(own["event"])}
     others = [name for name in _HISTORY_KEYS if name not in ("name", "kind", "side")]
     others += ["calendar"] if field["calendar"] is None else []
@@ -259,22 +284,31 @@ def field_json(field: dict[str, Any]) -> dict[str, Any]:
 
 
 def field_from_json(field: Mapping[str, Any]) -> Field:
-    """Builds a field from JSON values; the side of a history may be left out.
+    """Builds a field from JSON values; the side of a history or rate may be left out.
 
     Raises:
         ValueError: A key is missing or unknown, or a value is not allowed.
     """
     what = f"field {field.get('name')!r}"
-    if field.get("kind") == "history":
-        field = {"side": "query", **field}
-        others = [name for name in field if name not in _HISTORY_KEYS]
+    computed = _computed_keys(field)
+    if computed:
+        is_history = field["kind"] == "history"
+        field = {"side": "query" if is_history else "ad", **field}
+        others = [name for name in field if name not in computed]
         if others:
             raise ValueError(
-                f"The {what} is a history, which has no option {others[0]!r}. Known: "
-                f"{list(_HISTORY_KEYS)}."
+                f"The {what} is a {'history' if is_history else 'rate'}, which has no option "
+                f"{others[0]!r}. Known: {list(computed)}."
             )
     check_keys(what, field, Field)
     return Field(**field)
+
+
+def _computed_keys(field: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the options of a history or rate, given its JSON; none for other fields."""
+    if field.get("kind") == "history":
+        return _HISTORY_KEYS
+    return _RATE_KEYS if field.get("kind") == "numeric" and field.get("of") is not None else ()
 
 
 def check_keys(what: str, value: Mapping[str, Any], kind: Any) -> None:

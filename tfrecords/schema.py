@@ -12,7 +12,8 @@ The schema is JSON on disk; its keys are the attributes of `Schema` and `Field`:
                 {"name": "price", "kind": "numeric", "side": "ad"},
                 {"name": "title", "kind": "text", "side": "ad"},
                 {"name": "image", "kind": "dense", "side": "ad", "length": 512},
-                {"name": "recent_clicks", "kind": "history", "of": "ad", "event": "click"}],
+                {"name": "recent_clicks", "kind": "history", "of": "ad", "event": "click"},
+                {"name": "ad_click_rate", "kind": "numeric", "of": "ad", "event": "click"}],
      "ad_key": ["sku"], "click": "clicked", "time": "timestamp", "user_key": "visitor",
      "show": ["title", "image_url"]}
 """
@@ -233,17 +234,19 @@ class Schema:
                     f"before a request; name the columns of {' and '.join(missing)}, or leave the "
                     "history out."
                 )
-            if "engagement" in history.event and self.engagement is None:
+            self._check_computed("history", history)
+        for rate in self.rates:
+            if self.time is None:
                 raise ValueError(
-                    f"Schema {self.name!r}: the history {history.name!r} lists engagements, and "
-                    "the schema names no engagement column."
+                    f"Schema {self.name!r}: the rate {rate.name!r} counts what was logged before a "
+                    "request; name the column of the time, or leave the rate out."
                 )
-            if history.of != AD and self.values_of(history) is None:
-                known = [f.name for f in self.ad_fields if f.kind == "categorical"]
+            if self.click is None:
                 raise ValueError(
-                    f"Schema {self.name!r}: the history {history.name!r} is of {history.of!r}; "
-                    f"expected 'ad' or an ad-side categorical field: {known}."
+                    f"Schema {self.name!r}: the rate {rate.name!r} needs impressions that were not "
+                    "clicked, and click is null: the log has clicks alone. Leave the rate out."
                 )
+            self._check_computed("rate", rate)
         shared = ("min_count", "num_oov_buckets", "max_vocabulary_size")
         fields = [
             field
@@ -252,6 +255,19 @@ class Schema:
             for field in self.fields
         ]
         object.__setattr__(self, "fields", tuple(fields))
+
+    def _check_computed(self, what: str, field: Field) -> None:
+        if "engagement" in field.event and self.engagement is None:
+            raise ValueError(
+                f"Schema {self.name!r}: the {what} {field.name!r} is of engagements, and the "
+                "schema names no engagement column."
+            )
+        known = [f.name for f in self.ad_fields if f.kind == "categorical"]
+        if field.of not in (AD, *known):
+            raise ValueError(
+                f"Schema {self.name!r}: the {what} {field.name!r} is of {field.of!r}; expected "
+                f"'ad' or an ad-side categorical field: {known}."
+            )
 
     def _check_keys(self) -> None:
         if not self.ad_key:
@@ -290,9 +306,19 @@ class Schema:
         return tuple(field for field in self.fields if field.kind == "history")
 
     @property
+    def rates(self) -> tuple[Field, ...]:
+        """The fields that are computed from the events of all users."""
+        return tuple(field for field in self.fields if field.is_rate)
+
+    @property
     def logged_fields(self) -> tuple[Field, ...]:
-        """The fields whose values the log has: all but histories."""
-        return tuple(field for field in self.fields if field.kind != "history")
+        """The fields whose values the log has: all but histories and rates."""
+        return tuple(field for field in self.fields if not field.is_computed)
+
+    @property
+    def logged_ad_fields(self) -> tuple[Field, ...]:
+        """The fields whose values a table of ads has."""
+        return tuple(field for field in self.ad_fields if not field.is_computed)
 
     def values_of(self, history: Field) -> Field | None:
         """Returns the ad-side field whose values a history lists.
@@ -304,6 +330,8 @@ class Schema:
             The field; None for another field, and for the ids of ads that are no field.
         """
         listed = {field.name: field for field in self.ad_fields if field.kind == "categorical"}
+        if history.kind != "history":
+            return None
         if history.of == AD:
             return next((f for f in listed.values() if (f.source,) == self.ad_key), None)
         return listed.get(history.of or "")

@@ -58,9 +58,15 @@ def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.
         for field in release.schema.get("fields", ())
         if field["kind"] != "history"
     }
+    # An update has the rates of the release, unless it says others.
+    rates = [
+        name
+        for name, field in options.items()
+        if field["kind"] == "numeric" and field.get("of") and name not in names
+    ]
     key = release.schema.get("ad_key", ["ad_id"])
     as_answers = "ad_id" in names and not set(key) <= set(names)
-    left_out = ("column", "calendar") if as_answers else ()
+    left_out = ["of", "event", "max_age_days", *(["column", "calendar"] if as_answers else [])]
     fields = [
         {
             **{n: v for n, v in options.get(own["name"], {}).items() if n not in left_out},
@@ -70,7 +76,7 @@ def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.
         }
         for side, of_side in (("query", release.query_fields), ("ad", release.ad_fields))
         for own in of_side
-        if own["kind"] != "numeric_list"
+        if own["kind"] != "numeric_list" and own["name"] not in rates
     ]
     return schema.schema_from_json(
         {

@@ -1,7 +1,8 @@
 """Held-out requests and the trained ranker's scores of their shown ads.
 
-The requests are encoded by the converter and scored by the trained ranker and its calibrators. A
-server's answers for the same raw fields are compared with these scores.
+The requests, and the ads of the catalog, are encoded by the converter and scored by the trained
+ranker and its calibrators. A server's answers for the same raw fields are compared with these
+scores.
 
 Shapes: C shown ads of a request.
 """
@@ -65,11 +66,12 @@ def _scored(
     num_requests: int,
 ) -> Iterator[LoggedRequest]:
     samples = data_set.sample_requests()[:num_requests]
-    ids = data_set.catalog().ad_ids
+    catalog = data_set.catalog()
+    ids, features = catalog.ad_ids, np.asarray(catalog.features)
     samples_left = iter(samples)
     for batch in data_set.batches("test", _REQUESTS_PER_BATCH):
-        # Without positions: served scores are for the first position.
-        logits = ranker.score(batch["query"], batch["ad"])
+        # As a server does: with the latest features of the ads, and for the first position.
+        logits = ranker.score(batch["query"], features[batch["ad_row"].numpy()])
         calibrated = calibrators.apply(logits)
         served = ranking.undo_down_sampling(calibrated, data_set.schema.negative_keep_rate)
         scores = {name: values.numpy() for name, values in served.items()}

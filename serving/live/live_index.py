@@ -30,6 +30,7 @@ from serving.live import (
     live_store,
     live_update,
     live_view,
+    released_rates,
     update_channel,
 )
 from tfrecords.schema import NUM_CANDIDATES
@@ -80,6 +81,9 @@ class LiveIndex:
         manifest = release.manifest
         self._rows = ad_rows.AdRows(
             manifest.ad_fields, release.ad_index.table_schema, manifest.schema.get("show", ())
+        )
+        self._rates = released_rates.ReleasedRates(
+            manifest.schema.get("fields", ()), release.ad_index
         )
         self._store = live_store.LiveStore(
             release.base, release.version, release.manifest.training_id
@@ -152,7 +156,7 @@ class LiveIndex:
             LiveIndexError: The journal cannot be read or written, or the channel cannot be used.
             ProbeMismatchError: The ad tower does not reproduce the release's embeddings.
         """
-        table = self._rows.check(ads)
+        table = self._rates.fill(self._rows.check(ads))
         added = table[AD_ID].to_pylist()
         gone = sorted({ad_rows.check_ad_id(f"removed[{i}]", ad) for i, ad in enumerate(removed)})
         both = set(added) & set(gone)

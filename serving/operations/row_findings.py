@@ -1,7 +1,7 @@
 """Compares served scores of held-out rows with those of the training code.
 
 The rows are the first held-out requests of a data set, which keeps their raw query fields. Offline,
-the trained ranker and its calibrators score the rows as the converter encoded them. Online, a
+the trained ranker and its calibrators score the rows with the ads of the catalog. Online, a
 server scores the raw fields. A difference indicates a fault of an encoder, an export or a server.
 
 Shapes: C shown ads of a request.

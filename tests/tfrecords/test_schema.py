@@ -211,7 +211,7 @@ def test_a_history_has_the_vocabulary_of_the_field_that_it_lists():
         ({"user_key": "u", "time": "t"}, {**HISTORY, "of": "price"}, "is of 'price'; expected"),
         ({"user_key": "u", "time": "t"}, {**HISTORY, "event": "engagement"}, "no engagement col"),
         ({}, {**HISTORY, "min_count": 3}, "is a history, which has no option 'min_count'"),
-        ({}, {**HISTORY, "name": "x", "kind": "text"}, "of is an option of a history"),
+        ({}, {**HISTORY, "name": "x", "kind": "text"}, "of is an option of histories and of rates"),
         (
             {"user_key": "u", "time": "t"},
             {"name": "country__events", "kind": "numeric", "side": "query"},

@@ -3,7 +3,7 @@
 An ad is identified by the columns of `schema.ad_key`; its id is their values joined by "|".
 Impressions and clicks are counted on training rows, so that clicks / total clicks is the exact
 sampling probability of an ad as an in-batch negative. The catalog has the latest values of the
-fields of an ad.
+fields of an ad, and the rates at the last request that is not a test request.
 
 Shapes: N ads, V distinct ads of one chunk.
 """
@@ -25,7 +25,9 @@ from tfrecords.columns import (
     with_fingerprints,
     without_placeholders,
 )
+from tfrecords.conversion.event_rates import EventRates
 from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, Rows, by_chunk, raw_column
+from tfrecords.schema import AD as OF_AD
 from tfrecords.schema import SHOWN, Schema, shown_text
 
 _MAX_PENDING = 4_000_000
@@ -134,7 +136,7 @@ def collect(
         rows = load(chunk)
         codes = rows.array(AD)[places]
         columns = {reader.AD_ID: rows.strings[AD].values.take(pa.array(codes))}
-        columns.update({f.name: rows.raw(f, places) for f in schema.ad_fields})
+        columns.update({f.name: rows.raw(f, places) for f in schema.logged_ad_fields})
         if schema.show:
             columns[SHOWN] = rows.shown(schema.show, places)
         parts.append(pa.table(columns))
@@ -145,6 +147,18 @@ def collect(
     fingerprints = counts["fingerprints"].take(order).to_numpy()
     ads = CatalogAds(fingerprints, table.take(order).combine_chunks())
     return ads if more is None else _with_more(schema, ads, more)
+
+
+def with_rates(ads: CatalogAds, rates: Sequence[EventRates], time: float) -> CatalogAds:
+    """Returns a catalog with the rates of its ads before a time in seconds."""
+    table = ads.table
+    for own in rates:
+        name = reader.AD_ID if own.field.of == OF_AD else own.field.of
+        values = pc.fill_null(table[name].cast(pa.string()), "").combine_chunks()
+        found = own.at(with_fingerprints(values).fingerprints, np.full(len(values), time))
+        numbers = pa.array(found, pa.float64(), from_pandas=True)
+        table = table.append_column(own.field.name, numbers)
+    return CatalogAds(_fingerprints(table), table)
 
 
 def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
@@ -166,7 +180,7 @@ def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
     places = pa.array(np.sort(last[(last >= 0) & ~empty]))
     table = table.take(places)
     columns = {reader.AD_ID: strings.values.take(pa.array(codes).take(places))}
-    columns.update({f.name: raw_column(f, table[f.source]) for f in schema.ad_fields})
+    columns.update({f.name: raw_column(f, table[f.source]) for f in schema.logged_ad_fields})
     if schema.show:
         columns[SHOWN] = shown_texts(table, schema.show)
     return pa.table(columns)

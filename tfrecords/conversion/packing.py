@@ -100,10 +100,12 @@ class Packer:
         return packed
 
     def num_changed_ads(self, packed: records.Packed) -> int:
-        """Returns the number of rows with other ad features than the catalog."""
+        """Returns the number of rows with other ad features than the catalog, without rates."""
         changed = np.zeros(len(packed["ad_row"]), bool)
-        for name, features in self.catalog.items():
-            changed |= (features[packed["ad_row"]] != packed[name]).any(axis=1)
+        for field, name, own in self._columns("ad"):
+            if not field.is_rate:
+                differ = self.catalog[name][packed["ad_row"], own] != packed[name][:, own]
+                changed |= differ.any(axis=1)
         return int(changed.sum())
 
     def num_varying(

@@ -58,6 +58,13 @@ class Rows:
         """Returns a column other than a list as an array [B]."""
         return self.columns[name].to_numpy()
 
+    def with_numbers(self, numbers: Mapping[str, np.ndarray]) -> "Rows":
+        """Returns the rows with more numeric columns [B]."""
+        table = self.columns
+        for name, values in numbers.items():
+            table = table.append_column(name, pa.array(values))
+        return Rows(table, self.strings)
+
     def lists(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the concatenated codes of a list field, and the lists' lengths [B]."""
         lists = self.columns[name].combine_chunks()

@@ -86,13 +86,17 @@ class Requests:
 
     def row_splits(self) -> np.ndarray:
         """Returns the split [B] uint8 of each row, in the log's order."""
+        return self.by_row(self.splits)
+
+    def by_row(self, values: np.ndarray) -> np.ndarray:
+        """Returns what each row's request has [B], in the log's order, from values [R]."""
         if self.starts is None:
-            return self.splits
-        splits = np.repeat(self.splits, np.diff(self.starts))
+            return values
+        of_rows = np.repeat(values, np.diff(self.starts))
         if self.order is None:
-            return splits
-        in_log_order = np.empty_like(splits)
-        in_log_order[self.order] = splits
+            return of_rows
+        in_log_order = np.empty_like(of_rows)
+        in_log_order[self.order] = of_rows
         return in_log_order
 
 

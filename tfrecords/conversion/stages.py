@@ -18,6 +18,7 @@ from tfrecords.conversion import (
     catalog,
     dataset_json,
     event_join,
+    event_rates,
     fitting,
     label_window,
     negatives,
@@ -69,7 +70,8 @@ class SplitLog:
         rows_after_end: Number of rows whose time is after the end of the log, see `label_window`.
         bins: Bins of the time profile.
         keys: Keys of the rows; None if no negatives are sampled.
-        request_times: Times of the requests in seconds [R]; None without histories.
+        request_times: Times of the requests in seconds [R]; None without histories and rates.
+        row_times: Times of the rows' requests in seconds [rows of the log]; None without rates.
         units_per_second: Units of the log's times in a second.
     """
 
@@ -83,11 +85,18 @@ class SplitLog:
     bins: time_profile.Bins
     keys: splitting.RowKeys | None
     request_times: np.ndarray | None
+    row_times: np.ndarray | None
     units_per_second: float
 
     @property
     def num_chunks(self) -> int:
         return len(self.chunk_ends)
+
+    @property
+    def known_until(self) -> float:
+        """Time of the last request that is not a test request, in seconds; see `rates`."""
+        assert self.request_times is not None
+        return float(self.request_times[self.requests.splits != SPLITS.index("test")].max())
 
     def rows_of(self, index: int) -> slice:
         """Returns the rows of a chunk."""
@@ -121,7 +130,7 @@ def load_split(path: pathlib.Path) -> SplitLog:
             parts[part][name] = arrays[key] if arrays[key].ndim else arrays[key].item()
     requests = {"order": None, "starts": None, **parts["requests"]}
     return SplitLog(
-        **{"unknown_after": None, "request_times": None, **parts["log"]},
+        **{"unknown_after": None, "request_times": None, "row_times": None, **parts["log"]},
         requests=splitting.Requests(**requests),
         bins=time_profile.Bins(**parts["bins"]),
         keys=splitting.RowKeys(**parts["keys"]) if parts["keys"] else None,
@@ -176,6 +185,11 @@ class Stages:
             raise ValueError(
                 "sampled_negatives samples ads that the user has not clicked: name a user_key in "
                 "the schema."
+            )
+        if options.sampled_negatives and schema.rates:
+            raise ValueError(
+                "sampled_negatives and rates exclude each other: a rate needs impressions that "
+                f"were not clicked. Leave {schema.rates[0].name!r} out of the schema."
             )
         label_window.check(schema, options.engagement_window_seconds, options.sampled_negatives)
         self._log = opened
@@ -278,10 +292,10 @@ class Stages:
         spans = (_span(chunk_ends, index) for index in range(len(parsed)))
         cutoff = label_window.find(keys, is_train, self._options.engagement_window_seconds)
         times, units = None, 1.0
-        if schema.histories and keys.time is not None:
+        if (schema.histories or schema.rates) and keys.time is not None:
             units = label_window.units_per_second(keys.time)
             times = splitting.request_times(keys.time, requests) / units
-        return SplitLog(
+        split = SplitLog(
             chunk_ends,
             request_ends,
             requests,
@@ -292,8 +306,11 @@ class Stages:
             time_profile.Bins.of(keys),
             keys if self._options.sampled_negatives else None,
             times,
+            requests.by_row(times) if schema.rates and times is not None else None,
             units,
         )
+        self._sort_rated_events(split)
+        return split
 
     def _join(self, parsed: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Joins the events of all chunks, and returns the notes of the chunks of impressions."""
@@ -302,7 +319,7 @@ class Stages:
         paths = [self._space.path("parse", i, ".rows") for i in range(len(parsed))]
         chunks = [parsed_rows.load_rows(path) for path in paths]
         has_times = self._schema.time is not None
-        keep_times = bool(self._schema.histories)
+        keep_times = bool(self._schema.histories or self._schema.rates)
         joined = event_join.join(event_join.event_rows(chunks), events, has_times, keep_times)
         notes, start = [], 0
         for index, (note, rows) in enumerate(zip(parsed, chunks, strict=True)):
@@ -329,7 +346,7 @@ class Stages:
 
     def count_chunk(self, split: SplitLog, index: int) -> dict[str, Any]:
         """Counts values, ads and labels of a chunk's training rows, and returns its note."""
-        rows, span = self._rows(index), split.rows_of(index)
+        rows, span = self._with_rates(split, index), split.rows_of(index)
         is_train = split.is_train[span]
         num_before = _span(split.train_ends, index).start
         counts = fitting.count_chunk(
@@ -356,6 +373,8 @@ class Stages:
         )
         ad_counts = catalog.merge(self._counts(index, "ads") for index in chunks)
         ads = catalog.collect(self._schema, ad_counts, split.chunk_ends, self._rows, more_ads)
+        if self._rates:
+            ads = catalog.with_rates(ads, self._rates, split.known_until)
         time = split.bins.add(self._counts(index, "profile") for index in chunks)
         self._encode_texts(fitted.schema, split.num_chunks)
         self._sort_events(split)
@@ -405,6 +424,36 @@ class Stages:
 
             self._space.once("texts", number, encode)
 
+    def _sort_rated_events(self, split: SplitLog) -> None:
+        """Sorts the impressions and events of each value for the rates."""
+        chunks = [functools.partial(self._rows, index) for index in range(split.num_chunks)]
+        is_train = [split.is_train[split.rows_of(index)] for index in range(split.num_chunks)]
+        window = self._options.engagement_window_seconds
+        for number, field in enumerate(self._schema.rates):
+
+            def sort(field: Field = field, number: int = number) -> dict[str, Any]:
+                directory = self._space.path("rates", number)
+                units = split.units_per_second
+                event_rates.write(field, chunks, is_train, units, window, directory)
+                return {}
+
+            self._space.once("rates", number, sort)
+
+    @functools.cached_property
+    def _rates(self) -> list[event_rates.EventRates]:
+        return [
+            event_rates.load(field, self._space.path("rates", number))
+            for number, field in enumerate(self._schema.rates)
+        ]
+
+    def _with_rates(self, split: SplitLog, index: int) -> parsed_rows.Rows:
+        """Returns the rows of a chunk with their rates."""
+        rows = self._rows(index)
+        if split.row_times is None:
+            return rows
+        times = split.row_times[split.rows_of(index)]
+        return rows.with_numbers({own.field.name: own.of_rows(rows, times) for own in self._rates})
+
     def _sort_events(self, split: SplitLog) -> None:
         """Sorts the events of users for the histories."""
         chunks = [functools.partial(self._rows, index) for index in range(split.num_chunks)]
@@ -423,7 +472,7 @@ class Stages:
 
     def pack_chunk(self, split: SplitLog, packer: packing.Packer, index: int) -> dict[str, Any]:
         """Encodes the rows of a chunk, and returns its note."""
-        rows = self._rows(index)
+        rows = self._with_rates(split, index)
         packed = packer.pack(rows)
         young = 0
         if split.unknown_after is not None:

@@ -62,18 +62,31 @@ class UserEvents:
         Returns:
             The events of all histories, concatenated, and the lengths of the histories [R].
         """
+        firsts, ends = self._runs(users, times)
+        lengths = np.minimum(ends - firsts, self.field.max_length)
+        offsets = np.cumsum(lengths) - lengths
+        return np.arange(lengths.sum()) + np.repeat(ends - lengths - offsets, lengths), lengths
+
+    def count(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Counts the events [R] before requests that are not too old, also beyond `max_length`.
+
+        Args:
+            users, times: As in `before`.
+        """
+        firsts, ends = self._runs(users, times)
+        return ends - firsts
+
+    def _runs(self, users: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the first event [R] before each request that is not too old, and the end [R]."""
         if not len(self.users):
-            return np.empty(0, np.int64), np.zeros(len(users), np.int64)
+            return np.zeros(len(users), np.int64), np.zeros(len(users), np.int64)
         places = np.minimum(np.searchsorted(self.users, users), len(self.users) - 1)
         known = self.users[places] == users
         low = self.starts[places]
         high = np.where(known, self.starts[places + 1], low)
         ends = _first_at_or_after(self.times, low, high, times)
         earliest = np.broadcast_to(histories.earliest(self.field, times), times.shape)
-        firsts = _first_at_or_after(self.times, low, ends, earliest)
-        lengths = np.minimum(ends - firsts, self.field.max_length)
-        offsets = np.cumsum(lengths) - lengths
-        return np.arange(lengths.sum()) + np.repeat(ends - lengths - offsets, lengths), lengths
+        return _first_at_or_after(self.times, low, ends, earliest), ends
 
     def encode(
         self, ids: np.ndarray, users: np.ndarray, times: np.ndarray
@@ -190,7 +203,7 @@ def load(field: Field, directory: pathlib.Path) -> UserEvents:
     return UserEvents(field, strings=strings, **arrays)
 
 
-def _values_in(field: Field) -> str:
+def values_in(field: Field) -> str:
     """Returns the column of a chunk with the codes of the values that a history lists."""
     return AD if field.of == OF_AD else str(field.of)
 
@@ -201,7 +214,7 @@ def _distinct(field: Field, chunks: Sequence[Callable[[], Rows]]) -> Strings:
     values: list[pa.Array] = [pa.array([], pa.string())]
     found = [np.empty(0, np.int64)]
     for load_rows in chunks:
-        strings = load_rows().strings[_values_in(field)]
+        strings = load_rows().strings[values_in(field)]
         new = np.flatnonzero(~np.isin(strings.fingerprints, known))
         if len(new):
             values.append(strings.values.take(pa.array(new)))
@@ -214,7 +227,7 @@ def _distinct(field: Field, chunks: Sequence[Callable[[], Rows]]) -> Strings:
 
 def _events(field: Field, rows: Rows, values: KeyIndex) -> dict[str, np.ndarray]:
     """Returns the events of a chunk that a history lists: user, time, kind and value of each."""
-    own = _values_in(field)
+    own = values_in(field)
     value = values.find(rows.strings[own].fingerprints).astype(np.int32)[rows.array(own)]
     users, names = rows.array(USER), rows.columns.column_names
     parts = []

@@ -89,7 +89,7 @@ def read_ads(files: protocol.Files, schema: Schema, delimiter: str) -> pa.Table 
     """
     if files.ads is None:
         return None
-    wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.ad_fields)])
+    wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.logged_ad_fields)])
     wanted |= dict.fromkeys(table_files.shown_names(files.ads, schema))
     layout = delimited.Layout(types(schema, wanted), delimiter, quote=delimiter == ",")
     log = delimited.DelimitedLog(protocol.Files((files.ads,)), layout)

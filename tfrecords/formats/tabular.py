@@ -59,7 +59,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     names = table_files.column_names(files.ads, schema.columns)
     _check_key(files.ads, "ad_key", schema.ad_key, names)
     shown = [name for name in schema.show if name in names]
-    wanted = dict.fromkeys((*schema.ad_key, *(f.source for f in schema.ad_fields), *shown))
+    wanted = dict.fromkeys((*schema.ad_key, *(f.source for f in schema.logged_ad_fields), *shown))
     types = column_types(schema)
     own = {name: types[name] for name in wanted if name in names}
     table = table_files.read(
@@ -243,7 +243,7 @@ def list_columns(schema: Schema) -> set[str]:
 
 
 def _is_ad(schema: Schema, column: str) -> bool:
-    return any(field.source == column for field in schema.ad_fields)
+    return any(field.source == column for field in schema.logged_ad_fields)
 
 
 def _check_kinds(paths: Sequence[pathlib.Path]) -> None:
@@ -271,7 +271,7 @@ def _check_key(path: pathlib.Path, role: str, key: Sequence[str], names: Collect
 
 
 def _check_numbers(path: pathlib.Path, schema: Schema, table: pa.Table) -> None:
-    for field in schema.ad_fields:
+    for field in schema.logged_ad_fields:
         name = field.source
         if field.kind not in ("numeric", "dense") or name not in table.column_names:
             continue

@@ -162,7 +162,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     _, paths = _resolve(files)
     if columns_of_tables.PROMOTED not in paths:
         return None
-    of_fields = (field.source for field in schema.ad_fields)
+    of_fields = (field.source for field in schema.logged_ad_fields)
     wanted = dict.fromkeys([*schema.ad_key, *of_fields, *schema.show])
     joiner = columns_of_tables.Joiner(paths, list(wanted))
     ids = np.sort(joiner.promoted().keys.keys)

@@ -1,0 +1,99 @@
+"""Rates from the log to a release and to live updates."""
+
+import history_logs
+import numpy as np
+import pytest
+
+from serving import export, index, live
+from serving.cli import ad_feeds
+from serving.export import held_out_requests
+from serving.releases import bundle
+from tfrec import calibration, ranking, retrieval
+from tfrecords import encoding
+from tfrecords.schema import schema_from_json
+
+CALIBRATORS, FLAT = calibration.Calibrators(), index.IndexConfig(kind="Flat")
+RATES = [
+    {"name": "brand_clicks", "kind": "numeric", "of": "brand", "event": "click"},
+    {"name": "ad_clicks", "kind": "numeric", "of": "ad", "event": "click", "max_age_days": 30},
+]
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory):
+    schema = history_logs.schema_of().to_json()
+    schema = schema_from_json({**schema, "fields": [*schema["fields"], *RATES]})
+    directory = tmp_path_factory.mktemp("rates") / "data"
+    return history_logs.converted(history_logs.log(), schema, directory)
+
+
+@pytest.fixture(scope="module")
+def models(data_set, retrieval_config, ranker_config):
+    two_tower = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
+    return two_tower, ranking.build_ranker(data_set, ranker_config)
+
+
+@pytest.fixture(scope="module")
+def release(data_set, models, tmp_path_factory):
+    base = tmp_path_factory.mktemp("release")
+    export.export_release(base, data_set, *models, CALIBRATORS, FLAT, {})
+    return bundle.load(base)
+
+
+def rate_columns(data_set):
+    columns = dict(encoding.columns(data_set.schema.ad_fields))
+    return [columns[field].start for field in data_set.schema.rates]
+
+
+def test_a_release_has_the_rates_of_the_catalog(release, data_set):
+    assert release.manifest.ad_kinds["brand_clicks"] == "numeric"
+    rows = release.ad_index.find(data_set.catalog().ad_ids.to_pylist())
+    served = release.ad_index.features(rows)[:, rate_columns(data_set)]
+    np.testing.assert_array_equal(served, data_set.catalog().features[:, rate_columns(data_set)])
+    has_brand = release.ad_index.column(rows, "brand").is_valid().to_numpy(zero_copy_only=False)
+    np.testing.assert_array_equal(served > 0, np.stack([has_brand, np.ones(12, bool)], axis=1))
+
+
+def test_new_and_changed_ads_have_the_rates_of_their_values(release, data_set):
+    ads = live.LiveIndex(release)
+    shown = {ad.ad_id: ad.fields for ad in release.ad_index.listed(np.arange(12))}
+    (known, fields), *_ = [(ad, own) for ad, own in shown.items() if own["brand"] == "acme"]
+    ads.update(
+        [
+            {"ad_id": "new", "fields": {"brand": "acme"}},
+            {"ad_id": known, "fields": {"brand": "unseen"}},
+            {"ad_id": "said", "fields": {"brand": "acme", "brand_clicks": 0.9}},
+        ]
+    )
+    view = ads.view()
+    places = {ad: row for row, ad in enumerate(view.ad_ids(np.arange(15)))}
+    rows = np.array([places["new"], places[known], places["said"]])
+    new, changed, said = (one.fields for one in view.listed(rows))
+    assert new == {"brand": "acme", "brand_clicks": fields["brand_clicks"], "ad_clicks": None}
+    assert changed == {"brand": "unseen", "brand_clicks": None, "ad_clicks": fields["ad_clicks"]}
+    assert said["brand_clicks"] == 0.9
+    first, _ = rate_columns(data_set)
+    own = release.ad_index.features(release.ad_index.find([known]))
+    assert view.features(rows)[0, first] == own[0, first] > 0
+
+
+def test_a_table_of_ads_need_not_have_rates(release, tmp_path):
+    (tmp_path / "ads.csv").write_text("sku,brand\nnew,acme\n")
+    ads, lacking = ad_feeds.read_ads(tmp_path / "ads.csv", release.manifest)
+    assert ads == [{"ad_id": "new", "fields": {"brand": "acme"}, "show": {}}]
+    assert lacking == []
+    (tmp_path / "rated.csv").write_text("sku,brand,brand_clicks\nnew,acme,0.25\n")
+    (ad,), lacking = ad_feeds.read_ads(tmp_path / "rated.csv", release.manifest)
+    assert ad["fields"] == {"brand": "acme", "brand_clicks": 0.25}
+
+
+def test_held_out_rows_are_scored_with_the_rates_of_the_catalog(release, data_set, models):
+    scored = held_out_requests._scored(data_set, models[1], CALIBRATORS, 5)
+    for one in scored:
+        ads = release.ad_index.features(release.ad_index.find(one.ad_ids))
+        query = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
+        columns = release.query_tower.columns([one.fields])
+        served = models[1].score(query(columns), ads[None])
+        np.testing.assert_allclose(
+            one.scores["click_probability"], 1 / (1 + np.exp(-served["click"].numpy()[0])), atol=1e-5
+        )

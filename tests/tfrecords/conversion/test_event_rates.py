@@ -1,0 +1,208 @@
+"""Rates of a converted log are those that a loop over its rows computes."""
+
+import functools
+
+import history_logs
+import numpy as np
+import pytest
+from history_logs import converted, log
+
+from tfrecords import convert, encoding, rates, reader
+from tfrecords.conversion import user_events
+from tfrecords.schema import AD, schema_from_json
+from tfrecords.splits import SPLITS
+
+RATES = [
+    {"name": "brand_clicks", "kind": "numeric", "of": "brand", "event": "click",
+     "max_age_days": 2},
+    {"name": "ad_clicks", "kind": "numeric", "of": "ad", "event": "click"},
+    {"name": "brand_orders", "kind": "numeric", "of": "brand", "event": "engagement"},
+]  # fmt: skip
+DAY = 86_400.0
+
+
+def schema_of(**changes):
+    schema = history_logs.schema_of(**changes).to_json()
+    fields = [field for field in schema["fields"] if field["kind"] != "history"]
+    return schema_from_json({**schema, "fields": [*fields, *RATES]})
+
+
+def rate(rows, before, values, field, overall):
+    """Returns the rate of a value, given the rows of a log and the time of a request."""
+    column, label = ("sku" if field.of == AD else field.of), field.event[0]
+    label = {"click": "clicked", "engagement": "bought"}[label]
+    days = np.inf if field.max_age_days is None else field.max_age_days
+    seen = rows[(rows[column] == values[column]) & (rows.t < before)]
+    seen = seen[(seen.t >= before - days * DAY) & seen[label].notna()]
+    if not values[column] or not len(seen):
+        return np.nan
+    return (seen[label].sum() + rates.SMOOTHING * overall[label]) / (len(seen) + rates.SMOOTHING)
+
+
+def overall_of(frame):
+    train = frame[frame.split == "train"]
+    return {name: train[name].mean() for name in ("clicked", "bought")}
+
+
+def encoded(data_set, frame):
+    """Returns the ids of the rates [C, rates] of the rows of each request, by request."""
+    schema = data_set.schema
+    columns = dict(encoding.columns(schema.ad_fields))
+    own = [columns[field].start for field in schema.rates]
+    row = dict(encoding.columns(schema.query_fields))[schema.fields[0]].start
+    words = ("", *data_set.fitted.statistics["row"].vocabulary)
+    found = {}
+    for split in SPLITS:
+        names = iter(frame.row[frame.split == split].unique())
+        for window in data_set.windows(split).as_numpy_iterator():
+            ends = np.cumsum(window["list_lengths"])
+            for query, ads in zip(window["query"], np.split(window["ad"], ends)[:-1], strict=True):
+                name = words[query[row]] if split == "train" else next(names)
+                found[name] = ads[:, own]
+    return found
+
+
+def expected(data_set, frame):
+    encoder = encoding.Encoder(data_set.fitted, data_set.schema.ad_fields)
+    times, overall = frame.groupby("row").t.min(), overall_of(frame)
+    found = {name: np.zeros((len(rows), len(RATES))) for name, rows in frame.groupby("row")}
+    for place, field in enumerate(data_set.schema.rates):
+        numbers = [
+            rate(frame, times[values["row"]], values, field, overall)
+            for values in frame.to_dict("records")
+        ]
+        ids = encoder.encode_column(field, np.array(numbers, np.float32)).numpy()
+        for name, rows in frame.reset_index().groupby("row"):
+            found[name][:, place] = ids[rows.index]
+    return found
+
+
+def test_each_row_has_the_rates_before_its_request(tmp_path):
+    frame = log()
+    data_set = converted(frame, schema_of(), tmp_path / "data")
+    found, wanted = encoded(data_set, frame), expected(data_set, frame)
+    assert found.keys() == wanted.keys()
+    for name, ids in found.items():
+        np.testing.assert_array_equal(ids, wanted[name], err_msg=name)
+    ids = np.concatenate(list(found.values()))
+    # Some rows have no rate, and the others have many.
+    assert (ids == 0).any(axis=0).all()
+    assert (np.ptp(ids, axis=0) > 10).all()
+
+
+def test_the_catalog_has_the_rates_of_the_end_of_validation(tmp_path):
+    frame = log()
+    starts = frame.groupby("row").t.transform("min")
+    frame["t"] = starts
+    # Some test requests are at the time of the last validation request.
+    edges = starts.quantile([0.6, 0.8]).to_numpy()
+    frame["split"] = np.array(SPLITS)[np.searchsorted(edges, starts)]
+    tied = frame.row[(starts == edges[1])].unique()[-1]
+    frame.loc[frame.row == tied, "split"] = "test"
+    schema = schema_of()
+    table = converted(frame, schema, tmp_path / "data").catalog().table.to_pandas()
+    latest = frame.drop_duplicates("sku", keep="last").set_index("sku")
+    for ad in table.to_dict("records"):
+        values = {"sku": ad[reader.AD_ID], "brand": latest.brand[ad[reader.AD_ID]]}
+        for field in schema.rates:
+            own = rate(frame, edges[1], values, field, overall_of(frame))
+            np.testing.assert_allclose(ad[field.name], own, rtol=1e-6)
+    # No test label is in it.
+    frame.loc[frame.split == "test", "clicked"] = 1 - frame.clicked
+    again = converted(frame, schema, tmp_path / "poisoned").catalog().table.to_pandas()
+    np.testing.assert_array_equal(again.brand_clicks, table.brand_clicks)
+    np.testing.assert_array_equal(again.ad_clicks, table.ad_clicks)
+
+
+def test_ads_that_were_never_shown_have_the_rates_of_their_values(tmp_path):
+    frame = log()
+    ads = frame[["sku", "brand"]].drop_duplicates("sku", keep="last")
+    ads.loc[len(frame)] = ["new", "acme"]
+    ads.to_csv(tmp_path / "ads.csv", index=False)
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    source = convert.Source(
+        tmp_path / "log.csv", schema_of(), "tabular", ads_path=tmp_path / "ads.csv"
+    )
+    convert.convert(source, tmp_path / "data")
+    table = reader.DataSet(tmp_path / "data").catalog().table.to_pandas().set_index(reader.AD_ID)
+    known = table[(table.brand == "acme") & (table.index != "new")]
+    assert table.brand_clicks["new"] == known.brand_clicks.iloc[0]
+    assert np.isnan(table.ad_clicks["new"])
+
+
+def test_nothing_depends_on_chunks_workers_or_the_size_of_ranges(tmp_path, monkeypatch):
+    frame, schema = log(), schema_of()
+    first = encoded(converted(frame, schema, tmp_path / "one", 10_000, workers=1), frame)
+    monkeypatch.setattr(user_events, "write", functools.partial(user_events.write, max_at_once=50))
+    second = encoded(converted(frame, schema, tmp_path / "two", 37, workers=3), frame)
+    assert first.keys() == second.keys()
+    for name, ids in first.items():
+        np.testing.assert_array_equal(ids, second[name], err_msg=name)
+
+
+def test_rows_without_a_label_do_not_count(tmp_path):
+    frame, schema = log(), schema_of()
+    frame["bought"] = frame.bought.astype(float).mask(frame.index % 3 == 0)
+    data_set = converted(frame, schema, tmp_path / "data")
+    wanted = expected(data_set, frame)
+    for name, ids in encoded(data_set, frame).items():
+        np.testing.assert_array_equal(ids, wanted[name], err_msg=name)
+
+
+def test_engagements_count_when_their_window_has_passed(tmp_path):
+    frame, schema = log(), schema_of(split=None, request_key=None)
+    window = 2 * DAY
+    data_set = converted(
+        frame, schema, tmp_path / "data", engagement_window_seconds=window, split="order"
+    )
+    field = schema.rates[2]
+    encoder = encoding.Encoder(data_set.fitted, data_set.schema.ad_fields)
+    column = dict(encoding.columns(schema.ad_fields))[field].start
+    train = data_set.num_rows("train")
+    overall = {"bought": frame.bought[:train].mean()}
+    later = frame.assign(t=frame.t + window)
+    test = frame.iloc[-data_set.num_rows("test") :].to_dict("records")
+    numbers = [rate(later, values["t"], values, field, overall) for values in test]
+    wanted = encoder.encode_column(field, np.array(numbers, np.float32)).numpy()
+    windows = data_set.windows("test").as_numpy_iterator()
+    found = [ids for window in windows for ids in window["ad"][:, column]]
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({"time": None}, {}, "name the column of the time"),
+        ({"click": None, "engagement": None}, {}, "click is null: the log has clicks alone"),
+        ({"engagement": None}, {"event": "engagement"}, "names no engagement column"),
+        ({}, {"of": "color"}, r"is of 'color'; expected 'ad' or .*: \['brand'\]"),
+        ({}, {"of": 3}, "of must be 'ad' or the name of an ad-side categorical field, got 3"),
+        ({}, {"event": "impression"}, r"must be one of \('click', 'engagement'\), got 'impress"),
+        ({}, {"event": ["click", "engagement"]}, "the event of a rate must be one of"),
+        ({}, {"event": []}, "the event of a rate must be one of"),
+        ({}, {"side": "query"}, "expected side 'ad' and no column, got 'query'"),
+        ({}, {"max_age_days": 0}, "max_age_days must be a number above 0 or null, got 0"),
+        ({}, {"column": "x"}, "is a rate, which has no option 'column'"),
+        ({}, {"of": None, "side": "ad"}, "event is an option of histories and of rates"),
+    ],
+)
+def test_a_rate_that_the_log_does_not_allow_is_refused(changes, field, message):
+    value = {**history_logs.schema_of().to_json(), **changes}
+    fields = [own for own in value["fields"] if own["kind"] != "history"]
+    with pytest.raises(ValueError, match=message):
+        schema_from_json({**value, "fields": [*fields, {**RATES[0], **field}]})
+
+
+def test_a_rate_round_trips_and_is_not_read_from_the_log():
+    schema = schema_of()
+    assert schema_from_json(schema.to_json()) == schema
+    assert [field["name"] for field in schema.to_json()["fields"][-3:]] == [
+        own["name"] for own in RATES
+    ]
+    assert not {own["name"] for own in RATES} & set(schema.columns)
+    assert {field.side for field in schema.rates} == {"ad"}
+
+
+def test_sampled_negatives_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="a rate needs impressions that were not clicked"):
+        converted(log(), schema_of(), tmp_path / "data", sampled_negatives=1)

@@ -1,0 +1,127 @@
+"""The rates of rows and of the catalog, from the events of each value of a field.
+
+The impressions and the events of a value are sorted by time, as `user_events` sorts those of a
+user, so that two binary searches count those before a request. The rules are those of
+`tfrecords.rates`.
+
+Shapes: B rows.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from tfrecords import files, rates
+from tfrecords.conversion import user_events
+from tfrecords.conversion.parsed_rows import EVENT_TIMES, LABEL_COLUMNS, TIME, USER, Rows
+from tfrecords.schema import MISSING_LABEL, Field
+
+_IMPRESSIONS, _EVENTS, _OVERALL = "impressions", "events", "overall.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class EventRates:
+    """The impressions and events that a rate counts.
+
+    Attributes:
+        field: The rate.
+        impressions, events: Those of each value, as if the value were a user.
+        overall: The rate of all training rows.
+    """
+
+    field: Field
+    impressions: user_events.UserEvents
+    events: user_events.UserEvents
+    overall: float
+
+    def at(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Returns the rates [B] float32 of values [B], fingerprints, before times [B] in seconds.
+
+        NaN is missing.
+        """
+        impressions = self.impressions.count(values, times)
+        return rates.smoothed(self.events.count(values, times), impressions, self.overall).astype(
+            np.float32
+        )
+
+    def of_rows(self, rows: Rows, times: np.ndarray) -> np.ndarray:
+        """Returns the rates [B] float32 of rows before times [B] in seconds."""
+        return self.at(_values(self.field, rows), times)
+
+
+def write(
+    field: Field,
+    chunks: Sequence[Callable[[], Rows]],
+    is_train: Sequence[np.ndarray],
+    units_per_second: float,
+    window_seconds: float,
+    directory: pathlib.Path,
+) -> None:
+    """Sorts the impressions and events that a rate counts, and writes them; `load` reads them.
+
+    Args:
+        field: The rate.
+        chunks: Load the rows of each chunk.
+        is_train: Whether a row of each chunk is a training row [B] bool.
+        units_per_second: Units of the log's times in a second.
+        window_seconds: Maximum delay of an engagement; 0: all count at once.
+        directory: Where to write.
+    """
+    delay = window_seconds * units_per_second if field.event == ("engagement",) else 0.0
+    by_value = [functools.partial(_by_value, field, load, delay) for load in chunks]
+    for name, history in zip((_IMPRESSIONS, _EVENTS), _histories(field), strict=True):
+        user_events.write(history, by_value, units_per_second, directory / name)
+    num_events = num_impressions = 0
+    for load, train in zip(chunks, is_train, strict=True):
+        labels = load().array(LABEL_COLUMNS[field.event[0]])[train]
+        num_events += int((labels == 1).sum())
+        num_impressions += int((labels != MISSING_LABEL).sum())
+    files.write_json(directory / _OVERALL, {"rate": num_events / max(num_impressions, 1)})
+
+
+def load(field: Field, directory: pathlib.Path) -> EventRates:
+    """Memory-maps what `write` wrote."""
+    impressions, events = (
+        user_events.load(history, directory / name)
+        for name, history in zip((_IMPRESSIONS, _EVENTS), _histories(field), strict=True)
+    )
+    overall = json.loads((directory / _OVERALL).read_text())["rate"]
+    return EventRates(field, impressions, events, overall)
+
+
+def _histories(field: Field) -> tuple[Field, Field]:
+    """Returns the histories of a value that its rate counts: impressions, and events."""
+    impressions, events = (
+        Field(
+            field.name, "history", "query", of=field.of, event=event,
+            max_age_days=field.max_age_days,
+        )
+        for event in (("impression",), field.event)
+    )  # fmt: skip
+    return impressions, events
+
+
+def _by_value(field: Field, load: Callable[[], Rows], delay: float) -> Rows:
+    """Returns the rows of a chunk that have a label, with the value in place of the user."""
+    rows = load()
+    label = LABEL_COLUMNS[field.event[0]]
+    table = rows.columns.drop_columns([USER]) if USER in rows.columns.column_names else rows.columns
+    table = table.append_column(USER, pa.array(_values(field, rows)))
+    if delay:
+        later = pa.array(rows.array(TIME) + delay)
+        table = table.set_column(table.column_names.index(TIME), TIME, later)
+        own = EVENT_TIMES[field.event[0]]
+        table = table.drop_columns([own]) if own in table.column_names else table
+    known = rows.array(label) != MISSING_LABEL
+    return Rows(table.filter(pa.array(known)), rows.strings)
+
+
+def _values(field: Field, rows: Rows) -> np.ndarray:
+    """Returns the fingerprints [B] of the values that the rates of rows are of."""
+    name = user_events.values_in(field)
+    return rows.strings[name].fingerprints[rows.array(name)]
