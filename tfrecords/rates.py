@@ -13,8 +13,9 @@ older rows. The rules:
 -   An event counts from the time of its impression or, in a log of events, from its own time. With
     an engagement window, impressions and engagements count when the window has passed.
 -   It is smoothed: `SMOOTHING` impressions with the rate of the whole training log are added.
--   The catalog has the rates at the time of the last request that is not a test request. So in a
-    log that is split by time, no test label is in what is measured or released.
+-   Models are measured with catalog rates at the time of the last request that is not a test
+    request: in a log that is split by time, no test label is in them. A release has those of the
+    end of the log.
 
 References:
     Chapelle, Manavoglu and Rosales, Simple and Scalable Response Prediction for Display

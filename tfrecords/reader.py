@@ -21,6 +21,8 @@ from tfrecords.schema import SHOWN
 
 # Names that no field can have.
 AD_ID = "__ad_id__"
+# Before the name of a rate: its column for releases.
+RELEASED = "__released__."
 """Column of the catalog: ad ids, strings."""
 IMPRESSIONS = "__impressions__"
 """Column of the catalog: number of training rows of each ad."""
@@ -75,7 +77,7 @@ class Catalog:
 
     Attributes:
         table: Raw ad-side fields, `AD_ID`, `IMPRESSIONS` and `CLICKS`, and `schema.SHOWN` if the
-            schema shows columns.
+            schema shows columns. A rate has two columns, see `rates`.
         features: [N, Fa] int32 encoded ad-side fields.
     """
 
@@ -91,7 +93,15 @@ class Catalog:
     def fields(self) -> pa.Table:
         """Raw ad-side fields."""
         others = (AD_ID, IMPRESSIONS, CLICKS, SHOWN)
-        return self.table.select([name for name in self.table.column_names if name not in others])
+        names = [name for name in self.table.column_names if name not in others]
+        return self.table.select([name for name in names if not name.startswith(RELEASED)])
+
+    @property
+    def released_fields(self) -> pa.Table:
+        """Raw ad-side fields with the rates of a release."""
+        names, known = self.fields.column_names, set(self.table.column_names)
+        own = [RELEASED + name if RELEASED + name in known else name for name in names]
+        return self.table.select(own).rename_columns(names)
 
     def shown(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Returns the values to show of rows [n], by column; nothing if the schema shows none."""

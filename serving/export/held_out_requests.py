@@ -17,7 +17,7 @@ import numpy as np
 from serving.export.pipeline import Pipeline
 from serving.export.release_export import training_id_of
 from tfrec import calibration, ranking
-from tfrecords import reader
+from tfrecords import encoding, reader
 
 _REQUESTS_PER_BATCH = 64
 
@@ -68,9 +68,12 @@ def _scored(
     samples = data_set.sample_requests()[:num_requests]
     catalog = data_set.catalog()
     ids, features = catalog.ad_ids, np.asarray(catalog.features)
+    if data_set.schema.rates:
+        encoder = encoding.Encoder(data_set.fitted, data_set.schema.ad_fields)
+        features = encoder.encode_table(catalog.released_fields)
     samples_left = iter(samples)
     for batch in data_set.batches("test", _REQUESTS_PER_BATCH):
-        # As a server does: with the latest features of the ads, and for the first position.
+        # As a server does: with the features of the release, and for the first position.
         logits = ranker.score(batch["query"], features[batch["ad_row"].numpy()])
         calibrated = calibrators.apply(logits)
         served = ranking.undo_down_sampling(calibrated, data_set.schema.negative_keep_rate)

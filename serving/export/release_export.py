@@ -121,8 +121,11 @@ def tuning_queries(data_set: reader.DataSet, two_tower: retrieval.RetrievalModel
 
 def display(catalog: reader.Catalog) -> pa.Table:
     """Returns the table of ad ids, raw fields and values to show of the index."""
-    others = [name for name in (AD_ID, SHOWN) if name in catalog.table.column_names]
-    return catalog.table.select([*others, *catalog.fields.column_names])
+    table = catalog.table.select([n for n in (AD_ID, SHOWN) if n in catalog.table.column_names])
+    fields = catalog.released_fields
+    for name, column in zip(fields.column_names, fields.columns, strict=True):
+        table = table.append_column(name, column)
+    return table
 
 
 def training_id_of(

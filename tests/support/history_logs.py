@@ -12,6 +12,19 @@ HISTORIES = [
     {"name": "all", "kind": "history", "of": "ad", "event": list(histories.EVENTS)},
     {"name": "brands", "kind": "history", "of": "brand", "event": "impression", "max_age_days": 2},
 ]
+RATES = [
+    {"name": "brand_clicks", "kind": "numeric", "of": "brand", "event": "click",
+     "max_age_days": 2},
+    {"name": "ad_clicks", "kind": "numeric", "of": "ad", "event": "click"},
+    {"name": "brand_orders", "kind": "numeric", "of": "brand", "event": "engagement"},
+]  # fmt: skip
+
+
+def schema_with_rates(**changes):
+    """Returns the schema of the same log with rates in place of histories."""
+    schema = schema_of(**changes).to_json()
+    fields = [field for field in schema["fields"] if field["kind"] != "history"]
+    return schema_from_json({**schema, "fields": [*fields, *RATES]})
 
 
 def schema_of(**changes):

@@ -5,6 +5,7 @@ import json
 import pathlib
 import pickle
 
+import history_logs
 import logs
 import pytest
 import requirements
@@ -27,6 +28,14 @@ def test_a_log_is_converted_to_the_same_bytes(made, tmp_path):
     data_set = reader.DataSet(tmp_path / "beam")
     assert data_set.description.source.rejected == 2
     assert sum(len(data_set.description.splits[s].shards) for s in SPLITS) > 7
+
+
+def test_rates_are_the_same(tmp_path):
+    history_logs.log().to_csv(tmp_path / "log.csv", index=False)
+    schema = history_logs.schema_with_rates()
+    source = convert.Source(tmp_path / "log.csv", schema, "tabular", rows_per_chunk=100)
+    local, on_beam = converted_both_ways(source, tmp_path)
+    assert local == on_beam
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -3,7 +3,7 @@
 An ad is identified by the columns of `schema.ad_key`; its id is their values joined by "|".
 Impressions and clicks are counted on training rows, so that clicks / total clicks is the exact
 sampling probability of an ad as an in-batch negative. The catalog has the latest values of the
-fields of an ad, and the rates at the last request that is not a test request.
+fields of an ad, and the rates of two times (`tfrecords.rates`).
 
 Shapes: N ads, V distinct ads of one chunk.
 """
@@ -149,15 +149,26 @@ def collect(
     return ads if more is None else _with_more(schema, ads, more)
 
 
-def with_rates(ads: CatalogAds, rates: Sequence[EventRates], time: float) -> CatalogAds:
-    """Returns a catalog with the rates of its ads before a time in seconds."""
+def with_rates(
+    ads: CatalogAds, rates: Sequence[EventRates], measured: float, released: float
+) -> CatalogAds:
+    """Returns a catalog with the rates of its ads before two times in seconds.
+
+    Args:
+        ads: The catalog without rates.
+        rates: The rates.
+        measured: Time of those that models are measured with.
+        released: Time of those in releases.
+    """
     table = ads.table
     for own in rates:
         name = reader.AD_ID if own.field.of == OF_AD else own.field.of
-        values = pc.fill_null(table[name].cast(pa.string()), "").combine_chunks()
-        found = own.at(with_fingerprints(values).fingerprints, np.full(len(values), time))
-        numbers = pa.array(found, pa.float64(), from_pandas=True)
-        table = table.append_column(own.field.name, numbers)
+        texts = pc.fill_null(table[name].cast(pa.string()), "").combine_chunks()
+        values = with_fingerprints(texts).fingerprints
+        for prefix, time in (("", measured), (reader.RELEASED, released)):
+            found = own.at(values, np.full(len(values), time))
+            numbers = pa.array(found, pa.float64(), from_pandas=True)
+            table = table.append_column(prefix + own.field.name, numbers)
     return CatalogAds(_fingerprints(table), table)
 
 

@@ -93,10 +93,12 @@ class SplitLog:
         return len(self.chunk_ends)
 
     @property
-    def known_until(self) -> float:
-        """Time of the last request that is not a test request, in seconds; see `rates`."""
+    def times_of_catalog(self) -> tuple[float, float]:
+        """Times in seconds, of the catalog's rates in measurements and in releases."""
         assert self.request_times is not None
-        return float(self.request_times[self.requests.splits != SPLITS.index("test")].max())
+        is_test = self.requests.splits == SPLITS.index("test")
+        end = np.nextafter(self.request_times.max(), np.inf)
+        return float(self.request_times[~is_test].max()), float(end)
 
     def rows_of(self, index: int) -> slice:
         """Returns the rows of a chunk."""
@@ -374,7 +376,7 @@ class Stages:
         ad_counts = catalog.merge(self._counts(index, "ads") for index in chunks)
         ads = catalog.collect(self._schema, ad_counts, split.chunk_ends, self._rows, more_ads)
         if self._rates:
-            ads = catalog.with_rates(ads, self._rates, split.known_until)
+            ads = catalog.with_rates(ads, self._rates, *split.times_of_catalog)
         time = split.bins.add(self._counts(index, "profile") for index in chunks)
         self._encode_texts(fitted.schema, split.num_chunks)
         self._sort_events(split)

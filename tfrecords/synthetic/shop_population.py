@@ -25,6 +25,9 @@ from tfrecords.synthetic.world_parts import (
     zipf,
 )
 
+RECENT_RATE = Field(
+    "category_click_rate", "numeric", "ad", of="category", event=("click",), max_age_days=5.0
+)
 START = 1_767_225_600  # 1 January 2026, UTC: a Thursday
 DAY_SECONDS = 86_400
 # Things of each category.
@@ -84,7 +87,7 @@ class ShopConfig(EngineConfig):
     """The constants of the shop.
 
     `*_scale` is the size of a term in the logit. With `drift` above 0, the traffic of categories,
-    what users like, and what they like to pay change over time.
+    what users like, and what they like to pay change over time; the schema then has `RECENT_RATE`.
     """
 
     drift: float = 0.0
@@ -127,6 +130,9 @@ class ShopPopulation(Population):
     def __init__(self, config: ShopConfig) -> None:
         self.config = config
         self.schema = _schema()
+        if config.drift:
+            fields = (*self.schema.fields, RECENT_RATE)
+            self.schema = dataclasses.replace(self.schema, fields=fields)
         named = {
             "user": [f"user{i}" for i in range(1, config.num_users + 1)],
             "city": [f"city{i}" for i in range(1, config.num_cities + 1)],

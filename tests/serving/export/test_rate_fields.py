@@ -1,5 +1,7 @@
 """Rates from the log to a release and to live updates."""
 
+import dataclasses
+
 import history_logs
 import numpy as np
 import pytest
@@ -10,19 +12,14 @@ from serving.export import held_out_requests
 from serving.releases import bundle
 from tfrec import calibration, ranking, retrieval
 from tfrecords import encoding
-from tfrecords.schema import schema_from_json
 
 CALIBRATORS, FLAT = calibration.Calibrators(), index.IndexConfig(kind="Flat")
-RATES = [
-    {"name": "brand_clicks", "kind": "numeric", "of": "brand", "event": "click"},
-    {"name": "ad_clicks", "kind": "numeric", "of": "ad", "event": "click", "max_age_days": 30},
-]
 
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory):
-    schema = history_logs.schema_of().to_json()
-    schema = schema_from_json({**schema, "fields": [*schema["fields"], *RATES]})
+    fields = (*history_logs.schema_of().fields, *history_logs.schema_with_rates().rates[:2])
+    schema = dataclasses.replace(history_logs.schema_of(), fields=fields)
     directory = tmp_path_factory.mktemp("rates") / "data"
     return history_logs.converted(history_logs.log(), schema, directory)
 
@@ -45,11 +42,14 @@ def rate_columns(data_set):
     return [columns[field].start for field in data_set.schema.rates]
 
 
-def test_a_release_has_the_rates_of_the_catalog(release, data_set):
+def test_a_release_has_the_rates_of_the_end_of_the_log(release, data_set):
     assert release.manifest.ad_kinds["brand_clicks"] == "numeric"
     rows = release.ad_index.find(data_set.catalog().ad_ids.to_pylist())
     served = release.ad_index.features(rows)[:, rate_columns(data_set)]
-    np.testing.assert_array_equal(served, data_set.catalog().features[:, rate_columns(data_set)])
+    encoder = encoding.Encoder(data_set.fitted, data_set.schema.ad_fields)
+    latest = encoder.encode_table(data_set.catalog().released_fields)
+    np.testing.assert_array_equal(served, latest[:, rate_columns(data_set)])
+    assert (served != data_set.catalog().features[:, rate_columns(data_set)]).any()
     has_brand = release.ad_index.column(rows, "brand").is_valid().to_numpy(zero_copy_only=False)
     np.testing.assert_array_equal(served > 0, np.stack([has_brand, np.ones(12, bool)], axis=1))
 
@@ -87,7 +87,7 @@ def test_a_table_of_ads_need_not_have_rates(release, tmp_path):
     assert ad["fields"] == {"brand": "acme", "brand_clicks": 0.25}
 
 
-def test_held_out_rows_are_scored_with_the_rates_of_the_catalog(release, data_set, models):
+def test_held_out_rows_are_scored_with_the_rates_of_the_release(release, data_set, models):
     scored = held_out_requests._scored(data_set, models[1], CALIBRATORS, 5)
     for one in scored:
         ads = release.ad_index.features(release.ad_index.find(one.ad_ids))
@@ -95,5 +95,7 @@ def test_held_out_rows_are_scored_with_the_rates_of_the_catalog(release, data_se
         columns = release.query_tower.columns([one.fields])
         served = models[1].score(query(columns), ads[None])
         np.testing.assert_allclose(
-            one.scores["click_probability"], 1 / (1 + np.exp(-served["click"].numpy()[0])), atol=1e-5
+            one.scores["click_probability"],
+            1 / (1 + np.exp(-served["click"].numpy()[0])),
+            atol=1e-5,
         )

@@ -5,26 +5,14 @@ import functools
 import history_logs
 import numpy as np
 import pytest
-from history_logs import converted, log
+from history_logs import RATES, converted, log, schema_with_rates
 
 from tfrecords import convert, encoding, rates, reader
 from tfrecords.conversion import user_events
 from tfrecords.schema import AD, schema_from_json
 from tfrecords.splits import SPLITS
 
-RATES = [
-    {"name": "brand_clicks", "kind": "numeric", "of": "brand", "event": "click",
-     "max_age_days": 2},
-    {"name": "ad_clicks", "kind": "numeric", "of": "ad", "event": "click"},
-    {"name": "brand_orders", "kind": "numeric", "of": "brand", "event": "engagement"},
-]  # fmt: skip
 DAY = 86_400.0
-
-
-def schema_of(**changes):
-    schema = history_logs.schema_of(**changes).to_json()
-    fields = [field for field in schema["fields"] if field["kind"] != "history"]
-    return schema_from_json({**schema, "fields": [*fields, *RATES]})
 
 
 def rate(rows, before, values, field, overall):
@@ -79,7 +67,7 @@ def expected(data_set, frame):
 
 def test_each_row_has_the_rates_before_its_request(tmp_path):
     frame = log()
-    data_set = converted(frame, schema_of(), tmp_path / "data")
+    data_set = converted(frame, schema_with_rates(), tmp_path / "data")
     found, wanted = encoded(data_set, frame), expected(data_set, frame)
     assert found.keys() == wanted.keys()
     for name, ids in found.items():
@@ -90,7 +78,7 @@ def test_each_row_has_the_rates_before_its_request(tmp_path):
     assert (np.ptp(ids, axis=0) > 10).all()
 
 
-def test_the_catalog_has_the_rates_of_the_end_of_validation(tmp_path):
+def test_the_catalog_has_the_rates_of_the_ends_of_validation_and_of_the_log(tmp_path):
     frame = log()
     starts = frame.groupby("row").t.transform("min")
     frame["t"] = starts
@@ -99,7 +87,7 @@ def test_the_catalog_has_the_rates_of_the_end_of_validation(tmp_path):
     frame["split"] = np.array(SPLITS)[np.searchsorted(edges, starts)]
     tied = frame.row[(starts == edges[1])].unique()[-1]
     frame.loc[frame.row == tied, "split"] = "test"
-    schema = schema_of()
+    schema = schema_with_rates()
     table = converted(frame, schema, tmp_path / "data").catalog().table.to_pandas()
     latest = frame.drop_duplicates("sku", keep="last").set_index("sku")
     for ad in table.to_dict("records"):
@@ -107,7 +95,9 @@ def test_the_catalog_has_the_rates_of_the_end_of_validation(tmp_path):
         for field in schema.rates:
             own = rate(frame, edges[1], values, field, overall_of(frame))
             np.testing.assert_allclose(ad[field.name], own, rtol=1e-6)
-    # No test label is in it.
+            own = rate(frame, frame.t.max() + 1, values, field, overall_of(frame))
+            np.testing.assert_allclose(ad[reader.RELEASED + field.name], own, rtol=1e-6)
+    # No test label is in what is measured.
     frame.loc[frame.split == "test", "clicked"] = 1 - frame.clicked
     again = converted(frame, schema, tmp_path / "poisoned").catalog().table.to_pandas()
     np.testing.assert_array_equal(again.brand_clicks, table.brand_clicks)
@@ -121,7 +111,7 @@ def test_ads_that_were_never_shown_have_the_rates_of_their_values(tmp_path):
     ads.to_csv(tmp_path / "ads.csv", index=False)
     frame.to_csv(tmp_path / "log.csv", index=False)
     source = convert.Source(
-        tmp_path / "log.csv", schema_of(), "tabular", ads_path=tmp_path / "ads.csv"
+        tmp_path / "log.csv", schema_with_rates(), "tabular", ads_path=tmp_path / "ads.csv"
     )
     convert.convert(source, tmp_path / "data")
     table = reader.DataSet(tmp_path / "data").catalog().table.to_pandas().set_index(reader.AD_ID)
@@ -131,7 +121,7 @@ def test_ads_that_were_never_shown_have_the_rates_of_their_values(tmp_path):
 
 
 def test_nothing_depends_on_chunks_workers_or_the_size_of_ranges(tmp_path, monkeypatch):
-    frame, schema = log(), schema_of()
+    frame, schema = log(), schema_with_rates()
     first = encoded(converted(frame, schema, tmp_path / "one", 10_000, workers=1), frame)
     monkeypatch.setattr(user_events, "write", functools.partial(user_events.write, max_at_once=50))
     second = encoded(converted(frame, schema, tmp_path / "two", 37, workers=3), frame)
@@ -141,7 +131,7 @@ def test_nothing_depends_on_chunks_workers_or_the_size_of_ranges(tmp_path, monke
 
 
 def test_rows_without_a_label_do_not_count(tmp_path):
-    frame, schema = log(), schema_of()
+    frame, schema = log(), schema_with_rates()
     frame["bought"] = frame.bought.astype(float).mask(frame.index % 3 == 0)
     data_set = converted(frame, schema, tmp_path / "data")
     wanted = expected(data_set, frame)
@@ -150,7 +140,7 @@ def test_rows_without_a_label_do_not_count(tmp_path):
 
 
 def test_engagements_count_when_their_window_has_passed(tmp_path):
-    frame, schema = log(), schema_of(split=None, request_key=None)
+    frame, schema = log(), schema_with_rates(split=None, request_key=None)
     window = 2 * DAY
     data_set = converted(
         frame, schema, tmp_path / "data", engagement_window_seconds=window, split="order"
@@ -194,7 +184,7 @@ def test_a_rate_that_the_log_does_not_allow_is_refused(changes, field, message):
 
 
 def test_a_rate_round_trips_and_is_not_read_from_the_log():
-    schema = schema_of()
+    schema = schema_with_rates()
     assert schema_from_json(schema.to_json()) == schema
     assert [field["name"] for field in schema.to_json()["fields"][-3:]] == [
         own["name"] for own in RATES
@@ -205,4 +195,4 @@ def test_a_rate_round_trips_and_is_not_read_from_the_log():
 
 def test_sampled_negatives_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a rate needs impressions that were not clicked"):
-        converted(log(), schema_of(), tmp_path / "data", sampled_negatives=1)
+        converted(log(), schema_with_rates(), tmp_path / "data", sampled_negatives=1)
