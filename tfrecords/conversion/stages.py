@@ -347,16 +347,22 @@ class Stages:
         self._each("count", split, lambda index: self.count_chunk(split, index), "counting")
 
     def count_chunk(self, split: SplitLog, index: int) -> dict[str, Any]:
-        """Counts values, ads and labels of a chunk's training rows, and returns its note."""
-        rows, span = self._with_rates(split, index), split.rows_of(index)
+        """Counts a chunk's values, ads and labels in training, and its rates; returns its note."""
+        rows, span = self._rows(index), split.rows_of(index)
+        rates = self._rates_of(split, index)
         is_train = split.is_train[span]
         num_before = _span(split.train_ends, index).start
         counts = fitting.count_chunk(
-            self._schema, rows, is_train, num_before, int(split.train_ends[-1])
+            self._schema,
+            rows.with_numbers(rates),
+            is_train,
+            num_before,
+            int(split.train_ends[-1]),
         )
         ads = catalog.count_chunk(rows, is_train, span.start)
         arrays = {f"field/{name}": values for name, values in counts.items()}
         arrays.update({f"ads/{name}": values for name, values in ads.items()})
+        arrays.update({f"rate/{name}": values for name, values in rates.items()})
         profile = split.bins.count(rows, span.start)
         arrays.update({f"profile/{name}": values for name, values in profile.items()})
         np.savez(self._space.path("count", index, ".npz"), **arrays)  # type: ignore[arg-type]
@@ -448,13 +454,12 @@ class Stages:
             for number, field in enumerate(self._schema.rates)
         ]
 
-    def _with_rates(self, split: SplitLog, index: int) -> parsed_rows.Rows:
-        """Returns the rows of a chunk with their rates."""
-        rows = self._rows(index)
+    def _rates_of(self, split: SplitLog, index: int) -> dict[str, np.ndarray]:
+        """Returns the rates [B] of the rows of a chunk, by field."""
         if split.row_times is None:
-            return rows
-        times = split.row_times[split.rows_of(index)]
-        return rows.with_numbers({own.field.name: own.of_rows(rows, times) for own in self._rates})
+            return {}
+        rows, times = self._rows(index), split.row_times[split.rows_of(index)]
+        return {own.field.name: own.of_rows(rows, times) for own in self._rates}
 
     def _sort_events(self, split: SplitLog) -> None:
         """Sorts the events of users for the histories."""
@@ -474,8 +479,8 @@ class Stages:
 
     def pack_chunk(self, split: SplitLog, packer: packing.Packer, index: int) -> dict[str, Any]:
         """Encodes the rows of a chunk, and returns its note."""
-        rows = self._with_rates(split, index)
-        packed = packer.pack(rows)
+        rows = self._rows(index)
+        packed = packer.pack(rows.with_numbers(self._counts(index, "rate")))
         young = 0
         if split.unknown_after is not None:
             times = rows.array(parsed_rows.TIME)
@@ -646,7 +651,7 @@ class Stages:
         return packing.load(self._space.path("pack", index))
 
     def _counts(self, index: int, kind: str) -> dict[str, np.ndarray]:
-        """Returns the counts of a chunk: `field`, `ads` or `profile`."""
+        """Returns what was counted of a chunk: `field`, `ads`, `rate` or `profile`."""
         with files.READING_ARRAYS, np.load(self._space.path("count", index, ".npz")) as arrays:
             names = [key for key in arrays.files if key.startswith(f"{kind}/")]
             return {key.split("/", 1)[1]: arrays[key] for key in names}

@@ -85,7 +85,9 @@ class UserEvents:
         low = self.starts[places]
         high = np.where(known, self.starts[places + 1], low)
         ends = _first_at_or_after(self.times, low, high, times)
-        earliest = np.broadcast_to(histories.earliest(self.field, times), times.shape)
+        if self.field.max_age_days is None:
+            return low, ends
+        earliest = np.asarray(histories.earliest(self.field, times))
         return _first_at_or_after(self.times, low, ends, earliest), ends
 
     def encode(
