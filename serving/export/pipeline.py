@@ -542,6 +542,11 @@ def _describe(data_set: reader.DataSet) -> str:
         f"      {shares} impressions, split by {description.split.kind}",
         f"      {description.num_ads:,} ads, click rate {rate:.1%}",
     ]
+    if description.ads_not_in_table:
+        text.append(
+            f"      {description.ads_not_in_table:,} of the shown ads are not in the table of ads: "
+            "fields that are read from it are missing"
+        )
     if events is not None and events.unmatched:
         text.append(
             f"      {events.unmatched:,} clicks and engagements have no view of their ad before "

@@ -7,6 +7,7 @@ import itertools
 import json
 
 import beam_logs
+import history_logs
 import logs
 import numpy as np
 import pytest
@@ -277,6 +278,23 @@ def test_an_ad_table_without_a_column_or_missing_is_refused(tmp_path):
             ads.write_text(text)
         with pytest.raises(error, match=message):
             logs.converted(log, tmp_path / "d", ads_path=ads)
+
+
+@pytest.mark.parametrize(("listed", "lacking"), [((1, 2, 3, 4, 9), 0), ((1, 3, 9), 2)])
+def test_shown_ads_that_the_table_of_ads_lacks_are_counted(listed, lacking, tmp_path):
+    history_logs.log().assign(sku=lambda log: log.index % 4 + 1).drop(columns="brand").to_csv(
+        tmp_path / "log.csv", index=False
+    )
+    ads = "".join(f"{ad},acme\n" for ad in listed)
+    (tmp_path / "ads.csv").write_text(f"sku,brand\n{ads}")
+    data_set = logs.converted_table(
+        tmp_path / "log.csv",
+        tmp_path / "data",
+        history_logs.schema_of(),
+        ads_path=tmp_path / "ads.csv",
+    )
+    assert data_set.description.ads_not_in_table == lacking
+    assert data_set.description.num_ads == 5
 
 
 def test_a_request_never_spans_two_splits_and_is_never_cut(data_set, synthetic_log):

@@ -84,13 +84,14 @@ class CatalogAds:
         fingerprints: Fingerprints of the ad ids [N] int64.
         table: `reader.AD_ID`, the raw ad-side fields, `reader.IMPRESSIONS`, `reader.CLICKS`, and
             `schema.SHOWN` if the schema shows columns.
+        not_in_table: Number of shown ads that the table of ads lacks, if there is one.
 
     Attributes:
         rows: Finds the row of an ad id by its fingerprint.
     """
 
-    def __init__(self, fingerprints: np.ndarray, table: pa.Table) -> None:
-        self.table = table
+    def __init__(self, fingerprints: np.ndarray, table: pa.Table, not_in_table: int = 0) -> None:
+        self.table, self.not_in_table = table, not_in_table
         self.rows = KeyIndex(fingerprints)
 
     def __len__(self) -> int:
@@ -169,7 +170,7 @@ def with_rates(
             found = own.at(values, np.full(len(values), time))
             numbers = pa.array(found, pa.float64(), from_pandas=True)
             table = table.append_column(prefix + own.field.name, numbers)
-    return CatalogAds(_fingerprints(table), table)
+    return CatalogAds(_fingerprints(table), table, ads.not_in_table)
 
 
 def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
@@ -219,4 +220,5 @@ def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
     return CatalogAds(
         np.concatenate([_fingerprints(table), fingerprints[rows < 0]]),
         pa.concat_tables([table, more.select(table.column_names)]).combine_chunks(),
+        not_in_table=len(ads) - int((rows >= 0).sum()),
     )

@@ -618,6 +618,7 @@ class Stages:
             source=source,
             spec=packing.spec(fitted.schema),
             num_ads=len(fitted.ads),
+            ads_not_in_table=fitted.ads.not_in_table,
             impressions_of_changed_ads=sum(self._notes(split, "pack", "changed_ads")),
             rows_of_varying_query_fields=dataset_json.add(self._notes(split, "write", "varying")),
             rows_of_other_users=sum(self._notes(split, "write", "other_users")),

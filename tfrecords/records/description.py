@@ -92,6 +92,7 @@ class DataSetDescription(pydantic.BaseModel):
         source: The log.
         spec: Record format.
         num_ads: Number of ads in the catalog.
+        ads_not_in_table: Number of shown ads that the table of ads lacks, if there is one.
         impressions_of_changed_ads: Impressions of ads with other fields than in the catalog.
         rows_of_varying_query_fields: Query field -> rows that differ from the first of a request.
         rows_of_other_users: Rows of another user than the first row of their request.
@@ -110,6 +111,7 @@ class DataSetDescription(pydantic.BaseModel):
     source: SourceDescription
     spec: Spec
     num_ads: int
+    ads_not_in_table: int = 0
     impressions_of_changed_ads: int
     rows_of_varying_query_fields: dict[str, int]
     rows_of_other_users: int
