@@ -103,6 +103,15 @@ class FittedSchema:
         """Returns the number of coarse buckets of a numeric field, with that of missing numbers."""
         return int(self.statistics[field.name].coarse_buckets().max()) + 1
 
+    def without_rates(self) -> "FittedSchema":
+        """Returns the same, but with all values of a rate in one bucket."""
+        statistics = dict(self.statistics)
+        for field in self.schema.rates:
+            own = statistics[field.name]
+            coarse = (len(own.boundaries),) if own.boundaries else ()
+            statistics[field.name] = dataclasses.replace(own, coarse=coarse)
+        return FittedSchema(self.schema, statistics)
+
     def fingerprint(self) -> str:
         """Returns 16 hex digits that identify the schema and its statistics."""
         digest = hashlib.sha256(self.schema.fingerprint().encode())

@@ -145,11 +145,15 @@ class Field:
             self._check_computed()
             return
         given = [name for name in ("of", "event", "max_age_days") if getattr(self, name)]
+        if given and self.kind == "numeric":
+            raise ValueError(
+                f"Field {self.name!r}: {given[0]} is an option of rates, and a rate has `of`: 'ad' "
+                f"or an ad-side categorical field. Add it, or leave {given[0]} out."
+            )
         if given:
             raise ValueError(
-                f"Field {self.name!r}: {given[0]} is an option of histories and of rates, which "
-                f"are numeric and have `of`, and the kind is {self.kind!r}. Leave it out, or "
-                "correct the kind."
+                f"Field {self.name!r}: {given[0]} is an option of histories and of rates, and the "
+                f"kind is {self.kind!r}. Leave it out, or correct the kind."
             )
 
     def _check_computed(self) -> None:

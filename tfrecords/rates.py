@@ -10,12 +10,17 @@ older rows. The rules:
 -   It is of a value of an ad-side categorical field, or of the ad itself (`of` is `ad`).
 -   Impressions strictly before the request count that are at most `max_age_days` old and have a
     label of the event. A value without any has no rate: it is missing.
--   An event counts from the time of its impression or, in a log of events, from its own time. With
-    an engagement window, impressions and engagements count when the window has passed.
+-   A click or engagement counts from the time of its impression or, in a log of events, from its
+    own time. There, more events than impressions may be recent; a rate is at most 1.
+-   With an engagement window, a rate of engagements counts an impression and its engagement once
+    the window of the impression has passed.
 -   It is smoothed: `SMOOTHING` impressions with the rate of the whole training log are added.
 -   Models are measured with catalog rates at the time of the last request that is not a test
     request: in a log that is split by time, no test label is in them. A release has those of the
-    end of the log.
+    end of the log. Rows without a label, and times beyond those of nearly all rows, do not move
+    these times.
+-   The ranker reads rates. The towers do not: the catalog's rates count the clicks that they learn
+    from, and an index would keep old ones. The ranker teaches them what it knows.
 
 References:
     Chapelle, Manavoglu and Rosales, Simple and Scalable Response Prediction for Display
@@ -38,4 +43,4 @@ def smoothed(events: np.ndarray, impressions: np.ndarray, overall: float) -> np.
         overall: The rate of all impressions in training.
     """
     rates = (events + SMOOTHING * overall) / (impressions + SMOOTHING)
-    return np.where(impressions > 0, rates, np.nan)
+    return np.where(impressions > 0, np.minimum(rates, 1.0), np.nan)

@@ -21,9 +21,9 @@ from tfrecords.schema import SHOWN
 
 # Names that no field can have.
 AD_ID = "__ad_id__"
-# Before the name of a rate: its column for releases.
-RELEASED = "__released__."
 """Column of the catalog: ad ids, strings."""
+RELEASED = "__released__."
+"""Before the name of a rate: the column of the catalog with its values in a release."""
 IMPRESSIONS = "__impressions__"
 """Column of the catalog: number of training rows of each ad."""
 CLICKS = "__clicks__"

@@ -154,6 +154,11 @@ class Schema:
                 raise ValueError(
                     f"Schema {self.name!r}: at least one field must be on the {side} side."
                 )
+        if not self.logged_ad_fields:
+            raise ValueError(
+                f"Schema {self.name!r}: at least one field of the ad must not be a rate; the ad "
+                "key can be one."
+            )
         self._check_keys()
         self._take_vocabularies()
 

@@ -43,8 +43,10 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
     for column in (*key, *sources.values(), *shown):
         if column not in ads.column_names:
             hint = terminal.suggestion_for(column, ads.column_names)
+            is_rate = column in {field.source for field in schema.rates}
+            what = "a rate that is computed for logs alone" if is_rate else "which the schema names"
             raise errors.InvalidAdError(
-                f"The table of ads has no column {column!r}, which the schema names.{hint} "
+                f"The table of ads has no column {column!r}, {what}.{hint} "
                 f"Columns: {', '.join(ads.column_names)}. Add the column, or correct the schema."
             )
     columns = {f.name: _field(f, _whole(ads[sources[f.name]])) for f in schema.ad_fields}

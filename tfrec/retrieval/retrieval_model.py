@@ -120,15 +120,17 @@ class RetrievalModel(training.StageModel):
     def for_data_set(
         cls, data_set: reader.DataSet, config: RetrievalConfig, catalog: reader.Catalog
     ) -> Self:
-        """Returns an untrained model of a data set; its weights need not be created.
+        """Returns an untrained model of a data set, which knows no rates; it may lack weights.
 
         Args:
             data_set: The data set.
             config: Sizes and sampling.
             catalog: All ads, with the clicks that are learned from.
         """
-        # The towers are the subclass's own.
-        return cls(data_set.fitted, config, catalog)  # type: ignore[call-arg]
+        # The towers are the subclass's own. Those of the catalog know the clicks that they would
+        # learn from, and an index would keep old ones.
+        fitted = data_set.fitted.without_rates()
+        return cls(fitted, config, catalog)  # type: ignore[call-arg]
 
     def build_weights(self) -> None:
         """Creates the weights.

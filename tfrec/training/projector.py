@@ -69,7 +69,9 @@ def metadata_of(catalog: reader.Catalog, rows: np.ndarray) -> pa.Table:
     fields = [
         field.name
         for field in shown.schema
-        if field.name not in names and not pa.types.is_fixed_size_list(field.type)
+        if field.name not in names
+        and not field.name.startswith(reader.RELEASED)
+        and not pa.types.is_fixed_size_list(field.type)
     ]
     return shown.select([*names, *fields]).rename_columns([*names.values(), *fields])
 

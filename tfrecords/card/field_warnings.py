@@ -18,15 +18,23 @@ Found = Iterator[model.CardWarning]
 def find(card: model.DataCard) -> Found:
     """Yields the warnings and notes about the fields of a card."""
     yield from _varying(card)
-    # Histories are computed, and empty where the log begins.
-    logged = [field for field in card.fields if field.kind != "history"]
+    # Computed fields are empty where the log begins, and rates change over time.
+    logged = [field for field in card.fields if not field.is_computed]
     yield from _emptiness(logged)
+    empty = [field for field in card.fields if field.is_computed and _missing(field) == 1]
     yield from _about(
-        (field for field in card.fields if field.kind == "history" and _missing(field) == 1),
+        (field for field in empty if field.kind == "history"),
         None,
         "Empty in every training row",
         "No user comes back within the history's max_age_days: check user_key and time in the "
         "schema, or remove the fields.",
+    )
+    yield from _about(
+        (field for field in empty if field.kind == "numeric"),
+        None,
+        "Empty in every training row",
+        "No value was shown before within the rate's max_age_days: check time in the schema, or "
+        "remove the fields.",
     )
     yield from _changed_missing(logged)
     yield from _ids(card)

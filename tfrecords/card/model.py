@@ -73,6 +73,7 @@ class FieldSummary(pydantic.BaseModel):
     column: str
     side: str
     kind: str
+    is_computed: bool  # a history or a rate
     unit: str  # request or impression
     missing: dict[str, Share]
     constant: bool  # in training

@@ -45,6 +45,7 @@ def summarize(
         column=field.source,
         side=field.side,
         kind=field.kind,
+        is_computed=field.is_computed,
         unit="request" if of_query else "impression",
         missing={split: share(int(own[0]), units[split]) for split, own in ids.items()},
         constant=int((train > 0).sum()) <= 1,

@@ -54,12 +54,26 @@ class EventRates:
         return self.at(_values(self.field, rows), times)
 
 
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """When engagements are known.
+
+    Attributes:
+        seconds: Maximum delay of an engagement; 0: all are known at once.
+        units_per_second: Units of the log's times in a second.
+        unknown_after: Engagements of later rows are not known yet; None: all are known.
+    """
+
+    seconds: float
+    units_per_second: float
+    unknown_after: float | None
+
+
 def write(
     field: Field,
     chunks: Sequence[Callable[[], Rows]],
     is_train: Sequence[np.ndarray],
-    units_per_second: float,
-    window_seconds: float,
+    window: Window,
     directory: pathlib.Path,
 ) -> None:
     """Sorts the impressions and events that a rate counts, and writes them; `load` reads them.
@@ -68,17 +82,21 @@ def write(
         field: The rate.
         chunks: Load the rows of each chunk.
         is_train: Whether a row of each chunk is a training row [B] bool.
-        units_per_second: Units of the log's times in a second.
-        window_seconds: Maximum delay of an engagement; 0: all count at once.
+        window: When engagements are known.
         directory: Where to write.
     """
-    delay = window_seconds * units_per_second if field.event == ("engagement",) else 0.0
+    is_late = field.event == ("engagement",) and window.seconds > 0
+    delay = window.seconds * window.units_per_second if is_late else 0.0
     by_value = [functools.partial(_by_value, field, load, delay) for load in chunks]
     for name, history in zip((_IMPRESSIONS, _EVENTS), _histories(field), strict=True):
-        user_events.write(history, by_value, units_per_second, directory / name)
+        user_events.write(history, by_value, window.units_per_second, directory / name)
     num_events = num_impressions = 0
     for load, train in zip(chunks, is_train, strict=True):
-        labels = load().array(LABEL_COLUMNS[field.event[0]])[train]
+        rows = load()
+        known = train
+        if is_late and window.unknown_after is not None:
+            known = train & (rows.array(TIME) <= window.unknown_after)
+        labels = rows.array(LABEL_COLUMNS[field.event[0]])[known]
         num_events += int((labels == 1).sum())
         num_impressions += int((labels != MISSING_LABEL).sum())
     files.write_json(directory / _OVERALL, {"rate": num_events / max(num_impressions, 1)})
@@ -109,14 +127,12 @@ def _histories(field: Field) -> tuple[Field, Field]:
 def _by_value(field: Field, load: Callable[[], Rows], delay: float) -> Rows:
     """Returns the rows of a chunk that have a label, with the value in place of the user."""
     rows = load()
-    label = LABEL_COLUMNS[field.event[0]]
-    table = rows.columns.drop_columns([USER]) if USER in rows.columns.column_names else rows.columns
+    label, value = LABEL_COLUMNS[field.event[0]], user_events.values_in(field)
+    times = [] if delay else [EVENT_TIMES[field.event[0]]]
+    names = [name for name in (value, label, *times) if name in rows.columns.column_names]
+    table = rows.columns.select(names)
+    table = table.append_column(TIME, pa.array(rows.array(TIME) + delay))
     table = table.append_column(USER, pa.array(_values(field, rows)))
-    if delay:
-        later = pa.array(rows.array(TIME) + delay)
-        table = table.set_column(table.column_names.index(TIME), TIME, later)
-        own = EVENT_TIMES[field.event[0]]
-        table = table.drop_columns([own]) if own in table.column_names else table
     known = rows.array(label) != MISSING_LABEL
     return Rows(table.filter(pa.array(known)), rows.strings)
 

@@ -84,7 +84,7 @@ def find(keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float) -
     if not window_seconds:
         return Cutoff()
     assert keys.time is not None
-    low, end = _span(keys.time)
+    low, end = span(keys.time)
     per_second = columns.units_per_second(low, end)
     window = window_seconds * per_second
     if not (keys.time[is_train] <= end - window).any():
@@ -98,11 +98,11 @@ def find(keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float) -
 
 def units_per_second(times: np.ndarray) -> float:
     """Returns how many of their units a second has; times [B] as logged, of which few are wrong."""
-    return columns.units_per_second(*_span(times)) if len(times) else 1.0
+    return columns.units_per_second(*span(times)) if len(times) else 1.0
 
 
-def _span(times: np.ndarray) -> tuple[float, float]:
-    """Returns the first and the last time, without the outlying ones."""
+def span(times: np.ndarray) -> tuple[float, float]:
+    """Returns the first and the last of times [B], without the outlying ones."""
     low = float(np.quantile(times, _OUTLYING_SHARE, method="higher"))
     return low, float(np.quantile(times, 1 - _OUTLYING_SHARE, method="lower"))
 

@@ -30,8 +30,11 @@ from tfrecords.conversion import (
     user_events,
     workspace,
 )
-from tfrecords.schema import Field, Schema
+from tfrecords.schema import MISSING_LABEL, Field, Schema
 from tfrecords.splits import SPLITS, SplitOptions
+
+# Attributes of `SplitLog` that some logs do not have.
+_OPTIONAL_OF_LOG = ("unknown_after", "request_times", "row_times", "rated_until")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,8 @@ class SplitLog:
         keys: Keys of the rows; None if no negatives are sampled.
         request_times: Times of the requests in seconds [R]; None without histories and rates.
         row_times: Times of the rows' requests in seconds [rows of the log]; None without rates.
+        rated_until: Times in seconds [2] of the catalog's rates, in measurements and in releases;
+            None without rates.
         units_per_second: Units of the log's times in a second.
     """
 
@@ -86,19 +91,12 @@ class SplitLog:
     keys: splitting.RowKeys | None
     request_times: np.ndarray | None
     row_times: np.ndarray | None
+    rated_until: np.ndarray | None
     units_per_second: float
 
     @property
     def num_chunks(self) -> int:
         return len(self.chunk_ends)
-
-    @property
-    def times_of_catalog(self) -> tuple[float, float]:
-        """Times in seconds, of the catalog's rates in measurements and in releases."""
-        assert self.request_times is not None
-        is_test = self.requests.splits == SPLITS.index("test")
-        end = np.nextafter(self.request_times.max(), np.inf)
-        return float(self.request_times[~is_test].max()), float(end)
 
     def rows_of(self, index: int) -> slice:
         """Returns the rows of a chunk."""
@@ -132,7 +130,7 @@ def load_split(path: pathlib.Path) -> SplitLog:
             parts[part][name] = arrays[key] if arrays[key].ndim else arrays[key].item()
     requests = {"order": None, "starts": None, **parts["requests"]}
     return SplitLog(
-        **{"unknown_after": None, "request_times": None, "row_times": None, **parts["log"]},
+        **{**dict.fromkeys(_OPTIONAL_OF_LOG), **parts["log"]},
         requests=splitting.Requests(**requests),
         bins=time_profile.Bins(**parts["bins"]),
         keys=splitting.RowKeys(**parts["keys"]) if parts["keys"] else None,
@@ -297,6 +295,13 @@ class Stages:
         if (schema.histories or schema.rates) and keys.time is not None:
             units = label_window.units_per_second(keys.time)
             times = splitting.request_times(keys.time, requests) / units
+        row_times = rated_until = None
+        if schema.rates and times is not None:
+            row_times = requests.by_row(times)
+            labels = column(parsed_rows.LABEL_COLUMNS["click"], True)
+            assert labels is not None
+            is_labeled = labels != MISSING_LABEL
+            rated_until = _rated_until(row_times, is_labeled, requests)
         split = SplitLog(
             chunk_ends,
             request_ends,
@@ -308,7 +313,8 @@ class Stages:
             time_profile.Bins.of(keys),
             keys if self._options.sampled_negatives else None,
             times,
-            requests.by_row(times) if schema.rates and times is not None else None,
+            row_times,
+            rated_until,
             units,
         )
         self._sort_rated_events(split)
@@ -381,8 +387,8 @@ class Stages:
         )
         ad_counts = catalog.merge(self._counts(index, "ads") for index in chunks)
         ads = catalog.collect(self._schema, ad_counts, split.chunk_ends, self._rows, more_ads)
-        if self._rates:
-            ads = catalog.with_rates(ads, self._rates, *split.times_of_catalog)
+        if split.rated_until is not None:
+            ads = catalog.with_rates(ads, self._rates, *split.rated_until)
         time = split.bins.add(self._counts(index, "profile") for index in chunks)
         self._encode_texts(fitted.schema, split.num_chunks)
         self._sort_events(split)
@@ -436,13 +442,15 @@ class Stages:
         """Sorts the impressions and events of each value for the rates."""
         chunks = [functools.partial(self._rows, index) for index in range(split.num_chunks)]
         is_train = [split.is_train[split.rows_of(index)] for index in range(split.num_chunks)]
-        window = self._options.engagement_window_seconds
+        window = event_rates.Window(
+            self._options.engagement_window_seconds, split.units_per_second, split.unknown_after
+        )
         for number, field in enumerate(self._schema.rates):
 
             def sort(field: Field = field, number: int = number) -> dict[str, Any]:
-                directory = self._space.path("rates", number)
-                units = split.units_per_second
-                event_rates.write(field, chunks, is_train, units, window, directory)
+                event_rates.write(
+                    field, chunks, is_train, window, self._space.path("rates", number)
+                )
                 return {}
 
             self._space.once("rates", number, sort)
@@ -681,6 +689,23 @@ class Stages:
 
     def _bar(self, task: str, total: int, unit: str) -> tqdm.tqdm:
         return terminal.progress_bar(task, unit, total or None, self._progress)
+
+
+def _rated_until(
+    times: np.ndarray, is_labeled: np.ndarray, requests: splitting.Requests
+) -> np.ndarray:
+    """Returns the times of the last request that is not a test request, and of the log's end.
+
+    Rows without a label do not count, and neither do times beyond those of nearly all rows.
+
+    Args:
+        times: Times of the rows [B].
+        is_labeled: Whether a row has a click label [B].
+        requests: The requests of the log.
+    """
+    end = np.nextafter(label_window.span(times[is_labeled])[1], np.inf) if is_labeled.any() else 0.0
+    measured = times[is_labeled & (requests.row_splits() != SPLITS.index("test"))]
+    return np.array([measured[measured <= end].max(initial=0.0), end])
 
 
 def _span(ends: np.ndarray, index: int) -> slice:

@@ -4,6 +4,7 @@ import functools
 
 import history_logs
 import numpy as np
+import pandas as pd
 import pytest
 from history_logs import RATES, converted, log, schema_with_rates
 
@@ -25,6 +26,11 @@ def rate(rows, before, values, field, overall):
     if not values[column] or not len(seen):
         return np.nan
     return (seen[label].sum() + rates.SMOOTHING * overall[label]) / (len(seen) + rates.SMOOTHING)
+
+
+def end_of(times):
+    """Returns the time of the end of a log, without the last thousandth of its rows."""
+    return np.quantile(times, 0.999, method="lower")
 
 
 def overall_of(frame):
@@ -95,13 +101,49 @@ def test_the_catalog_has_the_rates_of_the_ends_of_validation_and_of_the_log(tmp_
         for field in schema.rates:
             own = rate(frame, edges[1], values, field, overall_of(frame))
             np.testing.assert_allclose(ad[field.name], own, rtol=1e-6)
-            own = rate(frame, frame.t.max() + 1, values, field, overall_of(frame))
+            own = rate(frame, end_of(frame.t) + 1, values, field, overall_of(frame))
             np.testing.assert_allclose(ad[reader.RELEASED + field.name], own, rtol=1e-6)
     # No test label is in what is measured.
     frame.loc[frame.split == "test", "clicked"] = 1 - frame.clicked
     again = converted(frame, schema, tmp_path / "poisoned").catalog().table.to_pandas()
     np.testing.assert_array_equal(again.brand_clicks, table.brand_clicks)
     np.testing.assert_array_equal(again.ad_clicks, table.ad_clicks)
+
+
+def test_a_row_from_the_future_and_rows_without_labels_do_not_move_the_end_of_the_log(tmp_path):
+    frame, schema = log(), schema_with_rates(split=None)
+    table = converted(frame, schema, tmp_path / "data").catalog().table.to_pandas()
+    released = [reader.RELEASED + field.name for field in schema.rates]
+    assert table[released].notna().any().all()
+    late = frame.tail(1).assign(row="late", t=4_000_000_000)
+    future = converted(pd.concat([frame, late]), schema, tmp_path / "future", split="order")
+    found = future.catalog().table.to_pandas()
+    assert found[released].notna().any().all()
+    np.testing.assert_allclose(found[released], table[released], rtol=0.1)
+    # Ten days, in which the rates of two days would become missing.
+    later = frame.tail(50).assign(t=lambda own: own.t + 10 * DAY)
+    later.drop(columns=["clicked", "bought"]).to_csv(tmp_path / "test.csv", index=False)
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    source = convert.Source(
+        tmp_path / "log.csv", schema, "tabular", test_path=(tmp_path / "test.csv",)
+    )
+    convert.convert(source, tmp_path / "unlabeled")
+    found = reader.DataSet(tmp_path / "unlabeled").catalog().table.to_pandas()
+    np.testing.assert_allclose(found[released], table[released], rtol=0.1)
+
+
+def test_a_rate_is_at_most_one_and_missing_without_impressions():
+    found = rates.smoothed(np.array([0, 500, 0, 2]), np.array([0, 100, 50, 2]), 0.2)
+    np.testing.assert_allclose(found, [np.nan, 1.0, 0.1, 12 / 52])
+
+
+def test_towers_cannot_tell_rates_apart_and_the_ranker_can(tmp_path):
+    data_set = converted(log(), schema_with_rates(), tmp_path / "data")
+    fitted, (field, *_) = data_set.fitted, data_set.schema.rates
+    ids = fitted.statistics[field.name].coarse_buckets()
+    assert len(set(ids)) > 10
+    hidden = fitted.without_rates().statistics[field.name].coarse_buckets()
+    np.testing.assert_array_equal(hidden, np.minimum(np.arange(len(ids)), 1))
 
 
 def test_ads_that_were_never_shown_have_the_rates_of_their_values(tmp_path):
@@ -149,7 +191,8 @@ def test_engagements_count_when_their_window_has_passed(tmp_path):
     encoder = encoding.Encoder(data_set.fitted, data_set.schema.ad_fields)
     column = dict(encoding.columns(schema.ad_fields))[field].start
     train = data_set.num_rows("train")
-    overall = {"bought": frame.bought[:train].mean()}
+    known = frame[:train][frame.t[:train] <= end_of(frame.t) - window]
+    overall = {"bought": known.bought.mean()}
     later = frame.assign(t=frame.t + window)
     test = frame.iloc[-data_set.num_rows("test") :].to_dict("records")
     numbers = [rate(later, values["t"], values, field, overall) for values in test]
@@ -173,7 +216,8 @@ def test_engagements_count_when_their_window_has_passed(tmp_path):
         ({}, {"side": "query"}, "expected side 'ad' and no column, got 'query'"),
         ({}, {"max_age_days": 0}, "max_age_days must be a number above 0 or null, got 0"),
         ({}, {"column": "x"}, "is a rate, which has no option 'column'"),
-        ({}, {"of": None, "side": "ad"}, "event is an option of histories and of rates"),
+        ({}, {"of": None, "side": "ad"}, "event is an option of rates, and a rate has `of`"),
+        ({}, {"kind": "text", "side": "ad"}, "of is an option of histories and of rates"),
     ],
 )
 def test_a_rate_that_the_log_does_not_allow_is_refused(changes, field, message):
