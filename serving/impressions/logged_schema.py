@@ -1,7 +1,7 @@
 """Derives the schema for converting an impression log that was joined with feedback.
 
-Fields keep their names, kinds and options; the log's own columns become the keys. Histories are
-fields as in the source: conversion computes them again.
+Fields keep their names, kinds and options; the log's own columns become the keys. Histories and
+rates are fields as in the source: conversion computes them again.
 """
 
 import dataclasses

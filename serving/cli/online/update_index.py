@@ -11,7 +11,7 @@ hosts. If an ad is invalid, nothing is applied.
          columns that the schema names; others are ignored. Or JSON lines as in an answer:
          {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12}, "show": {"title": "Shoe"}}
          A table may also have the column ad_id, and columns named as the fields. An existing ad is
-         replaced; a field that is left out is missing.
+         replaced; a field that is left out is missing, but a rate is that of the release.
 --remove One ad id per line.
 
 Prints the changes, the number of live ads, and whether to export a new release. --measure_recall

@@ -88,7 +88,8 @@ def test_a_table_of_ads_need_not_have_rates(release, tmp_path):
 
 
 def test_held_out_rows_are_scored_with_the_rates_of_the_release(release, data_set, models):
-    scored = held_out_requests._scored(data_set, models[1], CALIBRATORS, 5)
+    scored = list(held_out_requests._scored(data_set, models[1], CALIBRATORS, 5))
+    assert len(scored) == 5
     for one in scored:
         ads = release.ad_index.features(release.ad_index.find(one.ad_ids))
         query = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)

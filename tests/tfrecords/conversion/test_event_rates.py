@@ -121,7 +121,7 @@ def test_a_row_from_the_future_and_rows_without_labels_do_not_move_the_end_of_th
     assert found[released].notna().any().all()
     np.testing.assert_allclose(found[released], table[released], rtol=0.1)
     # Ten days, in which the rates of two days would become missing.
-    later = frame.tail(50).assign(t=lambda own: own.t + 10 * DAY)
+    later = frame.tail(50).assign(t=lambda own: own.t + 10 * DAY, row=lambda own: own.row + "b")
     later.drop(columns=["clicked", "bought"]).to_csv(tmp_path / "test.csv", index=False)
     frame.to_csv(tmp_path / "log.csv", index=False)
     source = convert.Source(
