@@ -141,7 +141,8 @@ def _splits(card: model.DataCard) -> Found:
                 f"The click rate drifts from {pages.format_percent(train.rate)} in training to "
                 f"{pages.format_percent(test.rate)} in test.",
                 "Predicted probabilities will be biased in test: see the rates over time, train on "
-                "recent data, or look for a change in logging.",
+                "recent data, give ads a recent click rate (docs/data.md, Rates), or look for a "
+                "change in logging.",
             )
     kind = card.split.kind
     if card.log_schema.time and kind in ("fraction", "leave_random_fraction_out"):
