@@ -21,20 +21,12 @@ def find(card: model.DataCard) -> Found:
     # Computed fields are empty where the log begins, and rates change over time.
     logged = [field for field in card.fields if not field.is_computed]
     yield from _emptiness(logged)
-    empty = [field for field in card.fields if field.is_computed and _missing(field) == 1]
     yield from _about(
-        (field for field in empty if field.kind == "history"),
+        (field for field in card.fields if field.is_computed and _missing(field) == 1),
         None,
         "Empty in every training row",
-        "No user comes back within the history's max_age_days: check user_key and time in the "
-        "schema, or remove the fields.",
-    )
-    yield from _about(
-        (field for field in empty if field.kind == "numeric"),
-        None,
-        "Empty in every training row",
-        "No value was shown before within the rate's max_age_days: check time in the schema, or "
-        "remove the fields.",
+        "No user comes back, or no value is shown again, within the field's max_age_days: check "
+        "user_key and time in the schema, or remove the fields.",
     )
     yield from _changed_missing(logged)
     yield from _ids(card)
