@@ -14,6 +14,7 @@ References:
     Touvron et al., Going Deeper with Image Transformers, 2021 (learned scales of residuals).
 """
 
+import numpy as np
 import tensorflow as tf
 
 from tfrec.config import RankerConfig
@@ -82,20 +83,29 @@ class TokenAttention(tf.keras.layers.Layer):
         shape = tf.shape(queries)
         width, token_width = queries.shape[-1], tokens.shape[-1]
         of_heads = self._num_heads * token_width
-        keys = self.key_kernel * self._head_dim**-0.5
-        kernel = tf.einsum("dhk,ehk->dhe", self.query_kernel, keys)
-        bias = tf.einsum("hk,ehk->he", self.query_bias, keys)
-        queries = tf.matmul(tf.reshape(queries, [-1, width]), tf.reshape(kernel, [width, of_heads]))
+        keys = self._by_head(self.key_kernel * self._head_dim**-0.5)
+        kernel = tf.matmul(tf.reshape(self.query_kernel, [width, -1]), keys, transpose_b=True)
+        bias = tf.matmul(tf.reshape(self.query_bias, [1, -1]), keys, transpose_b=True)
+        queries = tf.matmul(tf.reshape(queries, [-1, width]), kernel)
         queries = tf.nn.bias_add(queries, tf.reshape(bias, [of_heads]))
         queries = tf.reshape(queries, [shape[0], -1, token_width])  # [B, C H, E]
         scores = tf.matmul(queries, tokens, transpose_b=True)  # [B, C H, T]
         if attention_mask is not None:
             scores = tf.where(attention_mask, scores, scores.dtype.min)
         attended = tf.matmul(tf.nn.softmax(scores), tokens)  # [B, C H, E]
-        kernel = tf.einsum("ehk,hkd->hed", self.value_kernel, self.output_kernel)
-        kernel = tf.reshape(kernel, [of_heads, width])
+        outputs_of_heads = tf.reshape(self.output_kernel, [-1, width])
+        kernel = tf.matmul(self._by_head(self.value_kernel), outputs_of_heads)
         outputs = tf.matmul(tf.reshape(attended, [-1, of_heads]), kernel)
         return tf.reshape(tf.nn.bias_add(outputs, self.output_bias), shape)
+
+    def _by_head(self, kernel: tf.Tensor) -> tf.Tensor:
+        """Returns a kernel [E, H, K] as a matrix [H E, H K] that keeps the heads apart.
+
+        One product with it is faster than one for each head, which needs transposing.
+        """
+        rows = tf.tile(tf.reshape(kernel, [kernel.shape[0], -1]), [self._num_heads, 1])
+        heads = np.eye(self._num_heads, dtype=np.float32)
+        return rows * np.kron(heads, np.ones((kernel.shape[0], self._head_dim), np.float32))
 
 
 class TargetAttention(tf.keras.layers.Layer):
