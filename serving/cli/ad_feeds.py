@@ -50,6 +50,51 @@ def read_ads(
     return _ads_of(table, feed), lacking
 
 
+def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict[str, float]]:
+    """Reads rates as `live.LiveIndex.update` takes them.
+
+    Args:
+        path: A table with a field of the ad and its rates, under the names that the schema gives.
+        release: The release that they are for.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It has no rate of the release, lacks the field, or cannot be read.
+    """
+    from tfrecords import formats
+
+    names = formats.column_names(path, ())
+    fields = {field["name"]: field for field in release.schema.get("fields", ())}
+    known = [own for own in fields.values() if own["kind"] == "numeric" and own.get("of")]
+    given = [rate for rate in known if {rate["name"], rate["of"]} <= set(names)]
+    if not given:
+        wanted = [f"{rate['of']} and {rate['name']}" for rate in known if rate["of"] != schema.AD]
+        raise ValueError(
+            f"{path}: expected a column of a field of the ad and one of its rate "
+            f"({' or '.join(wanted) or 'the release has none'}), got {list(names)}."
+        )
+    read = {}
+    for rate in given:
+        feed = schema.schema_from_json(
+            {
+                "name": "rates",
+                "fields": [
+                    {"name": "unused", "side": "query", "kind": "categorical"},
+                    {"name": rate["of"], "side": "ad", "kind": "categorical"},
+                    {"name": rate["name"], "side": "ad", "kind": "numeric"},
+                ],
+                "ad_key": [rate["of"]],
+                "click": None,
+                "decimal": release.schema.get("decimal"),
+            }
+        )
+        table = formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), feed)
+        rows = _ads_of(table, feed)
+        numbers = {row["ad_id"]: row["fields"][rate["name"]] for row in rows}
+        read[rate["name"]] = {v: number for v, number in numbers.items() if number is not None}
+    return read
+
+
 def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.Schema:
     """Returns the schema to read a table of ads with: columns as in the log, or as in answers."""
     # Lists of the query side are not read here, and a history could not stand without times.

@@ -25,12 +25,12 @@ from serving import errors, releases
 from serving.config import LiveConfig
 from serving.index import AD_ID, recall_of_rows
 from serving.live import (
+    ad_rates,
     ad_rows,
     live_state,
     live_store,
     live_update,
     live_view,
-    released_rates,
     update_channel,
 )
 from tfrecords.schema import NUM_CANDIDATES
@@ -82,9 +82,7 @@ class LiveIndex:
         self._rows = ad_rows.AdRows(
             manifest.ad_fields, release.ad_index.table_schema, manifest.schema.get("show", ())
         )
-        self._rates = released_rates.ReleasedRates(
-            manifest.schema.get("fields", ()), release.ad_index
-        )
+        self._rates = ad_rates.AdRates(manifest.schema.get("fields", ()), release.ad_index)
         self._store = live_store.LiveStore(
             release.base, release.version, release.manifest.training_id
         )
@@ -144,12 +142,19 @@ class LiveIndex:
         if self._channel is not None and self._following is None:
             self._channel.close()
 
-    def update(self, ads: Sequence[Mapping[str, Any]] = (), removed: Sequence[Any] = ()) -> Applied:
-        """Adds, changes and removes ads in one atomic and durable step.
+    def update(
+        self,
+        ads: Sequence[Mapping[str, Any]] = (),
+        removed: Sequence[Any] = (),
+        rates: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> Applied:
+        """Adds, changes and removes ads and sets rates, in one atomic and durable step.
 
         Args:
             ads: Ads in the format described in `ad_rows`. Existing ads are replaced.
             removed: Ids of ads to remove.
+            rates: Rate -> value of its field -> number, which replace all earlier ones of the
+                rate. Values that are left out have the rate of the release.
 
         Raises:
             InvalidAdError: An ad or an id is invalid. Nothing is changed.
@@ -166,7 +171,8 @@ class LiveIndex:
                 "in one of them."
             )
         # Before taking the locks: embedding takes a second for some thousand ads.
-        change = live_update.Update(tuple(gone), table, *self._embed(table))
+        set_rates = self._rates.encode(rates or {}, self._embed)
+        change = live_update.Update(tuple(gone), table, *self._embed(table), set_rates)
         # In this order everywhere: requests take the second lock, and must not wait for other
         # processes, which hold the first one.
         with self._store.writing(), self._lock:

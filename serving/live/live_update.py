@@ -1,8 +1,8 @@
 """An update of a live index, as a record of the journal.
 
 A record is an Arrow stream. Its rows are the added and changed ads, with their embeddings and
-encoded features, so that readers do not need the ad tower. The ids of removed ads are in the
-metadata.
+encoded features, so that readers do not need the ad tower. The ids of removed ads and rates are in
+the metadata.
 
 Shapes: B ads, D embedding size, F columns of ad features.
 """
@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from serving import errors
+from serving.live import ad_rates
 
 # Field names never start with two underscores.
 _EMBEDDING, _FEATURES = "__embedding__", "__features__"
-_REMOVED = b"removed"
+_REMOVED, _RATES = b"removed", b"rates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +30,21 @@ class Update:
         ads: [B] added or changed ads: ids and raw fields, each id once.
         embeddings: [B, D] float32.
         features: [B, F] int32.
+        rates: Rates that were set.
     """
 
     removed: tuple[str, ...]
     ads: pa.Table
     embeddings: np.ndarray
     features: np.ndarray
+    rates: tuple[ad_rates.RateUpdate, ...] = ()
 
 
 def encode(update: Update) -> bytes:
     """Returns the record of an update."""
-    table = update.ads.replace_schema_metadata({_REMOVED: json.dumps(update.removed)})
+    parts = {_REMOVED: update.removed, _RATES: [rate.to_json() for rate in update.rates]}
+    metadata = {name: json.dumps(part) for name, part in parts.items()}
+    table = update.ads.replace_schema_metadata(metadata)
     for name, values in ((_EMBEDDING, update.embeddings), (_FEATURES, update.features)):
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
         column = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
@@ -58,7 +63,9 @@ def decode(record: bytes) -> Update:
     """
     try:
         table = pa.ipc.open_stream(record).read_all().combine_chunks()
-        removed = json.loads((table.schema.metadata or {})[_REMOVED])
+        metadata = table.schema.metadata or {}
+        removed = json.loads(metadata[_REMOVED])
+        rates = map(ad_rates.RateUpdate.from_json, json.loads(metadata.get(_RATES, b"[]")))
         embeddings = _matrix(table[_EMBEDDING], np.float32)
         features = _matrix(table[_FEATURES], np.int32)
     except (pa.ArrowException, KeyError, ValueError) as error:
@@ -67,7 +74,7 @@ def decode(record: bytes) -> Update:
             "may have written it. Remove the journal and apply its updates again."
         ) from error
     ads = table.drop_columns([_EMBEDDING, _FEATURES]).replace_schema_metadata(None)
-    return Update(tuple(removed), ads, embeddings, features)
+    return Update(tuple(removed), ads, embeddings, features, tuple(rates))
 
 
 def _matrix(column: pa.ChunkedArray, dtype: type) -> np.ndarray:

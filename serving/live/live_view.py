@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from serving import index, requests
-from serving.live import additions
+from serving.live import ad_rates, additions
 
 _MAX_KEPT = 64
 
@@ -45,12 +45,17 @@ class LiveView:
         released: Index of the release.
         removed: Rows of the release that were removed or changed.
         added: Snapshot of the added ads.
+        rates: Rates in place of those of the ads; filters do not know them.
     """
 
     def __init__(
-        self, released: index.AdIndex, removed: index.RowSet, added: additions.Snapshot
+        self,
+        released: index.AdIndex,
+        removed: index.RowSet,
+        added: additions.Snapshot,
+        rates: Sequence[ad_rates.RateUpdate] = (),
     ) -> None:
-        self._released = released
+        self._released, self._rates = released, rates
         self._added = added
         self._alive = index.RowSet.full(removed.num_rows) - removed
         self._everything = LiveSet(self._alive, added.alive)
@@ -121,10 +126,12 @@ class LiveView:
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Returns the encoded ad features of rows [B, C]: int32 [B, C, F]."""
         is_added = rows >= self._released.num_ads
-        if not is_added.any():
+        if not is_added.any() and not self._rates:
             return self._released.features(rows)
         features = np.array(self._released.features(np.where(is_added, 0, rows)))
         features[is_added] = self._added.features[rows[is_added] - self._released.num_ads]
+        for rate in self._rates:
+            rate.apply(features)
         return features
 
     def ad_ids(self, rows: np.ndarray) -> list[str]:
@@ -171,6 +178,13 @@ class LiveView:
 
     def listed(self, rows: np.ndarray) -> list[index.ListedAd]:
         """Returns the ads at rows [C] as answers have them."""
+        found = self._listed(rows)
+        for rate in self._rates:
+            for ad in found:
+                ad.fields[rate.name] = rate.numbers.get(ad.fields[rate.of], ad.fields[rate.name])
+        return found
+
+    def _listed(self, rows: np.ndarray) -> list[index.ListedAd]:
         is_added = rows >= self._released.num_ads
         released = self._released.listed(rows[~is_added])
         if not is_added.any():

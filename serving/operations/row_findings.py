@@ -8,6 +8,7 @@ Shapes: C shown ads of a request.
 """
 
 import asyncio
+import itertools
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -101,7 +102,8 @@ def compare_over_grpc(
         for number, (one, scores) in enumerate(zip(logged, served, strict=True))
         for output, expected in one.scores.items()
     ]
-    return _words(logged, np.concatenate(found))
+    num_rows = sum(len(one.ad_ids) for one in logged)
+    return _words(num_rows, logged, np.concatenate(found))
 
 
 def compare_over_rest(
@@ -120,9 +122,10 @@ def compare_over_rest(
 
     Raises:
         WrongError: The scores differ, or an answer lacks an ad or its scores.
+        SkippedError: All ads have changed since the export.
         TfrecClientError: The service failed.
     """
-    found = []
+    found, num_rows = [], 0
     for number, one in enumerate(logged):
         place = f"request {number}"
         answer = service.recommend(one.fields, one.ad_ids)
@@ -135,14 +138,19 @@ def compare_over_rest(
                 f"without {', '.join(missing[:3])}",
                 "Ads that were removed from the live index are not returned; export a new release.",
             )
+        ads = [by_id[ad_id] for ad_id in one.ad_ids]
+        same = np.array(service_findings.are_as_released(release, ads))
+        num_rows += int(same.sum())
         for output, expected in one.scores.items():
-            values = [getattr(by_id[ad_id], output) for ad_id in one.ad_ids]
-            found.append(service_findings.compared(output, values, expected, place))
-    return _words(logged, np.concatenate(found))
+            values = [getattr(ad, output) for ad in itertools.compress(ads, same)]
+            found.append(service_findings.compared(output, values, expected[same], place))
+    if not num_rows:
+        raise findings.SkippedError(service_findings.CHANGED)
+    return _words(num_rows, logged, np.concatenate(found))
 
 
-def _words(logged: "list[export.LoggedRequest]", differences: np.ndarray) -> str:
+def _words(num_rows: int, logged: "list[export.LoggedRequest]", differences: np.ndarray) -> str:
     return (
-        f"{sum(len(one.ad_ids) for one in logged)} rows of {len(logged)} held-out requests; "
+        f"{num_rows} rows of {len(logged)} held-out requests; "
         f"scores differ by at most {differences.max():.2g}, by {differences.mean():.2g} on average"
     )

@@ -3,6 +3,7 @@
 Shapes: C answered ads.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,11 +11,12 @@ import numpy as np
 
 from serving import client, errors, releases
 from serving.operations import findings, release_check
-from serving.requests import Answer, QueryFields
+from serving.requests import Answer, QueryFields, RankedAd
 
 _ADS_PER_PROBE = 10
 _DEADLINE_MS = 20_000
 _SERVE = "tfrec serve"
+CHANGED = "every answered ad was added or changed after the export"
 
 
 class ServiceCheck:
@@ -152,7 +154,7 @@ class ServiceCheck:
                 found.append(differences(self._release, score, request, answer, place))
         num_ads = sum(len(own) for own in found)
         if not num_ads:
-            raise findings.SkippedError("every answered ad was added after the export")
+            raise findings.SkippedError(CHANGED)
         return (
             f"{num_ads} ads of {len(requests)} requests have the scores of the bundle's ranker; "
             f"they differ by at most {np.concatenate(found).max():.2g}"
@@ -191,20 +193,30 @@ def differences(
         place: Name of the request in error messages.
 
     Returns:
-        Maximum absolute difference over the heads [C], for each ad that is in the release.
+        Maximum absolute difference over the heads [C], for each ad that is as in the release.
 
     Raises:
         WrongError: The scores differ by more than those of one model on two servers.
     """
-    rows = release.ad_index.find([ad.ad_id for ad in answer.ads])
-    # Ads that were added to the live index are not in the bundle.
-    ads = [ad for ad, row in zip(answer.ads, rows, strict=True) if row >= 0]
+    same = are_as_released(release, answer.ads)
+    ads = list(itertools.compress(answer.ads, same))
     if not ads:
         return np.empty(0)
+    rows = release.ad_index.find([ad.ad_id for ad in ads])
     found = {
         output: [getattr(ad, output) for ad in ads] for output in release.manifest.outputs.values()
     }
-    return score_differences(release, score, request, rows[rows >= 0], found, place).max(axis=0)
+    return score_differences(release, score, request, rows, found, place).max(axis=0)
+
+
+def are_as_released(release: releases.Bundle, ads: Sequence[RankedAd]) -> list[bool]:
+    """Returns which answered ads [C] have the fields of the release: updates change others."""
+    rows = release.ad_index.find([ad.ad_id for ad in ads])
+    known = release.ad_index.display(np.maximum(rows, 0))
+    return [
+        row >= 0 and ad.fields == fields
+        for ad, row, fields in zip(ads, rows.tolist(), known, strict=True)
+    ]
 
 
 def score_differences(

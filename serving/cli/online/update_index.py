@@ -1,7 +1,8 @@
-"""Adds, changes and removes ads of a release while it is served.
+"""Adds, changes and removes ads of a release while it is served, and sets rates.
 
     tfrec update_index --workdir=workdir/quickstart --add=ads.jsonl --remove=ids.txt
     tfrec update_index --bundle=bundles --add=ads.csv --measure_recall
+    tfrec update_index --bundle=bundles --rates=rates.csv
 
 Takes seconds, mostly to load the release; the ad tower embeds about a thousand new ads a second.
 Running services apply the update with their next request, with --update_channel also those of other
@@ -13,6 +14,10 @@ hosts. If an ad is invalid, nothing is applied.
          A table may also have the column ad_id, and columns named as the fields. An existing ad is
          replaced; a field that is left out is missing, but a rate is that of the release.
 --remove One ad id per line.
+--rates  A table with a field of the ad and rates of it, such as category and category_click_rate:
+         numbers from 0 to 1, made as docs/data.md says under Rates. They count for all ads with the
+         value, in place of those of the release, until the rate is set again; values that are left
+         out have the rate of the release. Filters do not know them.
 
 Prints the changes, the number of live ads, and whether to export a new release. --measure_recall
 compares the live index with exact search, on queries that the export has stored.
@@ -30,6 +35,7 @@ flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(update_flags)
 flags.DEFINE_string("add", None, "Table of ads to add or change: CSV, TSV, JSON lines or Parquet.")
 flags.DEFINE_string("remove", None, "File of ids of ads to remove, one per line.")
+flags.DEFINE_string("rates", None, "Table of a field of the ad and its rates, to set these.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
 flags.DEFINE_bool("json", False, "Print only the changes, as JSON.")
 FLAGS = flags.FLAGS
@@ -48,8 +54,9 @@ def main() -> None:
     if lacking and not FLAGS.json:
         print(f"{FLAGS.add} has no columns {lacking}; these fields are missing in its ads.")
     removed = command_line.read_lines(pathlib.Path(FLAGS.remove)) if FLAGS.remove else []
+    rates = ad_feeds.read_rates(pathlib.Path(FLAGS.rates), release.manifest) if FLAGS.rates else {}
     live = LiveIndex(release, channel=open_channel(update_flags.update_channel(), release))
-    applied = live.update(ads, removed) if ads or removed else None
+    applied = live.update(ads, removed, rates) if ads or removed or rates else None
     recall = live.measure_recall() if FLAGS.measure_recall else None
     status = live.status()
     live.close()
@@ -63,6 +70,8 @@ def main() -> None:
             f"release {release.version}: {applied.added:,} ads added, {applied.changed:,} changed, "
             f"{applied.removed:,} removed{unknown}"
         )
+    for name, numbers in rates.items():
+        print(f"{name} set for {len(numbers):,} values")
     if recall is not None:
         print(f"recall at 500 of the live index: {recall:.4f}")
     print(

@@ -1,14 +1,16 @@
 """Rates from the log to a release and to live updates."""
 
 import dataclasses
+import shutil
 
 import history_logs
 import numpy as np
 import pytest
 
-from serving import export, index, live
+from serving import errors, export, index, live
 from serving.cli import ad_feeds
 from serving.export import held_out_requests
+from serving.live import live_update
 from serving.releases import bundle
 from tfrec import calibration, ranking, retrieval
 from tfrecords import encoding
@@ -31,10 +33,16 @@ def models(data_set, retrieval_config, ranker_config):
 
 
 @pytest.fixture(scope="module")
-def release(data_set, models, tmp_path_factory):
+def base(data_set, models, tmp_path_factory):
     base = tmp_path_factory.mktemp("release")
     export.export_release(base, data_set, *models, CALIBRATORS, FLAT, {})
-    return bundle.load(base)
+    return base
+
+
+@pytest.fixture
+def release(base, tmp_path):
+    """A release without updates."""
+    return bundle.load(shutil.copytree(base, tmp_path / "release"))
 
 
 def rate_columns(data_set):
@@ -75,6 +83,65 @@ def test_new_and_changed_ads_have_the_rates_of_their_values(release, data_set):
     first, _ = rate_columns(data_set)
     own = release.ad_index.features(release.ad_index.find([known]))
     assert view.features(rows)[0, first] == own[0, first] > 0
+
+
+@pytest.fixture
+def rates_file(tmp_path):
+    path = tmp_path / "rates.csv"
+    path.write_text("brand,brand_clicks\nacme,0.9\nbolt,\nunseen,0.1\nother,0.2\n")
+    return path
+
+
+def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, rates_file):
+    place, _ = rate_columns(data_set)
+    rates = ad_feeds.read_rates(rates_file, release.manifest)
+    assert rates == {"brand_clicks": {"acme": 0.9, "unseen": 0.1, "other": 0.2}}
+    ads = live.LiveIndex(release)
+    ads.update([{"ad_id": "later", "fields": {"brand": "acme"}}], rates=rates)
+    for view in (ads.view(), live.LiveIndex(release).view()):
+        rows = np.arange(view.num_ads)
+        features, listed = view.features(rows[None])[0], view.listed(rows)
+        released = release.ad_index.features(rows[:12])
+        assert listed[-1].ad_id == "later"
+        for ad, own, before in zip(listed, features, [*released, None], strict=True):
+            if ad.fields["brand"] == "acme":
+                assert ad.fields["brand_clicks"] == 0.9
+                assert own[place] == features[:, place].max()
+            else:
+                assert ad.fields["brand_clicks"] != 0.9
+                np.testing.assert_array_equal(own, before)
+    # The latest ones count, also once the journal is rewritten.
+    ads.update(rates={"brand_clicks": {"bolt": 0.8}})
+    state = ads._state.condensed()
+    assert live_update.decode(live.encode_update(state)).rates[0].numbers == {"bolt": 0.8}
+    found = {ad.fields["brand"]: ad.fields["brand_clicks"] for ad in ads.view().listed(rows)}
+    assert found["bolt"] == 0.8
+    assert found["acme"] != 0.9
+    ads.update(rates={"brand_clicks": {}})
+    np.testing.assert_array_equal(ads.view().features(rows[None, :12])[0], released)
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ({"brand_click": {}}, "expected rates of a field of the ad, .*brand_clicks.* Did you mean"),
+        ({"ad_clicks": {"3": 0.1}}, "A rate of single ads is updated with these ads"),
+        ({"brand_clicks": {"acme": 1.5}}, "expected numbers from 0 to 1, got 1.5 .* for 'acme'"),
+        ({"brand_clicks": {"acme": float("nan")}}, "expected numbers from 0 to 1, got nan"),
+    ],
+)
+def test_a_rate_that_cannot_be_set_is_refused(release, rates, message):
+    ads = live.LiveIndex(release)
+    updates = ads.num_updates
+    with pytest.raises(errors.InvalidAdError, match=message):
+        ads.update(rates=rates)
+    assert ads.num_updates == updates
+
+
+def test_a_table_without_rates_is_refused(release, tmp_path):
+    (tmp_path / "rates.csv").write_text("brand,clicks\nacme,1\n")
+    with pytest.raises(ValueError, match=r"\(brand and brand_clicks\), got \['brand', 'clicks'\]"):
+        ad_feeds.read_rates(tmp_path / "rates.csv", release.manifest)
 
 
 def test_a_table_of_ads_need_not_have_rates(release, tmp_path):

@@ -1,0 +1,161 @@
+"""The rates of ads while a release is served.
+
+A rate is computed from a log (`tfrecords.rates`), and an update of an ad cannot know it. So changed
+and added ads have the rates that their values have in the release: a new ad of a category has the
+rate of this category. Rates themselves can be updated, too: the latest one of a value then counts
+for all ads that have it.
+
+Shapes: B ads, V values of a field, F columns of ad features.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from serving import errors, index, requests
+from serving.index import AD_ID
+from tfrecords import terminal
+from tfrecords.schema import AD
+
+Embed = Callable[[pa.Table], tuple[np.ndarray, np.ndarray]]
+"""Maps raw ads [B] to embeddings [B, D] and features [B, F]; see `releases.AdTower`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RateUpdate:
+    """The rates of the values of a field, in place of those of the release.
+
+    Attributes:
+        name: The rate.
+        of: The field.
+        columns: Columns of the ad features that hold the field and the rate.
+        numbers: Value -> rate.
+        encoded: [V, 2] int32, the ids of values and of their rates.
+    """
+
+    name: str
+    of: str
+    columns: tuple[int, int]
+    numbers: Mapping[str, float]
+    encoded: np.ndarray
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` returned."""
+        encoded = np.array(value["encoded"], np.int32).reshape(-1, 2)
+        return cls(**{**value, "columns": tuple(value["columns"]), "encoded": encoded})
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the update as JSON values."""
+        return {**vars(self), "numbers": dict(self.numbers), "encoded": self.encoded.tolist()}
+
+    def apply(self, features: np.ndarray) -> None:
+        """Writes the rates into ad features [..., F] int32."""
+        of, rate = self.columns
+        new = self._rate_of_id[np.minimum(features[..., of], len(self._rate_of_id) - 1)]
+        features[..., rate] = np.where(new < 0, features[..., rate], new)
+
+    @functools.cached_property
+    def _rate_of_id(self) -> np.ndarray:
+        # The last one is of all later ids.
+        table = np.full(self.encoded[:, 0].max(initial=0) + 2, -1, np.int32)
+        table[self.encoded[:, 0]] = self.encoded[:, 1]
+        return table
+
+
+class AdRates:
+    """Knows the rates of a release, which are read when the first ad needs them.
+
+    Args:
+        fields: Fields of the release's schema, as JSON values.
+        released: Index of the release.
+    """
+
+    def __init__(self, fields: Sequence[Mapping[str, Any]], released: index.AdIndex) -> None:
+        is_rate = {f["name"]: f["kind"] == "numeric" and bool(f.get("of")) for f in fields}
+        self._fields = [field for field in fields if is_rate[field["name"]]]
+        self._released = released
+        self._of_values: dict[str, tuple[pa.Array, pa.Array]] = {}
+
+    def fill(self, ads: pa.Table) -> pa.Table:
+        """Returns ads [B] with the rates that they lack; null where the release has none."""
+        for field in self._fields:
+            name = field["name"]
+            known = self._of_ads(name, ads) if field["of"] == AD else self._of(field, ads)
+            filled = pc.coalesce(ads[name], known.cast(ads.schema.field(name).type))
+            ads = ads.set_column(ads.column_names.index(name), name, filled)
+        return ads
+
+    def encode(
+        self, rates: Mapping[str, Mapping[str, float]], embed: Embed
+    ) -> tuple[RateUpdate, ...]:
+        """Checks and encodes new rates.
+
+        Args:
+            rates: Rate -> value of its field -> number.
+            embed: The ad tower.
+
+        Raises:
+            InvalidAdError: The release has no such rate, or it is of ads; or a number is no rate.
+        """
+        known = {field["name"]: field["of"] for field in self._fields if field["of"] != AD}
+        for name, numbers in rates.items():
+            if name not in known:
+                hint = terminal.suggestion_for(str(name), known)
+                raise errors.InvalidAdError(
+                    f"rates: expected rates of a field of the ad, {list(known)}, got {name!r}."
+                    f"{hint} A rate of single ads is updated with these ads."
+                )
+            for value, number in numbers.items():
+                if not (math.isfinite(number) and 0 <= number <= 1):
+                    raise errors.InvalidAdError(
+                        f"rates.{name}: expected numbers from 0 to 1, got "
+                        f"{requests.shortened(number)} for {value!r}."
+                    )
+        return tuple(
+            self._encoded(name, known[name], numbers, embed) for name, numbers in rates.items()
+        )
+
+    def _encoded(
+        self, name: str, of: str, numbers: Mapping[str, float], embed: Embed
+    ) -> RateUpdate:
+        if not numbers:
+            return RateUpdate(name, of, (0, 0), {}, np.empty((0, 2), np.int32))
+        schema = self._released.table_schema
+        nothing = pa.table({own.name: pa.nulls(len(numbers), own.type) for own in schema})
+        columns, encoded = [], []
+        _, missing = embed(nothing)
+        for field, values in ((of, list(numbers)), (name, list(numbers.values()))):
+            place = nothing.column_names.index(field)
+            column = pa.array(values, nothing.schema.field(field).type)
+            _, features = embed(nothing.set_column(place, field, column))
+            columns.append(int((features != missing).any(axis=0).argmax()))
+            encoded.append(features[:, columns[-1]])
+        # Values out of the vocabulary share ids: what they have in common is the release's.
+        _, first, counts = np.unique(encoded[0], return_index=True, return_counts=True)
+        alone = first[counts == 1]
+        pairs = np.stack([encoded[0][alone], encoded[1][alone]], axis=1)
+        return RateUpdate(name, of, (columns[0], columns[1]), numbers, pairs)
+
+    def _of_ads(self, name: str, ads: pa.Table) -> pa.Array:
+        rows = self._released.find(ads[AD_ID].to_pylist())
+        known = self._released.column(np.maximum(rows, 0), name)
+        return pc.if_else(pa.array(rows >= 0), known, pa.scalar(None, known.type))
+
+    def _of(self, field: Mapping[str, Any], ads: pa.Table) -> pa.Array:
+        name, of = field["name"], field["of"]
+        if name not in self._of_values:
+            rows = np.arange(self._released.num_ads)
+            columns = [self._released.column(rows, column) for column in (of, name)]
+            found = pa.table(columns, names=["value", "rate"]).group_by("value")
+            table = found.aggregate([("rate", "max")])
+            values, rates = (table[column].combine_chunks() for column in ("value", "rate_max"))
+            self._of_values[name] = (values, rates)
+        values, rates = self._of_values[name]
+        return rates.take(pc.index_in(ads[of].combine_chunks(), value_set=values, skip_nulls=True))
