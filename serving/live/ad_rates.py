@@ -10,7 +10,6 @@ Shapes: B ads, V values of a field, F columns of ad features.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -21,6 +20,7 @@ import pyarrow.compute as pc
 from serving import errors, index, requests
 from serving.index import AD_ID
 from tfrecords import terminal
+from tfrecords.fields import is_number
 from tfrecords.schema import AD
 
 Embed = Callable[[pa.Table], tuple[np.ndarray, np.ndarray]]
@@ -113,13 +113,14 @@ class AdRates:
                     f"{hint} A rate of single ads is updated with these ads."
                 )
             for value, number in numbers.items():
-                if not (math.isfinite(number) and 0 <= number <= 1):
+                if not (is_number(number) and 0 <= number <= 1):
                     raise errors.InvalidAdError(
                         f"rates.{name}: expected numbers from 0 to 1, got "
                         f"{requests.shortened(number)} for {value!r}."
                     )
         return tuple(
-            self._encoded(name, known[name], numbers, embed) for name, numbers in rates.items()
+            self._encoded(name, known[name], {v: float(n) for v, n in numbers.items()}, embed)
+            for name, numbers in rates.items()
         )
 
     def _encoded(

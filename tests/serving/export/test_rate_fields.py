@@ -128,6 +128,7 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, 
         ({"ad_clicks": {"3": 0.1}}, "A rate of single ads is updated with these ads"),
         ({"brand_clicks": {"acme": 1.5}}, "expected numbers from 0 to 1, got 1.5 .* for 'acme'"),
         ({"brand_clicks": {"acme": float("nan")}}, "expected numbers from 0 to 1, got nan"),
+        ({"brand_clicks": {"acme": "0.5"}}, "expected numbers from 0 to 1, got '0.5'"),
     ],
 )
 def test_a_rate_that_cannot_be_set_is_refused(release, rates, message):
