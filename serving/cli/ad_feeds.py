@@ -66,12 +66,13 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
     names = formats.column_names(path, ())
     fields = {field["name"]: field for field in release.schema.get("fields", ())}
     known = [own for own in fields.values() if own["kind"] == "numeric" and own.get("of")]
-    given = [rate for rate in known if {rate["name"], rate["of"]} <= set(names)]
-    if not given:
+    given = [rate for rate in known if rate["name"] in names]
+    if not given or any(rate["of"] not in names for rate in given):
         wanted = [f"{rate['of']} and {rate['name']}" for rate in known if rate["of"] != schema.AD]
         raise ValueError(
             f"{path}: expected a column of a field of the ad and one of its rate "
-            f"({' or '.join(wanted) or 'the release has none'}), got {list(names)}."
+            f"({' or '.join(wanted) or 'the release has none'}), got {list(names)}. Rates of "
+            "single ads are fields of a table for --add."
         )
     read = {}
     for rate in given:
@@ -89,8 +90,14 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
             }
         )
         table = formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), feed)
+        assert table is not None
         rows = _ads_of(table, feed)
         numbers = {row["ad_id"]: row["fields"][rate["name"]] for row in rows}
+        if len(numbers) < table.num_rows:
+            raise ValueError(
+                f"{path}: expected each {rate['of']} once, got {table.num_rows:,} rows of "
+                f"{len(numbers):,} values. Add up what was counted of each."
+            )
         read[rate["name"]] = {v: number for v, number in numbers.items() if number is not None}
     return read
 

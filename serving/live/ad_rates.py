@@ -10,7 +10,8 @@ Shapes: B ads, V values of a field, F columns of ad features.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Self
 
 import numpy as np
@@ -53,7 +54,13 @@ class RateUpdate:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the update as JSON values."""
-        return {**vars(self), "numbers": dict(self.numbers), "encoded": self.encoded.tolist()}
+        return {
+            "name": self.name,
+            "of": self.of,
+            "columns": self.columns,
+            "numbers": dict(self.numbers),
+            "encoded": self.encoded.tolist(),
+        }
 
     def apply(self, features: np.ndarray) -> None:
         """Writes the rates into ad features [..., F] int32."""
@@ -101,18 +108,31 @@ class AdRates:
             rates: Rate -> value of its field -> number.
             embed: The ad tower.
 
+        Returns:
+            The rates of the values that the models tell apart: those that share an id with others,
+            because they are rare, are left out.
+
         Raises:
-            InvalidAdError: The release has no such rate, or it is of ads; or a number is no rate.
+            InvalidAdError: The release has no such rate, or it is of ads; or a value is no text, or
+                a number no rate.
         """
-        known = {field["name"]: field["of"] for field in self._fields if field["of"] != AD}
+        known = {field["name"]: field["of"] for field in self._fields}
         for name, numbers in rates.items():
             if name not in known:
                 hint = terminal.suggestion_for(str(name), known)
                 raise errors.InvalidAdError(
-                    f"rates: expected rates of a field of the ad, {list(known)}, got {name!r}."
-                    f"{hint} A rate of single ads is updated with these ads."
+                    f"rates: the release has no rate {name!r}.{hint} Its rates are {list(known)}."
+                )
+            if known[name] == AD:
+                raise errors.InvalidAdError(
+                    f"rates: {name!r} is of single ads. Change these ads, with the rate as a field."
                 )
             for value, number in numbers.items():
+                if not isinstance(value, str) or not value:
+                    raise errors.InvalidAdError(
+                        f"rates.{name}: expected a value of {known[name]}, a string, got "
+                        f"{requests.shortened(value)}."
+                    )
                 if not (is_number(number) and 0 <= number <= 1):
                     raise errors.InvalidAdError(
                         f"rates.{name}: expected numbers from 0 to 1, got "
@@ -138,11 +158,20 @@ class AdRates:
             _, features = embed(nothing.set_column(place, field, column))
             columns.append(int((features != missing).any(axis=0).argmax()))
             encoded.append(features[:, columns[-1]])
-        # Values out of the vocabulary share ids: what they have in common is the release's.
-        _, first, counts = np.unique(encoded[0], return_index=True, return_counts=True)
-        alone = first[counts == 1]
-        pairs = np.stack([encoded[0][alone], encoded[1][alone]], axis=1)
-        return RateUpdate(name, of, (columns[0], columns[1]), numbers, pairs)
+        others = self._ids_of_others(of, columns[0], set(numbers))
+        _, of_value, counts = np.unique(encoded[0], return_inverse=True, return_counts=True)
+        alone = (counts[of_value] == 1) & ~np.isin(encoded[0], others)
+        pairs = np.stack(encoded, axis=1)[alone]
+        kept = dict(itertools.compress(numbers.items(), alone))
+        return RateUpdate(name, of, (columns[0], columns[1]), kept, pairs)
+
+    def _ids_of_others(self, of: str, column: int, values: Set[str]) -> np.ndarray:
+        """Returns the ids of the values of a field that the release has, but for some values."""
+        rows = np.arange(self._released.num_ads)
+        known = self._released.column(rows, of)
+        is_other = pc.invert(pc.is_in(known, value_set=pa.array(list(values), known.type)))
+        is_other = pc.and_(is_other, known.is_valid()).to_numpy(zero_copy_only=False)
+        return np.unique(self._released.features(rows[is_other])[:, column])
 
     def _of_ads(self, name: str, ads: pa.Table) -> pa.Array:
         rows = self._released.find(ads[AD_ID].to_pylist())

@@ -2,7 +2,7 @@
 
 An ad is {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]},
 "show": {"title": "Trail Shoe"}}, as in responses. A field that is absent or null is missing, and so
-is a value to show; `released_rates` fills rates.
+is a value to show; `ad_rates` fills rates.
 
 Shapes: B ads.
 """

@@ -50,12 +50,14 @@ class Applied:
         changed: Number of existing ads that were replaced.
         removed: Number of ads that were removed.
         unknown: Number of ids to remove that did not exist.
+        rates: Rate -> number of values that were set.
     """
 
     added: int
     changed: int
     removed: int
     unknown: int
+    rates: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class LiveIndex:
@@ -153,8 +155,9 @@ class LiveIndex:
         Args:
             ads: Ads in the format described in `ad_rows`. Existing ads are replaced.
             removed: Ids of ads to remove.
-            rates: Rate -> value of its field -> number, which replace all earlier ones of the
-                rate. Values that are left out have the rate of the release.
+            rates: Rate -> value of its field -> number, which replace all that were set before.
+                Values that are left out, or are too rare for models to tell apart, have the rate
+                of the release.
 
         Raises:
             InvalidAdError: An ad or an id is invalid. Nothing is changed.
@@ -185,7 +188,8 @@ class LiveIndex:
             self._apply([change])
             self._compact_if_needed()
             self._shown = self._store.seen
-        return Applied(len(added) - changed, changed, found, len(gone) - found)
+        num_set = {rate.name: len(rate.numbers) for rate in set_rates}
+        return Applied(len(added) - changed, changed, found, len(gone) - found, num_set)
 
     def status(self) -> dict[str, Any]:
         """Returns the state of the live index for monitoring."""

@@ -65,16 +65,17 @@ def decode(record: bytes) -> Update:
         table = pa.ipc.open_stream(record).read_all().combine_chunks()
         metadata = table.schema.metadata or {}
         removed = json.loads(metadata[_REMOVED])
-        rates = map(ad_rates.RateUpdate.from_json, json.loads(metadata.get(_RATES, b"[]")))
+        set_rates = json.loads(metadata.get(_RATES, b"[]"))
+        rates = tuple(ad_rates.RateUpdate.from_json(rate) for rate in set_rates)
         embeddings = _matrix(table[_EMBEDDING], np.float32)
         features = _matrix(table[_FEATURES], np.int32)
-    except (pa.ArrowException, KeyError, ValueError) as error:
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise errors.LiveIndexError(
             f"A record of the live index is not a valid update ({error}). Another version of tfrec "
             "may have written it. Remove the journal and apply its updates again."
         ) from error
     ads = table.drop_columns([_EMBEDDING, _FEATURES]).replace_schema_metadata(None)
-    return Update(tuple(removed), ads, embeddings, features, tuple(rates))
+    return Update(tuple(removed), ads, embeddings, features, rates)
 
 
 def _matrix(column: pa.ChunkedArray, dtype: type) -> np.ndarray:

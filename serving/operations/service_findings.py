@@ -16,7 +16,7 @@ from serving.requests import Answer, QueryFields, RankedAd
 _ADS_PER_PROBE = 10
 _DEADLINE_MS = 20_000
 _SERVE = "tfrec serve"
-CHANGED = "every answered ad was added or changed after the export"
+CHANGED = "no answered ad has the fields of the release: updates of ads or rates changed them"
 
 
 class ServiceCheck:

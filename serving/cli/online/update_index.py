@@ -1,4 +1,4 @@
-"""Adds, changes and removes ads of a release while it is served, and sets rates.
+"""Adds, changes and removes ads of a release while it is served, and sets their rates.
 
     tfrec update_index --workdir=workdir/quickstart --add=ads.jsonl --remove=ids.txt
     tfrec update_index --bundle=bundles --add=ads.csv --measure_recall
@@ -15,9 +15,10 @@ hosts. If an ad is invalid, nothing is applied.
          replaced; a field that is left out is missing, but a rate is that of the release.
 --remove One ad id per line.
 --rates  A table with a field of the ad and rates of it, such as category and category_click_rate:
-         numbers from 0 to 1, made as docs/data.md says under Rates. They count for all ads with the
-         value, in place of those of the release, until the rate is set again; values that are left
-         out have the rate of the release. Filters do not know them.
+         numbers from 0 to 1, made as docs/data.md says under Rates. Ads with these values have
+         these rates, whatever --add says, until the rate is set again. Other values have the rate of
+         the release, and so do values that are too rare for models to tell apart. Filters do not
+         know the rates that were set.
 
 Prints the changes, the number of live ads, and whether to export a new release. --measure_recall
 compares the live index with exact search, on queries that the export has stored.
@@ -35,7 +36,7 @@ flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(update_flags)
 flags.DEFINE_string("add", None, "Table of ads to add or change: CSV, TSV, JSON lines or Parquet.")
 flags.DEFINE_string("remove", None, "File of ids of ads to remove, one per line.")
-flags.DEFINE_string("rates", None, "Table of a field of the ad and its rates, to set these.")
+flags.DEFINE_string("rates", None, "Table of a field of the ad and its rates.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
 flags.DEFINE_bool("json", False, "Print only the changes, as JSON.")
 FLAGS = flags.FLAGS
@@ -66,12 +67,13 @@ def main() -> None:
         return
     if applied is not None:
         unknown = f", {applied.unknown:,} not found" if applied.unknown else ""
-        print(
-            f"release {release.version}: {applied.added:,} ads added, {applied.changed:,} changed, "
-            f"{applied.removed:,} removed{unknown}"
-        )
-    for name, numbers in rates.items():
-        print(f"{name} set for {len(numbers):,} values")
+        if ads or removed:
+            print(
+                f"release {release.version}: {applied.added:,} ads added, {applied.changed:,} "
+                f"changed, {applied.removed:,} removed{unknown}"
+            )
+        for name, count in applied.rates.items():
+            print(f"release {release.version}: {name} set for {count:,} values")
     if recall is not None:
         print(f"recall at 500 of the live index: {recall:.4f}")
     print(

@@ -111,7 +111,9 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, 
                 assert ad.fields["brand_clicks"] != 0.9
                 np.testing.assert_array_equal(own, before)
     # The latest ones count, also once the journal is rewritten.
-    ads.update(rates={"brand_clicks": {"bolt": 0.8}})
+    applied = ads.update(rates={"brand_clicks": {"bolt": 0.8}})
+    assert applied.rates == {"brand_clicks": 1}
+    assert ads.view().features(rows[None, :12])[0, :, place].max() > released[:, place].max()
     state = ads._state.condensed()
     assert live_update.decode(live.encode_update(state)).rates[0].numbers == {"bolt": 0.8}
     found = {ad.fields["brand"]: ad.fields["brand_clicks"] for ad in ads.view().listed(rows)}
@@ -124,8 +126,10 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, 
 @pytest.mark.parametrize(
     ("rates", "message"),
     [
-        ({"brand_click": {}}, "expected rates of a field of the ad, .*brand_clicks.* Did you mean"),
-        ({"ad_clicks": {"3": 0.1}}, "A rate of single ads is updated with these ads"),
+        ({"brand_click": {}}, "has no rate 'brand_click'. Did you mean 'brand_clicks'"),
+        ({"ad_clicks": {"3": 0.1}}, "'ad_clicks' is of single ads. Change these ads"),
+        ({"brand_clicks": {"": 0.1}}, "expected a value of brand, a string, got ''"),
+        ({"brand_clicks": {3: 0.1}}, "expected a value of brand, a string, got 3"),
         ({"brand_clicks": {"acme": 1.5}}, "expected numbers from 0 to 1, got 1.5 .* for 'acme'"),
         ({"brand_clicks": {"acme": float("nan")}}, "expected numbers from 0 to 1, got nan"),
         ({"brand_clicks": {"acme": "0.5"}}, "expected numbers from 0 to 1, got '0.5'"),
@@ -139,9 +143,32 @@ def test_a_rate_that_cannot_be_set_is_refused(release, rates, message):
     assert ads.num_updates == updates
 
 
-def test_a_table_without_rates_is_refused(release, tmp_path):
-    (tmp_path / "rates.csv").write_text("brand,clicks\nacme,1\n")
-    with pytest.raises(ValueError, match=r"\(brand and brand_clicks\), got \['brand', 'clicks'\]"):
+def test_values_that_share_an_id_keep_the_rates_of_the_release(release):
+    ads = live.LiveIndex(release)
+    place = release.manifest.ad_fields.index({"name": "brand", "kind": "categorical"})
+    # There are eight ids for all values out of the vocabulary.
+    unseen = {f"new-{number}": 0.9 for number in range(100)}
+    ads.update([{"ad_id": name, "fields": {"brand": name}} for name in unseen])
+    before = ads.view()
+    rows = np.arange(before.num_ads)
+    assert len(np.unique(before.features(rows[None])[0, 12:, place])) == 8
+    assert ads.update(rates={"brand_clicks": {**unseen, "acme": 0.9}}).rates == {"brand_clicks": 1}
+    np.testing.assert_array_equal(
+        ads.view().features(rows[None, 12:]), before.features(rows[None, 12:])
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("brand,clicks\nacme,1\n", r"\(brand and brand_clicks\), got \['brand', 'clicks'\]"),
+        ("sku,ad_clicks\n3,0.1\n", "Rates of single ads are fields of a table for --add"),
+        ("brand,brand_clicks\na,0.1\na,0.2\n", "expected each brand once, got 2 rows of 1 values"),
+    ],
+)
+def test_a_table_that_does_not_have_rates_of_values_is_refused(release, tmp_path, text, message):
+    (tmp_path / "rates.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
         ad_feeds.read_rates(tmp_path / "rates.csv", release.manifest)
 
 
