@@ -16,9 +16,9 @@ hosts. If an ad is invalid, nothing is applied.
 --remove One ad id per line.
 --rates  A table with a field of the ad and rates of it, such as category and category_click_rate:
          numbers from 0 to 1, made as docs/data.md says under Rates. Ads with these values have
-         these rates, whatever --add says, until the rate is set again. Other values have the rate of
-         the release, and so do values that are too rare for models to tell apart. Filters do not
-         know the rates that were set.
+         these rates, whatever --add says, until the rate is set again. Other values have the rate
+         of the release, and so do values that are too rare for models to tell apart. Filters do
+         not know the rates that were set.
 
 Prints the changes, the number of live ads, and whether to export a new release. --measure_recall
 compares the live index with exact search, on queries that the export has stored.
