@@ -1,4 +1,4 @@
-"""Adds, changes and removes ads of a release while it is served, and sets their rates.
+"""Changes ads and rates of a release while it is served.
 
     tfrec update_index --workdir=workdir/quickstart --add=ads.jsonl --remove=ids.txt
     tfrec update_index --bundle=bundles --add=ads.csv --measure_recall
