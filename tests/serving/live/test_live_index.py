@@ -783,6 +783,7 @@ def test_a_journal_with_many_dead_ads_is_rewritten(release):
     assert fields_of(reopened, rows[0])[0]["price"] == 19
 
 
+@pytest.mark.process
 def test_searches_during_updates_return_valid_results(release):
     live = live_index.LiveIndex(release)
     done = threading.Event()

@@ -91,6 +91,7 @@ def test_a_rebuilt_store_has_what_the_service_had(logged, tmp_path):
     assert done.added == 16
 
 
+@pytest.mark.process
 def test_the_command_finds_the_events_beside_impressions_named_by_a_pattern(logged, tmp_path):
     flags = (f"--impressions={tmp_path}/log/{impressions.FILE_PATTERN}", "--json")
     done = scripts_in_forks.run(

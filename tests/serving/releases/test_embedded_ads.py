@@ -49,6 +49,7 @@ def test_pieces_are_embedded_as_the_whole(tower_path, tmp_path, embedded_rows):
     assert embedded_rows == [64, 64, 64, 64, 34]
 
 
+@pytest.mark.process
 def test_a_killed_export_goes_on_with_the_first_unfinished_piece(
     tower_path, tmp_path, embedded_rows
 ):
