@@ -198,6 +198,7 @@ class LiveIndex:
             "num_ads": view.num_ads,
             "added": view.num_added,
             "removed_or_changed": view.num_removed,
+            "rates": view.num_rates,
             "num_updates": self.num_updates,
             "journal_bytes": self._store.num_bytes,
             "cut_bytes": self._store.cut_bytes,

@@ -67,6 +67,11 @@ class LiveView:
         return self._alive.count + len(self._everything.positions)
 
     @property
+    def num_rates(self) -> dict[str, int]:
+        """Rate -> number of values whose rates were set."""
+        return {rate.name: len(rate.numbers) for rate in self._rates if rate.numbers}
+
+    @property
     def num_added(self) -> int:
         """Number of added or changed ads, which are compared exactly."""
         return len(self._everything.positions)

@@ -72,14 +72,14 @@ def main() -> None:
                 f"release {release.version}: {applied.added:,} ads added, {applied.changed:,} "
                 f"changed, {applied.removed:,} removed{unknown}"
             )
-        for name, count in applied.rates.items():
-            print(f"release {release.version}: {name} set for {count:,} values")
     if recall is not None:
         print(f"recall at 500 of the live index: {recall:.4f}")
     print(
         f"live: {status['num_ads']:,} ads; {status['added']:,} of them added or changed, "
         f"{status['removed_or_changed']:,} of the release removed or changed"
     )
+    for name, count in status["rates"].items():
+        print(f"live: {name} is set for {count:,} values")
     if status["problem"]:
         print(f"updates of other hosts are not applied: {status['problem']}")
     if status["cut_bytes"]:

@@ -112,7 +112,7 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, 
                 np.testing.assert_array_equal(own, before)
     # The latest ones count, also once the journal is rewritten.
     applied = ads.update(rates={"brand_clicks": {"bolt": 0.8}})
-    assert applied.rates == {"brand_clicks": 1}
+    assert applied.rates == ads.status()["rates"] == {"brand_clicks": 1}
     assert ads.view().features(rows[None, :12])[0, :, place].max() > released[:, place].max()
     state = ads._state.condensed()
     assert live_update.decode(live.encode_update(state)).rates[0].numbers == {"bolt": 0.8}
@@ -120,6 +120,7 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, 
     assert found["bolt"] == 0.8
     assert found["acme"] != 0.9
     ads.update(rates={"brand_clicks": {}})
+    assert ads.status()["rates"] == {}
     np.testing.assert_array_equal(ads.view().features(rows[None, :12])[0], released)
 
 
