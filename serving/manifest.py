@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from serving import errors
+from tfrecords import fields as field_lib
 from tfrecords import files
 from tfrecords.schema import KINDS, NUMERIC_LIST
 
@@ -148,6 +149,11 @@ class Manifest(Content):
     created: str
     files: dict[str, dict[str, Any]]
     format_version: int = FORMAT_VERSION
+
+    @property
+    def rates(self) -> list[dict[str, Any]]:
+        """Fields of the schema that are rates, as JSON values."""
+        return [field for field in self.schema.get("fields", ()) if field_lib.is_rate(field)]
 
     @property
     def ad_kinds(self) -> dict[str, str]:

@@ -68,7 +68,7 @@ class Field:
         encoder: Text: name of an encoder, or MODULE:CLASS; see `tfrecords.texts`.
         of: History: what it lists, `ad` (the ids of the ads) or an ad-side categorical field.
             Numeric field of the ad: it is the rate of `event` of this value of the ad; see
-            `tfrecords.rates`.
+            `conversion.event_rates`.
         event: History: one or more of `EVENTS`, in that order. Rate: `click` or `engagement`.
         max_length: History: maximum number of events, the latest ones.
         max_age_days: History and rate: older events are left out; None: all count.
@@ -215,8 +215,8 @@ class Field:
 
     @property
     def is_rate(self) -> bool:
-        """Whether a numeric field is the rate of an event; see `tfrecords.rates`."""
-        return self.kind == "numeric" and self.of is not None
+        """Whether a numeric field is the rate of an event; see `conversion.event_rates`."""
+        return is_rate(vars(self))
 
     @property
     def is_computed(self) -> bool:
@@ -276,6 +276,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def is_rate(field: Mapping[str, Any]) -> bool:
+    """Returns whether a field, given its JSON, is a rate."""
+    return field.get("kind") == "numeric" and field.get("of") is not None
+
+
 def field_json(field: dict[str, Any]) -> dict[str, Any]:
     """Returns a field's JSON without what does not concern it, so that fingerprints stay."""
     computed = _computed_keys(field)
@@ -312,7 +317,7 @@ def _computed_keys(field: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the options of a history or rate, given its JSON; none for other fields."""
     if field.get("kind") == "history":
         return _HISTORY_KEYS
-    return _RATE_KEYS if field.get("kind") == "numeric" and field.get("of") is not None else ()
+    return _RATE_KEYS if is_rate(field) else ()
 
 
 def check_keys(what: str, value: Mapping[str, Any], kind: Any) -> None:

@@ -77,7 +77,7 @@ class Catalog:
 
     Attributes:
         table: Raw ad-side fields, `AD_ID`, `IMPRESSIONS` and `CLICKS`, and `schema.SHOWN` if the
-            schema shows columns. A rate has two columns, see `rates`.
+            schema shows columns. A rate has two columns, see `RELEASED`.
         features: [N, Fa] int32 encoded ad-side fields.
     """
 

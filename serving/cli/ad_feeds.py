@@ -64,11 +64,10 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
     from tfrecords import formats
 
     names = formats.column_names(path, ())
-    fields = {field["name"]: field for field in release.schema.get("fields", ())}
-    known = [own for own in fields.values() if own["kind"] == "numeric" and own.get("of")]
-    given = [rate for rate in known if rate["name"] in names]
+    given = [rate for rate in release.rates if rate["name"] in names]
     if not given or any(rate["of"] not in names for rate in given):
-        wanted = [f"{rate['of']} and {rate['name']}" for rate in known if rate["of"] != schema.AD]
+        known = [rate for rate in release.rates if rate["of"] != schema.AD]
+        wanted = [f"{rate['of']} and {rate['name']}" for rate in known]
         raise ValueError(
             f"{path}: expected a column of a field of the ad and one of its rate "
             f"({' or '.join(wanted) or 'the release has none'}), got {list(names)}. Rates of "
@@ -110,12 +109,8 @@ def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.
         for field in release.schema.get("fields", ())
         if field["kind"] != "history"
     }
-    # An update has the rates of the release, unless it says others.
-    rates = [
-        name
-        for name, field in options.items()
-        if field["kind"] == "numeric" and field.get("of") and name not in names
-    ]
+    # An update has the rates of the release, unless it gives its own.
+    rates = [rate["name"] for rate in release.rates if rate["name"] not in names]
     key = release.schema.get("ad_key", ["ad_id"])
     as_answers = "ad_id" in names and not set(key) <= set(names)
     left_out = ["of", "event", "max_age_days", *(["column", "calendar"] if as_answers else [])]

@@ -121,11 +121,9 @@ def tuning_queries(data_set: reader.DataSet, two_tower: retrieval.RetrievalModel
 
 def display(catalog: reader.Catalog) -> pa.Table:
     """Returns the table of ad ids, raw fields and values to show of the index."""
-    table = catalog.table.select([n for n in (AD_ID, SHOWN) if n in catalog.table.column_names])
-    fields = catalog.released_fields
-    for name, column in zip(fields.column_names, fields.columns, strict=True):
-        table = table.append_column(name, column)
-    return table
+    table, fields = catalog.table, catalog.released_fields
+    others = {name: table[name] for name in (AD_ID, SHOWN) if name in table.column_names}
+    return pa.table({**others, **{name: fields[name] for name in fields.column_names}})
 
 
 def training_id_of(

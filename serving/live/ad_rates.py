@@ -1,9 +1,9 @@
 """The rates of ads while a release is served.
 
-A rate is computed from a log (`tfrecords.rates`), and an update of an ad cannot know it. So changed
-and added ads have the rates that their values have in the release: a new ad of a category has the
-rate of this category. Rates themselves can be updated, too: the latest one of a value then counts
-for all ads that have it.
+A rate is computed from a log (`conversion.event_rates`), and an update of an ad cannot know it. So
+changed and added ads have the rates that their values have in the release: a new ad of a category
+has the rate of this category. Rates themselves can be updated, too: the latest one of a value then
+counts for all ads that have it.
 
 Shapes: B ads, V values of a field, F columns of ad features.
 """
@@ -80,14 +80,12 @@ class AdRates:
     """Knows the rates of a release, which are read when the first ad needs them.
 
     Args:
-        fields: Fields of the release's schema, as JSON values.
+        fields: The rates of the release's schema, as JSON values.
         released: Index of the release.
     """
 
     def __init__(self, fields: Sequence[Mapping[str, Any]], released: index.AdIndex) -> None:
-        is_rate = {f["name"]: f["kind"] == "numeric" and bool(f.get("of")) for f in fields}
-        self._fields = [field for field in fields if is_rate[field["name"]]]
-        self._released = released
+        self._fields, self._released = fields, released
         self._of_values: dict[str, tuple[pa.Array, pa.Array]] = {}
 
     def fill(self, ads: pa.Table) -> pa.Table:

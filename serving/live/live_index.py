@@ -84,7 +84,7 @@ class LiveIndex:
         self._rows = ad_rows.AdRows(
             manifest.ad_fields, release.ad_index.table_schema, manifest.schema.get("show", ())
         )
-        self._rates = ad_rates.AdRates(manifest.schema.get("fields", ()), release.ad_index)
+        self._rates = ad_rates.AdRates(manifest.rates, release.ad_index)
         self._store = live_store.LiveStore(
             release.base, release.version, release.manifest.training_id
         )

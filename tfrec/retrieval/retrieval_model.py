@@ -127,9 +127,9 @@ class RetrievalModel(training.StageModel):
             config: Sizes and sampling.
             catalog: All ads, with the clicks that are learned from.
         """
-        # The towers are the subclass's own. Those of the catalog know the clicks that they would
-        # learn from, and an index would keep old ones.
+        # The catalog's rates count the clicks that towers learn from; an index would keep old ones.
         fitted = data_set.fitted.without_rates()
+        # The towers are the subclass's own.
         return cls(fitted, config, catalog)  # type: ignore[call-arg]
 
     def build_weights(self) -> None:

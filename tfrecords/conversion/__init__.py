@@ -1,6 +1,7 @@
 """Converts parsed rows to an encoder, an ad catalog and sharded TFRecords."""
 
 from tfrecords.conversion.catalog import ads_of_table
+from tfrecords.conversion.event_rates import smoothed_rates
 from tfrecords.conversion.negatives import NegativeSampler
 from tfrecords.conversion.packing import Packer
 from tfrecords.conversion.stages import (
@@ -24,4 +25,5 @@ __all__ = [
     "load_split",
     "lock_directory",
     "save_split",
+    "smoothed_rates",
 ]

@@ -3,7 +3,7 @@
 An ad is identified by the columns of `schema.ad_key`; its id is their values joined by "|".
 Impressions and clicks are counted on training rows, so that clicks / total clicks is the exact
 sampling probability of an ad as an in-batch negative. The catalog has the latest values of the
-fields of an ad, and the rates of two times (`tfrecords.rates`).
+fields of an ad, and the rates of two times (`conversion.event_rates`).
 
 Shapes: N ads, V distinct ads of one chunk.
 """
@@ -87,11 +87,12 @@ class CatalogAds:
         not_in_table: Number of shown ads that the table of ads lacks, if there is one.
 
     Attributes:
+        fingerprints, table, not_in_table: See the arguments.
         rows: Finds the row of an ad id by its fingerprint.
     """
 
     def __init__(self, fingerprints: np.ndarray, table: pa.Table, not_in_table: int = 0) -> None:
-        self.table, self.not_in_table = table, not_in_table
+        self.fingerprints, self.table, self.not_in_table = fingerprints, table, not_in_table
         self.rows = KeyIndex(fingerprints)
 
     def __len__(self) -> int:
@@ -163,14 +164,15 @@ def with_rates(
     """
     table = ads.table
     for own in rates:
-        name = reader.AD_ID if own.field.of == OF_AD else own.field.of
-        texts = pc.fill_null(table[name].cast(pa.string()), "").combine_chunks()
-        values = with_fingerprints(texts).fingerprints
+        values = ads.fingerprints
+        if own.field.of != OF_AD:
+            texts = pc.fill_null(table[own.field.of], "").combine_chunks()
+            values = with_fingerprints(texts).fingerprints
         for prefix, time in (("", measured), (reader.RELEASED, released)):
             found = own.at(values, np.full(len(values), time))
             numbers = pa.array(found, pa.float64(), from_pandas=True)
             table = table.append_column(prefix + own.field.name, numbers)
-    return CatalogAds(_fingerprints(table), table, ads.not_in_table)
+    return CatalogAds(ads.fingerprints, table, ads.not_in_table)
 
 
 def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
@@ -218,7 +220,7 @@ def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
     for name in (reader.IMPRESSIONS, reader.CLICKS):
         more = more.append_column(name, zeros)
     return CatalogAds(
-        np.concatenate([_fingerprints(table), fingerprints[rows < 0]]),
+        np.concatenate([ads.fingerprints, fingerprints[rows < 0]]),
         pa.concat_tables([table, more.select(table.column_names)]).combine_chunks(),
         not_in_table=len(ads) - int((rows >= 0).sum()),
     )

@@ -1,10 +1,37 @@
-"""The rates of rows and of the catalog, from the events of each value of a field.
+"""Rates: how often ads with a value are clicked or engaged with lately, as fields of the ad.
+
+    {"name": "category_click_rate", "kind": "numeric", "of": "category", "event": "click",
+     "max_age_days": 7}
+
+A rate is never read from the log: conversion computes it for each row, of the impressions before
+the row's request. Tastes and seasons change, and it tells a model what it could not learn from
+older rows. The rules:
+
+-   It is of a value of an ad-side categorical field, or of the ad itself (`of` is `ad`).
+-   Impressions strictly before the request count that are at most `max_age_days` old and have a
+    label of the event. A value without any has no rate: it is missing.
+-   A click or engagement counts from the time of its impression or, in a log of events, from its
+    own time. There, more events than impressions may be recent; a rate is at most 1.
+-   With an engagement window, a rate of engagements counts an impression and its engagement once
+    the window of the impression has passed.
+-   It is smoothed: `SMOOTHING` impressions with the rate of the whole training log are added.
+-   Models are measured with catalog rates at the time of the last request that is not a test
+    request: in a log that is split by time, no test label is in them. A release has those of the
+    end of the log. Rows without a label, and times beyond those of nearly all rows, do not move
+    these times.
+-   The ranker reads rates. The towers do not: the catalog's rates count the clicks that they learn
+    from, and an index would keep old ones. The ranker teaches them what it knows.
 
 The impressions and the events of a value are sorted by time, as `user_events` sorts those of a
-user, so that two binary searches count those before a request. The rules are those of
-`tfrecords.rates`.
+user, so that two binary searches count those before a request.
 
 Shapes: B rows.
+
+References:
+    Chapelle, Manavoglu and Rosales, Simple and Scalable Response Prediction for Display
+    Advertising, 2014, §3.5 (counts of past events as features).
+    He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, 2014, §6 (historical
+    features matter more than contextual ones).
 """
 
 import dataclasses
@@ -16,12 +43,25 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from tfrecords import files, rates
+from tfrecords import files
 from tfrecords.conversion import user_events
 from tfrecords.conversion.parsed_rows import EVENT_TIMES, LABEL_COLUMNS, TIME, USER, Rows
 from tfrecords.schema import MISSING_LABEL, Field
 
+SMOOTHING = 50.0
 _IMPRESSIONS, _EVENTS, _OVERALL = "impressions", "events", "overall.json"
+
+
+def smoothed_rates(events: np.ndarray, impressions: np.ndarray, overall: float) -> np.ndarray:
+    """Returns rates, float64 of any shape; NaN without impressions.
+
+    Args:
+        events: Numbers of events.
+        impressions: Numbers of impressions, of the same shape.
+        overall: The rate of all impressions in training.
+    """
+    rates = (events + SMOOTHING * overall) / (impressions + SMOOTHING)
+    return np.where(impressions > 0, np.minimum(rates, 1.0), np.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +85,8 @@ class EventRates:
         NaN is missing.
         """
         impressions = self.impressions.count(values, times)
-        return rates.smoothed(self.events.count(values, times), impressions, self.overall).astype(
-            np.float32
-        )
+        events = self.events.count(values, times)
+        return smoothed_rates(events, impressions, self.overall).astype(np.float32)
 
     def of_rows(self, rows: Rows, times: np.ndarray) -> np.ndarray:
         """Returns the rates [B] float32 of rows before times [B] in seconds."""

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from history_logs import RATES, converted, log, schema_with_rates
 
-from tfrecords import convert, encoding, rates, reader
-from tfrecords.conversion import user_events
+from tfrecords import convert, encoding, reader
+from tfrecords.conversion import event_rates, user_events
 from tfrecords.schema import AD, schema_from_json
 from tfrecords.splits import SPLITS
 
@@ -25,7 +25,9 @@ def rate(rows, before, values, field, overall):
     seen = seen[(seen.t >= before - days * DAY) & seen[label].notna()]
     if not values[column] or not len(seen):
         return np.nan
-    return (seen[label].sum() + rates.SMOOTHING * overall[label]) / (len(seen) + rates.SMOOTHING)
+    return (seen[label].sum() + event_rates.SMOOTHING * overall[label]) / (
+        len(seen) + event_rates.SMOOTHING
+    )
 
 
 def end_of(times):
@@ -133,7 +135,7 @@ def test_a_row_from_the_future_and_rows_without_labels_do_not_move_the_end_of_th
 
 
 def test_a_rate_is_at_most_one_and_missing_without_impressions():
-    found = rates.smoothed(np.array([0, 500, 0, 2]), np.array([0, 100, 50, 2]), 0.2)
+    found = event_rates.smoothed_rates(np.array([0, 500, 0, 2]), np.array([0, 100, 50, 2]), 0.2)
     np.testing.assert_allclose(found, [np.nan, 1.0, 0.1, 12 / 52])
 
 
