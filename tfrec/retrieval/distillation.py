@@ -49,11 +49,14 @@ DISTILLATION_DIRECTORY = "distillation"
 LESSONS = ("uniform", "hard")
 # Sharper targets gained nothing (docs/experiments/0039-distillation.md).
 _TEMPERATURE, _TARGET_TEMPERATURE = 0.05, 0.5
-_REQUESTS_PER_LESSON, _ADS_PER_LESSON = 32, 512
-# One training request in 16 is in a lesson, so asking the ranker takes a fraction of the time that
-# training it took.
-_MIN_REQUESTS, _MAX_REQUESTS, _SHARE_OF_REQUESTS = 1_024, 16_384, 1 / 16
-_PASSES, _PATIENCE, _READINGS = 5, 2, 2
+# Many requests with few ads each teach more than few requests with many ads, at the same cost.
+_REQUESTS_PER_LESSON, _ADS_PER_LESSON = 64, 128
+# Of a large log one training request in 16 is in a lesson, so asking the ranker takes a fraction of
+# the time that training it took.
+_MIN_REQUESTS, _MAX_REQUESTS, _SHARE_OF_REQUESTS = 8_192, 16_384, 1 / 16
+# A request of a small log is in several lessons, with other ads in each.
+_MAX_REPEATS = 4
+_PASSES, _PATIENCE = 5, 2
 _NEGATIVE_SHARE = 0.1
 # The embeddings are learned already.
 _SHARE_OF_EMBEDDING_RATE = 1 / 3
@@ -355,6 +358,7 @@ def distill(
     count = round(data_set.num_requests("train") * _SHARE_OF_REQUESTS)
     count = min(max(count, _MIN_REQUESTS), _MAX_REQUESTS)
     queries = reading.read_queries(data_set, "train", count)
+    queries = np.resize(queries, (min(count, _MAX_REPEATS * len(queries)), queries.shape[1]))
     # A lesson may hold all ads of a small catalog, and then the hard ones too.
     is_small = len(ads) <= _ADS_PER_LESSON
     parts: tuple[np.ndarray, ...] = (queries,) if is_small else _halves(queries)
@@ -367,7 +371,7 @@ def distill(
             found = _found(model, parts[1], ads)
             drawn = Lessons.draw(teacher, parts[1], ads, found, config.seed + 1)
             lessons = lessons.and_(drawn)
-        steps = _READINGS * len(lessons.query)
+        steps = len(lessons.query)
         plan = training.Plan(
             epochs=_PASSES,
             patience=_PATIENCE,

@@ -34,14 +34,14 @@ def catalog(data_set):
 
 
 def test_lessons_hold_what_the_teacher_says(data_set, catalog):
-    queries = retrieval.read_queries(data_set, "train", 80)
+    queries = retrieval.read_queries(data_set, "train", 160)
     lessons = distillation.Lessons.draw(TEACHER, queries, catalog, None, seed=1)
-    # Two lessons of 32 requests, each request once; the rest are too few for one.
-    assert lessons.query.shape[:2] == (2, 32)
-    assert lessons.ad_rows.shape == (2, len(catalog))
+    # Two lessons of 64 requests, each request once; the rest are too few for one.
+    assert lessons.query.shape[:2] == (2, 64)
+    assert lessons.ad_rows.shape == (2, 128)
     for query, rows, values in zip(*vars(lessons).values(), strict=True):
-        assert sorted(rows) == list(range(len(catalog)))
-        said = planted(query, np.broadcast_to(catalog[rows], (32, *catalog.shape)))
+        assert len(set(rows)) == 128
+        said = planted(query, np.broadcast_to(catalog[rows], (64, 128, catalog.shape[1])))
         for i, head in enumerate(HEADS):
             np.testing.assert_allclose(values[..., i], said[head], rtol=1e-6)
     np.testing.assert_allclose(
@@ -62,10 +62,7 @@ def test_half_of_the_ads_of_a_hard_lesson_are_found_by_the_towers(data_set, cata
 def taught(data_set, retrieval_config, tmp_path_factory, deterministic):
     """The work directory of a model that the planted teacher taught."""
     directory = tmp_path_factory.mktemp("taught")
-    with pytest.MonkeyPatch.context() as patch:
-        # The catalog is small; in a lesson are not all of its ads.
-        patch.setattr(distillation, "_ADS_PER_LESSON", 128)
-        retrieval.train_two_tower(data_set, one_pass(retrieval_config), directory, teacher=TEACHER)
+    retrieval.train_two_tower(data_set, one_pass(retrieval_config), directory, teacher=TEACHER)
     assert {path.name for path in (directory / "distillation").iterdir()} == {"uniform", "hard"}
     return directory
 
@@ -97,8 +94,8 @@ def test_what_is_found_follows_the_weights_of_the_request(data_set, taught, cata
     np.testing.assert_array_equal(
         model.served_query_tower(queries), model.weighted_query_tower(queries, [1.0, 0.0])
     )
-    assert by_click[0] > max(0.8, by_revenue[0])
-    assert by_revenue[1] > 1.0 > by_click[1] + 0.5
+    assert by_click[0] > max(1.0, by_revenue[0] + 0.2)
+    assert by_revenue[1] > max(1.0, by_click[1] + 0.5)
 
 
 @pytest.mark.trains
@@ -206,10 +203,8 @@ class Killed(Exception):
 
 @pytest.mark.trains
 def test_a_killed_distillation_goes_on_where_it_was(
-    data_set, retrieval_config, taught, tmp_path, deterministic, monkeypatch
+    data_set, retrieval_config, taught, tmp_path, deterministic
 ):
-    monkeypatch.setattr(distillation, "_ADS_PER_LESSON", 128)
-
     class InSecondTraining(tf.keras.callbacks.Callback):
         trainings = 0
 
