@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and locks between processes.
+"""Files that are written whole or not at all, arrays of NumPy, and locks between processes.
 
 A file is written under a temporary name in its directory, `.NAME.partial`, and then renamed, so
 that a reader sees the old file or the new one. `durable` files also survive a power cut. Locks
@@ -17,9 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+import numpy as np
+
 # Held while NumPy reads files: it parses their headers as Python, and in CPython 3.11 threads that
 # parse at once can fail with "AST constructor recursion depth mismatch" (gh-106905).
-READING_ARRAYS = threading.Lock()
+_READING_ARRAYS = threading.Lock()
 _MAX_RETRY_SECONDS = 0.1
 
 
@@ -85,6 +87,23 @@ def write_json(
         TypeError: A value cannot be written as JSON.
     """
     write(path, json.dumps(value, indent=1, default=default) + "\n", durable)
+
+
+def read_array(path: pathlib.Path, mapped: bool = False) -> np.ndarray:
+    """Reads an array from an npy file, in any thread.
+
+    Args:
+        path: The file.
+        mapped: Whether to map the file into memory instead.
+    """
+    with _READING_ARRAYS:
+        return np.load(path, mmap_mode="r" if mapped else None)
+
+
+def read_arrays(path: pathlib.Path, prefix: str = "") -> dict[str, np.ndarray]:
+    """Reads the arrays of an npz file whose names begin with a prefix, in any thread."""
+    with _READING_ARRAYS, np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files if name.startswith(prefix)}
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -391,7 +391,7 @@ def test_one_thread_at_a_time_reads_arrays(tmp_path, monkeypatch):
     load, read = np.load, []
 
     def watched(path, *args, **kwargs):
-        assert files_lib.READING_ARRAYS.locked()
+        assert files_lib._READING_ARRAYS.locked()
         read.append(path)
         return load(path, *args, **kwargs)
 

@@ -247,8 +247,8 @@ def save(packed: records.Packed, directory: pathlib.Path) -> None:
 
 def load(directory: pathlib.Path) -> records.Packed:
     """Memory-maps packed rows."""
-    with files.READING_ARRAYS:
-        return {path.stem: np.load(path, mmap_mode="r") for path in directory.glob("*.npy")}
+    paths = directory.glob("*.npy")
+    return {path.stem: files.read_array(path, mapped=True) for path in paths}
 
 
 def gather(

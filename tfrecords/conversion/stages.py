@@ -122,12 +122,11 @@ def save_split(split: SplitLog, path: pathlib.Path) -> None:
 
 
 def load_split(path: pathlib.Path) -> SplitLog:
-    """Reads what `save_split` wrote; refuses pickled objects, which could execute code."""
+    """Reads what `save_split` wrote."""
     parts: dict[str, dict[str, Any]] = {"log": {}, "requests": {}, "bins": {}, "keys": {}}
-    with files.READING_ARRAYS, np.load(path, allow_pickle=False) as arrays:
-        for key in arrays.files:
-            part, name = key.split("/")
-            parts[part][name] = arrays[key] if arrays[key].ndim else arrays[key].item()
+    for key, array in files.read_arrays(path).items():
+        part, name = key.split("/")
+        parts[part][name] = array if array.ndim else array.item()
     requests = {"order": None, "starts": None, **parts["requests"]}
     return SplitLog(
         **{**dict.fromkeys(_OPTIONAL_OF_LOG), **parts["log"]},
@@ -416,8 +415,7 @@ class Stages:
             field.name: user_events.load(field, self._space.path("histories", number))
             for number, field in enumerate(self._schema.histories)
         }
-        with files.READING_ARRAYS:
-            ad_features = np.load(directory / "ad_features.npy")
+        ad_features = files.read_array(directory / "ad_features.npy")
         return packing.Packer(schema, ads, ad_features, texts, events)
 
     @property
@@ -661,14 +659,13 @@ class Stages:
 
     def _counts(self, index: int, kind: str) -> dict[str, np.ndarray]:
         """Returns what was counted of a chunk: `field`, `ads`, `rate` or `profile`."""
-        with files.READING_ARRAYS, np.load(self._space.path("count", index, ".npz")) as arrays:
-            names = [key for key in arrays.files if key.startswith(f"{kind}/")]
-            return {key.split("/", 1)[1]: arrays[key] for key in names}
+        arrays = files.read_arrays(self._space.path("count", index, ".npz"), f"{kind}/")
+        return {key.split("/", 1)[1]: array for key, array in arrays.items()}
 
     def _counts_of_field(self, index: int, name: str) -> np.ndarray:
         # One field at a time, so that memory does not grow with the log.
-        with files.READING_ARRAYS, np.load(self._space.path("count", index, ".npz")) as arrays:
-            return arrays[f"field/{name}"]
+        key = f"field/{name}"
+        return files.read_arrays(self._space.path("count", index, ".npz"), key)[key]
 
     def _each(
         self, stage: str, split: SplitLog, work: Callable[[int], dict[str, Any]], task: str

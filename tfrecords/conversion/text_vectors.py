@@ -25,9 +25,8 @@ class TextVectors:
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        with files.READING_ARRAYS:
-            self._rows = KeyIndex(np.load(_keys_path(path)))
-            self._columns = np.load(path, mmap_mode="r")
+        self._rows = KeyIndex(files.read_array(_keys_path(path)))
+        self._columns = files.read_array(path, mapped=True)
 
     def find(self, fingerprints: np.ndarray) -> np.ndarray:
         """Returns the columns [N, W] int32 of the vectors of texts by fingerprint [N]."""

@@ -196,11 +196,10 @@ def write(
 def load(field: Field, directory: pathlib.Path) -> UserEvents:
     """Memory-maps what `write` wrote."""
     table = records.read_arrow(directory / "strings.arrow")
-    with files.READING_ARRAYS:
-        arrays = {
-            name: np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r"))
-            for name in ("users", "starts", "times", "kinds", "values")
-        }
+    arrays = {
+        name: np.asarray(files.read_array(directory / f"{name}.npy", mapped=True))
+        for name in ("users", "starts", "times", "kinds", "values")
+    }
     strings = Strings(table["value"].combine_chunks(), table["fingerprint"].to_numpy())
     return UserEvents(field, strings=strings, **arrays)
 
