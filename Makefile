@@ -1,4 +1,4 @@
-# make quickstart            from nothing to ten ranked ads (DATA=train.txt for your own log)
+# make quickstart            from nothing to ten ranked ads (DATA=train.txt for a Criteo log)
 # make test                  the tests; the last line says what was left out
 # make test-fast             those that train nothing and start no process
 # make test-engines          those that need the servers and clusters which they start

@@ -49,8 +49,8 @@ def lines(text):
 
 
 def words_of(text):
-    """Returns the words of a command line, up to a comment or a redirection."""
-    return shlex.split(text.split(" #")[0].split(" > ")[0].replace("…", ""))
+    """Returns the words of a command line, up to a comment, a redirection, a pipe or a `&`."""
+    return shlex.split(re.split(r" #| > | \| | &", text)[0].replace("…", ""))
 
 
 def documented(pattern):
