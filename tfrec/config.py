@@ -78,10 +78,10 @@ class RetrievalConfig:
         "of the ids of ads with vectors. 0: none.",
     )
     initial_temperature: float = option(
-        0.1, "Softmax temperature of the first pass; then it is learned on held-out clicks."
+        0.1, "Softmax temperature of the first epoch; then it is learned on held-out clicks."
     )
-    epochs: int = option(20, "Maximum number of passes over the clicks; sets the schedule.")
-    patience: int = option(4, "Passes without a better validation recall before stopping.")
+    epochs: int = option(20, "Maximum number of epochs over the clicks; sets the schedule.")
+    patience: int = option(4, "Epochs without a better validation recall before stopping.")
     batch_size: int = option(1024, "Maximum number of clicks in a batch; fewer for a small log.")
     uniform_negatives: int = option(
         1024, "Ads drawn uniformly from the catalog as extra negatives of each batch."
@@ -96,7 +96,7 @@ class RetrievalConfig:
     embedding_l2: float = option(3e-4, "Squared-norm penalty on the field embeddings used.")
     refit: bool = option(
         True,
-        "Whether, once the best pass is known, the model is retrained for as many passes on the "
+        "Whether, once the best epoch is known, the model is retrained for as many epochs on the "
         "training and the validation clicks together; only if no ranker teaches it.",
     )
     click_factors: bool = option(
@@ -140,14 +140,14 @@ class RankerConfig:
     )
     negative_keep_rate: float = option(
         1.0,
-        "Share of the unclicked training rows that a pass keeps, sampled again for each pass; "
+        "Share of the unclicked training rows that an epoch keeps, sampled again for each epoch; "
         "scores are exactly corrected for it.",
     )
     epochs: int = option(
-        8, "Maximum number of passes over the training requests; sets the schedule."
+        8, "Maximum number of epochs over the training requests; sets the schedule."
     )
     patience: int = option(
-        2, "Passes without a better validation loss before stopping; more for a small log."
+        2, "Epochs without a better validation loss before stopping; more for a small log."
     )
     batch_size: int = option(
         512,

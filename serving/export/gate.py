@@ -71,7 +71,7 @@ class Verdict:
         if self.refusals:
             raise errors.ReleaseRefusedError(
                 f"Not published, release {version} stays: {'; '.join(self.refusals)}. More data, "
-                "fewer passes or other fields may help (tfrec inspect_dataset shows the log's "
+                "fewer epochs or other fields may help (tfrec inspect_dataset shows the log's "
                 "fields); --force publishes the release anyway."
             )
 
@@ -94,7 +94,7 @@ def judge(
     """
     shares = shares or {}
     notes = tuple(
-        f"retrieval: {_of_utility(name, own['share'])}; train with more passes, or use a longer log"
+        f"retrieval: {_of_utility(name, own['share'])}; train with more epochs, or use a longer log"
         for name, own in shares.items()
         if own["share"] < LOW_UTILITY_SHARE and not _is_weak(name, candidate)
     )

@@ -12,7 +12,7 @@ SMALLER = {
     "epochs=10,": "epochs=2,",
     "tfrec.EvaluationConfig(resamples=50)": "tfrec.EvaluationConfig(resamples=5)",
 }
-PLOTS = 7  # data card, passes of both stages, map, calibration, funnel, index, stage times
+PLOTS = 7  # data card, epochs of both stages, map, calibration, funnel, index, stage times
 
 
 def kinds(cell):

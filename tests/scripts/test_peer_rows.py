@@ -1,6 +1,6 @@
 """Which rows the peers of the ranker's benchmark are given: every one the same, each for its use.
 
-The peers here have one setting and one check of one pass, so that validation chooses nothing, and
+The peers here have one setting and one check of one epoch, so that validation chooses nothing, and
 their training is deterministic, so that rows alone make a difference.
 """
 

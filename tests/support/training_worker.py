@@ -119,7 +119,7 @@ def _gradients(strategy, name, model, read):
 
 
 class KilledAt(tf.keras.callbacks.Callback):
-    """Kills the process after a step of a pass, both from 0."""
+    """Kills the process after a step of an epoch, both from 0."""
 
     def __init__(self, number, step):
         super().__init__()
@@ -151,7 +151,7 @@ def work(data, tf_config, trainings, gradients=None, killed_at=None):
         tf_config: Text of TF_CONFIG.
         trainings: [stage, dropouts, directory] of each training.
         gradients: File for `first_batches`; None: they are not wanted.
-        killed_at: [pass, step] at which the process is killed; None: it is not.
+        killed_at: [epoch, step] at which the process is killed; None: it is not.
     """
     os.environ["TF_CONFIG"] = tf_config
     with training.joined("multi_worker") as strategy:

@@ -1,7 +1,7 @@
 """Trains, calibrates and restores the ranker of a data set.
 
 WORKDIR/config.json           the resolved configuration
-WORKDIR/checkpoints, best/    resumable state; the best pass
+WORKDIR/checkpoints, best/    resumable state; the best epoch
 WORKDIR/tensorboard/          curves
 WORKDIR/ranker.json           written last: fingerprint, heads, calibrators, metrics
 """
@@ -151,12 +151,12 @@ def check_trainable(data_set: reader.DataSet) -> None:
     if not data_set.num_rows("validation"):
         raise ValueError(
             f"The validation split of {data_set.directory} is empty; expected rows to choose the "
-            "best pass. Convert with a larger --validation_fraction, or another --split."
+            "best epoch. Convert with a larger --validation_fraction, or another --split."
         )
     if not data_set.label_count("validation", "click"):
         raise ValueError(
             f"No row of the validation split of {data_set.directory} has a click label; expected "
-            "some to choose the best pass. Give a validation file with labels, or split by time."
+            "some to choose the best epoch. Give a validation file with labels, or split by time."
         )
 
 
@@ -234,9 +234,9 @@ def train_ranker(
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     strategy: tf.distribute.Strategy | None = None,
 ) -> None:
-    """Trains a ranker, keeps its best pass, and fits its calibrators.
+    """Trains a ranker, keeps its best epoch, and fits its calibrators.
 
-    With several workers, the chief alone does what follows the passes.
+    With several workers, the chief alone does what follows the epochs.
 
     Args:
         data_set: The converted log.
@@ -257,7 +257,7 @@ def train_ranker(
     with strategy.scope():
         model = build_ranker(data_set, config)
         start(model, data_set)
-    rows = _rows_of_pass(data_set, config)
+    rows = _rows_of_epoch(data_set, config)
     batch_size = training.batch_size(config.batch_size, rows)
     steps_per_epoch = math.ceil(rows / batch_size)
     plan = training.Plan(
@@ -375,8 +375,8 @@ def load_ranker(
     return model, calibration.Calibrators.from_json(description["calibrators"]), description
 
 
-def _rows_of_pass(data_set: reader.DataSet, config: RankerConfig) -> float:
-    """Returns the expected number of rows of a pass."""
+def _rows_of_epoch(data_set: reader.DataSet, config: RankerConfig) -> float:
+    """Returns the expected number of rows of an epoch."""
     clicks, labeled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
     return data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labeled - clicks)
 

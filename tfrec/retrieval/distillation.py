@@ -56,7 +56,7 @@ _REQUESTS_PER_LESSON, _ADS_PER_LESSON = 64, 128
 _MIN_REQUESTS, _MAX_REQUESTS, _SHARE_OF_REQUESTS = 8_192, 16_384, 1 / 16
 # A request of a small log is in several lessons, with other ads in each.
 _MAX_REPEATS = 4
-_PASSES, _PATIENCE = 5, 2
+_EPOCHS, _PATIENCE = 5, 2
 _NEGATIVE_SHARE = 0.1
 # The embeddings are learned already.
 _SHARE_OF_EMBEDDING_RATE = 1 / 3
@@ -152,7 +152,7 @@ class Lessons:
         return self.values.std(axis=2).mean(axis=(0, 1))
 
     def stream(self, seed: int, number: reader.Seed) -> tf.data.Dataset:
-        """Streams the lessons in the random order of a pass: `query`, `ad_rows` and `values`."""
+        """Streams the lessons in the random order of an epoch: `query`, `ad_rows` and `values`."""
         lessons = tf.data.Dataset.from_tensor_slices(vars(self))
         return lessons.shuffle(len(self.query), seed + number)
 
@@ -319,7 +319,7 @@ def distill(
     progress: bool = False,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> dict[str, Any]:
-    """Teaches a retrieval model that was trained on clicks, and keeps the best pass.
+    """Teaches a retrieval model that was trained on clicks, and keeps the best epoch.
 
     Args:
         model: The model; its queries become those of any weights of the heads.
@@ -331,7 +331,7 @@ def distill(
         callbacks: Additional callbacks.
 
     Returns:
-        For `retrieval.json`: `heads`, their default `weights`, the `lessons` of the best pass, and
+        For `retrieval.json`: `heads`, their default `weights`, the `lessons` of the best epoch, and
         `utility_share`: weighting -> `share` of the utility in the candidates, and its standard
         `error`.
     """
@@ -373,7 +373,7 @@ def distill(
             lessons = lessons.and_(drawn)
         steps = len(lessons.query)
         plan = training.Plan(
-            epochs=_PASSES,
+            epochs=_EPOCHS,
             patience=_PATIENCE,
             learning_rate=config.learning_rate,
             embedding_learning_rate=config.embedding_learning_rate * _SHARE_OF_EMBEDDING_RATE,

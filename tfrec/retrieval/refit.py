@@ -1,11 +1,11 @@
 """Retrains the two-tower model on the training and the validation clicks together.
 
-The first training chooses the number of passes and the temperature after each by the validation
+The first training chooses the number of epochs and the temperature after each by the validation
 clicks. After that these are clicks to learn from, and the newest ones if the log is split by time.
-The refit takes the same number of passes over more clicks with the same schedule, and measures
+The refit takes the same number of epochs over more clicks with the same schedule, and measures
 nothing.
 
-WORKDIR/refit   checkpoints, best/ (the last pass), tensorboard/, as in any training
+WORKDIR/refit   checkpoints, best/ (the last epoch), tensorboard/, as in any training
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from tfrecords import reader, terminal
 
 REFIT_SPLITS = ("train", "validation")
 REFIT_DIRECTORY = "refit"
-_PASS = "pass"
+_METRIC = "epoch_of_refit"
 
 
 def with_validation_clicks(data_set: reader.DataSet, catalog: reader.Catalog) -> reader.Catalog:
@@ -62,30 +62,30 @@ def refit_two_tower(
     progress: bool = False,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> None:
-    """Trains a model for the best number of passes.
+    """Trains a model for the best number of epochs.
 
     Args:
         model: Untrained.
-        plan: Plan of the first training, with the passes of the refit.
-        history: Metrics and `temperature` of each pass of the first training.
-        read: Maps the number of a pass to its batches.
+        plan: Plan of the first training, with the epochs of the refit.
+        history: Metrics and `temperature` of each epoch of the first training.
+        read: Maps the number of an epoch to its batches.
         workdir: Work directory of the first training; the refit resumes from its files.
         progress: Whether to show progress bars.
         callbacks: Additional callbacks.
     """
-    passes = training.best_epoch(history, plan) + 1
-    plan = dataclasses.replace(plan, metric=_PASS, maximize=True, stop_after=passes)
+    epochs = training.best_epoch(history, plan) + 1
+    plan = dataclasses.replace(plan, metric=_METRIC, maximize=True, stop_after=epochs)
 
     def temperature() -> dict[str, float]:
         number = int(model.optimizer.iterations.read_value()) // plan.steps_per_epoch
         model.store_user_clicks()
         model.temperature.assign(history[number - 1]["temperature"])
-        return {_PASS: float(number), "temperature": float(model.temperature.read_value())}
+        return {_METRIC: float(number), "temperature": float(model.temperature.read_value())}
 
     directory = workdir / REFIT_DIRECTORY
     if progress:
         terminal.print_above_bars(
-            f"  refit on training and validation clicks, passes: {passes} (the best number)"
+            f"  refit on training and validation clicks, epochs: {epochs} (the best number)"
         )
     training.fit(
         model, read, temperature, plan, directory, progress=progress, extra_callbacks=callbacks

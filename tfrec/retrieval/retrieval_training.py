@@ -1,7 +1,7 @@
 """Trains and restores the two-tower model of a data set.
 
 WORKDIR/config.json           the resolved configuration
-WORKDIR/checkpoints, best/    resumable state; the best pass
+WORKDIR/checkpoints, best/    resumable state; the best epoch
 WORKDIR/tensorboard/          curves
 WORKDIR/refit/                the same of the refit with validation clicks; see `refit`
 WORKDIR/click_factors.npz     what is appended to the embeddings, if anything; see `click_factors`
@@ -90,7 +90,7 @@ def train_two_tower(
 ) -> None:
     """Trains a two-tower model on clicks and then distills a ranker into it.
 
-    The best pass of each training is kept. With several workers, the chief alone distills: the
+    The best epoch of each training is kept. With several workers, the chief alone distills: the
     number of lessons does not grow with the log.
 
     Args:

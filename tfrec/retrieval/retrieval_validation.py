@@ -1,4 +1,4 @@
-"""Validation after a pass: the recall of held-out clicks, and the temperature.
+"""Validation after an epoch: the recall of held-out clicks, and the temperature.
 
 Shapes: Q held-out clicks, N ads, D embedding, C columns.
 """

@@ -35,7 +35,7 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
         metrics: `tfrs.metrics.FactorizedTopK`, one or several.
         batch_metrics: Metrics of the logits of a batch.
         loss_metrics: Metrics that summarize the loss.
-        temperature: Temperature of the softmax; a variable can change between passes.
+        temperature: Temperature of the softmax; a variable can change between epochs.
         remove_accidental_hits: Whether candidates with the id of a query's own candidate are not
             its negatives.
         name: Name of the task.

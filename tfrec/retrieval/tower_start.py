@@ -2,7 +2,7 @@
 
 A history, or the user's clicks, reach the query tower as embeddings of ads. With independent
 initial weights the two towers map the same ad to unrelated directions: an inner product of two such
-maps is a saddle, where training on sparse logs stays for many passes with every query at the most
+maps is a saddle, where training on sparse logs stays for many epochs with every query at the most
 popular ads. With the same weights a query starts near the ads it is made of, and the first steps
 pull together ads that are clicked together, as in item2vec. After that each tower learns its own
 weights. The rows of ads have to differ from the start, so such models initialize the embeddings of

@@ -20,7 +20,7 @@ History = Sequence[Mapping[str, float]]
 
 
 class SwapEMAWeights(tf.keras.callbacks.Callback):
-    """Swaps weights and their averages (`use_ema`) at the end of a pass, as the one of Keras 3."""
+    """Swaps weights and their averages (`use_ema`) after each epoch, as the one of Keras 3."""
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.swap()
@@ -38,7 +38,7 @@ class SwapEMAWeights(tf.keras.callbacks.Callback):
 
 
 class Validation(tf.keras.callbacks.Callback):
-    """Adds validation metrics and the training speed to the logs of a pass.
+    """Adds validation metrics and the training speed to the logs of an epoch.
 
     Args:
         measure: Returns the validation metrics of the current model.
@@ -65,7 +65,7 @@ class Validation(tf.keras.callbacks.Callback):
         assert logs is not None
         if not math.isfinite(logs["loss"]):
             raise FloatingPointError(
-                f"The training loss of pass {epoch + 1} is {logs['loss']}; expected a finite "
+                f"The training loss of epoch {epoch + 1} is {logs['loss']}; expected a finite "
                 "number. Lower the learning rates, or check the data for a split without rows."
             )
         seconds = time.perf_counter() - self._started
@@ -76,10 +76,10 @@ class Validation(tf.keras.callbacks.Callback):
 
 
 class EarlyStopping(tf.keras.callbacks.EarlyStopping):
-    """The one of Keras, which counts the passes before an interruption too.
+    """The one of Keras, which counts the epochs before an interruption too.
 
     Args:
-        history: Logs of the passes before this run.
+        history: Logs of the epochs before this run.
         **options: See `tf.keras.callbacks.EarlyStopping`.
     """
 
@@ -94,11 +94,11 @@ class EarlyStopping(tf.keras.callbacks.EarlyStopping):
 
 
 class HistoryFile(tf.keras.callbacks.Callback):
-    """Writes the logs of each pass as JSON.
+    """Writes the logs of each epoch as JSON.
 
     Args:
         path: The file.
-        history: Logs of earlier passes; those of each pass are appended.
+        history: Logs of earlier epochs; those of each epoch are appended.
     """
 
     def __init__(self, path: pathlib.Path, history: list[dict[str, float]]) -> None:
@@ -112,9 +112,9 @@ class HistoryFile(tf.keras.callbacks.Callback):
 
 
 class BackupAndRestore(tf.keras.callbacks.BackupAndRestore):
-    """The one of Keras, at the end of each pass and every `save_freq` steps.
+    """The one of Keras, at the end of each epoch and every `save_freq` steps.
 
-    After the last step a pass is not complete: it is not validated yet.
+    After the last step an epoch is not complete: it is not validated yet.
     """
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
@@ -126,7 +126,7 @@ class BackupAndRestore(tf.keras.callbacks.BackupAndRestore):
 
 
 class Progress(tf.keras.callbacks.Callback):
-    """Shows a bar for each pass, and a line with its training loss and one validation metric.
+    """Shows a bar for each epoch, and a line with its training loss and one validation metric.
 
     Args:
         metric: Name of the validation metric; None: nothing is validated.
@@ -138,7 +138,7 @@ class Progress(tf.keras.callbacks.Callback):
         self._supports_tf_logs = True
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        title = f"pass {epoch + 1}/{self.params['epochs']}"
+        title = f"epoch {epoch + 1}/{self.params['epochs']}"
         self._bar = terminal.progress_bar(title, "steps", self.params["steps"])
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
@@ -150,7 +150,7 @@ class Progress(tf.keras.callbacks.Callback):
         self._bar.close()
         names = ["loss", *([self._metric] if self._metric else [])]
         shown = ", ".join(f"{name} {float((logs or {})[name]):.4f}" for name in names)
-        terminal.print_above_bars(f"  pass {epoch + 1}/{self.params['epochs']}: {shown}")
+        terminal.print_above_bars(f"  epoch {epoch + 1}/{self.params['epochs']}: {shown}")
 
 
 class Summaries(tf.keras.callbacks.Callback):
@@ -178,7 +178,7 @@ class Summaries(tf.keras.callbacks.Callback):
         step = self._first_step + batch + 1
         if step % summaries.STEPS_PER_SAMPLE:
             return
-        # The logs are means over the pass so far.
+        # The logs are means over the epoch so far.
         totals = {name: float(value) * self._steps for name, value in (logs or {}).items()}
         count = self._steps - self._sampled
         recent = {
@@ -201,7 +201,7 @@ class Summaries(tf.keras.callbacks.Callback):
         scalars = {f"epoch/{name}": value for name, value in (logs or {}).items()}
         speed = scalars.pop("epoch/examples_per_second", None)
         if speed is not None:
-            scalars["speed/examples_per_second_of_pass"] = speed
+            scalars["speed/examples_per_second_of_epoch"] = speed
         summaries.write_scalars(scalars, epoch + 1)
         summaries.write_histograms(self.model, epoch + 1)
         if not epoch:

@@ -1,15 +1,15 @@
 """Trains a stage by `compile` and `fit` with the callbacks of both stages.
 
-The run is backed up at the end of each pass, and every `_STEPS_PER_BACKUP` steps. Backups hold the
+The run is backed up at the end of each epoch, and every `_STEPS_PER_BACKUP` steps. Backups hold the
 weights, the optimizers, the step and the state of the random generators; the data of a step depend
-on nothing but the seed, the pass and the number of the step in it. So a killed run ends with the
+on nothing but the seed, the epoch and the number of the step in it. So a killed run ends with the
 weights of an uninterrupted one.
-The pass with the best validation result is kept (click models with id embeddings overfit
+The epoch with the best validation result is kept (click models with id embeddings overfit
 early: the one-epoch effect).
 
 DIRECTORY/checkpoints/   the latest backup
-DIRECTORY/best/          weights of the best pass
-DIRECTORY/history.json   logs of the passes
+DIRECTORY/best/          weights of the best epoch
+DIRECTORY/history.json   logs of the epochs
 DIRECTORY/tensorboard/   curves
 
 References:
@@ -30,9 +30,9 @@ import tensorflow as tf
 from tfrec.training import callbacks, optimizers, stage_model, validation_summaries, workers
 from tfrecords import files, reader, terminal
 
-# Minimum number of batches in a pass, and minimum batch size, which takes precedence.
+# Minimum number of batches in an epoch, and minimum batch size, which takes precedence.
 _MIN_BATCHES, _MIN_BATCH_SIZE = 20, 64
-# Minimum number of steps without improvement before stopping: on a small log a better pass may
+# Minimum number of steps without improvement before stopping: on a small log a better epoch may
 # follow several worse ones, and they cost seconds.
 _MIN_STEPS_OF_PATIENCE = 100
 _STEPS_PER_BACKUP = 1_000
@@ -43,18 +43,18 @@ class Plan:
     """How a model is trained.
 
     Attributes:
-        epochs: Maximum number of passes over the data.
-        patience: Passes without improvement before stopping.
+        epochs: Maximum number of epochs over the data.
+        patience: Epochs without improvement before stopping.
         learning_rate: Peak rate of the dense layers.
         embedding_learning_rate: Peak rate of the sparse variables.
-        steps_per_epoch: Number of batches in a pass.
-        examples_per_epoch: Number of examples in a pass.
-        metric: Name of the validation metric that picks the best pass.
+        steps_per_epoch: Number of batches in an epoch.
+        examples_per_epoch: Number of examples in an epoch.
+        metric: Name of the validation metric that picks the best epoch.
         maximize: Whether a larger metric is better.
         average_decay: Decay per step of the running average of the dense weights, which is
             validated and kept; 0: the weights themselves are.
         initial_accumulator: Initial accumulator of the sparse variables' Adagrad.
-        stop_after: Number of passes that are trained without validation; None: up to `epochs`.
+        stop_after: Number of epochs that are trained without validation; None: up to `epochs`.
     """
 
     epochs: int
@@ -70,29 +70,29 @@ class Plan:
     stop_after: int | None = None
 
     @property
-    def passes(self) -> int:
-        """Maximum number of passes that are trained."""
+    def num_epochs(self) -> int:
+        """Maximum number of epochs that are trained."""
         return self.stop_after or self.epochs
 
 
 def batch_size(max_size: int, examples: float) -> int:
-    """Returns the batch size: below the maximum on a small log, so that passes have enough steps.
+    """Returns the batch size: below the maximum on a small log, so that epochs have enough steps.
 
     Args:
         max_size: Maximum batch size.
-        examples: Number of examples in a pass.
+        examples: Number of examples in an epoch.
     """
     return min(max_size, max(round(examples / _MIN_BATCHES), _MIN_BATCH_SIZE))
 
 
-def patience(min_passes: int, steps_per_epoch: int) -> int:
-    """Returns the passes without improvement before stopping: above the minimum on a small log.
+def patience(min_epochs: int, steps_per_epoch: int) -> int:
+    """Returns the epochs without improvement before stopping: above the minimum on a small log.
 
     Args:
-        min_passes: Minimum number of passes.
-        steps_per_epoch: Number of batches in a pass.
+        min_epochs: Minimum number of epochs.
+        steps_per_epoch: Number of batches in an epoch.
     """
-    return max(min_passes, math.ceil(_MIN_STEPS_OF_PATIENCE / steps_per_epoch))
+    return max(min_epochs, math.ceil(_MIN_STEPS_OF_PATIENCE / steps_per_epoch))
 
 
 def check_clicks(data_set: reader.DataSet, split: str) -> None:
@@ -125,25 +125,25 @@ def fit(
     options: Mapping[str, Any] | None = None,
     extra_callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> list[dict[str, float]]:
-    """Trains until the plan ends or validation stops improving, then restores the best pass.
+    """Trains until the plan ends or validation stops improving, then restores the best epoch.
 
     With several workers, all of them call it, and all validate; what the chief measures decides.
 
     Args:
         model: The model, with built weights, made in the scope of its strategy.
-        read: Maps the number of a pass, from 0, to its batches.
+        read: Maps the number of an epoch, from 0, to its batches.
         validate: Returns validation metrics of the current model, including `plan.metric`.
-        plan: Number of passes, steps per pass, patience, and the metric that chooses the best pass.
+        plan: Number of epochs, steps per epoch, patience, and the metric of the best epoch.
         directory: Where the run is kept; training resumes from its files.
         observe: Returns additional scalars for TensorBoard in every
             `summaries.STEPS_PER_SAMPLE`th step.
-        progress: Whether to show progress bars, and a line for each pass.
+        progress: Whether to show progress bars, and a line for each epoch.
         options: The run's hyperparameters for TensorBoard.
-        extra_callbacks: Callbacks that see the metrics of `validate` and, at the end of a pass,
+        extra_callbacks: Callbacks that see the metrics of `validate` and, at the end of an epoch,
             the weights that are validated.
 
     Returns:
-        The logs of each pass, with its number `epoch` from 1.
+        The logs of each epoch, with its number `epoch` from 1.
 
     Raises:
         FloatingPointError: The loss is not finite.
@@ -175,10 +175,10 @@ def fit(
             average = callbacks.SwapEMAWeights()
             best = {"monitor": plan.metric, "mode": "max" if plan.maximize else "min"}
             validated = plan.metric if plan.stop_after is None else None
-            batches = passes(read, plan.steps_per_epoch, plan.passes, first)
+            batches = stream_epochs(read, plan.steps_per_epoch, plan.num_epochs, first)
             model.fit(
                 workers.shared_out(strategy, batches),
-                epochs=plan.passes,
+                epochs=plan.num_epochs,
                 steps_per_epoch=plan.steps_per_epoch,
                 verbose=0,
                 callbacks=[
@@ -210,7 +210,7 @@ def fit(
         if progress and validated:
             kept = history[best_epoch(history, plan)]
             terminal.print_above_bars(
-                f"  pass {kept['epoch']:g} is kept: {validated} {kept[validated]:.4f}"
+                f"  epoch {kept['epoch']:g} is kept: {validated} {kept[validated]:.4f}"
             )
     workers.gathered(strategy, "written")
     restore_best(model, directory)
@@ -218,7 +218,7 @@ def fit(
 
 
 def _progress(directory: pathlib.Path, plan: Plan) -> tuple[list[dict[str, float]], int]:
-    """Returns the logs of the passes of an earlier run, and the number of steps in its backup."""
+    """Returns the logs of the epochs of an earlier run, and the number of steps in its backup."""
     path, backups = directory / "history.json", directory / "checkpoints"
     history = json.loads(path.read_text()) if path.is_file() else []
     if _is_finished(history, plan):
@@ -226,28 +226,28 @@ def _progress(directory: pathlib.Path, plan: Plan) -> tuple[list[dict[str, float
     if not history:
         shutil.rmtree(backups, ignore_errors=True)
     first = _first_step(backups, plan.steps_per_epoch)
-    # A pass is written before it is backed up.
+    # An epoch is written before it is backed up.
     return history[: first // plan.steps_per_epoch], first
 
 
-def passes(
+def stream_epochs(
     read: Callable[[reader.Seed], tf.data.Dataset],
     steps_per_epoch: int,
     epochs: int,
     first_step: int = 0,
 ) -> tf.data.Dataset:
-    """Streams the batches of all passes, each of exactly `steps_per_epoch`, for `Model.fit`.
+    """Streams the batches of all epochs, each of exactly `steps_per_epoch`, for `Model.fit`.
 
     Args:
-        read: Maps the number of a pass, from 0, to its batches.
-        steps_per_epoch: Number of batches in a pass.
-        epochs: Number of passes.
-        first_step: Number of batches, over all passes, that were trained on before.
+        read: Maps the number of an epoch, from 0, to its batches.
+        steps_per_epoch: Number of batches in an epoch.
+        epochs: Number of epochs.
+        first_step: Number of batches, over all epochs, that were trained on before.
     """
-    first_pass, skipped = divmod(first_step, steps_per_epoch)
-    numbers = tf.data.Dataset.range(first_pass, epochs)
+    first_epoch, skipped = divmod(first_step, steps_per_epoch)
+    numbers = tf.data.Dataset.range(first_epoch, epochs)
     batches = numbers.flat_map(
-        # Sampling and the cut into batches leave some passes a few batches short.
+        # Sampling and the cut into batches leave some epochs a few batches short.
         tf.autograph.experimental.do_not_convert(
             lambda number: read(number).repeat().take(steps_per_epoch)
         )
@@ -256,7 +256,7 @@ def passes(
 
 
 def _first_step(backups: pathlib.Path, steps_per_epoch: int) -> int:
-    """Returns the number of steps, over all passes, that the latest backup holds."""
+    """Returns the number of steps, over all epochs, that the latest backup holds."""
     path = tf.train.latest_checkpoint(str(backups / "chief"))
     if path is None:
         return 0
@@ -271,7 +271,7 @@ def _is_finished(history: Sequence[Mapping[str, float]], plan: Plan) -> bool:
     if not history:
         return False
     stale = len(history) - 1 - best_epoch(history, plan)
-    return len(history) >= plan.passes or stale >= plan.patience
+    return len(history) >= plan.num_epochs or stale >= plan.patience
 
 
 def _best_value(history: Sequence[Mapping[str, float]], plan: Plan) -> float | None:
@@ -279,10 +279,10 @@ def _best_value(history: Sequence[Mapping[str, float]], plan: Plan) -> float | N
 
 
 def best_epoch(history: Sequence[Mapping[str, float]], plan: Plan) -> int:
-    """Returns the index of the best pass, from 0.
+    """Returns the index of the best epoch, from 0.
 
     Args:
-        history: Logs of each pass.
+        history: Logs of each epoch.
         plan: Names the metric, and whether more is better.
     """
     values = [entry[plan.metric] for entry in history]
@@ -292,7 +292,7 @@ def best_epoch(history: Sequence[Mapping[str, float]], plan: Plan) -> int:
 def restore_best(
     model: tf.keras.Model, directory: pathlib.Path, workdir: pathlib.Path | None = None
 ) -> None:
-    """Restores the best pass that `fit` kept in a directory.
+    """Restores the best epoch that `fit` kept in a directory.
 
     Args:
         model: A model of the same sizes, with built weights.

@@ -1,4 +1,4 @@
-"""The base class of both stages: a `tfrs.Model` whose logs are means over a pass.
+"""The base class of both stages: a `tfrs.Model` whose logs are means over an epoch.
 
 A subclass implements `compute_loss`, as for `tfrs.Model`. It trains by
 `compile` and `fit`, under any optimizer and any `tf.distribute` strategy.
@@ -18,7 +18,7 @@ from tfrecords import reader
 class StageModel(tfrs.Model):
     """A model with embedding tables.
 
-    Differs from `tfrs.Model` in three ways. `loss` in logs is the mean over the pass, not that of
+    Differs from `tfrs.Model` in three ways. `loss` in logs is the mean over the epoch, not that of
     the last batch. On several replicas, the loss is that of the batch that they share: a
     `compute_loss` returns the part of a share (`layers.share_of`), a mean over the rows of its
     whole batch. Of batches that Keras cut, it is the mean of the replicas' losses. And the norms of

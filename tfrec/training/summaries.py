@@ -3,10 +3,10 @@
 Gradient norms are those of the whole gradient before clipping. Embedding norms are means by field,
 over the values of a batch and over values drawn from the whole table: rows that training does not
 reach keep their initial norm. Expensive scalars are computed in every `STEPS_PER_SAMPLE`th step,
-histograms once per pass over a bounded number of values, so no cost grows with the tables.
+histograms once per epoch over a bounded number of values, so no cost grows with the tables.
 
 TensorBoard sorts groups by name, so those that it opens with are the losses: `batch/` is of the
-latest steps, and `epoch/` of a pass.
+latest steps, and `epoch/` with means and validation metrics.
 
 Shapes: B batch, F fields, W columns of ids, E field embedding.
 """
@@ -176,7 +176,7 @@ def write_histograms(model: tf.keras.Model, step: int) -> None:
 
     Args:
         model: A model with `sparse_variables`.
-        step: Number of the pass.
+        step: Number of the epoch.
     """
     tables = {variable.ref() for variable in model.sparse_variables}
     summary = summary_pb2.Summary()

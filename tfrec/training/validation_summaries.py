@@ -1,7 +1,7 @@
 """Validation curves, options and the graph of a run for TensorBoard.
 
 PR curves are for the PR curves plugin, calibration curves are images, options are for the HParams
-plugin, which compares the runs below a directory. All are written once per pass or once per run.
+plugin, which compares the runs below a directory. All are written once per epoch or once per run.
 
 Shapes: N rows, L shown ads.
 """
@@ -30,7 +30,7 @@ def write_curves(
     Args:
         values: Output of a head -> [L].
         labels: Head -> [L]; NaN where missing. Amounts have no curves.
-        step: Number of the pass; None: the default step of `tf.summary`.
+        step: Number of the epoch; None: the default step of `tf.summary`.
     """
     for head in labels:
         if HEADS[head].is_amount:

@@ -32,7 +32,7 @@ class Stage:
         name: `retrieval` or `ranker`.
         defaults: The configuration of the first trial; the others change the options in `space`.
         train: Trains the stage: data set, configuration, directory, progress, callbacks.
-        metric: Validation metric of each pass.
+        metric: Validation metric of each epoch.
         maximize: Whether a larger metric is better.
         space: Option -> its range, which contains the default.
     """

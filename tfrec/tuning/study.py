@@ -1,8 +1,8 @@
 """A study of a stage's hyperparameters by Optuna, which a killed process continues.
 
 A trial trains the stage as its command does, and its value is the validation metric of its best
-pass. No test row is read. The first trial has the defaults; a tree-structured Parzen estimator
-proposes the others. A trial that is worse than the median of the earlier ones after the same pass
+epoch. No test row is read. The first trial has the defaults; a tree-structured Parzen estimator
+proposes the others. A trial that is worse than the median of the earlier ones after the same epoch
 is pruned. An interrupted trial resumes from its last backup. A proposal depends on the seed and
 the trials before it, so a study is the same whether it was interrupted or not.
 
@@ -44,14 +44,14 @@ class TuningTrial:
 
     Attributes:
         state: `complete`, `pruned` or `interrupted`.
-        value: Best validation metric of its passes; None before the first pass.
-        passes: Number of passes.
+        value: Best validation metric of its epochs; None before the first epoch.
+        epochs: Number of epochs.
         options: The options that it changes.
     """
 
     state: str
     value: float | None
-    passes: int
+    epochs: int
     options: dict[str, Any]
 
 
@@ -97,7 +97,7 @@ def tune(
         stage: What is tuned.
         data_set: The converted log.
         directory: Where the study is kept.
-        seconds: Time of this call; the pass that is being trained is finished.
+        seconds: Time of this call; the epoch that is being trained is finished.
         seed: Seed of the proposals.
         max_trials: Maximum number of trials of the study; None: as many as the time allows.
         progress: Whether to show progress bars and a line for each trial.
@@ -193,7 +193,7 @@ class _OutOfTimeError(Exception):
 
 
 class _Watch(tf.keras.callbacks.Callback):
-    """Reports the passes of a trial, and ends it when it is pruned or the time is over."""
+    """Reports the epochs of a trial, and ends it when it is pruned or the time is over."""
 
     def __init__(
         self,
@@ -258,5 +258,5 @@ def _trial(stage: stages.Stage, trial: optuna.trial.FrozenTrial) -> TuningTrial:
 
 def _line(stage: stages.Stage, frozen: optuna.trial.FrozenTrial) -> str:
     trial = _trial(stage, frozen)
-    value = "no pass" if trial.value is None else f"{trial.value:.5f}"
-    return f"trial: {stage.metric} {value} after {trial.passes} passes, {trial.state}"
+    value = "no epoch" if trial.value is None else f"{trial.value:.5f}"
+    return f"trial: {stage.metric} {value} after {trial.epochs} epochs, {trial.state}"

@@ -30,13 +30,13 @@ _STAGES = ("ranker", "retrieval")
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
 flags.DEFINE_enum("stage", "ranker", _STAGES, "Stage to tune.")
 flags.DEFINE_float(
-    "minutes", 60.0, "Time of this run in minutes; the pass in training is finished.", lower_bound=0
+    "minutes", 60.0, "Time of this run in minutes; a started epoch is finished.", lower_bound=0
 )
 flags.DEFINE_integer(
     "max_trials", None, "Maximum number of trials of the study. Default: no limit.", lower_bound=1
 )
 flags.DEFINE_integer(
-    "epochs", None, "Maximum number of passes of a trial. Default: the stage's.", lower_bound=1
+    "epochs", None, "Maximum number of epochs of a trial. Default: the stage's.", lower_bound=1
 )
 flags.DEFINE_integer("seed", 1, "Seed of the proposals.")
 flags.DEFINE_bool("json", False, "Print only the best options, as JSON.")
@@ -87,14 +87,14 @@ def _table(tuned: tuning.Tuned) -> str:
         [
             "defaults" if not number else str(number),
             trial.state,
-            str(trial.passes),
+            str(trial.epochs),
             "–" if trial.value is None else f"{trial.value:.5f}",
             *(f"{trial.options[name]:g}" for name in names),
         ]
         for number, trial in ranked
     ]
     return terminal.text_table(
-        ("trial", "state", "passes", tuned.stage.metric, *names), rows, (0, 1)
+        ("trial", "state", "epochs", tuned.stage.metric, *names), rows, (0, 1)
     )
 
 

@@ -25,7 +25,7 @@ POISONS = {
     "validation labels": ("validation", split_logs.with_other_labels),
     "training labels": ("train", split_logs.with_other_labels),
 }
-# One pass: there is no best one to be chosen, and what differs was taught.
+# One epoch: there is no best one to be chosen, and what differs was taught.
 RANKER = config.RankerConfig(
     field_dim=4, model_dim=16, num_blocks=1, num_heads=2, feed_forward_dim=16,
     num_cross_layers=1, epochs=1, batch_size=64,
@@ -84,7 +84,7 @@ class Runs:
         return weights_of(retrieval.load_two_tower(self.data_sets[poison], directory)[0])
 
     def history(self, poison, stage):
-        """Returns what was measured of the one pass of a stage."""
+        """Returns what was measured of the one epoch of a stage."""
         return json.loads((self.directory(poison, stage) / "history.json").read_text())[0]
 
 
@@ -195,7 +195,7 @@ def test_validation_clicks_teach_the_towers_their_temperature_and_the_rest_when_
     ("stage", "metric"),
     [("ranker", "validation_loss"), ("retrieval", "validation_corpus_recall")],
 )
-def test_validation_labels_say_which_pass_is_best(runs, stage, metric):
+def test_validation_labels_say_which_epoch_is_best(runs, stage, metric):
     own, poisoned = (runs.history(name, stage) for name in ("none", "validation labels"))
     assert poisoned["loss"] == own["loss"]
     assert poisoned[metric] != own[metric]

@@ -504,7 +504,7 @@ def test_a_log_without_training_clicks_cannot_train_retrieval(retrieval_config, 
         retrieval_training.train_two_tower(data_set, retrieval_config, tmp_path / "work")
 
 
-def test_without_validation_clicks_the_best_pass_is_chosen_by_training_clicks(tmp_path):
+def test_without_validation_clicks_the_best_epoch_is_chosen_by_training_clicks(tmp_path):
     data_set = without_clicks(tmp_path, 320, 360)
     retrieval_training.check_trainable(data_set)
     held_out = retrieval_training._held_out(data_set, None)

@@ -155,8 +155,8 @@ def test_stock_tasks_drop_in_and_train(data_set, ranker_config):
     assert history["click_auc"][-1] > 0.55
 
 
-def test_the_pass_is_chosen_by_the_losses_of_all_heads():
-    """As in training: a pass that is better for engagement alone is better."""
+def test_the_epoch_is_chosen_by_the_losses_of_all_heads():
+    """As in training: an epoch that is better for engagement alone is better."""
 
     model = types.SimpleNamespace(
         tasks={head: tasks.task_of(head) for head in ("click", "engagement")}

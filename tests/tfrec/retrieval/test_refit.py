@@ -1,4 +1,4 @@
-"""Once the best pass is known, validation clicks are learned from too."""
+"""Once the best epoch is known, validation clicks are learned from too."""
 
 import dataclasses
 import json
@@ -65,7 +65,7 @@ def test_the_model_that_is_loaded_is_the_refitted_one(
     model, description = retrieval.load_two_tower(data_set, directory)
     history = json.loads((directory / "refit" / "history.json").read_text())
     best = training.best_epoch(description["history"], PLAN)
-    # As many passes as were best, each with the temperature that the first training found.
+    # As many epochs as were best, each with the temperature that the first training found.
     assert len(history) == best + 1
     temperatures = [entry["temperature"] for entry in description["history"][: best + 1]]
     assert [entry["temperature"] for entry in history] == pytest.approx(temperatures)
@@ -87,7 +87,7 @@ def to_be_refitted(learned_from_clicks, tmp_path):
 
 
 @pytest.mark.trains
-def test_without_a_refit_the_best_pass_is_loaded(data_set, retrieval_config, to_be_refitted):
+def test_without_a_refit_the_best_epoch_is_loaded(data_set, retrieval_config, to_be_refitted):
     config = dataclasses.replace(retrieval_config, refit=False)
     retrieval.train_two_tower(data_set, config, to_be_refitted)
     assert not (to_be_refitted / "refit").exists()
@@ -111,7 +111,7 @@ def test_a_refit_that_was_killed_goes_on_after_its_last_whole_pass(
             if int(self.model.optimizer.iterations) == self.params["steps"] + 2:
                 raise Killed
 
-    # Two passes, so that one is whole before the kill.
+    # Two epochs, so that one is whole before the kill.
     monkeypatch.setattr(training, "best_epoch", lambda history, plan: 1)
     with pytest.raises(Killed):
         retrieval.train_two_tower(

@@ -1,4 +1,4 @@
-"""What held-out clicks say after a pass."""
+"""What held-out clicks say after an epoch."""
 
 import dataclasses
 

@@ -104,7 +104,7 @@ def sparse(tmp_path_factory):
 
 
 @pytest.mark.trains
-def test_a_sparse_log_of_ids_is_learned_in_a_few_passes(sparse, retrieval_config, tmp_path):
+def test_a_sparse_log_of_ids_is_learned_in_a_few_epochs(sparse, retrieval_config, tmp_path):
     config = dataclasses.replace(retrieval_config, field_dim=16, epochs=4, refit=False)
     retrieval.train_two_tower(sparse, config, tmp_path)
     model, _ = retrieval.load_two_tower(sparse, tmp_path)

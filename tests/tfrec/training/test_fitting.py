@@ -1,4 +1,4 @@
-"""Training: planted structure is learned, a killed run resumes, the best pass is kept."""
+"""Training: planted structure is learned, a killed run resumes, the best epoch is kept."""
 
 import dataclasses
 import json
@@ -64,7 +64,7 @@ def batches(number):
 
 
 class KilledAt(tf.keras.callbacks.Callback):
-    """Ends a run after a step of a pass, both from 0; notes the passes."""
+    """Ends a run after a step of an epoch, both from 0; notes the epochs."""
 
     def __init__(self, epoch=None, step=None):
         super().__init__()
@@ -115,7 +115,7 @@ class Run:
             np.testing.assert_array_equal(variable, value)
 
 
-def test_the_loss_falls_and_every_pass_is_in_the_history(tmp_path):
+def test_the_loss_falls_and_every_epoch_is_in_the_history(tmp_path):
     run = Run(tmp_path, [4, 3, 2, 1])
     history = run.fit()
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
@@ -127,11 +127,11 @@ def test_the_loss_falls_and_every_pass_is_in_the_history(tmp_path):
 def test_a_line_of_progress_has_the_loss_and_the_metric_that_chooses(tmp_path, capsys):
     history = Run(tmp_path, [4, 3.25, 5, 7]).fit(progress=True)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == f"  pass 2/4: loss {history[1]['loss']:.4f}, score 3.2500"
-    assert lines[4:] == ["  pass 2 is kept: score 3.2500"]
+    assert lines[1] == f"  epoch 2/4: loss {history[1]['loss']:.4f}, score 3.2500"
+    assert lines[4:] == ["  epoch 2 is kept: score 3.2500"]
 
 
-def test_the_best_pass_is_restored_and_can_be_restored_again(tmp_path):
+def test_the_best_epoch_is_restored_and_can_be_restored_again(tmp_path):
     run = Run(tmp_path, [3, 1, 2, 2])
     run.fit()
     run.assert_has_weights_of(1)
@@ -222,7 +222,7 @@ def test_a_resumed_run_counts_the_passes_without_improvement_before_it(tmp_path)
     assert resumed.epochs == [3]
 
 
-def test_a_resumed_run_keeps_a_best_pass_from_before_it_was_killed(tmp_path):
+def test_a_resumed_run_keeps_a_best_epoch_from_before_it_was_killed(tmp_path):
     killed = Run(tmp_path, [1, 3, Killed()])
     with pytest.raises(Killed):
         killed.fit()
@@ -248,11 +248,11 @@ def test_rows_that_no_batch_holds_are_not_touched(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):
-    with pytest.raises(FloatingPointError, match=r"loss of pass 1 is nan; .* Lower the learning"):
+    with pytest.raises(FloatingPointError, match=r"loss of epoch 1 is nan; .* Lower the learning"):
         Run(tmp_path, [1], target=float("nan")).fit()
 
 
-def test_a_directory_without_a_best_pass_is_refused(tmp_path):
+def test_a_directory_without_a_best_epoch_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No checkpoint in .*best. Delete .*, and train"):
         training.restore_best(Lookup(), tmp_path)
 
@@ -266,7 +266,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data.unlink(), lambda data: data.write_bytes(b"")])
-def test_a_best_pass_that_cannot_be_read_says_what_to_delete(tmp_path, damage):
+def test_a_best_epoch_that_cannot_be_read_says_what_to_delete(tmp_path, damage):
     Run(tmp_path / "refit", [4, 3, 2, 1]).fit()
     (data,) = (tmp_path / "refit" / "best").glob("*.data-*")
     damage(data)
@@ -357,15 +357,15 @@ def test_callbacks_of_keras_see_validation_and_can_end_training(tmp_path):
     assert list((tmp_path / "board" / "train").glob("events*"))
 
 
-def test_each_pass_has_its_steps_and_starts_at_any_of_them():
+def test_each_epoch_has_its_steps_and_starts_at_any_of_them():
     def read(number):
         # Four batches, one fewer than the steps: the last is taken from a second round.
         return tf.data.Dataset.range(4).map(lambda batch: 10 * number + batch)
 
-    every = list(training.passes(read, 5, 3).as_numpy_iterator())
+    every = list(training.stream_epochs(read, 5, 3).as_numpy_iterator())
     assert every == [0, 1, 2, 3, 0, 10, 11, 12, 13, 10, 20, 21, 22, 23, 20]
     for first in range(15):
-        assert list(training.passes(read, 5, 3, first).as_numpy_iterator()) == every[first:]
+        assert list(training.stream_epochs(read, 5, 3, first).as_numpy_iterator()) == every[first:]
 
 
 def test_of_a_small_log_batches_are_smaller_but_never_tiny():

@@ -40,7 +40,7 @@ def test_gradient_norms_are_those_of_the_latest_sampled_step(monkeypatch):
     assert norms == [dict.fromkeys(measured, 0.0), measured, measured]
 
 
-def test_logs_are_means_over_the_pass_and_regularization_counts():
+def test_logs_are_means_over_the_epoch_and_regularization_counts():
     class Regularized(Linear):
         def compute_loss(self, inputs, training=False):
             return tf.reduce_mean(tf.cast(inputs["ad_row"], tf.float32)) + 0.0 * self.weight[0]
@@ -84,7 +84,7 @@ def trained(strategy, stage):
             model = retrieval.build_two_tower(data_set, towers, data_set.catalog())
             read = lambda seed: data_set.clicked("train", 64, seed)
         model.compile(training.dense_and_sparse(model, 0.01, 0.1, 20, 0.9))
-    history = model.fit(training.passes(read, 5, 2), steps_per_epoch=5, epochs=2, verbose=0)
+    history = model.fit(training.stream_epochs(read, 5, 2), steps_per_epoch=5, epochs=2, verbose=0)
     return history.history["loss"]
 
 

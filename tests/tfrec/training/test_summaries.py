@@ -215,7 +215,7 @@ def test_a_run_of_the_ranker_measures_shown_ads_alone(data_set, ranker_config, t
         observe=observe,
     )
     events = read(pathlib.Path(tmp_path) / "tensorboard")
-    assert len(scalars(events, "speed/examples_per_second_of_pass")) == len(history) == 2
+    assert len(scalars(events, "speed/examples_per_second_of_epoch")) == len(history) == 2
     for field in (*data_set.schema.query_fields, *data_set.schema.ad_fields):
         assert scalars(events, f"norm_of_embeddings_in_batch/{field.side}/{field.name}")
     shown = batch["ad"].numpy()[batch["mask"].numpy()]

@@ -64,13 +64,13 @@ def test_options_of_any_type_are_hyper_parameters(tmp_path):
 
 
 @pytest.mark.trains
-def test_a_trained_ranker_left_curves_of_each_pass_its_options_and_its_graph(trained):
+def test_a_trained_ranker_left_curves_of_each_epoch_its_options_and_its_graph(trained):
     events = read(trained / "ranker" / "tensorboard")
     history = json.loads((trained / "ranker" / "history.json").read_text())
-    passes = [entry["epoch"] for entry in history]
+    epochs = [entry["epoch"] for entry in history]
     for head in ("click", "engagement"):
         for tag in (f"validation_pr_curve/{head}/pr_curves", f"validation_calibration/{head}"):
-            assert [e.step for e in events.Tensors(tag)] == passes
+            assert [e.step for e in events.Tensors(tag)] == epochs
     image = events.Tensors("validation_calibration/click")[0].tensor_proto.string_val[2]
     assert tf.io.decode_png(image).shape[2] == 4
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content

@@ -122,7 +122,7 @@ def test_the_chief_alone_writes(pair):
 @pytest.mark.engines
 def test_a_killed_worker_ends_the_other_and_both_resume_exactly(shop, pair, run_pair, tmp_path):
     own = {"trainings": [("ranker", training_worker.RANDOM, str(tmp_path / "ranker"))]}
-    # In the tenth step of the second pass; the last backup is of the eighth.
+    # In the tenth step of the second epoch; the last backup is of the eighth.
     survivor, killed = run_pair(own, {**own, "killed_at": [1, 9]})
     assert killed.returncode == -9
     assert survivor.returncode == 1

@@ -20,7 +20,7 @@ BEST_RATE = 0.01
 
 
 def train_parabola(data_set, options, place, progress, callbacks):
-    """Stands for a training whose loss after a pass is known: least at `BEST_RATE`."""
+    """Stands for a training whose loss after an epoch is known: least at `BEST_RATE`."""
     (watch,) = callbacks
     for epoch in range(options.epochs):
         watch.on_epoch_begin(epoch)
@@ -46,7 +46,7 @@ def tiny_ranker(ranker_config):
 
 
 def tune_and_die(stage, data_directory, directory, calls):
-    """Tunes in a process that is killed at a call of the clock, as a pass begins."""
+    """Tunes in a process that is killed at a call of the clock, as an epoch begins."""
     count = itertools.count()
 
     def clock():
@@ -73,9 +73,9 @@ def test_a_study_begins_with_the_defaults_and_approaches_the_best(data_set, tmp_
 
 def test_trials_that_are_worse_than_the_median_end_early(data_set, tmp_path):
     tuned = tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=20)
-    # Until five trials are complete none is pruned; the later ones end after their first pass.
-    assert {trial.passes for trial in tuned.trials[:5]} == {4}
-    assert {(trial.state, trial.passes) for trial in tuned.trials[5:]} == {
+    # Until five trials are complete none is pruned; the later ones end after their first epoch.
+    assert {trial.epochs for trial in tuned.trials[:5]} == {4}
+    assert {(trial.state, trial.epochs) for trial in tuned.trials[5:]} == {
         ("complete", 4),
         ("pruned", 1),
     }
@@ -86,7 +86,7 @@ def test_a_study_ends_in_time_and_continues_where_it_was(data_set, tmp_path):
     seconds = itertools.count()
     tuned = tuning.tune(PARABOLA, data_set, tmp_path, 9, clock=lambda: next(seconds))
     # Began at 0. Looks at 1, passes at 2 to 5; looks at 6, passes at 7 and 8, and ends at 9.
-    assert [(trial.state, trial.passes) for trial in tuned.trials] == [
+    assert [(trial.state, trial.epochs) for trial in tuned.trials] == [
         ("complete", 4),
         ("interrupted", 2),
     ]
@@ -130,7 +130,7 @@ def whole(data_set, ranker_config, tmp_path_factory, deterministic):
 @pytest.mark.process
 def test_a_killed_study_is_that_of_an_uninterrupted_one(data_set, ranker_config, whole, tmp_path):
     stage = tiny_ranker(ranker_config)
-    # The clock is read at the beginning, before the trial, and before each of its two passes.
+    # The clock is read at the beginning, before the trial, and before each of its two epochs.
     process = killed.processes.Process(
         target=tune_and_die, args=(stage, data_set.directory, tmp_path, 3)
     )
@@ -141,7 +141,7 @@ def test_a_killed_study_is_that_of_an_uninterrupted_one(data_set, ranker_config,
     assert len(history) == 1
     resumed = tuning.tune(stage, data_set, tmp_path, FOREVER, max_trials=1)
     assert resumed.trials[0].state == "complete"
-    assert resumed.trials[0].passes == whole.trials[0].passes == 2
+    assert resumed.trials[0].epochs == whole.trials[0].epochs == 2
     # The process that was killed did not add up in one order.
     assert resumed.best.value == pytest.approx(whole.best.value, rel=1e-3)
     assert not list(tmp_path.glob("trial_*"))
@@ -164,4 +164,4 @@ def test_test_rows_cannot_change_the_outcome(
     )
     # A test row that is read would be missed.
     tuned = tuning.tune(towers, without, tmp_path / "retrieval", FOREVER, max_trials=1)
-    assert tuned.best.passes == 1
+    assert tuned.best.epochs == 1
