@@ -82,7 +82,8 @@ class FilteredSearch:
         with self._lock:
             self._uses[eligible] = self._uses.get(eligible, 0) + 1
         if self.is_exact(eligible, k):
-            return self._exact(queries, k, eligible)
+            scores, positions = self._subset(eligible).search(queries, k)
+            return scores, eligible.rows[positions]
         scores, rows = self._with_selector(queries, k, eligible, self._num_probes(eligible))
         short = np.flatnonzero((rows < 0).any(axis=1))
         if short.size:
@@ -150,12 +151,6 @@ class FilteredSearch:
             return self._refined.search(queries, k, parameters)
         return self._index.search(queries, k, params=parameters)
 
-    def _exact(
-        self, queries: np.ndarray, k: int, eligible: row_set.RowSet
-    ) -> tuple[np.ndarray, np.ndarray]:
-        scores, positions = self._subset(eligible).search(queries, k)
-        return scores, eligible.rows[positions]
-
     def _subset(self, eligible: row_set.RowSet) -> Any:
         """Returns a flat index of the eligible ads, from the cache if possible."""
         with self._lock:
@@ -187,16 +182,13 @@ class FilteredSearch:
         if isinstance(self._storage, faiss.IndexFlat):
             subset.add_sa_codes(refinement.codes(self._storage)[rows])
         elif self._storage is None:
-            self._make_direct_map()
+            # Maps ads to cells, with 8 bytes an ad; built on first use.
+            with self._lock:
+                self._ivf.make_direct_map()
             subset.add(self._index.reconstruct_batch(rows))
         else:
             subset.add(self._storage.reconstruct_batch(rows))
         return subset
-
-    def _make_direct_map(self) -> None:
-        # Maps ads to cells, with 8 bytes an ad; built on first use.
-        with self._lock:
-            self._ivf.make_direct_map()
 
 
 def _empty_result(num_queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-_PACKAGE = "tensorflow.serving"
 _FILE = """
 name: "serving/model_server/config_messages.proto" package: "tensorflow.serving" syntax: "proto3"
 message_type {
@@ -30,8 +29,6 @@ _POOL.AddSerializedFile(
 )
 
 
-def _message_class(name: str) -> Any:
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-
-
-MonitoringConfig = _message_class("MonitoringConfig")
+MonitoringConfig: Any = message_factory.GetMessageClass(
+    _POOL.FindMessageTypeByName("tensorflow.serving.MonitoringConfig")
+)

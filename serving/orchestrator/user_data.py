@@ -225,7 +225,7 @@ class UserData:
                 self._breaker.failed()
             return None, LATE
         self._breaker.failed()
-        self._note(reading.exception())
+        logging.warning("%s", reading.exception())
         return None, FAILED
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -254,7 +254,7 @@ class UserData:
             await self._store.append(events, self.now())
         except errors.UserStoreError as error:
             self._metrics.observe_user_events("dropped", len(events))
-            self._note(error)
+            logging.warning("%s", error)
         else:
             self._metrics.observe_user_events("shown", len(events))
         finally:
@@ -267,8 +267,5 @@ class UserData:
             try:
                 await self._store.expire(self.now())
             except errors.UserStoreError as error:
-                self._note(error)
+                logging.warning("%s", error)
             await asyncio.sleep(_EXPIRE_SECONDS)
-
-    def _note(self, error: BaseException | None) -> None:
-        logging.warning("%s", error)

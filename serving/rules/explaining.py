@@ -32,10 +32,10 @@ def explain_ads(
     for position, place in enumerate(chosen.places.tolist()):
         parts = None
         if head_scores is not None:
-            parts = {
-                head: _utility_part(float(head_scores[head][place]), weight)
-                for head, weight in valid.weights.items()
-            }
+            parts = {}
+            for head, weight in valid.weights.items():
+                score = float(head_scores[head][place])
+                parts[head] = requests.UtilityPart(score=score, weight=weight, part=weight * score)
         explained.append(
             requests.AdExplanation(
                 parts=parts,
@@ -110,10 +110,6 @@ def explain_shortage(
         if chosen.full[cap.field].any()
     )
     return f"{start}the caps leave out the other {others} candidates: {caps}."
-
-
-def _utility_part(score: float, weight: float) -> requests.UtilityPart:
-    return requests.UtilityPart(score=score, weight=weight, part=weight * score)
 
 
 def _ranks(gains: np.ndarray) -> np.ndarray:

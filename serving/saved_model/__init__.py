@@ -1,6 +1,6 @@
 """Runs SavedModels in sessions, with TensorFlow's status codes and per-call deadlines."""
 
-from serving.saved_model.call_deadline import current_deadline, deadline_at, deadline_within
+from serving.saved_model.call_deadline import deadline_at
 from serving.saved_model.rpc_status import (
     StatusError,
     failed_precondition,
@@ -12,7 +12,6 @@ from serving.saved_model.rpc_status import (
 from serving.saved_model.session_runner import (
     IN_CALLER,
     TIMED_OUT,
-    Arrays,
     SessionRunner,
     feeds_of,
     session_config,
@@ -21,12 +20,9 @@ from serving.saved_model.session_runner import (
 __all__ = [
     "IN_CALLER",
     "TIMED_OUT",
-    "Arrays",
     "SessionRunner",
     "StatusError",
-    "current_deadline",
     "deadline_at",
-    "deadline_within",
     "failed_precondition",
     "feeds_of",
     "invalid_argument",

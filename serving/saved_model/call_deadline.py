@@ -3,21 +3,9 @@
 import contextlib
 import contextvars
 import math
-import time
 from collections.abc import Iterator
 
 _deadline: contextvars.ContextVar[float] = contextvars.ContextVar("deadline", default=math.inf)
-
-
-@contextlib.contextmanager
-def deadline_within(seconds: float | None) -> Iterator[None]:
-    """Sets the deadline of the calls in the block.
-
-    Args:
-        seconds: Seconds from now. None sets no deadline.
-    """
-    with deadline_at(math.inf if seconds is None else time.monotonic() + seconds):
-        yield
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
@@ -209,14 +208,3 @@ def read_token(path: str | None) -> str | None:
             "ASCII characters without spaces. Create one with `openssl rand -hex 32`."
         )
     return token
-
-
-def run(server: HttpServer, sockets: Sequence[socket.socket]) -> None:
-    """Serves until a signal has arrived and the last request is answered.
-
-    Args:
-        server: Server to run.
-        sockets: Bound sockets.
-    """
-    raise_file_limit()
-    server.run(list(sockets))

@@ -174,7 +174,8 @@ def serve_release(
         application, draining, settings.http, own_logs=not settings.json_logs
     )
     try:
-        http_server.run(server, [listening])
+        http_server.raise_file_limit()
+        server.run([listening])
     finally:
         if impressions is not None:
             impressions.close()

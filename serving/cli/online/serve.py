@@ -100,11 +100,6 @@ def _bound(host: str, port: int) -> Iterator[service.Listening]:
         yield listening
 
 
-def _max_calls() -> int:
-    """Returns how many calls the processes make at once to the stable and the canary release."""
-    return 2 * FLAGS.workers * FLAGS.max_ranker_calls
-
-
 @contextlib.contextmanager
 def _embedded_server(base: pathlib.Path) -> Iterator[None]:
     """Runs the embedded model server in a child process; it serves the releases in use.
@@ -118,11 +113,13 @@ def _embedded_server(base: pathlib.Path) -> Iterator[None]:
         stack.enter_context(
             releases.ServedVersions(base, model_config.SERVED_MODELS, path, only=FLAGS.version)
         )
+        # Of all processes at once, to the stable and the canary release.
+        max_calls = 2 * FLAGS.workers * FLAGS.max_ranker_calls
         command = [
             sys.executable, "-m", "serving.model_server", f"--model_config_file={path}",
             "--model_config_file_poll_wait_seconds=1",
             f"--port={FLAGS.model_server_port}",
-            f"--grpc_max_threads={_max_calls() + _OTHER_CALLS}",
+            f"--grpc_max_threads={max_calls + _OTHER_CALLS}",
             f"--rest_api_port={FLAGS.model_server_rest_port}",
             "--end_with_input",
         ]  # fmt: skip

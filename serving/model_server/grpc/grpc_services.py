@@ -4,6 +4,7 @@ References: TensorFlow Serving, `apis/prediction_service.proto` and `apis/model_
 """
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -149,10 +150,9 @@ def _method(
                 raise saved_model.StatusError(
                     grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before the run"
                 )
-            with (
-                running.one_more(),
-                saved_model.deadline_within(context.time_remaining()),
-            ):
+            seconds = context.time_remaining()
+            deadline = math.inf if seconds is None else time.monotonic() + seconds
+            with running.one_more(), saved_model.deadline_at(deadline):
                 reply = operation(request)
         except Exception as error:
             status = saved_model.status_from_exception(error)

@@ -107,7 +107,8 @@ def to_inputs(document: Mapping[str, Any], dtypes: Dtypes) -> tuple[dict[str, np
         raise saved_model.invalid_argument(
             f"'instances' is {_shown(value)}; expected a list of at least one row."
         )
-    if not _is_named(value[0] if is_row_form else value):
+    first = value[0] if is_row_form else value
+    if not isinstance(first, dict) or _is_base64(first):
         if len(dtypes) > 1:
             raise saved_model.invalid_argument(
                 f"The values have no names, but the signature has {len(dtypes)} inputs; expected "
@@ -160,10 +161,6 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"{text} is too large for a floating-point number")
     return value
-
-
-def _is_named(value: Any) -> bool:
-    return isinstance(value, dict) and not _is_base64(value)
 
 
 def _is_base64(value: Any) -> bool:

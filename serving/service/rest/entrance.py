@@ -139,7 +139,8 @@ class Entrance:
                 f"in HTTP/{scope['http_version']}."
             )
             return rest_errors.reply(400, "malformed_http", text, {"connection": "close"})
-        if not (self._token is None or _is_open(scope["path"]) or self._is_known(headers)):
+        is_open = scope["path"] in OPEN_PATHS or scope["path"].startswith(f"{_CONSOLE}/")
+        if not (self._token is None or is_open or self._is_known(headers)):
             text = "Expected the header 'authorization: Bearer TOKEN' with this service's token."
             challenge = {"www-authenticate": "Bearer", "connection": "close"}
             return rest_errors.reply(401, "unauthorized", text, challenge)
@@ -155,14 +156,6 @@ class Entrance:
         return scheme.lower() == b"bearer" and hmac.compare_digest(
             given.strip(), self._token or b""
         )
-
-
-def _is_console(path: str) -> bool:
-    return path.startswith(f"{_CONSOLE}/")
-
-
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or _is_console(path)
 
 
 def _request_id(given: bytes | None) -> str:
