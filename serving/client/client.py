@@ -18,8 +18,6 @@ import httpx
 from serving.client import http_calls
 from serving.requests import Answer, Event, EventFields, EventsAdded, Request, RequestFields
 
-Retry = http_calls.Retry
-
 
 class Client:
     """Client of one service. It keeps connections open and is thread-safe."""
@@ -31,7 +29,7 @@ class Client:
         timeout_seconds: float = http_calls.DEFAULT_TIMEOUT_SECONDS,
         token: str | None = None,
         verify: bool | str = True,
-        retry: Retry | None = None,
+        retry: http_calls.Retry | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,

@@ -15,7 +15,7 @@ import pathlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from serving import errors, requests
@@ -30,19 +30,13 @@ class FeedbackLog:
 
     Args:
         directory: Directory for the files; created if it does not exist.
-        clock: Returns seconds, for the age of a file.
 
     Raises:
         ImpressionLogError: The directory cannot be created.
     """
 
-    def __init__(
-        self,
-        directory: str | os.PathLike[str],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = pathlib.Path(directory)
-        self._clock = clock
         self._lock = threading.Lock()
         self._path: pathlib.Path | None = None
         self._since = 0.0
@@ -60,18 +54,23 @@ class FeedbackLog:
         Raises:
             ImpressionLogError: They cannot be written.
         """
-        lines = [json.dumps(_line(event)) + "\n" for event in events if _is_feedback(event)]
+        lines = [
+            json.dumps(_line(event)) + "\n"
+            for event in events
+            if event.request_id is not None and event.event != "impression"
+        ]
         if not lines:
             return
+        content = "".join(lines).encode()
         with self._lock:
             path = self._current()
             try:
                 # Closed at once, so that no file stays open that was moved away.
                 with path.open("ab", buffering=0) as file:
-                    written = file.write("".join(lines).encode())
+                    written = file.write(content)
             except OSError as error:
                 raise _unwritable(path, error) from error
-            if written < len("".join(lines).encode()):
+            if written < len(content):
                 # Goes on in another file: the rest of this line would be a malformed event.
                 self._path = None
                 raise errors.ImpressionLogError(
@@ -80,16 +79,12 @@ class FeedbackLog:
                 )
 
     def _current(self) -> pathlib.Path:
-        now = self._clock()
+        now = time.monotonic()
         if self._path is None or now - self._since > _SECONDS_PER_FILE:
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             name = FEEDBACK_PATTERN.replace("*", f"{stamp}-{uuid.uuid4().hex[:12]}")
             self._path, self._since = self._directory / name, now
         return self._path
-
-
-def _is_feedback(event: requests.Event) -> bool:
-    return event.request_id is not None and event.event != "impression"
 
 
 def _line(event: requests.Event) -> dict[str, Any]:

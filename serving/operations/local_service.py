@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from serving import model_config, model_server, orchestrator, ranker, releases, requests
-from serving.config import OrchestratorConfig
 from serving.impressions import ImpressionLog
 from tfrecords import terminal
 
@@ -19,7 +18,6 @@ async def open_service(
     base: pathlib.Path,
     version: int | None,
     ranker_address: str | None,
-    config: OrchestratorConfig | None = None,
     impressions: ImpressionLog | None = None,
 ) -> AsyncIterator[orchestrator.Orchestrator]:
     """Loads a release and connects it with a ranker.
@@ -28,7 +26,6 @@ async def open_service(
         base: Base directory of the bundles.
         version: Release version. None: the stable release.
         ranker_address: host:port of a model server. None: start the embedded one in this process.
-        config: Options of the orchestrator. None: the defaults.
         impressions: Impression log to record answers in. None: no log.
 
     Yields:
@@ -45,7 +42,7 @@ async def open_service(
             stack.enter_context(server)
             ranker_address = f"{server.host}:{server.port}"
         client = ranker.connect(release, ranker_address or "")
-        service = orchestrator.Orchestrator(release, client, config, impressions=impressions)
+        service = orchestrator.Orchestrator(release, client, impressions=impressions)
         try:
             yield service
         finally:

@@ -22,7 +22,6 @@ from serving import ranker, releases
 from serving.operations import findings
 
 _SIGNATURE = "serving_default"
-_AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
 
 
 def servers_behind(address: str) -> list[str]:
@@ -72,9 +71,7 @@ class ModelServerCheck:
         served = findings.finding_of(f"{place}, version of ranker", lambda: self._version("ranker"))
         yield served
         if served.status == "ok":
-            yield findings.finding_of(
-                f"{place}, signature of ranker", lambda: self._signature("ranker")
-            )
+            yield findings.finding_of(f"{place}, signature of ranker", self._signature)
             yield findings.finding_of(f"{place}, probes of ranker", self._ranker_probes)
         yield findings.finding_of(f"{place}, probes of query_tower", self._tower_probes)
 
@@ -126,18 +123,18 @@ class ModelServerCheck:
             "{ num_versions: 2 }, all or specific, and mount the directory where the server runs."
         )
 
-    def _signature(self, model: str) -> str:
+    def _signature(self) -> str:
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        request.model_spec.name = model
+        request.model_spec.name = "ranker"
         request.model_spec.version.value = self._release.version
         try:
             reply = self._predictions.GetModelMetadata(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise self._wrong("its signatures", error, self._serve_it(model)) from error
+            raise self._wrong("its signatures", error, self._serve_it("ranker")) from error
         signatures = get_model_metadata_pb2.SignatureDefMap()
         reply.metadata["signature_def"].Unpack(signatures)
         served = signatures.signature_def[_SIGNATURE]
-        recorded = self._release.manifest.signatures[model]
+        recorded = self._release.manifest.signatures["ranker"]
         for side in ("inputs", "outputs"):
             expected = {name: _words(spec) for name, spec in recorded.get(side, {}).items()}
             found = {name: _spec(info) for name, info in getattr(served, side).items()}
@@ -147,7 +144,8 @@ class ModelServerCheck:
                 raise findings.WrongError(
                     f"{side}: {name} {expected[name]}{more}",
                     f"{name} {found.get(name, 'missing')}{more}",
-                    f"The server serves a different model as this version. {self._serve_it(model)}",
+                    "The server serves a different model as this version. "
+                    f"{self._serve_it('ranker')}",
                 )
         outputs = ", ".join(served.outputs)
         return f"{_SIGNATURE} has {len(served.inputs)} inputs and the outputs {outputs}"

@@ -31,7 +31,6 @@ def ranked_answer(
     head_scores: Mapping[str, np.ndarray],
     stage_ms: Mapping[str, float],
     reason: str | None = None,
-    rng: random.Random = _DRAWS,
 ) -> requests.Answer:
     """Orders the candidates by utility, the weighted sum of the heads' scores, under the rules.
 
@@ -42,13 +41,12 @@ def ranked_answer(
         head_scores: Scores [C] float32 of each present head.
         stage_ms: Duration of each stage in milliseconds.
         reason: Why fewer candidates were ranked than were found. None: all were ranked.
-        rng: Random number generator for exploration.
     """
     weighted = [
         weight * head_scores[head].astype(np.float64) for head, weight in valid.weights.items()
     ]
     utility = np.sum(weighted, axis=0)
-    chosen = _select(valid, found, utility, min(0.0, utility.min(initial=0.0)), rng)
+    chosen = _select(valid, found, utility, min(0.0, utility.min(initial=0.0)))
     outputs = release.manifest.outputs
     scores = {outputs[head]: values for head, values in head_scores.items()}
     scores["utility"] = utility
@@ -64,7 +62,6 @@ def retrieval_answer(
     found: candidates.RequestCandidates,
     reason: str | None,
     stage_ms: Mapping[str, float],
-    rng: random.Random = _DRAWS,
 ) -> requests.Answer:
     """Orders the candidates by retrieval score, under the rules, without ranker scores.
 
@@ -74,11 +71,10 @@ def retrieval_answer(
         found: Candidates of the request.
         reason: Why there are no ranker scores. None: the release has no ranker.
         stage_ms: Duration of each stage in milliseconds.
-        rng: Random number generator for exploration.
     """
     utility = found.scores.astype(np.float64)
     # An inner product has no natural zero, so the last candidate gets utility 0.
-    chosen = _select(valid, found, utility, utility.min(initial=np.inf), rng)
+    chosen = _select(valid, found, utility, utility.min(initial=np.inf))
     reasons = explain_ads(valid, chosen, utility, None) if valid.explain else None
     ads = _ads(release, found, chosen, {}, reasons)
     pool = _pool(release, valid, found, {})
@@ -90,7 +86,6 @@ def _select(
     found: candidates.RequestCandidates,
     utility: np.ndarray,
     zero: float,
-    rng: random.Random,
 ) -> Selection:
     """Chooses ads by utility [C]; `zero` is the utility of a worthless ad."""
     rules = valid.rules
@@ -102,7 +97,7 @@ def _select(
     values = {name: FieldValues.of(found.ads.column(found.rows, name)) for name in fields}
     # Diversity multiplies utilities, so they must not be negative.
     shifted = utility - zero if rules.diversity else utility
-    return select_with_rules(shifted, valid.k, rules, values, rng)
+    return select_with_rules(shifted, valid.k, rules, values, _DRAWS)
 
 
 def _ads(

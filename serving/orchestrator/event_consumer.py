@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pydantic_core
 
@@ -30,7 +30,6 @@ class EventConsumer:
     Args:
         reader: Reads the stream.
         accepted: Accepts the events.
-        now: Returns the time in seconds since 1970.
 
     Attributes:
         received: Number of valid events.
@@ -39,15 +38,9 @@ class EventConsumer:
         problem: Why the last attempt failed. None: it did not.
     """
 
-    def __init__(
-        self,
-        reader: users.StreamReader,
-        accepted: event_intake.EventIntake,
-        now: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, reader: users.StreamReader, accepted: event_intake.EventIntake) -> None:
         self._reader = reader
         self._events = accepted
-        self._now = now
         self.received = 0
         self.added = 0
         self.rejected = 0
@@ -90,7 +83,7 @@ class EventConsumer:
         self, entries: Sequence[users.StreamEntry]
     ) -> tuple[list[requests.Event], list[users.StreamEntry]]:
         """Returns the valid events, and the entries that are none."""
-        found, rejected, now = [], [], self._now()
+        found, rejected, now = [], [], time.time()
         for entry in entries:
             try:
                 text = entry.event

@@ -50,7 +50,6 @@ def publish(
     base: str | os.PathLike[str],
     write: Callable[[Staged], manifest.Content],
     *,
-    version: int | None = None,
     wait_seconds: float = 0.0,
 ) -> manifest.Manifest:
     """Publishes a release. Earlier releases are unchanged even if the process is killed.
@@ -59,33 +58,27 @@ def publish(
         base: Base directory of the bundles. Created if it does not exist.
         write: Callback that fills the directories, including `write_identity`, and returns the
             content of the manifest.
-        version: Version of the release, above all versions in use. None takes the next one.
         wait_seconds: Maximum time to wait for another publish to end.
 
     Returns:
         The manifest of the release.
 
     Raises:
-        PublishError: The version is taken, another publish is running, a part is empty, or
-            writing failed, for example because the disk is full.
+        PublishError: Another publish is running, a part is empty, or writing failed, for example
+            because the disk is full.
         ForeignPartError: The identity of a part differs from the content of the manifest.
     """
     root = pathlib.Path(base)
     root.mkdir(parents=True, exist_ok=True)
     with exclusive(root, wait_seconds):
-        next_version = max(_used_versions(root), default=0) + 1
-        if version is not None and version < next_version:
-            raise errors.PublishError(
-                f"Version {version} cannot be published in {root}: version {next_version - 1} is "
-                f"in use. Use {next_version} or more, or omit the version to take the next one."
-            )
+        version = max(_used_versions(root)) + 1
         try:
             remove_leftovers(root)
-            return _publish(root, version or next_version, write)
+            return _publish(root, version, write)
         except (OSError, RuntimeError, tf.errors.OpError) as error:
             # TensorFlow, faiss and Arrow raise different exceptions if a disk is full.
             raise errors.PublishError(
-                f"Release {version or next_version} cannot be written to {root}: {error}. Nothing "
+                f"Release {version} cannot be written to {root}: {error}. Nothing "
                 "was published, and earlier releases are unchanged. Free disk space, for example "
                 "with tfrec release --action=prune, and try again."
             ) from error

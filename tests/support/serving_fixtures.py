@@ -337,9 +337,9 @@ def _probes(
     }
 
 
-def publish(base: pathlib.Path, recipe: Recipe | None = None, version: int | None = None) -> int:
+def publish(base: pathlib.Path, recipe: Recipe | None = None) -> int:
     """Publishes a tiny bundle and returns its version."""
-    return releases.publish(base, (recipe or Recipe()).write, version=version).version
+    return releases.publish(base, (recipe or Recipe()).write).version
 
 
 def publish_trainings(base: pathlib.Path, count: int, **recipe: Any) -> pathlib.Path:

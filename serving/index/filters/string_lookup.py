@@ -38,11 +38,6 @@ class StringLookup:
     def __len__(self) -> int:
         return len(self._values)
 
-    @property
-    def nbytes(self) -> int:
-        """Size of the table in bytes, without the strings."""
-        return self._sorted.nbytes + self._positions.nbytes
-
     def find(self, strings: Sequence[str]) -> np.ndarray:
         """Returns the position [M] int64 of each string; -1 for unknown strings."""
         found = np.full(len(strings), -1, np.int64)

@@ -12,7 +12,7 @@ import pytest
 import serving_fixtures
 
 from serving import errors, orchestrator, users
-from serving.client import async_client, client, local_client
+from serving.client import async_client, client, http_calls, local_client
 from serving.config import UserStoreConfig
 from serving.requests import Condition, Filters, Request
 
@@ -25,7 +25,7 @@ FIELDS = {
     # The machine of a test may be slow.
     "deadline_ms": 60_000,
 }
-FAST = client.Retry(attempts=3, pause_seconds=0.01)
+FAST = http_calls.Retry(attempts=3, pause_seconds=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def failure(status, code, **headers):
 
 def test_what_may_pass_is_tried_again_with_one_id_and_less_time():
     script = (failure(503, "serving_error"), None, failure(429, "overloaded"), OK)
-    retry = client.Retry(attempts=4, pause_seconds=1.0)
+    retry = http_calls.Retry(attempts=4, pause_seconds=1.0)
     clock, other_clock = clocks.Clock(), clocks.Clock()
 
     async def pause(seconds):

@@ -515,7 +515,7 @@ def test_another_server_behind_the_same_address_is_checked_anew(run, tiny_base, 
 
 
 def test_a_server_without_the_pinned_version_is_not_used(run, tiny_base, tmp_path):
-    serving_fixtures.publish(tmp_path, version=2)
+    serving_fixtures.publish_trainings(tmp_path, 2)
     with serving_fixtures.serve_ranker(tiny_base) as server:
         answer = run(
             lambda service: service.recommend(REQUEST),

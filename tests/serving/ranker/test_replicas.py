@@ -116,12 +116,12 @@ def test_calls_are_spread_over_all_replicas(tiny_bundle, replicas):
     assert sum(calls) >= 60
 
 
-@pytest.mark.parametrize("recipe", [serving_fixtures.Recipe(seed=1), None])
+@pytest.mark.parametrize("seeds", [[1], [1, 0]], ids=["model", "version"])
 def test_a_replica_with_another_model_or_version_is_not_used(
-    tiny_bundle, replicas, tmp_path, recipe
+    tiny_bundle, replicas, tmp_path, seeds
 ):
-    version = None if recipe else 2
-    serving_fixtures.publish(tmp_path, recipe, version=version)
+    for seed in seeds:
+        serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(seed=seed))
 
     async def scenario(service, address):
         with pytest.raises(errors.RankerError):
@@ -139,7 +139,7 @@ def test_a_replica_with_another_model_or_version_is_not_used(
         )
     assert {answer.degraded for answer in answers} == {None}
     assert not_ready is None
-    assert address in problem if version else "probe" in problem
+    assert (address if len(seeds) > 1 else "probe") in problem
     assert healthy == {address: False, **{one.address: True for one in replicas}}
 
 
@@ -456,7 +456,7 @@ class _Processes:
 def test_no_answer_is_lost_while_replicas_are_killed_stopped_restarted_and_replaced(
     tiny_base, tiny_bundle, tmp_path
 ):
-    serving_fixtures.publish(tmp_path, version=2)
+    serving_fixtures.publish_trainings(tmp_path, 2)
     answers = []
 
     async def ask(service):

@@ -22,7 +22,7 @@ from prometheus_client import parser
 from repository import ROOT, TLS
 
 from serving import errors
-from serving.client import client
+from serving.client import client, http_calls
 from serving.live import LiveIndex
 
 pytestmark = pytest.mark.process
@@ -43,7 +43,7 @@ def served(base, *flags, stderr=None, ranker_address=None, **client_options):
     url = f"{scheme}://127.0.0.1:{port}"
     with children.started(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr) as process:
         try:
-            with client.Client(url, retry=client.Retry(attempts=1), **client_options) as asking:
+            with client.Client(url, retry=http_calls.Retry(attempts=1), **client_options) as asking:
                 waiting.until(lambda: is_ready(process, asking))
             yield process, url
         finally:
@@ -234,7 +234,7 @@ def test_a_signal_amid_requests_lets_all_be_answered(tiny_base, ranker_address, 
     )
     (tmp_path / "token").write_text("a-secret\n")
     options = {"verify": str(TLS / "certificate.pem"), "token": "a-secret"}
-    once = client.Retry(attempts=1)
+    once = http_calls.Retry(attempts=1)
     with (
         open(log_path, "wb") as log,
         served(tiny_base, *flags, stderr=log, ranker_address=ranker_address, **options) as found,
