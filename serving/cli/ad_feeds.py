@@ -153,9 +153,4 @@ def _ads_of(table: pa.Table, feed: schema.Schema) -> list[dict[str, Any]]:
 
 
 def _parse(path: pathlib.Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ValueError(
-            f"{path}, ad {number}: expected JSON, got invalid JSON ({error})."
-        ) from error
+    return command_line.parse_json(line, f"{path}, ad {number}", "JSON")

@@ -18,13 +18,7 @@ from serving import errors
 from serving.cli import flag_messages
 
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
-_EXPECTED_ERRORS = (
-    ValueError,
-    OSError,
-    FloatingPointError,
-    errors.ServingError,
-    errors.ServerStartError,
-)
+_EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError, errors.ServingError)
 
 
 def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
@@ -125,15 +119,27 @@ def json_of_flag(name: str) -> dict[str, Any] | None:
         return None
     if not text.lstrip().startswith("{"):
         text = read_text(pathlib.Path(text))
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"--{name}: expected a JSON object or a file with one, got invalid JSON ({error})."
-        ) from error
+    found = parse_json(text, f"--{name}", "a JSON object or a file with one")
     if not isinstance(found, dict):
         raise ValueError(f"--{name}: expected a JSON object, got {found!r}.")
     return found
+
+
+def parse_json(text: str, place: str, expected: str) -> Any:
+    """Returns the value of a JSON text.
+
+    Args:
+        text: JSON text.
+        place: Where the text stands, for the error.
+        expected: What it should be, for the error.
+
+    Raises:
+        ValueError: The text is not valid JSON.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: expected {expected}, got invalid JSON ({error}).") from error
 
 
 def print_json(value: Any) -> None:

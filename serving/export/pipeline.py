@@ -150,7 +150,7 @@ class Pipeline:
             inputs = {"directory": str(directory)}
             self._write_note("data", {"inputs": inputs, "finished": True, "seconds": 0.0})
             self._print(f"[2/{len(STEPS)}] using the data set {directory}")
-        elif "directory" in self._note("data").get("inputs", {}):
+        elif "directory" in self._last_inputs("data"):
             self._note_path("data").unlink()
 
     def train_ranker(self, data_set: reader.DataSet, config: RankerConfig) -> pathlib.Path | None:
@@ -192,7 +192,7 @@ class Pipeline:
             "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
         }
         inputs = {**of_clicks, "teacher": None if teacher is None else self._inputs("ranker")}
-        before = self._note("retrieval").get("inputs", {})
+        before = self._last_inputs("retrieval")
         same_clicks = {**before, "teacher": None} == {**of_clicks, "teacher": None}
         is_chief = training.is_chief(self.strategy)
         if is_chief and same_clicks and before.get("teacher") != inputs["teacher"]:
@@ -234,10 +234,10 @@ class Pipeline:
             index_config: Configuration of an index if none like it is published; None: the same.
             filters: Filters to measure, as in a request.
         """
-        before = self._note("evaluation").get("inputs", {})
+        before = self._last_inputs("evaluation")
         last = before.get("config") or {}, before.get("index") or {}
         config = config or EvaluationConfig(**last[0])
-        published = self._note("bundle").get("inputs", {}).get("index")
+        published = self._last_inputs("bundle").get("index")
         use_published = index_config is None or dataclasses.asdict(index_config) == published
         index_config = index_config or IndexConfig(**last[1])
         path = self.path("evaluation") / "metrics.json"
@@ -292,7 +292,7 @@ class Pipeline:
             ReleaseRefusedError: The gate refuses the release; nothing is published.
         """
         base = self.path("bundle")
-        last = self._note("bundle").get("inputs", {})
+        last = self._last_inputs("bundle")
         config = config or IndexConfig(**last.get("index", {}))
         if candidate_parts is None:
             candidate_parts = last.get("candidate_parts", CANDIDATE_PARTS)
@@ -336,7 +336,7 @@ class Pipeline:
         if ranking.without_ranker(data_set) is not None:
             return evaluation.Models(two_tower)
         model, calibrators, judged = self._ranker(data_set)
-        teacher = self._note("retrieval").get("inputs", {}).get("teacher")
+        teacher = self._last_inputs("retrieval").get("teacher")
         if teacher not in (None, self._inputs("ranker")):
             self._print(
                 _wrapped("another ranker taught the two-tower model: run tfrec train_retrieval")
@@ -347,12 +347,12 @@ class Pipeline:
 
     def data_set(self) -> reader.DataSet:
         """Opens the converted data set."""
-        elsewhere = self._note("data").get("inputs", {}).get("directory")
+        elsewhere = self._last_inputs("data").get("directory")
         return reader.DataSet(elsewhere or self.path("data"))
 
     def log(self) -> str | None:
         """Returns the first file of the converted log, or None."""
-        converted = self._note("data").get("inputs", {}).get("files")
+        converted = self._last_inputs("data").get("files")
         return converted[0]["path"] if converted else None
 
     def seconds(self) -> dict[str, float]:
@@ -376,7 +376,7 @@ class Pipeline:
 
         None if there is none, or if nothing that it says is known to be better than the rates.
         """
-        trained = self._note("ranker").get("inputs", {}).get("data") == _learned_from(data_set)
+        trained = self._last_inputs("ranker").get("data") == _learned_from(data_set)
         if not trained or not any(self.path("ranker").glob(PRODUCTS["ranker"])):
             return None
         model, calibrators, judged = self._ranker(data_set)
@@ -436,6 +436,10 @@ class Pipeline:
             raise ValueError(
                 f"{path} cannot be read ({error}). Delete it, and run again."
             ) from error
+
+    def _last_inputs(self, step: str) -> dict[str, Any]:
+        """Returns the inputs of the last run of a step; none before the first."""
+        return self._note(step).get("inputs", {})
 
     def _write_note(self, step: str, note: dict[str, Any]) -> None:
         path = self._note_path(step)

@@ -78,13 +78,7 @@ class AdRows:
                 f"{place}.show: the schema of the release names no columns to show. Leave it out, "
                 'or train with "show" in the schema.'
             )
-        fields = ad.get("fields")
-        fields = {} if fields is None else fields
-        if not isinstance(fields, Mapping):
-            raise errors.InvalidAdError(
-                f"{place}.fields: expected an object of field names and values, got "
-                f"{requests.shortened(fields)}."
-            )
+        fields = _object(f"{place}.fields", ad.get("fields"), "field names")
         for name in fields:
             if name not in self._fields:
                 raise errors.InvalidAdError(self._unknown(place, name))
@@ -99,12 +93,7 @@ class AdRows:
 
     def _shown(self, place: str, values: Any) -> str:
         """Returns the values to show of an ad as the JSON object of the catalog's table."""
-        values = {} if values is None else values
-        if not isinstance(values, Mapping):
-            raise errors.InvalidAdError(
-                f"{place}: expected an object of names and values, got "
-                f"{requests.shortened(values)}."
-            )
+        values = _object(place, values, "names")
         for name in values:
             if name not in self._show:
                 hint = terminal.suggestion_for(str(name), self._show)
@@ -139,6 +128,17 @@ def check_ad_id(place: str, ad_id: Any) -> str:
             f"{requests.shortened(ad_id)}."
         )
     return ad_id
+
+
+def _object(place: str, values: Any, keys: str) -> Mapping[Any, Any]:
+    """Returns the values of an ad's part; a missing part is empty."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise errors.InvalidAdError(
+            f"{place}: expected an object of {keys} and values, got {requests.shortened(values)}."
+        )
+    return values
 
 
 def _shown(value: Any) -> Any:

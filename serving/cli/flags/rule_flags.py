@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -35,26 +34,20 @@ flags.DEFINE_float(
 FLAGS = flags.FLAGS
 
 
-@contextlib.contextmanager
-def open_log() -> Iterator[impressions.ImpressionLog | None]:
-    """Opens the impression log of the flags and closes it at the end of the block.
+def open_log() -> contextlib.AbstractContextManager[impressions.ImpressionLog | None]:
+    """Opens the impression log of the flags, to close it at the end of a `with` block.
 
-    Yields:
-        The log, or None if the flag is not set.
+    Returns:
+        A context manager of the log, or of None if the flag is not set.
 
     Raises:
         ImpressionLogError: The directory is not writable.
     """
     if FLAGS.impression_log is None:
-        yield None
-        return
+        return contextlib.nullcontext()
     from serving import impressions
 
-    log = impressions.ImpressionLog(FLAGS.impression_log, log_config())
-    try:
-        yield log
-    finally:
-        log.close()
+    return contextlib.closing(impressions.ImpressionLog(FLAGS.impression_log, log_config()))
 
 
 def log_config() -> config.ImpressionLogConfig:

@@ -21,7 +21,6 @@ needed, so commands that compare with it say that the release has none.
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -111,11 +110,7 @@ def _read_requests(path: pathlib.Path) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(command_line.read_lines(path), 1):
         place = f"{path}, request {number}"
-        try:
-            request = requests.parse(requests.Request, json.loads(line), place)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{place}: expected a JSON request, got invalid JSON ({error})."
-            ) from error
+        value = command_line.parse_json(line, place, "a JSON request")
+        request = requests.parse(requests.Request, value, place)
         found.append({**(request.user or {}), **(request.context or {})})
     return found

@@ -153,12 +153,7 @@ async def _answer_lines(service: Service, lines: list[str], first: int) -> list[
 
 
 def _parse(text: str, place: str) -> Request:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{place}: expected a JSON request, got invalid JSON ({error})."
-        ) from error
+    value = command_line.parse_json(text, place, "a JSON request")
     try:
         return parse(Request, value)
     except errors.InvalidRequestError as error:

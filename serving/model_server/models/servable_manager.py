@@ -222,7 +222,7 @@ class ServableManager:
                         f"Unrecognized servable version label: {spec.version_label}"
                     )
                 number = self._labels[spec.name, spec.version_label]
-            if number in versions and versions[number].serves():
+            if _serves(versions, number):
                 return versions[number]
             wanted = f"Specific({spec.name}, {number})"
         raise saved_model.not_found(f"Servable not found for request: {wanted}")
@@ -236,7 +236,7 @@ class ServableManager:
             for label, number in config.version_labels.items():
                 current = self._labels.get((name, label), number)
                 allowed = self._allow_labels_for_unavailable and current == number
-                if not allowed and not (number in versions and versions[number].serves()):
+                if not allowed and not _serves(versions, number):
                     raise saved_model.failed_precondition(
                         f"Request to assign label to version {number} of model {name}, "
                         "which is not currently available for inference"
@@ -318,6 +318,10 @@ class ServableManager:
         return True
 
 
+def _serves(versions: Mapping[int, ModelVersion], number: int) -> bool:
+    return number in versions and versions[number].serves()
+
+
 def _unwanted(versions: Mapping[int, ModelVersion], aspired: Collection[int]) -> list[int]:
     """Returns the versions to unload now, the oldest first.
 
@@ -325,6 +329,6 @@ def _unwanted(versions: Mapping[int, ModelVersion], aspired: Collection[int]) ->
     """
     others = sorted(versions.keys() - set(aspired))
     serving = [number for number in others if versions[number].serves()]
-    serves_aspired = any(number in versions and versions[number].serves() for number in aspired)
+    serves_aspired = any(_serves(versions, number) for number in aspired)
     kept = serving[-1:] if aspired and not serves_aspired else []
     return [number for number in others if number not in kept]
