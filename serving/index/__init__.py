@@ -9,7 +9,6 @@ from serving.index.ad_index import (
     ListedAd,
     build_index,
     drop_index,
-    drop_unfinished,
     listed_ads,
 )
 from serving.index.backend import EligibleAds, IndexBackend
@@ -26,11 +25,11 @@ from serving.index.kinds import (
     AUTO,
     BACKENDS,
     INDEX_KINDS,
-    KINDS,
     MILVUS_KINDS,
     IndexConfig,
     IndexKind,
 )
+from serving.index.milvus.milvus_build import drop_unfinished
 from serving.index.search import Searcher, read_index
 from serving.index.tuning.index_choice import (
     KINDS_TO_TRY,
@@ -48,7 +47,6 @@ __all__ = [
     "AUTO",
     "BACKENDS",
     "INDEX_KINDS",
-    "KINDS",
     "KINDS_TO_TRY",
     "MAX_AD_ID_BYTES",
     "MAX_GRAPH_ADS",

@@ -176,15 +176,6 @@ def drop_index(entry: Mapping[str, Any]) -> None:
         milvus_build.drop(entry)
 
 
-def drop_unfinished(resume_file: pathlib.Path) -> None:
-    """Removes the collection of a build that was never finished, if there is one.
-
-    Args:
-        resume_file: See `build_index`.
-    """
-    milvus_build.drop_unfinished(resume_file)
-
-
 class AdIndex:
     """The index of a release with the encoded features and raw fields of the ads.
 

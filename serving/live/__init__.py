@@ -1,8 +1,6 @@
 """Ads that are added, changed or removed while a release is served."""
 
 from serving.live.live_index import LiveIndex
-from serving.live.live_state import LiveState
-from serving.live.live_store import LiveStore
 from serving.live.live_update import Update
 from serving.live.live_update import encode as encode_update
 from serving.live.live_view import LiveView
@@ -11,8 +9,6 @@ from serving.live.update_channel import UpdateChannel
 
 __all__ = [
     "LiveIndex",
-    "LiveState",
-    "LiveStore",
     "LiveView",
     "Update",
     "UpdateChannel",

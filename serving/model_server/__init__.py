@@ -8,18 +8,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from serving.model_server.command.command import prefer_bfloat16
     from serving.model_server.models.servable import Servable
     from serving.model_server.operations.operations import run_predict
     from serving.model_server.server import ModelServer
     from serving.model_server.tensor_codec import encode_tensor
 
-__all__ = ["ModelServer", "Servable", "encode_tensor", "prefer_bfloat16", "run_predict"]
+__all__ = ["ModelServer", "Servable", "encode_tensor", "run_predict"]
 _MODULES = {
     "ModelServer": "server",
     "Servable": "models.servable",
     "encode_tensor": "tensor_codec",
-    "prefer_bfloat16": "command.command",
     "run_predict": "operations.operations",
 }
 

@@ -7,7 +7,7 @@ from serving import errors, requests
 from serving.impressions import FeedbackLog
 from serving.orchestrator import user_data
 
-# Batches that are added at a time; each has up to `requests.MAX_EVENTS`.
+# Batches that are added at a time; each has up to `event.MAX_EVENTS`.
 _MAX_BATCHES = 100
 
 

@@ -11,7 +11,6 @@ from serving.requests.answer import (
 )
 from serving.requests.deadline import Deadline
 from serving.requests.event import (
-    MAX_EVENTS,
     MAX_SECONDS_AHEAD,
     Event,
     EventBatch,
@@ -46,7 +45,6 @@ from serving.requests.validation import Validator, ValidRequest
 
 __all__ = [
     "MAX_DEADLINE_MS",
-    "MAX_EVENTS",
     "MAX_REQUEST_ID_LENGTH",
     "MAX_SECONDS_AHEAD",
     "RELEASES",

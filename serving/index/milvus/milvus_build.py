@@ -99,7 +99,11 @@ def _read_notes(path: pathlib.Path | None) -> dict[str, Any]:
 
 
 def drop_unfinished(path: pathlib.Path | None) -> None:
-    """Drops the collection of a build that was never finished; one that cannot be is logged."""
+    """Drops the collection of a build that was never finished; one that cannot be is logged.
+
+    Args:
+        path: `resume_file` of `build_index`. None, or a file that does not exist: there is none.
+    """
     notes = _read_notes(path)
     if notes:
         try:
