@@ -104,7 +104,10 @@ class ModelServers:
 
 def main() -> None:
     base = bundle_flags.bundle_base().resolve()
-    with _model_servers(str(base / "ranker")) as servers:
+    with (
+        running_service.reserved_ports(FLAGS.replicas) as ports,
+        contextlib.closing(ModelServers(str(base / "ranker"), ports)) as servers,
+    ):
         release = releases.load(base, FLAGS.version)
         contexts = release.manifest.probes["requests"]
         release.close()
@@ -143,16 +146,6 @@ def measure(target: poisson_load.Target, servers: ModelServers) -> Iterator[dict
         disturbing.join()
         latencies = harness.percentiles(found.pop("milliseconds"))
         yield {"phase": name, **found, **latencies}
-
-
-@contextlib.contextmanager
-def _model_servers(path: str) -> Iterator[ModelServers]:
-    with running_service.reserved_ports(FLAGS.replicas) as ports:
-        servers = ModelServers(path, ports)
-        try:
-            yield servers
-        finally:
-            servers.close()
 
 
 if __name__ == "__main__":

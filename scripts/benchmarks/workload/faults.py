@@ -6,6 +6,7 @@ assertion about what the system must refuse meanwhile is raised as `Violation`.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -24,6 +25,7 @@ from serving import errors, manifest, releases
 _DAY_SECONDS = 86_400
 _FOLLOW_SECONDS = 90.0
 _RESTART_SECONDS = 60.0
+_NAMES = {"worker": "a worker", "model_server": "the model server"}
 
 
 class Violation(AssertionError):
@@ -75,32 +77,18 @@ class System:
         return self.base / "live" / str(self.stable()) / "journal"
 
 
-def kill_worker(system: System) -> str:
-    """kill -9 of a worker process."""
-    os.kill(system.process("worker"), signal.SIGKILL)
+def _kill(kind: str, system: System) -> str:
+    """kill -9 of a worker process or of the embedded model server."""
+    os.kill(system.process(kind), signal.SIGKILL)
     time.sleep(system.pause_seconds)
-    return "a worker"
+    return _NAMES[kind]
 
 
-def kill_model_server(system: System) -> str:
-    """kill -9 of the embedded model server."""
-    os.kill(system.process("model_server"), signal.SIGKILL)
-    time.sleep(system.pause_seconds)
-    return "the model server"
-
-
-def stop_worker(system: System) -> str:
-    """A worker that hangs."""
-    with _stopped(system.process("worker")):
+def _stop(kind: str, system: System) -> str:
+    """A worker or a model server that hangs."""
+    with _stopped(system.process(kind)):
         time.sleep(system.pause_seconds)
-    return "a worker"
-
-
-def stop_model_server(system: System) -> str:
-    """A model server that hangs."""
-    with _stopped(system.process("model_server")):
-        time.sleep(system.pause_seconds)
-    return "the model server"
+    return _NAMES[kind]
 
 
 def kill_writer(system: System) -> str:
@@ -219,23 +207,20 @@ def silent_clients(system: System) -> str:
 
 
 FAULTS: dict[str, Callable[[System], str]] = {
-    fault.__name__: fault
-    for fault in (
-        kill_worker,
-        kill_model_server,
-        stop_worker,
-        stop_model_server,
-        kill_writer,
-        full_disk,
-        bit_rot_in_journal,
-        bit_rot_in_release,
-        clock,
-        promote,
-        canary,
-        roll_back,
-        overload,
-        silent_clients,
-    )
+    "kill_worker": functools.partial(_kill, "worker"),
+    "kill_model_server": functools.partial(_kill, "model_server"),
+    "stop_worker": functools.partial(_stop, "worker"),
+    "stop_model_server": functools.partial(_stop, "model_server"),
+    "kill_writer": kill_writer,
+    "full_disk": full_disk,
+    "bit_rot_in_journal": bit_rot_in_journal,
+    "bit_rot_in_release": bit_rot_in_release,
+    "clock": clock,
+    "promote": promote,
+    "canary": canary,
+    "roll_back": roll_back,
+    "overload": overload,
+    "silent_clients": silent_clients,
 }
 
 

@@ -75,9 +75,9 @@ class Space:
             rng = np.random.default_rng([self.seed, 1, start])
             yield self._ads(rng, CHUNK)[: num_ads - start]
 
-    def queries(self, num_queries: int, first: int = 0) -> np.ndarray:
-        """Draws query embeddings [Q, D] float32; a different `first` gives different ones."""
-        rng = np.random.default_rng([self.seed, 2, first])
+    def queries(self, num_queries: int) -> np.ndarray:
+        """Draws query embeddings [Q, D] float32."""
+        rng = np.random.default_rng([self.seed, 2, 0])
         ads = self._ads(rng, num_queries * _MAX_TASTES).reshape(num_queries, _MAX_TASTES, -1)
         tastes = rng.integers(1, _MAX_TASTES + 1, num_queries)
         weights = rng.exponential(size=(num_queries, _MAX_TASTES))
