@@ -24,7 +24,7 @@ from tfrec.config import EvaluationConfig, RankerConfig, RetrievalConfig
 from tfrec.ranking import check_trainable as check_ranker
 from tfrec.ranking import without_ranker
 from tfrec.retrieval import RETRIEVAL_MODELS
-from tfrec.retrieval import check_trainable as check_retrieval
+from tfrec.training import check_clicks
 from tfrecords import reader
 
 
@@ -137,7 +137,7 @@ def train(
     of_retrieval = retrieval or RetrievalConfig()
     # Fails before the first stage is trained.
     RETRIEVAL_MODELS.get(of_retrieval.retrieval_model)
-    check_retrieval(data_set)
+    check_clicks(data_set)
     if without_ranker(data_set) is None:
         check_ranker(data_set)
     steps = export.Pipeline(pathlib.Path(workdir), progress)

@@ -164,7 +164,7 @@ def _run(job: BeamSource, num_chunks: int) -> None:
         for name, each, then in (
             ("Parse", _parse, _split),
             ("Count", _count, _fit),
-            ("Pack", _pack, _all),
+            ("Pack", _pack, lambda indices, _: indices),
             ("Write", _write, None),
         ):
             done = (
@@ -233,10 +233,6 @@ def _pack(index: int, job: BeamSource) -> int:
     work = _worker(job)
     work.space.once("pack", index, lambda: work.stages.pack_chunk(work.split, work.packer, index))
     return index
-
-
-def _all(indices: list[int], job: BeamSource) -> Iterable[int]:
-    return indices
 
 
 def _write(index: int, job: BeamSource) -> None:

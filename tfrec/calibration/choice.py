@@ -39,7 +39,7 @@ def choose(labels: np.ndarray, logits: np.ndarray, folds: np.ndarray) -> curves.
     improvement, total = losses[0] - losses[best], rows.weights.sum()
     mean = rows.weights @ improvement / total
     error = np.sqrt(rows.weights @ np.square(improvement - mean)) / total
-    return _fit(rows, best) if mean > error else platt
+    return fitting.fit_isotonic(rows, best) if mean > error else platt
 
 
 def _grouped(
@@ -75,9 +75,3 @@ def _held_out_losses(rows: fitting.HeldOutLogits, folds: np.ndarray, num_knots: 
         z = curve.array(rows.logits[held_out])
         losses[held_out] = np.logaddexp(0.0, z) - rows.labels[held_out] * z
     return losses
-
-
-def _fit(rows: fitting.HeldOutLogits, num_knots: int) -> curves.Curve:
-    if not num_knots:
-        return fitting.fit_platt(rows)
-    return fitting.fit_isotonic(rows, num_knots)

@@ -22,6 +22,8 @@ from tfrec.calibration import curves
 
 # Weight of the prior, "already calibrated", in examples.
 _PRIOR_STRENGTH = 10.0
+# Maximum number of steps of Newton's method.
+_MAX_STEPS = 50
 _MIN_SCALE = 0.05
 _MIN_GAP = 1e-3
 
@@ -62,19 +64,18 @@ def information_of(rows: HeldOutLogits, z: np.ndarray) -> np.ndarray:
     return rows.weights * p * (1 - p)
 
 
-def fit_platt(rows: HeldOutLogits, iterations: int = 50) -> curves.Platt:
+def fit_platt(rows: HeldOutLogits) -> curves.Platt:
     """Fits Platt scaling by Newton's method with a weak prior on the identity.
 
     Args:
         rows: The rows to fit; no rows give the identity.
-        iterations: Maximum number of steps.
     """
     if not len(rows.labels):
         return curves.Platt()
     x = np.stack([rows.logits, np.ones(len(rows.labels))], axis=1)
     identity = np.array([1.0, 0.0])
     weights = identity.copy()
-    for _ in range(iterations):
+    for _ in range(_MAX_STEPS):
         z = x @ weights
         surplus = rows.weights * (scipy.special.expit(z) - rows.labels)
         gradient = x.T @ surplus + _PRIOR_STRENGTH * (weights - identity)

@@ -1,13 +1,6 @@
 """Measures both stages on the test split, and the funnel between them."""
 
-from tfrec.evaluation.baselines import (
-    EASE_L2,
-    NUM_NEIGHBORS,
-    Ease,
-    ItemNeighbors,
-    Popularity,
-    read_history,
-)
+from tfrec.evaluation.baselines import Ease, ItemNeighbors, Popularity, read_history
 from tfrec.evaluation.candidates import CandidateIndex
 from tfrec.evaluation.corpus_ranking import NDCG_AT, RECALL_AT
 from tfrec.evaluation.evaluation import Models, OpenIndex, evaluate, evaluate_whole_system
@@ -38,9 +31,7 @@ from tfrec.evaluation.retrieval_comparison import (
 )
 
 __all__ = [
-    "EASE_L2",
     "NDCG_AT",
-    "NUM_NEIGHBORS",
     "REALIZED_OUTCOMES",
     "RECALL_AT",
     "CalibrationBin",

@@ -27,11 +27,11 @@ from tfrec.evaluation import (
     retrieval_comparison,
     segments,
 )
+from tfrec.evaluation.ground_truth import SPLIT
 from tfrec.heads import CLICK, HEADS
 from tfrecords import reader
 from tfrecords.schema import NUM_CANDIDATES
 
-SPLIT = retrieval_comparison.SPLIT
 UTILITY = "utility"
 OpenIndex = Callable[[np.ndarray], candidates.CandidateIndex]
 
@@ -85,16 +85,16 @@ def evaluate(
     segments.check(config.segment_fields, data_set.schema)
     truth = ground_truth.load_ground_truth(truth_log, data_set) if truth_log is not None else None
     judged = models.heads
-    logged = None
-    if models.ranker is not None:
-        logged = logged_quality.predict(data_set, models.ranker, models.calibrators, SPLIT, config)
-    ranker = {} if logged is None else logged_quality.of_heads(logged, truth)
+    ranker, curves, shown = {}, {}, {}
     by_segment = report.SegmentQuality(by=[], heads={}, absent={})
-    if logged is not None:
-        by_segment = logged_quality.by_segment(logged, data_set, data_set.catalog(), SPLIT, config)
-    shown = {}
-    if logged is not None:
-        shown = logged_quality.order_of_shown_ads(logged, data_set, models.two_tower, SPLIT)
+    num_resamples = config.resamples
+    if models.ranker is not None:
+        logged = logged_quality.predict(data_set, models.ranker, models.calibrators, config)
+        num_resamples = logged.resamples.count
+        ranker = logged_quality.of_heads(logged, truth)
+        by_segment = logged_quality.by_segment(logged, data_set, data_set.catalog(), config)
+        curves = logged_quality.curves_of(logged)
+        shown = logged_quality.order_of_shown_ads(logged, data_set, models.two_tower)
     retrieved = retrieval_comparison.evaluate_retrieval(
         data_set, models.two_tower, truth, config=config
     )
@@ -109,12 +109,12 @@ def evaluate(
         without_ranker=ranking.without_ranker(data_set) if models.ranker is None else None,
         intervals=report.IntervalMethod(
             confidence=metrics.CONFIDENCE,
-            resamples=config.resamples if logged is None else logged.resamples.count,
+            resamples=num_resamples,
             units="users" if data_set.spec.has_user else "requests",
         ),
         ranker=ranker,
         segments=by_segment,
-        curves={} if logged is None else logged_quality.curves_of(logged),
+        curves=curves,
         order_of_shown_ads=shown,
         retrieval=retrieved,
         funnel=lost,
@@ -169,7 +169,7 @@ def evaluate_whole_system(
     if truth is not None and models.ranker is not None:
         return _by_ground_truth(data_set, models, scored, truth, config, setting)
     clicks, seen = retrieval_comparison.read_clicks_on_unseen_ads(
-        data_set, SPLIT, len(ads), funnel.MAX_CLICKS
+        data_set, len(ads), funnel.MAX_CLICKS
     )
     setting["leaves_out_seen"] = seen is not None
     if not len(clicks.ad_rows):

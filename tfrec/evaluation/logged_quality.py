@@ -10,6 +10,7 @@ import numpy as np
 from tfrec import calibration, layers, metrics, ranking, retrieval
 from tfrec.config import EvaluationConfig
 from tfrec.evaluation import curve_points, ground_truth, head_quality, report, segments
+from tfrec.evaluation.ground_truth import SPLIT
 from tfrec.heads import CLICK, ENGAGEMENT, HEADS
 from tfrecords import reader
 
@@ -20,7 +21,7 @@ _MAX_ROWS_DRAWN, _MIN_RESAMPLES = 200_000_000, 20
 
 @dataclasses.dataclass(frozen=True)
 class LoggedScores:
-    """The ranker's scores of a split.
+    """The ranker's scores of the test split.
 
     Attributes:
         predictions: Logits and labels.
@@ -45,12 +46,11 @@ def predict(
     data_set: reader.DataSet,
     model: ranking.RankingModel,
     calibrators: calibration.Calibrators,
-    split: str,
     config: EvaluationConfig,
 ) -> LoggedScores:
-    """Scores a split as in serving."""
-    predictions = ranking.predict_split(model, data_set, split)
-    unit = np.repeat(ranking.owner_of_requests(data_set, split), predictions.list_lengths)
+    """Scores the test split as in serving."""
+    predictions = ranking.predict_split(model, data_set, SPLIT)
+    unit = np.repeat(ranking.owner_of_requests(data_set, SPLIT), predictions.list_lengths)
     affordable = max(_MAX_ROWS_DRAWN // max(len(unit), 1), _MIN_RESAMPLES)
     served = ranking.served_values(predictions, calibrators)
     logits = calibration.calibrated_logits(predictions.logits, calibrators)
@@ -83,7 +83,7 @@ def of_heads(
 
 
 def order_of_shown_ads(
-    logged: LoggedScores, data_set: reader.DataSet, two_tower: retrieval.RetrievalModel, split: str
+    logged: LoggedScores, data_set: reader.DataSet, two_tower: retrieval.RetrievalModel
 ) -> dict[str, dict[str, report.Estimate]]:
     """Measures how the ranker, the two-tower model and popularity order the ads that were shown.
 
@@ -92,7 +92,7 @@ def order_of_shown_ads(
     catalog = data_set.catalog()
     ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalog.features))
     scores = [np.empty(0, np.float32)]
-    for window in data_set.windows(split):
+    for window in data_set.windows(SPLIT):
         queries = two_tower.embed_queries(window["query"].numpy(), {CLICK.label: 1.0})
         owner = np.repeat(np.arange(len(queries)), window["list_lengths"].numpy())
         scores.append(np.einsum("ld,ld->l", queries[owner], ads[window["ad_row"].numpy()]))
@@ -110,11 +110,10 @@ def by_segment(
     logged: LoggedScores,
     data_set: reader.DataSet,
     catalog: reader.Catalog,
-    split: str,
     config: EvaluationConfig,
 ) -> report.SegmentQuality:
     """Measures the probability heads by segment."""
-    position = data_set.column(split, "position") if data_set.spec.has_position else None
+    position = data_set.column(SPLIT, "position") if data_set.spec.has_position else None
     fields = segments.check(config.segment_fields, data_set.schema)
     cuts = segments.of_split(data_set, catalog, logged.predictions.ad_rows, position, fields)
     heads = {}

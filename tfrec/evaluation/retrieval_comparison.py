@@ -12,11 +12,11 @@ import scipy.sparse
 from tfrec import metrics, retrieval
 from tfrec.config import EvaluationConfig
 from tfrec.evaluation import baselines, corpus_ranking, ground_truth, report
+from tfrec.evaluation.ground_truth import SPLIT
 from tfrec.heads import CLICK
 from tfrecords import reader
 from tfrecords.schema import NUM_CANDIDATES
 
-SPLIT = "test"
 MAX_CLICKS = 5_000
 MAX_HELD_OUT_CLICKS = 2_000_000
 _MAX_SCORES = 1 << 22
@@ -123,13 +123,12 @@ def recall_under_uniform_exposure(
 
 
 def read_clicks_on_unseen_ads(
-    data_set: reader.DataSet, split: str, num_ads: int, max_clicks: int
+    data_set: reader.DataSet, num_ads: int, max_clicks: int
 ) -> tuple[retrieval.Clicks, scipy.sparse.csr_array | None]:
-    """Reads clicks of a split; where users do not click an ad again, those on ads new to them.
+    """Reads test clicks; where users do not click an ad again, those on ads new to them.
 
     Args:
         data_set: The converted log.
-        split: The split.
         num_ads: N.
         max_clicks: Maximum number of clicks, evenly spaced in the log.
 
@@ -137,7 +136,7 @@ def read_clicks_on_unseen_ads(
         The clicks [Q] and, if users do not click an ad again, [Q, N] 1 for the ads that the user
         had clicked before in training and validation.
     """
-    clicks = retrieval.read_clicks(data_set, split, max_clicks)
+    clicks = retrieval.read_clicks(data_set, SPLIT, max_clicks)
     history = baselines.read_history(data_set, retrieval.REFIT_SPLITS, num_ads)
     if history is None or clicks.user is None or not len(clicks.ad_rows):
         return clicks, None

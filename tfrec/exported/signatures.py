@@ -45,21 +45,20 @@ class QueryTowerModule(tf.Module):
         encoder = encoding.Encoder(fitted, fields)
         self._encoder = encoder  # with what its text encoders read
 
-        def concrete(serve: Callable[..., dict[str, tf.Tensor]], **more: tf.TensorSpec) -> Any:
-            function = tf.function(serve, autograph=layers.needs_autograph(tower))
-            return function.get_concrete_function(**more, **encoding.input_signature(fields))
-
         def serve(**columns: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"query_embedding": tower(encoder(columns))}
 
         def for_weights(head_weights: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"query_embedding": tower(encoder(columns), head_weights)}
 
-        self.serve = concrete(serve)
+        raw = encoding.input_signature(fields)
+        self.serve = _concrete(serve, tower, **raw)
         self.by_signature = {"serving_default": self.serve}
         if isinstance(tower, retrieval.WeightedQueryTower):
             weights = tf.TensorSpec([None, len(tower.heads)], tf.float32, name="head_weights")
-            self.by_signature["for_weights"] = concrete(for_weights, head_weights=weights)
+            self.by_signature["for_weights"] = _concrete(
+                for_weights, tower, head_weights=weights, **raw
+            )
         self._variables, self._resources = _read_by(tower, *self.by_signature.values())
 
 
@@ -75,9 +74,8 @@ class AdTowerModule(tf.Module):
             ids = encoder(columns)
             return {"ad_embedding": tower(ids), "ad_features": ids}
 
-        self.serve = tf.function(
-            serve, autograph=layers.needs_autograph(tower)
-        ).get_concrete_function(**encoding.input_signature(fitted.schema.ad_fields))
+        raw = encoding.input_signature(fitted.schema.ad_fields)
+        self.serve = _concrete(serve, tower, **raw)
         self.by_signature = {"serving_default": self.serve}
         self._variables, self._resources = _read_by(tower, self.serve)
 
@@ -125,17 +123,24 @@ class RankerModule(tf.Module):
         )
         position = tf.TensorSpec([None, None], tf.int32)
         with constants.as_constants(model, but=tables):
-            self.serve = tf.function(
-                serve, autograph=layers.needs_autograph(model)
-            ).get_concrete_function(
-                ad_features=ad_features, **encoding.input_signature(schema.query_fields)
-            )
+            raw = encoding.input_signature(schema.query_fields)
+            self.serve = _concrete(serve, model, ad_features=ad_features, **raw)
             self.by_signature = {"serving_default": self.serve}
             # Not a signature: the export gate uses it to compare the next ranker with this one.
-            self.logged_logits = tf.function(
-                logged_logits, autograph=layers.needs_autograph(model)
-            ).get_concrete_function(query, ad_features, position)
+            self.logged_logits = _concrete(logged_logits, model, query, ad_features, position)
         self._variables, self._resources = _read_by(model, self.serve, self.logged_logits)
+
+
+def _concrete(
+    function: Callable[..., dict[str, tf.Tensor]],
+    model: tf.Module,
+    /,  # A field may be named "model".
+    *args: tf.TensorSpec,
+    **specs: tf.TensorSpec,
+) -> Any:
+    """Returns the concrete function of a function that calls a model, for tensors of the specs."""
+    traced = tf.function(function, autograph=layers.needs_autograph(model))
+    return traced.get_concrete_function(*args, **specs)
 
 
 def _read_by(model: tf.Module, *functions: Any) -> tuple[list[tf.Variable], list[Any]]:

@@ -3,7 +3,7 @@
 from tfrec.layers.attention import LayerNorm, TargetAttention
 from tfrec.layers.biases import PositionBias, UserBias
 from tfrec.layers.custom_code import needs_autograph
-from tfrec.layers.dropout import Dropout, Generator, new_generator
+from tfrec.layers.dropout import Dropout, new_generator
 from tfrec.layers.factorization import RANK, FactorizationMachine
 from tfrec.layers.features import (
     CrossLayer,
@@ -55,7 +55,6 @@ __all__ = [
     "Dropout",
     "FactorizationMachine",
     "FieldEmbeddings",
-    "Generator",
     "HistoryTokens",
     "IdDropout",
     "KeyIds",

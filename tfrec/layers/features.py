@@ -51,6 +51,9 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             is longer than a row; with 0, values of the same frequency are distinct from the start.
         l2: In training, adds this times the mean squared norm of the looked up rows to the losses;
             padding, whose ids are all 0, does not count.
+
+    Attributes:
+        list_widths: The maximum number of values of each list field.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         )
         self._first_rows = np.cumsum([0, *sizes]).astype(np.int32)
         self._num_strings, self._num_numeric = len(strings), len(numeric)
-        self._list_widths = [fields[i].list_length for i in lists]
+        self.list_widths = [fields[i].list_length for i in lists]
         known = dict(encoding.columns(fields))
         of_lists = [(i, ties.get(fields[i].name)) for i in lists]
         of_properties = [(lists[number], own.ad_features) for number, own in self._properties]
@@ -186,15 +189,10 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             if isinstance(pooling, histories.HistoryPooling)
         ]
 
-    @property
-    def list_widths(self) -> list[int]:
-        """The maximum number of values of each list field."""
-        return list(self._list_widths)
-
     def list_ids(self, ids: tf.Tensor, number: int) -> tf.Tensor:
         """Returns the ids [B, L] of a list field, by its number, from ids [B, W] int32."""
-        first = self._num_single + sum(self._list_widths[:number])
-        columns = self._string_columns[first : first + self._list_widths[number]]
+        first = self._num_single + sum(self.list_widths[:number])
+        columns = self._string_columns[first : first + self.list_widths[number]]
         return tf.gather(ids, columns, axis=-1)
 
     def embed_values(self, ids: tf.Tensor, number: int) -> tf.Tensor:
@@ -206,7 +204,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 
     @property
     def _num_single(self) -> int:
-        return self._num_strings - len(self._list_widths)
+        return self._num_strings - len(self.list_widths)
 
     def _by_frequency(self) -> tf.Tensor:
         """Returns the embeddings of the frequency buckets of all string fields."""
@@ -233,7 +231,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         """
         by_frequency = self._by_frequency()
         ids = tf.gather(rows, self._string_columns, axis=-1)
-        single, *lists = tf.split(ids, [self._num_single, *self._list_widths], axis=-1)
+        single, *lists = tf.split(ids, [self._num_single, *self.list_widths], axis=-1)
         values = self._of_rows(single + self._first_rows[: self._num_single], by_frequency)
         num_lists = len(lists)
         lists += [tf.gather(own.of_values, lists[number]) for number, own in self._properties]

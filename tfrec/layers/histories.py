@@ -49,6 +49,8 @@ _MAX_PROPERTIES, _MIN_PROPERTY_VALUES = 2, 10
 # Buckets of ages between two learned points: an octave.
 _BUCKETS_PER_POINT = 8
 _NUM_POINTS = 1 + histories.NUM_AGE_BUCKETS // _BUCKETS_PER_POINT
+# What `of_age_buckets` takes: a row for a missing age and one per point.
+NUM_AGE_ROWS = 1 + _NUM_POINTS
 # Where the weightings by age start: at half an hour, 9 hours, 2 days and 12 days, in octaves of
 # seconds, and each a few octaves wide.
 AGE_CENTERS = (11.0, 15.0, 17.5, 20.0)
@@ -312,18 +314,13 @@ def of_age_buckets(points: tf.Tensor) -> tf.Tensor:
     Neighboring buckets share what they learn: most are rare.
 
     Args:
-        points: [1 + P, n], see `num_age_rows`.
+        points: [1 + P, n], `NUM_AGE_ROWS` rows.
     """
     place = np.arange(histories.NUM_AGE_BUCKETS - 1) / _BUCKETS_PER_POINT
     low = place.astype(np.int32)
     share = (place - low).astype(np.float32)[:, None]
     known = tf.gather(points, 1 + low) * (1 - share) + tf.gather(points, 2 + low) * share
     return tf.concat([points[:1], known], axis=0)
-
-
-def num_age_rows() -> int:
-    """Returns the number of rows that `of_age_buckets` takes."""
-    return 1 + _NUM_POINTS
 
 
 def _initial_age_logits() -> np.ndarray:

@@ -61,7 +61,7 @@ class HistoryTokens(tf.keras.layers.Layer):
 
         self.positions = weight("positions", self.num_tokens)
         with_ages = [own for own in self._parts if own is not None]
-        self.ages = [weight("ages", histories.num_age_rows()) for _ in with_ages]
+        self.ages = [weight("ages", histories.NUM_AGE_ROWS) for _ in with_ages]
         self.events = [
             weight("events", NUM_EVENT_CODES) for own in with_ages if own.events is not None
         ]

@@ -63,17 +63,16 @@ def total_of_replicas(values: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, list(values))
 
 
-def part_of_whole(value: tf.Tensor, batch: Mapping[str, Any], name: str) -> tf.Tensor:
+def part_of_whole(value: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
     """Returns the part of a share's mean in that of its whole batch, by their numbers of rows.
 
     Args:
         value: Mean over the rows of a batch.
         batch: The batch, a share or not.
-        name: A feature of the batch.
     """
     if WHOLE not in batch:
         return value
-    sizes = (tf.cast(tf.shape(b[name])[0], value.dtype) for b in (batch, whole_batch(batch)))
+    sizes = (tf.cast(tf.shape(b["ad_row"])[0], value.dtype) for b in (batch, whole_batch(batch)))
     own, every = sizes
     return value * own / every
 

@@ -39,12 +39,13 @@ class UserClicks(tf.keras.layers.Layer):
         dim: Dimension E of the embedding.
 
     Attributes:
+        users: Column and vocabulary of the user ids.
         max_clicks: Maximum number of a user's clicks in a step.
     """
 
     def __init__(self, users: key_ids.KeyIds, fitted: encoding.FittedSchema, dim: int) -> None:
         super().__init__()
-        self._users = users
+        self.users = users
         self.map = tf.keras.layers.Dense(dim, use_bias=False)
         self._dim = dim
         self.max_clicks = max(_MAX_EMBEDDINGS // len(fitted.schema.ad_fields), _MIN_CLICKS)
@@ -54,11 +55,7 @@ class UserClicks(tf.keras.layers.Layer):
 
     def of_ids(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns the stored sums [B, E] of queries [B, W] int32."""
-        return tf.gather(self.table, self._users.of(ids))
-
-    def is_known(self, ids: tf.Tensor) -> tf.Tensor:
-        """Returns [B] bool: whether the user of queries [B, W] int32 is in the vocabulary."""
-        return self._users.is_known(ids)
+        return tf.gather(self.table, self.users.of(ids))
 
     def call(
         self, ads: tf.Tensor, owner: tf.Tensor, counts: tf.Tensor, embed: EmbedAds
@@ -99,8 +96,8 @@ class UserClicks(tf.keras.layers.Layer):
                 for first in range(0, num_ads, _CHUNK)
             ]
         )
-        users = encoding.fingerprint(tf.constant(self._users.vocabulary, tf.string)).numpy()
-        table = np.zeros((self._users.cardinality, self._dim), np.float32)
+        users = encoding.fingerprint(tf.constant(self.users.vocabulary, tf.string)).numpy()
+        table = np.zeros((self.users.cardinality, self._dim), np.float32)
         for first in range(0, len(users), _CHUNK):
             matrix = clicked.matrix(users[first : first + _CHUNK], num_ads)
             root = np.sqrt(np.maximum(np.diff(matrix.indptr), 1))

@@ -6,7 +6,6 @@ from tfrec.metrics.bootstrap import (
     Resamples,
     biased_interval,
     interval,
-    intervals,
     point_estimate,
     samples_of_means,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "expected_calibration_error",
     "gini",
     "interval",
-    "intervals",
     "log_loss",
     "log_losses",
     "ndcg_of_lists",

@@ -12,7 +12,7 @@ References:
     Field and Welsh, Bootstrapping Clustered Data, 2007 (drawing units, not rows).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -109,12 +109,6 @@ def biased_interval(samples: np.ndarray) -> Interval | None:
         return None
     value, (low, high) = float(samples[0]), percentiles
     return [min(max(2 * value - high, 0.0), value), max(2 * value - low, value)]
-
-
-def intervals(samples: Mapping[str, np.ndarray]) -> dict[str, Interval]:
-    """Returns the intervals of metrics [S] that have a value and an interval, by name."""
-    found = {name: interval(own) for name, own in samples.items() if np.isfinite(own[0])}
-    return {name: own for name, own in found.items() if own is not None}
 
 
 def samples_of_means(count: int, seed: int, *values: np.ndarray) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ References:
 """
 
 import numpy as np
+import scipy.stats
 
 _MIN_PROBABILITY = 1e-12
 
@@ -31,9 +32,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     if not num_positive or not num_negative:
         return None
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    above = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
+    above = scipy.stats.rankdata(scores)[positive].sum() - num_positive * (num_positive + 1) / 2
     return float(above / (num_positive * num_negative))
 
 
@@ -168,8 +167,7 @@ def gini(counts: np.ndarray) -> float | None:
 
 def percentile_ranks(values: np.ndarray) -> np.ndarray:
     """Share [N] in (0, 1) of the values [N] below each, with equal values counted half."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return ((np.cumsum(counts) - counts / 2) / len(values))[inverse]
+    return (scipy.stats.rankdata(values) - 0.5) / len(values)
 
 
 def ndcg_of_lists(

@@ -52,7 +52,6 @@ class Ranker(ranking_model.RankingModel):
         fitted: The fitted schema.
         config: Sizes, and weights of the losses.
         heads: Heads to build: the labels of the log.
-        num_positions: Number of positions whose bias is learned and left out at serving; 0: none.
         ties: Query-side lists whose values are ads, from `layers.find_histories`.
 
     Attributes:
@@ -73,7 +72,6 @@ class Ranker(ranking_model.RankingModel):
         fitted: encoding.FittedSchema,
         config: RankerConfig,
         heads: Sequence[str],
-        num_positions: int = 0,
         ties: layers.Ties | None = None,
     ) -> None:
         super().__init__(fitted, config, heads)
@@ -102,7 +100,6 @@ class Ranker(ranking_model.RankingModel):
         self.dropout = layers.Dropout(config.dropout)
         self.blocks = [layers.TargetAttention(config) for _ in range(config.num_blocks)]
         self.final_norm = layers.LayerNorm(epsilon=1e-6)
-        self.learn_positions(num_positions)
 
     @classmethod
     def for_data_set(

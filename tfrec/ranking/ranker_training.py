@@ -147,7 +147,7 @@ def check_trainable(data_set: reader.DataSet) -> None:
             f"No ranker can be trained on {data_set.directory}: {reason}. Train the two-tower "
             "model alone, or check the click column."
         )
-    training.check_clicks(data_set, "train")
+    training.check_clicks(data_set)
     if not data_set.num_rows("validation"):
         raise ValueError(
             f"The validation split of {data_set.directory} is empty; expected rows to choose the "

@@ -12,12 +12,11 @@ from tfrec.retrieval.refit import REFIT_SPLITS, most_clicked, with_validation_cl
 from tfrec.retrieval.retrieval_model import RETRIEVAL_MODELS, Embedded, RetrievalModel
 from tfrec.retrieval.retrieval_training import (
     build_two_tower,
-    check_trainable,
     forget_teacher,
     load_two_tower,
     train_two_tower,
 )
-from tfrec.retrieval.retrieval_validation import RECALL_AT, HeldOut
+from tfrec.retrieval.retrieval_validation import HeldOut
 from tfrec.retrieval.task import SampledSoftmax
 from tfrec.retrieval.towers import Tower, embed_in_batches
 from tfrec.retrieval.two_tower import TwoTower, exact_top_k, query_chunks
@@ -25,7 +24,6 @@ from tfrec.retrieval.weighted_query import WeightedQueryTower
 
 __all__ = [
     "LIST_LENGTH",
-    "RECALL_AT",
     "REFIT_SPLITS",
     "RETRIEVAL_MODELS",
     "UTILITY",
@@ -39,7 +37,6 @@ __all__ = [
     "TwoTower",
     "WeightedQueryTower",
     "build_two_tower",
-    "check_trainable",
     "embed_in_batches",
     "evenly_spaced",
     "exact_top_k",

@@ -262,7 +262,7 @@ class RetrievalModel(training.StageModel):
         )
         if not training:
             return loss
-        return loss + self._embedding_l2 * layers.part_of_whole(embedded.penalty, inputs, "ad_row")
+        return loss + self._embedding_l2 * layers.part_of_whole(embedded.penalty, inputs)
 
     def embed_batch(
         self,

@@ -70,15 +70,6 @@ def build_two_tower(
     return model
 
 
-def check_trainable(data_set: reader.DataSet) -> None:
-    """Checks that a two-tower model can be trained on a data set.
-
-    Raises:
-        ValueError: The training split has no clicks.
-    """
-    training.check_clicks(data_set, "train")
-
-
 def train_two_tower(
     data_set: reader.DataSet,
     config: RetrievalConfig,
@@ -103,7 +94,7 @@ def train_two_tower(
         strategy: From `training.joined`; None: one worker.
 
     Raises:
-        ValueError: See `check_trainable`; or workers have other options or data.
+        ValueError: The training split has no clicks, or workers have other options or data.
     """
     strategy = strategy or tf.distribute.get_strategy()
     is_taught = {"teacher": None if teacher is None else dict(teacher.weights)}
@@ -112,7 +103,7 @@ def train_two_tower(
     )
     if training.is_chief(strategy):
         save_config(config, workdir / "config.json")
-    check_trainable(data_set)
+    training.check_clicks(data_set)
     clicks = data_set.label_sum("train", "click")
     config = dataclasses.replace(config, batch_size=training.batch_size(config.batch_size, clicks))
     catalog = data_set.catalog()

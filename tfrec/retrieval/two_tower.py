@@ -31,8 +31,6 @@ class TwoTower(retrieval_model.RetrievalModel):
         fitted: The fitted schema.
         config: Sizes and sampling.
         catalog: All ads, with click counts; the source of the uniform negatives.
-        clicked_ads: Ads that users clicked in training, which are not their negatives; None if
-            users are not known.
     """
 
     query_tower: towers.Tower
@@ -40,11 +38,7 @@ class TwoTower(retrieval_model.RetrievalModel):
     takes_click_factors = True
 
     def __init__(
-        self,
-        fitted: encoding.FittedSchema,
-        config: RetrievalConfig,
-        catalog: reader.Catalog,
-        clicked_ads: layers.ClickedAds | None = None,
+        self, fitted: encoding.FittedSchema, config: RetrievalConfig, catalog: reader.Catalog
     ) -> None:
         schema = fitted.schema
         ties = layers.find_histories(fitted, catalog)
@@ -55,7 +49,6 @@ class TwoTower(retrieval_model.RetrievalModel):
             fitted, schema.query_fields, config, stddev, ties, ad_tower.field_embeddings
         )
         super().__init__(fitted, config, catalog, query_tower, ad_tower)
-        self.clicked_ads = clicked_ads
 
     def build_weights(self) -> None:
         """Creates the weights; those of the query tower from the ad tower: see `tower_start`."""
@@ -63,10 +56,6 @@ class TwoTower(retrieval_model.RetrievalModel):
             nothing = tf.zeros([1], tf.int32)
             self.query_tower.user_clicks(nothing, nothing, nothing, self.embed_rows)
         super().build_weights()
-        self.copy_initial_weights()
-
-    def copy_initial_weights(self) -> None:
-        """Copies initial weights from the ad tower to the query tower: see `tower_start`."""
         tower_start.copy_initial_weights(self.query_tower, self.ad_tower)
 
     def embed_batch(
@@ -107,7 +96,7 @@ class TwoTower(retrieval_model.RetrievalModel):
             batch["user"], batch["ad_row"], layer.max_clicks, self._draws_of_clicks(batch)
         )
         sums = layer(ads, owner, counts, self.embed_rows)
-        return tf.where(layer.is_known(query)[:, None], sums, 0.0)
+        return tf.where(layer.users.is_known(query)[:, None], sums, 0.0)
 
     def _draws_of_clicks(self, batch: reader.Batch) -> tf.Tensor:
         """Draws a number [B] in [0, 1) for each click, the same one as on one replica."""

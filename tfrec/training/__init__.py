@@ -18,7 +18,6 @@ from tfrec.training.stage_model import StageModel
 from tfrec.training.summaries import norms_of_sides
 from tfrec.training.validation_summaries import write_curves
 from tfrec.training.workers import (
-    DISTRIBUTIONS,
     WorkerLostError,
     check_same,
     gathered,
@@ -29,7 +28,6 @@ from tfrec.training.workers import (
 )
 
 __all__ = [
-    "DISTRIBUTIONS",
     "Plan",
     "StageModel",
     "WorkerLostError",

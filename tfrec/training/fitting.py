@@ -95,19 +95,15 @@ def patience(min_epochs: int, steps_per_epoch: int) -> int:
     return max(min_epochs, math.ceil(_MIN_STEPS_OF_PATIENCE / steps_per_epoch))
 
 
-def check_clicks(data_set: reader.DataSet, split: str) -> None:
-    """Checks that a split has clicks.
-
-    Args:
-        data_set: The converted log.
-        split: `train`, `validation` or `test`.
+def check_clicks(data_set: reader.DataSet) -> None:
+    """Checks that the training split has clicks.
 
     Raises:
-        ValueError: The split has no clicks.
+        ValueError: It has none.
     """
-    if not data_set.label_sum(split, "click"):
+    if not data_set.label_sum("train", "click"):
         raise ValueError(
-            f"The {split} split of {data_set.directory} has no clicks (column "
+            f"The train split of {data_set.directory} has no clicks (column "
             f"{data_set.schema.click!r}); expected at least one. Check the column, use a larger "
             "log, or convert with other fractions."
         )

@@ -82,22 +82,8 @@ def write_projector(directory: pathlib.Path, embeddings: np.ndarray, metadata: p
     Args:
         directory: The run's TensorBoard directory.
         embeddings: [n, D] float32.
-        metadata: n rows, at least two columns.
-
-    Raises:
-        ValueError: The shapes do not match.
+        metadata: n rows, at least two columns: TensorBoard reads a single one without a header.
     """
-    if embeddings.ndim != 2 or len(embeddings) != metadata.num_rows:
-        raise ValueError(
-            f"The embeddings have shape {list(embeddings.shape)}; expected "
-            f"[{metadata.num_rows}, D], a row for each row of metadata. "
-            "Embed the rows that the metadata describes."
-        )
-    if metadata.num_columns < 2:
-        raise ValueError(
-            f"The metadata has the columns {metadata.column_names}; expected at least two, since "
-            "TensorBoard reads a single column without a header. Add a column."
-        )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / _METADATA).write_text(_tsv(metadata), encoding="utf-8")
     checkpoint = tf.train.Checkpoint(ads=tf.Variable(embeddings, dtype=tf.float32))

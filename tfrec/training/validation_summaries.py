@@ -22,15 +22,12 @@ from tfrec.heads import HEADS
 NUM_THRESHOLDS = 201
 
 
-def write_curves(
-    values: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], step: int | None = None
-) -> None:
-    """Writes the curves of the probabilities of held-out rows.
+def write_curves(values: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> None:
+    """Writes the curves of the probabilities of held-out rows, at the step of `tf.summary`.
 
     Args:
         values: Output of a head -> [L].
         labels: Head -> [L]; NaN where missing. Amounts have no curves.
-        step: Number of the epoch; None: the default step of `tf.summary`.
     """
     for head in labels:
         if HEADS[head].is_amount:
@@ -41,20 +38,20 @@ def write_curves(
         if not 0 < positive.sum() < len(positive):
             continue
         curve = pr_curve.pb(f"validation_pr_curve/{head}", positive, probability, NUM_THRESHOLDS)
-        tf.summary.experimental.write_raw_pb(curve.SerializeToString(), step)
+        tf.summary.experimental.write_raw_pb(curve.SerializeToString())
         bins = calibration_curve(positive, probability)
         image = _image(calibration_figure(head, *bins))
-        tf.summary.image(f"validation_calibration/{head}", image[None], step=step)
+        tf.summary.image(f"validation_calibration/{head}", image[None])
 
 
 def calibration_curve(
-    positive: np.ndarray, probability: np.ndarray, num_bins: int = 15
+    positive: np.ndarray, probability: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean predicted and the observed rate of the bins of rows [N]."""
-    bins = metrics.calibration_bins(probability, num_bins)
+    bins = metrics.calibration_bins(probability)
     rows = np.bincount(bins)
     means = (np.bincount(bins, weights=v.astype(np.float64)) for v in (probability, positive))
-    predicted, observed = (sums[rows > 0] / rows[rows > 0] for sums in means)
+    predicted, observed = (sums / rows for sums in means)
     return predicted, observed
 
 

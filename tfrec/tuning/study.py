@@ -119,7 +119,8 @@ def tune(
         trial.set_user_attr(_DIRECTORY, place.name)
         watch = _Watch(study, trial, stage, place / "history.json", end, clock)
         try:
-            stage.train(data_set, _config(stage, trial), place, progress, callbacks=[watch])
+            options = dataclasses.replace(stage.defaults, **_options(trial))
+            stage.train(data_set, options, place, progress, callbacks=[watch])
         except _OutOfTimeError:
             break  # The trial is continued next time.
         except optuna.TrialPruned:
@@ -174,10 +175,6 @@ def _started(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """Returns the trials, without those that were interrupted and begun again."""
     again = (TrialState.WAITING, TrialState.FAIL)
     return [trial for trial in study.trials if trial.state not in again]
-
-
-def _config(stage: stages.Stage, trial: optuna.Trial | optuna.trial.FrozenTrial) -> Any:
-    return dataclasses.replace(stage.defaults, **_options(trial))
 
 
 def _options(trial: optuna.Trial | optuna.trial.FrozenTrial) -> dict[str, Any]:

@@ -207,7 +207,7 @@ class Stages:
         whole = self._space.note("parsed")
         if whole is None:
             notes: list[dict[str, Any]] = []
-            with self._bar("reading the log", 0, "rows") as bar:
+            with self._bar("reading the log", 0) as bar:
                 chunks = enumerate(self._log.chunks())
                 for note in workspace.in_threads(self._parse, chunks, self._workers):
                     notes.append(note)
@@ -365,11 +365,11 @@ class Stages:
             int(split.train_ends[-1]),
         )
         ads = catalog.count_chunk(rows, is_train, span.start)
-        arrays = {f"field/{name}": values for name, values in counts.items()}
-        arrays.update({f"ads/{name}": values for name, values in ads.items()})
-        arrays.update({f"rate/{name}": values for name, values in rates.items()})
         profile = split.bins.count(rows, span.start)
-        arrays.update({f"profile/{name}": values for name, values in profile.items()})
+        parts = {"field": counts, "ads": ads, "rate": rates, "profile": profile}
+        arrays = {
+            f"{kind}/{name}": values for kind, own in parts.items() for name, values in own.items()
+        }
         np.savez(self._space.path("count", index, ".npz"), **arrays)  # type: ignore[arg-type]
         return {}
 
@@ -427,14 +427,14 @@ class Stages:
         """Encodes each different text of the requests once."""
         encoder = encoding.Encoder(fitted, self._text_fields)
         for number, field in enumerate(self._text_fields):
-            path = self._space.path("texts", number, ".npy")
-
-            def encode(field: Field = field, path: pathlib.Path = path) -> dict[str, Any]:
-                chunks = (self._strings(index, field.name) for index in range(num_chunks))
-                text_vectors.write_text_vectors(encoder, field, chunks, path)
-                return {}
-
-            self._space.once("texts", number, encode)
+            write = functools.partial(
+                text_vectors.write_text_vectors,
+                encoder,
+                field,
+                (self._strings(index, field.name) for index in range(num_chunks)),
+                self._space.path("texts", number, ".npy"),
+            )
+            self._space.once("texts", number, write)
 
     def _sort_rated_events(self, split: SplitLog) -> None:
         """Sorts the impressions and events of each value for the rates."""
@@ -444,14 +444,9 @@ class Stages:
             self._options.engagement_window_seconds, split.units_per_second, split.unknown_after
         )
         for number, field in enumerate(self._schema.rates):
-
-            def sort(field: Field = field, number: int = number) -> dict[str, Any]:
-                event_rates.write(
-                    field, chunks, is_train, window, self._space.path("rates", number)
-                )
-                return {}
-
-            self._space.once("rates", number, sort)
+            directory = self._space.path("rates", number)
+            write = functools.partial(event_rates.write, field, chunks, is_train, window, directory)
+            self._space.once("rates", number, write)
 
     @functools.cached_property
     def _rates(self) -> list[event_rates.EventRates]:
@@ -471,13 +466,11 @@ class Stages:
         """Sorts the events of users for the histories."""
         chunks = [functools.partial(self._rows, index) for index in range(split.num_chunks)]
         for number, field in enumerate(self._schema.histories):
-
-            def sort(field: Field = field, number: int = number) -> dict[str, Any]:
-                directory = self._space.path("histories", number)
-                user_events.write(field, chunks, split.units_per_second, directory)
-                return {}
-
-            self._space.once("histories", number, sort)
+            directory = self._space.path("histories", number)
+            write = functools.partial(
+                user_events.write, field, chunks, split.units_per_second, directory
+            )
+            self._space.once("histories", number, write)
 
     def pack(self, split: SplitLog, packer: packing.Packer) -> None:
         """Encodes the rows."""
@@ -672,7 +665,7 @@ class Stages:
     ) -> list[dict[str, Any]]:
         """Runs a stage on every chunk and returns its notes."""
         notes = []
-        with self._bar(task, int(split.chunk_ends[-1]), "rows") as bar:
+        with self._bar(task, int(split.chunk_ends[-1])) as bar:
 
             def once(index: int) -> dict[str, Any]:
                 return self._space.once(stage, index, lambda: work(index))
@@ -684,8 +677,8 @@ class Stages:
                 bar.update(rows.stop - rows.start)
         return notes
 
-    def _bar(self, task: str, total: int, unit: str) -> tqdm.tqdm:
-        return terminal.progress_bar(task, unit, total or None, self._progress)
+    def _bar(self, task: str, total: int) -> tqdm.tqdm:
+        return terminal.progress_bar(task, "rows", total or None, self._progress)
 
 
 def _rated_until(

@@ -61,11 +61,16 @@ class Workspace:
         """Returns the note of a stage for a chunk, or None if it is not finished."""
         return _read(self.path(stage, index, ".json"))
 
-    def once(self, stage: str, index: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Returns the note of a stage for a chunk; `work` returns it if there is none yet."""
+    def once(
+        self, stage: str, index: int, work: Callable[[], dict[str, Any] | None]
+    ) -> dict[str, Any]:
+        """Returns the note of a stage for a chunk; `work` returns it if there is none yet.
+
+        If `work` returns None, the note is empty.
+        """
         note = self.note(stage, index)
         if note is None:
-            note = work()
+            note = work() or {}
             files.write_json(self.path(stage, index, ".json"), note)
         return note
 

@@ -22,7 +22,7 @@ import dataclasses
 
 import numpy as np
 
-from tfrecords.schema import Field, Schema
+from tfrecords.schema import Field
 from tfrecords.synthetic.shop_population import (
     DAY_SECONDS,
     NUM_CATEGORIES,
@@ -79,7 +79,10 @@ class SequencePopulation(ShopPopulation):
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__(config)
         self.sequence_config = config
-        self.schema = _with_history(self.schema)
+        query, ads = self.schema.query_fields, self.schema.ad_fields
+        self.schema = dataclasses.replace(
+            self.schema, name="sequence", fields=(*query, HISTORY, *ads)
+        )
 
     def page_views(self, rng: np.random.Generator, n: int, start: int | None = None) -> Columns:
         """Draws query-side codes [n]; see `world_parts.Population`.
@@ -139,8 +142,3 @@ class SequenceTruth(ShopTruth):
         terms["appeal"] += config.follow_scale * follow[:, self.predecessors].max(axis=1)
         terms["appeal"] -= config.repeat_scale * tired
         return terms
-
-
-def _with_history(schema: Schema) -> Schema:
-    query, ads = list(schema.query_fields), list(schema.ad_fields)
-    return dataclasses.replace(schema, name="sequence", fields=(*query, HISTORY, *ads))

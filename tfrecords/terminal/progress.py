@@ -25,10 +25,10 @@ def progress_bar(task: str, unit: str, total: float | None = None, shown: bool =
 
 
 def with_progress(
-    items: Iterable[Any], task: str, unit: str, total: float | None = None, shown: bool = True
+    items: Iterable[Any], task: str, unit: str, total: float | None = None
 ) -> tqdm.tqdm:
     """Returns the items with a bar that advances with them; arguments as `progress_bar`."""
-    return tqdm.tqdm(items, total=total, **_options(task, unit, shown))
+    return tqdm.tqdm(items, total=total, **_options(task, unit, shown=True))
 
 
 def progress_steps(count: int, size: int, task: str, unit: str = "rows") -> Iterator[int]:

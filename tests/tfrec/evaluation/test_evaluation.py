@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tfrec import calibration, config, evaluation, metrics, ranking, retrieval
+from tfrec import calibration, config, evaluation, metrics, ranking, retrieval, training
 from tfrec.evaluation import (
     baselines,
     candidates,
@@ -506,6 +506,6 @@ def test_a_log_without_training_clicks_cannot_train_retrieval(retrieval_config, 
 
 def test_without_validation_clicks_the_best_epoch_is_chosen_by_training_clicks(tmp_path):
     data_set = without_clicks(tmp_path, 320, 360)
-    retrieval_training.check_trainable(data_set)
+    training.check_clicks(data_set)
     held_out = retrieval_training._held_out(data_set, None)
     assert len(held_out.ad_rows) == data_set.label_positives("train", "click") > 0

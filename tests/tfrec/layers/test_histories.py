@@ -133,7 +133,7 @@ def test_clicks_on_an_ad_teach_what_it_means_in_a_history(layer):
 
 
 def test_buckets_of_ages_share_what_the_points_between_them_learn():
-    points = np.arange(histories.num_age_rows(), dtype=np.float32)[:, None]
+    points = np.arange(histories.NUM_AGE_ROWS, dtype=np.float32)[:, None]
     table = histories.of_age_buckets(tf.constant(points)).numpy()[:, 0]
     # Bucket 0 is a missing age; 1 is point 0, in row 1, and 9 is point 1; 5 is half way.
     assert table[[0, 1, 5, 9, 11]].tolist() == [0, 1, 1.5, 2, 2.25]

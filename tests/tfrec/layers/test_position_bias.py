@@ -161,7 +161,8 @@ def test_a_slot_acts_on_the_click_and_on_revenue_and_not_on_engagement_after_a_c
     data_set, ranker_config
 ):
     heads = ("click", "engagement", "revenue")
-    model = ranking.Ranker(data_set.fitted, ranker_config, heads, num_positions=3)
+    model = ranking.Ranker(data_set.fitted, ranker_config, heads)
+    model.learn_positions(3)
     model.position_bias.steps.assign(np.array([[-1.0, -2.0], [0.0, 0.0]]) / biases.POSITION_SPEED)
     logits = {
         "click": tf.constant([[0.5, 0.5]]),

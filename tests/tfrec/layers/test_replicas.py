@@ -37,14 +37,14 @@ def test_a_share_knows_the_whole_batch_but_its_ids():
 def test_a_batch_that_is_no_share_is_whole():
     own = batch(5)
     assert layers.whole_batch(own) is own
-    assert layers.part_of_whole(tf.constant(3.0), own, "ad_row") == 3.0
+    assert layers.part_of_whole(tf.constant(3.0), own) == 3.0
 
 
 def test_the_means_of_shares_count_by_their_rows():
     # Means 3 and 8 of two and three rows: (2 · 3 + 3 · 8) / 5 = 6.
     shares = [layers.share_of(batch(5), replica, 2) for replica in range(2)]
     parts = [
-        layers.part_of_whole(tf.constant(mean), share, "ad_row")
+        layers.part_of_whole(tf.constant(mean), share)
         for mean, share in zip((3.0, 8.0), shares, strict=True)
     ]
     assert sum(float(part) for part in parts) == pytest.approx(6.0)

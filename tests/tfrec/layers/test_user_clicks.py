@@ -61,7 +61,7 @@ def test_the_sums_kept_are_over_the_root_of_the_number_of_clicks(layer):
 
 
 def test_users_out_of_vocabulary_and_requests_without_one_are_unknown(layer):
-    known = layer.is_known(tf.constant([[0], [1], [2], [3], [4]]))
+    known = layer.users.is_known(tf.constant([[0], [1], [2], [3], [4]]))
     assert known.numpy().tolist() == [False, True, True, True, False]
 
 

@@ -162,7 +162,6 @@ def test_an_interval_needs_resamples_that_have_the_metric():
     assert bootstrap.interval(np.array([1.0])) is None
     assert bootstrap.interval(np.array([np.nan, np.nan, 2.0, 2.0])) == [2.0, 2.0]
     assert bootstrap.interval(*bootstrap.samples_of_means(10, 0, np.array([1.0]))) is None
-    assert bootstrap.intervals({"a": np.array([np.nan, 1.0, 1.0])}) == {}
 
 
 def test_rows_of_one_unit_have_no_interval():

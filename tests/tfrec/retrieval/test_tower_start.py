@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tfrec import config as config_lib
-from tfrec import layers, retrieval
+from tfrec import retrieval
+from tfrec.retrieval import tower_start
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
 
@@ -37,9 +38,8 @@ def towers(*ad_fields, features):
     schema = schema_lib.Schema("s", (USER, *ad_fields), ("ad",), None, user_key="user")
     fitted = encoding.FittedSchema(schema, STATISTICS)
     tf.keras.utils.set_random_seed(1)
-    clicked = layers.ClickedAds(np.array([1]), np.array([0]))
     options = config_lib.RetrievalConfig(embedding_dim=16, hidden_dim=32, field_dim=8)
-    model = retrieval.TwoTower(fitted, options, Catalog(features), clicked)
+    model = retrieval.TwoTower(fitted, options, Catalog(features))
     nothing = tf.zeros([1], tf.int32)
     model.query_tower.user_clicks(nothing, nothing, nothing, model.embed_rows)
     model.query_tower(tf.zeros([1, 1], tf.int32))
@@ -63,7 +63,7 @@ def similarity(model, row):
 def test_a_user_of_one_click_starts_at_the_ad_clicked():
     model = towers(AD, features=[[1], [2], [3], [4]])
     assert max(abs(similarity(model, row)) for row in range(4)) < 0.9
-    model.copy_initial_weights()
+    tower_start.copy_initial_weights(model.query_tower, model.ad_tower)
     # Both embeddings have length one.
     for row in range(4):
         assert similarity(model, row) == pytest.approx(1.0, abs=1e-5)
@@ -71,7 +71,7 @@ def test_a_user_of_one_click_starts_at_the_ad_clicked():
 
 def test_of_ads_with_more_fields_than_the_sum_holds_it_starts_near():
     model = towers(AD, SHOP, features=[[1, 1], [2, 1], [3, 2], [4, 2]])
-    model.copy_initial_weights()
+    tower_start.copy_initial_weights(model.query_tower, model.ad_tower)
     # Half of the sixteen numbers of an ad remain, in expectation √½ of its length; weights drawn
     # apart would give zero.
     mean = np.mean([similarity(model, row) for row in range(4)])
@@ -88,7 +88,7 @@ def test_a_tower_that_reads_no_ads_keeps_its_own_start():
     model.query_tower(tf.zeros([1, 1], tf.int32))
     model.ad_tower(tf.zeros([1, 1], tf.int32))
     before = model.query_tower.get_weights()
-    model.copy_initial_weights()
+    tower_start.copy_initial_weights(model.query_tower, model.ad_tower)
     for weight, value in zip(model.query_tower.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
 

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pyarrow as pa
-import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing import (
     data_provider,
@@ -98,10 +97,3 @@ def test_the_metadata_is_that_of_the_rows(data_set):
     assert shown["ad_id"].to_pylist() == [catalog.ad_ids[4].as_py(), catalog.ad_ids[1].as_py()]
     assert shown["training_clicks"].to_pylist() == catalog.clicks[[4, 1]].tolist()
     assert set(catalog.fields.column_names) <= set(shown.column_names)
-
-
-def test_metadata_that_does_not_match_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"shape \[1, 3\]; expected \[2, D\]"):
-        training.write_projector(tmp_path, EMBEDDINGS[:1], METADATA)
-    with pytest.raises(ValueError, match=r"columns \['ad_id'\].*expected at least two"):
-        training.write_projector(tmp_path, EMBEDDINGS, METADATA.select(["ad_id"]))

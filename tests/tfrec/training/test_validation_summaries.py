@@ -25,8 +25,8 @@ def array(events, tag):
 def test_a_pr_curve_has_the_precision_and_recall_of_each_threshold(tmp_path):
     values = {"click_probability": np.array([0.1, 0.4, 0.6, 0.9, 0.5])}
     labels = {"click": np.array([0.0, 1.0, 0.0, 1.0, np.nan])}
-    with tf.summary.create_file_writer(str(tmp_path)).as_default():
-        validation_summaries.write_curves(values, labels, 3)
+    with tf.summary.create_file_writer(str(tmp_path)).as_default(step=3):
+        validation_summaries.write_curves(values, labels)
     events = read(tmp_path)
     assert events.Tensors("validation_pr_curve/click/pr_curves")[0].step == 3
     # Rows of true and false positives, true and false negatives, precision, recall.
@@ -38,17 +38,17 @@ def test_a_pr_curve_has_the_precision_and_recall_of_each_threshold(tmp_path):
 
 def test_a_head_with_one_kind_of_label_has_no_curve(tmp_path):
     values = {"click_probability": np.array([0.1, 0.4])}
-    with tf.summary.create_file_writer(str(tmp_path)).as_default():
-        validation_summaries.write_curves(values, {"click": np.zeros(2)}, 1)
+    with tf.summary.create_file_writer(str(tmp_path)).as_default(step=3):
+        validation_summaries.write_curves(values, {"click": np.zeros(2)})
     assert read(tmp_path).Tags()["tensors"] == []
 
 
 def test_bins_of_a_calibration_curve_hold_equally_many_rows():
-    probability = np.array([0.1, 0.2, 0.6, 0.8])
-    positive = np.array([False, True, True, True])
-    predicted, observed = validation_summaries.calibration_curve(positive, probability, 2)
-    assert predicted.tolist() == pytest.approx([0.15, 0.7])
-    assert observed.tolist() == [0.5, 1.0]
+    probability = np.arange(30) / 30
+    positive = np.arange(30) % 4 == 1
+    predicted, observed = validation_summaries.calibration_curve(positive, probability)
+    assert predicted.tolist() == pytest.approx(((np.arange(15) * 2 + 0.5) / 30).tolist())
+    assert observed.tolist() == [0.5, 0.0] * 7 + [0.5]
 
 
 def test_options_of_any_type_are_hyper_parameters(tmp_path):
