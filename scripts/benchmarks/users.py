@@ -7,8 +7,8 @@
         --stores=sqlite:/tmp/users.db,redis://127.0.0.1:6380/0
 
 Fills each store with --num_users users, unless it has them: a profile, --num_actions clicks and as
-many impressions each; for a million users this takes five minutes and 1.4 GB. Then sends three kinds
-of requests in turn, one after another, each of another user: one that carries everything, one
+many impressions each; for a million users this takes five minutes and 1.4 GB. Then sends three
+kinds of requests in turn, one after another, each of another user: one that carries everything, one
 with the id of its user alone, and one with a frequency cap, which reads the impressions, too. The
 service records the impressions of all answers with an id, as by default. Prints a table, and JSON
 as the last line: times, by how much they are longer than those of the first kind, and the shares
