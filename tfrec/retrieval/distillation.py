@@ -51,9 +51,9 @@ LESSONS = ("uniform", "hard")
 _TEMPERATURE, _TARGET_TEMPERATURE = 0.05, 0.5
 # Many requests with few ads each teach more than few requests with many ads, at the same cost.
 _REQUESTS_PER_LESSON, _ADS_PER_LESSON = 64, 128
-# Of a large log one training request in 16 is in a lesson, so asking the ranker takes a fraction of
-# the time that training it took.
-_MIN_REQUESTS, _MAX_REQUESTS, _SHARE_OF_REQUESTS = 8_192, 16_384, 1 / 16
+# Of a large log, lessons have five pairs for each training row, as many as five epochs of the
+# ranker, so asking it takes a fraction of the time that training it took.
+_MIN_REQUESTS, _MAX_REQUESTS, _PAIRS_PER_ROW = 8_192, 32_768, 5
 # A request of a small log is in several lessons, with other ads in each.
 _MAX_REPEATS = 4
 _EPOCHS, _PATIENCE = 5, 2
@@ -355,7 +355,7 @@ def distill(
         }
         return {METRIC: float(np.mean(list(found.values() or [0.0]))), **found}
 
-    count = round(data_set.num_requests("train") * _SHARE_OF_REQUESTS)
+    count = round(_PAIRS_PER_ROW * data_set.num_rows("train") / _ADS_PER_LESSON)
     count = min(max(count, _MIN_REQUESTS), _MAX_REQUESTS)
     queries = reading.read_queries(data_set, "train", count)
     queries = np.resize(queries, (min(count, _MAX_REPEATS * len(queries)), queries.shape[1]))
