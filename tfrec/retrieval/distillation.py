@@ -260,6 +260,14 @@ class UtilityShare:
         return result
 
 
+def _read_queries(data_set: reader.DataSet) -> np.ndarray:
+    """Reads the queries [R, Wq] of the lessons; those of a small log return."""
+    count = round(_PAIRS_PER_ROW * data_set.num_rows("train") / _ADS_PER_LESSON)
+    count = min(max(count, _MIN_REQUESTS), _MAX_REQUESTS)
+    queries = reading.read_queries(data_set, "train", count)
+    return np.resize(queries, (min(count, _MAX_REPEATS * len(queries)), queries.shape[1]))
+
+
 def _halves(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns as many queries of every other request, so that both halves are of the whole log."""
     count = max(len(queries) // 2, 1)
@@ -355,10 +363,7 @@ def distill(
         }
         return {METRIC: float(np.mean(list(found.values() or [0.0]))), **found}
 
-    count = round(_PAIRS_PER_ROW * data_set.num_rows("train") / _ADS_PER_LESSON)
-    count = min(max(count, _MIN_REQUESTS), _MAX_REQUESTS)
-    queries = reading.read_queries(data_set, "train", count)
-    queries = np.resize(queries, (min(count, _MAX_REPEATS * len(queries)), queries.shape[1]))
+    queries = _read_queries(data_set)
     # A lesson may hold all ads of a small catalog, and then the hard ones too.
     is_small = len(ads) <= _ADS_PER_LESSON
     parts: tuple[np.ndarray, ...] = (queries,) if is_small else _halves(queries)

@@ -49,6 +49,12 @@ def test_lessons_hold_what_the_teacher_says(data_set, catalog):
     )
 
 
+def test_the_requests_of_a_small_log_are_in_four_lessons_each(data_set):
+    queries = retrieval.read_queries(data_set, "train", 10_000)
+    of_lessons = distillation._read_queries(data_set)
+    np.testing.assert_array_equal(of_lessons, np.tile(queries, (4, 1)))
+
+
 def test_half_of_the_ads_of_a_hard_lesson_are_found_by_the_towers(data_set, catalog):
     queries = retrieval.read_queries(data_set, "train", 32)
     found = np.tile([3, 5, 8], (len(queries), 1))
