@@ -100,10 +100,12 @@ def read_array(path: pathlib.Path, mapped: bool = False) -> np.ndarray:
         return np.load(path, mmap_mode="r" if mapped else None)
 
 
-def read_arrays(path: pathlib.Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """Reads the arrays of an npz file whose names begin with a prefix, in any thread."""
+def read_arrays(
+    path: pathlib.Path, is_wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, np.ndarray]:
+    """Reads the arrays of an npz file whose names are wanted, in any thread."""
     with _READING_ARRAYS, np.load(path) as arrays:
-        return {name: arrays[name] for name in arrays.files if name.startswith(prefix)}
+        return {name: arrays[name] for name in arrays.files if is_wanted(name)}
 
 
 def sha256(path: pathlib.Path) -> str:

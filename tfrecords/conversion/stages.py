@@ -652,13 +652,15 @@ class Stages:
 
     def _counts(self, index: int, kind: str) -> dict[str, np.ndarray]:
         """Returns what was counted of a chunk: `field`, `ads`, `rate` or `profile`."""
-        arrays = files.read_arrays(self._space.path("count", index, ".npz"), f"{kind}/")
+        path = self._space.path("count", index, ".npz")
+        arrays = files.read_arrays(path, lambda key: key.startswith(f"{kind}/"))
         return {key.split("/", 1)[1]: array for key, array in arrays.items()}
 
     def _counts_of_field(self, index: int, name: str) -> np.ndarray:
         # One field at a time, so that memory does not grow with the log.
-        key = f"field/{name}"
-        return files.read_arrays(self._space.path("count", index, ".npz"), key)[key]
+        wanted = f"field/{name}"
+        path = self._space.path("count", index, ".npz")
+        return files.read_arrays(path, lambda key: key == wanted)[wanted]
 
     def _each(
         self, stage: str, split: SplitLog, work: Callable[[int], dict[str, Any]], task: str
