@@ -86,8 +86,7 @@ def clicks_alone():
 
 LOGS = {
     "euros": (lambda: shop(5_000), {"engagement": "bought", "revenue": "paid"}),
-    "rare_engagement": (lambda: shop(3_000, buys=0.01), {"engagement": "bought"}),
-    "no_revenue": (lambda: shop(500), {"engagement": "bought"}),
+    "few_rows": (lambda: shop(500), {"engagement": "bought"}),
     "one_engagement": (one_purchase, {"engagement": "bought"}),
     "clicks_alone": (clicks_alone, {"click": None, "request_key": None}),
 }
@@ -157,19 +156,14 @@ def test_prices_in_euros_do_not_decide_the_order(released):
     assert "positive in training" in release.said
 
 
-def test_a_rare_engagement_is_a_weak_head_without_a_say(released):
-    release = released("rare_engagement")
+def test_one_engagement_is_no_reason_to_refuse_but_a_weak_head_without_a_say(released):
+    release = released("one_engagement")
     found = release.manifest
-    assert "engagement" in found.weak_heads
+    assert found.present_heads == ("click", "engagement")
+    assert "positive, so it cannot be judged" in found.weak_heads["engagement"]
     assert found.utility_weights["engagement"] == 0
     assert "engagement" not in release.answer.weak_heads
     assert "rows with engagement, so the engagement head cannot be judged" in release.said
-
-
-def test_one_engagement_is_no_reason_to_refuse(released):
-    release = released("one_engagement")
-    assert release.manifest.present_heads == ("click", "engagement")
-    assert "positive, so it cannot be judged" in release.manifest.weak_heads["engagement"]
 
 
 def test_clicks_alone_are_served_by_retrieval_and_the_tools_say_so(released):

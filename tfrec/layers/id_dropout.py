@@ -100,9 +100,10 @@ def oov_rates(data_set: reader.DataSet) -> dict[str, float]:
     splits = [next(iter(data_set.windows(split, _SEED))) for split in ("train", "validation")]
     schema, rates = data_set.schema, {}
     for side, fields in (("query", schema.query_fields), ("ad", schema.ad_fields)):
+        ids_of_splits = [rows[side].numpy() for rows in splits]
         for field, column in _categorical(fields):
             first_oov, _ = _oov(data_set.fitted, field)
-            k, u = (_oov_share(rows[side].numpy()[:, column], first_oov) for rows in splits)
+            k, u = (_oov_share(ids[:, column], first_oov) for ids in ids_of_splits)
             offset = _OFFSET * k
             if u > offset:
                 rates[field.name] = float((u - offset) / (1.0 - offset))
