@@ -23,7 +23,8 @@ def score_candidates(
 ) -> layers.Logits:
     """Returns the model's `logits`, apart from rounding.
 
-    Those of another ranker, or of a subclass with a `call` of its own, are computed by `call`.
+    Those of another ranker, and of a subclass, are computed by its `logits`: what is computed here
+    in another order, a subclass may have changed.
 
     Args:
         model: The ranker, built.
@@ -31,7 +32,7 @@ def score_candidates(
         ad: [B, C, Wa] int32 encoded ad fields.
         parts: Number of parts of the candidates that can be scored in parallel.
     """
-    if not isinstance(model, ranking.Ranker) or type(model).call is not ranking.Ranker.call:
+    if type(model) is not ranking.Ranker:
         return model.logits({"query": query, "ad": ad})
     side = model.encode_query(query)
     scored = [_score_part(model, side, part) for part in _split(ad, parts)]

@@ -2,7 +2,7 @@
 
 from tfrec.layers.attention import LayerNorm, TargetAttention
 from tfrec.layers.biases import PositionBias, UserBias
-from tfrec.layers.custom_code import needs_autograph
+from tfrec.layers.custom_code import ids_to_try, needs_autograph
 from tfrec.layers.dropout import Dropout, new_generator
 from tfrec.layers.factorization import RANK, FactorizationMachine
 from tfrec.layers.features import (
@@ -77,6 +77,7 @@ __all__ = [
     "flatten",
     "gather_columns",
     "head_outputs",
+    "ids_to_try",
     "mean_of_rows",
     "mean_of_values",
     "mix_logits",

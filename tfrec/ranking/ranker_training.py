@@ -24,6 +24,7 @@ from tfrec.ranking import (
     default_weights,
     down_sampling,
     initial_bias,
+    logit_checks,
     ranker,
     ranker_validation,
     ranking_model,
@@ -74,7 +75,13 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
     tf.keras.utils.set_random_seed(config.seed)
     schema = data_set.schema
     kind = ranking_model.RANKERS.get(config.ranker)
-    model = kind.for_data_set(data_set, config, _heads(data_set))
+    try:
+        model = kind.for_data_set(data_set, config, _heads(data_set))
+    except TypeError as error:
+        raise ValueError(
+            f"{kind.__name__} cannot be built: {error}. Expected a constructor with the arguments "
+            "fitted, config and heads; one of a subclass of Ranker passes on *args and **kwargs."
+        ) from error
     model.learn_positions(config.num_positions if knows_positions(data_set) else 0)
     model(
         {
@@ -83,7 +90,7 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
         }
     )
     if kind is not ranker.Ranker:
-        ranking_model.check_logits(model)
+        logit_checks.check_model(model)
     return model
 
 

@@ -295,7 +295,8 @@ class RankingModel(training.StageModel):
         Args:
             batch: See `compute_loss`.
         """
-        if self.query_embeddings is None or self.ad_embeddings is None:
+        sides = (self.query_embeddings, self.ad_embeddings)
+        if not all(side is not None and side.built for side in sides):
             return {}
         return training.norms_of_sides(
             self.query_embeddings, self.ad_embeddings, self._fitted, batch
@@ -309,39 +310,3 @@ RANKERS: plugins.Registry[type[RankingModel]] = plugins.Registry(
     "a subclass of tfrec.ranking.RankingModel",
     plugins.subclass_of(RankingModel),
 )
-
-
-def check_logits(model: RankingModel) -> None:
-    """Checks what a model's `call` returns for two requests with three candidates.
-
-    Raises:
-        ValueError: A head is missing, logits have another shape, or the score of a candidate
-            depends on the others.
-    """
-    schema = model._fitted.schema
-    # Id 1 exists in each field. The last candidate is padding.
-    query = tf.ones([2, encoding.width(schema.query_fields)], tf.int32)
-    ad = tf.ones([2, 3, encoding.width(schema.ad_fields)], tf.int32) * [[[1], [1], [0]]]
-    logits = model({"query": query, "ad": ad})
-    alone = model({"query": query, "ad": ad[:, :1]})
-    where = f"{type(model).__name__}.call"
-    if not isinstance(logits, Mapping) or set(logits) != set(model.heads):
-        got = list(logits) if isinstance(logits, Mapping) else type(logits).__name__
-        raise ValueError(
-            f"{where}: expected a dict with the logits of {list(model.heads)}, got {got}. Return "
-            "self.head_logits(features)."
-        )
-    for head, own in logits.items():
-        expected = [2, 3, 3] if HEADS[head].is_amount else [2, 3]
-        if list(own.shape) != expected:
-            raise ValueError(
-                f"{where}: expected logits of {head} of shape {expected} for 2 requests with 3 "
-                f"candidates, got {list(own.shape)}. Return self.head_logits(features [2, 3, W])."
-            )
-        difference = float(tf.reduce_max(tf.abs(own[:, :1] - alone[head])))
-        if not difference <= 1e-3:
-            raise ValueError(
-                f"{where}: the {head} logit of a candidate changes by {difference:.3g} if others "
-                "are scored with it; expected a score of each candidate alone, since lists are "
-                "padded, and longer at serving than in the log."
-            )

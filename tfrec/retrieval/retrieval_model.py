@@ -136,8 +136,7 @@ class RetrievalModel(training.StageModel):
         """Creates the weights.
 
         Raises:
-            ValueError: A tower does not return [B, D] embeddings of length one, or the towers
-                differ in D.
+            ValueError: A tower is not as `towers.check` expects it, or the towers differ in D.
         """
         schema = self._fitted.schema
         sides = {
@@ -146,22 +145,8 @@ class RetrievalModel(training.StageModel):
         }
         lengths = {}
         for name, (tower, fields) in sides.items():
-            # Id 0 is missing; id 1 exists in each field.
-            ids = tf.constant([[0], [1]], tf.int32) * tf.ones(encoding.width(fields), tf.int32)
-            embeddings = tower(ids)
-            where = f"{type(self).__name__}.{name}"
-            if embeddings.shape.rank != 2 or embeddings.shape[0] != 2:
-                raise ValueError(
-                    f"{where}: expected embeddings of shape [2, D] of 2 rows of ids, got "
-                    f"{list(embeddings.shape)}. Return one vector for each row."
-                )
-            length = float(tf.reduce_max(tf.norm(embeddings, axis=-1)))
-            if not length <= 1.001:
-                raise ValueError(
-                    f"{where}: expected embeddings of length one, got {length:.4g}. Return "
-                    "tf.math.l2_normalize(x, axis=-1)."
-                )
-            lengths[name] = embeddings.shape[1]
+            ids = tf.constant(layers.ids_to_try(self._fitted, fields))
+            lengths[name] = towers.check(tower, ids, f"{type(self).__name__}.{name}")
         if len(set(lengths.values())) > 1:
             raise ValueError(
                 f"{type(self).__name__}: expected towers with embeddings of the same size, got "

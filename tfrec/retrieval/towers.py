@@ -16,6 +16,8 @@ from tfrecords import encoding, schema, terminal
 FREQUENCY_STDDEV = 0.01
 # The attribute of a tower that holds its graph.
 _GRAPH = "_tfrec_graph"
+# Sums of float32 in another order differ by less.
+_TOLERANCE = 1e-3
 _FIELDS_WIDTH, _MIN_FIELD_DIM, _MAX_FIELD_DIM = 256, 16, 128
 
 
@@ -96,6 +98,45 @@ def call(tower: tf.keras.layers.Layer, ids: tf.Tensor, training: bool) -> tf.Ten
     if "training" in inspect.signature(tower.call).parameters:
         return tower(ids, training=training)
     return tower(ids)
+
+
+def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:
+    """Checks what a tower returns, and returns the length of its embeddings.
+
+    Args:
+        tower: The tower; its weights are created.
+        ids: [B, W] int32.
+        where: Name of the tower, for messages.
+
+    Raises:
+        ValueError: It does not return [B, D] float32 embeddings of length one, or that of a row
+            depends on other rows.
+    """
+    embeddings, size = tower(ids), ids.shape[0]
+    if embeddings.shape.rank != 2 or embeddings.shape[0] != size:
+        raise ValueError(
+            f"{where}: expected embeddings of shape [{size}, D] of {size} rows of ids, got "
+            f"{list(embeddings.shape)}. Return one vector for each row."
+        )
+    if embeddings.dtype != tf.float32:
+        raise ValueError(
+            f"{where}: expected embeddings of type float32, got {embeddings.dtype.name}. Return "
+            "tf.cast(x, tf.float32)."
+        )
+    length = float(tf.reduce_max(tf.norm(embeddings, axis=-1)))
+    if not length <= 1.001:
+        raise ValueError(
+            f"{where}: expected finite embeddings of length one, got {length:.4g}. Return "
+            "tf.math.l2_normalize(x, axis=-1)."
+        )
+    alone = tf.concat([tower(ids[row : row + 1]) for row in range(size)], axis=0)
+    difference = float(tf.reduce_max(tf.abs(embeddings - alone)))
+    if not difference <= _TOLERANCE:
+        raise ValueError(
+            f"{where}: the embedding of a row changes by {difference:.3g} if other rows are in the "
+            "batch, or between two calls; expected that of each row alone."
+        )
+    return int(embeddings.shape[1])
 
 
 def graph_of(tower: tf.keras.layers.Layer, width: int) -> Callable[[tf.Tensor], tf.Tensor]:

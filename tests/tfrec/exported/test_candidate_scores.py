@@ -1,9 +1,11 @@
 """Products of field embeddings, and the query multiplied into their weights."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
-from tfrec import layers
+from tfrec import layers, ranking
 from tfrec.exported import candidate_scores
 
 
@@ -31,3 +33,21 @@ def test_both_orders_agree_over_batches():
     flat = tf.reshape(ads, [3, 7, 10])
     found = tf.reshape(tf.matmul(flat, candidate_scores.folded_products(query, kernel)), [-1, 6])
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+class WithoutNegativeInputs(ranking.Ranker):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.ad_input = tf.keras.layers.Dense(self._config.feed_forward_dim, activation="relu")
+
+
+def test_a_layer_that_a_subclass_has_changed_is_exported_as_it_was_trained(data_set, ranker_config):
+    config = dataclasses.replace(ranker_config, ranker=WithoutNegativeInputs)
+    model = ranking.build_ranker(data_set, config)
+    for layer in model.head_layers.values():
+        layer.kernel.assign(tf.ones_like(layer.kernel))
+    batch = next(iter(data_set.batches("test", 8)))
+    trained = model.score(batch["query"], batch["ad"])
+    exported = candidate_scores.score_candidates(model, batch["query"], batch["ad"])
+    for head, logits in trained.items():
+        np.testing.assert_allclose(exported[head], logits, atol=1e-4)

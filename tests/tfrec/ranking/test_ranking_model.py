@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_recommenders as tfrs
 
 from tfrec import layers, ranking
 from tfrecords import encoding
@@ -108,10 +109,32 @@ class Wrong(ranking.RankingModel):
     [
         (lambda x: x, r"Wrong.call: expected a dict with the logits of \['click'\], got EagerT"),
         (lambda x: {"clicks": x}, r"expected a dict .* got \['clicks'\]. Return self.head_log"),
-        (lambda x: {"click": x[..., None]}, r"of click of shape \[2, 3\] .* got \[2, 3, 1\]"),
+        (lambda x: {"click": x[..., None]}, r"of click of shape \[3, 3\] .* got \[3, 3, 1\]"),
         (
             lambda x: {"click": x - tf.reduce_mean(x, axis=1, keepdims=True)},
-            r"the click logit of a candidate changes by 0.333 if others are scored with it",
+            r"the click logit of a candidate changes by .* if other candidates are scored with it",
+        ),
+        (
+            lambda x: {"click": tf.cumsum(x, axis=1) - tf.cumsum(x, axis=1, reverse=True)},
+            r"the click logit of a candidate changes by .* candidates",
+        ),
+        (
+            lambda x: {"click": x + tf.range(3.0)[: tf.shape(x)[1]]},
+            r"the click logit of a candidate changes by .* candidates",
+        ),
+        (
+            lambda x: {"click": x * tf.cast(tf.shape(x)[0], tf.float32)},
+            r"changes by .* if other requests are in the batch",
+        ),
+        (
+            lambda x: {"click": x + tf.random.uniform([])},
+            r"changes by .* between two calls with the same ids",
+        ),
+        (lambda x: {"click": tf.cast(x, tf.float64)}, r"of click of type float32, got float64"),
+        (lambda x: {"click": x / x}, r"expected finite logits of click, got NaN or infinity"),
+        (
+            lambda x: {"click": tf.gather(tf.ones([2]), tf.cast(x, tf.int32))},
+            r"fails for ids from 0 to the last one of each field: .*indices.* are below fitted",
         ),
     ],
 )
@@ -120,6 +143,43 @@ def test_wrong_logits_are_refused_before_training(data_set, ranker_config, make,
     monkeypatch.setattr("tfrec.ranking.ranker_training._heads", lambda data_set: ["click"])
     with pytest.raises(ValueError, match=said):
         ranking.build_ranker(data_set, dataclasses.replace(ranker_config, ranker=Wrong))
+
+
+class OfOneArgument(ranking.RankingModel):
+    def __init__(self, fitted):
+        super().__init__(fitted, None, ("click",))
+
+
+class WithLoss(ranking.RankingModel):
+    made: object = None
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.tasks = {**self.tasks, "click": self.made}
+
+    def call(self, inputs, training=False):
+        return self.head_logits(tf.cast(inputs["ad"], tf.float32))
+
+
+@pytest.mark.parametrize(
+    ("kind", "made", "said"),
+    [
+        (OfOneArgument, None, r"OfOneArgument cannot be built: .* arguments fitted, config and he"),
+        (WithLoss, tf.keras.losses.MeanSquaredError(), r"expected a tfrs.tasks.Ranking, got MeanS"),
+        (
+            WithLoss,
+            tfrs.tasks.Ranking(tf.keras.losses.BinaryCrossentropy(from_logits=True)),
+            r"WithLoss.tasks\['click'\]: expected a loss of each row, got one with the reduction",
+        ),
+    ],
+)
+def test_what_cannot_be_built_or_trained_is_refused(
+    data_set, ranker_config, kind, made, said, monkeypatch
+):
+    monkeypatch.setattr(WithLoss, "made", made)
+    monkeypatch.setattr("tfrec.ranking.ranker_training._heads", lambda data_set: list(HEADS))
+    with pytest.raises(ValueError, match=said):
+        ranking.build_ranker(data_set, dataclasses.replace(ranker_config, ranker=kind))
 
 
 def test_a_class_that_is_no_ranker_is_refused(data_set, ranker_config):

@@ -40,6 +40,17 @@ class OfAnotherShape(TwoLayers):
     towers = (Hashed, lambda: Hashed(lambda x: x[:, None]))
 
 
+class OfTheBatch(TwoLayers):
+    towers = (
+        lambda: Hashed(lambda x: tf.math.l2_normalize(x - tf.reduce_mean(x, axis=0), axis=-1)),
+        Hashed,
+    )
+
+
+class OfDoubles(TwoLayers):
+    towers = (lambda: Hashed(lambda x: tf.cast(x, tf.float64)), Hashed)
+
+
 def build(kind, data_set, config):
     config = dataclasses.replace(config, retrieval_model=kind)
     return retrieval.build_two_tower(data_set, config, data_set.catalog())
@@ -60,8 +71,10 @@ def test_two_keras_layers_are_a_retrieval_model(data_set, retrieval_config):
     ("kind", "said"),
     [
         (OfOtherSizes, r"expected towers with embeddings of the same size, got {.*: 4, .*: 5}"),
-        (TooLong, r"TooLong.query_tower: expected embeddings of length one, got 9\. Return"),
-        (OfAnotherShape, r"ad_tower: expected embeddings of shape \[2, D\] .* got \[2, 1, 4\]"),
+        (TooLong, r"TooLong.query_tower: expected finite embeddings of length one, got 9\. Return"),
+        (OfAnotherShape, r"ad_tower: expected embeddings of shape \[3, D\] .* got \[3, 1, 4\]"),
+        (OfTheBatch, r"query_tower: the embedding of a row changes by .* if other rows are in the"),
+        (OfDoubles, r"query_tower: expected embeddings of type float32, got float64"),
     ],
 )
 def test_wrong_towers_are_refused_before_training(data_set, retrieval_config, kind, said):

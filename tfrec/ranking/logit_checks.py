@@ -1,0 +1,129 @@
+"""Checks a ranker of a user before it is trained, so that mistakes are named where they are made.
+
+Shapes: R requests, which differ, with R candidates each, which are the same for all requests.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tfrec import layers
+from tfrec.heads import HEADS
+from tfrec.ranking import ranking_model
+
+# Sums of float32 in another order differ by less.
+_TOLERANCE = 1e-3
+
+
+def check_model(model: ranking_model.RankingModel) -> None:
+    """Checks the tasks of a model, and what its `call` returns for ids at the ends of their ranges.
+
+    Raises:
+        ValueError: A head is missing; logits have another shape or type, or are not finite or not
+            the same each time; the score of a candidate depends on other candidates or requests;
+            or a task is none of TFRS, or averages its losses.
+    """
+    where = f"{type(model).__name__}.call"
+    fitted = model._fitted
+    query = layers.ids_to_try(fitted, fitted.schema.query_fields)
+    ads, requests = layers.ids_to_try(fitted, fitted.schema.ad_fields), len(query)
+    inputs = {"query": tf.constant(query), "ad": tf.constant(np.stack([ads] * requests))}
+    logits = _call(model, inputs, where)
+    _check_heads(model, logits, where)
+    for head, own in logits.items():
+        _check_tensor(head, own, requests, where)
+    _check_same(logits, _call(model, inputs, where), "between two calls with the same ids", where)
+    backwards = _call(model, {**inputs, "ad": inputs["ad"][:, ::-1]}, where)
+    backwards = {head: own[:, ::-1] for head, own in backwards.items()}
+    alone = _concat([_call(model, _at(inputs, slice(i, i + 1)), where) for i in range(requests)], 0)
+    single = [{**inputs, "ad": inputs["ad"][:, i : i + 1]} for i in range(requests)]
+    isolated = _concat([_call(model, one, where) for one in single], 1)
+    isolation = (
+        "; expected a score of each candidate alone: lists are padded, and longer at serving"
+    )
+    for others, difference in (
+        (isolated, f"if other candidates are scored with it{isolation}"),
+        (backwards, f"if the candidates are in another order{isolation}"),
+        (alone, "if other requests are in the batch; expected the score of each request alone"),
+    ):
+        _check_same(logits, others, difference, where)
+    for head, task in model.tasks.items():
+        _check_task(head, task, type(model).__name__)
+
+
+def _call(
+    model: ranking_model.RankingModel, inputs: Mapping[str, tf.Tensor], where: str
+) -> layers.Logits:
+    try:
+        return model(inputs)
+    except tf.errors.InvalidArgumentError as error:
+        # Keras puts a line of its own before the reason.
+        lines = [line for line in error.message.splitlines() if line]
+        reason = next((line for line in lines if "calling layer" not in line), error.message)
+        raise ValueError(
+            f"{where} fails for ids from 0 to the last one of each field: {reason}. The ids of "
+            "`field` are below fitted.cardinality(field)."
+        ) from error
+
+
+def _at(inputs: Mapping[str, tf.Tensor], rows: slice) -> dict[str, tf.Tensor]:
+    return {side: ids[rows] for side, ids in inputs.items()}
+
+
+def _concat(parts: list[layers.Logits], axis: int) -> layers.Logits:
+    return {head: tf.concat([part[head] for part in parts], axis) for head in parts[0]}
+
+
+def _check_heads(model: ranking_model.RankingModel, logits: object, where: str) -> None:
+    if not isinstance(logits, Mapping) or set(logits) != set(model.heads):
+        got = list(logits) if isinstance(logits, Mapping) else type(logits).__name__
+        raise ValueError(
+            f"{where}: expected a dict with the logits of {list(model.heads)}, got {got}. Return "
+            "self.head_logits(features)."
+        )
+
+
+def _check_tensor(head: str, logits: tf.Tensor, size: int, where: str) -> None:
+    logits = tf.convert_to_tensor(logits)
+    expected = [size, size, 3] if HEADS[head].is_amount else [size, size]
+    if list(logits.shape) != expected:
+        raise ValueError(
+            f"{where}: expected logits of {head} of shape {expected} for {size} requests with "
+            f"{size} candidates, got {list(logits.shape)}. Return "
+            f"self.head_logits(features [{size}, {size}, W])."
+        )
+    if logits.dtype != tf.float32:
+        raise ValueError(
+            f"{where}: expected logits of {head} of type float32, got {logits.dtype.name}. Cast "
+            "them with tf.cast(logits, tf.float32)."
+        )
+    if not bool(tf.reduce_all(tf.math.is_finite(logits))):
+        raise ValueError(
+            f"{where}: expected finite logits of {head}, got NaN or infinity for ids from 0, which "
+            "is missing, to the last one of each field. Look for a division by 0 or its logarithm."
+        )
+
+
+def _check_same(first: layers.Logits, second: layers.Logits, when: str, where: str) -> None:
+    for head, own in first.items():
+        difference = float(tf.reduce_max(tf.abs(own - second[head])))
+        if not difference <= _TOLERANCE:
+            raise ValueError(
+                f"{where}: the {head} logit of a candidate changes by {difference:.3g} {when}."
+            )
+
+
+def _check_task(head: str, task: object, name: str) -> None:
+    if not isinstance(task, tfrs.tasks.Ranking):
+        raise ValueError(
+            f"{name}.tasks[{head!r}]: expected a tfrs.tasks.Ranking, got {type(task).__name__}. "
+            "Give a loss as tfrs.tasks.Ranking(loss)."
+        )
+    reduction = getattr(task._loss, "reduction", tf.keras.losses.Reduction.NONE)
+    if reduction != tf.keras.losses.Reduction.NONE:
+        raise ValueError(
+            f"{name}.tasks[{head!r}]: expected a loss of each row, got one with the reduction "
+            f"{reduction!r}. Give reduction=tf.keras.losses.Reduction.NONE."
+        )
