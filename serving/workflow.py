@@ -20,9 +20,9 @@ from serving import client, export, releases
 from serving.config import OrchestratorConfig
 from serving.index import IndexConfig
 from tfrec import evaluation
-from tfrec.config import EvaluationConfig, RankerConfig, RetrievalConfig
+from tfrec.config import EvaluationConfig, RankerConfig, RetrievalConfig, check_kind
+from tfrec.ranking import RANKERS, without_ranker
 from tfrec.ranking import check_trainable as check_ranker
-from tfrec.ranking import without_ranker
 from tfrec.retrieval import RETRIEVAL_MODELS
 from tfrec.training import check_clicks
 from tfrecords import reader
@@ -131,12 +131,21 @@ def train(
         progress: Whether to show progress bars and one line per step.
 
     Raises:
-        ValueError: The data set lacks what a stage is trained on, such as clicks.
+        ValueError: The data set lacks what a stage is trained on, such as clicks; or a model is not
+            as expected.
         BlockingIOError: Another process is working in the directory.
     """
-    of_retrieval = retrieval or RetrievalConfig()
-    # Fails before the first stage is trained.
+    of_retrieval, of_ranking = retrieval or RetrievalConfig(), ranking or RankerConfig()
+    # All of it fails before the first stage is trained.
+    check_kind(of_retrieval, RetrievalConfig)
+    check_kind(of_ranking, RankerConfig)
     RETRIEVAL_MODELS.get(of_retrieval.retrieval_model)
+    RANKERS.get(of_ranking.ranker)
+    if not isinstance(data_set, reader.DataSet):
+        raise ValueError(
+            f"expected a DataSet, such as that of tfrecords.from_pandas or reader.DataSet, got "
+            f"{data_set!r}."
+        )
     check_clicks(data_set)
     if without_ranker(data_set) is None:
         check_ranker(data_set)
@@ -144,7 +153,7 @@ def train(
     with steps.locked():
         steps.use(data_set)
         steps.say_what_to_expect(data_set)
-        steps.train_ranker(data_set, ranking or RankerConfig())
+        steps.train_ranker(data_set, of_ranking)
         steps.train_retrieval(data_set, of_retrieval)
     return TrainedStages(steps, data_set)
 

@@ -6,7 +6,9 @@ resolved configuration as JSON into its work directory.
 
 import dataclasses
 import json
+import operator
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfrec.heads import HEADS
@@ -18,9 +20,63 @@ from tfrecords.splits import SplitOptions
 CANDIDATE_PARTS = 2
 
 
-def option(default: Any, help: str) -> Any:
-    """Returns a dataclass field with the help text of its flag."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def option(
+    default: Any,
+    help: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Returns a dataclass field with the help text of its flag, and the range of its values."""
+    limits = {">=": at_least, ">": above, "<=": at_most, "<": below}
+    limits = {sign: limit for sign, limit in limits.items() if limit is not None}
+    return dataclasses.field(default=default, metadata={"help": help, "limits": limits})
+
+
+_IS_WITHIN: Mapping[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    ">": operator.gt,
+    "<=": operator.le,
+    "<": operator.lt,
+}
+_TYPES = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+_NOUNS = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
+
+
+def check_options(config: Any) -> None:
+    """Checks the types and the ranges of the options of a configuration.
+
+    Raises:
+        ValueError: Names the option.
+    """
+    for field in dataclasses.fields(config):
+        kind, value = type(field.default), getattr(config, field.name)
+        limits = field.metadata["limits"]
+        of_type = isinstance(value, _TYPES[kind]) and isinstance(value, bool) == (kind is bool)
+        if not of_type or not all(_IS_WITHIN[sign](value, of) for sign, of in limits.items()):
+            expected = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items())
+            raise ValueError(
+                f"{type(config).__name__}.{field.name}: expected {_NOUNS[kind]}"
+                f"{f' {expected}' if expected else ''}, got {value!r}."
+            )
+
+
+def check_kind(config: Any, kind: type) -> None:
+    """Checks that a configuration is one of this class.
+
+    Raises:
+        ValueError: It is not, or it is of a subclass, whose options a trained model would lose.
+    """
+    if type(config) is not kind:
+        own = (
+            " A subclass is not saved: give a model options of its own as attributes of its class, "
+            "in a subclass for each variant."
+            if isinstance(config, kind)
+            else ""
+        )
+        raise ValueError(f"expected a {kind.__name__}, got {config!r}.{own}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +88,7 @@ class ConvertConfig:
     )
     test_fraction: float = option(0.1, "Share at the end of the log that is held out for testing.")
     max_rejected_fraction: float = option(
-        0.01, "Maximum share of unusable lines; a log with more is refused."
+        0.01, "Maximum share of unusable lines; a log with more is refused.", at_least=0, at_most=1
     )
     split: str = option(
         "auto",
@@ -41,17 +97,19 @@ class ConvertConfig:
         "leave_fraction_out or leave_random_fraction_out (of each user).",
     )
     sampled_negatives: int = option(
-        0, "Ads sampled as not clicked for each click; for logs that hold clicks only."
+        0, "Ads sampled as not clicked for each click; for logs that hold clicks only.", at_least=0
     )
     engagement_window_seconds: float = option(
         0.0,
         "How long after a click an engagement can come, in seconds: rows this close to the end of "
         "the log have no label of engagement and revenue. 0: every label is final.",
+        at_least=0,
     )
     seed: int = option(1, "Seed of random splits, sampled negatives and the order of training.")
 
     def __post_init__(self) -> None:
         # Checks the options before anything is read or written.
+        check_options(self)
         SplitOptions(self.split, self.validation_fraction, self.test_fraction, self.seed)
 
 
@@ -64,36 +122,50 @@ class RetrievalConfig:
         "The retrieval model: two_tower, a name that an installed package gives one "
         "(tfrec.retrieval_models), or MODULE:CLASS for one of your own.",
     )
-    embedding_dim: int = option(256, "Length of the query and ad embeddings.")
+    embedding_dim: int = option(256, "Length of the query and ad embeddings.", at_least=1)
     field_dim: int = option(
-        0, "Length of a field's embedding inside a tower; 0: 256 / number of fields, in [16, 128]."
+        0,
+        "Length of a field's embedding inside a tower; 0: 256 / number of fields, in [16, 128].",
+        at_least=0,
     )
-    hidden_dim: int = option(256, "Width of the towers' hidden layers.")
-    num_cross_layers: int = option(1, "Cross layers (DCN-V2) in each tower.")
-    dropout: float = option(0.1, "Dropout rate in the towers.")
+    hidden_dim: int = option(256, "Width of the towers' hidden layers.", at_least=1)
+    num_cross_layers: int = option(1, "Cross layers (DCN-V2) in each tower.", at_least=0)
+    dropout: float = option(0.1, "Dropout rate in the towers.", at_least=0, below=1)
     id_dropout: float = option(
         0.05,
         "Share of the users, and of the ads that have other fields, whose id training hides; a "
         "field with many more out-of-vocabulary values in held-out rows is hidden more, and half "
         "of the ids of ads with vectors. 0: none.",
+        at_least=0,
+        at_most=1,
     )
     initial_temperature: float = option(
-        0.1, "Softmax temperature of the first epoch; then it is learned on held-out clicks."
+        0.1,
+        "Softmax temperature of the first epoch; then it is learned on held-out clicks.",
+        above=0,
     )
-    epochs: int = option(20, "Maximum number of epochs over the clicks; sets the schedule.")
-    patience: int = option(4, "Epochs without a better validation recall before stopping.")
-    batch_size: int = option(1024, "Maximum number of clicks in a batch; fewer for a small log.")
+    epochs: int = option(
+        20, "Maximum number of epochs over the clicks; sets the schedule.", at_least=1
+    )
+    patience: int = option(
+        4, "Epochs without a better validation recall before stopping.", at_least=1
+    )
+    batch_size: int = option(
+        1024, "Maximum number of clicks in a batch; fewer for a small log.", at_least=1
+    )
     uniform_negatives: int = option(
-        1024, "Ads drawn uniformly from the catalog as extra negatives of each batch."
+        1024, "Ads drawn uniformly from the catalog as extra negatives of each batch.", at_least=0
     )
-    learning_rate: float = option(1e-3, "Peak learning rate of the dense layers (Adam).")
+    learning_rate: float = option(1e-3, "Peak learning rate of the dense layers (Adam).", above=0)
     embedding_learning_rate: float = option(
-        0.3, "Peak learning rate of the embedding tables (Adagrad)."
+        0.3, "Peak learning rate of the embedding tables (Adagrad).", above=0
     )
     embedding_accumulator: float = option(
-        0.01, "Initial value of the embedding tables' sums of squared gradients (Adagrad)."
+        0.01, "Initial value of the embedding tables' sums of squared gradients (Adagrad).", above=0
     )
-    embedding_l2: float = option(3e-4, "Squared-norm penalty on the field embeddings used.")
+    embedding_l2: float = option(
+        3e-4, "Squared-norm penalty on the field embeddings used.", at_least=0
+    )
     refit: bool = option(
         True,
         "Whether, once the best epoch is known, the model is retrained for as many epochs on the "
@@ -108,6 +180,7 @@ class RetrievalConfig:
 
     def __post_init__(self) -> None:
         _name_class(self, "retrieval_model")
+        check_options(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,59 +192,72 @@ class RankerConfig:
         "The ranker: attention, a name that an installed package gives one (tfrec.rankers), or "
         "MODULE:CLASS for one of your own.",
     )
-    field_dim: int = option(16, "Length of each field's embedding.")
-    model_dim: int = option(128, "Width of an encoded candidate.")
-    num_blocks: int = option(3, "Attention blocks.")
-    num_heads: int = option(8, "Attention heads in a block.")
-    head_dim: int = option(8, "Width of an attention head.")
-    feed_forward_dim: int = option(256, "Width of the candidate encoder's hidden layers.")
-    num_cross_layers: int = option(1, "Cross layers (DCN-V2) of the candidate encoder.")
-    dropout: float = option(0.1, "Dropout rate.")
+    field_dim: int = option(16, "Length of each field's embedding.", at_least=1)
+    model_dim: int = option(128, "Width of an encoded candidate.", at_least=1)
+    num_blocks: int = option(3, "Attention blocks.", at_least=0)
+    num_heads: int = option(8, "Attention heads in a block.", at_least=1)
+    head_dim: int = option(8, "Width of an attention head.", at_least=1)
+    feed_forward_dim: int = option(
+        256, "Width of the candidate encoder's hidden layers.", at_least=1
+    )
+    num_cross_layers: int = option(1, "Cross layers (DCN-V2) of the candidate encoder.", at_least=0)
+    dropout: float = option(0.1, "Dropout rate.", at_least=0, below=1)
     id_dropout: float = option(
         0.05,
         "Share of the users, and of the ads that have other fields, whose id training hides; a "
         "field with many more out-of-vocabulary values in held-out rows is hidden more, and half "
         "of the ids of ads with vectors. 0: none.",
+        at_least=0,
+        at_most=1,
     )
     num_positions: int = option(
         50,
         "Positions whose effect on clicks is learned, if the log has them, and left out at "
         "serving; later positions count as the last. 0: positions are not used.",
+        at_least=0,
     )
     negative_keep_rate: float = option(
         1.0,
         "Share of the unclicked training rows that an epoch keeps, sampled again for each epoch; "
         "scores are exactly corrected for it.",
+        above=0,
+        at_most=1,
     )
     epochs: int = option(
-        8, "Maximum number of epochs over the training requests; sets the schedule."
+        8, "Maximum number of epochs over the training requests; sets the schedule.", at_least=1
     )
     patience: int = option(
-        2, "Epochs without a better validation loss before stopping; more for a small log."
+        2,
+        "Epochs without a better validation loss before stopping; more for a small log.",
+        at_least=1,
     )
     batch_size: int = option(
         512,
         "Approximate maximum number of impressions in a batch; fewer for a small log. Lists are "
         "kept whole.",
+        at_least=1,
     )
-    learning_rate: float = option(2e-3, "Peak learning rate of the dense layers (Adam).")
+    learning_rate: float = option(2e-3, "Peak learning rate of the dense layers (Adam).", above=0)
     embedding_learning_rate: float = option(
-        0.4, "Peak learning rate of the embedding tables (Adagrad)."
+        0.4, "Peak learning rate of the embedding tables (Adagrad).", above=0
     )
-    average_decay: float = option(0.998, "Decay per step of the average of the dense weights.")
-    embedding_l2: float = option(6e-3, "Squared-norm penalty on the field embeddings used.")
+    average_decay: float = option(
+        0.998, "Decay per step of the average of the dense weights.", at_least=0, below=1
+    )
+    embedding_l2: float = option(
+        6e-3, "Squared-norm penalty on the field embeddings used.", at_least=0
+    )
     engagement_weight: float = option(
-        HEADS["engagement"].loss_weight, "Weight of the engagement loss."
+        HEADS["engagement"].loss_weight, "Weight of the engagement loss.", at_least=0
     )
-    revenue_weight: float = option(HEADS["revenue"].loss_weight, "Weight of the revenue loss.")
+    revenue_weight: float = option(
+        HEADS["revenue"].loss_weight, "Weight of the revenue loss.", at_least=0
+    )
     seed: int = option(1, "Seed of initialization and shuffling.")
 
     def __post_init__(self) -> None:
         _name_class(self, "ranker")
-        if not 0 < self.negative_keep_rate <= 1:
-            raise ValueError(
-                f"negative_keep_rate is {self.negative_keep_rate}; expected a number in (0, 1]."
-            )
+        check_options(self)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -184,7 +270,9 @@ class EvaluationConfig:
     """Measuring both stages on the test split."""
 
     resamples: int = option(
-        200, "Bootstrap resamples behind each interval; fewer on more than a million rows."
+        200,
+        "Bootstrap resamples behind each interval; fewer on more than a million rows.",
+        at_least=0,
     )
     segment_fields: str = option(
         "",
@@ -194,8 +282,7 @@ class EvaluationConfig:
     seed: int = option(1, "Seed of the resamples and of simulated outcomes.")
 
     def __post_init__(self) -> None:
-        if self.resamples < 0:
-            raise ValueError(f"resamples: expected 0 or more, got {self.resamples}.")
+        check_options(self)
 
 
 def _name_class(config: Any, name: str) -> None:
@@ -204,6 +291,19 @@ def _name_class(config: Any, name: str) -> None:
 
 
 def save_config(config: Any, path: pathlib.Path) -> None:
-    """Writes a resolved configuration as JSON."""
+    """Writes a resolved configuration as JSON into the directory of a training.
+
+    Raises:
+        ValueError: The directory has a training with other options.
+    """
+    options = dataclasses.asdict(config)
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    changed = [name for name, value in options.items() if before.get(name, value) != value]
+    if changed:
+        differences = ", ".join(f"{name} {before[name]}, now {options[name]}" for name in changed)
+        raise ValueError(
+            f"{path.parent} has a training with other options: {differences}. Delete it, or use "
+            "another directory."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n")
+    path.write_text(json.dumps(options, indent=2, default=str) + "\n")

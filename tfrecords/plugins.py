@@ -12,9 +12,12 @@ A package offers a class under a name by an entry point (pyproject.toml):
 import hashlib
 import importlib
 import inspect
+import linecache
 import os
 import pathlib
 import sys
+import sysconfig
+import types
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any, Generic, TypeVar
@@ -22,6 +25,7 @@ from typing import Any, Generic, TypeVar
 from tfrecords import terminal
 
 Found = TypeVar("Found")
+_OWN_PACKAGES = ("tfrec", "tfrecords", "serving")
 
 
 class Registry(Generic[Found]):
@@ -103,6 +107,12 @@ class Registry(Generic[Found]):
         for part in name.split("."):
             known = [own for own, value in vars(found).items() if inspect.isclass(value)]
             found = getattr(found, part, None)
+            if found is None and module_name == "__main__":
+                raise ValueError(
+                    f"{self._what} {reference!r} was defined in a notebook or a script, not in a "
+                    "module. Define it here in the same way first, or move it to a module, whose "
+                    "name every process can find, and train again."
+                )
             if found is None:
                 raise ValueError(
                     f"{self._what} {reference!r}: {module_name} ({_file(module)}) has no {name!r}; "
@@ -140,28 +150,35 @@ class Registry(Generic[Found]):
     def digest(self, reference: str) -> str | None:
         """Returns a digest of the source of MODULE:CLASS; None for a name, or without a source.
 
+        The source is the file of the class, or its cell of a notebook; the files of its base
+        classes; and the files that these import, unless they belong to an installed package.
+
         Raises:
             ValueError: See `get`.
         """
         if ":" not in reference:
             return None
-        try:
-            file = inspect.getsourcefile(self._find(reference))
-        except TypeError:
+        found = self._find(reference)
+        sources = _sources(found) if inspect.isclass(found) else {}
+        if not sources:
             return None
-        if file is None or not os.path.isfile(file):
-            return None
-        return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()[:16]
+        digest = hashlib.sha256()
+        for source in sorted(sources.values()):
+            digest.update(hashlib.sha256(source).digest())
+        return digest.hexdigest()[:16]
 
 
 def reference_to(found: str | type) -> str:
     """Returns MODULE:CLASS of a class; a reference is returned as it is.
 
     Raises:
-        ValueError: The class is defined inside a function, so no other process can find it.
+        ValueError: It is no class; or the class is defined inside a function, so no other process
+            can find it.
     """
     if isinstance(found, str):
         return found
+    if not inspect.isclass(found):
+        raise ValueError(f"expected a class, or MODULE:CLASS, got {found!r}.")
     if "<locals>" in found.__qualname__:
         raise ValueError(
             f"{found.__qualname__} is defined inside a function; expected a class at the top of a "
@@ -179,6 +196,41 @@ def _shown(reference: str | type) -> str:
     if isinstance(reference, str):
         return reference
     return f"{reference.__module__}:{reference.__qualname__}"
+
+
+def _sources(kind: type) -> dict[str, bytes]:
+    """Returns what a class is made of: name of a file or cell -> content."""
+    defining = [sys.modules[base.__module__] for base in kind.__mro__]
+    modules = [defining[0], *(module for module in defining[1:] if _is_of_user(module))]
+    sources, seen = {}, {id(module) for module in modules}
+    for module in modules:
+        file = getattr(module, "__file__", None)
+        if file is not None and os.path.isfile(file):
+            sources[file] = pathlib.Path(file).read_bytes()
+        for value in list(vars(module).values()):
+            name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+            used = sys.modules.get(name) if isinstance(name, str) else None
+            if used is not None and id(used) not in seen and _is_of_user(used):
+                seen.add(id(used))
+                modules.append(used)
+    return sources or _cells(kind)
+
+
+def _cells(kind: type) -> dict[str, bytes]:
+    """Returns the cells of a notebook that define the methods of a class."""
+    names = {own.__code__.co_filename for own in vars(kind).values() if inspect.isfunction(own)}
+    cells = {name: "".join(linecache.getlines(name)).encode() for name in names}
+    return {name: source for name, source in cells.items() if source}
+
+
+def _is_of_user(module: types.ModuleType) -> bool:
+    """Returns whether a module is in a file that was not installed."""
+    file = getattr(module, "__file__", None)
+    if file is None or module.__name__.partition(".")[0] in _OWN_PACKAGES:
+        return False
+    paths = sysconfig.get_paths()
+    installed = (paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return not any(pathlib.Path(file).is_relative_to(path) for path in installed)
 
 
 def _file(module: Any) -> str:

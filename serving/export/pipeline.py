@@ -407,7 +407,10 @@ class Pipeline:
         return {"data": _content_of(data_set), **stages}
 
     def _inputs(self, step: str) -> str:
-        return _digest(self._note(step).get("inputs"))
+        """Returns a digest of a step's inputs and of the file that it wrote last."""
+        path = self.path(step) / PRODUCTS[step]
+        written = hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()
+        return _digest({"inputs": self._note(step).get("inputs"), "written": written})
 
     def _whole_data_set(self) -> reader.DataSet | None:
         """Returns the data set or None; removes one with a missing or altered file."""

@@ -69,6 +69,16 @@ def test_own_models_are_loaded_without_naming_them(workdir):
     assert written["ranker"] == "dlrm_ranker:DLRM"
 
 
+def test_weights_are_not_combined_with_another_source(workdir, examples):
+    data_set, source = reader.DataSet(workdir / "data"), examples / "dlrm_ranker.py"
+    own = source.read_text()
+    source.write_text(own.replace('activation="relu"', 'activation="tanh"'))
+    with pytest.raises(ValueError, match=r"ranker.json: the source of the model, .* has changed"):
+        ranking.load_ranker(data_set, workdir / "ranker")
+    source.write_text(own)
+    ranking.load_ranker(data_set, workdir / "ranker")
+
+
 def test_own_models_learn(workdir):
     history = json.loads((workdir / "ranker" / "history.json").read_text())
     assert history[-1]["loss"] < history[0]["loss"]

@@ -1,7 +1,10 @@
 """What is named by a name, an entry point or MODULE:CLASS, and what wrong names say."""
 
 import collections
+import functools
+import linecache
 import sys
+import types
 
 import pytest
 
@@ -84,6 +87,37 @@ def test_a_module_of_the_current_directory_is_found_and_its_source_is_identified
     assert REGISTRY.digest("own") is None
 
 
+def test_a_source_is_that_of_base_classes_and_imported_files_too(here):
+    (here / "mine_helper.py").write_text("SIGN = 1\n")
+    (here / "mine_base.py").write_text(f"from {__name__} import Base\nclass Mine(Base): pass\n")
+    (here / "mine_top.py").write_text(
+        "import json, mine_helper\nfrom mine_base import Mine\nclass Top(Mine): pass\n"
+    )
+    digests = [REGISTRY.digest("mine_top:Top")]
+    (here / "mine_helper.py").write_text("SIGN = -1\n")
+    digests.append(REGISTRY.digest("mine_top:Top"))
+    (here / "mine_base.py").write_text("# other\n")
+    digests.append(REGISTRY.digest("mine_top:Top"))
+    (here / "unrelated.py").write_text("")
+    assert REGISTRY.digest("mine_top:Top") == digests[2]
+    assert len(set(digests)) == 3
+
+
+def test_the_source_of_a_class_in_a_notebook_is_its_cell(monkeypatch):
+    def run(name, rate):
+        source = f"class Mine:\n    def rate(self):\n        return {rate}\n"
+        monkeypatch.setitem(linecache.cache, name, (len(source), None, [source], name))
+        cell = types.ModuleType("cell")
+        exec(compile(source, name, "exec"), vars(cell))
+        monkeypatch.setitem(sys.modules, "cell", cell)
+        return REGISTRY.digest("cell:Mine")
+
+    first = run("/tmp/cell-1", 0.1)
+    assert first is not None
+    assert run("/tmp/cell-2", 0.1) == first
+    assert run("/tmp/cell-3", 0.2) not in (first, None)
+
+
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
@@ -96,6 +130,7 @@ def test_a_module_of_the_current_directory_is_found_and_its_source_is_identified
         ("mine.more:X", r"no module 'mine.more'"),
         ("needy:X", r"needy needs the module 'not_installed', which is not installed"),
         (":X", r"':X': '' cannot be imported"),
+        ("__main__:NoSuch", r"'__main__:NoSuch' was defined in a notebook or a script"),
     ],
 )
 def test_wrong_references_are_explained(packages, here, reference, said):
@@ -103,6 +138,11 @@ def test_wrong_references_are_explained(packages, here, reference, said):
     (here / "needy.py").write_text("import not_installed\n")
     with pytest.raises(ValueError, match=said):
         REGISTRY.get(reference)
+
+
+def test_what_is_no_class_is_refused():
+    with pytest.raises(ValueError, match=r"expected a class, or MODULE:CLASS, got functools.parti"):
+        plugins.reference_to(functools.partial(Own))
 
 
 def test_a_class_inside_a_function_is_refused():

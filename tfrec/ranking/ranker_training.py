@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec import calibration, layers, metrics, training
-from tfrec.config import RankerConfig, save_config
+from tfrec.config import RankerConfig, check_kind, save_config
 from tfrec.heads import CLICK, ENGAGEMENT
 from tfrec.ranking import (
     default_weights,
@@ -236,7 +237,7 @@ def cross_fitted_predictions(predictions: Predictions) -> dict[str, np.ndarray]:
 def train_ranker(
     data_set: reader.DataSet,
     config: RankerConfig,
-    workdir: pathlib.Path,
+    workdir: str | os.PathLike[str],
     progress: bool = False,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     strategy: tf.distribute.Strategy | None = None,
@@ -254,8 +255,11 @@ def train_ranker(
         strategy: From `training.joined`; None: one worker.
 
     Raises:
-        ValueError: See `check_trainable`; or workers have other options or data.
+        ValueError: See `check_trainable`; or workers, or an earlier training in the work directory,
+            have other options or data.
     """
+    check_kind(config, RankerConfig)
+    workdir = pathlib.Path(workdir)
     check_trainable(data_set)
     strategy = strategy or tf.distribute.get_strategy()
     training.check_same(strategy, {"data": data_set.fingerprint, **dataclasses.asdict(config)})
@@ -321,7 +325,8 @@ def train_ranker(
         ),
         "history": history,
     }
-    training.write_description(workdir / "ranker.json", data_set, description)
+    source = ranking_model.RANKERS.digest(config.ranker)
+    training.write_description(workdir / "ranker.json", data_set, source, description)
 
 
 def fit_rare_heads(model: ranking_model.RankingModel, data_set: reader.DataSet, seed: int) -> None:
@@ -373,10 +378,12 @@ def load_ranker(
 
     Raises:
         FileNotFoundError: No ranker was trained in the work directory.
-        ValueError: It was trained on another data set.
+        ValueError: It was trained on another data set, or its source has changed.
     """
-    description = training.read_description(workdir / "ranker.json", data_set, "tfrec train_ranker")
+    path = workdir / "ranker.json"
+    description = training.read_description(path, data_set, "tfrec train_ranker")
     config = RankerConfig(**json.loads((workdir / "config.json").read_text()))
+    training.check_source(path, description, ranking_model.RANKERS.digest(config.ranker))
     model = build_ranker(data_set, config)
     training.restore_best(model, workdir)
     return model, calibration.Calibrators.from_json(description["calibrators"]), description

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec import layers, training
-from tfrec.config import RetrievalConfig, save_config
+from tfrec.config import RetrievalConfig, check_kind, save_config
 from tfrec.heads import CLICK
 from tfrec.retrieval import (
     click_factors,
@@ -73,7 +74,7 @@ def build_two_tower(
 def train_two_tower(
     data_set: reader.DataSet,
     config: RetrievalConfig,
-    workdir: pathlib.Path,
+    workdir: str | os.PathLike[str],
     progress: bool = False,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     teacher: distillation.Teacher | None = None,
@@ -94,8 +95,11 @@ def train_two_tower(
         strategy: From `training.joined`; None: one worker.
 
     Raises:
-        ValueError: The training split has no clicks, or workers have other options or data.
+        ValueError: The training split has no clicks; or workers, or an earlier training in the work
+            directory, have other options or data.
     """
+    check_kind(config, RetrievalConfig)
+    workdir = pathlib.Path(workdir)
     strategy = strategy or tf.distribute.get_strategy()
     is_taught = {"teacher": None if teacher is None else dict(teacher.weights)}
     training.check_same(
@@ -181,7 +185,8 @@ def train_two_tower(
             model, teacher, data_set, config, workdir, progress, callbacks
         )
     _write_projector(model, catalog, workdir / "tensorboard")
-    training.write_description(workdir / "retrieval.json", data_set, description)
+    source = retrieval_model.RETRIEVAL_MODELS.digest(config.retrieval_model)
+    training.write_description(workdir / "retrieval.json", data_set, source, description)
 
 
 def _refit(
@@ -302,12 +307,13 @@ def load_two_tower(
 
     Raises:
         FileNotFoundError: No model was trained in the work directory.
-        ValueError: It was trained on another data set.
+        ValueError: It was trained on another data set, or its source has changed.
     """
-    description = training.read_description(
-        workdir / "retrieval.json", data_set, "tfrec train_retrieval"
-    )
+    path = workdir / "retrieval.json"
+    description = training.read_description(path, data_set, "tfrec train_retrieval")
     config = RetrievalConfig(**json.loads((workdir / "config.json").read_text()))
+    source = retrieval_model.RETRIEVAL_MODELS.digest(config.retrieval_model)
+    training.check_source(path, description, source)
     model = build_two_tower(data_set, config, data_set.catalog())
     refit = description.get("refit", False)
     if "distillation" in description:

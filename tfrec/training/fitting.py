@@ -306,8 +306,9 @@ def restore_best(
     try:
         status = model.load_weights(path)
         status.assert_existing_objects_matched()
-        status.expect_partial()  # The optimizers are not needed.
-    except AssertionError as error:
+        status.expect_partial()  # The optimizers are not needed,
+        model._deferred_dependencies.pop("optimizer", None)  # not even by a later `compile`.
+    except (AssertionError, ValueError) as error:  # ValueError: a weight has another shape
         raise ValueError(
             f"The checkpoint {path} lacks weights of the model; expected one of this version and "
             f"of the same sizes. {remedy}"
@@ -317,11 +318,36 @@ def restore_best(
 
 
 def write_description(
-    path: pathlib.Path, data_set: reader.DataSet, description: dict[str, Any]
+    path: pathlib.Path, data_set: reader.DataSet, source: str | None, description: dict[str, Any]
 ) -> None:
-    """Writes the description of a trained model; its presence marks the end of training."""
-    stamped = {"fingerprint": data_set.fingerprint, **description}
+    """Writes the description of a trained model; its presence marks the end of training.
+
+    Args:
+        path: The file.
+        data_set: The data set that the model was trained on.
+        source: From `plugins.Registry.digest`.
+        description: What else is written.
+    """
+    stamped = {"fingerprint": data_set.fingerprint, "source": source, **description}
     files.write_json(path, stamped)
+
+
+def check_source(path: pathlib.Path, description: Mapping[str, Any], source: str | None) -> None:
+    """Checks that a model has the source that it was trained with.
+
+    Args:
+        path: Its description.
+        description: From `read_description`.
+        source: From `plugins.Registry.digest`, now.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if description.get("source") != source:
+        raise ValueError(
+            f"{path}: the source of the model, or of a file that it imports, has changed since it "
+            "was trained, so its weights may not fit it. Restore the source, or train it again."
+        )
 
 
 def read_description(path: pathlib.Path, data_set: reader.DataSet, script: str) -> dict[str, Any]:

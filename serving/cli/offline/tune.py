@@ -15,11 +15,12 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from serving.cli import command_line, extras
+from serving.cli import command_line, config_flags, extras
+from tfrec.config import RankerConfig, RetrievalConfig
 from tfrecords import terminal
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ flags.DEFINE_integer(
     "epochs", None, "Maximum number of epochs of a trial. Default: the stage's.", lower_bound=1
 )
 flags.DEFINE_integer("seed", 1, "Seed of the proposals.")
+config_flags.define_flags(RankerConfig, ("ranker",))
+config_flags.define_flags(RetrievalConfig, ("retrieval_model",))
 flags.DEFINE_bool("json", False, "Print only the best options, as JSON.")
 FLAGS = flags.FLAGS
 
@@ -50,9 +53,8 @@ def main() -> None:
 
     workdir = pathlib.Path(FLAGS.workdir)
     stage = tuning.RANKER if FLAGS.stage == "ranker" else tuning.RETRIEVAL
-    if FLAGS.epochs:
-        defaults = dataclasses.replace(stage.defaults, epochs=FLAGS.epochs)
-        stage = dataclasses.replace(stage, defaults=defaults)
+    defaults = dataclasses.replace(stage.defaults, **_given(stage.name))
+    stage = dataclasses.replace(stage, defaults=defaults)
     directory = workdir / "tuning" / stage.name
     tuned = tuning.tune(
         stage,
@@ -98,9 +100,15 @@ def _table(tuned: tuning.Tuned) -> str:
     )
 
 
+def _given(stage: str) -> dict[str, Any]:
+    """Returns the options that the flags give all trials: the model, and the number of epochs."""
+    model = "ranker" if stage == "ranker" else "retrieval_model"
+    flags_of_trials = (model, "epochs")
+    given = {name: FLAGS[name] for name in flags_of_trials}
+    return {name: own.value for name, own in given.items() if own.value != own.default}
+
+
 def _command(tuned: tuning.Tuned, workdir: pathlib.Path) -> str:
-    options = {"workdir": workdir, **tuned.best.options}
-    if FLAGS.epochs:
-        options["epochs"] = FLAGS.epochs
+    options = {"workdir": workdir, **_given(tuned.stage.name), **tuned.best.options}
     given = [f"--{name}={value}" for name, value in options.items()]
     return shlex.join(["tfrec", f"train_{tuned.stage.name}", *given])

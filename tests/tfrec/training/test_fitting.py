@@ -300,6 +300,17 @@ def test_the_two_tower_model_learns_planted_structure(data_set, learned_from_cli
     assert (found == clicks.ad_rows[:, None]).any(axis=1).mean() > 0.25
 
 
+def test_a_loaded_model_is_compiled_with_fresh_optimizers(data_set, trained):
+    ranker, *_ = ranker_training.load_ranker(data_set, trained / "ranker")
+    towers, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
+    ranker.compile(training.dense_and_sparse(ranker, 1e-3, 0.1, steps=2))
+    towers.compile(training.dense_and_sparse(towers, 1e-3, 0.1, steps=2))
+    for model in (ranker, towers):
+        assert [int(one.iterations) for one in model.optimizer.optimizers] == [0, 0]
+    ranker.fit(data_set.batches("train", 64).take(2), verbose=0)
+    towers.fit(data_set.clicked("train", 64).take(2), verbose=0)
+
+
 def test_calibrated_click_probabilities_have_the_observed_mean(data_set, trained):
     model, calibrators, _ = ranker_training.load_ranker(data_set, trained / "ranker")
     predictions = ranker_training.predict_split(model, data_set, "validation")

@@ -197,7 +197,7 @@ def test_what_is_expected_of_kept_rows_is_undone():
 @pytest.mark.parametrize("rate", [0.0, -0.5, 1.5, math.nan])
 def test_a_rate_that_is_no_share_is_refused(rate):
     with pytest.raises(
-        ValueError, match=r"negative_keep_rate is .*; expected a number in \(0, 1\]"
+        ValueError, match=r"negative_keep_rate: expected a number > 0 and <= 1, got"
     ):
         config_lib.RankerConfig(negative_keep_rate=rate)
     with pytest.raises(ValueError, match=r"negative_keep_rate must be a share above 0, at most 1"):

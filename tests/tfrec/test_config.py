@@ -1,0 +1,52 @@
+"""Options are checked where they are given, and a training keeps those it began with."""
+
+import dataclasses
+
+import pytest
+
+from tfrec import config
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (config.RankerConfig, {"epochs": 0}, r"epochs: expected a whole number >= 1, got 0\."),
+        (config.RankerConfig, {"epochs": 1.0}, r"expected a whole number >= 1, got 1\.0\."),
+        (config.RankerConfig, {"field_dim": True}, r"expected a whole number >= 1, got True"),
+        (config.RankerConfig, {"dropout": 1}, r"dropout: expected a number >= 0 and < 1, got 1"),
+        (config.RetrievalConfig, {"learning_rate": "x"}, r"expected a number > 0, got 'x'"),
+        (config.RetrievalConfig, {"refit": 1}, r"refit: expected True or False, got 1\."),
+        (config.ConvertConfig, {"max_rejected_fraction": 2.0}, r"number >= 0 and <= 1, got 2\.0"),
+        (config.EvaluationConfig, {"resamples": -1}, r"EvaluationConfig\.resamples: .* >= 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(kind, options, said):
+    with pytest.raises(ValueError, match=said):
+        kind(**options)
+
+
+def test_a_whole_number_is_a_number():
+    assert config.RankerConfig(dropout=0).dropout == 0
+
+
+def test_a_subclass_whose_options_would_be_lost_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Mine(config.RankerConfig):
+        num_towers: int = config.option(3, "Towers.")
+
+    with pytest.raises(ValueError, match=r"expected a RankerConfig, got .*Mine.* as attributes of"):
+        config.check_kind(Mine(), config.RankerConfig)
+    with pytest.raises(ValueError, match=r"expected a RankerConfig, got {'epochs': 1}\.$"):
+        config.check_kind({"epochs": 1}, config.RankerConfig)
+    config.check_kind(config.RankerConfig(), config.RankerConfig)
+
+
+def test_a_directory_keeps_the_options_of_its_training(tmp_path):
+    path = tmp_path / "ranker" / "config.json"
+    first = config.RankerConfig(epochs=2)
+    config.save_config(first, path)
+    written = path.read_text()
+    config.save_config(first, path)
+    with pytest.raises(ValueError, match=r"ranker has a training with .*: epochs 2, now 3\. Del"):
+        config.save_config(dataclasses.replace(first, epochs=3), path)
+    assert path.read_text() == written
