@@ -81,6 +81,21 @@ def release(stages):
     return stages.export(index=FLAT)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ranking": tfrec.RetrievalConfig()}, r"expected a RankerConfig, got RetrievalConfig\("),
+        ({"retrieval": {"epochs": 1}}, r"expected a RetrievalConfig, got {'epochs': 1}"),
+        ({"ranking": tfrec.RankerConfig(ranker="atention")}, r"Did you mean 'attention'\?"),
+        ({"data_set": "workdir/data"}, r"expected a DataSet, such as .*, got 'workdir/data'"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_training(data_set, tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        tfrec.train(**{"data_set": data_set, "workdir": tmp_path, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_exported_release_ranks_the_ads_that_a_country_clicks(release):
     with release.client() as client:
         answer = client.recommend(context={"country": "CH"}, k=10)

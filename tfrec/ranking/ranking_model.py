@@ -295,12 +295,10 @@ class RankingModel(training.StageModel):
         Args:
             batch: See `compute_loss`.
         """
-        sides = (self.query_embeddings, self.ad_embeddings)
-        if not all(side is not None and side.built for side in sides):
+        query, ad = self.query_embeddings, self.ad_embeddings
+        if query is None or ad is None or not (query.built and ad.built):
             return {}
-        return training.norms_of_sides(
-            self.query_embeddings, self.ad_embeddings, self._fitted, batch
-        )
+        return training.norms_of_sides(query, ad, self._fitted, batch)
 
 
 RANKERS: plugins.Registry[type[RankingModel]] = plugins.Registry(
