@@ -305,6 +305,9 @@ def train_ranker(
         # A model of its own, which asks no other replica.
         model = build_ranker(data_set, config)
         training.restore_best(model, workdir)
+    if type(model) is not ranker.Ranker:
+        # A gate that starts at 0 hides before training what is added to it.
+        logit_checks.check_model(model)
     fit_rare_heads(model, data_set, config.seed)
     # With the fitted heads; `best` then holds all that serving needs.
     model.save_weights(str(workdir / "best" / "weights"))

@@ -182,6 +182,25 @@ def test_what_cannot_be_built_or_trained_is_refused(
         ranking.build_ranker(data_set, dataclasses.replace(ranker_config, ranker=kind))
 
 
+class ReZero(ranking.RankingModel):
+    """Adds the mean of the list through a gate that starts at 0."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gate = self.add_weight("gate", (), initializer="zeros")
+
+    def call(self, inputs, training=False):
+        ids = tf.cast(inputs["ad"], tf.float32)
+        return self.head_logits(ids + self.gate * tf.reduce_mean(ids, axis=1, keepdims=True))
+
+
+@pytest.mark.trains
+def test_what_depends_on_the_list_only_after_training_is_refused(data_set, ranker_config, tmp_path):
+    config = dataclasses.replace(ranker_config, ranker=ReZero, epochs=1)
+    with pytest.raises(ValueError, match=r"ReZero.call: the click logit .* candidates are scored"):
+        ranking.train_ranker(data_set, config, tmp_path)
+
+
 def test_a_class_that_is_no_ranker_is_refused(data_set, ranker_config):
     config = dataclasses.replace(ranker_config, ranker="tfrec.retrieval:TwoTower")
     with pytest.raises(ValueError, match=r"expected a subclass of tfrec.ranking.RankingModel, got"):
