@@ -51,7 +51,7 @@ def build_card(data_set: reader.DataSet) -> model.DataCard:
         varying=description.rows_of_varying_query_fields,
         rows_of_other_users=description.rows_of_other_users,
         splits={split: _of_split(data_set, split, of_split) for split, of_split in counts.items()},
-        time=time.describe(profile.time),
+        time=time.describe(profile.time, description.times_by_unit),
         fields=[
             statistics.summarize(
                 data_set.fitted,

@@ -165,6 +165,7 @@ class TimeSummary(pydantic.BaseModel):
 
     by_time: bool  # otherwise bins are numbers of rows
     unit: str | None  # of times since 1970; None for plain numbers
+    by_unit: dict[str, int]  # rows of the log by the unit of their time, see columns.count_units
     low: float
     high: float
     edges: list[str]  # of the bins [T + 1]

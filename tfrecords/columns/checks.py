@@ -253,12 +253,12 @@ def calendar_values(times: np.ndarray, calendar: str) -> pa.Array:
     """Returns the hour, weekday or month [B] of times as texts; null is missing.
 
     Args:
-        times: Times [B] float64; numbers since 1970 may be in seconds down to nanoseconds.
+        times: Times [B] float64; those since 1970 may be in seconds down to nanoseconds, each in
+            its own unit.
         calendar: One of `schema.CALENDARS`.
     """
     known = np.isfinite(times)
-    low, high = (times[known].min(), times[known].max()) if known.any() else (0.0, 0.0)
-    seconds = np.where(known, times, 0) / time_units.units_per_second(float(low), float(high))
+    seconds = time_units.in_seconds(np.where(known, times, 0))
     stamps = pa.array(np.floor(seconds).astype("datetime64[s]"), pa.timestamp("s"), mask=~known)
     if calendar == "weekday":
         names = pa.array(_WEEKDAYS)

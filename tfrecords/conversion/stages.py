@@ -250,6 +250,7 @@ class Stages:
             "rows": len(rows),
             "other_events": other_events,
             "rejected": len(faults),
+            "times": _count_units(rows),
             "part": chunk.part,
             "examples": [
                 f"{chunk.path}, line {formats.line_of(line)}: {faults[line]}"
@@ -259,8 +260,10 @@ class Stages:
 
     def split(self, parsed: Sequence[dict[str, Any]]) -> SplitLog:
         """Groups the rows into requests and splits them; those of events are joined first."""
+        # One unit for all that reads times, decided by all rows, of impressions and other events.
+        units = columns.units_per_second(_times_by_unit(parsed))
         if self._schema.events is not None:
-            parsed = self._space.once("join", 0, lambda: self._join(parsed))["chunks"]
+            parsed = self._space.once("join", 0, lambda: self._join(parsed, units))["chunks"]
         chunk_ends = np.cumsum([chunk["rows"] for chunk in parsed])
 
         def column(name: str, wanted: bool) -> np.ndarray | None:
@@ -289,10 +292,10 @@ class Stages:
         if requests.starts is not None:
             request_ends = np.searchsorted(requests.first_rows(), chunk_ends, side="left")
         spans = (_span(chunk_ends, index) for index in range(len(parsed)))
-        cutoff = label_window.find(keys, is_train, self._options.engagement_window_seconds)
-        times, units = None, 1.0
+        window = self._options.engagement_window_seconds
+        cutoff = label_window.find(keys, is_train, window, units)
+        times = None
         if (schema.histories or schema.rates) and keys.time is not None:
-            units = label_window.units_per_second(keys.time)
             times = splitting.request_times(keys.time, requests) / units
         row_times = rated_until = None
         if schema.rates and times is not None:
@@ -319,7 +322,7 @@ class Stages:
         self._sort_rated_events(split)
         return split
 
-    def _join(self, parsed: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def _join(self, parsed: Sequence[dict[str, Any]], units_per_second: float) -> dict[str, Any]:
         """Joins the events of all chunks, and returns the notes of the chunks of impressions."""
         events = self._schema.events
         assert events is not None
@@ -327,7 +330,8 @@ class Stages:
         chunks = [parsed_rows.load_rows(path) for path in paths]
         has_times = self._schema.time is not None
         keep_times = bool(self._schema.histories or self._schema.rates)
-        joined = event_join.join(event_join.event_rows(chunks), events, has_times, keep_times)
+        rows_of_events = event_join.event_rows(chunks, units_per_second)
+        joined = event_join.join(rows_of_events, events, has_times, keep_times)
         notes, start = [], 0
         for index, (note, rows) in enumerate(zip(parsed, chunks, strict=True)):
             span = slice(start, start + len(rows))
@@ -626,6 +630,7 @@ class Stages:
             engagement_window_seconds=self._options.engagement_window_seconds,
             rows_inside_engagement_window=sum(self._notes(split, "pack", "young")),
             rows_after_end_of_log=split.rows_after_end,
+            times_by_unit=dataset_json.add(self._notes(split, "parse", "times")),
             splits=splits,
             sha256={name: files.sha256(output / name) for name in dataset_json.CHECKED_FILES},
         )
@@ -681,6 +686,17 @@ class Stages:
 
     def _bar(self, task: str, total: int) -> tqdm.tqdm:
         return terminal.progress_bar(task, "rows", total or None, self._progress)
+
+
+def _count_units(rows: parsed_rows.Rows) -> dict[str, int]:
+    """Counts the times of rows by their units; nothing without times."""
+    if parsed_rows.TIME not in rows.columns.column_names:
+        return {}
+    return columns.count_units(rows.array(parsed_rows.TIME))
+
+
+def _times_by_unit(parsed: Sequence[dict[str, Any]]) -> dict[str, int]:
+    return dataset_json.add([chunk["times"] for chunk in parsed])
 
 
 def _rated_until(
