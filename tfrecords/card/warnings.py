@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfrecords import label_counts, pages
+from tfrecords import columns, label_counts, pages
 from tfrecords.card import field_warnings, model
 from tfrecords.schema import NUM_CANDIDATES
 
@@ -220,6 +220,47 @@ def _shortest_run(counts: Sequence[int], share: float) -> tuple[int, int]:
     return first, int(ends[first])
 
 
+def _without_unit(card: model.DataCard) -> Found:
+    """Warns of times that are no dates, if the schema or an option measures spans of time."""
+    schema = card.log_schema
+    is_measured = schema.histories or schema.rates or schema.events is not None
+    has_calendar = any(field.calendar is not None for field in schema.logged_fields)
+    if not (is_measured or has_calendar or card.engagement_window_seconds):
+        return
+    text = (
+        f"The times, from {card.time.low:.0f} to {card.time.high:.0f}, are no dates between 1990 "
+        "and 2100 in any unit since 1970, so they count as seconds."
+    )
+    by_unit = card.time.by_unit
+    if by_unit.get(columns.DIGITS, 0) > 0.5 * sum(by_unit.values()):
+        yield model.warning(
+            f"{text} They look like dates as digits.",
+            'Set "time_format" in the schema, such as "%Y%m%d" or "%Y%m%d%H%M%S". Ages, windows '
+            "and calendars are wrong without it.",
+        )
+    else:
+        yield model.note(
+            text,
+            "This is right if they count seconds from another time, such as the start of the log. "
+            'Otherwise convert them to seconds, or set "time_format" in the schema.',
+        )
+
+
+def _of_other_units(time: model.TimeSummary, unit: str, wrong: int) -> model.CardWarning:
+    others = {u: n for u, n in time.by_unit.items() if n and u in columns.UNITS_PER_SECOND}
+    del others[unit]
+    named = [f"{count:,} would be dates in {other}" for other, count in others.items()]
+    rest = wrong - sum(others.values())
+    named += [f"{rest:,} would be dates in no unit"] if rest else []
+    share = pages.format_percent(wrong / sum(time.by_unit.values()))
+    return model.warning(
+        f"{wrong:,} rows ({share}) have a time that is not a date between 1990 and 2100 in {unit}, "
+        f"the unit of most rows: {' and '.join(named)}.",
+        f"All times are read as {unit} since 1970, so the ages, rates and order of these rows are "
+        "wrong. Write all times in one unit, and leave out rows whose time is missing or 0.",
+    )
+
+
 def _time(card: model.DataCard) -> Found:
     time = card.time
     if not time.by_time:
@@ -229,6 +270,12 @@ def _time(card: model.DataCard) -> Found:
             "All rows have the same time.",
             "Check the time column of the schema; a split by time is meaningless here.",
         )
+        return
+    wrong = sum(time.by_unit.values()) - time.by_unit.get(time.unit or "", 0)
+    if time.unit is None:
+        yield from _without_unit(card)
+    elif wrong:
+        yield _of_other_units(time, time.unit, wrong)
         return
     empty = sum(count == 0 for count in time.rows)
     first, last = _shortest_run(time.rows, 1 - _FEW_FAR)

@@ -320,6 +320,26 @@ def test_a_few_times_far_from_the_others_are_warned_of(tmp_path):
     assert "nearly all rows" not in near
 
 
+def test_times_in_another_unit_or_none_are_counted(tmp_path):
+    times = [n * 1_000 for n in range(1_700_000_000, 1_700_000_300)]
+    mixed = users_log(tmp_path / "mixed", [0, 1_700_000_000, *times], 50)
+    built = card.build_card(mixed)
+    assert built.time.unit == "milliseconds"
+    (found,) = (own.text for own in built.warnings if "the unit of most rows" in own.text)
+    assert found.startswith("2 rows (0.7 %) have a time that is not a date between 1990 and 2100")
+    assert "1 would be dates in seconds and 1 would be dates in no unit." in found
+
+
+@pytest.mark.parametrize(
+    ("first", "level", "text"),
+    [(20_260_301, "warning", "They look like dates as digits."), (5, "note", "count as seconds.")],
+)
+def test_times_that_are_no_dates_are_told_where_spans_of_time_count(tmp_path, first, level, text):
+    built = card.build_card(users_log(tmp_path / "log", [first + n // 50 for n in range(300)], 50))
+    (found,) = (own for own in built.warnings if "in any unit since 1970" in own.text)
+    assert (found.level, found.text.endswith(text)) == (level, True)
+
+
 def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):
     # Half of the first 1,800 rows are clicks, a tenth of the last 200.
     rows = [f"q,a{i % 5},{int(i % 2 == 0 if i < 1_800 else i % 10 == 0)},0" for i in range(2_000)]
