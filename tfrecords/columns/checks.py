@@ -224,12 +224,13 @@ def checked_times(
         faults: Rows with bad times are added to it.
         name: The column, for messages.
         column: Times [B].
-        time_format: Format of texts, as of `datetime.strptime`; None: numbers and ISO 8601.
+        time_format: Format of texts and digits, as of `datetime.strptime`; None: numbers and ISO
+            8601.
     """
     if pa.types.is_temporal(column.type):
         stamps = column.cast(pa.timestamp("us")).cast(pa.int64())
         result = stamps.cast(pa.float64()).to_numpy() / 1e6
-    elif arrow.is_text(column):
+    elif arrow.is_text(column) or time_format is not None:
         values, codes = arrow.distinct(column)
         times = parse_times(values, time_format)
         result = times[codes] if len(values) else np.full(len(column), np.nan)
