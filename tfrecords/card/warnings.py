@@ -193,10 +193,14 @@ def _ads(card: model.DataCard) -> Found:
     if (ads.changed_share or 0) > _MUCH_CHANGED:
         yield model.warning(
             f"{pages.format_percent(ads.changed_share)} of the impressions show an ad whose "
-            "fields differ from those in the catalog, which has its latest values.",
+            f"fields differ from those in the catalog, which has its {_which_values(card)}.",
             "Serving uses the values of the catalog, training those of the log. Move fields that "
             "vary between requests to the query side, or add them to ad_key.",
         )
+
+
+def _which_values(card: model.DataCard) -> str:
+    return "latest values" if card.log_schema.time else "last values in the log"
 
 
 def _rejected(rejected: model.RejectedRows) -> Found:

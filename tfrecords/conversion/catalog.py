@@ -3,7 +3,8 @@
 An ad is identified by the columns of `schema.ad_key`; its id is their values joined by "|".
 Impressions and clicks are counted on training rows, so that clicks / total clicks is the exact
 sampling probability of an ad as an in-batch negative. The catalog has the latest values of the
-fields of an ad, and the rates of two times (`conversion.event_rates`).
+fields of an ad, those of the last row in the log if it has no times, and the rates of two times
+(`conversion.event_rates`).
 
 Shapes: N ads, V distinct ads of one chunk.
 """
@@ -26,7 +27,14 @@ from tfrecords.columns import (
     without_placeholders,
 )
 from tfrecords.conversion.event_rates import EventRates
-from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, Rows, by_chunk, raw_column
+from tfrecords.conversion.parsed_rows import (
+    AD,
+    LABEL_COLUMNS,
+    TIME,
+    Rows,
+    by_chunk,
+    raw_column,
+)
 from tfrecords.schema import AD as OF_AD
 from tfrecords.schema import SHOWN, Schema, shown_text
 
@@ -43,25 +51,31 @@ def count_chunk(rows: Rows, is_train: np.ndarray, first_row: int) -> dict[str, n
 
     Returns:
         The `fingerprints` of the ad ids [V], their `impressions` and `clicks` in training rows, and
-        their `first` and `last` row in the log, all int64.
+        their `first` and `latest` row in the log, all int64. The latest row is the last of those
+        with the latest time [V], which is in `time` if the log has times.
     """
     codes = rows.array(AD)
     fingerprints = rows.strings[AD].fingerprints
     clicked = is_train & (rows.array(LABEL_COLUMNS["click"]) == 1)
-    last = last_rows(codes, len(fingerprints))
+    times = rows.array(TIME) if TIME in rows.columns.column_names else None
+    order = np.arange(len(codes)) if times is None else np.argsort(times, kind="stable")
+    last = last_rows(codes[order], len(fingerprints))
     shown = last >= 0
+    latest = order[last[shown]]
     first = len(codes) - 1 - last_rows(codes[::-1], len(fingerprints))
     impressions, clicks = (
         np.bincount(codes[mask], minlength=len(fingerprints)).astype(np.int64)
         for mask in (is_train, clicked)
     )
     counts = {"fingerprints": fingerprints, "impressions": impressions, "clicks": clicks}
-    counts |= {"first": first + first_row, "last": last + first_row}
-    return {name: values[shown] for name, values in counts.items()}
+    counts["first"] = first + first_row
+    of_shown = {name: values[shown] for name, values in counts.items()}
+    of_time = {} if times is None else {"time": times[latest]}
+    return {**of_shown, "latest": latest + first_row, **of_time}
 
 
 def merge(parts: Iterable[Mapping[str, np.ndarray]]) -> pa.Table:
-    """Merges the results of `count_chunk` of several chunks."""
+    """Merges the results of `count_chunk` of several chunks, in the log's order."""
     pending: list[pa.Table] = []
     for part in parts:
         pending.append(pa.table(dict(part)))
@@ -71,8 +85,12 @@ def merge(parts: Iterable[Mapping[str, np.ndarray]]) -> pa.Table:
 
 
 def _merge(parts: Sequence[pa.Table]) -> pa.Table:
-    grouped = pa.concat_tables(parts).group_by("fingerprints", use_threads=False)
-    functions = {"impressions": "sum", "clicks": "sum", "first": "min", "last": "max"}
+    table = pa.concat_tables(parts)
+    functions = {"impressions": "sum", "clicks": "sum", "first": "min", "latest": "last"}
+    if "time" in table.column_names:
+        table = table.sort_by([("time", "ascending"), ("latest", "ascending")])
+        functions["time"] = "last"
+    grouped = table.group_by("fingerprints", use_threads=False)
     merged = grouped.aggregate(list(functions.items()))
     return merged.rename_columns(["fingerprints", *functions])
 
@@ -132,9 +150,9 @@ def collect(
         load: Returns the rows of a chunk.
         more: Table of ads, with the ad key and the ad-side columns, or None.
     """
-    counts = counts.sort_by("last")
+    counts = counts.sort_by("latest")
     parts = []
-    for chunk, _, places in by_chunk(counts["last"].to_numpy(), chunk_ends):
+    for chunk, _, places in by_chunk(counts["latest"].to_numpy(), chunk_ends):
         rows = load(chunk)
         codes = rows.array(AD)[places]
         columns = {reader.AD_ID: rows.strings[AD].values.take(pa.array(codes))}
