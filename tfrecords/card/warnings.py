@@ -35,6 +35,7 @@ def find(card: model.DataCard) -> list[model.CardWarning]:
         _lists(card),
         _ads(card),
         _rejected(card.rejected),
+        _tables(card),
         _time(card),
         field_warnings.find(card),
     )
@@ -212,6 +213,26 @@ def _rejected(rejected: model.RejectedRows) -> Found:
             f"rejected, most often because: {rejected.reasons[0].reason}.",
             "See rejected.tsv for all of them. Correct the log or the schema, and convert again.",
         )
+
+
+def _tables(card: model.DataCard) -> Found:
+    tables = {"ads": card.source.ads_table, "users": card.source.users_table}
+    for of, keys in tables.items():
+        if keys is None:
+            continue
+        name = ", ".join(keys.key)
+        if keys.repeated:
+            tell = model.warning if keys.differing else model.note
+            yield tell(
+                f"{keys.repeated:,} rows of the table of {of} repeat a key ({name}); "
+                f"{keys.differing:,} of them differ from the last row of their key.",
+                "The last row counts. Keep one row of each key if this is not the latest one.",
+            )
+        if keys.without_key:
+            yield model.warning(
+                f"{keys.without_key:,} rows of the table of {of} have no key ({name}).",
+                "They are left out. Correct them if these are known.",
+            )
 
 
 def _shortest_run(counts: Sequence[int], share: float) -> tuple[int, int]:

@@ -41,6 +41,7 @@ from tfrecords.columns.placeholders import (
     read_number,
     without_placeholders,
 )
+from tfrecords.columns.table_keys import count_keys
 from tfrecords.columns.time_units import (
     DIGITS,
     UNITS_PER_SECOND,
@@ -73,6 +74,7 @@ __all__ = [
     "coded_keys",
     "coded_lists",
     "coded_strings",
+    "count_keys",
     "count_units",
     "decoded_vectors",
     "distinct",

@@ -21,6 +21,7 @@ from tfrecords import encoding, reader, records
 from tfrecords.columns import (
     KeyIndex,
     coded_keys,
+    count_keys,
     last_rows,
     shown_texts,
     with_fingerprints,
@@ -103,14 +104,22 @@ class CatalogAds:
         table: `reader.AD_ID`, the raw ad-side fields, `reader.IMPRESSIONS`, `reader.CLICKS`, and
             `schema.SHOWN` if the schema shows columns.
         not_in_table: Number of shown ads that the table of ads lacks, if there is one.
+        table_keys: Keys of the table of ads, or None.
 
     Attributes:
-        fingerprints, table, not_in_table: See the arguments.
+        fingerprints, table, not_in_table, table_keys: See the arguments.
         rows: Finds the row of an ad id by its fingerprint.
     """
 
-    def __init__(self, fingerprints: np.ndarray, table: pa.Table, not_in_table: int = 0) -> None:
-        self.fingerprints, self.table, self.not_in_table = fingerprints, table, not_in_table
+    def __init__(
+        self,
+        fingerprints: np.ndarray,
+        table: pa.Table,
+        not_in_table: int = 0,
+        table_keys: records.TableKeys | None = None,
+    ) -> None:
+        self.fingerprints, self.table = fingerprints, table
+        self.not_in_table, self.table_keys = not_in_table, table_keys
         self.rows = KeyIndex(fingerprints)
 
     def __len__(self) -> int:
@@ -190,7 +199,7 @@ def with_rates(
             found = own.at(values, np.full(len(values), time))
             numbers = pa.array(found, pa.float64(), from_pandas=True)
             table = table.append_column(prefix + own.field.name, numbers)
-    return CatalogAds(ads.fingerprints, table, ads.not_in_table)
+    return CatalogAds(ads.fingerprints, table, ads.not_in_table, ads.table_keys)
 
 
 def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
@@ -205,23 +214,31 @@ def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
     Raises:
         ValueError: A value of a numeric field is not a number.
     """
+    return _keyed_ads(schema, table)[0]
+
+
+def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, records.TableKeys]:
+    """Returns the result of `ads_of_table`, and the keys of the table."""
     table = without_placeholders(schema, table)
     codes, strings = coded_keys(table, schema.ad_key)
     last = last_rows(codes, len(strings))
     empty = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
+    read = dict.fromkeys((*(f.source for f in schema.logged_ad_fields), *schema.show))
+    names = [n for n in read if n in table.column_names and n not in schema.ad_key]
+    keys = count_keys(table, schema.ad_key, names, codes, last, empty)
     places = pa.array(np.sort(last[(last >= 0) & ~empty]))
     table = table.take(places)
     columns = {reader.AD_ID: strings.values.take(pa.array(codes).take(places))}
     columns.update({f.name: raw_column(f, table[f.source]) for f in schema.logged_ad_fields})
     if schema.show:
         columns[SHOWN] = shown_texts(table, schema.show)
-    return pa.table(columns)
+    return pa.table(columns), keys
 
 
 def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
     """Adds the ads of a table that the log never shows, and what it shows of the others."""
     shown = [name for name in schema.show if name in more.column_names]
-    more = ads_of_table(schema, more)
+    more, keys = _keyed_ads(schema, more)
     fingerprints = _fingerprints(more)
     rows = ads.rows.find(fingerprints)
     table = ads.table
@@ -241,4 +258,5 @@ def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
         np.concatenate([ads.fingerprints, fingerprints[rows < 0]]),
         pa.concat_tables([table, more.select(table.column_names)]).combine_chunks(),
         not_in_table=len(ads) - int((rows >= 0).sum()),
+        table_keys=keys,
     )

@@ -198,6 +198,11 @@ class Stages:
         self._workers = workers
         self._progress = progress
 
+    @property
+    def users_table(self) -> records.TableKeys | None:
+        """Keys of the table of users that is joined to the log, or None."""
+        return getattr(self._log, "users_table", None)
+
     def parse(self, check: Callable[[Sequence[dict[str, Any]]], None]) -> list[dict[str, Any]]:
         """Parses the log, and returns the notes of its chunks.
 

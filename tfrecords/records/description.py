@@ -62,6 +62,22 @@ class EventCounts(pydantic.BaseModel):
     others: dict[str, int]
 
 
+class TableKeys(pydantic.BaseModel):
+    """The rows of a table of ads or users that do not count.
+
+    Attributes:
+        key: Columns that identify the rows.
+        repeated: Rows whose key comes again; the last row of a key counts.
+        differing: Those of them that differ from the last one in a column that is read.
+        without_key: Rows without a key.
+    """
+
+    key: list[str]
+    repeated: int
+    differing: int
+    without_key: int
+
+
 class SourceDescription(pydantic.BaseModel):
     """The log that was converted.
 
@@ -72,6 +88,8 @@ class SourceDescription(pydantic.BaseModel):
         lines: Number of lines.
         rejected: Number of rejected lines.
         events: What became of the rows of a log of events; None: another log.
+        ads_table: Keys of the table of ads, or None.
+        users_table: Keys of the table of users, or None.
     """
 
     path: str
@@ -80,6 +98,8 @@ class SourceDescription(pydantic.BaseModel):
     lines: int
     rejected: int
     events: EventCounts | None = None
+    ads_table: TableKeys | None = None
+    users_table: TableKeys | None = None
 
 
 class DataSetDescription(pydantic.BaseModel):

@@ -340,6 +340,34 @@ def test_times_that_are_no_dates_are_told_where_spans_of_time_count(tmp_path, fi
     assert (found.level, found.text.endswith(text)) == (level, True)
 
 
+def test_keys_of_tables_that_repeat_or_lack_are_warned_of(tmp_path):
+    fields = (
+        schema_lib.Field("age", "numeric", "query"),
+        schema_lib.Field("brand", "categorical", "ad", min_count=1),
+    )
+    schema = schema_lib.Schema("shop", fields, ("sku",), None, user_key="user")
+    (tmp_path / "ads.csv").write_text("sku,brand\ns0,a\ns1,b\ns0,c\n,d\n")
+    (tmp_path / "users.csv").write_text("user,age\nu0,1\nu1,2\nu0,1\n")
+    rows = "".join(f"u{n % 3},s{n % 2}\n" for n in range(60))
+    (tmp_path / "log.csv").write_text(f"user,sku\n{rows}")
+    source = convert.Source(
+        tmp_path / "log.csv",
+        schema,
+        "tabular",
+        ads_path=tmp_path / "ads.csv",
+        users_path=tmp_path / "users.csv",
+    )
+    convert.convert(source, tmp_path / "data")
+    built = card.build_card(reader.DataSet(tmp_path / "data"))
+    found = {own.text: own.level for own in built.warnings if "of the table of" in own.text}
+    repeat = "1 rows of the table of {} repeat a key ({}); {} of them differ from the last row of "
+    assert found == {
+        repeat.format("ads", "sku", 1) + "their key.": "warning",
+        "1 rows of the table of ads have no key (sku).": "warning",
+        repeat.format("users", "user", 0) + "their key.": "note",
+    }
+
+
 def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):
     # Half of the first 1,800 rows are clicks, a tenth of the last 200.
     rows = [f"q,a{i % 5},{int(i % 2 == 0 if i < 1_800 else i % 10 == 0)},0" for i in range(2_000)]
