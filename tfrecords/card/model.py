@@ -66,6 +66,13 @@ class TopValue(pydantic.BaseModel):
     test: Share
 
 
+class WrittenTwice(pydantic.BaseModel):
+    """Whole numbers that are also written as floats, such as 118 and 118.0."""
+
+    count: int
+    example: str  # the whole number
+
+
 class FieldSummary(pydantic.BaseModel):
     """A field. Shares are by split, of requests (query side) or impressions (ad side)."""
 
@@ -85,6 +92,7 @@ class FieldSummary(pydantic.BaseModel):
     out_of_vocabulary: dict[str, Share] = {}  # of the values that are not missing
     top: list[TopValue] = []
     value_lists: dict[str, list[int]] = {}  # number of lists by number of values
+    written_twice: WrittenTwice | None = None
     # Numbers:
     boundaries: list[float] = []
     buckets: dict[str, list[float]] = {}  # share of each bucket
@@ -131,6 +139,7 @@ class AdsSummary(pydantic.BaseModel):
     curve: PopularityCurve
     top: PopularityCurve  # at round ranks
     new: dict[str, NewAds]
+    written_twice: WrittenTwice | None = None  # ids
 
 
 class RejectedReason(pydantic.BaseModel):

@@ -8,6 +8,7 @@ import sys
 
 import logs
 import numpy as np
+import pyarrow as pa
 import pytest
 from repository import SCRIPTS
 
@@ -366,6 +367,35 @@ def test_keys_of_tables_that_repeat_or_lack_are_warned_of(tmp_path):
         "1 rows of the table of ads have no key (sku).": "warning",
         repeat.format("users", "user", 0) + "their key.": "note",
     }
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["118", "7.0", "119", "118.0", "119.0"], (2, "118")),
+        (["118", "7.0"], None),
+        # Versions, of which 2.0 and 2 may differ.
+        (["2", "2.0", "2.1"], None),
+        (["a", "a.0", ""], None),
+        ([], None),
+    ],
+)
+def test_whole_numbers_that_are_floats_too_are_found(values, expected):
+    found = statistics.written_twice(pa.array(values, pa.string()))
+    assert (found and (found.count, found.example)) == expected
+
+
+def test_ids_in_two_forms_are_warned_of_once(tmp_path):
+    rows = [f"{n % 5}{'.0' if n % 2 else ''},{n % 3}\n" for n in range(100)]
+    fields = (
+        schema_lib.Field("q", "categorical", "query", min_count=1),
+        schema_lib.Field("sku", "categorical", "ad", min_count=1),
+    )
+    schema = schema_lib.Schema("ids", fields, ("sku",), None)
+    built = card.build_card(converted(tmp_path, f"sku,q\n{''.join(rows)}", schema))
+    assert built.ads.written_twice.count == 5
+    (found,) = (own.text for own in built.warnings if "written as floats" in own.text)
+    assert re.fullmatch(r"Whole numbers .* floats: sku \(5, such as (\d) and \1\.0\)\.", found)
 
 
 def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):
