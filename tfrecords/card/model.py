@@ -215,6 +215,8 @@ class DataCard(pydantic.BaseModel):
     rows_after_end_of_log: int
     varying: dict[str, int]  # query field -> rows that differ from the first of their request
     rows_of_other_users: int  # than the first row of their request
+    num_users: int  # each anonymous visit is one; 0 without a user key
+    requests_of_most_active_user: int
     splits: dict[str, SplitSummary]
     time: TimeSummary
     fields: list[FieldSummary]

@@ -16,6 +16,8 @@ SHIFTED_RATE = 0.2
 # Exceeded by chance in one of 1.7 million data sets.
 _SIGMAS = 5.0
 _MUCH_OF_ONE_AD = 0.5
+# Share of one user of the requests, in a log of many users.
+_MUCH_OF_ONE_USER, _MANY_USERS = 0.05, 100
 _MUCH_NEW = 0.3
 _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
@@ -34,6 +36,7 @@ def find(card: model.DataCard) -> list[model.CardWarning]:
         _splits(card),
         _lists(card),
         _ads(card),
+        _users(card),
         _rejected(card.rejected),
         _tables(card),
         _time(card),
@@ -198,6 +201,22 @@ def _ads(card: model.DataCard) -> Found:
             "Serving uses the values of the catalog, training those of the log. Move fields that "
             "vary between requests to the query side, or add them to ad_key.",
         )
+
+
+def _users(card: model.DataCard) -> Found:
+    requests = sum(split.requests for split in card.splits.values())
+    share = card.requests_of_most_active_user / max(requests, 1)
+    if card.num_users < _MANY_USERS or share <= _MUCH_OF_ONE_USER:
+        return
+    values = next((f.top for f in card.fields if f.column == card.log_schema.user_key), [])
+    name = f", {values[0].value!r}," if values else ""
+    yield model.warning(
+        f"One user{name} has {pages.format_percent(share)} of the requests, in a log of "
+        f"{card.num_users:,} users.",
+        "Check that user_key has no placeholder such as 0 or 'unknown': it would mix the histories "
+        "of many people. Leave it empty where the user is not known; each visit is then a user of "
+        "its own. Leave out robots and test accounts.",
+    )
 
 
 def _which_values(card: model.DataCard) -> str:

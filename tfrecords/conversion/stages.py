@@ -78,6 +78,8 @@ class SplitLog:
         rated_until: Times in seconds [2] of the catalog's rates, in measurements and in releases;
             None without rates.
         units_per_second: Units of the log's times in a second.
+        num_users: Number of users; 0 without a user key.
+        requests_of_most_active_user: Requests of the user that has the most.
     """
 
     chunk_ends: np.ndarray
@@ -93,6 +95,8 @@ class SplitLog:
     row_times: np.ndarray | None
     rated_until: np.ndarray | None
     units_per_second: float
+    num_users: int
+    requests_of_most_active_user: int
 
     @property
     def num_chunks(self) -> int:
@@ -323,6 +327,7 @@ class Stages:
             row_times,
             rated_until,
             units,
+            *_count_users(keys.user, requests),
         )
         self._sort_rated_events(split)
         return split
@@ -630,6 +635,8 @@ class Stages:
             impressions_of_changed_ads=sum(self._notes(split, "pack", "changed_ads")),
             rows_of_varying_query_fields=dataset_json.add(self._notes(split, "write", "varying")),
             rows_of_other_users=sum(self._notes(split, "write", "other_users")),
+            num_users=split.num_users,
+            requests_of_most_active_user=split.requests_of_most_active_user,
             split=dataclasses.replace(self._options.split, kind=split.requests.kind),
             sampled_negatives=self._options.sampled_negatives,
             engagement_window_seconds=self._options.engagement_window_seconds,
@@ -702,6 +709,19 @@ def _count_units(rows: parsed_rows.Rows) -> dict[str, int]:
 
 def _times_by_unit(parsed: Sequence[dict[str, Any]]) -> dict[str, int]:
     return dataset_json.add([chunk["times"] for chunk in parsed])
+
+
+def _count_users(users: np.ndarray | None, requests: splitting.Requests) -> tuple[int, int]:
+    """Returns the number of users, and that of the requests of the user that has the most.
+
+    Args:
+        users: Users of the rows [B] int64, or None.
+        requests: The requests, each of the user of its first row.
+    """
+    if users is None:
+        return 0, 0
+    counts = np.unique(users[requests.first_rows()], return_counts=True)[1]
+    return len(counts), int(counts.max(initial=0))
 
 
 def _rated_until(

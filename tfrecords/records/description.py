@@ -116,6 +116,8 @@ class DataSetDescription(pydantic.BaseModel):
         impressions_of_changed_ads: Impressions of ads with other fields than in the catalog.
         rows_of_varying_query_fields: Query field -> rows that differ from the first of a request.
         rows_of_other_users: Rows of another user than the first row of their request.
+        num_users: Number of users, in which each anonymous visit counts; 0 without a user key.
+        requests_of_most_active_user: Requests of the user that has the most.
         split: How the log was split.
         sampled_negatives: Sampled negatives per click.
         engagement_window_seconds: Time within which engagements come.
@@ -137,6 +139,8 @@ class DataSetDescription(pydantic.BaseModel):
     impressions_of_changed_ads: int
     rows_of_varying_query_fields: dict[str, int]
     rows_of_other_users: int
+    num_users: int = 0
+    requests_of_most_active_user: int = 0
     split: SplitOptions
     sampled_negatives: int
     engagement_window_seconds: float

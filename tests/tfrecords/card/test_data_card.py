@@ -369,6 +369,23 @@ def test_keys_of_tables_that_repeat_or_lack_are_warned_of(tmp_path):
     }
 
 
+@pytest.mark.parametrize(("placeholder", "num_users"), [("unknown", 121), ("", 150)])
+def test_a_user_with_much_of_the_log_is_warned_of(tmp_path, placeholder, num_users):
+    # 120 users have a request each, and 30 requests are of nobody known.
+    users = [placeholder if n % 5 == 0 else f"u{n}" for n in range(150)]
+    fields = (
+        schema_lib.Field("user", "categorical", "query", min_count=1),
+        schema_lib.Field("ad", "categorical", "ad", min_count=1),
+    )
+    schema = schema_lib.Schema("users", fields, ("ad",), None, user_key="user")
+    rows = "".join(f"{user},a{n % 3}\n" for n, user in enumerate(users))
+    built = card.build_card(converted(tmp_path, f"user,ad\n{rows}", schema))
+    assert built.num_users == num_users
+    told = "One user, 'unknown', has 20.0 % of the requests, in a log of 121 users."
+    assert (told in texts(built)) == (placeholder == "unknown")
+    assert ("One user" in texts(built)) == (placeholder == "unknown")
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
