@@ -126,6 +126,7 @@ class _BeamLog:
 
     def __init__(self, opened: formats.Log, source: BeamSource) -> None:
         self.files = opened.files
+        self.users_table = getattr(opened, "users_table", None)
         self._opened = opened
         self._source = source
 

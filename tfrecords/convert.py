@@ -206,6 +206,8 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
         lines=num_rows,
         rejected=num_rejected,
         events=events,
+        ads_table=fitted.ads.table_keys,
+        users_table=work.users_table,
     )
     work.finish(split, fitted, packer, described, splits)
 

@@ -240,7 +240,10 @@ class DataSet:
         return self.description.splits[split].label_positives.get(label, 0)
 
     def column(self, split: str, name: str) -> np.ndarray:
-        """Reads a stored feature of a split in the log's order.
+        """Reads a stored feature of a split in the stored order.
+
+        Requests of `validation` and `test` are in the log's order. Those of `train` are shuffled
+        among those that begin in the same chunk of the log; the chunks are in the log's order.
 
         Args:
             split: `train`, `validation` or `test`.
@@ -261,8 +264,9 @@ class DataSet:
 
         Args:
             split: `train`, `validation` or `test`.
-            seed: Determines the order of shards, records, and requests of a window; None keeps
-                the log's order. A dataset that is iterated again has another order of records.
+            seed: Determines the order of shards, records, and requests of a window; a dataset
+                that is iterated again has another order of records. None keeps the stored order,
+                see `column`.
 
         Yields:
             The features of `records.unpack`.
@@ -334,7 +338,7 @@ class DataSet:
         Args:
             split: `train`, `validation` or `test`.
             requests_per_batch: Approximate number of requests B; windows are cut evenly.
-            seed: Determines the order, as in `windows`; None keeps the log's order.
+            seed: Determines the order, as in `windows`; None keeps the stored order.
 
         Yields:
             `query` [B, Fq] int32, `ad` [B, C, Fa] int32, `mask` [B, C] bool, and each
@@ -388,7 +392,7 @@ class DataSet:
         Args:
             split: `train`, `validation` or `test`.
             batch_size: Approximate number of pairs B.
-            seed: Determines the order, as in `windows`; None keeps the log's order.
+            seed: Determines the order, as in `windows`; None keeps the stored order.
 
         Yields:
             `query` [B, Fq], `ad` [B, Fa], `ad_row` [B] and `request` [B], all int32; pairs of a

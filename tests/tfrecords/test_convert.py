@@ -297,6 +297,21 @@ def test_shown_ads_that_the_table_of_ads_lacks_are_counted(listed, lacking, tmp_
     assert data_set.description.num_ads == 5
 
 
+def test_held_out_requests_are_in_the_order_of_the_log_and_training_ones_are_not(tmp_path):
+    # Ads are numbered by their first rows.
+    (tmp_path / "log.csv").write_text("q,ad\n" + "".join(f"x,a{n}\n" for n in range(100)))
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("order", fields, ("ad",), None)
+    data_set = logs.converted_table(tmp_path / "log.csv", tmp_path / "data", schema)
+    rows = {split: data_set.column(split, "ad_row").tolist() for split in SPLITS}
+    assert rows[SPLITS[1]] == list(range(80, 90))
+    assert rows[SPLITS[2]] == list(range(90, 100))
+    assert rows["train"] != sorted(rows["train"]) == list(range(80))
+
+
 def test_a_request_never_spans_two_splits_and_is_never_cut(data_set, synthetic_log):
     lines = [line.split("\t") for line in synthetic_log.log.read_text().splitlines()]
     request_ids = [row[lines[0].index("request_id")] for row in lines[1:]]

@@ -47,7 +47,7 @@ class Queries:
     Attributes:
         query: [B, Wq] int32 encoded query fields.
         user: [B] int64 fingerprints, or None if the schema has no `user_key`.
-        number: [B] number of each one's click in the split, in the log's order.
+        number: [B] number of each one's click in the split, as in `retrieval.Clicks`.
     """
 
     query: np.ndarray

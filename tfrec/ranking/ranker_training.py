@@ -39,7 +39,7 @@ REQUESTS_PER_EVALUATION_BATCH = 2_048
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Logits and labels of a split's shown ads, in log order (L rows, R requests).
+    """Logits and labels of a split's shown ads, as stored (L rows, R requests).
 
     Attributes:
         logits: Head -> [L], or [L, 3] of an amount.

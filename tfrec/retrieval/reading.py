@@ -1,4 +1,4 @@
-"""Reads clicks and requests of a data set into memory."""
+"""Reads clicks and requests of a data set into memory, in the order of `reader.DataSet.column`."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ class Clicks:
     Attributes:
         query: [N, Wq] int32 encoded queries.
         ad_rows: [N] int32 catalog rows.
-        number: [N] number of each click in the split, in the log's order.
+        number: [N] number of each click in the split.
         user: [N] int64 fingerprints of the users, or None if the schema has no `user_key`.
     """
 
@@ -31,7 +31,7 @@ class Clicks:
 
 
 def read_pairs(data_set: reader.DataSet, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Reads users [H] int64 and catalog rows [H] int32 of clicks, in log order.
+    """Reads users [H] int64 and catalog rows [H] int32 of clicks.
 
     Args:
         data_set: A data set whose schema has a `user_key`.
@@ -46,12 +46,12 @@ def read_pairs(data_set: reader.DataSet, splits: Sequence[str]) -> tuple[np.ndar
 
 
 def read_clicks(data_set: reader.DataSet, split: str, max_clicks: int | None = None) -> Clicks:
-    """Reads the clicks of a split, in log order.
+    """Reads the clicks of a split.
 
     Args:
         data_set: The converted log.
         split: `train`, `validation` or `test`.
-        max_clicks: Maximum number of clicks, evenly spaced in the log; None: all.
+        max_clicks: Maximum number of clicks, evenly spaced in the split; None: all.
     """
     width = encoding.width(data_set.schema.query_fields)
     parts: dict[str, list[np.ndarray]] = {
@@ -71,12 +71,12 @@ def read_clicks(data_set: reader.DataSet, split: str, max_clicks: int | None = N
 
 
 def read_queries(data_set: reader.DataSet, split: str, max_requests: int) -> np.ndarray:
-    """Reads the encoded queries [R, Wq] int32 of requests of a split, in log order.
+    """Reads the encoded queries [R, Wq] int32 of requests of a split.
 
     Args:
         data_set: The converted log.
         split: `train`, `validation` or `test`.
-        max_requests: Maximum number of requests, evenly spaced in the log.
+        max_requests: Maximum number of requests, evenly spaced in the split.
     """
     numbers = evenly_spaced(data_set.num_requests(split), max_requests)
     empty = np.empty((0, encoding.width(data_set.schema.query_fields)), np.int32)
@@ -87,7 +87,7 @@ def read_queries(data_set: reader.DataSet, split: str, max_requests: int) -> np.
 def _with_rows(
     batches: Iterable[reader.Batch], counted: str, numbers: np.ndarray
 ) -> Iterator[tuple[reader.Batch, np.ndarray]]:
-    """Yields batches in log order, each with the indices of those of its rows that are asked for.
+    """Yields batches, each with the indices of those of its rows that are asked for.
 
     Args:
         batches: The batches.

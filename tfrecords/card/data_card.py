@@ -50,8 +50,10 @@ def build_card(data_set: reader.DataSet) -> model.DataCard:
         rows_after_end_of_log=description.rows_after_end_of_log,
         varying=description.rows_of_varying_query_fields,
         rows_of_other_users=description.rows_of_other_users,
+        num_users=description.num_users,
+        requests_of_most_active_user=description.requests_of_most_active_user,
         splits={split: _of_split(data_set, split, of_split) for split, of_split in counts.items()},
-        time=time.describe(profile.time),
+        time=time.describe(profile.time, description.times_by_unit),
         fields=[
             statistics.summarize(
                 data_set.fitted,

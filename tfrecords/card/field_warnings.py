@@ -31,6 +31,7 @@ def find(card: model.DataCard) -> Found:
     yield from _changed_missing(logged)
     yield from _ids(card)
     yield from _vocabularies(card)
+    yield from _written_twice(card)
     yield from _drift(logged)
 
 
@@ -166,6 +167,24 @@ def _vocabularies(card: model.DataCard) -> Found:
         "The vocabularies exclude these values: decrease the fields' min_count or increase "
         "max_vocabulary_size; increase num_oov_buckets for fewer collisions of the others.",
     )
+
+
+def _written_twice(card: model.DataCard) -> Found:
+    found = {f.name: f.written_twice for f in card.fields if f.written_twice is not None}
+    are_fields = {f.column for f in card.fields if f.name in found}
+    if card.ads.written_twice is not None and are_fields.isdisjoint(card.log_schema.ad_key):
+        found["the ad key"] = card.ads.written_twice
+    named = [
+        f"{name} ({own.count:,}, such as {own.example} and {own.example}.0)"
+        for name, own in found.items()
+    ]
+    if named:
+        yield model.warning(
+            f"Whole numbers are also written as floats: {terminal.format_list(named)}.",
+            "The two count as different values: an ad or a user has two ids. pandas writes whole "
+            'numbers as floats where some are missing: convert such columns by .astype("Int64") '
+            "before they are written as text.",
+        )
 
 
 def _drift(fields: list[model.FieldSummary]) -> Found:

@@ -66,6 +66,13 @@ class TopValue(pydantic.BaseModel):
     test: Share
 
 
+class WrittenTwice(pydantic.BaseModel):
+    """Whole numbers that are also written as floats, such as 118 and 118.0."""
+
+    count: int
+    example: str  # the whole number
+
+
 class FieldSummary(pydantic.BaseModel):
     """A field. Shares are by split, of requests (query side) or impressions (ad side)."""
 
@@ -85,6 +92,7 @@ class FieldSummary(pydantic.BaseModel):
     out_of_vocabulary: dict[str, Share] = {}  # of the values that are not missing
     top: list[TopValue] = []
     value_lists: dict[str, list[int]] = {}  # number of lists by number of values
+    written_twice: WrittenTwice | None = None
     # Numbers:
     boundaries: list[float] = []
     buckets: dict[str, list[float]] = {}  # share of each bucket
@@ -131,6 +139,7 @@ class AdsSummary(pydantic.BaseModel):
     curve: PopularityCurve
     top: PopularityCurve  # at round ranks
     new: dict[str, NewAds]
+    written_twice: WrittenTwice | None = None  # ids
 
 
 class RejectedReason(pydantic.BaseModel):
@@ -165,6 +174,7 @@ class TimeSummary(pydantic.BaseModel):
 
     by_time: bool  # otherwise bins are numbers of rows
     unit: str | None  # of times since 1970; None for plain numbers
+    by_unit: dict[str, int]  # rows of the log by the unit of their time, see columns.count_units
     low: float
     high: float
     edges: list[str]  # of the bins [T + 1]
@@ -205,6 +215,8 @@ class DataCard(pydantic.BaseModel):
     rows_after_end_of_log: int
     varying: dict[str, int]  # query field -> rows that differ from the first of their request
     rows_of_other_users: int  # than the first row of their request
+    num_users: int  # each anonymous visit is one; 0 without a user key
+    requests_of_most_active_user: int
     splits: dict[str, SplitSummary]
     time: TimeSummary
     fields: list[FieldSummary]

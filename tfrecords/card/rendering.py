@@ -103,7 +103,7 @@ def _ads(ads: model.AdsSummary) -> str:
         f"{ads.clicked_in_training:,}; {ads.count - ads.shown_in_training:,} are never shown "
         f"there. {pages.format_percent(ads.changed_share)} of the log's impressions "
         f"({ads.impressions_of_changed_ads:,}) show an ad whose fields differ from those in the "
-        "catalog, which has the latest values of each ad."
+        "catalog."
     )
 
 

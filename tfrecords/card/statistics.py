@@ -8,6 +8,8 @@ Shapes: V ids of a field, G groups of ids.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tfrecords import encoding, schema
 from tfrecords.card import model, split_counts
@@ -73,9 +75,24 @@ def summarize(
         for split, own in ids.items()
     }
     summary.top = top_values(vocabulary, ids, field.is_list)
+    if not field.is_computed:
+        summary.written_twice = written_twice(pa.array(vocabulary, pa.string()))
     if field.is_list:
         summary.value_lists = {s: own.value_lists[field.name].tolist() for s, own in counts.items()}
     return summary
+
+
+def written_twice(values: pa.Array | pa.ChunkedArray) -> model.WrittenTwice | None:
+    """Returns the whole numbers among distinct texts that are there as floats, too, or None.
+
+    Where other numbers have a fraction, such as versions, 2 and 2.0 may differ.
+    """
+    if pc.any(pc.match_substring_regex(values, r"^-?[0-9]+\.[0-9]*[1-9][0-9]*$")).as_py():
+        return None
+    floats = values.filter(pc.match_substring_regex(values, r"^-?[0-9]+\.0$"))
+    whole = pc.utf8_slice_codeunits(floats, 0, -2)
+    found = whole.filter(pc.is_in(whole, values))
+    return model.WrittenTwice(count=len(found), example=found[0].as_py()) if len(found) else None
 
 
 def groups(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfrecords import label_counts, pages
+from tfrecords import columns, label_counts, pages
 from tfrecords.card import field_warnings, model
 from tfrecords.schema import NUM_CANDIDATES
 
@@ -16,6 +16,8 @@ SHIFTED_RATE = 0.2
 # Exceeded by chance in one of 1.7 million data sets.
 _SIGMAS = 5.0
 _MUCH_OF_ONE_AD = 0.5
+# Share of one user of the requests, in a log of many users.
+_MUCH_OF_ONE_USER, _MANY_USERS = 0.05, 100
 _MUCH_NEW = 0.3
 _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
@@ -34,7 +36,9 @@ def find(card: model.DataCard) -> list[model.CardWarning]:
         _splits(card),
         _lists(card),
         _ads(card),
+        _users(card),
         _rejected(card.rejected),
+        _tables(card),
         _time(card),
         field_warnings.find(card),
     )
@@ -193,10 +197,30 @@ def _ads(card: model.DataCard) -> Found:
     if (ads.changed_share or 0) > _MUCH_CHANGED:
         yield model.warning(
             f"{pages.format_percent(ads.changed_share)} of the impressions show an ad whose "
-            "fields differ from those in the catalog, which has its latest values.",
+            f"fields differ from those in the catalog, which has its {_which_values(card)}.",
             "Serving uses the values of the catalog, training those of the log. Move fields that "
             "vary between requests to the query side, or add them to ad_key.",
         )
+
+
+def _users(card: model.DataCard) -> Found:
+    requests = sum(split.requests for split in card.splits.values())
+    share = card.requests_of_most_active_user / max(requests, 1)
+    if card.num_users < _MANY_USERS or share <= _MUCH_OF_ONE_USER:
+        return
+    values = next((f.top for f in card.fields if f.column == card.log_schema.user_key), [])
+    name = f", {values[0].value!r}," if values else ""
+    yield model.warning(
+        f"One user{name} has {pages.format_percent(share)} of the requests, in a log of "
+        f"{card.num_users:,} users.",
+        "Check that user_key has no placeholder such as 0 or 'unknown': it would mix the histories "
+        "of many people. Leave it empty where the user is not known; each visit is then a user of "
+        "its own. Leave out robots and test accounts.",
+    )
+
+
+def _which_values(card: model.DataCard) -> str:
+    return "latest values" if card.log_schema.time else "last values in the log"
 
 
 def _rejected(rejected: model.RejectedRows) -> Found:
@@ -210,6 +234,26 @@ def _rejected(rejected: model.RejectedRows) -> Found:
         )
 
 
+def _tables(card: model.DataCard) -> Found:
+    tables = {"ads": card.source.ads_table, "users": card.source.users_table}
+    for of, keys in tables.items():
+        if keys is None:
+            continue
+        name = ", ".join(keys.key)
+        if keys.repeated:
+            tell = model.warning if keys.differing else model.note
+            yield tell(
+                f"{keys.repeated:,} rows of the table of {of} repeat a key ({name}); "
+                f"{keys.differing:,} of them differ from the last row of their key.",
+                "The last row counts. Keep one row of each key if this is not the latest one.",
+            )
+        if keys.without_key:
+            yield model.warning(
+                f"{keys.without_key:,} rows of the table of {of} have no key ({name}).",
+                "They are left out. Correct them if these are known.",
+            )
+
+
 def _shortest_run(counts: Sequence[int], share: float) -> tuple[int, int]:
     """Returns first and end of the shortest run of bins that has a share of the total."""
     total = np.concatenate([[0], np.cumsum(counts)])
@@ -218,6 +262,47 @@ def _shortest_run(counts: Sequence[int], share: float) -> tuple[int, int]:
     lengths[ends >= len(total)] = len(total)
     first = int(np.argmin(lengths))
     return first, int(ends[first])
+
+
+def _without_unit(card: model.DataCard) -> Found:
+    """Warns of times that are no dates, if the schema or an option measures spans of time."""
+    schema = card.log_schema
+    is_measured = schema.histories or schema.rates or schema.events is not None
+    has_calendar = any(field.calendar is not None for field in schema.logged_fields)
+    if not (is_measured or has_calendar or card.engagement_window_seconds):
+        return
+    text = (
+        f"The times, from {card.time.low:.0f} to {card.time.high:.0f}, are no dates between 1990 "
+        "and 2100 in any unit since 1970, so they count as seconds."
+    )
+    by_unit = card.time.by_unit
+    if by_unit.get(columns.DIGITS, 0) > 0.5 * sum(by_unit.values()):
+        yield model.warning(
+            f"{text} They look like dates as digits.",
+            'Set "time_format" in the schema, such as "%Y%m%d" or "%Y%m%d%H%M%S". Ages, windows '
+            "and calendars are wrong without it.",
+        )
+    else:
+        yield model.note(
+            text,
+            "This is right if they count seconds from another time, such as the start of the log. "
+            'Otherwise convert them to seconds, or set "time_format" in the schema.',
+        )
+
+
+def _of_other_units(time: model.TimeSummary, unit: str, wrong: int) -> model.CardWarning:
+    others = {u: n for u, n in time.by_unit.items() if n and u in columns.UNITS_PER_SECOND}
+    del others[unit]
+    named = [f"{count:,} would be dates in {other}" for other, count in others.items()]
+    rest = wrong - sum(others.values())
+    named += [f"{rest:,} would be dates in no unit"] if rest else []
+    share = pages.format_percent(wrong / sum(time.by_unit.values()))
+    return model.warning(
+        f"{wrong:,} rows ({share}) have a time that is not a date between 1990 and 2100 in {unit}, "
+        f"the unit of most rows: {' and '.join(named)}.",
+        f"All times are read as {unit} since 1970, so the ages, rates and order of these rows are "
+        "wrong. Write all times in one unit, and leave out rows whose time is missing or 0.",
+    )
 
 
 def _time(card: model.DataCard) -> Found:
@@ -229,6 +314,12 @@ def _time(card: model.DataCard) -> Found:
             "All rows have the same time.",
             "Check the time column of the schema; a split by time is meaningless here.",
         )
+        return
+    wrong = sum(time.by_unit.values()) - time.by_unit.get(time.unit or "", 0)
+    if time.unit is None:
+        yield from _without_unit(card)
+    elif wrong:
+        yield _of_other_units(time, time.unit, wrong)
         return
     empty = sum(count == 0 for count in time.rows)
     first, last = _shortest_run(time.rows, 1 - _FEW_FAR)

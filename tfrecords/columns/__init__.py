@@ -41,10 +41,19 @@ from tfrecords.columns.placeholders import (
     read_number,
     without_placeholders,
 )
-from tfrecords.columns.time_units import UNITS_PER_SECOND, unit_of_times, units_per_second
+from tfrecords.columns.table_keys import count_keys
+from tfrecords.columns.time_units import (
+    DIGITS,
+    UNITS_PER_SECOND,
+    count_units,
+    in_seconds,
+    unit_of,
+    units_per_second,
+)
 from tfrecords.columns.vectors import checked_vectors, decoded_vectors, vector_array
 
 __all__ = [
+    "DIGITS",
     "MISSING_NUMBERS",
     "NULLS",
     "TRUTHS",
@@ -65,9 +74,12 @@ __all__ = [
     "coded_keys",
     "coded_lists",
     "coded_strings",
+    "count_keys",
+    "count_units",
     "decoded_vectors",
     "distinct",
     "filtered_lists",
+    "in_seconds",
     "is_missing_number",
     "is_text",
     "last_rows",
@@ -78,7 +90,7 @@ __all__ = [
     "recode",
     "shown_texts",
     "smallest_codes",
-    "unit_of_times",
+    "unit_of",
     "units_per_second",
     "vector_array",
     "with_fingerprints",

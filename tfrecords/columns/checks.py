@@ -224,12 +224,13 @@ def checked_times(
         faults: Rows with bad times are added to it.
         name: The column, for messages.
         column: Times [B].
-        time_format: Format of texts, as of `datetime.strptime`; None: numbers and ISO 8601.
+        time_format: Format of texts and digits, as of `datetime.strptime`; None: numbers and ISO
+            8601.
     """
     if pa.types.is_temporal(column.type):
         stamps = column.cast(pa.timestamp("us")).cast(pa.int64())
         result = stamps.cast(pa.float64()).to_numpy() / 1e6
-    elif arrow.is_text(column):
+    elif arrow.is_text(column) or time_format is not None:
         values, codes = arrow.distinct(column)
         times = parse_times(values, time_format)
         result = times[codes] if len(values) else np.full(len(column), np.nan)
@@ -253,12 +254,12 @@ def calendar_values(times: np.ndarray, calendar: str) -> pa.Array:
     """Returns the hour, weekday or month [B] of times as texts; null is missing.
 
     Args:
-        times: Times [B] float64; numbers since 1970 may be in seconds down to nanoseconds.
+        times: Times [B] float64; those since 1970 may be in seconds down to nanoseconds, each in
+            its own unit.
         calendar: One of `schema.CALENDARS`.
     """
     known = np.isfinite(times)
-    low, high = (times[known].min(), times[known].max()) if known.any() else (0.0, 0.0)
-    seconds = np.where(known, times, 0) / time_units.units_per_second(float(low), float(high))
+    seconds = time_units.in_seconds(np.where(known, times, 0))
     stamps = pa.array(np.floor(seconds).astype("datetime64[s]"), pa.timestamp("s"), mask=~known)
     if calendar == "weekday":
         names = pa.array(_WEEKDAYS)

@@ -3,7 +3,8 @@
 An ad is identified by the columns of `schema.ad_key`; its id is their values joined by "|".
 Impressions and clicks are counted on training rows, so that clicks / total clicks is the exact
 sampling probability of an ad as an in-batch negative. The catalog has the latest values of the
-fields of an ad, and the rates of two times (`conversion.event_rates`).
+fields of an ad, those of the last row in the log if it has no times, and the rates of two times
+(`conversion.event_rates`).
 
 Shapes: N ads, V distinct ads of one chunk.
 """
@@ -20,13 +21,21 @@ from tfrecords import encoding, reader, records
 from tfrecords.columns import (
     KeyIndex,
     coded_keys,
+    count_keys,
     last_rows,
     shown_texts,
     with_fingerprints,
     without_placeholders,
 )
 from tfrecords.conversion.event_rates import EventRates
-from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, Rows, by_chunk, raw_column
+from tfrecords.conversion.parsed_rows import (
+    AD,
+    LABEL_COLUMNS,
+    TIME,
+    Rows,
+    by_chunk,
+    raw_column,
+)
 from tfrecords.schema import AD as OF_AD
 from tfrecords.schema import SHOWN, Schema, shown_text
 
@@ -43,25 +52,31 @@ def count_chunk(rows: Rows, is_train: np.ndarray, first_row: int) -> dict[str, n
 
     Returns:
         The `fingerprints` of the ad ids [V], their `impressions` and `clicks` in training rows, and
-        their `first` and `last` row in the log, all int64.
+        their `first` and `latest` row in the log, all int64. The latest row is the last of those
+        with the latest time [V], which is in `time` if the log has times.
     """
     codes = rows.array(AD)
     fingerprints = rows.strings[AD].fingerprints
     clicked = is_train & (rows.array(LABEL_COLUMNS["click"]) == 1)
-    last = last_rows(codes, len(fingerprints))
+    times = rows.array(TIME) if TIME in rows.columns.column_names else None
+    order = np.arange(len(codes)) if times is None else np.argsort(times, kind="stable")
+    last = last_rows(codes[order], len(fingerprints))
     shown = last >= 0
+    latest = order[last[shown]]
     first = len(codes) - 1 - last_rows(codes[::-1], len(fingerprints))
     impressions, clicks = (
         np.bincount(codes[mask], minlength=len(fingerprints)).astype(np.int64)
         for mask in (is_train, clicked)
     )
     counts = {"fingerprints": fingerprints, "impressions": impressions, "clicks": clicks}
-    counts |= {"first": first + first_row, "last": last + first_row}
-    return {name: values[shown] for name, values in counts.items()}
+    counts["first"] = first + first_row
+    of_shown = {name: values[shown] for name, values in counts.items()}
+    of_time = {} if times is None else {"time": times[latest]}
+    return {**of_shown, "latest": latest + first_row, **of_time}
 
 
 def merge(parts: Iterable[Mapping[str, np.ndarray]]) -> pa.Table:
-    """Merges the results of `count_chunk` of several chunks."""
+    """Merges the results of `count_chunk` of several chunks, in the log's order."""
     pending: list[pa.Table] = []
     for part in parts:
         pending.append(pa.table(dict(part)))
@@ -71,8 +86,12 @@ def merge(parts: Iterable[Mapping[str, np.ndarray]]) -> pa.Table:
 
 
 def _merge(parts: Sequence[pa.Table]) -> pa.Table:
-    grouped = pa.concat_tables(parts).group_by("fingerprints", use_threads=False)
-    functions = {"impressions": "sum", "clicks": "sum", "first": "min", "last": "max"}
+    table = pa.concat_tables(parts)
+    functions = {"impressions": "sum", "clicks": "sum", "first": "min", "latest": "last"}
+    if "time" in table.column_names:
+        table = table.sort_by([("time", "ascending"), ("latest", "ascending")])
+        functions["time"] = "last"
+    grouped = table.group_by("fingerprints", use_threads=False)
     merged = grouped.aggregate(list(functions.items()))
     return merged.rename_columns(["fingerprints", *functions])
 
@@ -85,14 +104,22 @@ class CatalogAds:
         table: `reader.AD_ID`, the raw ad-side fields, `reader.IMPRESSIONS`, `reader.CLICKS`, and
             `schema.SHOWN` if the schema shows columns.
         not_in_table: Number of shown ads that the table of ads lacks, if there is one.
+        table_keys: Keys of the table of ads, or None.
 
     Attributes:
-        fingerprints, table, not_in_table: See the arguments.
+        fingerprints, table, not_in_table, table_keys: See the arguments.
         rows: Finds the row of an ad id by its fingerprint.
     """
 
-    def __init__(self, fingerprints: np.ndarray, table: pa.Table, not_in_table: int = 0) -> None:
-        self.fingerprints, self.table, self.not_in_table = fingerprints, table, not_in_table
+    def __init__(
+        self,
+        fingerprints: np.ndarray,
+        table: pa.Table,
+        not_in_table: int = 0,
+        table_keys: records.TableKeys | None = None,
+    ) -> None:
+        self.fingerprints, self.table = fingerprints, table
+        self.not_in_table, self.table_keys = not_in_table, table_keys
         self.rows = KeyIndex(fingerprints)
 
     def __len__(self) -> int:
@@ -132,9 +159,9 @@ def collect(
         load: Returns the rows of a chunk.
         more: Table of ads, with the ad key and the ad-side columns, or None.
     """
-    counts = counts.sort_by("last")
+    counts = counts.sort_by("latest")
     parts = []
-    for chunk, _, places in by_chunk(counts["last"].to_numpy(), chunk_ends):
+    for chunk, _, places in by_chunk(counts["latest"].to_numpy(), chunk_ends):
         rows = load(chunk)
         codes = rows.array(AD)[places]
         columns = {reader.AD_ID: rows.strings[AD].values.take(pa.array(codes))}
@@ -172,7 +199,7 @@ def with_rates(
             found = own.at(values, np.full(len(values), time))
             numbers = pa.array(found, pa.float64(), from_pandas=True)
             table = table.append_column(prefix + own.field.name, numbers)
-    return CatalogAds(ads.fingerprints, table, ads.not_in_table)
+    return CatalogAds(ads.fingerprints, table, ads.not_in_table, ads.table_keys)
 
 
 def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
@@ -187,23 +214,31 @@ def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
     Raises:
         ValueError: A value of a numeric field is not a number.
     """
+    return _keyed_ads(schema, table)[0]
+
+
+def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, records.TableKeys]:
+    """Returns the result of `ads_of_table`, and the keys of the table."""
     table = without_placeholders(schema, table)
     codes, strings = coded_keys(table, schema.ad_key)
     last = last_rows(codes, len(strings))
     empty = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
+    read = dict.fromkeys((*(f.source for f in schema.logged_ad_fields), *schema.show))
+    names = [n for n in read if n in table.column_names and n not in schema.ad_key]
+    keys = count_keys(table, schema.ad_key, names, codes, last, empty)
     places = pa.array(np.sort(last[(last >= 0) & ~empty]))
     table = table.take(places)
     columns = {reader.AD_ID: strings.values.take(pa.array(codes).take(places))}
     columns.update({f.name: raw_column(f, table[f.source]) for f in schema.logged_ad_fields})
     if schema.show:
         columns[SHOWN] = shown_texts(table, schema.show)
-    return pa.table(columns)
+    return pa.table(columns), keys
 
 
 def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
     """Adds the ads of a table that the log never shows, and what it shows of the others."""
     shown = [name for name in schema.show if name in more.column_names]
-    more = ads_of_table(schema, more)
+    more, keys = _keyed_ads(schema, more)
     fingerprints = _fingerprints(more)
     rows = ads.rows.find(fingerprints)
     table = ads.table
@@ -223,4 +258,5 @@ def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
         np.concatenate([ads.fingerprints, fingerprints[rows < 0]]),
         pa.concat_tables([table, more.select(table.column_names)]).combine_chunks(),
         not_in_table=len(ads) - int((rows >= 0).sum()),
+        table_keys=keys,
     )

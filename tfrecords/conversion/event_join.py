@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords import formats
-from tfrecords.columns import distinct, units_per_second
+from tfrecords.columns import distinct
 from tfrecords.conversion.parsed_rows import (
     AD,
     EVENT,
@@ -89,8 +89,13 @@ class JoinedEvents:
     num_unmatched: int
 
 
-def event_rows(chunks: list[Rows]) -> EventRows:
-    """Returns keys, times, kinds and revenue of the rows of all chunks."""
+def event_rows(chunks: list[Rows], units_per_second: float = 1.0) -> EventRows:
+    """Returns keys, times, kinds and revenue of the rows of all chunks.
+
+    Args:
+        chunks: The rows of each chunk.
+        units_per_second: Units of the times in a second.
+    """
     keys, kinds, all_times, revenues = (list[np.ndarray]() for _ in range(4))
     for rows in chunks:
         names = rows.columns.column_names
@@ -102,16 +107,12 @@ def event_rows(chunks: list[Rows]) -> EventRows:
             all_times.append(rows.array(TIME))
         if LABEL_COLUMNS["revenue"] in names:
             revenues.append(rows.array(LABEL_COLUMNS["revenue"]))
-    units = 1.0
     if all_times:
         times = np.concatenate(all_times)
-        units = units_per_second(
-            float(times.min(initial=np.inf)), float(times.max(initial=-np.inf))
-        )
     else:
         times = np.arange(sum(map(len, keys)), dtype=np.float64)
     revenue = np.concatenate(revenues) if revenues else None
-    return EventRows(np.concatenate(keys), times, np.concatenate(kinds), revenue, units)
+    return EventRows(np.concatenate(keys), times, np.concatenate(kinds), revenue, units_per_second)
 
 
 def join(

@@ -19,7 +19,7 @@ import dataclasses
 
 import numpy as np
 
-from tfrecords import columns, records
+from tfrecords import records
 from tfrecords.conversion import splitting
 from tfrecords.schema import MISSING_LABEL, Schema
 
@@ -69,14 +69,16 @@ def check(schema: Schema, window_seconds: float, sampled_negatives: int) -> None
         )
 
 
-def find(keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float) -> Cutoff:
+def find(
+    keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float, units_per_second: float
+) -> Cutoff:
     """Finds the time after which labels are not known yet.
 
     Args:
-        keys: Keys of the log; times since 1970 in milli-, micro- or nanoseconds are recognized,
-            other numbers are seconds.
+        keys: Keys of the log.
         is_train: Whether a row is a training row [rows of the log].
         window_seconds: Maximum delay of an engagement; 0: none.
+        units_per_second: Units of the log's times in a second.
 
     Raises:
         ValueError: No training row is older than the window.
@@ -85,20 +87,14 @@ def find(keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float) -
         return Cutoff()
     assert keys.time is not None
     low, end = span(keys.time)
-    per_second = columns.units_per_second(low, end)
-    window = window_seconds * per_second
+    window = window_seconds * units_per_second
     if not (keys.time[is_train] <= end - window).any():
-        seconds = (end - low) / per_second
+        seconds = (end - low) / units_per_second
         raise ValueError(
             f"No training row is older than engagement_window_seconds ({window_seconds:g}): the "
             f"log spans {seconds:,.0f} seconds. Use a longer log or a shorter window."
         )
     return Cutoff(end - window, int((keys.time > end + window).sum()))
-
-
-def units_per_second(times: np.ndarray) -> float:
-    """Returns how many of their units a second has; times [B] as logged, of which few are wrong."""
-    return columns.units_per_second(*span(times)) if len(times) else 1.0
 
 
 def span(times: np.ndarray) -> tuple[float, float]:

@@ -78,6 +78,8 @@ class SplitLog:
         rated_until: Times in seconds [2] of the catalog's rates, in measurements and in releases;
             None without rates.
         units_per_second: Units of the log's times in a second.
+        num_users: Number of users; 0 without a user key.
+        requests_of_most_active_user: Requests of the user that has the most.
     """
 
     chunk_ends: np.ndarray
@@ -93,6 +95,8 @@ class SplitLog:
     row_times: np.ndarray | None
     rated_until: np.ndarray | None
     units_per_second: float
+    num_users: int
+    requests_of_most_active_user: int
 
     @property
     def num_chunks(self) -> int:
@@ -198,6 +202,11 @@ class Stages:
         self._workers = workers
         self._progress = progress
 
+    @property
+    def users_table(self) -> records.TableKeys | None:
+        """Keys of the table of users that is joined to the log, or None."""
+        return getattr(self._log, "users_table", None)
+
     def parse(self, check: Callable[[Sequence[dict[str, Any]]], None]) -> list[dict[str, Any]]:
         """Parses the log, and returns the notes of its chunks.
 
@@ -250,6 +259,7 @@ class Stages:
             "rows": len(rows),
             "other_events": other_events,
             "rejected": len(faults),
+            "times": _count_units(rows),
             "part": chunk.part,
             "examples": [
                 f"{chunk.path}, line {formats.line_of(line)}: {faults[line]}"
@@ -259,8 +269,10 @@ class Stages:
 
     def split(self, parsed: Sequence[dict[str, Any]]) -> SplitLog:
         """Groups the rows into requests and splits them; those of events are joined first."""
+        # One unit for all that reads times, decided by all rows, of impressions and other events.
+        units = columns.units_per_second(_times_by_unit(parsed))
         if self._schema.events is not None:
-            parsed = self._space.once("join", 0, lambda: self._join(parsed))["chunks"]
+            parsed = self._space.once("join", 0, lambda: self._join(parsed, units))["chunks"]
         chunk_ends = np.cumsum([chunk["rows"] for chunk in parsed])
 
         def column(name: str, wanted: bool) -> np.ndarray | None:
@@ -289,10 +301,10 @@ class Stages:
         if requests.starts is not None:
             request_ends = np.searchsorted(requests.first_rows(), chunk_ends, side="left")
         spans = (_span(chunk_ends, index) for index in range(len(parsed)))
-        cutoff = label_window.find(keys, is_train, self._options.engagement_window_seconds)
-        times, units = None, 1.0
+        window = self._options.engagement_window_seconds
+        cutoff = label_window.find(keys, is_train, window, units)
+        times = None
         if (schema.histories or schema.rates) and keys.time is not None:
-            units = label_window.units_per_second(keys.time)
             times = splitting.request_times(keys.time, requests) / units
         row_times = rated_until = None
         if schema.rates and times is not None:
@@ -315,11 +327,12 @@ class Stages:
             row_times,
             rated_until,
             units,
+            *_count_users(keys.user, requests),
         )
         self._sort_rated_events(split)
         return split
 
-    def _join(self, parsed: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def _join(self, parsed: Sequence[dict[str, Any]], units_per_second: float) -> dict[str, Any]:
         """Joins the events of all chunks, and returns the notes of the chunks of impressions."""
         events = self._schema.events
         assert events is not None
@@ -327,7 +340,8 @@ class Stages:
         chunks = [parsed_rows.load_rows(path) for path in paths]
         has_times = self._schema.time is not None
         keep_times = bool(self._schema.histories or self._schema.rates)
-        joined = event_join.join(event_join.event_rows(chunks), events, has_times, keep_times)
+        rows_of_events = event_join.event_rows(chunks, units_per_second)
+        joined = event_join.join(rows_of_events, events, has_times, keep_times)
         notes, start = [], 0
         for index, (note, rows) in enumerate(zip(parsed, chunks, strict=True)):
             span = slice(start, start + len(rows))
@@ -621,11 +635,14 @@ class Stages:
             impressions_of_changed_ads=sum(self._notes(split, "pack", "changed_ads")),
             rows_of_varying_query_fields=dataset_json.add(self._notes(split, "write", "varying")),
             rows_of_other_users=sum(self._notes(split, "write", "other_users")),
+            num_users=split.num_users,
+            requests_of_most_active_user=split.requests_of_most_active_user,
             split=dataclasses.replace(self._options.split, kind=split.requests.kind),
             sampled_negatives=self._options.sampled_negatives,
             engagement_window_seconds=self._options.engagement_window_seconds,
             rows_inside_engagement_window=sum(self._notes(split, "pack", "young")),
             rows_after_end_of_log=split.rows_after_end,
+            times_by_unit=dataset_json.add(self._notes(split, "parse", "times")),
             splits=splits,
             sha256={name: files.sha256(output / name) for name in dataset_json.CHECKED_FILES},
         )
@@ -681,6 +698,30 @@ class Stages:
 
     def _bar(self, task: str, total: int) -> tqdm.tqdm:
         return terminal.progress_bar(task, "rows", total or None, self._progress)
+
+
+def _count_units(rows: parsed_rows.Rows) -> dict[str, int]:
+    """Counts the times of rows by their units; nothing without times."""
+    if parsed_rows.TIME not in rows.columns.column_names:
+        return {}
+    return columns.count_units(rows.array(parsed_rows.TIME))
+
+
+def _times_by_unit(parsed: Sequence[dict[str, Any]]) -> dict[str, int]:
+    return dataset_json.add([chunk["times"] for chunk in parsed])
+
+
+def _count_users(users: np.ndarray | None, requests: splitting.Requests) -> tuple[int, int]:
+    """Returns the number of users, and that of the requests of the user that has the most.
+
+    Args:
+        users: Users of the rows [B] int64, or None.
+        requests: The requests, each of the user of its first row.
+    """
+    if users is None:
+        return 0, 0
+    counts = np.unique(users[requests.first_rows()], return_counts=True)[1]
+    return len(counts), int(counts.max(initial=0))
 
 
 def _rated_until(

@@ -134,6 +134,10 @@ class TabularLog:
         files: The files.
         schema: The schema.
         rows_per_chunk: Approximate number of rows of a chunk.
+
+    Attributes:
+        files: All files that the log is read from.
+        users_table: Keys of the table of users, if it is joined, or None.
     """
 
     def __init__(
@@ -167,6 +171,8 @@ class TabularLog:
             )
             for path, key, names in of_tables
         ]
+        of_users = (table.keys for table in self._tables if table.path == files.users)
+        self.users_table = next(of_users, None)
 
     def chunks(self) -> Iterator[protocol.Chunk]:
         """See `protocol.Log`."""

@@ -62,6 +62,22 @@ class EventCounts(pydantic.BaseModel):
     others: dict[str, int]
 
 
+class TableKeys(pydantic.BaseModel):
+    """The rows of a table of ads or users that do not count.
+
+    Attributes:
+        key: Columns that identify the rows.
+        repeated: Rows whose key comes again; the last row of a key counts.
+        differing: Those of them that differ from the last one in a column that is read.
+        without_key: Rows without a key.
+    """
+
+    key: list[str]
+    repeated: int
+    differing: int
+    without_key: int
+
+
 class SourceDescription(pydantic.BaseModel):
     """The log that was converted.
 
@@ -72,6 +88,8 @@ class SourceDescription(pydantic.BaseModel):
         lines: Number of lines.
         rejected: Number of rejected lines.
         events: What became of the rows of a log of events; None: another log.
+        ads_table: Keys of the table of ads, or None.
+        users_table: Keys of the table of users, or None.
     """
 
     path: str
@@ -80,6 +98,8 @@ class SourceDescription(pydantic.BaseModel):
     lines: int
     rejected: int
     events: EventCounts | None = None
+    ads_table: TableKeys | None = None
+    users_table: TableKeys | None = None
 
 
 class DataSetDescription(pydantic.BaseModel):
@@ -96,11 +116,15 @@ class DataSetDescription(pydantic.BaseModel):
         impressions_of_changed_ads: Impressions of ads with other fields than in the catalog.
         rows_of_varying_query_fields: Query field -> rows that differ from the first of a request.
         rows_of_other_users: Rows of another user than the first row of their request.
+        num_users: Number of users, in which each anonymous visit counts; 0 without a user key.
+        requests_of_most_active_user: Requests of the user that has the most.
         split: How the log was split.
         sampled_negatives: Sampled negatives per click.
         engagement_window_seconds: Time within which engagements come.
         rows_inside_engagement_window: Rows whose engagement and revenue are not known yet.
         rows_after_end_of_log: Those of them whose time must be wrong.
+        times_by_unit: Unit in which a time is a date since 1970 (or that it has none, see
+            `columns.count_units`) -> rows of the log; empty without times.
         splits: Splits by name.
         sha256: File -> checksum, of the files other than shards.
     """
@@ -115,11 +139,14 @@ class DataSetDescription(pydantic.BaseModel):
     impressions_of_changed_ads: int
     rows_of_varying_query_fields: dict[str, int]
     rows_of_other_users: int
+    num_users: int = 0
+    requests_of_most_active_user: int = 0
     split: SplitOptions
     sampled_negatives: int
     engagement_window_seconds: float
     rows_inside_engagement_window: int
     rows_after_end_of_log: int
+    times_by_unit: dict[str, int] = {}
     splits: dict[str, SplitDescription]
     sha256: dict[str, str]
 

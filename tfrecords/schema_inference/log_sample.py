@@ -147,7 +147,7 @@ class Column:
     @functools.cached_property
     def times(self) -> np.ndarray:
         """The known values as times; NaN for other values."""
-        if self.is_numeric:
+        if self.is_numeric and self.time_format is None:
             return self.numbers
         return parse_times(self.known, self.time_format)
 

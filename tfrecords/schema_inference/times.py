@@ -49,7 +49,7 @@ def is_clock(column: Column, is_named: bool) -> bool:
 
 def seconds(column: Column) -> np.ndarray | None:
     """Returns the known times [V] in seconds, or None if their unit is unknown."""
-    if not column.is_numeric:
+    if not column.is_numeric or column.time_format is not None:
         return column.times
     unit = _epoch_unit(column)
     return None if unit is None else column.numbers / unit

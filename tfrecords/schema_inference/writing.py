@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from tfrecords.columns import is_missing_number, number_fault, parse_times, plain_number
+from tfrecords.columns import (
+    count_units,
+    is_missing_number,
+    number_fault,
+    parse_times,
+    plain_number,
+)
 
 _PROBED = 2_000
 _TIME_FORMATS = (
@@ -17,6 +23,8 @@ _TIME_FORMATS = (
     "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%b %d, %Y %I:%M %p", "%B %d, %Y", "%d %B %Y",
     "%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z",
 )  # fmt: skip
+# Dates as digits, by the number of digits.
+_DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 
 
 def header(names: Sequence[str], first_rows: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -73,13 +81,23 @@ def time_format(values: Sequence[str]) -> str | None:
     """Returns the format of the known values of a column; None: numbers, ISO 8601 or no times."""
     probe = values[:: -(-len(values) // _PROBED) or 1]
     if not probe or not np.isnan(parse_times(probe)).any():
-        return None
+        return _format_of_digits(probe)
     for candidate in _TIME_FORMATS:
         if np.isnan(parse_times(probe[:20], candidate)).any():
             continue
         if not np.isnan(parse_times(probe, candidate)).any():
             return candidate
     return None
+
+
+def _format_of_digits(values: Sequence[str]) -> str | None:
+    """Returns the format of dates from 1990 to 2100 as digits, or None."""
+    lengths = {len(value) for value in values}
+    candidate = _DIGITS.get(lengths.pop()) if len(lengths) == 1 else None
+    if candidate is None or not all(value.isdecimal() for value in values):
+        return None
+    in_range = count_units(parse_times(values, candidate))["seconds"]
+    return candidate if in_range == len(values) else None
 
 
 def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | None, list[str]]:

@@ -55,7 +55,7 @@ class PeerField:
 
 @dataclasses.dataclass(frozen=True)
 class PeerRows:
-    """The shown ads of a split with a known click label, in the order of the log.
+    """The shown ads of a split with a known click label, in the order of `DataSet.windows`.
 
     Attributes:
         ids: Encoded ids [L, W] int32.

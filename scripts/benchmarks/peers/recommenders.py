@@ -69,7 +69,7 @@ class Learned:
         return history
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns encoded queries [C, Wq] and ads [C, Wa] of the clicks, in the log's order."""
+        """Returns encoded queries [C, Wq] and ads [C, Wa] of the clicks."""
         clicks = [retrieval.read_clicks(self.data_set, split) for split in self.splits]
         rows = np.concatenate([own.ad_rows for own in clicks])
         return np.concatenate([own.query for own in clicks]), np.asarray(self.catalog.features)[

@@ -88,7 +88,7 @@ def test_new_and_changed_ads_have_the_rates_of_their_values(release, data_set):
 @pytest.fixture
 def rates_file(tmp_path):
     path = tmp_path / "rates.csv"
-    path.write_text("brand,brand_clicks\nacme,0.9\nbolt,\nunseen,0.1\nother,0.2\n")
+    path.write_text("brand,brand_clicks\nacme,0.9\ncone,\nunseen,0.1\nother,0.2\n")
     return path
 
 
@@ -111,13 +111,13 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, 
                 assert ad.fields["brand_clicks"] != 0.9
                 np.testing.assert_array_equal(own, before)
     # The latest ones count, also once the journal is rewritten.
-    applied = ads.update(rates={"brand_clicks": {"bolt": 0.8}})
+    applied = ads.update(rates={"brand_clicks": {"cone": 0.8}})
     assert applied.rates == ads.status()["rates"] == {"brand_clicks": 1}
     assert ads.view().features(rows[None, :12])[0, :, place].max() > released[:, place].max()
     state = ads._state.condensed()
-    assert live_update.decode(live.encode_update(state)).rates[0].numbers == {"bolt": 0.8}
+    assert live_update.decode(live.encode_update(state)).rates[0].numbers == {"cone": 0.8}
     found = {ad.fields["brand"]: ad.fields["brand_clicks"] for ad in ads.view().listed(rows)}
-    assert found["bolt"] == 0.8
+    assert found["cone"] == 0.8
     assert found["acme"] != 0.9
     ads.update(rates={"brand_clicks": {}})
     assert ads.status()["rates"] == {}

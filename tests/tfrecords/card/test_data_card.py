@@ -8,13 +8,13 @@ import sys
 
 import logs
 import numpy as np
+import pyarrow as pa
 import pytest
 from repository import SCRIPTS
 
 from tfrecords import card, convert, formats, pages, reader
 from tfrecords import schema as schema_lib
 from tfrecords.card import model, rejects, split_counts, statistics, time
-from tfrecords.columns import time_units
 
 SCRIPT = SCRIPTS / "inspect_dataset.py"
 SECTIONS = ("warnings", "splits", "labels", "fields", "drift", "values", "ads", "rejected")
@@ -222,25 +222,13 @@ def test_counting_in_place_is_counting():
         assert totals.sum() == 4
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "unit"),
-    [
-        (1.7e9, 1.7001e9, "seconds"),
-        (1.7e12, 1.7001e12, "milliseconds"),
-        (1.7e15, 1.7001e15, "microseconds"),
-        (0, 2.6e6, None),
-        (0, 1.7e9, None),
-    ],
-)
-def test_the_unit_of_time_is_inferred(low, high, unit):
-    assert time_units.unit_of_times(low, high) == unit
-
-
 def test_times_are_written_as_precisely_as_their_span_asks():
     # 1700000000 is 2023-11-14 22:13:20 UTC.
     assert time.formatted([1.7e9, 1.7e9 + 86_400 * 30], "seconds")[0] == "2023-11-14"
     assert time.formatted([1.7e12, 1.7e12 + 36e5], "milliseconds")[0] == "2023-11-14 22:13"
     assert time.formatted([5.0, 2_600_000.0], None) == ["5", "2,600,000"]
+    # Python has no dates after the year 9999.
+    assert time.formatted([0.0, 1.7e12], "seconds") == ["0", "1,700,000,000,000"]
 
 
 def test_shares_never_round_to_none_or_all():
@@ -331,6 +319,100 @@ def test_a_few_times_far_from_the_others_are_warned_of(tmp_path):
     assert "but nearly all rows are from 2023-11-14 to" in far
     near = texts(card.build_card(users_log(tmp_path / "near", times[:-1], 50)))
     assert "nearly all rows" not in near
+
+
+def test_times_in_another_unit_or_none_are_counted(tmp_path):
+    times = [n * 1_000 for n in range(1_700_000_000, 1_700_000_300)]
+    mixed = users_log(tmp_path / "mixed", [0, 1_700_000_000, *times], 50)
+    built = card.build_card(mixed)
+    assert built.time.unit == "milliseconds"
+    (found,) = (own.text for own in built.warnings if "the unit of most rows" in own.text)
+    assert found.startswith("2 rows (0.7 %) have a time that is not a date between 1990 and 2100")
+    assert "1 would be dates in seconds and 1 would be dates in no unit." in found
+
+
+@pytest.mark.parametrize(
+    ("first", "level", "text"),
+    [(20_260_301, "warning", "They look like dates as digits."), (5, "note", "count as seconds.")],
+)
+def test_times_that_are_no_dates_are_told_where_spans_of_time_count(tmp_path, first, level, text):
+    built = card.build_card(users_log(tmp_path / "log", [first + n // 50 for n in range(300)], 50))
+    (found,) = (own for own in built.warnings if "in any unit since 1970" in own.text)
+    assert (found.level, found.text.endswith(text)) == (level, True)
+
+
+def test_keys_of_tables_that_repeat_or_lack_are_warned_of(tmp_path):
+    fields = (
+        schema_lib.Field("age", "numeric", "query"),
+        schema_lib.Field("brand", "categorical", "ad", min_count=1),
+    )
+    schema = schema_lib.Schema("shop", fields, ("sku",), None, user_key="user")
+    (tmp_path / "ads.csv").write_text("sku,brand\ns0,a\ns1,b\ns0,c\n,d\n")
+    (tmp_path / "users.csv").write_text("user,age\nu0,1\nu1,2\nu0,1\n")
+    rows = "".join(f"u{n % 3},s{n % 2}\n" for n in range(60))
+    (tmp_path / "log.csv").write_text(f"user,sku\n{rows}")
+    source = convert.Source(
+        tmp_path / "log.csv",
+        schema,
+        "tabular",
+        ads_path=tmp_path / "ads.csv",
+        users_path=tmp_path / "users.csv",
+    )
+    convert.convert(source, tmp_path / "data")
+    built = card.build_card(reader.DataSet(tmp_path / "data"))
+    found = {own.text: own.level for own in built.warnings if "of the table of" in own.text}
+    repeat = "1 rows of the table of {} repeat a key ({}); {} of them differ from the last row of "
+    assert found == {
+        repeat.format("ads", "sku", 1) + "their key.": "warning",
+        "1 rows of the table of ads have no key (sku).": "warning",
+        repeat.format("users", "user", 0) + "their key.": "note",
+    }
+
+
+@pytest.mark.parametrize(("placeholder", "num_users"), [("unknown", 121), ("", 150)])
+def test_a_user_with_much_of_the_log_is_warned_of(tmp_path, placeholder, num_users):
+    # 120 users have a request each, and 30 requests are of nobody known.
+    users = [placeholder if n % 5 == 0 else f"u{n}" for n in range(150)]
+    fields = (
+        schema_lib.Field("user", "categorical", "query", min_count=1),
+        schema_lib.Field("ad", "categorical", "ad", min_count=1),
+    )
+    schema = schema_lib.Schema("users", fields, ("ad",), None, user_key="user")
+    rows = "".join(f"{user},a{n % 3}\n" for n, user in enumerate(users))
+    built = card.build_card(converted(tmp_path, f"user,ad\n{rows}", schema))
+    assert built.num_users == num_users
+    told = "One user, 'unknown', has 20.0 % of the requests, in a log of 121 users."
+    assert (told in texts(built)) == (placeholder == "unknown")
+    assert ("One user" in texts(built)) == (placeholder == "unknown")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["118", "7.0", "119", "118.0", "119.0"], (2, "118")),
+        (["118", "7.0"], None),
+        # Versions, of which 2.0 and 2 may differ.
+        (["2", "2.0", "2.1"], None),
+        (["a", "a.0", ""], None),
+        ([], None),
+    ],
+)
+def test_whole_numbers_that_are_floats_too_are_found(values, expected):
+    found = statistics.written_twice(pa.array(values, pa.string()))
+    assert (found and (found.count, found.example)) == expected
+
+
+def test_ids_in_two_forms_are_warned_of_once(tmp_path):
+    rows = [f"{n % 5}{'.0' if n % 2 else ''},{n % 3}\n" for n in range(100)]
+    fields = (
+        schema_lib.Field("q", "categorical", "query", min_count=1),
+        schema_lib.Field("sku", "categorical", "ad", min_count=1),
+    )
+    schema = schema_lib.Schema("ids", fields, ("sku",), None)
+    built = card.build_card(converted(tmp_path, f"sku,q\n{''.join(rows)}", schema))
+    assert built.ads.written_twice.count == 5
+    (found,) = (own.text for own in built.warnings if "written as floats" in own.text)
+    assert re.fullmatch(r"Whole numbers .* floats: sku \(5, such as (\d) and \1\.0\)\.", found)
 
 
 def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import logs
 import numpy as np
@@ -119,6 +120,15 @@ def test_a_log_of_events_converts_and_every_row_is_accounted_for(tmp_path, rows_
     # The two views of a user at one time are a request.
     assert data_set.num_requests("train") == rows["train"] / 2
     assert reader.DataSet(tmp_path / "data").schema == SHOP
+
+
+def test_a_wrong_time_does_not_change_the_unit_of_the_window(tmp_path):
+    seconds = write_log(tmp_path / "log.csv").read_text()
+    milliseconds = re.sub(r"(?m)(\d{10})$", r"\g<1>000", seconds)
+    (tmp_path / "log.csv").write_text(f"{milliseconds}u1,c1,s9,view,,0\n")
+    data_set = logs.converted_table(tmp_path / "log.csv", tmp_path / "data", SHOP)
+    assert data_set.description.times_by_unit["milliseconds"] == 200 + 75 + 10
+    assert data_set.description.source.events.joined == 75
 
 
 def test_a_schema_of_events_is_read_back_and_faults_are_named(tmp_path):

@@ -97,7 +97,8 @@ def test_the_catalog_has_the_rates_of_the_ends_of_validation_and_of_the_log(tmp_
     frame.loc[frame.row == tied, "split"] = "test"
     schema = schema_with_rates()
     table = converted(frame, schema, tmp_path / "data").catalog().table.to_pandas()
-    latest = frame.drop_duplicates("sku", keep="last").set_index("sku")
+    latest = frame.sort_values("t", kind="stable").drop_duplicates("sku", keep="last")
+    latest = latest.set_index("sku")
     for ad in table.to_dict("records"):
         values = {"sku": ad[reader.AD_ID], "brand": latest.brand[ad[reader.AD_ID]]}
         for field in schema.rates:
@@ -113,7 +114,7 @@ def test_the_catalog_has_the_rates_of_the_ends_of_validation_and_of_the_log(tmp_
 
 
 def test_a_row_from_the_future_and_rows_without_labels_do_not_move_the_end_of_the_log(tmp_path):
-    frame, schema = log(), schema_with_rates(split=None)
+    frame, schema = log().sort_values("t", kind="stable"), schema_with_rates(split=None)
     table = converted(frame, schema, tmp_path / "data").catalog().table.to_pandas()
     released = [reader.RELEASED + field.name for field in schema.rates]
     assert table[released].notna().any().all()

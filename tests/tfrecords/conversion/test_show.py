@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tfrecords import convert, reader
 from tfrecords import schema as schema_lib
 from tfrecords.schema import Field
 
@@ -52,6 +53,26 @@ def test_the_catalog_has_the_latest_values_with_their_types(tmp_path):
     assert found["s1"]["title"] is None
     assert data_set.schema.show == SHOP.show
     assert data_set.catalog().fields.column_names == ["brand", "price"]
+
+
+@pytest.mark.parametrize(("time", "title"), [("at", "T7"), (None, "T0")])
+def test_the_latest_values_are_those_of_the_latest_time(tmp_path, time, title):
+    # Newest first; the last two rows of the latest time differ.
+    times = [7, 7, *range(6, -1, -1)]
+    titles = ["first", *(f"T{at}" for at in times[1:])]
+    rows = [
+        f"c,s{ad},b,1.5,{t},,0,{at}" for t, at in zip(titles, times, strict=True) for ad in "ab"
+    ]
+    (tmp_path / "log.csv").write_text("\n".join([f"{HEADER},at", *rows]))
+    schema = dataclasses.replace(PLAIN, click=None, show=("title",), time=time)
+    for rows_per_chunk in (3, 100):
+        directory = tmp_path / f"data-{rows_per_chunk}"
+        source = convert.Source(
+            tmp_path / "log.csv", schema, "tabular", rows_per_chunk=rows_per_chunk
+        )
+        convert.convert(source, directory)
+        found = shown(reader.DataSet(directory))
+        assert [found[ad]["title"] for ad in ("sa", "sb")] == [title, title]
 
 
 def test_models_read_the_same_bytes_whatever_is_shown(tmp_path):

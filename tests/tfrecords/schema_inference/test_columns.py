@@ -475,3 +475,24 @@ def test_codes_are_categories_and_titles_are_shown(tmp_path: pathlib.Path) -> No
     assert own["device_code"] == ("categorical", "ad")
     assert own["stage"] == ("categorical", "query")
     assert any("'stage' has 13 different whole numbers: a code or a quantity?" in n for n in notes)
+
+
+@pytest.mark.parametrize(
+    ("first", "time_format"),
+    [
+        ("202603{:02}", "%Y%m%d"),
+        ("202603{:02}0003", "%Y%m%d%H%M"),
+        ("202603{:02}000306", "%Y%m%d%H%M%S"),
+        # No month 33, no years of people, and numbers of another length.
+        ("202633{:02}", None),
+        ("120203{:02}", None),
+        ("20260{:02}", None),
+    ],
+)
+def test_dates_as_digits_have_a_format(
+    tmp_path: pathlib.Path, first: str, time_format: str | None
+) -> None:
+    days = [first.format(n // 12 + 10) for n in range(ROWS)]
+    proposal, _ = propose(tmp_path, click=THIRD, date=days)
+    assert proposal["time"] == "date"
+    assert proposal.get("time_format") == time_format

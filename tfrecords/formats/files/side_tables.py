@@ -30,6 +30,11 @@ class SideTable:
         lists: Columns that may hold lists.
         decimal: Decimal sign of numbers in texts of JSON lines; None: plain numbers.
 
+    Attributes:
+        path, key: See the arguments.
+        columns: Columns to join.
+        keys: Rows that do not count because of their key.
+
     Raises:
         FileNotFoundError, ValueError: As in `table_files.read`.
     """
@@ -51,6 +56,7 @@ class SideTable:
         last = columns.last_rows(codes, len(ids))
         nothing = pc.equal(ids.values, "|" * (len(self.key) - 1)).to_numpy(zero_copy_only=False)
         kept = np.flatnonzero((last >= 0) & ~nothing)
+        self.keys = columns.count_keys(table, self.key, self.columns, codes, last, nothing)
         self._examples = ids.values.take(pa.array(kept[:3])).to_pylist()
         self._rows = columns.KeyIndex(ids.fingerprints[kept])
         rows_kept = pa.array(last[kept])
