@@ -140,8 +140,12 @@ class Orchestrator:
 
     @property
     def problem(self) -> str | None:
-        """Why recent answers were degraded, or lack live updates, or None."""
-        problems = [None if self._ranker is None else self._ranker.problem, self.live.problem]
+        """Why recent answers were degraded, lack live updates or are not logged, or None."""
+        problems = [
+            None if self._ranker is None else self._ranker.problem,
+            self.live.problem,
+            None if self.impressions is None else self.impressions.problem,
+        ]
         return " ".join(filter(None, problems)) or None
 
     async def verify_ranker(self, timeout_seconds: float = 5.0) -> None:
