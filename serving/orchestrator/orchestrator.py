@@ -140,10 +140,11 @@ class Orchestrator:
 
     @property
     def problem(self) -> str | None:
-        """Why recent answers were degraded, lack live updates or are not logged, or None."""
+        """Why recent answers were degraded, lack live updates or users, or are not logged."""
         problems = [
             None if self._ranker is None else self._ranker.problem,
             self.live.problem,
+            None if self.users is None else self.users.problem,
             None if self.impressions is None else self.impressions.problem,
         ]
         return " ".join(filter(None, problems)) or None

@@ -178,9 +178,11 @@ class RedisUserStore:
             yield
         except (exceptions.RedisError, OSError) as error:
             reason = str(error).rstrip(".")
+            hint = "Is the server running at this address?"
+            if isinstance(error, exceptions.AuthenticationError):
+                hint = "Check the user and the password in the address."
             raise errors.UserStoreError(
-                f"The user store {self._name} failed: {reason}. Is the server running at this "
-                "address?"
+                f"The user store {self._name} failed: {reason}. {hint}"
             ) from error
 
 

@@ -90,7 +90,7 @@ def create_app(
         if follower is not None:
             tasks.append(asyncio.create_task(follower.run()))
         if users is not None:
-            users.start_expiring()
+            users.start_upkeep()
         yield
         for task in tasks:
             task.cancel()

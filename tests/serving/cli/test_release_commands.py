@@ -141,7 +141,7 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_passes(base, call)
         status, text = call("doctor", f"--bundle={base}", "--norows", "--json", *named)
         checks = json.loads(text)["checks"]
         assert {check["status"] for check in checks} == {"ok"}
-        assert (status, len(checks)) == (0, 11)
+        assert (status, len(checks)) == (0, 12)
         # The other release is not what is served.
         status, text = call("doctor", f"--bundle={base}", "--norows", "--version=2", *named)
         assert status == 1
@@ -246,7 +246,7 @@ def test_the_doctor_uses_a_token_and_tls(guarded_url, tiny_base, call, tmp_path,
     trusting = [*named, f"--tls_authorities={TLS / 'certificate.pem'}"]
     token = f"--token_file={tmp_path / 'token'}"
     status, text = call("doctor", *trusting, token)
-    assert (status, text.splitlines()[-1]) == (0, "6 ok")
+    assert (status, text.splitlines()[-1]) == (0, "7 ok")
     status, text = call("doctor", *named, token)
     assert status == 1
     assert "expected: a certificate signed by a trusted authority" in text

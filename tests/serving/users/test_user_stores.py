@@ -431,3 +431,13 @@ def test_a_server_that_is_gone_fails_with_its_address_and_no_password(valkey):
     with pytest.raises(errors.UserStoreError, match=f"{place} failed") as caught:
         run(address, read)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_a_wrong_password_is_named_and_not_shown(valkey):
+    valkey.client().config_set("requirepass", "right-secret")
+    address = valkey.url.replace("127", ":wrong-secret@127")
+    with pytest.raises(errors.UserStoreError, match="Check the user and the password") as caught:
+        run(address, read)
+    assert "secret" not in str(caught.value)

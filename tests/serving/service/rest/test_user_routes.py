@@ -241,6 +241,9 @@ def test_writes_to_a_store_that_is_down_are_refused_and_answers_go_on(serve, tmp
         assert http.delete("/v1/users/u").status_code == 503
         answer = http.post("/v1/recommend", json={"user_id": "u"}).json()
         assert (len(answer["ads"]), answer["user_data"]) == (10, "failed")
+        problem = http.get("/v1/bundle").json()["user_store"]["problem"]
+        assert problem == http.get("/readyz").json()["degraded"]
+        assert problem == "The user store h:1 failed. Is the server running?"
         page = http.get("/metrics").text
     counts = {
         sample.labels["outcome"]: sample.value
