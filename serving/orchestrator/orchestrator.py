@@ -112,7 +112,11 @@ class Orchestrator:
             clock,
         )
         self._validator = Validator(
-            release.manifest, self.config.default_k, self.config.max_k, self.config.rules
+            release.manifest,
+            self.config.default_k,
+            self.config.max_k,
+            self.config.rules,
+            has_user_store=users is not None,
         )
         self.users = users
         self._user_stage = None
