@@ -8,17 +8,35 @@
 Each can be sent again after a failure.
 """
 
-from typing import Any
+import urllib.parse
+from typing import Annotated, Any
 
 import fastapi
 
-from serving import orchestrator, requests
+from serving import errors, orchestrator, requests
 from serving.impressions import FeedbackLog
 from serving.service import release_router
 from serving.service.rest.openapi import refusals
 
 # An id may contain a slash.
 _USER_PATH = "/v1/users/{user_id:path}"
+
+
+async def _checked(http: fastapi.Request, user_id: str) -> str:
+    """Returns the id of a user; raises `InvalidRequestError` if no request can have it."""
+    raw_path: bytes = http.scope["raw_path"]
+    try:
+        # The server replaces what is not UTF-8, so that several ids would become one.
+        urllib.parse.unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError as error:
+        raise errors.InvalidRequestError(
+            f"user_id: expected percent-encoded UTF-8 in the path, got {raw_path.decode('latin-1')!r}."
+        ) from error
+    requests.parse(requests.Request, {"user_id": user_id})
+    return user_id
+
+
+_UserId = Annotated[str, fastapi.Depends(_checked)]
 
 
 def add_routes(
@@ -47,12 +65,12 @@ def add_routes(
         return await events.add(body.events)
 
     @app.get(_USER_PATH, responses=refusals(400, 401, 500, 503))
-    async def user(user_id: str) -> dict[str, Any]:
+    async def user(user_id: _UserId) -> dict[str, Any]:
         """What the user store knows of a user: profile, actions and impressions."""
-        return (await data.get(_checked(user_id))).to_json()
+        return (await data.get(user_id)).to_json()
 
     @app.put(_USER_PATH, **described)
-    async def set_profile(user_id: str, body: requests.UserProfile) -> requests.UserProfile:
+    async def set_profile(user_id: _UserId, body: requests.UserProfile) -> requests.UserProfile:
         """Replaces the profile of a user."""
         named = {"user_id": user_id, "user": body.profile}
         router.stable.check(requests.parse(requests.Request, named))
@@ -60,15 +78,9 @@ def add_routes(
         return body
 
     @app.delete(_USER_PATH, responses=refusals(400, 401, 500, 503))
-    async def delete(user_id: str) -> requests.UserDeleted:
+    async def delete(user_id: _UserId) -> requests.UserDeleted:
         """Erases a user from the user store.
 
         The impression log and the log of events keep what they have.
         """
-        return requests.UserDeleted(deleted=await data.delete(_checked(user_id)))
-
-
-def _checked(user_id: str) -> str:
-    """Returns the id of a user; raises `InvalidRequestError` if no request can have it."""
-    requests.parse(requests.Request, {"user_id": user_id})
-    return user_id
+        return requests.UserDeleted(deleted=await data.delete(user_id))

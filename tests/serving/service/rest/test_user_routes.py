@@ -189,6 +189,21 @@ def test_an_id_that_no_request_can_have_is_refused(serve, user_id):
             assert error_of(reply)[2].startswith("user_id: expected 1 to 256 characters")
 
 
+def test_an_id_that_is_not_utf8_is_refused_and_meets_no_other_user(serve):
+    with serve() as http:
+        # The character that replaces what is not UTF-8 is a valid id.
+        replacing = "/v1/users/%EF%BF%BD"
+        assert http.put(replacing, json={"profile": {"country": "CH"}}).status_code == 200
+        for reply in (
+            http.get("/v1/users/%ff"),
+            http.put("/v1/users/%ff", json={"profile": {"country": "FR"}}),
+            http.delete("/v1/users/%fe"),
+        ):
+            assert error_of(reply)[:2] == (400, "invalid_request")
+            assert error_of(reply)[2].startswith("user_id: expected percent-encoded UTF-8")
+        assert http.get(replacing).json()["profile"] == {"country": "CH"}
+
+
 def test_users_need_the_token(serve):
     with serve(token="secret") as http:
         calls = [
