@@ -122,6 +122,8 @@ def create_app(
     _add_state_routes(app, router, follower, draining)
     if users is not None:
         user_routes.add_routes(app, router, feedback)
+    else:
+        user_routes.add_refusals(app)
     _add_metrics_route(app, metrics)
     pages.add_routes(app)
 

@@ -22,15 +22,33 @@ from serving.service.rest.openapi import refusals
 _USER_PATH = "/v1/users/{user_id:path}"
 
 
+def add_refusals(app: fastapi.FastAPI) -> None:
+    """Adds routes that say why a service without a user store does not have those of users.
+
+    Args:
+        app: Application.
+    """
+
+    async def refuse() -> None:
+        raise fastapi.HTTPException(
+            404, "this service has no user store; start it with --user_store"
+        )
+
+    for path in ("/v1/events", _USER_PATH):
+        app.add_api_route(
+            path, refuse, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False
+        )
+
+
 async def _checked(http: fastapi.Request, user_id: str) -> str:
     """Returns the id of a user; raises `InvalidRequestError` if no request can have it."""
-    raw_path: bytes = http.scope["raw_path"]
+    path: str = http.scope["raw_path"].decode("latin-1")
     try:
         # The server replaces what is not UTF-8, so that several ids would become one.
-        urllib.parse.unquote_to_bytes(raw_path).decode()
+        urllib.parse.unquote_to_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise errors.InvalidRequestError(
-            f"user_id: expected percent-encoded UTF-8 in the path, got {raw_path.decode('latin-1')!r}."
+            f"user_id: expected percent-encoded UTF-8 in the path, got {path!r}."
         ) from error
     requests.parse(requests.Request, {"user_id": user_id})
     return user_id
