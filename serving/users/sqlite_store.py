@@ -66,7 +66,7 @@ _PACE_WEIGHT = 0.1
 
 
 class SqliteUserStore:
-    """A user store in a file; created if it does not exist.
+    """A user store in a file; created if it does not exist, in a directory that does.
 
     Args:
         path: The file. SQLite keeps two more next to it.
@@ -80,7 +80,6 @@ class SqliteUserStore:
         self._path = pathlib.Path(path)
         self._config = config or UserStoreConfig()
         with self._mapped():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connected()
             self._prepare()
             self._inline = self._connected()

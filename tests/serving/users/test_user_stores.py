@@ -34,7 +34,7 @@ def server(tmp_path_factory):
 def address(request, tmp_path):
     """Address of an empty store."""
     if request.param == "sqlite":
-        return f"sqlite:{tmp_path}/users/users.db"
+        return f"sqlite:{tmp_path}/users.db"
     running = request.getfixturevalue("server")
     running.client().flushall()
     return running.url
@@ -410,6 +410,12 @@ def test_many_users_are_read_in_a_thread_and_few_are_not(tmp_path):
 def test_an_address_of_no_store_is_refused():
     with pytest.raises(ValueError, match=r"Expected sqlite:PATH or redis://.*'memcached://x'"):
         users.open_store("memcached://x")
+
+
+def test_a_directory_that_does_not_exist_is_refused_and_not_made(tmp_path):
+    with pytest.raises(ValueError, match=f"create the directory {tmp_path}/user"):
+        users.open_store(f"sqlite:{tmp_path}/user/users.db")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path):
