@@ -42,6 +42,7 @@ class LocalClient:
             user_store: Address of a user store, such as `sqlite:users.db`; None: no store.
 
         Raises:
+            ValueError: The address of the user store is not valid.
             UserStoreError: The user store cannot be opened.
             BundleError: The release cannot be loaded.
             RankerError: The ranker cannot be loaded, or does not reproduce the probes.

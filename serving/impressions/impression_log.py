@@ -79,6 +79,10 @@ class ImpressionLog:
         config: Options. None: the defaults.
         clock: Returns the time in seconds, for the age of rows that are not in a file yet.
         observe: Called with `written` or `dropped` and a number of rows.
+        observe_problem: Called with whether the log cannot be written, after each attempt.
+
+    Attributes:
+        problem: Why the log cannot be written. None: it can.
 
     Raises:
         ImpressionLogError: The directory is not writable.
@@ -90,11 +94,13 @@ class ImpressionLog:
         config: ImpressionLogConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
         observe: Callable[[str, int], None] = lambda outcome, rows: None,
+        observe_problem: Callable[[bool], None] = lambda has_problem: None,
     ) -> None:
         self.directory = pathlib.Path(directory)
         self._config = config or ImpressionLogConfig()
         self._clock = clock
         self._observe = observe
+        self._observe_problem = observe_problem
         self._prepare()
         self._queue: collections.deque[tuple[manifest.Manifest, impression_rows.RecordedAnswer]] = (
             collections.deque()
@@ -104,7 +110,7 @@ class ImpressionLog:
         self._dropped_rows = 0
         self._written_rows = 0
         self._num_files = 0
-        self._problem: str | None = None
+        self.problem: str | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="impression-log", daemon=True)
         self._thread.start()
@@ -133,14 +139,16 @@ class ImpressionLog:
         self._queue.append((release, shown))
 
     def status(self) -> dict[str, Any]:
-        """Returns the numbers of written, queued and dropped items, for monitoring."""
+        """Returns the numbers of written, waiting and dropped items, for monitoring."""
+        pending = list(self._pending.values())
         return {
             "written_rows": self._written_rows,
             "files": self._num_files,
             "queued_answers": len(self._queue),
+            "pending_rows": sum(own.shown_rows + own.batched_rows for own in pending),
             "dropped_answers": self._dropped_answers,
             "dropped_rows": self._dropped_rows,
-            "problem": self._problem,
+            "problem": self.problem,
         }
 
     def close(self, timeout_seconds: float = 10.0) -> None:
@@ -199,7 +207,7 @@ class ImpressionLog:
         except Exception as error:
             # Whatever is wrong with an answer, the thread must go on.
             self._drop(rows)
-            self._note(error)
+            self._note_problem(error)
 
     def _drop(self, rows: int) -> None:
         self._dropped_rows += rows
@@ -211,9 +219,16 @@ class ImpressionLog:
             try:
                 self._write_file(pending)
             except (OSError, pa.ArrowException) as error:
-                self._note(error)
+                self._note_problem(error)
                 # The latest rows, one file of them, are kept for the next attempt if there is one.
-                keep = 0 if self._closing.is_set() else self._config.rows_per_file
+                keep = self._config.rows_per_file
+                if self._closing.is_set():
+                    keep = 0
+                    logging.error(
+                        "%d rows of the impression log were lost at shutdown: %s",
+                        pending.batched_rows,
+                        _reason(error),
+                    )
                 while pending.batched_rows > keep:
                     self._drop(pending.drop_first())
                 pending.since = self._clock()
@@ -221,13 +236,19 @@ class ImpressionLog:
             self._written_rows += pending.batched_rows
             self._observe("written", pending.batched_rows)
             self._num_files += 1
-            self._problem = None
+            self._note_problem(None)
         del self._pending[pending.release.version]
 
-    def _note(self, error: Exception) -> None:
-        if str(error) != self._problem:
-            logging.error("The impression log cannot be written: %s", error)
-        self._problem = str(error)
+    def _note_problem(self, error: Exception | None) -> None:
+        problem = None
+        if error is not None:
+            problem = f"The impression log in {self.directory} cannot be written: {_reason(error)}."
+            if problem != self.problem:
+                logging.error("%s", problem)
+        elif self.problem is not None:
+            logging.warning("The impression log in %s is written again.", self.directory)
+        self.problem = problem
+        self._observe_problem(problem is not None)
 
     def _write_file(self, pending: _Pending) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -235,3 +256,10 @@ class ImpressionLog:
         with files.replacing(self.directory / name, durable=True) as partial:
             table = pa.Table.from_batches(pending.batches)
             pq.write_table(table, partial, write_page_checksum=True)
+
+
+def _reason(error: Exception) -> str:
+    # The message names a file of its own at each attempt.
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return str(error)

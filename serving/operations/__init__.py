@@ -23,7 +23,7 @@ from serving.operations.local_service import (
     requests_from_samples,
 )
 from serving.operations.model_server_findings import ModelServerCheck, servers_behind
-from serving.operations.release_check import check_release
+from serving.operations.release_check import check_release, check_updates
 from serving.operations.row_findings import (
     compare_over_grpc,
     compare_over_rest,
@@ -42,6 +42,7 @@ __all__ = [
     "ServiceCheck",
     "any_failed",
     "check_release",
+    "check_updates",
     "compare_histories",
     "compare_impressions",
     "compare_over_grpc",

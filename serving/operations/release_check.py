@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from serving import errors, ranker, releases, requests
+from serving import errors, live, ranker, releases, requests
 
 Score = Callable[[requests.Columns, np.ndarray], dict[str, np.ndarray]]
 
@@ -37,6 +37,31 @@ def check_release(base: pathlib.Path, version: int) -> Iterator[str]:
             yield "it has no ranker: answers are in retrieval order"
     finally:
         release.close()
+
+
+def check_updates(release: releases.Bundle) -> str:
+    """Reads the live updates of a release from the start, as a service does that loads it.
+
+    Args:
+        release: Loaded release.
+
+    Returns:
+        What was found.
+
+    Raises:
+        LiveIndexError: The journal is damaged, or belongs to another release.
+    """
+    updates = live.LiveIndex(release)
+    try:
+        state = updates.status()
+    finally:
+        updates.close()
+    if not state["num_updates"]:
+        return "none"
+    return (
+        f"{state['num_updates']:,} updates are undamaged: {state['added']:,} ads added, "
+        f"{state['removed_or_changed']:,} removed or changed"
+    )
 
 
 def _scores(release: releases.Bundle) -> dict[str, np.ndarray]:

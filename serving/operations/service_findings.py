@@ -55,6 +55,7 @@ class ServiceCheck:
         if reachable.status != "ok":
             return
         yield findings.finding_of(f"{place}, ready", self._ready)
+        yield findings.finding_of(f"{place}, problems", self._problems)
         served = findings.finding_of(f"{place}, release", self._release_served)
         yield served
         if served.status == "ok":
@@ -107,6 +108,18 @@ class ServiceCheck:
                 "See the checks of the model server; GET /readyz says why.",
             )
         return "yes"
+
+    def _problems(self) -> str:
+        served = self._client.bundle()
+        states = (served.get(part) or {} for part in ("live", "user_store", "impression_log"))
+        problems = [state["problem"] for state in states if state.get("problem")]
+        if problems:
+            raise findings.WrongError(
+                "live updates, a user store and an impression log that can be used",
+                " ".join(problems),
+                "See the message, which GET /v1/bundle and the service's log have, too.",
+            )
+        return "none of its live updates, user store and impression log"
 
     def _role(self) -> Literal["stable", "canary"] | None:
         """Returns the value of `release` in requests that the release answers."""

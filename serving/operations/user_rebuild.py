@@ -44,6 +44,8 @@ async def rebuild_users(
 ) -> RebuiltUsers:
     """Adds the users of logs to a store. Events and profiles that it has stay as they are.
 
+    What a user who was erased within the last hour did before is left out, see `UserStore.delete`.
+
     Args:
         store: The store; it may be in use.
         log_files: Files of the impression log.
@@ -82,8 +84,8 @@ async def rebuild_users(
         # A profile that was set may be newer.
         if not stored.profile:
             profile = {name: value for name, (_, value) in known.items()}
-            await store.set_profile(user_id, profile, now)
-            done.profiles += 1
+            times = {name: logged_at for name, (logged_at, _) in known.items()}
+            done.profiles += await store.set_profile(user_id, profile, now, times)
     return done
 
 

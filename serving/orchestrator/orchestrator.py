@@ -112,7 +112,11 @@ class Orchestrator:
             clock,
         )
         self._validator = Validator(
-            release.manifest, self.config.default_k, self.config.max_k, self.config.rules
+            release.manifest,
+            self.config.default_k,
+            self.config.max_k,
+            self.config.rules,
+            has_user_store=users is not None,
         )
         self.users = users
         self._user_stage = None
@@ -140,8 +144,13 @@ class Orchestrator:
 
     @property
     def problem(self) -> str | None:
-        """Why recent answers were degraded, or lack live updates, or None."""
-        problems = [None if self._ranker is None else self._ranker.problem, self.live.problem]
+        """Why recent answers were degraded, lack live updates or users, or are not logged."""
+        problems = [
+            None if self._ranker is None else self._ranker.problem,
+            self.live.problem,
+            None if self.users is None else self.users.problem,
+            None if self.impressions is None else self.impressions.problem,
+        ]
         return " ".join(filter(None, problems)) or None
 
     async def verify_ranker(self, timeout_seconds: float = 5.0) -> None:

@@ -12,9 +12,9 @@ def describe_release(service: orchestrator.Orchestrator) -> dict[str, Any]:
         service: Orchestrator of the release.
 
     Returns:
-        Fields, heads, index and metrics of the release; the state of its live updates and of the
-        impression log (None if disabled); request limits; and sample requests, which are the raw
-        query fields of the release's probes.
+        Fields, heads, index and metrics of the release; the state of its live updates, and of the
+        impression log and the user store (None if disabled); request limits; and sample requests,
+        which are the raw query fields of the release's probes.
     """
     release, config, impressions = service.release.manifest, service.config, service.impressions
     return {
@@ -34,6 +34,7 @@ def describe_release(service: orchestrator.Orchestrator) -> dict[str, Any]:
         "metrics": release.metrics,
         "live": service.live.status(),
         "impression_log": None if impressions is None else impressions.status(),
+        "user_store": None if service.users is None else service.users.status(),
         "limits": {
             "num_candidates": config.num_candidates,
             "default_k": config.default_k,

@@ -77,6 +77,7 @@ _GAUGES: dict[str, tuple[str, Any, str]] = {
         "livesum",
         "Anonymous memory of the processes, without mapped files, in bytes.",
     ),
+    "impression_log_problem": ("", "livesum", "Processes that cannot write the impression log."),
     "live_problem": ("version", "livesum", "Processes that cannot apply live updates."),
     "live_updates": ("version", "mostrecent", "Live updates since the export that are applied."),
     "live_cut_bytes": (
@@ -211,6 +212,10 @@ class ServiceMetrics:
     def observe_impressions(self, outcome: str, rows: int) -> None:
         """Counts rows of the impression log, `written` or `dropped`."""
         self._outcomes["impression_rows", outcome].inc(rows)
+
+    def observe_impression_log(self, has_problem: bool) -> None:
+        """Records whether the impression log cannot be written."""
+        self.gauges["impression_log_problem"].set(has_problem)
 
     def observe_user_read(self, outcome: str) -> None:
         """Counts a user that was read: `found`, `unknown`, `late` or `failed`."""

@@ -6,7 +6,7 @@
 A read that is late goes on without its request, so that a connection that takes longer to open is
 there for the next one. A store that fails or is late repeatedly is left alone for a while
 (`ranker.CircuitBreaker`). Impressions are written in the background, those of many answers at a
-time.
+time. `problem` says why the latest read or write failed, and the log names each problem once.
 """
 
 import asyncio
@@ -30,6 +30,9 @@ FOUND, UNKNOWN, LATE, FAILED = "found", "unknown", "late", "failed"
 # Answers whose impressions share a write.
 _ANSWERS_PER_WRITE = 100
 _EXPIRE_SECONDS = 3600.0
+_PROBE_SECONDS = 5.0
+# No user has it.
+_PROBE_ID = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +81,19 @@ class UserData:
         self._num_written = 0
         self._closing = False
         self._writing: asyncio.Task[None] | None = None
-        self._expiring: asyncio.Task[None] | None = None
+        self._upkeep: list[asyncio.Task[None]] = []
+        # Use of the store -> why the latest one failed.
+        self._problems: dict[str, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def problem(self) -> str | None:
+        """Why the store cannot be used, or None."""
+        return " ".join(dict.fromkeys(self._problems.values())) or None
+
+    def status(self) -> dict[str, Any]:
+        """Returns the number of answers whose impressions wait, and the problem, for monitoring."""
+        return {"queued_answers": len(self._queue), "problem": self.problem}
 
     async def read(
         self, user_ids: Sequence[str], impressions: bool, now: float, timeout_ms: float
@@ -145,7 +159,7 @@ class UserData:
             UserStoreError: The store failed.
         """
         await self.flush()
-        (found,) = await self._store.read([user_id], self.now(), True)
+        (found,) = await self._noted("read", self._store.read([user_id], self.now(), True))
         return found
 
     async def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
@@ -168,9 +182,9 @@ class UserData:
         await self.flush()
         return await self._written(self._store.delete(user_id, self.now()))
 
-    def start_expiring(self) -> None:
-        """Starts to delete users whose time to live has passed, once an hour."""
-        self._expiring = self._start(self._expire())
+    def start_upkeep(self) -> None:
+        """Starts to look whether the store answers, and to delete users who have expired."""
+        self._upkeep = [self._start(self._probe()), self._start(self._expire())]
 
     async def flush(self) -> None:
         """Waits until the impressions that are queued now are written, or dropped."""
@@ -181,8 +195,8 @@ class UserData:
     async def close(self) -> None:
         """Writes what is queued and closes the store; impressions of later answers are dropped."""
         self._closing = True
-        if self._expiring is not None:
-            self._expiring.cancel()
+        for task in self._upkeep:
+            task.cancel()
         await self.flush()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(errors.UserStoreError):
@@ -191,20 +205,37 @@ class UserData:
     async def _written(self, writing: Coroutine[Any, Any, _Result]) -> _Result:
         """Returns the result of a write, which has a limited time."""
         seconds = self.config.write_timeout_seconds
+
+        async def limited() -> _Result:
+            try:
+                return await asyncio.wait_for(writing, seconds)
+            except TimeoutError as error:
+                raise errors.UserStoreError(
+                    f"The user store did not finish a write within {seconds:g} s. Send it again "
+                    "later, which is harmless."
+                ) from error
+
+        return await self._noted("write", limited())
+
+    async def _noted(self, use: str, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Returns the result of a use of the store, and notes whether it failed."""
         try:
-            return await asyncio.wait_for(writing, seconds)
-        except TimeoutError as error:
-            raise errors.UserStoreError(
-                f"The user store did not finish a write within {seconds:g} s. Send it again later, "
-                "which is harmless."
-            ) from error
+            result = await work
+        except Exception as error:
+            if str(error) not in self._problems.values():
+                logging.error("%s", error)
+            self._problems[use] = str(error)
+            raise
+        if self._problems.pop(use, None) is not None and not self._problems:
+            logging.warning("The user store can be used again.")
+        return result
 
     async def _read(
         self, user_ids: Sequence[str], impressions: bool, now: float, timeout_ms: float
     ) -> tuple[list[User] | None, str | None]:
         if not self._breaker.admit():
             return None, FAILED
-        reading = self._start(self._store.read(user_ids, now, impressions))
+        reading = self._start(self._noted("read", self._store.read(user_ids, now, impressions)))
         try:
             await asyncio.wait({reading}, timeout=timeout_ms / 1000)
             # If this thread was busy, the reply and the end of the time are seen at once.
@@ -225,7 +256,6 @@ class UserData:
                 self._breaker.failed()
             return None, LATE
         self._breaker.failed()
-        logging.warning("%s", reading.exception())
         return None, FAILED
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -251,10 +281,9 @@ class UserData:
         count = min(_ANSWERS_PER_WRITE, len(self._queue))
         events = [event for _ in range(count) for event in self._queue.popleft()]
         try:
-            await self._store.append(events, self.now())
-        except errors.UserStoreError as error:
+            await self._noted("write", self._store.append(events, self.now()))
+        except errors.UserStoreError:
             self._metrics.observe_user_events("dropped", len(events))
-            logging.warning("%s", error)
         else:
             self._metrics.observe_user_events("shown", len(events))
         finally:
@@ -262,10 +291,15 @@ class UserData:
         if self._queue:
             self._writing = self._start(self._write_queued())
 
+    async def _probe(self) -> None:
+        """Reads a user regularly, so that a failure is noted without requests, and its end, too."""
+        while True:
+            with contextlib.suppress(errors.UserStoreError):
+                await self._noted("read", self._store.read([_PROBE_ID], self.now()))
+            await asyncio.sleep(_PROBE_SECONDS)
+
     async def _expire(self) -> None:
         while True:
-            try:
-                await self._store.expire(self.now())
-            except errors.UserStoreError as error:
-                logging.warning("%s", error)
+            with contextlib.suppress(errors.UserStoreError):
+                await self._noted("expiry", self._store.expire(self.now()))
             await asyncio.sleep(_EXPIRE_SECONDS)

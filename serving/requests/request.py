@@ -194,7 +194,8 @@ class FrequencyCap(_FieldRule):
     """Categorical or list field whose values are counted: ads with a value that has reached the
     maximum are not eligible. Null: the ads themselves are counted."""
     event: EventKind | None = None
-    """Kind of the events that are counted. Null: impressions, the only ones that `seen` has."""
+    """Kind of the events that are counted. Null: impressions, the only ones that `seen` has; a
+    service without a user store refuses others."""
     hours: Annotated[Number, pydantic.Field(gt=0, le=MAX_HOURS)] | None = None
     """Only events of the last hours count. Null: all that the user store keeps. It does not change
     the counts of `seen`."""

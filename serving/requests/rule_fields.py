@@ -7,6 +7,7 @@ from serving import errors
 from serving.requests import parsing, request
 from tfrecords import terminal
 
+_IMPRESSION = "impression"
 _KINDS = ("categorical", "categorical_list", "text")
 
 
@@ -16,13 +17,20 @@ class RuleFields:
     Args:
         kinds: Ad field to its kind.
         defaults: Rules of requests that name none.
+        has_user_store: Whether a user store counts events, other than impressions too.
 
     Raises:
-        InvalidRequestError: The defaults do not fit the release.
+        InvalidRequestError: The defaults do not fit the release or the service.
     """
 
-    def __init__(self, kinds: Mapping[str, str], defaults: request.Rules | None = None) -> None:
+    def __init__(
+        self,
+        kinds: Mapping[str, str],
+        defaults: request.Rules | None = None,
+        has_user_store: bool = True,
+    ) -> None:
         self._kinds = dict(kinds)
+        self._has_user_store = has_user_store
         self.defaults = request.Rules(caps=(), frequency_caps=(), diversity=())
         self.defaults = self.check(defaults)
 
@@ -40,8 +48,11 @@ class RuleFields:
             if listed is not None:
                 changed[name] = listed
                 for position, rule in enumerate(listed):
+                    place = f"rules.{name}[{position}]"
                     if rule.field is not None:
-                        self._check_field(f"rules.{name}[{position}].field", rule.field)
+                        self._check_field(f"{place}.field", rule.field)
+                    if name == "frequency_caps":
+                        self._check_event(f"{place}.event", rule.event)
         if rules.exploration is not None:
             changed["exploration"] = rules.exploration if rules.exploration.share else None
         return self.defaults.model_copy(update=changed)
@@ -54,6 +65,14 @@ class RuleFields:
         """
         for name in (seen.fields if seen is not None else None) or ():
             self._check_field("seen.fields", name)
+
+    def _check_event(self, place: str, event: str | None) -> None:
+        if not self._has_user_store and (event or _IMPRESSION) != _IMPRESSION:
+            raise errors.InvalidRequestError(
+                f"{place}: expected {_IMPRESSION!r}, which seen counts, got {event!r}, which only "
+                "a user store counts. Start the service with --user_store, or a LocalClient with "
+                "user_store."
+            )
 
     def _check_field(self, place: str, field: str) -> None:
         kind = self._kinds.get(field)
@@ -69,7 +88,7 @@ class RuleFields:
 
 def counts_of(seen: request.Seen | None, cap: request.FrequencyCap) -> Mapping[str, int] | None:
     """Returns the counts of a request for a frequency cap; None: the request has none."""
-    if seen is None or (cap.event or "impression") != "impression":
+    if seen is None or (cap.event or _IMPRESSION) != _IMPRESSION:
         return None
     return seen.ads if cap.field is None else (seen.fields or {}).get(cap.field)
 

@@ -66,9 +66,10 @@ class Validator:
         default_k: Number of ads for a request without k.
         max_k: Maximum number of ads that one request may ask for.
         rules: Rules of requests that name none, or their JSON object.
+        has_user_store: Whether a user store counts events for frequency caps.
 
     Raises:
-        InvalidRequestError: The rules do not fit the release.
+        InvalidRequestError: The rules do not fit the release or the service.
     """
 
     def __init__(
@@ -77,11 +78,12 @@ class Validator:
         default_k: int,
         max_k: int,
         rules: Rules | Mapping[str, Any] | None = None,
+        has_user_store: bool = True,
     ) -> None:
         self.fields = query_fields.QueryFields(release.query_fields, release.ad_kinds)
         self._filters = filter_fields.FilterFields(release.ad_kinds)
         defaults = None if rules is None else parsing.parse(Rules, rules, "rules")
-        self._rules = rule_fields.RuleFields(release.ad_kinds, defaults)
+        self._rules = rule_fields.RuleFields(release.ad_kinds, defaults, has_user_store)
         self._release = release
         self._num_ads = release.index["num_ads"]
         self._default_k = default_k

@@ -136,6 +136,7 @@ def serve_release(
             settings.impression_directory,
             settings.impressions,
             observe=metrics.observe_impressions,
+            observe_problem=metrics.observe_impression_log,
         )
     user_data, feedback = None, None
     if settings.user_store is not None:

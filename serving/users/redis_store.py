@@ -48,6 +48,18 @@ end
 for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return added
 """
+# KEYS: likewise. ARGV: time to live in seconds; then time and JSON of each value of the profile.
+_SET_LOGGED_PROFILE = """
+local erased = tonumber(redis.call('GET', KEYS[5]) or '-1')
+local values = {}
+for i = 2, #ARGV, 2 do
+  if tonumber(ARGV[i]) > erased then table.insert(values, ARGV[i + 1]) end
+end
+if #values == 0 then return 0 end
+redis.call('SET', KEYS[1], '{' .. table.concat(values, ',') .. '}')
+for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
+return 1
+"""
 _LISTS = ("profile", "actions", "impressions", "ids")
 
 
@@ -102,7 +114,15 @@ class RedisUserStore:
         with self._mapped():
             return sum(await pipeline.execute())
 
-    async def set_profile(self, user_id: str, profile: Mapping[str, Any], now: float) -> None:
+    async def set_profile(
+        self,
+        user_id: str,
+        profile: Mapping[str, Any],
+        now: float,
+        times: Mapping[str, float] | None = None,
+    ) -> bool:
+        if times is not None:
+            return await self._set_logged_profile(user_id, profile, times)
         keys = _keys(user_id)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.set(keys[0], json.dumps(profile), ex=int(self._config.ttl_seconds))
@@ -110,6 +130,7 @@ class RedisUserStore:
             pipeline.expire(key, int(self._config.ttl_seconds))
         with self._mapped():
             await pipeline.execute()
+        return True
 
     async def delete(self, user_id: str, now: float) -> bool:
         pipeline = self._redis.pipeline(transaction=False)
@@ -127,6 +148,20 @@ class RedisUserStore:
         with self._mapped():
             await self._redis.aclose()
 
+    async def _set_logged_profile(
+        self, user_id: str, profile: Mapping[str, Any], times: Mapping[str, float]
+    ) -> bool:
+        keys = [*_keys(user_id), _erased_key(user_id)]
+        arguments = [repr(int(self._config.ttl_seconds))]
+        for name, value in profile.items():
+            # Without the braces.
+            arguments += [repr(times[name]), json.dumps({name: value})[1:-1]]
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.eval(_SET_LOGGED_PROFILE, len(keys), *keys, *arguments)
+        with self._mapped():
+            (is_written,) = await pipeline.execute()
+        return bool(is_written)
+
     def _arguments(self, events: Sequence[StoredEvent], since: float) -> list[str]:
         config = self._config
         limits = (int(config.ttl_seconds), since, config.max_actions, config.max_impressions)
@@ -143,9 +178,11 @@ class RedisUserStore:
             yield
         except (exceptions.RedisError, OSError) as error:
             reason = str(error).rstrip(".")
+            hint = "Is the server running at this address?"
+            if isinstance(error, exceptions.AuthenticationError):
+                hint = "Check the user and the password in the address."
             raise errors.UserStoreError(
-                f"The user store {self._name} failed: {reason}. Is the server running at this "
-                "address?"
+                f"The user store {self._name} failed: {reason}. {hint}"
             ) from error
 
 

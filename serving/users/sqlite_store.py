@@ -66,7 +66,7 @@ _PACE_WEIGHT = 0.1
 
 
 class SqliteUserStore:
-    """A user store in a file; created if it does not exist.
+    """A user store in a file; created if it does not exist, in a directory that does.
 
     Args:
         path: The file. SQLite keeps two more next to it.
@@ -80,7 +80,6 @@ class SqliteUserStore:
         self._path = pathlib.Path(path)
         self._config = config or UserStoreConfig()
         with self._mapped():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connected()
             self._prepare()
             self._inline = self._connected()
@@ -108,9 +107,16 @@ class SqliteUserStore:
     async def append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
         return await self._run(self._writing, lambda: self._append(events, now))
 
-    async def set_profile(self, user_id: str, profile: Mapping[str, Any], now: float) -> None:
-        row = (user_id, json.dumps(profile), _hours(now))
-        await self._run(self._writing, lambda: self._writer.execute(_WRITTEN, row))
+    async def set_profile(
+        self,
+        user_id: str,
+        profile: Mapping[str, Any],
+        now: float,
+        times: Mapping[str, float] | None = None,
+    ) -> bool:
+        return await self._run(
+            self._writing, lambda: self._set_profile(user_id, profile, now, times)
+        )
 
     async def delete(self, user_id: str, now: float) -> bool:
         return await self._run(self._writing, lambda: self._delete(user_id, now))
@@ -175,8 +181,7 @@ class SqliteUserStore:
         count = 0
         with self._transaction():
             for user_id, own in by_user(events, self._config, now).items():
-                found = self._writer.execute(_READ_ERASED, (user_id, now - ERASED_SECONDS))
-                (erased,) = found.fetchone() or (-1.0,)
+                erased = self._erased(user_id, now)
                 rows = [
                     (user_id, e.kind == IMPRESSION, e.time, e.event_id, e.kind, e.ad_id, e.amount)
                     for e in own
@@ -191,6 +196,27 @@ class SqliteUserStore:
                     self._writer.execute(_FORGET, (user_id, of, since))
                 self._writer.execute(_WRITTEN, (user_id, None, _hours(now)))
         return count
+
+    def _set_profile(
+        self,
+        user_id: str,
+        profile: Mapping[str, Any],
+        now: float,
+        times: Mapping[str, float] | None,
+    ) -> bool:
+        with self._transaction():
+            if times is not None:
+                erased = self._erased(user_id, now)
+                profile = {name: own for name, own in profile.items() if times[name] > erased}
+                if not profile:
+                    return False
+            self._writer.execute(_WRITTEN, (user_id, json.dumps(profile), _hours(now)))
+        return True
+
+    def _erased(self, user_id: str, now: float) -> float:
+        """Returns when a user was erased; -1: not lately."""
+        found = self._writer.execute(_READ_ERASED, (user_id, now - ERASED_SECONDS)).fetchone()
+        return float(found[0]) if found else -1.0
 
     def _expire(self, now: float) -> int:
         before = _hours(now - self._config.ttl_seconds)

@@ -107,13 +107,21 @@ class UserStore(Protocol):
                 harmless.
         """
 
-    async def set_profile(self, user_id: str, profile: Mapping[str, Any], now: float) -> None:
-        """Replaces the profile of a user.
+    async def set_profile(
+        self,
+        user_id: str,
+        profile: Mapping[str, Any],
+        now: float,
+        times: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Replaces the profile of a user; returns whether there was anything to write.
 
         Args:
             user_id: Id of the user.
             profile: Raw query fields, as JSON values.
             now: Current time, in seconds since 1970.
+            times: Time of each value of a profile from a log, in seconds since 1970. Values from
+                before the user was erased are left out, see `delete`. None: the profile is new.
 
         Raises:
             UserStoreError: The store failed.
@@ -122,8 +130,9 @@ class UserStore(Protocol):
     async def delete(self, user_id: str, now: float) -> bool:
         """Erases a user's profile and events; returns whether there were any.
 
-        For `ERASED_SECONDS`, the store knows the id and the time, and leaves out events up to then:
-        those in the queues of other processes or in a stream do not bring the user back.
+        For `ERASED_SECONDS`, the store knows the id and the time, and leaves out what is from up to
+        then: events in the queues of other processes or in a stream, and profiles of logs, do not
+        bring the user back.
 
         Args:
             user_id: Id of the user.

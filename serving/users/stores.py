@@ -1,5 +1,7 @@
 """Opens the store of an address."""
 
+import pathlib
+
 from serving import redis_address
 from serving.config import UserStoreConfig
 from serving.users import sqlite_store
@@ -10,7 +12,7 @@ def check_address(address: str) -> None:
     """Checks the address of a store without opening it.
 
     Raises:
-        ValueError: The address is not one of a store.
+        ValueError: The address is not one of a store, or the directory of the file does not exist.
         ModuleNotFoundError: The extra `redis` is not installed.
     """
     scheme, _, rest = address.partition(":")
@@ -21,6 +23,11 @@ def check_address(address: str) -> None:
         raise ValueError(
             f"Expected sqlite:PATH or redis://HOST:PORT/DATABASE as the user store, got "
             f"{address!r}."
+        )
+    elif not pathlib.Path(rest).parent.is_dir():
+        raise ValueError(
+            f"Expected the file of the user store in a directory that exists, got {address!r}. "
+            f"Check the path, or create the directory {pathlib.Path(rest).parent}."
         )
 
 
@@ -33,7 +40,7 @@ def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore
         config: Options. None: the defaults.
 
     Raises:
-        ValueError: The address is not one of a store.
+        ValueError: The address is not one of a store, or the directory of the file does not exist.
         ModuleNotFoundError: The extra `redis` is not installed.
         UserStoreError: The file of SQLite cannot be opened.
     """

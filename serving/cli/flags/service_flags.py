@@ -172,6 +172,13 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
             "--token_file to require a token.",
             file=sys.stderr,
         )
+    rules = command_line.json_of_flag("rules")
+    if FLAGS.user_store is None and rules and rules.get("frequency_caps"):
+        print(
+            "warning: The frequency caps of --rules count only what requests have in `seen`; set "
+            "--user_store to count what the service shows.",
+            file=sys.stderr,
+        )
     return service.ServiceSettings(
         base=base,
         version=FLAGS.version,
@@ -183,7 +190,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
             max_ads_per_call=FLAGS.max_ads_per_call,
             max_ads_in_flight=FLAGS.max_ads_in_flight,
             ranker=config.RankingConfig(max_calls=FLAGS.max_ranker_calls),
-            rules=command_line.json_of_flag("rules"),
+            rules=rules,
         ),
         http=http,
         update_channel=update_flags.update_channel(),

@@ -10,12 +10,13 @@ r"""Checks a running model server and service against a release bundle.
     tfrec doctor --workdir=workdir/quickstart --json
 
 Takes half a minute. By default it checks the servers that tfrec serve starts; an empty address
-skips a server. The checks are: every file and the probes of the bundle; whether the model server is
-reachable, serves the version, has the right signatures and reproduces the probes; and whether the
-service is ready, serves the release and answers. It also scores held-out rows of --workdir with the
-training code and compares the scores with those of the servers (--norows skips this). With
---impression_log it compares the latest logged scores of the release with those of its ranker; with
---event_log too, the logged histories of users with those that follow from the events.
+skips a server. The checks are: every file and the probes of the bundle; the journal of its live
+updates; whether the model server is reachable, serves the version, has the right signatures and
+reproduces the probes; and whether the service is ready, serves the release and answers. It also
+scores held-out rows of --workdir with the training code and compares the scores with those of the
+servers (--norows skips this). With --impression_log it compares the latest logged scores of the
+release with those of its ranker; with --event_log too, the logged histories of users with those
+that follow from the events.
 
 Each check prints ok, or what was found, what was expected and what to do. The exit status is 1 if a
 check failed.
@@ -117,6 +118,9 @@ def _look() -> Iterator[operations.DoctorFinding]:
     if whole.status != "ok":
         return
     release = releases.load(base, version)
+    yield operations.finding_of(
+        f"live updates of release {version}", lambda: operations.check_updates(release)
+    )
     logged: list[export.LoggedRequest] = []
     if FLAGS.rows:
         workdir = pathlib.Path(FLAGS.workdir)

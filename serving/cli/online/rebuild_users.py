@@ -8,8 +8,8 @@ r"""Rebuilds a user store from the impression log and the logs of events.
 Takes a minute for a million rows. The store may be empty or in use: an event that it has stays as
 it is, and only the latest of each user are kept. The events are those that the service has logged
 (feedback-*.jsonl in the directory of the impression log), or JSON lines with the same keys:
-{"user_id": "u17", "ad_id": "ad-3", "event_id": "e1", "time": 1.8e9, "click": 1}. Users who were
-erased come back if the logs still have them.
+{"user_id": "u17", "ad_id": "ad-3", "event_id": "e1", "time": 1.8e9, "click": 1}. A user who
+was erased comes back if the logs still have them and the erasure was more than an hour ago.
 """
 
 import asyncio

@@ -90,7 +90,7 @@ def create_app(
         if follower is not None:
             tasks.append(asyncio.create_task(follower.run()))
         if users is not None:
-            users.start_expiring()
+            users.start_upkeep()
         yield
         for task in tasks:
             task.cancel()
@@ -122,6 +122,8 @@ def create_app(
     _add_state_routes(app, router, follower, draining)
     if users is not None:
         user_routes.add_routes(app, router, feedback)
+    else:
+        user_routes.add_refusals(app)
     _add_metrics_route(app, metrics)
     pages.add_routes(app)
 

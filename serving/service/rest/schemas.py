@@ -28,7 +28,8 @@ class ReadyBody(pydantic.BaseModel):
     status: str
     """ready."""
     degraded: str | None
-    """Why answers come in retrieval order at the moment. Null: they do not."""
+    """What is wrong at the moment: why answers come in retrieval order, lack live updates or users,
+    or are not logged. Null: nothing."""
     refused: str | None = None
     """Why a newer release is not served. Absent if there is none."""
 

@@ -8,17 +8,53 @@
 Each can be sent again after a failure.
 """
 
-from typing import Any
+import urllib.parse
+from typing import Annotated, Any
 
 import fastapi
 
-from serving import orchestrator, requests
+from serving import errors, orchestrator, requests
 from serving.impressions import FeedbackLog
 from serving.service import release_router
 from serving.service.rest.openapi import refusals
 
 # An id may contain a slash.
 _USER_PATH = "/v1/users/{user_id:path}"
+
+
+def add_refusals(app: fastapi.FastAPI) -> None:
+    """Adds routes that say why a service without a user store does not have those of users.
+
+    Args:
+        app: Application.
+    """
+
+    async def refuse() -> None:
+        raise fastapi.HTTPException(
+            404, "this service has no user store; start it with --user_store"
+        )
+
+    for path in ("/v1/events", _USER_PATH):
+        app.add_api_route(
+            path, refuse, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False
+        )
+
+
+async def _checked(http: fastapi.Request, user_id: str) -> str:
+    """Returns the id of a user; raises `InvalidRequestError` if no request can have it."""
+    path: str = http.scope["raw_path"].decode("latin-1")
+    try:
+        # The server replaces what is not UTF-8, so that several ids would become one.
+        urllib.parse.unquote_to_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise errors.InvalidRequestError(
+            f"user_id: expected percent-encoded UTF-8 in the path, got {path!r}."
+        ) from error
+    requests.parse(requests.Request, {"user_id": user_id})
+    return user_id
+
+
+_UserId = Annotated[str, fastapi.Depends(_checked)]
 
 
 def add_routes(
@@ -47,12 +83,12 @@ def add_routes(
         return await events.add(body.events)
 
     @app.get(_USER_PATH, responses=refusals(400, 401, 500, 503))
-    async def user(user_id: str) -> dict[str, Any]:
+    async def user(user_id: _UserId) -> dict[str, Any]:
         """What the user store knows of a user: profile, actions and impressions."""
-        return (await data.get(_checked(user_id))).to_json()
+        return (await data.get(user_id)).to_json()
 
     @app.put(_USER_PATH, **described)
-    async def set_profile(user_id: str, body: requests.UserProfile) -> requests.UserProfile:
+    async def set_profile(user_id: _UserId, body: requests.UserProfile) -> requests.UserProfile:
         """Replaces the profile of a user."""
         named = {"user_id": user_id, "user": body.profile}
         router.stable.check(requests.parse(requests.Request, named))
@@ -60,15 +96,9 @@ def add_routes(
         return body
 
     @app.delete(_USER_PATH, responses=refusals(400, 401, 500, 503))
-    async def delete(user_id: str) -> requests.UserDeleted:
+    async def delete(user_id: _UserId) -> requests.UserDeleted:
         """Erases a user from the user store.
 
         The impression log and the log of events keep what they have.
         """
-        return requests.UserDeleted(deleted=await data.delete(_checked(user_id)))
-
-
-def _checked(user_id: str) -> str:
-    """Returns the id of a user; raises `InvalidRequestError` if no request can have it."""
-    requests.parse(requests.Request, {"user_id": user_id})
-    return user_id
+        return requests.UserDeleted(deleted=await data.delete(user_id))

@@ -141,7 +141,7 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_passes(base, call)
         status, text = call("doctor", f"--bundle={base}", "--norows", "--json", *named)
         checks = json.loads(text)["checks"]
         assert {check["status"] for check in checks} == {"ok"}
-        assert (status, len(checks)) == (0, 10)
+        assert (status, len(checks)) == (0, 12)
         # The other release is not what is served.
         status, text = call("doctor", f"--bundle={base}", "--norows", "--version=2", *named)
         assert status == 1
@@ -169,16 +169,17 @@ def test_the_doctor_finds_a_server_with_another_model(base, published, call):
     assert status == 1
     lines = [line.split(": ")[0] for line in text.splitlines()]
     place = f"model server 127.0.0.1:{server.port}"
-    assert lines[:4] == [
+    assert lines[:5] == [
         f"ok      release 1 of {base}",
+        "ok      live updates of release 1",
         f"ok      {place}, reachable",
         f"ok      {place}, version of ranker",
         f"ok      {place}, signature of ranker",
     ]
-    assert f"failed  {place}, probes of ranker" in lines[4]
+    assert f"failed  {place}, probes of ranker" in lines[5]
     assert "differs by" in text
     assert f"skipped {place}, probes of query_tower" in lines
-    assert text.endswith("4 ok, 1 failed, 1 skipped\n")
+    assert text.endswith("5 ok, 1 failed, 1 skipped\n")
 
 
 def test_the_doctor_names_the_state_of_each_replica(base, published, call):
@@ -219,7 +220,7 @@ def test_the_doctor_names_unreachable_servers_and_remedies(base, call):
     assert "no connection within 0.5 s" in text
     assert "to do: Start it (tfrec serve, or python -m serving.model_server" in text
     assert "Is the service running at this address?" in text
-    assert text.endswith("1 ok, 3 failed\n")
+    assert text.endswith("2 ok, 3 failed\n")
     status, text = call("doctor", f"--bundle={base}", "--norows", "--service=x", "--model_server=")
     assert "failed  service x: base_url: expected a URL such as" in text
     path = base / "ranker/2/saved_model.pb"
@@ -245,7 +246,7 @@ def test_the_doctor_uses_a_token_and_tls(guarded_url, tiny_base, call, tmp_path,
     trusting = [*named, f"--tls_authorities={TLS / 'certificate.pem'}"]
     token = f"--token_file={tmp_path / 'token'}"
     status, text = call("doctor", *trusting, token)
-    assert (status, text.splitlines()[-1]) == (0, "5 ok")
+    assert (status, text.splitlines()[-1]) == (0, "7 ok")
     status, text = call("doctor", *named, token)
     assert status == 1
     assert "expected: a certificate signed by a trusted authority" in text

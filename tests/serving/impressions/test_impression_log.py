@@ -126,11 +126,12 @@ def test_files_are_written_by_size_and_by_age(tiny_bundle, tmp_path):
     clock = clocks.Clock()
     log = impression_log.ImpressionLog(tmp_path / "aged", config, clock)
     log.record(tiny_bundle.manifest, request, answer())
-    waiting.until(lambda: not log.status()["queued_answers"])
-    assert log.status()["files"] == 0
+    waiting.until(lambda: log.status()["pending_rows"] == 3)
+    assert log.status()["files"] == log.status()["queued_answers"] == 0
     clock.advance(600)
     waiting.until(lambda: log.status()["files"])
     assert written(tmp_path / "aged").num_rows == 3
+    assert log.status()["pending_rows"] == 0
     log.close()
 
 
@@ -185,15 +186,27 @@ def test_an_answer_that_is_no_row_costs_its_rows_not_the_log(tiny_bundle, tmp_pa
     assert written(tmp_path)["_request_id"].to_pylist() == ["r"] * 3
 
 
-def test_rows_that_cannot_be_written_at_the_end_are_counted(tiny_bundle, tmp_path):
+def test_rows_that_cannot_be_written_at_the_end_are_counted_and_logged(
+    tiny_bundle, tmp_path, caplog
+):
     counted = collections.Counter()
     log = impression_log.ImpressionLog(
-        tmp_path / "log", observe=lambda outcome, rows: counted.update({outcome: rows})
+        tmp_path / "log",
+        ImpressionLogConfig(seconds_per_file=0.02),
+        observe=lambda outcome, rows: counted.update({outcome: rows}),
     )
     (tmp_path / "log").rmdir()
     log.record(tiny_bundle.manifest, valid(tiny_bundle), answer())
+    # The same problem as at the end.
+    waiting.until(lambda: log.problem)
+    assert log.status()["pending_rows"] == 3
     log.close()
     assert log.status()["dropped_rows"] == counted["dropped"] == 3
+    assert log.status()["pending_rows"] == 0
+    assert caplog.messages == [
+        f"The impression log in {tmp_path / 'log'} cannot be written: No such file or directory.",
+        "3 rows of the impression log were lost at shutdown: No such file or directory",
+    ]
 
 
 def test_a_file_that_another_process_renames_meanwhile_is_no_fault(tmp_path, monkeypatch):
@@ -212,7 +225,10 @@ def test_a_file_that_another_process_renames_meanwhile_is_no_fault(tmp_path, mon
 
 def test_rows_wait_for_a_directory_that_comes_back(tiny_bundle, tmp_path):
     directory = tmp_path / "log"
-    log = impression_log.ImpressionLog(directory, ImpressionLogConfig(seconds_per_file=0.02))
+    observed = []
+    log = impression_log.ImpressionLog(
+        directory, ImpressionLogConfig(seconds_per_file=0.02), observe_problem=observed.append
+    )
     directory.rmdir()
     log.record(tiny_bundle.manifest, valid(tiny_bundle), answer())
     waiting.until(lambda: log.status()["problem"])
@@ -220,6 +236,7 @@ def test_rows_wait_for_a_directory_that_comes_back(tiny_bundle, tmp_path):
     log.close()
     assert written(directory).num_rows == 3
     assert log.status()["problem"] is None
+    assert (observed[0], observed[-1]) == (True, False)
 
 
 @pytest.fixture

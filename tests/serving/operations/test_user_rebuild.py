@@ -143,6 +143,21 @@ def test_a_profile_that_a_store_in_use_has_stays(logged, tmp_path):
     assert done.profiles == 1
 
 
+def test_an_erased_user_does_not_come_back_from_the_logs(logged, tmp_path):
+    _, log_files, event_files = logged
+
+    async def erase():
+        store = users.open_store(f"sqlite:{tmp_path}/users.db")
+        await store.delete("u", time.time())
+        await store.close()
+
+    asyncio.run(erase())
+    done, found = rebuilt(tmp_path / "users.db", log_files, event_files)
+    assert not found["u"].is_known
+    assert found["v"].profile == {"country": "C1", "age": 7}
+    assert (done.added, done.profiles) == (0, 1)
+
+
 def test_a_field_that_the_log_does_not_have_is_named(logged, tmp_path):
     _, log_files, event_files = logged
     with pytest.raises(errors.ImpressionLogError, match="got a log without city"):

@@ -15,6 +15,7 @@ import serving_fixtures
 
 from serving import errors, impressions, orchestrator, users
 from serving.config import BreakerConfig, UserStoreConfig
+from serving.orchestrator import user_data
 from serving.requests import Deadline, Event, Request
 
 NOW = 1_000_000_000.0
@@ -390,6 +391,57 @@ def test_a_store_that_is_late_or_fails_is_left_alone_for_a_while(run, tmp_path):
     reads = run(scenario, hasty, store=gate, clock=clock)
     assert states == ["late", "failed", "failed", "found"]
     assert reads == {"late": 1, "failed": 2, "found": 1}
+
+
+def test_a_store_that_fails_is_named_once_for_each_problem_and_when_it_is_back(
+    run, tmp_path, caplog
+):
+    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
+    problems = []
+
+    async def scenario(service, data):
+        async def read(timeout_ms=30_000):
+            await data.read(["u"], False, NOW, timeout_ms)
+            problems.append(service.problem)
+
+        for text in ("gone", "gone", "refused"):
+            gate.problem = errors.UserStoreError(text)
+            await read()
+        gate.problem = None
+        await read()
+        # A read that fails after its request was answered.
+        gate.open.clear()
+        await read(timeout_ms=1)
+        gate.problem = errors.UserStoreError("late and gone")
+        gate.open.set()
+        await asyncio.gather(*data._tasks, return_exceptions=True)
+        return orchestrator.describe_release(service)["user_store"]
+
+    assert run(scenario, store=gate) == {"queued_answers": 0, "problem": "late and gone"}
+    assert problems == ["gone", "gone", "refused", None, None]
+    assert caplog.messages == [
+        "gone",
+        "refused",
+        "The user store can be used again.",
+        "late and gone",
+    ]
+
+
+def test_a_store_that_fails_is_noticed_without_requests(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(user_data, "_PROBE_SECONDS", 0.01)
+    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
+    gate.problem = errors.UserStoreError("gone")
+
+    async def scenario(service, data):
+        data.start_upkeep()
+        async with asyncio.timeout(30):
+            while data.problem is None:
+                await asyncio.sleep(0.01)
+            gate.problem = None
+            while data.problem is not None:
+                await asyncio.sleep(0.01)
+
+    run(scenario, store=gate)
 
 
 def test_a_read_cut_short_by_its_request_is_late_and_no_failure_of_the_store(run, tmp_path):

@@ -104,6 +104,20 @@ def test_counts_of_a_request_are_of_impressions_only():
     assert at_cap(caps, seen) == {None: ("ad-1", "ad-2")}
 
 
+def test_without_a_user_store_only_impressions_can_be_capped():
+    impressions = [FrequencyCap(max=3, hours=24), FrequencyCap(max=9, event="impression")]
+    clicks = Rules(frequency_caps=[*impressions, FrequencyCap(max=1, event="click")])
+    fields = rule_fields.RuleFields(KINDS, has_user_store=False)
+    assert fields.check(Rules(frequency_caps=impressions)).frequency_caps == tuple(impressions)
+    message = r"rules\.frequency_caps\[2\]\.event: .* got 'click', .* with --user_store"
+    for check_rules in (
+        lambda: fields.check(clicks),
+        lambda: rule_fields.RuleFields(KINDS, clicks, has_user_store=False),
+    ):
+        with pytest.raises(errors.InvalidRequestError, match=message):
+            check_rules()
+
+
 @pytest.mark.parametrize(
     ("seen", "message"),
     [

@@ -173,6 +173,13 @@ def test_default_rules_that_do_not_fit_the_release_are_refused(tiny_bundle, nowh
         recommend(tiny_bundle, nowhere, rules={"caps": [{"field": "brand", "max": 1}]})
 
 
+def test_caps_that_nothing_can_count_are_refused(tiny_bundle, nowhere):
+    rules = {"frequency_caps": [{"max": 1, "event": "click"}]}
+    for options in ({"rules": rules}, {}):
+        with pytest.raises(errors.InvalidRequestError, match="only a user store counts"):
+            recommend(tiny_bundle, nowhere, asking(rules=rules), **options)
+
+
 def test_the_client_sends_rules_and_reads_explanations(service_url):
     with client.Client(service_url, timeout_seconds=60) as service:
         answer = service.recommend(

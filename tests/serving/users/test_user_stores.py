@@ -34,7 +34,7 @@ def server(tmp_path_factory):
 def address(request, tmp_path):
     """Address of an empty store."""
     if request.param == "sqlite":
-        return f"sqlite:{tmp_path}/users/users.db"
+        return f"sqlite:{tmp_path}/users.db"
     running = request.getfixturevalue("server")
     running.client().flushall()
     return running.url
@@ -239,6 +239,29 @@ def test_events_from_before_the_erasure_do_not_bring_a_user_back(address):
     assert [event.event_id for event in back.actions] == ["e4"]
 
 
+def test_values_of_a_profile_from_before_the_erasure_do_not_bring_a_user_back(address):
+    logged = {"city": 'Z"ürich', "tags": [], "age": 3.5}
+
+    async def scenario(store):
+        await store.delete("u", NOW)
+        written = [await store.set_profile("u", logged, NOW + 60, dict.fromkeys(logged, NOW))]
+        gone = await read(store)
+        # Of a user who has come back, only what was logged since.
+        times = {"city": NOW + 1, "tags": NOW + 2, "age": NOW}
+        for user_id in ("u", "v"):
+            written.append(await store.set_profile(user_id, logged, NOW + 60, times))
+        found = await store.read(["u", "v"], NOW)
+        # One that is set is new, whatever the clocks say.
+        written.append(await store.set_profile("u", {"age": 1}, NOW - 1))
+        return written, gone, *found, await read(store)
+
+    written, gone, back, other, new = run(address, scenario)
+    assert written == [False, True, True, True]
+    assert not gone.is_known
+    assert (back.profile, other.profile) == ({"city": 'Z"ürich', "tags": []}, logged)
+    assert new.profile == {"age": 1}
+
+
 def test_an_erasure_is_known_for_an_hour_in_sqlite(tmp_path):
     async def scenario(store):
         await store.delete("secret-user", NOW)
@@ -350,11 +373,12 @@ def test_users_who_were_not_written_to_expire_in_valkey(valkey):
     async def scenario(store):
         await store.set_profile("u", {"age": 1}, NOW)
         await store.append([("u", click(1)), ("u", click(2, kind="impression"))], NOW)
+        await store.set_profile("v", {"age": 1}, NOW, {"age": NOW})
         assert await store.expire(NOW + 100 * DAY) == 0
 
     run(valkey.url, scenario)
     keys = client.keys("*")
-    assert len(keys) == 4
+    assert len(keys) == 5
     # The server's own clock: no key is without the time to live.
     assert all(9.9 * DAY < client.ttl(key) <= 10 * DAY for key in keys)
 
@@ -388,6 +412,12 @@ def test_an_address_of_no_store_is_refused():
         users.open_store("memcached://x")
 
 
+def test_a_directory_that_does_not_exist_is_refused_and_not_made(tmp_path):
+    with pytest.raises(ValueError, match=f"create the directory {tmp_path}/user"):
+        users.open_store(f"sqlite:{tmp_path}/user/users.db")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_is_no_store_is_refused(tmp_path):
     (tmp_path / "text.db").write_text("not a database" * 100)
     with pytest.raises(errors.UserStoreError, match="file is not a database"):
@@ -405,5 +435,15 @@ def test_a_server_that_is_gone_fails_with_its_address_and_no_password(valkey):
     address = valkey.url.replace("127", "name:secret@127")
     place = valkey.url.removeprefix("redis://")
     with pytest.raises(errors.UserStoreError, match=f"{place} failed") as caught:
+        run(address, read)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_a_wrong_password_is_named_and_not_shown(valkey):
+    valkey.client().config_set("requirepass", "right-secret")
+    address = valkey.url.replace("127", ":wrong-secret@127")
+    with pytest.raises(errors.UserStoreError, match="Check the user and the password") as caught:
         run(address, read)
     assert "secret" not in str(caught.value)

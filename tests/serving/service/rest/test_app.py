@@ -10,6 +10,8 @@ import pytest
 import serving_fixtures
 import waiting
 
+from serving import impressions, orchestrator
+from serving.config import ImpressionLogConfig
 from serving.orchestrator import answers
 
 
@@ -348,6 +350,28 @@ def test_readiness_names_a_ranker_that_has_gone(tiny_base, tiny_bundle):
     # Answers in retrieval order are better than none.
     assert (reply.status_code, reply.json()["status"]) == (200, "ready")
     assert f"The ranker at {address} is not available" in reply.json()["degraded"]
+
+
+def test_readiness_and_metrics_name_a_log_that_cannot_be_written(
+    tiny_bundle, ranker_address, tmp_path
+):
+    metrics = orchestrator.ServiceMetrics()
+    log = impressions.ImpressionLog(
+        tmp_path / "log",
+        ImpressionLogConfig(seconds_per_file=0.02),
+        observe_problem=metrics.observe_impression_log,
+    )
+    (tmp_path / "log").rmdir()
+    service = serving_fixtures.make_orchestrator(
+        tiny_bundle, ranker_address, impressions=log, metrics=metrics
+    )
+    with serving_fixtures.serve_app(service) as url, httpx.Client(base_url=url, timeout=60) as http:
+        http.post("/v1/recommend", json={"k": 2})
+        waiting.until(lambda: log.problem)
+        assert "cannot be written: No such file" in http.get("/readyz").json()["degraded"]
+        waiting.until(lambda: "tfrec_impression_log_problem 1.0" in http.get("/metrics").text)
+        assert http.get("/v1/bundle").json()["impression_log"]["pending_rows"] == 2
+    log.close()
 
 
 def test_a_ranker_of_another_training_is_not_ready(tiny_bundle, tmp_path):

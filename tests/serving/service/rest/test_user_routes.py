@@ -189,6 +189,21 @@ def test_an_id_that_no_request_can_have_is_refused(serve, user_id):
             assert error_of(reply)[2].startswith("user_id: expected 1 to 256 characters")
 
 
+def test_an_id_that_is_not_utf8_is_refused_and_meets_no_other_user(serve):
+    with serve() as http:
+        # The character that replaces what is not UTF-8 is a valid id.
+        replacing = "/v1/users/%EF%BF%BD"
+        assert http.put(replacing, json={"profile": {"country": "CH"}}).status_code == 200
+        for reply in (
+            http.get("/v1/users/%ff"),
+            http.put("/v1/users/%ff", json={"profile": {"country": "FR"}}),
+            http.delete("/v1/users/%fe"),
+        ):
+            assert error_of(reply)[:2] == (400, "invalid_request")
+            assert error_of(reply)[2].startswith("user_id: expected percent-encoded UTF-8")
+        assert http.get(replacing).json()["profile"] == {"country": "CH"}
+
+
 def test_users_need_the_token(serve):
     with serve(token="secret") as http:
         calls = [
@@ -205,8 +220,14 @@ def test_users_need_the_token(serve):
 
 def test_a_service_without_a_store_has_no_users(service_url):
     with httpx.Client(base_url=service_url, timeout=60) as http:
-        assert http.post("/v1/events", json={"events": []}).status_code == 404
-        assert http.delete("/v1/users/u").status_code == 404
+        why = "this service has no user store; start it with --user_store"
+        for method, path in (
+            ("POST", "/v1/events"),
+            ("PUT", "/v1/users/a/b"),
+            ("DELETE", "/v1/users/u"),
+        ):
+            reply = http.request(method, path, json={"events": []})
+            assert error_of(reply) == (404, "not_found", f"{method} {path}: {why}")
         assert "/v1/events" not in http.get("/openapi.json").json()["paths"]
         # The id of a user needs no store.
         answer = http.post("/v1/recommend", json={"user_id": "u"}).json()
@@ -241,6 +262,9 @@ def test_writes_to_a_store_that_is_down_are_refused_and_answers_go_on(serve, tmp
         assert http.delete("/v1/users/u").status_code == 503
         answer = http.post("/v1/recommend", json={"user_id": "u"}).json()
         assert (len(answer["ads"]), answer["user_data"]) == (10, "failed")
+        problem = http.get("/v1/bundle").json()["user_store"]["problem"]
+        assert problem == http.get("/readyz").json()["degraded"]
+        assert problem == "The user store h:1 failed. Is the server running?"
         page = http.get("/metrics").text
     counts = {
         sample.labels["outcome"]: sample.value

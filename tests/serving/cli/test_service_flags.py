@@ -1,0 +1,25 @@
+"""Settings of a service from its flags."""
+
+import pytest
+from absl import flags
+
+from serving.cli import entry
+
+
+@pytest.fixture
+def settings(script, tmp_path):
+    module = script(entry.MODULES["serve"])
+
+    def parsed(*argv):
+        flags.FLAGS(["serve", f"--bundle={tmp_path}", *argv])
+        return module.service_flags.settings(tmp_path)
+
+    return parsed
+
+
+def test_frequency_caps_of_a_service_without_a_user_store_are_warned_of(settings, tmp_path, capsys):
+    caps, others = '--rules={"frequency_caps": [{"max": 3}]}', '--rules={"caps": []}'
+    store = f"--user_store=sqlite:{tmp_path}/users.db"
+    for argv, is_warned in (([others], False), ([caps], True), ([caps, store], False)):
+        settings(*argv)
+        assert ("The frequency caps of --rules count only" in capsys.readouterr().err) == is_warned
