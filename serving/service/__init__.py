@@ -2,6 +2,7 @@
 
 from serving.service.http_server import (
     Listening,
+    cannot_serve,
     check_tls,
     read_token,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Listening",
     "ServiceSettings",
     "Workers",
+    "cannot_serve",
     "check_tls",
     "load_stable_release",
     "prepare_logs",

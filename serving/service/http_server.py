@@ -22,6 +22,7 @@ import uvicorn
 import uvicorn.config
 from starlette import types
 
+from serving import errors
 from serving.config import HttpConfig
 from serving.service import connections, listener, log_format
 
@@ -89,6 +90,9 @@ class HttpServer(uvicorn.Server):
 
         Args:
             sockets: Bound sockets.
+
+        Raises:
+            ServerStartError: Another process listens at the address of a socket.
         """
         await self.lifespan.startup()
         if self.lifespan.should_exit:
@@ -96,17 +100,12 @@ class HttpServer(uvicorn.Server):
         # uvicorn closes its own servers; the listeners replace them.
         self.servers = []
         for bound in sockets or []:
-            self._listeners.append(
-                listener.Listener(
-                    bound,
-                    self._new_connection,
-                    self._has_room,
-                    self._idle.close_oldest,
-                    self.config.ssl,
-                    connections.HEAD_SECONDS,
-                )
-            )
-            self._listeners[-1].start()
+            try:
+                self._listen(bound)
+            except OSError as error:
+                await self.lifespan.shutdown()
+                host, port = bound.getsockname()[:2]
+                raise cannot_serve(host, port, error) from error
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -141,6 +140,18 @@ class HttpServer(uvicorn.Server):
             self.should_exit = True
         return await super().on_tick(counter)
 
+    def _listen(self, bound: socket.socket) -> None:
+        listening = listener.Listener(
+            bound,
+            self._new_connection,
+            self._has_room,
+            self._idle.close_oldest,
+            self.config.ssl,
+            connections.HEAD_SECONDS,
+        )
+        listening.start()
+        self._listeners.append(listening)
+
     def _new_connection(self) -> connections.TimedConnection:
         return connections.TimedConnection(
             self.config, self.server_state, self.lifespan.state, self._idle
@@ -151,6 +162,19 @@ class HttpServer(uvicorn.Server):
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         limit = min(self._http.max_connections, max(1, files - _OTHER_FILES))
         return len(self.server_state.connections) + num_connecting < limit
+
+
+def cannot_serve(host: str, port: int, error: OSError) -> errors.ServerStartError:
+    """Returns the error of a service that cannot use its port.
+
+    Args:
+        host: Host name or IP address.
+        port: Port.
+        error: Why it cannot be used.
+    """
+    return errors.ServerStartError(
+        f"Cannot serve on {host}:{port} ({error}); choose another --port or --host."
+    )
 
 
 def check_tls(config: HttpConfig) -> None:

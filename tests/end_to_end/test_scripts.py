@@ -221,6 +221,7 @@ def test_a_lost_manifest_is_exported_again_and_a_publish_keeps_the_flags_of_the_
         ("serve.py", ["--workdir=/no/such"], "holds no published bundle"),
         ("serve.py", ["--rules={"], "--rules: expected a JSON object or a file with one, got in"),
         ("serve.py", ["--rules=/no/such"], "/no/such does not exist; check the path"),
+        ("serve.py", ["--port=8500"], "--port and --model_server_port are both 8500; expected"),
         (
             "join_feedback.py",
             ["--impressions=scripts", "--feedback=x", "--output=/tmp/x.parquet"],

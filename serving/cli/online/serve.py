@@ -89,13 +89,12 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _bound(host: str, port: int) -> Iterator[service.Listening]:
+    from serving import service
 
     try:
         listening = process.bound_socket(host, port)
     except OSError as error:
-        raise errors.ServerStartError(
-            f"Cannot serve on {host}:{port} ({error}); choose another --port or --host."
-        ) from error
+        raise service.cannot_serve(host, port, error) from error
     with listening:
         yield listening
 

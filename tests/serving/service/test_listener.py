@@ -6,11 +6,13 @@ import logging
 import os
 import resource
 import socket
+import threading
 
 import clocks
 import pytest
+from starlette import applications
 
-from serving import process
+from serving import errors, process
 from serving.ranker import verified_ranker
 from serving.service import connections, http_server, listener, log_format
 
@@ -107,6 +109,27 @@ def test_without_file_descriptors_it_says_so_and_accepts_when_there_are_some(bou
     assert all(record.getMessage().startswith(text) for record in caplog.records)
     # asyncio logs it 2,048 times for each attempt.
     assert len(caplog.records) < 20
+
+
+def test_a_port_at_which_another_process_listens_is_refused_in_one_line(bound, caplog):
+    ended = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        yield
+        ended.append(app)
+
+    application = applications.Starlette(lifespan=lifespan)
+    server = http_server.HttpServer(application, threading.Event(), own_logs=False)
+    host, port = bound.getsockname()
+    with process.bound_socket(host, port) as other:
+        other.listen()
+        with pytest.raises(
+            errors.ServerStartError, match=rf"Cannot serve on {host}:{port} \(.*in use"
+        ):
+            server.run([bound])
+    assert ended == [application]
+    assert not caplog.records
 
 
 def test_a_place_in_the_code_logs_once_a_second_and_says_how_often_it_did_not():
