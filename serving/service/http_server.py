@@ -16,6 +16,7 @@ import ssl
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -51,6 +52,7 @@ class HttpServer(uvicorn.Server):
         config: HttpConfig | None = None,
         *,
         own_logs: bool = True,
+        announce: Callable[[str], None] | None = None,
     ) -> None:
         """Creates a server.
 
@@ -59,9 +61,12 @@ class HttpServer(uvicorn.Server):
             draining: Event shared with the application; set on shutdown.
             config: Options. None: the defaults.
             own_logs: Whether uvicorn configures its own logging. False: it logs to the root logger.
+            announce: Called with the URL once the port listens, by the first of the processes that
+                share it. None: not called.
         """
         self._http = config or HttpConfig()
         self._draining = draining
+        self._announce = announce or (lambda url: None)
         self._close_at: float | None = None
         self._listeners: list[listener.Listener] = []
         self._idle = connections.Idle()
@@ -99,13 +104,13 @@ class HttpServer(uvicorn.Server):
             sys.exit(uvicorn.config.STARTUP_FAILURE)
         # uvicorn closes its own servers; the listeners replace them.
         self.servers = []
-        for bound in sockets or []:
-            try:
+        try:
+            for bound in sockets or []:
                 self._listen(bound)
-            except OSError as error:
-                await self.lifespan.shutdown()
-                host, port = bound.getsockname()[:2]
-                raise cannot_serve(host, port, error) from error
+        except BaseException:
+            # Otherwise uvicorn logs a traceback of the application that is cancelled.
+            await self.lifespan.shutdown()
+            raise
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -141,6 +146,8 @@ class HttpServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _listen(self, bound: socket.socket) -> None:
+        host, port = bound.getsockname()[:2]
+        is_first = not bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         listening = listener.Listener(
             bound,
             self._new_connection,
@@ -149,8 +156,14 @@ class HttpServer(uvicorn.Server):
             self.config.ssl,
             connections.HEAD_SECONDS,
         )
-        listening.start()
+        try:
+            listening.start()
+        except OSError as error:
+            raise cannot_serve(host, port, error) from error
         self._listeners.append(listening)
+        if is_first:
+            host = f"[{host}]" if ":" in host else host
+            self._announce(f"{'https' if self.config.is_ssl else 'http'}://{host}:{port}")
 
     def _new_connection(self) -> connections.TimedConnection:
         return connections.TimedConnection(

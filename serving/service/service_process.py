@@ -171,7 +171,11 @@ def serve_release(
         draining=draining,
     )
     server = http_server.HttpServer(
-        application, draining, settings.http, own_logs=not settings.json_logs
+        application,
+        draining,
+        settings.http,
+        own_logs=not settings.json_logs,
+        announce=_announce,
     )
     try:
         http_server.raise_file_limit()
@@ -179,3 +183,8 @@ def serve_release(
     finally:
         if impressions is not None:
             impressions.close()
+
+
+def _announce(url: str) -> None:
+    print(f"recommendations on {url}/v1/recommend")
+    print(f"console on {url}/console, API on {url}/docs", flush=True)

@@ -16,7 +16,7 @@ import scripts_in_forks
 import serving_fixtures
 from repository import ROOT
 
-from serving import client, errors, requests
+from serving import client, requests
 
 pytestmark = pytest.mark.process
 
@@ -310,11 +310,8 @@ def _join(answer: requests.Answer, directory: pathlib.Path) -> None:
 
 
 def _wait_until_it_answers(connection: client.Client, service: subprocess.Popen) -> None:
-    """Asks until the port is open; the line above comes just before."""
+    """Asks until the ranker is verified; the port is open."""
     while service.poll() is None:
-        try:
-            if connection.ready():
-                return
-        except errors.ClientConnectionError:
-            continue
+        if connection.ready():
+            return
     pytest.fail(f"serve.py ended with status {service.returncode}")

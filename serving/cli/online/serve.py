@@ -73,11 +73,6 @@ def main() -> None:
             del release  # Only the router may hold a reference, so that old releases are freed.
         if FLAGS.ranker_address is None:
             stack.enter_context(_embedded_server(base))
-        scheme = "https" if FLAGS.tls_certificate else "http"
-        host = f"[{FLAGS.host}]" if ":" in FLAGS.host else FLAGS.host
-        url = f"{scheme}://{host}:{FLAGS.port}"
-        print(f"recommendations on {url}/v1/recommend")
-        print(f"console on {url}/console, API on {url}/docs", flush=True)
         if first:
             service.serve_release(settings, first.pop(), listening)
             return
