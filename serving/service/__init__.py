@@ -10,6 +10,7 @@ from serving.service.service_process import (
     ServiceSettings,
     load_stable_release,
     prepare_logs,
+    say,
     serve_release,
     serve_until_signal,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "load_stable_release",
     "prepare_logs",
     "read_token",
+    "say",
     "serve_release",
     "serve_until_signal",
 ]
