@@ -83,7 +83,7 @@ def promote(base: pathlib.Path, version: int, wait_seconds: float = 0.0) -> Rele
 
     Raises:
         BundleError: The release is not published, or is damaged. The stable release is unchanged.
-        PublishError: Another change is running.
+        PublishError: Another change is running, or `releases.json` cannot be written.
     """
     with _locked_for_change(base, wait_seconds):
         before = _pointer_to_replace(base, version)
@@ -110,7 +110,7 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
     Raises:
         BundleNotFoundError: There is no previous release.
         BundleError: The previous release is damaged. The stable release is unchanged.
-        PublishError: Another change is running.
+        PublishError: Another change is running, or `releases.json` cannot be written.
     """
     with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
@@ -142,7 +142,8 @@ def start_canary(
     Raises:
         ValueError: The share is not in [0, 1].
         BundleError: The release is not published, or is damaged.
-        PublishError: The release is the stable one, or another change is running.
+        PublishError: The release is the stable one, another change is running, or `releases.json`
+            cannot be written.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share: expected a number from 0 to 1, got {share}.")
@@ -167,7 +168,7 @@ def end_canary(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
         wait_seconds: Maximum time to wait for another change to end.
 
     Raises:
-        PublishError: Another change is running.
+        PublishError: Another change is running, or `releases.json` cannot be written.
     """
     with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)

@@ -63,6 +63,19 @@ def test_without_a_pointer_the_latest_is_stable_and_a_promotion_pins_it(base, th
     assert bundle.load(base, 4).version == 4
 
 
+def test_a_promotion_that_cannot_be_written_says_so_and_changes_nothing(base, monkeypatch):
+    releases.promote(base, 1)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    message = r"releases.json cannot be written \(No space left on device\). Nothing was changed."
+    with pytest.raises(errors.PublishError, match=message):
+        releases.promote(base, 2)
+    assert bundle.stable(base) == 1
+
+
 def test_rollbacks_skip_pruned_releases(base):
     releases.promote(base, 1)
     releases.promote(base, 3)
