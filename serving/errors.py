@@ -177,7 +177,7 @@ class RankerMismatchError(RankerError):
 
 
 class ServerStartError(ServingError):
-    """The embedded model server could not start: a port, a configuration or a model."""
+    """The service or its model server could not start: a port, a configuration or a model."""
 
 
 class TfrecClientError(ServingError):

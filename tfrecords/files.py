@@ -64,7 +64,7 @@ def write(path: pathlib.Path, content: bytes | str, durable: bool = False) -> No
     Raises:
         OSError: The file cannot be written; an old one stays.
     """
-    with replacing(path, durable) as temporary:
+    with replacing(path, durable) as temporary, _naming(path):
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -118,7 +118,8 @@ def sync(path: pathlib.Path) -> None:
     """Flushes a file, or the renames in a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with _naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -156,17 +157,29 @@ def locked(path: pathlib.Path, wait_seconds: float | None = 0.0) -> Iterator[Non
 
     The file contains the id of the process, for `holder_of`.
     """
-    with path.open("a") as file:
+    # Without a buffer, which would be written once more, and fail again, when the file is closed.
+    with path.open("ab", buffering=0) as file:
         lock(file, wait_seconds)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with _naming(path):
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
         yield
 
 
 def holder_of(path: pathlib.Path) -> str:
     """Returns the id of the process that has locked a lock file with `locked`, for messages."""
     return path.read_text().strip() or "unknown"
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    """Names the file in an error of the operating system, which names none when a write fails."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _remove(path: pathlib.Path) -> None:

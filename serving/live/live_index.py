@@ -13,6 +13,7 @@ Shapes: B ads, D embedding size, F columns of ad features.
 """
 
 import dataclasses
+import itertools
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,8 @@ from tfrecords.schema import NUM_CANDIDATES
 _RETRY_SECONDS = 0.5
 # A channel that ends at another position after so many tries does not do what it promises.
 _MAX_TRIES = 100
+# Number of unknown ids that an update names.
+_MAX_UNKNOWN_IDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Applied:
         removed: Number of ads that were removed.
         unknown: Number of ids to remove that did not exist.
         rates: Rate -> number of values that were set.
+        unknown_ids: The first of the ids that did not exist, in alphabetical order.
     """
 
     added: int
@@ -58,6 +62,7 @@ class Applied:
     removed: int
     unknown: int
     rates: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unknown_ids: tuple[str, ...] = ()
 
 
 class LiveIndex:
@@ -183,13 +188,21 @@ class LiveIndex:
             record = live_update.encode(change)
             if self._channel is not None:
                 self._publish(self._channel, record)
-            changed, found = self._state.holds(added), self._state.holds(gone)
+            changed, found = int(self._state.holds(added).sum()), self._state.holds(gone)
             self._store.append([record])
             self._apply([change])
             self._compact_if_needed()
             self._shown = self._store.seen
         num_set = {rate.name: len(rate.numbers) for rate in set_rates}
-        return Applied(len(added) - changed, changed, found, len(gone) - found, num_set)
+        unknown = list(itertools.compress(gone, ~found))
+        return Applied(
+            len(added) - changed,
+            changed,
+            len(gone) - len(unknown),
+            len(unknown),
+            num_set,
+            tuple(unknown[:_MAX_UNKNOWN_IDS]),
+        )
 
     def status(self) -> dict[str, Any]:
         """Returns the state of the live index for monitoring."""

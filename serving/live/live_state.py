@@ -65,12 +65,12 @@ class LiveState:
             self._embeddings[:count], self._features[:count], self._segments, self._alive
         )
 
-    def holds(self, ad_ids: list[str]) -> int:
-        """Returns how many of the given ads exist."""
+    def holds(self, ad_ids: list[str]) -> np.ndarray:
+        """Returns which of the given ads exist, [B] bool."""
         rows = self._released.find(ad_ids)
         in_release = (rows >= 0) & ~self._removed.contains(np.maximum(rows, 0))
         added = np.array([ad_id in self._position_of for ad_id in ad_ids], bool)
-        return int((added | in_release).sum())
+        return added | in_release
 
     @property
     def num_dead(self) -> int:

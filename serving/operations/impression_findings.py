@@ -58,7 +58,9 @@ def compare_impressions(
     logged, num_ads = [], 0
     for table in _answers(files, release, num_answers):
         num_ads += table.num_rows
-        logged.append(_read(table, release, outputs))
+        answer = _read(table, release, outputs)
+        if len(answer.rows):
+            logged.append(answer)
     compared = sum(len(answer.rows) for answer in logged)
     if not compared:
         raise findings.SkippedError(
@@ -118,5 +120,8 @@ def _read(table: pa.Table, release: releases.Bundle, outputs: Sequence[str]) -> 
     return _Answer(
         table.select(of_query).slice(0, 1).to_pylist()[0],
         rows[same],
-        {output: table[f"_{output}"].take(same).to_pylist() for output in outputs},
+        {
+            output: table[f"_{output}"].take(pa.array(same, pa.int64())).to_pylist()
+            for output in outputs
+        },
     )

@@ -4,6 +4,7 @@ import logging
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from typing import IO
 
 _logger = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 30.0
@@ -12,8 +13,9 @@ _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 30.0
 class SupervisedProcess:
     """A child process that says when it is ready, and is replaced when it exits.
 
-    The first line of its standard output says that it is ready. Pauses before a restart double
-    while the process exits before it is ready.
+    The first line of its standard output says that it is ready. Its standard error, if it is a
+    pipe, is logged line by line. Pauses before a restart double while the process exits before it
+    is ready.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class SupervisedProcess:
         self._wait = wait or self._stopping.wait
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
+        self._logging: threading.Thread | None = None
         self._thread = threading.Thread(
             target=self._supervise, name=f"supervise {name}", daemon=True
         )
@@ -72,6 +75,8 @@ class SupervisedProcess:
             self._thread.join()
         if child is not None:
             _close_pipes(child)
+        if self._logging is not None:
+            self._logging.join()
 
     def _supervise(self) -> None:
         waits = _pauses()
@@ -100,6 +105,11 @@ class SupervisedProcess:
             if self._stopping.is_set():
                 return None
             self._child = self._start()
+            if self._child.stderr is not None:
+                self._logging = threading.Thread(
+                    target=_log, args=(self._child.stderr, self._name), daemon=True
+                )
+                self._logging.start()
         assert self._child.stdout is not None
         return self._child.stdout.readline().rstrip() or None
 
@@ -109,6 +119,13 @@ def _pauses() -> Iterator[float]:
     while True:
         yield pause
         pause = min(2 * pause, _MAX_PAUSE_SECONDS)
+
+
+def _log(lines: IO[str], name: str) -> None:
+    logger = logging.getLogger(name)
+    with lines:
+        for line in lines:
+            logger.info("%s", line.rstrip())
 
 
 def _close_pipes(child: "subprocess.Popen[str]") -> None:

@@ -199,7 +199,9 @@ class RankerClient:
         return request
 
     def _mapped(self, error: grpc.aio.AioRpcError, timeout_seconds: float) -> errors.RankerError:
-        status, details = error.code(), error.details()
+        status = error.code()
+        # A sentence, since the problems of several replicas are joined.
+        details = f"{(error.details() or status.name).rstrip('.')}."
         server = f"The ranker at {self.address}"
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.RankerDeadlineError(

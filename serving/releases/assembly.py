@@ -7,6 +7,7 @@ Shapes: N ads, Q queries, B requests, C candidates, D embedding size, F columns 
 """
 
 import dataclasses
+import logging
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -30,9 +31,11 @@ from serving.index import (
 from serving.releases import embedded_ads, models, parts, probes, publishing
 from tfrecords.schema import NUM_CANDIDATES, Field, Schema
 
+_logger = logging.getLogger(__name__)
 # Kept with the index, to measure recall after updates.
 _NUM_SAMPLE_QUERIES = 256
 _WARM_UP_CANDIDATES = (1, 10, NUM_CANDIDATES)
+_NOTHING = "a request whose fields are all missing"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,11 +135,8 @@ def _assemble(
     _check_weighted(tower, rows, [head for head in heads if head.trained], queries)
     built, recall, tuning = _index(ads, queries, inputs)
     probed = [tower.columns([row]) for row in rows[: probes.NUM_PROBES]]
-    # The probes have only the best ads.
-    some = np.linspace(0, len(features), min(NUM_CANDIDATES, len(features)), endpoint=False)
     if scorer is not None:
-        for columns in probed:
-            scorer.score(columns, some.astype(int))
+        _check_scores(scorer, probed, tower.columns([{}]))
     recorded = probes.record(
         probed, tower, built.searcher, None if scorer is None else scorer.score
     )
@@ -244,7 +244,9 @@ def _embedded_queries(tower: models.QueryTower, rows: Sequence[Mapping[str, Any]
     """Returns embeddings [Q, D] of requests."""
     with embedded_ads.running(tower):
         queries = tower.embed(tower.columns(rows))
+        nothing = tower.embed(tower.columns([{}]))
     embedded_ads.check_embeddings(tower, queries, len(rows), "sample request {}".format)
+    embedded_ads.check_embeddings(tower, nothing, 1, lambda _: _NOTHING)
     return queries
 
 
@@ -263,7 +265,38 @@ def _embedded(
             f"{queries.shape[1]} of queries and {found.embeddings.shape[1]} of ads. Use two towers "
             "that were trained together."
         )
+    some = found.embeddings[_spread(len(found.embeddings))]
+    if len(some) > 1 and (some == some[0]).all():
+        _logger.warning(
+            "ad_tower: the %d ads that were compared have the same embedding, so retrieval cannot "
+            "tell ads apart. Check that the model uses its inputs.",
+            len(some),
+        )
     return found
+
+
+def _spread(num_ads: int) -> np.ndarray:
+    """Returns up to NUM_CANDIDATES catalog rows, spread over the catalog."""
+    return np.linspace(0, num_ads, min(NUM_CANDIDATES, num_ads), endpoint=False).astype(int)
+
+
+def _check_scores(
+    scorer: "_Scorer", probed: Sequence[requests.Columns], nothing: requests.Columns
+) -> None:
+    """Checks the scores of ads of the whole catalog; the probes have only the best ones.
+
+    Args:
+        scorer: Scores candidates.
+        probed: Inputs of each request of the probes.
+        nothing: Inputs of a request whose fields are all missing.
+
+    Raises:
+        InvalidModelError: As `_Scorer.score`, or a score depends on the other candidates.
+    """
+    some = _spread(len(scorer.features))
+    for columns in probed:
+        scorer.check_alone(columns, some)
+    scorer.score(nothing, some, _NOTHING)
 
 
 def _check_weighted(
@@ -328,8 +361,41 @@ class _Scorer:
         with embedded_ads.running(self.ranker):
             return self.ranker.score(columns, self.features[candidates], outputs)
 
-    def score(self, columns: requests.Columns, candidates: np.ndarray) -> dict[str, np.ndarray]:
+    def check_alone(self, columns: requests.Columns, candidates: np.ndarray) -> None:
+        """Checks that scores of every other candidate, from the last one, are those among all.
+
+        Args:
+            columns: Inputs of a request.
+            candidates: Catalog rows [C].
+
+        Raises:
+            InvalidModelError: A score depends on the other candidates, or as `score`.
+        """
+        together = self.score(columns, candidates)
+        alone = self.score(columns, candidates[::-2])
+        for output, values in together.items():
+            expected = values[:, ::-2]
+            difference = np.abs(alone[output] - expected)
+            if np.any(difference > probes.TOLERANCE + probes.SCORE_TOLERANCE * np.abs(expected)):
+                raise errors.InvalidModelError(
+                    f"ranker: expected the same {output} of an ad among other candidates and in "
+                    f"another order, got scores that differ by {difference.max():.2g}. A service "
+                    "ranks an ad among any candidates: compute each score from its own "
+                    "ad_features, without means, sums or positions over the candidates."
+                )
+
+    def score(
+        self,
+        columns: requests.Columns,
+        candidates: np.ndarray,
+        request: str = "a sample request",
+    ) -> dict[str, np.ndarray]:
         """Returns output -> scores [1, C] of a request for catalog rows [C].
+
+        Args:
+            columns: Inputs of the request.
+            candidates: Catalog rows.
+            request: What the request is, for the error.
 
         Raises:
             InvalidModelError: The scores have another shape or dtype, are not finite, or are
@@ -352,8 +418,8 @@ class _Scorer:
                 ad_id = self.ad_ids[int(candidates[bad[0]])].as_py()
                 raise errors.InvalidModelError(
                     f"ranker: expected {expected} as {output}, got {values[0, bad[0]]:g} for the "
-                    f"ad {ad_id!r}. Return what is served, such as the sigmoid of a logit, and "
-                    "replace missing values in the model."
+                    f"ad {ad_id!r} in {request}. Return what is served, such as the sigmoid of a "
+                    "logit, and replace missing values in the model."
                 )
         return scores
 

@@ -35,11 +35,11 @@ class ReleaseChange:
     """Result of a promotion, a rollback or a canary change.
 
     Attributes:
-        before: Pointer before the change.
+        before: Pointer before the change; None if `releases.json` could not be read.
         after: Pointer after the change.
     """
 
-    before: Pointer
+    before: Pointer | None
     after: Pointer
 
 
@@ -83,17 +83,12 @@ def promote(base: pathlib.Path, version: int, wait_seconds: float = 0.0) -> Rele
 
     Raises:
         BundleError: The release is not published, or is damaged. The stable release is unchanged.
-        PublishError: Another change is running.
+        PublishError: Another change is running, or `releases.json` cannot be written.
     """
     with _locked_for_change(base, wait_seconds):
-        before = _pointer_to_replace(base, version)
+        before = _pointer_to_replace(base)
         bundle.load(base, version).close()
-        earlier = [before.stable, *before.previous]
-        after = dataclasses.replace(
-            _without_canary(before) if before.canary == version else before,
-            stable=version,
-            previous=tuple(dict.fromkeys(old for old in earlier if old != version)),
-        )
+        after = Pointer(version) if before is None else _promoted(before, version)
         write_pointer(base, after)
     return ReleaseChange(before, after)
 
@@ -110,7 +105,7 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
     Raises:
         BundleNotFoundError: There is no previous release.
         BundleError: The previous release is damaged. The stable release is unchanged.
-        PublishError: Another change is running.
+        PublishError: Another change is running, or `releases.json` cannot be written.
     """
     with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
@@ -142,7 +137,8 @@ def start_canary(
     Raises:
         ValueError: The share is not in [0, 1].
         BundleError: The release is not published, or is damaged.
-        PublishError: The release is the stable one, or another change is running.
+        PublishError: The release is the stable one, another change is running, or `releases.json`
+            cannot be written.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share: expected a number from 0 to 1, got {share}.")
@@ -167,7 +163,7 @@ def end_canary(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
         wait_seconds: Maximum time to wait for another change to end.
 
     Raises:
-        PublishError: Another change is running.
+        PublishError: Another change is running, or `releases.json` cannot be written.
     """
     with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
@@ -211,9 +207,10 @@ def prune(base: pathlib.Path, keep: int, wait_seconds: float = 0.0) -> PrunedRel
 
 
 def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns a description of each release, newest first; `problem` if it is damaged.
+    """Returns a description of each release, newest first; `problem` if it is damaged or missing.
 
-    `in_use` is None if it is unknown: without write access, or without locks.
+    A release is missing if `releases.json` names it and it is not published. `in_use` is None if it
+    is unknown: without write access, or without locks.
 
     Raises:
         BundleNotFoundError: No release is published.
@@ -221,8 +218,9 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
     """
     pointer = current_pointer(base)
     roles = {pointer.canary: "canary", pointer.stable: "stable"}
+    named = {version for version in roles if version is not None}
     rows = []
-    for version in reversed(manifest.versions(base)):
+    for version in sorted({*manifest.versions(base), *named}, reverse=True):
         row: dict[str, Any] = {
             "version": version,
             "role": roles.get(version),
@@ -232,7 +230,9 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
         try:
             release = manifest.read(base, version)
         except errors.BundleError as error:
-            rows.append({**row, "problem": str(error)})
+            is_missing = isinstance(error, errors.BundleNotFoundError)
+            problem = f"manifests/{version}.json is missing" if is_missing else str(error)
+            rows.append({**row, "problem": problem})
             continue
         rows.append(
             {
@@ -260,12 +260,21 @@ def _locked_for_change(base: pathlib.Path, wait_seconds: float) -> Iterator[None
         yield
 
 
-def _pointer_to_replace(base: pathlib.Path, version: int) -> Pointer:
-    """Returns the current pointer; a promotion also repairs an unreadable `releases.json`."""
+def _pointer_to_replace(base: pathlib.Path) -> Pointer | None:
+    """Returns the current pointer; None if `releases.json` is invalid: a promotion repairs it."""
     try:
         return current_pointer(base)
     except errors.ReleasesFileError:
-        return Pointer(version)
+        return None
+
+
+def _promoted(before: Pointer, version: int) -> Pointer:
+    earlier = [before.stable, *before.previous]
+    return dataclasses.replace(
+        _without_canary(before) if before.canary == version else before,
+        stable=version,
+        previous=tuple(dict.fromkeys(old for old in earlier if old != version)),
+    )
 
 
 def _earlier(pointer: Pointer, published: Sequence[int]) -> list[int]:

@@ -156,7 +156,7 @@ def running(model: models.QueryTower | models.AdTower | models.RankerModel) -> I
         yield
     except (tf.errors.OpError, saved_model.StatusError) as error:
         raise errors.InvalidModelError(
-            f"{model.part}: expected outputs for every ad and sample request, got the error: "
+            f"{model.part}: expected outputs for every ad and request, got the error: "
             f"{error}. Make the model accept all values of its fields, and save it so that "
             "TensorFlow Serving can run it."
         ) from error

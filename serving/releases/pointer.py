@@ -62,7 +62,7 @@ def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
     """Replaces `releases.json` atomically and durably.
 
     Raises:
-        OSError: The file cannot be written. The old one is unchanged.
+        PublishError: The file cannot be written. The old one is unchanged.
     """
     canary = None
     if pointer.canary is not None:
@@ -73,7 +73,14 @@ def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
         "canary": canary,
         "previous": pointer.previous[:_MAX_PREVIOUS],
     }
-    files.write_json(base / POINTER_FILE, document, durable=True)
+    path = base / POINTER_FILE
+    try:
+        files.write_json(path, document, durable=True)
+    except OSError as error:
+        raise errors.PublishError(
+            f"{path} cannot be written ({error.strerror or error}). Nothing was changed. Check the "
+            "directory and the space on its disk, and try again."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -158,7 +158,9 @@ def _check_vector(place: str, length: int, values: Any) -> np.ndarray:
     values = values.tolist() if isinstance(values, np.ndarray) else values
     expected = f"expected a list of {length} finite numbers or null"
     if not isinstance(values, list | tuple):
-        raise errors.InvalidRequestError(f"{place}: {expected}, got {shortened(values)}.")
+        raise errors.InvalidRequestError(
+            f"{place}: {expected}, got {shortened(values)}.{_remedy(values)}"
+        )
     if len(values) != length:
         raise errors.InvalidRequestError(
             f"{place}: {expected}, got {len(values)} values. Send the vector of the encoder that "
@@ -175,9 +177,9 @@ def _check_vector(place: str, length: int, values: Any) -> np.ndarray:
 def _check_list(place: str, values: Any, kind: str) -> list[Any]:
     of, example = ("numbers", "[1, 2]") if kind == NUMERIC_LIST else ("strings", '["a", "b"]')
     if not isinstance(values, list | tuple):
+        remedy = _remedy(values, f" Send a list, even for one value, such as {example}.")
         raise errors.InvalidRequestError(
-            f"{place}: expected a list of {of} or null, got {shortened(values)}. Send a list, "
-            f"even for one value, such as {example}."
+            f"{place}: expected a list of {of} or null, got {shortened(values)}.{remedy}"
         )
     if len(values) > MAX_LIST_VALUES:
         raise errors.InvalidRequestError(
@@ -195,16 +197,18 @@ def _check_list(place: str, values: Any, kind: str) -> list[Any]:
 def _check_number(place: str, value: Any, expected: str = "a finite number") -> float:
     number = as_finite_float(value)
     if number is None:
-        raise errors.InvalidRequestError(f"{place}: expected {expected}, got {shortened(value)}.")
+        raise errors.InvalidRequestError(
+            f"{place}: expected {expected}, got {shortened(value)}.{_remedy(value)}"
+        )
     return number
 
 
 def _check_string(place: str, value: Any) -> bytes:
     value = as_digits(value)
     if not isinstance(value, str):
+        remedy = _remedy(value, " Send a number as the string in the log.")
         raise errors.InvalidRequestError(
-            f"{place}: expected a string, an integer or null, got {shortened(value)}. Send a "
-            "number as the string in the log."
+            f"{place}: expected a string, an integer or null, got {shortened(value)}.{remedy}"
         )
     try:
         return value.encode()
@@ -212,6 +216,12 @@ def _check_string(place: str, value: Any) -> bytes:
         raise errors.InvalidRequestError(
             f"{place}: expected text without half surrogate pairs, got {shortened(value)}."
         ) from error
+
+
+def _remedy(value: Any, other: str = "") -> str:
+    """Returns what to do about a wrong value; NaN is what a data frame has for a missing one."""
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return " Send None for a missing value." if is_nan else other
 
 
 def _padded(lists: Sequence[Sequence[Any]], padding: Any, dtype: Any) -> np.ndarray:

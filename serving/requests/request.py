@@ -270,7 +270,8 @@ class Request(RequestPart):
     k: Annotated[_Integer, pydantic.Field(ge=1)] | None = None
     """Number of ads to return; 10 by default. All ads if the catalog has fewer."""
     weights: dict[str, _Weight] | None = None
-    """Utility weight of each head, such as click; by default the weight in the release."""
+    """Utility weight of each head, such as click. A head that is left out keeps the weight in the
+    release; 0 takes it out of the utility."""
     deadline_ms: Annotated[Number, pydantic.Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     """Time for the answer in milliseconds. If it runs short, fewer candidates are ranked; if it
     runs out, the ads come in retrieval order."""

@@ -19,7 +19,7 @@ class ValidRequest:
     Attributes:
         values: Query field to bytes, float, list of bytes or None.
         k: Number of ads to return, if there are as many.
-        weights: Weight of each present head; the release's default if the request has none.
+        weights: Weight of each present head; the release's default where the request has none.
         deadline_ms: Deadline in milliseconds; None: the default.
         request_id: Id of the request; generated if the request has none.
         filters: Hashable, and equal if they ask for the same; None: every ad is eligible. They

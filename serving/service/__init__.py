@@ -2,6 +2,7 @@
 
 from serving.service.http_server import (
     Listening,
+    cannot_serve,
     check_tls,
     read_token,
 )
@@ -9,6 +10,7 @@ from serving.service.service_process import (
     ServiceSettings,
     load_stable_release,
     prepare_logs,
+    say,
     serve_release,
     serve_until_signal,
 )
@@ -18,10 +20,12 @@ __all__ = [
     "Listening",
     "ServiceSettings",
     "Workers",
+    "cannot_serve",
     "check_tls",
     "load_stable_release",
     "prepare_logs",
     "read_token",
+    "say",
     "serve_release",
     "serve_until_signal",
 ]

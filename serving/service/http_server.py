@@ -16,12 +16,14 @@ import ssl
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 import uvicorn.config
 from starlette import types
 
+from serving import errors
 from serving.config import HttpConfig
 from serving.service import connections, listener, log_format
 
@@ -50,6 +52,7 @@ class HttpServer(uvicorn.Server):
         config: HttpConfig | None = None,
         *,
         own_logs: bool = True,
+        announce: Callable[[str], None] | None = None,
     ) -> None:
         """Creates a server.
 
@@ -58,9 +61,12 @@ class HttpServer(uvicorn.Server):
             draining: Event shared with the application; set on shutdown.
             config: Options. None: the defaults.
             own_logs: Whether uvicorn configures its own logging. False: it logs to the root logger.
+            announce: Called with the URL once the port listens, by the first of the processes that
+                share it. None: not called.
         """
         self._http = config or HttpConfig()
         self._draining = draining
+        self._announce = announce or (lambda url: None)
         self._close_at: float | None = None
         self._listeners: list[listener.Listener] = []
         self._idle = connections.Idle()
@@ -89,24 +95,22 @@ class HttpServer(uvicorn.Server):
 
         Args:
             sockets: Bound sockets.
+
+        Raises:
+            ServerStartError: Another process listens at the address of a socket.
         """
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(uvicorn.config.STARTUP_FAILURE)
         # uvicorn closes its own servers; the listeners replace them.
         self.servers = []
-        for bound in sockets or []:
-            self._listeners.append(
-                listener.Listener(
-                    bound,
-                    self._new_connection,
-                    self._has_room,
-                    self._idle.close_oldest,
-                    self.config.ssl,
-                    connections.HEAD_SECONDS,
-                )
-            )
-            self._listeners[-1].start()
+        try:
+            for bound in sockets or []:
+                self._listen(bound)
+        except BaseException:
+            # Otherwise uvicorn logs a traceback of the application that is cancelled.
+            await self.lifespan.shutdown()
+            raise
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -141,6 +145,26 @@ class HttpServer(uvicorn.Server):
             self.should_exit = True
         return await super().on_tick(counter)
 
+    def _listen(self, bound: socket.socket) -> None:
+        host, port = bound.getsockname()[:2]
+        is_first = not bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        listening = listener.Listener(
+            bound,
+            self._new_connection,
+            self._has_room,
+            self._idle.close_oldest,
+            self.config.ssl,
+            connections.HEAD_SECONDS,
+        )
+        try:
+            listening.start()
+        except OSError as error:
+            raise cannot_serve(host, port, error) from error
+        self._listeners.append(listening)
+        if is_first:
+            host = f"[{host}]" if ":" in host else host
+            self._announce(f"{'https' if self.config.is_ssl else 'http'}://{host}:{port}")
+
     def _new_connection(self) -> connections.TimedConnection:
         return connections.TimedConnection(
             self.config, self.server_state, self.lifespan.state, self._idle
@@ -151,6 +175,19 @@ class HttpServer(uvicorn.Server):
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         limit = min(self._http.max_connections, max(1, files - _OTHER_FILES))
         return len(self.server_state.connections) + num_connecting < limit
+
+
+def cannot_serve(host: str, port: int, error: OSError) -> errors.ServerStartError:
+    """Returns the error of a service that cannot use its port.
+
+    Args:
+        host: Host name or IP address.
+        port: Port.
+        error: Why it cannot be used.
+    """
+    return errors.ServerStartError(
+        f"Cannot serve on {host}:{port} ({error}); choose another --port or --host."
+    )
 
 
 def check_tls(config: HttpConfig) -> None:

@@ -1,6 +1,7 @@
 """A process of the service: loads the release, connects to the ranker, and serves."""
 
 import dataclasses
+import functools
 import gc
 import logging
 import pathlib
@@ -25,6 +26,8 @@ from serving.service import (
     release_router,
 )
 from serving.service.rest import app
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,19 @@ def prepare_logs(json_logs: bool) -> None:
     logging.getLogger(release_follower.__name__).setLevel(logging.INFO)
     if json_logs:
         log_format.use_json()
+
+
+def say(line: str, json_logs: bool) -> None:
+    """Prints a line for the person who starts the service, or logs it.
+
+    Args:
+        line: The line.
+        json_logs: Whether logs are JSON.
+    """
+    if json_logs:
+        _logger.info("%s", line)
+    else:
+        print(line, flush=True)
 
 
 def load_stable_release(settings: ServiceSettings) -> releases.Bundle:
@@ -172,7 +188,11 @@ def serve_release(
         draining=draining,
     )
     server = http_server.HttpServer(
-        application, draining, settings.http, own_logs=not settings.json_logs
+        application,
+        draining,
+        settings.http,
+        own_logs=not settings.json_logs,
+        announce=functools.partial(_announce, settings.json_logs),
     )
     try:
         http_server.raise_file_limit()
@@ -180,3 +200,8 @@ def serve_release(
     finally:
         if impressions is not None:
             impressions.close()
+
+
+def _announce(json_logs: bool, url: str) -> None:
+    say(f"recommendations on {url}/v1/recommend", json_logs)
+    say(f"console on {url}/console, API on {url}/docs", json_logs)

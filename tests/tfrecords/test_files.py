@@ -1,7 +1,9 @@
 """Files are replaced whole or not at all, and locks keep other processes out."""
 
+import errno
 import multiprocessing
 import os
+import pathlib
 
 import pytest
 
@@ -34,6 +36,27 @@ def test_what_a_killed_process_left_is_written_over(tmp_path):
     with files.replacing(tmp_path / "directory") as temporary:
         temporary.mkdir()
     assert sorted(own.name for own in tmp_path.iterdir()) == ["a", "directory"]
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_write_that_fails_names_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*/\.a\.partial'"):
+            files.write(path, "new", durable=True)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a'"):
+        files.write(path, "new")
+
+
+def test_a_lock_file_that_cannot_be_written_is_named():
+    # A device on which every write fails.
+    with pytest.raises(OSError, match="/dev/full"), files.locked(pathlib.Path("/dev/full")):
+        pass
 
 
 def test_only_a_durable_file_is_flushed_and_before_it_is_renamed(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import sys
 from typing import TYPE_CHECKING
@@ -147,12 +148,13 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         base: Base directory of the bundles.
 
     Raises:
-        ValueError: The token, the certificate, the rules, an address or the user store is not
-            valid.
+        ValueError: The token, the certificate, the rules, a port, an address or the user store is
+            not valid.
         OSError: A file cannot be read.
     """
     from serving import ranker, service, users
 
+    _check_ports()
     ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
     ranker.split_address(ranker_address)
     if FLAGS.user_store is not None:
@@ -206,3 +208,14 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         ),
         json_logs=FLAGS.log_format == "json",
     )
+
+
+def _check_ports() -> None:
+    names = ["port"]
+    if FLAGS.ranker_address is None:
+        names += ["model_server_port", "model_server_rest_port"]
+    for first, second in itertools.combinations(names, 2):
+        if FLAGS[first].value == FLAGS[second].value:
+            raise ValueError(
+                f"--{first} and --{second} are both {FLAGS[first].value}; expected different ports."
+            )

@@ -21,6 +21,7 @@ needed, so commands that compare with it say that the release has none.
 
 from __future__ import annotations
 
+import logging
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,8 @@ def main() -> None:
     from serving import releases
     from tfrecords.schema import load_schema
 
+    # Commands hide warnings of libraries; these are about the models.
+    logging.getLogger(releases.__name__).setLevel(logging.WARNING)
     schema = load_schema(FLAGS.schema_path)
     release = releases.publish_models(
         FLAGS.bundle,

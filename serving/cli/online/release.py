@@ -179,7 +179,9 @@ def _notes(row: Mapping[str, Any]) -> str:
     return "; ".join(notes)
 
 
-def _describe(pointer: releases.Pointer) -> str:
+def _describe(pointer: releases.Pointer | None) -> str:
+    if pointer is None:
+        return "releases.json could not be read"
     text = f"release {pointer.stable} is stable"
     if pointer.canary is None:
         return text

@@ -17,8 +17,8 @@ and does not follow.
 
 In production, --workers sets the number of processes, which share the port and the memory-mapped
 index. --token_file (or the environment variable TFREC_TOKEN), --tls_certificate and --tls_key
-secure the service. --log_format=json logs each request as a line of JSON. /metrics is for
-Prometheus.
+secure the service. --log_format=json writes all output as lines of JSON to the standard error, one
+for each request; an error that ends the start is text. /metrics is for Prometheus.
 """
 
 from __future__ import annotations
@@ -69,15 +69,10 @@ def main() -> None:
         first = [service.load_stable_release(settings)] if FLAGS.workers == 1 else []
         for release in first:
             num_ads = release.manifest.index["num_ads"]
-            print(f"release {release.version}: {num_ads:,} ads, verified")
+            service.say(f"release {release.version}: {num_ads:,} ads, verified", settings.json_logs)
             del release  # Only the router may hold a reference, so that old releases are freed.
         if FLAGS.ranker_address is None:
-            stack.enter_context(_embedded_server(base))
-        scheme = "https" if FLAGS.tls_certificate else "http"
-        host = f"[{FLAGS.host}]" if ":" in FLAGS.host else FLAGS.host
-        url = f"{scheme}://{host}:{FLAGS.port}"
-        print(f"recommendations on {url}/v1/recommend")
-        print(f"console on {url}/console, API on {url}/docs", flush=True)
+            stack.enter_context(_embedded_server(base, settings.json_logs))
         if first:
             service.serve_release(settings, first.pop(), listening)
             return
@@ -89,24 +84,23 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _bound(host: str, port: int) -> Iterator[service.Listening]:
+    from serving import service
 
     try:
         listening = process.bound_socket(host, port)
     except OSError as error:
-        raise errors.ServerStartError(
-            f"Cannot serve on {host}:{port} ({error}); choose another --port or --host."
-        ) from error
+        raise service.cannot_serve(host, port, error) from error
     with listening:
         yield listening
 
 
 @contextlib.contextmanager
-def _embedded_server(base: pathlib.Path) -> Iterator[None]:
+def _embedded_server(base: pathlib.Path, json_logs: bool) -> Iterator[None]:
     """Runs the embedded model server in a child process; it serves the releases in use.
 
     It is started again when it exits.
     """
-    from serving import releases
+    from serving import releases, service
 
     with contextlib.ExitStack() as stack:
         path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "models.config"
@@ -130,7 +124,9 @@ def _embedded_server(base: pathlib.Path) -> Iterator[None]:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if json_logs else None,
             text=True,
+            errors="replace",
             process_group=0,
         )
         server = process.SupervisedProcess("embedded model server", start, _STOP_SECONDS)
@@ -141,5 +137,5 @@ def _embedded_server(base: pathlib.Path) -> Iterator[None]:
                 "The embedded model server did not start; its message is above. "
                 "Choose other ports, or set --ranker_address."
             )
-        print(ready, flush=True)
+        service.say(ready, json_logs)
         yield

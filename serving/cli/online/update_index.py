@@ -66,7 +66,11 @@ def main() -> None:
         command_line.print_json({"applied": done, "recall_at_500": recall, "live": status})
         return
     if applied is not None:
-        unknown = f", {applied.unknown:,} not found" if applied.unknown else ""
+        unknown = ""
+        if applied.unknown:
+            more = ", …" if applied.unknown > len(applied.unknown_ids) else ""
+            named = ", ".join(map(repr, applied.unknown_ids))
+            unknown = f", {applied.unknown:,} not found ({named}{more})"
         if ads or removed:
             print(
                 f"release {release.version}: {applied.added:,} ads added, {applied.changed:,} "

@@ -129,6 +129,13 @@ def test_an_ad_with_the_fields_of_a_released_one_gets_its_embedding_and_features
     np.testing.assert_array_equal(features[0, 0], features[0, 1])
 
 
+def test_the_first_unknown_ids_of_a_removal_are_named(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW])
+    done = live.update(removed=["z", "ad-3", "y", "new-1", "x", "w"])
+    assert (done.removed, done.unknown, done.unknown_ids) == (2, 4, ("w", "x", "y"))
+
+
 def test_a_changed_ad_replaces_the_old_one(release):
     live = live_index.LiveIndex(release)
     changed = {"ad_id": "ad-5", "fields": {"advertiser": "somebody else"}}
@@ -150,12 +157,13 @@ def test_a_changed_ad_replaces_the_old_one(release):
 def test_a_removed_ad_is_not_found_until_it_is_added_again(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])
-    assert live.update([], ["ad-5", "new-1", "ad-77777"]) == live_index.Applied(0, 0, 2, 1)
+    applied = live.update([], ["ad-5", "new-1", "ad-77777"])
+    assert (applied.removed, applied.unknown) == (2, 1)
     ids = found_ids(live.view(), query())
     assert len(ids) == 299
     assert not {"ad-5", "new-1"} & set(ids)
     assert found_ids(live.view(), query(), filters={"allowed_ads": ["ad-5", "new-1"]}) == []
-    assert live.update([], ["ad-5"]) == live_index.Applied(0, 0, 0, 1)
+    assert live.update([], ["ad-5"]).unknown == 1
     assert live.update([NEW]).added == 1
     assert found_ids(live.view(), query(), filters={"allowed_ads": ["ad-5", "new-1"]}) == ["new-1"]
 
@@ -484,7 +492,7 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
         "--measure_recall",
     )
     assert done.stdout.splitlines() == [
-        "release 1: 1 ads added, 1 changed, 2 removed, 1 not found",
+        "release 1: 1 ads added, 1 changed, 2 removed, 1 not found ('nobody')",
         "recall at 500 of the live index: 1.0000",
         "live: 299 ads; 2 of them added or changed, 3 of the release removed or changed",
     ]

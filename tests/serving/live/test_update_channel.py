@@ -125,7 +125,7 @@ def test_an_update_of_one_host_is_seen_on_the_others_in_its_order(hosts):
     sees(third, {"new-1": 5.0})
     sees(first, {"new-1": 5.0})
     assert third.update([], removed=["new-1", "new-2"]) == dataclasses.replace(
-        third.update(), removed=1, unknown=1
+        third.update(), removed=1, unknown=1, unknown_ids=("new-2",)
     )
     sees(first, {})
     sees(second, {})

@@ -133,7 +133,15 @@ def test_k_beyond_the_candidates_widens_the_search(run):
         ({"context": {"country": "CH"}}, "context: the field 'country' is in user and in context"),
         ({"user": {"age": "old"}}, r"user\.age: expected a finite number or null, got 'old' \(str"),
         ({"user": {"age": True}}, r"user\.age: expected a finite number .* got True \(bool"),
-        ({"user": {"age": float("nan")}}, r"user\.age: .*got nan"),
+        ({"user": {"age": float("nan")}}, r"user\.age: .*got nan .*Send None for a missing value"),
+        (
+            {"context": {"device": float("nan")}},
+            r"context\.device: .*got nan .*Send None for a missing",
+        ),
+        (
+            {"user": {"history": float("nan")}},
+            r"user\.history: .*got nan .*Send None for a missing",
+        ),
         ({"user": {"age": float("inf")}}, r"user\.age: .*got inf"),
         ({"user": {"age": 1e300}}, r"user\.age: "),
         ({"user": {"age": 10**5000}}, r"user\.age: .*an int of 16610 bits"),

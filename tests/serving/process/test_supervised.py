@@ -1,5 +1,6 @@
 """A child process that is started again when it exits."""
 
+import logging
 import os
 import pathlib
 import signal
@@ -52,6 +53,21 @@ def test_a_process_that_is_killed_is_waited_for_and_replaced(caplog):
     waiting.until(lambda: "The shell is back: ready" in caplog.text)
     shell.running.stop()
     assert [child.returncode for child in shell.children] == [-9, -15]
+
+
+def test_a_standard_error_that_is_a_pipe_is_logged(caplog):
+    command = ["sh", "-c", "echo one >&2; echo two >&2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    shell = process.SupervisedProcess(
+        "shell", lambda: subprocess.Popen(command, text=True, **pipes), 60
+    )
+    with caplog.at_level(logging.INFO):
+        assert shell.start() is None
+        shell.stop()
+    assert caplog.record_tuples == [
+        ("shell", logging.INFO, "one"),
+        ("shell", logging.INFO, "two"),
+    ]
 
 
 def test_pauses_double_until_the_process_is_ready():

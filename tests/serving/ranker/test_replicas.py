@@ -143,6 +143,19 @@ def test_a_replica_with_another_model_or_version_is_not_used(
     assert healthy == {address: False, **{one.address: True for one in replicas}}
 
 
+def test_the_problems_of_replicas_are_sentences(tiny_bundle):
+    addresses = [f"127.0.0.1:{serving_fixtures.free_port()}" for _ in range(2)]
+
+    async def scenario(service):
+        with pytest.raises(errors.RankerUnavailableError):
+            await service.verify_ranker()
+        return service.problem
+
+    problem = run(tiny_bundle, ",".join(addresses), scenario)
+    starts = [f"The ranker at {address} is not available: " for address in addresses]
+    assert re.fullmatch(rf"{starts[0]}.*[^.]\. {starts[1]}.*[^.]\.", problem)
+
+
 def test_a_late_call_is_answered_by_another_replica(tiny_bundle, replicas):
     late = replicas[0]
 

@@ -63,6 +63,19 @@ def test_without_a_pointer_the_latest_is_stable_and_a_promotion_pins_it(base, th
     assert bundle.load(base, 4).version == 4
 
 
+def test_a_promotion_that_cannot_be_written_says_so_and_changes_nothing(base, monkeypatch):
+    releases.promote(base, 1)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    message = r"releases.json cannot be written \(No space left on device\). Nothing was changed."
+    with pytest.raises(errors.PublishError, match=message):
+        releases.promote(base, 2)
+    assert bundle.stable(base) == 1
+
+
 def test_rollbacks_skip_pruned_releases(base):
     releases.promote(base, 1)
     releases.promote(base, 3)
@@ -127,7 +140,8 @@ def test_a_damaged_pointer_is_refused_and_a_promotion_repairs_it(base, text):
     (base / "releases.json").write_text(text)
     with pytest.raises(errors.ReleasesFileError, match=r"releases\.json is invalid .*promote"):
         bundle.load(base)
-    assert releases.promote(base, 2).after == release_pointer.Pointer(2)
+    change = releases.promote(base, 2)
+    assert (change.before, change.after) == (None, release_pointer.Pointer(2))
     assert bundle.stable(base) == 2
 
 
@@ -206,6 +220,19 @@ def test_the_list_describes_each_release(base):
     )
     assert "manifests/1.json is corrupt" in damaged["problem"]
     assert json.loads(json.dumps(releases.list_releases(base)))[2]["version"] == 1
+
+
+def test_the_list_names_releases_that_are_missing(base):
+    text = document(stable=9, canary={"version": 8, "share": 0.5})
+    (base / "releases.json").write_text(text)
+    rows = releases.list_releases(base)
+    assert [(row["version"], row["role"]) for row in rows] == [
+        *((9, "stable"), (8, "canary")),
+        *((3, None), (2, None), (1, None)),
+    ]
+    assert [row["problem"] for row in rows[:3]] == [
+        *("manifests/9.json is missing", "manifests/8.json is missing", None)
+    ]
 
 
 @pytest.mark.process

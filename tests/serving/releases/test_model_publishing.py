@@ -414,6 +414,22 @@ def test_a_second_signature_with_other_inputs_is_refused(refused, tmp_path):
             "expected the same outputs for a request in a batch and alone",
         ),
         (
+            # Normalized over the candidates.
+            "ranker",
+            RANKER_SPECS,
+            lambda inputs: {
+                "click_probability": ones(inputs)
+                / tf.reduce_sum(ones(inputs), axis=1, keepdims=True)
+            },
+            "expected the same click_probability of an ad among other candidates and in another",
+        ),
+        (
+            "ranker",
+            RANKER_SPECS,
+            lambda inputs: {"expected_revenue": tf.cumsum(ones(inputs), axis=1)},
+            "in another order, got scores that differ by",
+        ),
+        (
             "ranker",
             RANKER_SPECS,
             lambda inputs: {
@@ -427,6 +443,46 @@ def test_a_model_that_cannot_be_served_is_refused(refused, tmp_path, part, specs
     saved = save(Function(specs, serve), tmp_path / part)
     message_found = refused(errors.InvalidModelError, **{part: saved})
     assert re.search(message, message_found), message_found
+
+
+@pytest.mark.parametrize(
+    ("part", "specs", "serve", "message"),
+    [
+        (
+            "query_tower",
+            QUERY_SPECS,
+            lambda inputs: {"query_embedding": tf.tile(inputs["age"][:, None], [1, 16])},
+            "query_tower: expected finite embeddings, got NaN or infinity for a request whose "
+            "fields are all missing",
+        ),
+        (
+            "ranker",
+            RANKER_SPECS,
+            lambda inputs: {"expected_revenue": ones(inputs) * inputs["age"][:, None]},
+            "as expected_revenue, got nan for the ad 'ad-0' in a request whose fields are all",
+        ),
+    ],
+)
+def test_a_model_that_needs_a_field_is_refused_if_no_sample_request_lacks_it(
+    refused, tmp_path, part, specs, serve, message
+):
+    saved = save(Function(specs, serve), tmp_path / part)
+    sample_requests = [{"age": 40.0}, {"age": 50.0, "country": "CH"}]
+    changes = {part: saved, "sample_requests": sample_requests}
+    assert message in refused(errors.InvalidModelError, **changes)
+
+
+def test_ads_with_one_embedding_are_warned_of(models, tmp_path, caplog):
+    module = serving_fixtures.AdTowerModule()
+
+    def alike(ads):
+        embeddings = module.serve(ads)["ad_embedding"]
+        return {**module.serve(ads), "ad_embedding": tf.ones_like(embeddings) / 4}
+
+    tower = Function(AD_SPECS, alike)
+    tower.module = module
+    published(tmp_path / "base", models, ad_tower=save(tower, tmp_path / "ad_tower"))
+    assert "ad_tower: the 300 ads that were compared have the same embedding" in caplog.text
 
 
 def with_column(name, values):

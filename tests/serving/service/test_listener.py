@@ -6,11 +6,13 @@ import logging
 import os
 import resource
 import socket
+import threading
 
 import clocks
 import pytest
+from starlette import applications
 
-from serving import process
+from serving import errors, process
 from serving.ranker import verified_ranker
 from serving.service import connections, http_server, listener, log_format
 
@@ -107,6 +109,49 @@ def test_without_file_descriptors_it_says_so_and_accepts_when_there_are_some(bou
     assert all(record.getMessage().startswith(text) for record in caplog.records)
     # asyncio logs it 2,048 times for each attempt.
     assert len(caplog.records) < 20
+
+
+def test_the_first_process_of_a_port_announces_it_once_it_accepts_connections(bound):
+    host, port = bound.getsockname()
+    announced = []
+
+    def announce(url):
+        with socket.create_connection((host, port), 30):
+            announced.append(url)
+
+    async def main():
+        for _ in range(2):
+            server = http_server.HttpServer(
+                applications.Starlette(), threading.Event(), own_logs=False, announce=announce
+            )
+            server.config.load()
+            server.lifespan = server.config.lifespan_class(server.config)
+            await server.startup([bound])
+            await server.lifespan.shutdown()
+
+    asyncio.run(main())
+    assert announced == [f"http://{host}:{port}"]
+
+
+def test_a_port_at_which_another_process_listens_is_refused_in_one_line(bound, caplog):
+    ended = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        yield
+        ended.append(app)
+
+    application = applications.Starlette(lifespan=lifespan)
+    server = http_server.HttpServer(application, threading.Event(), own_logs=False)
+    host, port = bound.getsockname()
+    with process.bound_socket(host, port) as other:
+        other.listen()
+        with pytest.raises(
+            errors.ServerStartError, match=rf"Cannot serve on {host}:{port} \(.*in use"
+        ):
+            server.run([bound])
+    assert ended == [application]
+    assert not caplog.records
 
 
 def test_a_place_in_the_code_logs_once_a_second_and_says_how_often_it_did_not():
