@@ -27,7 +27,8 @@ from tfrecords.columns import (
 )
 from tfrecords.schema_inference import known_names, writing
 
-# Maximum share of keys with deviating rows, such as a request in which an hour ends.
+# Maximum share of keys with deviating rows, such as a request in which an hour ends, and of rows
+# that deviate from others of their ad.
 _MAX_DEVIATIONS = 0.01
 ROWS = 100_000
 _HEADED_ROWS = 1_000
@@ -342,15 +343,21 @@ def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:
 def is_constant_per_ad(column: Column, ad: Column) -> bool:
     """Returns whether ads with several values have the same one, if most values are of such ads.
 
-    Rows without a value say nothing, unless having one is all that the column says.
+    Rows without a value say nothing, unless having one is all that the column says. A few rows may
+    deviate from the usual value of their ad. Their number is compared with that of the rows of rare
+    values: all of these deviate if the column says nothing about the ad, such as a rare label.
     """
     is_known = column.present if len(column.known) > 1 else np.ones(len(column.codes), bool)
     rows = np.flatnonzero(is_known)
-    ads = ad.codes[rows]
+    codes, ads = column.codes[rows], ad.codes[rows]
     repeated = np.bincount(ads, minlength=len(ad.values)) > 1
     if not len(rows) or repeated[ads].mean() < 0.5 or len(ad.known) < 2:
         return False
-    return not _differs(column.codes[rows], ads, len(ad.values)).any()
+    tolerated = _MAX_DEVIATIONS * (len(rows) - np.bincount(codes).max())
+    # A row deviates in each ad whose values differ, at least.
+    if _differs(codes, ads, len(ad.values)).sum() > tolerated:
+        return False
+    return _deviating_rows(codes, ads, len(ad.values)) <= tolerated
 
 
 def varies_within(column: Column, key: Column) -> bool:
@@ -368,3 +375,12 @@ def _differs(codes: np.ndarray, keys: np.ndarray, num_keys: int) -> np.ndarray:
     differs = np.zeros(num_keys, bool)
     differs[keys[codes != first[keys]]] = True
     return differs
+
+
+def _deviating_rows(codes: np.ndarray, keys: np.ndarray, num_keys: int) -> int:
+    """Returns the number of rows whose code is not the most common one of their key."""
+    num_codes = int(codes.max()) + 1
+    pairs, counts = np.unique(keys.astype(np.int64) * num_codes + codes, return_counts=True)
+    usual = np.zeros(num_keys, np.int64)
+    np.maximum.at(usual, pairs // num_codes, counts)
+    return len(codes) - int(usual.sum())

@@ -475,3 +475,38 @@ def test_codes_are_categories_and_titles_are_shown(tmp_path: pathlib.Path) -> No
     assert own["device_code"] == ("categorical", "ad")
     assert own["stage"] == ("categorical", "query")
     assert any("'stage' has 13 different whole numbers: a code or a quantity?" in n for n in notes)
+
+
+def without_requests(**more: list[Any]) -> dict[str, list[Any]]:
+    """Returns the columns of 1,200 rows of 600 users and 7 items, without a request."""
+    return {
+        "user": [f"u{n // 2}" for n in range(1200)],
+        "item": [f"i{n % 7}" for n in range(1200)],
+        "click": [int(n % 3 == 0) for n in range(1200)],
+        **more,
+    }
+
+
+def test_a_slip_does_not_move_a_property_of_ads_to_the_query(tmp_path: pathlib.Path) -> None:
+    genre = [f"g{n % 7 % 3}" for n in range(1200)]
+    genre[3] = "g9"
+    # As rare as a slip, but the item says nothing about it.
+    promoted_by = ["nobody"] * 1200
+    promoted_by[3] = promoted_by[5] = "mail"
+    columns = without_requests(genre=genre, promoted_by=promoted_by)
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert sides(proposal) == {"user": "query", "item": "ad", "genre": "ad", "promoted_by": "query"}
+
+
+def test_what_changed_for_an_ad_stays_a_property_of_it(tmp_path: pathlib.Path) -> None:
+    later = [n // 600 for n in range(1200)]
+    columns = without_requests(
+        price=[n % 7 + 0.5 + later[n] for n in range(1200)],
+        wording=[f"{'new' if later[n] else 'old'}-{n % 7}" for n in range(1200)],
+        weather=["rain" if n % 5 else "sun" for n in range(1200)],
+    )
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert sides(proposal) == {
+        "user": "query", "item": "ad", "price": "ad", "wording": "ad", "weather": "query",
+    }  # fmt: skip
+    assert any("catalog stores the latest value: 'price', 'wording'" in note for note in notes)
