@@ -191,8 +191,9 @@ def _is_amount(column: Column, notes: list[str]) -> bool:
 
 def _note_nearly_numeric(column: Column, notes: list[str]) -> None:
     if has_decimal_comma(column):
+        example = next(value for value in column.known if "," in value)
         notes.append(
-            f"{column.name!r} has decimal commas, such as {column.known[0][:40]!r}, so it is "
+            f"{column.name!r} has decimal commas, such as {example[:40]!r}, so it is "
             "categorical. Use decimal points to make it numeric."
         )
         return

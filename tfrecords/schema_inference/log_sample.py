@@ -208,12 +208,32 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     if parsed.faults:
         line, reason = min(parsed.faults.items())
         notes.append(f"{path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}.")
-    columns = {name: _column(name, table, rows[name]) for name in names}
+    rows = _without_headers(path, rows, names, notes)
+    columns = {name: _column(name, table, rows[name], notes) for name in names}
     decimal = _with_plain_numbers(columns, notes)
     total = sum(_total_rows(path, chunk) for path in paths)
     if len(paths) == 1 and next(chunks, None) is None:
         total = chunk.num_rows
     return Sample(table, columns, rows.num_rows, total, tuple(notes), header, decimal)
+
+
+def _without_headers(
+    path: pathlib.Path, rows: pa.Table, names: Sequence[str], notes: list[str]
+) -> pa.Table:
+    """Returns rows without those that repeat the header, on which a note is added."""
+    repeated = writing.repeated_headers(rows, names)
+    if not repeated.any():
+        return rows
+    line = formats.line_of(rows[formats.LINE_NUMBER][int(repeated.argmax())].as_py())
+    notes.append(
+        f"{path}: line {line} repeats the header (such lines in the sample: {repeated.sum()}). "
+        "Remove such lines; the proposal does not count them."
+    )
+    if repeated.all():
+        raise ValueError(f"{path} has no rows but its header.")
+    kept = rows.filter(pa.array(~repeated))
+    # As texts, because the dictionaries still have the names.
+    return pa.table({name: kept[name].cast(pa.string()) for name in names})
 
 
 def _header(path: pathlib.Path) -> tuple[tuple[str, ...], list[str]]:
@@ -257,8 +277,9 @@ def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | N
         if sign is not None:
             values = writing.in_digits(own.values, sign)
             columns[name] = dataclasses.replace(own, values=values)
+            example = next(value for value in own.known if writing.is_formatted(value, sign))
             notes.append(
-                f"{name!r} holds numbers such as {own.known[0][:40]!r}, read with the decimal sign "
+                f"{name!r} holds numbers such as {example[:40]!r}, read with the decimal sign "
                 f"{sign!r} (decimal)."
             )
     return sign
@@ -315,7 +336,7 @@ def _fault(path: pathlib.Path, name: str) -> str | None:
     return None
 
 
-def _column(name: str, table: str, column: pa.ChunkedArray) -> Column:
+def _column(name: str, table: str, column: pa.ChunkedArray, notes: list[str]) -> Column:
     is_list, is_time = pa.types.is_list(column.type), pa.types.is_temporal(column.type)
     if is_list:
         lists = column.combine_chunks()
@@ -329,7 +350,31 @@ def _column(name: str, table: str, column: pa.ChunkedArray) -> Column:
     )
     if is_list or is_time or not (is_named or found.plain_words in known_names.TIMES):
         return found
-    return dataclasses.replace(found, time_format=writing.time_format(found.known))
+    counts = found.counts[~found.is_missing]
+    time_format = writing.time_format(found.known, counts)
+    found = dataclasses.replace(found, time_format=time_format)
+    return _without_odd_times(found, counts, notes)
+
+
+def _without_odd_times(column: Column, counts: np.ndarray, notes: list[str]) -> Column:
+    """Returns a column of times without its few other values, which become missing.
+
+    Args:
+        column: A column that is named like a time.
+        counts: Number of rows of each known value.
+        notes: A note on such values is added.
+    """
+    is_odd = np.isnan(parse_times(column.known, column.time_format))
+    share = counts[is_odd].sum() / max(counts.sum(), 1)
+    if not 0 < share <= known_names.MAX_REJECTED:
+        return column
+    odd = [column.known[index] for index in np.flatnonzero(is_odd)]
+    notes.append(
+        f"{share:.2%} of the rows have a {column.name!r} such as {odd[0][:40]!r}, which is not a "
+        "time like the others. Correct these rows."
+    )
+    gone = set(odd)
+    return dataclasses.replace(column, values=["" if v in gone else v for v in column.values])
 
 
 def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:

@@ -510,3 +510,42 @@ def test_what_changed_for_an_ad_stays_a_property_of_it(tmp_path: pathlib.Path) -
         "user": "query", "item": "ad", "price": "ad", "wording": "ad", "weather": "query",
     }  # fmt: skip
     assert any("catalog stores the latest value: 'price', 'wording'" in note for note in notes)
+
+
+def test_headers_within_a_log_are_left_out_and_said(tmp_path: pathlib.Path) -> None:
+    more: dict[str, Any] = {
+        "click": list(THIRD),
+        "revenue": [n % 5 + 0.5 for n in range(ROWS)],
+        "ts": [1_700_000_000 + n // 4 for n in range(ROWS)],
+    }
+    once = write(
+        tmp_path / "once.tsv",
+        {
+            "user": [f"u{n // 4 % 17}" for n in range(ROWS)],
+            "item": [f"i{n % 7}" for n in range(ROWS)],
+            **more,
+        },
+    )
+    expected, _ = infer.propose([once])
+    twice = tmp_path / "twice.tsv"
+    lines = once.read_text().splitlines(keepends=True)
+    twice.write_text("".join([*lines[:61], lines[0], *lines[61:]]))
+    proposal, notes = infer.propose([twice])
+    assert proposal == {**expected, "name": "twice"}
+    assert any("line 62 repeats the header (such lines in the sample: 1)" in n for n in notes)
+    once.write_text(lines[0] * 3)
+    with pytest.raises(ValueError, match="has no rows but its header"):
+        infer.propose([once])
+
+
+def test_a_note_quotes_a_value_that_is_wrong(tmp_path: pathlib.Path) -> None:
+    _, notes = propose(
+        tmp_path,
+        click=[*["0", "1"] * 58, *["oops"] * 4],
+        revenue=[*["1.5", "2.5"] * 58, *["much"] * 4],
+        bid=["7", "8", "1,200.50", "9"] * 30,
+    )
+    said = " ".join(notes)
+    assert "values such as 'oops' are not 0 or 1" in said
+    assert "'revenue' is named like revenue, but values such as 'much' are not numbers" in said
+    assert "'bid' holds numbers such as '1,200.50'" in said
