@@ -549,3 +549,35 @@ def test_a_note_quotes_a_value_that_is_wrong(tmp_path: pathlib.Path) -> None:
     assert "values such as 'oops' are not 0 or 1" in said
     assert "'revenue' is named like revenue, but values such as 'much' are not numbers" in said
     assert "'bid' holds numbers such as '1,200.50'" in said
+
+
+@pytest.mark.parametrize("odd", ["unknown", ""])
+@pytest.mark.parametrize("form", ["{}", "2024-01-05 10:00:{:02d}", "14.01.2024 10:00:{:02d}"])
+def test_a_few_rows_without_a_time_are_said(tmp_path: pathlib.Path, form: str, odd: str) -> None:
+    times = [form.format(n // 4 + (1_700_000_000_000 if form == "{}" else 0)) for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, ts=[odd, *times[1:]])
+    assert proposal["time"] == "ts"
+    assert proposal.get("time_format") == ("%d.%m.%Y %H:%M:%S" if "." in form else None)
+    assert "decimal" not in proposal
+    assert "0.83% of the rows lack 'ts' and are rejected." in notes
+    assert any("'ts' such as 'unknown', which is not a time" in n for n in notes) == bool(odd)
+
+
+def test_dates_of_few_rows_decide_between_day_and_month(tmp_path: pathlib.Path) -> None:
+    # Only the last row, fewer than a hundredth, says which number is the month.
+    times = [f"0{n // 4 % 9 + 1}/05/2024" for n in range(ROWS)]
+    proposal, _ = propose(tmp_path, click=THIRD, date=[*times[:-1], "01/13/2024"])
+    assert proposal["time_format"] == "%m/%d/%Y"
+
+
+def test_a_time_that_many_rows_lack_is_said(tmp_path: pathlib.Path) -> None:
+    times = [1_700_000_000 + n // 4 for n in range(ROWS)]
+    lacking = [*[""] * 3, *times[3:]]
+    proposal, notes = propose(tmp_path, click=THIRD, ts=lacking)
+    assert "time" not in proposal
+    said = " ".join(notes)
+    assert "'ts' is not the time, because 2.5% of the rows lack it" in said
+    assert "--max_rejected_fraction=0.03" in said
+    proposal, notes = propose(tmp_path, click=THIRD, ts=lacking, server_time=times)
+    assert proposal["time"] == "server_time"
+    assert "is not the time" not in " ".join(notes)
