@@ -194,6 +194,13 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
         names = list(header)
     else:
         names, notes = _readable(path)
+    if table == LOG:
+        notes += [
+            f"The name of the folder {folder!r} is not read as a column. Write {name!r} into the "
+            "files to use it, for example as the time."
+            for name, folder in formats.partitions(path).items()
+            if name not in names
+        ]
     types = dict.fromkeys(names, formats.STRINGS)
     opened = formats.open_table(path, types, names, (), ROWS, header)
     chunks = opened.chunks()

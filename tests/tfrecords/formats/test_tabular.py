@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import pathlib
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -357,6 +358,28 @@ def test_a_column_that_is_nowhere_is_named_with_what_comes_near(tmp_path: pathli
     unrated = write(tmp_path / "unrated.csv", "user,film,ratings\n1,x,5\n")
     with pytest.raises(ValueError, match=r"'rating', which must be in the log .*'ratings'\?"):
         parsed(unrated, rated, users=users, ads=write(tmp_path / "b.csv", ADS))
+
+
+def test_a_column_in_the_name_of_a_folder_is_said_to_be_unread(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "log" / "dt=2024-05-01"
+    folder.mkdir(parents=True)
+    (tmp_path / "log" / "_SUCCESS").touch()
+    path = write(folder / "part-0.csv.gz", gzip.compress("\n".join(LINES).encode()))
+    daily = dataclasses.replace(SCHEMA, time="dt")
+    with pytest.raises(
+        ValueError, match=r"folder 'dt=2024-05-01' is not read as a column. Write 'dt' into"
+    ) as caught:
+        parsed(path, daily)
+    assert "table of users" not in str(caught.value)
+    pattern = f"{tmp_path}/log/*/*.csv.gz"
+    with pytest.raises(
+        ValueError,
+        match=re.escape(
+            f"is a directory; expected a file. Name the files of a log as '{pattern}'."
+        ),
+    ):
+        parsed(tmp_path / "log")
+    assert formats.expand_paths(pattern) == (path,)
 
 
 def _with_column(name: str, column: str) -> dict[str, object]:

@@ -581,3 +581,12 @@ def test_a_time_that_many_rows_lack_is_said(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, click=THIRD, ts=lacking, server_time=times)
     assert proposal["time"] == "server_time"
     assert "is not the time" not in " ".join(notes)
+
+
+def test_a_column_in_the_name_of_a_folder_is_said_to_be_unread(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "dt=2024-05-01"
+    folder.mkdir()
+    _, notes = propose(folder, click=THIRD)
+    assert any("'dt=2024-05-01' is not read as a column" in note for note in notes)
+    _, notes = propose(folder, click=THIRD, dt=["2024-05-01"] * ROWS)
+    assert "is not read as a column" not in " ".join(notes)

@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from tfrecords.formats.files import paths
+
 _SAMPLE_BYTES = 1 << 20
 _MAX_CHUNK_BYTES = 64 << 20
 _MAX_QUOTED_BYTES = 256 << 20
@@ -28,7 +30,8 @@ def open_text(path: pathlib.Path) -> BinaryIO:
     """
     if path.is_dir():
         raise ValueError(
-            f"{path} is a directory; expected a file. Name the files of a log as '{path}/*.csv'."
+            f"{path} is a directory; expected a file. Name the files of a log as "
+            f"'{paths.pattern_of(path)}'."
         )
     if not path.exists():
         raise FileNotFoundError(f"No log at {path}; check the path.")
