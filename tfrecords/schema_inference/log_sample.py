@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tfrecords import formats
+from tfrecords import formats, terminal
 from tfrecords.columns import (
     RowFaults,
     checked_numbers,
@@ -37,6 +37,8 @@ _RECBOLE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 # Approximate compression ratio of gzip.
 _GZIP_FACTOR = 5
 _PROBED = 200
+# Number of files of a log whose columns are compared.
+_MAX_HEADERS = 50
 # 0, 0.0, no, No, NO, false, … and their opposites.
 _MAX_TRUTHS = 20
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -194,6 +196,7 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
         names = list(header)
     else:
         names, notes = _readable(path)
+        notes += _only_later(paths)
     if table == LOG:
         notes += [
             f"The name of the folder {folder!r} is not read as a column. Write {name!r} into the "
@@ -324,6 +327,23 @@ def _readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
         else:
             names.append(name)
     return names, notes
+
+
+def _only_later(paths: Sequence[pathlib.Path]) -> list[str]:
+    """Returns a note on the columns that later files have and the first one lacks, if any."""
+    first = formats.column_names(paths[0], ())
+    step = -(-len(paths) // _MAX_HEADERS)
+    found: dict[str, str] = {}
+    for path in dict.fromkeys((*paths[1::step], paths[-1])):
+        new = [name for name in formats.column_names(path, first) if name and name not in first]
+        found |= {name: f"{name!r} (in {path})" for name in new if name not in found}
+    if not found:
+        return []
+    listed = terminal.format_list(list(found.values()), 12)
+    return [
+        f"Left out: columns that {paths[0]} lacks: {listed}. "
+        "Add them to all files, empty where they are unknown, to use them."
+    ]
 
 
 def _main_list(within: Mapping[str, str]) -> str | None:

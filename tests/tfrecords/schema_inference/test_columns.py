@@ -590,3 +590,15 @@ def test_a_column_in_the_name_of_a_folder_is_said_to_be_unread(tmp_path: pathlib
     assert any("'dt=2024-05-01' is not read as a column" in note for note in notes)
     _, notes = propose(folder, click=THIRD, dt=["2024-05-01"] * ROWS)
     assert "is not read as a column" not in " ".join(notes)
+
+
+def test_columns_of_later_files_are_said(tmp_path: pathlib.Path) -> None:
+    log = without_requests()
+    first = write(tmp_path / "1.tsv", log)
+    last = write(tmp_path / "2.tsv", {**log, "channel": ["mail"] * 1200})
+    proposal, notes = infer.propose([first, last])
+    assert "channel" not in sides(proposal)
+    said = f"Left out: columns that {first} lacks: 'channel' (in {last}). Add them to all files"
+    assert any(said in note for note in notes)
+    _, notes = infer.propose([first, first])
+    assert "lacks" not in " ".join(notes)
