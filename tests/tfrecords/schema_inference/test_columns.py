@@ -602,3 +602,17 @@ def test_columns_of_later_files_are_said(tmp_path: pathlib.Path) -> None:
     assert any(said in note for note in notes)
     _, notes = infer.propose([first, first])
     assert "lacks" not in " ".join(notes)
+
+
+@pytest.mark.parametrize("in_views", ["9.5", "", "0"])
+def test_the_price_of_events_is_a_field_only_if_impressions_have_it(
+    tmp_path: pathlib.Path, in_views: str
+) -> None:
+    what = [["view", "cart", "purchase"][n // 2 % 3] for n in range(ROWS)]
+    price = [f"{n % 11}.5" if type_ == "purchase" else in_views for n, type_ in enumerate(what)]
+    proposal, notes = propose(tmp_path, what=what, price=price)
+    assert proposal["revenue"] == "price"
+    is_field = in_views == "9.5"
+    assert ("price" in sides(proposal)) == is_field
+    assert any("Impressions have it too" in note for note in notes) == is_field
+    assert any("Most impressions lack it" in note for note in notes) != is_field
