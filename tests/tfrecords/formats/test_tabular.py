@@ -457,6 +457,10 @@ def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path: pathlib.Pat
         (b"\x28\xb5\x2f\xfd", "is compressed by zstd; decompress it, or use gzip"),
         (bz2.compress(b"a"), "is compressed by bzip2"),
         (lzma.compress(b"a"), "is compressed by xz"),
+        (b"SQLite format 3\0", "is an SQLite database; export the table as Parquet or CSV"),
+        (b"ARROW1\0\0", "is an Arrow or Feather file; export"),
+        (b"ORC\n\x07\x12", "is an ORC file; export"),
+        (b"Obj\x01", "is an Avro file; export"),
     ],
 )
 def test_a_packed_file_is_refused(tmp_path: pathlib.Path, begin: bytes, what: str) -> None:

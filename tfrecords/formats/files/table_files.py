@@ -20,15 +20,6 @@ from tfrecords.schema import Schema
 
 DELIMITERS = ("\t", ",", ";", "|")
 _ROWS_COMPARED = 20
-_PARQUET = b"PAR1"
-_MAGIC_BYTES = 10
-# First bytes of other compressed files.
-_PACKED = {
-    b"PK\x03\x04": "a zip or Excel file; unzip it, or save it as CSV",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it, or use gzip",
-    b"BZh91AY&SY": "compressed by bzip2; decompress it, or use gzip",
-    b"\xfd7zXZ": "compressed by xz; decompress it, or use gzip",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +42,14 @@ def is_parquet(path: pathlib.Path) -> bool:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It is a directory, empty, or compressed by another program than gzip.
+        ValueError: It is a directory, empty, or of another binary format.
     """
     with lines.open_text(path):
         pass
     with path.open("rb") as file:
-        first = file.read(_MAGIC_BYTES)
-    for magic, what in _PACKED.items():
-        if first.startswith(magic):
-            raise ValueError(f"{path} is {what}.")
-    return first.startswith(_PARQUET)
+        first = file.read(lines.MAGIC_BYTES)
+    lines.refuse_binary(path, first)
+    return first.startswith(lines.PARQUET)
 
 
 def is_json(path: pathlib.Path) -> bool:
@@ -72,7 +61,7 @@ def is_json(path: pathlib.Path) -> bool:
     if is_parquet(path):
         return False
     with lines.open_text(path) as file:
-        first = file.read(_MAGIC_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+        first = file.read(lines.MAGIC_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
     if first.startswith(b"["):
         raise ValueError(
             f"{path} is a JSON list; expected JSON lines, an object on each line. Convert it, for "
