@@ -75,7 +75,7 @@ USERS = "user\tage\tcity\n1\t30\tBern\n2\tNA\tBonn\n"
 ADS = "film,genres,year\nx,Drama|War,1995\ny,,-\nw,War,2001\n"
 
 
-@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|", "\x01"])
 def test_the_delimiter_is_found_in_the_header(tmp_path: pathlib.Path, delimiter: str) -> None:
     text = "\n".join(line.replace(",", delimiter) for line in LINES)
     good, faults = parsed(write(tmp_path / "log", text))
@@ -83,6 +83,22 @@ def test_the_delimiter_is_found_in_the_header(tmp_path: pathlib.Path, delimiter:
     assert texts(good, "country") == ["CH", "DE"]
     assert texts(good, "age") == [30.0, None]
     assert good.array(parsed_rows.LABEL_COLUMNS["click"]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("delimiter", ["^", " ", "::"])
+def test_an_unknown_delimiter_is_said(tmp_path: pathlib.Path, delimiter: str) -> None:
+    text = "\n".join(line.replace(",", delimiter) for line in LINES)
+    expected = f"in which {delimiter[0]!r} repeats; expected columns separated by a tab"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        parsed(write(tmp_path / "log", text))
+
+
+def test_a_column_may_have_punctuation_in_its_name_and_values(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path / "one.csv", "the only column\nof a small log\nin two long rows\n")
+    assert formats.column_names(path, ["the only column"]) == ("the only column",)
+    # A row without the character shows that it separates nothing.
+    path = write(tmp_path / "other.csv", "the only column\nwords\n")
+    assert formats.column_names(path, ()) == ("the only column",)
 
 
 def test_a_delimiter_inside_the_values_of_another_is_not_taken(tmp_path: pathlib.Path) -> None:
