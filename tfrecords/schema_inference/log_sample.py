@@ -25,6 +25,7 @@ from tfrecords.columns import (
     number_fault,
     parse_times,
 )
+from tfrecords.schema import texts_of
 from tfrecords.schema_inference import known_names, writing
 
 # Maximum share of keys with deviating rows, such as a request in which an hour ends, and of rows
@@ -371,6 +372,9 @@ def _column(name: str, table: str, column: pa.ChunkedArray, notes: list[str]) ->
         known = filtered_lists(lists, values, pc.is_valid(values))
         column = pa.chunked_array([pc.binary_join(known, "|")])
     values, codes = distinct(column)
+    if not is_time and not is_list and writing.are_lists(values):
+        notes.append(f"{name!r} holds lists in brackets, such as {max(values, key=len)[:40]!r}.")
+        values, is_list = ["|".join(texts_of(value, "|")) for value in values], True
     found = Column(name, table, values, codes, is_list, is_time)
     is_named = not {"time", "timestamp", "date", "day", "at", "datum", "zeit"}.isdisjoint(
         found.words

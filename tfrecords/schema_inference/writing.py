@@ -14,6 +14,7 @@ from tfrecords.columns import (
     parse_times,
     plain_number,
 )
+from tfrecords.schema import texts_in_brackets
 from tfrecords.schema_inference import known_names
 
 _PROBED = 2_000
@@ -109,6 +110,12 @@ def time_format(values: Sequence[str], counts: np.ndarray) -> str | None:
         if others <= fewest:
             best, fewest = candidate, others - 1
     return best
+
+
+def are_lists(values: Sequence[str]) -> bool:
+    """Returns whether all values of a column but "" are lists in brackets, such as `['a', 'b']`."""
+    known = [value for value in values[:: -(-len(values) // _PROBED) or 1] if value]
+    return bool(known) and all(texts_in_brackets(value) is not None for value in known)
 
 
 def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | None, list[str]]:

@@ -616,3 +616,20 @@ def test_the_price_of_events_is_a_field_only_if_impressions_have_it(
     assert ("price" in sides(proposal)) == is_field
     assert any("Impressions have it too" in note for note in notes) == is_field
     assert any("Most impressions lack it" in note for note in notes) != is_field
+
+
+def test_lists_in_brackets_are_lists(tmp_path: pathlib.Path) -> None:
+    tags = ["['a', 'b']", "['c']", "[]", "", "['b', 'c', 'a']"]
+    more = {
+        "tags": [tags[n // 4 % 5] for n in range(ROWS)],
+        "vector": [f"[{n // 4 % 5}.5, 0.25]" for n in range(ROWS)],
+        "marks": [["[new]", "[old]"][n // 4 % 2] for n in range(ROWS)],
+    }
+    proposal, notes = propose(tmp_path, click=THIRD, **more)
+    kinds = {field["name"]: field for field in proposal["fields"]}
+    assert kinds["tags"]["kind"] == "categorical_list"
+    assert kinds["tags"]["max_list_length"] == 3
+    assert (kinds["vector"]["kind"], kinds["vector"]["length"]) == ("dense", 2)
+    assert kinds["marks"]["kind"] == "categorical"
+    assert any(n.startswith("'marks' holds texts such as '[new]', each of them one") for n in notes)
+    assert "'tags' holds lists in brackets, such as \"['b', 'c', 'a']\"." in notes
