@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tfrecords import formats, terminal
+from tfrecords import formats
 from tfrecords.columns import (
     RowFaults,
     checked_numbers,
@@ -26,20 +26,17 @@ from tfrecords.columns import (
     parse_times,
 )
 from tfrecords.schema import texts_of
-from tfrecords.schema_inference import known_names, writing
+from tfrecords.schema_inference import file_columns, known_names, writing
 
 # Maximum share of keys with deviating rows, such as a request in which an hour ends, and of rows
 # that deviate from others of their ad.
 _MAX_DEVIATIONS = 0.01
 ROWS = 100_000
-_HEADED_ROWS = 1_000
 LOG, USERS, ADS = "log", "users", "ads"
 _RECBOLE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 # Approximate compression ratio of gzip.
 _GZIP_FACTOR = 5
 _PROBED = 200
-# Number of files of a log whose columns are compared.
-_MAX_HEADERS = 50
 # 0, 0.0, no, No, NO, false, … and their opposites.
 _MAX_TRUTHS = 20
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -192,19 +189,14 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
         FileNotFoundError, ValueError: The file cannot be read or has no rows.
     """
     path = paths[0]
-    header, notes = _header(path) if table == LOG else ((), [])
+    header, notes = file_columns.header(path) if table == LOG else ((), [])
     if header:
         names = list(header)
     else:
-        names, notes = _readable(path)
-        notes += _only_later(paths)
+        names, notes = file_columns.readable(path)
+        notes += file_columns.only_later(paths)
     if table == LOG:
-        notes += [
-            f"The name of the folder {folder!r} is not read as a column. Write {name!r} into the "
-            "files to use it, for example as the time."
-            for name, folder in formats.partitions(path).items()
-            if name not in names
-        ]
+        notes += file_columns.in_folders(path, names)
     types = dict.fromkeys(names, formats.STRINGS)
     opened = formats.open_table(path, types, names, (), ROWS, header)
     chunks = opened.chunks()
@@ -247,26 +239,6 @@ def _without_headers(
     return pa.table({name: kept[name].cast(pa.string()) for name in names})
 
 
-def _header(path: pathlib.Path) -> tuple[tuple[str, ...], list[str]]:
-    """Returns names for the columns if the first line of a text is a row, and a note."""
-    if formats.is_parquet(path) or formats.is_json(path):
-        return (), []
-    names = formats.column_names(path, ())
-    types = {name: formats.STRINGS for name in names if name and names.count(name) == 1}
-    opened = formats.open_table(path, types, (), (), _HEADED_ROWS)
-    chunk = next(iter(opened.chunks()), None)
-    table = None if chunk is None else opened.parse(chunk).table
-    below = {} if table is None else {name: writing.texts_of(table[name]) for name in types}
-    found = writing.header(names, below)
-    if not found:
-        return (), []
-    note = (
-        f"The first line of {path} is a row, not a header, so the columns are named by their "
-        f"content: {', '.join(found)}. Correct the names in header, and everywhere below."
-    )
-    return found, [note]
-
-
 def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | None:
     """Replaces numbers as people write them by plain ones, and returns their decimal sign."""
     texts = {
@@ -307,61 +279,6 @@ def _parsed(texts: Sequence[str]) -> np.ndarray | None:
     except pa.ArrowInvalid:
         return None
     return numbers if (np.abs(numbers) <= _FLOAT32_MAX).all() else None
-
-
-def _readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
-    names, notes = [], []
-    found = formats.column_names(path, ())
-    within = formats.lists_of_objects(path)
-    main = _main_list(within)
-    if others := sorted(set(within.values()) - {main}):
-        notes.append(f"Left out: the lists of objects {others}; each object of {main!r} is a row.")
-    for name in dict.fromkeys(found):
-        if within.get(name, main) != main or name in others:
-            continue
-        if not name:
-            notes.append(f"Left out: a column of {path} without a name, such as a row number.")
-        elif found.count(name) > 1:
-            notes.append(f"Left out: several columns of {path} are named {name!r}. Rename them.")
-        elif formats.is_parquet(path) and (fault := _fault(path, name)):
-            notes.append(f"Left out: {fault}")
-        else:
-            names.append(name)
-    return names, notes
-
-
-def _only_later(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Returns a note on the columns that later files have and the first one lacks, if any."""
-    first = formats.column_names(paths[0], ())
-    step = -(-len(paths) // _MAX_HEADERS)
-    found: dict[str, str] = {}
-    for path in dict.fromkeys((*paths[1::step], paths[-1])):
-        new = [name for name in formats.column_names(path, first) if name and name not in first]
-        found |= {name: f"{name!r} (in {path})" for name in new if name not in found}
-    if not found:
-        return []
-    listed = terminal.format_list(list(found.values()), 12)
-    return [
-        f"Left out: columns that {paths[0]} lacks: {listed}. "
-        "Add them to all files, empty where they are unknown, to use them."
-    ]
-
-
-def _main_list(within: Mapping[str, str]) -> str | None:
-    """Returns the list of objects that are ads, or the first one, or None."""
-    for name, of_list in within.items():
-        last = re.sub(r"[\W_]+", "_", name.rpartition(".")[2].lower())
-        if any(re.fullmatch(f"{word}{known_names.KEY}", last) for word in known_names.ADS):
-            return of_list
-    return next(iter(within.values()), None)
-
-
-def _fault(path: pathlib.Path, name: str) -> str | None:
-    try:
-        formats.open_table(path, {name: formats.STRINGS}, [name])
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def _column(name: str, table: str, column: pa.ChunkedArray, notes: list[str]) -> Column:
