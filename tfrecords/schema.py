@@ -64,6 +64,8 @@ __all__ = [
     "save_schema",
     "schema_from_json",
     "shown_text",
+    "texts_in_brackets",
+    "texts_of",
 ]
 
 
@@ -76,6 +78,14 @@ SHOWN = "__show__"
 MISSING_LABEL = 255
 _BRACKETS = re.compile(r"[\[(]\s*(.*?)\s*[\])]", re.DOTALL)
 _BETWEEN_NUMBERS = re.compile(r"[\s,;]+")
+_LIST = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
+_NOTHING = ("None", "null", "NaN", "nan")
+# A quoted text, a number, or a missing value.
+_LISTED = re.compile(
+    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|"""
+    + "|".join(_NOTHING),
+    re.DOTALL,
+)
 _COLUMN_KEYS = (*LABELS, "request_key", "time", "position", "user_key", "split")
 
 
@@ -401,6 +411,41 @@ def numbers_of(text: str, separator: str) -> list[float]:
     inside = _BRACKETS.fullmatch(text.strip())
     parts = _BETWEEN_NUMBERS.split(inside[1]) if inside else text.split(separator)
     return [float(part) for part in parts if part.strip()]
+
+
+def texts_of(text: str, separator: str) -> list[str]:
+    """Returns the values of a list's text: joined by the separator, or a list in brackets.
+
+    `a|b`, `["a", "b"]`, `['a', 'b']` and `['a' 'b']` (as JSON, pandas and NumPy write it) are the
+    same.
+    """
+    inside = texts_in_brackets(text)
+    return text.split(separator) if inside is None else inside
+
+
+def texts_in_brackets(text: str) -> list[str] | None:
+    """Returns the values of a list in brackets, or None if a text is not one.
+
+    They are quoted texts or numbers. Other texts, such as `[new]`, are a value with brackets.
+    """
+    match = _LIST.fullmatch(text)
+    if match is None:
+        return None
+    between = _LISTED.split(match[1])
+    if any(part.strip(", \t\r\n") for part in between) or not all(between[1:-1]):
+        return None
+    return [_listed(item) for item in _LISTED.findall(match[1]) if item not in _NOTHING]
+
+
+def _listed(item: str) -> str:
+    """Returns the text of a value of a list in brackets; whole numbers are digits."""
+    if item[0] not in "'\"":
+        return str(int(float(item))) if "." in item and float(item).is_integer() else item
+    try:
+        text = json.loads(item)
+    except ValueError:  # As Python writes it.
+        text = re.sub(r"\\(.)", r"\1", item[1:-1], flags=re.DOTALL)
+    return text.encode("utf-8", "replace").decode()
 
 
 def schema_from_json(value: Mapping[str, Any]) -> Schema:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from serving import errors
 from serving.index import AD_ID, MAX_AD_ID_BYTES
 from tfrecords import terminal
-from tfrecords.schema import SHOWN, Field, Schema, numbers_of, shown_text
+from tfrecords.schema import SHOWN, Field, Schema, numbers_of, shown_text, texts_of
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -99,7 +99,9 @@ def _field(field: Field, column: pa.Array) -> pa.Array:
     if _is_list(column.type):
         values = _strings(field.name, column.values, "a list")
         return column.cast(pa.list_(values.type)) if values is not column.values else column
-    return pc.split_pattern(_strings(field.name, column, "a list"), field.separator)
+    texts = _strings(field.name, column, "a list")
+    rows = [None if t is None else texts_of(t, field.separator) for t in texts.to_pylist()]
+    return pa.array(rows, pa.list_(texts.type))
 
 
 def _vectors(field: Field, column: pa.Array) -> pa.Array:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrecords.columns.arrow import as_strings, filtered_lists
-from tfrecords.schema import Field
+from tfrecords.schema import Field, texts_of
 
 _MAX_INDEX_PER_KEY = 4
 
@@ -124,7 +124,7 @@ def coded_lists(field: Field, column: pa.ChunkedArray) -> tuple[pa.Array, String
 
 
 def as_lists(field: Field, column: pa.ChunkedArray) -> pa.ListArray:
-    """Converts a column of lists, or of strings joined by the separator, to lists of strings.
+    """Converts a column of lists, or of their texts (see `texts_of`), to lists of strings.
 
     Values are trimmed, and empty ones are dropped.
     """
@@ -134,11 +134,19 @@ def as_lists(field: Field, column: pa.ChunkedArray) -> pa.ListArray:
     else:
         array = as_strings(column)
         if pa.types.is_dictionary(array.type):
-            split = pc.split_pattern(array.dictionary, field.separator).take(array.indices)
+            split = _split(array.dictionary, field.separator).take(array.indices)
         else:
-            split = pc.split_pattern(array, field.separator)
+            split = _split(array, field.separator)
     values = pc.utf8_trim_whitespace(pc.fill_null(split.flatten(), ""))
     return filtered_lists(split, values, pc.not_equal(values, ""))
+
+
+def _split(texts: pa.Array, separator: str) -> pa.ListArray:
+    """Splits the texts of lists [V]; null stays null."""
+    if not pc.any(pc.match_substring(texts, "[")).as_py():
+        return pc.split_pattern(texts, separator)
+    lists = [None if text is None else texts_of(text, separator) for text in texts.to_pylist()]
+    return pa.array(lists, pa.list_(pa.string()))
 
 
 def with_fingerprints(values: pa.Array) -> Strings:

@@ -21,7 +21,7 @@ from tfrecords.columns import (
     written_numbers,
 )
 from tfrecords.formats import protocol
-from tfrecords.formats.files import delimited, side_tables, table_files
+from tfrecords.formats.files import delimited, paths, side_tables, table_files
 from tfrecords.schema import KINDS, Schema
 
 # Line 1 may name the delimiter, and the next one the columns.
@@ -304,7 +304,15 @@ def _nowhere(
     hint = terminal.suggestion_for(name, [column for own in searched.values() for column in own])
     places = "; ".join(f"{path} with {list(columns)[:50]}" for path, columns in searched.items())
     reason = ", which must be in the log (a key or label)" if must_be_in_log else ""
+    advice = "Correct the schema" + (
+        "." if must_be_in_log else ", or give the table of users or ads that has it."
+    )
+    if folder := paths.partitions(log_path).get(name):
+        advice = (
+            f"The name of the folder {folder!r} is not read as a column. Write {name!r} into the "
+            "files, or correct the schema."
+        )
     return (
         f"Schema {schema.name!r} reads the column {name!r}{reason}; it is not in {places}.{hint} "
-        "Correct the schema, or give the table of users or ads that has it."
+        f"{advice}"
     )

@@ -276,12 +276,19 @@ def _events(roles: Roles, column: Column, columns: Sequence[Column], notes: list
         return
     roles.events = event_types.propose(column, roles.ad_key, notes)
     if roles.revenue is None and "engagement" in roles.events:
-        roles.price = labels.price(columns)
-        if roles.price is not None:
-            notes.append(
-                f"{roles.price.name!r} of an engagement is its revenue. It is known before, so it "
-                "may be a field too."
-            )
+        price = labels.price(columns)
+        if price is None:
+            return
+        types = roles.events.get("view") or roles.events["click"]
+        is_impression = np.array([value.strip() in types for value in column.values])[column.codes]
+        is_known = price.by_row(price.numbers > 0)[is_impression] == 1
+        said = f"{price.name!r} of an engagement is its revenue."
+        if is_known.mean() > 0.5:
+            roles.price = price
+            notes.append(f"{said} Impressions have it too, so it may be a field.")
+        else:
+            roles.revenue = price
+            notes.append(f"{said} Most impressions lack it, so it is not a field.")
 
 
 def _seconds_apart(key: Column, time: Column) -> float:

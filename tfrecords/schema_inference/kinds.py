@@ -133,6 +133,13 @@ def kind(column: Column, notes: list[str]) -> dict[str, Any]:
         if not column.is_list:
             notes.append(f"{column.name!r} holds lists separated by {between!r}.")
         return {"kind": "categorical_list", "separator": between, "max_list_length": length}
+    probed = _probed(column)
+    are_bracketed = all(value[0] == "[" and value[-1] == "]" for value in probed)
+    if probed and are_bracketed and not column.is_list:
+        notes.append(
+            f"{column.name!r} holds texts such as {max(probed, key=len)[:40]!r}, each of them one "
+            "value. If they are lists, write ['a', 'b'] or a|b."
+        )
     return {"kind": "numeric" if _is_amount(column, notes) else "categorical"}
 
 
@@ -191,8 +198,9 @@ def _is_amount(column: Column, notes: list[str]) -> bool:
 
 def _note_nearly_numeric(column: Column, notes: list[str]) -> None:
     if has_decimal_comma(column):
+        example = next(value for value in column.known if "," in value)
         notes.append(
-            f"{column.name!r} has decimal commas, such as {column.known[0][:40]!r}, so it is "
+            f"{column.name!r} has decimal commas, such as {example[:40]!r}, so it is "
             "categorical. Use decimal points to make it numeric."
         )
         return

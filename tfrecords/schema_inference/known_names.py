@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 # Maximum share of rows without a value that a row must have.
 MAX_MISSING = 0.005
-# Maximum share of rows without a click, the default of --max_rejected_fraction.
-MAX_UNLABELED = 0.01
+# Maximum share of rows without a click or a time, the default of --max_rejected_fraction.
+MAX_REJECTED = 0.01
 # Maximum share of rows without a user.
 MAX_ANONYMOUS = 0.9
 # In order of preference.

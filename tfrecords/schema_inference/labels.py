@@ -128,7 +128,7 @@ def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column |
         return column.is_truth and log_sample.is_constant_per_ad(column, ad)
 
     def fits(column: Column) -> bool:
-        few_negative = _negative_share(column) <= known_names.MAX_UNLABELED
+        few_negative = _negative_share(column) <= known_names.MAX_REJECTED
         return column.is_numeric and few_negative and not is_property(column)
 
     found = named(columns, known_names.REVENUES, fits)
@@ -169,8 +169,8 @@ def price(columns: Sequence[Column]) -> Column | None:
 
 def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
     return [
-        f"{column.name!r} is named like revenue, but values such as {column.known[0][:40]!r} are "
-        "not numbers. Write them as 12.5."
+        f"{column.name!r} is named like revenue, but values such as {_not_number(column)[:40]!r} "
+        "are not numbers. Write them as 12.5."
         for column in columns
         if column.core in known_names.REVENUES
         and column.known
@@ -179,6 +179,11 @@ def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
         and kinds.separator(column) is None
         and not log_sample.is_constant_per_ad(column, ad)
     ]
+
+
+def _not_number(column: Column) -> str:
+    """Returns the first known value that is not a number, or a list."""
+    return column.known[int(np.isnan(column.numbers).argmax())]
 
 
 def named(
@@ -194,12 +199,12 @@ def named(
 
 
 def _is_truth(column: Column) -> bool:
-    return column.is_truth and column.missing_share <= known_names.MAX_UNLABELED
+    return column.is_truth and column.missing_share <= known_names.MAX_REJECTED
 
 
 def _is_count(column: Column, ad: Column) -> bool:
     """Returns whether whole numbers may count the clicks of a row."""
-    if not column.is_whole or column.missing_share > known_names.MAX_UNLABELED:
+    if not column.is_whole or column.missing_share > known_names.MAX_REJECTED:
         return False
     if column.plain_words in known_names.ANY_LABELS:
         return len(column.known) <= _FEW and -1 <= column.numbers.min() <= 0
@@ -212,15 +217,16 @@ def _fault(column: Column) -> str | None:
     """Returns why a conversion would reject rows for their click, or None."""
     if kinds.separator(column) is not None:
         return None
-    if column.missing_share > known_names.MAX_UNLABELED:
+    if column.missing_share > known_names.MAX_REJECTED:
         return (
             f"{column.missing_share:.1%} of the rows lack it and will be rejected; write 0 for no "
             "click"
         )
     if not column.is_whole and not column.is_truth:
+        wrong = next((v for v in column.known if v.strip().lower() not in TRUTHS), column.known[0])
         return (
-            f"values such as {column.known[0][:40]!r} are not 0 or 1, so these rows will be "
-            "rejected; write 0 and 1, or rename it if it is not a click"
+            f"values such as {wrong[:40]!r} are not 0 or 1, so these rows will be rejected; write "
+            "0 and 1, or rename it if it is not a click"
         )
     return None
 

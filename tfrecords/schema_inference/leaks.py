@@ -129,7 +129,7 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     if known_names.REQUEST.fullmatch(column.plain_words) and len(column.known) > _FEW_ROWS:
         return "an id of requests or sessions, which never repeats"
     if _is_clock(column, roles):
-        return "a time, which never repeats"
+        return "a time, and later requests have other times"
     if _counts_rows(column, roles):
         return (
             "counts 0, 1, 2 … for each user, perhaps the order of the rows: name it as time if so"

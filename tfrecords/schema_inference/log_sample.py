@@ -25,12 +25,13 @@ from tfrecords.columns import (
     number_fault,
     parse_times,
 )
-from tfrecords.schema_inference import known_names, writing
+from tfrecords.schema import texts_of
+from tfrecords.schema_inference import file_columns, known_names, writing
 
-# Maximum share of keys with deviating rows, such as a request in which an hour ends.
+# Maximum share of keys with deviating rows, such as a request in which an hour ends, and of rows
+# that deviate from others of their ad.
 _MAX_DEVIATIONS = 0.01
 ROWS = 100_000
-_HEADED_ROWS = 1_000
 LOG, USERS, ADS = "log", "users", "ads"
 _RECBOLE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 # Approximate compression ratio of gzip.
@@ -188,11 +189,14 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
         FileNotFoundError, ValueError: The file cannot be read or has no rows.
     """
     path = paths[0]
-    header, notes = _header(path) if table == LOG else ((), [])
+    header, notes = file_columns.header(path) if table == LOG else ((), [])
     if header:
         names = list(header)
     else:
-        names, notes = _readable(path)
+        names, notes = file_columns.readable(path)
+        notes += file_columns.only_later(paths)
+    if table == LOG:
+        notes += file_columns.in_folders(path, names)
     types = dict.fromkeys(names, formats.STRINGS)
     opened = formats.open_table(path, types, names, (), ROWS, header)
     chunks = opened.chunks()
@@ -207,7 +211,8 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     if parsed.faults:
         line, reason = min(parsed.faults.items())
         notes.append(f"{path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}.")
-    columns = {name: _column(name, table, rows[name]) for name in names}
+    rows = _without_headers(path, rows, names, notes)
+    columns = {name: _column(name, table, rows[name], notes) for name in names}
     decimal = _with_plain_numbers(columns, notes)
     total = sum(_total_rows(path, chunk) for path in paths)
     if len(paths) == 1 and next(chunks, None) is None:
@@ -215,24 +220,23 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     return Sample(table, columns, rows.num_rows, total, tuple(notes), header, decimal)
 
 
-def _header(path: pathlib.Path) -> tuple[tuple[str, ...], list[str]]:
-    """Returns names for the columns if the first line of a text is a row, and a note."""
-    if formats.is_parquet(path) or formats.is_json(path):
-        return (), []
-    names = formats.column_names(path, ())
-    types = {name: formats.STRINGS for name in names if name and names.count(name) == 1}
-    opened = formats.open_table(path, types, (), (), _HEADED_ROWS)
-    chunk = next(iter(opened.chunks()), None)
-    table = None if chunk is None else opened.parse(chunk).table
-    below = {} if table is None else {name: writing.texts_of(table[name]) for name in types}
-    found = writing.header(names, below)
-    if not found:
-        return (), []
-    note = (
-        f"The first line of {path} is a row, not a header, so the columns are named by their "
-        f"content: {', '.join(found)}. Correct the names in header, and everywhere below."
+def _without_headers(
+    path: pathlib.Path, rows: pa.Table, names: Sequence[str], notes: list[str]
+) -> pa.Table:
+    """Returns rows without those that repeat the header, on which a note is added."""
+    repeated = writing.repeated_headers(rows, names)
+    if not repeated.any():
+        return rows
+    line = formats.line_of(rows[formats.LINE_NUMBER][int(repeated.argmax())].as_py())
+    notes.append(
+        f"{path}: line {line} repeats the header (such lines in the sample: {repeated.sum()}). "
+        "Remove such lines; the proposal does not count them."
     )
-    return found, [note]
+    if repeated.all():
+        raise ValueError(f"{path} has no rows but its header.")
+    kept = rows.filter(pa.array(~repeated))
+    # As texts, because the dictionaries still have the names.
+    return pa.table({name: kept[name].cast(pa.string()) for name in names})
 
 
 def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | None:
@@ -256,8 +260,9 @@ def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | N
         if sign is not None:
             values = writing.in_digits(own.values, sign)
             columns[name] = dataclasses.replace(own, values=values)
+            example = next(value for value in own.known if writing.is_formatted(value, sign))
             notes.append(
-                f"{name!r} holds numbers such as {own.known[0][:40]!r}, read with the decimal sign "
+                f"{name!r} holds numbers such as {example[:40]!r}, read with the decimal sign "
                 f"{sign!r} (decimal)."
             )
     return sign
@@ -276,45 +281,7 @@ def _parsed(texts: Sequence[str]) -> np.ndarray | None:
     return numbers if (np.abs(numbers) <= _FLOAT32_MAX).all() else None
 
 
-def _readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
-    names, notes = [], []
-    found = formats.column_names(path, ())
-    within = formats.lists_of_objects(path)
-    main = _main_list(within)
-    if others := sorted(set(within.values()) - {main}):
-        notes.append(f"Left out: the lists of objects {others}; each object of {main!r} is a row.")
-    for name in dict.fromkeys(found):
-        if within.get(name, main) != main or name in others:
-            continue
-        if not name:
-            notes.append(f"Left out: a column of {path} without a name, such as a row number.")
-        elif found.count(name) > 1:
-            notes.append(f"Left out: several columns of {path} are named {name!r}. Rename them.")
-        elif formats.is_parquet(path) and (fault := _fault(path, name)):
-            notes.append(f"Left out: {fault}")
-        else:
-            names.append(name)
-    return names, notes
-
-
-def _main_list(within: Mapping[str, str]) -> str | None:
-    """Returns the list of objects that are ads, or the first one, or None."""
-    for name, of_list in within.items():
-        last = re.sub(r"[\W_]+", "_", name.rpartition(".")[2].lower())
-        if any(re.fullmatch(f"{word}{known_names.KEY}", last) for word in known_names.ADS):
-            return of_list
-    return next(iter(within.values()), None)
-
-
-def _fault(path: pathlib.Path, name: str) -> str | None:
-    try:
-        formats.open_table(path, {name: formats.STRINGS}, [name])
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _column(name: str, table: str, column: pa.ChunkedArray) -> Column:
+def _column(name: str, table: str, column: pa.ChunkedArray, notes: list[str]) -> Column:
     is_list, is_time = pa.types.is_list(column.type), pa.types.is_temporal(column.type)
     if is_list:
         lists = column.combine_chunks()
@@ -322,13 +289,40 @@ def _column(name: str, table: str, column: pa.ChunkedArray) -> Column:
         known = filtered_lists(lists, values, pc.is_valid(values))
         column = pa.chunked_array([pc.binary_join(known, "|")])
     values, codes = distinct(column)
+    if not is_time and not is_list and writing.are_lists(values):
+        notes.append(f"{name!r} holds lists in brackets, such as {max(values, key=len)[:40]!r}.")
+        values, is_list = ["|".join(texts_of(value, "|")) for value in values], True
     found = Column(name, table, values, codes, is_list, is_time)
     is_named = not {"time", "timestamp", "date", "day", "at", "datum", "zeit"}.isdisjoint(
         found.words
     )
     if is_list or is_time or not (is_named or found.plain_words in known_names.TIMES):
         return found
-    return dataclasses.replace(found, time_format=writing.time_format(found.known))
+    counts = found.counts[~found.is_missing]
+    time_format = writing.time_format(found.known, counts)
+    found = dataclasses.replace(found, time_format=time_format)
+    return _without_odd_times(found, counts, notes)
+
+
+def _without_odd_times(column: Column, counts: np.ndarray, notes: list[str]) -> Column:
+    """Returns a column of times without its few other values, which become missing.
+
+    Args:
+        column: A column that is named like a time.
+        counts: Number of rows of each known value.
+        notes: A note on such values is added.
+    """
+    is_odd = np.isnan(parse_times(column.known, column.time_format))
+    share = counts[is_odd].sum() / max(counts.sum(), 1)
+    if not 0 < share <= known_names.MAX_REJECTED:
+        return column
+    odd = [column.known[index] for index in np.flatnonzero(is_odd)]
+    notes.append(
+        f"{share:.2%} of the rows have a {column.name!r} such as {odd[0][:40]!r}, which is not a "
+        "time like the others. Correct these rows."
+    )
+    gone = set(odd)
+    return dataclasses.replace(column, values=["" if v in gone else v for v in column.values])
 
 
 def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:
@@ -342,15 +336,21 @@ def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:
 def is_constant_per_ad(column: Column, ad: Column) -> bool:
     """Returns whether ads with several values have the same one, if most values are of such ads.
 
-    Rows without a value say nothing, unless having one is all that the column says.
+    Rows without a value say nothing, unless having one is all that the column says. A few rows may
+    deviate from the usual value of their ad. Their number is compared with that of the rows of rare
+    values: all of these deviate if the column says nothing about the ad, such as a rare label.
     """
     is_known = column.present if len(column.known) > 1 else np.ones(len(column.codes), bool)
     rows = np.flatnonzero(is_known)
-    ads = ad.codes[rows]
+    codes, ads = column.codes[rows], ad.codes[rows]
     repeated = np.bincount(ads, minlength=len(ad.values)) > 1
     if not len(rows) or repeated[ads].mean() < 0.5 or len(ad.known) < 2:
         return False
-    return not _differs(column.codes[rows], ads, len(ad.values)).any()
+    tolerated = _MAX_DEVIATIONS * (len(rows) - np.bincount(codes).max())
+    # A row deviates in each ad whose values differ, at least.
+    if _differs(codes, ads, len(ad.values)).sum() > tolerated:
+        return False
+    return _deviating_rows(codes, ads, len(ad.values)) <= tolerated
 
 
 def varies_within(column: Column, key: Column) -> bool:
@@ -368,3 +368,12 @@ def _differs(codes: np.ndarray, keys: np.ndarray, num_keys: int) -> np.ndarray:
     differs = np.zeros(num_keys, bool)
     differs[keys[codes != first[keys]]] = True
     return differs
+
+
+def _deviating_rows(codes: np.ndarray, keys: np.ndarray, num_keys: int) -> int:
+    """Returns the number of rows whose code is not the most common one of their key."""
+    num_codes = int(codes.max()) + 1
+    pairs, counts = np.unique(keys.astype(np.int64) * num_codes + codes, return_counts=True)
+    usual = np.zeros(num_keys, np.int64)
+    np.maximum.at(usual, pairs // num_codes, counts)
+    return len(codes) - int(usual.sum())

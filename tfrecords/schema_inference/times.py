@@ -1,5 +1,6 @@
 """Finds the time column of a log."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,10 +19,17 @@ def find(columns: Sequence[Column], notes: list[str]) -> Column | None:
     named = [c for c in columns if c.plain_words in known_names.TIMES]
     named.sort(key=lambda c: known_names.TIMES.index(c.plain_words))
     ending = [c for c in columns if c.words and c.words[-1] in ("time", "timestamp", "at", "date")]
-    for column in (*named, *ending, *columns):
-        if column.missing_share > known_names.MAX_MISSING or not column.known or column.is_list:
+    lacking: list[Column] = []
+    for column in {c.name: c for c in (*named, *ending, *columns)}.values():
+        if not column.known or column.is_list or column.missing_share > 0.5:
             continue
+        missing = column.missing_share
         if is_clock(column, column in named):
+            if missing > known_names.MAX_REJECTED:
+                lacking.append(column)
+                continue
+            if missing > 0:
+                notes.append(f"{missing:.2%} of the rows lack {column.name!r} and are rejected.")
             return column
         if column in named and not column.is_numeric and np.isnan(column.times).any():
             bad = column.known[int(np.flatnonzero(np.isnan(column.times))[0])]
@@ -29,6 +37,12 @@ def find(columns: Sequence[Column], notes: list[str]) -> Column | None:
                 f"{column.name!r} is not the time, because {bad[:40]!r} is neither a number nor an "
                 "ISO 8601 time."
             )
+    notes += [
+        f"{column.name!r} is not the time, because {column.missing_share:.1%} of the rows lack it "
+        "and would be rejected. Complete it or remove these rows; or set time in the schema, and "
+        f"convert with --max_rejected_fraction={math.ceil(100 * column.missing_share) / 100:g}."
+        for column in lacking
+    ]
     return None
 
 

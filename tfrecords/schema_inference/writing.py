@@ -8,11 +8,15 @@ import pyarrow as pa
 
 from tfrecords.columns import (
     count_units,
+    distinct,
     is_missing_number,
+    is_text,
     number_fault,
     parse_times,
     plain_number,
 )
+from tfrecords.schema import texts_in_brackets
+from tfrecords.schema_inference import known_names
 
 _PROBED = 2_000
 _TIME_FORMATS = (
@@ -77,17 +81,43 @@ def _content(name: str, values: Sequence[str]) -> str:
     return "id" if whole else "column"
 
 
-def time_format(values: Sequence[str]) -> str | None:
-    """Returns the format of the known values of a column; None: numbers, ISO 8601 or no times."""
-    probe = values[:: -(-len(values) // _PROBED) or 1]
-    if not probe or not np.isnan(parse_times(probe)).any():
-        return _format_of_digits(probe)
-    for candidate in _TIME_FORMATS:
-        if np.isnan(parse_times(probe[:20], candidate)).any():
+def repeated_headers(rows: pa.Table, names: Sequence[str]) -> np.ndarray:
+    """Returns which rows [B] repeat the header, as where files were joined by `cat`."""
+    found = np.ones(rows.num_rows, bool)
+    for name in names:
+        if not found.any() or not is_text(rows[name]):
+            return np.zeros(rows.num_rows, bool)
+        values, codes = distinct(rows[name])
+        found &= np.array([value.strip() == name for value in values], bool)[codes]
+    return found
+
+
+def time_format(values: Sequence[str], counts: np.ndarray) -> str | None:
+    """Returns the format of the times of a column; None: numbers, ISO 8601 or no times.
+
+    Args:
+        values: The known values [V].
+        counts: Number of rows of each [V]; few rows may have other values.
+    """
+    if not values:
+        return None
+    step = -(-len(values) // _PROBED)
+    probe, weights = values[::step], counts[::step]
+    best, fewest = None, known_names.MAX_REJECTED * weights.sum()
+    for candidate in (None, *_TIME_FORMATS):
+        if np.isnan(parse_times(probe[:20], candidate)).mean() > 0.5:
             continue
-        if not np.isnan(parse_times(probe, candidate)).any():
-            return candidate
-    return None
+        others = weights[np.isnan(parse_times(probe, candidate))].sum()
+        if others <= fewest:
+            best, fewest = candidate, others - 1
+    times = [value for value, time in zip(probe, parse_times(probe), strict=True) if time == time]
+    return best or _format_of_digits(times)
+
+
+def are_lists(values: Sequence[str]) -> bool:
+    """Returns whether all values of a column but "" are lists in brackets, such as `['a', 'b']`."""
+    known = [value for value in values[:: -(-len(values) // _PROBED) or 1] if value]
+    return bool(known) and all(texts_in_brackets(value) is not None for value in known)
 
 
 def _format_of_digits(values: Sequence[str]) -> str | None:
@@ -112,7 +142,7 @@ def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | No
     votes: dict[str, list[str]] = {".": [], ",": []}
     for name, (values, is_other) in columns.items():
         probe = values[:: -(-len(values) // _PROBED) or 1]
-        if is_other or not probe or all(number_fault("", value) is None for value in probe):
+        if is_other or not any(is_formatted(value, sign) for value in probe for sign in votes):
             continue
         fits = {
             sign: np.mean([_is_number(value, sign) for value in probe]) > 0.95 for sign in votes
@@ -128,6 +158,11 @@ def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | No
         return None, []
     sign = "," if len(votes[","]) >= len(votes["."]) else "."
     return sign, votes[sign]
+
+
+def is_formatted(text: str, sign: str) -> bool:
+    """Returns whether a text is a number as people write it, not a plain one."""
+    return number_fault("", text) is not None and plain_number(text, sign) is not None
 
 
 def _is_number(text: str, sign: str) -> bool:

@@ -531,17 +531,18 @@ def test_lists_are_split_at_the_separator_and_integers_are_their_digits():
     schema = Schema("shop", fields, ("shop", "sku"), None)
     ads = pa.table(
         {
-            "shop": ["a|b", "a"],
-            "sku": [7, 8],
-            "Brand": pa.array([12, None]),
-            "tags": ["new;red", None],
-            "price": [3, None],
-            "unused": [True, False],
+            "shop": ["a|b", "a", "a"],
+            "sku": [7, 8, 9],
+            "Brand": pa.array([12, None, None]),
+            "tags": ["new;red", None, "['new', 'red']"],
+            "price": [3, None, None],
+            "unused": [True, False, False],
         }
     )
     assert ads_table.checked_ads(ads, schema).to_pylist() == [
         {AD_ID: r"a\|b|7", "brand": "12", "tags": ["new", "red"], "price": 3.0},
         {AD_ID: "a|8", "brand": None, "tags": None, "price": None},
+        {AD_ID: "a|9", "brand": None, "tags": ["new", "red"], "price": None},
     ]
 
 

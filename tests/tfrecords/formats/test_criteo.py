@@ -168,6 +168,11 @@ def test_missing_paths_directories_and_empty_files_are_refused_by_name(tmp_path)
         read(tmp_path / "missing.tsv")
     with pytest.raises(ValueError, match=r"is a directory; expected a file"):
         read(tmp_path)
+    table = tmp_path / "log.parquet"
+    for content in (b"PAR1 and so on", gzip.compress(b"PAR1 and so on")):
+        table.write_bytes(content)
+        with pytest.raises(ValueError, match=r"is Parquet; expected text.*--format=tabular"):
+            read(table)
     empty = tmp_path / "empty.tsv"
     empty.write_bytes(b"")
     with pytest.raises(ValueError, match=r"empty\.tsv is empty; expected a log"):

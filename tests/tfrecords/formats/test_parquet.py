@@ -122,6 +122,13 @@ def test_columns_as_numbers(
         (pa.array([[1234567890125.0, None], [0.5]]), [["1234567890125"], ["0.5"]]),
         (pa.array([["a"], ["b"]], pa.list_(pa.dictionary(pa.int8(), pa.string()))), [["a"], ["b"]]),
         (pa.array(["a|b", None]), [["a", "b"], []]),
+        # As pandas, NumPy and JSON write lists to CSV.
+        (pa.array(["['a', 'b|c']", "[]"]), [["a", "b|c"], []]),
+        (pa.array(["['a' 'b']", " [1, 2.0, None, nan]"]), [["a", "b"], ["1", "2"]]),
+        (pa.array(['["\\u00e9", "\\ud800", null]', '["it\'s"]']), [["é", "?"], ["it's"]]),
+        (pa.array(["""['it\\'s', "a"]""", "a|[b]"]), [["it's", "a"], ["a", "[b]"]]),
+        # Not lists.
+        (pa.array(["[new]|x", "[18-25]"]), [["[new]", "x"], ["[18-25]"]]),
     ],
 )
 def test_columns_as_lists(

@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import pathlib
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -74,7 +75,7 @@ USERS = "user\tage\tcity\n1\t30\tBern\n2\tNA\tBonn\n"
 ADS = "film,genres,year\nx,Drama|War,1995\ny,,-\nw,War,2001\n"
 
 
-@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|", "\x01"])
 def test_the_delimiter_is_found_in_the_header(tmp_path: pathlib.Path, delimiter: str) -> None:
     text = "\n".join(line.replace(",", delimiter) for line in LINES)
     good, faults = parsed(write(tmp_path / "log", text))
@@ -82,6 +83,22 @@ def test_the_delimiter_is_found_in_the_header(tmp_path: pathlib.Path, delimiter:
     assert texts(good, "country") == ["CH", "DE"]
     assert texts(good, "age") == [30.0, None]
     assert good.array(parsed_rows.LABEL_COLUMNS["click"]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("delimiter", ["^", " ", "::"])
+def test_an_unknown_delimiter_is_said(tmp_path: pathlib.Path, delimiter: str) -> None:
+    text = "\n".join(line.replace(",", delimiter) for line in LINES)
+    expected = f"in which {delimiter[0]!r} repeats; expected columns separated by a tab"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        parsed(write(tmp_path / "log", text))
+
+
+def test_a_column_may_have_punctuation_in_its_name_and_values(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path / "one.csv", "the only column\nof a small log\nin two long rows\n")
+    assert formats.column_names(path, ["the only column"]) == ("the only column",)
+    # A row without the character shows that it separates nothing.
+    path = write(tmp_path / "other.csv", "the only column\nwords\n")
+    assert formats.column_names(path, ()) == ("the only column",)
 
 
 def test_a_delimiter_inside_the_values_of_another_is_not_taken(tmp_path: pathlib.Path) -> None:
@@ -359,6 +376,28 @@ def test_a_column_that_is_nowhere_is_named_with_what_comes_near(tmp_path: pathli
         parsed(unrated, rated, users=users, ads=write(tmp_path / "b.csv", ADS))
 
 
+def test_a_column_in_the_name_of_a_folder_is_said_to_be_unread(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "log" / "dt=2024-05-01"
+    folder.mkdir(parents=True)
+    (tmp_path / "log" / "_SUCCESS").touch()
+    path = write(folder / "part-0.csv.gz", gzip.compress("\n".join(LINES).encode()))
+    daily = dataclasses.replace(SCHEMA, time="dt")
+    with pytest.raises(
+        ValueError, match=r"folder 'dt=2024-05-01' is not read as a column. Write 'dt' into"
+    ) as caught:
+        parsed(path, daily)
+    assert "table of users" not in str(caught.value)
+    pattern = f"{tmp_path}/log/*/*.csv.gz"
+    with pytest.raises(
+        ValueError,
+        match=re.escape(
+            f"is a directory; expected a file. Name the files of a log as '{pattern}'."
+        ),
+    ):
+        parsed(tmp_path / "log")
+    assert formats.expand_paths(pattern) == (path,)
+
+
 def _with_column(name: str, column: str) -> dict[str, object]:
     value = FILMS.to_json()
     fields = [dict(f, column=column) if f["name"] == name else f for f in value["fields"]]
@@ -434,6 +473,10 @@ def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path: pathlib.Pat
         (b"\x28\xb5\x2f\xfd", "is compressed by zstd; decompress it, or use gzip"),
         (bz2.compress(b"a"), "is compressed by bzip2"),
         (lzma.compress(b"a"), "is compressed by xz"),
+        (b"SQLite format 3\0", "is an SQLite database; export the table as Parquet or CSV"),
+        (b"ARROW1\0\0", "is an Arrow or Feather file; export"),
+        (b"ORC\n\x07\x12", "is an ORC file; export"),
+        (b"Obj\x01", "is an Avro file; export"),
     ],
 )
 def test_a_packed_file_is_refused(tmp_path: pathlib.Path, begin: bytes, what: str) -> None:

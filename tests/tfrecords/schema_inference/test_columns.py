@@ -496,3 +496,161 @@ def test_dates_as_digits_have_a_format(
     proposal, _ = propose(tmp_path, click=THIRD, date=days)
     assert proposal["time"] == "date"
     assert proposal.get("time_format") == time_format
+
+
+def without_requests(**more: list[Any]) -> dict[str, list[Any]]:
+    """Returns the columns of 1,200 rows of 600 users and 7 items, without a request."""
+    return {
+        "user": [f"u{n // 2}" for n in range(1200)],
+        "item": [f"i{n % 7}" for n in range(1200)],
+        "click": [int(n % 3 == 0) for n in range(1200)],
+        **more,
+    }
+
+
+def test_a_slip_does_not_move_a_property_of_ads_to_the_query(tmp_path: pathlib.Path) -> None:
+    genre = [f"g{n % 7 % 3}" for n in range(1200)]
+    genre[3] = "g9"
+    # As rare as a slip, but the item says nothing about it.
+    promoted_by = ["nobody"] * 1200
+    promoted_by[3] = promoted_by[5] = "mail"
+    columns = without_requests(genre=genre, promoted_by=promoted_by)
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert sides(proposal) == {"user": "query", "item": "ad", "genre": "ad", "promoted_by": "query"}
+
+
+def test_what_changed_for_an_ad_stays_a_property_of_it(tmp_path: pathlib.Path) -> None:
+    later = [n // 600 for n in range(1200)]
+    columns = without_requests(
+        price=[n % 7 + 0.5 + later[n] for n in range(1200)],
+        wording=[f"{'new' if later[n] else 'old'}-{n % 7}" for n in range(1200)],
+        weather=["rain" if n % 5 else "sun" for n in range(1200)],
+    )
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert sides(proposal) == {
+        "user": "query", "item": "ad", "price": "ad", "wording": "ad", "weather": "query",
+    }  # fmt: skip
+    assert any("catalog stores the latest value: 'price', 'wording'" in note for note in notes)
+
+
+def test_headers_within_a_log_are_left_out_and_said(tmp_path: pathlib.Path) -> None:
+    more: dict[str, Any] = {
+        "click": list(THIRD),
+        "revenue": [n % 5 + 0.5 for n in range(ROWS)],
+        "ts": [1_700_000_000 + n // 4 for n in range(ROWS)],
+    }
+    once = write(
+        tmp_path / "once.tsv",
+        {
+            "user": [f"u{n // 4 % 17}" for n in range(ROWS)],
+            "item": [f"i{n % 7}" for n in range(ROWS)],
+            **more,
+        },
+    )
+    expected, _ = infer.propose([once])
+    twice = tmp_path / "twice.tsv"
+    lines = once.read_text().splitlines(keepends=True)
+    twice.write_text("".join([*lines[:61], lines[0], *lines[61:]]))
+    proposal, notes = infer.propose([twice])
+    assert proposal == {**expected, "name": "twice"}
+    assert any("line 62 repeats the header (such lines in the sample: 1)" in n for n in notes)
+    once.write_text(lines[0] * 3)
+    with pytest.raises(ValueError, match="has no rows but its header"):
+        infer.propose([once])
+
+
+def test_a_note_quotes_a_value_that_is_wrong(tmp_path: pathlib.Path) -> None:
+    _, notes = propose(
+        tmp_path,
+        click=[*["0", "1"] * 58, *["oops"] * 4],
+        revenue=[*["1.5", "2.5"] * 58, *["much"] * 4],
+        bid=["7", "8", "1,200.50", "9"] * 30,
+    )
+    said = " ".join(notes)
+    assert "values such as 'oops' are not 0 or 1" in said
+    assert "'revenue' is named like revenue, but values such as 'much' are not numbers" in said
+    assert "'bid' holds numbers such as '1,200.50'" in said
+
+
+@pytest.mark.parametrize("odd", ["unknown", ""])
+@pytest.mark.parametrize("form", ["{}", "2024-01-05 10:00:{:02d}", "14.01.2024 10:00:{:02d}"])
+def test_a_few_rows_without_a_time_are_said(tmp_path: pathlib.Path, form: str, odd: str) -> None:
+    times = [form.format(n // 4 + (1_700_000_000_000 if form == "{}" else 0)) for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, ts=[odd, *times[1:]])
+    assert proposal["time"] == "ts"
+    assert proposal.get("time_format") == ("%d.%m.%Y %H:%M:%S" if "." in form else None)
+    assert "decimal" not in proposal
+    assert "0.83% of the rows lack 'ts' and are rejected." in notes
+    assert any("'ts' such as 'unknown', which is not a time" in n for n in notes) == bool(odd)
+
+
+def test_dates_of_few_rows_decide_between_day_and_month(tmp_path: pathlib.Path) -> None:
+    # Only the last row, fewer than a hundredth, says which number is the month.
+    times = [f"0{n // 4 % 9 + 1}/05/2024" for n in range(ROWS)]
+    proposal, _ = propose(tmp_path, click=THIRD, date=[*times[:-1], "01/13/2024"])
+    assert proposal["time_format"] == "%m/%d/%Y"
+
+
+def test_a_time_that_many_rows_lack_is_said(tmp_path: pathlib.Path) -> None:
+    times = [1_700_000_000 + n // 4 for n in range(ROWS)]
+    lacking = [*[""] * 3, *times[3:]]
+    proposal, notes = propose(tmp_path, click=THIRD, ts=lacking)
+    assert "time" not in proposal
+    said = " ".join(notes)
+    assert "'ts' is not the time, because 2.5% of the rows lack it" in said
+    assert "--max_rejected_fraction=0.03" in said
+    proposal, notes = propose(tmp_path, click=THIRD, ts=lacking, server_time=times)
+    assert proposal["time"] == "server_time"
+    assert "is not the time" not in " ".join(notes)
+
+
+def test_a_column_in_the_name_of_a_folder_is_said_to_be_unread(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "dt=2024-05-01"
+    folder.mkdir()
+    _, notes = propose(folder, click=THIRD)
+    assert any("'dt=2024-05-01' is not read as a column" in note for note in notes)
+    _, notes = propose(folder, click=THIRD, dt=["2024-05-01"] * ROWS)
+    assert "is not read as a column" not in " ".join(notes)
+
+
+def test_columns_of_later_files_are_said(tmp_path: pathlib.Path) -> None:
+    log = without_requests()
+    first = write(tmp_path / "1.tsv", log)
+    last = write(tmp_path / "2.tsv", {**log, "channel": ["mail"] * 1200})
+    proposal, notes = infer.propose([first, last])
+    assert "channel" not in sides(proposal)
+    said = f"Left out: columns that {first} lacks: 'channel' (in {last}). Add them to all files"
+    assert any(said in note for note in notes)
+    _, notes = infer.propose([first, first])
+    assert "lacks" not in " ".join(notes)
+
+
+@pytest.mark.parametrize("in_views", ["9.5", "", "0"])
+def test_the_price_of_events_is_a_field_only_if_impressions_have_it(
+    tmp_path: pathlib.Path, in_views: str
+) -> None:
+    what = [["view", "cart", "purchase"][n // 2 % 3] for n in range(ROWS)]
+    price = [f"{n % 11}.5" if type_ == "purchase" else in_views for n, type_ in enumerate(what)]
+    proposal, notes = propose(tmp_path, what=what, price=price)
+    assert proposal["revenue"] == "price"
+    is_field = in_views == "9.5"
+    assert ("price" in sides(proposal)) == is_field
+    assert any("Impressions have it too" in note for note in notes) == is_field
+    assert any("Most impressions lack it" in note for note in notes) != is_field
+
+
+def test_lists_in_brackets_are_lists(tmp_path: pathlib.Path) -> None:
+    tags = ["['a', 'b']", "['c']", "[]", "", "['b', 'c', 'a']"]
+    more = {
+        "tags": [tags[n // 4 % 5] for n in range(ROWS)],
+        "vector": [f"[{n // 4 % 5}.5, 0.25]" for n in range(ROWS)],
+        "marks": [["[new]", "[old]"][n // 4 % 2] for n in range(ROWS)],
+    }
+    proposal, notes = propose(tmp_path, click=THIRD, **more)
+    kinds = {field["name"]: field for field in proposal["fields"]}
+    assert kinds["tags"]["kind"] == "categorical_list"
+    assert kinds["tags"]["max_list_length"] == 3
+    assert (kinds["vector"]["kind"], kinds["vector"]["length"]) == ("dense", 2)
+    assert kinds["marks"]["kind"] == "categorical"
+    assert any(n.startswith("'marks' holds texts such as '[new]', each of them one") for n in notes)
+    assert "'tags' holds lists in brackets, such as \"['b', 'c', 'a']\"." in notes

@@ -277,6 +277,7 @@ def test_no_label_means_that_every_row_is_a_click(tmp_path: pathlib.Path) -> Non
     [
         ("constant", ["a"] * 120, "always the same value"),
         ("nothing", [""] * 120, "always missing"),
+        ("sent_at", [""] * 120, "always missing"),
         ("row_id", [f"x{n}" for n in range(120)], "a different value in nearly every row"),
         ("row", list(range(120)), "a different value in nearly every row"),
         ("propensity_score", [0.1, 0.2, 0.3] * 40, "a property of the policy that chose the ad"),

@@ -12,10 +12,27 @@ from typing import BinaryIO
 
 import numpy as np
 
+from tfrecords.formats.files import paths
+
 _SAMPLE_BYTES = 1 << 20
 _MAX_CHUNK_BYTES = 64 << 20
 _MAX_QUOTED_BYTES = 256 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MAGIC_BYTES = 16
+PARQUET = b"PAR1"
+_EXPORT = "export the table as Parquet or CSV"
+# First bytes of files that are neither text nor Parquet.
+_BINARY = {
+    rb"PK\x03\x04": "a zip or Excel file; unzip it, or save it as CSV",
+    rb"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it, or use gzip",
+    rb"BZh91AY&SY": "compressed by bzip2; decompress it, or use gzip",
+    rb"\xfd7zXZ": "compressed by xz; decompress it, or use gzip",
+    rb"SQLite format 3\x00": f"an SQLite database; {_EXPORT}",
+    rb"ARROW1": f"an Arrow or Feather file; {_EXPORT}",
+    # A header may begin with ORC, but has no control characters.
+    rb"ORC.{0,6}[\x00-\x08]": f"an ORC file; {_EXPORT}",
+    rb"Obj\x01": f"an Avro file; {_EXPORT}",
+}
 _EXCEL = re.compile(rb"\"?sep=[^\r\n]\"?\r?\n")
 
 
@@ -28,7 +45,8 @@ def open_text(path: pathlib.Path) -> BinaryIO:
     """
     if path.is_dir():
         raise ValueError(
-            f"{path} is a directory; expected a file. Name the files of a log as '{path}/*.csv'."
+            f"{path} is a directory; expected a file. Name the files of a log as "
+            f"'{paths.pattern_of(path)}'."
         )
     if not path.exists():
         raise FileNotFoundError(f"No log at {path}; check the path.")
@@ -41,6 +59,21 @@ def open_text(path: pathlib.Path) -> BinaryIO:
     return path.open("rb")
 
 
+def refuse_binary(path: pathlib.Path, first: bytes) -> None:
+    """Refuses binary files other than Parquet.
+
+    Args:
+        path: The file, for the message.
+        first: Its first `MAGIC_BYTES`, or more.
+
+    Raises:
+        ValueError: The file is of such a format.
+    """
+    for magic, what in _BINARY.items():
+        if re.match(magic, first, re.DOTALL):
+            raise ValueError(f"{path} is {what}.")
+
+
 class RowReader:
     """Reads a text file in runs of whole rows.
 
@@ -50,7 +83,7 @@ class RowReader:
         delimiter: Text between values, which distinguishes opening quotes from others.
 
     Raises:
-        FileNotFoundError, ValueError: As in `open_text`.
+        FileNotFoundError, ValueError: As in `open_text`, or the file is not text.
     """
 
     def __init__(self, path: pathlib.Path, quote: bool = False, delimiter: str = "\t") -> None:
@@ -60,12 +93,21 @@ class RowReader:
         self._delimiter = delimiter.encode()
         self._file = open_text(path)
         self._rest = self._read(_SAMPLE_BYTES).removeprefix(_BYTE_ORDER_MARK)
+        self._check_is_text()
         if separator := _EXCEL.match(self._rest):  # The first line names the delimiter.
             self._rest, self.line = self._rest[separator.end() :], 2
         if not self._rest:
             raise ValueError(f"{path} is empty; expected a log with at least one line.")
         lines = self._rest.count(b"\n")
         self._bytes_per_line = max(1, len(self._rest) // max(lines, 1))
+
+    def _check_is_text(self) -> None:
+        refuse_binary(self.path, self._rest[:MAGIC_BYTES])
+        if self._rest.startswith(PARQUET):
+            raise ValueError(
+                f"{self.path} is Parquet; expected text. Write it as text, or read it with "
+                "--format=tabular and a schema (decompressed, if it is in a gzip file)."
+            )
 
     def first_row(self) -> bytes:
         """Returns the first row; only before any rows are read."""

@@ -1,6 +1,7 @@
-"""Expands paths, patterns and directories to files."""
+"""Expands paths, patterns and directories to files, and describes them for messages."""
 
 import glob
+import os
 import pathlib
 import re
 from collections.abc import Iterable
@@ -35,6 +36,26 @@ def expand_paths(text: str | None) -> tuple[pathlib.Path, ...]:
                 raise FileNotFoundError(f"No file matches {path}; check the path.")
             paths += found
     return tuple(paths)
+
+
+def pattern_of(directory: pathlib.Path) -> str:
+    """Returns a pattern for the files in a directory, such as `hive/*/*.parquet`.
+
+    Args:
+        directory: The directory; names that begin with `.` or `_`, such as `_SUCCESS`, are skipped.
+    """
+    for root, folders, names in os.walk(directory):
+        folders[:] = sorted(name for name in folders if name[0] not in "._")
+        for name in sorted(name for name in names if name[0] not in "._"):
+            depth = len(pathlib.Path(root).relative_to(directory).parts)
+            kinds = pathlib.Path(name).suffixes[-2 if name.endswith(".gz") else -1 :]
+            return str(pathlib.Path(directory, *["*"] * depth, f"*{''.join(kinds)}"))
+    return f"{directory}/*.csv"
+
+
+def partitions(path: pathlib.Path) -> dict[str, str]:
+    """Returns the folders of a path that are named like `dt=2024-05-01`, by their names: `dt`."""
+    return {part.partition("=")[0]: part for part in path.parent.parts if "=" in part}
 
 
 def _naturally(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:

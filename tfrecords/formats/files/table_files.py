@@ -1,11 +1,12 @@
 """Reads tables in files: Parquet, JSON lines or delimited text, recognized by content.
 
 The delimiter of a text is the one with which the header has the most of the wanted columns, and
-the rows have as many values as the header. Double quotes enclose values, as in CSV; in a
-tab-separated text only if the quotes at its beginning are those of valid CSV, otherwise they are
-text.
+the rows have as many values as the header. Double quotes enclose values, as in CSV; in texts of
+databases (separated by tabs or `\\x01`) only if the quotes at their beginning are those of valid
+CSV, otherwise they are text.
 """
 
+import collections
 import csv
 import dataclasses
 import io
@@ -18,17 +19,10 @@ from tfrecords.formats import protocol
 from tfrecords.formats.files import delimited, json_lines, lines, parquet
 from tfrecords.schema import Schema
 
-DELIMITERS = ("\t", ",", ";", "|")
+# The last one is the default of Hive.
+DELIMITERS = ("\t", ",", ";", "|", "\x01")
+_OF_DATABASES = ("\t", "\x01")
 _ROWS_COMPARED = 20
-_PARQUET = b"PAR1"
-_MAGIC_BYTES = 10
-# First bytes of other compressed files.
-_PACKED = {
-    b"PK\x03\x04": "a zip or Excel file; unzip it, or save it as CSV",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it, or use gzip",
-    b"BZh91AY&SY": "compressed by bzip2; decompress it, or use gzip",
-    b"\xfd7zXZ": "compressed by xz; decompress it, or use gzip",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +45,14 @@ def is_parquet(path: pathlib.Path) -> bool:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It is a directory, empty, or compressed by another program than gzip.
+        ValueError: It is a directory, empty, or of another binary format.
     """
     with lines.open_text(path):
         pass
     with path.open("rb") as file:
-        first = file.read(_MAGIC_BYTES)
-    for magic, what in _PACKED.items():
-        if first.startswith(magic):
-            raise ValueError(f"{path} is {what}.")
-    return first.startswith(_PARQUET)
+        first = file.read(lines.MAGIC_BYTES)
+    lines.refuse_binary(path, first)
+    return first.startswith(lines.PARQUET)
 
 
 def is_json(path: pathlib.Path) -> bool:
@@ -72,7 +64,7 @@ def is_json(path: pathlib.Path) -> bool:
     if is_parquet(path):
         return False
     with lines.open_text(path) as file:
-        first = file.read(_MAGIC_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+        first = file.read(lines.MAGIC_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
     if first.startswith(b"["):
         raise ValueError(
             f"{path} is a JSON list; expected JSON lines, an object on each line. Convert it, for "
@@ -171,8 +163,8 @@ def text(path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = 
     """Detects the layout of a delimited text.
 
     Raises:
-        FileNotFoundError, ValueError: As in `is_parquet`, or the header is not UTF-8 or has a
-            quote that is not closed.
+        FileNotFoundError, ValueError: As in `is_parquet`, or the header is not UTF-8, has a quote
+            that is not closed, or has an unknown delimiter.
     """
     sample = lines.RowReader(path).sample()
     found = []
@@ -181,7 +173,7 @@ def text(path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = 
         layout = delimited.Layout({}, delimiter, quote=True)
         first = lines.split_rows(sample, True, delimiter)[0]
         names = tuple(name.strip() for name in delimited.header(path, layout, first))
-        quote = delimiter != "\t" or _balanced(sample, delimiter, len(names))
+        quote = delimiter not in _OF_DATABASES or _balanced(sample, delimiter, len(names))
         if header and len(names) != len(header):
             continue
         found.append(Text(delimiter, quote, header or names))
@@ -195,7 +187,23 @@ def text(path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = 
     first = lines.split_rows(sample, best.quote, best.delimiter)[0]
     if b"\n" in first.strip() and not _balanced(first, best.delimiter, len(best.columns)):
         raise delimited.open_quote(path)
+    if len(best.columns) == 1 and not header and best.columns[0] not in wanted:
+        _check_delimiter(path, sample)
     return best
+
+
+def _check_delimiter(path: pathlib.Path, sample: bytes) -> None:
+    """Refuses a text of one column if a character that is not a delimiter separates values."""
+    rows = [row.decode("utf-8", "replace") for row in lines.split_rows(sample)[:_ROWS_COMPARED]]
+    first = rows[0].strip("\r\n")
+    counts = collections.Counter(c for c in first if not (c.isalnum() or c in "_\"'"))
+    for character, count in counts.most_common(1):
+        if count > 1 and len(rows) > 1 and all(row.count(character) >= count for row in rows):
+            raise ValueError(
+                f"{path}: the header {first[:60]!r} is one column, in which {character!r} repeats; "
+                "expected columns separated by a tab, a comma, a semicolon, a vertical bar, or "
+                "\\x01 (Hive's default). Write the file with one of these."
+            )
 
 
 def _fit(text: Text, wanted: Collection[str], sample: bytes) -> tuple[int, bool, int]:

@@ -1,0 +1,98 @@
+"""Finds the columns of the files of a table, and says which of them are not read."""
+
+import pathlib
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from tfrecords import formats, terminal
+from tfrecords.schema_inference import known_names, writing
+
+_HEADED_ROWS = 1_000
+# Number of files of a log whose columns are compared.
+_MAX_HEADERS = 50
+
+
+def header(path: pathlib.Path) -> tuple[tuple[str, ...], list[str]]:
+    """Returns names for the columns if the first line of a text is a row, and a note."""
+    if formats.is_parquet(path) or formats.is_json(path):
+        return (), []
+    names = formats.column_names(path, ())
+    types = {name: formats.STRINGS for name in names if name and names.count(name) == 1}
+    opened = formats.open_table(path, types, (), (), _HEADED_ROWS)
+    chunk = next(iter(opened.chunks()), None)
+    table = None if chunk is None else opened.parse(chunk).table
+    below = {} if table is None else {name: writing.texts_of(table[name]) for name in types}
+    found = writing.header(names, below)
+    if not found:
+        return (), []
+    note = (
+        f"The first line of {path} is a row, not a header, so the columns are named by their "
+        f"content: {', '.join(found)}. Correct the names in header, and everywhere below."
+    )
+    return found, [note]
+
+
+def readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
+    """Returns the names of the columns that can be read, and notes on the others."""
+    names, notes = [], []
+    found = formats.column_names(path, ())
+    within = formats.lists_of_objects(path)
+    main = _main_list(within)
+    if others := sorted(set(within.values()) - {main}):
+        notes.append(f"Left out: the lists of objects {others}; each object of {main!r} is a row.")
+    for name in dict.fromkeys(found):
+        if within.get(name, main) != main or name in others:
+            continue
+        if not name:
+            notes.append(f"Left out: a column of {path} without a name, such as a row number.")
+        elif found.count(name) > 1:
+            notes.append(f"Left out: several columns of {path} are named {name!r}. Rename them.")
+        elif formats.is_parquet(path) and (fault := _fault(path, name)):
+            notes.append(f"Left out: {fault}")
+        else:
+            names.append(name)
+    return names, notes
+
+
+def only_later(paths: Sequence[pathlib.Path]) -> list[str]:
+    """Returns a note on the columns that later files have and the first one lacks, if any."""
+    first = formats.column_names(paths[0], ())
+    step = -(-len(paths) // _MAX_HEADERS)
+    found: dict[str, str] = {}
+    for path in dict.fromkeys((*paths[1::step], paths[-1])):
+        new = [name for name in formats.column_names(path, first) if name and name not in first]
+        found |= {name: f"{name!r} (in {path})" for name in new if name not in found}
+    if not found:
+        return []
+    listed = terminal.format_list(list(found.values()), 12)
+    return [
+        f"Left out: columns that {paths[0]} lacks: {listed}. "
+        "Add them to all files, empty where they are unknown, to use them."
+    ]
+
+
+def in_folders(path: pathlib.Path, names: Collection[str]) -> list[str]:
+    """Returns notes on the columns that only the names of folders have, such as `dt=2024-05-01`."""
+    return [
+        f"The name of the folder {folder!r} is not read as a column. Write {name!r} into the files "
+        "to use it, for example as the time."
+        for name, folder in formats.partitions(path).items()
+        if name not in names
+    ]
+
+
+def _main_list(within: Mapping[str, str]) -> str | None:
+    """Returns the list of objects that are ads, or the first one, or None."""
+    for name, of_list in within.items():
+        last = re.sub(r"[\W_]+", "_", name.rpartition(".")[2].lower())
+        if any(re.fullmatch(f"{word}{known_names.KEY}", last) for word in known_names.ADS):
+            return of_list
+    return next(iter(within.values()), None)
+
+
+def _fault(path: pathlib.Path, name: str) -> str | None:
+    try:
+        formats.open_table(path, {name: formats.STRINGS}, [name])
+    except ValueError as error:
+        return str(error)
+    return None
