@@ -41,7 +41,7 @@ from tfrecords.columns.placeholders import (
     read_number,
     without_placeholders,
 )
-from tfrecords.columns.table_keys import count_keys
+from tfrecords.columns.table_keys import TableKeys, count_keys
 from tfrecords.columns.time_units import (
     DIGITS,
     UNITS_PER_SECOND,
@@ -61,6 +61,7 @@ __all__ = [
     "KeyIndex",
     "RowFaults",
     "Strings",
+    "TableKeys",
     "as_lists",
     "as_strings",
     "calendar_values",

@@ -7,8 +7,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pydantic
 
-from tfrecords import records
+
+class TableKeys(pydantic.BaseModel):
+    """The rows of a table of ads or users that do not count.
+
+    Attributes:
+        key: Columns that identify the rows.
+        repeated: Rows whose key comes again; the last row of a key counts.
+        differing: Those of them that differ from the last one in a column that is read.
+        without_key: Rows without a key.
+    """
+
+    key: list[str]
+    repeated: int
+    differing: int
+    without_key: int
 
 
 def count_keys(
@@ -18,7 +33,7 @@ def count_keys(
     codes: np.ndarray,
     last: np.ndarray,
     is_missing: np.ndarray,
-) -> records.TableKeys:
+) -> TableKeys:
     """Counts the rows of a table that do not count, because of their key.
 
     Args:
@@ -37,7 +52,7 @@ def count_keys(
     for name in names if len(repeated) else ():
         own, of_last = np.split(_coded(table[name].take(compared)), 2)
         differs |= own != of_last
-    return records.TableKeys(
+    return TableKeys(
         key=list(key),
         repeated=len(repeated),
         differing=int(differs.sum()),

@@ -16,7 +16,6 @@ from tfrecords.records.description import (
     ShardDescription,
     SourceDescription,
     SplitDescription,
-    TableKeys,
     TimeProfile,
 )
 from tfrecords.records.spec import (
@@ -50,7 +49,6 @@ __all__ = [
     "SourceDescription",
     "Spec",
     "SplitDescription",
-    "TableKeys",
     "TimeProfile",
     "check_file",
     "check_files",

@@ -82,7 +82,8 @@ def to_be_refitted(learned_from_clicks, tmp_path):
     directory = tmp_path / "retrieval"
     shutil.copytree(learned_from_clicks, directory)
     shutil.rmtree(directory / "refit")
-    (directory / "retrieval.json").unlink()
+    for name in ("retrieval.json", "config.json"):
+        (directory / name).unlink()
     return directory
 
 
