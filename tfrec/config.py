@@ -6,13 +6,14 @@ resolved configuration as JSON into its work directory.
 
 import dataclasses
 import json
+import numbers
 import operator
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfrec.heads import HEADS
-from tfrecords import plugins
+from tfrecords import files, plugins
 from tfrecords.splits import SplitOptions
 
 # On two cores, two parts take little more than half the time for a request of 500 candidates, and
@@ -41,7 +42,7 @@ _IS_WITHIN: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     "<": operator.lt,
 }
-_TYPES = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+_TYPES = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str}
 _NOUNS = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
 
 
@@ -52,9 +53,15 @@ def check_options(config: Any) -> None:
         ValueError: Names the option.
     """
     for field in dataclasses.fields(config):
-        kind, value = type(field.default), getattr(config, field.name)
+        if "limits" not in field.metadata:
+            continue  # of a subclass, see `check_kind`
+        kind: Any = type(field.default)
+        value = getattr(config, field.name)
         limits = field.metadata["limits"]
         of_type = isinstance(value, _TYPES[kind]) and isinstance(value, bool) == (kind is bool)
+        if of_type:
+            value = kind(value)  # A number of NumPy cannot be written as JSON.
+            object.__setattr__(config, field.name, value)
         if not of_type or not all(_IS_WITHIN[sign](value, of) for sign, of in limits.items()):
             expected = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items())
             raise ValueError(
@@ -297,7 +304,10 @@ def save_config(config: Any, path: pathlib.Path) -> None:
         ValueError: The directory has a training with other options.
     """
     options = dataclasses.asdict(config)
-    before = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        before = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # ValueError: an earlier version was killed as it wrote
+        before = {}
     changed = [name for name, value in options.items() if before.get(name, value) != value]
     if changed:
         differences = ", ".join(f"{name} {before[name]}, now {options[name]}" for name in changed)
@@ -306,4 +316,4 @@ def save_config(config: Any, path: pathlib.Path) -> None:
             "another directory."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(options, indent=2, default=str) + "\n")
+    files.write_json(path, options, default=str)

@@ -9,6 +9,7 @@ A package offers a class under a name by an entry point (pyproject.toml):
     dlrm = "our_package.models:DLRM"
 """
 
+import ast
 import hashlib
 import importlib
 import inspect
@@ -18,7 +19,7 @@ import pathlib
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, Generic, TypeVar
 
@@ -150,8 +151,9 @@ class Registry(Generic[Found]):
     def digest(self, reference: str) -> str | None:
         """Returns a digest of the source of MODULE:CLASS; None for a name, or without a source.
 
-        The source is the file of the class, or its cell of a notebook; the files of its base
-        classes; and the files that these import, unless they belong to an installed package.
+        The source is the file of the class; the files of its base classes; and the files that
+        these import at their top, unless they belong to an installed package. That of a class in a
+        notebook is its cell, and the cells and files that its code names.
 
         Raises:
             ValueError: See `get`.
@@ -199,28 +201,69 @@ def _shown(reference: str | type) -> str:
 
 
 def _sources(kind: type) -> dict[str, bytes]:
-    """Returns what a class is made of: name of a file or cell -> content."""
-    defining = [sys.modules[base.__module__] for base in kind.__mro__]
-    modules = [defining[0], *(module for module in defining[1:] if _is_of_user(module))]
-    sources, seen = {}, {id(module) for module in modules}
-    for module in modules:
-        file = getattr(module, "__file__", None)
-        if file is not None and os.path.isfile(file):
-            sources[file] = pathlib.Path(file).read_bytes()
-        for value in list(vars(module).values()):
-            name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
-            used = sys.modules.get(name) if isinstance(name, str) else None
-            if used is not None and id(used) not in seen and _is_of_user(used):
-                seen.add(id(used))
-                modules.append(used)
-    return sources or _cells(kind)
+    """Returns what a class is made of: name of a file or cell -> content.
+
+    It depends on these contents alone, not on what else the process has imported.
+    """
+    sources: dict[str, bytes] = {}
+    for base in kind.__mro__:
+        module = sys.modules[base.__module__]
+        if not hasattr(module, "__file__"):
+            _add_cells(base, sources)
+        elif base is kind or _is_of_user(module):
+            _add_file(module, sources)
+    return sources
 
 
-def _cells(kind: type) -> dict[str, bytes]:
-    """Returns the cells of a notebook that define the methods of a class."""
-    names = {own.__code__.co_filename for own in vars(kind).values() if inspect.isfunction(own)}
-    cells = {name: "".join(linecache.getlines(name)).encode() for name in names}
-    return {name: source for name, source in cells.items() if source}
+def _add_file(module: types.ModuleType, sources: dict[str, bytes]) -> None:
+    """Adds the file of a module, and those of the user's modules that it imports at its top."""
+    file = getattr(module, "__file__", None)
+    if file is None or file in sources or not os.path.isfile(file):
+        return
+    sources[file] = pathlib.Path(file).read_bytes()
+    for name in _imported_names(ast.parse(sources[file]), module.__package__ or ""):
+        used = sys.modules.get(name)
+        if used is not None and _is_of_user(used):
+            _add_file(used, sources)
+
+
+def _imported_names(tree: ast.AST, package: str) -> Iterator[str]:
+    """Yields the names of the modules that code imports outside of functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            origin = ".".join(filter(None, (above, node.module)))
+            yield origin
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _imported_names(node, package)
+
+
+def _add_cells(found: Any, sources: dict[str, bytes]) -> None:
+    """Adds the cells of a notebook that define a class or function, and what its code names."""
+    parts = vars(found).values() if inspect.isclass(found) else [found]
+    for function in filter(inspect.isfunction, (getattr(p, "__func__", p) for p in parts)):
+        cell = function.__code__.co_filename
+        lines = "".join(linecache.getlines(cell)).encode()
+        if not lines or cell in sources:
+            continue
+        sources[cell] = lines
+        for name in _names_in(function.__code__):
+            used = function.__globals__.get(name)
+            module = used if inspect.ismodule(used) else inspect.getmodule(used)
+            if module is not None and _is_of_user(module):
+                _add_file(module, sources)
+            elif inspect.isclass(used) or inspect.isfunction(used):
+                _add_cells(used, sources)
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)
 
 
 def _is_of_user(module: types.ModuleType) -> bool:
@@ -228,9 +271,10 @@ def _is_of_user(module: types.ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     if file is None or module.__name__.partition(".")[0] in _OWN_PACKAGES:
         return False
-    paths = sysconfig.get_paths()
-    installed = (paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-    return not any(pathlib.Path(file).is_relative_to(path) for path in installed)
+    path = pathlib.Path(file)
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
+        return False
+    return not any(path.is_relative_to(sysconfig.get_path(n)) for n in ("stdlib", "platstdlib"))
 
 
 def _file(module: Any) -> str:

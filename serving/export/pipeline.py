@@ -407,10 +407,16 @@ class Pipeline:
         return {"data": _content_of(data_set), **stages}
 
     def _inputs(self, step: str) -> str:
-        """Returns a digest of a step's inputs and of the file that it wrote last."""
+        """Returns a digest of a step's inputs, or of its product if the step did not write it."""
+        note, written = self._note(step), self._written(step)
+        if written == note.get("written", written if note else None):
+            return _digest(note.get("inputs"))
+        return _digest({"written": written})
+
+    def _written(self, step: str) -> str | None:
+        """Returns a digest of the file that a step writes last, or None."""
         path = self.path(step) / PRODUCTS[step]
-        written = hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()
-        return _digest({"inputs": self._note(step).get("inputs"), "written": written})
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
 
     def _whole_data_set(self) -> reader.DataSet | None:
         """Returns the data set or None; removes one with a missing or altered file."""
@@ -473,7 +479,8 @@ class Pipeline:
             started = time.perf_counter()
             work()
             seconds = time.perf_counter() - started
-            self._write_note(step, {"inputs": inputs, "finished": True, "seconds": seconds})
+            done = {"finished": True, "seconds": seconds, "written": self._written(step)}
+            self._write_note(step, {"inputs": inputs, **done})
         self._print(f"      {seconds:.1f} s")
         return True
 

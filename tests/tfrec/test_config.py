@@ -1,7 +1,9 @@
 """Options are checked where they are given, and a training keeps those it began with."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
 from tfrec import config
@@ -25,14 +27,16 @@ def test_options_out_of_range_are_refused(kind, options, said):
         kind(**options)
 
 
-def test_a_whole_number_is_a_number():
-    assert config.RankerConfig(dropout=0).dropout == 0
+def test_a_whole_number_is_a_number_and_numbers_of_numpy_become_those_of_python():
+    made = config.RankerConfig(dropout=0, epochs=np.int64(3), learning_rate=np.float32(0.5))
+    assert (made.dropout, made.epochs, made.learning_rate) == (0.0, 3, 0.5)
+    assert json.loads(json.dumps(dataclasses.asdict(made)))["epochs"] == 3
 
 
 def test_a_subclass_whose_options_would_be_lost_is_refused():
     @dataclasses.dataclass(frozen=True)
     class Mine(config.RankerConfig):
-        num_towers: int = config.option(3, "Towers.")
+        num_towers: int = 3
 
     with pytest.raises(ValueError, match=r"expected a RankerConfig, got .*Mine.* as attributes of"):
         config.check_kind(Mine(), config.RankerConfig)
@@ -46,6 +50,8 @@ def test_a_directory_keeps_the_options_of_its_training(tmp_path):
     first = config.RankerConfig(epochs=2)
     config.save_config(first, path)
     written = path.read_text()
+    config.save_config(first, path)
+    path.write_text("")  # A process that was killed as it wrote.
     config.save_config(first, path)
     with pytest.raises(ValueError, match=r"ranker has a training with .*: epochs 2, now 3\. Del"):
         config.save_config(dataclasses.replace(first, epochs=3), path)

@@ -2,6 +2,8 @@
 
 import collections
 import functools
+import importlib
+import itertools
 import linecache
 import sys
 import types
@@ -103,19 +105,56 @@ def test_a_source_is_that_of_base_classes_and_imported_files_too(here):
     assert len(set(digests)) == 3
 
 
-def test_the_source_of_a_class_in_a_notebook_is_its_cell(monkeypatch):
-    def run(name, rate):
-        source = f"class Mine:\n    def rate(self):\n        return {rate}\n"
-        monkeypatch.setitem(linecache.cache, name, (len(source), None, [source], name))
-        cell = types.ModuleType("cell")
-        exec(compile(source, name, "exec"), vars(cell))
-        monkeypatch.setitem(sys.modules, "cell", cell)
-        return REGISTRY.digest("cell:Mine")
+def test_a_source_does_not_depend_on_what_else_is_imported(here):
+    (here / "proj").mkdir()
+    (here / "proj" / "__init__.py").write_text("")
+    (here / "proj" / "parts.py").write_text("SIGN = 1\n")
+    (here / "proj" / "others.py").write_text("")
+    (here / "mine_of_proj.py").write_text(
+        f"import proj.parts\nfrom {__name__} import Base\nclass Mine(Base): pass\n"
+    )
+    digest = REGISTRY.digest("mine_of_proj:Mine")
+    importlib.import_module("proj.others")
+    assert REGISTRY.digest("mine_of_proj:Mine") == digest
+    (here / "proj" / "parts.py").write_text("SIGN = -1\n")
+    assert REGISTRY.digest("mine_of_proj:Mine") != digest
 
-    first = run("/tmp/cell-1", 0.1)
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """Returns a function that runs a cell of a notebook, under another name each time."""
+    cells = types.ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", cells)
+    numbers = itertools.count()
+
+    def run(source):
+        name = f"/tmp/cell-{next(numbers)}"
+        lines = source.splitlines(keepends=True)
+        monkeypatch.setitem(linecache.cache, name, (len(source), None, lines, name))
+        exec(compile(source, name, "exec"), vars(cells))
+        return REGISTRY.digest("notebook:Mine") if hasattr(cells, "Mine") else None
+
+    return run
+
+
+def test_the_source_of_a_class_in_a_notebook_is_its_cell_and_what_it_names(
+    here, notebook, monkeypatch
+):
+    monkeypatch.syspath_prepend(here)
+    (here / "mine_helper.py").write_text("SIGN = 1\n")
+    (here / "unrelated.py").write_text("")
+    notebook("import mine_helper")
+    notebook("def half(x):\n    return x / 2")
+    notebook("class First:\n    def first(self):\n        return half(1)")
+    mine = "class Mine(First):\n    def rate(self):\n        return mine_helper.SIGN * {}"
+    first = notebook(mine.format(0.1))
     assert first is not None
-    assert run("/tmp/cell-2", 0.1) == first
-    assert run("/tmp/cell-3", 0.2) not in (first, None)
+    assert notebook("import unrelated; other = 1") == first
+    assert notebook(mine.format(0.1)) == first
+    changed = [notebook(mine.format(0.2)), notebook("def half(x):\n    return x / 3")]
+    (here / "mine_helper.py").write_text("SIGN = -1\n")
+    changed.append(notebook("other = 2"))
+    assert len({first, *changed}) == 4
 
 
 @pytest.mark.parametrize(

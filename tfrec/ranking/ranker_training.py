@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,6 +80,8 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
     try:
         model = kind.for_data_set(data_set, config, _heads(data_set))
     except TypeError as error:
+        if traceback.extract_tb(error.__traceback__)[2:]:
+            raise  # It is not the call that fails, but what is called.
         raise ValueError(
             f"{kind.__name__} cannot be built: {error}. Expected a constructor with the arguments "
             "fitted, config and heads; one of a subclass of Ranker passes on *args and **kwargs."

@@ -3,14 +3,15 @@
 Shapes: B rows, V distinct keys.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pydantic
 
 
-class TableKeys(pydantic.BaseModel):
+@dataclasses.dataclass(frozen=True)
+class KeyCounts:
     """The rows of a table of ads or users that do not count.
 
     Attributes:
@@ -33,7 +34,7 @@ def count_keys(
     codes: np.ndarray,
     last: np.ndarray,
     is_missing: np.ndarray,
-) -> TableKeys:
+) -> KeyCounts:
     """Counts the rows of a table that do not count, because of their key.
 
     Args:
@@ -52,7 +53,7 @@ def count_keys(
     for name in names if len(repeated) else ():
         own, of_last = np.split(_coded(table[name].take(compared)), 2)
         differs |= own != of_last
-    return TableKeys(
+    return KeyCounts(
         key=list(key),
         repeated=len(repeated),
         differing=int(differs.sum()),

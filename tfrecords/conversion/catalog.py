@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from tfrecords import encoding, reader, records
 from tfrecords.columns import (
+    KeyCounts,
     KeyIndex,
-    TableKeys,
     coded_keys,
     count_keys,
     last_rows,
@@ -117,7 +117,7 @@ class CatalogAds:
         fingerprints: np.ndarray,
         table: pa.Table,
         not_in_table: int = 0,
-        table_keys: TableKeys | None = None,
+        table_keys: KeyCounts | None = None,
     ) -> None:
         self.fingerprints, self.table = fingerprints, table
         self.not_in_table, self.table_keys = not_in_table, table_keys
@@ -218,7 +218,7 @@ def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
     return _keyed_ads(schema, table)[0]
 
 
-def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, TableKeys]:
+def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, KeyCounts]:
     """Returns the result of `ads_of_table`, and the keys of the table."""
     table = without_placeholders(schema, table)
     codes, strings = coded_keys(table, schema.ad_key)

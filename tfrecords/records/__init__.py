@@ -16,6 +16,7 @@ from tfrecords.records.description import (
     ShardDescription,
     SourceDescription,
     SplitDescription,
+    TableKeys,
     TimeProfile,
 )
 from tfrecords.records.spec import (
@@ -49,6 +50,7 @@ __all__ = [
     "SourceDescription",
     "Spec",
     "SplitDescription",
+    "TableKeys",
     "TimeProfile",
     "check_file",
     "check_files",

@@ -4,7 +4,6 @@ from typing import Any
 
 import pydantic
 
-from tfrecords.columns import TableKeys
 from tfrecords.records.spec import Spec
 from tfrecords.splits import SplitOptions
 
@@ -61,6 +60,22 @@ class EventCounts(pydantic.BaseModel):
     joined: int
     unmatched: int
     others: dict[str, int]
+
+
+class TableKeys(pydantic.BaseModel):
+    """The rows of a table of ads or users that do not count.
+
+    Attributes:
+        key: Columns that identify the rows.
+        repeated: Rows whose key comes again; the last row of a key counts.
+        differing: Those of them that differ from the last one in a column that is read.
+        without_key: Rows without a key.
+    """
+
+    key: list[str]
+    repeated: int
+    differing: int
+    without_key: int
 
 
 class SourceDescription(pydantic.BaseModel):

@@ -150,6 +150,17 @@ class OfOneArgument(ranking.RankingModel):
         super().__init__(fitted, None, ("click",))
 
 
+class OfTexts(ranking.RankingModel):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.units = "64" / 2
+
+
+def test_an_error_inside_a_constructor_stays_what_it_is(data_set, ranker_config):
+    with pytest.raises(TypeError, match="unsupported operand"):
+        ranking.build_ranker(data_set, dataclasses.replace(ranker_config, ranker=OfTexts))
+
+
 class WithLoss(ranking.RankingModel):
     made: object = None
 
