@@ -32,7 +32,7 @@ FOUND, UNKNOWN, LATE, FAILED = "found", "unknown", "late", "failed"
 _ANSWERS_PER_WRITE = 100
 _EXPIRE_SECONDS = 3600.0
 _PROBE_SECONDS = 5.0
-# A failed use says this long that the store cannot be used: the next write may be hours away.
+# A failure is a problem of the store for this long: the next write may be hours away.
 _PROBLEM_SECONDS = 60.0
 # No user has it.
 _PROBE_ID = ""
