@@ -31,6 +31,9 @@ from tfrecords.splits import SplitOptions
 
 # A few bad rows in a small file do not mean that the file is wrong.
 TOLERATED_REJECTS = 10
+# Raised whenever the notes or files of a stage change, so that a conversion that was killed under
+# an earlier version starts again instead of reading what it does not understand.
+_NOTES_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +134,7 @@ def convert(
     opened = source.open()
     identity = {
         "format_version": reader.FORMAT_VERSION,
+        "notes_version": _NOTES_VERSION,
         "files": [identity_of(path) for path in opened.files],
         "format": source.format,
         "rows_per_chunk": source.rows_per_chunk,

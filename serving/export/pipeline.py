@@ -63,6 +63,10 @@ PRODUCTS = {
 }
 STEPS = tuple(PRODUCTS)
 
+# Counts for the data card, which no other step reads. Data sets of earlier versions lack them, and
+# models that were trained on one are still those of the data set.
+_COUNTS_OF_CARD = {"num_users", "requests_of_most_active_user", "times_by_unit"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
@@ -517,12 +521,14 @@ def _number(step: str) -> str:
 
 def _content_of(data_set: reader.DataSet) -> str:
     """Returns a checksum of what a data set holds, wherever and from whichever files."""
-    return _digest(data_set.description.model_dump(mode="json", exclude={"source"}))
+    exclude = {"source", *_COUNTS_OF_CARD}
+    return _digest(data_set.description.model_dump(mode="json", exclude=exclude))
 
 
 def _learned_from(data_set: reader.DataSet) -> str:
     """Returns a checksum of what models learn from: not of default weights and what is shown."""
-    description = data_set.description.model_dump(mode="json", exclude={"source", "log_schema"})
+    exclude = {"source", "log_schema", *_COUNTS_OF_CARD}
+    description = data_set.description.model_dump(mode="json", exclude=exclude)
     for file in ("encoder/encoder.json", "catalog/ads.arrow"):
         del description["sha256"][file]
     return _digest(description)

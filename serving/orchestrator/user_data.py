@@ -6,7 +6,8 @@
 A read that is late goes on without its request, so that a connection that takes longer to open is
 there for the next one. A store that fails or is late repeatedly is left alone for a while
 (`ranker.CircuitBreaker`). Impressions are written in the background, those of many answers at a
-time. `problem` says why the latest read or write failed, and the log names each problem once.
+time. `problem` says why the latest read or write failed, unless that is long ago, and the log names
+each problem once.
 """
 
 import asyncio
@@ -31,6 +32,8 @@ FOUND, UNKNOWN, LATE, FAILED = "found", "unknown", "late", "failed"
 _ANSWERS_PER_WRITE = 100
 _EXPIRE_SECONDS = 3600.0
 _PROBE_SECONDS = 5.0
+# A failure is a problem of the store for this long: the next write may be hours away.
+_PROBLEM_SECONDS = 60.0
 # No user has it.
 _PROBE_ID = ""
 
@@ -82,14 +85,14 @@ class UserData:
         self._closing = False
         self._writing: asyncio.Task[None] | None = None
         self._upkeep: list[asyncio.Task[None]] = []
-        # Use of the store -> why the latest one failed.
-        self._problems: dict[str, str] = {}
+        # Use of the store -> why and when the latest one failed.
+        self._problems: dict[str, tuple[str, float]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def problem(self) -> str | None:
         """Why the store cannot be used, or None."""
-        return " ".join(dict.fromkeys(self._problems.values())) or None
+        return " ".join(dict.fromkeys(self._recent_problems())) or None
 
     def status(self) -> dict[str, Any]:
         """Returns the number of answers whose impressions wait, and the problem, for monitoring."""
@@ -217,16 +220,20 @@ class UserData:
 
         return await self._noted("write", limited())
 
+    def _recent_problems(self) -> list[str]:
+        since = self._clock() - _PROBLEM_SECONDS
+        return [problem for problem, failed_at in self._problems.values() if failed_at > since]
+
     async def _noted(self, use: str, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Returns the result of a use of the store, and notes whether it failed."""
         try:
             result = await work
         except Exception as error:
-            if str(error) not in self._problems.values():
+            if str(error) not in self._recent_problems():
                 logging.error("%s", error)
-            self._problems[use] = str(error)
+            self._problems[use] = str(error), self._clock()
             raise
-        if self._problems.pop(use, None) is not None and not self._problems:
+        if self._problems.pop(use, None) is not None and not self._recent_problems():
             logging.warning("The user store can be used again.")
         return result
 
@@ -299,7 +306,14 @@ class UserData:
             await asyncio.sleep(_PROBE_SECONDS)
 
     async def _expire(self) -> None:
+        """Deletes expired users regularly. Reads and writes work even if that fails."""
+        failed = None
         while True:
-            with contextlib.suppress(errors.UserStoreError):
-                await self._noted("expiry", self._store.expire(self.now()))
-            await asyncio.sleep(_EXPIRE_SECONDS)
+            try:
+                await self._store.expire(self.now())
+                failed = None
+            except errors.UserStoreError as error:
+                if str(error) not in (failed, *self._recent_problems()):
+                    logging.warning("Expired users are not deleted yet: %s", error)
+                failed = str(error)
+            await asyncio.sleep(_EXPIRE_SECONDS if failed is None else _PROBE_SECONDS)

@@ -8,6 +8,7 @@ from serving.service.http_server import (
 )
 from serving.service.service_process import (
     ServiceSettings,
+    announce,
     load_stable_release,
     prepare_logs,
     say,
@@ -20,6 +21,7 @@ __all__ = [
     "Listening",
     "ServiceSettings",
     "Workers",
+    "announce",
     "cannot_serve",
     "check_tls",
     "load_stable_release",

@@ -52,7 +52,7 @@ class HttpServer(uvicorn.Server):
         config: HttpConfig | None = None,
         *,
         own_logs: bool = True,
-        announce: Callable[[str], None] | None = None,
+        announce: Callable[[], None] | None = None,
     ) -> None:
         """Creates a server.
 
@@ -61,12 +61,11 @@ class HttpServer(uvicorn.Server):
             draining: Event shared with the application; set on shutdown.
             config: Options. None: the defaults.
             own_logs: Whether uvicorn configures its own logging. False: it logs to the root logger.
-            announce: Called with the URL once the port listens, by the first of the processes that
-                share it. None: not called.
+            announce: Called once the port listens. None: not called.
         """
         self._http = config or HttpConfig()
         self._draining = draining
-        self._announce = announce or (lambda url: None)
+        self._announce = announce or (lambda: None)
         self._close_at: float | None = None
         self._listeners: list[listener.Listener] = []
         self._idle = connections.Idle()
@@ -147,7 +146,6 @@ class HttpServer(uvicorn.Server):
 
     def _listen(self, bound: socket.socket) -> None:
         host, port = bound.getsockname()[:2]
-        is_first = not bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         listening = listener.Listener(
             bound,
             self._new_connection,
@@ -161,9 +159,7 @@ class HttpServer(uvicorn.Server):
         except OSError as error:
             raise cannot_serve(host, port, error) from error
         self._listeners.append(listening)
-        if is_first:
-            host = f"[{host}]" if ":" in host else host
-            self._announce(f"{'https' if self.config.is_ssl else 'http'}://{host}:{port}")
+        self._announce()
 
     def _new_connection(self) -> connections.TimedConnection:
         return connections.TimedConnection(

@@ -77,7 +77,7 @@ def serve_until_signal(settings: ServiceSettings, listening: socket.socket) -> N
     # uvicorn drains and then raises the signal again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        serve_release(settings, load_stable_release(settings), listening)
+        serve_release(settings, load_stable_release(settings), listening, is_only=False)
     except (errors.ServingError, OSError) as error:
         sys.exit(f"error: {error}")
 
@@ -126,7 +126,11 @@ def load_stable_release(settings: ServiceSettings) -> releases.Bundle:
 
 
 def serve_release(
-    settings: ServiceSettings, release: releases.Bundle, listening: socket.socket
+    settings: ServiceSettings,
+    release: releases.Bundle,
+    listening: socket.socket,
+    *,
+    is_only: bool = True,
 ) -> None:
     """Serves until a signal.
 
@@ -134,6 +138,7 @@ def serve_release(
         settings: Settings of the process.
         release: Loaded release to start with.
         listening: Bound socket.
+        is_only: Whether no other process shares the socket: it then announces the URLs itself.
 
     Raises:
         ImpressionLogError: The directory of the impression log is not writable.
@@ -192,7 +197,7 @@ def serve_release(
         draining,
         settings.http,
         own_logs=not settings.json_logs,
-        announce=functools.partial(_announce, settings.json_logs),
+        announce=functools.partial(announce, settings, listening) if is_only else None,
     )
     try:
         http_server.raise_file_limit()
@@ -202,6 +207,16 @@ def serve_release(
             impressions.close()
 
 
-def _announce(json_logs: bool, url: str) -> None:
-    say(f"recommendations on {url}/v1/recommend", json_logs)
-    say(f"console on {url}/console, API on {url}/docs", json_logs)
+def announce(settings: ServiceSettings, listening: socket.socket) -> None:
+    """Prints or logs the URLs of the service.
+
+    Args:
+        settings: Settings of its processes.
+        listening: Socket that listens.
+    """
+    host, port = listening.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
+    scheme = "http" if settings.http.tls_certificate is None else "https"
+    url = f"{scheme}://{host}:{port}"
+    say(f"recommendations on {url}/v1/recommend", settings.json_logs)
+    say(f"console on {url}/console, API on {url}/docs", settings.json_logs)

@@ -39,6 +39,8 @@ class Workers:
             is closed once the processes have closed it.
         count: Number of processes.
         end_seconds: Time from SIGTERM until a process is killed, in seconds.
+        announce: Called once a process listens at the socket, and never again: only this process
+            can tell which of the others is the first.
     """
 
     def __init__(
@@ -48,12 +50,15 @@ class Workers:
         listening: socket.socket,
         count: int,
         end_seconds: float,
+        announce: Callable[[], None],
     ) -> None:
         self._target = target
         self._argument = argument
         self._listening = listening
         self._count = count
         self._end_seconds = end_seconds
+        self._announce = announce
+        self._announced = False
         self._context = multiprocessing.get_context("spawn")
         self._processes: list[process.BaseProcess] = []
         self._exits: list[float] = []
@@ -71,8 +76,15 @@ class Workers:
                     self._start()
                 while not self._ending:
                     self._replace_ended()
+                    self._announce_once()
             finally:
                 self._end_all()
+
+    def _announce_once(self) -> None:
+        listens = socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        if not self._announced and self._listening.getsockopt(*listens):
+            self._announced = True
+            self._announce()
 
     def _start(self) -> None:
         started = self._context.Process(

@@ -78,7 +78,12 @@ def main() -> None:
             return
         end_seconds = settings.http.drain_seconds + settings.http.end_seconds + _STOP_SECONDS
         service.Workers(
-            service.serve_until_signal, settings, listening, FLAGS.workers, end_seconds
+            service.serve_until_signal,
+            settings,
+            listening,
+            FLAGS.workers,
+            end_seconds,
+            functools.partial(service.announce, settings, listening),
         ).run()
 
 

@@ -335,14 +335,17 @@ def test_the_impression_log_has_the_values_that_were_used(run, tmp_path):
 
 
 class _Gate:
-    """A store behind a gate, which holds reads or lets them fail."""
+    """A store behind a gate, which holds reads or lets a use fail."""
 
     def __init__(self, store):
         self._store = store
         self.open = asyncio.Event()
         self.open.set()
         self.problem = None
+        self.write_problem = None
+        self.expiry_problem = None
         self.reads = 0
+        self.expiries = 0
 
     def __getattr__(self, name):
         return getattr(self._store, name)
@@ -353,6 +356,17 @@ class _Gate:
         if self.problem is not None:
             raise self.problem
         return await self._store.read(*arguments)
+
+    async def append(self, *arguments):
+        if self.write_problem is not None:
+            raise self.write_problem
+        return await self._store.append(*arguments)
+
+    async def expire(self, *arguments):
+        self.expiries += 1
+        if self.expiry_problem is not None:
+            raise self.expiry_problem
+        return await self._store.expire(*arguments)
 
 
 def test_a_store_that_is_late_or_fails_is_left_alone_for_a_while(run, tmp_path):
@@ -442,6 +456,51 @@ def test_a_store_that_fails_is_noticed_without_requests(run, tmp_path, monkeypat
                 await asyncio.sleep(0.01)
 
     run(scenario, store=gate)
+
+
+def test_a_failed_write_is_a_problem_until_the_next_one_or_for_a_minute(run, tmp_path, caplog):
+    clock = clocks.Clock()
+    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
+    problems = []
+
+    async def scenario(service, data):
+        async def write(problem):
+            gate.write_problem = problem and errors.UserStoreError(problem)
+            with contextlib.suppress(errors.UserStoreError):
+                await data.append([event(1)])
+            problems.append(service.problem)
+
+        await write("locked")
+        await write(None)
+        await write("locked")
+        await data.read(["u"], False, NOW, 30_000)
+        clock.advance(59)
+        problems.append(service.problem)
+        clock.advance(2)
+        problems.append(service.problem)
+        await write("locked")
+
+    run(scenario, store=gate, clock=clock)
+    assert problems == ["locked", None, "locked", "locked", None, "locked"]
+    assert caplog.messages == ["locked", "The user store can be used again.", "locked", "locked"]
+
+
+def test_a_failed_expiry_is_no_problem_of_requests_and_tried_again_soon(
+    run, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(user_data, "_PROBE_SECONDS", 0.01)
+    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
+    gate.expiry_problem = errors.UserStoreError("locked")
+
+    async def scenario(service, data):
+        data.start_upkeep()
+        async with asyncio.timeout(30):
+            while gate.expiries < 3:
+                await asyncio.sleep(0.01)
+        return data.problem
+
+    assert run(scenario, store=gate) is None
+    assert caplog.messages == ["Expired users are not deleted yet: locked"]
 
 
 def test_a_read_cut_short_by_its_request_is_late_and_no_failure_of_the_store(run, tmp_path):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from repository import SCRIPTS
 
-from tfrecords import card, convert, formats, pages, reader
+from tfrecords import card, convert, formats, pages, reader, records
 from tfrecords import schema as schema_lib
 from tfrecords.card import model, rejects, split_counts, statistics, time
 
@@ -319,6 +319,13 @@ def test_a_few_times_far_from_the_others_are_warned_of(tmp_path):
     assert "but nearly all rows are from 2023-11-14 to" in far
     near = texts(card.build_card(users_log(tmp_path / "near", times[:-1], 50)))
     assert "nearly all rows" not in near
+
+
+def test_times_that_an_earlier_version_did_not_count_are_dates():
+    profile = {"low": 1.7e9, "high": 1.7e9 + 86_400 * 30, "rows": [3, 4]}
+    by_time = time.describe(records.TimeProfile(by_time=True, **profile), {})
+    assert (by_time.unit, by_time.edges[0], by_time.by_unit) == ("seconds", "2023-11-14", {})
+    assert time.describe(records.TimeProfile(by_time=False, **profile), {}).unit is None
 
 
 def test_times_in_another_unit_or_none_are_counted(tmp_path):

@@ -162,6 +162,19 @@ def test_another_log_or_option_starts_anew(log, unbroken, tmp_path, monkeypatch)
     assert files(tmp_path / "data") == files(unbroken)
 
 
+def test_what_an_earlier_version_began_starts_again(log, unbroken, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(convert, "_NOTES_VERSION", convert._NOTES_VERSION - 1)
+        patch.setattr(conversion.Stages, "split", _fail)
+        with pytest.raises(RuntimeError):
+            convert.convert(source_of(log), tmp_path / "data")
+    # Its notes of parsed chunks have other entries.
+    for path in (tmp_path / ".data.partial" / "work" / "parse").glob("*.json"):
+        path.write_text("{}")
+    convert.convert(source_of(log), tmp_path / "data")
+    assert files(tmp_path / "data") == files(unbroken)
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("limit", [4_000, 20_000])
 def test_a_full_disk_is_named_and_what_is_done_is_kept(
