@@ -132,6 +132,8 @@ def test_columns_as_numbers(
             [["caf\xa0e", "x\ny"], ["it's\u200b"]],
         ),
         (pa.array([r"['\U0001f600', '\d\\n']", r'["\ud83d\ude00\/"]']), [["😀", "d\\n"], ["😀/"]]),
+        (pa.array(["a|b", "['c', 'd']"]), [["a", "b"], ["c", "d"]]),
+        (pa.array(["['c', 'd']", None]), [["c", "d"], []]),
         # Not lists.
         (pa.array(["[new]|x", "[18-25]"]), [["[new]", "x"], ["[18-25]"]]),
     ],
