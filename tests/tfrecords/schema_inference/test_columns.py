@@ -533,6 +533,32 @@ def test_what_changed_for_an_ad_stays_a_property_of_it(tmp_path: pathlib.Path) -
     assert any("catalog stores the latest value: 'price', 'wording'" in note for note in notes)
 
 
+def test_the_time_orders_the_changes_of_an_ad(tmp_path: pathlib.Path) -> None:
+    # 1,200 has no factor in common with 457, so all rows come, in another order.
+    order = [n * 457 % 1200 for n in range(1200)]
+    price = [n % 7 + 0.5 + n // 600 for n in range(1200)]
+    columns = without_requests(price=price, ts=[1_700_000_000 + 60 * n for n in range(1200)])
+    shuffled = {name: [values[n] for n in order] for name, values in columns.items()}
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", shuffled)])
+    assert sides(proposal)["price"] == "ad"
+    del shuffled["ts"]
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", shuffled)])
+    assert sides(proposal)["price"] == "query"
+
+
+def test_what_changes_with_each_impression_is_of_the_query(tmp_path: pathlib.Path) -> None:
+    # The rows of an item are 7 apart, which has no factor in common with 5 or 20.
+    context = {
+        "bid_floor": [n % 5 / 2 for n in range(1200)],
+        # In 95 % of the rows it is the same.
+        "promo_code": ["none" if n % 20 else "mail" for n in range(1200)],
+        # Each leads to one item.
+        "placement": [f"p{n % 7}-{n % 5}" for n in range(1200)],
+    }
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", without_requests(**context))])
+    assert sides(proposal) == {"user": "query", "item": "ad", **dict.fromkeys(context, "query")}
+
+
 def test_headers_within_a_log_are_left_out_and_said(tmp_path: pathlib.Path) -> None:
     more: dict[str, Any] = {
         "click": list(THIRD),
