@@ -86,6 +86,11 @@ _LISTED = re.compile(
     + "|".join(_NOTHING),
     re.DOTALL,
 )
+# In texts of JSON and Python.
+_ESCAPE = re.compile(
+    r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|U0010[0-9a-fA-F]{4}|.)", re.DOTALL
+)
+_CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _COLUMN_KEYS = (*LABELS, "request_key", "time", "position", "user_key", "split")
 
 
@@ -441,11 +446,17 @@ def _listed(item: str) -> str:
     """Returns the text of a value of a list in brackets; whole numbers are digits."""
     if item[0] not in "'\"":
         return str(int(float(item))) if "." in item and float(item).is_integer() else item
-    try:
-        text = json.loads(item)
-    except ValueError:  # As Python writes it.
-        text = re.sub(r"\\(.)", r"\1", item[1:-1], flags=re.DOTALL)
+    if "\\" not in item:
+        return item[1:-1]
+    text = _ESCAPE.sub(_unescaped, item[1:-1])
+    # JSON writes characters above 0xffff as two.
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     return text.encode("utf-8", "replace").decode()
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    name = match[1]
+    return chr(int(name[1:], 16)) if len(name) > 1 else _CONTROLS.get(name, name)
 
 
 def schema_from_json(value: Mapping[str, Any]) -> Schema:

@@ -143,10 +143,15 @@ def as_lists(field: Field, column: pa.ChunkedArray) -> pa.ListArray:
 
 def _split(texts: pa.Array, separator: str) -> pa.ListArray:
     """Splits the texts of lists [V]; null stays null."""
-    if not pc.any(pc.match_substring(texts, "[")).as_py():
-        return pc.split_pattern(texts, separator)
-    lists = [None if text is None else texts_of(text, separator) for text in texts.to_pylist()]
-    return pa.array(lists, pa.list_(pa.string()))
+    split = pc.split_pattern(texts, separator)
+    has_bracket = pc.fill_null(pc.match_substring(texts, "["), False)
+    if not pc.any(has_bracket).as_py():
+        return split
+    rows = np.flatnonzero(has_bracket)
+    lists = [texts_of(text, separator) for text in texts.take(pa.array(rows)).to_pylist()]
+    sources = np.arange(len(texts))
+    sources[rows] = len(texts) + np.arange(len(rows))
+    return pa.concat_arrays([split, pa.array(lists, split.type)]).take(pa.array(sources))
 
 
 def with_fingerprints(values: pa.Array) -> Strings:

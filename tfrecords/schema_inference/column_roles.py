@@ -109,7 +109,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         roles.engagement = take(labels.engagement(free(), roles.ad_key))
     if roles.revenue is None:
         roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
-    roles.time = take(times.find(free(), notes))
+    roles.time = take(times.find(free(), (roles.ad_key, roles.user_key), notes))
     roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
     if roles.request_key is None and roles.event is None:
         roles.request_key = take(_adjacent(free(), roles, notes))

@@ -156,7 +156,8 @@ def _is_clock(column: Column, roles: Roles) -> bool:
     """Returns whether a column is another time."""
     if len(column.known) < _FEW_ROWS or column.is_list:
         return False
-    return times.is_clock(column, column.plain_words in known_names.TIMES)
+    is_clock = times.is_clock(column, column.plain_words in known_names.TIMES)
+    return is_clock and not times.is_date_of(column, (roles.ad_key, roles.user_key), roles.time)
 
 
 def _counts_rows(column: Column, roles: Roles) -> bool:

@@ -31,6 +31,8 @@ from tfrecords.schema_inference import file_columns, known_names, writing
 # Maximum share of keys with deviating rows, such as a request in which an hour ends, and of rows
 # that deviate from others of their ad.
 _MAX_DEVIATIONS = 0.01
+# Maximum changes of a property of ads, as a share of those of a column that ignores the ad.
+_MAX_CHANGES = 0.1
 ROWS = 100_000
 LOG, USERS, ADS = "log", "users", "ads"
 _RECBOLE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
@@ -351,6 +353,28 @@ def is_constant_per_ad(column: Column, ad: Column) -> bool:
     if _differs(codes, ads, len(ad.values)).sum() > tolerated:
         return False
     return _deviating_rows(codes, ads, len(ad.values)) <= tolerated
+
+
+def changes_rarely(column: Column, ad: Column, time: Column | None) -> bool:
+    """Returns whether an ad usually has the value of its row before, as a price does.
+
+    Rows without a value say nothing, unless having one is all that the column says.
+
+    Args:
+        column: The column.
+        ad: The column of ad ids.
+        time: The time, which orders the rows; None: they are in order.
+    """
+    rows = np.flatnonzero(column.present) if len(column.known) > 1 else np.arange(len(ad.codes))
+    if time is not None:
+        rows = rows[np.argsort(time.by_row(time.times)[rows], kind="stable")]
+    rows = rows[np.argsort(ad.codes[rows], kind="stable")]
+    codes, ads = column.codes[rows], ad.codes[rows]
+    follows = ads[1:] == ads[:-1]
+    changes = (codes[1:] != codes[:-1])[follows]
+    # If each row had the value of any row, a value would stay with its share of the rows.
+    by_chance = 1 - np.sum((np.bincount(codes) / max(len(codes), 1)) ** 2)
+    return bool(changes.sum() <= _MAX_CHANGES * by_chance * len(changes))
 
 
 def varies_within(column: Column, key: Column) -> bool:

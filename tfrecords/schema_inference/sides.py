@@ -56,7 +56,8 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
         return "query", "constant within each request"
     # A changed title has values that no other ad has.
     is_of_one_ad = column.table == LOG and log_sample.is_constant_per_ad(roles.ad_key, column)
-    if not _OF_AD.isdisjoint(column.words) or (is_of_one_ad and not is_of_user):
+    sounds_of_ad = not _OF_AD.isdisjoint(column.words) or (is_of_one_ad and not is_of_user)
+    if sounds_of_ad and log_sample.changes_rarely(column, roles.ad_key, roles.time):
         return "ad", "about the ad, of which the catalog stores the latest value"
     return "query", "varies between impressions of an ad"
 

@@ -1,21 +1,32 @@
 """Finds the time column of a log."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from tfrecords.columns import parse_times
-from tfrecords.schema_inference import known_names
+from tfrecords.schema_inference import known_names, log_sample
 from tfrecords.schema_inference.log_sample import Column
 
 _PROBED = 50
 # Larger than the nanoseconds of any date.
 _LATEST = 1e20
+# Of the ranks of a date with those of the rows, where it follows the time.
+_MIN_CORRELATION = 0.9
 
 
-def find(columns: Sequence[Column], notes: list[str]) -> Column | None:
-    """Returns the time column, or None; adds notes about unsuitable columns."""
+def find(
+    columns: Sequence[Column], keys: Sequence[Column | None], notes: list[str]
+) -> Column | None:
+    """Returns the time column, or None; adds notes about unsuitable columns.
+
+    Args:
+        columns: The columns that may be the time.
+        keys: The ad and user keys, each None if the log lacks it.
+        notes: The notes.
+    """
     named = [c for c in columns if c.plain_words in known_names.TIMES]
     named.sort(key=lambda c: known_names.TIMES.index(c.plain_words))
     ending = [c for c in columns if c.words and c.words[-1] in ("time", "timestamp", "at", "date")]
@@ -24,7 +35,7 @@ def find(columns: Sequence[Column], notes: list[str]) -> Column | None:
         if not column.known or column.is_list or column.missing_share > 0.5:
             continue
         missing = column.missing_share
-        if is_clock(column, column in named):
+        if is_clock(column, column in named) and (column in named or not is_date_of(column, keys)):
             if missing > known_names.MAX_REJECTED:
                 lacking.append(column)
                 continue
@@ -59,6 +70,43 @@ def is_clock(column: Column, is_named: bool) -> bool:
     hashed = column.words[-1:] in (("id",), ("key",), ("hash",))
     is_epoch = _epoch_unit(column) is not None and len(column.known) > 2 and not hashed
     return (is_named and float(column.numbers.max()) > 1000) or is_epoch
+
+
+def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | None = None) -> bool:
+    """Returns whether a column is a date of each ad or user, such as a release or a signup.
+
+    A date that follows the time is not one, even if each user comes on one day only.
+
+    Args:
+        column: A column of times.
+        keys: The ad and user keys, each None if the log lacks it.
+        time: The time of the log; None: it is unknown, and the rows are perhaps in its order.
+    """
+    if len(column.known) < 2 or _follows(column, time):
+        return False
+    for key in keys:
+        if key is None:
+            continue
+        rows = np.arange(len(key.codes))
+        if time is None:  # Adjacent rows may be of one request, which has one time.
+            rows = rows[np.append(True, key.codes[1:] != key.codes[:-1])]
+        own, of_key = (dataclasses.replace(c, codes=c.codes[rows]) for c in (column, key))
+        if log_sample.is_constant_per_ad(own, of_key):
+            return True
+    return False
+
+
+def _follows(column: Column, time: Column | None) -> bool:
+    """Returns whether times rise or fall with the time of the log."""
+    dates = column.by_row(column.times)
+    order = np.arange(len(dates))
+    if time is not None:
+        order = np.argsort(time.by_row(time.times), kind="stable")
+    dates = dates[order]
+    ranks = np.unique(dates[~np.isnan(dates)], return_inverse=True)[1]
+    if len(ranks) == 0 or ranks.max() == 0:
+        return False
+    return bool(abs(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) > _MIN_CORRELATION)
 
 
 def seconds(column: Column) -> np.ndarray | None:

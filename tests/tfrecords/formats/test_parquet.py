@@ -127,6 +127,13 @@ def test_columns_as_numbers(
         (pa.array(["['a' 'b']", " [1, 2.0, None, nan]"]), [["a", "b"], ["1", "2"]]),
         (pa.array(['["\\u00e9", "\\ud800", null]', '["it\'s"]']), [["é", "?"], ["it's"]]),
         (pa.array(["""['it\\'s', "a"]""", "a|[b]"]), [["it's", "a"], ["a", "[b]"]]),
+        (
+            pa.array([str(["caf\xa0e", "x\ny"]), str(["it's\u200b\t"])]),
+            [["caf\xa0e", "x\ny"], ["it's\u200b"]],
+        ),
+        (pa.array([r"['\U0001f600', '\d\\n']", r'["\ud83d\ude00\/"]']), [["😀", "d\\n"], ["😀/"]]),
+        (pa.array(["a|b", "['c', 'd']"]), [["a", "b"], ["c", "d"]]),
+        (pa.array(["['c', 'd']", None]), [["c", "d"], []]),
         # Not lists.
         (pa.array(["[new]|x", "[18-25]"]), [["[new]", "x"], ["[18-25]"]]),
     ],

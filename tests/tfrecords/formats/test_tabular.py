@@ -484,6 +484,11 @@ def test_a_packed_file_is_refused(tmp_path: pathlib.Path, begin: bytes, what: st
         parsed(write(tmp_path / "log.x", begin + b" and so on"))
 
 
+def test_a_header_that_begins_like_an_orc_file_is_read(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path / "log.txt", "ORCID\x01ad\x01click\nx\x011\x010\n")
+    assert formats.column_names(path, ()) == ("ORCID", "ad", "click")
+
+
 @pytest.mark.parametrize("count", [3, 15_000])
 def test_a_header_that_opens_a_quote_and_does_not_close_it_is_said(
     tmp_path: pathlib.Path, count: int

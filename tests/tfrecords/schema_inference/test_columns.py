@@ -533,6 +533,63 @@ def test_what_changed_for_an_ad_stays_a_property_of_it(tmp_path: pathlib.Path) -
     assert any("catalog stores the latest value: 'price', 'wording'" in note for note in notes)
 
 
+def test_the_time_orders_the_changes_of_an_ad(tmp_path: pathlib.Path) -> None:
+    # 1,200 has no factor in common with 457, so all rows come, in another order.
+    order = [n * 457 % 1200 for n in range(1200)]
+    price = [n % 7 + 0.5 + n // 600 for n in range(1200)]
+    columns = without_requests(price=price, ts=[1_700_000_000 + 60 * n for n in range(1200)])
+    shuffled = {name: [values[n] for n in order] for name, values in columns.items()}
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", shuffled)])
+    assert sides(proposal)["price"] == "ad"
+    del shuffled["ts"]
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", shuffled)])
+    assert sides(proposal)["price"] == "query"
+
+
+def test_what_changes_with_each_impression_is_of_the_query(tmp_path: pathlib.Path) -> None:
+    # The rows of an item are 7 apart, which has no factor in common with 5 or 20.
+    context = {
+        "bid_floor": [n % 5 / 2 for n in range(1200)],
+        # In 95 % of the rows it is the same.
+        "promo_code": ["none" if n % 20 else "mail" for n in range(1200)],
+        # Each leads to one item.
+        "placement": [f"p{n % 7}-{n % 5}" for n in range(1200)],
+    }
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", without_requests(**context))])
+    assert sides(proposal) == {"user": "query", "item": "ad", **dict.fromkeys(context, "query")}
+
+
+@pytest.mark.parametrize("form", ["201{}0{}15", "201{}-0{}-15"])
+def test_dates_of_ads_and_users_are_fields(tmp_path: pathlib.Path, form: str) -> None:
+    columns = without_requests(
+        user=[f"u{n % 400}" for n in range(1200)],
+        release_date=[form.format(n % 7, 1 + n % 7) for n in range(1200)],
+        signup_day=[form.format(n % 400 % 10, 1 + n % 400 % 9) for n in range(1200)],
+    )
+    expected = {"user": "query", "item": "ad", "release_date": "ad", "signup_day": "query"}
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert "time" not in proposal
+    assert sides(proposal) == expected
+    columns["ts"] = [1_700_000_000 + 60 * n for n in range(1200)]
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert proposal["time"] == "ts"
+    assert {**sides(proposal), **expected} == sides(proposal)
+
+
+def test_the_day_is_a_time_though_each_user_comes_on_one_day(tmp_path: pathlib.Path) -> None:
+    # 24 days with 25 users each, who come twice.
+    columns = without_requests(
+        user=[f"u{n // 50}-{n % 25}" for n in range(1200)],
+        shown_date=[f"2024-05-{1 + n // 50:02d}" for n in range(1200)],
+    )
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert proposal["time"] == "shown_date"
+    columns["ts"] = [1_700_000_000 + 1_728 * n for n in range(1200)]
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert proposal["time"] == "ts"
+    assert any("later requests have other times): 'shown_date'" in note for note in notes)
+
+
 def test_headers_within_a_log_are_left_out_and_said(tmp_path: pathlib.Path) -> None:
     more: dict[str, Any] = {
         "click": list(THIRD),

@@ -29,8 +29,8 @@ _BINARY = {
     rb"\xfd7zXZ": "compressed by xz; decompress it, or use gzip",
     rb"SQLite format 3\x00": f"an SQLite database; {_EXPORT}",
     rb"ARROW1": f"an Arrow or Feather file; {_EXPORT}",
-    # A header may begin with ORC, but has no control characters.
-    rb"ORC.{0,6}[\x00-\x08]": f"an ORC file; {_EXPORT}",
+    # A header may begin with ORC, but has no control characters other than Hive's delimiter.
+    rb"ORC.{0,6}[\x00\x02-\x08]": f"an ORC file; {_EXPORT}",
     rb"Obj\x01": f"an Avro file; {_EXPORT}",
 }
 _EXCEL = re.compile(rb"\"?sep=[^\r\n]\"?\r?\n")
