@@ -346,12 +346,23 @@ class _Gate:
         self.expiry_problem = None
         self.reads = 0
         self.expiries = 0
+        self._used = asyncio.Condition()
 
     def __getattr__(self, name):
         return getattr(self._store, name)
 
+    async def until(self, condition):
+        """Waits for a condition, which is looked at as each read and expiry begins."""
+        async with asyncio.timeout(30), self._used:
+            await self._used.wait_for(condition)
+
+    async def _notify(self):
+        async with self._used:
+            self._used.notify_all()
+
     async def read(self, *arguments):
         self.reads += 1
+        await self._notify()
         await self.open.wait()
         if self.problem is not None:
             raise self.problem
@@ -364,6 +375,7 @@ class _Gate:
 
     async def expire(self, *arguments):
         self.expiries += 1
+        await self._notify()
         if self.expiry_problem is not None:
             raise self.expiry_problem
         return await self._store.expire(*arguments)
@@ -448,12 +460,9 @@ def test_a_store_that_fails_is_noticed_without_requests(run, tmp_path, monkeypat
 
     async def scenario(service, data):
         data.start_upkeep()
-        async with asyncio.timeout(30):
-            while data.problem is None:
-                await asyncio.sleep(0.01)
-            gate.problem = None
-            while data.problem is not None:
-                await asyncio.sleep(0.01)
+        await gate.until(lambda: data.problem is not None)
+        gate.problem = None
+        await gate.until(lambda: data.problem is None)
 
     run(scenario, store=gate)
 
@@ -494,9 +503,7 @@ def test_a_failed_expiry_is_no_problem_of_requests_and_tried_again_soon(
 
     async def scenario(service, data):
         data.start_upkeep()
-        async with asyncio.timeout(30):
-            while gate.expiries < 3:
-                await asyncio.sleep(0.01)
+        await gate.until(lambda: gate.expiries >= 3)
         return data.problem
 
     assert run(scenario, store=gate) is None
