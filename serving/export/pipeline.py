@@ -62,6 +62,7 @@ PRODUCTS = {
     "bundle": "manifests/*.json",
 }
 STEPS = tuple(PRODUCTS)
+_TRAININGS = ("ranker", "retrieval")
 
 # Counts for the data card, which no other step reads. Data sets of earlier versions lack them, and
 # models that were trained on one are still those of the data set.
@@ -418,9 +419,12 @@ class Pipeline:
         return _digest({"written": written})
 
     def _written(self, step: str) -> str | None:
-        """Returns a digest of the file that a step writes last, or None."""
+        """Returns a checksum of the description that a training writes last; None of other steps.
+
+        Only these directories are also written without a pipeline.
+        """
         path = self.path(step) / PRODUCTS[step]
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+        return files.sha256(path)[:16] if step in _TRAININGS and path.is_file() else None
 
     def _whole_data_set(self) -> reader.DataSet | None:
         """Returns the data set or None; removes one with a missing or altered file."""
