@@ -26,7 +26,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tfrecords import columns, conversion, formats, reader, records, schema
+from tfrecords import conversion, formats, reader, records, schema
 from tfrecords.splits import SplitOptions
 
 # A few bad rows in a small file do not mean that the file is wrong.
@@ -210,14 +210,10 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
         lines=num_rows,
         rejected=num_rejected,
         events=events,
-        ads_table=_described(fitted.ads.table_keys),
-        users_table=_described(work.users_table),
+        ads_table=fitted.ads.table_keys,
+        users_table=work.users_table,
     )
     work.finish(split, fitted, packer, described, splits)
-
-
-def _described(keys: columns.KeyCounts | None) -> records.TableKeys | None:
-    return None if keys is None else records.TableKeys(**dataclasses.asdict(keys))
 
 
 def check_rejected(

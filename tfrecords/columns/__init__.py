@@ -41,7 +41,7 @@ from tfrecords.columns.placeholders import (
     read_number,
     without_placeholders,
 )
-from tfrecords.columns.table_keys import KeyCounts, count_keys
+from tfrecords.columns.table_keys import count_keys
 from tfrecords.columns.time_units import (
     DIGITS,
     UNITS_PER_SECOND,
@@ -58,7 +58,6 @@ __all__ = [
     "NULLS",
     "TRUTHS",
     "UNITS_PER_SECOND",
-    "KeyCounts",
     "KeyIndex",
     "RowFaults",
     "Strings",

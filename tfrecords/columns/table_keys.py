@@ -3,28 +3,16 @@
 Shapes: B rows, V distinct keys.
 """
 
-import dataclasses
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-
-@dataclasses.dataclass(frozen=True)
-class KeyCounts:
-    """The rows of a table of ads or users that do not count.
-
-    Attributes:
-        key: Columns that identify the rows.
-        repeated: Rows whose key comes again; the last row of a key counts.
-        differing: Those of them that differ from the last one in a column that is read.
-        without_key: Rows without a key.
-    """
-
-    key: list[str]
-    repeated: int
-    differing: int
-    without_key: int
+if TYPE_CHECKING:
+    from tfrecords import records
 
 
 def count_keys(
@@ -34,7 +22,7 @@ def count_keys(
     codes: np.ndarray,
     last: np.ndarray,
     is_missing: np.ndarray,
-) -> KeyCounts:
+) -> records.TableKeys:
     """Counts the rows of a table that do not count, because of their key.
 
     Args:
@@ -45,6 +33,9 @@ def count_keys(
         last: Last row of each key [V].
         is_missing: Whether a key is a missing one [V].
     """
+    # Imported here, so that formats and schemas can be checked without TensorFlow.
+    from tfrecords import records
+
     without_key = is_missing[codes]
     counted = last[codes]
     repeated = np.flatnonzero((counted != np.arange(len(codes))) & ~without_key)
@@ -53,7 +44,7 @@ def count_keys(
     for name in names if len(repeated) else ():
         own, of_last = np.split(_coded(table[name].take(compared)), 2)
         differs |= own != of_last
-    return KeyCounts(
+    return records.TableKeys(
         key=list(key),
         repeated=len(repeated),
         differing=int(differs.sum()),

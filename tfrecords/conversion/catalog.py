@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 
 from tfrecords import encoding, reader, records
 from tfrecords.columns import (
-    KeyCounts,
     KeyIndex,
     coded_keys,
     count_keys,
@@ -117,7 +116,7 @@ class CatalogAds:
         fingerprints: np.ndarray,
         table: pa.Table,
         not_in_table: int = 0,
-        table_keys: KeyCounts | None = None,
+        table_keys: records.TableKeys | None = None,
     ) -> None:
         self.fingerprints, self.table = fingerprints, table
         self.not_in_table, self.table_keys = not_in_table, table_keys
@@ -218,7 +217,7 @@ def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
     return _keyed_ads(schema, table)[0]
 
 
-def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, KeyCounts]:
+def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, records.TableKeys]:
     """Returns the result of `ads_of_table`, and the keys of the table."""
     table = without_placeholders(schema, table)
     codes, strings = coded_keys(table, schema.ad_key)

@@ -203,7 +203,7 @@ class Stages:
         self._progress = progress
 
     @property
-    def users_table(self) -> columns.KeyCounts | None:
+    def users_table(self) -> records.TableKeys | None:
         """Keys of the table of users that is joined to the log, or None."""
         return getattr(self._log, "users_table", None)
 
