@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +27,11 @@ import pytest
 import shared
 import tensorflow as tf
 import waiting
-from tensorflow_serving.apis import prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    prediction_service_pb2_grpc,
+)
 
 from serving import (
     index,
@@ -435,6 +440,28 @@ def altering_server(address: str, edit: Callable, port: int = 0) -> Iterator[str
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(grace=None).wait()
+
+
+def refused_calls(server: model_server.ModelServer) -> int:
+    """Returns how many calls of a model server found no free thread."""
+    counts = re.findall(r'"RESOURCE_EXHAUSTED"} (\d+)', server.metrics.render().decode())
+    return sum(map(int, counts))
+
+
+@contextlib.contextmanager
+def taken_thread(server: model_server.ModelServer) -> Iterator[None]:
+    """Takes the only gRPC thread of a model server of "ranker" until the block ends."""
+    status = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "ranker"})
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        # Each lookup of a model waits for this lock.
+        with server.manager._changed:
+            calls = [stub.GetModelStatus.future(status) for _ in range(2)]
+            # One of them is refused because the other has the thread.
+            waiting.until(lambda: any(call.done() for call in calls))
+            [taking] = [call for call in calls if not call.done()]
+            yield
+        assert taking.result(waiting.GUARD_SECONDS)
 
 
 @contextlib.contextmanager

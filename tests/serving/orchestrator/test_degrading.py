@@ -2,16 +2,13 @@
 
 import asyncio
 import contextlib
-import re
 import threading
 
 import clocks
-import grpc
 import numpy as np
 import pytest
 import serving_fixtures
 import waiting
-from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from serving import errors, ranker, requests
 from serving.config import BreakerConfig, OrchestratorConfig, RankingConfig
@@ -231,33 +228,21 @@ def test_a_call_in_flight_is_answered_by_the_next_server_when_its_own_ends(run, 
 
 def test_a_ranker_without_a_free_thread_is_called_again_until_the_deadline(run, tiny_base):
     options = server.Options(grpc_max_threads=1)
-    models = {"ranker": tiny_base / "ranker"}
-    status = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "ranker"})
 
-    def refusals(running):
-        return sum(
-            map(int, re.findall(r'"RESOURCE_EXHAUSTED"} (\d+)', running.metrics.render().decode()))
-        )
-
-    async def scenario(service, running, stub):
+    async def scenario(service, running):
         full = await service.recommend(REQUEST)
-        with running.manager._changed:
-            # It takes the only thread, and waits for the lock.
-            taking = stub.GetModelStatus.future(status)
+        with serving_fixtures.taken_thread(running):
             late = await service.recommend(serving_fixtures.changed(REQUEST, deadline_ms=500))
-            before = refusals(running)
+            before = serving_fixtures.refused_calls(running)
             asked = asyncio.create_task(service.recommend(REQUEST))
-            await asyncio.to_thread(waiting.until, lambda: refusals(running) > before)
-        assert taking.result(60)
+            await asyncio.to_thread(
+                waiting.until, lambda: serving_fixtures.refused_calls(running) > before
+            )
         return full, late, await asked, service._ranking.breaker_state
 
-    with (
-        server.ModelServer(models, options=options) as running,
-        grpc.insecure_channel(f"127.0.0.1:{running.port}") as channel,
-    ):
-        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+    with server.ModelServer({"ranker": tiny_base / "ranker"}, options=options) as running:
         full, late, asked, state = run(
-            lambda service: scenario(service, running, stub), f"127.0.0.1:{running.port}"
+            lambda service: scenario(service, running), f"127.0.0.1:{running.port}"
         )
     assert (full.degraded, asked.degraded, state) == (None, None, "closed")
     assert late.order == "retrieval"

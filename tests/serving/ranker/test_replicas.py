@@ -10,12 +10,10 @@ import threading
 
 import children
 import clocks
-import grpc
 import pytest
 import repository
 import serving_fixtures
 import waiting
-from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from serving import errors, orchestrator, ranker, requests
 from serving.config import OrchestratorConfig, RankingConfig
@@ -275,35 +273,22 @@ def test_calls_in_flight_stay_limited_while_replicas_come_and_go(tiny_bundle, re
 
 def test_a_busy_replica_is_left_for_another_and_waited_for_if_all_are_busy(tiny_base, tiny_bundle):
     models, options = {"ranker": tiny_base / "ranker"}, server.Options(grpc_max_threads=1)
-    status = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "ranker"})
-
-    def refusals(one):
-        return sum(
-            map(int, re.findall(r'"RESOURCE_EXHAUSTED"} (\d+)', one.metrics.render().decode()))
-        )
-
-    @contextlib.contextmanager
-    def busy(one):
-        """Takes the only thread of a server, until the block ends."""
-        with grpc.insecure_channel(f"127.0.0.1:{one.port}") as channel, one.manager._changed:
-            stub = model_service_pb2_grpc.ModelServiceStub(channel)
-            taking = stub.GetModelStatus.future(status)
-            # The next call is refused.
-            waiting.until(lambda: _is_refused(stub, status))
-            yield taking
 
     async def scenario(service, both):
         await service.verify_ranker()
-        with busy(both[0]):
-            before = refusals(both[0])
+        with serving_fixtures.taken_thread(both[0]):
+            before = serving_fixtures.refused_calls(both[0])
             answers = [await service.recommend(REQUEST) for _ in range(4)]
-            refused = refusals(both[0]) - before
+            refused = serving_fixtures.refused_calls(both[0]) - before
             healthy = states(service)
-        with busy(both[0]), busy(both[1]):
-            before = [refusals(one) for one in both]
+        with serving_fixtures.taken_thread(both[0]), serving_fixtures.taken_thread(both[1]):
+            before = [serving_fixtures.refused_calls(one) for one in both]
             asked = asyncio.create_task(service.recommend(REQUEST))
             await becomes(
-                lambda: all(refusals(one) > count for one, count in zip(both, before, strict=True))
+                lambda: all(
+                    serving_fixtures.refused_calls(one) > count
+                    for one, count in zip(both, before, strict=True)
+                )
             )
         return [*answers, await asked], refused, healthy
 
@@ -339,14 +324,6 @@ def test_the_last_healthy_replica_is_waited_for_while_it_reconnects(tiny_bundle,
         )
     assert again == address
     assert (first.degraded, second.degraded) == (None, None)
-
-
-def _is_refused(stub, status):
-    try:
-        stub.GetModelStatus(status, timeout=0.05)
-    except grpc.RpcError as error:
-        return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    return False
 
 
 def test_servers_follow_a_name_in_dns(tiny_bundle, replicas):
