@@ -2,8 +2,9 @@
 
 from tfrecords.formats import criteo
 from tfrecords.formats.files.delimited import STRINGS
+from tfrecords.formats.files.folders import values_of as values_of_folders
 from tfrecords.formats.files.lines import open_text
-from tfrecords.formats.files.paths import expand_paths, partitions
+from tfrecords.formats.files.paths import expand_paths
 from tfrecords.formats.files.table_files import (
     column_names,
     is_json,
@@ -44,6 +45,6 @@ __all__ = [
     "lists_of_objects",
     "open_table",
     "open_text",
-    "partitions",
     "shown_names",
+    "values_of_folders",
 ]

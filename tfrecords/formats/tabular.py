@@ -21,7 +21,7 @@ from tfrecords.columns import (
     written_numbers,
 )
 from tfrecords.formats import protocol
-from tfrecords.formats.files import delimited, paths, side_tables, table_files
+from tfrecords.formats.files import delimited, side_tables, table_files
 from tfrecords.schema import KINDS, Schema
 
 # Line 1 may name the delimiter, and the next one the columns.
@@ -56,7 +56,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     """
     if files.ads is None:
         return None
-    names = table_files.column_names(files.ads, schema.columns)
+    names = table_files.readable_names(files.ads, schema.columns)
     _check_key(files.ads, "ad_key", schema.ad_key, names)
     shown = [name for name in schema.show if name in names]
     wanted = dict.fromkeys((*schema.ad_key, *(f.source for f in schema.logged_ad_fields), *shown))
@@ -207,7 +207,7 @@ def _sources(
     logs = list(files.parts())
     of_logs = {path for path, _ in logs}
     names = {
-        path: table_files.column_names(path, wanted, schema.header if path in of_logs else ())
+        path: table_files.readable_names(path, wanted, schema.header if path in of_logs else ())
         for path in files
     }
     first = logs[0][0]
@@ -307,11 +307,6 @@ def _nowhere(
     advice = "Correct the schema" + (
         "." if must_be_in_log else ", or give the table of users or ads that has it."
     )
-    if folder := paths.partitions(log_path).get(name):
-        advice = (
-            f"The name of the folder {folder!r} is not read as a column. Write {name!r} into the "
-            "files, or correct the schema."
-        )
     return (
         f"Schema {schema.name!r} reads the column {name!r}{reason}; it is not in {places}.{hint} "
         f"{advice}"

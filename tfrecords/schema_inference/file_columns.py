@@ -74,9 +74,9 @@ def only_later(paths: Sequence[pathlib.Path]) -> list[str]:
 def in_folders(path: pathlib.Path, names: Collection[str]) -> list[str]:
     """Returns notes on the columns that only the names of folders have, such as `dt=2024-05-01`."""
     return [
-        f"The name of the folder {folder!r} is not read as a column. Write {name!r} into the files "
-        "to use it, for example as the time."
-        for name, folder in formats.partitions(path).items()
+        f"Left out: the column {name!r} of the folder {name}={value}, which has one value in each "
+        f"file. Name {name!r} in the schema to read it, for example as the time."
+        for name, value in formats.values_of_folders(path).items()
         if name not in names
     ]
 

@@ -8,11 +8,12 @@ import collections
 import json
 import pathlib
 import re
+import shlex
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from tfrecords import schema, terminal
+from tfrecords import formats, schema, terminal
 from tfrecords.schema_inference import (
     column_roles,
     kinds,
@@ -265,7 +266,7 @@ def _shown(samples: Sequence[Sample], roles: Roles) -> list[str]:
 
 
 def write_proposal(
-    paths: Sequence[pathlib.Path],
+    data_path: str,
     users: pathlib.Path | None,
     ads: pathlib.Path | None,
     target_path: pathlib.Path,
@@ -273,7 +274,7 @@ def write_proposal(
     """Writes a proposed schema file.
 
     Args:
-        paths: The log's files.
+        data_path: The log's files; see `formats.expand_paths`.
         users: Table of users, or None.
         ads: Table of ads, or None.
         target_path: The schema file to create.
@@ -287,7 +288,7 @@ def write_proposal(
     """
     if target_path.exists():
         raise FileExistsError(f"{target_path} exists. Move it, or name another file.")
-    proposal, notes = propose(paths, users, ads)
+    proposal, notes = propose(formats.expand_paths(data_path), users, ads)
     target_path.parent.mkdir(parents=True, exist_ok=True)
     target_path.write_text(_text(proposal), encoding="utf-8")
     points = "\n".join(f"  - {note}" for note in notes)
@@ -295,22 +296,23 @@ def write_proposal(
         f"Wrote a proposed schema of {len(proposal['fields'])} fields to {target_path}.\n"
         f"{points}\n"
         "Check these decisions, edit the file where they are wrong, then train:\n"
-        f"  {_command(paths, users, ads, target_path)}"
+        f"  {_command(data_path, users, ads, target_path, proposal['name'])}"
     )
 
 
 def _command(
-    paths: Sequence[pathlib.Path],
+    data_path: str,
     users: pathlib.Path | None,
     ads: pathlib.Path | None,
     target_path: pathlib.Path,
+    name: str,
 ) -> str:
     """Returns the command that trains on the log with the proposed schema."""
-    parts = ["tfrec train --format=tabular", f"--schema_path={target_path}"]
-    parts.append(f"--data_path={','.join(map(str, paths))}")
+    parts = ["tfrec", "train", "--format=tabular", f"--schema_path={target_path}"]
+    parts.append(f"--data_path={data_path}")
     parts += [f"--users_path={users}"] if users else []
     parts += [f"--ads_path={ads}"] if ads else []
-    return " ".join([*parts, f"--workdir=workdir/{_name(paths[0])}"])
+    return shlex.join([*parts, f"--workdir=workdir/{name}"])
 
 
 def _text(proposal: dict[str, Any]) -> str:
@@ -326,5 +328,8 @@ def _text(proposal: dict[str, Any]) -> str:
 
 
 def _name(path: pathlib.Path) -> str:
+    # A file of a partitioned table is named by Hive or Spark, the table by a person.
+    partitions = [folder for folder in path.parents if "=" in folder.name]
+    path = partitions[-1].parent if partitions else path
     stem = path.name.removesuffix(".gz").split(".")[0]
     return re.sub(r"\W+", "_", stem).strip("_") or "log"

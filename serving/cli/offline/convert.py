@@ -112,6 +112,4 @@ def _propose() -> None:
         raise ValueError("--infer_schema requires --data_path=FILE.")
     target = pathlib.Path(FLAGS.schema_path or pathlib.Path(FLAGS.workdir) / "schema.json")
     users, ads = log_flags.optional_path(FLAGS.users_path), log_flags.optional_path(FLAGS.ads_path)
-    print(
-        schema_inference.write_proposal(formats.expand_paths(FLAGS.data_path), users, ads, target)
-    )
+    print(schema_inference.write_proposal(FLAGS.data_path, users, ads, target))

@@ -376,24 +376,47 @@ def test_a_column_that_is_nowhere_is_named_with_what_comes_near(tmp_path: pathli
         parsed(unrated, rated, users=users, ads=write(tmp_path / "b.csv", ADS))
 
 
-def test_a_column_in_the_name_of_a_folder_is_said_to_be_unread(tmp_path: pathlib.Path) -> None:
+def test_columns_in_the_names_of_folders_are_read(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "dt=2024-05-01" / "country=C%2FH" / "age=30" / "clicked=1" / "name=no"
+    folder.mkdir(parents=True)
+    rows = pa.table({"sku": ["a", "b"], "name": ["tea", "pot"]})
+    parquet.write_table(rows, folder / "part-0.parquet")
+    write(folder / "part-0.csv", "sku,name\na,tea\nb,pot\n")
+    write(folder / "part-0.json", '{"sku": "a", "name": "tea"}\n{"sku": "b", "name": "pot"}\n')
+    daily = dataclasses.replace(SCHEMA, time="dt")
+    for name in ("part-0.parquet", "part-0.csv", "part-0.json"):
+        good, faults = parsed(folder / name, daily)
+        assert not faults
+        assert texts(good, "country") == ["C/H", "C/H"]
+        assert texts(good, "age") == [30.0, 30.0]
+        # A column of the file comes first.
+        assert texts(good, "name") == ["tea", "pot"]
+        assert good.array(parsed_rows.LABEL_COLUMNS["click"]).tolist() == [1, 1]
+        assert good.array(parsed_rows.TIME).tolist() == [1_714_521_600.0] * 2
+
+
+def test_files_of_several_folders_are_one_log(tmp_path: pathlib.Path) -> None:
+    for value in ("CH", "__HIVE_DEFAULT_PARTITION__"):
+        (tmp_path / f"country={value}").mkdir()
+        write(tmp_path / f"country={value}" / "log.csv", "age,sku,name,clicked\n30,a,tea,1\n")
+    files = formats.Files(formats.expand_paths(f"{tmp_path}/*/*.csv"))
+    opened = tabular.open_log(files, SCHEMA)
+    countries = [opened.parse(chunk).table["country"].to_pylist() for chunk in opened.chunks()]
+    assert countries == [["CH"], [None]]
+    write(tmp_path / "log.csv", "age,sku,name,clicked\n30,a,tea,1\n")
+    files = formats.Files((*files.log, tmp_path / "log.csv"))
+    with pytest.raises(ValueError, match=r"log.csv lacks the columns \['country'\]"):
+        tabular.open_log(files, SCHEMA)
+
+
+def test_a_directory_is_refused_with_a_pattern_of_its_files(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "log" / "dt=2024-05-01"
     folder.mkdir(parents=True)
     (tmp_path / "log" / "_SUCCESS").touch()
     path = write(folder / "part-0.csv.gz", gzip.compress("\n".join(LINES).encode()))
-    daily = dataclasses.replace(SCHEMA, time="dt")
-    with pytest.raises(
-        ValueError, match=r"folder 'dt=2024-05-01' is not read as a column. Write 'dt' into"
-    ) as caught:
-        parsed(path, daily)
-    assert "table of users" not in str(caught.value)
     pattern = f"{tmp_path}/log/*/*.csv.gz"
-    with pytest.raises(
-        ValueError,
-        match=re.escape(
-            f"is a directory; expected a file. Name the files of a log as '{pattern}'."
-        ),
-    ):
+    expected = f"is a directory; expected a file. Name the files of a log as '{pattern}'."
+    with pytest.raises(ValueError, match=re.escape(expected)):
         parsed(tmp_path / "log")
     assert formats.expand_paths(pattern) == (path,)
 

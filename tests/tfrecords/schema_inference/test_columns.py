@@ -661,13 +661,13 @@ def test_a_time_that_many_rows_lack_is_said(tmp_path: pathlib.Path) -> None:
     assert "is not the time" not in " ".join(notes)
 
 
-def test_a_column_in_the_name_of_a_folder_is_said_to_be_unread(tmp_path: pathlib.Path) -> None:
+def test_a_column_in_the_name_of_a_folder_is_said_to_be_left_out(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "dt=2024-05-01"
     folder.mkdir()
     _, notes = propose(folder, click=THIRD)
-    assert any("'dt=2024-05-01' is not read as a column" in note for note in notes)
+    assert any("Left out: the column 'dt' of the folder dt=2024-05-01" in note for note in notes)
     _, notes = propose(folder, click=THIRD, dt=["2024-05-01"] * ROWS)
-    assert "is not read as a column" not in " ".join(notes)
+    assert "of the folder" not in " ".join(notes)
 
 
 def test_columns_of_later_files_are_said(tmp_path: pathlib.Path) -> None:

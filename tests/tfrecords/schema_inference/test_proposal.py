@@ -115,7 +115,7 @@ def test_a_proposal_converts_its_own_log_in_text_and_parquet(tmp_path: pathlib.P
     proposals = []
     for path in (text, parquet):
         target = tmp_path / f"{path.suffix}.json"
-        infer.write_proposal([path], None, None, target)
+        infer.write_proposal(str(path), None, None, target)
         proposals.append(schema_lib.load_schema(target))
         source = convert.Source(path, proposals[-1], "tabular")
         convert.convert(source, tmp_path / "out")
@@ -405,13 +405,22 @@ def test_what_cannot_be_proposed_is_said(tmp_path: pathlib.Path) -> None:
         infer.propose([log], write(tmp_path / "users.csv", {"id": [1], "age": [7]}), None)
 
 
+def test_the_next_command_names_the_log_as_it_was_given(tmp_path: pathlib.Path) -> None:
+    for day in ("1", "2"):
+        folder = tmp_path / "shop" / f"dt=2024-05-0{day}"
+        folder.mkdir(parents=True)
+        write(folder / "part-0.csv", impressions())
+    told = infer.write_proposal(f"{tmp_path}/shop/*/*.csv", None, None, tmp_path / "s.json")
+    assert f"'--data_path={tmp_path}/shop/*/*.csv' --workdir=workdir/shop" in told
+
+
 def test_a_schema_that_exists_is_not_overwritten(tmp_path: pathlib.Path) -> None:
     log = write(tmp_path / "log.csv", impressions())
     target = tmp_path / "schema.json"
-    told = infer.write_proposal([log], None, None, target)
+    told = infer.write_proposal(str(log), None, None, target)
     assert f"--schema_path={target}" in told
     with pytest.raises(FileExistsError, match="Move it, or name another file"):
-        infer.write_proposal([log], None, None, target)
+        infer.write_proposal(str(log), None, None, target)
 
 
 @pytest.mark.parametrize(

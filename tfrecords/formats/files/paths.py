@@ -53,11 +53,6 @@ def pattern_of(directory: pathlib.Path) -> str:
     return f"{directory}/*.csv"
 
 
-def partitions(path: pathlib.Path) -> dict[str, str]:
-    """Returns the folders of a path that are named like `dt=2024-05-01`, by their names: `dt`."""
-    return {part.partition("=")[0]: part for part in path.parent.parts if "=" in part}
-
-
 def _naturally(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     """Sorts files by name, with numbers in numeric order: day_2 before day_10."""
     return sorted(

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 import pyarrow as pa
 
 from tfrecords.formats import protocol
-from tfrecords.formats.files import delimited, json_lines, lines, parquet
+from tfrecords.formats.files import delimited, folders, json_lines, lines, parquet
 from tfrecords.schema import Schema
 
 # The last one is the default of Hive.
@@ -76,7 +76,7 @@ def is_json(path: pathlib.Path) -> bool:
 def column_names(
     path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """Returns the names of a table's columns.
+    """Returns the names of the columns in a file; its folders may have others.
 
     Args:
         path: The file.
@@ -91,6 +91,13 @@ def column_names(
     return json_lines.column_names(path) if is_json(path) else text(path, wanted, header).columns
 
 
+def readable_names(
+    path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Returns the columns in a file, then those in the names of its folders; see `column_names`."""
+    return tuple(dict.fromkeys((*column_names(path, wanted, header), *folders.values_of(path))))
+
+
 def lists_of_objects(path: pathlib.Path) -> dict[str, str]:
     """Returns the list of objects of each column of JSON lines that is inside one."""
     return json_lines.names_of(path)[1] if is_json(path) else {}
@@ -100,7 +107,7 @@ def shown_names(ads: pathlib.Path | None, schema: Schema) -> tuple[str, ...]:
     """Returns the columns to show that a table of ads has; none without a table."""
     if ads is None or not schema.show:
         return ()
-    names = column_names(ads, schema.columns)
+    names = readable_names(ads, schema.columns)
     return tuple(name for name in schema.show if name in names)
 
 
@@ -127,6 +134,23 @@ def open_table(
     Raises:
         FileNotFoundError, ValueError: As in `column_names`, or a column has an unsupported type.
     """
+    of_folders = types.keys() & folders.values_of(path).keys()
+    if of_folders:
+        of_folders -= set(column_names(path, types, header))
+    types = {name: kind for name, kind in types.items() if name not in of_folders}
+    log = _open_file(path, types, lists, optional, rows_per_chunk, header, decimal)
+    return folders.InFolders(log, sorted(of_folders)) if of_folders else log
+
+
+def _open_file(
+    path: pathlib.Path,
+    types: Mapping[str, pa.DataType],
+    lists: Collection[str],
+    optional: Collection[str],
+    rows_per_chunk: int,
+    header: tuple[str, ...],
+    decimal: str | None,
+) -> protocol.Log:
     if is_json(path):
         return json_lines.JsonLinesLog(path, types, lists, optional, rows_per_chunk, decimal)
     types = {name: delimited.STRINGS if k == delimited.ANY else k for name, k in types.items()}
