@@ -45,6 +45,8 @@ _TRAINING_QUERIES = 500
 
 
 def main() -> None:
+    if FLAGS.scann_python:
+        index_peers.check_scann(FLAGS.scann_python)
     workdir = pathlib.Path(FLAGS.output_dir)
     workdir.mkdir(parents=True, exist_ok=True)
     targets = index.IndexConfig(

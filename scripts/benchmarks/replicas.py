@@ -39,11 +39,11 @@ flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_integer("replicas", 3, "Number of model servers.", lower_bound=2)
 flags.DEFINE_float("rate", 60.0, "Requests per second.", lower_bound=0.1)
 flags.DEFINE_float("duration_seconds", 20.0, "Duration of each phase.", lower_bound=1.0)
+flags.DEFINE_float("warm_up_seconds", 20.0, "Duration of the requests before.", lower_bound=0.0)
 flags.DEFINE_float("deadline_ms", 2000.0, "Deadline of a request.", lower_bound=1.0)
 flags.DEFINE_list("phases", [], "Phases to measure. Empty: all.")
 FLAGS = flags.FLAGS
 
-_WARM_UP_SECONDS = 20.0
 _STOPPED_SECONDS, _RUNNING_SECONDS = 0.045, 0.005
 
 
@@ -127,7 +127,7 @@ def main() -> None:
 
 def measure(target: poisson_load.Target, servers: ModelServers) -> Iterator[dict[str, Any]]:
     """Yields what each phase measured; the first is undisturbed."""
-    fresh_process.call(poisson_load.poisson, target, FLAGS.rate, _WARM_UP_SECONDS, 0)
+    fresh_process.call(poisson_load.poisson, target, FLAGS.rate, FLAGS.warm_up_seconds, 0)
     phases: dict[str, Callable[[], None]] = {
         "undisturbed": servers.undisturbed,
         "killed": servers.kill,

@@ -39,26 +39,6 @@ def test_schema_formats_options_requests_and_rules_need_no_tensorflow():
     assert result.stdout.strip() == "False", result.stderr
 
 
-def test_no_face_needs_an_extra():
-    result = run(
-        """
-import importlib, importlib.abc, pkgutil, sys
-class Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("apache_beam", "dask", "optuna", "pymilvus", "redis"):
-            raise ModuleNotFoundError(name, name=name)
-sys.meta_path.insert(0, Missing())
-import tfrec, tfrecords, serving
-for package in (tfrecords, tfrec, serving):
-    for face in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        if face.ispkg and face.name != "tfrec.tuning":
-            importlib.import_module(face.name)
-print("all")
-"""
-    )
-    assert result.stdout.strip() == "all", result.stderr
-
-
 def test_the_model_server_sets_the_process_up_before_numpy_and_tensorflow_are_imported():
     result = run(
         "import sys, serving.model_server; from serving import process;"
@@ -67,15 +47,7 @@ def test_the_model_server_sets_the_process_up_before_numpy_and_tensorflow_are_im
     assert result.stdout.strip() == "[]", result.stderr
 
 
-def test_what_serves_and_checks_a_service_loads_no_training_code():
-    result = run(
-        "import sys; from serving import client, operations, service; client.LocalClient;"
-        "print([m for m in sys.modules if m.startswith(('tfrec.', 'tensorflow_recommenders'))])"
-    )
-    assert result.stdout.strip() == "[]", result.stderr
-
-
-def test_a_request_is_served_where_neither_pandas_nor_pymilvus_can_be_imported(tiny_base):
+def test_what_serves_loads_no_training_code_and_needs_neither_pandas_nor_pymilvus(tiny_base):
     result = run(
         f"""
 import sys, importlib.abc
@@ -84,7 +56,9 @@ class Refusing(importlib.abc.MetaPathFinder):
         if name in ("pandas", "pymilvus"):
             raise ModuleNotFoundError("refused")
 sys.meta_path.insert(0, Refusing())
-from serving import client, service
+from serving import client, operations, service
+client.LocalClient
+print([m for m in sys.modules if m.startswith(("tfrec.", "tensorflow_recommenders"))])
 with client.LocalClient({str(tiny_base)!r}) as connected:
     answer = connected.recommend(k=3)
 print(len(answer.ads), answer.degraded, "pandas" in sys.modules)
@@ -94,29 +68,39 @@ except ModuleNotFoundError as error:
     print(error)
 """
     )
-    assert result.stdout == "3 None False\nrefused\n", result.stderr
+    assert result.stdout == "[]\n3 None False\nrefused\n", result.stderr
 
 
-def test_the_python_calls_are_loaded_on_first_use():
+def test_importing_tfrec_selects_keras_2_and_prints_nothing_and_no_face_needs_an_extra():
     result = run(
-        "import sys, tfrec, tfrecords; from tfrec import config;"
-        "print(tfrec.RankerConfig is config.RankerConfig);"
-        "heavy = ('tensorflow', 'pandas', 'serving', 'tfrecords.frames');"
-        "print([name for name in heavy if name in sys.modules]);"
-        "from serving import workflow; from tfrecords import frames;"
-        "print(tfrec.train is workflow.train, tfrecords.from_arrow is frames.from_arrow);"
-        "print(hasattr(tfrec, 'no'), hasattr(tfrecords, 'no'))"
+        """
+import importlib, importlib.abc, pkgutil, sys
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("apache_beam", "dask", "optuna", "pymilvus", "redis"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Missing())
+import tfrec, tfrecords
+from tfrec import config
+# The calls of Python are loaded on first use.
+print(tfrec.RankerConfig is config.RankerConfig)
+heavy = ("tensorflow", "pandas", "serving", "tfrecords.frames")
+print([name for name in heavy if name in sys.modules])
+from serving import workflow
+from tfrecords import frames
+print(tfrec.train is workflow.train, tfrecords.from_arrow is frames.from_arrow)
+print(hasattr(tfrec, "no"), hasattr(tfrecords, "no"))
+import tensorflow as tf
+print(tf.keras.Model.__module__.split(".")[0], tf.reduce_sum(tf.ones([2])).numpy())
+import serving
+for package in (tfrecords, tfrec, serving):
+    for face in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if face.ispkg and face.name != "tfrec.tuning":
+            importlib.import_module(face.name)
+print("all")
+"""
     )
-    assert result.stdout == "True\n[]\nTrue True\nFalse False\n", result.stderr
-
-
-def test_importing_tfrec_selects_keras_2_loads_no_tensorflow_and_prints_nothing():
-    result = run(
-        "import sys, tfrec; print('tensorflow' in sys.modules);"
-        "import tensorflow as tf; from tfrec import ranking, retrieval;"
-        "print(tf.keras.Model.__module__.split('.')[0], tf.reduce_sum(tf.ones([2])).numpy())"
-    )
-    assert result.stdout == "False\ntf_keras 2.0\n", result.stderr
+    assert result.stdout == "True\n[]\nTrue True\nFalse False\ntf_keras 2.0\nall\n", result.stderr
     assert result.stderr == ""
 
 

@@ -60,6 +60,15 @@ def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row
     }
 
 
+def check_scann(python: str) -> None:
+    """Checks that a Python environment has ScaNN.
+
+    Raises:
+        ValueError: It cannot import ScaNN, or is none.
+    """
+    _run_in(python, "-c", "import numpy, scann")
+
+
 def scann(python: str, ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> list[Row]:
     """Measures ScaNN in another Python environment.
 
@@ -77,18 +86,21 @@ def scann(python: str, ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray)
         np.save(directory / "ads.npy", ads)
         np.save(directory / "queries.npy", queries)
         inputs = [str(directory / "ads.npy"), str(directory / "queries.npy")]
-        command = [python, str(_SCRIPT), *inputs, str(wanted.shape[1]), name]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", None) or str(error)
-            raise ValueError(
-                f"--scann_python: expected an interpreter with scann and numpy, but {python} "
-                f"fails: {said.strip().splitlines()[-1]}"
-            ) from error
+        _run_in(python, str(_SCRIPT), *inputs, str(wanted.shape[1]), name)
         rows = json.loads((directory / "rows.json").read_text())
         for number, row in enumerate(rows):
             found = np.load(directory / f"{number}.npy")
             row["recall"] = float(index.recall_of_rows(found, wanted).mean())
             row["library"] = "scann"
     return rows
+
+
+def _run_in(python: str, *arguments: str) -> None:
+    try:
+        subprocess.run([python, *arguments], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise ValueError(
+            f"--scann_python: expected an interpreter with scann and numpy, but {python} fails: "
+            f"{said.strip().splitlines()[-1]}"
+        ) from error

@@ -107,7 +107,8 @@ class LiveWriter:
         """Starts the process if none runs; returns why it could not."""
         if self._process is not None:
             return None
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["serving.live", "serving.releases"])
         self._orders, other = context.Pipe()
         self._process = context.Process(
             target=_run, args=(self._base, self._version, other), daemon=True

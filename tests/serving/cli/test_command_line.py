@@ -11,13 +11,13 @@ import termios
 
 import children
 import pytest
+import scripts_in_forks
 from repository import ROOT
 
 import tfrec
 from serving.cli import entry
 from tfrecords import terminal
 
-RUNNER = ROOT / "tests" / "support" / "script_runner.py"
 # Writes a line of JSON for each command, of a fork: [name, what it says to flags that are wrong and
 # to those who ask for help, whether it imported TensorFlow].
 FLAGS_ALONE = """
@@ -80,17 +80,8 @@ def ran():
     commands = [(f"{name}.py", "--help") for name in entry.MODULES]
     commands += [(f"{name}.py", "--no_such_flag=1") for name in entry.MODULES]
     commands += list(MISTAKES)
-    done = subprocess.run(
-        [sys.executable, str(RUNNER)],
-        input="".join(json.dumps(command) + "\n" for command in commands),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "NO_COLOR": "1"},
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(commands, map(json.loads, done.stdout.splitlines()), strict=True))
+    done = {command: scripts_in_forks.run(*command) for command in commands}
+    return {command: (one.returncode, one.stdout, one.stderr) for command, one in done.items()}
 
 
 def test_each_command_has_a_script_of_its_name():

@@ -7,7 +7,6 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import grpc
 import httpx
 import kubernetes_validate
 import pytest
+import scripts_in_forks
 import yaml
 from absl import flags
 from google.protobuf import text_format
@@ -224,8 +224,7 @@ def test_the_script_writes_what_the_releases_are(
     tmp_path: pathlib.Path, tiny_base: pathlib.Path, tiny_bundle: releases.Bundle
 ) -> None:
     path = tmp_path / "models.config"
-    script = [sys.executable, str(_ROOT / "scripts" / "model_config.py"), f"--bundle={tiny_base}"]
-    done = subprocess.run([*script, f"--output={path}"], capture_output=True, text=True, timeout=60)
+    done = scripts_in_forks.run("model_config.py", f"--bundle={tiny_base}", f"--output={path}")
     version = tiny_bundle.version
     assert done.stdout == f"{path}: stable {version}; versions [{version}]\n", done.stderr
     assert model_config.read_served(path) == model_config.ServedReleases(

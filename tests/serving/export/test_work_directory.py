@@ -1,25 +1,19 @@
 """One process at a time runs steps in a work directory."""
 
 import os
-import signal
-import subprocess
-import sys
 import threading
 
-import children
+import killed
 import pytest
-from repository import ROOT
 
 from serving import export
 from serving.export import work_directory
 
-HOLDS = """
-import pathlib, sys
-from serving.export import work_directory
-with work_directory.locked(pathlib.Path(sys.argv[1])):
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
+
+def hold(directory, held, done):
+    with work_directory.locked(directory):
+        held.set()
+        done.wait()
 
 
 def refusal_of(work):
@@ -55,15 +49,14 @@ def test_a_step_is_refused_while_steps_run_elsewhere_and_the_holder_is_named(tmp
 
 @pytest.mark.process
 def test_a_killed_process_leaves_no_lock(tmp_path):
-    with children.started(
-        [sys.executable, "-c", HOLDS, str(tmp_path)], cwd=ROOT, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        assert process.stdout.readline() == "locked\n"
-        named = pytest.raises(BlockingIOError, match=f"^Process {process.pid} is working in ")
-        with named, work_directory.locked(tmp_path):
-            pass
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        with work_directory.locked(tmp_path):
-            pass
+    held, done = killed.processes.Event(), killed.processes.Event()
+    process = killed.processes.Process(target=hold, args=(tmp_path, held, done))
+    process.start()
+    assert held.wait(60)
+    named = pytest.raises(BlockingIOError, match=f"^Process {process.pid} is working in ")
+    with named, work_directory.locked(tmp_path):
+        pass
+    process.kill()
+    process.join()
+    with work_directory.locked(tmp_path):
+        pass

@@ -12,6 +12,7 @@ import threading
 from concurrent import futures
 
 import httpx
+import killed
 import numpy as np
 import pytest
 import scripts_in_forks
@@ -430,8 +431,7 @@ def test_readers_see_an_update_once_it_is_committed_whatever_the_clock_says(rele
 @pytest.mark.process
 def test_acknowledged_updates_survive_a_kill(release):
     ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
-    child = context.Process(target=_kill_target, args=(release.base, theirs))
+    child = killed.processes.Process(target=_kill_target, args=(release.base, theirs))
     child.start()
     acknowledged = -1
     for _ in range(30):

@@ -1,11 +1,11 @@
 import dataclasses
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
 import signal
 
+import killed
 import pytest
 import serving_fixtures
 
@@ -239,11 +239,7 @@ def _publish_and_die(base: pathlib.Path, where: str) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize(("where", "next_version"), [("write", 2), ("manifest", 2), ("rename", 3)])
 def test_leftovers_of_a_killed_publish_are_not_a_bundle_and_are_removed(base, where, next_version):
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_publish_and_die, args=(base, where))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert killed.status_of(_publish_and_die, base, where) == -signal.SIGKILL
     leftovers = [path.name for path in (base / "ranker").iterdir() if path.name != "1"]
     assert len(leftovers) == 1
     assert bundle.latest(base) == 1

@@ -3,20 +3,17 @@
 import html.parser
 import json
 import re
-import subprocess
-import sys
 
 import logs
 import numpy as np
 import pyarrow as pa
 import pytest
-from repository import SCRIPTS
+import scripts_in_forks
 
 from tfrecords import card, convert, formats, pages, reader, records
 from tfrecords import schema as schema_lib
 from tfrecords.card import model, rejects, split_counts, statistics, time
 
-SCRIPT = SCRIPTS / "inspect_dataset.py"
 SECTIONS = ("warnings", "splits", "labels", "fields", "drift", "values", "ads", "rejected")
 FIELDS = (
     schema_lib.Field("city", "categorical", "query", min_count=2),
@@ -533,11 +530,8 @@ def test_values_of_the_log_are_escaped(built):
 @pytest.mark.process
 def test_the_script_writes_a_page_and_prints_json(small, tmp_path):
     output = tmp_path / "out" / "card.html"
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), f"--data={small.directory}", f"--output={output}", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=120,
+    done = scripts_in_forks.run(
+        "inspect_dataset.py", f"--data={small.directory}", f"--output={output}", "--json"
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["splits"]["train"]["rows"] == 7
