@@ -110,16 +110,16 @@ class UserStoreConfig:
     """How users are stored, read and written.
 
     Attributes:
-        read_timeout_ms: Time that a request waits for its user, in milliseconds; then it goes on
-            without.
+        read_timeout_ms: Time that a request waits for its user, in milliseconds; then it
+            continues without.
         write_timeout_seconds: Time for a write, and for a connection to open, in seconds.
-        max_actions: Number of clicks, engagements and purchases kept for each user, the latest.
-        max_impressions: Number of impressions kept for each user, the latest.
+        max_actions: Number of latest clicks, engagements and purchases kept for each user.
+        max_impressions: Number of latest impressions kept for each user.
         ttl_days: Time after the last write to a user until the user is deleted, and age at which
             an event is deleted, in days.
         record_impressions: Whether the ads of each answer are recorded as impressions of its user.
-        max_queued: Maximum number of answers whose impressions wait to be written. Those of others
-            are dropped.
+        max_queued: Maximum number of answers whose impressions wait to be written. Impressions of
+            further answers are dropped.
         pauses: When the store is given a pause, and how long.
     """
 

@@ -74,11 +74,11 @@ def check_kind(config: Any, kind: type) -> None:
     """Checks that a configuration is one of this class.
 
     Raises:
-        ValueError: It is not, or it is of a subclass, whose options a trained model would lose.
+        ValueError: It is not, or it is a subclass, whose options a trained model would lose.
     """
     if type(config) is not kind:
         own = (
-            " A subclass is not saved: give a model options of its own as attributes of its class, "
+            " A subclass is not saved: give a model its own options as attributes of its class, "
             "in a subclass for each variant."
             if isinstance(config, kind)
             else ""

@@ -11,12 +11,12 @@ import enum
 
 
 class HeadKind(enum.StrEnum):
-    """What a head predicts.
+    """The kind of value that a head predicts.
 
     Attributes:
         PROBABILITY: The probability of a positive label.
-        PROBABILITY_AFTER_CLICK: The probability of a click that a positive label follows; the
-            logit is that of the label given a click.
+        PROBABILITY_AFTER_CLICK: The probability of a click followed by a positive label; the logit
+            is of the label given a click.
         AMOUNT: The expected value of a label that is often 0; three logits: of a positive
             amount, and mean and scale of its logarithm.
     """

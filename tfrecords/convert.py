@@ -263,7 +263,7 @@ def identity_of(path: pathlib.Path) -> dict[str, Any]:
     """Returns values that identify the content of a file.
 
     Raises:
-        FileNotFoundError, ValueError: As in `formats.open_text`.
+        FileNotFoundError, ValueError: See `formats.open_text`.
     """
     formats.open_text(path).close()
     stat = path.stat()

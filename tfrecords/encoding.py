@@ -497,7 +497,7 @@ class HistoryColumns:
     """The columns of an encoded history, of `max_length` each; padded with 0 at the end.
 
     Attributes:
-        values: Ids of the values, the latest last; those of `Schema.values_of`, if it is a field.
+        values: Ids of the values, oldest first; those of `Schema.values_of`, if it is a field.
         ages: Buckets of the ages, see `histories.age_buckets`; 0 is missing.
         events: Codes of the events, 1 + the index in `schema.EVENTS`, 0 is missing; None if the
             history lists one kind of event.

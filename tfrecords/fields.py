@@ -230,7 +230,7 @@ class Field:
 
     @property
     def is_list(self) -> bool:
-        """Whether a value is a list of strings, the latest last."""
+        """Whether a value is a list of strings, oldest first."""
         return self.kind in ("categorical_list", "history")
 
     @property

@@ -73,7 +73,7 @@ def from_pandas(
         FileNotFoundError: There is no such schema file.
         ValueError: A table is empty, a column cannot be converted, no schema can be proposed, or
             as in `convert.convert`.
-        OSError: As in `convert.convert`.
+        OSError: See `convert.convert`.
     """
     directory = pathlib.Path(directory)
     known = _schema_of(schema)

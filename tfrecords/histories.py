@@ -8,7 +8,7 @@ the time. It is never read from the log: conversion computes it for each request
 each request of a user that it knows. Both follow these rules, which `raw_values` implements for one
 user:
 
--   The events of a request's user that are strictly before the request, the latest last. Neither
+-   The events of a request's user that are strictly before the request, oldest first. Neither
     the request's own events nor others of the same time count.
 -   An event is in time when it happened: a click or engagement with a time of its own counts from
     that time. A log of impressions with labels has no such times; there they count from their
@@ -85,7 +85,7 @@ def raw_values(schema: Schema, events: Iterable[UserEvent], time: float) -> RawH
         time: Time of the request, in seconds since 1970.
 
     Returns:
-        Raw input -> values, the latest last; empty lists for a user without events.
+        Raw input -> values, oldest first; empty lists for a user without events.
 
     References:
         The module's description has the rules.
@@ -108,7 +108,7 @@ def _without_repeated(events: Iterable[UserEvent]) -> list[UserEvent]:
 
 
 def _latest(field: Field, events: Iterable[UserEvent], time: float) -> list[tuple[float, int, str]]:
-    """Returns time, kind and value of the events of a history, the latest last."""
+    """Returns time, kind and value of the events of a history, oldest first."""
     first = earliest(field, time)
     own = [
         (event.time, EVENTS.index(event.event), value)

@@ -250,7 +250,7 @@ class DataSet:
             name: One of `records.Spec.per_request` [R] or `per_ad` [L].
 
         Raises:
-            FileNotFoundError, ValueError: As `windows`.
+            FileNotFoundError, ValueError: Same as `windows`.
         """
         dtype = {**self.spec.per_request(), **self.spec.per_ad()}[name]
         windows = self._stored_windows(split, None, self.spec)
@@ -364,7 +364,7 @@ class DataSet:
             negative_keep_rate: Share of the unclicked rows to keep, at random.
 
         Yields:
-            As `batches`.
+            Same as `batches`.
         """
         dataset = self._stored_windows(split, seed, self._spec_without_users, negative_keep_rate)
         dataset = dataset.enumerate().flat_map(

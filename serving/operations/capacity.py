@@ -137,13 +137,13 @@ def size_deployment(
     num_users: int = 0,
     machine: Machine | None = None,
 ) -> list[Figure]:
-    """Returns what a deployment needs.
+    """Estimates the resources of a deployment.
 
     Args:
         constants: Measured constants.
         num_ads: Number of ads.
         requests_per_second: Number of requests per second.
-        num_users: Number of users in the user store; 0: there is none.
+        num_users: Number of users in the user store; 0: no user store.
         machine: The machines; None: the default.
     """
     machine = machine or Machine()

@@ -7,7 +7,7 @@ the model serves what it would learn. A difference has a cause:
     cut     the service had only the latest of the events: the store keeps fewer, or had expired
     late    events from before the request reached the store after it
     clock   the service had events from after the request, or with other ages: two clocks differ
-    other   events that are in no log, or a history that the caller sent
+    other   unlogged events, or a history that the caller sent
 
 Shapes: N answers.
 """
@@ -77,7 +77,7 @@ def compare_histories(
     equal = counts.pop(None, 0)
     summary = f"{equal} of {len(logged)} answers ({equal / len(logged):.1%}) have the histories"
     rejected = sum(own.rejected for own in lines)
-    left_out = f"; {rejected} lines are no events and were left out" if rejected else ""
+    left_out = f"; {rejected} lines are not events and were left out" if rejected else ""
     if not counts:
         return f"{summary} that follow from the logged events{left_out}"
     causes = ", ".join(f"{cause}: {counts[cause]}" for cause in CAUSES if counts[cause])
@@ -182,9 +182,9 @@ def _events(
     lines: Sequence[event_lines.EventLines],
     release: releases.Bundle,
 ) -> dict[str, list[UserEvent]]:
-    """Returns the events of each user: logged impressions, and what the log of events has.
+    """Returns the events of each user: logged impressions, and the events of the event log.
 
-    Events of a user with the same id are one, the first, as in the user store.
+    Of a user's events with the same id, only the first counts, as in the user store.
     """
     found: dict[tuple[str, str], UserEvent] = {}
     for table in tables:

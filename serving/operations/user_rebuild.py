@@ -23,7 +23,7 @@ class RebuiltUsers:
         events: Number of events of known users.
         profiles: Number of profiles of users who had none.
         anonymous: Number of impressions and events without the id of a user.
-        rejected: Number of lines that are no event.
+        rejected: Number of lines that are not events.
         added: Number of impressions and events that the store did not have.
     """
 
@@ -42,7 +42,7 @@ async def rebuild_users(
     profile_fields: Sequence[str],
     now: float,
 ) -> RebuiltUsers:
-    """Adds the users of logs to a store. Events and profiles that it has stay as they are.
+    """Adds the users of logs to a store. Its existing events and profiles do not change.
 
     What a user who was erased within the last hour did before is left out, see `UserStore.delete`.
 
@@ -110,5 +110,5 @@ def _impressions(
         )
     for row in table.select([*_IDS, *profile_fields]).to_pylist():
         request_id, user_id, ad_id, time = (row.pop(name) for name in _IDS)
-        # The id that the service gave it, so that the store knows it.
+        # The id that the service gave it, so that the store recognizes it.
         yield user_id, StoredEvent(f"{request_id}/{ad_id}", "impression", ad_id, time), row

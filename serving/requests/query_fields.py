@@ -36,7 +36,7 @@ class QueryFields:
     are missing values.
 
     A vector is a list of as many such numbers as the field has. A list value is a list of such
-    strings and integers, the latest last. None and "" in it are missing values and are skipped, as
+    strings and integers, oldest first. None and "" in it are missing values and are skipped, as
     in training; a list without values is missing. A list of numbers has finite numbers only.
 
     Args:

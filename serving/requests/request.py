@@ -125,7 +125,7 @@ class RequestPart(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON object, without what is not set."""
+        """Returns the JSON object, without unset fields."""
         return self.model_dump(exclude_defaults=True)
 
 
@@ -184,7 +184,7 @@ class Cap(_FieldRule):
 class FrequencyCap(_FieldRule):
     """Makes ads that the user has seen too often, or clicked or bought, ineligible.
 
-    The counts are those of `seen`, else those of the service's user store.
+    The counts are from `seen`, or else from the service's user store.
     """
 
     max: _Max
@@ -260,7 +260,7 @@ class Request(RequestPart):
 
     user: dict[str, Any] | None = None
     """Raw query fields that describe the user: a string or a number; for a list field a list of
-    strings, the latest last; for a vector a list of numbers. Null: missing value."""
+    strings, oldest first; for a vector a list of numbers. Null: missing value."""
     context: dict[str, Any] | None = None
     """Raw query fields that describe the situation; merged with `user`."""
     user_id: Id | None = None
@@ -274,7 +274,7 @@ class Request(RequestPart):
     release; 0 takes it out of the utility."""
     deadline_ms: Annotated[Number, pydantic.Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     """Time for the answer in milliseconds. If it runs short, fewer candidates are ranked; if it
-    runs out, the ads come in retrieval order."""
+    runs out, the ads are in retrieval order."""
     request_id: (
         Annotated[
             _String,

@@ -82,7 +82,7 @@ class ReleaseFollower:
                 try:
                     await self.step()
                 except Exception:
-                    # The service continues with the current releases, whatever the error is.
+                    # Whatever the error, the service continues with the current releases.
                     _logger.exception("Releases cannot be followed; retrying.")
                 self._metrics.observe_refused(self.problem is not None)
                 await asyncio.sleep(self._config.poll_seconds)

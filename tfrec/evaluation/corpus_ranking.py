@@ -172,7 +172,7 @@ class HeldOutUsers:
     """The users of held-out clicks.
 
     Attributes:
-        queries: [U] one request of each user, the first that is held out.
+        queries: [U] the first held-out request of each user.
         wanted: [U, N] 1 for ads that the user clicked and had not clicked before.
         seen: [U, N] 1 for ads that the user had clicked before.
     """

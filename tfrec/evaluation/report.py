@@ -83,7 +83,7 @@ class HeadQuality(ReportPart):
     labeled: int
     """Number of rows with the label."""
     metrics: dict[str, Estimate]
-    """By name, see `head_quality`; empty if no row has the label."""
+    """Name -> metric, see `head_quality`; empty if no row has the label."""
     calibration_curve: list[CalibrationBin]
 
 
@@ -154,7 +154,7 @@ class UniformExposure(ReportPart):
     corpus_recall_at_500: dict[str, Estimate]
     """By recommender; `ground_truth` retrieves the ads with the greatest click probability."""
     share_of_achievable: Estimate
-    """That of the two-tower model divided by that of the ground truth."""
+    """Recall of the two-tower model divided by that of the ground truth."""
 
 
 class RetrievalQuality(ReportPart):
@@ -171,7 +171,7 @@ class RetrievalQuality(ReportPart):
     recommenders: dict[str, RecommenderQuality] = {}
     """`two_tower`, baselines, and `ground_truth`."""
     share_of_achievable: dict[str, float] = {}
-    """Metric -> that of the two-tower model divided by that of the ground truth."""
+    """Metric -> value of the two-tower model divided by that of the ground truth."""
     uniform_exposure: UniformExposure | None = None
     """None: no ground truth."""
     absent: dict[str, str] = {}
@@ -209,9 +209,9 @@ class OverAllAds(ReportPart):
     best_possible: Estimate
     ranker: Estimate
     returned: Estimate
-    """What the system returns for the same requests."""
+    """Value that the system returns for the same requests."""
     share_of_ranker: Estimate
-    """`returned` / `ranker`: what the tower leaves of what this ranker could return."""
+    """`returned` / `ranker`: the share of this ranker's value that the tower preserves."""
 
 
 class UtilityFunnel(ReportPart):
@@ -225,10 +225,10 @@ class UtilityFunnel(ReportPart):
     returned: Estimate
     share_returned: Estimate
     promised: dict[str, Promise]
-    """Of each head in the utility."""
+    """Head in the utility -> its expected and true values."""
     head_known: dict[str, Estimate] = {}
-    """Head -> what would be returned if its values were the true ones, those of the other heads
-    the ranker's, and the candidates the same."""
+    """Head -> returned value if the head's values were the true ones, the other heads' values the
+    ranker's, and the candidates the same."""
     over_all_ads: OverAllAds | None = None
     """None: the catalog is too large to rank."""
 
@@ -328,7 +328,7 @@ class EvaluationReport(ReportPart):
     weights: dict[str, float] = {}
     """Default weight of each head in the utility."""
     weights_source: str = "equal"
-    """Where they are from: `schema`, `values`, `standardized`, or `equal`."""
+    """Source of the weights: `schema`, `values`, `standardized`, or `equal`."""
     without_ranker: str | None = None
     """Why there is no ranker. None: there is one."""
     intervals: IntervalMethod

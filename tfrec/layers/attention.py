@@ -41,8 +41,8 @@ class LayerNorm(tf.keras.layers.LayerNormalization):
 class TokenAttention(tf.keras.layers.Layer):
     """`tf.keras.layers.MultiHeadAttention` with few and narrow keys: the same results, faster.
 
-    A head multiplies its projections of queries and keys with each other, and those of values and
-    outputs. So the tokens themselves are the keys and values of every head, and all products are of
+    A head folds its projections of queries and keys into one, and those of values and outputs into
+    another. So the tokens themselves are the keys and values of every head, and all products are of
     matrices, without transposing.
 
     Args:
@@ -139,7 +139,7 @@ class TargetAttention(tf.keras.layers.Layer):
         Args:
             candidates: [B, C, D].
             tokens: [B, T, E].
-            absent: [B, T] bool, tokens that no candidate attends to; None: no token is absent.
+            absent: [B, T] bool, tokens that no candidate attends to; None: all are present.
             training: Whether dropout is on.
 
         Returns:

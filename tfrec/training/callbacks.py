@@ -1,6 +1,6 @@
-"""Keras callbacks of both stages, used beside those of Keras.
+"""Keras callbacks of both stages, in addition to those of Keras.
 
-Their order matters: `Validation` adds to the logs what later callbacks read, and the averaged
+Their order matters: `Validation` adds logs that later callbacks read, and the averaged
 weights are in the model from `SwapEMAWeights` until it is swapped back.
 """
 

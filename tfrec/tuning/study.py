@@ -96,7 +96,7 @@ def tune(
     Args:
         stage: What is tuned.
         data_set: The converted log.
-        directory: Where the study is kept.
+        directory: Directory of the study.
         seconds: Time of this call; the epoch that is being trained is finished.
         seed: Seed of the proposals.
         max_trials: Maximum number of trials of the study; None: as many as the time allows.

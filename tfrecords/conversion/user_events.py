@@ -71,7 +71,7 @@ class UserEvents:
         """Counts the events [R] before requests that are not too old, also beyond `max_length`.
 
         Args:
-            users, times: As in `before`.
+            users, times: See `before`.
         """
         firsts, ends = self._runs(users, times)
         return ends - firsts
@@ -97,7 +97,7 @@ class UserEvents:
 
         Args:
             ids: Id of each value [V] int32.
-            users, times: As in `before`.
+            users, times: See `before`.
         """
         events, lengths = self.before(users, times)
         ages = histories.age_buckets(np.repeat(times, lengths) - self.times[events])

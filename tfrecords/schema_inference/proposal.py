@@ -284,7 +284,7 @@ def write_proposal(
 
     Raises:
         FileExistsError: The file exists.
-        FileNotFoundError, ValueError: As in `propose`.
+        FileNotFoundError, ValueError: See `propose`.
     """
     if target_path.exists():
         raise FileExistsError(f"{target_path} exists. Move it, or name another file.")

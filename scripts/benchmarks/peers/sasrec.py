@@ -162,7 +162,7 @@ class Recommender:
         )
 
     def _histories(self, query: np.ndarray) -> np.ndarray:
-        """Returns the ids [C, L] of the histories of queries, the latest last."""
+        """Returns the ids [C, L] of the histories of queries, oldest first."""
         ids = query[:, self._columns.values]
         length = ids.shape[1]
         missing = length - (ids > 0).sum(axis=1, keepdims=True)

@@ -188,5 +188,5 @@ class CheckedLoad:
 
 
 def _ads(state: Acknowledged) -> list[str]:
-    """Returns ids, the latest last."""
+    """Returns ids, oldest first."""
     return sorted(state.present | state.absent, key=lambda ad: int(ad.rsplit("-", 1)[1]))

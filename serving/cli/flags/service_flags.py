@@ -178,7 +178,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
     if FLAGS.user_store is None and rules and rules.get("frequency_caps"):
         print(
             "warning: The frequency caps of --rules count only what requests have in `seen`; set "
-            "--user_store to count what the service shows.",
+            "--user_store to count the ads that the service shows.",
             file=sys.stderr,
         )
     return service.ServiceSettings(

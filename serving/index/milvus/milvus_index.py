@@ -305,7 +305,7 @@ class MilvusIndex:
     def _loaded(
         self, ask: Callable[..., Any], *args: Any, remaining: Callable[[], float], **options: Any
     ) -> Any:
-        """Calls Milvus; loads the collection before where a restart has unloaded it."""
+        """Calls Milvus; loads the collection first if a restart has unloaded it."""
         try:
             return ask(*args, timeout=remaining(), **options)
         except Exception as error:

@@ -28,10 +28,10 @@ class ReadyBody(pydantic.BaseModel):
     status: str
     """ready."""
     degraded: str | None
-    """What is wrong at the moment: why answers come in retrieval order, lack live updates or users,
+    """What is wrong at the moment: why answers are in retrieval order, lack live updates or users,
     or are not logged. Null: nothing."""
     refused: str | None = None
-    """Why a newer release is not served. Absent if there is none."""
+    """Why a newer release is not served. Absent if no release was refused."""
 
 
 class ErrorDetail(pydantic.BaseModel):

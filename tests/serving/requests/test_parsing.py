@@ -171,4 +171,4 @@ def test_all_faults_of_types_are_named_up_to_a_maximum():
     with pytest.raises(errors.RequestTypeError) as refused:
         requests.parse(requests.Request, {"filters": {"conditions": conditions}})
     lines = str(refused.value).split("\n")
-    assert (len(lines), lines[-1]) == (21, "There are 10 more faults.")
+    assert (len(lines), lines[-1]) == (21, "There are 10 more errors.")

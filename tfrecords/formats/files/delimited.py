@@ -114,7 +114,7 @@ def open_rows(path: pathlib.Path, layout: Layout) -> tuple[lines.RowReader, tupl
     """Opens a file after its header, and returns the names of its columns.
 
     Raises:
-        FileNotFoundError, ValueError: As in `lines.open_text`; or a column is missing.
+        FileNotFoundError, ValueError: See `lines.open_text`; or a column is missing.
     """
     reader = lines.RowReader(path, layout.quote, layout.delimiter)
     if layout.columns is not None:

@@ -36,7 +36,7 @@ class SideTable:
         keys: Rows that do not count because of their key.
 
     Raises:
-        FileNotFoundError, ValueError: As in `table_files.read`.
+        FileNotFoundError, ValueError: See `table_files.read`.
     """
 
     def __init__(

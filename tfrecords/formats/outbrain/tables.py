@@ -95,7 +95,7 @@ def read_table(path: pathlib.Path | None, key: str, types: Mapping[str, pa.DataT
         types: Other columns and their types: `ID`, `delimited.STRINGS` or `pa.string()`.
 
     Raises:
-        FileNotFoundError, ValueError: As in `delimited.open_rows`; or a row is bad or a key
+        FileNotFoundError, ValueError: See `delimited.open_rows`; or a row is bad or a key
             repeated.
     """
     parts: dict[str, list[np.ndarray | pa.Array]] = {name: [] for name in (key, *types)}
@@ -122,7 +122,7 @@ def read_lists(path: pathlib.Path | None, value: str) -> Lists:
         value: Column of the value, an id.
 
     Raises:
-        FileNotFoundError, ValueError: As in `read_table`.
+        FileNotFoundError, ValueError: See `read_table`.
     """
     types = {value: ID, "confidence_level": delimited.NUMBERS}
     parts: list[list[np.ndarray]] = [[], [], []]
