@@ -37,7 +37,7 @@ class ReleaseHead:
         utility_weight: Weight of the score in the utility if a request gives none.
         trained: Whether the training log had positive labels; if not, the ranker has no such
             output.
-        weak: Why the head is weak, and what would help; None: it is not, or nobody knows.
+        weak: Why the head is weak, and what would help; None: not weak, or unknown.
     """
 
     label: str
@@ -251,7 +251,7 @@ def read(base: pathlib.Path, version: int) -> Manifest:
     Raises:
         BundleNotFoundError: The version has no manifest.
         UnreadableReleaseError: The operating system cannot read the file.
-        ManifestCorruptError: The file differs from what was written.
+        ManifestCorruptError: The file has changed since it was written.
         ManifestFormatError: The format is that of another version of tfrec.
     """
     path = path_of(base, version)

@@ -127,7 +127,7 @@ class RetrievalConfig:
     retrieval_model: str = option(
         "two_tower",
         "The retrieval model: two_tower, a name that an installed package gives one "
-        "(tfrec.retrieval_models), or MODULE:CLASS for one of your own.",
+        "(tfrec.retrieval_models), or MODULE:CLASS for your own.",
     )
     embedding_dim: int = option(256, "Length of the query and ad embeddings.", at_least=1)
     field_dim: int = option(
@@ -197,7 +197,7 @@ class RankerConfig:
     ranker: str = option(
         "attention",
         "The ranker: attention, a name that an installed package gives one (tfrec.rankers), or "
-        "MODULE:CLASS for one of your own.",
+        "MODULE:CLASS for your own.",
     )
     field_dim: int = option(16, "Length of each field's embedding.", at_least=1)
     model_dim: int = option(128, "Width of an encoded candidate.", at_least=1)

@@ -53,7 +53,7 @@ class Verdict:
 
     Attributes:
         refusals: One sentence per reason to refuse; empty: the release may be published.
-        notes: What could not be judged, and how the ranker was compared.
+        notes: Parts that could not be judged, and how the ranker was compared.
     """
 
     refusals: tuple[str, ...]
@@ -90,7 +90,7 @@ def judge(
     Args:
         candidate: Metrics of the heads on the validation split; empty: the release has no ranker.
         released: The release to replace; None: no release.
-        shares: The `Released.utility_shares` of the candidate; None: they are not known.
+        shares: The `Released.utility_shares` of the candidate; None: unknown.
     """
     shares = shares or {}
     notes = tuple(

@@ -50,7 +50,7 @@ class Joined:
         repeated: Number of shown ads whose request id repeats that of an earlier answer.
         totals: Sum of each label over the rows.
         schema: JSON of the schema for `tfrec convert`.
-        warning: What is wrong with the times of the log, or None.
+        warning: Problem with the times of the log, or None.
     """
 
     rows: int

@@ -40,7 +40,7 @@ class Rejected:
     Attributes:
         path: File of events.
         line: Number of the line or row, from 1.
-        reason: What is wrong.
+        reason: Reason for the rejection.
         text: The event, verbatim.
     """
 

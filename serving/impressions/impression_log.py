@@ -259,7 +259,7 @@ class ImpressionLog:
 
 
 def _reason(error: Exception) -> str:
-    # The message names a file of its own at each attempt.
+    # The message names a different file at each attempt.
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
     return str(error)

@@ -343,7 +343,7 @@ class AdIndex:
 
 
 def without_vectors(ads: pa.Table) -> pa.Table:
-    """Returns a table of ads without its vectors, which nobody reads in an answer."""
+    """Returns a table of ads without its vectors, which answers do not show."""
     vectors = [f.name for f in ads.schema if pa.types.is_fixed_size_list(f.type)]
     return ads.drop_columns(vectors)
 

@@ -1,4 +1,4 @@
-"""What the index of a release offers, with any backend.
+"""The interface of a release's index, for any backend.
 
     faiss    in process: `search.Searcher`, the default
     milvus   a Milvus server or a milvus-lite file: `milvus_index.MilvusIndex`
@@ -88,7 +88,7 @@ class IndexBackend(Protocol):
         """Closes the connection to a server."""
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes what belongs in `ad_index/N` besides the ads and their features."""
+        """Writes the files of `ad_index/N`, except the ads and their features."""
 
 
 def name_of(entry: Mapping[str, Any]) -> str:

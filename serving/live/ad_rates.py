@@ -48,7 +48,7 @@ class RateUpdate:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` returned."""
+        """Parses the result of `to_json`."""
         encoded = np.array(value["encoded"], np.int32).reshape(-1, 2)
         return cls(**{**value, "columns": tuple(value["columns"]), "encoded": encoded})
 

@@ -36,7 +36,7 @@ CUT_PATTERN = "cut-*"
 
 @dataclasses.dataclass(frozen=True)
 class Commit:
-    """What a journal contains, as known apart from its records.
+    """The extent of a journal, stored apart from its records.
 
     Attributes:
         generation: Random value of the file, which is new if the journal is rewritten.

@@ -71,7 +71,7 @@ class LiveIndex:
     Args:
         release: The loaded release.
         config: Thresholds. None uses the defaults.
-        channel: Channel to the journals of other hosts, which `close` closes. None: there are none.
+        channel: Channel to the journals of other hosts, which `close` closes. None: no channel.
 
     Raises:
         LiveIndexError: The journal is damaged, or belongs to another release.
@@ -227,7 +227,7 @@ class LiveIndex:
 
     @property
     def cut_bytes(self) -> int:
-        """Size of what interrupted updates have left, in bytes."""
+        """Size of the remains of interrupted updates, in bytes."""
         return self._store.cut_bytes
 
     def rebuild_suggested(self) -> str | None:

@@ -40,7 +40,7 @@ START = Position(0, 0)
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a channel has for a host.
+    """The content of a channel for a host.
 
     Attributes:
         records: Records after the position of the host, in order; not necessarily all.

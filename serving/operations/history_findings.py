@@ -1,8 +1,8 @@
 """Compares the histories in an impression log with those that follow from the logged events.
 
-A service makes a history from what its user store knows at that moment. Offline, the histories of
-the same requests are made again, from all events that were ever logged. Where the two are equal,
-the model serves what it would learn. A difference has a cause:
+A service makes a history from the data in its user store at that moment. Offline, the histories of
+the same requests are rebuilt from all logged events. If the two are equal, the model is served with
+the inputs that it would be trained on. A difference has a cause:
 
     cut     the service had only the latest of the events: the store keeps fewer, or had expired
     late    events from before the request reached the store after it
@@ -85,7 +85,7 @@ def compare_histories(
         "the histories that follow from the logged events",
         f"{summary}; others differ ({causes}){left_out}",
         "For cut, let the user store keep more events for longer. For late, send events sooner; "
-        "models learn from them as if they had been in time. For clock, synchronize the clocks. "
+        "models learn from them as if they had been on time. For clock, synchronize the clocks. "
         "For other, log all events, and let requests carry the user id instead of a history.",
     )
 
@@ -145,7 +145,7 @@ def _cause(
         return "cut"
     if [one[:2] for one in own] == [one[:2] for one in expected]:
         return "clock"
-    # More than the history keeps, for others that took the place of what is missing.
+    # More than the history keeps, for others that took the place of missing events.
     everything = dataclasses.replace(field, max_length=10_000, max_age_days=None)
     fields = tuple(everything if f.name == field.name else f for f in plan.fields)
     unlimited = dataclasses.replace(plan, fields=fields)

@@ -16,7 +16,7 @@ _IDS = ["_request_id", "_user_id", "_ad_id", "_time"]
 
 @dataclasses.dataclass
 class RebuiltUsers:
-    """What a store was rebuilt from.
+    """The sources of a rebuilt store, counted.
 
     Attributes:
         impressions: Number of impressions of known users.
@@ -44,7 +44,7 @@ async def rebuild_users(
 ) -> RebuiltUsers:
     """Adds the users of logs to a store. Its existing events and profiles do not change.
 
-    What a user who was erased within the last hour did before is left out, see `UserStore.delete`.
+    Earlier events of a user erased within the last hour are left out, see `UserStore.delete`.
 
     Args:
         store: The store; it may be in use.

@@ -35,7 +35,7 @@ class EventConsumer:
         received: Number of valid events.
         added: Number of events that the store did not have.
         rejected: Number of entries that are not valid events.
-        problem: Why the last attempt failed. None: it did not.
+        problem: Why the last attempt failed, or None.
     """
 
     def __init__(self, reader: users.StreamReader, accepted: event_intake.EventIntake) -> None:
@@ -47,7 +47,7 @@ class EventConsumer:
         self.problem: str | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Consumes until `stopping` is set; failures are logged, and tried again.
+        """Consumes until `stopping` is set; failures are logged and retried.
 
         Args:
             stopping: Ends the run within a second.

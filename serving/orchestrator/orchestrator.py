@@ -78,7 +78,7 @@ class Orchestrator:
         if (client is not None) != release.manifest.has_ranker:
             raise errors.RankerMismatchError(
                 f"Release {release.version} has {'a' if client is None else 'no'} ranker; expected "
-                f"{'a' if client is None else 'no'} client of one. Use ranker.connect."
+                f"{'a' if client is None else 'no'} ranker client. Use ranker.connect."
             )
         if client is not None and client.version != release.version:
             raise errors.RankerMismatchError(

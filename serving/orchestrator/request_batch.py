@@ -29,7 +29,7 @@ class RequestBatch:
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """An answer with what metrics and impression log record about it.
+    """An answer with its data for metrics and impression log.
 
     Attributes:
         valid: Validated request.

@@ -83,7 +83,7 @@ _GAUGES: dict[str, tuple[str, Any, str]] = {
     "live_cut_bytes": (
         "version",
         "mostrecent",
-        "Size of what interrupted live updates have left, in bytes.",
+        "Size of the remains of interrupted live updates, in bytes.",
     ),
 }
 # Metric -> labels, limits of its buckets, and its meaning.

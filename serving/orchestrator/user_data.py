@@ -42,7 +42,7 @@ class UsersRead:
     """Result of a read.
 
     Attributes:
-        users: What is known of each user; None if the store did not answer.
+        users: Stored data of each user; None if the store did not answer.
         problem: `late` or `failed`; None if it answered.
         milliseconds: Duration in milliseconds.
     """
@@ -155,7 +155,7 @@ class UserData:
         return added
 
     async def get(self, user_id: str) -> User:
-        """Returns all that is known of a user.
+        """Returns all stored data of a user.
 
         Raises:
             UserStoreError: The store failed.
@@ -195,7 +195,7 @@ class UserData:
             await asyncio.wait({self._start_writing()})
 
     async def close(self) -> None:
-        """Writes what is queued and closes the store; impressions of later answers are dropped."""
+        """Writes the queued impressions and closes the store; later ones are dropped."""
         self._closing = True
         for task in self._upkeep:
             task.cancel()

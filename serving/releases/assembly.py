@@ -40,7 +40,7 @@ _NOTHING = "a request whose fields are all missing"
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseInputs:
-    """What a release is made of, besides its models.
+    """The inputs of a release, besides its models.
 
     Attributes:
         ads: `index.AD_ID` and the raw ad fields, named as in the schema.
@@ -56,7 +56,7 @@ class ReleaseInputs:
         training_id: Id of the training. None: a checksum of the models.
         dataset_fingerprint: Fingerprint of the data set; empty if there is none.
         work_directory: Directory of the embedded ads, from which a killed export resumes.
-            None: each export starts again.
+            None: each export starts over.
     """
 
     ads: pa.Table
@@ -395,7 +395,7 @@ class _Scorer:
         Args:
             columns: Inputs of the request.
             candidates: Catalog rows.
-            request: What the request is, for the error.
+            request: Description of the request, for the error.
 
         Raises:
             InvalidModelError: The scores have another shape or dtype, are not finite, or are
@@ -443,8 +443,8 @@ def _check_reproduces(
     except (errors.ProbeMismatchError, errors.RankerMismatchError) as error:
         raise errors.InvalidModelError(
             "The models: expected the same outputs for a request in a batch and alone, got "
-            "others, so no service could verify the release. Save them for inference: without "
-            f"dropout, and without statistics over the batch. In detail: {error}"
+            "different ones, so no service could verify the release. Save them for inference: "
+            f"without dropout, and without statistics over the batch. In detail: {error}"
         ) from error
 
 

@@ -59,7 +59,7 @@ class LeftOut(AnswerPart):
 
 
 class AtCap(AnswerPart):
-    """What has reached a frequency cap."""
+    """Values or ads that have reached a frequency cap."""
 
     field: str | None
     """Field of the cap. Null: the ads themselves are counted."""
@@ -68,7 +68,7 @@ class AtCap(AnswerPart):
 
 
 class Explanation(AnswerPart):
-    """What the rules did to an answer."""
+    """The effect of the rules on an answer."""
 
     candidates: int
     """Number of eligible ads that the answer was chosen from."""
@@ -193,7 +193,7 @@ class Answer(AnswerPart):
     explanation: Explanation | None = pydantic.Field(
         default=None, exclude_if=lambda value: value is None
     )
-    """The effect of the rules. Absent unless requested."""
+    """Effect of the rules. Absent unless requested."""
     candidates: list[RankedAd] | None = pydantic.Field(
         default=None, exclude_if=lambda value: value is None
     )

@@ -75,7 +75,7 @@ class EventBatch(RequestPart):
 
 
 class EventsAdded(pydantic.BaseModel):
-    """What became of events."""
+    """The result of sending events."""
 
     model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
 

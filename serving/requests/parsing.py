@@ -29,7 +29,7 @@ _EXPECTED = {
     "string_too_long": "at most {max_length} characters",
     "string_too_short": "at least {min_length} characters",
     "string_type": "a string",
-    "string_unicode": "text without half surrogate pairs",
+    "string_unicode": "text without unpaired surrogates",
     "too_long": "at most {max_length} values",
     "tuple_type": "a list",
 }

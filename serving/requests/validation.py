@@ -1,4 +1,4 @@
-"""Checks what depends on the release in a request, so that every stage can rely on it."""
+"""Checks a request against the release, so that every stage can rely on it."""
 
 import dataclasses
 import functools
@@ -28,10 +28,10 @@ class ValidRequest:
         at_cap: Values that have reached a frequency cap, by ad field; ad ids under None.
         explain: Whether the answer contains explanations.
         candidates: Whether the answer lists all ranked candidates.
-        dry_run: Whether the answer is shown to nobody.
+        dry_run: Whether no user sees the answer.
         user_id: Id of the user; None: unknown.
         seen: Counts of the request.
-        user_data: What the user store had; as `Answer.user_data`.
+        user_data: Outcome of the user store; see `Answer.user_data`.
         user_ms: Time to read it in milliseconds.
     """
 

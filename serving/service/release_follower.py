@@ -246,7 +246,7 @@ def load_first(base: pathlib.Path) -> releases.Bundle:
 
 
 def _routes(pointer: releases.Pointer) -> tuple[int, int | None, float]:
-    """Returns what requests depend on, which is not the previous releases."""
+    """Returns the parts that affect requests, without the previous releases."""
     return pointer.stable, pointer.canary, pointer.share
 
 

@@ -22,7 +22,7 @@ ACTIONS = ("click", "engagement", "revenue")
 
 
 class StoredEvent(NamedTuple):
-    """What a user did, or was shown.
+    """An action of a user, or an impression.
 
     Attributes:
         event_id: Id of the event; unique for a user.

@@ -207,7 +207,7 @@ def test_a_history_has_the_vocabulary_of_the_field_that_it_lists():
 @pytest.mark.parametrize(
     ("changes", "field", "message"),
     [
-        ({}, HISTORY, "'recent' lists what a user did .* name the columns of user_key and time"),
+        ({}, HISTORY, "'recent' lists a user's events .* name the columns of user_key and time"),
         ({"user_key": "u", "time": "t"}, {**HISTORY, "of": "price"}, "is of 'price'; expected"),
         ({"user_key": "u", "time": "t"}, {**HISTORY, "event": "engagement"}, "no engagement col"),
         ({}, {**HISTORY, "min_count": 3}, "is a history, which has no option 'min_count'"),

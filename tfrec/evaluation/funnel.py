@@ -85,7 +85,7 @@ class TrueValues:
 
 @dataclasses.dataclass(frozen=True)
 class ValueOverAllAds:
-    """What the ranker's ten of all ads are worth for some of the requests.
+    """The value of the ranker's ten of all ads, for some of the requests.
 
     Attributes:
         requests: [q] the requests, as rows of `truth.sample_requests`.
@@ -191,7 +191,7 @@ def measure_value(
         scores: Head -> [Q, K] served values of the candidates that filters leave.
         utilities: Name -> weight of each head.
         config: Resamples and their seed.
-        over_all_ads: What the ranker's ten of all ads are worth; None: not measured.
+        over_all_ads: Value of the ranker's ten of all ads; None: not measured.
         **setting: The fields of `report.Funnel`.
     """
     recalibrated = {head: recalibrate(own, truth.filtered[head]) for head, own in scores.items()}

@@ -37,7 +37,7 @@ class Estimate(ReportPart):
     value: float | None = None
     """None if the rows do not define the metric."""
     interval: Interval | None = None
-    """Its 95 % interval. None: there are too few units to resample."""
+    """Its 95 % interval. None: too few units to resample."""
     absent: str | None = None
     """Why there is no value."""
     ground_truth: float | None = None
@@ -189,7 +189,7 @@ class Funnel(ReportPart):
 
 
 class Promise(ReportPart):
-    """What the served values of a head promise, against the true values: means over requests."""
+    """Served values of a head compared with the true values: means over requests."""
 
     expected: Estimate
     """Sum of the served values of the ten ads; `ground_truth` is that of their true values."""
@@ -200,7 +200,7 @@ class Promise(ReportPart):
 
 
 class OverAllAds(ReportPart):
-    """What the ranker would return if it ordered all ads, without tower, index and filters.
+    """The ranker's result if it ordered all ads, without tower, index and filters.
 
     Means over some of the funnel's requests of the true utility of ten ads.
     """
@@ -298,13 +298,13 @@ class Outcome(Estimate):
 
 
 class RealizedValue(ReportPart):
-    """What ten ads at positions 0 to 9 bring, see `realized`."""
+    """Outcomes of ten ads at positions 0 to 9, see `realized`."""
 
     requests: int
     slots: int
     """Number of ads of a request, ten if there are as many."""
     choosers: dict[str, dict[str, Outcome]]
-    """Who chose the ads -> `clicks`, `engagements` and `revenue`."""
+    """Chooser of the ads -> `clicks`, `engagements` and `revenue`."""
 
 
 class IntervalMethod(ReportPart):
@@ -313,7 +313,7 @@ class IntervalMethod(ReportPart):
     confidence: float
     resamples: int
     units: str
-    """What is drawn: users or requests."""
+    """Unit of resampling: users or requests."""
 
 
 class EvaluationReport(ReportPart):
@@ -330,7 +330,7 @@ class EvaluationReport(ReportPart):
     weights_source: str = "equal"
     """Source of the weights: `schema`, `values`, `standardized`, or `equal`."""
     without_ranker: str | None = None
-    """Why there is no ranker. None: there is one."""
+    """Why there is no ranker, or None."""
     intervals: IntervalMethod
     ranker: dict[str, HeadQuality]
     segments: SegmentQuality

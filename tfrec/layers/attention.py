@@ -73,11 +73,11 @@ class TokenAttention(tf.keras.layers.Layer):
     def call(
         self, inputs: tuple[tf.Tensor, tf.Tensor], attention_mask: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Returns what each query attends to, [B, C, D].
+        """Returns the attention output of each query, [B, C, D].
 
         Args:
             inputs: Queries [B, C, D] and tokens [B, T, E].
-            attention_mask: [B, 1, T] bool, tokens that are attended to; None: all are.
+            attention_mask: [B, 1, T] bool, tokens to attend to; None: all.
         """
         queries, tokens = inputs
         shape = tf.shape(queries)

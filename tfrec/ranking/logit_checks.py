@@ -18,7 +18,7 @@ _TOLERANCE = 1e-3
 
 
 def check_model(model: ranking_model.RankingModel) -> None:
-    """Checks the tasks of a model, and what its `call` returns for ids at the ends of their ranges.
+    """Checks the tasks of a model, and the outputs of `call` for ids at the ends of their ranges.
 
     Raises:
         ValueError: A head is missing; logits have another shape or type, or are not finite or not
@@ -102,7 +102,7 @@ def _check_tensor(head: str, logits: tf.Tensor, size: int, where: str) -> None:
     if not bool(tf.reduce_all(tf.math.is_finite(logits))):
         raise ValueError(
             f"{where}: expected finite logits of {head}, got NaN or infinity for ids from 0, which "
-            "is missing, to the last one of each field. Look for a division by 0 or its logarithm."
+            "is missing, to the last one of each field. Look for a division by 0 or a log of 0."
         )
 
 

@@ -30,7 +30,7 @@ from tfrecords import encoding, reader
 
 
 class QuerySide(NamedTuple):
-    """What the candidates of a request share.
+    """The encoded query, which the candidates of a request share.
 
     Attributes:
         embeddings: [B, Fq, E] field embeddings.

@@ -1,6 +1,6 @@
 """The base class of rankers: everything of stage two but the network.
 
-A ranker of your own is a constructor and `call`:
+Your own ranker is a constructor and `call`:
 
     class DotProduct(ranking.RankingModel):
         def __init__(self, fitted, config, heads):
@@ -120,7 +120,7 @@ class RankingModel(training.StageModel):
         return cls(data_set.fitted, config, heads)
 
     def learn_positions(self, num_positions: int) -> None:
-        """Adds position biases, which are left out at serving; call before the first training.
+        """Adds position biases, which serving leaves out; call before the first training.
 
         Args:
             num_positions: Number of positions; later ones count as the last. With fewer than two,

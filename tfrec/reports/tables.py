@@ -96,7 +96,7 @@ def of_retrieval(quality: evaluation.RetrievalQuality) -> pages.PageTable:
 
 
 def uniform_exposure_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
-    """Yields what recall under uniform exposure means, and the share of the achievable."""
+    """Yields the meaning of recall under uniform exposure, and the share of the achievable."""
     own = quality.uniform_exposure
     if own is not None:
         share = own.share_of_achievable
@@ -123,7 +123,7 @@ def funnel_lines(
 
 
 def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
-    """Returns the value that each stage loses, and what could be gained where."""
+    """Returns the loss of each stage, and the bounds on possible gains."""
 
     def row(label: str, own: Estimate, best: float | None) -> list[str]:
         return [

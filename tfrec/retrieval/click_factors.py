@@ -91,7 +91,7 @@ class ClickFactors:
 
     @classmethod
     def load(cls, workdir: pathlib.Path) -> "ClickFactors":
-        """Reads what `save` wrote.
+        """Reads the files of `save`.
 
         Raises:
             FileNotFoundError: There are no factors.
@@ -162,14 +162,14 @@ def fit(
 
 @dataclasses.dataclass(frozen=True)
 class FactorChoice:
-    """What held-out clicks choose.
+    """The choice by held-out clicks.
 
     Attributes:
-        count: How many factors; 0: none.
+        count: Number of factors; 0: none.
         scale: c.
         clicks: Number of held-out clicks.
         recall: What `retrieval_validation.measure` says of these factors.
-        recall_without: What it says of the towers alone.
+        recall_without: The same recall for the towers alone.
     """
 
     count: int

@@ -66,7 +66,7 @@ _ADS_PER_CALL = 4_096
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """What the towers learn from: the values that a ranker gives to ads.
+    """Teaches the towers with the values that a ranker gives to ads.
 
     Attributes:
         weights: Head -> default weight of its value in the utility.

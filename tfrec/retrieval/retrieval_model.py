@@ -1,6 +1,6 @@
 """The base class of retrieval models: everything of stage one but the towers.
 
-A retrieval model of your own is a query tower and an ad tower, two Keras layers from encoded ids
+Your own retrieval model is a query tower and an ad tower, two Keras layers from encoded ids
 to embeddings of length one:
 
     class MyModel(retrieval.RetrievalModel):

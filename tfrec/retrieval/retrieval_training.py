@@ -91,7 +91,7 @@ def train_two_tower(
         workdir: Work directory; training resumes from its files.
         progress: Whether to show progress bars.
         callbacks: Additional callbacks for `Model.fit`, of each of its calls.
-        teacher: Says what ads are worth; None: there is no ranker, and clicks alone are learned.
+        teacher: Scores ads by utility; None: learn from clicks alone.
         strategy: From `training.joined`; None: one worker.
 
     Raises:

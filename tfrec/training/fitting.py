@@ -40,7 +40,7 @@ _STEPS_PER_BACKUP = 1_000
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a model is trained.
+    """The plan of a training.
 
     Attributes:
         epochs: Maximum number of epochs over the data.
@@ -326,7 +326,7 @@ def write_description(
         path: The file.
         data_set: The data set that the model was trained on.
         source: From `plugins.Registry.digest`.
-        description: What else is written.
+        description: Further content to write.
     """
     stamped = {"fingerprint": data_set.fingerprint, "source": source, **description}
     files.write_json(path, stamped)

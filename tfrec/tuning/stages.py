@@ -1,4 +1,4 @@
-"""What is searched for each stage: its options, their ranges and the metric to improve."""
+"""The search space of each stage: options, their ranges and the metric to improve."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

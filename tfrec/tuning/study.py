@@ -60,7 +60,7 @@ class Tuned:
     """The result of a study.
 
     Attributes:
-        stage: What was tuned.
+        stage: The tuned stage.
         trials: All trials, the defaults first.
         best: The best complete trial.
     """
@@ -94,7 +94,7 @@ def tune(
     """Continues a study, or begins one, and writes `best.json`.
 
     Args:
-        stage: What is tuned.
+        stage: The stage to tune.
         data_set: The converted log.
         directory: Directory of the study.
         seconds: Time of this call; the epoch that is being trained is finished.

@@ -31,7 +31,7 @@ flags.DEFINE_string("group", "tfrec", "Group of readers; each group reads every 
 flags.DEFINE_string(
     "member",
     socket.gethostname(),
-    "Name of this reader in its group; the same after a restart, and another for each process.",
+    "Name of this reader in its group; the same after a restart, and unique to each process.",
 )
 flags.DEFINE_string(
     "user_store", None, "The store: sqlite:PATH or redis://HOST:PORT/DATABASE.", required=True
@@ -39,7 +39,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "feedback_log",
     None,
-    "Directory for the events that name an answer, as tfrec join_feedback reads them.",
+    "Directory for the events with a request id, in the format of tfrec join_feedback.",
 )
 FLAGS = flags.FLAGS
 

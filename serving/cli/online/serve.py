@@ -103,7 +103,7 @@ def _bound(host: str, port: int) -> Iterator[service.Listening]:
 def _embedded_server(base: pathlib.Path, json_logs: bool) -> Iterator[None]:
     """Runs the embedded model server in a child process; it serves the releases in use.
 
-    It is started again when it exits.
+    It is restarted when it exits.
     """
     from serving import releases, service
 

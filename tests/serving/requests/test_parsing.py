@@ -105,7 +105,7 @@ def test_wrong_types_and_keys_are_refused_as_such(changes, message):
             {"rules": {"caps": [{"field": "{a}", "max": 1}] * 2}},
             "rules.caps: expected one rule for the field '{a}', got [",
         ),
-        ({"seen": {"ads": {"\ud800": 1}}}, "seen.ads: expected text without half surrogate pairs"),
+        ({"seen": {"ads": {"\ud800": 1}}}, "seen.ads: expected text without unpaired surrogates"),
     ],
 )
 def test_values_beyond_their_limits_are_refused(changes, message):

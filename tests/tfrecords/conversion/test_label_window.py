@@ -168,7 +168,7 @@ def test_a_window_needs_a_time_and_a_label_and_no_drawn_ads(log, tmp_path):
     with pytest.raises(ValueError, match="names neither engagement nor revenue"):
         convert(log, tmp_path / "data", schema=unlabeled)
     with_users = dataclasses.replace(SCHEMA, user_key="country")
-    with pytest.raises(ValueError, match="sampled_negatives exclude each other"):
+    with pytest.raises(ValueError, match="sampled_negatives cannot be combined"):
         convert(log, tmp_path / "data", schema=with_users, sampled_negatives=1)
     with pytest.raises(ValueError, match="engagement_window_seconds must be 0 or more, got -1"):
         convert(log, tmp_path / "data", window=-1)

@@ -204,7 +204,7 @@ def text(path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = 
     if not found:
         raise ValueError(
             f"{path}: expected {len(header)} columns, the schema's header, but its first line "
-            f"{first_line[:60].decode('utf-8', 'replace')!r} has another number of values. Correct "
+            f"{first_line[:60].decode('utf-8', 'replace')!r} has more or fewer values. Correct "
             "the header in the schema."
         )
     best = max(found, key=lambda text: _fit(text, wanted, sample))

@@ -173,7 +173,7 @@ def _read(path: pathlib.Path, key: str, types: Mapping[str, pa.DataType]) -> Ite
 
 
 def _compact(column: pa.ChunkedArray) -> np.ndarray | pa.Array:
-    """Returns numbers as an array, int32 where they fit, and other columns in one piece."""
+    """Returns numbers as an array, int32 if they fit, and other columns in one piece."""
     if column.type == delimited.NUMBERS:
         return column.to_numpy().astype(np.float32)
     if column.type != ID:
