@@ -130,7 +130,7 @@ def test_k_beyond_the_candidates_widens_the_search(run):
     [
         ({"user": {"contry": "CH"}}, "user: unknown field 'contry'.*Did you mean 'country'.*Known"),
         ({"context": {"price": 3}}, "context: unknown field 'price'.*field of the ad"),
-        ({"context": {"country": "CH"}}, "context: the field 'country' is in both user and context"),
+        ({"context": {"country": "CH"}}, "context: the field .country. is in both user and"),
         ({"user": {"age": "old"}}, r"user\.age: expected a finite number or null, got 'old' \(str"),
         ({"user": {"age": True}}, r"user\.age: expected a finite number .* got True \(bool"),
         ({"user": {"age": float("nan")}}, r"user\.age: .*got nan .*Send None for a missing value"),

@@ -99,7 +99,7 @@ def test_wrong_types_and_keys_are_refused_as_such(changes, message):
         ),
         (
             {"filters": {"allowed_ads": ["\ud800"]}},
-            "filters.allowed_ads: expected text without hal",
+            "filters.allowed_ads: expected text without unpaired",
         ),
         (
             {"rules": {"caps": [{"field": "{a}", "max": 1}] * 2}},
