@@ -1,4 +1,4 @@
-"""A ranker of your own: DLRM, in place of the attention ranker.
+"""Your own ranker: DLRM, in place of the attention ranker.
 
     tfrec train --use_synthetic --ranker=dlrm_ranker:DLRM --workdir=workdir/dlrm
 

@@ -1,4 +1,4 @@
-"""A retrieval model of your own, whose ad tower reads vectors that are not trained.
+"""Your own retrieval model, whose ad tower reads vectors that are not trained.
 
     python examples/frozen_encoder_tower.py --data=workdir/own_tower/data --output=ad_vectors.npz
 
@@ -23,7 +23,7 @@ VECTORS = "ad_vectors.npz"  # `ids` [V], strings, and `vectors` [V, D] float32
 
 
 class FrozenTower(tf.keras.layers.Layer):
-    """Vectors of ads from a file, and what is learned of their fields."""
+    """Vectors of ads from a file, and learned embeddings of their fields."""
 
     def __init__(self, fitted, config):
         super().__init__()

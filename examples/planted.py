@@ -1,8 +1,8 @@
-"""A small world of users and ads for the examples: who likes what is planted, and shows.
+"""A small world of users and ads for the examples, with known tastes that the log reflects.
 
 A user has tastes, an ad a topic and an appeal. A user is shown ads, half of them of topics that
-the user likes, and clicks by taste, appeal and place; what follows a click depends on the ad. It
-is made to try a schema with, and no evidence about any real log.
+the user likes, and clicks by taste, appeal and position; what follows a click depends on the ad. It
+is for trying out a schema, and is not evidence about any real log.
 
 Shapes: U users, A ads, T topics, B rows (an ad that was shown), R requests.
 """
@@ -19,12 +19,12 @@ START = 1_767_225_600  # 1 January 2026, UTC
 
 @dataclasses.dataclass(frozen=True)
 class PlantedLog:
-    """Users, ads, and what was shown.
+    """Users, ads, and impressions.
 
     Attributes:
-        taste: [U, T] of each user, sums to 1.
-        topic: [A] of each ad.
-        appeal: [A], 0 is average.
+        taste: [U, T] weight of each topic for each user; sums to 1 over topics.
+        topic: [A] topic of each ad.
+        appeal: [A] appeal of each ad; 0 is average.
         request: [B] ascending, as the time is.
         user: [B].
         ad: [B].
@@ -75,7 +75,7 @@ def world(
     click_logit = -3.2 + 0.7 * np.minimum(liked, 5) + 0.7 * appeal[ad] - 0.25 * position
     clicked = _drawn(rng, click_logit)
     engaged = clicked * _drawn(rng, -1.6 + 0.3 * np.minimum(liked, 5) + 0.5 * appeal[ad])
-    # Topics differ in what is spent on them.
+    # Topics differ in spending.
     spend = engaged * np.exp(1.5 + 0.3 * topic[ad] + 0.4 * rng.normal(size=len(ad))).round(2)
     return PlantedLog(
         taste, topic, appeal, request, user, ad, position, seconds[request], clicked, engaged, spend

@@ -1,8 +1,8 @@
-"""Asks the ranker for scores by plain gRPC, as any client of TensorFlow Serving would.
+"""Requests scores from the ranker by plain gRPC, as any client of TensorFlow Serving would.
 
     python examples/predict_grpc.py --bundle=workdir/quickstart/bundle --address=localhost:8500
 
-Seconds. Sends a request of which no field is known (missing is "" and NaN) with three ads of the
+Takes seconds. Sends a request whose fields are all missing ("" and NaN) with three ads of the
 release's index, and prints the click probabilities [1, 3]. Works against TensorFlow Serving and
 against the model server that scripts/serve.py starts.
 """

@@ -101,7 +101,7 @@ def shop(rng: np.random.Generator, rows: int) -> Tables:
 
 
 def articles(rng: np.random.Generator, rows: int) -> Tables:
-    """Articles that were opened: there are no rows of those that were not."""
+    """Articles that were opened; the log has no rows of other articles."""
     topics = ("arts", "climate", "economy", "health", "politics", "science", "sport", "travel")
     of = planted.world(rng, 7 * rows, 400, 300, len(topics), length=6)
     clicks = of.clicked == 1
@@ -138,7 +138,7 @@ def feeds(rng: np.random.Generator, rows: int) -> Tables:
     tags = [names("tag", 6 * topic + rng.integers(6, size=3)) for topic in of.topic]
     media = rng.choice(("text", "photo", "video"), 600)
     follows = planted.likes(rng, of, 5)
-    # At least 3 seconds is what the schema takes for a click.
+    # The schema counts at least 3 seconds as a click.
     seconds = np.where(of.clicked, 3 + rng.exponential(9, len(of.ad)), 3 * rng.random(len(of.ad)))
     log = {
         "load": names("l", of.request),

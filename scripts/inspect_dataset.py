@@ -1,4 +1,4 @@
-"""Shows what a converted data set holds and what is wrong with it.
+"""Shows the contents and problems of a converted data set.
 
 The same as `tfrec inspect_dataset`.
 """

@@ -1,6 +1,6 @@
 """Runs a command of tfrec for the script of its name.
 
-A Python without tfrec is told which command to type instead.
+If the Python lacks tfrec, it prints the command to type instead.
 """
 
 import pathlib

@@ -34,7 +34,7 @@ class BreakerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RankingConfig:
-    """How the ranker is called.
+    """Options of ranker calls.
 
     Attributes:
         reserve_ms: Part of each deadline reserved for assembling the answer.
@@ -54,7 +54,7 @@ class RankingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OrchestratorConfig:
-    """How requests are answered.
+    """Options of the orchestrator.
 
     Attributes:
         num_candidates: Number of ads retrieved from the index for the ranker.
@@ -63,7 +63,7 @@ class OrchestratorConfig:
         default_deadline_ms: Deadline of a single request that does not set one.
         batch_deadline_ms: Deadline of requests in a batch that do not set one.
         max_batch: Maximum number of requests in a batch.
-        max_ads_per_call: Maximum number of ads that the requests of a batch ask for: the sum of
+        max_ads_per_call: Maximum number of ads in the answers to a batch: the sum of
             their `k`, and of the candidates if they ask for them.
         requests_per_call: Number of requests of a batch that share a call to the query tower, the
             index and the ranker.
@@ -92,7 +92,7 @@ class OrchestratorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ImpressionLogConfig:
-    """How the impression log is written.
+    """Options of the impression log.
 
     Attributes:
         rows_per_file: Number of rows after which a file is written.
@@ -107,19 +107,19 @@ class ImpressionLogConfig:
 
 @dataclasses.dataclass(frozen=True)
 class UserStoreConfig:
-    """How users are stored, read and written.
+    """Options of the user store.
 
     Attributes:
-        read_timeout_ms: Time that a request waits for its user, in milliseconds; then it goes on
-            without.
+        read_timeout_ms: Time that a request waits for its user, in milliseconds; then it
+            continues without.
         write_timeout_seconds: Time for a write, and for a connection to open, in seconds.
-        max_actions: Number of clicks, engagements and purchases kept for each user, the latest.
-        max_impressions: Number of impressions kept for each user, the latest.
+        max_actions: Number of latest clicks, engagements and purchases kept for each user.
+        max_impressions: Number of latest impressions kept for each user.
         ttl_days: Time after the last write to a user until the user is deleted, and age at which
             an event is deleted, in days.
         record_impressions: Whether the ads of each answer are recorded as impressions of its user.
-        max_queued: Maximum number of answers whose impressions wait to be written. Those of others
-            are dropped.
+        max_queued: Maximum number of answers whose impressions wait to be written. Impressions of
+            further answers are dropped.
         pauses: When the store is given a pause, and how long.
     """
 
@@ -160,7 +160,7 @@ class LiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FollowConfig:
-    """How the service follows the releases on disk.
+    """Options for following the releases on disk.
 
     Attributes:
         poll_seconds: Time between two checks of the disk.
@@ -177,7 +177,7 @@ class FollowConfig:
 
 @dataclasses.dataclass(frozen=True)
 class HttpConfig:
-    """How the HTTP server accepts connections and shuts down.
+    """Options of the HTTP server: connections and shutdown.
 
     Attributes:
         tls_certificate: PEM file with the certificate and its chain. None disables TLS.

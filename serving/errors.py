@@ -4,7 +4,7 @@
       BundleError           a release cannot be published or loaded
       InvalidRequestError   a request is invalid
         RequestTypeError      a value has a wrong type, or a key is unknown
-        RequestTooLargeError  a call asks for too many ads
+        RequestTooLargeError  a call requests too many ads
       InvalidAdError        an ad for a live index is invalid
       ImpressionLogError    the impression log cannot be written or joined
       UserStoreError        the user store failed
@@ -74,7 +74,7 @@ class ProbeMismatchError(BundleError):
 
 
 class InvalidModelError(BundleError):
-    """A SavedModel cannot be a part of a release; the message says what was expected."""
+    """A SavedModel cannot be a part of a release; the message states the requirement."""
 
 
 class AdIndexError(BundleError):
@@ -104,7 +104,7 @@ class ReleasesFileError(BundleError):
 
 
 class InvalidRequestError(ServingError):
-    """The request is invalid; the message names the field, the value and what was expected.
+    """The request is invalid; the message names the field, the value and the expected value.
 
     Attributes:
         status: HTTP status of the response.
@@ -121,13 +121,13 @@ class RequestTypeError(InvalidRequestError):
 
 
 class RequestTooLargeError(InvalidRequestError):
-    """A call asks for more ads than the service allows."""
+    """A call requests more ads than the service allows."""
 
     status = 413
 
 
 class InvalidAdError(ServingError):
-    """An ad for a live index is invalid; the message names the field and what was expected."""
+    """An ad for a live index is invalid; the message names the field and the expected value."""
 
 
 class ImpressionLogError(ServingError):

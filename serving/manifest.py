@@ -37,7 +37,7 @@ class ReleaseHead:
         utility_weight: Weight of the score in the utility if a request gives none.
         trained: Whether the training log had positive labels; if not, the ranker has no such
             output.
-        weak: Why the head is weak, and what would help; None: it is not, or nobody knows.
+        weak: Why the head is weak, and what would help; None: not weak, or unknown.
     """
 
     label: str
@@ -59,18 +59,18 @@ class Content:
         schema: JSON of `tfrecords.schema.Schema`.
         query_fields: `{"name", "kind"}` of each raw query field, with the `length` of a vector. A
             history is a `categorical_list`, and its ages (`numeric_list`) and events are fields
-            that say what they are `of`.
-        ad_fields: The same of each raw ad field, in the order of `ad_features`. A list field takes
+            whose `of` names the history.
+        ad_fields: The same for each raw ad field, in the order of `ad_features`. A list field takes
             several columns, and a vector half of its length.
-        heads: Heads of the ranker, trained or not; none is trained if there is no ranker.
-        weights_source: Where the heads' weights are from: `schema`, its weights; `values`, its
-            values in money; `standardized`, the spread of the scores; `equal`, nothing is known.
+        heads: Heads of the ranker, including untrained ones; without a ranker, all are untrained.
+        weights_source: Source of the heads' weights: `schema`, its weights; `values`, its values
+            in money; `standardized`, the spread of the scores; `equal`, no source.
         signatures: Inputs and outputs of `query_tower`, `ad_tower` and, if present, `ranker`.
         index: Kind, metric, dimension, num_ads, build and search parameters, recall.
         metrics: Any metrics, for information.
         probes: `requests`, `query_embeddings` [P, D], `candidates` [P, C], `scores`: ranker
             output -> [P, C], and `ads`: `rows` [A] of the catalog and their `embeddings` [A, D].
-        parts: Those of `PARTS` that the release has.
+        parts: The subset of `PARTS` in the release.
     """
 
     training_id: str
@@ -162,7 +162,7 @@ class Manifest(Content):
 
     @property
     def user_field(self) -> str | None:
-        """Query field that is the user key of the log; None: no field is."""
+        """Query field that is the user key of the log; None if there is none."""
         column = self.schema.get("user_key")
         for field in self.schema.get("fields", ()) if column else ():
             if field["side"] == "query" and column in (field["name"], field.get("column")):
@@ -251,7 +251,7 @@ def read(base: pathlib.Path, version: int) -> Manifest:
     Raises:
         BundleNotFoundError: The version has no manifest.
         UnreadableReleaseError: The operating system cannot read the file.
-        ManifestCorruptError: The file differs from what was written.
+        ManifestCorruptError: The file has changed since it was written.
         ManifestFormatError: The format is that of another version of tfrec.
     """
     path = path_of(base, version)
@@ -272,7 +272,7 @@ def read(base: pathlib.Path, version: int) -> Manifest:
     if checksum != _digest(document):
         raise _corrupt(name, "its content does not match its manifest_sha256")
     if raw != _canonical({**document, "manifest_sha256": checksum}):
-        raise _corrupt(name, "it is not byte for byte as it was written")
+        raise _corrupt(name, "its bytes have changed since it was written")
     return _parse(document, name, version)
 
 

@@ -29,12 +29,12 @@ _Message = TypeVar("_Message", bound=message.Message)
 
 @dataclasses.dataclass(frozen=True)
 class ServedReleases:
-    """The releases that a configuration asks for.
+    """The releases that a configuration lists.
 
     Attributes:
         versions: Release versions, ascending.
         labels: Version that each label stands for; one of `versions`.
-        without_ranker: Those of `versions` whose release has no ranker.
+        without_ranker: The `versions` whose release has no ranker.
     """
 
     versions: tuple[int, ...]

@@ -9,7 +9,7 @@ def names_server(address: str) -> bool:
 
 
 def client_url(address: str) -> str:
-    """Returns an address as redis-py reads it, which knows no `valkey://` and `valkeys://`."""
+    """Returns an address for redis-py, which does not support `valkey://` and `valkeys://`."""
     return address.replace("valkey", "redis", 1) if address.startswith("valkey") else address
 
 

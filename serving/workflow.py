@@ -7,7 +7,7 @@
         answer = client.recommend(context={"country": "CH"})
 
 Its work directory is one of `export.Pipeline`: finished steps are skipped, a killed one resumes,
-and the commands can go on with it.
+and the commands can continue with it.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ class TrainedStages:
 
         Args:
             config: Resamples and segments; None: those of the last evaluation, or the defaults.
-            index: Configuration of the index; None: that of the last evaluation, or the defaults.
+            index: Configuration of the index; None: the last evaluation's, or the defaults.
             filters: Filters to measure, as in a request; None: no filters.
         """
         return self.steps.evaluate(self.data_set, config, index, filters)
@@ -97,7 +97,7 @@ class TrainedStages:
 
         Args:
             report: Evaluation for the manifest; None: that of `evaluate`.
-            index: Configuration of the index; None: that of the last export, or the defaults.
+            index: Configuration of the index; None: the last export's, or the defaults.
             force: Whether to publish a release that the gate refuses.
             candidate_parts: Number of parts of a request's candidates that the ranker scores in
                 parallel; None: as in the last export, or the default.
@@ -131,7 +131,7 @@ def train(
         progress: Whether to show progress bars and one line per step.
 
     Raises:
-        ValueError: The data set lacks what a stage is trained on, such as clicks; or a model is not
+        ValueError: The data set lacks training data of a stage, such as clicks; or a model is not
             as expected.
         BlockingIOError: Another process is working in the directory.
     """

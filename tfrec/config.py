@@ -74,11 +74,11 @@ def check_kind(config: Any, kind: type) -> None:
     """Checks that a configuration is one of this class.
 
     Raises:
-        ValueError: It is not, or it is of a subclass, whose options a trained model would lose.
+        ValueError: It is not, or it is a subclass, whose options a trained model would lose.
     """
     if type(config) is not kind:
         own = (
-            " A subclass is not saved: give a model options of its own as attributes of its class, "
+            " A subclass is not saved: give a model its own options as attributes of its class, "
             "in a subclass for each variant."
             if isinstance(config, kind)
             else ""
@@ -127,7 +127,7 @@ class RetrievalConfig:
     retrieval_model: str = option(
         "two_tower",
         "The retrieval model: two_tower, a name that an installed package gives one "
-        "(tfrec.retrieval_models), or MODULE:CLASS for one of your own.",
+        "(tfrec.retrieval_models), or MODULE:CLASS for your own.",
     )
     embedding_dim: int = option(256, "Length of the query and ad embeddings.", at_least=1)
     field_dim: int = option(
@@ -197,7 +197,7 @@ class RankerConfig:
     ranker: str = option(
         "attention",
         "The ranker: attention, a name that an installed package gives one (tfrec.rankers), or "
-        "MODULE:CLASS for one of your own.",
+        "MODULE:CLASS for your own.",
     )
     field_dim: int = option(16, "Length of each field's embedding.", at_least=1)
     model_dim: int = option(128, "Width of an encoded candidate.", at_least=1)

@@ -1,4 +1,4 @@
-"""The heads of the ranker: one table of what each predicts and how it is used.
+"""The heads of the ranker: one table of their predictions and their use.
 
 A head is one entry of `HEADS`. Its kind selects the loss (`ranking.tasks`), the served value
 (`layers.head_outputs`), the calibrator (`calibration.Calibrators`) and the metrics
@@ -11,12 +11,12 @@ import enum
 
 
 class HeadKind(enum.StrEnum):
-    """What a head predicts.
+    """The kind of value that a head predicts.
 
     Attributes:
         PROBABILITY: The probability of a positive label.
-        PROBABILITY_AFTER_CLICK: The probability of a click that a positive label follows; the
-            logit is that of the label given a click.
+        PROBABILITY_AFTER_CLICK: The probability of a click followed by a positive label; the logit
+            is of the label given a click.
         AMOUNT: The expected value of a label that is often 0; three logits: of a positive
             amount, and mean and scale of its logarithm.
     """
@@ -33,7 +33,7 @@ class Head:
     Attributes:
         label: Name of the label column, and of the head in requests, reports and metrics.
         output: Name of the exported ranker's output, and of the field in answers.
-        kind: What the head predicts, of an impression.
+        kind: Kind of value that the head predicts for an impression.
         loss_weight: Default weight of the loss; `RankerConfig.LABEL_weight` overrides it.
     """
 

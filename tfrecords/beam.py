@@ -4,8 +4,8 @@
     convert.convert(log, directory)
 
 `convert.convert` runs unchanged, on a log whose chunks workers convert before it reads the first
-one: it finds their notes and files in the workspace. The result is byte for byte that of a local
-run, and each of the two resumes the other.
+one: it finds their notes and files in the workspace. The result is byte for byte the same as
+locally, and each of the two can resume the other.
 
     driver     cut: locates each chunk; a chunk of plain text is a range of its file, other chunks
                (gzip, Parquet) are copied to the workspace
@@ -180,7 +180,7 @@ def _run(job: BeamSource, num_chunks: int) -> None:
 
 
 def _with_dask(arguments: Sequence[str]) -> list[str]:
-    """Returns Beam's options; Beam knows the runner of Dask by its full name only."""
+    """Returns Beam's options; Beam accepts Dask's runner only by its full name."""
     short = "--runner=DaskRunner"
     if short not in arguments:
         return list(arguments)

@@ -32,7 +32,7 @@ from tfrecords.splits import SplitOptions
 # A few bad rows in a small file do not mean that the file is wrong.
 TOLERATED_REJECTS = 10
 # Raised whenever the notes or files of a stage change, so that a conversion that was killed under
-# an earlier version starts again instead of reading what it does not understand.
+# an earlier version starts over instead of reading an unknown format.
 _NOTES_VERSION = 2
 
 
@@ -75,7 +75,7 @@ class Source:
         )
 
     def open(self) -> formats.Log:
-        """Opens the log, which need not have columns to show that the table of ads has."""
+        """Opens the log, which may lack columns to show that the table of ads has."""
         elsewhere = formats.shown_names(self.ads_path, self.schema)
         show = tuple(name for name in self.schema.show if name not in elsewhere)
         return formats.FORMATS.get(self.format).open_log(
@@ -263,7 +263,7 @@ def identity_of(path: pathlib.Path) -> dict[str, Any]:
     """Returns values that identify the content of a file.
 
     Raises:
-        FileNotFoundError, ValueError: As in `formats.open_text`.
+        FileNotFoundError, ValueError: See `formats.open_text`.
     """
     formats.open_text(path).close()
     stat = path.stat()

@@ -48,8 +48,8 @@ class FieldStatistics:
     Attributes:
         vocabulary: Categorical: kept values, the most frequent first (id = index + 1).
         boundaries: Numeric: ascending float32 bucket boundaries [T - 1].
-        coarse: Numeric: indices of the boundaries at which a bucket with an embedding of its own
-            begins; empty: all.
+        coarse: Numeric: indices of the boundaries at which a bucket with its own embedding begins;
+            empty: all.
     """
 
     vocabulary: tuple[str, ...] = ()
@@ -88,9 +88,9 @@ class FittedSchema:
             raise ValueError(f"No statistics for the fields {missing}; fit the schema first.")
 
     def cardinality(self, field: Field) -> int:
-        """Returns the number of different ids of a field; a vector counts as missing or not.
+        """Returns the number of different ids of a field; for a vector, missing or not.
 
-        Those of a history are the ids of its values.
+        The ids of a history are those of its values.
         """
         statistics = self.statistics[field.name]
         if field.is_vector:
@@ -152,12 +152,12 @@ class FittedSchema:
 
 
 def fields_with_statistics(schema: Schema) -> tuple[Field, ...]:
-    """Returns the fields that have statistics of their own; a history may have those of a field."""
+    """Returns the fields with their own statistics; a history may share those of a field."""
     return tuple(field for field in schema.fields if schema.values_of(field) is None)
 
 
 def load(directory: str | os.PathLike[str]) -> FittedSchema:
-    """Reads what `FittedSchema.save` wrote.
+    """Reads the files of `FittedSchema.save`.
 
     Raises:
         FileNotFoundError: The directory holds no encoder.
@@ -497,7 +497,7 @@ class HistoryColumns:
     """The columns of an encoded history, of `max_length` each; padded with 0 at the end.
 
     Attributes:
-        values: Ids of the values, the latest last; those of `Schema.values_of`, if it is a field.
+        values: Ids of the values, oldest first; those of `Schema.values_of`, if it is a field.
         ages: Buckets of the ages, see `histories.age_buckets`; 0 is missing.
         events: Codes of the events, 1 + the index in `schema.EVENTS`, 0 is missing; None if the
             history lists one kind of event.

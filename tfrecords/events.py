@@ -20,7 +20,7 @@ KINDS = ("view", "click", "engagement")
 
 @dataclasses.dataclass(frozen=True)
 class Events:
-    """How the types of events become labels.
+    """The mapping of event types to labels.
 
     Attributes:
         column: Column with the type of the event.

@@ -50,27 +50,27 @@ class Field:
     Attributes:
         name: Key in a request: letters, digits and `_`, starting with a letter.
         kind: `categorical` (a string), `numeric` (a number), `categorical_list` (strings), `dense`
-            (a vector), `text` (a string that an encoder turns into a vector) or `history` (what the
-            user did before the request; see `tfrecords.histories`).
+            (a vector), `text` (a string that an encoder turns into a vector) or `history` (the
+            user's events before the request; see `tfrecords.histories`).
         side: `query` (user and context) or `ad`.
         column: Column in the log; None: the same as the name.
         min_count: Categorical: rarer values in training are out of vocabulary.
         num_oov_buckets: Categorical: number of ids for out-of-vocabulary values, by hash.
-        max_vocabulary_size: Categorical: maximum number of values kept, the most frequent ones.
+        max_vocabulary_size: Categorical: maximum number of values; the most frequent are kept.
         num_buckets: Numeric: maximum number of quantile buckets.
         separator: List and dense: text between the values of a list in the log.
-        max_list_length: List: maximum number of values kept, the last ones of a list.
+        max_list_length: List: maximum number of values; the last ones are kept.
         calendar: Categorical query field whose column holds times: the field is the `hour` (0 to
             23), `weekday` (Monday to Sunday) or `month` (1 to 12) of the time as the log has it. A
             request gives the value itself: {"hour": 14}.
         length: Dense and text: number of values of the vector; None: 512 for a text, and not
             allowed for a dense field.
         encoder: Text: name of an encoder, or MODULE:CLASS; see `tfrecords.texts`.
-        of: History: what it lists, `ad` (the ids of the ads) or an ad-side categorical field.
-            Numeric field of the ad: it is the rate of `event` of this value of the ad; see
+        of: History: the listed values, `ad` (the ids of the ads) or an ad-side categorical field.
+            Numeric ad field: makes it the rate of `event` for the ad's value of this field; see
             `conversion.event_rates`.
         event: History: one or more of `EVENTS`, in that order. Rate: `click` or `engagement`.
-        max_length: History: maximum number of events, the latest ones.
+        max_length: History: maximum number of events; the latest are kept.
         max_age_days: History and rate: older events are left out; None: all count.
     """
 
@@ -230,7 +230,7 @@ class Field:
 
     @property
     def is_list(self) -> bool:
-        """Whether a value is a list of strings, the latest last."""
+        """Whether a value is a list of strings, oldest first."""
         return self.kind in ("categorical_list", "history")
 
     @property

@@ -129,7 +129,7 @@ def lock(file: IO[Any], wait_seconds: float | None = 0.0, shared: bool = False) 
 
     Args:
         file: File to lock; some network file systems require an exclusive one to be writable.
-        wait_seconds: How long to wait for other processes; None waits without a limit.
+        wait_seconds: Maximum time to wait for other processes, in seconds; None: no limit.
         shared: Whether other processes can hold a shared lock at the same time.
 
     Raises:

@@ -1,12 +1,12 @@
 """Converts tables in memory: pandas frames, and any table that exports an Arrow stream.
 
-The rows are written to Parquet files, and these are converted like every other log:
+The rows are written to Parquet files, and these are converted like any other log:
 
     DIRECTORY/                   the data set
-    DIRECTORY.rows/log.parquet   the rows as they were given; ads.parquet, users.parquet,
-                                 validation.parquet and test.parquet likewise, if given
+    DIRECTORY.rows/log.parquet   the rows, unchanged; ads.parquet, users.parquet,
+                                 validation.parquet and test.parquet in the same way, if given
 
-So the data set is that of the same rows in Parquet, rejected rows can be looked up, and the command
+So the data set is the same as from Parquet files, rejected rows can be looked up, and the command
 line can convert the rows again.
 """
 
@@ -73,7 +73,7 @@ def from_pandas(
         FileNotFoundError: There is no such schema file.
         ValueError: A table is empty, a column cannot be converted, no schema can be proposed, or
             as in `convert.convert`.
-        OSError: As in `convert.convert`.
+        OSError: See `convert.convert`.
     """
     directory = pathlib.Path(directory)
     known = _schema_of(schema)
@@ -182,7 +182,7 @@ def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch
     else:
         raise ValueError(
             f"{name}: expected a pandas.DataFrame or a table that exports an Arrow stream "
-            f"(__arrow_c_stream__), got {type(table).__name__}. Make a frame of it."
+            f"(__arrow_c_stream__), got {type(table).__name__}. Convert it to a frame."
         )
     names = opened.schema.names
     twice = next((column for column in names if names.count(column) > 1), None)

@@ -1,20 +1,20 @@
-"""Histories: what a user did before a request, as fields of the request.
+"""Histories: a user's events before a request, as fields of the request.
 
     {"name": "recent_clicks", "kind": "history", "of": "ad", "event": "click",
      "max_length": 50, "max_age_days": 30}
 
 A history lists the ads of the user's last events, or the values that a field of these ads had at
 the time. It is never read from the log: conversion computes it for each request, and a service for
-each request of a user that it knows. Both follow these rules, which `raw_values` implements for one
+each request of a stored user. Both follow these rules, which `raw_values` implements for one
 user:
 
--   The events of a request's user that are strictly before the request, the latest last. Neither
-    the request's own events nor others of the same time count.
--   An event is in time when it happened: a click or engagement with a time of its own counts from
-    that time. A log of impressions with labels has no such times; there they count from their
-    impression.
+-   The events of a request's user that are strictly before the request, oldest first. Neither
+    the request's own events nor others at the same time count.
+-   An event counts from the time at which it happened: a click or engagement with its own time
+    counts from that time. In a log of impressions with labels, which has no such times, they count
+    from their impression.
 -   An event without a value (an ad whose field is missing) is left out.
--   Events of the same time are ordered by kind (impression, click, engagement), then by value.
+-   Events with the same time are ordered by kind (impression, click, engagement), then by value.
 -   Events older than `max_age_days` are left out; of the others the last `max_length` are kept.
 
 A history has two or three raw inputs, of one length. Names with `__` are reserved for them:
@@ -52,7 +52,7 @@ DROPPED_BITS, FIRST_BITS = 20, (127 << 3) - 2
 
 @dataclasses.dataclass(frozen=True)
 class UserEvent:
-    """What a user did with an ad.
+    """A user's event on an ad.
 
     Attributes:
         event: One of `schema.EVENTS`.
@@ -85,7 +85,7 @@ def raw_values(schema: Schema, events: Iterable[UserEvent], time: float) -> RawH
         time: Time of the request, in seconds since 1970.
 
     Returns:
-        Raw input -> values, the latest last; empty lists for a user without events.
+        Raw input -> values, oldest first; empty lists for a user without events.
 
     References:
         The module's description has the rules.
@@ -108,7 +108,7 @@ def _without_repeated(events: Iterable[UserEvent]) -> list[UserEvent]:
 
 
 def _latest(field: Field, events: Iterable[UserEvent], time: float) -> list[tuple[float, int, str]]:
-    """Returns time, kind and value of the events of a history, the latest last."""
+    """Returns time, kind and value of the events of a history, oldest first."""
     first = earliest(field, time)
     own = [
         (event.time, EVENTS.index(event.event), value)

@@ -27,7 +27,7 @@ class LabelRows:
 
 @dataclasses.dataclass(frozen=True)
 class Expectation:
-    """What is wrong with a label, and what would help."""
+    """A problem of a label, and a remedy."""
 
     text: str
     action: str

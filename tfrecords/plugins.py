@@ -30,14 +30,14 @@ _OWN_PACKAGES = ("tfrec", "tfrecords", "serving")
 
 
 class Registry(Generic[Found]):
-    """What can be named in one place.
+    """The names and classes that an option accepts.
 
     Args:
-        what: What is named, for messages.
+        what: Kind of the named things, for messages.
         group: Group of the entry points.
         own: Name -> module or MODULE:CLASS of ours.
-        expected: What must be found, for messages.
-        accept: Maps what is found to what `get` returns, or to None if it is not as expected.
+        expected: Description of an acceptable class, for messages.
+        accept: Maps a found object to the result of `get`, or to None if it is not acceptable.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Registry(Generic[Found]):
         return (*self._own, *sorted(others - set(self._own)))
 
     def get(self, reference: str | type) -> Found:
-        """Returns what a reference stands for.
+        """Resolves a reference.
 
         Args:
             reference: A name, MODULE:CLASS, or the class itself.
@@ -85,7 +85,7 @@ class Registry(Generic[Found]):
         if not values:
             raise ValueError(
                 f"Unknown {self._what} {reference!r}; expected one of {', '.join(self.names)}, or "
-                f"MODULE:CLASS for a class of your own."
+                f"MODULE:CLASS for your own class."
                 f"{terminal.suggestion_for(reference, self.names)}"
             )
         if len(values) > 1:
@@ -171,7 +171,7 @@ class Registry(Generic[Found]):
 
 
 def reference_to(found: str | type) -> str:
-    """Returns MODULE:CLASS of a class; a reference is returned as it is.
+    """Returns MODULE:CLASS of a class; a reference is returned unchanged.
 
     Raises:
         ValueError: It is no class; or the class is defined inside a function, so no other process
@@ -201,9 +201,9 @@ def _shown(reference: str | type) -> str:
 
 
 def _sources(kind: type) -> dict[str, bytes]:
-    """Returns what a class is made of: name of a file or cell -> content.
+    """Returns the source of a class: name of a file or cell -> content.
 
-    It depends on these contents alone, not on what else the process has imported.
+    It depends on these contents alone, not on other imports of the process.
     """
     sources: dict[str, bytes] = {}
     for base in kind.__mro__:
@@ -242,7 +242,7 @@ def _imported_names(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def _add_cells(found: Any, sources: dict[str, bytes]) -> None:
-    """Adds the cells of a notebook that define a class or function, and what its code names."""
+    """Adds the notebook cells that define a class or function, and those of names in its code."""
     parts = vars(found).values() if inspect.isclass(found) else [found]
     for function in filter(inspect.isfunction, (getattr(p, "__func__", p) for p in parts)):
         cell = function.__code__.co_filename

@@ -136,7 +136,7 @@ class DataSet:
 
     Raises:
         FileNotFoundError: The directory holds no finished data set.
-        ValueError: `dataset.json` has another format, or the encoder is not that of the records.
+        ValueError: `dataset.json` has another format, or the encoder does not match the records.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -170,7 +170,7 @@ class DataSet:
         if fitted.fingerprint() != self.fingerprint:
             raise ValueError(
                 f"{self.directory}: encoder/ has fingerprint {fitted.fingerprint()}; expected "
-                f"{self.fingerprint}, that of the records. Convert the log again."
+                f"{self.fingerprint}, the fingerprint of the records. Convert the log again."
             )
         return fitted
 
@@ -250,7 +250,7 @@ class DataSet:
             name: One of `records.Spec.per_request` [R] or `per_ad` [L].
 
         Raises:
-            FileNotFoundError, ValueError: As `windows`.
+            FileNotFoundError, ValueError: Same as `windows`.
         """
         dtype = {**self.spec.per_request(), **self.spec.per_ad()}[name]
         windows = self._stored_windows(split, None, self.spec)
@@ -364,7 +364,7 @@ class DataSet:
             negative_keep_rate: Share of the unclicked rows to keep, at random.
 
         Yields:
-            As `batches`.
+            Same as `batches`.
         """
         dataset = self._stored_windows(split, seed, self._spec_without_users, negative_keep_rate)
         dataset = dataset.enumerate().flat_map(
@@ -396,7 +396,7 @@ class DataSet:
 
         Yields:
             `query` [B, Fq], `ad` [B, Fa], `ad_row` [B] and `request` [B], all int32; pairs of a
-            batch with the same `request` are of one request. If the schema has a `user_key`, also
+            batch with equal `request` belong to one request. If the schema has a `user_key`, also
             `user` [B] int64, the fingerprint of the user's key.
         """
         dataset = self._stored_windows(split, seed, self.spec)
@@ -414,7 +414,7 @@ class DataSet:
 
 
 def _of_window(seed: Seed, index: tf.Tensor) -> tf.Tensor:
-    """Returns the seed [2] int64 of a window, from that of the data and the window's number."""
+    """Returns the seed [2] int64 of a window, from the data's seed and the window's number."""
     return tf.stack([tf.cast(seed, tf.int64), index])
 
 

@@ -188,9 +188,7 @@ class Schema:
         for name in _COLUMN_KEYS:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
-                raise ValueError(
-                    f"{name} must be the name of a column, or null if there is none; got {value!r}."
-                )
+                raise ValueError(f"{name} must be the name of a column, or null; got {value!r}.")
         if self.time_format is not None and (
             not isinstance(self.time_format, str) or "%" not in self.time_format
         ):
@@ -231,11 +229,11 @@ class Schema:
                     raise ValueError(f"{name}: {label} must be {finite}, got {number!r}.")
 
     def _take_labels(self, events: Events) -> None:
-        """Sets the columns of click and engagement to that of the events."""
+        """Sets the columns of click and engagement to the column of the events."""
         for label, kinds in (("click", events.view), ("engagement", events.engagement)):
             if getattr(self, label) not in (None, events.column):
                 raise ValueError(
-                    f"Schema {self.name!r}: with events, {label} comes from the event types; set "
+                    f"Schema {self.name!r}: with events, {label} follows from the event types; set "
                     f"it to null."
                 )
             object.__setattr__(self, label, events.column if kinds else None)
@@ -250,7 +248,7 @@ class Schema:
             missing = [name for name in ("user_key", "time") if getattr(self, name) is None]
             if missing:
                 raise ValueError(
-                    f"Schema {self.name!r}: the history {history.name!r} lists what a user did "
+                    f"Schema {self.name!r}: the history {history.name!r} lists a user's events "
                     f"before a request; name the columns of {' and '.join(missing)}, or leave the "
                     "history out."
                 )
@@ -258,7 +256,7 @@ class Schema:
         for rate in self.rates:
             if self.time is None:
                 raise ValueError(
-                    f"Schema {self.name!r}: the rate {rate.name!r} counts what was logged before a "
+                    f"Schema {self.name!r}: the rate {rate.name!r} counts events before a "
                     "request; name the column of the time, or leave the rate out."
                 )
             if self.click is None:

@@ -20,7 +20,7 @@ SPLIT_KINDS = (
 
 @dataclasses.dataclass(frozen=True)
 class SplitOptions:
-    """How a log is split.
+    """The options of a split.
 
     Attributes:
         kind: One of `SPLIT_KINDS`; `auto` is the first of file, column, time and order that the

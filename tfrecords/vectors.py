@@ -17,7 +17,7 @@ def scaled(values: tf.Tensor) -> tf.Tensor:
     """Divides vectors by their largest absolute value.
 
     Args:
-        values: [B, n] float32; a vector with a value that is not finite counts as missing.
+        values: [B, n] float32; a vector with a non-finite value counts as missing.
 
     Returns:
         [B, n] float16 in [-1, 1].

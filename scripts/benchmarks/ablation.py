@@ -1,4 +1,4 @@
-"""Measures what the parts of the ranker are worth: attention blocks, crosses, products of fields.
+"""Measures the contribution of the ranker's parts: attention blocks, crosses, products of fields.
 
     python scripts/benchmarks/ablation.py --data=workdir/quickstart/data,workdir/shop/data
 

@@ -1,4 +1,4 @@
-"""Measures what attention to the tokens of histories is worth, and what it costs.
+"""Measures the gain and the cost of attention to the tokens of histories.
 
     python scripts/benchmarks/attention.py --world=sequence --n_samples=100000
 
@@ -67,7 +67,7 @@ def train(
     directory: pathlib.Path,
     truth: evaluation.GroundTruth,
 ) -> dict[str, Any]:
-    """Trains a ranker and measures it; times are those of the processor, for batches of 512."""
+    """Trains a ranker and measures it; times are CPU times for batches of 512."""
     started = time.process_time()
     ranking.train_ranker(data_set, options, directory)
     seconds = time.process_time() - started

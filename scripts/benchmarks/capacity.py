@@ -93,7 +93,7 @@ def measure_service(base: pathlib.Path, private_bytes: int) -> dict[str, float]:
 
     Args:
         base: Bundle base.
-        private_bytes: What a process holds for the index.
+        private_bytes: Private memory of a process for the index, in bytes.
     """
     singles = flags.FLAGS.singles
     fields = json.loads((base / "requests.json").read_text(encoding="utf-8"))

@@ -10,13 +10,13 @@ scripts/serve.py and two workers. Requests arrive at a steady rate, and live upd
 while one fault after another is injected, each --fault at least once and then in random order until
 --minutes have passed. After each fault the service must become ready, and every acknowledged update
 must be readable. The two copies have the same models, so a mixed answer is recognized by the ads of
-live updates, which each release has of its own.
+live updates, which differ between releases.
 
-Prints each fault with what it did, then the counts, and as last line JSON: `requests`, `failed`,
+Prints each fault with its effect, then the counts, and as last line JSON: `requests`, `failed`,
 `late`, `mixed`, `acknowledged` (live updates), `lost` (ads), `faults`. A request is late if its
-answer comes after its deadline, or its client gives up at it; while a process is stopped, some are.
+answer misses its deadline, or its client gives up then; while a process is stopped, some are.
 The exit status is 1 if a request failed, an answer was mixed, an acknowledged ad was lost, or the
-system accepted what it must refuse.
+system accepted something that it must refuse.
 """
 
 import itertools
@@ -106,7 +106,7 @@ def run(
         names: Names of the faults.
 
     Returns:
-        Counts of the load, number of faults by name, and what the system accepted wrongly.
+        Counts of the load, number of faults by name, and violations of guarantees.
     """
     injected = dict.fromkeys(names, 0)
     violations = []

@@ -1,4 +1,4 @@
-"""Measures what histories and rates add to the time and memory of a conversion.
+"""Measures the time and memory that histories and rates add to a conversion.
 
     python scripts/benchmarks/histories.py
     python scripts/benchmarks/histories.py --rows=10000000 --repeat=3 --workdir=/data/benchmark

@@ -8,7 +8,7 @@ r"""Measures latency and throughput of requests over HTTP, through all stages.
 
 The setup is that of production on a single machine: `scripts/serve.py` with --workers processes,
 the embedded model server in another process, and the load generator in a third (`poisson_load.py`).
-The models are those of --workdir. A catalog of --num_ads ads is generated from the values of its
+The models are from --workdir. A catalog of --num_ads ads is generated from the values of its
 ads (`wide_catalog.py`) and indexed once, in WORKDIR/benchmark_serving. This takes about ten
 minutes for a million ads on two cores; the measurement takes a few minutes.
 
@@ -133,7 +133,7 @@ def measure_in_process(
 def measure_overload(
     target: poisson_load.Target, loads: Sequence[float], seconds: float
 ) -> tuple[float, list[dict[str, Any]]]:
-    """Measures the capacity, and what comes of multiples of it.
+    """Measures the capacity, and the outcome of requests at multiples of it.
 
     Args:
         target: Service and requests.

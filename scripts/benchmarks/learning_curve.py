@@ -6,8 +6,8 @@
 The first command takes about four minutes on two cores; the second, with up to 1,000,000
 impressions and 1,000,000 ads, an hour or two. Generates synthetic logs with known ground truth:
 each has --impressions for training and validation, followed by --test_impressions for testing.
-Measures recall and NDCG of test clicks over the whole catalog as a share of what the ground truth
-reaches on the same clicks, next to popularity. Prints a table, and JSON as the last line.
+Measures recall and NDCG of test clicks over the whole catalog as a share of the ground
+truth's on the same clicks, next to popularity. Prints a table, and JSON as the last line.
 """
 
 import dataclasses
@@ -115,13 +115,13 @@ def convert_log(
 
 
 def shares(values: dict[str, float], ceiling: dict[str, float]) -> dict[str, float | None]:
-    """Returns each metric as a share of what the ground truth reaches."""
+    """Returns each metric as a share of the ground truth's."""
     return {key: metrics.share_of_achievable(values[key], 0.0, ceiling[key]) for key in KEYS}
 
 
 def print_table(points: list[dict[str, Any]]) -> None:
-    """Prints two rows for each size: shares, and in the columns of the truth what it reaches."""
-    print("share of what the ground truth reaches (truth: its metric)")
+    """Prints two rows for each size: shares, and under truth the metrics of the ground truth."""
+    print("share of the ground truth's metric (truth: the metric itself)")
     rows = [
         {
             **point,

@@ -1,4 +1,4 @@
-"""Measures what the loss of a ranker costs requests, if others serve the same release.
+"""Measures how the loss of a ranker affects requests if others serve the same release.
 
     make quickstart
     python scripts/benchmarks/replicas.py
@@ -9,8 +9,8 @@ each a process. Requests arrive as a Poisson process over HTTP, in phases of --d
 
     undisturbed   all replicas
     killed        one is killed with SIGKILL after a quarter of the phase
-    restarted     it is started again; on few cores, this takes CPU time from the requests
-    stopped       another one is stopped with SIGSTOP after a quarter, and goes on at three quarters
+    restarted     it is restarted; on few cores, this takes CPU time from the requests
+    stopped       another one is stopped with SIGSTOP after a quarter, and resumes at three quarters
     slowed        another one is stopped for 45 of every 50 ms
     after         all replicas
 
@@ -48,7 +48,7 @@ _STOPPED_SECONDS, _RUNNING_SECONDS = 0.045, 0.005
 
 
 class ModelServers:
-    """Embedded model servers of a base directory, each a process on a port of its own."""
+    """Embedded model servers of a base directory, each a process on its own port."""
 
     def __init__(self, base: str, ports: list[int]) -> None:
         self._base = base
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def measure(target: poisson_load.Target, servers: ModelServers) -> Iterator[dict[str, Any]]:
-    """Yields what each phase measured; the first is undisturbed."""
+    """Yields the measurements of each phase; the first is undisturbed."""
     fresh_process.call(poisson_load.poisson, target, FLAGS.rate, FLAGS.warm_up_seconds, 0)
     phases: dict[str, Callable[[], None]] = {
         "undisturbed": servers.undisturbed,

@@ -40,7 +40,7 @@ def main() -> None:
     if address is None:
         raise ValueError("--update_channel is missing; expected redis://HOST:PORT/DATABASE.")
     release = releases.load(bundle_flags.bundle_base(), FLAGS.version)
-    # A stream of its own for each run.
+    # A separate stream for each run.
     training = f"{release.manifest.training_id}-{time.time_ns()}"
     manifest = dataclasses.replace(release.manifest, training_id=training)
     release = dataclasses.replace(release, manifest=manifest)

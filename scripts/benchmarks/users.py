@@ -1,4 +1,4 @@
-"""Measures what a user store costs a request, over HTTP and through all stages.
+"""Measures the latency that a user store adds to a request, over HTTP and through all stages.
 
     make quickstart
     python scripts/benchmarks/users.py --bundle=workdir/quickstart/bundle
@@ -8,11 +8,11 @@
 
 Fills each store with --num_users users, unless it has them: a profile, --num_actions clicks and as
 many impressions each; for a million users this takes five minutes and 1.4 GB. Then sends three
-kinds of requests in turn, one after another, each of another user: one that carries everything, one
-with the id of its user alone, and one with a frequency cap, which reads the impressions, too. The
+kinds of requests in turn, one after another, each of another user: with all fields, with only the
+id of its user, and with a frequency cap, which reads the impressions, too. The
 service records the impressions of all answers with an id, as by default. Prints a table, and JSON
-as the last line: times, by how much they are longer than those of the first kind, and the shares
-of users that were read in time.
+as the last line: times, their differences to the first kind, and the shares of users
+that were read in time.
 """
 
 import asyncio

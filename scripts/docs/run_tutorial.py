@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def run(notebook: nbformat.NotebookNode, timeout_seconds: int) -> nbformat.NotebookNode:
-    """Runs a notebook in a kernel of its own.
+    """Runs a notebook in a separate kernel.
 
     Raises:
         ValueError: A cell fails.

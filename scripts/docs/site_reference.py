@@ -33,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def _faces(package: str) -> Iterator[str]:
-    """Yields what others may import: a package, if it exports names, its rooms and its doors."""
+    """Yields the public modules: a package, if it exports names, its rooms and its doors."""
     if "__all__" in (site_pages.ROOT / package / "__init__.py").read_text(encoding="utf-8"):
         yield package
     for path in sorted((site_pages.ROOT / package).iterdir()):

@@ -95,7 +95,7 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
         if len(numbers) < table.num_rows:
             raise ValueError(
                 f"{path}: expected each {rate['of']} once, got {table.num_rows:,} rows of "
-                f"{len(numbers):,} values. Add up what was counted of each."
+                f"{len(numbers):,} values. Add up the counts of each value."
             )
         read[rate["name"]] = {v: number for v, number in numbers.items() if number is not None}
     return read

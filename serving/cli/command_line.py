@@ -130,8 +130,8 @@ def parse_json(text: str, place: str, expected: str) -> Any:
 
     Args:
         text: JSON text.
-        place: Where the text stands, for the error.
-        expected: What it should be, for the error.
+        place: Source of the text, for the error.
+        expected: Expected form, for the error.
 
     Raises:
         ValueError: The text is not valid JSON.

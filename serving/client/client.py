@@ -76,7 +76,7 @@ class Client:
             request: Request; None: one with the given fields only.
             **fields: Fields of `serving.requests.Request`, such as `user`, `context`, `user_id`,
                 `k`, `weights`, `filters`, `rules`, `seen`, `explain`, `dry_run`; they override
-                those of `request`. Filters, rules and seen are models or their JSON objects.
+                the fields of `request`. Filters, rules and seen are models or their JSON objects.
 
         Raises:
             ClientRequestError: The request is refused.
@@ -92,20 +92,20 @@ class Client:
         """Asks for the ads for many requests; returns the answers in the same order.
 
         Raises:
-            TfrecClientError: As `recommend`.
+            TfrecClientError: Same as `recommend`.
         """
         return http_calls.run_at_once(self._calls.recommend_batch(requests))
 
     def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
         """Adds what users did to their histories; for a service with a user store.
 
-        Events can be added again: those of a user with the same id are one event.
+        Events can be added again: events of a user with the same id count once.
 
         Args:
             events: Events, or their JSON objects with the fields of `serving.requests.Event`.
 
         Raises:
-            TfrecClientError: As `recommend`.
+            TfrecClientError: Same as `recommend`.
         """
         return http_calls.run_at_once(self._calls.add_events(events))
 
@@ -117,7 +117,7 @@ class Client:
             profile: Raw query fields that describe the user.
 
         Raises:
-            TfrecClientError: As `recommend`.
+            TfrecClientError: Same as `recommend`.
         """
         http_calls.run_at_once(self._calls.set_profile(user_id, profile))
 
@@ -128,15 +128,15 @@ class Client:
             user_id: Id of the user.
 
         Raises:
-            TfrecClientError: As `recommend`.
+            TfrecClientError: Same as `recommend`.
         """
         return http_calls.run_at_once(self._calls.delete_user(user_id))
 
     def bundle(self) -> dict[str, Any]:
-        """Returns what is served: version, fields, heads, index, metrics, updates.
+        """Describes the served release: version, fields, heads, index, metrics, updates.
 
         Raises:
-            TfrecClientError: As `recommend`.
+            TfrecClientError: Same as `recommend`.
         """
         return http_calls.run_at_once(self._calls.bundle())
 

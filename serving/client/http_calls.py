@@ -43,8 +43,8 @@ _KEEPALIVE_SECONDS = 4.0
 class Retry:
     """When a call is retried. All attempts of a call share the client's timeout.
 
-    A refused or broken connection, 429 and 503 are retried: every call of this service reads, or
-    can be made again. A call that timed out is not retried.
+    A refused or broken connection, 429 and 503 are retried: all calls of this service are
+    idempotent. A call that timed out is not retried.
 
     Attributes:
         attempts: Maximum number of attempts, including the first; 1 disables retries.
@@ -204,7 +204,7 @@ class Calls:
         return _read(UserDeleted, await self._call("DELETE", _user_path(user_id))).deleted
 
     async def bundle(self) -> dict[str, Any]:
-        """Returns what is served."""
+        """Describes the served release."""
         return await self._call("GET", "/v1/bundle")
 
     async def health(self) -> bool:

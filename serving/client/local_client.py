@@ -105,7 +105,7 @@ class LocalClient:
         """Returns the answers to many requests, in the same order.
 
         Raises:
-            TfrecClientError: As `recommend`.
+            TfrecClientError: Same as `recommend`.
         """
         return self._call(lambda own: own.recommend_batch(list(requests)))
 
@@ -138,7 +138,7 @@ class LocalClient:
         return self._call(delete)
 
     def bundle(self) -> dict[str, Any]:
-        """Returns what is served."""
+        """Describes the served release."""
         return orchestrator.describe_release(self._open())
 
     def health(self) -> bool:

@@ -1,4 +1,4 @@
-"""The index that an evaluation measures: that of the published release, or a new one.
+"""The index that an evaluation measures: the published release's, or a new one.
 
 Shapes: N ads, Q queries, D embedding size.
 """

@@ -1,10 +1,10 @@
 """The export gate: refuses a release that is worse than the released one.
 
-It compares metrics of the validation split, which the manifest of each release keeps: of the
-ranker's heads, `tfrec.ranking.measure_heads`, and of retrieval, the share of the ranker's utility
-in all ads that its candidates hold, `tfrec.retrieval.UtilityShare`. A first release is never
-refused: a weak head is published and named as weak (`tfrec.ranking.weak_heads`), and a low share is
-noted. A head that was weak before is no reason to refuse, either.
+It compares validation metrics from the manifests of both releases: those of the ranker's heads
+(`tfrec.ranking.measure_heads`), and for retrieval, the share of the ranker's utility over all ads
+that the candidates contain (`tfrec.retrieval.UtilityShare`). A first release is never refused: a
+weak head is published and marked weak (`tfrec.ranking.weak_heads`), and a low share is noted. A
+head that is weak in the released ranker is not compared, either.
 
 ADR 15, ADR 35 and ADR 39 give the reasons for the limits.
 """
@@ -34,8 +34,8 @@ class Released:
 
     Attributes:
         version: Release version.
-        figures: Metrics of each head; empty: they are not known, or there is no ranker.
-        differences: Head -> normalized entropy of the candidate minus that of the release on the
+        figures: Metrics of each head; empty if they are unknown or there is no ranker.
+        differences: Head -> difference in normalized entropy, candidate minus release, on the
             same rows, and its standard error; None if the metrics are from other rows.
         utility_shares: Weighting -> `share` of the utility in the candidates, and its standard
             `error`; empty: they are not known.
@@ -52,8 +52,8 @@ class Verdict:
     """The gate's verdict.
 
     Attributes:
-        refusals: One sentence per fault; empty: the release may be published.
-        notes: What could not be judged, and how the ranker was compared.
+        refusals: One sentence per reason to refuse; empty: the release may be published.
+        notes: Parts that could not be judged, and how the ranker was compared.
     """
 
     refusals: tuple[str, ...]
@@ -85,12 +85,12 @@ def judge(
     released: Released | None,
     shares: UtilityShares | None = None,
 ) -> Verdict:
-    """Judges a release by the heads of its ranker, and by what its retrieval finds.
+    """Judges a release by the heads of its ranker and the utility share of its retrieval.
 
     Args:
         candidate: Metrics of the heads on the validation split; empty: the release has no ranker.
-        released: The release that it would replace; None: there is none.
-        shares: The `Released.utility_shares` of the candidate; None: they are not known.
+        released: The release to replace; None: no release.
+        shares: The `Released.utility_shares` of the candidate; None: unknown.
     """
     shares = shares or {}
     notes = tuple(
@@ -108,7 +108,7 @@ def judge(
 
 
 def _is_weak(weighting: str, figures: ranking.Figures) -> bool:
-    """Returns whether a weighting is that of a weak head alone."""
+    """Returns whether a weighting consists of a single, weak head."""
     own = figures.get(weighting)
     return own is not None and (
         not isinstance(own, ranking.HeadFigures) or ranking.weakness(own) is not None

@@ -39,7 +39,7 @@ def trained_tower(workdir: pathlib.Path) -> tuple[reader.DataSet, retrieval.Retr
     """Opens a work directory's data set and its trained tower.
 
     Raises:
-        FileNotFoundError, ValueError: There is none.
+        FileNotFoundError, ValueError: The data set or the tower is missing.
     """
     data_set = pipeline.Pipeline(workdir).data_set()
     return data_set, retrieval.load_two_tower(data_set, workdir / "retrieval")[0]
@@ -48,7 +48,7 @@ def trained_tower(workdir: pathlib.Path) -> tuple[reader.DataSet, retrieval.Retr
 def embeddings_from_tower(
     data_set: reader.DataSet, two_tower: retrieval.RetrievalModel, num_queries: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds the catalog, and the queries of clicks of the test split, with a trained tower.
+    """Embeds the catalog and the queries of held-out test clicks with a trained tower.
 
     Raises:
         ValueError: There is no held-out click.

@@ -2,7 +2,7 @@
 
     WORKDIR/synthetic/   the synthetic log, where one is used
     WORKDIR/data/        the converted data set
-    WORKDIR/data_card.html   what is in it, and its problems
+    WORKDIR/data_card.html   its contents and problems
     WORKDIR/ranker/      the ranker
     WORKDIR/retrieval/   the two-tower model, which the ranker teaches
     WORKDIR/evaluation/  metrics of both on the test split, and a page with figures
@@ -188,7 +188,7 @@ class Pipeline:
                 _wrapped(
                     "the two-tower model learns from clicks alone: there is no trained ranker of "
                     f"this data set in {self.path('ranker')}, or all of its heads are weak. With "
-                    "one it learns what the ranker would choose: tfrec train_ranker"
+                    "one it also learns the ranker's choices: tfrec train_ranker"
                 )
             )
         of_clicks = {
@@ -220,7 +220,7 @@ class Pipeline:
         return directory
 
     def say_what_to_expect(self, data_set: reader.DataSet) -> None:
-        """Prints the number of positive rows of each label, and what they are worth."""
+        """Prints the number of positive rows of each label, and what to expect from them."""
         for line in head_lines.of_labels(data_set):
             self._print(_wrapped(line))
 
@@ -236,7 +236,7 @@ class Pipeline:
         Args:
             data_set: The converted log.
             config: Resamples and segments; None: those of the last evaluation, or the defaults.
-            index_config: Configuration of an index if none like it is published; None: the same.
+            index_config: Configuration of an index if none like it is published.
             filters: Filters to measure, as in a request.
         """
         before = self._last_inputs("evaluation")
@@ -379,7 +379,7 @@ class Pipeline:
     def _teacher(self, data_set: reader.DataSet) -> retrieval.Teacher | None:
         """Returns the trained ranker as a teacher of the two-tower model.
 
-        None if there is none, or if nothing that it says is known to be better than the rates.
+        None if there is none, or if all of its heads with a weight are weak.
         """
         trained = self._last_inputs("ranker").get("data") == _learned_from(data_set)
         if not trained or not any(self.path("ranker").glob(PRODUCTS["ranker"])):
@@ -395,7 +395,7 @@ class Pipeline:
         )
 
     def _write_card(self, data_set: reader.DataSet) -> None:
-        """Writes the data card and prints its warnings but those of `say_what_to_expect`."""
+        """Writes the data card and prints its warnings, except those of `say_what_to_expect`."""
         built = card.build_card(data_set)
         page = self.workdir / "data_card.html"
         files.write(page, card.render_html(built))
@@ -511,7 +511,7 @@ class Pipeline:
                 training.of_chief(self.strategy, False)
         elif training.of_chief(self.strategy, None):
             work()
-        # The others go on once the chief has written all that it writes alone.
+        # The others continue once the chief has written its files.
         training.gathered(self.strategy, "done")
 
     def _print(self, line: str) -> None:
@@ -524,13 +524,13 @@ def _number(step: str) -> str:
 
 
 def _content_of(data_set: reader.DataSet) -> str:
-    """Returns a checksum of what a data set holds, wherever and from whichever files."""
+    """Returns a checksum of the content of a data set, regardless of paths and log files."""
     exclude = {"source", *_COUNTS_OF_CARD}
     return _digest(data_set.description.model_dump(mode="json", exclude=exclude))
 
 
 def _learned_from(data_set: reader.DataSet) -> str:
-    """Returns a checksum of what models learn from: not of default weights and what is shown."""
+    """Returns a checksum of what models learn from, without default weights and shown columns."""
     exclude = {"source", "log_schema", *_COUNTS_OF_CARD}
     description = data_set.description.model_dump(mode="json", exclude=exclude)
     for file in ("encoder/encoder.json", "catalog/ads.arrow"):

@@ -44,13 +44,13 @@ def export_release(
         base: Base directory of the bundles.
         data_set: The data set that both models were trained on.
         two_tower: The trained retrieval model.
-        model: The trained ranker; None: there is none.
+        model: The trained ranker; None: no ranker.
         calibrators: The ranker's calibrators.
         index_config: Configuration of the index.
         metrics: Metrics of the models, for the manifest.
         candidate_parts: Number of parts of a request's candidates that the ranker can score in
             parallel.
-        judged: Weights and weaknesses of the heads; None: all have weight 1, and none is weak.
+        judged: Weights and weaknesses of the heads; None: all have weight 1 and none is weak.
         work_directory: See `releases.ReleaseInputs`.
 
     Returns:

@@ -36,8 +36,8 @@ def check(
         force: Whether to publish a refused release.
 
     Returns:
-        For the manifest: `validation`, the metrics of the heads, `utility_share`, what retrieval
-        finds, and `gate`, the verdict.
+        For the manifest: `validation`, the metrics of the heads; `utility_share`, that of
+        retrieval; and `gate`, the verdict.
 
     Raises:
         ReleaseRefusedError: The gate refuses it, and `force` is off.
@@ -67,7 +67,7 @@ def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict
 def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
     """Judges a release of another base directory before it is published in this one.
 
-    Its metrics and those of the stable release are from their manifests.
+    The metrics of both releases are read from their manifests.
 
     Raises:
         ReleaseRefusedError: The gate refuses it.
@@ -85,7 +85,7 @@ def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
 
 
 def _measured(release: manifest.Manifest) -> gate.Released:
-    """Returns what the manifest of a release says of it."""
+    """Returns the metrics in the manifest of a release."""
     return gate.Released(
         release.version,
         ranking.parse_figures(release.metrics.get("validation", {})),

@@ -47,10 +47,10 @@ class Joined:
         duplicate_events: Number of events that were delivered again.
         rejected_events: Number of malformed events, which are in OUTPUT.rejected.tsv.
         refunded: Number of ads whose refunds exceed their revenue, which is 0.
-        repeated: Number of shown ads whose request id is also that of an earlier answer.
+        repeated: Number of shown ads whose request id repeats that of an earlier answer.
         totals: Sum of each label over the rows.
         schema: JSON of the schema for `tfrec convert`.
-        warning: What is wrong with the times of the log, or None.
+        warning: Problem with the times of the log, or None.
     """
 
     rows: int

@@ -2,8 +2,8 @@
 
     {"request_id": "42", "ad_id": "ad-17", "event_id": "e-9", "click": 1, "revenue": 0.35}
 
-Events may be delivered more than once. Those of a request and ad with the same `event_id` are one
-event; so are those without `event_id` that are equal in all fields. Bad events are rejected with
+Events may be delivered more than once. Events of a request and ad with the same `event_id` count
+once; so do events without `event_id` that are equal in all fields. Bad events are rejected with
 their line and a reason.
 
 Shapes: E distinct pairs of request and ad.
@@ -40,8 +40,8 @@ class Rejected:
     Attributes:
         path: File of events.
         line: Number of the line or row, from 1.
-        reason: What is wrong.
-        text: The event as it is in the file.
+        reason: Reason for the rejection.
+        text: The event, verbatim.
     """
 
     path: pathlib.Path

@@ -4,8 +4,8 @@
      "click": 1}
 
 An event of an answer has its request id; others have no impression to be joined to, and are left
-out. So are impressions, which the impression log has. Lines are written whole and at once, and
-several processes may write to one directory. A line is safe from the end of its process; the
+out. So are impressions, which the impression log has. Lines are written atomically, and
+several processes may write to one directory. A line survives the end of its process; the
 operating system writes it to the disk within seconds.
 """
 

@@ -6,9 +6,9 @@
 
 Answers go into a bounded queue. A thread converts them to rows (`impression_rows`) and writes
 Parquet files atomically, with checksums. Answers that do not fit into the queue, or cannot be
-written, are dropped and counted. A killed process loses the rows that are in no file yet, at most
-`seconds_per_file` of them. Rows may be in two files if the disk reported an error for the first
-one; `_answer_id` tells. Several processes may write to the same directory.
+written, are dropped and counted. A killed process loses the rows that are not in a file yet, at
+most those of `seconds_per_file`. Rows may be in two files if the disk reported an error for the
+first one; `_answer_id` identifies duplicates. Several processes may write to the same directory.
 
 `tfrec join_feedback` joins the files with feedback.
 """
@@ -152,7 +152,7 @@ class ImpressionLog:
         }
 
     def close(self, timeout_seconds: float = 10.0) -> None:
-        """Writes what is queued and stops the thread.
+        """Writes the queued rows and stops the thread.
 
         Args:
             timeout_seconds: Maximum time to wait for the thread, in seconds.
@@ -205,7 +205,7 @@ class ImpressionLog:
         try:
             pending.lay_out()
         except Exception as error:
-            # Whatever is wrong with an answer, the thread must go on.
+            # Whatever is wrong with an answer, the thread must continue.
             self._drop(rows)
             self._note_problem(error)
 
@@ -259,7 +259,7 @@ class ImpressionLog:
 
 
 def _reason(error: Exception) -> str:
-    # The message names a file of its own at each attempt.
+    # The message names a different file at each attempt.
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
     return str(error)

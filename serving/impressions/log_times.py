@@ -1,4 +1,4 @@
-"""The latest time of an impression log, which the age of its impressions is measured from.
+"""The latest time of an impression log, the reference for the age of its impressions.
 
 The clock of a host may be ahead, which would make all impressions look old. So the latest time is
 one at which several hosts were logging, and is not in the future.

@@ -164,7 +164,7 @@ def build_index(
 
 
 def drop_index(entry: Mapping[str, Any]) -> None:
-    """Removes what a release's index has outside of the bundle.
+    """Removes the parts of a release's index that are outside of the bundle.
 
     Args:
         entry: `index` of the manifest.
@@ -182,7 +182,7 @@ class AdIndex:
     Args:
         searcher: Index of N ads.
         ad_features: [N, F] int32.
-        ads: N rows with `AD_ID`, the raw fields and what is shown.
+        ads: N rows with `AD_ID`, the raw fields and the columns to show.
         sample_queries: [Q, D] float32, or None.
 
     Attributes:
@@ -343,7 +343,7 @@ class AdIndex:
 
 
 def without_vectors(ads: pa.Table) -> pa.Table:
-    """Returns a table of ads without its vectors, which nobody reads in an answer."""
+    """Returns a table of ads without its vectors, which answers do not show."""
     vectors = [f.name for f in ads.schema if pa.types.is_fixed_size_list(f.type)]
     return ads.drop_columns(vectors)
 

@@ -1,4 +1,4 @@
-"""What the index of a release offers, with any backend.
+"""The interface of a release's index, for any backend.
 
     faiss    in process: `search.Searcher`, the default
     milvus   a Milvus server or a milvus-lite file: `milvus_index.MilvusIndex`
@@ -52,13 +52,13 @@ class IndexBackend(Protocol):
         """Returns the current search parameters, for the manifest."""
 
     def place(self) -> dict[str, Any]:
-        """Returns what the manifest pins besides kind and parameters; nothing for files."""
+        """Returns the manifest entries besides kind and parameters; empty for files."""
 
     def eligible(self, filters: requests.Filters, catalog: eligibility.Eligibility) -> EligibleAds:
         """Returns the ads that match filters returned by `FilterFields.check`."""
 
     def prepare_filters(self, catalog: eligibility.Eligibility) -> None:
-        """Builds what `eligible` looks up, so that the first request need not wait for it."""
+        """Builds the lookups of `eligible`, so that the first request does not wait for them."""
 
     def search(
         self,
@@ -73,7 +73,7 @@ class IndexBackend(Protocol):
             query_embeddings: [B, D] float32.
             k: Number of ads to return for each query.
             eligible: From `eligible`, or the eligible rows. None allows all.
-            timeout_seconds: Time after which a server need not answer any more. None: no limit.
+            timeout_seconds: Time after which an answer is no longer needed. None: no limit.
 
         Raises:
             IndexUnavailableError: A server does not answer, or not in time.
@@ -88,7 +88,7 @@ class IndexBackend(Protocol):
         """Closes the connection to a server."""
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes what belongs in `ad_index/N` besides the ads and their features."""
+        """Writes the files of `ad_index/N`, except the ads and their features."""
 
 
 def name_of(entry: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ EXACT_UP_TO = 10_000
 
 
 class IndexKind:
-    """The base class of kinds of index of your own.
+    """The base class of your own kinds of index.
 
         class Bytes(index.IndexKind):
             def factory(self, config, num_ads, dimension):
@@ -184,7 +184,7 @@ class IndexConfig:
         if self.kind not in MILVUS_KINDS:
             raise ValueError(
                 f"index kind: expected one of {MILVUS_KINDS} in Milvus, got {self.kind!r}. Cells "
-                "(IVF) are not offered there: filtered searches of them come back short."
+                "(IVF) are not offered there: their filtered searches return too few ads."
             )
         uri = self.milvus_uri or ""
         if "://" not in uri and not uri.endswith(".db"):

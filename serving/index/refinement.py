@@ -1,7 +1,7 @@
 """Rescores the best codes of an index with the vectors stored in a `faiss.IndexRefine`.
 
 The search is that of `IndexRefine.search`: it finds k·k_factor candidates by 4-bit codes, and at
-least some hundred, and returns the best k of them by the stored vectors. faiss decodes vectors one
+least a few hundred, and returns the best k of them by the stored vectors. faiss decodes vectors one
 by one and maintains a heap. Here they are gathered, converted to float and multiplied in blocks,
 which takes a third to a quarter of the time for 1,500 candidates.
 
@@ -23,7 +23,7 @@ _KINDS = {_SQ.QT_8bit: np.uint8, _SQ.QT_bf16: np.uint16, _SQ.QT_fp16: np.float16
 # Blocks of 0.5 MB fit into the L2 cache, and are too small for OpenBLAS to start threads, which
 # would wait for each other for milliseconds if a core is busy.
 _BLOCK_FLOATS = 2**17
-# A k_factor tuned for k of some hundred is too small for k = 10, because codes rank some of the
+# A k_factor tuned for k of a few hundred is too small for k = 10, because codes rank some of the
 # best ten ads far behind.
 _MIN_CANDIDATES = 500
 

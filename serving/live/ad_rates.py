@@ -1,9 +1,9 @@
 """The rates of ads while a release is served.
 
-A rate is computed from a log (`conversion.event_rates`), and an update of an ad cannot know it. So
-changed and added ads have the rates that their values have in the release: a new ad of a category
-has the rate of this category. Rates themselves can be updated, too: the latest one of a value then
-counts for all ads that have it.
+A rate is computed from a log (`conversion.event_rates`), so an update of an ad does not include it.
+Changed and added ads get the released rates of their values: a new ad of a category gets the rate
+of that category. Rates themselves can be updated, too: the latest rate of a value then applies to
+all ads that have the value.
 
 Shapes: B ads, V values of a field, F columns of ad features.
 """
@@ -30,7 +30,7 @@ Embed = Callable[[pa.Table], tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class RateUpdate:
-    """The rates of the values of a field, in place of those of the release.
+    """New rates of the values of a field, which replace the released ones.
 
     Attributes:
         name: The rate.
@@ -48,7 +48,7 @@ class RateUpdate:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` returned."""
+        """Parses the result of `to_json`."""
         encoded = np.array(value["encoded"], np.int32).reshape(-1, 2)
         return cls(**{**value, "columns": tuple(value["columns"]), "encoded": encoded})
 
@@ -89,7 +89,7 @@ class AdRates:
         self._of_values: dict[str, tuple[pa.Array, pa.Array]] = {}
 
     def fill(self, ads: pa.Table) -> pa.Table:
-        """Returns ads [B] with the rates that they lack; null where the release has none."""
+        """Fills in missing rates of ads [B]; null if the release has none."""
         for field in self._fields:
             name = field["name"]
             known = self._of_ads(name, ads) if field["of"] == AD else self._of(field, ads)
@@ -107,12 +107,12 @@ class AdRates:
             embed: The ad tower.
 
         Returns:
-            The rates of the values that the models tell apart: those that share an id with others,
+            The rates of the values that have their own id in the models: values that share an id,
             because they are rare, are left out.
 
         Raises:
-            InvalidAdError: The release has no such rate, or it is of ads; or a value is no text, or
-                a number no rate.
+            InvalidAdError: The release has no such rate, or it is one of ads; or a value is not a
+                string, or a number is not a rate.
         """
         known = {field["name"]: field["of"] for field in self._fields}
         for name, numbers in rates.items():

@@ -1,4 +1,4 @@
-"""An append-only file of records that tells a write that was interrupted from damage.
+"""An append-only file of records that distinguishes interrupted writes from damage.
 
     file     two commits (at 0 and 4096, so that one bad sector spares the other), then records
     commit   magic (4 bytes), sequence number (8, little-endian), generation (8), end offset of the
@@ -8,7 +8,7 @@
 The checksum of a record is the CRC-32 of all payloads up to it, so it also fixes their order.
 
 A record is synced to disk, then the commit that includes it, and only then is it acknowledged.
-Commits alternate between the two places, so the one before survives an interrupted write. What lies
+Commits alternate between the two places, so the one before survives an interrupted write. Data
 beyond the latest commit was never acknowledged; the next writer moves it to a file next to the
 journal. Anything else that does not match the commit is damage, and is never cut off.
 """
@@ -36,7 +36,7 @@ CUT_PATTERN = "cut-*"
 
 @dataclasses.dataclass(frozen=True)
 class Commit:
-    """What a journal contains, as known apart from its records.
+    """The extent of a journal, stored apart from its records.
 
     Attributes:
         generation: Random value of the file, which is new if the journal is rewritten.
@@ -172,7 +172,7 @@ def _encode(payload: bytes, last: Commit) -> tuple[bytes, Commit]:
 
 
 def _set_aside(path: pathlib.Path, file: BinaryIO, end: int) -> None:
-    """Moves what lies beyond an offset to a file of its own."""
+    """Moves the data beyond an offset to a separate file."""
     rest = os.pread(file.fileno(), os.fstat(file.fileno()).st_size - end, end)
     if rest:
         name = f"cut-{end}-{zlib.crc32(rest):08x}"

@@ -38,7 +38,7 @@ from tfrecords.schema import NUM_CANDIDATES
 
 # Time before an update channel that failed is used again.
 _RETRY_SECONDS = 0.5
-# A channel that ends at another position after so many tries does not do what it promises.
+# A channel that ends at another position after this many tries violates its contract.
 _MAX_TRIES = 100
 # Number of unknown ids that an update names.
 _MAX_UNKNOWN_IDS = 3
@@ -71,7 +71,7 @@ class LiveIndex:
     Args:
         release: The loaded release.
         config: Thresholds. None uses the defaults.
-        channel: Channel to the journals of other hosts, which `close` closes. None: there are none.
+        channel: Channel to the journals of other hosts, which `close` closes. None: no channel.
 
     Raises:
         LiveIndexError: The journal is damaged, or belongs to another release.
@@ -160,9 +160,9 @@ class LiveIndex:
         Args:
             ads: Ads in the format described in `ad_rows`. Existing ads are replaced.
             removed: Ids of ads to remove.
-            rates: Rate -> value of its field -> number, which replace all that were set before.
-                Values that are left out, or are too rare for models to tell apart, have the rate
-                of the release.
+            rates: Rate -> value of its field -> number, which replace all earlier ones.
+                Values that are left out, or are too rare to have their own id, keep the rate of
+                the release.
 
         Raises:
             InvalidAdError: An ad or an id is invalid. Nothing is changed.
@@ -178,7 +178,7 @@ class LiveIndex:
                 f"removed: expected no ad that is also in ads, got {min(both)!r} in both. Send it "
                 "in one of them."
             )
-        # Before taking the locks: embedding takes a second for some thousand ads.
+        # Before taking the locks: embedding takes a second for a few thousand ads.
         set_rates = self._rates.encode(rates or {}, self._embed)
         change = live_update.Update(tuple(gone), table, *self._embed(table), set_rates)
         # In this order everywhere: requests take the second lock, and must not wait for other
@@ -227,7 +227,7 @@ class LiveIndex:
 
     @property
     def cut_bytes(self) -> int:
-        """Size of what interrupted updates have left, in bytes."""
+        """Size of the remains of interrupted updates, in bytes."""
         return self._store.cut_bytes
 
     def rebuild_suggested(self) -> str | None:

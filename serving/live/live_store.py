@@ -43,7 +43,7 @@ class LiveStore:
 
     Attributes:
         seen: State of the file at the last read, see `state_of_file`.
-        cut_bytes: Size of what interrupted updates have left, which is kept next to the journal.
+        cut_bytes: Size of the remains of interrupted updates, kept next to the journal.
         position: Position after the last record that was read or written.
     """
 
@@ -211,7 +211,7 @@ class LiveStore:
         return f"{self._path} cannot be written ({error}). The update is not applied."
 
     def _count_cut(self) -> None:
-        # An operator may remove a file meanwhile; the next update counts again.
+        # An operator may remove a file in the meantime; the next update recounts.
         with contextlib.suppress(OSError):
             cut = self._directory.glob(journal.CUT_PATTERN)
             self.cut_bytes = sum(path.stat().st_size for path in cut)

@@ -45,7 +45,7 @@ class LiveView:
         released: Index of the release.
         removed: Rows of the release that were removed or changed.
         added: Snapshot of the added ads.
-        rates: Rates in place of those of the ads; filters do not know them.
+        rates: Rates that replace those of the ads; filters do not use them.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def open_channel(
 
     Args:
         address: `redis://HOST:PORT/DATABASE`, `rediss://` for TLS, or `unix://PATH`; `valkey://`
-            and `valkeys://` mean the same. None: there is no channel.
+            and `valkeys://` mean the same. None: no channel.
         release: Loaded release.
     """
     if address is None:

@@ -40,7 +40,7 @@ START = Position(0, 0)
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a channel has for a host.
+    """The content of a channel for a host.
 
     Attributes:
         records: Records after the position of the host, in order; not necessarily all.
@@ -101,14 +101,14 @@ def lacking(name: str, position: Position, first: int) -> errors.LiveIndexError:
 
 
 def diverged(name: str, number: int) -> errors.LiveIndexError:
-    """Returns the error of a channel whose records are not those of the host's journal.
+    """Returns the error of a channel whose records differ from the host's journal.
 
     Args:
         name: Address of the channel.
         number: Number of the record that differs.
     """
     return errors.LiveIndexError(
-        f"Update {number} of {name} does not follow those of this host's journal: the channel was "
+        f"Update {number} of {name} does not follow this host's journal: the channel was "
         "lost, and another host has written since. Move live/N/journal away to take the updates of "
-        "the channel, and apply those that it lacks again."
+        "the channel, and apply the missing ones again."
     )

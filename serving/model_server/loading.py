@@ -1,6 +1,6 @@
 """Loads a version of a model and replays its recorded requests before it serves.
 
-The first caller then does not wait for what TensorFlow prepares in a first run.
+The first caller then does not wait for the setup work of TensorFlow's first run.
 
 References: TensorFlow Serving, `servables/tensorflow/saved_model_warmup_util.cc`.
 """

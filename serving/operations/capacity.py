@@ -23,7 +23,7 @@ MEASURED, CALCULATED = "measured", "calculated"
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredConstants:
-    """What a deployment costs, measured with a catalog of `num_ads`.
+    """The costs of a deployment, measured with a catalog of `num_ads`.
 
     Attributes:
         machine: The machine in words.
@@ -34,7 +34,7 @@ class MeasuredConstants:
         index: The FAISS factory of the index.
         index_bytes_per_ad: File of the index, memory-mapped and shared by processes.
         row_bytes_per_ad: Features, ids and fields to show, memory-mapped and shared.
-        private_bytes_per_ad: What each process of the service holds for itself.
+        private_bytes_per_ad: Private memory of each process of the service.
         process_bytes: Memory of a process of the service without ads.
         search_cpu_ms: Processor time of a search for 500 ads.
         service_cpu_ms: Processor time of a request in the service, its search included.
@@ -115,9 +115,9 @@ class Figure:
 
     Attributes:
         part: Part of the deployment.
-        name: What the figure counts.
+        name: Counted quantity.
         value: Its value.
-        how: What it follows from.
+        how: Derivation.
         unit: Unit of the value; empty: a number.
         source: `measured` or `calculated`.
     """
@@ -137,13 +137,13 @@ def size_deployment(
     num_users: int = 0,
     machine: Machine | None = None,
 ) -> list[Figure]:
-    """Returns what a deployment needs.
+    """Estimates the resources of a deployment.
 
     Args:
         constants: Measured constants.
         num_ads: Number of ads.
         requests_per_second: Number of requests per second.
-        num_users: Number of users in the user store; 0: there is none.
+        num_users: Number of users in the user store; 0: no user store.
         machine: The machines; None: the default.
     """
     machine = machine or Machine()

@@ -16,7 +16,7 @@ class EventLines:
     Attributes:
         events: Pairs of a user id and an event, in the order of the file.
         anonymous: Number of lines that do not name their user or their time.
-        rejected: Number of lines that are no event.
+        rejected: Number of lines that are not events.
     """
 
     events: list[tuple[str, StoredEvent]] = dataclasses.field(default_factory=list)

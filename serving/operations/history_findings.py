@@ -1,13 +1,13 @@
 """Compares the histories in an impression log with those that follow from the logged events.
 
-A service makes a history from what its user store knows at that moment. Offline, the histories of
-the same requests are made again, from all events that were ever logged. Where the two are equal,
-the model serves what it would learn. A difference has a cause:
+A service makes a history from the data in its user store at that moment. Offline, the histories of
+the same requests are rebuilt from all logged events. If the two are equal, the model is served with
+the inputs that it would be trained on. A difference has a cause:
 
     cut     the service had only the latest of the events: the store keeps fewer, or had expired
     late    events from before the request reached the store after it
     clock   the service had events from after the request, or with other ages: two clocks differ
-    other   events that are in no log, or a history that the caller sent
+    other   unlogged events, or a history that the caller sent
 
 Shapes: N answers.
 """
@@ -77,7 +77,7 @@ def compare_histories(
     equal = counts.pop(None, 0)
     summary = f"{equal} of {len(logged)} answers ({equal / len(logged):.1%}) have the histories"
     rejected = sum(own.rejected for own in lines)
-    left_out = f"; {rejected} lines are no events and were left out" if rejected else ""
+    left_out = f"; {rejected} lines are not events and were left out" if rejected else ""
     if not counts:
         return f"{summary} that follow from the logged events{left_out}"
     causes = ", ".join(f"{cause}: {counts[cause]}" for cause in CAUSES if counts[cause])
@@ -85,7 +85,7 @@ def compare_histories(
         "the histories that follow from the logged events",
         f"{summary}; others differ ({causes}){left_out}",
         "For cut, let the user store keep more events for longer. For late, send events sooner; "
-        "models learn from them as if they had been in time. For clock, synchronize the clocks. "
+        "models learn from them as if they had been on time. For clock, synchronize the clocks. "
         "For other, log all events, and let requests carry the user id instead of a history.",
     )
 
@@ -145,7 +145,7 @@ def _cause(
         return "cut"
     if [one[:2] for one in own] == [one[:2] for one in expected]:
         return "clock"
-    # More than the history keeps, for others that took the place of what is missing.
+    # More than the history keeps, for others that took the place of missing events.
     everything = dataclasses.replace(field, max_length=10_000, max_age_days=None)
     fields = tuple(everything if f.name == field.name else f for f in plan.fields)
     unlimited = dataclasses.replace(plan, fields=fields)
@@ -182,9 +182,9 @@ def _events(
     lines: Sequence[event_lines.EventLines],
     release: releases.Bundle,
 ) -> dict[str, list[UserEvent]]:
-    """Returns the events of each user: logged impressions, and what the log of events has.
+    """Returns the events of each user: logged impressions, and the events of the event log.
 
-    Events of a user with the same id are one, the first, as in the user store.
+    Of a user's events with the same id, only the first counts, as in the user store.
     """
     found: dict[tuple[str, str], UserEvent] = {}
     for table in tables:

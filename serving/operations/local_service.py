@@ -117,7 +117,7 @@ def requests_from_samples(samples: Sequence[dict]) -> list[requests.Request]:
 
 
 def _column_width(columns: Sequence[Sequence[str]]) -> int:
-    """Returns the greatest width, at least 10, at which columns fit beside each other."""
+    """Returns the greatest width, at least 10, at which columns fit side by side."""
     longest = [max(map(len, column)) for column in columns]
     fitting = (
         w for w in range(10, _SHOWN_WIDTH) if sum(min(n, w) for n in longest) <= _SHOWN_WIDTH

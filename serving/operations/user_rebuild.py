@@ -16,14 +16,14 @@ _IDS = ["_request_id", "_user_id", "_ad_id", "_time"]
 
 @dataclasses.dataclass
 class RebuiltUsers:
-    """What a store was rebuilt from.
+    """The sources of a rebuilt store, counted.
 
     Attributes:
         impressions: Number of impressions of known users.
         events: Number of events of known users.
         profiles: Number of profiles of users who had none.
         anonymous: Number of impressions and events without the id of a user.
-        rejected: Number of lines that are no event.
+        rejected: Number of lines that are not events.
         added: Number of impressions and events that the store did not have.
     """
 
@@ -42,9 +42,9 @@ async def rebuild_users(
     profile_fields: Sequence[str],
     now: float,
 ) -> RebuiltUsers:
-    """Adds the users of logs to a store. Events and profiles that it has stay as they are.
+    """Adds the users of logs to a store. Its existing events and profiles do not change.
 
-    What a user who was erased within the last hour did before is left out, see `UserStore.delete`.
+    Earlier events of a user erased within the last hour are left out, see `UserStore.delete`.
 
     Args:
         store: The store; it may be in use.
@@ -110,5 +110,5 @@ def _impressions(
         )
     for row in table.select([*_IDS, *profile_fields]).to_pylist():
         request_id, user_id, ad_id, time = (row.pop(name) for name in _IDS)
-        # The id that the service gave it, so that the store knows it.
+        # The id that the service gave it, so that the store recognizes it.
         yield user_id, StoredEvent(f"{request_id}/{ad_id}", "impression", ad_id, time), row

@@ -3,7 +3,7 @@
 A request waits for those ahead of it. By Little's law, the last of n requests in flight is answered
 after n times the mean time between two answers, so requests whose deadline is earlier are refused
 before any work is done for them. The limit on concurrency that follows adapts to the machine, the
-release and the load: a slower ranker, or another process on the same cores, lowers it within some
+release and the load: a slower ranker, or another process on the same cores, lowers it within about
 ten answers. Requests with longer deadlines may queue longer.
 
 References: J. D. C. Little, A Proof for the Queuing Formula L = λW, Operations Research 9(3), 1961.
@@ -23,14 +23,14 @@ RETRY_AFTER_SECONDS = 1
 _FIRST_INTERVAL_SECONDS = 0.01
 # Weight of the latest answer in the mean time between answers.
 _WEIGHT = 0.1
-# Share of its deadline that a request may be expected to take. The rest is for what the mean does
-# not foresee: a request that takes longer than others, and cores that others take away. With 0.75,
+# Share of its deadline that a request may be expected to take. The rest is a margin for
+# what the mean cannot predict: slower requests, and cores that other processes use. With 0.75,
 # a tenth of the answers at three times the capacity were late.
 _SHARE = 0.5
 
 
 class Admission:
-    """Counts what is in flight in a process. Not thread-safe: use it from one event loop.
+    """Counts requests and ads in flight in a process. Not thread-safe: use it from one event loop.
 
     Args:
         max_in_flight: Maximum number of requests in flight.

@@ -136,7 +136,7 @@ def _pool(
     found: candidates.RequestCandidates,
     scores: Mapping[str, np.ndarray],
 ) -> list[requests.RankedAd] | None:
-    """Returns all candidates in retrieval order, if the request asks for them."""
+    """Returns all candidates in retrieval order, if requested."""
     if not valid.candidates:
         return None
     return _ads(release, found, select_best(np.arange(len(found.rows))), scores, None)

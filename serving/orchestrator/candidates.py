@@ -90,7 +90,7 @@ def retrieve(
         fields: Converts requests to model inputs.
         valids: Validated requests.
         k: Number of candidates to find for each request.
-        timeout_seconds: Time after which the answers are of no use. None: no limit.
+        timeout_seconds: Time after which the answers are no longer needed. None: no limit.
 
     Returns:
         Groups of requests with the same number of candidates.

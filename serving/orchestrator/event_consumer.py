@@ -3,9 +3,9 @@
     consumer = EventConsumer(reader, EventIntake(data, feedback))
     await consumer.run(stopping)
 
-An entry is acknowledged after it was stored, so that none is lost if the process, the store or the
-server of the stream ends. An entry that is no valid event is counted, logged and acknowledged:
-it would not become one.
+An entry is acknowledged after it is stored, so that none is lost if the process, the store or the
+stream's server fails. An entry that is not a valid event is counted, logged and acknowledged:
+retrying would not help.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class EventConsumer:
     Attributes:
         received: Number of valid events.
         added: Number of events that the store did not have.
-        rejected: Number of entries that are no valid event.
-        problem: Why the last attempt failed. None: it did not.
+        rejected: Number of entries that are not valid events.
+        problem: Why the last attempt failed, or None.
     """
 
     def __init__(self, reader: users.StreamReader, accepted: event_intake.EventIntake) -> None:
@@ -47,7 +47,7 @@ class EventConsumer:
         self.problem: str | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Consumes until `stopping` is set; failures are logged, and tried again.
+        """Consumes until `stopping` is set; failures are logged and retried.
 
         Args:
             stopping: Ends the run within a second.
@@ -64,13 +64,13 @@ class EventConsumer:
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
                 if self.problem is not None:
-                    logging.warning("The stream of events goes on.")
+                    logging.warning("The stream of events is available again.")
                 self.problem = None
 
     async def _step(self) -> None:
         entries = await self._reader.read()
         valid, rejected = self._valid(entries)
-        # They count once, even if the store fails and the others come again.
+        # They count once, even if the store fails and the others are redelivered.
         await self._reader.acknowledge(rejected)
         self.rejected += len(rejected)
         if valid:

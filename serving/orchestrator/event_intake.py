@@ -28,7 +28,7 @@ class EventIntake:
         """Adds events. After a failure, the same events can be added again.
 
         Args:
-            events: Events; those without a time happened now.
+            events: Events; those without a time get the current time.
 
         Raises:
             InvalidRequestError: An event is in the future.
@@ -50,7 +50,7 @@ class EventIntake:
 
     async def _add(self, timed: Sequence[requests.Event]) -> requests.EventsAdded:
         if self._feedback is not None:
-            # First: if the store fails, the events come again, and the join knows them.
+            # First: if the store fails, the events are resent, and the join drops duplicates.
             await asyncio.to_thread(self._feedback.append, timed)
         added = await self._data.append(timed) if timed else 0
         return requests.EventsAdded(received=len(timed), added=added)

@@ -78,7 +78,7 @@ class Orchestrator:
         if (client is not None) != release.manifest.has_ranker:
             raise errors.RankerMismatchError(
                 f"Release {release.version} has {'a' if client is None else 'no'} ranker; expected "
-                f"{'a' if client is None else 'no'} client of one. Use ranker.connect."
+                f"{'a' if client is None else 'no'} ranker client. Use ranker.connect."
             )
         if client is not None and client.version != release.version:
             raise errors.RankerMismatchError(
@@ -177,7 +177,7 @@ class Orchestrator:
         """Checks a request against the release.
 
         Raises:
-            InvalidRequestError: Each line names a field, what was expected and what came.
+            InvalidRequestError: Each line names a field, the expected and the actual value.
         """
         return self._validator.check(request)
 
@@ -338,7 +338,7 @@ class Orchestrator:
     async def _with_users(
         self, valids: Sequence[ValidRequest], deadline: Deadline
     ) -> Sequence[ValidRequest]:
-        """Returns the requests with what the user store knows of their users."""
+        """Returns the requests completed with the stored data of their users."""
         if self._user_stage is None:
             return valids
         return await self._user_stage.fill(valids, deadline)

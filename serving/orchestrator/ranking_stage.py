@@ -81,7 +81,7 @@ class RankingStage:
         Args:
             group: Candidates to rank.
             min_count: Minimum number of candidates to rank, the largest k of the requests; if
-                there is no time for as many, none is ranked.
+                there is not enough time for that, none is ranked.
             deadline: Deadline of the requests.
         """
         found = group.rows.shape[1]
@@ -123,7 +123,7 @@ class RankingStage:
             try:
                 outputs = await self._call(group, count, remaining_ms)
             except errors.RankerError as error:
-                # Calls have no side effects, so a retry is safe. It is of no use after a late
+                # Calls have no side effects, so a retry is safe. It is pointless after a late
                 # call, which has used up the time, or if the server serves a different model.
                 can_retry = isinstance(
                     error, errors.RankerUnavailableError | errors.RankerReplyError

@@ -6,7 +6,7 @@ from serving.orchestrator import orchestrator
 
 
 def describe_release(service: orchestrator.Orchestrator) -> dict[str, Any]:
-    """Returns what a client needs to know about a release that is being served.
+    """Describes a served release for clients.
 
     Args:
         service: Orchestrator of the release.

@@ -29,7 +29,7 @@ class RequestBatch:
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """An answer with what metrics and impression log record about it.
+    """An answer with its data for metrics and impression log.
 
     Attributes:
         valid: Validated request.
@@ -86,7 +86,7 @@ def check(
 
 
 def check_num_ads(num_requests: int, num_ads: int, max_ads: int) -> None:
-    """Checks the number of ads that a call asks for.
+    """Checks the number of ads that a call requests.
 
     Args:
         num_requests: Number of requests of the call.

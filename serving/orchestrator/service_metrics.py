@@ -33,7 +33,7 @@ _COUNTERS = {
     "answers": ("version outcome", "Answers: full, fewer_candidates or retrieval_order."),
     "ranker_calls": ("version replica outcome", "Ranker calls: ok, late, busy or failed."),
     "impression_rows": ("outcome", "Rows of the impression log."),
-    "user_reads": ("outcome", "Users of requests by what the user store had."),
+    "user_reads": ("outcome", "Users of requests by the outcome of their read."),
     "user_events": ("outcome", "Events for the user store."),
 }
 # Counters that have all outcomes from the start, so that a rate sees the first one.
@@ -83,7 +83,7 @@ _GAUGES: dict[str, tuple[str, Any, str]] = {
     "live_cut_bytes": (
         "version",
         "mostrecent",
-        "Size of what interrupted live updates have left, in bytes.",
+        "Size of the remains of interrupted live updates, in bytes.",
     ),
 }
 # Metric -> labels, limits of its buckets, and its meaning.
@@ -230,7 +230,7 @@ class ServiceMetrics:
         now = self._clock()
         for version, known in self._releases.items():
             self.gauges["release_age_seconds"].labels(version).set(now - known.created)
-        # Each process of a service measures itself when it is asked.
+        # Each process of a service measures itself on request.
         self.gauges["resident_bytes"].set(process.resident_bytes())
         if self._shared is None:
             return prometheus_client.generate_latest(self._registry)

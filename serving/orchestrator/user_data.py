@@ -3,11 +3,10 @@
     data = UserData(users.open_store("sqlite:users.db"), config, metrics)
     read = await data.read(["u17"], impressions=False, now=time.time(), timeout_ms=5.0)
 
-A read that is late goes on without its request, so that a connection that takes longer to open is
-there for the next one. A store that fails or is late repeatedly is left alone for a while
-(`ranker.CircuitBreaker`). Impressions are written in the background, those of many answers at a
-time. `problem` says why the latest read or write failed, unless that is long ago, and the log names
-each problem once.
+A late read continues without its request, so that a connection that takes longer to open is ready
+for the next one. A circuit breaker (`ranker.CircuitBreaker`) opens if the store fails or is late
+repeatedly. Impressions are written in the background, in batches of many answers. `problem` says
+why the latest read or write failed, unless that was long ago, and each problem is logged once.
 """
 
 import asyncio
@@ -43,7 +42,7 @@ class UsersRead:
     """Result of a read.
 
     Attributes:
-        users: What is known of each user; None if the store did not answer.
+        users: Stored data of each user; None if the store did not answer.
         problem: `late` or `failed`; None if it answered.
         milliseconds: Duration in milliseconds.
     """
@@ -156,7 +155,7 @@ class UserData:
         return added
 
     async def get(self, user_id: str) -> User:
-        """Returns all that is known of a user.
+        """Returns all stored data of a user.
 
         Raises:
             UserStoreError: The store failed.
@@ -174,9 +173,9 @@ class UserData:
         await self._written(self._store.set_profile(user_id, profile, self.now()))
 
     async def delete(self, user_id: str) -> bool:
-        """Erases a user from the store; returns whether it had anything.
+        """Erases a user from the store; returns whether it had any data.
 
-        For an hour, the store takes no events of the user from before.
+        For an hour, the store rejects the user's events from before the erasure.
 
         Raises:
             UserStoreError: The store failed.
@@ -196,7 +195,7 @@ class UserData:
             await asyncio.wait({self._start_writing()})
 
     async def close(self) -> None:
-        """Writes what is queued and closes the store; impressions of later answers are dropped."""
+        """Writes the queued impressions and closes the store; later ones are dropped."""
         self._closing = True
         for task in self._upkeep:
             task.cancel()

@@ -1,7 +1,7 @@
-"""The user stage: completes requests with what the user store knows of their users.
+"""The user stage: completes requests with the stored data of their users.
 
-Profile and histories come under what the request carries, field by field; the events also count
-for the frequency caps that the request has no counts for.
+Profile and histories fill in the fields that the request leaves out; the events also count toward
+the frequency caps that the request has no counts for.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class UserStage:
     async def fill(
         self, valids: Sequence[requests.ValidRequest], deadline: requests.Deadline
     ) -> list[requests.ValidRequest]:
-        """Returns the requests with what is known of their users.
+        """Returns the requests completed with the stored data of their users.
 
         Args:
             valids: Checked requests.
@@ -138,7 +138,7 @@ class UserStage:
         if not fields:
             return {}
         ad_ids = {e.ad_id for user in known for e in (*user.actions, *user.impressions)}
-        # The first look-up builds a table of all ads; one that is late goes on for the next.
+        # The first look-up builds a table of all ads; a late one continues for the next request.
         looking_up = asyncio.to_thread(self._catalog.view().values, sorted(ad_ids), fields)
         return await asyncio.wait_for(looking_up, max(deadline.remaining_ms(), 0.0) / 1000)
 

@@ -123,7 +123,7 @@ class Endpoints:
         """Looks the names up again if it is time to; waits only while no server is known.
 
         Args:
-            timeout_seconds: Time to wait; the look-up goes on after it.
+            timeout_seconds: Time to wait; the look-up continues after it.
             failed: Whether a server has become unavailable since the last call.
         """
         if not self._names:
@@ -173,7 +173,7 @@ class Endpoints:
             task.add_done_callback(self._leaving.discard)
 
     def _use(self, addresses: list[str]) -> list[ranker_client.RankerClient]:
-        """Makes these the known servers, and returns the clients of those that have left."""
+        """Replaces the known servers, and returns the clients of the removed ones."""
         gone = [client for known, client in self.clients.items() if known not in addresses]
         if self.clients and (gone or len(set(addresses)) != len(self.clients)):
             _logger.warning("Rankers behind %s: %s", self.address, ", ".join(addresses))

@@ -9,14 +9,14 @@ from serving.config import BreakerConfig
 from serving.ranker import breaker, verified_ranker
 
 # A slow call raises the slowness of a replica at once; it decays with this time constant, so that a
-# replica that was ten times slower than others is tried again after 2.3 of them.
+# replica that was ten times slower than others is retried after 2.3 of them.
 _SLOWNESS_SECONDS = 5.0
 # Calls of a healthy replica differ by as much.
 _MIN_SLOWNESS = 2.0
 
 
 class Replica:
-    """A replica, its circuit breaker and what its calls have shown.
+    """A replica, its circuit breaker and the statistics of its calls.
 
     Args:
         client: Client of its server.

@@ -106,7 +106,7 @@ class Replicas:
         """Returns address -> whether the replica is called. Call it in the event loop."""
         single = len(self._replicas) == 1
         return {
-            # A single replica is called whatever its last call has shown.
+            # A single replica is called regardless of its last call.
             address: (replica.breaker.state == "closed") if single else replica.is_healthy
             for address, replica in self._replicas.items()
         }
@@ -195,7 +195,7 @@ class Replicas:
             while True:
                 replica = self._next(tried, only_healthy=bool(running))
                 if replica is not None:
-                    # When no other can be called, all may be late, and none is to be avoided.
+                    # If no other can be called, all may be late, so none should be avoided.
                     if is_late:
                         self._late(running)
                     tried.append(replica)
@@ -270,7 +270,7 @@ class Replicas:
         end: float,
         wait: bool,
     ) -> dict[str, np.ndarray]:
-        """Calls a replica and records what the call shows."""
+        """Calls a replica and records the outcome."""
         num_scores = ad_features.shape[0] * ad_features.shape[1]
         timeout_seconds = end - time.monotonic()
         started = self._clock()

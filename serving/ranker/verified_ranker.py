@@ -49,7 +49,7 @@ class VerifiedRanker:
     def not_ready(self) -> str | None:
         """The reason not to route traffic here (never verified, or another model), or None.
 
-        A ranker that was verified and then became unavailable is no reason: answers in retrieval
+        A ranker that was verified and then became unavailable is not a reason: answers in retrieval
         order are better than none.
         """
         if isinstance(self._problem, errors.RankerMismatchError) or not self._ever_verified:

@@ -40,7 +40,7 @@ _NOTHING = "a request whose fields are all missing"
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseInputs:
-    """What a release is made of, besides its models.
+    """The inputs of a release, besides its models.
 
     Attributes:
         ads: `index.AD_ID` and the raw ad fields, named as in the schema.
@@ -51,12 +51,12 @@ class ReleaseInputs:
         tuning_queries: Query embeddings [Q, D] to tune the index. None: those of every other sample
             request.
         heads: Heads of the ranker. None: one for each of its outputs, see `heads_of`.
-        weights_source: Where the weights of `heads` are from, as in `manifest.Content`.
+        weights_source: Source of the weights of `heads`; see `manifest.Content`.
         has_ranker: Whether there is a ranker.
         training_id: Id of the training. None: a checksum of the models.
         dataset_fingerprint: Fingerprint of the data set; empty if there is none.
-        work_directory: Directory of the embedded ads, with which an export that was killed goes on.
-            None: each export starts again.
+        work_directory: Directory of the embedded ads, from which a killed export resumes.
+            None: each export starts over.
     """
 
     ads: pa.Table
@@ -129,7 +129,7 @@ def _assemble(
             )
         scorer = _Scorer(ranker, heads, features, inputs.ads[AD_ID])
     elif not heads:
-        # Clicks are what the feedback on its answers will be of.
+        # The feedback on its answers will consist of clicks.
         (click,) = heads_of(["click_probability"])
         heads = (dataclasses.replace(click, trained=False),)
     _check_weighted(tower, rows, [head for head in heads if head.trained], queries)
@@ -171,7 +171,7 @@ def _assemble(
 def _weighted(
     heads: tuple[manifest.ReleaseHead, ...], schema: Schema
 ) -> tuple[tuple[manifest.ReleaseHead, ...], str]:
-    """Returns heads of which no metrics are known with their weights, and where these are from."""
+    """Returns heads without metrics, with their weights, and the source of the weights."""
     if schema.weights is not None:
         weights, source = schema.weights, "schema"
     elif schema.values is not None:
@@ -362,7 +362,7 @@ class _Scorer:
             return self.ranker.score(columns, self.features[candidates], outputs)
 
     def check_alone(self, columns: requests.Columns, candidates: np.ndarray) -> None:
-        """Checks that scores of every other candidate, from the last one, are those among all.
+        """Checks that every other candidate, from the last one, scores the same as among all.
 
         Args:
             columns: Inputs of a request.
@@ -395,7 +395,7 @@ class _Scorer:
         Args:
             columns: Inputs of the request.
             candidates: Catalog rows.
-            request: What the request is, for the error.
+            request: Description of the request, for the error.
 
         Raises:
             InvalidModelError: The scores have another shape or dtype, are not finite, or are
@@ -418,7 +418,7 @@ class _Scorer:
                 ad_id = self.ad_ids[int(candidates[bad[0]])].as_py()
                 raise errors.InvalidModelError(
                     f"ranker: expected {expected} as {output}, got {values[0, bad[0]]:g} for the "
-                    f"ad {ad_id!r} in {request}. Return what is served, such as the sigmoid of a "
+                    f"ad {ad_id!r} in {request}. Return the served value, such as the sigmoid of a "
                     "logit, and replace missing values in the model."
                 )
         return scores
@@ -443,8 +443,8 @@ def _check_reproduces(
     except (errors.ProbeMismatchError, errors.RankerMismatchError) as error:
         raise errors.InvalidModelError(
             "The models: expected the same outputs for a request in a batch and alone, got "
-            "others, so no service could verify the release. Save them for inference: without "
-            f"dropout, and without statistics over the batch. In detail: {error}"
+            "different ones, so no service could verify the release. Save them for inference: "
+            f"without dropout, and without statistics over the batch. In detail: {error}"
         ) from error
 
 

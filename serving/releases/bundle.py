@@ -62,7 +62,7 @@ def stable(base: str | os.PathLike[str]) -> int:
 
 
 def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
-    """Checks that a release is byte for byte as it was published.
+    """Checks that a release is byte for byte what was published.
 
     Args:
         base: Base directory of the bundles.

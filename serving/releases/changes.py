@@ -126,7 +126,7 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
 def start_canary(
     base: pathlib.Path, version: int, share: float, wait_seconds: float = 0.0
 ) -> ReleaseChange:
-    """Routes a share of the requests, and those that ask for the canary, to a release.
+    """Routes a share of the requests, and those that name the canary, to a release.
 
     Args:
         base: Base directory of the bundles.
@@ -297,7 +297,7 @@ def _drop_index(base: pathlib.Path, version: int) -> None:
     try:
         release = manifest.read(base, version)
     except errors.BundleError as error:
-        # As damaged as it is, it goes.
+        # A damaged release is removed, too.
         logging.warning("A collection in Milvus, if release %d has one, stays: %s", version, error)
         return
     index.drop_index(release.index)

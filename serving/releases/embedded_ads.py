@@ -1,12 +1,12 @@
-"""Embeds and encodes the ads of a release in pieces, which an export that was killed goes on with.
+"""Embeds and encodes the ads of a release in pieces, from which a killed export resumes.
 
     embeddings.npy     float32 [N, D]
     ad_features.npy    int32 [N, F]
     embedded.json      `key` of the ads and models, and the number of `ads` that are finished
     collection.json    the collection in Milvus, if any, see `index.build_index`
 
-Files and memory of the pieces that are finished are mapped, so that a catalog need not fit in
-memory. The ads are those that the caller has read: rows that are appended to the log meanwhile are
+Files and memory of the pieces that are finished are mapped, so a catalog does not have to fit in
+memory. The ads are those that the caller has read: rows appended to the log in the meantime are
 in the next release.
 
 Shapes: N ads, D embedding size, F columns of ad features.

@@ -214,7 +214,7 @@ class AdTower(_Model):
 
     @property
     def encodes(self) -> bool:
-        """Whether the model has ad features of its own."""
+        """Whether the model has its own ad features."""
         return FEATURES in self._outputs
 
     def embed_table(self, ads: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -99,7 +99,7 @@ def check_retrieval(release: manifest.Manifest, tower: models.QueryTower, index:
     columns = query_columns(release)
     _check_embeddings(release, "query_tower", tower.embed(columns), expected)
     if tower.num_weights is not None:
-        # Requests use this signature; the first one need not wait until it has run once.
+        # Requests use this signature; without this run, the first one would wait.
         weights = np.array([list(release.utility_weights.values())], np.float32)
         embeddings = tower.embed(columns, np.repeat(weights, len(expected), axis=0))
         _check_embeddings(release, "query_tower", embeddings, expected)

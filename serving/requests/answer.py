@@ -59,7 +59,7 @@ class LeftOut(AnswerPart):
 
 
 class AtCap(AnswerPart):
-    """What has reached a frequency cap."""
+    """Values or ads that have reached a frequency cap."""
 
     field: str | None
     """Field of the cap. Null: the ads themselves are counted."""
@@ -68,7 +68,7 @@ class AtCap(AnswerPart):
 
 
 class Explanation(AnswerPart):
-    """What the rules did to an answer."""
+    """The effect of the rules on an answer."""
 
     candidates: int
     """Number of eligible ads that the answer was chosen from."""
@@ -109,7 +109,7 @@ class RankedAd(AnswerPart):
     explanation: AdExplanation | None = pydantic.Field(
         default=None, exclude_if=lambda value: value is None
     )
-    """Why the ad is at its position. Absent unless the request asks for it."""
+    """Why the ad is at its position. Absent unless requested."""
 
     if TYPE_CHECKING:
 
@@ -174,31 +174,31 @@ class Answer(AnswerPart):
     order: str
     """utility, or retrieval if no candidate was ranked; the ads have no scores then."""
     ads: list[RankedAd]
-    """At most k ads; fewer if fewer are eligible, none if none is."""
+    """At most k ads; fewer if fewer are eligible."""
     absent_heads: list[str]
     """Heads that this release was not trained for."""
     weak_heads: list[str] = []
-    """Heads with a weight in this request that the release is not sure of; `GET /v1/bundle` says
+    """Heads that have a weight in this request and are weak in the release; `GET /v1/bundle` says
     why."""
     stage_ms: dict[str, float]
-    """Milliseconds of query_tower, index, features and ranker, of the user store if it was asked
-    (users), and in total. In a batch the stages are those of all requests that were computed
+    """Milliseconds of query_tower, index, features and ranker, of the user store if it was read
+    (users), and in total. In a batch, the stages cover all requests that were computed
     together."""
     user_data: str | None = pydantic.Field(default=None, exclude_if=lambda value: value is None)
-    """What the user store had: found, or unknown if it knows nothing of the user. late or failed:
-    the store did not answer, and what it knows is missing from this answer. Absent without a user
-    store, or without the id of a user."""
+    """Outcome of the user store: found, or unknown if it has no data on the user. late or failed:
+    the store did not answer, so this answer does not use its data. Absent without a user store,
+    or without a user id."""
     shortage: str | None = None
     """Why there are fewer than k ads. Null: there are k."""
     explanation: Explanation | None = pydantic.Field(
         default=None, exclude_if=lambda value: value is None
     )
-    """What the rules did. Absent unless the request asks for it."""
+    """Effect of the rules. Absent unless requested."""
     candidates: list[RankedAd] | None = pydantic.Field(
         default=None, exclude_if=lambda value: value is None
     )
-    """All candidates that were ranked, in retrieval order, which `rank` numbers. Absent unless the
-    request asks for them."""
+    """All candidates that were ranked, in retrieval order, which `rank` numbers. Absent unless
+    requested."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, explanations only if there are any."""
@@ -210,7 +210,7 @@ class Answer(AnswerPart):
         Columns: `rank`, `ad_id`, `utility`, the scores of the heads, such as `click_probability`,
         `retrieval_score` and `propensity`; then the ad's fields, each under its name, or as
         `fields.NAME` if that is the name of another column; then the columns to show, or
-        `show.NAME` likewise. Scores that an answer does not have are NaN.
+        `show.NAME` in the same case. Scores that an answer does not have are NaN.
         """
         import pandas as pd
 

@@ -25,9 +25,9 @@ _Seconds = Annotated[Number, pydantic.Field(ge=0)]
 
 
 class Event(RequestPart):
-    """What a user did with an ad, or that the user was shown it.
+    """An impression of an ad, or an action of a user on it.
 
-    The ad need not be in the catalog: it may have been removed since.
+    The ad does not have to be in the catalog: it may have been removed since.
     """
 
     event_id: Id
@@ -75,7 +75,7 @@ class EventBatch(RequestPart):
 
 
 class EventsAdded(pydantic.BaseModel):
-    """What became of events."""
+    """The result of sending events."""
 
     model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
 

@@ -37,7 +37,7 @@ class FilterFields:
         same; None if they ask for nothing.
 
         Raises:
-            InvalidRequestError: Names the field, what was expected and what came.
+            InvalidRequestError: Names the field, the expected and the actual value.
         """
         if filters is None:
             return None

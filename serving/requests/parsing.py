@@ -29,7 +29,7 @@ _EXPECTED = {
     "string_too_long": "at most {max_length} characters",
     "string_too_short": "at least {min_length} characters",
     "string_type": "a string",
-    "string_unicode": "text without half surrogate pairs",
+    "string_unicode": "text without unpaired surrogates",
     "too_long": "at most {max_length} values",
     "tuple_type": "a list",
 }
@@ -55,9 +55,9 @@ def parse(model: type[_Model], value: Any, place: str = "") -> _Model:
 def refusal(
     model: type[pydantic.BaseModel], details: Sequence[Mapping[str, Any]], place: str = ""
 ) -> errors.InvalidRequestError:
-    """Returns the error for what pydantic refuses: path, what was expected, and what came.
+    """Returns the error for pydantic's errors: path, expected value and actual value.
 
-    Its message has a line for each fault.
+    Its message has one line per error.
 
     Args:
         model: Class that could not be built.
@@ -78,7 +78,7 @@ def check_all(checks: Iterable[Callable[[], Any]]) -> list[Any]:
     """Runs checks and returns their results.
 
     Raises:
-        InvalidRequestError: Some checks failed; the message has a line for each fault.
+        InvalidRequestError: Some checks failed; the message has one line per error.
     """
     results, faults = [], []
     for check in checks:
@@ -92,12 +92,12 @@ def check_all(checks: Iterable[Callable[[], Any]]) -> list[Any]:
 
 
 def joined(faults: Sequence[errors.InvalidRequestError]) -> errors.InvalidRequestError:
-    """Returns one error for all faults, of the type of the first."""
+    """Combines errors into one, of the type of the first."""
     if len(faults) == 1:
         return faults[0]
     lines = [line for fault in faults for line in str(fault).split("\n")]
     if len(lines) > _MAX_FAULTS:
-        lines[_MAX_FAULTS:] = [f"There are {len(lines) - _MAX_FAULTS} more faults."]
+        lines[_MAX_FAULTS:] = [f"There are {len(lines) - _MAX_FAULTS} more errors."]
     return type(faults[0])("\n".join(lines))
 
 
@@ -122,7 +122,7 @@ def _refusal_of_one(
             f"{start or 'request: '}expected an object with the keys {', '.join(keys)}, "
             f"got {shortened(value)}."
         )
-    # Other errors are those of our own validators, whose messages say what they expect.
+    # Other errors are from our own validators, whose messages include the expected value.
     expected = _EXPECTED[kind].format_map(detail.get("ctx", {})) if kind in _EXPECTED else None
     got = str(len(value)) if kind == "too_long" else shortened(value)
     is_type = kind.endswith("_type") or kind in ("int_from_float", "string_unicode")

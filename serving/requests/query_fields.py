@@ -36,7 +36,7 @@ class QueryFields:
     are missing values.
 
     A vector is a list of as many such numbers as the field has. A list value is a list of such
-    strings and integers, the latest last. None and "" in it are missing values and are skipped, as
+    strings and integers, oldest first. None and "" in it are missing values and are skipped, as
     in training; a list without values is missing. A list of numbers has finite numbers only.
 
     Args:
@@ -66,7 +66,7 @@ class QueryFields:
         return dict(zip((*user, *context), check_all(checks), strict=True))
 
     def valid(self, stored: Mapping[str, Any], known: Container[str] = ()) -> dict[str, Any]:
-        """Returns the checked values of stored fields; those that are not valid are left out.
+        """Returns the checked values of stored fields; invalid ones are left out.
 
         Args:
             stored: Raw query fields.
@@ -82,7 +82,7 @@ class QueryFields:
     def _check(self, group: str, name: str, value: Any, is_repeated: bool) -> Any:
         if is_repeated:
             raise errors.InvalidRequestError(
-                f"{group}: the field {name!r} is in user and in context. Give it once."
+                f"{group}: the field {name!r} is in both user and context. Send it once."
             )
         if name not in self._fields:
             raise errors.InvalidRequestError(self._unknown(group, name))
@@ -214,12 +214,12 @@ def _check_string(place: str, value: Any) -> bytes:
         return value.encode()
     except UnicodeEncodeError as error:
         raise errors.InvalidRequestError(
-            f"{place}: expected text without half surrogate pairs, got {shortened(value)}."
+            f"{place}: expected text without unpaired surrogates, got {shortened(value)}."
         ) from error
 
 
 def _remedy(value: Any, other: str = "") -> str:
-    """Returns what to do about a wrong value; NaN is what a data frame has for a missing one."""
+    """Returns how to correct a wrong value; data frames have NaN for a missing one."""
     is_nan = isinstance(value, float) and math.isnan(value)
     return " Send None for a missing value." if is_nan else other
 

@@ -48,7 +48,7 @@ def as_text_set(values: tuple[str, ...]) -> tuple[str, ...]:
         "".join(values).encode()
     except UnicodeEncodeError as error:
         raise pydantic_core.PydanticCustomError(
-            "invalid_unicode", "text without half surrogate pairs"
+            "invalid_unicode", "text without unpaired surrogates"
         ) from error
     return tuple(sorted(set(values)))
 
@@ -64,7 +64,7 @@ def _as_id(text: str) -> str:
     as_text_set((text,))
     if not 1 <= len(text) <= MAX_ID_LENGTH or "\0" in text:
         raise pydantic_core.PydanticCustomError(
-            "id", "1 to {max} characters, none of them null", {"max": MAX_ID_LENGTH}
+            "id", "1 to {max} characters, without null characters", {"max": MAX_ID_LENGTH}
         )
     return text
 
@@ -125,7 +125,7 @@ class RequestPart(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON object, without what is not set."""
+        """Returns the JSON object, without unset fields."""
         return self.model_dump(exclude_defaults=True)
 
 
@@ -165,7 +165,7 @@ class Filters(RequestPart):
 class _FieldRule(RequestPart):
     @property
     def subject(self) -> Any:
-        """What the rule is about; a request has one rule of a type for each subject."""
+        """Subject of the rule; a request has at most one rule of a type per subject."""
         return self.field  # type: ignore[attr-defined]
 
 
@@ -184,7 +184,7 @@ class Cap(_FieldRule):
 class FrequencyCap(_FieldRule):
     """Makes ads that the user has seen too often, or clicked or bought, ineligible.
 
-    The counts are those of `seen`, else those of the service's user store.
+    The counts are from `seen`, or else from the service's user store.
     """
 
     max: _Max
@@ -202,7 +202,7 @@ class FrequencyCap(_FieldRule):
 
     @property
     def subject(self) -> Any:
-        """What is counted, and since when."""
+        """The counted events and their window."""
         return self.field, self.event or "impression", self.hours
 
 
@@ -242,7 +242,7 @@ class Rules(RequestPart):
 
 
 class Seen(RequestPart):
-    """How often the user has seen ads and values of ad fields.
+    """Numbers of impressions that the user has seen, by ad and by value of ad fields.
 
     Counts that are given replace those of the user store.
     """
@@ -260,13 +260,13 @@ class Request(RequestPart):
 
     user: dict[str, Any] | None = None
     """Raw query fields that describe the user: a string or a number; for a list field a list of
-    strings, the latest last; for a vector a list of numbers. Null: missing value."""
+    strings, oldest first; for a vector a list of numbers. Null: missing value."""
     context: dict[str, Any] | None = None
     """Raw query fields that describe the situation; merged with `user`."""
     user_id: Id | None = None
-    """Id of the user, the user key of the log. What the service's user store knows of the user
-    fills in what the request does not carry. Without it, the store is not asked. If the user key is
-    also a query field, the id is the field's value unless the request carries one."""
+    """Id of the user, the user key of the log. The service's user store fills in the fields that
+    the request leaves out. Without the id, the store is not read. If the user key is also a query
+    field, the id is the field's value unless the request carries one."""
     k: Annotated[_Integer, pydantic.Field(ge=1)] | None = None
     """Number of ads to return; 10 by default. All ads if the catalog has fewer."""
     weights: dict[str, _Weight] | None = None
@@ -274,7 +274,7 @@ class Request(RequestPart):
     release; 0 takes it out of the utility."""
     deadline_ms: Annotated[Number, pydantic.Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     """Time for the answer in milliseconds. If it runs short, fewer candidates are ranked; if it
-    runs out, the ads come in retrieval order."""
+    runs out, the ads are in retrieval order."""
     request_id: (
         Annotated[
             _String,
@@ -289,7 +289,7 @@ class Request(RequestPart):
     rules: Rules | None = None
     """Caps, diversity and exploration. A part that is null takes the service's default."""
     seen: Seen | None = None
-    """How often the user has seen what, for frequency caps."""
+    """Numbers of impressions that the user has seen, for frequency caps."""
     explain: _Boolean | None = None
     """Whether the answer contains explanations."""
     candidates: _Boolean | None = None
@@ -298,7 +298,7 @@ class Request(RequestPart):
     """Release that answers; without a canary both are the stable one. Null: chosen by the canary's
     share."""
     dry_run: _Boolean | None = None
-    """Whether the answer is shown to nobody. It is left out of the impression log and of the
+    """Whether no user sees the answer. It is left out of the impression log and of the
     metrics of answers."""
 
 

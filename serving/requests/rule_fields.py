@@ -16,8 +16,8 @@ class RuleFields:
 
     Args:
         kinds: Ad field to its kind.
-        defaults: Rules of requests that name none.
-        has_user_store: Whether a user store counts events, other than impressions too.
+        defaults: Rules of requests without rules.
+        has_user_store: Whether a user store counts events, including other kinds than impressions.
 
     Raises:
         InvalidRequestError: The defaults do not fit the release or the service.
@@ -38,7 +38,7 @@ class RuleFields:
         """Returns the rules in force; exploration is None if it is off.
 
         Raises:
-            InvalidRequestError: Names the rule, what was expected and what came.
+            InvalidRequestError: Names the rule, the expected and the actual value.
         """
         if rules is None:
             return self.defaults
@@ -97,7 +97,7 @@ def at_cap(
     caps: Iterable[request.FrequencyCap],
     counts: Callable[[request.FrequencyCap], Mapping[str, int] | None],
 ) -> dict[str | None, tuple[str, ...]]:
-    """Returns what has reached a frequency cap: field to values, None to ad ids.
+    """Returns the values that have reached a frequency cap, by field; ad ids under None.
 
     Args:
         caps: Checked frequency caps.
@@ -114,7 +114,7 @@ def at_cap(
 def merged(
     filters: request.Filters | None, at_cap: Mapping[str | None, tuple[str, ...]]
 ) -> request.Filters | None:
-    """Returns checked filters that also exclude what has reached a frequency cap."""
+    """Returns checked filters that also exclude values that have reached a frequency cap."""
     if not at_cap:
         return filters
     filters = filters or request.Filters()

@@ -1,4 +1,4 @@
-"""Checks what depends on the release in a request, so that every stage can rely on it."""
+"""Checks a request against the release, so that every stage can rely on it."""
 
 import dataclasses
 import functools
@@ -18,20 +18,20 @@ class ValidRequest:
 
     Attributes:
         values: Query field to bytes, float, list of bytes or None.
-        k: Number of ads to return, if there are as many.
-        weights: Weight of each present head; the release's default where the request has none.
+        k: Maximum number of ads to return.
+        weights: Weight of each present head; the release's default if the request has none.
         deadline_ms: Deadline in milliseconds; None: the default.
         request_id: Id of the request; generated if the request has none.
-        filters: Hashable, and equal if they ask for the same; None: every ad is eligible. They
-            exclude what has reached a frequency cap.
+        filters: Hashable, and equal if they mean the same; None: every ad is eligible. They
+            exclude ads and values that have reached a frequency cap.
         rules: Rules in force.
-        at_cap: What has reached a frequency cap: ad field to values, None to ad ids.
+        at_cap: Values that have reached a frequency cap, by ad field; ad ids under None.
         explain: Whether the answer contains explanations.
         candidates: Whether the answer lists all ranked candidates.
-        dry_run: Whether the answer is shown to nobody.
+        dry_run: Whether no user sees the answer.
         user_id: Id of the user; None: unknown.
         seen: Counts of the request.
-        user_data: What the user store had; as `Answer.user_data`.
+        user_data: Outcome of the user store; see `Answer.user_data`.
         user_ms: Time to read it in milliseconds.
     """
 
@@ -93,7 +93,7 @@ class Validator:
         """Returns the checked request.
 
         Raises:
-            InvalidRequestError: Each line names a field, what was expected and what came.
+            InvalidRequestError: Each line names a field, the expected and the actual value.
         """
         rules, values, k, weights, filters, _ = parsing.check_all(
             (
@@ -133,11 +133,11 @@ class Validator:
         stored: Mapping[str, Any],
         counts: Callable[[FrequencyCap], Mapping[str, int]],
     ) -> ValidRequest:
-        """Returns a request with what a store knows of its user, under what it carries itself.
+        """Returns a request completed with the stored data of its user; its own values win.
 
         Args:
             valid: Checked request.
-            stored: Raw query fields. Those that are unknown or not valid are missing: what was
+            stored: Raw query fields. Unknown or invalid ones count as missing: data that was
                 stored with another release must not fail a request.
             counts: Returns the number of events of each value, or ad, for a frequency cap.
         """

@@ -1,4 +1,4 @@
-"""Explains an answer: the parts of each utility, and what the rules did.
+"""Explains an answer: the parts of each utility, and the effect of the rules.
 
 Shapes: C candidates.
 """
@@ -53,7 +53,7 @@ def explain_answer(
     gains: np.ndarray,
     ad_ids: Callable[[np.ndarray], list[str]],
 ) -> requests.Explanation:
-    """Explains what the rules did to an answer.
+    """Explains the effect of the rules on an answer.
 
     Args:
         valid: Request.

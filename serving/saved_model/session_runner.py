@@ -40,7 +40,7 @@ def session_config(intra_op: int = 0, inter_op: int = 0) -> config_pb2.ConfigPro
         inter_op: Number of operations that run in parallel. 0 uses the number of cores, and
             `IN_CALLER` runs all operations in the calling thread.
     """
-    # An operation on some hundred rows is too short to be split. Independent operations, such as
+    # An operation on a few hundred rows is too short to be split. Independent operations, such as
     # the parts of a ranker's candidates, gain from running in parallel.
     return config_pb2.ConfigProto(
         intra_op_parallelism_threads=intra_op or 1,

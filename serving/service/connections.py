@@ -150,7 +150,7 @@ class TimedConnection(h11_impl.H11Protocol):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what is not valid HTTP, and closes the connection.
+        """Refuses invalid HTTP and closes the connection.
 
         Args:
             msg: Message of uvicorn, which handles an exception of h11 meanwhile.

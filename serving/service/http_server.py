@@ -113,7 +113,7 @@ class HttpServer(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes the port, answers what has been accepted, and stops the application.
+        """Closes the port, answers the accepted requests, and stops the application.
 
         Args:
             sockets: Bound sockets.

@@ -3,7 +3,7 @@
 Processes share one listening socket (ADR 27), so that a connection in its queue is accepted by any
 of them. A queued connection is lost only if the last process closes the socket, which resets it.
 `Listener.close` therefore first refuses new connections in the kernel, for all processes at once,
-and then accepts what is in the queue.
+and then accepts the connections in the queue.
 
 asyncio's own server has no limit, and without free file descriptors it logs each failed attempt
 thousands of times a second.
@@ -28,7 +28,7 @@ _ACCEPTED_AT_ONCE = 8
 _PAUSE_SECONDS = 0.1
 # Time in which handshakes that have begun are completed after new ones are refused.
 _HANDSHAKE_SECONDS = 0.1
-# Maximum time to accept what is in the queue of a port that is being closed.
+# Maximum time to accept the queued connections of a port that is being closed.
 _CLOSE_SECONDS = 5.0
 # In <asm-generic/socket.h>; Python has no name for it.
 _SO_ATTACH_FILTER = 26

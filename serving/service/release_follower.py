@@ -82,7 +82,7 @@ class ReleaseFollower:
                 try:
                     await self.step()
                 except Exception:
-                    # The service continues with the current releases, whatever the error is.
+                    # Whatever the error, the service continues with the current releases.
                     _logger.exception("Releases cannot be followed; retrying.")
                 self._metrics.observe_refused(self.problem is not None)
                 await asyncio.sleep(self._config.poll_seconds)
@@ -246,7 +246,7 @@ def load_first(base: pathlib.Path) -> releases.Bundle:
 
 
 def _routes(pointer: releases.Pointer) -> tuple[int, int | None, float]:
-    """Returns what requests depend on, which is not the previous releases."""
+    """Returns the parts that affect requests, without the previous releases."""
     return pointer.stable, pointer.canary, pointer.share
 
 

@@ -1,4 +1,4 @@
-"""What is known of users at request time: their profiles and latest events, in SQLite or Redis."""
+"""The user store: profiles and latest events of users at request time, in SQLite or Redis."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -2,9 +2,9 @@
 
     XADD tfrec.events * event '{"event_id": "e1", "user_id": "u17", "ad_id": "ad-3", …}'
 
-Readers of one group share the stream. An entry is acknowledged once it was handled; one whose
-reader ended before is claimed by another. Stores and logs know an event that comes again by its
-id.
+Readers of one group share the stream. An entry is acknowledged once it is handled; if its
+reader ends before that, another reader claims it. Stores and logs recognize a redelivered event by
+its id.
 """
 
 import dataclasses
@@ -67,9 +67,9 @@ class StreamReader:
         self._own_first = True
 
     async def read(self, wait_seconds: float = 1.0) -> list[StreamEntry]:
-        """Returns the next entries; none if none came in time.
+        """Returns the next entries; none if none arrived in time.
 
-        After an error, read again: entries that were not acknowledged come again.
+        After an error, read again: unacknowledged entries are delivered again.
 
         Args:
             wait_seconds: Time to wait for the first entry, in seconds; below 2.
@@ -95,7 +95,7 @@ class StreamReader:
         """Marks entries as handled.
 
         Raises:
-            UserStoreError: The server failed; the entries come again.
+            UserStoreError: The server failed; the entries are delivered again.
         """
         try:
             if entries:

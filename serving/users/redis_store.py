@@ -2,8 +2,8 @@
 
     tfrec:{USER}:profile       JSON object
     tfrec:{USER}:actions       sorted set of events, JSON lists, by time
-    tfrec:{USER}:impressions   likewise
-    tfrec:{USER}:ids           hash with the ids of these events, which tells those that come again
+    tfrec:{USER}:impressions   the same
+    tfrec:{USER}:ids           hash with the ids of these events, to recognize duplicates
     tfrec:{USER}:erased        for an hour after the user was erased, the time of it
 
 The braces keep the keys of a user on one node of a cluster. Reads and writes are one round trip
@@ -48,7 +48,7 @@ end
 for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return added
 """
-# KEYS: likewise. ARGV: time to live in seconds; then time and JSON of each value of the profile.
+# KEYS: as above. ARGV: time to live in seconds; then time and JSON of each value of the profile.
 _SET_LOGGED_PROFILE = """
 local erased = tonumber(redis.call('GET', KEYS[5]) or '-1')
 local values = {}
@@ -78,8 +78,8 @@ class RedisUserStore:
         self._config = config or UserStoreConfig()
         self._redis = redis.asyncio.Redis.from_url(
             redis_address.client_url(url),
-            # A read that is late for its request goes on until then, so that a connection that
-            # takes longer to open is there for the next one.
+            # A read that misses its request's timeout continues until then, so that a connection
+            # that takes longer to open is ready for the next request.
             socket_timeout=self._config.write_timeout_seconds,
             socket_connect_timeout=self._config.write_timeout_seconds,
             # The server may have closed a connection of the pool, as at its restart.
@@ -134,7 +134,7 @@ class RedisUserStore:
 
     async def delete(self, user_id: str, now: float) -> bool:
         pipeline = self._redis.pipeline(transaction=False)
-        # First, so that no earlier event comes in between.
+        # First, so that no earlier event is added in between.
         pipeline.set(_erased_key(user_id), repr(now), ex=int(ERASED_SECONDS))
         pipeline.delete(*_keys(user_id))
         with self._mapped():

@@ -2,9 +2,9 @@
 
 The events of a user are next to each other in one B-tree, in the order of their times, so that a
 read visits a page or two. In write-ahead mode it never waits for a write. From memory it takes
-0.08 ms, and less than the way to a thread and back: that is another 0.2 ms, and 8 ms at the 99th
-percentile on a busy machine. So reads are made in the event loop, as long as recent ones were
-quick. If the disk is slow, they are made in a thread. Writes have a thread of their own.
+0.08 ms, less than a round trip to a thread, which adds 0.2 ms, and 8 ms at the 99th percentile on
+a busy machine. So reads run in the event loop as long as recent ones were fast. If the disk is
+slow, they run in a thread. Writes have their own thread.
 """
 
 import asyncio
@@ -241,7 +241,7 @@ class SqliteUserStore:
         return self._writer.executemany("DELETE FROM users WHERE user_id = ?", ids).rowcount
 
     def _overwrite(self) -> None:
-        """Empties the log of writes, which has what was erased, unless others use it."""
+        """Empties the write-ahead log, which still has erased data, unless others use it."""
         with contextlib.suppress(sqlite3.Error):
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 

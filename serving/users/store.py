@@ -2,9 +2,9 @@
 
 Two backends pass one contract test: SQLite, for the processes of one host, and Redis or Valkey.
 Both keep two lists of events for each user, impressions and actions, so that the many impressions
-do not push out the few clicks. A list is in the order of the events' times, whatever order they
-arrived in. It is trimmed to the latest, and it has no event twice: events of a user with the same
-id are one event. A user who was not written to for the time to live is deleted.
+do not push out the few clicks. A list is sorted by the times of its events, regardless of their
+order of arrival. It is trimmed to the latest ones, without duplicates: events of a user with the
+same id are one event. A user who was not written to for the time to live is deleted.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, Protocol
 from serving.config import UserStoreConfig
 
 IMPRESSION = "impression"
-# Longer than requests, queues and events that are sent again take.
+# Longer than requests, queues and resent events take.
 ERASED_SECONDS = 3600.0
 ACTIONS = ("click", "engagement", "revenue")
 
 
 class StoredEvent(NamedTuple):
-    """What a user did, or was shown.
+    """An action of a user, or an impression.
 
     Attributes:
         event_id: Id of the event; unique for a user.
@@ -45,12 +45,12 @@ class StoredEvent(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class User:
-    """What a store knows of a user.
+    """The stored data of a user.
 
     Attributes:
         profile: Raw query fields that describe the user.
-        actions: Clicks, engagements and revenue, the latest last.
-        impressions: Impressions, the latest last.
+        actions: Clicks, engagements and revenue, oldest first.
+        impressions: Impressions, oldest first.
     """
 
     profile: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -59,11 +59,11 @@ class User:
 
     @property
     def is_known(self) -> bool:
-        """Whether the store has anything of the user."""
+        """Whether the store has any data on the user."""
         return bool(self.profile or self.actions or self.impressions)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON object, the latest events last."""
+        """Returns the JSON object, oldest events first."""
         lists = {"actions": self.actions, "impressions": self.impressions}
         return {
             "profile": dict(self.profile),
@@ -77,12 +77,12 @@ class UserStore(Protocol):
     async def read(
         self, user_ids: Sequence[str], now: float, impressions: bool = False
     ) -> list[User]:
-        """Returns what is known of users, in one round trip.
+        """Returns the stored data of users, in one round trip.
 
         Args:
             user_ids: Ids of the users.
-            now: Time of the request, in seconds since 1970. Later events are left out, and so are
-                those that are older than the time to live.
+            now: Time of the request, in seconds since 1970. Later events, and events older than
+                the time to live, are left out.
             impressions: Whether to read impressions, too.
 
         Raises:
@@ -130,9 +130,9 @@ class UserStore(Protocol):
     async def delete(self, user_id: str, now: float) -> bool:
         """Erases a user's profile and events; returns whether there were any.
 
-        For `ERASED_SECONDS`, the store knows the id and the time, and leaves out what is from up to
-        then: events in the queues of other processes or in a stream, and profiles of logs, do not
-        bring the user back.
+        For `ERASED_SECONDS`, the store keeps the id and the time, and ignores data from before it:
+        events in the queues of other processes or in a stream, and profiles from logs, do not
+        restore the user.
 
         Args:
             user_id: Id of the user.

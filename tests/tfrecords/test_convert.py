@@ -384,7 +384,7 @@ def test_a_foreign_encoder_is_refused(tmp_path):
         logs.write(tmp_path / "b.tsv", other_rows), tmp_path / "b", low_count_schema()
     )
     other.fitted.save(first.directory / "encoder")
-    with pytest.raises(ValueError, match=rf"expected {first.fingerprint}, that of the records"):
+    with pytest.raises(ValueError, match=rf"expected {first.fingerprint}, the fingerprint of"):
         reader.DataSet(first.directory)
 
 

@@ -96,7 +96,7 @@ def test_a_bad_field_is_refused_by_name(changes, message):
         ({"fields": (PRICE,)}, r"at least one field must be on the query side"),
         ({"ad_key": ()}, r"ad_key must name at least one column"),
         ({"click": "country"}, r"labels cannot be input fields: \['country'\]"),
-        ({"engagement": ""}, r"engagement must be the name of a column, or null .* got ''"),
+        ({"engagement": ""}, r"engagement must be the name of a column, or null; got ''"),
         ({"ad_key": ("",)}, r"ad_key is a list of column names, got '' in it"),
         ({"revenue": "price"}, r"labels cannot be input fields: \['price'\]"),
     ],
@@ -207,7 +207,7 @@ def test_a_history_has_the_vocabulary_of_the_field_that_it_lists():
 @pytest.mark.parametrize(
     ("changes", "field", "message"),
     [
-        ({}, HISTORY, "'recent' lists what a user did .* name the columns of user_key and time"),
+        ({}, HISTORY, "'recent' lists a user's events .* name the columns of user_key and time"),
         ({"user_key": "u", "time": "t"}, {**HISTORY, "of": "price"}, "is of 'price'; expected"),
         ({"user_key": "u", "time": "t"}, {**HISTORY, "event": "engagement"}, "no engagement col"),
         ({}, {**HISTORY, "min_count": 3}, "is a history, which has no option 'min_count'"),

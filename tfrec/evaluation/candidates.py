@@ -39,7 +39,7 @@ class CandidateIndex:
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Catalog rows of requests, best first, after each stage; `NO_AD` where a list is shorter.
+    """Catalog rows of requests, best first, after each stage; padded with `NO_AD`.
 
     Attributes:
         tower: [Q, K] from exact search with the tower's embeddings.
@@ -165,7 +165,7 @@ def score_all_ads(
     weights: Mapping[str, float],
     queries: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Scores all ads for queries, in lists as long as those of serving.
+    """Scores all ads for queries, in lists of the same length as in serving.
 
     Args:
         data_set: The converted log.

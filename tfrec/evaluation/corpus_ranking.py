@@ -87,7 +87,7 @@ def per_click(
         recommender: Scores the ads.
         queries: [C] requests with a held-out click.
         ad_rows: [C] the ads clicked.
-        ads: What is known of the ads.
+        ads: Statistics of the ads.
     """
     lists = _Lists(ads)
     for rows in retrieval.query_chunks(len(queries), len(ads), _MAX_SCORES):
@@ -147,7 +147,7 @@ def of_positions(position: np.ndarray) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class RankedCorpus:
-    """What is known of the ads before the test split.
+    """Statistics of the ads before the test split.
 
     Attributes:
         clicks: [N] clicked training rows.
@@ -172,7 +172,7 @@ class HeldOutUsers:
     """The users of held-out clicks.
 
     Attributes:
-        queries: [U] one request of each user, the first that is held out.
+        queries: [U] the first held-out request of each user.
         wanted: [U, N] 1 for ads that the user clicked and had not clicked before.
         seen: [U, N] 1 for ads that the user had clicked before.
     """

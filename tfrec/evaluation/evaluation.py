@@ -42,7 +42,7 @@ class Models:
 
     Attributes:
         two_tower: Stage one.
-        ranker: Stage two; None: there is none, and ads are in retrieval order.
+        ranker: Stage two; None: ads stay in retrieval order.
         calibrators: Calibrators of the ranker's heads.
         judged: Weights and weaknesses of the heads; None: all have weight 1, and none is weak.
     """
@@ -141,7 +141,7 @@ def evaluate_whole_system(
         config: Resamples and segments.
 
     Returns:
-        The funnel and, with ground truth, what the ten ads bring.
+        The funnel and, with ground truth, the true values of the ten ads.
     """
     ads = retrieval.embed_in_batches(
         models.two_tower.ad_tower, np.asarray(data_set.catalog().features)

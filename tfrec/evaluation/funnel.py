@@ -15,23 +15,23 @@ each head's scores that fits the true values of the candidates best. They keep e
 and change only how heads are weighed; with one head they change nothing. A loss may be negative:
 an index, filters or a badly calibrated head can be lucky.
 
-Two more values say what could be gained where. `ranker_over_all_ads`: the ranker orders all ads
-without tower, index and filters. No tower could help this ranker to much more, so only the
-difference to what is returned is the tower's to win. `head_known`: the ten if the values of one
-head were the true ones and those of the others the ranker's, among the same candidates.
+Two more values bound possible gains. `ranker_over_all_ads`: the ranker orders all ads without
+tower, index and filters. This is about the most that any tower could reach with this ranker, so a
+better tower can gain only the difference to the returned value. `head_known`: the ten if the values
+of one head were the true ones and the others the ranker's, among the same candidates.
 
-The ten ads have the greatest served values, so errors in their favor are among the reasons why they
-are there, and they are worth less than their served values say: the winner's curse. `promised`
+The ten ads have the greatest served values, so they are partly selected for errors in their favor,
+and are worth less than their served values predict: the winner's curse. `promised`
 compares both, and for contrast the values of all candidates, which the ranker did not choose.
 
-A log does not say the value of ads that it did not show, but it says whether an ad that was shown
-and clicked is still there after each stage. A held-out click is of an ad that was shown *and*
-clicked, so the share counts how often an order agrees with whoever chose the shown ads (the logging
-policy, or users who choose themselves) times how well it knows what is clicked. The ranker and the
-towers that it taught learn only the second. Shares are lower bounds for comparing systems that
-learn from clicks, not values, and a lower one does not say that an order is worse;
-`order_of_shown_ads` of the report leaves the first out. Where users do not click an ad again,
-clicks and lists leave out what they clicked before.
+A log does not contain the value of ads that it did not show, but it does show whether a clicked ad
+is still there after each stage. A held-out click is on an ad that was shown *and* clicked, so the
+share measures how often an order agrees with the exposure (by the logging policy, or by users who
+choose themselves) times how well it predicts clicks. The ranker and the towers that it taught learn
+only the second. Shares are lower bounds for comparing systems that learn from clicks, not values,
+and a lower one does not mean that an order is worse; `order_of_shown_ads` of the report leaves the
+first out. If users do not click an ad again, clicks and lists leave out the ads that they clicked
+before.
 
 Shapes: Q requests or clicks, N ads, K candidates, S samples.
 
@@ -85,7 +85,7 @@ class TrueValues:
 
 @dataclasses.dataclass(frozen=True)
 class ValueOverAllAds:
-    """What the ranker's ten of all ads are worth for some of the requests.
+    """The value of the ranker's ten of all ads, for some of the requests.
 
     Attributes:
         requests: [q] the requests, as rows of `truth.sample_requests`.
@@ -191,7 +191,7 @@ def measure_value(
         scores: Head -> [Q, K] served values of the candidates that filters leave.
         utilities: Name -> weight of each head.
         config: Resamples and their seed.
-        over_all_ads: What the ranker's ten of all ads are worth; None: not measured.
+        over_all_ads: Value of the ranker's ten of all ads; None: not measured.
         **setting: The fields of `report.Funnel`.
     """
     recalibrated = {head: recalibrate(own, truth.filtered[head]) for head, own in scores.items()}

@@ -125,7 +125,7 @@ def value_matrices(
 
 
 def recommender(truth: GroundTruth, catalog: reader.Catalog) -> corpus_ranking.Recommender:
-    """Returns the recommender that knows the ground truth.
+    """Returns the recommender that ranks by the ground truth.
 
     A logged click requires that the logging policy shows the ad and that the user clicks it, so
     the best order of all ads is by exposure times p(click).

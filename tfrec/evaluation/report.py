@@ -37,7 +37,7 @@ class Estimate(ReportPart):
     value: float | None = None
     """None if the rows do not define the metric."""
     interval: Interval | None = None
-    """Its 95 % interval. None: there are too few units to resample."""
+    """Its 95 % interval. None: too few units to resample."""
     absent: str | None = None
     """Why there is no value."""
     ground_truth: float | None = None
@@ -83,7 +83,7 @@ class HeadQuality(ReportPart):
     labeled: int
     """Number of rows with the label."""
     metrics: dict[str, Estimate]
-    """By name, see `head_quality`; empty if no row has the label."""
+    """Name -> metric, see `head_quality`; empty if no row has the label."""
     calibration_curve: list[CalibrationBin]
 
 
@@ -154,7 +154,7 @@ class UniformExposure(ReportPart):
     corpus_recall_at_500: dict[str, Estimate]
     """By recommender; `ground_truth` retrieves the ads with the greatest click probability."""
     share_of_achievable: Estimate
-    """That of the two-tower model divided by that of the ground truth."""
+    """Recall of the two-tower model divided by that of the ground truth."""
 
 
 class RetrievalQuality(ReportPart):
@@ -171,7 +171,7 @@ class RetrievalQuality(ReportPart):
     recommenders: dict[str, RecommenderQuality] = {}
     """`two_tower`, baselines, and `ground_truth`."""
     share_of_achievable: dict[str, float] = {}
-    """Metric -> that of the two-tower model divided by that of the ground truth."""
+    """Metric -> value of the two-tower model divided by that of the ground truth."""
     uniform_exposure: UniformExposure | None = None
     """None: no ground truth."""
     absent: dict[str, str] = {}
@@ -189,7 +189,7 @@ class Funnel(ReportPart):
 
 
 class Promise(ReportPart):
-    """What the served values of a head promise, against the true values: means over requests."""
+    """Served values of a head compared with the true values: means over requests."""
 
     expected: Estimate
     """Sum of the served values of the ten ads; `ground_truth` is that of their true values."""
@@ -200,7 +200,7 @@ class Promise(ReportPart):
 
 
 class OverAllAds(ReportPart):
-    """What the ranker would return if it ordered all ads, without tower, index and filters.
+    """The ranker's result if it ordered all ads, without tower, index and filters.
 
     Means over some of the funnel's requests of the true utility of ten ads.
     """
@@ -209,9 +209,9 @@ class OverAllAds(ReportPart):
     best_possible: Estimate
     ranker: Estimate
     returned: Estimate
-    """What the system returns for the same requests."""
+    """Value that the system returns for the same requests."""
     share_of_ranker: Estimate
-    """`returned` / `ranker`: what the tower leaves of what this ranker could return."""
+    """`returned` / `ranker`: the share of this ranker's value that the tower preserves."""
 
 
 class UtilityFunnel(ReportPart):
@@ -225,10 +225,10 @@ class UtilityFunnel(ReportPart):
     returned: Estimate
     share_returned: Estimate
     promised: dict[str, Promise]
-    """Of each head in the utility."""
+    """Head in the utility -> its expected and true values."""
     head_known: dict[str, Estimate] = {}
-    """Head -> what would be returned if its values were the true ones, those of the other heads
-    the ranker's, and the candidates the same."""
+    """Head -> returned value if the head's values were the true ones, the other heads' values the
+    ranker's, and the candidates the same."""
     over_all_ads: OverAllAds | None = None
     """None: the catalog is too large to rank."""
 
@@ -298,13 +298,13 @@ class Outcome(Estimate):
 
 
 class RealizedValue(ReportPart):
-    """What ten ads at positions 0 to 9 bring, see `realized`."""
+    """Outcomes of ten ads at positions 0 to 9, see `realized`."""
 
     requests: int
     slots: int
     """Number of ads of a request, ten if there are as many."""
     choosers: dict[str, dict[str, Outcome]]
-    """Who chose the ads -> `clicks`, `engagements` and `revenue`."""
+    """Chooser of the ads -> `clicks`, `engagements` and `revenue`."""
 
 
 class IntervalMethod(ReportPart):
@@ -313,7 +313,7 @@ class IntervalMethod(ReportPart):
     confidence: float
     resamples: int
     units: str
-    """What is drawn: users or requests."""
+    """Unit of resampling: users or requests."""
 
 
 class EvaluationReport(ReportPart):
@@ -328,9 +328,9 @@ class EvaluationReport(ReportPart):
     weights: dict[str, float] = {}
     """Default weight of each head in the utility."""
     weights_source: str = "equal"
-    """Where they are from: `schema`, `values`, `standardized`, or `equal`."""
+    """Source of the weights: `schema`, `values`, `standardized`, or `equal`."""
     without_ranker: str | None = None
-    """Why there is no ranker. None: there is one."""
+    """Why there is no ranker, or None."""
     intervals: IntervalMethod
     ranker: dict[str, HeadQuality]
     segments: SegmentQuality

@@ -31,8 +31,8 @@ def evaluate_retrieval(
 ) -> report.RetrievalQuality:
     """Measures a two-tower model, the baselines and, if known, the ground truth.
 
-    The baselines know the clicks of training and validation. The model knows those of
-    validation only after a refit, which a taught model does not have.
+    The baselines use the clicks of training and validation. The model has learned from
+    validation clicks only after a refit, which taught models skip.
 
     Args:
         data_set: The converted log.
@@ -84,7 +84,7 @@ def recall_under_uniform_exposure(
     recommenders: Mapping[str, corpus_ranking.Recommender],
     config: EvaluationConfig,
 ) -> report.UniformExposure:
-    """Measures recall of the clicks on `truth.sample_requests` if every ad were shown as often.
+    """Measures recall of clicks on `truth.sample_requests` if all ads were shown equally often.
 
     Args:
         truth: The ground truth.
@@ -125,7 +125,7 @@ def recall_under_uniform_exposure(
 def read_clicks_on_unseen_ads(
     data_set: reader.DataSet, num_ads: int, max_clicks: int
 ) -> tuple[retrieval.Clicks, scipy.sparse.csr_array | None]:
-    """Reads test clicks; where users do not click an ad again, those on ads new to them.
+    """Reads test clicks; if users do not click an ad again, only clicks on ads new to them.
 
     Args:
         data_set: The converted log.
@@ -154,7 +154,7 @@ def read_clicks_on_unseen_ads(
 def recommender_of(
     two_tower: retrieval.RetrievalModel, catalog: reader.Catalog
 ) -> corpus_ranking.Recommender:
-    """Returns a two-tower model as a recommender of what is clicked, with all ads embedded."""
+    """Returns a two-tower model as a recommender by clicks, with all ads embedded."""
     ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalog.features)).T
 
     def scores(queries: corpus_ranking.Queries) -> np.ndarray:

@@ -23,8 +23,8 @@ def score_candidates(
 ) -> layers.Logits:
     """Returns the model's `logits`, apart from rounding.
 
-    Those of another ranker, and of a subclass, are computed by its `logits`: what is computed here
-    in another order, a subclass may have changed.
+    Other rankers and subclasses compute theirs in `logits`: a subclass may have changed parts that
+    are computed here in another order.
 
     Args:
         model: The ranker, built.
@@ -42,7 +42,7 @@ def score_candidates(
 
 
 def _score_part(model: ranking.Ranker, side: ranking.QuerySide, ad: tf.Tensor) -> layers.Logits:
-    """Returns what the model's `call` returns."""
+    """Returns the logits of the model's `call`."""
     flat = layers.flatten(model.ad_embeddings(ad))  # [B, C, Fa E]
     weights = folded_products(side.embeddings, model.pair_input.kernel)
     hidden = tf.matmul(flat, weights + model.ad_input.kernel)  # [B, C, W]

@@ -12,13 +12,13 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def as_constants(module: tf.Module, but: Collection[tf.Variable] = ()) -> Iterator[None]:
-    """Replaces the weights of a module and its parts by constants until the block ends.
+    """Replaces the weights of a module and its parts with constants until the block ends.
 
     Functions traced inside keep the current weights.
 
     Args:
         module: A built model.
-        but: Variables that stay variables; a graph holds at most 2 GB.
+        but: Variables to keep as variables; a graph holds at most 2 GB.
     """
     kept = {variable.ref() for variable in but}
     held: list[tuple[dict[str, object], str, tf.Variable]] = []

@@ -1,4 +1,4 @@
-"""The trained models as they are exported: raw fields in, the encoder inside.
+"""The exported form of the trained models: raw fields in, the encoder inside.
 
     query_tower   raw query fields                          -> query_embedding [B, D] float32
       for_weights   and head_weights [B, H] float32         -> the same, for weights of the heads
@@ -146,7 +146,7 @@ def _concrete(
 def _read_by(model: tf.Module, *functions: Any) -> tuple[list[tf.Variable], list[Any]]:
     """Returns the variables and resources of a model that functions read, for a SavedModel to find.
 
-    Found through the model, each Keras layer would be saved with functions of its own, which takes
+    Found through the model, each Keras layer would be saved with its own functions, which takes
     longer than all the rest and serves nobody.
     """
     variables = [variable for function in functions for variable in function.variables]

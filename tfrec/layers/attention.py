@@ -41,8 +41,8 @@ class LayerNorm(tf.keras.layers.LayerNormalization):
 class TokenAttention(tf.keras.layers.Layer):
     """`tf.keras.layers.MultiHeadAttention` with few and narrow keys: the same results, faster.
 
-    A head multiplies its projections of queries and keys with each other, and those of values and
-    outputs. So the tokens themselves are the keys and values of every head, and all products are of
+    A head folds its projections of queries and keys into one, and those of values and outputs into
+    another. So the tokens themselves are the keys and values of every head, and all products are of
     matrices, without transposing.
 
     Args:
@@ -73,11 +73,11 @@ class TokenAttention(tf.keras.layers.Layer):
     def call(
         self, inputs: tuple[tf.Tensor, tf.Tensor], attention_mask: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Returns what each query attends to, [B, C, D].
+        """Returns the attention output of each query, [B, C, D].
 
         Args:
             inputs: Queries [B, C, D] and tokens [B, T, E].
-            attention_mask: [B, 1, T] bool, tokens that are attended to; None: all are.
+            attention_mask: [B, 1, T] bool, tokens to attend to; None: all.
         """
         queries, tokens = inputs
         shape = tf.shape(queries)
@@ -139,7 +139,7 @@ class TargetAttention(tf.keras.layers.Layer):
         Args:
             candidates: [B, C, D].
             tokens: [B, T, E].
-            absent: [B, T] bool, tokens that no candidate attends to; None: no token is absent.
+            absent: [B, T] bool, tokens that no candidate attends to; None: all are present.
             training: Whether dropout is on.
 
         Returns:

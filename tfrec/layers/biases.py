@@ -2,12 +2,12 @@
 
 Ads in good positions are clicked more, and the logging policy puts ads that it prefers there.
 Learned jointly with the ad's own logit, the effect of the position is separated from that of the
-ad wherever similar ads were shown in several positions. It is left out at serving: the served logit
+ad if similar ads were shown in several positions. It is left out at serving: the served logit
 is the ad's own, in the first position, so that no ad is credited for its logged positions.
 
 Some users click more than others, on any ad. Without a bias, fields that nearly identify users
 (age, place, browser) absorb this, and it is wrong for the next user of that age. With it (a random
-intercept), what is left for the fields is what users who share a value have in common. Id dropout,
+intercept), the fields learn only what users who share a value have in common. Id dropout,
 which hides user ids from the other layers, does not hide the bias. Biases of users are relative to
 their mean over the rows, which is the bias of out-of-vocabulary users; the order of ads does not
 depend on them. They start at zero and move slowly: users with few rows stay near the mean.
@@ -28,10 +28,10 @@ import tensorflow as tf
 
 from tfrec.layers import key_ids, replicas
 
-# Multiplies the learning rate of the steps of positions. The embedding tables learn faster; what
-# the biases do not explain in time goes to the ads.
+# Multiplies the learning rate of the position steps. The embedding tables learn faster, and absorb
+# effects that the biases learn too late.
 POSITION_SPEED = 3.0
-# A row moves its user's bias by about this share of its residual, whatever the batch size (times
+# A row moves its user's bias by about this share of its residual, regardless of batch size (times
 # 1.26, Adagrad's factor for gradients far below its initial accumulator).
 STEP_PER_ROW = 0.05
 _MEAN_MOMENTUM = 0.95  # of the users' mean bias, per step
@@ -102,7 +102,7 @@ class UserBias(tf.keras.layers.Layer):
         Args:
             query: [B, W] int32, with user ids that are not hidden.
             shown: [B, C] bool, false for padding.
-            training: Whether the mean is that of the batch and updates the running mean.
+            training: Whether to use the mean of the batch, and update the running mean with it.
         """
         biases = tf.gather(self.table, self._users.of(query))
         known = tf.cast(self._users.is_known(query), biases.dtype)[:, None]

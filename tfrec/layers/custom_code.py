@@ -1,4 +1,4 @@
-"""Tells models that contain layers of a user, and has what they are tried with."""
+"""Detects models that contain a user's own layers, and provides inputs to test them with."""
 
 from collections.abc import Sequence
 

@@ -14,12 +14,12 @@ from tfrec.layers import replicas
 class Generator(tf.random.Generator):
     """A generator whose state is the same on all replicas, so that one checkpoint holds it.
 
-    The state moves on by the size of what is drawn, and shares of a batch differ in size. So
-    several replicas take a seed from it, each its own, and draw from the seed.
+    The state advances by the number of values drawn, and shares of a batch differ in size. So
+    each of several replicas takes its own seed from it, and draws from the seed.
     """
 
     def uniform(self, shape: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
-        """Draws numbers, others on each replica; see `tf.random.Generator`."""
+        """Draws numbers, different ones on each replica; see `tf.random.Generator`."""
         if not replicas.several_replicas():
             return super().uniform(shape, *args, **kwargs)
         seed = self.make_seeds()[:, 0]

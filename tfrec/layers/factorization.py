@@ -33,7 +33,7 @@ class FactorizationMachine(tf.keras.layers.Layer):
     Attributes:
         table: [V, 1 + K] effect and vector of each id of each field, each number and each square.
         intercept: Logit of rows without effects.
-        share: Weight in [0, 1] of this logit where it is mixed with another; 0 before the fit.
+        share: Weight in [0, 1] of this logit in the mixture with another; 0 before the fit.
         query_rows, ad_rows: Maps encoded rows of a side to rows of the table.
         field_of_row: [V] number of the field of each row, from 0.
         is_padding: [V - 2 M] bool, true for id 0 of lists.

@@ -3,7 +3,7 @@
 All categorical fields of a side share one table, so a lookup is one gather. A value's embedding is
 its own row plus a row for its frequency (ids are ranks by count): rare values share what they have
 in common. A list or a history is the mean of its values' embeddings, in any order, unless it is
-tied to the ad side (`histories`); an empty list is id 0, which has a row of its own. The last
+tied to the ad side (`histories`); an empty list is id 0, which has its own row. The last
 embeddings of a side are those of tied histories by age.
 Vectors are scaled to length one and projected to as many embeddings as hold them, at most four.
 Numeric fields are quantile buckets, some of which share an embedding. Buckets and frequencies use
@@ -253,7 +253,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 
 
 class VectorEmbedding(tf.keras.layers.Layer):
-    """Projects a vector field, scaled to length one; a missing vector has embeddings of its own.
+    """Projects a vector field, scaled to length one; a missing vector has its own embeddings.
 
     Args:
         length: Number of values n.

@@ -22,7 +22,7 @@ _MIN_SCALE, _SCALE_RANGE = 0.05, 2.0
 _MIN_LOG = -30.0
 
 
-# AutoGraph does not know `match`, and warns of it where a user's model is traced.
+# AutoGraph does not support `match`, and warns of it when a user's model is traced.
 @tf.autograph.experimental.do_not_convert
 def head_outputs(logits: Logits) -> dict[str, tf.Tensor]:
     """Turns logits into the values that are served.

@@ -1,27 +1,27 @@
-"""Histories: lists on the query side whose values are ads, such as what the user clicked last.
+"""Histories: query-side lists whose values are ads, such as the ads that the user clicked last.
 
-A history of the schema, or a list whose values are ads of the catalog, or values of an ad-side
-field, is tied to the ad side: a value's embedding is a row of its own plus, through a learned
-matrix, the ad side's embedding of it. So an ad that is rare in histories is known from its clicks,
-and an ad that is rare in the log from its other fields.
-Such a list is in order of time, the latest value last. It is pooled with learned weights by the
+A history of the schema, or a list whose values are ads of the catalog or values of an ad-side
+field, is tied to the ad side: a value's embedding is its own row plus, through a learned matrix,
+its ad-side embedding. So an ad that is rare in histories is learned from its clicks, and an ad
+that is rare in the log from its other fields.
+Such a list is in order of time, oldest first. It is pooled with learned weights by the
 position from its end: several weightings, each for a part of the embedding, start as decays from
 none (the user's taste) to fast (the last value only).
-A history, whose values have ages, is also pooled by age: each weighting is of values of about one
-age, and so is an embedding of its own, which candidates are compared with. What a user did an hour
-ago and a week ago is then not one mean, and values of no such age are as good as none.
-A history of ads is also read as histories of their properties, such as category and brand: what
-follows from a category is learned from all its ads at once.
+A history, whose values have ages, is also pooled by age: each weighting covers values of similar
+age and gives a separate embedding, which candidates are compared with. So events an hour and a week
+ago are not averaged, and an age range without values is treated as empty.
+A history of ads is also read as histories of their properties, such as category and brand: the
+effect of a category is learned from all its ads together.
 
 Shapes: B queries (any leading dimensions), L values of a list, V ids of its values, E field
-embedding, Ea that of the ad side, Fa embeddings of the ad side, W columns of ids of the query side,
-Wa those of the ad side, H weightings, A those by age.
+embedding, Ea ad-side embedding, Fa embeddings of the ad side, W query-side columns of ids, Wa
+ad-side columns of ids, H weightings, A weightings by age.
 
 References:
     Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (items of the history and
     items recommended share embeddings).
-    Zhou et al., Deep Interest Network for Click-Through Rate Prediction, 2018 (what a user clicked
-    is read as goods, shops and categories).
+    Zhou et al., Deep Interest Network for Click-Through Rate Prediction, 2018 (a user's
+    clicks are read as goods, shops and categories).
     Press, Smith and Lewis, Train Short, Test Long (ALiBi), 2022 (a slope a head).
     Katharopoulos et al., Transformers are RNNs, 2020 (attention without a softmax is a product with
     sums over the tokens, which are made once for all candidates).
@@ -64,7 +64,7 @@ Ties = Mapping[str, np.ndarray]
 def find_histories(fitted: encoding.FittedSchema, catalog: reader.Catalog) -> Ties:
     """Finds the query-side lists whose values are ads, or values of an ad-side field.
 
-    The schema says what a history lists. A list is tied if nearly all of the more frequent half of
+    The schema defines a history's values. A list is tied if nearly all of the more frequent half of
     its values are ads of the catalog, or else values of one ad-side categorical field with many
     values. The rarer half does not count: its values may be below the minimum count of the field.
 
@@ -170,12 +170,12 @@ class Property(NamedTuple):
 def find_properties(
     fitted: encoding.FittedSchema, history: Field, ad_features: np.ndarray | None
 ) -> list[Property]:
-    """Returns the properties as which a history of ads is read, too.
+    """Returns the properties of ads for which a history of ads is also read as a history.
 
-    Those are the categorical fields of the ad with the fewest values, apart from those with a
-    handful of values, or more than half as many as the history, and from those of which the schema
-    has a history of the same events. Many clicks tell what follows from a value of such a field;
-    what follows from others is left to the embeddings of the ads.
+    These are the categorical ad fields with the fewest values, except fields with a handful of
+    values, with more than half as many as the history, or with a declared history of the same
+    events. Each value of such a field has many clicks to learn its effect from; the effects of
+    other fields are left to the embeddings of the ads.
 
     Args:
         fitted: The fitted schema.
@@ -254,9 +254,9 @@ class HistoryPooling(tf.keras.layers.Layer):
         """Pools the values of lists.
 
         Args:
-            ids: [B, L] int32, the latest last; 0 is padding.
+            ids: [B, L] int32, oldest first; 0 is padding.
             rows: [B, W] int32, all columns of the query side.
-            own: Embeds ids without what is known of ads.
+            own: Embeds ids without the ad side.
 
         Returns:
             [B, 1 + A, E] float32: weighted means by position over the ids that are not 0, over all
@@ -309,9 +309,9 @@ class HistoryPooling(tf.keras.layers.Layer):
 
 
 def of_age_buckets(points: tf.Tensor) -> tf.Tensor:
-    """Returns what each bucket of ages has [256, n], given what a missing age and points have.
+    """Interpolates the values of all age buckets [256, n] from those of points and a missing age.
 
-    Neighboring buckets share what they learn: most are rare.
+    Neighboring buckets share what they learn because most are rare.
 
     Args:
         points: [1 + P, n], `NUM_AGE_ROWS` rows.

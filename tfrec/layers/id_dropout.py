@@ -5,7 +5,7 @@ out-of-vocabulary (OOV) ids; rare values, which share these ids, teach it little
 replaces with an OOV id
 
 - the id of a user, or of an ad with other fields, with a small probability; half of
-  the ids of ads that have a vector, or the id would say all that the vector could;
+  the ids of ads that have a vector, or the id would make the vector redundant;
 - the value of every categorical field that is OOV far more often in the held-out rows than in the
   training rows, with the probability that makes up for the difference. In a log split by time most
   later users may be new; a model trained on known users only relies on ids that it will not have.
@@ -89,7 +89,7 @@ def oov_rates(data_set: reader.DataSet) -> dict[str, float]:
     """Returns the replacement rates that make up for OOV values in the held-out rows.
 
     Args:
-        data_set: The data set; some hundred thousand training and validation rows are read.
+        data_set: The data set; a few hundred thousand training and validation rows are read.
 
     Returns:
         Field name -> (u - s) / (1 - s), where u is the OOV share of the held-out values and s four

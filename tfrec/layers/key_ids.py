@@ -1,4 +1,4 @@
-"""The ids of users in queries, and of ads, where a categorical field holds them.
+"""The ids of users in queries, and of ads, if a categorical field holds them.
 
 Shapes: W columns of ids.
 """

@@ -1,17 +1,17 @@
-"""The numbers of ads and queries: what belongs to their ids, and a line in their logarithms.
+"""Numeric fields of ads and queries: buckets by id, and a linear term in their logarithms.
 
 Numbers are embedded by bucket, and few rows have the largest ones. But the best ads are often
-there: where prices are log-normal, the dearest of many ads bring ten times what a bucket of them
-has brought on average. So the logarithm of an amount starts at a line in the logarithms of the ad's
+there: if prices are log-normal, the most expensive of many ads bring ten times the average of
+their bucket. So the logarithm of an amount starts at a line in the logarithms of the ad's
 numbers, such as its price. It is fitted to the first rows before training, which then learns how
-amounts differ from it. Numbers beyond those of the log count as the largest or smallest of it, so
-nothing is extrapolated.
+amounts differ from it. Numbers outside the range of the log are clipped to it, so nothing is
+extrapolated.
 
 Shapes: N rows, B requests, C candidates, W columns of ids of a side, M numeric fields, T buckets.
 
 References:
     McCullagh and Nelder, Generalized Linear Models, 1989 (offsets).
-    Cheng et al., Wide & Deep Learning for Recommender Systems, 2016 (a linear part beside a deep
+    Cheng et al., Wide & Deep Learning for Recommender Systems, 2016 (a linear part next to a deep
     one).
 """
 
@@ -118,7 +118,7 @@ class NumericSlopes(tf.keras.layers.Layer):
     def fit(self, ids: np.ndarray, targets: np.ndarray) -> None:
         """Sets the slopes to a ridge regression of targets [N] on the numbers of ads [N, W] int32.
 
-        The penalty is that of a prior of deviation 1 for targets with noise of deviation 1.
+        The penalty corresponds to a prior of deviation 1 and target noise of deviation 1.
         """
         if not len(targets):
             return

@@ -25,10 +25,10 @@ def several_replicas() -> bool:
 
 
 def share_of(batch: Mapping[str, tf.Tensor], replica: tf.Tensor, num_replicas: int) -> dict:
-    """Returns a replica's rows of a batch, and `WHOLE`, all but the ids of the whole batch.
+    """Returns a replica's rows of a batch, and `WHOLE`, the whole batch without the ids.
 
     Shares are runs of rows, in the order of the replicas. They differ by at most one row, and some
-    are empty if the batch has fewer rows than there are replicas.
+    are empty if there are more replicas than rows.
 
     Args:
         batch: Name -> [B, ...].
@@ -51,7 +51,7 @@ def own_rows(values: tf.Tensor) -> tf.Tensor:
 
 
 def whole_batch(batch: Mapping[str, Any]) -> Mapping[str, tf.Tensor]:
-    """Returns what is known of the whole batch of a share; a batch that is no share is whole."""
+    """Returns the stored data of the whole batch of a share; without shares, the batch itself."""
     return batch.get(WHOLE, batch)
 
 
@@ -80,7 +80,7 @@ def part_of_whole(value: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
 def weighted_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """Returns the mean of values, 0 without weights.
 
-    On several replicas, the mean of what they return is that of the rows of all of them.
+    On several replicas, the mean of their results is the mean over the rows of all replicas.
     """
     weight = tf.reduce_sum(weights)
     if several_replicas():

@@ -1,4 +1,4 @@
-"""Metrics of rows, in NumPy; `resampled` has those of samples.
+"""Metrics over rows, in NumPy; `resampled` has metrics over bootstrap samples.
 
 No metric depends on the order of rows with equal scores.
 

@@ -6,7 +6,7 @@ largest numbers decide, which is often the weakest one. So the weights come from
     schema         the schema's `weights`
     values         the schema's `values`: the utility is expected money per impression
     standardized   1 / the standard deviation of the head's served scores on validation rows, scaled
-                   so that the first head in use has weight 1: each head has the same say
+                   so that the first head in use has weight 1: all heads count equally
 
 Weak heads have weight 0, except in the schema's `weights`. If all heads are weak, click alone
 decides. If `values` is 0 for all strong heads, the weights are standardized.
@@ -31,7 +31,7 @@ class JudgedHeads:
 
     Attributes:
         weights: Head -> default weight of its score in the utility.
-        source: Where the weights are from: `schema`, `values`, `standardized`, or `equal`.
+        source: Source of the weights: `schema`, `values`, `standardized`, or `equal`.
         weak: Weak head -> why it is weak, and what would help.
     """
 

@@ -1,4 +1,4 @@
-"""How well each head of a ranker is known to predict, by its metrics of the validation split.
+"""Whether each head of a ranker is known to predict, from its metrics on the validation split.
 
 A head is weak if it is not known to predict better than its base rate, or if its calibration is
 off. It is served, but its scores should not decide the order of ads.

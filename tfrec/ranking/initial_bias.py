@@ -26,7 +26,7 @@ def of_labels(
 
     Args:
         labels: Head -> [L], click among them; NaN where missing.
-        offsets: Head of an amount -> [L], what is added to the logarithm of its mean; others have
+        offsets: Amount head -> [L] offsets, added to the logarithm of its mean; other heads have
             none.
     """
     clicked = labels[CLICK.label] == 1

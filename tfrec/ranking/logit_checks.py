@@ -1,4 +1,4 @@
-"""Checks a ranker of a user before and after training, so that mistakes are named as such.
+"""Checks a user's own ranker before and after training, for clear error messages.
 
 Shapes: R requests, which differ, with R candidates each, which are the same for all requests.
 """
@@ -18,12 +18,12 @@ _TOLERANCE = 1e-3
 
 
 def check_model(model: ranking_model.RankingModel) -> None:
-    """Checks the tasks of a model, and what its `call` returns for ids at the ends of their ranges.
+    """Checks the tasks of a model, and the outputs of `call` for ids at the ends of their ranges.
 
     Raises:
         ValueError: A head is missing; logits have another shape or type, or are not finite or not
             the same each time; the score of a candidate depends on other candidates or requests;
-            or a task is none of TFRS, or averages its losses.
+            or a task is not a TFRS task, or averages its losses.
     """
     where = f"{type(model).__name__}.call"
     fitted = model._fitted
@@ -59,7 +59,7 @@ def _call(
     try:
         return model(inputs)
     except tf.errors.InvalidArgumentError as error:
-        # Keras puts a line of its own before the reason.
+        # Keras puts its own line before the reason.
         lines = [line for line in error.message.splitlines() if line]
         reason = next((line for line in lines if "calling layer" not in line), error.message)
         raise ValueError(
@@ -102,7 +102,7 @@ def _check_tensor(head: str, logits: tf.Tensor, size: int, where: str) -> None:
     if not bool(tf.reduce_all(tf.math.is_finite(logits))):
         raise ValueError(
             f"{where}: expected finite logits of {head}, got NaN or infinity for ids from 0, which "
-            "is missing, to the last one of each field. Look for a division by 0 or its logarithm."
+            "is missing, to the last one of each field. Look for a division by 0 or a log of 0."
         )
 
 

@@ -30,7 +30,7 @@ from tfrecords import encoding, reader
 
 
 class QuerySide(NamedTuple):
-    """What the candidates of a request share.
+    """The encoded query, which the candidates of a request share.
 
     Attributes:
         embeddings: [B, Fq, E] field embeddings.
@@ -146,7 +146,7 @@ class Ranker(ranking_model.RankingModel):
         return layers.pairwise_products(query_embeddings, ad_embeddings)
 
     def encode_query(self, query: tf.Tensor, training: bool = False) -> QuerySide:
-        """Encodes what the candidates of a request share.
+        """Encodes the query, which the candidates of a request share.
 
         Args:
             query: [B, Wq] int32.
@@ -173,7 +173,7 @@ class Ranker(ranking_model.RankingModel):
             training: Whether dropout is on.
 
         Returns:
-            [B C, 2 D]: what the heads read apart from the products of fields.
+            [B C, 2 D]: the inputs of the heads, except the products of fields.
         """
         num_requests, num_ads = tf.shape(hidden)[0], tf.shape(hidden)[1]
         x0 = hidden + self.query_input(side.flat)[:, None]

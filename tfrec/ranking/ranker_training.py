@@ -81,7 +81,7 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
         model = kind.for_data_set(data_set, config, _heads(data_set))
     except TypeError as error:
         if traceback.extract_tb(error.__traceback__)[2:]:
-            raise  # It is not the call that fails, but what is called.
+            raise  # The call is valid, but the constructor fails.
         raise ValueError(
             f"{kind.__name__} cannot be built: {error}. Expected a constructor with the arguments "
             "fitted, config and heads; one of a subclass of Ranker passes on *args and **kwargs."
@@ -247,7 +247,7 @@ def train_ranker(
 ) -> None:
     """Trains a ranker, keeps its best epoch, and fits its calibrators.
 
-    With several workers, the chief alone does what follows the epochs.
+    With several workers, the chief alone does the steps after the epochs.
 
     Args:
         data_set: The converted log.
@@ -305,11 +305,11 @@ def train_ranker(
     if not training.is_chief(strategy):
         return
     if strategy.num_replicas_in_sync > 1:
-        # A model of its own, which asks no other replica.
+        # A separate model, which needs no other replica.
         model = build_ranker(data_set, config)
         training.restore_best(model, workdir)
     if type(model) is not ranker.Ranker:
-        # A gate that starts at 0 hides before training what is added to it.
+        # Before training, a gate that starts at 0 would hide whatever it multiplies.
         logit_checks.check_model(model)
     fit_rare_heads(model, data_set, config.seed)
     # With the fitted heads; `best` then holds all that serving needs.
@@ -336,7 +336,7 @@ def train_ranker(
 
 
 def fit_rare_heads(model: ranking_model.RankingModel, data_set: reader.DataSet, seed: int) -> None:
-    """Fits what a trained ranker mixes into its rare heads; see `rare_heads`.
+    """Fits the models that are mixed into the rare heads of a trained ranker; see `rare_heads`.
 
     Args:
         model: The trained ranker; its `machines` and shares are assigned.

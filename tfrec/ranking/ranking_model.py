@@ -1,6 +1,6 @@
 """The base class of rankers: everything of stage two but the network.
 
-A ranker of your own is a constructor and `call`:
+Your own ranker is a constructor and `call`:
 
     class DotProduct(ranking.RankingModel):
         def __init__(self, fitted, config, heads):
@@ -24,8 +24,8 @@ Training, evaluation and export use these members:
     query_embeddings, ad_embeddings optional `layers.FieldEmbeddings`, which are shown in
                                     TensorBoard
     head_layers, set_head_biases    optional last layers, which start at the rates of the log
-    machines, mix_rare_heads        what is fitted after training for heads with few positives
-    id_dropout, user_bias, position_bias   corrections for what the log has; the last two or None
+    machines, mix_rare_heads        parts fitted after training for heads with few positives
+    id_dropout, user_bias, position_bias   corrections for biases of the log; the last two or None
 
 A candidate's score must not depend on the other candidates: training sees short lists, padded with
 zeros, and serving scores many candidates, in batches.
@@ -66,8 +66,8 @@ class RankingModel(training.StageModel):
         position_bias: Biases of logged positions; None without `learn_positions`.
         machines: Head after the click -> its factorization machine, fitted after training.
         amount_heads: Heads of an amount that an engagement brings.
-        engagement_shares: Their shares, in [0, 1], of the logit of an engagement in that of a
-            positive amount.
+        engagement_shares: Amount head -> weight in [0, 1] of the engagement logit in the logit of
+            a positive amount.
     """
 
     # Keras tracks no attribute that the class has, so they are set in the constructor.
@@ -110,7 +110,7 @@ class RankingModel(training.StageModel):
     def for_data_set(
         cls, data_set: reader.DataSet, config: RankerConfig, heads: Sequence[str]
     ) -> Self:
-        """Returns an untrained model of a data set; its weights need not be created.
+        """Returns an untrained model of a data set; its weights may not exist yet.
 
         Args:
             data_set: The data set.
@@ -120,7 +120,7 @@ class RankingModel(training.StageModel):
         return cls(data_set.fitted, config, heads)
 
     def learn_positions(self, num_positions: int) -> None:
-        """Adds position biases, which are left out at serving; call before the first training.
+        """Adds position biases, which serving leaves out; call before the first training.
 
         Args:
             num_positions: Number of positions; later ones count as the last. With fewer than two,
@@ -162,8 +162,8 @@ class RankingModel(training.StageModel):
             training: Whether dropout is on, of ids too.
 
         Returns:
-            What `call` returns for ids of which some are hidden in training, with slopes of
-            amounts and user biases, and mixed by `mix_rare_heads` if not in training.
+            The result of `call`, with some ids hidden in training, plus slopes of amounts and
+            user biases; mixed by `mix_rare_heads` if not in training.
         """
         query, ad = inputs["query"], inputs["ad"]
         seen = {"query": query, "ad": ad}
@@ -242,7 +242,7 @@ class RankingModel(training.StageModel):
         """
         if self.user_bias is None:
             return logits
-        # Lists are padded with ads of which nothing is known.
+        # Lists are padded with ads whose fields are all missing.
         shown = tf.reduce_any(tf.not_equal(ad, 0), axis=-1)
         biases = self.user_bias(query, shown, training=training)[:, None]  # [B, 1, heads]
         return layers.add_to_logits(
@@ -250,7 +250,7 @@ class RankingModel(training.StageModel):
         )
 
     def mix_rare_heads(self, logits: Logits, query: tf.Tensor, ad: tf.Tensor) -> Logits:
-        """Mixes the logits with those of the `machines`, and of revenue with those of engagement.
+        """Mixes logits with those of the `machines`, and revenue logits with engagement logits.
 
         Before `ranker_training.fit_rare_heads`, all shares are 0, and nothing changes.
 

@@ -1,14 +1,14 @@
-"""Heads with few positives: a shallow model beside the network, and revenue by way of engagement.
+"""Heads with few positives: a shallow model next to the network, and revenue through engagement.
 
 A network trained on all rows mostly fits clicks: of 80,000 rows of a log, 18,000 were clicked and
 2,700 engaged. So once it is trained, a factorization machine of the engagement given a
 click is fitted on the clicked rows alone. The effects of each field and its vectors have normal
-priors whose variances are estimated from the rows themselves (empirical Bayes): a field that says
-nothing of engagements is shrunk to nothing, and so is an ad with few clicks. The weight of
+priors whose variances are estimated from the rows themselves (empirical Bayes): a field that is
+unrelated to engagements is shrunk to zero, and so is an ad with few clicks. The weight of
 each logit in their mixture is chosen on validation rows.
 
 Revenue follows an engagement, so the logit of a positive amount is mixed, in the same way, with
-that of a click and an engagement after it.
+the logit of a click and an engagement after it.
 
 Shapes: N clicked rows, L held-out rows, V rows of the table, M numbers, F fields, K rank.
 

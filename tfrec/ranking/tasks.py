@@ -59,7 +59,7 @@ def mean(losses: tf.Tensor, count: tf.Tensor | None = None) -> tf.Tensor:
 
     Args:
         losses: The losses.
-        count: Number of losses that these are some of; None: they are all.
+        count: Total number of losses, of which these are a part; None: these are all.
     """
     count = tf.size(losses) if count is None else count
     return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(count, losses.dtype))

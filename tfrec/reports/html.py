@@ -48,8 +48,8 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
             own = ranker.share_of_ranker
             without_tower = (
                 f" The system returns {pages.format_percent(own.value)} "
-                f"({pages.format_interval(own.interval, pages.format_percent)}) of what the ranker "
-                "would return if it ordered all ads, without a tower."
+                f"({pages.format_interval(own.interval, pages.format_percent)}) of the value if "
+                "the ranker ordered all ads, without a tower."
             )
         return (
             f"{_returned(measured)} of the value of the best possible ten ads is returned; the "
@@ -64,8 +64,8 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
     return (
         f"{pages.format_percent(returned)} of {funnel.clicks:,} held-out clicked ads are among the "
         f"ten that are returned; the {stage.replace('_', ' ')} loses most, "
-        f"{pages.format_percent(lost)}. Only ads that were shown were clicked, so what was shown "
-        "matters, too."
+        f"{pages.format_percent(lost)}. Only ads that were shown were clicked, so the "
+        "exposure matters, too."
     )
 
 

@@ -113,7 +113,7 @@ def by_segment(name: str, segments: Sequence[Segment], overall: Mapping[str, Est
 
 
 def waterfall(name: str, stages: Sequence[tuple[str, Estimate]]) -> str:
-    """Draws what is lost between the first and the last bar, one line per stage.
+    """Draws the losses between the first and the last bar, one line per stage.
 
     Args:
         name: Name of the figure.

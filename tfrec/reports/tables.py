@@ -1,4 +1,4 @@
-"""The tables of an evaluation, which the page and the terminal show alike."""
+"""The tables of an evaluation, for both the page and the terminal."""
 
 from collections.abc import Iterator, Sequence
 
@@ -59,9 +59,9 @@ def heads_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
 
 
 def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
-    """Yields what has no value, and why."""
+    """Yields the metrics without a value, and why."""
     if report.without_ranker is not None:
-        yield f"the ranker: there is none, because {report.without_ranker}"
+        yield f"the ranker: not trained, because {report.without_ranker}"
     for head in report.absent_heads:
         yield f"{head}: the log has no positive label, so the head is neither trained nor served"
     for head, quality in report.ranker.items():
@@ -96,7 +96,7 @@ def of_retrieval(quality: evaluation.RetrievalQuality) -> pages.PageTable:
 
 
 def uniform_exposure_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
-    """Yields what recall under uniform exposure means, and the share of the achievable."""
+    """Yields the meaning of recall under uniform exposure, and the share of the achievable."""
     own = quality.uniform_exposure
     if own is not None:
         share = own.share_of_achievable
@@ -112,7 +112,7 @@ def uniform_exposure_in_words(quality: evaluation.RetrievalQuality) -> Iterator[
 def funnel_lines(
     measured: evaluation.UtilityFunnel | evaluation.ClickFunnel,
 ) -> list[tuple[str, Estimate]]:
-    """Returns what is possible, what each stage loses, and what is returned."""
+    """Returns the best possible value, the loss of each stage, and the returned value."""
     if isinstance(measured, evaluation.UtilityFunnel):
         first, last = ("best possible", measured.best_possible), ("returned", measured.returned)
     else:
@@ -123,7 +123,7 @@ def funnel_lines(
 
 
 def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
-    """Returns the value that each stage loses, and what could be gained where."""
+    """Returns the loss of each stage, and the bounds on possible gains."""
 
     def row(label: str, own: Estimate, best: float | None) -> list[str]:
         return [
@@ -157,7 +157,7 @@ def of_retrieved_lists(funnel: evaluation.ValueFunnel) -> pages.PageTable:
 
 
 def of_promises(measured: evaluation.UtilityFunnel) -> pages.PageTable:
-    """Returns what the ten ads are expected to bring, and what they truly bring."""
+    """Returns the expected and the true value of the ten ads."""
     rows = [
         [
             head,
@@ -189,16 +189,16 @@ def of_clicks(funnel: evaluation.ClickFunnel) -> pages.PageTable:
 
 
 def clicks_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
-    """Yields what a share of held-out clicks means, and what it does not."""
+    """Yields how to interpret a share of held-out clicks."""
     funnel = report.funnel
     if not isinstance(funnel, evaluation.ClickFunnel) or not funnel.clicks:
         return
     yield (
-        "A held-out click is of an ad that was shown and clicked, so the shares count how often an "
-        "order agrees with what was shown (by the logging policy, or as users chose) as well as "
-        "what is clicked. Popularity, and towers that learned from clicks alone, know what is "
-        "shown; the ranker, and towers that it taught, estimate what happens if an ad is shown. A "
-        "lower share than theirs does not mean that its order is worse"
+        "A held-out click is on an ad that was shown and clicked, so the shares count how often an "
+        "order agrees with the exposure (by the logging policy, or by the users' choice) as well "
+        "as the clicks. Popularity, and towers that learned from clicks alone, model the exposure; "
+        "the ranker, and towers that it taught, estimate clicks on an ad if it is shown. A lower "
+        "share than theirs does not mean that its order is worse"
     )
     if funnel.leaves_out_seen:
         yield (
@@ -207,7 +207,7 @@ def clicks_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
         )
     if "ranker_by_click_alone" in funnel.baselines:
         yield (
-            "The ten returned ads are those of the greatest utility, which is more than clicks; "
+            "The ten returned ads have the greatest utility, which is more than clicks; "
             "the row by click alone orders the same candidates by click probability"
         )
     if report.order_of_shown_ads:

@@ -45,7 +45,7 @@ FILE = "click_factors.npz"
 _SHARES = (0.125, 0.25, 0.5, 1.0, 2.0)
 _POPULARITY_POWER = 0.4
 _FIRST_SHARE = 0.5
-# Of users or ads, whichever are more, times factors; 1 GB, of which there are some copies.
+# max(users, ads) times factors; 1 GB, of which several copies exist.
 _MAX_VALUES = 1 << 27
 _MAX_SCORES, _MIN_CLICKS = 100_000_000, 1_000
 # The length of embeddings divides into the codes of an index.
@@ -72,7 +72,7 @@ class ClickFactors:
 
         Args:
             c: See the module.
-            count: How many of them, the first; None: all.
+            count: Number of leading factors; None: all.
         """
         root = np.float32(np.sqrt(c))
         return dataclasses.replace(
@@ -91,7 +91,7 @@ class ClickFactors:
 
     @classmethod
     def load(cls, workdir: pathlib.Path) -> "ClickFactors":
-        """Reads what `save` wrote.
+        """Reads the files of `save`.
 
         Raises:
             FileNotFoundError: There are no factors.
@@ -162,14 +162,14 @@ def fit(
 
 @dataclasses.dataclass(frozen=True)
 class FactorChoice:
-    """What held-out clicks choose.
+    """The choice by held-out clicks.
 
     Attributes:
-        count: How many factors; 0: none.
+        count: Number of factors; 0: none.
         scale: c.
         clicks: Number of held-out clicks.
         recall: What `retrieval_validation.measure` says of these factors.
-        recall_without: What it says of the towers alone.
+        recall_without: The same recall for the towers alone.
     """
 
     count: int

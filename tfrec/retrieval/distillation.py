@@ -1,7 +1,7 @@
 """Teaches the towers to find the ads that the ranker would choose.
 
 A tower that is trained on clicks finds ads that the logging policy shows and users click. The
-ranker orders by utility, and what it would choose may not be among the candidates. So, after the
+ranker orders by utility, and its choice may not be among the candidates. So, after the
 clicks, the towers learn from the ranker: in lessons of some training requests and ads, uniform ones
 and then also those that the towers find, the utility gives soft targets
 
@@ -12,10 +12,10 @@ The weights of the utility are the default ones for one half of the requests and
 other, and the query depends on them: see `weighted_query`.
 
 `UtilityShare` measures the result on validation requests without any ground truth: the ranker's
-utility of the ten best ads among the tower's first K, as a share of that of the ten best of all.
+utility of the ten best ads among the tower's first K, as a share of that of the ten best overall.
 
 WORKDIR/distillation/uniform   checkpoints, best/, tensorboard/, as in any training
-WORKDIR/distillation/hard      the same of the second training
+WORKDIR/distillation/hard      the same for the second training
 
 Shapes: L lessons, R requests, B requests of a lesson, C ads of a lesson, N ads, H heads, K length
 of lists.
@@ -66,7 +66,7 @@ _ADS_PER_CALL = 4_096
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """What the towers learn from: the values that a ranker gives to ads.
+    """Teaches the towers with the values that a ranker gives to ads.
 
     Attributes:
         weights: Head -> default weight of its value in the utility.
@@ -124,8 +124,8 @@ class Lessons:
             teacher: Scores ads for requests.
             queries: [R, Wq] int32 queries of training requests.
             ads: [N, Wa] int32 encoded ads.
-            found: [R, K] catalog rows that the towers find, of which half of the ads of a lesson
-                are drawn; None: all are uniform.
+            found: [R, K] catalog rows that the towers find; half of the ads of a lesson are drawn
+                from them. None: all are uniform.
             seed: Seed of the order of requests and of the choice of ads.
         """
         rng = np.random.default_rng(seed)
@@ -216,7 +216,7 @@ class Student(training.StageModel):
 
 
 class UtilityShare:
-    """Measures retrieval by the utility of what it finds.
+    """Measures retrieval by the utility of the ads that it finds.
 
     Args:
         teacher: Scores ads for requests.
@@ -240,7 +240,7 @@ class UtilityShare:
     ) -> dict[str, dict[int, tuple[float, float]]]:
         """Returns the shares of each weighting, with their standard errors: name -> K -> both.
 
-        A weighting under which no ad is worth anything is left out.
+        A weighting under which all ads have utility 0 is left out.
 
         Args:
             tower: The query tower.

@@ -87,13 +87,13 @@ def read_queries(data_set: reader.DataSet, split: str, max_requests: int) -> np.
 def _with_rows(
     batches: Iterable[reader.Batch], counted: str, numbers: np.ndarray
 ) -> Iterator[tuple[reader.Batch, np.ndarray]]:
-    """Yields batches, each with the indices of those of its rows that are asked for.
+    """Yields batches, each with the indices of its requested rows.
 
     Args:
         batches: The batches.
         counted: Feature with an entry for each row.
-        numbers: Ascending numbers of the rows that are asked for, over all batches. Spaced ones,
-            since the first rows could all be from one hour, or a few users.
+        numbers: Ascending numbers of the requested rows, over all batches. Spread them out:
+            the first rows could all be from one hour, or from a few users.
     """
     count = 0
     for batch in batches:

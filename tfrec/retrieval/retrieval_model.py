@@ -1,6 +1,6 @@
 """The base class of retrieval models: everything of stage one but the towers.
 
-A retrieval model of your own is a query tower and an ad tower, two Keras layers from encoded ids
+Your own retrieval model is a query tower and an ad tower, two Keras layers from encoded ids
 to embeddings of length one:
 
     class MyModel(retrieval.RetrievalModel):
@@ -110,9 +110,9 @@ class RetrievalModel(training.StageModel):
         # The catalog and its counts are data, not weights: they are not in checkpoints.
         self._ad_features = tf.constant(np.asarray(catalog.features))
         self._click_shares = layers.ClickShares(catalog.clicks)
-        # That an ad was never shown says nothing against it. Ads that are told apart by ids alone
-        # share what is learned of such ads, and are rarely clicked; with a vector or a text, the
-        # model would learn instead that ads without an id of their own are never clicked.
+        # Never having been shown is no evidence against an ad. With ids alone, such ads share what
+        # is learned of them, and are rarely clicked; with a vector or a text, the model would
+        # learn instead that ads without their own id are never clicked.
         has_vectors = any(field.is_vector for field in fitted.schema.ad_fields)
         self._was_shown = tf.constant(catalog.impressions > 0) if has_vectors else None
 
@@ -120,7 +120,7 @@ class RetrievalModel(training.StageModel):
     def for_data_set(
         cls, data_set: reader.DataSet, config: RetrievalConfig, catalog: reader.Catalog
     ) -> Self:
-        """Returns an untrained model of a data set, which knows no rates; it may lack weights.
+        """Returns an untrained model of a data set, without rates; its weights may not exist yet.
 
         Args:
             data_set: The data set.
@@ -273,7 +273,7 @@ class RetrievalModel(training.StageModel):
         )
 
     def store_user_clicks(self) -> None:
-        """Stores what the query tower reads of the users' clicks, with the current weights."""
+        """Stores the query tower's inputs from the users' clicks, with the current weights."""
 
     def embedding_norms(self, batch: reader.Batch) -> dict[str, tf.Tensor]:
         """Returns scalars for TensorBoard, such as norms of embeddings.
@@ -305,8 +305,8 @@ class RetrievalModel(training.StageModel):
     def _are_negatives(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
         """Returns [B, C] bool, whether an ad [C] is a negative; None: all are.
 
-        Ads that the user clicked, as far as it is known, are not, and ads that training never
-        showed are not if they have vectors.
+        Ads that the user is known to have clicked are not, and neither are ads that training
+        never showed, if they have vectors.
         """
         mask = None
         if self.clicked_ads is not None:

@@ -3,9 +3,9 @@
 WORKDIR/config.json           the resolved configuration
 WORKDIR/checkpoints, best/    resumable state; the best epoch
 WORKDIR/tensorboard/          curves
-WORKDIR/refit/                the same of the refit with validation clicks; see `refit`
-WORKDIR/click_factors.npz     what is appended to the embeddings, if anything; see `click_factors`
-WORKDIR/distillation/         the same of what the ranker teaches; see `distillation`
+WORKDIR/refit/                the same for the refit with validation clicks; see `refit`
+WORKDIR/click_factors.npz     factors appended to the embeddings, if any; see `click_factors`
+WORKDIR/distillation/         the same for the ranker's lessons; see `distillation`
 WORKDIR/retrieval.json        written last: fingerprint, validation history, utility shares
 """
 
@@ -91,7 +91,7 @@ def train_two_tower(
         workdir: Work directory; training resumes from its files.
         progress: Whether to show progress bars.
         callbacks: Additional callbacks for `Model.fit`, of each of its calls.
-        teacher: Says what ads are worth; None: there is no ranker, and clicks alone are learned.
+        teacher: Scores ads by utility; None: learn from clicks alone.
         strategy: From `training.joined`; None: one worker.
 
     Raises:
@@ -236,7 +236,7 @@ def _fit_click_factors(
         held_out: The clicks that choose.
         workdir: Work directory of the training.
         refit: Whether factors of the clicks of both splits are written.
-        progress: Whether to say what is chosen.
+        progress: Whether to print the choice.
 
     Returns:
         A `click_factors.FactorChoice` as JSON; None if there can be no factors.
@@ -288,7 +288,7 @@ def _untrained(
 
 
 def forget_teacher(workdir: pathlib.Path) -> None:
-    """Deletes what a ranker has taught, and keeps what was learned from clicks."""
+    """Deletes the part learned from a ranker, and keeps the part learned from clicks."""
     (workdir / "retrieval.json").unlink(missing_ok=True)
     shutil.rmtree(workdir / distillation.DISTILLATION_DIRECTORY, ignore_errors=True)
 

@@ -29,7 +29,7 @@ EXCLUDED = -1e9
 class SampledSoftmax(tfrs.tasks.Retrieval):
     """A `tfrs.tasks.Retrieval` with an unbiased correction for sampled negatives.
 
-    It is called like it. The loss is the mean over the queries.
+    It has the same call signature. The loss is the mean over the queries.
 
     Args:
         metrics: `tfrs.metrics.FactorizedTopK`, one or several.

@@ -61,7 +61,7 @@ class Tower(tf.keras.Model):
 
     @property
     def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
-        """Index of the field and map from flat ads' embeddings to its own, where there is one."""
+        """Field index and map from flat ad embeddings to the field's, for fields that have one."""
         readers = self.field_embeddings.ad_readers
         if self.user_clicks is not None:
             readers = [*readers, (self.field_embeddings.num_fields, self.user_clicks.map)]
@@ -101,7 +101,7 @@ def call(tower: tf.keras.layers.Layer, ids: tf.Tensor, training: bool) -> tf.Ten
 
 
 def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:
-    """Checks what a tower returns, and returns the length of its embeddings.
+    """Checks the output of a tower, and returns the length of its embeddings.
 
     Args:
         tower: The tower; its weights are created.
@@ -109,7 +109,7 @@ def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:
         where: Name of the tower, for messages.
 
     Raises:
-        ValueError: It does not return [B, D] float32 embeddings of length one, or that of a row
+        ValueError: It does not return [B, D] float32 embeddings of length one, or an embedding
             depends on other rows.
     """
     embeddings, size = tower(ids), ids.shape[0]

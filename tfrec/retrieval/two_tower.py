@@ -181,7 +181,7 @@ class _TopK:
         self.found = np.zeros((num_queries, k), np.int64)
 
     def add(self, queries: slice, scores: tf.Tensor, first_ad: int) -> None:
-        """Adds scores [B, ads] of a piece. Of equal scores, `top_k` takes what comes first."""
+        """Adds scores [B, ads] of a piece. Of equal scores, `top_k` takes the first."""
         of_piece = tf.math.top_k(scores, min(self._k, scores.shape[1]))
         positions = of_piece.indices.numpy() + first_ad
         values = of_piece.values.numpy()

@@ -65,7 +65,7 @@ class WeightedQueryTower(tf.keras.Model):
         given = self.default_weights if weights is None else weights
         is_zero = tf.reduce_all(tf.equal(given, 0.0), axis=-1, keepdims=True)
         standardized = tf.where(is_zero, self.default_weights, given) * self.deviations
-        # Nothing tells ads apart: all heads alike, rather than no query.
+        # No head distinguishes ads: weigh all heads equally, rather than return no query.
         is_zero = tf.reduce_all(tf.equal(standardized, 0.0), axis=-1, keepdims=True)
         standardized = tf.where(is_zero, tf.ones_like(standardized), standardized)
         # Small enough for any length but zero.

@@ -1,6 +1,6 @@
-"""Keras callbacks of both stages, used beside those of Keras.
+"""Keras callbacks of both stages, in addition to those of Keras.
 
-Their order matters: `Validation` adds to the logs what later callbacks read, and the averaged
+Their order matters: `Validation` adds logs that later callbacks read, and the averaged
 weights are in the model from `SwapEMAWeights` until it is swapped back.
 """
 
@@ -70,7 +70,7 @@ class Validation(tf.keras.callbacks.Callback):
             )
         seconds = time.perf_counter() - self._started
         logs["examples_per_second"] = self._steps * self._examples_per_step / seconds
-        # The step of what `measure` writes for TensorBoard.
+        # The step of the scalars that `measure` writes for TensorBoard.
         tf.summary.experimental.set_step(epoch + 1)
         logs.update(self._measure())
 
@@ -129,7 +129,7 @@ class Progress(tf.keras.callbacks.Callback):
     """Shows a bar for each epoch, and a line with its training loss and one validation metric.
 
     Args:
-        metric: Name of the validation metric; None: nothing is validated.
+        metric: Name of the validation metric; None: no validation.
     """
 
     def __init__(self, metric: str | None) -> None:

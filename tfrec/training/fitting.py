@@ -40,7 +40,7 @@ _STEPS_PER_BACKUP = 1_000
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a model is trained.
+    """The plan of a training.
 
     Attributes:
         epochs: Maximum number of epochs over the data.
@@ -123,14 +123,14 @@ def fit(
 ) -> list[dict[str, float]]:
     """Trains until the plan ends or validation stops improving, then restores the best epoch.
 
-    With several workers, all of them call it, and all validate; what the chief measures decides.
+    With several workers, all of them call it, and all validate; the chief's metrics decide.
 
     Args:
         model: The model, with built weights, made in the scope of its strategy.
         read: Maps the number of an epoch, from 0, to its batches.
         validate: Returns validation metrics of the current model, including `plan.metric`.
         plan: Number of epochs, steps per epoch, patience, and the metric of the best epoch.
-        directory: Where the run is kept; training resumes from its files.
+        directory: Directory of the run; training resumes from its files.
         observe: Returns additional scalars for TensorBoard in every
             `summaries.STEPS_PER_SAMPLE`th step.
         progress: Whether to show progress bars, and a line for each epoch.
@@ -292,7 +292,7 @@ def restore_best(
 
     Args:
         model: A model of the same sizes, with built weights.
-        directory: Where it was trained.
+        directory: Directory of its training.
         workdir: Directory to delete before training again, for messages; None: `directory`.
 
     Raises:
@@ -326,7 +326,7 @@ def write_description(
         path: The file.
         data_set: The data set that the model was trained on.
         source: From `plugins.Registry.digest`.
-        description: What else is written.
+        description: Further content to write.
     """
     stamped = {"fingerprint": data_set.fingerprint, "source": source, **description}
     files.write_json(path, stamped)

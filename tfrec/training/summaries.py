@@ -5,8 +5,8 @@ over the values of a batch and over values drawn from the whole table: rows that
 reach keep their initial norm. Expensive scalars are computed in every `STEPS_PER_SAMPLE`th step,
 histograms once per epoch over a bounded number of values, so no cost grows with the tables.
 
-TensorBoard sorts groups by name, so those that it opens with are the losses: `batch/` is of the
-latest steps, and `epoch/` with means and validation metrics.
+TensorBoard sorts groups by name, so it opens with the losses: `batch/` has those of the latest
+steps, and `epoch/` means and validation metrics.
 
 Shapes: B batch, F fields, W columns of ids, E field embedding.
 """

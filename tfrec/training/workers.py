@@ -199,7 +199,7 @@ def gathered(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
 
 
 def of_chief(strategy: tf.distribute.Strategy, value: Any) -> Any:
-    """Returns the chief's value on all workers, so that all of them decide alike."""
+    """Returns the chief's value on all workers, so that all make the same decision."""
     return gathered(strategy, value)[0]
 
 
@@ -211,7 +211,7 @@ def check_same(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> N
         values: Name -> value for JSON.
 
     Raises:
-        ValueError: A worker has others than the chief.
+        ValueError: A worker's values differ from the chief's.
     """
     every = gathered(strategy, dict(values))
     for worker, own in enumerate(every):
@@ -226,7 +226,7 @@ def check_same(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> N
 
 
 def check_shared(strategy: tf.distribute.Strategy, directory: pathlib.Path) -> None:
-    """Checks that all workers see what the chief writes.
+    """Checks that all workers see the files that the chief writes.
 
     Args:
         strategy: The strategy.
@@ -276,7 +276,7 @@ def shared_out(
     """Cuts each batch into the shares of the replicas; see `layers.share_of`.
 
     Every worker reads all batches, and keeps its own rows: shards of files would give each worker
-    batches of its own, and workers that run out of them at different times.
+    different batches, and workers would run out of them at different times.
 
     Args:
         strategy: The strategy.

@@ -1,4 +1,4 @@
-"""What is searched for each stage: its options, their ranges and the metric to improve."""
+"""The search space of each stage: options, their ranges and the metric to improve."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -65,7 +65,7 @@ RANKER = Stage(
     },
 )
 
-# The refit measures nothing, and click factors come after what is measured. The length of the
+# The refit measures nothing, and click factors come after the measurement. The length of the
 # embeddings is not searched: it decides the size and the speed of the index.
 RETRIEVAL = Stage(
     "retrieval",

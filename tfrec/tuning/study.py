@@ -60,7 +60,7 @@ class Tuned:
     """The result of a study.
 
     Attributes:
-        stage: What was tuned.
+        stage: The tuned stage.
         trials: All trials, the defaults first.
         best: The best complete trial.
     """
@@ -94,9 +94,9 @@ def tune(
     """Continues a study, or begins one, and writes `best.json`.
 
     Args:
-        stage: What is tuned.
+        stage: The stage to tune.
         data_set: The converted log.
-        directory: Where the study is kept.
+        directory: Directory of the study.
         seconds: Time of this call; the epoch that is being trained is finished.
         seed: Seed of the proposals.
         max_trials: Maximum number of trials of the study; None: as many as the time allows.

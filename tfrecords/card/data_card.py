@@ -14,7 +14,7 @@ _SPLIT_MEANINGS = {
     "order": "by the order of the log: the last rows are test, those before them validation. "
     "Realistic if the log is in order of time.",
     "time": "by time: the latest requests are test, those before them validation, as in "
-    "production, where the future is predicted from the past.",
+    "production, which predicts the future from the past.",
     "fraction": "at random, by request. Training sees the same days as test, so metrics are "
     "better than in production.",
     "column": "by the split column of the log.",

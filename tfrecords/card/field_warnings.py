@@ -18,14 +18,14 @@ Found = Iterator[model.CardWarning]
 def find(card: model.DataCard) -> Found:
     """Yields the warnings and notes about the fields of a card."""
     yield from _varying(card)
-    # Computed fields are empty where the log begins, and rates change over time.
+    # Computed fields are empty at the start of the log, and rates change over time.
     logged = [field for field in card.fields if not field.is_computed]
     yield from _emptiness(logged)
     yield from _about(
         (field for field in card.fields if field.is_computed and _missing(field) == 1),
         None,
         "Empty in every training row",
-        "No user comes back, or no value is shown again, within the field's max_age_days: check "
+        "No user returns, or no value is shown again, within the field's max_age_days: check "
         "user_key and time in the schema, or remove the fields.",
     )
     yield from _changed_missing(logged)
@@ -139,12 +139,12 @@ def _ids(card: model.DataCard) -> Found:
             (f for f in like_ids if (f.column in keys) == is_key),
             lambda f: f"{f.distinct:,} values in {_units(card, f):,} {f.unit}s",
             "Nearly one value per row, like an id",
-            f"Values seldom repeat, so nothing can be learned from them: {action}",
+            f"Values rarely repeat, so nothing can be learned from them: {action}",
         )
 
 
 def _vocabularies(card: model.DataCard) -> Found:
-    """Tells values that are new in test from those that the vocabulary has no room for."""
+    """Distinguishes values that are new in test from values that do not fit in the vocabulary."""
     new: list[model.FieldSummary] = []
     rare: list[model.FieldSummary] = []
     for field in card.fields:

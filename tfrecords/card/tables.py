@@ -1,10 +1,10 @@
-"""The tables of a data card, which the page and the terminal show alike."""
+"""The tables of a data card, for both the page and the terminal."""
 
 from tfrecords import pages
 from tfrecords.card import model
 
 _SPLITS = ("train", "validation", "test")
-# Levels of drift in words; the others are shown as they are.
+# Levels of drift in words; the others are shown unchanged.
 LEVELS = {"stable": "", "unknown": "few rows"}
 
 

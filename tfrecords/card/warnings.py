@@ -67,7 +67,7 @@ def _clicks(card: model.DataCard) -> Found:
         yield model.note(
             f"Down-sampling kept {pages.format_percent(card.log_schema.negative_keep_rate)} of the "
             "unclicked rows in the log.",
-            "Rates here are those of the log; served probabilities are corrected.",
+            "Rates on this page are those of the log; served probabilities are corrected.",
         )
 
 
@@ -85,7 +85,7 @@ def _labels(card: model.DataCard) -> Found:
     if card.rows_after_end_of_log:
         yield model.warning(
             f"{card.rows_after_end_of_log:,} rows are more than "
-            f"{card.engagement_window_seconds:,.0f} seconds after all but a thousandth of the log.",
+            f"{card.engagement_window_seconds:,.0f} seconds later than 99.9 % of the log.",
             "Their engagement and revenue count as missing, and the log ends before them. Correct "
             "the times of these rows.",
         )
@@ -94,7 +94,7 @@ def _labels(card: model.DataCard) -> Found:
             f"{card.rows_inside_engagement_window:,} rows are younger than the window of "
             f"{card.engagement_window_seconds:,.0f} seconds: their engagement and revenue are "
             "not known yet and count as missing.",
-            "Rates over time are those of the log, without late engagements.",
+            "Rates over time are computed from the log, without late engagements.",
         )
     for split, of_split in card.splits.items():
         for label, own in of_split.labels.items():
@@ -103,7 +103,7 @@ def _labels(card: model.DataCard) -> Found:
             if not own.known:
                 yield model.warning(
                     f"The {split} split has no {label} labels.",
-                    f"{label.capitalize()} can neither be learned nor measured there: use a split "
+                    f"{label.capitalize()} can be neither learned nor measured there: use a split "
                     "of labeled rows, such as --split=time.",
                 )
             elif own.missing:
@@ -191,7 +191,7 @@ def _ads(card: model.DataCard) -> Found:
         yield model.warning(
             f"{pages.format_percent(new.share)} of the test {new.counted} are of ads that "
             "were never shown in training.",
-            "Ad ids are of little use for them: add ad fields that new ads share with known ones, "
+            "Ad ids do not help with these: add ad fields that new ads share with known ones, "
             "such as advertiser or category, and train often.",
         )
     if (ads.changed_share or 0) > _MUCH_CHANGED:
@@ -214,8 +214,8 @@ def _users(card: model.DataCard) -> Found:
         f"One user{name} has {pages.format_percent(share)} of the requests, in a log of "
         f"{card.num_users:,} users.",
         "Check that user_key has no placeholder such as 0 or 'unknown': it would mix the histories "
-        "of many people. Leave it empty where the user is not known; each visit is then a user of "
-        "its own. Leave out robots and test accounts.",
+        "of many people. Leave it empty if the user is unknown; each visit then counts as a "
+        "separate user. Remove robots and test accounts.",
     )
 
 
@@ -245,12 +245,12 @@ def _tables(card: model.DataCard) -> Found:
             yield tell(
                 f"{keys.repeated:,} rows of the table of {of} repeat a key ({name}); "
                 f"{keys.differing:,} of them differ from the last row of their key.",
-                "The last row counts. Keep one row of each key if this is not the latest one.",
+                "The last row counts. If it is not the latest one, keep one row of each key.",
             )
         if keys.without_key:
             yield model.warning(
                 f"{keys.without_key:,} rows of the table of {of} have no key ({name}).",
-                "They are left out. Correct them if these are known.",
+                "They are left out. Add the keys if you know them.",
             )
 
 
@@ -265,7 +265,7 @@ def _shortest_run(counts: Sequence[int], share: float) -> tuple[int, int]:
 
 
 def _without_unit(card: model.DataCard) -> Found:
-    """Warns of times that are no dates, if the schema or an option measures spans of time."""
+    """Warns of times that are not dates, if the schema or an option measures spans of time."""
     schema = card.log_schema
     if not card.time.by_unit:  # Converted by a version that did not count them.
         return
@@ -274,8 +274,8 @@ def _without_unit(card: model.DataCard) -> Found:
     if not (is_measured or has_calendar or card.engagement_window_seconds):
         return
     text = (
-        f"The times, from {card.time.low:.0f} to {card.time.high:.0f}, are no dates between 1990 "
-        "and 2100 in any unit since 1970, so they count as seconds."
+        f"The times, from {card.time.low:.0f} to {card.time.high:.0f}, are not dates between "
+        "1990 and 2100 in any unit since 1970, so they count as seconds."
     )
     by_unit = card.time.by_unit
     if by_unit.get(columns.DIGITS, 0) > 0.5 * sum(by_unit.values()):
@@ -297,7 +297,7 @@ def _of_other_units(time: model.TimeSummary, unit: str, wrong: int) -> model.Car
     del others[unit]
     named = [f"{count:,} would be dates in {other}" for other, count in others.items()]
     rest = wrong - sum(others.values())
-    named += [f"{rest:,} would be dates in no unit"] if rest else []
+    named += [f"{rest:,} would not be dates in any unit"] if rest else []
     share = pages.format_percent(wrong / sum(time.by_unit.values()))
     return model.warning(
         f"{wrong:,} rows ({share}) have a time that is not a date between 1990 and 2100 in {unit}, "

@@ -236,7 +236,7 @@ def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, records.Table
 
 
 def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
-    """Adds the ads of a table that the log never shows, and what it shows of the others."""
+    """Adds the ads of a table that the log never shows, and columns to show of the others."""
     shown = [name for name in schema.show if name in more.column_names]
     more, keys = _keyed_ads(schema, more)
     fingerprints = _fingerprints(more)

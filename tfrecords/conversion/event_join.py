@@ -1,7 +1,7 @@
 """Joins a log of events into impressions; see `tfrecords.events`.
 
-A view is an impression; what the same user did with the ad in the window after it becomes its
-labels. The keys of all rows are in memory, 25 bytes each; the rows themselves stay in their chunks.
+A view is an impression; the same user's events on the ad in the window after it become its labels.
+The keys of all rows are in memory, 25 bytes each; the rows themselves stay in their chunks.
 
 Shapes: L rows of the log, B rows of a chunk.
 """

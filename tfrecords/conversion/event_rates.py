@@ -1,17 +1,17 @@
-"""Rates: how often ads with a value are clicked or engaged with lately, as fields of the ad.
+"""Rates: the recent click or engagement rate of ads with a value, as fields of the ad.
 
     {"name": "category_click_rate", "kind": "numeric", "of": "category", "event": "click",
      "max_age_days": 7}
 
 A rate is never read from the log: conversion computes it for each row, of the impressions before
-the row's request. Tastes and seasons change, and it tells a model what it could not learn from
-older rows. The rules:
+the row's request. Tastes and seasons change, so a rate gives a model information that it could not
+learn from older rows. The rules:
 
--   It is of a value of an ad-side categorical field, or of the ad itself (`of` is `ad`).
+-   It belongs to a value of an ad-side categorical field, or to the ad itself (`of` is `ad`).
 -   Impressions strictly before the request count that are at most `max_age_days` old and have a
     label of the event. A value without any has no rate: it is missing.
 -   A click or engagement counts from the time of its impression or, in a log of events, from its
-    own time. There, more events than impressions may be recent; a rate is at most 1.
+    own time. So more events than impressions may be recent; a rate is at most 1.
 -   With an engagement window, a rate of engagements counts an impression and its engagement once
     the window of the impression has passed.
 -   It is smoothed: `SMOOTHING` impressions with the rate of the whole training log are added.
@@ -20,7 +20,7 @@ older rows. The rules:
     end of the log. Rows without a label, and times beyond those of nearly all rows, do not move
     these times.
 -   The ranker reads rates. The towers do not: the catalog's rates count the clicks that they learn
-    from, and an index would keep old ones. The ranker teaches them what it knows.
+    from, and an index would keep old ones. They learn the effect of rates from the ranker.
 
 The impressions and the events of a value are sorted by time, as `user_events` sorts those of a
 user, so that two binary searches count those before a request.
@@ -119,10 +119,10 @@ def write(
 
     Args:
         field: The rate.
-        chunks: Load the rows of each chunk.
-        is_train: Whether a row of each chunk is a training row [B] bool.
+        chunks: Functions that load the rows of each chunk.
+        is_train: [B] bool for each chunk, whether a row is a training row.
         window: When engagements are known.
-        directory: Where to write.
+        directory: Directory to write to.
     """
     is_late = field.event == ("engagement",) and window.seconds > 0
     delay = window.seconds * window.units_per_second if is_late else 0.0

@@ -240,5 +240,5 @@ def _quantiles(values: np.ndarray, num_buckets: int) -> np.ndarray:
     inner = np.arange(1, num_equal) / num_equal
     tail = 0.5 ** np.arange(halvings, 0, -1) / num_equal
     shares = np.concatenate([tail, inner, 1 - tail[::-1]])
-    # "higher" selects observed values, so that integers have buckets of their own.
+    # "higher" selects observed values, so that integers have their own buckets.
     return np.quantile(values, shares, method="higher").astype(np.float32)

@@ -4,15 +4,15 @@ A conversion can follow its click by days, so the labels of rows that are younge
 the end of the log are missing, not negative. All of these rows lose their labels: keeping the
 rows with an early engagement, or those without a click, would bias the rates.
 
-The log ends where all but the last thousandth of its rows are: a row with a date in the future must
-not make all others old. Some rows lose their labels that need not; no label is taken as final that
-is not.
+The end of the log is the 99.9th percentile of its times: a row with a date in the future must not
+make all others old. Some rows lose their labels unnecessarily, but no label is treated as final
+before it is.
 
 Shapes: B rows of a chunk.
 
 References:
     Chapelle, Modeling Delayed Feedback in Display Advertising, 2014, §1 and §5 (a matching
-    window, and what is lost with it).
+    window, and its cost).
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ class Cutoff:
 
     Attributes:
         unknown_after: Time after which labels are not known yet; None: all are known.
-        rows_after_end: Number of rows that are more than a window younger than the log's end, so
-            that their time must be wrong.
+        rows_after_end: Number of rows that are more than a window later than the log's end, so
+            their time must be wrong.
     """
 
     unknown_after: float | None = None
@@ -64,7 +64,7 @@ def check(schema: Schema, window_seconds: float, sampled_negatives: int) -> None
         )
     if sampled_negatives:
         raise ValueError(
-            "engagement_window_seconds and sampled_negatives exclude each other: sampled negatives "
+            "engagement_window_seconds and sampled_negatives cannot be combined: sampled negatives "
             "have no engagement label."
         )
 

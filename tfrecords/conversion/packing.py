@@ -85,7 +85,7 @@ class Packer:
         }
 
     def pack(self, rows: Rows) -> records.Packed:
-        """Encodes rows as the features of records but histories, with one value per row."""
+        """Encodes rows as the features of records except histories, with one value per row."""
         packed: records.Packed = {}
         for side in SIDES:
             packed.update(self._pack_side(side, rows))

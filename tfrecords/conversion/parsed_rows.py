@@ -160,10 +160,10 @@ def normalize(
     Args:
         schema: The schema.
         parsed: A parsed chunk.
-        is_labeled: Whether a row without a click label is a fault.
+        is_labeled: Whether a row without a click label is rejected.
 
     Returns:
-        The good rows, and the faults of the others by line number. The labels of events are all 0
+        The good rows, and line number -> reason of rejected rows. The labels of events are all 0
         until `event_join` joins them.
     """
     faults = columns.RowFaults(parsed.table.num_rows)

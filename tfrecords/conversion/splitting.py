@@ -89,7 +89,7 @@ class Requests:
         return self.by_row(self.splits)
 
     def by_row(self, values: np.ndarray) -> np.ndarray:
-        """Returns what each row's request has [B], in the log's order, from values [R]."""
+        """Spreads the values [R] of requests over their rows [B], in the log's order."""
         if self.starts is None:
             return values
         of_rows = np.repeat(values, np.diff(self.starts))

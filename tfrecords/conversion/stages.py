@@ -42,7 +42,7 @@ class StageOptions:
     """Options on which the result depends, in addition to the log and its schema.
 
     Attributes:
-        split: How the requests are split.
+        split: Options of the split.
         sampled_negatives: Number of sampled negatives per click.
         engagement_window_seconds: Maximum delay of an engagement; 0: none.
 
@@ -126,7 +126,7 @@ def save_split(split: SplitLog, path: pathlib.Path) -> None:
 
 
 def load_split(path: pathlib.Path) -> SplitLog:
-    """Reads what `save_split` wrote."""
+    """Reads the files of `save_split`."""
     parts: dict[str, dict[str, Any]] = {"log": {}, "requests": {}, "bins": {}, "keys": {}}
     for key, array in files.read_arrays(path).items():
         part, name = key.split("/")
@@ -191,7 +191,7 @@ class Stages:
             )
         if options.sampled_negatives and schema.rates:
             raise ValueError(
-                "sampled_negatives and rates exclude each other: a rate needs impressions that "
+                "sampled_negatives and rates cannot be combined: a rate needs impressions that "
                 f"were not clicked. Leave {schema.rates[0].name!r} out of the schema."
             )
         label_window.check(schema, options.engagement_window_seconds, options.sampled_negatives)
@@ -352,7 +352,7 @@ class Stages:
         return {"chunks": notes, "joined": joined.num_joined, "unmatched": joined.num_unmatched}
 
     def event_counts(self, parsed: Sequence[dict[str, Any]]) -> records.EventCounts | None:
-        """Returns what became of the rows of a log of events, or None."""
+        """Returns the counts of rows by outcome in a log of events, or None."""
         note = self._space.note("join")
         if note is None:
             return None
@@ -668,7 +668,7 @@ class Stages:
         return packing.load(self._space.path("pack", index))
 
     def _counts(self, index: int, kind: str) -> dict[str, np.ndarray]:
-        """Returns what was counted of a chunk: `field`, `ads`, `rate` or `profile`."""
+        """Returns the counts of a kind in a chunk: `field`, `ads`, `rate` or `profile`."""
         path = self._space.path("count", index, ".npz")
         arrays = files.read_arrays(path, lambda key: key.startswith(f"{kind}/"))
         return {key.split("/", 1)[1]: array for key, array in arrays.items()}
@@ -712,7 +712,7 @@ def _times_by_unit(parsed: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 
 def _count_users(users: np.ndarray | None, requests: splitting.Requests) -> tuple[int, int]:
-    """Returns the number of users, and that of the requests of the user that has the most.
+    """Returns the number of users, and the number of requests of the most active user.
 
     Args:
         users: Users of the rows [B] int64, or None.

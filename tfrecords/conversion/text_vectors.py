@@ -1,10 +1,10 @@
-"""The vectors of the texts of requests: each different text of the log is encoded once.
+"""The vectors of request texts: each distinct text of the log is encoded once.
 
 Encoders may be slow, and may round differently in another batch. So texts are encoded in the order
 of the log, in batches that do not depend on the number of workers, and chunks look their vectors up
 by fingerprint.
 
-Shapes: V different texts, W columns of a vector.
+Shapes: V distinct texts, W columns of a vector.
 """
 
 import pathlib

@@ -25,7 +25,7 @@ from tfrecords.schema import AD as OF_AD
 from tfrecords.schema import EVENTS, Field
 
 MAX_AT_ONCE = 4_000_000
-# Users are counted by the first bits of their fingerprints, of which ranges are made.
+# Users are counted by the first bits of their fingerprints, which are grouped into ranges.
 _NUM_GROUPS = 1 << 12
 _GROUP_BITS = 64 - 12
 
@@ -68,10 +68,10 @@ class UserEvents:
         return np.arange(lengths.sum()) + np.repeat(ends - lengths - offsets, lengths), lengths
 
     def count(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Counts the events [R] before requests that are not too old, also beyond `max_length`.
+        """Counts the events [R] before requests, up to the maximum age but without `max_length`.
 
         Args:
-            users, times: As in `before`.
+            users, times: See `before`.
         """
         firsts, ends = self._runs(users, times)
         return ends - firsts
@@ -97,7 +97,7 @@ class UserEvents:
 
         Args:
             ids: Id of each value [V] int32.
-            users, times: As in `before`.
+            users, times: See `before`.
         """
         events, lengths = self.before(users, times)
         ages = histories.age_buckets(np.repeat(times, lengths) - self.times[events])
@@ -153,7 +153,7 @@ def write(
         field: The history.
         chunks: Load the rows of each chunk.
         units_per_second: Units of the log's times in a second.
-        directory: Where to write.
+        directory: Directory to write to.
         max_at_once: Number of events that are sorted at a time; more if one user has more.
     """
     directory.mkdir(parents=True, exist_ok=True)

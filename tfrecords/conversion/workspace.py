@@ -64,7 +64,7 @@ class Workspace:
     def once(
         self, stage: str, index: int, work: Callable[[], dict[str, Any] | None]
     ) -> dict[str, Any]:
-        """Returns the note of a stage for a chunk; `work` returns it if there is none yet.
+        """Returns the note of a stage for a chunk; `work` returns it if it is missing.
 
         If `work` returns None, the note is empty.
         """

@@ -15,7 +15,7 @@ Derived from `hour` (YYMMDDHH, in UTC): `time`, in seconds since 1970; `hour_of_
 `weekday`, 0 is Monday. A row with another hour is rejected.
 
 `device_id` a99f214a, which most rows have, means that the device has no id. It is treated as
-missing, so that a request without an id need not know the value. Site 85f751fd and app ecad2386
+missing, so a request without an id can simply leave it out. Site 85f751fd and app ecad2386
 (shown in an app, or on a site) are informative and kept. The log has no user; the derived `user`,
 for a schema file with a user_key, is the device's id, or else its address and model.
 

@@ -61,7 +61,7 @@ def fits(path: pathlib.Path) -> bool:
     """Returns whether the first line of a file is that of Criteo's log.
 
     Raises:
-        FileNotFoundError, ValueError: As in `lines.open_text`.
+        FileNotFoundError, ValueError: See `lines.open_text`.
     """
     return lines.RowReader(path).first_row().count(b"\t") + 1 in (len(COLUMNS), len(COLUMNS) - 1)
 

@@ -1,4 +1,4 @@
-"""Base classes of log formats of your own.
+"""Base classes for your own log formats.
 
     class JsonLines(formats.LineFormat):
         def parse_line(self, line):

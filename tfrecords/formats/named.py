@@ -66,7 +66,7 @@ def columns_read(
         derived: Inputs of each derived column.
 
     Raises:
-        ValueError: As in `check_schema` and `check_files`.
+        ValueError: See `check_schema` and `check_files`.
     """
     check_schema(schema, what, raw, derived)
     check_files(files, what)
@@ -85,7 +85,7 @@ def read_ads(files: protocol.Files, schema: Schema, delimiter: str) -> pa.Table 
     """Reads the table of ads, or returns None if none was given.
 
     Raises:
-        FileNotFoundError, ValueError: As in `delimited.open_rows`; or a row is bad.
+        FileNotFoundError, ValueError: See `delimited.open_rows`; or a row is bad.
     """
     if files.ads is None:
         return None

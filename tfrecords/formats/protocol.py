@@ -8,7 +8,7 @@ A format is a `log_format.LogFormat`, or a module with its functions:
 
 Chunks are cut from the files in order, and parsed in any order by several threads. The cuts depend
 on the bytes of the log only, so that the result does not depend on the number of threads. A row
-has the line number of its first line in its file, from 1, and ends up in a table or in the faults.
+has the line number of its first line in its file, from 1, and ends up in a table or is rejected.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import pyarrow as pa
 # The training rows of a chunk form a shard, so that rows are shuffled well across shards.
 ROWS_PER_CHUNK = 64 * 4_096
 LINE_NUMBER = "__line__"
-# Rows of one line, such as the objects of a list, have numbers of their own.
+# Rows of one line, such as the objects of a list, have their own numbers.
 _ROW_OF_LINE = 1 << 40
 
 
@@ -99,8 +99,8 @@ class Parsed:
         table: Good rows: the columns that the schema reads, and `LINE_NUMBER`. Numbers have any
             numeric type, strings are plain or dictionary-encoded, and lists of strings or numbers
             are lists or joined by the field's separator; null is missing.
-        faults: Line number -> fault, of the rows that are not in the table.
-        num_rows: Number of rows, bad ones included; None: that of the chunk.
+        faults: Line number -> reason, for the rejected rows.
+        num_rows: Number of rows, including rejected ones; None: the chunk's.
     """
 
     table: pa.Table

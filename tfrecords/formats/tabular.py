@@ -52,7 +52,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     Columns that only the log has are missing in these ads.
 
     Raises:
-        FileNotFoundError, ValueError: As in `open_log`.
+        FileNotFoundError, ValueError: See `open_log`.
     """
     if files.ads is None:
         return None

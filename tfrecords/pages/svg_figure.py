@@ -86,7 +86,7 @@ def _inline(svg: str, name: str, title: str) -> str:
         r'<svg[^>]*(viewBox="[^"]+")[^>]*>', lambda tag: f"<svg {tag[1]} {label}>", body, count=1
     )
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
-    # The figure has no background of its own.
+    # The figure has no background.
     body = re.sub(r'<g id="patch_1">.*?</g>', "", body, count=1, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     # Ids of two figures on one page must differ.

@@ -140,7 +140,7 @@ def thin_unclicked(
         seed: [2] integers that determine the choice.
 
     Returns:
-        The features of the kept rows, without requests of which no row is kept.
+        The features of the kept rows; requests without a kept row are dropped.
     """
     clicks, lengths = stored["click"], stored["list_lengths"]
     drawn = tf.random.stateless_uniform(tf.shape(clicks), seed)

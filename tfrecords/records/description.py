@@ -49,7 +49,7 @@ class SplitDescription(pydantic.BaseModel):
 
 
 class EventCounts(pydantic.BaseModel):
-    """What became of the rows of a log of events that are no impressions.
+    """Outcomes of the rows of a log of events that are not impressions.
 
     Attributes:
         joined: Clicks and engagements that became labels of an impression.
@@ -63,12 +63,12 @@ class EventCounts(pydantic.BaseModel):
 
 
 class TableKeys(pydantic.BaseModel):
-    """The rows of a table of ads or users that do not count.
+    """The rows of a table of ads or users that are ignored.
 
     Attributes:
         key: Columns that identify the rows.
-        repeated: Rows whose key comes again; the last row of a key counts.
-        differing: Those of them that differ from the last one in a column that is read.
+        repeated: Rows whose key occurs again later; the last row of a key counts.
+        differing: Repeated rows that differ from the last one in a column that is read.
         without_key: Rows without a key.
     """
 
@@ -87,7 +87,7 @@ class SourceDescription(pydantic.BaseModel):
         format: Name of the format.
         lines: Number of lines.
         rejected: Number of rejected lines.
-        events: What became of the rows of a log of events; None: another log.
+        events: Outcomes of the rows of a log of events; None: another log.
         ads_table: Keys of the table of ads, or None.
         users_table: Keys of the table of users, or None.
     """
@@ -103,7 +103,7 @@ class SourceDescription(pydantic.BaseModel):
 
 
 class DataSetDescription(pydantic.BaseModel):
-    """What `dataset.json` holds.
+    """The content of `dataset.json`.
 
     Attributes:
         format_version: Version of the data set's format.
@@ -117,7 +117,7 @@ class DataSetDescription(pydantic.BaseModel):
         rows_of_varying_query_fields: Query field -> rows that differ from the first of a request.
         rows_of_other_users: Rows of another user than the first row of their request.
         num_users: Number of users, in which each anonymous visit counts; 0 without a user key.
-        requests_of_most_active_user: Requests of the user that has the most.
+        requests_of_most_active_user: Number of requests of the most active user.
         split: How the log was split.
         sampled_negatives: Sampled negatives per click.
         engagement_window_seconds: Time within which engagements come.
@@ -178,7 +178,7 @@ class TimeProfile(pydantic.BaseModel):
 
 
 class Profile(pydantic.BaseModel):
-    """What `profile.json` holds: the number of distinct values of each string field, and times."""
+    """The content of `profile.json`: the number of distinct values per string field, and times."""
 
     num_distinct: dict[str, int]
     time: TimeProfile

@@ -121,7 +121,7 @@ def unpack(
     Args:
         spec: Content of the records.
         stored: Features, from `decode`.
-        ad_vectors: Columns of vectors [N, Va] int32 of the catalog's ads; None: there are none.
+        ad_vectors: Columns of vectors [N, Va] int32 of the catalog's ads; None: no vectors.
 
     Returns:
         `list_lengths` [R] int32, `query` [R, Fq] int32, `ad` [L, Fa] int32, and each per-ad

@@ -257,9 +257,9 @@ def _adjacent(columns: list[Column], roles: Roles, notes: list[str]) -> Column |
         if roles.time is not None and _seconds_apart(column, roles.time) > _SECONDS_OF_REQUEST:
             continue
         notes.append(
-            f"{column.name!r} is equal in adjacent rows and never comes again, so it is taken for "
-            "the request, not for a field, which would tell the time. If it is neither, remove "
-            "request_key."
+            f"{column.name!r} is equal in adjacent rows and never reappears, so it is taken for "
+            "the request key, not for a field, which would reveal the time. If it is neither, "
+            "remove request_key."
         )
         return column
     return None

@@ -67,7 +67,7 @@ def only_later(paths: Sequence[pathlib.Path]) -> list[str]:
     listed = terminal.format_list(list(found.values()), 12)
     return [
         f"Left out: columns that {paths[0]} lacks: {listed}. "
-        "Add them to all files, empty where they are unknown, to use them."
+        "To use them, add them to all files, empty if unknown."
     ]
 
 

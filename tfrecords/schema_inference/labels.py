@@ -53,12 +53,12 @@ def click(
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Labels recognized by their values, whatever their names.
+    """Labels recognized by their values, regardless of their names.
 
     Attributes:
         click: A column of truths (0 and 1).
-        engagement: A column of truths that are positive only where the click is, or None.
-        revenue: A column of amounts that are positive only where the label before is, or None.
+        engagement: A column of truths that are positive only if the click is, or None.
+        revenue: A column of amounts that are positive only if the previous label is, or None.
     """
 
     click: Column
@@ -67,7 +67,7 @@ class Chain:
 
 
 def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
-    """Finds labels of which each is positive only where the one before is.
+    """Finds a chain of labels, each positive only if the previous one is.
 
     Such a pair is hardly a coincidence: as many random rows would all be among the positive rows of
     the click with a probability below `_ACCIDENT`.
@@ -163,7 +163,7 @@ def _negative_share(column: Column) -> float:
 
 
 def price(columns: Sequence[Column]) -> Column | None:
-    """Returns what an engagement of a log of events brings, or None."""
+    """Returns the amount of an engagement in a log of events, or None."""
     return named(columns, known_names.PRICES, lambda c: c.is_numeric and c.numbers.min() >= 0)
 
 

@@ -170,7 +170,7 @@ class Sample:
         columns: Columns by name, in the order of the file.
         num_rows: Number of rows B.
         total_rows: Approximate number of rows of all files.
-        notes: Notes on what could not be read.
+        notes: Notes on unreadable values.
         header: Names of the columns of a file without a header line, or none.
         decimal: Decimal sign of numbers as people write them; None: numbers are plain.
     """
@@ -338,9 +338,9 @@ def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:
 def is_constant_per_ad(column: Column, ad: Column) -> bool:
     """Returns whether ads with several values have the same one, if most values are of such ads.
 
-    Rows without a value say nothing, unless having one is all that the column says. A few rows may
-    deviate from the usual value of their ad. Their number is compared with that of the rows of rare
-    values: all of these deviate if the column says nothing about the ad, such as a rare label.
+    Rows without a value are ignored, unless the column has a single value. A few rows may deviate
+    from the usual value of their ad. Their number is compared with the number of rows with rare
+    values: all of these deviate if the column is unrelated to the ad, such as a rare label.
     """
     is_known = column.present if len(column.known) > 1 else np.ones(len(column.codes), bool)
     rows = np.flatnonzero(is_known)
@@ -363,7 +363,7 @@ def changes_rarely(column: Column, ad: Column, time: Column | None) -> bool:
     Args:
         column: The column.
         ad: The column of ad ids.
-        time: The time, which orders the rows; None: they are in order.
+        time: The time, which orders the rows; None: rows are in order.
     """
     rows = np.flatnonzero(column.present) if len(column.known) > 1 else np.arange(len(ad.codes))
     if time is not None:

@@ -26,7 +26,7 @@ from tfrecords.schema_inference import (
 from tfrecords.schema_inference.column_roles import Roles
 from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
 
-# Of more notes of a kind than this, the first few are shown.
+# If there are more notes of a kind than this, only the first few are shown.
 _MAX_ALIKE, _FIRST_ALIKE = 6, 3
 _COLUMN = re.compile(r"'[^']*'")
 _VARYING = re.compile(r"'[^']*'|[\d.]+%?")
@@ -229,7 +229,7 @@ def propose(
 
 
 def _grouped(notes: Sequence[str]) -> list[str]:
-    """Returns notes in their order; of many that differ in a column alone, the first ones."""
+    """Returns notes in their order; if many differ only in the column, only the first ones."""
     alike: dict[str, list[str]] = collections.defaultdict(list)
     for note in notes:
         alike[_VARYING.sub("", note)].append(note)
@@ -239,7 +239,7 @@ def _grouped(notes: Sequence[str]) -> list[str]:
             shown += own
             continue
         columns = [match[0] for note in own[_FIRST_ALIKE:] if (match := _COLUMN.match(note))]
-        shown += [*own[:_FIRST_ALIKE], f"The same of {terminal.format_list(columns, 12)}."]
+        shown += [*own[:_FIRST_ALIKE], f"The same for {terminal.format_list(columns, 12)}."]
     return shown
 
 
@@ -284,7 +284,7 @@ def write_proposal(
 
     Raises:
         FileExistsError: The file exists.
-        FileNotFoundError, ValueError: As in `propose`.
+        FileNotFoundError, ValueError: See `propose`.
     """
     if target_path.exists():
         raise FileExistsError(f"{target_path} exists. Move it, or name another file.")
@@ -295,7 +295,7 @@ def write_proposal(
     return (
         f"Wrote a proposed schema of {len(proposal['fields'])} fields to {target_path}.\n"
         f"{points}\n"
-        "Check these decisions, edit the file where they are wrong, then train:\n"
+        "Check these decisions, correct the file, then train:\n"
         f"  {_command(data_path, users, ads, target_path, proposal['name'])}"
     )
 
@@ -328,7 +328,7 @@ def _text(proposal: dict[str, Any]) -> str:
 
 
 def _name(path: pathlib.Path) -> str:
-    # A file of a partitioned table is named by Hive or Spark, the table by a person.
+    # Hive or Spark names the files of a partitioned table, a person the table.
     partitions = [folder for folder in path.parents if "=" in folder.name]
     path = partitions[-1].parent if partitions else path
     stem = path.name.removesuffix(".gz").split(".")[0]

@@ -58,7 +58,7 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
     is_of_one_ad = column.table == LOG and log_sample.is_constant_per_ad(roles.ad_key, column)
     sounds_of_ad = not _OF_AD.isdisjoint(column.words) or (is_of_one_ad and not is_of_user)
     if sounds_of_ad and log_sample.changes_rarely(column, roles.ad_key, roles.time):
-        return "ad", "about the ad, of which the catalog stores the latest value"
+        return "ad", "about the ad; the catalog stores its latest value"
     return "query", "varies between impressions of an ad"
 
 
@@ -72,10 +72,10 @@ def _varying_side(
         return "ad", "constant for each ad"
     if of_query:
         return None, (
-            "about the user or context by name, but varies within a request, which stores one value"
+            "about the user or context by name, but varies within a request, which has one value"
         )
     if is_context:
         return None, (
-            "varies within a request and for an ad, of which the catalog stores one value"
+            "varies within a request and for an ad, but the catalog stores one value per ad"
         )
     return "ad", "varies within a request; the catalog stores each ad's latest value"

@@ -13,7 +13,7 @@ from tfrecords.schema_inference.log_sample import Column
 _PROBED = 50
 # Larger than the nanoseconds of any date.
 _LATEST = 1e20
-# Of the ranks of a date with those of the rows, where it follows the time.
+# Rank correlation of a date with the row numbers, above which it follows the time.
 _MIN_CORRELATION = 0.9
 
 
@@ -80,7 +80,7 @@ def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | Non
     Args:
         column: A column of times.
         keys: The ad and user keys, each None if the log lacks it.
-        time: The time of the log; None: it is unknown, and the rows are perhaps in its order.
+        time: The time of the log; None: unknown; the rows may be in time order.
     """
     if len(column.known) < 2 or _follows(column, time):
         return False

@@ -1,4 +1,4 @@
-"""Proposes a history of clicks where users come back.
+"""Proposes a history of clicks if users return.
 
 Shapes: B rows of the sample, V users.
 """
@@ -14,7 +14,7 @@ NAME = "recent_clicks"
 _MAX_AGE_DAYS = 30
 # Minimum share of the rows whose users have clicked more than once among the first rows.
 _MIN_SHARE = 0.3
-# Minimum share of clicks whose user's click before is no older than the limit.
+# Minimum share of clicks whose user's previous click is within the age limit.
 _MIN_RECENT = 0.9
 
 
@@ -23,7 +23,7 @@ def propose(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
 
     Args:
         roles: The keys and labels.
-        name: A name for the field that no other has.
+        name: A unique name for the field.
         notes: A note on the decision is added.
     """
     user = roles.user_key
@@ -40,8 +40,8 @@ def propose(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
     )
     notes.append(
         f"Query side, computed from the log: {name!r}, {which} before each request ({share:.0%} of "
-        "the rows are of users with several clicks). A service needs them too, in the request or "
-        "from its user store; delete the field to do without."
+        "the rows are from users with several clicks). A service needs them too, in the request or "
+        "from its user store; delete the field if it has none."
     )
     history = {"name": name, "side": "query", "kind": "history", "of": "ad", "event": "click"}
     return [history | ({"max_age_days": _MAX_AGE_DAYS} if limited else {})]

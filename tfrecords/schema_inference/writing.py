@@ -65,7 +65,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _content(name: str, values: Sequence[str]) -> str:
-    """Returns what a column holds: `time`, `rating`, `label`, `id`, or `column`."""
+    """Returns the content of a column: `time`, `rating`, `label`, `id`, or `column`."""
     texts = [value for value in (name, *values) if value]
     numbers = [float(text) for text in texts if number_fault("", text) is None]
     if len(numbers) < len(texts):

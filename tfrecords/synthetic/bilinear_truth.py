@@ -22,7 +22,7 @@ class BilinearTruth(Truth):
         """Draws the tables.
 
         Args:
-            people: Population of the world; the logging policy knows its advertisers.
+            people: Population of the world; the logging policy uses its advertisers.
         """
         self.config = config = people.config
         sizes = bilinear_population.sizes(config)

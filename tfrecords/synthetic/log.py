@@ -12,7 +12,7 @@ Files, the first two tab-separated with a header, "" is missing:
     truth/truth.arrow  Arrow IPC, in the order of the log; click_probability,
                        engagement_probability and expected_revenue of each impression, with the
                        position effect; and in
-                       the sequence world what the user did before, click_ages
+                       the sequence world the ages of the user's clicks, click_ages
     truth/world.json   the config, from which `load_world` rebuilds the world
 
 The log of the bilinear world has the fields of ads; those of other worlds name an ad by its id, and
@@ -41,7 +41,7 @@ TRUTH_COLUMNS = ("click_probability", "engagement_probability", "expected_revenu
 
 _REQUESTS_PER_CHUNK = 4_096
 _TEXT = csv.WriteOptions(delimiter="\t", quoting_style="none", quoting_header="none")
-# By what a world's file says of its kind. The bilinear world's says nothing.
+# By the kind in a world's file. The bilinear world's file has none.
 _KINDS: dict[str, type[AnyConfig]] = {
     "bilinear": WorldConfig,
     "shop": ShopConfig,

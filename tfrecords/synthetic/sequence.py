@@ -1,16 +1,16 @@
-"""The sequence world: the shop, where the next click depends on when its user clicked what.
+"""The sequence world: the shop, where a click depends on what its user clicked before and when.
 
-    appeal of a category = that of the shop
+    appeal of a category = appeal in the shop
                          + follow_scale * most over its two predecessors of follow(age)
                          - repeat_scale * exp(-age / repeat_days)
 
     follow(age) = age / follow_days * exp(1 - age / follow_days)
 
-An age is the time since the user's last click on an ad of a category: that of a predecessor in
-`follow`, and that of the category itself in the last term. So a click on a tent makes sleeping bags
-interesting, most of all `follow_days` later, and tents less so for a while. Neither which clicks
-were the last nor a mean over clicks tells this: it takes the age of a click on one of two
-categories, and which two depends on the candidate. The users are few and come back often, so
+An age is the time since the user's last click on an ad of a category: of a predecessor in
+`follow`, and of the category itself in the last term. So a click on a tent makes sleeping bags
+interesting, most of all `follow_days` later, and tents less so for a while. Neither the order of
+clicks nor a mean over clicks reveals this: a model needs the age of a click on one of two
+categories, and which two depends on the candidate. The users are few and return often, so
 their histories are long; anonymous users have none.
 
 References:
@@ -50,7 +50,7 @@ _STEPS = (1, 7)
 class SequenceConfig(ShopConfig):
     """The constants of the sequence world: few users, and few other reasons to click.
 
-    The intercepts are solved for clicks a mean of 30 days ago; in a log, users who come back sooner
+    The intercepts are solved for clicks a mean of 30 days ago; in a log, users who return sooner
     click more.
     """
 

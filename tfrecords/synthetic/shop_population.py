@@ -1,8 +1,8 @@
-"""The population of the shop: users with names, page views, and ads that can be read.
+"""The population of the shop: named users, page views, and readable ads.
 
     user     user, age, gender, city, membership, interest (a category that the user named), spend
-             (of the last 90 days: the budget with noise); known to the truth alone: what the user
-             likes to pay, and a favorite category
+             (of the last 90 days: the budget with noise); in the ground truth only: the price that
+             the user likes to pay, and a favorite category
     context  time (seconds since 1970), device, hour, weekday, page (home, search or a category)
     ad       ad, title, brand, category, price, rating, delivery
 
@@ -87,7 +87,7 @@ class ShopConfig(EngineConfig):
     """The constants of the shop.
 
     `*_scale` is the size of a term in the logit. With `drift` above 0, the traffic of categories,
-    what users like, and what they like to pay change over time; the schema then has `RECENT_RATE`.
+    tastes, and preferred prices change over time; the schema then has `RECENT_RATE`.
     """
 
     drift: float = 0.0

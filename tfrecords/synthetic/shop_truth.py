@@ -65,7 +65,7 @@ class ShopTruth(Truth):
         }
         self._engagement_effects = {n: effects(n, 0.3) for n in ("device", "city", "brand")}
         self._waves = rng.random((len(_WAVE_DAYS), NUM_CATEGORIES + 1))  # phases
-        # Questions of prices and ratings are asked at their quantiles.
+        # Splits on prices and ratings are at their quantiles.
         self._prices = np.nanquantile(shop.ads["price"], [0.2, 0.4, 0.6, 0.8])
         self._ratings = np.nanquantile(shop.ads["rating"], [0.25, 0.5, 0.75])
         self._spends = np.exp(shop.liked_price.mean()) * np.array([1.0, 3.0, 9.0])
@@ -153,7 +153,7 @@ class ShopTruth(Truth):
         return join_sum(np.zeros(len(query["click_bias"])), ads["log_price"], matrix)
 
     def _wave(self, time: np.ndarray) -> np.ndarray:
-        """Returns what is added to each category's appeal at a time: [n, 1 + categories]."""
+        """Returns the change of each category's appeal at a time: [n, 1 + categories]."""
         days = (time - START) / DAY_SECONDS
         turns = days[:, None, None] / np.array(_WAVE_DAYS)[:, None] + self._waves
         return 0.7 * np.sin(2 * np.pi * turns).sum(axis=1)

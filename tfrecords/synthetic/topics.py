@@ -1,16 +1,16 @@
-"""A small world whose ads have titles and vectors: what of a new ad can be known from its content.
+"""A small world whose ads have titles and vectors: what their content reveals about new ads.
 
     world = synthetic.TopicWorld()
     paths = world.write("work/topics", 20_000)
 
 Each ad has a latent topic vector. Its title is made of words of its topics and of words that mean
 nothing; its vector is a fixed rotation of its topics with noise. A user looks for something: a mix
-of topics close to the user's taste, which a search text tells in words of the same topics.
+of topics close to the user's taste, which a search text expresses in words of these topics.
 
     click logit = intercept + affinity_scale * <wanted topics, topics of the ad> + effect of the ad
 
-A share of the ads is never shown. Their ids are in no training row, so a model without content
-cannot tell them apart, and the click probabilities say which of them it should find.
+A share of the ads is never shown. Their ids do not occur in training, so a model without content
+cannot distinguish them, and the click probabilities say which of them it should find.
 
     log.parquet    request, time, user, search, taste (a vector), ad, click; rows in time order
     ads.parquet    ad, advertiser, title, image (a vector); all ads
@@ -32,7 +32,7 @@ from tfrecords.synthetic.world_parts import intercept, sigmoid
 _SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "zo")
 _QUERIES_AT_ONCE = 1_000
 _EXPOSURE_NOISE = 0.2
-# What the schema of a log can know of ads: their ids, or also their content.
+# What the schema of a log can use: the ids of ads, or also their content.
 CONTENTS = {"ids": (), "text": ("title",), "vector": ("image",), "both": ("title", "image")}
 
 
@@ -176,7 +176,7 @@ class TopicWorld:
         return paths
 
     def schema(self, content: str) -> Schema:
-        """Returns the schema of a log that knows some content of ads, a key of `CONTENTS`.
+        """Returns the schema of a log with some content of ads, a key of `CONTENTS`.
 
         The query side has the content of the same kind: texts of searches, vectors of tastes.
         """

@@ -4,9 +4,9 @@
     values = world.value_matrices(world.sample_requests(rng, 100))["revenue"]
 
     bilinear   inner products of tastes and themes, in Criteo's columns
-    shop       budgets, tables and trees; users with names, and ads that can be read
+    shop       budgets, tables and trees; named users and readable ads
     drift      the shop, where popularity, tastes and budgets change over time
-    sequence   the shop, where the next click depends on the user's clicks before
+    sequence   the shop, where the next click depends on the user's earlier clicks
 
 All worlds share this engine; each defines its population and its truth, see `world_parts`. Ads are
 shown by successive sampling without replacement with weights
@@ -54,7 +54,7 @@ class World:
     Attributes:
         config: The constants.
         schema: Schema of a log.
-        population: What the columns are.
+        population: Users, ads and columns.
         ads: Ad-side columns of the whole catalog [N].
     """
 
@@ -291,8 +291,8 @@ class World:
 def _rounds(user: np.ndarray) -> list[np.ndarray]:
     """Splits page views [n] into rounds: the first of each user, the second, and so on.
 
-    What a user does depends on what the user did before, and on no other user. All page views of
-    nobody (0) are in the first round.
+    A user's actions depend only on the same user's earlier ones. All page views without a user (0)
+    are in the first round.
     """
     order = np.argsort(user, kind="stable")
     ordered = user[order]

@@ -1,8 +1,8 @@
-"""What a world with known ground truth consists of, and the functions that all worlds share.
+"""The parts of a world with known ground truth, and the functions that all worlds share.
 
 A world is a population and a truth. Both work on *codes*, the columns as numbers: a categorical
 column is an int array in which 0 is missing and 1..V are its values; a numeric column is a float64
-array in which NaN is missing. Missing values have effects of their own.
+array in which NaN is missing. Missing values have their own effects.
 
 A truth first converts each side to terms, and then joins the terms row by row (aligned, [n]) or
 for all pairs of a query and an ad (matrix, [Q, N]).
@@ -45,7 +45,7 @@ class EngineConfig:
 
 
 class Memory(abc.ABC):
-    """What the users of a log did before each request, where clicks depend on it."""
+    """The users' earlier actions before each request, in worlds whose clicks depend on them."""
 
     @abc.abstractmethod
     def recall(self, views: Columns) -> Columns:
@@ -57,7 +57,7 @@ class Memory(abc.ABC):
 
 
 class Population(abc.ABC):
-    """Users, ads and the distribution of page views, with the columns that tell of them.
+    """Users, ads and the distribution of page views, with the columns that describe them.
 
     Attributes:
         schema: Schema of a log of the world.
@@ -65,12 +65,12 @@ class Population(abc.ABC):
         decimals: Columns whose numbers are not whole.
         vocabularies: Values of each categorical column [1 + V]; the first is "", missing.
         query_columns: Columns of page views. The truth reads no others.
-        state_columns: Those of them that the log does not hold, because they are what the user did
-            before: [n, …] float64. `truth.arrow` has them.
+        state_columns: Query columns that are not in the log, because they are the user's earlier
+            actions: [n, …] float64. `truth.arrow` has them.
         ad_columns: Columns of ads, in the order of the table of ads.
         ads: Codes of all ads [N].
         popularity: Weights of all ads in the log [N]; 0 for ads that are never shown.
-        group: Group of each ad [N], from 0; the logging policy knows an ad by its group.
+        group: Group of each ad [N], from 0; the logging policy sees only the group of an ad.
         num_groups: Number of groups G.
     """
 

@@ -17,7 +17,7 @@ def progress_bar(task: str, unit: str, total: float | None = None, shown: bool =
 
     Args:
         task: Title of the bar.
-        unit: Plural of what is counted.
+        unit: Plural name of the counted things.
         total: Number of units; None: unknown.
         shown: Whether to show the bar.
     """

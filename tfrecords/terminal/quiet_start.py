@@ -13,7 +13,7 @@ from types import ModuleType
 
 
 def quiet_tensorflow() -> None:
-    """Captures what the first import of TensorFlow logs, and shows it only if the import fails.
+    """Captures the log of TensorFlow's first import, and shows it only if the import fails.
 
     TensorFlow writes to standard error before it reads any logging setting. Set
     `TF_CPP_MIN_LOG_LEVEL=0` in the environment to show everything.

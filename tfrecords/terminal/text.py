@@ -11,7 +11,7 @@ _MAX_WIDTH = 1_000
 
 
 def format_list(items: Sequence[str], max_items: int = 8) -> str:
-    """Joins items; of more than `max_items`, the first ones and the number of the others."""
+    """Joins up to `max_items` items, followed by the number of further ones."""
     more = f" and {len(items) - max_items} more" if len(items) > max_items else ""
     return ", ".join(items[:max_items]) + more
 

@@ -121,7 +121,7 @@ def fit(
         data: Rows of all splits.
         seed: Seed of the initialization, of the order of rows and of the search.
         tune_minutes: Budget of the search, in processor minutes; 0: the defaults only.
-        directory: Where finished results are stored.
+        directory: Directory of finished results.
     """
     rows = [
         finished_cells.digest_of(own.ids, own.requests, *own.labels.values())

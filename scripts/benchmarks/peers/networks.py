@@ -403,7 +403,7 @@ def _final_mlp(own: _Inputs) -> tf.Tensor:
 
 
 class ActivationUnit(tf.keras.layers.Layer):
-    """Sums the ads of a history with weights that depend on the candidate; they need not sum to 1.
+    """Sums the ads of a history with weights that depend on the candidate and may not sum to 1.
 
     Args:
         table: Embeds ads.

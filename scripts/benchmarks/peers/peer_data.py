@@ -1,11 +1,11 @@
-"""The rows and features that the peers of the ranker are trained on, and what they learn.
+"""The training rows, features and targets of the peers of the ranker.
 
 The features are the encoded ids of the ranker's splits, with one row per shown ad: the query ids of
 a request are repeated for each of its ads. If the log has positions, the position of the ad is
 another field. Dense vectors of ads are left out.
 
-A head is learned as one target, an amount as two (`PeerTarget`). What happens only after a click is
-learned from clicked rows, so that rare heads profit from what is known of the click.
+A head is learned as one target, an amount as two (`PeerTarget`). Labels that can only follow a
+click are learned from clicked rows, so that rare heads profit from the click model.
 
 Shapes: L shown ads of a split, W columns of ids (one per field, `max_list_length` per list), T
 targets.
@@ -75,7 +75,7 @@ class PeerRows:
 
 @dataclasses.dataclass(frozen=True)
 class PeerTarget:
-    """What one output of a peer predicts.
+    """The target of one output of a peer.
 
     Attributes:
         head: The head.
@@ -94,7 +94,7 @@ class PeerTarget:
         return f"{self.head}_amount" if self.is_log_amount else self.head
 
     def values(self, rows: PeerRows) -> np.ndarray:
-        """Returns the target [L] float32 of rows; NaN of those that it is not of."""
+        """Returns the target [L] float32 of rows; NaN for rows without it."""
         label = rows.labels[self.head]
         if self.is_log_amount:
             return np.log(np.where(label > 0, label, np.nan))
@@ -141,7 +141,7 @@ class PeerData:
 
     @functools.cached_property
     def targets(self) -> tuple[PeerTarget, ...]:
-        """What the peers learn: one target per head, two per amount; click is the first."""
+        """Targets of the peers: one per head, two per amount; click is the first."""
         targets = []
         for head in self.heads:
             if HEADS[head].is_amount:
@@ -240,7 +240,7 @@ def read(
 def fields_of(data_set: reader.DataSet, fields: Iterable[schema.Field]) -> tuple[PeerField, ...]:
     """Returns fields of the schema with their columns among each other.
 
-    A history is a list of its values: peers know neither ages nor kinds of events.
+    A history is a list of its values: peers read neither ages nor kinds of events.
     """
     ad_fields = data_set.schema.ad_fields
     return tuple(
@@ -300,6 +300,6 @@ def _rows(
 
 
 def _logit_of_both(click: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Returns the logits of a click and what follows it from logits of both."""
+    """Returns the logits of a click and its follow-up, from the logits of both."""
     both = scipy.special.log_expit(click) + scipy.special.log_expit(after)
     return both - np.log(-np.expm1(np.minimum(both, -_TINY)))

@@ -115,7 +115,7 @@ def encode_earlier(
         requests: [L] request numbers, ascending.
 
     Returns:
-        As `IdRates.encode`.
+        Same as `IdRates.encode`.
     """
     number = np.unique(requests, return_inverse=True)[1]
     run = number * NUM_RUNS // (number[-1] + 1)

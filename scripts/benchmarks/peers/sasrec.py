@@ -162,7 +162,7 @@ class Recommender:
         )
 
     def _histories(self, query: np.ndarray) -> np.ndarray:
-        """Returns the ids [C, L] of the histories of queries, the latest last."""
+        """Returns the ids [C, L] of the histories of queries, oldest first."""
         ids = query[:, self._columns.values]
         length = ids.shape[1]
         missing = length - (ids > 0).sum(axis=1, keepdims=True)
@@ -184,7 +184,7 @@ def _softmax_of_clicks(ids: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def history_of_ads(data_set: reader.DataSet) -> encoding.HistoryColumns | None:
-    """Returns the columns of the first history of clicked ads; None: there is none."""
+    """Returns the columns of the first history of clicked ads, or None."""
     for field, own in encoding.columns(data_set.schema.query_fields):
         if field.kind == "history" and field.of == AD and "click" in field.event:
             return encoding.history_columns(field, own)

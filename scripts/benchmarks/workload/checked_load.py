@@ -1,8 +1,8 @@
 """Sends requests at a steady rate and checks every answer.
 
-Each second request asks for the ads that live updates added, and so reads the writes back; the
-others are ordinary requests. An answer must be about one release, in the order that it claims, and
-must come before the deadline of its request.
+Every second request asks for the ads that live updates added, to read the writes back; the others
+are ordinary requests. An answer must be from one release, in the order that it claims, and must
+arrive before the deadline of its request.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _MAX_PROBLEMS = 20
 
 @dataclasses.dataclass
 class Counts:
-    """What came of the requests.
+    """The outcomes of the requests.
 
     Attributes:
         requests: Requests sent.
@@ -142,7 +142,7 @@ class CheckedLoad:
         self._read_back(service, ids)
 
     def _read_back(self, service: client.Client, ids: list[str]) -> None:
-        # Read before the request: what is acknowledged later need not be in its answer.
+        # Read before the request: later acknowledgements may be missing from its answer.
         known = {version: read() for version, read in self._acknowledged.items()}
         answer = service.recommend(
             context=self._contexts[0], k=_MAX_READ_BACK, filters={"allowed_ads": ids}
@@ -188,5 +188,5 @@ class CheckedLoad:
 
 
 def _ads(state: Acknowledged) -> list[str]:
-    """Returns ids, the latest last."""
+    """Returns ids, oldest first."""
     return sorted(state.present | state.absent, key=lambda ad: int(ad.rsplit("-", 1)[1]))

@@ -1,7 +1,7 @@
 """The faults that scripts/benchmarks/chaos.py injects into a running service.
 
-Each is a function of the running system. It injects the fault, lets it last, and removes it; an
-assertion about what the system must refuse meanwhile is raised as `Violation`.
+Each is a function of the running system. It injects the fault, lets it last, and removes it; if
+the system accepts something that it must refuse in the meantime, it raises `Violation`.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _NAMES = {"worker": "a worker", "model_server": "the model server"}
 
 
 class Violation(AssertionError):
-    """The system accepted what it had to refuse, or did not do what it promises."""
+    """The system accepted something that it had to refuse, or broke a guarantee."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class System:
         base: Base directory of the bundles; releases 1 and 2 are published.
         writers: Release version -> writer of its live updates.
         random: Source of all random choices.
-        pause_seconds: How long a fault lasts that lasts.
+        pause_seconds: Duration of faults that last.
         overload_rate: Requests per second of an overload.
         deadline_seconds: Deadline of a request.
     """

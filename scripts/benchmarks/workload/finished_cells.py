@@ -32,7 +32,7 @@ def stored(
     Args:
         directory: Directory of the cells.
         name: Name of the cell, for people.
-        inputs: What the result depends on; its `repr` is the key.
+        inputs: Inputs of the result; their `repr` is the key.
         compute: Returns the result, which JSON can express.
     """
     digest = hashlib.blake2b(repr(inputs).encode(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""What benchmarks share: numbers in flags, timed repeats, tables, and the result as JSON."""
+"""Shared code of benchmarks: numbers in flags, timed repeats, tables, and the result as JSON."""
 
 import json
 import time

@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedAds:
-    """Ad embeddings that need not fit into memory.
+    """Ad embeddings that may not fit into memory.
 
     Attributes:
         num_ads: Number of ads, N.

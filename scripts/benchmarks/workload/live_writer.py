@@ -1,7 +1,7 @@
 """Writes live updates from a process that faults can kill or deprive of disk space.
 
-Only what the process confirmed counts as acknowledged. An update that was under way when the
-process died may or may not have been applied, so nothing is claimed about its ads.
+Only updates that the process confirmed count as acknowledged. An update in flight when the process
+died may or may not have been applied, so nothing is claimed about its ads.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class LiveWriter:
         version: Release version.
 
     Attributes:
-        acknowledged: What was confirmed. Replaced, never changed, so that other threads can read
+        acknowledged: Confirmed updates. Replaced, never changed, so that other threads can read
             it without a lock.
         num_acknowledged: Number of confirmed updates.
     """
@@ -121,7 +121,7 @@ class LiveWriter:
         return error
 
     def _answer(self) -> str | None:
-        """Returns what the process answers: an error, or None."""
+        """Returns the answer of the process: an error, or None."""
         try:
             if not self._orders.poll(_ANSWER_SECONDS):
                 raise TimeoutError(f"An update took more than {_ANSWER_SECONDS:g} s.")

@@ -16,7 +16,7 @@ flags.DEFINE_enum(
     "distribution",
     "none",
     ["none", "mirrored", "multi_worker"],
-    "Who trains: none: this process alone; mirrored: all devices of this machine; multi_worker: "
+    "Devices that train: none: this process; mirrored: all devices of this machine; multi_worker: "
     "the workers of the environment's TF_CONFIG, each of which runs this command on the same work "
     "directory.",
 )

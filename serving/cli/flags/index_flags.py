@@ -10,7 +10,7 @@ from serving import index
 flags.DEFINE_string(
     "index",
     index.AUTO,
-    f"Kind of ad index: {', '.join(index.INDEX_KINDS.names)}, or MODULE:CLASS for one of your own.",
+    f"Kind of ad index: {', '.join(index.INDEX_KINDS.names)}, or MODULE:CLASS for your own.",
 )
 flags.DEFINE_string(
     "index_config", None, "File written by tfrec tune_index --output; replaces --index."
@@ -19,14 +19,14 @@ flags.DEFINE_enum(
     "index_backend",
     "faiss",
     index.BACKENDS,
-    "Where the ads' vectors are: faiss, in the serving process, or milvus. Kinds in Milvus: "
+    "Location of the ads' vectors: faiss (in the serving process) or milvus. Kinds in Milvus: "
     f"{', '.join(index.MILVUS_KINDS)}.",
 )
 flags.DEFINE_string(
     "milvus_uri",
     None,
-    "With --index_backend=milvus: its address, as http://HOST:19530, or the path of a milvus-lite "
-    "file, for one process.",
+    "With --index_backend=milvus: its address, such as http://HOST:19530, or the path of a "
+    "milvus-lite file, for one process.",
 )
 FLAGS = flags.FLAGS
 
@@ -42,7 +42,7 @@ def config() -> index.IndexConfig:
             kind=FLAGS.index, backend=FLAGS.index_backend, milvus_uri=FLAGS.milvus_uri
         )
     if FLAGS.index_backend != "faiss":
-        raise ValueError("--index_config: expected no --index_backend; tfrec tune_index is for it.")
+        raise ValueError("--index_config is for FAISS only; leave out --index_backend=milvus.")
     path = pathlib.Path(FLAGS.index_config)
     try:
         return index.IndexConfig(**json.loads(path.read_text())["config"])

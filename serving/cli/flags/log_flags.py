@@ -26,7 +26,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "format",
     "criteo_kaggle",
-    f"Layout of the log: {', '.join(formats.FORMATS.names)}, or MODULE:CLASS for one of your own.",
+    f"Layout of the log: {', '.join(formats.FORMATS.names)}, or MODULE:CLASS for your own.",
 )
 flags.DEFINE_string("schema_path", None, "Schema file (JSON); default: the format's convention.")
 flags.DEFINE_string(

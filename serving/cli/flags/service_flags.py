@@ -61,14 +61,14 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "max_ads_per_call",
     _ORCHESTRATOR.max_ads_per_call,
-    "Maximum number of ads that the requests of a batch ask for: the sum of k, and of candidates; "
+    "Maximum number of ads in the answers to a batch: the sum of k, and of candidates; "
     "larger batches get 413.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
     "max_ads_in_flight",
     _ORCHESTRATOR.max_ads_in_flight,
-    "Maximum number of ads that the requests in flight ask for, per process; further requests get "
+    "Maximum number of ads requested by the requests in flight, per process; further requests get "
     "429.",
     lower_bound=1,
 )
@@ -116,12 +116,12 @@ flags.DEFINE_string(
     "user_store",
     None,
     "Store of profiles and histories of users: sqlite:PATH, or redis://HOST:PORT/DATABASE for "
-    "Redis or Valkey. A request with a user_id is completed from it, and the service takes events.",
+    "Redis or Valkey. It completes requests with a user_id, and the service accepts events.",
 )
 flags.DEFINE_float(
     "user_store_ms",
     _USERS.read_timeout_ms,
-    "Time that a request waits for its user, in milliseconds; then it is answered without.",
+    "Time that a request waits for its user, in milliseconds; then it continues without.",
     lower_bound=0.1,
 )
 flags.DEFINE_float(
@@ -178,7 +178,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
     if FLAGS.user_store is None and rules and rules.get("frequency_caps"):
         print(
             "warning: The frequency caps of --rules count only what requests have in `seen`; set "
-            "--user_store to count what the service shows.",
+            "--user_store to count the ads that the service shows.",
             file=sys.stderr,
         )
     return service.ServiceSettings(

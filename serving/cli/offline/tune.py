@@ -78,7 +78,7 @@ def as_text(tuned: tuning.Tuned, workdir: pathlib.Path) -> str:
 
 
 def _table(tuned: tuning.Tuned) -> str:
-    """Returns the trials as a text table, the best first."""
+    """Returns the trials as a text table, best first."""
     sign = -1 if tuned.stage.maximize else 1
     ranked = sorted(
         enumerate(tuned.trials),

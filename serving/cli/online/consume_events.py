@@ -9,7 +9,7 @@ r"""Moves events from a stream of Redis or Valkey into the user store.
 Runs until SIGTERM or Ctrl-C. An event is in the next answer of its user within a second. Each entry
 of the stream has a field event, the JSON of an event of POST /v1/events. Entries are read by a
 group, so that several processes share the work, and are acknowledged after the event was stored:
-none is lost, and one that comes twice counts once. Entries that are no event are logged and left
+none is lost, and a duplicate counts once. Entries that are not events are logged and left
 out. With a store of each host, give each its own --group. Trim the stream where it is written, for
 example with XADD MAXLEN ~ 1000000.
 """
@@ -31,7 +31,7 @@ flags.DEFINE_string("group", "tfrec", "Group of readers; each group reads every 
 flags.DEFINE_string(
     "member",
     socket.gethostname(),
-    "Name of this reader in its group; the same after a restart, and another for each process.",
+    "Name of this reader in its group; the same after a restart, and unique to each process.",
 )
 flags.DEFINE_string(
     "user_store", None, "The store: sqlite:PATH or redis://HOST:PORT/DATABASE.", required=True
@@ -39,7 +39,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "feedback_log",
     None,
-    "Directory for the events that name an answer, as tfrec join_feedback reads them.",
+    "Directory for the events with a request id, in the format of tfrec join_feedback.",
 )
 FLAGS = flags.FLAGS
 

@@ -77,7 +77,7 @@ flags.DEFINE_string(
     "event_log",
     None,
     "Pattern of the files of the log of events, JSON lines: the histories of --impression_log are "
-    "compared with those that follow from it.",
+    "compared with those computed from it.",
 )
 flags.DEFINE_integer(
     "num_answers", 256, "Maximum number of logged answers to compare.", lower_bound=1

@@ -5,11 +5,11 @@ r"""Rebuilds a user store from the impression log and the logs of events.
     tfrec rebuild_users --impressions=workdir/impressions --user_store=sqlite:workdir/users.db \
         --profile_fields=country,age
 
-Takes a minute for a million rows. The store may be empty or in use: an event that it has stays as
-it is, and only the latest of each user are kept. The events are those that the service has logged
+Takes a minute for a million rows. The store may be empty or in use: existing events do not
+change, and only the latest of each user are kept. The events are those that the service has logged
 (feedback-*.jsonl in the directory of the impression log), or JSON lines with the same keys:
 {"user_id": "u17", "ad_id": "ad-3", "event_id": "e1", "time": 1.8e9, "click": 1}. A user who
-was erased comes back if the logs still have them and the erasure was more than an hour ago.
+was erased reappears if the logs still have them and the erasure was more than an hour ago.
 """
 
 import asyncio
@@ -83,4 +83,4 @@ def main() -> None:
     if done.anonymous:
         print(f"{done.anonymous:,} name no user and were left out")
     if done.rejected:
-        print(f"{done.rejected:,} lines are no events and were left out")
+        print(f"{done.rejected:,} lines are not events and were left out")

@@ -48,7 +48,7 @@ flags.adopt_module_key_flags(update_flags)
 FLAGS = flags.FLAGS
 
 _STOP_SECONDS = 15
-# Calls to the model server beside those of the orchestrators, such as the doctor's.
+# Calls to the model server in addition to the orchestrators', such as the doctor's.
 _OTHER_CALLS = 16
 
 
@@ -103,7 +103,7 @@ def _bound(host: str, port: int) -> Iterator[service.Listening]:
 def _embedded_server(base: pathlib.Path, json_logs: bool) -> Iterator[None]:
     """Runs the embedded model server in a child process; it serves the releases in use.
 
-    It is started again when it exits.
+    It is restarted when it exits.
     """
     from serving import releases, service
 
@@ -112,7 +112,7 @@ def _embedded_server(base: pathlib.Path, json_logs: bool) -> Iterator[None]:
         stack.enter_context(
             releases.ServedVersions(base, model_config.SERVED_MODELS, path, only=FLAGS.version)
         )
-        # Of all processes at once, to the stable and the canary release.
+        # By all processes together, to the stable and the canary release.
         max_calls = 2 * FLAGS.workers * FLAGS.max_ranker_calls
         command = [
             sys.executable, "-m", "serving.model_server", f"--model_config_file={path}",

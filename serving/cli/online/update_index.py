@@ -12,11 +12,11 @@ hosts. If an ad is invalid, nothing is applied.
          columns that the schema names; others are ignored. Or JSON lines as in an answer:
          {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12}, "show": {"title": "Shoe"}}
          A table may also have the column ad_id, and columns named as the fields. An existing ad is
-         replaced; a field that is left out is missing, but a rate is that of the release.
+         replaced; a field that is left out is missing, but a rate keeps its released value.
 --remove One ad id per line.
 --rates  A table with a field of the ad and rates of it, such as category and category_click_rate:
          numbers from 0 to 1, made as docs/data.md says under Rates. Ads with these values have
-         these rates, whatever --add says, until the rate is set again. Other values have the rate
+         these rates, regardless of --add, until the rate is set again. Other values have the rate
          of the release, and so do values that are too rare for models to tell apart. Filters do
          not know the rates that were set.
 

@@ -83,7 +83,7 @@ class Eligibility:
         return result
 
     def prepare(self) -> None:
-        """Builds the inverted index of every field, so that the first filter need not wait."""
+        """Builds the inverted index of every field, so that the first filter does not wait."""
         self.prepare_ids()
         for name in self.kinds:
             self._postings_of(name)

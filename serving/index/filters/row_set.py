@@ -46,7 +46,7 @@ class RowSet:
 
     @classmethod
     def of_mask(cls, mask: np.ndarray) -> "RowSet":
-        """Returns the set of rows where a mask [N] bool is true."""
+        """Returns the set of rows for which a mask [N] bool is true."""
         packed = np.packbits(mask, bitorder="little")
         words = np.zeros((len(mask) + 63) // 64, np.uint64)
         words.view(np.uint8)[: len(packed)] = packed

@@ -66,7 +66,7 @@ def calls(uri: str, what: str) -> Iterator[None]:
 
     Args:
         uri: Address of the manifest.
-        what: What cannot be done if the block fails.
+        what: Description of the failure, for the error.
 
     Raises:
         IndexUnavailableError: Milvus does not answer, or refuses the call.

@@ -102,7 +102,7 @@ def drop_unfinished(path: pathlib.Path | None) -> None:
     """Drops the collection of a build that was never finished; one that cannot be is logged.
 
     Args:
-        path: `resume_file` of `build_index`. None, or a file that does not exist: there is none.
+        path: `resume_file` of `build_index`. None or missing: nothing to resume.
     """
     notes = _read_notes(path)
     if notes:
@@ -113,7 +113,7 @@ def drop_unfinished(path: pathlib.Path | None) -> None:
 
 
 def _filled(client: Any, notes: _Notes, embeddings: np.ndarray, ads: pa.Table) -> str:
-    """Returns a collection with all ads; goes on with one that a killed export left."""
+    """Returns a collection with all ads; resumes one that a killed export left."""
     size = max(
         connection.BYTES_PER_CALL // (4 * embeddings.shape[1] + 64 * (1 + ads.num_columns)), 1
     )

@@ -205,7 +205,7 @@ class MilvusIndex:
         slices: int,
         remaining: Callable[[], float],
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]:
-        """Returns what Milvus finds for each query, and the k best of it that `rows` allows."""
+        """Returns the hits of Milvus for each query, and the k best of them that `rows` allows."""
         longest = min(self.num_ads, _MAX_RETURNED)
         limit = min(k, longest)
         while True:
@@ -305,7 +305,7 @@ class MilvusIndex:
     def _loaded(
         self, ask: Callable[..., Any], *args: Any, remaining: Callable[[], float], **options: Any
     ) -> Any:
-        """Calls Milvus; loads the collection before where a restart has unloaded it."""
+        """Calls Milvus; loads the collection first if a restart has unloaded it."""
         try:
             return ask(*args, timeout=remaining(), **options)
         except Exception as error:
@@ -373,7 +373,7 @@ def _stacked(
 
 
 def _countdown(timeout_seconds: float | None) -> Callable[[], float]:
-    """Returns a function that returns the seconds that are left, and raises if none is.
+    """Returns a function that returns the remaining seconds, and raises if there are none.
 
     Without a time-out, each call may take `connection.CALL_SECONDS`.
     """

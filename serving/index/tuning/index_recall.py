@@ -64,7 +64,7 @@ def time_alone(
         clock: Returns the time in seconds.
 
     Returns:
-        Latencies [passes, Q] in milliseconds; NaN where the time was over.
+        Latencies [passes, Q] in milliseconds; NaN after time ran out.
     """
     for query in queries[:_WARM_UP]:
         searcher.search(query[None], k)

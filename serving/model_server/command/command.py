@@ -31,7 +31,7 @@ def run() -> None:
 def main(argv: Sequence[str]) -> int:
     """Serves until SIGTERM, SIGINT or, with --end_with_input, the end of the standard input.
 
-    Running requests then get some seconds to end; a second signal ends the process at once.
+    Running requests then get a few seconds to finish; a second signal ends the process at once.
 
     Returns:
         0 after such a stop, 1 if the server could not start.
@@ -82,10 +82,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def models(values: flags.FlagValues) -> model_config.ModelServerConfig:
-    """Returns the models that the flags ask for.
+    """Returns the models that the flags name.
 
     Raises:
-        StatusError: There are none, or the flags contradict each other.
+        StatusError: The flags name no model, or contradict each other.
         OSError: --model_config_file cannot be read.
         ValueError: --model_config_file is not a ModelServerConfig.
     """

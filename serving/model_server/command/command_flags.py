@@ -1,4 +1,4 @@
-"""The model server's flags: those of `tensorflow_model_server`, and six of its own.
+"""The model server's flags: those of `tensorflow_model_server`, and six more.
 
 References: TensorFlow Serving, `model_servers/main.cc` (all flags of mid-2026).
 """
@@ -50,7 +50,7 @@ _REFUSED: dict[str, tuple[Default, str]] = {
     "platform_config_file": ("", "only the platform tensorflow is served"),
     "saved_model_tags": ("serve", "only graphs with the tag serve are served"),
 }
-# The flags that are not an option of the server as they are: default, help, and limits if any.
+# Flags that do not map directly to a server option: default, help, and limits if any.
 _OTHERS: dict[str, tuple[Any, ...]] = {
     "port": (8500, "gRPC port; 0 for only --grpc_socket_path.", 0, 65535),
     "rest_api_port": (8501, "HTTP/REST port; 0 for no REST.", 0, 65535),

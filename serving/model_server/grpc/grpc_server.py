@@ -31,7 +31,7 @@ def build(
         metrics: Metrics of the requests.
 
     Returns:
-        The server and its port, 0 if there is none.
+        The server and its port; 0: no port.
 
     Raises:
         OSError: The port or the socket cannot be bound.

@@ -1,4 +1,4 @@
-"""Checks a ModelServerConfig and finds the versions on disk that it asks for.
+"""Checks a ModelServerConfig and finds the versions on disk that it selects.
 
 References: TensorFlow Serving, `model_servers/server_core.cc` and
     `sources/storage_path/file_system_storage_path_source.cc`.
@@ -57,7 +57,7 @@ def check_not_empty(model: model_config.ModelConfig) -> None:
     """Checks that there is a version to load.
 
     Raises:
-        StatusError: NOT_FOUND if there is none; INVALID_ARGUMENT as `aspired_versions`.
+        StatusError: NOT_FOUND if there are none; INVALID_ARGUMENT as in `aspired_versions`.
     """
     if not aspired_versions(model):
         raise saved_model.not_found(
@@ -67,7 +67,7 @@ def check_not_empty(model: model_config.ModelConfig) -> None:
 
 
 def aspired_versions(model: model_config.ModelConfig) -> dict[int, str]:
-    """Returns the directories of the versions on disk that the model's policy asks for.
+    """Returns the directories of the versions on disk that the model's policy selects.
 
     Only directories with a numeric name count, so a version is published by renaming it from a
     name that is not numeric.

@@ -125,7 +125,7 @@ class ServableManager:
             self._check_available(new, what)
 
     def poll(self) -> None:
-        """Compares the disk with what is loaded, then loads and unloads the differences."""
+        """Compares the disk with the loaded versions, then loads and unloads the differences."""
         with self._updating:
             for name, config in self._configs.items():
                 try:

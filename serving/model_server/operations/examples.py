@@ -228,7 +228,7 @@ def _output(
     dtype: type,
     num_examples: int,
 ) -> np.ndarray | None:
-    """Returns an output tensor; None if the signature has none of this name."""
+    """Returns an output tensor; None if the signature has no output of this name."""
     if key not in definition.outputs:
         return None
     array = values[definition.outputs[key].name]

@@ -178,7 +178,7 @@ def _to_array(value: Any, name: str, dtype: tf.DType) -> np.ndarray:
         raise saved_model.unimplemented(
             f"Input {name}: tensors of type {tensor_codec.type_name(dtype)} have no JSON form."
         )
-    # Lists of different lengths stay what they are, and are no values of the type.
+    # Ragged lists are not converted, and are not values of the type.
     array = np.array(value, object)
     flat = array.reshape(-1).tolist()
     wrong = _first_wrong(flat, dtype)

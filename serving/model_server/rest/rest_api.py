@@ -88,7 +88,7 @@ class RestReply:
 
 @dataclasses.dataclass
 class _Call:
-    """What a path names, as far as it was read."""
+    """The parts of a path parsed so far."""
 
     spec: model_pb2.ModelSpec = dataclasses.field(default_factory=model_pb2.ModelSpec)
     action: str = ""

@@ -21,7 +21,7 @@ _IDLE_SECONDS = 50
 
 
 class RestServer:
-    """An HTTP server on a thread of its own."""
+    """An HTTP server on its own thread."""
 
     def __init__(
         self,

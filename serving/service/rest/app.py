@@ -3,7 +3,7 @@
     POST /v1/recommend         `requests.Request` -> `requests.Answer`
     POST /v1/recommend/batch   {"requests": [...]} -> {"responses": [...]}
     POST /v1/events            with a user store, and /v1/users/{id}; `user_routes`
-    GET  /v1/bundle            what is served
+    GET  /v1/bundle            the served release
     GET  /healthz /readyz      liveness; whether the service expects to give full answers
     GET  /metrics              for Prometheus; `service_metrics` has the names
     GET  /openapi.json         the API, with examples of the release; `openapi`

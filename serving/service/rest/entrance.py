@@ -63,7 +63,7 @@ class Entrance:
             metrics: Counts the requests.
             overloaded: Returns why a request cannot be answered in time, or None, given its path,
                 the milliseconds that the caller has left (None: unknown), and the time at which it
-                arrived. It is asked before the body is read, which costs more than a refusal.
+                arrived. It is called before the body is read, which costs more than a refusal.
             token: Bearer token that is required except for health, readiness and the pages; None:
                 no token is required.
         """
@@ -171,7 +171,7 @@ def _request_id(given: bytes | None) -> str:
 
 
 def _as_header(request_id: str) -> bytes:
-    """Returns an id as the value of a header, percent-encoded where it would not be one."""
+    """Returns an id as the value of a header, percent-encoded if it is not a valid header value."""
     if request_id.isascii() and request_id.strip() == request_id:
         return request_id.encode()
     return urllib.parse.quote(request_id, safe="").encode()

@@ -82,7 +82,7 @@ def openapi_document(
     Args:
         app: The application.
         service: Orchestrator whose release provides the examples.
-        open_paths: Routes that need no token; None: no route needs one.
+        open_paths: Routes that do not require a token; None: no route requires one.
     """
     document = copy.deepcopy(app.openapi())
     document["info"]["version"] = str(service.release.version)

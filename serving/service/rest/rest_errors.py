@@ -11,7 +11,7 @@ from fastapi import exceptions, responses
 from serving import errors, orchestrator, requests
 from serving.service.rest import schemas
 
-# What each path receives; the others are those of users.
+# The body of each path; the other paths are user routes.
 _MODELS: dict[str, type[pydantic.BaseModel]] = {
     "/v1/recommend": requests.Request,
     "/v1/recommend/batch": schemas.BatchRequest,
@@ -40,7 +40,7 @@ def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], objec
 
     Args:
         app: Application.
-        check: Checks a request against the release, for the faults next to those of its types.
+        check: Checks a request against the release, for errors other than wrong types.
     """
 
     @app.exception_handler(errors.InvalidRequestError)
@@ -62,7 +62,7 @@ def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], objec
         details = error.errors()
         first = details[0]
         if isinstance(first.get("input"), bytes):
-            # FastAPI parses only what is declared as JSON.
+            # FastAPI parses only bodies declared as JSON.
             got = repr(request.headers.get("content-type", "none"))
             return _other_type(f"the header 'content-type: application/json', got {got}")
         if first["type"] == "json_invalid":
@@ -99,7 +99,7 @@ def _with_faults_of_rest(
     faulty: Set[str],
     check: Callable[[requests.Request], object],
 ) -> errors.InvalidRequestError:
-    """Returns an error with the faults of the keys of a body that have no fault of their type."""
+    """Returns an error that also covers the keys of a body whose types are right."""
     try:
         check(requests.Request(**{key: body[key] for key in body.keys() - faulty}))
     except errors.InvalidRequestError as more:

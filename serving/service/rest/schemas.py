@@ -28,14 +28,14 @@ class ReadyBody(pydantic.BaseModel):
     status: str
     """ready."""
     degraded: str | None
-    """What is wrong at the moment: why answers come in retrieval order, lack live updates or users,
-    or are not logged. Null: nothing."""
+    """Current problems: why answers are in retrieval order, lack live updates or users,
+    or are not logged. Null: none."""
     refused: str | None = None
-    """Why a newer release is not served. Absent if there is none."""
+    """Why a newer release is not served. Absent if no release was refused."""
 
 
 class ErrorDetail(pydantic.BaseModel):
-    """What went wrong."""
+    """Details of an error."""
 
     code: str
     message: str

@@ -1,11 +1,11 @@
-"""The routes of users, which a service with a user store has.
+"""The user routes of a service with a user store.
 
     POST   /v1/events          `requests.EventBatch` -> `requests.EventsAdded`
-    GET    /v1/users/{id}      what the store knows of a user
+    GET    /v1/users/{id}      the stored data of a user
     PUT    /v1/users/{id}      `requests.UserProfile`: replaces the profile
     DELETE /v1/users/{id}      erases the user from the store
 
-Each can be sent again after a failure.
+All of them can be retried after a failure.
 """
 
 import urllib.parse
@@ -23,7 +23,7 @@ _USER_PATH = "/v1/users/{user_id:path}"
 
 
 def add_refusals(app: fastapi.FastAPI) -> None:
-    """Adds routes that say why a service without a user store does not have those of users.
+    """Adds routes that explain why a service without a user store has no user routes.
 
     Args:
         app: Application.
@@ -44,7 +44,7 @@ async def _checked(http: fastapi.Request, user_id: str) -> str:
     """Returns the id of a user; raises `InvalidRequestError` if no request can have it."""
     path: str = http.scope["raw_path"].decode("latin-1")
     try:
-        # The server replaces what is not UTF-8, so that several ids would become one.
+        # The server replaces invalid UTF-8, so several ids would become one.
         urllib.parse.unquote_to_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise errors.InvalidRequestError(
@@ -76,15 +76,15 @@ def add_routes(
 
     @app.post("/v1/events", **described)
     async def add_events(body: requests.EventBatch) -> requests.EventsAdded:
-        """Adds what users did, and were shown, to their histories.
+        """Adds actions and impressions to the histories of users.
 
-        Events can be sent again: those of a user with the same id are one event.
+        Events can be resent: events of a user with the same id count once.
         """
         return await events.add(body.events)
 
     @app.get(_USER_PATH, responses=refusals(400, 401, 500, 503))
     async def user(user_id: _UserId) -> dict[str, Any]:
-        """What the user store knows of a user: profile, actions and impressions."""
+        """Returns the stored data of a user: profile, actions and impressions."""
         return (await data.get(user_id)).to_json()
 
     @app.put(_USER_PATH, **described)
@@ -99,6 +99,6 @@ def add_routes(
     async def delete(user_id: _UserId) -> requests.UserDeleted:
         """Erases a user from the user store.
 
-        The impression log and the log of events keep what they have.
+        The impression log and the log of events are not changed.
         """
         return requests.UserDeleted(deleted=await data.delete(user_id))

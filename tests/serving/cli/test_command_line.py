@@ -43,7 +43,7 @@ MISTAKES = {
     ("train.py", "--nofroce"): "error: Unknown flag --nofroce. Did you mean --noforce? See",
     ("train.py", "--index=ivfqp"): (
         "error: Unknown index kind 'ivfqp'; expected one of auto, Flat, IVF, IVFPQ, HNSW, or "
-        "MODULE:CLASS for a class of your own. Did you mean 'IVFPQ'?"
+        "MODULE:CLASS for your own class. Did you mean 'IVFPQ'?"
     ),
     ("train.py", "--n_samples=many"): "error: --n_samples: expected integer >= 100, got 'many'.",
     ("size.py", "--rps=inf"): "error: --rps is inf; expected a finite number of requests",

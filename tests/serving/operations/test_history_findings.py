@@ -93,5 +93,5 @@ def test_an_event_id_counts_once_and_malformed_lines_are_counted(tmp_path):
     found = operations.compare_histories(log_files, [event_file], release)
     assert found == (
         "2 of 2 answers (100.0%) have the histories that follow from the logged events; "
-        "2 lines are no events and were left out"
+        "2 lines are not events and were left out"
     )

@@ -130,7 +130,7 @@ def test_k_beyond_the_candidates_widens_the_search(run):
     [
         ({"user": {"contry": "CH"}}, "user: unknown field 'contry'.*Did you mean 'country'.*Known"),
         ({"context": {"price": 3}}, "context: unknown field 'price'.*field of the ad"),
-        ({"context": {"country": "CH"}}, "context: the field 'country' is in user and in context"),
+        ({"context": {"country": "CH"}}, "context: the field .country. is in both user and"),
         ({"user": {"age": "old"}}, r"user\.age: expected a finite number or null, got 'old' \(str"),
         ({"user": {"age": True}}, r"user\.age: expected a finite number .* got True \(bool"),
         ({"user": {"age": float("nan")}}, r"user\.age: .*got nan .*Send None for a missing value"),
@@ -149,7 +149,7 @@ def test_k_beyond_the_candidates_widens_the_search(run):
         ({"user": {"country": {"a": 1}}}, r"user\.country: expected a string.*\(dict"),
         ({"user": {"country": 1.5}}, r"user\.country: expected a string.*got 1\.5 \(float"),
         ({"user": {"country": False}}, r"user\.country: expected a string.*\(bool"),
-        ({"user": {"country": "\ud800"}}, r"user\.country: expected text without half surrogate"),
+        ({"user": {"country": "\ud800"}}, r"user\.country: expected text without unpaired surro"),
         (
             {"user": {"history": "ad-3"}},
             r"user\.history: expected a list of strings or null, got 'ad-3' \(str\)\. Send a list",
@@ -161,7 +161,7 @@ def test_k_beyond_the_candidates_widens_the_search(run):
         ({"user": {"history": [True]}}, r"user\.history\[0\]: expected a string.*\(bool"),
         (
             {"user": {"history": ["\ud800"]}},
-            r"user\.history\[0\]: expected text without half surrogate",
+            r"user\.history\[0\]: expected text without unpaired surrogates",
         ),
         ({"user": {"history": ["a"] * 1001}}, r"user\.history: expected at most 1000 .*got 1001"),
         ({"weights": {"clicks": 1}}, "weights: unknown head 'clicks'.*Did you mean 'click'"),

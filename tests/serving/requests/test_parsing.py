@@ -99,13 +99,13 @@ def test_wrong_types_and_keys_are_refused_as_such(changes, message):
         ),
         (
             {"filters": {"allowed_ads": ["\ud800"]}},
-            "filters.allowed_ads: expected text without hal",
+            "filters.allowed_ads: expected text without unpaired",
         ),
         (
             {"rules": {"caps": [{"field": "{a}", "max": 1}] * 2}},
             "rules.caps: expected one rule for the field '{a}', got [",
         ),
-        ({"seen": {"ads": {"\ud800": 1}}}, "seen.ads: expected text without half surrogate pairs"),
+        ({"seen": {"ads": {"\ud800": 1}}}, "seen.ads: expected text without unpaired surrogates"),
     ],
 )
 def test_values_beyond_their_limits_are_refused(changes, message):
@@ -171,4 +171,4 @@ def test_all_faults_of_types_are_named_up_to_a_maximum():
     with pytest.raises(errors.RequestTypeError) as refused:
         requests.parse(requests.Request, {"filters": {"conditions": conditions}})
     lines = str(refused.value).split("\n")
-    assert (len(lines), lines[-1]) == (21, "There are 10 more faults.")
+    assert (len(lines), lines[-1]) == (21, "There are 10 more errors.")

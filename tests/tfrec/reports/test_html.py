@@ -93,7 +93,7 @@ def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure
         assert "if revenue were known" in shown
         assert "recall@500, uniform exposure" in shown
         assert "The two-tower model reaches 100.0 % (100.0 % to 100.0 %)" in shown
-    assert "of what the ranker would return if it ordered all ads" in words
+    assert "of the value if the ranker ordered all ads" in words
     without = with_truth.funnel.utilities["utility"].model_copy(update={"over_all_ads": None})
     large = with_truth.funnel.model_copy(update={"utilities": {"utility": without}})
     report = with_truth.model_copy(update={"funnel": large})
@@ -167,7 +167,7 @@ def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
     )
     assert report_html.funnel_in_words(clicks) == (
         "25.0 % of 40 held-out clicked ads are among the ten that are returned; the tower loses "
-        "most, 75.0 %. Only ads that were shown were clicked, so what was shown matters, too."
+        "most, 75.0 %. Only ads that were shown were clicked, so the exposure matters, too."
     )
 
 

@@ -332,7 +332,7 @@ def test_times_in_another_unit_or_none_are_counted(tmp_path):
     assert built.time.unit == "milliseconds"
     (found,) = (own.text for own in built.warnings if "the unit of most rows" in own.text)
     assert found.startswith("2 rows (0.7 %) have a time that is not a date between 1990 and 2100")
-    assert "1 would be dates in seconds and 1 would be dates in no unit." in found
+    assert "1 would be dates in seconds and 1 would not be dates in any unit." in found
 
 
 @pytest.mark.parametrize(

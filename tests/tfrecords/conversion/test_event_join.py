@@ -150,7 +150,7 @@ def test_a_schema_of_events_is_read_back_and_faults_are_named(tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             schema_lib.schema_from_json({**value, "events": events})
-    with pytest.raises(ValueError, match="click comes from the event types"):
+    with pytest.raises(ValueError, match="click follows from the event types"):
         schema_lib.schema_from_json({**value, "click": "clicked"})
     with pytest.raises(ValueError, match="joined by user_key or request_key"):
         dataclasses.replace(SHOP, user_key=None)

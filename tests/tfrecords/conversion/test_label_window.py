@@ -144,7 +144,7 @@ def test_a_row_with_a_date_in_the_future_does_not_make_all_others_old(planted, t
     assert 0 < data_set.description.rows_inside_engagement_window - young <= 2 * 21
     assert data_set.description.rows_after_end_of_log == 1
     texts = [warning.text for warning in card.build_card(data_set).warnings]
-    assert any(text.startswith("1 rows are more than 259,200 seconds after all") for text in texts)
+    assert any(text.startswith("1 rows are more than 259,200 seconds later") for text in texts)
 
 
 def test_a_wrong_time_does_not_change_the_unit_of_the_others(planted, tmp_path):
@@ -168,7 +168,7 @@ def test_a_window_needs_a_time_and_a_label_and_no_drawn_ads(log, tmp_path):
     with pytest.raises(ValueError, match="names neither engagement nor revenue"):
         convert(log, tmp_path / "data", schema=unlabeled)
     with_users = dataclasses.replace(SCHEMA, user_key="country")
-    with pytest.raises(ValueError, match="sampled_negatives exclude each other"):
+    with pytest.raises(ValueError, match="sampled_negatives cannot be combined"):
         convert(log, tmp_path / "data", schema=with_users, sampled_negatives=1)
     with pytest.raises(ValueError, match="engagement_window_seconds must be 0 or more, got -1"):
         convert(log, tmp_path / "data", window=-1)

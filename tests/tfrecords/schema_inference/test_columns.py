@@ -87,7 +87,7 @@ def test_what_differs_within_a_request_is_not_on_the_query_side(tmp_path: pathli
     ) in notes
     assert "Query side, constant within each request: 'nights'." in notes
     assert any(
-        "varies within a request, which stores one value" in n and "'browser'" in n for n in notes
+        "varies within a request, which has one value" in n and "'browser'" in n for n in notes
     )
     assert any(
         "the position of the ad, which is unknown" in n and "'second_slot'" in n for n in notes
@@ -384,7 +384,7 @@ def test_a_session_is_no_request(tmp_path: pathlib.Path, unit: int) -> None:
     # Of the page, and not of the item.
     assert sides(proposal) == {"user": "query", "item": "ad", "recent_clicks": "query"}
     assert any(
-        "for an ad, of which the catalog stores one value" in n and "'page_number'" in n
+        "for an ad, but the catalog stores one value per ad" in n and "'page_number'" in n
         for n in notes
     )
 
@@ -530,7 +530,7 @@ def test_what_changed_for_an_ad_stays_a_property_of_it(tmp_path: pathlib.Path) -
     assert sides(proposal) == {
         "user": "query", "item": "ad", "price": "ad", "wording": "ad", "weather": "query",
     }  # fmt: skip
-    assert any("catalog stores the latest value: 'price', 'wording'" in note for note in notes)
+    assert any("catalog stores its latest value: 'price', 'wording'" in note for note in notes)
 
 
 def test_the_time_orders_the_changes_of_an_ad(tmp_path: pathlib.Path) -> None:
@@ -676,7 +676,7 @@ def test_columns_of_later_files_are_said(tmp_path: pathlib.Path) -> None:
     last = write(tmp_path / "2.tsv", {**log, "channel": ["mail"] * 1200})
     proposal, notes = infer.propose([first, last])
     assert "channel" not in sides(proposal)
-    said = f"Left out: columns that {first} lacks: 'channel' (in {last}). Add them to all files"
+    said = f"Left out: columns that {first} lacks: 'channel' (in {last}). To use them, add them"
     assert any(said in note for note in notes)
     _, notes = infer.propose([first, first])
     assert "lacks" not in " ".join(notes)

@@ -250,7 +250,7 @@ def test_many_notes_of_a_kind_are_one(tmp_path: pathlib.Path) -> None:
     asked = [note for note in notes if "a code or a quantity?" in note]
     assert [note.split()[0] for note in asked] == ["'f0'", "'f1'", "'f2'"]
     at = notes.index(asked[-1]) + 1
-    assert notes[at] == f"The same of {', '.join(f'{name!r}' for name in list(codes)[3:])}."
+    assert notes[at] == f"The same for {', '.join(f'{name!r}' for name in list(codes)[3:])}."
     _, notes = proposed(tmp_path, **dict(list(codes.items())[:4]))
     assert sum("a code or a quantity?" in note for note in notes) == 4
 

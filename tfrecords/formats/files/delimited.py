@@ -74,7 +74,7 @@ class DelimitedLog:
     Args:
         files: The files.
         layout: Their layout.
-        derive: Derives the columns of the schema from those of the files; None: they are the same.
+        derive: Derives the columns of the schema from those of the files; None: the same.
         rows_per_chunk: Approximate number of rows of a chunk.
     """
 
@@ -114,7 +114,7 @@ def open_rows(path: pathlib.Path, layout: Layout) -> tuple[lines.RowReader, tupl
     """Opens a file after its header, and returns the names of its columns.
 
     Raises:
-        FileNotFoundError, ValueError: As in `lines.open_text`; or a column is missing.
+        FileNotFoundError, ValueError: See `lines.open_text`; or a column is missing.
     """
     reader = lines.RowReader(path, layout.quote, layout.delimiter)
     if layout.columns is not None:

@@ -83,7 +83,7 @@ class RowReader:
         delimiter: Text between values, which distinguishes opening quotes from others.
 
     Raises:
-        FileNotFoundError, ValueError: As in `open_text`, or the file is not text.
+        FileNotFoundError, ValueError: See `open_text`; or the file is not text.
     """
 
     def __init__(self, path: pathlib.Path, quote: bool = False, delimiter: str = "\t") -> None:

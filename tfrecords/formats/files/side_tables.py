@@ -28,15 +28,15 @@ class SideTable:
         key: Columns that identify its rows, with the same names in the log.
         types: Columns to join and their types: `delimited.STRINGS`, `NUMBERS` or `VECTORS`.
         lists: Columns that may hold lists.
-        decimal: Decimal sign of numbers in texts of JSON lines; None: plain numbers.
+        decimal: Decimal sign of numbers in JSON strings; None: plain numbers.
 
     Attributes:
         path, key: See the arguments.
         columns: Columns to join.
-        keys: Rows that do not count because of their key.
+        keys: Rows that are ignored because of their key.
 
     Raises:
-        FileNotFoundError, ValueError: As in `table_files.read`.
+        FileNotFoundError, ValueError: See `table_files.read`.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SideTable:
 
         Args:
             parsed: Rows with the key.
-            must_match: Whether it is an error if the table has none of several keys.
+            must_match: Whether it is an error if the table matches none of several keys.
 
         Raises:
             ValueError: The table has none of the keys.

@@ -84,7 +84,7 @@ def column_names(
         header: Names of the columns of a delimited text without a header line, or none.
 
     Raises:
-        FileNotFoundError, ValueError: As in `is_parquet`, or the header cannot be read.
+        FileNotFoundError, ValueError: See `is_parquet`; or the header cannot be read.
     """
     if is_parquet(path):
         return parquet.column_names(path)
@@ -128,11 +128,11 @@ def open_table(
         lists: Columns that may hold lists.
         optional: Columns that the file may lack; they are missing in its rows.
         rows_per_chunk: Approximate number of rows of a chunk.
-        header: As in `column_names`.
+        header: See `column_names`.
         decimal: Decimal sign of numbers in texts of JSON lines; None: plain numbers.
 
     Raises:
-        FileNotFoundError, ValueError: As in `column_names`, or a column has an unsupported type.
+        FileNotFoundError, ValueError: See `column_names`; or a column has an unsupported type.
     """
     of_folders = types.keys() & folders.values_of(path).keys()
     if of_folders:
@@ -178,7 +178,7 @@ def read(
     """Reads all rows of some columns of a table.
 
     Raises:
-        FileNotFoundError, ValueError: As in `open_table`, or a row is bad.
+        FileNotFoundError, ValueError: See `open_table`; or a row is bad.
     """
     return protocol.read_all(open_table(path, types, lists, decimal=decimal), types)
 
@@ -187,7 +187,7 @@ def text(path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = 
     """Detects the layout of a delimited text.
 
     Raises:
-        FileNotFoundError, ValueError: As in `is_parquet`, or the header is not UTF-8, has a quote
+        FileNotFoundError, ValueError: See `is_parquet`; or the header is not UTF-8, has a quote
             that is not closed, or has an unknown delimiter.
     """
     sample = lines.RowReader(path).sample()
@@ -204,7 +204,7 @@ def text(path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = 
     if not found:
         raise ValueError(
             f"{path}: expected {len(header)} columns, the schema's header, but its first line "
-            f"{first_line[:60].decode('utf-8', 'replace')!r} has another number of values. Correct "
+            f"{first_line[:60].decode('utf-8', 'replace')!r} has more or fewer values. Correct "
             "the header in the schema."
         )
     best = max(found, key=lambda text: _fit(text, wanted, sample))

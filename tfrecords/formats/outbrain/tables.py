@@ -95,7 +95,7 @@ def read_table(path: pathlib.Path | None, key: str, types: Mapping[str, pa.DataT
         types: Other columns and their types: `ID`, `delimited.STRINGS` or `pa.string()`.
 
     Raises:
-        FileNotFoundError, ValueError: As in `delimited.open_rows`; or a row is bad or a key
+        FileNotFoundError, ValueError: See `delimited.open_rows`; or a row is bad or a key
             repeated.
     """
     parts: dict[str, list[np.ndarray | pa.Array]] = {name: [] for name in (key, *types)}
@@ -122,7 +122,7 @@ def read_lists(path: pathlib.Path | None, value: str) -> Lists:
         value: Column of the value, an id.
 
     Raises:
-        FileNotFoundError, ValueError: As in `read_table`.
+        FileNotFoundError, ValueError: See `read_table`.
     """
     types = {value: ID, "confidence_level": delimited.NUMBERS}
     parts: list[list[np.ndarray]] = [[], [], []]
@@ -173,7 +173,7 @@ def _read(path: pathlib.Path, key: str, types: Mapping[str, pa.DataType]) -> Ite
 
 
 def _compact(column: pa.ChunkedArray) -> np.ndarray | pa.Array:
-    """Returns numbers as an array, int32 where they fit, and other columns in one piece."""
+    """Returns numbers as an array, int32 if they fit, and other columns in one piece."""
     if column.type == delimited.NUMBERS:
         return column.to_numpy().astype(np.float32)
     if column.type != ID:

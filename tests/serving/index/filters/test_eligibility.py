@@ -143,7 +143,7 @@ def test_an_empty_filter_is_none():
         (one("advertiser", none_of=[1.5]), r"none_of\[0\]: expected a string .* got 1\.5 \(float"),
         (
             one("tags", all_of=["\ud800"]),
-            r"all_of: expected text without half surrogate pairs, got",
+            r"all_of: expected text without unpaired surrogates, got",
         ),
         ({"allowed_ads": "ad-1"}, r"filters\.allowed_ads: expected a list, got 'ad-1'"),
         ({"excluded_ads": ["x"] * 50_001}, r"filters\.excluded_ads: .* at most 50000 .* got 50001"),
