@@ -7,7 +7,6 @@ WORKDIR/ranker.json           written last: fingerprint, heads, calibrators, met
 """
 
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -297,7 +296,6 @@ def train_ranker(
         lambda: _validate(model, data_set, config),
         plan,
         workdir,
-        observe=functools.partial(model.embedding_norms, next(iter(read(0)))),
         progress=progress,
         options=dataclasses.asdict(config),
         extra_callbacks=callbacks,

@@ -21,8 +21,6 @@ Training, evaluation and export use these members:
     as_logged                       adds position biases, for losses and metrics
     compute_loss, tasks             the losses of the heads; other `tfrs.tasks` drop in
     sparse_variables                tables that take sparse updates: those of embedding layers
-    query_embeddings, ad_embeddings optional `layers.FieldEmbeddings`, which are shown in
-                                    TensorBoard
     head_layers, set_head_biases    optional last layers, which start at the rates of the log
     machines, mix_rare_heads        what is fitted after training for heads with few positives
     id_dropout, user_bias, position_bias   corrections for what the log has; the last two or None
@@ -59,7 +57,6 @@ class RankingModel(training.StageModel):
         heads: The heads.
         tasks: Head -> its objective; another `tfrs.tasks.Ranking` can take its place.
         head_layers: Head -> the layer from [..., W] to its logits; see `head_logits`.
-        query_embeddings, ad_embeddings: Embeddings of the fields; None if there are none.
         id_dropout: Hides ids in training.
         amount_slopes: Head of an amount -> its line in the ad's numbers, fitted before training.
         user_bias: Per-user biases; None if the log has no users.
@@ -70,17 +67,12 @@ class RankingModel(training.StageModel):
             positive amount.
     """
 
-    # Keras tracks no attribute that the class has, so they are set in the constructor.
-    query_embeddings: layers.FieldEmbeddings | None
-    ad_embeddings: layers.FieldEmbeddings | None
-
     def __init__(
         self, fitted: encoding.FittedSchema, config: RankerConfig, heads: Sequence[str]
     ) -> None:
         super().__init__()
         self.heads = tuple(heads)
         self._config, self._fitted = config, fitted
-        self.query_embeddings = self.ad_embeddings = None
         self.tasks = {head: tasks.task_of(head) for head in self.heads}
         self.head_layers = {
             head: tf.keras.layers.Dense(HEADS[head].num_logits) for head in self.heads
@@ -288,17 +280,6 @@ class RankingModel(training.StageModel):
         for head, layer in self.head_layers.items():
             if layer.built:
                 layer.bias.assign(biases[head])
-
-    def embedding_norms(self, batch: reader.Batch) -> dict[str, tf.Tensor]:
-        """Returns scalars for TensorBoard: norms of the field embeddings, if there are any.
-
-        Args:
-            batch: See `compute_loss`.
-        """
-        query, ad = self.query_embeddings, self.ad_embeddings
-        if query is None or ad is None or not (query.built and ad.built):
-            return {}
-        return training.norms_of_sides(query, ad, self._fitted, batch)
 
 
 RANKERS: plugins.Registry[type[RankingModel]] = plugins.Registry(
