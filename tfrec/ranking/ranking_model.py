@@ -37,11 +37,11 @@ from typing import Self
 
 import tensorflow as tf
 
-from tfrec import layers, training
+from tfrec import calibration, layers, training
 from tfrec.config import RankerConfig
 from tfrec.heads import CLICK, ENGAGEMENT, HEADS, HeadKind
 from tfrec.layers import Logits
-from tfrec.ranking import tasks
+from tfrec.ranking import down_sampling, tasks
 from tfrecords import encoding, plugins, reader
 
 
@@ -280,6 +280,27 @@ class RankingModel(training.StageModel):
         for head, layer in self.head_layers.items():
             if layer.built:
                 layer.bias.assign(biases[head])
+
+
+def served_scores(
+    model: RankingModel,
+    calibrators: calibration.Calibrators,
+    keep_rate: float,
+    query: tf.Tensor,
+    ad: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """Returns the values of each head as they are served, calibrated: head -> [B, C] float32.
+
+    Args:
+        model: The ranker.
+        calibrators: Its calibrators.
+        keep_rate: Share of the unclicked rows that the log keeps, `Schema.negative_keep_rate`.
+        query: [B, Wq] int32.
+        ad: [B, C, Wa] int32.
+    """
+    outputs = calibrators.apply(model.score(query, ad))
+    served = down_sampling.undo_down_sampling(outputs, keep_rate)
+    return {head: served[HEADS[head].output] for head in model.heads}
 
 
 RANKERS: plugins.Registry[type[RankingModel]] = plugins.Registry(
