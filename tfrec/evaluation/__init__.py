@@ -5,17 +5,14 @@ from tfrec.evaluation.candidates import CandidateIndex
 from tfrec.evaluation.corpus_ranking import NDCG_AT, RECALL_AT
 from tfrec.evaluation.evaluation import Models, OpenIndex, evaluate, evaluate_whole_system
 from tfrec.evaluation.ground_truth import GroundTruth, load_ground_truth
-from tfrec.evaluation.realized import REALIZED_OUTCOMES
 from tfrec.evaluation.report import (
     CalibrationBin,
     ClickFunnel,
     Estimate,
     EvaluationReport,
     HeadQuality,
-    Outcome,
     OverAllAds,
     Promise,
-    RealizedValue,
     RetrievalQuality,
     ScoreCurves,
     ScoreHistogram,
@@ -32,7 +29,6 @@ from tfrec.evaluation.retrieval_comparison import (
 
 __all__ = [
     "NDCG_AT",
-    "REALIZED_OUTCOMES",
     "RECALL_AT",
     "CalibrationBin",
     "CandidateIndex",
@@ -45,11 +41,9 @@ __all__ = [
     "ItemNeighbors",
     "Models",
     "OpenIndex",
-    "Outcome",
     "OverAllAds",
     "Popularity",
     "Promise",
-    "RealizedValue",
     "RetrievalQuality",
     "ScoreCurves",
     "ScoreHistogram",
