@@ -5,6 +5,7 @@ from tfrec.evaluation.candidates import CandidateIndex
 from tfrec.evaluation.corpus_ranking import NDCG_AT, RECALL_AT
 from tfrec.evaluation.evaluation import Models, OpenIndex, evaluate, evaluate_whole_system
 from tfrec.evaluation.ground_truth import GroundTruth, load_ground_truth
+from tfrec.evaluation.head_quality import HeadRows, HeadScores, head_samples
 from tfrec.evaluation.report import (
     CalibrationBin,
     ClickFunnel,
@@ -38,6 +39,8 @@ __all__ = [
     "EvaluationReport",
     "GroundTruth",
     "HeadQuality",
+    "HeadRows",
+    "HeadScores",
     "ItemNeighbors",
     "Models",
     "OpenIndex",
@@ -55,6 +58,7 @@ __all__ = [
     "evaluate",
     "evaluate_retrieval",
     "evaluate_whole_system",
+    "head_samples",
     "load_ground_truth",
     "read_history",
     "recommender_of",
