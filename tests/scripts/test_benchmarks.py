@@ -114,6 +114,16 @@ def test_the_conversion_is_measured(tmp_path):
 
 
 @pytest.mark.benchmark
+def test_what_histories_and_rates_add_is_measured(tmp_path):
+    result, shown = run(
+        "benchmarks/convert.py", "--computed", "--rows=3000", f"--workdir={tmp_path}"
+    )
+    sizes = {own["computed fields"]: own["data_mb"] for own in result["measured"]}
+    assert sizes["none"] < sizes["last clicks"]
+    assert "last clicks and last impressions of advertisers" in shown
+
+
+@pytest.mark.benchmark
 def test_reading_and_its_shuffle_are_measured(tmp_path):
     result, _ = run(
         "benchmarks/reader.py",
