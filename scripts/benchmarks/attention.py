@@ -1,7 +1,7 @@
 """Measures what attention and other parts of the ranker are worth, and what they cost.
 
     python scripts/benchmarks/attention.py --world=sequence --n_samples=100000
-    python scripts/benchmarks/attention.py --data=workdir/quickstart/data,workdir/shop/data
+    python scripts/benchmarks/attention.py --data=workdir/a/data,workdir/b/data --seeds=1,2
 
 Trains the ranker with and without attention blocks on the log of a world, about five minutes on a
 core. With --data, trains it on converted data sets, also without crosses and without products of
