@@ -5,6 +5,8 @@ r"""Measures latency and throughput of requests over HTTP, through all stages.
     python scripts/benchmarks/http_service.py --num_ads=10000 --rates=40,60 --duration_seconds=5
     python scripts/benchmarks/http_service.py --num_ads=200000 --index=HNSW \
         --milvus_uri=http://127.0.0.1:19530
+    python scripts/benchmarks/http_service.py --constants=constants.json
+    tfrec size --constants=constants.json --ads=10000000 --rps=1000
 
 The setup is that of production on a single machine: `scripts/serve.py` with --workers processes,
 the embedded model server in another process, and the load generator in a third (`poisson_load.py`).
@@ -20,24 +22,37 @@ clients that keep the service busy); `overload` (at multiples of the capacity: `
 answers per second within --deadline_ms, and `late_share`, the share of the answers that come
 later); `in_process` (both stages in one process, without HTTP or gRPC); `processor_ms_per_request`
 and `peak_memory_mb` of each process (memory-mapped files count in each process that has read them).
+
+--constants also measures what an ad, a request and a user cost, and writes the constants of `tfrec
+size`. Processor time is that of the consecutive requests, so another load on the machine changes
+little.
 """
 
+import asyncio
 import dataclasses
+import datetime
 import json
+import os
 import pathlib
+import platform
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import httpx
 import numpy as np
 from absl import flags
 from workload import fresh_process, harness, poisson_load, running_service, wide_catalog
 
-from serving import cli, export, index, releases
+from serving import cli, export, index, manifest, operations, releases, users
 from serving.client import LocalClient
+from serving.process import resident_bytes
 from tfrec import ranking, retrieval
-from tfrecords import reader
+from tfrecords import files, reader
 
 WARM_UP = 50
+NUM_USERS = 2_000
 # Twice the number of requests that a process computes at a time: 2 in the index, 4 in the ranker.
 NUM_CLIENTS = 12
 STAGES = ("query_tower", "index", "features", "ranker", "total")
@@ -45,6 +60,11 @@ STAGES = ("query_tower", "index", "features", "ranker", "total")
 
 def main() -> None:
     values = flags.FLAGS
+    if values.constants and (values.workers > 1 or values.milvus_uri):
+        raise ValueError(
+            "--constants is of one process with its own index; expected neither "
+            "--workers nor --milvus_uri."
+        )
     name = f"{values.num_ads}{'-milvus' if values.milvus_uri else ''}"
     base = pathlib.Path(values.workdir) / "benchmark_serving" / name
     if not releases.versions(base):
@@ -69,6 +89,9 @@ def main() -> None:
             )
             for name, ms in before.items()
         }
+        if values.constants:
+            constants = measure_constants(base, target, process_ids["service"], processor_ms)
+            files.write_json(pathlib.Path(values.constants), dataclasses.asdict(constants))
         rates = list(_rising(target, [float(rate) for rate in values.rates]))
         hurried = dataclasses.replace(
             target, headers=(("x-deadline-ms", f"{values.deadline_ms:g}"),)
@@ -128,6 +151,87 @@ def measure_in_process(
         **harness.percentiles(milliseconds[WARM_UP:]),
         "peak_memory_mb": round(fresh_process.peak_rss_mb()),
     }
+
+
+def measure_constants(
+    base: pathlib.Path,
+    target: poisson_load.Target,
+    process_id: int,
+    processor_ms: dict[str, float],
+) -> operations.MeasuredConstants:
+    """Measures what `tfrec size` calculates with.
+
+    Args:
+        base: Bundle base.
+        target: Service and requests.
+        process_id: Process of the service, which has answered requests.
+        processor_ms: Processor time of a request in the service and in the model server.
+    """
+    values = flags.FLAGS
+    release = manifest.read(base, max(releases.versions(base)))
+    directory = base / "ad_index" / str(release.version)
+    sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+    row_bytes = sizes["ad_features.npy"] + sizes["ads.arrow"]
+    private_bytes, search_ms = fresh_process.call(measure_index, directory, values.singles)
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{target.url}/v1/recommend", content=target.bodies[0], headers=headers)
+    return operations.MeasuredConstants(
+        machine=f"{os.cpu_count()} cores, {platform.machine()}",
+        date=datetime.date.today().isoformat(),
+        command=f"scripts/benchmarks/http_service.py --num_ads={values.num_ads} --constants=FILE",
+        num_ads=values.num_ads,
+        dimension=release.index["dimension"],
+        index=release.index["build"].get("factory", release.index["kind"]),
+        index_bytes_per_ad=round(sizes["index.faiss"] / values.num_ads, 1),
+        row_bytes_per_ad=round(row_bytes / values.num_ads, 1),
+        private_bytes_per_ad=round(private_bytes / values.num_ads, 1),
+        process_bytes=resident_bytes(process_id) - private_bytes,
+        search_cpu_ms=round(search_ms, 3),
+        service_cpu_ms=processor_ms["service"],
+        ranker_cpu_ms=processor_ms["model_server"],
+        num_columns=index.AdIndex.open(directory).num_fields,
+        num_outputs=len(release.outputs),
+        request_bytes=len(target.bodies[0]),
+        answer_bytes=len(answer.raise_for_status().content),
+        store_bytes_per_user={"SQLite": round(asyncio.run(measure_users()))},
+    )
+
+
+def measure_index(directory: pathlib.Path, singles: int) -> tuple[int, float]:
+    """Measures a process that serves an index; call it in a fresh process.
+
+    Args:
+        directory: `ad_index/N` of a bundle.
+        singles: Number of searches.
+
+    Returns:
+        Its own memory in bytes, and the median processor time of a search in milliseconds.
+    """
+    before = resident_bytes()
+    ads = index.AdIndex.open(directory)
+    ads.prepare_filters()
+    own = resident_bytes() - before
+    samples = ads.sample_queries
+    queries = [samples[number % len(samples)][None] for number in range(-WARM_UP, singles)]
+    milliseconds, _ = harness.time_each(
+        lambda query: ads.search(query, 500), queries, time.thread_time
+    )
+    return own, harness.percentiles(milliseconds[WARM_UP:])["p50_ms"]
+
+
+async def measure_users() -> float:
+    """Returns the bytes of a user with a profile of three fields and 50 clicks, in SQLite."""
+    now = time.time()
+    with tempfile.TemporaryDirectory() as directory:
+        store = users.open_store(f"sqlite:{directory}/users.db")
+        for user in (f"user-{number}" for number in range(NUM_USERS)):
+            clicks = [
+                users.StoredEvent(f"{user}-{i}", "click", f"ad{i}", now - i) for i in range(50)
+            ]
+            await store.append([(user, click) for click in clicks], now)
+            await store.set_profile(user, {"age": "30", "city": "Bern", "device": "phone"}, now)
+        await store.close()
+        return sum(path.stat().st_size for path in pathlib.Path(directory).iterdir()) / NUM_USERS
 
 
 def measure_overload(
@@ -255,5 +359,6 @@ if __name__ == "__main__":
         "deadline_ms", 500.0, "Deadline of the requests of these loads.", lower_bound=1.0
     )
     flags.DEFINE_float("max_p99_ms", 100.0, "Maximum p99 of a sustained rate, in milliseconds.")
+    flags.DEFINE_string("constants", None, "File to write the constants of `tfrec size` to.")
     flags.DEFINE_integer("workers", 1, "Number of processes of the service.", lower_bound=1)
     cli.run(main)

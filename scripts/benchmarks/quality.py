@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from peers import peer_data, scores
+from peers import peer_data
 from workload import harness
 
 from serving import cli, export
@@ -49,6 +49,12 @@ from tfrecords.splits import SPLITS
 with cli.require_extra("benchmark"):
     from peers import models
 
+# What the table shows of a probability, and of an amount; `auc_share` is next to the AUC. Intervals
+# are of the first two.
+METRICS = ("auc", "normalized_entropy", "log_loss", "expected_calibration_error")
+METRICS_OF_AMOUNTS = ("auc", "normalized_gini", "calibration_ratio")
+Estimates = dict[str, np.ndarray]
+"""Head -> values [L] of an impression: probabilities, or expected amounts."""
 RANKER_OPTIONS = tuple(name for name in config.RankerConfig.__dataclass_fields__ if name != "seed")
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory.")
@@ -78,7 +84,7 @@ def main() -> None:
     data_set = open_data_set(steps)
     ranking.check_trainable(data_set)
     data = peer_data.read(data_set, ranking.knows_positions(data_set))
-    estimates: dict[str, scores.Estimates] = {}
+    estimates: dict[str, Estimates] = {}
     results: dict[str, Any] = {}
     if FLAGS.ours:
         estimates["tfrec"] = of_ours(steps, data_set, data)
@@ -127,7 +133,7 @@ def open_data_set(steps: export.Pipeline) -> reader.DataSet:
 
 def of_ours(
     steps: export.Pipeline, data_set: reader.DataSet, data: peer_data.PeerData
-) -> scores.Estimates:
+) -> Estimates:
     """Returns the ranker's values of the test rows, training it if needed.
 
     Raises:
@@ -154,7 +160,7 @@ def of_ours(
 
 def of_peer(
     name: str, data: peer_data.PeerData, directory: pathlib.Path
-) -> tuple[scores.Estimates, dict[str, Any]]:
+) -> tuple[Estimates, dict[str, Any]]:
     """Returns a peer's values of the test rows, and its results."""
     fitted = models.fit(name, data, FLAGS.model_seed, FLAGS.tune_minutes, directory)
     held_out = data.validation
@@ -177,7 +183,7 @@ def of_truth(steps: export.Pipeline, data_set: reader.DataSet) -> dict[str, np.n
 
 def score(
     head: str,
-    estimates: Mapping[str, scores.Estimates],
+    estimates: Mapping[str, Estimates],
     results: dict[str, Any],
     rows: peer_data.PeerRows,
     unit: np.ndarray,
@@ -192,29 +198,37 @@ def score(
         unit: Unit [L] of each row that is resampled for the intervals.
     """
     known = ~np.isnan(rows.labels[head])
-    labels, is_amount = rows.labels[head][known], HEADS[head].is_amount
-    resamples = metrics.Resamples(
-        np.unique(unit[known], return_inverse=True)[1],
-        FLAGS.bootstrap_samples,
-        seed=FLAGS.model_seed,
+    kind = HEADS[head]
+    own = evaluation.HeadRows(
+        rows.labels[head][known],
+        np.unique(rows.requests[known], return_counts=True)[1],
+        metrics.Resamples(
+            np.unique(unit[known], return_inverse=True)[1],
+            FLAGS.bootstrap_samples,
+            seed=FLAGS.model_seed,
+        ),
+        by_user=False,
     )
-    ceiling = ours = None
+    ceiling = None
     if "planted_truth" in estimates:
         truth = estimates["planted_truth"]
         # The best order of the amounts above 0 is by the probability of being above 0, which is
         # that of an engagement.
-        best = truth.get(ENGAGEMENT.label, truth[head]) if is_amount else truth[head]
-        ceiling = metrics.auc(labels, best[known])
-    if "tfrec" in estimates:
-        ours = scores.resampled(resamples, labels, estimates["tfrec"][head][known], is_amount)
-    for name, values in estimates.items():
-        own = values[head][known]
-        found: dict[str, Any] = scores.scores(labels, own, is_amount)
+        best = truth.get(ENGAGEMENT.label, truth[head]) if kind.is_amount else truth[head]
+        ceiling = metrics.auc(own.labels, best[known])
+    samples = {}
+    for name, of_heads in estimates.items():
+        values = of_heads[head][known]
+        samples[name] = evaluation.head_samples(kind, own, evaluation.HeadScores(values, values))
+    shown = METRICS_OF_AMOUNTS if kind.is_amount else METRICS
+    for name, of_model in samples.items():
+        found: dict[str, Any] = {key: metrics.point_estimate(of_model[key]) for key in shown}
         if ceiling is not None and found["auc"] is not None:
             found["auc_share"] = metrics.share_of_achievable(found["auc"], 0.5, ceiling)
-        if ours is not None and name != "tfrec":
-            other = scores.resampled(resamples, labels, own, is_amount)
-            found["ours_minus_this"] = scores.difference(ours, other)
+        if "tfrec" in samples and name != "tfrec":
+            found["ours_minus_this"] = {
+                key: metrics.interval(samples["tfrec"][key] - of_model[key]) for key in shown[:2]
+            }
         results.setdefault(name, {})[head] = found
 
 
@@ -226,18 +240,17 @@ def print_table(head: str, results: Mapping[str, Any], names: Sequence[str]) -> 
         f"validation and {rows['test']:,} test impressions, "
         f"{results['test_positives'][head]:,} positive"
     )
-    keys = ("auc", "auc_share", "normalized_entropy", "log_loss", "ece")
-    if HEADS[head].is_amount:
-        keys = ("auc", "auc_share", "normalized_gini", "calibration_ratio")
+    keys = METRICS_OF_AMOUNTS if HEADS[head].is_amount else METRICS
     table = []
     for name in sorted(names, key=lambda name: -(results[name][head]["auc"] or 0.0)):
         own = results[name][head]
         gaps = own.get("ours_minus_this", {})
-        intervals = {_gap(key): _interval(gaps.get(key)) for key in (keys[0], keys[2])}
+        intervals = {_gap(key): _interval(gaps.get(key)) for key in keys[:2]}
         shown = {"model": name.replace("_", " "), "seconds": results[name].get("seconds")}
         table.append({**own, **shown, **intervals})
-    columns = {"model": "", **dict.fromkeys(keys, ".4f"), "seconds": ".0f"}
-    harness.print_rows(table, {**columns, _gap(keys[0]): "", _gap(keys[2]): ""})
+    columns = dict.fromkeys(("auc", "auc_share", *keys), ".4f")
+    gaps = dict.fromkeys(map(_gap, keys[:2]), "")
+    harness.print_rows(table, {"model": "", **columns, "seconds": ".0f", **gaps})
 
 
 def _gap(metric: str) -> str:

@@ -3,12 +3,10 @@
     python scripts/benchmarks/ranker.py
     python scripts/benchmarks/ranker.py --workdir=workdir/quickstart
 
-Takes about three minutes on two cores. Exports the ranker (that of --workdir if it is trained,
-otherwise an untrained one, since speed does not depend on the weights) and, as the baseline, a
-plain Keras model of the same width with full attention (`full_attention.py`). Starts the embedded
-model server in a separate process and calls both models through `serving.ranker`, one request at a
-time, alternating with the same SavedModels in this process. Then measures 50 to 5,000 candidates;
-the baseline only up to --baseline_candidates, because its cost is quadratic.
+Takes about two minutes on two cores. Exports the ranker (that of --workdir if it is trained,
+otherwise an untrained one, since speed does not depend on the weights). Starts the embedded model
+server in a separate process and calls it through `serving.ranker`, one request at a time,
+alternating with the same SavedModel in this process. Then measures 50 to 5,000 candidates.
 
 Requests have full histories, if the data set has any: those of the sequence world with
 --workdir=workdir/benchmark_attention, after `attention.py`.
@@ -23,7 +21,6 @@ import contextlib
 import pathlib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,7 +30,6 @@ import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from peers import full_attention
 from tensorflow_serving.apis import predict_pb2
 from workload import fresh_process, full_requests, harness, running_service
 
@@ -41,7 +37,6 @@ from serving import cli, export, model_server, ranker, requests, saved_model
 from tfrec import calibration, config, exported, ranking
 from tfrecords import reader
 
-MODELS = ("ranker", "baseline")
 WARM_UP_CALLS = 20
 TIMEOUT_SECONDS = 60.0
 Inputs = tuple[requests.Columns, np.ndarray]
@@ -50,17 +45,17 @@ Inputs = tuple[requests.Columns, np.ndarray]
 def main() -> None:
     values = flags.FLAGS
     workdir = pathlib.Path(values.workdir)
-    fresh_process.call(write_models, workdir, values.n_samples)
+    fresh_process.call(write_model, workdir, values.n_samples)
     data_set = reader.DataSet(workdir / "data")
-    base = workdir / "benchmark_ranker"
+    base = workdir / "benchmark_ranker" / "ranker"
     with _server(base) as address:
         result = measure(data_set, base, address)
     print_table(result)
     harness.print_json(result)
 
 
-def write_models(workdir: pathlib.Path, n_samples: int) -> None:
-    """Writes both SavedModels as version 1; call it in a fresh process."""
+def write_model(workdir: pathlib.Path, n_samples: int) -> None:
+    """Writes the SavedModel as version 1; call it in a fresh process."""
     log = export.Pipeline(workdir, False)
     if not (log.path("data") / "dataset.json").is_file():
         log.convert(log.synthesize(n_samples), config.ConvertConfig())
@@ -70,55 +65,38 @@ def write_models(workdir: pathlib.Path, n_samples: int) -> None:
     else:
         model = ranking.build_ranker(data_set, config.RankerConfig())
         calibrators = calibration.Calibrators()
-    ours = exported.RankerModule(data_set.fitted, model, calibrators)
-    outputs = tuple(sorted(ours.serve.structured_outputs))
-    baseline = full_attention.Module(data_set.fitted, config.RankerConfig(), outputs)
-    for name, module in zip(MODELS, (ours, baseline), strict=True):
-        directory = workdir / "benchmark_ranker" / name / "1"
-        tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serve})
+    module = exported.RankerModule(data_set.fitted, model, calibrators)
+    directory = workdir / "benchmark_ranker" / "ranker" / "1"
+    tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serve})
 
 
 def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[str, Any]:
     """Times all calls in turns."""
     values = flags.FLAGS
-    loaded = {
-        name: model_server.Servable(name, 1, base / name / "1", saved_model.session_config())
-        for name in MODELS
-    }
-    outputs = list(loaded["ranker"].predict("", _flat(_draw(data_set, 1))))
-    clients = {
-        name: ranker.RankerClient(address, version=1, outputs=outputs, model_name=name)
-        for name in MODELS
-    }
-
+    loaded = model_server.Servable("ranker", 1, base / "1", saved_model.session_config())
+    outputs = list(loaded.predict("", _flat(_draw(data_set, 1))))
+    client = ranker.RankerClient(address, version=1, outputs=outputs, model_name="ranker")
     loop = asyncio.new_event_loop()
 
-    def grpc(name: str, inputs: Inputs) -> Callable[[], Any]:
-        return lambda: loop.run_until_complete(clients[name].predict(*inputs, TIMEOUT_SECONDS))
+    def grpc(inputs: Inputs) -> Callable[[], Any]:
+        return lambda: loop.run_until_complete(client.predict(*inputs, TIMEOUT_SECONDS))
 
     inputs = _draw(data_set, 500)
     arrays = _flat(inputs)
     calls = {
-        "grpc": grpc("ranker", inputs),
-        "baseline": grpc("baseline", inputs),
-        "in_process": lambda: loaded["ranker"].predict("", arrays),
-        "baseline_in_process": lambda: loaded["baseline"].predict("", arrays),
-        "bytes": _from_bytes(loaded["ranker"], inputs),
+        "grpc": grpc(inputs),
+        "in_process": lambda: loaded.predict("", arrays),
+        "bytes": _from_bytes(loaded, inputs),
     }
     seconds = harness.timed(calls, values.calls, min(WARM_UP_CALLS, values.calls))
     ms = {name: np.quantile(1e3 * np.array(v), [0.5, 0.99]) for name, v in seconds.items()}
     growth = []
     for size in map(int, values.candidates):
-        inputs = _draw(data_set, size)
-        calls = {"ms": grpc("ranker", inputs)}
-        if size <= values.baseline_candidates:
-            calls["baseline_ms"] = grpc("baseline", inputs)
         count = max(10, values.calls // 6)
+        calls = {"ms": grpc(_draw(data_set, size))}
         times = harness.timed(calls, count, min(WARM_UP_CALLS, count))
-        medians = {name: 1e3 * float(np.median(v)) for name, v in times.items()}
-        growth.append({"candidates": size, **medians})
-    for client in clients.values():
-        loop.run_until_complete(client.close())
+        growth.append({"candidates": size, "ms": 1e3 * float(np.median(times["ms"]))})
+    loop.run_until_complete(client.close())
     loop.close()
     return {
         "candidates": 500,
@@ -127,9 +105,6 @@ def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[
         "p99_ms": ms["grpc"][1],
         "in_process_p50_ms": ms["in_process"][0],
         "in_process_p99_ms": ms["in_process"][1],
-        "baseline_p50_ms": ms["baseline"][0],
-        "baseline_p99_ms": ms["baseline"][1],
-        "baseline_in_process_p50_ms": ms["baseline_in_process"][0],
         "overhead_ms": ms["bytes"][0] - ms["in_process"][0],
         "growth": growth,
     }
@@ -138,7 +113,7 @@ def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[
 def print_table(result: dict[str, Any]) -> None:
     """Prints the result as tables."""
     print(f"{result['candidates']} candidates, {result['calls']} calls each, alternating")
-    prefixes = {"gRPC": "", "in process": "in_process_", "full attention, gRPC": "baseline_"}
+    prefixes = {"gRPC": "", "in process": "in_process_"}
     keys = ("p50_ms", "p99_ms")
     rows = [
         {"call": label, **{key: result[prefix + key] for key in keys}}
@@ -146,7 +121,7 @@ def print_table(result: dict[str, Any]) -> None:
     ]
     harness.print_rows(rows, {"call": "", "p50_ms": ".2f", "p99_ms": ".2f"})
     print(f"  the server adds {result['overhead_ms']:.2f} ms in its process")
-    harness.print_rows(result["growth"], {"candidates": ",", "ms": ".2f", "baseline_ms": ".2f"})
+    harness.print_rows(result["growth"], {"candidates": ",", "ms": ".2f"})
 
 
 def _draw(data_set: reader.DataSet, num_candidates: int) -> Inputs:
@@ -189,22 +164,11 @@ def _from_bytes(model: model_server.Servable, inputs: Inputs) -> Callable[[], by
 
 @contextlib.contextmanager
 def _server(base: pathlib.Path) -> Iterator[str]:
-    """Serves both models in a separate process; yields host:port."""
-    models = "".join(
-        f'config {{ name: "{name}" base_path: "{(base / name).resolve()}" '
-        'model_platform: "tensorflow" }\n'
-        for name in MODELS
-    )
-    with (
-        running_service.reserved_ports(1) as (port,),
-        tempfile.NamedTemporaryFile("w", suffix=".config") as file,
-    ):
-        file.write(f"model_config_list {{\n{models}}}\n")
-        file.flush()
-        arguments = [
-            sys.executable, "-m", "serving.model_server", f"--model_config_file={file.name}",
-            f"--port={port}", "--rest_api_port=0",
-        ]  # fmt: skip
+    """Serves the model in a separate process; yields host:port."""
+    with running_service.reserved_ports(1) as (port,):
+        arguments = [sys.executable, "-m", "serving.model_server", f"--port={port}"]
+        arguments += ["--rest_api_port=0", "--model_name=ranker"]
+        arguments += [f"--model_base_path={base.resolve()}"]
         child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         try:
@@ -225,5 +189,4 @@ if __name__ == "__main__":
     flags.DEFINE_list(
         "candidates", ["50", "100", "250", "500", "1000", "2500", "5000"], "Numbers of candidates."
     )
-    flags.DEFINE_integer("baseline_candidates", 1_000, "Maximum number for the baseline.", 1)
     cli.run(main)

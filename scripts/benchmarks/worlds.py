@@ -113,7 +113,7 @@ def funnel_of_clicks_alone(
     truth = evaluation.load_ground_truth(steps.truth_of(data_set), data_set)
     return evaluation.evaluate_whole_system(
         data_set, models, truth, None, config.EvaluationConfig()
-    )[0]
+    )
 
 
 def measurements(report: evaluation.EvaluationReport) -> dict[str, Any]:

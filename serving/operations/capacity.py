@@ -1,7 +1,8 @@
 """Sizes a deployment: machines, memory and network for numbers of ads, requests and users.
 
-Constants are measured by `scripts/benchmarks/capacity.py` on one machine, for one number of ads.
-Everything else follows from them by arithmetic, and each figure says which of the two it is.
+Constants are measured by `scripts/benchmarks/http_service.py --constants=FILE` on one machine, for
+one number of ads. Everything else follows from them by arithmetic, and each figure says which of
+the two it is.
 """
 
 import dataclasses
@@ -75,7 +76,7 @@ class MeasuredConstants:
         """Reads constants.
 
         Args:
-            path: File of `scripts/benchmarks/capacity.py`; None: the one of this package.
+            path: File of `scripts/benchmarks/http_service.py`; None: the one of this package.
 
         Raises:
             FileNotFoundError: The file does not exist.
@@ -84,15 +85,15 @@ class MeasuredConstants:
         path = path or cls.default_path()
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} does not exist; expected constants that scripts/benchmarks/capacity.py "
-                "wrote."
+                f"{path} does not exist; expected constants that "
+                "scripts/benchmarks/http_service.py --constants=FILE wrote."
             )
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{path}: expected constants that scripts/benchmarks/capacity.py wrote, got other "
-                f"content ({error})."
+                f"{path}: expected constants that scripts/benchmarks/http_service.py "
+                f"--constants=FILE wrote, got other content ({error})."
             ) from error
 
 

@@ -13,7 +13,6 @@ from serving.releases.changes import (
     roll_back,
     start_canary,
 )
-from serving.releases.in_use import is_in_use
 from serving.releases.model_publishing import publish_models
 from serving.releases.models import AdTower, QueryTower, RankerModel
 from serving.releases.parts import PARTS, write_identity
@@ -51,7 +50,6 @@ __all__ = [
     "current_pointer",
     "end_canary",
     "is_held",
-    "is_in_use",
     "latest",
     "list_releases",
     "load",

@@ -17,6 +17,7 @@ import tfrec  # noqa: F401  (first: it selects Keras 2)
 import tensorflow as tf  # isort: skip
 
 from tfrec import config, layers, ranking, retrieval, training
+from tfrec.layers import replicas
 from tfrec.training import fitting
 from tfrecords import reader
 from tfrecords.schema import Field, Schema
@@ -100,7 +101,7 @@ def _gradients(strategy, name, model, read):
                 loss = model._own_part_of_loss(batch, training=True)
             gradients = tape.gradient(loss, model.trainable_variables, unconnected_gradients="zero")
             parts = [loss, *map(tf.convert_to_tensor, gradients)]
-            return layers.total_of_replicas(parts)
+            return replicas.total_of_replicas(parts)
 
         return strategy.run(own, args=(next(batches),))
 

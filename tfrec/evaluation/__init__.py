@@ -5,17 +5,15 @@ from tfrec.evaluation.candidates import CandidateIndex
 from tfrec.evaluation.corpus_ranking import NDCG_AT, RECALL_AT
 from tfrec.evaluation.evaluation import Models, OpenIndex, evaluate, evaluate_whole_system
 from tfrec.evaluation.ground_truth import GroundTruth, load_ground_truth
-from tfrec.evaluation.realized import REALIZED_OUTCOMES
+from tfrec.evaluation.head_quality import HeadRows, HeadScores, head_samples
 from tfrec.evaluation.report import (
     CalibrationBin,
     ClickFunnel,
     Estimate,
     EvaluationReport,
     HeadQuality,
-    Outcome,
     OverAllAds,
     Promise,
-    RealizedValue,
     RetrievalQuality,
     ScoreCurves,
     ScoreHistogram,
@@ -32,7 +30,6 @@ from tfrec.evaluation.retrieval_comparison import (
 
 __all__ = [
     "NDCG_AT",
-    "REALIZED_OUTCOMES",
     "RECALL_AT",
     "CalibrationBin",
     "CandidateIndex",
@@ -42,14 +39,14 @@ __all__ = [
     "EvaluationReport",
     "GroundTruth",
     "HeadQuality",
+    "HeadRows",
+    "HeadScores",
     "ItemNeighbors",
     "Models",
     "OpenIndex",
-    "Outcome",
     "OverAllAds",
     "Popularity",
     "Promise",
-    "RealizedValue",
     "RetrievalQuality",
     "ScoreCurves",
     "ScoreHistogram",
@@ -61,6 +58,7 @@ __all__ = [
     "evaluate",
     "evaluate_retrieval",
     "evaluate_whole_system",
+    "head_samples",
     "load_ground_truth",
     "read_history",
     "recommender_of",

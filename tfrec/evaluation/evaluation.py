@@ -22,7 +22,6 @@ from tfrec.evaluation import (
     funnel,
     ground_truth,
     logged_quality,
-    realized,
     report,
     retrieval_comparison,
     segments,
@@ -98,7 +97,6 @@ def evaluate(
     retrieved = retrieval_comparison.evaluate_retrieval(
         data_set, models.two_tower, truth, config=config
     )
-    lost, value = evaluate_whole_system(data_set, models, truth, open_index, config)
     return report.EvaluationReport(
         split=SPLIT,
         impressions=data_set.num_rows(SPLIT),
@@ -117,8 +115,7 @@ def evaluate(
         curves=curves,
         order_of_shown_ads=shown,
         retrieval=retrieved,
-        funnel=lost,
-        realized=value,
+        funnel=evaluate_whole_system(data_set, models, truth, open_index, config),
     )
 
 
@@ -128,7 +125,7 @@ def evaluate_whole_system(
     truth: ground_truth.GroundTruth | None,
     open_index: OpenIndex | None,
     config: EvaluationConfig,
-) -> tuple[report.ValueFunnel | report.ClickFunnel, report.RealizedValue | None]:
+) -> report.ValueFunnel | report.ClickFunnel:
     """Measures the system from request to ten ads, by ground truth or else by held-out clicks.
 
     Without a ranker it is measured by clicks.
@@ -139,9 +136,6 @@ def evaluate_whole_system(
         truth: The ground truth, if known.
         open_index: Returns the index that serves ad embeddings [N, D]; None: exact search.
         config: Resamples and segments.
-
-    Returns:
-        The funnel and, with ground truth, the true values of the ten ads.
     """
     ads = retrieval.embed_in_batches(
         models.two_tower.ad_tower, np.asarray(data_set.catalog().features)
@@ -173,9 +167,9 @@ def evaluate_whole_system(
     )
     setting["leaves_out_seen"] = seen is not None
     if not len(clicks.ad_rows):
-        return report.ClickFunnel(clicks=0, absent="the split has no clicks", **setting), None
+        return report.ClickFunnel(clicks=0, absent="the split has no clicks", **setting)
     of_clicks = scored(clicks.query, seen=seen)
-    return funnel.measure_clicks(data_set, of_clicks, clicks, seen, config, **setting), None
+    return funnel.measure_clicks(data_set, of_clicks, clicks, seen, config, **setting)
 
 
 def _by_ground_truth(
@@ -185,8 +179,8 @@ def _by_ground_truth(
     truth: ground_truth.GroundTruth,
     config: EvaluationConfig,
     setting: dict[str, Any],
-) -> tuple[report.ValueFunnel, report.RealizedValue]:
-    """Measures the system on `truth.sample_requests`, next to other choosers of ten ads."""
+) -> report.ValueFunnel:
+    """Measures the system on `truth.sample_requests`."""
     assert models.ranker is not None
     catalog = data_set.catalog()
     queries = truth.sample_queries
@@ -201,31 +195,13 @@ def _by_ground_truth(
         )
         over_all_ads = funnel.value_over_all_ads(truth, order, some, all_scores, utilities)
     measured: dict[str, report.ValueFunnel] = {}
-    best: dict[str, np.ndarray] = {}
-    # What retrieval finds depends on the weights.
-    scored = {name: score(queries, own) for name, own in utilities.items()}
+    popular = retrieval.most_clicked(data_set, catalog, min(candidates.LIST_LENGTH, len(catalog)))
     for name, own in utilities.items():
-        utility = {name: own}
-        values, best_rows = funnel.true_values(truth, order, scored[name].found, utility)
-        best |= best_rows
+        # What retrieval finds depends on the weights.
+        scored, utility = score(queries, own), {name: own}
+        values = funnel.true_values(truth, order, scored.found, popular, utility)
         measured[name] = funnel.measure_value(
-            values, scored[name].scores, utility, config, over_all_ads, **setting
+            values, scored.scores, utility, config, over_all_ads, **setting
         )
-    found = scored[UTILITY].found.filtered
-    num_requests, count = len(found), min(candidates.LIST_LENGTH, len(catalog))
-    popular = retrieval.most_clicked(data_set, catalog, count)
-    rng = np.random.default_rng(config.seed)
-    lists = {
-        "system": candidates.best_ten(found, scored[UTILITY].utility),
-        "optimum": best[UTILITY],
-        "retrieval_alone": found[:, : candidates.LIST_LENGTH],
-        "popularity": np.broadcast_to(popular, (num_requests, count)),
-        "random": np.array(
-            [rng.choice(len(catalog), count, replace=False) for _ in range(num_requests)]
-        ),
-    }
     of_utilities = {name: own.utilities[name] for name, own in measured.items()}
-    return (
-        measured[UTILITY].model_copy(update={"utilities": of_utilities}),
-        realized.measure(truth, order, lists, config),
-    )
+    return measured[UTILITY].model_copy(update={"utilities": of_utilities})

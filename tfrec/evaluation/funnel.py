@@ -73,11 +73,14 @@ class TrueValues:
     """The true values of the ads of requests.
 
     Attributes:
-        best: Name of a utility -> [Q] value of the best ten of all ads.
+        best, popularity, random: Name of a utility -> [Q] value of the best ten of all ads, of the
+            ten most clicked, and of ten drawn at random, on average.
         tower, index, filtered: Head -> [Q, K] true values of the candidates.
     """
 
     best: Values
+    popularity: Values
+    random: Values
     tower: Values
     index: Values
     filtered: Values
@@ -139,18 +142,17 @@ def true_values(
     truth: ground_truth.GroundTruth,
     order: np.ndarray,
     found: candidates.Candidates,
+    popular: np.ndarray,
     utilities: Utilities,
-) -> tuple[TrueValues, dict[str, np.ndarray]]:
+) -> TrueValues:
     """Computes the true values of all ads for `truth.sample_requests`, some requests at a time.
 
     Args:
         truth: The ground truth.
         order: [N] from `ground_truth.catalog_order`.
         found: The candidates of the requests.
+        popular: [10] rows of the most clicked ads.
         utilities: Name -> weight of each head.
-
-    Returns:
-        The values that the funnel needs, and name of a utility -> [Q, 10] rows of the best ads.
     """
     parts: dict[str, dict[str, list[np.ndarray]]] = collections.defaultdict(
         lambda: collections.defaultdict(list)
@@ -161,19 +163,19 @@ def true_values(
         values = ground_truth.value_matrices(truth, order, chunk)  # [q, N]
         for name, weights in utilities.items():
             utility = candidates.utility(weights, values)
-            best = _best_rows(utility)
-            parts["rows"][name].append(best)
-            parts["best"][name].append(np.take_along_axis(utility, best, axis=1).sum(axis=1))
+            parts["best"][name].append(sum_of_ten(utility))
+            parts["popularity"][name].append(utility[:, popular].sum(axis=1))
+            parts["random"][name].append(len(popular) * utility.mean(axis=1))
         for stage in ("tower", "index", "filtered"):
             own = getattr(found, stage)[rows]
             for head, matrix in values.items():
                 parts[stage][head].append(np.take_along_axis(matrix, own, axis=1))
-    joined = {
-        kind: {name: np.concatenate(arrays) for name, arrays in own.items()}
-        for kind, own in parts.items()
-    }
-    best_rows = joined.pop("rows")
-    return TrueValues(**joined), best_rows
+    return TrueValues(
+        **{
+            kind: {name: np.concatenate(arrays) for name, arrays in own.items()}
+            for kind, own in parts.items()
+        }
+    )
 
 
 def measure_value(
@@ -327,28 +329,39 @@ def _attribute(
     by_fair, by_served = (
         candidates.best_ten(filtered, *keys).sum(axis=1) for keys in ((fair, served), (served,))
     )
-    known = [
-        candidates.best_ten(
+    known = {
+        head: candidates.best_ten(
             filtered, candidates.utility(weights, {**scores, head: truth.filtered[head]}), served
         ).sum(axis=1)
         for head in weights
-    ]
+    }
     left = [truth.best[name], *map(sum_of_ten, (tower, index, filtered)), by_fair, by_served]
-    lost = [a - b for a, b in itertools.pairwise(left)]
+    losses = (a - b for a, b in itertools.pairwise(left))
+    baselines = {
+        "retrieval_top_10": filtered[:, : candidates.LIST_LENGTH].sum(axis=1),
+        "popularity_top_10": truth.popularity[name],
+        "random_10": truth.random[name],
+    }
+    parts = (dict(zip(FUNNEL_STAGES, losses, strict=True)), known, baselines)
     best, returned, *others = metrics.samples_of_means(
-        config.resamples, config.seed, left[0], left[-1], *lost, *known
+        config.resamples,
+        config.seed,
+        *(left[0], left[-1]),
+        *(values for part in parts for values in part.values()),
     )
-    estimates = list(map(report.Estimate.of, others))
+    estimates = map(report.Estimate.of, others)
+    lost_by, if_known, of_others = ({key: next(estimates) for key in part} for part in parts)
     return report.UtilityFunnel(
         weights=dict(weights),
         best_possible=report.Estimate.of(best),
-        lost=dict(zip(FUNNEL_STAGES, estimates[: len(lost)], strict=True)),
+        lost=lost_by,
         returned=report.Estimate.of(returned),
+        baselines=of_others,
         share_returned=report.Estimate.of(metrics.resampled_ratio(returned, best)),
         promised={
             head: _promise(truth.filtered[head], scores[head], served, config) for head in weights
         },
-        head_known=dict(zip(weights, estimates[len(lost) :], strict=True)),
+        head_known=if_known,
         over_all_ads=None
         if over_all_ads is None
         else _compare_over_all_ads(over_all_ads, name, left[0], left[-1], config),
@@ -407,10 +420,3 @@ def _ndcg(values: np.ndarray, scores: np.ndarray, config: EvaluationConfig) -> r
         return report.Estimate(absent="no list has two candidates")
     (samples,) = metrics.samples_of_means(config.resamples, config.seed, own)
     return report.Estimate.of(samples)
-
-
-def _best_rows(values: np.ndarray) -> np.ndarray:
-    """Returns the rows [q, at most 10] of the greatest values [q, N], greatest first."""
-    count = min(candidates.LIST_LENGTH, values.shape[1])
-    rows = np.argpartition(-values, count - 1, axis=1)[:, :count]
-    return np.take_along_axis(rows, np.argsort(-np.take_along_axis(values, rows, 1), axis=1), 1)

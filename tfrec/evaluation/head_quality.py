@@ -78,12 +78,13 @@ def measure(
     """
     if not len(rows.labels):
         return report.HeadQuality(labeled=0, metrics={}, calibration_curve=[])
-    samples = _samples(head, rows, predicted)
+    samples = head_samples(head, rows, predicted)
     ceilings: dict[str, float | None] = {}
     if truth is not None:
         plain = dataclasses.replace(rows, resamples=metrics.Resamples(rows.resamples.unit, 0, 0))
         ceilings = {
-            name: metrics.point_estimate(own) for name, own in _samples(head, plain, truth).items()
+            name: metrics.point_estimate(own)
+            for name, own in head_samples(head, plain, truth).items()
         }
         # The best order of the rows above 0 is by the probability of being above 0. Both AUCs of a
         # sample are of the same rows, so the difficulty of the rows cancels out.
@@ -160,7 +161,7 @@ def order(rows: HeadRows, values: np.ndarray) -> dict[str, report.Estimate]:
     }
 
 
-def _samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np.ndarray]:
+def head_samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np.ndarray]:
     """Returns the values [S] of each metric in each sample; NaN where it is undefined."""
     labels, own, values = rows.labels, rows.resamples, scores.values
     order = order_samples(rows, values)

@@ -224,6 +224,9 @@ class UtilityFunnel(ReportPart):
     """Loss of each stage; they add up to `best_possible` - `returned`."""
     returned: Estimate
     share_returned: Estimate
+    baselines: dict[str, Estimate] = {}
+    """Utility of the ten ads of other orders: `retrieval_top_10`, `popularity_top_10` and
+    `random_10`."""
     promised: dict[str, Promise]
     """Head in the utility -> its expected and true values."""
     head_known: dict[str, Estimate] = {}
@@ -251,6 +254,8 @@ class ValueFunnel(Funnel):
                 yield ("funnel", name, f"lost_by_{stage}"), own
             yield ("funnel", name, "returned"), found.returned
             yield ("funnel", name, "share_returned"), found.share_returned
+            for other, own in found.baselines.items():
+                yield ("funnel", name, other), own
             for head, own in found.head_known.items():
                 yield ("funnel", name, f"returned_if_{head}_were_known"), own
             if found.over_all_ads is not None:
@@ -290,23 +295,6 @@ class ClickFunnel(Funnel):
             yield ("funnel", name, "clicks_in_ten"), own
 
 
-class Outcome(Estimate):
-    """Mean over requests of an outcome of ten ads."""
-
-    simulated: float
-    """The mean in one draw of the world's outcomes."""
-
-
-class RealizedValue(ReportPart):
-    """Outcomes of ten ads at positions 0 to 9, see `realized`."""
-
-    requests: int
-    slots: int
-    """Number of ads of a request, ten if there are as many."""
-    choosers: dict[str, dict[str, Outcome]]
-    """Chooser of the ads -> `clicks`, `engagements` and `revenue`."""
-
-
 class IntervalMethod(ReportPart):
     """How intervals were computed."""
 
@@ -341,8 +329,6 @@ class EvaluationReport(ReportPart):
     shown: `auc`, `per_user_auc` and `ndcg_at_10_logged_lists`. Empty without a ranker."""
     retrieval: RetrievalQuality
     funnel: Annotated[ValueFunnel | ClickFunnel, pydantic.Field(discriminator="truth")]
-    realized: RealizedValue | None = None
-    """None: no ground truth."""
 
     def summary(self) -> dict[str, Any]:
         """Returns the JSON object for manifests, which leave out segments and curves."""
@@ -351,8 +337,8 @@ class EvaluationReport(ReportPart):
     def to_pandas(self) -> "pd.DataFrame":
         """Returns a frame with a row for each metric.
 
-        Columns: `part` (`ranker`, `shown_ads`, `retrieval`, `funnel` or `realized`), `name` (head,
-        recommender, utility or who chose the ads), `metric`, `value`, `lower` and `upper` (95 %
+        Columns: `part` (`ranker`, `shown_ads`, `retrieval`, or `funnel`), `name` (head,
+        recommender or utility), `metric`, `value`, `lower` and `upper` (95 %
         interval) and `ground_truth`. What was not measured is NaN. Segments and curves are left
         out.
         """
@@ -383,6 +369,3 @@ class EvaluationReport(ReportPart):
         for name, own in (uniform.corpus_recall_at_500 if uniform else {}).items():
             yield ("retrieval", name, "corpus_recall_at_500_uniform_exposure"), own
         yield from self.funnel.estimates()
-        for chooser, outcomes in (self.realized.choosers if self.realized else {}).items():
-            for outcome, own in outcomes.items():
-                yield ("realized", chooser, outcome), own

@@ -8,7 +8,6 @@ from tfrec.layers.factorization import RANK, FactorizationMachine
 from tfrec.layers.features import (
     CrossLayer,
     FieldEmbeddings,
-    VectorEmbedding,
     embedding_tables,
     flatten,
     mean_of_values,
@@ -39,7 +38,6 @@ from tfrec.layers.replicas import (
     own_rows,
     part_of_whole,
     share_of,
-    total_of_replicas,
     whole_batch,
 )
 from tfrec.layers.sampling import ClickedAds, ClickShares, clicked_in_request, expected_draws
@@ -66,7 +64,6 @@ __all__ = [
     "Ties",
     "UserBias",
     "UserClicks",
-    "VectorEmbedding",
     "add_to_logits",
     "after_click_logits",
     "amount_scale",
@@ -92,6 +89,5 @@ __all__ = [
     "positive_probability",
     "raw_amount_scale",
     "share_of",
-    "total_of_replicas",
     "whole_batch",
 ]

@@ -27,8 +27,7 @@ from tfrec.ranking.ranker_training import (
     without_ranker,
 )
 from tfrec.ranking.ranker_validation import differences, measure_heads, owner_of_requests
-from tfrec.ranking.ranking_model import RANKERS, RankingModel
-from tfrec.ranking.scoring import served_scores
+from tfrec.ranking.ranking_model import RANKERS, RankingModel, served_scores
 
 __all__ = [
     "CALIBRATION_TOLERANCE",

@@ -7,7 +7,6 @@ WORKDIR/ranker.json           written last: fingerprint, heads, calibrators, met
 """
 
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -212,15 +211,6 @@ def served_values(
     return calibration.calibrated_values(predictions.logits, calibrators)
 
 
-def served(
-    predictions: Predictions, calibrators: calibration.Calibrators, keep_rate: float
-) -> dict[str, np.ndarray]:
-    """Returns the outputs as they are served, corrected for down-sampling: output name -> [L]."""
-    values = served_values(predictions, calibrators)
-    corrected = down_sampling.undo_down_sampling(values, keep_rate)
-    return {name: np.asarray(own) for name, own in corrected.items()}
-
-
 def fit_calibrators(predictions: Predictions) -> calibration.Calibrators:
     """Fits calibrators on the predictions of held-out rows."""
     folds = calibration.fold_of_rows(predictions.list_lengths)
@@ -297,7 +287,6 @@ def train_ranker(
         lambda: _validate(model, data_set, config),
         plan,
         workdir,
-        observe=functools.partial(model.embedding_norms, next(iter(read(0)))),
         progress=progress,
         options=dataclasses.asdict(config),
         extra_callbacks=callbacks,
@@ -316,12 +305,13 @@ def train_ranker(
     model.save_weights(str(workdir / "best" / "weights"))
     held_out = predict_split(model, data_set, "validation")
     calibrators = fit_calibrators(held_out)
+    served = down_sampling.undo_down_sampling(
+        served_values(held_out, calibrators), data_set.schema.negative_keep_rate
+    )
     description = {
         "heads": list(model.heads),
         "calibrators": calibrators.to_json(),
-        "score_deviations": default_weights.score_deviations(
-            served(held_out, calibrators, data_set.schema.negative_keep_rate), list(model.heads)
-        ),
+        "score_deviations": default_weights.score_deviations(served, list(model.heads)),
         "validation": ranker_validation.measure_heads(
             cross_fitted_predictions(held_out),
             held_out.labels,

@@ -21,8 +21,6 @@ Training, evaluation and export use these members:
     as_logged                       adds position biases, for losses and metrics
     compute_loss, tasks             the losses of the heads; other `tfrs.tasks` drop in
     sparse_variables                tables that take sparse updates: those of embedding layers
-    query_embeddings, ad_embeddings optional `layers.FieldEmbeddings`, which are shown in
-                                    TensorBoard
     head_layers, set_head_biases    optional last layers, which start at the rates of the log
     machines, mix_rare_heads        parts fitted after training for heads with few positives
     id_dropout, user_bias, position_bias   corrections for biases of the log; the last two or None
@@ -39,11 +37,11 @@ from typing import Self
 
 import tensorflow as tf
 
-from tfrec import layers, training
+from tfrec import calibration, layers, training
 from tfrec.config import RankerConfig
 from tfrec.heads import CLICK, ENGAGEMENT, HEADS, HeadKind
 from tfrec.layers import Logits
-from tfrec.ranking import tasks
+from tfrec.ranking import down_sampling, tasks
 from tfrecords import encoding, plugins, reader
 
 
@@ -59,7 +57,6 @@ class RankingModel(training.StageModel):
         heads: The heads.
         tasks: Head -> its objective; another `tfrs.tasks.Ranking` can take its place.
         head_layers: Head -> the layer from [..., W] to its logits; see `head_logits`.
-        query_embeddings, ad_embeddings: Embeddings of the fields; None if there are none.
         id_dropout: Hides ids in training.
         amount_slopes: Head of an amount -> its line in the ad's numbers, fitted before training.
         user_bias: Per-user biases; None if the log has no users.
@@ -70,17 +67,12 @@ class RankingModel(training.StageModel):
             a positive amount.
     """
 
-    # Keras tracks no attribute that the class has, so they are set in the constructor.
-    query_embeddings: layers.FieldEmbeddings | None
-    ad_embeddings: layers.FieldEmbeddings | None
-
     def __init__(
         self, fitted: encoding.FittedSchema, config: RankerConfig, heads: Sequence[str]
     ) -> None:
         super().__init__()
         self.heads = tuple(heads)
         self._config, self._fitted = config, fitted
-        self.query_embeddings = self.ad_embeddings = None
         self.tasks = {head: tasks.task_of(head) for head in self.heads}
         self.head_layers = {
             head: tf.keras.layers.Dense(HEADS[head].num_logits) for head in self.heads
@@ -289,16 +281,26 @@ class RankingModel(training.StageModel):
             if layer.built:
                 layer.bias.assign(biases[head])
 
-    def embedding_norms(self, batch: reader.Batch) -> dict[str, tf.Tensor]:
-        """Returns scalars for TensorBoard: norms of the field embeddings, if there are any.
 
-        Args:
-            batch: See `compute_loss`.
-        """
-        query, ad = self.query_embeddings, self.ad_embeddings
-        if query is None or ad is None or not (query.built and ad.built):
-            return {}
-        return training.norms_of_sides(query, ad, self._fitted, batch)
+def served_scores(
+    model: RankingModel,
+    calibrators: calibration.Calibrators,
+    keep_rate: float,
+    query: tf.Tensor,
+    ad: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """Returns the values of each head as they are served, calibrated: head -> [B, C] float32.
+
+    Args:
+        model: The ranker.
+        calibrators: Its calibrators.
+        keep_rate: Share of the unclicked rows that the log keeps, `Schema.negative_keep_rate`.
+        query: [B, Wq] int32.
+        ad: [B, C, Wa] int32.
+    """
+    outputs = calibrators.apply(model.score(query, ad))
+    served = down_sampling.undo_down_sampling(outputs, keep_rate)
+    return {head: served[HEADS[head].output] for head in model.heads}
 
 
 RANKERS: plugins.Registry[type[RankingModel]] = plugins.Registry(

@@ -16,8 +16,6 @@ def render_report(report: evaluation.EvaluationReport, name: str) -> str:
         name: Name of the data set.
     """
     sections = {"summary": "In short", "funnel": "Where value is lost"}
-    if report.realized is not None:
-        sections["realized"] = "Value of ten ads"
     sections |= {head: head.capitalize() for head in report.ranker}
     if report.segments.by:
         sections["segments"] = "By segment"
@@ -32,7 +30,6 @@ def render_report(report: evaluation.EvaluationReport, name: str) -> str:
         figures=report_figures,
         tables=tables,
         funnel_in_words=funnel_in_words(report.funnel),
-        outcomes=evaluation.REALIZED_OUTCOMES,
     )
 
 

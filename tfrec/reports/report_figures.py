@@ -7,7 +7,6 @@ from matplotlib import axes, figure, ticker
 from tfrec.evaluation import (
     CalibrationBin,
     Estimate,
-    Outcome,
     ScoreCurves,
     ScoreHistogram,
     Segment,
@@ -144,29 +143,6 @@ def waterfall(name: str, stages: Sequence[tuple[str, Estimate]]) -> str:
 
     height = 0.2 + 0.26 * len(stages)
     return pages.draw_svg(f"funnel-{name}", f"Funnel of {name}", paint, height)
-
-
-def realized(choosers: Mapping[str, Mapping[str, Outcome]], outcomes: Sequence[str]) -> str:
-    """Draws expected and simulated outcomes of each chooser's ten ads, one panel per outcome."""
-
-    def paint(canvas: figure.Figure) -> None:
-        panels = canvas.subplots(1, len(outcomes), sharey=True)
-        for panel, outcome in zip(panels, outcomes, strict=True):
-            for place, (name, measured) in enumerate(choosers.items()):
-                own = measured[outcome]
-                color = pages.TRAIN if name == "system" else pages.RULE
-                panel.barh(place, own.value, height=0.62, color=color)
-                panel.plot(own.simulated, place, color=pages.TEST, marker="o", markersize=3.5)
-            panel.set_title(outcome)
-            panel.grid(visible=False)
-            panel.set_xlim(left=0)
-            panel.xaxis.set_major_locator(ticker.MaxNLocator(3))
-        names = [name.replace("_", " ") for name in choosers]
-        panels[0].set_yticks(range(len(names)), names)
-        panels[0].set_ylim(len(names) - 0.5, -0.5)
-
-    height = 0.5 + 0.26 * len(choosers)
-    return pages.draw_svg("realized", "Value of ten ads", paint, height)
 
 
 def _point(panel: axes.Axes, own: Estimate, at: float, vertical: bool = False) -> None:

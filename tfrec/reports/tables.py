@@ -38,13 +38,14 @@ _RETRIEVAL_METRICS = {
 
 def of_heads(report: evaluation.EvaluationReport) -> pages.PageTable:
     """Returns the metrics of the heads, with ground truth next to their ceilings."""
-    head = ["", "value", _INTERVAL, *(["achievable"] if report.realized else [])]
+    has_truth = isinstance(report.funnel, evaluation.ValueFunnel)
+    head = ["", "value", _INTERVAL, *(["achievable"] if has_truth else [])]
     rows = []
     for name, quality in report.ranker.items():
         for metric, label in _HEAD_METRICS.items():
             own = quality.metrics.get(metric)
             if own is not None and own.value is not None:
-                ceiling = [pages.format_metric(own.ground_truth)] if report.realized else []
+                ceiling = [pages.format_metric(own.ground_truth)] if has_truth else []
                 rows.append([f"{name}: {label}", *_cells(own), *ceiling])
     return pages.PageTable(head, rows)
 
@@ -123,7 +124,7 @@ def funnel_lines(
 
 
 def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
-    """Returns the loss of each stage, and the bounds on possible gains."""
+    """Returns the value that each stage loses, and that of other ten ads."""
 
     def row(label: str, own: Estimate, best: float | None) -> list[str]:
         return [
@@ -136,6 +137,7 @@ def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
     lines = funnel_lines(measured)
     if len(measured.head_known) > 1:
         lines += [(f"if {head} were known", own) for head, own in measured.head_known.items()]
+    lines += [(f"for comparison: {_words(name)}", own) for name, own in measured.baselines.items()]
     rows = [row(label, own, measured.best_possible.value) for label, own in lines]
     ranker = measured.over_all_ads
     if ranker is not None:
@@ -225,20 +227,6 @@ def of_shown_ads(report: evaluation.EvaluationReport) -> pages.PageTable:
             rows.append([f"click: {_HEAD_METRICS[metric]}", *cells])
     head = [cell for name in orders for cell in (_words(name), _INTERVAL)]
     return pages.PageTable(["", *head], rows)
-
-
-def of_realized(value: evaluation.RealizedValue) -> pages.PageTable:
-    """Returns the outcomes of ten ads by who chose them."""
-    rows = [
-        [
-            f"{outcome}: {_words(name)}",
-            *_cells(outcomes[outcome]),
-            pages.format_metric(outcomes[outcome].simulated),
-        ]
-        for outcome in evaluation.REALIZED_OUTCOMES
-        for name, outcomes in value.choosers.items()
-    ]
-    return pages.PageTable(["", "expected", _INTERVAL, "simulated"], rows)
 
 
 def of_segments(cuts: dict[str, Sequence[evaluation.Segment]]) -> pages.PageTable:

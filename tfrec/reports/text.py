@@ -44,11 +44,6 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
             parts.append(tables.of_shown_ads(report))
     else:
         parts.append(f"Funnel not measured: {funnel.absent}")
-    if report.realized is not None:
-        parts += [
-            "Ten ads at their positions: expected outcomes of a request, and one simulated draw",
-            tables.of_realized(report.realized),
-        ]
     parts += [f"Not measured: {line}" for line in tables.not_measured(report)]
     return "\n".join(
         part

@@ -23,7 +23,6 @@ Training, evaluation and export use these members:
     id_dropout              hides ids in training
     clicked_ads             ads that users clicked in training, which are not their negatives
     store_user_clicks       computes what requests read of the users' clicks, before each use
-    embedding_norms         optional scalars for TensorBoard
     takes_click_factors     whether factors of clicks may be appended to the embeddings
 
 Shapes: B clicks, C columns (the candidates each click is scored against), N ads, D embedding,
@@ -274,14 +273,6 @@ class RetrievalModel(training.StageModel):
 
     def store_user_clicks(self) -> None:
         """Stores the query tower's inputs from the users' clicks, with the current weights."""
-
-    def embedding_norms(self, batch: reader.Batch) -> dict[str, tf.Tensor]:
-        """Returns scalars for TensorBoard, such as norms of embeddings.
-
-        Args:
-            batch: See `compute_loss`.
-        """
-        return {}
 
     @property
     def _over_all_ads(self) -> bool:

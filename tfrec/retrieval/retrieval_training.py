@@ -144,10 +144,6 @@ def train_two_tower(
         validate,
         plan,
         workdir,
-        observe=functools.partial(
-            model.embedding_norms,
-            next(iter(data_set.clicked("train", config.batch_size, seed=config.seed))),
-        ),
         progress=progress,
         options=dataclasses.asdict(config),
         extra_callbacks=callbacks,

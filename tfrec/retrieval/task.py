@@ -17,8 +17,6 @@ References:
     Khrylchenko et al., Correcting the LogQ Correction, 2025.
 """
 
-from collections.abc import Sequence
-
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
@@ -29,35 +27,19 @@ EXCLUDED = -1e9
 class SampledSoftmax(tfrs.tasks.Retrieval):
     """A `tfrs.tasks.Retrieval` with an unbiased correction for sampled negatives.
 
-    It has the same call signature. The loss is the mean over the queries.
+    It is called like it. The loss is the mean over the queries, and its metrics are the only ones.
 
     Args:
-        metrics: `tfrs.metrics.FactorizedTopK`, one or several.
-        batch_metrics: Metrics of the logits of a batch.
         loss_metrics: Metrics that summarize the loss.
         temperature: Temperature of the softmax; a variable can change between epochs.
-        remove_accidental_hits: Whether candidates with the id of a query's own candidate are not
-            its negatives.
-        name: Name of the task.
     """
 
     def __init__(
         self,
-        metrics: Sequence[tfrs.metrics.Factorized] | tfrs.metrics.Factorized | None = None,
-        batch_metrics: list[tf.keras.metrics.Metric] | None = None,
         loss_metrics: list[tf.keras.metrics.Metric] | None = None,
         temperature: float | tf.Variable | None = None,
-        remove_accidental_hits: bool = True,
-        name: str | None = None,
     ) -> None:
-        super().__init__(
-            metrics=metrics,
-            batch_metrics=batch_metrics,
-            loss_metrics=loss_metrics,
-            temperature=temperature,
-            remove_accidental_hits=remove_accidental_hits,
-            name=name,
-        )
+        super().__init__(loss_metrics=loss_metrics, temperature=temperature)
 
     def call(
         self,
@@ -72,7 +54,7 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
         own_columns: tf.Tensor | None = None,
         num_queries: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Returns the mean loss of the queries, and updates the metrics.
+        """Returns the mean loss of the queries, and updates its metrics.
 
         Args:
             query_embeddings: [B, D].
@@ -80,23 +62,22 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
             sample_weight: [B] weights of the queries.
             candidate_sampling_probability: [C] probability that a draw of a negative is the
                 candidate; there are C - 1 draws. None: the candidates are all there are.
-            candidate_ids: [C]; required to remove accidental hits.
-            compute_metrics: Whether to update the factorized metrics.
-            compute_batch_metrics: Whether to update the batch metrics.
+            candidate_ids: [C]; candidates with the id of a query's own are not its negatives. None:
+                all differ.
+            compute_metrics, compute_batch_metrics: Accepted as by the stock task, without effect.
             score_mask: [B, C] bool, false for candidates that are no negatives of a query.
             own_columns: [B] int32 the column of each query's own candidate; None: the first B.
             num_queries: Number of queries of the batch that these are a share of; the loss is then
                 their part of the batch's mean. None: B.
-
-        Raises:
-            ValueError: Accidental hits are to be removed, and there are no candidate ids.
         """
         scaled = query_embeddings
         if self._temperature is not None:
             scaled /= self._temperature
         logits = tf.matmul(scaled, candidate_embeddings, transpose_b=True)  # [B, C]
         own = tf.range(tf.shape(logits)[0]) if own_columns is None else own_columns
-        excluded = self._own_candidates(own, tf.shape(logits)[1], candidate_ids)
+        if candidate_ids is None:
+            candidate_ids = tf.range(tf.shape(logits)[1])
+        excluded = tf.gather(candidate_ids, own)[:, None] == candidate_ids
         if score_mask is not None:
             excluded |= ~score_mask
         log_draws = None
@@ -117,30 +98,7 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
             summarized = loss * tf.distribute.get_strategy().num_replicas_in_sync
         for metric in self._loss_metrics:
             metric.update_state(summarized)
-        for metric in self._factorized_metrics if compute_metrics else ():
-            metric.update_state(
-                query_embeddings,
-                tf.gather(candidate_embeddings, own),
-                true_candidate_ids=None if candidate_ids is None else tf.gather(candidate_ids, own),
-                sample_weight=sample_weight,
-            )
-        for metric in self._batch_metrics if compute_batch_metrics else ():
-            labels = tf.one_hot(own, tf.shape(logits)[1])
-            metric.update_state(labels, logits, sample_weight=sample_weight)
         return loss
-
-    def _own_candidates(
-        self, own: tf.Tensor, num_candidates: tf.Tensor, candidate_ids: tf.Tensor | None
-    ) -> tf.Tensor:
-        """Returns [B, C] bool: the own candidates of the queries, by id or by column."""
-        if not self._remove_accidental_hits:
-            return own[:, None] == tf.range(num_candidates)
-        if candidate_ids is None:
-            raise ValueError(
-                "candidate_ids is None; expected the ids [C] of the candidates. Give them, or "
-                "build the task with remove_accidental_hits=False."
-            )
-        return tf.gather(candidate_ids, own)[:, None] == candidate_ids
 
 
 def log_of_rest(

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from tfrec import layers, training
+from tfrec import layers
 from tfrec.config import RetrievalConfig
 from tfrec.retrieval import retrieval_model, tower_start, towers
 from tfrecords import encoding, reader, terminal
@@ -80,11 +80,6 @@ class TwoTower(retrieval_model.RetrievalModel):
             self.ad_tower.combine(ad_fields, training),
             penalty,
         )
-
-    def embedding_norms(self, batch: reader.Batch) -> dict[str, tf.Tensor]:
-        """Returns norms of the field embeddings of both towers, for TensorBoard."""
-        sides = self.query_tower.field_embeddings, self.ad_tower.field_embeddings
-        return training.norms_of_sides(*sides, self._fitted, batch)
 
     def _clicks_of_users(
         self, layer: layers.UserClicks, batch: reader.Batch, query: tf.Tensor

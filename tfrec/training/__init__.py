@@ -16,7 +16,6 @@ from tfrec.training.fitting import (
 from tfrec.training.optimizers import dense_and_sparse
 from tfrec.training.projector import choose_rows, metadata_of, write_projector
 from tfrec.training.stage_model import StageModel
-from tfrec.training.summaries import norms_of_sides
 from tfrec.training.validation_summaries import write_curves
 from tfrec.training.workers import (
     WorkerLostError,
@@ -44,7 +43,6 @@ __all__ = [
     "is_chief",
     "joined",
     "metadata_of",
-    "norms_of_sides",
     "of_chief",
     "patience",
     "read_description",

@@ -154,23 +154,15 @@ class Progress(tf.keras.callbacks.Callback):
 
 
 class Summaries(tf.keras.callbacks.Callback):
-    """Writes curves of a run to the default summary writer, some in every 20th step.
+    """Writes curves of a run to the default summary writer, some in every 20th step."""
 
-    Args:
-        examples_per_step: Mean number of examples in a batch.
-        observe: Returns additional scalars.
-    """
-
-    def __init__(
-        self, examples_per_step: float, observe: Callable[[], dict[str, tf.Tensor]] | None = None
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._examples_per_step, self._observe = examples_per_step, observe
         self._supports_tf_logs = True
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._first_step = epoch * self.params["steps"]
-        self._meter, self._steps, self._sampled = summaries.Meter(), 0, 0
+        self._steps, self._sampled = 0, 0
         self._totals: dict[str, float] = {}
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
@@ -192,8 +184,6 @@ class Summaries(tf.keras.callbacks.Callback):
             "learning_rate/dense": dense.learning_rate.read_value(),
             "learning_rate/sparse": sparse.learning_rate.read_value(),
             **self.model.gradient_norms.read(),
-            **self._meter.read(round(self._steps * self._examples_per_step)),
-            **(self._observe() if self._observe else {}),
         }
         summaries.write_scalars(scalars, step)
 

@@ -116,7 +116,6 @@ def fit(
     plan: Plan,
     directory: pathlib.Path,
     *,
-    observe: Callable[[], dict[str, tf.Tensor]] | None = None,
     progress: bool = False,
     options: Mapping[str, Any] | None = None,
     extra_callbacks: Sequence[tf.keras.callbacks.Callback] = (),
@@ -130,9 +129,7 @@ def fit(
         read: Maps the number of an epoch, from 0, to its batches.
         validate: Returns validation metrics of the current model, including `plan.metric`.
         plan: Number of epochs, steps per epoch, patience, and the metric of the best epoch.
-        directory: Directory of the run; training resumes from its files.
-        observe: Returns additional scalars for TensorBoard in every
-            `summaries.STEPS_PER_SAMPLE`th step.
+        directory: Where the run is kept; training resumes from its files.
         progress: Whether to show progress bars, and a line for each epoch.
         options: The run's hyperparameters for TensorBoard.
         extra_callbacks: Callbacks that see the metrics of `validate` and, at the end of an epoch,
@@ -190,7 +187,7 @@ def fit(
                         **best,
                     ),
                     callbacks.EarlyStopping(history, patience=plan.patience, **best),
-                    callbacks.Summaries(examples_per_step, observe),
+                    callbacks.Summaries(),
                     *([callbacks.Progress(validated)] if progress else []),
                     *extra_callbacks,
                     callbacks.HistoryFile(own / "history.json", history),

@@ -46,7 +46,6 @@ from tfrecords.columns.time_units import (
     DIGITS,
     UNITS_PER_SECOND,
     count_units,
-    in_seconds,
     unit_of,
     units_per_second,
 )
@@ -79,7 +78,6 @@ __all__ = [
     "decoded_vectors",
     "distinct",
     "filtered_lists",
-    "in_seconds",
     "is_missing_number",
     "is_text",
     "last_rows",

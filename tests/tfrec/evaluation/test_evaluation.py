@@ -13,7 +13,6 @@ from tfrec.evaluation import (
     baselines,
     candidates,
     ground_truth,
-    realized,
     retrieval_comparison,
 )
 from tfrec.retrieval import retrieval_training
@@ -167,7 +166,7 @@ def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
 
 def clicks_in_ten(tastes):
     data_set, two_tower = tastes
-    funnel, _ = evaluation.evaluate_whole_system(
+    funnel = evaluation.evaluate_whole_system(
         data_set, evaluation.Models(two_tower), None, None, config.EvaluationConfig(resamples=20)
     )
     return funnel
@@ -307,37 +306,20 @@ def test_the_losses_of_the_funnel_add_up(report):
     assert all(0 < own.value < 1 for own in ndcg.values())
 
 
-def test_what_ten_ads_bring_is_between_random_and_the_optimum(report):
-    choosers = report.realized.choosers
-    assert list(choosers) == ["system", "optimum", "retrieval_alone", "popularity", "random"]
-
-    def value(name):
-        return sum(own.value for own in choosers[name].values())
-
-    assert value("random") < value("system") < value("optimum")
-    for own in choosers.values():
-        assert list(own) == ["clicks", "engagements", "revenue"]
-        assert own["engagements"].value < own["clicks"].value < 10
-        # 2,000 ads: one draw of the clicks is within a few standard errors of what is expected.
-        assert own["clicks"].simulated == pytest.approx(own["clicks"].value, rel=0.25)
-
-
-def test_ads_in_their_slots_are_clicked_less_the_further_down(data_set, synthetic_log):
+def test_what_ten_ads_are_worth_is_between_random_and_the_optimum(report, data_set, synthetic_log):
     truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
-    order = ground_truth.catalog_order(truth, data_set.catalog())
-    requests = truth.sample_requests.slice(0, 5)
-    rows = np.tile([7, 3, 7], (5, 1))
-    shown = realized.shown(truth, order, requests, rows)
-    values = ground_truth.value_matrices(truth, order, requests)
-    np.testing.assert_allclose(shown.click[:, 0], values["click"][:, 7], rtol=1e-9)
-    # Position 2 takes 0.3·ln 3 = 0.32958 from the logit.
-    logit = np.log(shown.click / (1 - shown.click))
-    np.testing.assert_allclose(logit[:, 0] - logit[:, 2], 0.3295837, rtol=1e-6)
-    engaged = shown.click[:, 0] * shown.engagement_given_click[:, 0]
-    np.testing.assert_allclose(engaged, values["engagement"][:, 7], rtol=1e-9)
-    np.testing.assert_allclose(
-        engaged * shown.revenue_given_engagement[:, 0], values["revenue"][:, 7], rtol=1e-9
-    )
+    catalog = data_set.catalog()
+    order = ground_truth.catalog_order(truth, catalog)
+    clicks = ground_truth.value_matrices(truth, order, truth.sample_requests)["click"]
+    popular = retrieval.most_clicked(data_set, catalog, 10)
+    for own in report.funnel.utilities.values():
+        assert list(own.baselines) == ["retrieval_top_10", "popularity_top_10", "random_10"]
+        assert own.baselines["random_10"].value < own.returned.value < own.best_possible.value
+        assert own.baselines["retrieval_top_10"].value < own.best_possible.value
+    of_clicks = report.funnel.utilities["click"].baselines
+    assert of_clicks["random_10"].value == pytest.approx(10 * clicks.mean())
+    mean = clicks[:, popular].sum(axis=1).mean()
+    assert of_clicks["popularity_top_10"].value == pytest.approx(mean)
 
 
 def test_quality_is_measured_by_advertiser_position_and_new_ads(report, data_set):
@@ -373,15 +355,14 @@ def test_a_worse_index_and_filters_are_charged_with_their_losses(data_set, model
 
     plain = config.EvaluationConfig(resamples=0)
     truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
-    funnel, _ = evaluation.evaluate_whole_system(data_set, models, truth, open_index, plain)
+    funnel = evaluation.evaluate_whole_system(data_set, models, truth, open_index, plain)
     own = funnel.utilities["click"]
     lost = {stage: loss.value for stage, loss in own.lost.items()}
     assert lost["index"] > 0
     assert lost["filters"] > lost["index"]
     assert sum(lost.values()) == pytest.approx(own.best_possible.value - own.returned.value)
     assert (funnel.index, funnel.filters) == ("every second ad", "the first 20 ads")
-    clicks, value = evaluation.evaluate_whole_system(data_set, models, None, open_index, plain)
-    assert value is None
+    clicks = evaluation.evaluate_whole_system(data_set, models, None, open_index, plain)
     assert clicks.truth == "held-out clicks"
     assert clicks.clicks == data_set.label_sum("test", "click")
     survived = [share.value for share in clicks.survived.values()]
@@ -487,7 +468,7 @@ def test_a_log_with_clicks_alone_names_the_absent_heads(click_only_report):
     report = click_only_report
     assert report.absent_heads == ["engagement", "revenue"]
     assert list(report.ranker) == ["click"]
-    assert report.realized is None
+    assert report.funnel.truth == "held-out clicks"
 
 
 def without_clicks(directory, first, last):

@@ -12,6 +12,12 @@ CLICK = {"click": {"click": 1.0}}
 COLUMNS = np.arange(5)[None]
 
 
+def true_values(best, tower, index, filtered):
+    """Values of which those of other orders are 0."""
+    none = {name: 0.0 * own for name, own in best.items()}
+    return funnel.TrueValues(best, none, none, tower, index, filtered)
+
+
 def stages(measured):
     return [loss.value for loss in measured.lost.values()]
 
@@ -27,7 +33,7 @@ def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
     tower = np.arange(20.0, 0.0, -1)[None, 1:]  # lost the best: 19 … 10 sum to 145
     index = tower[:, 1:]  # lost the next: 18 … 9 sum to 135
     filtered = index[:, ::2]  # 18, 16, …, 2 are nine: 90
-    lists = funnel.TrueValues(
+    lists = true_values(
         {"click": np.array([155.0])}, {"click": tower}, {"click": index}, {"click": filtered}
     )
     measured = measure(lists, {"click": filtered}, CLICK).utilities["click"]
@@ -38,7 +44,7 @@ def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
 
 def test_a_ranker_that_orders_wrongly_loses_and_one_head_has_no_calibration_to_lose():
     values = np.arange(12.0)[None]  # the best ten sum to 65, the worst ten to 45
-    lists = funnel.TrueValues({"click": np.array([65.0])}, *({"click": values} for _ in range(3)))
+    lists = true_values({"click": np.array([65.0])}, *({"click": values} for _ in range(3)))
     for scores, lost in ((values, 0.0), (-values, 20.0)):
         measured = measure(lists, {"click": scores}, CLICK).utilities["click"]
         assert stages(measured) == [0.0, 0.0, 0.0, lost, 0.0]
@@ -50,7 +56,7 @@ def test_a_head_on_the_wrong_scale_is_charged_to_calibration():
     values = {"click": click, "revenue": revenue}
     weights = {"both": {"click": 1.0, "revenue": 1.0}}
     best = funnel.sum_of_ten(click + revenue)
-    lists = funnel.TrueValues({"both": best}, values, values, values)
+    lists = true_values({"both": best}, values, values, values)
     # Each head is a rising function of the truth, so that no order is lost within a head.
     measured = measure(lists, {"click": click, "revenue": 50 * revenue}, weights)
     tower, index, filters, ranker, calibration = stages(measured.utilities["both"])
@@ -71,7 +77,7 @@ def test_the_losses_add_up():
 
     weights = {"both": {"click": 1.0, "revenue": 2.0}, "click": {"click": 1.0}}
     best = {n: funnel.sum_of_ten(candidates.utility(w, values)) for n, w in weights.items()}
-    lists = funnel.TrueValues(best, part(0, 55), part(5, 55), part(10, 50))
+    lists = true_values(best, part(0, 55), part(5, 55), part(10, 50))
     measured = measure(lists, scores, weights)
     assert list(measured.utilities) == list(weights)
     for own in measured.utilities.values():
@@ -93,7 +99,7 @@ def test_what_is_promised_is_compared_with_what_is_true():
     values = np.arange(12.0)[None]
     scores = values.copy()
     scores[0, 0] = 30.0
-    lists = funnel.TrueValues({"click": np.array([65.0])}, *({"click": values} for _ in range(3)))
+    lists = true_values({"click": np.array([65.0])}, *({"click": values} for _ in range(3)))
     promised = measure(lists, {"click": scores}, CLICK).utilities["click"].promised["click"]
     assert promised.expected.value == 93.0
     assert promised.expected.ground_truth == 63.0
@@ -107,7 +113,7 @@ def test_the_winners_curse_is_seen_although_the_scores_are_right_on_average():
     # Two lists of 20,000 ads of value 1 with independent errors of a standard deviation of 0.1.
     values = np.ones((2, 20_000))
     scores = values + 0.1 * rng.standard_normal(values.shape)
-    lists = funnel.TrueValues({"click": np.full(2, 10.0)}, *({"click": values} for _ in range(3)))
+    lists = true_values({"click": np.full(2, 10.0)}, *({"click": values} for _ in range(3)))
     promised = measure(lists, {"click": scores}, CLICK).utilities["click"].promised["click"]
     assert promised.ratio_of_candidates.value == pytest.approx(1.0, abs=0.003)
     # The ten greatest of 20,000 normal errors are about 3.5 deviations above their mean.
@@ -120,7 +126,7 @@ def test_a_known_head_is_ordered_by_its_true_values_and_the_others_by_the_ranker
     values = {"click": click, "revenue": revenue}
     weights = {"both": {"click": 1.0, "revenue": 1.0}}
     best = funnel.sum_of_ten(click + revenue)  # 22 … 13: 175
-    lists = funnel.TrueValues({"both": best}, values, values, values)
+    lists = true_values({"both": best}, values, values, values)
     # The ranker knows clicks, and nothing of revenue: it returns ads 2 … 11, worth 20 … 11.
     scores = {"click": click, "revenue": np.zeros((1, 12))}
     measured = measure(lists, scores, weights).utilities["both"]
@@ -133,7 +139,7 @@ def test_the_ranker_over_all_ads_is_compared_on_the_same_requests():
     # Three requests; the ten that are returned are worth 10, 20 and 30.
     values = np.repeat([[1.0], [2.0], [3.0]], 10, axis=1)
     best = {"click": np.array([50.0, 60.0, 70.0])}
-    lists = funnel.TrueValues(best, *({"click": values} for _ in range(3)))
+    lists = true_values(best, *({"click": values} for _ in range(3)))
     over = funnel.ValueOverAllAds(np.array([0, 2]), {"click": np.array([40.0, 60.0])})
     measured = measure(lists, {"click": values}, CLICK, over).utilities["click"]
     own = measured.over_all_ads
@@ -153,9 +159,22 @@ def test_all_ads_are_ranked_for_fewer_requests_the_more_there_are():
     assert len(funnel.requests_over_all_ads(200, budget // fewest + 1)) == 0
 
 
+def test_the_ten_ads_are_compared_with_retrieval_order_and_with_what_others_are_worth():
+    # Retrieval puts 0 … 9 first, worth 45; the ranker returns 11 … 2, worth 65.
+    values = np.arange(12.0)[None]
+    best, popular, random = ({"click": np.array([own])} for own in (65.0, 30.0, 20.0))
+    lists = funnel.TrueValues(best, popular, random, *({"click": values} for _ in range(3)))
+    measured = measure(lists, {"click": values}, CLICK).utilities["click"]
+    assert {name: own.value for name, own in measured.baselines.items()} == {
+        "retrieval_top_10": 45.0,
+        "popularity_top_10": 30.0,
+        "random_10": 20.0,
+    }
+
+
 def test_no_candidates_are_worth_nothing():
     none = {"click": np.empty((2, 0))}
-    lists = funnel.TrueValues({"click": np.array([3.0, 5.0])}, none, none, none)
+    lists = true_values({"click": np.array([3.0, 5.0])}, none, none, none)
     measured = measure(lists, none, CLICK)
     assert measured.utilities["click"].lost["tower"].value == 4.0
     assert measured.utilities["click"].returned.value == 0.0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfrec import evaluation, retrieval
-from tfrec.evaluation import ground_truth, realized
+from tfrec.evaluation import ground_truth
 from tfrecords import encoding, histories, reader, synthetic
 
 
@@ -79,14 +79,6 @@ def test_the_values_of_all_ads_are_those_of_the_log(truth, data_set):
     ):
         own = values[head][np.arange(len(first)), ad_rows]
         np.testing.assert_allclose(own, truth.rows[name][first], rtol=1e-9)
-
-
-def test_ads_in_the_first_position_are_worth_what_the_matrix_says(truth, data_set):
-    order = ground_truth.catalog_order(truth, data_set.catalog())
-    requests = truth.sample_requests.slice(0, 5)
-    shown = realized.shown(truth, order, requests, np.tile([7, 3], (5, 1)))
-    values = ground_truth.value_matrices(truth, order, requests)
-    np.testing.assert_allclose(shown.click[:, 0], values["click"][:, 7], rtol=1e-9)
 
 
 def test_the_truth_finds_clicked_ads_better_than_popularity(truth, data_set):

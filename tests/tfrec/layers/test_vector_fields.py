@@ -20,6 +20,7 @@ from serving import errors, export, index, model_server, requests
 from serving.live import live_index
 from serving.releases import ads_table, bundle
 from tfrec import calibration, layers, ranking, retrieval
+from tfrec.layers import features
 from tfrecords import encoding, reader, vectors
 from tfrecords import schema as schema_lib
 
@@ -138,7 +139,7 @@ def load(base, name):
 
 
 def test_a_vector_is_normalized_and_projected_and_a_missing_one_has_its_own_embedding():
-    layer = layers.VectorEmbedding(length=2, columns=np.array([1]), dim=1)
+    layer = features.VectorEmbedding(length=2, columns=np.array([1]), dim=1)
     # Two embeddings of one number hold the two values.
     assert layer.num_embeddings == 2
     columns = vectors.encode(tf.constant([[3.0, 4.0], [0.0, 0.0]])).numpy()

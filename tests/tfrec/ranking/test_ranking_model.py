@@ -50,7 +50,6 @@ def test_call_is_all_that_a_ranker_needs(ranker_config):
     np.testing.assert_allclose(scored["click"], [[11, 12, 10], [22, 21, 21]])
     assert scored["revenue"].shape == (2, 3, 3)
     assert model.sparse_variables == []
-    assert model.embedding_norms(INPUTS) == {}
     model.set_head_biases({"click": [1.0], "revenue": [1.0, 2.0, 3.0]})  # It uses no head layers.
 
 

@@ -58,8 +58,8 @@ def reports(data_set, trained, synthetic_log):
     models = evaluation.Models(two_tower, ranker, calibrators)
     few = config.EvaluationConfig(resamples=20)
     with_truth = evaluation.evaluate(data_set, models, synthetic_log.directory, few)
-    funnel, _ = evaluation.evaluate_whole_system(data_set, models, None, None, few)
-    return with_truth, with_truth.model_copy(update={"funnel": funnel, "realized": None})
+    funnel = evaluation.evaluate_whole_system(data_set, models, None, None, few)
+    return with_truth, with_truth.model_copy(update={"funnel": funnel})
 
 
 @pytest.mark.trains
@@ -68,14 +68,14 @@ def test_the_page_has_every_figure_and_needs_nothing_else(reports):
     text = report_html.render_report(with_truth, "synthetic")
     page = Page(text)
     assert page.sections == [
-        "summary", "funnel", "realized", "click", "engagement", "revenue", "segments",
+        "summary", "funnel", "click", "engagement", "revenue", "segments",
         "retrieval", "reading",
     ]  # fmt: skip
     for head in ("click", "engagement", "revenue"):
         assert f"Calibration of {head}: observed against predicted" in page.titles
         assert f"ROC and precision-recall curves of {head}" in page.titles
         assert f"Predicted scores of {head}" in page.titles
-    assert {"Funnel of utility", "Funnel of click", "Value of ten ads"} <= set(page.titles)
+    assert {"Funnel of utility", "Funnel of click"} <= set(page.titles)
     assert sum(title.startswith("Quality by") for title in page.titles) == 8
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
@@ -90,6 +90,7 @@ def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure
     for shown in (words, text):
         assert f"best possible, {ranker.requests} requests" in shown
         assert "ranker over all ads, the same" in shown
+        assert "for comparison: retrieval top 10" in shown
         assert "if revenue were known" in shown
         assert "recall@500, uniform exposure" in shown
         assert "The two-tower model reaches 100.0 % (100.0 % to 100.0 %)" in shown
@@ -108,7 +109,6 @@ def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(rep
     _, real = reports
     text = report_html.render_report(real, "<script>alert(1)</script>")
     page = Page(text)
-    assert "realized" not in page.sections
     assert "Funnel of clicks" in page.titles
     assert "&lt;script&gt;" in text
     words = " ".join(" ".join(page.words).split())

@@ -1,30 +1,12 @@
 """What TensorBoard is given, read back from the event files."""
 
-import dataclasses
-import functools
-import pathlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
-from tfrec import ranking, retrieval, training
+from tfrec import retrieval, training
 from tfrec.training import summaries
-from tfrecords import encoding, schema
-
-FIELDS = (
-    schema.Field("tags", "categorical_list", "ad", max_list_length=3, num_oov_buckets=1),
-    schema.Field("shop", "categorical", "ad", num_oov_buckets=1),
-)
-FITTED = encoding.FittedSchema(
-    schema.Schema("tiny", (*FIELDS, schema.Field("city", "categorical", "query")), ("shop",), "c"),
-    {
-        "tags": encoding.FieldStatistics(("a", "b")),  # ids 0 to 3
-        "shop": encoding.FieldStatistics(("x",)),  # ids 0 to 2
-        "city": encoding.FieldStatistics(),
-    },
-)
 
 
 def read(directory):
@@ -59,32 +41,6 @@ def test_the_gradient_of_a_row_is_summed_before_its_norm():
 def test_a_model_without_tables_has_a_sparse_gradient_of_zero():
     norms = norms_of([tf.constant([2.0])], [])
     assert float(norms["norm_of_gradient/sparse"]) == 0.0
-
-
-class Rows(tf.keras.layers.Layer):
-    """Stands where field embeddings do: the norm of a field's embedding is its first id."""
-
-    def call(self, ids):
-        first = tf.cast(tf.gather(ids, [0, 3], axis=1), tf.float32)
-        return tf.stack([first, tf.zeros_like(first)], axis=-1)
-
-
-def test_embedding_norms_are_means_by_field_over_the_batch_and_over_the_table():
-    ids = tf.constant([[1, 2, 0, 2], [3, 0, 0, 0]])
-    norms = summaries.embedding_norms(Rows(), FIELDS, FITTED, ids)
-    assert norms["norm_of_embeddings_in_batch/ad/tags"] == pytest.approx(2.0)  # (1 + 3) / 2
-    assert norms["norm_of_embeddings_in_batch/ad/shop"] == pytest.approx(1.0)  # (2 + 0) / 2
-    # Uniform over 0..3 and 0..2; four standard errors of 256 draws are 0.28 and 0.20.
-    assert norms["norm_of_embeddings_in_table/ad/tags"] == pytest.approx(1.5, abs=0.28)
-    assert norms["norm_of_embeddings_in_table/ad/shop"] == pytest.approx(1.0, abs=0.2)
-    again = summaries.embedding_norms(Rows(), FIELDS, FITTED, ids)
-    assert again == norms
-
-
-def test_the_speed_is_that_since_the_last_reading():
-    meter = summaries.Meter(clock=iter([10.0, 12.0, 16.0]).__next__)
-    assert meter.read(100) == {"speed/examples_per_second": 50.0}
-    assert meter.read(300) == {"speed/examples_per_second": 50.0}
 
 
 class Model(tf.keras.Model):
@@ -140,40 +96,27 @@ def test_a_run_of_the_retrieval_stage_shows_every_curve(
     data_set, retrieval_config, tmp_path, often
 ):
     model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
-    side = data_set.schema.ad_fields
-    batch = next(iter(data_set.clicked("train", 64, seed=1)))
-
-    def observe():
-        norms = summaries.embedding_norms(
-            model.ad_tower.field_embeddings, side, data_set.fitted, batch["ad"]
-        )
-        return {"temperature": model.temperature, **norms}
-
-    training.fit(
+    history = training.fit(
         model,
         lambda number: data_set.clicked("train", 64, seed=number),
         lambda: {"score": 1.0},
         PLAN,
         tmp_path,
-        observe=observe,
     )
     events = read(tmp_path / "tensorboard")
     tags = events.Tags()["tensors"]
     for tag in (
         "batch/loss",
-        "speed/examples_per_second",
         "norm_of_gradient/dense",
         "norm_of_gradient/sparse",
         "learning_rate/dense",
         "learning_rate/sparse",
-        "temperature",
-        *(f"norm_of_embeddings_in_batch/ad/{field.name}" for field in side),
-        *(f"norm_of_embeddings_in_table/ad/{field.name}" for field in side),
     ):
         values = scalars(events, tag)
         assert sorted(values) == [2, 4, 6, 8, 10, 12], tag
         assert all(value > 0 for value in values.values()), tag
     assert scalars(events, "epoch/score") == {1: 1.0, 2: 1.0}
+    assert len(scalars(events, "speed/examples_per_second_of_epoch")) == len(history) == 2
     # TensorBoard shows groups in this order, and opens with the losses.
     assert sorted(tags)[0].startswith("batch/")
     assert list(dict.fromkeys(tag.split("/")[0] for tag in sorted(tags)))[:3] == [
@@ -190,38 +133,3 @@ def test_a_run_of_the_retrieval_stage_shows_every_curve(
     # step is taken before it.
     expected = 1e-3 * (0.55 + 0.45 * np.cos(np.pi / 12))
     assert scalars(events, "learning_rate/dense")[2] == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.trains
-def test_a_run_of_the_ranker_measures_shown_ads_alone(data_set, ranker_config, tmp_path, often):
-    ranker_config = dataclasses.replace(ranker_config, num_blocks=1)
-    model = ranking.build_ranker(data_set, ranker_config)
-
-    # The lists are filled up with ads of zeros, which are not measured.
-    batch = next(b for b in data_set.batches("train", 64) if not b["mask"].numpy().all())
-    observe = functools.partial(
-        summaries.norms_of_sides,
-        model.query_embeddings,
-        model.ad_embeddings,
-        data_set.fitted,
-        batch,
-    )
-    history = training.fit(
-        model,
-        lambda number: data_set.batches("train", 64, seed=number),
-        lambda: {"score": 1.0},
-        PLAN,
-        tmp_path,
-        observe=observe,
-    )
-    events = read(pathlib.Path(tmp_path) / "tensorboard")
-    assert len(scalars(events, "speed/examples_per_second_of_epoch")) == len(history) == 2
-    for field in (*data_set.schema.query_fields, *data_set.schema.ad_fields):
-        assert scalars(events, f"norm_of_embeddings_in_batch/{field.side}/{field.name}")
-    shown = batch["ad"].numpy()[batch["mask"].numpy()]
-    alone = summaries.embedding_norms(
-        model.ad_embeddings, data_set.schema.ad_fields, data_set.fitted, tf.constant(shown)
-    )
-    measured = observe()
-    for name, value in alone.items():
-        assert measured[name] == pytest.approx(value)
