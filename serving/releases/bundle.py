@@ -73,12 +73,8 @@ def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
 
     Raises:
         BundleNotFoundError: The manifest is missing.
-        ManifestCorruptError: The manifest was changed.
-        ManifestFormatError: The manifest has another format version.
-        ForeignPartError: A part comes from another training run.
-        MissingFileError: A listed file is missing.
-        CorruptFileError: The size or checksum of a file differs.
-        UnlistedFileError: A file was added.
+        BundleError: The manifest has another format version, a part comes from another training
+            run, or a file was changed, removed or added.
     """
     root = pathlib.Path(base)
     release = manifest.read(root, version)
@@ -91,7 +87,7 @@ def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
         for path in parts.files_under(root / part / str(version)):
             name = path.relative_to(root).as_posix()
             if name not in release.files:
-                raise errors.UnlistedFileError(
+                raise errors.BundleError(
                     f"{name} is not listed in manifests/{version}.json. Remove the file, or "
                     "export the bundle again."
                 )
@@ -124,7 +120,7 @@ def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
     except BaseException as error:
         held.close()
         if isinstance(error, OSError):
-            raise errors.UnreadableReleaseError(
+            raise errors.BundleError(
                 f"Release {version} of {root} cannot be read: {error}. Check the disk and the "
                 "permissions, or restore the file."
             ) from error

@@ -114,7 +114,7 @@ def test_a_release_that_cannot_be_served_is_not_promoted(base):
     path = base / "ranker/2/saved_model.pb"
     path.write_bytes(path.read_bytes()[:-1])
     for step in (releases.promote, lambda *args: releases.start_canary(*args, share=0.1)):
-        with pytest.raises(errors.CorruptFileError, match=r"ranker/2/saved_model\.pb has"):
+        with pytest.raises(errors.BundleError, match=r"ranker/2/saved_model\.pb has"):
             step(base, 2)
     assert not (base / release_pointer.POINTER_FILE).exists()
     with pytest.raises(
