@@ -1,8 +1,6 @@
 """Turns one request into one answer: query tower, index, ranker, rules."""
 
 from serving.orchestrator.admission import RETRY_AFTER_SECONDS, Admission
-from serving.orchestrator.answers import ranked_answer
-from serving.orchestrator.candidates import RequestCandidates
 from serving.orchestrator.event_consumer import EventConsumer
 from serving.orchestrator.event_intake import EventIntake
 from serving.orchestrator.orchestrator import Orchestrator
@@ -24,11 +22,9 @@ __all__ = [
     "EventConsumer",
     "EventIntake",
     "Orchestrator",
-    "RequestCandidates",
     "ServiceMetrics",
     "UserData",
     "check_num_ads",
     "describe_release",
     "in_turns",
-    "ranked_answer",
 ]

@@ -418,18 +418,10 @@ class Orchestrator:
         stage_ms = {**found.stage_ms, "ranker": ranked.milliseconds}
         if valid.user_data is not None:
             stage_ms["users"] = valid.user_ms
-        if ranked.scores is None:
-            answer = answers.retrieval_answer(
-                self.release, valid, found.of(row), ranked.degraded, stage_ms
-            )
-        else:
-            answer = answers.ranked_answer(
-                self.release,
-                valid,
-                found.of(row, ranked.num_ranked),
-                {head: scores[row] for head, scores in ranked.scores.items()},
-                stage_ms,
-                reason=ranked.degraded,
-            )
+        own, head_scores = found.of(row), None
+        if ranked.scores is not None:
+            own = found.of(row, ranked.num_ranked)
+            head_scores = {head: scores[row] for head, scores in ranked.scores.items()}
+        answer = answers.compose(self.release, valid, own, head_scores, stage_ms, ranked.degraded)
         answer.stage_ms["total"] = (self._clock() - deadline.started) * 1000
         return request_batch.Answered(valid, answer, found.rows.shape[1], ranked.num_ranked)
