@@ -245,19 +245,27 @@ class Orchestrator:
             positions: Their positions in a larger batch, for messages. None: they are all of it.
 
         Raises:
-            InvalidRequestError: A request is not valid, or the batch is too long.
+            InvalidRequestError: A request is not valid, so that the whole batch is refused and the
+                message names the request, or the batch is too long.
         """
-        return request_batch.check(
-            requests,
-            self._validator,
-            lambda valid: (
-                valid.deadline_ms or self.config.batch_deadline_ms,
-                self._num_candidates(valid),
-            ),
-            self._num_ads,
-            self.config.max_batch,
-            positions,
-        )
+        if len(requests) > self.config.max_batch:
+            raise errors.InvalidRequestError(
+                f"requests: expected at most {self.config.max_batch} values, got {len(requests)}. "
+                "Send several batches."
+            )
+        num_ads = 0
+        groups: dict[tuple[float, int], list[tuple[int, ValidRequest]]] = {}
+        for position, request in enumerate(requests):
+            try:
+                valid = self._validator.check(request)
+            except errors.InvalidRequestError as error:
+                place = f"requests[{position if positions is None else positions[position]}]"
+                raise errors.InvalidRequestError(f"{place}.{error}") from error
+            num_ads += self._num_ads(valid)
+            deadline_ms = valid.deadline_ms or self.config.batch_deadline_ms
+            group = groups.setdefault((deadline_ms, self._num_candidates(valid)), [])
+            group.append((position, valid))
+        return request_batch.RequestBatch(len(requests), num_ads, groups)
 
     def admitted_batch(
         self, batch: request_batch.RequestBatch, started: float
