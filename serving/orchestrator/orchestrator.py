@@ -362,21 +362,17 @@ class Orchestrator:
         self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
     ) -> ranking_stage.Ranking:
         self._observe_live()
-        if self._ranking is None:
+        if self._ranker is None or self._ranking is None:
             return ranking_stage.Ranking(None, None)
         started = self._clock()
         ranked = await self._ranking.rank(found, min_count, deadline)
-        self._observe_ranker(self._ranking)
+        self.metrics.observe_breaker(self.release.version, self._ranker.breaker_state)
+        states = self._ranker.states()
+        if states != self._observed_replicas:
+            self._observed_replicas = states
+            self.metrics.observe_replicas(self.release.version, states)
         milliseconds = (self._clock() - started) * 1000
         return dataclasses.replace(ranked, milliseconds=milliseconds)
-
-    def _observe_ranker(self, ranking: ranking_stage.RankingStage) -> None:
-        self.metrics.observe_breaker(self.release.version, ranking.breaker_state)
-        if self._ranker is not None:
-            states = self._ranker.states()
-            if states != self._observed_replicas:
-                self._observed_replicas = states
-                self.metrics.observe_replicas(self.release.version, states)
 
     def _observe_live(self) -> None:
         state = (self.live.problem is not None, self.live.cut_bytes, self.live.num_updates)
