@@ -12,7 +12,7 @@ from serving.index.ad_index import (
     listed_ads,
 )
 from serving.index.backend import EligibleAds, IndexBackend
-from serving.index.exact_search import BestRows, best_of_lists, exact_rows
+from serving.index.exact_search import exact_rows
 from serving.index.filters.eligibility import Eligibility
 from serving.index.filters.row_set import RowSet
 from serving.index.index_build import (
@@ -53,7 +53,6 @@ __all__ = [
     "MILVUS_KINDS",
     "QUERIES_FILE",
     "AdIndex",
-    "BestRows",
     "BuiltIndex",
     "Choice",
     "Eligibility",
@@ -67,7 +66,6 @@ __all__ = [
     "Structure",
     "Trial",
     "add_vectors",
-    "best_of_lists",
     "build_index",
     "drop_index",
     "drop_unfinished",

@@ -11,13 +11,11 @@ if TYPE_CHECKING:
     from serving.model_server.models.servable import Servable
     from serving.model_server.operations.operations import run_predict
     from serving.model_server.server import ModelServer
-    from serving.model_server.tensor_codec import encode_tensor
 
-__all__ = ["ModelServer", "Servable", "encode_tensor", "run_predict"]
+__all__ = ["ModelServer", "Servable", "run_predict"]
 _MODULES = {
     "ModelServer": "server",
     "Servable": "models.servable",
-    "encode_tensor": "tensor_codec",
     "run_predict": "operations.operations",
 }
 

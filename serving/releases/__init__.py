@@ -4,7 +4,6 @@ from serving.manifest import versions
 from serving.releases.assembly import ReleaseInputs, assemble
 from serving.releases.bundle import Bundle, latest, load, stable
 from serving.releases.changes import (
-    PrunedReleases,
     current_pointer,
     end_canary,
     list_releases,
@@ -13,10 +12,9 @@ from serving.releases.changes import (
     roll_back,
     start_canary,
 )
-from serving.releases.in_use import is_in_use
 from serving.releases.model_publishing import publish_models
 from serving.releases.models import AdTower, QueryTower, RankerModel
-from serving.releases.parts import PARTS, write_identity
+from serving.releases.parts import write_identity
 from serving.releases.pointer import Pointer, read_pointer
 from serving.releases.probes import (
     SCORE_TOLERANCE,
@@ -31,13 +29,11 @@ from serving.releases.release_copy import copy_release
 from serving.releases.served_versions import ServedVersions, is_held, versions_without_ranker
 
 __all__ = [
-    "PARTS",
     "SCORE_TOLERANCE",
     "TOLERANCE",
     "AdTower",
     "Bundle",
     "Pointer",
-    "PrunedReleases",
     "QueryTower",
     "RankerModel",
     "ReleaseInputs",
@@ -51,7 +47,6 @@ __all__ = [
     "current_pointer",
     "end_canary",
     "is_held",
-    "is_in_use",
     "latest",
     "list_releases",
     "load",

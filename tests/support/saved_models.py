@@ -18,7 +18,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving import model_server
+from serving.model_server import tensor_codec
 
 
 class _Score(tf.Module):
@@ -148,7 +148,7 @@ def set_default_input(directory: pathlib.Path, alias: str, value: tf.Tensor) -> 
     path = directory / "saved_model.pb"
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     signature = model.meta_graphs[0].signature_def["serving_default"]
-    signature.defaults[alias].CopyFrom(model_server.encode_tensor(value.numpy()))
+    signature.defaults[alias].CopyFrom(tensor_codec.encode_tensor(value.numpy()))
     path.write_bytes(model.SerializeToString())
 
 

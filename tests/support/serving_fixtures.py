@@ -258,7 +258,7 @@ class Recipe:
         ads = ads_table(self.num_ads)
         built = index.build_index(ad_embeddings(self.num_ads), self.index_config, ads=ads)
         built.save(staged.ad_index, ad_features(self.num_ads), ads)
-        parts = tuple(part for part in releases.PARTS if self.heads or part != "ranker")
+        parts = tuple(part for part in manifest.PARTS if self.heads or part != "ranker")
         for part in parts:
             releases.write_identity(
                 part,

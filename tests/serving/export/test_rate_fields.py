@@ -115,7 +115,7 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, 
     assert applied.rates == ads.status()["rates"] == {"brand_clicks": 1}
     assert ads.view().features(rows[None, :12])[0, :, place].max() > released[:, place].max()
     state = ads._state.condensed()
-    assert live_update.decode(live.encode_update(state)).rates[0].numbers == {"cone": 0.8}
+    assert live_update.decode(live_update.encode(state)).rates[0].numbers == {"cone": 0.8}
     found = {ad.fields["brand"]: ad.fields["brand_clicks"] for ad in ads.view().listed(rows)}
     assert found["cone"] == 0.8
     assert found["acme"] != 0.9

@@ -13,7 +13,7 @@ import pytest
 import requirements
 
 from serving import errors, index, requests
-from serving.index import AD_ID, ad_index
+from serving.index import AD_ID, ad_index, exact_search
 from serving.index.milvus import connection, milvus_build
 from serving.live import live_state, live_update
 
@@ -333,16 +333,16 @@ def test_lists_of_several_collections_or_hosts_merge_into_the_exact_best():
         parts = np.array_split(rng.permutation(600), 7)
         found = []
         for rows in parts:
-            part = index.BestRows(query[None], 40)
+            part = exact_search.BestRows(query[None], 40)
             part.add(vectors[rows], rows)
             found.append((part.found()[0][0], part.found()[1][0]))
-        merged.append(index.best_of_lists(found, 40))
+        merged.append(exact_search.best_of_lists(found, 40))
     scores = asked @ vectors.T
     for (found_scores, found_rows), own in zip(merged, scores, strict=True):
         wanted = np.lexsort((np.arange(600), -own))[:40]
         np.testing.assert_array_equal(found_rows, wanted)
         np.testing.assert_allclose(found_scores, own[wanted], rtol=1e-5)
-    assert len(index.best_of_lists([(np.empty(0), np.empty(0, int))] * 2, 40)[1]) == 0
+    assert len(exact_search.best_of_lists([(np.empty(0), np.empty(0, int))] * 2, 40)[1]) == 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import waiting
 
 from serving import cli, errors, live, requests
 from serving.config import LiveConfig
+from serving.live import live_update
 
 
 def ad(name, price=1.0):
@@ -315,9 +316,9 @@ class TestRedis:
 
     def test_an_update_that_ended_between_stream_and_journal_is_applied_once(self, redis_hosts):
         first, second = redis_hosts.open(0), redis_hosts.open(1)
-        change = live.Update((), *_nothing(first))
+        change = live_update.Update((), *_nothing(first))
         # What is left of a process that was killed after it had published.
-        assert first._channel.publish(live.encode_update(change), first._store.position)
+        assert first._channel.publish(live_update.encode(change), first._store.position)
         second.update([ad("new-2")])
         for index in (first, second):
             sees(index, {"new-2": 1.0})

@@ -8,6 +8,7 @@ import serving_fixtures
 import waiting
 
 from serving import errors, releases
+from serving.releases import in_use
 from serving.requests import Request
 from serving.service import release_router
 
@@ -59,14 +60,14 @@ def test_a_request_is_answered_whole_by_the_release_that_it_began_with(run, base
             answer = await service.recommend(request(0))
             assert (answer.bundle_version, answer.degraded) == (1, None)
             assert [row["role"] for row in router.status()] == ["ending", "stable"]
-            assert releases.is_in_use(base, 1)
+            assert in_use.is_in_use(base, 1)
         await asyncio.gather(*router._closing)
-        assert not releases.is_in_use(base, 1)
+        assert not in_use.is_in_use(base, 1)
         assert [(row["version"], row["in_flight"]) for row in router.status()] == [(2, 0)]
-        assert releases.is_in_use(base, 2)
+        assert in_use.is_in_use(base, 2)
 
     run(scenario)
-    assert not releases.is_in_use(base, 2)
+    assert not in_use.is_in_use(base, 2)
 
 
 def test_a_release_that_comes_back_before_its_last_request_stays_open(run, base):

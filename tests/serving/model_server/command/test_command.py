@@ -21,7 +21,7 @@ from repository import ROOT as _ROOT
 from serving_fixtures import free_port
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving import model_server
+from serving.model_server import tensor_codec
 from serving.model_server.command import command
 
 pytestmark = pytest.mark.process
@@ -115,7 +115,7 @@ def _busy(
     port = free_port()
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "default"
-    request.inputs["steps"].CopyFrom(model_server.encode_tensor(np.array([10**9])))
+    request.inputs["steps"].CopyFrom(tensor_codec.encode_tensor(np.array([10**9])))
     flags = f"--port={port}", "--rest_api_port=0", f"--model_base_path={tmp_path}/loop"
     with (
         _started(*flags, **options) as process,
