@@ -4,6 +4,7 @@ base/query_tower/N/   base/ad_tower/N/   base/ad_index/N/   base/ranker/N/
 base/manifests/N.json: commit point           base/releases.json: the stable version
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -22,12 +23,12 @@ class Bundle:
     manifest: manifest.Manifest
     query_tower: models.QueryTower
     ad_index: AdIndex
-    lease: in_use.Lease
+    held: contextlib.ExitStack
 
     def close(self) -> None:
         """Allows the release to be pruned. Its memory is freed with the last reference."""
         self.ad_index.close()
-        self.lease.close()
+        self.held.close()
 
     @property
     def version(self) -> int:
@@ -125,4 +126,4 @@ def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
                 "permissions, or restore the file."
             ) from error
         raise
-    return Bundle(base=root, manifest=release, query_tower=tower, ad_index=index, lease=held)
+    return Bundle(base=root, manifest=release, query_tower=tower, ad_index=index, held=held)
