@@ -97,19 +97,6 @@ class ReleaseRouter:
         for entry in list(self._entries.values()):
             self._close_unused(entry)
 
-    @contextlib.contextmanager
-    def use(self, request: Request) -> Iterator[orchestrator.Orchestrator]:
-        """Yields the orchestrator for a request, which stays open until the block ends.
-
-        Args:
-            request: Request to route.
-
-        Raises:
-            InvalidRequestError: `release` is not null, `stable` or `canary`.
-        """
-        with self._held(self._choose(request)) as entry:
-            yield entry.service
-
     async def recommend(self, request: Request, *timing: float) -> Answer:
         """Answers a request like `Orchestrator.recommend`.
 

@@ -476,6 +476,8 @@ def serve_app(
         # Listening before the server runs: early connections wait instead of failing.
         sock.listen(2048)
         draining = draining or threading.Event()
+        if isinstance(service, orchestrator.Orchestrator):
+            service = release_router.ReleaseRouter(service)
         application = app.create_app(service, draining=draining, **options)
         server = http_server.HttpServer(application, draining, http)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
