@@ -27,7 +27,6 @@ from serving import errors
 from serving.config import HttpConfig
 from serving.service import connections, listener, log_format
 
-Listening = socket.socket
 # Files of a process that are not connections: libraries, the index, the ranker, logs.
 _OTHER_FILES = 200
 # Clients cause records of these loggers, a late ranker call one per request, so they must not fill
