@@ -139,26 +139,6 @@ class UserStoreConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LiveConfig:
-    """When a new release is suggested, and when the journal is rewritten.
-
-    Attributes:
-        max_added: Maximum number of added ads. Each search compares all of them.
-        max_added_share: Maximum number of added ads, as a share of the release.
-        max_removed_share: Maximum number of removed and changed ads, as a share of the release.
-        max_recall_loss: Maximum loss of recall at 500 since the export.
-        max_dead: Maximum number of added ads that were later changed or removed. If there are
-            more, and more than there are added ads, the journal is rewritten without them.
-    """
-
-    max_added: int = 50_000
-    max_added_share: float = 0.1
-    max_removed_share: float = 0.2
-    max_recall_loss: float = 0.01
-    max_dead: int = 10_000
-
-
-@dataclasses.dataclass(frozen=True)
 class FollowConfig:
     """Options for following the releases on disk.
 
