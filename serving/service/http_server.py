@@ -91,9 +91,6 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts the application, and then accepts connections.
 
-        Args:
-            sockets: Bound sockets.
-
         Raises:
             ServerStartError: Another process listens at the address of a socket.
         """
@@ -112,11 +109,7 @@ class HttpServer(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes the port, answers the accepted requests, and stops the application.
-
-        Args:
-            sockets: Bound sockets.
-        """
+        """Closes the port, answers the accepted requests, and stops the application."""
         self._draining.set()
         await asyncio.gather(*(one.close() for one in self._listeners))
         await super().shutdown(sockets)

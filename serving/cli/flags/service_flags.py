@@ -144,9 +144,6 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def settings(base: pathlib.Path) -> service.ServiceSettings:
     """Returns the service settings of the flags.
 
-    Args:
-        base: Base directory of the bundles.
-
     Raises:
         ValueError: The token, the certificate, the rules, a port, an address or the user store is
             not valid.
