@@ -1,6 +1,6 @@
 """Options of the online service and their defaults.
 
-The flags of `tfrec serve` take their defaults from here. Importing it loads no TensorFlow.
+An option with a help text is also a flag of `tfrec serve`. Importing it loads no TensorFlow.
 """
 
 import dataclasses
@@ -15,6 +15,22 @@ LOG_FORMATS = ("text", "json")
 DEFAULT_MAX_BODY_BYTES = 1_000_000
 # Over REST, larger batches are rejected before their requests are validated.
 MAX_BATCH_SIZE = 1000
+
+
+def option(
+    default: Any, help: str, *, minimum: float | None = None, flag: str | None = None
+) -> Any:
+    """Returns a dataclass field with the help text of its flag.
+
+    Args:
+        default: Default of the option and of the flag.
+        help: Help text, which is not repeated in the docstring of the config.
+        minimum: Minimum that the flag accepts. None: any value.
+        flag: Name of the flag. None: the name of the option.
+    """
+    return dataclasses.field(
+        default=default, metadata={"help": help, "minimum": minimum, "flag": flag}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +54,19 @@ class RankingConfig:
 
     Attributes:
         reserve_ms: Part of each deadline reserved for assembling the answer.
-        max_calls: Maximum number of concurrent calls for each replica of the ranker. Others wait in
-            this process.
         min_candidates: Minimum number of candidates per call, unless fewer were retrieved.
         margin: Factor on the expected latency of a call when the number of candidates is chosen.
         pauses: Options of the circuit breaker.
     """
 
     reserve_ms: float = 5.0
-    max_calls: int = 4
+    max_calls: int = option(
+        4,
+        "Maximum number of concurrent ranker calls per process and replica; further calls wait. "
+        "Increase it for a model server with a GPU.",
+        minimum=1,
+        flag="max_ranker_calls",
+    )
     min_candidates: int = 50
     margin: float = 1.25
     pauses: BreakerConfig = dataclasses.field(default_factory=BreakerConfig)
@@ -57,35 +77,52 @@ class OrchestratorConfig:
     """Options of the orchestrator.
 
     Attributes:
-        num_candidates: Number of ads retrieved from the index for the ranker.
         default_k: Number of ads returned if a request does not set `k`.
         max_k: Maximum value of `k` in a request.
-        default_deadline_ms: Deadline of a single request that does not set one.
         batch_deadline_ms: Deadline of requests in a batch that do not set one.
         max_batch: Maximum number of requests in a batch.
-        max_ads_per_call: Maximum number of ads in the answers to a batch: the sum of
-            their `k`, and of the candidates if they ask for them.
         requests_per_call: Number of requests of a batch that share a call to the query tower, the
             index and the ranker.
         num_threads: Number of threads for the query tower and the index.
-        max_in_flight: Maximum number of requests in flight. Others are rejected, and so are those
-            that cannot be answered before their deadline.
-        max_ads_in_flight: Maximum number of ads that the requests in flight ask for.
         ranker: Options of the calls to the ranker.
         rules: Business rules of requests that do not set any.
     """
 
-    num_candidates: int = NUM_CANDIDATES
+    num_candidates: int = option(
+        NUM_CANDIDATES, "Number of candidates that the index passes to the ranker.", minimum=1
+    )
     default_k: int = 10
     max_k: int = 1000
-    default_deadline_ms: float = 2_000.0
+    default_deadline_ms: float = option(
+        2_000.0,
+        "Default deadline of a request, in milliseconds. If time runs out, fewer candidates are "
+        "ranked or ads are returned in retrieval order. The default tolerates bursts; set the time "
+        "that your callers can wait, such as 100.",
+        minimum=1.0,
+        flag="deadline_ms",
+    )
     batch_deadline_ms: float = 10_000.0
     max_batch: int = MAX_BATCH_SIZE
-    max_ads_per_call: int = 10_000
+    max_ads_per_call: int = option(
+        10_000,
+        "Maximum number of ads in the answers to a batch: the sum of k, and of candidates; "
+        "larger batches get 413.",
+        minimum=1,
+    )
     requests_per_call: int = 16
     num_threads: int = 2
-    max_in_flight: int = 1024
-    max_ads_in_flight: int = 20_000
+    max_in_flight: int = option(
+        1024,
+        "Maximum number of requests in flight per process; further requests get 429, and so do "
+        "those that cannot be answered before their deadline.",
+        minimum=1,
+    )
+    max_ads_in_flight: int = option(
+        20_000,
+        "Maximum number of ads requested by the requests in flight, per process; further requests "
+        "get 429.",
+        minimum=1,
+    )
     ranker: RankingConfig = dataclasses.field(default_factory=RankingConfig)
     rules: requests.Rules | Mapping[str, Any] | None = None
 
@@ -96,12 +133,16 @@ class ImpressionLogConfig:
 
     Attributes:
         rows_per_file: Number of rows after which a file is written.
-        seconds_per_file: Age of the first row after which a file is written.
         max_queued: Maximum number of answers waiting to be converted to rows. Others are dropped.
     """
 
     rows_per_file: int = 50_000
-    seconds_per_file: float = 60.0
+    seconds_per_file: float = option(
+        60.0,
+        "Time between the files of the impression log, in seconds.",
+        minimum=0.1,
+        flag="impression_log_seconds",
+    )
     max_queued: int = 10_000
 
 
@@ -110,25 +151,36 @@ class UserStoreConfig:
     """Options of the user store.
 
     Attributes:
-        read_timeout_ms: Time that a request waits for its user, in milliseconds; then it
-            continues without.
         write_timeout_seconds: Time for a write, and for a connection to open, in seconds.
         max_actions: Number of latest clicks, engagements and purchases kept for each user.
         max_impressions: Number of latest impressions kept for each user.
-        ttl_days: Time after the last write to a user until the user is deleted, and age at which
-            an event is deleted, in days.
-        record_impressions: Whether the ads of each answer are recorded as impressions of its user.
         max_queued: Maximum number of answers whose impressions wait to be written. Impressions of
             further answers are dropped.
         pauses: When the store is given a pause, and how long.
     """
 
-    read_timeout_ms: float = 5.0
+    read_timeout_ms: float = option(
+        5.0,
+        "Time that a request waits for its user, in milliseconds; then it continues without.",
+        minimum=0.1,
+        flag="user_store_ms",
+    )
     write_timeout_seconds: float = 2.0
     max_actions: int = 200
     max_impressions: int = 500
-    ttl_days: float = 90.0
-    record_impressions: bool = True
+    ttl_days: float = option(
+        90.0,
+        "Days after which a user without new events or profile is deleted from the store, and "
+        "events from users.",
+        minimum=0.01,
+        flag="user_ttl_days",
+    )
+    record_impressions: bool = option(
+        True,
+        "Whether the ads of each answer count as shown to its user. Turn it off if your pages "
+        "report what they show as events.",
+        flag="store_impressions",
+    )
     max_queued: int = 10_000
     pauses: BreakerConfig = dataclasses.field(default_factory=BreakerConfig)
 
@@ -136,26 +188,6 @@ class UserStoreConfig:
     def ttl_seconds(self) -> float:
         """Time to live in seconds."""
         return self.ttl_days * 86_400
-
-
-@dataclasses.dataclass(frozen=True)
-class LiveConfig:
-    """When a new release is suggested, and when the journal is rewritten.
-
-    Attributes:
-        max_added: Maximum number of added ads. Each search compares all of them.
-        max_added_share: Maximum number of added ads, as a share of the release.
-        max_removed_share: Maximum number of removed and changed ads, as a share of the release.
-        max_recall_loss: Maximum loss of recall at 500 since the export.
-        max_dead: Maximum number of added ads that were later changed or removed. If there are
-            more, and more than there are added ads, the journal is rewritten without them.
-    """
-
-    max_added: int = 50_000
-    max_added_share: float = 0.1
-    max_removed_share: float = 0.2
-    max_recall_loss: float = 0.01
-    max_dead: int = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,14 +214,21 @@ class HttpConfig:
     Attributes:
         tls_certificate: PEM file with the certificate and its chain. None disables TLS.
         tls_key: PEM file with the private key. None if the certificate file contains it.
-        drain_seconds: Time between the stop signal and closing the port.
         end_seconds: Time for requests in flight to finish after the port is closed.
-        max_connections: Maximum number of open connections of a process. At the limit, the
-            connection that has waited longest for its client is closed.
     """
 
     tls_certificate: str | None = None
     tls_key: str | None = None
-    drain_seconds: float = 1.0
+    drain_seconds: float = option(
+        1.0,
+        "Time after SIGTERM during which requests are still accepted while /readyz returns "
+        "`draining`, in seconds. Set it to more than a load balancer's health check interval.",
+        minimum=0.0,
+    )
     end_seconds: int = 20
-    max_connections: int = 4096
+    max_connections: int = option(
+        4096,
+        "Maximum number of open connections per process, less if the system allows fewer open "
+        "files. At the limit, the connection that has waited longest for its client is closed.",
+        minimum=1,
+    )

@@ -8,10 +8,9 @@
       InvalidAdError        an ad for a live index is invalid
       ImpressionLogError    the impression log cannot be written or joined
       UserStoreError        the user store failed
-      WorkersError          the worker processes of the service keep exiting
       OverloadedError       a request cannot be answered in time
       RankerError           the ranker returned no usable scores
-      ServerStartError      the embedded model server cannot start
+      ServerStartError      the service or the embedded model server cannot start
       TfrecClientError      base of the errors of `serving.client`
 
 `code` is the short name of the error in REST responses: the class name in snake case, without
@@ -39,34 +38,6 @@ class BundleError(ServingError):
 
 class BundleNotFoundError(BundleError):
     """The bundle is not published: it has no manifest."""
-
-
-class ManifestCorruptError(BundleError):
-    """The manifest differs from the one that was published."""
-
-
-class ManifestFormatError(BundleError):
-    """The manifest has an unknown format version or invalid content."""
-
-
-class ForeignPartError(BundleError):
-    """A part of the bundle comes from a different training run or data set."""
-
-
-class MissingFileError(BundleError):
-    """A file listed in the manifest is missing."""
-
-
-class CorruptFileError(BundleError):
-    """A file differs in size or checksum from the one that was published."""
-
-
-class UnreadableReleaseError(BundleError):
-    """The operating system cannot read a file of the release."""
-
-
-class UnlistedFileError(BundleError):
-    """The bundle contains a file that the manifest does not list."""
 
 
 class ProbeMismatchError(BundleError):
@@ -142,10 +113,6 @@ class OverloadedError(ServingError):
     """The request cannot be answered in time, because too many others are in flight."""
 
 
-class WorkersError(ServingError):
-    """The worker processes of the service exit as soon as they start."""
-
-
 class RankerError(ServingError):
     """The ranker returned no usable scores."""
 
@@ -177,7 +144,7 @@ class RankerMismatchError(RankerError):
 
 
 class ServerStartError(ServingError):
-    """The service or its model server could not start: a port, a configuration or a model."""
+    """The service or its model server cannot start, or its processes exit as soon as they do."""
 
 
 class TfrecClientError(ServingError):

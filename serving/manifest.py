@@ -250,9 +250,8 @@ def read(base: pathlib.Path, version: int) -> Manifest:
 
     Raises:
         BundleNotFoundError: The version has no manifest.
-        UnreadableReleaseError: The operating system cannot read the file.
-        ManifestCorruptError: The file has changed since it was written.
-        ManifestFormatError: The format is that of another version of tfrec.
+        BundleError: The file cannot be read, has changed since it was written, or has the format of
+            another version of tfrec.
     """
     path = path_of(base, version)
     name = f"manifests/{version}.json"
@@ -261,7 +260,7 @@ def read(base: pathlib.Path, version: int) -> Manifest:
     except FileNotFoundError as error:
         raise not_published(base, version) from error
     except OSError as error:
-        raise errors.UnreadableReleaseError(
+        raise errors.BundleError(
             f"{name} of {base} cannot be read: {error}. Check the disk and the permissions."
         ) from error
     try:
@@ -278,7 +277,7 @@ def read(base: pathlib.Path, version: int) -> Manifest:
 
 def _parse(document: dict[str, Any], name: str, version: int) -> Manifest:
     if document.get("format_version") != FORMAT_VERSION:
-        raise errors.ManifestFormatError(
+        raise errors.BundleError(
             f"{name} has format_version {document.get('format_version')!r}, expected "
             f"{FORMAT_VERSION}. Export the bundle again, or use the version of tfrec that wrote it."
         )
@@ -287,14 +286,14 @@ def _parse(document: dict[str, Any], name: str, version: int) -> Manifest:
         parts = tuple(document.pop("parts"))
         manifest = Manifest(**document, heads=heads, parts=parts)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise errors.ManifestFormatError(f"{name}: {error} Export the bundle again.") from error
+        raise errors.BundleError(f"{name}: {error} Export the bundle again.") from error
     if manifest.version != version:
         raise _corrupt(name, f"it is the manifest of version {manifest.version}")
     return manifest
 
 
-def _corrupt(name: str, reason: str) -> errors.ManifestCorruptError:
-    return errors.ManifestCorruptError(
+def _corrupt(name: str, reason: str) -> errors.BundleError:
+    return errors.BundleError(
         f"{name} is corrupt: {reason}. Restore the file, or export the bundle again."
     )
 

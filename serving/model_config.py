@@ -99,14 +99,7 @@ def config_text(root: str, models: Sequence[str], served: ServedReleases) -> str
 
 
 def read_text(path: str | os.PathLike[str], target: _Message) -> _Message:
-    """Reads a message from a file in protobuf text format.
-
-    Args:
-        path: The file.
-        target: An empty message to fill.
-
-    Returns:
-        `target`.
+    """Fills an empty message from a file in protobuf text format, and returns it.
 
     Raises:
         OSError: The file cannot be read.

@@ -72,9 +72,6 @@ def silent_if_output_is_closed() -> Iterator[None]:
 def read_text(path: pathlib.Path) -> str:
     """Reads a text file given by a flag.
 
-    Args:
-        path: File to read.
-
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: The file is not UTF-8.
@@ -92,9 +89,6 @@ def read_text(path: pathlib.Path) -> str:
 def read_lines(path: pathlib.Path) -> list[str]:
     """Reads the non-empty lines of a text file given by a flag, stripped.
 
-    Args:
-        path: File to read.
-
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: The file is not UTF-8.
@@ -106,9 +100,6 @@ def read_lines(path: pathlib.Path) -> list[str]:
 
 def json_of_flag(name: str) -> dict[str, Any] | None:
     """Returns the JSON object of a flag, given as text or as a file; None if the flag is not set.
-
-    Args:
-        name: Name of the flag.
 
     Raises:
         FileNotFoundError: The file does not exist.

@@ -21,12 +21,15 @@ def define_flags(config: type, names: tuple[str, ...] | None = None) -> None:
     """Defines a flag for each option of a config dataclass.
 
     Args:
-        config: Config dataclass with options defined by `tfrec.config.option`.
+        config: Config dataclass with options of `tfrec.config` or `serving.config`.
         names: Options to define flags for. None: all.
     """
     for field in dataclasses.fields(config):
         if "help" in field.metadata and (names is None or field.name in names):
-            _DEFINE[type(field.default)](field.name, field.default, field.metadata["help"])
+            minimum = field.metadata.get("minimum")
+            limits = () if minimum is None else (minimum,)
+            define = _DEFINE[type(field.default)]
+            define(_flag_of(field), field.default, field.metadata["help"], *limits)
 
 
 def from_flags(config: type[Config], **overrides: Any) -> Config:
@@ -37,8 +40,12 @@ def from_flags(config: type[Config], **overrides: Any) -> Config:
         **overrides: Values of options that override the flags.
     """
     values = {
-        field.name: flags.FLAGS[field.name].value
+        field.name: flags.FLAGS[_flag_of(field)].value
         for field in dataclasses.fields(config)  # type: ignore[arg-type]
-        if field.name in flags.FLAGS
+        if "help" in field.metadata and _flag_of(field) in flags.FLAGS
     }
     return config(**{**values, **overrides})
+
+
+def _flag_of(field: dataclasses.Field[Any]) -> str:
+    return field.metadata.get("flag") or field.name

@@ -60,14 +60,7 @@ class Verdict:
     notes: tuple[str, ...]
 
     def check(self, version: int) -> None:
-        """Raises an error if there are refusals.
-
-        Args:
-            version: The current release.
-
-        Raises:
-            ReleaseRefusedError: There are refusals.
-        """
+        """Raises `ReleaseRefusedError` if there are refusals; release `version` then stays."""
         if self.refusals:
             raise errors.ReleaseRefusedError(
                 f"Not published, release {version} stays: {'; '.join(self.refusals)}. More data, "

@@ -7,11 +7,7 @@ from tfrecords import label_counts, reader
 
 
 def of_labels(data_set: reader.DataSet) -> Iterator[str]:
-    """Yields the number of positive rows of each label, and what to expect of its head.
-
-    Args:
-        data_set: The converted log.
-    """
+    """Yields the number of positive rows of each label, and what to expect of its head."""
     for label in data_set.spec.labels:
         train, validation = (
             label_counts.LabelRows(
@@ -28,11 +24,7 @@ def of_labels(data_set: reader.DataSet) -> Iterator[str]:
 
 
 def of_release(release: manifest.Manifest) -> Iterator[str]:
-    """Yields how the heads of a release are weighted, and which are weak and why.
-
-    Args:
-        release: Manifest of the release.
-    """
+    """Yields how the heads of a release are weighted, and which are weak and why."""
     if not release.has_ranker:
         yield "no ranker: answers are in retrieval order"
         return

@@ -36,11 +36,7 @@ class LoggedSchema:
     labels: dict[str, str]
 
     def to_convert(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Returns the JSON of a schema for `tfrec convert --format=tabular`.
-
-        Args:
-            labels: Labels that the feedback contains.
-        """
+        """Returns the JSON of a schema for `tfrec convert`, with the labels of the feedback."""
         users = [
             field["name"]
             for field in self.source.get("fields", [])

@@ -144,21 +144,25 @@ def build_index(
         IndexUnavailableError: Milvus does not answer.
     """
     config = config or kinds.IndexConfig()
+    if embeddings.ndim != 2 or not embeddings.size:
+        raise errors.AdIndexError(
+            f"Expected ad embeddings of shape [N, D] with N ≥ 1, got {list(embeddings.shape)}."
+        )
+    chosen_by = None if tuning_queries is None else tuning_queries[::2]
+    searcher: search.Searcher | milvus_index.MilvusIndex
     if config.backend == kinds.MILVUS:
         filterable = pa.table({})
         if ads is not None:
             filterable = ads.select(list(eligibility.Eligibility(ads, AD_ID).kinds))
-        return BuiltIndex(
-            *milvus_build.build(embeddings, filterable, config, tuning_queries, resume_file)
-        )
-    if tuning_queries is not None and len(tuning_queries) > 1 and config.kind == kinds.AUTO:
+        searcher, parameters = milvus_build.build(embeddings, filterable, config, resume_file)
+    elif tuning_queries is not None and len(tuning_queries) > 1 and config.kind == kinds.AUTO:
         choice = index_choice.tune_index(embeddings, tuning_queries, config)
         parameters = {**choice.structure.build_parameters, "tuning": choice.summary()}
         return BuiltIndex(choice.structure.searcher, parameters)
-    chosen_by = None if tuning_queries is None else tuning_queries[::2]
-    index, kind, parameters = index_build.build(embeddings, config, chosen_by)
-    searcher = search.Searcher(index)
-    if chosen_by is not None and kind != "Flat":
+    else:
+        index, _, parameters = index_build.build(embeddings, config, chosen_by)
+        searcher = search.Searcher(index)
+    if chosen_by is not None and searcher.kind != "Flat":
         widening.widen(searcher, embeddings, chosen_by, config.num_candidates, config.target_recall)
     return BuiltIndex(searcher, parameters)
 

@@ -52,17 +52,13 @@ def build(
         The index, its kind, and its build parameters.
 
     Raises:
-        AdIndexError: There are no ads, or an embedding is not finite.
+        AdIndexError: An embedding is not finite.
         ValueError: `config.use_gpu` is set, but there is no GPU.
     """
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
-    if embeddings.ndim != 2 or not embeddings.size:
-        raise errors.AdIndexError(
-            f"Expected ad embeddings of shape [N, D] with N ≥ 1, got {list(embeddings.shape)}."
-        )
     size = training_sample_size(config, *embeddings.shape)
     drawn = sample_vectors(embeddings, size, config.seed)
-    _check_finite(drawn)
+    check_finite(drawn)
     index, kind, parameters = train_index(drawn, config, len(embeddings), queries)
     for first in range(0, len(embeddings), _ADDED_AT_ONCE):
         add_vectors(index, embeddings[first : first + _ADDED_AT_ONCE])
@@ -125,7 +121,7 @@ def add_vectors(index: Any, embeddings: np.ndarray) -> None:
     Raises:
         AdIndexError: An embedding is not finite.
     """
-    _check_finite(embeddings, index.ntotal)
+    check_finite(embeddings, index.ntotal)
     # A graph is deterministic only if a single thread builds it.
     alone = isinstance(index, faiss.IndexHNSW)
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
@@ -165,7 +161,12 @@ def megabytes(index: Any) -> float:
     return total / 1e6
 
 
-def _check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
+def check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
+    """Checks embeddings [rows, D] of the ads from `first_row` on.
+
+    Raises:
+        AdIndexError: One is not finite.
+    """
     # isfinite of the whole array would need a byte per number, 1 GB for 4 million ads.
     if np.isfinite(embeddings.sum(dtype=np.float64)):
         return

@@ -198,11 +198,6 @@ class IndexConfig:
 def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dict[str, Any]]:
     """Chooses the kind and its parameters for N ads.
 
-    Args:
-        config: Kind and parameters.
-        num_ads: Number of ads N.
-        dimension: Embedding size D.
-
     Returns:
         The kind, and the build parameters with the faiss `factory` string. `fallback` is the
         reason if the kind differs from the configured one.

@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 
 from serving.index import exact_search, search
+from serving.index.milvus import milvus_index
 from serving.index.tuning import index_recall
 
 # If the codes need more than this, rescoring more candidates does not pay.
@@ -16,7 +17,7 @@ _MAX_REFINE_FACTOR = 16.0
 
 
 def widen(
-    searcher: search.Searcher,
+    searcher: search.Searcher | milvus_index.MilvusIndex,
     embeddings: np.ndarray,
     queries: np.ndarray,
     k: int,
@@ -53,8 +54,12 @@ def widen(
         recall = best_recall
 
 
-def _parameters(searcher: search.Searcher) -> list[tuple[Any, str, Any]]:
+def _parameters(
+    searcher: search.Searcher | milvus_index.MilvusIndex,
+) -> list[tuple[Any, str, Any]]:
     """Returns owner, name and maximum of each search parameter."""
+    if isinstance(searcher, milvus_index.MilvusIndex):
+        return [(searcher, "search_width", milvus_index.MAX_WIDTH)]
     if searcher.kind == "HNSW":
         return [(searcher.index.hnsw, "efSearch", searcher.num_ads)]
     if searcher.kind == "Flat":
@@ -66,6 +71,8 @@ def _parameters(searcher: search.Searcher) -> list[tuple[Any, str, Any]]:
     return [probes, (searcher.index, "k_factor", _MAX_REFINE_FACTOR)]
 
 
-def _recall(searcher: search.Searcher, queries: np.ndarray, wanted: np.ndarray) -> float:
+def _recall(
+    searcher: search.Searcher | milvus_index.MilvusIndex, queries: np.ndarray, wanted: np.ndarray
+) -> float:
     _, found = searcher.search(queries, wanted.shape[1])
     return float(index_recall.recall_of_rows(found, wanted).mean())

@@ -77,11 +77,6 @@ def read_commit(file: BinaryIO) -> Commit:
 def read(file: BinaryIO, commit: Commit, known: Commit = START) -> tuple[list[bytes], Commit]:
     """Returns the payloads of the records between two commits, and the commit after them.
 
-    Args:
-        file: Journal.
-        commit: Latest commit of the file.
-        known: Commit to read from.
-
     Raises:
         LiveIndexError: A committed record is damaged or missing.
     """

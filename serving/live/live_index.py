@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 
 from serving import errors, releases
-from serving.config import LiveConfig
 from serving.index import AD_ID, recall_of_rows
 from serving.live import (
     ad_rates,
@@ -42,6 +41,12 @@ _RETRY_SECONDS = 0.5
 _MAX_TRIES = 100
 # Number of unknown ids that an update names.
 _MAX_UNKNOWN_IDS = 3
+# A new release is suggested if there are more added ads, each of which every search compares, if
+# more of the release's ads were added, or removed and changed, or if recall has fallen by more.
+_MAX_ADDED, _MAX_ADDED_SHARE, _MAX_REMOVED_SHARE, _MAX_RECALL_LOSS = 50_000, 0.1, 0.2, 0.01
+# With more added ads that were later changed or removed, and more than there are added ads, the
+# journal is rewritten without them.
+_MAX_DEAD = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +75,6 @@ class LiveIndex:
 
     Args:
         release: The loaded release.
-        config: Thresholds. None uses the defaults.
         channel: Channel to the journals of other hosts, which `close` closes. None: no channel.
 
     Raises:
@@ -80,11 +84,9 @@ class LiveIndex:
     def __init__(
         self,
         release: releases.Bundle,
-        config: LiveConfig | None = None,
         channel: update_channel.UpdateChannel | None = None,
     ) -> None:
         self._release = release
-        self._config = config or LiveConfig()
         manifest = release.manifest
         self._rows = ad_rows.AdRows(
             manifest.ad_fields, release.ad_index.table_schema, manifest.schema.get("show", ())
@@ -232,15 +234,15 @@ class LiveIndex:
 
     def rebuild_suggested(self) -> str | None:
         """Returns the reason to export a new release, or None."""
-        view, config, num_ads = self._view, self._config, self._release.ad_index.num_ads
-        if view.num_added > config.max_added:
+        view, num_ads = self._view, self._release.ad_index.num_ads
+        if view.num_added > _MAX_ADDED:
             return (
                 f"Each search compares all {view.num_added:,} added ads; expected at most "
-                f"{config.max_added:,}."
+                f"{_MAX_ADDED:,}."
             )
         for count, max_share, what in (
-            (view.num_added, config.max_added_share, "added"),
-            (view.num_removed, config.max_removed_share, "removed or changed"),
+            (view.num_added, _MAX_ADDED_SHARE, "added"),
+            (view.num_removed, _MAX_REMOVED_SHARE, "removed or changed"),
         ):
             if count > max_share * num_ads:
                 return (
@@ -248,7 +250,7 @@ class LiveIndex:
                     f"most {max_share:.0%}, because the index was tuned without these changes."
                 )
         exported = self._release.manifest.index["recall_at_500_against_exact"]
-        if self._recall is not None and self._recall < exported - config.max_recall_loss:
+        if self._recall is not None and self._recall < exported - _MAX_RECALL_LOSS:
             recall = f"Recall at {NUM_CANDIDATES} fell to {self._recall:.4f}"
             return f"{recall}; it was {exported:.4f} at export."
         return None
@@ -384,7 +386,7 @@ class LiveIndex:
 
     def _compact_if_needed(self) -> None:
         dead = self._state.num_dead
-        if dead > max(self._config.max_dead, self._view.num_added):
+        if dead > max(_MAX_DEAD, self._view.num_added):
             condensed = self._state.condensed()
             try:
                 self._store.rewrite(condensed)

@@ -13,11 +13,7 @@ from serving.live import ad_rates, additions, live_update, live_view
 
 
 class LiveState:
-    """State after all updates so far. Not thread-safe, but its views are.
-
-    Args:
-        released: Index of the release.
-    """
+    """State after all updates so far. Not thread-safe, but its views are."""
 
     def __init__(self, released: index.AdIndex) -> None:
         self._released = released

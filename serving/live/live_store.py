@@ -36,11 +36,6 @@ class News:
 class LiveStore:
     """Reads and writes the updates of one release. Not thread-safe.
 
-    Args:
-        base: Base directory of the bundles.
-        version: Release version.
-        training_id: Training id of the release.
-
     Attributes:
         seen: State of the file at the last read, see `state_of_file`.
         cut_bytes: Size of the remains of interrupted updates, kept next to the journal.

@@ -61,11 +61,6 @@ def connect(url: str) -> redis.Redis:
 class RedisChannel:
     """See `UpdateChannel`.
 
-    Args:
-        url: URL of the database.
-        version: Release version.
-        training_id: Training id of the release.
-
     Raises:
         ValueError: The URL is not valid.
     """

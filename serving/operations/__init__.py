@@ -1,7 +1,6 @@
 """Tools for operators: checks of releases and running servers, and a local service."""
 
 from serving.operations.capacity import (
-    Figure,
     Machine,
     MeasuredConstants,
     cost_drivers,
@@ -34,7 +33,6 @@ from serving.operations.user_rebuild import RebuiltUsers, rebuild_users
 
 __all__ = [
     "DoctorFinding",
-    "Figure",
     "Machine",
     "MeasuredConstants",
     "ModelServerCheck",

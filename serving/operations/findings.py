@@ -48,12 +48,7 @@ class SkippedError(Exception):
 
 
 def finding_of(check: str, look: Callable[[], str]) -> DoctorFinding:
-    """Runs a check.
-
-    Args:
-        check: What is checked.
-        look: Returns what was found, or raises if the check fails.
-    """
+    """Runs a check: `look` returns what was found, or raises if the check fails."""
     try:
         return DoctorFinding(check, "ok", look())
     except WrongError as error:

@@ -93,13 +93,7 @@ def compare_histories(
 def cause_of(
     plan: schema.Schema, logged: LoggedHistories, events: Sequence[UserEvent]
 ) -> str | None:
-    """Returns why logged histories differ from rebuilt ones, one of `CAUSES`; None if they do not.
-
-    Args:
-        plan: The schema with the histories.
-        logged: Histories of an answer.
-        events: All events of its user.
-    """
+    """Returns why logged histories differ from rebuilt ones, one of `CAUSES`; None: they do not."""
     rebuilt = [
         histories.raw_values(plan, events, time)
         for time in (logged.time, logged.time - _ANSWER_SECONDS)

@@ -78,9 +78,6 @@ def ranker_of(release: releases.Bundle) -> Iterator[Score]:
     The function takes the query fields, [B] or [B, L] each, as `QueryFields.columns` returns them,
     and ad_features [B, C, F] int32; it returns scores [B, C] float32 for each output.
 
-    Args:
-        release: Loaded release.
-
     Raises:
         ProbeMismatchError: The ranker cannot be loaded or run.
     """

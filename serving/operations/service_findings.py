@@ -156,18 +156,27 @@ class ServiceCheck:
 
     def _answers(self) -> str:
         """Sends the probes' requests and compares the answers with the bundle's ranker."""
-        requests = self._release.manifest.probes["requests"]
-        if not self._release.manifest.has_ranker:
+        release, found = self._release, []
+        requests = release.manifest.probes["requests"]
+        if not release.manifest.has_ranker:
             return self._answers_in_retrieval_order(requests)
-        found = []
-        with release_check.ranker_of(self._release) as score:
+        with release_check.ranker_of(release) as score:
             for number, request in enumerate(requests):
                 place = f"probe {number}"
                 answer = self._answer_of(request, place)
-                found.append(differences(self._release, score, request, answer, place))
-        num_ads = sum(len(own) for own in found)
-        if not num_ads:
+                ads = list(itertools.compress(answer.ads, are_as_released(release, answer.ads)))
+                if not ads:
+                    continue
+                rows = release.ad_index.find([ad.ad_id for ad in ads])
+                scores = {
+                    output: [getattr(ad, output) for ad in ads]
+                    for output in release.manifest.outputs.values()
+                }
+                differences = score_differences(release, score, request, rows, scores, place)
+                found.append(differences.max(axis=0))
+        if not found:
             raise findings.SkippedError(CHANGED)
+        num_ads = sum(map(len, found))
         return (
             f"{num_ads} ads of {len(requests)} requests have the scores of the bundle's ranker; "
             f"they differ by at most {np.concatenate(found).max():.2g}"
@@ -187,39 +196,6 @@ class ServiceCheck:
         found = [self._answer_of(one, f"probe {number}") for number, one in enumerate(requests)]
         num_ads = sum(len(answer.ads) for answer in found)
         return f"{num_ads} ads of {len(requests)} requests, in retrieval order: there is no ranker"
-
-
-def differences(
-    release: releases.Bundle,
-    score: release_check.Score,
-    request: Mapping[str, Any],
-    answer: Answer,
-    place: str,
-) -> np.ndarray:
-    """Returns the differences between an answer's scores and those of the release's ranker.
-
-    Args:
-        release: Loaded release.
-        score: Scoring function from `release_check.ranker_of`.
-        request: Raw query fields.
-        answer: Answer with scores.
-        place: Name of the request in error messages.
-
-    Returns:
-        Maximum absolute difference over the heads [C], for each ad that is as in the release.
-
-    Raises:
-        WrongError: The scores differ by more than those of one model on two servers.
-    """
-    same = are_as_released(release, answer.ads)
-    ads = list(itertools.compress(answer.ads, same))
-    if not ads:
-        return np.empty(0)
-    rows = release.ad_index.find([ad.ad_id for ad in ads])
-    found = {
-        output: [getattr(ad, output) for ad in ads] for output in release.manifest.outputs.values()
-    }
-    return score_differences(release, score, request, rows, found, place).max(axis=0)
 
 
 def are_as_released(release: releases.Bundle, ads: Sequence[RankedAd]) -> list[bool]:

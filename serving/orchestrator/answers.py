@@ -24,61 +24,63 @@ from serving.rules import (
 _DRAWS = random.SystemRandom()
 
 
-def ranked_answer(
+def compose(
     release: releases.Bundle,
     valid: requests.ValidRequest,
     found: candidates.RequestCandidates,
-    head_scores: Mapping[str, np.ndarray],
+    head_scores: Mapping[str, np.ndarray] | None,
     stage_ms: Mapping[str, float],
-    reason: str | None = None,
+    degraded: str | None = None,
 ) -> requests.Answer:
-    """Orders the candidates by utility, the weighted sum of the heads' scores, under the rules.
+    """Orders the candidates under the rules: by utility, or by retrieval score without a ranker.
 
     Args:
         release: Release bundle.
         valid: Validated request.
         found: Candidates of the request.
-        head_scores: Scores [C] float32 of each present head.
+        head_scores: Scores [C] float32 of each present head; the utility is their weighted sum.
+            None: there are no scores, and the utility is the retrieval score.
         stage_ms: Duration of each stage in milliseconds.
-        reason: Why fewer candidates were ranked than were found. None: all were ranked.
+        degraded: Why only some of the found candidates, or none, have scores. None: all have, or
+            the release has no ranker.
     """
-    weighted = [
-        weight * head_scores[head].astype(np.float64) for head, weight in valid.weights.items()
-    ]
-    utility = np.sum(weighted, axis=0)
-    chosen = _select(valid, found, utility, min(0.0, utility.min(initial=0.0)))
-    outputs = release.manifest.outputs
-    scores = {outputs[head]: values for head, values in head_scores.items()}
-    scores["utility"] = utility
-    reasons = explain_ads(valid, chosen, utility, head_scores) if valid.explain else None
-    ads = _ads(release, found, chosen, scores, reasons)
-    pool = _pool(release, valid, found, scores)
-    return _answer(release, valid, found, chosen, utility, ads, pool, "utility", reason, stage_ms)
-
-
-def retrieval_answer(
-    release: releases.Bundle,
-    valid: requests.ValidRequest,
-    found: candidates.RequestCandidates,
-    reason: str | None,
-    stage_ms: Mapping[str, float],
-) -> requests.Answer:
-    """Orders the candidates by retrieval score, under the rules, without ranker scores.
-
-    Args:
-        release: Release bundle.
-        valid: Validated request.
-        found: Candidates of the request.
-        reason: Why there are no ranker scores. None: the release has no ranker.
-        stage_ms: Duration of each stage in milliseconds.
-    """
-    utility = found.scores.astype(np.float64)
-    # An inner product has no natural zero, so the last candidate gets utility 0.
-    chosen = _select(valid, found, utility, utility.min(initial=np.inf))
-    reasons = explain_ads(valid, chosen, utility, None) if valid.explain else None
-    ads = _ads(release, found, chosen, {}, reasons)
-    pool = _pool(release, valid, found, {})
-    return _answer(release, valid, found, chosen, utility, ads, pool, "retrieval", reason, stage_ms)
+    scores: dict[str, np.ndarray] = {}
+    if head_scores is None:
+        utility = found.scores.astype(np.float64)
+        # An inner product has no natural zero, so the last candidate gets utility 0.
+        zero = utility.min(initial=np.inf)
+    else:
+        weighted = [
+            weight * head_scores[head].astype(np.float64) for head, weight in valid.weights.items()
+        ]
+        utility = np.sum(weighted, axis=0)
+        zero = min(0.0, utility.min(initial=0.0))
+        outputs = release.manifest.outputs
+        scores = {outputs[head]: values for head, values in head_scores.items()}
+        scores["utility"] = utility
+    chosen = _select(valid, found, utility, zero)
+    reasons = explanation = pool = None
+    if valid.explain:
+        ad_ids = found.ads.ad_ids
+        reasons = explain_ads(valid, chosen, utility, head_scores)
+        explanation = explain_answer(valid, chosen, utility, lambda p: ad_ids(found.rows[p]))
+    if valid.candidates:
+        # In retrieval order.
+        pool = _ads(release, found, select_best(np.arange(len(found.rows))), scores, None)
+    return requests.Answer(
+        request_id=valid.request_id,
+        bundle_version=release.version,
+        degraded=degraded,
+        order="retrieval" if head_scores is None else "utility",
+        ads=_ads(release, found, chosen, scores, reasons),
+        absent_heads=list(release.manifest.absent_heads),
+        weak_heads=[head for head in release.manifest.weak_heads if valid.weights.get(head)],
+        stage_ms=dict(stage_ms),
+        user_data=valid.user_data,
+        shortage=explain_shortage(valid, chosen, len(found.rows)),
+        explanation=explanation,
+        candidates=pool,
+    )
 
 
 def _select(
@@ -128,47 +130,3 @@ def _ads(
         )
         for position in range(len(rows))
     ]
-
-
-def _pool(
-    release: releases.Bundle,
-    valid: requests.ValidRequest,
-    found: candidates.RequestCandidates,
-    scores: Mapping[str, np.ndarray],
-) -> list[requests.RankedAd] | None:
-    """Returns all candidates in retrieval order, if requested."""
-    if not valid.candidates:
-        return None
-    return _ads(release, found, select_best(np.arange(len(found.rows))), scores, None)
-
-
-def _answer(
-    release: releases.Bundle,
-    valid: requests.ValidRequest,
-    found: candidates.RequestCandidates,
-    chosen: Selection,
-    utility: np.ndarray,
-    ads: list[requests.RankedAd],
-    pool: list[requests.RankedAd] | None,
-    order: str,
-    reason: str | None,
-    stage_ms: Mapping[str, float],
-) -> requests.Answer:
-    explanation = None
-    if valid.explain:
-        ad_ids = found.ads.ad_ids
-        explanation = explain_answer(valid, chosen, utility, lambda p: ad_ids(found.rows[p]))
-    return requests.Answer(
-        request_id=valid.request_id,
-        bundle_version=release.version,
-        degraded=reason,
-        order=order,
-        ads=ads,
-        absent_heads=list(release.manifest.absent_heads),
-        weak_heads=[head for head in release.manifest.weak_heads if valid.weights.get(head)],
-        stage_ms=dict(stage_ms),
-        user_data=valid.user_data,
-        shortage=explain_shortage(valid, chosen, len(found.rows)),
-        explanation=explanation,
-        candidates=pool,
-    )

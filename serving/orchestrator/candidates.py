@@ -1,16 +1,14 @@
-"""The retrieval stage: embeds queries, searches the index, and gathers candidate features.
+"""The candidates of requests, as the retrieval stage finds them.
 
-Shapes: B requests, C candidates, F ad fields, D embedding size.
+Shapes: B requests, C candidates, F ad fields.
 """
 
 import dataclasses
-import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from serving import live, releases, requests
+from serving import live, requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,76 +70,3 @@ class CandidateGroup:
             self.ad_features[only],
             self.stage_ms,
         )
-
-
-def retrieve(
-    tower: releases.QueryTower,
-    ads: live.LiveView,
-    fields: requests.QueryFields,
-    valids: Sequence[requests.ValidRequest],
-    k: int,
-    timeout_seconds: float | None = None,
-) -> list[CandidateGroup]:
-    """Finds the candidates of requests. Filters may leave a request fewer than k, or none.
-
-    Args:
-        tower: Query tower.
-        ads: Catalog snapshot to search.
-        fields: Converts requests to model inputs.
-        valids: Validated requests.
-        k: Number of candidates to find for each request.
-        timeout_seconds: Time after which the answers are no longer needed. None: no limit.
-
-    Returns:
-        Groups of requests with the same number of candidates.
-
-    Raises:
-        IndexUnavailableError: The index is in Milvus, which does not answer in time.
-    """
-    started = time.perf_counter()
-    columns = fields.columns([valid.values for valid in valids])
-    weights = np.array([list(valid.weights.values()) for valid in valids], np.float32)
-    embeddings = tower.embed(columns, weights if weights.size else None)
-    embedded = time.perf_counter()
-    found = _search(ads, valids, embeddings, k, timeout_seconds)
-    searched = time.perf_counter()
-    groups: dict[int, list[int]] = {}
-    for position, (_, rows) in enumerate(found):
-        groups.setdefault(len(rows), []).append(position)
-    stage_ms = {
-        "query_tower": (embedded - started) * 1000,
-        "index": (searched - embedded) * 1000,
-        "features": 0.0,
-    }
-    result = []
-    for positions in groups.values():
-        if len(groups) > 1:
-            columns = fields.columns([valids[position].values for position in positions])
-        scores, rows = (np.stack([found[p][part] for p in positions]) for part in (0, 1))
-        result.append(
-            CandidateGroup(positions, ads, columns, scores, rows, ads.features(rows), stage_ms)
-        )
-    stage_ms["features"] = (time.perf_counter() - searched) * 1000
-    return result
-
-
-def _search(
-    ads: live.LiveView,
-    valids: Sequence[requests.ValidRequest],
-    embeddings: np.ndarray,
-    k: int,
-    timeout_seconds: float | None,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns scores and rows of each request. Requests with equal filters share a search."""
-    until = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
-    groups: dict[requests.Filters | None, list[int]] = {}
-    for position, valid in enumerate(valids):
-        groups.setdefault(valid.filters, []).append(position)
-    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for filters, positions in groups.items():
-        eligible = None if filters is None else ads.eligible(filters)
-        # What is left for this group.
-        seconds = None if timeout_seconds is None else until - time.monotonic()
-        scores, rows = ads.search(embeddings[positions], k, eligible, seconds)
-        found.update(zip(positions, zip(scores, rows, strict=True), strict=True))
-    return [found[position] for position in range(len(valids))]

@@ -245,19 +245,27 @@ class Orchestrator:
             positions: Their positions in a larger batch, for messages. None: they are all of it.
 
         Raises:
-            InvalidRequestError: A request is not valid, or the batch is too long.
+            InvalidRequestError: A request is not valid, so that the whole batch is refused and the
+                message names the request, or the batch is too long.
         """
-        return request_batch.check(
-            requests,
-            self._validator,
-            lambda valid: (
-                valid.deadline_ms or self.config.batch_deadline_ms,
-                self._num_candidates(valid),
-            ),
-            self._num_ads,
-            self.config.max_batch,
-            positions,
-        )
+        if len(requests) > self.config.max_batch:
+            raise errors.InvalidRequestError(
+                f"requests: expected at most {self.config.max_batch} values, got {len(requests)}. "
+                "Send several batches."
+            )
+        num_ads = 0
+        groups: dict[tuple[float, int], list[tuple[int, ValidRequest]]] = {}
+        for position, request in enumerate(requests):
+            try:
+                valid = self._validator.check(request)
+            except errors.InvalidRequestError as error:
+                place = f"requests[{position if positions is None else positions[position]}]"
+                raise errors.InvalidRequestError(f"{place}.{error}") from error
+            num_ads += self._num_ads(valid)
+            deadline_ms = valid.deadline_ms or self.config.batch_deadline_ms
+            group = groups.setdefault((deadline_ms, self._num_candidates(valid)), [])
+            group.append((position, valid))
+        return request_batch.RequestBatch(len(requests), num_ads, groups)
 
     def admitted_batch(
         self, batch: request_batch.RequestBatch, started: float
@@ -354,21 +362,17 @@ class Orchestrator:
         self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
     ) -> ranking_stage.Ranking:
         self._observe_live()
-        if self._ranking is None:
+        if self._ranker is None or self._ranking is None:
             return ranking_stage.Ranking(None, None)
         started = self._clock()
         ranked = await self._ranking.rank(found, min_count, deadline)
-        self._observe_ranker(self._ranking)
+        self.metrics.observe_breaker(self.release.version, self._ranker.breaker_state)
+        states = self._ranker.states()
+        if states != self._observed_replicas:
+            self._observed_replicas = states
+            self.metrics.observe_replicas(self.release.version, states)
         milliseconds = (self._clock() - started) * 1000
         return dataclasses.replace(ranked, milliseconds=milliseconds)
-
-    def _observe_ranker(self, ranking: ranking_stage.RankingStage) -> None:
-        self.metrics.observe_breaker(self.release.version, ranking.breaker_state)
-        if self._ranker is not None:
-            states = self._ranker.states()
-            if states != self._observed_replicas:
-                self._observed_replicas = states
-                self.metrics.observe_replicas(self.release.version, states)
 
     def _observe_live(self) -> None:
         state = (self.live.problem is not None, self.live.cut_bytes, self.live.num_updates)
@@ -418,18 +422,10 @@ class Orchestrator:
         stage_ms = {**found.stage_ms, "ranker": ranked.milliseconds}
         if valid.user_data is not None:
             stage_ms["users"] = valid.user_ms
-        if ranked.scores is None:
-            answer = answers.retrieval_answer(
-                self.release, valid, found.of(row), ranked.degraded, stage_ms
-            )
-        else:
-            answer = answers.ranked_answer(
-                self.release,
-                valid,
-                found.of(row, ranked.num_ranked),
-                {head: scores[row] for head, scores in ranked.scores.items()},
-                stage_ms,
-                reason=ranked.degraded,
-            )
+        own, head_scores = found.of(row), None
+        if ranked.scores is not None:
+            own = found.of(row, ranked.num_ranked)
+            head_scores = {head: scores[row] for head, scores in ranked.scores.items()}
+        answer = answers.compose(self.release, valid, own, head_scores, stage_ms, ranked.degraded)
         answer.stage_ms["total"] = (self._clock() - deadline.started) * 1000
         return request_batch.Answered(valid, answer, found.rows.shape[1], ranked.num_ranked)

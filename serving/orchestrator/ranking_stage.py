@@ -68,11 +68,6 @@ class RankingStage:
         self._waiting = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    @property
-    def breaker_state(self) -> str:
-        """State of the circuit breakers: `closed`, `open` or `half_open`."""
-        return self._ranker.breaker_state
-
     async def rank(
         self, group: candidates.CandidateGroup, min_count: int, deadline: requests.Deadline
     ) -> Ranking:
@@ -128,7 +123,7 @@ class RankingStage:
                 can_retry = isinstance(
                     error, errors.RankerUnavailableError | errors.RankerReplyError
                 )
-                if max_count < found or not can_retry or self.breaker_state != "closed":
+                if max_count < found or not can_retry or self._ranker.breaker_state != "closed":
                     return Ranking(None, str(error))
                 max_count = max(min_count, found // 2)
                 if max_count == found:

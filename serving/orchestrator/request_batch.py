@@ -2,10 +2,10 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from serving import errors
-from serving.requests import Answer, Request, Validator, ValidRequest
+from serving.requests import Answer, ValidRequest
 
 # Ads of answers that are recorded or encoded in one turn of the event loop; about 5 ms.
 _ADS_PER_TURN = 500
@@ -42,47 +42,6 @@ class Answered:
     answer: Answer
     num_found: int
     num_ranked: int
-
-
-def check(
-    requests: Sequence[Request],
-    validator: Validator,
-    group_of: Callable[[ValidRequest], tuple[float, int]],
-    num_ads_of: Callable[[ValidRequest], int],
-    max_size: int,
-    positions: Sequence[int] | None = None,
-) -> RequestBatch:
-    """Validates the requests of a batch.
-
-    Args:
-        requests: Requests of the batch.
-        validator: Validator of the release.
-        group_of: Returns the deadline in milliseconds and the number of candidates of a request.
-        num_ads_of: Returns the number of ads that the answer to a request lists.
-        max_size: Maximum number of requests in a batch.
-        positions: Positions of the requests in the whole batch, for messages. None: they are all
-            of it.
-
-    Raises:
-        InvalidRequestError: A request is not valid, so the whole batch is refused; the message
-            names the request.
-    """
-    if len(requests) > max_size:
-        raise errors.InvalidRequestError(
-            f"requests: expected at most {max_size} values, got {len(requests)}. Send several "
-            "batches."
-        )
-    num_ads = 0
-    groups: dict[tuple[float, int], list[tuple[int, ValidRequest]]] = {}
-    for position, request in enumerate(requests):
-        try:
-            valid = validator.check(request)
-        except errors.InvalidRequestError as error:
-            place = f"requests[{position if positions is None else positions[position]}]"
-            raise errors.InvalidRequestError(f"{place}.{error}") from error
-        num_ads += num_ads_of(valid)
-        groups.setdefault(group_of(valid), []).append((position, valid))
-    return RequestBatch(len(requests), num_ads, groups)
 
 
 def check_num_ads(num_requests: int, num_ads: int, max_ads: int) -> None:

@@ -3,14 +3,18 @@
 Single requests that are waiting share a call: the query tower takes 0.4 ms for one request and
 hardly more for eight, whereas the ranker takes eight times as long. Each group of a batch is one
 call.
+
+Shapes: B requests, D embedding size.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent import futures
 
-from serving import errors, releases, requests
-from serving.live import LiveIndex
+import numpy as np
+
+from serving import errors, live, releases, requests
 from serving.orchestrator import candidates, micro_batching
 
 
@@ -20,7 +24,7 @@ class RetrievalStage:
     def __init__(
         self,
         release: releases.Bundle,
-        live: LiveIndex,
+        live_index: live.LiveIndex,
         fields: requests.QueryFields,
         num_threads: int,
         requests_per_call: int,
@@ -29,13 +33,13 @@ class RetrievalStage:
 
         Args:
             release: Release bundle with the query tower.
-            live: Live index of the ads.
+            live_index: Live index of the ads.
             fields: Converts requests to model inputs.
             num_threads: Number of threads, one call each.
             requests_per_call: Maximum number of single requests that share a call.
         """
         self._tower = release.query_tower
-        self._live = live
+        self._live = live_index
         self._fields = fields
         self._executor = futures.ThreadPoolExecutor(num_threads, thread_name_prefix="retrieval")
         self._batcher = micro_batching.Batcher(
@@ -86,9 +90,43 @@ class RetrievalStage:
         self._live.refresh()
         # A request of a call that is too late itself gets fewer ranked candidates.
         latest_ms = max(deadline.remaining_ms() for deadline in deadlines)
-        return candidates.retrieve(
-            self._tower, self._live.view(), self._fields, valids, k, latest_ms / 1000
-        )
+        return self._retrieve(self._live.view(), valids, k, latest_ms / 1000)
+
+    def _retrieve(
+        self,
+        ads: live.LiveView,
+        valids: Sequence[requests.ValidRequest],
+        k: int,
+        timeout_seconds: float,
+    ) -> list[candidates.CandidateGroup]:
+        """Finds the candidates. Filters may leave a request fewer than k, or none."""
+        started = time.perf_counter()
+        columns = self._fields.columns([valid.values for valid in valids])
+        weights = np.array([list(valid.weights.values()) for valid in valids], np.float32)
+        embeddings = self._tower.embed(columns, weights if weights.size else None)
+        embedded = time.perf_counter()
+        found = _search(ads, valids, embeddings, k, timeout_seconds)
+        searched = time.perf_counter()
+        groups: dict[int, list[int]] = {}
+        for position, (_, rows) in enumerate(found):
+            groups.setdefault(len(rows), []).append(position)
+        stage_ms = {
+            "query_tower": (embedded - started) * 1000,
+            "index": (searched - embedded) * 1000,
+            "features": 0.0,
+        }
+        result = []
+        for positions in groups.values():
+            if len(groups) > 1:
+                columns = self._fields.columns([valids[position].values for position in positions])
+            scores, rows = (np.stack([found[p][part] for p in positions]) for part in (0, 1))
+            result.append(
+                candidates.CandidateGroup(
+                    positions, ads, columns, scores, rows, ads.features(rows), stage_ms
+                )
+            )
+        stage_ms["features"] = (time.perf_counter() - searched) * 1000
+        return result
 
     def _each(
         self, asked: Sequence[tuple[requests.ValidRequest, int, requests.Deadline]]
@@ -103,3 +141,24 @@ class RetrievalStage:
             for row, position in enumerate(group.positions)
         }
         return [by_position[position] for position in range(len(asked))]
+
+
+def _search(
+    ads: live.LiveView,
+    valids: Sequence[requests.ValidRequest],
+    embeddings: np.ndarray,
+    k: int,
+    timeout_seconds: float,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns scores and rows of each request. Requests with equal filters share a search."""
+    until = time.monotonic() + timeout_seconds
+    groups: dict[requests.Filters | None, list[int]] = {}
+    for position, valid in enumerate(valids):
+        groups.setdefault(valid.filters, []).append(position)
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for filters, positions in groups.items():
+        eligible = None if filters is None else ads.eligible(filters)
+        left_seconds = until - time.monotonic()
+        scores, rows = ads.search(embeddings[positions], k, eligible, left_seconds)
+        found.update(zip(positions, zip(scores, rows, strict=True), strict=True))
+    return [found[position] for position in range(len(valids))]

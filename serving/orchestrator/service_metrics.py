@@ -9,6 +9,7 @@ process's `/metrics` aggregates all of them.
 """
 
 import datetime
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -128,11 +129,11 @@ class ServiceMetrics:
             for name, (labels, buckets, text) in _HISTOGRAMS.items()
         }
         self.in_flight = self.gauges["in_flight"]
-        self._outcomes = {
-            (name, outcome): self.counters[name].labels(outcome)
-            for name, outcomes in _OUTCOMES.items()
-            for outcome in outcomes
-        }
+        # Each look-up of label values in the library takes a microsecond.
+        self.labeled = functools.cache(lambda metric, *values: metric.labels(*values))
+        for name, outcomes in _OUTCOMES.items():
+            for outcome in outcomes:
+                self.labeled(self.counters[name], outcome)
         self._releases: dict[int, _Release] = {}
         self._known_replicas: dict[int, set[str]] = {}
 
@@ -144,8 +145,8 @@ class ServiceMetrics:
             status: HTTP status of the response.
             seconds: Duration in seconds.
         """
-        self.counters["requests"].labels(path, status).inc()
-        self.histograms["request_seconds"].labels(path).observe(seconds)
+        self.labeled(self.counters["requests"], path, status).inc()
+        self.labeled(self.histograms["request_seconds"], path).observe(seconds)
 
     def observe_answer(
         self, release: manifest.Manifest, answer: requests.Answer, num_found: int, num_ranked: int
@@ -169,17 +170,9 @@ class ServiceMetrics:
 
     def ranker_calls(self, version: int) -> Callable[[str, str], None]:
         """Returns a function that counts a call of a version's ranker: replica and outcome."""
-        # Looked up once, because each lookup costs a microsecond.
-        known: dict[tuple[str, str], prometheus_client.Counter] = {}
-
-        def count(replica: str, outcome: str) -> None:
-            counter = known.get((replica, outcome))
-            if counter is None:
-                counter = self.counters["ranker_calls"].labels(version, replica, outcome)
-                known[replica, outcome] = counter
-            counter.inc()
-
-        return count
+        return lambda replica, outcome: self.labeled(
+            self.counters["ranker_calls"], version, replica, outcome
+        ).inc()
 
     def observe_replicas(self, version: int, states: Mapping[str, bool]) -> None:
         """Records which replicas of a version's ranker are healthy.
@@ -211,7 +204,7 @@ class ServiceMetrics:
 
     def observe_impressions(self, outcome: str, rows: int) -> None:
         """Counts rows of the impression log, `written` or `dropped`."""
-        self._outcomes["impression_rows", outcome].inc(rows)
+        self.labeled(self.counters["impression_rows"], outcome).inc(rows)
 
     def observe_impression_log(self, has_problem: bool) -> None:
         """Records whether the impression log cannot be written."""
@@ -219,11 +212,11 @@ class ServiceMetrics:
 
     def observe_user_read(self, outcome: str) -> None:
         """Counts a user that was read: `found`, `unknown`, `late` or `failed`."""
-        self._outcomes["user_reads", outcome].inc()
+        self.labeled(self.counters["user_reads"], outcome).inc()
 
     def observe_user_events(self, outcome: str, count: int) -> None:
         """Counts events: `received`, `shown` by an answer, or `dropped` impressions."""
-        self._outcomes["user_events", outcome].inc(count)
+        self.labeled(self.counters["user_events"], outcome).inc(count)
 
     def render(self) -> bytes:
         """Returns the metrics page, aggregated over all processes that share the directory."""
@@ -240,25 +233,18 @@ class ServiceMetrics:
 
 
 class _Release:
-    """The metrics of one version, looked up once because each lookup costs a microsecond."""
+    """The metrics of the answers of one version."""
 
     def __init__(self, metrics: ServiceMetrics, release: manifest.Manifest) -> None:
         self._metrics = metrics
         self._version = str(release.version)
         self.created = datetime.datetime.fromisoformat(release.created).timestamp()
-        self._stages: dict[str, prometheus_client.Histogram] = {}
-        self._outcomes = {
-            outcome: metrics.counters["answers"].labels(self._version, outcome)
-            for outcome in ("full", "fewer_candidates", "retrieval_order")
-        }
-        self._found, self._ranked = (
-            metrics.histograms["candidates"].labels(self._version, kind)
-            for kind in ("found", "ranked")
-        )
         self._fields = {**release.outputs, "utility": "utility"}
-        self._scores = {
-            head: metrics.histograms["score"].labels(self._version, head) for head in self._fields
-        }
+        # All of them are there with the first answer, so that a rate sees the first of each.
+        for outcome in ("full", "fewer_candidates", "retrieval_order"):
+            metrics.labeled(metrics.counters["answers"], self._version, outcome)
+        for head in self._fields:
+            metrics.labeled(metrics.histograms["score"], self._version, head)
         self._recorded = _recorded_means(release)
         for head, mean in self._recorded.items():
             metrics.gauges["recorded_mean"].labels(self._version, head).set(mean)
@@ -270,21 +256,21 @@ class _Release:
             outcome = "full"
         else:
             outcome = "fewer_candidates" if answer.order == "utility" else "retrieval_order"
-        self._outcomes[outcome].inc()
-        self._found.observe(num_found)
-        self._ranked.observe(num_ranked)
+        labeled, histograms = self._metrics.labeled, self._metrics.histograms
+        labeled(self._metrics.counters["answers"], self._version, outcome).inc()
+        labeled(histograms["candidates"], self._version, "found").observe(num_found)
+        labeled(histograms["candidates"], self._version, "ranked").observe(num_ranked)
         for stage, milliseconds in answer.stage_ms.items():
-            known = self._stages.get(stage)
-            if known is None:
-                known = self._metrics.histograms["stage_seconds"].labels(self._version, stage)
-                self._stages[stage] = known
-            known.observe(milliseconds / 1000)
+            labeled(histograms["stage_seconds"], self._version, stage).observe(milliseconds / 1000)
         if answer.order == "utility" and answer.ads:
             self._observe_scores(answer)
 
     def _observe_scores(self, answer: requests.Answer) -> None:
-        for head, histogram in self._scores.items():
-            scores = [getattr(ad, self._fields[head]) for ad in answer.ads]
+        for head, output in self._fields.items():
+            scores = [getattr(ad, output) for ad in answer.ads]
+            histogram = self._metrics.labeled(
+                self._metrics.histograms["score"], self._version, head
+            )
             for score in scores:
                 histogram.observe(score)
             recorded = self._recorded.get(head)

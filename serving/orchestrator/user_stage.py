@@ -48,12 +48,7 @@ class UserStage:
     async def fill(
         self, valids: Sequence[requests.ValidRequest], deadline: requests.Deadline
     ) -> list[requests.ValidRequest]:
-        """Returns the requests completed with the stored data of their users.
-
-        Args:
-            valids: Checked requests.
-            deadline: Deadline of the requests.
-        """
+        """Returns the requests completed with the stored data of their users."""
         positions = [at for at, valid in enumerate(valids) if valid.user_id is not None]
         if not positions:
             return list(valids)

@@ -4,7 +4,6 @@ from serving.manifest import versions
 from serving.releases.assembly import ReleaseInputs, assemble
 from serving.releases.bundle import Bundle, latest, load, stable
 from serving.releases.changes import (
-    PrunedReleases,
     current_pointer,
     end_canary,
     list_releases,
@@ -15,7 +14,7 @@ from serving.releases.changes import (
 )
 from serving.releases.model_publishing import publish_models
 from serving.releases.models import AdTower, QueryTower, RankerModel
-from serving.releases.parts import PARTS, write_identity
+from serving.releases.parts import write_identity
 from serving.releases.pointer import Pointer, read_pointer
 from serving.releases.probes import (
     SCORE_TOLERANCE,
@@ -30,13 +29,11 @@ from serving.releases.release_copy import copy_release
 from serving.releases.served_versions import ServedVersions, is_held, versions_without_ranker
 
 __all__ = [
-    "PARTS",
     "SCORE_TOLERANCE",
     "TOLERANCE",
     "AdTower",
     "Bundle",
     "Pointer",
-    "PrunedReleases",
     "QueryTower",
     "RankerModel",
     "ReleaseInputs",

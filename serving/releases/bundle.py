@@ -4,6 +4,7 @@ base/query_tower/N/   base/ad_tower/N/   base/ad_index/N/   base/ranker/N/
 base/manifests/N.json: commit point           base/releases.json: the stable version
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -22,12 +23,12 @@ class Bundle:
     manifest: manifest.Manifest
     query_tower: models.QueryTower
     ad_index: AdIndex
-    lease: in_use.Lease
+    held: contextlib.ExitStack
 
     def close(self) -> None:
         """Allows the release to be pruned. Its memory is freed with the last reference."""
         self.ad_index.close()
-        self.lease.close()
+        self.held.close()
 
     @property
     def version(self) -> int:
@@ -62,23 +63,12 @@ def stable(base: str | os.PathLike[str]) -> int:
 
 
 def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
-    """Checks that a release is byte for byte what was published.
-
-    Args:
-        base: Base directory of the bundles.
-        version: Release version.
-
-    Returns:
-        The manifest of the release.
+    """Checks that a release is byte for byte what was published, and returns its manifest.
 
     Raises:
         BundleNotFoundError: The manifest is missing.
-        ManifestCorruptError: The manifest was changed.
-        ManifestFormatError: The manifest has another format version.
-        ForeignPartError: A part comes from another training run.
-        MissingFileError: A listed file is missing.
-        CorruptFileError: The size or checksum of a file differs.
-        UnlistedFileError: A file was added.
+        BundleError: The manifest has another format version, a part comes from another training
+            run, or a file was changed, removed or added.
     """
     root = pathlib.Path(base)
     release = manifest.read(root, version)
@@ -91,7 +81,7 @@ def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
         for path in parts.files_under(root / part / str(version)):
             name = path.relative_to(root).as_posix()
             if name not in release.files:
-                raise errors.UnlistedFileError(
+                raise errors.BundleError(
                     f"{name} is not listed in manifests/{version}.json. Remove the file, or "
                     "export the bundle again."
                 )
@@ -124,9 +114,9 @@ def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
     except BaseException as error:
         held.close()
         if isinstance(error, OSError):
-            raise errors.UnreadableReleaseError(
+            raise errors.BundleError(
                 f"Release {version} of {root} cannot be read: {error}. Check the disk and the "
                 "permissions, or restore the file."
             ) from error
         raise
-    return Bundle(base=root, manifest=release, query_tower=tower, ad_index=index, lease=held)
+    return Bundle(base=root, manifest=release, query_tower=tower, ad_index=index, held=held)

@@ -101,31 +101,12 @@ def discard(directory: pathlib.Path) -> None:
 
 def _key(ads: pa.Table, model_id: str) -> str:
     digest = hashlib.sha256(model_id.encode())
-    with (
-        pa.PythonFile(_Hashed(digest.update), "w") as sink,
-        pa.ipc.new_stream(sink, ads.schema) as writer,
-    ):
-        writer.write_table(ads, max_chunksize=ADS_PER_PIECE)
+    for first in range(0, ads.num_rows, ADS_PER_PIECE):
+        piece = pa.BufferOutputStream()
+        with pa.ipc.new_stream(piece, ads.schema) as writer:
+            writer.write_table(ads.slice(first, ADS_PER_PIECE))
+        digest.update(piece.getvalue())
     return digest.hexdigest()
-
-
-class _Hashed:
-    """A file that hashes what is written."""
-
-    closed = False
-
-    def __init__(self, update: Callable[[bytes], None]) -> None:
-        self._update = update
-
-    def write(self, data: bytes) -> int:
-        self._update(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
 
 
 def _embedded(ad_tower: models.AdTower, ads: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ import logging
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import IO, Any
 
 from serving import manifest
 from tfrecords import files
@@ -18,21 +17,8 @@ from tfrecords import files
 _LOCK_TIMEOUT_SECONDS = 0.01
 
 
-class Lease:
-    """Keeps a release from being pruned until the lease is closed or garbage-collected."""
-
-    def __init__(self, file: IO[Any] | None) -> None:
-        self._file = file
-
-    def close(self) -> None:
-        """Releases the lease; further calls do nothing."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def hold(base: pathlib.Path, version: int) -> Lease:
-    """Takes a lease on a published release.
+def hold(base: pathlib.Path, version: int) -> contextlib.ExitStack:
+    """Keeps a published release from being pruned until the result is closed, or not referenced.
 
     Raises:
         BundleNotFoundError: The version is not published, or is being removed.
@@ -51,11 +37,10 @@ def hold(base: pathlib.Path, version: int) -> Lease:
             logging.warning(
                 "%s cannot be locked (%s). Do not prune releases that are in use.", path, error
             )
-            return Lease(None)
+            return contextlib.ExitStack()
         if not is_there:
             raise manifest.not_published(base, version)
-        stack.pop_all()
-    return Lease(file)
+        return stack.pop_all()
 
 
 def is_in_use(base: pathlib.Path, version: int) -> bool | None:

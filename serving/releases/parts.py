@@ -56,9 +56,7 @@ def check_identity(
     """Checks that a part comes from the training run that the manifest names.
 
     Raises:
-        MissingFileError: The part has no identity file.
-        CorruptFileError: The identity file cannot be read.
-        ForeignPartError: The part comes from another training run, or is another part.
+        BundleError: The identity file is missing or damaged, or names another training run or part.
     """
     path = identity_path(part, directory)
     name = f"{part}/{version}/{path.relative_to(directory).as_posix()}"
@@ -66,12 +64,12 @@ def check_identity(
         identity: Any = json.loads(path.read_bytes())
         found = {key: identity[key] for key in ("role", "training_id", "dataset_fingerprint")}
     except FileNotFoundError as error:
-        raise errors.MissingFileError(
+        raise errors.BundleError(
             f"{name} is missing. It names the training run of {part}/{version}. Restore the file, "
             "or export the bundle again."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise errors.CorruptFileError(
+        raise errors.BundleError(
             f"{name} cannot be read ({error!r}). Restore the file, or export the bundle again."
         ) from error
     expected = {
@@ -86,7 +84,7 @@ def check_identity(
     }
     for key, value in expected.items():
         if found[key] != value:
-            raise errors.ForeignPartError(
+            raise errors.BundleError(
                 f"{part}/{version} {words[key]} {found[key]}, the manifest expects {value}. "
                 f"Put the {part} of this release back, or export all parts together."
             )
@@ -96,21 +94,20 @@ def check_file(root: pathlib.Path, name: str, expected: dict[str, Any]) -> None:
     """Checks size and checksum of a file against its entry in the manifest.
 
     Raises:
-        MissingFileError: The file is missing.
-        CorruptFileError: The size or checksum differs.
+        BundleError: The file is missing, or its size or checksum differs.
     """
     remedy = "Restore the file from the export, or export the bundle again."
     try:
         num_bytes = (root / name).stat().st_size
         if num_bytes != expected["bytes"]:
-            raise errors.CorruptFileError(
+            raise errors.BundleError(
                 f"{name} has {num_bytes} bytes, the manifest expects {expected['bytes']}. {remedy}"
             )
         checksum = files.sha256(root / name)
     except FileNotFoundError as error:
-        raise errors.MissingFileError(f"{name} is missing. {remedy}") from error
+        raise errors.BundleError(f"{name} is missing. {remedy}") from error
     if checksum != expected["sha256"]:
-        raise errors.CorruptFileError(
+        raise errors.BundleError(
             f"{name} has the checksum {checksum[:12]}…, the manifest expects "
             f"{expected['sha256'][:12]}…. {remedy}"
         )

@@ -66,7 +66,7 @@ def publish(
     Raises:
         PublishError: Another publish is running, a part is empty, or writing failed, for example
             because the disk is full.
-        ForeignPartError: The identity of a part differs from the content of the manifest.
+        BundleError: The identity of a part differs from the content of the manifest.
     """
     root = pathlib.Path(base)
     root.mkdir(parents=True, exist_ok=True)

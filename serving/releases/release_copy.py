@@ -61,5 +61,5 @@ def _write(release: bundle.Bundle, staged: publishing.Staged) -> manifest.Conten
         for path in parts.files_under(target):
             name = f"{part}/{release.version}/{path.relative_to(target).as_posix()}"
             if release.manifest.files[name] != parts.describe(path):
-                raise errors.CorruptFileError(f"{name} changed while it was copied. Try again.")
+                raise errors.BundleError(f"{name} changed while it was copied. Try again.")
     return release.manifest

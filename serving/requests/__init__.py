@@ -29,7 +29,6 @@ from serving.requests.request import (
     Cap,
     Condition,
     Diversity,
-    EventKind,
     Exploration,
     Filters,
     FrequencyCap,
@@ -40,7 +39,6 @@ from serving.requests.request import (
     Seen,
     as_digits,
 )
-from serving.requests.rule_fields import RuleFields
 from serving.requests.validation import Validator, ValidRequest
 
 __all__ = [
@@ -59,7 +57,6 @@ __all__ = [
     "Event",
     "EventBatch",
     "EventFields",
-    "EventKind",
     "EventsAdded",
     "Explanation",
     "Exploration",
@@ -72,7 +69,6 @@ __all__ = [
     "ReleaseName",
     "Request",
     "RequestFields",
-    "RuleFields",
     "Rules",
     "Seen",
     "UserDeleted",

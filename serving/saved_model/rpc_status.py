@@ -6,6 +6,7 @@ References: TensorFlow Serving, `model_servers/http_server.cc` (the HTTP codes) 
     `model_servers/grpc_status_util.cc` (the length limit of a gRPC message).
 """
 
+import functools
 import http
 
 import grpc
@@ -67,24 +68,11 @@ class StatusError(Exception):
         return status_pb2.StatusProto(error_code=self.code.value[0], error_message=self.message)
 
 
-def invalid_argument(message: str) -> StatusError:
-    """Returns an INVALID_ARGUMENT error."""
-    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, message)
-
-
-def not_found(message: str) -> StatusError:
-    """Returns a NOT_FOUND error."""
-    return StatusError(grpc.StatusCode.NOT_FOUND, message)
-
-
-def failed_precondition(message: str) -> StatusError:
-    """Returns a FAILED_PRECONDITION error."""
-    return StatusError(grpc.StatusCode.FAILED_PRECONDITION, message)
-
-
-def unimplemented(message: str) -> StatusError:
-    """Returns an UNIMPLEMENTED error."""
-    return StatusError(grpc.StatusCode.UNIMPLEMENTED, message)
+# Functions of the message.
+invalid_argument = functools.partial(StatusError, grpc.StatusCode.INVALID_ARGUMENT)
+not_found = functools.partial(StatusError, grpc.StatusCode.NOT_FOUND)
+failed_precondition = functools.partial(StatusError, grpc.StatusCode.FAILED_PRECONDITION)
+unimplemented = functools.partial(StatusError, grpc.StatusCode.UNIMPLEMENTED)
 
 
 def status_from_exception(error: BaseException) -> StatusError:

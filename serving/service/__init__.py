@@ -1,7 +1,6 @@
 """The REST service around the orchestrator: HTTP server, release changes, worker processes."""
 
 from serving.service.http_server import (
-    Listening,
     cannot_serve,
     check_tls,
     read_token,
@@ -18,7 +17,6 @@ from serving.service.service_process import (
 from serving.service.workers import Workers
 
 __all__ = [
-    "Listening",
     "ServiceSettings",
     "Workers",
     "announce",

@@ -27,7 +27,6 @@ from serving import errors
 from serving.config import HttpConfig
 from serving.service import connections, listener, log_format
 
-Listening = socket.socket
 # Files of a process that are not connections: libraries, the index, the ranker, logs.
 _OTHER_FILES = 200
 # Clients cause records of these loggers, a late ranker call one per request, so they must not fill
@@ -92,9 +91,6 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts the application, and then accepts connections.
 
-        Args:
-            sockets: Bound sockets.
-
         Raises:
             ServerStartError: Another process listens at the address of a socket.
         """
@@ -113,11 +109,7 @@ class HttpServer(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes the port, answers the accepted requests, and stops the application.
-
-        Args:
-            sockets: Bound sockets.
-        """
+        """Closes the port, answers the accepted requests, and stops the application."""
         self._draining.set()
         await asyncio.gather(*(one.close() for one in self._listeners))
         await super().shutdown(sockets)

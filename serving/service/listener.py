@@ -143,11 +143,7 @@ class Listener:
 
 
 def is_readable(waiting: socket.socket | trsock.TransportSocket) -> bool:
-    """Returns whether a socket has unread data, or a listening socket a connection to accept.
-
-    Args:
-        waiting: Open socket.
-    """
+    """Returns whether a socket has unread data, or a listening socket a connection to accept."""
     poll = select.poll()
     poll.register(waiting.fileno(), select.POLLIN)
     return bool(poll.poll(0))
@@ -157,9 +153,6 @@ def refuse_connections(listening: socket.socket) -> None:
     """Drops new connections to a listening socket in the kernel, in all processes that share it.
 
     Clients repeat a dropped connection attempt after a second and find the port closed.
-
-    Args:
-        listening: Listening TCP socket.
     """
     program = ctypes.create_string_buffer(_DROP_SYN)
     # struct sock_fprog

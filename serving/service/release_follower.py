@@ -223,9 +223,6 @@ class ReleaseFollower:
 def load_first(base: pathlib.Path) -> releases.Bundle:
     """Loads the stable release, or the previous one if it is refused, for a service that starts.
 
-    Args:
-        base: Base directory of the bundles.
-
     Raises:
         BundleError: The stable release is refused, and no previous release can be loaded.
     """

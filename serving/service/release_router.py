@@ -97,37 +97,14 @@ class ReleaseRouter:
         for entry in list(self._entries.values()):
             self._close_unused(entry)
 
-    @contextlib.contextmanager
-    def use(self, request: Request) -> Iterator[orchestrator.Orchestrator]:
-        """Yields the orchestrator for a request, which stays open until the block ends.
-
-        Args:
-            request: Request to route.
-
-        Raises:
-            InvalidRequestError: `release` is not null, `stable` or `canary`.
-        """
-        with self._held(self._choose(request)) as entry:
-            yield entry.service
-
     async def recommend(self, request: Request, *timing: float) -> Answer:
-        """Answers a request like `Orchestrator.recommend`.
-
-        Args:
-            request: Request to answer.
-            *timing: Further arguments of `Orchestrator.recommend`.
-        """
+        """Answers a request like `Orchestrator.recommend`."""
         with self._held(self._choose(request)) as entry, _counted(entry) as done:
             done.append(await entry.service.recommend(request, *timing))
         return done[0]
 
     async def recommend_batch(self, requests: Sequence[Request], *timing: float) -> list[Answer]:
-        """Answers many requests like `Orchestrator.recommend_batch`, each with its own release.
-
-        Args:
-            requests: Requests to answer.
-            *timing: Further arguments of `Orchestrator.recommend_batch`.
-        """
+        """Answers many requests like `Orchestrator.recommend_batch`, each with its own release."""
         groups: dict[_Entry, list[int]] = {}
         for position, request in enumerate(requests):
             try:

@@ -68,7 +68,7 @@ class Workers:
         """Runs the processes; returns after a signal, once every process has exited.
 
         Raises:
-            WorkersError: Processes exit repeatedly.
+            ServerStartError: Processes exit repeatedly.
         """
         with _shared_metrics(), self._signals():
             try:
@@ -104,7 +104,7 @@ class Workers:
             recent = (exit_ for exit_ in self._exits if now - exit_ < _EXIT_WINDOW_SECONDS)
             self._exits = [*recent, now]
             if len(self._exits) >= _MAX_EXITS:
-                raise errors.WorkersError(
+                raise errors.ServerStartError(
                     f"{len(self._exits)} processes have exited within {_EXIT_WINDOW_SECONDS:g} s, "
                     f"the last with status {ended.exitcode}. See their messages above."
                 )

@@ -66,10 +66,6 @@ _LISTS = ("profile", "actions", "impressions", "ids")
 class RedisUserStore:
     """A user store in Redis or Valkey.
 
-    Args:
-        url: Address, such as `redis://127.0.0.1:6379/0`.
-        config: Limits, time to live and time-out.
-
     Raises:
         ValueError: The URL is not valid.
     """

@@ -147,7 +147,7 @@ def test_a_publish_that_fails_leaves_no_collection(server, tmp_path):
         # Refused: the identity of the part is another one.
         return dataclasses.replace(content, training_id="other")
 
-    with pytest.raises(errors.ForeignPartError):
+    with pytest.raises(errors.BundleError, match="expects other"):
         releases.publish(tmp_path, write)
     assert set(client_of(server[1]).list_collections()) == before
 

@@ -55,7 +55,7 @@ def publish_copy(base, source):
     """Publishes release 1 of `source` in `base`, in fewer operations than saving models."""
 
     def write(staged):
-        for part in releases.PARTS:
+        for part in manifest.PARTS:
             target = getattr(staged, part)
             shutil.copytree(source / part / "1", target, dirs_exist_ok=True)
         return manifest.read(source, 1)

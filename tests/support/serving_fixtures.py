@@ -258,7 +258,7 @@ class Recipe:
         ads = ads_table(self.num_ads)
         built = index.build_index(ad_embeddings(self.num_ads), self.index_config, ads=ads)
         built.save(staged.ad_index, ad_features(self.num_ads), ads)
-        parts = tuple(part for part in releases.PARTS if self.heads or part != "ranker")
+        parts = tuple(part for part in manifest.PARTS if self.heads or part != "ranker")
         for part in parts:
             releases.write_identity(
                 part,
@@ -476,6 +476,8 @@ def serve_app(
         # Listening before the server runs: early connections wait instead of failing.
         sock.listen(2048)
         draining = draining or threading.Event()
+        if isinstance(service, orchestrator.Orchestrator):
+            service = release_router.ReleaseRouter(service)
         application = app.create_app(service, draining=draining, **options)
         server = http_server.HttpServer(application, draining, http)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})

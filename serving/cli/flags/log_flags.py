@@ -43,9 +43,6 @@ FLAGS = flags.FLAGS
 def converted_data_set(steps: export.Pipeline) -> reader.DataSet:
     """Converts the log of the flags.
 
-    Args:
-        steps: Pipeline that runs the conversion.
-
     Raises:
         ValueError: The flags select no log, or two.
     """
@@ -59,9 +56,6 @@ def conversion_config() -> config.ConvertConfig:
 
 def log_source(steps: export.Pipeline) -> convert.Source:
     """Returns the log of the flags; a synthetic log is generated if needed.
-
-    Args:
-        steps: Pipeline that generates the synthetic log.
 
     Raises:
         ValueError: The flags select no log, or two.

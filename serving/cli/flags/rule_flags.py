@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import config
+from serving.cli import config_flags
 
 if TYPE_CHECKING:
     from serving import impressions
@@ -25,12 +26,7 @@ flags.DEFINE_string(
     "Directory of the impression log: Parquet files with the shown ads, which tfrec join_feedback "
     "joins with clicks; default: no log.",
 )
-flags.DEFINE_float(
-    "impression_log_seconds",
-    config.ImpressionLogConfig().seconds_per_file,
-    "Time between the files of the impression log, in seconds.",
-    lower_bound=0.1,
-)
+config_flags.define_flags(config.ImpressionLogConfig)
 FLAGS = flags.FLAGS
 
 
@@ -52,4 +48,4 @@ def open_log() -> contextlib.AbstractContextManager[impressions.ImpressionLog | 
 
 def log_config() -> config.ImpressionLogConfig:
     """Returns the impression log config of the flags."""
-    return config.ImpressionLogConfig(seconds_per_file=FLAGS.impression_log_seconds)
+    return config_flags.from_flags(config.ImpressionLogConfig)

@@ -49,11 +49,7 @@ flags.adopt_module_key_flags(gate_flags)
 
 
 def train(workdir: pathlib.Path) -> workflow.TrainedStages:
-    """Runs all steps with the options of the flags.
-
-    Args:
-        workdir: Work directory.
-    """
+    """Runs all steps with the options of the flags."""
     index_config = index_flags.config()
     from serving import export, workflow
     from tfrec import ranking, reports, retrieval

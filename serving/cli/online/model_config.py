@@ -77,15 +77,7 @@ def main() -> None:
 
 
 def update(base: pathlib.Path, path: pathlib.Path) -> bool:
-    """Replaces the file by the next one on the way to the wanted one, if they differ.
-
-    Args:
-        base: Base directory of the bundles.
-        path: File to update.
-
-    Returns:
-        Whether the file is the wanted one.
-    """
+    """Brings the file one step nearer to the wanted one; returns whether it is the wanted one."""
     from tfrecords import files
 
     before = _read(path)
@@ -100,11 +92,7 @@ def update(base: pathlib.Path, path: pathlib.Path) -> bool:
 
 
 def wanted(base: pathlib.Path, served: Sequence[int]) -> model_config.ServedReleases:
-    """Returns the releases to serve: stable, canary, previous, and those that are loaded.
-
-    Args:
-        base: Base directory of the bundles.
-        served: Versions that are served now.
+    """Returns the releases to serve: stable, canary, previous, and the served that are loaded.
 
     Raises:
         BundleError: No release is published, or `releases.json` cannot be read.

@@ -31,15 +31,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from serving import errors, model_config, process
 from serving.cli.flags import bundle_flags, rule_flags, service_flags, update_flags
-
-if TYPE_CHECKING:
-    from serving import service
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(service_flags)
@@ -63,7 +59,10 @@ def main() -> None:
     service.prepare_logs(settings.json_logs)
     with contextlib.ExitStack() as stack:
         # Fails before anything is started.
-        listening = stack.enter_context(_bound(FLAGS.host, FLAGS.port))
+        try:
+            listening = stack.enter_context(process.bound_socket(FLAGS.host, FLAGS.port))
+        except OSError as error:
+            raise service.cannot_serve(FLAGS.host, FLAGS.port, error) from error
         releases.current_pointer(base)
         # With several workers, this process does not need a release.
         first = [service.load_stable_release(settings)] if FLAGS.workers == 1 else []
@@ -85,18 +84,6 @@ def main() -> None:
             end_seconds,
             functools.partial(service.announce, settings, listening),
         ).run()
-
-
-@contextlib.contextmanager
-def _bound(host: str, port: int) -> Iterator[service.Listening]:
-    from serving import service
-
-    try:
-        listening = process.bound_socket(host, port)
-    except OSError as error:
-        raise service.cannot_serve(host, port, error) from error
-    with listening:
-        yield listening
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ class Eligibility:
     def kinds(self) -> dict[str, str]:
         """Ad field -> `categorical`, `numeric` or `categorical_list`; vectors are left out."""
         return {
-            field.name: _kind(field.type)
+            field.name: kind_of(field.type)
             for field in self._ads.schema
             if field.name not in (self._id_column, SHOWN)
             and not pa.types.is_fixed_size_list(field.type)
@@ -123,13 +123,14 @@ class Eligibility:
     def _postings_of(self, name: str) -> _Postings:
         field = self._postings.get(name)
         if field is None:
-            is_number = _kind(self._ads.schema.field(name).type) == "numeric"
+            is_number = kind_of(self._ads.schema.field(name).type) == "numeric"
             build = inverted_index.NumberPostings if is_number else inverted_index.StringPostings
             field = self._postings[name] = build(self._ads[name])
         return field
 
 
-def _kind(type_: pa.DataType) -> str:
+def kind_of(type_: pa.DataType) -> str:
+    """Returns the kind of a column: `categorical`, `numeric` or `categorical_list`."""
     if pa.types.is_floating(type_) or pa.types.is_integer(type_):
         return "numeric"
     return "categorical_list" if pa.types.is_list(type_) else "categorical"

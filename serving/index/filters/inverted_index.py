@@ -25,7 +25,7 @@ class StringPostings:
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._num_rows = len(column)
-        array = _one_chunk(column)
+        array = one_chunk(column)
         row_of = None
         if pa.types.is_list(array.type):
             lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
@@ -82,7 +82,7 @@ class NumberPostings:
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._num_rows = len(column)
-        numbers = _one_chunk(column).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        numbers = one_chunk(column).cast(pa.float64()).to_numpy(zero_copy_only=False)
         present = np.flatnonzero(~np.isnan(numbers)).astype(np.int32)
         order = np.argsort(numbers[present], kind="stable")
         self._rows = present[order]
@@ -105,7 +105,8 @@ class NumberPostings:
         return row_set.RowSet.of_rows(self._rows[first:last], self._num_rows)
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """Returns a column as an array."""
     array = column.combine_chunks()
     # pyarrow returns a chunked array without chunks unchanged.
     return pa.array([], column.type) if isinstance(array, pa.ChunkedArray) else array

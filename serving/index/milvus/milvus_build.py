@@ -1,6 +1,6 @@
 """Fills a Milvus collection with the ads of a release, and drops it.
 
-Shapes: N ads, Q queries, D embedding size.
+Shapes: N ads, D embedding size.
 """
 
 import json
@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from serving import errors
-from serving.index import exact_search
+from serving.index import index_build
+from serving.index.filters import eligibility
 from serving.index.kinds import AUTO, EXACT_UP_TO, IndexConfig
 from serving.index.milvus import connection, milvus_fields
-from serving.index.milvus.milvus_index import MAX_WIDTH, NUM_PARTS, MilvusIndex
-from serving.index.tuning import index_recall
+from serving.index.milvus.milvus_index import NUM_PARTS, MilvusIndex
 from tfrecords import files, terminal
 
 _POLL_SECONDS = 0.5
@@ -34,25 +34,19 @@ def build(
     embeddings: np.ndarray,
     ads: pa.Table,
     config: IndexConfig,
-    tuning_queries: np.ndarray | None = None,
     resume_file: pathlib.Path | None = None,
 ) -> tuple[MilvusIndex, dict[str, Any]]:
-    """Adds the ads to a new collection, waits for its index, and tunes the search.
+    """Adds the ads to a new collection, and waits for its index.
 
     Args:
         embeddings: [N, D] float32; read in pieces.
         ads: N rows of the fields that filters may name.
         config: Kind, parameters and address.
-        tuning_queries: [Q, D] float32, or None. Those at even positions widen the search.
         resume_file: Notes the collection and the ads it has; None: no notes.
 
     Returns:
         The index, and its build parameters.
     """
-    if embeddings.ndim != 2 or not embeddings.size:
-        raise errors.AdIndexError(
-            f"Expected ad embeddings of shape [N, D] with N ≥ 1, got {list(embeddings.shape)}."
-        )
     assert config.milvus_uri is not None
     uri = connection.portable(config.milvus_uri)
     client = connection.connect(uri)
@@ -61,16 +55,14 @@ def build(
     with connection.calls(uri, "the ads cannot be added"):
         collection = _filled(client, notes, embeddings, ads)
         _make_index(client, collection, kind, parameters, len(embeddings))
+    width = config.search_width or config.num_candidates
     entry = {
         "kind": kind,
         "dimension": embeddings.shape[1],
-        "search": {} if kind == "Flat" else {"search_width": config.search_width or 0},
+        "search": {} if kind == "Flat" else {"search_width": width},
         "milvus": {"uri": uri, "collection": collection},
     }
-    index = MilvusIndex(entry)
-    if tuning_queries is not None and kind != "Flat":
-        _widen(index, embeddings, tuning_queries[::2], config)
-    return index, {"server": client.get_server_version(), **parameters}
+    return MilvusIndex(entry), {"server": client.get_server_version(), **parameters}
 
 
 class _Notes:
@@ -144,21 +136,17 @@ def _create(client: Any, collection: str, dimension: int, ads: pa.Table) -> None
     schema.add_field("embedding", types.FLOAT_VECTOR, dim=dimension)
     for position, column in enumerate(ads.columns):
         name = milvus_fields.name_of(position)
-        if milvus_fields.is_list(column.type):
+        kind = eligibility.kind_of(column.type)
+        if kind == "categorical_list":
             longest = milvus_fields.longest_list(column)
             schema.add_field(name, types.ARRAY, element_type=types.INT64, max_capacity=longest)
         else:
-            is_number = milvus_fields.is_number(column.type)
-            schema.add_field(name, types.DOUBLE if is_number else types.INT64)
+            schema.add_field(name, types.DOUBLE if kind == "numeric" else types.INT64)
     client.create_collection(collection, schema=schema, consistency_level="Bounded")
 
 
 def _entities(first: int, embeddings: np.ndarray, ads: pa.Table) -> list[dict[str, Any]]:
-    if not np.isfinite(embeddings).all():
-        bad = first + int(np.flatnonzero(~np.isfinite(embeddings).all(axis=1))[0])
-        raise errors.AdIndexError(
-            f"The embedding of ad {bad} is not finite. Train the tower again."
-        )
+    index_build.check_finite(embeddings, first)
     own = ads.slice(first, len(embeddings))
     columns = [milvus_fields.encoded(column) for column in own.columns]
     names = [milvus_fields.name_of(position) for position in range(len(columns))]
@@ -217,24 +205,6 @@ def _make_index(
             )
         time.sleep(_POLL_SECONDS)
     client.load_collection(collection)
-
-
-def _widen(
-    index: MilvusIndex, embeddings: np.ndarray, queries: np.ndarray, config: IndexConfig
-) -> None:
-    """Doubles the width of the search until it reaches the target recall, or no longer improves."""
-    k = min(config.num_candidates, len(embeddings))
-    index.search_width = config.search_width or k
-    wanted = exact_search.exact_rows([embeddings], queries, k)
-    reached = -1.0
-    while True:
-        found = [index.search(query, k)[1][0] for query in queries[:, None]]
-        recall = float(index_recall.recall_of_rows(np.stack(found), wanted).mean())
-        if recall <= reached:
-            index.search_width //= 2
-        if recall <= reached or recall >= config.target_recall or index.search_width >= MAX_WIDTH:
-            return
-        reached, index.search_width = recall, 2 * index.search_width
 
 
 def drop(entry: Mapping[str, Any]) -> None:

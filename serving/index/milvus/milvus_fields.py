@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving import requests
-from serving.index.filters import eligibility, row_set
+from serving.index.filters import eligibility, inverted_index, row_set
 
 _LARGEST = sys.float_info.max
 _MISSING = -_LARGEST
@@ -72,27 +72,16 @@ def longest_list(column: pa.ChunkedArray) -> int:
     return max(pc.max(pc.list_value_length(column)).as_py() or 0, 1)
 
 
-def is_list(type_: pa.DataType) -> bool:
-    """Returns whether a column has lists."""
-    return pa.types.is_list(type_) or pa.types.is_large_list(type_)
-
-
-def is_number(type_: pa.DataType) -> bool:
-    """Returns whether a column has numbers."""
-    return pa.types.is_floating(type_) or pa.types.is_integer(type_)
-
-
 def encoded(column: pa.ChunkedArray) -> list[Any]:
     """Returns the values [N] of a column as the collection has them."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0) if array.num_chunks else pa.array([], column.type)
-    if is_number(array.type):
+    array = inverted_index.one_chunk(column)
+    kind = eligibility.kind_of(array.type)
+    if kind == "numeric":
         numbers = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
         # -infinity is a value, and `_MISSING` is not.
         finite = np.clip(numbers, np.nextafter(_MISSING, 0), _LARGEST)
         return np.where(np.isnan(numbers), _MISSING, finite).tolist()
-    if is_list(array.type):
+    if kind == "categorical_list":
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
         ends = np.cumsum(lengths)
         codes = _codes(array.flatten())

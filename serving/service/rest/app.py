@@ -47,7 +47,7 @@ from serving.service.rest.openapi import RESPONSE_HEADERS, openapi_document, ref
 
 
 def create_app(
-    service: orchestrator.Orchestrator | release_router.ReleaseRouter,
+    router: release_router.ReleaseRouter,
     *,
     follower: release_follower.ReleaseFollower | None = None,
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
@@ -59,8 +59,8 @@ def create_app(
     """Returns the ASGI application; it closes the orchestrators, and their user store, at its end.
 
     Args:
-        service: Answers the requests: the orchestrator of one release, or a router over several.
-        follower: Keeps the releases of `service` in sync with the disk; None: they do not change.
+        router: Answers the requests.
+        follower: Keeps the releases of `router` in sync with the disk; None: they do not change.
         max_body_bytes: Maximum size of a body; larger bodies get 413.
         max_body_seconds: Maximum time to receive a body; slower bodies get 408.
         token: Bearer token that is required except for health, readiness and the pages; None: no
@@ -69,15 +69,8 @@ def create_app(
         draining: Set when the service drains; see `http_server`. None: never.
     """
     draining = draining or threading.Event()
-
-    router = (
-        service
-        if isinstance(service, release_router.ReleaseRouter)
-        else release_router.ReleaseRouter(service)
-    )
     # Releases come and go: only the router may hold a reference to one.
     metrics, users = router.stable.metrics, router.stable.users
-    del service
 
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:

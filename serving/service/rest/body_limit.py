@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 
 import starlette.types
 
-from serving.config import DEFAULT_MAX_BODY_BYTES
 from serving.service.rest import rest_errors
 
 DEFAULT_SECONDS = 10.0
@@ -20,8 +19,8 @@ class BodyLimit:
     def __init__(
         self,
         app: starlette.types.ASGIApp,
-        max_bytes: int = DEFAULT_MAX_BODY_BYTES,
-        max_seconds: float = DEFAULT_SECONDS,
+        max_bytes: int,
+        max_seconds: float,
     ) -> None:
         self._app = app
         self._max_bytes = max_bytes

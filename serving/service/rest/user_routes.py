@@ -23,11 +23,7 @@ _USER_PATH = "/v1/users/{user_id:path}"
 
 
 def add_refusals(app: fastapi.FastAPI) -> None:
-    """Adds routes that explain why a service without a user store has no user routes.
-
-    Args:
-        app: Application.
-    """
+    """Adds routes that explain why a service without a user store has no user routes."""
 
     async def refuse() -> None:
         raise fastapi.HTTPException(

@@ -20,7 +20,6 @@ import serving_fixtures
 import waiting
 
 from serving import client, errors, manifest, releases, requests
-from serving.config import LiveConfig
 from serving.live import journal, live_index, live_state
 from serving.releases import bundle
 from tfrecords import files
@@ -751,7 +750,8 @@ def test_a_refresh_waits_for_an_update_in_progress(release, monkeypatch):
 
 
 def test_an_update_succeeds_even_if_the_journal_cannot_be_rewritten(release, monkeypatch):
-    live = live_index.LiveIndex(release, LiveConfig(max_dead=0))
+    monkeypatch.setattr(live_index, "_MAX_DEAD", 0)
+    live = live_index.LiveIndex(release)
     live.update([NEW], ["ad-5"])
 
     def full(*_):
@@ -771,9 +771,9 @@ def test_an_update_succeeds_even_if_the_journal_cannot_be_rewritten(release, mon
     assert {ad.ad_id: ad.fields for ad in view.listed(rows[0])}["new-1"]["price"] == 3
 
 
-def test_a_journal_with_many_dead_ads_is_rewritten(release):
-    config = LiveConfig(max_dead=5)
-    live, follower = live_index.LiveIndex(release, config), live_index.LiveIndex(release)
+def test_a_journal_with_many_dead_ads_is_rewritten(release, monkeypatch):
+    monkeypatch.setattr(live_index, "_MAX_DEAD", 5)
+    live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     live.update([{**NEW, "ad_id": "stays"}], ["ad-5"])
     sizes = []
     for number in range(20):
@@ -840,8 +840,9 @@ def test_searches_during_updates_return_valid_results(release):
     assert sorted(found_ids(reopened, query(), 400)) == sorted(found_ids(live.view(), query(), 400))
 
 
-def test_a_rebuild_is_suggested_with_the_reason(release):
-    live = live_index.LiveIndex(release, LiveConfig(max_added=40))
+def test_a_rebuild_is_suggested_with_the_reason(release, monkeypatch):
+    monkeypatch.setattr(live_index, "_MAX_ADDED", 40)
+    live = live_index.LiveIndex(release)
     assert live.rebuild_suggested() is None
     live.update([{"ad_id": f"new-{n}"} for n in range(31)])
     assert live.rebuild_suggested().startswith("31 ads were added, 10% of the release")

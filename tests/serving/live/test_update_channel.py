@@ -14,8 +14,7 @@ import serving_fixtures
 import waiting
 
 from serving import cli, errors, live, requests
-from serving.config import LiveConfig
-from serving.live import live_update
+from serving.live import live_index, live_update
 
 
 def ad(name, price=1.0):
@@ -36,10 +35,10 @@ class Hosts:
             shutil.copytree(self._tiny_base, base)
         return dataclasses.replace(self._bundle, base=base)
 
-    def open(self, number, config=None):
+    def open(self, number):
         """Returns a process of a host, which follows the others."""
         release = self.release(number)
-        index = live.LiveIndex(release, config, live.open_channel(self.url, release))
+        index = live.LiveIndex(release, live.open_channel(self.url, release))
         index.follow()
         self.opened.append(index)
         return index
@@ -174,9 +173,9 @@ def test_a_host_that_was_away_catches_up(hosts):
         assert records(index) == records(first)
 
 
-def test_hosts_follow_each_other_when_their_journals_are_rewritten(hosts):
-    rewriting = functools.partial(hosts.open, config=LiveConfig(max_dead=2))
-    first, second = rewriting(0), hosts.open(1)
+def test_hosts_follow_each_other_when_their_journals_are_rewritten(hosts, monkeypatch):
+    monkeypatch.setattr(live_index, "_MAX_DEAD", 2)
+    first, second = hosts.open(0), hosts.open(1)
     for price in range(8):
         first.update([ad("new-1", float(price))])
     sees(second, {"new-1": 7.0})
@@ -185,7 +184,7 @@ def test_hosts_follow_each_other_when_their_journals_are_rewritten(hosts):
     sees(first, {"new-1": 7.0, "new-2": 1.0})
     assert first.num_updates == second.num_updates == 9
     # A process that starts knows how many records the rewritten journal stands for.
-    assert rewriting(0).num_updates == 9
+    assert hosts.open(0).num_updates == 9
 
 
 def test_an_update_that_is_not_valid_is_published_nowhere(hosts):
@@ -306,8 +305,11 @@ class TestRedis:
         sees(newcomer, {f"new-{number}": 1.0 for number in range(5)})
         no_problem(newcomer)
 
-    def test_a_lost_stream_whose_records_no_journal_has_is_told(self, redis_hosts, valkey):
-        first = redis_hosts.open(0, LiveConfig(max_dead=1))
+    def test_a_lost_stream_whose_records_no_journal_has_is_told(
+        self, redis_hosts, valkey, monkeypatch
+    ):
+        monkeypatch.setattr(live_index, "_MAX_DEAD", 1)
+        first = redis_hosts.open(0)
         for price in range(6):
             first.update([ad("new-1", float(price))])
         valkey.client().flushall()

@@ -24,7 +24,7 @@ def test_a_head_that_the_manifest_adds_is_a_score_of_each_ad(tiny_bundle):
     # 0.5 of each head but the last, so that utilities are 1.5 and the install probability.
     scores = dict.fromkeys(("click", "engagement", "revenue"), np.full(3, 0.5, np.float32))
     scores["install"] = np.array([0.125, 0.25, 0.5], np.float32)
-    answer = answers.ranked_answer(release, valid, found, scores, {})
+    answer = answers.compose(release, valid, found, scores, {})
     assert [(ad.utility, ad.install_probability) for ad in answer.ads] == [(2, 0.5), (1.75, 0.25)]
     assert [ad.show for ad in answer.ads] == [
         {"title": "Ad 2", "stock": 2},

@@ -238,7 +238,7 @@ def test_a_ranker_without_a_free_thread_is_called_again_until_the_deadline(run, 
             await asyncio.to_thread(
                 waiting.until, lambda: serving_fixtures.refused_calls(running) > before
             )
-        return full, late, await asked, service._ranking.breaker_state
+        return full, late, await asked, service._ranker.breaker_state
 
     with server.ModelServer({"ranker": tiny_base / "ranker"}, options=options) as running:
         full, late, asked, state = run(

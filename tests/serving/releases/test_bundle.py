@@ -56,7 +56,6 @@ def test_a_flipped_byte_in_any_file_is_refused(base, name, place):
         bundle.load(base)
     assert "Restore" in str(caught.value) or "Put" in str(caught.value)
     if not name.endswith("tfrec.json"):
-        assert isinstance(caught.value, errors.CorruptFileError)
         assert name in str(caught.value)
 
 
@@ -74,7 +73,7 @@ def test_a_flipped_byte_anywhere_in_the_manifest_is_refused(base):
 def test_a_manifest_with_different_whitespace_is_refused(base):
     path = base / "manifests/1.json"
     path.write_text(json.dumps(json.loads(path.read_text()), indent=1))
-    with pytest.raises(errors.ManifestCorruptError, match="bytes have changed"):
+    with pytest.raises(errors.BundleError, match="bytes have changed"):
         bundle.verify(base, 1)
 
 
@@ -100,7 +99,7 @@ def test_a_tower_of_another_training_run_is_refused(base, tmp_path, part):
     shutil.rmtree(base / f"{part}/1")
     shutil.copytree(foreign / f"{part}/1", base / f"{part}/1")
     with pytest.raises(
-        errors.ForeignPartError,
+        errors.BundleError,
         match=f"{part}/1 comes from training training-7, the manifest expects training-0",
     ):
         bundle.load(base)
@@ -113,7 +112,7 @@ def test_a_foreign_query_tower_is_never_published(tmp_path):
         content = recipe.write(staged)
         return dataclasses.replace(content, training_id="training-9")
 
-    with pytest.raises(errors.ForeignPartError, match="expects training-9"):
+    with pytest.raises(errors.BundleError, match="expects training-9"):
         publishing.publish(tmp_path, write)
     assert manifest.versions(tmp_path) == []
     assert not list((tmp_path / "ranker").iterdir())
@@ -121,26 +120,26 @@ def test_a_foreign_query_tower_is_never_published(tmp_path):
 
 def test_a_missing_file_is_named(base):
     (base / "ad_index/1/ads.arrow").unlink()
-    with pytest.raises(errors.MissingFileError, match=r"ad_index/1/ads\.arrow is missing"):
+    with pytest.raises(errors.BundleError, match=r"ad_index/1/ads\.arrow is missing"):
         bundle.verify(base, 1)
 
 
 def test_a_missing_part_is_named(base):
     shutil.rmtree(base / "query_tower")
-    with pytest.raises(errors.MissingFileError, match=r"query_tower/1/assets\.extra/tfrec\.json"):
+    with pytest.raises(errors.BundleError, match=r"query_tower/1/assets\.extra/tfrec\.json"):
         bundle.verify(base, 1)
 
 
 def test_a_truncated_file_is_named_with_its_size(base):
     path = base / "ranker/1/saved_model.pb"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(errors.CorruptFileError, match=r"ranker/1/saved_model\.pb has 100 bytes"):
+    with pytest.raises(errors.BundleError, match=r"ranker/1/saved_model\.pb has 100 bytes"):
         bundle.verify(base, 1)
 
 
 def test_an_unlisted_file_is_named(base):
     (base / "ranker/1/assets.extra/other").write_text("x")
-    with pytest.raises(errors.UnlistedFileError, match=r"ranker/1/assets\.extra/other"):
+    with pytest.raises(errors.BundleError, match=r"ranker/1/assets\.extra/other"):
         bundle.verify(base, 1)
 
 
@@ -149,7 +148,7 @@ def test_a_file_that_the_system_cannot_read_is_a_problem_of_the_bundle(base, nam
     (base / name).unlink()
     # `open` raises ELOOP, as it would raise EIO.
     (base / name).symlink_to(base / name)
-    with pytest.raises(errors.UnreadableReleaseError, match=r"cannot be read: .*symbolic links"):
+    with pytest.raises(errors.BundleError, match=r"cannot be read: .*symbolic links"):
         bundle.load(base, 1)
 
 
@@ -166,13 +165,13 @@ def test_an_unknown_format_version_is_refused(base):
     release = dataclasses.replace(bundle.verify(base, 1), format_version=1)
     with manifest.writing(base, 1, manifest.encode(release)):
         pass
-    with pytest.raises(errors.ManifestFormatError, match="format_version 1, expected 5"):
+    with pytest.raises(errors.BundleError, match="format_version 1, expected 5"):
         bundle.verify(base, 1)
 
 
 def test_a_manifest_of_another_version_is_refused(base):
     shutil.copy(base / "manifests/1.json", base / "manifests/3.json")
-    with pytest.raises(errors.ManifestCorruptError, match="it is the manifest of version 1"):
+    with pytest.raises(errors.BundleError, match="it is the manifest of version 1"):
         bundle.load(base)
 
 

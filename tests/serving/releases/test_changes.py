@@ -19,6 +19,7 @@ from killed import publish_copy
 from serving import errors, manifest, releases
 from serving.releases import (
     bundle,
+    changes,
     in_use,
     publishing,
 )
@@ -114,7 +115,7 @@ def test_a_release_that_cannot_be_served_is_not_promoted(base):
     path = base / "ranker/2/saved_model.pb"
     path.write_bytes(path.read_bytes()[:-1])
     for step in (releases.promote, lambda *args: releases.start_canary(*args, share=0.1)):
-        with pytest.raises(errors.CorruptFileError, match=r"ranker/2/saved_model\.pb has"):
+        with pytest.raises(errors.BundleError, match=r"ranker/2/saved_model\.pb has"):
             step(base, 2)
     assert not (base / release_pointer.POINTER_FILE).exists()
     with pytest.raises(
@@ -152,10 +153,10 @@ def test_prune_keeps_the_newest_the_stable_the_canary_and_releases_in_use(base, 
     releases.start_canary(base, 3, 0.1)
     (base / "live/1").mkdir(parents=True)
     loaded = bundle.load(base, 4)
-    assert releases.prune(base, keep=1) == releases.PrunedReleases((1, 5), (4,))
+    assert releases.prune(base, keep=1) == changes.PrunedReleases((1, 5), (4,))
     assert manifest.versions(base) == [2, 3, 4, 6]
     assert not (base / "live/1").exists()
-    for part in releases.PARTS:
+    for part in manifest.PARTS:
         names = {path.name for path in (base / part).iterdir()}
         assert names == {"2", "3", "4", "6"}
     loaded.close()
@@ -214,7 +215,7 @@ def test_the_list_describes_each_release(base):
     assert (stable["version"], stable["role"], stable["num_ads"]) == (2, "stable", 30)
     assert stable["bytes"] == sum(
         path.stat().st_size
-        for part in releases.PARTS
+        for part in manifest.PARTS
         for path in (base / part / "2").rglob("*")
         if path.is_file()
     )
@@ -276,7 +277,7 @@ def test_a_publish_killed_anywhere_is_complete_or_has_no_effect(base, three):
 
 def visible(base):
     """What polling model servers and readers of manifests see."""
-    return {path for name in ("manifests", *releases.PARTS) for path in (base / name).glob("*")}
+    return {path for name in ("manifests", *manifest.PARTS) for path in (base / name).glob("*")}
 
 
 def test_a_publish_that_fails_anywhere_takes_everything_back(base, three, monkeypatch):
@@ -349,7 +350,7 @@ def test_a_prune_killed_anywhere_leaves_complete_releases(base, three):
         assert stable == 3
         assert versions in ([1, 2, 3], [2, 3])
         releases.prune(copy, keep=1)
-        for part in releases.PARTS:
+        for part in manifest.PARTS:
             assert sorted(path.name for path in (copy / part).iterdir()) == ["2", "3"]
         shutil.rmtree(copy)
         if status == 0:
@@ -365,7 +366,7 @@ def test_a_second_publisher_waits_or_is_refused(base, three):
     def write(staged):
         entered.set()
         assert go_on.wait(60)
-        for part in releases.PARTS:
+        for part in manifest.PARTS:
             shutil.copytree(three / part / "1", getattr(staged, part), dirs_exist_ok=True)
         return manifest.read(three, 1)
 

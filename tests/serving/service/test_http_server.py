@@ -235,7 +235,7 @@ def test_a_replaced_index_changes_no_answer_and_is_refused_when_it_is_loaded(
             other.write_bytes(b"another")
             other.rename(base / "ad_index" / "1" / name)
         assert ask() == before
-    with pytest.raises(errors.CorruptFileError, match="has 7 bytes"):
+    with pytest.raises(errors.BundleError, match="has 7 bytes"):
         releases.load(base)
 
 

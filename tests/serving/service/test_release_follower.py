@@ -376,11 +376,11 @@ def test_a_service_that_starts_on_a_refused_release_serves_the_one_before(base, 
         return
     (base / "ad_index/3/ads.arrow").unlink()
     assert release_follower.load_first(base).version == 1
-    with pytest.raises(errors.MissingFileError, match=r"ad_index/3/ads\.arrow is missing"):
+    with pytest.raises(errors.BundleError, match=r"ad_index/3/ads\.arrow is missing"):
         releases.load(base)
     for version in (1, 2):
         (base / f"ad_index/{version}/ads.arrow").unlink()
-    with pytest.raises(errors.MissingFileError, match=r"ad_index/3/ads\.arrow is missing"):
+    with pytest.raises(errors.BundleError, match=r"ad_index/3/ads\.arrow is missing"):
         release_follower.load_first(base)
 
 

@@ -54,10 +54,10 @@ def request(number, **values):
 
 def test_a_request_is_answered_whole_by_the_release_that_it_began_with(run, base):
     async def scenario(router, open_release):
-        with router.use(request(0)) as service:
+        with router._held(router._choose(request(0))) as held:
             router.route(open_release(2))
             assert (await router.recommend(request(1))).bundle_version == 2
-            answer = await service.recommend(request(0))
+            answer = await held.service.recommend(request(0))
             assert (answer.bundle_version, answer.degraded) == (1, None)
             assert [row["role"] for row in router.status()] == ["ending", "stable"]
             assert in_use.is_in_use(base, 1)
@@ -72,7 +72,8 @@ def test_a_request_is_answered_whole_by_the_release_that_it_began_with(run, base
 
 def test_a_release_that_comes_back_before_its_last_request_stays_open(run, base):
     async def scenario(router, open_release):
-        with router.use(request(0)) as first:
+        first = router.stable
+        with router._held(router._choose(request(0))):
             router.route(open_release(2))
             assert router.loaded(1) is first
             router.route(router.loaded(1))
@@ -106,8 +107,7 @@ def test_nothing_of_a_release_is_left_in_memory_once_it_is_closed(run):
 def test_a_canary_gets_its_share_the_same_requests_each_time_and_those_that_name_it(run):
     async def scenario(router, open_release):
         def chosen(number, **values):
-            with router.use(request(number, **values)) as service:
-                return service.release.version
+            return router._choose(request(number, **values)).service.release.version
 
         def canaries():
             return {number for number in range(200) if chosen(number) == 2}

@@ -129,14 +129,14 @@ def test_others_are_answered_while_a_large_answer_is_composed(
     tiny_bundle, ranker_address, monkeypatch
 ):
     composing, go_on = threading.Event(), threading.Event()
-    composed = answers.ranked_answer
+    composed = answers.compose
 
     def compose(*arguments, **options):
         composing.set()
         assert go_on.wait(60)
         return composed(*arguments, **options)
 
-    monkeypatch.setattr(answers, "ranked_answer", compose)
+    monkeypatch.setattr(answers, "compose", compose)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with (
         serving_fixtures.serve_app(service) as url,
