@@ -39,7 +39,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "feedback_log",
     None,
-    "Directory for the events that name an answer, as tfrec join_feedback reads them.",
+    "Directory for the log of events, as tfrec join_feedback and tfrec rebuild_users read it.",
 )
 FLAGS = flags.FLAGS
 
