@@ -241,6 +241,25 @@ def test_ads_that_were_shown_often_enough_are_left_out(run):
     assert [(cap.field, cap.count) for cap in third.explanation.at_frequency_cap] == [(None, 3)]
 
 
+def test_impressions_that_are_not_written_yet_count(run, tmp_path):
+    slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
+    asked = Request(user_id="u", k=3, rules={"frequency_caps": [{"max": 2}]})
+
+    async def scenario(service, data):
+        slow.open.clear()
+        answers = [await service.recommend(asked) for _ in range(3)]
+        slow.open.set()
+        await data.flush()
+        # Each counts once when it is written.
+        return answers, len((await data.get("u")).impressions), data._unwritten
+
+    (first, second, third), count, unwritten = run(scenario, store=slow)
+    assert ids_of(first) == ids_of(second)
+    assert not set(ids_of(third)) & set(ids_of(first))
+    assert [answer.user_data for answer in (first, second)] == ["unknown", "found"]
+    assert (count, unwritten) == (9, {})
+
+
 def test_only_the_last_hours_count(run):
     now = [NOW]
     cap = {"max": 1, "hours": 24}
@@ -555,6 +574,9 @@ def test_a_look_up_of_values_that_takes_until_the_deadline_is_late(run):
 
 class _Slow(_Gate):
     """A store whose writes wait for the gate."""
+
+    async def read(self, *arguments):
+        return await self._store.read(*arguments)
 
     async def append(self, *arguments):
         await self.open.wait()
