@@ -297,8 +297,8 @@ def _events(
                 found.setdefault((row["_user_id"], key), event)
                 received.setdefault((row["_user_id"], key), event.time)
     for own in lines:
-        for key, arrived in own.received.items():
-            received[key] = max(arrived, received.get(key, arrived))
+        for pair, arrived in own.received.items():
+            received[pair] = max(arrived, received.get(pair, arrived))
         for user_id, one in own.events:
             event = UserEvent(one.kind, one.time, one.ad_id, {}, one.event_id)
             found.setdefault((user_id, one.event_id), event)

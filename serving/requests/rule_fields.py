@@ -93,6 +93,27 @@ def counts_of(seen: request.Seen | None, cap: request.FrequencyCap) -> Mapping[s
     return seen.ads if cap.field is None else (seen.fields or {}).get(cap.field)
 
 
+def shown_before(
+    caps: Iterable[request.FrequencyCap],
+    counts: Callable[[request.FrequencyCap], Mapping[str, int] | None],
+) -> dict[request.FrequencyCap, Mapping[str, int]]:
+    """Returns the impressions of each value, for the caps that those of an answer count for.
+
+    Args:
+        caps: Checked frequency caps.
+        counts: Returns the number of events of each value for a cap; None: not known.
+
+    Returns:
+        Cap of a field's impressions -> value -> number of impressions. A cap of the ads themselves
+        needs none, because an answer has no ad twice.
+    """
+    return {
+        cap: counts(cap) or {}
+        for cap in caps
+        if cap.field is not None and (cap.event or _IMPRESSION) == _IMPRESSION
+    }
+
+
 def at_cap(
     caps: Iterable[request.FrequencyCap],
     counts: Callable[[request.FrequencyCap], Mapping[str, int] | None],

@@ -31,6 +31,8 @@ class ValidRequest:
         dry_run: Whether the answer is shown to nobody.
         user_id: Id of the user; None: unknown.
         seen: Counts of the request.
+        shown_before: Frequency cap of a field's impressions to the impressions of each value so
+            far; those of the answer count, too.
         user_data: What the user store had; as `Answer.user_data`.
         user_ms: Time to read it in milliseconds.
     """
@@ -48,6 +50,7 @@ class ValidRequest:
     dry_run: bool
     user_id: str | None = None
     seen: Seen | None = None
+    shown_before: Mapping[FrequencyCap, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     user_data: str | None = None
     user_ms: float = 0.0
 
@@ -105,9 +108,9 @@ class Validator:
                 lambda: self._rules.check_seen(request.seen),
             )
         )
-        at_cap = rule_fields.at_cap(
-            rules.frequency_caps or (), lambda cap: rule_fields.counts_of(request.seen, cap)
-        )
+        caps = rules.frequency_caps or ()
+        counts = functools.partial(rule_fields.counts_of, request.seen)
+        at_cap = rule_fields.at_cap(caps, counts)
         user_field = self._release.user_field
         if user_field is not None and values.get(user_field) is None:
             values.update(self.fields.valid({user_field: request.user_id}))
@@ -125,6 +128,7 @@ class Validator:
             dry_run=bool(request.dry_run),
             user_id=request.user_id,
             seen=request.seen,
+            shown_before=rule_fields.shown_before(caps, counts),
         )
 
     def with_user(
@@ -152,6 +156,10 @@ class Validator:
             values={**self.fields.valid(stored, own), **own},
             filters=rule_fields.merged(valid.filters, at_cap),
             at_cap=reached,
+            shown_before={
+                **valid.shown_before,
+                **rule_fields.shown_before(valid.uncounted_caps, counts),
+            },
         )
 
     def _check_k(self, k: int) -> int:

@@ -1,6 +1,7 @@
 """What a user store adds to requests: profiles, histories, frequency caps; and its failures."""
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import threading
@@ -305,6 +306,25 @@ def test_events_count_by_the_value_of_a_field(run):
 
     advertisers = {ad.fields["advertiser"] for ad in run(scenario).ads}
     assert advertisers == {f"advertiser-{n}" for n in range(9) if n != 1}
+
+
+def test_impressions_of_the_answer_count_by_the_value_of_a_field(run):
+    rules = {"frequency_caps": [{"max": 3, "field": "advertiser", "hours": 24}]}
+    asked = Request(user_id="u", k=18, rules=rules, explain=True)
+
+    async def scenario(service, data):
+        return [await service.recommend(asked) for _ in range(2)]
+
+    first, second = run(scenario)
+    counts = [collections.Counter(ad.fields["advertiser"] for ad in a.ads) for a in (first, second)]
+    assert max(counts[0].values()) == 3
+    # 18 of the 27 impressions that nine advertisers may have; the others are left.
+    assert (len(first.ads), len(second.ads)) == (18, 9)
+    assert set((counts[0] + counts[1]).values()) == {3}
+    assert [(left.rule, left.field) for left in first.explanation.left_out] == [
+        ("frequency_cap", "advertiser")
+    ]
+    assert "at most 3 impressions with the same advertiser (reached for" in second.shortage
 
 
 def test_counts_of_the_request_replace_those_of_the_store(run):

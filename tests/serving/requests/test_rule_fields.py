@@ -104,6 +104,13 @@ def test_counts_of_a_request_are_of_impressions_only():
     assert at_cap(caps, seen) == {None: ("ad-1", "ad-2")}
 
 
+def test_the_impressions_of_an_answer_count_for_the_caps_of_fields():
+    by_tag = FrequencyCap(field="tags", max=5)
+    caps = [by_tag, FrequencyCap(max=3), FrequencyCap(field="tags", max=1, event="click")]
+    assert rule_fields.shown_before(caps, lambda cap: {"new": 2}) == {by_tag: {"new": 2}}
+    assert rule_fields.shown_before(caps, lambda cap: None) == {by_tag: {}}
+
+
 def test_without_a_user_store_only_impressions_can_be_capped():
     impressions = [FrequencyCap(max=3, hours=24), FrequencyCap(max=9, event="impression")]
     clicks = Rules(frequency_caps=[*impressions, FrequencyCap(max=1, event="click")])
