@@ -92,6 +92,14 @@ class UserData:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
+    def limits(self) -> requests.StoreLimits:
+        """What the store keeps of each user."""
+        config = self.config
+        return requests.StoreLimits(
+            config.max_actions, config.max_impressions, config.ttl_days * 24
+        )
+
+    @property
     def problem(self) -> str | None:
         """Why the store cannot be used, or None."""
         return " ".join(dict.fromkeys(self._recent_problems())) or None

@@ -40,7 +40,7 @@ from serving.requests.request import (
     Seen,
     as_digits,
 )
-from serving.requests.rule_fields import RuleFields
+from serving.requests.rule_fields import RuleFields, StoreLimits
 from serving.requests.validation import Validator, ValidRequest
 
 __all__ = [
@@ -75,6 +75,7 @@ __all__ = [
     "RuleFields",
     "Rules",
     "Seen",
+    "StoreLimits",
     "UserDeleted",
     "UserProfile",
     "UtilityPart",

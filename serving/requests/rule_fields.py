@@ -1,5 +1,6 @@
 """Checks the rules of a request against the ad fields, and merges them with the service's."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,21 @@ _IMPRESSION = "impression"
 _KINDS = ("categorical", "categorical_list", "text")
 
 
+@dataclasses.dataclass(frozen=True)
+class StoreLimits:
+    """What a user store keeps of each user, which bounds what it can count.
+
+    Attributes:
+        max_actions: Number of clicks, engagements and purchases.
+        max_impressions: Number of impressions.
+        hours: Age of events, in hours.
+    """
+
+    max_actions: int
+    max_impressions: int
+    hours: float
+
+
 class RuleFields:
     """The ad fields of a release, for rules.
 
@@ -18,6 +34,7 @@ class RuleFields:
         kinds: Ad field to its kind.
         defaults: Rules of requests that name none.
         has_user_store: Whether a user store counts events, other than impressions too.
+        limits: What the store keeps. None: not known.
 
     Raises:
         InvalidRequestError: The defaults do not fit the release or the service.
@@ -28,14 +45,20 @@ class RuleFields:
         kinds: Mapping[str, str],
         defaults: request.Rules | None = None,
         has_user_store: bool = True,
+        limits: StoreLimits | None = None,
     ) -> None:
         self._kinds = dict(kinds)
         self._has_user_store = has_user_store
+        self._limits = limits
         self.defaults = request.Rules(caps=(), frequency_caps=(), diversity=())
         self.defaults = self.check(defaults)
 
-    def check(self, rules: request.Rules | None) -> request.Rules:
+    def check(self, rules: request.Rules | None, seen: request.Seen | None = None) -> request.Rules:
         """Returns the rules in force; exploration is None if it is off.
+
+        Args:
+            rules: Rules of a request.
+            seen: Counts of the request.
 
         Raises:
             InvalidRequestError: Names the rule, what was expected and what came.
@@ -53,6 +76,8 @@ class RuleFields:
                         self._check_field(f"{place}.field", rule.field)
                     if name == "frequency_caps":
                         self._check_event(f"{place}.event", rule.event)
+                        if counts_of(seen, rule) is None:
+                            self._check_limits(place, rule)
         if rules.exploration is not None:
             changed["exploration"] = rules.exploration if rules.exploration.share else None
         return self.defaults.model_copy(update=changed)
@@ -72,6 +97,25 @@ class RuleFields:
                 f"{place}: expected {_IMPRESSION!r}, which seen counts, got {event!r}, which only "
                 "a user store counts. Start the service with --user_store, or a LocalClient with "
                 "user_store."
+            )
+
+    def _check_limits(self, place: str, cap: request.FrequencyCap) -> None:
+        """Refuses a cap that the store's counts never reach, or whose time it does not keep."""
+        if self._limits is None:
+            return
+        is_of_impressions = (cap.event or _IMPRESSION) == _IMPRESSION
+        most = self._limits.max_impressions if is_of_impressions else self._limits.max_actions
+        if cap.max > most:
+            kind = "impressions" if is_of_impressions else "actions"
+            raise errors.InvalidRequestError(
+                f"{place}.max: expected at most {most}, the number of {kind} that the user store "
+                f"keeps of a user, got {cap.max}. Set a smaller maximum, or send counts in seen."
+            )
+        if cap.hours is not None and cap.hours > self._limits.hours:
+            raise errors.InvalidRequestError(
+                f"{place}.hours: expected at most {self._limits.hours:g}, the time that the user "
+                f"store keeps events, got {cap.hours:g}. Set fewer hours, or a longer "
+                "--user_ttl_days."
             )
 
     def _check_field(self, place: str, field: str) -> None:

@@ -70,6 +70,7 @@ class Validator:
         max_k: Maximum number of ads that one request may ask for.
         rules: Rules of requests that name none, or their JSON object.
         has_user_store: Whether a user store counts events for frequency caps.
+        limits: What the store keeps. None: not known.
 
     Raises:
         InvalidRequestError: The rules do not fit the release or the service.
@@ -82,11 +83,12 @@ class Validator:
         max_k: int,
         rules: Rules | Mapping[str, Any] | None = None,
         has_user_store: bool = True,
+        limits: rule_fields.StoreLimits | None = None,
     ) -> None:
         self.fields = query_fields.QueryFields(release.query_fields, release.ad_kinds)
         self._filters = filter_fields.FilterFields(release.ad_kinds)
         defaults = None if rules is None else parsing.parse(Rules, rules, "rules")
-        self._rules = rule_fields.RuleFields(release.ad_kinds, defaults, has_user_store)
+        self._rules = rule_fields.RuleFields(release.ad_kinds, defaults, has_user_store, limits)
         self._release = release
         self._num_ads = release.index["num_ads"]
         self._default_k = default_k
@@ -100,7 +102,7 @@ class Validator:
         """
         rules, values, k, weights, filters, _ = parsing.check_all(
             (
-                lambda: self._rules.check(request.rules),
+                lambda: self._rules.check(request.rules, request.seen),
                 lambda: self.fields.merge(request.user or {}, request.context or {}),
                 lambda: self._check_k(request.k or self._default_k),
                 lambda: self._check_weights(request.weights or {}),

@@ -126,6 +126,35 @@ def test_without_a_user_store_only_impressions_can_be_capped():
 
 
 @pytest.mark.parametrize(
+    ("cap", "message"),
+    [
+        (
+            {"max": 6},
+            r"\[0\]\.max: expected at most 5, the number of impressions that the user store",
+        ),
+        ({"max": 6, "field": "tags"}, r"\[0\]\.max: expected at most 5"),
+        ({"max": 3, "event": "click"}, r"\[0\]\.max: expected at most 2, the number of actions"),
+        ({"max": 1, "hours": 25}, r"\[0\]\.hours: expected at most 24, .* longer --user_ttl_days"),
+    ],
+)
+def test_caps_beyond_what_the_user_store_keeps_are_refused(cap, message):
+    limits = requests.StoreLimits(max_actions=2, max_impressions=5, hours=24.0)
+    rules = Rules(frequency_caps=[FrequencyCap(**cap)])
+    with pytest.raises(errors.InvalidRequestError, match=message):
+        rule_fields.RuleFields(KINDS, limits=limits).check(rules)
+    with pytest.raises(errors.InvalidRequestError, match=message):
+        rule_fields.RuleFields(KINDS, rules, limits=limits)
+    # Without a store, or with an unknown one.
+    rule_fields.RuleFields(KINDS).check(rules)
+
+
+def test_caps_up_to_what_the_user_store_keeps_and_those_of_own_counts_are_taken():
+    fields = rule_fields.RuleFields(KINDS, limits=requests.StoreLimits(2, 5, 24.0))
+    fields.check(Rules(frequency_caps=[FrequencyCap(max=5, hours=24)]))
+    fields.check(Rules(frequency_caps=[FrequencyCap(max=9, hours=25)]), Seen(ads={"ad-1": 8}))
+
+
+@pytest.mark.parametrize(
     ("seen", "message"),
     [
         (3, "seen: expected an object with the keys ads, fields"),
