@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import config
-from serving.cli import command_line, extras
-from serving.cli.flags import rule_flags, update_flags
+from serving.cli import command_line
+from serving.cli.flags import rule_flags, update_flags, user_flags
 
 if TYPE_CHECKING:
     from serving import service
@@ -112,12 +112,6 @@ flags.DEFINE_float(
     "in seconds. Set it to more than a load balancer's health check interval.",
     lower_bound=0.0,
 )
-flags.DEFINE_string(
-    "user_store",
-    None,
-    "Store of profiles and histories of users: sqlite:PATH, or redis://HOST:PORT/DATABASE for "
-    "Redis or Valkey. A request with a user_id is completed from it, and the service takes events.",
-)
 flags.DEFINE_float(
     "user_store_ms",
     _USERS.read_timeout_ms,
@@ -152,14 +146,12 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
             not valid.
         OSError: A file cannot be read.
     """
-    from serving import ranker, service, users
+    from serving import ranker, service
 
     _check_ports()
     ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
     ranker.split_address(ranker_address)
-    if FLAGS.user_store is not None:
-        with extras.require_extra("redis"):
-            users.check_address(FLAGS.user_store)
+    user_store = user_flags.user_store()
     http = config.HttpConfig(
         tls_certificate=FLAGS.tls_certificate,
         tls_key=FLAGS.tls_key,
@@ -175,7 +167,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
             file=sys.stderr,
         )
     rules = command_line.json_of_flag("rules")
-    if FLAGS.user_store is None and rules and rules.get("frequency_caps"):
+    if user_store is None and rules and rules.get("frequency_caps"):
         print(
             "warning: The frequency caps of --rules count only what requests have in `seen`; set "
             "--user_store to count what the service shows.",
@@ -200,7 +192,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         max_body_bytes=FLAGS.max_body_bytes,
         impression_directory=FLAGS.impression_log,
         impressions=rule_flags.log_config(),
-        user_store=FLAGS.user_store,
+        user_store=user_store,
         users=config.UserStoreConfig(
             read_timeout_ms=FLAGS.user_store_ms,
             ttl_days=FLAGS.user_ttl_days,

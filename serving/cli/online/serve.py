@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import errors, model_config, process
-from serving.cli.flags import bundle_flags, rule_flags, service_flags, update_flags
+from serving.cli.flags import bundle_flags, rule_flags, service_flags, update_flags, user_flags
 
 if TYPE_CHECKING:
     from serving import service
@@ -45,6 +45,7 @@ flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(service_flags)
 flags.adopt_module_key_flags(rule_flags)
 flags.adopt_module_key_flags(update_flags)
+flags.adopt_module_key_flags(user_flags)
 FLAGS = flags.FLAGS
 
 _STOP_SECONDS = 15
