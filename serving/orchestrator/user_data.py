@@ -89,6 +89,7 @@ class UserData:
         self._upkeep: list[asyncio.Task[None]] = []
         # Use of the store -> why and when the latest one failed.
         self._problems: dict[str, tuple[str, float]] = {}
+        self._had_problem = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -243,10 +244,18 @@ class UserData:
             if str(error) not in self._recent_problems():
                 logging.error("%s", error)
             self._problems[use] = str(error), self._clock()
+            self._observe_problem()
             raise
         if self._problems.pop(use, None) is not None and not self._recent_problems():
             logging.warning("The user store can be used again.")
+        self._observe_problem()
         return result
+
+    def _observe_problem(self) -> None:
+        has_problem = self.problem is not None
+        if has_problem != self._had_problem:
+            self._had_problem = has_problem
+            self._metrics.observe_user_store(has_problem)
 
     async def _read(
         self, user_ids: Sequence[str], impressions: bool, now: float, timeout_ms: float

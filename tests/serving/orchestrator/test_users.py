@@ -506,6 +506,10 @@ def test_a_store_that_fails_is_noticed_without_requests(run, tmp_path, monkeypat
     run(scenario, store=gate)
 
 
+def _has_problem(data):
+    return "tfrec_user_store_problem 1.0" in data._metrics.render().decode()
+
+
 def test_a_failed_write_is_a_problem_until_the_next_one_or_for_a_minute(run, tmp_path, caplog):
     clock = clocks.Clock()
     gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
@@ -517,6 +521,7 @@ def test_a_failed_write_is_a_problem_until_the_next_one_or_for_a_minute(run, tmp
             with contextlib.suppress(errors.UserStoreError):
                 await data.append([event(1)])
             problems.append(service.problem)
+            assert _has_problem(data) == (problem is not None)
 
         await write("locked")
         await write(None)
@@ -526,6 +531,9 @@ def test_a_failed_write_is_a_problem_until_the_next_one_or_for_a_minute(run, tmp
         problems.append(service.problem)
         clock.advance(2)
         problems.append(service.problem)
+        # The next use of the store notices that the minute is over.
+        await data.read(["u"], False, NOW, 30_000)
+        assert not _has_problem(data)
         await write("locked")
 
     run(scenario, store=gate, clock=clock)
