@@ -71,7 +71,7 @@ async def _consume(stream_server: str, user_store: str) -> None:
     from serving import impressions, orchestrator, users
     from serving.cli import extras
 
-    logging.getLogger().setLevel(logging.WARNING)  # A server that does not answer is one.
+    logging.getLogger().setLevel(logging.INFO)  # Once a minute, what was read and what waits.
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
