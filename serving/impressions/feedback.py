@@ -46,6 +46,7 @@ class Joined:
         unmatched: Number of events that match none.
         duplicate_events: Number of events that were delivered again.
         rejected_events: Number of malformed events, which are in OUTPUT.rejected.tsv.
+        events_without_request: Number of events of users that name no request; they are left out.
         refunded: Number of ads whose refunds exceed their revenue, which is 0.
         repeated: Number of shown ads whose request id repeats that of an earlier answer.
         totals: Sum of each label over the rows.
@@ -62,6 +63,7 @@ class Joined:
     unmatched: int
     duplicate_events: int
     rejected_events: int
+    events_without_request: int
     refunded: int
     repeated: int
     totals: dict[str, float]
@@ -128,6 +130,7 @@ def join_feedback(
         unmatched=total - matched,
         duplicate_events=events.duplicates,
         rejected_events=len(events.rejected),
+        events_without_request=events.without_request,
         refunded=events.refunded,
         repeated=repeated,
         totals=writer.totals,

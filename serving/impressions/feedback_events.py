@@ -2,9 +2,10 @@
 
     {"request_id": "42", "ad_id": "ad-17", "event_id": "e-9", "click": 1, "revenue": 0.35}
 
-Events may be delivered more than once. Events of a request and ad with the same `event_id` count
-once; so do events without `event_id` that are equal in all fields. Bad events are rejected with
-their line and a reason.
+Events may be delivered more than once. Those of a request and ad with the same `event_id` are one
+event; so are those without `event_id` that are equal in all fields. Bad events are rejected with
+their line and a reason. Events of the log of a service that name their user and no request are
+left out and counted.
 
 Shapes: E distinct pairs of request and ad.
 """
@@ -60,6 +61,7 @@ class FeedbackEvents:
         duplicates: Number of events that were delivered again.
         refunded: Number of ads whose refunds exceed their revenue, which is 0.
         rejected: Malformed events.
+        without_request: Number of events that name a user and no request.
     """
 
     table: pa.Table
@@ -67,6 +69,7 @@ class FeedbackEvents:
     duplicates: int
     refunded: int
     rejected: list[Rejected]
+    without_request: int
 
 
 def read(
@@ -83,7 +86,7 @@ def read(
         ImpressionLogError: A file cannot be read, or too many events are rejected; the message
             names the first ones.
     """
-    columns, rejected, named = _collected(paths, kinds)
+    columns, rejected, named, without_request = _collected(paths, kinds)
     _check_rejected(len(columns[_EVENT_ID]), rejected, max_rejected_fraction)
     labels = [
         name for name in kinds if name in named or any(value is not None for value in columns[name])
@@ -99,27 +102,44 @@ def read(
     distinct = distinct.rename_columns([*_IDS, _EVENT_ID, *labels])
     combined, refunded = _combined(distinct, labels, kinds)
     duplicates = table.num_rows - distinct.num_rows
-    return FeedbackEvents(combined, labels, duplicates, refunded, rejected)
+    return FeedbackEvents(combined, labels, duplicates, refunded, rejected, without_request)
 
 
 def _collected(
     paths: Sequence[pathlib.Path], kinds: Mapping[str, str]
-) -> tuple[dict[str, list[Any]], list[Rejected], set[str]]:
-    """Returns the columns of all events, the malformed events, and the names of files' columns."""
+) -> tuple[dict[str, list[Any]], list[Rejected], set[str], int]:
+    """Returns the columns of all events, the malformed events, and the names of files' columns.
+
+    The last is the number of events without a request.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in (*_IDS, _EVENT_ID, *kinds)}
     rejected: list[Rejected] = []
     named: set[str] = set()
+    without_request = 0
     for path in paths:
         for line, raw, parse in _lines(path, kinds, named):
             try:
-                values = _checked(parse(raw), kinds)
+                event = parse(raw)
+                if _is_without_request(event):
+                    without_request += 1
+                    continue
+                values = _checked(event, kinds)
             except (ValueError, RecursionError) as error:
                 text = raw if isinstance(raw, str) else json.dumps(raw, default=str)
                 rejected.append(Rejected(path, line, str(error), text))
                 continue
             for name, column in columns.items():
                 column.append(values[name])
-    return columns, rejected, named
+    return columns, rejected, named, without_request
+
+
+def _is_without_request(event: Any) -> bool:
+    """Whether an event says that it is of no request, as those that `FeedbackLog` writes."""
+    return (
+        isinstance(event, Mapping)
+        and event.get("request_id", "") is None
+        and bool(event.get("user_id"))
+    )
 
 
 def _combined(

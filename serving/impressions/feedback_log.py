@@ -1,11 +1,12 @@
-"""Logs events as JSON lines, which `join_feedback` reads.
+"""Logs events as JSON lines, which `join_feedback` and `rebuild_users` read.
 
     {"request_id": "42", "ad_id": "ad-17", "event_id": "e-9", "user_id": "u17", "time": 1.8e9,
-     "click": 1}
+     "click": 1, "received": 1.8e9}
 
-An event of an answer has its request id; others have no impression to be joined to, and are left
-out. So are impressions, which the impression log has. Lines are written atomically, and
-several processes may write to one directory. A line survives the end of its process; the
+An event of an answer has its request id. Others have null, because there is no impression to join
+them to: `join_feedback` leaves them out. Impressions of answers are not logged, because the
+impression log has them. `received` is when the event arrived. Lines are written whole and at once,
+and several processes may write to one directory. A line is safe from the end of its process; the
 operating system writes it to the disk within seconds.
 """
 
@@ -46,7 +47,7 @@ class FeedbackLog:
             raise _unwritable(self._directory, error) from error
 
     def append(self, events: Sequence[requests.Event]) -> None:
-        """Writes events that are feedback to an answer.
+        """Writes events, apart from the impressions of answers.
 
         Args:
             events: Events with their times.
@@ -54,10 +55,11 @@ class FeedbackLog:
         Raises:
             ImpressionLogError: They cannot be written.
         """
+        received = time.time()
         lines = [
-            json.dumps(_line(event)) + "\n"
+            json.dumps({**_line(event), "received": received}) + "\n"
             for event in events
-            if event.request_id is not None and event.event != "impression"
+            if event.request_id is None or event.event != "impression"
         ]
         if not lines:
             return

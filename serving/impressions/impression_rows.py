@@ -7,6 +7,8 @@ ads are left out: a table of ads has them.
     _answer_id        unique id of the answer; its rows belong to one request
     _request_id       request id of the answer, which feedback refers to
     _user_id          id of the user, if the request named one
+    _user_data        `found`, `unknown`, `late` or `failed`: what the user store had of the user;
+                      null without a user or a store, and absent in logs of earlier versions
     _time             time of the answer, in seconds since 1970
     _position         position of the ad; the first is 0
     _ad_id            ad id
@@ -35,10 +37,12 @@ from serving import manifest, requests
 
 METADATA = b"tfrec"
 USER_ID = "_user_id"
+USER_DATA = "_user_data"
 _OF_ANSWER = {
     "_answer_id": pa.string(),
     "_request_id": pa.string(),
     USER_ID: pa.string(),
+    USER_DATA: pa.string(),
     "_time": pa.float64(),
     "_bundle_version": pa.int64(),
     "_order": pa.string(),
@@ -123,6 +127,7 @@ def _of_answer(release: manifest.Manifest, one: RecordedAnswer) -> dict[str, Any
         "_answer_id": uuid.uuid4().hex,
         "_request_id": one.answer.request_id,
         USER_ID: one.valid.user_id,
+        USER_DATA: one.answer.user_data,
         "_time": one.time,
         "_bundle_version": one.answer.bundle_version,
         "_order": one.answer.order,

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serving import errors
-from serving.impressions.impression_rows import METADATA, USER_ID
+from serving.impressions.impression_rows import METADATA, USER_DATA, USER_ID
 from tfrecords import schema as schema_lib
 from tfrecords.schema import LABELS
 
@@ -24,7 +24,7 @@ class LoggedSchema:
     """Columns of an impression log, from its newest release.
 
     Attributes:
-        columns: Names of all columns.
+        columns: Names of the columns of a joined log.
         fields: JSON of each field as in a schema, without `column`.
         source: JSON of the schema that the release was trained with.
         labels: Label -> kind of its head; the label's column is `_LABEL`.
@@ -79,7 +79,9 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
     if not log_files:
         raise errors.ImpressionLogError("Expected files of an impression log, got none.")
     found = [(path, *_described(path)) for path in log_files]
-    path, columns, known = max(found, key=lambda one: one[2]["version"])
+    path, logged, known = max(found, key=lambda one: one[2]["version"])
+    # It describes the service, and logs of earlier versions lack it.
+    columns = [field for field in logged if field.name != USER_DATA]
     for other, others, _ in found:
         for field in columns:
             if field.name not in others.names or others.field(field.name).type != field.type:
@@ -99,7 +101,8 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
             own = {**options.get(field["name"], {}), **field, "side": side}
             # The log has the values of fields under their names, also those from a calendar.
             fields.append({k: v for k, v in own.items() if k not in ("column", "calendar")})
-    return LoggedSchema(columns.names, [*fields, *listed], known["schema"], known["labels"])
+    names = [field.name for field in columns]
+    return LoggedSchema(names, [*fields, *listed], known["schema"], known["labels"])
 
 
 def open_file(path: pathlib.Path) -> pq.ParquetFile:

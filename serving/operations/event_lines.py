@@ -15,11 +15,14 @@ class EventLines:
 
     Attributes:
         events: Pairs of a user id and an event, in the order of the file.
+        received: Pair of a user id and an event id -> when the event last arrived, in seconds since
+            1970. Logs of earlier versions do not say it.
         anonymous: Number of lines that do not name their user or their time.
         rejected: Number of lines that are not events.
     """
 
     events: list[tuple[str, StoredEvent]] = dataclasses.field(default_factory=list)
+    received: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     anonymous: int = 0
     rejected: int = 0
 
@@ -39,15 +42,36 @@ def read_event_lines(path: pathlib.Path) -> EventLines:
     found = EventLines()
     for line in lines:
         try:
-            event = _parsed(json.loads(line))
+            parsed = json.loads(line)
+            event = _parsed(parsed)
+            received = _received(parsed)
         except (ValueError, RecursionError, errors.InvalidRequestError):
             found.rejected += 1
             continue
         if event is None:
             found.anonymous += 1
-        else:
-            found.events.append(event)
+            continue
+        found.events.append(event)
+        key = event[0], event[1].event_id
+        if received is not None:
+            # An event comes again after the store has failed.
+            found.received[key] = max(received, found.received.get(key, received))
     return found
+
+
+def _received(line: Any) -> float | None:
+    """Returns when an event arrived.
+
+    Raises:
+        ValueError: It is not a time.
+    """
+    value = line.get("received") if isinstance(line, dict) else None
+    if value is None:
+        return None
+    received = requests.as_finite_float(value)
+    if received is None:
+        raise ValueError(f"expected received in seconds since 1970, got {value!r}")
+    return received
 
 
 def _parsed(line: Any) -> tuple[str, StoredEvent] | None:
@@ -65,8 +89,10 @@ def _parsed(line: Any) -> tuple[str, StoredEvent] | None:
 
 
 def _kind(line: dict[str, Any]) -> str:
-    """Returns the one thing that the user did; a click or engagement of 0 is none."""
+    """Returns the one kind of a line; a click or engagement of 0 is none."""
     given = {kind: line[kind] for kind in users.ACTIONS if line.get(kind) is not None}
+    if not given and line.get(users.IMPRESSION) == 1:
+        return users.IMPRESSION
     if any(given.get(kind, 0) not in (0, 1) for kind in ("click", "engagement")):
         raise ValueError(f"expected 0 or 1, got {given}")
     # Revenue of 0 next to another kind is a label, and alone it is what the service got.

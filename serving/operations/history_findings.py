@@ -4,34 +4,53 @@ A service makes a history from the data in its user store at that moment. Offlin
 the same requests are rebuilt from all logged events. If the two are equal, the model is served with
 the inputs that it would be trained on. A difference has a cause:
 
-    cut     the service had only the latest of the events: the store keeps fewer, or had expired
-    late    events from before the request reached the store after it
+    unread  the store was late or failed, so the request went on without its user
+    lost    the store did not have events that it had received
+    cut     the service had the latest of the events, as many as the store keeps for as long
+    late    events from before the request arrived after it
     clock   the service had events from after the request, or with other ages: two clocks differ
     other   unlogged events, or a history that the caller sent
 
-Shapes: N answers.
+Logs of earlier versions do not say how the user was found and when events arrived. There, missing
+events are late if later ones are in the history, and of the cause other if not.
 """
 
 import collections
 import dataclasses
+import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from serving import impressions, releases
+from serving.config import UserStoreConfig
 from serving.operations import event_lines, findings
 from tfrecords import histories, schema
 from tfrecords.histories import UserEvent
 
-CAUSES = ("cut", "late", "clock", "other")
+CAUSES = ("unread", "lost", "cut", "late", "clock", "other")
+_REMEDIES = {
+    "unread": "find out why the user store was late or failed: the service's log and "
+    "tfrec_user_reads_total name it; --user_store_ms is the time that a request waits for it.",
+    "lost": "the store was emptied, the user was erased or deleted, or the store keeps events for "
+    "a shorter time (--user_ttl_days); tfrec rebuild_users adds what the logs have.",
+    "cut": "the store keeps the latest {actions} actions and {impressions} impressions of a user "
+    "for {days:g} days; models learn from longer histories than they are served. Set a smaller "
+    "max_length or max_age_days in the schema.",
+    "late": "send events sooner; models learn from them as if they had been in time.",
+    "clock": "synchronize the clocks.",
+    "other": "log all events, and let requests carry the user id instead of a history.",
+}
 # The log has the time of the answer, and the history is of some milliseconds before it.
 _ANSWER_SECONDS = 1.0
 # Events from up to this long after a request may be in its history by a wrong clock.
 _CLOCK_SECONDS = 600.0
-_COLUMNS = ("_answer_id", "_request_id", "_time", "_user_id", "_ad_id")
+_COLUMNS = ("_answer_id", "_request_id", "_time", "_user_id", "_ad_id", "_bundle_version")
+_STORE = UserStoreConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +61,32 @@ class LoggedHistories:
         user_id: Id of the user.
         time: Time of the answer, in seconds since 1970.
         raw: Raw inputs of the histories, as the models got them.
+        user_data: What the user store had, as `Answer.user_data`; None: the log does not say.
     """
 
     user_id: str
     time: float
     raw: Mapping[str, Sequence[Any] | None]
+    user_data: str | None = None
+
+
+@dataclasses.dataclass
+class UserEvents:
+    """The logged events of a user.
+
+    Attributes:
+        events: The events.
+        received: Event id -> when the event arrived, in seconds since 1970, if the log says it.
+    """
+
+    events: list[UserEvent] = dataclasses.field(default_factory=list)
+    received: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def compare_histories(
     files: Sequence[pathlib.Path], event_files: Sequence[pathlib.Path], release: releases.Bundle
 ) -> str:
-    """Compares the histories of all logged answers of known users with rebuilt ones.
+    """Compares the histories of a release's logged answers to known users with rebuilt ones.
 
     Args:
         files: Files of the impression log.
@@ -61,50 +95,57 @@ def compare_histories(
 
     Raises:
         WrongError: Some histories differ.
-        SkippedError: The release has no histories, or the log has none of known users.
+        SkippedError: The release has no histories, or the log has no answers of it to known users.
         ImpressionLogError: A file is not part of an impression log.
     """
     plan = schema.schema_from_json(release.manifest.schema)
     if not plan.histories:
         raise findings.SkippedError(f"release {release.version} has no histories")
     tables = [impressions.read_file(path) for path in files]
-    logged = [one for table in tables for one in _answers(plan, table)]
+    logged = [one for table in tables for one in _answers(plan, table, release.version)]
     if not logged:
-        raise findings.SkippedError("it has no answers to users whose ids are known")
+        raise findings.SkippedError(
+            f"it has no answers of release {release.version} to users whose ids are known"
+        )
     lines = [event_lines.read_event_lines(path) for path in event_files]
     events = _events(plan, tables, lines, release)
-    counts = collections.Counter(cause_of(plan, one, events.get(one.user_id, ())) for one in logged)
+    nothing = UserEvents()
+    counts = collections.Counter(
+        cause_of(plan, one, events.get(one.user_id, nothing)) for one in logged
+    )
     equal = counts.pop(None, 0)
     summary = f"{equal} of {len(logged)} answers ({equal / len(logged):.1%}) have the histories"
     rejected = sum(own.rejected for own in lines)
     left_out = f"; {rejected} lines are not events and were left out" if rejected else ""
     if not counts:
         return f"{summary} that follow from the logged events{left_out}"
-    causes = ", ".join(f"{cause}: {counts[cause]}" for cause in CAUSES if counts[cause])
+    found = [cause for cause in CAUSES if counts[cause]]
+    causes = ", ".join(f"{cause}: {counts[cause]}" for cause in found)
+    limits = {
+        "actions": _STORE.max_actions,
+        "impressions": _STORE.max_impressions,
+        "days": _STORE.ttl_days,
+    }
     raise findings.WrongError(
         "the histories that follow from the logged events",
         f"{summary}; others differ ({causes}){left_out}",
-        "For cut, let the user store keep more events for longer. For late, send events sooner; "
-        "models learn from them as if they had been on time. For clock, synchronize the clocks. "
-        "For other, log all events, and let requests carry the user id instead of a history.",
+        " ".join(f"For {cause}, {_REMEDIES[cause].format_map(limits)}" for cause in found),
     )
 
 
-def cause_of(
-    plan: schema.Schema, logged: LoggedHistories, events: Sequence[UserEvent]
-) -> str | None:
-    """Returns why logged histories differ from rebuilt ones, one of `CAUSES`; None: they do not."""
-    rebuilt = [
-        histories.raw_values(plan, events, time)
-        for time in (logged.time, logged.time - _ANSWER_SECONDS)
-    ]
+def cause_of(plan: schema.Schema, logged: LoggedHistories, known: UserEvents) -> str | None:
+    """Returns why logged histories differ from rebuilt ones, one of `CAUSES`; None if they do not.
+
+    Args:
+        plan: The schema with the histories.
+        logged: Histories of an answer.
+        known: All events of its user.
+    """
     causes = []
     for field in plan.histories:
         own = _entries(field, logged.raw)
-        possible = [_entries(field, raw) for raw in rebuilt]
-        if any(_same(own, expected) for expected in possible):
-            continue
-        causes.append(_cause(plan, field, own, possible[0], events, logged.time))
+        if not _follows(plan, field, own, known.events, logged.time):
+            causes.append(_cause(plan, field, own, logged, known))
     return max(causes, key=CAUSES.index) if causes else None
 
 
@@ -127,19 +168,68 @@ def _same(own: Sequence[_Entry], expected: Sequence[_Entry]) -> bool:
     )
 
 
+def _follows(
+    plan: schema.Schema,
+    field: schema.Field,
+    own: Sequence[_Entry],
+    events: Sequence[UserEvent],
+    time: float,
+) -> bool:
+    """Whether a history is what follows from events at a time, or just before it."""
+    return any(
+        _same(own, _entries(field, histories.raw_values(plan, events, at)))
+        for at in (time, time - _ANSWER_SECONDS)
+    )
+
+
 def _cause(
     plan: schema.Schema,
     field: schema.Field,
     own: Sequence[_Entry],
-    expected: Sequence[_Entry],
-    events: Sequence[UserEvent],
-    time: float,
+    logged: LoggedHistories,
+    known: UserEvents,
 ) -> str:
-    if len(own) < len(expected) and _same(own, expected[len(expected) - len(own) :]):
+    time = logged.time
+    if not own and logged.user_data in ("late", "failed"):
+        return "unread"
+    if _follows(plan, field, own, _kept(known.events, time), time):
         return "cut"
+    for until in (time, time - _ANSWER_SECONDS):
+        in_time = [
+            event
+            for event in known.events
+            if known.received.get(event.event_id or "", -math.inf) <= until
+        ]
+        if _follows(plan, field, own, in_time, time):
+            return "late"
+    expected = _entries(field, histories.raw_values(plan, known.events, time))
     if [one[:2] for one in own] == [one[:2] for one in expected]:
         return "clock"
-    # More than the history keeps, for others that took the place of missing events.
+    return _cause_of_extra(plan, field, own, known.events, time) or _cause_of_missing(
+        own, expected, logged, known
+    )
+
+
+def _kept(events: Sequence[UserEvent], time: float) -> list[UserEvent]:
+    """Returns the events that a store of the default size has at a time."""
+    ordered = sorted(
+        (e for e in events if time - _STORE.ttl_seconds <= e.time < time),
+        key=lambda event: (event.time, event.event_id or ""),
+    )
+    shown = [event for event in ordered if event.event == "impression"]
+    acted = [event for event in ordered if event.event != "impression"]
+    return [*acted[-_STORE.max_actions :], *shown[-_STORE.max_impressions :]]
+
+
+def _cause_of_extra(
+    plan: schema.Schema,
+    field: schema.Field,
+    own: Sequence[_Entry],
+    events: Sequence[UserEvent],
+    time: float,
+) -> str | None:
+    """Returns why a history has entries that no event from before the request explains, if any."""
+    # More than the history keeps, for others that took the place of what is missing.
     everything = dataclasses.replace(field, max_length=10_000, max_age_days=None)
     fields = tuple(everything if f.name == field.name else f for f in plan.fields)
     unlimited = dataclasses.replace(plan, fields=fields)
@@ -152,22 +242,39 @@ def _cause(
     )
     extra = collections.Counter(one[:2] for one in own) - known
     if not extra:
-        return "late"
+        return None
     return "other" if extra - (later - known) else "clock"
 
 
-def _answers(plan: schema.Schema, table: pa.Table) -> Iterable[LoggedHistories]:
-    """Yields the histories of the answers of a file to users whose ids are known."""
+def _cause_of_missing(
+    own: Sequence[_Entry], expected: Sequence[_Entry], logged: LoggedHistories, known: UserEvents
+) -> str:
+    """Returns why a history lacks events although they arrived in time, as far as is known."""
+    is_latest = _same(own, expected[len(expected) - len(own) :])
+    if logged.user_data == "unknown":
+        return "other" if own else "lost"
+    if logged.user_data is None:
+        return "other" if is_latest else "late"
+    has_arrivals = all(event.event_id in known.received for event in known.events)
+    return "lost" if is_latest or has_arrivals else "late"
+
+
+def _answers(plan: schema.Schema, table: pa.Table, version: int) -> Iterable[LoggedHistories]:
+    """Yields the histories of a release's answers in a file to users whose ids are known."""
     inputs = [name for field in plan.histories for name in field.inputs]
     names = [*_COLUMNS, *inputs]
     if not set(names) <= set(table.column_names):
         return
+    names += {"_user_data"} & set(table.column_names)
     seen = set()
-    for row in table.select(names).to_pylist():
+    # Another release may have other histories.
+    own = table.filter(pc.equal(table["_bundle_version"], version))
+    for row in own.select(names).to_pylist():
         if row["_user_id"] and row["_answer_id"] not in seen:
             seen.add(row["_answer_id"])
             raw = {name: row[name] for name in inputs}
-            yield LoggedHistories(row["_user_id"], row["_time"], raw)
+            user_data = row.get("_user_data")
+            yield LoggedHistories(row["_user_id"], row["_time"], raw, user_data)
 
 
 def _events(
@@ -175,26 +282,33 @@ def _events(
     tables: Sequence[pa.Table],
     lines: Sequence[event_lines.EventLines],
     release: releases.Bundle,
-) -> dict[str, list[UserEvent]]:
-    """Returns the events of each user: logged impressions, and the events of the event log.
+) -> dict[str, UserEvents]:
+    """Returns the events of each user: logged impressions, and what the log of events has.
 
     Of a user's events with the same id, only the first counts, as in the user store.
     """
     found: dict[tuple[str, str], UserEvent] = {}
+    received: dict[tuple[str, str], float] = {}
     for table in tables:
         if set(_COLUMNS) <= set(table.column_names):
             for row in table.select(list(_COLUMNS)).to_pylist():
                 key = f"{row['_request_id']}/{row['_ad_id']}"
                 event = UserEvent("impression", row["_time"], row["_ad_id"], {}, key)
                 found.setdefault((row["_user_id"], key), event)
+                received.setdefault((row["_user_id"], key), event.time)
     for own in lines:
+        for pair, arrived in own.received.items():
+            received[pair] = max(arrived, received.get(pair, arrived))
         for user_id, one in own.events:
             event = UserEvent(one.kind, one.time, one.ad_id, {}, one.event_id)
             found.setdefault((user_id, one.event_id), event)
     values = _values(plan, {event.ad_id for event in found.values()}, release)
-    events: dict[str, list[UserEvent]] = collections.defaultdict(list)
-    for (user, _), event in found.items():
-        events[user].append(dataclasses.replace(event, values=values.get(event.ad_id, {})))
+    events: dict[str, UserEvents] = collections.defaultdict(UserEvents)
+    for (user, event_id), event in found.items():
+        known = events[user]
+        known.events.append(dataclasses.replace(event, values=values.get(event.ad_id, {})))
+        if (user, event_id) in received:
+            known.received[event_id] = received[user, event_id]
     return events
 
 

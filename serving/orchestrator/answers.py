@@ -91,15 +91,17 @@ def _select(
 ) -> Selection:
     """Chooses ads by utility [C]; `zero` is the utility of a worthless ad."""
     rules = valid.rules
-    if not (rules.caps or rules.diversity or rules.exploration) or not len(utility):
+    shown = valid.shown_before
+    if not (rules.caps or shown or rules.diversity or rules.exploration) or not len(utility):
         # A stable sort keeps ads of equal utility in retrieval order.
         return select_best(np.argsort(-utility, kind="stable")[: valid.k])
     fields = {cap.field for cap in rules.caps or ()}
+    fields.update(cap.field or "" for cap in shown)
     fields.update(rule.field for rule in rules.diversity or ())
     values = {name: FieldValues.of(found.ads.column(found.rows, name)) for name in fields}
     # Diversity multiplies utilities, so they must not be negative.
     shifted = utility - zero if rules.diversity else utility
-    return select_with_rules(shifted, valid.k, rules, values, _DRAWS)
+    return select_with_rules(shifted, valid.k, rules, values, _DRAWS, shown)
 
 
 def _ads(

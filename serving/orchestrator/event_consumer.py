@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pydantic_core
 
@@ -22,6 +22,7 @@ from serving.orchestrator import event_intake
 
 # Pause after a failure of the store or the stream.
 _PAUSE_SECONDS = 0.2
+_SECONDS_PER_REPORT = 60.0
 
 
 class EventConsumer:
@@ -30,6 +31,7 @@ class EventConsumer:
     Args:
         reader: Reads the stream.
         accepted: Accepts the events.
+        clock: Returns seconds, for the reports in the log.
 
     Attributes:
         received: Number of valid events.
@@ -38,8 +40,15 @@ class EventConsumer:
         problem: Why the last attempt failed, or None.
     """
 
-    def __init__(self, reader: users.StreamReader, accepted: event_intake.EventIntake) -> None:
+    def __init__(
+        self,
+        reader: users.StreamReader,
+        accepted: event_intake.EventIntake,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._reader = reader
+        self._clock = clock
+        self._next_report = clock() + _SECONDS_PER_REPORT
         self._events = accepted
         self.received = 0
         self.added = 0
@@ -49,10 +58,15 @@ class EventConsumer:
     async def run(self, stopping: asyncio.Event) -> None:
         """Consumes until `stopping` is set; failures are logged and retried.
 
+        The log has the numbers of events and of waiting entries once a minute.
+
         Args:
             stopping: Ends the run within a second.
         """
         while not stopping.is_set():
+            if self._clock() >= self._next_report:
+                self._next_report = self._clock() + _SECONDS_PER_REPORT
+                await self._report()
             try:
                 await self._step()
             except (errors.UserStoreError, errors.ImpressionLogError) as error:
@@ -66,6 +80,25 @@ class EventConsumer:
                 if self.problem is not None:
                     logging.warning("The stream of events is available again.")
                 self.problem = None
+
+    async def _report(self) -> None:
+        try:
+            backlog = await self._reader.backlog()
+        except errors.UserStoreError as error:
+            waiting = f"what waits in the stream is not known: {error}"
+        else:
+            unread = "an unknown number of" if backlog.unread is None else backlog.unread
+            waiting = (
+                f"{unread} entries of the stream are not read yet, and "
+                f"{backlog.unacknowledged} are not stored yet"
+            )
+        logging.info(
+            "%d events since the start, of which %d were new; %d entries were no events; %s",
+            self.received,
+            self.added,
+            self.rejected,
+            waiting,
+        )
 
     async def _step(self) -> None:
         entries = await self._reader.read()

@@ -1,4 +1,4 @@
-"""Accepts events: checks their times, logs those that are feedback, and stores them."""
+"""Accepts events: checks their times, logs them, and stores them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class EventIntake:
 
     Args:
         data: The user store of the process.
-        feedback: Log of events that are feedback to answers. None: no log.
+        feedback: Log of events. None: no log.
     """
 
     def __init__(self, data: user_data.UserData, feedback: FeedbackLog | None = None) -> None:

@@ -117,6 +117,7 @@ class Orchestrator:
             self.config.max_k,
             self.config.rules,
             has_user_store=users is not None,
+            limits=None if users is None else users.limits,
         )
         self.users = users
         self._user_stage = None

@@ -79,6 +79,7 @@ _GAUGES: dict[str, tuple[str, Any, str]] = {
         "Anonymous memory of the processes, without mapped files, in bytes.",
     ),
     "impression_log_problem": ("", "livesum", "Processes that cannot write the impression log."),
+    "user_store_problem": ("", "livesum", "Processes that cannot use the user store."),
     "live_problem": ("version", "livesum", "Processes that cannot apply live updates."),
     "live_updates": ("version", "mostrecent", "Live updates since the export that are applied."),
     "live_cut_bytes": (
@@ -209,6 +210,10 @@ class ServiceMetrics:
     def observe_impression_log(self, has_problem: bool) -> None:
         """Records whether the impression log cannot be written."""
         self.gauges["impression_log_problem"].set(has_problem)
+
+    def observe_user_store(self, has_problem: bool) -> None:
+        """Records whether the user store cannot be used."""
+        self.gauges["user_store_problem"].set(has_problem)
 
     def observe_user_read(self, outcome: str) -> None:
         """Counts a user that was read: `found`, `unknown`, `late` or `failed`."""

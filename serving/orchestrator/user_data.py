@@ -3,10 +3,11 @@
     data = UserData(users.open_store("sqlite:users.db"), config, metrics)
     read = await data.read(["u17"], impressions=False, now=time.time(), timeout_ms=5.0)
 
-A late read continues without its request, so that a connection that takes longer to open is ready
-for the next one. A circuit breaker (`ranker.CircuitBreaker`) opens if the store fails or is late
-repeatedly. Impressions are written in the background, in batches of many answers. `problem` says
-why the latest read or write failed, unless that was long ago, and each problem is logged once.
+A read that is late goes on without its request, so that a connection that takes longer to open is
+there for the next one. A store that fails or is late repeatedly is left alone for a while
+(`ranker.CircuitBreaker`). Impressions are written in the background, those of many answers at a
+time; reads add those that are not written yet. `problem` says why the latest read or write failed,
+unless that is long ago, and the log names each problem once.
 """
 
 import asyncio
@@ -78,6 +79,8 @@ class UserData:
         self._clock = clock
         self._breaker = CircuitBreaker(self.config.pauses, clock)
         self._queue: collections.deque[list[tuple[str, StoredEvent]]] = collections.deque()
+        # User id -> impressions that are queued or being written, in the order of the queue.
+        self._unwritten: dict[str, collections.deque[StoredEvent]] = {}
         # Answers that were queued, and those of them that are written or dropped, since the start.
         self._num_queued = 0
         self._num_written = 0
@@ -86,7 +89,16 @@ class UserData:
         self._upkeep: list[asyncio.Task[None]] = []
         # Use of the store -> why and when the latest one failed.
         self._problems: dict[str, tuple[str, float]] = {}
+        self._had_problem = False
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def limits(self) -> requests.StoreLimits:
+        """What the store keeps of each user."""
+        config = self.config
+        return requests.StoreLimits(
+            config.max_actions, config.max_impressions, config.ttl_days * 24
+        )
 
     @property
     def problem(self) -> str | None:
@@ -109,7 +121,11 @@ class UserData:
             timeout_ms: Time for the read in milliseconds.
         """
         started = self._clock()
+        # Before the store is asked, because they may be written meanwhile.
+        unwritten = [tuple(self._unwritten.get(user_id, ())) for user_id in user_ids]
         found, problem = await self._read(user_ids, impressions, now, timeout_ms)
+        if found is not None and impressions:
+            found = [_with_shown(*each, now) for each in zip(found, unwritten, strict=True)]
         milliseconds = (self._clock() - started) * 1000
         for known in found or [User()] * len(user_ids):
             state = problem or (FOUND if known.is_known else UNKNOWN)
@@ -125,15 +141,12 @@ class UserData:
             return
         # The time of the request: if the user is erased before the answer, it stays erased.
         now = self.now() - answer.stage_ms.get("total", 0.0) / 1000
-        self._queue.append(
-            [
-                (
-                    user_id,
-                    StoredEvent(f"{answer.request_id}/{ad.ad_id}", "impression", ad.ad_id, now),
-                )
-                for ad in answer.ads
-            ]
-        )
+        shown = [
+            StoredEvent(f"{answer.request_id}/{ad.ad_id}", "impression", ad.ad_id, now)
+            for ad in answer.ads
+        ]
+        self._queue.append([(user_id, event) for event in shown])
+        self._unwritten.setdefault(user_id, collections.deque()).extend(shown)
         self._num_queued += 1
         self._start_writing()
 
@@ -231,10 +244,18 @@ class UserData:
             if str(error) not in self._recent_problems():
                 logging.error("%s", error)
             self._problems[use] = str(error), self._clock()
+            self._observe_problem()
             raise
         if self._problems.pop(use, None) is not None and not self._recent_problems():
             logging.warning("The user store can be used again.")
+        self._observe_problem()
         return result
+
+    def _observe_problem(self) -> None:
+        has_problem = self.problem is not None
+        if has_problem != self._had_problem:
+            self._had_problem = has_problem
+            self._metrics.observe_user_store(has_problem)
 
     async def _read(
         self, user_ids: Sequence[str], impressions: bool, now: float, timeout_ms: float
@@ -294,8 +315,16 @@ class UserData:
             self._metrics.observe_user_events("shown", len(events))
         finally:
             self._num_written += count
+            self._forget_unwritten(events)
         if self._queue:
             self._writing = self._start(self._write_queued())
+
+    def _forget_unwritten(self, events: Sequence[tuple[str, StoredEvent]]) -> None:
+        """Forgets impressions that are written or dropped, the first of the queue."""
+        for user_id, _ in events:
+            self._unwritten[user_id].popleft()
+            if not self._unwritten[user_id]:
+                del self._unwritten[user_id]
 
     async def _probe(self) -> None:
         """Reads a user regularly, so that a failure is noted without requests, and its end, too."""
@@ -316,3 +345,15 @@ class UserData:
                     logging.warning("Expired users are not deleted yet: %s", error)
                 failed = str(error)
             await asyncio.sleep(_EXPIRE_SECONDS if failed is None else _PROBE_SECONDS)
+
+
+def _with_shown(user: User, shown: Sequence[StoredEvent], now: float) -> User:
+    """Returns a user with impressions that the store may not have yet, without those after now."""
+    known = {event.event_id for event in user.impressions}
+    new = {e.event_id: e for e in shown if e.event_id not in known and e.time <= now}
+    if not new:
+        return user
+    in_order = sorted(
+        (*user.impressions, *new.values()), key=lambda event: (event.time, event.event_id)
+    )
+    return dataclasses.replace(user, impressions=in_order)

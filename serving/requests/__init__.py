@@ -39,6 +39,7 @@ from serving.requests.request import (
     Seen,
     as_digits,
 )
+from serving.requests.rule_fields import RuleFields, StoreLimits
 from serving.requests.validation import Validator, ValidRequest
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "RequestFields",
     "Rules",
     "Seen",
+    "StoreLimits",
     "UserDeleted",
     "UserProfile",
     "UtilityPart",

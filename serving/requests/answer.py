@@ -48,8 +48,8 @@ class LeftOut(AnswerPart):
     """Candidates that a rule left out although they rank above the last ad of the answer."""
 
     rule: str
-    """cap, diversity or exploration. A candidate that several caps leave out is counted for each of
-    them, and for the other rules only if no cap leaves it out."""
+    """cap, frequency_cap, diversity or exploration. A candidate that several caps leave out is
+    counted for each of them, and for the other rules only if no cap leaves it out."""
     field: str | None
     """Field of the cap; null for other rules."""
     count: int

@@ -192,7 +192,8 @@ class FrequencyCap(_FieldRule):
     event click, ads that the user has clicked are not eligible."""
     field: _String | None = None
     """Categorical or list field whose values are counted: ads with a value that has reached the
-    maximum are not eligible. Null: the ads themselves are counted."""
+    maximum are not eligible. Of impressions, those of the answer itself count, too. Null: the ads
+    themselves are counted."""
     event: EventKind | None = None
     """Kind of the events that are counted. Null: impressions, the only ones that `seen` has; a
     service without a user store refuses others."""

@@ -1,5 +1,6 @@
 """Checks the rules of a request against the ad fields, and merges them with the service's."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,13 +12,29 @@ _IMPRESSION = "impression"
 _KINDS = ("categorical", "categorical_list", "text")
 
 
+@dataclasses.dataclass(frozen=True)
+class StoreLimits:
+    """What a user store keeps of each user, which bounds what it can count.
+
+    Attributes:
+        max_actions: Number of clicks, engagements and purchases.
+        max_impressions: Number of impressions.
+        hours: Age of events, in hours.
+    """
+
+    max_actions: int
+    max_impressions: int
+    hours: float
+
+
 class RuleFields:
     """The ad fields of a release, for rules.
 
     Args:
         kinds: Ad field to its kind.
-        defaults: Rules of requests without rules.
-        has_user_store: Whether a user store counts events, including other kinds than impressions.
+        defaults: Rules of requests that name none.
+        has_user_store: Whether a user store counts events, other than impressions too.
+        limits: What the store keeps. None: not known.
 
     Raises:
         InvalidRequestError: The defaults do not fit the release or the service.
@@ -28,14 +45,20 @@ class RuleFields:
         kinds: Mapping[str, str],
         defaults: request.Rules | None = None,
         has_user_store: bool = True,
+        limits: StoreLimits | None = None,
     ) -> None:
         self._kinds = dict(kinds)
         self._has_user_store = has_user_store
+        self._limits = limits
         self.defaults = request.Rules(caps=(), frequency_caps=(), diversity=())
         self.defaults = self.check(defaults)
 
-    def check(self, rules: request.Rules | None) -> request.Rules:
+    def check(self, rules: request.Rules | None, seen: request.Seen | None = None) -> request.Rules:
         """Returns the rules in force; exploration is None if it is off.
+
+        Args:
+            rules: Rules of a request.
+            seen: Counts of the request.
 
         Raises:
             InvalidRequestError: Names the rule, the expected and the actual value.
@@ -53,6 +76,8 @@ class RuleFields:
                         self._check_field(f"{place}.field", rule.field)
                     if name == "frequency_caps":
                         self._check_event(f"{place}.event", rule.event)
+                        if counts_of(seen, rule) is None:
+                            self._check_limits(place, rule)
         if rules.exploration is not None:
             changed["exploration"] = rules.exploration if rules.exploration.share else None
         return self.defaults.model_copy(update=changed)
@@ -74,6 +99,25 @@ class RuleFields:
                 "user_store."
             )
 
+    def _check_limits(self, place: str, cap: request.FrequencyCap) -> None:
+        """Refuses a cap that the store's counts never reach, or whose time it does not keep."""
+        if self._limits is None:
+            return
+        is_of_impressions = (cap.event or _IMPRESSION) == _IMPRESSION
+        most = self._limits.max_impressions if is_of_impressions else self._limits.max_actions
+        if cap.max > most:
+            kind = "impressions" if is_of_impressions else "actions"
+            raise errors.InvalidRequestError(
+                f"{place}.max: expected at most {most}, the number of {kind} that the user store "
+                f"keeps of a user, got {cap.max}. Set a smaller maximum, or send counts in seen."
+            )
+        if cap.hours is not None and cap.hours > self._limits.hours:
+            raise errors.InvalidRequestError(
+                f"{place}.hours: expected at most {self._limits.hours:g}, the time that the user "
+                f"store keeps events, got {cap.hours:g}. Set fewer hours, or a longer "
+                "--user_ttl_days."
+            )
+
     def _check_field(self, place: str, field: str) -> None:
         kind = self._kinds.get(field)
         if kind in _KINDS:
@@ -91,6 +135,27 @@ def counts_of(seen: request.Seen | None, cap: request.FrequencyCap) -> Mapping[s
     if seen is None or (cap.event or _IMPRESSION) != _IMPRESSION:
         return None
     return seen.ads if cap.field is None else (seen.fields or {}).get(cap.field)
+
+
+def shown_before(
+    caps: Iterable[request.FrequencyCap],
+    counts: Callable[[request.FrequencyCap], Mapping[str, int] | None],
+) -> dict[request.FrequencyCap, Mapping[str, int]]:
+    """Returns the impressions of each value, for the caps that those of an answer count for.
+
+    Args:
+        caps: Checked frequency caps.
+        counts: Returns the number of events of each value for a cap; None: not known.
+
+    Returns:
+        Cap of a field's impressions -> value -> number of impressions. A cap of the ads themselves
+        needs none, because an answer has no ad twice.
+    """
+    return {
+        cap: counts(cap) or {}
+        for cap in caps
+        if cap.field is not None and (cap.event or _IMPRESSION) == _IMPRESSION
+    }
 
 
 def at_cap(

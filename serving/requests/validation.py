@@ -31,7 +31,9 @@ class ValidRequest:
         dry_run: Whether no user sees the answer.
         user_id: Id of the user; None: unknown.
         seen: Counts of the request.
-        user_data: Outcome of the user store; see `Answer.user_data`.
+        shown_before: Frequency cap of a field's impressions to the impressions of each value so
+            far; those of the answer count, too.
+        user_data: What the user store had; as `Answer.user_data`.
         user_ms: Time to read it in milliseconds.
     """
 
@@ -48,6 +50,7 @@ class ValidRequest:
     dry_run: bool
     user_id: str | None = None
     seen: Seen | None = None
+    shown_before: Mapping[FrequencyCap, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     user_data: str | None = None
     user_ms: float = 0.0
 
@@ -67,6 +70,7 @@ class Validator:
         max_k: Maximum number of ads that one request may ask for.
         rules: Rules of requests that name none, or their JSON object.
         has_user_store: Whether a user store counts events for frequency caps.
+        limits: What the store keeps. None: not known.
 
     Raises:
         InvalidRequestError: The rules do not fit the release or the service.
@@ -79,11 +83,12 @@ class Validator:
         max_k: int,
         rules: Rules | Mapping[str, Any] | None = None,
         has_user_store: bool = True,
+        limits: rule_fields.StoreLimits | None = None,
     ) -> None:
         self.fields = query_fields.QueryFields(release.query_fields, release.ad_kinds)
         self._filters = filter_fields.FilterFields(release.ad_kinds)
         defaults = None if rules is None else parsing.parse(Rules, rules, "rules")
-        self._rules = rule_fields.RuleFields(release.ad_kinds, defaults, has_user_store)
+        self._rules = rule_fields.RuleFields(release.ad_kinds, defaults, has_user_store, limits)
         self._release = release
         self._num_ads = release.index["num_ads"]
         self._default_k = default_k
@@ -97,7 +102,7 @@ class Validator:
         """
         rules, values, k, weights, filters, _ = parsing.check_all(
             (
-                lambda: self._rules.check(request.rules),
+                lambda: self._rules.check(request.rules, request.seen),
                 lambda: self.fields.merge(request.user or {}, request.context or {}),
                 lambda: self._check_k(request.k or self._default_k),
                 lambda: self._check_weights(request.weights or {}),
@@ -105,9 +110,9 @@ class Validator:
                 lambda: self._rules.check_seen(request.seen),
             )
         )
-        at_cap = rule_fields.at_cap(
-            rules.frequency_caps or (), lambda cap: rule_fields.counts_of(request.seen, cap)
-        )
+        caps = rules.frequency_caps or ()
+        counts = functools.partial(rule_fields.counts_of, request.seen)
+        at_cap = rule_fields.at_cap(caps, counts)
         user_field = self._release.user_field
         if user_field is not None and values.get(user_field) is None:
             values.update(self.fields.valid({user_field: request.user_id}))
@@ -125,6 +130,7 @@ class Validator:
             dry_run=bool(request.dry_run),
             user_id=request.user_id,
             seen=request.seen,
+            shown_before=rule_fields.shown_before(caps, counts),
         )
 
     def with_user(
@@ -152,6 +158,10 @@ class Validator:
             values={**self.fields.valid(stored, own), **own},
             filters=rule_fields.merged(valid.filters, at_cap),
             at_cap=reached,
+            shown_before={
+                **valid.shown_before,
+                **rule_fields.shown_before(valid.uncounted_caps, counts),
+            },
         )
 
     def _check_k(self, k: int) -> int:

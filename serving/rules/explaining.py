@@ -65,7 +65,8 @@ def explain_answer(
     passed = ranks < ranks[chosen.places].max(initial=-1)
     passed[chosen.places] = False
     causes: list[tuple[str, str | None, np.ndarray]] = [
-        ("cap", field, full & passed) for field, full in chosen.full.items()
+        ("cap" if isinstance(cap, requests.Cap) else "frequency_cap", cap.field, full & passed)
+        for cap, full in chosen.full.items()
     ]
     rest = passed.copy()
     for full in chosen.full.values():
@@ -104,10 +105,10 @@ def explain_shortage(
         return f"{start}no more ads meet the {causes}."
     others = num_candidates - count
     caps = ", ".join(
-        f"at most {cap.max} with the same {cap.field} (reached for "
-        f"{int(chosen.full[cap.field].sum())} candidates)"
-        for cap in valid.rules.caps or ()
-        if chosen.full[cap.field].any()
+        f"at most {cap.max} {'' if isinstance(cap, requests.Cap) else 'impressions '}with the same "
+        f"{cap.field} (reached for {int(full.sum())} candidates)"
+        for cap, full in chosen.full.items()
+        if full.any()
     )
     return f"{start}the caps leave out the other {others} candidates: {caps}."
 

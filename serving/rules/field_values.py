@@ -17,13 +17,13 @@ class FieldValues:
 
     Attributes:
         num_items: C.
-        num_values: V.
+        values: [V] distinct values.
         items: [P] int64 indices of candidates, ascending.
         codes: [P] int64 codes of values, in [0, V).
     """
 
     num_items: int
-    num_values: int
+    values: list[str]
     items: np.ndarray
     codes: np.ndarray
 
@@ -39,7 +39,7 @@ class FieldValues:
         codes = encoded.indices.fill_null(-1).to_numpy()
         present = np.flatnonzero(codes >= 0)
         items = present if items is None else items[present]
-        return cls(num_items, len(encoded.dictionary), items, codes[present])
+        return cls(num_items, encoded.dictionary.to_pylist(), items, codes[present])
 
     @functools.cached_property
     def is_single(self) -> bool:

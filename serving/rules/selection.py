@@ -40,14 +40,14 @@ class Selection:
         propensities: [S] probability of each ad at its position, given the ads above it.
         factors: [S] share of each gain that diversity leaves.
         explored: [S] bool, whether the ad was drawn.
-        full: Field of a cap to [C] bool, the candidates with a value that has reached the cap.
+        full: Cap to [C] bool, the candidates with a value that has reached the cap.
     """
 
     places: np.ndarray
     propensities: np.ndarray
     factors: np.ndarray
     explored: np.ndarray
-    full: Mapping[str, np.ndarray]
+    full: Mapping[requests.Cap | requests.FrequencyCap, np.ndarray]
 
 
 def select_best(places: np.ndarray) -> Selection:
@@ -62,6 +62,7 @@ def select_with_rules(
     rules: requests.Rules,
     values: Mapping[str, FieldValues],
     rng: random.Random,
+    shown_before: Mapping[requests.FrequencyCap, Mapping[str, int]] | None = None,
 ) -> Selection:
     """Chooses up to k candidates greedily.
 
@@ -71,9 +72,16 @@ def select_with_rules(
         rules: Checked rules.
         values: Values of each field that caps and diversity name.
         rng: Random numbers for exploration.
+        shown_before: Frequency caps of fields, with the number of impressions of each value so far.
     """
     available = np.ones(len(gains), bool)
-    caps = [_CapCounts(cap, values[cap.field]) for cap in rules.caps or ()]
+    caps = [
+        *(_CapCounts(cap, values[cap.field], {}) for cap in rules.caps or ()),
+        *(
+            _CapCounts(cap, values[cap.field or ""], counts)
+            for cap, counts in (shown_before or {}).items()
+        ),
+    ]
     discounts = [_Discount(rule, values[rule.field]) for rule in rules.diversity or ()]
     draws = None
     if rules.exploration is not None:
@@ -104,7 +112,7 @@ def select_with_rules(
         np.array(propensities, np.float64),
         np.array(factors, np.float64),
         np.array(drawn, bool),
-        {cap.field: cap.full for cap in caps},
+        {cap.rule: cap.full for cap in caps},
     )
 
 
@@ -134,12 +142,17 @@ class _Draws:
 
 
 class _CapCounts:
-    """Counts the chosen ads by value of one field."""
+    """Counts the chosen ads by value of one field, on top of `before` for each value."""
 
-    def __init__(self, rule: requests.Cap, values: FieldValues) -> None:
-        self.field = rule.field
+    def __init__(
+        self,
+        rule: requests.Cap | requests.FrequencyCap,
+        values: FieldValues,
+        before: Mapping[str, int],
+    ) -> None:
+        self.rule = rule
         self.full = np.zeros(values.num_items, bool)
-        self._left = [rule.max] * values.num_values
+        self._left = [rule.max - before.get(value, 0) for value in values.values]
         self._values = values
 
     def take(self, place: int) -> list[np.ndarray]:
@@ -147,7 +160,7 @@ class _CapCounts:
         filled = []
         for code in self._values.values_of(place):
             self._left[code] -= 1
-            if not self._left[code]:
+            if self._left[code] <= 0:
                 filled.append(self._values.items_with(code))
                 self.full[filled[-1]] = True
         return filled

@@ -6,12 +6,13 @@ from serving.users.store import ACTIONS, IMPRESSION, StoredEvent, User, UserStor
 from serving.users.stores import check_address, open_store
 
 if TYPE_CHECKING:
-    from serving.users.event_stream import StreamEntry, StreamReader
+    from serving.users.event_stream import StreamBacklog, StreamEntry, StreamReader
 
 __all__ = [
     "ACTIONS",
     "IMPRESSION",
     "StoredEvent",
+    "StreamBacklog",
     "StreamEntry",
     "StreamReader",
     "User",
@@ -22,7 +23,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("StreamEntry", "StreamReader"):
+    if name in ("StreamBacklog", "StreamEntry", "StreamReader"):
         # They need the extra `redis`.
         from serving.users import event_stream
 

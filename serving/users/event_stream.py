@@ -9,7 +9,7 @@ its id.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis.asyncio
 from redis import exceptions
@@ -40,6 +40,19 @@ class StreamEntry:
     def time(self) -> float:
         """When it was added, in seconds since 1970, by the clock of the server."""
         return int(self.entry_id.partition(b"-")[0]) / 1000
+
+
+class StreamBacklog(NamedTuple):
+    """What waits in a stream for a group of readers.
+
+    Attributes:
+        unread: Number of entries that no reader has got yet, the lag. None: the server does not
+            know it, as after entries were deleted, or before Redis 7.
+        unacknowledged: Number of entries that a reader has got and not handled yet.
+    """
+
+    unread: int | None
+    unacknowledged: int
 
 
 class StreamReader:
@@ -104,6 +117,21 @@ class StreamReader:
         except (exceptions.RedisError, OSError) as error:
             self._own_first = True
             raise self._failed(error) from error
+
+    async def backlog(self) -> StreamBacklog:
+        """Returns what waits in the stream for the group.
+
+        Raises:
+            UserStoreError: The server failed, or has no such stream or group.
+        """
+        try:
+            groups: Any = await self._redis.xinfo_groups(self._stream)
+        except (exceptions.RedisError, OSError) as error:
+            raise self._failed(error) from error
+        for group in groups:
+            if group["name"] == self._group.encode():
+                return StreamBacklog(group.get("lag"), group["pending"])
+        raise errors.UserStoreError(f"{self._name} has no group {self._group} yet.")
 
     def retry(self) -> None:
         """Lets the next read begin with the entries that this reader has not acknowledged."""

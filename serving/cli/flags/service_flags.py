@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import config
-from serving.cli import command_line, config_flags, extras
-from serving.cli.flags import rule_flags, update_flags
+from serving.cli import command_line
+from serving.cli.flags import rule_flags, update_flags, user_flags
 
 if TYPE_CHECKING:
     from serving import service
@@ -53,11 +53,31 @@ flags.DEFINE_string("tls_key", None, "PEM file of the key; default: in the certi
 flags.DEFINE_enum(
     "log_format", "text", config.LOG_FORMATS, "Format of logs; json also logs each request."
 )
-flags.DEFINE_string(
-    "user_store",
-    None,
-    "Store of profiles and histories of users: sqlite:PATH, or redis://HOST:PORT/DATABASE for "
-    "Redis or Valkey. It completes requests with a user_id, and the service accepts events.",
+flags.DEFINE_float(
+    "drain_seconds",
+    _HTTP.drain_seconds,
+    "Time after SIGTERM during which requests are still accepted while /readyz returns `draining`, "
+    "in seconds. Set it to more than a load balancer's health check interval.",
+    lower_bound=0.0,
+)
+flags.DEFINE_float(
+    "user_store_ms",
+    _USERS.read_timeout_ms,
+    "Time that a request waits for its user, in milliseconds; then it is answered without.",
+    lower_bound=0.1,
+)
+flags.DEFINE_float(
+    "user_ttl_days",
+    _USERS.ttl_days,
+    "Days after which a user without new events or profile is deleted from the store, and events "
+    "from users.",
+    lower_bound=0.01,
+)
+flags.DEFINE_bool(
+    "store_impressions",
+    _USERS.record_impressions,
+    "Whether the ads of each answer count as shown to its user. Turn it off if your pages report "
+    "what they show as events.",
 )
 config_flags.define_flags(config.OrchestratorConfig)
 config_flags.define_flags(config.RankingConfig)
@@ -75,16 +95,17 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
             not valid.
         OSError: A file cannot be read.
     """
-    from serving import ranker, service, users
+    from serving import ranker, service
 
     _check_ports()
     ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
     ranker.split_address(ranker_address)
-    if FLAGS.user_store is not None:
-        with extras.require_extra("redis"):
-            users.check_address(FLAGS.user_store)
-    http = config_flags.from_flags(
-        config.HttpConfig, tls_certificate=FLAGS.tls_certificate, tls_key=FLAGS.tls_key
+    user_store = user_flags.user_store()
+    http = config.HttpConfig(
+        tls_certificate=FLAGS.tls_certificate,
+        tls_key=FLAGS.tls_key,
+        drain_seconds=FLAGS.drain_seconds,
+        max_connections=FLAGS.max_connections,
     )
     service.check_tls(http)
     token = service.read_token(FLAGS.token_file)
@@ -95,7 +116,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
             file=sys.stderr,
         )
     rules = command_line.json_of_flag("rules")
-    if FLAGS.user_store is None and rules and rules.get("frequency_caps"):
+    if user_store is None and rules and rules.get("frequency_caps"):
         print(
             "warning: The frequency caps of --rules count only what requests have in `seen`; set "
             "--user_store to count the ads that the service shows.",
@@ -116,8 +137,12 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         max_body_bytes=FLAGS.max_body_bytes,
         impression_directory=FLAGS.impression_log,
         impressions=rule_flags.log_config(),
-        user_store=FLAGS.user_store,
-        users=config_flags.from_flags(config.UserStoreConfig),
+        user_store=user_store,
+        users=config.UserStoreConfig(
+            read_timeout_ms=FLAGS.user_store_ms,
+            ttl_days=FLAGS.user_ttl_days,
+            record_impressions=FLAGS.store_impressions,
+        ),
         json_logs=FLAGS.log_format == "json",
     )
 

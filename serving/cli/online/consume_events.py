@@ -16,15 +16,21 @@ example with XADD MAXLEN ~ 1000000.
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 
 from absl import flags
 
 from serving import redis_address
+from serving.cli.flags import user_flags
 
+flags.adopt_module_key_flags(user_flags)
 flags.DEFINE_string(
-    "stream_server", None, "Server of the stream: redis://HOST:PORT/DATABASE.", required=True
+    "stream_server",
+    None,
+    "Server of the stream: redis://HOST:PORT/DATABASE; default: the environment variable "
+    "TFREC_STREAM_SERVER.",
 )
 flags.DEFINE_string("stream", "tfrec.events", "Name of the stream.")
 flags.DEFINE_string("group", "tfrec", "Group of readers; each group reads every event.")
@@ -34,37 +40,45 @@ flags.DEFINE_string(
     "Name of this reader in its group; the same after a restart, and unique to each process.",
 )
 flags.DEFINE_string(
-    "user_store", None, "The store: sqlite:PATH or redis://HOST:PORT/DATABASE.", required=True
-)
-flags.DEFINE_string(
     "feedback_log",
     None,
-    "Directory for the events with a request id, in the format of tfrec join_feedback.",
+    "Directory for the log of events, as tfrec join_feedback and tfrec rebuild_users read it.",
 )
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    if not redis_address.names_server(FLAGS.stream_server):
+    asyncio.run(_consume(_stream_server(), user_flags.required_user_store()))
+
+
+def _stream_server() -> str:
+    # The URL may contain a password, and all users of the machine can see a flag.
+    address = FLAGS.stream_server or os.environ.get("TFREC_STREAM_SERVER")
+    if not address:
         raise ValueError(
-            f"--stream_server is {redis_address.without_secrets(FLAGS.stream_server)!r}; expected "
+            "Expected the server of the stream, got none. Set --stream_server or the environment "
+            "variable TFREC_STREAM_SERVER, which hides a password from other users of the machine."
+        )
+    if not redis_address.names_server(address):
+        raise ValueError(
+            f"--stream_server is {redis_address.without_secrets(address)!r}; expected "
             "redis://HOST:PORT/DATABASE, or rediss:// for TLS."
         )
-    asyncio.run(_consume())
+    return address
 
 
-async def _consume() -> None:
+async def _consume(stream_server: str, user_store: str) -> None:
     from serving import impressions, orchestrator, users
     from serving.cli import extras
 
-    logging.getLogger().setLevel(logging.WARNING)  # A server that does not answer is one.
+    logging.getLogger().setLevel(logging.INFO)  # Once a minute, what was read and what waits.
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     with extras.require_extra("redis"):
-        data = orchestrator.UserData(users.open_store(FLAGS.user_store))
-        reader = users.StreamReader(FLAGS.stream_server, FLAGS.stream, FLAGS.group, FLAGS.member)
+        data = orchestrator.UserData(users.open_store(user_store))
+        reader = users.StreamReader(stream_server, FLAGS.stream, FLAGS.group, FLAGS.member)
     feedback = impressions.FeedbackLog(FLAGS.feedback_log) if FLAGS.feedback_log else None
     consumer = orchestrator.EventConsumer(reader, orchestrator.EventIntake(data, feedback))
     print(f"reading {FLAGS.stream} as {FLAGS.member} of the group {FLAGS.group}", flush=True)

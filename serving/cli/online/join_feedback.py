@@ -97,6 +97,11 @@ def _describe(joined: impressions.Joined, output: pathlib.Path, target: pathlib.
             f"{joined.duplicate_rows:,} impressions and {joined.duplicate_events:,} events that "
             "were delivered again were left out"
         )
+    if joined.events_without_request:
+        print(
+            f"{joined.events_without_request:,} events name no request and were left out; "
+            "tfrec rebuild_users reads them"
+        )
     if joined.rejected_events:
         print(
             f"{joined.rejected_events:,} malformed events are in "

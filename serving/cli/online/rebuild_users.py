@@ -19,7 +19,9 @@ import time
 from absl import flags
 
 from serving.cli import command_line
+from serving.cli.flags import user_flags
 
+flags.adopt_module_key_flags(user_flags)
 flags.DEFINE_string(
     "impressions",
     None,
@@ -31,9 +33,6 @@ flags.DEFINE_string(
     None,
     "Events: a file, a comma-separated list, or a pattern; default: those in the directory of the "
     "impression log.",
-)
-flags.DEFINE_string(
-    "user_store", None, "The store: sqlite:PATH or redis://HOST:PORT/DATABASE.", required=True
 )
 flags.DEFINE_list(
     "profile_fields",
@@ -49,6 +48,7 @@ def main() -> None:
     from serving.cli import extras, impression_files
     from tfrecords import formats
 
+    user_store = user_flags.required_user_store()
     logged = impression_files.find("impressions", FLAGS.impressions)
     feedback = (
         formats.expand_paths(FLAGS.feedback)
@@ -64,7 +64,7 @@ def main() -> None:
         from serving import users
 
         with extras.require_extra("redis"):
-            store = users.open_store(FLAGS.user_store)
+            store = users.open_store(user_store)
         try:
             return await operations.rebuild_users(
                 store, logged, feedback, FLAGS.profile_fields, time.time()

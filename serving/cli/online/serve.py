@@ -35,12 +35,13 @@ from collections.abc import Iterator
 from absl import flags
 
 from serving import errors, model_config, process
-from serving.cli.flags import bundle_flags, rule_flags, service_flags, update_flags
+from serving.cli.flags import bundle_flags, rule_flags, service_flags, update_flags, user_flags
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(service_flags)
 flags.adopt_module_key_flags(rule_flags)
 flags.adopt_module_key_flags(update_flags)
+flags.adopt_module_key_flags(user_flags)
 FLAGS = flags.FLAGS
 
 _STOP_SECONDS = 15

@@ -51,6 +51,12 @@ MISTAKES = {
     ("consume_events.py", "--stream_server=127.0.0.1:6379", "--user_store=sqlite:users.db"): (
         "error: --stream_server is '127.0.0.1:6379'; expected redis://HOST:PORT/DATABASE"
     ),
+    (
+        "consume_events.py",
+    ): "error: Expected the server of the stream, got none. Set --stream_server",
+    ("rebuild_users.py", "--impressions=nowhere"): (
+        "error: Expected the address of a user store, got none. Set --user_store or the environment"
+    ),
     ("train.py", "--n_samples=7"): "error: --n_samples: expected integer >= 100, got '7'.",
     ("train.py", "--json=maybe"): "error: --json: expected --json or --nojson, got 'maybe'.",
     ("serve.py", "something"): "error: Unexpected argument 'something'; options start with --.",

@@ -17,6 +17,17 @@ def settings(script, tmp_path):
     return parsed
 
 
+def test_the_user_store_is_in_the_environment_or_in_its_flag(settings, tmp_path, monkeypatch):
+    assert settings().user_store is None
+    monkeypatch.setenv("TFREC_USER_STORE", f"sqlite:{tmp_path}/hidden.db")
+    assert settings().user_store == f"sqlite:{tmp_path}/hidden.db"
+    flag = f"sqlite:{tmp_path}/flag.db"
+    assert settings(f"--user_store={flag}").user_store == flag
+    monkeypatch.setenv("TFREC_USER_STORE", "users.db")
+    with pytest.raises(ValueError, match=r"Expected sqlite:PATH or redis://.*, got 'users\.db'"):
+        settings("--user_store=")
+
+
 def test_frequency_caps_of_a_service_without_a_user_store_are_warned_of(settings, tmp_path, capsys):
     caps, others = '--rules={"frequency_caps": [{"max": 3}]}', '--rules={"caps": []}'
     store = f"--user_store=sqlite:{tmp_path}/users.db"

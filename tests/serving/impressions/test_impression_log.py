@@ -67,6 +67,7 @@ def test_a_row_holds_the_ad_its_place_its_scores_and_the_request(tiny_bundle, tm
         "_answer_id": rows[1]["_answer_id"],
         "_request_id": "r",
         "_user_id": None,
+        "_user_data": None,
         "_time": rows[1]["_time"],
         "_bundle_version": 1,
         "_order": "utility",
@@ -281,6 +282,17 @@ def test_feedback_meets_the_ad_that_it_names(log_files, tmp_path):
     assert (joined.events, joined.matched, joined.unmatched) == (5, 4, 1)
     assert joined.totals == {"click": 2.0, "revenue": 3.0}
     assert (joined.schema["click"], joined.schema["engagement"]) == ("_click", None)
+
+
+def test_files_of_earlier_versions_that_do_not_say_how_the_user_was_found_are_joined(
+    log_files, tmp_path
+):
+    earlier = pq.read_table(log_files[0]).drop_columns("_user_data")
+    pq.write_table(earlier, log_files[0])
+    events = [{"request_id": "r2", "ad_id": "ad-1", "click": 1}]
+    joined, table = join(log_files, events, tmp_path)
+    assert joined.rows == 9
+    assert "_user_data" not in table.column_names
 
 
 def test_young_impressions_are_left_out_when_asked(log_files, tmp_path):

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving import operations
+from serving.config import UserStoreConfig
 from serving.operations import findings, history_findings
 from tfrecords.histories import UserEvent
 from tfrecords.schema import Field, Schema
@@ -23,13 +24,18 @@ SCHEMA = Schema(
     time="t",
     user_key="u",
 )
-EVENTS = [UserEvent("click", float(time), f"a{time}") for time in (10, 20, 30, 40, 102)]
+TIMES = (10, 20, 30, 40, 102)
+EVENTS = [
+    UserEvent("click", float(time), f"a{time}", event_id=f"e{time}") for time in reversed(TIMES)
+]
+IN_TIME = {f"e{time}": time + 1.0 for time in TIMES}
 
 
-def cause(values, ages=None, time=100.0):
+def cause(values, ages=None, time=100.0, user_data=None, received=None, events=EVENTS):
     raw = {"clicks": values, "clicks__age_seconds": ages}
-    logged = history_findings.LoggedHistories("ann", time, raw)
-    return history_findings.cause_of(SCHEMA, logged, EVENTS)
+    logged = history_findings.LoggedHistories("ann", time, raw, user_data)
+    known = history_findings.UserEvents(events, received or {})
+    return history_findings.cause_of(SCHEMA, logged, known)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +44,8 @@ def cause(values, ages=None, time=100.0):
         (["a20", "a30", "a40"], [80.0, 70.0, 60.0], None),
         (["a20", "a30", "a40"], [79.5, 69.5, 59.5], None),  # The answer came half a second later.
         (["a20", "a30", "a40"], None, None),
-        (["a30", "a40"], [70.0, 60.0], "cut"),
-        ([], [], "cut"),
+        (["a30", "a40"], [70.0, 60.0], "other"),
+        ([], [], "other"),
         (["a10", "a20", "a40"], [90.0, 80.0, 60.0], "late"),
         (["a10", "a20", "a30"], [90.0, 80.0, 70.0], "late"),
         (["a30", "a40", "a102"], [70.0, 60.0, 0.0], "clock"),
@@ -47,8 +53,45 @@ def cause(values, ages=None, time=100.0):
         (["a20", "a30", "x"], [80.0, 70.0, 60.0], "other"),
     ],
 )
-def test_the_cause_of_a_difference_is_named(values, ages, expected):
+def test_the_cause_of_a_difference_is_named_in_a_log_of_an_earlier_version(values, ages, expected):
     assert cause(values, ages) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "user_data", "received", "expected"),
+    [
+        ([], "late", IN_TIME, "unread"),
+        ([], "failed", IN_TIME, "unread"),
+        # Emptied or erased, and then shown ads.
+        ([], "unknown", IN_TIME, "lost"),
+        ([], "found", IN_TIME, "lost"),
+        (["a40"], "found", IN_TIME, "lost"),
+        (["a20", "a40"], "found", IN_TIME, "lost"),
+        # All of them arrived after the request, or one did, or just before it.
+        ([], "unknown", dict.fromkeys(IN_TIME, 101.0), "late"),
+        (["a10", "a20", "a40"], "found", {**IN_TIME, "e30": 101.0}, "late"),
+        (["a10", "a20", "a30"], "found", {**IN_TIME, "e40": 99.5}, "late"),
+        (["a10", "a20", "a30"], "found", {}, "late"),
+        # Histories of the caller.
+        (["a10"], "unknown", IN_TIME, "other"),
+        (["x"], "late", IN_TIME, "other"),
+    ],
+)
+def test_the_cause_follows_from_how_the_user_was_found_and_when_events_arrived(
+    values, user_data, received, expected
+):
+    assert cause(values, user_data=user_data, received=received) == expected
+
+
+def test_a_history_is_cut_where_the_store_ends(monkeypatch):
+    day = 86_400.0
+    old = [UserEvent("click", (91 - number) * day, f"a{number}") for number in (90, 1, 0)]
+    # On day 91.5 the events of days 90 and 91 are there, and that of day 1 has expired.
+    at = {"time": 91.5 * day, "user_data": "found", "events": old}
+    assert cause(["a1", "a0"], **at) == "cut"
+    assert cause(["a0"], **at) == "lost"
+    monkeypatch.setattr(history_findings, "_STORE", UserStoreConfig(max_actions=1))
+    assert cause(["a0"], **at) == "cut"
 
 
 def write_logs(directory, ages):
@@ -58,6 +101,7 @@ def write_logs(directory, ages):
         "_time": [100.0, 100.0, 200.0, 300.0],
         "_user_id": ["ann", "ann", "ann", None],
         "_ad_id": ["a1", "a2", "a1", "a1"],
+        "_bundle_version": [1, 1, 1, 1],
         "clicks": [[], [], ["a1"], []],
         "clicks__age_seconds": [[], [], ages, []],
     }
@@ -79,9 +123,36 @@ def test_equal_histories_are_counted_once_an_answer(tmp_path):
     )
 
 
-def test_differences_are_counted_by_cause(tmp_path):
-    with pytest.raises(findings.WrongError, match=r"1 of 2 answers \(50.0%\).*\(clock: 1\)"):
+def test_differences_are_counted_by_cause_and_the_remedy_is_for_it(tmp_path):
+    with pytest.raises(
+        findings.WrongError, match=r"1 of 2 answers \(50.0%\).*\(clock: 1\)"
+    ) as found:
         operations.compare_histories(*write_logs(tmp_path, [17.0]))
+    assert found.value.remedy == "For clock, synchronize the clocks."
+
+
+def test_how_the_user_was_found_is_read_from_the_log(tmp_path):
+    (file,), event_files, release = write_logs(tmp_path, [97.0])
+    table = pq.read_table(file).drop_columns(["clicks", "clicks__age_seconds"])
+    for name, kind in (("clicks", pa.string()), ("clicks__age_seconds", pa.float64())):
+        table = table.append_column(name, pa.array([[]] * 4, pa.list_(kind)))
+    table = table.append_column("_user_data", pa.array(["found", "found", "late", None]))
+    pq.write_table(table, file)
+    with pytest.raises(findings.WrongError, match=r"\(unread: 1\)"):
+        operations.compare_histories([file], event_files, release)
+
+
+def test_answers_of_other_releases_are_left_out(tmp_path):
+    files, event_files, release = write_logs(tmp_path, [17.0])
+    table = pq.read_table(files[0])
+    of_two = table.set_column(
+        table.column_names.index("_bundle_version"), "_bundle_version", pa.array([1, 1, 2, 2])
+    )
+    pq.write_table(of_two, files[0])
+    assert operations.compare_histories(files, event_files, release).startswith("1 of 1 answers")
+    release.version = 3
+    with pytest.raises(findings.SkippedError, match="no answers of release 3 to users whose ids"):
+        operations.compare_histories(files, event_files, release)
 
 
 def test_an_event_id_counts_once_and_malformed_lines_are_counted(tmp_path):

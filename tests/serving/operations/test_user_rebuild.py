@@ -45,6 +45,9 @@ def logged(tiny_bundle, ranker_address, tmp_path):
                     [
                         Event(event_id="e1", event="click", **ids),
                         Event(event_id="e2", event="revenue", amount=2.5, **ids),
+                        # Not of an answer.
+                        Event(event_id="e3", event="click", user_id=user_id, ad_id="ad-9"),
+                        Event(event_id="e4", event="impression", user_id=user_id, ad_id="ad-9"),
                     ]
                 )
         found = {user_id: await data.get(user_id) for user_id in ("u", "v")}
@@ -87,8 +90,8 @@ def test_a_rebuilt_store_has_what_the_service_had(logged, tmp_path):
         assert ids_of(again[user_id].impressions) == ids_of(before.impressions)
         # The latest that is not missing; the device is of the situation.
         assert again[user_id].profile == {"country": "C1", "age": 7}
-    assert (done.impressions, done.events, done.profiles, done.anonymous) == (12, 4, 2, 6)
-    assert done.added == 16
+    assert (done.impressions, done.events, done.profiles, done.anonymous) == (12, 8, 2, 6)
+    assert done.added == 20
 
 
 @pytest.mark.process
@@ -98,7 +101,7 @@ def test_the_command_finds_the_events_beside_impressions_named_by_a_pattern(logg
         "rebuild_users.py", f"--user_store=sqlite:{tmp_path}/again.db", *flags
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["events"] == 4
+    assert json.loads(done.stdout)["events"] == 8
 
 
 def test_a_store_in_use_gets_only_what_it_does_not_have(logged, tmp_path):

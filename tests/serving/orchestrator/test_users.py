@@ -1,6 +1,7 @@
 """What a user store adds to requests: profiles, histories, frequency caps; and its failures."""
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import threading
@@ -241,6 +242,25 @@ def test_ads_that_were_shown_often_enough_are_left_out(run):
     assert [(cap.field, cap.count) for cap in third.explanation.at_frequency_cap] == [(None, 3)]
 
 
+def test_impressions_that_are_not_written_yet_count(run, tmp_path):
+    slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
+    asked = Request(user_id="u", k=3, rules={"frequency_caps": [{"max": 2}]})
+
+    async def scenario(service, data):
+        slow.open.clear()
+        answers = [await service.recommend(asked) for _ in range(3)]
+        slow.open.set()
+        await data.flush()
+        # Each counts once when it is written.
+        return answers, len((await data.get("u")).impressions), data._unwritten
+
+    (first, second, third), count, unwritten = run(scenario, store=slow)
+    assert ids_of(first) == ids_of(second)
+    assert not set(ids_of(third)) & set(ids_of(first))
+    assert [answer.user_data for answer in (first, second)] == ["unknown", "found"]
+    assert (count, unwritten) == (9, {})
+
+
 def test_only_the_last_hours_count(run):
     now = [NOW]
     cap = {"max": 1, "hours": 24}
@@ -286,6 +306,25 @@ def test_events_count_by_the_value_of_a_field(run):
 
     advertisers = {ad.fields["advertiser"] for ad in run(scenario).ads}
     assert advertisers == {f"advertiser-{n}" for n in range(9) if n != 1}
+
+
+def test_impressions_of_the_answer_count_by_the_value_of_a_field(run):
+    rules = {"frequency_caps": [{"max": 3, "field": "advertiser", "hours": 24}]}
+    asked = Request(user_id="u", k=18, rules=rules, explain=True)
+
+    async def scenario(service, data):
+        return [await service.recommend(asked) for _ in range(2)]
+
+    first, second = run(scenario)
+    counts = [collections.Counter(ad.fields["advertiser"] for ad in a.ads) for a in (first, second)]
+    assert max(counts[0].values()) == 3
+    # 18 of the 27 impressions that nine advertisers may have; the others are left.
+    assert (len(first.ads), len(second.ads)) == (18, 9)
+    assert set((counts[0] + counts[1]).values()) == {3}
+    assert [(left.rule, left.field) for left in first.explanation.left_out] == [
+        ("frequency_cap", "advertiser")
+    ]
+    assert "at most 3 impressions with the same advertiser (reached for" in second.shortage
 
 
 def test_counts_of_the_request_replace_those_of_the_store(run):
@@ -467,6 +506,10 @@ def test_a_store_that_fails_is_noticed_without_requests(run, tmp_path, monkeypat
     run(scenario, store=gate)
 
 
+def _has_problem(data):
+    return "tfrec_user_store_problem 1.0" in data._metrics.render().decode()
+
+
 def test_a_failed_write_is_a_problem_until_the_next_one_or_for_a_minute(run, tmp_path, caplog):
     clock = clocks.Clock()
     gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
@@ -478,6 +521,7 @@ def test_a_failed_write_is_a_problem_until_the_next_one_or_for_a_minute(run, tmp
             with contextlib.suppress(errors.UserStoreError):
                 await data.append([event(1)])
             problems.append(service.problem)
+            assert _has_problem(data) == (problem is not None)
 
         await write("locked")
         await write(None)
@@ -487,6 +531,9 @@ def test_a_failed_write_is_a_problem_until_the_next_one_or_for_a_minute(run, tmp
         problems.append(service.problem)
         clock.advance(2)
         problems.append(service.problem)
+        # The next use of the store notices that the minute is over.
+        await data.read(["u"], False, NOW, 30_000)
+        assert not _has_problem(data)
         await write("locked")
 
     run(scenario, store=gate, clock=clock)
@@ -555,6 +602,9 @@ def test_a_look_up_of_values_that_takes_until_the_deadline_is_late(run):
 
 class _Slow(_Gate):
     """A store whose writes wait for the gate."""
+
+    async def read(self, *arguments):
+        return await self._store.read(*arguments)
 
     async def append(self, *arguments):
         await self.open.wait()

@@ -104,6 +104,13 @@ def test_counts_of_a_request_are_of_impressions_only():
     assert at_cap(caps, seen) == {None: ("ad-1", "ad-2")}
 
 
+def test_the_impressions_of_an_answer_count_for_the_caps_of_fields():
+    by_tag = FrequencyCap(field="tags", max=5)
+    caps = [by_tag, FrequencyCap(max=3), FrequencyCap(field="tags", max=1, event="click")]
+    assert rule_fields.shown_before(caps, lambda cap: {"new": 2}) == {by_tag: {"new": 2}}
+    assert rule_fields.shown_before(caps, lambda cap: None) == {by_tag: {}}
+
+
 def test_without_a_user_store_only_impressions_can_be_capped():
     impressions = [FrequencyCap(max=3, hours=24), FrequencyCap(max=9, event="impression")]
     clicks = Rules(frequency_caps=[*impressions, FrequencyCap(max=1, event="click")])
@@ -116,6 +123,35 @@ def test_without_a_user_store_only_impressions_can_be_capped():
     ):
         with pytest.raises(errors.InvalidRequestError, match=message):
             check_rules()
+
+
+@pytest.mark.parametrize(
+    ("cap", "message"),
+    [
+        (
+            {"max": 6},
+            r"\[0\]\.max: expected at most 5, the number of impressions that the user store",
+        ),
+        ({"max": 6, "field": "tags"}, r"\[0\]\.max: expected at most 5"),
+        ({"max": 3, "event": "click"}, r"\[0\]\.max: expected at most 2, the number of actions"),
+        ({"max": 1, "hours": 25}, r"\[0\]\.hours: expected at most 24, .* longer --user_ttl_days"),
+    ],
+)
+def test_caps_beyond_what_the_user_store_keeps_are_refused(cap, message):
+    limits = requests.StoreLimits(max_actions=2, max_impressions=5, hours=24.0)
+    rules = Rules(frequency_caps=[FrequencyCap(**cap)])
+    with pytest.raises(errors.InvalidRequestError, match=message):
+        rule_fields.RuleFields(KINDS, limits=limits).check(rules)
+    with pytest.raises(errors.InvalidRequestError, match=message):
+        rule_fields.RuleFields(KINDS, rules, limits=limits)
+    # Without a store, or with an unknown one.
+    rule_fields.RuleFields(KINDS).check(rules)
+
+
+def test_caps_up_to_what_the_user_store_keeps_and_those_of_own_counts_are_taken():
+    fields = rule_fields.RuleFields(KINDS, limits=requests.StoreLimits(2, 5, 24.0))
+    fields.check(Rules(frequency_caps=[FrequencyCap(max=5, hours=24)]))
+    fields.check(Rules(frequency_caps=[FrequencyCap(max=9, hours=25)]), Seen(ads={"ad-1": 8}))
 
 
 @pytest.mark.parametrize(

@@ -86,13 +86,14 @@ def test_filters_frequency_caps_and_a_small_catalog_say_why_too(tiny_bundle, ran
 
 
 def test_what_the_user_has_seen_often_does_not_come(tiny_bundle, ranker_address):
-    caps = {"frequency_caps": [{"max": 3}, {"field": "advertiser", "max": 5}]}
+    # More than an answer can have of an advertiser.
+    caps = {"frequency_caps": [{"max": 3}, {"field": "advertiser", "max": 50}]}
     first, again, other = recommend(
         tiny_bundle,
         ranker_address,
         asking(),
         asking(
-            seen={"ads": {"ad-0": 2, "ad-4": 3}, "fields": {"advertiser": {"advertiser-3": 5}}},
+            seen={"ads": {"ad-0": 2, "ad-4": 3}, "fields": {"advertiser": {"advertiser-3": 50}}},
             explain=True,
             k=300,
         ),

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.requests import Cap, Diversity, Exploration, Rules
+from serving.requests import Cap, Diversity, Exploration, FrequencyCap, Rules
 from serving.rules import field_values, selection
 
 
@@ -18,10 +18,10 @@ def rules(caps=(), diversity=(), exploration=None):
     )
 
 
-def select(gains, k, columns, asked, seed=0):
+def select(gains, k, columns, asked, seed=0, **options):
     values = {name: field_values.FieldValues.of(column(of)) for name, of in columns.items()}
     gains = np.array(gains, np.float64)
-    return selection.select_with_rules(gains, k, asked, values, random.Random(seed))
+    return selection.select_with_rules(gains, k, asked, values, random.Random(seed), **options)
 
 
 def column(values):
@@ -32,7 +32,20 @@ def column(values):
 def test_a_cap_passes_over_the_third_ad_of_an_advertiser():
     found = select([5, 4, 3, 2, 1], 4, {"a": ["x", "x", "x", "y", None]}, rules([("a", 2)]))
     assert found.places.tolist() == [0, 1, 3, 4]
-    assert found.full["a"].tolist() == [True, True, True, False, False]
+    assert found.full[Cap(field="a", max=2)].tolist() == [True, True, True, False, False]
+
+
+def test_impressions_of_before_leave_less_of_a_frequency_cap():
+    fields = {"a": ["x", "x", "y", "y", "z"]}
+    day, week = (
+        FrequencyCap(field="a", max=most, hours=hours) for most, hours in ((2, 24), (3, 168))
+    )
+    before = {day: {"x": 1}, week: {"x": 1, "y": 2, "gone": 9}}
+    found = select([5, 4, 3, 2, 1], 5, fields, rules(), shown_before=before)
+    # One of x is left for the day, and one of y for the week.
+    assert found.places.tolist() == [0, 2, 4]
+    assert found.full[day].tolist() == [True, True, False, False, False]
+    assert found.full[week].tolist() == [False, False, True, True, False]
 
 
 def test_ads_without_a_value_are_not_capped():
@@ -89,7 +102,7 @@ def test_caps_of_two_fields_can_leave_the_greedy_choice_short():
     fields = {"a": ["x", "x", "y"], "b": ["u", "v", "u"]}
     found = select([3, 2, 1], 2, fields, rules([("a", 1), ("b", 1)]))
     assert found.places.tolist() == [0]
-    assert {field: full.tolist() for field, full in found.full.items()} == {
+    assert {cap.field: full.tolist() for cap, full in found.full.items()} == {
         "a": [True, True, False],
         "b": [True, False, True],
     }

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 
+import clocks
 import pytest
 import requirements
 import waiting
@@ -76,7 +77,13 @@ def test_each_event_is_stored_once_and_logged(valkey, tmp_path):
 
     asyncio.run(main())
     (file,) = (tmp_path / "log").glob(impressions.FEEDBACK_PATTERN)
-    assert [json.loads(line)["event_id"] for line in file.read_text().splitlines()] == ["e1", "e1"]
+    logged = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["event_id"], line["request_id"]) for line in logged] == [
+        ("e1", "r1"),
+        ("e2", None),
+        ("e1", "r1"),
+        ("e3", None),
+    ]
 
 
 async def _true(value):
@@ -107,6 +114,49 @@ def test_what_a_reader_did_not_acknowledge_comes_again(valkey):
             await (client.aclose if client is producer else client.close)()
 
     asyncio.run(main())
+
+
+def test_what_was_read_and_what_waits_is_logged_once_a_minute(valkey, tmp_path, caplog):
+    import redis.asyncio
+
+    caplog.set_level("INFO")
+    clock = clocks.Clock()
+
+    async def main():
+        producer = redis.asyncio.Redis.from_url(valkey.url)
+        data = orchestrator.UserData(
+            users.open_store(f"sqlite:{tmp_path}/users.db", CONFIG), CONFIG
+        )
+        reader = users.StreamReader(valkey.url, "events", "group", "m")
+        consumer = orchestrator.EventConsumer(reader, orchestrator.EventIntake(data), clock)
+        with pytest.raises(errors.UserStoreError, match="no such key"):
+            await reader.backlog()
+        assert await reader.read(0.01) == []
+        for number in range(3):
+            await producer.xadd("events", entry(number))
+        assert await reader.backlog() == (3, 0)
+        read = await reader.read()
+        assert await reader.backlog() == (0, 3)
+        await reader.acknowledge(read[:2])
+        reader.retry()
+        stopping = asyncio.Event()
+        running = asyncio.create_task(consumer.run(stopping))
+        await until(lambda: _true(consumer.received == 1))
+        assert caplog.messages == []
+        for count in (1, 2):
+            clock.advance(60)
+            await until(lambda count=count: _true(len(caplog.messages) == count))
+        stopping.set()
+        await running
+        await reader.close()
+        await data.close()
+        await producer.aclose()
+
+    asyncio.run(main())
+    assert caplog.messages == 2 * [
+        "1 events since the start, of which 1 were new; 0 entries were no events; 0 entries of the "
+        "stream are not read yet, and 0 are not stored yet"
+    ]
 
 
 class _Failing:

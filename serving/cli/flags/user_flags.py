@@ -1,0 +1,48 @@
+"""The flag of the user store."""
+
+import os
+
+from absl import flags
+
+from serving.cli import extras
+
+flags.DEFINE_string(
+    "user_store",
+    None,
+    "Store of profiles and histories of users: sqlite:PATH, or redis://HOST:PORT/DATABASE for "
+    "Redis or Valkey; default: the environment variable TFREC_USER_STORE. With a store, a service "
+    "completes requests that have a user_id, and takes events.",
+)
+FLAGS = flags.FLAGS
+
+
+def user_store() -> str | None:
+    """Returns the address of the user store, or None.
+
+    Raises:
+        ValueError: The address is not valid.
+    """
+    from serving import users
+
+    # The URL may contain a password, and all users of the machine can see a flag.
+    address = FLAGS.user_store or os.environ.get("TFREC_USER_STORE")
+    if not address:
+        return None
+    with extras.require_extra("redis"):
+        users.check_address(address)
+    return address
+
+
+def required_user_store() -> str:
+    """Returns the address of the user store.
+
+    Raises:
+        ValueError: There is none, or it is not valid.
+    """
+    address = user_store()
+    if address is None:
+        raise ValueError(
+            "Expected the address of a user store, got none. Set --user_store or the environment "
+            "variable TFREC_USER_STORE, which hides a password from other users of the machine."
+        )
+    return address
