@@ -39,7 +39,7 @@ from serving.requests.request import (
     Seen,
     as_digits,
 )
-from serving.requests.rule_fields import RuleFields, StoreLimits
+from serving.requests.rule_fields import StoreLimits
 from serving.requests.validation import Validator, ValidRequest
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import config
-from serving.cli import command_line
+from serving.cli import command_line, config_flags
 from serving.cli.flags import rule_flags, update_flags, user_flags
 
 if TYPE_CHECKING:
@@ -53,32 +53,6 @@ flags.DEFINE_string("tls_key", None, "PEM file of the key; default: in the certi
 flags.DEFINE_enum(
     "log_format", "text", config.LOG_FORMATS, "Format of logs; json also logs each request."
 )
-flags.DEFINE_float(
-    "drain_seconds",
-    _HTTP.drain_seconds,
-    "Time after SIGTERM during which requests are still accepted while /readyz returns `draining`, "
-    "in seconds. Set it to more than a load balancer's health check interval.",
-    lower_bound=0.0,
-)
-flags.DEFINE_float(
-    "user_store_ms",
-    _USERS.read_timeout_ms,
-    "Time that a request waits for its user, in milliseconds; then it is answered without.",
-    lower_bound=0.1,
-)
-flags.DEFINE_float(
-    "user_ttl_days",
-    _USERS.ttl_days,
-    "Days after which a user without new events or profile is deleted from the store, and events "
-    "from users.",
-    lower_bound=0.01,
-)
-flags.DEFINE_bool(
-    "store_impressions",
-    _USERS.record_impressions,
-    "Whether the ads of each answer count as shown to its user. Turn it off if your pages report "
-    "what they show as events.",
-)
 config_flags.define_flags(config.OrchestratorConfig)
 config_flags.define_flags(config.RankingConfig)
 config_flags.define_flags(config.HttpConfig)
@@ -101,11 +75,8 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
     ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
     ranker.split_address(ranker_address)
     user_store = user_flags.user_store()
-    http = config.HttpConfig(
-        tls_certificate=FLAGS.tls_certificate,
-        tls_key=FLAGS.tls_key,
-        drain_seconds=FLAGS.drain_seconds,
-        max_connections=FLAGS.max_connections,
+    http = config_flags.from_flags(
+        config.HttpConfig, tls_certificate=FLAGS.tls_certificate, tls_key=FLAGS.tls_key
     )
     service.check_tls(http)
     token = service.read_token(FLAGS.token_file)
@@ -138,11 +109,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         impression_directory=FLAGS.impression_log,
         impressions=rule_flags.log_config(),
         user_store=user_store,
-        users=config.UserStoreConfig(
-            read_timeout_ms=FLAGS.user_store_ms,
-            ttl_days=FLAGS.user_ttl_days,
-            record_impressions=FLAGS.store_impressions,
-        ),
+        users=config_flags.from_flags(config.UserStoreConfig),
         json_logs=FLAGS.log_format == "json",
     )
 
