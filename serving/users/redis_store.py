@@ -99,8 +99,7 @@ class RedisUserStore:
             pipeline.get(profile)
             for key in keys[:lists]:
                 pipeline.zrangebyscore(key, since, now)
-        with self._mapped():
-            replies = await pipeline.execute()
+        replies = await self._replies(pipeline)
         size = 1 + lists
         return [_user(*replies[at : at + size]) for at in range(0, len(replies), size)]
 
@@ -111,8 +110,7 @@ class RedisUserStore:
             # By its digest the script would take a second round trip, to ask for it.
             keys = [*_keys(user_id), _erased_key(user_id)]
             pipeline.eval(_APPEND, len(keys), *keys, *self._arguments(own, since))
-        with self._mapped():
-            return sum(await pipeline.execute())
+        return sum(await self._replies(pipeline))
 
     async def set_profile(
         self,
@@ -128,8 +126,7 @@ class RedisUserStore:
         pipeline.set(keys[0], json.dumps(profile), ex=int(self._config.ttl_seconds))
         for key in keys[1:]:
             pipeline.expire(key, int(self._config.ttl_seconds))
-        with self._mapped():
-            await pipeline.execute()
+        await self._replies(pipeline)
         return True
 
     async def delete(self, user_id: str, now: float) -> bool:
@@ -137,8 +134,7 @@ class RedisUserStore:
         # First, so that no earlier event comes in between.
         pipeline.set(_erased_key(user_id), repr(now), ex=int(ERASED_SECONDS))
         pipeline.delete(*_keys(user_id))
-        with self._mapped():
-            _, count = await pipeline.execute()
+        _, count = await self._replies(pipeline)
         return bool(count)
 
     async def expire(self, now: float) -> int:
@@ -158,8 +154,7 @@ class RedisUserStore:
             arguments += [repr(times[name]), json.dumps({name: value})[1:-1]]
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.eval(_SET_LOGGED_PROFILE, len(keys), *keys, *arguments)
-        with self._mapped():
-            (is_written,) = await pipeline.execute()
+        (is_written,) = await self._replies(pipeline)
         return bool(is_written)
 
     def _arguments(self, events: Sequence[StoredEvent], since: float) -> list[str]:
@@ -171,19 +166,36 @@ class RedisUserStore:
             arguments += [of, repr(event.time), event.event_id, event.to_text()]
         return arguments
 
+    async def _replies(self, pipeline: Any) -> list[Any]:
+        with self._mapped():
+            # An error that the client raises for a pipeline has the command, and so user data.
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:
-        """Turns errors of the client and of the server into ours."""
+        """Turns errors of the client and of the server into ours, without user data."""
         try:
             yield
         except (exceptions.RedisError, OSError) as error:
-            reason = str(error).rstrip(".")
-            hint = "Is the server running at this address?"
-            if isinstance(error, exceptions.AuthenticationError):
-                hint = "Check the user and the password in the address."
+            # A server that does not know a command returns its arguments, too.
+            reason = str(error).partition(", with args beginning with")[0].rstrip(".")
             raise errors.UserStoreError(
-                f"The user store {self._name} failed: {reason}. {hint}"
+                f"The user store {self._name} failed: {reason}. {_hint(error)}"
             ) from error
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, exceptions.AuthenticationError):
+        return "Check the user and the password in the address."
+    if "maxmemory" in str(error):
+        return "Give the server more memory, or keep users for fewer days (--user_ttl_days)."
+    if isinstance(error, exceptions.ResponseError):
+        return "Check the settings and the log of the server."
+    return "Is the server running at this address?"
 
 
 def _keys(user_id: str) -> list[str]:

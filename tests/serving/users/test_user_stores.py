@@ -447,3 +447,37 @@ def test_a_wrong_password_is_named_and_not_shown(valkey):
     with pytest.raises(errors.UserStoreError, match="Check the user and the password") as caught:
         run(address, read)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_an_error_of_the_server_has_nothing_of_the_user(valkey):
+    valkey.client().config_set("maxmemory", 1)
+
+    async def scenario(store):
+        found = []
+        for write in (
+            store.set_profile("secret-user", {"city": "secret"}, NOW),
+            store.append([("secret-user", click(1))], NOW),
+        ):
+            with pytest.raises(errors.UserStoreError, match="Give the server more memory") as caught:
+                await write
+            found.append(str(caught.value))
+        return found
+
+    messages = run(valkey.url, scenario)
+    assert all("'maxmemory'" in message for message in messages)
+    assert "secret" not in "".join(messages)
+
+
+def test_a_command_that_the_server_does_not_have_is_named_without_its_arguments():
+    redis = pytest.importorskip("redis")
+    text = "unknown command 'SET', with args beginning with: 'tfrec:{secret}:profile' '{}' "
+
+    async def scenario(store):
+        with store._mapped():
+            raise redis.ResponseError(text)
+
+    with pytest.raises(errors.UserStoreError, match="command 'SET'. Check the set") as caught:
+        run("redis://127.0.0.1:1/0", scenario)
+    assert "secret" not in str(caught.value)
