@@ -60,6 +60,13 @@ redis.call('SET', KEYS[1], '{' .. table.concat(values, ',') .. '}')
 for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return 1
 """
+# KEYS: likewise. ARGV: time of the erasure, and seconds to know it. A server whose memory is full
+# refuses SET, but not in a script that has already written, as by DEL.
+_ERASE = """
+local count = redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+redis.call('SET', KEYS[5], ARGV[1], 'EX', ARGV[2])
+return count
+"""
 _LISTS = ("profile", "actions", "impressions", "ids")
 
 
@@ -131,10 +138,9 @@ class RedisUserStore:
 
     async def delete(self, user_id: str, now: float) -> bool:
         pipeline = self._redis.pipeline(transaction=False)
-        # First, so that no earlier event comes in between.
-        pipeline.set(_erased_key(user_id), repr(now), ex=int(ERASED_SECONDS))
-        pipeline.delete(*_keys(user_id))
-        _, count = await self._replies(pipeline)
+        keys = [*_keys(user_id), _erased_key(user_id)]
+        pipeline.eval(_ERASE, len(keys), *keys, repr(now), int(ERASED_SECONDS))
+        (count,) = await self._replies(pipeline)
         return bool(count)
 
     async def expire(self, now: float) -> int:

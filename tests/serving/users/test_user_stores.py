@@ -481,3 +481,22 @@ def test_a_command_that_the_server_does_not_have_is_named_without_its_arguments(
     with pytest.raises(errors.UserStoreError, match="command 'SET'. Check the set") as caught:
         run("redis://127.0.0.1:1/0", scenario)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_a_user_is_erased_from_a_full_server_and_stays_erased(valkey):
+    client = valkey.client()
+
+    async def scenario(store):
+        await store.append([("u", click(1))], NOW)
+        client.config_set("maxmemory", 1)
+        deleted = [await store.delete(user_id, NOW) for user_id in ("u", "v")]
+        client.config_set("maxmemory", 0)
+        # From the queue of another process.
+        late = [(user_id, click(2, NOW - 1)) for user_id in ("u", "v")]
+        return deleted, await store.append(late, NOW + 60), await read(store)
+
+    deleted, added, found = run(valkey.url, scenario)
+    assert (deleted, added) == ([True, False], 0)
+    assert not found.is_known
