@@ -176,7 +176,7 @@ class UserData:
     async def delete(self, user_id: str) -> bool:
         """Erases a user from the store; returns whether it had anything.
 
-        For an hour, the store takes no events of the user from before.
+        For an hour, the store takes no events of the user from before, see `UserStore.delete`.
 
         Raises:
             UserStoreError: The store failed.

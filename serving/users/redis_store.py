@@ -4,7 +4,7 @@
     tfrec:{USER}:actions       sorted set of events, JSON lists, by time
     tfrec:{USER}:impressions   likewise
     tfrec:{USER}:ids           hash with the ids of these events, which tells those that come again
-    tfrec:{USER}:erased        for an hour after the user was erased, the time of it
+    tfrec:{USER}:erased        latest time of events to leave out, for an hour after an erasure
 
 The braces keep the keys of a user on one node of a cluster. Reads and writes are one round trip
 each. The server deletes a user who was not written to for the time to live.
@@ -19,7 +19,7 @@ import redis.asyncio
 from redis import backoff, exceptions
 from redis.asyncio import retry
 
-from serving import errors, redis_address
+from serving import errors, redis_address, requests
 from serving.config import UserStoreConfig
 from serving.users.store import ERASED_SECONDS, IMPRESSION, StoredEvent, User, by_user
 
@@ -60,8 +60,8 @@ redis.call('SET', KEYS[1], '{' .. table.concat(values, ',') .. '}')
 for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return 1
 """
-# KEYS: likewise. ARGV: time of the erasure, and seconds to know it. A server whose memory is full
-# refuses SET, but not in a script that has already written, as by DEL.
+# KEYS: likewise. ARGV: latest time of events to leave out, and seconds to know it. A server whose
+# memory is full refuses SET, but not in a script that has already written, as by DEL.
 _ERASE = """
 local count = redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 redis.call('SET', KEYS[5], ARGV[1], 'EX', ARGV[2])
@@ -139,7 +139,8 @@ class RedisUserStore:
     async def delete(self, user_id: str, now: float) -> bool:
         pipeline = self._redis.pipeline(transaction=False)
         keys = [*_keys(user_id), _erased_key(user_id)]
-        pipeline.eval(_ERASE, len(keys), *keys, repr(now), int(ERASED_SECONDS))
+        until = repr(now + requests.MAX_SECONDS_AHEAD)
+        pipeline.eval(_ERASE, len(keys), *keys, until, int(ERASED_SECONDS))
         (count,) = await self._replies(pipeline)
         return bool(count)
 

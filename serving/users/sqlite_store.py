@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
 
-from serving import errors
+from serving import errors, requests
 from serving.config import UserStoreConfig
 from serving.users.store import ERASED_SECONDS, IMPRESSION, StoredEvent, User, by_user
 
@@ -214,9 +214,9 @@ class SqliteUserStore:
         return True
 
     def _erased(self, user_id: str, now: float) -> float:
-        """Returns when a user was erased; -1: not lately."""
+        """Returns the latest time of what is left out of an erased user; -1: not erased lately."""
         found = self._writer.execute(_READ_ERASED, (user_id, now - ERASED_SECONDS)).fetchone()
-        return float(found[0]) if found else -1.0
+        return float(found[0]) + requests.MAX_SECONDS_AHEAD if found else -1.0
 
     def _expire(self, now: float) -> int:
         before = _hours(now - self._config.ttl_seconds)

@@ -131,7 +131,8 @@ class UserStore(Protocol):
         """Erases a user's profile and events; returns whether there were any.
 
         For `ERASED_SECONDS`, the store knows the id and the time, and leaves out what is from up to
-        then: events in the queues of other processes or in a stream, and profiles of logs, do not
+        `requests.MAX_SECONDS_AHEAD` after it, because clocks may be ahead: events in the queues of
+        other processes or in a stream, events that are sent again, and profiles of logs do not
         bring the user back.
 
         Args:

@@ -110,7 +110,7 @@ def test_what_one_refuses_all_refuse_with_the_same_words(service_url, local, cha
 
 
 def test_the_clients_write_users_alike(tiny_base, tiny_bundle, ranker_address, tmp_path):
-    clicked = {"event_id": "e1", "user_id": "a/b", "ad_id": "ad-3", "event": "click"}
+    clicked = {"event_id": "e1", "ad_id": "ad-3", "event": "click"}
     rules = {"frequency_caps": [{"max": 1, "event": "click"}]}
     store = f"sqlite:{tmp_path}/users.db"
     patient = UserStoreConfig(read_timeout_ms=30_000)
@@ -118,8 +118,9 @@ def test_the_clients_write_users_alike(tiny_base, tiny_bundle, ranker_address, t
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, users=data)
 
     async def all_calls(connected):
+        event = {**clicked, "user_id": "a/b"}
         await connected.set_profile("a/b", {"country": "CH"})
-        done = [await connected.add_events([clicked]), await connected.add_events([clicked])]
+        done = [await connected.add_events([event]), await connected.add_events([event])]
         answer = await connected.recommend(user_id="a/b", rules=rules, k=300)
         return done, answer, await connected.delete_user("a/b")
 
@@ -130,15 +131,17 @@ def test_the_clients_write_users_alike(tiny_base, tiny_bundle, ranker_address, t
             client.Client(url, timeout_seconds=60) as remote,
             local_client.LocalClient(tiny_base, user_store=store) as local,
         ):
-            for connected in (remote, local):
-                connected.set_profile("a/b", {"country": "CH"})
-                done = [connected.add_events([clicked]), connected.add_events([clicked])]
-                answer = connected.recommend(user_id="a/b", rules=rules, k=300)
-                found.append((done, answer, connected.delete_user("a/b")))
-                assert connected.delete_user("a/b") is False
+            # An erased user takes no events for five minutes.
+            for connected, user_id in ((remote, "a/c"), (local, "a/d")):
+                event = {**clicked, "user_id": user_id}
+                connected.set_profile(user_id, {"country": "CH"})
+                done = [connected.add_events([event]), connected.add_events([event])]
+                answer = connected.recommend(user_id=user_id, rules=rules, k=300)
+                found.append((done, answer, connected.delete_user(user_id)))
+                assert connected.delete_user(user_id) is False
                 for call in (
                     lambda own: own.set_profile("u", {"contry": "CH"}),
-                    lambda own: own.add_events([{**clicked, "event": "clik"}]),
+                    lambda own: own.add_events([{**clicked, "user_id": "u", "event": "clik"}]),
                 ):
                     with pytest.raises(errors.ClientRequestError, match=r"country|'click'"):
                         call(connected)

@@ -16,7 +16,7 @@ import serving_fixtures
 from serving import errors, impressions, orchestrator, users
 from serving.config import BreakerConfig, UserStoreConfig
 from serving.orchestrator import user_data
-from serving.requests import Deadline, Event, Request
+from serving.requests import MAX_SECONDS_AHEAD, Deadline, Event, Request
 
 NOW = 1_000_000_000.0
 HOUR = 3600.0
@@ -614,7 +614,7 @@ def test_a_request_in_flight_does_not_bring_back_an_erased_user(run):
         other = answer.model_copy(update={"stage_ms": {"total": 50.0}, "request_id": "other"})
         data.record("u", other)
         gone = await data.get("u")
-        data.now = lambda: NOW + 1
+        data.now = lambda: NOW + MAX_SECONDS_AHEAD + 1
         data.record("u", other)
         return gone, await data.get("u")
 

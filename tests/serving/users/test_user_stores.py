@@ -9,12 +9,14 @@ import pytest
 import requirements
 import valkey as valkey_support
 
-from serving import errors, users
+from serving import errors, requests, users
 from serving.config import UserStoreConfig
 from serving.users import StoredEvent, sqlite_store
 
 NOW = 1_000_000_000.0
 DAY = 86_400.0
+# Events may be this far ahead of the clock.
+AHEAD = requests.MAX_SECONDS_AHEAD
 CONFIG = UserStoreConfig(max_actions=5, max_impressions=3, ttl_days=10)
 
 
@@ -210,7 +212,8 @@ def test_an_erased_user_is_unknown_and_others_stay(address):
         deleted = [await store.delete(user_id, NOW) for user_id in ("u", "u", "x")]
         erased, other = await store.read(["u", "v"], NOW, True)
         # The user may come back, with the id of an event of before.
-        assert await store.append([("u", click(1, NOW + 1))], NOW + 1) == 1
+        later = NOW + AHEAD + 1
+        assert await store.append([("u", click(1, later))], later) == 1
         return deleted, erased, other
 
     deleted, erased, other = run(address, scenario)
@@ -224,14 +227,15 @@ def test_events_from_before_the_erasure_do_not_bring_a_user_back(address):
         other = users.open_store(address, CONFIG)
         await store.append([("u", click(1, NOW - 10)), ("v", click(1, NOW - 10))], NOW)
         await store.delete("u", NOW)
-        # From the queue of another process, and sent again.
-        late = [click(1, NOW - 10), click(2, NOW - 0.5, "impression"), click(3, NOW)]
-        counts = [await other.append([("u", event) for event in late], NOW + 60)]
-        gone = await read(store, now=NOW + 60)
-        counts.append(await other.append([("v", event) for event in late], NOW + 60))
-        counts.append(await other.append([("u", late[0]), ("u", click(4, NOW + 61))], NOW + 61))
+        # From the queue of another process, and sent again, also by a clock that is ahead.
+        late = [click(1, NOW - 10), click(2, NOW - 0.5, "impression"), click(3, NOW + AHEAD)]
+        later = NOW + AHEAD + 1
+        counts = [await other.append([("u", event) for event in late], later)]
+        gone = await read(store, now=later)
+        counts.append(await other.append([("v", event) for event in late], later))
+        counts.append(await other.append([("u", late[0]), ("u", click(4, later))], later))
         await other.close()
-        return counts, gone, await read(store, now=NOW + 61)
+        return counts, gone, await read(store, now=later)
 
     counts, gone, back = run(address, scenario)
     assert counts == [0, 2, 1]
@@ -247,7 +251,7 @@ def test_values_of_a_profile_from_before_the_erasure_do_not_bring_a_user_back(ad
         written = [await store.set_profile("u", logged, NOW + 60, dict.fromkeys(logged, NOW))]
         gone = await read(store)
         # Of a user who has come back, only what was logged since.
-        times = {"city": NOW + 1, "tags": NOW + 2, "age": NOW}
+        times = {"city": NOW + AHEAD + 1, "tags": NOW + AHEAD + 2, "age": NOW}
         for user_id in ("u", "v"):
             written.append(await store.set_profile(user_id, logged, NOW + 60, times))
         found = await store.read(["u", "v"], NOW)
@@ -283,7 +287,8 @@ def test_an_erasure_is_known_for_an_hour_in_valkey(valkey):
     async def scenario(store):
         await store.delete("u", NOW)
         # It must not extend the hour.
-        await store.append([("u", click(1, NOW + 1))], NOW + 1)
+        later = NOW + AHEAD + 1
+        await store.append([("u", click(1, later))], later)
 
     run(valkey.url, scenario)
     assert 3500 < valkey.client().ttl("tfrec:{u}:erased") <= 3600
@@ -460,7 +465,9 @@ def test_an_error_of_the_server_has_nothing_of_the_user(valkey):
             store.set_profile("secret-user", {"city": "secret"}, NOW),
             store.append([("secret-user", click(1))], NOW),
         ):
-            with pytest.raises(errors.UserStoreError, match="Give the server more memory") as caught:
+            with pytest.raises(
+                errors.UserStoreError, match="Give the server more memory"
+            ) as caught:
                 await write
             found.append(str(caught.value))
         return found
@@ -478,7 +485,7 @@ def test_a_command_that_the_server_does_not_have_is_named_without_its_arguments(
         with store._mapped():
             raise redis.ResponseError(text)
 
-    with pytest.raises(errors.UserStoreError, match="command 'SET'. Check the set") as caught:
+    with pytest.raises(errors.UserStoreError, match=r"command 'SET'\. Check the set") as caught:
         run("redis://127.0.0.1:1/0", scenario)
     assert "secret" not in str(caught.value)
 
