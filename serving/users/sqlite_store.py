@@ -10,6 +10,7 @@ quick. If the disk is slow, they are made in a thread. Writes have a thread of t
 import asyncio
 import contextlib
 import json
+import os
 import pathlib
 import sqlite3
 import time
@@ -80,6 +81,8 @@ class SqliteUserStore:
         self._path = pathlib.Path(path)
         self._config = config or UserStoreConfig()
         with self._mapped():
+            self._path.touch(0o644)
+            self._file = _identity(self._path)
             self._writer = self._connected()
             self._prepare()
             self._inline = self._connected()
@@ -165,6 +168,7 @@ class SqliteUserStore:
     def _users(
         self, connection: sqlite3.Connection, user_ids: Sequence[str], now: float, impressions: bool
     ) -> list[User]:
+        self._check_file()
         since = now - self._config.ttl_seconds
         found = []
         for user_id in user_ids:
@@ -247,6 +251,7 @@ class SqliteUserStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
+        self._check_file()
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -256,6 +261,15 @@ class SqliteUserStore:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
+
+    def _check_file(self) -> None:
+        """Raises `UserStoreError` if the path does not lead to the open file."""
+        if _identity(self._path) != self._file:
+            raise errors.UserStoreError(
+                f"The user store cannot be used: its file {self._path} was removed or replaced "
+                "after it was opened, and events would be lost. Restart the service, and other "
+                "processes that use the store."
+            )
 
     async def _run(self, executor: futures.Executor, call: Callable[[], _Result]) -> _Result:
         with self._mapped():
@@ -271,6 +285,15 @@ class SqliteUserStore:
                 f"The user store {self._path} failed: {error}. Check the file, its directory and "
                 "the space on its disk."
             ) from error
+
+
+def _identity(path: pathlib.Path) -> tuple[int, int] | None:
+    """Returns what tells a file from others; None: it does not exist."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _hours(seconds: float) -> int:

@@ -336,6 +336,30 @@ def test_a_commit_that_fails_leaves_sqlite_usable(tmp_path):
     assert found.actions == [click(2)]
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_file_of_sqlite_that_is_removed_or_replaced_is_not_used(tmp_path, is_replaced):
+    path = tmp_path / "users.db"
+
+    async def scenario(store):
+        await store.append([("u", click(1))], NOW)
+        path.rename(tmp_path / "kept.db")
+        if is_replaced:
+            path.touch()
+        for use in (
+            lambda: store.append([("u", click(2))], NOW),
+            lambda: store.set_profile("u", {}, NOW),
+            lambda: store.delete("u", NOW),
+            lambda: store.read(["u"], NOW),
+        ):
+            with pytest.raises(errors.UserStoreError, match=r"was removed or replaced .* Restart"):
+                await use()
+        # It is put back.
+        (tmp_path / "kept.db").rename(path)
+        return await read(store)
+
+    assert run(f"sqlite:{path}", scenario).actions == [click(1)]
+
+
 def test_two_open_stores_agree(address):
     async def scenario(store):
         other = users.open_store(address, CONFIG)
