@@ -6,12 +6,15 @@
     tfrec:{USER}:ids           hash with the ids of these events, which tells those that come again
     tfrec:{USER}:erased        latest time of events to leave out, for an hour after an erasure
 
+    tfrec:ttl_seconds          time to live of users and events, as the service was told
+
 The braces keep the keys of a user on one node of a cluster. Reads and writes are one round trip
 each. The server deletes a user who was not written to for the time to live.
 """
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +24,14 @@ from redis.asyncio import retry
 
 from serving import errors, redis_address, requests
 from serving.config import UserStoreConfig
-from serving.users.store import ERASED_SECONDS, IMPRESSION, StoredEvent, User, by_user
+from serving.users.store import (
+    ERASED_SECONDS,
+    IMPRESSION,
+    StoredEvent,
+    User,
+    by_user,
+    note_change,
+)
 
 # KEYS: profile, actions, impressions, ids, erased.
 # ARGV: time to live in seconds, earliest time, maximum of actions and of impressions; then index
@@ -67,6 +77,7 @@ local count = redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 redis.call('SET', KEYS[5], ARGV[1], 'EX', ARGV[2])
 return count
 """
+_TTL = "tfrec:ttl_seconds"
 _LISTS = ("profile", "actions", "impressions", "ids")
 
 
@@ -75,7 +86,8 @@ class RedisUserStore:
 
     Args:
         url: Address, such as `redis://127.0.0.1:6379/0`.
-        config: Limits, time to live and time-out.
+        config: Limits, time-out, and time to live, which `expire` keeps on the server. None: the
+            defaults, and the time to live of the server.
 
     Raises:
         ValueError: The URL is not valid.
@@ -83,6 +95,9 @@ class RedisUserStore:
 
     def __init__(self, url: str, config: UserStoreConfig | None = None) -> None:
         self._config = config or UserStoreConfig()
+        # None: that of the server.
+        self._own_ttl = None if config is None else config.ttl_seconds
+        self._is_ttl_set = False
         self._redis = redis.asyncio.Redis.from_url(
             redis_address.client_url(url),
             # A read that is late for its request goes on until then, so that a connection that
@@ -98,7 +113,7 @@ class RedisUserStore:
     async def read(
         self, user_ids: Sequence[str], now: float, impressions: bool = False
     ) -> list[User]:
-        since = now - self._config.ttl_seconds
+        since = now - await self._ttl_seconds()
         lists = 1 + impressions
         pipeline = self._redis.pipeline(transaction=False)
         for user_id in user_ids:
@@ -111,12 +126,13 @@ class RedisUserStore:
         return [_user(*replies[at : at + size]) for at in range(0, len(replies), size)]
 
     async def append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
-        since = now - self._config.ttl_seconds
+        ttl = await self._ttl_seconds()
+        since = now - ttl
         pipeline = self._redis.pipeline(transaction=False)
-        for user_id, own in by_user(events, self._config, now).items():
+        for user_id, own in by_user(events, self._config, since).items():
             # By its digest the script would take a second round trip, to ask for it.
             keys = [*_keys(user_id), _erased_key(user_id)]
-            pipeline.eval(_APPEND, len(keys), *keys, *self._arguments(own, since))
+            pipeline.eval(_APPEND, len(keys), *keys, *self._arguments(own, ttl, since))
         return sum(await self._replies(pipeline))
 
     async def set_profile(
@@ -126,13 +142,14 @@ class RedisUserStore:
         now: float,
         times: Mapping[str, float] | None = None,
     ) -> bool:
+        seconds = self._expiry(await self._ttl_seconds())
         if times is not None:
-            return await self._set_logged_profile(user_id, profile, times)
+            return await self._set_logged_profile(user_id, profile, times, seconds)
         keys = _keys(user_id)
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.set(keys[0], json.dumps(profile), ex=int(self._config.ttl_seconds))
+        pipeline.set(keys[0], json.dumps(profile), ex=seconds)
         for key in keys[1:]:
-            pipeline.expire(key, int(self._config.ttl_seconds))
+            pipeline.expire(key, seconds)
         await self._replies(pipeline)
         return True
 
@@ -145,17 +162,41 @@ class RedisUserStore:
         return bool(count)
 
     async def expire(self, now: float) -> int:
+        if self._own_ttl is not None:
+            with self._mapped():
+                # Later, only what the server has lost is set: another service may have changed it.
+                before = await self._redis.get(_TTL)
+                if before is None or not self._is_ttl_set:
+                    await self._redis.set(_TTL, repr(self._own_ttl))
+            if not self._is_ttl_set:
+                note_change(self._name, None if before is None else float(before), self._own_ttl)
+            self._is_ttl_set = True
         return 0
 
     async def close(self) -> None:
         with self._mapped():
             await self._redis.aclose()
 
+    async def _ttl_seconds(self) -> float:
+        """Returns the time to live of events; infinite if neither we nor the server have one."""
+        if self._own_ttl is not None:
+            return self._own_ttl
+        with self._mapped():
+            return float(await self._redis.get(_TTL) or math.inf)
+
+    def _expiry(self, ttl: float) -> int:
+        """Returns the seconds after which the server deletes a user who is not written to."""
+        return int(ttl if math.isfinite(ttl) else self._config.ttl_seconds)
+
     async def _set_logged_profile(
-        self, user_id: str, profile: Mapping[str, Any], times: Mapping[str, float]
+        self,
+        user_id: str,
+        profile: Mapping[str, Any],
+        times: Mapping[str, float],
+        seconds: int,
     ) -> bool:
         keys = [*_keys(user_id), _erased_key(user_id)]
-        arguments = [repr(int(self._config.ttl_seconds))]
+        arguments = [repr(seconds)]
         for name, value in profile.items():
             # Without the braces.
             arguments += [repr(times[name]), json.dumps({name: value})[1:-1]]
@@ -164,9 +205,9 @@ class RedisUserStore:
         (is_written,) = await self._replies(pipeline)
         return bool(is_written)
 
-    def _arguments(self, events: Sequence[StoredEvent], since: float) -> list[str]:
+    def _arguments(self, events: Sequence[StoredEvent], ttl: float, since: float) -> list[str]:
         config = self._config
-        limits = (int(config.ttl_seconds), since, config.max_actions, config.max_impressions)
+        limits = (self._expiry(ttl), since, config.max_actions, config.max_impressions)
         arguments = list(map(repr, limits))
         for event in events:
             of = "3" if event.kind == IMPRESSION else "2"

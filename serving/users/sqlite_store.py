@@ -10,6 +10,7 @@ quick. If the disk is slow, they are made in a thread. Writes have a thread of t
 import asyncio
 import contextlib
 import json
+import math
 import os
 import pathlib
 import sqlite3
@@ -20,7 +21,14 @@ from typing import Any, TypeVar
 
 from serving import errors, requests
 from serving.config import UserStoreConfig
-from serving.users.store import ERASED_SECONDS, IMPRESSION, StoredEvent, User, by_user
+from serving.users.store import (
+    ERASED_SECONDS,
+    IMPRESSION,
+    StoredEvent,
+    User,
+    by_user,
+    note_change,
+)
 
 _Result = TypeVar("_Result")
 
@@ -36,6 +44,10 @@ CREATE TABLE events (
 """
 # Users who were erased lately. Files of earlier releases lack it.
 _ERASED = "CREATE TABLE IF NOT EXISTS erased (user_id TEXT PRIMARY KEY, time REAL) WITHOUT ROWID"
+# Likewise.
+_SETTINGS = "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID"
+_READ_TTL = "SELECT value FROM settings WHERE name = 'ttl_seconds'"
+_WRITE_TTL = "REPLACE INTO settings VALUES ('ttl_seconds', ?)"
 _READ_ERASED = "SELECT time FROM erased WHERE user_id = ? AND time > ?"
 _READ_PROFILE = "SELECT profile FROM users WHERE user_id = ?"
 _READ_EVENTS = (
@@ -71,7 +83,8 @@ class SqliteUserStore:
 
     Args:
         path: The file. SQLite keeps two more next to it.
-        config: Limits and time to live.
+        config: Limits and time to live, which is kept in the file. None: the defaults, and the
+            time to live of the file.
 
     Raises:
         UserStoreError: The file cannot be opened, or is another database.
@@ -80,6 +93,8 @@ class SqliteUserStore:
     def __init__(self, path: str | pathlib.Path, config: UserStoreConfig | None = None) -> None:
         self._path = pathlib.Path(path)
         self._config = config or UserStoreConfig()
+        # None: that of the file.
+        self._own_ttl = None if config is None else config.ttl_seconds
         with self._mapped():
             self._path.touch(0o644)
             self._file = _identity(self._path)
@@ -164,12 +179,24 @@ class SqliteUserStore:
                     f"version {version}. Name another file, or rebuild the store."
                 )
             self._writer.execute(_ERASED)
+            self._writer.execute(_SETTINGS)
+            if self._own_ttl is not None:
+                found = self._writer.execute(_READ_TTL).fetchone()
+                note_change(str(self._path), found and found[0], self._own_ttl)
+                self._writer.execute(_WRITE_TTL, (self._own_ttl,))
+
+    def _since(self, connection: sqlite3.Connection, now: float) -> float:
+        """Returns the time of the earliest events to keep."""
+        if self._own_ttl is not None:
+            return now - self._own_ttl
+        found = connection.execute(_READ_TTL).fetchone()
+        return now - (found[0] if found else math.inf)
 
     def _users(
         self, connection: sqlite3.Connection, user_ids: Sequence[str], now: float, impressions: bool
     ) -> list[User]:
         self._check_file()
-        since = now - self._config.ttl_seconds
+        since = self._since(connection, now)
         found = []
         for user_id in user_ids:
             row = connection.execute(_READ_PROFILE, (user_id,)).fetchone()
@@ -181,10 +208,10 @@ class SqliteUserStore:
         return found
 
     def _append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
-        since = now - self._config.ttl_seconds
         count = 0
         with self._transaction():
-            for user_id, own in by_user(events, self._config, now).items():
+            since = self._since(self._writer, now)
+            for user_id, own in by_user(events, self._config, since).items():
                 erased = self._erased(user_id, now)
                 rows = [
                     (user_id, e.kind == IMPRESSION, e.time, e.event_id, e.kind, e.ad_id, e.amount)
@@ -223,8 +250,8 @@ class SqliteUserStore:
         return float(found[0]) + requests.MAX_SECONDS_AHEAD if found else -1.0
 
     def _expire(self, now: float) -> int:
-        before = _hours(now - self._config.ttl_seconds)
         with self._transaction():
+            before = _hours(max(self._since(self._writer, now), 0.0))
             self._writer.execute("DELETE FROM erased WHERE time <= ?", (now - ERASED_SECONDS,))
             # In the transaction: another process may write to a user meanwhile.
             found = self._writer.execute(

@@ -37,7 +37,8 @@ def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore
     Args:
         address: `sqlite:PATH`, or the URL of a Redis or Valkey server, such as
             `redis://127.0.0.1:6379/0`.
-        config: Options. None: the defaults.
+        config: Options, whose time to live is kept in the store. None: the defaults, and the time
+            to live that the store has.
 
     Raises:
         ValueError: The address is not one of a store, or the directory of the file does not exist.

@@ -191,6 +191,65 @@ def test_events_older_than_the_time_to_live_are_gone(address):
     assert earlier.actions == []
 
 
+@pytest.mark.parametrize(("ttl_days", "kept"), [(365, ["e1", "e2"]), (7, [])])
+def test_a_store_that_is_opened_without_options_has_the_time_to_live_of_the_service(
+    address, ttl_days, kept
+):
+    async def use(store):
+        # The upkeep of a service begins with it.
+        await store.expire(NOW)
+
+    async def add(store):
+        events = [("u", click(1, NOW - 100 * DAY)), ("u", click(2, NOW - 8 * DAY))]
+        await store.append(events, NOW)
+        await store.set_profile("u", {"age": 1}, NOW, {"age": NOW})
+        return await read(store)
+
+    run(address, use, UserStoreConfig(ttl_days=ttl_days))
+    assert [event.event_id for event in run(address, add, None).actions] == kept
+
+
+def test_a_store_that_no_service_has_used_keeps_events_of_any_age(address):
+    async def scenario(store):
+        assert await store.append([("u", click(1, 0.5)), ("u", click(2))], NOW) == 2
+        await store.set_profile("u", {"age": 1}, NOW)
+        await store.expire(NOW)
+        return await read(store)
+
+    found = run(address, scenario, None)
+    assert ([event.event_id for event in found.actions], found.profile) == (
+        ["e1", "e2"],
+        {"age": 1},
+    )
+
+
+def test_a_service_that_changes_the_time_to_live_says_so_once(address, caplog):
+    async def use(store):
+        await store.expire(NOW)
+        await store.expire(NOW)
+
+    for ttl_days in (10, 10, 2, 2):
+        run(address, use, UserStoreConfig(ttl_days=ttl_days))
+    (message,) = caplog.messages
+    assert "for 10 days; --user_ttl_days of this service makes it 2 days" in message
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_a_time_to_live_that_valkey_has_lost_is_set_again(valkey):
+    async def scenario(store):
+        await store.expire(NOW)
+        valkey.client().flushall()
+        await store.expire(NOW)
+        found = [valkey.client().get("tfrec:ttl_seconds")]
+        # Another service, which was started later.
+        valkey.client().set("tfrec:ttl_seconds", "9.0")
+        await store.expire(NOW)
+        return [*found, valkey.client().get("tfrec:ttl_seconds")]
+
+    assert run(valkey.url, scenario) == [b"864000", b"9.0"]
+
+
 def test_a_profile_is_replaced_and_events_stay(address):
     async def scenario(store):
         await store.append([("u", click(1))], NOW)
@@ -406,7 +465,7 @@ def test_users_who_were_not_written_to_expire_in_valkey(valkey):
         assert await store.expire(NOW + 100 * DAY) == 0
 
     run(valkey.url, scenario)
-    keys = client.keys("*")
+    keys = client.keys("tfrec:{*")
     assert len(keys) == 5
     # The server's own clock: no key is without the time to live.
     assert all(9.9 * DAY < client.ttl(key) <= 10 * DAY for key in keys)
