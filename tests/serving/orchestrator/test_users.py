@@ -606,6 +606,24 @@ def test_a_write_that_takes_too_long_fails_and_so_do_too_many(run, tmp_path):
     assert run(scenario, store=slow) == (100, 1)
 
 
+def test_a_store_that_hangs_does_not_hold_up_the_end(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(user_data, "_CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr(user_data, "_ANSWERS_PER_WRITE", 1)
+    slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
+
+    async def scenario(service, data):
+        answer = await service.recommend(Request(k=4))
+        slow.open.clear()
+        for _ in range(3):
+            data.record("u", answer)
+        return data
+
+    page = run(scenario, store=slow)._metrics.render().decode()
+    assert 'tfrec_user_events_total{outcome="dropped"} 12.0' in page
+    (message,) = caplog.messages
+    assert "12 impressions were dropped" in message
+
+
 def test_a_request_in_flight_does_not_bring_back_an_erased_user(run):
     async def scenario(service, data):
         answer = await service.recommend(Request(user_id="u"))
