@@ -10,8 +10,10 @@ Runs until SIGTERM or Ctrl-C. An event is in the next answer of its user within 
 of the stream has a field event, the JSON of an event of POST /v1/events. Entries are read by a
 group, so that several processes share the work, and are acknowledged after the event was stored:
 none is lost, and one that comes twice counts once. Entries that are no event are logged and left
-out. With a store of each host, give each its own --group. Trim the stream where it is written, for
-example with XADD MAXLEN ~ 1000000.
+out; the stream keeps them, as XRANGE shows. Events that are more than 5 minutes ahead of the clock
+of this host wait in the stream; those that are more than 35 minutes ahead are left out. With a
+store of each host, give each its own --group. Trim the stream where it is written, for example with
+XADD MAXLEN ~ 1000000.
 """
 
 import asyncio

@@ -12,6 +12,7 @@ import waiting
 
 from serving import errors, impressions, orchestrator, users
 from serving.config import UserStoreConfig
+from serving.users import event_stream
 
 pytestmark = [pytest.mark.engines, requirements.NEEDS_VALKEY]
 CONFIG = UserStoreConfig(read_timeout_ms=30_000, write_timeout_seconds=5)
@@ -105,6 +106,35 @@ def test_what_a_reader_did_not_acknowledge_comes_again(valkey):
         assert await readers[1].read(0.01) == []
         for client in (*readers, producer):
             await (client.aclose if client is producer else client.close)()
+
+    asyncio.run(main())
+
+
+def test_an_entry_that_is_left_for_later_comes_again_and_holds_up_no_other(valkey, monkeypatch):
+    import redis.asyncio
+
+    async def main():
+        producer = redis.asyncio.Redis.from_url(valkey.url)
+        reader = users.StreamReader(valkey.url, "events", "group", "m")
+        assert await reader.read(0.01) == []
+        ids = [await producer.xadd("events", entry(number)) for number in range(2)]
+        first = await reader.read()
+        await reader.acknowledge(first[1:])
+        # As after a failure.
+        reader.retry()
+        found = [await reader.read()]
+        ids.append(await producer.xadd("events", entry(2)))
+        found.append(await reader.read())
+        await reader.acknowledge(found[-1])
+        monkeypatch.setattr(event_stream, "_CLAIM_MS", 0)
+        found.append(await reader.read())
+        assert [[one.entry_id for one in entries] for entries in found] == [
+            [ids[0]],
+            [ids[2]],
+            [ids[0]],
+        ]
+        await reader.close()
+        await producer.aclose()
 
     asyncio.run(main())
 
