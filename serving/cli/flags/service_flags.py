@@ -148,9 +148,9 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         base: Base directory of the bundles.
 
     Raises:
-        ValueError: The token, the certificate, the rules, a port, an address or the user store is
-            not valid.
+        ValueError: The token, the certificate, the rules, a port or an address is not valid.
         OSError: A file cannot be read.
+        UserStoreError: The user store cannot be opened.
     """
     from serving import ranker, service, users
 
@@ -159,7 +159,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
     ranker.split_address(ranker_address)
     if FLAGS.user_store is not None:
         with extras.require_extra("redis"):
-            users.check_address(FLAGS.user_store)
+            users.check_store(FLAGS.user_store)
     http = config.HttpConfig(
         tls_certificate=FLAGS.tls_certificate,
         tls_key=FLAGS.tls_key,

@@ -3,6 +3,7 @@
 import pytest
 from absl import flags
 
+from serving import errors
 from serving.cli import entry
 
 
@@ -15,6 +16,12 @@ def settings(script, tmp_path):
         return module.service_flags.settings(tmp_path)
 
     return parsed
+
+
+def test_a_user_store_that_cannot_be_opened_is_refused_with_the_flags(settings, tmp_path):
+    (tmp_path / "text.db").write_text("not a database" * 100)
+    with pytest.raises(errors.UserStoreError, match="file is not a database"):
+        settings(f"--user_store=sqlite:{tmp_path}/text.db")
 
 
 def test_frequency_caps_of_a_service_without_a_user_store_are_warned_of(settings, tmp_path, capsys):
