@@ -3,14 +3,16 @@
     consumer = EventConsumer(reader, EventIntake(data, feedback))
     await consumer.run(stopping)
 
-An entry is acknowledged after it is stored, so that none is lost if the process, the store or the
-stream's server fails. An entry that is not a valid event is counted, logged and acknowledged:
-retrying would not help.
+An entry is acknowledged after it was stored, so that none is lost if the process, the store or the
+server of the stream ends. An entry that is no valid event is counted, logged and acknowledged:
+it would not become one. An event that is ahead of the clock of this host, which may be some minutes
+behind, stays in the stream and comes again until it is valid.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +25,21 @@ from serving.orchestrator import event_intake
 # Pause after a failure of the store or the stream.
 _PAUSE_SECONDS = 0.2
 _SECONDS_PER_REPORT = 60.0
+# An event that becomes valid later than that has a wrong time, such as one of another time zone.
+_MAX_WAIT_SECONDS = 1800.0
+_SECONDS_BETWEEN_WARNINGS = 60.0
+# Of the text of a rejected entry, in the log.
+_MAX_LOGGED = 200
+
+
+@dataclasses.dataclass
+class _Sorted:
+    """Entries that were read, by what becomes of them."""
+
+    valid: list[requests.Event] = dataclasses.field(default_factory=list)
+    stored: list[users.StreamEntry] = dataclasses.field(default_factory=list)
+    rejected: list[users.StreamEntry] = dataclasses.field(default_factory=list)
+    max_seconds_ahead: float = 0.0
 
 
 class EventConsumer:
@@ -54,6 +71,7 @@ class EventConsumer:
         self.added = 0
         self.rejected = 0
         self.problem: str | None = None
+        self._next_warning = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Consumes until `stopping` is set; failures are logged and retried.
@@ -101,33 +119,56 @@ class EventConsumer:
         )
 
     async def _step(self) -> None:
-        entries = await self._reader.read()
-        valid, rejected = self._valid(entries)
-        # They count once, even if the store fails and the others are redelivered.
-        await self._reader.acknowledge(rejected)
-        self.rejected += len(rejected)
-        if valid:
-            added = await self._events.add(valid)
+        read = self._sorted(await self._reader.read())
+        # They count once, even if the store fails and the others come again.
+        await self._reader.acknowledge(read.rejected)
+        self.rejected += len(read.rejected)
+        if read.valid:
+            added = await self._events.add(read.valid)
             self.received += added.received
             self.added += added.added
-        await self._reader.acknowledge(entries)
+        await self._reader.acknowledge(read.stored)
 
-    def _valid(
-        self, entries: Sequence[users.StreamEntry]
-    ) -> tuple[list[requests.Event], list[users.StreamEntry]]:
-        """Returns the valid events, and the entries that are none."""
-        found, rejected, now = [], [], time.time()
+    def _sorted(self, entries: Sequence[users.StreamEntry]) -> _Sorted:
+        found, now = _Sorted(), self._events.now()
         for entry in entries:
             try:
-                text = entry.event
-                if text is None:
-                    raise errors.InvalidRequestError("expected a field 'event', got none")
-                event = requests.parse(requests.Event, pydantic_core.from_json(text), "event")
-                if event.time is None:
-                    # The entry may have waited. The clock of the server may be ahead.
-                    event = event.model_copy(update={"time": min(entry.time, now)})
-                found.append(self._events.checked(event, "event", now))
+                event = _event(entry, now)
+                ahead = (event.time or now) - now
+                if 0 < ahead - requests.MAX_SECONDS_AHEAD <= _MAX_WAIT_SECONDS:
+                    found.max_seconds_ahead = max(found.max_seconds_ahead, ahead)
+                    continue
+                found.valid.append(self._events.checked(event, "event", now))
+                found.stored.append(entry)
             except (ValueError, errors.InvalidRequestError) as error:
-                rejected.append(entry)
-                logging.error("Entry %s of the stream was rejected: %s", entry.entry_id, error)
-        return found, rejected
+                found.rejected.append(entry)
+                _log_rejected(entry, error)
+        if found.max_seconds_ahead and time.monotonic() >= self._next_warning:
+            self._next_warning = time.monotonic() + _SECONDS_BETWEEN_WARNINGS
+            logging.warning(
+                "Events of the stream are up to %.0f s ahead of the clock of this host. They wait "
+                "in the stream until they are at most %g s ahead. Check the clocks.",
+                found.max_seconds_ahead,
+                requests.MAX_SECONDS_AHEAD,
+            )
+        return found
+
+
+def _event(entry: users.StreamEntry, now: float) -> requests.Event:
+    if entry.event is None:
+        raise errors.InvalidRequestError("expected a field 'event', got none")
+    event = requests.parse(requests.Event, pydantic_core.from_json(entry.event), "event")
+    if event.time is None:
+        # The entry may have waited. The clock of the server may be ahead.
+        return event.model_copy(update={"time": min(entry.time, now)})
+    return event
+
+
+def _log_rejected(entry: users.StreamEntry, error: Exception) -> None:
+    text = (entry.event or b"").decode(errors="replace")
+    logging.error(
+        "Entry %s of the stream was rejected: %s Its text begins: %r",
+        entry.entry_id.decode(),
+        " ".join(str(error).split()),
+        text[:_MAX_LOGGED],
+    )

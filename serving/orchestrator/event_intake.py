@@ -35,7 +35,7 @@ class EventIntake:
             ImpressionLogError: The log of events cannot be written.
             UserStoreError: The user store failed, or too many batches wait for it.
         """
-        now = self._data.now()
+        now = self.now()
         timed = [self.checked(event, f"events[{at}]", now) for at, event in enumerate(events)]
         if self._batches >= _MAX_BATCHES:
             raise errors.UserStoreError(
@@ -47,6 +47,10 @@ class EventIntake:
             return await self._add(timed)
         finally:
             self._batches -= 1
+
+    def now(self) -> float:
+        """Returns the time in seconds since 1970."""
+        return self._data.now()
 
     async def _add(self, timed: Sequence[requests.Event]) -> requests.EventsAdded:
         if self._feedback is not None:

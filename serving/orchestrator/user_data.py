@@ -34,6 +34,8 @@ _EXPIRE_SECONDS = 3600.0
 _PROBE_SECONDS = 5.0
 # A failure is a problem of the store for this long: the next write may be hours away.
 _PROBLEM_SECONDS = 60.0
+# A store that hangs must not hold up the end of the service for longer.
+_CLOSE_SECONDS = 5.0
 # No user has it.
 _PROBE_ID = ""
 
@@ -188,7 +190,7 @@ class UserData:
     async def delete(self, user_id: str) -> bool:
         """Erases a user from the store; returns whether it had any data.
 
-        For an hour, the store rejects the user's events from before the erasure.
+        For an hour, the store takes no events of the user from before, see `UserStore.delete`.
 
         Raises:
             UserStoreError: The store failed.
@@ -208,14 +210,21 @@ class UserData:
             await asyncio.wait({self._start_writing()})
 
     async def close(self) -> None:
-        """Writes the queued impressions and closes the store; later ones are dropped."""
+        """Writes what is queued and closes the store; impressions of later answers are dropped.
+
+        So are those that the store does not take within `_CLOSE_SECONDS`.
+        """
         self._closing = True
         for task in self._upkeep:
             task.cancel()
-        await self.flush()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(errors.UserStoreError):
-            await self._store.close()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.flush()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                with contextlib.suppress(errors.UserStoreError):
+                    await self._store.close()
+        except TimeoutError:
+            await self._give_up()
 
     async def _written(self, writing: Coroutine[Any, Any, _Result]) -> _Result:
         """Returns the result of a write, which has a limited time."""
@@ -231,6 +240,22 @@ class UserData:
                 ) from error
 
         return await self._noted("write", limited())
+
+    async def _give_up(self) -> None:
+        """Drops the impressions that are not written."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        count = sum(map(len, self._queue))
+        self._queue.clear()
+        self._metrics.observe_user_events("dropped", count)
+        logging.error(
+            "The user store did not finish within %g s of the end of the service; %d impressions "
+            "were dropped.",
+            _CLOSE_SECONDS,
+            count,
+        )
 
     def _recent_problems(self) -> list[str]:
         since = self._clock() - _PROBLEM_SECONDS
@@ -309,6 +334,10 @@ class UserData:
         events = [event for _ in range(count) for event in self._queue.popleft()]
         try:
             await self._noted("write", self._store.append(events, self.now()))
+        except asyncio.CancelledError:
+            # `_give_up` counts them.
+            self._queue.appendleft(events)
+            raise
         except errors.UserStoreError:
             self._metrics.observe_user_events("dropped", len(events))
         else:

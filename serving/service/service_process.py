@@ -203,6 +203,7 @@ def serve_release(
         http_server.raise_file_limit()
         server.run([listening])
     finally:
+        # The application has closed it, if it was started.
         if impressions is not None:
             impressions.close()
 

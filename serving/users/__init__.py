@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from serving.users.store import ACTIONS, IMPRESSION, StoredEvent, User, UserStore
-from serving.users.stores import check_address, open_store
+from serving.users.stores import check_store, open_store
 
 if TYPE_CHECKING:
     from serving.users.event_stream import StreamBacklog, StreamEntry, StreamReader
@@ -17,7 +17,7 @@ __all__ = [
     "StreamReader",
     "User",
     "UserStore",
-    "check_address",
+    "check_store",
     "open_store",
 ]
 

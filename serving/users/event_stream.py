@@ -2,9 +2,9 @@
 
     XADD tfrec.events * event '{"event_id": "e1", "user_id": "u17", "ad_id": "ad-3", …}'
 
-Readers of one group share the stream. An entry is acknowledged once it is handled; if its
-reader ends before that, another reader claims it. Stores and logs recognize a redelivered event by
-its id.
+Readers of one group share the stream. An entry is acknowledged once it was handled. One that was
+not, because its reader ended before or left it for later, comes again after `_CLAIM_MS`, perhaps to
+another reader. Stores and logs know an event that comes again by its id.
 """
 
 import dataclasses
@@ -17,9 +17,10 @@ from redis import exceptions
 from serving import errors, redis_address
 
 FIELD = b"event"
+_START = b"0-0"
 # Of a read.
 _MAX_ENTRIES = 500
-# Entries of a reader that has not acknowledged them for so long go to another.
+# Entries that were not acknowledged for so long come again.
 _CLAIM_MS = 30_000
 _SOCKET_SECONDS = 2.0
 
@@ -76,8 +77,11 @@ class StreamReader:
         self._stream = stream
         self._group = group
         self._member = member
-        # First the entries that this reader had and did not acknowledge.
-        self._own_first = True
+        # First the entries that this reader had and did not acknowledge: those after this id.
+        # None: they have come.
+        self._own_after: bytes | None = _START
+        # Where to look for entries to claim.
+        self._claim_from: bytes = _START
 
     async def read(self, wait_seconds: float = 1.0) -> list[StreamEntry]:
         """Returns the next entries; none if none arrived in time.
@@ -93,14 +97,14 @@ class StreamReader:
         try:
             entries = await self._read(wait_seconds)
         except exceptions.ResponseError as error:
-            self._own_first = True
+            self._own_after = _START
             if not str(error).startswith("NOGROUP"):
                 raise self._failed(error) from error
             # The stream is new, or the server lost it.
             await self._create()
             return []
         except (exceptions.RedisError, OSError) as error:
-            self._own_first = True
+            self._own_after = _START
             raise self._failed(error) from error
         return [StreamEntry(entry_id, fields.get(FIELD)) for entry_id, fields in entries]
 
@@ -115,7 +119,7 @@ class StreamReader:
                 ids = [entry.entry_id for entry in entries]
                 await self._redis.xack(self._stream, self._group, *ids)
         except (exceptions.RedisError, OSError) as error:
-            self._own_first = True
+            self._own_after = _START
             raise self._failed(error) from error
 
     async def backlog(self) -> StreamBacklog:
@@ -135,26 +139,27 @@ class StreamReader:
 
     def retry(self) -> None:
         """Lets the next read begin with the entries that this reader has not acknowledged."""
-        self._own_first = True
+        self._own_after = _START
 
     async def close(self) -> None:
         """Closes the connection."""
         await self._redis.aclose()
 
     async def _read(self, wait_seconds: float) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        if self._own_first:
-            # A deleted entry has no fields left.
-            pending = await self._read_from("0", None)
+        if self._own_after is not None:
+            pending = await self._read_from(self._own_after, None)
             if pending:
+                self._own_after = pending[-1][0]
+                # A deleted entry has no fields left.
                 return [(entry_id, fields or {}) for entry_id, fields in pending]
-            self._own_first = False
-        claimed = await self._redis.xautoclaim(
-            self._stream, self._group, self._member, _CLAIM_MS, count=_MAX_ENTRIES
+            self._own_after = None
+        self._claim_from, claimed, *_ = await self._redis.xautoclaim(
+            self._stream, self._group, self._member, _CLAIM_MS, self._claim_from, _MAX_ENTRIES
         )
-        return claimed[1] or await self._read_from(">", int(wait_seconds * 1000))
+        return claimed or await self._read_from(b">", int(wait_seconds * 1000))
 
     async def _read_from(
-        self, start: str, block_ms: int | None
+        self, start: bytes, block_ms: int | None
     ) -> list[tuple[bytes, dict[bytes, bytes]]]:
         reply: Any = await self._redis.xreadgroup(
             self._group, self._member, {self._stream: start}, _MAX_ENTRIES, block_ms

@@ -2,9 +2,11 @@
 
     tfrec:{USER}:profile       JSON object
     tfrec:{USER}:actions       sorted set of events, JSON lists, by time
-    tfrec:{USER}:impressions   the same
-    tfrec:{USER}:ids           hash with the ids of these events, to recognize duplicates
-    tfrec:{USER}:erased        for an hour after the user was erased, the time of it
+    tfrec:{USER}:impressions   likewise
+    tfrec:{USER}:ids           hash with the ids of these events, which tells those that come again
+    tfrec:{USER}:erased        latest time of events to leave out, for an hour after an erasure
+
+    tfrec:ttl_seconds          time to live of users and events, as the service was told
 
 The braces keep the keys of a user on one node of a cluster. Reads and writes are one round trip
 each. The server deletes a user who was not written to for the time to live.
@@ -12,6 +14,7 @@ each. The server deletes a user who was not written to for the time to live.
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +24,14 @@ from redis.asyncio import retry
 
 from serving import errors, redis_address
 from serving.config import UserStoreConfig
-from serving.users.store import ERASED_SECONDS, IMPRESSION, StoredEvent, User, by_user
+from serving.users.store import (
+    ERASED_SECONDS,
+    IMPRESSION,
+    StoredEvent,
+    User,
+    by_user,
+    note_change,
+)
 
 # KEYS: profile, actions, impressions, ids, erased.
 # ARGV: time to live in seconds, earliest time, maximum of actions and of impressions; then index
@@ -60,11 +70,29 @@ redis.call('SET', KEYS[1], '{' .. table.concat(values, ',') .. '}')
 for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return 1
 """
+# KEYS: as above. ARGV: the time, and seconds to keep it. A later event is of a clock that is ahead.
+# A server whose memory is full refuses SET, but not in a script that has already written, as by DEL.
+_ERASE = """
+local erased = ARGV[1]
+for i = 2, 3 do
+  local latest = redis.call('ZRANGE', KEYS[i], -1, -1, 'WITHSCORES')[2]
+  if latest and tonumber(latest) > tonumber(erased) then erased = latest end
+end
+local count = redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+redis.call('SET', KEYS[5], erased, 'EX', ARGV[2])
+return count
+"""
+_TTL = "tfrec:ttl_seconds"
 _LISTS = ("profile", "actions", "impressions", "ids")
 
 
 class RedisUserStore:
     """A user store in Redis or Valkey.
+
+    Args:
+        url: Address, such as `redis://127.0.0.1:6379/0`.
+        config: Limits, time-out, and time to live, which `expire` keeps on the server. None: the
+            defaults, and the time to live of the server.
 
     Raises:
         ValueError: The URL is not valid.
@@ -72,6 +100,9 @@ class RedisUserStore:
 
     def __init__(self, url: str, config: UserStoreConfig | None = None) -> None:
         self._config = config or UserStoreConfig()
+        # None: that of the server.
+        self._own_ttl = None if config is None else config.ttl_seconds
+        self._is_ttl_set = False
         self._redis = redis.asyncio.Redis.from_url(
             redis_address.client_url(url),
             # A read that misses its request's timeout continues until then, so that a connection
@@ -87,7 +118,7 @@ class RedisUserStore:
     async def read(
         self, user_ids: Sequence[str], now: float, impressions: bool = False
     ) -> list[User]:
-        since = now - self._config.ttl_seconds
+        since = now - await self._ttl_seconds()
         lists = 1 + impressions
         pipeline = self._redis.pipeline(transaction=False)
         for user_id in user_ids:
@@ -95,20 +126,19 @@ class RedisUserStore:
             pipeline.get(profile)
             for key in keys[:lists]:
                 pipeline.zrangebyscore(key, since, now)
-        with self._mapped():
-            replies = await pipeline.execute()
+        replies = await self._replies(pipeline)
         size = 1 + lists
         return [_user(*replies[at : at + size]) for at in range(0, len(replies), size)]
 
     async def append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
-        since = now - self._config.ttl_seconds
+        ttl = await self._ttl_seconds()
+        since = now - ttl
         pipeline = self._redis.pipeline(transaction=False)
-        for user_id, own in by_user(events, self._config, now).items():
+        for user_id, own in by_user(events, self._config, since).items():
             # By its digest the script would take a second round trip, to ask for it.
             keys = [*_keys(user_id), _erased_key(user_id)]
-            pipeline.eval(_APPEND, len(keys), *keys, *self._arguments(own, since))
-        with self._mapped():
-            return sum(await pipeline.execute())
+            pipeline.eval(_APPEND, len(keys), *keys, *self._arguments(own, ttl, since))
+        return sum(await self._replies(pipeline))
 
     async def set_profile(
         self,
@@ -117,69 +147,107 @@ class RedisUserStore:
         now: float,
         times: Mapping[str, float] | None = None,
     ) -> bool:
+        seconds = self._expiry(await self._ttl_seconds())
         if times is not None:
-            return await self._set_logged_profile(user_id, profile, times)
+            return await self._set_logged_profile(user_id, profile, times, seconds)
         keys = _keys(user_id)
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.set(keys[0], json.dumps(profile), ex=int(self._config.ttl_seconds))
+        pipeline.set(keys[0], json.dumps(profile), ex=seconds)
         for key in keys[1:]:
-            pipeline.expire(key, int(self._config.ttl_seconds))
-        with self._mapped():
-            await pipeline.execute()
+            pipeline.expire(key, seconds)
+        await self._replies(pipeline)
         return True
 
     async def delete(self, user_id: str, now: float) -> bool:
         pipeline = self._redis.pipeline(transaction=False)
-        # First, so that no earlier event is added in between.
-        pipeline.set(_erased_key(user_id), repr(now), ex=int(ERASED_SECONDS))
-        pipeline.delete(*_keys(user_id))
-        with self._mapped():
-            _, count = await pipeline.execute()
+        keys = [*_keys(user_id), _erased_key(user_id)]
+        pipeline.eval(_ERASE, len(keys), *keys, repr(now), int(ERASED_SECONDS))
+        (count,) = await self._replies(pipeline)
         return bool(count)
 
     async def expire(self, now: float) -> int:
+        if self._own_ttl is not None:
+            with self._mapped():
+                # Later, only what the server has lost is set: another service may have changed it.
+                before = await self._redis.get(_TTL)
+                if before is None or not self._is_ttl_set:
+                    await self._redis.set(_TTL, repr(self._own_ttl))
+            if not self._is_ttl_set:
+                note_change(self._name, None if before is None else float(before), self._own_ttl)
+            self._is_ttl_set = True
         return 0
 
     async def close(self) -> None:
         with self._mapped():
             await self._redis.aclose()
 
+    async def _ttl_seconds(self) -> float:
+        """Returns the time to live of events; infinite if neither we nor the server have one."""
+        if self._own_ttl is not None:
+            return self._own_ttl
+        with self._mapped():
+            return float(await self._redis.get(_TTL) or math.inf)
+
+    def _expiry(self, ttl: float) -> int:
+        """Returns the seconds after which the server deletes a user who is not written to."""
+        return int(ttl if math.isfinite(ttl) else self._config.ttl_seconds)
+
     async def _set_logged_profile(
-        self, user_id: str, profile: Mapping[str, Any], times: Mapping[str, float]
+        self,
+        user_id: str,
+        profile: Mapping[str, Any],
+        times: Mapping[str, float],
+        seconds: int,
     ) -> bool:
         keys = [*_keys(user_id), _erased_key(user_id)]
-        arguments = [repr(int(self._config.ttl_seconds))]
+        arguments = [repr(seconds)]
         for name, value in profile.items():
             # Without the braces.
             arguments += [repr(times[name]), json.dumps({name: value})[1:-1]]
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.eval(_SET_LOGGED_PROFILE, len(keys), *keys, *arguments)
-        with self._mapped():
-            (is_written,) = await pipeline.execute()
+        (is_written,) = await self._replies(pipeline)
         return bool(is_written)
 
-    def _arguments(self, events: Sequence[StoredEvent], since: float) -> list[str]:
+    def _arguments(self, events: Sequence[StoredEvent], ttl: float, since: float) -> list[str]:
         config = self._config
-        limits = (int(config.ttl_seconds), since, config.max_actions, config.max_impressions)
+        limits = (self._expiry(ttl), since, config.max_actions, config.max_impressions)
         arguments = list(map(repr, limits))
         for event in events:
             of = "3" if event.kind == IMPRESSION else "2"
             arguments += [of, repr(event.time), event.event_id, event.to_text()]
         return arguments
 
+    async def _replies(self, pipeline: Any) -> list[Any]:
+        with self._mapped():
+            # An error that the client raises for a pipeline has the command, and so user data.
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:
-        """Turns errors of the client and of the server into ours."""
+        """Turns errors of the client and of the server into ours, without user data."""
         try:
             yield
         except (exceptions.RedisError, OSError) as error:
-            reason = str(error).rstrip(".")
-            hint = "Is the server running at this address?"
-            if isinstance(error, exceptions.AuthenticationError):
-                hint = "Check the user and the password in the address."
+            # A server that does not know a command returns its arguments, too.
+            reason = str(error).partition(", with args beginning with")[0].rstrip(".")
             raise errors.UserStoreError(
-                f"The user store {self._name} failed: {reason}. {hint}"
+                f"The user store {self._name} failed: {reason}. {_hint(error)}"
             ) from error
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, exceptions.AuthenticationError):
+        return "Check the user and the password in the address."
+    if "maxmemory" in str(error):
+        return "Give the server more memory, or keep users for fewer days (--user_ttl_days)."
+    if isinstance(error, exceptions.ResponseError):
+        return "Check the settings and the log of the server."
+    return "Is the server running at this address?"
 
 
 def _keys(user_id: str) -> list[str]:

@@ -10,6 +10,8 @@ slow, they run in a thread. Writes have their own thread.
 import asyncio
 import contextlib
 import json
+import math
+import os
 import pathlib
 import sqlite3
 import time
@@ -19,7 +21,14 @@ from typing import Any, TypeVar
 
 from serving import errors
 from serving.config import UserStoreConfig
-from serving.users.store import ERASED_SECONDS, IMPRESSION, StoredEvent, User, by_user
+from serving.users.store import (
+    ERASED_SECONDS,
+    IMPRESSION,
+    StoredEvent,
+    User,
+    by_user,
+    note_change,
+)
 
 _Result = TypeVar("_Result")
 
@@ -35,6 +44,11 @@ CREATE TABLE events (
 """
 # Users who were erased lately. Files of earlier releases lack it.
 _ERASED = "CREATE TABLE IF NOT EXISTS erased (user_id TEXT PRIMARY KEY, time REAL) WITHOUT ROWID"
+# Likewise.
+_SETTINGS = "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID"
+_READ_TTL = "SELECT value FROM settings WHERE name = 'ttl_seconds'"
+_WRITE_TTL = "REPLACE INTO settings VALUES ('ttl_seconds', ?)"
+_LATEST = "SELECT max(time) FROM events WHERE user_id = ?"
 _READ_ERASED = "SELECT time FROM erased WHERE user_id = ? AND time > ?"
 _READ_PROFILE = "SELECT profile FROM users WHERE user_id = ?"
 _READ_EVENTS = (
@@ -70,7 +84,8 @@ class SqliteUserStore:
 
     Args:
         path: The file. SQLite keeps two more next to it.
-        config: Limits and time to live.
+        config: Limits and time to live, which is kept in the file. None: the defaults, and the
+            time to live of the file.
 
     Raises:
         UserStoreError: The file cannot be opened, or is another database.
@@ -79,7 +94,11 @@ class SqliteUserStore:
     def __init__(self, path: str | pathlib.Path, config: UserStoreConfig | None = None) -> None:
         self._path = pathlib.Path(path)
         self._config = config or UserStoreConfig()
+        # None: that of the file.
+        self._own_ttl = None if config is None else config.ttl_seconds
         with self._mapped():
+            self._path.touch(0o644)
+            self._file = _identity(self._path)
             self._writer = self._connected()
             self._prepare()
             self._inline = self._connected()
@@ -161,11 +180,24 @@ class SqliteUserStore:
                     f"version {version}. Name another file, or rebuild the store."
                 )
             self._writer.execute(_ERASED)
+            self._writer.execute(_SETTINGS)
+            if self._own_ttl is not None:
+                found = self._writer.execute(_READ_TTL).fetchone()
+                note_change(str(self._path), found and found[0], self._own_ttl)
+                self._writer.execute(_WRITE_TTL, (self._own_ttl,))
+
+    def _since(self, connection: sqlite3.Connection, now: float) -> float:
+        """Returns the time of the earliest events to keep."""
+        if self._own_ttl is not None:
+            return now - self._own_ttl
+        found = connection.execute(_READ_TTL).fetchone()
+        return now - (found[0] if found else math.inf)
 
     def _users(
         self, connection: sqlite3.Connection, user_ids: Sequence[str], now: float, impressions: bool
     ) -> list[User]:
-        since = now - self._config.ttl_seconds
+        self._check_file()
+        since = self._since(connection, now)
         found = []
         for user_id in user_ids:
             row = connection.execute(_READ_PROFILE, (user_id,)).fetchone()
@@ -177,10 +209,10 @@ class SqliteUserStore:
         return found
 
     def _append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
-        since = now - self._config.ttl_seconds
         count = 0
         with self._transaction():
-            for user_id, own in by_user(events, self._config, now).items():
+            since = self._since(self._writer, now)
+            for user_id, own in by_user(events, self._config, since).items():
                 erased = self._erased(user_id, now)
                 rows = [
                     (user_id, e.kind == IMPRESSION, e.time, e.event_id, e.kind, e.ad_id, e.amount)
@@ -214,13 +246,13 @@ class SqliteUserStore:
         return True
 
     def _erased(self, user_id: str, now: float) -> float:
-        """Returns when a user was erased; -1: not lately."""
+        """Returns the latest time of what is left out of an erased user; -1: not erased lately."""
         found = self._writer.execute(_READ_ERASED, (user_id, now - ERASED_SECONDS)).fetchone()
         return float(found[0]) if found else -1.0
 
     def _expire(self, now: float) -> int:
-        before = _hours(now - self._config.ttl_seconds)
         with self._transaction():
+            before = _hours(max(self._since(self._writer, now), 0.0))
             self._writer.execute("DELETE FROM erased WHERE time <= ?", (now - ERASED_SECONDS,))
             # In the transaction: another process may write to a user meanwhile.
             found = self._writer.execute(
@@ -230,7 +262,10 @@ class SqliteUserStore:
 
     def _delete(self, user_id: str, now: float) -> bool:
         with self._transaction():
-            self._writer.execute("REPLACE INTO erased VALUES (?, ?)", (user_id, now))
+            # Of a clock that is ahead.
+            latest = self._writer.execute(_LATEST, (user_id,)).fetchone()[0]
+            until = now if latest is None else max(now, latest)
+            self._writer.execute("REPLACE INTO erased VALUES (?, ?)", (user_id, until))
             count = self._remove([(user_id,)])
         self._overwrite()
         return count > 0
@@ -247,6 +282,7 @@ class SqliteUserStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
+        self._check_file()
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -256,6 +292,15 @@ class SqliteUserStore:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
+
+    def _check_file(self) -> None:
+        """Raises `UserStoreError` if the path does not lead to the open file."""
+        if _identity(self._path) != self._file:
+            raise errors.UserStoreError(
+                f"The user store cannot be used: its file {self._path} was removed or replaced "
+                "after it was opened, and events would be lost. Restart the service, and other "
+                "processes that use the store."
+            )
 
     async def _run(self, executor: futures.Executor, call: Callable[[], _Result]) -> _Result:
         with self._mapped():
@@ -271,6 +316,15 @@ class SqliteUserStore:
                 f"The user store {self._path} failed: {error}. Check the file, its directory and "
                 "the space on its disk."
             ) from error
+
+
+def _identity(path: pathlib.Path) -> tuple[int, int] | None:
+    """Returns what tells a file from others; None: it does not exist."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _hours(seconds: float) -> int:

@@ -2,13 +2,16 @@
 
 Two backends pass one contract test: SQLite, for the processes of one host, and Redis or Valkey.
 Both keep two lists of events for each user, impressions and actions, so that the many impressions
-do not push out the few clicks. A list is sorted by the times of its events, regardless of their
-order of arrival. It is trimmed to the latest ones, without duplicates: events of a user with the
-same id are one event. A user who was not written to for the time to live is deleted.
+do not push out the few clicks. A list is in the order of the events' times, whatever order they
+arrived in. It is trimmed to the latest, and it has no event twice: events of a user with the same
+id are one event. A user who was not written to for the time to live is deleted. The service keeps
+its time to live in the store, where the commands find it. One that no service has used yet has
+none: events of any age are then kept.
 """
 
 import dataclasses
 import json
+import logging
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -132,7 +135,7 @@ class UserStore(Protocol):
 
         For `ERASED_SECONDS`, the store keeps the id and the time, and ignores data from before it:
         events in the queues of other processes or in a stream, and profiles from logs, do not
-        restore the user.
+        restore the user. The time is that of the user's latest event, if a clock was ahead.
 
         Args:
             user_id: Id of the user.
@@ -158,13 +161,31 @@ class UserStore(Protocol):
         """Closes the connections."""
 
 
+def note_change(name: str, before: float | None, after: float) -> None:
+    """Logs that a service changes the time to live of a store.
+
+    Args:
+        name: Name of the store, for the message.
+        before: Time to live in the store, in seconds. None: it has none.
+        after: That of the service, in seconds.
+    """
+    if before not in (None, after):
+        logging.warning(
+            "The user store %s kept users and events for %g days; --user_ttl_days of this service "
+            "makes it %g days.",
+            name,
+            (before or 0.0) / 86_400,
+            after / 86_400,
+        )
+
+
 def by_user(
-    events: Sequence[tuple[str, StoredEvent]], config: UserStoreConfig, now: float
+    events: Sequence[tuple[str, StoredEvent]], config: UserStoreConfig, since: float
 ) -> dict[str, list[StoredEvent]]:
     """Returns the events of each user that a store could keep: the latest of each list."""
     found: dict[str, dict[bool, list[StoredEvent]]] = {}
     for user_id, event in events:
-        if event.time >= now - config.ttl_seconds:
+        if event.time >= since:
             lists = found.setdefault(user_id, {False: [], True: []})
             lists[event.kind == IMPRESSION].append(event)
     latest = operator.attrgetter("time", "event_id")

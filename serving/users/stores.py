@@ -1,5 +1,6 @@
 """Opens the store of an address."""
 
+import asyncio
 import pathlib
 
 from serving import redis_address
@@ -8,27 +9,16 @@ from serving.users import sqlite_store
 from serving.users.store import UserStore
 
 
-def check_address(address: str) -> None:
-    """Checks the address of a store without opening it.
+def check_store(address: str) -> None:
+    """Opens a user store and closes it, to fail before anything is started.
+
+    Args:
+        address: Address, as for `open_store`.
 
     Raises:
-        ValueError: The address is not one of a store, or the directory of the file does not exist.
-        ModuleNotFoundError: The extra `redis` is not installed.
+        ValueError, ModuleNotFoundError, UserStoreError: As `open_store`.
     """
-    scheme, _, rest = address.partition(":")
-    if redis_address.names_server(address):
-        # Only who names a server needs the extra.
-        from serving.users import redis_store  # noqa: F401
-    elif scheme != "sqlite" or not rest:
-        raise ValueError(
-            f"Expected sqlite:PATH or redis://HOST:PORT/DATABASE as the user store, got "
-            f"{address!r}."
-        )
-    elif not pathlib.Path(rest).parent.is_dir():
-        raise ValueError(
-            f"Expected the file of the user store in a directory that exists, got {address!r}. "
-            f"Check the path, or create the directory {pathlib.Path(rest).parent}."
-        )
+    asyncio.run(open_store(address).close())
 
 
 def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore:
@@ -37,16 +27,29 @@ def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore
     Args:
         address: `sqlite:PATH`, or the URL of a Redis or Valkey server, such as
             `redis://127.0.0.1:6379/0`.
-        config: Options. None: the defaults.
+        config: Options, whose time to live is kept in the store. None: the defaults, and the time
+            to live that the store has.
 
     Raises:
         ValueError: The address is not one of a store, or the directory of the file does not exist.
         ModuleNotFoundError: The extra `redis` is not installed.
         UserStoreError: The file of SQLite cannot be opened.
     """
-    check_address(address)
-    if address.startswith("sqlite:"):
-        return sqlite_store.SqliteUserStore(address.removeprefix("sqlite:"), config)
-    from serving.users import redis_store
+    if redis_address.names_server(address):
+        # Only who names a server needs the extra.
+        from serving.users import redis_store
 
-    return redis_store.RedisUserStore(address, config)
+        return redis_store.RedisUserStore(address, config)
+    scheme, _, path = address.partition(":")
+    if scheme != "sqlite" or not path:
+        raise ValueError(
+            f"Expected sqlite:PATH or redis://HOST:PORT/DATABASE as the user store, got "
+            f"{address!r}."
+        )
+    directory = pathlib.Path(path).parent
+    if not directory.is_dir():
+        raise ValueError(
+            f"Expected the file of the user store in a directory that exists, got {address!r}. "
+            f"Check the path, or create the directory {directory}."
+        )
+    return sqlite_store.SqliteUserStore(path, config)

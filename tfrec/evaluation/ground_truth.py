@@ -58,8 +58,9 @@ def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> Grou
     count = data_set.num_rows(SPLIT)
     if not count:
         raise ValueError(f"The test split of {data_set.directory} is empty; use a larger log.")
-    impressions = _last_impressions(log, data_set.schema, count)
-    requests = impressions[data_set.schema.request_key].to_pylist()
+    # The schema of the data set may lack fields that the truth depends on.
+    impressions = _last_impressions(log, world.schema, count)
+    requests = impressions[world.schema.request_key].to_pylist()
     starts = [i for i, key in enumerate(requests) if i == 0 or key != requests[i - 1]]
     # The first requests would all be from the first hours.
     sample = retrieval.evenly_spaced(len(starts), MAX_REQUESTS)

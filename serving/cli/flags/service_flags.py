@@ -65,9 +65,9 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
     """Returns the service settings of the flags.
 
     Raises:
-        ValueError: The token, the certificate, the rules, a port, an address or the user store is
-            not valid.
+        ValueError: The token, the certificate, the rules, a port or an address is not valid.
         OSError: A file cannot be read.
+        UserStoreError: The user store cannot be opened.
     """
     from serving import ranker, service
 

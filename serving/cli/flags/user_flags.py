@@ -21,6 +21,7 @@ def user_store() -> str | None:
 
     Raises:
         ValueError: The address is not valid.
+        UserStoreError: The store cannot be opened.
     """
     from serving import users
 
@@ -29,7 +30,7 @@ def user_store() -> str | None:
     if not address:
         return None
     with extras.require_extra("redis"):
-        users.check_address(address)
+        users.check_store(address)
     return address
 
 

@@ -56,7 +56,9 @@ def create_app(
     feedback: FeedbackLog | None = None,
     draining: threading.Event | None = None,
 ) -> fastapi.FastAPI:
-    """Returns the ASGI application; it closes the orchestrators, and their user store, at its end.
+    """Returns the ASGI application, which closes what it serves at its end.
+
+    These are the orchestrators, their impression log and their user store.
 
     Args:
         router: Answers the requests.
@@ -71,6 +73,7 @@ def create_app(
     draining = draining or threading.Event()
     # Releases come and go: only the router may hold a reference to one.
     metrics, users = router.stable.metrics, router.stable.users
+    impressions = router.stable.impressions
 
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
@@ -88,6 +91,9 @@ def create_app(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if impressions is not None:
+            # First: nothing else that is slow to close may cost what it has not written.
+            await asyncio.to_thread(impressions.close)
         await router.close()
         if users is not None:
             await users.close()

@@ -3,6 +3,7 @@
 import pytest
 from absl import flags
 
+from serving import errors
 from serving.cli import entry
 
 
@@ -26,6 +27,12 @@ def test_the_user_store_is_in_the_environment_or_in_its_flag(settings, tmp_path,
     monkeypatch.setenv("TFREC_USER_STORE", "users.db")
     with pytest.raises(ValueError, match=r"Expected sqlite:PATH or redis://.*, got 'users\.db'"):
         settings("--user_store=")
+
+
+def test_a_user_store_that_cannot_be_opened_is_refused_with_the_flags(settings, tmp_path):
+    (tmp_path / "text.db").write_text("not a database" * 100)
+    with pytest.raises(errors.UserStoreError, match="file is not a database"):
+        settings(f"--user_store=sqlite:{tmp_path}/text.db")
 
 
 def test_frequency_caps_of_a_service_without_a_user_store_are_warned_of(settings, tmp_path, capsys):

@@ -17,7 +17,7 @@ import serving_fixtures
 from serving import errors, impressions, orchestrator, users
 from serving.config import BreakerConfig, UserStoreConfig
 from serving.orchestrator import user_data
-from serving.requests import Deadline, Event, Request
+from serving.requests import MAX_SECONDS_AHEAD, Deadline, Event, Request
 
 NOW = 1_000_000_000.0
 HOUR = 3600.0
@@ -656,6 +656,24 @@ def test_a_write_that_takes_too_long_fails_and_so_do_too_many(run, tmp_path):
     assert run(scenario, store=slow) == (100, 1)
 
 
+def test_a_store_that_hangs_does_not_hold_up_the_end(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(user_data, "_CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr(user_data, "_ANSWERS_PER_WRITE", 1)
+    slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
+
+    async def scenario(service, data):
+        answer = await service.recommend(Request(k=4))
+        slow.open.clear()
+        for _ in range(3):
+            data.record("u", answer)
+        return data
+
+    page = run(scenario, store=slow)._metrics.render().decode()
+    assert 'tfrec_user_events_total{outcome="dropped"} 12.0' in page
+    (message,) = caplog.messages
+    assert "12 impressions were dropped" in message
+
+
 def test_a_request_in_flight_does_not_bring_back_an_erased_user(run):
     async def scenario(service, data):
         answer = await service.recommend(Request(user_id="u"))
@@ -664,7 +682,7 @@ def test_a_request_in_flight_does_not_bring_back_an_erased_user(run):
         other = answer.model_copy(update={"stage_ms": {"total": 50.0}, "request_id": "other"})
         data.record("u", other)
         gone = await data.get("u")
-        data.now = lambda: NOW + 1
+        data.now = lambda: NOW + MAX_SECONDS_AHEAD + 1
         data.record("u", other)
         return gone, await data.get("u")
 

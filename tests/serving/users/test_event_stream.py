@@ -13,6 +13,7 @@ import waiting
 
 from serving import errors, impressions, orchestrator, users
 from serving.config import UserStoreConfig
+from serving.users import event_stream
 
 pytestmark = [pytest.mark.engines, requirements.NEEDS_VALKEY]
 CONFIG = UserStoreConfig(read_timeout_ms=30_000, write_timeout_seconds=5)
@@ -157,6 +158,35 @@ def test_what_was_read_and_what_waits_is_logged_once_a_minute(valkey, tmp_path, 
         "1 events since the start, of which 1 were new; 0 entries were no events; 0 entries of the "
         "stream are not read yet, and 0 are not stored yet"
     ]
+
+
+def test_an_entry_that_is_left_for_later_comes_again_and_holds_up_no_other(valkey, monkeypatch):
+    import redis.asyncio
+
+    async def main():
+        producer = redis.asyncio.Redis.from_url(valkey.url)
+        reader = users.StreamReader(valkey.url, "events", "group", "m")
+        assert await reader.read(0.01) == []
+        ids = [await producer.xadd("events", entry(number)) for number in range(2)]
+        first = await reader.read()
+        await reader.acknowledge(first[1:])
+        # As after a failure.
+        reader.retry()
+        found = [await reader.read()]
+        ids.append(await producer.xadd("events", entry(2)))
+        found.append(await reader.read())
+        await reader.acknowledge(found[-1])
+        monkeypatch.setattr(event_stream, "_CLAIM_MS", 0)
+        found.append(await reader.read())
+        assert [[one.entry_id for one in entries] for entries in found] == [
+            [ids[0]],
+            [ids[2]],
+            [ids[0]],
+        ]
+        await reader.close()
+        await producer.aclose()
+
+    asyncio.run(main())
 
 
 class _Failing:

@@ -189,6 +189,65 @@ def test_events_older_than_the_time_to_live_are_gone(address):
     assert earlier.actions == []
 
 
+@pytest.mark.parametrize(("ttl_days", "kept"), [(365, ["e1", "e2"]), (7, [])])
+def test_a_store_that_is_opened_without_options_has_the_time_to_live_of_the_service(
+    address, ttl_days, kept
+):
+    async def use(store):
+        # The upkeep of a service begins with it.
+        await store.expire(NOW)
+
+    async def add(store):
+        events = [("u", click(1, NOW - 100 * DAY)), ("u", click(2, NOW - 8 * DAY))]
+        await store.append(events, NOW)
+        await store.set_profile("u", {"age": 1}, NOW, {"age": NOW})
+        return await read(store)
+
+    run(address, use, UserStoreConfig(ttl_days=ttl_days))
+    assert [event.event_id for event in run(address, add, None).actions] == kept
+
+
+def test_a_store_that_no_service_has_used_keeps_events_of_any_age(address):
+    async def scenario(store):
+        assert await store.append([("u", click(1, 0.5)), ("u", click(2))], NOW) == 2
+        await store.set_profile("u", {"age": 1}, NOW)
+        await store.expire(NOW)
+        return await read(store)
+
+    found = run(address, scenario, None)
+    assert ([event.event_id for event in found.actions], found.profile) == (
+        ["e1", "e2"],
+        {"age": 1},
+    )
+
+
+def test_a_service_that_changes_the_time_to_live_says_so_once(address, caplog):
+    async def use(store):
+        await store.expire(NOW)
+        await store.expire(NOW)
+
+    for ttl_days in (10, 10, 2, 2):
+        run(address, use, UserStoreConfig(ttl_days=ttl_days))
+    (message,) = caplog.messages
+    assert "for 10 days; --user_ttl_days of this service makes it 2 days" in message
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_a_time_to_live_that_valkey_has_lost_is_set_again(valkey):
+    async def scenario(store):
+        await store.expire(NOW)
+        valkey.client().flushall()
+        await store.expire(NOW)
+        found = [valkey.client().get("tfrec:ttl_seconds")]
+        # Another service, which was started later.
+        valkey.client().set("tfrec:ttl_seconds", "9.0")
+        await store.expire(NOW)
+        return [*found, valkey.client().get("tfrec:ttl_seconds")]
+
+    assert run(valkey.url, scenario) == [b"864000", b"9.0"]
+
+
 def test_a_profile_is_replaced_and_events_stay(address):
     async def scenario(store):
         await store.append([("u", click(1))], NOW)
@@ -222,16 +281,20 @@ def test_an_erased_user_is_unknown_and_others_stay(address):
 def test_events_from_before_the_erasure_do_not_bring_a_user_back(address):
     async def scenario(store):
         other = users.open_store(address, CONFIG)
-        await store.append([("u", click(1, NOW - 10)), ("v", click(1, NOW - 10))], NOW)
+        ahead = click(3, NOW + 5)
+        await store.append(
+            [("u", click(1, NOW - 10)), ("v", click(1, NOW - 10)), ("u", ahead)], NOW
+        )
         await store.delete("u", NOW)
-        # From the queue of another process, and sent again.
-        late = [click(1, NOW - 10), click(2, NOW - 0.5, "impression"), click(3, NOW)]
-        counts = [await other.append([("u", event) for event in late], NOW + 60)]
-        gone = await read(store, now=NOW + 60)
-        counts.append(await other.append([("v", event) for event in late], NOW + 60))
-        counts.append(await other.append([("u", late[0]), ("u", click(4, NOW + 61))], NOW + 61))
+        # From the queue of another process, and sent again, also by a clock that is ahead.
+        late = [click(1, NOW - 10), click(2, NOW - 0.5, "impression"), ahead]
+        later = NOW + 6
+        counts = [await other.append([("u", event) for event in late], later)]
+        gone = await read(store, now=later)
+        counts.append(await other.append([("v", event) for event in late], later))
+        counts.append(await other.append([("u", late[0]), ("u", click(4, later))], later))
         await other.close()
-        return counts, gone, await read(store, now=NOW + 61)
+        return counts, gone, await read(store, now=later)
 
     counts, gone, back = run(address, scenario)
     assert counts == [0, 2, 1]
@@ -331,6 +394,30 @@ def test_a_commit_that_fails_leaves_sqlite_usable(tmp_path):
     assert found.actions == [click(2)]
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_file_of_sqlite_that_is_removed_or_replaced_is_not_used(tmp_path, is_replaced):
+    path = tmp_path / "users.db"
+
+    async def scenario(store):
+        await store.append([("u", click(1))], NOW)
+        path.rename(tmp_path / "kept.db")
+        if is_replaced:
+            path.touch()
+        for use in (
+            lambda: store.append([("u", click(2))], NOW),
+            lambda: store.set_profile("u", {}, NOW),
+            lambda: store.delete("u", NOW),
+            lambda: store.read(["u"], NOW),
+        ):
+            with pytest.raises(errors.UserStoreError, match=r"was removed or replaced .* Restart"):
+                await use()
+        # It is put back.
+        (tmp_path / "kept.db").rename(path)
+        return await read(store)
+
+    assert run(f"sqlite:{path}", scenario).actions == [click(1)]
+
+
 def test_two_open_stores_agree(address):
     async def scenario(store):
         other = users.open_store(address, CONFIG)
@@ -377,7 +464,7 @@ def test_users_who_were_not_written_to_expire_in_valkey(valkey):
         assert await store.expire(NOW + 100 * DAY) == 0
 
     run(valkey.url, scenario)
-    keys = client.keys("*")
+    keys = client.keys("tfrec:{*")
     assert len(keys) == 5
     # The server's own clock: no key is without the time to live.
     assert all(9.9 * DAY < client.ttl(key) <= 10 * DAY for key in keys)
@@ -447,3 +534,58 @@ def test_a_wrong_password_is_named_and_not_shown(valkey):
     with pytest.raises(errors.UserStoreError, match="Check the user and the password") as caught:
         run(address, read)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_an_error_of_the_server_has_nothing_of_the_user(valkey):
+    valkey.client().config_set("maxmemory", 1)
+
+    async def scenario(store):
+        found = []
+        for write in (
+            store.set_profile("secret-user", {"city": "secret"}, NOW),
+            store.append([("secret-user", click(1))], NOW),
+        ):
+            with pytest.raises(
+                errors.UserStoreError, match="Give the server more memory"
+            ) as caught:
+                await write
+            found.append(str(caught.value))
+        return found
+
+    messages = run(valkey.url, scenario)
+    assert all("'maxmemory'" in message for message in messages)
+    assert "secret" not in "".join(messages)
+
+
+def test_a_command_that_the_server_does_not_have_is_named_without_its_arguments():
+    redis = pytest.importorskip("redis")
+    text = "unknown command 'SET', with args beginning with: 'tfrec:{secret}:profile' '{}' "
+
+    async def scenario(store):
+        with store._mapped():
+            raise redis.ResponseError(text)
+
+    with pytest.raises(errors.UserStoreError, match=r"command 'SET'\. Check the set") as caught:
+        run("redis://127.0.0.1:1/0", scenario)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_a_user_is_erased_from_a_full_server_and_stays_erased(valkey):
+    client = valkey.client()
+
+    async def scenario(store):
+        await store.append([("u", click(1))], NOW)
+        client.config_set("maxmemory", 1)
+        deleted = [await store.delete(user_id, NOW) for user_id in ("u", "v")]
+        client.config_set("maxmemory", 0)
+        # From the queue of another process.
+        late = [(user_id, click(2, NOW - 1)) for user_id in ("u", "v")]
+        return deleted, await store.append(late, NOW + 60), await read(store)
+
+    deleted, added, found = run(valkey.url, scenario)
+    assert (deleted, added) == ([True, False], 0)
+    assert not found.is_known

@@ -1,5 +1,6 @@
 """The ground truth of a world whose log is a table: shop, drift and sequence."""
 
+import copy
 import dataclasses
 
 import logs
@@ -47,6 +48,22 @@ def test_the_truth_lines_up_with_the_test_split(truth, data_set):
         for column in range(own.start, own.stop)
     ]
     np.testing.assert_array_equal(truth.sample_queries[:, columns], encoded)
+
+
+def test_the_truth_is_that_of_the_log_whatever_fields_the_schema_has(truth, log, data_set):
+    schema = data_set.schema
+    left_out = {"user", *(field.name for field in schema.histories)}
+    fields = tuple(field for field in schema.fields if field.name not in left_out)
+    own = dataclasses.replace(schema, fields=fields, user_key=None, request_key=None)
+    data_set = copy.copy(data_set)
+    data_set.schema = own
+    found = ground_truth.load_ground_truth(log.directory, data_set)
+    # The ages are NaN where there was no click.
+    logs_of_both = [
+        own.log.drop_columns(list(own.world.population.state_columns)) for own in (found, truth)
+    ]
+    assert logs_of_both[0].equals(logs_of_both[1])
+    assert found.sample_requests["time"].equals(truth.sample_requests["time"])
 
 
 def test_the_state_of_the_sample_requests_is_that_of_their_histories(truth, data_set):

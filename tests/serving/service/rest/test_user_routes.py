@@ -254,6 +254,20 @@ class _Down:
         return fail
 
 
+def test_the_impression_log_is_complete_before_the_user_store_is_closed(
+    serve, tmp_path, monkeypatch
+):
+    found = []
+
+    async def close(data):
+        found.extend((tmp_path / "log").glob(impressions.FILE_PATTERN))
+
+    monkeypatch.setattr(orchestrator.UserData, "close", close)
+    with serve() as http:
+        ids_of(http.post("/v1/recommend", json={"user_id": "u", "k": 2}))
+    assert len(found) == 1
+
+
 def test_writes_to_a_store_that_is_down_are_refused_and_answers_go_on(serve, tmp_path):
     with serve(store=_Down()) as http:
         named = event("e1", request_id="r1")
