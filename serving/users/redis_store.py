@@ -71,7 +71,7 @@ for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return 1
 """
 # KEYS: as above. ARGV: the time, and seconds to keep it. A later event is of a clock that is ahead.
-# A server whose memory is full refuses SET, but not in a script that has already written, as by DEL.
+# A full server refuses SET, but not in a script that has already written, as by DEL.
 _ERASE = """
 local erased = ARGV[1]
 for i = 2, 3 do
