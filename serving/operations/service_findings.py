@@ -1,5 +1,8 @@
 """Checks a running recommendation service (tfrec serve) against a bundle.
 
+The requests are dry runs: the impression log, which is joined with feedback and trained on, and the
+metrics of answers are of users alone.
+
 Shapes: C answered ads.
 """
 
@@ -74,6 +77,7 @@ class ServiceCheck:
             filters={"allowed_ads": ad_ids},
             deadline_ms=_DEADLINE_MS,
             release=self._role(),
+            dry_run=True,
         )
 
     def close(self) -> None:
@@ -179,6 +183,7 @@ class ServiceCheck:
             k=_ADS_PER_PROBE,
             deadline_ms=_DEADLINE_MS,
             release=self._role(),
+            dry_run=True,
         )
         check_answer(answer, self._release.version, place)
         return answer
