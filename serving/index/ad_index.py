@@ -157,8 +157,8 @@ def build_index(
         return BuiltIndex(choice.structure.searcher, parameters)
     chosen_by = None if tuning_queries is None else tuning_queries[::2]
     index, kind, parameters = index_build.build(embeddings, config, chosen_by)
-    searcher = search.Searcher(index)
-    if chosen_by is not None and kind != "Flat":
+    searcher = search.Searcher(index, kind=kind)
+    if chosen_by is not None and not searcher.is_exact:
         widening.widen(searcher, embeddings, chosen_by, config.num_candidates, config.target_recall)
     return BuiltIndex(searcher, parameters)
 
@@ -225,6 +225,7 @@ class AdIndex:
         """
         path = pathlib.Path(directory)
         remote = entry if entry and backend.name_of(entry) == kinds.MILVUS else None
+        kind = entry["kind"] if entry else None
         try:
             index = None if remote else search.read_index(path / search.INDEX_FILE)
             features = np.load(path / FEATURES_FILE, mmap_mode="r")
@@ -241,7 +242,9 @@ class AdIndex:
                 f"{index.metric_type}. Export the bundle again."
             )
         searcher: backend.IndexBackend = (
-            milvus_index.MilvusIndex(remote) if remote else search.Searcher(index, num_threads)
+            milvus_index.MilvusIndex(remote)
+            if remote
+            else search.Searcher(index, num_threads, kind)
         )
         sizes = (searcher.num_ads, len(features), ads.num_rows)
         if len(set(sizes)) != 1 or features.dtype != np.int32 or features.ndim != 2:
@@ -260,6 +263,11 @@ class AdIndex:
     def kind(self) -> str:
         """Kind of index, such as `IVFPQ`."""
         return self.searcher.kind
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a search compares the float vectors of all ads."""
+        return self.searcher.is_exact
 
     @property
     def num_ads(self) -> int:

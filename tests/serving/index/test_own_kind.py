@@ -24,8 +24,10 @@ def test_an_own_kind_is_built_tuned_saved_and_searched(tmp_path):
     built = index.build_index(embeddings, config, tuning_queries=embeddings[::100])
     # Widened until recall no longer improves.
     assert built.searcher.search_parameters()["num_probes"] > 1
-    assert built.manifest_index(1.0)["build"] == {"factory": "IVF50,SQ6"}
-    saved = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
+    entry = built.manifest_index(1.0)
+    assert (entry["kind"], entry["build"]) == ("six_bits:SixBits", {"factory": "IVF50,SQ6"})
+    saved = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path), entry)
+    assert saved.kind == "six_bits:SixBits"
     recall = index_recall.recall_against_exact(saved, embeddings, index_fixtures.clustered(60), 500)
     # 6 bits do not order the ads exactly.
     assert 0.9 < recall < 1.0
@@ -38,6 +40,27 @@ def test_filters_of_an_own_kind_are_exact(tmp_path):
     _, rows = built.searcher.search(index_fixtures.clustered(5), 100, allowed)
     assert rows.shape == (5, 100)
     assert not (rows % 7).any()
+
+
+def kind_of(factory, **methods):
+    """Offers a kind with this factory string as an attribute of this module."""
+    methods.setdefault("factory", lambda self, config, num_ads, dimension: factory)
+    globals()["Own"] = type("Own", (index.IndexKind,), methods)
+    return index.IndexConfig(kind=f"{__name__}:Own")
+
+
+@pytest.mark.parametrize(
+    ("factory", "is_exact"), [("Flat", True), ("SQ4", False), ("PCA16,Flat", False)]
+)
+def test_only_float_vectors_of_all_ads_are_exact(factory, is_exact, tmp_path):
+    embeddings = index_fixtures.clustered(300)
+    built = index.build_index(embeddings, kind_of(factory), tuning_queries=embeddings[:20])
+    entry = built.manifest_index(1.0)
+    assert (entry["kind"], entry["search"]) == (f"{__name__}:Own", {})
+    saved = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path), entry)
+    assert saved.is_exact == built.searcher.is_exact == is_exact
+    recall = index_recall.recall_against_exact(saved, embeddings, embeddings, 50)
+    assert (recall > 0.999) == is_exact
 
 
 class Rescoring(index.IndexKind):
