@@ -142,6 +142,7 @@ def build_index(
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
         IndexUnavailableError: Milvus does not answer.
+        ValueError: A kind of the user's own fails, or its index cannot be served.
     """
     config = config or kinds.IndexConfig()
     if config.backend == kinds.MILVUS:

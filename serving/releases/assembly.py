@@ -27,6 +27,7 @@ from serving.index import (
     IndexConfig,
     build_index,
     recall_against_exact,
+    try_kind,
 )
 from serving.releases import embedded_ads, models, parts, probes, publishing
 from tfrecords.schema import NUM_CANDIDATES, Field, Schema
@@ -107,6 +108,7 @@ def _assemble(
             values that cannot be served.
         InvalidRequestError: There is no sample request, or one is invalid.
         AdIndexError: The index cannot be built.
+        ValueError: A kind of index of the user's own fails, or cannot be served.
         IndexUnavailableError: Milvus does not answer.
     """
     query_fields = _described(inputs.schema.query_fields)
@@ -115,6 +117,7 @@ def _assemble(
     tower = models.QueryTower(staged.query_tower, query_fields)
     ad_tower = models.AdTower(staged.ad_tower, ad_fields)
     queries = _embedded_queries(tower, rows)
+    try_kind(inputs.index_config or IndexConfig(), inputs.ads.num_rows, queries.shape[1])
     model_id = inputs.training_id or parts.checksum_of([staged.ad_tower])
     ads = _embedded(directory, ad_tower, queries, inputs, model_id)
     embeddings, features = ads.embeddings, ads.features

@@ -503,6 +503,17 @@ def test_an_index_below_the_target_recall_is_warned_of(models, tmp_path, caplog)
     assert not caplog.text
 
 
+class Misspelled(IndexKind):
+    def factory(self, config, num_ads, dimension):
+        return "Flatt"
+
+
+def test_a_kind_of_index_that_fails_is_refused_before_the_ads_are_embedded(refused, monkeypatch):
+    monkeypatch.delattr("serving.releases.embedded_ads.embed")
+    message = refused(ValueError, index_config=IndexConfig(kind=Misspelled))
+    assert f"index kind '{__name__}:Misspelled': expected a factory string of FAISS" in message
+
+
 def with_column(name, values):
     return ADS.set_column(ADS.column_names.index(name), name, [values])
 
