@@ -65,6 +65,7 @@ def main() -> None:
         # Fails before anything is started.
         listening = stack.enter_context(_bound(FLAGS.host, FLAGS.port))
         releases.current_pointer(base)
+        service.check_rules(settings)
         # With several workers, this process does not need a release.
         first = [service.load_stable_release(settings)] if FLAGS.workers == 1 else []
         for release in first:
