@@ -72,7 +72,8 @@ class OrchestratorConfig:
             that cannot be answered before their deadline.
         max_ads_in_flight: Maximum number of ads that the requests in flight ask for.
         ranker: Options of the calls to the ranker.
-        rules: Business rules of requests that do not set any.
+        rules: Business rules of requests that do not set any; `requests.ServiceRules`, or a JSON
+            object with `filters`, also filter all requests.
     """
 
     num_candidates: int = NUM_CANDIDATES

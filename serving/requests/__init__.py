@@ -38,6 +38,7 @@ from serving.requests.request import (
     RequestFields,
     Rules,
     Seen,
+    ServiceRules,
     as_digits,
 )
 from serving.requests.rule_fields import RuleFields
@@ -75,6 +76,7 @@ __all__ = [
     "RuleFields",
     "Rules",
     "Seen",
+    "ServiceRules",
     "UserDeleted",
     "UserProfile",
     "UtilityPart",

@@ -241,6 +241,13 @@ class Rules(RequestPart):
     """Share of the positions that are drawn at random."""
 
 
+class ServiceRules(Rules):
+    """Rules of a service: defaults of its requests, and filters that hold for all of them."""
+
+    filters: Filters | None = None
+    """Which ads are eligible in any request. Those of a request are added; none is turned off."""
+
+
 class Seen(RequestPart):
     """How often the user has seen ads and values of ad fields.
 
