@@ -3,7 +3,7 @@
 import pytest
 import serving_fixtures
 
-from serving import impressions
+from serving import config, impressions
 from serving.operations import findings, service_findings
 
 
@@ -46,3 +46,17 @@ def test_the_requests_of_checks_are_not_logged_as_impressions(
     assert "tfrec_answers_total" in "".join(counted)
     answers = [line for line in counted if line.startswith("tfrec_answers_total{")]
     assert {line.split()[-1] for line in answers} <= {"0.0"}
+
+
+def test_the_rules_of_a_service_leave_out_no_ad_of_a_held_out_row(tiny_bundle, ranker_address):
+    rules = {"caps": [{"field": "category", "max": 1}]}
+    patient = config.OrchestratorConfig(default_deadline_ms=30_000, rules=rules)
+    ad_ids = tiny_bundle.ad_index.ad_ids(range(40))
+    with serving_fixtures.serve_app(
+        serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, patient)
+    ) as url:
+        serving_fixtures.wait_until_ready(url)
+        check = service_findings.ServiceCheck(url, tiny_bundle, 60.0, None, None)
+        assert len(check._client.recommend(k=40, filters={"allowed_ads": ad_ids}).ads) < 40
+        assert len(check.recommend({}, ad_ids).ads) == 40
+        check.close()
