@@ -85,7 +85,8 @@ class OrchestratorConfig:
             index and the ranker.
         num_threads: Number of threads for the query tower and the index.
         ranker: Options of the calls to the ranker.
-        rules: Business rules of requests that do not set any.
+        rules: Business rules of requests that do not set any; `requests.ServiceRules`, or a JSON
+            object with `filters`, also filter all requests.
     """
 
     num_candidates: int = option(

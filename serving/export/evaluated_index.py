@@ -17,7 +17,7 @@ from serving import (
     requests,
 )
 from serving.export import release_export
-from serving.index import AdIndex, IndexConfig, build_index
+from serving.index import AdIndex, IndexConfig, build_index, try_kind
 from tfrec import evaluation
 from tfrecords import reader
 
@@ -41,10 +41,15 @@ def opener(
 
     Raises:
         InvalidRequestError: When called: the filters are invalid.
+        ValueError: A kind of index of the user's own fails, or cannot be served.
     """
+    # The index is built late in an evaluation, which takes minutes.
+    found = _published(base, data_set, models)
+    if found is None and config.has_own_kind:
+        dimension = release_export.tuning_queries(data_set, models.two_tower).shape[1]
+        try_kind(config, len(data_set.catalog()), dimension)
 
     def open_index(embeddings: np.ndarray) -> evaluation.CandidateIndex:
-        found = _published(base, data_set, models)
         index, name = found or _built(embeddings, data_set, models, config)
         kinds = {field.name: field.kind for field in data_set.schema.ad_fields}
         checked = requests.FilterFields(kinds).check(

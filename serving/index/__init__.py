@@ -20,6 +20,7 @@ from serving.index.index_build import (
     sample_vectors,
     train_index,
     training_sample_size,
+    try_kind,
 )
 from serving.index.kinds import (
     AUTO,
@@ -80,5 +81,6 @@ __all__ = [
     "time_alone",
     "train_index",
     "training_sample_size",
+    "try_kind",
     "tune_index",
 ]

@@ -142,6 +142,7 @@ def build_index(
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
         IndexUnavailableError: Milvus does not answer.
+        ValueError: A kind of the user's own fails, or its index cannot be served.
     """
     config = config or kinds.IndexConfig()
     if embeddings.ndim != 2 or not embeddings.size:
@@ -160,9 +161,9 @@ def build_index(
         parameters = {**choice.structure.build_parameters, "tuning": choice.summary()}
         return BuiltIndex(choice.structure.searcher, parameters)
     else:
-        index, _, parameters = index_build.build(embeddings, config, chosen_by)
-        searcher = search.Searcher(index)
-    if chosen_by is not None and searcher.kind != "Flat":
+        index, kind, parameters = index_build.build(embeddings, config, chosen_by)
+        searcher = search.Searcher(index, kind=kind)
+    if chosen_by is not None and not searcher.is_exact:
         widening.widen(searcher, embeddings, chosen_by, config.num_candidates, config.target_recall)
     return BuiltIndex(searcher, parameters)
 
@@ -229,6 +230,7 @@ class AdIndex:
         """
         path = pathlib.Path(directory)
         remote = entry if entry and backend.name_of(entry) == kinds.MILVUS else None
+        kind = entry["kind"] if entry else None
         try:
             index = None if remote else search.read_index(path / search.INDEX_FILE)
             features = np.load(path / FEATURES_FILE, mmap_mode="r")
@@ -245,7 +247,9 @@ class AdIndex:
                 f"{index.metric_type}. Export the bundle again."
             )
         searcher: backend.IndexBackend = (
-            milvus_index.MilvusIndex(remote) if remote else search.Searcher(index, num_threads)
+            milvus_index.MilvusIndex(remote)
+            if remote
+            else search.Searcher(index, num_threads, kind)
         )
         sizes = (searcher.num_ads, len(features), ads.num_rows)
         if len(set(sizes)) != 1 or features.dtype != np.int32 or features.ndim != 2:
@@ -264,6 +268,11 @@ class AdIndex:
     def kind(self) -> str:
         """Kind of index, such as `IVFPQ`."""
         return self.searcher.kind
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a search compares the float vectors of all ads."""
+        return self.searcher.is_exact
 
     @property
     def num_ads(self) -> int:

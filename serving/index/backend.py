@@ -41,6 +41,10 @@ class IndexBackend(Protocol):
     kind: str
 
     @property
+    def is_exact(self) -> bool:
+        """Whether a search compares the float vectors of all ads."""
+
+    @property
     def num_ads(self) -> int:
         """Number of ads N, counted in the index."""
 

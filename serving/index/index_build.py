@@ -15,13 +15,15 @@ import faiss
 import numpy as np
 
 from serving import errors
-from serving.index import ivfpq, kinds
+from serving.index import ivfpq, kinds, own_kind
 
 # With fewer ads, threads gain nothing, and are slow on a busy machine.
 _MIN_ADS_FOR_THREADS = 20_000
 _ITERATIONS = 10
 # Larger samples do not improve scalar quantizers and codebooks.
 _MIN_SAMPLE = 65_536
+# Vectors that a try adds, and that are representative queries of it.
+_NUM_TRIED, _NUM_TRIED_QUERIES = 1_000, 64
 # Memory-mapped embeddings are never in memory as a whole.
 _ADDED_AT_ONCE = 65_536
 
@@ -53,7 +55,8 @@ def build(
 
     Raises:
         AdIndexError: An embedding is not finite.
-        ValueError: `config.use_gpu` is set, but there is no GPU.
+        ValueError: `config.use_gpu` is set, but there is no GPU; or a kind of the user's own
+            fails, or its index cannot be served.
     """
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     size = training_sample_size(config, *embeddings.shape)
@@ -62,7 +65,32 @@ def build(
     index, kind, parameters = train_index(drawn, config, len(embeddings), queries)
     for first in range(0, len(embeddings), _ADDED_AT_ONCE):
         add_vectors(index, embeddings[first : first + _ADDED_AT_ONCE])
+    if kind not in kinds.KINDS:
+        own_kind.check_filtered_search(kind, parameters["factory"], index, embeddings[:1])
     return index, kind, parameters
+
+
+def try_kind(config: kinds.IndexConfig, num_ads: int, dimension: int) -> None:
+    """Builds a small index of a kind of the user's own, so that long work does not end in an error.
+
+    The vectors are random ones of length one, as many as the training of N ads takes.
+
+    Args:
+        config: Kind and parameters. Our kinds are not tried.
+        num_ads: Number of ads N that will be added.
+        dimension: Embedding size D.
+
+    Raises:
+        ValueError: The kind fails, or its index cannot be served.
+    """
+    if not config.has_own_kind:
+        return
+    size = training_sample_size(config, num_ads, dimension)
+    drawn = np.random.default_rng(config.seed).standard_normal((size, dimension), np.float32)
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    index, kind, parameters = train_index(drawn, config, num_ads, drawn[:_NUM_TRIED_QUERIES])
+    add_vectors(index, drawn[:_NUM_TRIED])
+    own_kind.check_filtered_search(kind, parameters["factory"], index, drawn[:1])
 
 
 def train_index(
@@ -81,16 +109,17 @@ def train_index(
 
     Returns:
         The index with its search parameters set, its kind, and its build parameters.
+
+    Raises:
+        ValueError: See `build`.
     """
     dimension = embeddings.shape[1]
     kind, parameters = kinds.resolve(config, num_ads, dimension)
-    index = faiss.index_factory(dimension, parameters["factory"], faiss.METRIC_INNER_PRODUCT)
-    own = None if kind in kinds.KINDS else kinds.INDEX_KINDS.get(kind)
-    if own is not None and isinstance(index, faiss.IndexRefine):
-        raise ValueError(
-            f"index kind {kind!r}: expected an index that does not rescore, got "
-            f"{parameters['factory']!r}. Leave Refine out, or use the kind IVFPQ."
-        )
+    factory = parameters["factory"]
+    if kind in kinds.KINDS:
+        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    else:
+        index = own_kind.create(kind, factory, dimension)
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     cells_on = _on_gpu(dimension, kind) if config.use_gpu else None
     with threads(_num_threads(num_ads)):
@@ -107,10 +136,10 @@ def train_index(
             ivf.clustering_index = cells_on
             index.train(embeddings)
             ivf.clustering_index = None
-        elif own is not None:
-            own.train(index, embeddings, queries)
-        else:
+        elif kind in kinds.KINDS:
             index.train(embeddings)
+        else:
+            own_kind.train(kind, index, embeddings, queries)
     set_search(index, kind, config, num_ads)
     return index, kind, parameters
 
@@ -196,7 +225,7 @@ def _on_gpu(dimension: int, kind: str) -> Any:
 def set_search(index: Any, kind: str, config: kinds.IndexConfig, num_ads: int) -> None:
     """Sets the search parameters from the config, or their defaults for N ads."""
     if kind not in kinds.KINDS:
-        kinds.INDEX_KINDS.get(kind).set_search(index, config, num_ads)
+        kinds.call_own(kind, "set_search", index, config, num_ads)
         return
     if kind == "HNSW":
         index.hnsw.efSearch = config.search_width or config.num_candidates

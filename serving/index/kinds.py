@@ -14,6 +14,7 @@ accumulation of PQ and AQ codes" (4-bit fast scan); Malkov and Yashunin 2018 (HN
 import dataclasses
 import inspect
 import math
+import traceback
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,14 @@ class IndexKind:
 
 def _accept(found: Any) -> IndexKind | None:
     if inspect.isclass(found) and issubclass(found, IndexKind):
-        return found()
+        try:
+            return found()
+        except Exception as error:
+            raise ValueError(
+                f"index kind {plugins.reference_to(found)!r}: expected a class that is created "
+                f"without arguments, got {type(error).__name__} ({error}). Options are in the "
+                "`config` of its methods."
+            ) from error
     return found if isinstance(found, IndexKind) else None
 
 
@@ -96,6 +104,30 @@ INDEX_KINDS: plugins.Registry[IndexKind] = plugins.Registry(
     "a subclass of serving.index.IndexKind",
     _accept,
 )
+
+
+def call_own(kind: str, method: str, *arguments: Any) -> Any:
+    """Calls a method of a kind of the user's own.
+
+    Args:
+        kind: Name of the kind.
+        method: Name of the method.
+        arguments: Its arguments.
+
+    Raises:
+        ValueError: The method failed; the message says where.
+    """
+    own = INDEX_KINDS.get(kind)
+    try:
+        return getattr(own, method)(*arguments)
+    except Exception as error:
+        # The first frame is this function's, the second the method's.
+        frames = traceback.extract_tb(error.__traceback__)[1:2]
+        place = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in frames)
+        raise ValueError(
+            f"index kind {kind!r}: `{method}` failed with {type(error).__name__}: {error}{place}. "
+            "Correct the class."
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +189,7 @@ class IndexConfig:
                 f"milvus_uri: expected none for the backend {self.backend!r}, got "
                 f"{self.milvus_uri!r}. Choose the backend 'milvus'."
             )
-        elif self.kind not in (AUTO, *KINDS):
+        elif self.has_own_kind:
             INDEX_KINDS.get(self.kind)
         choices = {"storage": STORAGES, "refine": REFINEMENTS, "backend": BACKENDS}
         for name, known in choices.items():
@@ -180,6 +212,11 @@ class IndexConfig:
                 f"refine_factor: expected a number of at least 1, got {self.refine_factor!r}."
             )
 
+    @property
+    def has_own_kind(self) -> bool:
+        """Whether the kind is an `IndexKind`."""
+        return self.backend == FAISS and self.kind not in (AUTO, *KINDS)
+
     def _check_milvus(self) -> None:
         if self.kind not in MILVUS_KINDS:
             raise ValueError(
@@ -201,12 +238,21 @@ def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dic
     Returns:
         The kind, and the build parameters with the faiss `factory` string. `fallback` is the
         reason if the kind differs from the configured one.
+
+    Raises:
+        ValueError: An option does not fit D, or a kind of the user's own returns no string.
     """
     kind = config.kind
     if kind == AUTO:
         kind = "Flat" if num_ads <= EXACT_UP_TO else "IVFPQ"
     if kind not in KINDS:
-        return kind, {"factory": INDEX_KINDS.get(kind).factory(config, num_ads, dimension)}
+        factory = call_own(kind, "factory", config, num_ads, dimension)
+        if not isinstance(factory, str):
+            raise ValueError(
+                f"index kind {kind!r}: expected a factory string of FAISS from `factory`, got "
+                f"{factory!r}. Return one such as 'IVF256,SQ6'."
+            )
+        return kind, {"factory": factory}
     if kind in ("IVF", "IVFPQ", "HNSW") and num_ads < MIN_ADS_TO_TRAIN and trains(config, kind):
         reason = f"{kind} needs at least {MIN_ADS_TO_TRAIN} ads, got {num_ads}"
         return "Flat", {"factory": "Flat", "fallback": reason}

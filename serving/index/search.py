@@ -26,23 +26,26 @@ class Searcher:
 
     Attributes:
         index: The faiss index.
-        kind: `Flat`, `IVF`, `IVFPQ` or `HNSW`.
+        structure: `Flat`, `IVF`, `IVFPQ` or `HNSW`, by which it is searched; `other` has no search
+            parameters.
+        kind: Name of the kind, which is the structure unless it is a kind of the user's own.
         num_threads: Number of OpenMP threads per search. One is best for single queries: starting
             threads costs more than they save, and requests already run in parallel.
         refinement: Rescores the best codes; None: the index does not.
     """
 
-    def __init__(self, index: Any, num_threads: int = 1) -> None:
+    def __init__(self, index: Any, num_threads: int = 1, kind: str | None = None) -> None:
         self.index = index
         self.num_threads = num_threads
         self._ivf = faiss.try_extract_index_ivf(index)
         self._refined = isinstance(index, faiss.IndexRefine)
         if isinstance(index, faiss.IndexHNSW):
-            self.kind = "HNSW"
-        elif self._ivf is None:
-            self.kind = "Flat"
+            self.structure = "HNSW"
+        elif self._ivf is not None:
+            self.structure = "IVFPQ" if self._refined else "IVF"
         else:
-            self.kind = "IVFPQ" if self._refined else "IVF"
+            self.structure = "Flat" if isinstance(index, faiss.IndexFlat) else "other"
+        self.kind = self.structure if kind is None else kind
         self.refinement = refinement.Refinement(index) if self._refined else None
         self._pool = futures.ThreadPoolExecutor(num_threads) if num_threads > 1 else None
         self._filtered = filtered_search.FilteredSearch(index, self.refinement)
@@ -57,11 +60,16 @@ class Searcher:
         """Embedding size D."""
         return self.index.d
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether a search compares the float vectors of all ads."""
+        return self.structure == "Flat"
+
     def search_parameters(self) -> dict[str, Any]:
         """Returns the current search parameters, for the manifest."""
-        if self.kind == "HNSW":
+        if self.structure == "HNSW":
             return {"search_width": int(self.index.hnsw.efSearch)}
-        if self.kind == "Flat":
+        if self._ivf is None:
             return {}
         parameters = {"num_probes": int(self._ivf.nprobe)}
         return {**parameters, "refine_factor": self.index.k_factor} if self._refined else parameters
@@ -158,7 +166,7 @@ class Searcher:
         return scores, rows
 
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        if self.kind == "HNSW":
+        if self.structure == "HNSW":
             width = max(k, self.index.hnsw.efSearch)
             return self.index.search(queries, k, params=faiss.SearchParametersHNSW(efSearch=width))
         if self.refinement is not None:

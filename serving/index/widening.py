@@ -60,13 +60,13 @@ def _parameters(
     """Returns owner, name and maximum of each search parameter."""
     if isinstance(searcher, milvus_index.MilvusIndex):
         return [(searcher, "search_width", milvus_index.MAX_WIDTH)]
-    if searcher.kind == "HNSW":
+    if searcher.structure == "HNSW":
         return [(searcher.index.hnsw, "efSearch", searcher.num_ads)]
-    if searcher.kind == "Flat":
+    if searcher.structure in ("Flat", "other"):
         return []
     ivf = faiss.extract_index_ivf(searcher.index)
     probes = (ivf, "nprobe", ivf.nlist)
-    if searcher.kind == "IVF":
+    if searcher.structure == "IVF":
         return [probes]
     return [probes, (searcher.index, "k_factor", _MAX_REFINE_FACTOR)]
 

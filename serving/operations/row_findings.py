@@ -136,7 +136,8 @@ def compare_over_rest(
             raise findings.WrongError(
                 f"{place} answered with the {len(one.ad_ids)} ads that are allowed",
                 f"without {', '.join(missing[:3])}",
-                "Ads that were removed from the live index are not returned; export a new release.",
+                "Ads that were removed from the live index, or that the filters of the service's "
+                "--rules leave out, are not returned; export a new release, or use --norows.",
             )
         ads = [by_id[ad_id] for ad_id in one.ad_ids]
         same = np.array(service_findings.are_as_released(release, ads))

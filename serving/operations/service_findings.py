@@ -1,5 +1,8 @@
 """Checks a running recommendation service (tfrec serve) against a bundle.
 
+The requests are dry runs: the impression log, which is joined with feedback and trained on, and the
+metrics of answers are of users alone.
+
 Shapes: C answered ads.
 """
 
@@ -11,11 +14,13 @@ import numpy as np
 
 from serving import client, errors, releases
 from serving.operations import findings, release_check
-from serving.requests import Answer, QueryFields, RankedAd
+from serving.requests import Answer, Exploration, QueryFields, RankedAd, Rules
 
 _ADS_PER_PROBE = 10
 _DEADLINE_MS = 20_000
 _SERVE = "tfrec serve"
+# Turns the service's rules off.
+_NO_RULES = Rules(caps=(), frequency_caps=(), diversity=(), exploration=Exploration(share=0.0))
 CHANGED = "no answered ad has the fields of the release: updates of ads or rates changed them"
 
 
@@ -62,7 +67,7 @@ class ServiceCheck:
             yield findings.finding_of(f"{place}, answers to the probes", self._answers)
 
     def recommend(self, fields: Mapping[str, Any], ad_ids: list[str]) -> Answer:
-        """Returns the service's answer to a request that allows only these ads.
+        """Returns the service's answer to a request that allows only these ads, without rules.
 
         Args:
             fields: Raw query fields.
@@ -72,8 +77,10 @@ class ServiceCheck:
             context=fields,
             k=len(ad_ids),
             filters={"allowed_ads": ad_ids},
+            rules=_NO_RULES,
             deadline_ms=_DEADLINE_MS,
             release=self._role(),
+            dry_run=True,
         )
 
     def close(self) -> None:
@@ -188,6 +195,7 @@ class ServiceCheck:
             k=_ADS_PER_PROBE,
             deadline_ms=_DEADLINE_MS,
             release=self._role(),
+            dry_run=True,
         )
         check_answer(answer, self._release.version, place)
         return answer

@@ -37,6 +37,7 @@ from serving.requests.request import (
     RequestFields,
     Rules,
     Seen,
+    ServiceRules,
     as_digits,
 )
 from serving.requests.rule_fields import StoreLimits
@@ -72,6 +73,7 @@ __all__ = [
     "RequestFields",
     "Rules",
     "Seen",
+    "ServiceRules",
     "StoreLimits",
     "UserDeleted",
     "UserProfile",

@@ -32,9 +32,15 @@ class FilterFields:
     def __init__(self, kinds: Mapping[str, str]) -> None:
         self._kinds = {name: kind for name, kind in kinds.items() if kind in _PARTS}
 
-    def check(self, filters: request.Filters | None) -> request.Filters | None:
+    def check(
+        self, filters: request.Filters | None, place: str = "filters"
+    ) -> request.Filters | None:
         """Returns the filters with sorted tuples of distinct values, equal if they ask for the
         same; None if they ask for nothing.
+
+        Args:
+            filters: Filters of a request, or of a service.
+            place: Their path, for messages.
 
         Raises:
             InvalidRequestError: Names the field, the expected and the actual value.
@@ -43,7 +49,7 @@ class FilterFields:
             return None
         conditions = tuple(
             parsing.check_all(
-                functools.partial(self._condition, f"filters.conditions[{position}]", condition)
+                functools.partial(self._condition, f"{place}.conditions[{position}]", condition)
                 for position, condition in enumerate(filters.conditions or ())
             )
         )
@@ -74,6 +80,21 @@ class FilterFields:
             if name.endswith("_of")
         }
         return condition.model_copy(update=checked)
+
+
+def both(first: request.Filters | None, second: request.Filters | None) -> request.Filters | None:
+    """Returns the filters that are met where two checked ones are; None if both are."""
+    if first is None or second is None:
+        return second if first is None else first
+    allowed = [set(own.allowed_ads) for own in (first, second) if own.allowed_ads is not None]
+    excluded = {*(first.excluded_ads or ()), *(second.excluded_ads or ())}
+    return first.model_copy(
+        update={
+            "conditions": (*(first.conditions or ()), *(second.conditions or ())),
+            "allowed_ads": tuple(sorted(set.intersection(*allowed))) if allowed else None,
+            "excluded_ads": tuple(sorted(excluded)) or None,
+        }
+    )
 
 
 def _checked_values(place: str, kind: str, values: Sequence[Any]) -> tuple[Any, ...]:

@@ -242,6 +242,13 @@ class Rules(RequestPart):
     """Share of the positions that are drawn at random."""
 
 
+class ServiceRules(Rules):
+    """Rules of a service: defaults of its requests, and filters that hold for all of them."""
+
+    filters: Filters | None = None
+    """Which ads are eligible in any request. Those of a request are added; none is turned off."""
+
+
 class Seen(RequestPart):
     """Numbers of impressions that the user has seen, by ad and by value of ad fields.
 

@@ -8,7 +8,14 @@ from typing import Any
 
 from serving import errors, manifest
 from serving.requests import filter_fields, parsing, query_fields, rule_fields
-from serving.requests.request import Filters, FrequencyCap, Request, Rules, Seen
+from serving.requests.request import (
+    Filters,
+    FrequencyCap,
+    Request,
+    Rules,
+    Seen,
+    ServiceRules,
+)
 from tfrecords import terminal
 
 
@@ -68,7 +75,8 @@ class Validator:
         release: Manifest of the release.
         default_k: Number of ads for a request without k.
         max_k: Maximum number of ads that one request may ask for.
-        rules: Rules of requests that name none, or their JSON object.
+        rules: Rules of requests that name none, with filters of all requests if they are
+            `ServiceRules`; or their JSON object.
         has_user_store: Whether a user store counts events for frequency caps.
         limits: What the store keeps. None: not known.
 
@@ -87,8 +95,11 @@ class Validator:
     ) -> None:
         self.fields = query_fields.QueryFields(release.query_fields, release.ad_kinds)
         self._filters = filter_fields.FilterFields(release.ad_kinds)
-        defaults = None if rules is None else parsing.parse(Rules, rules, "rules")
-        self._rules = rule_fields.RuleFields(release.ad_kinds, defaults, has_user_store, limits)
+        if rules is not None and not isinstance(rules, Rules):
+            rules = parsing.parse(ServiceRules, rules, "rules")
+        self._rules = rule_fields.RuleFields(release.ad_kinds, rules, has_user_store, limits)
+        of_service = rules.filters if isinstance(rules, ServiceRules) else None
+        self._filters_of_service = self._filters.check(of_service, "rules.filters")
         self._release = release
         self._num_ads = release.index["num_ads"]
         self._default_k = default_k
@@ -122,7 +133,9 @@ class Validator:
             weights=weights,
             deadline_ms=request.deadline_ms,
             request_id=request.request_id or uuid.uuid4().hex,
-            filters=rule_fields.merged(filters, at_cap),
+            filters=rule_fields.merged(
+                filter_fields.both(self._filters_of_service, filters), at_cap
+            ),
             rules=rules,
             at_cap=at_cap,
             explain=bool(request.explain),

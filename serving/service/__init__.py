@@ -8,6 +8,7 @@ from serving.service.http_server import (
 from serving.service.service_process import (
     ServiceSettings,
     announce,
+    check_rules,
     load_stable_release,
     prepare_logs,
     say,
@@ -21,6 +22,7 @@ __all__ = [
     "Workers",
     "announce",
     "cannot_serve",
+    "check_rules",
     "check_tls",
     "load_stable_release",
     "prepare_logs",

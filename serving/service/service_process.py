@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 
-from serving import errors, live, orchestrator, ranker, releases, users
+from serving import errors, live, manifest, orchestrator, ranker, releases, requests, users
 from serving.config import (
     DEFAULT_MAX_BODY_BYTES,
     HttpConfig,
@@ -105,6 +105,32 @@ def say(line: str, json_logs: bool) -> None:
         _logger.info("%s", line)
     else:
         print(line, flush=True)
+
+
+def check_rules(settings: ServiceSettings) -> None:
+    """Checks the service's rules with the first release to serve, before it is loaded.
+
+    Args:
+        settings: Settings of the process.
+
+    Raises:
+        InvalidRequestError: The rules are not valid, or name fields that the release does not have.
+    """
+    if settings.orchestrator.rules is None:
+        return
+    try:
+        version = settings.version or releases.stable(settings.base)
+        release = manifest.read(settings.base, version)
+    except errors.BundleError:
+        # Loading says why, or takes an earlier release.
+        return
+    requests.Validator(
+        release,
+        settings.orchestrator.default_k,
+        settings.orchestrator.max_k,
+        settings.orchestrator.rules,
+        has_user_store=settings.user_store is not None,
+    )
 
 
 def load_stable_release(settings: ServiceSettings) -> releases.Bundle:

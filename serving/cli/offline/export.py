@@ -11,6 +11,8 @@ refused if the ranker or retrieval is worse on the validation split than in the 
 more than run-to-run variation; --force overrides this.
 """
 
+import logging
+
 from absl import flags
 
 from serving import manifest
@@ -33,8 +35,10 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    from serving import workflow
+    from serving import releases, workflow
 
+    # Commands hide warnings of libraries; these are about the index and the models.
+    logging.getLogger(releases.__name__).setLevel(logging.WARNING)
     release = workflow.open_stages(FLAGS.workdir, progress=not FLAGS.json).export(
         index=index_flags.config(),
         force=FLAGS.force,

@@ -65,7 +65,7 @@ def main() -> None:
     from serving import releases
     from tfrecords.schema import load_schema
 
-    # Commands hide warnings of libraries; these are about the models.
+    # Commands hide warnings of libraries; these are about the index and the models.
     logging.getLogger(releases.__name__).setLevel(logging.WARNING)
     schema = load_schema(FLAGS.schema_path)
     release = releases.publish_models(

@@ -82,6 +82,11 @@ class MilvusIndex:
             self._client.load_collection(self.collection, timeout=connection.CALL_SECONDS)
         self.num_ads: int = self.count("", consistency_level="Strong")
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether a search compares the float vectors of all ads."""
+        return self.kind == "Flat"
+
     def search_parameters(self) -> dict[str, Any]:
         """Returns the current search parameters, for the manifest."""
         return {} if self.search_width is None else {"search_width": self.search_width}

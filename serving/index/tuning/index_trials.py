@@ -78,7 +78,7 @@ class Structure:
 
     def set(self, config: kinds.IndexConfig) -> None:
         """Sets the search parameters from a config of this index."""
-        kind = self.searcher.kind
+        kind = self.searcher.structure
         index_build.set_search(self.searcher.index, kind, config, self.searcher.num_ads)
 
     def measure(self, config: kinds.IndexConfig, queries: np.ndarray, wanted: np.ndarray) -> Trial:
@@ -140,7 +140,7 @@ class Structure:
             reached, enough = best, lower_bound >= self.config.target_recall
 
     def _settings(self) -> Iterator[list[dict[str, Any]]]:
-        kind, num_ads = self.searcher.kind, self.searcher.num_ads
+        kind, num_ads = self.searcher.structure, self.searcher.num_ads
         if kind == "Flat":
             yield [{}]
         elif kind == "HNSW":

@@ -30,9 +30,9 @@ def count_distances(searcher: search.Searcher, queries: np.ndarray, k: int) -> f
         queries: [Q, D] float32.
         k: Number of ads for each query.
     """
-    if searcher.kind == "Flat":
+    if searcher.structure == "Flat":
         return float(searcher.num_ads)
-    if searcher.kind == "HNSW":
+    if searcher.structure == "HNSW":
         faiss.cvar.hnsw_stats.reset()
         searcher.search(queries, k)
         return _GRAPH * faiss.cvar.hnsw_stats.ndis / len(queries)

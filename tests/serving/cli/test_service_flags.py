@@ -1,9 +1,12 @@
 """Settings of a service from its flags."""
 
+import signal
+
 import pytest
+import serving_fixtures
 from absl import flags
 
-from serving import errors
+from serving import errors, service
 from serving.cli import entry
 
 
@@ -41,3 +44,28 @@ def test_frequency_caps_of_a_service_without_a_user_store_are_warned_of(settings
     for argv, is_warned in (([others], False), ([caps], True), ([caps, store], False)):
         settings(*argv)
         assert ("The frequency caps of --rules count only" in capsys.readouterr().err) == is_warned
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ('{"cap": []}', "rules: unknown key 'cap'.* Did you mean 'caps'"),
+        ('{"caps": [{"field": "advertizer", "max": 1}]}', "Did you mean 'advertiser'"),
+        ('{"frequency_caps": [{"max": 1, "event": "click"}]}', "only a user store counts"),
+    ],
+)
+def test_rules_are_checked_before_the_release_is_loaded(
+    rules, message, script, tiny_base, monkeypatch
+):
+    module = script(entry.MODULES["serve"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.delattr(service, "load_stable_release")
+    port = serving_fixtures.free_port()
+    flags.FLAGS(["serve", f"--bundle={tiny_base}", f"--port={port}", f"--rules={rules}"])
+    with pytest.raises(errors.InvalidRequestError, match=message):
+        module.main()
+
+
+def test_rules_do_not_hide_why_a_release_cannot_be_loaded(settings, tmp_path):
+    service.check_rules(settings('--rules={"caps": [{"field": "brand", "max": 1}]}'))
+    assert not list(tmp_path.iterdir())

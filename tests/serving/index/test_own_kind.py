@@ -24,8 +24,10 @@ def test_an_own_kind_is_built_tuned_saved_and_searched(tmp_path):
     built = index.build_index(embeddings, config, tuning_queries=embeddings[::100])
     # Widened until recall no longer improves.
     assert built.searcher.search_parameters()["num_probes"] > 1
-    assert built.manifest_index(1.0)["build"] == {"factory": "IVF50,SQ6"}
-    saved = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
+    entry = built.manifest_index(1.0)
+    assert (entry["kind"], entry["build"]) == ("six_bits:SixBits", {"factory": "IVF50,SQ6"})
+    saved = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path), entry)
+    assert saved.kind == "six_bits:SixBits"
     recall = index_recall.recall_against_exact(saved, embeddings, index_fixtures.clustered(60), 500)
     # 6 bits do not order the ads exactly.
     assert 0.9 < recall < 1.0
@@ -40,19 +42,91 @@ def test_filters_of_an_own_kind_are_exact(tmp_path):
     assert not (rows % 7).any()
 
 
-class Rescoring(index.IndexKind):
-    def factory(self, config, num_ads, dimension):
-        return "SQ8,RFlat"
+def kind_of(returned, **methods):
+    """Offers a kind whose factory returns this as an attribute of this module."""
+    own = {"factory": lambda self, config, num_ads, dimension: returned, **methods}
+    globals()["Own"] = type("Own", (index.IndexKind,), own)
+    return index.IndexConfig(kind=f"{__name__}:Own")
 
 
-def test_an_own_kind_that_rescores_is_refused():
-    config = index.IndexConfig(kind=f"{__name__}:Rescoring")
-    with pytest.raises(ValueError, match=r"expected an index that does not rescore, got 'SQ8,R"):
-        index.build_index(index_fixtures.clustered(100), config)
+@pytest.mark.parametrize(
+    ("factory", "is_exact"), [("Flat", True), ("SQ4", False), ("PCA16,Flat", False)]
+)
+def test_only_float_vectors_of_all_ads_are_exact(factory, is_exact, tmp_path):
+    embeddings = index_fixtures.clustered(300)
+    built = index.build_index(embeddings, kind_of(factory), tuning_queries=embeddings[:20])
+    entry = built.manifest_index(1.0)
+    assert (entry["kind"], entry["search"]) == (f"{__name__}:Own", {})
+    saved = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path), entry)
+    assert saved.is_exact == built.searcher.is_exact == is_exact
+    recall = index_recall.recall_against_exact(saved, embeddings, embeddings, 50)
+    assert (recall > 0.999) == is_exact
+
+
+def does_nothing(*arguments):
+    pass
+
+
+def adds(self, index, embeddings, queries):
+    index.add(embeddings[:10])
+
+
+def fails(self, *arguments):
+    raise KeyError("cells")
+
+
+@pytest.mark.parametrize(
+    ("returned", "methods", "message"),
+    [
+        ("Flatt", {}, r"expected a factory string of FAISS for inner products of 32 dim.* 'Flatt'"),
+        ("LSH", {}, "expected a factory string of FAISS for inner products"),
+        (None, {}, "expected a factory string of FAISS from `factory`, got None"),
+        ("SQ8,RFlat", {}, "expected an index that does not rescore, got 'SQ8,RFlat'"),
+        ("IDMap,Flat", {}, "expected an index whose labels are the rows of the ads, got 'IDMap,F"),
+        ("PQ8x4", {}, "expected an index that accepts a selector of ads, which filters need, got"),
+        ("IVF8,Flat", {"train": does_nothing}, "expected a trained index after `train`"),
+        ("Flat", {"train": adds}, "expected an empty index after `train`, got one with 10 vectors"),
+        ("IVF400,Flat", {}, "`train` failed with RuntimeError: .*clusters"),
+        ("Flat", {"factory": fails}, "`factory` failed with KeyError: 'cells'"),
+        ("Flat", {"train": fails}, "`train` failed with KeyError: 'cells'"),
+        (
+            "Flat",
+            {"set_search": fails},
+            r"`set_search` failed with KeyError: 'cells' \(.*\.py, line",
+        ),
+        ("Flat", {"set_search": lambda self: None}, "`set_search` failed with TypeError"),
+    ],
+)
+def test_an_own_kind_that_fails_is_named(returned, methods, message):
+    config = kind_of(returned, **methods)
+    named = f"^index kind '{__name__}:Own': {message}"
+    with pytest.raises(ValueError, match=named):
+        index.try_kind(config, 300, 32)
+    with pytest.raises(ValueError, match=named):
+        index.build_index(index_fixtures.clustered(300), config)
+
+
+def test_a_kind_is_tried_as_it_is_built_for_the_catalog():
+    index.try_kind(index.IndexConfig(), 10**9, 32)
+    index.try_kind(index.IndexConfig(kind="six_bits:SixBits"), 3000, 32)
+    # Needs 400 ads to train its cells.
+    index.try_kind(kind_of("IVF400,Flat"), 400, 32)
+
+
+class WithArgument(index.IndexKind):
+    def __init__(self, bits):
+        self.bits = bits
+
+
+def test_an_own_kind_that_cannot_be_created_is_named():
+    with pytest.raises(
+        ValueError, match=r"WithArgument': expected a class that is created without"
+    ):
+        index.IndexConfig(kind=WithArgument)
 
 
 def test_a_class_is_a_kind_and_other_names_are_refused():
-    assert index.IndexConfig(kind=Rescoring).kind == f"{__name__}:Rescoring"
+    assert index.IndexConfig(kind=index.IndexKind).kind == "serving.index.kinds:IndexKind"
     with pytest.raises(ValueError, match=r"Unknown index kind 'ivf'; .* Did you mean 'IVF'\?"):
         index.IndexConfig(kind="ivf")
     with pytest.raises(ValueError, match=r"expected a subclass of serving.index.IndexKind, got"):

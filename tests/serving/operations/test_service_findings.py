@@ -1,7 +1,9 @@
 """Checks of a running service, against one that says what it is told."""
 
 import pytest
+import serving_fixtures
 
+from serving import config, impressions
 from serving.operations import findings, service_findings
 
 
@@ -24,3 +26,37 @@ def test_problems_that_a_service_reports_are_found(tiny_bundle):
     )
     with pytest.raises(findings.WrongError, match=r"A\. B\."):
         check._problems()
+
+
+def test_the_requests_of_checks_are_not_logged_as_impressions(
+    tiny_bundle, ranker_address, tmp_path
+):
+    log = impressions.ImpressionLog(tmp_path)
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, impressions=log)
+    with serving_fixtures.serve_app(service) as url:
+        serving_fixtures.wait_until_ready(url)
+        check = service_findings.ServiceCheck(url, tiny_bundle, 60.0, None, None)
+        assert {finding.status for finding in check.look()} == {"ok"}
+        ad_ids = tiny_bundle.ad_index.ad_ids([0, 1])
+        assert len(check.recommend({"country": "CH"}, ad_ids).ads) == 2
+        check.close()
+    log.close()
+    assert not list(tmp_path.iterdir())
+    counted = service.metrics.render().decode().splitlines()
+    assert "tfrec_answers_total" in "".join(counted)
+    answers = [line for line in counted if line.startswith("tfrec_answers_total{")]
+    assert {line.split()[-1] for line in answers} <= {"0.0"}
+
+
+def test_the_rules_of_a_service_leave_out_no_ad_of_a_held_out_row(tiny_bundle, ranker_address):
+    rules = {"caps": [{"field": "category", "max": 1}]}
+    patient = config.OrchestratorConfig(default_deadline_ms=30_000, rules=rules)
+    ad_ids = tiny_bundle.ad_index.ad_ids(range(40))
+    with serving_fixtures.serve_app(
+        serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, patient)
+    ) as url:
+        serving_fixtures.wait_until_ready(url)
+        check = service_findings.ServiceCheck(url, tiny_bundle, 60.0, None, None)
+        assert len(check._client.recommend(k=40, filters={"allowed_ads": ad_ids}).ads) < 40
+        assert len(check.recommend({}, ad_ids).ads) == 40
+        check.close()

@@ -10,7 +10,7 @@ import serving_fixtures
 import tensorflow as tf
 
 from serving import client, errors, manifest, operations, releases
-from serving.index import AD_ID
+from serving.index import AD_ID, IndexConfig, IndexKind
 from serving.live import LiveIndex
 from serving.releases import ads_table
 from tfrecords.schema import Field, Schema
@@ -483,6 +483,35 @@ def test_ads_with_one_embedding_are_warned_of(models, tmp_path, caplog):
     tower.module = module
     published(tmp_path / "base", models, ad_tower=save(tower, tmp_path / "ad_tower"))
     assert "ad_tower: the 300 ads that were compared have the same embedding" in caplog.text
+
+
+class Coarse(IndexKind):
+    def factory(self, config, num_ads, dimension):
+        return "SQ4"
+
+
+def test_an_index_below_the_target_recall_is_warned_of(models, tmp_path, caplog):
+    config = IndexConfig(kind=Coarse, num_candidates=20)
+    release = published(tmp_path / "base", models, index_config=config)
+    name = f"{__name__}:Coarse"
+    assert release.index["kind"] == name
+    assert f"index: kind {name} finds " in caplog.text
+    assert "% of the best 20 ads of held-out requests; expected at least 99.0 %" in caplog.text
+    caplog.clear()
+    exact = IndexConfig(kind="Flat", num_candidates=20)
+    published(tmp_path / "base", models, index_config=exact)
+    assert not caplog.text
+
+
+class Misspelled(IndexKind):
+    def factory(self, config, num_ads, dimension):
+        return "Flatt"
+
+
+def test_a_kind_of_index_that_fails_is_refused_before_the_ads_are_embedded(refused, monkeypatch):
+    monkeypatch.delattr("serving.releases.embedded_ads.embed")
+    message = refused(ValueError, index_config=IndexConfig(kind=Misspelled))
+    assert f"index kind '{__name__}:Misspelled': expected a factory string of FAISS" in message
 
 
 def with_column(name, values):
