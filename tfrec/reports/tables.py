@@ -7,6 +7,8 @@ from tfrec.evaluation import Estimate
 from tfrecords import pages
 
 _INTERVAL = "95 % interval"
+# Outcomes have chance in them, so a lower normalized entropy means that a field is a copy of one.
+_TOO_GOOD = 0.05
 # Metric of a head -> label.
 _HEAD_METRICS = {
     "auc": "AUC",
@@ -50,10 +52,20 @@ def of_heads(report: evaluation.EvaluationReport) -> pages.PageTable:
 
 
 def heads_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
-    """Yields how the heads are weighted, and which are weak and why."""
+    """Yields how the heads are weighted, and which are too good, or weak and why."""
     if report.weights:
         weights = ", ".join(f"{head} {weight:.4g}" for head, weight in report.weights.items())
         yield f"Default weights of the utility ({report.weights_source}): {weights}"
+    for head, quality in report.ranker.items():
+        for name in ("normalized_entropy", "normalized_entropy_of_zero_part"):
+            value = quality.metrics.get(name, Estimate()).value
+            if value is not None and value < _TOO_GOOD:
+                yield (
+                    f"{head} is too good to be true: its {_HEAD_METRICS[name]} is below "
+                    f"{_TOO_GOOD}, so a field probably knows the label. Remove fields that are "
+                    "known only after an ad was shown; the data card names those that alone tell "
+                    "the clicks"
+                )
     for head, why in report.weak_heads.items():
         yield f"{head} is weak: {why}"
 

@@ -86,6 +86,7 @@ class FieldSummary(pydantic.BaseModel):
     constant: bool  # in training
     largest_share: Share  # of one id in training
     drift: Drift
+    click_auc: float | None = None  # of the click rates of values, on held-out units
     # Strings:
     vocabulary: int | None = None  # number of values in the vocabulary
     distinct: int | None = None  # number of values in training

@@ -138,6 +138,16 @@ def test_the_text_has_every_metric_of_the_heads_and_the_funnel(reports):
         assert "Not measured: retrieval, item knn: the schema names no user_key" in text
 
 
+@pytest.mark.parametrize(("entropy", "is_told"), [(0.04, True), (0.06, False), (None, False)])
+def test_a_head_that_knows_the_label_is_too_good_to_be_true(entropy, is_told):
+    metrics = {"normalized_entropy": evaluation.Estimate(value=entropy)}
+    quality = evaluation.HeadQuality(labeled=9, metrics=metrics, calibration_curve=[])
+    report = evaluation.EvaluationReport.model_construct(ranker={"click": quality})
+    said = " ".join(tables.heads_in_words(report))
+    assert said.startswith("click is too good to be true") == is_told
+    assert bool(said) == is_told
+
+
 def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
     lost = {"tower": 1.0, "index": 0.0, "filters": 0.0, "ranker": 3.0, "calibration": 1.0}
     own = evaluation.UtilityFunnel(

@@ -288,6 +288,11 @@ def test_no_label_means_that_every_row_is_a_click(tmp_path: pathlib.Path) -> Non
             "its value determines the click",
         ),
         (
+            "signal",
+            [10 * (n % 3 == 0) + n % 7 + 1 / (n + 2) for n in range(120)],
+            "a threshold of its number determines the click",
+        ),
+        (
             "cookie_after",
             [["c", "", ""][n % 3] for n in range(120)],
             "present exactly in the clicked rows",
