@@ -129,22 +129,22 @@ class Pipeline:
         if source.files.log[0] != synthetic.SyntheticLog(self.path("synthetic")).log:
             self._print(f"[1/{len(STEPS)}] using a log of format {source.format}")
         data_set = self._whole_data_set()
-        redone = self._once(
-            "data",
-            f"converting {source}",
-            inputs,
-            lambda: convert.convert(
+
+        def run() -> None:
+            self._card_page.unlink(missing_ok=True)
+            convert.convert(
                 source,
                 self.path("data"),
                 **dataclasses.asdict(config),
                 workers=workers,
                 progress=self.progress,
-            ),
-        )
+            )
+
+        redone = self._once("data", f"converting {source}", inputs, run)
         if data_set is None or redone:
             data_set = self.data_set()
         self._print(_describe(data_set))
-        if redone and self.progress:
+        if not self._card_page.is_file():
             self._write_card(data_set)
         return data_set
 
@@ -394,16 +394,19 @@ class Pipeline:
             functools.partial(ranking.served_scores, model, calibrators, keep_rate),
         )
 
+    @property
+    def _card_page(self) -> pathlib.Path:
+        return self.workdir / "data_card.html"
+
     def _write_card(self, data_set: reader.DataSet) -> None:
         """Writes the data card and prints its warnings but those of `say_what_to_expect`."""
         built = card.build_card(data_set)
-        page = self.workdir / "data_card.html"
-        files.write(page, card.render_html(built))
+        files.write(self._card_page, card.render_html(built))
         said = "".join(head_lines.of_labels(data_set))
         warnings = card.render_warnings(
             own for own in built.warnings if own.level == "warning" and own.text not in said
         )
-        self._print(f"{warnings}\n      data card: {page}".lstrip("\n"))
+        self._print(f"{warnings}\n      data card: {self._card_page}".lstrip("\n"))
 
     def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
         """Returns the inputs of a step that uses both stages."""
