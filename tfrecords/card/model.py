@@ -44,6 +44,7 @@ class SplitSummary(pydantic.BaseModel):
     sampled: int  # sampled negatives
     share_with_click: Share
     engaged_without_click: int  # impressions with an engagement and without a click
+    revenue_without_click: int  # impressions with revenue and without a click
     labels: dict[str, LabelSummary]
     list_lengths: ListLengths
 

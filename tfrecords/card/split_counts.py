@@ -35,6 +35,7 @@ class SplitCounts:
             its ads is, and those without a known label are left out.
         clicked_requests: Requests with a click.
         engaged_without_click: Impressions with an engagement and without a click.
+        revenue_without_click: Impressions with revenue and without a click.
         ad_impressions: Impressions of each ad [N] int64.
         ad_clicks: Clicks of each ad [N] int64.
     """
@@ -47,6 +48,7 @@ class SplitCounts:
     clicks: dict[str, np.ndarray]
     clicked_requests: int
     engaged_without_click: int
+    revenue_without_click: int
     ad_impressions: np.ndarray
     ad_clicks: np.ndarray
 
@@ -69,6 +71,7 @@ def empty_counts(data_set: reader.DataSet) -> SplitCounts:
         },
         clicked_requests=0,
         engaged_without_click=0,
+        revenue_without_click=0,
         ad_impressions=np.zeros(num_ads, np.int64),
         ad_clicks=np.zeros(num_ads, np.int64),
     )
@@ -114,9 +117,11 @@ def _add_window(counts: SplitCounts, schema: Schema, window: Window) -> None:
             _add_field(counts, field, columns[of_field])
             _add_clicks(counts, field, columns[of_field], click[side])
     clicked = window["click"] == 1
+    unclicked = window["click"] == 0
     if "engagement" in window:
-        unclicked = (window["engagement"] == 1) & (window["click"] == 0)
-        counts.engaged_without_click += int(unclicked.sum())
+        counts.engaged_without_click += int((unclicked & (window["engagement"] == 1)).sum())
+    if "revenue" in window:
+        counts.revenue_without_click += int((unclicked & (window["revenue"] > 0)).sum())
     counts.clicked_requests += int((of_request == 1).sum())
     add_ids(counts.ad_impressions, window["ad_row"])
     add_ids(counts.ad_clicks, window["ad_row"][clicked])

@@ -347,6 +347,24 @@ def _describe(roles: Roles, notes: list[str]) -> None:
         column = getattr(roles, role)
         if column is not None:
             notes.append(text.format(column.name))
+    notes += _without_click(roles)
+
+
+def _without_click(roles: Roles) -> list[str]:
+    """Returns notes about labels that are positive in unclicked rows."""
+    found = []
+    unclicked = roles.clicked() == 0
+    for column in (roles.engagement, roles.revenue):
+        if column is None or roles.click is None:
+            continue
+        positive = labels.positive(column)
+        share = float((positive & unclicked).sum() / max(positive.sum(), 1))
+        if share > 0:
+            found.append(
+                f"{share:.1%} of the rows with a positive {column.name!r} have no click. Check "
+                "that both columns tell of the same impression."
+            )
+    return found
 
 
 def _every_row(engagement: Column | None) -> str:

@@ -479,6 +479,26 @@ def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):
     assert "There are 5 ads, no more than the 500 candidates" in found
 
 
+def test_labels_without_a_click_are_warned_of(tmp_path):
+    # Engaged are 0, 6, 12, …; clicked are 0, 2, 4, …; paid are 0, 3, 6, … of 80 training rows.
+    rows = "".join(
+        f"q{n % 5},a{n % 7},{int(n % 2 == 0)},{int(n % 6 == 0)},{2.5 * (n % 3 == 0)}\n"
+        for n in range(100)
+    )
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema(
+        "labels", fields, ("ad",), "clicked", engagement="engaged", revenue="paid"
+    )
+    built = card.build_card(converted(tmp_path, f"q,ad,clicked,engaged,paid\n{rows}", schema))
+    found = texts(built)
+    # 3, 9, …, 75.
+    assert "13 train rows have revenue without a click." in found
+    assert "have an engagement without a click" not in found
+
+
 def test_an_unlabeled_test_split_is_warned_of_and_has_no_click_rate(tmp_path):
     log = logs.write(tmp_path / "log.tsv", logs.rows(300))
     unlabeled = logs.write(tmp_path / "test.tsv", [["", *row[1:]] for row in logs.rows(50, seed=1)])

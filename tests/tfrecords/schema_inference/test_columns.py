@@ -395,6 +395,16 @@ def test_an_engagement_without_a_click_may_be_one(tmp_path: pathlib.Path) -> Non
     assert any("If rows are impressions, use 'purchase' as the click" in n for n in notes)
 
 
+def test_labels_that_are_positive_without_a_click_are_told(tmp_path: pathlib.Path) -> None:
+    # 40 rows are clicks. Every sixth row is one of them; of every fourth, two thirds are not.
+    fourth = [2.5 * (n % 4 == 0) for n in range(ROWS)]
+    _, notes = propose(tmp_path, click=THIRD, conversion=SIXTH, revenue=fourth)
+    told = [note for note in notes if "have no click" in note]
+    assert [note.partition(" have no")[0] for note in told] == [
+        "66.7% of the rows with a positive 'revenue'"
+    ]
+
+
 def test_counts_of_an_ad_over_the_whole_log_are_left_out(tmp_path: pathlib.Path) -> None:
     of_item = [n % 7 * 3 for n in range(ROWS)]
     ads = {"item": [f"i{n}" for n in range(7)], "ctr": [0.1 + n for n in range(7)]}
