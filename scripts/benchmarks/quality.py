@@ -42,7 +42,7 @@ from workload import harness
 from serving import cli, export
 from serving.cli.flags import log_flags
 from tfrec import calibration, config, evaluation, metrics, ranking
-from tfrec.heads import CLICK, ENGAGEMENT, HEADS
+from tfrec.heads import CLICK, HEADS
 from tfrecords import reader, terminal
 from tfrecords.splits import SPLITS
 
@@ -199,12 +199,9 @@ def score(
         seed=FLAGS.model_seed,
     )
     ceiling = ours = None
-    if "planted_truth" in estimates:
-        truth = estimates["planted_truth"]
-        # The best order of the amounts above 0 is by the probability of being above 0, which is
-        # that of an engagement.
-        best = truth.get(ENGAGEMENT.label, truth[head]) if is_amount else truth[head]
-        ceiling = metrics.auc(labels, best[known])
+    # An order by expected amounts cannot reach the AUC of one by probabilities.
+    if "planted_truth" in estimates and not is_amount:
+        ceiling = metrics.auc(labels, estimates["planted_truth"][head][known])
     if "tfrec" in estimates:
         ours = scores.resampled(resamples, labels, estimates["tfrec"][head][known], is_amount)
     for name, values in estimates.items():
@@ -228,16 +225,17 @@ def print_table(head: str, results: Mapping[str, Any], names: Sequence[str]) -> 
     )
     keys = ("auc", "auc_share", "normalized_entropy", "log_loss", "ece")
     if HEADS[head].is_amount:
-        keys = ("auc", "auc_share", "normalized_gini", "calibration_ratio")
+        keys = ("auc", "normalized_gini", "calibration_ratio")
+    compared = ("auc", "normalized_gini" if HEADS[head].is_amount else "normalized_entropy")
     table = []
     for name in sorted(names, key=lambda name: -(results[name][head]["auc"] or 0.0)):
         own = results[name][head]
         gaps = own.get("ours_minus_this", {})
-        intervals = {_gap(key): _interval(gaps.get(key)) for key in (keys[0], keys[2])}
+        intervals = {_gap(key): _interval(gaps.get(key)) for key in compared}
         shown = {"model": name.replace("_", " "), "seconds": results[name].get("seconds")}
         table.append({**own, **shown, **intervals})
     columns = {"model": "", **dict.fromkeys(keys, ".4f"), "seconds": ".0f"}
-    harness.print_rows(table, {**columns, _gap(keys[0]): "", _gap(keys[2]): ""})
+    harness.print_rows(table, {**columns, **dict.fromkeys(map(_gap, compared), "")})
 
 
 def _gap(metric: str) -> str:

@@ -201,6 +201,10 @@ def test_curves_end_where_they_must_and_their_area_is_the_auc():
     assert len(points) < 200
     # AUC of two unit normals a distance of 1 apart: Φ(1/√2) = 0.7602.
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(0.76, abs=0.02)
+    # The order of an amount is by the probability of one.
+    reversed_order = curve_points.of_scores(labels, scores, True, -scores)
+    points = np.array(reversed_order.roc)
+    assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(0.24, abs=0.02)
     recall, precision = own.precision_recall[-1]
     assert (recall, precision) == (1.0, pytest.approx(labels.mean(), abs=1e-4))
 
