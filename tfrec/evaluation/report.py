@@ -37,7 +37,8 @@ class Estimate(ReportPart):
     value: float | None = None
     """None if the rows do not define the metric."""
     interval: Interval | None = None
-    """Its 95 % interval. None: there are too few units to resample."""
+    """Its 95 % interval. None: there are too few units to resample, or the value is the same in all
+    resamples, as a share of 0 or 1 is."""
     absent: str | None = None
     """Why there is no value."""
     ground_truth: float | None = None

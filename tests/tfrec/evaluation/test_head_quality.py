@@ -85,7 +85,7 @@ def test_the_calibration_curve_has_predicted_and_observed_means():
     assert [own.rows for own in curve] == [30, 30]  # equal predictions share a bin
     assert [own.predicted for own in curve] == [0.25, 0.75]
     assert [own.observed.value for own in curve] == [0.0, 1.0]
-    assert curve[-1].observed.interval == (1.0, 1.0)
+    assert curve[-1].observed.interval is None
 
 
 def test_the_zero_part_of_an_amount_has_metrics_of_its_own():

@@ -92,7 +92,7 @@ def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure
         assert "ranker over all ads, the same" in shown
         assert "if revenue were known" in shown
         assert "recall@500, uniform exposure" in shown
-        assert "The two-tower model reaches 100.0 % (100.0 % to 100.0 %)" in shown
+        assert "The two-tower model reaches 100.0 % (–)" in shown
     assert "of what the ranker would return if it ordered all ads" in words
     without = with_truth.funnel.utilities["utility"].model_copy(update={"over_all_ads": None})
     large = with_truth.funnel.model_copy(update={"utilities": {"utility": without}})
