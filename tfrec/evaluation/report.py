@@ -170,7 +170,7 @@ class RetrievalQuality(ReportPart):
     clicked_popularity_percentile: float | None = None
     """Mean percentile by training clicks of the clicked ads."""
     recommenders: dict[str, RecommenderQuality] = {}
-    """`two_tower`, baselines, and `ground_truth`."""
+    """`two_tower`, baselines, `ground_truth`, and `random`: what is expected of random lists."""
     share_of_achievable: dict[str, float] = {}
     """Metric -> that of the two-tower model divided by that of the ground truth."""
     uniform_exposure: UniformExposure | None = None

@@ -29,7 +29,7 @@ def evaluate_retrieval(
     max_clicks: int = MAX_CLICKS,
     config: EvaluationConfig | None = None,
 ) -> report.RetrievalQuality:
-    """Measures a two-tower model, the baselines and, if known, the ground truth.
+    """Measures a two-tower model, the baselines, chance and, if known, the ground truth.
 
     The baselines know the clicks of training and validation. The model knows those of
     validation only after a refit, which a taught model does not have.
@@ -58,6 +58,9 @@ def evaluate_retrieval(
     if truth is not None:
         recommenders["ground_truth"] = ground_truth.recommender(truth, catalog)
     measured = compare_recommenders(data_set, recommenders, history, max_clicks)
+    if measured.num_clicks:
+        chance = {"random": corpus_ranking.by_chance(len(catalog))}
+        measured = measured.model_copy(update={"recommenders": {**measured.recommenders, **chance}})
     if too_large and measured.num_clicks:
         absent = {"ease": f"the catalog has more than {baselines.MAX_ADS_OF_EASE:,} ads"}
         measured = measured.model_copy(update={"absent": {**measured.absent, **absent}})

@@ -107,6 +107,29 @@ def of_retrieval(quality: evaluation.RetrievalQuality) -> pages.PageTable:
     return pages.PageTable(["", *map(_words, quality.recommenders)], rows)
 
 
+def weak_towers_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
+    """Yields that the two-tower model finds no more clicks than popularity or chance, if so."""
+    # Longer lists hold most of a small catalog, whoever chose them.
+    k = max((k for k in evaluation.RECALL_AT if 2 * k <= quality.num_ads), default=None)
+    recall = {
+        name: own.metrics.get(f"corpus_recall_at_{k}") for name, own in quality.recommenders.items()
+    }
+    own = recall.get("two_tower")
+    if own is None:
+        return
+    better = [
+        f"{name} ({pages.format_metric(other)})"
+        for name in ("popularity", "random")
+        if (other := recall.get(name)) is not None and own <= other
+    ]
+    if better:
+        yield (
+            f"The two-tower model is no better than {' and '.join(better)} at finding held-out "
+            f"clicks: its recall@{k} is {pages.format_metric(own)}. A larger log may help, and so "
+            "may fields that tell users or ads apart"
+        )
+
+
 def uniform_exposure_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
     """Yields what recall under uniform exposure means, and the share of the achievable."""
     own = quality.uniform_exposure

@@ -27,6 +27,7 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
             f"{found.num_clicks_on_unseen_ads:,} of the clicks are on unseen ads: not shown in "
             "training, not clicked in validation",
         ]
+    parts += tables.weak_towers_in_words(found)
     parts += tables.uniform_exposure_in_words(found)
     if found.num_users is not None:
         parts.append(f"by user: {found.num_users:,} users, without ads clicked before")

@@ -9,6 +9,7 @@ import pytest
 
 from tfrec import config, evaluation, ranking, retrieval
 from tfrec.evaluation import curve_points
+from tfrec.evaluation import report as evaluation_report
 from tfrec.reports import html as report_html
 from tfrec.reports import report_figures, tables
 from tfrec.reports import text as report_text
@@ -146,6 +147,28 @@ def test_a_head_that_knows_the_label_is_too_good_to_be_true(entropy, is_told):
     said = " ".join(tables.heads_in_words(report))
     assert said.startswith("click is too good to be true") == is_told
     assert bool(said) == is_told
+
+
+@pytest.mark.parametrize(
+    ("own", "num_ads", "named"),
+    [
+        (0.05, 2_000, "no better than popularity (0.3000) and random (0.2500) at finding"),
+        (0.26, 2_000, "no better than popularity (0.3000) at finding"),
+        (0.31, 2_000, ""),
+        # Five hundred are most of the ads: recall@100 counts, and nobody has it.
+        (0.05, 400, ""),
+    ],
+)
+def test_towers_that_find_no_more_than_popularity_or_chance_are_told(own, num_ads, named):
+    recall = {"two_tower": own, "popularity": 0.3, "random": 0.25}
+    recommenders = {
+        name: evaluation_report.RecommenderQuality(metrics={"corpus_recall_at_500": value})
+        for name, value in recall.items()
+    }
+    quality = evaluation.RetrievalQuality(num_ads=num_ads, num_clicks=9, recommenders=recommenders)
+    said = " ".join(tables.weak_towers_in_words(quality))
+    assert named in said
+    assert bool(said) == bool(named)
 
 
 def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
