@@ -30,8 +30,8 @@ clicked, so the share counts how often an order agrees with whoever chose the sh
 policy, or users who choose themselves) times how well it knows what is clicked. The ranker and the
 towers that it taught learn only the second. Shares are lower bounds for comparing systems that
 learn from clicks, not values, and a lower one does not say that an order is worse;
-`order_of_shown_ads` of the report leaves the first out. Where users do not click an ad again,
-clicks and lists leave out what they clicked before.
+`order_of_shown_ads` of the report leaves the first out. Where few held-out clicks repeat an
+earlier click of the user, clicks and lists leave out what the user clicked before.
 
 Shapes: Q requests or clicks, N ads, K candidates, S samples.
 

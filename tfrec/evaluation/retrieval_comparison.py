@@ -128,7 +128,7 @@ def recall_under_uniform_exposure(
 def read_clicks_on_unseen_ads(
     data_set: reader.DataSet, num_ads: int, max_clicks: int
 ) -> tuple[retrieval.Clicks, scipy.sparse.csr_array | None]:
-    """Reads test clicks; where users do not click an ad again, those on ads new to them.
+    """Reads test clicks; where few repeat a click of the user, those on ads new to the user.
 
     Args:
         data_set: The converted log.
@@ -136,7 +136,7 @@ def read_clicks_on_unseen_ads(
         max_clicks: Maximum number of clicks, evenly spaced in the log.
 
     Returns:
-        The clicks [Q] and, if users do not click an ad again, [Q, N] 1 for the ads that the user
+        The clicks [Q] and, if few repeat a click of the user, [Q, N] 1 for the ads that the user
         had clicked before in training and validation.
     """
     clicks = retrieval.read_clicks(data_set, SPLIT, max_clicks)

@@ -237,8 +237,8 @@ def clicks_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
     )
     if funnel.leaves_out_seen:
         yield (
-            "Users do not click an ad again in this log, so all lists leave out the ads that the "
-            "user clicked before"
+            "Fewer than 1 % of the held-out clicks repeat an earlier click of the user, so all "
+            "lists leave out the ads that the user clicked before"
         )
     if "ranker_by_click_alone" in funnel.baselines:
         yield (
