@@ -324,6 +324,8 @@ class EvaluationReport(ReportPart):
     impressions: int
     absent_heads: list[str]
     """Heads without a positive label in the log."""
+    unnamed_heads: list[str] = []
+    """Heads whose label the schema does not name."""
     weak_heads: dict[str, str] = {}
     """Weak head -> why it is weak, and what would help."""
     weights: dict[str, float] = {}

@@ -75,7 +75,9 @@ def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
     if report.without_ranker is not None:
         yield f"the ranker: there is none, because {report.without_ranker}"
     for head in report.absent_heads:
-        yield f"{head}: the log has no positive label, so the head is neither trained nor served"
+        unnamed = head in report.unnamed_heads
+        why = f"the schema names no {head}" if unnamed else "the log has no positive label"
+        yield f"{head}: {why}, so the head is neither trained nor served"
     for head, quality in report.ranker.items():
         if not quality.labeled:
             yield f"{head}: no row of the split has the label"

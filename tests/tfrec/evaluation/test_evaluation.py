@@ -490,6 +490,7 @@ def test_a_test_part_without_clicks_gives_none_where_a_metric_is_undefined(click
 def test_a_log_with_clicks_alone_names_the_absent_heads(click_only_report):
     report = click_only_report
     assert report.absent_heads == ["engagement", "revenue"]
+    assert report.unnamed_heads == ["engagement", "revenue"]
     assert list(report.ranker) == ["click"]
     assert report.realized is None
 

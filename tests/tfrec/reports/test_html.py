@@ -139,6 +139,20 @@ def test_the_text_has_every_metric_of_the_heads_and_the_funnel(reports):
         assert "Not measured: retrieval, item knn: the schema names no user_key" in text
 
 
+def test_an_absent_head_is_one_without_a_column_or_without_a_positive_label():
+    report = evaluation.EvaluationReport.model_construct(
+        absent_heads=["engagement", "revenue"],
+        unnamed_heads=["engagement"],
+        ranker={},
+        funnel=None,
+        retrieval=evaluation.RetrievalQuality(num_ads=1, num_clicks=0),
+    )
+    assert list(tables.not_measured(report)) == [
+        "engagement: the schema names no engagement, so the head is neither trained nor served",
+        "revenue: the log has no positive label, so the head is neither trained nor served",
+    ]
+
+
 @pytest.mark.parametrize(("entropy", "is_told"), [(0.04, True), (0.06, False), (None, False)])
 def test_a_head_that_knows_the_label_is_too_good_to_be_true(entropy, is_told):
     metrics = {"normalized_entropy": evaluation.Estimate(value=entropy)}
