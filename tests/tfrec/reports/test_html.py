@@ -92,6 +92,8 @@ def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure
         assert f"best possible, {ranker.requests} requests" in shown
         assert "ranker over all ads, the same" in shown
         assert "if revenue were known" in shown
+        assert "by clicks alone" in shown
+        assert "with the default weights" in shown or "has the default weights" in shown
         assert "recall@500, uniform exposure" in shown
         assert "The two-tower model reaches 100.0 % (–)" in shown
     assert "of what the ranker would return if it ordered all ads" in words
@@ -116,6 +118,7 @@ def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(rep
     for shown in (words, " ".join(report_text.report_as_text(real).split())):
         assert "A lower share than theirs does not mean that its order is worse" in shown
         assert "for comparison: ranker by click alone" in shown
+        assert "with the default weights" in shown
         assert "Among ads that were shown, the orders compare as follows" in shown
         assert "repeat an earlier click" not in shown
     assert "A lower share than theirs" not in report_text.report_as_text(reports[0])
