@@ -184,13 +184,13 @@ class Pipeline:
         directory = self.path("retrieval")
         teacher = self._teacher(data_set)
         if teacher is None and ranking.without_ranker(data_set) is None:
-            self._print(
-                _wrapped(
-                    "the two-tower model learns from clicks alone: there is no trained ranker of "
-                    f"this data set in {self.path('ranker')}, or all of its heads are weak. With "
-                    "one it learns what the ranker would choose: tfrec train_ranker"
-                )
+            why = (
+                f"all heads of the ranker in {self.path('ranker')} are weak"
+                if self._has_ranker(data_set)
+                else f"there is no trained ranker of this data set in {self.path('ranker')}. With "
+                "one it learns what the ranker would choose: tfrec train_ranker"
             )
+            self._print(_wrapped(f"the two-tower model learns from clicks alone: {why}"))
         of_clicks = {
             "data": _learned_from(data_set),
             **dataclasses.asdict(config),
@@ -376,13 +376,17 @@ class Pipeline:
         model, calibrators, found = ranking.load_ranker(data_set, self.path("ranker"))
         return model, calibrators, ranking.judge_heads(data_set.schema, found)
 
+    def _has_ranker(self, data_set: reader.DataSet) -> bool:
+        """Returns whether the ranker of the work directory was trained on the data set."""
+        trained = self._last_inputs("ranker").get("data") == _learned_from(data_set)
+        return trained and any(self.path("ranker").glob(PRODUCTS["ranker"]))
+
     def _teacher(self, data_set: reader.DataSet) -> retrieval.Teacher | None:
         """Returns the trained ranker as a teacher of the two-tower model.
 
         None if there is none, or if nothing that it says is known to be better than the rates.
         """
-        trained = self._last_inputs("ranker").get("data") == _learned_from(data_set)
-        if not trained or not any(self.path("ranker").glob(PRODUCTS["ranker"])):
+        if not self._has_ranker(data_set):
             return None
         model, calibrators, judged = self._ranker(data_set)
         if all(head in judged.weak for head in model.heads if judged.weights[head]):

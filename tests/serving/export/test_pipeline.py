@@ -45,3 +45,22 @@ def test_a_data_card_that_a_kill_left_out_is_written_by_the_next_run(
     page.write_text("old")
     steps.convert(source, config.ConvertConfig(test_fraction=0.3))
     assert page.read_text() != "old"
+
+
+@pytest.mark.parametrize(
+    ("is_trained", "why"),
+    [(True, "are weak"), (False, "there is no trained ranker of this data set in")],
+)
+def test_towers_that_no_ranker_teaches_say_why(
+    is_trained, why, source, tmp_path, capsys, monkeypatch
+):
+    steps = export.Pipeline(tmp_path / "work")
+    data_set = steps.convert(source, config.ConvertConfig())
+    monkeypatch.setattr(steps.__class__, "_teacher", lambda *_: None)
+    monkeypatch.setattr(steps.__class__, "_has_ranker", lambda *_: is_trained)
+    monkeypatch.setattr(steps.__class__, "_trained", lambda *_, **__: None)
+    capsys.readouterr()
+    steps.train_retrieval(data_set, config.RetrievalConfig())
+    said = " ".join(capsys.readouterr().out.split())
+    assert why in said
+    assert ("tfrec train_ranker" in said) != is_trained
