@@ -9,7 +9,7 @@ import numpy as np
 
 from tfrecords import columns, label_counts
 from tfrecords.schema_inference import event_types, kinds, known_names, log_sample, times
-from tfrecords.schema_inference.column_roles import Roles
+from tfrecords.schema_inference.column_roles import Roles, is_request_id
 from tfrecords.schema_inference.log_sample import LOG, USERS, Column, Sample
 
 # Words for outcomes, which are known only after an ad was shown.
@@ -126,7 +126,7 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return why
     if sample.table != LOG:
         return None
-    if known_names.REQUEST.fullmatch(column.plain_words) and len(column.known) > _FEW_ROWS:
+    if is_request_id(column, roles.user_key) and len(column.known) > _FEW_ROWS:
         return "an id of requests or sessions, which never repeats"
     if _is_clock(column, roles):
         return "a time, and later requests have other times"

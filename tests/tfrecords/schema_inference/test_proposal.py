@@ -419,6 +419,19 @@ def test_the_next_command_names_the_log_as_it_was_given(tmp_path: pathlib.Path) 
     assert f"'--data_path={tmp_path}/shop/*/*.csv' --workdir=workdir/shop" in told
 
 
+@pytest.mark.parametrize(("click", "is_shown"), [(0, False), (1, True), ("?", True)])
+def test_no_command_trains_on_a_log_without_a_click(
+    click: object, is_shown: bool, tmp_path: pathlib.Path
+) -> None:
+    columns = {**impressions(), "click": [0, click] * 300}
+    if click == "?":
+        del columns["click"], columns["conversion"], columns["revenue"]
+    log = write(tmp_path / "log.csv", columns)
+    told = infer.write_proposal(str(log), None, None, tmp_path / "s.json")
+    assert ("tfrec train" in told) == is_shown
+    assert told.endswith("then train on a log that has clicks.") != is_shown
+
+
 def test_a_schema_that_exists_is_not_overwritten(tmp_path: pathlib.Path) -> None:
     log = write(tmp_path / "log.csv", impressions())
     target = tmp_path / "schema.json"
