@@ -1,15 +1,22 @@
-"""What to expect of a head before it is trained, from the number of positive rows of its label.
+"""What to expect of a head before it is trained, from the rows of its label.
 
 The data card and the training both use `expect`, so they say the same.
+
+Shapes: V values.
 """
 
 import dataclasses
 import math
 
+import numpy as np
+
 FEW_TRAINING_POSITIVES = 1_000
 """With fewer positive rows, a model is not reliable."""
 FEW_POSITIVES = 100
 """With fewer, a head rarely learns more than its base rate, which is itself known only to 10 %."""
+
+LEAK_AUC = 0.98
+"""A field that alone reaches this AUC was probably written after the label was known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +79,23 @@ def expect(label: str, train: LabelRows, validation: LabelRows) -> Expectation |
         f"Use a larger log, with at least {FEW_TRAINING_POSITIVES:,} {positives} in training and "
         f"{FEW_POSITIVES} in validation.",
     )
+
+
+def auc(scores: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> float | None:
+    """Returns the AUC of a score of values, or None if the rows are all of one class.
+
+    Args:
+        scores: [V] score of each value.
+        negative: [V] number of negative rows of each value.
+        positive: [V] number of positive rows.
+    """
+    pairs = float(negative.sum()) * float(positive.sum())
+    if not pairs:
+        return None
+    _, place = np.unique(scores, return_inverse=True)
+    below, own = np.bincount(place, negative), np.bincount(place, positive)
+    # A pair with equal scores counts half.
+    return float(((np.cumsum(below) - below / 2) * own).sum() / pairs)
 
 
 def _positives(label: str, count: int = 0) -> str:

@@ -42,7 +42,7 @@ from workload import harness
 from serving import cli, export
 from serving.cli.flags import log_flags
 from tfrec import calibration, config, evaluation, metrics, ranking
-from tfrec.heads import CLICK, ENGAGEMENT, HEADS
+from tfrec.heads import CLICK, HEADS
 from tfrecords import reader, terminal
 from tfrecords.splits import SPLITS
 
@@ -210,12 +210,9 @@ def score(
         by_user=False,
     )
     ceiling = None
-    if "planted_truth" in estimates:
-        truth = estimates["planted_truth"]
-        # The best order of the amounts above 0 is by the probability of being above 0, which is
-        # that of an engagement.
-        best = truth.get(ENGAGEMENT.label, truth[head]) if kind.is_amount else truth[head]
-        ceiling = metrics.auc(own.labels, best[known])
+    # An order by expected amounts cannot reach the AUC of one by probabilities.
+    if "planted_truth" in estimates and not kind.is_amount:
+        ceiling = metrics.auc(own.labels, estimates["planted_truth"][head][known])
     samples = {}
     for name, of_heads in estimates.items():
         values = of_heads[head][known]
@@ -248,7 +245,8 @@ def print_table(head: str, results: Mapping[str, Any], names: Sequence[str]) -> 
         intervals = {_gap(key): _interval(gaps.get(key)) for key in keys[:2]}
         shown = {"model": name.replace("_", " "), "seconds": results[name].get("seconds")}
         table.append({**own, **shown, **intervals})
-    columns = dict.fromkeys(("auc", "auc_share", *keys), ".4f")
+    shares = () if HEADS[head].is_amount else ("auc_share",)
+    columns = dict.fromkeys(("auc", *shares, *keys), ".4f")
     gaps = dict.fromkeys(map(_gap, keys[:2]), "")
     harness.print_rows(table, {"model": "", **columns, "seconds": ".0f", **gaps})
 

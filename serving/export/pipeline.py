@@ -129,22 +129,22 @@ class Pipeline:
         if source.files.log[0] != synthetic.SyntheticLog(self.path("synthetic")).log:
             self._print(f"[1/{len(STEPS)}] using a log of format {source.format}")
         data_set = self._whole_data_set()
-        redone = self._once(
-            "data",
-            f"converting {source}",
-            inputs,
-            lambda: convert.convert(
+
+        def run() -> None:
+            self._card_page.unlink(missing_ok=True)
+            convert.convert(
                 source,
                 self.path("data"),
                 **dataclasses.asdict(config),
                 workers=workers,
                 progress=self.progress,
-            ),
-        )
+            )
+
+        redone = self._once("data", f"converting {source}", inputs, run)
         if data_set is None or redone:
             data_set = self.data_set()
         self._print(_describe(data_set))
-        if redone and self.progress:
+        if not self._card_page.is_file():
             self._write_card(data_set)
         return data_set
 
@@ -184,13 +184,13 @@ class Pipeline:
         directory = self.path("retrieval")
         teacher = self._teacher(data_set)
         if teacher is None and ranking.without_ranker(data_set) is None:
-            self._print(
-                _wrapped(
-                    "the two-tower model learns from clicks alone: there is no trained ranker of "
-                    f"this data set in {self.path('ranker')}, or all of its heads are weak. With "
-                    "one it also learns the ranker's choices: tfrec train_ranker"
-                )
+            why = (
+                f"all heads of the ranker in {self.path('ranker')} are weak"
+                if self._has_ranker(data_set)
+                else f"there is no trained ranker of this data set in {self.path('ranker')}. With "
+                "one it learns what the ranker would choose: tfrec train_ranker"
             )
+            self._print(_wrapped(f"the two-tower model learns from clicks alone: {why}"))
         of_clicks = {
             "data": _learned_from(data_set),
             **dataclasses.asdict(config),
@@ -376,13 +376,17 @@ class Pipeline:
         model, calibrators, found = ranking.load_ranker(data_set, self.path("ranker"))
         return model, calibrators, ranking.judge_heads(data_set.schema, found)
 
+    def _has_ranker(self, data_set: reader.DataSet) -> bool:
+        """Returns whether the ranker of the work directory was trained on the data set."""
+        trained = self._last_inputs("ranker").get("data") == _learned_from(data_set)
+        return trained and any(self.path("ranker").glob(PRODUCTS["ranker"]))
+
     def _teacher(self, data_set: reader.DataSet) -> retrieval.Teacher | None:
         """Returns the trained ranker as a teacher of the two-tower model.
 
         None if there is none, or if all of its heads with a weight are weak.
         """
-        trained = self._last_inputs("ranker").get("data") == _learned_from(data_set)
-        if not trained or not any(self.path("ranker").glob(PRODUCTS["ranker"])):
+        if not self._has_ranker(data_set):
             return None
         model, calibrators, judged = self._ranker(data_set)
         if all(head in judged.weak for head in model.heads if judged.weights[head]):
@@ -394,16 +398,19 @@ class Pipeline:
             functools.partial(ranking.served_scores, model, calibrators, keep_rate),
         )
 
+    @property
+    def _card_page(self) -> pathlib.Path:
+        return self.workdir / "data_card.html"
+
     def _write_card(self, data_set: reader.DataSet) -> None:
         """Writes the data card and prints its warnings, except those of `say_what_to_expect`."""
         built = card.build_card(data_set)
-        page = self.workdir / "data_card.html"
-        files.write(page, card.render_html(built))
+        files.write(self._card_page, card.render_html(built))
         said = "".join(head_lines.of_labels(data_set))
         warnings = card.render_warnings(
             own for own in built.warnings if own.level == "warning" and own.text not in said
         )
-        self._print(f"{warnings}\n      data card: {page}".lstrip("\n"))
+        self._print(f"{warnings}\n      data card: {self._card_page}".lstrip("\n"))
 
     def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
         """Returns the inputs of a step that uses both stages."""

@@ -134,7 +134,10 @@ def test_bad_lines_are_counted_and_quarantined_and_the_good_kept(tmp_path):
     assert {file for file, _, _, _ in split} == {str(path).encode()}
     assert [int(line) for _, line, _, _ in split] == [101, 102, 103, 104, 105]
     assert [raw for _, _, _, raw in split] == bad
-    assert split[4][2] == b"label must be 0 or 1, got '2'"
+    assert split[4][2] == (
+        b"label must be 0 or 1, got '2' (true, false, yes, no, t, f, y and n are read, too); "
+        b"other numbers need click_threshold in the schema"
+    )
 
 
 def test_a_mostly_bad_log_is_refused_with_examples_and_leaves_no_data_set(tmp_path):
@@ -349,7 +352,9 @@ def test_a_bad_label_rejects_its_row_and_a_missing_one_is_kept(tmp_path):
     assert data_set.label_count("validation", "engagement") == 0
     assert data_set.label_sum("test", "revenue") == 7
     reason = (data_set.directory / "rejected.tsv").read_text().split("\t")[2]
-    assert reason == "bought must be 0 or 1, got '2'"
+    assert reason == (
+        "bought must be 0 or 1, got '2' (true, false, yes, no, t, f, y and n are read, too)"
+    )
 
 
 def test_a_revenue_that_no_model_can_learn_is_rejected(tmp_path):

@@ -1,5 +1,6 @@
 """What to expect of a head, from the number of positive rows of its label."""
 
+import numpy as np
 import pytest
 
 from tfrecords import label_counts
@@ -42,3 +43,10 @@ def test_one_row_is_no_plural():
 
 def test_near_the_base_rate_is_said_of_very_few_only():
     assert "base rate" not in expect("click", (9_000, 100), (900, 100)).text
+
+
+def test_the_auc_of_values():
+    scores, negative, positive = np.array([[0.5, 0.1, 0.5], [2, 3, 1], [1, 1, 2]])
+    # Of 6 x 4 pairs, 3 x 3 are in order and 3 x 3 + 3 x 1 have equal scores.
+    assert label_counts.auc(scores, negative, positive) == pytest.approx((9 + 12 / 2) / 24)
+    assert label_counts.auc(scores, negative, 0 * positive) is None

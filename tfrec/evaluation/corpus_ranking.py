@@ -114,6 +114,19 @@ def per_click(
     )
 
 
+def by_chance(num_ads: int) -> report.RecommenderQuality:
+    """Returns what lists of random ads are expected to reach."""
+    discounts = 1.0 / np.log2(2.0 + np.arange(min(max(NDCG_AT), num_ads)))
+    return report.RecommenderQuality(
+        metrics={
+            **{f"corpus_recall_at_{k}": min(k / num_ads, 1.0) for k in RECALL_AT},
+            **{f"ndcg_at_{k}": float(discounts[:k].sum()) / num_ads for k in NDCG_AT},
+            "auc_against_uniform_ads": 0.5,
+            "auc_against_popular_ads": 0.5,
+        }
+    )
+
+
 def clicks_under_uniform_exposure(
     recommender: Recommender,
     queries: Queries,

@@ -13,19 +13,26 @@ _BINS = 30
 _TAIL = 0.002
 
 
-def of_scores(labels: np.ndarray, scores: np.ndarray, ratios: bool = False) -> report.ScoreCurves:
+def of_scores(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    ratios: bool = False,
+    probabilities: np.ndarray | None = None,
+) -> report.ScoreCurves:
     """Returns the curves of a head.
 
     Args:
         labels: [N]; above 0 is positive; at least one row.
         scores: [N].
         ratios: Whether the histogram's bins are equally wide on a logarithmic scale.
+        probabilities: [N] order of the rows for ROC, precision and recall; None: the scores.
     """
     positive, scores = np.asarray(labels) > 0, np.asarray(scores, np.float64)
+    ordered = scores if probabilities is None else np.asarray(probabilities, np.float64)
     num_positive = int(positive.sum())
     roc = precision_recall = None
     if 0 < num_positive < len(positive):
-        taken, found = _cut(positive, scores)
+        taken, found = _cut(positive, ordered)
         recall = found / num_positive
         false_positives = (taken - found) / (len(positive) - num_positive)
         roc = [(0.0, 0.0), *_points(false_positives, recall)]

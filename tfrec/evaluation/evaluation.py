@@ -101,6 +101,7 @@ def evaluate(
         split=SPLIT,
         impressions=data_set.num_rows(SPLIT),
         absent_heads=[head for head in HEADS if ranker and head not in ranker],
+        unnamed_heads=[head for head in HEADS if head not in data_set.spec.labels],
         weak_heads=dict(judged.weak),
         weights=dict(judged.weights),
         weights_source=judged.source,

@@ -30,8 +30,8 @@ share measures how often an order agrees with the exposure (by the logging polic
 choose themselves) times how well it predicts clicks. The ranker and the towers that it taught learn
 only the second. Shares are lower bounds for comparing systems that learn from clicks, not values,
 and a lower one does not mean that an order is worse; `order_of_shown_ads` of the report leaves the
-first out. If users do not click an ad again, clicks and lists leave out the ads that they clicked
-before.
+first out. If few held-out clicks repeat an earlier click of the user, clicks and lists leave out
+the ads that the user clicked before.
 
 Shapes: Q requests or clicks, N ads, K candidates, S samples.
 

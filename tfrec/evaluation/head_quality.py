@@ -2,7 +2,7 @@
 
 A probability has `auc`, `per_user_auc`, `normalized_entropy`, `log_loss`,
 `expected_calibration_error`, `calibration_ratio` (predicted / observed) and
-`ndcg_at_10_logged_lists`. An amount has `auc` (of the rows above 0),
+`ndcg_at_10_logged_lists`. An amount has `auc` (of the rows above 0, by the probability of one),
 `normalized_entropy_of_zero_part`, `normalized_gini`, `calibration_ratio` and
 `ndcg_at_10_logged_lists`. With ground truth, each also has `auc_share_of_achievable`.
 
@@ -86,10 +86,8 @@ def measure(
             name: metrics.point_estimate(own)
             for name, own in head_samples(head, plain, truth).items()
         }
-        # The best order of the rows above 0 is by the probability of being above 0. Both AUCs of a
-        # sample are of the same rows, so the difficulty of the rows cancels out.
+        # Both AUCs of a sample are of the same rows, so the difficulty of the rows cancels out.
         best = metrics.resampled_auc(rows.resamples, rows.labels, truth.positive)
-        ceilings["auc"] = metrics.point_estimate(best)
         samples["auc_share_of_achievable"] = metrics.resampled_ratio(
             samples["auc"] - 0.5, best - 0.5
         )
@@ -171,11 +169,11 @@ def head_samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np
     }
     loss, entropy = entropy_samples(own, labels > 0, scores.positive)
     if head.is_amount:
-        gini = metrics.resampled_normalized_gini(own, labels, values)
         return {
-            "auc": order["auc"],
+            # The best order of the rows above 0 is by the probability of being above 0.
+            "auc": metrics.resampled_auc(own, labels, scores.positive),
             "normalized_entropy_of_zero_part": entropy,
-            "normalized_gini": gini,
+            "normalized_gini": metrics.resampled_normalized_gini(own, labels, values),
             **common,
         }
     bins = metrics.calibration_bins(values, NUM_BINS)

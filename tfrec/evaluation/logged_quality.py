@@ -138,7 +138,7 @@ def curves_of(logged: LoggedScores) -> dict[str, report.ScoreCurves]:
         rows, served, _ = logged.rows(head)
         if len(rows.labels):
             curves[head] = curve_points.of_scores(
-                rows.labels, served.values, ratios=HEADS[head].is_amount
+                rows.labels, served.values, HEADS[head].is_amount, served.positive
             )
     return curves
 

@@ -37,7 +37,8 @@ class Estimate(ReportPart):
     value: float | None = None
     """None if the rows do not define the metric."""
     interval: Interval | None = None
-    """Its 95 % interval. None: too few units to resample."""
+    """Its 95 % interval. None: there are too few units to resample, or the value is the same in all
+    resamples, such as a share of 0 or 1."""
     absent: str | None = None
     """Why there is no value."""
     ground_truth: float | None = None
@@ -169,7 +170,7 @@ class RetrievalQuality(ReportPart):
     clicked_popularity_percentile: float | None = None
     """Mean percentile by training clicks of the clicked ads."""
     recommenders: dict[str, RecommenderQuality] = {}
-    """`two_tower`, baselines, and `ground_truth`."""
+    """`two_tower`, baselines, `ground_truth`, and `random`: what is expected of random lists."""
     share_of_achievable: dict[str, float] = {}
     """Metric -> value of the two-tower model divided by that of the ground truth."""
     uniform_exposure: UniformExposure | None = None
@@ -311,6 +312,8 @@ class EvaluationReport(ReportPart):
     impressions: int
     absent_heads: list[str]
     """Heads without a positive label in the log."""
+    unnamed_heads: list[str] = []
+    """Heads whose label the schema does not name."""
     weak_heads: dict[str, str] = {}
     """Weak head -> why it is weak, and what would help."""
     weights: dict[str, float] = {}

@@ -29,7 +29,7 @@ def evaluate_retrieval(
     max_clicks: int = MAX_CLICKS,
     config: EvaluationConfig | None = None,
 ) -> report.RetrievalQuality:
-    """Measures a two-tower model, the baselines and, if known, the ground truth.
+    """Measures a two-tower model, the baselines, chance and, if known, the ground truth.
 
     The baselines use the clicks of training and validation. The model has learned from
     validation clicks only after a refit, which taught models skip.
@@ -58,6 +58,9 @@ def evaluate_retrieval(
     if truth is not None:
         recommenders["ground_truth"] = ground_truth.recommender(truth, catalog)
     measured = compare_recommenders(data_set, recommenders, history, max_clicks)
+    if measured.num_clicks:
+        chance = {"random": corpus_ranking.by_chance(len(catalog))}
+        measured = measured.model_copy(update={"recommenders": {**measured.recommenders, **chance}})
     if too_large and measured.num_clicks:
         absent = {"ease": f"the catalog has more than {baselines.MAX_ADS_OF_EASE:,} ads"}
         measured = measured.model_copy(update={"absent": {**measured.absent, **absent}})
@@ -125,7 +128,7 @@ def recall_under_uniform_exposure(
 def read_clicks_on_unseen_ads(
     data_set: reader.DataSet, num_ads: int, max_clicks: int
 ) -> tuple[retrieval.Clicks, scipy.sparse.csr_array | None]:
-    """Reads test clicks; if users do not click an ad again, only clicks on ads new to them.
+    """Reads test clicks; if few repeat a click of the user, only clicks on ads new to the user.
 
     Args:
         data_set: The converted log.
@@ -133,7 +136,7 @@ def read_clicks_on_unseen_ads(
         max_clicks: Maximum number of clicks, evenly spaced in the log.
 
     Returns:
-        The clicks [Q] and, if users do not click an ad again, [Q, N] 1 for the ads that the user
+        The clicks [Q] and, if few repeat a click of the user, [Q, N] 1 for the ads that the user
         had clicked before in training and validation.
     """
     clicks = retrieval.read_clicks(data_set, SPLIT, max_clicks)

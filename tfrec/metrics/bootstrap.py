@@ -86,11 +86,12 @@ def point_estimate(samples: np.ndarray) -> float | None:
 def interval(samples: np.ndarray) -> Interval | None:
     """Returns the central 95 % of a metric's values [S], without the first, the data's value.
 
-    None if most resamples have no value.
+    None if most resamples have no value, or if all are equal: resamples of 0 of 5 are all 0, but
+    another five rows would not be.
     """
     resampled = samples[1:]
     known = resampled[np.isfinite(resampled)]
-    if len(known) <= len(resampled) / 2:
+    if len(known) <= len(resampled) / 2 or np.allclose(known, known[0], rtol=1e-9, atol=1e-12):
         return None
     tail = (1 - CONFIDENCE) / 2
     return [float(bound) for bound in np.quantile(known, (tail, 1 - tail))]

@@ -7,6 +7,8 @@ from tfrec.evaluation import Estimate
 from tfrecords import pages
 
 _INTERVAL = "95 % interval"
+# Outcomes have chance in them, so a lower normalized entropy means that a field is a copy of one.
+_TOO_GOOD = 0.05
 # Metric of a head -> label.
 _HEAD_METRICS = {
     "auc": "AUC",
@@ -51,10 +53,20 @@ def of_heads(report: evaluation.EvaluationReport) -> pages.PageTable:
 
 
 def heads_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
-    """Yields how the heads are weighted, and which are weak and why."""
+    """Yields how the heads are weighted, and which are too good, or weak and why."""
     if report.weights:
         weights = ", ".join(f"{head} {weight:.4g}" for head, weight in report.weights.items())
         yield f"Default weights of the utility ({report.weights_source}): {weights}"
+    for head, quality in report.ranker.items():
+        for name in ("normalized_entropy", "normalized_entropy_of_zero_part"):
+            value = quality.metrics.get(name, Estimate()).value
+            if value is not None and value < _TOO_GOOD:
+                yield (
+                    f"{head} is too good to be true: its {_HEAD_METRICS[name]} is below "
+                    f"{_TOO_GOOD}, so a field probably knows the label. Remove fields that are "
+                    "known only after an ad was shown; the data card names those that alone tell "
+                    "the clicks"
+                )
     for head, why in report.weak_heads.items():
         yield f"{head} is weak: {why}"
 
@@ -64,7 +76,9 @@ def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
     if report.without_ranker is not None:
         yield f"the ranker: not trained, because {report.without_ranker}"
     for head in report.absent_heads:
-        yield f"{head}: the log has no positive label, so the head is neither trained nor served"
+        unnamed = head in report.unnamed_heads
+        why = f"the schema names no {head}" if unnamed else "the log has no positive label"
+        yield f"{head}: {why}, so the head is neither trained nor served"
     for head, quality in report.ranker.items():
         if not quality.labeled:
             yield f"{head}: no row of the split has the label"
@@ -94,6 +108,29 @@ def of_retrieval(quality: evaluation.RetrievalQuality) -> pages.PageTable:
         cells = (pages.format_metric(None if own is None else own.value) for own in recalls)
         rows.append(["recall@500, uniform exposure", *cells])
     return pages.PageTable(["", *map(_words, quality.recommenders)], rows)
+
+
+def weak_towers_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
+    """Yields that the two-tower model finds no more clicks than popularity or chance, if so."""
+    # Longer lists hold most of a small catalog, whoever chose them.
+    k = max((k for k in evaluation.RECALL_AT if 2 * k <= quality.num_ads), default=None)
+    recall = {
+        name: own.metrics.get(f"corpus_recall_at_{k}") for name, own in quality.recommenders.items()
+    }
+    own = recall.get("two_tower")
+    if own is None:
+        return
+    better = [
+        f"{name} ({pages.format_metric(other)})"
+        for name in ("popularity", "random")
+        if (other := recall.get(name)) is not None and own <= other
+    ]
+    if better:
+        yield (
+            f"The two-tower model is no better than {' and '.join(better)} at finding held-out "
+            f"clicks: its recall@{k} is {pages.format_metric(own)}. A larger log may help, and so "
+            "may fields that tell users or ads apart"
+        )
 
 
 def uniform_exposure_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
@@ -204,8 +241,8 @@ def clicks_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
     )
     if funnel.leaves_out_seen:
         yield (
-            "Users do not click an ad again in this log, so all lists leave out the ads that the "
-            "user clicked before"
+            "Fewer than 1 % of the held-out clicks repeat an earlier click of the user, so all "
+            "lists leave out the ads that the user clicked before"
         )
     if "ranker_by_click_alone" in funnel.baselines:
         yield (

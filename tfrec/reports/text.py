@@ -19,7 +19,8 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
         title = f"Ranker, {report.impressions:,} {report.split} impressions"
         parts += [title, tables.of_heads(report), *tables.heads_in_words(report)]
     parts += [
-        f"Retrieval, {found.num_clicks:,} test clicks among {found.num_ads:,} ads",
+        f"Retrieval by clicks alone (other weights 0), {found.num_clicks:,} test clicks among "
+        f"{found.num_ads:,} ads",
     ]
     if found.recommenders:
         parts += [
@@ -27,16 +28,24 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
             f"{found.num_clicks_on_unseen_ads:,} of the clicks are on unseen ads: not shown in "
             "training, not clicked in validation",
         ]
+    parts += tables.weak_towers_in_words(found)
     parts += tables.uniform_exposure_in_words(found)
     if found.num_users is not None:
         parts.append(f"by user: {found.num_users:,} users, without ads clicked before")
     if isinstance(funnel, evaluation.ValueFunnel):
         parts.append(f"Funnel, {funnel.requests} requests: true value of ten ads ({index})")
         for name, measured in funnel.utilities.items():
-            parts += [f"by {name}", tables.of_utility(measured), tables.of_promises(measured)]
+            weights = " with the default weights" if name == "utility" else " alone"
+            parts += [
+                f"by {name}{weights}",
+                tables.of_utility(measured),
+                tables.of_promises(measured),
+            ]
     elif funnel.clicks:
+        weights = " with the default weights" if funnel.weights else ""
         parts += [
-            f"Funnel, {funnel.clicks} held-out clicks: share of clicked ads that remain ({index})",
+            f"Funnel{weights}, {funnel.clicks} held-out clicks: share of clicked ads that remain "
+            f"({index})",
             tables.of_clicks(funnel),
             *tables.clicks_in_words(report),
         ]

@@ -29,7 +29,8 @@ class HeldOut:
         ad_rows: [Q] int32 the clicked ads.
         user: [Q] int64 fingerprints, or None if users are not known.
         repeated: Share of the clicks on ads that the user clicked in training. If it is nearly 0,
-            users do not click an ad again, and lists leave out the ads that they clicked.
+            because users do not click an ad again or seldom see it again, lists leave out the ads
+            that they clicked.
     """
 
     query: np.ndarray

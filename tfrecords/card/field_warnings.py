@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from tfrecords import pages, terminal
+from tfrecords import label_counts, pages, terminal
 from tfrecords.card import model, statistics
 
 MUCH_MISSING = 0.95
@@ -17,6 +17,7 @@ Found = Iterator[model.CardWarning]
 
 def find(card: model.DataCard) -> Found:
     """Yields the warnings and notes about the fields of a card."""
+    yield from _leaks(card)
     yield from _varying(card)
     # Computed fields are empty at the start of the log, and rates change over time.
     logged = [field for field in card.fields if not field.is_computed]
@@ -46,6 +47,27 @@ def _about(
     named = [f.name if figure is None else f"{f.name} ({figure(f)})" for f in fields]
     if named:
         yield tell(f"{text}: {terminal.format_list(named)}.", action)
+
+
+def _leaks(card: model.DataCard) -> Found:
+    """Warns of fields that alone tell clicks; computed ones know only what was before a row."""
+
+    def leaks(field: model.FieldSummary) -> bool:
+        # Sampled negatives are other ads than those of the log.
+        by_sampling = field.side == "ad" and card.sampled_negatives > 0
+        return (
+            not field.is_computed
+            and not by_sampling
+            and (field.click_auc or 0) >= label_counts.LEAK_AUC
+        )
+
+    return _about(
+        filter(leaks, card.fields),
+        lambda f: f"AUC {f.click_auc:.3f}",
+        "Alone enough to tell the held-out clicks, like a copy of the label",
+        "Remove each field that is known only after an ad was shown, such as a dwell time or a "
+        "status: metrics mean nothing with it, and serving does not have it.",
+    )
 
 
 def _varying(card: model.DataCard) -> Found:

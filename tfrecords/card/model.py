@@ -44,6 +44,7 @@ class SplitSummary(pydantic.BaseModel):
     sampled: int  # sampled negatives
     share_with_click: Share
     engaged_without_click: int  # impressions with an engagement and without a click
+    revenue_without_click: int  # impressions with revenue and without a click
     labels: dict[str, LabelSummary]
     list_lengths: ListLengths
 
@@ -86,6 +87,7 @@ class FieldSummary(pydantic.BaseModel):
     constant: bool  # in training
     largest_share: Share  # of one id in training
     drift: Drift
+    click_auc: float | None = None  # of the click rates of values, on held-out units
     # Strings:
     vocabulary: int | None = None  # number of values in the vocabulary
     distinct: int | None = None  # number of values in training

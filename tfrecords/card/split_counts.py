@@ -4,7 +4,7 @@ Query-side fields are counted once per request and ad-side fields once per impre
 stored. Memory depends on the vocabularies and the catalog, not on the number of rows.
 
 Shapes: R requests and L impressions of a window, F columns of ids, V ids of a field, N ads,
-T list lengths.
+T list lengths, C ids of a field, where a list or a vector is present (1) or missing (0).
 """
 
 import dataclasses
@@ -31,8 +31,11 @@ class SplitCounts:
         ids: Values of each field by id [V] int64; id 0 of a list field counts empty lists, and
             ids 0 and 1 of a vector field the missing vectors and the others.
         value_lists: Lists of each list field by number of values [list_length + 1] int64.
+        clicks: Values of each field by click and id [2, C] int64; a request is clicked if one of
+            its ads is, and those without a known label are left out.
         clicked_requests: Requests with a click.
         engaged_without_click: Impressions with an engagement and without a click.
+        revenue_without_click: Impressions with revenue and without a click.
         ad_impressions: Impressions of each ad [N] int64.
         ad_clicks: Clicks of each ad [N] int64.
     """
@@ -42,8 +45,10 @@ class SplitCounts:
     list_lengths: np.ndarray
     ids: dict[str, np.ndarray]
     value_lists: dict[str, np.ndarray]
+    clicks: dict[str, np.ndarray]
     clicked_requests: int
     engaged_without_click: int
+    revenue_without_click: int
     ad_impressions: np.ndarray
     ad_clicks: np.ndarray
 
@@ -58,8 +63,15 @@ def empty_counts(data_set: reader.DataSet) -> SplitCounts:
         list_lengths=np.zeros(2, np.int64),
         ids={f.name: np.zeros(data_set.fitted.cardinality(f), np.int64) for f in fields},
         value_lists={f.name: np.zeros(f.list_length + 1, np.int64) for f in fields if f.is_list},
+        clicks={
+            f.name: np.zeros(
+                (2, 2 if f.is_list or f.is_vector else data_set.fitted.cardinality(f)), np.int64
+            )
+            for f in fields
+        },
         clicked_requests=0,
         engaged_without_click=0,
+        revenue_without_click=0,
         ad_impressions=np.zeros(num_ads, np.int64),
         ad_clicks=np.zeros(num_ads, np.int64),
     )
@@ -95,18 +107,22 @@ def _add_window(counts: SplitCounts, schema: Schema, window: Window) -> None:
     counts.requests += len(lengths)
     counts.rows += len(window["ad_row"])
     counts.list_lengths = _joined(counts.list_lengths, np.bincount(lengths))
+    starts = np.cumsum(lengths) - lengths
+    of_request = np.fmax.reduceat(window["click"], starts) if len(lengths) else np.empty(0)
+    click = {"query": of_request, "ad": window["click"]}
     for side in SIDES:
         # Contiguous columns, because each is read several times.
         columns = np.ascontiguousarray(window[side].T)
         for field, of_field in encoding.value_columns(schema.side(side)):
             _add_field(counts, field, columns[of_field])
+            _add_clicks(counts, field, columns[of_field], click[side])
     clicked = window["click"] == 1
+    unclicked = window["click"] == 0
     if "engagement" in window:
-        unclicked = (window["engagement"] == 1) & (window["click"] == 0)
-        counts.engaged_without_click += int(unclicked.sum())
-    if len(lengths):
-        starts = np.cumsum(lengths) - lengths
-        counts.clicked_requests += int(np.logical_or.reduceat(clicked, starts).sum())
+        counts.engaged_without_click += int((unclicked & (window["engagement"] == 1)).sum())
+    if "revenue" in window:
+        counts.revenue_without_click += int((unclicked & (window["revenue"] > 0)).sum())
+    counts.clicked_requests += int((of_request == 1).sum())
     add_ids(counts.ad_impressions, window["ad_row"])
     add_ids(counts.ad_clicks, window["ad_row"][clicked])
 
@@ -126,6 +142,14 @@ def _add_field(counts: SplitCounts, field: Field, columns: np.ndarray) -> None:
     counts.value_lists[field.name] += lists
     add_ids(totals, columns[columns != 0])
     totals[0] += lists[0]
+
+
+def _add_clicks(counts: SplitCounts, field: Field, columns: np.ndarray, click: np.ndarray) -> None:
+    """Adds the ids [width, B] of one field by click [B]."""
+    has_presence = field.is_list or field.is_vector
+    ids: np.ndarray = np.asarray(columns.any(axis=0)) if has_presence else columns[0]
+    for label, totals in enumerate(counts.clicks[field.name]):
+        add_ids(totals, ids[click == label])
 
 
 def add_ids(totals: np.ndarray, ids: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import encoding, schema
+from tfrecords import encoding, label_counts, schema
 from tfrecords.card import model, split_counts
 
 TOP_VALUES = 10
@@ -21,6 +21,8 @@ SHIFTED = 0.1
 DRIFTED = 0.25
 # Differences below this multiple of the difference by chance are not significant.
 _TIMES_CHANCE = 3.0
+# Held-out units of each class that an AUC needs.
+_FEW_LABELS = 10
 _MISSING, _OUT_OF_VOCABULARY, _FIRST_GROUP = 0, 1, 2
 _QUANTILES = (0.1, 0.5, 0.9)
 
@@ -53,6 +55,7 @@ def summarize(
         constant=int((train > 0).sum()) <= 1,
         largest_share=share(int(train.max()), int(train.sum())),
         drift=drift(groups(fitted, field, train), ids),
+        click_auc=click_auc({split: own.clicks[field.name] for split, own in counts.items()}),
     )
     if field.is_vector:
         summary.constant, summary.largest_share = not train[1], None
@@ -80,6 +83,24 @@ def summarize(
     if field.is_list:
         summary.value_lists = {s: own.value_lists[field.name].tolist() for s, own in counts.items()}
     return summary
+
+
+def click_auc(clicks: Mapping[str, np.ndarray]) -> float | None:
+    """Returns how well a field alone tells clicks: the AUC on held-out units, or None.
+
+    The score of a value is its click rate in training. A threshold of a number, a value and a
+    missing value are found alike, and values that training shows once say little.
+
+    Args:
+        clicks: Counts of each split by click and id [2, V].
+    """
+    negative, positive = clicks["validation"] + clicks["test"]
+    if min(negative.sum(), positive.sum()) < _FEW_LABELS:
+        return None
+    train = clicks["train"]
+    rate = train[1].sum() / max(train.sum(), 1)
+    scores = (train[1] + rate) / (train.sum(axis=0) + 1)
+    return label_counts.auc(scores, negative, positive)
 
 
 def written_twice(values: pa.Array | pa.ChunkedArray) -> model.WrittenTwice | None:

@@ -125,6 +125,12 @@ def _labels(card: model.DataCard) -> Found:
                 "The model assumes that an engagement follows a click: correct the labels, or name "
                 "another engagement column.",
             )
+        if paid := of_split.revenue_without_click:
+            yield model.warning(
+                f"{paid:,} {split} rows have revenue without a click.",
+                "It counts as brought by showing the ad alone: if revenue follows a click, correct "
+                "the labels, or name another revenue column.",
+            )
 
 
 def _splits(card: model.DataCard) -> Found:

@@ -23,6 +23,7 @@ TRUTHS = {
     "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0,
     "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0, "f": 0.0, "t": 1.0, "n": 0.0, "y": 1.0,
 }  # fmt: skip
+_WORDS = "true, false, yes, no, t, f, y and n"
 _UTC = re.compile(r"\s*(UTC|GMT)$")
 _TIME_TYPES = (
     pa.timestamp("us"),
@@ -149,7 +150,8 @@ def _clicks(schema: Schema, table: pa.Table, faults: RowFaults, is_labeled: bool
     if name is None:
         return np.ones(table.num_rows)
     if schema.click_threshold is None:
-        clicked, expected = checked_truths(faults, name, table[name]), "0 or 1"
+        hint = "; other numbers need click_threshold in the schema"
+        clicked, expected = checked_truths(faults, name, table[name], hint), "0 or 1"
     else:
         rating, expected = checked_numbers(faults, name, table[name]), "a number"
         clicked = np.where(np.isnan(rating), np.nan, rating >= schema.click_threshold)
@@ -158,15 +160,24 @@ def _clicks(schema: Schema, table: pa.Table, faults: RowFaults, is_labeled: bool
     return clicked
 
 
-def checked_truths(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """Returns a column of 0 and 1 as float64 [B]; NaN is missing."""
+def checked_truths(
+    faults: RowFaults, name: str, column: pa.ChunkedArray, hint: str = ""
+) -> np.ndarray:
+    """Returns a column of 0 and 1 as float64 [B]; NaN is missing.
+
+    Args:
+        faults: Faults are added to it.
+        name: Name of the column.
+        column: The column.
+        hint: End of the reason for a value that is neither 0 nor 1.
+    """
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
     if not arrow.is_text(column):
         truth = column.cast(pa.float64(), safe=False).to_numpy()
         faults.add(
             ~np.isin(truth, (0, 1)) & ~np.isnan(truth),
-            lambda row: f"{name} must be 0 or 1, got {truth[row]:g}",
+            lambda row: f"{name} must be 0 or 1, got {truth[row]:g}{hint}",
         )
         return truth
 
@@ -177,7 +188,7 @@ def checked_truths(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.
     def reason(value: str) -> str:
         if value == name:
             return f"looks like a header line (its {name} is {value!r}); remove it"
-        return f"{name} must be 0 or 1, got {value[:40]!r}"
+        return f"{name} must be 0 or 1, got {value[:40]!r} ({_WORDS} are read, too){hint}"
 
     return _parsed(faults, column, parse, reason)
 

@@ -27,6 +27,8 @@ _ONE_OUTCOME = {
         "or convert with --sampled_negatives=4."
     ),
 }
+# A column named session with no more values than this tells kinds or numbers of sessions.
+_FEW_SESSIONS = 20
 # Rows of a request, and requests of a sample, in which it is recognized without its name.
 _MAX_REQUEST, _MIN_REQUESTS = 200, 20
 
@@ -201,14 +203,24 @@ def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> 
     return None
 
 
+def is_request_id(column: Column, user: Column | None) -> bool:
+    """Returns whether a column is an id of requests or sessions, by its name.
+
+    One named only session must also have many values, each of one user.
+    """
+    if known_names.REQUEST.fullmatch(column.plain_words) is None:
+        return False
+    if column.plain_words != "session":
+        return True
+    of_one_user = user is None or not log_sample.varies_within(user, column)
+    return len(column.known) > _FEW_SESSIONS and of_one_user
+
+
 def _request_key(
     columns: list[Column], user: Column | None, time: Column | None, notes: list[str]
 ) -> Column | None:
     for column in columns:
-        if (
-            not known_names.REQUEST.fullmatch(column.plain_words)
-            or column.missing_share > known_names.MAX_MISSING
-        ):
+        if not is_request_id(column, user) or column.missing_share > known_names.MAX_MISSING:
             continue
         repeated = float((column.codes[1:] == column.codes[:-1]).mean()) if len(column.codes) else 0
         if len(column.known) < 2 or column.is_truth or repeated < _NEIGHBORS:
@@ -347,6 +359,24 @@ def _describe(roles: Roles, notes: list[str]) -> None:
         column = getattr(roles, role)
         if column is not None:
             notes.append(text.format(column.name))
+    notes += _without_click(roles)
+
+
+def _without_click(roles: Roles) -> list[str]:
+    """Returns notes about labels that are positive in unclicked rows."""
+    found = []
+    unclicked = roles.clicked() == 0
+    for column in (roles.engagement, roles.revenue):
+        if column is None or roles.click is None:
+            continue
+        positive = labels.positive(column)
+        share = float((positive & unclicked).sum() / max(positive.sum(), 1))
+        if share > 0:
+            found.append(
+                f"{share:.1%} of the rows with a positive {column.name!r} have no click. Check "
+                "that both columns tell of the same impression."
+            )
+    return found
 
 
 def _every_row(engagement: Column | None) -> str:

@@ -52,9 +52,10 @@ _PEOPLE = (
 )
 USER = re.compile(f"({_PEOPLE})({KEY})?")
 REQUEST = re.compile(
-    # A column named only search or query holds what the user typed.
-    f"(request|display|impression|auction|slate|pageview|page_view)({KEY})?|"
-    f"(search|srch|query|session|req|bid){KEY}"
+    # A column named only search or query holds what the user typed; one named only session may
+    # number or describe it, see `column_roles.is_request_id`.
+    f"(request|display|impression|auction|slate|pageview|page_view|session)({KEY})?|"
+    f"(search|srch|query|req|bid){KEY}"
 )
 ADS = (
     "ad", "creative", "banner", "item", "product", "sku", "asin", "goods", "offer", "adgroup",

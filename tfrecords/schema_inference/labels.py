@@ -77,11 +77,9 @@ def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
         ad: The ad id; columns that are constant for each ad are properties of it.
     """
     own = [c for c in columns if c.table == LOG and not log_sample.is_constant_per_ad(c, ad)]
-    truths = {c.name: _positive(c) for c in own if _is_truth(c) and len(c.known) > 1}
+    truths = {c.name: positive(c) for c in own if _is_truth(c) and len(c.known) > 1}
     amounts = {
-        c.name: _positive(c)
-        for c in own
-        if c.is_numeric and not c.is_truth and c.numbers.min() >= 0
+        c.name: positive(c) for c in own if c.is_numeric and not c.is_truth and c.numbers.min() >= 0
     }
 
     def within(outer: np.ndarray, candidates: Mapping[str, np.ndarray]) -> str | None:
@@ -103,7 +101,7 @@ def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
     return None
 
 
-def _positive(column: Column) -> np.ndarray:
+def positive(column: Column) -> np.ndarray:
     """Returns whether the value of each row [B] is above 0 or true."""
     if column.is_numeric:
         return column.by_row(column.numbers > 0) == 1

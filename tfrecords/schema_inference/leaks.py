@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 
-from tfrecords import columns
+from tfrecords import columns, label_counts
 from tfrecords.schema_inference import event_types, kinds, known_names, log_sample, times
-from tfrecords.schema_inference.column_roles import Roles
+from tfrecords.schema_inference.column_roles import Roles, is_request_id
 from tfrecords.schema_inference.log_sample import LOG, USERS, Column, Sample
 
 # Words for outcomes, which are known only after an ad was shown.
@@ -126,7 +126,7 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return why
     if sample.table != LOG:
         return None
-    if known_names.REQUEST.fullmatch(column.plain_words) and len(column.known) > _FEW_ROWS:
+    if is_request_id(column, roles.user_key) and len(column.known) > _FEW_ROWS:
         return "an id of requests or sessions, which never repeats"
     if _is_clock(column, roles):
         return "a time, and later requests have other times"
@@ -186,6 +186,8 @@ def _leak(column: Column, roles: Roles) -> str | None:
         return "present exactly in the clicked rows"
     if (why := _after_clicks(column, clicked)) is not None:
         return why
+    if _is_split_by_click(column, clicked):
+        return "a threshold of its number determines the click"
     if len(column.values) > _MAX_VALUES or len(column.known) < 2:
         return None
     counts = np.maximum(column.counts, 1)
@@ -197,6 +199,19 @@ def _leak(column: Column, roles: Roles) -> str | None:
     ):
         return "its value determines the click"
     return None
+
+
+def _is_split_by_click(column: Column, clicked: np.ndarray) -> bool:
+    """Returns whether nearly all numbers of clicked rows are on one side of those of the others."""
+    if not column.is_numeric:
+        return False
+    numbers = column.by_row(column.numbers)
+    known = np.isfinite(numbers) & np.isfinite(clicked)
+    click = clicked[known]
+    if min(click.sum(), (1 - click).sum()) < _FEW_ROWS:
+        return False
+    auc = label_counts.auc(numbers[known], 1 - click, click)
+    return auc is not None and max(auc, 1 - auc) >= label_counts.LEAK_AUC
 
 
 def _after_clicks(column: Column, clicked: np.ndarray) -> str | None:

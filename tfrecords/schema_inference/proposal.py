@@ -180,6 +180,14 @@ def propose(
         ValueError: A file cannot be read, no column looks like an ad id, a table has no key in
             common with the log, or no column describes the user or context.
     """
+    proposal, notes, _ = _propose(paths, users, ads)
+    return proposal, notes
+
+
+def _propose(
+    paths: Sequence[pathlib.Path], users: pathlib.Path | None, ads: pathlib.Path | None
+) -> tuple[dict[str, Any], list[str], Roles]:
+    """Returns what `propose` returns, and the keys and labels."""
     tables = [(paths, log_sample.LOG)]
     tables += [([users], log_sample.USERS)] if users is not None else []
     tables += [([ads], log_sample.ADS)] if ads is not None else []
@@ -225,7 +233,7 @@ def propose(
     }
     proposal |= {name: value for name, value in options.items() if value}
     schema.schema_from_json(proposal)
-    return proposal, _grouped(notes)
+    return proposal, _grouped(notes), roles
 
 
 def _grouped(notes: Sequence[str]) -> list[str]:
@@ -288,15 +296,17 @@ def write_proposal(
     """
     if target_path.exists():
         raise FileExistsError(f"{target_path} exists. Move it, or name another file.")
-    proposal, notes = propose(formats.expand_paths(data_path), users, ads)
+    proposal, notes, roles = _propose(formats.expand_paths(data_path), users, ads)
     target_path.parent.mkdir(parents=True, exist_ok=True)
     target_path.write_text(_text(proposal), encoding="utf-8")
     points = "\n".join(f"  - {note}" for note in notes)
+    has_clicks = bool((roles.clicked() == 1).any())
+    command = _command(data_path, users, ads, target_path, proposal["name"])
+    then = f"then train:\n  {command}" if has_clicks else "then train on a log that has clicks."
     return (
         f"Wrote a proposed schema of {len(proposal['fields'])} fields to {target_path}.\n"
         f"{points}\n"
-        "Check these decisions, correct the file, then train:\n"
-        f"  {_command(data_path, users, ads, target_path, proposal['name'])}"
+        f"Check these decisions, correct the file, {then}"
     )
 
 

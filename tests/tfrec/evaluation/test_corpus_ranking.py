@@ -158,3 +158,11 @@ def test_too_many_users_are_sampled(monkeypatch):
     users = users_of(range(8), [1] * 8, [], [])
     assert len(users.queries) == users.wanted.shape[0] == users.seen.shape[0] == 3
     assert isinstance(users.wanted, scipy.sparse.csr_array)
+
+
+def test_random_lists_are_expected_to_find_their_share_of_the_ads():
+    found = corpus_ranking.by_chance(40).metrics
+    assert (found["corpus_recall_at_10"], found["corpus_recall_at_50"]) == (0.25, 1.0)
+    # Each of the ten places holds the ad with a probability of 1 / 40.
+    assert found["ndcg_at_10"] == pytest.approx(sum(1 / np.log2(2 + np.arange(10))) / 40)
+    assert corpus_ranking.by_chance(1).metrics["ndcg_at_10"] == 1.0

@@ -82,8 +82,11 @@ def test_the_ceiling_of_revenues_auc_is_that_of_the_probability_of_revenue(
 def test_retrieval_is_compared_with_popularity_and_the_ground_truth(report):
     retrieval = report.retrieval
     assert retrieval.num_ads == 300
-    assert list(retrieval.recommenders) == ["two_tower", "popularity", "ground_truth"]
-    for quality in retrieval.recommenders.values():
+    assert list(retrieval.recommenders) == ["two_tower", "popularity", "ground_truth", "random"]
+    chance = retrieval.recommenders["random"]
+    assert chance.metrics["corpus_recall_at_10"] == 10 / 300
+    measured = list(retrieval.recommenders.values())[:-1]
+    for quality in measured:
         own = quality.metrics
         recall = [own[name] for name in RECALL]
         assert recall == sorted(recall)
@@ -94,7 +97,7 @@ def test_retrieval_is_compared_with_popularity_and_the_ground_truth(report):
         assert quality.on_unseen_ads is None  # 4,000 impressions show them all
         assert quality.on_seen_ads == {k: own[k] for k in PER_CLICK}
     assert retrieval.num_clicks_on_unseen_ads == 0
-    two_tower, popularity, best = (own.metrics for own in retrieval.recommenders.values())
+    two_tower, popularity, best = (own.metrics for own in measured)
     for key in ("corpus_recall_at_50", "ndcg_at_10", "auc_against_uniform_ads"):
         assert best[key] > two_tower[key]
     assert best["auc_against_popular_ads"] > 0.5
@@ -150,8 +153,9 @@ def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
     assert report.absent == {}
     assert report.num_users == 60
     assert report.num_clicks == 60 * 5
-    assert list(report.recommenders) == ["two_tower", "popularity", "item_knn", "ease"]
-    for quality in report.recommenders.values():
+    measured = ["two_tower", "popularity", "item_knn", "ease"]
+    assert list(report.recommenders) == [*measured, "random"]
+    for quality in (report.recommenders[name] for name in measured):
         # All of a user's five held-out songs are among the 80, and none was clicked before.
         assert quality.excluding_seen["corpus_recall_at_100"] == pytest.approx(1.0)
         # Leaving out what the user knows makes room for what is held out.
@@ -467,6 +471,7 @@ def test_a_test_part_without_clicks_gives_none_where_a_metric_is_undefined(click
 def test_a_log_with_clicks_alone_names_the_absent_heads(click_only_report):
     report = click_only_report
     assert report.absent_heads == ["engagement", "revenue"]
+    assert report.unnamed_heads == ["engagement", "revenue"]
     assert list(report.ranker) == ["click"]
     assert report.funnel.truth == "held-out clicks"
 

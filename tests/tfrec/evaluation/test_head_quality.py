@@ -85,7 +85,7 @@ def test_the_calibration_curve_has_predicted_and_observed_means():
     assert [own.rows for own in curve] == [30, 30]  # equal predictions share a bin
     assert [own.predicted for own in curve] == [0.25, 0.75]
     assert [own.observed.value for own in curve] == [0.0, 1.0]
-    assert curve[-1].observed.interval == (1.0, 1.0)
+    assert curve[-1].observed.interval is None
 
 
 def test_the_zero_part_of_an_amount_has_metrics_of_its_own():
@@ -95,16 +95,21 @@ def test_the_zero_part_of_an_amount_has_metrics_of_its_own():
     assert found["normalized_entropy_of_zero_part"].value == pytest.approx(1.0)  # the rate is 1/2
 
 
-def test_ceilings_are_the_metrics_of_the_truth_and_that_of_the_auc_of_its_positive_part():
+def test_the_auc_of_an_amount_and_its_ceiling_are_of_the_probabilities_of_one():
     revenue = np.array([0.0, 0.0, 3.0, 1.0])
-    predicted = head_quality.HeadScores(np.array([0.1, 0.2, 1.5, 0.2]), np.full(4, 0.5))
+    # 0.5 is above 0.2 and 0.4; 0.2 equals 0.2 and is below 0.4.
+    predicted = head_quality.HeadScores(
+        np.array([0.1, 0.2, 1.5, 0.2]), np.array([0.2, 0.4, 0.5, 0.2])
+    )
     # The true probabilities of revenue order the rows perfectly; their expected revenues do not.
     truth = head_quality.HeadScores(np.array([0.9, 0.1, 2.0, 0.5]), np.array([0.1, 0.2, 0.8, 0.9]))
     found = head_quality.measure(heads.HEADS["revenue"], rows_of(revenue), predicted, truth).metrics
-    assert found["auc"].value == 3.5 / 4  # 1.5 is above both; 0.2 above 0.1 and equal to 0.2
+    assert found["auc"].value == 2.5 / 4
     assert found["auc"].ground_truth == 1.0
-    assert found["auc_share_of_achievable"].value == pytest.approx(0.375 / 0.5)
+    assert found["auc_share_of_achievable"].value == pytest.approx(0.125 / 0.5)
     assert found["calibration_ratio"].ground_truth == pytest.approx(3.5 / 4.0)
+    perfect = head_quality.measure(heads.HEADS["revenue"], rows_of(revenue), truth, truth).metrics
+    assert perfect["auc_share_of_achievable"].value == 1.0
 
 
 def test_segments_by_value_are_the_frequent_values_and_all_others():

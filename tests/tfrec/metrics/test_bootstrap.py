@@ -160,7 +160,7 @@ def test_requests_of_equal_rows_give_wider_intervals_than_rows_on_their_own():
 def test_an_interval_needs_resamples_that_have_the_metric():
     assert bootstrap.interval(np.array([1.0, np.nan, np.nan, 1.0])) is None
     assert bootstrap.interval(np.array([1.0])) is None
-    assert bootstrap.interval(np.array([np.nan, np.nan, 2.0, 2.0])) == [2.0, 2.0]
+    assert bootstrap.interval(np.array([np.nan, np.nan, 2.0, 3.0])) == [2.025, 2.975]
     assert bootstrap.interval(*bootstrap.samples_of_means(10, 0, np.array([1.0]))) is None
 
 
@@ -173,7 +173,7 @@ def test_rows_of_one_unit_have_no_interval():
     several = bootstrap.Resamples(np.array([0, 1, 1]), 50, 1)
     (total,) = several.take(np.array([1, 2])).sums(labels[1:])
     assert bootstrap.interval(total) is None
-    (total,) = several.sums(labels)
+    (total,) = several.sums(np.ones(3))
     assert bootstrap.interval(total) is not None
 
 
@@ -187,3 +187,13 @@ def test_the_interval_of_a_biased_metric_contains_its_value():
     # Every resample is above the value: mirrored, 0.1 to 0.3 would leave out 0.4.
     samples = np.array([0.4] + [0.5] * 50 + [0.7] * 50)
     assert bootstrap.biased_interval(samples) == pytest.approx([0.1, 0.4])
+
+
+def test_resamples_that_are_all_equal_have_no_interval():
+    for hits in (0, 5):
+        (share,) = metrics.samples_of_means(50, 1, np.arange(5.0) < hits)
+        assert metrics.point_estimate(share) == hits / 5
+        assert metrics.interval(share) is None
+        assert metrics.biased_interval(share) is None
+    (share,) = metrics.samples_of_means(50, 1, np.arange(5.0) < 1)
+    assert metrics.interval(share) is not None

@@ -9,6 +9,7 @@ import pytest
 
 from tfrec import config, evaluation, ranking, retrieval
 from tfrec.evaluation import curve_points
+from tfrec.evaluation import report as evaluation_report
 from tfrec.reports import html as report_html
 from tfrec.reports import report_figures, tables
 from tfrec.reports import text as report_text
@@ -92,8 +93,10 @@ def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure
         assert "ranker over all ads, the same" in shown
         assert "for comparison: retrieval top 10" in shown
         assert "if revenue were known" in shown
+        assert "by clicks alone" in shown
+        assert "with the default weights" in shown or "has the default weights" in shown
         assert "recall@500, uniform exposure" in shown
-        assert "The two-tower model reaches 100.0 % (100.0 % to 100.0 %)" in shown
+        assert "The two-tower model reaches 100.0 % (–)" in shown
     assert "of the value if the ranker ordered all ads" in words
     without = with_truth.funnel.utilities["utility"].model_copy(update={"over_all_ads": None})
     large = with_truth.funnel.model_copy(update={"utilities": {"utility": without}})
@@ -115,8 +118,9 @@ def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(rep
     for shown in (words, " ".join(report_text.report_as_text(real).split())):
         assert "A lower share than theirs does not mean that its order is worse" in shown
         assert "for comparison: ranker by click alone" in shown
+        assert "with the default weights" in shown
         assert "Among ads that were shown, the orders compare as follows" in shown
-        assert "Users do not click an ad again" not in shown
+        assert "repeat an earlier click" not in shown
     assert "A lower share than theirs" not in report_text.report_as_text(reports[0])
 
 
@@ -125,7 +129,7 @@ def test_the_page_says_that_lists_leave_out_what_was_clicked(reports):
     _, real = reports
     funnel = real.funnel.model_copy(update={"leaves_out_seen": True})
     text = report_html.render_report(real.model_copy(update={"funnel": funnel}), "x")
-    assert "Users do not click an ad again in this log" in " ".join(Page(text).words)
+    assert "of the held-out clicks repeat an earlier click" in " ".join(Page(text).words)
 
 
 @pytest.mark.trains
@@ -136,6 +140,52 @@ def test_the_text_has_every_metric_of_the_heads_and_the_funnel(reports):
             assert re.search(rf"^{re.escape(label)} +{value} ", text, re.MULTILINE)
         assert f"(index: {report.funnel.index}; filters: none)" in text
         assert "Not measured: retrieval, item knn: the schema names no user_key" in text
+
+
+def test_an_absent_head_is_one_without_a_column_or_without_a_positive_label():
+    report = evaluation.EvaluationReport.model_construct(
+        absent_heads=["engagement", "revenue"],
+        unnamed_heads=["engagement"],
+        ranker={},
+        funnel=None,
+        retrieval=evaluation.RetrievalQuality(num_ads=1, num_clicks=0),
+    )
+    assert list(tables.not_measured(report)) == [
+        "engagement: the schema names no engagement, so the head is neither trained nor served",
+        "revenue: the log has no positive label, so the head is neither trained nor served",
+    ]
+
+
+@pytest.mark.parametrize(("entropy", "is_told"), [(0.04, True), (0.06, False), (None, False)])
+def test_a_head_that_knows_the_label_is_too_good_to_be_true(entropy, is_told):
+    metrics = {"normalized_entropy": evaluation.Estimate(value=entropy)}
+    quality = evaluation.HeadQuality(labeled=9, metrics=metrics, calibration_curve=[])
+    report = evaluation.EvaluationReport.model_construct(ranker={"click": quality})
+    said = " ".join(tables.heads_in_words(report))
+    assert said.startswith("click is too good to be true") == is_told
+    assert bool(said) == is_told
+
+
+@pytest.mark.parametrize(
+    ("own", "num_ads", "named"),
+    [
+        (0.05, 2_000, "no better than popularity (0.3000) and random (0.2500) at finding"),
+        (0.26, 2_000, "no better than popularity (0.3000) at finding"),
+        (0.31, 2_000, ""),
+        # Five hundred are most of the ads: recall@100 counts, and nobody has it.
+        (0.05, 400, ""),
+    ],
+)
+def test_towers_that_find_no_more_than_popularity_or_chance_are_told(own, num_ads, named):
+    recall = {"two_tower": own, "popularity": 0.3, "random": 0.25}
+    recommenders = {
+        name: evaluation_report.RecommenderQuality(metrics={"corpus_recall_at_500": value})
+        for name, value in recall.items()
+    }
+    quality = evaluation.RetrievalQuality(num_ads=num_ads, num_clicks=9, recommenders=recommenders)
+    said = " ".join(tables.weak_towers_in_words(quality))
+    assert named in said
+    assert bool(said) == bool(named)
 
 
 def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
@@ -191,6 +241,10 @@ def test_curves_end_where_they_must_and_their_area_is_the_auc():
     assert len(points) < 200
     # AUC of two unit normals a distance of 1 apart: Φ(1/√2) = 0.7602.
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(0.76, abs=0.02)
+    # The order of an amount is by the probability of one.
+    reversed_order = curve_points.of_scores(labels, scores, True, -scores)
+    points = np.array(reversed_order.roc)
+    assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(0.24, abs=0.02)
     recall, precision = own.precision_recall[-1]
     assert (recall, precision) == (1.0, pytest.approx(labels.mean(), abs=1e-4))
 

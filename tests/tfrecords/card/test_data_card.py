@@ -419,6 +419,51 @@ def test_ids_in_two_forms_are_warned_of_once(tmp_path):
     assert re.fullmatch(r"Whole numbers .* floats: sku \(5, such as (\d) and \1\.0\)\.", found)
 
 
+def test_fields_that_alone_tell_the_click_are_warned_of(tmp_path):
+    rng = np.random.default_rng(0)
+    click = rng.random(1_000) < 0.2
+    columns = {
+        "copy": np.where(click, "yes", "no"),
+        "noisy": (10 * click + rng.normal(size=1_000)).round(3),
+        "after": np.where(click, "2024", ""),
+        "tags": np.where(click, "a|b", ""),
+        "user": [f"u{n % 300}" for n in range(1_000)],
+        "age": rng.normal(size=1_000).round(3),
+        # Says something, as a good field does.
+        "good": np.where(rng.random(1_000) < 0.1, ~click, click),
+        "ad": rng.integers(0, 50, 1_000),
+        "click": click.astype(int),
+    }
+    kinds = {"noisy": "numeric", "age": "numeric", "tags": "categorical_list"}
+    fields = tuple(
+        schema_lib.Field(
+            name,
+            kinds.get(name, "categorical"),
+            "ad" if name in ("copy", "ad") else "query",
+            **({} if name in kinds else {"min_count": 1}),
+        )
+        for name in columns
+        if name != "click"
+    )
+    rows = "\n".join(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))
+    schema = schema_lib.Schema("leaks", fields, ("ad",), "click")
+    built = card.build_card(converted(tmp_path, f"{','.join(columns)}\n{rows}\n", schema))
+    (found,) = (own for own in built.warnings if "like a copy of the label" in own.text)
+    assert re.findall(r"(\w+) \(AUC", found.text) == ["copy", "noisy", "after", "tags"]
+    # A right and a wrong tenth: 0.9.
+    assert field(built, "good").click_auc == pytest.approx(0.9, abs=0.05)
+
+
+def test_an_ad_that_is_new_or_seldom_sampled_is_no_leak():
+    # Training never shows values 2 and 3, and its click rate is 0.5.
+    train = np.array([[0, 9, 0, 0], [9, 0, 0, 0]])
+    held_out = np.array([[5, 5, 0, 10], [5, 5, 10, 0]])
+    clicks = {"train": train, "validation": held_out, "test": held_out}
+    assert statistics.click_auc(clicks) == 0.5
+    few = {"train": train, "validation": held_out // 5, "test": held_out // 5}
+    assert statistics.click_auc(few) is None
+
+
 def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):
     # Half of the first 1,800 rows are clicks, a tenth of the last 200.
     rows = [f"q,a{i % 5},{int(i % 2 == 0 if i < 1_800 else i % 10 == 0)},0" for i in range(2_000)]
@@ -432,6 +477,26 @@ def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):
     assert "The click rate drifts from 50.0 % in training to 10.0 % in test." in found
     assert "revenue is never above 0 in the train split, so the release has no such head." in found
     assert "There are 5 ads, no more than the 500 candidates" in found
+
+
+def test_labels_without_a_click_are_warned_of(tmp_path):
+    # Engaged are 0, 6, 12, …; clicked are 0, 2, 4, …; paid are 0, 3, 6, … of 80 training rows.
+    rows = "".join(
+        f"q{n % 5},a{n % 7},{int(n % 2 == 0)},{int(n % 6 == 0)},{2.5 * (n % 3 == 0)}\n"
+        for n in range(100)
+    )
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema(
+        "labels", fields, ("ad",), "clicked", engagement="engaged", revenue="paid"
+    )
+    built = card.build_card(converted(tmp_path, f"q,ad,clicked,engaged,paid\n{rows}", schema))
+    found = texts(built)
+    # 3, 9, …, 75.
+    assert "13 train rows have revenue without a click." in found
+    assert "have an engagement without a click" not in found
 
 
 def test_an_unlabeled_test_split_is_warned_of_and_has_no_click_rate(tmp_path):

@@ -111,7 +111,7 @@ def test_the_objects_of_a_list_are_rows(tmp_path: pathlib.Path) -> None:
     assert data_set.description.source.lines == 120
     assert data_set.description.source.rejected == 1
     rejected = (tmp_path / "data" / "rejected.tsv").read_text()
-    assert f"{path}\t8\titems.clicked must be 0 or 1, got '3'\t" in rejected
+    assert f"{path}\t8\titems.clicked must be 0 or 1, got '3'" in rejected
     assert sum(data_set.num_rows(split) for split in ("train", "validation", "test")) == 119
     assert sum(data_set.num_requests(split) for split in ("train", "validation", "test")) == 60
 

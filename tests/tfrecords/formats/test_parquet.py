@@ -215,7 +215,7 @@ def test_bad_rows_are_named_by_their_number(tmp_path: pathlib.Path) -> None:
     assert len(good) == 1
     assert faults == {
         2: "amount must be empty or a number between ±3.4e+38, got inf",
-        3: "clicked must be 0 or 1, got 2",
+        3: "clicked must be 0 or 1, got 2; other numbers need click_threshold in the schema",
         4: "sku is empty",
     }
     opened = tabular.open_log(formats.Files((path,)), SCHEMA)

@@ -243,7 +243,11 @@ def test_how_times_are_written(
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("r,0,perhaps,0", "bought must be 0 or 1, got 'perhaps'"),
+        (
+            "r,0,perhaps,0",
+            "bought must be 0 or 1, got 'perhaps' "
+            "(true, false, yes, no, t, f, y and n are read, too)",
+        ),
         ("r,0,0,-1", "paid must be a number of at least 0, got -1"),
         ("r,0,0,inf", "paid must be a finite number or empty, got 'inf'"),
         ("r,0.5,0,0", "slot must be a whole number of at least 0, got 0.5"),

@@ -389,10 +389,45 @@ def test_a_session_is_no_request(tmp_path: pathlib.Path, unit: int) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "role"),
+    [
+        # Rows of a session are adjacent, or an item apart.
+        ([f"s{n // 4}" for n in range(ROWS)], "request"),
+        ([f"s{n // 8 * 2 + n % 2}" for n in range(ROWS)], "left out"),
+        # The first, second, … session of each user, and a kind of session.
+        ([n % 23 for n in range(ROWS)], "field"),
+        ([["app", "web"][n // 4 % 2] for n in range(ROWS)], "field"),
+    ],
+)
+def test_a_session_without_more_words_is_an_id_by_its_values(
+    tmp_path: pathlib.Path, values: list[Any], role: str
+) -> None:
+    columns = {
+        "user": [f"u{n // 8}" for n in range(ROWS)],
+        "item": [f"i{n % 7}" for n in range(ROWS)],
+        "session": values,
+        "click": THIRD,
+    }
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert ("session" in sides(proposal)) == (role == "field")
+    assert (proposal.get("request_key") == "session") == (role == "request")
+
+
 def test_an_engagement_without_a_click_may_be_one(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, purchase=SIXTH)
     assert (proposal["click"], proposal["engagement"]) == (None, "purchase")
     assert any("If rows are impressions, use 'purchase' as the click" in n for n in notes)
+
+
+def test_labels_that_are_positive_without_a_click_are_told(tmp_path: pathlib.Path) -> None:
+    # 40 rows are clicks. Every sixth row is one of them; of every fourth, two thirds are not.
+    fourth = [2.5 * (n % 4 == 0) for n in range(ROWS)]
+    _, notes = propose(tmp_path, click=THIRD, conversion=SIXTH, revenue=fourth)
+    told = [note for note in notes if "have no click" in note]
+    assert [note.partition(" have no")[0] for note in told] == [
+        "66.7% of the rows with a positive 'revenue'"
+    ]
 
 
 def test_counts_of_an_ad_over_the_whole_log_are_left_out(tmp_path: pathlib.Path) -> None:

@@ -288,6 +288,11 @@ def test_no_label_means_that_every_row_is_a_click(tmp_path: pathlib.Path) -> Non
             "its value determines the click",
         ),
         (
+            "signal",
+            [10 * (n % 3 == 0) + n % 7 + 1 / (n + 2) for n in range(120)],
+            "a threshold of its number determines the click",
+        ),
+        (
             "cookie_after",
             [["c", "", ""][n % 3] for n in range(120)],
             "present exactly in the clicked rows",
@@ -412,6 +417,19 @@ def test_the_next_command_names_the_log_as_it_was_given(tmp_path: pathlib.Path) 
         write(folder / "part-0.csv", impressions())
     told = infer.write_proposal(f"{tmp_path}/shop/*/*.csv", None, None, tmp_path / "s.json")
     assert f"'--data_path={tmp_path}/shop/*/*.csv' --workdir=workdir/shop" in told
+
+
+@pytest.mark.parametrize(("click", "is_shown"), [(0, False), (1, True), ("?", True)])
+def test_no_command_trains_on_a_log_without_a_click(
+    click: object, is_shown: bool, tmp_path: pathlib.Path
+) -> None:
+    columns = {**impressions(), "click": [0, click] * 300}
+    if click == "?":
+        del columns["click"], columns["conversion"], columns["revenue"]
+    log = write(tmp_path / "log.csv", columns)
+    told = infer.write_proposal(str(log), None, None, tmp_path / "s.json")
+    assert ("tfrec train" in told) == is_shown
+    assert told.endswith("then train on a log that has clicks.") != is_shown
 
 
 def test_a_schema_that_exists_is_not_overwritten(tmp_path: pathlib.Path) -> None:

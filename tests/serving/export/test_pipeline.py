@@ -1,0 +1,66 @@
+"""What the steps of a work directory leave there, and what they print."""
+
+import pytest
+
+from serving import export
+from tfrec import config
+from tfrecords import card, convert
+from tfrecords import schema as schema_lib
+
+
+@pytest.fixture
+def source(tmp_path):
+    rows = "".join(f"same,ad{n % 4},{n % 2}\n" for n in range(100))
+    (tmp_path / "log.csv").write_text(f"city,ad,click\n{rows}")
+    fields = (
+        schema_lib.Field("city", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("shop", fields, ("ad",), "click")
+    return convert.Source(tmp_path / "log.csv", schema, "tabular")
+
+
+def killed_by(_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_data_card_that_a_kill_left_out_is_written_by_the_next_run(
+    progress, source, tmp_path, capsys, monkeypatch
+):
+    steps = export.Pipeline(tmp_path / "work", progress=progress)
+    page = tmp_path / "work" / "data_card.html"
+    with monkeypatch.context() as killed:
+        killed.setattr(card, "render_html", killed_by)
+        with pytest.raises(KeyboardInterrupt):
+            steps.convert(source, config.ConvertConfig())
+    assert not page.exists()
+    capsys.readouterr()
+    for is_written in (True, False):
+        steps.convert(source, config.ConvertConfig())
+        assert page.is_file()
+        shown = capsys.readouterr().out
+        assert ("Constant, with the same id" in shown) == (progress and is_written)
+    # The card of another data set does not stay.
+    page.write_text("old")
+    steps.convert(source, config.ConvertConfig(test_fraction=0.3))
+    assert page.read_text() != "old"
+
+
+@pytest.mark.parametrize(
+    ("is_trained", "why"),
+    [(True, "are weak"), (False, "there is no trained ranker of this data set in")],
+)
+def test_towers_that_no_ranker_teaches_say_why(
+    is_trained, why, source, tmp_path, capsys, monkeypatch
+):
+    steps = export.Pipeline(tmp_path / "work")
+    data_set = steps.convert(source, config.ConvertConfig())
+    monkeypatch.setattr(steps.__class__, "_teacher", lambda *_: None)
+    monkeypatch.setattr(steps.__class__, "_has_ranker", lambda *_: is_trained)
+    monkeypatch.setattr(steps.__class__, "_trained", lambda *_, **__: None)
+    capsys.readouterr()
+    steps.train_retrieval(data_set, config.RetrievalConfig())
+    said = " ".join(capsys.readouterr().out.split())
+    assert why in said
+    assert ("tfrec train_ranker" in said) != is_trained
