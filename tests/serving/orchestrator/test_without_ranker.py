@@ -78,7 +78,7 @@ def test_its_description_lists_the_parts(service):
 
 
 def test_a_client_is_given_exactly_if_there_is_a_ranker(release, tiny_bundle, ranker_address):
-    with pytest.raises(errors.RankerMismatchError, match="has a ranker; expected a client"):
+    with pytest.raises(errors.RankerMismatchError, match="has a ranker; expected a ranker client"):
         orchestrator.Orchestrator(tiny_bundle, None)
     scorer = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)._client
     with pytest.raises(errors.RankerMismatchError, match="has no ranker; expected no client"):
