@@ -670,8 +670,8 @@ def test_a_store_that_hangs_does_not_hold_up_the_end(run, tmp_path, monkeypatch,
 
     page = run(scenario, store=slow)._metrics.render().decode()
     assert 'tfrec_user_events_total{outcome="dropped"} 12.0' in page
-    (message,) = caplog.messages
-    assert "12 impressions were dropped" in message
+    # A loaded machine may have warned of a slow ranker, too.
+    assert sum("12 impressions were dropped" in message for message in caplog.messages) == 1
 
 
 def test_a_request_in_flight_does_not_bring_back_an_erased_user(run):
