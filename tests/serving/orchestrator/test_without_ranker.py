@@ -81,7 +81,7 @@ def test_a_client_is_given_exactly_if_there_is_a_ranker(release, tiny_bundle, ra
     with pytest.raises(errors.RankerMismatchError, match="has a ranker; expected a ranker client"):
         orchestrator.Orchestrator(tiny_bundle, None)
     scorer = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)._client
-    with pytest.raises(errors.RankerMismatchError, match="has no ranker; expected no client"):
+    with pytest.raises(errors.RankerMismatchError, match="no ranker; expected no ranker client"):
         orchestrator.Orchestrator(release, scorer)
 
 
