@@ -7,7 +7,8 @@ import pathlib
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -25,6 +26,7 @@ from tensorflow_serving.apis import model_management_pb2, model_pb2, model_servi
 
 import tfrec
 from serving import config, model_config, orchestrator, ranker, releases, saved_model
+from serving.cli import entry
 from serving.model_server import server as model_server
 from serving.model_server import server_metrics
 from serving.model_server.command import command, command_flags
@@ -82,20 +84,15 @@ def _values(arguments: list[str]) -> flags.FlagValues:
     return values
 
 
-def _flags_of(*names: str) -> set[str]:
-    """The flags that modules of the command line define, read from their source."""
-    found = set()
-    for name in names:
-        path = _ROOT / "serving" / "cli" / name
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr.startswith("DEFINE_")
-                and isinstance(node.args[0], ast.Constant)
-            ):
-                found.add(node.args[0].value)
-    return found
+@pytest.fixture
+def flags_of(script: Callable[[str], types.ModuleType]) -> Callable[[str], set[str]]:
+    """Returns the names of the flags of a command."""
+
+    def names(command: str) -> set[str]:
+        module = script(entry.MODULES[command])
+        return {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
+
+    return names
 
 
 def test_the_model_config_names_the_parts_that_are_served() -> None:
@@ -320,7 +317,9 @@ def test_images_name_no_registry_host_and_one_version() -> None:
     assert "latest" not in compose
 
 
-def test_the_orchestrator_starts_with_flags_of_its_command() -> None:
+def test_the_orchestrator_starts_with_flags_of_its_command(
+    flags_of: Callable[[str], set[str]],
+) -> None:
     dockerfile = (_DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     lines = dict(re.findall(r"^(ENTRYPOINT|CMD|USER|COPY) (.+)$", dockerfile, re.MULTILINE))
     program, command, *arguments = ast.literal_eval(lines["ENTRYPOINT"])
@@ -329,7 +328,7 @@ def test_the_orchestrator_starts_with_flags_of_its_command() -> None:
     arguments += _container("orchestrator")["args"]
     arguments += _yaml("compose.yaml")["services"]["orchestrator"]["command"]
     names = {argument.removeprefix("--").split("=")[0] for argument in arguments}
-    assert names <= _flags_of("online/serve.py", "flags/bundle_flags.py", "flags/service_flags.py")
+    assert names <= flags_of("serve")
     assert int(lines["USER"]) == 10001 != 0
     copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
     sources = {source for line in copied for source in line.split()}
@@ -343,10 +342,12 @@ def test_the_orchestrator_starts_with_flags_of_its_command() -> None:
     assert (_ROOT / build["dockerfile"]).is_file()
 
 
-def test_what_the_model_server_reads_is_written_by_the_command_beside_it() -> None:
+def test_what_the_model_server_reads_is_written_by_the_command_beside_it(
+    flags_of: Callable[[str], set[str]],
+) -> None:
     compose = _yaml("compose.yaml")["services"]
     first, follow = compose["first-model-config"], compose["model-config"]
-    known = _flags_of("online/model_config.py", "flags/bundle_flags.py")
+    known = flags_of("model_config")
     pod = _object("Deployment", "tensorflow-serving")["spec"]["template"]["spec"]
     sidecar = next(item for item in pod["containers"] if item["name"] == "model-config")
     for command_line in (
@@ -490,6 +491,7 @@ def test_components_name_the_channel_and_open_the_network_to_it(
 @NEEDS_KUSTOMIZE
 def test_the_component_of_users_logs_impressions_and_consumes_events(
     with_components: list[dict[str, Any]],
+    flags_of: Callable[[str], set[str]],
 ) -> None:
     objects = {
         (item["kind"], item["metadata"]["name"]): item.get("spec", {}) for item in with_components
@@ -516,7 +518,7 @@ def test_the_component_of_users_logs_impressions_and_consumes_events(
     (program, command), arguments = (consumer["containers"][0][key] for key in ("command", "args"))
     assert (program, command) == ("tfrec", "consume_events")
     names = {argument.removeprefix("--").split("=")[0] for argument in arguments}
-    assert names <= _flags_of("online/consume_events.py")
+    assert names <= flags_of("consume_events")
     labels = objects["Deployment", "consume-events"]["template"]["metadata"]["labels"]
     assert objects["Deployment", "consume-events"]["selector"] == {"matchLabels": labels}
     policy = objects["NetworkPolicy", "users"]
@@ -697,8 +699,8 @@ def test_the_image_installs_the_pinned_packages_by_their_hashes() -> None:
     assert pins.keys() >= _installed("tfrec", set()), update
     entries = re.split(r"\n(?=\S)", text[text.index("absl-py==") :].strip())
     assert len(entries) == len(pins)
-    for entry in entries:
-        assert "--hash=sha256:" in entry, entry
+    for pinned in entries:
+        assert "--hash=sha256:" in pinned, pinned
     dockerfile = (_DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     installs = re.findall("pip install .*", dockerfile)
     assert [("--require-hashes" in line, "--no-deps" in line) for line in installs] == [
