@@ -56,7 +56,7 @@ RANKER = Stage(
         "embedding_learning_rate": log_range(0.05, 1.5),
         "embedding_l2": log_range(3e-4, 5e-2),
         "dropout": uniform(0.0, 0.4),
-        "id_dropout": uniform(0.0, 0.3),
+        "id_dropout": uniform(0.0, 0.7),
         "batch_size": one_of(256, 512, 1024, 2048),
         "field_dim": one_of(8, 16, 32),
         "model_dim": one_of(64, 128, 192),
