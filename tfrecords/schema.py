@@ -119,6 +119,9 @@ _ESCAPE = re.compile(
 )
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _KEYS = ("request_key", "time", "position", "user_key", "split")
+# Attributes that JSON has even if they are null: without them, the fingerprints of existing data
+# sets would change.
+_KEPT_IF_NULL = ("click", "engagement", "revenue", *_KEYS, "click_threshold")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -413,16 +416,12 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         """Returns the schema as JSON values; `schema_from_json` is its inverse."""
         value = dataclasses.asdict(self)
-        # The defaults are omitted, so that they do not change the fingerprint.
-        if self.negative_keep_rate == 1:
-            del value["negative_keep_rate"]
-        for name in ("show", "events", "time_format", "decimal", "header"):
-            if not value[name]:
+        # The defaults are omitted, so that a new attribute does not change the fingerprint.
+        for attribute in dataclasses.fields(self):
+            name = attribute.name
+            if name not in _KEPT_IF_NULL and value[name] == attribute.default:
                 del value[name]
         value["fields"] = [field_json(field) for field in value["fields"]]
-        for name in ("values", "weights"):
-            if value[name] is None:
-                del value[name]
         return value
 
     def fingerprint(self) -> str:

@@ -74,3 +74,9 @@ def test_a_new_label_is_checked_and_withheld_by_its_entry(more_labels):
     assert packed["click"].tolist() == [1, 0, 1]
     assert packed["cart"].tolist() == [1, schema_lib.MISSING_LABEL, schema_lib.MISSING_LABEL]
     np.testing.assert_array_equal(packed["tip"], [2.5, np.nan, np.nan])
+
+
+def test_a_new_label_changes_no_fingerprint_of_logs_without_it():
+    # The fingerprint of existing data sets.
+    for kind in (schema_lib.Schema, SchemaWithMore):
+        assert kind("log", FIELDS, ("ad",), "click").fingerprint() == "cbd98925c6a8c589"
