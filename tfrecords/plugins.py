@@ -18,6 +18,7 @@ import os
 import pathlib
 import sys
 import sysconfig
+import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
@@ -93,12 +94,13 @@ class Registry(Generic[Found]):
                 f"{self._what} {reference!r}: expected one class of this name, got "
                 f"{', '.join(sorted(values))}. Name the class as MODULE:CLASS."
             )
+        value = values.pop()
         try:
-            return metadata.EntryPoint(reference, values.pop(), self.group).load()
-        except (ImportError, AttributeError) as error:
+            return metadata.EntryPoint(reference, value, self.group).load()
+        except Exception as error:  # A module may raise anything.
             raise ValueError(
-                f"{self._what} {reference!r} cannot be loaded ({error}). Repair the package that "
-                f"offers it in {self.group!r}."
+                f"{self._what} {reference!r}: {value} cannot be loaded ({_described(error)}). "
+                f"Repair the package that offers it in {self.group!r}."
             ) from error
 
     def _of_module(self, reference: str) -> Any:
@@ -142,10 +144,10 @@ class Registry(Generic[Found]):
                 f"current directory {here}.{terminal.suggestion_for(name, near)} Run the command "
                 f"in the folder of {name.partition('.')[0]}.py, or add it to PYTHONPATH."
             ) from error
-        except (ImportError, ValueError, TypeError) as error:
+        except Exception as error:  # A module may raise anything.
             raise ValueError(
-                f"{self._what} {reference!r}: {name!r} cannot be imported ({error}). Correct the "
-                "module, or the name."
+                f"{self._what} {reference!r}: {name!r} cannot be imported ({_described(error)}). "
+                "Correct the module, or the name."
             ) from error
 
     def digest(self, reference: str) -> str | None:
@@ -275,6 +277,17 @@ def _is_of_user(module: types.ModuleType) -> bool:
     if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
         return False
     return not any(path.is_relative_to(sysconfig.get_path(n)) for n in ("stdlib", "platstdlib"))
+
+
+def _described(error: Exception) -> str:
+    """Returns what a module raised when it was imported, and its line."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    place = f"; {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _file(module: Any) -> str:

@@ -42,7 +42,8 @@ def packages(tmp_path, monkeypatch):
         (directory / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (directory / "entry_points.txt").write_text("\n".join(["[tfrec.things]", *lines]) + "\n")
 
-    install("one", [f"installed = {__name__}:Own", "gone = collections:Nothing"])
+    gone = ["gone = collections:Nothing", "broken = raising:X"]
+    install("one", [f"installed = {__name__}:Own", *gone])
     return install
 
 
@@ -66,7 +67,7 @@ def test_our_names_classes_and_the_class_itself_are_found():
 
 
 def test_names_of_installed_packages_are_found(packages):
-    assert REGISTRY.names == ("own", "ordered", "gone", "installed")
+    assert REGISTRY.names == ("own", "ordered", "broken", "gone", "installed")
     assert REGISTRY.get("installed") is Own
 
 
@@ -163,7 +164,10 @@ def test_the_source_of_a_class_in_a_notebook_is_its_cell_and_what_it_names(
         ("onw", r"Unknown thing 'onw'; expected one of own, ordered, .* Did you mean 'own'\?"),
         ("ordered", r"thing 'ordered': expected a subclass of Base, got <class '.*OrderedDict'>"),
         (collections.Counter, r"'collections:Counter': expected a subclass of Base"),
-        ("gone", r"'gone' cannot be loaded .* Repair the package"),
+        ("gone", r"'gone': collections:Nothing cannot be loaded .* Repair the package"),
+        ("broken", r"'broken': raising:X cannot be .*\(ZeroDivisionError: .*raising.py, line 2\)"),
+        ("broken", r"Repair the package that offers it in 'tfrec.things'"),
+        ("raising:X", r"'raising' cannot be imported \(ZeroDivisionError: .*raising.py, line 2\)"),
         ("mien:Mine", r"no module 'mien' .* Did you mean 'mine'\? Run the command in the folder"),
         ("mine:Mien", r"mine \(.*mine.py\) has no 'Mien'; expected .*Mine\. Did you mean 'Mine'\?"),
         ("mine.more:X", r"no module 'mine.more'"),
@@ -175,6 +179,7 @@ def test_the_source_of_a_class_in_a_notebook_is_its_cell_and_what_it_names(
 def test_wrong_references_are_explained(packages, here, reference, said):
     (here / "mine.py").write_text("class Mine: pass\n")
     (here / "needy.py").write_text("import not_installed\n")
+    (here.parent / "raising.py").write_text("\n1 / 0\n")
     with pytest.raises(ValueError, match=said):
         REGISTRY.get(reference)
 
