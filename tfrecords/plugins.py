@@ -1,6 +1,6 @@
 """Models, index kinds and log formats by name, of this package and of others.
 
-    NAME            one of ours, or an entry point of an installed package
+    NAME            one of ours, else an entry point of an installed package
     MODULE:CLASS    a class of a module on the Python path or in the current directory
 
 A package offers a class under a name by an entry point (pyproject.toml):
@@ -10,10 +10,12 @@ A package offers a class under a name by an entry point (pyproject.toml):
 """
 
 import ast
+import functools
 import hashlib
 import importlib
 import inspect
 import linecache
+import logging
 import os
 import pathlib
 import sys
@@ -27,6 +29,7 @@ from typing import Any, Generic, TypeVar
 from tfrecords import terminal
 
 Found = TypeVar("Found")
+_logger = logging.getLogger(__name__)
 _OWN_PACKAGES = ("tfrec", "tfrecords", "serving")
 
 
@@ -76,13 +79,24 @@ class Registry(Generic[Found]):
             )
         return accepted
 
+    def is_own(self, reference: str | type) -> bool:
+        """Returns whether a reference is one of our names; warns if a package offers it, too."""
+        if not isinstance(reference, str) or reference not in self._own:
+            return False
+        for entry in metadata.entry_points(group=self.group, name=reference):
+            if entry.value != self._own[reference]:
+                package = entry.dist.name if entry.dist else "an installed package"
+                _warn_of_shadowed(self._what, reference, package, entry.value)
+        return True
+
     def _find(self, reference: str) -> Any:
         if ":" in reference:
             return self._of_module(reference)
-        installed = metadata.entry_points(group=self.group, name=reference)
-        values = {entry.value for entry in installed}
-        if reference in self._own:
-            values.add(self._own[reference])
+        if self.is_own(reference):
+            values = {self._own[reference]}
+        else:
+            installed = metadata.entry_points(group=self.group, name=reference)
+            values = {entry.value for entry in installed}
         if not values:
             raise ValueError(
                 f"Unknown {self._what} {reference!r}; expected one of {', '.join(self.names)}, or "
@@ -277,6 +291,15 @@ def _is_of_user(module: types.ModuleType) -> bool:
     if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
         return False
     return not any(path.is_relative_to(sysconfig.get_path(n)) for n in ("stdlib", "platstdlib"))
+
+
+@functools.cache  # Once in a process.
+def _warn_of_shadowed(what: str, name: str, package: str, value: str) -> None:
+    _logger.warning(
+        "The %s %r of the package %s is not used: we have one of this name. Name it as %s, or "
+        "rename it in the package.",
+        *(what, name, package, value),
+    )
 
 
 def _described(error: Exception) -> str:

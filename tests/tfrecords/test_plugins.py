@@ -72,11 +72,23 @@ def test_names_of_installed_packages_are_found(packages):
 
 
 def test_a_name_of_two_packages_is_refused(packages):
-    packages("two", ["installed = collections:Counter", f"own = {__name__}:Own"])
+    packages("two", ["installed = collections:Counter"])
     with pytest.raises(ValueError, match=r"'installed': expected one class .*:Counter, .*:Own\."):
         REGISTRY.get("installed")
-    # The same class under the same name is no contradiction.
+
+
+def test_our_name_wins_and_a_package_that_offers_it_too_is_named(packages, caplog):
+    packages("same", [f"own = {__name__}:Own"])
     assert REGISTRY.get("own") is Own
+    assert not caplog.messages
+    packages("shadowed", ["own = collections:Counter"])
+    assert REGISTRY.get("own") is Own
+    assert REGISTRY.is_own("own")
+    assert caplog.messages == [
+        "The thing 'own' of the package shadowed is not used: we have one of this name. Name it as "
+        "collections:Counter, or rename it in the package."
+    ]
+    assert not REGISTRY.is_own("installed")
 
 
 def test_a_module_of_the_current_directory_is_found_and_its_source_is_identified(here):
