@@ -165,19 +165,18 @@ class Registry(Generic[Found]):
             ) from error
 
     def digest(self, reference: str) -> str | None:
-        """Returns a digest of the source of MODULE:CLASS; None for a name, or without a source.
+        """Returns a digest of the source of what is not ours; None of ours, or without a source.
 
-        The source is the file of the class; the files of its base classes; and the files that
-        these import at their top, unless they belong to an installed package. That of a class in a
-        notebook is its cell, and the cells and files that its code names.
+        The source is the file of the class or module; the files of its base classes; and the files
+        that these import at their top, unless they belong to an installed package. That of a class
+        in a notebook is its cell, and the cells and files that its code names.
 
         Raises:
             ValueError: See `get`.
         """
-        if ":" not in reference:
+        if self.is_own(reference):
             return None
-        found = self._find(reference)
-        sources = _sources(found) if inspect.isclass(found) else {}
+        sources = _sources(self._find(reference))
         if not sources:
             return None
         digest = hashlib.sha256()
@@ -216,17 +215,19 @@ def _shown(reference: str | type) -> str:
     return f"{reference.__module__}:{reference.__qualname__}"
 
 
-def _sources(kind: type) -> dict[str, bytes]:
-    """Returns what a class is made of: name of a file or cell -> content.
+def _sources(found: Any) -> dict[str, bytes]:
+    """Returns what a class or module is made of: name of a file or cell -> content.
 
     It depends on these contents alone, not on what else the process has imported.
     """
     sources: dict[str, bytes] = {}
-    for base in kind.__mro__:
+    if inspect.ismodule(found):
+        _add_file(found, sources)
+    for base in inspect.getmro(found) if inspect.isclass(found) else ():
         module = sys.modules[base.__module__]
         if not hasattr(module, "__file__"):
             _add_cells(base, sources)
-        elif base is kind or _is_of_user(module):
+        elif base is found or _is_of_user(module):
             _add_file(module, sources)
     return sources
 

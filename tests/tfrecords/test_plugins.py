@@ -118,6 +118,17 @@ def test_a_source_is_that_of_base_classes_and_imported_files_too(here):
     assert len(set(digests)) == 3
 
 
+def test_the_source_of_a_class_or_module_of_an_installed_package_is_identified(packages, here):
+    source = here.parent / "offered.py"
+    source.write_text(f"from {__name__} import Base\nclass Mine(Base): pass\n")
+    packages("two", ["its_class = offered:Mine", "its_module = offered"])
+    digests = {name: REGISTRY.digest(name) for name in ("its_class", "its_module")}
+    assert digests["its_class"] == digests["its_module"] == REGISTRY.digest("offered:Mine")
+    assert digests["its_class"] is not None
+    source.write_text("# other\n")
+    assert all(REGISTRY.digest(name) not in (before, None) for name, before in digests.items())
+
+
 def test_a_source_does_not_depend_on_what_else_is_imported(here):
     (here / "proj").mkdir()
     (here / "proj" / "__init__.py").write_text("")
