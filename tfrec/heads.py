@@ -2,8 +2,9 @@
 
 A head is one entry of `HEADS`. Its kind selects the loss (`ranking.tasks`), the served value
 (`layers.head_outputs`), the calibrator (`calibration.Calibrators`) and the metrics
-(`evaluation.head_quality`). A new head of a known kind is one entry; its label has to be in
-`tfrecords.schema.LABELS`. Releases carry the entries in their manifests.
+(`evaluation.head_quality`). A new head of a known kind is one entry. If its label is new, too, the
+label is an entry of `tfrecords.schema.LABELS` and an attribute of `Schema`. Releases carry the
+heads in their manifests.
 """
 
 import dataclasses
@@ -34,7 +35,8 @@ class Head:
         label: Name of the label column, and of the head in requests, reports and metrics.
         output: Name of the exported ranker's output, and of the field in answers.
         kind: Kind of value that the head predicts for an impression.
-        loss_weight: Default weight of the loss; `RankerConfig.LABEL_weight` overrides it.
+        loss_weight: Default weight of the loss; `RankerConfig.LABEL_weight` overrides it, if
+            there is such an option.
     """
 
     label: str

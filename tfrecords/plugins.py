@@ -1,6 +1,6 @@
 """Models, index kinds and log formats by name, of this package and of others.
 
-    NAME            one of ours, or an entry point of an installed package
+    NAME            one of ours, else an entry point of an installed package
     MODULE:CLASS    a class of a module on the Python path or in the current directory
 
 A package offers a class under a name by an entry point (pyproject.toml):
@@ -10,14 +10,17 @@ A package offers a class under a name by an entry point (pyproject.toml):
 """
 
 import ast
+import functools
 import hashlib
 import importlib
 import inspect
 import linecache
+import logging
 import os
 import pathlib
 import sys
 import sysconfig
+import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
@@ -26,6 +29,7 @@ from typing import Any, Generic, TypeVar
 from tfrecords import terminal
 
 Found = TypeVar("Found")
+_logger = logging.getLogger(__name__)
 _OWN_PACKAGES = ("tfrec", "tfrecords", "serving")
 
 
@@ -75,13 +79,24 @@ class Registry(Generic[Found]):
             )
         return accepted
 
+    def is_own(self, reference: str | type) -> bool:
+        """Returns whether a reference is one of our names; warns if a package offers it, too."""
+        if not isinstance(reference, str) or reference not in self._own:
+            return False
+        for entry in metadata.entry_points(group=self.group, name=reference):
+            if entry.value != self._own[reference]:
+                package = entry.dist.name if entry.dist else "an installed package"
+                _warn_of_shadowed(self._what, reference, package, entry.value)
+        return True
+
     def _find(self, reference: str) -> Any:
         if ":" in reference:
             return self._of_module(reference)
-        installed = metadata.entry_points(group=self.group, name=reference)
-        values = {entry.value for entry in installed}
-        if reference in self._own:
-            values.add(self._own[reference])
+        if self.is_own(reference):
+            values = {self._own[reference]}
+        else:
+            installed = metadata.entry_points(group=self.group, name=reference)
+            values = {entry.value for entry in installed}
         if not values:
             raise ValueError(
                 f"Unknown {self._what} {reference!r}; expected one of {', '.join(self.names)}, or "
@@ -93,12 +108,13 @@ class Registry(Generic[Found]):
                 f"{self._what} {reference!r}: expected one class of this name, got "
                 f"{', '.join(sorted(values))}. Name the class as MODULE:CLASS."
             )
+        value = values.pop()
         try:
-            return metadata.EntryPoint(reference, values.pop(), self.group).load()
-        except (ImportError, AttributeError) as error:
+            return metadata.EntryPoint(reference, value, self.group).load()
+        except Exception as error:  # A module may raise anything.
             raise ValueError(
-                f"{self._what} {reference!r} cannot be loaded ({error}). Repair the package that "
-                f"offers it in {self.group!r}."
+                f"{self._what} {reference!r}: {value} cannot be loaded ({_described(error)}). "
+                f"Repair the package that offers it in {self.group!r}."
             ) from error
 
     def _of_module(self, reference: str) -> Any:
@@ -142,26 +158,25 @@ class Registry(Generic[Found]):
                 f"current directory {here}.{terminal.suggestion_for(name, near)} Run the command "
                 f"in the folder of {name.partition('.')[0]}.py, or add it to PYTHONPATH."
             ) from error
-        except (ImportError, ValueError, TypeError) as error:
+        except Exception as error:  # A module may raise anything.
             raise ValueError(
-                f"{self._what} {reference!r}: {name!r} cannot be imported ({error}). Correct the "
-                "module, or the name."
+                f"{self._what} {reference!r}: {name!r} cannot be imported ({_described(error)}). "
+                "Correct the module, or the name."
             ) from error
 
     def digest(self, reference: str) -> str | None:
-        """Returns a digest of the source of MODULE:CLASS; None for a name, or without a source.
+        """Returns a digest of the source of what is not ours; None of ours, or without a source.
 
-        The source is the file of the class; the files of its base classes; and the files that
-        these import at their top, unless they belong to an installed package. That of a class in a
-        notebook is its cell, and the cells and files that its code names.
+        The source is the file of the class or module; the files of its base classes; and the files
+        that these import at their top, unless they belong to an installed package. That of a class
+        in a notebook is its cell, and the cells and files that its code names.
 
         Raises:
             ValueError: See `get`.
         """
-        if ":" not in reference:
+        if self.is_own(reference):
             return None
-        found = self._find(reference)
-        sources = _sources(found) if inspect.isclass(found) else {}
+        sources = _sources(self._find(reference))
         if not sources:
             return None
         digest = hashlib.sha256()
@@ -200,17 +215,19 @@ def _shown(reference: str | type) -> str:
     return f"{reference.__module__}:{reference.__qualname__}"
 
 
-def _sources(kind: type) -> dict[str, bytes]:
-    """Returns the source of a class: name of a file or cell -> content.
+def _sources(found: Any) -> dict[str, bytes]:
+    """Returns the source of a class or module: name of a file or cell -> content.
 
     It depends on these contents alone, not on other imports of the process.
     """
     sources: dict[str, bytes] = {}
-    for base in kind.__mro__:
+    if inspect.ismodule(found):
+        _add_file(found, sources)
+    for base in inspect.getmro(found) if inspect.isclass(found) else ():
         module = sys.modules[base.__module__]
         if not hasattr(module, "__file__"):
             _add_cells(base, sources)
-        elif base is kind or _is_of_user(module):
+        elif base is found or _is_of_user(module):
             _add_file(module, sources)
     return sources
 
@@ -275,6 +292,26 @@ def _is_of_user(module: types.ModuleType) -> bool:
     if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
         return False
     return not any(path.is_relative_to(sysconfig.get_path(n)) for n in ("stdlib", "platstdlib"))
+
+
+@functools.cache  # Once in a process.
+def _warn_of_shadowed(what: str, name: str, package: str, value: str) -> None:
+    _logger.warning(
+        "The %s %r of the package %s is not used: we have one of this name. Name it as %s, or "
+        "rename it in the package.",
+        *(what, name, package, value),
+    )
+
+
+def _described(error: Exception) -> str:
+    """Returns what a module raised when it was imported, and its line."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    place = f"; {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _file(module: Any) -> str:

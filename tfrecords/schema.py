@@ -58,6 +58,7 @@ __all__ = [
     "SIDES",
     "VECTOR_KINDS",
     "Field",
+    "Label",
     "Schema",
     "load_schema",
     "numbers_of",
@@ -71,10 +72,36 @@ __all__ = [
 
 # Default number of candidates, and the k of the recall that indexes are chosen and watched by.
 NUM_CANDIDATES = 500
-LABELS = ("click", "engagement", "revenue")
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """A label of the rows of a log.
+
+    Attributes:
+        name: Its name, which is also the attribute of `Schema` with its column.
+        is_amount: Whether it is an amount of at least 0; otherwise it is 0 or 1.
+        is_late: Whether it can come some time after the click, so that it is unknown within
+            `engagement_window_seconds` of the end of the log.
+    """
+
+    name: str
+    is_amount: bool = False
+    is_late: bool = False
+
+
+# In the order of records and reports: an amount comes after the labels that it follows.
+LABELS = {
+    label.name: label
+    for label in (
+        Label("click"),
+        Label("engagement", is_late=True),
+        Label("revenue", is_amount=True, is_late=True),
+    )
+}
 # Column of a table of ads with the values to show, a JSON object each.
 SHOWN = "__show__"
-# A missing click or engagement where labels are bytes; a missing revenue is NaN.
+# A missing label of 0 or 1, which is a byte; a missing amount is NaN.
 MISSING_LABEL = 255
 _BRACKETS = re.compile(r"[\[(]\s*(.*?)\s*[\])]", re.DOTALL)
 _BETWEEN_NUMBERS = re.compile(r"[\s,;]+")
@@ -91,7 +118,10 @@ _ESCAPE = re.compile(
     r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|U0010[0-9a-fA-F]{4}|.)", re.DOTALL
 )
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
-_COLUMN_KEYS = (*LABELS, "request_key", "time", "position", "user_key", "split")
+_KEYS = ("request_key", "time", "position", "user_key", "split")
+# Attributes that JSON has even if they are null: without them, the fingerprints of existing data
+# sets would change.
+_KEPT_IF_NULL = ("click", "engagement", "revenue", *_KEYS, "click_threshold")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +215,7 @@ class Schema:
                     raise ValueError(f"{role} is a list of column names, got {column!r} in it.")
             if len(set(columns)) < len(columns):
                 raise ValueError(f"{role} names a column twice: {list(columns)}. Name it once.")
-        for name in _COLUMN_KEYS:
+        for name in (*LABELS, *_KEYS):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
                 raise ValueError(f"{name} must be the name of a column, or null; got {value!r}.")
@@ -208,7 +238,7 @@ class Schema:
         self._check_utility()
 
     def _check_utility(self) -> None:
-        labels = ("click", *(label for label in LABELS[1:] if label in self.labels))
+        labels = [label for label in LABELS if label == "click" or label in self.labels]
         for name in ("values", "weights"):
             given = getattr(self, name)
             if given is None:
@@ -222,7 +252,7 @@ class Schema:
                     raise ValueError("values: revenue is money itself, so its value is 1; omit it.")
                 if label not in labels:
                     raise ValueError(
-                        f"{name}: {label!r} is not a label of this schema; it has {list(labels)}."
+                        f"{name}: {label!r} is not a label of this schema; it has {labels}."
                     )
                 if not is_number(number) or (name == "values" and number < 0):
                     finite = "a number, 0 or more" if name == "values" else "a finite number"
@@ -384,16 +414,12 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         """Returns the schema as JSON values; `schema_from_json` is its inverse."""
         value = dataclasses.asdict(self)
-        # The defaults are omitted, so that they do not change the fingerprint.
-        if self.negative_keep_rate == 1:
-            del value["negative_keep_rate"]
-        for name in ("show", "events", "time_format", "decimal", "header"):
-            if not value[name]:
+        # The defaults are omitted, so that a new attribute does not change the fingerprint.
+        for attribute in dataclasses.fields(self):
+            name = attribute.name
+            if name not in _KEPT_IF_NULL and value[name] == attribute.default:
                 del value[name]
         value["fields"] = [field_json(field) for field in value["fields"]]
-        for name in ("values", "weights"):
-            if value[name] is None:
-                del value[name]
         return value
 
     def fingerprint(self) -> str:

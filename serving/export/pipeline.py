@@ -48,8 +48,8 @@ from tfrec.config import (
     RetrievalConfig,
 )
 from tfrec.heads import HEADS
-from tfrecords import card, convert, files, formats, reader, synthetic
-from tfrecords.schema import load_schema
+from tfrecords import card, convert, files, formats, reader, synthetic, texts
+from tfrecords.schema import Schema, load_schema
 from tfrecords.splits import SPLITS
 
 # The file that each step writes last; without it the step is not finished.
@@ -124,6 +124,7 @@ class Pipeline:
             "schema": source.schema.to_json(),
             "format": source.format,
             "format_source": formats.FORMATS.digest(source.format),
+            **_sources_of_encoders(source.schema),
             **dataclasses.asdict(config),
         }
         if source.files.log[0] != synthetic.SyntheticLog(self.path("synthetic")).log:
@@ -528,6 +529,13 @@ class Pipeline:
 
 def _number(step: str) -> str:
     return f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
+
+
+def _sources_of_encoders(schema: Schema) -> dict[str, Any]:
+    """Returns the digests of the sources of text encoders; nothing if all are ours."""
+    names = {field.encoder for field in schema.fields if field.kind == "text"}
+    digests = {name: texts.TEXT_ENCODERS.digest(name) for name in names}
+    return {"encoder_sources": digests} if any(digests.values()) else {}
 
 
 def _content_of(data_set: reader.DataSet) -> str:

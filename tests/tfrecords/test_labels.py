@@ -1,11 +1,14 @@
 """Labels of rows: which are known, and which follow from others."""
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from tfrecords import schema as schema_lib
 from tfrecords.columns import RowFaults, checked_labels
+from tfrecords.conversion import label_window
 
 FIELDS = (
     schema_lib.Field("user", "categorical", "query"),
@@ -36,3 +39,44 @@ def test_without_an_engagement_missing_revenue_is_zero(empty):
 def test_without_a_click_missing_revenue_is_zero_and_given_revenue_stays():
     found = labels(click=pa.array([0, 0, 1]), revenue=pa.array([None, 2.5, None], pa.float64()))
     np.testing.assert_array_equal(found["revenue"], [0, 2.5, np.nan])
+
+
+def test_every_label_is_an_attribute_of_the_schema():
+    assert set(schema_lib.LABELS) <= {field.name for field in dataclasses.fields(schema_lib.Schema)}
+
+
+@dataclasses.dataclass(frozen=True)
+class SchemaWithMore(schema_lib.Schema):
+    cart: str | None = None
+    tip: str | None = None
+
+
+@pytest.fixture
+def more_labels(monkeypatch):
+    for label in (
+        schema_lib.Label("cart", is_late=True),
+        schema_lib.Label("tip", is_amount=True, is_late=True),
+    ):
+        monkeypatch.setitem(schema_lib.LABELS, label.name, label)
+
+
+def test_a_new_label_is_checked_and_withheld_by_its_entry(more_labels):
+    schema = SchemaWithMore("log", FIELDS, ("ad",), click="click", cart="in_cart", tip="tip")
+    table = pa.table({"click": [1, 0, 1], "in_cart": ["yes", "no", "two"], "tip": [2.5, None, -1]})
+    faults = RowFaults(3)
+    found = checked_labels(schema, table, faults, True)
+    assert faults.reasons() == ["in_cart must be 0 or 1, got 'two'"]
+    assert found["cart"].type == pa.uint8()
+    assert found["tip"].to_pylist()[:2] == [2.5, 0.0]
+    packed = {name: values.to_numpy().copy() for name, values in found.items()}
+    label_window.check(dataclasses.replace(schema, time="time"), 1, 0)
+    assert label_window.withhold(packed, np.array([1, 2, 3]), first=1) == 2
+    assert packed["click"].tolist() == [1, 0, 1]
+    assert packed["cart"].tolist() == [1, schema_lib.MISSING_LABEL, schema_lib.MISSING_LABEL]
+    np.testing.assert_array_equal(packed["tip"], [2.5, np.nan, np.nan])
+
+
+def test_a_new_label_changes_no_fingerprint_of_logs_without_it():
+    # The fingerprint of existing data sets.
+    for kind in (schema_lib.Schema, SchemaWithMore):
+        assert kind("log", FIELDS, ("ad",), "click").fingerprint() == "cbd98925c6a8c589"

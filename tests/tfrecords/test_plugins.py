@@ -42,7 +42,8 @@ def packages(tmp_path, monkeypatch):
         (directory / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (directory / "entry_points.txt").write_text("\n".join(["[tfrec.things]", *lines]) + "\n")
 
-    install("one", [f"installed = {__name__}:Own", "gone = collections:Nothing"])
+    gone = ["gone = collections:Nothing", "broken = raising:X"]
+    install("one", [f"installed = {__name__}:Own", *gone])
     return install
 
 
@@ -66,16 +67,28 @@ def test_our_names_classes_and_the_class_itself_are_found():
 
 
 def test_names_of_installed_packages_are_found(packages):
-    assert REGISTRY.names == ("own", "ordered", "gone", "installed")
+    assert REGISTRY.names == ("own", "ordered", "broken", "gone", "installed")
     assert REGISTRY.get("installed") is Own
 
 
 def test_a_name_of_two_packages_is_refused(packages):
-    packages("two", ["installed = collections:Counter", f"own = {__name__}:Own"])
+    packages("two", ["installed = collections:Counter"])
     with pytest.raises(ValueError, match=r"'installed': expected one class .*:Counter, .*:Own\."):
         REGISTRY.get("installed")
-    # The same class under the same name is no contradiction.
+
+
+def test_our_name_wins_and_a_package_that_offers_it_too_is_named(packages, caplog):
+    packages("same", [f"own = {__name__}:Own"])
     assert REGISTRY.get("own") is Own
+    assert not caplog.messages
+    packages("shadowed", ["own = collections:Counter"])
+    assert REGISTRY.get("own") is Own
+    assert REGISTRY.is_own("own")
+    assert caplog.messages == [
+        "The thing 'own' of the package shadowed is not used: we have one of this name. Name it as "
+        "collections:Counter, or rename it in the package."
+    ]
+    assert not REGISTRY.is_own("installed")
 
 
 def test_a_module_of_the_current_directory_is_found_and_its_source_is_identified(here):
@@ -103,6 +116,17 @@ def test_a_source_is_that_of_base_classes_and_imported_files_too(here):
     (here / "unrelated.py").write_text("")
     assert REGISTRY.digest("mine_top:Top") == digests[2]
     assert len(set(digests)) == 3
+
+
+def test_the_source_of_a_class_or_module_of_an_installed_package_is_identified(packages, here):
+    source = here.parent / "offered.py"
+    source.write_text(f"from {__name__} import Base\nclass Mine(Base): pass\n")
+    packages("two", ["its_class = offered:Mine", "its_module = offered"])
+    digests = {name: REGISTRY.digest(name) for name in ("its_class", "its_module")}
+    assert digests["its_class"] == digests["its_module"] == REGISTRY.digest("offered:Mine")
+    assert digests["its_class"] is not None
+    source.write_text("# other\n")
+    assert all(REGISTRY.digest(name) not in (before, None) for name, before in digests.items())
 
 
 def test_a_source_does_not_depend_on_what_else_is_imported(here):
@@ -163,7 +187,10 @@ def test_the_source_of_a_class_in_a_notebook_is_its_cell_and_what_it_names(
         ("onw", r"Unknown thing 'onw'; expected one of own, ordered, .* Did you mean 'own'\?"),
         ("ordered", r"thing 'ordered': expected a subclass of Base, got <class '.*OrderedDict'>"),
         (collections.Counter, r"'collections:Counter': expected a subclass of Base"),
-        ("gone", r"'gone' cannot be loaded .* Repair the package"),
+        ("gone", r"'gone': collections:Nothing cannot be loaded .* Repair the package"),
+        ("broken", r"'broken': raising:X cannot be .*\(ZeroDivisionError: .*raising.py, line 2\)"),
+        ("broken", r"Repair the package that offers it in 'tfrec.things'"),
+        ("raising:X", r"'raising' cannot be imported \(ZeroDivisionError: .*raising.py, line 2\)"),
         ("mien:Mine", r"no module 'mien' .* Did you mean 'mine'\? Run the command in the folder"),
         ("mine:Mien", r"mine \(.*mine.py\) has no 'Mien'; expected .*Mine\. Did you mean 'Mine'\?"),
         ("mine.more:X", r"no module 'mine.more'"),
@@ -175,6 +202,7 @@ def test_the_source_of_a_class_in_a_notebook_is_its_cell_and_what_it_names(
 def test_wrong_references_are_explained(packages, here, reference, said):
     (here / "mine.py").write_text("class Mine: pass\n")
     (here / "needy.py").write_text("import not_installed\n")
+    (here.parent / "raising.py").write_text("\n1 / 0\n")
     with pytest.raises(ValueError, match=said):
         REGISTRY.get(reference)
 

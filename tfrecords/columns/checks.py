@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrecords.columns import arrow, placeholders, time_units
-from tfrecords.schema import MISSING_LABEL, Schema
+from tfrecords.schema import LABELS, MISSING_LABEL, Schema
 from tfrecords.splits import SPLITS
 
 _SPLIT_NAMES = {
@@ -99,7 +99,7 @@ def written_numbers(
 def checked_labels(
     schema: Schema, table: pa.Table, faults: RowFaults, is_labeled: bool
 ) -> dict[str, pa.Array]:
-    """Returns the labels [B] by name: click and engagement uint8, revenue float32.
+    """Returns the labels [B] by name: amounts float32, others uint8.
 
     Args:
         schema: The schema.
@@ -110,39 +110,53 @@ def checked_labels(
     Raises:
         ValueError: A label's column holds times.
     """
+    # A later stage joins the events to click and engagement.
+    joined = () if schema.events is None else ("click", "engagement")
     for label, name in schema.labels.items():
-        if label == "revenue" or schema.events is None:
-            _refuse_times(name, table[name], "a number" if label == "revenue" else "0 or 1")
-    if schema.events is not None:
-        # A later stage joins the events to click and engagement.
-        happened = np.ones(table.num_rows)
-        result = {"click": _stored(happened)}
-        if schema.engagement is not None:
-            result["engagement"] = _stored(np.zeros(table.num_rows))
-    else:
-        happened = _clicks(schema, table, faults, is_labeled)
-        result = {"click": _stored(happened)}
-        if schema.engagement is not None:
-            happened = checked_truths(faults, schema.engagement, table[schema.engagement])
-            result["engagement"] = _stored(happened)
-    if schema.revenue is not None:
-        name = schema.revenue
-        revenue = checked_numbers(faults, name, table[name])
-        faults.add(
-            revenue < 0, lambda row: f"{name} must be a number of at least 0, got {revenue[row]:g}"
-        )
-        faults.add(
-            revenue > MAX_REVENUE,
-            lambda row: (
-                f"{name} must be at most {MAX_REVENUE:g} (use a larger unit of currency), got "
-                f"{revenue[row]:g}"
-            ),
-        )
-        # Where nothing happened that could bring revenue, no revenue is 0, not unknown.
-        revenue = np.where(np.isnan(revenue) & (happened == 0), 0.0, revenue)
-        with np.errstate(over="ignore"):  # Rows out of range are faults already.
-            result["revenue"] = pa.array(revenue.astype(np.float32))
+        if label not in joined:
+            _refuse_times(name, table[name], "a number" if LABELS[label].is_amount else "0 or 1")
+    clicked = np.ones(table.num_rows) if joined else _clicks(schema, table, faults, is_labeled)
+    result, happened = {"click": _stored(clicked)}, clicked
+    for label, name in schema.labels.items():
+        if label == "click":
+            continue
+        if LABELS[label].is_amount:
+            result[label] = _amounts(faults, name, table[name], happened)
+        elif label in joined:
+            result[label] = _stored(np.zeros(table.num_rows))
+        else:
+            truths = checked_truths(faults, name, table[name])
+            result[label] = _stored(truths)
+            happened = truths if label == "engagement" else happened
     return result
+
+
+def _amounts(
+    faults: RowFaults, name: str, column: pa.ChunkedArray, happened: np.ndarray
+) -> pa.Array:
+    """Returns amounts as float32 [B]; NaN is missing.
+
+    Args:
+        faults: Rows with bad amounts are added to it.
+        name: The column, for messages.
+        column: Amounts [B].
+        happened: Whether something happened that could bring an amount [B]; NaN is unknown.
+    """
+    amounts = checked_numbers(faults, name, column)
+    faults.add(
+        amounts < 0, lambda row: f"{name} must be a number of at least 0, got {amounts[row]:g}"
+    )
+    faults.add(
+        amounts > MAX_REVENUE,
+        lambda row: (
+            f"{name} must be at most {MAX_REVENUE:g} (use a larger unit of currency), got "
+            f"{amounts[row]:g}"
+        ),
+    )
+    # Where nothing happened that could bring an amount, a missing one is 0, not unknown.
+    known = np.where(np.isnan(amounts) & (happened == 0), 0.0, amounts)
+    with np.errstate(over="ignore"):  # Rows out of range are faults already.
+        return pa.array(known.astype(np.float32))
 
 
 def _clicks(schema: Schema, table: pa.Table, faults: RowFaults, is_labeled: bool) -> np.ndarray:

@@ -21,9 +21,8 @@ import numpy as np
 
 from tfrecords import records
 from tfrecords.conversion import splitting
-from tfrecords.schema import MISSING_LABEL, Schema
+from tfrecords.schema import LABELS, MISSING_LABEL, Schema
 
-LABELS = ("engagement", "revenue")
 # Share of the rows whose times may be wrong, at either end of the log.
 _OUTLYING_SHARE = 0.001
 
@@ -57,10 +56,11 @@ def check(schema: Schema, window_seconds: float, sampled_negatives: int) -> None
             "engagement_window_seconds needs the times of rows: name a time column (time) in the "
             "schema."
         )
-    if not any(label in schema.labels for label in LABELS):
+    late = [name for name, label in LABELS.items() if label.is_late]
+    if not any(label in schema.labels for label in late):
         raise ValueError(
-            "engagement_window_seconds needs labels after the click, and the schema names neither "
-            "engagement nor revenue."
+            "engagement_window_seconds needs a label after the click, and the schema names none "
+            f"of {', '.join(late)}."
         )
     if sampled_negatives:
         raise ValueError(
@@ -115,8 +115,7 @@ def withhold(packed: records.Packed, times: np.ndarray, first: float) -> int:
         The number of rows after it.
     """
     young = times > first
-    for label in LABELS:
-        if label in packed:
-            is_byte = packed[label].dtype == np.uint8
-            packed[label][young] = MISSING_LABEL if is_byte else np.nan
+    for name, label in LABELS.items():
+        if label.is_late and name in packed:
+            packed[name][young] = np.nan if label.is_amount else MISSING_LABEL
     return int(young.sum())

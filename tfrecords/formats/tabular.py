@@ -22,7 +22,7 @@ from tfrecords.columns import (
 )
 from tfrecords.formats import protocol
 from tfrecords.formats.files import delimited, side_tables, table_files
-from tfrecords.schema import KINDS, Schema
+from tfrecords.schema import KINDS, LABELS, Schema
 
 # Line 1 may name the delimiter, and the next one the columns.
 _MAX_FIRST_LINE = 3
@@ -97,7 +97,8 @@ def _numbers(schema: Schema) -> set[str]:
     """Returns the columns that hold only numbers by their roles."""
     types = column_types(schema)
     rating = schema.click if schema.click_threshold is not None else None
-    roles = {schema.revenue, schema.position, rating}
+    amounts = {column for label, column in schema.labels.items() if LABELS[label].is_amount}
+    roles = {*amounts, schema.position, rating}
     others = {field.source for field in schema.logged_fields if field.kind != "numeric"}
     found = {name for name, kind in types.items() if kind == delimited.NUMBERS or name in roles}
     return found - others - set(schema.ad_key)

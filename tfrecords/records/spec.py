@@ -9,8 +9,8 @@ each feature is one bytes value, little-endian:
                                       in the catalog alone
     user           [R] int64          fingerprint of the user key, if the schema has one
     ad_row         [L] int32          row of the ad in the catalog
-    click, engagement [L] uint8, revenue [L] float32    the labels of the log; 255 or NaN is
-                                      missing
+    click, engagement [L] uint8, revenue [L] float32    the labels of the log (`LABELS`); 255 or
+                                      NaN is missing
     position       [L] int32          position at which the ad was shown, if logged
 
 Raw bytes can be concatenated, so reading many records takes one join and one decode per feature.
@@ -23,11 +23,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfrecords.schema import MISSING_LABEL
+from tfrecords.schema import LABELS, MISSING_LABEL
 
 WIDTHS = ("uint8", "uint16", "int32")
 USER = "user"
-LABEL_TYPES = {"click": "uint8", "engagement": "uint8", "revenue": "float32"}
+LABEL_TYPES = {name: "float32" if label.is_amount else "uint8" for name, label in LABELS.items()}
 
 
 def narrowest(cardinality: int) -> str:
@@ -42,7 +42,7 @@ class Spec:
     Attributes:
         query_widths: Stored type of each query-side column.
         ad_widths: Stored type of each ad-side column of ids.
-        labels: Labels of the log: `click`, `engagement`, `revenue`.
+        labels: Labels of the log, of `schema.LABELS`.
         has_position: Whether the position is stored.
         has_user: Whether the user is stored.
         num_ad_vector_columns: Number of columns Va of the ads' vectors, which the catalog has.

@@ -165,7 +165,7 @@ def test_a_window_needs_a_time_and_a_label_and_no_drawn_ads(log, tmp_path):
     with pytest.raises(ValueError, match=r"name a time column \(time\) in the schema"):
         convert(log, tmp_path / "data", schema=timeless)
     unlabeled = dataclasses.replace(SCHEMA, engagement=None, revenue=None)
-    with pytest.raises(ValueError, match="names neither engagement nor revenue"):
+    with pytest.raises(ValueError, match="names none of engagement, revenue"):
         convert(log, tmp_path / "data", schema=unlabeled)
     with_users = dataclasses.replace(SCHEMA, user_key="country")
     with pytest.raises(ValueError, match="sampled_negatives cannot be combined"):

@@ -1,0 +1,59 @@
+"""What a step of the pipeline is repeated for."""
+
+import dataclasses
+
+import pytest
+
+from serving import export
+from tfrec.config import ConvertConfig
+from tfrecords import convert
+from tfrecords.schema import Field, Schema
+
+ENCODER = """
+from tfrecords import texts
+
+class Ones(texts.TextEncoder):
+    pass
+"""
+TITLE = Field("title", "text", "ad", length=2, encoder="ones_of_title:Ones")
+SCHEMA = Schema("log", (Field("q", "categorical", "query"), TITLE), ("title",), click="click")
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def inputs_of(tmp_path, monkeypatch):
+    """Returns a function that returns the inputs of the conversion of a log."""
+    (tmp_path / "log.csv").write_text("q,title,click\na,b,1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = []
+
+    def once(self, step, title, inputs, *_):
+        given.append(inputs)
+        raise Stopped
+
+    monkeypatch.setattr(export.Pipeline, "_once", once)
+
+    def run(schema):
+        source = convert.Source(tmp_path / "log.csv", schema, "tabular")
+        with pytest.raises(Stopped):
+            export.Pipeline(tmp_path / "work").convert(source, ConvertConfig())
+        return given.pop()
+
+    return run
+
+
+def test_a_log_is_converted_again_when_the_source_of_its_text_encoder_changes(inputs_of, tmp_path):
+    module = tmp_path / "ones_of_title.py"
+    module.write_text(ENCODER)
+    before = inputs_of(SCHEMA)
+    assert inputs_of(SCHEMA) == before
+    module.write_text(f"{ENCODER}    # changed\n")
+    assert inputs_of(SCHEMA) != before
+    ours = dataclasses.replace(TITLE, encoder="hashed_ngrams")
+    assert "encoder_sources" not in inputs_of(
+        dataclasses.replace(SCHEMA, fields=(SCHEMA.fields[0], ours))
+    )
