@@ -78,9 +78,8 @@ class Source:
         """Opens the log, which may lack columns to show that the table of ads has."""
         elsewhere = formats.shown_names(self.ads_path, self.schema)
         show = tuple(name for name in self.schema.show if name not in elsewhere)
-        return formats.FORMATS.get(self.format).open_log(
-            self.files, dataclasses.replace(self.schema, show=show), self.rows_per_chunk
-        )
+        schema = dataclasses.replace(self.schema, show=show)
+        return formats.open_log(self.format, self.files, schema, self.rows_per_chunk)
 
 
 def convert(

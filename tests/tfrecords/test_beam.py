@@ -182,7 +182,7 @@ def test_a_hopeless_log_is_refused_as_locally(tmp_path):
 def test_a_log_without_rows_is_refused_as_locally(tmp_path):
     (tmp_path / "log.csv").write_text(",".join(SHOP.columns) + "\n")
     source = convert.Source(tmp_path / "log.csv", SHOP, "tabular")
-    with pytest.raises(ValueError, match=r"log\.csv has no rows below its header"):
+    with pytest.raises(ValueError, match=r"log\.csv has no rows; expected at least one"):
         convert.convert(beam.on_beam(source, tmp_path / "beam"), tmp_path / "beam")
 
 

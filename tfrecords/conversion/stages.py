@@ -223,7 +223,10 @@ class Stages:
                     bar.update(note["lines"])
                     check(notes)
             if not notes:
-                raise ValueError(f"{self._log.files[0]} has no rows below its header.")
+                raise ValueError(
+                    f"{self._log.files[0]} has no rows; expected at least one, below the header if "
+                    "it has one."
+                )
             whole = self._space.once("parsed", 0, lambda: {"chunks": notes})
         return whole["chunks"]
 
@@ -240,11 +243,6 @@ class Stages:
         if self._schema.events is not None:
             parsed, other_events = event_join.of_known_types(parsed, self._schema.events)
         rows, faults = parsed_rows.normalize(self._schema, parsed, is_labeled)
-        if len(rows) + len(faults) + sum(other_events.values()) != num_rows:
-            raise RuntimeError(
-                f"{chunk.path}, line {chunk.first_line}: {num_rows} rows gave {len(rows)} good, "
-                f"{len(faults)} rejected and {other_events} other ones."
-            )
         rows.save(self._space.path("parse", index, ".rows"))
         numbers = sorted(faults)
         quarantine = self._space.path("parse", index, ".rejected")
@@ -253,7 +251,8 @@ class Stages:
             for line, raw in zip(numbers, raws, strict=True):
                 raw = raw.replace(b"\n", b"\\n")
                 place = f"{chunk.path}\t{formats.line_of(line)}"
-                file.write(f"{place}\t{faults[line]}\t".encode() + raw + b"\n")
+                reason = faults[line].replace("\n", " ").replace("\t", " ")
+                file.write(f"{place}\t{reason}\t".encode() + raw + b"\n")
         return {
             "lines": num_rows,
             "rows": len(rows),

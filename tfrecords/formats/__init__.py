@@ -1,6 +1,7 @@
 """Log formats, one module each, with a common protocol, and base classes for others."""
 
 from tfrecords.formats import criteo
+from tfrecords.formats.checked_log import open_log, schema_of
 from tfrecords.formats.files.delimited import STRINGS
 from tfrecords.formats.files.folders import values_of as values_of_folders
 from tfrecords.formats.files.lines import open_text
@@ -43,8 +44,10 @@ __all__ = [
     "is_parquet",
     "line_of",
     "lists_of_objects",
+    "open_log",
     "open_table",
     "open_text",
+    "schema_of",
     "shown_names",
     "values_of_folders",
 ]

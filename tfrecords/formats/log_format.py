@@ -74,7 +74,8 @@ class LineFormat(LogFormat):
             of that kind, or None if missing. Other columns are ignored.
 
         Raises:
-            ValueError: The line is bad; the message says why, and the row is rejected.
+            ValueError: The line is bad; the message says why, and the row is rejected. So is it
+                for other errors, such as a KeyError.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `parse_line`.")
 
@@ -102,7 +103,14 @@ class _LineLog(json_lines.ObjectLog):
 
     def rows_of(self, line: bytes) -> list[Mapping[str, Any]]:
         """See `json_lines.ObjectLog`."""
-        row = self._form.parse_line(line.decode("utf-8").rstrip("\r\n"))
+        try:
+            row = self._form.parse_line(line.decode("utf-8").rstrip("\r\n"))
+        except (ValueError, NotImplementedError, OSError, MemoryError):
+            raise
+        except Exception as error:  # A line may lack a key or a value.
+            raise ValueError(f"parse_line: {type(error).__name__}: {error}") from error
+        if not isinstance(row, Mapping):
+            raise ValueError(f"parse_line: expected values by column, got {row!r:.40}")
         return [{name: _plain(value) for name, value in row.items()}]
 
     def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:

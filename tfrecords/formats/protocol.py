@@ -3,7 +3,7 @@
 A format is a `log_format.LogFormat`, or a module with its functions:
 
     schema() -> Schema | None             its convention; None: a schema file is required
-    open_log(files, schema) -> Log
+    open_log(files, schema, rows_per_chunk) -> Log
     read_ads(files, schema) -> Table | None
 
 Chunks are cut from the files in order, and parsed in any order by several threads. The cuts depend

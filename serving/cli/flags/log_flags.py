@@ -69,8 +69,11 @@ def log_source(steps: export.Pipeline) -> convert.Source:
     paths = formats.expand_paths(FLAGS.data_path)
     if FLAGS["format"].using_default_value and paths[0].is_file():
         _check_default_format(paths[0])
-    convention = formats.FORMATS.get(FLAGS.format).schema
-    named = schema.load_schema(FLAGS.schema_path) if FLAGS.schema_path else convention()
+    named = (
+        schema.load_schema(FLAGS.schema_path)
+        if FLAGS.schema_path
+        else formats.schema_of(FLAGS.format)
+    )
     if named is None:
         raise ValueError(
             f"The format {FLAGS.format} needs --schema_path=FILE; tfrec convert --infer_schema "

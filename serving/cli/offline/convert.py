@@ -93,9 +93,8 @@ def _write_schema(target: pathlib.Path) -> None:
 
     if target.exists():
         raise FileExistsError(f"{target} exists. Move it, or name another file.")
-    own = formats.FORMATS.get(FLAGS.format).schema
     of_world = FLAGS.use_synthetic and synthetic.World(synthetic.WORLDS[FLAGS.world]).schema
-    named = of_world or own()
+    named = of_world or formats.schema_of(FLAGS.format)
     if named is None:
         raise ValueError(
             f"The format {FLAGS.format} has no schema of its own; tfrec convert --infer_schema "

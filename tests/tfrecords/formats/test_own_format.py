@@ -8,7 +8,7 @@ import logs
 import numpy as np
 import pytest
 
-from tfrecords import formats
+from tfrecords import convert, formats
 from tfrecords.schema import Field, Schema
 
 SCHEMA = Schema(
@@ -127,3 +127,49 @@ def test_an_unknown_format_is_refused():
     with pytest.raises(ValueError, match=r"Unknown log format 'critoe'; .* mean 'criteo'\?"):
         formats.FORMATS.get("critoe")
     assert formats.FORMATS.get("avazu").schema().name == "avazu"
+
+
+class Failing(formats.LineFormat):
+    """Fails on some lines in a way that is not foreseen."""
+
+    def parse_line(self, line):
+        row = json.loads(line)
+        if row == "none":
+            return None
+        price = {1, 2} if row.get("price") == "set" else row["price"]
+        return {**row, "price": price}
+
+
+def test_a_line_on_which_a_format_fails_is_rejected_with_the_error(here):
+    good = next(rows(1))
+    bad = [{"ad": 1}, '"none"', {**good, "price": "set"}, {**good, "price": 10**400}]
+    path = write(here / "log.jsonl", [good, *bad])
+    table, rejected = logs.read(Failing().open_log(formats.Files((path,)), SCHEMA), SCHEMA)
+    assert table.num_rows == 1
+    assert {line.line: line.reason for line in rejected} == {
+        2: "parse_line: KeyError: 'price'",
+        3: "parse_line: expected values by column, got None",
+        4: "price: expected one value, got {1, 2}",
+        5: "int too large to convert to float",
+    }
+
+
+def test_a_line_format_without_its_method_is_named(here):
+    path = write(here / "log.jsonl", rows(3))
+    log = convert.Source(path, SCHEMA, "tfrecords.formats:LineFormat").open()
+    with pytest.raises(ValueError, match=r"NotImplementedError: LineFormat has no `parse_line`"):
+        log.parse(next(iter(log.chunks())))
+
+
+class SeveralLines(formats.LineFormat):
+    def parse_line(self, line):
+        if line == "bad":
+            raise ValueError("two\nlines\tof text")
+        return json.loads(line)
+
+
+def test_a_reason_of_several_lines_is_one_line_of_the_rejected(here):
+    path = write(here / "log.jsonl", [*rows(40), "bad"])
+    logs.converted(path, here / "data", SCHEMA, format=f"{__name__}:SeveralLines")
+    (line,) = (here / "data" / "rejected.tsv").read_text().splitlines()
+    assert line == f"{path}\t41\ttwo lines of text\tbad"

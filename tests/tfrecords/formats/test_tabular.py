@@ -467,7 +467,7 @@ def test_rows_of_one_and_none(tmp_path: pathlib.Path) -> None:
     assert texts(good, "sku") == ["a"]
     empty = write(tmp_path / "none.csv", LINES[0])
     assert list(tabular.open_log(formats.Files((empty,)), SCHEMA).chunks()) == []
-    with pytest.raises(ValueError, match="has no rows below its header"):
+    with pytest.raises(ValueError, match="has no rows; expected at least one"):
         convert.convert(convert.Source(empty, SCHEMA, "tabular"), tmp_path / "out")
 
 

@@ -77,7 +77,7 @@ class ObjectLog(abc.ABC):
                 number = protocol.numbered(line, index)
                 try:
                     own = [self._value(name, row.get(name)) for name in self._types]
-                except ValueError as error:
+                except (ValueError, OverflowError) as error:
                     faults[number] = str(error)
                     continue
                 numbers.append(number)
@@ -112,7 +112,10 @@ class ObjectLog(abc.ABC):
             try:
                 return pa.array(values)
             except (pa.ArrowException, OverflowError):  # Values of several types.
-                texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+                texts = [
+                    v if v is None or isinstance(v, str) else json.dumps(v, default=str)
+                    for v in values
+                ]
                 return pa.array(texts, pa.string())
         if any(isinstance(value, list) for value in values):
             own = [[v] if isinstance(v, str) else v for v in values]
@@ -257,4 +260,5 @@ def _text(name: str, value: Any) -> str:
         return str(int(value))
     if isinstance(value, int | float):
         return str(value)
-    raise ValueError(f"{name}: expected one value, got {json.dumps(value)[:40]}")
+    shown = json.dumps(value, default=str) if isinstance(value, list | dict) else repr(value)
+    raise ValueError(f"{name}: expected one value, got {shown[:40]}")
