@@ -116,7 +116,8 @@ def from_arrow(
     """Converts a table of shown ads that exports an Arrow stream (`__arrow_c_stream__`).
 
     Tables of PyArrow, Polars and DuckDB do. The stream is read in batches, so that the log can be
-    larger than memory. Other arguments, the result and the errors are those of `from_pandas`.
+    larger than memory; a stream, such as a `RecordBatchReader`, can be read once. Other arguments,
+    the result and the errors are those of `from_pandas`.
     """
     return from_pandas(table, schema, directory, **arguments)
 
@@ -156,11 +157,13 @@ def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str])
     # Parquet has lists of one length, but Arrow cannot read them back if some are null.
     written = pa.schema([_without_length(schema.field(column)) for column in kept])
     with pq.ParquetWriter(path, written) as writer:
-        for part in _in_runs(batches):
+        for part in _in_runs(_read(batches, name)):
             writer.write_table(part.select(kept).cast(written))
             num_rows += part.num_rows
     if not num_rows:
-        raise ValueError(f"{name}: the table has no rows; expected at least one.")
+        is_stream = not hasattr(table, "__len__")
+        hint = " A stream can be read once; give a new one." if is_stream else ""
+        raise ValueError(f"{name}: the table has no rows; expected at least one.{hint}")
     return [f"Left out: {fault}" for fault in faults.values()]
 
 
@@ -180,9 +183,15 @@ def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch
     elif hasattr(table, "__arrow_c_stream__"):
         opened = pa.RecordBatchReader.from_stream(table)
     else:
+        is_lazy = hasattr(table, "collect")  # as Polars's LazyFrame
+        advice = "Call its .collect()" if is_lazy else "Make a frame of it"
         raise ValueError(
             f"{name}: expected a pandas.DataFrame or a table that exports an Arrow stream "
+<<<<<<< HEAD
             f"(__arrow_c_stream__), got {type(table).__name__}. Convert it to a frame."
+=======
+            f"(__arrow_c_stream__), got {type(table).__name__}. {advice}."
+>>>>>>> fix-ext
         )
     names = opened.schema.names
     twice = next((column for column in names if names.count(column) > 1), None)
@@ -232,6 +241,25 @@ def _refused(series: "pd.Series", column: str, error: Exception) -> str:
         f"{column} holds {got}; expected strings, numbers, booleans, times, categories or lists of "
         f"values of one type ({error}). Convert it, or leave it out of the schema."
     )
+
+
+def _read(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
+    """Yields the batches of a stream.
+
+    Raises:
+        ValueError: The stream fails.
+    """
+    num_rows = 0
+    try:
+        for batch in batches:
+            num_rows += batch.num_rows
+            yield batch
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition(" Detail: ")[0]
+        raise ValueError(
+            f"{name}: the stream failed after {num_rows:,} rows ({reason}). Correct what produces "
+            "it, and give a new one."
+        ) from error
 
 
 def _in_runs(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -277,6 +277,42 @@ def test_a_refused_frame_leaves_the_rows_of_the_last_data_set(tmp_path):
     assert len(pd.read_parquet(data_set.description.source.path)) == ROWS
 
 
+def arrow(table, tmp_path):
+    return tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
+
+
+def test_a_stream_that_was_read_before_is_named(tmp_path):
+    reader = pa.Table.from_pandas(log()).to_reader()
+    reader.read_all()
+    with pytest.raises(ValueError, match=r"no rows; .* A stream can be read once; give a new one"):
+        arrow(reader, tmp_path)
+    with pytest.raises(ValueError, match=r"no rows; expected at least one\.$"):
+        arrow(pa.Table.from_pandas(log().iloc[:0]), tmp_path)
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError])
+def test_a_stream_that_fails_is_named_with_the_rows_before(error, tmp_path):
+    table = pa.Table.from_pandas(log())
+
+    def batches():
+        yield from table.to_batches()
+        raise error("lost")
+
+    stream = pa.RecordBatchReader.from_batches(table.schema, batches())
+    with pytest.raises(ValueError, match=r"log: the stream failed after 120 rows \(.*lost'?\.?\)"):
+        arrow(stream, tmp_path)
+    assert not (tmp_path / "data.rows").exists()
+
+
+def test_a_lazy_frame_has_to_be_collected(tmp_path):
+    class LazyFrame:
+        def collect(self):
+            return log()
+
+    with pytest.raises(ValueError, match=r"got LazyFrame\. Call its \.collect\(\)\."):
+        arrow(LazyFrame(), tmp_path)
+
+
 def test_an_arrow_type_that_parquet_lacks_names_the_column(tmp_path):
     column = pa.array([(0, 1, 2)] * ROWS, pa.month_day_nano_interval())
     table = pa.Table.from_pandas(log()).append_column("spare", column)
