@@ -187,11 +187,7 @@ def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch
         advice = "Call its .collect()" if is_lazy else "Make a frame of it"
         raise ValueError(
             f"{name}: expected a pandas.DataFrame or a table that exports an Arrow stream "
-<<<<<<< HEAD
-            f"(__arrow_c_stream__), got {type(table).__name__}. Convert it to a frame."
-=======
             f"(__arrow_c_stream__), got {type(table).__name__}. {advice}."
->>>>>>> fix-ext
         )
     names = opened.schema.names
     twice = next((column for column in names if names.count(column) > 1), None)

@@ -184,6 +184,7 @@ def _errors_named(where: str) -> Iterator[None]:
 
 def _fault_of_type(column: pa.ChunkedArray, may_be_list: bool) -> str | None:
     kind, wanted = column.type, "strings or numbers"
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if may_be_list:
         wanted += ", or lists of them"
         kind = kind.value_type if isinstance(kind, _LISTS) else kind
