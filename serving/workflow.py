@@ -14,7 +14,10 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
+
+import tensorflow as tf
 
 from serving import client, export, releases
 from serving.config import OrchestratorConfig
@@ -24,7 +27,7 @@ from tfrec.config import EvaluationConfig, RankerConfig, RetrievalConfig, check_
 from tfrec.ranking import RANKERS, without_ranker
 from tfrec.ranking import check_trainable as check_ranker
 from tfrec.retrieval import RETRIEVAL_MODELS
-from tfrec.training import check_clicks
+from tfrec.training import check_callbacks, check_clicks
 from tfrecords import reader
 
 
@@ -117,6 +120,7 @@ def train(
     retrieval: RetrievalConfig | None = None,
     ranking: RankerConfig | None = None,
     progress: bool = True,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> TrainedStages:
     """Trains both stages; a stage that was trained on the same data and options is loaded.
 
@@ -129,10 +133,13 @@ def train(
         retrieval: Options of the two-tower model; None: the defaults.
         ranking: Options of the ranker; None: the defaults.
         progress: Whether to show progress bars and one line per step.
+        callbacks: Additional callbacks for `Model.fit`, of each of its calls: that of the ranker,
+            then those of the two-tower model, on clicks and as the ranker teaches it. A stage that
+            is loaded calls none.
 
     Raises:
-        ValueError: The data set lacks training data of a stage, such as clicks; or a model is not
-            as expected.
+        ValueError: The data set lacks training data of a stage, such as clicks; or a model or
+            callback is not as expected.
         BlockingIOError: Another process is working in the directory.
     """
     of_retrieval, of_ranking = retrieval or RetrievalConfig(), ranking or RankerConfig()
@@ -146,6 +153,7 @@ def train(
             f"expected a DataSet, such as that of tfrecords.from_pandas or reader.DataSet, got "
             f"{data_set!r}."
         )
+    check_callbacks(callbacks)
     check_clicks(data_set)
     if without_ranker(data_set) is None:
         check_ranker(data_set)
@@ -153,8 +161,8 @@ def train(
     with steps.locked():
         steps.use(data_set)
         steps.say_what_to_expect(data_set)
-        steps.train_ranker(data_set, of_ranking)
-        steps.train_retrieval(data_set, of_retrieval)
+        steps.train_ranker(data_set, of_ranking, callbacks)
+        steps.train_retrieval(data_set, of_retrieval, callbacks)
     return TrainedStages(steps, data_set)
 
 

@@ -24,7 +24,7 @@ import pathlib
 import shutil
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pydantic
@@ -159,7 +159,12 @@ class Pipeline:
         elif "directory" in self._last_inputs("data"):
             self._note_path("data").unlink()
 
-    def train_ranker(self, data_set: reader.DataSet, config: RankerConfig) -> pathlib.Path | None:
+    def train_ranker(
+        self,
+        data_set: reader.DataSet,
+        config: RankerConfig,
+        callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+    ) -> pathlib.Path | None:
         """Trains stage two; returns None if the data set has nothing to train it on."""
         directory = self.path("ranker")
         reason = ranking.without_ranker(data_set)
@@ -175,12 +180,17 @@ class Pipeline:
                 "source": ranking.RANKERS.digest(config.ranker),
             },
             lambda: ranking.train_ranker(
-                data_set, config, directory, self.progress, strategy=self.strategy
+                data_set, config, directory, self.progress, callbacks, self.strategy
             ),
         )
         return directory
 
-    def train_retrieval(self, data_set: reader.DataSet, config: RetrievalConfig) -> pathlib.Path:
+    def train_retrieval(
+        self,
+        data_set: reader.DataSet,
+        config: RetrievalConfig,
+        callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+    ) -> pathlib.Path:
         """Trains the two-tower model on clicks and then, if there is a ranker, by the ranker."""
         directory = self.path("retrieval")
         teacher = self._teacher(data_set)
@@ -213,8 +223,9 @@ class Pipeline:
                 config,
                 directory,
                 self.progress,
-                teacher=teacher,
-                strategy=self.strategy,
+                callbacks,
+                teacher,
+                self.strategy,
             ),
             keep=same_clicks,
         )

@@ -71,7 +71,7 @@ class LoggedHistories:
 
 
 @dataclasses.dataclass
-class UserEvents:
+class KnownEvents:
     """The logged events of a user.
 
     Attributes:
@@ -109,7 +109,7 @@ def compare_histories(
         )
     lines = [event_lines.read_event_lines(path) for path in event_files]
     events = _events(plan, tables, lines, release)
-    nothing = UserEvents()
+    nothing = KnownEvents()
     counts = collections.Counter(
         cause_of(plan, one, events.get(one.user_id, nothing)) for one in logged
     )
@@ -133,7 +133,7 @@ def compare_histories(
     )
 
 
-def cause_of(plan: schema.Schema, logged: LoggedHistories, known: UserEvents) -> str | None:
+def cause_of(plan: schema.Schema, logged: LoggedHistories, known: KnownEvents) -> str | None:
     """Returns why logged histories differ from rebuilt ones, one of `CAUSES`; None if they do not.
 
     Args:
@@ -187,7 +187,7 @@ def _cause(
     field: schema.Field,
     own: Sequence[_Entry],
     logged: LoggedHistories,
-    known: UserEvents,
+    known: KnownEvents,
 ) -> str:
     time = logged.time
     if not own and logged.user_data in ("late", "failed"):
@@ -247,7 +247,7 @@ def _cause_of_extra(
 
 
 def _cause_of_missing(
-    own: Sequence[_Entry], expected: Sequence[_Entry], logged: LoggedHistories, known: UserEvents
+    own: Sequence[_Entry], expected: Sequence[_Entry], logged: LoggedHistories, known: KnownEvents
 ) -> str:
     """Returns why a history lacks events although they arrived in time, as far as is known."""
     is_latest = _same(own, expected[len(expected) - len(own) :])
@@ -282,7 +282,7 @@ def _events(
     tables: Sequence[pa.Table],
     lines: Sequence[event_lines.EventLines],
     release: releases.Bundle,
-) -> dict[str, UserEvents]:
+) -> dict[str, KnownEvents]:
     """Returns the events of each user: logged impressions, and what the log of events has.
 
     Of a user's events with the same id, only the first counts, as in the user store.
@@ -303,7 +303,7 @@ def _events(
             event = UserEvent(one.kind, one.time, one.ad_id, {}, one.event_id)
             found.setdefault((user_id, one.event_id), event)
     values = _values(plan, {event.ad_id for event in found.values()}, release)
-    events: dict[str, UserEvents] = collections.defaultdict(UserEvents)
+    events: dict[str, KnownEvents] = collections.defaultdict(KnownEvents)
     for (user, event_id), event in found.items():
         known = events[user]
         known.events.append(dataclasses.replace(event, values=values.get(event.ad_id, {})))

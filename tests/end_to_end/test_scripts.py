@@ -47,7 +47,7 @@ def workdir(tmp_path_factory):
     assert "Training has " in said
     assert "click is weak: it is not known to predict better than its base rate" in said
     assert "2,001 rows = 2,000 written + 1 rejected, see " in done.stdout
-    assert "Not measured: revenue: the log has no positive label" in done.stdout
+    assert "Not measured: revenue: the schema names no revenue" in done.stdout
     return directory
 
 

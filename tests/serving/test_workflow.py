@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 import tfrec
 import tfrecords
@@ -70,10 +71,24 @@ def options(retrieval_config, ranker_config):
     }
 
 
+class Watch(tf.keras.callbacks.Callback):
+    """Keeps the metrics of the epochs."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen |= set(logs)
+
+
+WATCH = Watch()
+
+
 @pytest.fixture(scope="module")
 def stages(data_set, options, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("work")
-    trained = tfrec.train(data_set, workdir, **options, progress=False)
+    trained = tfrec.train(data_set, workdir, **options, progress=False, callbacks=[WATCH])
     trained.evaluate(FEW, index=FLAT)
     return trained
 
@@ -89,6 +104,10 @@ def release(stages):
         ({"ranking": tfrec.RetrievalConfig()}, r"expected a RankerConfig, got RetrievalConfig\("),
         ({"retrieval": {"epochs": 1}}, r"expected a RetrievalConfig, got {'epochs': 1}"),
         ({"ranking": tfrec.RankerConfig(ranker="atention")}, r"Did you mean 'attention'\?"),
+        (
+            {"callbacks": ["x"]},
+            r"callbacks: expected a list of .*keras.callbacks.Callback, got \['x",
+        ),
         ({"data_set": "workdir/data"}, r"expected a DataSet, such as .*, got 'workdir/data'"),
     ],
 )
@@ -96,6 +115,10 @@ def test_wrong_arguments_are_refused_before_training(data_set, tmp_path, options
     with pytest.raises(ValueError, match=said):
         tfrec.train(**{"data_set": data_set, "workdir": tmp_path, **options})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_callbacks_see_the_metrics_of_both_stages(stages):
+    assert {"validation_loss", "validation_corpus_recall", "validation_utility_share"} <= WATCH.seen
 
 
 def test_an_exported_release_ranks_the_ads_that_a_country_clicks(release):

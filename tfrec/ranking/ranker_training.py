@@ -70,8 +70,8 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
 
     Raises:
         FileNotFoundError: See `reader.DataSet.catalog`.
-        ValueError: There is no ranker `config.ranker`, or its `call` is not as expected; or see
-            `reader.DataSet.catalog`.
+        ValueError: There is no ranker `config.ranker`, or its constructor or `call` is not as
+            expected; or see `reader.DataSet.catalog`.
     """
     tf.keras.utils.set_random_seed(config.seed)
     schema = data_set.schema
@@ -85,6 +85,7 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
             f"{kind.__name__} cannot be built: {error}. Expected a constructor with the arguments "
             "fitted, config and heads; one of a subclass of Ranker passes on *args and **kwargs."
         ) from error
+    training.check_constructed(model)
     model.learn_positions(config.num_positions if knows_positions(data_set) else 0)
     model(
         {

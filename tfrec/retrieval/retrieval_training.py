@@ -61,11 +61,13 @@ def build_two_tower(
             known, or the model is not trained.
 
     Raises:
-        ValueError: There is no model `config.retrieval_model`, or its towers are not as expected.
+        ValueError: There is no model `config.retrieval_model`, or its constructor or towers are
+            not as expected.
     """
     tf.keras.utils.set_random_seed(config.seed)
     kind = retrieval_model.RETRIEVAL_MODELS.get(config.retrieval_model)
     model = kind.for_data_set(data_set, config, catalog)
+    training.check_constructed(model)
     model.clicked_ads = clicked_ads
     model.build_weights()
     return model

@@ -4,6 +4,7 @@ from tfrec.training.fitting import (
     Plan,
     batch_size,
     best_epoch,
+    check_callbacks,
     check_clicks,
     check_source,
     fit,
@@ -15,7 +16,7 @@ from tfrec.training.fitting import (
 )
 from tfrec.training.optimizers import dense_and_sparse
 from tfrec.training.projector import choose_rows, metadata_of, write_projector
-from tfrec.training.stage_model import StageModel
+from tfrec.training.stage_model import StageModel, check_constructed
 from tfrec.training.validation_summaries import write_curves
 from tfrec.training.workers import (
     WorkerLostError,
@@ -33,7 +34,9 @@ __all__ = [
     "WorkerLostError",
     "batch_size",
     "best_epoch",
+    "check_callbacks",
     "check_clicks",
+    "check_constructed",
     "check_same",
     "check_source",
     "choose_rows",

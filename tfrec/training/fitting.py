@@ -109,6 +109,20 @@ def check_clicks(data_set: reader.DataSet) -> None:
         )
 
 
+def check_callbacks(given: Sequence[tf.keras.callbacks.Callback]) -> None:
+    """Checks callbacks that a user gives.
+
+    Raises:
+        ValueError: They are not a list of callbacks of Keras.
+    """
+    kind = tf.keras.callbacks.Callback
+    if not isinstance(given, list | tuple) or not all(isinstance(own, kind) for own in given):
+        raise ValueError(
+            "callbacks: expected a list of objects of subclasses of tf.keras.callbacks.Callback, "
+            f"got {given!r}."
+        )
+
+
 def fit(
     model: stage_model.StageModel,
     read: Callable[[reader.Seed], tf.data.Dataset],
@@ -140,7 +154,9 @@ def fit(
 
     Raises:
         FloatingPointError: The loss is not finite.
+        ValueError: See `check_callbacks`.
     """
+    check_callbacks(extra_callbacks)
     strategy = model.distribute_strategy
     workers.check_shared(strategy, directory)
     is_chief = workers.is_chief(strategy)

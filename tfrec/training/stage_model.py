@@ -15,6 +15,19 @@ from tfrec.training import summaries
 from tfrecords import reader
 
 
+def check_constructed(model: tfrs.Model) -> None:
+    """Checks that the constructor of a model of a user has called that of its base class.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if "gradient_norms" not in vars(model):
+        raise ValueError(
+            f"{type(model).__name__}.__init__ does not call super().__init__ with the arguments of "
+            "its base class. Call it first."
+        )
+
+
 class StageModel(tfrs.Model):
     """A model with embedding tables.
 

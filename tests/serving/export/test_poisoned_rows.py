@@ -134,7 +134,9 @@ def exported(runs, tmp_path_factory) -> dict[str, Exported]:
             export.export_release(
                 base, runs.data_sets[name], two_tower, ranker, calibrators, INDEX, {}
             )
-        result[name] = Exported(base, *recorded)
+        tuned_with, measured_with, *again = recorded
+        assert all(queries is measured_with for queries in again)
+        result[name] = Exported(base, tuned_with, measured_with)
     return result
 
 

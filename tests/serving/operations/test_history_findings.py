@@ -34,7 +34,7 @@ IN_TIME = {f"e{time}": time + 1.0 for time in TIMES}
 def cause(values, ages=None, time=100.0, user_data=None, received=None, events=EVENTS):
     raw = {"clicks": values, "clicks__age_seconds": ages}
     logged = history_findings.LoggedHistories("ann", time, raw, user_data)
-    known = history_findings.UserEvents(events, received or {})
+    known = history_findings.KnownEvents(events, received or {})
     return history_findings.cause_of(SCHEMA, logged, known)
 
 

@@ -149,6 +149,11 @@ class OfOneArgument(ranking.RankingModel):
         super().__init__(fitted, None, ("click",))
 
 
+class WithoutSuper(ranking.RankingModel):
+    def __init__(self, fitted, config, heads):
+        self.size = 1
+
+
 class OfTexts(ranking.RankingModel):
     def __init__(self, *args):
         super().__init__(*args)
@@ -175,6 +180,11 @@ class WithLoss(ranking.RankingModel):
     ("kind", "made", "said"),
     [
         (OfOneArgument, None, r"OfOneArgument cannot be built: .* arguments fitted, config and he"),
+        (
+            WithoutSuper,
+            None,
+            r"WithoutSuper.__init__ does not call super\(\).__init__ with the arg",
+        ),
         (WithLoss, tf.keras.losses.MeanSquaredError(), r"expected a tfrs.tasks.Ranking, got MeanS"),
         (
             WithLoss,

@@ -51,6 +51,11 @@ class OfDoubles(TwoLayers):
     towers = (lambda: Hashed(lambda x: tf.cast(x, tf.float64)), Hashed)
 
 
+class WithoutSuper(retrieval.RetrievalModel):
+    def __init__(self, fitted, config, catalog):
+        self.size = 1
+
+
 def build(kind, data_set, config):
     config = dataclasses.replace(config, retrieval_model=kind)
     return retrieval.build_two_tower(data_set, config, data_set.catalog())
@@ -69,6 +74,10 @@ def test_two_keras_layers_are_a_retrieval_model(data_set, retrieval_config):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
+        (
+            WithoutSuper,
+            r"WithoutSuper.__init__ does not call super\(\).__init__ with the arguments",
+        ),
         (OfOtherSizes, r"expected towers with embeddings of the same size, got {.*: 4, .*: 5}"),
         (TooLong, r"TooLong.query_tower: expected finite embeddings of length one, got 9\. Return"),
         (OfAnotherShape, r"ad_tower: expected embeddings of shape \[3, D\] .* got \[3, 1, 4\]"),

@@ -247,6 +247,13 @@ def test_rows_that_no_batch_holds_are_not_touched(tmp_path):
     assert changed.tolist() == [True] * 8 + [False] * 2
 
 
+@pytest.mark.parametrize("given", ["x", ["x"], [tf.keras.callbacks.Callback], 1])
+def test_what_is_no_list_of_callbacks_is_refused(given):
+    with pytest.raises(ValueError, match=r"callbacks: expected a list of objects of subclasses .*"):
+        training.check_callbacks(given)
+    training.check_callbacks([tf.keras.callbacks.Callback()])
+
+
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(FloatingPointError, match=r"loss of epoch 1 is nan; .* Lower the learning"):
         Run(tmp_path, [1], target=float("nan")).fit()
