@@ -183,12 +183,10 @@ def _errors_named(where: str) -> Iterator[None]:
 
 
 def _fault_of_type(column: pa.ChunkedArray, may_be_list: bool) -> str | None:
-    kind, wanted = column.type, "strings or numbers"
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    kind, wanted = _of_dictionary(column.type), "strings or numbers"
     if may_be_list:
         wanted += ", or lists of them"
-        kind = kind.value_type if isinstance(kind, _LISTS) else kind
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        kind = _of_dictionary(kind.value_type) if isinstance(kind, _LISTS) else kind
     if pa.types.is_nested(kind):
         return f"has the Arrow type {column.type}; expected {wanted}"
     if kind == column.type and any(is_binary(kind) for is_binary in _BINARY):
@@ -197,6 +195,11 @@ def _fault_of_type(column: pa.ChunkedArray, may_be_list: bool) -> str | None:
         except pa.ArrowException as error:
             return f"has bytes that are not UTF-8 ({error}); expected {wanted}"
     return None
+
+
+def _of_dictionary(kind: pa.DataType) -> pa.DataType:
+    """Returns the type of the values of a dictionary; another type as it is."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _fault_of_lines(parsed: protocol.Parsed) -> str | None:

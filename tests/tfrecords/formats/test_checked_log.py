@@ -71,8 +71,20 @@ def fails(*_):
     raise KeyError("no such key")
 
 
-def test_a_right_log_is_read(opened):
-    log = opened()
+TAGS = pa.array(ROWS["tags"], pa.list_(pa.string()))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        TAGS,
+        TAGS.cast(pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+        pa.DictionaryArray.from_arrays([0, 1, 1], TAGS[:2]),
+        pa.array(["a", None, "b|c"]).dictionary_encode(),
+    ],
+)
+def test_a_right_log_is_read(opened, tags):
+    log = opened(parse=parsed({"tags": tags, "ad": [b"x", b"y", b"z"]}))
     (chunk,) = log.chunks()
     assert log.parse(chunk).table.num_rows == 3
     assert log.raw(chunk, [3]) == [b"raw"]
