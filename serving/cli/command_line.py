@@ -55,6 +55,14 @@ def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
         app.run(call, flags_parser=parse)
 
 
+def address_of_flag(name: str) -> str | None:
+    """Returns the address of a flag, or of the environment variable TFREC_NAME, if there is one.
+
+    An address may contain a password, and all users of the machine can see a flag.
+    """
+    return flags.FLAGS[name].value or os.environ.get(f"TFREC_{name.upper()}") or None
+
+
 @contextlib.contextmanager
 def silent_if_output_is_closed() -> Iterator[None]:
     """Exits with status 1 if the reader of the output closes it in the block, as `head` does."""

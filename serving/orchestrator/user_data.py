@@ -123,7 +123,7 @@ class UserData:
             timeout_ms: Time for the read in milliseconds.
         """
         started = self._clock()
-        # Before the store is asked, because they may be written meanwhile.
+        # Before the read, because they may be written during it.
         unwritten = [tuple(self._unwritten.get(user_id, ())) for user_id in user_ids]
         found, problem = await self._read(user_ids, impressions, now, timeout_ms)
         if found is not None and impressions:

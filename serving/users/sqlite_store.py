@@ -44,7 +44,7 @@ CREATE TABLE events (
 """
 # Users who were erased lately. Files of earlier releases lack it.
 _ERASED = "CREATE TABLE IF NOT EXISTS erased (user_id TEXT PRIMARY KEY, time REAL) WITHOUT ROWID"
-# Likewise.
+# Files of earlier releases lack it, too.
 _SETTINGS = "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID"
 _READ_TTL = "SELECT value FROM settings WHERE name = 'ttl_seconds'"
 _WRITE_TTL = "REPLACE INTO settings VALUES ('ttl_seconds', ?)"

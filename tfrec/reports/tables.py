@@ -112,7 +112,7 @@ def of_retrieval(quality: evaluation.RetrievalQuality) -> pages.PageTable:
 
 def weak_towers_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
     """Yields that the two-tower model finds no more clicks than popularity or chance, if so."""
-    # Longer lists hold most of a small catalog, whoever chose them.
+    # Longer lists hold most of a small catalog, even random ones.
     k = max((k for k in evaluation.RECALL_AT if 2 * k <= quality.num_ads), default=None)
     recall = {
         name: own.metrics.get(f"corpus_recall_at_{k}") for name, own in quality.recommenders.items()

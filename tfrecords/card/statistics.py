@@ -89,7 +89,7 @@ def click_auc(clicks: Mapping[str, np.ndarray]) -> float | None:
     """Returns how well a field alone tells clicks: the AUC on held-out units, or None.
 
     The score of a value is its click rate in training. A threshold of a number, a value and a
-    missing value are found alike, and values that training shows once say little.
+    missing value are found in the same way, and values that training shows once say little.
 
     Args:
         clicks: Counts of each split by click and id [2, V].

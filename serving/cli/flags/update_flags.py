@@ -1,10 +1,8 @@
 """The flag of the channel that carries live updates between hosts."""
 
-import os
-
 from absl import flags
 
-from serving.cli import extras
+from serving.cli import command_line, extras
 
 flags.DEFINE_string(
     "update_channel",
@@ -13,7 +11,6 @@ flags.DEFINE_string(
     "their own copy of the bundle; default: the environment variable TFREC_UPDATE_CHANNEL, or "
     "none. Needs the extra redis.",
 )
-FLAGS = flags.FLAGS
 
 
 def update_channel() -> str | None:
@@ -24,10 +21,8 @@ def update_channel() -> str | None:
     """
     from serving import live
 
-    # The URL may contain a password, and all users of the machine can see a flag.
-    address = FLAGS.update_channel or os.environ.get("TFREC_UPDATE_CHANNEL")
-    if not address:
-        return None
-    with extras.require_extra("redis"):
-        live.check_channel(address)
+    address = command_line.address_of_flag("update_channel")
+    if address is not None:
+        with extras.require_extra("redis"):
+            live.check_channel(address)
     return address

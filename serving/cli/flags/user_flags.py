@@ -1,10 +1,8 @@
 """The flag of the user store."""
 
-import os
-
 from absl import flags
 
-from serving.cli import extras
+from serving.cli import command_line, extras
 
 flags.DEFINE_string(
     "user_store",
@@ -13,7 +11,6 @@ flags.DEFINE_string(
     "Redis or Valkey; default: the environment variable TFREC_USER_STORE. With a store, a service "
     "completes requests that have a user_id, and takes events.",
 )
-FLAGS = flags.FLAGS
 
 
 def user_store() -> str | None:
@@ -25,12 +22,10 @@ def user_store() -> str | None:
     """
     from serving import users
 
-    # The URL may contain a password, and all users of the machine can see a flag.
-    address = FLAGS.user_store or os.environ.get("TFREC_USER_STORE")
-    if not address:
-        return None
-    with extras.require_extra("redis"):
-        users.check_store(address)
+    address = command_line.address_of_flag("user_store")
+    if address is not None:
+        with extras.require_extra("redis"):
+            users.check_store(address)
     return address
 
 

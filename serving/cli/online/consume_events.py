@@ -9,22 +9,22 @@ r"""Moves events from a stream of Redis or Valkey into the user store.
 Runs until SIGTERM or Ctrl-C. An event is in the next answer of its user within a second. Each entry
 of the stream has a field event, the JSON of an event of POST /v1/events. Entries are read by a
 group, so that several processes share the work, and are acknowledged after the event was stored:
-none is lost, and one that comes twice counts once. Entries that are no event are logged and left
-out; the stream keeps them, as XRANGE shows. Events that are more than 5 minutes ahead of the clock
-of this host wait in the stream; those that are more than 35 minutes ahead are left out. With a
-store of each host, give each its own --group. Trim the stream where it is written, for example with
+none is lost, and a duplicate counts once. Entries that are not events are logged and left out; the
+stream keeps them, as XRANGE shows. Events that are more than 5 minutes ahead of the clock of this
+host wait in the stream; those that are more than 35 minutes ahead are left out. With a store of
+each host, give each its own --group. Trim the stream where it is written, for example with
 XADD MAXLEN ~ 1000000.
 """
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 
 from absl import flags
 
 from serving import redis_address
+from serving.cli import command_line
 from serving.cli.flags import user_flags
 
 flags.adopt_module_key_flags(user_flags)
@@ -54,9 +54,8 @@ def main() -> None:
 
 
 def _stream_server() -> str:
-    # The URL may contain a password, and all users of the machine can see a flag.
-    address = FLAGS.stream_server or os.environ.get("TFREC_STREAM_SERVER")
-    if not address:
+    address = command_line.address_of_flag("stream_server")
+    if address is None:
         raise ValueError(
             "Expected the server of the stream, got none. Set --stream_server or the environment "
             "variable TFREC_STREAM_SERVER, which hides a password from other users of the machine."
