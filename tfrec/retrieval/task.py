@@ -64,7 +64,8 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
                 candidate; there are C - 1 draws. None: the candidates are all there are.
             candidate_ids: [C]; candidates with the id of a query's own are not its negatives. None:
                 all differ.
-            compute_metrics, compute_batch_metrics: Accepted as by the stock task, without effect.
+            compute_metrics: Without effect; the stock task has it.
+            compute_batch_metrics: Without effect; the stock task has it.
             score_mask: [B, C] bool, false for candidates that are no negatives of a query.
             own_columns: [B] int32 the column of each query's own candidate; None: the first B.
             num_queries: Number of queries of the batch that these are a share of; the loss is then
