@@ -48,7 +48,7 @@ class EventConsumer:
     Args:
         reader: Reads the stream.
         accepted: Accepts the events.
-        clock: Returns seconds, for the reports in the log.
+        clock: Returns seconds, for the reports and warnings in the log.
 
     Attributes:
         received: Number of valid events.
@@ -143,8 +143,8 @@ class EventConsumer:
             except (ValueError, errors.InvalidRequestError) as error:
                 found.rejected.append(entry)
                 _log_rejected(entry, error)
-        if found.max_seconds_ahead and time.monotonic() >= self._next_warning:
-            self._next_warning = time.monotonic() + _SECONDS_BETWEEN_WARNINGS
+        if found.max_seconds_ahead and self._clock() >= self._next_warning:
+            self._next_warning = self._clock() + _SECONDS_BETWEEN_WARNINGS
             logging.warning(
                 "Events of the stream are up to %.0f s ahead of the clock of this host. They wait "
                 "in the stream until they are at most %g s ahead. Check the clocks.",
