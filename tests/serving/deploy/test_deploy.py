@@ -474,7 +474,8 @@ def test_components_name_the_channel_and_open_the_network_to_it(
         }
         for variable, (*_, module) in secrets.items():
             source = (_ROOT / "serving" / "cli" / module).read_text(encoding="utf-8")
-            assert f'os.environ.get("{variable}")' in source
+            flag = variable.removeprefix("TFREC_").lower()
+            assert f'command_line.address_of_flag("{flag}")' in source
     policies = {
         item["metadata"]["name"]: item["spec"]
         for item in with_components
