@@ -136,6 +136,7 @@ def convert(
         "notes_version": _NOTES_VERSION,
         "files": [identity_of(path) for path in opened.files],
         "format": source.format,
+        "format_source": formats.FORMATS.digest(source.format),
         "rows_per_chunk": source.rows_per_chunk,
         "schema": source.schema.to_json(),
         "options": dataclasses.asdict(options),

@@ -162,6 +162,31 @@ def test_another_log_or_option_starts_anew(log, unbroken, tmp_path, monkeypatch)
     assert files(tmp_path / "data") == files(unbroken)
 
 
+def test_an_own_format_that_was_corrected_reads_the_log_again(log, tmp_path, monkeypatch):
+    module = tmp_path / "resumed_format.py"
+    module.write_text("from tfrecords.formats.tabular import open_log, read_ads, schema\n")
+    (tmp_path / "own.py").write_text(
+        "import resumed_format\nfrom tfrecords import formats\n\n"
+        "class Own(formats.LogFormat):\n"
+        "    open_log = staticmethod(resumed_format.open_log)\n"
+        "    read_ads = staticmethod(resumed_format.read_ads)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    source = source_of(log, format="own:Own")
+    with monkeypatch.context() as patch:
+        patch.setattr(splitting, "assign", _fail)
+        with pytest.raises(RuntimeError):
+            convert.convert(source, tmp_path / "data")
+    begun = tmp_path / ".data.partial" / "work" / "parse"
+    assert len(list(begun.glob("*.json"))) == 9
+    module.write_text(f"{module.read_text()}# Corrected.\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion.Stages, "parse_chunk", _fail)
+        with pytest.raises(RuntimeError):
+            convert.convert(source, tmp_path / "data")
+    assert not list(begun.glob("*.json"))
+
+
 def test_what_an_earlier_version_began_starts_again(log, unbroken, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(convert, "_NOTES_VERSION", convert._NOTES_VERSION - 1)
