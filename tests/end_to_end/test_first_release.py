@@ -74,7 +74,7 @@ def shop(num_rows, buys=0.1, seed=0):
 
 
 def one_purchase():
-    rows = shop(2_000, buys=0.0)
+    rows = shop(500, buys=0.0)
     rows.loc[rows.index[rows["clicked"] == 1][0], "bought"] = 1
     return rows
 
@@ -86,7 +86,6 @@ def clicks_alone():
 
 LOGS = {
     "euros": (lambda: shop(5_000), {"engagement": "bought", "revenue": "paid"}),
-    "few_rows": (lambda: shop(500), {"engagement": "bought"}),
     "one_engagement": (one_purchase, {"engagement": "bought"}),
     "clicks_alone": (clicks_alone, {"click": None, "request_key": None}),
 }

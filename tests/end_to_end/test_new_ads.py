@@ -24,26 +24,21 @@ def world():
     return synthetic.TopicWorld(WORLD)
 
 
-def trained(world, content, options, directory):
+@pytest.fixture(scope="module")
+def release(world, retrieval_config, ranker_config, tmp_path_factory):
+    directory, flat = tmp_path_factory.mktemp("new_ads"), IndexConfig(kind="Flat")
     log, ads = world.write(directory / "log", NUM_ROWS)
-    source = convert.Source(log, world.schema(content), "tabular", ads_path=ads)
+    source = convert.Source(log, world.schema("both"), "tabular", ads_path=ads)
     convert.convert(source, directory / "data")
-    data_set = reader.DataSet(directory / "data")
-    return tfrec.train(data_set, directory / "work", **options, progress=False)
-
-
-@pytest.fixture(scope="module")
-def options(retrieval_config, ranker_config):
-    return {
-        "retrieval": dataclasses.replace(retrieval_config, epochs=15, batch_size=32, refit=False),
-        "ranking": dataclasses.replace(ranker_config, num_blocks=1, epochs=8),
-    }
-
-
-@pytest.fixture(scope="module")
-def release(world, options, tmp_path_factory):
-    stages = trained(world, "both", options, tmp_path_factory.mktemp("new_ads"))
-    return releases.load(stages.export(index=IndexConfig(kind="Flat"), force=True).base)
+    stages = tfrec.train(
+        reader.DataSet(directory / "data"),
+        directory / "work",
+        retrieval=dataclasses.replace(retrieval_config, epochs=15, batch_size=32, refit=False),
+        ranking=dataclasses.replace(ranker_config, num_blocks=1, epochs=8),
+        progress=False,
+    )
+    report = stages.evaluate(tfrec.EvaluationConfig(resamples=5), index=flat)
+    return releases.load(stages.export(report, index=flat, force=True).base)
 
 
 @pytest.fixture(scope="module")
