@@ -9,7 +9,6 @@ import howto
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 from repository import EXAMPLES
 
 from serving import export
@@ -136,24 +135,3 @@ def test_own_models_are_evaluated_exported_and_served(workdir):
         assert sum(part.part for part in parts) == pytest.approx(ad.utility, rel=1e-5)
     shown = [ad.fields["C11"] for ad in answer.ads]
     assert max(map(shown.count, shown)) <= 2
-
-
-def test_stock_tasks_drop_into_own_models(data_set, examples, ranker_config, retrieval_config):
-    model = ranking.build_ranker(
-        data_set, dataclasses.replace(ranker_config, ranker="dlrm_ranker:DLRM")
-    )
-    each = tf.keras.losses.Reduction.NONE
-    loss = tf.keras.losses.BinaryFocalCrossentropy(from_logits=True, reduction=each)
-    model.tasks["click"] = tfrs.tasks.Ranking(loss)
-    model.compile(tf.keras.optimizers.Adam(0.01))
-    batches = data_set.batches_of_like_lists("train", 64, seed=1).take(10)
-    losses = model.fit(batches, epochs=3, verbose=0).history["loss"]
-    assert losses[-1] < losses[0]
-    options = dataclasses.replace(
-        retrieval_config, retrieval_model="frozen_encoder_tower:FrozenEncoder"
-    )
-    model = retrieval.build_two_tower(data_set, options, data_set.catalog())
-    model.task = tfrs.tasks.Retrieval(temperature=0.1)
-    model.compile(tf.keras.optimizers.Adagrad(0.1))
-    losses = model.fit(data_set.clicked("train", 64, seed=1), epochs=3, verbose=0).history["loss"]
-    assert losses[-1] < losses[0]

@@ -9,7 +9,8 @@ NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 # prints another kind of output for it.
 SMALLER = {
     "num_views, shown = 500, 1_000, 5_000, 8": "num_views, shown = 100, 300, 1_200, 8",
-    "epochs=10,": "epochs=2,",
+    "epochs=10,": "epochs=1, refit=False,",
+    "epochs=4,": "epochs=1,",
     "tfrec.EvaluationConfig(resamples=50)": "tfrec.EvaluationConfig(resamples=5)",
 }
 PLOTS = 7  # data card, epochs of both stages, map, calibration, funnel, index, stage times
