@@ -150,8 +150,8 @@ def train(
     RANKERS.get(of_ranking.ranker)
     if not isinstance(data_set, reader.DataSet):
         raise ValueError(
-            f"expected a DataSet, such as that of tfrecords.from_pandas or reader.DataSet, got "
-            f"{data_set!r}."
+            "expected a DataSet, such as the result of tfrecords.from_pandas or reader.DataSet, "
+            f"got {data_set!r}."
         )
     check_callbacks(callbacks)
     check_clicks(data_set)

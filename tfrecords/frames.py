@@ -253,8 +253,8 @@ def _read(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBat
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition(" Detail: ")[0]
         raise ValueError(
-            f"{name}: the stream failed after {num_rows:,} rows ({reason}). Correct what produces "
-            "it, and give a new one."
+            f"{name}: the stream failed after {num_rows:,} rows ({reason}). Correct its source, "
+            "and give a new stream."
         ) from error
 
 

@@ -127,8 +127,8 @@ class Registry(Generic[Found]):
             if found is None and module_name == "__main__":
                 raise ValueError(
                     f"{self._what} {reference!r} was defined in a notebook or a script, not in a "
-                    "module. Define it here in the same way first, or move it to a module, whose "
-                    "name every process can find, and train again."
+                    "module. Define it here in the same way first, or move it to a module that "
+                    "every process can import, and train again."
                 )
             if found is None:
                 raise ValueError(
@@ -198,8 +198,8 @@ def reference_to(found: str | type) -> str:
         raise ValueError(f"expected a class, or MODULE:CLASS, got {found!r}.")
     if "<locals>" in found.__qualname__:
         raise ValueError(
-            f"{found.__qualname__} is defined inside a function; expected a class at the top of a "
-            "module, by whose name a trained model is loaded again. Move it there."
+            f"{found.__qualname__} is defined inside a function; expected a class at the top level "
+            "of a module, because a trained model is loaded by its name. Move it there."
         )
     return _shown(found)
 
@@ -297,8 +297,8 @@ def _is_of_user(module: types.ModuleType) -> bool:
 @functools.cache  # Once in a process.
 def _warn_of_shadowed(what: str, name: str, package: str, value: str) -> None:
     _logger.warning(
-        "The %s %r of the package %s is not used: we have one of this name. Name it as %s, or "
-        "rename it in the package.",
+        "The %s %r of the package %s is not used: there is a built-in one of this name. Name it as "
+        "%s, or rename it in the package.",
         *(what, name, package, value),
     )
 

@@ -201,8 +201,8 @@ class Schema:
                 )
         if not self.logged_ad_fields:
             raise ValueError(
-                f"Schema {self.name!r}: at least one field of the ad must not be a rate; the ad "
-                "key can be one."
+                f"Schema {self.name!r}: at least one ad field must not be a rate; it can be the ad "
+                "key."
             )
         self._check_keys()
         self._take_vocabularies()
@@ -249,7 +249,9 @@ class Schema:
                 )
             for label, number in given.items():
                 if name == "values" and label == "revenue":
-                    raise ValueError("values: revenue is money itself, so its value is 1; omit it.")
+                    raise ValueError(
+                        "values: revenue is already an amount of money, so its value is 1; omit it."
+                    )
                 if label not in labels:
                     raise ValueError(
                         f"{name}: {label!r} is not a label of this schema; it has {labels}."
@@ -292,7 +294,7 @@ class Schema:
             if self.click is None:
                 raise ValueError(
                     f"Schema {self.name!r}: the rate {rate.name!r} needs impressions that were not "
-                    "clicked, and click is null: the log has clicks alone. Leave the rate out."
+                    "clicked, and click is null: the log has only clicks. Leave the rate out."
                 )
             self._check_computed("rate", rate)
         shared = ("min_count", "num_oov_buckets", "max_vocabulary_size")
@@ -307,7 +309,7 @@ class Schema:
     def _check_computed(self, what: str, field: Field) -> None:
         if "engagement" in field.event and self.engagement is None:
             raise ValueError(
-                f"Schema {self.name!r}: the {what} {field.name!r} is of engagements, and the "
+                f"Schema {self.name!r}: the {what} {field.name!r} counts engagements, but the "
                 "schema names no engagement column."
             )
         known = [f.name for f in self.ad_fields if f.kind == "categorical"]

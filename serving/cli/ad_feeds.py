@@ -70,8 +70,8 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
         wanted = [f"{rate['of']} and {rate['name']}" for rate in known]
         raise ValueError(
             f"{path}: expected a column of a field of the ad and one of its rate "
-            f"({' or '.join(wanted) or 'the release has none'}), got {list(names)}. Rates of "
-            "single ads are fields of a table for --add."
+            f"({' or '.join(wanted) or 'the release has none'}), got {list(names)}. Send rates of "
+            "single ads as fields of the --add table."
         )
     read = {}
     for rate in given:

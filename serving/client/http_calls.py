@@ -341,8 +341,8 @@ def _document(
         ) from outcome
     if not isinstance(outcome, httpx.Response):
         raise errors.TfrecClientError(
-            f"{place}: the request cannot be sent as JSON: {outcome}. Send strings, finite numbers "
-            "and lists of them, and None for a missing value."
+            f"{place}: the request cannot be sent as JSON: {outcome}. Send strings, finite "
+            "numbers, lists of them, or None for a missing value."
         ) from outcome
     try:
         found = outcome.json()

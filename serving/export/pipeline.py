@@ -191,15 +191,15 @@ class Pipeline:
         config: RetrievalConfig,
         callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     ) -> pathlib.Path:
-        """Trains the two-tower model on clicks and then, if there is a ranker, by the ranker."""
+        """Trains the two-tower model on clicks, then on the ranker's scores if there is one."""
         directory = self.path("retrieval")
         teacher = self._teacher(data_set)
         if teacher is None and ranking.without_ranker(data_set) is None:
             why = (
                 f"all heads of the ranker in {self.path('ranker')} are weak"
                 if self._has_ranker(data_set)
-                else f"there is no trained ranker of this data set in {self.path('ranker')}. With "
-                "one it learns what the ranker would choose: tfrec train_ranker"
+                else f"there is no trained ranker for this data set in {self.path('ranker')}. To "
+                "learn from the ranker instead, run tfrec train_ranker first"
             )
             self._print(_wrapped(f"the two-tower model learns from clicks alone: {why}"))
         of_clicks = {
@@ -356,7 +356,10 @@ class Pipeline:
         teacher = self._last_inputs("retrieval").get("teacher")
         if teacher not in (None, self._inputs("ranker")):
             self._print(
-                _wrapped("another ranker taught the two-tower model: run tfrec train_retrieval")
+                _wrapped(
+                    "the two-tower model was distilled from another ranker: run tfrec "
+                    "train_retrieval"
+                )
             )
         # The schema's weights may have changed since the training.
         two_tower.set_default_weights(judged.weights)

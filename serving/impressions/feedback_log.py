@@ -76,8 +76,8 @@ class FeedbackLog:
                 # Goes on in another file: the rest of this line would be a malformed event.
                 self._path = None
                 raise errors.ImpressionLogError(
-                    f"{path} was written in part: expected {len(lines)} lines. Free some space on "
-                    "its disk, and send the events again."
+                    f"{path} was only partly written: expected {len(lines)} lines. Free some space "
+                    "on its disk, and send the events again."
                 )
 
     def _current(self) -> pathlib.Path:

@@ -246,7 +246,7 @@ class ImpressionLog:
             if problem != self.problem:
                 logging.error("%s", problem)
         elif self.problem is not None:
-            logging.warning("The impression log in %s is written again.", self.directory)
+            logging.warning("The impression log in %s can be written again.", self.directory)
         self.problem = problem
         self._observe_problem(problem is not None)
 

@@ -307,8 +307,8 @@ class LiveIndex:
                 return
             self._take(channel, channel.read(self._store.position))
         raise errors.LiveIndexError(
-            f"{channel.name} refused the update {_MAX_TRIES} times, because others came first. Try "
-            "again."
+            f"{channel.name} refused the update {_MAX_TRIES} times, because other updates came "
+            "first. Try again."
         )
 
     def _follow(self, channel: update_channel.UpdateChannel) -> None:

@@ -34,20 +34,20 @@ from tfrecords.histories import UserEvent
 
 CAUSES = ("unread", "lost", "cut", "late", "clock", "other")
 _REMEDIES = {
-    "unread": "find out why the user store was late or failed: the service's log and "
-    "tfrec_user_reads_total name it; --user_store_ms is the time that a request waits for it.",
+    "unread": "find out why the user store was late or failed: see the service's log and "
+    "tfrec_user_reads_total; --user_store_ms is the time that a request waits for it.",
     "lost": "the store was emptied, the user was erased or deleted, or the store keeps events for "
     "a shorter time (--user_ttl_days); tfrec rebuild_users adds what the logs have.",
     "cut": "the store keeps the latest {actions} actions and {impressions} impressions of a user "
     "for {days:g} days; models learn from longer histories than they are served. Set a smaller "
     "max_length or max_age_days in the schema.",
-    "late": "send events sooner; models learn from them as if they had been in time.",
+    "late": "send events sooner; models learn from them as if they had arrived in time.",
     "clock": "synchronize the clocks.",
     "other": "log all events, and let requests carry the user id instead of a history.",
 }
-# The log has the time of the answer, and the history is of some milliseconds before it.
+# The log has the time of the answer; the history was read some milliseconds before it.
 _ANSWER_SECONDS = 1.0
-# Events from up to this long after a request may be in its history by a wrong clock.
+# With a wrong clock, events from up to this long after a request may be in its history.
 _CLOCK_SECONDS = 600.0
 _COLUMNS = ("_answer_id", "_request_id", "_time", "_user_id", "_ad_id", "_bundle_version")
 _STORE = UserStoreConfig()

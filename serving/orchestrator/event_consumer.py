@@ -103,7 +103,7 @@ class EventConsumer:
         try:
             backlog = await self._reader.backlog()
         except errors.UserStoreError as error:
-            waiting = f"what waits in the stream is not known: {error}"
+            waiting = f"the number of waiting entries is not known: {error}"
         else:
             unread = "an unknown number of" if backlog.unread is None else backlog.unread
             waiting = (

@@ -243,7 +243,7 @@ class Rules(RequestPart):
 
 
 class ServiceRules(Rules):
-    """Rules of a service: defaults of its requests, and filters that hold for all of them."""
+    """Rules of a service: defaults for its requests, and filters that apply to all of them."""
 
     filters: Filters | None = None
     """Which ads are eligible in any request. Those of a request are added; none is turned off."""

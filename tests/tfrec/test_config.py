@@ -53,6 +53,6 @@ def test_a_directory_keeps_the_options_of_its_training(tmp_path):
     config.save_config(first, path)
     path.write_text("")  # A process that was killed as it wrote.
     config.save_config(first, path)
-    with pytest.raises(ValueError, match=r"ranker has a training with .*: epochs 2, now 3\. Del"):
+    with pytest.raises(ValueError, match=r"ranker was trained with .*: epochs 2, now 3\. Del"):
         config.save_config(dataclasses.replace(first, epochs=3), path)
     assert path.read_text() == written

@@ -183,9 +183,7 @@ def test_a_file_given_twice_and_files_beside_another_split_are_refused(tmp_path)
 
 def test_a_quote_that_is_not_closed_is_refused_where_it_stands(tmp_path):
     text = "".join(f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(20))
-    with pytest.raises(
-        ValueError, match=r"shop\.csv, line 22: the row opens a quote that is not closed"
-    ):
+    with pytest.raises(ValueError, match=r"shop\.csv, line 22: the row has an unclosed quote"):
         shop(tmp_path, text + 'r,"CH,,x,1,1,\n' + "q,CH,,x,1,1,\n" * 3)
 
 

@@ -91,13 +91,13 @@ def weakness(own: HeadCounts) -> str | None:
     """Returns why a head is weak and what would help, or None if it is not."""
     rows = f"{own.positives:,} of {own.labeled:,} validation rows are positive"
     if not isinstance(own, HeadFigures):
-        return f"{rows}, so it cannot be judged. A larger log would help."
+        return f"{rows}, so it cannot be evaluated. A larger log would help."
     bound = own.normalized_entropy + NUM_ERRORS * own.normalized_entropy_error
     if bound >= 1:
         return (
-            f"it is not known to predict better than its base rate: its normalized entropy is "
+            "it is not known to predict better than its base rate: its normalized entropy is "
             f"{own.normalized_entropy:.3f} ± {NUM_ERRORS * own.normalized_entropy_error:.3f}, and "
-            f"that of the base rate is 1 ({rows}). {_what_would_help(own)}"
+            f"the base rate has 1 ({rows}). {_what_would_help(own)}"
         )
     if own.off > own.max_off:
         return (
@@ -122,4 +122,4 @@ def _what_would_help(own: HeadFigures) -> str:
     if factor > _MAX_FACTOR:
         return f"Many more positive rows would help, or {fields}."
     needed = math.ceil(own.positives * factor)
-    return f"About {needed:,} positive validation rows would settle it, or {fields} may help."
+    return f"About {needed:,} positive validation rows would settle this, or {fields} may help."

@@ -83,7 +83,7 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
             raise  # The call is valid, but the constructor fails.
         raise ValueError(
             f"{kind.__name__} cannot be built: {error}. Expected a constructor with the arguments "
-            "fitted, config and heads; one of a subclass of Ranker passes on *args and **kwargs."
+            "fitted, config and heads; a subclass of Ranker passes *args and **kwargs on."
         ) from error
     training.check_constructed(model)
     model.learn_positions(config.num_positions if knows_positions(data_set) else 0)

@@ -134,7 +134,7 @@ def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:
     if not difference <= _TOLERANCE:
         raise ValueError(
             f"{where}: the embedding of a row changes by {difference:.3g} if other rows are in the "
-            "batch, or between two calls; expected that of each row alone."
+            "batch, or between two calls; expected it to depend on its own row alone."
         )
     return int(embeddings.shape[1])
 

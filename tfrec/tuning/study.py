@@ -162,7 +162,7 @@ def _open(
         changed = [name for name, value in inputs.items() if before[name] != value]
         raise ValueError(
             f"The study in {directory} has other {' and '.join(changed)}. Delete the directory to "
-            "begin a new study, or tune in another one."
+            "start a new study, or tune in another one."
         )
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         # Its process ended; the training resumes in the same directory.

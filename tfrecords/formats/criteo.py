@@ -50,8 +50,8 @@ def check_schema(schema: Schema) -> None:
         expected = "numeric" if field.source in NUMERIC_COLUMNS else "categorical"
         if field.kind != expected:
             raise ValueError(
-                f"Schema {schema.name!r}: field {field.name!r} is {expected} in the Criteo "
-                f"log, the schema says {field.kind}."
+                f"Schema {schema.name!r}: field {field.name!r} is {expected} in the Criteo log, "
+                f"but the schema says {field.kind}."
             )
     if schema.click != LABEL:
         raise ValueError(f"Schema {schema.name!r}: click must be {LABEL!r}, got {schema.click!r}.")

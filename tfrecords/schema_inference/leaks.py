@@ -132,7 +132,7 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return "a time, and later requests have other times"
     if _counts_rows(column, roles):
         return (
-            "counts 0, 1, 2 … for each user, perhaps the order of the rows: name it as time if so"
+            "counts 0, 1, 2 … for each user, perhaps the order of the rows; if so, name it as time"
         )
     return _leak(column, roles) or _list_leak(column, roles)
 

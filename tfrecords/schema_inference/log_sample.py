@@ -254,7 +254,7 @@ def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | N
     if sign == "," and has_points:
         notes.append(
             f"{written[0]!r} has decimal commas and {has_points[0]!r} has decimal points; expected "
-            "one sign in a file, so the former is categorical. Write it with points."
+            "one decimal sign per file, so the former is categorical. Write it with points."
         )
         return None
     for name in written:

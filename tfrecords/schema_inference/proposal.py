@@ -80,7 +80,7 @@ def propose_fields(
                 renamed.append(f"{column.name!r} is {fields[-1]['name']!r}")
     if renamed:
         listed = terminal.format_list(renamed, 12)
-        notes.append(f"Names of fields have only letters, digits and _: {listed}.")
+        notes.append(f"Field names can have only letters, digits and _: {listed}.")
     rare = f"values seen fewer than {min_count} times are out of vocabulary"
     rare = rare if min_count > 1 else "all values are in the vocabulary, however rare"
     notes.append(f"About {total_rows:,} rows: {rare} (min_count {min_count}).")

@@ -61,7 +61,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "tls_authorities",
     None,
-    "PEM file of the certificates to trust for an HTTPS --service, such as its self-signed "
+    "PEM file of the certificates to trust for an HTTPS --service, such as a self-signed "
     "certificate; default: the public authorities.",
 )
 flags.DEFINE_bool("rows", True, "Compare scores of held-out rows of --workdir.")

@@ -52,7 +52,9 @@ def main() -> None:
     print("cost: " + ", ".join(f"{part} {share:.0%} of the machines" for part, share in drivers))
     cores = sum(figure.value for figure in figures if figure.name == "cores")
     if cores <= machine.cores and not any(figure.part == "Milvus" for figure in figures):
-        print(f"One machine has cores enough for all of it ({cores:.2g}); a second one is a spare.")
+        print(
+            f"One machine has enough cores for everything ({cores:.2g}); a second one is a spare."
+        )
     print(f"measured on {constants.machine}, {constants.date}, by {constants.command}")
 
 

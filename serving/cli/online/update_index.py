@@ -35,8 +35,8 @@ from serving.cli.flags import bundle_flags, update_flags
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(update_flags)
 flags.DEFINE_string("add", None, "Table of ads to add or change: CSV, TSV, JSON lines or Parquet.")
-flags.DEFINE_string("remove", None, "File of ids of ads to remove, one per line.")
-flags.DEFINE_string("rates", None, "Table of a field of the ad and its rates.")
+flags.DEFINE_string("remove", None, "File with the ids of ads to remove, one per line.")
+flags.DEFINE_string("rates", None, "Table of an ad field and its rates.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
 flags.DEFINE_bool("json", False, "Print only the changes, as JSON.")
 FLAGS = flags.FLAGS

@@ -201,7 +201,7 @@ def _make_index(
             raise errors.IndexUnavailableError(
                 f"Milvus has indexed {indexed:,} of {num_ads:,} ads of {collection}, and none "
                 f"more for {_STALLED_SECONDS / 60:g} min. Look at its index nodes (memory, disk, "
-                "log), and start the export again, which goes on from there."
+                "log), and start the export again, which continues from there."
             )
         time.sleep(_POLL_SECONDS)
     client.load_collection(collection)

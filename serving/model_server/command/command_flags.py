@@ -87,7 +87,7 @@ _OTHERS: dict[str, tuple[Any, ...]] = {
     "tensorflow_intra_op_parallelism": (0, "Threads within an operation. 0 for one.", 0),
     "tensorflow_inter_op_parallelism": (
         0,
-        "Operations of a request that run at once. 0 for one a core.",
+        "Operations of a request that run at once. 0 for one per core.",
         0,
     ),
     "bfloat16": (

@@ -406,13 +406,13 @@ def test_the_canary_is_beside_the_stable_release(canary_url, open_console):
     canary = asked(canary_url, context=sample(), release="canary")
     assert shown_ads(page) == stable != canary
     expect(page.locator("#compared")).to_have_text(
-        f"canary 2 has {len({*stable} & {*canary})} of these 10 ads in its answer."
+        f"canary 2 also returns {len({*stable} & {*canary})} of these 10 ads."
     )
     first = page.locator("#ads > li").first.locator(".name p").nth(1)
     assert first.inner_text() == (
-        f"place {canary.index(stable[0]) + 1} in canary 2"
+        f"rank {canary.index(stable[0]) + 1} in canary 2"
         if stable[0] in canary
-        else "not in the answer of canary 2"
+        else "not returned by canary 2"
     )
     heads = page.locator("#quality th").all_inner_texts()
     assert heads == ["", "stable 1", "canary 2"]
