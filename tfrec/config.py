@@ -301,7 +301,7 @@ def save_config(config: Any, path: pathlib.Path) -> None:
     """Writes a resolved configuration as JSON into the directory of a training.
 
     Raises:
-        ValueError: The directory has a training with other options.
+        ValueError: The directory has a training run with other options.
     """
     options = dataclasses.asdict(config)
     try:

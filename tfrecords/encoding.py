@@ -160,7 +160,7 @@ def load(directory: str | os.PathLike[str]) -> FittedSchema:
     """Reads the files of `FittedSchema.save`.
 
     Raises:
-        FileNotFoundError: The directory holds no encoder.
+        FileNotFoundError: The directory does not contain an encoder.
         ValueError: The vocabularies do not match the fingerprint.
     """
     directory = pathlib.Path(directory)

@@ -1,4 +1,4 @@
-"""What to expect of a head before it is trained, from the rows of its label.
+"""What to expect from a head before it is trained, given the rows of its label.
 
 The data card and training both use `expect`, so their messages agree.
 
@@ -41,7 +41,7 @@ class Expectation:
 
 
 def expect(label: str, train: LabelRows, validation: LabelRows) -> Expectation | None:
-    """Returns what to expect of the head of a label, or None if it has enough positive rows.
+    """Returns what to expect from the head of a label, or None if it has enough positive rows.
 
     Args:
         label: `click`, `engagement` or `revenue`.

@@ -145,10 +145,10 @@ class RecommenderQuality(ReportPart):
 
 
 class UniformExposure(ReportPart):
-    """Recall of the clicks that would come if every ad were shown with the same probability.
+    """Recall of clicks if every ad were shown with the same probability.
 
-    Logged clicks are on ads that the logging policy chose, so their recall rewards retrieving what
-    the policy shows. Here a request clicks an ad in proportion to its true click probability.
+    Logged clicks are on ads that the logging policy chose, so recall of them rewards retrieving
+    what the policy shows. Here a request clicks an ad in proportion to its true click probability.
     """
 
     requests: int
@@ -342,8 +342,8 @@ class EvaluationReport(ReportPart):
 
         Columns: `part` (`ranker`, `shown_ads`, `retrieval`, or `funnel`), `name` (head,
         recommender or utility), `metric`, `value`, `lower` and `upper` (95 %
-        interval) and `ground_truth`. What was not measured is NaN. Segments and curves are left
-        out.
+        interval) and `ground_truth`. Values that were not measured are NaN. Segments and curves are
+        left out.
         """
         import pandas as pd
 

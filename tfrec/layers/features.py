@@ -33,8 +33,8 @@ from tfrecords import encoding, schema, vectors
 FREQUENCY_BUCKETS = 64
 _MAX_EMBEDDINGS_PER_VECTOR = 4
 # Multiplies the projection of vectors. Adam moves a weight by about its rate in a step, so this is
-# a rate ten times that of other layers: otherwise the tables of ids, which Adagrad moves fast, fit
-# the log before the vectors say anything.
+# a rate ten times as high as for other layers: otherwise the tables of ids, which Adagrad moves
+# fast, fit the log before the vectors have learned anything.
 _KERNEL_SCALE = 10.0
 
 
@@ -81,7 +81,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         ]
         self._string_columns = _joined([columns[i] for i in strings])
         ties = ties or {}
-        # Number of the list and property, of each property as which a list is read, too.
+        # Number of the list and property, for each property as which a list is also read.
         self._properties = [
             (number, own)
             for number, i in enumerate(lists)

@@ -56,7 +56,7 @@ class IdDropout(tf.Module):
                 self.rates[name] = max(rate, _MIN_RATE_WITH_VECTORS)
 
     def raise_rates(self, oov_rates: Mapping[str, float]) -> None:
-        """Raises the rates of fields to those of `oov_rates`; call before the first training."""
+        """Raises the rates of fields to `oov_rates`; call before training starts."""
         for name, rate in oov_rates.items() if self._is_on else ():
             self.rates[name] = max(rate, self.rates.get(name, 0.0))
 

@@ -18,12 +18,12 @@ CALIBRATION_TOLERANCE = 0.1
 # Standard errors, and calibration errors of a calibrated model, that chance explains.
 NUM_ERRORS = 2.0
 NUM_CHANCE = 1.5
-# Advice to collect more than this many times the rows would not help anyone.
+# Advice to collect more than this many times the rows would not help.
 _MAX_FACTOR = 1_000
 
 
 class HeadCounts(pydantic.BaseModel):
-    """The validation rows of a head; all a head has if their labels are all equal."""
+    """The validation rows of a head; nothing else is known if their labels are all equal."""
 
     model_config = pydantic.ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -113,7 +113,7 @@ def weakness(own: HeadCounts) -> str | None:
 
 
 def _what_would_help(own: HeadFigures) -> str:
-    """Returns the number of positive rows that would settle it, if the metric stayed the same."""
+    """Returns the number of positive rows that would decide it, if the metric stayed the same."""
     fields = "fewer fields or a higher min_count of their values"
     information = 1 - own.normalized_entropy
     if information <= 0:

@@ -302,7 +302,7 @@ def train_ranker(
         # Before training, a gate that starts at 0 would hide whatever it multiplies.
         logit_checks.check_model(model)
     fit_rare_heads(model, data_set, config.seed)
-    # With the fitted heads; `best` then holds all that serving needs.
+    # With the fitted heads; `best` then contains everything that serving needs.
     model.save_weights(str(workdir / "best" / "weights"))
     held_out = predict_split(model, data_set, "validation")
     calibrators = fit_calibrators(held_out)

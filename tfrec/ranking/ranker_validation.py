@@ -1,8 +1,8 @@
 """Metrics of a ranker's heads on the validation split, with standard errors.
 
 The logits of each row are calibrated without the row (`calibration.cross_fitted_logits`). The
-export gate judges by these metrics. Rows of one user, or of one request if users are not known,
-count as one draw (ADR 11).
+export gate uses these metrics. Rows of one user, or of one request if users are not known, count as
+one draw (ADR 11).
 
 Shapes: L shown ads, in the log's order; R requests; N rows with a known label.
 

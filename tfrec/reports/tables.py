@@ -112,7 +112,7 @@ def of_retrieval(quality: evaluation.RetrievalQuality) -> pages.PageTable:
 
 def weak_towers_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
     """Yields a warning if the two-tower model is no better than popularity or chance."""
-    # Longer lists hold most of a small catalog, even random ones.
+    # Longer lists, even random ones, contain most of a small catalog.
     k = max((k for k in evaluation.RECALL_AT if 2 * k <= quality.num_ads), default=None)
     recall = {
         name: own.metrics.get(f"corpus_recall_at_{k}") for name, own in quality.recommenders.items()

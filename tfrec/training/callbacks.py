@@ -1,4 +1,4 @@
-"""Keras callbacks of both stages, in addition to those of Keras.
+"""Callbacks of both stages, in addition to those in Keras.
 
 Their order matters: `Validation` adds logs that later callbacks read, and the averaged
 weights are in the model from `SwapEMAWeights` until it is swapped back.

@@ -2,9 +2,9 @@
 
 The run is backed up at the end of each epoch, and every `_STEPS_PER_BACKUP` steps. Backups hold the
 weights, the optimizers, the step and the state of the random generators; the data of a step depend
-on nothing but the seed, the epoch and the number of the step in it. So a killed run ends with the
-weights of an uninterrupted one.
-The epoch with the best validation result is kept (click models with id embeddings overfit
+only on the seed, the epoch and the number of the step in it. So a killed run ends with the weights
+of an uninterrupted one. The epoch with the best validation result is kept (click models with id
+embeddings overfit
 early: the one-epoch effect).
 
 DIRECTORY/checkpoints/   the latest backup

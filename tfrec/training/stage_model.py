@@ -16,7 +16,7 @@ from tfrecords import reader
 
 
 def check_constructed(model: tfrs.Model) -> None:
-    """Checks that the constructor of a model of a user has called that of its base class.
+    """Checks that the constructor of a custom model has called its base class constructor.
 
     Raises:
         ValueError: It has not.
@@ -95,7 +95,7 @@ class StageModel(tfrs.Model):
         return {metric.name: metric.result() for metric in self.metrics}
 
     def make_train_function(self, force: bool = False) -> Callable[..., Any]:
-        """Returns Keras's function that takes a step, without AutoGraph where nothing needs it."""
+        """Returns Keras's function for a training step, without AutoGraph if it is not needed."""
         if force or self.train_function is None:
             function = super().make_train_function(force=True)
             # Keras's own loop over several steps of an execution needs AutoGraph.

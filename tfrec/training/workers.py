@@ -31,7 +31,7 @@ _EXAMPLE = (
     '{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
-# What a step or a gather ends with when another worker is gone.
+# Errors of a step or a gather when another worker is gone.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -43,7 +43,7 @@ _TOKEN_FILE = "workers.json"
 
 
 class WorkerLostError(ConnectionError):
-    """Another worker ended, or cannot be reached any more."""
+    """Another worker ended, or can no longer be reached."""
 
 
 @contextlib.contextmanager

@@ -172,7 +172,7 @@ def _open(
 
 
 def _started(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Returns the trials, without those that were interrupted and begun again."""
+    """Returns the trials, except interrupted ones that were started again."""
     again = (TrialState.WAITING, TrialState.FAIL)
     return [trial for trial in study.trials if trial.state not in again]
 

@@ -21,7 +21,7 @@ _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_
 
 
 def schema_of(form: str) -> Schema | None:
-    """Returns the schema of all logs of a format, or None if it has none.
+    """Returns the schema of all logs of a format, or None.
 
     Args:
         form: A name of `FORMATS`, or MODULE:CLASS.

@@ -47,7 +47,7 @@ def open_log(
 
 
 def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
-    """Reads ads to add to those of the log, or returns None.
+    """Reads additional ads, or returns None.
 
     Columns that only the log has are missing in these ads.
 

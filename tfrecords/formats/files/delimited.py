@@ -74,7 +74,7 @@ class DelimitedLog:
     Args:
         files: The files.
         layout: Their layout.
-        derive: Derives the columns of the schema from those of the files; None: the same.
+        derive: Derives the columns of the schema from the columns of the files; None: the same.
         rows_per_chunk: Approximate number of rows of a chunk.
     """
 
