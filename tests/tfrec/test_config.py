@@ -38,7 +38,9 @@ def test_a_subclass_whose_options_would_be_lost_is_refused():
     class Mine(config.RankerConfig):
         num_towers: int = 3
 
-    with pytest.raises(ValueError, match=r"expected a RankerConfig, got .*Mine.* as attributes of"):
+    with pytest.raises(
+        ValueError, match=r"expected a RankerConfig, got .*Mine.* as class attributes"
+    ):
         config.check_kind(Mine(), config.RankerConfig)
     with pytest.raises(ValueError, match=r"expected a RankerConfig, got {'epochs': 1}\.$"):
         config.check_kind({"epochs": 1}, config.RankerConfig)

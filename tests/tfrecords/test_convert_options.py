@@ -131,7 +131,7 @@ def test_requests_whose_keys_begin_again_are_counted_wherever_they_stand(tmp_pat
     assert data_set.description.rows_of_other_users == 10
     assert not hasattr(data_set.description.splits["train"].shards[0], "varying")
     texts = [warning.text for warning in card.build_card(data_set).warnings]
-    assert any(text.startswith("50.0 % of the rows have another user") for text in texts)
+    assert any(text.startswith("50.0 % of the rows have a different user") for text in texts)
 
 
 def test_fields_may_have_the_names_of_labels_and_counts(tmp_path):

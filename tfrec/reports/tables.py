@@ -237,7 +237,7 @@ def clicks_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
         "with the exposure (by the logging policy, or by the users' choice) as well as with the "
         "clicks. Popularity, and towers trained on clicks alone, model the exposure; the ranker, "
         "and towers distilled from it, estimate the probability of a click on a shown ad. A lower "
-        "share of the ranker therefore does not mean that its order is worse"
+        "share for the latter therefore does not mean a worse order"
     )
     if funnel.leaves_out_seen:
         yield (

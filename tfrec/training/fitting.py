@@ -4,8 +4,7 @@ The run is backed up at the end of each epoch, and every `_STEPS_PER_BACKUP` ste
 weights, the optimizers, the step and the state of the random generators; the data of a step depend
 only on the seed, the epoch and the number of the step in it. So a killed run ends with the weights
 of an uninterrupted one. The epoch with the best validation result is kept (click models with id
-embeddings overfit
-early: the one-epoch effect).
+embeddings overfit early: the one-epoch effect).
 
 DIRECTORY/checkpoints/   the latest backup
 DIRECTORY/best/          weights of the best epoch

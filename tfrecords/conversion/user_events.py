@@ -1,5 +1,4 @@
-"""The histories of requests: the events of each user, sorted by time, and the part before a
-request.
+"""Histories of requests: the events of each user by time, and those before a request.
 
 The events of a log are sorted once by user and time, in ranges of users that fit into memory, and
 stay in memory-mapped files. The events before a request are then a run of them, which two binary

@@ -97,7 +97,7 @@ def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure
         assert "with the default weights" in shown or "has the default weights" in shown
         assert "recall@500, uniform exposure" in shown
         assert "The two-tower model reaches 100.0 % (–)" in shown
-    assert "of the value if the ranker ordered all ads" in words
+    assert "of the value that the ranker would reach over all ads" in words
     without = with_truth.funnel.utilities["utility"].model_copy(update={"over_all_ads": None})
     large = with_truth.funnel.model_copy(update={"utilities": {"utility": without}})
     report = with_truth.model_copy(update={"funnel": large})

@@ -446,7 +446,7 @@ def test_a_table_without_the_key_is_refused(tmp_path: pathlib.Path) -> None:
 def test_a_table_that_shares_no_key_with_the_log_is_refused(tmp_path: pathlib.Path) -> None:
     text = "user,film,rating\n" + "".join(f"{i},x,5\n" for i in range(10))
     users = "user,age,city\n" + "".join(f"{i}.0,5,B\n" for i in range(10))
-    with pytest.raises(ValueError, match=r"none of the values of \['user'\] in the log.*'0'"):
+    with pytest.raises(ValueError, match=r"none of the log's values of \['user'\].*'0'"):
         parsed(
             write(tmp_path / "log.csv", text),
             FILMS,
