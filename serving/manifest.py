@@ -19,7 +19,7 @@ from tfrecords import files
 from tfrecords.schema import KINDS, NUMERIC_LIST
 
 FORMAT_VERSION = 5
-# Kinds of heads, besides `probability_after_click`.
+# Kinds of heads, in addition to `probability_after_click`.
 PROBABILITY, AMOUNT = "probability", "amount"
 # Parts of a release, in the order in which they are renamed. The ranker, which a release may lack,
 # is last because model servers watch it.

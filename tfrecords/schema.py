@@ -425,7 +425,7 @@ class Schema:
         return value
 
     def fingerprint(self) -> str:
-        """Returns 16 hex digits that identify the schema, without what no model learns from."""
+        """Returns 16 hex digits that identify the parts of the schema that models learn from."""
         value = dataclasses.replace(self, show=(), values=None, weights=None).to_json()
         canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]

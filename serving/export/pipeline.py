@@ -65,7 +65,7 @@ STEPS = tuple(PRODUCTS)
 _TRAININGS = ("ranker", "retrieval")
 
 # Counts for the data card, which no other step reads. Data sets of earlier versions lack them, and
-# models that were trained on one are still those of the data set.
+# models that were trained on one still belong to the data set.
 _COUNTS_OF_CARD = {"num_users", "requests_of_most_active_user", "times_by_unit"}
 
 
@@ -150,7 +150,7 @@ class Pipeline:
         return data_set
 
     def use(self, data_set: reader.DataSet) -> None:
-        """Makes a data set, which may be in another directory, that of this work directory."""
+        """Uses a data set, which may be in another directory, for this work directory."""
         directory = data_set.directory.resolve()
         if directory != self.path("data").resolve():
             inputs = {"directory": str(directory)}

@@ -173,7 +173,7 @@ def _scan(
 
 
 def _distinct_tables(log: Sequence[_LogFile]) -> Iterator[tuple[pa.Table, int]]:
-    """Yields the rows of each file that were not in a file before, and the number of others."""
+    """Yields the rows of each file that are not in an earlier one, and the number of others."""
     seen: pa.Table | None = None
     for file in sorted(log, key=lambda file: file.span.first):
         table = logged_schema.read_file(file.path)
@@ -183,7 +183,7 @@ def _distinct_tables(log: Sequence[_LogFile]) -> Iterator[tuple[pa.Table, int]]:
         if pc.count_distinct(impressions).as_py() < num_rows:
             table = _first_of_each(table)
         if seen is not None:
-            # A repeated impression has the same time, so earlier ones are not needed any more.
+            # A repeated impression has the same time, so earlier ones are no longer needed.
             seen = seen.filter(pc.greater_equal(seen["_time"], file.span.first))
             is_known = pc.is_in(table[_IMPRESSION], seen[_IMPRESSION].combine_chunks())
             table = table.filter(pc.invert(is_known))

@@ -6,9 +6,9 @@
 
 Answers go into a bounded queue. A thread converts them to rows (`impression_rows`) and writes
 Parquet files atomically, with checksums. Answers that do not fit into the queue, or cannot be
-written, are dropped and counted. A killed process loses the rows that are not in a file yet, at
-most those of `seconds_per_file`. Rows may be in two files if the disk reported an error for the
-first one; `_answer_id` identifies duplicates. Several processes may write to the same directory.
+written, are dropped and counted. A killed process loses the rows that are not in a file yet, from
+at most `seconds_per_file`. Rows may be in two files if the disk reported an error for the first
+one; `_answer_id` identifies duplicates. Several processes may write to the same directory.
 
 `tfrec join_feedback` joins the files with feedback.
 """

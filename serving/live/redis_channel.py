@@ -53,7 +53,7 @@ def connect(url: str) -> redis.Redis:
         redis_address.client_url(url),
         socket_timeout=_TIMEOUT_SECONDS,
         socket_connect_timeout=_TIMEOUT_SECONDS,
-        # A repeated call could find its own record, and take it for that of another host.
+        # A repeated call could find its own record, and mistake it for another host's.
         retry=retry.Retry(backoff.NoBackoff(), 0),
     )
 
@@ -116,7 +116,7 @@ class RedisChannel:
                 pipeline.xrevrange(self._key, count=1)
                 pipeline.expire(self._key, _KEEP_SECONDS)
                 last_entries, _ = pipeline.execute()
-            # A stream that was lost has no news.
+            # A stream that was lost has no new records.
             return _end(last_entries) != position
 
     def close(self) -> None:

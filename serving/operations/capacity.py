@@ -13,7 +13,7 @@ from typing import Self
 
 # The p99 of a request needs machines that are idle for half of the time.
 UTILIZATION = 0.5
-# Besides N and N−1 during a release change, the system needs memory too.
+# In addition to N and N−1 during a release change, the system needs memory.
 _MEMORY_SHARE = 0.7
 _CORES_PER_PROCESS = 2
 # HNSW of Milvus: links of M = 16, two per node and side at the lowest level, of 4 bytes.

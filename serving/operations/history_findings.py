@@ -1,4 +1,4 @@
-"""Compares the histories in an impression log with those that follow from the logged events.
+"""Compares the histories in an impression log with histories computed from the logged events.
 
 A service makes a history from the data in its user store at that moment. Offline, the histories of
 the same requests are rebuilt from all logged events. If the two are equal, the model is served with
@@ -175,7 +175,7 @@ def _follows(
     events: Sequence[UserEvent],
     time: float,
 ) -> bool:
-    """Whether a history is what follows from events at a time, or just before it."""
+    """Whether a history follows from events at a time, or just before it."""
     return any(
         _same(own, _entries(field, histories.raw_values(plan, events, at)))
         for at in (time, time - _ANSWER_SECONDS)
@@ -229,7 +229,7 @@ def _cause_of_extra(
     time: float,
 ) -> str | None:
     """Returns why a history has entries that no event from before the request explains, if any."""
-    # More than the history keeps, for others that took the place of what is missing.
+    # More than the history keeps, because other events replaced the missing ones.
     everything = dataclasses.replace(field, max_length=10_000, max_age_days=None)
     fields = tuple(everything if f.name == field.name else f for f in plan.fields)
     unlimited = dataclasses.replace(plan, fields=fields)

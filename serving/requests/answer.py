@@ -1,7 +1,8 @@
 """An answer: the one definition for REST, the clients and the orchestrator.
 
 The descriptions are the text of the OpenAPI document. Unknown keys are ignored, so that the
-clients can read the answers of a newer service; those of an ad are kept, as scores of its heads.
+clients can read the answers of a newer service; unknown keys of an ad are kept, as scores of its
+heads.
 """
 
 import math

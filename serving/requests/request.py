@@ -1,8 +1,8 @@
 """A request for ads: the one definition for REST, the clients and the orchestrator.
 
-Types and the limits that hold for every release are checked when a model is built; what depends
-on a release, such as the names of its fields, is checked by `validation`. The descriptions are
-the text of the OpenAPI document. Null and absent mean the same everywhere.
+Types, and limits that apply to every release, are checked when a model is built; `validation`
+checks what depends on a release, such as the names of its fields. The descriptions are the text of
+the OpenAPI document. Null and absent mean the same everywhere.
 """
 
 from collections.abc import Mapping
@@ -150,7 +150,7 @@ class Condition(RequestPart):
 
 
 class Filters(RequestPart):
-    """Which ads are eligible: those that meet every condition and both lists."""
+    """Eligible ads: they meet every condition and both lists."""
 
     conditions: (
         Annotated[tuple[Condition, ...], pydantic.Field(max_length=MAX_CONDITIONS)] | None
@@ -228,7 +228,7 @@ class Exploration(RequestPart):
 class Rules(RequestPart):
     """Business rules of an answer.
 
-    A part that is null takes the service's default; an empty list, or a share of 0, turns the
+    A part that is null uses the service's default; an empty list, or a share of 0, turns the
     default off.
     """
 
@@ -252,7 +252,7 @@ class ServiceRules(Rules):
 class Seen(RequestPart):
     """Numbers of impressions that the user has seen, by ad and by value of ad fields.
 
-    Counts that are given replace those of the user store.
+    Given counts replace the counts of the user store.
     """
 
     ads: Annotated[_Counts, pydantic.Field(max_length=MAX_ADS)] | None = None

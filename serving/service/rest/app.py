@@ -56,7 +56,7 @@ def create_app(
     feedback: FeedbackLog | None = None,
     draining: threading.Event | None = None,
 ) -> fastapi.FastAPI:
-    """Returns the ASGI application, which closes what it serves at its end.
+    """Returns the ASGI application, which closes its dependencies at shutdown.
 
     These are the orchestrators, their impression log and their user store.
 
