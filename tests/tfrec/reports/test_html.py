@@ -94,7 +94,7 @@ def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure
         assert "for comparison: retrieval top 10" in shown
         assert "if revenue were known" in shown
         assert "by clicks alone" in shown
-        assert "with the default weights" in shown or "has the default weights" in shown
+        assert "with the default weights" in shown or "uses the default weights" in shown
         assert "recall@500, uniform exposure" in shown
         assert "The two-tower model reaches 100.0 % (–)" in shown
     assert "of the value that the ranker would reach over all ads" in words
