@@ -82,7 +82,7 @@ class TrainedStages:
         """Measures both stages and the whole system on the test split.
 
         Args:
-            config: Resamples and segments; None: those of the last evaluation, or the defaults.
+            config: Resamples and segments; None: the last evaluation's, or the defaults.
             index: Configuration of the index; None: the last evaluation's, or the defaults.
             filters: Filters to measure, as in a request; None: no filters.
         """

@@ -12,7 +12,7 @@ from typing import Any
 from tfrecords import terminal
 
 KINDS = ("categorical", "numeric", "categorical_list", "dense", "text", "history")
-# Kinds of a raw input besides those of fields: the ages of a history.
+# Additional kind of a raw input: the ages of a history.
 NUMERIC_LIST = "numeric_list"
 # Fields that are vectors once they are encoded.
 VECTOR_KINDS = ("dense", "text")

@@ -84,7 +84,7 @@ class Client:
             ClientServiceError: The service fails.
             ClientTimeoutError: The service does not answer in time.
             ClientConnectionError: The service cannot be reached.
-            ClientReplyError: The reply is not that of a tfrec service.
+            ClientReplyError: The reply does not come from a tfrec service.
         """
         return http_calls.run_at_once(self._calls.recommend(request, **fields))
 

@@ -118,7 +118,7 @@ def event_batch(events: Iterable[Event | EventFields]) -> EventBatch:
 
 
 def request_of(request: Request | None, fields: Mapping[str, Any]) -> Request:
-    """Returns a request with the given fields, which override those of `request`.
+    """Returns a request with the given fields, which override the fields of `request`.
 
     Raises:
         ClientRequestError: A field is unknown, or its value is refused.

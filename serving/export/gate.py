@@ -1,9 +1,9 @@
 """The export gate: refuses a release that is worse than the released one.
 
-It compares validation metrics from the manifests of both releases: those of the ranker's heads
-(`tfrec.ranking.measure_heads`), and for retrieval, the share of the ranker's utility over all ads
-that the candidates contain (`tfrec.retrieval.UtilityShare`). A first release is never refused: a
-weak head is published and marked weak (`tfrec.ranking.weak_heads`), and a low share is noted. A
+It compares validation metrics from the manifests of both releases: for the ranker, metrics of its
+heads (`tfrec.ranking.measure_heads`), and for retrieval, the share of the ranker's utility over all
+ads that the candidates contain (`tfrec.retrieval.UtilityShare`). A first release is never refused:
+a weak head is published and marked weak (`tfrec.ranking.weak_heads`), and a low share is noted. A
 head that is weak in the released ranker is not compared, either.
 
 ADR 15, ADR 35 and ADR 39 give the reasons for the limits.

@@ -247,7 +247,7 @@ class Pipeline:
 
         Args:
             data_set: The converted log.
-            config: Resamples and segments; None: those of the last evaluation, or the defaults.
+            config: Resamples and segments; None: the last evaluation's, or the defaults.
             index_config: Configuration of an index if none like it is published.
             filters: Filters to measure, as in a request.
         """
@@ -301,7 +301,7 @@ class Pipeline:
         Args:
             data_set: The data set that both were trained on.
             report: Evaluation of both, for the manifest.
-            config: Configuration of the index; None: that of the last export, or the defaults.
+            config: Configuration of the index; None: the last export's, or the defaults.
             force: Whether to publish a release that the gate refuses.
             candidate_parts: See `export_release`; None: as in the last export, or the default.
 
@@ -418,7 +418,7 @@ class Pipeline:
         return self.workdir / "data_card.html"
 
     def _write_card(self, data_set: reader.DataSet) -> None:
-        """Writes the data card and prints its warnings, except those of `say_what_to_expect`."""
+        """Writes the data card and prints its warnings, except warnings of `say_what_to_expect`."""
         built = card.build_card(data_set)
         files.write(self._card_page, card.render_html(built))
         said = "".join(head_lines.of_labels(data_set))

@@ -55,7 +55,7 @@ def check(
 
 
 def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict[str, Any]:
-    """Reads `gate.Released.utility_shares`; without that of default weights that have changed."""
+    """Reads `gate.Released.utility_shares`, without default weights that have changed."""
     trained = json.loads((workdir / "retrieval" / "retrieval.json").read_text())
     taught = trained.get("distillation", {"utility_share": {}, "weights": {}})
     shares = dict(taught["utility_share"])

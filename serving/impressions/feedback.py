@@ -48,7 +48,7 @@ class Joined:
         rejected_events: Number of malformed events, which are in OUTPUT.rejected.tsv.
         events_without_request: Number of events of users that name no request; they are left out.
         refunded: Number of ads whose refunds exceed their revenue, which is 0.
-        repeated: Number of shown ads whose request id repeats that of an earlier answer.
+        repeated: Number of shown ads whose request id repeats an earlier answer's.
         totals: Sum of each label over the rows.
         schema: JSON of the schema for `tfrec convert`.
         warning: Problem with the times of the log, or None.

@@ -75,7 +75,7 @@ class FeedbackEvents:
 def read(
     paths: Sequence[pathlib.Path], kinds: Mapping[str, str], max_rejected_fraction: float
 ) -> FeedbackEvents:
-    """Reads events and combines those of the same request and ad.
+    """Reads events and combines events of the same request and ad.
 
     Args:
         paths: The files.

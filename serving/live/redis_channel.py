@@ -2,9 +2,8 @@
 
 The id of an entry is `NUMBER-0`, the number of the record in the journal; its fields are the record
 and the checksum of all records up to it. A script appends an entry only if it follows the last one,
-so that of two hosts that publish at once one is refused, reads the other's record, and publishes
-again. Entries are never removed; a stream expires a month after the last host has stopped following
-it.
+so if two hosts publish at once, one is refused, reads the other's record, and publishes again.
+Entries are never removed; a stream expires a month after the last host has stopped following it.
 """
 
 import contextlib

@@ -29,7 +29,7 @@ from serving.orchestrator import (
 )
 from serving.requests import Answer, Deadline, Request, Validator, ValidRequest
 
-# Answers with more ads, 2 ms of work, and those of batches are composed in a thread, because the
+# Answers with more ads, 2 ms of work, and answers of batches are composed in a thread, because the
 # event loop has other requests to answer.
 _MAX_INLINE_ADS = 100
 

@@ -118,7 +118,7 @@ class Replicas:
             timeout_seconds: Time to wait for the checks.
 
         Raises:
-            RankerError: No replica is verified. The error is that of the first one.
+            RankerError: No replica is verified; the error comes from the first one.
         """
         end = time.monotonic() + timeout_seconds
         await self._refresh(timeout_seconds)

@@ -43,7 +43,7 @@ _NOTHING = "a request whose fields are all missing"
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseInputs:
-    """The inputs of a release, besides its models.
+    """The inputs of a release other than its models.
 
     Attributes:
         ads: `index.AD_ID` and the raw ad fields, named as in the schema.

@@ -52,7 +52,7 @@ def latest(base: str | os.PathLike[str]) -> int:
 
 
 def stable(base: str | os.PathLike[str]) -> int:
-    """Returns the stable version: that of `releases.json`, or the latest without the file.
+    """Returns the stable version: from `releases.json`, or the latest without the file.
 
     Raises:
         BundleNotFoundError: No release is published.

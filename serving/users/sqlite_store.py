@@ -94,7 +94,7 @@ class SqliteUserStore:
     def __init__(self, path: str | pathlib.Path, config: UserStoreConfig | None = None) -> None:
         self._path = pathlib.Path(path)
         self._config = config or UserStoreConfig()
-        # None: that of the file.
+        # None: the file's.
         self._own_ttl = None if config is None else config.ttl_seconds
         with self._mapped():
             self._path.touch(0o644)

@@ -135,7 +135,7 @@ class UserStore(Protocol):
 
         For `ERASED_SECONDS`, the store keeps the id and the time, and ignores data from before it:
         events in the queues of other processes or in a stream, and profiles from logs, do not
-        restore the user. The time is that of the user's latest event, if a clock was ahead.
+        restore the user. If a clock was ahead, the time is the time of the user's latest event.
 
         Args:
             user_id: Id of the user.

@@ -155,7 +155,7 @@ class UniformExposure(ReportPart):
     corpus_recall_at_500: dict[str, Estimate]
     """By recommender; `ground_truth` retrieves the ads with the greatest click probability."""
     share_of_achievable: Estimate
-    """Recall of the two-tower model divided by that of the ground truth."""
+    """Recall of the two-tower model divided by the ground truth's."""
 
 
 class RetrievalQuality(ReportPart):
@@ -172,7 +172,7 @@ class RetrievalQuality(ReportPart):
     recommenders: dict[str, RecommenderQuality] = {}
     """`two_tower`, baselines, `ground_truth`, and `random`: what is expected of random lists."""
     share_of_achievable: dict[str, float] = {}
-    """Metric -> value of the two-tower model divided by that of the ground truth."""
+    """Metric -> value of the two-tower model divided by the ground truth's."""
     uniform_exposure: UniformExposure | None = None
     """None: no ground truth."""
     absent: dict[str, str] = {}
@@ -193,7 +193,7 @@ class Promise(ReportPart):
     """Served values of a head compared with the true values: means over requests."""
 
     expected: Estimate
-    """Sum of the served values of the ten ads; `ground_truth` is that of their true values."""
+    """Sum of the served values of the ten ads; `ground_truth` is the sum of their true values."""
     ratio: Estimate
     """Expected over true. Above 1: the ten are chosen for errors in their favor, too."""
     ratio_of_candidates: Estimate

@@ -311,7 +311,7 @@ class HistoryPooling(tf.keras.layers.Layer):
 
 
 def of_age_buckets(points: tf.Tensor) -> tf.Tensor:
-    """Interpolates the values of all age buckets [256, n] from those of points and a missing age.
+    """Interpolates the values of all age buckets [256, n] from points and a missing age.
 
     Neighboring buckets share what they learn because most are rare.
 

@@ -92,8 +92,9 @@ def oov_rates(data_set: reader.DataSet) -> dict[str, float]:
         data_set: The data set; a few hundred thousand training and validation rows are read.
 
     Returns:
-        Field name -> (u - s) / (1 - s), where u is the OOV share of the held-out values and s four
-        times that of the training values, without missing ones; only fields with u above s.
+        Field name -> (u - s) / (1 - s), where u is the OOV share of the held-out values and s is
+        four times the share of the training values, without missing ones; only fields with u above
+        s.
     """
     if not data_set.num_rows("validation"):
         return {}

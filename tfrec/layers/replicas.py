@@ -14,7 +14,7 @@ import tensorflow as tf
 
 # Key of the whole batch's data in a share of it.
 WHOLE = "whole"
-# Encoded rows, by far the largest part of a batch. No loss needs those of other shares.
+# Encoded rows, by far the largest part of a batch. No loss needs the rows of other shares.
 _IDS = ("query", "ad")
 
 

@@ -3,7 +3,7 @@
 A head is weak if it is not known to predict better than its base rate, or if its calibration is
 off. It is served, but its scores should not decide the order of ads.
 
-The metrics are those of `ranker_validation.measure_heads`.
+The metrics come from `ranker_validation.measure_heads`.
 """
 
 import math

@@ -188,7 +188,7 @@ class RankingModel(training.StageModel):
         return tables if self.position_bias is None else [*tables, self.position_bias.steps]
 
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
-        """Returns the weighted losses of the heads, without those of layers (`self.losses`).
+        """Returns the weighted losses of the heads, without the layers' (`self.losses`).
 
         Each is a mean over the impressions with a known label. For a share of a batch, it is the
         share's part of the batch's loss.
@@ -243,7 +243,7 @@ class RankingModel(training.StageModel):
         )
 
     def mix_rare_heads(self, logits: Logits, query: tf.Tensor, ad: tf.Tensor) -> Logits:
-        """Mixes logits with those of the `machines`, and revenue logits with engagement logits.
+        """Mixes in the logits of the `machines`, and engagement logits into revenue logits.
 
         Before `ranker_training.fit_rare_heads`, all shares are 0, and nothing changes.
 

@@ -82,7 +82,7 @@ class Tower(tf.keras.Model):
     def combine(self, field_embeddings: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the embedding [B, D] of field embeddings [B, F, E].
 
-        The last of the F is that of `user_clicks`, if any.
+        The last of the F belongs to `user_clicks`, if any.
         """
         flat = layers.flatten(field_embeddings)
         x0 = self.input_layer(self.dropout(flat, training=training))

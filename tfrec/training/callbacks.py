@@ -98,7 +98,7 @@ class HistoryFile(tf.keras.callbacks.Callback):
 
     Args:
         path: The file.
-        history: Logs of earlier epochs; those of each epoch are appended.
+        history: Logs of earlier epochs; the logs of each epoch are appended.
     """
 
     def __init__(self, path: pathlib.Path, history: list[dict[str, float]]) -> None:

@@ -32,11 +32,11 @@ class StageModel(tfrs.Model):
     """A model with embedding tables.
 
     Differs from `tfrs.Model` in three ways. `loss` in logs is the mean over the epoch, not the
-    last batch's. On several replicas, the loss is that of their shared batch: a
-    `compute_loss` returns the part of a share (`layers.share_of`), a mean over the rows of its
-    whole batch. Of batches that Keras cut, it is the mean of the replicas' losses. And the norms of
-    the gradients are measured in every `summaries.STEPS_PER_SAMPLE`th step; on several replicas
-    they are those of a replica's part, on average.
+    last batch's. On several replicas, the loss is over their shared batch: a `compute_loss` returns
+    the part of a share (`layers.share_of`), a mean over the rows of its whole batch. Of batches
+    that Keras cut, it is the mean of the replicas' losses. And the norms of the gradients are
+    measured in every `summaries.STEPS_PER_SAMPLE`th step; on several replicas they are averages
+    over the replicas' parts.
 
     Attributes:
         gradient_norms: Norms of the latest measured step.

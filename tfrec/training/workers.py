@@ -261,8 +261,8 @@ def directory_to_write(
 ) -> Iterator[pathlib.Path]:
     """Yields the directory on the chief, and elsewhere one that is deleted.
 
-    All workers take the same steps, those of saving too: a variable that is a sum over the workers
-    is read by all or by none.
+    All workers take the same steps, including saving: a variable that is a sum over the workers is
+    read by all or by none.
     """
     if is_chief(strategy):
         yield directory

@@ -243,7 +243,7 @@ def _request_key(
 
 
 def _adjacent(columns: list[Column], roles: Roles, notes: list[str]) -> Column | None:
-    """Returns a column without a known name whose values are those of runs of rows, or None.
+    """Returns a column without a known name whose values occur in runs of rows, or None.
 
     Such a column numbers requests or times. As a field it would be a clock, which leaks.
     """

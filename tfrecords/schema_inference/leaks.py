@@ -202,7 +202,7 @@ def _leak(column: Column, roles: Roles) -> str | None:
 
 
 def _is_split_by_click(column: Column, clicked: np.ndarray) -> bool:
-    """Returns whether nearly all numbers of clicked rows are on one side of those of the others."""
+    """Returns whether nearly all numbers of clicked rows are on one side of the others."""
     if not column.is_numeric:
         return False
     numbers = column.by_row(column.numbers)

@@ -73,7 +73,7 @@ def tune_index(
         embeddings: [N, D] float32, finite.
         queries: [Q, D] float32 with Q ≥ 2, representative query embeddings.
         config: Targets, `num_candidates` and seed.
-        tried: Configs to try. None tries those of `structures`, and stops after an exact or
+        tried: Configs to try. None tries the configs of `structures`, and stops after an exact or
             rescored index that meets the targets.
         report: Called with a line of text for each index built.
 

@@ -1,4 +1,4 @@
-"""The model server's flags: those of `tensorflow_model_server`, and six more.
+"""The model server's flags: all flags of `tensorflow_model_server`, and six more.
 
 References: TensorFlow Serving, `model_servers/main.cc` (all flags of mid-2026).
 """

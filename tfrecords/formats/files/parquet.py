@@ -25,8 +25,8 @@ class ParquetLog:
 
     Args:
         path: The file.
-        types: Columns to read; those of type `delimited.NUMBERS` are read as numbers, lists of type
-            `delimited.VECTORS` as lists of numbers.
+        types: Columns to read; columns of type `delimited.NUMBERS` are read as numbers, lists of
+            type `delimited.VECTORS` as lists of numbers.
         lists: Columns that may hold lists.
         rows_per_chunk: Number of rows of a chunk.
 
