@@ -37,7 +37,7 @@ class ReleaseHead:
         utility_weight: Weight of the score in the utility if a request gives none.
         trained: Whether the training log had positive labels; if not, the ranker has no such
             output.
-        weak: Why the head is weak, and what would help; None: not weak, or unknown.
+        weak: Reason why the head is weak, and a remedy; None: not weak, or unknown.
     """
 
     label: str

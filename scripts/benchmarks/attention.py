@@ -1,4 +1,4 @@
-"""Measures what attention and other parts of the ranker are worth, and what they cost.
+"""Measures the gain and the cost of attention and other parts of the ranker.
 
     python scripts/benchmarks/attention.py --world=sequence --n_samples=100000
     python scripts/benchmarks/attention.py --data=workdir/a/data,workdir/b/data --seeds=1,2

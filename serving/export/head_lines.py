@@ -1,4 +1,4 @@
-"""Lines about the heads: what to expect before a training, and what an export has published."""
+"""Lines about the heads: expectations before training, and the published heads after an export."""
 
 from collections.abc import Iterator
 

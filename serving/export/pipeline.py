@@ -559,7 +559,7 @@ def _content_of(data_set: reader.DataSet) -> str:
 
 
 def _learned_from(data_set: reader.DataSet) -> str:
-    """Returns a checksum of what models learn from, without default weights and shown columns."""
+    """Returns a checksum of the parts of the schema that models learn from."""
     exclude = {"source", "log_schema", *_COUNTS_OF_CARD}
     description = data_set.description.model_dump(mode="json", exclude=exclude)
     for file in ("encoder/encoder.json", "catalog/ads.arrow"):

@@ -61,7 +61,7 @@ class LoggedHistories:
         user_id: Id of the user.
         time: Time of the answer, in seconds since 1970.
         raw: Raw inputs of the histories, as the models got them.
-        user_data: What the user store had, as `Answer.user_data`; None: the log does not say.
+        user_data: Outcome of the user store's read, as `Answer.user_data`; None: not logged.
     """
 
     user_id: str
@@ -283,7 +283,7 @@ def _events(
     lines: Sequence[event_lines.EventLines],
     release: releases.Bundle,
 ) -> dict[str, KnownEvents]:
-    """Returns the events of each user: logged impressions, and what the log of events has.
+    """Returns the events of each user: logged impressions, and events of the event log.
 
     Of a user's events with the same id, only the first counts, as in the user store.
     """

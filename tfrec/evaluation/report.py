@@ -315,7 +315,7 @@ class EvaluationReport(ReportPart):
     unnamed_heads: list[str] = []
     """Heads whose label the schema does not name."""
     weak_heads: dict[str, str] = {}
-    """Weak head -> why it is weak, and what would help."""
+    """Weak head -> the reason and a remedy."""
     weights: dict[str, float] = {}
     """Default weight of each head in the utility."""
     weights_source: str = "equal"

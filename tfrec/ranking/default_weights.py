@@ -32,7 +32,7 @@ class JudgedHeads:
     Attributes:
         weights: Head -> default weight of its score in the utility.
         source: Source of the weights: `schema`, `values`, `standardized`, or `equal`.
-        weak: Weak head -> why it is weak, and what would help.
+        weak: Weak head -> the reason and a remedy.
     """
 
     weights: Mapping[str, float]

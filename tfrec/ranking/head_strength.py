@@ -82,13 +82,13 @@ def parse_figures(figures: Mapping[str, Mapping[str, Any]]) -> Figures:
 
 
 def weak_heads(figures: Figures) -> dict[str, str]:
-    """Returns the weak heads, and why each is weak and what would help."""
+    """Returns the weak heads, each with the reason and a remedy."""
     reasons = {head: weakness(own) for head, own in figures.items()}
     return {head: reason for head, reason in reasons.items() if reason is not None}
 
 
 def weakness(own: HeadCounts) -> str | None:
-    """Returns why a head is weak and what would help, or None if it is not."""
+    """Returns the reason why a head is weak and a remedy, or None if it is not weak."""
     rows = f"{own.positives:,} of {own.labeled:,} validation rows are positive"
     if not isinstance(own, HeadFigures):
         return f"{rows}, so it cannot be evaluated. A larger log would help."

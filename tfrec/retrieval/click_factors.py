@@ -168,7 +168,7 @@ class FactorChoice:
         count: Number of factors; 0: none.
         scale: c.
         clicks: Number of held-out clicks.
-        recall: What `retrieval_validation.measure` says of these factors.
+        recall: Result of `retrieval_validation.measure` for these factors.
         recall_without: The same recall for the towers alone.
     """
 

@@ -74,7 +74,7 @@ class ShopTruth(Truth):
         self._click_trees, self._engagement_trees = (
             _Trees(rng, config.num_trees, config.tree_scale) for _ in range(2)
         )
-        # What the logging policy believes of users of an age, wrongly.
+        # Wrong beliefs of the logging policy about users of an age.
         self._believed = config.exposure_noise * rng.standard_normal(
             (sizes["age"], shop.num_groups)
         )
