@@ -13,7 +13,7 @@ import { change, current, headsOf, onChange, RELEASES, releaseOf, weightsOf } fr
 
 const RETRY_MS = 3_000;
 const SLOW_MS = 1_000;
-const REST_MS = 200;
+const DEBOUNCE_MS = 200;
 
 // The selected release, and the other one if there is a canary, or null.
 let bundle = null;
@@ -76,7 +76,7 @@ function changed(path) {
   later(drawRequest);
   if (path[0] === "weights" && answer?.order === "utility") preview();
   clearTimeout(timer);
-  timer = setTimeout(recommend, REST_MS);
+  timer = setTimeout(recommend, DEBOUNCE_MS);
 }
 
 /** Orders the candidates by the new weights, before the service answers. */
