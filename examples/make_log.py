@@ -14,7 +14,7 @@ import writing
 from absl import app, flags
 
 flags.DEFINE_enum("example", None, sorted(use_cases.EXAMPLES), "Which example.")
-flags.DEFINE_integer("rows", 20_000, "Rows of the log, about.", lower_bound=100)
+flags.DEFINE_integer("rows", 20_000, "Approximate number of rows.", lower_bound=100)
 flags.DEFINE_integer("seed", 1, "Seed of the world.")
 flags.DEFINE_string("output", None, "Directory; default: workdir/examples/EXAMPLE.")
 FLAGS = flags.FLAGS

@@ -162,7 +162,8 @@ class UserStoreConfig:
 
     read_timeout_ms: float = option(
         5.0,
-        "Time that a request waits for its user, in milliseconds; then it continues without.",
+        "Time that a request waits for its user's data, in milliseconds; then it continues "
+        "without.",
         minimum=0.1,
         flag="user_store_ms",
     )

@@ -19,7 +19,7 @@ from tfrecords import files
 from tfrecords.schema import KINDS, NUMERIC_LIST
 
 FORMAT_VERSION = 5
-# Kinds of heads, besides `probability_after_click`.
+# Kinds of heads, in addition to `probability_after_click`.
 PROBABILITY, AMOUNT = "probability", "amount"
 # Parts of a release, in the order in which they are renamed. The ranker, which a release may lack,
 # is last because model servers watch it.
@@ -37,7 +37,7 @@ class ReleaseHead:
         utility_weight: Weight of the score in the utility if a request gives none.
         trained: Whether the training log had positive labels; if not, the ranker has no such
             output.
-        weak: Why the head is weak, and what would help; None: not weak, or unknown.
+        weak: Reason why the head is weak, and a remedy; None: not weak, or unknown.
     """
 
     label: str

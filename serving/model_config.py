@@ -33,7 +33,7 @@ class ServedReleases:
 
     Attributes:
         versions: Release versions, ascending.
-        labels: Version that each label stands for; one of `versions`.
+        labels: Version of each label; one of `versions`.
         without_ranker: The `versions` whose release has no ranker.
     """
 

@@ -82,7 +82,7 @@ class TrainedStages:
         """Measures both stages and the whole system on the test split.
 
         Args:
-            config: Resamples and segments; None: those of the last evaluation, or the defaults.
+            config: Resamples and segments; None: the last evaluation's, or the defaults.
             index: Configuration of the index; None: the last evaluation's, or the defaults.
             filters: Filters to measure, as in a request; None: no filters.
         """
@@ -99,7 +99,7 @@ class TrainedStages:
         """Publishes both stages as the next release, if the export gate allows it.
 
         Args:
-            report: Evaluation for the manifest; None: that of `evaluate`.
+            report: Evaluation for the manifest; None: the result of `evaluate`.
             index: Configuration of the index; None: the last export's, or the defaults.
             force: Whether to publish a release that the gate refuses.
             candidate_parts: Number of parts of a request's candidates that the ranker scores in
@@ -124,8 +124,8 @@ def train(
 ) -> TrainedStages:
     """Trains both stages; a stage that was trained on the same data and options is loaded.
 
-    The ranker is first, since it teaches the two-tower model. A log of clicks alone has nothing to
-    train a ranker on: stage two is skipped.
+    The ranker is trained first, since it is distilled into the two-tower model. A log of clicks
+    alone cannot train a ranker: stage two is skipped.
 
     Args:
         data_set: A converted log.
@@ -133,9 +133,8 @@ def train(
         retrieval: Options of the two-tower model; None: the defaults.
         ranking: Options of the ranker; None: the defaults.
         progress: Whether to show progress bars and one line per step.
-        callbacks: Additional callbacks for `Model.fit`, of each of its calls: that of the ranker,
-            then those of the two-tower model, on clicks and as the ranker teaches it. A stage that
-            is loaded calls none.
+        callbacks: Additional callbacks for each call of `Model.fit`: for the ranker, and then for
+            the two-tower model, on clicks and in distillation. A stage that is loaded calls none.
 
     Raises:
         ValueError: The data set lacks training data of a stage, such as clicks; or a model or
@@ -150,8 +149,8 @@ def train(
     RANKERS.get(of_ranking.ranker)
     if not isinstance(data_set, reader.DataSet):
         raise ValueError(
-            f"expected a DataSet, such as that of tfrecords.from_pandas or reader.DataSet, got "
-            f"{data_set!r}."
+            "expected a DataSet, such as the result of tfrecords.from_pandas or reader.DataSet, "
+            f"got {data_set!r}."
         )
     check_callbacks(callbacks)
     check_clicks(data_set)

@@ -2,12 +2,12 @@
 
     stages = tfrec.train(data_set, "workdir/shop", ranking=tfrec.RankerConfig(epochs=4))
 
-`train` is that of `serving.workflow`, which is loaded on first use.
+`train` comes from `serving.workflow`, which is loaded on first use.
 
-Importing this package settles which Keras is used. TensorFlow Recommenders needs
-Keras 2, which recent TensorFlow offers as `tf_keras` behind an environment
-variable that is read when `tf.keras` is first touched. Import `tfrec` before
-that happens; afterwards it is too late, and this module says so.
+Importing this package determines which Keras is used. TensorFlow Recommenders needs Keras 2, which
+recent TensorFlow offers as `tf_keras` behind an environment variable that is read when `tf.keras`
+is first touched. Import `tfrec` before that happens; afterward it is too late, and this module
+raises an error.
 """
 
 import os

@@ -78,8 +78,8 @@ def check_kind(config: Any, kind: type) -> None:
     """
     if type(config) is not kind:
         own = (
-            " A subclass is not saved: give a model its own options as attributes of its class, "
-            "in a subclass for each variant."
+            " A subclass of the config is not saved: define a model's own options as class "
+            "attributes, with one model subclass per variant."
             if isinstance(config, kind)
             else ""
         )
@@ -104,12 +104,12 @@ class ConvertConfig:
         "leave_fraction_out or leave_random_fraction_out (of each user).",
     )
     sampled_negatives: int = option(
-        0, "Ads sampled as not clicked for each click; for logs that hold clicks only.", at_least=0
+        0, "Ads sampled as not clicked for each click; for logs with clicks only.", at_least=0
     )
     engagement_window_seconds: float = option(
         0.0,
-        "How long after a click an engagement can come, in seconds: rows this close to the end of "
-        "the log have no label of engagement and revenue. 0: every label is final.",
+        "How long after a click an engagement can occur, in seconds: rows this close to the end of "
+        "the log have no engagement or revenue label. 0: every label is final.",
         at_least=0,
     )
     seed: int = option(1, "Seed of random splits, sampled negatives and the order of training.")
@@ -126,7 +126,7 @@ class RetrievalConfig:
 
     retrieval_model: str = option(
         "two_tower",
-        "The retrieval model: two_tower, a name that an installed package gives one "
+        "The retrieval model: two_tower, a name registered by an installed package "
         "(tfrec.retrieval_models), or MODULE:CLASS for your own.",
     )
     embedding_dim: int = option(256, "Length of the query and ad embeddings.", at_least=1)
@@ -175,13 +175,13 @@ class RetrievalConfig:
     )
     refit: bool = option(
         True,
-        "Whether, once the best epoch is known, the model is retrained for as many epochs on the "
-        "training and the validation clicks together; only if no ranker teaches it.",
+        "Whether the model is retrained, for the best number of epochs, on training and validation "
+        "clicks together; only without distillation from a ranker.",
     )
     click_factors: bool = option(
         True,
-        "Whether latent factors of users and ads are appended to the embeddings if held-out "
-        "clicks prefer it; only if no ranker teaches the model.",
+        "Whether latent factors of users and ads are appended to the embeddings if that improves "
+        "recall of held-out clicks; only without distillation from a ranker.",
     )
     seed: int = option(1, "Seed of initialization and shuffling.")
 
@@ -196,7 +196,7 @@ class RankerConfig:
 
     ranker: str = option(
         "attention",
-        "The ranker: attention, a name that an installed package gives one (tfrec.rankers), or "
+        "The ranker: attention, a name registered by an installed package (tfrec.rankers), or "
         "MODULE:CLASS for your own.",
     )
     field_dim: int = option(16, "Length of each field's embedding.", at_least=1)
@@ -219,8 +219,8 @@ class RankerConfig:
     )
     num_positions: int = option(
         50,
-        "Positions whose effect on clicks is learned, if the log has them, and left out at "
-        "serving; later positions count as the last. 0: positions are not used.",
+        "Number of positions whose effect on clicks is learned, if the log has them, and left out "
+        "at serving; later positions count as the last. 0: positions are not used.",
         at_least=0,
     )
     negative_keep_rate: float = option(
@@ -283,8 +283,8 @@ class EvaluationConfig:
     )
     segment_fields: str = option(
         "",
-        "Ad fields, separated by commas, whose values are measured separately; empty: the two that "
-        "group ads most as advertisers do.",
+        "Ad fields, separated by commas, whose values are measured separately; empty: the two "
+        "whose values group ads most like advertisers.",
     )
     seed: int = option(1, "Seed of the resamples and of simulated outcomes.")
 
@@ -301,7 +301,7 @@ def save_config(config: Any, path: pathlib.Path) -> None:
     """Writes a resolved configuration as JSON into the directory of a training.
 
     Raises:
-        ValueError: The directory has a training with other options.
+        ValueError: The directory has a training run with other options.
     """
     options = dataclasses.asdict(config)
     try:
@@ -312,7 +312,7 @@ def save_config(config: Any, path: pathlib.Path) -> None:
     if changed:
         differences = ", ".join(f"{name} {before[name]}, now {options[name]}" for name in changed)
         raise ValueError(
-            f"{path.parent} has a training with other options: {differences}. Delete it, or use "
+            f"{path.parent} was trained with other options: {differences}. Delete it, or use "
             "another directory."
         )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,7 @@ def check_options(arguments: Sequence[str], known_here: Iterable[str] = ()) -> N
         name = unknown[0].removeprefix("--").partition("=")[0]
         hint = terminal.suggestion_for(name, known_here)
         raise ValueError(
-            f"{unknown[0]!r} is a flag of neither this command nor Beam.{hint} See --help."
+            f"{unknown[0]!r} is not a flag of this command or of Beam.{hint} See --help."
         )
     try:
         apache_beam.runners.create_runner(known.runner)

@@ -90,7 +90,7 @@ class FittedSchema:
     def cardinality(self, field: Field) -> int:
         """Returns the number of different ids of a field; for a vector, missing or not.
 
-        The ids of a history are those of its values.
+        A history has the ids of its values.
         """
         statistics = self.statistics[field.name]
         if field.is_vector:
@@ -100,7 +100,7 @@ class FittedSchema:
         return 1 + len(statistics.vocabulary) + field.num_oov_buckets
 
     def num_coarse_buckets(self, field: Field) -> int:
-        """Returns the number of coarse buckets of a numeric field, with that of missing numbers."""
+        """Returns the number of coarse buckets of a numeric field, including missing numbers."""
         return int(self.statistics[field.name].coarse_buckets().max()) + 1
 
     def without_rates(self) -> "FittedSchema":
@@ -152,7 +152,7 @@ class FittedSchema:
 
 
 def fields_with_statistics(schema: Schema) -> tuple[Field, ...]:
-    """Returns the fields with their own statistics; a history may share those of a field."""
+    """Returns the fields with their own statistics; a history may share a field's."""
     return tuple(field for field in schema.fields if schema.values_of(field) is None)
 
 
@@ -160,7 +160,7 @@ def load(directory: str | os.PathLike[str]) -> FittedSchema:
     """Reads the files of `FittedSchema.save`.
 
     Raises:
-        FileNotFoundError: The directory holds no encoder.
+        FileNotFoundError: The directory does not contain an encoder.
         ValueError: The vocabularies do not match the fingerprint.
     """
     directory = pathlib.Path(directory)
@@ -487,7 +487,7 @@ def columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
 
 
 def value_columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
-    """Yields fields and the columns of their values: of a history those of ids alone, in order."""
+    """Yields fields and the columns of their values (for a history, only of the ids), in order."""
     for field, own in columns(fields):
         yield field, own if field.kind != "history" else history_columns(field, own).values
 
@@ -497,7 +497,7 @@ class HistoryColumns:
     """The columns of an encoded history, of `max_length` each; padded with 0 at the end.
 
     Attributes:
-        values: Ids of the values, oldest first; those of `Schema.values_of`, if it is a field.
+        values: Ids of the values, oldest first; ids of the field `Schema.values_of`, if any.
         ages: Buckets of the ages, see `histories.age_buckets`; 0 is missing.
         events: Codes of the events, 1 + the index in `schema.EVENTS`, 0 is missing; None if the
             history lists one kind of event.
@@ -509,7 +509,7 @@ class HistoryColumns:
 
 
 def history_columns(field: Field, own: slice) -> HistoryColumns:
-    """Returns the columns of a history's parts; `own` are those of the field, from `columns`."""
+    """Returns the columns of a history's parts; `own` are the field's, from `columns`."""
     starts = range(own.start, own.stop, field.max_length)
     parts = [slice(start, start + field.max_length) for start in starts]
     return HistoryColumns(parts[0], parts[1], parts[2] if len(parts) > 2 else None)

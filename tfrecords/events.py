@@ -27,7 +27,7 @@ class Events:
         view: Types of views; empty: the log has no views, and each click is an impression.
         click: Types of clicks.
         engagement: Types of engagements, which count as clicks too. Their revenue counts; without
-            such types, that of clicks does.
+            such types, the revenue of clicks does.
         window_seconds: Maximum time from a view to its clicks and engagements (without types of
             views: from a click to its engagements). It applies only if the log has times.
 

@@ -12,14 +12,14 @@ from typing import Any
 from tfrecords import terminal
 
 KINDS = ("categorical", "numeric", "categorical_list", "dense", "text", "history")
-# Kinds of a raw input besides those of fields: the ages of a history.
+# Additional kind of a raw input: the ages of a history.
 NUMERIC_LIST = "numeric_list"
 # Fields that are vectors once they are encoded.
 VECTOR_KINDS = ("dense", "text")
 SIDES = ("query", "ad")
-# What a user did with an ad, as histories list it.
+# Events that histories can list.
 EVENTS = ("impression", "click", "engagement")
-# What a rate can be of.
+# Events that rates can count.
 RATED_EVENTS = ("click", "engagement")
 # `of` of a history or rate whose values are the ids of ads.
 AD = "ad"
@@ -37,8 +37,8 @@ _POSITIVE_OPTIONS = (
     "max_list_length",
     "max_length",
 )
-# Options of fields that are computed from events, in JSON. The vocabulary of a history is that of
-# the ads or of the field that it lists.
+# Options of fields that are computed from events, in JSON. A history has the vocabulary of the ads
+# or of the field that it lists.
 _HISTORY_KEYS = ("name", "kind", "side", "of", "event", "max_length", "max_age_days")
 _RATE_KEYS = ("name", "kind", "side", "of", "event", "max_age_days", "num_buckets")
 
@@ -282,7 +282,7 @@ def is_rate(field: Mapping[str, Any]) -> bool:
 
 
 def field_json(field: dict[str, Any]) -> dict[str, Any]:
-    """Returns a field's JSON without what does not concern it, so that fingerprints stay."""
+    """Returns a field's JSON without options of other kinds, so that fingerprints do not change."""
     computed = _computed_keys(field)
     if computed:
         own = {name: field[name] for name in computed}

@@ -115,9 +115,9 @@ def from_arrow(
 ) -> reader.DataSet:
     """Converts a table of shown ads that exports an Arrow stream (`__arrow_c_stream__`).
 
-    Tables of PyArrow, Polars and DuckDB do. The stream is read in batches, so that the log can be
-    larger than memory; a stream, such as a `RecordBatchReader`, can be read once. Other arguments,
-    the result and the errors are those of `from_pandas`.
+    Tables of PyArrow, Polars and DuckDB do so. The stream is read in batches, so that the log can
+    be larger than memory; a stream, such as a `RecordBatchReader`, can be read only once. For other
+    arguments, the result and the errors, see `from_pandas`.
     """
     return from_pandas(table, schema, directory, **arguments)
 
@@ -131,18 +131,18 @@ def _schema_of(schema: AnySchema) -> schema_lib.Schema | None:
 
 
 def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str]) -> list[str]:
-    """Writes a table as Parquet, without the columns that are not wanted and cannot be written.
+    """Writes a table as Parquet, without unused columns that cannot be written.
 
     Returns:
         A note for each column that is left out.
 
     Raises:
-        ValueError: The table has no rows, or a wanted column cannot be written.
+        ValueError: The table has no rows, or a column in use cannot be written.
     """
     schema, batches, faults = _stream(table, name)
     for field in schema:
         try:
-            # Some types within types are refused only with a row.
+            # Some nested types are refused only if there are rows.
             pq.write_table(pa.table({field.name: pa.nulls(1, field.type)}), pa.BufferOutputStream())
         except pa.ArrowException as error:
             faults[field.name] = (
@@ -197,7 +197,7 @@ def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch
 
 
 def _arrow_of_frame(frame: "pd.DataFrame", name: str, faults: dict[str, str]) -> pa.Table:
-    """Returns the columns of a frame, and adds the faults of those that Arrow refuses."""
+    """Returns the columns of a frame, and adds the faults of columns that Arrow refuses."""
     others = [label for label in frame.columns if not isinstance(label, str)]
     if others:
         raise ValueError(
@@ -253,13 +253,13 @@ def _read(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBat
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition(" Detail: ")[0]
         raise ValueError(
-            f"{name}: the stream failed after {num_rows:,} rows ({reason}). Correct what produces "
-            "it, and give a new one."
+            f"{name}: the stream failed after {num_rows:,} rows ({reason}). Correct its source, "
+            "and give a new stream."
         ) from error
 
 
 def _in_runs(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Yields tables of at least `formats.ROWS_PER_CHUNK` rows, but for the last."""
+    """Yields tables of at least `formats.ROWS_PER_CHUNK` rows, except the last."""
     pending: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:

@@ -45,7 +45,7 @@ NUM_AGE_BUCKETS = 256
 NUM_EVENT_CODES = 1 + len(EVENTS)
 """Number of codes of kinds of events; 0 is missing, and `EVENTS` follow."""
 RawHistories: TypeAlias = dict[str, list[str] | list[float]]
-# An age's bucket is its float32's bits without these, less what they are in bucket 0; a second
+# An age's bucket is its float32's bits without these, minus their value in bucket 0; a second
 # (exponent 127, mantissa 0) is in bucket 2.
 DROPPED_BITS, FIRST_BITS = 20, (127 << 3) - 2
 
@@ -59,8 +59,8 @@ class UserEvent:
         time: When, in seconds since 1970.
         ad_id: Id of the ad.
         values: Ad-side field -> the ad's value at that time; only those that histories list.
-        event_id: Identifies the event, so that one that was sent twice counts once; None: the event
-            is not repeated.
+        event_id: Identifies the event, so that an event sent twice counts once; None: the event is
+            not repeated.
     """
 
     event: str
@@ -80,8 +80,8 @@ def raw_values(schema: Schema, events: Iterable[UserEvent], time: float) -> RawH
 
     Args:
         schema: The schema.
-        events: Events of the request's user in any order, with or without those that are too late,
-            too old, or of other kinds.
+        events: Events of the request's user in any order; events that are too late, too old, or of
+            other kinds are ignored.
         time: Time of the request, in seconds since 1970.
 
     Returns:
@@ -135,6 +135,6 @@ def age_buckets(seconds: np.ndarray) -> np.ndarray:
 
 
 def bucket_seconds(buckets: np.ndarray) -> np.ndarray:
-    """Returns the lowest ages, float32 seconds, of buckets; 0 for those of 0 and 1."""
+    """Returns the lowest ages, float32 seconds, of buckets; 0 for buckets 0 and 1."""
     lowest = ((np.asarray(buckets, np.int32) + FIRST_BITS) << DROPPED_BITS).view(np.float32)
     return np.where(np.asarray(buckets) < 2, np.float32(0), lowest)

@@ -1,6 +1,6 @@
-"""What to expect of a head before it is trained, from the rows of its label.
+"""What to expect from a head before it is trained, given the rows of its label.
 
-The data card and the training both use `expect`, so they say the same.
+The data card and training both use `expect`, so their messages agree.
 
 Shapes: V values.
 """
@@ -13,7 +13,7 @@ import numpy as np
 FEW_TRAINING_POSITIVES = 1_000
 """With fewer positive rows, a model is not reliable."""
 FEW_POSITIVES = 100
-"""With fewer, a head rarely learns more than its base rate, which is itself known only to 10 %."""
+"""With fewer, a head rarely learns more than its base rate, which is only known to within 10 %."""
 
 LEAK_AUC = 0.98
 """A field that alone reaches this AUC was probably written after the label was known."""
@@ -41,7 +41,7 @@ class Expectation:
 
 
 def expect(label: str, train: LabelRows, validation: LabelRows) -> Expectation | None:
-    """Returns what to expect of the head of a label, or None if it has enough positive rows.
+    """Returns what to expect from the head of a label, or None if it has enough positive rows.
 
     Args:
         label: `click`, `engagement` or `revenue`.
@@ -65,11 +65,11 @@ def expect(label: str, train: LabelRows, validation: LabelRows) -> Expectation |
             f"reliable model{near}."
         )
     if not validation.positive:
-        found.append(f"Validation has no {positives}, so the {label} head cannot be judged.")
+        found.append(f"Validation has no {positives}, so the {label} head cannot be evaluated.")
     elif validation.positive < FEW_POSITIVES:
         found.append(
             f"Validation has {validation.positive:,} {_positives(label, validation.positive)}, so "
-            f"the {label} head cannot be judged well: a rate from so few rows has a relative "
+            f"the {label} head cannot be evaluated well: a rate from so few rows has a relative "
             f"standard error of {1 / math.sqrt(validation.positive):.0%}."
         )
     if not found:

@@ -1,9 +1,9 @@
-"""Models, index kinds and log formats by name, of this package and of others.
+"""Finds models, index kinds and log formats by name, in this package and in others.
 
     NAME            one of ours, else an entry point of an installed package
     MODULE:CLASS    a class of a module on the Python path or in the current directory
 
-A package offers a class under a name by an entry point (pyproject.toml):
+A package registers a class under a name with an entry point (pyproject.toml):
 
     [project.entry-points."tfrec.rankers"]
     dlrm = "our_package.models:DLRM"
@@ -58,7 +58,7 @@ class Registry(Generic[Found]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Our names, then those of installed packages."""
+        """The built-in names, followed by names from installed packages."""
         others = {entry.name for entry in metadata.entry_points(group=self.group)}
         return (*self._own, *sorted(others - set(self._own)))
 
@@ -80,7 +80,7 @@ class Registry(Generic[Found]):
         return accepted
 
     def is_own(self, reference: str | type) -> bool:
-        """Returns whether a reference is one of our names; warns if a package offers it, too."""
+        """Returns whether a reference is a built-in name; warns if a package also offers it."""
         if not isinstance(reference, str) or reference not in self._own:
             return False
         for entry in metadata.entry_points(group=self.group, name=reference):
@@ -127,8 +127,8 @@ class Registry(Generic[Found]):
             if found is None and module_name == "__main__":
                 raise ValueError(
                     f"{self._what} {reference!r} was defined in a notebook or a script, not in a "
-                    "module. Define it here in the same way first, or move it to a module, whose "
-                    "name every process can find, and train again."
+                    "module. Define it here in the same way first, or move it to a module that "
+                    "every process can import, and train again."
                 )
             if found is None:
                 raise ValueError(
@@ -165,11 +165,11 @@ class Registry(Generic[Found]):
             ) from error
 
     def digest(self, reference: str) -> str | None:
-        """Returns a digest of the source of what is not ours; None of ours, or without a source.
+        """Returns a digest of the source of a plugin; None for built-in ones, or without a source.
 
         The source is the file of the class or module; the files of its base classes; and the files
-        that these import at their top, unless they belong to an installed package. That of a class
-        in a notebook is its cell, and the cells and files that its code names.
+        that these import at their top, unless they belong to an installed package. The source of a
+        class in a notebook is its cell, and the cells and files that its code refers to.
 
         Raises:
             ValueError: See `get`.
@@ -189,8 +189,8 @@ def reference_to(found: str | type) -> str:
     """Returns MODULE:CLASS of a class; a reference is returned unchanged.
 
     Raises:
-        ValueError: It is no class; or the class is defined inside a function, so no other process
-            can find it.
+        ValueError: It is not a class; or the class is defined inside a function, so no other
+            process can find it.
     """
     if isinstance(found, str):
         return found
@@ -198,8 +198,8 @@ def reference_to(found: str | type) -> str:
         raise ValueError(f"expected a class, or MODULE:CLASS, got {found!r}.")
     if "<locals>" in found.__qualname__:
         raise ValueError(
-            f"{found.__qualname__} is defined inside a function; expected a class at the top of a "
-            "module, by whose name a trained model is loaded again. Move it there."
+            f"{found.__qualname__} is defined inside a function; expected a class at the top level "
+            "of a module, because a trained model is loaded by its name. Move it there."
         )
     return _shown(found)
 
@@ -233,7 +233,7 @@ def _sources(found: Any) -> dict[str, bytes]:
 
 
 def _add_file(module: types.ModuleType, sources: dict[str, bytes]) -> None:
-    """Adds the file of a module, and those of the user's modules that it imports at its top."""
+    """Adds the file of a module, and of the user's modules that it imports at its top."""
     file = getattr(module, "__file__", None)
     if file is None or file in sources or not os.path.isfile(file):
         return
@@ -259,7 +259,7 @@ def _imported_names(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def _add_cells(found: Any, sources: dict[str, bytes]) -> None:
-    """Adds the notebook cells that define a class or function, and those of names in its code."""
+    """Adds the notebook cells that define a class or function and the names in its code."""
     parts = vars(found).values() if inspect.isclass(found) else [found]
     for function in filter(inspect.isfunction, (getattr(p, "__func__", p) for p in parts)):
         cell = function.__code__.co_filename
@@ -297,14 +297,14 @@ def _is_of_user(module: types.ModuleType) -> bool:
 @functools.cache  # Once in a process.
 def _warn_of_shadowed(what: str, name: str, package: str, value: str) -> None:
     _logger.warning(
-        "The %s %r of the package %s is not used: we have one of this name. Name it as %s, or "
-        "rename it in the package.",
+        "The %s %r of the package %s is not used: there is a built-in one of this name. Name it as "
+        "%s, or rename it in the package.",
         *(what, name, package, value),
     )
 
 
 def _described(error: Exception) -> str:
-    """Returns what a module raised when it was imported, and its line."""
+    """Returns the error that a module raised when it was imported, and its line."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

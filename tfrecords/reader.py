@@ -41,16 +41,16 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _not_rewritten(function: _Function) -> _Function:
-    """Spares what builds a pipeline the rewriting of its steps by AutoGraph.
+    """Builds a pipeline without AutoGraph.
 
-    No step has control flow of Python that depends on tensors, and the rewriting is most of the
-    time of building one.
+    No step has Python control flow that depends on tensors, and AutoGraph takes most of the time of
+    building a pipeline.
     """
     return tf.autograph.experimental.do_not_convert(function)
 
 
 def _built_once(function: _Function) -> _Function:
-    """Keeps the pipelines of the log's own order, which are the same each time.
+    """Caches the pipelines in log order, which are the same each time.
 
     Building one takes longer than reading a small split.
     """
@@ -135,7 +135,7 @@ class DataSet:
         spec: Columns and types of the records.
 
     Raises:
-        FileNotFoundError: The directory holds no finished data set.
+        FileNotFoundError: The directory does not contain a finished data set.
         ValueError: `dataset.json` has another format, or the encoder does not match the records.
     """
 
@@ -242,8 +242,8 @@ class DataSet:
     def column(self, split: str, name: str) -> np.ndarray:
         """Reads a stored feature of a split in the stored order.
 
-        Requests of `validation` and `test` are in the log's order. Those of `train` are shuffled
-        among those that begin in the same chunk of the log; the chunks are in the log's order.
+        Requests of `validation` and `test` are in log order. Requests of `train` are shuffled
+        within the chunk of the log in which they begin; the chunks are in log order.
 
         Args:
             split: `train`, `validation` or `test`.
@@ -296,13 +296,13 @@ class DataSet:
     def _stored_windows(
         self, split: str, seed: Seed | None, spec: records.Spec, negative_keep_rate: float = 1.0
     ) -> tf.data.Dataset:
-        """Streams windows in the stored types, which are smaller than those of models."""
+        """Streams windows in the stored types, which are smaller than the types of models."""
         paths = self._verified_shards(split)
         dataset = tf.data.Dataset.from_tensor_slices(tf.constant(paths, tf.string))
         if seed is not None:
             dataset = dataset.shuffle(max(len(paths), 1), seed=seed)
-            # Neighbors in the log are in one shard; a window holds few records of each shard,
-            # because many are read in turns.
+            # Neighbors in the log are in one shard; a window has few records of each shard, because
+            # many shards are read in turn.
             dataset = dataset.interleave(_records, cycle_length=_SHARDS_AT_ONCE)
             dataset = dataset.shuffle(_SHUFFLED_RECORDS, seed=seed)
         else:
@@ -376,7 +376,7 @@ class DataSet:
 
     @_not_rewritten
     def _padded(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Turns stored batches into those of models."""
+        """Converts stored batches to the types of models."""
         vectors = self._ad_vectors
         dataset = dataset.map(
             lambda stored: records.pad_lists(records.unpack(self.spec, stored, vectors)),

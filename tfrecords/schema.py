@@ -1,9 +1,9 @@
 """The schema of a data set: what its columns are and how they are encoded.
 
-A schema names the fields, their sides (`query` for user and context, `ad` for the ad), the columns
-of labels, keys and times, and those that answers show. It also says how numbers and times are
-written, how events become labels, and how the heads are weighted by default. It holds no data and
-needs no TensorFlow, so that every stage, online and offline, can read it.
+A schema names the fields, their sides (`query` for user and context, `ad` for the ad), and the
+columns of labels, keys and times and of values to show in answers. It also says how numbers and
+times are written, how events become labels, and how the heads are weighted by default. It contains
+no data and does not need TensorFlow, so every stage, online and offline, can read it.
 
 The schema is JSON on disk; its keys are the attributes of `Schema` and `Field`:
 
@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 
-# Default number of candidates, and the k of the recall that indexes are chosen and watched by.
+# Default number of candidates, and the k of the recall by which indexes are chosen and monitored.
 NUM_CANDIDATES = 500
 
 
@@ -81,7 +81,7 @@ class Label:
     Attributes:
         name: Its name, which is also the attribute of `Schema` with its column.
         is_amount: Whether it is an amount of at least 0; otherwise it is 0 or 1.
-        is_late: Whether it can come some time after the click, so that it is unknown within
+        is_late: Whether it can occur some time after the click, so that it is unknown within
             `engagement_window_seconds` of the end of the log.
     """
 
@@ -142,7 +142,7 @@ class Schema:
             order.
         position: Column of the position at which an ad was shown (0 is the first), or None.
         user_key: Column that identifies the user, or None. An empty key or NULL is an anonymous
-            visitor: each such request counts as another user.
+            visitor: each such request counts as a separate user.
         split: Column with the split of a row, `train`, `validation` or `test`, or None.
         click_threshold: Minimum rating that counts as a click, if the click column is a rating.
         negative_keep_rate: Share of the unclicked rows that down-sampling kept in the log; served
@@ -159,7 +159,7 @@ class Schema:
             and `1.234,50 €`; None: numbers are plain, such as 1234.5.
         header: Names of the columns of text files without a header line; empty: the first line has
             them.
-        values: Money that a `click` and an `engagement` are worth, in the unit of the revenue. A
+        values: Monetary value of a `click` and of an `engagement`, in the unit of the revenue. A
             label that is left out adds no value. The default weights follow from them.
         weights: Default weight of each label in the utility that orders ads, instead of those from
             `values` or from the data. A label that is left out has weight 0.
@@ -201,8 +201,8 @@ class Schema:
                 )
         if not self.logged_ad_fields:
             raise ValueError(
-                f"Schema {self.name!r}: at least one field of the ad must not be a rate; the ad "
-                "key can be one."
+                f"Schema {self.name!r}: at least one ad field must not be a rate; it can be the ad "
+                "key."
             )
         self._check_keys()
         self._take_vocabularies()
@@ -249,7 +249,9 @@ class Schema:
                 )
             for label, number in given.items():
                 if name == "values" and label == "revenue":
-                    raise ValueError("values: revenue is money itself, so its value is 1; omit it.")
+                    raise ValueError(
+                        "values: revenue is already an amount of money, so its value is 1; omit it."
+                    )
                 if label not in labels:
                     raise ValueError(
                         f"{name}: {label!r} is not a label of this schema; it has {labels}."
@@ -292,7 +294,7 @@ class Schema:
             if self.click is None:
                 raise ValueError(
                     f"Schema {self.name!r}: the rate {rate.name!r} needs impressions that were not "
-                    "clicked, and click is null: the log has clicks alone. Leave the rate out."
+                    "clicked, and click is null: the log has only clicks. Leave the rate out."
                 )
             self._check_computed("rate", rate)
         shared = ("min_count", "num_oov_buckets", "max_vocabulary_size")
@@ -307,7 +309,7 @@ class Schema:
     def _check_computed(self, what: str, field: Field) -> None:
         if "engagement" in field.event and self.engagement is None:
             raise ValueError(
-                f"Schema {self.name!r}: the {what} {field.name!r} is of engagements, and the "
+                f"Schema {self.name!r}: the {what} {field.name!r} counts engagements, but the "
                 "schema names no engagement column."
             )
         known = [f.name for f in self.ad_fields if f.kind == "categorical"]
@@ -371,11 +373,11 @@ class Schema:
     def values_of(self, history: Field) -> Field | None:
         """Returns the ad-side field whose values a history lists.
 
-        Its encoded ids are those of this field, so that a candidate's id can be compared with them.
+        It shares the encoded ids of this field, so that a candidate's id can be compared with them.
         A history of ads lists the values of the field that is the ad key, if there is one.
 
         Returns:
-            The field; None for another field, and for the ids of ads that are no field.
+            The field; None for other fields, and for ids of ads that are not a field.
         """
         listed = {field.name: field for field in self.ad_fields if field.kind == "categorical"}
         if history.kind != "history":
@@ -385,7 +387,7 @@ class Schema:
         return listed.get(history.of or "")
 
     def side(self, side: str) -> tuple[Field, ...]:
-        """Returns the fields of one side, in schema order, but vectors last."""
+        """Returns the fields of one side, in schema order, except that vectors are last."""
         own = (field for field in self.fields if field.side == side)
         return tuple(sorted(own, key=lambda field: field.is_vector))
 
@@ -423,7 +425,7 @@ class Schema:
         return value
 
     def fingerprint(self) -> str:
-        """Returns 16 hex digits that identify the schema, without what no model learns from."""
+        """Returns 16 hex digits that identify the parts of the schema that models learn from."""
         value = dataclasses.replace(self, show=(), values=None, weights=None).to_json()
         canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -41,7 +41,7 @@ class TextEncoder(tf.Module):
         self.length = length
 
     def encode(self, texts: tf.Tensor) -> tf.Tensor:
-        """Encodes texts; a function of each text alone, in TensorFlow.
+        """Encodes each text independently of the others, in TensorFlow.
 
         Args:
             texts: [B] string, UTF-8; "" is missing, and its vector is not used.
@@ -56,7 +56,7 @@ class HashedNgrams(TextEncoder):
     """Counts n-grams of 2 to 5 characters, and words, in hashed buckets with signs.
 
     It needs no training and no vocabulary, works in any language, and gives texts that share words
-    or parts of words similar vectors. In scripts without spaces, n-grams take the place of words.
+    or parts of words similar vectors. In scripts without spaces, n-grams replace words.
     """
 
     def encode(self, texts: tf.Tensor) -> tf.Tensor:

@@ -1,11 +1,11 @@
-"""Measures what attention and other parts of the ranker are worth, and what they cost.
+"""Measures the gain and the cost of attention and other parts of the ranker.
 
     python scripts/benchmarks/attention.py --world=sequence --n_samples=100000
     python scripts/benchmarks/attention.py --data=workdir/a/data,workdir/b/data --seeds=1,2
 
 Trains the ranker with and without attention blocks on the log of a world, about five minutes on a
 core. With --data, trains it on converted data sets, also without crosses and without products of
-fields. Other flags are those of `tfrec train_ranker`.
+fields. Other flags are the same as for `tfrec train_ranker`.
 
 Measures on the test split, as means over --seeds, the AUC of each head, the normalized entropy of
 probabilities (log loss over that of the mean rate; less is better) and the NDCG of the lists, next
@@ -125,7 +125,7 @@ def measure(
 def train(
     data_set: reader.DataSet, options: config.RankerConfig, directory: pathlib.Path
 ) -> dict[str, float]:
-    """Trains a ranker and measures it; times are those of the processor, for batches of 512."""
+    """Trains a ranker and measures it; times are processor times, for batches of 512."""
     started = time.process_time()
     ranking.train_ranker(data_set, options, directory)
     seconds = time.process_time() - started

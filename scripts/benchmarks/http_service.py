@@ -125,7 +125,7 @@ def build(
         if not (workdir / part).is_file():
             raise FileNotFoundError(
                 f"{workdir / part} does not exist; the benchmark needs trained models. Run `make "
-                "quickstart`, or set --workdir to that of a finished scripts/train.py."
+                "quickstart`, or set --workdir to the output of scripts/train.py."
             )
     trained_on = reader.DataSet(workdir / "data")
     two_tower, _ = retrieval.load_two_tower(trained_on, workdir / "retrieval")
@@ -319,7 +319,7 @@ def print_table(result: dict[str, Any]) -> None:
     counts = dict.fromkeys(("sent", "failed", "refused", "degraded"), "")
     harness.print_rows(result["rates"], {"rate": ".0f", **counts, "p50_ms": ".1f", "p99_ms": ".1f"})
     print(
-        f"capacity: {result['capacity_rps']:.0f} answers a second; deadline: "
+        f"capacity: {result['capacity_rps']:.0f} answers per second; deadline: "
         f"{result['deadline_ms']:g} ms"
     )
     overload = {"load": "g", **counts, "goodput_rps": ".1f", "late_share": ".1%"}

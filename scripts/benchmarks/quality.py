@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def open_data_set(steps: export.Pipeline) -> reader.DataSet:
-    """Returns the data set of the flags, or else that of the work directory."""
+    """Returns the data set of the flags, or else of the work directory."""
     asked = FLAGS["n_samples"].present or FLAGS["world"].present
     named = FLAGS.use_synthetic or FLAGS.data_path or asked
     if not named and (steps.path("data") / "dataset.json").is_file():
@@ -137,7 +137,7 @@ def of_ours(
     """Returns the ranker's values of the test rows, training it if needed.
 
     Raises:
-        ValueError: The ranker's test rows differ from those of the peers.
+        ValueError: The ranker's test rows differ from the peers'.
     """
     directory = steps.path("ranker")
     asked = [name for name in (*RANKER_OPTIONS, "model_seed") if FLAGS[name].present]

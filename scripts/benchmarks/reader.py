@@ -175,7 +175,7 @@ def print_table(result: Measured) -> None:
 if __name__ == "__main__":
     # Defined here because the measured processes import this file too and parse no flags.
     flags.DEFINE_integer("rows", 2_000_000, "Number of rows of generated logs.", lower_bound=1_000)
-    flags.DEFINE_string("data", None, "Data set to read; default: that of a generated log.")
+    flags.DEFINE_string("data", None, "Data set to read; default: a generated log.")
     flags.DEFINE_integer(
         "baseline_rows",
         200_000,

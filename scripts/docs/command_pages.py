@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-# The index is what most commands import: once here instead of in each process.
+# Most commands import the index: once here instead of in each process.
 from serving import index  # noqa: F401
 from serving.cli import entry
 

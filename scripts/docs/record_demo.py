@@ -119,7 +119,7 @@ def _release(release: manifest.Manifest) -> dict[str, Any]:
         name: own["metrics"]["corpus_recall_at_500"]
         for name, own in retrieval["recommenders"].items()
     }
-    # With ground truth, what the logging policy shows does not count.
+    # With ground truth, the exposure by the logging policy does not count.
     if uniform := retrieval.get("uniform_exposure"):
         recall_of = "clicks under uniform exposure"
         recall = {name: own["value"] for name, own in uniform["corpus_recall_at_500"].items()}

@@ -52,7 +52,7 @@ def expand_navigation(nav: Any, pages_of: Callable[[str], list[Any] | None]) -> 
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Lists the pages of docs/FOLDER, and those of the examples, in the navigation."""
+    """Lists the pages of docs/FOLDER, and of the examples, in the navigation."""
 
     def pages_of(folder: str) -> list[str] | None:
         if folder == "examples":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def read_ads(
     path: pathlib.Path, release: manifest.Manifest
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Reads ads as `live.LiveIndex.update` takes them.
+    """Reads ads for `live.LiveIndex.update`.
 
     Args:
         path: A table of ads as the conversion reads it, or JSON lines of ads as in answers.
@@ -51,7 +51,7 @@ def read_ads(
 
 
 def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict[str, float]]:
-    """Reads rates as `live.LiveIndex.update` takes them.
+    """Reads rates for `live.LiveIndex.update`.
 
     Args:
         path: A table with a field of the ad and its rates, under the names that the schema gives.
@@ -70,8 +70,8 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
         wanted = [f"{rate['of']} and {rate['name']}" for rate in known]
         raise ValueError(
             f"{path}: expected a column of a field of the ad and one of its rate "
-            f"({' or '.join(wanted) or 'the release has none'}), got {list(names)}. Rates of "
-            "single ads are fields of a table for --add."
+            f"({' or '.join(wanted) or 'the release has none'}), got {list(names)}. Send rates of "
+            "single ads as fields of the --add table."
         )
     read = {}
     for rate in given:
@@ -103,7 +103,7 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
 
 def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.Schema:
     """Returns the schema to read a table of ads with: columns as in the log, or as in answers."""
-    # Lists of the query side are not read here, and a history could not stand without times.
+    # Lists of the query side are not read here, and a history would need times.
     options = {
         field["name"]: field
         for field in release.schema.get("fields", ())

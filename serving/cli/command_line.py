@@ -70,7 +70,7 @@ def silent_if_output_is_closed() -> Iterator[None]:
         try:
             yield
         finally:
-            # Python would report what cannot be written at its end.
+            # At exit, Python would report output that cannot be written.
             sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -59,7 +59,7 @@ def help_text(command: ModuleType) -> str:
 
 
 def message_of(error: flags.Error) -> str:
-    """Returns the message for a flag error: what is wrong, what was expected, and a suggestion."""
+    """Returns the message for a flag error: the problem, the expected value, and a suggestion."""
     if isinstance(error, flags.UnrecognizedFlagError):
         return unknown_argument(f"--{error.flagname}")
     parsed = _ILLEGAL.match(str(error))

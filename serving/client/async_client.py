@@ -17,7 +17,7 @@ from serving.client import http_calls
 class AsyncClient(http_calls.Calls):
     """Client of one service for one event loop, with the methods of `client.Client` as coroutines.
 
-    It keeps connections open. Arguments and errors are the same as those of `client.Client`.
+    It keeps connections open. Arguments and errors are the same as for `client.Client`.
     """
 
     def __init__(

@@ -34,12 +34,12 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Creates a client; it sends nothing yet.
+        """Creates a client, without sending anything.
 
         Args:
             base_url: URL of the service, such as `http://127.0.0.1:8080`.
             timeout_seconds: Time-out of a call with all its attempts. The service gets it as a
-                deadline, and ranks fewer candidates, or none, rather than answer late.
+                deadline, and ranks fewer candidates or none to meet it.
             token: Bearer token of the service.
             verify: Whether the certificate of an https service is verified, or a PEM file with
                 the authorities to trust.
@@ -84,7 +84,7 @@ class Client:
             ClientServiceError: The service fails.
             ClientTimeoutError: The service does not answer in time.
             ClientConnectionError: The service cannot be reached.
-            ClientReplyError: The reply is not that of a tfrec service.
+            ClientReplyError: The reply does not come from a tfrec service.
         """
         return http_calls.run_at_once(self._calls.recommend(request, **fields))
 
@@ -97,7 +97,7 @@ class Client:
         return http_calls.run_at_once(self._calls.recommend_batch(requests))
 
     def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
-        """Adds what users did to their histories; for a service with a user store.
+        """Adds events to the histories of users; for a service with a user store.
 
         Events can be added again: events of a user with the same id count once.
 

@@ -1,7 +1,7 @@
 """Calls of the REST service, shared by its clients: how they are sent, retried and read.
 
-`Calls` has coroutines, and the clients give it the functions that send and pause. Those of the sync
-client never suspend, so `run_at_once` runs them without an event loop.
+`Calls` has coroutines, and the clients give it the functions that send and pause. The calls of the
+sync client never suspend, so `run_at_once` runs them without an event loop.
 """
 
 import dataclasses
@@ -118,7 +118,7 @@ def event_batch(events: Iterable[Event | EventFields]) -> EventBatch:
 
 
 def request_of(request: Request | None, fields: Mapping[str, Any]) -> Request:
-    """Returns a request with the given fields, which override those of `request`.
+    """Returns a request with the given fields, which override the fields of `request`.
 
     Raises:
         ClientRequestError: A field is unknown, or its value is refused.
@@ -190,7 +190,7 @@ class Calls:
         return [_read(Answer, item) for item in answers]
 
     async def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
-        """Adds what users did to their histories."""
+        """Adds events to the histories of users."""
         batch = event_batch(events)
         body = {"events": [event.model_dump(exclude_none=True) for event in batch.events]}
         return _read(EventsAdded, await self._call("POST", "/v1/events", body))
@@ -324,7 +324,7 @@ def _document(
 
     Args:
         place: Method and URL of the call, for error messages.
-        outcome: Response, or what httpx raised.
+        outcome: Response, or the error of httpx.
         timeout_seconds: Time-out of the call.
 
     Raises:
@@ -341,8 +341,8 @@ def _document(
         ) from outcome
     if not isinstance(outcome, httpx.Response):
         raise errors.TfrecClientError(
-            f"{place}: the request cannot be sent as JSON: {outcome}. Send strings, finite numbers "
-            "and lists of them, and None for a missing value."
+            f"{place}: the request cannot be sent as JSON: {outcome}. Send strings, finite "
+            "numbers, lists of them, or None for a missing value."
         ) from outcome
     try:
         found = outcome.json()

@@ -110,7 +110,7 @@ class LocalClient:
         return self._call(lambda own: own.recommend_batch(list(requests)))
 
     def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
-        """Adds what users did to their histories; arguments as for `client.Client.add_events`.
+        """Adds events to the histories of users; arguments as for `client.Client.add_events`.
 
         Raises:
             ClientRequestError: An event is refused.

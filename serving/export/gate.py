@@ -1,9 +1,9 @@
 """The export gate: refuses a release that is worse than the released one.
 
-It compares validation metrics from the manifests of both releases: those of the ranker's heads
-(`tfrec.ranking.measure_heads`), and for retrieval, the share of the ranker's utility over all ads
-that the candidates contain (`tfrec.retrieval.UtilityShare`). A first release is never refused: a
-weak head is published and marked weak (`tfrec.ranking.weak_heads`), and a low share is noted. A
+It compares validation metrics from the manifests of both releases: for the ranker, metrics of its
+heads (`tfrec.ranking.measure_heads`), and for retrieval, the share of the ranker's utility over all
+ads that the candidates contain (`tfrec.retrieval.UtilityShare`). A first release is never refused:
+a weak head is published and marked weak (`tfrec.ranking.weak_heads`), and a low share is noted. A
 head that is weak in the released ranker is not compared, either.
 
 ADR 15, ADR 35 and ADR 39 give the reasons for the limits.
@@ -53,7 +53,7 @@ class Verdict:
 
     Attributes:
         refusals: One sentence per reason to refuse; empty: the release may be published.
-        notes: Parts that could not be judged, and how the ranker was compared.
+        notes: Parts that could not be evaluated, and how the ranker was compared.
     """
 
     refusals: tuple[str, ...]
@@ -78,7 +78,7 @@ def judge(
     released: Released | None,
     shares: UtilityShares | None = None,
 ) -> Verdict:
-    """Judges a release by the heads of its ranker and the utility share of its retrieval.
+    """Evaluates a release by the heads of its ranker and the utility share of its retrieval.
 
     Args:
         candidate: Metrics of the heads on the validation split; empty: the release has no ranker.
@@ -110,7 +110,7 @@ def _is_weak(weighting: str, figures: ranking.Figures) -> bool:
 
 def _lost_utility(shares: UtilityShares, released: Released) -> list[str]:
     refusals = []
-    # The head of a weighting that is gone is judged by itself.
+    # The head of a removed weighting is evaluated separately.
     for name, before in released.utility_shares.items():
         if name not in shares or _is_weak(name, released.figures):
             continue

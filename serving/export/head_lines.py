@@ -1,4 +1,4 @@
-"""Lines about the heads: what to expect before a training, and what an export has published."""
+"""Lines about the heads: expectations before training, and the published heads after an export."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from tfrecords import label_counts, reader
 
 
 def of_labels(data_set: reader.DataSet) -> Iterator[str]:
-    """Yields the number of positive rows of each label, and what to expect of its head."""
+    """Yields the number of positive rows of each label, and what to expect from its head."""
     for label in data_set.spec.labels:
         train, validation = (
             label_counts.LabelRows(

@@ -16,7 +16,7 @@ def embeddings_from_files(embeddings: str, queries: str) -> tuple[np.ndarray, np
     """Reads [N, D] and [Q, D] from .npy files, memory-mapped.
 
     Raises:
-        ValueError: A file does not hold such an array.
+        ValueError: A file does not contain such an array.
     """
     ads, asked = (_load(path) for path in (embeddings, queries))
     for path, array in ((embeddings, ads), (queries, asked)):

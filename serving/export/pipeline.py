@@ -65,7 +65,7 @@ STEPS = tuple(PRODUCTS)
 _TRAININGS = ("ranker", "retrieval")
 
 # Counts for the data card, which no other step reads. Data sets of earlier versions lack them, and
-# models that were trained on one are still those of the data set.
+# models that were trained on one still belong to the data set.
 _COUNTS_OF_CARD = {"num_users", "requests_of_most_active_user", "times_by_unit"}
 
 
@@ -150,7 +150,7 @@ class Pipeline:
         return data_set
 
     def use(self, data_set: reader.DataSet) -> None:
-        """Makes a data set, which may be in another directory, that of this work directory."""
+        """Uses a data set, which may be in another directory, for this work directory."""
         directory = data_set.directory.resolve()
         if directory != self.path("data").resolve():
             inputs = {"directory": str(directory)}
@@ -191,15 +191,15 @@ class Pipeline:
         config: RetrievalConfig,
         callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     ) -> pathlib.Path:
-        """Trains the two-tower model on clicks and then, if there is a ranker, by the ranker."""
+        """Trains the two-tower model on clicks, then on the ranker's scores if there is one."""
         directory = self.path("retrieval")
         teacher = self._teacher(data_set)
         if teacher is None and ranking.without_ranker(data_set) is None:
             why = (
                 f"all heads of the ranker in {self.path('ranker')} are weak"
                 if self._has_ranker(data_set)
-                else f"there is no trained ranker of this data set in {self.path('ranker')}. With "
-                "one it learns what the ranker would choose: tfrec train_ranker"
+                else f"there is no trained ranker for this data set in {self.path('ranker')}. To "
+                "learn from the ranker instead, run tfrec train_ranker first"
             )
             self._print(_wrapped(f"the two-tower model learns from clicks alone: {why}"))
         of_clicks = {
@@ -247,7 +247,7 @@ class Pipeline:
 
         Args:
             data_set: The converted log.
-            config: Resamples and segments; None: those of the last evaluation, or the defaults.
+            config: Resamples and segments; None: the last evaluation's, or the defaults.
             index_config: Configuration of an index if none like it is published.
             filters: Filters to measure, as in a request.
         """
@@ -301,7 +301,7 @@ class Pipeline:
         Args:
             data_set: The data set that both were trained on.
             report: Evaluation of both, for the manifest.
-            config: Configuration of the index; None: that of the last export, or the defaults.
+            config: Configuration of the index; None: the last export's, or the defaults.
             force: Whether to publish a release that the gate refuses.
             candidate_parts: See `export_release`; None: as in the last export, or the default.
 
@@ -356,7 +356,10 @@ class Pipeline:
         teacher = self._last_inputs("retrieval").get("teacher")
         if teacher not in (None, self._inputs("ranker")):
             self._print(
-                _wrapped("another ranker taught the two-tower model: run tfrec train_retrieval")
+                _wrapped(
+                    "the two-tower model was distilled from another ranker: run tfrec "
+                    "train_retrieval"
+                )
             )
         # The schema's weights may have changed since the training.
         two_tower.set_default_weights(judged.weights)
@@ -415,7 +418,7 @@ class Pipeline:
         return self.workdir / "data_card.html"
 
     def _write_card(self, data_set: reader.DataSet) -> None:
-        """Writes the data card and prints its warnings, except those of `say_what_to_expect`."""
+        """Writes the data card and prints its warnings, except warnings of `say_what_to_expect`."""
         built = card.build_card(data_set)
         files.write(self._card_page, card.render_html(built))
         said = "".join(head_lines.of_labels(data_set))
@@ -556,7 +559,7 @@ def _content_of(data_set: reader.DataSet) -> str:
 
 
 def _learned_from(data_set: reader.DataSet) -> str:
-    """Returns a checksum of what models learn from, without default weights and shown columns."""
+    """Returns a checksum of the parts of the schema that models learn from."""
     exclude = {"source", "log_schema", *_COUNTS_OF_CARD}
     description = data_set.description.model_dump(mode="json", exclude=exclude)
     for file in ("encoder/encoder.json", "catalog/ads.arrow"):

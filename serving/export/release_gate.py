@@ -1,7 +1,7 @@
 """Compares the trained stages with the released ones before they are exported.
 
 A release of the same data set is scored again on the validation rows of the candidate, so both are
-judged by the same rows. For any other release the metrics in its manifest are used.
+evaluated on the same rows. For any other release the metrics in its manifest are used.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ def check(
     workdir: pathlib.Path,
     force: bool,
 ) -> dict[str, Any]:
-    """Judges a release before it is published.
+    """Evaluates a release before it is published.
 
     Args:
         base: Base directory of the bundles.
@@ -55,7 +55,7 @@ def check(
 
 
 def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict[str, Any]:
-    """Reads `gate.Released.utility_shares`; without that of default weights that have changed."""
+    """Reads `gate.Released.utility_shares`, without default weights that have changed."""
     trained = json.loads((workdir / "retrieval" / "retrieval.json").read_text())
     taught = trained.get("distillation", {"utility_share": {}, "weights": {}})
     shares = dict(taught["utility_share"])
@@ -65,7 +65,7 @@ def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict
 
 
 def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
-    """Judges a release of another base directory before it is published in this one.
+    """Evaluates a release of another base directory before it is published in this one.
 
     The metrics of both releases are read from their manifests.
 

@@ -48,7 +48,7 @@ class Joined:
         rejected_events: Number of malformed events, which are in OUTPUT.rejected.tsv.
         events_without_request: Number of events of users that name no request; they are left out.
         refunded: Number of ads whose refunds exceed their revenue, which is 0.
-        repeated: Number of shown ads whose request id repeats that of an earlier answer.
+        repeated: Number of shown ads whose request id repeats an earlier answer's.
         totals: Sum of each label over the rows.
         schema: JSON of the schema for `tfrec convert`.
         warning: Problem with the times of the log, or None.
@@ -173,7 +173,7 @@ def _scan(
 
 
 def _distinct_tables(log: Sequence[_LogFile]) -> Iterator[tuple[pa.Table, int]]:
-    """Yields the rows of each file that were not in a file before, and the number of others."""
+    """Yields the rows of each file that are not in an earlier one, and the number of others."""
     seen: pa.Table | None = None
     for file in sorted(log, key=lambda file: file.span.first):
         table = logged_schema.read_file(file.path)
@@ -183,7 +183,7 @@ def _distinct_tables(log: Sequence[_LogFile]) -> Iterator[tuple[pa.Table, int]]:
         if pc.count_distinct(impressions).as_py() < num_rows:
             table = _first_of_each(table)
         if seen is not None:
-            # A repeated impression has the same time, so earlier ones are not needed any more.
+            # A repeated impression has the same time, so earlier ones are no longer needed.
             seen = seen.filter(pc.greater_equal(seen["_time"], file.span.first))
             is_known = pc.is_in(table[_IMPRESSION], seen[_IMPRESSION].combine_chunks())
             table = table.filter(pc.invert(is_known))

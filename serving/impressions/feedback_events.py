@@ -75,7 +75,7 @@ class FeedbackEvents:
 def read(
     paths: Sequence[pathlib.Path], kinds: Mapping[str, str], max_rejected_fraction: float
 ) -> FeedbackEvents:
-    """Reads events and combines those of the same request and ad.
+    """Reads events and combines events of the same request and ad.
 
     Args:
         paths: The files.
@@ -134,7 +134,7 @@ def _collected(
 
 
 def _is_without_request(event: Any) -> bool:
-    """Whether an event says that it is of no request, as those that `FeedbackLog` writes."""
+    """Whether an event explicitly names no request, as `FeedbackLog` writes it."""
     return (
         isinstance(event, Mapping)
         and event.get("request_id", "") is None
@@ -272,7 +272,7 @@ def _checked(event: Any, kinds: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {name: _id(name, event.get(name)) for name in _IDS}
     given = event.get(_EVENT_ID)
     if given is None or given == "":
-        # All fields, with those that are not read here, such as a time.
+        # All fields, including fields that are not read here, such as a time.
         values[_EVENT_ID] = json.dumps(event, sort_keys=True, default=str)
     else:
         values[_EVENT_ID] = _id(_EVENT_ID, given)

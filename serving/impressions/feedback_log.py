@@ -22,7 +22,7 @@ from typing import Any
 from serving import errors, requests
 
 FEEDBACK_PATTERN = "feedback-*.jsonl"
-# A file that is not written to any more can be joined and moved away.
+# A file that is no longer written can be joined and moved away.
 _SECONDS_PER_FILE = 3600.0
 
 
@@ -67,17 +67,17 @@ class FeedbackLog:
         with self._lock:
             path = self._current()
             try:
-                # Closed at once, so that no file stays open that was moved away.
+                # Closed at once, so that a file that was moved away does not stay open.
                 with path.open("ab", buffering=0) as file:
                     written = file.write(content)
             except OSError as error:
                 raise _unwritable(path, error) from error
             if written < len(content):
-                # Goes on in another file: the rest of this line would be a malformed event.
+                # Continues in another file: the rest of this line would be a malformed event.
                 self._path = None
                 raise errors.ImpressionLogError(
-                    f"{path} was written in part: expected {len(lines)} lines. Free some space on "
-                    "its disk, and send the events again."
+                    f"{path} was only partly written: expected {len(lines)} lines. Free some space "
+                    "on its disk, and send the events again."
                 )
 
     def _current(self) -> pathlib.Path:

@@ -6,9 +6,9 @@
 
 Answers go into a bounded queue. A thread converts them to rows (`impression_rows`) and writes
 Parquet files atomically, with checksums. Answers that do not fit into the queue, or cannot be
-written, are dropped and counted. A killed process loses the rows that are not in a file yet, at
-most those of `seconds_per_file`. Rows may be in two files if the disk reported an error for the
-first one; `_answer_id` identifies duplicates. Several processes may write to the same directory.
+written, are dropped and counted. A killed process loses the rows that are not in a file yet, from
+at most `seconds_per_file`. Rows may be in two files if the disk reported an error for the first
+one; `_answer_id` identifies duplicates. Several processes may write to the same directory.
 
 `tfrec join_feedback` joins the files with feedback.
 """
@@ -246,7 +246,7 @@ class ImpressionLog:
             if problem != self.problem:
                 logging.error("%s", problem)
         elif self.problem is not None:
-            logging.warning("The impression log in %s is written again.", self.directory)
+            logging.warning("The impression log in %s can be written again.", self.directory)
         self.problem = problem
         self._observe_problem(problem is not None)
 

@@ -136,8 +136,8 @@ def build_index(
             `auto` chooses by measuring, and the search of other kinds is widened until it reaches
             `config.target_recall`. Queries at odd positions are held out, to measure recall.
         ads: N ads with `AD_ID` and the raw fields, which Milvus filters by.
-        resume_file: Where Milvus notes how many ads it has, so that a build that was killed goes
-            on. None: each build starts from the beginning.
+        resume_file: Where Milvus notes how many ads it has, so that a build that was killed can
+            continue. None: each build starts from the beginning.
 
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
@@ -224,8 +224,8 @@ class AdIndex:
             num_threads: Threads of a search in process.
 
         Raises:
-            AdIndexError: A file cannot be read, the metric is not the inner product, or the
-                files and the index hold different numbers of ads.
+            AdIndexError: A file cannot be read, the metric is not the inner product, or the files
+                and the index have different numbers of ads.
             IndexUnavailableError: Milvus does not answer.
         """
         path = pathlib.Path(directory)

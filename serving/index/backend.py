@@ -21,7 +21,7 @@ from serving.index.filters import eligibility, row_set
 
 
 class EligibleAds(Protocol):
-    """The ads that filters leave, as the backend's `search` takes them."""
+    """The ads that meet the filters, in the form for the backend's `search`."""
 
     @property
     def count(self) -> int:
@@ -56,7 +56,7 @@ class IndexBackend(Protocol):
         """Returns the current search parameters, for the manifest."""
 
     def place(self) -> dict[str, Any]:
-        """Returns the manifest entries besides kind and parameters; empty for files."""
+        """Returns the manifest entries other than kind and parameters; empty for files."""
 
     def eligible(self, filters: requests.Filters, catalog: eligibility.Eligibility) -> EligibleAds:
         """Returns the ads that match filters returned by `FilterFields.check`."""

@@ -128,7 +128,7 @@ class FilteredSearch:
     def _num_probes(self, eligible: row_set.RowSet) -> int:
         """Returns the number of cells to probe.
 
-        It grows with the square root of N / E. Measured, recall is then at least that of
+        It grows with the square root of N / E. Measured, recall is then at least as high as in
         unfiltered searches, for random filters and for filters on whole neighborhoods.
         """
         if self._ivf is None:

@@ -46,7 +46,7 @@ class IndexKind:
                 return "SQ8"
 
     `tfrec export --index=MODULE:CLASS`, or an entry point of the group `tfrec.index_kinds`, uses
-    it. The release holds the faiss index alone: what serves it does not need the class.
+    it. The release contains only the FAISS index: serving does not need the class.
     """
 
     def factory(self, config: "IndexConfig", num_ads: int, dimension: int) -> str:
@@ -276,7 +276,7 @@ def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dic
             f"num_codes: expected a divisor of the dimension {dimension}, got {num_codes}."
         )
     refine = config.refine if config.refine == "RFlat" else f"Refine({config.refine})"
-    # The matrix of OPQ is a placeholder for that of `ivfpq_space`.
+    # The matrix of OPQ is a placeholder for the matrix of `ivfpq_space`.
     factory = f"OPQ{num_codes},{cells},PQ{num_codes}x4fs,{refine}"
     return "IVFPQ", {**build, "num_codes": num_codes, "refine": config.refine, "factory": factory}
 

@@ -48,7 +48,7 @@ def create(kind: str, factory: str, dimension: int) -> Any:
 
 
 def train(kind: str, index: Any, embeddings: np.ndarray, queries: np.ndarray | None) -> None:
-    """Trains an index with the kind's `train`; the arguments are those of `IndexKind.train`.
+    """Trains an index with the kind's `train`; the arguments are the same as for `IndexKind.train`.
 
     Args:
         kind: Name of the kind.

@@ -1,9 +1,9 @@
 """Rescores the best codes of an index with the vectors stored in a `faiss.IndexRefine`.
 
-The search is that of `IndexRefine.search`: it finds k·k_factor candidates by 4-bit codes, and at
-least a few hundred, and returns the best k of them by the stored vectors. faiss decodes vectors one
-by one and maintains a heap. Here they are gathered, converted to float and multiplied in blocks,
-which takes a third to a quarter of the time for 1,500 candidates.
+The search is the same as `IndexRefine.search`: it finds k·k_factor candidates by 4-bit codes, and
+at least a few hundred, and returns the best k of them by the stored vectors. faiss decodes vectors
+one by one and maintains a heap. Here they are gathered, converted to float and multiplied in
+blocks, which takes a third to a quarter of the time for 1,500 candidates.
 
 Shapes: B queries, N ads, D embedding size, R candidates.
 """

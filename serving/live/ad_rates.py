@@ -35,7 +35,7 @@ class RateUpdate:
     Attributes:
         name: The rate.
         of: The field.
-        columns: Columns of the ad features that hold the field and the rate.
+        columns: Columns of the field and the rate in the ad features.
         numbers: Value -> rate.
         encoded: [V, 2] int32, the ids of values and of their rates.
     """
@@ -77,7 +77,7 @@ class RateUpdate:
 
 
 class AdRates:
-    """Knows the rates of a release, which are read when the first ad needs them.
+    """The rates of a release, which are read when the first ad needs them.
 
     Args:
         fields: The rates of the release's schema, as JSON values.
@@ -111,8 +111,8 @@ class AdRates:
             because they are rare, are left out.
 
         Raises:
-            InvalidAdError: The release has no such rate, or it is one of ads; or a value is not a
-                string, or a number is not a rate.
+            InvalidAdError: The release has no such rate, or it is a rate of single ads; or a value
+                is not a string, or a number is not a rate.
         """
         known = {field["name"]: field["of"] for field in self._fields}
         for name, numbers in rates.items():
@@ -164,7 +164,7 @@ class AdRates:
         return RateUpdate(name, of, (columns[0], columns[1]), kept, pairs)
 
     def _ids_of_others(self, of: str, column: int, values: Set[str]) -> np.ndarray:
-        """Returns the ids of the values of a field that the release has, but for some values."""
+        """Returns the ids of the values of a field that the release has, except some values."""
         rows = np.arange(self._released.num_ads)
         known = self._released.column(rows, of)
         is_other = pc.invert(pc.is_in(known, value_set=pa.array(list(values), known.type)))

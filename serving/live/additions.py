@@ -34,7 +34,7 @@ class AddedSegment:
     @classmethod
     def of(cls, start: int, ads: pa.Table) -> "AddedSegment":
         """Creates a segment from a table of ads."""
-        # An ad that changed is in several rows; the snapshot knows which one is alive.
+        # An ad that changed is in several rows; the snapshot identifies the current one.
         return cls(start, ads, index.Eligibility(ads, index.AD_ID, unique_ids=False))
 
 

@@ -30,7 +30,7 @@ _COMMIT = struct.Struct("<4sQ8sQII")
 _RECORD = struct.Struct("<QI")
 _COMMIT_OFFSETS = (0, 4096)
 _FIRST_RECORD = 8192
-# What an interrupted write has left is moved to files of this pattern.
+# The remains of an interrupted write are moved to files with this pattern.
 CUT_PATTERN = "cut-*"
 
 
@@ -103,7 +103,7 @@ def read(file: BinaryIO, commit: Commit, known: Commit = START) -> tuple[list[by
 def append(path: pathlib.Path, payloads: Sequence[bytes], last: Commit) -> Commit:
     """Appends records after a commit, all or none, and returns the next commit, which is on disk.
 
-    What lies beyond the commit is first moved to a file next to the journal. The caller holds the
+    Data beyond the commit is first moved to a file next to the journal. The caller holds the
     writers' lock.
 
     Args:

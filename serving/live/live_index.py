@@ -5,9 +5,9 @@
     scores, rows = live.view().search(query_embeddings, 500)
 
 An update is durable when `update` returns. Every process that serves the release applies it at its
-next `refresh`, which an orchestrator calls with each request. With an update channel, so do those
-of other hosts, where `follow` writes it to their journals. Searches take no lock: each uses the
-view that was current when it started.
+next `refresh`, which an orchestrator calls with each request. With an update channel, other hosts
+see it too: there, `follow` writes it to their journals. Searches take no lock: each uses the view
+that was current when it started.
 
 Shapes: B ads, D embedding size, F columns of ad features.
 """
@@ -307,8 +307,8 @@ class LiveIndex:
                 return
             self._take(channel, channel.read(self._store.position))
         raise errors.LiveIndexError(
-            f"{channel.name} refused the update {_MAX_TRIES} times, because others came first. Try "
-            "again."
+            f"{channel.name} refused the update {_MAX_TRIES} times, because other updates came "
+            "first. Try again."
         )
 
     def _follow(self, channel: update_channel.UpdateChannel) -> None:

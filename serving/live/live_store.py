@@ -1,7 +1,7 @@
 """The updates of a release on disk: `BASE/live/N/journal`, with many readers and one writer.
 
 The first record names the release and its training run. A rewritten journal has a new generation,
-and is read from the start; its first record also says which records the second one stands for.
+and is read from the start; its first record also says which records the second one replaces.
 """
 
 import contextlib
@@ -114,7 +114,7 @@ class LiveStore:
         position, counted = self.position, payloads
         if news is None:
             position = self._check(payloads.pop(0) if payloads else b"{}")
-            # The second record of a rewritten journal stands for those before the position.
+            # The second record of a rewritten journal replaces the records before the position.
             counted = payloads[1:] if position.number else payloads
         updates = [live_update.decode(payload) for payload in payloads]
         for payload in counted:
@@ -219,7 +219,7 @@ class LiveStore:
             self.seen = ()  # Makes the next `news` read from the current offset.
 
     def _create(self, position: Position, records: Sequence[bytes]) -> None:
-        """Replaces the journal; its first record stands for those before the position."""
+        """Replaces the journal; its first record replaces the records before the position."""
         stands_for = dataclasses.asdict(position) if position.number else {}
         header = json.dumps({**self._identity, **stands_for}).encode()
         self._known = journal.create(self._path, [header, *records])

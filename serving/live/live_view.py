@@ -25,7 +25,7 @@ class LiveSet:
     """Eligible ads of a live index.
 
     Attributes:
-        released: Eligible ads of the N ads of the release, as its index takes them.
+        released: Eligible ads of the N ads of the release, in the form for its index.
         added: [M] bool, whether an added ad is eligible.
     """
 
@@ -45,7 +45,7 @@ class LiveView:
         released: Index of the release.
         removed: Rows of the release that were removed or changed.
         added: Snapshot of the added ads.
-        rates: Rates that replace those of the ads; filters do not use them.
+        rates: Rates that replace the rates of the ads; filters do not use them.
     """
 
     def __init__(

@@ -2,9 +2,8 @@
 
 The id of an entry is `NUMBER-0`, the number of the record in the journal; its fields are the record
 and the checksum of all records up to it. A script appends an entry only if it follows the last one,
-so that of two hosts that publish at once one is refused, reads the other's record, and publishes
-again. Entries are never removed; a stream expires a month after the last host has stopped following
-it.
+so if two hosts publish at once, one is refused, reads the other's record, and publishes again.
+Entries are never removed; a stream expires a month after the last host has stopped following it.
 """
 
 import contextlib
@@ -53,7 +52,7 @@ def connect(url: str) -> redis.Redis:
         redis_address.client_url(url),
         socket_timeout=_TIMEOUT_SECONDS,
         socket_connect_timeout=_TIMEOUT_SECONDS,
-        # A repeated call could find its own record, and take it for that of another host.
+        # A repeated call could find its own record, and mistake it for another host's.
         retry=retry.Retry(backoff.NoBackoff(), 0),
     )
 
@@ -116,7 +115,7 @@ class RedisChannel:
                 pipeline.xrevrange(self._key, count=1)
                 pipeline.expire(self._key, _KEEP_SECONDS)
                 last_entries, _ = pipeline.execute()
-            # A stream that was lost has no news.
+            # A stream that was lost has no new records.
             return _end(last_entries) != position
 
     def close(self) -> None:

@@ -103,7 +103,7 @@ def lacking(name: str, position: Position, first: int) -> errors.LiveIndexError:
 def diverged(name: str, number: int) -> errors.LiveIndexError:
     """Returns the error of a channel whose records differ from the host's journal."""
     return errors.LiveIndexError(
-        f"Update {number} of {name} does not follow this host's journal: the channel was "
-        "lost, and another host has written since. Move live/N/journal away to take the updates of "
-        "the channel, and apply the missing ones again."
+        f"Update {number} of {name} does not follow this host's journal: the channel was lost, and "
+        "another host has written since. Move live/N/journal away to use the updates of the "
+        "channel, and apply the missing ones again."
     )

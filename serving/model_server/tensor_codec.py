@@ -1,8 +1,8 @@
 """Converts between `TensorProto` and NumPy as TensorFlow's C++ `Tensor` does.
 
 `tf.make_ndarray` and `tf.make_tensor_proto` differ from it (missing values, strings in
-`tensor_content`, no typed fields) and take 100 times as long for thousands of numbers. What is
-common and large is converted here; TensorFlow's own parser does the rest.
+`tensor_content`, no typed fields) and take 100 times as long for thousands of numbers. Common and
+large types are converted here; TensorFlow's own parser does the rest.
 
 References: TensorFlow, `core/framework/tensor.cc`: `Tensor::FromProto`, `AsProtoField` and
     `AsProtoTensorContent`.
@@ -66,8 +66,8 @@ def decode(tensor: tensor_pb2.TensorProto, max_elements: int = MAX_ELEMENTS) -> 
 
     Args:
         tensor: The message.
-        max_elements: Maximum number of elements. A scalar may stand for a whole tensor, so that 30
-            bytes could ask for terabytes.
+        max_elements: Maximum number of elements. A scalar may represent a whole tensor, so 30 bytes
+            could claim terabytes.
 
     Raises:
         TooManyElementsError: The shape has more than `max_elements` elements.

@@ -13,7 +13,7 @@ from typing import Self
 
 # The p99 of a request needs machines that are idle for half of the time.
 UTILIZATION = 0.5
-# Besides N and N−1 during a release change, the system needs memory too.
+# In addition to N and N−1 during a release change, the system needs memory.
 _MEMORY_SHARE = 0.7
 _CORES_PER_PROCESS = 2
 # HNSW of Milvus: links of M = 16, two per node and side at the lowest level, of 4 bytes.
@@ -187,7 +187,7 @@ def _search_ms(constants: MeasuredConstants, num_ads: int) -> float:
 def _index(constants: MeasuredConstants, num_ads: int, machine: Machine) -> list[Figure]:
     per_ad = constants.index_bytes_per_ad
     source = MEASURED if num_ads == constants.num_ads else CALCULATED
-    memory = f"{per_ad:.0f} B an ad at {constants.num_ads:,} ads, {constants.index}"
+    memory = f"{per_ad:.0f} B per ad at {constants.num_ads:,} ads, {constants.index}"
     search = f"{constants.search_cpu_ms:.2f} ms at {constants.num_ads:,} ads, grows with √N"
     what = "processor time of a search for 500 ads"
     figures = [
@@ -209,9 +209,9 @@ def _index(constants: MeasuredConstants, num_ads: int, machine: Machine) -> list
         *figures,
         Figure(
             "Milvus",
-            "memory of an HNSW index, since FAISS fits no machine",
+            "memory of an HNSW index, since FAISS does not fit one machine",
             in_milvus,
-            f"{per_ad} B an ad: {constants.dimension} floats and links; DiskANN needs less",
+            f"{per_ad} B per ad: {constants.dimension} floats and links; DiskANN needs less",
             "B",
         ),
         Figure(
@@ -243,7 +243,7 @@ def _orchestrators(
     what += ", two releases during a change" if in_process else "; ads' rows are mapped"
     what += "" if memory <= _MEMORY_SHARE * machine.memory_bytes else "; DOES NOT FIT a machine"
     machines = _with_spare(cores / max(usable, 1))
-    load = f"{request_ms:.1f} ms of a core a request, at {UTILIZATION:.0%} load"
+    load = f"{request_ms:.1f} ms of a core per request, at {UTILIZATION:.0%} load"
     return [
         Figure("orchestrators", "cores", cores, load),
         Figure("orchestrators", "memory of a machine", memory, what, "B"),
@@ -264,7 +264,7 @@ def _rankers(
     cores = requests_per_second * constants.ranker_cpu_ms / 1000 / UTILIZATION
     machines = _with_spare(cores / machine.cores)
     load = (
-        f"{constants.ranker_cpu_ms:.1f} ms of a core a request with 500 candidates, at "
+        f"{constants.ranker_cpu_ms:.1f} ms of a core per request with 500 candidates, at "
         f"{UTILIZATION:.0%} load; a GPU was not measured"
     )
     return [
@@ -298,7 +298,7 @@ def _users(constants: MeasuredConstants, num_users: int) -> list[Figure]:
             "user store",
             f"size in {store}",
             num_users * size,
-            f"{size:,.0f} B a user with a profile and 50 events, measured"
+            f"{size:,.0f} B per user with a profile and 50 events, measured"
             + ("; for one host" if store == "SQLite" else ""),
             "B",
         )

@@ -89,13 +89,14 @@ def _parsed(line: Any) -> tuple[str, StoredEvent] | None:
 
 
 def _kind(line: dict[str, Any]) -> str:
-    """Returns the one kind of a line; a click or engagement of 0 is none."""
+    """Returns the one kind of a line; a click or engagement of 0 does not count."""
     given = {kind: line[kind] for kind in users.ACTIONS if line.get(kind) is not None}
     if not given and line.get(users.IMPRESSION) == 1:
         return users.IMPRESSION
     if any(given.get(kind, 0) not in (0, 1) for kind in ("click", "engagement")):
         raise ValueError(f"expected 0 or 1, got {given}")
-    # Revenue of 0 next to another kind is a label, and alone it is what the service got.
+    # Revenue of 0 next to another kind is a label; alone, it is an event as the service received
+    # it.
     done = [kind for kind, value in given.items() if value or len(given) == 1]
     if len(done) != 1 or (given[done[0]] == 0 and done != ["revenue"]):
         raise ValueError(f"expected one of {', '.join(users.ACTIONS)}, got {given}")

@@ -13,10 +13,10 @@ class DoctorFinding:
     """The result of one check.
 
     Attributes:
-        check: What was checked.
+        check: Name of the check.
         status: `ok`, `failed`, or `skipped` if it could not be checked.
-        found: What was found.
-        expected: What was expected; empty unless the check failed.
+        found: The result.
+        expected: The expected result; empty unless the check failed.
         remedy: What to do; empty unless the check failed.
     """
 
@@ -31,8 +31,8 @@ class WrongError(Exception):
     """A check failed.
 
     Args:
-        expected: What was expected.
-        found: What was found.
+        expected: The expected result.
+        found: The actual result.
         remedy: What to do.
     """
 

@@ -1,4 +1,4 @@
-"""Compares the histories in an impression log with those that follow from the logged events.
+"""Compares the histories in an impression log with histories computed from the logged events.
 
 A service makes a history from the data in its user store at that moment. Offline, the histories of
 the same requests are rebuilt from all logged events. If the two are equal, the model is served with
@@ -34,20 +34,20 @@ from tfrecords.histories import UserEvent
 
 CAUSES = ("unread", "lost", "cut", "late", "clock", "other")
 _REMEDIES = {
-    "unread": "find out why the user store was late or failed: the service's log and "
-    "tfrec_user_reads_total name it; --user_store_ms is the time that a request waits for it.",
+    "unread": "find out why the user store was late or failed: see the service's log and "
+    "tfrec_user_reads_total; --user_store_ms is the time that a request waits for it.",
     "lost": "the store was emptied, the user was erased or deleted, or the store keeps events for "
     "a shorter time (--user_ttl_days); tfrec rebuild_users adds what the logs have.",
     "cut": "the store keeps the latest {actions} actions and {impressions} impressions of a user "
     "for {days:g} days; models learn from longer histories than they are served. Set a smaller "
     "max_length or max_age_days in the schema.",
-    "late": "send events sooner; models learn from them as if they had been in time.",
+    "late": "send events sooner; models learn from them as if they had arrived in time.",
     "clock": "synchronize the clocks.",
     "other": "log all events, and let requests carry the user id instead of a history.",
 }
-# The log has the time of the answer, and the history is of some milliseconds before it.
+# The log has the time of the answer; the history was read some milliseconds before it.
 _ANSWER_SECONDS = 1.0
-# Events from up to this long after a request may be in its history by a wrong clock.
+# With a wrong clock, events from up to this long after a request may be in its history.
 _CLOCK_SECONDS = 600.0
 _COLUMNS = ("_answer_id", "_request_id", "_time", "_user_id", "_ad_id", "_bundle_version")
 _STORE = UserStoreConfig()
@@ -61,7 +61,7 @@ class LoggedHistories:
         user_id: Id of the user.
         time: Time of the answer, in seconds since 1970.
         raw: Raw inputs of the histories, as the models got them.
-        user_data: What the user store had, as `Answer.user_data`; None: the log does not say.
+        user_data: Outcome of the user store's read, as `Answer.user_data`; None: not logged.
     """
 
     user_id: str
@@ -175,7 +175,7 @@ def _follows(
     events: Sequence[UserEvent],
     time: float,
 ) -> bool:
-    """Whether a history is what follows from events at a time, or just before it."""
+    """Whether a history follows from events at a time, or just before it."""
     return any(
         _same(own, _entries(field, histories.raw_values(plan, events, at)))
         for at in (time, time - _ANSWER_SECONDS)
@@ -229,7 +229,7 @@ def _cause_of_extra(
     time: float,
 ) -> str | None:
     """Returns why a history has entries that no event from before the request explains, if any."""
-    # More than the history keeps, for others that took the place of what is missing.
+    # More than the history keeps, because other events replaced the missing ones.
     everything = dataclasses.replace(field, max_length=10_000, max_age_days=None)
     fields = tuple(everything if f.name == field.name else f for f in plan.fields)
     unlimited = dataclasses.replace(plan, fields=fields)
@@ -283,7 +283,7 @@ def _events(
     lines: Sequence[event_lines.EventLines],
     release: releases.Bundle,
 ) -> dict[str, KnownEvents]:
-    """Returns the events of each user: logged impressions, and what the log of events has.
+    """Returns the events of each user: logged impressions, and events of the event log.
 
     Of a user's events with the same id, only the first counts, as in the user store.
     """

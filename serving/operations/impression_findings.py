@@ -1,4 +1,4 @@
-"""Compares the scores in an impression log with those of the bundle's ranker.
+"""Compares the scores in an impression log with the scores of the bundle's ranker.
 
 The log has the scores that the service returned online. Offline, the bundle's ranker scores the
 logged query fields and the bundle's ads again. A difference indicates a fault of a server or of the
@@ -46,7 +46,7 @@ def compare_impressions(
         num_answers: Maximum number of answers to compare.
 
     Raises:
-        WrongError: The logged scores differ from those of the release.
+        WrongError: The logged scores differ from the release's.
         SkippedError: The log has no scores that can be compared.
         ImpressionLogError: A file is not part of an impression log.
     """

@@ -63,7 +63,7 @@ def describe_answer(answer: requests.Answer, heads: Mapping[str, str]) -> str:
     if answer.degraded is not None:
         why = f": {answer.degraded}"
     lines = [f"release {answer.bundle_version}, {len(answer.ads)} ads by {order}{why}"]
-    # Without titles, the raw fields say what an ad is.
+    # Without titles, the raw fields describe an ad.
     names = list(answer.ads[0].show) if answer.ads else []
     titles = ("  rank", "ad", *names, "utility", *heads, *(() if names else ("fields",)))
     width = _column_width([[name, *(_shown(ad, name) for ad in answer.ads)] for name in names])

@@ -25,7 +25,7 @@ def check_release(base: pathlib.Path, version: int) -> Iterator[str]:
     release = releases.load(base, version)
     try:
         num_bytes = sum(entry["bytes"] for entry in release.manifest.files.values())
-        yield f"{len(release.manifest.files)} files, {num_bytes / 1e6:,.1f} MB, are as published"
+        yield f"{len(release.manifest.files)} files, {num_bytes / 1e6:,.1f} MB, are unchanged"
         yield "query tower and index reproduce the probes"
         tower = releases.AdTower(base / "ad_tower" / str(version), release.manifest.ad_fields)
         releases.check_ad_tower(release.manifest, tower, release.ad_index)

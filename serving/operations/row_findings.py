@@ -1,4 +1,4 @@
-"""Compares served scores of held-out rows with those of the training code.
+"""Compares served scores of held-out rows with the scores of the training code.
 
 The rows are the first held-out requests of a data set, which keeps their raw query fields. Offline,
 the trained ranker and its calibrators score the rows with the ads of the catalog. Online, a
@@ -66,7 +66,7 @@ def read_logged_requests(
 def compare_over_grpc(
     logged: "list[export.LoggedRequest]", release: releases.Bundle, address: str
 ) -> str:
-    """Compares the scores of held-out requests with those of a model server.
+    """Compares the scores of held-out requests with the scores of a model server.
 
     Args:
         logged: Held-out requests with their scores.
@@ -111,7 +111,7 @@ def compare_over_rest(
     release: releases.Bundle,
     service: service_findings.ServiceCheck,
 ) -> str:
-    """Compares the scores of held-out requests with those of the service.
+    """Compares the scores of held-out requests with the scores of the service.
 
     Each request allows only the ads that were shown.
 

@@ -224,7 +224,7 @@ def score_differences(
     found: Mapping[str, Sequence[float | None]],
     place: str,
 ) -> np.ndarray:
-    """Returns the differences between scores of ads and those of the release's ranker.
+    """Returns the differences between scores of ads and the scores of the release's ranker.
 
     Args:
         release: Loaded release.

@@ -1,4 +1,4 @@
-"""Admission control: refuses what cannot be answered in time, and bounds the work in a process.
+"""Admission control: refuses requests that would be late, and bounds the work in a process.
 
 A request waits for those ahead of it. By Little's law, the last of n requests in flight is answered
 after n times the mean time between two answers, so requests whose deadline is earlier are refused

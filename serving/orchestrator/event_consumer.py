@@ -3,10 +3,10 @@
     consumer = EventConsumer(reader, EventIntake(data, feedback))
     await consumer.run(stopping)
 
-An entry is acknowledged after it was stored, so that none is lost if the process, the store or the
-server of the stream ends. An entry that is no valid event is counted, logged and acknowledged:
-it would not become one. An event that is ahead of the clock of this host, which may be some minutes
-behind, stays in the stream and comes again until it is valid.
+An entry is acknowledged after it was stored, so no entry is lost if the process, the store or the
+server of the stream ends. An entry that is not a valid event is counted, logged and acknowledged,
+because it will never become valid. An event that is ahead of the clock of this host, which may be
+some minutes behind, stays in the stream and is read again until it is valid.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _SECONDS_PER_REPORT = 60.0
 # An event that becomes valid later than that has a wrong time, such as one of another time zone.
 _MAX_WAIT_SECONDS = 1800.0
 _SECONDS_BETWEEN_WARNINGS = 60.0
-# Of the text of a rejected entry, in the log.
+# Maximum number of characters of a rejected entry in the log.
 _MAX_LOGGED = 200
 
 
 @dataclasses.dataclass
 class _Sorted:
-    """Entries that were read, by what becomes of them."""
+    """Entries that were read, by their outcome."""
 
     valid: list[requests.Event] = dataclasses.field(default_factory=list)
     stored: list[users.StreamEntry] = dataclasses.field(default_factory=list)
@@ -103,7 +103,7 @@ class EventConsumer:
         try:
             backlog = await self._reader.backlog()
         except errors.UserStoreError as error:
-            waiting = f"what waits in the stream is not known: {error}"
+            waiting = f"the number of waiting entries is not known: {error}"
         else:
             unread = "an unknown number of" if backlog.unread is None else backlog.unread
             waiting = (
@@ -120,7 +120,7 @@ class EventConsumer:
 
     async def _step(self) -> None:
         read = self._sorted(await self._reader.read())
-        # They count once, even if the store fails and the others come again.
+        # They count once, even if the store fails and the others are read again.
         await self._reader.acknowledge(read.rejected)
         self.rejected += len(read.rejected)
         if read.valid:

@@ -23,7 +23,7 @@ class _Waiting(Generic[Item, Result]):
         key: Only items with equal keys share a call.
         item: The item.
         future: Receives the result.
-        is_late: Returns whether the result is of no use any more.
+        is_late: Returns whether the result is no longer needed.
     """
 
     key: Hashable
@@ -65,7 +65,7 @@ class Batcher(Generic[Item, Result]):
         Args:
             key: Only items with equal keys share a call.
             item: Argument for `run`.
-            is_late: Returns whether the result is of no use any more.
+            is_late: Returns whether the result is no longer needed.
 
         Raises:
             TimeoutError: The item had to wait, and was late when its turn came.

@@ -29,7 +29,7 @@ from serving.orchestrator import (
 )
 from serving.requests import Answer, Deadline, Request, Validator, ValidRequest
 
-# Answers with more ads, 2 ms of work, and those of batches are composed in a thread, because the
+# Answers with more ads, 2 ms of work, and answers of batches are composed in a thread, because the
 # event loop has other requests to answer.
 _MAX_INLINE_ADS = 100
 
@@ -62,8 +62,8 @@ class Orchestrator:
             metrics: Metrics to update. None: new ones.
             impressions: Impression log to record answers in; the caller closes it. None: no log.
             admitting: Admission control, which releases in a process share. None: a new one.
-            users: User store, which releases in a process share; the caller closes it. None: what
-                a request carries is all that is known of its user.
+            users: User store, which releases in a process share; the caller closes it. None: only
+                the request itself describes the user.
             clock: Returns the time in seconds, for deadlines, ranker latency and the circuit
                 breaker.
             updates: Channel of live updates of other hosts, which the orchestrator closes. None:
@@ -216,7 +216,7 @@ class Orchestrator:
         """Returns the answers to many requests, in their order.
 
         Requests with the same deadline and number of candidates are computed together; each answer
-        is the same as that of a single request.
+        is the same as for a single request.
 
         Args:
             requests: Requests to answer.

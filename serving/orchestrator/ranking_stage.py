@@ -174,7 +174,7 @@ class RankingStage:
         return self._config.max_calls * self._ranker.num_healthy
 
     def _free_calls(self) -> "_FreeCalls":
-        # Those that wait belong to an event loop, and so does the ranker's channel.
+        # Waiting requests belong to an event loop, and so does the ranker's channel.
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._calls = loop, _FreeCalls(self._max_calls)
@@ -207,7 +207,7 @@ class _FreeCalls:
     def _admit(self) -> None:
         while self._turns and self._in_flight < self._limit():
             turn = self._turns.popleft()
-            # Those that waited too long are cancelled.
+            # Requests that waited too long are cancelled.
             if not turn.done():
                 self._in_flight += 1
                 turn.set_result(None)

@@ -180,8 +180,8 @@ class ServiceMetrics:
 
         Args:
             version: Release version.
-            states: Whether it is healthy, for the address of each replica. Those that are left out
-                no longer count as down.
+            states: Whether it is healthy, for the address of each replica. Replicas that are left
+                out no longer count as down.
         """
         known = self._known_replicas.setdefault(version, set())
         known.update(states)

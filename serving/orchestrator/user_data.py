@@ -3,11 +3,11 @@
     data = UserData(users.open_store("sqlite:users.db"), config, metrics)
     read = await data.read(["u17"], impressions=False, now=time.time(), timeout_ms=5.0)
 
-A read that is late goes on without its request, so that a connection that takes longer to open is
-there for the next one. A store that fails or is late repeatedly is left alone for a while
-(`ranker.CircuitBreaker`). Impressions are written in the background, those of many answers at a
-time; reads add those that are not written yet. `problem` says why the latest read or write failed,
-unless that is long ago, and the log names each problem once.
+A late read continues without its request, so that a slow connection is open for the next one. A
+store that fails or is late repeatedly is not used for a while (`ranker.CircuitBreaker`).
+Impressions are written in the background, for many answers at a time; reads add the ones that are
+not written yet. `problem` says why the latest read or write failed, unless that is long ago, and
+the log names each problem once.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _EXPIRE_SECONDS = 3600.0
 _PROBE_SECONDS = 5.0
 # A failure is a problem of the store for this long: the next write may be hours away.
 _PROBLEM_SECONDS = 60.0
-# A store that hangs must not hold up the end of the service for longer.
+# A store that hangs must not delay the shutdown of the service for longer.
 _CLOSE_SECONDS = 5.0
 # No user has it.
 _PROBE_ID = ""
@@ -83,7 +83,7 @@ class UserData:
         self._queue: collections.deque[list[tuple[str, StoredEvent]]] = collections.deque()
         # User id -> impressions that are queued or being written, in the order of the queue.
         self._unwritten: dict[str, collections.deque[StoredEvent]] = {}
-        # Answers that were queued, and those of them that are written or dropped, since the start.
+        # Answers that were queued, and that are written or dropped, since the start.
         self._num_queued = 0
         self._num_written = 0
         self._closing = False
@@ -96,7 +96,7 @@ class UserData:
 
     @property
     def limits(self) -> requests.StoreLimits:
-        """What the store keeps of each user."""
+        """Limits of the data that the store keeps of each user."""
         config = self.config
         return requests.StoreLimits(
             config.max_actions, config.max_impressions, config.ttl_days * 24
@@ -153,7 +153,7 @@ class UserData:
         self._start_writing()
 
     async def append(self, events: Sequence[requests.Event]) -> int:
-        """Adds events and returns the number of those that the store did not have.
+        """Adds events and returns the number of new ones.
 
         Args:
             events: Events with their times.
@@ -190,17 +190,17 @@ class UserData:
     async def delete(self, user_id: str) -> bool:
         """Erases a user from the store; returns whether it had any data.
 
-        For an hour, the store takes no events of the user from before, see `UserStore.delete`.
+        For an hour, the store ignores earlier events of the user, see `UserStore.delete`.
 
         Raises:
             UserStoreError: The store failed.
         """
-        # What is queued counts as something that the store had.
+        # Queued impressions count as data that the store had.
         await self.flush()
         return await self._written(self._store.delete(user_id, self.now()))
 
     def start_upkeep(self) -> None:
-        """Starts to look whether the store answers, and to delete users who have expired."""
+        """Starts to check regularly whether the store answers, and to delete expired users."""
         self._upkeep = [self._start(self._probe()), self._start(self._expire())]
 
     async def flush(self) -> None:
@@ -210,9 +210,9 @@ class UserData:
             await asyncio.wait({self._start_writing()})
 
     async def close(self) -> None:
-        """Writes what is queued and closes the store; impressions of later answers are dropped.
+        """Writes queued impressions and closes the store; impressions of later answers are dropped.
 
-        So are those that the store does not take within `_CLOSE_SECONDS`.
+        So are impressions that the store does not accept within `_CLOSE_SECONDS`.
         """
         self._closing = True
         for task in self._upkeep:
@@ -290,7 +290,7 @@ class UserData:
         reading = self._start(self._noted("read", self._store.read(user_ids, now, impressions)))
         try:
             await asyncio.wait({reading}, timeout=timeout_ms / 1000)
-            # If this thread was busy, the reply and the end of the time are seen at once.
+            # If this thread was busy, it sees the reply and the time-out together.
             for _ in range(3):
                 if not reading.done():
                     await asyncio.sleep(0)
@@ -302,7 +302,7 @@ class UserData:
             return reading.result(), None
         if not reading.done():
             if timeout_ms < self.config.read_timeout_ms:
-                # A request that was about to be late itself says nothing about the store.
+                # A request that was nearly late itself is no evidence about the store.
                 self._breaker.abandoned()
             else:
                 self._breaker.failed()
@@ -356,7 +356,7 @@ class UserData:
                 del self._unwritten[user_id]
 
     async def _probe(self) -> None:
-        """Reads a user regularly, so that a failure is noted without requests, and its end, too."""
+        """Reads a user regularly, so that a failure and its end are noticed without requests."""
         while True:
             with contextlib.suppress(errors.UserStoreError):
                 await self._noted("read", self._store.read([_PROBE_ID], self.now()))

@@ -1,7 +1,7 @@
 """The user stage: completes requests with the stored data of their users.
 
-Profile and histories fill in the fields that the request leaves out; the events also count toward
-the frequency caps that the request has no counts for.
+Profile and histories fill in the fields that are missing in the request; the events also count
+toward the frequency caps that the request has no counts for.
 """
 
 import asyncio

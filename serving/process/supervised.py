@@ -11,7 +11,7 @@ _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 30.0
 
 
 class SupervisedProcess:
-    """A child process that says when it is ready, and is replaced when it exits.
+    """A child process that reports when it is ready, and is replaced when it exits.
 
     The first line of its standard output says that it is ready. Its standard error, if it is a
     pipe, is logged line by line. Pauses before a restart double while the process exits before it

@@ -65,5 +65,5 @@ class CircuitBreaker:
             self._open_until = self._clock() + self._pause
 
     def abandoned(self) -> None:
-        """Records a call whose end says nothing about the server, such as a cancellation."""
+        """Records a call whose end is no evidence about the server, such as a cancellation."""
         self._trying = False

@@ -64,7 +64,7 @@ async def find_servers(address: str) -> list[str]:
     """Returns `HOST:PORT` of each server behind an address.
 
     Args:
-        address: Parts as `split_address` takes them.
+        address: Parts as for `split_address`.
 
     Raises:
         ValueError: The address is not valid.
@@ -84,7 +84,7 @@ class Endpoints:
     remain.
 
     Args:
-        address: Parts as `split_address` takes them.
+        address: Parts as for `split_address`.
         version: Release version.
         outputs: Output names of the ranker.
         lookup: Returns the servers of a host and a port, for `dns:///`.

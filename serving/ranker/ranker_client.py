@@ -78,8 +78,7 @@ class RankerClient:
             columns: Query field -> [B] or [B, L], as returned by `QueryFields.columns`.
             ad_features: [B, C, F] int32.
             timeout_seconds: Timeout of the call.
-            wait_if_busy: Whether to call a server without a free thread, which refuses at once,
-                again until the timeout.
+            wait_if_busy: Whether to retry, until the timeout, if the server has no free thread.
 
         Returns:
             Output -> [B, C] float32, finite.

@@ -8,7 +8,7 @@
                     that is not verified, is called only if no healthy one is left; meanwhile its
                     probes are run in the background
 
-With a single replica, calls wait for it as `VerifiedRanker.predict` says.
+With a single replica, calls wait for it, see `VerifiedRanker.predict`.
 
 References: Finagle's Peak EWMA balancer (Twitter, 2015) for the slowness; J. Dean and L. Barroso,
 The Tail at Scale, CACM 2013, for second calls; gRFC A6 for their budget.
@@ -118,7 +118,7 @@ class Replicas:
             timeout_seconds: Time to wait for the checks.
 
         Raises:
-            RankerError: No replica is verified. The error is that of the first one.
+            RankerError: No replica is verified; the error comes from the first one.
         """
         end = time.monotonic() + timeout_seconds
         await self._refresh(timeout_seconds)

@@ -1,4 +1,4 @@
-"""Release bundles: what version N holds, and which version serves."""
+"""Release bundles: the parts of version N, and which version serves."""
 
 from serving.manifest import versions
 from serving.releases.assembly import ReleaseInputs, assemble

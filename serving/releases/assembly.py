@@ -35,7 +35,7 @@ from tfrecords.schema import NUM_CANDIDATES, Field, Schema
 _logger = logging.getLogger(__name__)
 # Kept with the index, to measure recall after updates.
 _NUM_SAMPLE_QUERIES = 256
-# Held-out requests miss a target that was reached on others by less.
+# Held-out requests miss a target that was reached on other requests by less than this.
 _RECALL_MARGIN = 0.01
 _WARM_UP_CANDIDATES = (1, 10, NUM_CANDIDATES)
 _NOTHING = "a request whose fields are all missing"
@@ -43,7 +43,7 @@ _NOTHING = "a request whose fields are all missing"
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseInputs:
-    """The inputs of a release, besides its models.
+    """The inputs of a release other than its models.
 
     Attributes:
         ads: `index.AD_ID` and the raw ad fields, named as in the schema.
@@ -51,8 +51,7 @@ class ReleaseInputs:
         sample_requests: Raw query fields of requests, as clients will send them; None is missing.
         index_config: Configuration of the index. None uses the defaults.
         metrics: Metrics of the models, for the manifest.
-        tuning_queries: Query embeddings [Q, D] to tune the index. None: those of every other sample
-            request.
+        tuning_queries: Query embeddings [Q, D] to tune the index. None: every other sample request.
         heads: Heads of the ranker. None: one for each of its outputs, see `heads_of`.
         weights_source: Source of the weights of `heads`; see `manifest.Content`.
         has_ranker: Whether there is a ranker.

@@ -52,7 +52,7 @@ def latest(base: str | os.PathLike[str]) -> int:
 
 
 def stable(base: str | os.PathLike[str]) -> int:
-    """Returns the stable version: that of `releases.json`, or the latest without the file.
+    """Returns the stable version: from `releases.json`, or the latest without the file.
 
     Raises:
         BundleNotFoundError: No release is published.
@@ -63,7 +63,7 @@ def stable(base: str | os.PathLike[str]) -> int:
 
 
 def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
-    """Checks that a release is byte for byte what was published, and returns its manifest.
+    """Checks that a release is byte for byte as published, and returns its manifest.
 
     Raises:
         BundleNotFoundError: The manifest is missing.

@@ -6,8 +6,8 @@
     collection.json    the collection in Milvus, if any, see `index.build_index`
 
 Files and memory of the pieces that are finished are mapped, so a catalog does not have to fit in
-memory. The ads are those that the caller has read: rows appended to the log in the meantime are
-in the next release.
+memory. The caller has read the ads: rows appended to the log in the meantime are in the next
+release.
 
 Shapes: N ads, D embedding size, F columns of ad features.
 """
@@ -54,7 +54,7 @@ def embed(
     """Embeds ads into files, from the first one that an earlier call did not finish.
 
     Args:
-        directory: Directory of the files. Those of other ads or models are replaced.
+        directory: Directory of the files. Embeddings of other ads or models are replaced.
         ad_tower: The ad tower.
         ads: N ads with a column for each ad field.
         model_id: Changes with the ad tower.

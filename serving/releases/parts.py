@@ -86,7 +86,7 @@ def check_identity(
         if found[key] != value:
             raise errors.BundleError(
                 f"{part}/{version} {words[key]} {found[key]}, the manifest expects {value}. "
-                f"Put the {part} of this release back, or export all parts together."
+                f"Restore the {part} of this release, or export all parts together."
             )
 
 

@@ -85,7 +85,7 @@ def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
 
 @contextlib.contextmanager
 def lock_pointer(path: pathlib.Path, wait_seconds: float, refusal: str) -> Iterator[None]:
-    """Holds a lock file in a `with` block.
+    """Locks a file in a `with` block.
 
     Args:
         path: Path of the lock file.
@@ -93,7 +93,7 @@ def lock_pointer(path: pathlib.Path, wait_seconds: float, refusal: str) -> Itera
         refusal: Error message if the lock is not free in time.
 
     Raises:
-        PublishError: Another process holds the lock.
+        PublishError: Another process has the lock.
     """
     with contextlib.ExitStack() as stack:
         try:

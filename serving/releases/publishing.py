@@ -2,8 +2,8 @@
 
 The parts are written to directories that model servers do not recognize as versions, and then
 renamed, the ranker last. Renaming the manifest completes the release. All content is on disk before
-the first rename, and a publish that fails later takes the directories back. Directories without a
-manifest come from a killed publish. The next publish removes them and takes a higher version,
+the first rename, and a publish that fails later removes the directories. Directories without a
+manifest come from a killed publish. The next publish removes them and uses a higher version,
 because a polling model server may already have loaded the interrupted one.
 """
 

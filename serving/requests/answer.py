@@ -1,7 +1,8 @@
 """An answer: the one definition for REST, the clients and the orchestrator.
 
 The descriptions are the text of the OpenAPI document. Unknown keys are ignored, so that the
-clients can read the answers of a newer service; those of an ad are kept, as scores of its heads.
+clients can read the answers of a newer service; unknown keys of an ad are kept, as scores of its
+heads.
 """
 
 import math
@@ -39,7 +40,7 @@ class AdExplanation(AnswerPart):
     """Rank among the candidates by utility alone, in retrieval order by retrieval score; 1 is the
     best."""
     diversity_factor: float
-    """Share of the utility that is left after diversity, in [0, 1]."""
+    """Factor by which diversity multiplies the utility, in [0, 1]."""
     explored: bool
     """Whether the ad was drawn at random."""
 
@@ -48,8 +49,8 @@ class LeftOut(AnswerPart):
     """Candidates that a rule left out although they rank above the last ad of the answer."""
 
     rule: str
-    """cap, frequency_cap, diversity or exploration. A candidate that several caps leave out is
-    counted for each of them, and for the other rules only if no cap leaves it out."""
+    """cap, frequency_cap, diversity or exploration. A candidate left out by several caps counts for
+    each of them; it counts for other rules only if no cap leaves it out."""
     field: str | None
     """Field of the cap; null for other rules."""
     count: int
@@ -95,8 +96,8 @@ class RankedAd(AnswerPart):
     ad_id: str
     """Id of the ad in the catalog."""
     show: dict[str, Any] = pydantic.Field(default_factory=dict, exclude_if=lambda own: not own)
-    """Columns to show, such as a title, as the schema's `show` names them: any JSON values. No
-    model reads them. Absent if the schema shows nothing."""
+    """Values of the columns in the schema's `show`, such as a title: any JSON values. No model
+    reads them. Absent if the schema has no such columns."""
     utility: float | None
     """Weighted sum of the heads' scores. Null in retrieval order."""
     retrieval_score: float
@@ -169,7 +170,7 @@ class Answer(AnswerPart):
     bundle_version: int
     """Version of the release that produced every number in this answer."""
     degraded: str | None
-    """Why not all candidates were ranked, or none of them. Null: all were, or the release has no
+    """Why only some candidates, or none, were ranked. Null: all were ranked, or the release has no
     ranker."""
     order: str
     """utility, or retrieval if no candidate was ranked; the ads have no scores then."""
@@ -178,7 +179,7 @@ class Answer(AnswerPart):
     absent_heads: list[str]
     """Heads that this release was not trained for."""
     weak_heads: list[str] = []
-    """Heads that have a weight in this request and are weak in the release; `GET /v1/bundle` says
+    """Heads that have a weight in this request but are weak in the release; `GET /v1/bundle` says
     why."""
     stage_ms: dict[str, float]
     """Milliseconds of query_tower, index, features and ranker, of the user store if it was read
@@ -197,8 +198,8 @@ class Answer(AnswerPart):
     candidates: list[RankedAd] | None = pydantic.Field(
         default=None, exclude_if=lambda value: value is None
     )
-    """All candidates that were ranked, in retrieval order, which `rank` numbers. Absent unless
-    requested."""
+    """All candidates that were ranked, in retrieval order; `rank` is the position in that order.
+    Absent unless requested."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, explanations only if there are any."""

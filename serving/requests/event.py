@@ -82,8 +82,8 @@ class EventsAdded(pydantic.BaseModel):
     received: int
     """Number of events."""
     added: int
-    """Number of events that the user store did not have. Events that are older than all that it
-    keeps of their user may be among them."""
+    """Number of events that are new to the user store. This may include events older than all
+    events that it keeps for their user."""
 
 
 class UserProfile(RequestPart):
@@ -99,4 +99,4 @@ class UserDeleted(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
 
     deleted: bool
-    """False: the user store had nothing of the user."""
+    """False: the user store had no data on the user."""

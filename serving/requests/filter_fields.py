@@ -35,8 +35,8 @@ class FilterFields:
     def check(
         self, filters: request.Filters | None, place: str = "filters"
     ) -> request.Filters | None:
-        """Returns the filters with sorted tuples of distinct values, equal if they ask for the
-        same; None if they ask for nothing.
+        """Returns the filters with sorted tuples of distinct values, equal if they mean the same;
+        None if they ask for nothing.
 
         Args:
             filters: Filters of a request, or of a service.

@@ -1,4 +1,4 @@
-"""Builds the models of `request`, and turns what pydantic refuses into our error."""
+"""Builds the models of `request`, and turns pydantic errors into ours."""
 
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 # Faults that one message lists.
 _MAX_FAULTS = 20
 
-# What pydantic's errors expect; the values in braces come from the error's context.
+# Expected values of pydantic's errors; the values in braces come from the error's context.
 _EXPECTED = {
     "bool_type": "true or false",
     "dict_type": "an object",

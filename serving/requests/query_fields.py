@@ -163,8 +163,8 @@ def _check_vector(place: str, length: int, values: Any) -> np.ndarray:
         )
     if len(values) != length:
         raise errors.InvalidRequestError(
-            f"{place}: {expected}, got {len(values)} values. Send the vector of the encoder that "
-            "made those of the log."
+            f"{place}: {expected}, got {len(values)} values. Send a vector from the encoder that "
+            "made the vectors in the log."
         )
     for position, value in enumerate(values):
         if as_finite_float(value) is None:

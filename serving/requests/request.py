@@ -1,8 +1,8 @@
 """A request for ads: the one definition for REST, the clients and the orchestrator.
 
-Types and the limits that hold for every release are checked when a model is built; what depends
-on a release, such as the names of its fields, is checked by `validation`. The descriptions are
-the text of the OpenAPI document. Null and absent mean the same everywhere.
+Types, and limits that apply to every release, are checked when a model is built; `validation`
+checks what depends on a release, such as the names of its fields. The descriptions are the text of
+the OpenAPI document. Null and absent mean the same everywhere.
 """
 
 from collections.abc import Mapping
@@ -130,7 +130,7 @@ class RequestPart(pydantic.BaseModel):
 
 
 class Condition(RequestPart):
-    """A condition on one display field of an ad; all given parts must hold.
+    """A condition on one field of an ad, which must meet all given parts.
 
     A missing value fails every part except `none_of`.
     """
@@ -150,12 +150,12 @@ class Condition(RequestPart):
 
 
 class Filters(RequestPart):
-    """Which ads are eligible: those that meet every condition and both lists."""
+    """Eligible ads: they meet every condition and both lists."""
 
     conditions: (
         Annotated[tuple[Condition, ...], pydantic.Field(max_length=MAX_CONDITIONS)] | None
     ) = None
-    """All of them must hold."""
+    """An ad must meet all of them."""
     allowed_ads: _AdIds | None = None
     """Ad ids. Only these ads are eligible. Unknown ids are ignored."""
     excluded_ads: _AdIds | None = None
@@ -192,14 +192,14 @@ class FrequencyCap(_FieldRule):
     event click, ads that the user has clicked are not eligible."""
     field: _String | None = None
     """Categorical or list field whose values are counted: ads with a value that has reached the
-    maximum are not eligible. Of impressions, those of the answer itself count, too. Null: the ads
-    themselves are counted."""
+    maximum are not eligible. For impressions, the ads of the answer itself also count. Null: the
+    ads themselves are counted."""
     event: EventKind | None = None
-    """Kind of the events that are counted. Null: impressions, the only ones that `seen` has; a
-    service without a user store refuses others."""
+    """Kind of the events that are counted. Null: impressions, the only kind in `seen`; a service
+    without a user store refuses other kinds."""
     hours: Annotated[Number, pydantic.Field(gt=0, le=MAX_HOURS)] | None = None
-    """Only events of the last hours count. Null: all that the user store keeps. It does not change
-    the counts of `seen`."""
+    """Only events within this number of hours count. Null: all events in the user store. The counts
+    in `seen` are not affected."""
 
     @property
     def subject(self) -> Any:
@@ -213,7 +213,7 @@ class Diversity(_FieldRule):
     field: _String
     """Name of a categorical or list field of the ads."""
     penalty: _Share
-    """Share of the utility that each such ad above takes away, in [0, 1]."""
+    """Share of the utility that is lost for each such ad above, in [0, 1]."""
 
 
 class Exploration(RequestPart):
@@ -228,7 +228,7 @@ class Exploration(RequestPart):
 class Rules(RequestPart):
     """Business rules of an answer.
 
-    A part that is null takes the service's default; an empty list, or a share of 0, turns the
+    A part that is null uses the service's default; an empty list, or a share of 0, turns the
     default off.
     """
 
@@ -237,22 +237,22 @@ class Rules(RequestPart):
     frequency_caps: _RuleList[FrequencyCap] | None = None
     """Maximum number of impressions for the user."""
     diversity: _RuleList[Diversity] | None = None
-    """Penalties for repeated values; those of several fields multiply."""
+    """Penalties for repeated values; the factors of several fields multiply."""
     exploration: Exploration | None = None
     """Share of the positions that are drawn at random."""
 
 
 class ServiceRules(Rules):
-    """Rules of a service: defaults of its requests, and filters that hold for all of them."""
+    """Rules of a service: defaults for its requests, and filters that apply to all of them."""
 
     filters: Filters | None = None
-    """Which ads are eligible in any request. Those of a request are added; none is turned off."""
+    """Filters for all requests. A request can add filters, but not turn these off."""
 
 
 class Seen(RequestPart):
     """Numbers of impressions that the user has seen, by ad and by value of ad fields.
 
-    Counts that are given replace those of the user store.
+    Given counts replace the counts of the user store.
     """
 
     ads: Annotated[_Counts, pydantic.Field(max_length=MAX_ADS)] | None = None
@@ -274,12 +274,12 @@ class Request(RequestPart):
     user_id: Id | None = None
     """Id of the user, the user key of the log. The service's user store fills in the fields that
     the request leaves out. Without the id, the store is not read. If the user key is also a query
-    field, the id is the field's value unless the request carries one."""
+    field, the id is the field's value unless the request has one."""
     k: Annotated[_Integer, pydantic.Field(ge=1)] | None = None
     """Number of ads to return; 10 by default. All ads if the catalog has fewer."""
     weights: dict[str, _Weight] | None = None
-    """Utility weight of each head, such as click. A head that is left out keeps the weight in the
-    release; 0 takes it out of the utility."""
+    """Utility weight of each head, such as click. A head that is left out keeps its default weight
+    in the release; 0 removes it from the utility."""
     deadline_ms: Annotated[Number, pydantic.Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     """Time for the answer in milliseconds. If it runs short, fewer candidates are ranked; if it
     runs out, the ads are in retrieval order."""
@@ -293,9 +293,9 @@ class Request(RequestPart):
     ) = None
     """Returned in the answer; generated by default."""
     filters: Filters | None = None
-    """Which ads are eligible. If fewer than k are, the answer has fewer ads."""
+    """Eligible ads. If there are fewer than k, the answer has fewer ads."""
     rules: Rules | None = None
-    """Caps, diversity and exploration. A part that is null takes the service's default."""
+    """Caps, diversity and exploration. A part that is null uses the service's default."""
     seen: Seen | None = None
     """Numbers of impressions that the user has seen, for frequency caps."""
     explain: _Boolean | None = None
@@ -303,10 +303,10 @@ class Request(RequestPart):
     candidates: _Boolean | None = None
     """Whether the answer lists all ranked candidates, for example to preview other weights."""
     release: ReleaseName | None = None
-    """Release that answers; without a canary both are the stable one. Null: chosen by the canary's
-    share."""
+    """Release to query; without a canary both names mean the stable one. Null: chosen by the
+    canary's share."""
     dry_run: _Boolean | None = None
-    """Whether no user sees the answer. It is left out of the impression log and of the
+    """Whether no user sees the answer. It is then left out of the impression log and the
     metrics of answers."""
 
 

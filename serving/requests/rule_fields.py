@@ -14,7 +14,7 @@ _KINDS = ("categorical", "categorical_list", "text")
 
 @dataclasses.dataclass(frozen=True)
 class StoreLimits:
-    """What a user store keeps of each user, which bounds what it can count.
+    """Limits of the data that a user store keeps of each user, and can therefore count.
 
     Attributes:
         max_actions: Number of clicks, engagements and purchases.
@@ -34,7 +34,7 @@ class RuleFields:
         kinds: Ad field to its kind.
         defaults: Rules of requests that name none.
         has_user_store: Whether a user store counts events, other than impressions too.
-        limits: What the store keeps. None: not known.
+        limits: Limits of the store's data. None: not known.
 
     Raises:
         InvalidRequestError: The defaults do not fit the release or the service.
@@ -141,15 +141,15 @@ def shown_before(
     caps: Iterable[request.FrequencyCap],
     counts: Callable[[request.FrequencyCap], Mapping[str, int] | None],
 ) -> dict[request.FrequencyCap, Mapping[str, int]]:
-    """Returns the impressions of each value, for the caps that those of an answer count for.
+    """Returns the impressions of each value, for caps that also count the ads of the answer.
 
     Args:
         caps: Checked frequency caps.
         counts: Returns the number of events of each value for a cap; None: not known.
 
     Returns:
-        Cap of a field's impressions -> value -> number of impressions. A cap of the ads themselves
-        needs none, because an answer has no ad twice.
+        Cap of a field's impressions -> value -> number of impressions. A cap on ads themselves is
+        not included, because an answer has no ad twice.
     """
     return {
         cap: counts(cap) or {}

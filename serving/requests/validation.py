@@ -39,8 +39,8 @@ class ValidRequest:
         user_id: Id of the user; None: unknown.
         seen: Counts of the request.
         shown_before: Frequency cap of a field's impressions to the impressions of each value so
-            far; those of the answer count, too.
-        user_data: What the user store had; as `Answer.user_data`.
+            far; ads of the answer also count.
+        user_data: Outcome of the user store's read, as `Answer.user_data`.
         user_ms: Time to read it in milliseconds.
     """
 
@@ -78,7 +78,7 @@ class Validator:
         rules: Rules of requests that name none, with filters of all requests if they are
             `ServiceRules`; or their JSON object.
         has_user_store: Whether a user store counts events for frequency caps.
-        limits: What the store keeps. None: not known.
+        limits: Limits of the store's data. None: not known.
 
     Raises:
         InvalidRequestError: The rules do not fit the release or the service.
@@ -152,7 +152,7 @@ class Validator:
         stored: Mapping[str, Any],
         counts: Callable[[FrequencyCap], Mapping[str, int]],
     ) -> ValidRequest:
-        """Returns a request completed with the stored data of its user; its own values win.
+        """Returns a request completed with stored data of its user; its own values come first.
 
         Args:
             valid: Checked request.

@@ -1,6 +1,6 @@
 """Chooses the ads of an answer under caps, diversity and exploration, position by position.
 
-Each position takes the candidate with the greatest gain that no cap forbids. With diversity the
+Each position gets the candidate with the greatest gain that no cap forbids. With diversity the
 gain, a utility or retrieval score, is multiplied by (1 - penalty)^n, n being the number of ads
 above with the same value; for a list field, by the mean of that over the ad's values. This is the
 greedy algorithm for the gain of α-nDCG (Clarke et al. 2008, "Novelty and diversity in information
@@ -38,7 +38,7 @@ class Selection:
     Attributes:
         places: [S] int64 indices among the candidates.
         propensities: [S] probability of each ad at its position, given the ads above it.
-        factors: [S] share of each gain that diversity leaves.
+        factors: [S] factor of diversity for each gain.
         explored: [S] bool, whether the ad was drawn.
         full: Cap to [C] bool, the candidates with a value that has reached the cap.
     """
@@ -167,7 +167,7 @@ class _CapCounts:
 
 
 class _Discount:
-    """Share of each gain that diversity over one field leaves."""
+    """Factor of diversity over one field for each gain."""
 
     def __init__(self, rule: requests.Diversity, values: FieldValues) -> None:
         self.factors = np.ones(values.num_items)

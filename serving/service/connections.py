@@ -31,7 +31,7 @@ WRITE_BYTES = 1_000_000
 LAST_HEAD_SECONDS = 1.0
 # Offset of `tcpi_last_data_recv`, in milliseconds, in `struct tcp_info` of <linux/tcp.h>.
 _LAST_RECEIVED = struct.Struct("52xI")
-# The kernel counts in ticks of up to 10 ms, so that it may say too much by one.
+# The kernel counts in ticks of up to 10 ms, so its value may be too large by one.
 _TICK_MS = 10
 
 

@@ -2,9 +2,9 @@
 
     XADD tfrec.events * event '{"event_id": "e1", "user_id": "u17", "ad_id": "ad-3", …}'
 
-Readers of one group share the stream. An entry is acknowledged once it was handled. One that was
-not, because its reader ended before or left it for later, comes again after `_CLAIM_MS`, perhaps to
-another reader. Stores and logs know an event that comes again by its id.
+Readers of one group share the stream. An entry is acknowledged after it was handled. An entry that
+was not, because its reader ended or postponed it, is delivered again after `_CLAIM_MS`, possibly to
+another reader. Stores and logs recognize a repeated event by its id.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ FIELD = b"event"
 _START = b"0-0"
 # Of a read.
 _MAX_ENTRIES = 500
-# Entries that were not acknowledged for so long come again.
+# Entries that were not acknowledged for this long are delivered again.
 _CLAIM_MS = 30_000
 _SOCKET_SECONDS = 2.0
 
@@ -44,12 +44,12 @@ class StreamEntry:
 
 
 class StreamBacklog(NamedTuple):
-    """What waits in a stream for a group of readers.
+    """Entries of a stream that wait for a group of readers.
 
     Attributes:
-        unread: Number of entries that no reader has got yet, the lag. None: the server does not
-            know it, as after entries were deleted, or before Redis 7.
-        unacknowledged: Number of entries that a reader has got and not handled yet.
+        unread: Number of entries that no reader has received yet, the lag. None: the server does
+            not know it, for example after entries were deleted, or before Redis 7.
+        unacknowledged: Number of entries that a reader has received but not handled yet.
     """
 
     unread: int | None
@@ -123,7 +123,7 @@ class StreamReader:
             raise self._failed(error) from error
 
     async def backlog(self) -> StreamBacklog:
-        """Returns what waits in the stream for the group.
+        """Returns the numbers of entries that wait for the group.
 
         Raises:
             UserStoreError: The server failed, or has no such stream or group.

@@ -1,4 +1,4 @@
-"""The user store of several hosts: Redis or Valkey, by the extra `redis`.
+"""The user store for several hosts: Redis or Valkey, with the extra `redis`.
 
     tfrec:{USER}:profile       JSON object
     tfrec:{USER}:actions       sorted set of events, JSON lists, by time
@@ -100,7 +100,7 @@ class RedisUserStore:
 
     def __init__(self, url: str, config: UserStoreConfig | None = None) -> None:
         self._config = config or UserStoreConfig()
-        # None: that of the server.
+        # None: the server's.
         self._own_ttl = None if config is None else config.ttl_seconds
         self._is_ttl_set = False
         self._redis = redis.asyncio.Redis.from_url(
@@ -135,7 +135,7 @@ class RedisUserStore:
         since = now - ttl
         pipeline = self._redis.pipeline(transaction=False)
         for user_id, own in by_user(events, self._config, since).items():
-            # By its digest the script would take a second round trip, to ask for it.
+            # Calling the script by its digest would take a second round trip.
             keys = [*_keys(user_id), _erased_key(user_id)]
             pipeline.eval(_APPEND, len(keys), *keys, *self._arguments(own, ttl, since))
         return sum(await self._replies(pipeline))
@@ -168,7 +168,8 @@ class RedisUserStore:
     async def expire(self, now: float) -> int:
         if self._own_ttl is not None:
             with self._mapped():
-                # Later, only what the server has lost is set: another service may have changed it.
+                # Later, it is set only if the server has lost it: another service may have changed
+                # it.
                 before = await self._redis.get(_TTL)
                 if before is None or not self._is_ttl_set:
                     await self._redis.set(_TTL, repr(self._own_ttl))

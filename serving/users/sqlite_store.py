@@ -74,7 +74,7 @@ _FORGET = "DELETE FROM events WHERE user_id = ? AND is_impression = ? AND time <
 # Users deleted in one transaction, so that other writers wait for milliseconds only.
 _USERS_PER_EXPIRY = 500
 _BUSY_SECONDS = 5.0
-# Reads that are expected to take longer do not hold up the event loop.
+# Reads that are expected to take longer do not block the event loop.
 _MAX_INLINE_SECONDS = 0.001
 _PACE_WEIGHT = 0.1
 
@@ -94,7 +94,7 @@ class SqliteUserStore:
     def __init__(self, path: str | pathlib.Path, config: UserStoreConfig | None = None) -> None:
         self._path = pathlib.Path(path)
         self._config = config or UserStoreConfig()
-        # None: that of the file.
+        # None: the file's.
         self._own_ttl = None if config is None else config.ttl_seconds
         with self._mapped():
             self._path.touch(0o644)
@@ -161,7 +161,7 @@ class SqliteUserStore:
             self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         connection.execute("PRAGMA synchronous = NORMAL")
-        # What is erased is overwritten in the file; `_overwrite` does it in the log of writes.
+        # Erased data is overwritten in the file; `_overwrite` does it in the log of writes.
         connection.execute("PRAGMA secure_delete = ON")
         return connection
 
@@ -246,7 +246,7 @@ class SqliteUserStore:
         return True
 
     def _erased(self, user_id: str, now: float) -> float:
-        """Returns the latest time of what is left out of an erased user; -1: not erased lately."""
+        """Returns the latest time of data of an erased user to ignore; -1: not erased lately."""
         found = self._writer.execute(_READ_ERASED, (user_id, now - ERASED_SECONDS)).fetchone()
         return float(found[0]) if found else -1.0
 
@@ -319,7 +319,7 @@ class SqliteUserStore:
 
 
 def _identity(path: pathlib.Path) -> tuple[int, int] | None:
-    """Returns what tells a file from others; None: it does not exist."""
+    """Returns the identity of a file; None: it does not exist."""
     try:
         found = os.stat(path)
     except FileNotFoundError:

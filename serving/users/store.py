@@ -2,11 +2,11 @@
 
 Two backends pass one contract test: SQLite, for the processes of one host, and Redis or Valkey.
 Both keep two lists of events for each user, impressions and actions, so that the many impressions
-do not push out the few clicks. A list is in the order of the events' times, whatever order they
-arrived in. It is trimmed to the latest, and it has no event twice: events of a user with the same
-id are one event. A user who was not written to for the time to live is deleted. The service keeps
-its time to live in the store, where the commands find it. One that no service has used yet has
-none: events of any age are then kept.
+do not push out the few clicks. A list is in the order of the events' times, regardless of the order
+of arrival. It is trimmed to the latest, and it has no event twice: events of a user with the same
+id are one event. A user without writes for the time to live is deleted. The service keeps its time
+to live in the store, where the commands find it. A store that no service has used yet has none: it
+keeps events of any age.
 """
 
 import dataclasses
@@ -102,11 +102,11 @@ class UserStore(Protocol):
             now: Current time, in seconds since 1970, which the time to live counts from.
 
         Returns:
-            The number of events that the store did not have. An event that is older than those
-            of a full list may be new each time, because it is not kept.
+            The number of new events. An event older than a full list may be new each time, because
+            it is not kept.
 
         Raises:
-            UserStoreError: The store failed; some events may have been added. To add them again is
+            UserStoreError: The store failed; some events may have been added. Adding them again is
                 harmless.
         """
 
@@ -135,7 +135,7 @@ class UserStore(Protocol):
 
         For `ERASED_SECONDS`, the store keeps the id and the time, and ignores data from before it:
         events in the queues of other processes or in a stream, and profiles from logs, do not
-        restore the user. The time is that of the user's latest event, if a clock was ahead.
+        restore the user. If a clock was ahead, the time is the time of the user's latest event.
 
         Args:
             user_id: Id of the user.
@@ -148,7 +148,7 @@ class UserStore(Protocol):
     async def expire(self, now: float) -> int:
         """Deletes the users whose time to live has passed, and returns their number.
 
-        A store that does it by itself returns 0.
+        A store that does so by itself returns 0.
 
         Args:
             now: Current time, in seconds since 1970.
@@ -167,7 +167,7 @@ def note_change(name: str, before: float | None, after: float) -> None:
     Args:
         name: Name of the store, for the message.
         before: Time to live in the store, in seconds. None: it has none.
-        after: That of the service, in seconds.
+        after: Time to live of the service, in seconds.
     """
     if before not in (None, after):
         logging.warning(

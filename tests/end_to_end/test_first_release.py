@@ -159,10 +159,10 @@ def test_one_engagement_is_no_reason_to_refuse_but_a_weak_head_without_a_say(rel
     release = released("one_engagement")
     found = release.manifest
     assert found.present_heads == ("click", "engagement")
-    assert "positive, so it cannot be judged" in found.weak_heads["engagement"]
+    assert "positive, so it cannot be evaluated" in found.weak_heads["engagement"]
     assert found.utility_weights["engagement"] == 0
     assert "engagement" not in release.answer.weak_heads
-    assert "rows with engagement, so the engagement head cannot be judged" in release.said
+    assert "rows with engagement, so the engagement head cannot be evaluated" in release.said
 
 
 def test_clicks_alone_are_served_by_retrieval_and_the_tools_say_so(released):

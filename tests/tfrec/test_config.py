@@ -38,7 +38,9 @@ def test_a_subclass_whose_options_would_be_lost_is_refused():
     class Mine(config.RankerConfig):
         num_towers: int = 3
 
-    with pytest.raises(ValueError, match=r"expected a RankerConfig, got .*Mine.* as attributes of"):
+    with pytest.raises(
+        ValueError, match=r"expected a RankerConfig, got .*Mine.* as class attributes"
+    ):
         config.check_kind(Mine(), config.RankerConfig)
     with pytest.raises(ValueError, match=r"expected a RankerConfig, got {'epochs': 1}\.$"):
         config.check_kind({"epochs": 1}, config.RankerConfig)
@@ -53,6 +55,6 @@ def test_a_directory_keeps_the_options_of_its_training(tmp_path):
     config.save_config(first, path)
     path.write_text("")  # A process that was killed as it wrote.
     config.save_config(first, path)
-    with pytest.raises(ValueError, match=r"ranker has a training with .*: epochs 2, now 3\. Del"):
+    with pytest.raises(ValueError, match=r"ranker was trained with .*: epochs 2, now 3\. Del"):
         config.save_config(dataclasses.replace(first, epochs=3), path)
     assert path.read_text() == written

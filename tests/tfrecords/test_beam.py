@@ -196,7 +196,7 @@ def test_the_script_refuses_what_is_neither_its_flag_nor_beams(tmp_path):
         "convert.py", "--use_synthetic", "--runner=DirectRunner", "--spilt=time", status=1
     )
     assert (
-        "'--spilt=time' is a flag of neither this command nor Beam. Did you mean 'split'?"
+        "'--spilt=time' is not a flag of this command or of Beam. Did you mean 'split'?"
         in done.stderr
     )
 

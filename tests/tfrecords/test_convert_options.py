@@ -131,7 +131,7 @@ def test_requests_whose_keys_begin_again_are_counted_wherever_they_stand(tmp_pat
     assert data_set.description.rows_of_other_users == 10
     assert not hasattr(data_set.description.splits["train"].shards[0], "varying")
     texts = [warning.text for warning in card.build_card(data_set).warnings]
-    assert any(text.startswith("50.0 % of the rows have another user") for text in texts)
+    assert any(text.startswith("50.0 % of the rows have a different user") for text in texts)
 
 
 def test_fields_may_have_the_names_of_labels_and_counts(tmp_path):
@@ -183,9 +183,7 @@ def test_a_file_given_twice_and_files_beside_another_split_are_refused(tmp_path)
 
 def test_a_quote_that_is_not_closed_is_refused_where_it_stands(tmp_path):
     text = "".join(f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(20))
-    with pytest.raises(
-        ValueError, match=r"shop\.csv, line 22: the row opens a quote that is not closed"
-    ):
+    with pytest.raises(ValueError, match=r"shop\.csv, line 22: the row has an unclosed quote"):
         shop(tmp_path, text + 'r,"CH,,x,1,1,\n' + "q,CH,,x,1,1,\n" * 3)
 
 

@@ -167,7 +167,9 @@ def test_large_lists_of_parquet_give_the_same_data_set(data_set, tmp_path):
 
 def test_fixed_lists_with_nulls_in_parquet_are_refused_with_the_way_out(tmp_path):
     path = as_parquet(tmp_path / "log.parquet", pa.list_(pa.float64(), 2))
-    with pytest.raises(ValueError, match=r"fixed size, some of them null.*lists of any size"):
+    with pytest.raises(
+        ValueError, match=r"fixed-size lists, some of them null.*variable-size lists"
+    ):
         logs.converted_table(path, tmp_path / "data", SCHEMA)
 
 

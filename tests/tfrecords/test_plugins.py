@@ -85,8 +85,8 @@ def test_our_name_wins_and_a_package_that_offers_it_too_is_named(packages, caplo
     assert REGISTRY.get("own") is Own
     assert REGISTRY.is_own("own")
     assert caplog.messages == [
-        "The thing 'own' of the package shadowed is not used: we have one of this name. Name it as "
-        "collections:Counter, or rename it in the package."
+        "The thing 'own' of the package shadowed is not used: there is a built-in one of this "
+        "name. Name it as collections:Counter, or rename it in the package."
     ]
     assert not REGISTRY.is_own("installed")
 

@@ -151,7 +151,7 @@ def test_values_and_weights_are_read_back_and_no_part_of_the_fingerprint():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"values": {"revenue": 1}}, "revenue is money itself"),
+        ({"values": {"revenue": 1}}, "revenue is already an amount of money"),
         ({"values": {"engagement": 1}}, r"'engagement' is not a label .*\['click'\]"),
         ({"weights": {"clik": 1}}, "'clik' is not a label"),
         ({"values": {"click": -1}}, "click must be a number, 0 or more, got -1"),

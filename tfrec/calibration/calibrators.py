@@ -1,7 +1,7 @@
 """The calibrators of the heads, fitted on held-out rows and part of the ranker's SavedModel.
 
-A probability is calibrated by its logit, after a click by its logit given a click, and an amount
-in two parts: the logit of being positive, and the amount if it is.
+A probability is calibrated through its logit, a probability after a click through its logit given a
+click, and an amount in two parts: the logit of being positive, and the amount if it is.
 
 Shapes: L shown ads with known or missing (NaN) labels; R requests.
 """
@@ -29,7 +29,7 @@ class Calibrators:
     Attributes:
         curves: Head -> curve of the logit of a positive label; of the logit given a click for a
             head after a click. A missing head is not calibrated.
-        amounts: Head -> line of the log-mean of its amount.
+        amounts: Head -> linear map of the log-mean of its amount.
     """
 
     curves: Mapping[str, Curve] = dataclasses.field(default_factory=dict)
@@ -63,7 +63,7 @@ class Calibrators:
         """Inverts `to_json`.
 
         Raises:
-            ValueError: The value does not hold calibrators.
+            ValueError: The value does not contain calibrators.
         """
         parsed: dict[str, Any] = {
             name: {head: curve_from_json(curve) for head, curve in curves.items()}
@@ -91,8 +91,8 @@ def calibrated_values(
 def fold_of_rows(list_lengths: np.ndarray) -> np.ndarray:
     """Splits rows into runs of whole requests, in the log's order, with about as many rows each.
 
-    Runs instead of random rows: neighboring rows are similar, and a fold should differ from the
-    others as later rows differ from earlier ones.
+    Runs are used instead of random rows because neighboring rows are similar, and a fold should
+    differ from the others as later rows differ from earlier ones.
 
     Returns:
         [L] the fold of each row, below `NUM_FOLDS`.

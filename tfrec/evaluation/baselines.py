@@ -128,9 +128,9 @@ def item_similarity(
 ) -> scipy.sparse.csr_array:
     """Returns the similarity [N, N] of each ad (column) to its nearest ads (rows).
 
-    The similarity of ads with c users in common, and a and b users of their own, is
-    c / (√(a b) + shrinkage), without shrinkage the cosine. Of a user's clicks at most
-    `MAX_CLICKS_PER_USER`, drawn at random, count: the work is quadratic in them.
+    The similarity of ads with a and b users, c of them in common, is c / (√(a b) + shrinkage),
+    without shrinkage the cosine. Of a user's clicks at most `MAX_CLICKS_PER_USER`, drawn at random,
+    count: the work is quadratic in them.
     """
     draw = np.random.default_rng(0).random(clicks.nnz)
     clicks = _largest_of_each_row(clicks, MAX_CLICKS_PER_USER, draw)
@@ -190,7 +190,7 @@ def _largest_of_each_row(
 ) -> scipy.sparse.csr_array:
     """Returns a matrix with the `count` entries of each row with the largest `values`.
 
-    Ties at the last place are broken at random, the same in every call.
+    Ties for the last entry are broken at random, in the same way in every call.
 
     Args:
         matrix: The matrix.

@@ -47,7 +47,7 @@ class Queries:
     Attributes:
         query: [B, Wq] int32 encoded query fields.
         user: [B] int64 fingerprints, or None if the schema has no `user_key`.
-        number: [B] number of each one's click in the split, as in `retrieval.Clicks`.
+        number: [B] number of each query's click in the split, as in `retrieval.Clicks`.
     """
 
     query: np.ndarray
@@ -77,7 +77,7 @@ def per_click(
 ) -> report.RecommenderQuality:
     """Measures the lists of single requests.
 
-    Besides recall and NDCG, the metrics are `auc_against_uniform_ads` and
+    In addition to recall and NDCG, the metrics are `auc_against_uniform_ads` and
     `auc_against_popular_ads`, the probability that a clicked ad scores above one drawn uniformly,
     or by training clicks; `catalog_coverage_at_K`, the share of ads in at least one list;
     `popularity_percentile_at_10`, the mean percentile by training clicks of the ads in the lists;
@@ -115,7 +115,7 @@ def per_click(
 
 
 def by_chance(num_ads: int) -> report.RecommenderQuality:
-    """Returns what lists of random ads are expected to reach."""
+    """Returns the expected metrics of lists of random ads."""
     discounts = 1.0 / np.log2(2.0 + np.arange(min(max(NDCG_AT), num_ads)))
     return report.RecommenderQuality(
         metrics={
@@ -135,8 +135,8 @@ def clicks_under_uniform_exposure(
 ) -> np.ndarray:
     """Returns the sum [B] of the click probabilities of the first k ads.
 
-    Divided by that of all ads, it is the expected recall of clicks if every ad were shown with the
-    same probability.
+    Divided by the sum over all ads, it is the expected recall of clicks if every ad were shown with
+    the same probability.
 
     Args:
         recommender: Scores the ads.
@@ -293,8 +293,8 @@ class _Lists:
 def _top(scores: np.ndarray, k: int, rows: slice) -> np.ndarray:
     """Returns the best ads [B, min(k, N)] of scores [B, N] or [1, N].
 
-    Ties are in one random order of the ads, the same in every call. That of the catalog would
-    prefer ads that have been shown for longer.
+    Ties are in one random order of the ads, the same in every call. Catalog order would prefer ads
+    that have been shown for longer.
     """
     order = np.random.default_rng(_SEED).permutation(scores.shape[1])
     found = tf.math.top_k(tf.gather(scores, order, axis=1), min(k, len(order))).indices

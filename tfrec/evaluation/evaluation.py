@@ -77,8 +77,8 @@ def evaluate(
         open_index: Returns the index that serves ad embeddings [N, D]; None: exact search.
 
     Raises:
-        FileNotFoundError, ValueError: The ground truth is missing or is that of another log, or
-            the config names segments that the log does not have.
+        FileNotFoundError, ValueError: The ground truth is missing or belongs to another log, or the
+            config names segments that the log does not have.
     """
     config = config or EvaluationConfig()
     segments.check(config.segment_fields, data_set.schema)
@@ -198,7 +198,7 @@ def _by_ground_truth(
     measured: dict[str, report.ValueFunnel] = {}
     popular = retrieval.most_clicked(data_set, catalog, min(candidates.LIST_LENGTH, len(catalog)))
     for name, own in utilities.items():
-        # What retrieval finds depends on the weights.
+        # The retrieved ads depend on the weights.
         scored, utility = score(queries, own), {name: own}
         values = funnel.true_values(truth, order, scored.found, popular, utility)
         measured[name] = funnel.measure_value(

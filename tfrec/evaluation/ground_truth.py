@@ -27,7 +27,7 @@ class GroundTruth:
     Attributes:
         world: Returns the true probability of any request with any ad.
         rows: Output of a head -> true values [L] of the impressions.
-        log: The raw impressions [L], with the columns of the world that the log does not hold.
+        log: The raw impressions [L], with the columns of the world that the log lacks.
         sample_requests: The rows of some requests [Q], evenly spaced over the split.
         sample_queries: Their encoded query fields [Q, Wq] int32, of the data set.
     """
@@ -43,7 +43,7 @@ def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> Grou
     """Reads the ground truth of the log that a data set was converted from.
 
     Raises:
-        FileNotFoundError: The directory holds no synthetic log.
+        FileNotFoundError: The directory does not contain a synthetic log.
         ValueError: The log and the data set have different numbers of impressions.
     """
     log = synthetic.SyntheticLog(directory)
@@ -72,7 +72,7 @@ def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> Grou
         {name: values[name].to_numpy() for name in synthetic.TRUTH_COLUMNS},
         impressions,
         impressions.take([starts[i] for i in sample]),
-        # The data set has the histories; the log has not.
+        # The data set has the histories; the log does not.
         np.concatenate([own["query"] for own in data_set.windows(SPLIT)])[sample],
     )
 

@@ -86,7 +86,7 @@ def measure(
             name: metrics.point_estimate(own)
             for name, own in head_samples(head, plain, truth).items()
         }
-        # Both AUCs of a sample are of the same rows, so the difficulty of the rows cancels out.
+        # Both AUCs of a sample use the same rows, so the difficulty of the rows cancels out.
         best = metrics.resampled_auc(rows.resamples, rows.labels, truth.positive)
         samples["auc_share_of_achievable"] = metrics.resampled_ratio(
             samples["auc"] - 0.5, best - 0.5

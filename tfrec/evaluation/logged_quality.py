@@ -87,7 +87,7 @@ def order_of_shown_ads(
 ) -> dict[str, dict[str, report.Estimate]]:
     """Measures how the ranker, the two-tower model and popularity order the ads that were shown.
 
-    Held-out clicks among all ads depend mostly on which ads were shown. Here all were.
+    Held-out clicks among all ads depend mostly on which ads were shown. Here all ads were shown.
     """
     catalog = data_set.catalog()
     ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalog.features))

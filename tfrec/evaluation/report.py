@@ -145,17 +145,17 @@ class RecommenderQuality(ReportPart):
 
 
 class UniformExposure(ReportPart):
-    """Recall of the clicks that would come if every ad were shown with the same probability.
+    """Recall of clicks if every ad were shown with the same probability.
 
-    Logged clicks are on ads that the logging policy chose, so their recall rewards retrieving what
-    the policy shows. Here a request clicks an ad in proportion to its true click probability.
+    Logged clicks are on ads that the logging policy chose, so recall of them rewards retrieving
+    what the policy shows. Here a request clicks an ad in proportion to its true click probability.
     """
 
     requests: int
     corpus_recall_at_500: dict[str, Estimate]
     """By recommender; `ground_truth` retrieves the ads with the greatest click probability."""
     share_of_achievable: Estimate
-    """Recall of the two-tower model divided by that of the ground truth."""
+    """Recall of the two-tower model divided by the ground truth's."""
 
 
 class RetrievalQuality(ReportPart):
@@ -172,7 +172,7 @@ class RetrievalQuality(ReportPart):
     recommenders: dict[str, RecommenderQuality] = {}
     """`two_tower`, baselines, `ground_truth`, and `random`: what is expected of random lists."""
     share_of_achievable: dict[str, float] = {}
-    """Metric -> value of the two-tower model divided by that of the ground truth."""
+    """Metric -> value of the two-tower model divided by the ground truth's."""
     uniform_exposure: UniformExposure | None = None
     """None: no ground truth."""
     absent: dict[str, str] = {}
@@ -193,7 +193,7 @@ class Promise(ReportPart):
     """Served values of a head compared with the true values: means over requests."""
 
     expected: Estimate
-    """Sum of the served values of the ten ads; `ground_truth` is that of their true values."""
+    """Sum of the served values of the ten ads; `ground_truth` is the sum of their true values."""
     ratio: Estimate
     """Expected over true. Above 1: the ten are chosen for errors in their favor, too."""
     ratio_of_candidates: Estimate
@@ -315,7 +315,7 @@ class EvaluationReport(ReportPart):
     unnamed_heads: list[str] = []
     """Heads whose label the schema does not name."""
     weak_heads: dict[str, str] = {}
-    """Weak head -> why it is weak, and what would help."""
+    """Weak head -> the reason and a remedy."""
     weights: dict[str, float] = {}
     """Default weight of each head in the utility."""
     weights_source: str = "equal"
@@ -342,8 +342,8 @@ class EvaluationReport(ReportPart):
 
         Columns: `part` (`ranker`, `shown_ads`, `retrieval`, or `funnel`), `name` (head,
         recommender or utility), `metric`, `value`, `lower` and `upper` (95 %
-        interval) and `ground_truth`. What was not measured is NaN. Segments and curves are left
-        out.
+        interval) and `ground_truth`. Values that were not measured are NaN. Segments and curves are
+        left out.
         """
         import pandas as pd
 

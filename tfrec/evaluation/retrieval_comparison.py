@@ -31,8 +31,8 @@ def evaluate_retrieval(
 ) -> report.RetrievalQuality:
     """Measures a two-tower model, the baselines, chance and, if known, the ground truth.
 
-    The baselines use the clicks of training and validation. The model has learned from
-    validation clicks only after a refit, which taught models skip.
+    The baselines use the clicks of training and validation. The model has learned from validation
+    clicks only after a refit, which distilled models skip.
 
     Args:
         data_set: The converted log.
@@ -176,7 +176,8 @@ def compare_recommenders(
 
     Args:
         data_set: The converted log.
-        recommenders: Name -> recommender; None: it needs users and the log has none.
+        recommenders: Name -> recommender; None for a recommender that needs users if the log has
+            none.
         history: Clicks of users in training and validation; None: the log has no users.
         max_clicks: Maximum number of clicks measured per click, evenly spaced.
     """

@@ -72,7 +72,7 @@ def of_split(
         catalog: Its ads.
         ad_rows: [L] catalog rows.
         position: [L] logged positions; None if the log has none.
-        fields: Ad fields, from `check`; empty: those of `advertiser_like`.
+        fields: Ad fields, from `check`; empty: `advertiser_like` chooses them.
     """
     chosen = fields or advertiser_like(data_set.schema, catalog)
     cuts = [_by_value(name, catalog.fields[name], ad_rows) for name in chosen]

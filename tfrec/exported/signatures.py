@@ -11,8 +11,8 @@ A raw field is [B] string ("" is missing), [B] float32 (NaN is missing), for a l
 made the training data, so serving and training encode in the same way. Vectors are the last columns
 of `ad_features`, two float16 values in each: `tf.bitcast(ad_features[..., -k:], tf.float16)`.
 
-The query tower has the signature `for_weights` if the ranker taught it. The heads are in the order
-of the manifest, and a request without weights has the default ones.
+The query tower has the signature `for_weights` if it was distilled from the ranker. The heads are
+in the order of the manifest, and a request without weights has the default ones.
 
 Shapes: B requests or ads, C candidates, H heads, F columns of ad features, D embedding, L values of
 a list, n values of a vector.
@@ -146,8 +146,8 @@ def _concrete(
 def _read_by(model: tf.Module, *functions: Any) -> tuple[list[tf.Variable], list[Any]]:
     """Returns the variables and resources of a model that functions read, for a SavedModel to find.
 
-    Found through the model, each Keras layer would be saved with its own functions, which takes
-    longer than all the rest and serves nobody.
+    If found through the model, each Keras layer would be saved with its own functions, which takes
+    longer than everything else and is never used.
     """
     variables = [variable for function in functions for variable in function.variables]
     kind = tf.saved_model.experimental.TrackableResource

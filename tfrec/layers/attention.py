@@ -24,7 +24,7 @@ from tfrec.layers import dropout
 class LayerNorm(tf.keras.layers.LayerNormalization):
     """Layer normalization of [N, D].
 
-    On CPUs, TensorFlow replaces that of Keras with a fused operation that uses another epsilon.
+    On CPUs, TensorFlow replaces the Keras layer with a fused operation that uses another epsilon.
     """
 
     def standardized(self, x: tf.Tensor) -> tf.Tensor:
@@ -41,9 +41,9 @@ class LayerNorm(tf.keras.layers.LayerNormalization):
 class TokenAttention(tf.keras.layers.Layer):
     """`tf.keras.layers.MultiHeadAttention` with few and narrow keys: the same results, faster.
 
-    A head folds its projections of queries and keys into one, and those of values and outputs into
-    another. So the tokens themselves are the keys and values of every head, and all products are of
-    matrices, without transposing.
+    A head folds its projections of queries and keys into one, and its projections of values and
+    outputs into another. So the tokens themselves are the keys and values of every head, and all
+    products are of matrices, without transposing.
 
     Args:
         num_heads: Number of heads H.
@@ -55,7 +55,7 @@ class TokenAttention(tf.keras.layers.Layer):
         self._num_heads, self._head_dim = num_heads, head_dim
 
     def build(self, input_shape: tuple[tf.TensorShape, tf.TensorShape]) -> None:
-        """Creates the weights, as Keras does, but for two biases that would add nothing.
+        """Creates the weights, as Keras does, except two biases that would have no effect.
 
         A bias of keys adds the same to all scores of a query; the weights of the tokens sum to one,
         so a bias of values is one of outputs.

@@ -1,9 +1,9 @@
 """Biases added to the logits: of logged positions, and of users.
 
 Ads in good positions are clicked more, and the logging policy puts ads that it prefers there.
-Learned jointly with the ad's own logit, the effect of the position is separated from that of the
-ad if similar ads were shown in several positions. It is left out at serving: the served logit
-is the ad's own, in the first position, so that no ad is credited for its logged positions.
+Learned jointly with the ad's own logit, the effect of the position is separated from the ad's if
+similar ads were shown in several positions. It is left out at serving: the served logit is the ad's
+own, in the first position, so that no ad is credited for its logged positions.
 
 Some users click more than others, on any ad. Without a bias, fields that nearly identify users
 (age, place, browser) absorb this, and it is wrong for the next user of that age. With it (a random

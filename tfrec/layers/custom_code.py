@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfrecords import encoding
 from tfrecords.fields import Field
 
-# The retrieval task of TFRS does need it.
+# The retrieval task of TFRS requires it.
 _WITHOUT_CONTROL_FLOW = (
     "tfrec.",
     "tf_keras.",

@@ -2,8 +2,8 @@
 
 The logit is a sum of effects of all field values, and of inner products of the query side's sum of
 vectors with the ad side's. Each value of a list counts. Numbers count by their buckets, and those
-of the ad also by their logarithm and its square: whether users buy the dearest ads, which few rows
-have, is then known from how it changes with the price.
+of the ad also by their logarithm and its square: whether users buy the most expensive ads, which
+few rows have, then follows from the effect of the price.
 
 Shapes: B requests, C candidates, Wq and Wa columns of ids of the query and the ad side, W columns
 with ids of a side, M numbers of the ad side, V rows of the table: ids of all fields, then the

@@ -3,12 +3,11 @@
 All categorical fields of a side share one table, so a lookup is one gather. A value's embedding is
 its own row plus a row for its frequency (ids are ranks by count): rare values share what they have
 in common. A list or a history is the mean of its values' embeddings, in any order, unless it is
-tied to the ad side (`histories`); an empty list is id 0, which has its own row. The last
-embeddings of a side are those of tied histories by age.
-Vectors are scaled to length one and projected to as many embeddings as hold them, at most four.
-Numeric fields are quantile buckets, some of which share an embedding. Buckets and frequencies use
-a thermometer code: bucket t is the sum of the learned steps 1..t, so neighboring buckets share what
-they learn, and serving is still a lookup.
+tied to the ad side (`histories`); an empty list is id 0, which has its own row. The last embeddings
+of a side belong to tied histories by age. Vectors are scaled to length one and projected to as many
+embeddings as hold them, at most four. Numeric fields are quantile buckets, some of which share an
+embedding. Buckets and frequencies use a thermometer code: bucket t is the sum of the learned steps
+1..t, so neighboring buckets share what they learn, and serving is still a lookup.
 
 Shapes: B batch (any leading dimensions), F embeddings (one per field, one to four per vector,
 `len(histories.AGE_CENTERS)` more per tied history, and one more than these per property of its
@@ -33,8 +32,8 @@ from tfrecords import encoding, schema, vectors
 FREQUENCY_BUCKETS = 64
 _MAX_EMBEDDINGS_PER_VECTOR = 4
 # Multiplies the projection of vectors. Adam moves a weight by about its rate in a step, so this is
-# a rate ten times that of other layers: otherwise the tables of ids, which Adagrad moves fast, fit
-# the log before the vectors say anything.
+# a rate ten times as high as for other layers: otherwise the tables of ids, which Adagrad moves
+# fast, fit the log before the vectors have learned anything.
 _KERNEL_SCALE = 10.0
 
 
@@ -81,7 +80,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         ]
         self._string_columns = _joined([columns[i] for i in strings])
         ties = ties or {}
-        # Number of the list and property, of each property as which a list is read, too.
+        # Number of the list and property, for each property as which a list is also read.
         self._properties = [
             (number, own)
             for number, i in enumerate(lists)

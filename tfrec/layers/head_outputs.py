@@ -28,7 +28,7 @@ def head_outputs(logits: Logits) -> dict[str, tf.Tensor]:
     """Turns logits into the values that are served.
 
     Args:
-        logits: Those of the heads built, click among them.
+        logits: Logits of the built heads, including click.
 
     Returns:
         The name of each head's output -> [B, C]: probabilities and expected amounts of an

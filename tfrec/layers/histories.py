@@ -22,9 +22,9 @@ References:
     items recommended share embeddings).
     Zhou et al., Deep Interest Network for Click-Through Rate Prediction, 2018 (a user's
     clicks are read as goods, shops and categories).
-    Press, Smith and Lewis, Train Short, Test Long (ALiBi), 2022 (a slope a head).
+    Press, Smith and Lewis, Train Short, Test Long (ALiBi), 2022 (one slope per head).
     Katharopoulos et al., Transformers are RNNs, 2020 (attention without a softmax is a product with
-    sums over the tokens, which are made once for all candidates).
+    sums over the tokens, which are computed once for all candidates).
 """
 
 import math
@@ -44,12 +44,13 @@ _MIN_SHARE = 0.9
 # Fewer values, such as numbers from 1 to 5, may coincide without the same meaning.
 _MIN_VALUES = 100
 _DECAYS = (0.0, 0.1, 0.4, 1.6)
-# A history of ads is read as one of up to so many properties, which have at least so many values.
+# Maximum number of properties as which a history of ads is also read, and their minimum number of
+# values.
 _MAX_PROPERTIES, _MIN_PROPERTY_VALUES = 2, 10
 # Buckets of ages between two learned points: an octave.
 _BUCKETS_PER_POINT = 8
 _NUM_POINTS = 1 + histories.NUM_AGE_BUCKETS // _BUCKETS_PER_POINT
-# What `of_age_buckets` takes: a row for a missing age and one per point.
+# Number of rows for `of_age_buckets`: one for a missing age and one per point.
 NUM_AGE_ROWS = 1 + _NUM_POINTS
 # Where the weightings by age start: at half an hour, 9 hours, 2 days and 12 days, in octaves of
 # seconds, and each a few octaves wide.
@@ -106,7 +107,7 @@ def _of_history(
 
 
 def _known_of_a_field(fields: Sequence[Field], column: int, ids: np.ndarray) -> np.ndarray:
-    """Returns encoded ad-side fields [V, Wa] that are missing but for ids [V] in one column."""
+    """Returns encoded ad-side fields [V, Wa] that are missing except ids [V] in one column."""
     known = np.zeros((len(ids), encoding.width(fields)), np.int32)
     known[:, column] = ids
     return known
@@ -294,7 +295,8 @@ class HistoryPooling(tf.keras.layers.Layer):
     def _weights_by_age(self, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """Returns the weights [B, L, A] by age and event, whose sums over L are below 1.
 
-        A value without an age has none: a log has all ages, so nothing is learned of missing ones.
+        A value without an age has no weight: a log has all ages, so nothing is learned about
+        missing ones.
         """
         assert self._columns is not None
         ages = rows[..., self._columns.ages]
@@ -309,7 +311,7 @@ class HistoryPooling(tf.keras.layers.Layer):
 
 
 def of_age_buckets(points: tf.Tensor) -> tf.Tensor:
-    """Interpolates the values of all age buckets [256, n] from those of points and a missing age.
+    """Interpolates the values of all age buckets [256, n] from points and a missing age.
 
     Neighboring buckets share what they learn because most are rare.
 

@@ -1,7 +1,7 @@
 """Histories as query tokens: a candidate attends to each value of a list, not only to the mean.
 
-The latest values of each query-side list are tokens. To a value's embedding, that of `histories`
-for values that are ads, a token adds learned embeddings of its position from the end and, for a
+The latest values of each query-side list are tokens. To a value's embedding (from `histories` for
+values that are ads), a token adds learned embeddings of its position from the end and, for a
 history, of its age and of the kind of event. An age's embedding changes with its logarithm: it is
 interpolated between learned points, because most buckets of ages are rare.
 

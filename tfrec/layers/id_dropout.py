@@ -56,7 +56,7 @@ class IdDropout(tf.Module):
                 self.rates[name] = max(rate, _MIN_RATE_WITH_VECTORS)
 
     def raise_rates(self, oov_rates: Mapping[str, float]) -> None:
-        """Raises the rates of fields to those of `oov_rates`; call before the first training."""
+        """Raises the rates of fields to `oov_rates`; call before training starts."""
         for name, rate in oov_rates.items() if self._is_on else ():
             self.rates[name] = max(rate, self.rates.get(name, 0.0))
 
@@ -92,8 +92,9 @@ def oov_rates(data_set: reader.DataSet) -> dict[str, float]:
         data_set: The data set; a few hundred thousand training and validation rows are read.
 
     Returns:
-        Field name -> (u - s) / (1 - s), where u is the OOV share of the held-out values and s four
-        times that of the training values, without missing ones; only fields with u above s.
+        Field name -> (u - s) / (1 - s), where u is the OOV share of the held-out values and s is
+        four times the share of the training values, without missing ones; only fields with u above
+        s.
     """
     if not data_set.num_rows("validation"):
         return {}

@@ -2,9 +2,9 @@
 
 Numbers are embedded by bucket, and few rows have the largest ones. But the best ads are often
 there: if prices are log-normal, the most expensive of many ads bring ten times the average of
-their bucket. So the logarithm of an amount starts at a line in the logarithms of the ad's
-numbers, such as its price. It is fitted to the first rows before training, which then learns how
-amounts differ from it. Numbers outside the range of the log are clipped to it, so nothing is
+their bucket. So the logarithm of an amount starts from a linear function of the logarithms of the
+ad's numbers, such as its price. It is fitted to the first rows before training, which then learns
+how amounts differ from it. Numbers outside the range of the log are clipped to it, so nothing is
 extrapolated.
 
 Shapes: N rows, B requests, C candidates, W columns of ids of a side, M numeric fields, T buckets.
@@ -112,7 +112,7 @@ class NumericSlopes(tf.keras.layers.Layer):
         )
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
-        """Returns the line [B, C] at encoded ads [B, C, W] int32."""
+        """Returns the linear term [B, C] of encoded ads [B, C, W] int32."""
         return tf.linalg.matvec(self._numbers(ids), self.slopes)
 
     def fit(self, ids: np.ndarray, targets: np.ndarray) -> None:

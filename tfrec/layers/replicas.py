@@ -1,8 +1,8 @@
 """Training one batch on several replicas (`tf.distribute`), each with a share of its rows.
 
 The losses of the shares add up to the loss of the batch, and so do their gradients, which the
-optimizers sum. What a loss depends on beyond its own rows is known to every replica:
-`whole_batch` has the labels, ads and requests of the whole batch, and embeddings are gathered.
+optimizers sum. Every replica has the data of other rows that its losses depend on: `whole_batch`
+has the labels, ads and requests of the whole batch, and embeddings are gathered.
 
 Shapes: B rows of a batch, C columns, U uniform negatives.
 """
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# What is known of the whole batch, in a share of it.
+# Key of the whole batch's data in a share of it.
 WHOLE = "whole"
-# Encoded rows, by far the largest part of a batch. No loss needs those of other shares.
+# Encoded rows, by far the largest part of a batch. No loss needs the rows of other shares.
 _IDS = ("query", "ad")
 
 
@@ -64,7 +64,7 @@ def total_of_replicas(values: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
 
 
 def part_of_whole(value: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
-    """Returns the part of a share's mean in that of its whole batch, by their numbers of rows.
+    """Returns a share's contribution to the mean of its whole batch, by numbers of rows.
 
     Args:
         value: Mean over the rows of a batch.
@@ -89,7 +89,7 @@ def weighted_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
 
 
 def mean_of_rows(values: tf.Tensor) -> tf.Tensor:
-    """Returns the mean of a replica's values; 0 of an empty share."""
+    """Returns the mean of a replica's values; 0 for an empty share."""
     if not several_replicas():
         return tf.reduce_mean(values)
     return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))

@@ -153,7 +153,7 @@ def clicked_in_request(
 
     Args:
         request: [B] int32 the requests of the clicks.
-        requests: [P] int32 the requests of the batch's clicks, which hold these.
+        requests: [P] int32 the requests of the batch's clicks, which include these.
         ad_rows: [P] int32 the ads of the batch's clicks.
         columns: [C] int32 ads, in any order, possibly with repetitions.
     """

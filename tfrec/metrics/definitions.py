@@ -85,7 +85,7 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def normalized_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Returns the log loss divided by that of always predicting the observed rate.
+    """Returns the log loss divided by the log loss of always predicting the observed rate.
 
     Args:
         labels: [N] 0 or 1; None is returned if all are equal.
@@ -157,7 +157,7 @@ def expected_calibration_error(
 
 
 def gini(counts: np.ndarray) -> float | None:
-    """Gini coefficient of counts [N]: 0 if all are equal, 1 − 1/N if one holds everything."""
+    """Gini coefficient of counts [N]: 0 if all are equal, 1 − 1/N if all but one are 0."""
     total = float(np.sum(counts, dtype=np.float64))
     if not total:
         return None

@@ -1,7 +1,7 @@
 """Metrics of the data and all its resamples at once.
 
 Each returns [S] values, the first of the data itself; a value that a sample does not define is
-NaN. `bootstrap` makes a value and an interval of them.
+NaN. `bootstrap` turns them into a value and an interval.
 
 Shapes: N rows, S samples, R lists.
 """
@@ -40,7 +40,7 @@ def resampled_auc(
 def resampled_normalized_gini(
     resamples: bootstrap.Resamples, values: np.ndarray, scores: np.ndarray
 ) -> np.ndarray:
-    """Returns the Gini [S] of values in the order of scores, divided by that in their own order.
+    """Returns the Gini [S] of values ordered by scores, divided by the Gini in their own order.
 
     Each of equal scores captures their mean value, so a constant has 0; 1 is the best order.
 

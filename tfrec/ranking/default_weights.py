@@ -27,12 +27,12 @@ _REVENUE = "revenue"
 
 @dataclasses.dataclass(frozen=True)
 class JudgedHeads:
-    """The heads of a trained ranker: how they are weighted, and which are weak.
+    """The default weights of a trained ranker's heads, and the weak heads.
 
     Attributes:
         weights: Head -> default weight of its score in the utility.
         source: Source of the weights: `schema`, `values`, `standardized`, or `equal`.
-        weak: Weak head -> why it is weak, and what would help.
+        weak: Weak head -> the reason and a remedy.
     """
 
     weights: Mapping[str, float]
@@ -41,12 +41,12 @@ class JudgedHeads:
 
     @classmethod
     def equal(cls, heads: Sequence[str]) -> Self:
-        """Returns heads that were not judged: each has weight 1."""
+        """Returns equal weights of 1, without an assessment of the heads."""
         return cls(dict.fromkeys(heads, 1.0), "equal")
 
 
 def judge_heads(schema: Schema, description: Mapping[str, Any]) -> JudgedHeads:
-    """Judges the heads of a trained ranker.
+    """Determines the weights and weaknesses of a trained ranker's heads.
 
     Args:
         schema: The schema of its data set.
@@ -64,7 +64,7 @@ def judge_heads(schema: Schema, description: Mapping[str, Any]) -> JudgedHeads:
             return JudgedHeads({h: own.get(h, 0.0) for h in heads}, "values", weak)
     deviations = {h: description["score_deviations"][h] for h in strong}
     first = next((value for value in deviations.values() if value > 0), 0.0)
-    # Four digits are plenty, and people read them.
+    # Four digits are enough, and easy to read.
     weights = {
         h: float(f"{first / deviations[h]:.4g}") if deviations.get(h) else 0.0 for h in heads
     }

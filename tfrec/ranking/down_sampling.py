@@ -4,9 +4,9 @@ If a share r of the unclicked rows and all clicked rows are kept, the odds of a 
 rows are those among all rows divided by r. So a model of all rows with click logit z predicts
 z - log r for kept rows, and the predictions of a model of kept rows are corrected with log r.
 
-Training with `RankerConfig.negative_keep_rate` uses the first: the loss is that of kept rows and
-the model one of all rows. A log that was down-sampled before conversion, according to its schema,
-uses the second at serving, after calibration; metrics of logged rows stay those of the logged rows.
+Training with `RankerConfig.negative_keep_rate` uses the first: the loss is over kept rows, and the
+model describes all rows. A log that was down-sampled before conversion, according to its schema,
+uses the second at serving, after calibration; metrics of logged rows are not corrected.
 
 Shapes: B requests, C candidates.
 

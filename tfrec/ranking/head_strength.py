@@ -3,7 +3,7 @@
 A head is weak if it is not known to predict better than its base rate, or if its calibration is
 off. It is served, but its scores should not decide the order of ads.
 
-The metrics are those of `ranker_validation.measure_heads`.
+The metrics come from `ranker_validation.measure_heads`.
 """
 
 import math
@@ -18,12 +18,12 @@ CALIBRATION_TOLERANCE = 0.1
 # Standard errors, and calibration errors of a calibrated model, that chance explains.
 NUM_ERRORS = 2.0
 NUM_CHANCE = 1.5
-# Advice to collect more than this many times the rows would not help anyone.
+# Advice to collect more than this many times the rows would not help.
 _MAX_FACTOR = 1_000
 
 
 class HeadCounts(pydantic.BaseModel):
-    """The validation rows of a head; all a head has if their labels are all equal."""
+    """The validation rows of a head; nothing else is known if their labels are all equal."""
 
     model_config = pydantic.ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -82,22 +82,22 @@ def parse_figures(figures: Mapping[str, Mapping[str, Any]]) -> Figures:
 
 
 def weak_heads(figures: Figures) -> dict[str, str]:
-    """Returns the weak heads, and why each is weak and what would help."""
+    """Returns the weak heads, each with the reason and a remedy."""
     reasons = {head: weakness(own) for head, own in figures.items()}
     return {head: reason for head, reason in reasons.items() if reason is not None}
 
 
 def weakness(own: HeadCounts) -> str | None:
-    """Returns why a head is weak and what would help, or None if it is not."""
+    """Returns the reason why a head is weak and a remedy, or None if it is not weak."""
     rows = f"{own.positives:,} of {own.labeled:,} validation rows are positive"
     if not isinstance(own, HeadFigures):
-        return f"{rows}, so it cannot be judged. A larger log would help."
+        return f"{rows}, so it cannot be evaluated. A larger log would help."
     bound = own.normalized_entropy + NUM_ERRORS * own.normalized_entropy_error
     if bound >= 1:
         return (
-            f"it is not known to predict better than its base rate: its normalized entropy is "
+            "it is not known to predict better than its base rate: its normalized entropy is "
             f"{own.normalized_entropy:.3f} ± {NUM_ERRORS * own.normalized_entropy_error:.3f}, and "
-            f"that of the base rate is 1 ({rows}). {_what_would_help(own)}"
+            f"the base rate has 1 ({rows}). {_what_would_help(own)}"
         )
     if own.off > own.max_off:
         return (
@@ -113,7 +113,7 @@ def weakness(own: HeadCounts) -> str | None:
 
 
 def _what_would_help(own: HeadFigures) -> str:
-    """Returns the number of positive rows that would settle it, if the metric stayed the same."""
+    """Returns the number of positive rows that would decide it, if the metric stayed the same."""
     fields = "fewer fields or a higher min_count of their values"
     information = 1 - own.normalized_entropy
     if information <= 0:
@@ -122,4 +122,4 @@ def _what_would_help(own: HeadFigures) -> str:
     if factor > _MAX_FACTOR:
         return f"Many more positive rows would help, or {fields}."
     needed = math.ceil(own.positives * factor)
-    return f"About {needed:,} positive validation rows would settle it, or {fields} may help."
+    return f"About {needed:,} positive validation rows would settle this, or {fields} may help."

@@ -125,6 +125,6 @@ def _check_task(head: str, task: object, name: str) -> None:
     reduction = getattr(task._loss, "reduction", tf.keras.losses.Reduction.NONE)
     if reduction != tf.keras.losses.Reduction.NONE:
         raise ValueError(
-            f"{name}.tasks[{head!r}]: expected a loss of each row, got one with the reduction "
+            f"{name}.tasks[{head!r}]: expected a loss per row, got one with the reduction "
             f"{reduction!r}. Give reduction=tf.keras.losses.Reduction.NONE."
         )

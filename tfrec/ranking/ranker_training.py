@@ -83,7 +83,7 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
             raise  # The call is valid, but the constructor fails.
         raise ValueError(
             f"{kind.__name__} cannot be built: {error}. Expected a constructor with the arguments "
-            "fitted, config and heads; one of a subclass of Ranker passes on *args and **kwargs."
+            "fitted, config and heads; a subclass of Ranker passes *args and **kwargs on."
         ) from error
     training.check_constructed(model)
     model.learn_positions(config.num_positions if knows_positions(data_set) else 0)
@@ -302,7 +302,7 @@ def train_ranker(
         # Before training, a gate that starts at 0 would hide whatever it multiplies.
         logit_checks.check_model(model)
     fit_rare_heads(model, data_set, config.seed)
-    # With the fitted heads; `best` then holds all that serving needs.
+    # With the fitted heads; `best` then contains everything that serving needs.
     model.save_weights(str(workdir / "best" / "weights"))
     held_out = predict_split(model, data_set, "validation")
     calibrators = fit_calibrators(held_out)

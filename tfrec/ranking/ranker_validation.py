@@ -1,8 +1,8 @@
 """Metrics of a ranker's heads on the validation split, with standard errors.
 
 The logits of each row are calibrated without the row (`calibration.cross_fitted_logits`). The
-export gate judges by these metrics. Rows of one user, or of one request if users are not known,
-count as one draw (ADR 11).
+export gate uses these metrics. Rows of one user, or of one request if users are not known, count as
+one draw (ADR 11).
 
 Shapes: L shown ads, in the log's order; R requests; N rows with a known label.
 
@@ -84,7 +84,7 @@ def measure_heads(
         positive and some not, also `base_rate`, `auc` and `normalized_entropy` of labels above 0;
         `calibration_ratio`, the sum predicted over the sum observed, `mean_label`, and
         `expected_calibration_error`, in units of the label, with
-        `expected_calibration_error_of_chance`, that of a calibrated model on as many rows.
+        `expected_calibration_error_of_chance`, the error of a calibrated model on as many rows.
         Probabilities are per impression. `*_error` is the standard error of a metric.
     """
     result: dict[str, dict[str, Any]] = {}
@@ -112,7 +112,7 @@ def differences(
 
     Returns:
         For each common head that can be measured, the first minus the second entropy and the
-        standard error of the difference, which is far below that of either entropy.
+        standard error of the difference, which is far below the error of either entropy.
     """
     of_others = dict(_rows(others, labels, owner))
     return {

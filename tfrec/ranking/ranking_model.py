@@ -1,4 +1,4 @@
-"""The base class of rankers: everything of stage two but the network.
+"""The base class of rankers: everything in stage two except the network.
 
 Your own ranker is a constructor and `call`:
 
@@ -58,7 +58,8 @@ class RankingModel(training.StageModel):
         tasks: Head -> its objective; another `tfrs.tasks.Ranking` can take its place.
         head_layers: Head -> the layer from [..., W] to its logits; see `head_logits`.
         id_dropout: Hides ids in training.
-        amount_slopes: Head of an amount -> its line in the ad's numbers, fitted before training.
+        amount_slopes: Head of an amount -> its linear term in the ad's numbers, fitted before
+            training.
         user_bias: Per-user biases; None if the log has no users.
         position_bias: Biases of logged positions; None without `learn_positions`.
         machines: Head after the click -> its factorization machine, fitted after training.
@@ -187,10 +188,10 @@ class RankingModel(training.StageModel):
         return tables if self.position_bias is None else [*tables, self.position_bias.steps]
 
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
-        """Returns the weighted losses of the heads, without those of layers (`self.losses`).
+        """Returns the weighted losses of the heads, without the layers' (`self.losses`).
 
-        Each is a mean over the impressions with a known label. That of a share of a batch is its
-        part of the batch's loss.
+        Each is a mean over the impressions with a known label. For a share of a batch, it is the
+        share's part of the batch's loss.
 
         Args:
             inputs: `query` [B, Wq] and `ad` [B, C, Wa], int32; `mask` [B, C] bool, true for shown
@@ -209,7 +210,7 @@ class RankingModel(training.StageModel):
         return tf.add_n(losses)
 
     def add_amount_slopes(self, logits: Logits, ad: tf.Tensor) -> Logits:
-        """Adds a line in the numbers of ads to the logarithms of amounts.
+        """Adds a linear term in the numbers of ads to the logarithms of amounts.
 
         Args:
             logits: From `call`.
@@ -242,7 +243,7 @@ class RankingModel(training.StageModel):
         )
 
     def mix_rare_heads(self, logits: Logits, query: tf.Tensor, ad: tf.Tensor) -> Logits:
-        """Mixes logits with those of the `machines`, and revenue logits with engagement logits.
+        """Mixes in the logits of the `machines`, and engagement logits into revenue logits.
 
         Before `ranker_training.fit_rare_heads`, all shares are 0, and nothing changes.
 

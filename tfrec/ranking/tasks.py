@@ -1,4 +1,4 @@
-"""The ranker's tasks: a `tfrs.tasks.Ranking` for each head, of the losses of Keras and one more.
+"""The ranker's tasks: a `tfrs.tasks.Ranking` for each head, with Keras losses and one more.
 
 Shapes: B requests, C candidates; L shown ads with a known label.
 
@@ -66,7 +66,7 @@ def mean(losses: tf.Tensor, count: tf.Tensor | None = None) -> tf.Tensor:
 
 
 def num_labeled(head: str, batch: Mapping[str, Any]) -> tf.Tensor | None:
-    """Returns the number of labeled rows of the batch that a share is of; None of no share."""
+    """Returns the number of labeled rows in the whole batch of a share; None for a whole batch."""
     if layers.WHOLE not in batch:
         return None
     return tf.math.count_nonzero(_is_labeled(head, layers.whole_batch(batch)), dtype=tf.int32)
@@ -102,7 +102,7 @@ def labeled_rows(
         return labels, click_logits[:, None], None
     if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK:
         return labels, layers.after_click_logits(click_logits, own)[:, None], None
-    # Above, the correction of the click logits takes the place of weights.
+    # Above, the correction of the click logits replaces weights.
     if negative_keep_rate < 1.0:
         weights = down_sampling.weights(clicks, negative_keep_rate)
         every = weights

@@ -15,7 +15,7 @@ def render_report(report: evaluation.EvaluationReport, name: str) -> str:
         report: The evaluation.
         name: Name of the data set.
     """
-    sections = {"summary": "In short", "funnel": "Where value is lost"}
+    sections = {"summary": "Summary", "funnel": "Where value is lost"}
     sections |= {head: head.capitalize() for head in report.ranker}
     if report.segments.by:
         sections["segments"] = "By segment"
@@ -45,8 +45,8 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
             own = ranker.share_of_ranker
             without_tower = (
                 f" The system returns {pages.format_percent(own.value)} "
-                f"({pages.format_interval(own.interval, pages.format_percent)}) of the value if "
-                "the ranker ordered all ads, without a tower."
+                f"({pages.format_interval(own.interval, pages.format_percent)}) of the value that "
+                "the ranker would reach over all ads, without a tower."
             )
         return (
             f"{_returned(measured)} of the value of the best possible ten ads is returned; the "
@@ -61,8 +61,8 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
     return (
         f"{pages.format_percent(returned)} of {funnel.clicks:,} held-out clicked ads are among the "
         f"ten that are returned; the {stage.replace('_', ' ')} loses most, "
-        f"{pages.format_percent(lost)}. Only ads that were shown were clicked, so the "
-        "exposure matters, too."
+        f"{pages.format_percent(lost)}. Only shown ads can be clicked, so these shares also "
+        "depend on the exposure."
     )
 
 

@@ -7,7 +7,7 @@ from tfrec.evaluation import Estimate
 from tfrecords import pages
 
 _INTERVAL = "95 % interval"
-# Outcomes have chance in them, so a lower normalized entropy means that a field is a copy of one.
+# Outcomes are partly random, so a lower normalized entropy means that a field copies the label.
 _TOO_GOOD = 0.05
 # Metric of a head -> label.
 _HEAD_METRICS = {
@@ -39,7 +39,7 @@ _RETRIEVAL_METRICS = {
 
 
 def of_heads(report: evaluation.EvaluationReport) -> pages.PageTable:
-    """Returns the metrics of the heads, with ground truth next to their ceilings."""
+    """Returns the metrics of the heads, next to their ceilings if there is ground truth."""
     has_truth = isinstance(report.funnel, evaluation.ValueFunnel)
     head = ["", "value", _INTERVAL, *(["achievable"] if has_truth else [])]
     rows = []
@@ -53,7 +53,7 @@ def of_heads(report: evaluation.EvaluationReport) -> pages.PageTable:
 
 
 def heads_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
-    """Yields how the heads are weighted, and which are too good, or weak and why."""
+    """Yields the weights of the heads, and which heads are too good or weak, and why."""
     if report.weights:
         weights = ", ".join(f"{head} {weight:.4g}" for head, weight in report.weights.items())
         yield f"Default weights of the utility ({report.weights_source}): {weights}"
@@ -64,8 +64,8 @@ def heads_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
                 yield (
                     f"{head} is too good to be true: its {_HEAD_METRICS[name]} is below "
                     f"{_TOO_GOOD}, so a field probably knows the label. Remove fields that are "
-                    "known only after an ad was shown; the data card names those that alone tell "
-                    "the clicks"
+                    "known only after an ad was shown; the data card names the fields that predict "
+                    "clicks alone"
                 )
     for head, why in report.weak_heads.items():
         yield f"{head} is weak: {why}"
@@ -111,8 +111,8 @@ def of_retrieval(quality: evaluation.RetrievalQuality) -> pages.PageTable:
 
 
 def weak_towers_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
-    """Yields that the two-tower model finds no more clicks than popularity or chance, if so."""
-    # Longer lists hold most of a small catalog, even random ones.
+    """Yields a warning if the two-tower model is no better than popularity or chance."""
+    # Longer lists, even random ones, contain most of a small catalog.
     k = max((k for k in evaluation.RECALL_AT if 2 * k <= quality.num_ads), default=None)
     recall = {
         name: own.metrics.get(f"corpus_recall_at_{k}") for name, own in quality.recommenders.items()
@@ -134,7 +134,7 @@ def weak_towers_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
 
 
 def uniform_exposure_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
-    """Yields the meaning of recall under uniform exposure, and the share of the achievable."""
+    """Yields the meaning of recall under uniform exposure, and its share of the achievable."""
     own = quality.uniform_exposure
     if own is not None:
         share = own.share_of_achievable
@@ -142,8 +142,8 @@ def uniform_exposure_in_words(quality: evaluation.RetrievalQuality) -> Iterator[
         yield (
             f"Uniform exposure, {own.requests:,} requests: clicks are expected as if every ad were "
             "shown with the same probability. The two-tower model reaches "
-            f"{pages.format_percent(share.value)} ({interval}) of the recall of the ads with the "
-            "greatest true click probability"
+            f"{pages.format_percent(share.value)} ({interval}) of the recall of an ideal model, "
+            "which orders ads by true click probability"
         )
 
 
@@ -161,7 +161,7 @@ def funnel_lines(
 
 
 def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
-    """Returns the value that each stage loses, and that of other ten ads."""
+    """Returns the value that each stage loses, and the value of ten ads chosen otherwise."""
 
     def row(label: str, own: Estimate, best: float | None) -> list[str]:
         return [
@@ -233,11 +233,11 @@ def clicks_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
     if not isinstance(funnel, evaluation.ClickFunnel) or not funnel.clicks:
         return
     yield (
-        "A held-out click is on an ad that was shown and clicked, so the shares count how often an "
-        "order agrees with the exposure (by the logging policy, or by the users' choice) as well "
-        "as the clicks. Popularity, and towers that learned from clicks alone, model the exposure; "
-        "the ranker, and towers that it taught, estimate clicks on an ad if it is shown. A lower "
-        "share than theirs does not mean that its order is worse"
+        "A held-out click is on an ad that was shown and clicked, so these shares reward agreement "
+        "with the exposure (by the logging policy, or by the users' choice) as well as with the "
+        "clicks. Popularity, and towers trained on clicks alone, model the exposure; the ranker, "
+        "and towers distilled from it, estimate the probability of a click on a shown ad. A lower "
+        "share for the latter therefore does not mean a worse order"
     )
     if funnel.leaves_out_seen:
         yield (
@@ -246,11 +246,11 @@ def clicks_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
         )
     if "ranker_by_click_alone" in funnel.baselines:
         yield (
-            "The ten returned ads have the greatest utility, which is more than clicks; "
-            "the row by click alone orders the same candidates by click probability"
+            "The ten returned ads have the greatest utility, which includes more than clicks; the "
+            "row for the ranker by click alone orders the same candidates by click probability"
         )
     if report.order_of_shown_ads:
-        yield "Among ads that were shown, the orders compare as follows"
+        yield "On ads that were shown, the orders compare as follows"
 
 
 def of_shown_ads(report: evaluation.EvaluationReport) -> pages.PageTable:

@@ -6,7 +6,7 @@ their errors differ, and the sum of their scores ranks ads better than either sc
 
 Each entry of the binary click matrix [U, N] is divided by the square root of the user's number of
 clicks and by the ad's number of clicks to the power 0.4. The rows of V √S of its truncated singular
-value decomposition are the factors of ads. A user has the sum of those of the ads clicked, divided
+value decomposition are the factors of ads. A user has the sum of the clicked ads' factors, divided
 by the square root of their number. Both are appended to the embeddings of the towers:
 
     query   [query tower,  √c factors of the user,  0]
@@ -38,7 +38,7 @@ from tfrec import layers
 from tfrec.retrieval import retrieval_model, retrieval_validation, towers
 from tfrecords import encoding, files, reader
 
-# With the padding, half as long as a default embedding of the towers, or one and a half times.
+# With the padding, half or one and a half times as long as a default embedding of the towers.
 COUNTS = (127, 383)
 FILE = "click_factors.npz"
 # Standard deviations of the linear score over ads that count as one of the cosine.
@@ -58,7 +58,7 @@ class ClickFactors:
     """The factors of users and ads, by their ids.
 
     Attributes:
-        users: [Vu, K] float32, those of the greatest singular values first.
+        users: [Vu, K] float32, in order of decreasing singular values.
         ads: [Va, K] float32.
         columns: Column of the ids in encoded queries, and in encoded ads.
     """
@@ -168,7 +168,7 @@ class FactorChoice:
         count: Number of factors; 0: none.
         scale: c.
         clicks: Number of held-out clicks.
-        recall: What `retrieval_validation.measure` says of these factors.
+        recall: Result of `retrieval_validation.measure` for these factors.
         recall_without: The same recall for the towers alone.
     """
 

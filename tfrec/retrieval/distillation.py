@@ -1,9 +1,9 @@
-"""Teaches the towers to find the ads that the ranker would choose.
+"""Distills the ranker into the towers, so that they find the ads that it would choose.
 
 A tower that is trained on clicks finds ads that the logging policy shows and users click. The
-ranker orders by utility, and its choice may not be among the candidates. So, after the
-clicks, the towers learn from the ranker: in lessons of some training requests and ads, uniform ones
-and then also those that the towers find, the utility gives soft targets
+ranker orders by utility, and its choice may not be among the candidates. So, after the clicks, the
+towers learn from the ranker: a lesson has some training requests and ads, at first uniform ads and
+then also ads that the towers find, and the utility gives soft targets
 
     p = softmax(z / τ),    z the utility, standardized over the ads of a lesson
     loss = −Σ_j p_j log softmax_j(cosines / T)
@@ -12,7 +12,8 @@ The weights of the utility are the default ones for one half of the requests and
 other, and the query depends on them: see `weighted_query`.
 
 `UtilityShare` measures the result on validation requests without any ground truth: the ranker's
-utility of the ten best ads among the tower's first K, as a share of that of the ten best overall.
+utility of the ten best ads among the tower's first K, as a share of the utility of the ten best
+overall.
 
 WORKDIR/distillation/uniform   checkpoints, best/, tensorboard/, as in any training
 WORKDIR/distillation/hard      the same for the second training
@@ -49,10 +50,10 @@ DISTILLATION_DIRECTORY = "distillation"
 LESSONS = ("uniform", "hard")
 # Sharper targets gained nothing (docs/experiments/0039-distillation.md).
 _TEMPERATURE, _TARGET_TEMPERATURE = 0.05, 0.5
-# Many requests with few ads each teach more than few requests with many ads, at the same cost.
+# Many requests with few ads each work better than few requests with many ads, at the same cost.
 _REQUESTS_PER_LESSON, _ADS_PER_LESSON = 64, 128
-# Of a large log, lessons have five pairs for each training row, as many as five epochs of the
-# ranker, so asking it takes a fraction of the time that training it took.
+# For a large log, lessons have five pairs for each training row, as many as five epochs of the
+# ranker, so its scores take a fraction of its training time.
 _MIN_REQUESTS, _MAX_REQUESTS, _PAIRS_PER_ROW = 8_192, 32_768, 5
 # A request of a small log is in several lessons, with other ads in each.
 _MAX_REPEATS = 4
@@ -66,7 +67,7 @@ _ADS_PER_CALL = 4_096
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Teaches the towers with the values that a ranker gives to ads.
+    """The values that a ranker gives to ads, which the towers learn from.
 
     Attributes:
         weights: Head -> default weight of its value in the utility.
@@ -83,7 +84,7 @@ class Teacher:
 
     @property
     def weightings(self) -> dict[str, np.ndarray]:
-        """Name -> weights [H]: those of the default utility, and of each head alone."""
+        """Name -> weights [H]: of the default utility, and of each head alone."""
         alone = np.eye(len(self.weights), dtype=np.float32)
         default = np.array(list(self.weights.values()), np.float32)
         return {UTILITY: default, **dict(zip(self.heads, alone, strict=True))}
@@ -118,7 +119,7 @@ class Lessons:
         found: np.ndarray | None,
         seed: int,
     ) -> Self:
-        """Draws lessons, of uniform ads or also of those that the towers find.
+        """Draws lessons, of uniform ads or also of ads that the towers find.
 
         Args:
             teacher: Scores ads for requests.
@@ -208,7 +209,7 @@ class Student(training.StageModel):
         # Exponential numbers are a uniform choice of shares. Squared, they are often nearly one
         # head alone.
         drawn = tf.math.divide_no_nan(tf.square(tf.math.log(drawn)), self.query_tower.deviations)
-        # A request may also ask for little of a head.
+        # A request may also give a head little weight.
         signs = tf.where(self._generator.uniform(tf.shape(drawn)) < _NEGATIVE_SHARE, -1.0, 1.0)
         drawn *= signs
         is_default = self._generator.uniform([count, 1]) < 0.5
@@ -261,7 +262,7 @@ class UtilityShare:
 
 
 def _read_queries(data_set: reader.DataSet) -> np.ndarray:
-    """Reads the queries [R, Wq] of the lessons; those of a small log return."""
+    """Reads the queries [R, Wq] of the lessons; with a small log they repeat."""
     count = round(_PAIRS_PER_ROW * data_set.num_rows("train") / _ADS_PER_LESSON)
     count = min(max(count, _MIN_REQUESTS), _MAX_REQUESTS)
     queries = reading.read_queries(data_set, "train", count)
@@ -289,11 +290,11 @@ def restore(
     data_set: reader.DataSet,
     workdir: pathlib.Path,
 ) -> None:
-    """Restores a model that `distill` taught.
+    """Restores a model after `distill`.
 
     Args:
         model: A model of the same sizes, with its weights created.
-        description: What `distill` returned.
+        description: Result of `distill`.
         data_set: The converted log.
         workdir: The directory that was given to `distill`.
 
@@ -327,10 +328,10 @@ def distill(
     progress: bool = False,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> dict[str, Any]:
-    """Teaches a retrieval model that was trained on clicks, and keeps the best epoch.
+    """Distills a ranker into a retrieval model trained on clicks, and keeps the best epoch.
 
     Args:
-        model: The model; its queries become those of any weights of the heads.
+        model: The model; afterward its queries depend on the weights of the heads.
         teacher: Scores ads for requests.
         data_set: The converted log.
         config: Options of the training on clicks.
@@ -364,7 +365,7 @@ def distill(
         return {METRIC: float(np.mean(list(found.values() or [0.0]))), **found}
 
     queries = _read_queries(data_set)
-    # A lesson may hold all ads of a small catalog, and then the hard ones too.
+    # A lesson may contain all ads of a small catalog, and then the hard ones too.
     is_small = len(ads) <= _ADS_PER_LESSON
     parts: tuple[np.ndarray, ...] = (queries,) if is_small else _halves(queries)
     lessons = Lessons.draw(teacher, parts[0], ads, None, config.seed)

@@ -1,4 +1,4 @@
-"""The base class of retrieval models: everything of stage one but the towers.
+"""The base class of retrieval models: everything in stage one except the towers.
 
 Your own retrieval model is a query tower and an ad tower, two Keras layers from encoded ids
 to embeddings of length one:
@@ -56,7 +56,7 @@ class Embedded(NamedTuple):
 
 
 class RetrievalModel(training.StageModel):
-    """Maps queries and ads to embeddings whose inner products say how well they match.
+    """Maps queries and ads to embeddings whose inner products measure how well they match.
 
     If the catalog is no larger than a batch's sample of ads, the softmax is over all ads.
 
@@ -69,8 +69,8 @@ class RetrievalModel(training.StageModel):
 
     Attributes:
         query_tower, ad_tower: The towers.
-        weighted_query_tower: The query tower for any weights of the heads; None unless a ranker
-            taught them.
+        weighted_query_tower: The query tower for any weights of the heads; None before
+            distillation.
         temperature: Temperature of the softmax.
         task: The objective; another `tfrs.tasks.Retrieval` can take its place.
         id_dropout: Hides ids in training.
@@ -110,7 +110,7 @@ class RetrievalModel(training.StageModel):
         self._ad_features = tf.constant(np.asarray(catalog.features))
         self._click_shares = layers.ClickShares(catalog.clicks)
         # Never having been shown is no evidence against an ad. With ids alone, such ads share what
-        # is learned of them, and are rarely clicked; with a vector or a text, the model would
+        # is learned about them, and are rarely clicked; with a vector or a text, the model would
         # learn instead that ads without their own id are never clicked.
         has_vectors = any(field.is_vector for field in fitted.schema.ad_fields)
         self._was_shown = tf.constant(catalog.impressions > 0) if has_vectors else None
@@ -167,7 +167,7 @@ class RetrievalModel(training.StageModel):
         self.set_default_weights(weights)
 
     def set_default_weights(self, weights: Mapping[str, float]) -> None:
-        """Sets the weights of requests that give none, if queries depend on weights.
+        """Sets the default weights of requests, if queries depend on weights.
 
         Args:
             weights: Head -> default weight in the utility.
@@ -185,12 +185,12 @@ class RetrievalModel(training.StageModel):
     def embed_queries(
         self, ids: np.ndarray, weights: Mapping[str, float] | None = None
     ) -> np.ndarray:
-        """Embeds queries as requests with these weights do.
+        """Embeds queries for requests with these weights.
 
         Args:
             ids: [Q, Wq] int32.
-            weights: Head -> weight, 0 if it is absent; None: the default ones. Without a ranker
-                that taught them, all queries are those of clicks.
+            weights: Head -> weight, 0 if it is absent; None: the default ones. Without
+                distillation, weights have no effect.
 
         Returns:
             [Q, D] float32, of length one.
@@ -205,8 +205,8 @@ class RetrievalModel(training.StageModel):
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
         """Returns the loss of clicks; in training with the penalty on the embeddings used.
 
-        That of a share of a batch is its part of the batch's loss, with the candidates of all
-        shares.
+        For a share of a batch, it is the share's part of the batch's loss, with the candidates of
+        all shares.
 
         Args:
             inputs: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32; `user` [B] int64 if
@@ -276,7 +276,7 @@ class RetrievalModel(training.StageModel):
 
     @property
     def _over_all_ads(self) -> bool:
-        """Whether all ads are candidates; a stock task takes those of the batch first."""
+        """Whether all ads are candidates; a stock task expects the batch's ads first."""
         return self._has_few_ads and isinstance(self.task, task.SampledSoftmax)
 
     def _candidates(self, batch: reader.Batch) -> layers.Columns:

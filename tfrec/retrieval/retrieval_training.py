@@ -92,7 +92,7 @@ def train_two_tower(
         config: Sizes and schedule.
         workdir: Work directory; training resumes from its files.
         progress: Whether to show progress bars.
-        callbacks: Additional callbacks for `Model.fit`, of each of its calls.
+        callbacks: Additional callbacks for each call of `Model.fit`.
         teacher: Scores ads by utility; None: learn from clicks alone.
         strategy: From `training.joined`; None: one worker.
 
@@ -150,7 +150,7 @@ def train_two_tower(
         options=dataclasses.asdict(config),
         extra_callbacks=callbacks,
     )
-    # The refit would only add clicks; the teacher says more about ads.
+    # The refit would only add clicks; the teacher is more informative about ads.
     refit = config.refit and teacher is None
     if refit:
         model = _refit(
@@ -160,7 +160,7 @@ def train_two_tower(
         return
     default = tf.distribute.get_strategy()
     if strategy.num_replicas_in_sync > 1:
-        # What follows asks no other replica.
+        # The following steps need no other replica.
         model = build(catalog, clicked_ads, default)
         training.restore_best(model, workdir / REFIT_DIRECTORY if refit else workdir, workdir)
     description: dict[str, Any] = {"history": history, "refit": refit}
@@ -225,7 +225,7 @@ def _fit_click_factors(
     refit: bool,
     progress: bool,
 ) -> dict[str, Any] | None:
-    """Writes factors of the clicks if held-out clicks prefer them; returns what these say.
+    """Writes factors of the clicks if they improve held-out clicks; returns the measurements.
 
     Args:
         data_set: The converted log.

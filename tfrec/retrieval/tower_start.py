@@ -1,4 +1,4 @@
-"""Initial weights of the query tower: for inputs that are ads, those of the ad tower.
+"""Initial weights of the query tower: copied from the ad tower for inputs that are ads.
 
 A history, or the user's clicks, reach the query tower as embeddings of ads. With independent
 initial weights the two towers map the same ad to unrelated directions: an inner product of two such

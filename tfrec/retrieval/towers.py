@@ -82,7 +82,7 @@ class Tower(tf.keras.Model):
     def combine(self, field_embeddings: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the embedding [B, D] of field embeddings [B, F, E].
 
-        The last of the F is that of `user_clicks`, if any.
+        The last of the F belongs to `user_clicks`, if any.
         """
         flat = layers.flatten(field_embeddings)
         x0 = self.input_layer(self.dropout(flat, training=training))
@@ -134,7 +134,7 @@ def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:
     if not difference <= _TOLERANCE:
         raise ValueError(
             f"{where}: the embedding of a row changes by {difference:.3g} if other rows are in the "
-            "batch, or between two calls; expected that of each row alone."
+            "batch, or between two calls; expected it to depend on its own row alone."
         )
     return int(embeddings.shape[1])
 

@@ -51,7 +51,7 @@ class TwoTower(retrieval_model.RetrievalModel):
         super().__init__(fitted, config, catalog, query_tower, ad_tower)
 
     def build_weights(self) -> None:
-        """Creates the weights; those of the query tower from the ad tower: see `tower_start`."""
+        """Creates the weights; the query tower starts from the ad tower: see `tower_start`."""
         if self.query_tower.user_clicks is not None:
             nothing = tf.zeros([1], tf.int32)
             self.query_tower.user_clicks(nothing, nothing, nothing, self.embed_rows)

@@ -1,4 +1,4 @@
-"""Keras callbacks of both stages, in addition to those of Keras.
+"""Callbacks of both stages, in addition to those in Keras.
 
 Their order matters: `Validation` adds logs that later callbacks read, and the averaged
 weights are in the model from `SwapEMAWeights` until it is swapped back.
@@ -98,7 +98,7 @@ class HistoryFile(tf.keras.callbacks.Callback):
 
     Args:
         path: The file.
-        history: Logs of earlier epochs; those of each epoch are appended.
+        history: Logs of earlier epochs; the logs of each epoch are appended.
     """
 
     def __init__(self, path: pathlib.Path, history: list[dict[str, float]]) -> None:

@@ -2,10 +2,9 @@
 
 The run is backed up at the end of each epoch, and every `_STEPS_PER_BACKUP` steps. Backups hold the
 weights, the optimizers, the step and the state of the random generators; the data of a step depend
-on nothing but the seed, the epoch and the number of the step in it. So a killed run ends with the
-weights of an uninterrupted one.
-The epoch with the best validation result is kept (click models with id embeddings overfit
-early: the one-epoch effect).
+only on the seed, the epoch and the number of the step in it. So a killed run ends with the weights
+of an uninterrupted one. The epoch with the best validation result is kept (click models with id
+embeddings overfit early: the one-epoch effect).
 
 DIRECTORY/checkpoints/   the latest backup
 DIRECTORY/best/          weights of the best epoch
@@ -118,8 +117,7 @@ def check_callbacks(given: Sequence[tf.keras.callbacks.Callback]) -> None:
     kind = tf.keras.callbacks.Callback
     if not isinstance(given, list | tuple) or not all(isinstance(own, kind) for own in given):
         raise ValueError(
-            "callbacks: expected a list of objects of subclasses of tf.keras.callbacks.Callback, "
-            f"got {given!r}."
+            f"callbacks: expected a list of tf.keras.callbacks.Callback objects, got {given!r}."
         )
 
 
@@ -323,8 +321,8 @@ def restore_best(
         model._deferred_dependencies.pop("optimizer", None)  # not even by a later `compile`.
     except (AssertionError, ValueError) as error:  # ValueError: a weight has another shape
         raise ValueError(
-            f"The checkpoint {path} lacks weights of the model; expected one of this version and "
-            f"of the same sizes. {remedy}"
+            f"The checkpoint {path} lacks weights of the model; expected a checkpoint of this "
+            f"version and these sizes. {remedy}"
         ) from error
     except (tf.errors.OpError, OSError, LookupError) as error:  # LookupError: the file is truncated
         raise ValueError(f"The checkpoint {path} cannot be read ({error}). {remedy}") from error
@@ -382,6 +380,6 @@ def read_description(path: pathlib.Path, data_set: reader.DataSet, script: str) 
     if description["fingerprint"] != data_set.fingerprint:
         raise ValueError(
             f"{path}: the model was trained on data set {description['fingerprint']}; expected "
-            f"{data_set.fingerprint}, that of {data_set.directory}. Train it again."
+            f"{data_set.fingerprint} of {data_set.directory}. Train it again."
         )
     return description

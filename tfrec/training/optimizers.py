@@ -43,8 +43,8 @@ class AveragedAdam(tf.keras.optimizers.Adam):
     """Adam whose `use_ema` average forgets the first steps faster, which are far from the result.
 
     The momentum of the average is `ema_momentum`, but at most n / (n + 10) in step n. The update of
-    a variable is TensorFlow's one operation for it in place of Keras's fourteen. What is the same
-    for all variables is computed once in a step.
+    a variable uses one TensorFlow operation instead of Keras's fourteen. Values that all variables
+    share are computed once per step.
     """
 
     def _internal_apply_gradients(

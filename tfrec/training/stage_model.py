@@ -16,7 +16,7 @@ from tfrecords import reader
 
 
 def check_constructed(model: tfrs.Model) -> None:
-    """Checks that the constructor of a model of a user has called that of its base class.
+    """Checks that the constructor of a custom model has called its base class constructor.
 
     Raises:
         ValueError: It has not.
@@ -32,11 +32,11 @@ class StageModel(tfrs.Model):
     """A model with embedding tables.
 
     Differs from `tfrs.Model` in three ways. `loss` in logs is the mean over the epoch, not the
-    last batch's. On several replicas, the loss is that of their shared batch: a
-    `compute_loss` returns the part of a share (`layers.share_of`), a mean over the rows of its
-    whole batch. Of batches that Keras cut, it is the mean of the replicas' losses. And the norms of
-    the gradients are measured in every `summaries.STEPS_PER_SAMPLE`th step; on several replicas
-    they are those of a replica's part, on average.
+    last batch's. On several replicas, the loss is over their shared batch: a `compute_loss` returns
+    the part of a share (`layers.share_of`), a mean over the rows of its whole batch. Of batches
+    that Keras cut, it is the mean of the replicas' losses. And the norms of the gradients are
+    measured in every `summaries.STEPS_PER_SAMPLE`th step; on several replicas they are averages
+    over the replicas' parts.
 
     Attributes:
         gradient_norms: Norms of the latest measured step.
@@ -95,7 +95,7 @@ class StageModel(tfrs.Model):
         return {metric.name: metric.result() for metric in self.metrics}
 
     def make_train_function(self, force: bool = False) -> Callable[..., Any]:
-        """Returns Keras's function that takes a step, without AutoGraph where nothing needs it."""
+        """Returns Keras's function for a training step, without AutoGraph if it is not needed."""
         if force or self.train_function is None:
             function = super().make_train_function(force=True)
             # Keras's own loop over several steps of an execution needs AutoGraph.

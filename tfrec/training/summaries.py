@@ -1,6 +1,6 @@
 """Scalars and histograms of a training run for TensorBoard.
 
-Gradient norms are those of the whole gradient before clipping. They are computed in every
+Gradient norms refer to the whole gradient before clipping. They are computed in every
 `STEPS_PER_SAMPLE`th step, histograms once per epoch over a bounded number of values, so no cost
 grows with the tables.
 

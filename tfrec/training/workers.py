@@ -31,7 +31,7 @@ _EXAMPLE = (
     '{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
-# What a step or a gather ends with when another worker is gone.
+# Errors of a step or a gather when another worker is gone.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -43,7 +43,7 @@ _TOKEN_FILE = "workers.json"
 
 
 class WorkerLostError(ConnectionError):
-    """Another worker ended, or cannot be reached any more."""
+    """Another worker ended, or can no longer be reached."""
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def addresses_of(tf_config: str | None) -> tuple[list[str], int]:
     wrong = None
     if set(cluster) != {"worker"} or kind != "worker":
         wrong = (
-            f"the jobs {sorted(cluster)}, and this process is a {kind!r}; expected workers alone. "
+            f"the jobs {sorted(cluster)}, and this process is a {kind!r}; expected only workers. "
             "Worker 0 is the chief, and there are no parameter servers"
         )
     elif not 0 <= index < len(addresses):
@@ -138,11 +138,12 @@ def _connected(addresses: list[str], index: int) -> tf.distribute.Strategy:
     except tf.errors.UnknownError as error:
         raise OSError(
             f"Worker {index} cannot listen on {addresses[index]} ({error.message}). Stop the "
-            "process that does, or give the worker another port in the TF_CONFIG of all workers."
+            "process that uses this port, or give the worker another port in the TF_CONFIG of all "
+            "workers."
         ) from error
     except RuntimeError as error:
         raise ValueError(
-            f"TensorFlow cannot join the workers any more ({error}). Enter training.joined in a "
+            f"TensorFlow can no longer join the workers ({error}). Enter training.joined in a "
             "new process, before anything else of TensorFlow runs."
         ) from error
     gathered(strategy, "started")
@@ -160,8 +161,8 @@ def _lost_workers_named(addresses: list[str], index: int) -> Iterator[None]:
         said = error.message.partition("\n")[0]  # the rest names nodes of the graph
         raise WorkerLostError(
             f"Worker {index} lost another worker ({others}): it ended or cannot be reached "
-            f"({type(error).__name__}: {said}). See what that one printed, and start "
-            "all workers again with the same commands; training resumes from its last backup."
+            f"({type(error).__name__}: {said}). See the output of that worker, and start all "
+            "workers again with the same commands; training resumes from its last backup."
         ) from error
 
 
@@ -260,8 +261,8 @@ def directory_to_write(
 ) -> Iterator[pathlib.Path]:
     """Yields the directory on the chief, and elsewhere one that is deleted.
 
-    All workers take the same steps, those of saving too: a variable that is a sum over the workers
-    is read by all or by none.
+    All workers take the same steps, including saving: a variable that is a sum over the workers is
+    read by all or by none.
     """
     if is_chief(strategy):
         yield directory

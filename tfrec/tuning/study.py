@@ -162,7 +162,7 @@ def _open(
         changed = [name for name, value in inputs.items() if before[name] != value]
         raise ValueError(
             f"The study in {directory} has other {' and '.join(changed)}. Delete the directory to "
-            "begin a new study, or tune in another one."
+            "start a new study, or tune in another one."
         )
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         # Its process ended; the training resumes in the same directory.
@@ -172,7 +172,7 @@ def _open(
 
 
 def _started(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Returns the trials, without those that were interrupted and begun again."""
+    """Returns the trials, except interrupted ones that were started again."""
     again = (TrialState.WAITING, TrialState.FAIL)
     return [trial for trial in study.trials if trial.state not in again]
 

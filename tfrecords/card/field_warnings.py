@@ -8,7 +8,7 @@ from tfrecords.card import model, statistics
 MUCH_MISSING = 0.95
 MUCH_MORE_MISSING = 0.2
 MUCH_OUT_OF_VOCABULARY = 0.3
-# Distinct values per unit above which a value looks like an id.
+# Distinct values per unit above which a field looks like an id.
 LIKE_AN_ID = 0.5
 _FEW_DISTINCT = 100
 _ALMOST_CONSTANT = 0.999
@@ -26,7 +26,7 @@ def find(card: model.DataCard) -> Found:
         (field for field in card.fields if field.is_computed and _missing(field) == 1),
         None,
         "Empty in every training row",
-        "No user returns, or no value is shown again, within the field's max_age_days: check "
+        "No user returns, or no value is shown again, within max_age_days of the field: check "
         "user_key and time in the schema, or remove the fields.",
     )
     yield from _changed_missing(logged)
@@ -50,10 +50,10 @@ def _about(
 
 
 def _leaks(card: model.DataCard) -> Found:
-    """Warns of fields that alone tell clicks; computed ones know only what was before a row."""
+    """Warns of fields that alone predict clicks; computed fields use only earlier rows."""
 
     def leaks(field: model.FieldSummary) -> bool:
-        # Sampled negatives are other ads than those of the log.
+        # Sampled negatives are not drawn from the ads that the log shows.
         by_sampling = field.side == "ad" and card.sampled_negatives > 0
         return (
             not field.is_computed
@@ -64,9 +64,9 @@ def _leaks(card: model.DataCard) -> Found:
     return _about(
         filter(leaks, card.fields),
         lambda f: f"AUC {f.click_auc:.3f}",
-        "Alone enough to tell the held-out clicks, like a copy of the label",
+        "Enough alone to predict the held-out clicks, like a copy of the label",
         "Remove each field that is known only after an ad was shown, such as a dwell time or a "
-        "status: metrics mean nothing with it, and serving does not have it.",
+        "status: it makes metrics meaningless, and it is unknown when serving.",
     )
 
 
@@ -83,8 +83,8 @@ def _varying(card: model.DataCard) -> Found:
         )
     if others := card.rows_of_other_users:
         yield model.warning(
-            f"{pages.format_percent(others / lines)} of the rows have another user than the first "
-            "row of their request.",
+            f"{pages.format_percent(others / lines)} of the rows have a different user from the "
+            "first row of their request.",
             "The request key is not unique; for example, it may restart each day. Combine it with "
             "the date or the user.",
         )
@@ -107,13 +107,13 @@ def _emptiness(fields: list[model.FieldSummary]) -> Found:
     yield from _about(
         empty,
         lambda f: pages.format_percent(_missing(f)),
-        "Missing in nearly all of training",
+        "Missing in nearly every training row",
         "Check their columns in the schema. If they are correct, these fields are of little use.",
     )
     yield from _about(
         same,
         lambda f: pages.format_percent(f.largest_share),
-        "Almost constant, with one id in nearly all of training",
+        "Almost constant, with one id in nearly every training row",
         "These fields are of little use, but harmless.",
         model.note,
     )
@@ -204,8 +204,8 @@ def _written_twice(card: model.DataCard) -> Found:
         yield model.warning(
             f"Whole numbers are also written as floats: {terminal.format_list(named)}.",
             "The two count as different values: an ad or a user has two ids. pandas writes whole "
-            'numbers as floats where some are missing: convert such columns by .astype("Int64") '
-            "before they are written as text.",
+            'numbers as floats where some are missing: convert such columns with .astype("Int64") '
+            "before writing them as text.",
         )
 
 
@@ -217,6 +217,6 @@ def _drift(fields: list[model.FieldSummary]) -> Found:
         lambda f: f"{f.drift.psi:.2f}",
         "Values differ strongly between training and test, with a PSI of at least "
         f"{statistics.DRIFTED:g}",
-        "This is expected of dates, counters and new ids. Otherwise compare the fields' top "
+        "This is expected for dates, counters and new ids. Otherwise compare the fields' top "
         "values in training and test, and train on recent data.",
     )

@@ -16,7 +16,7 @@ _SECTIONS = {
     "values": "Values of each field",
     "ads": "Ads",
     "rejected": "Rejected rows",
-    "reading": "How numbers are counted",
+    "reading": "How to read the numbers",
 }
 _MIN_OPEN_DRIFTS = 10
 
@@ -91,7 +91,7 @@ def render_html(card: model.DataCard) -> str:
 def _span(time: model.TimeSummary) -> str:
     first, last = time.edges[0], time.edges[-1]
     if not time.by_time:
-        return "The log has no time column: it is shown in its own order."
+        return "The log has no time column: its rows are shown in file order."
     if time.unit is None:
         return f"Times from {first} to {last}, which are not dates in a known unit."
     return f"{first} to {last} UTC (times are {time.unit} since 1970)."

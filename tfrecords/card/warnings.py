@@ -16,12 +16,12 @@ SHIFTED_RATE = 0.2
 # Exceeded by chance in one of 1.7 million data sets.
 _SIGMAS = 5.0
 _MUCH_OF_ONE_AD = 0.5
-# Share of one user of the requests, in a log of many users.
+# Share of the requests that one user has, in a log of many users.
 _MUCH_OF_ONE_USER, _MANY_USERS = 0.05, 100
 _MUCH_NEW = 0.3
 _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
-# Rows that are far from the others in time, and how short a span of the log has the others.
+# Share of rows far from the others in time, and share of the log's time span with the others.
 _FEW_FAR, _SHORT = 0.01, 0.1
 
 
@@ -51,9 +51,9 @@ def _clicks(card: model.DataCard) -> Found:
         yield model.note(
             f"{pages.format_percent(click.rate)} of the training rows are clicks, which is "
             "unusual for ads.",
-            "This is expected of ratings and of down-sampled logs. For the latter, set "
-            "negative_keep_rate in the schema; otherwise predicted probabilities are those of this "
-            "log, not of live traffic.",
+            "This is expected for ratings and for down-sampled logs. For the latter, set "
+            "negative_keep_rate in the schema; otherwise predicted probabilities match this log, "
+            "not live traffic.",
         )
     if card.sampled_negatives:
         yield model.note(
@@ -67,7 +67,7 @@ def _clicks(card: model.DataCard) -> Found:
         yield model.note(
             f"Down-sampling kept {pages.format_percent(card.log_schema.negative_keep_rate)} of the "
             "unclicked rows in the log.",
-            "Rates on this page are those of the log; served probabilities are corrected.",
+            "The rates on this page are not corrected for it; served probabilities are.",
         )
 
 
@@ -103,8 +103,8 @@ def _labels(card: model.DataCard) -> Found:
             if not own.known:
                 yield model.warning(
                     f"The {split} split has no {label} labels.",
-                    f"{label.capitalize()} can be neither learned nor measured there: use a split "
-                    "of labeled rows, such as --split=time.",
+                    f"{label.capitalize()} can be neither learned nor measured there: use another "
+                    "split, such as --split=time, so that each part has labeled rows.",
                 )
             elif own.missing:
                 yield model.note(
@@ -128,8 +128,8 @@ def _labels(card: model.DataCard) -> Found:
         if paid := of_split.revenue_without_click:
             yield model.warning(
                 f"{paid:,} {split} rows have revenue without a click.",
-                "It counts as brought by showing the ad alone: if revenue follows a click, correct "
-                "the labels, or name another revenue column.",
+                "It is credited to showing the ad: if revenue requires a click, correct the "
+                "labels, or name another revenue column.",
             )
 
 
@@ -162,7 +162,7 @@ def _splits(card: model.DataCard) -> Found:
         )
     elif not card.log_schema.time and kind == "order":
         yield model.note(
-            "The schema names no time column, so the log is assumed to be in order of time.",
+            "The schema names no time column, so the log is assumed to be in time order.",
             "Name the time column in the schema if there is one.",
         )
 
@@ -172,8 +172,8 @@ def _lists(card: model.DataCard) -> Found:
     if lengths.max == 1:
         yield model.note(
             "Each test request has one ad, so metrics of lists such as NDCG are meaningless.",
-            "Name the request_key in the schema if the log has one. Otherwise judge the ranker by "
-            "AUC and normalized entropy.",
+            "Name the request_key in the schema if the log has one. Otherwise evaluate the ranker "
+            "by AUC and normalized entropy.",
         )
 
 
@@ -190,22 +190,22 @@ def _ads(card: model.DataCard) -> Found:
         yield model.warning(
             f"One ad, {first.ad_id!r}, has {pages.format_percent(first.share)} of the "
             "training impressions.",
-            "Check that ad_key identifies ads, and has no placeholder such as 0 or 'unknown'.",
+            "Check that ad_key identifies ads and contains no placeholder such as 0 or 'unknown'.",
         )
     new = ads.new["test"]
     if (new.share or 0) > _MUCH_NEW:
         yield model.warning(
             f"{pages.format_percent(new.share)} of the test {new.counted} are of ads that "
             "were never shown in training.",
-            "Ad ids do not help with these: add ad fields that new ads share with known ones, "
+            "Ad ids do not help for these: add ad fields that new ads share with known ones, "
             "such as advertiser or category, and train often.",
         )
     if (ads.changed_share or 0) > _MUCH_CHANGED:
         yield model.warning(
             f"{pages.format_percent(ads.changed_share)} of the impressions show an ad whose "
             f"fields differ from those in the catalog, which has its {_which_values(card)}.",
-            "Serving uses the values of the catalog, training those of the log. Move fields that "
-            "vary between requests to the query side, or add them to ad_key.",
+            "Serving uses the catalog's values, training the log's. Move fields that vary between "
+            "requests to the query side, or add them to ad_key.",
         )
 
 
@@ -219,9 +219,9 @@ def _users(card: model.DataCard) -> Found:
     yield model.warning(
         f"One user{name} has {pages.format_percent(share)} of the requests, in a log of "
         f"{card.num_users:,} users.",
-        "Check that user_key has no placeholder such as 0 or 'unknown': it would mix the histories "
-        "of many people. Leave it empty if the user is unknown; each visit then counts as a "
-        "separate user. Remove robots and test accounts.",
+        "Check that user_key contains no placeholder such as 0 or 'unknown': it would mix the "
+        "histories of many people. Leave it empty if the user is unknown; each visit then counts "
+        "as a separate user. Remove robots and test accounts.",
     )
 
 
@@ -261,7 +261,7 @@ def _tables(card: model.DataCard) -> Found:
 
 
 def _shortest_run(counts: Sequence[int], share: float) -> tuple[int, int]:
-    """Returns first and end of the shortest run of bins that has a share of the total."""
+    """Returns the first bin and the end of the shortest run of bins with a share of the total."""
     total = np.concatenate([[0], np.cumsum(counts)])
     ends = np.searchsorted(total, total[:-1] + share * total[-1])
     lengths = ends - np.arange(len(counts))
@@ -293,8 +293,8 @@ def _without_unit(card: model.DataCard) -> Found:
     else:
         yield model.note(
             text,
-            "This is right if they count seconds from another time, such as the start of the log. "
-            'Otherwise convert them to seconds, or set "time_format" in the schema.',
+            "This is correct if they count seconds from another time, such as the start of the "
+            'log. Otherwise convert them to seconds, or set "time_format" in the schema.',
         )
 
 
@@ -335,8 +335,8 @@ def _time(card: model.DataCard) -> Found:
         yield model.warning(
             f"The log is from {time.edges[0]} to {time.edges[-1]}, but nearly all rows are from "
             f"{time.edges[first]} to {time.edges[last]}.",
-            "Check the times of the others: missing ones may be written as 0, or in another unit. "
-            "A split by time puts them first or last.",
+            "Check the times of the other rows: missing times may be written as 0, or times in "
+            "another unit. A split by time puts these rows first or last.",
         )
     elif empty:
         yield model.note(

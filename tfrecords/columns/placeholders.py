@@ -1,7 +1,7 @@
 """Placeholders for missing numbers and keys, and numbers as text.
 
 Databases and data frames write missing values as NULL, None or nan. As the key of an ad or a user,
-such a placeholder would stand for many of them.
+such a placeholder would merge many of them into one.
 """
 
 import re
@@ -85,7 +85,7 @@ def read_number(name: str, text: str, decimal: str | None) -> float:
 
 
 def plain_number(text: str, decimal: str) -> str | None:
-    """Returns a number as people write it in plain digits, or None if it is none.
+    """Returns a formatted number in plain digits, or None if it is not a number.
 
     Args:
         text: A number, perhaps with a currency and groups of thousands: `€1,234.50`.

@@ -1,7 +1,7 @@
 """Units of times that are plain numbers.
 
-The dates from 1990 to 2100 are other numbers in each unit, so that a number says its unit. The unit
-of a log is that of most of its rows: a few wrong times do not change it.
+The dates from 1990 to 2100 are different numbers in each unit, so a number reveals its unit. The
+unit of a log is the unit of most of its rows: a few wrong times do not change it.
 
 Shapes: B rows of a chunk.
 """
@@ -29,7 +29,7 @@ def count_units(times: np.ndarray) -> dict[str, int]:
 
 
 def unit_of(counts: Mapping[str, int]) -> str | None:
-    """Returns the unit of most times, given the result of `count_units`; None: they have none."""
+    """Returns the unit of most times, given the result of `count_units`; None: no unit."""
     most = max((*UNITS_PER_SECOND, DIGITS, OTHERS), key=lambda unit: counts.get(unit, 0))
     return most if most in UNITS_PER_SECOND and counts.get(most) else None
 

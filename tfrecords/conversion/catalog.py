@@ -3,7 +3,7 @@
 An ad is identified by the columns of `schema.ad_key`; its id is their values joined by "|".
 Impressions and clicks are counted on training rows, so that clicks / total clicks is the exact
 sampling probability of an ad as an in-batch negative. The catalog has the latest values of the
-fields of an ad, those of the last row in the log if it has no times, and the rates of two times
+fields of an ad (from the last row in the log if it has no times), and the rates of two times
 (`conversion.event_rates`).
 
 Shapes: N ads, V distinct ads of one chunk.

@@ -16,7 +16,7 @@ from tfrecords.splits import SPLITS
 
 Number = TypeVar("Number", int, float)
 NUM_SAMPLE_REQUESTS = 256
-# Files whose checksums are in `sha256`; those of shards are in their descriptions.
+# Files whose checksums are in `sha256`; the checksums of shards are in their descriptions.
 CHECKED_FILES = (
     "encoder/encoder.json",
     "encoder/vocabularies.arrow",

@@ -9,21 +9,21 @@ learn from older rows. The rules:
 
 -   It belongs to a value of an ad-side categorical field, or to the ad itself (`of` is `ad`).
 -   Impressions strictly before the request count that are at most `max_age_days` old and have a
-    label of the event. A value without any has no rate: it is missing.
+    label of the event. A value without such impressions has no rate: it is missing.
 -   A click or engagement counts from the time of its impression or, in a log of events, from its
     own time. So more events than impressions may be recent; a rate is at most 1.
 -   With an engagement window, a rate of engagements counts an impression and its engagement once
     the window of the impression has passed.
 -   It is smoothed: `SMOOTHING` impressions with the rate of the whole training log are added.
 -   Models are measured with catalog rates at the time of the last request that is not a test
-    request: in a log that is split by time, no test label is in them. A release has those of the
-    end of the log. Rows without a label, and times beyond those of nearly all rows, do not move
-    these times.
+    request: in a log that is split by time, they do not contain test labels. A release has the
+        rates at the end of the log. Rows without a label, and times far beyond nearly all other
+        rows, do not affect these times.
 -   The ranker reads rates. The towers do not: the catalog's rates count the clicks that they learn
     from, and an index would keep old ones. They learn the effect of rates from the ranker.
 
-The impressions and the events of a value are sorted by time, as `user_events` sorts those of a
-user, so that two binary searches count those before a request.
+The impressions and the events of a value are sorted by time, as `user_events` sorts a user's
+events, so that two binary searches count the ones before a request.
 
 Shapes: B rows.
 
@@ -70,7 +70,7 @@ class EventRates:
 
     Attributes:
         field: The rate.
-        impressions, events: Those of each value, as if the value were a user.
+        impressions, events: The impressions and events of each value, as if the value were a user.
         overall: The rate of all training rows.
     """
 
@@ -98,7 +98,7 @@ class Window:
     """When engagements are known.
 
     Attributes:
-        seconds: Maximum delay of an engagement; 0: all are known at once.
+        seconds: Maximum delay of an engagement; 0: all are known immediately.
         units_per_second: Units of the log's times in a second.
         unknown_after: Engagements of later rows are not known yet; None: all are known.
     """
@@ -142,7 +142,7 @@ def write(
 
 
 def load(field: Field, directory: pathlib.Path) -> EventRates:
-    """Memory-maps what `write` wrote."""
+    """Memory-maps the files of `write`."""
     impressions, events = (
         user_events.load(history, directory / name)
         for name, history in zip((_IMPRESSIONS, _EVENTS), _histories(field), strict=True)
@@ -164,7 +164,7 @@ def _histories(field: Field) -> tuple[Field, Field]:
 
 
 def _by_value(field: Field, load: Callable[[], Rows], delay: float) -> Rows:
-    """Returns the rows of a chunk that have a label, with the value in place of the user."""
+    """Returns the rows of a chunk that have a label, with the value instead of the user."""
     rows = load()
     label, value = LABEL_COLUMNS[field.event[0]], user_events.values_in(field)
     times = [] if delay else [EVENT_TIMES[field.event[0]]]
@@ -177,6 +177,6 @@ def _by_value(field: Field, load: Callable[[], Rows], delay: float) -> Rows:
 
 
 def _values(field: Field, rows: Rows) -> np.ndarray:
-    """Returns the fingerprints [B] of the values that the rates of rows are of."""
+    """Returns the fingerprints [B] of the values to which the rates of rows belong."""
     name = user_events.values_in(field)
     return rows.strings[name].fingerprints[rows.array(name)]

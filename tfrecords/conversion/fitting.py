@@ -194,7 +194,8 @@ def fit_numbers(values: np.ndarray, num_buckets: int) -> encoding.FieldStatistic
     """Returns the buckets of a numeric field.
 
     Models embed `num_buckets`, each with enough rows to learn from. The finer ones between them
-    say how large the largest numbers are: the dearest ads of a catalog can differ by ten times.
+    say how large the largest numbers are: the most expensive ads of a catalog can differ by ten
+    times.
 
     Args:
         values: Numbers [N] float32; NaN is ignored.

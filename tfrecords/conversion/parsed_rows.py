@@ -110,7 +110,7 @@ class Rows:
 
 
 def load_rows(path: pathlib.Path) -> Rows:
-    """Memory-maps what `Rows.save` wrote."""
+    """Memory-maps the files of `Rows.save`."""
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_file(source).read_all()
     names = json.loads((table.schema.metadata or {})[b"strings"])

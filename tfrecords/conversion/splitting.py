@@ -200,7 +200,7 @@ def _given(keys: RowKeys, kind: str, requests: Requests, first_rows: np.ndarray)
         mixed = ordered != np.repeat(splits, np.diff(requests.starts))
         if mixed.any():
             raise ValueError(
-                f"{int(mixed.sum())} rows are in another split than the first row of their "
+                f"{int(mixed.sum())} rows are in a different split from the first row of their "
                 "request; expected each request in one split. Correct the split column or the "
                 "request key."
             )

@@ -267,7 +267,7 @@ class Stages:
         }
 
     def split(self, parsed: Sequence[dict[str, Any]]) -> SplitLog:
-        """Groups the rows into requests and splits them; those of events are joined first."""
+        """Groups the rows into requests and splits them; rows of events are joined first."""
         # One unit for all that reads times, decided by all rows, of impressions and other events.
         units = columns.units_per_second(_times_by_unit(parsed))
         if self._schema.events is not None:
@@ -391,7 +391,7 @@ class Stages:
 
         Args:
             split: The log.
-            more_ads: Table of ads to add to those of the log, or None.
+            more_ads: Table of additional ads, or None.
         """
         chunks = range(split.num_chunks)
         fitted = fitting.fit(
@@ -433,7 +433,7 @@ class Stages:
 
     @property
     def _text_fields(self) -> list[Field]:
-        """Text fields of requests; those of ads are encoded in the catalog."""
+        """Text fields of requests; text fields of ads are encoded in the catalog."""
         return [field for field in self._schema.query_fields if field.kind == "text"]
 
     def _encode_texts(self, fitted: encoding.FittedSchema, num_chunks: int) -> None:
@@ -728,7 +728,7 @@ def _rated_until(
 ) -> np.ndarray:
     """Returns the times of the last request that is not a test request, and of the log's end.
 
-    Rows without a label do not count, and neither do times beyond those of nearly all rows.
+    Rows without a label do not count, and neither do times far beyond nearly all other rows.
 
     Args:
         times: Times of the rows [B].

@@ -1,9 +1,9 @@
-"""The histories of requests: what each user did, sorted by time, and the part before a request.
+"""Histories of requests: the events of each user by time, and those before a request.
 
 The events of a log are sorted once by user and time, in ranges of users that fit into memory, and
 stay in memory-mapped files. The events before a request are then a run of them, which two binary
-searches find; a user with very many events costs a few more steps of these, and nothing else.
-Neither the order of the log nor its chunks matter. The rules are those of `tfrecords.histories`.
+searches find; a user with very many events only costs a few more search steps. Neither the order of
+the log nor its chunks matter. `tfrecords.histories` has the rules.
 
 Shapes: B rows of a chunk, R requests, E events of the log, U users, V distinct values, L length of
 a history.
@@ -194,7 +194,7 @@ def write(
 
 
 def load(field: Field, directory: pathlib.Path) -> UserEvents:
-    """Memory-maps what `write` wrote."""
+    """Memory-maps the files of `write`."""
     table = records.read_arrow(directory / "strings.arrow")
     arrays = {
         name: np.asarray(files.read_array(directory / f"{name}.npy", mapped=True))
@@ -210,7 +210,7 @@ def values_in(field: Field) -> str:
 
 
 def _distinct(field: Field, chunks: Sequence[Callable[[], Rows]]) -> Strings:
-    """Returns the distinct values of all chunks but the missing one, in ascending order."""
+    """Returns the distinct values of all chunks, except the missing one, in ascending order."""
     known = np.array([encoding.missing_fingerprint()])
     values: list[pa.Array] = [pa.array([], pa.string())]
     found = [np.empty(0, np.int64)]
@@ -250,7 +250,7 @@ def _group_of(users: np.ndarray) -> np.ndarray:
 
 
 def _ranges(counts: np.ndarray, max_at_once: int) -> Iterator[tuple[int, int]]:
-    """Yields runs of groups with at most so many events each, or of one group with more."""
+    """Yields runs of groups, each with at most this many events unless it is a single group."""
     first = total = 0
     for group, count in enumerate(counts.tolist()):
         if total and total + count > max_at_once:

@@ -103,7 +103,7 @@ def open_log(
     return delimited.DelimitedLog(files, layout, derive, rows_per_chunk)
 
 
-# Reads campaigns to add to those of the log, from a tab-separated file with a header.
+# Reads additional campaigns from a tab-separated file with a header.
 read_ads = functools.partial(named.read_ads, delimiter="\t")
 
 
@@ -120,7 +120,7 @@ def _check_labels(path: pathlib.Path, layout: delimited.Layout) -> None:
 
 
 def _derive(wanted: Sequence[str], click: str | None, parsed: protocol.Parsed) -> protocol.Parsed:
-    """Derives the columns of a schema from those of the files."""
+    """Derives the columns of a schema from the columns of the files."""
     table = parsed.table
     numbers = {n: table[n].to_numpy() for n in table.column_names if n in _NUMERIC}
     faults = RowFaults(table.num_rows)

@@ -83,12 +83,12 @@ def open_log(
     return delimited.DelimitedLog(files, layout, derive, rows_per_chunk)
 
 
-# Reads ads to add to those of the log, from a comma-separated file with a header.
+# Reads additional ads from a comma-separated file with a header.
 read_ads = functools.partial(named.read_ads, delimiter=",")
 
 
 def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
-    """Derives the columns of a schema from those of the files."""
+    """Derives the columns of a schema from the columns of the files."""
     columns: dict[str, pa.ChunkedArray] = {
         name: parsed.table[name] for name in parsed.table.column_names
     }

@@ -21,7 +21,7 @@ _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_
 
 
 def schema_of(form: str) -> Schema | None:
-    """Returns the schema of all logs of a format, or None if it has none.
+    """Returns the schema of all logs of a format, or None.
 
     Args:
         form: A name of `FORMATS`, or MODULE:CLASS.
@@ -33,8 +33,8 @@ def schema_of(form: str) -> Schema | None:
     if found is not None and not isinstance(found, Schema):
         raise ValueError(
             f"format {form}: expected schema() to return a tfrecords.schema.Schema or None, got "
-            f"{_shown(found)}. Read a file by load_schema(path), and an object of JSON by "
-            "schema_from_json(value)."
+            f"{_shown(found)}. Use load_schema(path) for a file and schema_from_json(value) for a "
+            "JSON object."
         )
     return found
 
@@ -215,7 +215,7 @@ def _fault_of_lines(parsed: protocol.Parsed) -> str | None:
     if len(repeated):
         return (
             f"{protocol.LINE_NUMBER!r} is {protocol.line_of(int(repeated[0]))} in several rows; "
-            "expected a number of its own for each row"
+            "expected a distinct number for each row"
         )
     both = np.intersect1d(lines, np.array(list(parsed.faults), np.int64))
     if len(both):

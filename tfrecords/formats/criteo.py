@@ -50,15 +50,15 @@ def check_schema(schema: Schema) -> None:
         expected = "numeric" if field.source in NUMERIC_COLUMNS else "categorical"
         if field.kind != expected:
             raise ValueError(
-                f"Schema {schema.name!r}: field {field.name!r} is {expected} in the Criteo "
-                f"log, the schema says {field.kind}."
+                f"Schema {schema.name!r}: field {field.name!r} is {expected} in the Criteo log, "
+                f"but the schema says {field.kind}."
             )
     if schema.click != LABEL:
         raise ValueError(f"Schema {schema.name!r}: click must be {LABEL!r}, got {schema.click!r}.")
 
 
 def fits(path: pathlib.Path) -> bool:
-    """Returns whether the first line of a file is that of Criteo's log.
+    """Returns whether the first line of a file is a line of Criteo's log.
 
     Raises:
         FileNotFoundError, ValueError: See `lines.open_text`.
@@ -89,7 +89,7 @@ def open_log(
     return delimited.DelimitedLog(files, layout, None, rows_per_chunk)
 
 
-# Reads ads to add to those of the log, from a tab-separated file with a header.
+# Reads additional ads from a tab-separated file with a header.
 read_ads = functools.partial(named.read_ads, delimiter="\t")
 
 

@@ -4,7 +4,7 @@
         def parse_line(self, line):
             return json.loads(line)
 
-`tfrec convert --format=MODULE:CLASS`, or an entry point of the group `tfrec.log_formats`, uses it.
+Use it with `tfrec convert --format=MODULE:CLASS`, or an entry point in `tfrec.log_formats`.
 """
 
 import contextlib
@@ -47,10 +47,10 @@ class LogFormat:
         raise NotImplementedError(f"{type(self).__name__} has no `open_log`.")
 
     def read_ads(self, files: protocol.Files, schema: Schema) -> pa.Table | None:
-        """Reads ads to add to those of the log: `files.ads`, or None.
+        """Reads additional ads from `files.ads`; None if there is no such table.
 
         Raises:
-            ValueError: A table of ads is given, and the format reads none.
+            ValueError: A table of ads is given, but the format does not support one.
         """
         if files.ads is not None:
             raise ValueError(
@@ -74,8 +74,8 @@ class LineFormat(LogFormat):
             of that kind, or None if missing. Other columns are ignored.
 
         Raises:
-            ValueError: The line is bad; the message says why, and the row is rejected. So is it
-                for other errors, such as a KeyError.
+            ValueError: The line is bad; the message says why, and the row is rejected. Other
+                errors, such as a KeyError, also reject the row.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `parse_line`.")
 
@@ -141,7 +141,7 @@ class _LineLog(json_lines.ObjectLog):
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value of NumPy, or a tuple, as a value of JSON."""
+    """Converts a NumPy value or a tuple to a JSON value."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return list(value) if isinstance(value, tuple) else value

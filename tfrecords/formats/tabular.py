@@ -47,7 +47,7 @@ def open_log(
 
 
 def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
-    """Reads ads to add to those of the log, or returns None.
+    """Reads additional ads, or returns None.
 
     Columns that only the log has are missing in these ads.
 
@@ -78,7 +78,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
 
 
 def column_types(schema: Schema) -> dict[str, pa.DataType]:
-    """Returns the types of columns: numbers or vectors for those of such fields only."""
+    """Returns the types of columns: numbers or vectors only for columns of such fields."""
     kinds: dict[str, set[str]] = {name: set() for name in schema.columns}
     for field in schema.logged_fields:
         kinds[field.source].add(field.kind)

@@ -96,7 +96,7 @@ def serialize(requests: Packed) -> bytes:
 
 
 def decode(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Reads records [N] in the stored types: features by name, those of a side [R or L, F_W]."""
+    """Reads records [N] in the stored types: features by name; a side's are [R or L, F_W]."""
     names = {**spec.per_request(), **spec.per_ad()}
     columns = {}
     for side, widths in (("query", spec.query_widths), ("ad", spec.ad_widths)):

@@ -23,8 +23,8 @@ _SECONDS_OF_REQUEST = 5
 _ONE_OUTCOME = {
     0.0: " No row is one, so nothing can be learned: use a log that has clicks.",
     1.0: (
-        " No row is unclicked, so there is no ranker: add the ads that were shown and not clicked, "
-        "or convert with --sampled_negatives=4."
+        " Every row is clicked, so there is no ranker: add the ads that were shown and not "
+        "clicked, or convert with --sampled_negatives=4."
     ),
 }
 # A column named session with no more values than this tells kinds or numbers of sessions.
@@ -105,7 +105,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         later = [repr(c.name) for c in (found.engagement, found.revenue) if c is not None]
         notes.append(
             f"No column is named like a click, but the positive rows of {' and '.join(later)} are "
-            f"among those of {found.click.name!r}, so these are taken for the labels."
+            f"also positive in {found.click.name!r}, so these columns are used as the labels."
         )
     elif click is None and roles.event is None:
         roles.engagement = take(labels.engagement(free(), roles.ad_key))
@@ -243,7 +243,7 @@ def _request_key(
 
 
 def _adjacent(columns: list[Column], roles: Roles, notes: list[str]) -> Column | None:
-    """Returns a column without a known name whose values are those of runs of rows, or None.
+    """Returns a column without a known name whose values occur in runs of rows, or None.
 
     Such a column numbers requests or times. As a field it would be a clock, which leaks.
     """
@@ -269,9 +269,9 @@ def _adjacent(columns: list[Column], roles: Roles, notes: list[str]) -> Column |
         if roles.time is not None and _seconds_apart(column, roles.time) > _SECONDS_OF_REQUEST:
             continue
         notes.append(
-            f"{column.name!r} is equal in adjacent rows and never reappears, so it is taken for "
-            "the request key, not for a field, which would reveal the time. If it is neither, "
-            "remove request_key."
+            f"{column.name!r} is equal in adjacent rows and never reappears, so it is used as the "
+            "request key, not as a field, which would reveal the time. If it is neither, remove "
+            "request_key."
         )
         return column
     return None
@@ -374,7 +374,7 @@ def _without_click(roles: Roles) -> list[str]:
         if share > 0:
             found.append(
                 f"{share:.1%} of the rows with a positive {column.name!r} have no click. Check "
-                "that both columns tell of the same impression."
+                "that both columns describe the same impression."
             )
     return found
 

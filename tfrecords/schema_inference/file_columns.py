@@ -66,8 +66,8 @@ def only_later(paths: Sequence[pathlib.Path]) -> list[str]:
         return []
     listed = terminal.format_list(list(found.values()), 12)
     return [
-        f"Left out: columns that {paths[0]} lacks: {listed}. "
-        "To use them, add them to all files, empty if unknown."
+        f"Left out: columns that are not in {paths[0]}: {listed}. "
+        "To use them, add them to all files, with empty values if unknown."
     ]
 
 

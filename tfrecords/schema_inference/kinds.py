@@ -188,9 +188,9 @@ def _is_amount(column: Column, notes: list[str]) -> bool:
     is_hash = len(column.known) > _MANY and column.numbers.max() > 1e7
     if _FEW < len(column.known) <= _CODES and not is_hash:
         notes.append(
-            f"{column.name!r} has {len(column.known)} different whole numbers: a code or a "
+            f"{column.name!r} has {len(column.known)} different whole numbers: is it a code or a "
             "quantity? It is proposed as a code (categorical); make it numeric if it counts or "
-            "measures."
+            "measures something."
         )
         return False
     return len(column.known) > _FEW and not is_hash

@@ -66,7 +66,7 @@ ADS = (
     # A column named only job or course may describe the user.
     "job_id", "course_id", "vacancy",
 )  # fmt: skip
-# Words of what an answer shows of an ad.
+# Words of columns that an answer shows.
 SHOWN = {
     "title", "name", "headline", "caption", "image", "img", "picture", "photo", "thumbnail", "url",
     "link", "icon", "logo",

@@ -132,7 +132,7 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return "a time, and later requests have other times"
     if _counts_rows(column, roles):
         return (
-            "counts 0, 1, 2 … for each user, perhaps the order of the rows: name it as time if so"
+            "counts 0, 1, 2 … for each user, perhaps the order of the rows; if so, name it as time"
         )
     return _leak(column, roles) or _list_leak(column, roles)
 
@@ -202,7 +202,7 @@ def _leak(column: Column, roles: Roles) -> str | None:
 
 
 def _is_split_by_click(column: Column, clicked: np.ndarray) -> bool:
-    """Returns whether nearly all numbers of clicked rows are on one side of those of the others."""
+    """Returns whether nearly all numbers of clicked rows are on one side of the others."""
     if not column.is_numeric:
         return False
     numbers = column.by_row(column.numbers)

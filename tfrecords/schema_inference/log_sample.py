@@ -31,7 +31,7 @@ from tfrecords.schema_inference import file_columns, known_names, writing
 # Maximum share of keys with deviating rows, such as a request in which an hour ends, and of rows
 # that deviate from others of their ad.
 _MAX_DEVIATIONS = 0.01
-# Maximum changes of a property of ads, as a share of those of a column that ignores the ad.
+# Maximum changes of a property of ads, relative to a column that ignores the ad.
 _MAX_CHANGES = 0.1
 ROWS = 100_000
 LOG, USERS, ADS = "log", "users", "ads"
@@ -254,7 +254,7 @@ def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | N
     if sign == "," and has_points:
         notes.append(
             f"{written[0]!r} has decimal commas and {has_points[0]!r} has decimal points; expected "
-            "one sign in a file, so the former is categorical. Write it with points."
+            "one decimal sign per file, so the former is categorical. Write it with points."
         )
         return None
     for name in written:

@@ -80,7 +80,7 @@ def propose_fields(
                 renamed.append(f"{column.name!r} is {fields[-1]['name']!r}")
     if renamed:
         listed = terminal.format_list(renamed, 12)
-        notes.append(f"Names of fields have only letters, digits and _: {listed}.")
+        notes.append(f"Field names can have only letters, digits and _: {listed}.")
     rare = f"values seen fewer than {min_count} times are out of vocabulary"
     rare = rare if min_count > 1 else "all values are in the vocabulary, however rare"
     notes.append(f"About {total_rows:,} rows: {rare} (min_count {min_count}).")
@@ -108,7 +108,7 @@ def _field(
 
 
 def _shared(samples: Sequence[Sample]) -> list[str]:
-    """Returns a note on columns of both tables, which are read from that of users."""
+    """Returns a note on columns of both tables, which are read from the table of users."""
     of_table = {sample.table: set(sample.columns) for sample in samples}
     shared = of_table.get(USERS, set()) & of_table.get(ADS, set()) - of_table[LOG]
     if not shared:
@@ -124,7 +124,7 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def _candidates(samples: Sequence[Sample], roles: Roles) -> Iterator[tuple[Sample, Column]]:
-    """Yields the columns that may be fields; the log's come before those of tables."""
+    """Yields the columns that may be fields; the log's come before the tables'."""
     in_roles = roles.names()
     # The ids of users and ads are fields too.
     keys = {key.name for key in (roles.user_key, roles.ad_key) if key is not None}

@@ -15,7 +15,7 @@ Files, the first two tab-separated with a header, "" is missing:
                        the sequence world the ages of the user's clicks, click_ages
     truth/world.json   the config, from which `load_world` rebuilds the world
 
-The log of the bilinear world has the fields of ads; those of other worlds name an ad by its id, and
+The log of the bilinear world has the fields of ads; logs of other worlds name an ad by its id, and
 ads.tsv has its fields. A longer log of the same config starts with the rows of a shorter one.
 """
 

@@ -244,6 +244,6 @@ def _schema() -> Schema:
         position="position",
         user_key="user",
         show=("title", "category", "price"),
-        # In money: a click and an order are worth 1 each, besides the value of the order.
+        # In money: a click and an order are worth 1 each, in addition to the value of the order.
         weights={"click": 1.0, "engagement": 1.0, "revenue": 1.0},
     )

@@ -74,7 +74,7 @@ class ShopTruth(Truth):
         self._click_trees, self._engagement_trees = (
             _Trees(rng, config.num_trees, config.tree_scale) for _ in range(2)
         )
-        # What the logging policy believes of users of an age, wrongly.
+        # Wrong beliefs of the logging policy about users of an age.
         self._believed = config.exposure_noise * rng.standard_normal(
             (sizes["age"], shop.num_groups)
         )
@@ -134,7 +134,7 @@ class ShopTruth(Truth):
         logit = join_sum(query["click_bias"] + self.click_intercept, ads["click_bias"], matrix)
         logit += join_table(query["appeal"], ads["category"], matrix)
         logit += join_dot(query["click_trees"], ads["click_trees"], matrix)
-        # Too dear, much too dear, and so cheap that it looks bad.
+        # Too expensive, much too expensive, and so cheap that it looks bad.
         steps = 0.8 * (gap > 0.2) + 1.2 * (gap > 0.9) + 0.6 * (gap < -2.0)
         return logit - self.config.price_scale * steps
 

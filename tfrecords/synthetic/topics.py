@@ -32,7 +32,7 @@ from tfrecords.synthetic.world_parts import intercept, sigmoid
 _SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "zo")
 _QUERIES_AT_ONCE = 1_000
 _EXPOSURE_NOISE = 0.2
-# What the schema of a log can use: the ids of ads, or also their content.
+# Contents that the schema of a log can use: the ids of ads, or also their content.
 CONTENTS = {"ids": (), "text": ("title",), "vector": ("image",), "both": ("title", "image")}
 
 

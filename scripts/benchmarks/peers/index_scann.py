@@ -3,8 +3,9 @@
     SCANN_PYTHON scripts/benchmarks/peers/index_scann.py ads.npy queries.npy 500 results/
 
 ScaNN 1.4.2 cannot be loaded with TensorFlow 2.21, and TFRS imports it if it is installed, so it
-needs a separate environment (scann and numpy). Single queries use one thread, like those of our
-indexes; batches use all cores. Writes results/rows.json, and the rows found as results/NUMBER.npy.
+needs a separate environment (scann and numpy). Single queries use one thread, like the queries of
+our indexes; batches use all cores. Writes results/rows.json, and the rows found as
+results/NUMBER.npy.
 
 The tree has about 2√N leaves, and a code covers two dimensions, as ScaNN's guide recommends
 (https://github.com/google-research/google-research/blob/master/scann/docs/algorithms.md).

@@ -66,7 +66,7 @@ def _fit_target(
 
 
 def hashed(fields: tuple[peer_data.PeerField, ...], ids: np.ndarray) -> scipy.sparse.csr_matrix:
-    """Returns indicators [L, 2^HASH_BITS] of field values; those of a list sum to 1."""
+    """Returns indicators [L, 2^HASH_BITS] of field values; a list's sum to 1."""
     rows, columns, values = [], [], []
     for number, field in enumerate(fields):
         own = ids[:, field.columns]

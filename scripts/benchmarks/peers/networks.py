@@ -1,8 +1,8 @@
 """Plain Keras models of all targets: DNN, DCN-V2, DeepFM, FwFM, DLRM, FinalMLP and DIN.
 
-Each field has an embedding; that of a list is the mean over its values. Numbers are embedded by
-their quantile bucket, and the rank of the bucket is an additional input. There is one row per shown
-ad. A network has one output per target and is trained on the sum of their log likelihoods.
+Each field has an embedding; a list's is the mean over its values. Numbers are embedded by their
+quantile bucket, and the rank of the bucket is an additional input. There is one row per shown ad. A
+network has one output per target and is trained on the sum of their log likelihoods.
 
 Shapes: B rows, W columns of ids, Wa those of the ad side, F fields, E field embedding, D = F E +
 numeric inputs, L values of a list, P pairs of fields, T targets.
@@ -31,7 +31,7 @@ from tfrec import layers
 _ROWS_AT_ONCE = 2_048
 _MIN_BATCHES = 80
 _METRIC = "validation_loss"
-# A smaller improvement of a validation loss, relative to that of a constant, is noise.
+# A smaller improvement of a validation loss, relative to a constant's, is noise.
 _MIN_IMPROVEMENT = 1e-4
 _FUSION_HEADS = 2
 # Width of DIN's activation unit, as in the paper.
@@ -229,7 +229,7 @@ class Fields(tf.keras.layers.Layer):
         widths = [field.columns.stop - field.columns.start for field in fields]
         self._offsets = np.repeat(np.cumsum([0, *sizes[:-1]]), widths).astype(np.int32)
         self._widths = widths
-        # A history has columns besides its values.
+        # A history has columns other than its values.
         self._columns = np.concatenate([np.r_[field.columns] for field in fields])
         self._is_ad = np.repeat([field.is_ad for field in fields], widths)
         self._table = tf.keras.layers.Embedding(

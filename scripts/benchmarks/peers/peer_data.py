@@ -164,7 +164,7 @@ class PeerData:
         return np.stack([target.values(rows) for target in self.targets], axis=1)
 
     def losses(self, rows: PeerRows, outputs: np.ndarray) -> np.ndarray:
-        """Returns the mean loss [T] of outputs [L, T], relative to that of the constant `bases`.
+        """Returns the mean loss [T] of outputs [L, T], relative to the constant `bases`.
 
         It is 1 of a target without rows.
         """

@@ -94,7 +94,7 @@ class IdRates:
             return _MAX_ADDED_ROWS
         mean = sums.sum() / rows
         between = float((n * np.square(sums / n - mean)).sum())
-        # A list adds its row once per value; its squares are those of all rows.
+        # A list adds its row once per value; its squares are the squares of all rows.
         squares = self._squares * rows / self._rows
         within = max(squares - rows * mean**2 - between, 0.0) / (rows - len(n))
         variance = (between - (len(n) - 1) * within) / (rows - np.square(n).sum() / rows)

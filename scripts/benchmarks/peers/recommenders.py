@@ -1,8 +1,8 @@
 """The peers of retrieval: baselines, matrix factorization, the TFRS tutorial's model and SASRec.
 
-Each learns the clicks of splits and is a recommender as those of `evaluation`: called with queries,
-it returns the scores of all ads. Its options are tuned on the clicks of the validation split; with
-the best ones it learns training and validation, as the two-tower model does in its refit.
+Each learns the clicks of splits and is a recommender as in `evaluation`: called with queries, it
+returns the scores of all ads. Its options are tuned on the clicks of the validation split; with the
+best ones it learns training and validation, as the two-tower model does in its refit.
 
 Shapes: C clicks, U users, N ads, B queries, D embedding.
 

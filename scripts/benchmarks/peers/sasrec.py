@@ -1,6 +1,6 @@
 """SASRec: self-attention over the ads that a user clicked, in their order, predicts the next one.
 
-The order is that of a history of the schema, which lists the ads clicked before each request. A
+The order comes from a history of the schema, which lists the ads clicked before each request. A
 sequence is such a history and the ad clicked after it; each of its clicks is predicted from those
 before. A pass draws as many sequences as hold all clicks once. The loss is a softmax over all ads
 instead of the paper's one sampled negative, with which the model is far weaker.
@@ -55,7 +55,7 @@ class SasRec(tf.keras.Model):
         return self.norm(x)
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns the logits [B, L, V] of the clicks that follow those of ids [B, L]."""
+        """Returns the logits [B, L, V] of the clicks after the clicks of ids [B, L]."""
         states = self.states(ids, training)
         # Of a matrix, which is three times as fast as of a batch.
         logits = tf.matmul(

@@ -1,8 +1,8 @@
 """Generates rows in Criteo's layout with the Kaggle log's cardinalities, for speed benchmarks.
 
-Labels are independent of the fields, so nothing can be learned. What determines the speed is as in
-the real log: the number of distinct values of each column and their frequencies, the share of
-missing values, and the length of a line (about 240 bytes).
+Labels are independent of the fields, so nothing can be learned. The properties that determine the
+speed are as in the real log: the number of distinct values of each column and their frequencies,
+the share of missing values, and the length of a line (about 240 bytes).
 
 Shapes: B rows of a block, A ads.
 

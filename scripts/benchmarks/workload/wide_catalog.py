@@ -1,6 +1,6 @@
 """Gives a data set a generated catalog of any size, which recombines the values of its ads.
 
-Each field of a generated ad is that of a random ad, drawn independently for each field. Towers and
+Each field of a generated ad comes from a random ad, drawn independently for each field. Towers and
 ranker thus get values that they were trained on, in new combinations.
 
 Shapes: N ads, F columns of ad features.

@@ -105,7 +105,7 @@ def _check_default_format(path: pathlib.Path) -> None:
     commands.append(f"{train} --schema_path={schema_path}")
     others = ", ".join(name for name in formats.FORMATS.names if "_" not in name)
     raise ValueError(
-        f"{path} is not Criteo's log, which is expected without --format: "
+        f"{path} is not a Criteo log, the default without --format: "
         f"{formats.criteo.LABELED}. Name its --format ({others}, …), or for any other table:\n  "
         + "\n  ".join(commands)
     )

@@ -97,7 +97,7 @@ def _write_schema(target: pathlib.Path) -> None:
     named = of_world or formats.schema_of(FLAGS.format)
     if named is None:
         raise ValueError(
-            f"The format {FLAGS.format} has no schema of its own; tfrec convert --infer_schema "
+            f"The format {FLAGS.format} has no default schema; tfrec convert --infer_schema "
             "proposes one from the data."
         )
     schema.save_schema(named, target)

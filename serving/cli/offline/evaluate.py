@@ -4,9 +4,9 @@
     tfrec evaluate --workdir=workdir/criteo --json
     tfrec evaluate --workdir=workdir/criteo --filters='{"excluded_ads": ["ad-8"]}'
 
-Takes half a minute. Prints each metric of the test split with its 95 % interval, next to that of
-the ground truth if the log is synthetic, and shows where the funnel loses value. Writes all metrics
-to WORKDIR/evaluation/metrics.json and a report to WORKDIR/evaluation/report.html.
+Takes half a minute. Prints each metric of the test split with its 95 % interval, next to the ground
+truth's if the log is synthetic, and shows where the funnel loses value. Writes all metrics to
+WORKDIR/evaluation/metrics.json and a report to WORKDIR/evaluation/report.html.
 """
 
 from absl import flags

@@ -55,7 +55,7 @@ flags.DEFINE_string(
 flags.DEFINE_string("bundle", None, "Base directory of bundles to publish into.", required=True)
 flags.adopt_module_key_flags(index_flags)
 flags.DEFINE_float(
-    "wait_seconds", 0.0, "Maximum wait for another publish, in seconds.", lower_bound=0.0
+    "wait_seconds", 0.0, "Maximum time to wait for another publish, in seconds.", lower_bound=0.0
 )
 flags.DEFINE_bool("json", False, "Print only the release, as JSON.")
 FLAGS = flags.FLAGS

@@ -3,9 +3,9 @@
     tfrec train_retrieval --workdir=workdir/criteo
 
 Takes about a minute for 100,000 impressions on two cores. Reads WORKDIR/data and writes
-WORKDIR/retrieval. If WORKDIR/ranker has a trained ranker of the data set, the ranker teaches the
-model which ads it would choose; otherwise the model learns from clicks alone. If the command is
-killed, run it again to resume. Training curves: `tensorboard --logdir=WORKDIR/retrieval`.
+WORKDIR/retrieval. If WORKDIR/ranker has a trained ranker of the data set, it is then distilled into
+the model; otherwise the model learns from clicks alone. If the command is killed, run it again to
+resume. Training curves: `tensorboard --logdir=WORKDIR/retrieval`.
 """
 
 import pathlib

@@ -31,7 +31,10 @@ _STAGES = ("ranker", "retrieval")
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
 flags.DEFINE_enum("stage", "ranker", _STAGES, "Stage to tune.")
 flags.DEFINE_float(
-    "minutes", 60.0, "Time of this run in minutes; a started epoch is finished.", lower_bound=0
+    "minutes",
+    60.0,
+    "Time limit of this run, in minutes; a started epoch is finished.",
+    lower_bound=0,
 )
 flags.DEFINE_integer(
     "max_trials", None, "Maximum number of trials of the study. Default: no limit.", lower_bound=1
@@ -39,7 +42,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "epochs", None, "Maximum number of epochs of a trial. Default: the stage's.", lower_bound=1
 )
-flags.DEFINE_integer("seed", 1, "Seed of the proposals.")
+flags.DEFINE_integer("seed", 1, "Seed of the search.")
 config_flags.define_flags(RankerConfig, ("ranker",))
 config_flags.define_flags(RetrievalConfig, ("retrieval_model",))
 flags.DEFINE_bool("json", False, "Print only the best options, as JSON.")

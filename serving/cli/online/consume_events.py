@@ -11,9 +11,9 @@ of the stream has a field event, the JSON of an event of POST /v1/events. Entrie
 group, so that several processes share the work, and are acknowledged after the event was stored:
 none is lost, and a duplicate counts once. Entries that are not events are logged and left out; the
 stream keeps them, as XRANGE shows. Events that are more than 5 minutes ahead of the clock of this
-host wait in the stream; those that are more than 35 minutes ahead are left out. With a store of
-each host, give each its own --group. Trim the stream where it is written, for example with
-XADD MAXLEN ~ 1000000.
+host wait in the stream; events more than 35 minutes ahead are left out. With a store of each host,
+give each its own --group. Trim the stream where it is written, for example with XADD MAXLEN ~
+1000000.
 """
 
 import asyncio

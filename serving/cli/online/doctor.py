@@ -13,12 +13,12 @@ Takes half a minute. By default it checks the servers that tfrec serve starts; a
 skips a server. The checks are: every file and the probes of the bundle; the journal of its live
 updates; whether the model server is reachable, serves the version, has the right signatures and
 reproduces the probes; and whether the service is ready, serves the release and answers. It also
-scores held-out rows of --workdir with the training code and compares the scores with those of the
-servers (--norows skips this). With --impression_log it compares the latest logged scores of the
-release with those of its ranker; with --event_log too, the logged histories of users with those
-that follow from the events.
+scores held-out rows of --workdir with the training code and compares them with the servers' scores
+(--norows skips this). With --impression_log it compares the latest logged scores of the release
+with its ranker's scores; with --event_log, it also compares the logged histories of users with
+histories computed from the events.
 
-Each check prints ok, or what was found, what was expected and what to do. The exit status is 1 if a
+Each check prints ok, or the finding, the expected value and the remedy. The exit status is 1 if a
 check failed.
 """
 
@@ -61,7 +61,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "tls_authorities",
     None,
-    "PEM file of the certificates to trust for an HTTPS --service, such as its self-signed "
+    "PEM file of the certificates to trust for an HTTPS --service, such as a self-signed "
     "certificate; default: the public authorities.",
 )
 flags.DEFINE_bool("rows", True, "Compare scores of held-out rows of --workdir.")

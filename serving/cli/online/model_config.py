@@ -11,8 +11,8 @@ for query_tower only.
 
 A model server started with --model_config_file=FILE, --model_config_file_poll_wait_seconds and
 --allow_version_labels_for_unavailable_models reloads the file while it runs. A label moves
---label_delay_seconds after its version was added, because a model server refuses labels of
-versions that it does not know yet. --follow keeps the file up to date until SIGTERM or Ctrl-C.
+--label_delay_seconds after its version was added, because a model server refuses labels of versions
+that are not loaded yet. --follow keeps the file up to date until SIGTERM or Ctrl-C.
 
 --root is the directory of the bundle on the model server, such as /models in
 serving/deploy/compose.yaml. Without --output the file is printed.

@@ -6,10 +6,10 @@ r"""Rebuilds a user store from the impression log and the logs of events.
         --profile_fields=country,age
 
 Takes a minute for a million rows. The store may be empty or in use: existing events do not
-change, and only the latest of each user are kept. The events are those that the service has logged
-(feedback-*.jsonl in the directory of the impression log), or JSON lines with the same keys:
-{"user_id": "u17", "ad_id": "ad-3", "event_id": "e1", "time": 1.8e9, "click": 1}. A user who
-was erased reappears if the logs still have them and the erasure was more than an hour ago.
+change, and only the latest of each user are kept. The events come from the service's log
+(feedback-*.jsonl in the directory of the impression log), or from JSON lines with the same keys:
+{"user_id": "u17", "ad_id": "ad-3", "event_id": "e1", "time": 1.8e9, "click": 1}. A user who was
+erased reappears if the logs still have them and the erasure was more than an hour ago.
 """
 
 import asyncio

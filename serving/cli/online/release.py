@@ -58,7 +58,10 @@ flags.DEFINE_integer(
 flags.DEFINE_float("share", 0.1, "canary: share of users, in [0, 1].", 0.0, 1.0)
 flags.DEFINE_integer("keep", 3, "prune: number of newest releases to keep.", lower_bound=1)
 flags.DEFINE_float(
-    "wait_seconds", 0.0, "Maximum wait for a concurrent action, in seconds.", lower_bound=0.0
+    "wait_seconds",
+    0.0,
+    "Maximum time to wait for a concurrent action, in seconds.",
+    lower_bound=0.0,
 )
 flags.DEFINE_bool("json", False, "list: print JSON.")
 FLAGS = flags.FLAGS

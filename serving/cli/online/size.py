@@ -3,10 +3,10 @@
     tfrec size --ads=10000000 --rps=10000 --users=50000000
     tfrec size --ads=1000000 --rps=100 --machine_cores=8 --machine_gb=32
 
-Prints a line for each figure, whether it was measured or calculated, and what it follows from. The
-constants were measured on one machine with two slow cores. `scripts/benchmarks/http_service.py
---constants=FILE` measures yours, and --constants=FILE here takes its result. See docs/sizing.md.
---json prints the figures as JSON.
+Prints a line for each figure, whether it was measured or calculated, and from what. The constants
+were measured on one machine with two slow cores.
+`scripts/benchmarks/http_service.py --constants=FILE` measures yours, and --constants=FILE reads its
+result. See docs/sizing.md. --json prints the figures as JSON.
 """
 
 import math
@@ -52,7 +52,9 @@ def main() -> None:
     print("cost: " + ", ".join(f"{part} {share:.0%} of the machines" for part, share in drivers))
     cores = sum(figure.value for figure in figures if figure.name == "cores")
     if cores <= machine.cores and not any(figure.part == "Milvus" for figure in figures):
-        print(f"One machine has cores enough for all of it ({cores:.2g}); a second one is a spare.")
+        print(
+            f"One machine has enough cores for everything ({cores:.2g}); a second one is a spare."
+        )
     print(f"measured on {constants.machine}, {constants.date}, by {constants.command}")
 
 

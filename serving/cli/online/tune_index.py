@@ -7,9 +7,9 @@ r"""Chooses the ad index for a recall target, a latency budget and a memory limi
 
 Takes seconds for 10,000 ads, minutes for a million with all kinds. Builds each kind of index and
 measures its recall over its search parameters with half of the queries, to choose an index; the
-other half evaluates the choice. Work is counted in distances (inner products), so that a busy
-machine changes nothing; the best setting of each index is also timed, one query at a time on one
-thread. Prints the trials that are Pareto-optimal in recall, distances and memory (--all: every
+other half evaluates the choice. Work is counted in distances (inner products), so that the load of
+the machine does not matter; the best setting of each index is also timed, one query at a time on
+one thread. Prints the trials that are Pareto-optimal in recall, distances and memory (--all: every
 trial), the choice and its reason.
 """
 

@@ -5,8 +5,8 @@
     tfrec update_index --bundle=bundles --rates=rates.csv
 
 Takes seconds, mostly to load the release; the ad tower embeds about a thousand new ads a second.
-Running services apply the update with their next request, with --update_channel also those of other
-hosts. If an ad is invalid, nothing is applied.
+Running services apply the update with their next request; with --update_channel, services on other
+hosts do so as well. If an ad is invalid, nothing is applied.
 
 --add    A table of ads as for tfrec convert --ads_path: CSV, TSV, JSON lines or Parquet with the
          columns that the schema names; others are ignored. Or JSON lines as in an answer:
@@ -15,10 +15,10 @@ hosts. If an ad is invalid, nothing is applied.
          replaced; a field that is left out is missing, but a rate keeps its released value.
 --remove One ad id per line.
 --rates  A table with a field of the ad and rates of it, such as category and category_click_rate:
-         numbers from 0 to 1, made as docs/data.md says under Rates. Ads with these values have
-         these rates, regardless of --add, until the rate is set again. Other values have the rate
-         of the release, and so do values that are too rare for models to tell apart. Filters do
-         not know the rates that were set.
+         numbers from 0 to 1, computed as described in docs/data.md under Rates. Ads with these
+         values have these rates, regardless of --add, until the rate is set again. Other values
+         keep the rate of the release, as do values that are too rare for models to distinguish.
+         Filters do not see the updated rates.
 
 Prints the changes, the number of live ads, and whether to export a new release. --measure_recall
 compares the live index with exact search, on queries that the export has stored.
@@ -35,8 +35,8 @@ from serving.cli.flags import bundle_flags, update_flags
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(update_flags)
 flags.DEFINE_string("add", None, "Table of ads to add or change: CSV, TSV, JSON lines or Parquet.")
-flags.DEFINE_string("remove", None, "File of ids of ads to remove, one per line.")
-flags.DEFINE_string("rates", None, "Table of a field of the ad and its rates.")
+flags.DEFINE_string("remove", None, "File with the ids of ads to remove, one per line.")
+flags.DEFINE_string("rates", None, "Table of an ad field and its rates.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
 flags.DEFINE_bool("json", False, "Print only the changes, as JSON.")
 FLAGS = flags.FLAGS

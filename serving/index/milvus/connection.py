@@ -51,7 +51,7 @@ def connect(uri: str) -> Any:
 
 
 def address_of(uri: str) -> str:
-    """Returns the address to connect to for that of a manifest."""
+    """Returns the address to connect to for an address in a manifest."""
     return os.environ.get(URI_VARIABLE) or uri
 
 

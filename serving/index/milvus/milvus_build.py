@@ -115,7 +115,7 @@ def _filled(client: Any, notes: _Notes, embeddings: np.ndarray, ads: pa.Table) -
         notes.write(collection, 0)
         _create(client, collection, embeddings.shape[1], ads)
     elif notes.added < len(embeddings):
-        # What was being added when the process was killed.
+        # The rows that were being added when the process was killed.
         client.delete(collection, ids=list(range(notes.added, notes.added + size)))
     starts = range(notes.added, len(embeddings), size)
     for first in terminal.with_progress(starts, "adding ads to Milvus", "calls"):
@@ -201,7 +201,7 @@ def _make_index(
             raise errors.IndexUnavailableError(
                 f"Milvus has indexed {indexed:,} of {num_ads:,} ads of {collection}, and none "
                 f"more for {_STALLED_SECONDS / 60:g} min. Look at its index nodes (memory, disk, "
-                "log), and start the export again, which goes on from there."
+                "log), and start the export again, which continues from there."
             )
         time.sleep(_POLL_SECONDS)
     client.load_collection(collection)

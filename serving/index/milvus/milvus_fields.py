@@ -4,8 +4,8 @@
     categorical_list    ARRAY of INT64 codes; empty: missing
     numeric             DOUBLE; `_MISSING`: missing
 
-A code is a 64-bit hash of a string. So an expression holds field names of ours and numbers alone:
-no value of a request is ever a part of it. Two of a million values have the same code with a
+A code is a 64-bit hash of a string. So an expression consists only of our field names and numbers:
+it never contains a value of a request. Two of a million values have the same code with a
 probability of 3e-8.
 
 Shapes: N ads.
@@ -32,12 +32,12 @@ NOTHING = "row < 0"
 
 @dataclasses.dataclass(frozen=True)
 class MilvusCondition:
-    """The ads that an expression and a set of rows leave.
+    """The ads that match an expression and a set of rows.
 
     Attributes:
         expression: Boolean expression over the collection; empty: all ads.
         of_fields: The part of it that names ad fields, which requests share.
-        count_of: Counts the ads that an expression leaves.
+        count_of: Counts the ads that match an expression.
         rows: Rows that may be returned; None: all.
     """
 
@@ -106,7 +106,7 @@ def expressions_of(
     Args:
         filters: The filters.
         fields: Ad field -> kind, in the order of the collection.
-        catalog: Knows the rows of ad ids.
+        catalog: Maps ad ids to rows.
     """
     positions = {name: position for position, name in enumerate(fields)}
     clauses = [

@@ -42,7 +42,8 @@ NUM_PARTS = 64
 # Milvus 2.3.5 compares all eligible ads if they are less than 7 % of a segment. With more, a graph
 # search of ads that are near each other finds half of the best, or none, however wide it is
 # (200,000 ads: recall 0.50 to 0.84 for 9 to 14 % of the ads, 0.97 for 44 %). So up to
-# `_MAX_COMPARED` ads are searched in slices of fewer than 7 %, and so is what comes short.
+# `_MAX_COMPARED` ads are searched in slices of fewer than 7 %, as are lists that would be too
+# short.
 _MAX_SLICE_SHARE, _MAX_COMPARED = 0.06, 50_000
 # Milvus's code for a collection that is not in memory.
 _NOT_LOADED = 101
@@ -106,7 +107,7 @@ class MilvusIndex:
     def count(
         self, expression: str, remaining: Callable[[], float] | None = None, **options: Any
     ) -> int:
-        """Returns the number of ads that an expression leaves; the empty one leaves all."""
+        """Returns the number of ads that match an expression; all ads match the empty one."""
         with self._call("counted"):
             found = self._loaded(
                 self._client.query,
@@ -155,8 +156,8 @@ class MilvusIndex:
         """Finds the ads with the greatest inner products; see `IndexBackend.search`.
 
         Rows outside of `eligible.rows`, such as removed ads, are left out of a list that is as
-        much longer. If the server comes short of the ads that filters leave, they are compared one
-        by one, so that a list is always complete.
+        much longer. If the server returns too few of the eligible ads, they are compared one by
+        one, so that a list is always complete.
         """
         if k < 1:
             raise ValueError(f"k: expected a positive integer, got {k!r}.")
@@ -335,7 +336,7 @@ class MilvusIndex:
     def _vectors(
         self, condition: milvus_fields.MilvusCondition, remaining: Callable[[], float]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields rows and embeddings of the ads that a condition's expression leaves."""
+        """Yields rows and embeddings of the ads that match a condition's expression."""
         size = min(_MAX_RETURNED, max(connection.BYTES_PER_CALL // (4 * self.dimension), 1))
         few = self._count_once(condition.expression, remaining) <= size
         for first in range(0, self.num_ads, self.num_ads if few else size):

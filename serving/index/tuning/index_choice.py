@@ -73,7 +73,7 @@ def tune_index(
         embeddings: [N, D] float32, finite.
         queries: [Q, D] float32 with Q ≥ 2, representative query embeddings.
         config: Targets, `num_candidates` and seed.
-        tried: Configs to try. None tries those of `structures`, and stops after an exact or
+        tried: Configs to try. None tries the configs of `structures`, and stops after an exact or
             rescored index that meets the targets.
         report: Called with a line of text for each index built.
 
@@ -161,15 +161,14 @@ def choose(
     in_time = [t for t in recalling if _in_time(t, config)]
     if not in_time:
         return min(recalling, key=lambda t: t.distances), (
-            f"no index reaches recall {config.target_recall:g} within "
-            f"{config.latency_budget_ms:g} ms; of those that reach the recall, this one takes "
-            "the least work"
+            f"no index reaches recall {config.target_recall:g} within {config.latency_budget_ms:g} "
+            "ms; of the indexes that reach the recall, this one needs the least work"
         )
     exact = [t for t in in_time if t.config.kind == "Flat"]
     if exact and config.latency_budget_ms is not None:
         return exact[0], "exact search meets the targets"
     return min(in_time, key=lambda t: t.distances), (
-        "of those that meet the targets, this one takes the least work"
+        "of the indexes that meet the targets, this one needs the least work"
     )
 
 

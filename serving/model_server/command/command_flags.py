@@ -1,4 +1,4 @@
-"""The model server's flags: those of `tensorflow_model_server`, and six more.
+"""The model server's flags: all flags of `tensorflow_model_server`, and six more.
 
 References: TensorFlow Serving, `model_servers/main.cc` (all flags of mid-2026).
 """
@@ -87,7 +87,7 @@ _OTHERS: dict[str, tuple[Any, ...]] = {
     "tensorflow_intra_op_parallelism": (0, "Threads within an operation. 0 for one.", 0),
     "tensorflow_inter_op_parallelism": (
         0,
-        "Operations of a request that run at once. 0 for one a core.",
+        "Operations of a request that run at once. 0 for one per core.",
         0,
     ),
     "bfloat16": (

@@ -235,7 +235,7 @@ class _Signature:
                 f"{','.join(sorted(self._defaults))}"
             )
         array = tensor if isinstance(tensor, np.ndarray) else self._decoded(alias, tensor)
-        # The number of rows is at most that of elements, which is quick to compare.
+        # The number of rows is at most the number of elements, which is quick to compare.
         if array.size > self._max_rows:
             axes = [axis for axis in self._open_axes[alias] if axis < array.ndim]
             _check_rows(alias, math.prod(array.shape[axis] for axis in axes), self._max_rows)

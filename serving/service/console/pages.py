@@ -1,13 +1,13 @@
 """The web pages of the service.
 
     /                 redirects to /console
-    /console          to try requests
+    /console          console to try requests
     /docs             API reference from /openapi.json, with a form for each route
     /console/NAME     their styles, modules and icon: the files of `static/`, and the style sheet
                       that they share with the reports
 
-The pages contain no data. They call the REST routes with the token that the user enters. They load
-nothing from other hosts but the pictures of ads, and their content security policy forbids it.
+The pages contain no data. They call the REST routes with the token that the user enters. Their
+content security policy forbids loading anything except pictures of ads from other hosts.
 """
 
 import hashlib

@@ -56,7 +56,7 @@ def create_app(
     feedback: FeedbackLog | None = None,
     draining: threading.Event | None = None,
 ) -> fastapi.FastAPI:
-    """Returns the ASGI application, which closes what it serves at its end.
+    """Returns the ASGI application, which closes its dependencies at shutdown.
 
     These are the orchestrators, their impression log and their user store.
 
@@ -92,7 +92,7 @@ def create_app(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if impressions is not None:
-            # First: nothing else that is slow to close may cost what it has not written.
+            # First, so that nothing slow to close can cost its unwritten rows.
             await asyncio.to_thread(impressions.close)
         await router.close()
         if users is not None:
@@ -102,7 +102,7 @@ def create_app(
         title="tfrec",
         summary="Ranked ads for a request",
         lifespan=lifespan,
-        # A redirect would name the host that the client's header names.
+        # A redirect would go to the host in the client's header.
         redirect_slashes=False,
         # `openapi` and `pages` have their own, which load nothing from other hosts.
         openapi_url=None,
@@ -142,7 +142,7 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
 
     @app.post("/v1/recommend", response_model=Answer, **described)
     async def recommend(body: Request, http: fastapi.Request) -> responses.Response:
-        """The best ads for one request, best first."""
+        """Returns the best ads for one request, best first."""
         (request,) = _with_deadlines([body], http, router.stable.config.default_deadline_ms)
         if request.request_id is None:
             request = request.model_copy(update={"request_id": http.scope[entrance.REQUEST_ID]})
@@ -154,7 +154,7 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
     async def recommend_batch(
         body: schemas.BatchRequest, http: fastapi.Request
     ) -> responses.Response:
-        """The answers to many requests, in their order."""
+        """Returns the answers to many requests, in the same order."""
         requests = _with_deadlines(body.requests, http, router.stable.config.batch_deadline_ms)
         answers = await router.recommend_batch(requests, http.scope[entrance.STARTED])
         _note(http, answers)
@@ -217,21 +217,21 @@ def _add_state_routes(
 
     @app.get("/v1/bundle", responses=refusals(401, 422, 500))
     async def bundle(release: ReleaseName = "stable") -> dict[str, Any]:
-        """A release: fields, heads, index, metrics, updates; and all loaded releases.
+        """Describes a release (fields, heads, index, metrics, updates) and all loaded releases.
 
-        Without a canary, the canary is the stable release, as for requests.
+        Without a canary, `canary` means the stable release, as for requests.
         """
         described = orchestrator.describe_release(router.serving(release))
         return {**described, "releases": router.status(), "refused": refused()}
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Whether the process answers."""
+        """Returns 200 if the process is alive."""
         return {"status": "ok"}
 
     @app.get("/readyz", response_model=schemas.ReadyBody, responses=refusals(503))
     async def readyz() -> responses.Response:
-        """Whether the ranker has been verified to serve this release.
+        """Returns 200 if the ranker has been verified for this release.
 
         The service stays ready when a verified ranker becomes unavailable: answers in retrieval
         order are better than none. `degraded` says why.
@@ -255,7 +255,7 @@ def _add_metrics_route(app: fastapi.FastAPI, metrics: orchestrator.ServiceMetric
         responses=refusals(401, 500),
     )
     async def page() -> responses.Response:
-        """Counters and histograms in the text format of Prometheus."""
+        """Returns counters and histograms in the Prometheus text format."""
         text = await asyncio.to_thread(metrics.render)
         return responses.Response(text, media_type=orchestrator.METRICS_CONTENT_TYPE)
 

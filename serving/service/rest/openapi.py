@@ -91,7 +91,7 @@ def openapi_document(
         [(schemas.ErrorBody, "serialization")], ref_template=_REF
     )
     described.update(errors["$defs"])
-    # FastAPI leaves nulls out of examples, and an answer without them is not valid.
+    # FastAPI omits nulls from examples, and an answer without them is not valid.
     described["Answer"]["examples"] = requests.Answer.model_json_schema()["examples"]
     scores = {head.output: _score_schema(head) for head in service.release.manifest.heads}
     described["RankedAd"]["properties"].update(scores)

@@ -22,7 +22,7 @@ def test_another_table_without_a_format_names_the_commands(tmp_path: pathlib.Pat
     log = write_log(tmp_path / "log.csv")
     done = scripts_in_forks.run("train.py", f"--data_path={log}", f"--workdir={tmp_path / 'w'}")
     assert done.returncode == 1
-    assert "is not Criteo's log" in done.stderr
+    assert "is not a Criteo log" in done.stderr
     commands = [line.strip() for line in done.stderr.splitlines() if line.startswith("  tfrec")]
     assert commands == [
         f"tfrec convert --infer_schema --data_path={log} --schema_path=schema.json",

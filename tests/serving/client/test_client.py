@@ -100,7 +100,7 @@ def test_a_refused_request_carries_the_service_s_message(service):
 def test_what_is_no_json_is_not_sent(service):
     with pytest.raises(errors.TfrecClientError, match="cannot be sent as JSON"):
         service.recommend(user={"country": object()})
-    with pytest.raises(errors.TfrecClientError, match=r"as JSON: .*and None for a missing value\."):
+    with pytest.raises(errors.TfrecClientError, match=r"as JSON: .*or None for a missing value\."):
         service.recommend(user={"age": float("nan")})
 
 

@@ -49,7 +49,7 @@ def test_a_data_card_that_a_kill_left_out_is_written_by_the_next_run(
 
 @pytest.mark.parametrize(
     ("is_trained", "why"),
-    [(True, "are weak"), (False, "there is no trained ranker of this data set in")],
+    [(True, "are weak"), (False, "there is no trained ranker for this data set in")],
 )
 def test_towers_that_no_ranker_teaches_say_why(
     is_trained, why, source, tmp_path, capsys, monkeypatch

@@ -531,7 +531,11 @@ def test_files_written_by_other_programs_are_read(release, tmp_path):
     ("name", "text", "message"),
     [
         ("ads.csv", "ad_id,price,price\n1,2,3\n", "the header names ['price'] more than once"),
-        ("ads.csv", 'ad_id,category\n1,"x\ny\nz\n', "ads.csv, line 2: the row opens a quote"),
+        (
+            "ads.csv",
+            'ad_id,category\n1,"x\ny\nz\n',
+            "ads.csv, line 2: the row has an unclosed quote",
+        ),
         ("ads.jsonl", '{"ad_id": "a"}\n{', "ad 2: expected JSON, got invalid JSON"),
         ("ads.jsonl", '{"ad_id": "a"}\n{"ad_id": 1.5}', "ads[1].ad_id: expected a string of 1 to"),
         ("ads.csv", "id,price\n1,2\n", "or ad_id and columns of ['advertiser', 'category',"),

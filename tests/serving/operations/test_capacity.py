@@ -45,7 +45,7 @@ def test_what_was_measured_is_marked_and_everything_else_is_calculated():
 
 def test_cores_follow_from_processor_time_at_half_load():
     found = sized(rps=1_000)
-    # 8 ms and 10 ms of a core a request, and as much idle.
+    # 8 ms and 10 ms of a core per request, and as much idle.
     assert found["orchestrators", "cores"].value == pytest.approx(16)
     assert found["rankers", "cores"].value == pytest.approx(20)
     # Of 32 cores each, with a spare.

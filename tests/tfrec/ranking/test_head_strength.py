@@ -29,7 +29,7 @@ def test_a_head_is_weak_unless_it_is_known_to_beat_its_base_rate(entropy, is_wea
 def test_the_advice_says_how_many_positive_rows_would_settle_it():
     # Two errors of 0.04 and an information of 0.02: 16 times the rows would be enough.
     reason = weakness(positives=50, normalized_entropy=0.98, normalized_entropy_error=0.04)
-    assert "About 800 positive validation rows would settle it" in reason
+    assert "About 800 positive validation rows would settle this" in reason
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,6 @@ def test_a_head_that_is_badly_calibrated_is_weak():
 def test_rows_of_one_kind_cannot_be_judged():
     found = head_strength.parse_figures({"engagement": {"labeled": 40, "positives": 0}})
     assert head_strength.weak_heads(found) == {
-        "engagement": "0 of 40 validation rows are positive, so it cannot be judged. A larger log "
-        "would help."
+        "engagement": "0 of 40 validation rows are positive, so it cannot be evaluated. A larger "
+        "log would help."
     }

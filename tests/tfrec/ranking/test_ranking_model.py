@@ -189,7 +189,7 @@ class WithLoss(ranking.RankingModel):
         (
             WithLoss,
             tfrs.tasks.Ranking(tf.keras.losses.BinaryCrossentropy(from_logits=True)),
-            r"WithLoss.tasks\['click'\]: expected a loss of each row, got one with the reduction",
+            r"WithLoss.tasks\['click'\]: expected a loss per row, got one with the reduction",
         ),
     ],
 )

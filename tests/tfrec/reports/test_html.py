@@ -94,10 +94,10 @@ def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure
         assert "for comparison: retrieval top 10" in shown
         assert "if revenue were known" in shown
         assert "by clicks alone" in shown
-        assert "with the default weights" in shown or "has the default weights" in shown
+        assert "with the default weights" in shown or "uses the default weights" in shown
         assert "recall@500, uniform exposure" in shown
         assert "The two-tower model reaches 100.0 % (–)" in shown
-    assert "of the value if the ranker ordered all ads" in words
+    assert "of the value that the ranker would reach over all ads" in words
     without = with_truth.funnel.utilities["utility"].model_copy(update={"over_all_ads": None})
     large = with_truth.funnel.model_copy(update={"utilities": {"utility": without}})
     report = with_truth.model_copy(update={"funnel": large})
@@ -116,12 +116,12 @@ def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(rep
     assert "&lt;script&gt;" in text
     words = " ".join(" ".join(page.words).split())
     for shown in (words, " ".join(report_text.report_as_text(real).split())):
-        assert "A lower share than theirs does not mean that its order is worse" in shown
+        assert "A lower share for the latter therefore does not mean a worse order" in shown
         assert "for comparison: ranker by click alone" in shown
         assert "with the default weights" in shown
-        assert "Among ads that were shown, the orders compare as follows" in shown
+        assert "On ads that were shown, the orders compare as follows" in shown
         assert "repeat an earlier click" not in shown
-    assert "A lower share than theirs" not in report_text.report_as_text(reports[0])
+    assert "A lower share for the latter" not in report_text.report_as_text(reports[0])
 
 
 @pytest.mark.trains
@@ -217,7 +217,7 @@ def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
     )
     assert report_html.funnel_in_words(clicks) == (
         "25.0 % of 40 held-out clicked ads are among the ten that are returned; the tower loses "
-        "most, 75.0 %. Only ads that were shown were clicked, so the exposure matters, too."
+        "most, 75.0 %. Only shown ads can be clicked, so these shares also depend on the exposure."
     )
 
 

@@ -157,7 +157,7 @@ def test_the_command_says_that_there_are_no_addresses(runners, tmp_path):
         ('{"cluster": {}}', r"cannot be read \(KeyError: 'task'\); expected JSON like"),
         (
             '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "ps", "index": 0}}',
-            r"the jobs \['ps', 'worker'\], and this process is a 'ps'; expected workers alone",
+            r"the jobs \['ps', 'worker'\], and this process is a 'ps'; expected only workers",
         ),
         (
             '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',

@@ -106,7 +106,7 @@ def test_a_study_without_a_complete_trial_says_so(data_set, tmp_path):
 
 def test_a_study_of_other_options_is_not_continued(data_set, tmp_path):
     tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=1)
-    with pytest.raises(ValueError, match=r"has other seed\. Delete the directory to begin"):
+    with pytest.raises(ValueError, match=r"has other seed\. Delete the directory to start"):
         tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, seed=2, max_trials=1)
     other = dataclasses.replace(PARABOLA, defaults=config.RankerConfig(epochs=3))
     with pytest.raises(ValueError, match="has other defaults"):

@@ -261,7 +261,7 @@ def test_faults_are_warned_of_with_what_to_do(tmp_path):
     for text in (
         "Every training row is a click, so there is no ranker: retrieval alone orders ads.",
         "Constant, with the same id in every training row: fixed.",
-        "Missing in nearly all of training: sparse (98.0 %).",
+        "Missing in nearly every training row: sparse (98.0 %).",
         "like an id: visit (800 values in 800 requests)",
         "Out of vocabulary far more often in test than in training: moving (0.0 % to 100.0 %)",
         "One ad, 'x', has 90.0 % of the training impressions.",

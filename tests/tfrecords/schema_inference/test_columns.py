@@ -509,7 +509,7 @@ def test_codes_are_categories_and_titles_are_shown(tmp_path: pathlib.Path) -> No
     own = {f["name"]: (f["kind"], f["side"]) for f in proposal["fields"]}
     assert own["device_code"] == ("categorical", "ad")
     assert own["stage"] == ("categorical", "query")
-    assert any("'stage' has 13 different whole numbers: a code or a quantity?" in n for n in notes)
+    assert any("'stage' has 13 different whole numbers: is it a code" in n for n in notes)
 
 
 @pytest.mark.parametrize(
@@ -711,7 +711,9 @@ def test_columns_of_later_files_are_said(tmp_path: pathlib.Path) -> None:
     last = write(tmp_path / "2.tsv", {**log, "channel": ["mail"] * 1200})
     proposal, notes = infer.propose([first, last])
     assert "channel" not in sides(proposal)
-    said = f"Left out: columns that {first} lacks: 'channel' (in {last}). To use them, add them"
+    said = (
+        f"Left out: columns that are not in {first}: 'channel' (in {last}). To use them, add them"
+    )
     assert any(said in note for note in notes)
     _, notes = infer.propose([first, first])
     assert "lacks" not in " ".join(notes)

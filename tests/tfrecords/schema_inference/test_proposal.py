@@ -91,7 +91,7 @@ def test_labels_with_foreign_names_are_known_by_the_rows_in_which_they_are_posit
     proposal, notes = infer.propose([write(tmp_path / "other.csv", columns)])
     labels = [proposal[label] for label in ("click", "engagement", "revenue")]
     assert labels == ["geklickt", "gekauft", "umsatz"]
-    assert any("'gekauft' and 'umsatz' are among those of 'geklickt'" in note for note in notes)
+    assert any("'gekauft' and 'umsatz' are also positive in 'geklickt'" in note for note in notes)
     assert proposal["show"] == ["titel"]
 
 

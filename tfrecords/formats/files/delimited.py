@@ -74,7 +74,7 @@ class DelimitedLog:
     Args:
         files: The files.
         layout: Their layout.
-        derive: Derives the columns of the schema from those of the files; None: the same.
+        derive: Derives the columns of the schema from the columns of the files; None: the same.
         rows_per_chunk: Approximate number of rows of a chunk.
     """
 
@@ -149,7 +149,7 @@ def header(path: pathlib.Path, layout: Layout, row: bytes) -> list[str]:
 
 def open_quote(path: pathlib.Path) -> ValueError:
     """Returns the error of a header with a quote that is not closed."""
-    return ValueError(f"{path}: the header opens a quote that is not closed; remove it.")
+    return ValueError(f"{path}: the header has an unclosed quote; remove it.")
 
 
 def parse(

@@ -170,7 +170,7 @@ class RowReader:
 
     def _unclosed(self, line: int) -> ValueError:
         return ValueError(
-            f"{self.path}, line {line}: the row opens a quote that is not closed. Close it, or "
+            f"{self.path}, line {line}: the row has an unclosed quote. Close it, or "
             "double it if it is text."
         )
 
@@ -181,7 +181,7 @@ class RowReader:
             line = self.line + text.count(b"\n", 0, start)
             raise ValueError(
                 f"{self.path}, line {line}: text follows a closing quote in a value of several "
-                "lines. Double quotes instead of escaping them by a backslash (Spark: option "
+                "lines. Double quotes instead of escaping them with a backslash (Spark: option "
                 "escape='\"')."
             )
         return len(ends) + (not len(ends) or int(ends[-1]) < len(text))

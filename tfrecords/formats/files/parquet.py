@@ -25,8 +25,8 @@ class ParquetLog:
 
     Args:
         path: The file.
-        types: Columns to read; those of type `delimited.NUMBERS` are read as numbers, lists of type
-            `delimited.VECTORS` as lists of numbers.
+        types: Columns to read; columns of type `delimited.NUMBERS` are read as numbers, lists of
+            type `delimited.VECTORS` as lists of numbers.
         lists: Columns that may hold lists.
         rows_per_chunk: Number of rows of a chunk.
 
@@ -228,8 +228,8 @@ def _open(path: pathlib.Path) -> pq.ParquetFile:
 def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
     if "lists to be of size" in str(error):
         return ValueError(
-            f"{path} has lists of one fixed size, some of them null, which Arrow cannot read from "
-            f"Parquet ({error}). Write them as lists of any size, or without nulls."
+            f"{path} has fixed-size lists, some of them null, which Arrow cannot read from "
+            f"Parquet ({error}). Write them as variable-size lists, or without nulls."
         )
     return ValueError(f"{path} cannot be read as Parquet ({error}). Copy or write it again.")
 

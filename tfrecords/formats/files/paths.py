@@ -15,7 +15,7 @@ def expand_paths(text: str | None) -> tuple[pathlib.Path, ...]:
             `day_0`, `day_1`, … of the Criteo 1 TB log. None: no files.
 
     Returns:
-        The files in the given order; those of a pattern by name, with numbers in numeric order.
+        The files in the given order; files of a pattern by name, with numbers in numeric order.
         Other directories are returned unchanged, for the format to interpret.
 
     Raises:

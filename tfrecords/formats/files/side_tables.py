@@ -80,8 +80,8 @@ class SideTable:
         places = pa.array(rows, mask=rows < 0)
         if must_match and len(ids) >= _MIN_KEYS and places.null_count == len(ids):
             raise ValueError(
-                f"{self.path} has none of the values of {list(self.key)} in the log, such as "
-                f"{ids.values[0].as_py()!r}; its own are like {self._examples}. Give the "
+                f"{self.path} contains none of the log's values of {list(self.key)}, such as "
+                f"{ids.values[0].as_py()!r}; it has values such as {self._examples}. Give the "
                 "table of this log, with keys written in the same way."
             )
         for name, values in self._values.items():

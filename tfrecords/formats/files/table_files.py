@@ -68,7 +68,7 @@ def is_json(path: pathlib.Path) -> bool:
     if first.startswith(b"["):
         raise ValueError(
             f"{path} is a JSON list; expected JSON lines, an object on each line. Convert it, for "
-            f"example by: jq -c '.[]' {path.name} > {path.stem}.jsonl"
+            f"example with: jq -c '.[]' {path.name} > {path.stem}.jsonl"
         )
     return first.startswith(b"{")
 

@@ -112,7 +112,7 @@ class Joiner:
             return tables.id_texts(self.events().numbers(source, rows))
         texts = self.events().texts(source, rows)
         if name == "uuid":
-            # A dictionary of the uuids of these rows, which are few of those of the log.
+            # A dictionary of the uuids of these rows, which are few of all uuids in the log.
             return texts.cast(pa.string()).dictionary_encode()
         if name == "platform":
             return recode(texts, _platform)

@@ -184,7 +184,7 @@ def _compact(column: pa.ChunkedArray) -> np.ndarray | pa.Array:
 
 
 def _joined(parts: list[np.ndarray | pa.Array], kind: pa.DataType) -> np.ndarray | pa.Array:
-    """Joins what `_compact` gave of a column of some type."""
+    """Joins the results of `_compact` for a column of some type."""
     if kind in (ID, delimited.NUMBERS):
         return np.concatenate(parts or [np.empty(0, np.int32 if kind == ID else np.float32)])
     if not parts:

@@ -1,4 +1,4 @@
-// The ranked ads: their scores, and in the details what the utility is made of and the fields.
+// The ranked ads: their scores, and in the details the parts of the utility and the fields.
 
 import { bar, count, head, html, number, render, row, shown } from "./html.js";
 import { exclude, restrict } from "./filters.js";
@@ -40,7 +40,7 @@ export function drawAds(ads, view) {
     "scales",
     isRanked &&
       `A full bar is the highest score among the ${count(candidates.length)} candidates: ${maxima}. ` +
-        `The parts of a utility have one scale, up to ${number(reach)}; negative parts are pale.`,
+        `The parts of the utility share one scale, up to ${number(reach)}; negative parts are pale.`,
   );
   render(
     "ads",
@@ -65,7 +65,7 @@ function adItem(ad, view) {
           ${ad.explanation?.explored && small("drawn by exploration")}
         </h3>
         <p class="quiet">${summary(ad, others)}</p>
-        ${view.rival && html`<p class="quiet">${placeIn(view.rival, ad)}</p>`}
+        ${view.rival && html`<p class="quiet">${rankIn(view.rival, ad)}</p>`}
       </div>
       <div class="scores">${scores(ad, view)}</div>
       <button type="button" id="exclude-${ad.ad_id}" aria-label="Exclude ${ad.ad_id}" title="Exclude this ad"
@@ -97,7 +97,7 @@ function scores(ad, { heads, weights, max, reach }) {
 const TITLE = /(^|[_ .-])(title|name|headline)$/i;
 const PICTURE = /(^|[_ .-])(image|img|picture|photo|thumbnail)([_ .-]?(url|link|src))?$/i;
 
-/** Returns the title, the address of the picture, and the other values that the catalog shows of an ad. */
+/** Returns an ad's title, the URL of its picture, and its other display values from the catalog. */
 function partsToShow({ show }) {
   const known = Object.entries(show ?? {}).filter(([, value]) => value !== null && value !== "");
   const [titleName, title] = known.find(([name]) => TITLE.test(name)) ?? [];
@@ -107,14 +107,14 @@ function partsToShow({ show }) {
   return { title: title === undefined ? null : shown(title), picture, others };
 }
 
-/** Returns a web address, possibly relative to the service, as a whole one; null for other values. */
+/** Returns the absolute form of a URL, which may be relative to the service; null for other values. */
 function pictureUrl(value) {
   if (typeof value !== "string" || !URL.canParse(value, document.baseURI)) return null;
   const { protocol, href } = new URL(value, document.baseURI);
   return ["http:", "https:"].includes(protocol) ? href : null;
 }
 
-/** The first values to show, or else the first fields; the ad's id is shown above. */
+/** Returns the first display values, or else the first fields; the ad's id is shown above. */
 function summary({ fields, ad_id: adId }, others) {
   return (others.length ? others : Object.entries(fields))
     .filter(([, value]) => value !== null && String(value) !== adId && String(value) !== "")
@@ -122,8 +122,8 @@ function summary({ fields, ad_id: adId }, others) {
     .map(([name, value]) => html`<span>${name} <b>${shown(value)}</b></span>`);
 }
 
-function placeIn({ name, ranks }, { ad_id: adId }) {
-  return ranks.has(adId) ? `place ${ranks.get(adId)} in ${name}` : `not in the answer of ${name}`;
+function rankIn({ name, ranks }, { ad_id: adId }) {
+  return ranks.has(adId) ? `rank ${ranks.get(adId)} in ${name}` : `not returned by ${name}`;
 }
 
 function moved(ad, before) {
@@ -142,13 +142,13 @@ function utilityTable(ad, { heads, weights, candidates }) {
   const rows = heads
     .slice(0, parts.length)
     .map(({ name, output }, index) => row(name, number(ad[output]), weights[name], number(parts[index])));
-  const place = candidates.findIndex((other) => other.ad_id === ad.ad_id) + 1;
+  const rank = candidates.findIndex((other) => other.ad_id === ad.ad_id) + 1;
   const reason = ad.explanation;
   const facts = [
     ["utility", "", "", number(ad.utility)],
-    ["retrieval", number(ad.retrieval_score), "", place > 0 && `place ${place}`],
-    reason && ["without rules", "", "", `place ${reason.rank_without_rules}`],
-    reason && reason.diversity_factor !== 1 && ["left by diversity", "", "", number(reason.diversity_factor)],
+    ["retrieval", number(ad.retrieval_score), "", rank > 0 && `rank ${rank}`],
+    reason && ["without rules", "", "", `rank ${reason.rank_without_rules}`],
+    reason && reason.diversity_factor !== 1 && ["diversity factor", "", "", number(reason.diversity_factor)],
     ad.propensity !== 1 && ["propensity", "", "", number(ad.propensity)],
   ];
   return table(

@@ -1,10 +1,10 @@
-// Calls the REST routes of the service, with the token if it requires one; shows what it refuses.
+// Calls the REST routes of the service, with the token if one is required, and shows its errors.
 
 import { byId, html } from "./html.js";
 
 const TOKEN = "tfrec-token";
 
-/** A refusal of the service, or the reason why it could not be asked (status 0). */
+/** An error from the service, or the reason why it could not be reached (status 0). */
 export class ApiError extends Error {
   constructor(status, message) {
     super(message);
@@ -30,7 +30,7 @@ export async function ask(route, body, signal) {
   throw new ApiError(reply.status, `${answer.error?.message ?? `Status ${reply.status}.`}${wait}`);
 }
 
-/** Returns the reply of a route to a text of JSON, or to none. */
+/** Returns the reply of a route to a JSON text, or to an empty body. */
 export async function send(route, method, text, signal) {
   const headers = text === undefined ? {} : { "content-type": "application/json" };
   if (token() && route !== "readyz") headers.authorization = `Bearer ${token()}`;
@@ -42,7 +42,7 @@ export async function send(route, method, text, signal) {
   }
 }
 
-/** Shows `error` in the page; a missing or wrong token opens the dialog that asks for one. */
+/** Shows `error` in the page; a missing or wrong token opens the token dialog. */
 export function showFailure(error) {
   clearFailure();
   if (!(error instanceof ApiError)) {

@@ -17,7 +17,7 @@ export function drawFunnel(steps) {
   );
 }
 
-/** Draws candidates: across, their place by retrieval; up, their utility. Those of the answer are lit. */
+/** Draws candidates by retrieval rank (across) and utility (up). The ads of the answer are highlighted. */
 export function drawScatter(candidates, ads) {
   const isRanked = candidates.length > 0 && candidates[0].utility !== null;
   const axis = isRanked ? "utility" : "retrieval score";
@@ -35,7 +35,7 @@ export function drawScatter(candidates, ads) {
     return html`
       <circle class="${isShown && "shown"}" cx="${across(ad)}" cy="${up(ad)}" r="${isShown ? 5 : 2.5}">
         <title>
-          ${ad.ad_id}: place ${places.get(ad.ad_id) + 1} by retrieval, ${axis} ${number(value(ad))}
+          ${ad.ad_id}: retrieval rank ${places.get(ad.ad_id) + 1}, ${axis} ${number(value(ad))}
         </title>
       </circle>`;
   };
@@ -48,19 +48,19 @@ export function drawScatter(candidates, ads) {
     candidates.length > 0 &&
       html`
     <svg role="img" width="${width}" height="${HEIGHT}"
-      aria-label="${candidates.length} candidates by place and ${axis}; ${lit.length} are in the answer.">
+      aria-label="${candidates.length} candidates by rank and ${axis}; ${lit.length} are in the answer.">
       <line x1="${LEFT}" x2="${width - RIGHT}" y1="${ground}" y2="${ground}"></line>
       ${label(LEFT - 8, TOP + 4, "end", number(high))}
       ${label(LEFT - 8, ground, "end", number(low))}
       ${label(LEFT, HEIGHT - 4, "start", "1")}
-      ${label(width / 2, HEIGHT - 4, "middle", "place by retrieval")}
+      ${label(width / 2, HEIGHT - 4, "middle", "retrieval rank")}
       ${label(width - RIGHT, HEIGHT - 4, "end", count(candidates.length))}
       ${[...others, ...lit].map(dot)}
     </svg>`,
   );
   render(
     "legend",
-    `Each dot is a candidate: across, its place by retrieval; up, its ${axis}. Point at one to see which.`,
+    `Each dot is a candidate: across, its retrieval rank; up, its ${axis}. Hover over a dot to see the ad.`,
   );
 }
 

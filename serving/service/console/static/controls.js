@@ -1,4 +1,4 @@
-// The controls of the request but its filters: query fields, limits, weights and rules.
+// The controls of the request except its filters: query fields, limits, weights and rules.
 
 import { asArray, asObject, byId, html, isObject, render, shown, typed } from "./html.js";
 import {
@@ -7,7 +7,7 @@ import {
 
 const MAX_SAMPLE_NAME = 60;
 
-/** Offers the sample requests of a release, and takes the first one if the request is empty. */
+/** Offers the sample requests of a release, and uses the first one if the request is empty. */
 export function drawSamples(bundle) {
   const samples = (bundle.sample_requests ?? []).map((sample) =>
     Object.fromEntries(Object.entries(sample).filter(([, value]) => value !== null)),
@@ -30,7 +30,7 @@ export function drawSamples(bundle) {
 const written = (value) =>
   isObject(value) || Array.isArray(value) ? JSON.stringify(value) : shown(value ?? "");
 
-/** Returns an input for the value at a path of the request; without a text the path is removed. */
+/** Returns an input for the value at a path of the request; clearing it removes the path. */
 export function input(path, { id, label, placeholder = "", isText = false }) {
   const set = ({ target: { value } }) =>
     change(path, value === "" ? undefined : isText ? value : typed(value));
@@ -77,7 +77,7 @@ export function drawFields(bundle) {
       if (kind === "categorical_list") {
         return html`
           <div class="wide">
-            <label for="${id}">${name} <small>one value a line</small></label>
+            <label for="${id}">${name} <small>one value per line</small></label>
             ${listInput(path, { id })}
           </div>`;
       }
@@ -121,7 +121,7 @@ export function drawWeights(bundle) {
     ([name, why]) => html`<details><summary>${name} is weak</summary><p class="quiet">${why}</p></details>`,
   );
   const missing =
-    absent.length > 0 && `This release has no ${absent.join(" and no ")} head: its log had no such label.`;
+    absent.length > 0 && `This release has no ${absent.join(" or ")} head: its log had no such label.`;
   const isRanked = !bundle.parts || bundle.parts.includes("ranker");
   const unranked = "This release has no ranker: ads are in retrieval order.";
   render("absent", isRanked ? [missing, ...weak] : unranked);

@@ -71,7 +71,7 @@ function route(path, name, operation) {
     </section>`;
 }
 
-/** Requests that are tried are shown to nobody, so they stay out of the impression log. */
+/** Nobody sees the answer to a trial request, so it stays out of the impression log. */
 const tried = (example) =>
   example.requests ? { requests: example.requests.map(tried) } : { ...example, dry_run: true };
 
@@ -97,7 +97,7 @@ function trial(method, path, example) {
     <h3>Try it</h3>
     ${
       example &&
-      html`<label for="${id}">Body, an example of this release</label>
+      html`<label for="${id}">Body: an example for this release</label>
       <textarea id="${id}" class="code" rows="14" spellcheck="false">${text}</textarea>`
     }
     <div class="row">
@@ -115,7 +115,7 @@ function indented(text) {
   }
 }
 
-/** Says what the API is, and how a first call looks. */
+/** Introduces the API and a first call. */
 function introduction(api) {
   const address = new URL(".", location.href).href.slice(0, -1);
   const isSecured = Boolean(api.components.securitySchemes);
@@ -139,7 +139,7 @@ function introduction(api) {
         <dt>Token</dt>
         <dd>${isSecured ? "Required, in the header authorization: Bearer TOKEN." : "Not required."}</dd>
         <dt>Errors</dt>
-        <dd><code>{"error": {"code", "message"}}</code>; the message has a line for each fault.</dd>
+        <dd><code>{"error": {"code", "message"}}</code>; the message has one line per problem.</dd>
       </dl>
       <h3>A first request</h3><pre>${call}</pre>
       <h3>An answer, with explanations</h3><pre>${answer}</pre>
@@ -150,7 +150,7 @@ async function start() {
   try {
     const api = await ask("openapi.json");
     clearFailure();
-    // A link sends no token.
+    // A link cannot send the token.
     byId("document").hidden = token() !== "";
     ({ schemas } = api.components);
     document.title = `tfrec API · release ${api.info.version}`;

@@ -21,7 +21,7 @@ const CONDITIONS = ["filters", "conditions"];
 const EXCLUDED = ["filters", "excluded_ads"];
 
 let adFields = [];
-// A condition that has no value yet, and so is not in the request.
+// A condition without a value, which is therefore not in the request yet.
 let draft = null;
 
 const kindOf = (field) => adFields.find(({ name }) => name === field)?.kind;
@@ -34,7 +34,7 @@ export const restrict = (field, operator, value) =>
 
 export const exclude = (adId) => change(EXCLUDED, [...new Set([...asArray(valueAt(EXCLUDED)), adId])]);
 
-/** Returns the value of a text, or undefined if an input cannot hold it: inputs have one line. */
+/** Returns the value of a text, or undefined if a one-line input cannot hold it. */
 function read(field, text) {
   if (text === "" || /[\r\n]/.test(text)) return undefined;
   return kindOf(field) === "numeric" ? typed(text) : text;
@@ -91,7 +91,7 @@ export function drawFilters(bundle) {
 function rowControls(row, index) {
   const id = `condition-${index}`;
   const place = row === draft ? "filters.conditions" : `filters.conditions[${index}]`;
-  // Of the rows at the time of the event: others may have changed since.
+  // Reads the rows at the time of the event: others may have changed since.
   const set = (parts) => setRows(rows().map((other, at) => (at === index ? { ...row, ...parts } : other)));
   const remove = () => setRows(rows().filter((_, at) => at !== index));
   const button = html`
@@ -126,7 +126,7 @@ function rowControls(row, index) {
     </li>`;
 }
 
-/** Offers the values of the candidates, the most frequent first, in the inputs of conditions. */
+/** Suggests the candidates' values in the inputs of conditions, most frequent first. */
 export function suggestValues(candidates) {
   render(
     "suggestions",

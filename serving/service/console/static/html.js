@@ -55,7 +55,7 @@ export function render(id, content) {
   const index = holder.contains(active) ? [...holder.querySelectorAll("button")].indexOf(active) : null;
   holder.replaceChildren(...[content].flat().filter(Boolean));
   if (index === null) return;
-  // A button that is gone, such as that of an ad left out, leaves the focus to the one in its place.
+  // If the button is gone, for example because its ad was excluded, the next one gets the focus.
   const buttons = holder.querySelectorAll("button");
   (byId(active.id) ?? buttons[Math.min(index, buttons.length - 1)])?.focus();
 }
@@ -95,7 +95,7 @@ export const isObject = (value) => value !== null && typeof value === "object" &
 export const asObject = (value) => (isObject(value) ? value : {});
 export const asArray = (value) => (Array.isArray(value) ? value : []);
 
-/** Returns the number or vector that a text means; the service gets, and refuses, other texts as they are. */
+/** Parses a number or a vector; any other text is sent unchanged, for the service to reject. */
 export function typed(text) {
   if (text.trim() && Number.isFinite(Number(text))) return Number(text);
   try {
@@ -132,7 +132,7 @@ export const row = (...cells) => html`<tr>${cells.map((cell) => html`<td>${cell}
 export const head = (...titles) =>
   html`<thead><tr>${titles.map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>`;
 
-/** Draws [start, length, class] parts, as shares of the whole, on one line; a number stands next to it. */
+/** Draws [start, length, class] parts of one bar, as shares of the whole, next to a number. */
 export const bar = (...parts) => html`
   <svg class="bar" aria-hidden="true">
     ${parts.map(

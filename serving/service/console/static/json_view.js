@@ -11,7 +11,7 @@ export const isJsonOpen = () => !byId("json-view").hidden;
 export function startJsonView() {
   byId("json").addEventListener("change", readJson);
   for (const button of document.querySelectorAll("[data-copies]")) {
-    // Browsers give pages the clipboard on https and localhost only.
+    // Browsers allow clipboard access on https and localhost only.
     button.hidden = !navigator.clipboard;
     button.addEventListener("click", () =>
       navigator.clipboard.writeText(byId(button.dataset.copies).textContent),
@@ -28,7 +28,7 @@ export function startJsonView() {
   }
 }
 
-/** Takes the text as the request; returns whether it is one, and marks why not. */
+/** Replaces the request with the text if it is valid, or marks the error; returns whether it is. */
 export function readJson() {
   clearFailure();
   try {

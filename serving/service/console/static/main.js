@@ -1,5 +1,5 @@
-// Asks the service for an answer with all its candidates, each time the request changes. New
-// weights are previewed at once, from the scores of the candidates.
+// Requests an answer with all its candidates each time the request changes. New weights are
+// previewed at once, from the scores of the candidates.
 
 import { drawAds, rankedBy, utilityOf } from "./ads.js";
 import { ask, clearFailure, onToken, showFailure } from "./api.js";
@@ -13,17 +13,17 @@ import { change, current, headsOf, onChange, RELEASES, releaseOf, weightsOf } fr
 
 const RETRY_MS = 3_000;
 const SLOW_MS = 1_000;
-const REST_MS = 200;
+const DEBOUNCE_MS = 200;
 
-// The release that answers, and the other one if there is a canary, or null.
+// The selected release, and the other one if there is a canary, or null.
 let bundle = null;
 let rival = null;
 let answer = null;
-// {name, ranks} of the answer of the other release, or null.
+// {name, ranks} from the answer of the other release, or null.
 let compared = null;
 let running = null;
 let timer = 0;
-// The ads that a preview shows and the service has not confirmed, or null.
+// The ads in the preview, until the service has confirmed their order, or null.
 let previewed = null;
 // {key, weights, ranks}: a request without its weights, the weights, and ad id -> rank in its answer.
 let base = null;
@@ -31,7 +31,7 @@ let base = null;
 const keyOf = ({ weights, ...rest }) => JSON.stringify(rest);
 const idsOf = (ads) => JSON.stringify(ads.map((ad) => ad.ad_id));
 
-/** Asks what is served, and for the first answer. */
+/** Loads the description of the service and the first answer. */
 async function start() {
   try {
     await describe();
@@ -42,14 +42,14 @@ async function start() {
     return;
   }
   byId("app").hidden = false;
-  // On a phone the request is above the answer, which should be near.
+  // On a phone the request is above the answer, which should stay within reach.
   byId("query-fields").open = matchMedia("(min-width: 901px)").matches;
   drawSamples(bundle);
   drawRequest();
   recommend();
 }
 
-/** Asks what is served. */
+/** Loads the description of the served releases. */
 async function describe(signal) {
   const described = await ask(`v1/bundle?release=${releaseOf()}`, undefined, signal);
   const other = described.releases?.find(
@@ -76,15 +76,15 @@ function changed(path) {
   later(drawRequest);
   if (path[0] === "weights" && answer?.order === "utility") preview();
   clearTimeout(timer);
-  timer = setTimeout(recommend, REST_MS);
+  timer = setTimeout(recommend, DEBOUNCE_MS);
 }
 
-/** Shows the order that the weights give to the candidates, before the service is asked. */
+/** Orders the candidates by the new weights, before the service answers. */
 function preview() {
   const ads = rankedBy(weightsOf(bundle), headsOf(bundle), answer.candidates).slice(0, answer.ads.length);
   previewed = idsOf(ads);
   drawOrder(ads);
-  say("status", "Preview of these weights; the service is being asked.");
+  say("status", "Preview with these weights; waiting for the service…");
 }
 
 function drawOrder(ads) {
@@ -98,7 +98,7 @@ function drawOrder(ads) {
     before: isReweighted ? base.ranks : null,
     rival: compared,
   });
-  // In retrieval order, with the utilities of these weights.
+  // In retrieval order, with their utilities under these weights.
   drawScatter(
     answer.candidates.map((ad) => ({ ...ad, utility: utilityOf(ad, weights, heads) })),
     ads,
@@ -124,14 +124,14 @@ async function recommend() {
   } catch (error) {
     if (error.name === "AbortError") return;
     showFailure(error);
-    say("status", answer ? "The answer below is the last one that came." : "");
+    say("status", answer ? "The answer below is the last one received." : "");
   } finally {
     clearTimeout(slow);
     if (running.signal === signal) document.body.classList.remove("busy");
   }
 }
 
-/** Returns the places of ads in the answer of the other release. */
+/** Returns the ranks of ads in the answer of the other release. */
 async function comparison(request, signal) {
   const release = RELEASES.find((name) => name !== releaseOf());
   const { ads, degraded } = await ask("v1/recommend", { ...request, release }, signal);
@@ -148,14 +148,14 @@ function show(roundTripMs) {
   render(
     "compared",
     compared && [
-      `${compared.name} has ${common} of these ${ads.length} ads in its answer. `,
-      compared.degraded && `It is degraded: ${compared.degraded}`,
+      `${compared.name} also returns ${common} of these ${ads.length} ads. `,
+      compared.degraded && `Its answer is degraded: ${compared.degraded}`,
     ],
   );
   drawTime(answer, roundTripMs);
   drawFunnel([
     ["ads in the catalog", numAds(bundle)],
-    ["candidates by retrieval", candidates.length],
+    ["retrieved candidates", candidates.length],
     [isRanked ? "ranked, by utility" : "in retrieval order", ads.length],
   ]);
   const time = milliseconds(answer.stage_ms.total);
@@ -163,13 +163,13 @@ function show(roundTripMs) {
   const isConfirmed = previewed === idsOf(ads);
   const confirmed = isConfirmed
     ? "The service confirms this order."
-    : "The order of the service, under its rules.";
+    : "This is the service's order, with its rules applied.";
   say("status", previewed && isRanked ? `${confirmed} ${text}` : text);
   previewed = null;
   drawNotices(isRanked);
 }
 
-/** Keeps the ranks of the first answer to a request, to compare answers for other weights with. */
+/** Keeps the ranks in the first answer to a request, as the baseline for other weights. */
 function rememberRanks() {
   if (base?.key === keyOf(current())) return;
   const ranks = new Map();

@@ -1,4 +1,4 @@
-// What is served, and whether the service is ready.
+// The served releases, and whether the service is ready.
 
 import { ask } from "./api.js";
 import { asArray, asObject, byId, count, head, html, number, render, row, say } from "./html.js";
@@ -6,7 +6,7 @@ import { asArray, asObject, byId, count, head, html, number, render, row, say } 
 const PERIOD_MS = 5_000;
 const TIMEOUT_MS = 4_500;
 
-/** Shows the service's description of its release, and of the other one or null. */
+/** Shows the description of a release, and of the other one if there is one. */
 export function drawRelease(bundle, rival) {
   const { index = {}, live, releases = [] } = bundle;
   byId("release").textContent = `Release ${bundle.version} · ${count(numAds(bundle))} ads`;
@@ -54,10 +54,10 @@ function drawQuality(bundles) {
   const refusals = gate?.forced ? asArray(gate.refusals) : [];
   render("quality-note", [
     refusals.length > 0 && html`<span class="bad">Published by force: ${refusals.join("; ")}. </span>`,
-    impressions != null && `${count(impressions)} impressions of the test split. `,
+    impressions != null && `${count(impressions)} impressions in the test split. `,
     names.length > 0
-      ? "Small: 95 % interval. Predicted / observed is 1 if probabilities are calibrated."
-      : "The manifest has no metrics of this release.",
+      ? "Small print: 95 % interval. Predicted / observed is 1 if probabilities are calibrated."
+      : "The manifest has no metrics for this release.",
   ]);
 }
 
@@ -81,9 +81,9 @@ function metricsOf({ metrics, index = {} }) {
     for (const [name, label] of Object.entries(METRICS)) found[`${head}: ${label}`] = own?.[name];
   }
   const recall = retrieval?.recommenders?.two_tower?.metrics?.corpus_recall_at_500;
-  if (recall != null) found["clicked ads among 500 (recall)"] = { value: recall };
+  if (recall != null) found["two-tower recall@500"] = { value: recall };
   const exact = index.recall_at_500_against_exact;
-  if (exact != null) found["exact best 500 found by the index"] = { value: exact };
+  if (exact != null) found["index recall@500 against exact search"] = { value: exact };
   return Object.fromEntries(Object.entries(found).filter(([, metric]) => metric?.value != null));
 }
 
@@ -101,7 +101,7 @@ const textOf = (facts) =>
     .map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`)
     .join(", ");
 
-/** Asks for the readiness of the service, again and again while the page is visible. */
+/** Polls the readiness of the service while the page is visible. */
 export function watchHealth() {
   document.addEventListener("visibilitychange", look);
   setInterval(look, PERIOD_MS);
@@ -110,7 +110,7 @@ export function watchHealth() {
 
 async function look() {
   if (document.hidden) return;
-  // A service that hangs is not ready: its time is over before the next look.
+  // A service that hangs is not ready: the timeout is shorter than the polling period.
   const abort = new AbortController();
   const timer = setTimeout(() => abort.abort(), TIMEOUT_MS);
   try {

@@ -1,4 +1,4 @@
-// The request, one JSON object that every control shows and changes.
+// The request: one JSON object that every control reads and changes.
 
 import { asObject } from "./html.js";
 
@@ -36,7 +36,7 @@ export const valueAt = (path) => path.reduce((part, name) => asObject(part)[name
 
 export const RELEASES = ["stable", "canary"];
 
-/** Returns the release that answers: the stable one if the request names none. */
+/** Returns the release to query: the stable one unless the request names another. */
 export const releaseOf = () => (RELEASES.includes(request.release) ? request.release : "stable");
 
 /** Returns the trained heads of a release: {name, output, kind}; kind is the class of its color. */

@@ -406,13 +406,13 @@ def test_the_canary_is_beside_the_stable_release(canary_url, open_console):
     canary = asked(canary_url, context=sample(), release="canary")
     assert shown_ads(page) == stable != canary
     expect(page.locator("#compared")).to_have_text(
-        f"canary 2 has {len({*stable} & {*canary})} of these 10 ads in its answer."
+        f"canary 2 also returns {len({*stable} & {*canary})} of these 10 ads."
     )
     first = page.locator("#ads > li").first.locator(".name p").nth(1)
     assert first.inner_text() == (
-        f"place {canary.index(stable[0]) + 1} in canary 2"
+        f"rank {canary.index(stable[0]) + 1} in canary 2"
         if stable[0] in canary
-        else "not in the answer of canary 2"
+        else "not returned by canary 2"
     )
     heads = page.locator("#quality th").all_inner_texts()
     assert heads == ["", "stable 1", "canary 2"]
@@ -421,7 +421,7 @@ def test_the_canary_is_beside_the_stable_release(canary_url, open_console):
     page.select_option("#which", "canary")
     answered(page, "ads from release 2")
     assert shown_ads(page) == canary
-    expect(page.locator("#compared")).to_contain_text("stable 1 has ")
+    expect(page.locator("#compared")).to_contain_text("stable 1 also returns ")
     open_json(page)
     assert page.evaluate("JSON.parse(document.getElementById('json').value).release") == "canary"
 
@@ -431,9 +431,9 @@ def test_the_quality_in_the_manifest_is_shown_and_samples_are_named(page):
     assert [re.split(r"\s+", row.strip()) for row in rows] == [
         ["click:", "AUC", "0.7500", "0.7000", "to", "0.8000"],
         ["click:", "predicted", "/", "observed", "1.050", "0.9000", "to", "1.200"],
-        ["exact", "best", "500", "found", "by", "the", "index", "1.000"],
+        ["index", "recall@500", "against", "exact", "search", "1.000"],
     ]
-    assert "600 impressions of the test split" in page.inner_text("#quality-note")
+    assert "600 impressions in the test split" in page.inner_text("#quality-note")
     assert page.is_hidden("#which")
     # In the order of the release's fields.
     names = page.locator("#sample option").all_inner_texts()
@@ -543,7 +543,7 @@ def test_values_with_markup_are_shown_as_text_and_absent_heads_are_named(hostile
     expect(page.locator("#conditions li")).to_have_count(1)
     assert page.locator("main img, main script").count() == 0
     assert page.title() == "tfrec console · release 1"
-    assert "no engagement and no revenue head" in page.locator("#absent").inner_text()
+    assert "no engagement or revenue head" in page.locator("#absent").inner_text()
     assert page.locator("#weights .row").count() == 1
     labels = page.locator("#ads > li").first.locator(".score .quiet").all_inner_texts()
     assert labels == ["click", "utility"]
