@@ -16,10 +16,14 @@ import tfrec  # noqa: F401  (first: it selects Keras 2)
 import logs  # isort: skip
 import pytest
 import shared
+import tensorflow as tf
 from absl import flags
 
 from tfrec import config, ranking, retrieval
 from tfrecords import reader, synthetic
+
+# Optimizing a test's graph takes longer than running it. Scripts in processes of their own do it.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 pytest_plugins = ("left_out", "serving_fixtures", "valkey")
 

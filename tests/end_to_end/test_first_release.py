@@ -104,7 +104,7 @@ def released(retrieval_config, ranker_config, tmp_path_factory):
     """Returns the release of a log by its name: trains, evaluates, exports, asks for ten ads."""
     options = {
         "retrieval": dataclasses.replace(retrieval_config, epochs=1, refit=False),
-        "ranking": dataclasses.replace(ranker_config, num_blocks=1, epochs=1),
+        "ranking": dataclasses.replace(ranker_config, num_blocks=0, epochs=1),
     }
 
     @functools.cache

@@ -181,8 +181,6 @@ def test_a_ranker_named_by_a_flag_is_kept_for_the_commands_after_it(workdir, tmp
     written = json.loads((copy / "ranker" / "config.json").read_text())
     assert written["ranker"] == "examples.dlrm_ranker:DLRM"
     assert "finished before" not in run("evaluate.py", f"--workdir={copy}").stdout
-    run("export.py", f"--workdir={copy}", "--index=Flat", "--force")
-    run("inference.py", f"--workdir={copy}", "--demo")
 
 
 def test_a_lost_manifest_is_exported_again_and_a_publish_keeps_the_flags_of_the_export(

@@ -83,7 +83,7 @@ def test_what_was_shown_can_be_trained_on(shown, ranker_config, tmp_path):
     )
     assert sum(data_set.label_count(s, "click") for s in ("train", "validation", "test")) == 1500
     assert data_set.schema.position == "_position"
-    config = dataclasses.replace(ranker_config, num_blocks=1, epochs=2)
+    config = dataclasses.replace(ranker_config, num_blocks=0, epochs=2)
     ranking.train_ranker(data_set, config, tmp_path / "ranker")
     model, _, _ = ranking.load_ranker(data_set, tmp_path / "ranker")
     held_out = ranking.predict_split(model, data_set, "validation")

@@ -830,7 +830,7 @@ def test_searches_during_updates_return_valid_results(release):
     threads = [threading.Thread(target=search, args=(seed,)) for seed in range(3)]
     for thread in threads:
         thread.start()
-    for number in range(300):
+    for number in range(120):
         ad_id = f"new-{number % 60}"
         if number % 3 == 2:
             live.update([], [ad_id])

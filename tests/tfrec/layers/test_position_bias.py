@@ -71,7 +71,7 @@ def logged(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(ranker_config):
-    return dataclasses.replace(ranker_config, num_blocks=1, batch_size=64, epochs=3, dropout=0.0)
+    return dataclasses.replace(ranker_config, num_blocks=0, batch_size=64, epochs=3, dropout=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def test_heads_without_held_out_labels_are_trained_and_said_to_be_unmeasured(
     counts = {label: partly.label_count("train", label) for label in partly.spec.labels}
     assert counts["click"] == 1_200 > counts["revenue"] > counts["engagement"] > 500
     assert partly.label_count("validation", "engagement") == 0
-    config = dataclasses.replace(ranker_config, num_blocks=1, batch_size=8, epochs=1)
+    config = dataclasses.replace(ranker_config, num_blocks=0, batch_size=8, epochs=1)
     ranking.train_ranker(partly, config, tmp_path)
     model, calibrators, description = ranking.load_ranker(partly, tmp_path)
     # Batches of eight rows: of some no row has an engagement label, and none gives a NaN.
@@ -68,7 +68,7 @@ def test_a_label_that_no_training_row_has_is_no_head(partly, ranker_config, tmp_
     """The schema names it, and the column is empty."""
     empty = reader.DataSet(partly.directory)
     empty.description.splits["train"].label_positives["revenue"] = 0
-    config = dataclasses.replace(ranker_config, num_blocks=1, epochs=1)
+    config = dataclasses.replace(ranker_config, num_blocks=0, epochs=1)
     ranking.train_ranker(empty, config, tmp_path)
     model, _, description = ranking.load_ranker(empty, tmp_path)
     assert list(model.heads) == description["heads"] == ["click", "engagement"]

@@ -125,7 +125,7 @@ def test_rows_of_a_user_are_one_draw_where_users_are_known(ratings, data_set):
 
 @pytest.mark.trains
 def test_the_figures_beside_a_ranker_have_the_errors_of_users(ratings, ranker_config, tmp_path):
-    config = dataclasses.replace(ranker_config, num_blocks=1, epochs=1)
+    config = dataclasses.replace(ranker_config, num_blocks=0, epochs=1)
     ranking.train_ranker(ratings, config, tmp_path)
     model, calibrators, description = ranking.load_ranker(ratings, tmp_path)
     held_out = ranking.predict_split(model, ratings, "validation")
