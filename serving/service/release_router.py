@@ -27,15 +27,7 @@ _HASH_VALUES = 2**64
 
 @dataclasses.dataclass(eq=False)
 class _Entry:
-    """A loaded release and its counters.
-
-    Attributes:
-        service: Orchestrator of the release.
-        in_flight: Number of requests in flight.
-        answered: Number of answered requests.
-        degraded: Number of degraded answers: some or all candidates were not ranked.
-        failed: Number of requests that ended in an error of the service.
-    """
+    """A loaded release, and the numbers of its requests."""
 
     service: orchestrator.Orchestrator
     in_flight: int = 0
