@@ -84,7 +84,7 @@ class ReleaseFollower:
                 except Exception:
                     # Whatever the error, the service continues with the current releases.
                     _logger.exception("Releases cannot be followed; retrying.")
-                self._metrics.observe_refused(self.problem is not None)
+                self._metrics.observe_problem("release_refused", self.problem is not None)
                 await asyncio.sleep(self._config.poll_seconds)
         finally:
             for service in self._opened.values():
