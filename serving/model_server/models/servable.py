@@ -166,11 +166,7 @@ class _Signature:
         self._feed_order = sorted(self._feeds, key=self._feeds.__getitem__)
 
     def decode(self, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """Returns the array of each input by its name.
-
-        Raises:
-            StatusError: INVALID_ARGUMENT if an input is missing, unknown or not a valid tensor.
-        """
+        """Returns the array of each input by its name."""
         self._check_number(inputs)
         arrays = {alias: self._array(alias, inputs) for alias in self._feeds}
         used = sorted(inputs.keys() & self._feeds.keys())
@@ -182,11 +178,7 @@ class _Signature:
         return arrays
 
     def feeds(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the arrays by the name of the tensor to feed.
-
-        Raises:
-            StatusError: INVALID_ARGUMENT if an array has another type than the input.
-        """
+        """Returns the arrays by the name of the tensor to feed, whose type they must have."""
         for position, alias in enumerate(self._feed_order):
             expected, got = self._dtypes[alias], arrays[alias].dtype
             if got != expected.as_numpy_dtype:
@@ -197,11 +189,7 @@ class _Signature:
         return {self._feeds[alias]: array for alias, array in arrays.items()}
 
     def select(self, output_filter: Sequence[str]) -> dict[str, str]:
-        """Returns the tensor names of the requested outputs; empty requests all.
-
-        Raises:
-            StatusError: INVALID_ARGUMENT if an output is unknown or repeated.
-        """
+        """Returns the tensor names of the requested outputs; empty requests all."""
         selected: dict[str, str] = {}
         for alias in output_filter or self._fetches:
             if alias not in self._fetches:
