@@ -77,6 +77,22 @@ def silent_if_output_is_closed() -> Iterator[None]:
         sys.exit(1)
 
 
+@contextlib.contextmanager
+def require_extra(extra: str) -> Iterator[None]:
+    """Exits with the command that installs an extra if an import in the block fails.
+
+    Args:
+        extra: Name of the extra of this distribution.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"error: This command needs {error.name}, which is not installed. Install the extra "
+            f"{extra!r}: {sys.executable} -m pip install -c constraints.txt -e '.[{extra}]'"
+        )
+
+
 def read_text(path: pathlib.Path) -> str:
     """Reads a text file given by a flag.
 

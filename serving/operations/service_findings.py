@@ -166,7 +166,13 @@ class ServiceCheck:
         release, found = self._release, []
         requests = release.manifest.probes["requests"]
         if not release.manifest.has_ranker:
-            return self._answers_in_retrieval_order(requests)
+            num_ads = sum(
+                len(self._answer_of(one, f"probe {number}").ads)
+                for number, one in enumerate(requests)
+            )
+            return (
+                f"{num_ads} ads of {len(requests)} requests, in retrieval order: there is no ranker"
+            )
         with release_check.ranker_of(release) as score:
             for number, request in enumerate(requests):
                 place = f"probe {number}"
@@ -199,11 +205,6 @@ class ServiceCheck:
         )
         check_answer(answer, self._release.version, place)
         return answer
-
-    def _answers_in_retrieval_order(self, requests: Sequence[Mapping[str, Any]]) -> str:
-        found = [self._answer_of(one, f"probe {number}") for number, one in enumerate(requests)]
-        num_ads = sum(len(answer.ads) for answer in found)
-        return f"{num_ads} ads of {len(requests)} requests, in retrieval order: there is no ranker"
 
 
 def are_as_released(release: releases.Bundle, ads: Sequence[RankedAd]) -> list[bool]:

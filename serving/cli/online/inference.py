@@ -65,17 +65,16 @@ def main() -> None:
         )
     if FLAGS.server and FLAGS.demo:
         raise ValueError("--demo requires a bundle; with --server use --request=FILE.")
-    asyncio.run(_with_server() if FLAGS.server else _with_bundle())
+    asyncio.run(_run())
 
 
-async def _with_server() -> None:
-    from serving import client
+async def _run() -> None:
+    if FLAGS.server:
+        from serving import client
 
-    async with client.AsyncClient(FLAGS.server) as service:
-        await _serve(service)
-
-
-async def _with_bundle() -> None:
+        async with client.AsyncClient(FLAGS.server) as server:
+            await _serve(server)
+        return
     from serving import operations
 
     base = bundle_flags.bundle_base()
