@@ -141,12 +141,7 @@ def json_of_flag(name: str) -> dict[str, Any] | None:
 
 
 def parse_json(text: str, place: str, expected: str) -> Any:
-    """Returns the value of a JSON text.
-
-    Args:
-        text: JSON text.
-        place: Source of the text, for the error.
-        expected: Expected form, for the error.
+    """Returns the value of a JSON text; the error names its place and what was expected.
 
     Raises:
         ValueError: The text is not valid JSON.

@@ -109,11 +109,6 @@ INDEX_KINDS: plugins.Registry[IndexKind] = plugins.Registry(
 def call_own(kind: str, method: str, *arguments: Any) -> Any:
     """Calls a method of a kind of the user's own.
 
-    Args:
-        kind: Name of the kind.
-        method: Name of the method.
-        arguments: Its arguments.
-
     Raises:
         ValueError: The method failed; the message says where.
     """

@@ -42,9 +42,6 @@ return 1
 def connect(url: str) -> redis.Redis:
     """Returns a client, which connects with its first command.
 
-    Args:
-        url: URL of the database.
-
     Raises:
         ValueError: The URL is not valid.
     """

@@ -255,12 +255,6 @@ def compared(
 ) -> np.ndarray:
     """Returns the absolute differences [C] between served scores [C] and expected ones [C].
 
-    Args:
-        output: Name of the output.
-        found: Served scores.
-        expected: Expected scores.
-        place: Name of the request in error messages.
-
     Raises:
         WrongError: The scores differ by more than those of one model on two servers.
     """
@@ -276,12 +270,7 @@ def compared(
 
 
 def check_answer(answer: Answer, version: int, place: str) -> None:
-    """Checks that an answer comes from a release and has scores.
-
-    Args:
-        answer: Answer of the service.
-        version: Expected release version.
-        place: Name of the request in error messages.
+    """Checks that an answer, to the request that errors name, comes from a release and has scores.
 
     Raises:
         WrongError: The answer comes from another release or is degraded.

@@ -196,11 +196,6 @@ class ReleaseFollower:
         """Waits until the model server, or each replica that answers, serves the version.
 
         After `ranker_seconds`, a single verified replica is enough.
-
-        Raises:
-            RankerMismatchError: The model server serves a different model as this version.
-            RankerError: The model server does not serve the version in time, or the version is no
-                longer stable or canary.
         """
         version = service.release.version
         until = self._clock() + self._config.ranker_seconds

@@ -35,13 +35,7 @@ def handlers(
     options: server_options.ServerOptions,
     metrics: server_metrics.ServerMetrics,
 ) -> tuple[grpc.GenericRpcHandler, grpc.GenericRpcHandler]:
-    """Returns the handlers of both services, to be added to a gRPC server.
-
-    Args:
-        manager: The models.
-        options: Form of the replies, and maximum number of requests that run at once.
-        metrics: Metrics of the requests.
-    """
+    """Returns the handlers of both services, to be added to a gRPC server."""
     as_content = options.enable_serialization_as_tensor_content
     # As in TensorFlow Serving, no request waits for a thread.
     method = partial(_method, threading.Semaphore(options.grpc_max_threads))

@@ -37,10 +37,6 @@ def classify(
 ) -> classification_pb2.ClassificationResponse:
     """Answers a Classify request.
 
-    Args:
-        model: The loaded version.
-        request: Signature and examples.
-
     Raises:
         StatusError: INVALID_ARGUMENT if the signature or the examples do not fit, and the errors
             of the model's operations.
