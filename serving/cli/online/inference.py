@@ -18,6 +18,7 @@ same order, with {"error": …} for a refused request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import pathlib
 import sys
@@ -78,9 +79,15 @@ async def _run() -> None:
     from serving import operations
 
     base = bundle_flags.bundle_base()
-    with rule_flags.open_log() as impressions:
+    with contextlib.ExitStack() as stack:
+        log = None
+        if FLAGS.impression_log is not None:
+            from serving import impressions
+
+            log = impressions.ImpressionLog(FLAGS.impression_log, rule_flags.log_config())
+            stack.callback(log.close)
         async with operations.open_service(
-            base, FLAGS.version, FLAGS.ranker_address, impressions=impressions
+            base, FLAGS.version, FLAGS.ranker_address, impressions=log
         ) as service:
             if FLAGS.demo:
                 probe = service.release.manifest.probes["requests"][0]

@@ -87,7 +87,7 @@ class Servable:
         signature, started = self._signatures[key], time.perf_counter()
         arrays = signature.decode(dict(inputs.items()))
         outputs = signature.select(list(output_filter))
-        values = self._run(signature.feeds(arrays), list(outputs.values()))
+        values = self.run(None, signature.feeds(arrays), list(outputs.values()))
         self._record("Predict", started)
         return {alias: values[name] for alias, name in outputs.items()}
 
@@ -105,7 +105,10 @@ class Servable:
             StatusError: The errors of the model's operations.
         """
         started = time.perf_counter()
-        outputs = self._run(feeds, fetches)
+        try:
+            outputs = self._runner.run(feeds, fetches)
+        except tf.errors.OpError as error:
+            raise saved_model.status_from_exception(error) from error
         if api is not None:
             self._record(api, started)
         return outputs
@@ -130,14 +133,6 @@ class Servable:
         """Frees the session; no call may be running or follow."""
         self._signatures.clear()
         self._runner.close()
-
-    def _run(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        try:
-            return self._runner.run(feeds, fetches)
-        except tf.errors.OpError as error:
-            raise saved_model.status_from_exception(error) from error
 
     def _record(self, api: str, started: float) -> None:
         if self._metrics is not None:
