@@ -65,14 +65,9 @@ class TimedConnection(h11_impl.H11Protocol):
         app_state: dict[str, Any],
         idle: "dict[TimedConnection, None]",
     ) -> None:
-        """Creates the protocol of a connection.
+        """Creates a connection; `idle` has those that wait for their client, in their order.
 
-        Args:
-            config: Options of uvicorn.
-            server_state: State shared by the connections of a server.
-            app_state: State of the application.
-            idle: Connections of the server that wait for their client, in the order in which
-                they began.
+        The other arguments are those of uvicorn.
         """
         super().__init__(config, server_state, app_state)
         self._idle = idle

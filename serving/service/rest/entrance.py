@@ -152,7 +152,7 @@ class Entrance:
             milliseconds = min(milliseconds or default_ms, default_ms)
             overload = self._admission.refusal(requests.Deadline(milliseconds, scope[STARTED]))
             if overload is not None:
-                return rest_errors.overload(overload)
+                return rest_errors.reply_to(overload)
         return None
 
     def _is_known(self, headers: Mapping[bytes, bytes]) -> bool:
