@@ -67,7 +67,7 @@ class TimedConnection(h11_impl.H11Protocol):
     ) -> None:
         """Creates a connection; `idle` has those that wait for their client, in their order.
 
-        The other arguments are those of uvicorn.
+        The other arguments come from uvicorn.
         """
         super().__init__(config, server_state, app_state)
         self._idle = idle
