@@ -41,7 +41,7 @@ def main() -> None:
     assert ads.sample_queries is not None
     queries = np.array(ads.sample_queries[: values.num_queries])
     everything = index.RowSet.full(ads.num_ads)
-    wanted = ads.search_exactly(queries, values.k, everything)[1]
+    wanted = ads.searcher.search_exactly(queries, values.k, everything)[1]
     search_ms, found = harness.time_each(
         lambda query: ads.search(query, values.k)[1][0], queries[:, None]
     )
@@ -87,7 +87,7 @@ def _filters(release: releases.Bundle, queries: np.ndarray, k: int) -> list[dict
                 lambda query, filters=filters: ads.search(query, k, ads.eligible(filters))[1][0],
                 queries[:, None],
             )
-            exact = ads.search_exactly(queries, k, ads.eligible(filters))[1]
+            exact = ads.searcher.search_exactly(queries, k, ads.eligible(filters))[1]
             complete = [
                 len(own) == min(k, wanted.count) and bool(wanted.contains(own).all())
                 for own in found

@@ -101,7 +101,7 @@ async def _act(service: orchestrator.Orchestrator, title: str, request: Request)
 async def _latency(
     service: orchestrator.Orchestrator, samples: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    requests = operations.requests_from_samples(samples)
+    requests = [Request(context=fields) for fields in samples]
     totals = []
     for index in range(_TIMED_REQUESTS):
         started = time.perf_counter()

@@ -4,10 +4,9 @@ Flags that several commands share are in `serving.cli.flags`; importing one of i
 them.
 """
 
-from serving.cli.command_line import run
+from serving.cli.command_line import require_extra, run
 from serving.cli.config_flags import define_flags, from_flags
 from serving.cli.entry import main, run_command
-from serving.cli.extras import require_extra
 
 __all__ = [
     "define_flags",

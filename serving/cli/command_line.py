@@ -77,6 +77,22 @@ def silent_if_output_is_closed() -> Iterator[None]:
         sys.exit(1)
 
 
+@contextlib.contextmanager
+def require_extra(extra: str) -> Iterator[None]:
+    """Exits with the command that installs an extra if an import in the block fails.
+
+    Args:
+        extra: Name of the extra of this distribution.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"error: This command needs {error.name}, which is not installed. Install the extra "
+            f"{extra!r}: {sys.executable} -m pip install -c constraints.txt -e '.[{extra}]'"
+        )
+
+
 def read_text(path: pathlib.Path) -> str:
     """Reads a text file given by a flag.
 
@@ -125,12 +141,7 @@ def json_of_flag(name: str) -> dict[str, Any] | None:
 
 
 def parse_json(text: str, place: str, expected: str) -> Any:
-    """Returns the value of a JSON text.
-
-    Args:
-        text: JSON text.
-        place: Source of the text, for the error.
-        expected: Expected form, for the error.
+    """Returns the value of a JSON text; the error names its place and what was expected.
 
     Raises:
         ValueError: The text is not valid JSON.

@@ -64,7 +64,8 @@ def message_of(error: flags.Error) -> str:
         return unknown_argument(f"--{error.flagname}")
     parsed = _ILLEGAL.match(str(error))
     if not parsed or parsed["name"] not in flags.FLAGS:
-        return _sentence(str(error))
+        text = str(error).strip().splitlines()[0]
+        return text if text.endswith(".") else f"{text}."
     name, value = parsed["name"], parsed["value"]
     flag = flags.FLAGS[name]
     if flag.value is None and "must have a value" in parsed["why"]:
@@ -94,8 +95,3 @@ def _close_flag(name: str) -> str:
     if not found and name.startswith("no"):
         found = [f"no{own}" for own in difflib.get_close_matches(name[2:], known, n=1, cutoff=0.7)]
     return f" Did you mean --{found[0]}?" if found else ""
-
-
-def _sentence(text: str) -> str:
-    text = text.strip().splitlines()[0]
-    return text if text.endswith(".") else f"{text}."

@@ -85,7 +85,7 @@ def _published(
     except errors.BundleError:
         # A release that cannot be read cannot be served.
         return None
-    return index, f"{index.kind} of release {version}"
+    return index, f"{index.searcher.kind} of release {version}"
 
 
 def _built(
@@ -104,4 +104,4 @@ def _built(
     built = build_index(embeddings, config, tuning_queries=queries)
     catalog = data_set.catalog()
     index = AdIndex(built.searcher, np.asarray(catalog.features), release_export.display(catalog))
-    return index, f"{index.kind}, built as in an export"
+    return index, f"{index.searcher.kind}, built as in an export"

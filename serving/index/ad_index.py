@@ -192,6 +192,7 @@ class AdIndex:
 
     Attributes:
         searcher: The index.
+        sample_queries: Sample query embeddings [Q, D] float32 saved at export, or None.
     """
 
     def __init__(
@@ -205,7 +206,7 @@ class AdIndex:
         self._features = ad_features
         self._ads = ads
         self._shown = without_vectors(ads)
-        self._sample_queries = sample_queries
+        self.sample_queries = sample_queries
         self._eligibility = eligibility.Eligibility(ads, AD_ID)
 
     @classmethod
@@ -260,20 +261,6 @@ class AdIndex:
             )
         return cls(searcher, features, ads, sample_queries)
 
-    def close(self) -> None:
-        """Closes the connection to the server of the index, if it has one."""
-        self.searcher.close()
-
-    @property
-    def kind(self) -> str:
-        """Kind of index, such as `IVFPQ`."""
-        return self.searcher.kind
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether a search compares the float vectors of all ads."""
-        return self.searcher.is_exact
-
     @property
     def num_ads(self) -> int:
         """Number of ads N."""
@@ -293,12 +280,6 @@ class AdIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Finds the ads with the greatest inner products; see `IndexBackend.search`."""
         return self.searcher.search(query_embeddings, k, eligible, timeout_seconds)
-
-    def search_exactly(
-        self, query_embeddings: np.ndarray, k: int, eligible: Any
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Finds the best of the eligible ads by comparing every one."""
-        return self.searcher.search_exactly(query_embeddings, k, eligible)
 
     @property
     def num_fields(self) -> int:
@@ -348,11 +329,6 @@ class AdIndex:
     def table_schema(self) -> pa.Schema:
         """Schema of the table of ad ids and raw fields."""
         return self._ads.schema
-
-    @property
-    def sample_queries(self) -> np.ndarray | None:
-        """Sample query embeddings [Q, D] float32 saved at export, or None."""
-        return self._sample_queries
 
 
 def without_vectors(ads: pa.Table) -> pa.Table:

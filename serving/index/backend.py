@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from serving import requests
+from serving import errors, requests
 from serving.index import kinds
 from serving.index.filters import eligibility, row_set
 
@@ -93,6 +93,24 @@ class IndexBackend(Protocol):
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes the files of `ad_index/N`, except the ads and their features."""
+
+
+def checked_queries(query_embeddings: np.ndarray, k: int) -> np.ndarray:
+    """Returns the query embeddings [B, D] of a search for k ads as contiguous float32.
+
+    Raises:
+        ValueError: k is not positive.
+        AdIndexError: An embedding is not finite.
+    """
+    if k < 1:
+        raise ValueError(f"k: expected a positive integer, got {k!r}.")
+    queries = np.ascontiguousarray(query_embeddings, dtype=np.float32)
+    if not np.isfinite(queries).all():
+        raise errors.AdIndexError(
+            "Expected finite query embeddings, got NaN or infinity from the query tower. Train and "
+            "export it again."
+        )
+    return queries
 
 
 def name_of(entry: Mapping[str, Any]) -> str:

@@ -109,11 +109,6 @@ INDEX_KINDS: plugins.Registry[IndexKind] = plugins.Registry(
 def call_own(kind: str, method: str, *arguments: Any) -> Any:
     """Calls a method of a kind of the user's own.
 
-    Args:
-        kind: Name of the kind.
-        method: Name of the method.
-        arguments: Its arguments.
-
     Raises:
         ValueError: The method failed; the message says where.
     """
@@ -253,7 +248,8 @@ def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dic
                 f"{factory!r}. Return one such as 'IVF256,SQ6'."
             )
         return kind, {"factory": factory}
-    if kind in ("IVF", "IVFPQ", "HNSW") and num_ads < MIN_ADS_TO_TRAIN and trains(config, kind):
+    is_trained = kind in ("IVF", "IVFPQ") or (kind == "HNSW" and config.storage != "float")
+    if is_trained and num_ads < MIN_ADS_TO_TRAIN:
         reason = f"{kind} needs at least {MIN_ADS_TO_TRAIN} ads, got {num_ads}"
         return "Flat", {"factory": "Flat", "fallback": reason}
     if kind == "Flat":
@@ -279,11 +275,6 @@ def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dic
     # The matrix of OPQ is a placeholder for the matrix of `ivfpq_space`.
     factory = f"OPQ{num_codes},{cells},PQ{num_codes}x4fs,{refine}"
     return "IVFPQ", {**build, "num_codes": num_codes, "refine": config.refine, "factory": factory}
-
-
-def trains(config: IndexConfig, kind: str) -> bool:
-    """Returns whether a kind is trained on a sample before ads are added."""
-    return kind in ("IVF", "IVFPQ") or (kind == "HNSW" and config.storage != "float")
 
 
 def default_lists(num_ads: int) -> int:

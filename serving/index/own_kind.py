@@ -17,11 +17,6 @@ _NUM_FOUND = 10
 def create(kind: str, factory: str, dimension: int) -> Any:
     """Creates the empty index of a factory string.
 
-    Args:
-        kind: Name of the kind.
-        factory: Factory string of FAISS.
-        dimension: Embedding size D.
-
     Raises:
         ValueError: FAISS has no such index for inner products; or the index rescores, or has other
             labels than the rows.
@@ -50,12 +45,6 @@ def create(kind: str, factory: str, dimension: int) -> Any:
 def train(kind: str, index: Any, embeddings: np.ndarray, queries: np.ndarray | None) -> None:
     """Trains an index with the kind's `train`; the arguments are the same as for `IndexKind.train`.
 
-    Args:
-        kind: Name of the kind.
-        index: The empty faiss index.
-        embeddings: [sample, D] float32, contiguous, a sample of the ads.
-        queries: [Q, D] float32, or None.
-
     Raises:
         ValueError: `train` failed, did not train the index or added ads to it.
     """
@@ -73,13 +62,7 @@ def train(kind: str, index: Any, embeddings: np.ndarray, queries: np.ndarray | N
 
 
 def check_filtered_search(kind: str, factory: str, index: Any, queries: np.ndarray) -> None:
-    """Checks that a filled index finds the best of some of its ads, as filters need it.
-
-    Args:
-        kind: Name of the kind.
-        factory: Factory string of FAISS.
-        index: The faiss index with ads.
-        queries: [Q, D] float32, contiguous.
+    """Checks that a filled index finds the best of some ads for queries [Q, D], as filters need it.
 
     Raises:
         ValueError: It does not.

@@ -10,8 +10,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from serving import errors, requests
-from serving.index import filtered_search, index_build, refinement
+from serving import requests
+from serving.index import backend, filtered_search, index_build, refinement
 from serving.index.filters import eligibility, row_set
 
 INDEX_FILE = "index.faiss"
@@ -38,15 +38,15 @@ class Searcher:
         self.index = index
         self.num_threads = num_threads
         self._ivf = faiss.try_extract_index_ivf(index)
-        self._refined = isinstance(index, faiss.IndexRefine)
+        is_refined = isinstance(index, faiss.IndexRefine)
         if isinstance(index, faiss.IndexHNSW):
             self.structure = "HNSW"
         elif self._ivf is not None:
-            self.structure = "IVFPQ" if self._refined else "IVF"
+            self.structure = "IVFPQ" if is_refined else "IVF"
         else:
             self.structure = "Flat" if isinstance(index, faiss.IndexFlat) else "other"
         self.kind = self.structure if kind is None else kind
-        self.refinement = refinement.Refinement(index) if self._refined else None
+        self.refinement = refinement.Refinement(index) if is_refined else None
         self._pool = futures.ThreadPoolExecutor(num_threads) if num_threads > 1 else None
         self._filtered = filtered_search.FilteredSearch(index, self.refinement)
 
@@ -71,8 +71,10 @@ class Searcher:
             return {"search_width": int(self.index.hnsw.efSearch)}
         if self._ivf is None:
             return {}
-        parameters = {"num_probes": int(self._ivf.nprobe)}
-        return {**parameters, "refine_factor": self.index.k_factor} if self._refined else parameters
+        parameters: dict[str, Any] = {"num_probes": int(self._ivf.nprobe)}
+        if self.refinement is not None:
+            parameters["refine_factor"] = self.index.k_factor
+        return parameters
 
     def place(self) -> dict[str, Any]:
         """Returns nothing: the index is a file of the release."""
@@ -118,15 +120,7 @@ class Searcher:
             ValueError: k is not positive.
             AdIndexError: A query embedding is not finite.
         """
-        if k < 1:
-            raise ValueError(f"k: expected a positive integer, got {k!r}.")
-        k = min(k, self.num_ads)
-        queries = np.ascontiguousarray(query_embeddings, dtype=np.float32)
-        if not np.isfinite(queries).all():
-            raise errors.AdIndexError(
-                "Expected finite query embeddings, got NaN or infinity from the query tower. Train "
-                "and export it again."
-            )
+        queries, k = backend.checked_queries(query_embeddings, k), min(k, self.num_ads)
         if eligible is not None and eligible.count < self.num_ads:
             with index_build.threads(self.num_threads):
                 return self._filtered.search(queries, k, eligible)

@@ -35,7 +35,7 @@ def widen(
         target_recall: Target in [0, 1].
     """
     wanted = exact_search.exact_rows([embeddings], queries, k)
-    recall = _recall(searcher, queries, wanted)
+    recall = index_recall.mean_recall(searcher, queries, wanted)
     while recall < target_recall:
         trials = []
         for owner, name, maximum in _parameters(searcher):
@@ -43,7 +43,9 @@ def widen(
             wider = min(2 * before, maximum)
             if wider > before:
                 setattr(owner, name, wider)
-                trials.append((_recall(searcher, queries, wanted), owner, name, wider))
+                trials.append(
+                    (index_recall.mean_recall(searcher, queries, wanted), owner, name, wider)
+                )
                 setattr(owner, name, before)
         if not trials:
             return
@@ -69,10 +71,3 @@ def _parameters(
     if searcher.structure == "IVF":
         return [probes]
     return [probes, (searcher.index, "k_factor", _MAX_REFINE_FACTOR)]
-
-
-def _recall(
-    searcher: search.Searcher | milvus_index.MilvusIndex, queries: np.ndarray, wanted: np.ndarray
-) -> float:
-    _, found = searcher.search(queries, wanted.shape[1])
-    return float(index_recall.recall_of_rows(found, wanted).mean())

@@ -54,13 +54,7 @@ class RateUpdate:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the update as JSON values."""
-        return {
-            "name": self.name,
-            "of": self.of,
-            "columns": self.columns,
-            "numbers": dict(self.numbers),
-            "encoded": self.encoded.tolist(),
-        }
+        return {**dataclasses.asdict(self), "encoded": self.encoded.tolist()}
 
     def apply(self, features: np.ndarray) -> None:
         """Writes the rates into ad features [..., F] int32."""

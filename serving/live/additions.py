@@ -8,6 +8,7 @@ Shapes: M positions, D embedding size, F columns of ad features.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,18 +25,16 @@ class AddedSegment:
     Attributes:
         start: First position.
         ads: Ad ids and raw fields.
-        eligibility: Resolves filters over `ads`.
     """
 
     start: int
     ads: pa.Table
-    eligibility: index.Eligibility
 
-    @classmethod
-    def of(cls, start: int, ads: pa.Table) -> "AddedSegment":
-        """Creates a segment from a table of ads."""
+    @functools.cached_property
+    def eligibility(self) -> index.Eligibility:
+        """Resolves filters over `ads`."""
         # An ad that changed is in several rows; the snapshot identifies the current one.
-        return cls(start, ads, index.Eligibility(ads, index.AD_ID, unique_ids=False))
+        return index.Eligibility(self.ads, index.AD_ID, unique_ids=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,5 +81,5 @@ def merged(segments: tuple[AddedSegment, ...]) -> tuple[AddedSegment, ...]:
         last = parts.pop()
         first = parts.pop()
         ads = pa.concat_tables([first.ads, last.ads]).combine_chunks()
-        parts.append(AddedSegment.of(first.start, ads))
+        parts.append(AddedSegment(first.start, ads))
     return tuple(parts)

@@ -114,10 +114,7 @@ def append(path: pathlib.Path, payloads: Sequence[bytes], last: Commit) -> Commi
     Raises:
         OSError: The records were not committed. The file is as before if possible.
     """
-    data, following = b"", last
-    for payload in payloads:
-        record, following = _encode(payload, following)
-        data += record
+    data, following = _encode(payloads, last)
     following = dataclasses.replace(following, sequence=last.sequence + 1)
     # Unbuffered: closing the file would write a buffer again.
     with open(path, "r+b", buffering=0) as file:
@@ -143,27 +140,24 @@ def create(path: pathlib.Path, payloads: list[bytes]) -> Commit:
 
     The caller holds the writers' lock.
     """
-    commit = dataclasses.replace(START, generation=os.urandom(8))
-    parts = []
-    for payload in payloads:
-        record, commit = _encode(payload, commit)
-        parts.append(record)
+    records, commit = _encode(payloads, dataclasses.replace(START, generation=os.urandom(8)))
     start = b"".join(
         _encode_commit(commit).ljust(_FIRST_RECORD // len(_COMMIT_OFFSETS), b"\0")
         for _ in _COMMIT_OFFSETS
     )
-    files.write(path, start + b"".join(parts), durable=True)
+    files.write(path, start + records, durable=True)
     return commit
 
 
-def _encode(payload: bytes, last: Commit) -> tuple[bytes, Commit]:
-    """Returns the record of a payload, and the commit that includes it."""
-    checksum = zlib.crc32(payload, last.checksum)
-    end = last.end + _RECORD.size + len(payload)
-    return (
-        _RECORD.pack(len(payload), checksum) + payload,
-        Commit(last.generation, end, checksum, last.sequence + 1),
-    )
+def _encode(payloads: Sequence[bytes], last: Commit) -> tuple[bytes, Commit]:
+    """Returns the records of payloads, and the commit that includes them."""
+    records = []
+    for payload in payloads:
+        checksum = zlib.crc32(payload, last.checksum)
+        records += [_RECORD.pack(len(payload), checksum), payload]
+        end = last.end + _RECORD.size + len(payload)
+        last = Commit(last.generation, end, checksum, last.sequence + 1)
+    return b"".join(records), last
 
 
 def _set_aside(path: pathlib.Path, file: BinaryIO, end: int) -> None:

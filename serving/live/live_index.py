@@ -279,17 +279,14 @@ class LiveIndex:
         return self._loaded_tower().embed_table(ads)
 
     def _loaded_tower(self) -> releases.AdTower:
+        release = self._release
         with self._tower_lock:
             if self._tower is None:
-                self._tower = self._load_tower()
+                directory = release.base / "ad_tower" / str(release.version)
+                tower = releases.AdTower(directory, release.manifest.ad_fields)
+                releases.check_ad_tower(release.manifest, tower, release.ad_index)
+                self._tower = tower
             return self._tower
-
-    def _load_tower(self) -> releases.AdTower:
-        manifest = self._release.manifest
-        directory = self._release.base / "ad_tower" / str(self._release.version)
-        tower = releases.AdTower(directory, manifest.ad_fields)
-        releases.check_ad_tower(manifest, tower, self._release.ad_index)
-        return tower
 
     def _catch_up(self) -> None:
         news = self._store.news()

@@ -40,7 +40,7 @@ class LiveState:
         self._features[start:end] = update.features
         self._alive = np.append(self._alive, np.ones(len(added), bool))
         self._position_of.update(zip(added, range(start, end), strict=True))
-        segment = additions.AddedSegment.of(start, update.ads)
+        segment = additions.AddedSegment(start, update.ads)
         self._segments = additions.merged((*self._segments, segment))
 
     def _remove(self, ad_ids: list[str]) -> None:

@@ -125,10 +125,7 @@ class LiveStore:
     def _news_in(
         self, file: BinaryIO, commit: journal.Commit
     ) -> tuple[list[bytes], journal.Commit] | None:
-        """Returns the records after those already read, and the commit after them.
-
-        Returns None if the journal was rewritten, or an older copy was restored.
-        """
+        """Returns what was not read before; None if the journal is another or an older one."""
         known = self._known
         if known is None or known.generation != commit.generation or known.end > commit.end:
             return None

@@ -125,7 +125,7 @@ class LiveView:
     def search_exactly(self, query_embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Finds the best ads exhaustively, with the most exact vectors that the index stores."""
         everything = self._everything
-        found = self._released.search_exactly(query_embeddings, k, everything.released)
+        found = self._released.searcher.search_exactly(query_embeddings, k, everything.released)
         return self._merge(query_embeddings, k, everything, found)
 
     def features(self, rows: np.ndarray) -> np.ndarray:

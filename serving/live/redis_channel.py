@@ -42,9 +42,6 @@ return 1
 def connect(url: str) -> redis.Redis:
     """Returns a client, which connects with its first command.
 
-    Args:
-        url: URL of the database.
-
     Raises:
         ValueError: The URL is not valid.
     """
@@ -85,7 +82,11 @@ class RedisChannel:
         for entry in entries:
             found, record = _end([entry]), entry[1][b"record"]
             if found.number != position.number + 1:
-                raise update_channel.lacking(self.name, position, found.number)
+                raise errors.LiveIndexError(
+                    f"{self.name} has no update {position.number + 1}; its next one is "
+                    f"{found.number}. It was trimmed. Copy live/N/journal from a host that has all "
+                    "updates, or export a new release."
+                )
             position = position.after(record)
             if position != found:
                 raise update_channel.diverged(self.name, found.number)

@@ -86,20 +86,6 @@ class UpdateChannel(Protocol):
         """Closes the connection."""
 
 
-def lacking(name: str, position: Position, first: int) -> errors.LiveIndexError:
-    """Returns the error of a channel that lacks the records after a position.
-
-    Args:
-        name: Address of the channel.
-        position: Position of the host.
-        first: Number of the next record that the channel has.
-    """
-    return errors.LiveIndexError(
-        f"{name} has no update {position.number + 1}; its next one is {first}. It was trimmed. "
-        "Copy live/N/journal from a host that has all updates, or export a new release."
-    )
-
-
 def diverged(name: str, number: int) -> errors.LiveIndexError:
     """Returns the error of a channel whose records differ from the host's journal."""
     return errors.LiveIndexError(

@@ -69,14 +69,7 @@ def load(
 
 
 def _replay_records(model: servable.Servable) -> int:
-    """Runs the model's warm-up records, a TFRecord file of `PredictionLog`.
-
-    Returns:
-        Number of records; 0 if the model has no such file.
-
-    Raises:
-        StatusError: The file is unreadable or has more than 1,000 records, or a record fails.
-    """
+    """Runs the warm-up records, a TFRecord file of `PredictionLog`, and returns their number."""
     path = os.path.join(model.path, WARM_UP_PATH)
     if not os.path.exists(path):
         return 0

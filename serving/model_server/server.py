@@ -52,7 +52,7 @@ class ModelServer:
             rest_port: REST port; 0 for any free one, None for no REST.
             host: Address to bind.
             poll_seconds: Time between two checks of the base paths; None checks only at the
-                start and in `poll`.
+                start and in `manager.poll`.
             options: All other options; None for the defaults.
         """
         if isinstance(models, model_config.ModelServerConfig):
@@ -127,14 +127,6 @@ class ModelServer:
             thread.join(left())
         return self.manager.close(left())
 
-    def poll(self) -> None:
-        """Checks the base paths now; returns when all changes are loaded and unloaded."""
-        self.manager.poll()
-
-    def available_versions(self) -> dict[str, list[int]]:
-        """Returns the versions that serve, by model, in ascending order."""
-        return self.manager.available_versions()
-
     def __enter__(self) -> "ModelServer":
         return self.start()
 
@@ -167,11 +159,10 @@ class ModelServer:
             self._repeat(self._poll_seconds, "poll-models", self.manager.poll)
         if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
             self._repeat(
-                options.model_config_file_poll_wait_seconds, "poll-config", self._reload_file
+                options.model_config_file_poll_wait_seconds,
+                "poll-config",
+                lambda: self.manager.reload(model_config.read(options.model_config_file)),
             )
-
-    def _reload_file(self) -> None:
-        self.manager.reload(model_config.read(str(self._options.model_config_file)))
 
     def _repeat(self, seconds: float, name: str, action: Callable[[], None]) -> None:
         def loop() -> None:

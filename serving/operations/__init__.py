@@ -19,7 +19,6 @@ from serving.operations.impression_findings import compare_impressions
 from serving.operations.local_service import (
     describe_answer,
     open_service,
-    requests_from_samples,
 )
 from serving.operations.model_server_findings import ModelServerCheck, servers_behind
 from serving.operations.release_check import check_release, check_updates
@@ -53,7 +52,6 @@ __all__ = [
     "open_service",
     "read_logged_requests",
     "rebuild_users",
-    "requests_from_samples",
     "servers_behind",
     "size_deployment",
     "summary",

@@ -66,11 +66,6 @@ class MeasuredConstants:
     answer_bytes: float
     store_bytes_per_user: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    @staticmethod
-    def default_path() -> pathlib.Path:
-        """Returns the file of the package."""
-        return pathlib.Path(__file__).with_name("measured_constants.json")
-
     @classmethod
     def load(cls, path: pathlib.Path | None = None) -> Self:
         """Reads constants.
@@ -82,7 +77,7 @@ class MeasuredConstants:
             FileNotFoundError: The file does not exist.
             ValueError: It has other content.
         """
-        path = path or cls.default_path()
+        path = path or pathlib.Path(__file__).with_name("measured_constants.json")
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} does not exist; expected constants that "

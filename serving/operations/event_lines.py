@@ -60,11 +60,7 @@ def read_event_lines(path: pathlib.Path) -> EventLines:
 
 
 def _received(line: Any) -> float | None:
-    """Returns when an event arrived.
-
-    Raises:
-        ValueError: It is not a time.
-    """
+    """Returns when an event arrived, or None if the log does not say it."""
     value = line.get("received") if isinstance(line, dict) else None
     if value is None:
         return None

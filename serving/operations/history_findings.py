@@ -134,13 +134,7 @@ def compare_histories(
 
 
 def cause_of(plan: schema.Schema, logged: LoggedHistories, known: KnownEvents) -> str | None:
-    """Returns why logged histories differ from rebuilt ones, one of `CAUSES`; None if they do not.
-
-    Args:
-        plan: The schema with the histories.
-        logged: Histories of an answer.
-        known: All events of its user.
-    """
+    """Returns why logged histories differ from rebuilt ones, one of `CAUSES`, or None."""
     causes = []
     for field in plan.histories:
         own = _entries(field, logged.raw)

@@ -22,13 +22,7 @@ from serving.operations import findings, release_check, service_findings
 
 @dataclasses.dataclass(frozen=True)
 class _Answer:
-    """The ads of a logged answer whose fields are the same in the release.
-
-    Attributes:
-        fields: Raw query fields.
-        rows: Catalog rows [C].
-        scores: Logged scores [C] of each output.
-    """
+    """The query fields, and rows [C] and logged scores [C] of the ads that have not changed."""
 
     fields: Mapping[str, Any]
     rows: np.ndarray

@@ -111,11 +111,6 @@ def _explained(answer: requests.Answer, effects: requests.Explanation) -> list[s
     return lines
 
 
-def requests_from_samples(samples: Sequence[dict]) -> list[requests.Request]:
-    """Returns a request for each set of raw query fields."""
-    return [requests.Request(context=fields) for fields in samples]
-
-
 def _column_width(columns: Sequence[Sequence[str]]) -> int:
     """Returns the greatest width, at least 10, at which columns fit side by side."""
     longest = [max(map(len, column)) for column in columns]

@@ -4,7 +4,7 @@ Shapes: P probes, C candidates, D embedding size.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -18,7 +18,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving import ranker, releases
+from serving import ranker, releases, requests
 from serving.operations import findings
 
 _SIGNATURE = "serving_default"
@@ -35,6 +35,35 @@ def servers_behind(address: str) -> list[str]:
         OSError: A name cannot be resolved.
     """
     return asyncio.run(ranker.find_servers(address))
+
+
+def served_scores(
+    address: str,
+    release: releases.Bundle,
+    asked: Iterable[tuple[requests.Columns, np.ndarray]],
+    timeout_seconds: float,
+) -> list[dict[str, np.ndarray]]:
+    """Returns output -> scores [B, C] of a model server, for query fields and ad features each.
+
+    Args:
+        address: host:port of its gRPC API.
+        release: Loaded release.
+        asked: Query field -> [B] or [B, L], and ad features [B, C, F] int32, of each call.
+        timeout_seconds: Timeout of each call, in seconds.
+
+    Raises:
+        RankerError: The model server returned no scores.
+    """
+    outputs = release.manifest.outputs.values()
+    client = ranker.RankerClient(address, version=release.version, outputs=outputs)
+
+    async def ask() -> list[dict[str, np.ndarray]]:
+        try:
+            return [await client.predict(*inputs, timeout_seconds) for inputs in asked]
+        finally:
+            await client.close()
+
+    return asyncio.run(ask())
 
 
 class ModelServerCheck:
@@ -62,7 +91,8 @@ class ModelServerCheck:
         """Yields the result of each check; ends early if the server cannot be reached."""
         place = f"model server {self._address}"
         if not self._release.manifest.has_ranker:
-            yield findings.finding_of(place, self._not_needed)
+            reason = f"release {self._release.version} has no ranker, so no model server is needed"
+            yield findings.DoctorFinding(place, "skipped", reason)
             return
         reachable = findings.finding_of(f"{place}, reachable", self._reachable)
         yield reachable
@@ -74,11 +104,6 @@ class ModelServerCheck:
             yield findings.finding_of(f"{place}, signature of ranker", self._signature)
             yield findings.finding_of(f"{place}, probes of ranker", self._ranker_probes)
         yield findings.finding_of(f"{place}, probes of query_tower", self._tower_probes)
-
-    def _not_needed(self) -> str:
-        raise findings.SkippedError(
-            f"release {self._release.version} has no ranker, so no model server is needed"
-        )
 
     def _reachable(self) -> str:
         connected = grpc.channel_ready_future(self._channel)
@@ -97,8 +122,7 @@ class ModelServerCheck:
 
     def _version(self, model: str) -> str:
         version = self._release.version
-        request = get_model_status_pb2.GetModelStatusRequest()
-        request.model_spec.name = model
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": model})
         try:
             reply = self._models.GetModelStatus(request, timeout=self._timeout)
         except grpc.RpcError as error:
@@ -124,9 +148,9 @@ class ModelServerCheck:
         )
 
     def _signature(self) -> str:
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        request.model_spec.name = "ranker"
-        request.model_spec.version.value = self._release.version
+        request = get_model_metadata_pb2.GetModelMetadataRequest(
+            metadata_field=["signature_def"], model_spec=self._spec_of("ranker")
+        )
         try:
             reply = self._predictions.GetModelMetadata(request, timeout=self._timeout)
         except grpc.RpcError as error:
@@ -150,24 +174,14 @@ class ModelServerCheck:
         outputs = ", ".join(served.outputs)
         return f"{_SIGNATURE} has {len(served.inputs)} inputs and the outputs {outputs}"
 
+    def _spec_of(self, model: str) -> dict[str, Any]:
+        return {"name": model, "version": {"value": self._release.version}}
+
     def _ranker_probes(self) -> str:
         release = self._release
-        client = ranker.RankerClient(
-            self._address, version=release.version, outputs=release.manifest.outputs.values()
-        )
         rows = releases.candidate_rows(release.manifest)
-
-        async def ask() -> dict[str, np.ndarray]:
-            try:
-                return await client.predict(
-                    releases.query_columns(release.manifest),
-                    release.ad_index.features(rows),
-                    self._timeout,
-                )
-            finally:
-                await client.close()
-
-        scores = asyncio.run(ask())
+        asked = releases.query_columns(release.manifest), release.ad_index.features(rows)
+        (scores,) = served_scores(self._address, release, [asked], self._timeout)
         releases.check_scores(release.manifest, scores)
         recorded = release.manifest.probes["scores"]
         worst = max(np.abs(scores[name] - np.array(recorded[name])).max() for name in recorded)
@@ -180,9 +194,7 @@ class ModelServerCheck:
             raise findings.SkippedError(
                 f"not served ({error.found}); not needed, since the orchestrator runs its own"
             ) from error
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = "query_tower"
-        request.model_spec.version.value = self._release.version
+        request = predict_pb2.PredictRequest(model_spec=self._spec_of("query_tower"))
         for name, column in releases.query_columns(self._release.manifest).items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(column))
         try:

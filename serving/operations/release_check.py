@@ -31,7 +31,10 @@ def check_release(base: pathlib.Path, version: int) -> Iterator[str]:
         releases.check_ad_tower(release.manifest, tower, release.ad_index)
         yield "the ad tower reproduces its probes"
         if release.manifest.has_ranker:
-            releases.check_scores(release.manifest, _scores(release))
+            features = release.ad_index.features(releases.candidate_rows(release.manifest))
+            with ranker_of(release) as score:
+                scores = score(releases.query_columns(release.manifest), features)
+            releases.check_scores(release.manifest, scores)
             yield "the ranker reproduces its probes"
         else:
             yield "it has no ranker: answers are in retrieval order"
@@ -62,13 +65,6 @@ def check_updates(release: releases.Bundle) -> str:
         f"{state['num_updates']:,} updates are undamaged: {state['added']:,} ads added, "
         f"{state['removed_or_changed']:,} removed or changed"
     )
-
-
-def _scores(release: releases.Bundle) -> dict[str, np.ndarray]:
-    """Returns the scores [P, C] of the probes' candidates for each output."""
-    features = release.ad_index.features(releases.candidate_rows(release.manifest))
-    with ranker_of(release) as score:
-        return score(releases.query_columns(release.manifest), features)
 
 
 @contextlib.contextmanager

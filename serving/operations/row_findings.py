@@ -7,18 +7,19 @@ server scores the raw fields. A difference indicates a fault of an encoder, an e
 Shapes: C shown ads of a request.
 """
 
-import asyncio
 import itertools
 import pathlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from serving import ranker, releases, requests
-from serving.operations import findings, service_findings
+from serving import releases, requests
+from serving.operations import findings, model_server_findings, service_findings
 
 if TYPE_CHECKING:
     from serving import export
+
+_TIMEOUT_SECONDS = 20.0
 
 
 def read_logged_requests(
@@ -78,25 +79,15 @@ def compare_over_grpc(
         RankerError: The model server returned no scores.
     """
     manifest = release.manifest
-    client = ranker.RankerClient(
-        address, version=release.version, outputs=manifest.outputs.values()
-    )
     fields = requests.QueryFields(manifest.query_fields, manifest.ad_kinds)
-
-    async def ask() -> list[dict[str, np.ndarray]]:
-        try:
-            return [
-                await client.predict(
-                    fields.columns([fields.merge({}, one.fields)]),
-                    release.ad_index.features(release.ad_index.find(one.ad_ids)[None]),
-                    20.0,
-                )
-                for one in logged
-            ]
-        finally:
-            await client.close()
-
-    served = asyncio.run(ask())
+    asked = (
+        (
+            fields.columns([fields.merge({}, one.fields)]),
+            release.ad_index.features(release.ad_index.find(one.ad_ids)[None]),
+        )
+        for one in logged
+    )
+    served = model_server_findings.served_scores(address, release, asked, _TIMEOUT_SECONDS)
     found = [
         service_findings.compared(output, scores[output][0].tolist(), expected, f"request {number}")
         for number, (one, scores) in enumerate(zip(logged, served, strict=True))

@@ -166,7 +166,13 @@ class ServiceCheck:
         release, found = self._release, []
         requests = release.manifest.probes["requests"]
         if not release.manifest.has_ranker:
-            return self._answers_in_retrieval_order(requests)
+            num_ads = sum(
+                len(self._answer_of(one, f"probe {number}").ads)
+                for number, one in enumerate(requests)
+            )
+            return (
+                f"{num_ads} ads of {len(requests)} requests, in retrieval order: there is no ranker"
+            )
         with release_check.ranker_of(release) as score:
             for number, request in enumerate(requests):
                 place = f"probe {number}"
@@ -199,11 +205,6 @@ class ServiceCheck:
         )
         check_answer(answer, self._release.version, place)
         return answer
-
-    def _answers_in_retrieval_order(self, requests: Sequence[Mapping[str, Any]]) -> str:
-        found = [self._answer_of(one, f"probe {number}") for number, one in enumerate(requests)]
-        num_ads = sum(len(answer.ads) for answer in found)
-        return f"{num_ads} ads of {len(requests)} requests, in retrieval order: there is no ranker"
 
 
 def are_as_released(release: releases.Bundle, ads: Sequence[RankedAd]) -> list[bool]:
@@ -254,12 +255,6 @@ def compared(
 ) -> np.ndarray:
     """Returns the absolute differences [C] between served scores [C] and expected ones [C].
 
-    Args:
-        output: Name of the output.
-        found: Served scores.
-        expected: Expected scores.
-        place: Name of the request in error messages.
-
     Raises:
         WrongError: The scores differ by more than those of one model on two servers.
     """
@@ -275,12 +270,7 @@ def compared(
 
 
 def check_answer(answer: Answer, version: int, place: str) -> None:
-    """Checks that an answer comes from a release and has scores.
-
-    Args:
-        answer: Answer of the service.
-        version: Expected release version.
-        place: Name of the request in error messages.
+    """Checks that an answer, to the request that errors name, comes from a release and has scores.
 
     Raises:
         WrongError: The answer comes from another release or is degraded.

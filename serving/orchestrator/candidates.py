@@ -61,12 +61,11 @@ class CandidateGroup:
     def single(self, row: int) -> "CandidateGroup":
         """Returns a group with one request, at index `row` of this group."""
         only = slice(row, row + 1)
-        return CandidateGroup(
-            [0],
-            self.ads,
-            {name: column[only] for name, column in self.columns.items()},
-            self.scores[only],
-            self.rows[only],
-            self.ad_features[only],
-            self.stage_ms,
+        return dataclasses.replace(
+            self,
+            positions=[0],
+            columns={name: column[only] for name, column in self.columns.items()},
+            scores=self.scores[only],
+            rows=self.rows[only],
+            ad_features=self.ad_features[only],
         )

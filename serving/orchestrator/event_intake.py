@@ -44,20 +44,17 @@ class EventIntake:
             )
         self._batches += 1
         try:
-            return await self._add(timed)
+            if self._feedback is not None:
+                # First: if the store fails, the events are resent, and the join drops duplicates.
+                await asyncio.to_thread(self._feedback.append, timed)
+            added = await self._data.append(timed) if timed else 0
         finally:
             self._batches -= 1
+        return requests.EventsAdded(received=len(timed), added=added)
 
     def now(self) -> float:
         """Returns the time in seconds since 1970."""
         return self._data.now()
-
-    async def _add(self, timed: Sequence[requests.Event]) -> requests.EventsAdded:
-        if self._feedback is not None:
-            # First: if the store fails, the events are resent, and the join drops duplicates.
-            await asyncio.to_thread(self._feedback.append, timed)
-        added = await self._data.append(timed) if timed else 0
-        return requests.EventsAdded(received=len(timed), added=added)
 
     def checked(self, event: requests.Event, place: str, now: float) -> requests.Event:
         """Returns an event with its time.

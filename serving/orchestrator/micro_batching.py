@@ -17,14 +17,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(eq=False)
 class _Waiting(Generic[Item, Result]):
-    """An item that waits for a call.
-
-    Attributes:
-        key: Only items with equal keys share a call.
-        item: The item.
-        future: Receives the result.
-        is_late: Returns whether the result is no longer needed.
-    """
+    """An item that waits for a call; see `Batcher.submit`."""
 
     key: Hashable
     item: Item

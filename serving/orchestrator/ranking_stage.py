@@ -14,7 +14,6 @@ Shapes: B requests, C candidates, R ranked candidates.
 import asyncio
 import collections
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -49,20 +48,20 @@ class RankingStage:
         self,
         ranker: Replicas,
         outputs: Mapping[str, str],
-        config: RankingConfig | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        config: RankingConfig,
+        clock: Callable[[], float],
     ) -> None:
         """Creates the stage.
 
         Args:
             ranker: Replicas of the ranker.
             outputs: Output name of the ranker for each head.
-            config: Options. None: the defaults.
+            config: Options.
             clock: Returns the time in seconds, for the latency of calls.
         """
         self._ranker = ranker
         self._outputs = dict(outputs)
-        self._config = config or RankingConfig()
+        self._config = config
         self._clock = clock
         self._pace = Pace()
         self._waiting = 0

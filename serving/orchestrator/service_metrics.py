@@ -191,9 +191,13 @@ class ServiceMetrics:
             )
         self.gauges["ranker_replicas"].labels(version).set(sum(states.values()))
 
-    def observe_refused(self, refused: bool) -> None:
-        """Records whether the stable or the canary release cannot be served."""
-        self.gauges["release_refused"].set(refused)
+    def observe_problem(self, gauge: str, has_problem: bool) -> None:
+        """Records whether this process has a problem, in a gauge such as `user_store_problem`."""
+        self.gauges[gauge].set(has_problem)
+
+    def count(self, counter: str, outcome: str, number: int = 1) -> None:
+        """Adds to a counter with outcomes alone: `written` rows of `impression_rows`, say."""
+        self.labeled(self.counters[counter], outcome).inc(number)
 
     def observe_live(
         self, version: int, has_problem: bool, cut_bytes: int, num_updates: int
@@ -202,26 +206,6 @@ class ServiceMetrics:
         self.gauges["live_problem"].labels(version).set(has_problem)
         self.gauges["live_cut_bytes"].labels(version).set(cut_bytes)
         self.gauges["live_updates"].labels(version).set(num_updates)
-
-    def observe_impressions(self, outcome: str, rows: int) -> None:
-        """Counts rows of the impression log, `written` or `dropped`."""
-        self.labeled(self.counters["impression_rows"], outcome).inc(rows)
-
-    def observe_impression_log(self, has_problem: bool) -> None:
-        """Records whether the impression log cannot be written."""
-        self.gauges["impression_log_problem"].set(has_problem)
-
-    def observe_user_store(self, has_problem: bool) -> None:
-        """Records whether the user store cannot be used."""
-        self.gauges["user_store_problem"].set(has_problem)
-
-    def observe_user_read(self, outcome: str) -> None:
-        """Counts a user that was read: `found`, `unknown`, `late` or `failed`."""
-        self.labeled(self.counters["user_reads"], outcome).inc()
-
-    def observe_user_events(self, outcome: str, count: int) -> None:
-        """Counts events: `received`, `shown` by an answer, or `dropped` impressions."""
-        self.labeled(self.counters["user_events"], outcome).inc(count)
 
     def render(self) -> bytes:
         """Returns the metrics page, aggregated over all processes that share the directory."""

@@ -131,7 +131,7 @@ class UserData:
         milliseconds = (self._clock() - started) * 1000
         for known in found or [User()] * len(user_ids):
             state = problem or (FOUND if known.is_known else UNKNOWN)
-            self._metrics.observe_user_read(state)
+            self._metrics.count("user_reads", state)
         return UsersRead(found, problem, milliseconds)
 
     def record(self, user_id: str, answer: requests.Answer) -> None:
@@ -139,7 +139,7 @@ class UserData:
         if not self.config.record_impressions or not answer.ads:
             return
         if self._closing or len(self._queue) >= self.config.max_queued:
-            self._metrics.observe_user_events("dropped", len(answer.ads))
+            self._metrics.count("user_events", "dropped", len(answer.ads))
             return
         # The time of the request: if the user is erased before the answer, it stays erased.
         now = self.now() - answer.stage_ms.get("total", 0.0) / 1000
@@ -166,7 +166,7 @@ class UserData:
             for e in events
         ]
         added = await self._written(self._store.append(stored, self.now()))
-        self._metrics.observe_user_events("received", len(events))
+        self._metrics.count("user_events", "received", len(events))
         return added
 
     async def get(self, user_id: str) -> User:
@@ -249,7 +249,7 @@ class UserData:
         await asyncio.gather(*tasks, return_exceptions=True)
         count = sum(map(len, self._queue))
         self._queue.clear()
-        self._metrics.observe_user_events("dropped", count)
+        self._metrics.count("user_events", "dropped", count)
         logging.error(
             "The user store did not finish within %g s of the end of the service; %d impressions "
             "were dropped.",
@@ -280,7 +280,7 @@ class UserData:
         has_problem = self.problem is not None
         if has_problem != self._had_problem:
             self._had_problem = has_problem
-            self._metrics.observe_user_store(has_problem)
+            self._metrics.observe_problem("user_store_problem", has_problem)
 
     async def _read(
         self, user_ids: Sequence[str], impressions: bool, now: float, timeout_ms: float
@@ -339,9 +339,9 @@ class UserData:
             self._queue.appendleft(events)
             raise
         except errors.UserStoreError:
-            self._metrics.observe_user_events("dropped", len(events))
+            self._metrics.count("user_events", "dropped", len(events))
         else:
-            self._metrics.observe_user_events("shown", len(events))
+            self._metrics.count("user_events", "shown", len(events))
         finally:
             self._num_written += count
             self._forget_unwritten(events)

@@ -54,9 +54,10 @@ class UserStage:
             return list(valids)
         asking = [valids[at] for at in positions]
         now = self._data.now()
+        counted = {cap.event or IMPRESSION for valid in asking for cap in valid.uncounted_caps}
         read = await self._data.read(
             [valid.user_id or "" for valid in asking],
-            self._lists_impressions or any(map(_counts_impressions, asking)),
+            self._lists_impressions or IMPRESSION in counted,
             now,
             min(self._data.config.read_timeout_ms, max(deadline.remaining_ms(), 0.0)),
         )
@@ -120,14 +121,7 @@ class UserStage:
         known: Sequence[User],
         deadline: requests.Deadline,
     ) -> Mapping[str, Mapping[str, list[str]]]:
-        """Returns the values of the fields that events are listed or counted by.
-
-        Returns:
-            Field -> ad id -> values of the ad.
-
-        Raises:
-            TimeoutError: The look-up takes until the deadline.
-        """
+        """Returns field -> ad id -> values, for the fields that events are listed or counted by."""
         capped = {cap.field for valid in asking for cap in valid.uncounted_caps}
         fields = sorted({*self._listed, *(field for field in capped if field is not None)})
         if not fields:
@@ -136,10 +130,6 @@ class UserStage:
         # The first look-up builds a table of all ads; a late one continues for the next request.
         looking_up = asyncio.to_thread(self._catalog.view().values, sorted(ad_ids), fields)
         return await asyncio.wait_for(looking_up, max(deadline.remaining_ms(), 0.0) / 1000)
-
-
-def _counts_impressions(valid: requests.ValidRequest) -> bool:
-    return any((cap.event or IMPRESSION) == IMPRESSION for cap in valid.uncounted_caps)
 
 
 def _counts(

@@ -76,7 +76,20 @@ class ReleaseInputs:
 
 
 def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Content:
-    """Fills the index's directory, and returns the content of the manifest; see `_assemble`."""
+    """Fills the index's directory, and returns the content of the manifest.
+
+    Args:
+        staged: Directories of the release, with the SavedModels of the towers and the ranker.
+        inputs: The other inputs.
+
+    Raises:
+        InvalidModelError: A SavedModel does not fit the schema or the others, fails, or returns
+            values that cannot be served.
+        InvalidRequestError: There is no sample request, or one is invalid.
+        AdIndexError: The index cannot be built.
+        ValueError: A kind of index of the user's own fails, or cannot be served.
+        IndexUnavailableError: Milvus does not answer.
+    """
     directory = inputs.work_directory
     if directory is None:
         # The next publish removes it, should this one be killed.
@@ -95,21 +108,7 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
 def _assemble(
     staged: publishing.Staged, inputs: ReleaseInputs, directory: pathlib.Path
 ) -> manifest.Content:
-    """Fills the index's directory, and returns the content of the manifest.
-
-    Args:
-        staged: Directories of the release, with the SavedModels of the towers and the ranker.
-        inputs: The other inputs.
-        directory: Directory of the embedded ads.
-
-    Raises:
-        InvalidModelError: A SavedModel does not fit the schema or the others, fails, or returns
-            values that cannot be served.
-        InvalidRequestError: There is no sample request, or one is invalid.
-        AdIndexError: The index cannot be built.
-        ValueError: A kind of index of the user's own fails, or cannot be served.
-        IndexUnavailableError: Milvus does not answer.
-    """
+    """Does the work of `assemble`, with the embedded ads in a directory."""
     query_fields = _described(inputs.schema.query_fields)
     ad_fields = _described(inputs.schema.ad_fields)
     rows = _checked_requests(query_fields, ad_fields, inputs.sample_requests)
@@ -287,16 +286,7 @@ def _spread(num_ads: int) -> np.ndarray:
 def _check_scores(
     scorer: "_Scorer", probed: Sequence[requests.Columns], nothing: requests.Columns
 ) -> None:
-    """Checks the scores of ads of the whole catalog; the probes have only the best ones.
-
-    Args:
-        scorer: Scores candidates.
-        probed: Inputs of each request of the probes.
-        nothing: Inputs of a request whose fields are all missing.
-
-    Raises:
-        InvalidModelError: As `_Scorer.score`, or a score depends on the other candidates.
-    """
+    """Checks the scores of ads of the whole catalog; the probes have only the best ones."""
     some = _spread(len(scorer.features))
     for columns in probed:
         scorer.check_alone(columns, some)
@@ -362,14 +352,7 @@ def _index(
 
 @dataclasses.dataclass(frozen=True)
 class _Scorer:
-    """A ranker whose scores are checked.
-
-    Attributes:
-        ranker: The ranker.
-        heads: Its heads.
-        features: Ad features [N, F] int32.
-        ad_ids: Ad ids [N].
-    """
+    """A ranker whose scores of ads, with features [N, F] int32 and ids [N], are checked."""
 
     ranker: models.RankerModel
     heads: Sequence[manifest.ReleaseHead]
@@ -383,15 +366,7 @@ class _Scorer:
             return self.ranker.score(columns, self.features[candidates], outputs)
 
     def check_alone(self, columns: requests.Columns, candidates: np.ndarray) -> None:
-        """Checks that every other candidate, from the last one, scores the same as among all.
-
-        Args:
-            columns: Inputs of a request.
-            candidates: Catalog rows [C].
-
-        Raises:
-            InvalidModelError: A score depends on the other candidates, or as `score`.
-        """
+        """Checks that every other candidate, from the last one, scores the same as among all."""
         together = self.score(columns, candidates)
         alone = self.score(columns, candidates[::-2])
         for output, values in together.items():
@@ -411,17 +386,7 @@ class _Scorer:
         candidates: np.ndarray,
         request: str = "a sample request",
     ) -> dict[str, np.ndarray]:
-        """Returns output -> scores [1, C] of a request for catalog rows [C].
-
-        Args:
-            columns: Inputs of the request.
-            candidates: Catalog rows.
-            request: Description of the request, for the error.
-
-        Raises:
-            InvalidModelError: The scores have another shape or dtype, are not finite, or are
-                probabilities outside of [0, 1].
-        """
+        """Returns output -> checked scores [1, C] of a request for catalog rows [C]."""
         scores = self.run(columns, candidates[None])
         kinds = {head.output: head.kind for head in self.heads}
         for output, values in scores.items():

@@ -27,7 +27,7 @@ class Bundle:
 
     def close(self) -> None:
         """Allows the release to be pruned. Its memory is freed with the last reference."""
-        self.ad_index.close()
+        self.ad_index.searcher.close()
         self.held.close()
 
     @property

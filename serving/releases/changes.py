@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from serving import errors, index, manifest
@@ -23,11 +23,6 @@ from serving.releases.pointer import (
     write_pointer,
 )
 from tfrecords import files
-
-_LOCK_REFUSAL = (
-    "Another promotion, rollback or prune of {base} is running. Try again later, or set "
-    "--wait_seconds to wait for it."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +140,11 @@ def start_canary(
     with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
         if version == before.stable:
+            is_latest = f", because it is the latest and there is no {POINTER_FILE}"
+            why = "" if (base / POINTER_FILE).exists() else is_latest
             raise errors.PublishError(
-                f"Release {version} is already stable{_why_stable(base)}; expected a different "
-                "release as canary. Promote the release that should be stable first."
+                f"Release {version} is already stable{why}; expected a different release as "
+                "canary. Promote the release that should be stable first."
             )
         bundle.load(base, version).close()
         after = dataclasses.replace(before, canary=version, share=share)
@@ -251,13 +248,17 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-@contextlib.contextmanager
-def _locked_for_change(base: pathlib.Path, wait_seconds: float) -> Iterator[None]:
+def _locked_for_change(
+    base: pathlib.Path, wait_seconds: float
+) -> contextlib.AbstractContextManager[None]:
     # Raises if nothing is published: the directory may be misspelled.
     bundle.latest(base)
-    refusal = _LOCK_REFUSAL.format(base=base)
-    with lock_pointer(base / ".releases.lock", wait_seconds, refusal):
-        yield
+    return lock_pointer(
+        base / ".releases.lock",
+        wait_seconds,
+        f"Another promotion, rollback or prune of {base} is running. Try again later, or set "
+        "--wait_seconds to wait for it.",
+    )
 
 
 def _pointer_to_replace(base: pathlib.Path) -> Pointer | None:
@@ -284,12 +285,6 @@ def _earlier(pointer: Pointer, published: Sequence[int]) -> list[int]:
 
 def _without_canary(pointer: Pointer) -> Pointer:
     return dataclasses.replace(pointer, canary=None, share=0.0)
-
-
-def _why_stable(base: pathlib.Path) -> str:
-    if (base / POINTER_FILE).exists():
-        return ""
-    return f", because it is the latest and there is no {POINTER_FILE}"
 
 
 def _drop_index(base: pathlib.Path, version: int) -> None:

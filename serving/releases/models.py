@@ -57,14 +57,9 @@ _Tensors = dict[str, str]
 class _Model:
     """A SavedModel in a session, as a model server runs it. Calls from several threads are safe.
 
-    Args:
-        path: Directory of the SavedModel.
-        inputs: Input -> dtype and shape.
-        outputs: Output -> dtype. The model may have more outputs.
-        optional: Output that the model may lack -> dtype.
-
     Attributes:
         part: Part of a release.
+        free: Frees the model. No call may be running, and none may follow.
         signature: `inputs` and `outputs`, each name -> `{"dtype", "shape"}`, for the manifest.
 
     Raises:
@@ -89,7 +84,7 @@ class _Model:
                 "tf.saved_model.save."
             ) from error
         # Frees the graph of a replaced release without waiting for the garbage collector.
-        self._finalizer = weakref.finalize(self, self._runner.close)
+        self.free = weakref.finalize(self, self._runner.close)
         found = self._runner.signature_defs.get(SIGNATURE, meta_graph_pb2.SignatureDef())
         self.signature: dict[str, dict[str, Any]] = {
             side: {name: _spec(info) for name, info in tensors.items()}
@@ -98,10 +93,6 @@ class _Model:
         present = {n: d for n, d in (optional or {}).items() if n in found.outputs}
         self._check(inputs, {**outputs, **present})
         self._inputs, self._outputs = _tensors(found)
-
-    def free(self) -> None:
-        """Frees the model. No call may be running, and none may follow."""
-        self._finalizer()
 
     def _check(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
         given = {name: _words(spec) for name, spec in self.signature["inputs"].items()}

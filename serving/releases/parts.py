@@ -72,20 +72,14 @@ def check_identity(
         raise errors.BundleError(
             f"{name} cannot be read ({error!r}). Restore the file, or export the bundle again."
         ) from error
-    expected = {
-        "role": part,
-        "training_id": content.training_id,
-        "dataset_fingerprint": content.dataset_fingerprint,
-    }
-    words = {
-        "role": "is a",
-        "training_id": "comes from training",
-        "dataset_fingerprint": "was trained on the data set",
-    }
-    for key, value in expected.items():
-        if found[key] != value:
+    for key, words, expected in (
+        ("role", "is a", part),
+        ("training_id", "comes from training", content.training_id),
+        ("dataset_fingerprint", "was trained on the data set", content.dataset_fingerprint),
+    ):
+        if found[key] != expected:
             raise errors.BundleError(
-                f"{part}/{version} {words[key]} {found[key]}, the manifest expects {value}. "
+                f"{part}/{version} {words} {found[key]}, the manifest expects {expected}. "
                 f"Restore the {part} of this release, or export all parts together."
             )
 

@@ -192,7 +192,7 @@ def _check_candidates(release: manifest.Manifest, embeddings: np.ndarray, index:
     scores, rows = index.search(embeddings, num_candidates)
     # Ads that tie with the last candidate may replace it. A wider search returns their scores.
     wide_scores, wide_rows = index.search(embeddings, 4 * num_candidates)
-    slack = 0 if index.is_exact else max(1, int(_APPROXIMATE_SLACK * num_candidates))
+    slack = 0 if index.searcher.is_exact else max(1, int(_APPROXIMATE_SLACK * num_candidates))
     for probe, wanted in enumerate(expected):
         missing = set(wanted.tolist()) - set(rows[probe].tolist())
         known: dict[Any, float] = dict(zip(wide_rows[probe], wide_scores[probe], strict=True))

@@ -148,11 +148,7 @@ def _commit(root: pathlib.Path, staged: Staged, content: manifest.Content) -> ma
 
 
 def _take_back(root: pathlib.Path, staged: Staged) -> None:
-    """Undoes the renames of a publish that failed, the manifest's first.
-
-    Raises:
-        PublishError: It cannot be undone.
-    """
+    """Undoes the renames of a publish that failed, the manifest's first."""
     try:
         manifest.path_of(root, staged.version).unlink(missing_ok=True)
         for part in reversed(parts.PARTS):
@@ -176,11 +172,7 @@ def _used_versions(root: pathlib.Path) -> set[int]:
 
 
 def _last_version(root: pathlib.Path) -> int:
-    """Returns the last version that a publish may have made visible; 0 if there is none.
-
-    Raises:
-        PublishError: The file cannot be read.
-    """
+    """Returns the last version that a publish may have made visible; 0 if there is none."""
     path = root / _LAST_VERSION
     try:
         return int(path.read_text(encoding="ascii"))

@@ -6,12 +6,15 @@ heads.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import pydantic
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_Value = TypeVar("_Value")
+_AbsentIfNone = Annotated[_Value | None, pydantic.Field(exclude_if=lambda value: value is None)]
 
 
 class AnswerPart(pydantic.BaseModel):
@@ -107,9 +110,7 @@ class RankedAd(AnswerPart):
     propensity: float = 1.0
     """Probability of this ad at this position, given the ads above it; 1 without exploration. The
     product over all positions is the probability of the list."""
-    explanation: AdExplanation | None = pydantic.Field(
-        default=None, exclude_if=lambda value: value is None
-    )
+    explanation: _AbsentIfNone[AdExplanation] = None
     """Why the ad is at its position. Absent unless requested."""
 
     if TYPE_CHECKING:
@@ -185,19 +186,15 @@ class Answer(AnswerPart):
     """Milliseconds of query_tower, index, features and ranker, of the user store if it was read
     (users), and in total. In a batch, the stages cover all requests that were computed
     together."""
-    user_data: str | None = pydantic.Field(default=None, exclude_if=lambda value: value is None)
+    user_data: _AbsentIfNone[str] = None
     """Outcome of the user store: found, or unknown if it has no data on the user. late or failed:
     the store did not answer, so this answer does not use its data. Absent without a user store,
     or without a user id."""
     shortage: str | None = None
     """Why there are fewer than k ads. Null: there are k."""
-    explanation: Explanation | None = pydantic.Field(
-        default=None, exclude_if=lambda value: value is None
-    )
+    explanation: _AbsentIfNone[Explanation] = None
     """Effect of the rules. Absent unless requested."""
-    candidates: list[RankedAd] | None = pydantic.Field(
-        default=None, exclude_if=lambda value: value is None
-    )
+    candidates: _AbsentIfNone[list[RankedAd]] = None
     """All candidates that were ranked, in retrieval order; `rank` is the position in that order.
     Absent unless requested."""
 

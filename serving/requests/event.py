@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self, TypedDict
 import pydantic
 import pydantic_core
 
+from serving.requests.answer import AnswerPart
 from serving.requests.request import (
     EventKind,
     Id,
@@ -74,10 +75,8 @@ class EventBatch(RequestPart):
     events: Annotated[tuple[Event, ...], pydantic.Field(max_length=MAX_EVENTS)]
 
 
-class EventsAdded(pydantic.BaseModel):
+class EventsAdded(AnswerPart):
     """The result of sending events."""
-
-    model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
 
     received: int
     """Number of events."""
@@ -93,10 +92,8 @@ class UserProfile(RequestPart):
     """Raw query fields that describe the user, as `user` of a request."""
 
 
-class UserDeleted(pydantic.BaseModel):
+class UserDeleted(AnswerPart):
     """Whether a user was erased."""
-
-    model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
 
     deleted: bool
     """False: the user store had no data on the user."""

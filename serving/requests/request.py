@@ -75,9 +75,13 @@ def _with_valid_keys(counts: dict[str, int]) -> dict[str, int]:
 
 
 def _one_for_each_field(rules: tuple[Any, ...]) -> tuple[Any, ...]:
-    subjects = [rule.subject for rule in rules]
-    for rule in rules:
-        if subjects.count(rule.subject) > 1:
+    # Frequency caps may also differ in the events that they count.
+    counted = [
+        (rule.field, getattr(rule, "event", None) or "impression", getattr(rule, "hours", None))
+        for rule in rules
+    ]
+    for rule, own in zip(rules, counted, strict=True):
+        if counted.count(own) > 1:
             subject = "the ads themselves" if rule.field is None else f"the field {rule.field!r}"
             raise pydantic_core.PydanticCustomError(
                 "repeated_rule", "one rule for {subject}", {"subject": subject}
@@ -162,14 +166,7 @@ class Filters(RequestPart):
     """Ad ids. These ads are not eligible. Unknown ids are ignored."""
 
 
-class _FieldRule(RequestPart):
-    @property
-    def subject(self) -> Any:
-        """Subject of the rule; a request has at most one rule of a type per subject."""
-        return self.field  # type: ignore[attr-defined]
-
-
-class Cap(_FieldRule):
+class Cap(RequestPart):
     """Maximum number of ads in an answer with the same value of a field.
 
     Ads without a value are not capped; an ad with a list counts for each of its values.
@@ -181,7 +178,7 @@ class Cap(_FieldRule):
     """Maximum number of ads with the same value."""
 
 
-class FrequencyCap(_FieldRule):
+class FrequencyCap(RequestPart):
     """Makes ads that the user has seen too often, or clicked or bought, ineligible.
 
     The counts are from `seen`, or else from the service's user store.
@@ -201,13 +198,8 @@ class FrequencyCap(_FieldRule):
     """Only events within this number of hours count. Null: all events in the user store. The counts
     in `seen` are not affected."""
 
-    @property
-    def subject(self) -> Any:
-        """The counted events and their window."""
-        return self.field, self.event or "impression", self.hours
 
-
-class Diversity(_FieldRule):
+class Diversity(RequestPart):
     """Lowers the utility of an ad for each ad above it with the same value of a field."""
 
     field: _String

@@ -35,30 +35,16 @@ _LAST_RECEIVED = struct.Struct("52xI")
 _TICK_MS = 10
 
 
-class Idle:
-    """The connections of a server that wait for their client, in the order in which they began."""
+def close_oldest(idle: "dict[TimedConnection, None]") -> None:
+    """Closes the connection that has waited for its client longest, if there is one.
 
-    def __init__(self) -> None:
-        self._connections: dict[TimedConnection, None] = {}
-
-    def add(self, connection: "TimedConnection") -> None:
-        """Adds a connection, unless it is waiting already."""
-        self._connections.setdefault(connection)
-
-    def discard(self, connection: "TimedConnection") -> None:
-        """Removes a connection that no longer waits or has ended."""
-        self._connections.pop(connection, None)
-
-    def close_oldest(self) -> None:
-        """Closes the connection that has waited longest, if there is one.
-
-        One with unread bytes is no longer waiting: its request is about to be handled.
-        """
-        for connection in self._connections:
-            if not listener.is_readable(connection.transport.get_extra_info("socket")):
-                self.discard(connection)
-                connection.transport.abort()
-                return
+    One with unread bytes is no longer waiting: its request is about to be handled.
+    """
+    for connection in idle:
+        if not listener.is_readable(connection.transport.get_extra_info("socket")):
+            del idle[connection]
+            connection.transport.abort()
+            return
 
 
 class TimedConnection(h11_impl.H11Protocol):
@@ -77,15 +63,11 @@ class TimedConnection(h11_impl.H11Protocol):
         config: uvicorn.Config,
         server_state: uvicorn.server.ServerState,
         app_state: dict[str, Any],
-        idle: Idle,
+        idle: "dict[TimedConnection, None]",
     ) -> None:
-        """Creates the protocol of a connection.
+        """Creates a connection; `idle` has those that wait for their client, in their order.
 
-        Args:
-            config: Options of uvicorn.
-            server_state: State shared by the connections of a server.
-            app_state: State of the application.
-            idle: Connections of the server that wait for their client.
+        The other arguments come from uvicorn.
         """
         super().__init__(config, server_state, app_state)
         self._idle = idle
@@ -93,7 +75,7 @@ class TimedConnection(h11_impl.H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Starts the timeout for the head of the first request."""
         super().connection_made(transport)
-        self._idle.add(self)
+        self._idle.setdefault(self)
         self._head_timer = self.loop.call_later(self.head_seconds, transport.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -110,13 +92,13 @@ class TimedConnection(h11_impl.H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._cancel("_head_timer")
             if not self.cycle.more_body:
-                self._idle.discard(self)
+                self._idle.pop(self, None)
         elif self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
 
     def on_response_complete(self) -> None:
         """Waits for the client: to read the response, and to send the next request."""
-        self._idle.add(self)
+        self._idle.setdefault(self)
         super().on_response_complete()
         self._watch_writing()
 
@@ -132,7 +114,7 @@ class TimedConnection(h11_impl.H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancels the timeouts: the connection has ended."""
-        self._idle.discard(self)
+        self._idle.pop(self, None)
         super().connection_lost(exc)
         for name in ("_head_timer", "_write_timer", "_end_timer"):
             self._cancel(name)

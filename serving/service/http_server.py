@@ -8,6 +8,7 @@ second signal        skips the wait
 """
 
 import asyncio
+import functools
 import logging
 import os
 import resource
@@ -67,7 +68,7 @@ class HttpServer(uvicorn.Server):
         self._announce = announce or (lambda: None)
         self._close_at: float | None = None
         self._listeners: list[listener.Listener] = []
-        self._idle = connections.Idle()
+        self._idle: dict[connections.TimedConnection, None] = {}
         for name in _LOUD_LOGGERS:
             logging.getLogger(name).addFilter(_limited)
         options = {} if own_logs else {"log_config": None}
@@ -140,9 +141,15 @@ class HttpServer(uvicorn.Server):
         host, port = bound.getsockname()[:2]
         listening = listener.Listener(
             bound,
-            self._new_connection,
+            functools.partial(
+                connections.TimedConnection,
+                self.config,
+                self.server_state,
+                self.lifespan.state,
+                self._idle,
+            ),
             self._has_room,
-            self._idle.close_oldest,
+            functools.partial(connections.close_oldest, self._idle),
             self.config.ssl,
             connections.HEAD_SECONDS,
         )
@@ -152,11 +159,6 @@ class HttpServer(uvicorn.Server):
             raise cannot_serve(host, port, error) from error
         self._listeners.append(listening)
         self._announce()
-
-    def _new_connection(self) -> connections.TimedConnection:
-        return connections.TimedConnection(
-            self.config, self.server_state, self.lifespan.state, self._idle
-        )
 
     def _has_room(self, num_connecting: int) -> bool:
         """Returns whether another connection may be opened."""

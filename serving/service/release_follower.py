@@ -84,7 +84,7 @@ class ReleaseFollower:
                 except Exception:
                     # Whatever the error, the service continues with the current releases.
                     _logger.exception("Releases cannot be followed; retrying.")
-                self._metrics.observe_refused(self.problem is not None)
+                self._metrics.observe_problem("release_refused", self.problem is not None)
                 await asyncio.sleep(self._config.poll_seconds)
         finally:
             for service in self._opened.values():
@@ -196,11 +196,6 @@ class ReleaseFollower:
         """Waits until the model server, or each replica that answers, serves the version.
 
         After `ranker_seconds`, a single verified replica is enough.
-
-        Raises:
-            RankerMismatchError: The model server serves a different model as this version.
-            RankerError: The model server does not serve the version in time, or the version is no
-                longer stable or canary.
         """
         version = service.release.version
         until = self._clock() + self._config.ranker_seconds

@@ -27,15 +27,7 @@ _HASH_VALUES = 2**64
 
 @dataclasses.dataclass(eq=False)
 class _Entry:
-    """A loaded release and its counters.
-
-    Attributes:
-        service: Orchestrator of the release.
-        in_flight: Number of requests in flight.
-        answered: Number of answered requests.
-        degraded: Number of degraded answers: some or all candidates were not ranked.
-        failed: Number of requests that ended in an error of the service.
-    """
+    """A loaded release, and the numbers of its requests."""
 
     service: orchestrator.Orchestrator
     in_flight: int = 0
@@ -203,11 +195,7 @@ def draw(canary: int, key: str) -> float:
     """Returns a pseudo-random number in [0, 1) that is fixed for a key and a canary.
 
     A key is routed to the canary if its number is below the canary's share. Keys stay in the canary
-    when the share grows, and each canary gets different keys.
-
-    Args:
-        canary: Version of the canary.
-        key: Key of the user or the request.
+    when the share grows, and each canary, given by its version, gets different keys.
     """
     digest = hashlib.blake2b(f"{canary}/{key}".encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big") / _HASH_VALUES

@@ -182,8 +182,8 @@ def serve_release(
         impressions = ImpressionLog(
             settings.impression_directory,
             settings.impressions,
-            observe=metrics.observe_impressions,
-            observe_problem=metrics.observe_impression_log,
+            observe=functools.partial(metrics.count, "impression_rows"),
+            observe_problem=functools.partial(metrics.observe_problem, "impression_log_problem"),
         )
     user_data, feedback = None, None
     if settings.user_store is not None:

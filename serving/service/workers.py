@@ -97,7 +97,9 @@ class Workers:
         multiprocessing.connection.wait([p.sentinel for p in self._processes], timeout=0.2)
         for ended in [p for p in self._processes if not p.is_alive()]:
             self._processes.remove(ended)
-            _forget_metrics(ended.pid)
+            prometheus_client.multiprocess.mark_process_dead(  # type: ignore[no-untyped-call]
+                ended.pid, os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE]
+            )
             if self._ending:
                 continue
             now = time.monotonic()
@@ -172,8 +174,3 @@ def _shared_metrics() -> Iterator[None]:
             yield
         finally:
             del os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE]
-
-
-def _forget_metrics(process_id: int | None) -> None:
-    directory = os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE]
-    prometheus_client.multiprocess.mark_process_dead(process_id, directory)  # type: ignore[no-untyped-call]

@@ -91,11 +91,7 @@ def log_source(steps: export.Pipeline) -> convert.Source:
 
 
 def _check_default_format(path: pathlib.Path) -> None:
-    """Checks that a file is Criteo's log, which the default format reads.
-
-    Raises:
-        ValueError: It is not; the message has the commands for any other table.
-    """
+    """Checks that a file is Criteo's log, or names the commands for any other table."""
     if formats.criteo.fits(path):
         return
     schema_path = FLAGS.schema_path or "schema.json"

@@ -1,17 +1,9 @@
 """Flags of business rules and of the impression log."""
 
-from __future__ import annotations
-
-import contextlib
-from typing import TYPE_CHECKING
-
 from absl import flags
 
 from serving import config
 from serving.cli import config_flags
-
-if TYPE_CHECKING:
-    from serving import impressions
 
 flags.DEFINE_string(
     "rules",
@@ -29,22 +21,6 @@ flags.DEFINE_string(
 )
 config_flags.define_flags(config.ImpressionLogConfig)
 FLAGS = flags.FLAGS
-
-
-def open_log() -> contextlib.AbstractContextManager[impressions.ImpressionLog | None]:
-    """Opens the impression log of the flags, to close it at the end of a `with` block.
-
-    Returns:
-        A context manager of the log, or of None if the flag is not set.
-
-    Raises:
-        ImpressionLogError: The directory is not writable.
-    """
-    if FLAGS.impression_log is None:
-        return contextlib.nullcontext()
-    from serving import impressions
-
-    return contextlib.closing(impressions.ImpressionLog(FLAGS.impression_log, log_config()))
 
 
 def log_config() -> config.ImpressionLogConfig:

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from serving.cli import command_line, extras
+from serving.cli import command_line
 
 flags.DEFINE_string(
     "update_channel",
@@ -23,6 +23,6 @@ def update_channel() -> str | None:
 
     address = command_line.address_of_flag("update_channel")
     if address is not None:
-        with extras.require_extra("redis"):
+        with command_line.require_extra("redis"):
             live.check_channel(address)
     return address

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from serving.cli import command_line, extras
+from serving.cli import command_line
 
 flags.DEFINE_string(
     "user_store",
@@ -24,7 +24,7 @@ def user_store() -> str | None:
 
     address = command_line.address_of_flag("user_store")
     if address is not None:
-        with extras.require_extra("redis"):
+        with command_line.require_extra("redis"):
             users.check_store(address)
     return address
 

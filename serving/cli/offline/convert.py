@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving.cli import command_line, extras, flag_messages
+from serving.cli import command_line, flag_messages
 from serving.cli.flags import log_flags
 from tfrecords import formats
 
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _convert_on_beam(steps: export.Pipeline) -> reader.DataSet:
-    with extras.require_extra("beam"):
+    with command_line.require_extra("beam"):
         from tfrecords import beam
 
     options = [f"--runner={FLAGS.runner}", *OTHER_FLAGS]

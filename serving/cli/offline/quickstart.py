@@ -30,7 +30,6 @@ _TIMED_REQUESTS = 200
 
 
 def main() -> None:
-    from serving import operations
     from tfrec import reports
 
     if not FLAGS.data_path:
@@ -38,7 +37,7 @@ def main() -> None:
     workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else _workdir_of(FLAGS.data_path)
     stages = train.train(workdir)
     steps = stages.steps
-    samples = operations.requests_from_samples(stages.data_set.sample_requests())
+    samples = [Request(context=fields) for fields in stages.data_set.sample_requests()]
     asyncio.run(_recommend(steps.path("bundle"), samples))
     print(reports.step_times(steps.seconds()))
     print(f"Serve it:  {_installed('tfrec')} serve --workdir={workdir}")

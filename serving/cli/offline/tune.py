@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from serving.cli import command_line, config_flags, extras
+from serving.cli import command_line, config_flags
 from tfrec.config import RankerConfig, RetrievalConfig
 from tfrecords import terminal
 
@@ -50,7 +50,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    with extras.require_extra("tune"):
+    with command_line.require_extra("tune"):
         from tfrec import tuning
     from serving import export
 

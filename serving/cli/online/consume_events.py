@@ -70,14 +70,13 @@ def _stream_server() -> str:
 
 async def _consume(stream_server: str, user_store: str) -> None:
     from serving import impressions, orchestrator, users
-    from serving.cli import extras
 
     logging.getLogger().setLevel(logging.INFO)  # Once a minute, what was read and what waits.
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    with extras.require_extra("redis"):
+    with command_line.require_extra("redis"):
         data = orchestrator.UserData(users.open_store(user_store))
         reader = users.StreamReader(stream_server, FLAGS.stream, FLAGS.group, FLAGS.member)
     feedback = impressions.FeedbackLog(FLAGS.feedback_log) if FLAGS.feedback_log else None

@@ -18,6 +18,7 @@ same order, with {"error": …} for a refused request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import pathlib
 import sys
@@ -65,23 +66,28 @@ def main() -> None:
         )
     if FLAGS.server and FLAGS.demo:
         raise ValueError("--demo requires a bundle; with --server use --request=FILE.")
-    asyncio.run(_with_server() if FLAGS.server else _with_bundle())
+    asyncio.run(_run())
 
 
-async def _with_server() -> None:
-    from serving import client
+async def _run() -> None:
+    if FLAGS.server:
+        from serving import client
 
-    async with client.AsyncClient(FLAGS.server) as service:
-        await _serve(service)
-
-
-async def _with_bundle() -> None:
+        async with client.AsyncClient(FLAGS.server) as server:
+            await _serve(server)
+        return
     from serving import operations
 
     base = bundle_flags.bundle_base()
-    with rule_flags.open_log() as impressions:
+    with contextlib.ExitStack() as stack:
+        log = None
+        if FLAGS.impression_log is not None:
+            from serving import impressions
+
+            log = impressions.ImpressionLog(FLAGS.impression_log, rule_flags.log_config())
+            stack.callback(log.close)
         async with operations.open_service(
-            base, FLAGS.version, FLAGS.ranker_address, impressions=impressions
+            base, FLAGS.version, FLAGS.ranker_address, impressions=log
         ) as service:
             if FLAGS.demo:
                 probe = service.release.manifest.probes["requests"][0]

@@ -45,7 +45,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     from serving import impressions, operations
-    from serving.cli import extras, impression_files
+    from serving.cli import impression_files
     from tfrecords import formats
 
     user_store = user_flags.required_user_store()
@@ -63,7 +63,7 @@ def main() -> None:
     async def rebuild() -> operations.RebuiltUsers:
         from serving import users
 
-        with extras.require_extra("redis"):
+        with command_line.require_extra("redis"):
             store = users.open_store(user_store)
         try:
             return await operations.rebuild_users(

@@ -110,13 +110,14 @@ def _change(base: pathlib.Path) -> None:
 
 
 def _publish(base: pathlib.Path) -> None:
-    from serving import export, releases
+    from serving import export, releases, workflow
 
     source = pathlib.Path(FLAGS.source or FLAGS.workdir)
     if (source / "steps").is_dir():
         if FLAGS.source_version is not None:
             raise ValueError("--source_version requires a base directory of bundles as --source.")
-        source = _exported(source)
+        # Exported if needed.
+        source = workflow.open_stages(source).export(force=FLAGS.force).base
     elif not (source / "manifests").is_dir() and (source / "bundle" / "manifests").is_dir():
         source = source / "bundle"
     if source.resolve() == base.resolve():
@@ -137,13 +138,6 @@ def _publish(base: pathlib.Path) -> None:
             f"release {pointer.stable} remains stable; to switch to release {version}, use "
             f"--action=promote --version={version}, or --action=canary first"
         )
-
-
-def _exported(workdir: pathlib.Path) -> pathlib.Path:
-    """Exports a work directory if needed, and returns its base directory of bundles."""
-    from serving import workflow
-
-    return workflow.open_stages(workdir).export(force=FLAGS.force).base
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -25,25 +25,72 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import errors, model_config, process
-from serving.cli.flags import bundle_flags, rule_flags, service_flags, update_flags, user_flags
+from serving import config, errors, model_config, process
+from serving.cli import command_line, config_flags
+from serving.cli.flags import bundle_flags, rule_flags, update_flags, user_flags
+
+if TYPE_CHECKING:
+    from serving import service
 
 flags.adopt_module_key_flags(bundle_flags)
-flags.adopt_module_key_flags(service_flags)
 flags.adopt_module_key_flags(rule_flags)
 flags.adopt_module_key_flags(update_flags)
 flags.adopt_module_key_flags(user_flags)
+flags.DEFINE_string("host", "127.0.0.1", "Address of the REST service.")
+flags.DEFINE_integer("port", 8080, "Port of the REST service.", 1, 65535)
+flags.DEFINE_integer(
+    "workers",
+    1,
+    "Number of processes, which share the port, the index and the ranker.",
+    lower_bound=1,
+)
+flags.DEFINE_string(
+    "ranker_address",
+    None,
+    "host:port of a running TensorFlow Serving; several separated by commas, or dns:///NAME:PORT "
+    "for all addresses of a name. Default: start the embedded model server.",
+)
+flags.DEFINE_integer("model_server_port", 8500, "gRPC port of the embedded model server.", 1, 65535)
+flags.DEFINE_integer(
+    "model_server_rest_port", 8501, "REST port of the embedded model server.", 1, 65535
+)
+flags.DEFINE_integer(
+    "max_body_bytes",
+    config.DEFAULT_MAX_BODY_BYTES,
+    "Maximum size of a request body in bytes; larger bodies get 413.",
+    lower_bound=1,
+)
+flags.DEFINE_string(
+    "token_file",
+    None,
+    "File with the bearer token that requests must carry, except for /healthz and /readyz; "
+    "default: the environment variable TFREC_TOKEN, or no token.",
+)
+flags.DEFINE_string(
+    "tls_certificate", None, "PEM file of the certificate and its chain; enables HTTPS."
+)
+flags.DEFINE_string("tls_key", None, "PEM file of the key; default: in the certificate's file.")
+flags.DEFINE_enum(
+    "log_format", "text", config.LOG_FORMATS, "Format of logs; json also logs each request."
+)
+config_flags.define_flags(config.OrchestratorConfig)
+config_flags.define_flags(config.RankingConfig)
+config_flags.define_flags(config.HttpConfig)
+config_flags.define_flags(config.UserStoreConfig)
 FLAGS = flags.FLAGS
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _STOP_SECONDS = 15
 # Calls to the model server in addition to the orchestrators', such as the doctor's.
 _OTHER_CALLS = 16
@@ -56,8 +103,8 @@ def main() -> None:
     # before the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     base = bundle_flags.bundle_base()
-    settings = service_flags.settings(base)
-    service.prepare_logs(settings.json_logs)
+    values = settings(base)
+    service.prepare_logs(values.json_logs)
     with contextlib.ExitStack() as stack:
         # Fails before anything is started.
         try:
@@ -65,27 +112,91 @@ def main() -> None:
         except OSError as error:
             raise service.cannot_serve(FLAGS.host, FLAGS.port, error) from error
         releases.current_pointer(base)
-        service.check_rules(settings)
+        service.check_rules(values)
         # With several workers, this process does not need a release.
-        first = [service.load_stable_release(settings)] if FLAGS.workers == 1 else []
+        first = [service.load_stable_release(values)] if FLAGS.workers == 1 else []
         for release in first:
             num_ads = release.manifest.index["num_ads"]
-            service.say(f"release {release.version}: {num_ads:,} ads, verified", settings.json_logs)
+            service.say(f"release {release.version}: {num_ads:,} ads, verified", values.json_logs)
             del release  # Only the router may hold a reference, so that old releases are freed.
         if FLAGS.ranker_address is None:
-            stack.enter_context(_embedded_server(base, settings.json_logs))
+            stack.enter_context(_embedded_server(base, values.json_logs))
         if first:
-            service.serve_release(settings, first.pop(), listening)
+            service.serve_release(values, first.pop(), listening)
             return
-        end_seconds = settings.http.drain_seconds + settings.http.end_seconds + _STOP_SECONDS
+        end_seconds = values.http.drain_seconds + values.http.end_seconds + _STOP_SECONDS
         service.Workers(
             service.serve_until_signal,
-            settings,
+            values,
             listening,
             FLAGS.workers,
             end_seconds,
-            functools.partial(service.announce, settings, listening),
+            functools.partial(service.announce, values, listening),
         ).run()
+
+
+def settings(base: pathlib.Path) -> service.ServiceSettings:
+    """Returns the service settings of the flags.
+
+    Raises:
+        ValueError: The token, the certificate, the rules, a port or an address is not valid.
+        OSError: A file cannot be read.
+        UserStoreError: The user store cannot be opened.
+    """
+    from serving import ranker, service
+
+    _check_ports()
+    ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
+    ranker.split_address(ranker_address)
+    user_store = user_flags.user_store()
+    http = config_flags.from_flags(
+        config.HttpConfig, tls_certificate=FLAGS.tls_certificate, tls_key=FLAGS.tls_key
+    )
+    service.check_tls(http)
+    token = service.read_token(FLAGS.token_file)
+    if token is None and FLAGS.host not in _LOOPBACK:
+        print(
+            f"warning: The service on {FLAGS.host} accepts unauthenticated requests; set "
+            "--token_file to require a token.",
+            file=sys.stderr,
+        )
+    rules = command_line.json_of_flag("rules")
+    if user_store is None and rules and rules.get("frequency_caps"):
+        print(
+            "warning: The frequency caps of --rules count only what requests have in `seen`; set "
+            "--user_store to count the ads that the service shows.",
+            file=sys.stderr,
+        )
+    return service.ServiceSettings(
+        base=base,
+        version=FLAGS.version,
+        ranker_address=ranker_address,
+        orchestrator=config_flags.from_flags(
+            config.OrchestratorConfig,
+            ranker=config_flags.from_flags(config.RankingConfig),
+            rules=rules,
+        ),
+        http=http,
+        update_channel=update_flags.update_channel(),
+        token=token,
+        max_body_bytes=FLAGS.max_body_bytes,
+        impression_directory=FLAGS.impression_log,
+        impressions=rule_flags.log_config(),
+        user_store=user_store,
+        users=config_flags.from_flags(config.UserStoreConfig),
+        json_logs=FLAGS.log_format == "json",
+    )
+
+
+def _check_ports() -> None:
+    names = ["port"]
+    if FLAGS.ranker_address is None:
+        names += ["model_server_port", "model_server_rest_port"]
+    for first, second in itertools.combinations(names, 2):
+        if FLAGS[first].value == FLAGS[second].value:
+            raise ValueError(
+                f"--{first} and --{second} are both {FLAGS[first].value}; expected different ports."
+            )
 
 
 @contextlib.contextmanager

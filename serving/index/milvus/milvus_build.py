@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from serving import errors
 from serving.index import index_build
@@ -138,7 +139,7 @@ def _create(client: Any, collection: str, dimension: int, ads: pa.Table) -> None
         name = milvus_fields.name_of(position)
         kind = eligibility.kind_of(column.type)
         if kind == "categorical_list":
-            longest = milvus_fields.longest_list(column)
+            longest = max(pc.max(pc.list_value_length(column)).as_py() or 0, 1)
             schema.add_field(name, types.ARRAY, element_type=types.INT64, max_capacity=longest)
         else:
             schema.add_field(name, types.DOUBLE if kind == "numeric" else types.INT64)

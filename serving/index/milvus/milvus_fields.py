@@ -67,11 +67,6 @@ def name_of(position: int) -> str:
     return f"f{position}"
 
 
-def longest_list(column: pa.ChunkedArray) -> int:
-    """Returns the length of the longest list of a column, at least 1."""
-    return max(pc.max(pc.list_value_length(column)).as_py() or 0, 1)
-
-
 def encoded(column: pa.ChunkedArray) -> list[Any]:
     """Returns the values [N] of a column as the collection has them."""
     array = inverted_index.one_chunk(column)

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from serving import errors, requests
-from serving.index import exact_search
+from serving.index import backend, exact_search
 from serving.index.filters import eligibility, row_set
 from serving.index.kinds import MILVUS
 from serving.index.milvus import connection, milvus_fields
@@ -159,14 +159,7 @@ class MilvusIndex:
         much longer. If the server returns too few of the eligible ads, they are compared one by
         one, so that a list is always complete.
         """
-        if k < 1:
-            raise ValueError(f"k: expected a positive integer, got {k!r}.")
-        queries = np.ascontiguousarray(query_embeddings, np.float32)
-        if not np.isfinite(queries).all():
-            raise errors.AdIndexError(
-                "Expected finite query embeddings, got NaN or infinity from the query tower. Train "
-                "and export it again."
-            )
+        queries = backend.checked_queries(query_embeddings, k)
         condition = self._condition(eligible)
         remaining = _countdown(timeout_seconds)
         k = min(k, self.num_ads)

@@ -105,8 +105,8 @@ def tune_index(
             chosen, verdict = choose(timed, config)
             if chosen is timed[-1]:
                 best = built
-            done = chosen.config.kind in ("Flat", "IVFPQ") and meets(chosen, config)
-            if tried is None and done:
+            meets = all(test(chosen, config) for test in (_recalls, _fits, _in_time))
+            if tried is None and meets and chosen.config.kind in ("Flat", "IVFPQ"):
                 break
     if best is None:
         raise ValueError("tried: expected at least one index, got none.")
@@ -124,11 +124,6 @@ def build(
     searcher = search.Searcher(index)
     size = index_build.megabytes(index)
     return index_trials.Structure(searcher, config, parameters, size, seconds)
-
-
-def meets(trial: index_trials.Trial, config: kinds.IndexConfig) -> bool:
-    """Returns whether a timed trial meets all targets, with its recall minus one standard error."""
-    return _recalls(trial, config) and _fits(trial, config) and _in_time(trial, config)
 
 
 def choose(

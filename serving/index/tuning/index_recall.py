@@ -27,7 +27,11 @@ def recall_against_exact(
         queries: [Q, D] float32.
         k: Number of ads for each query.
     """
-    wanted = exact_search.exact_rows([embeddings], queries, k)
+    return mean_recall(searcher, queries, exact_search.exact_rows([embeddings], queries, k))
+
+
+def mean_recall(searcher: backend.IndexBackend, queries: np.ndarray, wanted: np.ndarray) -> float:
+    """Returns the share of the wanted rows [Q, k] of queries [Q, D] that the index finds."""
     return float(recall_of_rows(searcher.search(queries, wanted.shape[1])[1], wanted).mean())
 
 

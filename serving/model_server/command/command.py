@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
         print(_version())
         return 0
     if values.bfloat16:
-        prefer_bfloat16()
+        # Float32 matrix products of the process round their factors if the processor supports it
+        # (oneDNN, Primitive Attributes: floating-point math mode). The sums stay float32.
+        os.environ.setdefault("TF_SET_ONEDNN_FPMATH_MODE", "BF16")
     try:
         if len(argv) > 1:
             raise saved_model.invalid_argument(f"unknown argument: {argv[1]}")
@@ -130,18 +132,6 @@ def options(values: flags.FlagValues) -> server_options.ServerOptions:
     )
 
 
-def prefer_bfloat16() -> None:
-    """Lets float32 matrix products round their factors to bfloat16 if the processor supports it.
-
-    This holds for the whole process and must precede its first product. The sums stay float32;
-    processors without bfloat16 products compute as before. A value in the environment wins.
-
-    References:
-        oneDNN, Developer Guide, Primitive Attributes: floating-point math mode.
-    """
-    os.environ.setdefault("TF_SET_ONEDNN_FPMATH_MODE", "BF16")
-
-
 def _exit_at_once(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
@@ -187,7 +177,7 @@ def _channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
 def _ready_line(server: ModelServer) -> str:
     available = "; ".join(
         f"{name} {', '.join(map(str, versions))}"
-        for name, versions in sorted(server.available_versions().items())
+        for name, versions in sorted(server.manager.available_versions().items())
     )
     rest = f", REST {server.host}:{server.rest_port}" if server.rest_port else ""
     grpc = f"{server.host}:{server.port}" if server.port else "UNIX socket"

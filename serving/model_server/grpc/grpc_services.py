@@ -3,11 +3,10 @@
 References: TensorFlow Serving, `apis/prediction_service.proto` and `apis/model_service.proto`.
 """
 
-import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -36,15 +35,10 @@ def handlers(
     options: server_options.ServerOptions,
     metrics: server_metrics.ServerMetrics,
 ) -> tuple[grpc.GenericRpcHandler, grpc.GenericRpcHandler]:
-    """Returns the handlers of both services, to be added to a gRPC server.
-
-    Args:
-        manager: The models.
-        options: Form of the replies, and maximum number of requests that run at once.
-        metrics: Metrics of the requests.
-    """
+    """Returns the handlers of both services, to be added to a gRPC server."""
     as_content = options.enable_serialization_as_tensor_content
-    method = partial(_method, _Running(options.grpc_max_threads))
+    # As in TensorFlow Serving, no request waits for a thread.
+    method = partial(_method, threading.Semaphore(options.grpc_max_threads))
 
     def counted(api: str, request_type: type, operation: _Operation) -> grpc.RpcMethodHandler:
         on_model = partial(operations.on_model, operation, manager)
@@ -95,52 +89,13 @@ def _record(
     metrics.record_request(name, status)
 
 
-class _Running:
-    """The requests that run; as in TensorFlow Serving, none waits for a thread.
-
-    Args:
-        maximum: Maximum number of requests that run at once.
-    """
-
-    def __init__(self, maximum: int) -> None:
-        self._maximum = maximum
-        self._count = 0
-        self._lock = threading.Lock()
-
-    @contextlib.contextmanager
-    def one_more(self) -> Iterator[None]:
-        """Counts a request while the block runs.
-
-        Raises:
-            StatusError: RESOURCE_EXHAUSTED if the maximum is running.
-        """
-        with self._lock:
-            if self._count >= self._maximum:
-                raise saved_model.StatusError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"
-                )
-            self._count += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._count -= 1
-
-
 def _method(
-    running: _Running,
+    free: threading.Semaphore,
     request_type: Any,
     operation: _Operation,
     record: Callable[[Any, str, float], None] = lambda request, status, seconds: None,
 ) -> grpc.RpcMethodHandler:
-    """Returns the handler of a method.
-
-    Args:
-        running: The running requests of all methods.
-        request_type: Message class of the request.
-        operation: Returns the reply.
-        record: Records request, name of its status code and time in seconds.
-    """
+    """Returns the handler of a method, which records the status code and the time in seconds."""
 
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
         started = time.perf_counter()
@@ -152,8 +107,15 @@ def _method(
                 )
             seconds = context.time_remaining()
             deadline = math.inf if seconds is None else time.monotonic() + seconds
-            with running.one_more(), saved_model.deadline_at(deadline):
-                reply = operation(request)
+            if not free.acquire(blocking=False):
+                raise saved_model.StatusError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"
+                )
+            try:
+                with saved_model.deadline_at(deadline):
+                    reply = operation(request)
+            finally:
+                free.release()
         except Exception as error:
             status = saved_model.status_from_exception(error)
             record(request, status.code.name, time.perf_counter() - started)

@@ -53,19 +53,6 @@ def unsupported_config() -> saved_model.StatusError:
     )
 
 
-def check_not_empty(model: model_config.ModelConfig) -> None:
-    """Checks that there is a version to load.
-
-    Raises:
-        StatusError: NOT_FOUND if there are none; INVALID_ARGUMENT as in `aspired_versions`.
-    """
-    if not aspired_versions(model):
-        raise saved_model.not_found(
-            f"No versions of servable {model.name} found under base path {model.base_path}: "
-            "expected a directory named by an integer (such as 1/) that the version policy admits"
-        )
-
-
 def aspired_versions(model: model_config.ModelConfig) -> dict[int, str]:
     """Returns the directories of the versions on disk that the model's policy selects.
 

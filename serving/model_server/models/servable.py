@@ -87,7 +87,7 @@ class Servable:
         signature, started = self._signatures[key], time.perf_counter()
         arrays = signature.decode(dict(inputs.items()))
         outputs = signature.select(list(output_filter))
-        values = self._run(signature.feeds(arrays), list(outputs.values()))
+        values = self.run(None, signature.feeds(arrays), list(outputs.values()))
         self._record("Predict", started)
         return {alias: values[name] for alias, name in outputs.items()}
 
@@ -105,7 +105,10 @@ class Servable:
             StatusError: The errors of the model's operations.
         """
         started = time.perf_counter()
-        outputs = self._run(feeds, fetches)
+        try:
+            outputs = self._runner.run(feeds, fetches)
+        except tf.errors.OpError as error:
+            raise saved_model.status_from_exception(error) from error
         if api is not None:
             self._record(api, started)
         return outputs
@@ -130,14 +133,6 @@ class Servable:
         """Frees the session; no call may be running or follow."""
         self._signatures.clear()
         self._runner.close()
-
-    def _run(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        try:
-            return self._runner.run(feeds, fetches)
-        except tf.errors.OpError as error:
-            raise saved_model.status_from_exception(error) from error
 
     def _record(self, api: str, started: float) -> None:
         if self._metrics is not None:
@@ -166,11 +161,7 @@ class _Signature:
         self._feed_order = sorted(self._feeds, key=self._feeds.__getitem__)
 
     def decode(self, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """Returns the array of each input by its name.
-
-        Raises:
-            StatusError: INVALID_ARGUMENT if an input is missing, unknown or not a valid tensor.
-        """
+        """Returns the array of each input by its name."""
         self._check_number(inputs)
         arrays = {alias: self._array(alias, inputs) for alias in self._feeds}
         used = sorted(inputs.keys() & self._feeds.keys())
@@ -182,11 +173,7 @@ class _Signature:
         return arrays
 
     def feeds(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the arrays by the name of the tensor to feed.
-
-        Raises:
-            StatusError: INVALID_ARGUMENT if an array has another type than the input.
-        """
+        """Returns the arrays by the name of the tensor to feed, whose type they must have."""
         for position, alias in enumerate(self._feed_order):
             expected, got = self._dtypes[alias], arrays[alias].dtype
             if got != expected.as_numpy_dtype:
@@ -197,11 +184,7 @@ class _Signature:
         return {self._feeds[alias]: array for alias, array in arrays.items()}
 
     def select(self, output_filter: Sequence[str]) -> dict[str, str]:
-        """Returns the tensor names of the requested outputs; empty requests all.
-
-        Raises:
-            StatusError: INVALID_ARGUMENT if an output is unknown or repeated.
-        """
+        """Returns the tensor names of the requested outputs; empty requests all."""
         selected: dict[str, str] = {}
         for alias in output_filter or self._fetches:
             if alias not in self._fetches:

@@ -54,12 +54,6 @@ class ModelVersion:
         """Returns whether requests may use the version."""
         return self.model is not None and self.state == State.AVAILABLE
 
-    def is_due(self) -> bool:
-        """Returns whether the version should be loaded now."""
-        if self.gave_up or self.state == State.AVAILABLE:
-            return False
-        return time.monotonic() >= self.retry_at
-
     def to_proto(self, number: int) -> get_model_status_pb2.ModelVersionStatus:
         """Returns the status for GetModelStatus; a version that is retried has no error."""
         error = self.error if self.state == State.END else None
@@ -114,8 +108,13 @@ class ServableManager:
             configs = {model.name: model for model in config.model_config_list.config}
             labels = self._checked_labels(configs)
             new = configs.keys() - self._configs.keys()
-            for name in sorted(configs):
-                config_checks.check_not_empty(configs[name])
+            for name, own in sorted(configs.items()):
+                if not config_checks.aspired_versions(own):
+                    raise saved_model.not_found(
+                        f"No versions of servable {name} found under base path {own.base_path}: "
+                        "expected a directory named by an integer (such as 1/) that the version "
+                        "policy admits"
+                    )
             removed = self._configs.keys() - configs.keys()
             self._configs, self._labels = configs, labels
             for name in removed:
@@ -275,7 +274,8 @@ class ServableManager:
             version = ModelVersion()
             with self._changed:
                 self._models[name][number] = version
-        if not version.is_due():
+        is_due = time.monotonic() >= version.retry_at
+        if version.gave_up or version.state == State.AVAILABLE or not is_due:
             return
         with self._changed:
             version.state = State.LOADING

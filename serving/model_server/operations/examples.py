@@ -37,10 +37,6 @@ def classify(
 ) -> classification_pb2.ClassificationResponse:
     """Answers a Classify request.
 
-    Args:
-        model: The loaded version.
-        request: Signature and examples.
-
     Raises:
         StatusError: INVALID_ARGUMENT if the signature or the examples do not fit, and the errors
             of the model's operations.
@@ -140,12 +136,7 @@ def _key(spec: model_pb2.ModelSpec) -> str:
 
 
 def _serialized(model: servable.Servable, request_input: input_pb2.Input) -> np.ndarray:
-    """Returns the serialized examples, [num_examples], each merged with the common context.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if there are none or too many, or if the copies of the context
-            take too much memory.
-    """
+    """Returns the serialized examples, [num_examples], each merged with the common context."""
     if request_input.WhichOneof("kind") == "example_list_with_context":
         both = request_input.example_list_with_context
         model.check_rows(_INPUTS, len(both.examples))
@@ -166,11 +157,7 @@ def _serialized(model: servable.Servable, request_input: input_pb2.Input) -> np.
 
 
 def _tensors(definition: meta_graph_pb2.SignatureDef, method: str) -> tuple[str, list[str]]:
-    """Returns the name of the input tensor and the names of the output tensors.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if it is not a signature of this method.
-    """
+    """Returns the name of the input tensor and the names of the output tensors."""
     outputs = definition.outputs
     wanted = (_CLASSES, _SCORES) if method == _CLASSIFY else (_REGRESS_OUTPUTS,)
     names = [outputs[key].name for key in wanted if key in outputs]

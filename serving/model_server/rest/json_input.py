@@ -168,12 +168,7 @@ def _is_base64(value: Any) -> bool:
 
 
 def _to_array(value: Any, name: str, dtype: tf.DType) -> np.ndarray:
-    """Returns the array of a scalar or of nested lists of equal lengths.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if lists differ in length or depth or a value has another
-            type, UNIMPLEMENTED if the type has no JSON form.
-    """
+    """Returns the array of a scalar or of nested lists of equal lengths."""
     if dtype not in _JSON_TYPES:
         raise saved_model.unimplemented(
             f"Input {name}: tensors of type {tensor_codec.type_name(dtype)} have no JSON form."

@@ -5,7 +5,7 @@ References: TensorFlow Serving, `util/json_tensor.cc` (the forms).
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -90,23 +90,16 @@ def _to_lists(name: str, array: np.ndarray) -> Any:
             "Failed to write JSON value for tensor type: "
             + tensor_codec.type_name(tf.dtypes.as_dtype(array.dtype))
         )
+    flat, values = array.reshape(-1), np.empty(array.size, object)
     if array.dtype == np.float32:
-        convert: Callable[[Any], Any] = _shortest
-    elif array.dtype == object:
-        convert = _to_base64 if name.endswith(_BYTES_SUFFIX) else _to_text
-    else:
+        values[:] = [_shortest(value) for value in flat]
+    elif array.dtype != object:
         return array.tolist()
-    values = np.empty(array.size, object)
-    values[:] = [convert(value) for value in array.reshape(-1)]
+    elif name.endswith(_BYTES_SUFFIX):
+        values[:] = [{"b64": base64.b64encode(value).decode("ascii")} for value in flat]
+    else:
+        values[:] = [value.decode("utf-8", "surrogateescape") for value in flat]
     return values.reshape(array.shape).tolist()
-
-
-def _to_base64(value: bytes) -> dict[str, str]:
-    return {"b64": base64.b64encode(value).decode("ascii")}
-
-
-def _to_text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")
 
 
 def _shortest(value: np.float32) -> float:

@@ -86,14 +86,6 @@ class RestReply:
     content_type: str = "application/json"
 
 
-@dataclasses.dataclass
-class _Call:
-    """The parts of a path parsed so far."""
-
-    spec: model_pb2.ModelSpec = dataclasses.field(default_factory=model_pb2.ModelSpec)
-    action: str = ""
-
-
 class RestApi:
     """Answers REST requests from a manager's models."""
 
@@ -114,16 +106,16 @@ class RestApi:
             return self._prometheus(request.path, path)
         if not _API_PATH.fullmatch(request.path):
             return RestReply(http.HTTPStatus.NOT_FOUND, _NOT_FOUND_PAGE, "text/html")
-        started, call = time.perf_counter(), _Call()
+        started, spec = time.perf_counter(), model_pb2.ModelSpec()
         try:
             with saved_model.deadline_at(request.deadline):
-                body = self._answer(request, call)
+                action, body = self._answer(request, spec)
         except Exception as error:
-            return self._failure(request, call.spec.name, saved_model.status_from_exception(error))
+            return self._failure(request, spec.name, saved_model.status_from_exception(error))
         if request.is_first_answer():
             seconds = time.perf_counter() - started
-            self._metrics.record_latency(call.spec.name, call.action, "REST", seconds)
-            self._metrics.record_request(call.spec.name, "OK")
+            self._metrics.record_latency(spec.name, action, "REST", seconds)
+            self._metrics.record_request(spec.name, "OK")
         return RestReply(http.HTTPStatus.OK, body)
 
     def time_out(self, request: RestRequest) -> RestReply:
@@ -148,26 +140,26 @@ class RestApi:
             return RestReply(http.HTTPStatus.BAD_REQUEST, text.encode(), "text/plain")
         return RestReply(http.HTTPStatus.OK, self._metrics.render(), "text/plain")
 
-    def _answer(self, request: RestRequest, call: _Call) -> bytes:
+    def _answer(self, request: RestRequest, spec: model_pb2.ModelSpec) -> tuple[str, bytes]:
+        """Fills in the model that the path names; returns the action of a POST, and the reply."""
         method, path = request.method, request.path
         pattern = _PATTERNS.get(method)
         match = pattern.fullmatch(path) if pattern else None
         if match is None:
             raise saved_model.invalid_argument(f"Malformed request: {method} {path}")
         name, version, label, action = match.groups()
-        spec = call.spec = _spec(name or "", version, label)
+        spec.MergeFrom(_spec(name or "", version, label))
         if method == "POST":
-            call.action = action
             if action not in ("predict", *_EXAMPLE_ACTIONS):
                 # The case of the last word of the path counts, the case of the rest does not.
                 raise saved_model.invalid_argument(f"Malformed request: {method} {path}")
             document = json_input.parse(request.body)
             if action == "predict":
-                return self._predict(spec, document)
-            return self._examples(action, spec, document)
+                return action, self._predict(spec, document)
+            return action, self._examples(action, spec, document)
         if not name:
             raise saved_model.invalid_argument("Missing model name in request.")
-        return self._metadata(spec) if action == "metadata" else self._status(spec)
+        return "", self._metadata(spec) if action == "metadata" else self._status(spec)
 
     def _predict(self, spec: model_pb2.ModelSpec, document: Mapping[str, Any]) -> bytes:
         key = json_input.signature_name(document) or servable.DEFAULT_SIGNATURE

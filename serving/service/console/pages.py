@@ -13,8 +13,6 @@ content security policy forbids loading anything except pictures of ads from oth
 import hashlib
 import importlib.resources
 import mimetypes
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import fastapi
 import starlette.exceptions
@@ -47,20 +45,11 @@ class _File:
         self.media_type = kind or "application/octet-stream"
         self.tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
-    def reply(self, http: fastapi.Request) -> responses.Response:
+    async def reply(self, http: fastapi.Request) -> responses.Response:
         headers = {**_HEADERS, "etag": self.tag}
         if http.headers.get("if-none-match") == self.tag:
             return responses.Response(status_code=304, headers=headers)
         return responses.Response(self.content, media_type=self.media_type, headers=headers)
-
-
-def _replying(
-    file: _File,
-) -> Callable[[fastapi.Request], Coroutine[Any, Any, responses.Response]]:
-    async def reply(http: fastapi.Request) -> responses.Response:
-        return file.reply(http)
-
-    return reply
 
 
 def add_routes(app: fastapi.FastAPI) -> None:
@@ -77,7 +66,7 @@ def add_routes(app: fastapi.FastAPI) -> None:
         return responses.RedirectResponse("console")
 
     for path, page in PAGES.items():
-        app.get(path, include_in_schema=False)(_replying(files[page]))
+        app.get(path, include_in_schema=False)(files[page].reply)
 
     @app.get("/console/{name:path}", include_in_schema=False)
     async def file(name: str, http: fastapi.Request) -> responses.Response:
@@ -85,4 +74,4 @@ def add_routes(app: fastapi.FastAPI) -> None:
             return responses.RedirectResponse("../console")
         if name not in files:
             raise starlette.exceptions.HTTPException(404, "Not Found")
-        return files[name].reply(http)
+        return await files[name].reply(http)

@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import fastapi
@@ -32,7 +32,7 @@ from fastapi import responses
 from serving import errors, orchestrator
 from serving.config import DEFAULT_MAX_BODY_BYTES
 from serving.impressions import FeedbackLog
-from serving.requests import Answer, Deadline, ReleaseName, Request
+from serving.requests import Answer, ReleaseName, Request
 from serving.service import release_follower, release_router
 from serving.service.console import pages
 from serving.service.rest import (
@@ -72,8 +72,7 @@ def create_app(
     """
     draining = draining or threading.Event()
     # Releases come and go: only the router may hold a reference to one.
-    metrics, users = router.stable.metrics, router.stable.users
-    impressions = router.stable.impressions
+    users, impressions = router.stable.users, router.stable.impressions
 
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
@@ -112,8 +111,12 @@ def create_app(
     app.add_middleware(
         entrance.Entrance,
         draining=draining,
-        metrics=metrics,
-        overloaded=_early_refusal(router),
+        metrics=router.stable.metrics,
+        admission=router.stable.admission,
+        deadlines_ms={
+            "/v1/recommend": router.stable.config.default_deadline_ms,
+            "/v1/recommend/batch": router.stable.config.batch_deadline_ms,
+        },
         token=token,
     )
     rest_errors.add_handlers(app, lambda request: router.stable.check(request))
@@ -123,7 +126,6 @@ def create_app(
         user_routes.add_routes(app, router, feedback)
     else:
         user_routes.add_refusals(app)
-    _add_metrics_route(app, metrics)
     pages.add_routes(app)
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -143,7 +145,8 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
     @app.post("/v1/recommend", response_model=Answer, **described)
     async def recommend(body: Request, http: fastapi.Request) -> responses.Response:
         """Returns the best ads for one request, best first."""
-        (request,) = _with_deadlines([body], http, router.stable.config.default_deadline_ms)
+        default_ms = router.stable.config.default_deadline_ms
+        (request,) = request_deadline.applied([body], http.headers, default_ms)
         if request.request_id is None:
             request = request.model_copy(update={"request_id": http.scope[entrance.REQUEST_ID]})
         answer = await router.recommend(request, http.scope[entrance.STARTED])
@@ -155,7 +158,8 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
         body: schemas.BatchRequest, http: fastapi.Request
     ) -> responses.Response:
         """Returns the answers to many requests, in the same order."""
-        requests = _with_deadlines(body.requests, http, router.stable.config.batch_deadline_ms)
+        default_ms = router.stable.config.batch_deadline_ms
+        requests = request_deadline.applied(body.requests, http.headers, default_ms)
         answers = await router.recommend_batch(requests, http.scope[entrance.STARTED])
         _note(http, answers)
         parts = [answers[at].model_dump_json() async for at in orchestrator.in_turns(answers)]
@@ -164,34 +168,6 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
 
 def _json_text(text: str) -> responses.Response:
     return responses.Response(text, media_type="application/json")
-
-
-def _early_refusal(
-    router: release_router.ReleaseRouter,
-) -> Callable[[str, float | None, float], errors.OverloadedError | None]:
-    admission, config = router.stable.admission, router.stable.config
-    defaults_ms = {
-        "/v1/recommend": config.default_deadline_ms,
-        "/v1/recommend/batch": config.batch_deadline_ms,
-    }
-
-    def refusal(
-        path: str, milliseconds: float | None, started: float
-    ) -> errors.OverloadedError | None:
-        default_ms = defaults_ms.get(path)
-        if default_ms is None:
-            return None
-        return admission.refusal(Deadline(min(milliseconds or default_ms, default_ms), started))
-
-    return refusal
-
-
-def _with_deadlines(
-    requests: list[Request], http: fastapi.Request, default_ms: float
-) -> list[Request]:
-    """Returns the requests, each with the shorter of its deadline and the header's."""
-    milliseconds = request_deadline.from_headers(http.headers)
-    return [request_deadline.applied(request, milliseconds, default_ms) for request in requests]
 
 
 def _note(http: fastapi.Request, answers: list[Answer]) -> None:
@@ -247,16 +223,10 @@ def _add_state_routes(
             status["refused"] = refused()
         return responses.JSONResponse(status)
 
-
-def _add_metrics_route(app: fastapi.FastAPI, metrics: orchestrator.ServiceMetrics) -> None:
-    @app.get(
-        "/metrics",
-        response_class=responses.PlainTextResponse,
-        responses=refusals(401, 500),
-    )
+    @app.get("/metrics", response_class=responses.PlainTextResponse, responses=refusals(401, 500))
     async def page() -> responses.Response:
         """Returns counters and histograms in the Prometheus text format."""
-        text = await asyncio.to_thread(metrics.render)
+        text = await asyncio.to_thread(router.stable.metrics.render)
         return responses.Response(text, media_type=orchestrator.METRICS_CONTENT_TYPE)
 
 

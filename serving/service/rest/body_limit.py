@@ -1,9 +1,9 @@
 """Receives the body of a request before it is parsed, up to a maximum size and time."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import starlette.types
+from starlette import requests
 
 from serving.service.rest import rest_errors
 
@@ -46,7 +46,7 @@ class BodyLimit:
         size = 0
         try:
             async with asyncio.timeout(self._max_seconds):
-                async for chunk in _body(receive):
+                async for chunk in requests.Request(scope, receive).stream():
                     chunks.append(chunk)
                     size += len(chunk)
                     if size > self._max_bytes:
@@ -56,7 +56,7 @@ class BodyLimit:
             refusal = rest_errors.reply(408, "body_too_slow", text, {"connection": "close"})
             await refusal(scope, receive, send)
             return
-        except _DisconnectedError:
+        except requests.ClientDisconnect:
             return
         if size > self._max_bytes:
             del chunks
@@ -82,30 +82,16 @@ class BodyLimit:
         await send({"type": "http.response.start", "status": 413, "headers": raw})
         await send({"type": "http.response.body", "body": refusal.body, "more_body": True})
         if discard:
-            await self._discard(receive)
+            await self._discard(requests.Request(scope, receive))
         await send({"type": "http.response.body", "body": b""})
 
-    async def _discard(self, receive: starlette.types.Receive) -> None:
+    async def _discard(self, received: requests.Request) -> None:
         size = 0
         try:
             async with asyncio.timeout(self._max_seconds):
-                async for chunk in _body(receive):
+                async for chunk in received.stream():
                     size += len(chunk)
                     if size > _MAX_DISCARDED_BYTES:
                         return
-        except (TimeoutError, _DisconnectedError):
+        except (TimeoutError, requests.ClientDisconnect):
             return
-
-
-class _DisconnectedError(Exception):
-    """The client disconnected before its body was complete."""
-
-
-async def _body(receive: starlette.types.Receive) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _DisconnectedError
-        yield message.get("body", b"")
-        more = message.get("more_body", False)

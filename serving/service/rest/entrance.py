@@ -11,13 +11,13 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import starlette.types
 from fastapi import responses
 
-from serving import errors, orchestrator, requests
+from serving import orchestrator, requests
 from serving.service.console import pages
 from serving.service.rest import request_deadline, rest_errors
 
@@ -51,8 +51,9 @@ class Entrance:
         app: starlette.types.ASGIApp,
         draining: threading.Event,
         metrics: orchestrator.ServiceMetrics,
-        overloaded: Callable[[str, float | None, float], errors.OverloadedError | None],
-        token: str | None = None,
+        admission: orchestrator.Admission,
+        deadlines_ms: Mapping[str, float],
+        token: str | None,
     ) -> None:
         """Wraps an application.
 
@@ -61,16 +62,17 @@ class Entrance:
             draining: Set when the service drains: it is not ready, still answers requests, and
                 closes each connection after its response.
             metrics: Counts the requests.
-            overloaded: Returns why a request cannot be answered in time, or None, given its path,
-                the milliseconds that the caller has left (None: unknown), and the time at which it
-                arrived. It is called before the body is read, which costs more than a refusal.
+            admission: Refuses what cannot be answered in time, before the body is read, which costs
+                more than a refusal.
+            deadlines_ms: Path of requests for ads -> default deadline in milliseconds.
             token: Bearer token that is required except for health, readiness and the pages; None:
                 no token is required.
         """
         self._app = app
         self._draining = draining
         self._metrics = metrics
-        self._overloaded = overloaded
+        self._admission = admission
+        self._deadlines_ms = deadlines_ms
         self._token = token.encode() if token else None
 
     async def __call__(
@@ -144,11 +146,13 @@ class Entrance:
             text = "Expected the header 'authorization: Bearer TOKEN' with this service's token."
             challenge = {"www-authenticate": "Bearer", "connection": "close"}
             return rest_errors.reply(401, "unauthorized", text, challenge)
-        if scope["method"] == "POST":
+        default_ms = self._deadlines_ms.get(scope["path"])
+        if default_ms is not None and scope["method"] == "POST":
             milliseconds = request_deadline.parsed(headers.get(request_deadline.HEADER_BYTES))
-            overload = self._overloaded(scope["path"], milliseconds, scope[STARTED])
+            milliseconds = min(milliseconds or default_ms, default_ms)
+            overload = self._admission.refusal(requests.Deadline(milliseconds, scope[STARTED]))
             if overload is not None:
-                return rest_errors.overload(overload)
+                return rest_errors.reply_to(overload)
         return None
 
     def _is_known(self, headers: Mapping[bytes, bytes]) -> bool:

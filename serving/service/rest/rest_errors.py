@@ -29,10 +29,13 @@ def reply(
     return responses.JSONResponse(body, status, dict(headers or {}))
 
 
-def overload(error: errors.OverloadedError) -> responses.Response:
-    """Returns the response to a request that cannot be answered in time."""
-    wait = {"retry-after": str(orchestrator.RETRY_AFTER_SECONDS)}
-    return reply(429, error.code, str(error), wait)
+def reply_to(error: errors.ServingError) -> responses.Response:
+    """Returns the response to a request that is refused or cannot be answered."""
+    if isinstance(error, errors.OverloadedError):
+        wait = {"retry-after": str(orchestrator.RETRY_AFTER_SECONDS)}
+        return reply(429, error.code, str(error), wait)
+    status = error.status if isinstance(error, errors.InvalidRequestError) else 503
+    return reply(status, error.code, str(error))
 
 
 def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], object]) -> None:
@@ -43,17 +46,9 @@ def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], objec
         check: Checks a request against the release, for errors other than wrong types.
     """
 
-    @app.exception_handler(errors.InvalidRequestError)
-    async def refused(_: fastapi.Request, error: errors.InvalidRequestError) -> responses.Response:
-        return _refused(error)
-
-    @app.exception_handler(errors.OverloadedError)
-    async def late(_: fastapi.Request, error: errors.OverloadedError) -> responses.Response:
-        return overload(error)
-
     @app.exception_handler(errors.ServingError)
-    async def unable(_: fastapi.Request, error: errors.ServingError) -> responses.Response:
-        return reply(503, error.code, str(error))
+    async def refused(_: fastapi.Request, error: errors.ServingError) -> responses.Response:
+        return reply_to(error)
 
     @app.exception_handler(exceptions.RequestValidationError)
     async def malformed(
@@ -72,10 +67,10 @@ def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], objec
         model = _MODELS.get(request.url.path, requests.UserProfile)
         # The first part of a location is "body".
         own = [{**detail, "loc": detail["loc"][1:]} for detail in details]
-        refused = requests.refusal(model, own)
+        refusal = requests.refusal(model, own)
         if model is requests.Request and isinstance(error.body, dict):
-            refused = _with_faults_of_rest(refused, error.body, {d["loc"][0] for d in own}, check)
-        return _refused(refused)
+            refusal = _with_faults_of_rest(refusal, error.body, {d["loc"][0] for d in own}, check)
+        return reply_to(refusal)
 
     @app.exception_handler(starlette.exceptions.HTTPException)
     async def http_error(
@@ -105,10 +100,6 @@ def _with_faults_of_rest(
     except errors.InvalidRequestError as more:
         return requests.joined([error, more])
     return error
-
-
-def _refused(error: errors.InvalidRequestError) -> responses.Response:
-    return reply(error.status, error.code, str(error))
 
 
 def _unparsed(request: fastapi.Request, cause: BaseException) -> responses.Response:

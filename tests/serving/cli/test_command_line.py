@@ -276,7 +276,7 @@ def test_a_bar_shows_rate_and_time_left_on_a_terminal_alone():
 
 
 def test_a_missing_extra_is_named_with_its_installation(script):
-    extras = script("serving.cli.extras")
+    command_line = script("serving.cli.command_line")
     missing = pytest.raises(SystemExit, match=r"needs no_such_package, .* -e '\.\[beam\]'$")
-    with missing, extras.require_extra("beam"):
+    with missing, command_line.require_extra("beam"):
         importlib.import_module("no_such_package")

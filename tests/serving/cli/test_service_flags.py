@@ -16,7 +16,7 @@ def settings(script, tmp_path):
 
     def parsed(*argv):
         flags.FLAGS(["serve", f"--bundle={tmp_path}", *argv])
-        return module.service_flags.settings(tmp_path)
+        return module.settings(tmp_path)
 
     return parsed
 

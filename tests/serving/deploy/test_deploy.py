@@ -158,8 +158,8 @@ def test_a_bundle_is_served_with_the_deployed_flags(
     deployed: model_server.ModelServer, tiny_base: pathlib.Path, tiny_bundle: releases.Bundle
 ) -> None:
     version = tiny_bundle.version
-    assert version in deployed.available_versions()["ranker"]
-    assert version in deployed.available_versions()["query_tower"]
+    assert version in deployed.manager.available_versions()["ranker"]
+    assert version in deployed.manager.available_versions()["query_tower"]
     url = f"http://127.0.0.1:{deployed.rest_port}"
     metadata = httpx.get(f"{url}/v1/models/ranker/metadata", timeout=20)
     assert metadata.json()["model_spec"]["version"] == str(version)

@@ -22,7 +22,7 @@ def test_recall_against_exact_search_is_high_after_saving(kind, tmp_path):
         embeddings, kinds.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
     )
     index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
-    assert index.kind == kind
+    assert index.searcher.kind == kind
     assert index.searcher.search_parameters() == built.searcher.search_parameters()
     recall = index_recall.recall_against_exact(index, embeddings, index_fixtures.clustered(60), 500)
     assert recall == 1.0 if kind == "Flat" else recall >= 0.98
@@ -47,7 +47,7 @@ def test_searches_of_tiny_catalogs_return_all_ads(kind, num_ads, tmp_path):
     assert scores.shape == rows.shape == (4, num_ads)
     assert all(sorted(row) == list(range(num_ads)) for row in rows.tolist())
     if kind in ("IVF", "IVFPQ"):
-        assert index.kind == built.manifest_index(1.0)["kind"] == "Flat"
+        assert index.searcher.kind == built.manifest_index(1.0)["kind"] == "Flat"
         assert (
             built.build_parameters["fallback"] == f"{kind} needs at least 1024 ads, got {num_ads}"
         )

@@ -116,7 +116,7 @@ def assert_found(opened, scores, rows, eligible, k=K, recall=0.95):
 
 
 def test_an_opened_index_knows_its_kind_and_counts_its_ads(opened):
-    assert (opened.ads.kind, opened.ads.num_ads) == (opened.entry["kind"], NUM_ADS)
+    assert (opened.ads.searcher.kind, opened.ads.num_ads) == (opened.entry["kind"], NUM_ADS)
     assert opened.ads.searcher.num_ads == opened.entry["num_ads"] == NUM_ADS
     assert opened.ads.dimension == opened.entry["dimension"] == DIMENSION
     assert opened.ads.searcher.search_parameters() == opened.entry["search"]
@@ -219,7 +219,7 @@ def test_ads_are_upserted_and_deleted_over_any_backend(opened):
 
 def test_exact_search_compares_every_eligible_ad(opened):
     alive = index.RowSet.full(NUM_ADS) - index.RowSet.of_rows(np.arange(0, 900), NUM_ADS)
-    scores, rows = opened.ads.search_exactly(queries(), K, alive)
+    scores, rows = opened.ads.searcher.search_exactly(queries(), K, alive)
     assert_found(opened, scores, rows, alive, recall=0.97)
 
 

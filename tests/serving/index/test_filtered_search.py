@@ -111,7 +111,7 @@ def test_a_saved_index_is_filtered_by_the_fields_of_its_ads(kind, tmp_path):
         _, found = index.search(queries, K, index.eligible(filters))
         assert np.isin(found, rows).all()
         assert recall(found, exact(embeddings, queries, rows, K)) >= 0.97
-        _, found = index.search_exactly(queries, K, index.eligible(filters))
+        _, found = index.searcher.search_exactly(queries, K, index.eligible(filters))
         assert recall(found, exact(embeddings, queries, rows, K)) >= 0.97
 
 

@@ -27,7 +27,7 @@ def test_an_own_kind_is_built_tuned_saved_and_searched(tmp_path):
     entry = built.manifest_index(1.0)
     assert (entry["kind"], entry["build"]) == ("six_bits:SixBits", {"factory": "IVF50,SQ6"})
     saved = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path), entry)
-    assert saved.kind == "six_bits:SixBits"
+    assert saved.searcher.kind == "six_bits:SixBits"
     recall = index_recall.recall_against_exact(saved, embeddings, index_fixtures.clustered(60), 500)
     # 6 bits do not order the ads exactly.
     assert 0.9 < recall < 1.0
@@ -58,7 +58,7 @@ def test_only_float_vectors_of_all_ads_are_exact(factory, is_exact, tmp_path):
     entry = built.manifest_index(1.0)
     assert (entry["kind"], entry["search"]) == (f"{__name__}:Own", {})
     saved = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path), entry)
-    assert saved.is_exact == built.searcher.is_exact == is_exact
+    assert saved.searcher.is_exact == built.searcher.is_exact == is_exact
     recall = index_recall.recall_against_exact(saved, embeddings, embeddings, 50)
     assert (recall > 0.999) == is_exact
 

@@ -524,10 +524,10 @@ def test_a_new_version_is_taken_up_and_the_old_one_unloaded(tmp_path: pathlib.Pa
         saved_models.save_score(tmp_path / ".staging-2", factor=2.0)
         (tmp_path / "notes").mkdir()
         (tmp_path / "3").write_text("not a directory")
-        server.poll()
-        assert server.available_versions() == {"m": [1]}
+        server.manager.poll()
+        assert server.manager.available_versions() == {"m": [1]}
         (tmp_path / ".staging-2").rename(tmp_path / "2")
-        server.poll()
+        server.manager.poll()
         assert _states(client) == {2: "AVAILABLE", 1: "END"}
         reply = client.predict(_score_request())
         assert reply.model_spec.version.value == 2
@@ -577,8 +577,8 @@ def test_the_version_policy_says_what_is_loaded(
         (tmp_path / str(version)).symlink_to(models / "m" / "1")
     with model_server.ModelServer({"lookup": models / "lookup"}, poll_seconds=None) as server:
         _reload(_Client(server.port), tmp_path, policy)
-        assert server.available_versions()["m"] == versions
-        assert server.available_versions()["lookup"] == []
+        assert server.manager.available_versions()["m"] == versions
+        assert server.manager.available_versions()["lookup"] == []
 
 
 def test_a_corrupt_new_version_leaves_the_old_one_serving(tmp_path: pathlib.Path) -> None:
@@ -588,13 +588,13 @@ def test_a_corrupt_new_version_leaves_the_old_one_serving(tmp_path: pathlib.Path
         client = _Client(server.port)
         (tmp_path / "2").mkdir()
         (tmp_path / "2" / "saved_model.pb").write_bytes(b"\xff broken")
-        server.poll()
+        server.manager.poll()
         assert _states(client) == {2: "LOADING", 1: "AVAILABLE"}
         assert _array(client.predict(_score_request()), "s").tolist() == [5.0, 11.0]
-        server.poll()
+        server.manager.poll()
         assert _states(client) == {2: "END", 1: "AVAILABLE"}
         saved_models.save_score(tmp_path / "3", factor=3.0)
-        server.poll()
+        server.manager.poll()
         assert _states(client) == {3: "AVAILABLE", 2: "END", 1: "END"}
 
 
@@ -606,14 +606,14 @@ def test_versions_that_vanish_are_unloaded_unless_the_base_path_does(
     with model_server.ModelServer({"m": base}, poll_seconds=None) as server:
         client = _Client(server.port)
         base.rename(tmp_path / "away")
-        server.poll()
+        server.manager.poll()
         assert _states(client) == {1: "AVAILABLE"}
         (tmp_path / "away").rename(base)
         (base / "1").rename(base / "was-1")
-        server.poll()
+        server.manager.poll()
         assert _states(client) == {1: "END"}
         (base / "was-1").rename(base / "1")
-        server.poll()
+        server.manager.poll()
         assert _states(client) == {1: "AVAILABLE"}
 
 
@@ -766,7 +766,7 @@ def test_warm_up_records_run_and_a_failing_one_fails_the_load(tmp_path: pathlib.
         saved_models.write_warm_up(
             tmp_path / "2", [_warm_up_log(_ONE), _warm_up_log(np.ones([1, 5], np.float32))]
         )
-        server.poll()
+        server.manager.poll()
         assert _states(_Client(server.port)) == {2: "LOADING", 1: "AVAILABLE"}
 
 
@@ -819,12 +819,12 @@ def test_new_versions_and_a_changed_config_file_are_polled(
     with model_server.ModelServer(config, poll_seconds=0.05, options=options) as server:
         saved_models.save_score(base / ".staging-2")
         (base / ".staging-2").rename(base / "2")
-        waiting.until(lambda: server.available_versions() == {"m": [2]})
+        waiting.until(lambda: server.manager.available_versions() == {"m": [2]})
         both = model_config.build({"m": base, "lookup": models / "lookup"})
         staged = tmp_path / "models.config.new"
         staged.write_text(text_format.MessageToString(both))
         staged.rename(path)
-        waiting.until(lambda: server.available_versions() == {"m": [2], "lookup": [1]})
+        waiting.until(lambda: server.manager.available_versions() == {"m": [2], "lookup": [1]})
 
 
 def test_a_stopped_server_refuses_connections(models: pathlib.Path) -> None:

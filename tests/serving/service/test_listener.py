@@ -183,19 +183,19 @@ class Waiting(asyncio.Protocol):
 
 def test_room_is_not_made_by_closing_a_connection_whose_request_has_arrived():
     async def scenario():
-        loop, idle = asyncio.get_running_loop(), connections.Idle()
+        loop, idle = asyncio.get_running_loop(), {}
         protocols, clients = [], []
         for _ in range(2):
             client, server = socket.socketpair()
             server.setblocking(False)
             _, protocol = await loop.connect_accepted_socket(Waiting, server)
-            idle.add(protocol)
+            idle[protocol] = None
             protocols.append(protocol)
             clients.append(client)
         clients[0].sendall(b"GET /")
-        idle.close_oldest()
+        connections.close_oldest(idle)
         closed = [protocol.transport.is_closing() for protocol in protocols]
-        idle.close_oldest()
+        connections.close_oldest(idle)
         assert not protocols[0].transport.is_closing()
         for protocol, client in zip(protocols, clients, strict=True):
             protocol.transport.abort()

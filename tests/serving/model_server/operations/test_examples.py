@@ -337,7 +337,7 @@ def test_warm_up_takes_records_of_each_kind(tmp_path: pathlib.Path, base: pathli
         (tmp_path / "2" / "assets.extra" / "tf_serving_warmup_requests").unlink()
         (tmp_path / "2" / "assets.extra").rmdir()
         saved_models.write_warm_up(tmp_path / "2", [*logs, wrong])
-        server.poll()
+        server.manager.poll()
         with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             models = model_service_pb2_grpc.ModelServiceStub(channel)
             request = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "e"})

@@ -1,4 +1,5 @@
 import asyncio
+import functools
 import gzip
 import json
 import threading
@@ -359,7 +360,7 @@ def test_readiness_and_metrics_name_a_log_that_cannot_be_written(
     log = impressions.ImpressionLog(
         tmp_path / "log",
         ImpressionLogConfig(seconds_per_file=0.02),
-        observe_problem=metrics.observe_impression_log,
+        observe_problem=functools.partial(metrics.observe_problem, "impression_log_problem"),
     )
     (tmp_path / "log").rmdir()
     service = serving_fixtures.make_orchestrator(
