@@ -41,7 +41,7 @@ FOREVER = 1e9
 
 def tiny_ranker(ranker_config):
     space = {"learning_rate": distributions.FloatDistribution(1e-3, 1e-2, log=True)}
-    defaults = dataclasses.replace(ranker_config, num_blocks=1, epochs=2)
+    defaults = dataclasses.replace(ranker_config, num_blocks=0, epochs=2)
     return dataclasses.replace(tuning.RANKER, defaults=defaults, space=space)
 
 
