@@ -201,9 +201,10 @@ def _ads(card: model.DataCard) -> Found:
             "such as advertiser or category, and train often.",
         )
     if (ads.changed_share or 0) > _MUCH_CHANGED:
+        values = "latest values" if card.log_schema.time else "last values in the log"
         yield model.warning(
             f"{pages.format_percent(ads.changed_share)} of the impressions show an ad whose "
-            f"fields differ from those in the catalog, which has its {_which_values(card)}.",
+            f"fields differ from those in the catalog, which has its {values}.",
             "Serving uses the catalog's values, training the log's. Move fields that vary between "
             "requests to the query side, or add them to ad_key.",
         )
@@ -223,10 +224,6 @@ def _users(card: model.DataCard) -> Found:
         "histories of many people. Leave it empty if the user is unknown; each visit then counts "
         "as a separate user. Remove robots and test accounts.",
     )
-
-
-def _which_values(card: model.DataCard) -> str:
-    return "latest values" if card.log_schema.time else "last values in the log"
 
 
 def _rejected(rejected: model.RejectedRows) -> Found:

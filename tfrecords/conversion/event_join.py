@@ -157,10 +157,8 @@ def join(
         # Only engagements bring revenue (a view has a price too); without such types, clicks do.
         paying = kinds == (_ENGAGEMENT if events.engagement else _CLICK)
         own = np.nan_to_num(np.where(paying, rows.revenue[order], 0)).astype(np.float64)
-        sums = np.where(kept, own, 0.0)
-        np.add.at(sums, latest[found], own[found])
-        revenue = np.empty(count, np.float32)
-        revenue[order] = sums
+        revenue = np.where(kept, own, 0.0)
+        np.add.at(revenue, latest[found], own[found])
 
     def in_log(values: np.ndarray) -> np.ndarray:
         result = np.empty_like(values)
@@ -171,7 +169,7 @@ def join(
         in_log(kept),
         in_log(clicked),
         in_log(engaged),
-        revenue,
+        None if revenue is None else in_log(revenue.astype(np.float32)),
         {label: in_log(own) for label, own in first_times.items()},
         int(found.sum()),
         int(unmatched.sum()) if events.view else 0,

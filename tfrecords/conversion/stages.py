@@ -269,7 +269,7 @@ class Stages:
     def split(self, parsed: Sequence[dict[str, Any]]) -> SplitLog:
         """Groups the rows into requests and splits them; rows of events are joined first."""
         # One unit for all that reads times, decided by all rows, of impressions and other events.
-        units = columns.units_per_second(_times_by_unit(parsed))
+        units = columns.units_per_second(dataset_json.add([chunk["times"] for chunk in parsed]))
         if self._schema.events is not None:
             parsed = self._space.once("join", 0, lambda: self._join(parsed, units))["chunks"]
         chunk_ends = np.cumsum([chunk["rows"] for chunk in parsed])
@@ -704,10 +704,6 @@ def _count_units(rows: parsed_rows.Rows) -> dict[str, int]:
     if parsed_rows.TIME not in rows.columns.column_names:
         return {}
     return columns.count_units(rows.array(parsed_rows.TIME))
-
-
-def _times_by_unit(parsed: Sequence[dict[str, Any]]) -> dict[str, int]:
-    return dataset_json.add([chunk["times"] for chunk in parsed])
 
 
 def _count_users(users: np.ndarray | None, requests: splitting.Requests) -> tuple[int, int]:

@@ -61,7 +61,8 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return None if words & _AVERAGES else _COUNTED_REASON
     if sample.table != LOG or words & _AVERAGES:
         return None
-    if words & _AFTERWARDS - ({"rating"} if is_static else set()) or _is_duration(column):
+    is_duration = not _DURATIONS.isdisjoint(column.words[:-1]) and bool(words & {"time", "ratio"})
+    if words & _AFTERWARDS - ({"rating"} if is_static else set()) or is_duration:
         return _BY_NAME
     if column.plain_words in known_names.ANY_LABELS[:2]:
         return _BY_NAME
@@ -80,12 +81,6 @@ def warnings(column: Column) -> list[str]:
         f"{column.name!r} looks like a count of outcomes. Leave it out if it includes outcomes "
         "during the log, because it leaks the test rows."
     ]
-
-
-def _is_duration(column: Column) -> bool:
-    return not _DURATIONS.isdisjoint(column.words[:-1]) and not {"time", "ratio"}.isdisjoint(
-        column.words
-    )
 
 
 # Words for the logging policy.

@@ -93,21 +93,18 @@ class RowReader:
         self._delimiter = delimiter.encode()
         self._file = open_text(path)
         self._rest = self._read(_SAMPLE_BYTES).removeprefix(_BYTE_ORDER_MARK)
-        self._check_is_text()
+        refuse_binary(path, self._rest[:MAGIC_BYTES])
+        if self._rest.startswith(PARQUET):
+            raise ValueError(
+                f"{path} is Parquet; expected text. Write it as text, or read it with "
+                "--format=tabular and a schema (decompressed, if it is in a gzip file)."
+            )
         if separator := _EXCEL.match(self._rest):  # The first line names the delimiter.
             self._rest, self.line = self._rest[separator.end() :], 2
         if not self._rest:
             raise ValueError(f"{path} is empty; expected a log with at least one line.")
         lines = self._rest.count(b"\n")
         self._bytes_per_line = max(1, len(self._rest) // max(lines, 1))
-
-    def _check_is_text(self) -> None:
-        refuse_binary(self.path, self._rest[:MAGIC_BYTES])
-        if self._rest.startswith(PARQUET):
-            raise ValueError(
-                f"{self.path} is Parquet; expected text. Write it as text, or read it with "
-                "--format=tabular and a schema (decompressed, if it is in a gzip file)."
-            )
 
     def first_row(self) -> bytes:
         """Returns the first row; only before any rows are read."""
