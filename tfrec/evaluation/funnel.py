@@ -289,14 +289,10 @@ def measure_clicks(
 
 
 def recalibrate(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the rising function of scores that fits values best.
+    """Returns the rising function of scores, of any shape, that fits values best.
 
     The function is the isotonic regression, interpolated between the means of its steps so that
     the order inside a step is kept.
-
-    Args:
-        scores: Any shape.
-        values: The same shape.
     """
     if not scores.size:
         return scores
@@ -392,14 +388,7 @@ def _compare_over_all_ads(
 def _promise(
     values: np.ndarray, scores: np.ndarray, utility: np.ndarray, config: EvaluationConfig
 ) -> report.Promise:
-    """Compares the served with the true values of the ten ads of the greatest utility.
-
-    Args:
-        values: [Q, K] true values of a head.
-        scores: [Q, K] its served values.
-        utility: [Q, K] served utility.
-        config: Resamples and their seed.
-    """
+    """Compares served and true values of the ten ads of the greatest utility, all [Q, K]."""
     ten = (candidates.best_ten(own, utility).sum(axis=1) for own in (scores, values))
     everything = (own.sum(axis=1) for own in (scores, values))
     expected, true, of_all, true_of_all = metrics.samples_of_means(

@@ -33,14 +33,7 @@ def summarize(
     counts: Mapping[str, split_counts.SplitCounts],
     num_distinct: int | None,
 ) -> model.FieldSummary:
-    """Describes a field.
-
-    Args:
-        fitted: The fitted schema.
-        field: The field.
-        counts: Counts of each split.
-        num_distinct: Number of distinct values in training; None for a numeric field.
-    """
+    """Describes a field; `num_distinct` is None for a numeric one."""
     ids = {split: of_split.ids[field.name] for split, of_split in counts.items()}
     train, of_query = ids["train"], field.side == "query"
     units = {split: own.requests if of_query else own.rows for split, own in counts.items()}

@@ -90,12 +90,7 @@ class JoinedEvents:
 
 
 def event_rows(chunks: list[Rows], units_per_second: float = 1.0) -> EventRows:
-    """Returns keys, times, kinds and revenue of the rows of all chunks.
-
-    Args:
-        chunks: The rows of each chunk.
-        units_per_second: Units of the times in a second.
-    """
+    """Returns keys, times, kinds and revenue of the rows of all chunks."""
     keys, kinds, all_times, revenues = (list[np.ndarray]() for _ in range(4))
     for rows in chunks:
         names = rows.columns.column_names
@@ -180,12 +175,6 @@ def impressions(rows: Rows, joined: JoinedEvents, span: slice, events: Events) -
     """Returns the impressions of a chunk with their labels.
 
     Views of one user at the same time are a request, unless the schema has a request key.
-
-    Args:
-        rows: The chunk.
-        joined: The joined log.
-        span: Rows of the chunk in the log.
-        events: The events of the schema.
     """
     table = rows.columns
     labels = {"click": joined.clicked, "engagement": joined.engaged, "revenue": joined.revenue}

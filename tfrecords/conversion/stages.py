@@ -707,12 +707,7 @@ def _count_units(rows: parsed_rows.Rows) -> dict[str, int]:
 
 
 def _count_users(users: np.ndarray | None, requests: splitting.Requests) -> tuple[int, int]:
-    """Returns the number of users, and the number of requests of the most active user.
-
-    Args:
-        users: Users of the rows [B] int64, or None.
-        requests: The requests, each of the user of its first row.
-    """
+    """Returns the number of users, and the number of requests of the most active user."""
     if users is None:
         return 0, 0
     counts = np.unique(users[requests.first_rows()], return_counts=True)[1]
@@ -725,11 +720,6 @@ def _rated_until(
     """Returns the times of the last request that is not a test request, and of the log's end.
 
     Rows without a label do not count, and neither do times far beyond nearly all other rows.
-
-    Args:
-        times: Times of the rows [B].
-        is_labeled: Whether a row has a click label [B].
-        requests: The requests of the log.
     """
     end = np.nextafter(label_window.span(times[is_labeled])[1], np.inf) if is_labeled.any() else 0.0
     measured = times[is_labeled & (requests.row_splits() != SPLITS.index("test"))]

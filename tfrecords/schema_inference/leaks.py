@@ -43,13 +43,7 @@ _BY_NAME = "known only after the ad was shown, by its name"
 
 
 def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
-    """Returns why a column is an outcome by its name or values, or None.
-
-    Args:
-        column: The column.
-        sample: Its table.
-        roles: The keys and labels.
-    """
+    """Returns why a column is an outcome by its name or values, or None."""
     words = set(column.words)
     # Lists of clicks are usually histories; `_list_leak` finds the others.
     if words & _BEFORE or kinds.separator(column) is not None:
@@ -97,13 +91,7 @@ _PROBED_LISTS = 2_000
 
 
 def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
-    """Returns why a column cannot be a field, or None if it can.
-
-    Args:
-        column: The column.
-        sample: Its table.
-        roles: The keys and labels.
-    """
+    """Returns why a column cannot be a field, or None if it can."""
     if column.name == roles.ad_key.name:
         return None
     if not column.known:

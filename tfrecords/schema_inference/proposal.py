@@ -37,13 +37,7 @@ _RESERVED = {"self", "ad_features"}
 def propose_fields(
     samples: Sequence[Sample], roles: Roles, notes: list[str]
 ) -> list[dict[str, Any]]:
-    """Returns the fields as JSON values.
-
-    Args:
-        samples: Samples of the log, and then of the tables of users and ads, if any.
-        roles: The keys and labels.
-        notes: Notes on the decisions are added.
-    """
+    """Returns the fields as JSON values."""
     total_rows = samples[0].total_rows
     min_count = _min_count(total_rows)
     dropped: dict[str, list[str]] = {}

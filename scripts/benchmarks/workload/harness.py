@@ -12,12 +12,7 @@ from tfrecords import terminal
 
 
 def flag_numbers(flag: str, example: str, minimum: int = 0) -> list[int]:
-    """Returns the numbers of a list flag.
-
-    Args:
-        flag: Name of the flag.
-        example: Valid value, for the error message.
-        minimum: Smallest number allowed.
+    """Returns the numbers of a list flag; the error message shows `example`.
 
     Raises:
         ValueError: The list is empty, or a value is not a number >= `minimum`.
@@ -30,10 +25,6 @@ def flag_numbers(flag: str, example: str, minimum: int = 0) -> list[int]:
 
 def flag_names(flag: str, known: Collection[str]) -> list[str]:
     """Returns the names of a list flag.
-
-    Args:
-        flag: Name of the flag.
-        known: The names allowed.
 
     Raises:
         ValueError: A name is not known.
