@@ -87,17 +87,14 @@ class TwoTower(retrieval_model.RetrievalModel):
         """Returns the sums [B, E] of the users' other clicks; 0 for OOV users, as in serving."""
         if self.clicked_ads is None:
             return layer.of_ids(query)
+        # The same number for each click as on one replica.
+        draws = self._generator.same_uniform(tf.shape(layers.whole_batch(batch)["user"])[0])
+        draws = layers.own_rows(draws) if layers.WHOLE in batch else draws
         ads, owner, counts = self.clicked_ads.others(
-            batch["user"], batch["ad_row"], layer.max_clicks, self._draws_of_clicks(batch)
+            batch["user"], batch["ad_row"], layer.max_clicks, draws
         )
         sums = layer(ads, owner, counts, self.embed_rows)
         return tf.where(layer.users.is_known(query)[:, None], sums, 0.0)
-
-    def _draws_of_clicks(self, batch: reader.Batch) -> tf.Tensor:
-        """Draws a number [B] in [0, 1) for each click, the same one as on one replica."""
-        count = tf.shape(layers.whole_batch(batch)["user"])[0]
-        draws = self._generator.same_uniform(count)
-        return layers.own_rows(draws) if layers.WHOLE in batch else draws
 
     def embed_rows(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the field embeddings [P, Fa, E] of catalog rows [P] int32."""

@@ -253,12 +253,14 @@ class Stages:
                 place = f"{chunk.path}\t{formats.line_of(line)}"
                 reason = faults[line].replace("\n", " ").replace("\t", " ")
                 file.write(f"{place}\t{reason}\t".encode() + raw + b"\n")
+        has_times = parsed_rows.TIME in rows.columns.column_names
+        times = columns.count_units(rows.array(parsed_rows.TIME)) if has_times else {}
         return {
             "lines": num_rows,
             "rows": len(rows),
             "other_events": other_events,
             "rejected": len(faults),
-            "times": _count_units(rows),
+            "times": times,
             "part": chunk.part,
             "examples": [
                 f"{chunk.path}, line {formats.line_of(line)}: {faults[line]}"
@@ -697,13 +699,6 @@ class Stages:
 
     def _bar(self, task: str, total: int) -> tqdm.tqdm:
         return terminal.progress_bar(task, "rows", total or None, self._progress)
-
-
-def _count_units(rows: parsed_rows.Rows) -> dict[str, int]:
-    """Counts the times of rows by their units; nothing without times."""
-    if parsed_rows.TIME not in rows.columns.column_names:
-        return {}
-    return columns.count_units(rows.array(parsed_rows.TIME))
 
 
 def _count_users(users: np.ndarray | None, requests: splitting.Requests) -> tuple[int, int]:

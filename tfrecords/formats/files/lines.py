@@ -141,7 +141,11 @@ class RowReader:
                 # The last row needs no line end, but an open quote may contain later rows.
                 last = self._rest[end:]
                 if b"\n" in last and not len(row_ends(last + b"\n", self._delimiter)):
-                    raise self._unclosed(self.line + self._rest.count(b"\n", 0, end))
+                    line = self.line + self._rest.count(b"\n", 0, end)
+                    raise ValueError(
+                        f"{self.path}, line {line}: the row has an unclosed quote. Close it, or "
+                        "double it if it is text."
+                    )
                 end = len(self._rest)
             text, self._rest, wanted = self._rest[:end], self._rest[end:], size
             num_lines = text.count(b"\n")
@@ -164,12 +168,6 @@ class RowReader:
             have += len(data)
         self._rest = b"".join(parts)
         return bool(self._rest)
-
-    def _unclosed(self, line: int) -> ValueError:
-        return ValueError(
-            f"{self.path}, line {line}: the row has an unclosed quote. Close it, or "
-            "double it if it is text."
-        )
 
     def _count_quoted(self, text: bytes) -> int:
         ends = row_ends(text, self._delimiter)
