@@ -76,7 +76,7 @@ def test_rows_requests_and_list_lengths(built):
     assert (train.list_lengths.median, train.list_lengths.max) == (1, 3)
     assert train.list_lengths.one_ad == 0.5
     assert built.splits["test"].list_lengths.mean == 3 / 2
-    assert built.split.kind == "column"
+    assert built.data.split.kind == "column"
     assert train.share_with_click == 3 / 4
 
 
@@ -384,7 +384,7 @@ def test_a_user_with_much_of_the_log_is_warned_of(tmp_path, placeholder, num_use
     schema = schema_lib.Schema("users", fields, ("ad",), None, user_key="user")
     rows = "".join(f"{user},a{n % 3}\n" for n, user in enumerate(users))
     built = card.build_card(converted(tmp_path, f"user,ad\n{rows}", schema))
-    assert built.num_users == num_users
+    assert built.data.num_users == num_users
     told = "One user, 'unknown', has 20.0 % of the requests, in a log of 121 users."
     assert (told in texts(built)) == (placeholder == "unknown")
     assert ("One user" in texts(built)) == (placeholder == "unknown")
