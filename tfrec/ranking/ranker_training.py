@@ -76,9 +76,8 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
     tf.keras.utils.set_random_seed(config.seed)
     schema = data_set.schema
     kind = ranking_model.RANKERS.get(config.ranker)
-    heads = [label for label in data_set.spec.labels if data_set.label_positives("train", label)]
     try:
-        model = kind.for_data_set(data_set, config, heads)
+        model = kind.for_data_set(data_set, config, _heads(data_set))
     except TypeError as error:
         if traceback.extract_tb(error.__traceback__)[2:]:
             raise  # The call is valid, but the constructor fails.
@@ -97,6 +96,11 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
     if kind is not ranker.Ranker:
         logit_checks.check_model(model)
     return model
+
+
+def _heads(data_set: reader.DataSet) -> list[str]:
+    """Returns the labels that are positive in some training row."""
+    return [label for label in data_set.spec.labels if data_set.label_positives("train", label)]
 
 
 def without_ranker(data_set: reader.DataSet) -> str | None:
