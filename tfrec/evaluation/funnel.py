@@ -147,7 +147,7 @@ def true_values(
         popular: [10] rows of the most clicked ads.
         weights: Weight of each head in the utility.
     """
-    sums: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+    sums: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     lists: dict[str, dict[str, list[np.ndarray]]] = collections.defaultdict(
         lambda: collections.defaultdict(list)
     )
@@ -156,20 +156,17 @@ def true_values(
         chunk = requests.slice(rows.start, rows.stop - rows.start)
         values = ground_truth.value_matrices(truth, order, chunk)  # [q, N]
         utility = candidates.utility(weights, values)
-        sums["best"].append(sum_of_ten(utility))
-        sums["popularity"].append(utility[:, popular].sum(axis=1))
-        sums["random"].append(len(popular) * utility.mean(axis=1))
+        of_popular, of_random = utility[:, popular].sum(axis=1), len(popular) * utility.mean(axis=1)
+        sums.append((sum_of_ten(utility), of_popular, of_random))
         for stage in ("tower", "index", "filtered"):
             own = getattr(found, stage)[rows]
             for head, matrix in values.items():
                 lists[stage][head].append(np.take_along_axis(matrix, own, axis=1))
-    return TrueValues(
-        **{kind: np.concatenate(arrays) for kind, arrays in sums.items()},
-        **{
-            stage: {head: np.concatenate(arrays) for head, arrays in own.items()}
-            for stage, own in lists.items()
-        },
+    best, popularity, random = map(np.concatenate, zip(*sums, strict=True))
+    tower, index, filtered = (
+        {head: np.concatenate(arrays) for head, arrays in own.items()} for own in lists.values()
     )
+    return TrueValues(best, popularity, random, tower, index, filtered)
 
 
 def measure_ndcg(

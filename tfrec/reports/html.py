@@ -58,9 +58,9 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
     if not funnel.clicks:
         return ""
     stage, lost = _worst(funnel.lost)
-    returned = list(funnel.survived.values())[-1].value
+    survived = list(funnel.survived.values())[-1].value
     return (
-        f"{pages.format_percent(returned)} of {funnel.clicks:,} held-out clicked ads are among the "
+        f"{pages.format_percent(survived)} of {funnel.clicks:,} held-out clicked ads are among the "
         f"ten that are returned; the {stage.replace('_', ' ')} loses most, "
         f"{pages.format_percent(lost)}. Only shown ads can be clicked, so these shares also "
         "depend on the exposure."

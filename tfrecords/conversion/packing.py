@@ -97,8 +97,8 @@ class Packer:
         packed["ad_row"] = of_distinct[rows.array(AD)]
         for name, dtype in self.spec.per_ad().items():
             if name != "ad_row":
-                own = POSITION if name == "position" else LABEL_COLUMNS[name]
-                packed[name] = rows.array(own).astype(dtype)
+                column = POSITION if name == "position" else LABEL_COLUMNS[name]
+                packed[name] = rows.array(column).astype(dtype)
         return packed
 
     def num_changed_ads(self, packed: records.Packed) -> int:
