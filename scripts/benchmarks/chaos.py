@@ -49,7 +49,7 @@ _WORKERS = 2
 
 
 def main() -> None:
-    names = _fault_names()
+    names = harness.flag_names("faults", faults.FAULTS) or list(faults.FAULTS)
     with tempfile.TemporaryDirectory() as directory:
         base = pathlib.Path(directory) / "bundles"
         for _ in range(2):
@@ -142,20 +142,6 @@ def _order(names: list[str], chance: random.Random) -> Iterator[str]:
     """Yields all faults, then faults at random."""
     yield from chance.sample(names, len(names))
     yield from (chance.choice(names) for _ in itertools.count())
-
-
-def _fault_names() -> list[str]:
-    """Returns the faults of the flag.
-
-    Raises:
-        ValueError: A fault is unknown.
-    """
-    unknown = [name for name in FLAGS.faults if name not in faults.FAULTS]
-    if unknown:
-        raise ValueError(
-            f"--faults: expected names among {', '.join(faults.FAULTS)}, got {unknown[0]!r}."
-        )
-    return FLAGS.faults or list(faults.FAULTS)
 
 
 if __name__ == "__main__":

@@ -159,14 +159,7 @@ def measure_constants(
     process_id: int,
     processor_ms: dict[str, float],
 ) -> operations.MeasuredConstants:
-    """Measures what `tfrec size` calculates with.
-
-    Args:
-        base: Bundle base.
-        target: Service and requests.
-        process_id: Process of the service, which has answered requests.
-        processor_ms: Processor time of a request in the service and in the model server.
-    """
+    """Measures what `tfrec size` calculates with."""
     values = flags.FLAGS
     release = manifest.read(base, max(releases.versions(base)))
     directory = base / "ad_index" / str(release.version)
@@ -199,10 +192,6 @@ def measure_constants(
 
 def measure_index(directory: pathlib.Path, singles: int) -> tuple[int, float]:
     """Measures a process that serves an index; call it in a fresh process.
-
-    Args:
-        directory: `ad_index/N` of a bundle.
-        singles: Number of searches.
 
     Returns:
         Its own memory in bytes, and the median processor time of a search in milliseconds.
@@ -238,11 +227,6 @@ def measure_overload(
     target: poisson_load.Target, loads: Sequence[float], seconds: float
 ) -> tuple[float, list[dict[str, Any]]]:
     """Measures the capacity, and the outcome of requests at multiples of it.
-
-    Args:
-        target: Service and requests.
-        loads: Multiples of the capacity.
-        seconds: Duration of each load in seconds.
 
     Returns:
         Answers per second at capacity, and the raw result of each load.

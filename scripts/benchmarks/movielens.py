@@ -166,7 +166,8 @@ def measured(
             (of_data, seed, options),
             functools.partial(measure, data_set, name, fit),
         )
-        print(f"seed {seed}, {name}: {_line(results[name])}", flush=True)
+        shown = ", ".join(f"{key} {results[name][key]:.4f}" for key in METRICS)
+        print(f"seed {seed}, {name}: {shown}", flush=True)
     return results
 
 
@@ -215,10 +216,6 @@ def print_table(
         for name, figures in published.items()
     ]
     print(terminal.text_table(["", "NDCG@10", "recall@10"], rows, left=(0, 1, 2)))
-
-
-def _line(values: dict[str, float]) -> str:
-    return ", ".join(f"{key} {value:.4f}" for key, value in values.items() if key in METRICS)
 
 
 if __name__ == "__main__":

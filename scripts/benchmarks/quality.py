@@ -43,7 +43,7 @@ from serving import cli, export
 from serving.cli.flags import log_flags
 from tfrec import calibration, config, evaluation, metrics, ranking
 from tfrec.heads import CLICK, HEADS
-from tfrecords import reader, terminal
+from tfrecords import reader
 from tfrecords.splits import SPLITS
 
 with cli.require_extra("benchmark"):
@@ -74,12 +74,7 @@ flags.adopt_module_key_flags(log_flags)
 
 
 def main() -> None:
-    unknown = [name for name in FLAGS.peers if name not in models.PEERS]
-    if unknown:
-        raise ValueError(
-            f"--peers: expected some of {', '.join(models.PEERS)}, got {unknown[0]!r}."
-            f"{terminal.suggestion_for(unknown[0], models.PEERS)}"
-        )
+    peers = harness.flag_names("peers", models.PEERS)
     steps = export.Pipeline(pathlib.Path(FLAGS.workdir))
     data_set = open_data_set(steps)
     ranking.check_trainable(data_set)
@@ -89,15 +84,16 @@ def main() -> None:
     if FLAGS.ours:
         estimates["tfrec"] = of_ours(steps, data_set, data)
         results["tfrec"] = {"seconds": steps.seconds().get("ranker")}
-    for name in FLAGS.peers:
+    for name in peers:
         estimates[name], results[name] = of_peer(name, data, steps.path("peers"))
         own = results[name]
         print(f"{name}: {own['trials']} trials in {own['seconds']:.0f} CPU seconds", flush=True)
     estimates["base_rate"] = {
         head: np.full(len(data.test), np.nanmean(data.train.labels[head])) for head in data.heads
     }
-    truth = of_truth(steps, data_set)
-    if truth is not None:
+    truth_log = steps.truth_of(data_set)
+    if truth_log is not None:
+        truth = evaluation.load_ground_truth(truth_log, data_set).rows
         estimates["planted_truth"] = {
             head: truth[HEADS[head].output][data.test.known] for head in data.heads
         }
@@ -173,12 +169,6 @@ def of_peer(
         "settings": fitted.settings,
     }
     return {head: values[HEADS[head].output] for head in data.heads}, told
-
-
-def of_truth(steps: export.Pipeline, data_set: reader.DataSet) -> dict[str, np.ndarray] | None:
-    """Returns the true values of all test rows by output; None unless the log is synthetic."""
-    directory = steps.truth_of(data_set)
-    return None if directory is None else evaluation.load_ground_truth(directory, data_set).rows
 
 
 def score(

@@ -20,7 +20,6 @@ import asyncio
 import contextlib
 import pathlib
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -166,10 +165,8 @@ def _from_bytes(model: model_server.Servable, inputs: Inputs) -> Callable[[], by
 def _server(base: pathlib.Path) -> Iterator[str]:
     """Serves the model in a separate process; yields host:port."""
     with running_service.reserved_ports(1) as (port,):
-        arguments = [sys.executable, "-m", "serving.model_server", f"--port={port}"]
-        arguments += ["--rest_api_port=0", "--model_name=ranker"]
-        arguments += [f"--model_base_path={base.resolve()}"]
-        child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+        command = running_service.model_server_command(base.resolve(), port)
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         try:
             if not child.stdout.readline():

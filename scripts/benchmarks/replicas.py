@@ -21,6 +21,7 @@ minutes. The exit status is 1 if a request failed or was degraded.
 
 import contextlib
 import json
+import pathlib
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ _STOPPED_SECONDS, _RUNNING_SECONDS = 0.045, 0.005
 class ModelServers:
     """Embedded model servers of a base directory, each a process on its own port."""
 
-    def __init__(self, base: str, ports: list[int]) -> None:
+    def __init__(self, base: pathlib.Path, ports: list[int]) -> None:
         self._base = base
         self._ports = ports
         self.processes = [self._start(port) for port in ports]
@@ -61,12 +62,8 @@ class ModelServers:
         return ",".join(f"127.0.0.1:{port}" for port in self._ports)
 
     def _start(self, port: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "serving.model_server", f"--port={port}"]
-        command += ["--rest_api_port=0", "--model_name=ranker", f"--model_base_path={self._base}"]
+        command = running_service.model_server_command(self._base, port)
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
-
-    def undisturbed(self) -> None:
-        """Does nothing."""
 
     def kill(self) -> None:
         """Kills the first server after a quarter of the phase."""
@@ -106,7 +103,7 @@ def main() -> None:
     base = bundle_flags.bundle_base().resolve()
     with (
         running_service.reserved_ports(FLAGS.replicas) as ports,
-        contextlib.closing(ModelServers(str(base / "ranker"), ports)) as servers,
+        contextlib.closing(ModelServers(base / "ranker", ports)) as servers,
     ):
         release = releases.load(base, FLAGS.version)
         contexts = release.manifest.probes["requests"]
@@ -129,12 +126,12 @@ def measure(target: poisson_load.Target, servers: ModelServers) -> Iterator[dict
     """Yields the measurements of each phase; the first is undisturbed."""
     fresh_process.call(poisson_load.poisson, target, FLAGS.rate, FLAGS.warm_up_seconds, 0)
     phases: dict[str, Callable[[], None]] = {
-        "undisturbed": servers.undisturbed,
+        "undisturbed": lambda: None,
         "killed": servers.kill,
         "restarted": servers.restart,
         "stopped": servers.stop,
         "slowed": servers.slow,
-        "after": servers.undisturbed,
+        "after": lambda: None,
     }
     for number, (name, disturb) in enumerate(phases.items()):
         if number and FLAGS.phases and name not in FLAGS.phases:

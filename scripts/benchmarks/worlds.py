@@ -50,13 +50,10 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    unknown = [world for world in FLAGS.worlds or [""] if world not in synthetic.WORLDS]
-    if unknown:
-        names = ", ".join(synthetic.WORLDS)
-        raise ValueError(f"--worlds takes some of {names}, got {', '.join(unknown)!r}.")
+    worlds = harness.flag_names("worlds", synthetic.WORLDS) or list(synthetic.WORLDS)
     seeds = harness.flag_numbers("seeds", "1,2,3")
     cells = []
-    for world in FLAGS.worlds:
+    for world in worlds:
         for seed in seeds:
             cells.append(finished_cell(world, seed))
             print_table(cells[-1:])
@@ -167,9 +164,8 @@ def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Returns the mean and, of several values, its 95 % interval by Student's distribution."""
     result: dict[str, Any] = {"mean": float(np.mean(values))}
     if len(values) > 1:
-        error = scipy.stats.sem(values)
-        reach = error * scipy.stats.t.ppf((1 + metrics.CONFIDENCE) / 2, len(values) - 1)
-        result["interval"] = [result["mean"] - reach, result["mean"] + reach]
+        student = scipy.stats.t(len(values) - 1, result["mean"], scipy.stats.sem(values))
+        result["interval"] = list(student.interval(metrics.CONFIDENCE))
     return result
 
 

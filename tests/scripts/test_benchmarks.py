@@ -46,7 +46,7 @@ def test_generated_rows_depend_on_the_seed_alone(script, tmp_path):
 
 def test_the_ad_key_is_that_of_an_ad(script):
     rows = script("workload.criteo_rows")
-    table = rows.block(np.random.default_rng(0), rows.CriteoAds.drawn(1), 20_000)
+    table = rows.block(np.random.default_rng(0), rows.draw_ads(1), 20_000)
     ads = set(zip(*(table[name].to_pylist() for name in formats.criteo.AD_KEY), strict=True))
     # Independent columns would give about as many combinations as rows.
     assert 2_000 < len(ads) < 12_000

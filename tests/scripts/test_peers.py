@@ -492,5 +492,5 @@ def test_ours_and_peers_are_measured_on_one_split(data_set, trained, tmp_path):
 def test_an_unknown_peer_is_named(tmp_path):
     done = scripts_in_forks.run("benchmarks/quality.py", f"--workdir={tmp_path}", "--peers=xgboost")
     assert done.returncode == 1
-    assert "--peers: expected some of lightgbm, hashed_logistic_regression" in done.stderr
+    assert "--peers takes some of lightgbm, hashed_logistic_regression" in done.stderr
     assert "got 'xgboost'" in done.stderr

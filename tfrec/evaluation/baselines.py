@@ -161,7 +161,7 @@ class Ease:
         self._history = history
         gram = (history.matrix.T @ history.matrix).toarray().astype(np.float64)
         gram[np.diag_indices_from(gram)] += l2
-        inverse = _inverse(gram)
+        inverse = scipy.linalg.inv(gram, overwrite_a=True, assume_a="pos")
         inverse /= -np.diag(inverse)  # column j predicts ad j
         np.fill_diagonal(inverse, 0.0)
         self._weights = inverse.astype(np.float32)
@@ -170,19 +170,6 @@ class Ease:
         """Returns [B, N]: the users' clicks times the weights."""
         assert queries.user is not None
         return self._history.of(queries.user) @ self._weights
-
-
-def _inverse(matrix: np.ndarray) -> np.ndarray:
-    """Returns the inverse of a positive definite matrix [N, N], computed in place."""
-    # The matrix is symmetric; its transpose has the memory order that LAPACK needs.
-    factor, _ = scipy.linalg.lapack.dpotrf(matrix.T, overwrite_a=True, clean=False)
-    inverse, _ = scipy.linalg.lapack.dpotri(factor, overwrite_c=True)  # the upper triangle
-    for first in range(0, len(inverse), _CHUNK_OF_ADS):
-        last = first + _CHUNK_OF_ADS
-        square = inverse[first:last, first:last]
-        square[:] = np.triu(square) + np.triu(square, 1).T
-        inverse[last:, first:last] = inverse[first:last, last:].T
-    return inverse
 
 
 def _largest_of_each_row(

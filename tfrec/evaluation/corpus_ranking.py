@@ -19,6 +19,7 @@ References:
     Shani and Gunawardana, Evaluating Recommendation Systems, 2011, §8.3.3 (coverage, Gini).
 """
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -231,11 +232,7 @@ def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] 
     num_users, num_ads = users.wanted.shape
     if not num_users:
         return None
-    names = [
-        *(f"corpus_recall_at_{k}" for k in RECALL_AT),
-        *(f"ndcg_at_{k}" for k in NDCG_AT),
-    ]
-    sums = dict.fromkeys(names, 0.0)
+    sums: dict[str, float] = collections.defaultdict(float)
     discounts = 1.0 / np.log2(np.arange(2, 2 + max(NDCG_AT)))
     ideal = np.cumsum(discounts)
     for rows in retrieval.query_chunks(num_users, num_ads, _MAX_SCORES):

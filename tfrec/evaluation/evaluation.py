@@ -91,7 +91,7 @@ def evaluate(
         logged = logged_quality.predict(data_set, models.ranker, models.calibrators, config)
         num_resamples = logged.resamples.count
         ranker = logged_quality.of_heads(logged, truth)
-        by_segment = logged_quality.by_segment(logged, data_set, data_set.catalog(), config)
+        by_segment = logged_quality.by_segment(logged, data_set, config)
         curves = logged_quality.curves_of(logged)
         shown = logged_quality.order_of_shown_ads(logged, data_set, models.two_tower)
     retrieved = retrieval_comparison.evaluate_retrieval(
@@ -188,21 +188,24 @@ def _by_ground_truth(
     order = ground_truth.catalog_order(truth, catalog)
     weights = {head: models.heads.weights[head] for head in models.ranker.heads}
     utilities = {UTILITY: weights, CLICK.label: {CLICK.label: 1.0}}
-    over_all_ads = None
     some = funnel.requests_over_all_ads(len(queries), len(catalog))
     if len(some):
         all_scores = candidates.score_all_ads(
             data_set, models.ranker, models.calibrators, weights, queries[some]
         )
-        over_all_ads = funnel.value_over_all_ads(truth, order, some, all_scores, utilities)
-    measured: dict[str, report.ValueFunnel] = {}
     popular = retrieval.most_clicked(data_set, catalog, min(candidates.LIST_LENGTH, len(catalog)))
+    measured: dict[str, report.UtilityFunnel] = {}
+    ndcg: dict[str, report.Estimate] = {}
     for name, own in utilities.items():
         # The retrieved ads depend on the weights.
-        scored, utility = score(queries, own), {name: own}
-        values = funnel.true_values(truth, order, scored.found, popular, utility)
-        measured[name] = funnel.measure_value(
-            values, scored.scores, utility, config, over_all_ads, **setting
-        )
-    of_utilities = {name: own.utilities[name] for name, own in measured.items()}
-    return measured[UTILITY].model_copy(update={"utilities": of_utilities})
+        scored = score(queries, own)
+        values = funnel.true_values(truth, order, scored.found, popular, own)
+        over_all_ads = None
+        if len(some):
+            over_all_ads = funnel.value_over_all_ads(truth, order, some, all_scores, own)
+        measured[name] = funnel.measure_value(values, scored.scores, own, config, over_all_ads)
+        if name == UTILITY:
+            ndcg = funnel.measure_ndcg(values, scored.scores, name, own, config)
+    return report.ValueFunnel(
+        requests=len(queries), utilities=measured, ndcg_at_10_retrieved_lists=ndcg, **setting
+    )

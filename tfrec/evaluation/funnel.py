@@ -65,7 +65,7 @@ MAX_SCORES_OVER_ALL_ADS = 1 << 19
 MIN_REQUESTS_OVER_ALL_ADS = 10
 _MAX_SCORES = 1 << 22
 Values = Mapping[str, np.ndarray]
-Utilities = Mapping[str, Mapping[str, float]]
+Weights = Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +73,14 @@ class TrueValues:
     """The true values of the ads of requests.
 
     Attributes:
-        best, popularity, random: Name of a utility -> [Q] value of the best ten of all ads, of the
-            ten most clicked, and of ten drawn at random, on average.
+        best, popularity, random: [Q] value of the best ten of all ads, of the ten most clicked,
+            and of ten drawn at random, on average.
         tower, index, filtered: Head -> [Q, K] true values of the candidates.
     """
 
-    best: Values
-    popularity: Values
-    random: Values
+    best: np.ndarray
+    popularity: np.ndarray
+    random: np.ndarray
     tower: Values
     index: Values
     filtered: Values
@@ -92,11 +92,11 @@ class ValueOverAllAds:
 
     Attributes:
         requests: [q] the requests, as rows of `truth.sample_requests`.
-        values: Name of a utility -> [q] true value of the ten.
+        values: [q] true value of the ten.
     """
 
     requests: np.ndarray
-    values: Values
+    values: np.ndarray
 
 
 def requests_over_all_ads(num_requests: int, num_ads: int) -> np.ndarray:
@@ -115,7 +115,7 @@ def value_over_all_ads(
     order: np.ndarray,
     requests: np.ndarray,
     scores: Values,
-    utilities: Utilities,
+    weights: Weights,
 ) -> ValueOverAllAds:
     """Computes the true values of the ten ads that are best of all by the ranker.
 
@@ -124,18 +124,11 @@ def value_over_all_ads(
         order: [N] from `ground_truth.catalog_order`.
         requests: [q] rows of `truth.sample_requests`.
         scores: Head -> [q, N] served values of all ads.
-        utilities: Name -> weight of each head.
+        weights: Weight of each head in the utility.
     """
     values = ground_truth.value_matrices(truth, order, truth.sample_requests.take(requests))
-    return ValueOverAllAds(
-        requests,
-        {
-            name: candidates.best_ten(
-                *(candidates.utility(weights, own) for own in (values, scores))
-            ).sum(axis=1)
-            for name, weights in utilities.items()
-        },
-    )
+    true, served = (candidates.utility(weights, own) for own in (values, scores))
+    return ValueOverAllAds(requests, candidates.best_ten(true, served).sum(axis=1))
 
 
 def true_values(
@@ -143,7 +136,7 @@ def true_values(
     order: np.ndarray,
     found: candidates.Candidates,
     popular: np.ndarray,
-    utilities: Utilities,
+    weights: Weights,
 ) -> TrueValues:
     """Computes the true values of all ads for `truth.sample_requests`, some requests at a time.
 
@@ -152,65 +145,47 @@ def true_values(
         order: [N] from `ground_truth.catalog_order`.
         found: The candidates of the requests.
         popular: [10] rows of the most clicked ads.
-        utilities: Name -> weight of each head.
+        weights: Weight of each head in the utility.
     """
-    parts: dict[str, dict[str, list[np.ndarray]]] = collections.defaultdict(
+    sums: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    lists: dict[str, dict[str, list[np.ndarray]]] = collections.defaultdict(
         lambda: collections.defaultdict(list)
     )
     requests = truth.sample_requests
     for rows in retrieval.query_chunks(len(requests), len(order), _MAX_SCORES):
         chunk = requests.slice(rows.start, rows.stop - rows.start)
         values = ground_truth.value_matrices(truth, order, chunk)  # [q, N]
-        for name, weights in utilities.items():
-            utility = candidates.utility(weights, values)
-            parts["best"][name].append(sum_of_ten(utility))
-            parts["popularity"][name].append(utility[:, popular].sum(axis=1))
-            parts["random"][name].append(len(popular) * utility.mean(axis=1))
+        utility = candidates.utility(weights, values)
+        of_popular, of_random = utility[:, popular].sum(axis=1), len(popular) * utility.mean(axis=1)
+        sums.append((sum_of_ten(utility), of_popular, of_random))
         for stage in ("tower", "index", "filtered"):
             own = getattr(found, stage)[rows]
             for head, matrix in values.items():
-                parts[stage][head].append(np.take_along_axis(matrix, own, axis=1))
-    return TrueValues(
-        **{
-            kind: {name: np.concatenate(arrays) for name, arrays in own.items()}
-            for kind, own in parts.items()
-        }
+                lists[stage][head].append(np.take_along_axis(matrix, own, axis=1))
+    best, popularity, random = map(np.concatenate, zip(*sums, strict=True))
+    tower, index, filtered = (
+        {head: np.concatenate(arrays) for head, arrays in own.items()} for own in lists.values()
     )
+    return TrueValues(best, popularity, random, tower, index, filtered)
 
 
-def measure_value(
-    truth: TrueValues,
-    scores: Values,
-    utilities: Utilities,
-    config: EvaluationConfig,
-    over_all_ads: ValueOverAllAds | None = None,
-    **setting: Any,
-) -> report.ValueFunnel:
-    """Attributes the loss of true value to stages, for each utility.
+def measure_ndcg(
+    truth: TrueValues, scores: Values, name: str, weights: Weights, config: EvaluationConfig
+) -> dict[str, report.Estimate]:
+    """Measures the order of the candidates by each head, and by the utility of several heads.
 
     Args:
         truth: The true values.
         scores: Head -> [Q, K] served values of the candidates that filters leave.
-        utilities: Name -> weight of each head.
+        name: Name of the utility.
+        weights: Weight of each head in it.
         config: Resamples and their seed.
-        over_all_ads: Value of the ranker's ten of all ads; None: not measured.
-        **setting: The fields of `report.Funnel`.
     """
-    recalibrated = {head: recalibrate(own, truth.filtered[head]) for head, own in scores.items()}
     ndcg = {head: _ndcg(truth.filtered[head], own, config) for head, own in scores.items()}
-    for name, weights in utilities.items():
-        if len(weights) > 1:
-            values, own = (candidates.utility(weights, v) for v in (truth.filtered, scores))
-            ndcg[name] = _ndcg(values, own, config)
-    return report.ValueFunnel(
-        requests=len(next(iter(truth.best.values()))),
-        utilities={
-            name: _attribute(name, weights, truth, scores, recalibrated, over_all_ads, config)
-            for name, weights in utilities.items()
-        },
-        ndcg_at_10_retrieved_lists=ndcg,
-        **setting,
-    )
+    if len(weights) > 1:
+        values, own = (candidates.utility(weights, v) for v in (truth.filtered, scores))
+        ndcg[name] = _ndcg(values, own, config)
+    return ndcg
 
 
 def measure_clicks(
@@ -289,14 +264,10 @@ def measure_clicks(
 
 
 def recalibrate(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the rising function of scores that fits values best.
+    """Returns the rising function of scores, of any shape, that fits values best.
 
     The function is the isotonic regression, interpolated between the means of its steps so that
     the order inside a step is kept.
-
-    Args:
-        scores: Any shape.
-        values: The same shape.
     """
     if not scores.size:
         return scores
@@ -313,15 +284,23 @@ def sum_of_ten(values: np.ndarray) -> np.ndarray:
     return np.sort(values, axis=1)[:, -candidates.LIST_LENGTH :].sum(axis=1)
 
 
-def _attribute(
-    name: str,
-    weights: Mapping[str, float],
+def measure_value(
     truth: TrueValues,
     scores: Values,
-    recalibrated: Values,
-    over_all_ads: ValueOverAllAds | None,
+    weights: Weights,
     config: EvaluationConfig,
+    over_all_ads: ValueOverAllAds | None = None,
 ) -> report.UtilityFunnel:
+    """Attributes the loss of true value to stages.
+
+    Args:
+        truth: The true values.
+        scores: Head -> [Q, K] served values of the candidates that filters leave.
+        weights: Weight of each head in the utility.
+        config: Resamples and their seed.
+        over_all_ads: Value of the ranker's ten of all ads; None: not measured.
+    """
+    recalibrated = {head: recalibrate(own, truth.filtered[head]) for head, own in scores.items()}
     tower, index, filtered = (
         candidates.utility(weights, own) for own in (truth.tower, truth.index, truth.filtered)
     )  # [Q, K]
@@ -335,12 +314,12 @@ def _attribute(
         ).sum(axis=1)
         for head in weights
     }
-    left = [truth.best[name], *map(sum_of_ten, (tower, index, filtered)), by_fair, by_served]
+    left = [truth.best, *map(sum_of_ten, (tower, index, filtered)), by_fair, by_served]
     losses = (a - b for a, b in itertools.pairwise(left))
     baselines = {
         "retrieval_top_10": filtered[:, : candidates.LIST_LENGTH].sum(axis=1),
-        "popularity_top_10": truth.popularity[name],
-        "random_10": truth.random[name],
+        "popularity_top_10": truth.popularity,
+        "random_10": truth.random,
     }
     parts = (dict(zip(FUNNEL_STAGES, losses, strict=True)), known, baselines)
     best, returned, *others = metrics.samples_of_means(
@@ -364,13 +343,12 @@ def _attribute(
         head_known=if_known,
         over_all_ads=None
         if over_all_ads is None
-        else _compare_over_all_ads(over_all_ads, name, left[0], left[-1], config),
+        else _compare_over_all_ads(over_all_ads, left[0], left[-1], config),
     )
 
 
 def _compare_over_all_ads(
     over_all_ads: ValueOverAllAds,
-    name: str,
     best: np.ndarray,
     returned: np.ndarray,
     config: EvaluationConfig,
@@ -378,7 +356,7 @@ def _compare_over_all_ads(
     """Compares with the best and the returned values [Q] of the same requests."""
     some = over_all_ads.requests
     own, best_mean, returned_mean = metrics.samples_of_means(
-        config.resamples, config.seed, over_all_ads.values[name], best[some], returned[some]
+        config.resamples, config.seed, over_all_ads.values, best[some], returned[some]
     )
     return report.OverAllAds(
         requests=len(some),
@@ -392,14 +370,7 @@ def _compare_over_all_ads(
 def _promise(
     values: np.ndarray, scores: np.ndarray, utility: np.ndarray, config: EvaluationConfig
 ) -> report.Promise:
-    """Compares the served with the true values of the ten ads of the greatest utility.
-
-    Args:
-        values: [Q, K] true values of a head.
-        scores: [Q, K] its served values.
-        utility: [Q, K] served utility.
-        config: Resamples and their seed.
-    """
+    """Compares served and true values of the ten ads of the greatest utility, all [Q, K]."""
     ten = (candidates.best_ten(own, utility).sum(axis=1) for own in (scores, values))
     everything = (own.sum(axis=1) for own in (scores, values))
     expected, true, of_all, true_of_all = metrics.samples_of_means(

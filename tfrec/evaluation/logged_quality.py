@@ -107,15 +107,12 @@ def order_of_shown_ads(
 
 
 def by_segment(
-    logged: LoggedScores,
-    data_set: reader.DataSet,
-    catalog: reader.Catalog,
-    config: EvaluationConfig,
+    logged: LoggedScores, data_set: reader.DataSet, config: EvaluationConfig
 ) -> report.SegmentQuality:
     """Measures the probability heads by segment."""
     position = data_set.column(SPLIT, "position") if data_set.spec.has_position else None
     fields = segments.check(config.segment_fields, data_set.schema)
-    cuts = segments.of_split(data_set, catalog, logged.predictions.ad_rows, position, fields)
+    cuts = segments.of_split(data_set, logged.predictions.ad_rows, position, fields)
     heads = {}
     for head in logged.served:
         if not HEADS[head].is_amount:

@@ -5,6 +5,7 @@ Shapes: B queries, N ads.
 
 import collections
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -58,27 +59,25 @@ def evaluate_retrieval(
     if truth is not None:
         recommenders["ground_truth"] = ground_truth.recommender(truth, catalog)
     measured = compare_recommenders(data_set, recommenders, history, max_clicks)
+    more: dict[str, Any] = {}
     if measured.num_clicks:
-        chance = {"random": corpus_ranking.by_chance(len(catalog))}
-        measured = measured.model_copy(update={"recommenders": {**measured.recommenders, **chance}})
-    if too_large and measured.num_clicks:
-        absent = {"ease": f"the catalog has more than {baselines.MAX_ADS_OF_EASE:,} ads"}
-        measured = measured.model_copy(update={"absent": {**measured.absent, **absent}})
-    if truth is None:
-        return measured
-    uniform = recall_under_uniform_exposure(
-        truth, data_set, without_users, config or EvaluationConfig()
-    )
-    measured = measured.model_copy(update={"uniform_exposure": uniform})
-    if not measured.num_clicks:
-        return measured
-    own, best = (measured.recommenders[name].metrics for name in ("two_tower", "ground_truth"))
-    shares = {
-        key: metrics.share_of_achievable(own[key], 0.0, best[key])
-        for key in (f"corpus_recall_at_{NUM_CANDIDATES}", "ndcg_at_10")
-    }
-    known_shares = {key: value for key, value in shares.items() if value is not None}
-    return measured.model_copy(update={"share_of_achievable": known_shares})
+        chance = corpus_ranking.by_chance(len(catalog))
+        more["recommenders"] = {**measured.recommenders, "random": chance}
+        if too_large:
+            why = f"the catalog has more than {baselines.MAX_ADS_OF_EASE:,} ads"
+            more["absent"] = {**measured.absent, "ease": why}
+    if truth is not None:
+        more["uniform_exposure"] = recall_under_uniform_exposure(
+            truth, data_set, without_users, config or EvaluationConfig()
+        )
+    if truth is not None and measured.num_clicks:
+        own, best = (measured.recommenders[name].metrics for name in ("two_tower", "ground_truth"))
+        shares = {
+            key: metrics.share_of_achievable(own[key], 0.0, best[key])
+            for key in (f"corpus_recall_at_{NUM_CANDIDATES}", "ndcg_at_10")
+        }
+        more["share_of_achievable"] = {key: own for key, own in shares.items() if own is not None}
+    return measured.model_copy(update=more)
 
 
 def recall_under_uniform_exposure(

@@ -60,7 +60,6 @@ def check(fields: str, schema: Schema) -> list[str]:
 
 def of_split(
     data_set: reader.DataSet,
-    catalog: reader.Catalog,
     ad_rows: np.ndarray,
     position: np.ndarray | None,
     fields: Sequence[str] = (),
@@ -69,11 +68,11 @@ def of_split(
 
     Args:
         data_set: The converted log.
-        catalog: Its ads.
         ad_rows: [L] catalog rows.
         position: [L] logged positions; None if the log has none.
         fields: Ad fields, from `check`; empty: `advertiser_like` chooses them.
     """
+    catalog = data_set.catalog()
     chosen = fields or advertiser_like(data_set.schema, catalog)
     cuts = [_by_value(name, catalog.fields[name], ad_rows) for name in chosen]
     is_new = (catalog.impressions[ad_rows] == 0).astype(np.int64)

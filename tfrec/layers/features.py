@@ -117,7 +117,9 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._num_ids = len(strings) + len(numeric)
         self.num_fields = self._num_ids + sum(own.num_embeddings for own in self.vectors)
         self._first_by_age = self.num_fields
-        self.num_fields += sum(own.num_by_age for own in self._tied) + len(self._properties)
+        self.num_fields += sum(
+            own.num_by_age for own in self._poolings if isinstance(own, histories.HistoryPooling)
+        ) + len(self._properties)
         self._order = np.argsort(strings + numeric)
         self._in_order = strings + numeric == list(range(self._num_ids))
         self.output_dim = self.num_fields * dim
@@ -174,10 +176,6 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         if not self._in_order:
             parts = [tf.gather(tf.concat(parts, axis=-2), self._order, axis=-2)]
         return tf.concat([*parts, *(vector(ids) for vector in self.vectors), *by_age], axis=-2)
-
-    @property
-    def _tied(self) -> list[histories.HistoryPooling]:
-        return [own for own in self._poolings if isinstance(own, histories.HistoryPooling)]
 
     @property
     def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:

@@ -136,15 +136,13 @@ def _features_of(catalog: reader.Catalog, rows: np.ndarray) -> np.ndarray:
 def _of_a_field(fitted: encoding.FittedSchema, values: Sequence[str]) -> np.ndarray | None:
     """Returns features that are missing except for the field with these values, or None."""
     fields = fitted.schema.ad_fields
-    column = 0
-    for field in fields:
+    for field, own in encoding.columns(fields):
         vocabulary = fitted.statistics[field.name].vocabulary
         if field.kind == "categorical" and len(vocabulary) >= _MIN_VALUES:
             ids = pc.index_in(pa.array(values), value_set=pa.array(vocabulary))
             ids = ids.fill_null(-1).to_numpy() + 1
             if _nearly_all(ids > 0):
-                return _known_of_a_field(fields, column, ids)
-        column += field.width
+                return _known_of_a_field(fields, own.start, ids)
     return None
 
 

@@ -37,7 +37,8 @@ def check_model(model: ranking_model.RankingModel) -> None:
     _check_same(logits, _call(model, inputs, where), "between two calls with the same ids", where)
     backwards = _call(model, {**inputs, "ad": inputs["ad"][:, ::-1]}, where)
     backwards = {head: own[:, ::-1] for head, own in backwards.items()}
-    alone = _concat([_call(model, _at(inputs, slice(i, i + 1)), where) for i in range(requests)], 0)
+    rows = [{side: ids[i : i + 1] for side, ids in inputs.items()} for i in range(requests)]
+    alone = _concat([_call(model, one, where) for one in rows], 0)
     single = [{**inputs, "ad": inputs["ad"][:, i : i + 1]} for i in range(requests)]
     isolated = _concat([_call(model, one, where) for one in single], 1)
     isolation = (
@@ -66,10 +67,6 @@ def _call(
             f"{where} fails for ids from 0 to the last one of each field: {reason}. The ids of "
             "`field` are below fitted.cardinality(field)."
         ) from error
-
-
-def _at(inputs: Mapping[str, tf.Tensor], rows: slice) -> dict[str, tf.Tensor]:
-    return {side: ids[rows] for side, ids in inputs.items()}
 
 
 def _concat(parts: list[layers.Logits], axis: int) -> layers.Logits:

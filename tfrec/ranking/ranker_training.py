@@ -262,7 +262,8 @@ def train_ranker(
     with strategy.scope():
         model = build_ranker(data_set, config)
         start(model, data_set)
-    rows = _rows_of_epoch(data_set, config)
+    clicks, labeled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
+    rows = data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labeled - clicks)
     batch_size = training.batch_size(config.batch_size, rows)
     steps_per_epoch = math.ceil(rows / batch_size)
     plan = training.Plan(
@@ -384,12 +385,6 @@ def load_ranker(
     model = build_ranker(data_set, config)
     training.restore_best(model, workdir)
     return model, calibration.Calibrators.from_json(description["calibrators"]), description
-
-
-def _rows_of_epoch(data_set: reader.DataSet, config: RankerConfig) -> float:
-    """Returns the expected number of rows of an epoch."""
-    clicks, labeled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
-    return data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labeled - clicks)
 
 
 def validation_loss(

@@ -84,7 +84,9 @@ def matrices(
     machine: layers.FactorizationMachine, query: np.ndarray, ad: np.ndarray
 ) -> tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix]:
     """Returns [N, V] values by row of the table, of queries [N, Wq] and of ads [N, Wa] int32."""
-    numbers = _last_columns(machine.ad_numbers(ad).numpy(), len(machine.field_of_row))
+    numbers = scipy.sparse.csr_matrix(machine.ad_numbers(ad).numpy())
+    no_ids = scipy.sparse.csr_matrix((len(ad), len(machine.is_padding)))
+    numbers = scipy.sparse.hstack([no_ids, numbers], "csr")
     return (
         _matrix(machine.query_rows(query).numpy(), machine),
         _matrix(machine.ad_rows(ad).numpy(), machine) + numbers,
@@ -98,14 +100,6 @@ def _matrix(rows: np.ndarray, machine: layers.FactorizationMachine) -> scipy.spa
     return scipy.sparse.csr_matrix(
         (ones, rows.ravel(), ends), (len(rows), len(machine.field_of_row))
     )
-
-
-def _last_columns(values: np.ndarray, num_columns: int) -> scipy.sparse.csr_matrix:
-    """Returns a matrix of this many columns that ends with values [N, M]."""
-    count, width = values.shape
-    columns = np.tile(np.arange(num_columns - width, num_columns), count)
-    ends = np.arange(count + 1) * width
-    return scipy.sparse.csr_matrix((values.ravel(), columns, ends), (count, num_columns))
 
 
 def fit_table(

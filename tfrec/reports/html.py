@@ -39,27 +39,28 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
         measured = funnel.utilities["utility"]
         stage, lost = _worst(measured.lost)
         share = lost / measured.best_possible.value if measured.best_possible.value else None
+        returned, of_clicks = (
+            tables.share_in_words(funnel.utilities[name].share_returned)
+            for name in ("utility", "click")
+        )
         ranker = measured.over_all_ads
         without_tower = ""
         if ranker is not None:
-            own = ranker.share_of_ranker
             without_tower = (
-                f" The system returns {pages.format_percent(own.value)} "
-                f"({pages.format_interval(own.interval, pages.format_percent)}) of the value that "
-                "the ranker would reach over all ads, without a tower."
+                f" The system returns {tables.share_in_words(ranker.share_of_ranker)} of the value "
+                "that the ranker would reach over all ads, without a tower."
             )
         return (
-            f"{_returned(measured)} of the value of the best possible ten ads is returned; the "
+            f"{returned} of the value of the best possible ten ads is returned; the "
             f"{stage} loses most, {pages.format_percent(share)}. By clicks alone, "
-            f"{_returned(funnel.utilities['click'])} of the best possible ten ads' clicks are "
-            f"returned.{without_tower}"
+            f"{of_clicks} of the best possible ten ads' clicks are returned.{without_tower}"
         )
     if not funnel.clicks:
         return ""
     stage, lost = _worst(funnel.lost)
-    returned = list(funnel.survived.values())[-1].value
+    survived = list(funnel.survived.values())[-1].value
     return (
-        f"{pages.format_percent(returned)} of {funnel.clicks:,} held-out clicked ads are among the "
+        f"{pages.format_percent(survived)} of {funnel.clicks:,} held-out clicked ads are among the "
         f"ten that are returned; the {stage.replace('_', ' ')} loses most, "
         f"{pages.format_percent(lost)}. Only shown ads can be clicked, so these shares also "
         "depend on the exposure."
@@ -69,9 +70,3 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
 def _worst(lost: Mapping[str, evaluation.Estimate]) -> tuple[str, float]:
     losses = {stage: own.value or 0.0 for stage, own in lost.items()}
     return max(losses.items(), key=lambda loss: loss[1])
-
-
-def _returned(measured: evaluation.UtilityFunnel) -> str:
-    share = measured.share_returned
-    interval = pages.format_interval(share.interval, pages.format_percent)
-    return f"{pages.format_percent(share.value)} ({interval})"

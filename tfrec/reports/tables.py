@@ -137,13 +137,11 @@ def uniform_exposure_in_words(quality: evaluation.RetrievalQuality) -> Iterator[
     """Yields the meaning of recall under uniform exposure, and its share of the achievable."""
     own = quality.uniform_exposure
     if own is not None:
-        share = own.share_of_achievable
-        interval = pages.format_interval(share.interval, pages.format_percent)
         yield (
             f"Uniform exposure, {own.requests:,} requests: clicks are expected as if every ad were "
             "shown with the same probability. The two-tower model reaches "
-            f"{pages.format_percent(share.value)} ({interval}) of the recall of an ideal model, "
-            "which orders ads by true click probability"
+            f"{share_in_words(own.share_of_achievable)} of the recall of an ideal model, which "
+            "orders ads by true click probability"
         )
 
 
@@ -286,6 +284,12 @@ def of_segments(cuts: dict[str, Sequence[evaluation.Segment]]) -> pages.PageTabl
                 ]
             )
     return pages.PageTable(head, rows)
+
+
+def share_in_words(own: Estimate) -> str:
+    """Returns a share in percent, with its interval."""
+    interval = pages.format_interval(own.interval, pages.format_percent)
+    return f"{pages.format_percent(own.value)} ({interval})"
 
 
 def _cells(own: Estimate) -> tuple[str, str]:

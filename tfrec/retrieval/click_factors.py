@@ -224,12 +224,7 @@ def choose(
 
 
 def append(model: retrieval_model.RetrievalModel, factors: ClickFactors) -> None:
-    """Appends factors to the embeddings of a trained model; its towers cannot be trained on.
-
-    Args:
-        model: The model.
-        factors: The factors, scaled.
-    """
+    """Appends factors to the embeddings of a trained model; its towers cannot be trained on."""
     lengths = np.square(factors.ads).sum(axis=1, keepdims=True)
     rest = np.sqrt(np.maximum(lengths.max() - lengths, 0.0))
     query_column, ad_column = factors.columns

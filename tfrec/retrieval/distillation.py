@@ -275,15 +275,6 @@ def _halves(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return queries[::2][:count], (queries[1::2] if len(queries) > 1 else queries)[:count]
 
 
-def _found(
-    model: retrieval_model.RetrievalModel, queries: np.ndarray, ads: np.ndarray
-) -> np.ndarray:
-    """Returns the candidates [R, K] of queries [R, Wq] among ads [N, Wa]."""
-    embedded = towers.embed_in_batches(model.served_query_tower, queries)
-    of_ads = towers.embed_in_batches(model.ad_tower, ads)
-    return two_tower.exact_top_k(embedded, of_ads, NUM_CANDIDATES)
-
-
 def restore(
     model: retrieval_model.RetrievalModel,
     description: Mapping[str, Any],
@@ -374,7 +365,9 @@ def distill(
     reached: dict[str, float] = {}
     for kind in LESSONS[: len(parts)]:
         if kind == "hard":
-            found = _found(model, parts[1], ads)
+            embedded = towers.embed_in_batches(model.served_query_tower, parts[1])
+            of_ads = towers.embed_in_batches(model.ad_tower, ads)
+            found = two_tower.exact_top_k(embedded, of_ads, NUM_CANDIDATES)
             drawn = Lessons.draw(teacher, parts[1], ads, found, config.seed + 1)
             lessons = lessons.and_(drawn)
         steps = len(lessons.query)

@@ -10,7 +10,6 @@ WORKDIR/retrieval.json        written last: fingerprint, validation history, uti
 """
 
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -116,7 +115,18 @@ def train_two_tower(
     pairs = reading.read_pairs(data_set, ("train",)) if data_set.spec.has_user else None
     held_out = _held_out(data_set, pairs)
     clicked_ads = None if pairs is None else layers.ClickedAds(*pairs)
-    build = functools.partial(_untrained, data_set, config, oov_rates=layers.oov_rates(data_set))
+    oov_rates = layers.oov_rates(data_set)
+
+    def build(
+        catalog: reader.Catalog,
+        clicked_ads: layers.ClickedAds | None,
+        strategy: tf.distribute.Strategy,
+    ) -> retrieval_model.RetrievalModel:
+        with strategy.scope():
+            model = build_two_tower(data_set, config, catalog, clicked_ads)
+        model.id_dropout.raise_rates(oov_rates)
+        return model
+
     model = build(catalog, clicked_ads, strategy)
     plan = training.Plan(
         epochs=config.epochs,
@@ -182,7 +192,10 @@ def train_two_tower(
         description["distillation"] = distillation.distill(
             model, teacher, data_set, config, workdir, progress, callbacks
         )
-    _write_projector(model, catalog, workdir / "tensorboard")
+    shown = training.choose_rows(catalog.clicks)
+    ads = towers.embed_in_batches(model.ad_tower, np.asarray(catalog.features[shown]))
+    metadata = training.metadata_of(catalog, shown)
+    training.write_projector(workdir / "tensorboard", ads, metadata)
     source = retrieval_model.RETRIEVAL_MODELS.digest(config.retrieval_model)
     training.write_description(workdir / "retrieval.json", data_set, source, description)
 
@@ -270,21 +283,6 @@ def _append_click_factors(
         click_factors.append(model, click_factors.ClickFactors.load(workdir))
 
 
-def _untrained(
-    data_set: reader.DataSet,
-    config: RetrievalConfig,
-    catalog: reader.Catalog,
-    clicked_ads: layers.ClickedAds | None,
-    strategy: tf.distribute.Strategy,
-    oov_rates: Mapping[str, float],
-) -> retrieval_model.RetrievalModel:
-    """Builds a model to train, with the rates of its id dropout."""
-    with strategy.scope():
-        model = build_two_tower(data_set, config, catalog, clicked_ads)
-    model.id_dropout.raise_rates(oov_rates)
-    return model
-
-
 def forget_teacher(workdir: pathlib.Path) -> None:
     """Deletes the part learned from a ranker, and keeps the part learned from clicks."""
     (workdir / "retrieval.json").unlink(missing_ok=True)
@@ -320,14 +318,6 @@ def load_two_tower(
         training.restore_best(model, workdir / REFIT_DIRECTORY if refit else workdir, workdir)
     _append_click_factors(model, description, workdir)
     return model, description
-
-
-def _write_projector(
-    model: retrieval_model.RetrievalModel, catalog: reader.Catalog, directory: pathlib.Path
-) -> None:
-    rows = training.choose_rows(catalog.clicks)
-    ads = towers.embed_in_batches(model.ad_tower, np.asarray(catalog.features[rows]))
-    training.write_projector(directory, ads, training.metadata_of(catalog, rows))
 
 
 def _held_out(

@@ -36,15 +36,11 @@ def copy_initial_weights(query_tower: towers.Tower, ad_tower: towers.Tower) -> N
     of_ads = ad_tower.input_layer.kernel.numpy()  # [Fa E, H]
     kernel = query_tower.input_layer.kernel.numpy()  # [F E, H]
     for index, reader in readers:
-        projection = _projection(*reader.kernel.shape)
+        rows, dim = reader.kernel.shape
+        # With orthonormal columns, or rows if these are fewer.
+        projection = np.eye(dim, dtype=np.float32)
+        if rows != dim:
+            projection = tf.keras.initializers.Orthogonal()((rows, dim)).numpy()
         reader.kernel.assign(projection)
-        dim = projection.shape[1]
         kernel[index * dim : (index + 1) * dim] = projection.T @ of_ads
     query_tower.input_layer.kernel.assign(kernel)
-
-
-def _projection(rows: int, columns: int) -> np.ndarray:
-    """Returns [rows, columns] float32 with orthonormal columns, or rows if these are fewer."""
-    if rows == columns:
-        return np.eye(rows, dtype=np.float32)
-    return tf.keras.initializers.Orthogonal()((rows, columns)).numpy()

@@ -87,17 +87,14 @@ class TwoTower(retrieval_model.RetrievalModel):
         """Returns the sums [B, E] of the users' other clicks; 0 for OOV users, as in serving."""
         if self.clicked_ads is None:
             return layer.of_ids(query)
+        # The same number for each click as on one replica.
+        draws = self._generator.same_uniform(tf.shape(layers.whole_batch(batch)["user"])[0])
+        draws = layers.own_rows(draws) if layers.WHOLE in batch else draws
         ads, owner, counts = self.clicked_ads.others(
-            batch["user"], batch["ad_row"], layer.max_clicks, self._draws_of_clicks(batch)
+            batch["user"], batch["ad_row"], layer.max_clicks, draws
         )
         sums = layer(ads, owner, counts, self.embed_rows)
         return tf.where(layer.users.is_known(query)[:, None], sums, 0.0)
-
-    def _draws_of_clicks(self, batch: reader.Batch) -> tf.Tensor:
-        """Draws a number [B] in [0, 1) for each click, the same one as on one replica."""
-        count = tf.shape(layers.whole_batch(batch)["user"])[0]
-        draws = self._generator.same_uniform(count)
-        return layers.own_rows(draws) if layers.WHOLE in batch else draws
 
     def embed_rows(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the field embeddings [P, Fa, E] of catalog rows [P] int32."""
@@ -143,7 +140,9 @@ def exact_top_k(
         [N, min(k, A)] int32.
     """
     order = np.random.default_rng(0).permutation(len(ad_embeddings))
-    best = _TopK(len(query_embeddings), min(k, len(order)))
+    k = min(k, len(order))
+    best = np.full((len(query_embeddings), k), -np.inf, np.float32)
+    found = np.zeros(best.shape, np.int64)
     starts = range(0, len(order), ads_at_once)
     steps = [
         (first_ad, first)
@@ -155,36 +154,11 @@ def exact_top_k(
         if not first:
             ads = tf.constant(ad_embeddings[order[first_ad : first_ad + ads_at_once]])
         own = slice(first, first + batch_size)
-        best.add(own, tf.matmul(query_embeddings[own], ads, transpose_b=True), first_ad)
-    return order[best.found]
-
-
-class _TopK:
-    """The best of the ads of all pieces so far, for each query.
-
-    Args:
-        num_queries: Number of queries N.
-        k: Number of ads of each.
-
-    Attributes:
-        found: [N, k] positions of the ads.
-    """
-
-    def __init__(self, num_queries: int, k: int) -> None:
-        self._k = k
-        self._scores = np.full((num_queries, k), -np.inf, np.float32)
-        self.found = np.zeros((num_queries, k), np.int64)
-
-    def add(self, queries: slice, scores: tf.Tensor, first_ad: int) -> None:
-        """Adds scores [B, ads] of a piece. Of equal scores, `top_k` takes the first."""
-        of_piece = tf.math.top_k(scores, min(self._k, scores.shape[1]))
-        positions = of_piece.indices.numpy() + first_ad
-        values = of_piece.values.numpy()
-        if first_ad:
-            values = np.concatenate([self._scores[queries], values], axis=1)
-            positions = np.concatenate([self.found[queries], positions], axis=1)
-            chosen = tf.math.top_k(values, self._k)
-            values = chosen.values.numpy()
-            positions = np.take_along_axis(positions, chosen.indices.numpy(), axis=1)
-        self._scores[queries, : values.shape[1]] = values
-        self.found[queries, : values.shape[1]] = positions
+        scores = tf.matmul(query_embeddings[own], ads, transpose_b=True)
+        of_piece = tf.math.top_k(scores, min(k, scores.shape[1]))
+        # Of equal scores, `top_k` takes the first.
+        chosen = tf.math.top_k(np.concatenate([best[own], of_piece.values], axis=1), k)
+        positions = np.concatenate([found[own], of_piece.indices + first_ad], axis=1)
+        best[own] = chosen.values
+        found[own] = np.take_along_axis(positions, chosen.indices.numpy(), axis=1)
+    return order[found]

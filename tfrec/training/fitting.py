@@ -181,6 +181,7 @@ def fit(
             examples_per_step = plan.examples_per_epoch / plan.steps_per_epoch
             average = callbacks.SwapEMAWeights()
             best = {"monitor": plan.metric, "mode": "max" if plan.maximize else "min"}
+            threshold = history[best_epoch(history, plan)][plan.metric] if history else None
             validated = plan.metric if plan.stop_after is None else None
             batches = stream_epochs(read, plan.steps_per_epoch, plan.num_epochs, first)
             model.fit(
@@ -197,7 +198,7 @@ def fit(
                         str(own / "best" / "weights"),
                         save_best_only=True,
                         save_weights_only=True,
-                        initial_value_threshold=_best_value(history, plan),
+                        initial_value_threshold=threshold,
                         **best,
                     ),
                     callbacks.EarlyStopping(history, patience=plan.patience, **best),
@@ -279,10 +280,6 @@ def _is_finished(history: Sequence[Mapping[str, float]], plan: Plan) -> bool:
         return False
     stale = len(history) - 1 - best_epoch(history, plan)
     return len(history) >= plan.num_epochs or stale >= plan.patience
-
-
-def _best_value(history: Sequence[Mapping[str, float]], plan: Plan) -> float | None:
-    return history[best_epoch(history, plan)][plan.metric] if history else None
 
 
 def best_epoch(history: Sequence[Mapping[str, float]], plan: Plan) -> int:

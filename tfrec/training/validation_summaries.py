@@ -40,7 +40,9 @@ def write_curves(values: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarr
         curve = pr_curve.pb(f"validation_pr_curve/{head}", positive, probability, NUM_THRESHOLDS)
         tf.summary.experimental.write_raw_pb(curve.SerializeToString())
         bins = calibration_curve(positive, probability)
-        image = _image(calibration_figure(head, *bins))
+        canvas = agg.FigureCanvasAgg(calibration_figure(head, *bins))
+        canvas.draw()
+        image = np.asarray(canvas.buffer_rgba())  # [height, width, 4] uint8
         tf.summary.image(f"validation_calibration/{head}", image[None])
 
 
@@ -76,10 +78,3 @@ def write_options(options: Mapping[str, Any]) -> None:
         for name, value in options.items()
     }
     hparams.hparams(known)
-
-
-def _image(figure: matplotlib.figure.Figure) -> np.ndarray:
-    """Returns a figure as [height, width, 4] uint8."""
-    canvas = agg.FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())

@@ -229,10 +229,6 @@ def check_same(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> N
 def check_shared(strategy: tf.distribute.Strategy, directory: pathlib.Path) -> None:
     """Checks that all workers see the files that the chief writes.
 
-    Args:
-        strategy: The strategy.
-        directory: A directory of the training.
-
     Raises:
         ValueError: A worker has another directory of this name.
     """

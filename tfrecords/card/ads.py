@@ -21,10 +21,6 @@ def describe(
     """Describes the ads.
 
     Popularity is counted in the training rows of the log, without sampled negatives.
-
-    Args:
-        data_set: The data set.
-        counts: Counts of each split.
     """
     catalog = data_set.catalog()
     impressions, clicks = catalog.impressions, catalog.clicks

@@ -54,7 +54,7 @@ def _leaks(card: model.DataCard) -> Found:
 
     def leaks(field: model.FieldSummary) -> bool:
         # Sampled negatives are not drawn from the ads that the log shows.
-        by_sampling = field.side == "ad" and card.sampled_negatives > 0
+        by_sampling = field.side == "ad" and card.data.sampled_negatives > 0
         return (
             not field.is_computed
             and not by_sampling
@@ -71,17 +71,15 @@ def _leaks(card: model.DataCard) -> Found:
 
 
 def _varying(card: model.DataCard) -> Found:
-    lines = max(card.source.lines, 1)
-    if card.varying:
-        shares = [
-            f"{n} ({pages.format_percent(count / lines)})" for n, count in card.varying.items()
-        ]
+    lines = max(card.data.source.lines, 1)
+    if varying := card.data.rows_of_varying_query_fields:
+        shares = [f"{n} ({pages.format_percent(count / lines)})" for n, count in varying.items()]
         yield model.warning(
             "Query fields differ within a request, in this share of the rows: "
             f"{terminal.format_list(shares)}.",
             "A request has the values of its first row. Move fields of the ad to the ad side.",
         )
-    if others := card.rows_of_other_users:
+    if others := card.data.rows_of_other_users:
         yield model.warning(
             f"{pages.format_percent(others / lines)} of the rows have a different user from the "
             "first row of their request.",

@@ -9,7 +9,6 @@ import pydantic
 
 from tfrecords import records
 from tfrecords.schema import Schema
-from tfrecords.splits import SplitOptions
 
 Share = float | None
 
@@ -206,19 +205,9 @@ class DataCard(pydantic.BaseModel):
     """The content and the problems of a data set."""
 
     directory: str
-    fingerprint: str
-    source: records.SourceDescription
+    data: records.DataSetDescription
     log_schema: Schema
-    split: SplitOptions
     split_meaning: str
-    sampled_negatives: int  # for each click
-    engagement_window_seconds: float
-    rows_inside_engagement_window: int
-    rows_after_end_of_log: int
-    varying: dict[str, int]  # query field -> rows that differ from the first of their request
-    rows_of_other_users: int  # than the first row of their request
-    num_users: int  # each anonymous visit is one; 0 without a user key
-    requests_of_most_active_user: int
     splits: dict[str, SplitSummary]
     time: TimeSummary
     fields: list[FieldSummary]

@@ -23,7 +23,7 @@ _MIN_OPEN_DRIFTS = 10
 
 def render_text(card: model.DataCard) -> str:
     """Returns the card as text."""
-    source = card.source
+    source = card.data.source
     more = f" and {len(source.paths) - 1} more" if len(source.paths) > 1 else ""
     parts: list[str | pages.PageTable] = [
         f"Data card of {card.log_schema.name}: {source.lines:,} lines of {source.paths[0]}{more} "

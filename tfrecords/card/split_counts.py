@@ -40,17 +40,17 @@ class SplitCounts:
         ad_clicks: Clicks of each ad [N] int64.
     """
 
-    rows: int
-    requests: int
     list_lengths: np.ndarray
     ids: dict[str, np.ndarray]
     value_lists: dict[str, np.ndarray]
     clicks: dict[str, np.ndarray]
-    clicked_requests: int
-    engaged_without_click: int
-    revenue_without_click: int
     ad_impressions: np.ndarray
     ad_clicks: np.ndarray
+    rows: int = 0
+    requests: int = 0
+    clicked_requests: int = 0
+    engaged_without_click: int = 0
+    revenue_without_click: int = 0
 
 
 def empty_counts(data_set: reader.DataSet) -> SplitCounts:
@@ -58,8 +58,6 @@ def empty_counts(data_set: reader.DataSet) -> SplitCounts:
     fields = data_set.schema.fields
     num_ads = data_set.description.num_ads
     return SplitCounts(
-        rows=0,
-        requests=0,
         list_lengths=np.zeros(2, np.int64),
         ids={f.name: np.zeros(data_set.fitted.cardinality(f), np.int64) for f in fields},
         value_lists={f.name: np.zeros(f.list_length + 1, np.int64) for f in fields if f.is_list},
@@ -69,9 +67,6 @@ def empty_counts(data_set: reader.DataSet) -> SplitCounts:
             )
             for f in fields
         },
-        clicked_requests=0,
-        engaged_without_click=0,
-        revenue_without_click=0,
         ad_impressions=np.zeros(num_ads, np.int64),
         ad_clicks=np.zeros(num_ads, np.int64),
     )
@@ -106,7 +101,9 @@ def _add_window(counts: SplitCounts, schema: Schema, window: Window) -> None:
     lengths = window["list_lengths"]
     counts.requests += len(lengths)
     counts.rows += len(window["ad_row"])
-    counts.list_lengths = _joined(counts.list_lengths, np.bincount(lengths))
+    before = counts.list_lengths
+    counts.list_lengths = np.bincount(lengths, minlength=len(before))
+    counts.list_lengths[: len(before)] += before
     starts = np.cumsum(lengths) - lengths
     of_request = np.fmax.reduceat(window["click"], starts) if len(lengths) else np.empty(0)
     click = {"query": of_request, "ad": window["click"]}
@@ -158,11 +155,3 @@ def add_ids(totals: np.ndarray, ids: np.ndarray) -> None:
         totals += np.bincount(ids, minlength=len(totals))
     else:
         np.add.at(totals, ids.astype(np.intp), 1)
-
-
-def _joined(totals: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """Adds two arrays of counts, the shorter one padded with 0."""
-    result = np.zeros(max(len(totals), len(more)), np.int64)
-    result[: len(totals)] += totals
-    result[: len(more)] += more
-    return result

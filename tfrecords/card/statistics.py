@@ -33,14 +33,7 @@ def summarize(
     counts: Mapping[str, split_counts.SplitCounts],
     num_distinct: int | None,
 ) -> model.FieldSummary:
-    """Describes a field.
-
-    Args:
-        fitted: The fitted schema.
-        field: The field.
-        counts: Counts of each split.
-        num_distinct: Number of distinct values in training; None for a numeric field.
-    """
+    """Describes a field; `num_distinct` is None for a numeric one."""
     ids = {split: of_split.ids[field.name] for split, of_split in counts.items()}
     train, of_query = ids["train"], field.side == "query"
     units = {split: own.requests if of_query else own.rows for split, own in counts.items()}
@@ -116,9 +109,7 @@ def written_twice(values: pa.Array | pa.ChunkedArray) -> model.WrittenTwice | No
     return model.WrittenTwice(count=len(found), example=found[0].as_py()) if len(found) else None
 
 
-def groups(
-    fitted: encoding.FittedSchema, field: schema.Field, train: np.ndarray
-) -> tuple[np.ndarray, int]:
+def groups(fitted: encoding.FittedSchema, field: schema.Field, train: np.ndarray) -> np.ndarray:
     """Assigns ids to at most `MAX_GROUPS` groups of about equal share in training.
 
     Missing values are a group, and so are all values out of vocabulary. Other values share a group
@@ -131,7 +122,7 @@ def groups(
         train: Counts of its ids in training [V] int64.
 
     Returns:
-        The group of each id [V] int64, and the number of groups.
+        The group of each id [V] int64.
     """
     vocabulary = fitted.statistics[field.name].vocabulary
     last = len(train) if field.kind == "numeric" else 1 + len(vocabulary)
@@ -142,11 +133,10 @@ def groups(
     wanted = MAX_GROUPS - _FIRST_GROUP
     result[1:last] = _FIRST_GROUP + before * wanted // max(int(known.sum()), 1)
     # Ids that training never has come after all others.
-    result = np.minimum(result, MAX_GROUPS - 1)
-    return result, MAX_GROUPS
+    return np.minimum(result, MAX_GROUPS - 1)
 
 
-def drift(grouped: tuple[np.ndarray, int], ids: Mapping[str, np.ndarray]) -> model.Drift:
+def drift(of_id: np.ndarray, ids: Mapping[str, np.ndarray]) -> model.Drift:
     """Compares test with training by groups of ids.
 
     The population stability index is the sum of (p - q) ln(p / q) over the shares p in test and q
@@ -154,12 +144,11 @@ def drift(grouped: tuple[np.ndarray, int], ids: Mapping[str, np.ndarray]) -> mod
     drift its expected value is about (G - 1) (1 / rows + 1 / test rows).
 
     Args:
-        grouped: Result of `groups`.
+        of_id: Result of `groups` [V].
         ids: Counts of `train` and `test` [V].
     """
-    of_id, num_groups = grouped
     train, test = (
-        np.bincount(of_id, weights=ids[split], minlength=num_groups) for split in ("train", "test")
+        np.bincount(of_id, weights=ids[split], minlength=MAX_GROUPS) for split in ("train", "test")
     )
     used = (train > 0) | (test > 0)
     train, test, num_used = train[used], test[used], int(used.sum())

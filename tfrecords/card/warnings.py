@@ -55,10 +55,10 @@ def _clicks(card: model.DataCard) -> Found:
             "negative_keep_rate in the schema; otherwise predicted probabilities match this log, "
             "not live traffic.",
         )
-    if card.sampled_negatives:
+    if card.data.sampled_negatives:
         yield model.note(
             f"{sum(s.sampled for s in card.splits.values()):,} rows are sampled negatives, "
-            f"{card.sampled_negatives} for each click.",
+            f"{card.data.sampled_negatives} for each click.",
             "Click rates and probabilities depend on this number: use them to rank ads, not to "
             "price them. Shares of ad-side fields include the sampled negatives.",
         )
@@ -82,17 +82,17 @@ def _labels(card: model.DataCard) -> Found:
         )
         if expected is not None and own.known:
             yield model.warning(expected.text, expected.action)
-    if card.rows_after_end_of_log:
+    if card.data.rows_after_end_of_log:
         yield model.warning(
-            f"{card.rows_after_end_of_log:,} rows are more than "
-            f"{card.engagement_window_seconds:,.0f} seconds later than 99.9 % of the log.",
+            f"{card.data.rows_after_end_of_log:,} rows are more than "
+            f"{card.data.engagement_window_seconds:,.0f} seconds later than 99.9 % of the log.",
             "Their engagement and revenue count as missing, and the log ends before them. Correct "
             "the times of these rows.",
         )
-    if card.rows_inside_engagement_window:
+    if card.data.rows_inside_engagement_window:
         yield model.note(
-            f"{card.rows_inside_engagement_window:,} rows are younger than the window of "
-            f"{card.engagement_window_seconds:,.0f} seconds: their engagement and revenue are "
+            f"{card.data.rows_inside_engagement_window:,} rows are younger than the window of "
+            f"{card.data.engagement_window_seconds:,.0f} seconds: their engagement and revenue are "
             "not known yet and count as missing.",
             "Rates over time are computed from the log, without late engagements.",
         )
@@ -154,7 +154,7 @@ def _splits(card: model.DataCard) -> Found:
                 "recent data, give ads a recent click rate (docs/data.md, Rates), or look for a "
                 "change in logging.",
             )
-    kind = card.split.kind
+    kind = card.data.split.kind
     if card.log_schema.time and kind in ("fraction", "leave_random_fraction_out"):
         yield model.warning(
             "The log has times but is split at random, so training sees the future of test.",
@@ -201,9 +201,10 @@ def _ads(card: model.DataCard) -> Found:
             "such as advertiser or category, and train often.",
         )
     if (ads.changed_share or 0) > _MUCH_CHANGED:
+        values = "latest values" if card.log_schema.time else "last values in the log"
         yield model.warning(
             f"{pages.format_percent(ads.changed_share)} of the impressions show an ad whose "
-            f"fields differ from those in the catalog, which has its {_which_values(card)}.",
+            f"fields differ from those in the catalog, which has its {values}.",
             "Serving uses the catalog's values, training the log's. Move fields that vary between "
             "requests to the query side, or add them to ad_key.",
         )
@@ -211,22 +212,18 @@ def _ads(card: model.DataCard) -> Found:
 
 def _users(card: model.DataCard) -> Found:
     requests = sum(split.requests for split in card.splits.values())
-    share = card.requests_of_most_active_user / max(requests, 1)
-    if card.num_users < _MANY_USERS or share <= _MUCH_OF_ONE_USER:
+    share = card.data.requests_of_most_active_user / max(requests, 1)
+    if card.data.num_users < _MANY_USERS or share <= _MUCH_OF_ONE_USER:
         return
     values = next((f.top for f in card.fields if f.column == card.log_schema.user_key), [])
     name = f", {values[0].value!r}," if values else ""
     yield model.warning(
         f"One user{name} has {pages.format_percent(share)} of the requests, in a log of "
-        f"{card.num_users:,} users.",
+        f"{card.data.num_users:,} users.",
         "Check that user_key contains no placeholder such as 0 or 'unknown': it would mix the "
         "histories of many people. Leave it empty if the user is unknown; each visit then counts "
         "as a separate user. Remove robots and test accounts.",
     )
-
-
-def _which_values(card: model.DataCard) -> str:
-    return "latest values" if card.log_schema.time else "last values in the log"
 
 
 def _rejected(rejected: model.RejectedRows) -> Found:
@@ -241,7 +238,7 @@ def _rejected(rejected: model.RejectedRows) -> Found:
 
 
 def _tables(card: model.DataCard) -> Found:
-    tables = {"ads": card.source.ads_table, "users": card.source.users_table}
+    tables = {"ads": card.data.source.ads_table, "users": card.data.source.users_table}
     for of, keys in tables.items():
         if keys is None:
             continue
@@ -277,7 +274,7 @@ def _without_unit(card: model.DataCard) -> Found:
         return
     is_measured = schema.histories or schema.rates or schema.events is not None
     has_calendar = any(field.calendar is not None for field in schema.logged_fields)
-    if not (is_measured or has_calendar or card.engagement_window_seconds):
+    if not (is_measured or has_calendar or card.data.engagement_window_seconds):
         return
     text = (
         f"The times, from {card.time.low:.0f} to {card.time.high:.0f}, are not dates between "

@@ -9,6 +9,8 @@ fields of an ad (from the last row in the log if it has no times), and the rates
 Shapes: N ads, V distinct ads of one chunk.
 """
 
+import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -96,31 +98,27 @@ def _merge(parts: Sequence[pa.Table]) -> pa.Table:
     return merged.rename_columns(["fingerprints", *functions])
 
 
+@dataclasses.dataclass(frozen=True)
 class CatalogAds:
     """The catalog, in order of first appearance.
 
-    Args:
+    Attributes:
         fingerprints: Fingerprints of the ad ids [N] int64.
         table: `reader.AD_ID`, the raw ad-side fields, `reader.IMPRESSIONS`, `reader.CLICKS`, and
             `schema.SHOWN` if the schema shows columns.
         not_in_table: Number of shown ads that the table of ads lacks, if there is one.
         table_keys: Keys of the table of ads, or None.
-
-    Attributes:
-        fingerprints, table, not_in_table, table_keys: See the arguments.
-        rows: Finds the row of an ad id by its fingerprint.
     """
 
-    def __init__(
-        self,
-        fingerprints: np.ndarray,
-        table: pa.Table,
-        not_in_table: int = 0,
-        table_keys: records.TableKeys | None = None,
-    ) -> None:
-        self.fingerprints, self.table = fingerprints, table
-        self.not_in_table, self.table_keys = not_in_table, table_keys
-        self.rows = KeyIndex(fingerprints)
+    fingerprints: np.ndarray
+    table: pa.Table
+    not_in_table: int = 0
+    table_keys: records.TableKeys | None = None
+
+    @functools.cached_property
+    def rows(self) -> KeyIndex:
+        """Finds the row of an ad id by its fingerprint."""
+        return KeyIndex(self.fingerprints)
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -199,7 +197,7 @@ def with_rates(
             found = own.at(values, np.full(len(values), time))
             numbers = pa.array(found, pa.float64(), from_pandas=True)
             table = table.append_column(prefix + own.field.name, numbers)
-    return CatalogAds(ads.fingerprints, table, ads.not_in_table, ads.table_keys)
+    return dataclasses.replace(ads, table=table)
 
 
 def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:

@@ -90,12 +90,7 @@ class JoinedEvents:
 
 
 def event_rows(chunks: list[Rows], units_per_second: float = 1.0) -> EventRows:
-    """Returns keys, times, kinds and revenue of the rows of all chunks.
-
-    Args:
-        chunks: The rows of each chunk.
-        units_per_second: Units of the times in a second.
-    """
+    """Returns keys, times, kinds and revenue of the rows of all chunks."""
     keys, kinds, all_times, revenues = (list[np.ndarray]() for _ in range(4))
     for rows in chunks:
         names = rows.columns.column_names
@@ -157,10 +152,8 @@ def join(
         # Only engagements bring revenue (a view has a price too); without such types, clicks do.
         paying = kinds == (_ENGAGEMENT if events.engagement else _CLICK)
         own = np.nan_to_num(np.where(paying, rows.revenue[order], 0)).astype(np.float64)
-        sums = np.where(kept, own, 0.0)
-        np.add.at(sums, latest[found], own[found])
-        revenue = np.empty(count, np.float32)
-        revenue[order] = sums
+        revenue = np.where(kept, own, 0.0)
+        np.add.at(revenue, latest[found], own[found])
 
     def in_log(values: np.ndarray) -> np.ndarray:
         result = np.empty_like(values)
@@ -171,7 +164,7 @@ def join(
         in_log(kept),
         in_log(clicked),
         in_log(engaged),
-        revenue,
+        None if revenue is None else in_log(revenue.astype(np.float32)),
         {label: in_log(own) for label, own in first_times.items()},
         int(found.sum()),
         int(unmatched.sum()) if events.view else 0,
@@ -182,12 +175,6 @@ def impressions(rows: Rows, joined: JoinedEvents, span: slice, events: Events) -
     """Returns the impressions of a chunk with their labels.
 
     Views of one user at the same time are a request, unless the schema has a request key.
-
-    Args:
-        rows: The chunk.
-        joined: The joined log.
-        span: Rows of the chunk in the log.
-        events: The events of the schema.
     """
     table = rows.columns
     labels = {"click": joined.clicked, "engagement": joined.engaged, "revenue": joined.revenue}

@@ -88,15 +88,17 @@ class Packer:
         """Encodes rows as the features of records except histories, with one value per row."""
         packed: records.Packed = {}
         for side in SIDES:
-            packed.update(self._pack_side(side, rows))
+            packed.update(_empty(side, self._widths[side], len(rows)))
+            for field, name, own in self._columns(side):
+                packed[name][:, own] = self._encode(self._encoders[side], field, rows)
         if self.spec.has_user:
             packed[records.USER] = rows.array(USER)
         of_distinct = self._ads.rows.find(rows.strings[AD].fingerprints).astype(np.int32)
         packed["ad_row"] = of_distinct[rows.array(AD)]
         for name, dtype in self.spec.per_ad().items():
             if name != "ad_row":
-                own = POSITION if name == "position" else LABEL_COLUMNS[name]
-                packed[name] = rows.array(own).astype(dtype)
+                column = POSITION if name == "position" else LABEL_COLUMNS[name]
+                packed[name] = rows.array(column).astype(dtype)
         return packed
 
     def num_changed_ads(self, packed: records.Packed) -> int:
@@ -183,12 +185,6 @@ class Packer:
             for one, own in zip(raw, events.raw(users, times), strict=True):
                 one.update(own)
         return raw
-
-    def _pack_side(self, side: str, rows: Rows) -> records.Packed:
-        packed = _empty(side, self._widths[side], len(rows))
-        for field, name, own in self._columns(side):
-            packed[name][:, own] = self._encode(self._encoders[side], field, rows)
-        return packed
 
     def _columns(self, side: str) -> Iterator[tuple[Field, str, slice]]:
         """Yields the fields of packed rows, the feature that stores each, and its columns of it."""

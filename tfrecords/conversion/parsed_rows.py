@@ -215,8 +215,10 @@ def _roles(schema: Schema, table: pa.Table, faults: columns.RowFaults) -> dict[s
         roles[REQUEST] = pa.array(requests)
     if schema.user_key is not None:
         users, missing = _fingerprints(table[schema.user_key])
-        visits = requests if schema.request_key is not None else _line_numbers(table)
-        roles[USER] = pa.array(np.where(missing, _anonymous(visits), users))
+        lines = table[formats.LINE_NUMBER].to_numpy().astype(np.int64)
+        visits = (requests if schema.request_key is not None else lines).astype(np.uint64)
+        # Each anonymous visit is a different user.
+        roles[USER] = pa.array(np.where(missing, (visits * _ODD + _ODD).view(np.int64), users))
     if schema.time is not None:
         column = table[schema.time]
         roles[TIME] = pa.array(
@@ -236,15 +238,6 @@ def _fingerprints(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     codes, strings = columns.coded_strings(column)
     missing = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
     return strings.fingerprints[codes.to_numpy()], missing[codes.to_numpy()]
-
-
-def _line_numbers(table: pa.Table) -> np.ndarray:
-    return table[formats.LINE_NUMBER].to_numpy().astype(np.int64)
-
-
-def _anonymous(visits: np.ndarray) -> np.ndarray:
-    """Returns the users [B] of anonymous visits [B] int64, a different one for each visit."""
-    return (visits.astype(np.uint64) * _ODD + _ODD).view(np.int64)
 
 
 def _empty(column: str, row: int) -> str:

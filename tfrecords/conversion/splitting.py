@@ -125,14 +125,9 @@ def assign(keys: RowKeys, options: SplitOptions) -> Requests:
         splits = _by_order(shuffled, lengths, options)
     else:
         assert keys.user is not None
-        rank = (
-            None
-            if kind != "leave_random_fraction_out"
-            else np.random.default_rng(options.seed).permutation(len(requests))
-        )
-        splits = _per_user(
-            keys.user[first_rows], time if rank is None else rank, options, kind == "leave_last_out"
-        )
+        if kind == "leave_random_fraction_out":
+            time = np.random.default_rng(options.seed).permutation(len(requests))
+        splits = _per_user(keys.user[first_rows], time, options, kind == "leave_last_out")
     return dataclasses.replace(requests, splits=splits, kind=kind)
 
 

@@ -253,12 +253,14 @@ class Stages:
                 place = f"{chunk.path}\t{formats.line_of(line)}"
                 reason = faults[line].replace("\n", " ").replace("\t", " ")
                 file.write(f"{place}\t{reason}\t".encode() + raw + b"\n")
+        has_times = parsed_rows.TIME in rows.columns.column_names
+        times = columns.count_units(rows.array(parsed_rows.TIME)) if has_times else {}
         return {
             "lines": num_rows,
             "rows": len(rows),
             "other_events": other_events,
             "rejected": len(faults),
-            "times": _count_units(rows),
+            "times": times,
             "part": chunk.part,
             "examples": [
                 f"{chunk.path}, line {formats.line_of(line)}: {faults[line]}"
@@ -269,7 +271,7 @@ class Stages:
     def split(self, parsed: Sequence[dict[str, Any]]) -> SplitLog:
         """Groups the rows into requests and splits them; rows of events are joined first."""
         # One unit for all that reads times, decided by all rows, of impressions and other events.
-        units = columns.units_per_second(_times_by_unit(parsed))
+        units = columns.units_per_second(dataset_json.add([chunk["times"] for chunk in parsed]))
         if self._schema.events is not None:
             parsed = self._space.once("join", 0, lambda: self._join(parsed, units))["chunks"]
         chunk_ends = np.cumsum([chunk["rows"] for chunk in parsed])
@@ -699,24 +701,8 @@ class Stages:
         return terminal.progress_bar(task, "rows", total or None, self._progress)
 
 
-def _count_units(rows: parsed_rows.Rows) -> dict[str, int]:
-    """Counts the times of rows by their units; nothing without times."""
-    if parsed_rows.TIME not in rows.columns.column_names:
-        return {}
-    return columns.count_units(rows.array(parsed_rows.TIME))
-
-
-def _times_by_unit(parsed: Sequence[dict[str, Any]]) -> dict[str, int]:
-    return dataset_json.add([chunk["times"] for chunk in parsed])
-
-
 def _count_users(users: np.ndarray | None, requests: splitting.Requests) -> tuple[int, int]:
-    """Returns the number of users, and the number of requests of the most active user.
-
-    Args:
-        users: Users of the rows [B] int64, or None.
-        requests: The requests, each of the user of its first row.
-    """
+    """Returns the number of users, and the number of requests of the most active user."""
     if users is None:
         return 0, 0
     counts = np.unique(users[requests.first_rows()], return_counts=True)[1]
@@ -729,11 +715,6 @@ def _rated_until(
     """Returns the times of the last request that is not a test request, and of the log's end.
 
     Rows without a label do not count, and neither do times far beyond nearly all other rows.
-
-    Args:
-        times: Times of the rows [B].
-        is_labeled: Whether a row has a click label [B].
-        requests: The requests of the log.
     """
     end = np.nextafter(label_window.span(times[is_labeled])[1], np.inf) if is_labeled.any() else 0.0
     measured = times[is_labeled & (requests.row_splits() != SPLITS.index("test"))]

@@ -8,7 +8,7 @@ Shapes: V distinct texts, W columns of a vector.
 """
 
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -58,15 +58,11 @@ def write_text_vectors(
             partial, "w+", np.int32, (len(known), field.width)
         )
         first = 0
-        for batch in _texts(kept, new):
+        for strings, rows in zip(kept, new, strict=True):
+            batch = strings.values.take(rows).to_numpy(zero_copy_only=False)
             columns[first : first + len(batch)] = encoder.encode_texts(field, batch)
             first += len(batch)
         columns.flush()
-
-
-def _texts(chunks: list[Strings], rows: list[np.ndarray]) -> Iterator[np.ndarray]:
-    for strings, own in zip(chunks, rows, strict=True):
-        yield strings.values.take(own).to_numpy(zero_copy_only=False)
 
 
 def _keys_path(path: pathlib.Path) -> pathlib.Path:

@@ -58,13 +58,6 @@ def columns_read(
 ) -> tuple[str, ...]:
     """Returns the columns of the files that are read, in the order of `raw`.
 
-    Args:
-        files: The files of the log.
-        schema: The schema.
-        what: Name of the log, for messages.
-        raw: Columns of the files.
-        derived: Inputs of each derived column.
-
     Raises:
         ValueError: See `check_schema` and `check_files`.
     """

@@ -143,6 +143,13 @@ class Log(Protocol):
         """Returns the rows at some ascending line numbers of a chunk as they are in the file."""
 
 
+def refuse_faults(path: pathlib.Path, unit: str, faults: Mapping[int, str]) -> None:
+    """Raises ValueError for the fault with the lowest number, if any; a unit is a line or a row."""
+    if faults:
+        number, reason = min((line_of(n), own) for n, own in faults.items())
+        raise ValueError(f"{path}, {unit} {number}: {reason}. Correct or remove the row.")
+
+
 def good_tables(log: Log) -> Iterator[pa.Table]:
     """Yields the parsed chunks of a log.
 
@@ -151,10 +158,8 @@ def good_tables(log: Log) -> Iterator[pa.Table]:
     """
     for chunk in log.chunks():
         parsed = log.parse(chunk)
-        if parsed.faults:
-            number, reason = min((line_of(n), own) for n, own in parsed.faults.items())
-            unit = "line" if isinstance(chunk.payload, bytes) else "row"
-            raise ValueError(f"{chunk.path}, {unit} {number}: {reason}. Correct or remove the row.")
+        unit = "line" if isinstance(chunk.payload, bytes) else "row"
+        refuse_faults(chunk.path, unit, parsed.faults)
         yield parsed.table
 
 

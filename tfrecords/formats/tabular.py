@@ -66,11 +66,10 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
         files.ads, _typed(files.ads, own, schema), list_columns(schema), schema.decimal
     )
     parsed = _with_numbers(protocol.Parsed(table), schema)
-    if parsed.faults:
-        number, reason = min(parsed.faults.items())
-        raise ValueError(f"{files.ads}, line {protocol.line_of(number)}: {reason}")
-    table = parsed.table
-    _check_numbers(files.ads, schema, table)
+    table, faults = parsed.table, _faults_of_numbers(schema, parsed.table)
+    parsed = parsed.without(faults.bad, faults.reasons())
+    unit = "row" if table_files.is_parquet(files.ads) else "line"
+    protocol.refuse_faults(files.ads, unit, parsed.faults)
     for name in wanted:
         if name not in names:
             table = table.append_column(name, pa.nulls(table.num_rows, types[name]))
@@ -277,20 +276,14 @@ def _check_key(path: pathlib.Path, role: str, key: Sequence[str], names: Collect
         )
 
 
-def _check_numbers(path: pathlib.Path, schema: Schema, table: pa.Table) -> None:
+def _faults_of_numbers(schema: Schema, table: pa.Table) -> RowFaults:
+    faults = RowFaults(table.num_rows)
     for field in schema.logged_ad_fields:
-        name = field.source
-        if field.kind not in ("numeric", "dense") or name not in table.column_names:
-            continue
-        faults = RowFaults(table.num_rows)
-        if field.kind == "numeric":
-            checked_numbers(faults, name, table[name])
-        else:
-            checked_vectors(faults, field, table[name])
-        if faults.any():
-            row = table[protocol.LINE_NUMBER][int(faults.bad.argmax())].as_py()
-            what = "row" if table_files.is_parquet(path) else "line"
-            raise ValueError(f"{path}, {what} {row}: {faults.reasons()[0]}")
+        if field.source in table.column_names and field.kind == "numeric":
+            checked_numbers(faults, field.source, table[field.source])
+        elif field.source in table.column_names and field.kind == "dense":
+            checked_vectors(faults, field, table[field.source])
+    return faults
 
 
 def _nowhere(

@@ -145,17 +145,15 @@ def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
             "line if the file has none, or write a schema."
         )
     notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
-    if ads is not None and (repeated := _repeated(ads.columns[key.name])):
-        notes.append(
-            f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last one counts."
-        )
+    if ads is not None:
+        own = ads.columns[key.name]
+        if repeated := int(own.present.sum()) - len(own.known):
+            notes.append(
+                f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last one counts."
+            )
     if (missing := key.missing_share) > 0:
         notes.append(f"{missing:.1%} of the rows have no {key.name!r}; they will be rejected.")
     return key
-
-
-def _repeated(column: Column) -> int:
-    return int(column.present.sum()) - len(column.known)
 
 
 def _ad_rank(column: Column) -> float | None:
@@ -334,11 +332,15 @@ def _is_position(column: Column) -> bool:
 
 
 def _describe(roles: Roles, notes: list[str]) -> None:
-    if roles.events is not None:
-        pass
-    elif roles.click is None:
-        notes.append(_every_row(roles.engagement))
-    elif roles.click_threshold is None:
+    if roles.events is None and roles.click is None:
+        said = "No column looks like a click, so every row counts as a click (click: null)."
+        if roles.engagement is not None:
+            said += (
+                f" If rows are impressions, use {roles.engagement.name!r} as the click and remove "
+                "engagement."
+            )
+        notes.append(said)
+    elif roles.click is not None and roles.click_threshold is None:
         clicked = roles.clicked()
         share = float(np.mean(clicked[~np.isnan(clicked)])) if roles.click.is_truth else 0.0
         shown = f" ({share:.2%} of the rows)" if roles.click.is_truth else ""
@@ -377,13 +379,3 @@ def _without_click(roles: Roles) -> list[str]:
                 "that both columns describe the same impression."
             )
     return found
-
-
-def _every_row(engagement: Column | None) -> str:
-    said = "No column looks like a click, so every row counts as a click (click: null)."
-    if engagement is None:
-        return said
-    return (
-        f"{said} If rows are impressions, use {engagement.name!r} as the click and remove "
-        "engagement."
-    )

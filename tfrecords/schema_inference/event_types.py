@@ -64,10 +64,7 @@ def first_of(column: Column) -> str:
 def propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
     """Returns the `events` of a schema for a column of event types, and adds notes.
 
-    Args:
-        column: The column.
-        ad: The ad id; most rows of a type must have it.
-        notes: Notes are added.
+    Only types most of whose rows have the ad become labels.
     """
     with_ad = np.bincount(column.codes, ad.present, len(column.values)) / np.maximum(
         column.counts, 1

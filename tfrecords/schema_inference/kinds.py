@@ -129,7 +129,9 @@ def kind(column: Column, notes: list[str]) -> dict[str, Any]:
         return {"kind": "dense", "length": length}
     between = separator(column)
     if between is not None:
-        length = min(_longest(column.known, between), _MAX_LIST_LENGTH)
+        # Empty parts count.
+        parts = pc.count_substring(pa.array(column.known, pa.string()), between)
+        length = min(1 + int(pc.max(parts).as_py()), _MAX_LIST_LENGTH)
         if not column.is_list:
             notes.append(f"{column.name!r} holds lists separated by {between!r}.")
         return {"kind": "categorical_list", "separator": between, "max_list_length": length}
@@ -157,11 +159,6 @@ def _vector_length(column: Column) -> int | None:
         return None
     are_fractions = np.mean(numbers != np.floor(numbers)) > 0.5
     return len(lists[0]) if are_fractions else None
-
-
-def _longest(values: Sequence[str], separator: str) -> int:
-    """Returns the maximum number of parts of a list, empty ones included."""
-    return 1 + int(pc.max(pc.count_substring(pa.array(values, pa.string()), separator)).as_py())
 
 
 def _is_amount(column: Column, notes: list[str]) -> bool:

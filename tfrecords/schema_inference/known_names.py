@@ -79,11 +79,7 @@ _AFTER_LABELS = {
 
 
 def core(words: Sequence[str]) -> str:
-    """Returns a name without words for flags and currencies: has, purchased, flag → purchased.
-
-    Args:
-        words: Words of the name, in lower case.
-    """
+    """Returns a name without words for flags and currencies: has, purchased, flag → purchased."""
     left = list(words)
     while len(left) > 1 and left[0] in _BEFORE_LABELS:
         left = left[1:]

@@ -167,8 +167,9 @@ def price(columns: Sequence[Column]) -> Column | None:
 
 def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
     return [
-        f"{column.name!r} is named like revenue, but values such as {_not_number(column)[:40]!r} "
-        "are not numbers. Write them as 12.5."
+        f"{column.name!r} is named like revenue, but values such as "
+        f"{column.known[int(np.isnan(column.numbers).argmax())][:40]!r} are not numbers. Write "
+        "them as 12.5."
         for column in columns
         if column.core in known_names.REVENUES
         and column.known
@@ -177,11 +178,6 @@ def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
         and kinds.separator(column) is None
         and not log_sample.is_constant_per_ad(column, ad)
     ]
-
-
-def _not_number(column: Column) -> str:
-    """Returns the first known value that is not a number, or a list."""
-    return column.known[int(np.isnan(column.numbers).argmax())]
 
 
 def named(

@@ -43,13 +43,7 @@ _BY_NAME = "known only after the ad was shown, by its name"
 
 
 def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
-    """Returns why a column is an outcome by its name or values, or None.
-
-    Args:
-        column: The column.
-        sample: Its table.
-        roles: The keys and labels.
-    """
+    """Returns why a column is an outcome by its name or values, or None."""
     words = set(column.words)
     # Lists of clicks are usually histories; `_list_leak` finds the others.
     if words & _BEFORE or kinds.separator(column) is not None:
@@ -61,7 +55,8 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return None if words & _AVERAGES else _COUNTED_REASON
     if sample.table != LOG or words & _AVERAGES:
         return None
-    if words & _AFTERWARDS - ({"rating"} if is_static else set()) or _is_duration(column):
+    is_duration = not _DURATIONS.isdisjoint(column.words[:-1]) and bool(words & {"time", "ratio"})
+    if words & _AFTERWARDS - ({"rating"} if is_static else set()) or is_duration:
         return _BY_NAME
     if column.plain_words in known_names.ANY_LABELS[:2]:
         return _BY_NAME
@@ -82,12 +77,6 @@ def warnings(column: Column) -> list[str]:
     ]
 
 
-def _is_duration(column: Column) -> bool:
-    return not _DURATIONS.isdisjoint(column.words[:-1]) and not {"time", "ratio"}.isdisjoint(
-        column.words
-    )
-
-
 # Words for the logging policy.
 _POLICY = {"propensity", "pscore", "propensities"}
 _CONSTANT = "always the same value"
@@ -102,13 +91,7 @@ _PROBED_LISTS = 2_000
 
 
 def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
-    """Returns why a column cannot be a field, or None if it can.
-
-    Args:
-        column: The column.
-        sample: Its table.
-        roles: The keys and labels.
-    """
+    """Returns why a column cannot be a field, or None if it can."""
     if column.name == roles.ad_key.name:
         return None
     if not column.known:

@@ -307,13 +307,7 @@ def _column(name: str, table: str, column: pa.ChunkedArray, notes: list[str]) ->
 
 
 def _without_odd_times(column: Column, counts: np.ndarray, notes: list[str]) -> Column:
-    """Returns a column of times without its few other values, which become missing.
-
-    Args:
-        column: A column that is named like a time.
-        counts: Number of rows of each known value.
-        notes: A note on such values is added.
-    """
+    """Returns a column of times without its few other values; `counts` are of known values [V]."""
     is_odd = np.isnan(parse_times(column.known, column.time_format))
     share = counts[is_odd].sum() / max(counts.sum(), 1)
     if not 0 < share <= known_names.MAX_REJECTED:

@@ -30,6 +30,8 @@ from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sampl
 _MAX_ALIKE, _FIRST_ALIKE = 6, 3
 _COLUMN = re.compile(r"'[^']*'")
 _VARYING = re.compile(r"'[^']*'|[\d.]+%?")
+# Numbers of rows below which values seen so often are in the vocabulary.
+_MIN_COUNTS = ((10_000, 1), (500_000, 2))
 # Arguments of the exported signatures, which fields must not be named like.
 _RESERVED = {"self", "ad_features"}
 
@@ -37,15 +39,9 @@ _RESERVED = {"self", "ad_features"}
 def propose_fields(
     samples: Sequence[Sample], roles: Roles, notes: list[str]
 ) -> list[dict[str, Any]]:
-    """Returns the fields as JSON values.
-
-    Args:
-        samples: Samples of the log, and then of the tables of users and ads, if any.
-        roles: The keys and labels.
-        notes: Notes on the decisions are added.
-    """
+    """Returns the fields as JSON values."""
     total_rows = samples[0].total_rows
-    min_count = _min_count(total_rows)
+    min_count = next((count for rows, count in _MIN_COUNTS if total_rows < rows), 5)
     dropped: dict[str, list[str]] = {}
     chosen: dict[str, list[Column]] = collections.defaultdict(list)
     spare: list[Column] = []
@@ -135,12 +131,6 @@ def _candidates(samples: Sequence[Sample], roles: Roles) -> Iterator[tuple[Sampl
                 continue
             seen.add(column.name)
             yield sample, column
-
-
-def _min_count(total_rows: int) -> int:
-    if total_rows < 10_000:
-        return 1
-    return 2 if total_rows < 500_000 else 5
 
 
 def _safe_name(name: str, taken: set[str]) -> str:

@@ -24,13 +24,7 @@ _SLOTS = {"position", "pos", "slot"}
 
 
 def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str | None, str]:
-    """Returns a column's side, None if it fits neither, and why.
-
-    Args:
-        column: The column.
-        samples: Samples of the log and the tables.
-        roles: The keys and labels.
-    """
+    """Returns a column's side, None if it fits neither, and why."""
     tables = {s.table for s in samples if column.name in s.columns}
     if column.name == roles.ad_key.name:
         return "ad", "the ad id"

@@ -48,12 +48,7 @@ def propose(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _are_recent(roles: Roles, clicked: np.ndarray) -> bool:
-    """Returns whether nearly all clicks follow a click of the same user within the limit.
-
-    Args:
-        roles: The keys and labels; there are a user and a time.
-        clicked: [B] bool.
-    """
+    """Returns whether nearly all clicks [B] follow one of the same user within the limit."""
     assert roles.user_key is not None
     assert roles.time is not None
     seconds = times.seconds(roles.time)

@@ -38,17 +38,14 @@ def header(names: Sequence[str], first_rows: Mapping[str, Sequence[str]]) -> tup
         names: Values of the first line.
         first_rows: The values below each of them.
     """
-    are_numbers = [
-        bool(first_rows.get(name))
-        and all(number_fault("", value) is None for value in first_rows[name])
+    above_numbers = [
+        number_fault("", name) is None and not is_missing_number(name)
         for name in names
+        if first_rows.get(name)
+        and all(number_fault("", value) is None for value in first_rows[name])
     ]
-    above = [_is_plain(name) for name in names if name in first_rows]
-    below = [own for name, own in zip(names, are_numbers, strict=True) if name in first_rows]
     # Above a column of numbers, a header has a text.
-    if not any(a and b for a, b in zip(above, below, strict=True)) or any(
-        b and not a for a, b in zip(above, below, strict=True)
-    ):
+    if not above_numbers or not all(above_numbers):
         return ()
     found: list[str] = []
     for name in names:
@@ -58,10 +55,6 @@ def header(names: Sequence[str], first_rows: Mapping[str, Sequence[str]]) -> tup
         number = len(found) + 1
         found.append(own if own not in (*found, "column", "id") else f"column_{number}")
     return tuple(found)
-
-
-def _is_plain(text: str) -> bool:
-    return number_fault("", text) is None and not is_missing_number(text)
 
 
 def _content(name: str, values: Sequence[str]) -> str:
@@ -145,7 +138,9 @@ def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | No
         if is_other or not any(is_formatted(value, sign) for value in probe for sign in votes):
             continue
         fits = {
-            sign: np.mean([_is_number(value, sign) for value in probe]) > 0.95 for sign in votes
+            s: np.mean([is_missing_number(v) or plain_number(v, s) is not None for v in probe])
+            > 0.95
+            for s in votes
         }
         groups = all(re.fullmatch(r"[+-]?\d{1,3}([.,]\d{3})*", value.strip()) for value in probe)
         if groups:  # Perhaps thousands, perhaps lists of numbers: 1,000 and 12,345.

@@ -188,9 +188,10 @@ class BilinearPopulation(Population):
 
     def titles(self, ads: Columns) -> list[str]:
         """Returns names that say the ad and its category, such as `Trail Shoe 0d15`."""
+        things = [_THINGS[int(own, 16) % len(_THINGS)] if own else "Offer" for own in ads["C17"]]
         return [
-            f"{STYLES[int(ad, 16) % len(STYLES)]} {_thing(category)} {ad[:4]}"
-            for ad, category in zip(ads["C7"], ads["C17"], strict=True)
+            f"{STYLES[int(ad, 16) % len(STYLES)]} {thing} {ad[:4]}"
+            for ad, thing in zip(ads["C7"], things, strict=True)
         ]
 
     def _make_users(self, rng: np.random.Generator) -> Columns:
@@ -253,10 +254,6 @@ def _follow(rng: np.random.Generator, codes: np.ndarray, size: int, noise: float
 
 def _missing(names: Iterable[str]) -> dict[str, float]:
     return {name: MISSING.get(name, 0.0) for name in names}
-
-
-def _thing(category: str) -> str:
-    return _THINGS[int(category, 16) % len(_THINGS)] if category else "Offer"
 
 
 def _vocabulary(seed: list[int], size: int) -> np.ndarray:

@@ -91,7 +91,9 @@ class ShopTruth(Truth):
             (codes["interest"], 0.5),
             (page, 0.7),
         ):
-            appeal += config.match_scale * share * _one_hot(category)
+            # Nothing matches a category that is missing.
+            is_own = np.eye(NUM_CATEGORIES + 1)[category] * (category > 0)[:, None]
+            appeal += config.match_scale * share * is_own
         asked = self._query_questions(codes)
         return {
             "click_bias": total(self._click_effects, codes),
@@ -196,8 +198,3 @@ class _Trees:
     def _leaf(self, answers: np.ndarray, questions: np.ndarray) -> np.ndarray:
         first, second = (questions * answers.shape[1]).astype(int).T
         return 2 * answers[:, first] + answers[:, second]
-
-
-def _one_hot(category: np.ndarray) -> np.ndarray:
-    """Returns 1 at the category, and zeros if it is 0, missing: [n, 1 + categories]."""
-    return np.eye(NUM_CATEGORIES + 1)[category] * (category > 0)[:, None]

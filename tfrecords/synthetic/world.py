@@ -86,31 +86,21 @@ class World:
             ads: Ad-side columns [n]; None: all ads.
             position: Positions of the ads [n]; None: the first position, 0, for all.
         """
-        effect = self._position_effect(position)
-
-        def score(users: Columns, shown: Columns, matrix: bool) -> np.ndarray:
-            return sigmoid(self._truth.click_logit(users, shown, matrix) - effect)
-
-        return self._joined(query, ads, score)
+        effect, logit = self._position_effect(position), self._truth.click_logit
+        return self._joined(query, ads, lambda *terms: sigmoid(logit(*terms) - effect))
 
     def engagement_probability(self, query: Columns, ads: Columns | None = None) -> np.ndarray:
         """Returns p(engagement | click); arguments and shapes as `click_probability`."""
-
-        def score(users: Columns, shown: Columns, matrix: bool) -> np.ndarray:
-            return sigmoid(self._truth.engagement_logit(users, shown, matrix))
-
-        return self._joined(query, ads, score)
+        return self._joined(
+            query, ads, lambda *terms: sigmoid(self._truth.engagement_logit(*terms))
+        )
 
     def expected_revenue_given_engagement(
         self, query: Columns, ads: Columns | None = None
     ) -> np.ndarray:
         """Returns the mean revenue of an engagement; arguments as `click_probability`."""
-
-        def score(users: Columns, shown: Columns, matrix: bool) -> np.ndarray:
-            log_revenue = self._truth.log_revenue(users, shown, matrix)
-            return np.exp(log_revenue + self.config.revenue_sigma**2 / 2)
-
-        return self._joined(query, ads, score)
+        log_revenue, above = self._truth.log_revenue, self.config.revenue_sigma**2 / 2
+        return self._joined(query, ads, lambda *terms: np.exp(log_revenue(*terms) + above))
 
     def value_matrices(self, query: Columns) -> dict[str, np.ndarray]:
         """Returns the true values of all ads in the first position: head -> [Q, N].
@@ -130,11 +120,8 @@ class World:
         further one in the same way from the remaining ads. Ads that are not launched have weight 0.
         """
         group, popularity = self.population.group, self.population.popularity
-        return self._joined(
-            query,
-            None,
-            lambda users, _, matrix: self._truth.exposure(users)[:, group] * popularity,
-        )
+        exposure = self._truth.exposure
+        return self._joined(query, None, lambda users, *_: exposure(users)[:, group] * popularity)
 
     def encode(self, columns: Columns) -> Columns:
         """Converts columns to codes; unknown strings are missing."""
@@ -278,13 +265,13 @@ class World:
         """Scores aligned rows [n], or all pairs [Q, N] without `ads`, in blocks of queries."""
         terms = self._truth.query_terms(self.encode(query))
         if ads is not None:
-            return score(terms, self._truth.ad_terms(self.encode(ads)), matrix=False)
+            return score(terms, self._truth.ad_terms(self.encode(ads)), False)
         num_queries = len(terms["click_bias"])
         out = np.empty((num_queries, len(self._by_group)))
         for start in range(0, num_queries, _QUERIES_AT_ONCE):
             rows = slice(start, start + _QUERIES_AT_ONCE)
             block = {name: values[rows] for name, values in terms.items()}
-            out[rows] = score(block, self._ad_terms, matrix=True)
+            out[rows] = score(block, self._ad_terms, True)
         return out
 
 

@@ -359,10 +359,6 @@ class _Inputs:
         return tf.keras.layers.Flatten()(tf.gather(self.embedded, chosen, axis=1))
 
 
-def _dnn(own: _Inputs) -> tf.Tensor:
-    return own.outputs(own.dense(own.flat))
-
-
 def _dcn_v2(own: _Inputs) -> tf.Tensor:
     x = crossed = own.flat
     for _ in range(own.options.num_cross_layers):
@@ -377,10 +373,6 @@ def _deepfm(own: _Inputs) -> tf.Tensor:
         len(own.data.targets), use_bias=False, kernel_initializer="ones"
     )(pairs)
     return own.outputs(own.dense(own.flat)) + own.linear() + scaled
-
-
-def _fwfm(own: _Inputs) -> tf.Tensor:
-    return own.outputs(_products_of_pairs(own.embedded)) + own.linear()
 
 
 def _dlrm(own: _Inputs) -> tf.Tensor:
@@ -436,10 +428,10 @@ def _din(own: _Inputs) -> tf.Tensor:
 
 
 _NETWORKS: dict[str, Callable[[_Inputs], tf.Tensor]] = {
-    "dnn": _dnn,
+    "dnn": lambda own: own.outputs(own.dense(own.flat)),
     "dcn_v2": _dcn_v2,
     "deepfm": _deepfm,
-    "fwfm": _fwfm,
+    "fwfm": lambda own: own.outputs(_products_of_pairs(own.embedded)) + own.linear(),
     "dlrm": _dlrm,
     "final_mlp": _final_mlp,
     "din": _din,

@@ -198,7 +198,7 @@ class PeerData:
                 scale = np.full(len(own), layers.raw_amount_scale(spread))
                 own = np.stack([result[target.head], own, scale], axis=1)
             elif HEADS[target.head].is_amount and target.after_click:
-                own = _logit_of_both(click, own)
+                own = layers.after_click_logits(click, own).numpy()
             result[target.head] = own.astype(np.float32)
         return result
 
@@ -297,9 +297,3 @@ def _rows(
         np.concatenate(requests)[known],
         known,
     )
-
-
-def _logit_of_both(click: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Returns the logits of a click and its follow-up, from the logits of both."""
-    both = scipy.special.log_expit(click) + scipy.special.log_expit(after)
-    return both - np.log(-np.expm1(np.minimum(both, -_TINY)))

@@ -28,7 +28,15 @@ def write(log: pathlib.Path, output: pathlib.Path, num_rows: int) -> None:
     known = vocabularies(log, num_rows)
     with tf.io.TFRecordWriter(str(output)) as file:
         for values in _rows(log, num_rows):
-            file.write(_example(values, known).SerializeToString())
+            numbers = [float(value or "nan") for value in values[1:14]]
+            ids = [
+                # Out of vocabulary, a value has one of the last ids.
+                vocabulary.get(value) or 1 + len(vocabulary) + int(value, 16) % NUM_OOV_BUCKETS
+                if value
+                else 0
+                for value, vocabulary in zip(values[14:], known, strict=True)
+            ]
+            file.write(_example({"ids": ids, "click": [int(values[0])]}, {"numbers": numbers}))
 
 
 def vocabularies(log: pathlib.Path, num_rows: int) -> Vocabularies:
@@ -63,11 +71,10 @@ def write_encoded(data_set: reader.DataSet, output: pathlib.Path, num_rows: int)
         for window in data_set.windows("train").as_numpy_iterator():
             query = np.repeat(window["query"], window["list_lengths"], axis=0)
             for row in range(min(len(query), num_rows - written)):
-                example = _encoded_example(
-                    {"query": query[row], "ad": window["ad"][row], "ad_row": window["ad_row"][row]},
-                    {label: window[label][row] for label in data_set.spec.labels},
-                )
-                file.write(example.SerializeToString())
+                ids = {"query": query[row].tolist(), "ad": window["ad"][row].tolist()}
+                ids["ad_row"] = [int(window["ad_row"][row])]
+                labels = {label: [float(window[label][row])] for label in data_set.spec.labels}
+                file.write(_example(ids, labels))
                 written += 1
             if written == num_rows:
                 break
@@ -99,32 +106,12 @@ def _rows(log: pathlib.Path, num_rows: int) -> Iterator[list[str]]:
             yield line.rstrip("\n").split("\t")
 
 
-def _example(values: list[str], known: Vocabularies) -> tf.train.Example:
-    numbers = [float(value or "nan") for value in values[1:14]]
-    ids = [
-        0 if not value else vocabulary.get(value) or _out_of_vocabulary(value, len(vocabulary))
-        for value, vocabulary in zip(values[14:], known, strict=True)
-    ]
-    return tf.train.Example(
-        features=tf.train.Features(
-            feature={
-                "numbers": tf.train.Feature(float_list=tf.train.FloatList(value=numbers)),
-                "ids": tf.train.Feature(int64_list=tf.train.Int64List(value=ids)),
-                "click": tf.train.Feature(int64_list=tf.train.Int64List(value=[int(values[0])])),
-            }
-        )
-    )
-
-
-def _encoded_example(ids: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> tf.train.Example:
+def _example(ids: dict[str, list[int]], numbers: dict[str, list[float]]) -> bytes:
+    """Returns the bytes of an Example with these features."""
     feature = {
-        name: tf.train.Feature(int64_list=tf.train.Int64List(value=np.ravel(values).tolist()))
-        for name, values in ids.items()
+        name: tf.train.Feature(int64_list=tf.train.Int64List(value=own))
+        for name, own in ids.items()
     }
-    for name, value in labels.items():
-        feature[name] = tf.train.Feature(float_list=tf.train.FloatList(value=[float(value)]))
-    return tf.train.Example(features=tf.train.Features(feature=feature))
-
-
-def _out_of_vocabulary(value: str, vocabulary_size: int) -> int:
-    return 1 + vocabulary_size + int(value, 16) % NUM_OOV_BUCKETS
+    for name, own in numbers.items():
+        feature[name] = tf.train.Feature(float_list=tf.train.FloatList(value=own))
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()

@@ -7,10 +7,10 @@ arrive before the deadline of its request.
 
 import dataclasses
 import itertools
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 from workload.live_writer import Acknowledged
@@ -79,25 +79,18 @@ class CheckedLoad:
         self._acknowledged = acknowledged
         self._rate = rate
         self._deadline_seconds = deadline_seconds
-        self._due: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.counts = Counts()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(_THREADS)]
         self._pace = threading.Thread(target=self._keep_pace)
 
     def __enter__(self) -> "CheckedLoad":
-        for thread in (*self._threads, self._pace):
-            thread.start()
+        self._pace.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._pace.join()
-        for _ in self._threads:
-            self._due.put(None)
-        for thread in self._threads:
-            thread.join()
 
     def read_back(self) -> None:
         """Reads all acknowledged ads of the release that answers, in pieces."""
@@ -107,34 +100,37 @@ class CheckedLoad:
                 self._read_back(service, ids[start : start + _MAX_READ_BACK])
 
     def _keep_pace(self) -> None:
-        number, due = 0, time.monotonic()
-        while not self._stop.is_set():
-            due += 1 / self._rate
-            self._stop.wait(max(0.0, due - time.monotonic()))
-            self._due.put(number)
-            number += 1
+        due, sent = time.monotonic(), []
+        with (
+            client.Client(self._url, timeout_seconds=self._deadline_seconds) as service,
+            futures.ThreadPoolExecutor(_THREADS) as pool,
+        ):
+            while not self._stop.is_set():
+                due += 1 / self._rate
+                self._stop.wait(max(0.0, due - time.monotonic()))
+                sent.append(pool.submit(self._ask, service, len(sent)))
+        for own in sent:
+            own.result()  # Raises errors of this program.
 
-    def _ask(self) -> None:
-        with client.Client(self._url, timeout_seconds=self._deadline_seconds) as service:
-            while (number := self._due.get()) is not None:
-                started = time.monotonic()
-                outcome = "answered"
-                try:
-                    if number % 2:
-                        self._read_newest_back(service)
-                    else:
-                        context = self._contexts[number // 2 % len(self._contexts)]
-                        self._check(service.recommend(context=context, k=10))
-                    if time.monotonic() - started > self._deadline_seconds:
-                        outcome = "late"
-                except errors.ClientOverloadedError:
-                    outcome = "refused"
-                except errors.ClientTimeoutError:
-                    outcome = "late"
-                except errors.TfrecClientError as error:
-                    outcome = "failed"
-                    self._note(f"failed: {error}")
-                self._count("requests", outcome)
+    def _ask(self, service: client.Client, number: int) -> None:
+        started = time.monotonic()
+        outcome = "answered"
+        try:
+            if number % 2:
+                self._read_newest_back(service)
+            else:
+                context = self._contexts[number // 2 % len(self._contexts)]
+                self._check(service.recommend(context=context, k=10))
+            if time.monotonic() - started > self._deadline_seconds:
+                outcome = "late"
+        except errors.ClientOverloadedError:
+            outcome = "refused"
+        except errors.ClientTimeoutError:
+            outcome = "late"
+        except errors.TfrecClientError as error:
+            outcome = "failed"
+            self._note(f"failed: {error}")
+        self._count("requests", outcome)
 
     def _read_newest_back(self, service: client.Client) -> None:
         each = _MAX_READ_BACK // len(self._acknowledged)

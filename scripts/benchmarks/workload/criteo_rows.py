@@ -11,8 +11,6 @@ References:
     recommenders trained on it (Naumov et al., DLRM, 2019); shares of missing values are rounded.
 """
 
-import dataclasses
-import functools
 import pathlib
 
 import numpy as np
@@ -39,22 +37,11 @@ _SPREAD = 1.7
 _ROWS_PER_BLOCK = 100_000
 
 
-@dataclasses.dataclass(frozen=True)
-class CriteoAds:
-    """The ads of the rows.
-
-    Attributes:
-        ranks: Frequency rank [A] of the value of each column of the ad key.
-    """
-
-    ranks: dict[str, np.ndarray]
-
-    @classmethod
-    def drawn(cls, seed: int) -> "CriteoAds":
-        """Draws ads, many of which share values of their key columns."""
-        rng = np.random.default_rng((seed, 0))
-        columns = zip(formats.criteo.CATEGORICAL_COLUMNS, CARDINALITIES, strict=True)
-        return cls({n: _ranks(rng, c, NUM_ADS) for n, c in columns if n in formats.criteo.AD_KEY})
+def draw_ads(seed: int) -> dict[str, np.ndarray]:
+    """Returns the frequency ranks [A] of the values of each key column; many ads share values."""
+    rng = np.random.default_rng((seed, 0))
+    columns = zip(formats.criteo.CATEGORICAL_COLUMNS, CARDINALITIES, strict=True)
+    return {n: _ranks(rng, c, NUM_ADS) for n, c in columns if n in formats.criteo.AD_KEY}
 
 
 def write(path: pathlib.Path, num_rows: int, seed: int = 1) -> pathlib.Path:
@@ -69,7 +56,7 @@ def write(path: pathlib.Path, num_rows: int, seed: int = 1) -> pathlib.Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     options = pa_csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
-    ads = CriteoAds.drawn(seed)
+    ads = draw_ads(seed)
     with files.replacing(path) as partial, partial.open("wb") as file:
         for index, first in enumerate(range(0, num_rows, _ROWS_PER_BLOCK)):
             rng = np.random.default_rng((seed, 1, index))
@@ -78,7 +65,7 @@ def write(path: pathlib.Path, num_rows: int, seed: int = 1) -> pathlib.Path:
     return path
 
 
-def block(rng: np.random.Generator, ads: CriteoAds, num_rows: int) -> pa.Table:
+def block(rng: np.random.Generator, ads: dict[str, np.ndarray], num_rows: int) -> pa.Table:
     """Returns rows [B] as a table of the log's columns; missing values are null."""
     ad = _ranks(rng, NUM_ADS, num_rows)
     columns: dict[str, pa.Array] = {
@@ -89,7 +76,7 @@ def block(rng: np.random.Generator, ads: CriteoAds, num_rows: int) -> pa.Table:
         numbers -= 2 * (name == "I2")
         columns[name] = pa.array(numbers, mask=_missing(rng, name, num_rows))
     for name, cardinality in zip(formats.criteo.CATEGORICAL_COLUMNS, CARDINALITIES, strict=True):
-        of_ad = ads.ranks.get(name)
+        of_ad = ads.get(name)
         ranks = _ranks(rng, cardinality, num_rows) if of_ad is None else of_ad[ad]
         columns[name] = _hashes(name, ranks, _missing(rng, name, num_rows))
     return pa.table(columns)
@@ -110,15 +97,8 @@ def _hashes(name: str, ranks: np.ndarray, missing: np.ndarray | None) -> pa.Arra
     salt = 0x9E3779B9 * (1 + formats.criteo.CATEGORICAL_COLUMNS.index(name))
     # A product with an odd number is one to one modulo 2^32.
     mixed = ranks.astype(np.uint32) * np.uint32(2_654_435_761) ^ np.uint32(salt % 2**32)
-    digits = _hex_digits()
-    text = np.stack([digits[mixed >> 16], digits[mixed & 0xFFFF]], axis=1)
+    text = mixed.astype(">u4").tobytes().hex().encode()
     offsets = np.arange(len(ranks) + 1, dtype=np.int32) * 8
     present = None if missing is None else pa.array(~missing).buffers()[1]
     buffers = [present, pa.py_buffer(offsets), pa.py_buffer(text)]
     return pa.Array.from_buffers(pa.string(), len(ranks), buffers)
-
-
-@functools.cache
-def _hex_digits() -> np.ndarray:
-    """Returns the four hex digits of each 16-bit number [65536], as uint32 of their bytes."""
-    return np.frombuffer(b"".join(b"%04x" % n for n in range(65_536)), np.uint32)

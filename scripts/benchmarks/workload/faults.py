@@ -86,8 +86,13 @@ def _kill(kind: str, system: System) -> str:
 
 def _stop(kind: str, system: System) -> str:
     """A worker or a model server that hangs."""
-    with _stopped(system.process(kind)):
+    process_id = system.process(kind)
+    os.kill(process_id, signal.SIGSTOP)
+    try:
         time.sleep(system.pause_seconds)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGCONT)
     return _NAMES[kind]
 
 
@@ -222,16 +227,6 @@ FAULTS: dict[str, Callable[[System], str]] = {
     "overload": overload,
     "silent_clients": silent_clients,
 }
-
-
-@contextlib.contextmanager
-def _stopped(process_id: int) -> Iterator[None]:
-    os.kill(process_id, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process_id, signal.SIGCONT)
 
 
 @contextlib.contextmanager

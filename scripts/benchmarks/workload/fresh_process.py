@@ -20,7 +20,8 @@ Result = TypeVar("Result")
 def call(function: Callable[..., Result], *arguments: object) -> Result:
     """Calls a module-level function in a fresh process and returns its result."""
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    context.set_forkserver_preload([name for name in sys.modules if _is_preloaded(name)])
+    packages = ("tfrec", "tfrecords", "serving")
+    context.set_forkserver_preload([n for n in sys.modules if n.partition(".")[0] in packages])
     with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_without_what_is_imported, function, *arguments).result()
 
@@ -32,10 +33,6 @@ def _without_what_is_imported(function: Callable[..., Result], *arguments: objec
     """
     gc.freeze()
     return function(*arguments)
-
-
-def _is_preloaded(module: str) -> bool:
-    return module.partition(".")[0] in ("tfrec", "tfrecords", "serving")
 
 
 def peak_rss_mb(process_id: int | str = "self") -> float:

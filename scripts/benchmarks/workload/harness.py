@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,7 @@ from tfrecords import terminal
 
 
 def flag_numbers(flag: str, example: str, minimum: int = 0) -> list[int]:
-    """Returns the numbers of a list flag.
-
-    Args:
-        flag: Name of the flag.
-        example: Valid value, for the error message.
-        minimum: Smallest number allowed.
+    """Returns the numbers of a list flag; the error message shows `example`.
 
     Raises:
         ValueError: The list is empty, or a value is not a number >= `minimum`.
@@ -26,6 +21,22 @@ def flag_numbers(flag: str, example: str, minimum: int = 0) -> list[int]:
     if not texts or not all(text.strip().isdigit() and int(text) >= minimum for text in texts):
         raise ValueError(f"--{flag} takes numbers like {example}, got {','.join(texts)!r}.")
     return [int(text) for text in texts]
+
+
+def flag_names(flag: str, known: Collection[str]) -> list[str]:
+    """Returns the names of a list flag.
+
+    Raises:
+        ValueError: A name is not known.
+    """
+    names = flags.FLAGS[flag].value
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"--{flag} takes some of {', '.join(known)}, got {unknown[0]!r}."
+            f"{terminal.suggestion_for(unknown[0], known)}"
+        )
+    return names
 
 
 def timed(

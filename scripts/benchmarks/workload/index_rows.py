@@ -51,12 +51,6 @@ def build(
     """Builds an index chunk by chunk, saves it and opens it.
 
     The time to generate the chunks is not counted.
-
-    Args:
-        catalog: Ads to index.
-        config: Index config.
-        dimension: Embedding size, D.
-        saved: File for the index.
     """
     sample = catalog.sample(training_sample_size(config, catalog.num_ads, dimension))
     started = time.perf_counter()

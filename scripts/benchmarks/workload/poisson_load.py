@@ -87,11 +87,6 @@ class _Client:
 def one_by_one(target: Target, count: int, warm_up: int) -> dict[str, Any]:
     """Sends requests one after another.
 
-    Args:
-        target: Service and requests.
-        count: Number of requests to measure.
-        warm_up: Number of requests before those.
-
     Returns:
         `milliseconds`, `stage_ms` and `user_data` of each request, and the numbers of `failed` and
         `degraded`.

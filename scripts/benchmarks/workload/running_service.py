@@ -47,6 +47,12 @@ def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, dict[str, in
             process.wait(_STOP_SECONDS)
 
 
+def model_server_command(base: pathlib.Path, port: int) -> list[str]:
+    """Returns the command that serves the ranker of a base directory by gRPC alone."""
+    command = [sys.executable, "-m", "serving.model_server", f"--port={port}"]
+    return [*command, "--rest_api_port=0", "--model_name=ranker", f"--model_base_path={base}"]
+
+
 @contextlib.contextmanager
 def reserved_ports(count: int) -> Iterator[list[int]]:
     """Yields ports for servers to be started on, reserved until the block ends.

@@ -98,13 +98,6 @@ def test_a_user_with_very_many_clicks_counts_with_some_of_them(monkeypatch):
     assert similarity.nnz == 6  # three ads with two neighbors each
 
 
-def test_the_inverse_of_many_ads_is_exact(monkeypatch):
-    monkeypatch.setattr(baselines, "_CHUNK_OF_ADS", 7)
-    half = np.random.default_rng(0).random((40, 20))
-    matrix = half.T @ half + 2.0 * np.eye(20)
-    np.testing.assert_allclose(baselines._inverse(matrix.copy()) @ matrix, np.eye(20), atol=1e-9)
-
-
 def test_ease_solves_its_least_squares(history):
     model = baselines.Ease(history, l2=2.0)
     x, weights = history.matrix.toarray().astype(np.float64), model._weights

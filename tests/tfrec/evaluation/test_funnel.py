@@ -8,13 +8,13 @@ from tfrec import config
 from tfrec.evaluation import candidates, funnel
 
 CONFIG = config.EvaluationConfig(resamples=20)
-CLICK = {"click": {"click": 1.0}}
+CLICK = {"click": 1.0}
 COLUMNS = np.arange(5)[None]
 
 
 def true_values(best, tower, index, filtered):
     """Values of which those of other orders are 0."""
-    none = {name: 0.0 * own for name, own in best.items()}
+    none = np.zeros_like(best)
     return funnel.TrueValues(best, none, none, tower, index, filtered)
 
 
@@ -23,9 +23,7 @@ def stages(measured):
 
 
 def measure(lists, scores, weights, over_all_ads=None):
-    return funnel.measure_value(
-        lists, scores, weights, CONFIG, over_all_ads, candidates=500, ads=1_000, index="exact"
-    )
+    return funnel.measure_value(lists, scores, weights, CONFIG, over_all_ads)
 
 
 def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
@@ -33,10 +31,8 @@ def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
     tower = np.arange(20.0, 0.0, -1)[None, 1:]  # lost the best: 19 … 10 sum to 145
     index = tower[:, 1:]  # lost the next: 18 … 9 sum to 135
     filtered = index[:, ::2]  # 18, 16, …, 2 are nine: 90
-    lists = true_values(
-        {"click": np.array([155.0])}, {"click": tower}, {"click": index}, {"click": filtered}
-    )
-    measured = measure(lists, {"click": filtered}, CLICK).utilities["click"]
+    lists = true_values(np.array([155.0]), {"click": tower}, {"click": index}, {"click": filtered})
+    measured = measure(lists, {"click": filtered}, CLICK)
     assert stages(measured) == [10.0, 10.0, 45.0, 0.0, 0.0]
     assert measured.returned.value == 90.0
     assert measured.share_returned.value == pytest.approx(90 / 155)
@@ -44,9 +40,9 @@ def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
 
 def test_a_ranker_that_orders_wrongly_loses_and_one_head_has_no_calibration_to_lose():
     values = np.arange(12.0)[None]  # the best ten sum to 65, the worst ten to 45
-    lists = true_values({"click": np.array([65.0])}, *({"click": values} for _ in range(3)))
+    lists = true_values(np.array([65.0]), *({"click": values} for _ in range(3)))
     for scores, lost in ((values, 0.0), (-values, 20.0)):
-        measured = measure(lists, {"click": scores}, CLICK).utilities["click"]
+        measured = measure(lists, {"click": scores}, CLICK)
         assert stages(measured) == [0.0, 0.0, 0.0, lost, 0.0]
 
 
@@ -54,17 +50,20 @@ def test_a_head_on_the_wrong_scale_is_charged_to_calibration():
     rng = np.random.default_rng(0)
     click, revenue = rng.random((30, 40)), rng.random((30, 40))
     values = {"click": click, "revenue": revenue}
-    weights = {"both": {"click": 1.0, "revenue": 1.0}}
+    weights = {"click": 1.0, "revenue": 1.0}
     best = funnel.sum_of_ten(click + revenue)
-    lists = true_values({"both": best}, values, values, values)
+    lists = true_values(best, values, values, values)
     # Each head is a rising function of the truth, so that no order is lost within a head.
     measured = measure(lists, {"click": click, "revenue": 50 * revenue}, weights)
-    tower, index, filters, ranker, calibration = stages(measured.utilities["both"])
+    tower, index, filters, ranker, calibration = stages(measured)
     assert tower == index == filters == 0.0
     assert ranker == pytest.approx(0.0, abs=1e-6)
     assert calibration > 0.5
-    assert measured.ndcg_at_10_retrieved_lists["revenue"].value == pytest.approx(1.0)
-    assert measured.ndcg_at_10_retrieved_lists["both"].value < 1.0
+    ndcg = funnel.measure_ndcg(
+        lists, {"click": click, "revenue": 50 * revenue}, "both", weights, CONFIG
+    )
+    assert ndcg["revenue"].value == pytest.approx(1.0)
+    assert ndcg["both"].value < 1.0
 
 
 def test_the_losses_add_up():
@@ -75,12 +74,10 @@ def test_the_losses_add_up():
     def part(first, last):
         return {head: own[:, first:last] for head, own in values.items()}
 
-    weights = {"both": {"click": 1.0, "revenue": 2.0}, "click": {"click": 1.0}}
-    best = {n: funnel.sum_of_ten(candidates.utility(w, values)) for n, w in weights.items()}
-    lists = true_values(best, part(0, 55), part(5, 55), part(10, 50))
-    measured = measure(lists, scores, weights)
-    assert list(measured.utilities) == list(weights)
-    for own in measured.utilities.values():
+    for weights in ({"click": 1.0, "revenue": 2.0}, CLICK):
+        best = funnel.sum_of_ten(candidates.utility(weights, values))
+        lists = true_values(best, part(0, 55), part(5, 55), part(10, 50))
+        own = measure(lists, scores, weights)
         assert sum(stages(own)) == pytest.approx(own.best_possible.value - own.returned.value)
         low, high = own.share_returned.interval
         assert low <= own.share_returned.value <= high
@@ -99,8 +96,8 @@ def test_what_is_promised_is_compared_with_what_is_true():
     values = np.arange(12.0)[None]
     scores = values.copy()
     scores[0, 0] = 30.0
-    lists = true_values({"click": np.array([65.0])}, *({"click": values} for _ in range(3)))
-    promised = measure(lists, {"click": scores}, CLICK).utilities["click"].promised["click"]
+    lists = true_values(np.array([65.0]), *({"click": values} for _ in range(3)))
+    promised = measure(lists, {"click": scores}, CLICK).promised["click"]
     assert promised.expected.value == 93.0
     assert promised.expected.ground_truth == 63.0
     assert promised.ratio.value == pytest.approx(93 / 63)
@@ -113,8 +110,8 @@ def test_the_winners_curse_is_seen_although_the_scores_are_right_on_average():
     # Two lists of 20,000 ads of value 1 with independent errors of a standard deviation of 0.1.
     values = np.ones((2, 20_000))
     scores = values + 0.1 * rng.standard_normal(values.shape)
-    lists = true_values({"click": np.full(2, 10.0)}, *({"click": values} for _ in range(3)))
-    promised = measure(lists, {"click": scores}, CLICK).utilities["click"].promised["click"]
+    lists = true_values(np.full(2, 10.0), *({"click": values} for _ in range(3)))
+    promised = measure(lists, {"click": scores}, CLICK).promised["click"]
     assert promised.ratio_of_candidates.value == pytest.approx(1.0, abs=0.003)
     # The ten greatest of 20,000 normal errors are about 3.5 deviations above their mean.
     assert promised.ratio.value == pytest.approx(1.35, abs=0.03)
@@ -124,12 +121,12 @@ def test_a_known_head_is_ordered_by_its_true_values_and_the_others_by_the_ranker
     # Ads 0 … 11: clicks are worth 0 … 11 and revenue 11 … 0 twice over, so ads are worth 22 … 11.
     click, revenue = np.arange(12.0)[None], 2 * np.arange(12.0)[::-1][None]
     values = {"click": click, "revenue": revenue}
-    weights = {"both": {"click": 1.0, "revenue": 1.0}}
+    weights = {"click": 1.0, "revenue": 1.0}
     best = funnel.sum_of_ten(click + revenue)  # 22 … 13: 175
-    lists = true_values({"both": best}, values, values, values)
+    lists = true_values(best, values, values, values)
     # The ranker knows clicks, and nothing of revenue: it returns ads 2 … 11, worth 20 … 11.
     scores = {"click": click, "revenue": np.zeros((1, 12))}
-    measured = measure(lists, scores, weights).utilities["both"]
+    measured = measure(lists, scores, weights)
     assert measured.returned.value == 155.0
     known = {head: own.value for head, own in measured.head_known.items()}
     assert known == {"click": 155.0, "revenue": 175.0}
@@ -138,16 +135,16 @@ def test_a_known_head_is_ordered_by_its_true_values_and_the_others_by_the_ranker
 def test_the_ranker_over_all_ads_is_compared_on_the_same_requests():
     # Three requests; the ten that are returned are worth 10, 20 and 30.
     values = np.repeat([[1.0], [2.0], [3.0]], 10, axis=1)
-    best = {"click": np.array([50.0, 60.0, 70.0])}
+    best = np.array([50.0, 60.0, 70.0])
     lists = true_values(best, *({"click": values} for _ in range(3)))
-    over = funnel.ValueOverAllAds(np.array([0, 2]), {"click": np.array([40.0, 60.0])})
-    measured = measure(lists, {"click": values}, CLICK, over).utilities["click"]
+    over = funnel.ValueOverAllAds(np.array([0, 2]), np.array([40.0, 60.0]))
+    measured = measure(lists, {"click": values}, CLICK, over)
     own = measured.over_all_ads
     assert own.requests == 2
     assert (own.best_possible.value, own.ranker.value, own.returned.value) == (60.0, 50.0, 20.0)
     assert own.share_of_ranker.value == pytest.approx(0.4)
     assert measured.returned.value == 20.0
-    assert measure(lists, {"click": values}, CLICK).utilities["click"].over_all_ads is None
+    assert measure(lists, {"click": values}, CLICK).over_all_ads is None
 
 
 def test_all_ads_are_ranked_for_fewer_requests_the_more_there_are():
@@ -162,9 +159,9 @@ def test_all_ads_are_ranked_for_fewer_requests_the_more_there_are():
 def test_the_ten_ads_are_compared_with_retrieval_order_and_with_what_others_are_worth():
     # Retrieval puts 0 … 9 first, worth 45; the ranker returns 11 … 2, worth 65.
     values = np.arange(12.0)[None]
-    best, popular, random = ({"click": np.array([own])} for own in (65.0, 30.0, 20.0))
+    best, popular, random = (np.array([own]) for own in (65.0, 30.0, 20.0))
     lists = funnel.TrueValues(best, popular, random, *({"click": values} for _ in range(3)))
-    measured = measure(lists, {"click": values}, CLICK).utilities["click"]
+    measured = measure(lists, {"click": values}, CLICK)
     assert {name: own.value for name, own in measured.baselines.items()} == {
         "retrieval_top_10": 45.0,
         "popularity_top_10": 30.0,
@@ -174,11 +171,12 @@ def test_the_ten_ads_are_compared_with_retrieval_order_and_with_what_others_are_
 
 def test_no_candidates_are_worth_nothing():
     none = {"click": np.empty((2, 0))}
-    lists = true_values({"click": np.array([3.0, 5.0])}, none, none, none)
+    lists = true_values(np.array([3.0, 5.0]), none, none, none)
     measured = measure(lists, none, CLICK)
-    assert measured.utilities["click"].lost["tower"].value == 4.0
-    assert measured.utilities["click"].returned.value == 0.0
-    assert measured.ndcg_at_10_retrieved_lists["click"].value is None
+    assert measured.lost["tower"].value == 4.0
+    assert measured.returned.value == 0.0
+    ndcg = funnel.measure_ndcg(lists, none, "click", CLICK, CONFIG)
+    assert ndcg["click"].value is None
 
 
 def test_best_ten_orders_by_score_then_by_the_second_score_then_as_they_stand():

@@ -76,7 +76,7 @@ def test_rows_requests_and_list_lengths(built):
     assert (train.list_lengths.median, train.list_lengths.max) == (1, 3)
     assert train.list_lengths.one_ad == 0.5
     assert built.splits["test"].list_lengths.mean == 3 / 2
-    assert built.split.kind == "column"
+    assert built.data.split.kind == "column"
     assert train.share_with_click == 3 / 4
 
 
@@ -169,7 +169,7 @@ def test_a_damaged_list_of_rejected_rows_is_refused(tmp_path):
 
 
 def test_psi_of_a_planted_drift():
-    grouped = np.array([0, 1, 2]), 3
+    grouped = np.array([0, 1, 2])
     ids = {"train": np.array([0, 5000, 5000]), "test": np.array([0, 9000, 1000])}
     drift = statistics.drift(grouped, ids)
     # (0.9 - 0.5) ln(0.9 / 0.5) + (0.1 - 0.5) ln(0.1 / 0.5) = 0.8789
@@ -179,7 +179,7 @@ def test_psi_of_a_planted_drift():
 
 
 def test_psi_of_few_rows_says_nothing():
-    grouped = np.array([0, 1, 2]), 3
+    grouped = np.array([0, 1, 2])
     few = {"train": np.array([0, 5, 5]), "test": np.array([0, 4, 1])}
     assert statistics.drift(grouped, few).level == "unknown"
     none = {"train": np.array([0, 5, 5]), "test": np.zeros(3, int)}
@@ -203,7 +203,7 @@ def test_rare_values_are_grouped_so_that_they_do_not_drift(tmp_path):
     drift = field(card.build_card(data_set), "city").drift
     assert drift.groups == 18
     assert drift.psi < 0.01
-    groups, _ = statistics.groups(
+    groups = statistics.groups(
         data_set.fitted, data_set.schema.fields[0], np.array([0, *[3] * 400, *[0] * 8])
     )
     assert groups.max() == statistics.MAX_GROUPS - 1
@@ -384,7 +384,7 @@ def test_a_user_with_much_of_the_log_is_warned_of(tmp_path, placeholder, num_use
     schema = schema_lib.Schema("users", fields, ("ad",), None, user_key="user")
     rows = "".join(f"{user},a{n % 3}\n" for n, user in enumerate(users))
     built = card.build_card(converted(tmp_path, f"user,ad\n{rows}", schema))
-    assert built.num_users == num_users
+    assert built.data.num_users == num_users
     told = "One user, 'unknown', has 20.0 % of the requests, in a log of 121 users."
     assert (told in texts(built)) == (placeholder == "unknown")
     assert ("One user" in texts(built)) == (placeholder == "unknown")

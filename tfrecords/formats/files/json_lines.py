@@ -167,17 +167,10 @@ class JsonLinesLog(ObjectLog):
         return _rows(_object(line), self._list)
 
 
-def column_names(path: pathlib.Path) -> tuple[str, ...]:
+def names_of(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
     """Returns the dotted names of the values in the first lines, about 1 MiB.
 
-    Raises:
-        ValueError: No line is an object.
-    """
-    return tuple(names_of(path)[0])
-
-
-def names_of(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
-    """Returns the names, and the list of objects of each name that is inside one.
+    Also returns the list of objects of each name that is inside one.
 
     Raises:
         ValueError: No line is an object.

@@ -93,21 +93,18 @@ class RowReader:
         self._delimiter = delimiter.encode()
         self._file = open_text(path)
         self._rest = self._read(_SAMPLE_BYTES).removeprefix(_BYTE_ORDER_MARK)
-        self._check_is_text()
+        refuse_binary(path, self._rest[:MAGIC_BYTES])
+        if self._rest.startswith(PARQUET):
+            raise ValueError(
+                f"{path} is Parquet; expected text. Write it as text, or read it with "
+                "--format=tabular and a schema (decompressed, if it is in a gzip file)."
+            )
         if separator := _EXCEL.match(self._rest):  # The first line names the delimiter.
             self._rest, self.line = self._rest[separator.end() :], 2
         if not self._rest:
             raise ValueError(f"{path} is empty; expected a log with at least one line.")
         lines = self._rest.count(b"\n")
         self._bytes_per_line = max(1, len(self._rest) // max(lines, 1))
-
-    def _check_is_text(self) -> None:
-        refuse_binary(self.path, self._rest[:MAGIC_BYTES])
-        if self._rest.startswith(PARQUET):
-            raise ValueError(
-                f"{self.path} is Parquet; expected text. Write it as text, or read it with "
-                "--format=tabular and a schema (decompressed, if it is in a gzip file)."
-            )
 
     def first_row(self) -> bytes:
         """Returns the first row; only before any rows are read."""
@@ -144,7 +141,11 @@ class RowReader:
                 # The last row needs no line end, but an open quote may contain later rows.
                 last = self._rest[end:]
                 if b"\n" in last and not len(row_ends(last + b"\n", self._delimiter)):
-                    raise self._unclosed(self.line + self._rest.count(b"\n", 0, end))
+                    line = self.line + self._rest.count(b"\n", 0, end)
+                    raise ValueError(
+                        f"{self.path}, line {line}: the row has an unclosed quote. Close it, or "
+                        "double it if it is text."
+                    )
                 end = len(self._rest)
             text, self._rest, wanted = self._rest[:end], self._rest[end:], size
             num_lines = text.count(b"\n")
@@ -167,12 +168,6 @@ class RowReader:
             have += len(data)
         self._rest = b"".join(parts)
         return bool(self._rest)
-
-    def _unclosed(self, line: int) -> ValueError:
-        return ValueError(
-            f"{self.path}, line {line}: the row has an unclosed quote. Close it, or "
-            "double it if it is text."
-        )
 
     def _count_quoted(self, text: bytes) -> int:
         ends = row_ends(text, self._delimiter)

@@ -88,7 +88,9 @@ def column_names(
     """
     if is_parquet(path):
         return parquet.column_names(path)
-    return json_lines.column_names(path) if is_json(path) else text(path, wanted, header).columns
+    if is_json(path):
+        return tuple(json_lines.names_of(path)[0])
+    return text(path, wanted, header).columns
 
 
 def readable_names(
@@ -138,35 +140,20 @@ def open_table(
     if of_folders:
         of_folders -= set(column_names(path, types, header))
     types = {name: kind for name, kind in types.items() if name not in of_folders}
-    log = _open_file(path, types, lists, optional, rows_per_chunk, header, decimal)
+    is_table = is_parquet(path)
+    as_strings = (delimited.ANY,) if is_table else (delimited.ANY, delimited.VECTORS)
+    plain = {n: delimited.STRINGS if kind in as_strings else kind for n, kind in types.items()}
+    log: protocol.Log
+    if is_table:
+        log = parquet.ParquetLog(path, plain, lists, rows_per_chunk)
+    elif is_json(path):
+        log = json_lines.JsonLinesLog(path, types, lists, optional, rows_per_chunk, decimal)
+    else:
+        found = text(path, plain, header)
+        columns = (lambda _: header) if header else None
+        layout = delimited.Layout(plain, found.delimiter, found.quote, columns, frozenset(optional))
+        log = delimited.DelimitedLog(protocol.Files((path,)), layout, None, rows_per_chunk)
     return folders.InFolders(log, sorted(of_folders)) if of_folders else log
-
-
-def _open_file(
-    path: pathlib.Path,
-    types: Mapping[str, pa.DataType],
-    lists: Collection[str],
-    optional: Collection[str],
-    rows_per_chunk: int,
-    header: tuple[str, ...],
-    decimal: str | None,
-) -> protocol.Log:
-    if is_json(path):
-        return json_lines.JsonLinesLog(path, types, lists, optional, rows_per_chunk, decimal)
-    types = {name: delimited.STRINGS if k == delimited.ANY else k for name, k in types.items()}
-    if is_parquet(path):
-        return parquet.ParquetLog(path, types, lists, rows_per_chunk)
-    as_strings = (delimited.ANY, delimited.VECTORS)
-    types = {n: delimited.STRINGS if k in as_strings else k for n, k in types.items()}
-    found = text(path, types, header)
-    layout = delimited.Layout(
-        types,
-        found.delimiter,
-        found.quote,
-        (lambda _: header) if header else None,
-        frozenset(optional),
-    )
-    return delimited.DelimitedLog(protocol.Files((path,)), layout, None, rows_per_chunk)
 
 
 def read(

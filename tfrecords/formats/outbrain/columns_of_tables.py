@@ -72,17 +72,9 @@ class Joiner:
         names += [file for name, file in OF_DOCUMENT.items() if self._wanted & {name, f"ad_{name}"}]
         return tuple(self._paths[n] for n in dict.fromkeys(names) if n in self._paths)
 
-    def events(self) -> tables.Table:
-        """Returns the displays."""
-        return self._table(EVENTS)
-
-    def promoted(self) -> tables.Table:
-        """Returns the ads."""
-        return self._table(PROMOTED)
-
     def displays(self, names: Sequence[str], rows: np.ndarray) -> dict[str, pa.Array]:
         """Returns columns of the displays at some rows [B] of the events."""
-        documents = self.events().numbers("document_id", rows)
+        documents = self.table(EVENTS).numbers("document_id", rows)
         return {
             n: self._document(n, documents) if n in OF_DOCUMENT else self._event(n, rows)
             for n in names
@@ -90,7 +82,7 @@ class Joiner:
 
     def ads(self, names: Sequence[str], ids: np.ndarray) -> dict[str, pa.Array]:
         """Returns columns of some ads [B]; -1 is unknown."""
-        promoted = self.promoted()
+        promoted = self.table(PROMOTED)
         rows = promoted.keys.find(ids)
         documents = promoted.numbers("document_id", rows)
         result = {}
@@ -107,10 +99,10 @@ class Joiner:
     def _event(self, name: str, rows: np.ndarray) -> pa.Array:
         source = OF_EVENT[name]
         if source == "timestamp":
-            return _time(name, self.events().numbers(source, rows))
+            return _time(name, self.table(EVENTS).numbers(source, rows))
         if source == "document_id":
-            return tables.id_texts(self.events().numbers(source, rows))
-        texts = self.events().texts(source, rows)
+            return tables.id_texts(self.table(EVENTS).numbers(source, rows))
+        texts = self.table(EVENTS).texts(source, rows)
         if name == "uuid":
             # A dictionary of the uuids of these rows, which are few of all uuids in the log.
             return texts.cast(pa.string()).dictionary_encode()
@@ -123,7 +115,7 @@ class Joiner:
     def _document(self, name: str, documents: np.ndarray) -> pa.Array:
         file = OF_DOCUMENT[name]
         if file == META:
-            meta = self._table(file)
+            meta = self.table(file)
             rows = meta.keys.find(documents)
             if name in ("source_id", "publisher_id"):
                 return tables.id_texts(meta.numbers(name, rows))
@@ -136,7 +128,8 @@ class Joiner:
             return tables.id_texts(lists.top(documents))
         return lists.lists(documents)
 
-    def _table(self, file: str) -> tables.Table:
+    def table(self, file: str) -> tables.Table:
+        """Returns a table with one row per key: displays, ads or documents."""
         table = self._once(file)
         assert isinstance(table, tables.Table)
         return table

@@ -165,7 +165,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     of_fields = (field.source for field in schema.logged_ad_fields)
     wanted = dict.fromkeys([*schema.ad_key, *of_fields, *schema.show])
     joiner = columns_of_tables.Joiner(paths, list(wanted))
-    ids = np.sort(joiner.promoted().keys.keys)
+    ids = np.sort(joiner.table(columns_of_tables.PROMOTED).keys.keys)
     return pa.table(joiner.ads(list(wanted), ids))
 
 
@@ -245,7 +245,8 @@ class _Join:
 
     def __call__(self, parsed: protocol.Parsed) -> protocol.Parsed:
         displays = parsed.table["display_id"]
-        rows = self._joiner.events().keys.find(displays.fill_null(-1).to_numpy())
+        events = self._joiner.table(columns_of_tables.EVENTS)
+        rows = events.keys.find(displays.fill_null(-1).to_numpy())
         unknown = displays.filter(pa.array(rows < 0)).to_pylist()
         parsed = parsed.without(rows < 0, [self._reason(display) for display in unknown])
         table = parsed.table
@@ -255,8 +256,8 @@ class _Join:
         columns = _expanded(self._joiner.displays(self._of_display, rows), of_row)
         columns.update(_expanded(self._joiner.ads(self._of_ad, ads), of_ad))
         if "display_id" in self._wanted:
-            ids = self._joiner.events().keys.keys[rows]
-            columns.update(_expanded({"display_id": tables.id_texts(ids)}, of_row))
+            ids = tables.id_texts(events.keys.keys[rows])
+            columns.update(_expanded({"display_id": ids}, of_row))
         if "clicked" in self._wanted:
             columns["clicked"] = table["clicked"]
         joined = pa.table({name: columns[name] for name in self._wanted})
