@@ -197,7 +197,8 @@ class Calls:
 
     async def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
         """Replaces the profile of a user."""
-        await self._call("PUT", _user_path(user_id), {"profile": dict(profile)})
+        request = request_of(None, {"user_id": user_id, "user": profile})
+        await self._call("PUT", _user_path(user_id), {"profile": request.user})
 
     async def delete_user(self, user_id: str) -> bool:
         """Erases a user from the user store; returns whether it had anything of the user."""
@@ -286,7 +287,10 @@ def _body(request: Request) -> dict[str, Any]:
 
 
 def _user_path(user_id: str) -> str:
-    return f"/v1/users/{urllib.parse.quote(user_id, safe='')}"
+    known = request_of(None, {"user_id": user_id}).user_id or ""
+    # A path would lose "." and "..".
+    quoted = urllib.parse.quote(known, safe="").replace(".", "%2E")
+    return f"/v1/users/{quoted}"
 
 
 def _read(model: type[_Model], document: Mapping[str, Any]) -> _Model:

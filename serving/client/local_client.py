@@ -123,7 +123,7 @@ class LocalClient:
         """Replaces the profile of a user; arguments and errors as for `client.Client`."""
 
         async def set_own(own: orchestrator.Orchestrator) -> None:
-            own.check(parse(Request, {"user_id": user_id, "user": dict(profile)}))
+            own.check_profile(user_id, profile)
             await _stored(own).set_profile(user_id, profile)
 
         self._call(set_own)

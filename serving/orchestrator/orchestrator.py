@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
+from typing import Any
 
 from serving import errors, live, ranker, releases
 from serving.config import OrchestratorConfig
@@ -27,7 +28,7 @@ from serving.orchestrator import (
     user_data,
     user_stage,
 )
-from serving.requests import Answer, Deadline, Request, Validator, ValidRequest
+from serving.requests import Answer, Deadline, Request, Validator, ValidRequest, parse
 
 # Answers with more ads, 2 ms of work, and answers of batches are composed in a thread, because the
 # event loop has other requests to answer.
@@ -181,6 +182,16 @@ class Orchestrator:
             InvalidRequestError: Each line names a field, the expected and the actual value.
         """
         return self._validator.check(request)
+
+    def check_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
+        """Checks that the release can use the stored profile of a user.
+
+        Raises:
+            InvalidRequestError: The id or a field is not valid, or is a history.
+        """
+        self.check(parse(Request, {"user_id": user_id, "user": profile}))
+        if self._user_stage is not None:
+            self._user_stage.check_profile(profile)
 
     async def recommend(self, request: Request, started: float | None = None) -> Answer:
         """Returns ranked ads for one request.

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from serving import live, manifest, requests
+from serving import errors, live, manifest, requests
 from serving.orchestrator import user_data
 from serving.users import IMPRESSION, StoredEvent, User
 from tfrecords import histories, schema
@@ -44,6 +44,20 @@ class UserStage:
         self._histories = self._schema.histories if self._schema else ()
         self._listed = histories.listed_fields(self._schema) if self._schema else ()
         self._lists_impressions = any(IMPRESSION in field.event for field in self._histories)
+
+    def check_profile(self, profile: Mapping[str, Any]) -> None:
+        """Checks that a profile has no histories, which are computed from events.
+
+        Raises:
+            InvalidRequestError: It has one.
+        """
+        for field in self._histories:
+            given = next((name for name in field.inputs if name in profile), None)
+            if given is not None:
+                raise errors.InvalidRequestError(
+                    f"profile.{given}: expected a field other than a history, which is computed "
+                    f"from the events of the user. Send them to POST /v1/events, with their times."
+                )
 
     async def fill(
         self, valids: Sequence[requests.ValidRequest], deadline: requests.Deadline

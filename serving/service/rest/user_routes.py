@@ -86,8 +86,7 @@ def add_routes(
     @app.put(_USER_PATH, **described)
     async def set_profile(user_id: _UserId, body: requests.UserProfile) -> requests.UserProfile:
         """Replaces the profile of a user."""
-        named = {"user_id": user_id, "user": body.profile}
-        router.stable.check(requests.parse(requests.Request, named))
+        router.stable.check_profile(user_id, body.profile)
         await data.set_profile(user_id, body.profile)
         return body
 

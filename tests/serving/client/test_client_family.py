@@ -142,6 +142,11 @@ def test_the_clients_write_users_alike(tiny_base, tiny_bundle, ranker_address, t
                 ):
                     with pytest.raises(errors.ClientRequestError, match=r"country|'click'"):
                         call(connected)
+                with pytest.raises(errors.ClientRequestError, match="user: expected an object"):
+                    connected.set_profile("u", "CH")
+                for user in (5, ".", ".."):
+                    connected.set_profile(user, {"country": "CH"})
+                    assert connected.delete_user(user) is True
                 for call in (
                     lambda own: own.set_profile("u" * 257, {}),
                     lambda own: own.delete_user("u" * 257),

@@ -164,6 +164,15 @@ def test_what_is_stored_and_does_not_fit_the_release_is_missing(run):
     assert stored.user_data == "found"
 
 
+def test_a_profile_with_a_history_is_refused_because_it_is_computed_from_events(run):
+    async def scenario(service, data):
+        service.check_profile("u", {"country": "CH"})
+        with pytest.raises(errors.InvalidRequestError, match=r"profile\.history: .* /v1/events"):
+            service.check_profile("u", {"history": ["ad-3"]})
+
+    run(scenario, schema=SCHEMA)
+
+
 def test_histories_are_those_of_events_before_the_request(run):
     events = [
         event(8, time=NOW - 10),
