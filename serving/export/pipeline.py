@@ -276,7 +276,12 @@ class Pipeline:
             "index": dataclasses.asdict(index_config),
             "filters": filters,
         }
-        self._once("evaluation", "evaluating on the test split", inputs, measure)
+        note = self._note("evaluation")
+        try:
+            self._once("evaluation", "evaluating on the test split", inputs, measure, keep=True)
+        except ValueError:  # An option is at fault: the last evaluation and its options stay.
+            self._write_note("evaluation", note)
+            raise
         try:
             report = evaluation.EvaluationReport.model_validate_json(path.read_bytes())
         except pydantic.ValidationError as error:

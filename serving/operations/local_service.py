@@ -2,10 +2,11 @@
 
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from serving import model_config, model_server, orchestrator, ranker, releases, requests
 from serving.impressions import ImpressionLog
+from tfrec.heads import HEADS
 from tfrecords import terminal
 
 # Longer lines of a table of ads are cut, and shown values that are together longer than this.
@@ -49,13 +50,11 @@ async def open_service(
             await service.close()
 
 
-def describe_answer(answer: requests.Answer, heads: Mapping[str, str]) -> str:
-    """Returns an answer as text with a table of its ads.
-
-    Args:
-        answer: The answer.
-        heads: Head -> field of an ad that holds its score. Heads without scores are left out.
-    """
+def describe_answer(answer: requests.Answer) -> str:
+    """Returns an answer as text with a table of its ads, without the heads that have no scores."""
+    outputs = list(answer.ads[0].model_extra or ()) if answer.ads else []
+    labels = {head.output: head.label for head in HEADS.values()}
+    heads = {labels.get(output, output): output for output in outputs}
     heads = {head: name for head, name in heads.items() if head not in answer.absent_heads}
     is_ranked = answer.order == "utility"
     order = "utility" if is_ranked else "retrieval order"

@@ -133,6 +133,13 @@ def test_an_evaluation_with_a_filter_measures_what_it_costs_in_the_published_ind
     funnel = json.loads((copy / "evaluation" / "metrics.json").read_text())["funnel"]
     assert funnel["survived"]["ranker"]["value"] == 0.0
     assert funnel["lost"]["filters"]["value"] == funnel["survived"]["index"]["value"] > 0.0
+    # A mistake leaves the evaluation and its options as they are.
+    kept = [path.read_bytes() for path in (copy / "evaluation").iterdir()]
+    failed = run("evaluate.py", f"--workdir={copy}", "--segment_fields=nope", status=1)
+    assert "segment_fields has 'nope'; expected categorical fields of the ad side" in failed.stderr
+    assert [path.read_bytes() for path in (copy / "evaluation").iterdir()] == kept
+    again = run("evaluate.py", f"--workdir={copy}", f"--filters={filters}")
+    assert "finished before, unchanged" in again.stdout
 
 
 def test_two_logs_of_one_name_get_work_directories_of_their_own(tmp_path, monkeypatch, script):

@@ -73,7 +73,7 @@ async def _recommend(base: pathlib.Path, requests: list[Request]) -> None:
         await service.verify_ranker()
         answer = await service.recommend(requests[0])
         print("Ten ranked ads for a held-out request")
-        print(operations.describe_answer(answer, service.release.manifest.outputs))
+        print(operations.describe_answer(answer))
         totals, stages = [], []
         for index in range(_TIMED_REQUESTS):
             started = time.perf_counter()

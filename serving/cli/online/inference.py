@@ -30,7 +30,6 @@ from serving import errors
 from serving.cli import command_line
 from serving.cli.flags import bundle_flags, filter_flags, rule_flags
 from serving.requests import Request, parse
-from tfrec.heads import HEADS
 
 if TYPE_CHECKING:
     from serving import client, orchestrator
@@ -112,8 +111,7 @@ async def _answer(service: Service, request: Request) -> None:
     from serving import operations
 
     answer = await service.recommend(_with_flags(request))
-    heads = {head.label: head.output for head in HEADS.values()}
-    print(json.dumps(answer.to_json()) if FLAGS.json else operations.describe_answer(answer, heads))
+    print(json.dumps(answer.to_json()) if FLAGS.json else operations.describe_answer(answer))
 
 
 async def _answer_file(

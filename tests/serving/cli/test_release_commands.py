@@ -355,13 +355,12 @@ def test_a_release_that_is_not_the_latest_is_served_with_its_own_ranker(publishe
     found = asyncio.run(answer())
     assert (found.bundle_version, found.degraded) == (1, None)
     outputs = manifest.read(published, 1).outputs
-    text = local_service.describe_answer(found, outputs)
+    text = local_service.describe_answer(found)
     assert "release 1, 2 ads by utility\n" in text
     assert text.splitlines()[1].split() == ["rank", "ad", "title", "stock", "utility", *outputs]
     partly = found.model_copy(update={"degraded": "Ranked the best 250 of 500."})
-    assert "2 ads by utility: Ranked the best 250 of 500.\n" in local_service.describe_answer(
-        partly, outputs
-    )
+    text = local_service.describe_answer(partly)
+    assert "2 ads by utility: Ranked the best 250 of 500.\n" in text
 
 
 def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, call, tmp_path):

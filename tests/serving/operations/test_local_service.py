@@ -19,24 +19,33 @@ ANSWER = requests.Answer(
     degraded=None,
     order="utility",
     ads=[AD],
-    absent_heads=["revenue"],
+    absent_heads=["engagement", "revenue"],
     stage_ms={"total": 8.0},
 )
 
 
-def test_an_answer_shows_the_given_heads_that_the_release_has():
-    heads = {"click": "click_probability", "revenue": "expected_revenue"}
-    lines = local_service.describe_answer(ANSWER, heads).splitlines()
+def test_an_answer_shows_the_heads_that_the_release_has():
+    lines = local_service.describe_answer(ANSWER).splitlines()
     assert lines[0] == "release 3, 1 ads by utility"
     assert lines[1].split() == ["rank", "ad", "utility", "click", "fields"]
     assert lines[2].split() == ["1", "ad-17", "0.3100", "0.2100", "price=12.5"]
-    assert lines[3] == "  not predicted, because not in the log: revenue"
+    assert lines[3] == "  not predicted, because not in the log: engagement, revenue"
+
+
+def test_an_answer_of_other_heads_shows_them_by_the_names_of_their_scores():
+    ad = requests.RankedAd(
+        rank=1, ad_id="a", utility=0.5, signup_probability=0.5, retrieval_score=1.0, fields={}
+    )
+    answer = ANSWER.model_copy(update={"ads": [ad], "absent_heads": []})
+    lines = local_service.describe_answer(answer).splitlines()
+    assert lines[1].split() == ["rank", "ad", "utility", "signup_probability", "fields"]
+    assert lines[2].split() == ["1", "a", "0.5000", "0.5000"]
 
 
 def test_titles_replace_the_raw_fields():
     ad = AD.model_copy(update={"show": {"title": "Trail Shoe", "stock": None}})
     answer = ANSWER.model_copy(update={"ads": [ad]})
-    lines = local_service.describe_answer(answer, {"click": "click_probability"}).splitlines()
+    lines = local_service.describe_answer(answer).splitlines()
     assert lines[1].split() == ["rank", "ad", "title", "stock", "utility", "click"]
     assert lines[2].split() == ["1", "ad-17", "Trail", "Shoe", "–", "0.3100", "0.2100"]
 
@@ -45,18 +54,18 @@ def test_a_long_title_is_cut_only_where_all_columns_do_not_fit():
     long = "Alpino Desert Messenger Bag"
     ad = AD.model_copy(update={"show": {"title": long, "category": "bags", "price": 12.5}})
     answer = ANSWER.model_copy(update={"ads": [ad]})
-    lines = local_service.describe_answer(answer, {"click": "click_probability"}).splitlines()
+    lines = local_service.describe_answer(answer).splitlines()
     assert lines[2].split() == ["1", "ad-17", *long.split(), "bags", "12.5", "0.3100", "0.2100"]
     # Of 41 characters, 5 are the price's; the titles share the rest.
     ad = AD.model_copy(update={"show": {"title": 30 * "a", "subtitle": 30 * "b", "price": 12.5}})
     answer = ANSWER.model_copy(update={"ads": [ad]})
-    lines = local_service.describe_answer(answer, {"click": "click_probability"}).splitlines()
+    lines = local_service.describe_answer(answer).splitlines()
     assert lines[2].split()[2:5] == [18 * "a", 18 * "b", "12.5"]
 
 
 def test_a_degraded_answer_has_no_scores():
     ad = AD.model_copy(update={"utility": None, "click_probability": None})
     answer = ANSWER.model_copy(update={"ads": [ad], "order": "retrieval", "degraded": "No ranker."})
-    lines = local_service.describe_answer(answer, {"click": "click_probability"}).splitlines()
+    lines = local_service.describe_answer(answer).splitlines()
     assert lines[0] == "release 3, 1 ads by retrieval order: No ranker."
     assert lines[2].split() == ["1", "ad-17", "–", "–", "price=12.5"]
