@@ -106,7 +106,7 @@ def release(stages):
         ({"ranking": tfrec.RankerConfig(ranker="atention")}, r"Did you mean 'attention'\?"),
         (
             {"callbacks": ["x"]},
-            r"callbacks: expected a list of .*keras.callbacks.Callback, got \['x",
+            r"callbacks: expected a list of .*keras.callbacks.Callback objects, got \['x",
         ),
         ({"data_set": "workdir/data"}, r"expected a DataSet, such as .*, got 'workdir/data'"),
     ],
