@@ -145,7 +145,9 @@ class Pipeline:
         if data_set is None or redone:
             data_set = self.data_set()
         self._print(_describe(data_set))
-        if not self._card_page.is_file():
+        if self._card_page.is_file():
+            self._print(f"      data card: {self._card_page}")
+        else:
             self._write_card(data_set)
         return data_set
 

@@ -100,12 +100,19 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
     Raises:
         BundleNotFoundError: There is no previous release.
         BundleError: The previous release is damaged. The stable release is unchanged.
-        PublishError: Another change is running, or `releases.json` cannot be written.
+        PublishError: The previous release is the canary, another change is running, or
+            `releases.json` cannot be written.
     """
     with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
         published = manifest.versions(base)
         there = _earlier(before, published)
+        if there and there[0] == before.canary:
+            raise errors.PublishError(
+                f"The release before {before.stable} is {there[0]}, which is the canary: a "
+                "rollback would give it all requests. To stop it, use --action=end_canary; to "
+                f"serve it, --action=promote --version={there[0]}."
+            )
         if not there:
             raise errors.BundleNotFoundError(
                 f"{base} holds no release that was stable before {before.stable}. Published "

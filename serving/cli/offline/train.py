@@ -7,7 +7,7 @@
 
 Takes about three minutes for 100,000 impressions on two cores. Finished steps are skipped; if the
 command is killed, run it again to resume. Only one training at a time can use a work directory.
-Watch it with `tensorboard --logdir=WORKDIR`. Prints the warnings of the data card and test metrics,
+Watch it with `tensorboard --logdir=WORKDIR`. Prints the warnings of the data card of a new data set, and test metrics,
 next to the ground truth's if the log is synthetic, and writes WORKDIR/bundle. The export is refused
 only if the ranker, or what retrieval finds, is worse on the validation split than in the released
 version; --force overrides this. Heads with too few positive rows are published as weak, and the

@@ -173,6 +173,16 @@ def hold(base, held, done):
     done.wait(60)
 
 
+def test_a_rollback_does_not_make_the_canary_stable(base, three):
+    # The latest of the three was stable before.
+    releases.promote(base, 1)
+    releases.start_canary(base, 3, 0.5)
+    with pytest.raises(errors.PublishError, match="before 1 is 3, which is the canary.*end_canary"):
+        releases.roll_back(base)
+    assert releases.end_canary(base).after.stable == 1
+    assert releases.roll_back(base).after.stable == 3
+
+
 def test_prune_keeps_the_release_that_a_rollback_goes_to(base, three):
     for version in (4, 5):
         assert publish_copy(base, three) == version
