@@ -197,7 +197,7 @@ def score(
             FLAGS.bootstrap_samples,
             seed=FLAGS.model_seed,
         ),
-        by_user=False,
+        no_per_user_auc="not compared",
     )
     ceiling = None
     # An order by expected amounts cannot reach the AUC of one by probabilities.

@@ -40,13 +40,14 @@ class HeadRows:
         labels: [N] 0 or 1, or amounts.
         list_lengths: [R] number of rows of each request, at least 1.
         resamples: Samples of the rows, by user if users are known, else by request.
-        by_user: Whether the units of the resamples are users.
+        no_per_user_auc: Why the per-user AUC cannot be measured. None: the units of the resamples
+            are users.
     """
 
     labels: np.ndarray
     list_lengths: np.ndarray
     resamples: metrics.Resamples
-    by_user: bool
+    no_per_user_auc: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,7 @@ def order_samples(rows: HeadRows, values: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the values [S] of the metrics that depend on the order by `values` [N] alone."""
     labels, own = rows.labels, rows.resamples
     per_user = np.array([np.nan])
-    if rows.by_user:
+    if rows.no_per_user_auc is None:
         per_user = metrics.resampled_per_user_auc(own, labels, values, own.unit)
     return {
         "auc": metrics.resampled_auc(own, labels, values),
@@ -192,7 +193,5 @@ def head_samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np
 def _reason(name: str, rows: HeadRows) -> str | None:
     """Returns why a metric is missing if it is."""
     if name == "per_user_auc":
-        return (
-            "no user has rows of both classes" if rows.by_user else "the schema names no user_key"
-        )
+        return rows.no_per_user_auc or "no user has rows of both classes"
     return _REASONS.get(name)

@@ -27,18 +27,20 @@ class LoggedScores:
         predictions: Logits and labels.
         served: Head -> calibrated values of the L rows.
         resamples: Samples of the L rows.
-        by_user: Whether users are drawn, not requests.
+        no_per_user_auc: See `head_quality.HeadRows`.
     """
 
     predictions: ranking.Predictions
     served: dict[str, head_quality.HeadScores]
     resamples: metrics.Resamples
-    by_user: bool
+    no_per_user_auc: str | None
 
     def rows(self, head: str) -> tuple[head_quality.HeadRows, head_quality.HeadScores, np.ndarray]:
         """Returns the rows with a head's label, their served values [N] and their mask [L]."""
         labels, known, list_lengths = self.predictions.labeled(head)
-        rows = head_quality.HeadRows(labels, list_lengths, self.resamples.take(known), self.by_user)
+        rows = head_quality.HeadRows(
+            labels, list_lengths, self.resamples.take(known), self.no_per_user_auc
+        )
         return rows, _take(self.served[head], known), known
 
 
@@ -62,7 +64,13 @@ def predict(
             positive = layers.positive_probability(head, logits[head]).numpy()
         scores[head] = head_quality.HeadScores(values, positive)
     resamples = metrics.Resamples(unit, min(config.resamples, affordable), config.seed)
-    return LoggedScores(predictions, scores, resamples, data_set.spec.has_user)
+    why = None
+    if not data_set.spec.has_user:
+        why = "the schema names no user_key"
+    elif data_set.schema.histories:
+        # A click joins the history after its own row is scored.
+        why = "it is not 0.5 for noise where a user's clicks change the scores of later rows"
+    return LoggedScores(predictions, scores, resamples, why)
 
 
 def of_heads(

@@ -1,20 +1,21 @@
 """A head's metrics, the reasons for those that are missing, and segments."""
 
+import logs
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from tfrec import heads, metrics
-from tfrec.evaluation import head_quality, segments
+from tfrec import calibration, config, heads, metrics, ranking
+from tfrec.evaluation import head_quality, logged_quality, segments
+from tfrecords import schema
 
 
 def rows_of(labels, list_lengths=None, unit=None, count=20):
     labels = np.asarray(labels, np.float64)
     lengths = np.ones(len(labels), int) if list_lengths is None else np.array(list_lengths)
     own = np.repeat(np.arange(len(lengths)), lengths) if unit is None else np.asarray(unit)
-    return head_quality.HeadRows(
-        labels, lengths, metrics.Resamples(own, count, 1), unit is not None
-    )
+    why = "the schema names no user_key" if unit is None else None
+    return head_quality.HeadRows(labels, lengths, metrics.Resamples(own, count, 1), why)
 
 
 def of_probability(rows, probabilities):
@@ -77,6 +78,29 @@ def test_per_user_auc_is_measured_where_users_are_known():
         "per_user_auc": "the schema names no user_key",
         "ndcg_at_10_logged_lists": "no list of at least two ads has a positive",
     }
+
+
+def test_per_user_auc_is_not_measured_where_clicks_change_the_scores_of_later_rows(
+    ranker_config, tmp_path
+):
+    rows = "".join(f"u{n % 9},{1_700_000_000 + n},a{n % 5},{n % 2}\n" for n in range(300))
+    (tmp_path / "log.csv").write_text(f"user,time,ad,clicked\n{rows}")
+    fields = [
+        schema.Field("user", "categorical", "query"),
+        schema.Field("ad", "categorical", "ad"),
+        schema.Field("clicks", "history", "query", of="ad", event="click"),
+    ]
+    absent = {}
+    for name, own in (("without", fields[:2]), ("with", fields)):
+        shop = schema.Schema(name, tuple(own), ("ad",), "clicked", user_key="user", time="time")
+        data_set = logs.converted_table(tmp_path / "log.csv", tmp_path / name, shop)
+        model = ranking.build_ranker(data_set, ranker_config)
+        options = config.EvaluationConfig(resamples=5)
+        logged = logged_quality.predict(data_set, model, calibration.Calibrators(), options)
+        quality = logged_quality.of_heads(logged)["click"]
+        absent[name] = quality.metrics["per_user_auc"].absent
+    assert absent["without"] is None
+    assert "not 0.5 for noise" in absent["with"]
 
 
 def test_the_calibration_curve_has_predicted_and_observed_means():
