@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 
 from serving import model_config, model_server, orchestrator, ranker, releases, requests
 from serving.impressions import ImpressionLog
-from tfrec.heads import HEADS
 from tfrecords import terminal
 
 # Longer lines of a table of ads are cut, and shown values that are together longer than this.
@@ -53,8 +52,8 @@ async def open_service(
 def describe_answer(answer: requests.Answer) -> str:
     """Returns an answer as text with a table of its ads, without the heads that have no scores."""
     outputs = list(answer.ads[0].model_extra or ()) if answer.ads else []
-    labels = {head.output: head.label for head in HEADS.values()}
-    heads = {labels.get(output, output): output for output in outputs}
+    # An output is named LABEL_probability or expected_LABEL.
+    heads = {own.removesuffix("_probability").removeprefix("expected_"): own for own in outputs}
     heads = {head: name for head, name in heads.items() if head not in answer.absent_heads}
     is_ranked = answer.order == "utility"
     order = "utility" if is_ranked else "retrieval order"

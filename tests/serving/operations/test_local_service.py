@@ -32,13 +32,13 @@ def test_an_answer_shows_the_heads_that_the_release_has():
     assert lines[3] == "  not predicted, because not in the log: engagement, revenue"
 
 
-def test_an_answer_of_other_heads_shows_them_by_the_names_of_their_scores():
+def test_an_answer_of_other_heads_shows_them():
     ad = requests.RankedAd(
         rank=1, ad_id="a", utility=0.5, signup_probability=0.5, retrieval_score=1.0, fields={}
     )
     answer = ANSWER.model_copy(update={"ads": [ad], "absent_heads": []})
     lines = local_service.describe_answer(answer).splitlines()
-    assert lines[1].split() == ["rank", "ad", "utility", "signup_probability", "fields"]
+    assert lines[1].split() == ["rank", "ad", "utility", "signup", "fields"]
     assert lines[2].split() == ["1", "a", "0.5000", "0.5000"]
 
 
