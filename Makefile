@@ -1,6 +1,6 @@
 # make quickstart            from nothing to ten ranked ads (DATA=train.txt for a Criteo log)
 # make test                  the tests; the last line says what was left out
-# make test-fast             those that train nothing and start no process
+# make test-fast             pure units: those that take seconds and start processes are left out
 # make test-engines          those that need the servers and clusters which they start
 # make check                 lint, types, import contracts, the wheel and the documentation
 # make docs                  the documentation as a site in site/, which needs no network
@@ -32,7 +32,7 @@ test: $(VENV)/.installed-test
 	$(PYTEST) -n $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.installed-test
-	$(PYTEST) -n auto -m "not (trains or process or browser or benchmark or engines)" $(ARGS)
+	$(PYTEST) -n auto -m "not (slow or trains or process or browser or benchmark or engines)" $(ARGS)
 
 # pytest's status 5: no test has the mark.
 test-engines: $(VENV)/.installed-test $(VENV)/.installed-engines

@@ -19,6 +19,8 @@ from serving.cli import entry
 from serving.index import IndexConfig
 from tfrec import ranking, retrieval
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "howto" / "publish_models.md").read_text(encoding="utf-8")
 
 

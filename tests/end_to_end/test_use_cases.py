@@ -13,6 +13,8 @@ from serving import export
 from tfrec import ranking
 from tfrecords import schema as schema_lib
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("apps", "articles", "display_ads", "feeds", "jobs", "shop")
 ROWS = 3_000
 

@@ -10,6 +10,8 @@ import scripts_in_forks
 
 from tfrec import calibration, metrics, ranking
 
+pytestmark = pytest.mark.slow
+
 NUM_VALUES, NUM_BUCKETS, LIST_LENGTH = 12, 10, 3
 NETWORKS = ("dnn", "dcn_v2", "deepfm", "fwfm", "dlrm", "final_mlp", "din")
 PEERS = ("lightgbm", "hashed_logistic_regression", *NETWORKS)

@@ -12,6 +12,8 @@ from tfrec import retrieval
 from tfrec.evaluation import corpus_ranking
 from tfrecords import schema as schema_lib
 
+pytestmark = pytest.mark.slow
+
 PEERS = ("popularity", "item_knn", "ease", "matrix_factorization", "tfrs_tutorial")
 
 

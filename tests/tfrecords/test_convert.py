@@ -17,6 +17,8 @@ from tfrecords import files as files_lib
 from tfrecords import schema as schema_lib
 from tfrecords.formats import criteo
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("train", "validation", "test")
 
 

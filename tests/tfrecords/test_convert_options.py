@@ -10,6 +10,8 @@ from tfrecords import card, convert, encoding, formats, reader
 from tfrecords import schema as schema_lib
 from tfrecords.splits import SPLITS
 
+pytestmark = pytest.mark.slow
+
 SHOP = schema_lib.Schema(
     "shop",
     (

@@ -15,6 +15,8 @@ import tensorflow as tf
 import tfrecords
 from tfrecords import card, encoding, schema, texts, vectors
 
+pytestmark = pytest.mark.slow
+
 QUERY = schema.Field("taste", "dense", "query", length=2)
 COUNTRY = schema.Field("country", "categorical", "query", min_count=1)
 SEARCH = schema.Field("search", "text", "query", length=8)

@@ -14,6 +14,8 @@ from tfrecords.records import description, writer
 from tfrecords.records import spec as records
 from tfrecords.schema import MISSING_LABEL
 
+pytestmark = pytest.mark.slow
+
 NUM_SHARDS, REQUESTS_OF_SHARD = 8, 150
 NUM_REQUESTS = NUM_SHARDS * REQUESTS_OF_SHARD
 SPEC = records.Spec(

@@ -3,12 +3,15 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import split_logs
 import tensorflow as tf
 
 from serving.export import held_out_requests
 from tfrec import calibration, config, exported, ranking
 from tfrec.calibration import curves
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_scores_of_held_out_requests_are_those_that_are_served(tmp_path):

@@ -23,6 +23,8 @@ from serving.releases import bundle
 from tfrec import calibration, ranking, retrieval
 from tfrecords.splits import SPLITS
 
+pytestmark = pytest.mark.slow
+
 CALIBRATORS, FLAT = calibration.Calibrators(), index.IndexConfig(kind="Flat")
 
 

@@ -7,6 +7,8 @@ from tfrec import config
 from tfrecords import card, convert
 from tfrecords import schema as schema_lib
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def source(tmp_path):

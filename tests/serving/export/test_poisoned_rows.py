@@ -19,6 +19,8 @@ from serving.releases import assembly
 from tfrec import config, ranking, retrieval, training
 from tfrecords import reader
 
+pytestmark = pytest.mark.slow
+
 POISONS = {
     "none": (None,),
     "test": ("test", split_logs.with_other_labels, split_logs.with_other_values),

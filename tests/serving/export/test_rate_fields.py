@@ -15,6 +15,8 @@ from serving.releases import bundle
 from tfrec import calibration, ranking, retrieval
 from tfrecords import encoding
 
+pytestmark = pytest.mark.slow
+
 CALIBRATORS, FLAT = calibration.Calibrators(), index.IndexConfig(kind="Flat")
 
 

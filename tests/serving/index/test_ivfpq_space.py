@@ -7,6 +7,8 @@ import pytest
 from serving.index import exact_search, index_build, ivfpq, ivfpq_space, kinds
 from serving.index.tuning import index_recall
 
+pytestmark = pytest.mark.slow
+
 DIMENSION = 32
 
 

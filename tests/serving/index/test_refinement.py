@@ -6,6 +6,8 @@ import pytest
 
 from serving.index import index_build, kinds, refinement, search
 
+pytestmark = pytest.mark.slow
+
 
 def unit(num_rows, dimension=32, seed=0):
     vectors = np.random.default_rng(seed).normal(size=(num_rows, dimension))

@@ -27,6 +27,8 @@ from serving.releases import (
     pointer as release_pointer,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):

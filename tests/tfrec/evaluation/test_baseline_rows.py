@@ -11,6 +11,8 @@ from tfrec.evaluation import retrieval_comparison
 from tfrec.retrieval import refit
 from tfrecords import records
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory):

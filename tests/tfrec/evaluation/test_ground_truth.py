@@ -11,6 +11,8 @@ from tfrec import evaluation, retrieval
 from tfrec.evaluation import ground_truth
 from tfrecords import encoding, histories, reader, synthetic
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["shop", "drift", "sequence"])
 def log(request, tmp_path_factory):

@@ -3,10 +3,13 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tfrec import layers, ranking
 from tfrec.exported import candidate_scores
+
+pytestmark = pytest.mark.slow
 
 
 def test_products_are_of_each_ad_field_with_each_query_field():

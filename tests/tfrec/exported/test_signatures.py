@@ -14,6 +14,8 @@ from tfrec.calibration import curves
 from tfrec.exported import constants
 from tfrecords import encoding
 
+pytestmark = pytest.mark.slow
+
 CALIBRATORS = calibration.Calibrators(
     {"click": curves.Platt(0.9, -0.3), "engagement": curves.Platt(1.1, 0.2)}
 )

@@ -13,6 +13,8 @@ from tfrec.ranking import ranker_training
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
 
+pytestmark = pytest.mark.slow
+
 # Query columns: seen ×2, user; ad columns: film, year.
 FIELDS = (
     schema_lib.Field("seen", "categorical_list", "query", max_list_length=2),

@@ -23,6 +23,8 @@ from tfrec import calibration, ranking, retrieval
 from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = schema_lib.Schema(
     "films",
     (

@@ -24,6 +24,8 @@ from tfrec.layers import features
 from tfrecords import encoding, reader, vectors
 from tfrecords import schema as schema_lib
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = schema_lib.Schema(
     "shop",
     (

@@ -10,6 +10,8 @@ import tensorflow as tf
 from tfrec import config, exported, ranking, retrieval
 from tfrecords import encoding, schema
 
+pytestmark = pytest.mark.slow
+
 NUM_ADS, NUM_FILMS = 6, 5
 RANKER = config.RankerConfig(
     field_dim=4, model_dim=8, num_blocks=2, num_heads=2, feed_forward_dim=8

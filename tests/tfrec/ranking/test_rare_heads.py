@@ -16,6 +16,8 @@ from tfrecords import encoding
 from tfrecords.conversion import fitting
 from tfrecords.schema import Field, Schema
 
+pytestmark = pytest.mark.slow
+
 # Query: a segment with an effect by category, and an id that means nothing. Ad: likewise.
 SIZES = (8, 400, 10, 300)
 FIRST_ROWS = np.cumsum([0, *SIZES[:-1]])

@@ -14,6 +14,8 @@ from tfrec import layers, retrieval
 from tfrec.retrieval import click_factors, retrieval_training, retrieval_validation
 from tfrecords import encoding, schema
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = schema.Schema(
     "tastes",
     (

@@ -10,6 +10,8 @@ from tfrec import retrieval
 from tfrec.retrieval import distillation
 from tfrecords import synthetic
 
+pytestmark = pytest.mark.slow
+
 HEADS = ("click", "revenue")
 
 

@@ -9,6 +9,8 @@ import tensorflow as tf
 from tfrec import layers, retrieval
 from tfrec.retrieval import towers, two_tower
 
+pytestmark = pytest.mark.slow
+
 
 def build(data_set, config, **changes):
     """A two-tower model whose embeddings differ visibly."""

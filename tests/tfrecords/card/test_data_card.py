@@ -14,6 +14,8 @@ from tfrecords import card, convert, formats, pages, reader, records
 from tfrecords import schema as schema_lib
 from tfrecords.card import model, rejects, split_counts, statistics, time
 
+pytestmark = pytest.mark.slow
+
 SECTIONS = ("warnings", "splits", "labels", "fields", "drift", "values", "ads", "rejected")
 FIELDS = (
     schema_lib.Field("city", "categorical", "query", min_count=2),

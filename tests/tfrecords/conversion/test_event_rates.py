@@ -13,6 +13,8 @@ from tfrecords.conversion import event_rates, user_events
 from tfrecords.schema import AD, schema_from_json
 from tfrecords.splits import SPLITS
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400.0
 
 

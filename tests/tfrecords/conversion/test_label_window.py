@@ -11,6 +11,8 @@ import pytest
 from tfrecords import card, conversion
 from tfrecords import schema as schema_lib
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400
 SPAN, WINDOW = 10 * DAY, 3 * DAY
 NUM_ROWS, CLICKED, ENGAGED = 20_000, 0.4, 0.5

@@ -14,6 +14,8 @@ from tfrecords import conversion, convert, synthetic
 from tfrecords import schema as schema_lib
 from tfrecords.conversion import splitting, workspace
 
+pytestmark = pytest.mark.slow
+
 CONVERT = """
 import pathlib, sys
 from tfrecords import convert, schema

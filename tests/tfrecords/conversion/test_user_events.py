@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 import pandas as pd
+import pytest
 import tensorflow as tf
 from history_logs import converted, log, schema_of
 
@@ -12,6 +13,8 @@ from tfrecords import encoding, histories
 from tfrecords.conversion import user_events
 from tfrecords.schema import schema_from_json
 from tfrecords.splits import SPLITS
+
+pytestmark = pytest.mark.slow
 
 
 def encoded_histories(data_set, frame):

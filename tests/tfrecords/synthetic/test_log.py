@@ -13,6 +13,8 @@ from pyarrow import csv
 from tfrecords import schema as schema_lib
 from tfrecords import synthetic
 
+pytestmark = pytest.mark.slow
+
 NUM_ROWS = 20_000
 CONFIG = synthetic.WorldConfig(seed=3, num_users=3_000, num_ads=2_000, num_campaigns=300)
 NUMERIC = [f"I{i}" for i in range(1, 14)]
