@@ -195,7 +195,7 @@ def test_a_store_that_is_opened_without_options_has_the_time_to_live_of_the_serv
 ):
     async def use(store):
         # The upkeep of a service begins with it.
-        await store.expire(NOW)
+        await store.check_settings()
 
     async def add(store):
         events = [("u", click(1, NOW - 100 * DAY)), ("u", click(2, NOW - 8 * DAY))]
@@ -223,8 +223,8 @@ def test_a_store_that_no_service_has_used_keeps_events_of_any_age(address):
 
 def test_a_service_that_changes_the_time_to_live_says_so_once(address, caplog):
     async def use(store):
-        await store.expire(NOW)
-        await store.expire(NOW)
+        await store.check_settings()
+        await store.check_settings()
 
     for ttl_days in (10, 10, 2, 2):
         run(address, use, UserStoreConfig(ttl_days=ttl_days))
@@ -236,13 +236,13 @@ def test_a_service_that_changes_the_time_to_live_says_so_once(address, caplog):
 @requirements.NEEDS_VALKEY
 def test_a_time_to_live_that_valkey_has_lost_is_set_again(valkey):
     async def scenario(store):
-        await store.expire(NOW)
+        await store.check_settings()
         valkey.client().flushall()
-        await store.expire(NOW)
+        await store.check_settings()
         found = [valkey.client().get("tfrec:ttl_seconds")]
         # Another service, which was started later.
         valkey.client().set("tfrec:ttl_seconds", "9.0")
-        await store.expire(NOW)
+        await store.check_settings()
         return [*found, valkey.client().get("tfrec:ttl_seconds")]
 
     assert run(valkey.url, scenario) == [b"864000", b"9.0"]
