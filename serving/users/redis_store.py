@@ -270,11 +270,12 @@ class RedisUserStore:
             # A server that does not know a command returns its arguments, too.
             reason = str(error).partition(", with args beginning with")[0].rstrip(".")
             raise errors.UserStoreError(
-                f"The user store {self._name} failed: {reason}. {_hint(error)}"
+                f"The user store {self._name} failed: {reason}. {remedy(error)}"
             ) from error
 
 
-def _hint(error: Exception) -> str:
+def remedy(error: Exception) -> str:
+    """Returns what to do about an error of the client or of the server."""
     if isinstance(error, exceptions.AuthenticationError):
         return "Check the user and the password in the address."
     if "maxmemory" in str(error):
