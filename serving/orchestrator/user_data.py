@@ -251,7 +251,7 @@ class UserData:
                 return await asyncio.wait_for(work, seconds)
             except TimeoutError as error:
                 raise errors.UserStoreError(
-                    f"The user store did not finish a {use} within {seconds:g} s. Send it again "
+                    f"The user store did not finish a request within {seconds:g} s. Send it again "
                     "later, which is harmless."
                 ) from error
 
@@ -390,11 +390,12 @@ class UserData:
 
         Checks the settings, too: they may change, or be lost with the data.
         """
-        while True:
+        # The client of Redis may miss that it is canceled while it connects.
+        while not self._closing:
             with contextlib.suppress(errors.UserStoreError):
                 await self._noted("read", self._store.read([_PROBE_ID], self.now()))
                 await self._check_settings()
-            await asyncio.sleep(_PROBE_SECONDS)
+            await self._pause(_PROBE_SECONDS)
 
     async def _check_settings(self) -> None:
         problem = await self._noted("settings", self._store.check_settings())
@@ -406,7 +407,7 @@ class UserData:
     async def _expire(self) -> None:
         """Deletes expired users regularly. Reads and writes work even if that fails."""
         failed = None
-        while True:
+        while not self._closing:
             try:
                 await self._store.expire(self.now())
                 failed = None
@@ -414,7 +415,12 @@ class UserData:
                 if str(error) not in (failed, *self._recent_problems()):
                     logging.warning("Expired users are not deleted yet: %s", error)
                 failed = str(error)
-            await asyncio.sleep(_EXPIRE_SECONDS if failed is None else _PROBE_SECONDS)
+            await self._pause(_EXPIRE_SECONDS if failed is None else _PROBE_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits between two checks of the store, unless it is being closed."""
+        if not self._closing:
+            await asyncio.sleep(seconds)
 
 
 def _with_shown(user: User, shown: Sequence[StoredEvent], now: float) -> User:

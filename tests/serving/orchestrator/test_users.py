@@ -726,10 +726,9 @@ def test_reading_and_erasing_a_user_of_a_store_that_hangs_fail_in_time(run, tmp_
         await service.recommend(Request(user_id="u", k=2))
         data.config = dataclasses.replace(PATIENT, write_timeout_seconds=0.01)
         async with asyncio.timeout(30):
-            with pytest.raises(errors.UserStoreError, match=r"finish a read within 0\.01 s"):
-                await data.get("u")
-            with pytest.raises(errors.UserStoreError, match=r"finish a write within 0\.01 s"):
-                await data.delete("u")
+            for use in (data.get("u"), data.delete("u")):
+                with pytest.raises(errors.UserStoreError, match=r"a request within 0\.01 s"):
+                    await use
         data.config = PATIENT
         slow.open.set()
         # The impressions were still being written.
