@@ -108,8 +108,9 @@ class SqliteUserStore:
         # None: the file's.
         self._own_ttl = None if config is None else config.ttl_seconds
         with self._mapped():
-            # Another program's file keeps its time.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644))
+            # The time of another program's file does not change.
+            if not self._path.exists():
+                self._path.touch(0o644)
             self._file = _identity(self._path)
             with contextlib.closing(self._connected()) as connection:
                 self._check_is_ours(connection)
@@ -184,6 +185,8 @@ class SqliteUserStore:
 
     def _check_is_ours(self, connection: sqlite3.Connection) -> None:
         """Raises `UserStoreError` if the file is another program's. Writes nothing."""
+        # All of it at one time: another process may be creating the tables.
+        connection.execute("BEGIN")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if _is_empty(connection) and not version:
             return
