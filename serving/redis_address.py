@@ -1,5 +1,7 @@
 """Addresses of Redis and Valkey servers. Imports no client."""
 
+import urllib.parse
+
 _SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
 
 
@@ -9,8 +11,30 @@ def names_server(address: str) -> bool:
 
 
 def client_url(address: str) -> str:
-    """Returns an address for redis-py, which does not support `valkey://` and `valkeys://`."""
+    """Returns an address for redis-py, which does not support `valkey://` and `valkeys://`.
+
+    Raises:
+        ValueError: The port or the database is not a number; redis-py would use database 0.
+    """
+    if not address.startswith("unix://") and not _has_numbers(address):
+        raise ValueError(
+            f"The address of the server is {without_secrets(address)!r}; expected "
+            "redis://HOST:PORT/DATABASE with numbers, such as redis://127.0.0.1:6379/0. Correct "
+            "the port and the database, and escape special characters of a password, such as %2F "
+            "for a slash."
+        )
     return address.replace("valkey", "redis", 1) if address.startswith("valkey") else address
+
+
+def _has_numbers(address: str) -> bool:
+    """Returns whether the port and the database of an address are numbers or missing."""
+    try:
+        parts = urllib.parse.urlsplit(address)
+        is_port = parts.port != 0
+    except ValueError:
+        return False
+    database = parts.path.strip("/")
+    return is_port and (not database or (database.isascii() and database.isdecimal()))
 
 
 def without_secrets(address: str) -> str:

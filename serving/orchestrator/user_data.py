@@ -6,8 +6,9 @@
 A late read continues without its request, so that a slow connection is open for the next one. A
 store that fails or is late repeatedly is not used for a while (`ranker.CircuitBreaker`).
 Impressions are written in the background, for many answers at a time; reads add the ones that are
-not written yet. `problem` says why the latest read or write failed, unless that is long ago, and
-the log names each problem once.
+not written yet. `problem` says why the latest read or write failed, unless that is long ago, or
+with which setting the server may lose users. The log names each problem once until the store can be
+used again, and then the number of impressions that were dropped.
 """
 
 import asyncio
@@ -91,6 +92,11 @@ class UserData:
         self._upkeep: list[asyncio.Task[None]] = []
         # Use of the store -> why and when the latest one failed.
         self._problems: dict[str, tuple[str, float]] = {}
+        # Failures since the store could be used, which the log has.
+        self._logged: set[str] = set()
+        self._settings_problem: str | None = None
+        # Impressions that were dropped, which the log does not have yet.
+        self._num_dropped = 0
         self._had_problem = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -105,7 +111,8 @@ class UserData:
     @property
     def problem(self) -> str | None:
         """Why the store cannot be used, or None."""
-        return " ".join(dict.fromkeys(self._recent_problems())) or None
+        settings = [self._settings_problem] if self._settings_problem else []
+        return " ".join(dict.fromkeys([*self._recent_problems(), *settings])) or None
 
     def status(self) -> dict[str, Any]:
         """Returns the number of answers whose impressions wait, and the problem, for monitoring."""
@@ -139,7 +146,7 @@ class UserData:
         if not self.config.record_impressions or not answer.ads:
             return
         if self._closing or len(self._queue) >= self.config.max_queued:
-            self._metrics.count("user_events", "dropped", len(answer.ads))
+            self._drop(len(answer.ads))
             return
         # The time of the request: if the user is erased before the answer, it stays erased.
         now = self.now() - answer.stage_ms.get("total", 0.0) / 1000
@@ -165,7 +172,7 @@ class UserData:
             (e.user_id, StoredEvent(e.event_id, e.event, e.ad_id, e.time or 0.0, e.amount))
             for e in events
         ]
-        added = await self._written(self._store.append(stored, self.now()))
+        added = await self._limited("write", self._store.append(stored, self.now()))
         self._metrics.count("user_events", "received", len(events))
         return added
 
@@ -175,9 +182,13 @@ class UserData:
         Raises:
             UserStoreError: The store failed.
         """
-        await self.flush()
-        (found,) = await self._noted("read", self._store.read([user_id], self.now(), True))
-        return found
+
+        async def flushed() -> User:
+            await self.flush()
+            (found,) = await self._store.read([user_id], self.now(), True)
+            return found
+
+        return await self._limited("read", flushed())
 
     async def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
         """Replaces the profile of a user, raw query fields.
@@ -185,7 +196,7 @@ class UserData:
         Raises:
             UserStoreError: The store failed.
         """
-        await self._written(self._store.set_profile(user_id, profile, self.now()))
+        await self._limited("write", self._store.set_profile(user_id, profile, self.now()))
 
     async def delete(self, user_id: str) -> bool:
         """Erases a user from the store; returns whether it had any data.
@@ -195,9 +206,13 @@ class UserData:
         Raises:
             UserStoreError: The store failed.
         """
-        # Queued impressions count as data that the store had.
-        await self.flush()
-        return await self._written(self._store.delete(user_id, self.now()))
+
+        async def flushed() -> bool:
+            # Queued impressions count as data that the store had.
+            await self.flush()
+            return await self._store.delete(user_id, self.now())
+
+        return await self._limited("write", flushed())
 
     def start_upkeep(self) -> None:
         """Starts to check regularly whether the store answers, and to delete expired users."""
@@ -225,21 +240,22 @@ class UserData:
                     await self._store.close()
         except TimeoutError:
             await self._give_up()
+        self._log_dropped()
 
-    async def _written(self, writing: Coroutine[Any, Any, _Result]) -> _Result:
-        """Returns the result of a write, which has a limited time."""
+    async def _limited(self, use: str, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Returns the result of a use of the store, which has a limited time, and notes it."""
         seconds = self.config.write_timeout_seconds
 
         async def limited() -> _Result:
             try:
-                return await asyncio.wait_for(writing, seconds)
+                return await asyncio.wait_for(work, seconds)
             except TimeoutError as error:
                 raise errors.UserStoreError(
-                    f"The user store did not finish a write within {seconds:g} s. Send it again "
+                    f"The user store did not finish a request within {seconds:g} s. Send it again "
                     "later, which is harmless."
                 ) from error
 
-        return await self._noted("write", limited())
+        return await self._noted(use, limited())
 
     async def _give_up(self) -> None:
         """Drops the impressions that are not written."""
@@ -247,15 +263,24 @@ class UserData:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        count = sum(map(len, self._queue))
+        self._drop(sum(map(len, self._queue)))
         self._queue.clear()
-        self._metrics.count("user_events", "dropped", count)
         logging.error(
-            "The user store did not finish within %g s of the end of the service; %d impressions "
-            "were dropped.",
-            _CLOSE_SECONDS,
-            count,
+            "The user store did not finish within %g s of the end of the service.", _CLOSE_SECONDS
         )
+
+    def _drop(self, count: int) -> None:
+        self._metrics.count("user_events", "dropped", count)
+        self._num_dropped += count
+
+    def _log_dropped(self) -> None:
+        if self._num_dropped:
+            logging.error(
+                "%d impressions were dropped, because the user store did not accept them in time. "
+                "Frequency caps do not count them.",
+                self._num_dropped,
+            )
+            self._num_dropped = 0
 
     def _recent_problems(self) -> list[str]:
         since = self._clock() - _PROBLEM_SECONDS
@@ -266,13 +291,18 @@ class UserData:
         try:
             result = await work
         except Exception as error:
-            if str(error) not in self._recent_problems():
+            if not self._recent_problems():
+                self._logged.clear()
+            if str(error) not in self._logged:
+                self._logged.add(str(error))
                 logging.error("%s", error)
             self._problems[use] = str(error), self._clock()
             self._observe_problem()
             raise
         if self._problems.pop(use, None) is not None and not self._recent_problems():
             logging.warning("The user store can be used again.")
+        if not self._queue and not self._recent_problems():
+            self._log_dropped()
         self._observe_problem()
         return result
 
@@ -339,7 +369,7 @@ class UserData:
             self._queue.appendleft(events)
             raise
         except errors.UserStoreError:
-            self._metrics.count("user_events", "dropped", len(events))
+            self._drop(len(events))
         else:
             self._metrics.count("user_events", "shown", len(events))
         finally:
@@ -356,16 +386,28 @@ class UserData:
                 del self._unwritten[user_id]
 
     async def _probe(self) -> None:
-        """Reads a user regularly, so that a failure and its end are noticed without requests."""
-        while True:
+        """Reads a user regularly, so that a failure and its end are noticed without requests.
+
+        Checks the settings, too: they may change, or be lost with the data.
+        """
+        # The client of Redis may miss that it is canceled while it connects.
+        while not self._closing:
             with contextlib.suppress(errors.UserStoreError):
                 await self._noted("read", self._store.read([_PROBE_ID], self.now()))
-            await asyncio.sleep(_PROBE_SECONDS)
+                await self._check_settings()
+            await self._pause(_PROBE_SECONDS)
+
+    async def _check_settings(self) -> None:
+        problem = await self._noted("settings", self._store.check_settings())
+        if problem not in (None, self._settings_problem):
+            logging.warning("%s", problem)
+        self._settings_problem = problem
+        self._observe_problem()
 
     async def _expire(self) -> None:
         """Deletes expired users regularly. Reads and writes work even if that fails."""
         failed = None
-        while True:
+        while not self._closing:
             try:
                 await self._store.expire(self.now())
                 failed = None
@@ -373,7 +415,12 @@ class UserData:
                 if str(error) not in (failed, *self._recent_problems()):
                     logging.warning("Expired users are not deleted yet: %s", error)
                 failed = str(error)
-            await asyncio.sleep(_EXPIRE_SECONDS if failed is None else _PROBE_SECONDS)
+            await self._pause(_EXPIRE_SECONDS if failed is None else _PROBE_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits between two checks of the store, unless it is being closed."""
+        if not self._closing:
+            await asyncio.sleep(seconds)
 
 
 def _with_shown(user: User, shown: Sequence[StoredEvent], now: float) -> User:

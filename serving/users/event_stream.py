@@ -15,6 +15,7 @@ import redis.asyncio
 from redis import exceptions
 
 from serving import errors, redis_address
+from serving.users import redis_store
 
 FIELD = b"event"
 _START = b"0-0"
@@ -178,5 +179,5 @@ class StreamReader:
 
     def _failed(self, error: Exception) -> errors.UserStoreError:
         return errors.UserStoreError(
-            f"{self._name} failed: {str(error).rstrip('.')}. Is the server running at this address?"
+            f"{self._name} failed: {str(error).rstrip('.')}. {redis_store.remedy(error)}"
         )

@@ -30,16 +30,18 @@ from serving.users.store import (
     StoredEvent,
     User,
     by_user,
+    latest_time,
     note_change,
 )
 
 # KEYS: profile, actions, impressions, ids, erased.
-# ARGV: time to live in seconds, earliest time, maximum of actions and of impressions; then index
-# of the list, time, id and JSON of each event.
+# ARGV: time to live in seconds, earliest time, maximum of actions and of impressions, current time;
+# then index of the list, time, id and JSON of each event. A list keeps the latest events until now,
+# and the latest of those whose time is yet to come.
 _APPEND = """
 local added = 0
 local erased = tonumber(redis.call('GET', KEYS[5]) or '-1')
-for i = 5, #ARGV, 4 do
+for i = 6, #ARGV, 4 do
   if tonumber(ARGV[i + 1]) > erased and redis.call('HSETNX', KEYS[4], ARGV[i + 2], '') == 1 then
     redis.call('ZADD', KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 3])
     added = added + 1
@@ -52,7 +54,11 @@ local function drop(key, events)
   end
 end
 for list = 2, 3 do
-  drop(KEYS[list], redis.call('ZRANGE', KEYS[list], 0, -1 - ARGV[list + 1]))
+  local limit = ARGV[list + 1]
+  for _, range in ipairs({{ARGV[5], '-inf'}, {'+inf', '(' .. ARGV[5]}}) do
+    drop(KEYS[list], redis.call('ZREVRANGEBYSCORE', KEYS[list], range[1], range[2],
+      'LIMIT', limit, -1))
+  end
   drop(KEYS[list], redis.call('ZRANGEBYSCORE', KEYS[list], '-inf', '(' .. ARGV[2]))
 end
 for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
@@ -70,19 +76,23 @@ redis.call('SET', KEYS[1], '{' .. table.concat(values, ',') .. '}')
 for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return 1
 """
-# KEYS: as above. ARGV: the time, and seconds to keep it. A later event is of a clock that is ahead.
+# KEYS: as above. ARGV: the time, seconds to keep it, and the latest time that it may become.
+# A later event is of a clock that is ahead; it may have been erased before, too.
 # A full server refuses SET, but not in a script that has already written, as by DEL.
 _ERASE = """
 local erased = ARGV[1]
-for i = 2, 3 do
-  local latest = redis.call('ZRANGE', KEYS[i], -1, -1, 'WITHSCORES')[2]
-  if latest and tonumber(latest) > tonumber(erased) then erased = latest end
+local function raise(time)
+  if time and tonumber(time) > tonumber(erased) then erased = time end
 end
+raise(redis.call('GET', KEYS[5]))
+for i = 2, 3 do raise(redis.call('ZRANGE', KEYS[i], -1, -1, 'WITHSCORES')[2]) end
+if tonumber(erased) > tonumber(ARGV[3]) then erased = ARGV[3] end
 local count = redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 redis.call('SET', KEYS[5], erased, 'EX', ARGV[2])
 return count
 """
 _TTL = "tfrec:ttl_seconds"
+_NO_EVICTION = "noeviction"
 _LISTS = ("profile", "actions", "impressions", "ids")
 
 
@@ -91,8 +101,8 @@ class RedisUserStore:
 
     Args:
         url: Address, such as `redis://127.0.0.1:6379/0`.
-        config: Limits, time-out, and time to live, which `expire` keeps on the server. None: the
-            defaults, and the time to live of the server.
+        config: Limits, time-out, and time to live, which `check_settings` keeps on the server.
+            None: the defaults, and the time to live of the server.
 
     Raises:
         ValueError: The URL is not valid.
@@ -119,25 +129,25 @@ class RedisUserStore:
         self, user_ids: Sequence[str], now: float, impressions: bool = False
     ) -> list[User]:
         since = now - await self._ttl_seconds()
-        lists = 1 + impressions
+        limits = (self._config.max_actions, self._config.max_impressions)[: 1 + impressions]
         pipeline = self._redis.pipeline(transaction=False)
         for user_id in user_ids:
             profile, *keys = _keys(user_id)
             pipeline.get(profile)
-            for key in keys[:lists]:
-                pipeline.zrangebyscore(key, since, now)
+            for key, limit in zip(keys, limits, strict=False):
+                pipeline.zrevrangebyscore(key, now, since, start=0, num=limit)
         replies = await self._replies(pipeline)
-        size = 1 + lists
+        size = 1 + len(limits)
         return [_user(*replies[at : at + size]) for at in range(0, len(replies), size)]
 
     async def append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
         ttl = await self._ttl_seconds()
         since = now - ttl
         pipeline = self._redis.pipeline(transaction=False)
-        for user_id, own in by_user(events, self._config, since).items():
+        for user_id, own in by_user(events, self._config, since, now).items():
             # Calling the script by its digest would take a second round trip.
             keys = [*_keys(user_id), _erased_key(user_id)]
-            pipeline.eval(_APPEND, len(keys), *keys, *self._arguments(own, ttl, since))
+            pipeline.eval(_APPEND, len(keys), *keys, *self._arguments(own, ttl, since, now))
         return sum(await self._replies(pipeline))
 
     async def set_profile(
@@ -161,11 +171,15 @@ class RedisUserStore:
     async def delete(self, user_id: str, now: float) -> bool:
         pipeline = self._redis.pipeline(transaction=False)
         keys = [*_keys(user_id), _erased_key(user_id)]
-        pipeline.eval(_ERASE, len(keys), *keys, repr(now), int(ERASED_SECONDS))
+        times = repr(now), int(ERASED_SECONDS), repr(latest_time(now))
+        pipeline.eval(_ERASE, len(keys), *keys, *times)
         (count,) = await self._replies(pipeline)
         return bool(count)
 
     async def expire(self, now: float) -> int:
+        return 0
+
+    async def check_settings(self) -> str | None:
         if self._own_ttl is not None:
             with self._mapped():
                 # Later, it is set only if the server has lost it: another service may have changed
@@ -176,7 +190,14 @@ class RedisUserStore:
             if not self._is_ttl_set:
                 note_change(self._name, None if before is None else float(before), self._own_ttl)
             self._is_ttl_set = True
-        return 0
+        policy = await self._eviction_policy()
+        if policy in (None, _NO_EVICTION):
+            return None
+        return (
+            f"The user store {self._name} has the maxmemory-policy {policy}; expected "
+            f"{_NO_EVICTION}. When its memory is full, the server deletes parts of users, and "
+            "records of erasures. Start it with --maxmemory-policy noeviction."
+        )
 
     async def close(self) -> None:
         with self._mapped():
@@ -188,6 +209,16 @@ class RedisUserStore:
             return self._own_ttl
         with self._mapped():
             return float(await self._redis.get(_TTL) or math.inf)
+
+    async def _eviction_policy(self) -> str | None:
+        """Returns the server's maxmemory-policy; None: we may not read it."""
+        with self._mapped():
+            try:
+                # Managed servers often forbid CONFIG, but not INFO.
+                found = await self._redis.info("memory")
+            except exceptions.ResponseError:
+                return None
+        return found.get("maxmemory_policy")
 
     def _expiry(self, ttl: float) -> int:
         """Returns the seconds after which the server deletes a user who is not written to."""
@@ -210,9 +241,11 @@ class RedisUserStore:
         (is_written,) = await self._replies(pipeline)
         return bool(is_written)
 
-    def _arguments(self, events: Sequence[StoredEvent], ttl: float, since: float) -> list[str]:
+    def _arguments(
+        self, events: Sequence[StoredEvent], ttl: float, since: float, now: float
+    ) -> list[str]:
         config = self._config
-        limits = (self._expiry(ttl), since, config.max_actions, config.max_impressions)
+        limits = (self._expiry(ttl), since, config.max_actions, config.max_impressions, now)
         arguments = list(map(repr, limits))
         for event in events:
             of = "3" if event.kind == IMPRESSION else "2"
@@ -237,15 +270,18 @@ class RedisUserStore:
             # A server that does not know a command returns its arguments, too.
             reason = str(error).partition(", with args beginning with")[0].rstrip(".")
             raise errors.UserStoreError(
-                f"The user store {self._name} failed: {reason}. {_hint(error)}"
+                f"The user store {self._name} failed: {reason}. {remedy(error)}"
             ) from error
 
 
-def _hint(error: Exception) -> str:
+def remedy(error: Exception) -> str:
+    """Returns what to do about an error of the client or of the server."""
     if isinstance(error, exceptions.AuthenticationError):
         return "Check the user and the password in the address."
     if "maxmemory" in str(error):
         return "Give the server more memory, or keep users for fewer days (--user_ttl_days)."
+    if isinstance(error, exceptions.BusyLoadingError):
+        return "It can be used once its data is loaded."
     if isinstance(error, exceptions.ResponseError):
         return "Check the settings and the log of the server."
     return "Is the server running at this address?"
@@ -265,6 +301,7 @@ def _user(
     return User(json.loads(profile or b"{}"), _events(actions), _events(impressions))
 
 
-def _events(texts: Sequence[bytes]) -> list[StoredEvent]:
+def _events(latest_first: Sequence[bytes]) -> list[StoredEvent]:
     # One call for all of them is several times faster.
-    return list(map(StoredEvent._make, json.loads(b"[" + b",".join(texts) + b"]")))
+    texts = b",".join(reversed(latest_first))
+    return list(map(StoredEvent._make, json.loads(b"[" + texts + b"]")))

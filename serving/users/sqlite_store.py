@@ -27,6 +27,7 @@ from serving.users.store import (
     StoredEvent,
     User,
     by_user,
+    latest_time,
     note_change,
 )
 
@@ -42,6 +43,11 @@ CREATE TABLE events (
     amount REAL, PRIMARY KEY (user_id, is_impression, time, event_id)
 ) WITHOUT ROWID;
 """
+# The tables of all files of this version.
+_COLUMNS = {
+    "users": {"user_id", "profile", "written"},
+    "events": {"user_id", "is_impression", "time", "event_id", "kind", "ad_id", "amount"},
+}
 # Users who were erased lately. Files of earlier releases lack it.
 _ERASED = "CREATE TABLE IF NOT EXISTS erased (user_id TEXT PRIMARY KEY, time REAL) WITHOUT ROWID"
 # Files of earlier releases lack it, too.
@@ -49,11 +55,14 @@ _SETTINGS = "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value R
 _READ_TTL = "SELECT value FROM settings WHERE name = 'ttl_seconds'"
 _WRITE_TTL = "REPLACE INTO settings VALUES ('ttl_seconds', ?)"
 _LATEST = "SELECT max(time) FROM events WHERE user_id = ?"
-_READ_ERASED = "SELECT time FROM erased WHERE user_id = ? AND time > ?"
+# A time that is far ahead is of an earlier release, which did not limit it.
+_READ_ERASED = "SELECT time FROM erased WHERE user_id = ?1 AND time > ?2 - ?3 AND time < ?2 + ?3"
+_FORGET_ERASED = "DELETE FROM erased WHERE time <= ?1 - ?2 OR time >= ?1 + ?2"
 _READ_PROFILE = "SELECT profile FROM users WHERE user_id = ?"
 _READ_EVENTS = (
     "SELECT event_id, kind, ad_id, time, amount FROM events "
-    "WHERE user_id = ? AND is_impression = ? AND time BETWEEN ? AND ? ORDER BY time, event_id"
+    "WHERE user_id = ? AND is_impression = ? AND time BETWEEN ? AND ? "
+    "ORDER BY time DESC, event_id DESC LIMIT ?"
 )
 _WRITTEN = (
     "INSERT INTO users VALUES (?, ?, ?) ON CONFLICT (user_id) "
@@ -64,11 +73,13 @@ _ADD = (
     "INSERT INTO events SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 "
     "WHERE NOT EXISTS (SELECT 1 FROM events WHERE user_id = ?1 AND event_id = ?4)"
 )
-# The first event that is too many, from the latest, and all before it.
+# Of the events after one time and until another, the first that is too many, from the latest, and
+# all before it.
 _TRIM = (
-    "DELETE FROM events WHERE user_id = ?1 AND is_impression = ?2 AND (time, event_id) <= ("
-    "SELECT time, event_id FROM events WHERE user_id = ?1 AND is_impression = ?2 "
-    "ORDER BY time DESC, event_id DESC LIMIT 1 OFFSET ?3)"
+    "DELETE FROM events WHERE user_id = ?1 AND is_impression = ?2 AND time > ?4 "
+    "AND (time, event_id) <= ("
+    "SELECT time, event_id FROM events WHERE user_id = ?1 AND is_impression = ?2 AND time > ?4 "
+    "AND time <= ?5 ORDER BY time DESC, event_id DESC LIMIT 1 OFFSET ?3)"
 )
 _FORGET = "DELETE FROM events WHERE user_id = ? AND is_impression = ? AND time < ?"
 # Users deleted in one transaction, so that other writers wait for milliseconds only.
@@ -97,8 +108,12 @@ class SqliteUserStore:
         # None: the file's.
         self._own_ttl = None if config is None else config.ttl_seconds
         with self._mapped():
-            self._path.touch(0o644)
+            # The time of another program's file does not change.
+            if not self._path.exists():
+                self._path.touch(0o644)
             self._file = _identity(self._path)
+            with contextlib.closing(self._connected()) as connection:
+                self._check_is_ours(connection)
             self._writer = self._connected()
             self._prepare()
             self._inline = self._connected()
@@ -149,6 +164,9 @@ class SqliteUserStore:
                 await self._run(self._writing, self._overwrite)
                 return count
 
+    async def check_settings(self) -> str | None:
+        return None
+
     async def close(self) -> None:
         self._inline.close()
         for executor, connection in ((self._reading, self._reader), (self._writing, self._writer)):
@@ -165,20 +183,27 @@ class SqliteUserStore:
         connection.execute("PRAGMA secure_delete = ON")
         return connection
 
+    def _check_is_ours(self, connection: sqlite3.Connection) -> None:
+        """Raises `UserStoreError` if the file is another program's. Writes nothing."""
+        # All of it at one time: another process may be creating the tables.
+        connection.execute("BEGIN")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if _is_empty(connection) and not version:
+            return
+        if version != _VERSION or not _has_our_tables(connection):
+            raise errors.UserStoreError(
+                f"{self._path} is not a user store of version {_VERSION}; got a database of "
+                f"version {version} of another program or release. Its content is unchanged. Name "
+                "another file, or delete this one if you no longer need it."
+            )
+
     def _prepare(self) -> None:
         self._writer.execute("PRAGMA journal_mode = WAL")
         with self._transaction():
-            version = self._writer.execute("PRAGMA user_version").fetchone()[0]
-            tables = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if not tables:
+            if _is_empty(self._writer):
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     self._writer.execute(statement)
                 self._writer.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise errors.UserStoreError(
-                    f"{self._path} is not a user store of version {_VERSION}; got a database of "
-                    f"version {version}. Name another file, or rebuild the store."
-                )
             self._writer.execute(_ERASED)
             self._writer.execute(_SETTINGS)
             if self._own_ttl is not None:
@@ -203,16 +228,20 @@ class SqliteUserStore:
             row = connection.execute(_READ_PROFILE, (user_id,)).fetchone()
             lists = []
             for of in range(1 + impressions) if row else ():
-                events = connection.execute(_READ_EVENTS, (user_id, of, since, now))
-                lists.append(list(map(StoredEvent._make, events)))
+                limits = (since, now, self._limit(of))
+                events = connection.execute(_READ_EVENTS, (user_id, of, *limits)).fetchall()
+                lists.append(list(map(StoredEvent._make, reversed(events))))
             found.append(User(json.loads(row[0] or "{}"), *lists) if row else User())
         return found
+
+    def _limit(self, is_impression: int) -> int:
+        return self._config.max_impressions if is_impression else self._config.max_actions
 
     def _append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
         count = 0
         with self._transaction():
             since = self._since(self._writer, now)
-            for user_id, own in by_user(events, self._config, since).items():
+            for user_id, own in by_user(events, self._config, since, now).items():
                 erased = self._erased(user_id, now)
                 rows = [
                     (user_id, e.kind == IMPRESSION, e.time, e.event_id, e.kind, e.ad_id, e.amount)
@@ -223,8 +252,8 @@ class SqliteUserStore:
                     continue
                 count += self._writer.executemany(_ADD, rows).rowcount
                 for of in {row[1] for row in rows}:
-                    limit = self._config.max_impressions if of else self._config.max_actions
-                    self._writer.execute(_TRIM, (user_id, of, limit))
+                    for period in ((-math.inf, now), (now, math.inf)):
+                        self._writer.execute(_TRIM, (user_id, of, self._limit(of), *period))
                     self._writer.execute(_FORGET, (user_id, of, since))
                 self._writer.execute(_WRITTEN, (user_id, None, _hours(now)))
         return count
@@ -247,13 +276,13 @@ class SqliteUserStore:
 
     def _erased(self, user_id: str, now: float) -> float:
         """Returns the latest time of data of an erased user to ignore; -1: not erased lately."""
-        found = self._writer.execute(_READ_ERASED, (user_id, now - ERASED_SECONDS)).fetchone()
+        found = self._writer.execute(_READ_ERASED, (user_id, now, ERASED_SECONDS)).fetchone()
         return float(found[0]) if found else -1.0
 
     def _expire(self, now: float) -> int:
         with self._transaction():
             before = _hours(max(self._since(self._writer, now), 0.0))
-            self._writer.execute("DELETE FROM erased WHERE time <= ?", (now - ERASED_SECONDS,))
+            self._writer.execute(_FORGET_ERASED, (now, ERASED_SECONDS))
             # In the transaction: another process may write to a user meanwhile.
             found = self._writer.execute(
                 "SELECT user_id FROM users WHERE written < ? LIMIT ?", (before, _USERS_PER_EXPIRY)
@@ -262,9 +291,10 @@ class SqliteUserStore:
 
     def _delete(self, user_id: str, now: float) -> bool:
         with self._transaction():
-            # Of a clock that is ahead.
-            latest = self._writer.execute(_LATEST, (user_id,)).fetchone()[0]
-            until = now if latest is None else max(now, latest)
+            # Of a clock that is ahead; it may have been erased before, too.
+            latest = self._writer.execute(_LATEST, (user_id,)).fetchone()[0] or now
+            until = max(now, latest, self._erased(user_id, now))
+            until = min(until, latest_time(now))
             self._writer.execute("REPLACE INTO erased VALUES (?, ?)", (user_id, until))
             count = self._remove([(user_id,)])
         self._overwrite()
@@ -325,6 +355,17 @@ def _identity(path: pathlib.Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
+def _has_our_tables(connection: sqlite3.Connection) -> bool:
+    def columns(table: str) -> set[str]:
+        return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+
+    return all(columns(table) == names for table, names in _COLUMNS.items())
 
 
 def _hours(seconds: float) -> int:

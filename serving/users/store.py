@@ -4,9 +4,10 @@ Two backends pass one contract test: SQLite, for the processes of one host, and 
 Both keep two lists of events for each user, impressions and actions, so that the many impressions
 do not push out the few clicks. A list is in the order of the events' times, regardless of the order
 of arrival. It is trimmed to the latest, and it has no event twice: events of a user with the same
-id are one event. A user without writes for the time to live is deleted. The service keeps its time
-to live in the store, where the commands find it. A store that no service has used yet has none: it
-keeps events of any age.
+id are one event. Events of a clock that is ahead are trimmed separately until their time has come,
+so that they do not push out those that are read. A user without writes for the time to live is
+deleted. The service keeps its time to live in the store, where the commands find it. A store that
+no service has used yet has none: it keeps events of any age.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from serving import requests
 from serving.config import UserStoreConfig
 
 IMPRESSION = "impression"
@@ -85,7 +87,8 @@ class UserStore(Protocol):
         Args:
             user_ids: Ids of the users.
             now: Time of the request, in seconds since 1970. Later events, and events older than
-                the time to live, are left out.
+                the time to live, are left out. The latest of the others are returned, up to the
+                maximum of each list.
             impressions: Whether to read impressions, too.
 
         Raises:
@@ -95,7 +98,8 @@ class UserStore(Protocol):
     async def append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
         """Adds events of users, given as pairs of a user id and an event.
 
-        Events from before their user was erased are left out, see `delete`.
+        Events from before their user was erased are left out, see `delete`. So are events more
+        than `requests.MAX_SECONDS_AHEAD` after `now`.
 
         Args:
             events: Events in any order.
@@ -135,7 +139,8 @@ class UserStore(Protocol):
 
         For `ERASED_SECONDS`, the store keeps the id and the time, and ignores data from before it:
         events in the queues of other processes or in a stream, and profiles from logs, do not
-        restore the user. If a clock was ahead, the time is the time of the user's latest event.
+        restore the user. If a clock was ahead, the time is the time of the user's latest event, at
+        most `requests.MAX_SECONDS_AHEAD` after `now`.
 
         Args:
             user_id: Id of the user.
@@ -152,6 +157,16 @@ class UserStore(Protocol):
 
         Args:
             now: Current time, in seconds since 1970.
+
+        Raises:
+            UserStoreError: The store failed.
+        """
+
+    async def check_settings(self) -> str | None:
+        """Keeps the time to live in the store, and checks the settings of its server.
+
+        Returns:
+            The setting with which the server may lose users, and what to do; None: there is none.
 
         Raises:
             UserStoreError: The store failed.
@@ -179,18 +194,36 @@ def note_change(name: str, before: float | None, after: float) -> None:
         )
 
 
+def latest_time(now: float) -> float:
+    """Returns the latest time of an event that a store accepts, in seconds since 1970."""
+    return now + requests.MAX_SECONDS_AHEAD
+
+
 def by_user(
-    events: Sequence[tuple[str, StoredEvent]], config: UserStoreConfig, since: float
+    events: Sequence[tuple[str, StoredEvent]], config: UserStoreConfig, since: float, now: float
 ) -> dict[str, list[StoredEvent]]:
-    """Returns the events of each user that a store could keep: the latest of each list."""
-    found: dict[str, dict[bool, list[StoredEvent]]] = {}
+    """Returns the events of each user that a store could keep: the latest of each list.
+
+    Args:
+        events: Pairs of a user id and an event.
+        config: Maximum length of each list.
+        since: Time of the earliest events to keep, in seconds since 1970.
+        now: Current time. Later events do not push out earlier ones.
+    """
+    # The events of a user by whether they are impressions, and whether they are after now.
+    found: dict[str, dict[tuple[bool, bool], list[StoredEvent]]] = {}
     for user_id, event in events:
-        if event.time >= since:
-            lists = found.setdefault(user_id, {False: [], True: []})
-            lists[event.kind == IMPRESSION].append(event)
+        if since <= event.time <= latest_time(now):
+            lists = found.setdefault(user_id, {})
+            part = event.kind == IMPRESSION, event.time > now
+            lists.setdefault(part, []).append(event)
     latest = operator.attrgetter("time", "event_id")
-    limits = ((False, config.max_actions), (True, config.max_impressions))
+    limits = (config.max_actions, config.max_impressions)
     return {
-        user_id: [e for of, n in limits for e in sorted(set(lists[of]), key=latest)[-n:]]
+        user_id: [
+            event
+            for part in sorted(lists)
+            for event in sorted(set(lists[part]), key=latest)[-limits[part[0]] :]
+        ]
         for user_id, lists in found.items()
     }

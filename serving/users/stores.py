@@ -46,6 +46,11 @@ def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore
             f"Expected sqlite:PATH or redis://HOST:PORT/DATABASE as the user store, got "
             f"{address!r}."
         )
+    if path == ":memory:":
+        raise ValueError(
+            f"Expected the file of the user store, got {address!r}. The store cannot be in memory, "
+            "because processes share it. Name a file, such as sqlite:users.db."
+        )
     directory = pathlib.Path(path).parent
     if not directory.is_dir():
         raise ValueError(

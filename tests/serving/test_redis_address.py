@@ -11,8 +11,26 @@ from serving import redis_address
         ("valkeys://h?password=p@q", "rediss://h?password=p@q", "valkeys://h"),
         ("unix://u:p@/run/s?db=1", "unix://u:p@/run/s?db=1", "unix:///run/s"),
         ("h:1", "h:1", "h:1"),
+        ("redis://h", "redis://h", "redis://h"),
+        ("redis://[::1]:1/", "redis://[::1]:1/", "redis://[::1]:1/"),
     ],
 )
 def test_an_address_is_read_by_the_client_and_shown_without_its_secrets(address, url, shown):
     assert redis_address.client_url(address) == url
     assert redis_address.without_secrets(address) == shown
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("redis://u:secret@h:abc/0", "redis://h:abc/0"),
+        ("redis://h:70000/0", "redis://h:70000/0"),
+        ("valkey://h:1/zero", "valkey://h:1/zero"),
+        # A slash in a password ends the host.
+        ("redis://u:sec/ret@h:1/0", "redis://h:1/0"),
+    ],
+)
+def test_an_address_whose_port_or_database_is_no_number_is_refused(address, shown):
+    with pytest.raises(ValueError, match=f"'{shown}'; expected redis://HOST:PORT/") as caught:
+        redis_address.client_url(address)
+    assert "sec" not in str(caught.value)

@@ -24,8 +24,11 @@ def user_store() -> str | None:
 
     address = command_line.address_of_flag("user_store")
     if address is not None:
-        with command_line.require_extra("redis"):
-            users.check_store(address)
+        try:
+            with command_line.require_extra("redis"):
+                users.check_store(address)
+        except ValueError as error:
+            raise ValueError(f"--user_store, or TFREC_USER_STORE: {error}") from error
     return address
 
 

@@ -54,6 +54,10 @@ MISTAKES = {
     (
         "consume_events.py",
     ): "error: Expected the server of the stream, got none. Set --stream_server",
+    ("rebuild_users.py", "--impressions=nowhere", "--user_store=redis://h:abc/0"): (
+        "error: --user_store, or TFREC_USER_STORE: The address of the server is 'redis://h:abc/0'; "
+        "expected redis://HOST:PORT/DATABASE"
+    ),
     ("rebuild_users.py", "--impressions=nowhere"): (
         "error: Expected the address of a user store, got none. Set --user_store or the environment"
     ),

@@ -12,6 +12,7 @@ import numpy as np
 import prometheus_client.parser
 import pyarrow.parquet as pq
 import pytest
+import requirements
 import serving_fixtures
 
 from serving import errors, impressions, orchestrator, users
@@ -392,6 +393,7 @@ class _Gate:
         self.problem = None
         self.write_problem = None
         self.expiry_problem = None
+        self.settings_problem = None
         self.reads = 0
         self.expiries = 0
         self._used = asyncio.Condition()
@@ -420,6 +422,9 @@ class _Gate:
         if self.write_problem is not None:
             raise self.write_problem
         return await self._store.append(*arguments)
+
+    async def check_settings(self):
+        return self.settings_problem
 
     async def expire(self, *arguments):
         self.expiries += 1
@@ -515,6 +520,42 @@ def test_a_store_that_fails_is_noticed_without_requests(run, tmp_path, monkeypat
     run(scenario, store=gate)
 
 
+def test_a_setting_that_loses_users_is_a_problem_until_it_is_changed(
+    run, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(user_data, "_PROBE_SECONDS", 0.01)
+    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
+    gate.settings_problem = "The policy is allkeys-lru."
+
+    async def scenario(service, data):
+        data.start_upkeep()
+        await gate.until(lambda: data.problem is not None and gate.reads > 3)
+        problems = [service.problem, _has_problem(data)]
+        gate.settings_problem = None
+        await gate.until(lambda: data.problem is None)
+        return [*problems, _has_problem(data)]
+
+    assert run(scenario, store=gate) == ["The policy is allkeys-lru.", True, False]
+    assert caplog.messages == ["The policy is allkeys-lru."]
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_a_time_to_live_that_the_server_has_lost_is_soon_set_again(run, valkey, monkeypatch):
+    monkeypatch.setattr(user_data, "_PROBE_SECONDS", 0.01)
+    gate = _Gate(users.open_store(valkey.url, PATIENT))
+    gate.check_settings = gate._store.check_settings
+    client = valkey.client()
+
+    async def scenario(service, data):
+        data.start_upkeep()
+        for _ in range(2):
+            await gate.until(lambda: client.get("tfrec:ttl_seconds") == b"7776000.0")
+            client.flushall()
+
+    run(scenario, store=gate)
+
+
 def _has_problem(data):
     return "tfrec_user_store_problem 1.0" in data._metrics.render().decode()
 
@@ -548,6 +589,27 @@ def test_a_failed_write_is_a_problem_until_the_next_one_or_for_a_minute(run, tmp
     run(scenario, store=gate, clock=clock)
     assert problems == ["locked", None, "locked", "locked", None, "locked"]
     assert caplog.messages == ["locked", "The user store can be used again.", "locked", "locked"]
+
+
+def test_failures_that_alternate_are_named_once_until_the_store_can_be_used(run, tmp_path, caplog):
+    clock = clocks.Clock()
+    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
+
+    async def scenario(service, data):
+        async def write(problem):
+            gate.write_problem = problem and errors.UserStoreError(problem)
+            with contextlib.suppress(errors.UserStoreError):
+                await data.append([event(1)])
+
+        for _ in range(3):
+            await write("no answer")
+            await write("reset")
+            clock.advance(50)
+        await write(None)
+        await write("reset")
+
+    run(scenario, store=gate, clock=clock)
+    assert caplog.messages == ["no answer", "reset", "The user store can be used again.", "reset"]
 
 
 def test_a_failed_expiry_is_no_problem_of_requests_and_tried_again_soon(
@@ -665,6 +727,25 @@ def test_a_write_that_takes_too_long_fails_and_so_do_too_many(run, tmp_path):
     assert run(scenario, store=slow) == (100, 1)
 
 
+def test_reading_and_erasing_a_user_of_a_store_that_hangs_fail_in_time(run, tmp_path):
+    slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
+
+    async def scenario(service, data):
+        slow.open.clear()
+        await service.recommend(Request(user_id="u", k=2))
+        data.config = dataclasses.replace(PATIENT, write_timeout_seconds=0.01)
+        async with asyncio.timeout(30):
+            for use in (data.get("u"), data.delete("u")):
+                with pytest.raises(errors.UserStoreError, match=r"a request within 0\.01 s"):
+                    await use
+        data.config = PATIENT
+        slow.open.set()
+        # The impressions were still being written.
+        return len((await data.get("u")).impressions), await data.delete("u")
+
+    assert run(scenario, store=slow) == (2, True)
+
+
 def test_a_store_that_hangs_does_not_hold_up_the_end(run, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(user_data, "_CLOSE_SECONDS", 0.01)
     monkeypatch.setattr(user_data, "_ANSWERS_PER_WRITE", 1)
@@ -721,6 +802,34 @@ def test_impressions_of_a_store_that_fails_are_dropped_and_counted(run, tmp_path
     answer, page = run(scenario, store=full)
     assert len(answer.ads) == 4
     assert 'tfrec_user_events_total{outcome="dropped"} 4.0' in page
+
+
+def test_dropped_impressions_are_logged_when_the_store_is_back_and_at_the_end(
+    run, tmp_path, caplog
+):
+    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
+
+    def dropped():
+        return [text.split(" because")[0] for text in caplog.messages if "dropped" in text]
+
+    async def scenario(service, data):
+        async def show(k):
+            await service.recommend(Request(user_id="u", k=k))
+            await data.flush()
+
+        gate.write_problem = errors.UserStoreError("gone")
+        await show(3)
+        await show(4)
+        # Reads succeed meanwhile.
+        assert dropped() == []
+        gate.write_problem = None
+        await show(1)
+        assert dropped() == ["7 impressions were dropped,"]
+        gate.write_problem = errors.UserStoreError("gone")
+        await show(2)
+
+    run(scenario, store=gate)
+    assert dropped() == ["7 impressions were dropped,", "2 impressions were dropped,"]
 
 
 def test_two_services_on_one_store_agree(run, tiny_bundle, ranker_address, tmp_path):

@@ -117,6 +117,21 @@ def test_what_a_reader_did_not_acknowledge_comes_again(valkey):
     asyncio.run(main())
 
 
+def test_a_key_that_is_no_stream_does_not_ask_whether_the_server_runs(valkey):
+    valkey.client().set("events", "text")
+
+    async def main():
+        reader = users.StreamReader(valkey.url, "events", "group", "m")
+        try:
+            await reader.read()
+        finally:
+            await reader.close()
+
+    with pytest.raises(errors.UserStoreError, match=r"WRONGTYPE.* Check the settings") as caught:
+        asyncio.run(main())
+    assert "running" not in str(caught.value)
+
+
 def test_what_was_read_and_what_waits_is_logged_once_a_minute(valkey, tmp_path, caplog):
     import redis.asyncio
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
 
@@ -161,6 +162,40 @@ def test_a_user_with_a_hundred_thousand_events_keeps_the_latest(address):
     assert run(address, scenario).actions == expected
 
 
+def test_events_that_are_yet_to_come_do_not_push_out_earlier_ones(address):
+    async def scenario(store):
+        await store.append([("u", click(n, NOW - 10 + n)) for n in range(6)], NOW)
+        ahead = [click(n, NOW + 90 + n) for n in range(10, 17)]
+        # Together with one that is read, and one at a time.
+        await store.append([("u", click(6, NOW - 4)), *(("u", event) for event in ahead[:6])], NOW)
+        await store.append([("u", ahead[6])], NOW)
+        found = [await read(store), await read(store, now=NOW + 250)]
+        # Once their time has come, a write trims them with the others.
+        await store.append([("u", click(20, NOW + 250))], NOW + 250)
+        return [*found, await read(store), await read(store, now=NOW + 250)]
+
+    now, later, trimmed, last = [
+        [event.event_id for event in found.actions] for found in run(address, scenario)
+    ]
+    # At most five of each.
+    assert now == ["e2", "e3", "e4", "e5", "e6"]
+    assert later == ["e12", "e13", "e14", "e15", "e16"]
+    assert trimmed == []
+    assert last == ["e13", "e14", "e15", "e16", "e20"]
+
+
+def test_an_event_far_in_the_future_is_left_out(address):
+    async def scenario(store):
+        events = [click(1, NOW + 300), click(2, NOW + 300.5), click(3, 1.77e12)]
+        count = await store.append([("u", event) for event in events], NOW)
+        return count, await read(store, now=2e12)
+
+    # Without a time to live, it would be read at any later time.
+    count, found = run(address, scenario, None)
+    assert count == 1
+    assert found.actions == [click(1, NOW + 300)]
+
+
 def test_events_after_the_request_are_left_out(address):
     async def scenario(store):
         await store.append([("u", click(1, NOW)), ("u", click(2, NOW + 0.001))], NOW)
@@ -195,7 +230,7 @@ def test_a_store_that_is_opened_without_options_has_the_time_to_live_of_the_serv
 ):
     async def use(store):
         # The upkeep of a service begins with it.
-        await store.expire(NOW)
+        await store.check_settings()
 
     async def add(store):
         events = [("u", click(1, NOW - 100 * DAY)), ("u", click(2, NOW - 8 * DAY))]
@@ -223,8 +258,8 @@ def test_a_store_that_no_service_has_used_keeps_events_of_any_age(address):
 
 def test_a_service_that_changes_the_time_to_live_says_so_once(address, caplog):
     async def use(store):
-        await store.expire(NOW)
-        await store.expire(NOW)
+        await store.check_settings()
+        await store.check_settings()
 
     for ttl_days in (10, 10, 2, 2):
         run(address, use, UserStoreConfig(ttl_days=ttl_days))
@@ -236,13 +271,13 @@ def test_a_service_that_changes_the_time_to_live_says_so_once(address, caplog):
 @requirements.NEEDS_VALKEY
 def test_a_time_to_live_that_valkey_has_lost_is_set_again(valkey):
     async def scenario(store):
-        await store.expire(NOW)
+        await store.check_settings()
         valkey.client().flushall()
-        await store.expire(NOW)
+        await store.check_settings()
         found = [valkey.client().get("tfrec:ttl_seconds")]
         # Another service, which was started later.
         valkey.client().set("tfrec:ttl_seconds", "9.0")
-        await store.expire(NOW)
+        await store.check_settings()
         return [*found, valkey.client().get("tfrec:ttl_seconds")]
 
     assert run(valkey.url, scenario) == [b"864000", b"9.0"]
@@ -300,6 +335,51 @@ def test_events_from_before_the_erasure_do_not_bring_a_user_back(address):
     assert counts == [0, 2, 1]
     assert not gone.is_known
     assert [event.event_id for event in back.actions] == ["e4"]
+
+
+def test_an_event_that_was_erased_does_not_come_back_after_a_second_erasure(address):
+    ahead = click(1, NOW + 250)
+
+    async def scenario(store):
+        await store.append([("u", ahead)], NOW)
+        for at in (NOW, NOW + 1):
+            await store.delete("u", at)
+        counts = [await store.append([("u", ahead)], NOW + 2)]
+        counts.append(await store.append([("u", click(2, NOW + 251))], NOW + 251))
+        return counts
+
+    assert run(address, scenario) == [0, 1]
+
+
+def test_an_erased_user_with_an_event_far_in_the_future_can_come_back(address):
+    async def scenario(store):
+        # By a release that accepted it, or a clock that was set back since.
+        far = NOW + 1e12
+        await store.append([("u", click(1, far))], far)
+        deleted = await store.delete("u", NOW)
+        counts = [
+            await store.append([("u", click(n, NOW + seconds))], NOW + seconds)
+            for n, seconds in ((2, 300), (3, 300.5))
+        ]
+        return deleted, counts
+
+    assert run(address, scenario) == (True, [0, 1])
+
+
+def test_an_erasure_far_in_the_future_ends_in_sqlite(tmp_path):
+    path = tmp_path / "users.db"
+
+    async def scenario(store):
+        # As earlier releases wrote it.
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute("INSERT INTO erased VALUES ('secret-user', 1.77e12)")
+            other.commit()
+        count = await store.append([("secret-user", click(1))], NOW)
+        await store.expire(NOW)
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            return count, other.execute("SELECT * FROM erased").fetchall()
+
+    assert run(f"sqlite:{path}", scenario) == (1, [])
 
 
 def test_values_of_a_profile_from_before_the_erasure_do_not_bring_a_user_back(address):
@@ -513,6 +593,99 @@ def test_a_file_that_is_no_store_is_refused(tmp_path):
         other.execute("CREATE TABLE t (a)")
     with pytest.raises(errors.UserStoreError, match="is not a user store of version 1"):
         users.open_store(f"sqlite:{tmp_path}/other.db")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE t (a); INSERT INTO t VALUES (1)",
+        "CREATE TABLE t (a); PRAGMA user_version = 1",
+        "CREATE TABLE users (id); CREATE TABLE events (id); PRAGMA user_version = 1",
+        "PRAGMA user_version = 7",
+    ],
+)
+def test_a_file_of_another_program_is_refused_and_does_not_change(tmp_path, script):
+    path = tmp_path / "other.db"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.executescript(script)
+    os.utime(path, (1, 1))
+    content = path.read_bytes()
+    with pytest.raises(errors.UserStoreError, match=r"not a user store .* Name another file"):
+        users.open_store(f"sqlite:{path}", CONFIG)
+    assert path.read_bytes() == content
+    assert path.stat().st_mtime == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_store_of_earlier_releases_is_opened(tmp_path):
+    path = tmp_path / "users.db"
+
+    async def write(store):
+        await store.append([("u", click(1))], NOW)
+
+    run(f"sqlite:{path}", write)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.executescript("DROP TABLE erased; DROP TABLE settings")
+    assert run(f"sqlite:{path}", read).actions == [click(1)]
+
+
+def test_a_store_in_memory_is_refused_and_no_file_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"got 'sqlite::memory:'.* Name a file"):
+        users.open_store("sqlite::memory:")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sqlite_has_no_settings_that_lose_users(tmp_path):
+    async def scenario(store):
+        return await store.check_settings()
+
+    assert run(f"sqlite:{tmp_path}/users.db", scenario) is None
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_a_server_that_evicts_is_a_problem(valkey):
+    client = valkey.client()
+    # Like a managed server.
+    client.acl_setuser("u", enabled=True, nopass=True, keys="*", commands=["+@all", "-config"])
+    client.acl_setuser("v", enabled=True, nopass=True, keys="*", commands=["+@all", "-@dangerous"])
+
+    async def scenario(store):
+        return await store.check_settings()
+
+    def problem(user):
+        return run(valkey.url.replace("127", f"{user}:secret@127"), scenario)
+
+    found = [problem("u")]
+    client.config_set("maxmemory-policy", "volatile-lru")
+    found += [problem("u"), problem("v")]
+    assert found[0] is None
+    assert "maxmemory-policy volatile-lru; expected noeviction." in found[1]
+    assert "secret" not in found[1]
+    # It may not read the setting.
+    assert found[2] is None
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_a_key_of_another_program_does_not_ask_whether_the_server_runs(valkey):
+    valkey.client().lpush("tfrec:{u}:actions", "1")
+    with pytest.raises(errors.UserStoreError, match=r"WRONGTYPE.* Check the settings") as caught:
+        run(valkey.url, read)
+    assert "running" not in str(caught.value)
+
+
+def test_a_server_that_loads_its_data_is_not_asked_whether_it_runs():
+    redis = pytest.importorskip("redis")
+
+    async def scenario(store):
+        with store._mapped():
+            raise redis.exceptions.BusyLoadingError("Valkey is loading the dataset in memory")
+
+    with pytest.raises(errors.UserStoreError, match=r"memory\. It can be used once") as caught:
+        run("redis://127.0.0.1:1/0", scenario)
+    assert "running" not in str(caught.value)
 
 
 @pytest.mark.engines
