@@ -47,6 +47,8 @@ class Joined:
         duplicate_events: Number of events that were delivered again.
         rejected_events: Number of malformed events, which are in OUTPUT.rejected.tsv.
         events_without_request: Number of events of users that name no request; they are left out.
+        impression_events: Number of impressions among the events; they are left out, because the
+            rows come from the impression log.
         refunded: Number of ads whose refunds exceed their revenue, which is 0.
         repeated: Number of shown ads whose request id repeats an earlier answer's.
         totals: Sum of each label over the rows.
@@ -64,6 +66,7 @@ class Joined:
     duplicate_events: int
     rejected_events: int
     events_without_request: int
+    impression_events: int
     refunded: int
     repeated: int
     totals: dict[str, float]
@@ -131,6 +134,7 @@ def join_feedback(
         duplicate_events=events.duplicates,
         rejected_events=len(events.rejected),
         events_without_request=events.without_request,
+        impression_events=events.impressions,
         refunded=events.refunded,
         repeated=repeated,
         totals=writer.totals,

@@ -4,19 +4,20 @@
 
 Events may be delivered more than once. Those of a request and ad with the same `event_id` are one
 event; so are those without `event_id` that are equal in all fields. Bad events are rejected with
-their line and a reason. Events of the log of a service that name their user and no request are
-left out and counted.
+their line and a reason. Of the log of a service, events that name their user and no request, and
+impressions, are left out and counted.
 
 Shapes: E distinct pairs of request and ad.
 """
 
+import collections
 import csv
 import dataclasses
 import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,8 @@ from serving import errors, manifest, requests
 
 _IDS = {"request_id": "_request_id", "ad_id": "_ad_id"}
 _EVENT_ID = "event_id"
+# Why events are left out.
+_NO_REQUEST, _IMPRESSION = "no request", "impression"
 _JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 _BYTE_ORDER_MARK = "\ufeff"
 # So few malformed events are never too many, unless they are half of all.
@@ -62,6 +65,7 @@ class FeedbackEvents:
         refunded: Number of ads whose refunds exceed their revenue, which is 0.
         rejected: Malformed events.
         without_request: Number of events that name a user and no request.
+        impressions: Number of impressions of answers, each time that they were delivered.
     """
 
     table: pa.Table
@@ -70,6 +74,7 @@ class FeedbackEvents:
     refunded: int
     rejected: list[Rejected]
     without_request: int
+    impressions: int
 
 
 def read(
@@ -86,7 +91,7 @@ def read(
         ImpressionLogError: A file cannot be read, or too many events are rejected; the message
             names the first ones.
     """
-    columns, rejected, named, without_request = _collected(paths, kinds)
+    columns, rejected, named, left_out = _collected(paths, kinds)
     _check_rejected(len(columns[_EVENT_ID]), rejected, max_rejected_fraction)
     labels = [
         name for name in kinds if name in named or any(value is not None for value in columns[name])
@@ -102,26 +107,34 @@ def read(
     distinct = distinct.rename_columns([*_IDS, _EVENT_ID, *labels])
     combined, refunded = _combined(distinct, labels, kinds)
     duplicates = table.num_rows - distinct.num_rows
-    return FeedbackEvents(combined, labels, duplicates, refunded, rejected, without_request)
+    return FeedbackEvents(
+        combined,
+        labels,
+        duplicates,
+        refunded,
+        rejected,
+        left_out[_NO_REQUEST],
+        left_out[_IMPRESSION],
+    )
 
 
 def _collected(
     paths: Sequence[pathlib.Path], kinds: Mapping[str, str]
-) -> tuple[dict[str, list[Any]], list[Rejected], set[str], int]:
+) -> tuple[dict[str, list[Any]], list[Rejected], set[str], collections.Counter[str]]:
     """Returns the columns of all events, the malformed events, and the names of files' columns.
 
-    The last is the number of events without a request.
+    The last has the numbers of events that are left out.
     """
     columns: dict[str, list[Any]] = {name: [] for name in (*_IDS, _EVENT_ID, *kinds)}
     rejected: list[Rejected] = []
     named: set[str] = set()
-    without_request = 0
+    left_out: collections.Counter[str] = collections.Counter()
     for path in paths:
         for line, raw, parse in _lines(path, kinds, named):
             try:
                 event = parse(raw)
-                if _is_without_request(event):
-                    without_request += 1
+                if why := _why_left_out(event, kinds):
+                    left_out[why] += 1
                     continue
                 values = _checked(event, kinds)
             except (ValueError, RecursionError) as error:
@@ -130,16 +143,19 @@ def _collected(
                 continue
             for name, column in columns.items():
                 column.append(values[name])
-    return columns, rejected, named, without_request
+    return columns, rejected, named, left_out
 
 
-def _is_without_request(event: Any) -> bool:
-    """Whether an event explicitly names no request, as `FeedbackLog` writes it."""
-    return (
-        isinstance(event, Mapping)
-        and event.get("request_id", "") is None
-        and bool(event.get("user_id"))
-    )
+def _why_left_out(event: Any, labels: Iterable[str]) -> str | None:
+    """Returns why an event of the log of a service is left out, or None."""
+    if not isinstance(event, Mapping) or not event.get("user_id"):
+        return None
+    # It names none explicitly, as `FeedbackLog` writes it.
+    if event.get("request_id", "") is None:
+        return _NO_REQUEST
+    if event.get(_IMPRESSION) and all(event.get(label) is None for label in labels):
+        return _IMPRESSION
+    return None
 
 
 def _combined(

@@ -4,8 +4,8 @@
      "click": 1, "received": 1.8e9}
 
 An event of an answer has its request id. Others have null, because there is no impression to join
-them to: `join_feedback` leaves them out. Impressions of answers are not logged, because the
-impression log has them. `received` is when the event arrived. Lines are written whole and at once,
+them to: `join_feedback` leaves them out. It also leaves out impressions, because its rows come from
+the impression log. `received` is when the event arrived. Lines are written whole and at once,
 and several processes may write to one directory. A line is safe from the end of its process; the
 operating system writes it to the disk within seconds.
 """
@@ -47,7 +47,7 @@ class FeedbackLog:
             raise _unwritable(self._directory, error) from error
 
     def append(self, events: Sequence[requests.Event]) -> None:
-        """Writes events, apart from the impressions of answers.
+        """Writes events.
 
         Args:
             events: Events with their times.
@@ -56,11 +56,7 @@ class FeedbackLog:
             ImpressionLogError: They cannot be written.
         """
         received = time.time()
-        lines = [
-            json.dumps({**_line(event), "received": received}) + "\n"
-            for event in events
-            if event.request_id is None or event.event != "impression"
-        ]
+        lines = [json.dumps({**_line(event), "received": received}) + "\n" for event in events]
         if not lines:
             return
         content = "".join(lines).encode()

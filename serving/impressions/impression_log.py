@@ -47,6 +47,7 @@ class _Pending:
     """Rows of one release that are not in a file yet."""
 
     release: manifest.Manifest
+    counts_as_shown: bool
     since: float
     shown: list[impression_rows.RecordedAnswer] = dataclasses.field(default_factory=list)
     shown_rows: int = 0
@@ -61,7 +62,7 @@ class _Pending:
         """Converts the added answers to a record batch; if a value does not fit, they are lost."""
         shown, self.shown, self.shown_rows = self.shown, [], 0
         if shown:
-            self.batches.append(impression_rows.batch(self.release, shown))
+            self.batches.append(impression_rows.batch(self.release, shown, self.counts_as_shown))
             self.batched_rows += self.batches[-1].num_rows
 
     def drop_first(self) -> int:
@@ -80,6 +81,8 @@ class ImpressionLog:
         clock: Returns the time in seconds, for the age of rows that are not in a file yet.
         observe: Called with `written` or `dropped` and a number of rows.
         observe_problem: Called with whether the log cannot be written, after each attempt.
+        counts_as_shown: Whether the ads of the answers count as shown to their users, which each
+            file says. False: the pages report what they show as events.
 
     Attributes:
         problem: Why the log cannot be written. None: it can.
@@ -95,12 +98,14 @@ class ImpressionLog:
         clock: Callable[[], float] = time.monotonic,
         observe: Callable[[str, int], None] = lambda outcome, rows: None,
         observe_problem: Callable[[bool], None] = lambda has_problem: None,
+        counts_as_shown: bool = True,
     ) -> None:
         self.directory = pathlib.Path(directory)
         self._config = config or ImpressionLogConfig()
         self._clock = clock
         self._observe = observe
         self._observe_problem = observe_problem
+        self._counts_as_shown = counts_as_shown
         self._prepare()
         self._queue: collections.deque[tuple[manifest.Manifest, impression_rows.RecordedAnswer]] = (
             collections.deque()
@@ -120,6 +125,7 @@ class ImpressionLog:
         release: manifest.Manifest,
         valid: requests.ValidRequest,
         answer: requests.Answer,
+        asked_at: float | None = None,
     ) -> None:
         """Queues an answer for the log. Returns immediately and never fails.
 
@@ -127,6 +133,7 @@ class ImpressionLog:
             release: Manifest of the release that gave the answer.
             valid: Validated request.
             answer: Answer to the request; must not be modified afterwards.
+            asked_at: Time of the request, in seconds since 1970. None: now.
         """
         if not answer.ads:
             return
@@ -134,7 +141,8 @@ class ImpressionLog:
             self._dropped_answers += 1
             self._observe("dropped", len(answer.ads))
             return
-        shown = impression_rows.RecordedAnswer(valid, answer, time.time())
+        asked_at = time.time() if asked_at is None else asked_at
+        shown = impression_rows.RecordedAnswer(valid, answer, asked_at)
         # The thread polls: waking it for each answer would delay the next one.
         self._queue.append((release, shown))
 
@@ -193,7 +201,9 @@ class ImpressionLog:
                     self._write(pending)
 
     def _take(self, release: manifest.Manifest, shown: impression_rows.RecordedAnswer) -> None:
-        pending = self._pending.setdefault(release.version, _Pending(release, self._clock()))
+        pending = self._pending.setdefault(
+            release.version, _Pending(release, self._counts_as_shown, self._clock())
+        )
         pending.add(shown)
         if pending.shown_rows >= _ROWS_PER_BATCH:
             self._lay_out(pending)

@@ -9,7 +9,7 @@ ads are left out: a table of ads has them.
     _user_id          id of the user, if the request named one
     _user_data        `found`, `unknown`, `late` or `failed`: what the user store had of the user;
                       null without a user or a store, and absent in logs of earlier versions
-    _time             time of the answer, in seconds since 1970
+    _time             time of the request, in seconds since 1970
     _position         position of the ad; the first is 0
     _ad_id            ad id
     _bundle_version   version of the release that gave the answer
@@ -65,7 +65,7 @@ class RecordedAnswer:
     Attributes:
         valid: Validated request.
         answer: Answer that was sent.
-        time: Time of the answer, in seconds since 1970.
+        time: Time of the request, in seconds since 1970.
     """
 
     valid: requests.ValidRequest
@@ -73,7 +73,7 @@ class RecordedAnswer:
     time: float
 
 
-def schema(release: manifest.Manifest) -> pa.Schema:
+def schema(release: manifest.Manifest, counts_as_shown: bool) -> pa.Schema:
     """Returns the columns of a release's log, with metadata for `logged_schema`."""
     fields = [*release.query_fields, *(f for f in release.ad_fields if f["kind"] != "dense")]
     columns = {**_OF_ANSWER, **_of_ad(release)}
@@ -82,6 +82,7 @@ def schema(release: manifest.Manifest) -> pa.Schema:
     known = {
         "version": release.version,
         "host": socket.gethostname(),
+        "counts_as_shown": counts_as_shown,
         "schema": release.schema,
         "query_fields": release.query_fields,
         "ad_fields": release.ad_fields,
@@ -97,14 +98,17 @@ def _of_ad(release: manifest.Manifest) -> dict[str, pa.DataType]:
     return {"_position": pa.int32(), "_ad_id": pa.string(), **dict.fromkeys(scores, pa.float64())}
 
 
-def batch(release: manifest.Manifest, shown: Sequence[RecordedAnswer]) -> pa.RecordBatch:
+def batch(
+    release: manifest.Manifest, shown: Sequence[RecordedAnswer], counts_as_shown: bool = True
+) -> pa.RecordBatch:
     """Converts answers to rows [R].
 
     Args:
         release: Manifest of the release that gave the answers.
         shown: Answers to convert.
+        counts_as_shown: Whether the ads of the answers count as shown to their users.
     """
-    columns, of_ad = schema(release), _of_ad(release)
+    columns, of_ad = schema(release, counts_as_shown), _of_ad(release)
     rows: dict[str, list[Any]] = {name: [] for name in columns.names}
     query_fields = [field["name"] for field in release.query_fields]
     ad_fields = [field["name"] for field in release.ad_fields if field["kind"] != "dense"]

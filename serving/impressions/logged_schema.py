@@ -135,6 +135,16 @@ def host_of(schema: pa.Schema) -> str:
     return json.loads(schema.metadata[METADATA]).get("host", "")
 
 
+def counts_as_shown(table: pa.Table) -> bool:
+    """Returns whether the answers of a file count as impressions of their users.
+
+    If not, the pages reported what they showed as events. Files of earlier versions do not say it;
+    their answers count.
+    """
+    described = (table.schema.metadata or {}).get(METADATA)
+    return described is None or json.loads(described).get("counts_as_shown", True)
+
+
 def _unreadable(path: pathlib.Path, error: Exception) -> errors.ImpressionLogError:
     return errors.ImpressionLogError(
         f"{path} cannot be read as a file of the impression log ({error}); expected a Parquet "

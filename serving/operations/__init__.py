@@ -6,6 +6,7 @@ from serving.operations.capacity import (
     cost_drivers,
     size_deployment,
 )
+from serving.operations.event_lines import describe_rejected
 from serving.operations.findings import (
     DoctorFinding,
     any_failed,
@@ -46,6 +47,7 @@ __all__ = [
     "compare_over_rest",
     "cost_drivers",
     "describe_answer",
+    "describe_rejected",
     "finding_as_text",
     "finding_of",
     "findings_as_json",

@@ -3,10 +3,14 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from serving import errors, requests, users
 from serving.users import StoredEvent
+
+# Rejected lines whose reasons are shown.
+_MAX_EXAMPLES = 3
 
 
 @dataclasses.dataclass
@@ -17,18 +21,53 @@ class EventLines:
         events: Pairs of a user id and an event, in the order of the file.
         received: Pair of a user id and an event id -> when the event last arrived, in seconds since
             1970. Logs of earlier versions do not say it.
-        anonymous: Number of lines that do not name their user or their time.
+        anonymous: Number of lines that do not name their user.
         rejected: Number of lines that are not events.
+        examples: File, number and reason of the first rejected lines.
     """
 
     events: list[tuple[str, StoredEvent]] = dataclasses.field(default_factory=list)
     received: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     anonymous: int = 0
     rejected: int = 0
+    examples: list[str] = dataclasses.field(default_factory=list)
+
+    def reject(self, place: str, reason: str) -> None:
+        """Counts a line that is not an event.
+
+        Args:
+            place: File and number of the line.
+            reason: Reason for the rejection.
+        """
+        self.rejected += 1
+        self.examples = first_examples([*self.examples, f"{place}: {' '.join(reason.split())}"])
 
 
-def read_event_lines(path: pathlib.Path) -> EventLines:
+def first_examples(examples: Sequence[str]) -> list[str]:
+    """Returns the examples of rejected lines that a report shows."""
+    return list(examples[:_MAX_EXAMPLES])
+
+
+def describe_rejected(rejected: int, examples: Sequence[str]) -> list[str]:
+    """Returns the lines of a report on rejected lines.
+
+    Args:
+        rejected: Number of rejected lines.
+        examples: File, number and reason of some of them.
+    """
+    verb = "line is not an event and was" if rejected == 1 else "lines are not events and were"
+    others = rejected - len(examples)
+    more = [f"and {others:,} more"] if others else []
+    return [f"{rejected:,} {verb} left out:", *examples, *more]
+
+
+def read_event_lines(path: pathlib.Path, now: float) -> EventLines:
     """Reads a file.
+
+    Args:
+        path: The file.
+        now: Current time, in seconds since 1970. Events that `POST /v1/events` would refuse as
+            future ones are rejected.
 
     Raises:
         ImpressionLogError: The file cannot be read.
@@ -40,13 +79,13 @@ def read_event_lines(path: pathlib.Path) -> EventLines:
             f"{path} cannot be read ({error}); expected events as JSON lines. Check the path."
         ) from error
     found = EventLines()
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         try:
-            parsed = json.loads(line)
-            event = _parsed(parsed)
+            parsed = _json(line)
+            event = _parsed(parsed, now)
             received = _received(parsed)
-        except (ValueError, RecursionError, errors.InvalidRequestError):
-            found.rejected += 1
+        except (ValueError, RecursionError, errors.InvalidRequestError) as error:
+            found.reject(f"{path}, line {number}", str(error))
             continue
         if event is None:
             found.anonymous += 1
@@ -57,6 +96,13 @@ def read_event_lines(path: pathlib.Path) -> EventLines:
             # An event comes again after the store has failed.
             found.received[key] = max(received, found.received.get(key, received))
     return found
+
+
+def _json(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"expected a JSON object ({error})") from error
 
 
 def _received(line: Any) -> float | None:
@@ -70,16 +116,19 @@ def _received(line: Any) -> float | None:
     return received
 
 
-def _parsed(line: Any) -> tuple[str, StoredEvent] | None:
-    """Returns the event of a line; None: it does not name its user or its time."""
+def _parsed(line: Any, now: float) -> tuple[str, StoredEvent] | None:
+    """Returns the event of a line; None: it does not name its user."""
     if not isinstance(line, dict):
-        raise ValueError(f"expected an object, got {type(line).__name__}")
-    if line.get("user_id") is None or line.get("time") is None:
+        raise ValueError(f"expected a JSON object, got {type(line).__name__}")
+    if line.get("user_id") is None:
         return None
+    if line.get("time") is None:
+        raise ValueError("time: expected seconds since 1970, got none")
     kind = _kind(line)
     ids = {name: line.get(name) for name in ("event_id", "user_id", "ad_id", "time")}
     amount = line[kind] if kind == "revenue" else None
     event = requests.parse(requests.Event, {**ids, "event": kind, "amount": amount})
+    requests.check_event_time(event, now)
     stored = StoredEvent(event.event_id, kind, event.ad_id, event.time or 0.0, event.amount)
     return event.user_id, stored
 

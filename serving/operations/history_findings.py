@@ -19,6 +19,7 @@ import collections
 import dataclasses
 import math
 import pathlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -45,8 +46,9 @@ _REMEDIES = {
     "clock": "synchronize the clocks.",
     "other": "log all events, and let requests carry the user id instead of a history.",
 }
-# The log has the time of the answer; the history was read some milliseconds before it.
-_ANSWER_SECONDS = 1.0
+# The log has the time of the request, or in earlier versions of the answer. The history was read
+# within this time after or before it.
+_READ_SECONDS = 1.0
 # With a wrong clock, events from up to this long after a request may be in its history.
 _CLOCK_SECONDS = 600.0
 _COLUMNS = ("_answer_id", "_request_id", "_time", "_user_id", "_ad_id", "_bundle_version")
@@ -59,7 +61,7 @@ class LoggedHistories:
 
     Attributes:
         user_id: Id of the user.
-        time: Time of the answer, in seconds since 1970.
+        time: Time in the log, in seconds since 1970.
         raw: Raw inputs of the histories, as the models got them.
         user_data: Outcome of the user store's read, as `Answer.user_data`; None: not logged.
     """
@@ -84,7 +86,10 @@ class KnownEvents:
 
 
 def compare_histories(
-    files: Sequence[pathlib.Path], event_files: Sequence[pathlib.Path], release: releases.Bundle
+    files: Sequence[pathlib.Path],
+    event_files: Sequence[pathlib.Path],
+    release: releases.Bundle,
+    now: float | None = None,
 ) -> str:
     """Compares the histories of a release's logged answers to known users with rebuilt ones.
 
@@ -92,6 +97,7 @@ def compare_histories(
         files: Files of the impression log.
         event_files: Files of the log of events, JSON lines as the service logs them.
         release: Loaded release, with the histories and the ads.
+        now: Current time, in seconds since 1970. None: the time of the clock.
 
     Raises:
         WrongError: Some histories differ.
@@ -107,7 +113,8 @@ def compare_histories(
         raise findings.SkippedError(
             f"it has no answers of release {release.version} to users whose ids are known"
         )
-    lines = [event_lines.read_event_lines(path) for path in event_files]
+    now = time.time() if now is None else now
+    lines = [event_lines.read_event_lines(path, now) for path in event_files]
     events = _events(plan, tables, lines, release)
     nothing = KnownEvents()
     counts = collections.Counter(
@@ -116,7 +123,11 @@ def compare_histories(
     equal = counts.pop(None, 0)
     summary = f"{equal} of {len(logged)} answers ({equal / len(logged):.1%}) have the histories"
     rejected = sum(own.rejected for own in lines)
-    left_out = f"; {rejected} lines are not events and were left out" if rejected else ""
+    left_out = ""
+    if rejected:
+        examples = event_lines.first_examples([one for own in lines for one in own.examples])
+        counted, *shown = event_lines.describe_rejected(rejected, examples)
+        left_out = f"; {counted} {'; '.join(shown)}"
     if not counts:
         return f"{summary} that follow from the logged events{left_out}"
     found = [cause for cause in CAUSES if counts[cause]]
@@ -157,7 +168,7 @@ def _entries(field: schema.Field, raw: Mapping[str, Any]) -> list[_Entry]:
 def _same(own: Sequence[_Entry], expected: Sequence[_Entry]) -> bool:
     return len(own) == len(expected) and all(
         one[:2] == other[:2]
-        and (one[2] is None or other[2] is None or abs(one[2] - other[2]) <= _ANSWER_SECONDS)
+        and (one[2] is None or other[2] is None or abs(one[2] - other[2]) <= _READ_SECONDS)
         for one, other in zip(own, expected, strict=True)
     )
 
@@ -168,12 +179,32 @@ def _follows(
     own: Sequence[_Entry],
     events: Sequence[UserEvent],
     time: float,
+    is_limited: bool = False,
 ) -> bool:
-    """Whether a history follows from events at a time, or just before it."""
+    """Whether a history follows from events at some instant around the time in the log.
+
+    Args:
+        plan: Schema with the histories.
+        field: The history.
+        own: Its entries.
+        events: Events of the user.
+        time: Time in the log.
+        is_limited: Whether only the events count that a store keeps.
+    """
     return any(
-        _same(own, _entries(field, histories.raw_values(plan, events, at)))
-        for at in (time, time - _ANSWER_SECONDS)
+        _same(own, _entries(field, histories.raw_values(plan, known, at)))
+        for at in _instants(field, events, time)
+        for known in (_kept(events, at) if is_limited else events,)
     )
+
+
+def _instants(field: schema.Field, events: Sequence[UserEvent], time: float) -> list[float]:
+    """Returns instants around a time at which the history has each state that it goes through."""
+    since, until = time - _READ_SECONDS, time + _READ_SECONDS
+    # An event counts after its time, and until its maximum age.
+    ages = [0.0] if field.max_age_days is None else [0.0, field.max_age_days * 86_400]
+    changes = {event.time + age for event in events for age in ages}
+    return [time, since, *sorted(at for at in changes if since < at < until), until]
 
 
 def _cause(
@@ -186,9 +217,10 @@ def _cause(
     time = logged.time
     if not own and logged.user_data in ("late", "failed"):
         return "unread"
-    if _follows(plan, field, own, _kept(known.events, time), time):
+    if _follows(plan, field, own, known.events, time, is_limited=True):
         return "cut"
-    for until in (time, time - _ANSWER_SECONDS):
+    arrivals = [at for at in known.received.values() if abs(at - time) < _READ_SECONDS]
+    for until in sorted({time, time - _READ_SECONDS, *arrivals}):
         in_time = [
             event
             for event in known.events
@@ -232,7 +264,7 @@ def _cause_of_extra(
             one[:2]
             for one in _entries(field, histories.raw_values(unlimited, events, time + seconds))
         )
-        for seconds in (0.0, _CLOCK_SECONDS)
+        for seconds in (_READ_SECONDS, _CLOCK_SECONDS)
     )
     extra = collections.Counter(one[:2] for one in own) - known
     if not extra:
@@ -284,7 +316,7 @@ def _events(
     found: dict[tuple[str, str], UserEvent] = {}
     received: dict[tuple[str, str], float] = {}
     for table in tables:
-        if set(_COLUMNS) <= set(table.column_names):
+        if impressions.counts_as_shown(table) and set(_COLUMNS) <= set(table.column_names):
             for row in table.select(list(_COLUMNS)).to_pylist():
                 key = f"{row['_request_id']}/{row['_ad_id']}"
                 event = UserEvent("impression", row["_time"], row["_ad_id"], {}, key)

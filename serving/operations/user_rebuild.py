@@ -4,8 +4,9 @@ import dataclasses
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from serving import errors, users
-from serving.impressions import read_file
+import pyarrow as pa
+
+from serving import errors, impressions, users
 from serving.operations import event_lines
 from serving.users import StoredEvent
 
@@ -19,19 +20,25 @@ class RebuiltUsers:
     """The sources of a rebuilt store, counted.
 
     Attributes:
-        impressions: Number of impressions of known users.
+        impressions: Number of impressions of known users in the impression log.
+        not_shown: Number of ads of answers to known users that do not count as shown, because the
+            service ran with --nostore_impressions. Their impressions are among the events.
         events: Number of events of known users.
         profiles: Number of profiles of users who had none.
         anonymous: Number of impressions and events without the id of a user.
         rejected: Number of lines that are not events.
-        added: Number of impressions and events that the store did not have.
+        examples: File, number and reason of the first rejected lines.
+        added: Number of impressions and events that were added. The store had the others, or they
+            exceed a user's limits, are too old or precede an erasure.
     """
 
     impressions: int = 0
+    not_shown: int = 0
     events: int = 0
     profiles: int = 0
     anonymous: int = 0
     rejected: int = 0
+    examples: list[str] = dataclasses.field(default_factory=list)
     added: int = 0
 
 
@@ -52,7 +59,8 @@ async def rebuild_users(
         event_files: Events as JSON lines, as the service logs them.
         profile_fields: Query fields of the impression log that describe the user. The latest value
             of each that is not missing becomes the user's profile.
-        now: Current time, in seconds since 1970, which the time to live counts from.
+        now: Current time, in seconds since 1970, which the time to live counts from. Later events
+            are rejected, as `POST /v1/events` rejects them.
 
     Raises:
         ImpressionLogError: A file cannot be read.
@@ -62,7 +70,8 @@ async def rebuild_users(
     profiles: dict[str, dict[str, tuple[float, object]]] = {}
     for path in log_files:
         shown = []
-        for user_id, event, fields in _impressions(path, profile_fields):
+        table = impressions.read_file(path)
+        for user_id, event, fields in _impressions(path, table, profile_fields):
             if not user_id:
                 done.anonymous += 1
                 continue
@@ -71,13 +80,17 @@ async def rebuild_users(
             for name, value in fields.items():
                 if value is not None and event.time >= own.get(name, (0.0, None))[0]:
                     own[name] = (event.time, value)
-        done.impressions += len(shown)
-        done.added += await _append(store, shown, now)
+        if impressions.counts_as_shown(table):
+            done.impressions += len(shown)
+            done.added += await _append(store, shown, now)
+        else:
+            done.not_shown += len(shown)
     for path in event_files:
-        given = event_lines.read_event_lines(path)
+        given = event_lines.read_event_lines(path, now)
         done.events += len(given.events)
         done.anonymous += given.anonymous
         done.rejected += given.rejected
+        done.examples = event_lines.first_examples([*done.examples, *given.examples])
         done.added += await _append(store, given.events, now)
     for user_id, known in profiles.items():
         (stored,) = await store.read([user_id], now)
@@ -99,9 +112,8 @@ async def _append(
 
 
 def _impressions(
-    path: pathlib.Path, profile_fields: Sequence[str]
+    path: pathlib.Path, table: pa.Table, profile_fields: Sequence[str]
 ) -> Iterator[tuple[str | None, StoredEvent, dict[str, object]]]:
-    table = read_file(path)
     missing = [name for name in profile_fields if name not in table.column_names]
     if missing:
         raise errors.ImpressionLogError(

@@ -1,10 +1,14 @@
-"""Turns one request into one answer: query tower, index, ranker, rules."""
+"""Turns one request into one answer: query tower, index, ranker, rules.
+
+Importing it does not load TensorFlow. `Orchestrator` and `describe_release` load it on first use;
+what accepts events does not need it.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from serving.orchestrator.admission import RETRY_AFTER_SECONDS, Admission
 from serving.orchestrator.event_consumer import EventConsumer
 from serving.orchestrator.event_intake import EventIntake
-from serving.orchestrator.orchestrator import Orchestrator
-from serving.orchestrator.release_description import describe_release
 from serving.orchestrator.request_batch import Answered, check_num_ads, in_turns
 from serving.orchestrator.service_metrics import (
     METRICS_CONTENT_TYPE,
@@ -12,6 +16,10 @@ from serving.orchestrator.service_metrics import (
     ServiceMetrics,
 )
 from serving.orchestrator.user_data import UserData
+
+if TYPE_CHECKING:
+    from serving.orchestrator.orchestrator import Orchestrator
+    from serving.orchestrator.release_description import describe_release
 
 __all__ = [
     "METRICS_CONTENT_TYPE",
@@ -28,3 +36,15 @@ __all__ = [
     "describe_release",
     "in_turns",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Orchestrator":
+        from serving.orchestrator import orchestrator
+
+        return orchestrator.Orchestrator
+    if name == "describe_release":
+        from serving.orchestrator import release_description
+
+        return release_description.describe_release
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -52,7 +52,8 @@ class EventConsumer:
 
     Attributes:
         received: Number of valid events.
-        added: Number of events that the store did not have.
+        added: Number of events that were added to the store. It had the others, or they exceed a
+            user's limits, are too old or precede an erasure.
         rejected: Number of entries that are not valid events.
         problem: Why the last attempt failed, or None.
     """
@@ -99,6 +100,14 @@ class EventConsumer:
                     logging.warning("The stream of events is available again.")
                 self.problem = None
 
+    def summary(self) -> str:
+        """Returns the numbers of events and entries since the start, as text."""
+        return (
+            f"{self.received:,} events since the start, of which {self.added:,} were added to the "
+            f"store{requests.others_not_added(self.received - self.added)}; {self.rejected:,} "
+            "entries were no events"
+        )
+
     async def _report(self) -> None:
         try:
             backlog = await self._reader.backlog()
@@ -110,13 +119,7 @@ class EventConsumer:
                 f"{unread} entries of the stream are not read yet, and "
                 f"{backlog.unacknowledged} are not stored yet"
             )
-        logging.info(
-            "%d events since the start, of which %d were new; %d entries were no events; %s",
-            self.received,
-            self.added,
-            self.rejected,
-            waiting,
-        )
+        logging.info("%s; %s", self.summary(), waiting)
 
     async def _step(self) -> None:
         read = self._sorted(await self._reader.read())

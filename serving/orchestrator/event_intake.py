@@ -69,10 +69,5 @@ class EventIntake:
         """
         if event.time is None:
             return event.model_copy(update={"time": now})
-        if event.time > now + requests.MAX_SECONDS_AHEAD:
-            raise errors.InvalidRequestError(
-                f"{place}.time: expected at most {requests.MAX_SECONDS_AHEAD:g} s after the "
-                f"service's time ({now:.0f}), got {event.time:.0f}. Send seconds since 1970, and "
-                "check the clock."
-            )
+        requests.check_event_time(event, now, f"{place}.")
         return event

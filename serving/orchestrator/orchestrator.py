@@ -399,9 +399,9 @@ class Orchestrator:
             self.release.manifest, one.answer, one.num_found, one.num_ranked
         )
         if self.users is not None and one.valid.user_id is not None:
-            self.users.record(one.valid.user_id, one.answer)
+            self.users.record(one.valid.user_id, one.answer, one.asked_at)
         if self.impressions is not None:
-            self.impressions.record(self.release.manifest, one.valid, one.answer)
+            self.impressions.record(self.release.manifest, one.valid, one.answer, one.asked_at)
 
     async def _compose(
         self,
@@ -439,5 +439,9 @@ class Orchestrator:
             own = found.of(row, ranked.num_ranked)
             head_scores = {head: scores[row] for head, scores in ranked.scores.items()}
         answer = answers.compose(self.release, valid, own, head_scores, stage_ms, ranked.degraded)
-        answer.stage_ms["total"] = (self._clock() - deadline.started) * 1000
-        return request_batch.Answered(valid, answer, found.rows.shape[1], ranked.num_ranked)
+        seconds = self._clock() - deadline.started
+        answer.stage_ms["total"] = seconds * 1000
+        now = time.time() if self.users is None else self.users.now()
+        return request_batch.Answered(
+            valid, answer, found.rows.shape[1], ranked.num_ranked, now - seconds
+        )

@@ -36,12 +36,14 @@ class Answered:
         answer: Answer to the request.
         num_found: Number of candidates that the index found.
         num_ranked: Number of candidates that the ranker scored.
+        asked_at: Time of the request, in seconds since 1970.
     """
 
     valid: ValidRequest
     answer: Answer
     num_found: int
     num_ranked: int
+    asked_at: float
 
 
 def check_num_ads(num_requests: int, num_ads: int, max_ads: int) -> None:

@@ -141,17 +141,22 @@ class UserData:
             self._metrics.count("user_reads", state)
         return UsersRead(found, problem, milliseconds)
 
-    def record(self, user_id: str, answer: requests.Answer) -> None:
-        """Queues the ads of an answer as impressions of its user. Returns at once, never fails."""
+    def record(self, user_id: str, answer: requests.Answer, asked_at: float) -> None:
+        """Queues the ads of an answer as impressions of its user. Returns at once, never fails.
+
+        Args:
+            user_id: Id of the user.
+            answer: Answer that was sent.
+            asked_at: Time of the request, in seconds since 1970. If the user is erased before the
+                answer, it stays erased.
+        """
         if not self.config.record_impressions or not answer.ads:
             return
         if self._closing or len(self._queue) >= self.config.max_queued:
             self._drop(len(answer.ads))
             return
-        # The time of the request: if the user is erased before the answer, it stays erased.
-        now = self.now() - answer.stage_ms.get("total", 0.0) / 1000
         shown = [
-            StoredEvent(f"{answer.request_id}/{ad.ad_id}", "impression", ad.ad_id, now)
+            StoredEvent(f"{answer.request_id}/{ad.ad_id}", "impression", ad.ad_id, asked_at)
             for ad in answer.ads
         ]
         self._queue.append([(user_id, event) for event in shown])

@@ -18,6 +18,8 @@ from serving.requests.event import (
     EventsAdded,
     UserDeleted,
     UserProfile,
+    check_event_time,
+    others_not_added,
 )
 from serving.requests.filter_fields import FilterFields
 from serving.requests.parsing import joined, parse, refusal, shortened
@@ -82,8 +84,10 @@ __all__ = [
     "Validator",
     "as_digits",
     "as_finite_float",
+    "check_event_time",
     "check_value",
     "joined",
+    "others_not_added",
     "parse",
     "refusal",
     "shortened",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self, TypedDict
 import pydantic
 import pydantic_core
 
+from serving import errors
 from serving.requests.answer import AnswerPart
 from serving.requests.request import (
     EventKind,
@@ -57,6 +58,24 @@ class Event(RequestPart):
         return self
 
 
+def check_event_time(event: Event, now: float, place: str = "") -> None:
+    """Checks that an event, if it has a time, is not in the future.
+
+    Args:
+        event: The event.
+        now: Current time, in seconds since 1970.
+        place: Prefix of the field's path, for messages.
+
+    Raises:
+        InvalidRequestError: The event is more than `MAX_SECONDS_AHEAD` seconds ahead.
+    """
+    if event.time is not None and event.time > now + MAX_SECONDS_AHEAD:
+        raise errors.InvalidRequestError(
+            f"{place}time: expected at most {MAX_SECONDS_AHEAD:g} s after the service's time "
+            f"({now:.0f}), got {event.time:.0f}. Send seconds since 1970, and check the clock."
+        )
+
+
 class EventFields(TypedDict, total=False):
     """The fields of an `Event` as keyword arguments of the clients."""
 
@@ -81,8 +100,23 @@ class EventsAdded(AnswerPart):
     received: int
     """Number of events."""
     added: int
-    """Number of events that are new to the user store. This may include events older than all
-    events that it keeps for their user."""
+    """Number of events that were added to the user store. The others were there before, exceed the
+    number that it keeps of a user, are too old, or precede the erasure of their user. An event that
+    is older than those kept of its user may count each time that it is sent, but is not kept."""
+
+
+def others_not_added(count: int) -> str:
+    """Returns why events were not added to the user store, to continue a sentence on those added.
+
+    Args:
+        count: Number of events that were not added.
+    """
+    if not count:
+        return ""
+    return (
+        f"; the other {count:,} were there before, exceed a user's limits, are too old or precede "
+        "an erasure"
+    )
 
 
 class UserProfile(RequestPart):

@@ -184,6 +184,7 @@ def serve_release(
             settings.impressions,
             observe=functools.partial(metrics.count, "impression_rows"),
             observe_problem=functools.partial(metrics.observe_problem, "impression_log_problem"),
+            counts_as_shown=settings.users.record_impressions,
         )
     user_data, feedback = None, None
     if settings.user_store is not None:

@@ -39,6 +39,16 @@ def test_schema_formats_options_requests_and_rules_need_no_tensorflow():
     assert result.stdout.strip() == "False", result.stderr
 
 
+def test_what_consumes_events_needs_neither_tensorflow_nor_faiss():
+    result = run(
+        "import sys; from serving import impressions, orchestrator, users;"
+        "orchestrator.EventConsumer, orchestrator.EventIntake, orchestrator.UserData;"
+        "print([name for name in ('tensorflow', 'faiss', 'grpc') if name in sys.modules]);"
+        "print(orchestrator.Orchestrator.__name__, hasattr(orchestrator, 'no'))"
+    )
+    assert result.stdout == "[]\nOrchestrator False\n", result.stderr
+
+
 def test_the_model_server_sets_the_process_up_before_numpy_and_tensorflow_are_imported():
     result = run(
         "import sys, serving.model_server; from serving import process;"

@@ -87,7 +87,4 @@ async def _consume(stream_server: str, user_store: str) -> None:
     finally:
         await reader.close()
         await data.close()
-    print(
-        f"{consumer.received:,} events, of which {consumer.added:,} were new; "
-        f"{consumer.rejected:,} entries were no events"
-    )
+    print(consumer.summary())

@@ -102,6 +102,11 @@ def _describe(joined: impressions.Joined, output: pathlib.Path, target: pathlib.
             f"{joined.events_without_request:,} events name no request and were left out; "
             "tfrec rebuild_users reads them"
         )
+    if joined.impression_events:
+        print(
+            f"{joined.impression_events:,} impressions among the events were left out; the rows "
+            "come from the impression log"
+        )
     if joined.rejected_events:
         print(
             f"{joined.rejected_events:,} malformed events are in "

@@ -5,11 +5,13 @@ r"""Rebuilds a user store from the impression log and the logs of events.
     tfrec rebuild_users --impressions=workdir/impressions --user_store=sqlite:workdir/users.db \
         --profile_fields=country,age
 
-Takes a minute for a million rows. The store may be empty or in use: existing events do not
-change, and only the latest of each user are kept. The events come from the service's log
-(feedback-*.jsonl in the directory of the impression log), or from JSON lines with the same keys:
-{"user_id": "u17", "ad_id": "ad-3", "event_id": "e1", "time": 1.8e9, "click": 1}. A user who was
-erased reappears if the logs still have them and the erasure was more than an hour ago.
+Takes a minute for a million rows. The store may be empty or in use: existing events do not change,
+and only the latest of each user are kept. Ads of answers count as shown, unless the service ran
+with --nostore_impressions, as the files of its log say; impressions sent as events count. The
+events come from the service's log (feedback-*.jsonl in the directory of the impression log), or
+from JSON lines with the same keys: {"user_id": "u17", "ad_id": "ad-3", "event_id": "e1", "time":
+1.8e9, "click": 1}. A user who was erased reappears if the logs still have them and the erasure was
+more than an hour ago.
 """
 
 import asyncio
@@ -44,7 +46,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    from serving import impressions, operations
+    from serving import impressions, operations, requests
     from serving.cli import impression_files
     from tfrecords import formats
 
@@ -77,10 +79,17 @@ def main() -> None:
         command_line.print_json(dataclasses.asdict(done))
         return
     print(
-        f"{done.impressions:,} impressions and {done.events:,} events, of which the store did not "
-        f"have {done.added:,}; {done.profiles:,} profiles"
+        f"{done.impressions:,} impressions and {done.events:,} events, of which {done.added:,} "
+        "were added to the store"
+        f"{requests.others_not_added(done.impressions + done.events - done.added)}"
     )
+    print(f"{done.profiles:,} profiles of users who had none")
+    if done.not_shown:
+        print(
+            f"{done.not_shown:,} ads of answers do not count as shown, because the service ran "
+            "with --nostore_impressions; impressions that were sent as events count"
+        )
     if done.anonymous:
         print(f"{done.anonymous:,} name no user and were left out")
     if done.rejected:
-        print(f"{done.rejected:,} lines are not events and were left out")
+        print(*operations.describe_rejected(done.rejected, done.examples), sep="\n  ")

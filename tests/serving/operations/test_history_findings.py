@@ -1,5 +1,6 @@
 """Logged histories are those that follow from the logged events, or differ for a named cause."""
 
+import dataclasses
 import json
 import types
 
@@ -83,6 +84,25 @@ def test_the_cause_follows_from_how_the_user_was_found_and_when_events_arrived(
     assert cause(values, user_data=user_data, received=received) == expected
 
 
+@pytest.mark.parametrize("time", [102.03, 101.99])
+@pytest.mark.parametrize("values", [["a1", "a2"], ["a2", "a3"], ["a3", "a4"]])
+def test_a_history_follows_if_it_was_right_at_some_instant_near_the_time_in_the_log(values, time):
+    # Read just before the answer, or just after the request, while events followed each other.
+    of_time = zip(("a1", "a2", "a3", "a4"), (10.0, 101.98, 102.0, 102.01), strict=True)
+    events = [UserEvent("click", when, ad, event_id=ad) for ad, when in of_time]
+    two = dataclasses.replace(SCHEMA.fields[0], max_length=2)
+    plan = dataclasses.replace(SCHEMA, fields=(two, SCHEMA.fields[1]))
+    logged = history_findings.LoggedHistories("ann", time, {"clicks": values}, "found")
+    received = {event.event_id: event.time for event in events}
+    known = history_findings.KnownEvents(events, received)
+    assert history_findings.cause_of(plan, logged, known) is None
+    other = dataclasses.replace(logged, raw={"clicks": ["a1", "a3"]})
+    assert history_findings.cause_of(plan, other, known) == "lost"
+    # The click of 101.98 arrived after the read, which came after the click of 102.
+    known.received["a2"] = 102.02
+    assert history_findings.cause_of(plan, other, known) == "late"
+
+
 def test_a_history_is_cut_where_the_store_ends(monkeypatch):
     day = 86_400.0
     old = [UserEvent("click", (91 - number) * day, f"a{number}") for number in (90, 1, 0)]
@@ -164,5 +184,25 @@ def test_an_event_id_counts_once_and_malformed_lines_are_counted(tmp_path):
     found = operations.compare_histories(log_files, [event_file], release)
     assert found == (
         "2 of 2 answers (100.0%) have the histories that follow from the logged events; "
-        "2 lines are not events and were left out"
+        "2 lines are not events and were left out: "
+        f"{event_file}, line 5: expected a JSON object (Expecting value: line 1 column 1 (char "
+        "0)); "
+        f"{event_file}, line 6: expected a JSON object, got list"
     )
+
+
+def test_answers_that_do_not_count_as_shown_are_no_impressions(tmp_path):
+    (file,), event_files, release = write_logs(tmp_path, [97.0])
+    shown = Field("clicks", "history", "query", of="ad", event="impression", max_length=3)
+    plan = dataclasses.replace(SCHEMA, fields=(shown, SCHEMA.fields[1]))
+    release.manifest = types.SimpleNamespace(schema=plan.to_json())
+    with event_files[0].open("a") as log:
+        view = {"user_id": "ann", "ad_id": "a1", "time": 103.0, "event_id": "v", "impression": 1}
+        log.write(json.dumps(view) + "\n")
+    with pytest.raises(findings.WrongError, match="1 of 2"):
+        operations.compare_histories([file], event_files, release)
+    table = pq.read_table(file)
+    described = {"tfrec": json.dumps({"counts_as_shown": False})}
+    pq.write_table(table.replace_schema_metadata(described), file)
+    found = operations.compare_histories([file], event_files, release)
+    assert found.startswith("2 of 2 answers (100.0%)")

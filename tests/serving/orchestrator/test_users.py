@@ -689,7 +689,7 @@ def test_flush_and_close_end_while_answers_go_on(run, tmp_path):
         async def append(self, *arguments):
             # Another answer during each write.
             if self.answer is not None:
-                self.data.record("u", self.answer)
+                self.data.record("u", self.answer, NOW)
             return await self._store.append(*arguments)
 
     busy = _Busy(users.open_store(f"sqlite:{tmp_path}/busy.db", PATIENT))
@@ -698,7 +698,7 @@ def test_flush_and_close_end_while_answers_go_on(run, tmp_path):
         answer = await service.recommend(Request(user_id="u", k=1))
         await data.flush()
         busy.data, busy.answer = data, answer.model_copy(update={"request_id": "another"})
-        data.record("u", busy.answer)
+        data.record("u", busy.answer, NOW)
         async with asyncio.timeout(30):
             await data.flush()
             return await data.get("u")
@@ -755,7 +755,7 @@ def test_a_store_that_hangs_does_not_hold_up_the_end(run, tmp_path, monkeypatch,
         answer = await service.recommend(Request(k=4))
         slow.open.clear()
         for _ in range(3):
-            data.record("u", answer)
+            data.record("u", answer, NOW)
         return data
 
     page = run(scenario, store=slow)._metrics.render().decode()
@@ -769,11 +769,12 @@ def test_a_request_in_flight_does_not_bring_back_an_erased_user(run):
         answer = await service.recommend(Request(user_id="u"))
         await data.delete("u")
         # Another process answers, whose request began before.
-        other = answer.model_copy(update={"stage_ms": {"total": 50.0}, "request_id": "other"})
-        data.record("u", other)
+        other = answer.model_copy(update={"request_id": "other"})
+        data.record("u", other, NOW - 0.05)
         gone = await data.get("u")
-        data.now = lambda: NOW + MAX_SECONDS_AHEAD + 1
-        data.record("u", other)
+        later = NOW + MAX_SECONDS_AHEAD + 1
+        data.now = lambda: later
+        data.record("u", other, later)
         return gone, await data.get("u")
 
     gone, back = run(scenario)

@@ -21,7 +21,7 @@ import waiting
 from prometheus_client import parser
 from repository import ROOT, TLS
 
-from serving import errors
+from serving import errors, impressions
 from serving.client import client, http_calls
 from serving.live import LiveIndex
 
@@ -222,6 +222,23 @@ def is_replaced(worker, workers):
 
 def workers_of(process):
     return [pid for pid, command in below(process.pid).items() if "spawn_main" in command]
+
+
+def test_the_impression_log_says_that_pages_report_what_they_show(
+    tiny_base, ranker_address, tmp_path
+):
+    log = tmp_path / "log"
+    flags = (f"--impression_log={log}", f"--user_store=sqlite:{tmp_path}/users.db")
+    with (
+        served(tiny_base, *flags, "--nostore_impressions", ranker_address=ranker_address) as (
+            _,
+            url,
+        ),
+        client.Client(url, timeout_seconds=60) as asking,
+    ):
+        asking.recommend(user_id="u", k=2)
+    (file,) = log.glob(impressions.FILE_PATTERN)
+    assert not impressions.counts_as_shown(impressions.read_file(file))
 
 
 def test_a_signal_amid_requests_lets_all_be_answered(tiny_base, ranker_address, tmp_path):

@@ -85,7 +85,7 @@ def test_events_are_feedback_to_the_answers_that_they_name(serve, tmp_path):
             event("e1", ad_id=shown[1], request_id="r1"),
             event("e2", ad_id=shown[1], request_id="r1", event="revenue", amount=2.5),
             event("e3", ad_id=shown[1], request_id="r1", event="revenue", amount=-1),
-            # Not of an answer, so it is left out; and already in the log of impressions.
+            # Not of an answer, and an impression, so both are left out.
             event("e4", ad_id=shown[0]),
             event("e5", ad_id=shown[0], request_id="r1", event="impression"),
         ]
@@ -98,7 +98,7 @@ def test_events_are_feedback_to_the_answers_that_they_name(serve, tmp_path):
         tmp_path / "joined.parquet",
     )
     assert (joined.events, joined.duplicate_events, joined.rejected_events) == (3, 3, 0)
-    assert joined.events_without_request == 2
+    assert (joined.events_without_request, joined.impression_events) == (2, 2)
     rows = pq.read_table(tmp_path / "joined.parquet").to_pylist()
     labels = {row["_ad_id"]: (row["_click"], row["_revenue"], row["_user_id"]) for row in rows}
     assert labels == {shown[0]: (0, 0, "u"), shown[1]: (1, 1.5, "u"), shown[2]: (0, 0, "u")}
