@@ -11,6 +11,7 @@ operating system writes it to the disk within seconds.
 """
 
 import json
+import logging
 import os
 import pathlib
 import threading
@@ -32,6 +33,9 @@ class FeedbackLog:
     Args:
         directory: Directory for the files; created if it does not exist.
 
+    Attributes:
+        problem: Why the latest events could not be written. None: they were.
+
     Raises:
         ImpressionLogError: The directory cannot be created.
     """
@@ -41,6 +45,7 @@ class FeedbackLog:
         self._lock = threading.Lock()
         self._path: pathlib.Path | None = None
         self._since = 0.0
+        self.problem: str | None = None
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -59,22 +64,31 @@ class FeedbackLog:
         lines = [json.dumps({**_line(event), "received": received}) + "\n" for event in events]
         if not lines:
             return
-        content = "".join(lines).encode()
         with self._lock:
-            path = self._current()
             try:
-                # Closed at once, so that a file that was moved away does not stay open.
-                with path.open("ab", buffering=0) as file:
-                    written = file.write(content)
-            except OSError as error:
-                raise _unwritable(path, error) from error
-            if written < len(content):
-                # Continues in another file: the rest of this line would be a malformed event.
-                self._path = None
-                raise errors.ImpressionLogError(
-                    f"{path} was only partly written: expected {len(lines)} lines. Free some space "
-                    "on its disk, and send the events again."
-                )
+                self._write(lines)
+            except errors.ImpressionLogError as error:
+                if self.problem is None:
+                    logging.error("Events are refused: %s", error)
+                self.problem = str(error)
+                raise
+            self.problem = None
+
+    def _write(self, lines: Sequence[str]) -> None:
+        path, content = self._current(), "".join(lines).encode()
+        try:
+            # Closed at once, so that a file that was moved away does not stay open.
+            with path.open("ab", buffering=0) as file:
+                written = file.write(content)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        if written < len(content):
+            # Continues in another file: the rest of this line would be a malformed event.
+            self._path = None
+            raise errors.ImpressionLogError(
+                f"{path} was only partly written: expected {len(lines)} lines. Free some space "
+                "on its disk, and send the events again."
+            )
 
     def _current(self) -> pathlib.Path:
         now = time.monotonic()

@@ -121,7 +121,7 @@ def create_app(
     )
     rest_errors.add_handlers(app, lambda request: router.stable.check(request))
     _add_recommend_routes(app, router)
-    _add_state_routes(app, router, follower, draining)
+    _add_state_routes(app, router, follower, feedback, draining)
     if users is not None:
         user_routes.add_routes(app, router, feedback)
     else:
@@ -186,6 +186,7 @@ def _add_state_routes(
     app: fastapi.FastAPI,
     router: release_router.ReleaseRouter,
     follower: release_follower.ReleaseFollower | None,
+    feedback: FeedbackLog | None,
     draining: threading.Event,
 ) -> None:
     def refused() -> str | None:
@@ -218,7 +219,8 @@ def _add_state_routes(
         service = router.stable
         if service.not_ready:
             return rest_errors.reply(503, "not_ready", service.not_ready)
-        status = {"status": "ready", "degraded": service.problem}
+        problems = (service.problem, None if feedback is None else feedback.problem)
+        status = {"status": "ready", "degraded": " ".join(filter(None, problems)) or None}
         if refused() is not None:
             status["refused"] = refused()
         return responses.JSONResponse(status)

@@ -136,6 +136,22 @@ def test_a_clock_that_is_a_little_ahead_is_accepted(serve):
         assert http.get("/v1/users/u").json()["actions"] == []
 
 
+def test_a_log_of_events_that_cannot_be_written_is_a_problem_until_it_can(serve, tmp_path, caplog):
+    def problem():
+        return http.get("/readyz").json()["degraded"]
+
+    with serve() as http:
+        (tmp_path / "log").rmdir()
+        for number in ("e1", "e2"):
+            refused = http.post("/v1/events", json={"events": [event(number)]})
+            assert refused.status_code == 503
+            assert error_of(refused)[2] in problem()
+        assert caplog.text.count("Events are refused: ") == 1
+        (tmp_path / "log").mkdir()
+        assert http.post("/v1/events", json={"events": [event("e1")]}).json()["added"] == 1
+        assert problem() is None
+
+
 def test_ads_that_the_catalog_does_not_have_are_accepted(serve):
     with serve() as http:
         gone = {"events": [event("e1", ad_id="gone")]}
