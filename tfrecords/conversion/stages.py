@@ -350,7 +350,12 @@ class Stages:
             kept.save(self._space.path("join", index, ".rows"))
             notes.append({**note, "rows": len(kept)})
             start = span.stop
-        return {"chunks": notes, "joined": joined.num_joined, "unmatched": joined.num_unmatched}
+        return {
+            "chunks": notes,
+            "joined": joined.num_joined,
+            "unmatched": joined.num_unmatched,
+            "repeated": joined.num_repeated,
+        }
 
     def event_counts(self, parsed: Sequence[dict[str, Any]]) -> records.EventCounts | None:
         """Returns the counts of rows by outcome in a log of events, or None."""
@@ -359,7 +364,10 @@ class Stages:
             return None
         others = dataset_json.add([chunk["other_events"] for chunk in parsed])
         return records.EventCounts(
-            joined=note["joined"], unmatched=note["unmatched"], others=others
+            joined=note["joined"],
+            unmatched=note["unmatched"],
+            others=others,
+            repeated=note["repeated"],
         )
 
     def count(self, split: SplitLog) -> None:

@@ -55,11 +55,23 @@ class EventCounts(pydantic.BaseModel):
         joined: Clicks and engagements that became labels of an impression.
         unmatched: Clicks and engagements without a view before them, which are left out.
         others: Event type that the schema does not name -> rows, which are left out.
+        repeated: Rows that repeat another one, which counts once.
     """
 
     joined: int
     unmatched: int
     others: dict[str, int]
+    repeated: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows that are not impressions."""
+        return self.joined + self.left_out
+
+    @property
+    def left_out(self) -> int:
+        """Number of rows that are neither impressions nor labels."""
+        return self.unmatched + sum(self.others.values()) + self.repeated
 
 
 class TableKeys(pydantic.BaseModel):

@@ -14,7 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords.columns import TRUTHS, RowFaults, checked_splits
-from tfrecords.schema_inference import event_types, known_names, labels, log_sample, times
+from tfrecords.schema_inference import (
+    event_types,
+    known_names,
+    labels,
+    log_sample,
+    times,
+    writing,
+)
 from tfrecords.schema_inference.log_sample import Column, Sample
 
 _NEIGHBORS = 0.1
@@ -361,6 +368,10 @@ def _describe(roles: Roles, notes: list[str]) -> None:
         column = getattr(roles, role)
         if column is not None:
             notes.append(text.format(column.name))
+    if roles.time is not None and roles.time.time_format is not None:
+        time_format = roles.time.time_format
+        said = f"{roles.time.name!r} is read in the format {time_format!r} (time_format)."
+        notes.append(f"{said} {writing.ambiguity(roles.time.known, time_format)}".rstrip())
     notes += _without_click(roles)
 
 

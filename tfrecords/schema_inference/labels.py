@@ -186,7 +186,7 @@ def named(
     """Returns the fitting column whose name or core comes first in `names`, or None."""
     found = []
     for column in columns:
-        ranks = [names.index(n) for n in (column.plain_words, column.core) if n in names]
+        ranks = [names.index(n) for n in (column.plain_object_words, column.core) if n in names]
         if ranks and fits(column):
             found.append((min(ranks), len(column.words), column))
     return min(found, key=lambda entry: entry[:2], default=(0, 0, None))[2]
@@ -200,7 +200,7 @@ def _is_count(column: Column, ad: Column) -> bool:
     """Returns whether whole numbers may count the clicks of a row."""
     if not column.is_whole or column.missing_share > known_names.MAX_REJECTED:
         return False
-    if column.plain_words in known_names.ANY_LABELS:
+    if column.plain_object_words in known_names.ANY_LABELS:
         return len(column.known) <= _FEW and -1 <= column.numbers.min() <= 0
     # Total clicks of an ad, repeated in each of its rows, are not a label.
     of_ad = column.core != "click" and log_sample.is_constant_per_ad(column, ad)

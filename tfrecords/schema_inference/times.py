@@ -46,7 +46,7 @@ def find(
             bad = column.known[int(np.flatnonzero(np.isnan(column.times))[0])]
             notes.append(
                 f"{column.name!r} is not the time, because {bad[:40]!r} is neither a number nor an "
-                "ISO 8601 time."
+                "ISO 8601 time. If it is the time, set time and time_format in the schema."
             )
     notes += [
         f"{column.name!r} is not the time, because {column.missing_share:.1%} of the rows lack it "

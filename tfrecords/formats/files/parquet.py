@@ -162,7 +162,7 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         stamps = _microseconds(column)
         if kind != delimited.NUMBERS:
             return stamps
-        return pc.divide(stamps.cast(pa.int64()).cast(pa.float64()), 1e6)
+        return pc.divide(stamps.cast(pa.int64()).cast(pa.float64(), safe=False), 1e6)
     is_decimal = pa.types.is_decimal(column.type)
     if is_decimal and column.type.scale == 0 and kind != delimited.NUMBERS:
         return column.cast(pa.string())  # Ids may not be distinct as floats.
