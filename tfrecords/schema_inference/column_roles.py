@@ -159,7 +159,10 @@ def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
                 f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last one counts."
             )
     if (missing := key.missing_share) > 0:
-        notes.append(f"{missing:.1%} of the rows have no {key.name!r}; they will be rejected.")
+        notes.append(
+            f"{log_sample.percent(missing)} of the rows "
+            f"have no {key.name!r}; they will be rejected."
+        )
     return key
 
 
@@ -201,7 +204,8 @@ def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> 
             continue
         if column.missing_share > 0:
             notes.append(
-                f"{column.missing_share:.1%} of the rows have no {column.name!r}; each of them "
+                f"{log_sample.percent(column.missing_share)} of the rows "
+                f"have no {column.name!r}; each of them "
                 "counts as a different visitor."
             )
         return column
@@ -386,7 +390,8 @@ def _without_click(roles: Roles) -> list[str]:
         share = float((positive & unclicked).sum() / max(positive.sum(), 1))
         if share > 0:
             found.append(
-                f"{share:.1%} of the rows with a positive {column.name!r} have no click. Check "
+                f"{log_sample.percent(share)} of the rows "
+                f"with a positive {column.name!r} have no click. Check "
                 "that both columns describe the same impression."
             )
     return found

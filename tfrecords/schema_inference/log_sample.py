@@ -240,6 +240,12 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     return Sample(table, columns, rows.num_rows, total, tuple(notes), header, decimal)
 
 
+def percent(share: float, digits: int = 1) -> str:
+    """Returns a share as percent; one that would be rounded to 0 is "less than 0.1%"."""
+    smallest = 10.0 ** -(digits + 2)
+    return f"less than {smallest:.{digits}%}" if 0 < share < smallest else f"{share:.{digits}%}"
+
+
 def _words(name: str) -> tuple[str, ...]:
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return tuple(word for word in re.split(r"[\W_]+", spaced.lower()) if word)
@@ -337,7 +343,8 @@ def _without_odd_times(column: Column, counts: np.ndarray, notes: list[str]) -> 
         return column
     odd = [column.known[index] for index in np.flatnonzero(is_odd)]
     notes.append(
-        f"{share:.2%} of the rows have a {column.name!r} such as {odd[0][:40]!r}, which is not a "
+        f"{percent(share, 2)} of the rows "
+        f"have a {column.name!r} such as {odd[0][:40]!r}, which is not a "
         "time like the others. Correct these rows."
     )
     gone = set(odd)

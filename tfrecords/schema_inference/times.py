@@ -40,7 +40,10 @@ def find(
                 lacking.append(column)
                 continue
             if missing > 0:
-                notes.append(f"{missing:.2%} of the rows lack {column.name!r} and are rejected.")
+                notes.append(
+                    f"{log_sample.percent(missing, 2)} of the rows "
+                    f"lack {column.name!r} and are rejected."
+                )
             return column
         if column in named and not column.is_numeric and np.isnan(column.times).any():
             bad = column.known[int(np.flatnonzero(np.isnan(column.times))[0])]

@@ -739,6 +739,17 @@ def test_the_click_of_an_object_in_a_list_is_found(tmp_path: pathlib.Path, label
     assert (proposal["click"], proposal["ad_key"]) == (f"items.{label}", ["items.id"])
 
 
+def test_a_few_rows_without_an_ad_are_said(tmp_path: pathlib.Path) -> None:
+    # One of 2,000 is 0.05%.
+    columns = {
+        "user": [f"u{n % 17}" for n in range(2_000)],
+        "item": ["", *(f"i{n % 7}" for n in range(1, 2_000))],
+        "click": [int(n % 3 == 0) for n in range(2_000)],
+    }
+    _, notes = infer.propose([write(tmp_path / "log.tsv", columns)], None, None)
+    assert "less than 0.1% of the rows have no 'item'; they will be rejected." in notes
+
+
 def test_a_time_that_many_rows_lack_is_said(tmp_path: pathlib.Path) -> None:
     times = [1_700_000_000 + n // 4 for n in range(ROWS)]
     lacking = [*[""] * 3, *times[3:]]
