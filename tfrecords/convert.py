@@ -195,7 +195,7 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
         )
     written = sum(own.rows - own.sampled for own in splits.values())
     events = work.event_counts(parsed)
-    left_out = events.joined + events.unmatched + sum(events.others.values()) if events else 0
+    left_out = events.num_rows if events else 0
     if written + num_rejected + left_out != num_rows:
         raise ValueError(
             f"{source}: {num_rows} rows were read, but {written} written, {num_rejected} rejected "

@@ -592,8 +592,8 @@ def _describe(data_set: reader.DataSet) -> str:
     rejected = f"{source.rejected:,} rejected"
     if (events := source.events) is not None:
         rejected += f" + {events.joined:,} joined as labels"
-        if left := events.unmatched + sum(events.others.values()):
-            rejected += f" + {left:,} left out"
+        if events.left_out:
+            rejected += f" + {events.left_out:,} left out"
     if source.rejected:
         rejected += f", see {data_set.directory / 'rejected.tsv'}"
     rate = data_set.label_sum("train", "click") / max(data_set.label_count("train", "click"), 1)
@@ -611,6 +611,11 @@ def _describe(data_set: reader.DataSet) -> str:
         text.append(
             f"      {events.unmatched:,} clicks and engagements have no view of their ad before "
             "them within events.window_seconds and are left out"
+        )
+    if events is not None and events.repeated:
+        text.append(
+            f"      {events.repeated:,} events repeat another one (same user or request, ad, type, "
+            "time and amount) and are left out"
         )
     if events is not None and events.others:
         named = ", ".join(f"{name} ({count:,})" for name, count in events.others.items())

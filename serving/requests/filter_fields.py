@@ -100,11 +100,11 @@ def both(first: request.Filters | None, second: request.Filters | None) -> reque
 def _checked_values(place: str, kind: str, values: Sequence[Any]) -> tuple[Any, ...]:
     if kind == "numeric":
         return tuple(sorted({_number(f"{place}[{i}]", value) for i, value in enumerate(values)}))
-    texts = tuple(request.as_digits(value) for value in values)
+    texts = tuple(request.as_field_text(value) for value in values)
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise errors.InvalidRequestError(
-                f"{place}[{position}]: expected a string or an integer, got "
+                f"{place}[{position}]: expected a string, an integer or a boolean, got "
                 f"{parsing.shortened(text)}. A missing value equals no value."
             )
     try:

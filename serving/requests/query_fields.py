@@ -13,7 +13,7 @@ import numpy as np
 
 from serving import errors
 from serving.requests.parsing import check_all, shortened
-from serving.requests.request import as_digits
+from serving.requests.request import as_field_text
 from tfrecords import terminal
 from tfrecords.schema import NUMERIC_LIST
 
@@ -31,13 +31,14 @@ class QueryFields:
     """The query fields of a release.
 
     A categorical value is a string; an integer is taken as its decimal digits, because ids
-    are often sent as JSON numbers. A float or a bool is refused: `1.0` and `1` would become two
-    values of the vocabulary. A numeric value is a finite int or float. None and an absent field
-    are missing values.
+    are often sent as JSON numbers, and a bool as `true` or `false`, as in the conversion of
+    boolean columns. A float is refused: `1.0` and `1` would become two values of the vocabulary.
+    A numeric value is a finite int or float. None and an absent field are missing values.
 
     A vector is a list of as many such numbers as the field has. A list value is a list of such
-    strings and integers, oldest first. None and "" in it are missing values and are skipped, as
-    in training; a list without values is missing. A list of numbers has finite numbers only.
+    strings, integers and bools, oldest first. None and "" in it are missing values and are
+    skipped, as in training; a list without values is missing. A list of numbers has finite
+    numbers only.
 
     Args:
         query_fields: Name and kind of each query field, and the length of a vector.
@@ -204,11 +205,12 @@ def _check_number(place: str, value: Any, expected: str = "a finite number") -> 
 
 
 def _check_string(place: str, value: Any) -> bytes:
-    value = as_digits(value)
+    value = as_field_text(value)
     if not isinstance(value, str):
         remedy = _remedy(value, " Send a number as the string in the log.")
         raise errors.InvalidRequestError(
-            f"{place}: expected a string, an integer or null, got {shortened(value)}.{remedy}"
+            f"{place}: expected a string, an integer, a boolean or null, got {shortened(value)}."
+            f"{remedy}"
         )
     try:
         return value.encode()

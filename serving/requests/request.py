@@ -38,6 +38,14 @@ def as_digits(value: Any) -> Any:
     return str(value) if is_id else value
 
 
+def as_field_text(value: Any) -> Any:
+    """Returns a value of a categorical field as text: an integer as digits, a bool as `true`.
+
+    The conversion of a log does the same. Any other value is returned unchanged.
+    """
+    return str(value).lower() if isinstance(value, bool) else as_digits(value)
+
+
 def as_text_set(values: tuple[str, ...]) -> tuple[str, ...]:
     """Returns distinct values in sorted order, so that equal sets are equal tuples.
 
@@ -108,7 +116,7 @@ _AdIds = Annotated[
 ]
 # Their types depend on the field.
 _Values = Annotated[
-    tuple[Annotated[Any, pydantic.WithJsonSchema({"type": ["string", "number"]})], ...],
+    tuple[Annotated[Any, pydantic.WithJsonSchema({"type": ["string", "number", "boolean"]})], ...],
     pydantic.Field(max_length=MAX_VALUES),
 ]
 _Counts = Annotated[
@@ -259,8 +267,8 @@ class Request(RequestPart):
     """One request for ads. All fields are optional; null and absent mean the same."""
 
     user: dict[str, Any] | None = None
-    """Raw query fields that describe the user: a string or a number; for a list field a list of
-    strings, oldest first; for a vector a list of numbers. Null: missing value."""
+    """Raw query fields that describe the user: a string, a number or a boolean; for a list
+    field a list of strings, oldest first; for a vector a list of numbers. Null: missing value."""
     context: dict[str, Any] | None = None
     """Raw query fields that describe the situation; merged with `user`."""
     user_id: Id | None = None

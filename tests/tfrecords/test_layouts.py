@@ -95,8 +95,9 @@ def test_a_ga4_export(tmp_path: pathlib.Path) -> None:
     assert found["geo_country"] == ("categorical", "query")
     assert found["items_price"] == ("numeric", "ad")
     assert any("'event_params'" in note and note.startswith("Left out") for note in notes)
-    # 200 lists of three items; a click of each second one, a purchase of each fourth.
-    assert totals(data_set) == {"rows": 600, "click": 100, "engagement": 50, "revenue": 0}
+    # 200 lists of three items; a click of each second one, a purchase of each fourth. The purchases
+    # bring the prices n % 7 + 0.5 of n = 0, 12, …, 588: 7 times 0 + … + 6, a 0, and 50 times 0.5.
+    assert totals(data_set) == {"rows": 600, "click": 100, "engagement": 50, "revenue": 172}
     source = data_set.description.source
     assert (source.events.others, source.events.unmatched) == ({"page_view": 200}, 0)
     # The items of a list are a request.

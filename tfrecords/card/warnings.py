@@ -21,6 +21,7 @@ _MUCH_OF_ONE_USER, _MANY_USERS = 0.05, 100
 _MUCH_NEW = 0.3
 _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
+_MUCH_REPEATED = 0.001
 # Share of rows far from the others in time, and share of the log's time span with the others.
 _FEW_FAR, _SHORT = 0.01, 0.1
 
@@ -38,6 +39,7 @@ def find(card: model.DataCard) -> list[model.CardWarning]:
         _ads(card),
         _users(card),
         _rejected(card.rejected),
+        _repeated(card),
         _tables(card),
         _time(card),
         field_warnings.find(card),
@@ -234,6 +236,17 @@ def _rejected(rejected: model.RejectedRows) -> Found:
             f"{rejected.count:,} rows ({pages.format_percent(rejected.share)}) were "
             f"rejected, most often because: {rejected.reasons[0].reason}.",
             "See rejected.tsv for all of them. Correct the log or the schema, and convert again.",
+        )
+
+
+def _repeated(card: model.DataCard) -> Found:
+    share = card.data.repeated_rows / max(card.data.source.lines, 1)
+    if share > _MUCH_REPEATED:
+        yield model.warning(
+            f"{card.data.repeated_rows:,} rows ({pages.format_percent(share)}) repeat another row: "
+            "the same user or request, ad, time and labels.",
+            "They count several times. Remove them if they were logged or exported repeatedly, or "
+            "if a file is given twice.",
         )
 
 

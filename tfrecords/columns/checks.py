@@ -33,6 +33,8 @@ _TIME_TYPES = (
     pa.date32(),
 )
 _TIME_PATTERNS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%Y%m%dT%H%M%S")
+# Microseconds that float64 holds exactly: dates of the years 1684 to 2255.
+_MAX_SECONDS = 2**53 / 1e6
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 # Sums of squares of revenues, by which models are fitted, stay within the range of float32.
@@ -253,8 +255,12 @@ def checked_times(
             8601.
     """
     if pa.types.is_temporal(column.type):
-        stamps = column.cast(pa.timestamp("us")).cast(pa.int64())
-        result = stamps.cast(pa.float64()).to_numpy() / 1e6
+        result = _plausible(_seconds(column.combine_chunks()))
+        faults.add(
+            np.isnan(result),
+            lambda row: f"{name} is missing or not a date of the years 1685 to 2254",
+        )
+        return result
     elif arrow.is_text(column) or time_format is not None:
         values, codes = arrow.distinct(column)
         times = parse_times(values, time_format)
@@ -295,10 +301,12 @@ def calendar_values(times: np.ndarray, calendar: str) -> pa.Array:
 def parse_times(values: Sequence[str], time_format: str | None = None) -> np.ndarray:
     """Parses times as float64 [V]: numbers unchanged, dates as seconds since 1970, else NaN.
 
-    With a format, only texts of this format are times; without a zone they are in UTC.
+    With a format, only texts of this format are times; without a zone they are in UTC. Dates
+    outside the years 1685 to 2254 are not times, such as 01/01/26 read as the year 1.
     """
     if time_format is not None:
-        return np.array([_formatted(value.strip(), time_format) for value in values], np.float64)
+        times = [_formatted(value.strip(), time_format) for value in values]
+        return _plausible(np.array(times, np.float64))
     result = np.full(len(values), np.nan)
     rest = []
     for index, value in enumerate(values):
@@ -309,8 +317,13 @@ def parse_times(values: Sequence[str], time_format: str | None = None) -> np.nda
     result[~np.isfinite(result)] = np.nan
     if rest:
         texts = pa.array([_UTC.sub("Z", values[index].strip()) for index in rest])
-        result[rest] = _dates(texts)
+        result[rest] = _plausible(_dates(texts))
     return result
+
+
+def _plausible(seconds: np.ndarray) -> np.ndarray:
+    """Returns dates in seconds since 1970 [V], NaN if they are too far from 1970."""
+    return np.where(np.abs(seconds) < _MAX_SECONDS, seconds, np.nan)
 
 
 def _formatted(text: str, time_format: str) -> float:
@@ -345,7 +358,8 @@ def _patterned(texts: pa.Array) -> np.ndarray:
 def _seconds(stamps: pa.Array) -> np.ndarray:
     in_microseconds = pa.timestamp("us", getattr(stamps.type, "tz", None))
     counted = stamps.cast(in_microseconds, safe=False)
-    return counted.cast(pa.int64()).cast(pa.float64()).to_numpy(zero_copy_only=False) / 1e6
+    numbers = counted.cast(pa.int64()).cast(pa.float64(), safe=False)
+    return numbers.to_numpy(zero_copy_only=False) / 1e6
 
 
 def checked_splits(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:

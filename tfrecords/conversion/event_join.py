@@ -25,6 +25,7 @@ from tfrecords.conversion.parsed_rows import (
 )
 from tfrecords.events import Events
 
+_HOUR = 3600
 _VIEW, _CLICK, _ENGAGEMENT = range(3)
 # Mixes the bits of numbers: odd, and without a pattern.
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
@@ -78,6 +79,7 @@ class JoinedEvents:
             infinite without one; empty if they are not kept.
         num_joined: Number of clicks and engagements that became labels of another row.
         num_unmatched: Number of clicks and engagements without a view.
+        num_repeated: Number of rows that repeat another and are left out.
     """
 
     kept: np.ndarray
@@ -87,6 +89,7 @@ class JoinedEvents:
     times: dict[str, np.ndarray]
     num_joined: int
     num_unmatched: int
+    num_repeated: int
 
 
 def event_rows(chunks: list[Rows], units_per_second: float = 1.0) -> EventRows:
@@ -115,6 +118,9 @@ def join(
 ) -> JoinedEvents:
     """Joins each click and engagement to the latest view of its key within the window.
 
+    Rows with the same key, kind, time and revenue are one event, which was logged repeatedly.
+    Without times, or if all times are whole hours, they may be several events and all count.
+
     Args:
         rows: All rows.
         events: The events of the schema.
@@ -124,9 +130,13 @@ def join(
     count = len(rows.keys)
     # At equal times a view comes before its click, and a click before its engagement.
     order = np.lexsort((np.arange(count), rows.kinds, rows.times, rows.keys))
+    repeated = np.zeros(count, bool)
+    if has_times and (rows.times % (_HOUR * rows.units_per_second)).any():
+        repeated = _repeated(rows, order)
+    order = order[~repeated]
     keys, times, kinds = rows.keys[order], rows.times[order], rows.kinds[order]
     first = _VIEW if events.view else _CLICK
-    places = np.arange(count)
+    places = np.arange(len(order))
     # The latest row of the first kind at or before each row.
     latest = np.maximum.accumulate(np.where(kinds == first, places, -1)) if count else places
     found = (latest >= 0) & (kinds != first)
@@ -135,7 +145,7 @@ def join(
         found &= times - times[latest] <= events.window_seconds * rows.units_per_second
     unmatched = (kinds != first) & ~found
     kept = (kinds == first) | (unmatched if not events.view else False)
-    clicked, engaged = (np.zeros(count, np.uint8) for _ in range(2))
+    clicked, engaged = (np.zeros(len(order), np.uint8) for _ in range(2))
     clicked[latest[found]] = 1
     engaged[latest[found & (kinds == _ENGAGEMENT)]] = 1
     if not events.view:
@@ -156,7 +166,7 @@ def join(
         np.add.at(revenue, latest[found], own[found])
 
     def in_log(values: np.ndarray) -> np.ndarray:
-        result = np.empty_like(values)
+        result = np.zeros(count, values.dtype)
         result[order] = values
         return result
 
@@ -168,7 +178,31 @@ def join(
         {label: in_log(own) for label, own in first_times.items()},
         int(found.sum()),
         int(unmatched.sum()) if events.view else 0,
+        int(repeated.sum()),
     )
+
+
+def _repeated(rows: EventRows, order: np.ndarray) -> np.ndarray:
+    """Returns which of the ordered rows [L] repeat an earlier row of the log.
+
+    Args:
+        rows: All rows.
+        order: Indices of the rows by key, time, kind and the order of the log [L].
+    """
+    keys, times, kinds = rows.keys[order], rows.times[order], rows.kinds[order]
+    repeated = np.zeros(len(order), bool)
+    repeated[1:] = (keys[1:] == keys[:-1]) & (times[1:] == times[:-1]) & (kinds[1:] == kinds[:-1])
+    if rows.revenue is None or not repeated.any():
+        return repeated
+    # Only rows of equal keys, times and kinds are compared by their revenue.
+    places = np.flatnonzero(repeated | np.append(repeated[1:], False))
+    groups = np.cumsum(~repeated)[places]
+    amounts = rows.revenue[order][places].view(np.uint32)
+    by_amount = np.lexsort((amounts, groups))
+    places, groups, amounts = places[by_amount], groups[by_amount], amounts[by_amount]
+    repeated[:] = False
+    repeated[places[1:]] = (groups[1:] == groups[:-1]) & (amounts[1:] == amounts[:-1])
+    return repeated
 
 
 def impressions(rows: Rows, joined: JoinedEvents, span: slice, events: Events) -> Rows:

@@ -24,6 +24,12 @@ import numpy as np
 
 from tfrecords.splits import SplitOptions
 
+_HOUR = 3600
+# Approximate number of rows that are compared with each other.
+_COMPARED = 250_000
+# Mixes the bits of numbers: odd, and without a pattern.
+_MIXER = np.uint64(0x9E3779B97F4A7C15)
+
 
 @dataclasses.dataclass(frozen=True)
 class RowKeys:
@@ -44,6 +50,35 @@ class RowKeys:
     user: np.ndarray | None = None
     split: np.ndarray | None = None
     file: np.ndarray | None = None
+
+
+def count_repeated(keys: RowKeys, others: Sequence[np.ndarray], units_per_second: float) -> int:
+    """Returns the number of rows that equal an earlier row of the log.
+
+    It is 0 without times or without a request or user, and if all times are whole hours: equal rows
+    may then be several impressions. In a long log, it is estimated from a share of all hashes;
+    equal rows have equal hashes.
+
+    Args:
+        keys: Keys of the rows.
+        others: What the rows must also have in common, such as the ad and the labels [B] each.
+        units_per_second: Units of the times in a second.
+    """
+    who = keys.user if keys.request is None else keys.request
+    if keys.time is None or who is None or _are_hours(keys.time, _HOUR * units_per_second):
+        return 0
+    found = who.view(np.uint64) * _MIXER
+    for values in (keys.time, *others):
+        bits = values.view(f"u{values.itemsize}").astype(np.uint64)
+        found = (found ^ (found >> np.uint64(32)) ^ bits) * _MIXER
+    step = max(1, len(found) // _COMPARED)
+    compared = np.sort(found[found <= np.uint64((2**64 - 1) // step)])
+    return step * int((compared[1:] == compared[:-1]).sum())
+
+
+def _are_hours(times: np.ndarray, hour: float) -> bool:
+    # The first times of most logs decide it.
+    return not ((times[:1000] % hour).any() or (times % hour).any())
 
 
 @dataclasses.dataclass(frozen=True)

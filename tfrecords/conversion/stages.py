@@ -71,6 +71,7 @@ class SplitLog:
         train_ends: Number of training rows up to the end of each chunk [chunks].
         unknown_after: Engagement and revenue of later rows are not known yet; None: all are known.
         rows_after_end: Number of rows whose time is after the end of the log, see `label_window`.
+        repeated_rows: Number of rows that equal an earlier one, see `splitting.count_repeated`.
         bins: Bins of the time profile.
         keys: Keys of the rows; None if no negatives are sampled.
         request_times: Times of the requests in seconds [R]; None without histories and rates.
@@ -89,6 +90,7 @@ class SplitLog:
     train_ends: np.ndarray
     unknown_after: float | None
     rows_after_end: int
+    repeated_rows: int
     bins: time_profile.Bins
     keys: splitting.RowKeys | None
     request_times: np.ndarray | None
@@ -322,6 +324,7 @@ class Stages:
             np.cumsum([is_train[span].sum() for span in spans]),
             cutoff.unknown_after,
             cutoff.rows_after_end,
+            self._repeated_rows(keys, len(parsed), units),
             time_profile.Bins.of(keys),
             keys if self._options.sampled_negatives else None,
             times,
@@ -332,6 +335,20 @@ class Stages:
         )
         self._sort_rated_events(split)
         return split
+
+    def _repeated_rows(self, keys: splitting.RowKeys, num_chunks: int, units: float) -> int:
+        """Counts repeated impressions; repeated events are left out when they are joined."""
+        if self._schema.events is not None or keys.time is None:
+            return 0
+        names = [parsed_rows.LABEL_COLUMNS[label] for label in self._schema.labels]
+        if self._schema.position is not None:
+            names.append(parsed_rows.POSITION)
+        parts: list[list[np.ndarray]] = []
+        for rows in map(self._rows, range(num_chunks)):
+            ads = rows.strings[parsed_rows.AD].fingerprints[rows.array(parsed_rows.AD)]
+            parts.append([ads, *map(rows.array, names)])
+        others = [np.concatenate(of_chunks) for of_chunks in zip(*parts, strict=True)]
+        return splitting.count_repeated(keys, others, units)
 
     def _join(self, parsed: Sequence[dict[str, Any]], units_per_second: float) -> dict[str, Any]:
         """Joins the events of all chunks, and returns the notes of the chunks of impressions."""
@@ -350,7 +367,12 @@ class Stages:
             kept.save(self._space.path("join", index, ".rows"))
             notes.append({**note, "rows": len(kept)})
             start = span.stop
-        return {"chunks": notes, "joined": joined.num_joined, "unmatched": joined.num_unmatched}
+        return {
+            "chunks": notes,
+            "joined": joined.num_joined,
+            "unmatched": joined.num_unmatched,
+            "repeated": joined.num_repeated,
+        }
 
     def event_counts(self, parsed: Sequence[dict[str, Any]]) -> records.EventCounts | None:
         """Returns the counts of rows by outcome in a log of events, or None."""
@@ -359,7 +381,10 @@ class Stages:
             return None
         others = dataset_json.add([chunk["other_events"] for chunk in parsed])
         return records.EventCounts(
-            joined=note["joined"], unmatched=note["unmatched"], others=others
+            joined=note["joined"],
+            unmatched=note["unmatched"],
+            others=others,
+            repeated=note["repeated"],
         )
 
     def count(self, split: SplitLog) -> None:
@@ -643,6 +668,7 @@ class Stages:
             engagement_window_seconds=self._options.engagement_window_seconds,
             rows_inside_engagement_window=sum(self._notes(split, "pack", "young")),
             rows_after_end_of_log=split.rows_after_end,
+            repeated_rows=split.repeated_rows,
             times_by_unit=dataset_json.add(self._notes(split, "parse", "times")),
             splits=splits,
             sha256={name: files.sha256(output / name) for name in dataset_json.CHECKED_FILES},

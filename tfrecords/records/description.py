@@ -55,11 +55,23 @@ class EventCounts(pydantic.BaseModel):
         joined: Clicks and engagements that became labels of an impression.
         unmatched: Clicks and engagements without a view before them, which are left out.
         others: Event type that the schema does not name -> rows, which are left out.
+        repeated: Rows that repeat another one, which counts once.
     """
 
     joined: int
     unmatched: int
     others: dict[str, int]
+    repeated: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows that are not impressions."""
+        return self.joined + self.left_out
+
+    @property
+    def left_out(self) -> int:
+        """Number of rows that are neither impressions nor labels."""
+        return self.unmatched + sum(self.others.values()) + self.repeated
 
 
 class TableKeys(pydantic.BaseModel):
@@ -123,6 +135,8 @@ class DataSetDescription(pydantic.BaseModel):
         engagement_window_seconds: Time within which engagements come.
         rows_inside_engagement_window: Rows whose engagement and revenue are not known yet.
         rows_after_end_of_log: Those of them whose time must be wrong.
+        repeated_rows: Rows of a log of impressions that equal an earlier one in user or request,
+            ad, time, position and labels; estimated in a long log.
         times_by_unit: Unit in which a time is a date since 1970 (or that it has none, see
             `columns.count_units`) -> rows of the log; empty without times.
         splits: Splits by name.
@@ -146,6 +160,7 @@ class DataSetDescription(pydantic.BaseModel):
     engagement_window_seconds: float
     rows_inside_engagement_window: int
     rows_after_end_of_log: int
+    repeated_rows: int = 0
     times_by_unit: dict[str, int] = {}
     splits: dict[str, SplitDescription]
     sha256: dict[str, str]

@@ -14,7 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords.columns import TRUTHS, RowFaults, checked_splits
-from tfrecords.schema_inference import event_types, known_names, labels, log_sample, times
+from tfrecords.schema_inference import (
+    event_types,
+    known_names,
+    labels,
+    log_sample,
+    times,
+    writing,
+)
 from tfrecords.schema_inference.log_sample import Column, Sample
 
 _NEIGHBORS = 0.1
@@ -152,7 +159,10 @@ def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
                 f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last one counts."
             )
     if (missing := key.missing_share) > 0:
-        notes.append(f"{missing:.1%} of the rows have no {key.name!r}; they will be rejected.")
+        notes.append(
+            f"{log_sample.percent(missing)} of the rows "
+            f"have no {key.name!r}; they will be rejected."
+        )
     return key
 
 
@@ -194,7 +204,8 @@ def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> 
             continue
         if column.missing_share > 0:
             notes.append(
-                f"{column.missing_share:.1%} of the rows have no {column.name!r}; each of them "
+                f"{log_sample.percent(column.missing_share)} of the rows "
+                f"have no {column.name!r}; each of them "
                 "counts as a different visitor."
             )
         return column
@@ -361,6 +372,10 @@ def _describe(roles: Roles, notes: list[str]) -> None:
         column = getattr(roles, role)
         if column is not None:
             notes.append(text.format(column.name))
+    if roles.time is not None and roles.time.time_format is not None:
+        time_format = roles.time.time_format
+        said = f"{roles.time.name!r} is read in the format {time_format!r} (time_format)."
+        notes.append(f"{said} {writing.ambiguity(roles.time.known, time_format)}".rstrip())
     notes += _without_click(roles)
 
 
@@ -375,7 +390,8 @@ def _without_click(roles: Roles) -> list[str]:
         share = float((positive & unclicked).sum() / max(positive.sum(), 1))
         if share > 0:
             found.append(
-                f"{share:.1%} of the rows with a positive {column.name!r} have no click. Check "
+                f"{log_sample.percent(share)} of the rows "
+                f"with a positive {column.name!r} have no click. Check "
                 "that both columns describe the same impression."
             )
     return found

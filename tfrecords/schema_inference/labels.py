@@ -27,7 +27,8 @@ def click(
     if (found := named(columns, names, _is_truth)) is not None:
         if found.missing_share > 0:
             notes.append(
-                f"{found.missing_share:.2%} of the rows have no {found.name!r}; they will be "
+                f"{log_sample.percent(found.missing_share, 2)} of the rows "
+                f"have no {found.name!r}; they will be "
                 "rejected."
             )
         return found, None
@@ -138,16 +139,19 @@ def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column |
         if refunds is not None:
             notes.append(
                 f"{refunds.name!r} is named like revenue, but negative in "
-                f"{_negative_share(refunds):.1%} of the rows. Write refunds as 0 to use it."
+                f"{log_sample.percent(_negative_share(refunds))} of the rows"
+                ". Write refunds as 0 to use it."
             )
     elif share := _negative_share(found):
         notes.append(
-            f"{share:.2%} of the rows have a negative {found.name!r}; they will be rejected. Write "
+            f"{log_sample.percent(share, 2)} of the rows "
+            f"have a negative {found.name!r}; they will be rejected. Write "
             "refunds as 0 to keep them."
         )
     if found is not None and found.missing_share > 0:
         notes.append(
-            f"{found.missing_share:.1%} of the rows have no {found.name!r}; it is 0 without an "
+            f"{log_sample.percent(found.missing_share)} of the rows "
+            f"have no {found.name!r}; it is 0 without an "
             "engagement (or a click, where engagements are not logged), and otherwise unknown."
         )
     return found
@@ -186,7 +190,7 @@ def named(
     """Returns the fitting column whose name or core comes first in `names`, or None."""
     found = []
     for column in columns:
-        ranks = [names.index(n) for n in (column.plain_words, column.core) if n in names]
+        ranks = [names.index(n) for n in (column.plain_object_words, column.core) if n in names]
         if ranks and fits(column):
             found.append((min(ranks), len(column.words), column))
     return min(found, key=lambda entry: entry[:2], default=(0, 0, None))[2]
@@ -200,7 +204,7 @@ def _is_count(column: Column, ad: Column) -> bool:
     """Returns whether whole numbers may count the clicks of a row."""
     if not column.is_whole or column.missing_share > known_names.MAX_REJECTED:
         return False
-    if column.plain_words in known_names.ANY_LABELS:
+    if column.plain_object_words in known_names.ANY_LABELS:
         return len(column.known) <= _FEW and -1 <= column.numbers.min() <= 0
     # Total clicks of an ad, repeated in each of its rows, are not a label.
     of_ad = column.core != "click" and log_sample.is_constant_per_ad(column, ad)

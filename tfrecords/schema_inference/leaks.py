@@ -58,7 +58,7 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     is_duration = not _DURATIONS.isdisjoint(column.words[:-1]) and bool(words & {"time", "ratio"})
     if words & _AFTERWARDS - ({"rating"} if is_static else set()) or is_duration:
         return _BY_NAME
-    if column.plain_words in known_names.ANY_LABELS[:2]:
+    if column.plain_object_words in known_names.ANY_LABELS[:2]:
         return _BY_NAME
     # A column that is constant for each ad is a property of it, such as being on sale.
     is_label = column.core in (*known_names.ENGAGEMENTS, *known_names.REVENUES)

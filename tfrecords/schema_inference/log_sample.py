@@ -56,6 +56,7 @@ class Column:
         is_list: Whether the file's type is a list; then texts are the joined values.
         is_time: Whether the file's type is a time.
         time_format: Format of the times that it holds; None: numbers, ISO 8601 or no times.
+        list_name: Name of the list of objects that holds it, or "".
     """
 
     name: str
@@ -65,6 +66,7 @@ class Column:
     is_list: bool = False
     is_time: bool = False
     time_format: str | None = None
+    list_name: str = ""
 
     @property
     def plain_name(self) -> str:
@@ -81,18 +83,28 @@ class Column:
     @functools.cached_property
     def words(self) -> tuple[str, ...]:
         """The words of the name, in lower case: `userAge` → user, age."""
-        spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.plain_name)
-        return tuple(word for word in re.split(r"[\W_]+", spaced.lower()) if word)
+        return _words(self.plain_name)
 
     @property
     def plain_words(self) -> str:
         """The words of the name, joined by "_"."""
         return "_".join(self.words)
 
+    @functools.cached_property
+    def object_words(self) -> tuple[str, ...]:
+        """The words of the name in an object of its list: `items.isClick` → is, click."""
+        in_list = self.list_name and self.plain_name.startswith(f"{self.list_name}.")
+        return _words(self.plain_name[len(self.list_name) + 1 :]) if in_list else self.words
+
+    @property
+    def plain_object_words(self) -> str:
+        """The words of the name in an object of its list, joined by "_"."""
+        return "_".join(self.object_words)
+
     @property
     def core(self) -> str:
-        """The core of the name: `is_click_bool` → click."""
-        return known_names.core(self.words)
+        """The core of the name: `is_click_bool` and `items.click` → click."""
+        return known_names.core(self.object_words)
 
     @functools.cached_property
     def counts(self) -> np.ndarray:
@@ -214,12 +226,29 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
         line, reason = min(parsed.faults.items())
         notes.append(f"{path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}.")
     rows = _without_headers(path, rows, names, notes)
-    columns = {name: _column(name, table, rows[name], notes) for name in names}
+    lists = formats.lists_of_objects(path)
+    columns = {
+        name: dataclasses.replace(
+            _column(name, table, rows[name], notes), list_name=lists.get(name, "")
+        )
+        for name in names
+    }
     decimal = _with_plain_numbers(columns, notes)
     total = sum(_total_rows(path, chunk) for path in paths)
     if len(paths) == 1 and next(chunks, None) is None:
         total = chunk.num_rows
     return Sample(table, columns, rows.num_rows, total, tuple(notes), header, decimal)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Returns a share as percent; one that would be rounded to 0 is "less than 0.1%"."""
+    smallest = 10.0 ** -(digits + 2)
+    return f"less than {smallest:.{digits}%}" if 0 < share < smallest else f"{share:.{digits}%}"
+
+
+def _words(name: str) -> tuple[str, ...]:
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return tuple(word for word in re.split(r"[\W_]+", spaced.lower()) if word)
 
 
 def _without_headers(
@@ -314,7 +343,8 @@ def _without_odd_times(column: Column, counts: np.ndarray, notes: list[str]) -> 
         return column
     odd = [column.known[index] for index in np.flatnonzero(is_odd)]
     notes.append(
-        f"{share:.2%} of the rows have a {column.name!r} such as {odd[0][:40]!r}, which is not a "
+        f"{percent(share, 2)} of the rows "
+        f"have a {column.name!r} such as {odd[0][:40]!r}, which is not a "
         "time like the others. Correct these rows."
     )
     gone = set(odd)

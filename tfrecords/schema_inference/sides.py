@@ -60,7 +60,7 @@ def _varying_side(
     column: Column, is_constant: bool, is_context: bool, of_query: bool
 ) -> tuple[str | None, str]:
     """Returns the side of a column that varies within a request."""
-    if column.plain_words in known_names.POSITIONS or not _SLOTS.isdisjoint(column.words):
+    if column.plain_object_words in known_names.POSITIONS or not _SLOTS.isdisjoint(column.words):
         return None, "the position of the ad, which is unknown before the ad is chosen"
     if is_constant:
         return "ad", "constant for each ad"

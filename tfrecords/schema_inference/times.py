@@ -40,13 +40,16 @@ def find(
                 lacking.append(column)
                 continue
             if missing > 0:
-                notes.append(f"{missing:.2%} of the rows lack {column.name!r} and are rejected.")
+                notes.append(
+                    f"{log_sample.percent(missing, 2)} of the rows "
+                    f"lack {column.name!r} and are rejected."
+                )
             return column
         if column in named and not column.is_numeric and np.isnan(column.times).any():
             bad = column.known[int(np.flatnonzero(np.isnan(column.times))[0])]
             notes.append(
                 f"{column.name!r} is not the time, because {bad[:40]!r} is neither a number nor an "
-                "ISO 8601 time."
+                "ISO 8601 time. If it is the time, set time and time_format in the schema."
             )
     notes += [
         f"{column.name!r} is not the time, because {column.missing_share:.1%} of the rows lack it "

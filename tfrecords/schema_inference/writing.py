@@ -1,5 +1,6 @@
 """Finds how a text file is written: with a header or not, and the format of numbers and times."""
 
+import datetime
 import re
 from collections.abc import Mapping, Sequence
 
@@ -19,13 +20,18 @@ from tfrecords.schema import texts_in_brackets
 from tfrecords.schema_inference import known_names
 
 _PROBED = 2_000
+_DATES = (
+    "%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%y/%m/%d", "%Y/%m/%d",
+    "%d-%m-%Y", "%m-%d-%Y", "%d-%m-%y", "%m-%d-%y", "%y-%m-%d", "%d %b %Y", "%d-%b-%Y",
+    "%b %d, %Y", "%B %d, %Y", "%d %B %Y",
+)  # fmt: skip
+_CLOCKS = ("", *(f"{sep}{clock}" for sep in (" ", ", ") for clock in (
+    "%H:%M:%S", "%H:%M", "%I:%M:%S %p", "%I:%M %p",
+)))  # fmt: skip
 _TIME_FORMATS = (
-    "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y, %H:%M", "%d.%m.%Y", "%d.%m.%y",
-    "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M",
-    "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y %I:%M %p", "%m/%d/%Y", "%m/%d/%y", "%d-%m-%Y %H:%M:%S",
-    "%d-%m-%Y %H:%M", "%d-%m-%Y", "%d/%b/%Y:%H:%M:%S %z", "%d %b %Y %H:%M:%S", "%d %b %Y %H:%M",
-    "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%b %d, %Y %I:%M %p", "%B %d, %Y", "%d %B %Y",
-    "%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z",
+    *(f"{date}{clock}" for date in _DATES for clock in _CLOCKS),
+    "%Y-%m-%d %H:%M:%S,%f", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y",
+    "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
 )  # fmt: skip
 # Dates as digits, by the number of digits.
 _DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
@@ -95,16 +101,66 @@ def time_format(values: Sequence[str], counts: np.ndarray) -> str | None:
     if not values:
         return None
     step = -(-len(values) // _PROBED)
-    probe, weights = values[::step], counts[::step]
-    best, fewest = None, known_names.MAX_REJECTED * weights.sum()
-    for candidate in (None, *_TIME_FORMATS):
-        if np.isnan(parse_times(probe[:20], candidate)).mean() > 0.5:
-            continue
-        others = weights[np.isnan(parse_times(probe, candidate))].sum()
-        if others <= fewest:
-            best, fewest = candidate, others - 1
+    probe = values[::step]
+    formats = _time_formats(probe, counts[::step])
+    if formats:
+        return formats[0]
     times = [value for value, time in zip(probe, parse_times(probe), strict=True) if time == time]
-    return best or _format_of_digits(times)
+    return _format_of_digits(times)
+
+
+def _time_formats(values: Sequence[str], weights: np.ndarray) -> list[str]:
+    """Returns the formats that read the most rows, the most plausible first.
+
+    Day and month may both be up to 12. A log is usually written in order and often, so the most
+    plausible format is the one in which subsequent times are closest.
+
+    Args:
+        values: The known values [V].
+        weights: Number of rows of each [V].
+    """
+    rejected: dict[str | None, float] = {}
+    steps: dict[str | None, float] = {}
+    for candidate in (None, *_TIME_FORMATS):
+        if np.isnan(parse_times(values[:20], candidate)).mean() > 0.5:
+            continue
+        times = parse_times(values, candidate)
+        is_odd = np.isnan(times)
+        rejected[candidate] = float(weights[is_odd].sum())
+        steps[candidate] = float(np.abs(np.diff(times[~is_odd])).sum())
+        if candidate is None and rejected[candidate] == 0:
+            return []
+    fewest = min(rejected.values(), default=np.inf)
+    if fewest > known_names.MAX_REJECTED * weights.sum() or rejected.get(None) == fewest:
+        return []
+    best = [name for name, number in rejected.items() if name and number == fewest]
+    return sorted(best, key=steps.__getitem__)
+
+
+def ambiguity(values: Sequence[str], chosen: str) -> str:
+    """Returns a note on a date that another format reads differently, or "".
+
+    Args:
+        values: The times of a column [V].
+        chosen: The format in which they are read.
+    """
+    probe = values[:: -(-len(values) // _PROBED) or 1]
+    for other in _time_formats(probe, np.ones(len(probe))):
+        times = parse_times(probe, chosen), parse_times(probe, other)
+        differs = np.flatnonzero(times[0] != times[1])
+        if len(differs):
+            row = differs[0]
+            dates = [_day(time[row]) for time in times]
+            return (
+                f"{probe[row]!r} can be {dates[0]} or {dates[1]}; it is read as {dates[0]}. Change "
+                "time_format if this is wrong."
+            )
+    return ""
+
+
+def _day(seconds: float) -> str:
+    date = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return f"{date:%B} {date.day}, {date.year}"
 
 
 def are_lists(values: Sequence[str]) -> bool:

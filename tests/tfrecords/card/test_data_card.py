@@ -320,6 +320,18 @@ def test_a_few_times_far_from_the_others_are_warned_of(tmp_path):
     assert "nearly all rows" not in near
 
 
+def test_repeated_rows_are_warned_of(tmp_path):
+    times = [*range(1_700_000_000, 1_700_001_000)]
+    data_set = users_log(tmp_path / "once", times, 50)
+    assert data_set.description.repeated_rows == 0
+    log = (tmp_path / "once" / "log.csv").read_text()
+    rows = log.splitlines()[1:]
+    repeated = converted(tmp_path / "once", "\n".join([log, *rows[:200]]), data_set.schema)
+    assert repeated.description.repeated_rows == 200
+    # 200 of 1,200.
+    assert "200 rows (16.7 %) repeat another row" in texts(card.build_card(repeated))
+
+
 def test_times_that_an_earlier_version_did_not_count_are_dates():
     profile = {"low": 1.7e9, "high": 1.7e9 + 86_400 * 30, "rows": [3, 4]}
     by_time = time.describe(records.TimeProfile(by_time=True, **profile), {})

@@ -1,8 +1,11 @@
 """Checks of columns."""
 
-import pyarrow as pa
+import datetime
 
-from tfrecords.columns import RowFaults, checked_times
+import pyarrow as pa
+import pytest
+
+from tfrecords.columns import RowFaults, checked_times, parse_times
 
 
 def test_numbers_of_digits_are_read_in_the_format_of_times():
@@ -11,3 +14,31 @@ def test_numbers_of_digits_are_read_in_the_format_of_times():
     times = checked_times(faults, "day", days, "%Y%m%d")
     assert times[:2].tolist() == [86_400, 172_800]
     assert faults.reasons() == ["day must be a time of the format '%Y%m%d', got '19701301'"]
+
+
+@pytest.mark.parametrize("unit", ["s", "us"])
+def test_times_of_another_age_are_rejected(unit: str) -> None:
+    # The years 1 and 9999 are 1969 and 8029 years from 1970; float64 counts microseconds up to 285.
+    dates = [datetime.datetime(year, 1, 1) for year in (1, 1970, 9999)]
+    faults = RowFaults(4)
+    stamps = pa.chunked_array([pa.array([*dates, None], pa.timestamp(unit))])
+    assert checked_times(faults, "ts", stamps)[1] == 0
+    assert faults.bad.tolist() == [True, False, True, True]
+    assert faults.reasons()[0] == "ts is missing or not a date of the years 1685 to 2254"
+
+
+@pytest.mark.parametrize("text", ["01/01/26 00:00:11", "26/01/01", "0001-01-01T00:00:00"])
+def test_a_text_of_another_age_is_rejected_and_the_format_named(text: str) -> None:
+    faults = RowFaults(2)
+    times = checked_times(faults, "ts", pa.chunked_array([pa.array(["1970-01-02", text])]))
+    assert times[0] == 86_400
+    assert faults.reasons() == [
+        f"ts must be a number or an ISO 8601 time (or set time_format in the schema), got {text!r}"
+    ]
+
+
+def test_years_before_1685_are_no_times_in_a_format_either() -> None:
+    times = parse_times(["01/02/1970", "01/01/0026"], "%d/%m/%Y")
+    # January 31 days.
+    assert times[0] == 31 * 86_400
+    assert times[1] != times[1]

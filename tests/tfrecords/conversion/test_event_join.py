@@ -77,6 +77,37 @@ def test_without_views_each_click_is_an_impression():
     assert (joined.num_joined, joined.num_unmatched) == (1, 0)
 
 
+def test_an_event_that_is_logged_repeatedly_counts_once():
+    rows = rows_of(
+        [
+            ("a", 0, 0, 5),  # 0: a view
+            ("a", 10, 2, 7),  # 1: a purchase
+            ("a", 10, 2, np.nan),  # 2: another one, of an unknown amount
+            ("a", 10, 2, 7),  # 3: repeats 1
+            ("b", 10, 0, 5),  # 4: another ad
+            ("a", 10, 2, np.nan),  # 5: repeats 2
+            ("a", 0, 0, 5),  # 6: repeats 0
+            ("a", 0, 0, 5),  # 7: repeats 0
+            ("a", 11, 2, 7),  # 8: a later purchase
+        ]
+    )
+    joined = event_join.join(rows, EVENTS, has_times=True)
+    assert np.flatnonzero(joined.kept).tolist() == [0, 4]
+    assert joined.engaged[joined.kept].tolist() == [1, 0]
+    assert joined.revenue[joined.kept].tolist() == [14, 0]
+    assert (joined.num_joined, joined.num_unmatched, joined.num_repeated) == (3, 0, 4)
+    # Without amounts, row 2 also repeats 1.
+    joined = event_join.join(dataclasses.replace(rows, revenue=None), EVENTS, has_times=True)
+    assert (joined.num_joined, joined.num_repeated) == (2, 5)
+
+
+def test_equal_events_of_the_same_hour_or_day_may_be_several():
+    rows = rows_of([("a", 3600, 0, 5), ("a", 7200, 2, 7), ("a", 7200, 2, 7)])
+    window = dataclasses.replace(EVENTS, window_seconds=3600)
+    joined = event_join.join(rows, window, has_times=True)
+    assert (joined.revenue[0], joined.num_repeated) == (14, 0)
+
+
 def write_log(path: pathlib.Path) -> pathlib.Path:
     """Writes 100 views of two ads at a time, every second one clicked, every fourth one bought."""
     lines = ["user,country,sku,event,price,ts"]
@@ -110,6 +141,7 @@ def test_a_log_of_events_converts_and_every_row_is_accounted_for(tmp_path, rows_
         "joined": 75,  # 50 clicks and 25 purchases
         "unmatched": 10,
         "others": {"scroll": 10},
+        "repeated": 0,
     }
     assert source.lines == 200 + 75 + 10 + 10
     clicks, engaged = (
@@ -120,6 +152,22 @@ def test_a_log_of_events_converts_and_every_row_is_accounted_for(tmp_path, rows_
     # The two views of a user at one time are a request.
     assert data_set.num_requests("train") == rows["train"] / 2
     assert reader.DataSet(tmp_path / "data").schema == SHOP
+
+
+def test_a_log_with_repeated_events_converts_as_without_them(tmp_path):
+    path = write_log(tmp_path / "log.csv")
+    header, *rows = path.read_text().splitlines()
+    plain = logs.converted_table(path, tmp_path / "data", SHOP)
+    path.write_text("\n".join([header, *rows, *rows[::3]]) + "\n")
+    repeated = logs.converted_table(path, tmp_path / "repeated", SHOP)
+    source = repeated.description.source
+    # 295 rows, of which 10 scroll: they are left out by their type before.
+    assert source.events.others["scroll"] + source.events.repeated == 10 + -(-295 // 3)
+    assert source.lines == 200 + source.events.num_rows
+    for split in ("train", "validation", "test"):
+        assert repeated.num_rows(split) == plain.num_rows(split)
+        for label in ("click", "engagement", "revenue"):
+            assert repeated.label_sum(split, label) == plain.label_sum(split, label)
 
 
 def test_a_wrong_time_does_not_change_the_unit_of_the_window(tmp_path):

@@ -7,6 +7,8 @@ from typing import Any
 
 import logs
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tfrecords import formats, reader
@@ -74,7 +76,7 @@ def test_values_keep_their_types_and_bad_lines_are_rejected(tmp_path: pathlib.Pa
     assert table["age"] == [31.0, 12.5, None]
     assert table["seen"] == [["a", "7"], None, []]
     assert table["sku"] == ["17", "s1", "2"]
-    assert table["click"] == ["1", "0", "1"]
+    assert table["click"] == ["true", "0", "true"]
     assert [(own.line, own.reason.split(",")[0]) for own in rejected] == [
         (3, "it is not valid JSON (Expecting property name enclosed in double quotes: line 1 "
             "column 2 (char 1))"),
@@ -255,3 +257,34 @@ def test_a_file_without_a_header(tmp_path: pathlib.Path) -> None:
     wrong = schema_lib.schema_from_json({**schema.to_json(), "header": ["user", "item", "click"]})
     with pytest.raises(ValueError, match=r"expected 3 columns, the schema's header"):
         tabular.open_log(formats.Files((path,)), wrong)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.parquet"])
+def test_booleans_of_fields_are_true_and_false(tmp_path: pathlib.Path, name: str) -> None:
+    rows = [
+        {"member": n % 3 == 0, "answers": [n % 2 == 0], "old": n % 5 == 0, "sku": f"s{n % 7}",
+         "click": n % 4 == 0}
+        for n in range(200)
+    ]  # fmt: skip
+    schema = schema_lib.Schema(
+        "members",
+        (
+            Field("member", "categorical", "query"),
+            Field("answers", "categorical_list", "query"),
+            Field("old", "numeric", "query"),
+            Field("sku", "categorical", "ad"),
+        ),
+        ad_key=("sku",),
+        click="click",
+    )
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        write(path, rows)
+    data_set = logs.converted_table(path, tmp_path / "data", schema)
+    for field in ("member", "answers"):
+        assert set(data_set.fitted.statistics[field].vocabulary) == {"false", "true"}
+    assert {sample["old"] for sample in data_set.sample_requests()} <= {0.0, 1.0}
+    splits = ("train", "validation", "test")
+    assert sum(data_set.label_sum(split, "click") for split in splits) == 50

@@ -103,7 +103,7 @@ def test_values_of_numpy_are_those_of_python(here):
     assert table["ad"] == ["7", "8"]
     assert table["price"] == [0.5, 0.5]
     assert table["history"] == [["7", "1", "2"], ["8", "3"]]
-    assert table["clicked"] == ["1", "1"]
+    assert table["clicked"] == ["true", "true"]
 
 
 def test_a_column_that_no_line_has_is_an_error(here):

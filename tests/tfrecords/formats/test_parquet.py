@@ -96,6 +96,8 @@ def test_columns_as_strings(tmp_path: pathlib.Path, column: pa.Array, expected: 
         (pa.array([1.5, float("nan")], pa.float32()), [1.5, None]),
         (pa.array([True, None]), [1.0, None]),
         (pa.array([decimal.Decimal("1.25"), None]), [1.25, None]),
+        # As number texts are read, not 8035 times 0.01.
+        (pa.array([decimal.Decimal("80.35"), decimal.Decimal("0.1")]), [80.35, 0.1]),
         (pa.array(["1e3", "NA"]), [1000.0, None]),
         (pa.array([datetime.datetime(1970, 1, 2), None], pa.timestamp("ns")), [86400.0, None]),
         (pa.array([datetime.date(1970, 1, 3), None]), [172800.0, None]),

@@ -1,5 +1,7 @@
 """Proposed schemas: what names and values of columns make of them, table by small table."""
 
+import datetime
+import json
 import pathlib
 from typing import Any
 
@@ -681,6 +683,71 @@ def test_dates_of_few_rows_decide_between_day_and_month(tmp_path: pathlib.Path) 
     times = [f"0{n // 4 % 9 + 1}/05/2024" for n in range(ROWS)]
     proposal, _ = propose(tmp_path, click=THIRD, date=[*times[:-1], "01/13/2024"])
     assert proposal["time_format"] == "%m/%d/%Y"
+
+
+@pytest.mark.parametrize(
+    "time_format",
+    ["%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y %H:%M", "%d-%m-%Y %H:%M", "%m/%d/%y %I:%M %p", "%y/%m/%d"],
+)
+def test_ambiguous_dates_are_read_in_the_order_in_which_they_are_closest(
+    tmp_path: pathlib.Path, time_format: str
+) -> None:
+    # From February 1 to 10: days and months may be swapped.
+    start = datetime.datetime(2026, 2, 1)
+    times = [(start + datetime.timedelta(hours=2 * n)).strftime(time_format) for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, date=times)
+    assert (proposal["time"], proposal["time_format"]) == ("date", time_format)
+    said = next(note for note in notes if "time_format" in note)
+    assert said.startswith(f"'date' is read in the format {time_format!r} (time_format). '")
+    assert "it is read as February " in said
+    if "%Y" in time_format:
+        assert "can be February 1, 2026 or January 2, 2026;" in said
+    assert said.endswith("Change time_format if this is wrong.")
+
+
+@pytest.mark.parametrize(
+    "time_format",
+    [
+        "%d-%b-%Y %H:%M:%S",
+        "%Y/%m/%d %H:%M",
+        "%a, %d %b %Y %H:%M:%S GMT",
+        "%m/%d/%Y, %I:%M:%S %p",
+        "%Y-%m-%d %H:%M:%S,%f",
+    ],
+)
+def test_formats_of_times_are_recognized(tmp_path: pathlib.Path, time_format: str) -> None:
+    start = datetime.datetime(2026, 1, 1)
+    times = [(start + datetime.timedelta(hours=6 * n)).strftime(time_format) for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, timestamp=times)
+    assert (proposal["time"], proposal["time_format"]) == ("timestamp", time_format)
+    assert f"'timestamp' is read in the format {time_format!r} (time_format)." in notes
+
+
+@pytest.mark.parametrize("label", ["click", "isClicked", "label"])
+def test_the_click_of_an_object_in_a_list_is_found(tmp_path: pathlib.Path, label: str) -> None:
+    lines = [
+        {
+            "user": f"u{n % 17}",
+            "ts": 1_700_000_000 + n,
+            "items": [{"id": f"i{(n + m) % 7}", label: (n + m) % 3 == 0} for m in range(3)],
+        }
+        for n in range(ROWS)
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    proposal, _ = infer.propose([path], None, None)
+    assert (proposal["click"], proposal["ad_key"]) == (f"items.{label}", ["items.id"])
+
+
+def test_a_few_rows_without_an_ad_are_said(tmp_path: pathlib.Path) -> None:
+    # One of 2,000 is 0.05%.
+    columns = {
+        "user": [f"u{n % 17}" for n in range(2_000)],
+        "item": ["", *(f"i{n % 7}" for n in range(1, 2_000))],
+        "click": [int(n % 3 == 0) for n in range(2_000)],
+    }
+    _, notes = infer.propose([write(tmp_path / "log.tsv", columns)], None, None)
+    assert "less than 0.1% of the rows have no 'item'; they will be rejected." in notes
 
 
 def test_a_time_that_many_rows_lack_is_said(tmp_path: pathlib.Path) -> None:

@@ -366,6 +366,7 @@ def test_a_date_that_is_not_iso_is_named(tmp_path: pathlib.Path) -> None:
     proposal, notes = proposed(tmp_path, date=[f"{n % 28 + 1}. May" for n in range(120)])
     assert "time" not in proposal
     assert any("'date' is not the time, because '1. May' is neither" in note for note in notes)
+    assert any("If it is the time, set time and time_format" in note for note in notes)
 
 
 def test_lists_and_times_of_parquet(tmp_path: pathlib.Path) -> None:

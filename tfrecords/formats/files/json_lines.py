@@ -240,7 +240,7 @@ def _is_objects(value: Any) -> bool:
 
 
 def _text(name: str, value: Any) -> str:
-    """Returns a value as text; whole numbers are digits.
+    """Returns a value as text; whole numbers are digits, and booleans `true` and `false`.
 
     Raises:
         ValueError: It is a list or an object.
@@ -248,7 +248,7 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
-        return str(int(value))
+        return str(value).lower()
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
     if isinstance(value, int | float):

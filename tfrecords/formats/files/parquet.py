@@ -162,11 +162,13 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         stamps = _microseconds(column)
         if kind != delimited.NUMBERS:
             return stamps
-        return pc.divide(stamps.cast(pa.int64()).cast(pa.float64()), 1e6)
+        return pc.divide(stamps.cast(pa.int64()).cast(pa.float64(), safe=False), 1e6)
     is_decimal = pa.types.is_decimal(column.type)
     if is_decimal and column.type.scale == 0 and kind != delimited.NUMBERS:
         return column.cast(pa.string())  # Ids may not be distinct as floats.
-    if kind == delimited.NUMBERS or is_decimal:
+    if is_decimal:  # Its texts are read as the nearest numbers; a cast computes 80.35000000000001.
+        column = column.cast(pa.string()).cast(pa.float64())
+    if kind == delimited.NUMBERS:
         column = column.cast(pa.float64(), safe=False)
     if pa.types.is_floating(column.type):
         column = column.cast(pa.float64())

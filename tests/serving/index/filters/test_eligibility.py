@@ -139,8 +139,8 @@ def test_an_empty_filter_is_none():
         (one("price", at_most=10**400), r"at_most: expected a number, got an int of"),
         (one("advertiser", any_of="a"), r"any_of: expected a list, got 'a'"),
         (one("advertiser", any_of=["a"] * 1001), r"any_of: expected at most 1000 values, got 1001"),
-        (one("advertiser", none_of=["a", None]), r"none_of\[1\]: expected a string or an integer"),
-        (one("advertiser", none_of=[1.5]), r"none_of\[0\]: expected a string .* got 1\.5 \(float"),
+        (one("advertiser", none_of=["a", None]), r"none_of\[1\]: expected a string, an integer or"),
+        (one("advertiser", none_of=[1.5]), r"none_of\[0\]: expected a string, .* got 1\.5 \(float"),
         (
             one("tags", all_of=["\ud800"]),
             r"all_of: expected text without unpaired surrogates, got",
