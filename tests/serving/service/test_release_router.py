@@ -166,7 +166,7 @@ def test_of_a_batch_that_one_release_refuses_nothing_is_done_or_recorded(run):
         def __init__(self):
             self.answers = []
 
-        def record(self, release, valid, answer):
+        def record(self, release, valid, answer, asked_at):
             self.answers.append((release.version, answer.request_id))
 
     async def scenario(router, open_release):
