@@ -15,6 +15,8 @@ from serving.live import LiveIndex
 from serving.releases import ads_table
 from tfrecords.schema import Field, Schema
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = Schema(
     "tiny",
     (

@@ -11,6 +11,8 @@ from tfrec import metrics
 from tfrecords import schema as schema_lib
 from tfrecords import synthetic
 
+pytestmark = pytest.mark.slow
+
 NUM_ROWS = 12_000
 SIZES = {"seed": 3, "num_users": 400, "num_ads": 600}
 

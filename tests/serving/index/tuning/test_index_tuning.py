@@ -10,6 +10,8 @@ from serving.index import ad_index, exact_search, index_build
 from serving.index import kinds as index_kinds
 from serving.index.tuning import index_choice, index_recall, index_trials, search_cost
 
+pytestmark = pytest.mark.slow
+
 CONFIG = index_kinds.IndexConfig(num_candidates=20, latency_budget_ms=None)
 
 
