@@ -4,7 +4,7 @@
 
 Events may be delivered more than once. Those of a request and ad with the same `event_id` are one
 event; so are those without `event_id` that are equal in all fields. Bad events are rejected with
-their line and a reason. Of the log of a service, events that name their user and no request, and
+their line and a reason. In the log of a service, events that name their user and no request, and
 impressions, are left out and counted.
 
 Shapes: E distinct pairs of request and ad.

@@ -73,8 +73,8 @@ _ADD = (
     "INSERT INTO events SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 "
     "WHERE NOT EXISTS (SELECT 1 FROM events WHERE user_id = ?1 AND event_id = ?4)"
 )
-# Of the events after one time and until another, the first that is too many, from the latest, and
-# all before it.
+# Deletes the first event that is too many, from the latest, and all before it, among the events
+# after one time and until another.
 _TRIM = (
     "DELETE FROM events WHERE user_id = ?1 AND is_impression = ?2 AND time > ?4 "
     "AND (time, event_id) <= ("

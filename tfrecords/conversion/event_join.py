@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tfrecords import formats
 from tfrecords.columns import distinct
+from tfrecords.conversion import splitting
 from tfrecords.conversion.parsed_rows import (
     AD,
     EVENT,
@@ -25,7 +26,6 @@ from tfrecords.conversion.parsed_rows import (
 )
 from tfrecords.events import Events
 
-_HOUR = 3600
 _VIEW, _CLICK, _ENGAGEMENT = range(3)
 # Mixes the bits of numbers: odd, and without a pattern.
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
@@ -131,7 +131,7 @@ def join(
     # At equal times a view comes before its click, and a click before its engagement.
     order = np.lexsort((np.arange(count), rows.kinds, rows.times, rows.keys))
     repeated = np.zeros(count, bool)
-    if has_times and (rows.times % (_HOUR * rows.units_per_second)).any():
+    if has_times and not splitting.are_whole_hours(rows.times, rows.units_per_second):
         repeated = _repeated(rows, order)
     order = order[~repeated]
     keys, times, kinds = rows.keys[order], rows.times[order], rows.kinds[order]

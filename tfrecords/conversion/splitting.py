@@ -65,7 +65,7 @@ def count_repeated(keys: RowKeys, others: Sequence[np.ndarray], units_per_second
         units_per_second: Units of the times in a second.
     """
     who = keys.user if keys.request is None else keys.request
-    if keys.time is None or who is None or _are_hours(keys.time, _HOUR * units_per_second):
+    if keys.time is None or who is None or are_whole_hours(keys.time, units_per_second):
         return 0
     found = who.view(np.uint64) * _MIXER
     for values in (keys.time, *others):
@@ -76,7 +76,9 @@ def count_repeated(keys: RowKeys, others: Sequence[np.ndarray], units_per_second
     return step * int((compared[1:] == compared[:-1]).sum())
 
 
-def _are_hours(times: np.ndarray, hour: float) -> bool:
+def are_whole_hours(times: np.ndarray, units_per_second: float) -> bool:
+    """Returns whether all times are whole hours, so that equal rows may be several events."""
+    hour = _HOUR * units_per_second
     # The first times of most logs decide it.
     return not ((times[:1000] % hour).any() or (times % hour).any())
 
