@@ -173,6 +173,12 @@ class RetrievalConfig:
     embedding_l2: float = option(
         3e-4, "Squared-norm penalty on the field embeddings used.", at_least=0
     )
+    embedding_shrinkage: float = option(
+        20.0,
+        "After each epoch, the embedding of a value with n training clicks is multiplied by "
+        "n / (n + this), so that rare values do not memorize rows. 0: never.",
+        at_least=0,
+    )
     refit: bool = option(
         True,
         "Whether the model is retrained, for the best number of epochs, on training and validation "
@@ -253,6 +259,12 @@ class RankerConfig:
     )
     embedding_l2: float = option(
         6e-3, "Squared-norm penalty on the field embeddings used.", at_least=0
+    )
+    embedding_shrinkage: float = option(
+        50.0,
+        "After each epoch, the embedding of a value with n training rows is multiplied by "
+        "n / (n + this), so that rare values do not memorize rows. 0: never.",
+        at_least=0,
     )
     engagement_weight: float = option(
         HEADS["engagement"].loss_weight, "Weight of the engagement loss.", at_least=0

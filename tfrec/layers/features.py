@@ -21,7 +21,7 @@ References:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -52,6 +52,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             padding, whose ids are all 0, does not count.
 
     Attributes:
+        fields: The fields.
         list_widths: The maximum number of values of each list field.
     """
 
@@ -66,6 +67,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         l2: float = 0.0,
     ) -> None:
         super().__init__()
+        self.fields = tuple(fields)
         self._dim = dim
         self._l2 = l2
         self._frequency_stddev = frequency_stddev
@@ -191,6 +193,35 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         first = self._num_single + sum(self.list_widths[:number])
         columns = self._string_columns[first : first + self.list_widths[number]]
         return tf.gather(ids, columns, axis=-1)
+
+    def count(self, ids: np.ndarray, weights: np.ndarray) -> dict[Any, np.ndarray]:
+        """Counts how often each row of the tables is looked up.
+
+        Args:
+            ids: [N, W] int32 encoded rows.
+            weights: [N] how often each of them is embedded.
+
+        Returns:
+            Reference of a table [V, E] -> [V]; with ties, also of the table of the ads.
+        """
+        if not self._num_strings:
+            return {}
+        widths = [1] * self._num_single + self.list_widths
+        values = np.split(ids[:, self._string_columns], np.cumsum(widths)[:-1], axis=1)
+        of_lists = values[self._num_single :]
+        values += [own.of_values[of_lists[number]] for number, own in self._properties]
+        sizes = np.diff(self._first_rows)
+        counts = [
+            np.bincount(own.ravel(), np.repeat(weights, own.shape[1]), minlength=size)
+            for own, size in zip(values, sizes, strict=True)
+        ]
+        result = {self.table.ref(): np.concatenate(counts)}
+        for pooling, of_list in zip(self._poolings, counts[self._num_single :], strict=True):
+            if isinstance(pooling, histories.HistoryPooling):
+                assert self._ads is not None
+                for table, own in self._ads.count(pooling.ad_features, of_list).items():
+                    result[table] = result.get(table, 0) + own
+        return result
 
     def embed_values(self, ids: tf.Tensor, number: int) -> tf.Tensor:
         """Embeds the values [B, L] int32 of a list field, by its number, as [B, L, E]."""

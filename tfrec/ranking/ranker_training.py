@@ -35,6 +35,8 @@ from tfrec.ranking import (
 from tfrecords import encoding, reader, terminal
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
+# A thousand steps in eight epochs: networks learn crosses of fields slowly.
+_MIN_BATCHES = 150
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +266,7 @@ def train_ranker(
         start(model, data_set)
     clicks, labeled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
     rows = data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labeled - clicks)
-    batch_size = training.batch_size(config.batch_size, rows)
+    batch_size = training.batch_size(config.batch_size, rows, _MIN_BATCHES)
     steps_per_epoch = math.ceil(rows / batch_size)
     plan = training.Plan(
         epochs=config.epochs,
@@ -283,6 +285,9 @@ def train_ranker(
             "train", batch_size, config.seed + number, config.negative_keep_rate
         )
 
+    shrink = training.ShrinkEmbeddings(
+        data_set.schema, data_set.windows("train"), config.embedding_shrinkage
+    )
     history = training.fit(
         model,
         read,
@@ -292,6 +297,7 @@ def train_ranker(
         progress=progress,
         options=dataclasses.asdict(config),
         extra_callbacks=callbacks,
+        after_epoch=[shrink],
     )
     if not training.is_chief(strategy):
         return

@@ -10,6 +10,7 @@ WORKDIR/retrieval.json        written last: fingerprint, validation history, uti
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -42,6 +43,7 @@ from tfrec.retrieval.refit import (
 from tfrecords import reader, terminal
 
 MAX_VALIDATION_CLICKS = 5_000
+_MIN_BATCHES = 20
 
 
 def build_two_tower(
@@ -110,7 +112,8 @@ def train_two_tower(
         save_config(config, workdir / "config.json")
     training.check_clicks(data_set)
     clicks = data_set.label_sum("train", "click")
-    config = dataclasses.replace(config, batch_size=training.batch_size(config.batch_size, clicks))
+    batch_size = training.batch_size(config.batch_size, clicks, _MIN_BATCHES)
+    config = dataclasses.replace(config, batch_size=batch_size)
     catalog = data_set.catalog()
     pairs = reading.read_pairs(data_set, ("train",)) if data_set.spec.has_user else None
     held_out = _held_out(data_set, pairs)
@@ -159,6 +162,7 @@ def train_two_tower(
         progress=progress,
         options=dataclasses.asdict(config),
         extra_callbacks=callbacks,
+        after_epoch=[_shrink(data_set, config, ("train",))],
     )
     # The refit would only add clicks; the teacher is more informative about ads.
     refit = config.refit and teacher is None
@@ -225,8 +229,17 @@ def _refit(
         workdir,
         progress,
         callbacks,
+        [_shrink(data_set, config, REFIT_SPLITS)],
     )
     return model
+
+
+def _shrink(
+    data_set: reader.DataSet, config: RetrievalConfig, splits: Sequence[str]
+) -> training.ShrinkEmbeddings:
+    """Returns the callback that shrinks embeddings by their clicks in some splits."""
+    clicks = itertools.chain.from_iterable(data_set.clicked(split, 65_536) for split in splits)
+    return training.ShrinkEmbeddings(data_set.schema, clicks, config.embedding_shrinkage)
 
 
 def _fit_click_factors(

@@ -16,6 +16,7 @@ from tfrec.training.fitting import (
 )
 from tfrec.training.optimizers import dense_and_sparse
 from tfrec.training.projector import choose_rows, metadata_of, write_projector
+from tfrec.training.shrinkage import ShrinkEmbeddings
 from tfrec.training.stage_model import StageModel, check_constructed
 from tfrec.training.validation_summaries import write_curves
 from tfrec.training.workers import (
@@ -30,6 +31,7 @@ from tfrec.training.workers import (
 
 __all__ = [
     "Plan",
+    "ShrinkEmbeddings",
     "StageModel",
     "WorkerLostError",
     "batch_size",

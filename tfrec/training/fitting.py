@@ -3,8 +3,8 @@
 The run is backed up at the end of each epoch, and every `_STEPS_PER_BACKUP` steps. Backups hold the
 weights, the optimizers, the step and the state of the random generators; the data of a step depend
 only on the seed, the epoch and the number of the step in it. So a killed run ends with the weights
-of an uninterrupted one. The epoch with the best validation result is kept (click models with id
-embeddings overfit early: the one-epoch effect).
+of an uninterrupted one. The epoch with the best validation result is kept: click models with id
+embeddings overfit early (the one-epoch effect; `shrinkage` makes it later).
 
 DIRECTORY/checkpoints/   the latest backup
 DIRECTORY/best/          weights of the best epoch
@@ -29,8 +29,7 @@ import tensorflow as tf
 from tfrec.training import callbacks, optimizers, stage_model, validation_summaries, workers
 from tfrecords import files, reader, terminal
 
-# Minimum number of batches in an epoch, and minimum batch size, which takes precedence.
-_MIN_BATCHES, _MIN_BATCH_SIZE = 20, 64
+_MIN_BATCH_SIZE = 64
 # Minimum number of steps without improvement before stopping: on a small log a better epoch may
 # follow several worse ones, and they cost seconds.
 _MIN_STEPS_OF_PATIENCE = 100
@@ -74,14 +73,15 @@ class Plan:
         return self.stop_after or self.epochs
 
 
-def batch_size(max_size: int, examples: float) -> int:
+def batch_size(max_size: int, examples: float, min_batches: int) -> int:
     """Returns the batch size: below the maximum on a small log, so that epochs have enough steps.
 
     Args:
         max_size: Maximum batch size.
         examples: Number of examples in an epoch.
+        min_batches: Minimum number of batches in an epoch, unless they were smaller than 64.
     """
-    return min(max_size, max(round(examples / _MIN_BATCHES), _MIN_BATCH_SIZE))
+    return min(max_size, max(round(examples / min_batches), _MIN_BATCH_SIZE))
 
 
 def patience(min_epochs: int, steps_per_epoch: int) -> int:
@@ -131,6 +131,7 @@ def fit(
     progress: bool = False,
     options: Mapping[str, Any] | None = None,
     extra_callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+    after_epoch: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> list[dict[str, float]]:
     """Trains until the plan ends or validation stops improving, then restores the best epoch.
 
@@ -146,6 +147,7 @@ def fit(
         options: The run's hyperparameters for TensorBoard.
         extra_callbacks: Callbacks that see the metrics of `validate` and, at the end of an epoch,
             the weights that are validated.
+        after_epoch: Callbacks that may change the weights at the end of an epoch, after validation.
 
     Returns:
         The logs of each epoch, with its number `epoch` from 1.
@@ -207,6 +209,7 @@ def fit(
                     *extra_callbacks,
                     callbacks.HistoryFile(own / "history.json", history),
                     tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: average.swap()),
+                    *after_epoch,
                     # Keras has the other workers write to a directory that is deleted.
                     callbacks.BackupAndRestore(
                         str(directory / "checkpoints"),

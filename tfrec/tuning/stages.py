@@ -55,6 +55,7 @@ RANKER = Stage(
         "learning_rate": log_range(3e-4, 1e-2),
         "embedding_learning_rate": log_range(0.05, 1.5),
         "embedding_l2": log_range(3e-4, 5e-2),
+        "embedding_shrinkage": log_range(5, 500),
         "dropout": uniform(0.0, 0.4),
         "id_dropout": uniform(0.0, 0.7),
         "batch_size": one_of(256, 512, 1024, 2048),

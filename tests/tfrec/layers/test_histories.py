@@ -98,6 +98,14 @@ def test_a_value_of_a_tied_list_is_its_own_row_and_the_ads(layer):
     np.testing.assert_allclose(embedded[:, 1], [[1 + 2, 20], [2 + 1, 10], [3, 0]], atol=1e-5)
 
 
+def test_a_value_of_a_tied_list_counts_for_its_ad_too(layer):
+    # Once b after a, and twice an empty list.
+    counts = layer.count(np.array([[0, 2, 1, 0, 0, 0], [0] * 6]), np.array([1, 2]))
+    of_lists, of_ads = counts[layer.table.ref()], counts[layer._ads.table.ref()]
+    assert of_lists[:3].tolist() == [7, 1, 1]  # ids of seen
+    assert of_ads[:3].tolist() == [7, 1, 1]  # ids of films; what is no film counts as 0
+
+
 def test_places_are_weighted_from_the_end_wherever_a_list_begins(layer):
     pooling = layer._poolings[0]
     assert pooling.logits.shape == (3, 2)

@@ -389,10 +389,11 @@ def test_each_epoch_has_its_steps_and_starts_at_any_of_them():
 
 
 def test_of_a_small_log_batches_are_smaller_but_never_tiny():
-    assert training.batch_size(512, 1_000_000) == 512
-    assert training.batch_size(512, 4_000) == 200  # twenty of them
-    assert training.batch_size(512, 100) == 64
-    assert training.batch_size(32, 100) == 32  # what was asked is the most
+    assert training.batch_size(512, 1_000_000, 20) == 512
+    assert training.batch_size(512, 4_000, 20) == 200
+    assert training.batch_size(512, 4_000, 50) == 80
+    assert training.batch_size(512, 100, 20) == 64
+    assert training.batch_size(32, 100, 20) == 32  # what was asked is the most
 
 
 def test_of_a_small_log_more_passes_may_be_no_better():
