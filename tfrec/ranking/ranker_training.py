@@ -35,8 +35,8 @@ from tfrec.ranking import (
 from tfrecords import encoding, reader, terminal
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
-# A thousand steps in eight epochs: networks learn crosses of fields slowly.
-_MIN_BATCHES = 150
+# Networks learn crosses of fields slowly, in steps more than in rows.
+_MIN_BATCHES = 300
 
 
 @dataclasses.dataclass(frozen=True)
