@@ -232,10 +232,14 @@ def check_rejected(
             rejected.
 
     Raises:
-        ValueError: Too many rows are rejected; the message has the first ones.
+        ValueError: Too many rows are rejected; the message has the first ones. Or there are none.
     """
     num_rows = sum(chunk["lines"] for chunk in parsed)
     num_rejected = sum(chunk["rejected"] for chunk in parsed)
+    if not num_rows:  # Lines may have no rows.
+        if final:
+            raise ValueError(f"{source}: no line has rows; expected at least one row.")
+        return
     nothing_left = num_rejected == num_rows
     too_many = num_rejected > max_fraction * num_rows and (
         num_rejected > TOLERATED_REJECTS or 2 * num_rejected >= num_rows

@@ -23,6 +23,7 @@ from tfrecords.formats.protocol import (
     Log,
     Parsed,
     line_of,
+    numbered,
 )
 from tfrecords.formats.registry import FORMATS
 
@@ -44,6 +45,7 @@ __all__ = [
     "is_parquet",
     "line_of",
     "lists_of_objects",
+    "numbered",
     "open_log",
     "open_table",
     "open_text",

@@ -215,7 +215,8 @@ def _fault_of_lines(parsed: protocol.Parsed) -> str | None:
     if len(repeated):
         return (
             f"{protocol.LINE_NUMBER!r} is {protocol.line_of(int(repeated[0]))} in several rows; "
-            "expected a distinct number for each row"
+            "expected a distinct number for each row. Number the rows of a line by "
+            "formats.numbered(line, index)"
         )
     both = np.intersect1d(lines, np.array(list(parsed.faults), np.int64))
     if len(both):

@@ -61,9 +61,9 @@ class LogFormat:
 
 
 class LineFormat(LogFormat):
-    """A format of text files, plain or gzip, in which each line is a row."""
+    """A format of text files, plain or gzip, in which each line is a row or several."""
 
-    def parse_line(self, line: str) -> Mapping[str, Any]:
+    def parse_line(self, line: str) -> Mapping[str, Any] | list[Mapping[str, Any]]:
         """Parses a line; called by several threads at once.
 
         Args:
@@ -71,11 +71,12 @@ class LineFormat(LogFormat):
 
         Returns:
             The row's values by column: numbers, strings, lists of strings or of numbers for fields
-            of that kind, or None if missing. Other columns are ignored.
+            of that kind, or None if missing. Other columns are ignored. Or a list of such rows,
+            which may be empty.
 
         Raises:
-            ValueError: The line is bad; the message says why, and the row is rejected. Other
-                errors, such as a KeyError, also reject the row.
+            ValueError: The line is bad; the message says why, and the line is rejected. Other
+                errors, such as a KeyError, also reject the line.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `parse_line`.")
 
@@ -104,14 +105,19 @@ class _LineLog(json_lines.ObjectLog):
     def rows_of(self, line: bytes) -> list[Mapping[str, Any]]:
         """See `json_lines.ObjectLog`."""
         try:
-            row = self._form.parse_line(line.decode("utf-8").rstrip("\r\n"))
+            found = self._form.parse_line(line.decode("utf-8").rstrip("\r\n"))
         except (ValueError, NotImplementedError, OSError, MemoryError):
             raise
         except Exception as error:  # A line may lack a key or a value.
             raise ValueError(f"parse_line: {type(error).__name__}: {error}") from error
-        if not isinstance(row, Mapping):
-            raise ValueError(f"parse_line: expected values by column, got {row!r:.40}")
-        return [{name: _plain(value) for name, value in row.items()}]
+        rows = found if isinstance(found, list) else [found]
+        for row in rows:
+            if not isinstance(row, Mapping):
+                raise ValueError(
+                    "parse_line: expected a mapping of values by column, or a list of such "
+                    f"mappings, got {found!r:.40}"
+                )
+        return [{name: _plain(value) for name, value in row.items()} for row in rows]
 
     def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
         """See `protocol.Log`.

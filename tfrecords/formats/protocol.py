@@ -27,7 +27,7 @@ _ROW_OF_LINE = 1 << 40
 
 
 def numbered(line: int, index: int) -> int:
-    """Returns the number of a row, given the number of its line and its index in the line."""
+    """Returns the number of a row, given its line, from 1, and its index in the line, from 0."""
     return line + index * _ROW_OF_LINE
 
 
@@ -140,7 +140,10 @@ class Log(Protocol):
         """Parses a chunk; may be called by several threads at once."""
 
     def raw(self, chunk: Chunk, lines: Sequence[int]) -> list[bytes]:
-        """Returns the rows at some ascending line numbers of a chunk as they are in the file."""
+        """Returns the rows at some ascending line numbers of a chunk as they are in the file.
+
+        Numbers of `numbered` rows are converted to lines by `line_of`.
+        """
 
 
 def refuse_faults(path: pathlib.Path, unit: str, faults: Mapping[int, str]) -> None:

@@ -219,11 +219,13 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
         raise ValueError(f"{path} has no rows below its header.")
     parsed = opened.parse(chunk)
     rows = parsed.table.slice(0, ROWS)
+    line, reason = min(
+        ((formats.line_of(number), own) for number, own in parsed.faults.items()),
+        default=(chunk.first_line, "no line has rows"),
+    )
     if not rows.num_rows:
-        line, reason = min(parsed.faults.items())
         raise ValueError(f"{path} has no valid rows; line {line}: {reason}.")
     if parsed.faults:
-        line, reason = min(parsed.faults.items())
         notes.append(f"{path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}.")
     rows = _without_headers(path, rows, names, notes)
     lists = formats.lists_of_objects(path)

@@ -97,7 +97,10 @@ def test_a_right_log_is_read(opened, tags):
         (lambda *_: pa.table(ROWS), "expected a formats.Parsed, got Table"),
         (parsed(without=["country"]), "the table lacks the column 'country'; it has tags, ad, "),
         (parsed(without=[formats.LINE_NUMBER]), "the table lacks the column '__line__'"),
-        (parsed({formats.LINE_NUMBER: [1, 1, 2]}), "'__line__' is 1 in several rows"),
+        (
+            parsed({formats.LINE_NUMBER: [1, 1, 2]}),
+            "'__line__' is 1 in several rows; .* Number the ",
+        ),
         (parsed({formats.LINE_NUMBER: [1, 3, 2]}), "line 3 is both in the table and in the faults"),
         (parsed({formats.LINE_NUMBER: ["1", "2", "4"]}), "a whole number in '__line__' for each"),
         (
@@ -118,6 +121,14 @@ def test_what_is_not_the_rows_of_a_chunk_is_named_with_format_file_and_line(open
     where = rf"format .*:Own, .*log\.own, rows from line 1: parse: .*{said}.*Correct the format\."
     with pytest.raises(ValueError, match=where):
         log.parse(chunk)
+
+
+def test_the_rows_of_a_line_are_numbered(opened):
+    numbers = [formats.numbered(1, 0), formats.numbered(1, 1), formats.numbered(2, 0)]
+    log = opened(parse=parsed({formats.LINE_NUMBER: numbers}))
+    (chunk,) = log.chunks()
+    assert [formats.line_of(number) for number in numbers] == [1, 1, 2]
+    assert log.parse(chunk).table[formats.LINE_NUMBER].to_pylist() == numbers
 
 
 def test_what_a_format_says_on_purpose_is_left(opened):

@@ -118,6 +118,29 @@ def test_the_objects_of_a_list_are_rows(tmp_path: pathlib.Path) -> None:
     assert sum(data_set.num_requests(split) for split in ("train", "validation", "test")) == 60
 
 
+def test_a_line_with_an_empty_list_has_no_rows_and_other_values_are_rejected(tmp_path) -> None:
+    fields = (
+        Field("country", "categorical", "query", min_count=1),
+        Field("sku", "categorical", "ad", column="shown.sku", min_count=1),
+    )
+    schema = schema_lib.Schema("sessions", fields, ad_key=("shown.sku",), click="shown.click")
+    shown = [{"sku": "a", "click": 1}, {"sku": "b", "click": 0}]
+    values = [shown, [], 3, [*shown, 5], {}, "é", None]
+    path = write(tmp_path / "log.jsonl", [{"country": "de", "shown": own} for own in values])
+    table, rejected = read(path, schema)
+    assert table["shown.sku"] == ["a", "b"]
+    assert [(own.line, own.reason) for own in rejected] == [
+        (3, "shown: expected a list of objects, got 3"),
+        (4, 'shown: expected a list of objects, got [{"sku": "a", "click": 1}, {"sku": "b", '),
+        (5, "shown: expected a list of objects, got {}"),
+        (6, 'shown: expected a list of objects, got "é"'),
+        (7, "shown.sku is empty"),
+    ]
+    write(path, [{"country": "de", "shown": own} for own in [shown, []] * 50])
+    source = logs.converted_table(path, tmp_path / "data", schema).description.source
+    assert (source.lines, source.rejected) == (100, 0)
+
+
 def test_json_and_csv_of_one_log_give_the_same_data_set(tmp_path: pathlib.Path) -> None:
     rows = [
         {"os": f"o{i % 3}", "age": i % 40 + 0.5, "sku": f"s{i % 5}", "click": i % 3 // 2}

@@ -6,7 +6,9 @@ import pathlib
 import howto
 import logs
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import feather
 
 from tfrecords import convert, formats
 from tfrecords.schema import Field, Schema
@@ -148,10 +150,88 @@ def test_a_line_on_which_a_format_fails_is_rejected_with_the_error(here):
     assert table.num_rows == 1
     assert {line.line: line.reason for line in rejected} == {
         2: "parse_line: KeyError: 'price'",
-        3: "parse_line: expected values by column, got None",
+        3: "parse_line: expected a mapping of values by column, or a list of such mappings, got "
+        "None",
         4: "price: expected one value, got {1, 2}",
         5: "int too large to convert to float",
     }
+
+
+SESSIONS = Schema(
+    "sessions",
+    (
+        Field("country", "categorical", "query", min_count=1),
+        Field("ad", "categorical", "ad", min_count=1),
+    ),
+    ad_key=("ad",),
+    click="clicked",
+    request_key="session",
+    position="position",
+)
+
+
+def session(number, **changes):
+    shown = [f"a{number % 3}", f"b{number % 2}"]
+    own = {"id": f"s{number}", "country": "CH", "shown": shown, "clicked": shown[: number % 2]}
+    return {**own, **changes}
+
+
+def test_the_rows_of_a_line_are_those_of_its_list(here):
+    lines = [session(0, shown=[]), *map(session, range(60)), session(60, shown=["a0", ["b"], "c"])]
+    path = write(here / "log.jsonl", lines)
+    options = {"format": "sessions:Sessions", "rows_per_chunk": 1}
+    data = logs.converted(path, here / "data", SESSIONS, **options)
+    assert data.description.source.lines == 2 * 60 + 3
+    assert sum(data.num_requests(split) for split in ("train", "validation", "test")) == 61
+    assert sum(data.label_sum(split, "click") for split in ("train", "validation", "test")) == 30
+    (rejected,) = (here / "data" / "rejected.tsv").read_text().splitlines()
+    assert rejected.startswith(f'{path}\t62\tad: expected one value, got ["b"]\t{{"id": "s60"')
+
+
+def test_a_list_of_other_values_rejects_its_line_once(here):
+    good = {"ad": 1, "country": "CH", "clicked": 0}
+    path = write(here / "log.jsonl", [[good, 3], good, [good, {**good, "ad": 2}]])
+    schema = Schema("plain", SESSIONS.fields, ad_key=("ad",), click="clicked")
+    log = SeveralLines().open_log(formats.Files((path,)), schema)
+    table, rejected = logs.read(log, schema)
+    assert table["ad"].to_pylist() == ["1", "1", "2"]
+    assert [line.line for line in rejected] == [1]
+    assert "a mapping of values by column, or a list of such mappings, got [" in rejected[0].reason
+
+
+def test_a_log_without_a_row_is_refused(here):
+    path = write(here / "log.jsonl", [session(0, shown=[])] * 9)
+    with pytest.raises(ValueError, match="no line has rows; expected at least one row"):
+        logs.converted(path, here / "data", SESSIONS, format="sessions:Sessions")
+
+
+def test_arrow_files_give_what_the_same_table_gives(here):
+    table = pa.Table.from_pylist([{**row, "ignored": 0} for row in rows(200)])
+    table = table.set_column(2, "ad", table["ad"].cast(pa.string()))
+    feather.write_feather(table, here / "log.feather")
+    own = logs.converted(
+        here / "log.feather", here / "own", SCHEMA, format="arrow_files:ArrowFiles"
+    )
+    same = logs.converted(
+        write(here / "log.jsonl", rows(200)), here / "lines", SCHEMA, format="json_lines:JsonLines"
+    )
+    for split in ("train", "test"):
+        ours, theirs = (next(iter(data.batches(split, 500))) for data in (own, same))
+        for name, values in ours.items():
+            np.testing.assert_array_equal(values, theirs[name])
+
+
+def test_rejected_rows_of_arrow_files_are_shown(here):
+    table = pa.table({**dict.fromkeys(["country", "ad"], ["x"] * 3), "clicked": [0, 7, 1]})
+    table = table.append_column("history", pa.nulls(3, pa.list_(pa.string())))
+    table = table.append_column("price", pa.nulls(3, pa.float64()))
+    feather.write_feather(table, here / "log.feather")
+    form = formats.FORMATS.get("arrow_files:ArrowFiles")
+    log = form.open_log(formats.Files((here / "log.feather",)), SCHEMA, rows_per_chunk=1)
+    _, (rejected,) = logs.read(log, SCHEMA)
+    assert rejected.line == 2
+    assert rejected.reason.startswith("clicked must be 0 or 1, got 7")
+    assert json.loads(rejected.raw)["clicked"] == 7
 
 
 def test_a_line_format_without_its_method_is_named(here):

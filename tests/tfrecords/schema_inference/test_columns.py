@@ -739,6 +739,20 @@ def test_the_click_of_an_object_in_a_list_is_found(tmp_path: pathlib.Path, label
     assert (proposal["click"], proposal["ad_key"]) == (f"items.{label}", ["items.id"])
 
 
+def test_lines_of_bad_objects_in_a_list_are_named(tmp_path: pathlib.Path) -> None:
+    items = [[{"id": f"i{n % 7}", "click": n % 2}, {"id": "j", "click": 0}] for n in range(ROWS)]
+    items[4] = []
+    items[8][1]["id"] = {}
+    path = tmp_path / "log.jsonl"
+    path.write_text(
+        "\n".join(json.dumps({"user": f"u{n}", "items": own}) for n, own in enumerate(items))
+    )
+    _, notes = infer.propose([path], None, None)
+    assert f"{path}: 1 bad rows, the first on line 9: items.id: expected one value" in " ".join(
+        notes
+    )
+
+
 def test_a_few_rows_without_an_ad_are_said(tmp_path: pathlib.Path) -> None:
     # One of 2,000 is 0.05%.
     columns = {

@@ -2,7 +2,8 @@
 `device.os`.
 
 If a column is inside a list of objects, such as `items.item_id`, each object of the list is a row,
-and `items#` is its index. A line without such objects is one row that lacks these columns.
+and `items#` is its index. A line with an empty list has no rows; a line without the list is one row
+that lacks these columns.
 
 Shapes: B rows of a chunk.
 """
@@ -223,16 +224,27 @@ def _flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterato
             yield f"{prefix}{key}", own
 
 
-def _rows(value: Mapping[str, Any], of_list: str | None) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a line: one, or one for each object of a list."""
+def _rows(value: Mapping[str, Any], of_list: str | None) -> list[dict[str, Any]]:
+    """Returns the rows of a line: one, or one for each object of a list.
+
+    Raises:
+        ValueError: The list is another value.
+    """
     flat = dict(_flat(value))
     objects = None if of_list is None else flat.pop(of_list, None)
-    if objects is None or not _is_objects(objects):
-        yield flat
-        return
-    for index, one in enumerate(objects):
-        inside = {f"{of_list}.{name}": own for name, own in _flat(one)}
-        yield {**flat, **inside, f"{of_list}{INDEX}": index}
+    if objects is None:
+        return [flat]
+    if objects != [] and not _is_objects(objects):
+        shown = json.dumps(objects, ensure_ascii=False)
+        raise ValueError(f"{of_list}: expected a list of objects, got {shown[:40]}")
+    return [
+        {
+            **flat,
+            **{f"{of_list}.{name}": own for name, own in _flat(one)},
+            f"{of_list}{INDEX}": index,
+        }
+        for index, one in enumerate(objects)
+    ]
 
 
 def _is_objects(value: Any) -> bool:
