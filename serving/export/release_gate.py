@@ -158,8 +158,8 @@ def _differences(
     served = calibration.calibrated_logits(own.logits, calibrators)
     candidate = {head: np.asarray(values) for head, values in served.items()}
     release = {head: values for head, values in logits.items() if head in own.labels}
-    fitted = (
+    first, second = (
         ranking.cross_fitted_predictions(dataclasses.replace(own, logits=ranker))
         for ranker in (candidate, release)
     )
-    return ranking.differences(*fitted, own.labels, owner)
+    return ranking.differences(first, second, own.labels, owner)
