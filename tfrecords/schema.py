@@ -83,11 +83,14 @@ class Label:
         is_amount: Whether it is an amount of at least 0; otherwise it is 0 or 1.
         is_late: Whether it can occur some time after the click, so that it is unknown within
             `engagement_window_seconds` of the end of the log.
+        needs_click: Whether it is positive only after a click. Its head then predicts a
+            probability after a click.
     """
 
     name: str
     is_amount: bool = False
     is_late: bool = False
+    needs_click: bool = False
 
 
 # In the order of records and reports: an amount comes after the labels that it follows.
@@ -95,7 +98,7 @@ LABELS = {
     label.name: label
     for label in (
         Label("click"),
-        Label("engagement", is_late=True),
+        Label("engagement", is_late=True, needs_click=True),
         Label("revenue", is_amount=True, is_late=True),
     )
 }
@@ -269,6 +272,11 @@ class Schema:
                     f"it to null."
                 )
             object.__setattr__(self, label, events.column if kinds else None)
+        if others := set(self.labels) - {"click", "engagement", "revenue"}:
+            raise ValueError(
+                f"Schema {self.name!r}: with events, only click, engagement and revenue are read; "
+                f"set {', '.join(sorted(others))} to null."
+            )
         if self.user_key is None and self.request_key is None:
             raise ValueError(
                 f"Schema {self.name!r}: events are joined by user_key or request_key; name one."

@@ -1,7 +1,8 @@
 """Compares the trained stages with the released ones before they are exported.
 
-A release of the same data set is scored again on the validation rows of the candidate, so both are
-evaluated on the same rows. For any other release the metrics in its manifest are used.
+A release of the same data set is scored again on the validation rows of the candidate, so that the
+difference is measured on the same rows. Everything else about a release, such as which of its heads
+are weak, is read from its manifest.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 from serving import errors, manifest, releases
 from serving.export import gate
-from tfrec import evaluation, ranking, retrieval
+from tfrec import calibration, evaluation, ranking, retrieval
 from tfrecords import reader
 
 
@@ -47,7 +48,7 @@ def check(
     if models.ranker is not None:
         figures = json.loads((workdir / "ranker" / "ranker.json").read_text())["validation"]
         shares = _utility_shares(workdir, models.heads.weights)
-    released = _released(base, data_set, models.ranker)
+    released = _released(base, data_set, models)
     verdict = gate.judge(ranking.parse_figures(figures), released, shares)
     if released is not None and not force:
         verdict.check(released.version)
@@ -94,7 +95,7 @@ def _measured(release: manifest.Manifest) -> gate.Released:
 
 
 def _released(
-    base: pathlib.Path, data_set: reader.DataSet, model: ranking.RankingModel | None
+    base: pathlib.Path, data_set: reader.DataSet, models: evaluation.Models
 ) -> gate.Released | None:
     if not releases.versions(base):
         return None
@@ -105,12 +106,12 @@ def _released(
         # A release that cannot be read cannot be served, so nothing is compared with it.
         return gate.Released(version, {})
     known = _measured(release)
-    if model is not None and release.dataset_fingerprint == data_set.fingerprint:
+    if models.ranker is not None and release.dataset_fingerprint == data_set.fingerprint:
         logits = _logits_of_release(base / "ranker" / str(version), data_set)
         if logits is not None:
-            figures, differences = _measured_again(logits, data_set, model)
-            figures = {**known.figures, **figures}
-            return dataclasses.replace(known, figures=figures, differences=differences)
+            own = ranking.predict_split(models.ranker, data_set, "validation")
+            differences = _differences(own, models.calibrators, logits, data_set)
+            return dataclasses.replace(known, differences=differences)
     return known
 
 
@@ -136,13 +137,29 @@ def _logits_of_release(
     return {head: np.concatenate(values) for head, values in parts.items()}
 
 
-def _measured_again(
-    logits: Mapping[str, np.ndarray], data_set: reader.DataSet, model: ranking.RankingModel
-) -> tuple[ranking.Figures, dict[str, tuple[float, float]]]:
-    """Returns a release's figures and `gate.Released.differences` on the rows of the candidate."""
-    own = ranking.predict_split(model, data_set, "validation")
-    owner = ranking.owner_of_requests(data_set, "validation")
-    rows = own.labels, np.repeat(owner, own.list_lengths)
-    logits = {head: values for head, values in logits.items() if head in own.labels}
-    figures = ranking.parse_figures(ranking.measure_heads(logits, *rows))
-    return figures, ranking.differences(ranking.cross_fitted_predictions(own), logits, *rows)
+def _differences(
+    own: ranking.Predictions,
+    calibrators: calibration.Calibrators,
+    logits: Mapping[str, np.ndarray],
+    data_set: reader.DataSet,
+) -> dict[str, tuple[float, float]]:
+    """Returns `gate.Released.differences` on the validation rows.
+
+    A release has only calibrated logits, and its calibrators were usually fitted on these rows. So
+    the logits of both rankers are calibrated as they are served, and then again without the row.
+
+    Args:
+        own: The candidate's predictions.
+        calibrators: Its calibrators.
+        logits: The `_logits_of_release`.
+        data_set: The data set.
+    """
+    owner = np.repeat(ranking.owner_of_requests(data_set, "validation"), own.list_lengths)
+    served = calibration.calibrated_logits(own.logits, calibrators)
+    candidate = {head: np.asarray(values) for head, values in served.items()}
+    release = {head: values for head, values in logits.items() if head in own.labels}
+    first, second = (
+        ranking.cross_fitted_predictions(dataclasses.replace(own, logits=ranker))
+        for ranker in (candidate, release)
+    )
+    return ranking.differences(first, second, own.labels, owner)

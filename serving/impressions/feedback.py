@@ -52,6 +52,8 @@ class Joined:
         refunded: Number of ads whose refunds exceed their revenue, which is 0.
         repeated: Number of shown ads whose request id repeats an earlier answer's.
         totals: Sum of each label over the rows.
+        unread: Field or column of the events that is not read -> a hint at the one that was meant,
+            or "".
         schema: JSON of the schema for `tfrec convert`.
         warning: Problem with the times of the log, or None.
     """
@@ -70,6 +72,7 @@ class Joined:
     refunded: int
     repeated: int
     totals: dict[str, float]
+    unread: dict[str, str]
     schema: dict[str, Any]
     warning: str | None
 
@@ -138,6 +141,7 @@ def join_feedback(
         refunded=events.refunded,
         repeated=repeated,
         totals=writer.totals,
+        unread=events.unread,
         schema=known.to_convert(events.labels),
         warning=warning,
     )

@@ -25,9 +25,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from serving import errors, manifest, requests
+from tfrecords import terminal
 
 _IDS = {"request_id": "_request_id", "ad_id": "_ad_id"}
 _EVENT_ID = "event_id"
+# Of events in the log of a service, which others read.
+_OF_THE_LOG = ("user_id", "time", "received", "impression")
 # Why events are left out.
 _NO_REQUEST, _IMPRESSION = "no request", "impression"
 _JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
@@ -66,6 +69,7 @@ class FeedbackEvents:
         rejected: Malformed events.
         without_request: Number of events that name a user and no request.
         impressions: Number of impressions of answers, each time that they were delivered.
+        unread: Field or column that is not read -> a hint at the one that was meant, or "".
     """
 
     table: pa.Table
@@ -75,6 +79,7 @@ class FeedbackEvents:
     rejected: list[Rejected]
     without_request: int
     impressions: int
+    unread: dict[str, str]
 
 
 def read(
@@ -91,7 +96,7 @@ def read(
         ImpressionLogError: A file cannot be read, or too many events are rejected; the message
             names the first ones.
     """
-    columns, rejected, named, left_out = _collected(paths, kinds)
+    columns, rejected, named, left_out, fields = _collected(paths, kinds)
     _check_rejected(len(columns[_EVENT_ID]), rejected, max_rejected_fraction)
     labels = [
         name for name in kinds if name in named or any(value is not None for value in columns[name])
@@ -115,20 +120,25 @@ def read(
         rejected,
         left_out[_NO_REQUEST],
         left_out[_IMPRESSION],
+        {
+            name: terminal.suggestion_for(name, columns)
+            for name in sorted(fields - {*columns, *_OF_THE_LOG})
+        },
     )
 
 
 def _collected(
     paths: Sequence[pathlib.Path], kinds: Mapping[str, str]
-) -> tuple[dict[str, list[Any]], list[Rejected], set[str], collections.Counter[str]]:
+) -> tuple[dict[str, list[Any]], list[Rejected], set[str], collections.Counter[str], set[str]]:
     """Returns the columns of all events, the malformed events, and the names of files' columns.
 
-    The last has the numbers of events that are left out.
+    The last two are the numbers of events that are left out, and the fields of the others.
     """
     columns: dict[str, list[Any]] = {name: [] for name in (*_IDS, _EVENT_ID, *kinds)}
     rejected: list[Rejected] = []
     named: set[str] = set()
     left_out: collections.Counter[str] = collections.Counter()
+    fields: set[str] = set()
     for path in paths:
         for line, raw, parse in _lines(path, kinds, named):
             try:
@@ -143,7 +153,8 @@ def _collected(
                 continue
             for name, column in columns.items():
                 column.append(values[name])
-    return columns, rejected, named, left_out
+            fields.update(event)
+    return columns, rejected, named, left_out, fields
 
 
 def _why_left_out(event: Any, labels: Iterable[str]) -> str | None:

@@ -63,10 +63,7 @@ def build(
     drawn = sample_vectors(embeddings, size, config.seed)
     check_finite(drawn)
     index, kind, parameters = train_index(drawn, config, len(embeddings), queries)
-    for first in range(0, len(embeddings), _ADDED_AT_ONCE):
-        add_vectors(index, embeddings[first : first + _ADDED_AT_ONCE])
-    if kind not in kinds.KINDS:
-        own_kind.check_filtered_search(kind, parameters["factory"], index, embeddings[:1])
+    _fill(index, kind, parameters["factory"], embeddings)
     return index, kind, parameters
 
 
@@ -89,8 +86,7 @@ def try_kind(config: kinds.IndexConfig, num_ads: int, dimension: int) -> None:
     drawn = np.random.default_rng(config.seed).standard_normal((size, dimension), np.float32)
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     index, kind, parameters = train_index(drawn, config, num_ads, drawn[:_NUM_TRIED_QUERIES])
-    add_vectors(index, drawn[:_NUM_TRIED])
-    own_kind.check_filtered_search(kind, parameters["factory"], index, drawn[:1])
+    _fill(index, kind, parameters["factory"], drawn[:_NUM_TRIED])
 
 
 def train_index(
@@ -142,6 +138,22 @@ def train_index(
             own_kind.train(kind, index, embeddings, queries)
     set_search(index, kind, config, num_ads)
     return index, kind, parameters
+
+
+def _fill(index: Any, kind: str, factory: str, embeddings: np.ndarray) -> None:
+    """Adds all embeddings [N, D], and checks an index of a kind of the user's own."""
+    try:
+        for first in range(0, len(embeddings), _ADDED_AT_ONCE):
+            add_vectors(index, embeddings[first : first + _ADDED_AT_ONCE])
+    except RuntimeError as error:
+        if kind in kinds.KINDS:
+            raise
+        raise ValueError(
+            f"index kind {kind!r}: expected an index to which {len(embeddings):,} ads can be "
+            f"added, got {factory!r}, which fails ({error}). Correct what `factory` returns."
+        ) from error
+    if kind not in kinds.KINDS:
+        own_kind.check_filtered_search(kind, factory, index, embeddings[:1])
 
 
 def add_vectors(index: Any, embeddings: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from tfrec import calibration, config, layers, ranking
 from tfrec.calibration import curves
 from tfrec.heads import CLICK, HEADS, Head, HeadKind
 from tfrec.ranking import initial_bias, tasks
+from tfrecords.schema import LABELS
 
 SUBSCRIPTION = Head(
     "subscription", "subscription_probability", HeadKind.PROBABILITY_AFTER_CLICK, loss_weight=0.5
@@ -25,6 +26,11 @@ def table(monkeypatch):
 def test_labels_and_outputs_are_unique():
     assert all(label == head.label for label, head in HEADS.items())
     assert len({head.output for head in HEADS.values()}) == len(HEADS)
+
+
+def test_a_label_needs_a_click_if_its_head_is_a_probability_after_a_click():
+    for name, label in LABELS.items():
+        assert label.needs_click == (HEADS[name].kind == HeadKind.PROBABILITY_AFTER_CLICK)
 
 
 def test_its_output_is_the_product_with_the_click_probability():

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tfrecords import events
 from tfrecords import schema as schema_lib
 from tfrecords.columns import RowFaults, checked_labels
 from tfrecords.conversion import label_window
@@ -75,6 +76,17 @@ def test_a_new_label_is_checked_and_withheld_by_its_entry(more_labels):
     assert packed["click"].tolist() == [1, 0, 1]
     assert packed["cart"].tolist() == [1, schema_lib.MISSING_LABEL, schema_lib.MISSING_LABEL]
     np.testing.assert_array_equal(packed["tip"], [2.5, np.nan, np.nan])
+
+
+def test_a_log_of_events_has_no_new_label(more_labels):
+    kept = events.Events("event", ("view",), ("click",))
+    assert SchemaWithMore("log", FIELDS, ("ad",), None, user_key="user", events=kept).click
+    with pytest.raises(
+        ValueError, match="only click, engagement and revenue are read; set cart, t"
+    ):
+        SchemaWithMore(
+            "log", FIELDS, ("ad",), None, user_key="user", events=kept, cart="cart", tip="tip"
+        )
 
 
 def test_a_new_label_changes_no_fingerprint_of_logs_without_it():

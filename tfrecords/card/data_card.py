@@ -71,8 +71,7 @@ def _of_split(
         requests=counts.requests,
         sampled=data_set.description.splits[split].sampled,
         share_with_click=share(counts.clicked_requests, counts.requests) if has_clicks else None,
-        engaged_without_click=counts.engaged_without_click,
-        revenue_without_click=counts.revenue_without_click,
+        without_click=counts.without_click,
         labels={label: _label(data_set, split, label) for label in data_set.spec.labels},
         list_lengths=_list_lengths(counts.list_lengths),
     )

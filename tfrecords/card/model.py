@@ -42,8 +42,7 @@ class SplitSummary(pydantic.BaseModel):
     requests: int
     sampled: int  # sampled negatives
     share_with_click: Share
-    engaged_without_click: int  # impressions with an engagement and without a click
-    revenue_without_click: int  # impressions with revenue and without a click
+    without_click: dict[str, int]  # impressions with a label above 0 and without a click
     labels: dict[str, LabelSummary]
     list_lengths: ListLengths
 

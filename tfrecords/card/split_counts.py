@@ -13,7 +13,7 @@ import functools
 import numpy as np
 
 from tfrecords import encoding, reader, terminal
-from tfrecords.schema import SIDES, Field, Schema
+from tfrecords.schema import LABELS, SIDES, Field, Schema
 
 Window = dict[str, np.ndarray]
 # With more ids than this per counted value, counting in place is faster than `bincount`.
@@ -34,8 +34,8 @@ class SplitCounts:
         clicks: Values of each field by click and id [2, C] int64; a request is clicked if one of
             its ads is, and those without a known label are left out.
         clicked_requests: Requests with a click.
-        engaged_without_click: Impressions with an engagement and without a click.
-        revenue_without_click: Impressions with revenue and without a click.
+        without_click: Impressions with a label above 0 and without a click, of each label that
+            is an amount or needs a click.
         ad_impressions: Impressions of each ad [N] int64.
         ad_clicks: Clicks of each ad [N] int64.
     """
@@ -49,8 +49,7 @@ class SplitCounts:
     rows: int = 0
     requests: int = 0
     clicked_requests: int = 0
-    engaged_without_click: int = 0
-    revenue_without_click: int = 0
+    without_click: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def empty_counts(data_set: reader.DataSet) -> SplitCounts:
@@ -115,10 +114,10 @@ def _add_window(counts: SplitCounts, schema: Schema, window: Window) -> None:
             _add_clicks(counts, field, columns[of_field], click[side])
     clicked = window["click"] == 1
     unclicked = window["click"] == 0
-    if "engagement" in window:
-        counts.engaged_without_click += int((unclicked & (window["engagement"] == 1)).sum())
-    if "revenue" in window:
-        counts.revenue_without_click += int((unclicked & (window["revenue"] > 0)).sum())
+    for name, label in LABELS.items():
+        if name in window and (label.needs_click or label.is_amount):
+            found = int((unclicked & (window[name] > 0)).sum())
+            counts.without_click[name] = counts.without_click.get(name, 0) + found
     counts.clicked_requests += int((of_request == 1).sum())
     add_ids(counts.ad_impressions, window["ad_row"])
     add_ids(counts.ad_clicks, window["ad_row"][clicked])

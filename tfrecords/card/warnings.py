@@ -10,7 +10,7 @@ import numpy as np
 
 from tfrecords import columns, label_counts, pages
 from tfrecords.card import field_warnings, model
-from tfrecords.schema import NUM_CANDIDATES
+from tfrecords.schema import LABELS, NUM_CANDIDATES
 
 SHIFTED_RATE = 0.2
 # Exceeded by chance in one of 1.7 million data sets.
@@ -120,19 +120,17 @@ def _labels(card: model.DataCard) -> Found:
                     f"Check the {label} column of the schema, or remove it; the release then has "
                     "no such head.",
                 )
-        engaged = of_split.engaged_without_click
-        if engaged:
-            yield model.warning(
-                f"{engaged:,} {split} rows have an engagement without a click.",
-                "The model assumes that an engagement follows a click: correct the labels, or name "
-                "another engagement column.",
-            )
-        if paid := of_split.revenue_without_click:
-            yield model.warning(
-                f"{paid:,} {split} rows have revenue without a click.",
-                "It is credited to showing the ad: if revenue requires a click, correct the "
-                "labels, or name another revenue column.",
-            )
+        for label, count in of_split.without_click.items():
+            if count:
+                effect = (
+                    f"The model assumes that {label} follows a click:"
+                    if LABELS[label].needs_click
+                    else f"It is credited to showing the ad: if {label} requires a click,"
+                )
+                yield model.warning(
+                    f"{count:,} {split} rows have {label} without a click.",
+                    f"{effect} correct the labels, or name another {label} column.",
+                )
 
 
 def _splits(card: model.DataCard) -> Found:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving.cli import command_line
-from tfrecords import schema
+from tfrecords import schema, terminal
 
 if TYPE_CHECKING:
     from serving import impressions
@@ -92,6 +92,9 @@ def _describe(joined: impressions.Joined, output: pathlib.Path, target: pathlib.
         f"{joined.events:,} events: {joined.matched:,} matched an impression, "
         f"{joined.unmatched:,} did not"
     )
+    if joined.unread:
+        names = [name + (hint and f" ({hint.strip()})") for name, hint in joined.unread.items()]
+        print(f"Columns not read: {terminal.format_list(names)}")
     if joined.duplicate_rows or joined.duplicate_events:
         print(
             f"{joined.duplicate_rows:,} impressions and {joined.duplicate_events:,} events that "

@@ -32,13 +32,24 @@ def released(data_set, trained, tmp_path_factory):
 @pytest.fixture
 def candidate(data_set, trained, tmp_path):
     """The trained ranker again, in a work directory of its own."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    model, _, _ = ranker_training.load_ranker(data_set, tmp_path / "ranker")
-    return model, tmp_path
+    directory = tmp_path / "candidate"
+    shutil.copytree(trained, directory)
+    model, calibrators, _ = ranker_training.load_ranker(data_set, directory / "ranker")
+    return evaluation.Models(None, model, calibrators), directory
 
 
-def models_of(ranker):
-    return evaluation.Models(None, ranker)
+def spoil(model):
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(rng.normal(scale=0.3, size=variable.shape).astype(np.float32))
+
+
+def change_release(base, **values):
+    """Changes what the manifest says of the validation split's clicks."""
+    release = manifest.read(base, 1)
+    release.metrics["validation"]["click"] |= values
+    with manifest.writing(base, 1, manifest.encode(release)):
+        pass
 
 
 def change(directory, **values):
@@ -60,9 +71,9 @@ def test_training_writes_the_validation_metrics_of_the_ranker(data_set, trained)
 
 
 def test_a_ranker_passes_against_itself_on_the_same_rows(script, data_set, candidate, released):
-    model, directory = candidate
+    models, directory = candidate
     change(directory, normalized_entropy=0.99)
-    judged = release_gate.check(released, data_set, models_of(model), directory, force=False)
+    judged = release_gate.check(released, data_set, models, directory, force=False)
     assert judged["gate"]["refusals"] == []
     assert not any("other rows" in note for note in judged["gate"]["notes"])
     assert judged["validation"]["click"]["normalized_entropy"] == 0.99
@@ -71,8 +82,8 @@ def test_a_ranker_passes_against_itself_on_the_same_rows(script, data_set, candi
 def test_a_release_scores_logged_rows_like_the_ranker_that_was_exported(
     script, data_set, candidate, released
 ):
-    model, _ = candidate
-    held_out = ranker_training.predict_split(model, data_set, "validation")
+    models, _ = candidate
+    held_out = ranker_training.predict_split(models.ranker, data_set, "validation")
     calibrators = ranker_training.fit_calibrators(held_out)
     again = release_gate._logits_of_release(released / "ranker" / "1", data_set)
     expected = calibrators.calibrated(held_out.logits)
@@ -84,23 +95,50 @@ def test_a_release_scores_logged_rows_like_the_ranker_that_was_exported(
 def test_a_spoiled_ranker_is_worse_on_the_rows_that_both_scored(
     script, data_set, candidate, released
 ):
-    model, _ = candidate
-    rng = np.random.default_rng(0)
-    for variable in model.trainable_variables:
-        variable.assign(rng.normal(scale=0.3, size=variable.shape).astype(np.float32))
-    known = release_gate._released(released, data_set, model)
+    models, _ = candidate
+    spoil(models.ranker)
+    known = release_gate._released(released, data_set, models)
     assert set(known.differences) == {"click", "engagement", "revenue"}
     difference, error = known.differences["click"]
     assert difference > error > 0
     assert known.figures["click"].labeled == data_set.num_rows("validation")
 
 
-def test_a_first_ranker_is_published_however_weak_it_is(script, data_set, candidate, tmp_path):
-    model, directory = candidate
-    change(directory, normalized_entropy=1.3)
-    judged = release_gate.check(
-        tmp_path / "none", data_set, models_of(model), directory, force=False
+def test_the_ranker_of_the_release_does_not_differ_from_it(script, data_set, candidate, released):
+    models, directory = candidate
+    known = release_gate._released(released, data_set, models)
+    assert set(known.differences) == {"click", "engagement", "revenue"}
+    for difference, _ in known.differences.values():
+        assert difference == pytest.approx(0, abs=1e-4)
+    judged = release_gate.check(released, data_set, models, directory, force=False)
+    assert judged["gate"]["refusals"] == []
+
+
+@pytest.mark.parametrize(("normalized_entropy", "is_weak"), [(0.99, False), (0.9999, True)])
+def test_a_worse_ranker_is_refused_unless_the_manifest_says_that_the_head_is_weak(
+    script, data_set, candidate, released, tmp_path, normalized_entropy, is_weak
+):
+    models, directory = candidate
+    spoil(models.ranker)
+    base = tmp_path / "bundle"
+    shutil.copytree(released, base)
+    change_release(
+        base,
+        normalized_entropy=normalized_entropy,
+        normalized_entropy_error=0.001,
+        calibration_ratio=1.0,
+        expected_calibration_error=0.0,
     )
+    judged = release_gate.check(base, data_set, models, directory, force=True)["gate"]
+    of_click = [line for line in judged["refusals"] if "click: the normalized" in line]
+    assert ("click is not compared: it is weak in release 1" in judged["notes"]) == is_weak
+    assert ["on the same rows" in line for line in of_click] == ([] if is_weak else [True])
+
+
+def test_a_first_ranker_is_published_however_weak_it_is(script, data_set, candidate, tmp_path):
+    models, directory = candidate
+    change(directory, normalized_entropy=1.3)
+    judged = release_gate.check(tmp_path / "none", data_set, models, directory, force=False)
     assert judged["gate"] == {"forced": False, "refusals": [], "notes": []}
 
 
@@ -109,15 +147,13 @@ def strong(released, tmp_path, data_set, monkeypatch):
     """The base directory with a release that was measured on other rows, and was good."""
     base = tmp_path / "bundle"
     shutil.copytree(released / "manifests", base / "manifests")
-    release = manifest.read(base, 1)
-    release.metrics["validation"]["click"] |= {
-        "normalized_entropy": 0.8,
-        "normalized_entropy_error": 0.01,
-        "calibration_ratio": 1.0,
-        "expected_calibration_error": 0.0,
-    }
-    with manifest.writing(base, 1, manifest.encode(release)):
-        pass
+    change_release(
+        base,
+        normalized_entropy=0.8,
+        normalized_entropy_error=0.01,
+        calibration_ratio=1.0,
+        expected_calibration_error=0.0,
+    )
     monkeypatch.setattr(data_set, "fingerprint", "another")
     return base
 
@@ -125,11 +161,11 @@ def strong(released, tmp_path, data_set, monkeypatch):
 def test_a_ranker_that_is_worse_is_refused_and_force_publishes_it(
     script, data_set, candidate, strong
 ):
-    model, directory = candidate
+    models, directory = candidate
     change(directory, normalized_entropy=1.002, normalized_entropy_error=0.01)
     with pytest.raises(errors.ReleaseRefusedError, match=r"release 1 stays: click: .*1\.0020"):
-        release_gate.check(strong, data_set, models_of(model), directory, force=False)
-    forced = release_gate.check(strong, data_set, models_of(model), directory, force=True)["gate"]
+        release_gate.check(strong, data_set, models, directory, force=False)
+    forced = release_gate.check(strong, data_set, models, directory, force=True)["gate"]
     assert forced["forced"]
     assert "1.0020" in forced["refusals"][0]
 
@@ -138,14 +174,14 @@ def test_a_release_without_a_ranker_does_not_replace_one_with_a_good_one(
     script, data_set, candidate, strong
 ):
     with pytest.raises(errors.ReleaseRefusedError, match="click: release 1 has this head"):
-        release_gate.check(strong, data_set, models_of(None), candidate[1], force=False)
+        release_gate.check(strong, data_set, evaluation.Models(None), candidate[1], force=False)
 
 
 @pytest.mark.parametrize("damage", ["foreign", "corrupt"])
 def test_another_release_is_compared_by_its_metrics_and_a_broken_one_is_not_compared(
     script, data_set, candidate, released, tmp_path, monkeypatch, damage
 ):
-    model, directory = candidate
+    models, directory = candidate
     change(directory, normalized_entropy=0.99)
     base = tmp_path / "bundle"
     shutil.copytree(released / "manifests", base / "manifests")
@@ -155,7 +191,7 @@ def test_another_release_is_compared_by_its_metrics_and_a_broken_one_is_not_comp
     else:
         monkeypatch.setattr(data_set, "fingerprint", "another")
         note = "release 1 was measured on other rows"
-    judged = release_gate.check(base, data_set, models_of(model), directory, force=False)
+    judged = release_gate.check(base, data_set, models, directory, force=False)
     assert any(note in one for one in judged["gate"]["notes"])
 
 

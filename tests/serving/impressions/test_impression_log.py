@@ -322,6 +322,20 @@ def test_events_come_in_other_files_too(log_files, tmp_path, ending):
     assert (joined.matched, joined.totals) == (2, {"click": 1.0})
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_columns_that_are_not_read_are_named(script, log_files, tmp_path, capsys, ending):
+    event = {"request_id": "r2", "ad_id": "ad-1", "click": 1, "revenu": 2, "time": 1, "xyz": 3}
+    lines = [json.dumps(event)]
+    if ending == "csv":
+        lines = [",".join(event), ",".join(map(str, event.values()))]
+    path = tmp_path / f"events.{ending}"
+    path.write_text("\n".join(lines))
+    joined = impressions.join_feedback(log_files, [path], tmp_path / "shown.parquet")
+    assert joined.totals == {"click": 1.0}
+    script("serving.cli.online.join_feedback")._describe(joined, path, path)
+    assert "\nColumns not read: revenu (Did you mean 'revenue'?), xyz\n" in capsys.readouterr().out
+
+
 def test_impressions_and_events_that_are_delivered_again_count_once(log_files, tmp_path):
     purchase = {"request_id": "r2", "ad_id": "ad-1", "revenue": 2.5, "click": 1}
     events = [

@@ -106,6 +106,15 @@ def test_an_own_kind_that_fails_is_named(returned, methods, message):
         index.build_index(index_fixtures.clustered(300), config)
 
 
+def test_an_own_kind_to_which_no_ads_can_be_added_is_named():
+    config = kind_of("NSG32,Flat")
+    named = f"^index kind '{__name__}:Own': expected an index to which 100 ads can be added, got 'N"
+    with pytest.raises(ValueError, match=named):
+        index.try_kind(config, 100, 32)
+    with pytest.raises(ValueError, match=named):
+        index.build_index(index_fixtures.clustered(100), config)
+
+
 def test_a_kind_is_tried_as_it_is_built_for_the_catalog():
     index.try_kind(index.IndexConfig(), 10**9, 32)
     index.try_kind(index.IndexConfig(kind="six_bits:SixBits"), 3000, 32)

@@ -510,7 +510,22 @@ def test_labels_without_a_click_are_warned_of(tmp_path):
     found = texts(built)
     # 3, 9, …, 75.
     assert "13 train rows have revenue without a click." in found
-    assert "have an engagement without a click" not in found
+    assert "have engagement without a click" not in found
+
+
+@pytest.mark.parametrize("needs_click", [True, False])
+def test_the_entry_of_a_label_says_whether_it_needs_a_click(tmp_path, monkeypatch, needs_click):
+    label = schema_lib.Label("engagement", needs_click=needs_click)
+    monkeypatch.setitem(schema_lib.LABELS, label.name, label)
+    rows = "".join(f"q,a{n % 7},{n % 2},{int(n % 4 == 0)}\n" for n in range(100))
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("labels", fields, ("ad",), "clicked", engagement="saved")
+    found = texts(card.build_card(converted(tmp_path, f"q,ad,clicked,saved\n{rows}", schema)))
+    # 0, 4, …, 76.
+    assert ("20 train rows have engagement without a click." in found) == needs_click
 
 
 def test_an_unlabeled_test_split_is_warned_of_and_has_no_click_rate(tmp_path):
