@@ -251,10 +251,11 @@ def train_ranker(
         strategy: From `training.joined`; None: one worker.
 
     Raises:
-        ValueError: See `check_trainable`; or workers, or an earlier training in the work directory,
-            have other options or data.
+        ValueError: See `check_trainable` and `training.check_callbacks`; or workers, or an earlier
+            training in the work directory, have other options or data.
     """
     check_kind(config, RankerConfig)
+    training.check_callbacks(callbacks)
     workdir = pathlib.Path(workdir)
     check_trainable(data_set)
     strategy = strategy or tf.distribute.get_strategy()
@@ -296,8 +297,7 @@ def train_ranker(
         workdir,
         progress=progress,
         options=dataclasses.asdict(config),
-        extra_callbacks=callbacks,
-        after_epoch=[shrink],
+        extra_callbacks=[*callbacks, shrink],
     )
     if not training.is_chief(strategy):
         return

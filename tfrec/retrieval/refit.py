@@ -61,7 +61,6 @@ def refit_two_tower(
     workdir: pathlib.Path,
     progress: bool = False,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
-    after_epoch: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> None:
     """Trains a model for the best number of epochs.
 
@@ -73,7 +72,6 @@ def refit_two_tower(
         workdir: Work directory of the first training; the refit resumes from its files.
         progress: Whether to show progress bars.
         callbacks: Additional callbacks.
-        after_epoch: See `training.fit`.
     """
     epochs = training.best_epoch(history, plan) + 1
     plan = dataclasses.replace(plan, metric=_METRIC, maximize=True, stop_after=epochs)
@@ -90,12 +88,5 @@ def refit_two_tower(
             f"  refit on training and validation clicks, epochs: {epochs} (the best number)"
         )
     training.fit(
-        model,
-        read,
-        temperature,
-        plan,
-        directory,
-        progress=progress,
-        extra_callbacks=callbacks,
-        after_epoch=after_epoch,
+        model, read, temperature, plan, directory, progress=progress, extra_callbacks=callbacks
     )

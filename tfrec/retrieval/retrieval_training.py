@@ -98,10 +98,11 @@ def train_two_tower(
         strategy: From `training.joined`; None: one worker.
 
     Raises:
-        ValueError: The training split has no clicks; or workers, or an earlier training in the work
-            directory, have other options or data.
+        ValueError: The training split has no clicks; see `training.check_callbacks`; or workers, or
+            an earlier training in the work directory, have other options or data.
     """
     check_kind(config, RetrievalConfig)
+    training.check_callbacks(callbacks)
     workdir = pathlib.Path(workdir)
     strategy = strategy or tf.distribute.get_strategy()
     is_taught = {"teacher": None if teacher is None else dict(teacher.weights)}
@@ -161,8 +162,7 @@ def train_two_tower(
         workdir,
         progress=progress,
         options=dataclasses.asdict(config),
-        extra_callbacks=callbacks,
-        after_epoch=[_shrink(data_set, config, ("train",))],
+        extra_callbacks=[*callbacks, _shrink(data_set, config, ("train",))],
     )
     # The refit would only add clicks; the teacher is more informative about ads.
     refit = config.refit and teacher is None
@@ -228,8 +228,7 @@ def _refit(
         lambda number: refit_batches(data_set, config.batch_size, config.seed + number),
         workdir,
         progress,
-        callbacks,
-        [_shrink(data_set, config, REFIT_SPLITS)],
+        [*callbacks, _shrink(data_set, config, REFIT_SPLITS)],
     )
     return model
 

@@ -131,7 +131,6 @@ def fit(
     progress: bool = False,
     options: Mapping[str, Any] | None = None,
     extra_callbacks: Sequence[tf.keras.callbacks.Callback] = (),
-    after_epoch: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> list[dict[str, float]]:
     """Trains until the plan ends or validation stops improving, then restores the best epoch.
 
@@ -146,17 +145,14 @@ def fit(
         progress: Whether to show progress bars, and a line for each epoch.
         options: The run's hyperparameters for TensorBoard.
         extra_callbacks: Callbacks that see the metrics of `validate` and, at the end of an epoch,
-            the weights that are validated.
-        after_epoch: Callbacks that may change the weights at the end of an epoch, after validation.
+            the weights that are validated. A change of the tables counts from the next epoch on.
 
     Returns:
         The logs of each epoch, with its number `epoch` from 1.
 
     Raises:
         FloatingPointError: The loss is not finite.
-        ValueError: See `check_callbacks`.
     """
-    check_callbacks(extra_callbacks)
     strategy = model.distribute_strategy
     workers.check_shared(strategy, directory)
     is_chief = workers.is_chief(strategy)
@@ -209,7 +205,6 @@ def fit(
                     *extra_callbacks,
                     callbacks.HistoryFile(own / "history.json", history),
                     tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: average.swap()),
-                    *after_epoch,
                     # Keras has the other workers write to a directory that is deleted.
                     callbacks.BackupAndRestore(
                         str(directory / "checkpoints"),
