@@ -152,7 +152,10 @@ class RetrievalConfig:
         above=0,
     )
     epochs: int = option(
-        20, "Maximum number of epochs over the clicks; sets the schedule.", at_least=1
+        20,
+        "Maximum number of epochs over the clicks, at most six before a ranker is distilled; sets "
+        "the schedule.",
+        at_least=1,
     )
     patience: int = option(
         4, "Epochs without a better validation recall before stopping.", at_least=1

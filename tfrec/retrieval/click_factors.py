@@ -26,9 +26,10 @@ References:
 """
 
 import dataclasses
+import operator
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.sparse.linalg
@@ -36,6 +37,7 @@ import tensorflow as tf
 
 from tfrec import layers
 from tfrec.retrieval import retrieval_model, retrieval_validation, towers
+from tfrec.retrieval.retrieval_validation import METRIC
 from tfrecords import encoding, files, reader
 
 # With the padding, half or one and a half times as long as a default embedding of the towers.
@@ -170,6 +172,7 @@ class FactorChoice:
         clicks: Number of held-out clicks.
         recall: Result of `retrieval_validation.measure` for these factors.
         recall_without: The same recall for the towers alone.
+        error: Standard error of the difference of the mean recalls.
     """
 
     count: int
@@ -177,6 +180,22 @@ class FactorChoice:
     clicks: int
     recall: dict[str, float]
     recall_without: dict[str, float]
+    error: float
+
+    @property
+    def gain(self) -> float:
+        """The difference of the mean recalls."""
+        return self.recall[METRIC] - self.recall_without[METRIC]
+
+    @property
+    def improves(self) -> bool:
+        """Whether the gain exceeds its standard error, and the shortest lists lose nothing.
+
+        Longer embeddings cost time, and these lists are served in this order.
+        """
+        shortest = list(self.recall)[1]  # after the mean
+        not_worse = self.recall[shortest] >= self.recall_without[shortest]
+        return self.gain > self.error and not_worse
 
 
 def choose(
@@ -185,7 +204,7 @@ def choose(
     held_out: retrieval_validation.HeldOut,
     catalog: reader.Catalog,
 ) -> FactorChoice:
-    """Returns how many factors, and which c, have the best recall of held-out clicks.
+    """Returns how many factors, and which c, improve the recall of held-out clicks most.
 
     Args:
         model: A model trained on the clicks that the factors are of.
@@ -197,8 +216,14 @@ def choose(
     ids = np.asarray(catalog.features)
     queries = towers.embed_in_batches(model.query_tower, held_out.query)
     ads = towers.embed_in_batches(model.ad_tower, ids)
-    without = retrieval_validation.measure(model, held_out, queries, ads)
-    none = FactorChoice(0, 0.0, len(queries), without, without)
+    without = retrieval_validation.recall_of_clicks(model, held_out, queries, ads)
+
+    def choice(count: int, c: float, recall: dict[str, np.ndarray]) -> FactorChoice:
+        gain = recall[METRIC] - without[METRIC]
+        error = float(gain.std() / np.sqrt(len(gain)))
+        return FactorChoice(count, c, len(gain), _means(recall), _means(without), error)
+
+    none = choice(0, 0.0, without)
     of_users, of_ads = factors.of(held_out.query, ids)
     known = np.flatnonzero(of_users.any(axis=1))[:_MEASURED_FOR_DEVIATIONS]
     if not len(known):
@@ -210,17 +235,18 @@ def choose(
         c = float(share * cosine / linear)
         joined = np.hstack([queries, np.float32(c) * of_users[:, :count]])
         of_both = np.hstack([ads, of_ads[:, :count]])
-        recall = retrieval_validation.measure(model, held_out, joined, of_both)
-        return FactorChoice(count, c, len(queries), recall, without)
+        recall = retrieval_validation.recall_of_clicks(model, held_out, joined, of_both)
+        return choice(count, c, recall)
 
-    def recall(choice: FactorChoice) -> float:
-        return choice.recall[retrieval_validation.METRIC]
-
+    gain = operator.attrgetter("gain")
     counts = sorted({min(k, of_ads.shape[1]) for k in COUNTS})
-    first = max((measured(count, _FIRST_SHARE) for count in counts), key=recall)
+    first = max((measured(count, _FIRST_SHARE) for count in counts), key=gain)
     others = (measured(first.count, share) for share in _SHARES if share != _FIRST_SHARE)
-    best = max(first, *others, key=recall)
-    return best if recall(best) > recall(none) else none
+    return max((own for own in (first, *others) if own.improves), key=gain, default=none)
+
+
+def _means(recall: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(of_clicks.mean()) for name, of_clicks in recall.items()}
 
 
 def append(model: retrieval_model.RetrievalModel, factors: ClickFactors) -> None:

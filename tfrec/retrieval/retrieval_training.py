@@ -44,6 +44,8 @@ from tfrecords import reader, terminal
 
 MAX_VALIDATION_CLICKS = 5_000
 _MIN_BATCHES = 20
+# More epochs do not improve what a ranker then teaches (docs/experiments/0039-distillation.md).
+_MAX_EPOCHS_BEFORE_LESSONS = 6
 
 
 def build_two_tower(
@@ -132,8 +134,9 @@ def train_two_tower(
         return model
 
     model = build(catalog, clicked_ads, strategy)
+    epochs = config.epochs if teacher is None else min(config.epochs, _MAX_EPOCHS_BEFORE_LESSONS)
     plan = training.Plan(
-        epochs=config.epochs,
+        epochs=epochs,
         patience=config.patience,
         learning_rate=config.learning_rate,
         embedding_learning_rate=config.embedding_learning_rate,

@@ -63,6 +63,18 @@ def measure(
 ) -> dict[str, float]:
     """Returns `validation_corpus_recall_at_K` for each K below N, and their mean.
 
+    Args:
+        model, held_out, queries, ads: See `recall_of_clicks`.
+    """
+    recall = recall_of_clicks(model, held_out, queries, ads)
+    return {name: float(of_clicks.mean()) for name, of_clicks in recall.items()}
+
+
+def recall_of_clicks(
+    model: retrieval_model.RetrievalModel, held_out: HeldOut, queries: np.ndarray, ads: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns the recall [Q] of each click: its mean over all K, and `..._at_K` for each K below N.
+
     Ads with equal scores, such as those with the same OOV id, are in random order.
 
     Args:
@@ -91,10 +103,9 @@ def measure(
     # Lists of all ads miss none.
     used = [k for k in RECALL_AT if k < num_ads] or [1]
     recall = {
-        f"{METRIC}_at_{k}": float(np.clip((k - num_better) / (num_equal + 1), 0.0, 1.0).mean())
-        for k in used
+        f"{METRIC}_at_{k}": np.clip((k - num_better) / (num_equal + 1), 0.0, 1.0) for k in used
     }
-    return {METRIC: float(np.mean(list(recall.values()))), **recall}
+    return {METRIC: np.mean(list(recall.values()), axis=0), **recall}
 
 
 def best_temperature(

@@ -66,3 +66,21 @@ def test_towers_that_no_ranker_teaches_say_why(
     said = " ".join(capsys.readouterr().out.split())
     assert why in said
     assert ("tfrec train_ranker" in said) != is_trained
+
+
+def test_clicks_are_learned_again_only_if_a_ranker_comes_or_goes(source, tmp_path, monkeypatch):
+    steps = export.Pipeline(tmp_path / "work")
+    data_set = steps.convert(source, config.ConvertConfig())
+    finished, kept = {}, []
+
+    def trained(_, step, title, inputs, work, keep):
+        finished[step] = inputs
+        kept.append(keep)
+
+    monkeypatch.setattr(steps.__class__, "_trained", trained)
+    monkeypatch.setattr(steps.__class__, "_last_inputs", lambda _, step: finished.get(step, {}))
+    for ranker in (None, None, "first", "first", "second", None):
+        monkeypatch.setattr(steps.__class__, "_teacher", lambda *_, ranker=ranker: ranker)
+        monkeypatch.setattr(steps.__class__, "_inputs", lambda *_, ranker=ranker: ranker)
+        steps.train_retrieval(data_set, config.RetrievalConfig())
+    assert kept == [False, True, False, True, True, False]

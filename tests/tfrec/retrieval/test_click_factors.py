@@ -113,6 +113,25 @@ def test_held_out_clicks_choose_the_scale(tastes, untrained):
     assert click_factors.choose(build(), nothing, held_out, catalog) == none
 
 
+@pytest.mark.parametrize(
+    ("mean", "at_10", "error", "improves"),
+    [
+        (0.53, 0.22, 0.02, True),
+        (0.53, 0.20, 0.02, True),
+        (0.51, 0.22, 0.02, False),  # noise
+        (0.53, 0.19, 0.02, False),  # what is served first is worse
+        (0.50, 0.20, 0.00, False),
+    ],
+)
+def test_factors_must_gain_more_than_noise_and_not_worsen_short_lists(mean, at_10, error, improves):
+    recall, without = (
+        {"validation_corpus_recall": own, "validation_corpus_recall_at_10": of_ten}
+        for own, of_ten in ((mean, at_10), (0.50, 0.20))
+    )
+    choice = click_factors.FactorChoice(127, 1.0, 100, recall, without, error)
+    assert choice.improves == improves
+
+
 def test_held_out_clicks_choose_how_many_factors(tastes, untrained, monkeypatch):
     build, clicked, held_out = untrained
     catalog = tastes.catalog()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import retrieval
+from tfrec import retrieval, training
 from tfrec.retrieval import distillation
 from tfrecords import synthetic
 
@@ -207,6 +207,25 @@ def test_a_lesson_whose_ads_are_all_worth_the_same_has_a_finite_loss(data_set, r
 
 class Killed(Exception):
     """Stands for a process that is killed."""
+
+
+@pytest.mark.parametrize(
+    ("teacher", "epochs", "expected"), [(None, 20, 20), (TEACHER, 20, 6), (TEACHER, 3, 3)]
+)
+def test_a_ranker_teaches_after_at_most_six_epochs_of_clicks(
+    teacher, epochs, expected, data_set, retrieval_config, tmp_path, monkeypatch
+):
+    planned = []
+
+    def fit(model, read, validate, plan, *_, **__):
+        planned.append(plan.epochs)
+        raise Killed
+
+    monkeypatch.setattr(training, "fit", fit)
+    own = dataclasses.replace(retrieval_config, epochs=epochs)
+    with pytest.raises(Killed):
+        retrieval.train_two_tower(data_set, own, tmp_path, teacher=teacher)
+    assert planned == [expected]
 
 
 @pytest.mark.trains
