@@ -134,5 +134,6 @@ def training_id_of(
     """Returns the id of a training; the same models of the same data have the same id."""
     digest = hashlib.sha256(data_set.fingerprint.encode())
     for variable in [*two_tower.variables, *([] if model is None else model.variables)]:
-        digest.update(variable.numpy().tobytes())
+        if isinstance(variable, tf.Variable):  # Keras also lists the tables of adapted lookups.
+            digest.update(variable.numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -21,17 +21,24 @@ import tensorflow_recommenders as tfrs
 from tfrec.training import stage_model
 
 _WARM_UP_SHARE = 0.05
+# With fewer, embeddings of towers are pushed into each other and do not separate again.
+_MIN_WARM_UP_STEPS, _MAX_WARM_UP_SHARE = 32, 1 / 3
 
 
 class WarmUpThenCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly over the first share of the steps, then falls to a tenth."""
+    """Rises linearly over the first steps, then falls to a tenth.
+
+    The first twentieth of the steps rises, but at least 32 steps, or a third of them all.
+    """
 
     def __init__(self, peak: float, steps: int) -> None:
         self._peak, self._steps = peak, max(steps, 1)
+        at_least = min(_MIN_WARM_UP_STEPS / self._steps, _MAX_WARM_UP_SHARE)
+        self._rising = max(_WARM_UP_SHARE, at_least)
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         progress = tf.cast(step, tf.float32) / self._steps
-        rise = tf.minimum(1.0, (progress + 1.0 / self._steps) / _WARM_UP_SHARE)
+        rise = tf.minimum(1.0, (progress + 1.0 / self._steps) / self._rising)
         fall = 0.55 + 0.45 * tf.cos(math.pi * tf.minimum(progress, 1.0))
         return self._peak * rise * fall
 

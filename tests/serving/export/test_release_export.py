@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import export, index, model_server, orchestrator, ranker
+from serving.export import release_export
 from serving.live import live_index
 from serving.releases import bundle
 from serving.requests import Answer, Request
@@ -259,3 +260,13 @@ def test_the_query_tower_of_another_training_is_refused(released, data_set, tmp_
             target.write_bytes(path.read_bytes())
     with pytest.raises(bundle.errors.BundleError, match=r"query_tower/1 comes from training"):
         bundle.load(tmp_path)
+
+
+def test_models_with_adapted_lookups_have_a_training_id(data_set):
+    lookup = tf.keras.layers.StringLookup()
+    lookup.adapt(["red", "blue"])
+    words = tf.keras.Input((), dtype=tf.string)
+    model = tf.keras.Model(words, tf.keras.layers.Embedding(4, 2)(lookup(words)))
+    first = release_export.training_id_of(data_set, model, None)
+    model.weights[-1].assign_add(tf.ones([4, 2]))
+    assert release_export.training_id_of(data_set, model, None) != first

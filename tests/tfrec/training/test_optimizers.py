@@ -9,12 +9,20 @@ from tfrec.training import callbacks, optimizers
 
 
 def test_the_learning_rate_rises_then_falls_to_a_tenth():
-    rate = optimizers.WarmUpThenCosine(2.0, 100)
-    # Step 0: a hundredth of the steps done of the five that warm up: 1/5 of the peak.
-    assert float(rate(0)) == pytest.approx(0.4)
-    assert float(rate(4)) == pytest.approx(2.0, rel=0.01)
-    assert float(rate(50)) == pytest.approx(1.1)
-    assert float(rate(100)) == float(rate(200)) == pytest.approx(0.2)
+    rate = optimizers.WarmUpThenCosine(2.0, 1000)
+    # After step 0, one of the fifty steps that warm up is done: 1/50 of the peak.
+    assert float(rate(0)) == pytest.approx(0.04)
+    assert float(rate(49)) == pytest.approx(2.0, rel=0.01)
+    assert float(rate(500)) == pytest.approx(1.1)
+    assert float(rate(1000)) == float(rate(2000)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("steps", "rising"), [(1000, 50), (100, 32), (60, 20), (3, 1), (1, 1)])
+def test_a_short_training_warms_up_for_32_steps_or_a_third(steps, rising):
+    rate = optimizers.WarmUpThenCosine(1.0, steps)
+    falls = [0.55 + 0.45 * np.cos(np.pi * step / steps) for step in range(rising)]
+    rises = [float(rate(step)) / fall for step, fall in enumerate(falls)]
+    np.testing.assert_allclose(rises, np.arange(1, rising + 1) / rising, rtol=1e-4)
 
 
 class Product(training.StageModel):
@@ -34,16 +42,17 @@ class Product(training.StageModel):
         return 3.0 * tf.reduce_sum(self.weight * tf.gather(self.table, inputs["ad_row"]))
 
 
-def trained(model, rows, steps=1, **options):
-    model.compile(training.dense_and_sparse(model, steps=20, **options))
+def trained(model, rows, steps=1, schedule=20, **options):
+    model.compile(training.dense_and_sparse(model, steps=schedule, **options))
     data = tf.data.Dataset.from_tensors({"ad_row": tf.constant(rows)}).repeat(steps)
     return model.fit(data, verbose=0)
 
 
 def test_a_row_seen_for_the_first_time_moves_by_the_first_accumulator():
     model = Product()
-    # The gradient is 3 in every entry of row 2, and 20 steps end the warm-up in the first.
-    trained(model, [2], learning_rate=0.0, embedding_learning_rate=0.5, initial_accumulator=16.0)
+    # The gradient is 3 in every entry of row 2, and the first step of one has the full rate.
+    rates = {"learning_rate": 0.0, "embedding_learning_rate": 0.5}
+    trained(model, [2], schedule=1, initial_accumulator=16.0, **rates)
     moved = model.table.numpy() - 1.0
     # Adagrad: 0.5 · 3 / √(16 + 3²) = 0.3.
     np.testing.assert_allclose(moved[2], -0.3, rtol=1e-5)
