@@ -253,3 +253,13 @@ def test_events_without_a_user_are_said(tmp_path: pathlib.Path) -> None:
     assert proposal["click"] is None
     assert "events" not in proposal
     assert any("cannot be joined and every row counts as a click" in note for note in notes)
+
+
+def test_the_unreadable_amount_of_a_mixed_column_is_named(tmp_path: pathlib.Path) -> None:
+    rows = [["item_id", "user_id", "clicked", "revenue"]]
+    # Every fifth amount is a debit, in words.
+    amounts = ["$22.53", "$1.00", "", "66.48 DR", "$3.10"]
+    rows += [[f"i{n % 7}", f"u{n % 11}", n % 2, amounts[n % 5]] for n in range(100)]
+    proposal, notes = schema_inference.propose([lines(tmp_path / "log.csv", rows, ",")])
+    assert "revenue" not in proposal
+    assert any("values such as '66.48 DR' are not numbers" in note for note in notes)
