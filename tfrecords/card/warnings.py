@@ -22,6 +22,7 @@ _MUCH_NEW = 0.3
 _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
 _MUCH_REPEATED = 0.001
+_MUCH_UNMATCHED = 0.1
 # Share of rows far from the others in time, and share of the log's time span with the others.
 _FEW_FAR, _SHORT = 0.01, 0.1
 
@@ -254,6 +255,16 @@ def _tables(card: model.DataCard) -> Found:
         if keys is None:
             continue
         name = ", ".join(keys.key)
+        if keys.unmatched > _MUCH_UNMATCHED * keys.looked_up:
+            things = "shown ads" if of == "ads" else "rows"
+            keys_of = "The keys" if of == "ads" else "The users"
+            yield model.warning(
+                f"{keys_of} ({name}) of {keys.unmatched:,} of {keys.looked_up:,} {things} are not "
+                f"in the table of {of}, such as {_quoted(keys.unmatched_examples)}; it has keys "
+                f"such as {_quoted(keys.examples)}.",
+                "Fields that are read from the table are missing there. Write the keys in the same "
+                "way in both files, or give a complete table.",
+            )
         if keys.repeated:
             tell = model.warning if keys.differing else model.note
             yield tell(
@@ -266,6 +277,10 @@ def _tables(card: model.DataCard) -> Found:
                 f"{keys.without_key:,} rows of the table of {of} have no key ({name}).",
                 "They are left out. Add the keys if you know them.",
             )
+
+
+def _quoted(keys: Sequence[str]) -> str:
+    return ", ".join(map(repr, keys))
 
 
 def _shortest_run(counts: Sequence[int], share: float) -> tuple[int, int]:

@@ -204,10 +204,24 @@ class Stages:
         self._workers = workers
         self._progress = progress
 
-    @property
-    def users_table(self) -> records.TableKeys | None:
-        """Keys of the table of users that is joined to the log, or None."""
-        return getattr(self._log, "users_table", None)
+    def users_table(self, parsed: Sequence[dict[str, Any]]) -> records.TableKeys | None:
+        """Returns the keys of the table of users that is joined to the log, or None.
+
+        Args:
+            parsed: Notes of the parsed chunks.
+        """
+        keys: records.TableKeys | None = getattr(self._log, "users_table", None)
+        found = [chunk["users"] for chunk in parsed if chunk["users"] is not None]
+        if keys is None:
+            return None
+        examples = dict.fromkeys(key for own in found for key in own["examples"])
+        return keys.model_copy(
+            update={
+                "looked_up": sum(own["rows"] for own in found),
+                "unmatched": sum(own["unmatched"] for own in found),
+                "unmatched_examples": list(examples)[:3],
+            }
+        )
 
     def parse(self, check: Callable[[Sequence[dict[str, Any]]], None]) -> list[dict[str, Any]]:
         """Parses the log, and returns the notes of its chunks.
@@ -241,6 +255,7 @@ class Stages:
         is_labeled = parsed_rows.is_labeled(self._schema, chunk)
         parsed = self._log.parse(chunk)
         num_rows = chunk.num_rows if parsed.num_rows is None else parsed.num_rows
+        matches = parsed.users
         other_events: dict[str, int] = {}
         if self._schema.events is not None:
             parsed, other_events = event_join.of_known_types(parsed, self._schema.events)
@@ -263,6 +278,7 @@ class Stages:
             "other_events": other_events,
             "rejected": len(faults),
             "times": times,
+            "users": None if matches is None else dataclasses.asdict(matches),
             "part": chunk.part,
             "examples": [
                 f"{chunk.path}, line {formats.line_of(line)}: {faults[line]}"

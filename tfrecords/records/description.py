@@ -75,19 +75,27 @@ class EventCounts(pydantic.BaseModel):
 
 
 class TableKeys(pydantic.BaseModel):
-    """The rows of a table of ads or users that are ignored.
+    """The rows of a table of ads or users that are ignored, and keys of the log that it lacks.
 
     Attributes:
         key: Columns that identify the rows.
         repeated: Rows whose key occurs again later; the last row of a key counts.
         differing: Repeated rows that differ from the last one in a column that is read.
         without_key: Rows without a key.
+        examples: Up to three keys of the table.
+        looked_up: Number of shown ads, or of rows of the log that have a user.
+        unmatched: Number of those whose key is not in the table.
+        unmatched_examples: Up to three such keys.
     """
 
     key: list[str]
     repeated: int
     differing: int
     without_key: int
+    examples: list[str] = []
+    looked_up: int = 0
+    unmatched: int = 0
+    unmatched_examples: list[str] = []
 
 
 class SourceDescription(pydantic.BaseModel):

@@ -71,6 +71,36 @@ def texts(built):
     return " ".join(own.text for own in built.warnings)
 
 
+def test_keys_that_are_written_differently_in_a_table_are_shown(tmp_path):
+    # Ads 001 to 020 in the log, 1 to 20 in the table; users u0 to u7 in the log, U0 to u9 in it.
+    rows = [f"u{n % 8},{1 + n % 20:03d},{n % 2}" for n in range(80)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,sku,click", *rows, ",001,0"]) + "\n")
+    brands = [f"{n},b{n % 3}" for n in range(1, 21)]
+    (tmp_path / "ads.csv").write_text("\n".join(["sku,brand", "001,b", *brands]) + "\n")
+    (tmp_path / "users.csv").write_text("user,age\nU0,1\nU1,1\nu2,3\nu3,1\n")
+    fields = (
+        schema_lib.Field("age", "numeric", "query"),
+        schema_lib.Field("brand", "categorical", "ad", min_count=1),
+    )
+    source = convert.Source(
+        tmp_path / "log.csv",
+        schema_lib.Schema("keys", fields, ("sku",), "click", user_key="user"),
+        "tabular",
+        ads_path=tmp_path / "ads.csv",
+        users_path=tmp_path / "users.csv",
+    )
+    convert.convert(source, tmp_path / "data")
+    built = card.build_card(reader.DataSet(tmp_path / "data"))
+    found = [own for own in built.warnings if "not in the table of" in own.text]
+    # 001 is in the table. Six of eight users are not, in 60 of 80 rows; one row has no user.
+    assert [own.text for own in found] == [
+        "The keys (sku) of 19 of 20 shown ads are not in the table of ads, such as '002', '003', "
+        "'004'; it has keys such as '1', '2', '3'.",
+        "The users (user) of 60 of 80 rows are not in the table of users, such as 'u0', 'u1', "
+        "'u4'; it has keys such as 'U0', 'U1', 'u2'.",
+    ]
+
+
 def test_rows_requests_and_list_lengths(built):
     train = built.splits["train"]
     assert (train.rows, train.requests, train.share_with_click) == (7, 4, 3 / 4)
