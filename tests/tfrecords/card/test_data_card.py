@@ -450,6 +450,35 @@ def test_whole_numbers_that_are_floats_too_are_found(values, expected):
     assert (found and (found.count, found.example)) == expected
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["118.0", "7.0"], "118.0"),
+        ([*(f"{n}.0" for n in range(19)), "unknown"], "0.0"),
+        (["118.0", "7.0", "8"], None),
+        (["2.0", "2.1", "3.0"], None),
+        (["1.0"], None),
+        ([], None),
+    ],
+)
+def test_columns_of_whole_floats_are_found(values, expected):
+    assert statistics.written_as_float(pa.array(values, pa.string())) == expected
+
+
+def test_a_note_says_that_requests_have_to_send_floats(tmp_path):
+    rows = [f"{n % 5}.0,{n % 3}\n" for n in range(100)]
+    fields = (
+        schema_lib.Field("q", "categorical", "query", min_count=1),
+        schema_lib.Field("sku", "categorical", "ad", min_count=1),
+    )
+    schema = schema_lib.Schema("ids", fields, ("sku",), None)
+    built = card.build_card(converted(tmp_path, f"sku,q\n{''.join(rows)}", schema))
+    (found,) = (own for own in built.warnings if "end in '.0'" in own.text)
+    assert found.level == "note"
+    pattern = r"The ids of 'sku' end in '\.0': requests have to send '(\d)\.0', not '\1'\."
+    assert re.fullmatch(pattern, found.text)
+
+
 def test_ids_in_two_forms_are_warned_of_once(tmp_path):
     rows = [f"{n % 5}{'.0' if n % 2 else ''},{n % 3}\n" for n in range(100)]
     fields = (
