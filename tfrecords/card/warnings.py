@@ -23,6 +23,7 @@ _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
 _MUCH_REPEATED = 0.001
 _MUCH_UNMATCHED = 0.1
+_MUCH_COUNTED = 0.05
 # Share of rows far from the others in time, and share of the log's time span with the others.
 _FEW_FAR, _SHORT = 0.01, 0.1
 
@@ -49,6 +50,15 @@ def find(card: model.DataCard) -> list[model.CardWarning]:
 
 
 def _clicks(card: model.DataCard) -> Found:
+    several = card.data.rows_with_clicks_above_1 / max(card.data.source.lines, 1)
+    if several > _MUCH_COUNTED:
+        yield model.warning(
+            f"{pages.format_percent(several)} of the rows have a {card.log_schema.click!r} above "
+            "1, so a row may stand for many impressions; it counts as one.",
+            "Click rates are wrong then, and counts of impressions as fields tell the click: write "
+            "a row for each impression (docs/data.md, Aggregated logs). If the column is a rating, "
+            "raise click_threshold or ignore this.",
+        )
     click = card.splits["train"].labels["click"]
     if click.positive < click.known and (click.rate or 0) > 0.5:
         yield model.note(

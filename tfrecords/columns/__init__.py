@@ -18,6 +18,7 @@ from tfrecords.columns.checks import (
     checked_splits,
     checked_times,
     checked_truths,
+    count_clicks_above_1,
     parse_times,
     written_numbers,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "coded_keys",
     "coded_lists",
     "coded_strings",
+    "count_clicks_above_1",
     "count_keys",
     "count_units",
     "decoded_vectors",

@@ -256,6 +256,7 @@ class Stages:
         parsed = self._log.parse(chunk)
         num_rows = chunk.num_rows if parsed.num_rows is None else parsed.num_rows
         matches = parsed.users
+        several = columns.count_clicks_above_1(self._schema, parsed.table)
         other_events: dict[str, int] = {}
         if self._schema.events is not None:
             parsed, other_events = event_join.of_known_types(parsed, self._schema.events)
@@ -278,6 +279,7 @@ class Stages:
             "other_events": other_events,
             "rejected": len(faults),
             "times": times,
+            "clicks_above_1": several,
             "users": None if matches is None else dataclasses.asdict(matches),
             "part": chunk.part,
             "examples": [
@@ -685,6 +687,7 @@ class Stages:
             rows_inside_engagement_window=sum(self._notes(split, "pack", "young")),
             rows_after_end_of_log=split.rows_after_end,
             repeated_rows=split.repeated_rows,
+            rows_with_clicks_above_1=sum(self._notes(split, "parse", "clicks_above_1")),
             times_by_unit=dataset_json.add(self._notes(split, "parse", "times")),
             splits=splits,
             sha256={name: files.sha256(output / name) for name in dataset_json.CHECKED_FILES},
