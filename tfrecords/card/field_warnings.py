@@ -210,6 +210,7 @@ def _written_twice(card: model.DataCard) -> Found:
 
 def _written_as_floats(card: model.DataCard) -> Found:
     found = {f.column: f.written_as_float for f in card.fields if f.written_twice is None}
+    found.setdefault(card.log_schema.user_key or "", card.data.float_user)
     if card.ads.written_twice is None:
         found[", ".join(card.log_schema.ad_key)] = card.ads.written_as_float
     for name, example in found.items():

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import encoding, label_counts, schema
+from tfrecords import columns, encoding, label_counts, schema
 from tfrecords.card import model, split_counts
 
 TOP_VALUES = 10
@@ -24,8 +24,6 @@ _TIMES_CHANCE = 3.0
 # Held-out units of each class that an AUC needs.
 _FEW_LABELS = 10
 _MISSING, _OUT_OF_VOCABULARY, _FIRST_GROUP = 0, 1, 2
-_WHOLE_FLOAT = r"^-?[0-9]+\.0$"
-_NEARLY_ALL = 0.95
 _QUANTILES = (0.1, 0.5, 0.9)
 
 
@@ -107,7 +105,7 @@ def written_twice(values: pa.Array | pa.ChunkedArray) -> model.WrittenTwice | No
     """
     if pc.any(pc.match_substring_regex(values, r"^-?[0-9]+\.[0-9]*[1-9][0-9]*$")).as_py():
         return None
-    floats = values.filter(pc.match_substring_regex(values, _WHOLE_FLOAT))
+    floats = values.filter(pc.match_substring_regex(values, columns.WHOLE_FLOAT))
     whole = pc.utf8_slice_codeunits(floats, 0, -2)
     found = whole.filter(pc.is_in(whole, values))
     return model.WrittenTwice(count=len(found), example=found[0].as_py()) if len(found) else None
@@ -115,8 +113,8 @@ def written_twice(values: pa.Array | pa.ChunkedArray) -> model.WrittenTwice | No
 
 def written_as_float(values: pa.Array | pa.ChunkedArray) -> str | None:
     """Returns one of the distinct texts if nearly all are whole numbers such as 118.0, or None."""
-    floats = values.filter(pc.match_substring_regex(values, _WHOLE_FLOAT))
-    nearly_all = len(floats) > 1 and len(floats) >= _NEARLY_ALL * len(values)
+    floats = values.filter(pc.match_substring_regex(values, columns.WHOLE_FLOAT))
+    nearly_all = len(floats) > 1 and len(floats) >= columns.NEARLY_ALL * len(values)
     return floats[0].as_py() if nearly_all else None
 
 

@@ -255,7 +255,8 @@ class Stages:
         is_labeled = parsed_rows.is_labeled(self._schema, chunk)
         parsed = self._log.parse(chunk)
         num_rows = chunk.num_rows if parsed.num_rows is None else parsed.num_rows
-        matches = parsed.users
+        matches, user_key = parsed.users, self._schema.user_key
+        float_users = user_key and columns.count_whole_floats(parsed.table[user_key])
         several = columns.count_clicks_above_1(self._schema, parsed.table)
         other_events: dict[str, int] = {}
         if self._schema.events is not None:
@@ -280,6 +281,7 @@ class Stages:
             "rejected": len(faults),
             "times": times,
             "clicks_above_1": several,
+            "float_users": float_users,
             "users": None if matches is None else dataclasses.asdict(matches),
             "part": chunk.part,
             "examples": [
@@ -680,6 +682,7 @@ class Stages:
             rows_of_varying_query_fields=dataset_json.add(self._notes(split, "write", "varying")),
             rows_of_other_users=sum(self._notes(split, "write", "other_users")),
             num_users=split.num_users,
+            float_user=_float_user(self._notes(split, "parse", "float_users")),
             requests_of_most_active_user=split.requests_of_most_active_user,
             split=dataclasses.replace(self._options.split, kind=split.requests.kind),
             sampled_negatives=self._options.sampled_negatives,
@@ -744,6 +747,14 @@ class Stages:
 
     def _bar(self, task: str, total: int) -> tqdm.tqdm:
         return terminal.progress_bar(task, "rows", total or None, self._progress)
+
+
+def _float_user(notes: Sequence[tuple[int, int, str | None] | None]) -> str | None:
+    """Returns a user id such as 118.0 if nearly all are, given `count_whole_floats` by chunk."""
+    found = [note for note in notes if note is not None]
+    num_floats, num_users = (sum(note[place] for note in found) for place in (0, 1))
+    is_nearly_all = num_floats >= columns.NEARLY_ALL * num_users
+    return next((note[2] for note in found if note[2]), None) if is_nearly_all else None
 
 
 def _count_users(users: np.ndarray | None, requests: splitting.Requests) -> tuple[int, int]:

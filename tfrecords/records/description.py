@@ -137,6 +137,7 @@ class DataSetDescription(pydantic.BaseModel):
         rows_of_varying_query_fields: Query field -> rows that differ from the first of a request.
         rows_of_other_users: Rows of another user than the first row of their request.
         num_users: Number of users, in which each anonymous visit counts; 0 without a user key.
+        float_user: A user id such as 118.0 if nearly all ids of users are whole floats, or None.
         requests_of_most_active_user: Number of requests of the most active user.
         split: How the log was split.
         sampled_negatives: Sampled negatives per click.
@@ -163,6 +164,7 @@ class DataSetDescription(pydantic.BaseModel):
     rows_of_varying_query_fields: dict[str, int]
     rows_of_other_users: int
     num_users: int = 0
+    float_user: str | None = None
     requests_of_most_active_user: int = 0
     split: SplitOptions
     sampled_negatives: int

@@ -466,17 +466,19 @@ def test_columns_of_whole_floats_are_found(values, expected):
 
 
 def test_a_note_says_that_requests_have_to_send_floats(tmp_path):
-    rows = [f"{n % 5}.0,{n % 3}\n" for n in range(100)]
+    # A tenth of the users are missing.
+    rows = [f"{n % 5}.0,{n % 3},{f'{n % 7}.0' if n % 10 else ''}\n" for n in range(100)]
     fields = (
         schema_lib.Field("q", "categorical", "query", min_count=1),
         schema_lib.Field("sku", "categorical", "ad", min_count=1),
     )
-    schema = schema_lib.Schema("ids", fields, ("sku",), None)
-    built = card.build_card(converted(tmp_path, f"sku,q\n{''.join(rows)}", schema))
-    (found,) = (own for own in built.warnings if "end in '.0'" in own.text)
-    assert found.level == "note"
-    pattern = r"The ids of 'sku' end in '\.0': requests have to send '(\d)\.0', not '\1'\."
-    assert re.fullmatch(pattern, found.text)
+    schema = schema_lib.Schema("ids", fields, ("sku",), None, user_key="user")
+    built = card.build_card(converted(tmp_path, f"sku,q,user\n{''.join(rows)}", schema))
+    found = [own for own in built.warnings if "end in '.0'" in own.text]
+    assert [own.level for own in found] == ["note"] * 2
+    pattern = r"The ids of '{}' end in '\.0': requests have to send '(\d)\.0', not '\1'\."
+    for own, key in zip(found, ("sku", "user"), strict=True):
+        assert re.fullmatch(pattern.format(key), own.text)
 
 
 def test_ids_in_two_forms_are_warned_of_once(tmp_path):
