@@ -95,7 +95,7 @@ def plain_number(text: str, decimal: str) -> str | None:
         decimal: Its decimal sign, `.` or `,`.
     """
     match = _WRITTEN[decimal].fullmatch(text.strip())
-    sign = _SIGNS.get("".join(re.findall(r"[+\-−()]", text)))
+    sign = None if match is None else _SIGNS.get("".join(re.findall(r"[+\-−()]", text)))
     if match is None or sign is None:
         return None
     whole, part = re.sub(r"\D", "", match["whole"]), match["part"]

@@ -752,7 +752,7 @@ class Stages:
 def _float_user(notes: Sequence[tuple[int, int, str | None] | None]) -> str | None:
     """Returns a user id such as 118.0 if nearly all are, given `count_whole_floats` by chunk."""
     found = [note for note in notes if note is not None]
-    num_floats, num_users = (sum(note[place] for note in found) for place in (0, 1))
+    num_floats, num_users = sum(note[0] for note in found), sum(note[1] for note in found)
     is_nearly_all = num_floats >= columns.NEARLY_ALL * num_users
     return next((note[2] for note in found if note[2]), None) if is_nearly_all else None
 
