@@ -33,7 +33,7 @@ from tfrecords.splits import SplitOptions
 TOLERATED_REJECTS = 10
 # Raised whenever the notes or files of a stage change, so that a conversion that was killed under
 # an earlier version starts over instead of reading an unknown format.
-_NOTES_VERSION = 2
+_NOTES_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
         rejected=num_rejected,
         events=events,
         ads_table=fitted.ads.table_keys,
-        users_table=work.users_table,
+        users_table=work.users_table(parsed),
     )
     work.finish(split, fitted, packer, described, splits)
 

@@ -66,7 +66,13 @@ _TRAININGS = ("ranker", "retrieval")
 
 # Counts for the data card, which no other step reads. Data sets of earlier versions lack them, and
 # models that were trained on one still belong to the data set.
-_COUNTS_OF_CARD = {"num_users", "requests_of_most_active_user", "times_by_unit"}
+_COUNTS_OF_CARD = {
+    "float_user",
+    "num_users",
+    "requests_of_most_active_user",
+    "rows_with_clicks_above_1",
+    "times_by_unit",
+}
 
 
 @dataclasses.dataclass(frozen=True)

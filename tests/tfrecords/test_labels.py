@@ -1,11 +1,14 @@
 """Labels of rows: which are known, and which follow from others."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from repository import ROOT
 
+from tfrecords import columns as columns_lib
 from tfrecords import events
 from tfrecords import schema as schema_lib
 from tfrecords.columns import RowFaults, checked_labels
@@ -93,3 +96,12 @@ def test_a_new_label_changes_no_fingerprint_of_logs_without_it():
     # The fingerprint of existing data sets.
     for kind in (schema_lib.Schema, SchemaWithMore):
         assert kind("log", FIELDS, ("ad",), "click").fingerprint() == "cbd98925c6a8c589"
+
+
+def test_the_texts_of_labels_are_documented():
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    listed = re.search(r"booleans or, in any case, (.*?)\. Other texts are rejected", text, re.S)
+    assert listed is not None
+    found = re.findall(r"`(\S+)` or\s+`(\S+)`", listed[1])
+    truths = {no: 0.0 for no, _ in found} | {yes: 1.0 for _, yes in found}
+    assert truths == columns_lib.TRUTHS

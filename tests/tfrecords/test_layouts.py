@@ -2,14 +2,18 @@
 
 import json
 import pathlib
+import re
+import runpy
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from repository import ROOT
 
-from tfrecords import convert, reader, schema_inference
+from tfrecords import card, convert, reader, schema_inference
 from tfrecords import schema as schema_lib
 
 ROWS = 600
@@ -253,3 +257,65 @@ def test_events_without_a_user_are_said(tmp_path: pathlib.Path) -> None:
     assert proposal["click"] is None
     assert "events" not in proposal
     assert any("cannot be joined and every row counts as a click" in note for note in notes)
+
+
+def test_the_unreadable_amount_of_a_mixed_column_is_named(tmp_path: pathlib.Path) -> None:
+    rows = [["item_id", "user_id", "clicked", "revenue"]]
+    # Every fifth amount is a debit, in words.
+    amounts = ["$22.53", "$1.00", "", "66.48 DR", "$3.10"]
+    rows += [[f"i{n % 7}", f"u{n % 11}", n % 2, amounts[n % 5]] for n in range(100)]
+    proposal, notes = schema_inference.propose([lines(tmp_path / "log.csv", rows, ",")])
+    assert "revenue" not in proposal
+    assert any("values such as '66.48 DR' are not numbers" in note for note in notes)
+
+
+def test_the_recipe_for_aggregated_logs(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = pd.DataFrame(
+        {
+            "day": [f"2024-05-{1 + n // 10:02d}" for n in range(100)],
+            "ad_id": [f"a{n % 10}" for n in range(100)],
+            "device": [["ios", "android"][n % 3 % 2] for n in range(100)],
+            "impressions": 8,
+            "clicks": [n % 4 for n in range(100)],
+            "conversions": [n % 4 // 2 for n in range(100)],
+            "revenue": [3.5 * (n % 4 // 2) for n in range(100)],
+        }
+    )
+    monkeypatch.chdir(tmp_path)
+    report.to_csv("report.csv", index=False)
+    schema = {
+        "name": "report",
+        "fields": [
+            {"name": "device", "kind": "categorical", "side": "query"},
+            {"name": "ad_id", "kind": "categorical", "side": "ad"},
+        ],
+        "ad_key": ["ad_id"],
+        "time": "day",
+    }
+
+    def converted(log: str, **labels: Any) -> tuple[reader.DataSet, str]:
+        source = convert.Source(
+            pathlib.Path(log), schema_lib.schema_from_json({**schema, **labels}), "tabular"
+        )
+        convert.convert(source, tmp_path / "data")
+        data_set = reader.DataSet(tmp_path / "data")
+        return data_set, " ".join(own.text for own in card.build_card(data_set).warnings)
+
+    # Two of four rows have 2 or 3 clicks.
+    _, told = converted("report.csv", click="clicks", click_threshold=1)
+    assert "50.0 % of the rows have a 'clicks' above 1" in told
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    (recipe,) = (
+        block
+        for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        if "index.repeat" in block
+    )
+    (tmp_path / "recipe.py").write_text(recipe)
+    runpy.run_path("recipe.py", {"report": report})
+    data_set, told = converted("log.csv", click="clicked", engagement="ordered", revenue="paid")
+    # 25 * (0 + 1 + 2 + 3) impressions are clicked, and every other row has an order of 3.5.
+    assert totals(data_set) == {"rows": 800, "click": 150, "engagement": 50, "revenue": 175}
+    assert "above 1" not in told
+    assert "repeat another row" not in told

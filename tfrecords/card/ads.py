@@ -53,6 +53,7 @@ def describe(
         curve=_popularity(impressions, clicks, np.unique(ranks)),
         top=_popularity(impressions, clicks, round_ranks),
         written_twice=statistics.written_twice(catalog.ad_ids),
+        written_as_float=statistics.written_as_float(catalog.ad_ids),
         new={
             split: _new_ads(impressions, of_split, bool(sampled))
             for split, of_split in counts.items()

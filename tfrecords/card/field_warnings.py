@@ -33,6 +33,7 @@ def find(card: model.DataCard) -> Found:
     yield from _ids(card)
     yield from _vocabularies(card)
     yield from _written_twice(card)
+    yield from _written_as_floats(card)
     yield from _drift(logged)
 
 
@@ -205,6 +206,21 @@ def _written_twice(card: model.DataCard) -> Found:
             'numbers as floats where some are missing: convert such columns with .astype("Int64") '
             "before writing them as text.",
         )
+
+
+def _written_as_floats(card: model.DataCard) -> Found:
+    found = {f.column: f.written_as_float for f in card.fields if f.written_twice is None}
+    found.setdefault(card.log_schema.user_key or "", card.data.float_user)
+    if card.ads.written_twice is None:
+        found[", ".join(card.log_schema.ad_key)] = card.ads.written_as_float
+    for name, example in found.items():
+        if example is not None:
+            yield model.note(
+                f"The ids of {name!r} end in '.0': requests have to send {example!r}, not "
+                f"{example.removesuffix('.0')!r}.",
+                "pandas writes whole numbers as floats where some are missing: write the column as "
+                'strings or .astype("Int64").',
+            )
 
 
 def _drift(fields: list[model.FieldSummary]) -> Found:

@@ -93,6 +93,7 @@ class FieldSummary(pydantic.BaseModel):
     top: list[TopValue] = []
     value_lists: dict[str, list[int]] = {}  # number of lists by number of values
     written_twice: WrittenTwice | None = None
+    written_as_float: str | None = None  # such as 118.0, if nearly all values are
     # Numbers:
     boundaries: list[float] = []
     buckets: dict[str, list[float]] = {}  # share of each bucket
@@ -140,6 +141,7 @@ class AdsSummary(pydantic.BaseModel):
     top: PopularityCurve  # at round ranks
     new: dict[str, NewAds]
     written_twice: WrittenTwice | None = None  # ids
+    written_as_float: str | None = None  # such as 118.0, if nearly all ids are
 
 
 class RejectedReason(pydantic.BaseModel):

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import encoding, label_counts, schema
+from tfrecords import columns, encoding, label_counts, schema
 from tfrecords.card import model, split_counts
 
 TOP_VALUES = 10
@@ -72,7 +72,9 @@ def summarize(
     }
     summary.top = top_values(vocabulary, ids, field.is_list)
     if not field.is_computed:
-        summary.written_twice = written_twice(pa.array(vocabulary, pa.string()))
+        values = pa.array(vocabulary, pa.string())
+        summary.written_twice = written_twice(values)
+        summary.written_as_float = written_as_float(values)
     if field.is_list:
         summary.value_lists = {s: own.value_lists[field.name].tolist() for s, own in counts.items()}
     return summary
@@ -103,10 +105,17 @@ def written_twice(values: pa.Array | pa.ChunkedArray) -> model.WrittenTwice | No
     """
     if pc.any(pc.match_substring_regex(values, r"^-?[0-9]+\.[0-9]*[1-9][0-9]*$")).as_py():
         return None
-    floats = values.filter(pc.match_substring_regex(values, r"^-?[0-9]+\.0$"))
+    floats = values.filter(pc.match_substring_regex(values, columns.WHOLE_FLOAT))
     whole = pc.utf8_slice_codeunits(floats, 0, -2)
     found = whole.filter(pc.is_in(whole, values))
     return model.WrittenTwice(count=len(found), example=found[0].as_py()) if len(found) else None
+
+
+def written_as_float(values: pa.Array | pa.ChunkedArray) -> str | None:
+    """Returns one of the distinct texts if nearly all are whole numbers such as 118.0, or None."""
+    floats = values.filter(pc.match_substring_regex(values, columns.WHOLE_FLOAT))
+    nearly_all = len(floats) > 1 and len(floats) >= columns.NEARLY_ALL * len(values)
+    return floats[0].as_py() if nearly_all else None
 
 
 def groups(fitted: encoding.FittedSchema, field: schema.Field, train: np.ndarray) -> np.ndarray:

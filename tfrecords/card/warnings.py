@@ -22,6 +22,8 @@ _MUCH_NEW = 0.3
 _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
 _MUCH_REPEATED = 0.001
+_MUCH_UNMATCHED = 0.1
+_MUCH_COUNTED = 0.05
 # Share of rows far from the others in time, and share of the log's time span with the others.
 _FEW_FAR, _SHORT = 0.01, 0.1
 
@@ -48,6 +50,15 @@ def find(card: model.DataCard) -> list[model.CardWarning]:
 
 
 def _clicks(card: model.DataCard) -> Found:
+    several = card.data.rows_with_clicks_above_1 / max(card.data.source.lines, 1)
+    if several > _MUCH_COUNTED:
+        yield model.warning(
+            f"{pages.format_percent(several)} of the rows have a {card.log_schema.click!r} above "
+            "1, so a row may stand for many impressions; it counts as one.",
+            "Click rates are wrong then, and counts of impressions as fields tell the click: write "
+            "a row for each impression (docs/data.md, Aggregated logs). If the column is a rating, "
+            "raise click_threshold or ignore this.",
+        )
     click = card.splits["train"].labels["click"]
     if click.positive < click.known and (click.rate or 0) > 0.5:
         yield model.note(
@@ -254,6 +265,16 @@ def _tables(card: model.DataCard) -> Found:
         if keys is None:
             continue
         name = ", ".join(keys.key)
+        if keys.unmatched > _MUCH_UNMATCHED * keys.looked_up:
+            things = "shown ads" if of == "ads" else "rows"
+            keys_of = "The keys" if of == "ads" else "The users"
+            yield model.warning(
+                f"{keys_of} ({name}) of {keys.unmatched:,} of {keys.looked_up:,} {things} are not "
+                f"in the table of {of}, such as {_quoted(keys.unmatched_examples)}; it has keys "
+                f"such as {_quoted(keys.examples)}.",
+                "Fields that are read from the table are missing there. Write the keys in the same "
+                "way in both files, or give a complete table.",
+            )
         if keys.repeated:
             tell = model.warning if keys.differing else model.note
             yield tell(
@@ -266,6 +287,10 @@ def _tables(card: model.DataCard) -> Found:
                 f"{keys.without_key:,} rows of the table of {of} have no key ({name}).",
                 "They are left out. Add the keys if you know them.",
             )
+
+
+def _quoted(keys: Sequence[str]) -> str:
+    return ", ".join(map(repr, keys))
 
 
 def _shortest_run(counts: Sequence[int], share: float) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from tfrecords.columns.checks import (
     checked_splits,
     checked_times,
     checked_truths,
+    count_clicks_above_1,
     parse_times,
     written_numbers,
 )
@@ -41,7 +42,7 @@ from tfrecords.columns.placeholders import (
     read_number,
     without_placeholders,
 )
-from tfrecords.columns.table_keys import count_keys
+from tfrecords.columns.table_keys import NEARLY_ALL, WHOLE_FLOAT, count_keys, count_whole_floats
 from tfrecords.columns.time_units import (
     DIGITS,
     UNITS_PER_SECOND,
@@ -54,9 +55,11 @@ from tfrecords.columns.vectors import checked_vectors, decoded_vectors, vector_a
 __all__ = [
     "DIGITS",
     "MISSING_NUMBERS",
+    "NEARLY_ALL",
     "NULLS",
     "TRUTHS",
     "UNITS_PER_SECOND",
+    "WHOLE_FLOAT",
     "KeyIndex",
     "RowFaults",
     "Strings",
@@ -73,8 +76,10 @@ __all__ = [
     "coded_keys",
     "coded_lists",
     "coded_strings",
+    "count_clicks_above_1",
     "count_keys",
     "count_units",
+    "count_whole_floats",
     "decoded_vectors",
     "distinct",
     "filtered_lists",

@@ -176,6 +176,21 @@ def _clicks(schema: Schema, table: pa.Table, faults: RowFaults, is_labeled: bool
     return clicked
 
 
+def count_clicks_above_1(schema: Schema, table: pa.Table) -> int:
+    """Returns the number of rows with several clicks: whole numbers above 1 where 1 is a click.
+
+    Args:
+        schema: The schema.
+        table: The parsed rows.
+    """
+    if schema.click is None or schema.click_threshold is None:
+        return 0
+    if not 0 < schema.click_threshold <= 1:
+        return 0
+    counts = checked_numbers(RowFaults(table.num_rows), schema.click, table[schema.click])
+    return int(((counts > 1) & (counts == np.floor(counts))).sum())
+
+
 def checked_truths(
     faults: RowFaults, name: str, column: pa.ChunkedArray, hint: str = ""
 ) -> np.ndarray:

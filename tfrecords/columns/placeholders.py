@@ -23,20 +23,22 @@ NULLS = (*MISSING_NUMBERS, *(" " * width for width in range(1, 33)))
 _NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # A currency is a code such as EUR, an abbreviation, or a sign; thousands are in groups of three.
+# Nothing else may surround a number: ~5, 5 %, 5 ¢ and 5 k€ are not the number 5.
 _CURRENCY = (
     r"(?:EUR|USD|GBP|JPY|CNY|INR|CHF|SEK|NOK|DKK|PLN|CZK|HUF|RON|TRY|RUB|BRL|MXN|CAD|AUD|NZD|SGD|"
     r"HKD|KRW|IDR|THB|VND|ZAR|AED|SAR|ILS|kr|Kč|zł|Ft|Fr\.?|Rs\.?|RM|Rp|lei|лв\.?|руб\.?|"
-    r"[^\W\d_]{0,2}[^\w\s.,'’+\-−%])?\s*"
+    r"(?:US|CA|AU|NZ|HK|NT|MX|SG|CN|JP|[ACEJNRSZ])?[$£¤¥֏؋৳฿៛₠-⃏﷼＄￡￥￦])?\s*+"
 )
-_SIGN = r"[+\-−]?"
 _WRITTEN = {
     decimal: re.compile(
-        rf"(?P<sign>{_SIGN})\s*{_CURRENCY}(?P<own>{_SIGN})"
+        rf"[+\-−(]?\s*+{_CURRENCY}[+\-−(]?\s*+"
         rf"(?P<whole>\d{{1,3}}(?:[{group}'’\s]\d{{3}})+|\d+)"
-        rf"(?:{re.escape(decimal)}(?P<part>\d+))?\s*{_CURRENCY}"
+        rf"(?:{re.escape(decimal)}(?P<part>\d+))?\s*+[\-−)]?\s*+{_CURRENCY}[\-−)]?"
     )
     for decimal, group in ((".", ","), (",", "."))
 }
+# All marks of a text, in order -> sign. Accounting writes negative numbers in parentheses.
+_SIGNS = {"": "", "+": "+", "-": "-", "−": "-", "()": "-"}
 # Placeholders for a missing key.
 _PLACEHOLDERS = pa.array([text for text in NULLS if text])
 
@@ -88,14 +90,15 @@ def plain_number(text: str, decimal: str) -> str | None:
     """Returns a formatted number in plain digits, or None if it is not a number.
 
     Args:
-        text: A number, perhaps with a currency and groups of thousands: `€1,234.50`.
+        text: A number, perhaps with a currency and groups of thousands: `€1,234.50`. A negative
+            number has a minus before or after it, or parentheses: `($5.00)`.
         decimal: Its decimal sign, `.` or `,`.
     """
     match = _WRITTEN[decimal].fullmatch(text.strip())
-    if match is None or (match["sign"] and match["own"]):
+    sign = None if match is None else _SIGNS.get("".join(re.findall(r"[+\-−()]", text)))
+    if match is None or sign is None:
         return None
     whole, part = re.sub(r"\D", "", match["whole"]), match["part"]
-    sign = (match["sign"] + match["own"]).replace("−", "-")
     return f"{sign}{whole}.{part}" if part else sign + whole
 
 

@@ -1,4 +1,4 @@
-"""Keys of tables of ads and users: which repeat, and which rows have none.
+"""Keys of ads and users: which repeat in a table, which rows have none, and which are floats.
 
 Shapes: B rows, V distinct keys.
 """
@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfrecords.columns import arrow, placeholders
 
 if TYPE_CHECKING:
     from tfrecords import records
+
+# pandas writes whole numbers of a column with missing values as floats.
+WHOLE_FLOAT = r"^-?[0-9]+\.0$"
+NEARLY_ALL = 0.95
+_NO_KEYS = pa.array(placeholders.NULLS)
 
 
 def count_keys(
@@ -50,6 +58,19 @@ def count_keys(
         differing=int(differs.sum()),
         without_key=int(without_key.sum()),
     )
+
+
+def count_whole_floats(column: pa.ChunkedArray) -> tuple[int, int, str | None]:
+    """Returns the number of rows with a key such as 118.0, of all with a key, and an example."""
+    array = arrow.as_strings(column)
+    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    keys = encoded.dictionary
+    rows = np.bincount(encoded.indices.drop_null().to_numpy(), minlength=len(keys))
+    is_float = pc.match_substring_regex(keys, WHOLE_FLOAT)
+    is_missing = pc.is_in(keys, _NO_KEYS).to_numpy(zero_copy_only=False)
+    example = next(iter(keys.filter(is_float)[:1].to_pylist()), None)
+    num_floats = int(rows[is_float.to_numpy(zero_copy_only=False)].sum())
+    return num_floats, int(rows[~is_missing].sum()), example
 
 
 def _coded(column: pa.ChunkedArray) -> np.ndarray:

@@ -248,6 +248,10 @@ def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
                 own[row] = shown_text({**json.loads(own[row]), **{n: values[n] for n in shown}})
         at = table.column_names.index(SHOWN)
         table = table.set_column(at, SHOWN, pa.array(own, pa.large_string()))
+    is_unmatched = np.ones(len(ads), bool)
+    is_unmatched[rows[rows >= 0]] = False
+    unmatched = ads.table[reader.AD_ID].filter(pa.array(is_unmatched))
+    examples = more[reader.AD_ID][:3].to_pylist()
     more = more.filter(pa.array(rows < 0))
     zeros = pa.array(np.zeros(more.num_rows, np.int64))
     for name in (reader.IMPRESSIONS, reader.CLICKS):
@@ -255,6 +259,14 @@ def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
     return CatalogAds(
         np.concatenate([ads.fingerprints, fingerprints[rows < 0]]),
         pa.concat_tables([table, more.select(table.column_names)]).combine_chunks(),
-        not_in_table=len(ads) - int((rows >= 0).sum()),
-        table_keys=keys,
+        not_in_table=len(unmatched),
+        table_keys=keys.model_copy(
+            update={
+                # Keys that the log lacks show best what is written differently.
+                "examples": more[reader.AD_ID][:3].to_pylist() or examples,
+                "looked_up": len(ads),
+                "unmatched": len(unmatched),
+                "unmatched_examples": unmatched[:3].to_pylist(),
+            }
+        ),
     )

@@ -204,10 +204,24 @@ class Stages:
         self._workers = workers
         self._progress = progress
 
-    @property
-    def users_table(self) -> records.TableKeys | None:
-        """Keys of the table of users that is joined to the log, or None."""
-        return getattr(self._log, "users_table", None)
+    def users_table(self, parsed: Sequence[dict[str, Any]]) -> records.TableKeys | None:
+        """Returns the keys of the table of users that is joined to the log, or None.
+
+        Args:
+            parsed: Notes of the parsed chunks.
+        """
+        keys: records.TableKeys | None = getattr(self._log, "users_table", None)
+        found = [chunk["users"] for chunk in parsed if chunk["users"] is not None]
+        if keys is None:
+            return None
+        examples = dict.fromkeys(key for own in found for key in own["examples"])
+        return keys.model_copy(
+            update={
+                "looked_up": sum(own["rows"] for own in found),
+                "unmatched": sum(own["unmatched"] for own in found),
+                "unmatched_examples": list(examples)[:3],
+            }
+        )
 
     def parse(self, check: Callable[[Sequence[dict[str, Any]]], None]) -> list[dict[str, Any]]:
         """Parses the log, and returns the notes of its chunks.
@@ -241,6 +255,9 @@ class Stages:
         is_labeled = parsed_rows.is_labeled(self._schema, chunk)
         parsed = self._log.parse(chunk)
         num_rows = chunk.num_rows if parsed.num_rows is None else parsed.num_rows
+        matches, user_key = parsed.users, self._schema.user_key
+        float_users = user_key and columns.count_whole_floats(parsed.table[user_key])
+        several = columns.count_clicks_above_1(self._schema, parsed.table)
         other_events: dict[str, int] = {}
         if self._schema.events is not None:
             parsed, other_events = event_join.of_known_types(parsed, self._schema.events)
@@ -263,6 +280,9 @@ class Stages:
             "other_events": other_events,
             "rejected": len(faults),
             "times": times,
+            "clicks_above_1": several,
+            "float_users": float_users,
+            "users": None if matches is None else dataclasses.asdict(matches),
             "part": chunk.part,
             "examples": [
                 f"{chunk.path}, line {formats.line_of(line)}: {faults[line]}"
@@ -662,6 +682,7 @@ class Stages:
             rows_of_varying_query_fields=dataset_json.add(self._notes(split, "write", "varying")),
             rows_of_other_users=sum(self._notes(split, "write", "other_users")),
             num_users=split.num_users,
+            float_user=_float_user(self._notes(split, "parse", "float_users")),
             requests_of_most_active_user=split.requests_of_most_active_user,
             split=dataclasses.replace(self._options.split, kind=split.requests.kind),
             sampled_negatives=self._options.sampled_negatives,
@@ -669,6 +690,7 @@ class Stages:
             rows_inside_engagement_window=sum(self._notes(split, "pack", "young")),
             rows_after_end_of_log=split.rows_after_end,
             repeated_rows=split.repeated_rows,
+            rows_with_clicks_above_1=sum(self._notes(split, "parse", "clicks_above_1")),
             times_by_unit=dataset_json.add(self._notes(split, "parse", "times")),
             splits=splits,
             sha256={name: files.sha256(output / name) for name in dataset_json.CHECKED_FILES},
@@ -725,6 +747,14 @@ class Stages:
 
     def _bar(self, task: str, total: int) -> tqdm.tqdm:
         return terminal.progress_bar(task, "rows", total or None, self._progress)
+
+
+def _float_user(notes: Sequence[tuple[int, int, str | None] | None]) -> str | None:
+    """Returns a user id such as 118.0 if nearly all are, given `count_whole_floats` by chunk."""
+    found = [note for note in notes if note is not None]
+    num_floats, num_users = sum(note[0] for note in found), sum(note[1] for note in found)
+    is_nearly_all = num_floats >= columns.NEARLY_ALL * num_users
+    return next((note[2] for note in found if note[2]), None) if is_nearly_all else None
 
 
 def _count_users(users: np.ndarray | None, requests: splitting.Requests) -> tuple[int, int]:

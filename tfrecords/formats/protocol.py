@@ -92,6 +92,21 @@ class Chunk:
 
 
 @dataclasses.dataclass(frozen=True)
+class Matches:
+    """Rows of a chunk whose key is in a table, and rows whose key is not.
+
+    Attributes:
+        rows: Number of rows with a key.
+        unmatched: Number of those whose key is not in the table.
+        examples: Up to three such keys.
+    """
+
+    rows: int
+    unmatched: int
+    examples: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Parsed:
     """A parsed chunk.
 
@@ -101,11 +116,13 @@ class Parsed:
             are lists or joined by the field's separator; null is missing.
         faults: Line number -> reason, for the rejected rows.
         num_rows: Number of rows, including rejected ones; None: the chunk's.
+        users: Matches of the table of users, if one is joined.
     """
 
     table: pa.Table
     faults: Mapping[int, str] = dataclasses.field(default_factory=dict)
     num_rows: int | None = None
+    users: Matches | None = None
 
     def without(self, bad: np.ndarray, reasons: Sequence[str]) -> "Parsed":
         """Moves the rows where `bad` [B] is true to the faults, with their reasons."""
@@ -116,6 +133,7 @@ class Parsed:
             self.table.filter(pa.array(~bad)),
             {**self.faults, **dict(zip(lines, reasons, strict=True))},
             self.num_rows,
+            self.users,
         )
 
 

@@ -190,7 +190,9 @@ class TabularLog:
         # A header, and a line that names the delimiter, come before the rows of a text.
         is_first = chunk.path == self._parts[0][0] and chunk.first_line <= _MAX_FIRST_LINE
         for table in self._tables:
-            parsed = table.join(parsed, must_match=is_first)
+            parsed, matches = table.join(parsed, must_match=is_first)
+            if table.keys is self.users_table:
+                parsed = dataclasses.replace(parsed, users=matches)
         table = parsed.table.select([*self._columns, protocol.LINE_NUMBER])
         return _with_numbers(dataclasses.replace(parsed, table=table), self._schema)
 

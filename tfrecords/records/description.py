@@ -75,19 +75,27 @@ class EventCounts(pydantic.BaseModel):
 
 
 class TableKeys(pydantic.BaseModel):
-    """The rows of a table of ads or users that are ignored.
+    """The rows of a table of ads or users that are ignored, and keys of the log that it lacks.
 
     Attributes:
         key: Columns that identify the rows.
         repeated: Rows whose key occurs again later; the last row of a key counts.
         differing: Repeated rows that differ from the last one in a column that is read.
         without_key: Rows without a key.
+        examples: Up to three keys of the table.
+        looked_up: Number of shown ads, or of rows of the log that have a user.
+        unmatched: Number of those whose key is not in the table.
+        unmatched_examples: Up to three such keys.
     """
 
     key: list[str]
     repeated: int
     differing: int
     without_key: int
+    examples: list[str] = []
+    looked_up: int = 0
+    unmatched: int = 0
+    unmatched_examples: list[str] = []
 
 
 class SourceDescription(pydantic.BaseModel):
@@ -129,6 +137,7 @@ class DataSetDescription(pydantic.BaseModel):
         rows_of_varying_query_fields: Query field -> rows that differ from the first of a request.
         rows_of_other_users: Rows of another user than the first row of their request.
         num_users: Number of users, in which each anonymous visit counts; 0 without a user key.
+        float_user: A user id such as 118.0 if nearly all ids of users are whole floats, or None.
         requests_of_most_active_user: Number of requests of the most active user.
         split: How the log was split.
         sampled_negatives: Sampled negatives per click.
@@ -137,6 +146,7 @@ class DataSetDescription(pydantic.BaseModel):
         rows_after_end_of_log: Those of them whose time must be wrong.
         repeated_rows: Rows of a log of impressions that equal an earlier one in user or request,
             ad, time, position and labels; estimated in a long log.
+        rows_with_clicks_above_1: Rows whose click is a whole number above 1, where 1 is a click.
         times_by_unit: Unit in which a time is a date since 1970 (or that it has none, see
             `columns.count_units`) -> rows of the log; empty without times.
         splits: Splits by name.
@@ -154,6 +164,7 @@ class DataSetDescription(pydantic.BaseModel):
     rows_of_varying_query_fields: dict[str, int]
     rows_of_other_users: int
     num_users: int = 0
+    float_user: str | None = None
     requests_of_most_active_user: int = 0
     split: SplitOptions
     sampled_negatives: int
@@ -161,6 +172,7 @@ class DataSetDescription(pydantic.BaseModel):
     rows_inside_engagement_window: int
     rows_after_end_of_log: int
     repeated_rows: int = 0
+    rows_with_clicks_above_1: int = 0
     times_by_unit: dict[str, int] = {}
     splits: dict[str, SplitDescription]
     sha256: dict[str, str]

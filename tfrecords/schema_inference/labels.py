@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tfrecords.columns import TRUTHS
+from tfrecords.columns import TRUTHS, plain_number
 from tfrecords.schema_inference import kinds, known_names, log_sample
 from tfrecords.schema_inference.log_sample import LOG, Column
 
@@ -169,11 +169,17 @@ def price(columns: Sequence[Column]) -> Column | None:
     return named(columns, known_names.PRICES, lambda c: c.is_numeric and c.numbers.min() >= 0)
 
 
+def _unreadable(column: Column) -> str:
+    """Returns a text that is not a number, even if people write numbers in this way."""
+    texts = [column.known[index] for index in np.flatnonzero(np.isnan(column.numbers))]
+    unread = (text for text in texts if not any(plain_number(text, sign) for sign in ".,"))
+    return next(unread, texts[0])
+
+
 def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
     return [
         f"{column.name!r} is named like revenue, but values such as "
-        f"{column.known[int(np.isnan(column.numbers).argmax())][:40]!r} are not numbers. Write "
-        "them as 12.5."
+        f"{_unreadable(column)[:40]!r} are not numbers. Write them as 12.5."
         for column in columns
         if column.core in known_names.REVENUES
         and column.known

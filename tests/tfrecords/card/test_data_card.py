@@ -71,6 +71,36 @@ def texts(built):
     return " ".join(own.text for own in built.warnings)
 
 
+def test_keys_that_are_written_differently_in_a_table_are_shown(tmp_path):
+    # Ads 001 to 020 in the log, 1 to 20 in the table; users u0 to u7 in the log, U0 to u9 in it.
+    rows = [f"u{n % 8},{1 + n % 20:03d},{n % 2}" for n in range(80)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,sku,click", *rows, ",001,0"]) + "\n")
+    brands = [f"{n},b{n % 3}" for n in range(1, 21)]
+    (tmp_path / "ads.csv").write_text("\n".join(["sku,brand", "001,b", *brands]) + "\n")
+    (tmp_path / "users.csv").write_text("user,age\nU0,1\nU1,1\nu2,3\nu3,1\n")
+    fields = (
+        schema_lib.Field("age", "numeric", "query"),
+        schema_lib.Field("brand", "categorical", "ad", min_count=1),
+    )
+    source = convert.Source(
+        tmp_path / "log.csv",
+        schema_lib.Schema("keys", fields, ("sku",), "click", user_key="user"),
+        "tabular",
+        ads_path=tmp_path / "ads.csv",
+        users_path=tmp_path / "users.csv",
+    )
+    convert.convert(source, tmp_path / "data")
+    built = card.build_card(reader.DataSet(tmp_path / "data"))
+    found = [own for own in built.warnings if "not in the table of" in own.text]
+    # 001 is in the table. Six of eight users are not, in 60 of 80 rows; one row has no user.
+    assert [own.text for own in found] == [
+        "The keys (sku) of 19 of 20 shown ads are not in the table of ads, such as '002', '003', "
+        "'004'; it has keys such as '1', '2', '3'.",
+        "The users (user) of 60 of 80 rows are not in the table of users, such as 'u0', 'u1', "
+        "'u4'; it has keys such as 'U0', 'U1', 'u2'.",
+    ]
+
+
 def test_rows_requests_and_list_lengths(built):
     train = built.splits["train"]
     assert (train.rows, train.requests, train.share_with_click) == (7, 4, 3 / 4)
@@ -418,6 +448,37 @@ def test_a_user_with_much_of_the_log_is_warned_of(tmp_path, placeholder, num_use
 def test_whole_numbers_that_are_floats_too_are_found(values, expected):
     found = statistics.written_twice(pa.array(values, pa.string()))
     assert (found and (found.count, found.example)) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["118.0", "7.0"], "118.0"),
+        ([*(f"{n}.0" for n in range(19)), "unknown"], "0.0"),
+        (["118.0", "7.0", "8"], None),
+        (["2.0", "2.1", "3.0"], None),
+        (["1.0"], None),
+        ([], None),
+    ],
+)
+def test_columns_of_whole_floats_are_found(values, expected):
+    assert statistics.written_as_float(pa.array(values, pa.string())) == expected
+
+
+def test_a_note_says_that_requests_have_to_send_floats(tmp_path):
+    # A tenth of the users are missing.
+    rows = [f"{n % 5}.0,{n % 3},{f'{n % 7}.0' if n % 10 else ''}\n" for n in range(100)]
+    fields = (
+        schema_lib.Field("q", "categorical", "query", min_count=1),
+        schema_lib.Field("sku", "categorical", "ad", min_count=1),
+    )
+    schema = schema_lib.Schema("ids", fields, ("sku",), None, user_key="user")
+    built = card.build_card(converted(tmp_path, f"sku,q,user\n{''.join(rows)}", schema))
+    found = [own for own in built.warnings if "end in '.0'" in own.text]
+    assert [own.level for own in found] == ["note"] * 2
+    pattern = r"The ids of '{}' end in '\.0': requests have to send '(\d)\.0', not '\1'\."
+    for own, key in zip(found, ("sku", "user"), strict=True):
+        assert re.fullmatch(pattern.format(key), own.text)
 
 
 def test_ids_in_two_forms_are_warned_of_once(tmp_path):

@@ -1,5 +1,6 @@
 """JSON lines, numbers and times as people write them, calendars, and files without a header."""
 
+import dataclasses
 import gzip
 import json
 import pathlib
@@ -192,6 +193,23 @@ def test_faults_of_json_files_are_named(tmp_path: pathlib.Path) -> None:
         ("-3,5", ",", -3.5),
         ("−€3", ".", -3),
         ("1.234", ",", 1234),
+        ("+5", ",", 5),
+        ("- 5", ".", -5),
+        ("−5", ".", -5),
+        ("-€5", ".", -5),
+        ("€-5", ".", -5),
+        ("$ - 5", ".", -5),
+        ("5-", ".", -5),
+        ("5 −", ".", -5),
+        ("5- €", ",", -5),
+        ("5,00 €-", ",", -5),
+        ("(5)", ".", -5),
+        ("(66.48)", ".", -66.48),
+        ("($1,234.50)", ".", -1234.5),
+        ("$(5)", ".", -5),
+        ("(1.234,50 €)", ",", -1234.5),
+        ("(5) EUR", ",", -5),
+        ("US$ 5", ".", 5),
         ("12", None, 12),
     ],
 )
@@ -202,11 +220,35 @@ def test_numbers_as_people_write_them(text: str, decimal: str | None, number: fl
 
 @pytest.mark.parametrize(
     ("text", "decimal"),
-    [("18.41", ","), ("12,34", "."), ("5 %", "."), ("a lot", ","), ("12x", ",")],
-)
+    [
+        ("18.41", ","), ("12,34", "."), ("1.234,50 €", "."), ("1,234.50", ","), ("1e3", ","),
+        ("5%", "."), ("5 %", "."), ("5 ‰", "."), ("5¢", "."), ("5 k€", "."), ("$5M", "."),
+        ("~5", "."), ("<5", "."), ("±5", "."), ("#5", "."), ("5/7", "."), ("–5", "."),
+        ("(-5)", "."), ("-(5)", "."), ("-5-", "."), ("--5", "."), ("+-5", "."), ("((5))", "."),
+        ("(5", "."), ("5)", "."), (")5(", "."), ("5 DR", "."), ("a lot", ","), ("12x", ","),
+    ],
+)  # fmt: skip
 def test_texts_of_another_decimal_sign_are_refused(text: str, decimal: str) -> None:
     with pytest.raises(ValueError, match=f"a number with the decimal sign '\\{decimal}'"):
         read_number("price", text, decimal)
+
+
+def test_negative_amounts_are_rejected_however_they_are_written(tmp_path: pathlib.Path) -> None:
+    amounts = ["(66.48)", "($66.48)", "-$66.48", "66.48-", "−66.48", "(66.48 €)", "1.00", "$2.00"]
+    rows = [f"s{n % 3},1,{amounts[n % 8]},{amounts[n % 8]}" for n in range(80)]
+    (tmp_path / "log.csv").write_text("\n".join(["sku,click,paid,change", *rows]) + "\n")
+    fields = (Field("change", "numeric", "query"), Field("sku", "categorical", "ad"))
+    schema = schema_lib.Schema("refunds", fields, ("sku",), "click", decimal=".")
+    data_set = logs.converted_table(tmp_path / "log.csv", tmp_path / "data", schema)
+    assert data_set.description.source.rejected == 0
+    # The query field is read with its sign: no positive number above 2.
+    changes = [float(own["change"]) for own in data_set.sample_requests()]
+    assert set(changes) <= {-66.48, 1.0, 2.0}
+    schema = dataclasses.replace(schema, revenue="paid")
+    with pytest.raises(
+        ValueError, match=r"(?s)60 of 80.*paid must be a number of at least 0, got -6"
+    ):
+        logs.converted_table(tmp_path / "log.csv", tmp_path / "paid", schema)
 
 
 def test_a_plain_schema_says_how_to_read_such_numbers() -> None:

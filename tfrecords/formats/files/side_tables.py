@@ -6,6 +6,7 @@ the last one counts, as in the ad catalog.
 Shapes: B rows of a chunk, V distinct keys among them.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from tfrecords.formats import protocol
 from tfrecords.formats.files import delimited, table_files
 
 _MIN_KEYS = 10
+_NO_KEYS = pa.array(columns.NULLS)
 
 
 class SideTable:
@@ -33,7 +35,7 @@ class SideTable:
     Attributes:
         path, key: See the arguments.
         columns: Columns to join.
-        keys: Rows that are ignored because of their key.
+        keys: Rows that are ignored because of their key, and examples of keys.
 
     Raises:
         FileNotFoundError, ValueError: See `table_files.read`.
@@ -56,16 +58,19 @@ class SideTable:
         last = columns.last_rows(codes, len(ids))
         nothing = pc.equal(ids.values, "|" * (len(self.key) - 1)).to_numpy(zero_copy_only=False)
         kept = np.flatnonzero((last >= 0) & ~nothing)
-        self.keys = columns.count_keys(table, self.key, self.columns, codes, last, nothing)
-        self._examples = ids.values.take(pa.array(kept[:3])).to_pylist()
+        counted = columns.count_keys(table, self.key, self.columns, codes, last, nothing)
+        examples = ids.values.take(pa.array(kept[:3])).to_pylist()
+        self.keys = counted.model_copy(update={"examples": examples})
         self._rows = columns.KeyIndex(ids.fingerprints[kept])
         rows_kept = pa.array(last[kept])
         self._values = {
             name: _decoded(table[name]).take(rows_kept).combine_chunks() for name in types
         }
 
-    def join(self, parsed: protocol.Parsed, must_match: bool = False) -> protocol.Parsed:
-        """Adds the table's columns to parsed rows.
+    def join(
+        self, parsed: protocol.Parsed, must_match: bool = False
+    ) -> tuple[protocol.Parsed, protocol.Matches]:
+        """Adds the table's columns to parsed rows, and counts the rows that it has.
 
         Args:
             parsed: Rows with the key.
@@ -81,12 +86,19 @@ class SideTable:
         if must_match and len(ids) >= _MIN_KEYS and places.null_count == len(ids):
             raise ValueError(
                 f"{self.path} contains none of the log's values of {list(self.key)}, such as "
-                f"{ids.values[0].as_py()!r}; it has values such as {self._examples}. Give the "
+                f"{ids.values[0].as_py()!r}; it has values such as {self.keys.examples}. Give the "
                 "table of this log, with keys written in the same way."
             )
         for name, values in self._values.items():
             table = table.append_column(name, _spread(values.take(places), codes))
-        return protocol.Parsed(table, parsed.faults, parsed.num_rows)
+        has_key = pc.invert(pc.is_in(ids.values, _NO_KEYS)).to_numpy(zero_copy_only=False)
+        lacking = has_key & (rows < 0)
+        matches = protocol.Matches(
+            rows=int(has_key[codes].sum()),
+            unmatched=int(lacking[codes].sum()),
+            examples=ids.values.filter(pa.array(lacking))[:3].to_pylist(),
+        )
+        return dataclasses.replace(parsed, table=table), matches
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
