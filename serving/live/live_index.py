@@ -89,7 +89,10 @@ class LiveIndex:
         self._release = release
         manifest = release.manifest
         self._rows = ad_rows.AdRows(
-            manifest.ad_fields, release.ad_index.table_schema, manifest.schema.get("show", ())
+            manifest.ad_fields,
+            release.ad_index.table_schema,
+            manifest.schema.get("show", ()),
+            manifest.ad_id_field,
         )
         self._rates = ad_rates.AdRates(manifest.rates, release.ad_index)
         self._store = live_store.LiveStore(

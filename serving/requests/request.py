@@ -303,8 +303,8 @@ class Request(RequestPart):
     candidates: _Boolean | None = None
     """Whether the answer lists all ranked candidates, for example to preview other weights."""
     release: ReleaseName | None = None
-    """Release to query; without a canary both names mean the stable one. Null: chosen by the
-    canary's share."""
+    """Release to query; without a canary both names mean the stable one, and `release` in the
+    answer says so. Null: chosen by the canary's share."""
     dry_run: _Boolean | None = None
     """Whether no user sees the answer. It is then left out of the impression log and the
     metrics of answers."""

@@ -13,7 +13,8 @@ releases, such as a later one, are not. If an ad is invalid for one of them, not
          columns that the schema names; others are ignored. Or JSON lines as in an answer:
          {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12}, "show": {"title": "Shoe"}}
          A table may also have the column ad_id, and columns named as the fields. An existing ad is
-         replaced; a field that is left out is missing, but a rate keeps its released value.
+         replaced; a field that is left out is missing, but a rate keeps its released value, and a
+         field that is the ad key has the ad id.
 --remove One ad id per line.
 --rates  A table with a field of the ad and rates of it, such as category and category_click_rate:
          numbers from 0 to 1, computed as described in docs/data.md under Rates. Ads with these
