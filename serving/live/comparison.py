@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Set
 
 from serving import releases
 from serving.index import AD_ID, ListedAd
@@ -39,15 +40,15 @@ def missing_updates(base: pathlib.Path, version: int, other: int) -> MissingUpda
     if live_store.LiveStore(base, version, "").state_of_file() is None:
         return MissingUpdates((), ())
     with contextlib.ExitStack() as stack:
-        loaded = [
+        updated, new = (
             stack.enter_context(contextlib.closing(releases.load(base, v)))
             for v in (version, other)
-        ]
-        rates = frozenset(rate["name"] for release in loaded for rate in release.manifest.rates)
-        return _missing(*(LiveIndex(release) for release in loaded), rates)
+        )
+        rates = {rate["name"] for one in (updated, new) for rate in one.manifest.rates}
+        return _missing(LiveIndex(updated), LiveIndex(new), rates)
 
 
-def _missing(updated: LiveIndex, other: LiveIndex, rates: frozenset[str]) -> MissingUpdates:
+def _missing(updated: LiveIndex, other: LiveIndex, rates: Set[str]) -> MissingUpdates:
     changes = updated.changes()
     changed = changes.ads[AD_ID].to_pylist()
     removed = sorted(set(changes.removed) - set(changed))
@@ -62,7 +63,7 @@ def _missing(updated: LiveIndex, other: LiveIndex, rates: frozenset[str]) -> Mis
     )
 
 
-def _differ(ad: ListedAd, other: ListedAd, ignored: frozenset[str]) -> bool:
+def _differ(ad: ListedAd, other: ListedAd, ignored: Set[str]) -> bool:
     """Returns whether two ads differ in a field that both releases have, or in what is shown."""
     fields = (ad.fields.keys() & other.fields.keys()) - ignored
     shown = ad.show.keys() & other.show.keys()

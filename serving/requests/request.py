@@ -12,7 +12,7 @@ import pydantic
 import pydantic_core
 
 ReleaseName = Literal["stable", "canary"]
-RELEASES: tuple[str, ...] = get_args(ReleaseName)
+RELEASES: tuple[ReleaseName, ...] = get_args(ReleaseName)
 MAX_DEADLINE_MS = 60_000
 MAX_REQUEST_ID_LENGTH = 128
 MAX_CONDITIONS = 64

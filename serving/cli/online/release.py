@@ -25,8 +25,8 @@ end_canary  Lets the stable release answer all requests again.
 prune       Removes all but the newest --keep releases, the stable one, the one that a rollback
             goes to, the canary, and those that a process has loaded.
 
-Each release has its own live updates. promote, rollback and canary name those of the release that
-was stable which the other one lacks.
+Each release has its own live updates. After promote, rollback and canary, lines with ! name updates
+of the formerly stable release that the new one lacks.
 """
 
 from __future__ import annotations
