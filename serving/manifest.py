@@ -170,6 +170,16 @@ class Manifest(Content):
         return None
 
     @property
+    def ad_id_field(self) -> str | None:
+        """Ad field that is the ad key, so that its value is the ad id; None if there is none."""
+        key = self.schema.get("ad_key", ())
+        for field in self.schema.get("fields", ()) if len(key) == 1 else ():
+            is_key = field.get("column", field["name"]) == key[0]
+            if is_key and (field["side"], field["kind"]) == ("ad", "categorical"):
+                return field["name"]
+        return None
+
+    @property
     def present_heads(self) -> tuple[str, ...]:
         """Labels of the trained heads."""
         return tuple(self.outputs)

@@ -38,7 +38,7 @@ from serving.export import (
     release_gate,
     work_directory,
 )
-from serving.index import IndexConfig
+from serving.index import INDEX_KINDS, IndexConfig
 from tfrec import calibration, evaluation, ranking, reports, retrieval, training
 from tfrec.config import (
     CANDIDATE_PARTS,
@@ -264,8 +264,7 @@ class Pipeline:
         before = self._last_inputs("evaluation")
         last = before.get("config") or {}, before.get("index") or {}
         config = config or EvaluationConfig(**last[0])
-        published = self._last_inputs("bundle").get("index")
-        use_published = index_config is None or dataclasses.asdict(index_config) == published
+        use_published = self._is_published(index_config)
         index_config = index_config or IndexConfig(**last[1])
         path = self.path("evaluation") / "metrics.json"
         page = path.with_name("report.html")
@@ -283,7 +282,7 @@ class Pipeline:
         inputs = {
             **self._models_inputs(data_set),
             "config": dataclasses.asdict(config),
-            "index": dataclasses.asdict(index_config),
+            **_index_inputs(index_config),
             "filters": filters,
         }
         note = self._note("evaluation")
@@ -330,7 +329,7 @@ class Pipeline:
             candidate_parts = last.get("candidate_parts", CANDIDATE_PARTS)
         inputs = {
             **self._models_inputs(data_set),
-            "index": dataclasses.asdict(config),
+            **_index_inputs(config),
             "candidate_parts": candidate_parts,
         }
 
@@ -441,6 +440,14 @@ class Pipeline:
             own for own in built.warnings if own.level == "warning" and own.text not in said
         )
         self._print(f"{warnings}\n      data card: {self._card_page}".lstrip("\n"))
+
+    def _is_published(self, config: IndexConfig | None) -> bool:
+        """Returns whether the last export built an index like this; None: like it would now."""
+        last = self._last_inputs("bundle")
+        published = {name: last[name] for name in ("index", "index_source") if name in last}
+        if config is None and published:
+            config = IndexConfig(**published["index"])
+        return config is None or _index_inputs(config) == published
 
     def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
         """Returns the inputs of a step that uses both stages."""
@@ -565,6 +572,14 @@ def _sources_of_encoders(schema: Schema) -> dict[str, Any]:
     names = {field.encoder for field in schema.fields if field.kind == "text"}
     digests = {name: texts.TEXT_ENCODERS.digest(name) for name in names}
     return {"encoder_sources": digests} if any(digests.values()) else {}
+
+
+def _index_inputs(config: IndexConfig) -> dict[str, Any]:
+    """Returns a configuration of an index, and the digest of the source of an own kind."""
+    inputs = {"index": dataclasses.asdict(config)}
+    if config.has_own_kind:
+        return {**inputs, "index_source": INDEX_KINDS.digest(config.kind)}
+    return inputs
 
 
 def _content_of(data_set: reader.DataSet) -> str:

@@ -2,7 +2,7 @@
 
 An ad is {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]},
 "show": {"title": "Trail Shoe"}}, as in responses. A field that is absent or null is missing, and so
-is a value to show; `ad_rates` fills rates.
+is a value to show; `ad_rates` fills rates. If a field is the ad key, a missing value is the ad id.
 
 Shapes: B ads.
 """
@@ -29,14 +29,20 @@ class AdRows:
         ad_fields: Name and kind of each ad field, and the length of a vector.
         schema: Schema of the catalog's table: ad ids, raw fields and values to show.
         show: Names of the values to show.
+        id_field: Field that has the ad id as its value; None if there is none.
     """
 
     def __init__(
-        self, ad_fields: Sequence[Mapping[str, Any]], schema: pa.Schema, show: Sequence[str] = ()
+        self,
+        ad_fields: Sequence[Mapping[str, Any]],
+        schema: pa.Schema,
+        show: Sequence[str] = (),
+        id_field: str | None = None,
     ) -> None:
         self._fields = {field["name"]: field for field in ad_fields}
         self._schema = schema
         self._show = list(show)
+        self._id_field = id_field
 
     def check(self, ads: Sequence[Any]) -> pa.Table:
         """Returns the table of ad ids, raw fields and values to show.
@@ -83,6 +89,8 @@ class AdRows:
             if name not in self._fields:
                 raise errors.InvalidAdError(self._unknown(place, name))
         ad_id = check_ad_id(f"{place}.ad_id", ad["ad_id"])
+        if self._id_field is not None and fields.get(self._id_field) is None:
+            fields = {**fields, self._id_field: ad_id}
         try:
             return ad_id, {
                 name: requests.check_value(f"{place}.fields.{name}", self._fields[name], value)

@@ -89,7 +89,10 @@ class LiveIndex:
         self._release = release
         manifest = release.manifest
         self._rows = ad_rows.AdRows(
-            manifest.ad_fields, release.ad_index.table_schema, manifest.schema.get("show", ())
+            manifest.ad_fields,
+            release.ad_index.table_schema,
+            manifest.schema.get("show", ()),
+            manifest.ad_id_field,
         )
         self._rates = ad_rates.AdRates(manifest.rates, release.ad_index)
         self._store = live_store.LiveStore(
@@ -171,6 +174,15 @@ class LiveIndex:
             LiveIndexError: The journal cannot be read or written, or the channel cannot be used.
             ProbeMismatchError: The ad tower does not reproduce the release's embeddings.
         """
+        return self.apply(self.prepare(ads, removed, rates))
+
+    def prepare(
+        self,
+        ads: Sequence[Mapping[str, Any]] = (),
+        removed: Sequence[Any] = (),
+        rates: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> live_update.Update:
+        """Checks and embeds an update for `apply`, without changing anything. See `update`."""
         table = self._rates.fill(self._rows.check(ads))
         added = table[AD_ID].to_pylist()
         gone = sorted({ad_rows.check_ad_id(f"removed[{i}]", ad) for i, ad in enumerate(removed)})
@@ -180,9 +192,13 @@ class LiveIndex:
                 f"removed: expected no ad that is also in ads, got {min(both)!r} in both. Send it "
                 "in one of them."
             )
-        # Before taking the locks: embedding takes a second for a few thousand ads.
+        # Without locks: embedding takes a second for a few thousand ads.
         set_rates = self._rates.encode(rates or {}, self._embed)
-        change = live_update.Update(tuple(gone), table, *self._embed(table), set_rates)
+        return live_update.Update(tuple(gone), table, *self._embed(table), set_rates)
+
+    def apply(self, change: live_update.Update) -> Applied:
+        """Applies a prepared update, in one atomic and durable step. See `update`."""
+        added, gone = change.ads[AD_ID].to_pylist(), change.removed
         # In this order everywhere: requests take the second lock, and must not wait for other
         # processes, which hold the first one.
         with self._store.writing(), self._lock:
@@ -190,12 +206,12 @@ class LiveIndex:
             record = live_update.encode(change)
             if self._channel is not None:
                 self._publish(self._channel, record)
-            changed, found = int(self._state.holds(added).sum()), self._state.holds(gone)
+            changed, found = int(self._state.holds(added).sum()), self._state.holds([*gone])
             self._store.append([record])
             self._apply([change])
             self._compact_if_needed()
             self._shown = self._store.seen
-        num_set = {rate.name: len(rate.numbers) for rate in set_rates}
+        num_set = {rate.name: len(rate.numbers) for rate in change.rates}
         unknown = list(itertools.compress(gone, ~found))
         return Applied(
             len(added) - changed,
@@ -205,6 +221,11 @@ class LiveIndex:
             num_set,
             tuple(unknown[:_MAX_UNKNOWN_IDS]),
         )
+
+    def changes(self) -> live_update.Update:
+        """Returns a single update that leads from the release to the current ads."""
+        with self._lock:
+            return self._state.condensed()
 
     def status(self) -> dict[str, Any]:
         """Returns the state of the live index for monitoring."""

@@ -143,6 +143,15 @@ class LiveView:
         """Returns the ad ids of rows [C]."""
         return [ad.ad_id for ad in self.listed(rows)]
 
+    def find(self, ad_ids: Sequence[str]) -> list[index.ListedAd]:
+        """Returns the ads with the given ids; ads that do not exist are left out."""
+        found = self._released.find(ad_ids)
+        rows = found[found >= 0]
+        rows = rows[self._alive.contains(rows)]
+        if self.num_added:
+            rows = np.append(rows, self._added.find(ad_ids) + self._released.num_ads)
+        return self.listed(rows) if len(rows) else []
+
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of one field of rows [C]."""
         is_added = rows >= self._released.num_ads

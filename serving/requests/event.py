@@ -23,7 +23,14 @@ MAX_SECONDS_AHEAD = 300.0
 # An amount is a float32 in the data set.
 _MAX_AMOUNT = 3e38
 
-_Seconds = Annotated[Number, pydantic.Field(ge=0)]
+
+def _not_text(value: Any) -> Any:
+    if isinstance(value, str):
+        raise pydantic_core.PydanticCustomError("seconds_type", "a number of seconds since 1970")
+    return value
+
+
+_Seconds = Annotated[Number, pydantic.Field(ge=0), pydantic.BeforeValidator(_not_text)]
 
 
 class Event(RequestPart):

@@ -12,7 +12,7 @@ import pydantic
 import pydantic_core
 
 ReleaseName = Literal["stable", "canary"]
-RELEASES: tuple[str, ...] = get_args(ReleaseName)
+RELEASES: tuple[ReleaseName, ...] = get_args(ReleaseName)
 MAX_DEADLINE_MS = 60_000
 MAX_REQUEST_ID_LENGTH = 128
 MAX_CONDITIONS = 64
@@ -303,8 +303,8 @@ class Request(RequestPart):
     candidates: _Boolean | None = None
     """Whether the answer lists all ranked candidates, for example to preview other weights."""
     release: ReleaseName | None = None
-    """Release to query; without a canary both names mean the stable one. Null: chosen by the
-    canary's share."""
+    """Release to query; without a canary both names mean the stable one, and `release` in the
+    answer says so. Null: chosen by the canary's share."""
     dry_run: _Boolean | None = None
     """Whether no user sees the answer. It is then left out of the impression log and the
     metrics of answers."""

@@ -91,16 +91,21 @@ class ReleaseRouter:
 
     async def recommend(self, request: Request, *timing: float) -> Answer:
         """Answers a request like `Orchestrator.recommend`."""
-        with self._held(self._choose(request)) as entry, _counted(entry) as done:
+        chosen = self._choose(request)
+        role = self._role(chosen, request)
+        with self._held(chosen) as entry, _counted(entry) as done:
             done.append(await entry.service.recommend(request, *timing))
-        return done[0]
+        return _with_role(done[0], role)
 
     async def recommend_batch(self, requests: Sequence[Request], *timing: float) -> list[Answer]:
         """Answers many requests like `Orchestrator.recommend_batch`, each with its own release."""
         groups: dict[_Entry, list[int]] = {}
+        roles = []
         for position, request in enumerate(requests):
             try:
-                groups.setdefault(self._choose(request), []).append(position)
+                chosen = self._choose(request)
+                groups.setdefault(chosen, []).append(position)
+                roles.append(self._role(chosen, request))
             except errors.InvalidRequestError as error:
                 raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
         answered: dict[int, Answer] = {}
@@ -112,7 +117,7 @@ class ReleaseRouter:
             for (entry, positions), part in zip(groups.items(), parts, strict=True):
                 await entry.service.record(part)
                 answered.update(zip(positions, (one.answer for one in part), strict=True))
-        return [answered[position] for position in range(len(requests))]
+        return [_with_role(answered[position], role) for position, role in enumerate(roles)]
 
     def serving(self, release: ReleaseName) -> orchestrator.Orchestrator:
         """Returns the orchestrator of requests that name a release, `stable` or `canary`."""
@@ -167,6 +172,12 @@ class ReleaseRouter:
         is_canary = draw(release.version, _key(request, release)) < table.share
         return table.canary if is_canary else table.stable
 
+    def _role(self, entry: _Entry, request: Request) -> ReleaseName | None:
+        """Returns the role of the release that answers a request; None if it names no release."""
+        if request.release is None:
+            return None
+        return CANARY if entry is self._table.canary else STABLE
+
     def _close_unused(self, entry: _Entry) -> None:
         version = entry.service.release.version
         is_routed = entry in (self._table.stable, self._table.canary)
@@ -176,6 +187,10 @@ class ReleaseRouter:
         task = asyncio.get_running_loop().create_task(_close_and_free_memory(entry))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _with_role(answer: Answer, role: ReleaseName | None) -> Answer:
+    return answer if role is None else answer.model_copy(update={"release": role})
 
 
 async def _close(entry: _Entry) -> None:

@@ -4,6 +4,7 @@ FAISS Flat, with the same models and ads, says what every answer must be. The se
 in a process of its own.
 """
 
+import contextlib
 import dataclasses
 import signal
 
@@ -11,6 +12,7 @@ import milvus_servers
 import numpy as np
 import pytest
 import requirements
+import scripts_in_forks
 import serving_fixtures
 import waiting
 
@@ -178,6 +180,27 @@ def test_requests_fail_clearly_while_milvus_is_away_and_recover_by_themselves(tm
     with milvus_servers.lite(tmp_path / "data", port):
         waiting.until(lambda: succeeds(asked, wanted))
         asked.close()
+
+
+def test_a_file_that_another_process_has_open_is_named_without_a_traceback(tmp_path):
+    from milvus_lite import server_manager
+
+    path, base = tmp_path / "milvus.db", tmp_path / "base"
+    config = index.IndexConfig(kind="Flat", backend="milvus", milvus_uri=str(path))
+    serving_fixtures.publish(base, serving_fixtures.Recipe(index_config=config))
+    (tmp_path / "ids.txt").write_text("ad-5\n")
+    message = (
+        f"The milvus-lite file {path} cannot be opened: another process, such as tfrec serve, has "
+        "it open, and only one can. Stop that process first, or use a Milvus server."
+    )
+    with contextlib.closing(releases.load(base)):
+        flags = (f"--bundle={base}", f"--remove={tmp_path / 'ids.txt'}")
+        done = scripts_in_forks.run("update_index.py", *flags)
+        assert (done.returncode, done.stderr) == (1, f"error: {message}\n")
+        done = scripts_in_forks.run("doctor.py", f"--bundle={base}")
+        assert (done.returncode, done.stderr) == (1, "")
+        assert f"failed  release 1 of {base}: {message}\n" in done.stdout
+    server_manager.server_manager_instance.release_server(str(path))
 
 
 def succeeds(asked, wanted):

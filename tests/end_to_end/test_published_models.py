@@ -77,9 +77,12 @@ def test_the_page_publishes_keras_models_by_command_and_in_python(call):
 @pytest.mark.usefixtures("here")
 def test_doctor_says_that_the_release_has_no_training_data(call):
     exec(blocks("python")[1], {})
-    printed = call(["doctor", "--bundle=bundles", "--model_server=", "--service="])
+    command = ["doctor", "--bundle=bundles", "--model_server=", "--service="]
+    printed = call(command)
     assert "the ranker reproduces its probes" in printed
-    assert "skipped work directory" in printed
+    assert "work directory" not in printed
+    printed = call([*command, "--workdir=workdir/mine"])
+    assert "skipped work directory workdir/mine" in printed
     assert "release 1 was published from models without a training data set" in printed
 
 

@@ -14,9 +14,9 @@ skips a server. The checks are: every file and the probes of the bundle; the jou
 updates; whether the model server is reachable, serves the version, has the right signatures and
 reproduces the probes; and whether the service is ready, serves the release and answers. It also
 scores held-out rows of --workdir with the training code and compares them with the servers' scores
-(--norows skips this). With --impression_log it compares the latest logged scores of the release
-with its ranker's scores; with --event_log, it also compares the logged histories of users with
-histories computed from the events.
+(--norows skips this, and so does --bundle without --workdir). With --impression_log it compares the
+latest logged scores of the release with its ranker's scores; with --event_log, it also compares the
+logged histories of users with histories computed from the events.
 
 Each check prints ok, or the finding, the expected value and the remedy. The exit status is 1 if a
 check failed.
@@ -103,6 +103,11 @@ def main() -> None:
         sys.exit(1)
 
 
+def _reads_rows() -> bool:
+    """Returns whether to look at the work directory: not at the default one of another bundle."""
+    return FLAGS.rows and (FLAGS.bundle is None or FLAGS["workdir"].present > 0)
+
+
 def _look() -> Iterator[operations.DoctorFinding]:
     from serving import operations, releases
     from serving.cli import impression_files
@@ -122,7 +127,7 @@ def _look() -> Iterator[operations.DoctorFinding]:
         f"live updates of release {version}", lambda: operations.check_updates(release)
     )
     logged: list[export.LoggedRequest] = []
-    if FLAGS.rows:
+    if _reads_rows():
         workdir = pathlib.Path(FLAGS.workdir)
 
         def read() -> str:

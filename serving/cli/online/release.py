@@ -24,6 +24,9 @@ canary      Gives --version a --share of the users, and all requests with "relea
 end_canary  Lets the stable release answer all requests again.
 prune       Removes all but the newest --keep releases, the stable one, the one that a rollback
             goes to, the canary, and those that a process has loaded.
+
+Each release has its own live updates. After promote, rollback and canary, lines with ! name updates
+of the formerly stable release that the new one lacks.
 """
 
 from __future__ import annotations
@@ -65,6 +68,7 @@ flags.DEFINE_float(
 )
 flags.DEFINE_bool("json", False, "list: print JSON.")
 FLAGS = flags.FLAGS
+_MAX_NAMED = 3
 
 
 def main() -> None:
@@ -107,6 +111,33 @@ def _change(base: pathlib.Path) -> None:
         change = releases.end_canary(base, wait)
     print(f"before: {_describe(change.before)}")
     print(f"now:    {_describe(change.after)}")
+    if change.before is not None and FLAGS.action != "end_canary":
+        started = change.after.canary if FLAGS.action == "canary" else change.after.stable
+        _warn_of_missing_updates(base, change.before.stable, started)
+
+
+def _warn_of_missing_updates(base: pathlib.Path, updated: int, started: int | None) -> None:
+    """Names live updates of one release that another one, which serves from now on, lacks."""
+    from serving import errors, live
+
+    if started is None or started == updated:
+        return
+    try:
+        missing = live.missing_updates(base, updated, started)
+    except errors.ServingError as error:
+        print(f"! The live updates of release {updated} could not be compared: {error}")
+        return
+    for ads, what, flag in (
+        (missing.removed, "removed", "remove"),
+        (missing.changed, "added or changed", "add"),
+    ):
+        if ads:
+            named = ", ".join(map(repr, ads[:_MAX_NAMED])) + ", …" * (len(ads) > _MAX_NAMED)
+            print(
+                f"! Release {started} lacks live updates of release {updated}: {len(ads):,} ads "
+                f"were {what} ({named}). To apply them, run tfrec update_index "
+                f"--version={started} --{flag}=FILE with these ads."
+            )
 
 
 def _publish(base: pathlib.Path) -> None:

@@ -1,18 +1,20 @@
-"""Changes ads and rates of a release while it is served.
+"""Changes ads and rates of the served releases.
 
     tfrec update_index --workdir=workdir/quickstart --add=ads.jsonl --remove=ids.txt
     tfrec update_index --bundle=bundles --add=ads.csv --measure_recall
     tfrec update_index --bundle=bundles --rates=rates.csv
 
-Takes seconds, mostly to load the release; the ad tower embeds about a thousand new ads a second.
+Takes seconds, mostly to load the releases; the ad tower embeds about a thousand new ads a second.
 Running services apply the update with their next request; with --update_channel, services on other
-hosts do so as well. If an ad is invalid, nothing is applied.
+hosts do so as well. Without --version, the stable release and the canary are updated. Other
+releases, such as a later one, are not. If an ad is invalid for one of them, nothing is applied.
 
 --add    A table of ads as for tfrec convert --ads_path: CSV, TSV, JSON lines or Parquet with the
          columns that the schema names; others are ignored. Or JSON lines as in an answer:
          {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12}, "show": {"title": "Shoe"}}
          A table may also have the column ad_id, and columns named as the fields. An existing ad is
-         replaced; a field that is left out is missing, but a rate keeps its released value.
+         replaced; a field that is left out is missing, but a rate keeps its released value, and a
+         field that is the ad key has the ad id.
 --remove One ad id per line.
 --rates  A table with a field of the ad and rates of it, such as category and category_click_rate:
          numbers from 0 to 1, computed as described in docs/data.md under Rates. Ads with these
@@ -20,17 +22,26 @@ hosts do so as well. If an ad is invalid, nothing is applied.
          keep the rate of the release, as do values that are too rare for models to distinguish.
          Filters do not see the updated rates.
 
-Prints the changes, the number of live ads, and whether to export a new release. --measure_recall
-compares the live index with exact search, on queries that the export has stored.
+Prints the changes of each release, the number of live ads, and whether to export a new release.
+--measure_recall compares the live index with exact search, on queries that the export has stored.
 """
 
+from __future__ import annotations
+
+import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from serving import errors
 from serving.cli import ad_feeds, command_line
 from serving.cli.flags import bundle_flags, update_flags
+
+if TYPE_CHECKING:
+    from serving.live import Applied, LiveIndex, Update
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(update_flags)
@@ -42,13 +53,55 @@ flags.DEFINE_bool("json", False, "Print only the changes, as JSON.")
 FLAGS = flags.FLAGS
 
 
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """A release and the update to apply to it; None changes nothing."""
+
+    version: int
+    live: LiveIndex
+    update: Update | None
+
+
 def main() -> None:
+    from serving import releases
+
+    base = bundle_flags.bundle_base()
+    if FLAGS.version is None:
+        pointer = releases.current_pointer(base)
+        versions = [v for v in (pointer.stable, pointer.canary) if v is not None]
+    else:
+        versions = [FLAGS.version]
+    # All releases check the update first, so that an invalid one changes none of them.
+    prepared = []
+    for version in versions:
+        with _named(version, versions):
+            prepared.append(_prepare(base, version))
+    results = []
+    for one in prepared:
+        with _named(one.version, versions):
+            applied = None if one.update is None else one.live.apply(one.update)
+        recall = one.live.measure_recall() if FLAGS.measure_recall else None
+        status = one.live.status()
+        one.live.close()
+        if FLAGS.json:
+            done = None if applied is None else dataclasses.asdict(applied)
+            row = {"applied": done, "recall_at_500": recall, "live": status}
+            results.append({"version": one.version, **row})
+            continue
+        if applied is not None and (FLAGS.add or FLAGS.remove):
+            print(f"release {one.version}: {_description(applied)}")
+        elif len(versions) > 1:
+            print(f"release {one.version}:")
+        _print_state(base, one.version, recall, status)
+    if FLAGS.json:
+        command_line.print_json({"releases": results})
+
+
+def _prepare(base: pathlib.Path, version: int) -> _Prepared:
     from serving import releases
     from serving.live import LiveIndex, open_channel
 
-    base = bundle_flags.bundle_base()
-    release = releases.load(base, FLAGS.version)
-    # Both files are read first, so that an unreadable file changes nothing.
+    release = releases.load(base, version)
     ads, lacking = (
         ad_feeds.read_ads(pathlib.Path(FLAGS.add), release.manifest) if FLAGS.add else ([], [])
     )
@@ -57,25 +110,39 @@ def main() -> None:
     removed = command_line.read_lines(pathlib.Path(FLAGS.remove)) if FLAGS.remove else []
     rates = ad_feeds.read_rates(pathlib.Path(FLAGS.rates), release.manifest) if FLAGS.rates else {}
     live = LiveIndex(release, channel=open_channel(update_flags.update_channel(), release))
-    applied = live.update(ads, removed, rates) if ads or removed or rates else None
-    recall = live.measure_recall() if FLAGS.measure_recall else None
-    status = live.status()
-    live.close()
-    if FLAGS.json:
-        done = None if applied is None else dataclasses.asdict(applied)
-        command_line.print_json({"applied": done, "recall_at_500": recall, "live": status})
-        return
-    if applied is not None:
-        unknown = ""
-        if applied.unknown:
-            more = ", …" if applied.unknown > len(applied.unknown_ids) else ""
-            named = ", ".join(map(repr, applied.unknown_ids))
-            unknown = f", {applied.unknown:,} not found ({named}{more})"
-        if ads or removed:
-            print(
-                f"release {release.version}: {applied.added:,} ads added, {applied.changed:,} "
-                f"changed, {applied.removed:,} removed{unknown}"
-            )
+    update = live.prepare(ads, removed, rates) if ads or removed or rates else None
+    return _Prepared(version, live, update)
+
+
+@contextlib.contextmanager
+def _named(version: int, versions: Sequence[int]) -> Iterator[None]:
+    """Names the release in errors if there are several."""
+    try:
+        yield
+    except (ValueError, errors.ServingError) as error:
+        if len(versions) == 1:
+            raise
+        raise errors.LiveIndexError(
+            f"release {version}: {error} Release {version} was not updated; --version=N updates "
+            "only release N."
+        ) from error
+
+
+def _description(applied: Applied) -> str:
+    unknown = ""
+    if applied.unknown:
+        more = ", …" if applied.unknown > len(applied.unknown_ids) else ""
+        named = ", ".join(map(repr, applied.unknown_ids))
+        unknown = f", {applied.unknown:,} not found ({named}{more})"
+    return (
+        f"{applied.added:,} ads added, {applied.changed:,} changed, {applied.removed:,} "
+        f"removed{unknown}"
+    )
+
+
+def _print_state(
+    base: pathlib.Path, version: int, recall: float | None, status: Mapping[str, Any]
+) -> None:
     if recall is not None:
         print(f"recall at 500 of the live index: {recall:.4f}")
     print(
@@ -89,7 +156,7 @@ def main() -> None:
     if status["cut_bytes"]:
         print(
             f"interrupted updates left {status['cut_bytes']:,} bytes, which were never "
-            f"acknowledged; they are kept in {base}/live/{release.version}/cut-*"
+            f"acknowledged; they are kept in {base}/live/{version}/cut-*"
         )
     if status["rebuild_suggested"]:
         print(f"a new release should be exported: {status['rebuild_suggested']}")

@@ -23,7 +23,7 @@ def connect(uri: str) -> Any:
 
     Raises:
         AdIndexError: `pymilvus` is not installed.
-        IndexUnavailableError: Milvus does not answer.
+        IndexUnavailableError: Milvus does not answer, or another process has the file open.
     """
     try:
         import pymilvus
@@ -34,20 +34,55 @@ def connect(uri: str) -> Any:
         ) from error
     # It logs the stack trace of every error that it raises.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-    if "://" not in address_of(uri):
-        # milvus-lite, in this process, lacks a call that `pymilvus` does without.
-        logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     options: dict[str, Any] = {
         "uri": address_of(uri),
         "token": os.environ.get(TOKEN_VARIABLE, ""),
         "timeout": CONNECT_SECONDS,
     }
+    if "://" not in address_of(uri):
+        return _open_file(options)
     try:
         return pymilvus.MilvusClient(**options)
     except pymilvus.MilvusException:
         # A channel that its server has closed for idleness connects at the second attempt.
         with calls(uri, "it cannot be reached"):
             return pymilvus.MilvusClient(**options)
+
+
+class _CauseFilter(logging.Filter):
+    """Keeps the error that milvus-lite only logs, in place of the log."""
+
+    error: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info is None:
+            return True
+        self.error = record.exc_info[1]
+        return False
+
+
+def _open_file(options: dict[str, Any]) -> Any:
+    """Returns the client of a milvus-lite file, whose server runs in this process."""
+    import pymilvus
+
+    # It lacks a call that `pymilvus` does without.
+    logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
+    cause, logger = _CauseFilter(), logging.getLogger("milvus_lite.server_manager")
+    logger.addFilter(cause)
+    try:
+        return pymilvus.MilvusClient(**options)
+    except pymilvus.MilvusException as error:
+        is_locked = type(cause.error).__name__ == "DataDirLockedError"
+        raise errors.IndexUnavailableError(
+            f"The milvus-lite file {options['uri']} cannot be opened: another process, such as "
+            "tfrec serve, has it open, and only one can. Stop that process first, or use a Milvus "
+            "server."
+            if is_locked
+            else f"The milvus-lite file {options['uri']} cannot be opened: "
+            f"{cause.error or error.message}. Check the path; {URI_VARIABLE} overrides it."
+        ) from error
+    finally:
+        logger.removeFilter(cause)
 
 
 def address_of(uri: str) -> str:

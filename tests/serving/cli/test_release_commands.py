@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scripts_in_forks
 import serving_fixtures
 import waiting
 from absl import flags
@@ -26,6 +27,7 @@ from serving import (
     export,
     impressions,
     index,
+    live,
     manifest,
     model_server,
     orchestrator,
@@ -404,6 +406,80 @@ def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, 
     call("release", flag, "--action=promote", "--version=3")
     assert call("release", flag, "--action=prune", "--keep=1") == (0, "removed: 1\n")
     assert manifest.versions(target) == [2, 3]
+
+
+def live_ids(base, version, ids):
+    """Which of the ads a release has, with its live updates."""
+    live_index = live.LiveIndex(releases.load(base, version))
+    return [ad.ad_id for ad in live_index.view().find(ids)]
+
+
+def update_index(base, *flags):
+    """Runs the command; returns what it printed."""
+    done = scripts_in_forks.run("update_index.py", f"--bundle={base}", *flags)
+    return done.stderr if done.returncode else done.stdout
+
+
+def test_updates_reach_the_stable_release_and_the_canary(base, call, tmp_path):
+    flag, removed, added = f"--bundle={base}", tmp_path / "removed", tmp_path / "added.jsonl"
+    removed.write_text("ad-5\nad-6\n")
+    added.write_text('{"ad_id": "new-1", "fields": {"price": 2.5}}\n')
+    call("release", flag, "--action=promote", "--version=1")
+    call("release", flag, "--action=canary", "--version=2", "--share=0.5")
+    text = update_index(base, f"--remove={removed}", f"--add={added}")
+    assert text.splitlines() == [
+        "release 1: 1 ads added, 0 changed, 2 removed",
+        "live: 299 ads; 1 of them added or changed, 2 of the release removed or changed",
+        "release 2: 1 ads added, 0 changed, 2 removed",
+        "live: 299 ads; 1 of them added or changed, 2 of the release removed or changed",
+    ]
+    for version in (1, 2):
+        assert live_ids(base, version, ["ad-5", "ad-6", "ad-7", "new-1"]) == ["ad-7", "new-1"]
+    _, text = call("release", flag, "--action=promote", "--version=2")
+    assert "!" not in text
+    rows = json.loads(update_index(base, "--json"))["releases"]
+    assert [row["version"] for row in rows] == [2]
+
+
+def test_an_update_that_the_canary_refuses_changes_no_release(base, call, tmp_path):
+    flag, removed = f"--bundle={base}", tmp_path / "removed"
+    removed.write_text("ad-5\n")
+    call("release", flag, "--action=promote", "--version=1")
+    call("release", flag, "--action=canary", "--version=2")
+    (base / "live" / "2").mkdir(parents=True)
+    (base / "live" / "2" / "journal").write_bytes(b"damaged")
+    text = update_index(base, f"--remove={removed}")
+    assert text.startswith("error: release 2: ")
+    assert "Release 2 was not updated; --version=N updates only release N." in text
+    assert live_ids(base, 1, ["ad-5"]) == ["ad-5"]
+    update_index(base, "--version=1", f"--remove={removed}")
+    assert live_ids(base, 1, ["ad-5"]) == []
+    _, text = call("release", flag, "--action=promote", "--version=2")
+    assert "! The live updates of release 1 could not be compared: " in text
+
+
+@pytest.mark.parametrize("action", ["promote", "canary", "rollback"])
+def test_live_updates_that_the_next_release_lacks_are_named(base, call, tmp_path, action):
+    flag, removed, added = f"--bundle={base}", tmp_path / "removed", tmp_path / "added.jsonl"
+    first, second = (2, 1) if action == "rollback" else (1, 2)
+    call("release", flag, "--action=promote", "--version=1")
+    call("release", flag, "--action=promote", f"--version={first}")
+    removed.write_text("ad-5\nad-6\nad-7\nad-8\n")
+    ads = [{"ad_id": "new-1"}, {"ad_id": "ad-9", "fields": {"price": 99.0}}]
+    added.write_text("".join(json.dumps(ad) + "\n" for ad in ads))
+    update_index(base, f"--remove={removed}", f"--add={added}")
+    _, text = call("release", flag, f"--action={action}", f"--version={second}")
+    assert text.splitlines()[2:] == [
+        f"! Release {second} lacks live updates of release {first}: 4 ads were removed ('ad-5', "
+        f"'ad-6', 'ad-7', …). To apply them, run tfrec update_index --version={second} "
+        "--remove=FILE with these ads.",
+        f"! Release {second} lacks live updates of release {first}: 2 ads were added or changed "
+        f"('ad-9', 'new-1'). To apply them, run tfrec update_index --version={second} --add=FILE "
+        "with these ads.",
+    ]
+    update_index(base, f"--version={second}", f"--remove={removed}", f"--add={added}")
+    missing = live.missing_updates(base, first, second)
+    assert missing == live.MissingUpdates((), ())
 
 
 def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):

@@ -129,6 +129,22 @@ def test_an_ad_with_the_fields_of_a_released_one_gets_its_embedding_and_features
     np.testing.assert_array_equal(features[0, 0], features[0, 1])
 
 
+def test_a_field_that_is_the_ad_key_has_the_ad_id_unless_it_is_given(release):
+    key = {"name": "advertiser", "column": "a", "side": "ad", "kind": "categorical"}
+    schema = {**release.manifest.schema, "ad_key": ["a"], "fields": [key]}
+    keyed = dataclasses.replace(release.manifest, schema=schema)
+    live = live_index.LiveIndex(dataclasses.replace(release, manifest=keyed))
+    given = {"advertiser": "other"}
+    live.update([{"ad_id": "new-1"}, {"ad_id": "new-2", "fields": given}])
+    nothing = {"category": None, "price": None, "tags": None}
+    assert fields_of(live.view(), np.array([300, 301])) == [
+        {**nothing, "advertiser": "new-1"},
+        {**nothing, "advertiser": "other"},
+    ]
+    several = dataclasses.replace(keyed, schema={**schema, "ad_key": ["a", "b"]})
+    assert (keyed.ad_id_field, several.ad_id_field) == ("advertiser", None)
+
+
 def test_the_first_unknown_ids_of_a_removal_are_named(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])

@@ -136,10 +136,18 @@ def test_a_canary_gets_its_share_the_same_requests_each_time_and_those_that_name
 
 
 def test_without_a_canary_who_asks_for_one_is_answered_by_the_stable_release(run):
-    async def scenario(router, _):
-        return (await router.recommend(request(0, release="canary"))).bundle_version
+    async def scenario(router, open_release):
+        asked = request(0, release="canary")
+        before = await router.recommend(asked)
+        assert (before.bundle_version, before.to_json()["release"]) == (1, "stable")
+        router.route(router.stable, open_release(2), 1.0)
+        after = await router.recommend(asked)
+        assert (after.bundle_version, after.release) == (2, "canary")
+        named = await router.recommend_batch([request(1, release="stable"), request(2), asked])
+        assert [answer.release for answer in named] == ["stable", None, "canary"]
+        assert "release" not in named[1].to_json()
 
-    assert run(scenario) == 1
+    run(scenario)
 
 
 def test_a_batch_is_answered_in_order_by_both_releases_and_names_the_place_of_a_fault(run):

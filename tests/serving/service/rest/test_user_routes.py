@@ -115,7 +115,11 @@ def test_events_are_feedback_to_the_answers_that_they_name(serve, tmp_path):
         ({"user_id": None}, 422, "events[0].user_id: expected a string, got None"),
         ({"adid": "ad-1"}, 422, "events[0]: unknown key 'adid' (str). Did you mean 'ad_id'?"),
         ({"time": -1}, 400, "events[0].time: expected at least 0, got -1"),
-        ({"time": "today"}, 422, "events[0].time: expected a number, got 'today'"),
+        (
+            {"time": "today"},
+            422,
+            "events[0].time: expected a number of seconds since 1970, got 'today'",
+        ),
         # Milliseconds.
         ({"time": 1_800_000_000_000}, 400, "events[0].time: expected at most 300 s after the"),
     ],

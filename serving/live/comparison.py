@@ -1,0 +1,72 @@
+"""Compares the live updates of two releases, which each have their own."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Set
+
+from serving import releases
+from serving.index import AD_ID, ListedAd
+from serving.live import live_store
+from serving.live.live_index import LiveIndex
+
+
+@dataclasses.dataclass(frozen=True)
+class MissingUpdates:
+    """Updates of a release that another release lacks.
+
+    Attributes:
+        removed: Ids of removed ads that the other release has.
+        changed: Ids of added or changed ads that the other release lacks, or has with other values.
+    """
+
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+
+def missing_updates(base: pathlib.Path, version: int, other: int) -> MissingUpdates:
+    """Returns the updates of a release that another release lacks.
+
+    Rates are not compared, because a newer release has newer ones.
+
+    Args:
+        base: Base directory of the bundles.
+        version: Version of the release with the updates. Without updates, nothing is loaded.
+        other: Version of the other release.
+
+    Raises:
+        BundleError: A release cannot be loaded, or its live updates cannot be read.
+    """
+    if live_store.LiveStore(base, version, "").state_of_file() is None:
+        return MissingUpdates((), ())
+    with contextlib.ExitStack() as stack:
+        updated, new = (
+            stack.enter_context(contextlib.closing(releases.load(base, v)))
+            for v in (version, other)
+        )
+        rates = {rate["name"] for one in (updated, new) for rate in one.manifest.rates}
+        return _missing(LiveIndex(updated), LiveIndex(new), rates)
+
+
+def _missing(updated: LiveIndex, other: LiveIndex, rates: Set[str]) -> MissingUpdates:
+    changes = updated.changes()
+    changed = changes.ads[AD_ID].to_pylist()
+    removed = sorted(set(changes.removed) - set(changed))
+    there = {ad.ad_id: ad for ad in other.view().find([*removed, *changed])}
+    differing = [
+        ad.ad_id
+        for ad in updated.view().find(changed)
+        if ad.ad_id not in there or _differ(ad, there[ad.ad_id], rates)
+    ]
+    return MissingUpdates(
+        tuple(ad_id for ad_id in removed if ad_id in there), tuple(sorted(differing))
+    )
+
+
+def _differ(ad: ListedAd, other: ListedAd, ignored: Set[str]) -> bool:
+    """Returns whether two ads differ in a field that both releases have, or in what is shown."""
+    fields = (ad.fields.keys() & other.fields.keys()) - ignored
+    shown = ad.show.keys() & other.show.keys()
+    return any(ad.fields[name] != other.fields[name] for name in fields) or any(
+        ad.show[name] != other.show[name] for name in shown
+    )

@@ -1,0 +1,76 @@
+"""An index of the user's own class is built again when the source of the class changes."""
+
+import sys
+
+import pytest
+
+from serving import export
+from serving.index import IndexConfig
+
+KIND = """
+from serving import index
+
+class Bytes(index.IndexKind):
+    def factory(self, config, num_ads, dimension):
+        return "SQ8"
+"""
+OWN = "bytes_per_dimension:Bytes"
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    """A pipeline whose steps fail before their work, and the inputs that they were given."""
+    (tmp_path / "bytes_per_dimension.py").write_text(KIND)
+    monkeypatch.delitem(sys.modules, "bytes_per_dimension", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = {}
+
+    def once(self, step, title, inputs, *_, **__):
+        given[step] = inputs
+        raise Stopped
+
+    monkeypatch.setattr(export.Pipeline, "_once", once)
+    monkeypatch.setattr(export.Pipeline, "_models_inputs", lambda *_: {})
+    monkeypatch.setattr(export.Pipeline, "truth_of", lambda *_: None)
+    return export.Pipeline(tmp_path / "work"), given
+
+
+def inputs_of(steps, config):
+    """Returns the inputs of an evaluation and an export."""
+    pipeline, given = steps
+    with pytest.raises(Stopped):
+        pipeline.evaluate(None, index_config=config)
+    with pytest.raises(Stopped):
+        pipeline.export(None, None, config)
+    return given.pop("evaluation"), given.pop("bundle")
+
+
+def test_evaluation_and_export_depend_on_the_source_of_an_own_index(steps, tmp_path):
+    own = IndexConfig(kind=OWN)
+    before = inputs_of(steps, own)
+    assert inputs_of(steps, own) == before
+    (tmp_path / "bytes_per_dimension.py").write_text(f"{KIND}    # changed\n")
+    for new, old in zip(inputs_of(steps, own), before, strict=True):
+        assert new["index"] == old["index"]
+        assert new["index_source"] != old["index_source"]
+    for inputs in inputs_of(steps, IndexConfig(kind="Flat")):
+        assert "index_source" not in inputs
+
+
+def test_an_evaluation_uses_the_published_index_only_if_its_source_is_the_same(steps, tmp_path):
+    pipeline, _ = steps
+    own = IndexConfig(kind=OWN)
+    assert pipeline._is_published(None)
+    assert not pipeline._is_published(own)
+    pipeline._write_note("bundle", {"inputs": inputs_of(steps, own)[1]})
+    assert pipeline._is_published(None)
+    assert pipeline._is_published(own)
+    assert not pipeline._is_published(IndexConfig(kind="Flat"))
+    (tmp_path / "bytes_per_dimension.py").write_text(f"{KIND}    # changed\n")
+    assert not pipeline._is_published(None)
+    assert not pipeline._is_published(own)
