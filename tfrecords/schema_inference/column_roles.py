@@ -83,8 +83,9 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     Raises:
         ValueError: No column looks like an ad id, or a table has no key in common with the log.
     """
-    columns = list(sample.columns.values())
-    roles = Roles(_ad_key(sample, ads, notes))
+    in_folders = [column for column in sample.columns.values() if column.in_folder]
+    columns = [column for column in sample.columns.values() if not column.in_folder]
+    roles = Roles(_ad_key(columns, ads, notes))
     taken = [roles.ad_key]
 
     def take(column: Column | None) -> Column | None:
@@ -118,7 +119,9 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         roles.engagement = take(labels.engagement(free(), roles.ad_key))
     if roles.revenue is None:
         roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
-    roles.time = take(times.find(free(), (roles.ad_key, roles.user_key), notes))
+    keys = (roles.ad_key, roles.user_key)
+    varying = [column for column in in_folders if len(column.known) > 1]
+    roles.time = take(times.find(free(), keys, notes) or times.find(varying, keys, notes))
     roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
     if roles.request_key is None and roles.event is None:
         roles.request_key = take(_adjacent(free(), roles, notes))
@@ -130,8 +133,8 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     return roles
 
 
-def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
-    columns = list(sample.columns.values())
+def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Column:
+    names = [column.name for column in columns]
     if ads is not None:
         shared = [c for c in columns if c.name in ads.columns]
         columns = [c for c in shared if len(ads.columns[c.name].known) >= 0.9 * ads.num_rows]
@@ -140,14 +143,14 @@ def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
         if not columns:
             raise ValueError(
                 f"The table of ads has the columns {list(ads.columns)}, the log "
-                f"{list(sample.columns)}; expected a common column that identifies the ads. Rename "
+                f"{names}; expected a common column that identifies the ads. Rename "
                 "or add it."
             )
     found = {c.name: rank for c in columns if (rank := _ad_rank(c)) is not None}
     key = min(columns, key=lambda c: found.get(c.name, math.inf), default=None)
     if key is None or (ads is None and key.name not in found):
         raise ValueError(
-            f"No column looks like an ad id in {list(sample.columns)}; expected a name such as "
+            f"No column looks like an ad id in {names}; expected a name such as "
             "ad_id, item_id or product. Rename the column that identifies the ad, add a header "
             "line if the file has none, or write a schema."
         )

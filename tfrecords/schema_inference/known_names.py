@@ -43,7 +43,8 @@ PRICES = ("amount", "value", "total", "item_revenue", "price", "item_price", "un
 POSITIONS = ("position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position")
 TIMES = (
     "timestamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",
-    "unix_time", "ts", "time", "click_time", "date", "created_at", "day", "hour",
+    "unix_time", "ts", "time", "click_time", "date", "dt", "ds", "created_at",
+    "day", "hour",
 )  # fmt: skip
 KEY = "_?(id|ids|key|hash|uuid|code|no|number|nr)"
 _PEOPLE = (
