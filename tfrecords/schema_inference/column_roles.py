@@ -58,6 +58,8 @@ class Roles:
     events: dict[str, Any] | None = None
     # The revenue of engagements, and a field.
     price: Column | None = None
+    # Columns without a role that may be the click.
+    candidates: list[Column] = dataclasses.field(default_factory=list)
 
     def names(self) -> set[str]:
         """Returns the names of the columns with a role."""
@@ -127,6 +129,9 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         roles.request_key = take(_adjacent(free(), roles, notes))
     index = next((c for c in free() if c.name.endswith("#")), None)
     roles.position = take(labels.named(free(), known_names.POSITIONS, _is_position) or index)
+    if roles.click is None and roles.event is None:
+        who = roles.request_key or roles.user_key
+        roles.candidates = labels.candidates(free(), roles.ad_key, who)
     if roles.event is not None:
         _events(roles, roles.event, columns, notes)
     _describe(roles, notes)
@@ -354,6 +359,7 @@ def _describe(roles: Roles, notes: list[str]) -> None:
                 "engagement."
             )
         notes.append(said)
+        notes += map(labels.candidate_note, roles.candidates)
     elif roles.click is not None and roles.click_threshold is None:
         clicked = roles.clicked()
         share = float(np.mean(clicked[~np.isnan(clicked)])) if roles.click.is_truth else 0.0

@@ -67,6 +67,12 @@ ADS = (
     # A column named only job or course may describe the user.
     "job_id", "course_id", "vacancy",
 )  # fmt: skip
+# Words for properties of the user and the context.
+OF_QUERY = {
+    "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",
+    "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query", "search", "srch",
+    "history", "hist", "basket", "cart", "seen", "viewed", "watched", "visited",
+}  # fmt: skip
 # Words of columns that an answer shows.
 SHOWN = {
     "title", "name", "headline", "caption", "image", "img", "picture", "photo", "thumbnail", "url",

@@ -105,6 +105,8 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return "a different value in nearly every row of its table"
     if not _POLICY.isdisjoint(column.words):
         return "a property of the policy that chose the ad"
+    if column in roles.candidates:
+        return "it may be the click"
     if (why := outcome_reason(column, sample, roles)) is not None:
         return why
     if sample.table != LOG:

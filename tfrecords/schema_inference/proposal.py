@@ -292,7 +292,9 @@ def write_proposal(
     proposal, notes, roles = _propose(formats.expand_paths(data_path), users, ads)
     target_path.parent.mkdir(parents=True, exist_ok=True)
     target_path.write_text(_text(proposal), encoding="utf-8")
-    points = "\n".join(f"  - {note}" for note in notes)
+    # Warnings come first.
+    notes = sorted(notes, key=lambda note: not note.startswith("! "))
+    points = "\n".join(f"  {note}" if note.startswith("! ") else f"  - {note}" for note in notes)
     has_clicks = bool((roles.clicked() == 1).any())
     command = _command(data_path, users, ads, target_path, proposal["name"])
     then = f"then train:\n  {command}" if has_clicks else "then train on a log that has clicks."

@@ -470,3 +470,41 @@ def test_a_history_is_proposed_where_users_come_back(changes, tmp_path):
     columns = {k: v for k, v in {**columns, **changes}.items() if v is not None}
     proposal, _ = infer.propose([write(tmp_path / "other.csv", columns)])
     assert "history" not in {field["kind"] for field in proposal["fields"]}
+
+
+@pytest.mark.parametrize("values", [("1", "0"), ("oui", "non"), ("clicked", "not clicked")])
+@pytest.mark.parametrize("key", ["request_id", "userId"])
+def test_a_column_of_two_values_may_be_the_click(
+    key: str, values: tuple[str, str], tmp_path: pathlib.Path
+) -> None:
+    log = impressions()
+    outcome = [values[0] if click else values[1] for click in log["click"]]
+    flag = {"is_weekend": np.repeat(np.arange(200) % 3 == 0, 3)}
+    for name in ("click", "conversion", "revenue", "request_id"):
+        if name != key:
+            del log[name]
+    proposal, notes = infer.propose(
+        [write(tmp_path / "a.csv", {**log, "outcome": outcome, **flag})]
+    )
+    assert proposal["click"] is None
+    assert "outcome" not in fields(proposal)
+    # The values of a request are equal, but users have both.
+    assert ("is_weekend" in fields(proposal)) == (key == "request_id")
+    # A column about the context by its name stays.
+    assert "device" in fields(proposal)
+    first, second = sorted(values)
+    said = f"! 'outcome' has the values '{first}' and '{second}' and may be the click"
+    assert any(note.startswith(said) for note in notes)
+    # With a click, both are fields.
+    log["click"] = impressions()["click"]
+    proposal, notes = infer.propose([write(tmp_path / "b.csv", log | flag)])
+    assert {"device", "is_weekend"} <= fields(proposal).keys()
+    assert "may be the click" not in " ".join(notes)
+
+
+def test_warnings_of_a_proposal_come_first(tmp_path: pathlib.Path) -> None:
+    log = {**impressions(), "outcome": impressions()["click"]}
+    del log["click"], log["conversion"], log["revenue"]
+    path = write(tmp_path / "log.csv", log)
+    message = infer.write_proposal(str(path), None, None, tmp_path / "schema.json")
+    assert message.splitlines()[1].startswith("  ! 'outcome' has the values '0' and '1'")
