@@ -69,6 +69,18 @@ class Roles:
             if isinstance(value, Column) and role != "price"
         }
 
+    def of_types(self, *steps: str) -> np.ndarray:
+        """Returns whether each row [B] is an event of a type of some steps of `events`."""
+        assert self.event is not None
+        assert self.events is not None
+        types = {type_ for step in steps for type_ in self.events.get(step, ())}
+        return np.array([value.strip() in types for value in self.event.values])[self.event.codes]
+
+    @property
+    def impressions(self) -> np.ndarray:
+        """Whether each row [B] of a log of events is an impression."""
+        return self.of_types("view" if "view" in (self.events or {}) else "click")
+
     def clicked(self) -> np.ndarray:
         """Returns the click [B]: 1, 0, or NaN if it is unknown."""
         if self.click is None:
@@ -305,12 +317,11 @@ def _events(roles: Roles, column: Column, columns: Sequence[Column], notes: list
         return
     roles.events = event_types.propose(column, roles.ad_key, notes)
     if roles.revenue is None and "engagement" in roles.events:
-        price = labels.price(columns)
+        free = [c for c in columns if c.name not in roles.names()]
+        price = labels.price(free, roles.of_types("engagement"))
         if price is None:
             return
-        types = roles.events.get("view") or roles.events["click"]
-        is_impression = np.array([value.strip() in types for value in column.values])[column.codes]
-        is_known = price.by_row(price.numbers > 0)[is_impression] == 1
+        is_known = labels.positive(price)[roles.impressions]
         said = f"{price.name!r} of an engagement is its revenue."
         if is_known.mean() > 0.5:
             roles.price = price

@@ -40,6 +40,12 @@ REVENUES = (
 )  # fmt: skip
 # Of events: what a purchase brings.
 PRICES = ("amount", "value", "total", "item_revenue", "price", "item_price", "unit_price")
+# Words of amounts of money, and of amounts that a purchase does not bring.
+MONEY = {
+    "revenue", "amount", "value", "total", "price", "paid", "sales", "gmv", "payout", "earnings",
+    "turnover",
+}  # fmt: skip
+NO_REVENUE = {"tax", "shipping", "refund", "discount", "coupon", "delivery"}
 POSITIONS = ("position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position")
 TIMES = (
     "timestamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",

@@ -201,9 +201,28 @@ def _negative_share(column: Column) -> float:
     return float(np.mean(column.by_row(column.numbers < 0) == 1))
 
 
-def price(columns: Sequence[Column]) -> Column | None:
-    """Returns the amount of an engagement in a log of events, or None."""
-    return named(columns, known_names.PRICES, lambda c: c.is_numeric and c.numbers.min() >= 0)
+def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
+    """Returns the amount of an engagement in a log of events, or None.
+
+    An amount of money that is positive only in rows of engagements is preferred.
+
+    Args:
+        columns: Columns of the log without a role.
+        engaged: Whether each row is an engagement [B].
+    """
+    amounts = [c for c in columns if c.is_numeric and c.numbers.min() >= 0]
+    own = [
+        c
+        for c in amounts
+        if not known_names.MONEY.isdisjoint(c.words)
+        and known_names.NO_REVENUE.isdisjoint(c.words)
+        and positive(c).any()
+        and not (positive(c) & ~engaged).any()
+    ]
+    if not own:
+        return named(amounts, known_names.PRICES, lambda _: True)
+    # The revenue of an item is counted once, that of a purchase in the row of each of its items.
+    return min(own, key=lambda c: (c.core != "item_revenue", "revenue" not in c.words))
 
 
 def _textual(columns: Sequence[Column], ad: Column) -> list[str]:

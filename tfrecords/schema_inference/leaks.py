@@ -119,7 +119,14 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return (
             "counts 0, 1, 2 … for each user, perhaps the order of the rows; if so, name it as time"
         )
+    if roles.events is not None and not _filled(column)[roles.impressions].any():
+        return "empty or 0 in all impressions"
     return _leak(column, roles) or _list_leak(column, roles)
+
+
+def _filled(column: Column) -> np.ndarray:
+    """Returns whether each row [B] has a value other than 0."""
+    return column.present & (column.by_row(column.numbers) != 0)
 
 
 def _is_unique(column: Column, sample: Sample) -> bool:

@@ -829,3 +829,28 @@ def test_lists_in_brackets_are_lists(tmp_path: pathlib.Path) -> None:
     assert kinds["marks"]["kind"] == "categorical"
     assert any(n.startswith("'marks' holds texts such as '[new]', each of them one") for n in notes)
     assert "'tags' holds lists in brackets, such as \"['b', 'c', 'a']\"." in notes
+
+
+def test_the_revenue_of_events_is_only_in_rows_of_engagements(tmp_path: pathlib.Path) -> None:
+    what = [["view_item", "add_to_cart", "purchase"][n // 2 % 3] for n in range(ROWS)]
+    bought = [type_ == "purchase" for type_ in what]
+
+    def of_purchases(number: float) -> list[Any]:
+        return [number + n % 11 if is_bought else "" for n, is_bought in enumerate(bought)]
+
+    more = {
+        "event_name": what,
+        "price": [f"{n % 11}.5" for n in range(ROWS)],
+        "quantity": of_purchases(1),
+        "tax_value": of_purchases(0.25),
+        "ecommerce_value": of_purchases(2.5),
+        "purchase_revenue": of_purchases(3.5),
+    }
+    proposal, notes = propose(tmp_path, **more)
+    assert proposal["revenue"] == "purchase_revenue"
+    assert sides(proposal) == {"user": "query", "item": "ad", "price": "ad"}
+    left_out = "'quantity', 'tax_value', 'ecommerce_value'"
+    assert f"Left out (empty or 0 in all impressions): {left_out}." in notes
+    # The revenue of a purchase is in the row of each of its items.
+    proposal, _ = propose(tmp_path, **more, item_revenue=of_purchases(1.5))
+    assert proposal["revenue"] == "item_revenue"
