@@ -7,7 +7,6 @@ it. The click is always proposed, because without it all rows would count as cli
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -141,11 +140,11 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         roles.request_key = take(_adjacent(free(), roles, notes))
     index = next((c for c in free() if c.name.endswith("#")), None)
     roles.position = take(labels.named(free(), known_names.POSITIONS, _is_position) or index)
-    if roles.click is None and roles.event is None:
+    if roles.event is not None:
+        _events(roles, roles.event, sample, notes)
+    elif roles.click is None:
         who = roles.request_key or roles.user_key
         roles.candidates = labels.candidates(free(), roles.ad_key, who)
-    if roles.event is not None:
-        _events(roles, roles.event, columns, notes)
     _describe(roles, notes)
     return roles
 
@@ -306,7 +305,7 @@ def _adjacent(columns: list[Column], roles: Roles, notes: list[str]) -> Column |
     return None
 
 
-def _events(roles: Roles, column: Column, columns: Sequence[Column], notes: list[str]) -> None:
+def _events(roles: Roles, column: Column, sample: Sample, notes: list[str]) -> None:
     """Proposes the events of the schema, if a key joins them, and their revenue."""
     if roles.user_key is None and roles.request_key is None:
         notes.append(
@@ -315,9 +314,22 @@ def _events(roles: Roles, column: Column, columns: Sequence[Column], notes: list
             "a click. Add a user_key, and events to the schema."
         )
         return
-    roles.events = event_types.propose(column, roles.ad_key, notes)
+    said: list[str] = []
+    roles.events = event_types.propose(column, roles.ad_key, said)
+    share = _share_without_view(roles)
+    if share > 0.5 and (sample.num_rows > 0.9 * sample.total_rows or _is_ordered(roles.time)):
+        notes.append(event_types.outcome_note(column, roles.events, share))
+        roles.event = roles.events = None
+        return
+    if share > 0.5:
+        said.append(
+            f"! {share:.0%} of the clicks in the sample have no view of their ad by the same user "
+            "or in the same request, perhaps because the rows are in random order. The conversion "
+            "says how many have none in the whole log."
+        )
+    notes += said
     if roles.revenue is None and "engagement" in roles.events:
-        free = [c for c in columns if c.name not in roles.names()]
+        free = [c for c in sample.columns.values() if c.name not in roles.names()]
         price = labels.price(free, roles.of_types("engagement"))
         if price is None:
             return
@@ -329,6 +341,26 @@ def _events(roles: Roles, column: Column, columns: Sequence[Column], notes: list
         else:
             roles.revenue = price
             notes.append(f"{said} Most impressions lack it, so it is not a field.")
+
+
+def _share_without_view(roles: Roles) -> float:
+    """Returns the share of clicks and engagements without a view; 0 in a log without views."""
+    who = roles.request_key or roles.user_key
+    assert who is not None
+    assert roles.events is not None
+    if "view" not in roles.events:
+        return 0.0
+    if roles.time is None:
+        at = np.arange(len(who.codes), dtype=np.float64)
+    else:
+        at = roles.time.by_row(roles.time.times)
+    later = roles.of_types("click", "engagement")
+    return event_types.share_without_view((roles.ad_key, who), at, roles.impressions, later)
+
+
+def _is_ordered(time: Column | None) -> bool:
+    """Returns whether most rows are in the order of their times; None: all rows are."""
+    return time is None or float(np.mean(np.diff(time.by_row(time.times)) >= 0)) > 0.9
 
 
 def _seconds_apart(key: Column, time: Column) -> float:
