@@ -135,6 +135,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     keys = (roles.ad_key, roles.user_key)
     varying = [column for column in in_folders if len(column.known) > 1]
     roles.time = take(times.find(free(), keys, notes) or times.find(varying, keys, notes))
+    notes += times.split_notes(roles.time, [*free(), *in_folders])
     roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
     if roles.request_key is None and roles.event is None:
         roles.request_key = take(_adjacent(free(), roles, notes))

@@ -52,6 +52,8 @@ TIMES = (
     "unix_time", "ts", "time", "click_time", "date", "dt", "ds", "created_at",
     "day", "hour",
 )  # fmt: skip
+# Words of columns of the hour of the day.
+HOURS = {"hour", "hr", "hh", "stunde", "heure", "hora", "ora"}
 KEY = "_?(id|ids|key|hash|uuid|code|no|number|nr)"
 _PEOPLE = (
     "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|cookie|seeker|"

@@ -149,6 +149,7 @@ def _is_clock(column: Column, roles: Roles) -> bool:
     if len(column.known) < _FEW_ROWS or column.is_list:
         return False
     is_clock = times.is_clock(column, column.plain_words in known_names.TIMES)
+    is_clock = is_clock or times.clock_format(column) is not None
     return is_clock and not times.is_date_of(column, (roles.ad_key, roles.user_key), roles.time)
 
 
