@@ -169,7 +169,8 @@ def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Colu
         raise ValueError(
             f"No column looks like an ad id in {names}; expected a name such as "
             "ad_id, item_id or product. Rename the column that identifies the ad, add a header "
-            "line if the file has none, or write a schema."
+            "line if the file has none, remove the lines above the header if there are any, or "
+            f"write a schema. {' '.join(notes)}".rstrip()
         )
     notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
     if ads is not None:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from tfrecords import columns, label_counts
-from tfrecords.schema_inference import event_types, kinds, known_names, log_sample, times
+from tfrecords.schema_inference import event_types, kinds, known_names, log_sample, sides, times
 from tfrecords.schema_inference.column_roles import Roles, is_request_id
 from tfrecords.schema_inference.log_sample import LOG, USERS, Column, Sample
 
@@ -105,6 +105,8 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return "a different value in nearly every row of its table"
     if not _POLICY.isdisjoint(column.words):
         return "a property of the policy that chose the ad"
+    if column.list_name and column.name == f"{column.list_name}#":
+        return sides.POSITION
     if column in roles.candidates:
         return "it may be the click"
     if (why := outcome_reason(column, sample, roles)) is not None:

@@ -15,6 +15,7 @@ _OF_AD = {
     "price", "cost", "bid", "discount", "promotion", "promo", "stock", "stars", "star", "fee",
     "brand", "seller", "merchant", "advertiser", "margin", "budget",
 }  # fmt: skip
+POSITION = "the position of the ad, which is unknown before the ad is chosen"
 _SLOTS = {"position", "pos", "slot"}
 
 
@@ -56,7 +57,7 @@ def _varying_side(
 ) -> tuple[str | None, str]:
     """Returns the side of a column that varies within a request."""
     if column.plain_object_words in known_names.POSITIONS or not _SLOTS.isdisjoint(column.words):
-        return None, "the position of the ad, which is unknown before the ad is chosen"
+        return None, POSITION
     if is_constant:
         return "ad", "constant for each ad"
     if of_query:

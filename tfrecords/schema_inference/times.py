@@ -11,6 +11,8 @@ from tfrecords.schema_inference import known_names, log_sample
 from tfrecords.schema_inference.log_sample import Column
 
 _PROBED = 50
+# Days since 1900 from 1954 to 2119.
+_SERIAL_DATES = (20_000, 80_000)
 # Formats of times of day.
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p")
 # Larger than the nanoseconds of any date.
@@ -37,6 +39,14 @@ def find(
         if not column.known or column.is_list or column.missing_share > 0.5:
             continue
         missing = column.missing_share
+        if column in [*named, *ending] and _are_serial_dates(column):
+            notes.append(
+                f"! {column.name!r} is not the time, because numbers such as {column.known[0][:20]} "
+                "are days since 1900, as Excel counts them. If it is the time, write dates before "
+                f"the conversion, for example with pandas: log[{column.name!r}] = "
+                f'pd.to_datetime(log[{column.name!r}], unit="D", origin="1899-12-30")'
+            )
+            continue
         if is_clock(column, column in named) and (column in named or not is_date_of(column, keys)):
             if missing > known_names.MAX_REJECTED:
                 lacking.append(column)
@@ -61,6 +71,16 @@ def find(
         for column in lacking
     ]
     return None
+
+
+def _are_serial_dates(column: Column) -> bool:
+    """Returns whether numbers are days since 1900: with fractions, or of a column of days."""
+    if not column.is_numeric or column.time_format is not None:
+        return False
+    low, high = _SERIAL_DATES
+    in_range = low <= column.numbers.min() and column.numbers.max() <= high
+    is_of_days = not {"date", "day", "datum"}.isdisjoint(column.words)
+    return bool(in_range) and (is_of_days or not column.is_whole)
 
 
 def clock_format(column: Column) -> str | None:

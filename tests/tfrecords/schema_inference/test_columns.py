@@ -884,3 +884,23 @@ def test_events_that_no_view_precedes_are_outcomes(
     proposal, notes = propose(tmp_path, **log, ts=at)
     assert "events" in proposal
     assert any(n.startswith("! 100% of the clicks in the sample have no view") for n in notes)
+
+
+@pytest.mark.parametrize("has_position", [True, False])
+def test_the_index_of_an_object_is_only_a_position(
+    tmp_path: pathlib.Path, has_position: bool
+) -> None:
+    lines = []
+    for n in range(60):
+        items = [
+            {"id": f"i{(n + k) % 7}", "click": (n + k) % 3 == 0}
+            | ({"pos": k} if has_position else {})
+            for k in range(4)
+        ]
+        request = {"request_id": f"r{n}", "user_id": f"u{n % 9}", "items": items}
+        lines.append(json.dumps(request) + "\n")
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(lines))
+    proposal, _ = infer.propose([path])
+    assert proposal["position"] == ("items.pos" if has_position else "items#")
+    assert sides(proposal) == {"user_id": "query", "items_id": "ad"}

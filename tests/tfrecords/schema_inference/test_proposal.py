@@ -411,6 +411,20 @@ def test_what_cannot_be_proposed_is_said(tmp_path: pathlib.Path) -> None:
         infer.propose([log], write(tmp_path / "users.csv", {"id": [1], "age": [7]}), None)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Ad performance report\nts,ad_id,click\n1,a,0\n", "remove the lines above the header"),
+        ("ts,id,id,click\n1,u,a,0\n", r"several columns of .*log\.csv are named 'id'\. Rename"),
+    ],
+)
+def test_an_error_says_why_no_ad_id_was_found(text: str, said: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"No column looks like an ad id in .*{said}"):
+        infer.propose([path])
+
+
 def test_the_next_command_names_the_log_as_it_was_given(tmp_path: pathlib.Path) -> None:
     for day in ("1", "2"):
         folder = tmp_path / "shop" / f"dt=2024-05-0{day}"

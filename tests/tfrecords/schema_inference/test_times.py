@@ -64,3 +64,22 @@ def test_times_of_day_need_a_date(tmp_path: pathlib.Path) -> None:
     said = " ".join(notes)
     assert "'time' holds times of day without a date, such as '00:00:00'" in said
     assert "time_format" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "is_refused"),
+    [("date", 0.01, True), ("Day", 1, True), ("time", 0.01, True), ("time", 1, False)],
+)
+def test_days_since_1900_are_not_seconds(
+    tmp_path: pathlib.Path, name: str, step: float, is_refused: bool
+) -> None:
+    proposal, notes = propose(
+        tmp_path, **{name: [round(45_413 + step * n, 2) for n in range(ROWS)]}
+    )
+    assert ("time" not in proposal) == is_refused
+    assert name not in {field["name"] for field in proposal["fields"]}
+    said = [note for note in notes if note.startswith(f"! {name!r} is not the time")]
+    assert len(said) == is_refused
+    # 45,413 is May 1, 2024.
+    remedy = f'pd.to_datetime(log[{name!r}], unit="D", origin="1899-12-30")'
+    assert all(note.endswith(remedy) for note in said)
