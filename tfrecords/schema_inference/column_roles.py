@@ -336,13 +336,13 @@ def _events(roles: Roles, column: Column, sample: Sample, notes: list[str]) -> N
         if price is None:
             return
         is_known = labels.positive(price)[roles.impressions]
-        said = f"{price.name!r} of an engagement is its revenue."
+        is_revenue = f"{price.name!r} of an engagement is its revenue."
         if is_known.mean() > 0.5:
             roles.price = price
-            notes.append(f"{said} Impressions have it too, so it may be a field.")
+            notes.append(f"{is_revenue} Impressions have it too, so it may be a field.")
         else:
             roles.revenue = price
-            notes.append(f"{said} Most impressions lack it, so it is not a field.")
+            notes.append(f"{is_revenue} Most impressions lack it, so it is not a field.")
 
 
 def _share_without_view(roles: Roles) -> float:

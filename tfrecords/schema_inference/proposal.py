@@ -239,8 +239,9 @@ def _grouped(notes: Sequence[str]) -> list[str]:
         if len(own) <= _MAX_ALIKE:
             shown += own
             continue
-        columns = [match[0] for note in own[_FIRST_ALIKE:] if (match := _COLUMN.match(note))]
-        shown += [*own[:_FIRST_ALIKE], f"The same for {terminal.format_list(columns, 12)}."]
+        columns = [match[0] for note in own[_FIRST_ALIKE:] if (match := _COLUMN.search(note))]
+        mark = "! " if own[0].startswith("! ") else ""
+        shown += [*own[:_FIRST_ALIKE], f"{mark}The same for {terminal.format_list(columns, 12)}."]
     return shown
 
 

@@ -40,11 +40,12 @@ def find(
             continue
         missing = column.missing_share
         if column in [*named, *ending] and _are_serial_dates(column):
+            values = f"log[{column.name!r}]"
             notes.append(
-                f"! {column.name!r} is not the time, because numbers such as {column.known[0][:20]} "
-                "are days since 1900, as Excel counts them. If it is the time, write dates before "
-                f"the conversion, for example with pandas: log[{column.name!r}] = "
-                f'pd.to_datetime(log[{column.name!r}], unit="D", origin="1899-12-30")'
+                f"! {column.name!r} is not the time, because its numbers such as "
+                f"{column.known[0][:20]} are days since 1900, as Excel counts them. If it is the "
+                f"time, write dates before the conversion, for example with pandas: {values} = "
+                f'pd.to_datetime({values}, unit="D", origin="1899-12-30")'
             )
             continue
         if is_clock(column, column in named) and (column in named or not is_date_of(column, keys)):
