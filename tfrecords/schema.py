@@ -228,6 +228,12 @@ class Schema:
             raise ValueError(
                 f"time_format must be a format such as '%d.%m.%Y %H:%M', got {self.time_format!r}."
             )
+        if self.time_format is not None and not _has_date(self.time_format):
+            raise ValueError(
+                f"time_format {self.time_format!r} does not give a date; expected year, month and "
+                "day, such as '%d.%m.%Y %H:%M'. If date and time of day are in two columns, join "
+                "them into one."
+            )
         if self.decimal not in (None, ".", ","):
             raise ValueError(f"decimal must be '.', ',' or null, got {self.decimal!r}.")
         threshold = self.click_threshold
@@ -474,6 +480,17 @@ def texts_in_brackets(text: str) -> list[str] | None:
     if any(part.strip(", \t\r\n") for part in between) or not all(between[1:-1]):
         return None
     return [_listed(item) for item in _LISTED.findall(match[1]) if item not in _NOTHING]
+
+
+def _has_date(time_format: str) -> bool:
+    """Returns whether a format can be read and keeps the order of times: `%Y-%m` does too."""
+    parts = ((2023, 12, 31, 23), (2024, 1, 31, 2), (2024, 2, 1, 1), (2024, 2, 2, 0))
+    times = [datetime.datetime(*own, tzinfo=datetime.UTC) for own in parts]
+    try:
+        read = [datetime.datetime.strptime(t.strftime(time_format), time_format) for t in times]
+    except ValueError:
+        return False
+    return read == sorted(read) and read[0] < read[-1]
 
 
 def _listed(item: str) -> str:

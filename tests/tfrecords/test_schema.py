@@ -229,3 +229,16 @@ def test_a_history_that_the_log_does_not_allow_is_refused(changes, field, messag
     value["fields"] += [{**field, **side}]
     with pytest.raises(ValueError, match=message):
         schema_lib.schema_from_json(value)
+
+
+@pytest.mark.parametrize("time_format", ["%H:%M:%S", "%d %H:%M", "%m-%d", "%Y %H:%M", "%Q"])
+def test_a_format_of_times_has_a_date(time_format):
+    with pytest.raises(ValueError, match="does not give a date; expected year, month and day"):
+        shop(time="at", time_format=time_format)
+
+
+@pytest.mark.parametrize(
+    "time_format", ["%d.%m.%y %I:%M %p", "%Y-%m", "%Y%m%d%H", "%a, %d %b %Y %H:%M:%S %z", "%Y %j"]
+)
+def test_formats_of_times_with_a_date(time_format):
+    assert shop(time="at", time_format=time_format).time_format == time_format

@@ -34,6 +34,7 @@ Found = Iterator[model.CardWarning]
 def find(card: model.DataCard) -> list[model.CardWarning]:
     """Returns the warnings of a card, then its notes."""
     found = itertools.chain(
+        _events(card),
         _clicks(card),
         _labels(card),
         _splits(card),
@@ -47,6 +48,19 @@ def find(card: model.DataCard) -> list[model.CardWarning]:
         field_warnings.find(card),
     )
     return sorted(found, key=lambda own: own.level == "note")
+
+
+def _events(card: model.DataCard) -> Found:
+    events = card.data.source.events
+    if events is not None and events.unmatched > events.joined:
+        share = events.unmatched / (events.unmatched + events.joined)
+        yield model.warning(
+            f"{events.unmatched:,} clicks and engagements ({pages.format_percent(share)}) have no "
+            "view of their ad by the same user or in the same request, and are left out.",
+            "If each row is an impression with its outcome, remove events from the schema and "
+            "write the outcome as click and engagement of 0 and 1. Otherwise check the keys, the "
+            "times and events.window_seconds.",
+        )
 
 
 def _clicks(card: model.DataCard) -> Found:

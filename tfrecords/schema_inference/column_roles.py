@@ -7,7 +7,6 @@ it. The click is always proposed, because without it all rows would count as cli
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +57,8 @@ class Roles:
     events: dict[str, Any] | None = None
     # The revenue of engagements, and a field.
     price: Column | None = None
+    # Columns without a role that may be the click.
+    candidates: list[Column] = dataclasses.field(default_factory=list)
 
     def names(self) -> set[str]:
         """Returns the names of the columns with a role."""
@@ -66,6 +67,18 @@ class Roles:
             for role, value in vars(self).items()
             if isinstance(value, Column) and role != "price"
         }
+
+    def of_types(self, *steps: str) -> np.ndarray:
+        """Returns whether each row [B] is an event of a type of some steps of `events`."""
+        assert self.event is not None
+        assert self.events is not None
+        types = {type_ for step in steps for type_ in self.events.get(step, ())}
+        return np.array([value.strip() in types for value in self.event.values])[self.event.codes]
+
+    @property
+    def impressions(self) -> np.ndarray:
+        """Whether each row [B] of a log of events is an impression."""
+        return self.of_types("view" if "view" in (self.events or {}) else "click")
 
     def clicked(self) -> np.ndarray:
         """Returns the click [B]: 1, 0, or NaN if it is unknown."""
@@ -83,8 +96,9 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     Raises:
         ValueError: No column looks like an ad id, or a table has no key in common with the log.
     """
-    columns = list(sample.columns.values())
-    roles = Roles(_ad_key(sample, ads, notes))
+    in_folders = [column for column in sample.columns.values() if column.in_folder]
+    columns = [column for column in sample.columns.values() if not column.in_folder]
+    roles = Roles(_ad_key(columns, ads, notes))
     taken = [roles.ad_key]
 
     def take(column: Column | None) -> Column | None:
@@ -118,20 +132,26 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         roles.engagement = take(labels.engagement(free(), roles.ad_key))
     if roles.revenue is None:
         roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
-    roles.time = take(times.find(free(), (roles.ad_key, roles.user_key), notes))
+    keys = (roles.ad_key, roles.user_key)
+    varying = [column for column in in_folders if len(column.known) > 1]
+    roles.time = take(times.find(free(), keys, notes) or times.find(varying, keys, notes))
+    notes += times.split_notes(roles.time, [*free(), *in_folders])
     roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
     if roles.request_key is None and roles.event is None:
         roles.request_key = take(_adjacent(free(), roles, notes))
     index = next((c for c in free() if c.name.endswith("#")), None)
     roles.position = take(labels.named(free(), known_names.POSITIONS, _is_position) or index)
     if roles.event is not None:
-        _events(roles, roles.event, columns, notes)
+        _events(roles, roles.event, sample, notes)
+    elif roles.click is None:
+        who = roles.request_key or roles.user_key
+        roles.candidates = labels.candidates(free(), roles.ad_key, who)
     _describe(roles, notes)
     return roles
 
 
-def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
-    columns = list(sample.columns.values())
+def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Column:
+    names = [column.name for column in columns]
     if ads is not None:
         shared = [c for c in columns if c.name in ads.columns]
         columns = [c for c in shared if len(ads.columns[c.name].known) >= 0.9 * ads.num_rows]
@@ -140,16 +160,17 @@ def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
         if not columns:
             raise ValueError(
                 f"The table of ads has the columns {list(ads.columns)}, the log "
-                f"{list(sample.columns)}; expected a common column that identifies the ads. Rename "
+                f"{names}; expected a common column that identifies the ads. Rename "
                 "or add it."
             )
     found = {c.name: rank for c in columns if (rank := _ad_rank(c)) is not None}
     key = min(columns, key=lambda c: found.get(c.name, math.inf), default=None)
     if key is None or (ads is None and key.name not in found):
         raise ValueError(
-            f"No column looks like an ad id in {list(sample.columns)}; expected a name such as "
+            f"No column looks like an ad id in {names}; expected a name such as "
             "ad_id, item_id or product. Rename the column that identifies the ad, add a header "
-            "line if the file has none, or write a schema."
+            "line if the file has none, remove the lines above the header if there are any, or "
+            f"write a schema. {' '.join(notes)}".rstrip()
         )
     notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
     if ads is not None:
@@ -286,7 +307,7 @@ def _adjacent(columns: list[Column], roles: Roles, notes: list[str]) -> Column |
     return None
 
 
-def _events(roles: Roles, column: Column, columns: Sequence[Column], notes: list[str]) -> None:
+def _events(roles: Roles, column: Column, sample: Sample, notes: list[str]) -> None:
     """Proposes the events of the schema, if a key joins them, and their revenue."""
     if roles.user_key is None and roles.request_key is None:
         notes.append(
@@ -295,21 +316,53 @@ def _events(roles: Roles, column: Column, columns: Sequence[Column], notes: list
             "a click. Add a user_key, and events to the schema."
         )
         return
-    roles.events = event_types.propose(column, roles.ad_key, notes)
+    said: list[str] = []
+    roles.events = event_types.propose(column, roles.ad_key, said)
+    share = _share_without_view(roles)
+    if share > 0.5 and (sample.num_rows > 0.9 * sample.total_rows or _is_ordered(roles.time)):
+        notes.append(event_types.outcome_note(column, roles.events, share))
+        roles.event = roles.events = None
+        return
+    if share > 0.5:
+        said.append(
+            f"! {share:.0%} of the clicks in the sample have no view of their ad by the same user "
+            "or in the same request, perhaps because the rows are in random order. The conversion "
+            "says how many have none in the whole log."
+        )
+    notes += said
     if roles.revenue is None and "engagement" in roles.events:
-        price = labels.price(columns)
+        free = [c for c in sample.columns.values() if c.name not in roles.names()]
+        price = labels.price(free, roles.of_types("engagement"))
         if price is None:
             return
-        types = roles.events.get("view") or roles.events["click"]
-        is_impression = np.array([value.strip() in types for value in column.values])[column.codes]
-        is_known = price.by_row(price.numbers > 0)[is_impression] == 1
-        said = f"{price.name!r} of an engagement is its revenue."
+        is_known = labels.positive(price)[roles.impressions]
+        is_revenue = f"{price.name!r} of an engagement is its revenue."
         if is_known.mean() > 0.5:
             roles.price = price
-            notes.append(f"{said} Impressions have it too, so it may be a field.")
+            notes.append(f"{is_revenue} Impressions have it too, so it may be a field.")
         else:
             roles.revenue = price
-            notes.append(f"{said} Most impressions lack it, so it is not a field.")
+            notes.append(f"{is_revenue} Most impressions lack it, so it is not a field.")
+
+
+def _share_without_view(roles: Roles) -> float:
+    """Returns the share of clicks and engagements without a view; 0 in a log without views."""
+    who = roles.request_key or roles.user_key
+    assert who is not None
+    assert roles.events is not None
+    if "view" not in roles.events:
+        return 0.0
+    if roles.time is None:
+        at = np.arange(len(who.codes), dtype=np.float64)
+    else:
+        at = roles.time.by_row(roles.time.times)
+    later = roles.of_types("click", "engagement")
+    return event_types.share_without_view((roles.ad_key, who), at, roles.impressions, later)
+
+
+def _is_ordered(time: Column | None) -> bool:
+    """Returns whether most rows are in the order of their times; None: all rows are."""
+    return time is None or float(np.mean(np.diff(time.by_row(time.times)) >= 0)) > 0.9
 
 
 def _seconds_apart(key: Column, time: Column) -> float:
@@ -351,6 +404,7 @@ def _describe(roles: Roles, notes: list[str]) -> None:
                 "engagement."
             )
         notes.append(said)
+        notes += map(labels.candidate_note, roles.candidates)
     elif roles.click is not None and roles.click_threshold is None:
         clicked = roles.clicked()
         share = float(np.mean(clicked[~np.isnan(clicked)])) if roles.click.is_truth else 0.0

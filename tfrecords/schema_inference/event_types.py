@@ -1,6 +1,7 @@
 """Recognizes a column of event types, and proposes how these become labels."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,44 @@ def propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
             "are views, clicks or engagements."
         )
     return {key: value for key, value in events.items() if value}
+
+
+def share_without_view(
+    keys: Sequence[Column], at: np.ndarray, is_view: np.ndarray, is_later: np.ndarray
+) -> float:
+    """Returns the share of clicks and engagements that no view of the same keys precedes.
+
+    Args:
+        keys: The ad, and the user or request.
+        at: Time, or place in the log [B].
+        is_view: Whether a row is a view [B].
+        is_later: Whether it is a click or an engagement [B].
+    """
+    has_keys = np.logical_and.reduce([key.present for key in keys])
+    rows = np.flatnonzero((is_view | is_later) & has_keys)
+    first, second = (key.codes[rows].astype(np.int64) for key in keys)
+    joined = first * len(keys[1].values) + second
+    order = np.lexsort((is_later[rows], at[rows], joined))
+    joined, views = joined[order], is_view[rows][order]
+    latest = np.maximum.accumulate(np.where(views, np.arange(len(order)), -1))
+    found = ~views & (latest >= 0) & (joined[latest] == joined)
+    return 1 - float(found.sum()) / max(int(is_later.sum()), 1)
+
+
+def outcome_note(column: Column, events: dict[str, Any], share: float) -> str:
+    """Returns a note on a column that holds the outcome of each impression, not its events."""
+    clicks = [*events["click"], *events.get("engagement", [])]
+    column_text = f"log[{column.name!r}]"
+    text = (
+        f"! {column.name!r} holds event types, but {share:.0%} of the clicks have no view of "
+        "their ad by the same user or in the same request before them, so events are not "
+        "proposed. If each row is an impression with its outcome, write the outcome as labels "
+        "before the conversion, for example with pandas: "
+        f'log["click"] = {column_text}.isin({clicks}).astype(int)'
+    )
+    if "engagement" in events:
+        text += f'; log["engagement"] = {column_text}.isin({events["engagement"]}).astype(int)'
+    return f"{text}. Otherwise correct the keys, or name the events in the schema."
 
 
 def _plain(value: str) -> str:

@@ -40,11 +40,20 @@ REVENUES = (
 )  # fmt: skip
 # Of events: what a purchase brings.
 PRICES = ("amount", "value", "total", "item_revenue", "price", "item_price", "unit_price")
+# Words of amounts of money, and of amounts that a purchase does not bring.
+MONEY = {
+    "revenue", "amount", "value", "total", "price", "paid", "sales", "gmv", "payout", "earnings",
+    "turnover",
+}  # fmt: skip
+NO_REVENUE = {"tax", "shipping", "refund", "discount", "coupon", "delivery"}
 POSITIONS = ("position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position")
 TIMES = (
     "timestamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",
-    "unix_time", "ts", "time", "click_time", "date", "created_at", "day", "hour",
+    "unix_time", "ts", "time", "click_time", "date", "dt", "ds", "created_at",
+    "day", "hour",
 )  # fmt: skip
+# Words of columns of the hour of the day.
+HOURS = {"hour", "hr", "hh", "stunde", "heure", "hora", "ora"}
 KEY = "_?(id|ids|key|hash|uuid|code|no|number|nr)"
 _PEOPLE = (
     "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|cookie|seeker|"
@@ -66,6 +75,12 @@ ADS = (
     # A column named only job or course may describe the user.
     "job_id", "course_id", "vacancy",
 )  # fmt: skip
+# Words for properties of the user and the context.
+OF_QUERY = {
+    "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",
+    "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query", "search", "srch",
+    "history", "hist", "basket", "cart", "seen", "viewed", "watched", "visited",
+}  # fmt: skip
 # Words of columns that an answer shows.
 SHOWN = {
     "title", "name", "headline", "caption", "image", "img", "picture", "photo", "thumbnail", "url",

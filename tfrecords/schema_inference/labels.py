@@ -11,6 +11,8 @@ from tfrecords.schema_inference.log_sample import LOG, Column
 
 _FEW = 10
 _ACCIDENT = 1e-6
+# Minimum share of users or requests with several rows, to tell whether a column varies for them.
+_MIN_REPEATED = 0.1
 
 
 def click(
@@ -102,6 +104,41 @@ def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
     return None
 
 
+def candidates(columns: Sequence[Column], ad: Column, who: Column | None) -> list[Column]:
+    """Returns the columns that may be the click, although their names do not say so.
+
+    They have two values, both for the same ad and for the same user or request.
+
+    Args:
+        columns: Columns of the log without a role.
+        ad: The ad id.
+        who: The request or the user; None: only columns of 0 and 1 are returned, also if requests
+            or users hardly repeat.
+    """
+    repeats = who is not None and float(np.mean(who.counts > 1)) > _MIN_REPEATED
+    return [
+        c
+        for c in columns
+        if len(c.known) == 2
+        and c.missing_share <= known_names.MAX_REJECTED
+        and known_names.OF_QUERY.isdisjoint(c.words)
+        and not c.is_list
+        and log_sample.varies_within(c, ad)
+        and (log_sample.varies_within(c, who) if who and repeats else c.is_truth)
+    ]
+
+
+def candidate_note(column: Column) -> str:
+    """Returns what to do about a column that may be the click."""
+    first, second = sorted(column.known)
+    written = "" if column.is_truth else "write it as 0 and 1, and "
+    return (
+        f"! {column.name!r} has the values {first[:40]!r} and {second[:40]!r} and may be the "
+        f'click, so it is not a field. If it is the click, {written}set "click" in the schema to '
+        "it. If it describes the user or the context, add it to fields."
+    )
+
+
 def positive(column: Column) -> np.ndarray:
     """Returns whether the value of each row [B] is above 0 or true."""
     if column.is_numeric:
@@ -164,9 +201,28 @@ def _negative_share(column: Column) -> float:
     return float(np.mean(column.by_row(column.numbers < 0) == 1))
 
 
-def price(columns: Sequence[Column]) -> Column | None:
-    """Returns the amount of an engagement in a log of events, or None."""
-    return named(columns, known_names.PRICES, lambda c: c.is_numeric and c.numbers.min() >= 0)
+def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
+    """Returns the amount of an engagement in a log of events, or None.
+
+    An amount of money that is positive only in rows of engagements is preferred.
+
+    Args:
+        columns: Columns of the log without a role.
+        engaged: Whether each row is an engagement [B].
+    """
+    amounts = [c for c in columns if c.is_numeric and c.numbers.min() >= 0]
+    own = [
+        c
+        for c in amounts
+        if not known_names.MONEY.isdisjoint(c.words)
+        and known_names.NO_REVENUE.isdisjoint(c.words)
+        and positive(c).any()
+        and not (positive(c) & ~engaged).any()
+    ]
+    if not own:
+        return named(amounts, known_names.PRICES, lambda _: True)
+    # The revenue of an item is counted once, that of a purchase in the row of each of its items.
+    return min(own, key=lambda c: (c.core != "item_revenue", "revenue" not in c.words))
 
 
 def _unreadable(column: Column) -> str:

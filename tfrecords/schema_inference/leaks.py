@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from tfrecords import columns, label_counts
-from tfrecords.schema_inference import event_types, kinds, known_names, log_sample, times
+from tfrecords.schema_inference import event_types, kinds, known_names, log_sample, sides, times
 from tfrecords.schema_inference.column_roles import Roles, is_request_id
 from tfrecords.schema_inference.log_sample import LOG, USERS, Column, Sample
 
@@ -105,6 +105,10 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return "a different value in nearly every row of its table"
     if not _POLICY.isdisjoint(column.words):
         return "a property of the policy that chose the ad"
+    if column.list_name and column.name == f"{column.list_name}#":
+        return sides.POSITION
+    if column in roles.candidates:
+        return "it may be the click"
     if (why := outcome_reason(column, sample, roles)) is not None:
         return why
     if sample.table != LOG:
@@ -117,7 +121,14 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return (
             "counts 0, 1, 2 … for each user, perhaps the order of the rows; if so, name it as time"
         )
+    if roles.events is not None and not _filled(column)[roles.impressions].any():
+        return "empty or 0 in all impressions"
     return _leak(column, roles) or _list_leak(column, roles)
+
+
+def _filled(column: Column) -> np.ndarray:
+    """Returns whether each row [B] has a value other than 0."""
+    return column.present & (column.by_row(column.numbers) != 0)
 
 
 def _is_unique(column: Column, sample: Sample) -> bool:
@@ -140,6 +151,7 @@ def _is_clock(column: Column, roles: Roles) -> bool:
     if len(column.known) < _FEW_ROWS or column.is_list:
         return False
     is_clock = times.is_clock(column, column.plain_words in known_names.TIMES)
+    is_clock = is_clock or times.clock_format(column) is not None
     return is_clock and not times.is_date_of(column, (roles.ad_key, roles.user_key), roles.time)
 
 

@@ -1,4 +1,4 @@
-"""The first rows of a log, and properties of their columns.
+"""The first rows of the files of a log, and properties of their columns.
 
 Shapes: B rows of the sample, V distinct values of a column.
 """
@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tfrecords import formats
 from tfrecords.columns import (
@@ -26,18 +25,15 @@ from tfrecords.columns import (
     parse_times,
 )
 from tfrecords.schema import texts_of
-from tfrecords.schema_inference import file_columns, known_names, writing
+from tfrecords.schema_inference import file_columns, known_names, sample_files, writing
 
 # Maximum share of keys with deviating rows, such as a request in which an hour ends, and of rows
 # that deviate from others of their ad.
 _MAX_DEVIATIONS = 0.01
 # Maximum changes of a property of ads, relative to a column that ignores the ad.
 _MAX_CHANGES = 0.1
-ROWS = 100_000
 LOG, USERS, ADS = "log", "users", "ads"
 _RECBOLE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
-# Approximate compression ratio of gzip.
-_GZIP_FACTOR = 5
 _PROBED = 200
 # 0, 0.0, no, No, NO, false, … and their opposites.
 _MAX_TRUTHS = 20
@@ -57,6 +53,7 @@ class Column:
         is_time: Whether the file's type is a time.
         time_format: Format of the times that it holds; None: numbers, ISO 8601 or no times.
         list_name: Name of the list of objects that holds it, or "".
+        in_folder: Whether the names of folders have it, such as `dt=2024-05-01`.
     """
 
     name: str
@@ -67,6 +64,7 @@ class Column:
     is_time: bool = False
     time_format: str | None = None
     list_name: str = ""
+    in_folder: bool = False
 
     @property
     def plain_name(self) -> str:
@@ -175,7 +173,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The first rows of a table.
+    """The first rows of some files of a table.
 
     Attributes:
         table: `LOG`, `USERS` or `ADS`.
@@ -197,10 +195,12 @@ class Sample:
 
 
 def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
-    """Reads the first rows of the first file.
+    """Reads the first rows of files that are spread over the list, and of more if these are short.
+
+    The first file names the columns.
 
     Raises:
-        FileNotFoundError, ValueError: The file cannot be read or has no rows.
+        FileNotFoundError, ValueError: A file cannot be read, or there are no rows.
     """
     path = paths[0]
     header, notes = file_columns.header(path) if table == LOG else ((), [])
@@ -209,37 +209,23 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     else:
         names, notes = file_columns.readable(path)
         notes += file_columns.only_later(paths)
-    if table == LOG:
-        notes += file_columns.in_folders(path, names)
-    types = dict.fromkeys(names, formats.STRINGS)
-    opened = formats.open_table(path, types, names, (), ROWS, header)
-    chunks = opened.chunks()
-    chunk = next(chunks, None)
-    if chunk is None:
-        raise ValueError(f"{path} has no rows below its header.")
-    parsed = opened.parse(chunk)
-    rows = parsed.table.slice(0, ROWS)
-    line, reason = min(
-        ((formats.line_of(number), own) for number, own in parsed.faults.items()),
-        default=(chunk.first_line, "no line has rows"),
-    )
-    if not rows.num_rows:
-        raise ValueError(f"{path} has no valid rows; line {line}: {reason}.")
-    if parsed.faults:
-        notes.append(f"{path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}.")
-    rows = _without_headers(path, rows, names, notes)
+    in_folders = [n for n in formats.values_of_folders(path) if n not in names and table == LOG]
+    parts = sample_files.parts(paths, [*names, *in_folders], header, notes)
     lists = formats.lists_of_objects(path)
     columns = {
         name: dataclasses.replace(
-            _column(name, table, rows[name], notes), list_name=lists.get(name, "")
+            _column(name, table, sample_files.joined([part.rows[name] for part in parts]), notes),
+            list_name=lists.get(name, ""),
+            in_folder=name in in_folders,
         )
-        for name in names
+        for name in (*names, *in_folders)
     }
     decimal = _with_plain_numbers(columns, notes)
-    total = sum(_total_rows(path, chunk) for path in paths)
-    if len(paths) == 1 and next(chunks, None) is None:
-        total = chunk.num_rows
-    return Sample(table, columns, rows.num_rows, total, tuple(notes), header, decimal)
+    total = sample_files.total_rows(paths, parts)
+    num_rows = sum(part.rows.num_rows for part in parts)
+    if len(paths) > 1:
+        notes.append(f"The sample has {num_rows:,} rows of {len(parts)} of {len(paths)} files.")
+    return Sample(table, columns, num_rows, total, tuple(notes), header, decimal)
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -251,25 +237,6 @@ def percent(share: float, digits: int = 1) -> str:
 def _words(name: str) -> tuple[str, ...]:
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return tuple(word for word in re.split(r"[\W_]+", spaced.lower()) if word)
-
-
-def _without_headers(
-    path: pathlib.Path, rows: pa.Table, names: Sequence[str], notes: list[str]
-) -> pa.Table:
-    """Returns rows without those that repeat the header, on which a note is added."""
-    repeated = writing.repeated_headers(rows, names)
-    if not repeated.any():
-        return rows
-    line = formats.line_of(rows[formats.LINE_NUMBER][int(repeated.argmax())].as_py())
-    notes.append(
-        f"{path}: line {line} repeats the header (such lines in the sample: {repeated.sum()}). "
-        "Remove such lines; the proposal does not count them."
-    )
-    if repeated.all():
-        raise ValueError(f"{path} has no rows but its header.")
-    kept = rows.filter(pa.array(~repeated))
-    # As texts, because the dictionaries still have the names.
-    return pa.table({name: kept[name].cast(pa.string()) for name in names})
 
 
 def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | None:
@@ -351,14 +318,6 @@ def _without_odd_times(column: Column, counts: np.ndarray, notes: list[str]) -> 
     )
     gone = set(odd)
     return dataclasses.replace(column, values=["" if v in gone else v for v in column.values])
-
-
-def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:
-    if formats.is_parquet(path):
-        return pq.read_metadata(path).num_rows
-    with path.open("rb") as file:
-        factor = _GZIP_FACTOR if file.read(2) == b"\x1f\x8b" else 1
-    return int(path.stat().st_size * factor * chunk.num_rows / max(len(chunk.payload), 1))
 
 
 def is_constant_per_ad(column: Column, ad: Column) -> bool:

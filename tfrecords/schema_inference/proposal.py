@@ -1,4 +1,4 @@
-"""Proposes a schema for a log from its first rows.
+"""Proposes a schema for a log from the first rows of its files.
 
 The proposal is a starting point: it can be used unchanged, and its notes explain the decisions, so
 that a person can edit it.
@@ -16,6 +16,7 @@ from typing import Any
 from tfrecords import formats, schema, terminal
 from tfrecords.schema_inference import (
     column_roles,
+    file_columns,
     kinds,
     known_names,
     leaks,
@@ -127,7 +128,7 @@ def _candidates(samples: Sequence[Sample], roles: Roles) -> Iterator[tuple[Sampl
     seen: set[str] = set()
     for sample in samples:
         for column in sample.columns.values():
-            if column.name in seen or column.name in in_roles - keys:
+            if column.in_folder or column.name in seen or column.name in in_roles - keys:
                 continue
             seen.add(column.name)
             yield sample, column
@@ -158,7 +159,7 @@ def propose(
     """Proposes a schema.
 
     Args:
-        paths: The log: CSV, TSV or Parquet files; the first rows of the first one are read.
+        paths: The log: CSV, TSV, JSON lines or Parquet files; see `log_sample.read`.
         users: Table of users, or None.
         ads: Table of ads, or None.
 
@@ -187,6 +188,8 @@ def _propose(
     roles = column_roles.find(
         samples[0], of_table.get(log_sample.USERS), of_table.get(log_sample.ADS), notes
     )
+    names = [c.name for c in samples[0].columns.values() if not c.in_folder or c is roles.time]
+    notes += file_columns.in_folders(paths[0], names)
     fields = propose_fields(samples, roles, notes)
     taken = {field["name"].lower() for field in fields}
     fields += user_histories.propose(roles, _safe_name(user_histories.NAME, taken), notes)
@@ -236,8 +239,9 @@ def _grouped(notes: Sequence[str]) -> list[str]:
         if len(own) <= _MAX_ALIKE:
             shown += own
             continue
-        columns = [match[0] for note in own[_FIRST_ALIKE:] if (match := _COLUMN.match(note))]
-        shown += [*own[:_FIRST_ALIKE], f"The same for {terminal.format_list(columns, 12)}."]
+        columns = [match[0] for note in own[_FIRST_ALIKE:] if (match := _COLUMN.search(note))]
+        mark = "! " if own[0].startswith("! ") else ""
+        shown += [*own[:_FIRST_ALIKE], f"{mark}The same for {terminal.format_list(columns, 12)}."]
     return shown
 
 
@@ -289,7 +293,9 @@ def write_proposal(
     proposal, notes, roles = _propose(formats.expand_paths(data_path), users, ads)
     target_path.parent.mkdir(parents=True, exist_ok=True)
     target_path.write_text(_text(proposal), encoding="utf-8")
-    points = "\n".join(f"  - {note}" for note in notes)
+    # Warnings come first.
+    notes = sorted(notes, key=lambda note: not note.startswith("! "))
+    points = "\n".join(f"  {note}" if note.startswith("! ") else f"  - {note}" for note in notes)
     has_clicks = bool((roles.clicked() == 1).any())
     command = _command(data_path, users, ads, target_path, proposal["name"])
     then = f"then train:\n  {command}" if has_clicks else "then train on a log that has clicks."

@@ -10,16 +10,12 @@ from tfrecords.schema_inference import known_names, log_sample
 from tfrecords.schema_inference.column_roles import Roles
 from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
 
-_OF_QUERY = {
-    "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",
-    "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query", "search", "srch",
-    "history", "hist", "basket", "cart", "seen", "viewed", "watched", "visited",
-}  # fmt: skip
 # Words for properties of an ad that may change over time.
 _OF_AD = {
     "price", "cost", "bid", "discount", "promotion", "promo", "stock", "stars", "star", "fee",
     "brand", "seller", "merchant", "advertiser", "margin", "budget",
 }  # fmt: skip
+POSITION = "the position of the ad, which is unknown before the ad is chosen"
 _SLOTS = {"position", "pos", "slot"}
 
 
@@ -35,7 +31,7 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
     if USERS in tables:
         return "query", "in the table of users"
     of_ad = not {*known_names.ADS, *roles.ad_key.words[:1]}.isdisjoint(column.words[:1])
-    of_query = not of_ad and not _OF_QUERY.isdisjoint(column.words)
+    of_query = not of_ad and not known_names.OF_QUERY.isdisjoint(column.words)
     is_constant = column.table == LOG and log_sample.is_constant_per_ad(column, roles.ad_key)
     if roles.request_key is not None and log_sample.varies_within(column, roles.request_key):
         of_ad = of_ad or not _OF_AD.isdisjoint(column.words)
@@ -61,7 +57,7 @@ def _varying_side(
 ) -> tuple[str | None, str]:
     """Returns the side of a column that varies within a request."""
     if column.plain_object_words in known_names.POSITIONS or not _SLOTS.isdisjoint(column.words):
-        return None, "the position of the ad, which is unknown before the ad is chosen"
+        return None, POSITION
     if is_constant:
         return "ad", "constant for each ad"
     if of_query:

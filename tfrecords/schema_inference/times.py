@@ -11,6 +11,10 @@ from tfrecords.schema_inference import known_names, log_sample
 from tfrecords.schema_inference.log_sample import Column
 
 _PROBED = 50
+# Days since 1900 from 1954 to 2119.
+_SERIAL_DATES = (20_000, 80_000)
+# Formats of times of day.
+_CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p")
 # Larger than the nanoseconds of any date.
 _LATEST = 1e20
 # Rank correlation of a date with the row numbers, above which it follows the time.
@@ -35,6 +39,15 @@ def find(
         if not column.known or column.is_list or column.missing_share > 0.5:
             continue
         missing = column.missing_share
+        if column in [*named, *ending] and _are_serial_dates(column):
+            values = f"log[{column.name!r}]"
+            notes.append(
+                f"! {column.name!r} is not the time, because its numbers such as "
+                f"{column.known[0][:20]} are days since 1900, as Excel counts them. If it is the "
+                f"time, write dates before the conversion, for example with pandas: {values} = "
+                f'pd.to_datetime({values}, unit="D", origin="1899-12-30")'
+            )
+            continue
         if is_clock(column, column in named) and (column in named or not is_date_of(column, keys)):
             if missing > known_names.MAX_REJECTED:
                 lacking.append(column)
@@ -45,7 +58,8 @@ def find(
                     f"lack {column.name!r} and are rejected."
                 )
             return column
-        if column in named and not column.is_numeric and np.isnan(column.times).any():
+        is_text = not column.is_numeric and clock_format(column) is None
+        if column in named and is_text and np.isnan(column.times).any():
             bad = column.known[int(np.flatnonzero(np.isnan(column.times))[0])]
             notes.append(
                 f"{column.name!r} is not the time, because {bad[:40]!r} is neither a number nor an "
@@ -58,6 +72,69 @@ def find(
         for column in lacking
     ]
     return None
+
+
+def _are_serial_dates(column: Column) -> bool:
+    """Returns whether numbers are days since 1900: with fractions, or of a column of days."""
+    if not column.is_numeric or column.time_format is not None:
+        return False
+    low, high = _SERIAL_DATES
+    in_range = low <= column.numbers.min() and column.numbers.max() <= high
+    is_of_days = not {"date", "day", "datum"}.isdisjoint(column.words)
+    return bool(in_range) and (is_of_days or not column.is_whole)
+
+
+def clock_format(column: Column) -> str | None:
+    """Returns the format of times of day such as `17:05`, or None."""
+    if column.is_numeric or column.is_list or not column.known:
+        return None
+    probed = column.known[:_PROBED]
+    fitting = (c for c in _CLOCKS if not np.isnan(parse_times(probed, c)).any())
+    return next(fitting, None)
+
+
+def split_notes(time: Column | None, columns: Sequence[Column]) -> list[str]:
+    """Returns a note on a time whose date and time of day are in two columns, if it is one.
+
+    Args:
+        time: The time, or None.
+        columns: The columns that may be the time of day.
+    """
+    if time is not None and not _are_days(time):
+        return []
+    clocks = {c.name: clock_format(c) for c in columns}
+    hours = [c for c in columns if _is_hour(c)]
+    found = next((c for c in columns if clocks[c.name] is not None), next(iter(hours), None))
+    if found is None or (time is None and clocks[found.name] is None):
+        return []
+    if time is None:
+        return [
+            f"! {found.name!r} holds times of day without a date, such as {found.known[0][:40]!r}, "
+            "so it is not the time. Add the date to it."
+        ]
+    date, clock = f"log[{time.name!r}].astype(str)", clocks[found.name]
+    of_day = f"log[{found.name!r}].astype(str)"
+    if time.time_format is not None:
+        both = f"{time.time_format} {clock or '%H'}"
+        of_day += f", format={both!r}"
+    elif clock is None:
+        of_day += ' + ":00"'
+    return [
+        f"! The time is split over {time.name!r} and {found.name!r}. Only {time.name!r} is used, "
+        "so times within a day are lost. Join both into one column before the conversion, for "
+        f'example with pandas: log["time"] = pd.to_datetime({date} + " " + {of_day})'
+    ]
+
+
+def _are_days(time: Column) -> bool:
+    """Returns whether times are dates without a time of day."""
+    at = seconds(time)
+    return at is not None and bool((at[~np.isnan(at)] % 86_400 == 0).all())
+
+
+def _is_hour(column: Column) -> bool:
+    is_named = not known_names.HOURS.isdisjoint(column.words)
+    return is_named and column.is_whole and 0 <= column.numbers.min() <= column.numbers.max() < 24
 
 
 def is_clock(column: Column, is_named: bool) -> bool:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import scripts_in_forks
 
-from tfrecords import card, convert, formats, pages, reader, records
+from tfrecords import card, convert, events, formats, pages, reader, records
 from tfrecords import schema as schema_lib
 from tfrecords.card import model, rejects, split_counts, statistics, time
 
@@ -348,6 +348,27 @@ def test_a_few_times_far_from_the_others_are_warned_of(tmp_path):
     assert "but nearly all rows are from 2023-11-14 to" in far
     near = texts(card.build_card(users_log(tmp_path / "near", times[:-1], 50)))
     assert "nearly all rows" not in near
+
+
+@pytest.mark.parametrize("num_users", [3, 200])
+def test_clicks_without_views_are_warned_of(tmp_path, num_users):
+    """Row n has user n % num_users and ad n % 2; every fourth one is a click of ad 1."""
+    fields = (
+        schema_lib.Field("user", "categorical", "query", min_count=1),
+        schema_lib.Field("ad", "categorical", "ad", min_count=1),
+    )
+    of_types = events.Events("what", view=("view",), click=("click",))
+    schema = schema_lib.Schema(
+        "events", fields, ("ad",), None, user_key="user", time="time", events=of_types
+    )
+    types = ("view", "view", "view", "click")
+    rows = [f"{1_700_000_000 + n},u{n % num_users},a{n % 2},{types[n % 4]}" for n in range(400)]
+    log = "\n".join(["time,user,ad,what", *rows])
+    found = texts(card.build_card(converted(tmp_path, log, schema)))
+    # Of 200 users, each has two rows of one type: 100 clicks without a view.
+    said = "100 clicks and engagements (100.0 %) have no view of their ad"
+    assert (said in found) == (num_users == 200)
+    assert ("have no view of their ad" in found) == (num_users == 200)
 
 
 def test_repeated_rows_are_warned_of(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from tfrecords import schema
 from tfrecords.schema_inference import proposal as infer
+from tfrecords.schema_inference import sample_files
 
 ROWS = 120
 
@@ -47,6 +48,12 @@ def sides(proposal: dict[str, Any]) -> dict[str, str]:
 THIRD = [int(n % 3 == 0) for n in range(ROWS)]
 # Every sixth: half of them.
 SIXTH = [int(n % 6 == 0) for n in range(ROWS)]
+# Requests of 6 rows of one user and one item, in which events follow each other.
+VISITS = {
+    "user": [f"u{n // 6 % 9}" for n in range(ROWS)],
+    "item": [f"i{n // 6 % 7}" for n in range(ROWS)],
+    "request_id": [n // 6 for n in range(ROWS)],
+}
 
 
 def test_names_are_what_a_saved_model_takes_as_inputs(tmp_path: pathlib.Path) -> None:
@@ -190,7 +197,7 @@ def test_a_column_of_events_is_mapped_to_labels(
     tmp_path: pathlib.Path, types: list[str], events: dict[str, list[str]]
 ) -> None:
     # Types of events are not those of the seven items.
-    proposal, notes = propose(tmp_path, what=[types[n // 2 % 3] for n in range(ROWS)])
+    proposal, notes = propose(tmp_path, **VISITS, what=[types[n // 2 % 3] for n in range(ROWS)])
     assert proposal["click"] is None
     assert proposal["events"] == {"column": "what", **events}
     assert sides(proposal) == {"user": "query", "item": "ad"}
@@ -806,7 +813,7 @@ def test_the_price_of_events_is_a_field_only_if_impressions_have_it(
 ) -> None:
     what = [["view", "cart", "purchase"][n // 2 % 3] for n in range(ROWS)]
     price = [f"{n % 11}.5" if type_ == "purchase" else in_views for n, type_ in enumerate(what)]
-    proposal, notes = propose(tmp_path, what=what, price=price)
+    proposal, notes = propose(tmp_path, **VISITS, what=what, price=price)
     assert proposal["revenue"] == "price"
     is_field = in_views == "9.5"
     assert ("price" in sides(proposal)) == is_field
@@ -829,3 +836,71 @@ def test_lists_in_brackets_are_lists(tmp_path: pathlib.Path) -> None:
     assert kinds["marks"]["kind"] == "categorical"
     assert any(n.startswith("'marks' holds texts such as '[new]', each of them one") for n in notes)
     assert "'tags' holds lists in brackets, such as \"['b', 'c', 'a']\"." in notes
+
+
+def test_the_revenue_of_events_is_only_in_rows_of_engagements(tmp_path: pathlib.Path) -> None:
+    what = [["view_item", "add_to_cart", "purchase"][n // 2 % 3] for n in range(ROWS)]
+    bought = [type_ == "purchase" for type_ in what]
+
+    def of_purchases(number: float) -> list[Any]:
+        return [number + n % 11 if is_bought else "" for n, is_bought in enumerate(bought)]
+
+    more = {
+        **VISITS,
+        "event_name": what,
+        "price": [f"{n % 11}.5" for n in range(ROWS)],
+        "quantity": of_purchases(1),
+        "tax_value": of_purchases(0.25),
+        "ecommerce_value": of_purchases(2.5),
+        "purchase_revenue": of_purchases(3.5),
+    }
+    proposal, notes = propose(tmp_path, **more)
+    assert proposal["revenue"] == "purchase_revenue"
+    assert sides(proposal) == {"user": "query", "item": "ad", "price": "ad"}
+    left_out = "'quantity', 'tax_value', 'ecommerce_value'"
+    assert f"Left out (empty or 0 in all impressions): {left_out}." in notes
+    # The revenue of a purchase is in the row of each of its items.
+    proposal, _ = propose(tmp_path, **more, item_revenue=of_purchases(1.5))
+    assert proposal["revenue"] == "item_revenue"
+
+
+def test_events_that_no_view_precedes_are_outcomes(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 119 pairs of 17 users and 7 items: row 119 has the pair of row 0, so it alone has a view.
+    status = [["impression", "impression", "click", "purchase"][n % 4] for n in range(ROWS)]
+    log = {"user": [f"u{n % 17}" for n in range(ROWS)], "status": status}
+    proposal, notes = propose(tmp_path, **log)
+    assert proposal["click"] is None
+    assert "events" not in proposal
+    assert "status" not in sides(proposal)
+    warning = next(note for note in notes if note.startswith("! "))
+    assert "'status' holds event types, but 98% of the clicks have no view" in warning
+    assert "log[\"click\"] = log['status'].isin(['click', 'purchase']).astype(int)" in warning
+    assert "log[\"engagement\"] = log['status'].isin(['purchase']).astype(int)" in warning
+    # The views may be in other rows than the first ones of a log in random order.
+    monkeypatch.setattr(sample_files, "ROWS", 60)
+    at = [1_700_000_000 + n * 71 % ROWS for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, **log, ts=at)
+    assert "events" in proposal
+    assert any(n.startswith("! 100% of the clicks in the sample have no view") for n in notes)
+
+
+@pytest.mark.parametrize("has_position", [True, False])
+def test_the_index_of_an_object_is_only_a_position(
+    tmp_path: pathlib.Path, has_position: bool
+) -> None:
+    lines = []
+    for n in range(60):
+        items = [
+            {"id": f"i{(n + k) % 7}", "click": (n + k) % 3 == 0}
+            | ({"pos": k} if has_position else {})
+            for k in range(4)
+        ]
+        request = {"request_id": f"r{n}", "user_id": f"u{n % 9}", "items": items}
+        lines.append(json.dumps(request) + "\n")
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(lines))
+    proposal, _ = infer.propose([path])
+    assert proposal["position"] == ("items.pos" if has_position else "items#")
+    assert sides(proposal) == {"user_id": "query", "items_id": "ad"}

@@ -411,6 +411,27 @@ def test_what_cannot_be_proposed_is_said(tmp_path: pathlib.Path) -> None:
         infer.propose([log], write(tmp_path / "users.csv", {"id": [1], "age": [7]}), None)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Ad report\nts,ad_id,click\n1,a,0\n", "no valid rows.* remove the lines above it"),
+        (
+            "Ad report\nMay\nts,ad_id,click\n1,a,0\n",
+            "No column looks like an ad.* remove the lines",
+        ),
+        (
+            "ts,id,id,click\n1,u,a,0\n",
+            r"No column .* several columns of .*log\.csv are named 'id'\. Rename",
+        ),
+    ],
+)
+def test_an_error_says_why_no_ad_id_was_found(text: str, said: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        infer.propose([path])
+
+
 def test_the_next_command_names_the_log_as_it_was_given(tmp_path: pathlib.Path) -> None:
     for day in ("1", "2"):
         folder = tmp_path / "shop" / f"dt=2024-05-0{day}"
@@ -470,3 +491,44 @@ def test_a_history_is_proposed_where_users_come_back(changes, tmp_path):
     columns = {k: v for k, v in {**columns, **changes}.items() if v is not None}
     proposal, _ = infer.propose([write(tmp_path / "other.csv", columns)])
     assert "history" not in {field["kind"] for field in proposal["fields"]}
+
+
+@pytest.mark.parametrize("values", [("1", "0"), ("oui", "non"), ("clicked", "not clicked")])
+@pytest.mark.parametrize("key", ["request_id", "userId"])
+def test_a_column_of_two_values_may_be_the_click(
+    key: str, values: tuple[str, str], tmp_path: pathlib.Path
+) -> None:
+    log = impressions()
+    outcome = [values[0] if click else values[1] for click in log["click"]]
+    flag = {"is_weekend": np.repeat(np.arange(200) % 3 == 0, 3)}
+    for name in ("click", "conversion", "revenue", "request_id"):
+        if name != key:
+            del log[name]
+    proposal, notes = infer.propose(
+        [write(tmp_path / "a.csv", {**log, "outcome": outcome, **flag})]
+    )
+    assert proposal["click"] is None
+    assert "outcome" not in fields(proposal)
+    # The values of a request are equal, but users have both.
+    assert ("is_weekend" in fields(proposal)) == (key == "request_id")
+    # A column about the context by its name stays.
+    assert "device" in fields(proposal)
+    first, second = sorted(values)
+    said = f"! 'outcome' has the values '{first}' and '{second}' and may be the click"
+    assert any(note.startswith(said) for note in notes)
+    # With a click, both are fields.
+    log["click"] = impressions()["click"]
+    proposal, notes = infer.propose([write(tmp_path / "b.csv", log | flag)])
+    assert {"device", "is_weekend"} <= fields(proposal).keys()
+    assert "may be the click" not in " ".join(notes)
+
+
+def test_warnings_of_a_proposal_come_first(tmp_path: pathlib.Path) -> None:
+    log = {**impressions(), **{f"outcome{n}": impressions()["click"] for n in range(8)}}
+    del log["click"], log["conversion"], log["revenue"]
+    path = write(tmp_path / "log.csv", log)
+    message = infer.write_proposal(str(path), None, None, tmp_path / "schema.json")
+    lines = message.splitlines()
+    assert all(line.startswith("  ! 'outcome") for line in lines[1:4])
+    others = ", ".join(f"'outcome{n}'" for n in range(3, 8))
+    assert lines[4] == f"  ! The same for {others}."

@@ -1,0 +1,85 @@
+"""The time of a log in proposed schemas: split over columns, or counted in days."""
+
+import datetime
+import pathlib
+from typing import Any
+
+import pytest
+
+from tfrecords.schema_inference import proposal as infer
+
+ROWS = 120
+TIMES = [datetime.datetime(2024, 5, 1) + datetime.timedelta(minutes=37 * n) for n in range(ROWS)]
+
+
+def propose(tmp_path: pathlib.Path, **more: Any) -> tuple[dict[str, Any], list[str]]:
+    """Proposes for 120 rows of 7 users and 5 ads."""
+    columns = {
+        **more,
+        "user_id": [f"u{n % 7}" for n in range(ROWS)],
+        "ad_id": [f"a{n % 5}" for n in range(ROWS)],
+        "click": [int(n % 3 == 0) for n in range(ROWS)],
+    }
+    rows = [columns.keys(), *zip(*columns.values(), strict=True)]
+    path = tmp_path / "log.tsv"
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    proposal, notes = infer.propose([path])
+    return proposal, [note for note in notes if note.startswith("! ") or " time" in note]
+
+
+@pytest.mark.parametrize(
+    ("date", "name", "clock", "both"),
+    [
+        ("%Y-%m-%d", "time", "%H:%M:%S", ""),
+        ("%Y-%m-%d", "hour", "%H", ' + ":00"'),
+        ("%d.%m.%Y", "Uhrzeit", "%H:%M", ", format='%d.%m.%Y %H:%M'"),
+        ("%Y%m%d", "event_hour", "%H", ", format='%Y%m%d %H'"),
+        ("%m/%d/%Y", "time", "%I:%M %p", ", format='%m/%d/%Y %I:%M %p'"),
+    ],
+)
+def test_a_time_in_two_columns_is_to_be_joined(
+    tmp_path: pathlib.Path, date: str, name: str, clock: str, both: str
+) -> None:
+    split = {
+        "date": [at.strftime(date) for at in TIMES],
+        name: [at.strftime(clock) for at in TIMES],
+    }
+    proposal, notes = propose(tmp_path, **split)
+    assert proposal["time"] == "date"
+    assert "H" not in proposal.get("time_format", "")
+    assert (name in {field["name"] for field in proposal["fields"]}) == (clock == "%H")
+    (said,) = [note for note in notes if note.startswith("! ")]
+    assert f"The time is split over 'date' and '{name}'" in said
+    assert "times within a day are lost" in said
+    columns = f"""log['date'].astype(str) + " " + log['{name}'].astype(str){both}"""
+    assert said.endswith(f'log["time"] = pd.to_datetime({columns})')
+    # Another column has both.
+    _, notes = propose(tmp_path, **split, timestamp=[at.isoformat() for at in TIMES])
+    assert "is split over" not in " ".join(notes)
+
+
+def test_times_of_day_need_a_date(tmp_path: pathlib.Path) -> None:
+    proposal, notes = propose(tmp_path, time=[at.strftime("%H:%M:%S") for at in TIMES])
+    assert "time" not in proposal
+    said = " ".join(notes)
+    assert "'time' holds times of day without a date, such as '00:00:00'" in said
+    assert "time_format" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "is_refused"),
+    [("date", 0.01, True), ("Day", 1, True), ("time", 0.01, True), ("time", 1, False)],
+)
+def test_days_since_1900_are_not_seconds(
+    tmp_path: pathlib.Path, name: str, step: float, is_refused: bool
+) -> None:
+    proposal, notes = propose(
+        tmp_path, **{name: [round(45_413 + step * n, 2) for n in range(ROWS)]}
+    )
+    assert ("time" not in proposal) == is_refused
+    assert name not in {field["name"] for field in proposal["fields"]}
+    said = [note for note in notes if note.startswith(f"! {name!r} is not the time")]
+    assert len(said) == is_refused
+    # 45,413 is May 1, 2024.
+    remedy = f'pd.to_datetime(log[{name!r}], unit="D", origin="1899-12-30")'
+    assert all(note.endswith(remedy) for note in said)
