@@ -4,15 +4,13 @@ A column whose value a row must have (request key, time) is proposed only if nea
 it. The click is always proposed, because without it all rows would count as clicks.
 """
 
-import dataclasses
 import math
 import re
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tfrecords.columns import TRUTHS, RowFaults, checked_splits
+from tfrecords.columns import RowFaults, checked_splits
 from tfrecords.schema_inference import (
     event_types,
     known_names,
@@ -22,6 +20,7 @@ from tfrecords.schema_inference import (
     writing,
 )
 from tfrecords.schema_inference.log_sample import Column, Sample
+from tfrecords.schema_inference.roles import Roles
 
 _NEIGHBORS = 0.1
 _FEW_USERS = 10
@@ -37,57 +36,6 @@ _ONE_OUTCOME = {
 _FEW_SESSIONS = 20
 # Rows of a request, and requests of a sample, in which it is recognized without its name.
 _MAX_REQUEST, _MIN_REQUESTS = 200, 20
-
-
-@dataclasses.dataclass
-class Roles:
-    """The columns of keys and labels; None if the log has no such column."""
-
-    ad_key: Column
-    click: Column | None = None
-    click_threshold: float | None = None
-    engagement: Column | None = None
-    revenue: Column | None = None
-    time: Column | None = None
-    user_key: Column | None = None
-    request_key: Column | None = None
-    position: Column | None = None
-    split: Column | None = None
-    event: Column | None = None
-    events: dict[str, Any] | None = None
-    # The revenue of engagements, and a field.
-    price: Column | None = None
-    # Columns without a role that may be the click.
-    candidates: list[Column] = dataclasses.field(default_factory=list)
-
-    def names(self) -> set[str]:
-        """Returns the names of the columns with a role."""
-        return {
-            value.name
-            for role, value in vars(self).items()
-            if isinstance(value, Column) and role != "price"
-        }
-
-    def of_types(self, *steps: str) -> np.ndarray:
-        """Returns whether each row [B] is an event of a type of some steps of `events`."""
-        assert self.event is not None
-        assert self.events is not None
-        types = {type_ for step in steps for type_ in self.events.get(step, ())}
-        return np.array([value.strip() in types for value in self.event.values])[self.event.codes]
-
-    @property
-    def impressions(self) -> np.ndarray:
-        """Whether each row [B] of a log of events is an impression."""
-        return self.of_types("view" if "view" in (self.events or {}) else "click")
-
-    def clicked(self) -> np.ndarray:
-        """Returns the click [B]: 1, 0, or NaN if it is unknown."""
-        if self.click is None:
-            return np.ones(len(self.ad_key.codes))
-        if self.click_threshold is not None:
-            return self.click.by_row(self.click.numbers >= self.click_threshold)
-        truths = [TRUTHS.get(value.strip().lower(), np.nan) for value in self.click.known]
-        return self.click.by_row(np.array(truths, np.float64))
 
 
 def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[str]) -> Roles:
@@ -142,7 +90,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     index = next((c for c in free() if c.name.endswith("#")), None)
     roles.position = take(labels.named(free(), known_names.POSITIONS, _is_position) or index)
     if roles.event is not None:
-        _events(roles, roles.event, sample, notes)
+        event_types.join(roles, roles.event, sample, notes)
     elif roles.click is None:
         who = roles.request_key or roles.user_key
         roles.candidates = labels.candidates(free(), roles.ad_key, who)
@@ -305,64 +253,6 @@ def _adjacent(columns: list[Column], roles: Roles, notes: list[str]) -> Column |
         )
         return column
     return None
-
-
-def _events(roles: Roles, column: Column, sample: Sample, notes: list[str]) -> None:
-    """Proposes the events of the schema, if a key joins them, and their revenue."""
-    if roles.user_key is None and roles.request_key is None:
-        notes.append(
-            f"{column.name!r} holds event types ({event_types.first_of(column)}), but no column "
-            "identifies the user or the request, so they cannot be joined and every row counts as "
-            "a click. Add a user_key, and events to the schema."
-        )
-        return
-    said: list[str] = []
-    roles.events = event_types.propose(column, roles.ad_key, said)
-    share = _share_without_view(roles)
-    if share > 0.5 and (sample.num_rows > 0.9 * sample.total_rows or _is_ordered(roles.time)):
-        notes.append(event_types.outcome_note(column, roles.events, share))
-        roles.event = roles.events = None
-        return
-    if share > 0.5:
-        said.append(
-            f"! {share:.0%} of the clicks in the sample have no view of their ad by the same user "
-            "or in the same request, perhaps because the rows are in random order. The conversion "
-            "says how many have none in the whole log."
-        )
-    notes += said
-    if roles.revenue is None and "engagement" in roles.events:
-        free = [c for c in sample.columns.values() if c.name not in roles.names()]
-        price = labels.price(free, roles.of_types("engagement"))
-        if price is None:
-            return
-        is_known = labels.positive(price)[roles.impressions]
-        is_revenue = f"{price.name!r} of an engagement is its revenue."
-        if is_known.mean() > 0.5:
-            roles.price = price
-            notes.append(f"{is_revenue} Impressions have it too, so it may be a field.")
-        else:
-            roles.revenue = price
-            notes.append(f"{is_revenue} Most impressions lack it, so it is not a field.")
-
-
-def _share_without_view(roles: Roles) -> float:
-    """Returns the share of clicks and engagements without a view; 0 in a log without views."""
-    who = roles.request_key or roles.user_key
-    assert who is not None
-    assert roles.events is not None
-    if "view" not in roles.events:
-        return 0.0
-    if roles.time is None:
-        at = np.arange(len(who.codes), dtype=np.float64)
-    else:
-        at = roles.time.by_row(roles.time.times)
-    later = roles.of_types("click", "engagement")
-    return event_types.share_without_view((roles.ad_key, who), at, roles.impressions, later)
-
-
-def _is_ordered(time: Column | None) -> bool:
-    """Returns whether most rows are in the order of their times; None: all rows are."""
-    return time is None or float(np.mean(np.diff(time.by_row(time.times)) >= 0)) > 0.9
 
 
 def _seconds_apart(key: Column, time: Column) -> float:

@@ -1,13 +1,13 @@
 """Recognizes a column of event types, and proposes how these become labels."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tfrecords.schema_inference import log_sample
-from tfrecords.schema_inference.log_sample import LOG, Column
+from tfrecords.schema_inference import labels, log_sample
+from tfrecords.schema_inference.log_sample import LOG, Column, Sample
+from tfrecords.schema_inference.roles import Roles
 
 _MAX_EVENTS = 30
 
@@ -62,7 +62,71 @@ def first_of(column: Column) -> str:
     return _said(column.known[:4])
 
 
-def propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
+def join(roles: Roles, column: Column, sample: Sample, notes: list[str]) -> None:
+    """Proposes the events of the schema, if a key joins them, and their revenue."""
+    if roles.user_key is None and roles.request_key is None:
+        notes.append(
+            f"{column.name!r} holds event types ({first_of(column)}), but no column "
+            "identifies the user or the request, so they cannot be joined and every row counts as "
+            "a click. Add a user_key, and events to the schema."
+        )
+        return
+    said: list[str] = []
+    roles.events = _propose(column, roles.ad_key, said)
+    share = _share_without_view(roles)
+    if share > 0.5 and (sample.num_rows > 0.9 * sample.total_rows or _is_ordered(roles.time)):
+        notes.append(_outcome_note(column, roles.events, share))
+        roles.event = roles.events = None
+        return
+    if share > 0.5:
+        said.append(
+            f"! {share:.0%} of the clicks in the sample have no view of their ad by the same user "
+            "or in the same request, perhaps because the rows are in random order. The conversion "
+            "says how many have none in the whole log."
+        )
+    notes += said
+    if roles.revenue is None and "engagement" in roles.events:
+        free = [c for c in sample.columns.values() if c.name not in roles.names()]
+        price = labels.price(free, roles.of_types("engagement"))
+        if price is None:
+            return
+        is_known = labels.positive(price)[roles.impressions]
+        is_revenue = f"{price.name!r} of an engagement is its revenue."
+        if is_known.mean() > 0.5:
+            roles.price = price
+            notes.append(f"{is_revenue} Impressions have it too, so it may be a field.")
+        else:
+            roles.revenue = price
+            notes.append(f"{is_revenue} Most impressions lack it, so it is not a field.")
+
+
+def _share_without_view(roles: Roles) -> float:
+    """Returns the share of clicks and engagements that no view of their ad precedes.
+
+    The view is by the same user, or in the same request. A log without views has 0.
+    """
+    who = roles.request_key or roles.user_key
+    assert who is not None
+    assert roles.events is not None
+    if "view" not in roles.events:
+        return 0.0
+    is_view, is_later = roles.impressions, roles.of_types("click", "engagement")
+    rows = np.flatnonzero((is_view | is_later) & roles.ad_key.present & who.present)
+    joined = roles.ad_key.codes[rows].astype(np.int64) * len(who.values) + who.codes[rows]
+    at = rows if roles.time is None else roles.time.by_row(roles.time.times)[rows]
+    order = np.lexsort((is_later[rows], at, joined))
+    joined, is_view = joined[order], is_view[rows][order]
+    latest = np.maximum.accumulate(np.where(is_view, np.arange(len(order)), -1))
+    found = ~is_view & (latest >= 0) & (joined[latest] == joined)
+    return 1 - float(found.sum()) / max(int(is_later.sum()), 1)
+
+
+def _is_ordered(time: Column | None) -> bool:
+    """Returns whether most rows are in the order of their times; None: all rows are."""
+    return time is None or float(np.mean(np.diff(time.by_row(time.times)) >= 0)) > 0.9
+
+
+def _propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
     """Returns the `events` of a schema for a column of event types, and adds notes.
 
     Only types most of whose rows have the ad become labels.
@@ -106,29 +170,7 @@ def propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
     return {key: value for key, value in events.items() if value}
 
 
-def share_without_view(
-    keys: Sequence[Column], at: np.ndarray, is_view: np.ndarray, is_later: np.ndarray
-) -> float:
-    """Returns the share of clicks and engagements that no view of the same keys precedes.
-
-    Args:
-        keys: The ad, and the user or request.
-        at: Time, or place in the log [B].
-        is_view: Whether a row is a view [B].
-        is_later: Whether it is a click or an engagement [B].
-    """
-    has_keys = np.logical_and.reduce([key.present for key in keys])
-    rows = np.flatnonzero((is_view | is_later) & has_keys)
-    first, second = (key.codes[rows].astype(np.int64) for key in keys)
-    joined = first * len(keys[1].values) + second
-    order = np.lexsort((is_later[rows], at[rows], joined))
-    joined, views = joined[order], is_view[rows][order]
-    latest = np.maximum.accumulate(np.where(views, np.arange(len(order)), -1))
-    found = ~views & (latest >= 0) & (joined[latest] == joined)
-    return 1 - float(found.sum()) / max(int(is_later.sum()), 1)
-
-
-def outcome_note(column: Column, events: dict[str, Any], share: float) -> str:
+def _outcome_note(column: Column, events: dict[str, Any], share: float) -> str:
     """Returns a note on a column that holds the outcome of each impression, not its events."""
     clicks = [*events["click"], *events.get("engagement", [])]
     column_text = f"log[{column.name!r}]"

@@ -24,8 +24,8 @@ from tfrecords.schema_inference import (
     sides,
     user_histories,
 )
-from tfrecords.schema_inference.column_roles import Roles
 from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
+from tfrecords.schema_inference.roles import Roles
 
 # If there are more notes of a kind than this, only the first few are shown.
 _MAX_ALIKE, _FIRST_ALIKE = 6, 3

@@ -7,8 +7,8 @@ of a request cannot be a query field. The catalog stores the ad fields of an ad 
 from collections.abc import Sequence
 
 from tfrecords.schema_inference import known_names, log_sample
-from tfrecords.schema_inference.column_roles import Roles
 from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
+from tfrecords.schema_inference.roles import Roles
 
 # Words for properties of an ad that may change over time.
 _OF_AD = {

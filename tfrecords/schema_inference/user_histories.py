@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfrecords.schema_inference import times
-from tfrecords.schema_inference.column_roles import Roles
+from tfrecords.schema_inference.roles import Roles
 
 NAME = "recent_clicks"
 _MAX_AGE_DAYS = 30

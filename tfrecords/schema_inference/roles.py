@@ -1,0 +1,60 @@
+"""The roles of the columns of a log."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tfrecords.columns import TRUTHS
+from tfrecords.schema_inference.log_sample import Column
+
+
+@dataclasses.dataclass
+class Roles:
+    """The columns of keys and labels; None if the log has no such column."""
+
+    ad_key: Column
+    click: Column | None = None
+    click_threshold: float | None = None
+    engagement: Column | None = None
+    revenue: Column | None = None
+    time: Column | None = None
+    user_key: Column | None = None
+    request_key: Column | None = None
+    position: Column | None = None
+    split: Column | None = None
+    event: Column | None = None
+    events: dict[str, Any] | None = None
+    # The revenue of engagements, and a field.
+    price: Column | None = None
+    # Columns without a role that may be the click.
+    candidates: list[Column] = dataclasses.field(default_factory=list)
+
+    def names(self) -> set[str]:
+        """Returns the names of the columns with a role."""
+        return {
+            value.name
+            for role, value in vars(self).items()
+            if isinstance(value, Column) and role != "price"
+        }
+
+    def of_types(self, *steps: str) -> np.ndarray:
+        """Returns whether each row [B] is an event of a type of some steps of `events`."""
+        assert self.event is not None
+        assert self.events is not None
+        types = {type_ for step in steps for type_ in self.events.get(step, ())}
+        return np.array([value.strip() in types for value in self.event.values])[self.event.codes]
+
+    @property
+    def impressions(self) -> np.ndarray:
+        """Whether each row [B] of a log of events is an impression."""
+        return self.of_types("view" if "view" in (self.events or {}) else "click")
+
+    def clicked(self) -> np.ndarray:
+        """Returns the click [B]: 1, 0, or NaN if it is unknown."""
+        if self.click is None:
+            return np.ones(len(self.ad_key.codes))
+        if self.click_threshold is not None:
+            return self.click.by_row(self.click.numbers >= self.click_threshold)
+        truths = [TRUTHS.get(value.strip().lower(), np.nan) for value in self.click.known]
+        return self.click.by_row(np.array(truths, np.float64))
