@@ -217,9 +217,9 @@ class Pipeline:
         }
         inputs = {**of_clicks, "teacher": None if teacher is None else self._inputs("ranker")}
         before = self._last_inputs("retrieval")
-        # Models that a ranker teaches have fewer epochs of clicks.
-        same_epochs = (before.get("teacher") is None) == (teacher is None)
-        same_clicks = same_epochs and {**before, "teacher": None} == {**of_clicks, "teacher": None}
+        # Models that a ranker teaches have fewer epochs of clicks, too few without it.
+        is_enough = teacher is not None or before.get("teacher") is None
+        same_clicks = is_enough and {**before, "teacher": None} == {**of_clicks, "teacher": None}
         is_chief = training.is_chief(self.strategy)
         if is_chief and same_clicks and before.get("teacher") != inputs["teacher"]:
             with self.locked():

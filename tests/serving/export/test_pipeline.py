@@ -68,7 +68,9 @@ def test_towers_that_no_ranker_teaches_say_why(
     assert ("tfrec train_ranker" in said) != is_trained
 
 
-def test_clicks_are_learned_again_only_if_a_ranker_comes_or_goes(source, tmp_path, monkeypatch):
+def test_clicks_are_learned_again_only_if_there_is_no_longer_a_ranker(
+    source, tmp_path, monkeypatch
+):
     steps = export.Pipeline(tmp_path / "work")
     data_set = steps.convert(source, config.ConvertConfig())
     finished, kept = {}, []
@@ -83,4 +85,4 @@ def test_clicks_are_learned_again_only_if_a_ranker_comes_or_goes(source, tmp_pat
         monkeypatch.setattr(steps.__class__, "_teacher", lambda *_, ranker=ranker: ranker)
         monkeypatch.setattr(steps.__class__, "_inputs", lambda *_, ranker=ranker: ranker)
         steps.train_retrieval(data_set, config.RetrievalConfig())
-    assert kept == [False, True, False, True, True, False]
+    assert kept == [False, True, True, True, True, False]

@@ -13,6 +13,7 @@ import shutil
 import numpy as np
 import pytest
 import split_logs
+import tensorflow as tf
 
 from serving import export, index, manifest
 from serving.releases import assembly
@@ -92,7 +93,13 @@ class Runs:
 
 def ranker_in(directory, data_set):
     model, _, description = ranking.load_ranker(data_set, directory)
-    return weights_of(model), {key: description[key] for key in ("calibrators", "validation")}
+    # The shares of the models that are mixed into the heads are chosen on validation rows.
+    mixed = [model.engagement_shares, *(machine.share for machine in model.machines.values())]
+    written = {key: description[key] for key in ("calibrators", "validation")}
+    written["shares"] = [share.numpy().tolist() for share in mixed]
+    for share in mixed:
+        share.assign(tf.zeros_like(share))
+    return weights_of(model), written
 
 
 def weights_of(model):

@@ -129,7 +129,7 @@ def test_a_run_of_the_retrieval_stage_shows_every_curve(
         "batch/softmax_loss",
     ]
     assert [tag for tag in tags if tag.startswith("row_norm/")]
-    # Step 2 of 12 is past the warm-up: 0.55 + 0.45 cos(π / 12) of the peak, as the rate of a
-    # step is taken before it.
-    expected = 1e-3 * (0.55 + 0.45 * np.cos(np.pi / 12))
+    # Step 2 of 12, with the index 1, is the second of four that warm up: half of
+    # 0.55 + 0.45 cos(π / 12) of the peak.
+    expected = 0.5e-3 * (0.55 + 0.45 * np.cos(np.pi / 12))
     assert scalars(events, "learning_rate/dense")[2] == pytest.approx(expected, rel=1e-4)
