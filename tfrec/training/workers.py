@@ -82,6 +82,10 @@ def joined(distribution: str) -> Iterator[tf.distribute.Strategy]:
             strategy = _connected(addresses, index)
             yield strategy
             gathered(strategy, "finished")
+        # No worker ends before all others have received its part of the gather above. It may end
+        # before they have received this one.
+        with contextlib.suppress(*_LOST):
+            gathered(strategy, "leaving")
 
 
 def addresses_of(tf_config: str | None) -> tuple[list[str], int]:
