@@ -21,7 +21,7 @@ import tensorflow_recommenders as tfrs
 from tfrec.training import stage_model
 
 _WARM_UP_SHARE = 0.05
-# With fewer, embeddings of towers are pushed into each other and do not separate again.
+# With fewer, towers hardly learned in short trainings (docs/experiments/0039-distillation.md).
 _MIN_WARM_UP_STEPS, _MAX_WARM_UP_SHARE = 32, 1 / 3
 
 
