@@ -29,7 +29,7 @@ import dataclasses
 import operator
 import pathlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse.linalg
@@ -37,7 +37,7 @@ import tensorflow as tf
 
 from tfrec import layers
 from tfrec.retrieval import retrieval_model, retrieval_validation, towers
-from tfrec.retrieval.retrieval_validation import METRIC
+from tfrec.retrieval.retrieval_validation import METRIC, means
 from tfrecords import encoding, files, reader
 
 # With the padding, half or one and a half times as long as a default embedding of the towers.
@@ -221,7 +221,7 @@ def choose(
     def choice(count: int, c: float, recall: dict[str, np.ndarray]) -> FactorChoice:
         gain = recall[METRIC] - without[METRIC]
         error = float(gain.std() / np.sqrt(len(gain)))
-        return FactorChoice(count, c, len(gain), _means(recall), _means(without), error)
+        return FactorChoice(count, c, len(gain), means(recall), means(without), error)
 
     none = choice(0, 0.0, without)
     of_users, of_ads = factors.of(held_out.query, ids)
@@ -243,10 +243,6 @@ def choose(
     first = max((measured(count, _FIRST_SHARE) for count in counts), key=gain)
     others = (measured(first.count, share) for share in _SHARES if share != _FIRST_SHARE)
     return max((own for own in (first, *others) if own.improves), key=gain, default=none)
-
-
-def _means(recall: Mapping[str, np.ndarray]) -> dict[str, float]:
-    return {name: float(of_clicks.mean()) for name, of_clicks in recall.items()}
 
 
 def append(model: retrieval_model.RetrievalModel, factors: ClickFactors) -> None:

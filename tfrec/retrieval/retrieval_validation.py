@@ -4,6 +4,7 @@ Shapes: Q held-out clicks, N ads, D embedding, C columns.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -66,7 +67,11 @@ def measure(
     Args:
         model, held_out, queries, ads: See `recall_of_clicks`.
     """
-    recall = recall_of_clicks(model, held_out, queries, ads)
+    return means(recall_of_clicks(model, held_out, queries, ads))
+
+
+def means(recall: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns the means over the clicks of `recall_of_clicks`."""
     return {name: float(of_clicks.mean()) for name, of_clicks in recall.items()}
 
 

@@ -36,6 +36,7 @@ from tfrecords.columns.codes import (
 from tfrecords.columns.placeholders import (
     MISSING_NUMBERS,
     NULLS,
+    are_missing,
     is_missing_number,
     number_fault,
     plain_number,
@@ -63,6 +64,7 @@ __all__ = [
     "KeyIndex",
     "RowFaults",
     "Strings",
+    "are_missing",
     "as_lists",
     "as_strings",
     "calendar_values",

@@ -41,6 +41,7 @@ _WRITTEN = {
 _SIGNS = {"": "", "+": "+", "-": "-", "−": "-", "()": "-"}
 # Placeholders for a missing key.
 _PLACEHOLDERS = pa.array([text for text in NULLS if text])
+_MISSING_KEYS = pa.array(NULLS)
 
 
 def is_missing_number(text: str) -> bool:
@@ -100,6 +101,11 @@ def plain_number(text: str, decimal: str) -> str | None:
         return None
     whole, part = re.sub(r"\D", "", match["whole"]), match["part"]
     return f"{sign}{whole}.{part}" if part else sign + whole
+
+
+def are_missing(keys: pa.Array) -> np.ndarray:
+    """Returns whether each of the keys [V], as texts, is empty or a placeholder."""
+    return pc.is_in(keys, _MISSING_KEYS).to_numpy(zero_copy_only=False)
 
 
 def without_placeholders(schema: Schema, table: pa.Table) -> pa.Table:

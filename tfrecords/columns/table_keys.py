@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # pandas writes whole numbers of a column with missing values as floats.
 WHOLE_FLOAT = r"^-?[0-9]+\.0$"
 NEARLY_ALL = 0.95
-_NO_KEYS = pa.array(placeholders.NULLS)
 
 
 def count_keys(
@@ -67,7 +66,7 @@ def count_whole_floats(column: pa.ChunkedArray) -> tuple[int, int, str | None]:
     keys = encoded.dictionary
     rows = np.bincount(encoded.indices.drop_null().to_numpy(), minlength=len(keys))
     is_float = pc.match_substring_regex(keys, WHOLE_FLOAT)
-    is_missing = pc.is_in(keys, _NO_KEYS).to_numpy(zero_copy_only=False)
+    is_missing = placeholders.are_missing(keys)
     example = next(iter(keys.filter(is_float)[:1].to_pylist()), None)
     num_floats = int(rows[is_float.to_numpy(zero_copy_only=False)].sum())
     return num_floats, int(rows[~is_missing].sum()), example

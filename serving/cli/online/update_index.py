@@ -71,11 +71,12 @@ def main() -> None:
         versions = [v for v in (pointer.stable, pointer.canary) if v is not None]
     else:
         versions = [FLAGS.version]
+    removed = command_line.read_lines(pathlib.Path(FLAGS.remove)) if FLAGS.remove else []
     # All releases check the update first, so that an invalid one changes none of them.
     prepared = []
     for version in versions:
         with _named(version, versions):
-            prepared.append(_prepare(base, version))
+            prepared.append(_prepare(base, version, removed))
     results = []
     for one in prepared:
         with _named(one.version, versions):
@@ -97,7 +98,7 @@ def main() -> None:
         command_line.print_json({"releases": results})
 
 
-def _prepare(base: pathlib.Path, version: int) -> _Prepared:
+def _prepare(base: pathlib.Path, version: int, removed: Sequence[str]) -> _Prepared:
     from serving import releases
     from serving.live import LiveIndex, open_channel
 
@@ -107,7 +108,6 @@ def _prepare(base: pathlib.Path, version: int) -> _Prepared:
     )
     if lacking and not FLAGS.json:
         print(f"{FLAGS.add} has no columns {lacking}; these fields are missing in its ads.")
-    removed = command_line.read_lines(pathlib.Path(FLAGS.remove)) if FLAGS.remove else []
     rates = ad_feeds.read_rates(pathlib.Path(FLAGS.rates), release.manifest) if FLAGS.rates else {}
     live = LiveIndex(release, channel=open_channel(update_flags.update_channel(), release))
     update = live.prepare(ads, removed, rates) if ads or removed or rates else None

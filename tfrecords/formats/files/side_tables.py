@@ -19,7 +19,6 @@ from tfrecords.formats import protocol
 from tfrecords.formats.files import delimited, table_files
 
 _MIN_KEYS = 10
-_NO_KEYS = pa.array(columns.NULLS)
 
 
 class SideTable:
@@ -91,7 +90,7 @@ class SideTable:
             )
         for name, values in self._values.items():
             table = table.append_column(name, _spread(values.take(places), codes))
-        has_key = pc.invert(pc.is_in(ids.values, _NO_KEYS)).to_numpy(zero_copy_only=False)
+        has_key = ~columns.are_missing(ids.values)
         lacking = has_key & (rows < 0)
         matches = protocol.Matches(
             rows=int(has_key[codes].sum()),
