@@ -224,7 +224,8 @@ def test_another_ranker_under_the_new_number_is_refused_and_its_scores_never_com
         releases.promote(base, 2)
         waiting.until(lambda: state_of(url)["refused"])
         assert "differs by" in state_of(url)["refused"]
-        assert not in_use.is_in_use(base, 2)
+        # A retry loads it for a moment.
+        waiting.until(lambda: not in_use.is_in_use(base, 2))
         (answers,) = load.end()
         assert roles_of(url) == {1: "stable"}
     for answer in answers:
