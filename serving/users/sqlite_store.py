@@ -198,7 +198,7 @@ class SqliteUserStore:
             )
 
     def _prepare(self) -> None:
-        self._writer.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead()
         with self._transaction():
             if _is_empty(self._writer):
                 for statement in filter(str.strip, _SCHEMA.split(";")):
@@ -210,6 +210,18 @@ class SqliteUserStore:
                 found = self._writer.execute(_READ_TTL).fetchone()
                 note_change(str(self._path), found and found[0], self._own_ttl)
                 self._writer.execute(_WRITE_TTL, (self._own_ttl,))
+
+    def _write_ahead(self) -> None:
+        until = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._writer.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                # If several processes switch a new file at once, SQLite lets only one of them wait.
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.01)
 
     def _since(self, connection: sqlite3.Connection, now: float) -> float:
         """Returns the time of the earliest events to keep."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import sqlite3
 import threading
@@ -472,6 +473,29 @@ def test_a_commit_that_fails_leaves_sqlite_usable(tmp_path):
 
     found = run(f"sqlite:{tmp_path}/users.db", scenario)
     assert found.actions == [click(2)]
+
+
+def test_a_new_file_of_sqlite_that_other_processes_open_at_the_same_time_is_waited_for(
+    tmp_path, monkeypatch
+):
+    refused = []
+
+    class Busy(sqlite3.Connection):
+        def execute(self, statement, *arguments):
+            if "journal_mode" in statement and len(refused) < 2:
+                refused.append(statement)
+                raise sqlite3.OperationalError("database is locked")
+            return super().execute(statement, *arguments)
+
+    connect = functools.partial(sqlite3.connect, factory=Busy)
+    monkeypatch.setattr(sqlite3, "connect", connect)
+
+    async def scenario(store):
+        await store.append([("u", click(1))], NOW)
+        return await read(store)
+
+    found = run(f"sqlite:{tmp_path}/users.db", scenario)
+    assert (found.actions, len(refused)) == ([click(1)], 2)
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
