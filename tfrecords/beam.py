@@ -279,7 +279,7 @@ class _Worker:
     @functools.cached_property
     def packer(self) -> conversion.Packer:
         """Encoder of rows, with the encoder and the catalog that `_fit` wrote."""
-        return self.stages.packer(None)
+        return self.stages.packer()
 
     @functools.cached_property
     def sampler(self) -> conversion.NegativeSampler | None:

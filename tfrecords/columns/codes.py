@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.columns.arrow import as_strings, filtered_lists
+from tfrecords.columns.arrow import as_dictionary, as_strings, filtered_lists
 from tfrecords.schema import Field, texts_of
 
 _MAX_INDEX_PER_KEY = 4
@@ -105,8 +105,7 @@ def _combined(coded: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, list
 
 def coded_strings(column: pa.ChunkedArray) -> tuple[pa.Array, Strings]:
     """Returns codes [B] of the distinct strings of a column; "" is missing."""
-    array = as_strings(column)
-    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    encoded = as_dictionary(column)
     values, codes = encoded.dictionary, encoded.indices
     if codes.null_count:
         codes = codes.fill_null(len(values))

@@ -22,9 +22,8 @@ import pyarrow.compute as pc
 from tfrecords import encoding, reader, records
 from tfrecords.columns import (
     KeyIndex,
-    coded_keys,
-    count_keys,
     last_rows,
+    rows_by_key,
     shown_texts,
     with_fingerprints,
     without_placeholders,
@@ -218,15 +217,12 @@ def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
 def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, records.TableKeys]:
     """Returns the result of `ads_of_table`, and the keys of the table."""
     table = without_placeholders(schema, table)
-    codes, strings = coded_keys(table, schema.ad_key)
-    last = last_rows(codes, len(strings))
-    empty = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
     read = dict.fromkeys((*(f.source for f in schema.logged_ad_fields), *schema.show))
     names = [n for n in read if n in table.column_names and n not in schema.ad_key]
-    keys = count_keys(table, schema.ad_key, names, codes, last, empty)
-    places = pa.array(np.sort(last[(last >= 0) & ~empty]))
-    table = table.take(places)
-    columns = {reader.AD_ID: strings.values.take(pa.array(codes).take(places))}
+    ids, _, rows, keys = rows_by_key(table, schema.ad_key, names, missing="")
+    order = np.argsort(rows)
+    table = table.take(pa.array(rows[order]))
+    columns = {reader.AD_ID: ids.take(pa.array(order))}
     columns.update({f.name: raw_column(f, table[f.source]) for f in schema.logged_ad_fields})
     if schema.show:
         columns[SHOWN] = shown_texts(table, schema.show)

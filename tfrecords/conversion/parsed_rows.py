@@ -76,7 +76,7 @@ class Rows:
         if field.kind == "numeric":
             return pa.array(column.to_numpy(zero_copy_only=False), pa.float64(), from_pandas=True)
         if field.kind == "dense":
-            return columns.decoded_vectors(column)
+            return columns.decoded(column)
         values = self.strings[field.name].values
         if field.kind == "categorical_list":
             flat = values.take(column.flatten())
@@ -257,14 +257,13 @@ def raw_column(field: Field, column: pa.ChunkedArray) -> pa.Array:
             numbers = columns.checked_numbers(faults, field.source, column)
             values = pa.array(numbers, pa.float64(), from_pandas=True)
         else:
-            values = columns.decoded_vectors(columns.checked_vectors(faults, field, column))
+            values = columns.decoded(columns.checked_vectors(faults, field, column))
         if faults.any():
             raise ValueError(f"The table of ads: {faults.reasons()[0]}.")
         return values
     if field.kind == "categorical_list":
         return columns.as_lists(field, column)
-    texts = columns.as_strings(column)
-    texts = texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
+    texts = columns.decoded(columns.as_strings(column))
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tfrecords import formats
-from tfrecords.columns import as_strings
+from tfrecords.columns import as_strings, decoded
 from tfrecords.schema_inference import writing
 
 ROWS = 100_000
@@ -122,8 +122,7 @@ def _nulls(count: int, kind: pa.DataType) -> pa.ChunkedArray:
 def _texts(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_list(column.type):
         return pc.binary_join(column.combine_chunks(), "|")
-    texts = as_strings(column)
-    return texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
+    return decoded(as_strings(column))
 
 
 def total_rows(paths: Sequence[pathlib.Path], read: Sequence[Part]) -> int:
