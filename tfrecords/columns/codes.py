@@ -4,7 +4,7 @@ Shapes: B rows of a chunk, V distinct values of a column.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -164,6 +164,16 @@ def with_fingerprints(values: pa.Array) -> Strings:
         return Strings(values.cast(pa.string()), np.empty(0, np.int64))
     strings = tf.constant(values.to_numpy(zero_copy_only=False).astype(object), tf.string)
     return Strings(values, encoding.fingerprint(strings).numpy())
+
+
+def first_seen(chunks: Iterable[Strings]) -> Iterator[Strings]:
+    """Yields the strings of each chunk that no chunk before it has."""
+    known = np.empty(0, np.int64)
+    for strings in chunks:
+        new = np.flatnonzero(~np.isin(strings.fingerprints, known))
+        own = Strings(strings.values.take(pa.array(new)), strings.fingerprints[new])
+        known = np.union1d(known, own.fingerprints)
+        yield own
 
 
 def last_rows(codes: np.ndarray, count: int) -> np.ndarray:
