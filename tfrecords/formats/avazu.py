@@ -83,8 +83,7 @@ def open_log(
     return delimited.DelimitedLog(files, layout, derive, rows_per_chunk)
 
 
-# Reads additional ads from a comma-separated file with a header.
-read_ads = functools.partial(named.read_ads, delimiter=",")
+read_ads = named.read_ads
 
 
 def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:

@@ -140,7 +140,7 @@ def _ad_rank(column: Column) -> float | None:
     if not column.known:
         return None
     for rank, word in enumerate(known_names.ADS):
-        last = re.sub(r"[\W_]+", "_", column.plain_name.rpartition(".")[2].lower())
+        last = known_names.plain_words(column.plain_name.rpartition(".")[2])
         names = (column.plain_words, last) if "." in column.plain_name else (column.plain_words,)
         if any(re.fullmatch(f"{word}s?({known_names.KEY})?", name) for name in names):
             return rank

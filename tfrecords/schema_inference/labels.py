@@ -143,8 +143,7 @@ def positive(column: Column) -> np.ndarray:
     """Returns whether the value of each row [B] is above 0 or true."""
     if column.is_numeric:
         return column.by_row(column.numbers > 0) == 1
-    truths = [TRUTHS[value.strip().lower()] for value in column.known]
-    return column.by_row(np.array(truths, np.float64)) == 1
+    return column.by_row(column.truths) == 1
 
 
 def engagement(columns: Sequence[Column], ad: Column) -> Column | None:

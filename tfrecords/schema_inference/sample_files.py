@@ -111,12 +111,10 @@ def joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
     elif kinds:
         kind = next(iter(kinds))
         # A file without the column has nulls of another type.
-        columns = [c if c.type == kind else _nulls(len(c), kind) for c in columns]
+        columns = [
+            c if c.type == kind else pa.chunked_array([pa.nulls(len(c), kind)]) for c in columns
+        ]
     return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
-
-
-def _nulls(count: int, kind: pa.DataType) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.nulls(count, kind)])
 
 
 def _texts(column: pa.ChunkedArray) -> pa.Array:
