@@ -105,13 +105,11 @@ class CatalogAds:
         fingerprints: Fingerprints of the ad ids [N] int64.
         table: `reader.AD_ID`, the raw ad-side fields, `reader.IMPRESSIONS`, `reader.CLICKS`, and
             `schema.SHOWN` if the schema shows columns.
-        not_in_table: Number of shown ads that the table of ads lacks, if there is one.
         table_keys: Keys of the table of ads, or None.
     """
 
     fingerprints: np.ndarray
     table: pa.Table
-    not_in_table: int = 0
     table_keys: records.TableKeys | None = None
 
     @functools.cached_property
@@ -255,7 +253,6 @@ def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
     return CatalogAds(
         np.concatenate([ads.fingerprints, fingerprints[rows < 0]]),
         pa.concat_tables([table, more.select(table.column_names)]).combine_chunks(),
-        not_in_table=len(unmatched),
         table_keys=keys.model_copy(
             update={
                 # Keys that the log lacks show best what is written differently.

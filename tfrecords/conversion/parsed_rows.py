@@ -79,12 +79,7 @@ class Rows:
             return columns.decoded(column)
         values = self.strings[field.name].values
         if field.kind == "categorical_list":
-            flat = values.take(column.flatten())
-            return (
-                pa.ListArray.from_arrays(column.offsets, flat)
-                if len(rows)
-                else column.cast(pa.list_(pa.string()))
-            )
+            return pa.ListArray.from_arrays(column.offsets, values.take(column.flatten()))
         taken = values.take(column)
         return pc.if_else(pc.equal(taken, ""), pa.scalar(None, pa.string()), taken)
 
@@ -111,8 +106,7 @@ class Rows:
 
 def load_rows(path: pathlib.Path) -> Rows:
     """Memory-maps the files of `Rows.save`."""
-    with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all()
+    table = records.read_arrow(path)
     names = json.loads((table.schema.metadata or {})[b"strings"])
     return Rows(table, {n: load_strings(path, i) for i, n in enumerate(names)})
 

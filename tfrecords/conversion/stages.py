@@ -662,6 +662,7 @@ class Stages:
         files.write_json(output / "sample_requests.json", samples)
         profile = records.Profile(num_distinct=dict(fitted.num_distinct), time=fitted.time)
         files.write_json(output / "profile.json", profile.model_dump(exclude_none=True))
+        table = source.ads_table
         description = records.DataSetDescription(
             format_version=reader.FORMAT_VERSION,
             fingerprint=fitted.schema.fingerprint(),
@@ -669,7 +670,7 @@ class Stages:
             source=source,
             spec=packing.spec(fitted.schema),
             num_ads=len(fitted.ads),
-            ads_not_in_table=fitted.ads.not_in_table,
+            ads_not_in_table=0 if table is None else table.unmatched,
             impressions_of_changed_ads=sum(self._notes(split, "pack", "changed_ads")),
             rows_of_varying_query_fields=dataset_json.add(self._notes(split, "write", "varying")),
             rows_of_other_users=sum(self._notes(split, "write", "other_users")),

@@ -129,8 +129,8 @@ def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Colu
             )
     if (missing := key.missing_share) > 0:
         notes.append(
-            f"{log_sample.percent(missing)} of the rows "
-            f"have no {key.name!r}; they will be rejected."
+            f"{log_sample.percent(missing)} of the rows have no {key.name!r}; they will be "
+            "rejected."
         )
     return key
 
@@ -173,9 +173,8 @@ def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> 
             continue
         if column.missing_share > 0:
             notes.append(
-                f"{log_sample.percent(column.missing_share)} of the rows "
-                f"have no {column.name!r}; each of them "
-                "counts as a different visitor."
+                f"{log_sample.percent(column.missing_share)} of the rows have no {column.name!r}; "
+                "each of them counts as a different visitor."
             )
         return column
     return None
@@ -334,8 +333,7 @@ def _without_click(roles: Roles) -> list[str]:
         share = float((positive & unclicked).sum() / max(positive.sum(), 1))
         if share > 0:
             found.append(
-                f"{log_sample.percent(share)} of the rows "
-                f"with a positive {column.name!r} have no click. Check "
-                "that both columns describe the same impression."
+                f"{log_sample.percent(share)} of the rows with a positive {column.name!r} have no "
+                "click. Check that both columns describe the same impression."
             )
     return found

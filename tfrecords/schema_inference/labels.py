@@ -29,9 +29,8 @@ def click(
     if (found := named(columns, names, _is_truth)) is not None:
         if found.missing_share > 0:
             notes.append(
-                f"{log_sample.percent(found.missing_share, 2)} of the rows "
-                f"have no {found.name!r}; they will be "
-                "rejected."
+                f"{log_sample.percent(found.missing_share, 2)} of the rows have no "
+                f"{found.name!r}; they will be rejected."
             )
         return found, None
     counts = (*names, *known_names.CLICK_COUNTS)
@@ -175,20 +174,19 @@ def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column |
         if refunds is not None:
             notes.append(
                 f"{refunds.name!r} is named like revenue, but negative in "
-                f"{log_sample.percent(_negative_share(refunds))} of the rows"
-                ". Write refunds as 0 to use it."
+                f"{log_sample.percent(_negative_share(refunds))} of the rows. Write refunds as 0 "
+                "to use it."
             )
     elif share := _negative_share(found):
         notes.append(
-            f"{log_sample.percent(share, 2)} of the rows "
-            f"have a negative {found.name!r}; they will be rejected. Write "
-            "refunds as 0 to keep them."
+            f"{log_sample.percent(share, 2)} of the rows have a negative {found.name!r}; they will "
+            "be rejected. Write refunds as 0 to keep them."
         )
     if found is not None and found.missing_share > 0:
         notes.append(
-            f"{log_sample.percent(found.missing_share)} of the rows "
-            f"have no {found.name!r}; it is 0 without an "
-            "engagement (or a click, where engagements are not logged), and otherwise unknown."
+            f"{log_sample.percent(found.missing_share)} of the rows have no {found.name!r}; it is "
+            "0 without an engagement (or a click, where engagements are not logged), and otherwise "
+            "unknown."
         )
     return found
 

@@ -313,9 +313,8 @@ def _without_odd_times(column: Column, counts: np.ndarray, notes: list[str]) -> 
         return column
     odd = [column.known[index] for index in np.flatnonzero(is_odd)]
     notes.append(
-        f"{percent(share, 2)} of the rows "
-        f"have a {column.name!r} such as {odd[0][:40]!r}, which is not a "
-        "time like the others. Correct these rows."
+        f"{percent(share, 2)} of the rows have a {column.name!r} such as {odd[0][:40]!r}, which is "
+        "not a time like the others. Correct these rows."
     )
     gone = set(odd)
     return dataclasses.replace(column, values=["" if v in gone else v for v in column.values])
