@@ -7,7 +7,6 @@ Shapes: B rows of a chunk, V distinct values of a field in a chunk.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,7 +183,7 @@ def normalize(
     stored[AD] = columns.smallest_codes(ads)
     if len(schema.ad_key) == 1:  # With several columns, all of them may be empty.
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
-        faults.add(empty[ads], functools.partial(_empty, schema.ad_key[0]))
+        faults.add(empty[ads], lambda _: f"{schema.ad_key[0]} is empty")
     stored.update(_roles(schema, table, faults))
     if schema.events is not None:
         types, of_row = columns.distinct(table[schema.events.column])
@@ -205,7 +204,7 @@ def _roles(schema: Schema, table: pa.Table, faults: columns.RowFaults) -> dict[s
     roles = {}
     if schema.request_key is not None:
         requests, missing = _fingerprints(table[schema.request_key])
-        faults.add(missing, functools.partial(_empty, schema.request_key))
+        faults.add(missing, lambda _: f"{schema.request_key} is empty")
         roles[REQUEST] = pa.array(requests)
     if schema.user_key is not None:
         users, missing = _fingerprints(table[schema.user_key])
@@ -232,10 +231,6 @@ def _fingerprints(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     codes, strings = columns.coded_strings(column)
     missing = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
     return strings.fingerprints[codes.to_numpy()], missing[codes.to_numpy()]
-
-
-def _empty(column: str, row: int) -> str:
-    return f"{column} is empty"
 
 
 def raw_column(field: Field, column: pa.ChunkedArray) -> pa.Array:

@@ -65,19 +65,17 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         roles.event = take(next((c for c in free() if event_types.is_event(c, roles.ad_key)), None))
     else:
         roles.engagement = take(labels.engagement(free(), roles.ad_key))
-    found = None
     if click is None and roles.event is None:
-        found = labels.chain(free(), roles.ad_key)
-    if found is not None:
-        roles.click, roles.engagement = take(found.click), take(found.engagement)
-        roles.revenue = take(found.revenue)
-        later = [repr(c.name) for c in (found.engagement, found.revenue) if c is not None]
-        notes.append(
-            f"No column is named like a click, but the positive rows of {' and '.join(later)} are "
-            f"also positive in {found.click.name!r}, so these columns are used as the labels."
-        )
-    elif click is None and roles.event is None:
-        roles.engagement = take(labels.engagement(free(), roles.ad_key))
+        roles.click, roles.engagement, roles.revenue = map(take, labels.chain(free(), roles.ad_key))
+        if roles.click is not None:
+            later = [repr(c.name) for c in (roles.engagement, roles.revenue) if c is not None]
+            notes.append(
+                "No column is named like a click, but the positive rows of "
+                f"{' and '.join(later)} are also positive in {roles.click.name!r}, so these "
+                "columns are used as the labels."
+            )
+        else:
+            roles.engagement = take(labels.engagement(free(), roles.ad_key))
     if roles.revenue is None:
         roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
     keys = (roles.ad_key, roles.user_key)

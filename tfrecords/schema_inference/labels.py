@@ -1,6 +1,5 @@
 """Finds the labels of a log: click or a substitute, engagement and revenue."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -53,22 +52,9 @@ def click(
     return damaged, 1.0 if is_count else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Chain:
-    """Labels recognized by their values, regardless of their names.
-
-    Attributes:
-        click: A column of truths (0 and 1).
-        engagement: A column of truths that are positive only if the click is, or None.
-        revenue: A column of amounts that are positive only if the previous label is, or None.
-    """
-
-    click: Column
-    engagement: Column | None
-    revenue: Column | None
-
-
-def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
+def chain(
+    columns: Sequence[Column], ad: Column
+) -> tuple[Column | None, Column | None, Column | None]:
     """Finds a chain of labels, each positive only if the previous one is.
 
     Such a pair is hardly a coincidence: as many random rows would all be among the positive rows of
@@ -77,6 +63,10 @@ def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
     Args:
         columns: Columns of the log without a role.
         ad: The ad id; columns that are constant for each ad are properties of it.
+
+    Returns:
+        The click and the engagement, columns of truths (0 and 1), and the revenue, a column of
+        amounts; each is None if it was not found.
     """
     own = [c for c in columns if c.table == LOG and not log_sample.is_constant_per_ad(c, ad)]
     truths = {c.name: positive(c) for c in own if _is_truth(c) and len(c.known) > 1}
@@ -99,8 +89,8 @@ def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
         last = truths[name if engagement is None else engagement]
         revenue = within(last, amounts)
         if engagement is not None or revenue is not None:
-            return Chain(by_name[name], by_name.get(engagement or ""), by_name.get(revenue or ""))
-    return None
+            return by_name[name], by_name.get(engagement or ""), by_name.get(revenue or "")
+    return None, None, None
 
 
 def candidates(columns: Sequence[Column], ad: Column, who: Column | None) -> list[Column]:
