@@ -46,16 +46,8 @@ _PROBE_BYTES = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
-class BeamSource(convert.Source):
-    """A log that Beam's workers convert; the result of `on_beam`.
-
-    Attributes:
-        directory: Output of the conversion.
-        max_rejected_fraction: Maximum share of rejected rows; with more, workers stop after
-            parsing.
-        arguments: Beam's command-line options.
-        run: Unique id of the pipeline.
-    """
+class _BeamSource(convert.Source):
+    """The result of `on_beam`, whose arguments it has; `run` identifies the pipeline."""
 
     directory: pathlib.Path = pathlib.Path()
     max_rejected_fraction: float = 0.01
@@ -81,7 +73,7 @@ def on_beam(
         arguments: Beam's command-line options; by default the direct runner is used.
         max_rejected_fraction: Maximum share of rejected rows, the same as in `convert.convert`.
     """
-    return BeamSource(
+    return _BeamSource(
         **vars(source),
         directory=directory,
         max_rejected_fraction=max_rejected_fraction,
@@ -124,7 +116,7 @@ def check_options(arguments: Sequence[str], known_here: Iterable[str] = ()) -> N
 class _BeamLog:
     """A log that yields its chunks after workers have converted them."""
 
-    def __init__(self, opened: formats.Log, source: BeamSource) -> None:
+    def __init__(self, opened: formats.Log, source: _BeamSource) -> None:
         self.files = opened.files
         self.users_table = getattr(opened, "users_table", None)
         self._opened = opened
@@ -157,7 +149,7 @@ class _BeamLog:
         return self._opened.raw(chunk, lines)
 
 
-def _run(job: BeamSource, num_chunks: int) -> None:
+def _run(job: _BeamSource, num_chunks: int) -> None:
     """Runs the pipeline to its end."""
     options = pipeline_options.PipelineOptions(_with_dask(job.arguments))
     with apache_beam.Pipeline(options=options) as pipeline:
@@ -191,7 +183,7 @@ def _with_dask(arguments: Sequence[str]) -> list[str]:
     return ["--dask_partition_size=1", *(full if a == short else a for a in arguments)]
 
 
-def _parse(index: int, job: BeamSource) -> tuple[int, dict[str, Any]]:
+def _parse(index: int, job: _BeamSource) -> tuple[int, dict[str, Any]]:
     work = _worker(job)
 
     def parse() -> dict[str, Any]:
@@ -200,7 +192,7 @@ def _parse(index: int, job: BeamSource) -> tuple[int, dict[str, Any]]:
     return index, work.space.once("parse", index, parse)
 
 
-def _split(notes: list[tuple[int, dict[str, Any]]], job: BeamSource) -> Iterable[int]:
+def _split(notes: list[tuple[int, dict[str, Any]]], job: _BeamSource) -> Iterable[int]:
     parsed = [note for _, note in sorted(notes, key=lambda numbered: numbered[0])]
     work = _worker(job)
     try:
@@ -212,13 +204,13 @@ def _split(notes: list[tuple[int, dict[str, Any]]], job: BeamSource) -> Iterable
     return range(len(parsed))
 
 
-def _count(index: int, job: BeamSource) -> int:
+def _count(index: int, job: _BeamSource) -> int:
     work = _worker(job)
     work.space.once("count", index, lambda: work.stages.count_chunk(work.split, index))
     return index
 
 
-def _fit(indices: list[int], job: BeamSource) -> Iterable[int]:
+def _fit(indices: list[int], job: _BeamSource) -> Iterable[int]:
     if not indices:  # The log could not be split.
         return ()
     work = _worker(job)
@@ -230,13 +222,13 @@ def _fit(indices: list[int], job: BeamSource) -> Iterable[int]:
     return indices
 
 
-def _pack(index: int, job: BeamSource) -> int:
+def _pack(index: int, job: _BeamSource) -> int:
     work = _worker(job)
     work.space.once("pack", index, lambda: work.stages.pack_chunk(work.split, work.packer, index))
     return index
 
 
-def _write(index: int, job: BeamSource) -> None:
+def _write(index: int, job: _BeamSource) -> None:
     work = _worker(job)
     work.space.once(
         "write",
@@ -253,7 +245,7 @@ class _Worker:
         stages: The stages of the conversion.
     """
 
-    def __init__(self, job: BeamSource) -> None:
+    def __init__(self, job: _BeamSource) -> None:
         self.space = _reopen(job.directory)
         options = json.loads((self.space.output / "identity.json").read_text())["options"]
         split = SplitOptions(**options.pop("split"))
@@ -279,7 +271,7 @@ class _Worker:
     @functools.cached_property
     def packer(self) -> conversion.Packer:
         """Encoder of rows, with the encoder and the catalog that `_fit` wrote."""
-        return self.stages.packer(None)
+        return self.stages.packer()
 
     @functools.cached_property
     def sampler(self) -> conversion.NegativeSampler | None:
@@ -291,7 +283,7 @@ _lock = threading.Lock()
 _workers: dict[str, _Worker] = {}
 
 
-def _worker(job: BeamSource) -> _Worker:
+def _worker(job: _BeamSource) -> _Worker:
     """Returns this process's worker for a pipeline."""
     with _lock:
         if job.run not in _workers:

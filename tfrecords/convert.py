@@ -148,7 +148,11 @@ def convert(
                 work = conversion.Stages(
                     opened, source.schema, space, options, workers or os.cpu_count() or 1, progress
                 )
-                _run_or_discard(work, space, source, max_rejected_fraction)
+                try:
+                    _run(work, source, max_rejected_fraction)
+                except ValueError:  # The log or an option is at fault: there is nothing to resume.
+                    space.discard()
+                    raise
             space.publish()
     except Exception as error:
         if not conversion.is_disk_full(error):
@@ -157,19 +161,6 @@ def convert(
             f"The disk of {directory} is full ({error}). Free some space, about the size of the "
             "uncompressed log, and run the same command again: it resumes."
         ) from error
-
-
-def _run_or_discard(
-    work: conversion.Stages,
-    space: conversion.Workspace,
-    source: Source,
-    max_rejected_fraction: float,
-) -> None:
-    try:
-        _run(work, source, max_rejected_fraction)
-    except ValueError:  # The log or an option is at fault: there is nothing to resume.
-        space.discard()
-        raise
 
 
 def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) -> None:
@@ -181,7 +172,7 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
     work.count(split)
     more = formats.FORMATS.get(source.format).read_ads(source.files, source.schema)
     fitted = work.fit(split, more)
-    packer = work.packer(fitted)
+    packer = work.packer()
     work.pack(split, packer)
     splits = work.write(split, packer)
     num_rows = sum(chunk["lines"] for chunk in parsed)

@@ -6,7 +6,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tfrecords import terminal
@@ -98,120 +98,101 @@ class Field:
                 f"A field's name must be letters, digits and '_', starting with a letter, got "
                 f'{self.name!r}; write {{"name": "a_plain_name", "column": "{self.name}"}}.'
             )
+        if self.kind == "text" and self.length is None:
+            object.__setattr__(self, "length", _TEXT_LENGTH)
+        raise_first(f"Field {self.name!r}: {fault}" for fault in self._faults())
+        if self.is_computed:
+            events = tuple(kind for kind in EVENTS if kind in self._listed_events)
+            object.__setattr__(self, "event", events)
+
+    def _faults(self) -> Iterator[str]:
+        """Yields what is wrong; a later fault may follow from an earlier one."""
         if self.name in _RESERVED:
-            raise ValueError(
-                f"Field {self.name!r}: the name is reserved; write "
+            yield (
+                "the name is reserved; write "
                 f'{{"name": "{self.name}_field", "column": "{self.name}"}}.'
             )
         if self.kind not in KINDS:
-            raise ValueError(
-                f"Field {self.name!r}: kind must be one of {KINDS}, got {self.kind!r}."
-            )
+            yield f"kind must be one of {KINDS}, got {self.kind!r}."
         if self.side not in SIDES:
-            raise ValueError(
-                f"Field {self.name!r}: side must be one of {SIDES}, got {self.side!r}."
-            )
+            yield f"side must be one of {SIDES}, got {self.side!r}."
         if self.column is not None and (not isinstance(self.column, str) or not self.column):
-            raise ValueError(
-                f"Field {self.name!r}: column must be the name of a column, got {self.column!r}."
-            )
+            yield f"column must be the name of a column, got {self.column!r}."
         if self.calendar is not None and self.calendar not in CALENDARS:
-            raise ValueError(
-                f"Field {self.name!r}: calendar must be one of {CALENDARS}, got {self.calendar!r}."
-            )
+            yield f"calendar must be one of {CALENDARS}, got {self.calendar!r}."
         if self.calendar and (self.kind, self.side) != ("categorical", "query"):
-            raise ValueError(
-                f"Field {self.name!r}: a calendar field must be categorical and on the query "
-                f"side, got {self.kind!r} on the {self.side} side."
+            yield (
+                "a calendar field must be categorical and on the query side, got "
+                f"{self.kind!r} on the {self.side} side."
             )
         if not isinstance(self.separator, str) or not self.separator:
-            raise ValueError(
-                f"Field {self.name!r}: separator must be at least one character, got "
-                f"{self.separator!r}."
-            )
+            yield f"separator must be at least one character, got {self.separator!r}."
         for option in _POSITIVE_OPTIONS:
             value = getattr(self, option)
             if not (isinstance(value, int) and is_number(value) and value >= 1):
-                raise ValueError(
-                    f"Field {self.name!r}: {option} must be a positive integer, got {value!r}."
-                )
+                yield f"{option} must be a positive integer, got {value!r}."
         if self.max_list_length > _MAX_LIST_LENGTH:
-            raise ValueError(
-                f"Field {self.name!r}: max_list_length must be at most {_MAX_LIST_LENGTH}, got "
-                f"{self.max_list_length}: each list takes that many columns."
+            yield (
+                f"max_list_length must be at most {_MAX_LIST_LENGTH}, got {self.max_list_length}: "
+                "each list takes that many columns."
             )
-        self._check_vector()
+        yield from self._faults_of_vector()
         if self.is_computed:
-            self._check_computed()
+            yield from self._faults_of_computed()
             return
-        given = [name for name in ("of", "event", "max_age_days") if getattr(self, name)]
-        if given and self.kind == "numeric":
-            raise ValueError(
-                f"Field {self.name!r}: {given[0]} is an option of rates, and a rate has `of`: 'ad' "
-                f"or an ad-side categorical field. Add it, or leave {given[0]} out."
-            )
-        if given:
-            raise ValueError(
-                f"Field {self.name!r}: {given[0]} is an option of histories and of rates, and the "
-                f"kind is {self.kind!r}. Leave it out, or correct the kind."
-            )
+        for name in ("of", "event", "max_age_days"):
+            if getattr(self, name) and self.kind == "numeric":
+                yield (
+                    f"{name} is an option of rates, and a rate has `of`: 'ad' or an ad-side "
+                    f"categorical field. Add it, or leave {name} out."
+                )
+            elif getattr(self, name):
+                yield (
+                    f"{name} is an option of histories and of rates, and the kind is "
+                    f"{self.kind!r}. Leave it out, or correct the kind."
+                )
 
-    def _check_computed(self) -> None:
+    @property
+    def _listed_events(self) -> tuple[str, ...]:
+        return (self.event,) if isinstance(self.event, str) else tuple(self.event)
+
+    def _faults_of_computed(self) -> Iterator[str]:
         what, side = ("a rate", "ad") if self.is_rate else ("a history", "query")
         if self.side != side or self.column is not None:
             whose = "the log" if self.is_rate else "the user"
-            raise ValueError(
-                f"Field {self.name!r}: {what} is computed from the events of {whose}; expected "
-                f"side {side!r} and no column, got {self.side!r} and {self.column!r}."
+            yield (
+                f"{what} is computed from the events of {whose}; expected side {side!r} and no "
+                f"column, got {self.side!r} and {self.column!r}."
             )
         if not isinstance(self.of, str):
-            raise ValueError(
-                f"Field {self.name!r}: of must be 'ad' or the name of an ad-side categorical "
-                f"field, got {self.of!r}."
-            )
-        events = (self.event,) if isinstance(self.event, str) else tuple(self.event)
+            yield f"of must be 'ad' or the name of an ad-side categorical field, got {self.of!r}."
+        events = self._listed_events
         if self.is_rate and (len(events) != 1 or set(events) - set(RATED_EVENTS)):
-            raise ValueError(
-                f"Field {self.name!r}: the event of a rate must be one of {RATED_EVENTS}, got "
-                f"{self.event!r}."
-            )
+            yield f"the event of a rate must be one of {RATED_EVENTS}, got {self.event!r}."
         if not events or set(events) - set(EVENTS):
-            raise ValueError(
-                f"Field {self.name!r}: event must be one of {EVENTS} or a list of them, got "
-                f"{self.event!r}."
-            )
-        object.__setattr__(self, "event", tuple(kind for kind in EVENTS if kind in events))
+            yield f"event must be one of {EVENTS} or a list of them, got {self.event!r}."
         if self.max_length > _MAX_LIST_LENGTH:
-            raise ValueError(
-                f"Field {self.name!r}: max_length must be at most {_MAX_LIST_LENGTH}, got "
-                f"{self.max_length}."
-            )
+            yield f"max_length must be at most {_MAX_LIST_LENGTH}, got {self.max_length}."
         days = self.max_age_days
         if days is not None and not (is_number(days) and days > 0):
-            raise ValueError(
-                f"Field {self.name!r}: max_age_days must be a number above 0 or null, got {days!r}."
-            )
+            yield f"max_age_days must be a number above 0 or null, got {days!r}."
 
-    def _check_vector(self) -> None:
-        length = _TEXT_LENGTH if self.kind == "text" and self.length is None else self.length
+    def _faults_of_vector(self) -> Iterator[str]:
+        length = self.length
         if not self.is_vector and length is not None:
-            raise ValueError(
-                f"Field {self.name!r}: length is an option of {VECTOR_KINDS}, and the kind is "
-                f"{self.kind!r}. Leave it out, or correct the kind."
+            yield (
+                f"length is an option of {VECTOR_KINDS}, and the kind is {self.kind!r}. Leave it "
+                "out, or correct the kind."
             )
         if self.is_vector and not (
             isinstance(length, int) and is_number(length) and 1 <= length <= _MAX_VECTOR_LENGTH
         ):
-            raise ValueError(
-                f"Field {self.name!r}: length must be the number of values of each vector, 1 to "
-                f'{_MAX_VECTOR_LENGTH}, got {length!r}; write "length": 384, for example.'
+            yield (
+                f"length must be the number of values of each vector, 1 to {_MAX_VECTOR_LENGTH}, "
+                f'got {length!r}; write "length": 384, for example.'
             )
         if not isinstance(self.encoder, str) or not self.encoder:
-            raise ValueError(
-                f"Field {self.name!r}: encoder must be a name or MODULE:CLASS, got "
-                f"{self.encoder!r}."
-            )
-        object.__setattr__(self, "length", length)
+            yield f"encoder must be a name or MODULE:CLASS, got {self.encoder!r}."
 
     @property
     def is_rate(self) -> bool:
@@ -269,6 +250,12 @@ class Field:
         if self.kind == "categorical_list":
             return self.max_list_length
         return 1 if self.length is None else -(-self.length // 2)
+
+
+def raise_first(faults: Iterable[str]) -> None:
+    """Raises ValueError with the first fault, if there is one; later ones are not looked for."""
+    for fault in faults:
+        raise ValueError(fault)
 
 
 def is_number(value: Any) -> bool:

@@ -86,9 +86,6 @@ def raw_values(schema: Schema, events: Iterable[UserEvent], time: float) -> RawH
 
     Returns:
         Raw input -> values, oldest first; empty lists for a user without events.
-
-    References:
-        The module's description has the rules.
     """
     known = _without_repeated(events)
     raw: RawHistories = {}

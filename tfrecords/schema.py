@@ -26,7 +26,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tfrecords.events import Events, events_from_json
@@ -43,6 +43,7 @@ from tfrecords.fields import (
     field_from_json,
     field_json,
     is_number,
+    raise_first,
 )
 
 __all__ = [
@@ -192,82 +193,9 @@ class Schema:
     def __post_init__(self) -> None:
         if self.events is not None:
             self._take_labels(self.events)
-        self._check_types()
-        names = [name for field in self.fields for name in field.inputs]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"Schema {self.name!r}: fields named more than once: {repeated}.")
-        for side in SIDES:
-            if not self.side(side):
-                raise ValueError(
-                    f"Schema {self.name!r}: at least one field must be on the {side} side."
-                )
-        if not self.logged_ad_fields:
-            raise ValueError(
-                f"Schema {self.name!r}: at least one ad field must not be a rate; it can be the ad "
-                "key."
-            )
-        self._check_keys()
+        raise_first(self._faults_of_values())
+        raise_first(f"Schema {self.name!r}: {fault}" for fault in self._faults())
         self._take_vocabularies()
-
-    def _check_types(self) -> None:
-        for role in ("ad_key", "show", "header"):
-            columns = getattr(self, role)
-            for column in columns:
-                if not isinstance(column, str) or not column:
-                    raise ValueError(f"{role} is a list of column names, got {column!r} in it.")
-            if len(set(columns)) < len(columns):
-                raise ValueError(f"{role} names a column twice: {list(columns)}. Name it once.")
-        for name in (*LABELS, *_KEYS):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise ValueError(f"{name} must be the name of a column, or null; got {value!r}.")
-        if self.time_format is not None and (
-            not isinstance(self.time_format, str) or "%" not in self.time_format
-        ):
-            raise ValueError(
-                f"time_format must be a format such as '%d.%m.%Y %H:%M', got {self.time_format!r}."
-            )
-        if self.time_format is not None and not _has_date(self.time_format):
-            raise ValueError(
-                f"time_format {self.time_format!r} does not give a date; expected year, month and "
-                "day, such as '%d.%m.%Y %H:%M'. If date and time of day are in two columns, join "
-                "them into one."
-            )
-        if self.decimal not in (None, ".", ","):
-            raise ValueError(f"decimal must be '.', ',' or null, got {self.decimal!r}.")
-        threshold = self.click_threshold
-        if threshold is not None and not is_number(threshold):
-            raise ValueError(f"click_threshold must be a number or null, got {threshold!r}.")
-        kept = self.negative_keep_rate
-        if not (is_number(kept) and 0 < kept <= 1):
-            raise ValueError(
-                f"negative_keep_rate must be a share above 0, at most 1, got {kept!r}."
-            )
-        self._check_utility()
-
-    def _check_utility(self) -> None:
-        labels = [label for label in LABELS if label == "click" or label in self.labels]
-        for name in ("values", "weights"):
-            given = getattr(self, name)
-            if given is None:
-                continue
-            if not isinstance(given, Mapping) or not given:
-                raise ValueError(
-                    f'{name} must be an object such as {{"click": 0.05}}, or null; got {given!r}.'
-                )
-            for label, number in given.items():
-                if name == "values" and label == "revenue":
-                    raise ValueError(
-                        "values: revenue is already an amount of money, so its value is 1; omit it."
-                    )
-                if label not in labels:
-                    raise ValueError(
-                        f"{name}: {label!r} is not a label of this schema; it has {labels}."
-                    )
-                if not is_number(number) or (name == "values" and number < 0):
-                    finite = "a number, 0 or more" if name == "values" else "a finite number"
-                    raise ValueError(f"{name}: {label} must be {finite}, got {number!r}.")
 
     def _take_labels(self, events: Events) -> None:
         """Sets the columns of click and engagement to the column of the events."""
@@ -278,39 +206,9 @@ class Schema:
                     f"it to null."
                 )
             object.__setattr__(self, label, events.column if kinds else None)
-        if others := set(self.labels) - {"click", "engagement", "revenue"}:
-            raise ValueError(
-                f"Schema {self.name!r}: with events, only click, engagement and revenue are read; "
-                f"set {', '.join(sorted(others))} to null."
-            )
-        if self.user_key is None and self.request_key is None:
-            raise ValueError(
-                f"Schema {self.name!r}: events are joined by user_key or request_key; name one."
-            )
 
     def _take_vocabularies(self) -> None:
-        """Checks the histories, and gives each the options of the vocabulary of its values."""
-        for history in self.histories:
-            missing = [name for name in ("user_key", "time") if getattr(self, name) is None]
-            if missing:
-                raise ValueError(
-                    f"Schema {self.name!r}: the history {history.name!r} lists a user's events "
-                    f"before a request; name the columns of {' and '.join(missing)}, or leave the "
-                    "history out."
-                )
-            self._check_computed("history", history)
-        for rate in self.rates:
-            if self.time is None:
-                raise ValueError(
-                    f"Schema {self.name!r}: the rate {rate.name!r} counts events before a "
-                    "request; name the column of the time, or leave the rate out."
-                )
-            if self.click is None:
-                raise ValueError(
-                    f"Schema {self.name!r}: the rate {rate.name!r} needs impressions that were not "
-                    "clicked, and click is null: the log has only clicks. Leave the rate out."
-                )
-            self._check_computed("rate", rate)
+        """Gives each history the options of the vocabulary of its values."""
         shared = ("min_count", "num_oov_buckets", "max_vocabulary_size")
         fields = [
             field
@@ -320,28 +218,121 @@ class Schema:
         ]
         object.__setattr__(self, "fields", tuple(fields))
 
-    def _check_computed(self, what: str, field: Field) -> None:
+    def _faults_of_values(self) -> Iterator[str]:
+        """Yields values that an attribute cannot have."""
+        for role in ("ad_key", "show", "header"):
+            columns = getattr(self, role)
+            for column in columns:
+                if not isinstance(column, str) or not column:
+                    yield f"{role} is a list of column names, got {column!r} in it."
+            if len(set(columns)) < len(columns):
+                yield f"{role} names a column twice: {list(columns)}. Name it once."
+        for name in (*LABELS, *_KEYS):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                yield f"{name} must be the name of a column, or null; got {value!r}."
+        form = self.time_format
+        if form is not None and (not isinstance(form, str) or "%" not in form):
+            yield f"time_format must be a format such as '%d.%m.%Y %H:%M', got {form!r}."
+        if form is not None and not _has_date(form):
+            yield (
+                f"time_format {form!r} does not give a date; expected year, month and day, such "
+                "as '%d.%m.%Y %H:%M'. If date and time of day are in two columns, join them into "
+                "one."
+            )
+        if self.decimal not in (None, ".", ","):
+            yield f"decimal must be '.', ',' or null, got {self.decimal!r}."
+        threshold = self.click_threshold
+        if threshold is not None and not is_number(threshold):
+            yield f"click_threshold must be a number or null, got {threshold!r}."
+        kept = self.negative_keep_rate
+        if not (is_number(kept) and 0 < kept <= 1):
+            yield f"negative_keep_rate must be a share above 0, at most 1, got {kept!r}."
+        for name in ("values", "weights"):
+            yield from self._faults_of_utility(name)
+
+    def _faults_of_utility(self, name: str) -> Iterator[str]:
+        labels = [label for label in LABELS if label == "click" or label in self.labels]
+        given = getattr(self, name)
+        if given is None:
+            return
+        if not isinstance(given, Mapping) or not given:
+            yield f'{name} must be an object such as {{"click": 0.05}}, or null; got {given!r}.'
+        for label, number in given.items():
+            if name == "values" and label == "revenue":
+                yield "values: revenue is already an amount of money, so its value is 1; omit it."
+            if label not in labels:
+                yield f"{name}: {label!r} is not a label of this schema; it has {labels}."
+            if not is_number(number) or (name == "values" and number < 0):
+                finite = "a number, 0 or more" if name == "values" else "a finite number"
+                yield f"{name}: {label} must be {finite}, got {number!r}."
+
+    def _faults(self) -> Iterator[str]:
+        """Yields attributes that do not fit together."""
+        if self.events is not None:
+            yield from self._faults_of_events()
+        names = [name for field in self.fields for name in field.inputs]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            yield f"fields named more than once: {repeated}."
+        for side in SIDES:
+            if not self.side(side):
+                yield f"at least one field must be on the {side} side."
+        if not self.logged_ad_fields:
+            yield "at least one ad field must not be a rate; it can be the ad key."
+        yield from self._faults_of_keys()
+        for history in self.histories:
+            missing = [name for name in ("user_key", "time") if getattr(self, name) is None]
+            if missing:
+                yield (
+                    f"the history {history.name!r} lists a user's events before a request; name "
+                    f"the columns of {' and '.join(missing)}, or leave the history out."
+                )
+            yield from self._faults_of_computed("history", history)
+        for rate in self.rates:
+            if self.time is None:
+                yield (
+                    f"the rate {rate.name!r} counts events before a request; name the column of "
+                    "the time, or leave the rate out."
+                )
+            if self.click is None:
+                yield (
+                    f"the rate {rate.name!r} needs impressions that were not clicked, and click is "
+                    "null: the log has only clicks. Leave the rate out."
+                )
+            yield from self._faults_of_computed("rate", rate)
+
+    def _faults_of_events(self) -> Iterator[str]:
+        if others := set(self.labels) - {"click", "engagement", "revenue"}:
+            yield (
+                "with events, only click, engagement and revenue are read; set "
+                f"{', '.join(sorted(others))} to null."
+            )
+        if self.user_key is None and self.request_key is None:
+            yield "events are joined by user_key or request_key; name one."
+
+    def _faults_of_computed(self, what: str, field: Field) -> Iterator[str]:
         if "engagement" in field.event and self.engagement is None:
-            raise ValueError(
-                f"Schema {self.name!r}: the {what} {field.name!r} counts engagements, but the "
-                "schema names no engagement column."
+            yield (
+                f"the {what} {field.name!r} counts engagements, but the schema names no engagement "
+                "column."
             )
         known = [f.name for f in self.ad_fields if f.kind == "categorical"]
         if field.of not in (AD, *known):
-            raise ValueError(
-                f"Schema {self.name!r}: the {what} {field.name!r} is of {field.of!r}; expected "
-                f"'ad' or an ad-side categorical field: {known}."
+            yield (
+                f"the {what} {field.name!r} is of {field.of!r}; expected 'ad' or an ad-side "
+                f"categorical field: {known}."
             )
 
-    def _check_keys(self) -> None:
+    def _faults_of_keys(self) -> Iterator[str]:
         if not self.ad_key:
-            raise ValueError(f"Schema {self.name!r}: ad_key must name at least one column.")
+            yield "ad_key must name at least one column."
         on_query_side = {f.source for f in self.query_fields if f.kind != "history"}
         misplaced = [column for column in self.ad_key if column in on_query_side]
         if misplaced:
-            raise ValueError(
-                f"Schema {self.name!r}: {misplaced} is part of ad_key, so it describes the ad; "
-                "give its field the side 'ad'."
+            yield (
+                f"{misplaced} is part of ad_key, so it describes the ad; give its field the side "
+                "'ad'."
             )
         sources = {field.source for field in self.logged_fields}
         labels = set(self.labels.values())
@@ -350,19 +341,13 @@ class Schema:
             labels -= {self.revenue} - {self.events.column}
         leaked = sorted(sources & labels)
         if leaked:
-            raise ValueError(f"Schema {self.name!r}: labels cannot be input fields: {leaked}.")
+            yield f"labels cannot be input fields: {leaked}."
         if self.split is not None and self.split in sources:
-            raise ValueError(
-                f"Schema {self.name!r}: the split column {self.split!r} cannot be an input field."
-            )
-        if self.click is None and (self.click_threshold is not None):
-            raise ValueError(
-                f"Schema {self.name!r}: click_threshold needs a click column, and click is null."
-            )
+            yield f"the split column {self.split!r} cannot be an input field."
+        if self.click is None and self.click_threshold is not None:
+            yield "click_threshold needs a click column, and click is null."
         if self.click is None and self.negative_keep_rate < 1:
-            raise ValueError(
-                f"Schema {self.name!r}: negative_keep_rate needs a click column, and click is null."
-            )
+            yield "negative_keep_rate needs a click column, and click is null."
 
     @property
     def histories(self) -> tuple[Field, ...]:

@@ -148,6 +148,7 @@ def fit(schema: schema_lib.Schema, tables: Sequence[pa.Table]) -> encoding.Fitte
         counts = fitting.count_chunk(schema, rows, is_train, before, total)
         chunks.append((counts, rows.strings))
         before += len(rows)
-    return fitting.fit(
+    fitted, _ = fitting.fit(
         schema, len(chunks), lambda i, name: chunks[i][0][name], lambda i, name: chunks[i][1][name]
-    ).schema
+    )
+    return fitted

@@ -2,6 +2,7 @@
 
 from tfrecords.columns.arrow import (
     as_strings,
+    decoded,
     distinct,
     filtered_lists,
     is_text,
@@ -29,6 +30,7 @@ from tfrecords.columns.codes import (
     coded_keys,
     coded_lists,
     coded_strings,
+    first_seen,
     last_rows,
     smallest_codes,
     with_fingerprints,
@@ -43,7 +45,7 @@ from tfrecords.columns.placeholders import (
     read_number,
     without_placeholders,
 )
-from tfrecords.columns.table_keys import NEARLY_ALL, WHOLE_FLOAT, count_keys, count_whole_floats
+from tfrecords.columns.table_keys import NEARLY_ALL, WHOLE_FLOAT, count_whole_floats, rows_by_key
 from tfrecords.columns.time_units import (
     DIGITS,
     UNITS_PER_SECOND,
@@ -51,7 +53,7 @@ from tfrecords.columns.time_units import (
     unit_of,
     units_per_second,
 )
-from tfrecords.columns.vectors import checked_vectors, decoded_vectors, vector_array
+from tfrecords.columns.vectors import checked_vectors, vector_array
 
 __all__ = [
     "DIGITS",
@@ -79,12 +81,12 @@ __all__ = [
     "coded_lists",
     "coded_strings",
     "count_clicks_above_1",
-    "count_keys",
     "count_units",
     "count_whole_floats",
-    "decoded_vectors",
+    "decoded",
     "distinct",
     "filtered_lists",
+    "first_seen",
     "is_missing_number",
     "is_text",
     "last_rows",
@@ -93,6 +95,7 @@ __all__ = [
     "plain_number",
     "read_number",
     "recode",
+    "rows_by_key",
     "shown_texts",
     "smallest_codes",
     "unit_of",

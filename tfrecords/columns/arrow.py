@@ -11,11 +11,7 @@ from tfrecords.schema import shown_text
 
 def as_strings(column: pa.ChunkedArray) -> pa.Array:
     """Converts a column to strings; a dictionary stays one, whole floats become integers."""
-    if column.num_chunks != 1 and pa.types.is_dictionary(column.type):
-        column = column.unify_dictionaries()
     array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # without chunks
-        array = pa.array([], column.type)
     if pa.types.is_dictionary(array.type):
         if array.type.value_type == pa.string():
             return array
@@ -29,6 +25,17 @@ def as_strings(column: pa.ChunkedArray) -> pa.Array:
     return array.cast(pa.string())
 
 
+def as_dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Returns the result of `as_strings`, dictionary-encoded."""
+    array = as_strings(column)
+    return array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+
+
+def decoded(array: pa.Array) -> pa.Array:
+    """Returns an array without a dictionary."""
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
 def is_text(column: pa.ChunkedArray) -> bool:
     """Returns whether a column holds strings, dictionary-encoded or not."""
     kind = column.type
@@ -39,8 +46,7 @@ def is_text(column: pa.ChunkedArray) -> bool:
 
 def distinct(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
     """Returns the distinct texts of a column, "" for missing, and their index for each row [B]."""
-    array = as_strings(column)
-    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    encoded = as_dictionary(column)
     values = [value or "" for value in encoded.dictionary.to_pylist()]
     indices = encoded.indices
     if indices.null_count:

@@ -4,13 +4,13 @@ Shapes: B rows of a chunk, V distinct values of a column.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.columns.arrow import as_strings, filtered_lists
+from tfrecords.columns.arrow import as_dictionary, as_strings, filtered_lists
 from tfrecords.schema import Field, texts_of
 
 _MAX_INDEX_PER_KEY = 4
@@ -105,8 +105,7 @@ def _combined(coded: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, list
 
 def coded_strings(column: pa.ChunkedArray) -> tuple[pa.Array, Strings]:
     """Returns codes [B] of the distinct strings of a column; "" is missing."""
-    array = as_strings(column)
-    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    encoded = as_dictionary(column)
     values, codes = encoded.dictionary, encoded.indices
     if codes.null_count:
         codes = codes.fill_null(len(values))
@@ -165,6 +164,16 @@ def with_fingerprints(values: pa.Array) -> Strings:
         return Strings(values.cast(pa.string()), np.empty(0, np.int64))
     strings = tf.constant(values.to_numpy(zero_copy_only=False).astype(object), tf.string)
     return Strings(values, encoding.fingerprint(strings).numpy())
+
+
+def first_seen(chunks: Iterable[Strings]) -> Iterator[Strings]:
+    """Yields the strings of each chunk that no chunk before it has."""
+    known = np.empty(0, np.int64)
+    for strings in chunks:
+        new = np.flatnonzero(~np.isin(strings.fingerprints, known))
+        own = Strings(strings.values.take(pa.array(new)), strings.fingerprints[new])
+        known = np.union1d(known, own.fingerprints)
+        yield own
 
 
 def last_rows(codes: np.ndarray, count: int) -> np.ndarray:

@@ -126,18 +126,12 @@ def without_placeholders(schema: Schema, table: pa.Table) -> pa.Table:
 
 
 def _known(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    array = arrow.as_strings(column)
-    if not pa.types.is_dictionary(array.type):
-        return _null_where(pc.is_in(array, _PLACEHOLDERS), array)
-    of_values = pc.is_in(array.dictionary, _PLACEHOLDERS)
-    if not pc.any(of_values).as_py():
-        return pa.chunked_array([array])
-    # A null index gives null.
-    indices = _null_where(pc.fill_null(of_values.take(array.indices), False), array.indices)
-    return pa.chunked_array([pa.DictionaryArray.from_arrays(indices.chunk(0), array.dictionary)])
-
-
-def _null_where(gone: pa.Array, array: pa.Array) -> pa.ChunkedArray:
-    if not pc.any(gone).as_py():
-        return pa.chunked_array([array])
-    return pa.chunked_array([pc.if_else(gone, pa.scalar(None, array.type), array)])
+    keys = arrow.as_dictionary(column)
+    is_known = pc.invert(pc.is_in(keys.dictionary, _PLACEHOLDERS))
+    if not pc.all(is_known).as_py():
+        # An index is null where it was null or is of a placeholder.
+        indices = pc.if_else(
+            is_known.take(keys.indices), keys.indices, pa.scalar(None, keys.indices.type)
+        )
+        keys = pa.DictionaryArray.from_arrays(indices, keys.dictionary)
+    return pa.chunked_array([keys])

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.columns import arrow, placeholders
+from tfrecords.columns import arrow, codes, placeholders
 
 if TYPE_CHECKING:
     from tfrecords import records
@@ -22,47 +22,50 @@ WHOLE_FLOAT = r"^-?[0-9]+\.0$"
 NEARLY_ALL = 0.95
 
 
-def count_keys(
-    table: pa.Table,
-    key: Sequence[str],
-    names: Sequence[str],
-    codes: np.ndarray,
-    last: np.ndarray,
-    is_missing: np.ndarray,
-) -> records.TableKeys:
-    """Counts the rows of a table that do not count, because of their key.
+def rows_by_key(
+    table: pa.Table, key: Sequence[str], names: Sequence[str], missing: str
+) -> tuple[pa.Array, np.ndarray, np.ndarray, records.TableKeys]:
+    """Finds the rows of a table that count: the last one of each key.
 
     Args:
         table: The table.
         key: Its key columns.
         names: Columns that are read from it, in addition to the key.
-        codes: Code of the key of each row [B].
-        last: Last row of each key [V].
-        is_missing: Whether a key is a missing one [V].
+        missing: The key of rows without one.
+
+    Returns:
+        The keys [V] that are not missing, their fingerprints [V] int64, their rows [V] int64, and
+        the counts of all rows.
     """
     # Imported here, so that formats and schemas can be checked without TensorFlow.
     from tfrecords import records
 
-    without_key = is_missing[codes]
-    counted = last[codes]
-    repeated = np.flatnonzero((counted != np.arange(len(codes))) & ~without_key)
+    row_codes, keys = codes.coded_keys(table, key)
+    last = codes.last_rows(row_codes, len(keys))
+    is_missing = pc.equal(keys.values, missing).to_numpy(zero_copy_only=False)
+    without_key = is_missing[row_codes]
+    counted = last[row_codes]
+    repeated = np.flatnonzero((counted != np.arange(table.num_rows)) & ~without_key)
     differs = np.zeros(len(repeated), bool)
     compared = pa.array(np.concatenate([repeated, counted[repeated]]))
     for name in names if len(repeated) else ():
         own, of_last = np.split(_coded(table[name].take(compared)), 2)
         differs |= own != of_last
-    return records.TableKeys(
+    kept = np.flatnonzero((last >= 0) & ~is_missing)
+    values = keys.values.take(pa.array(kept))
+    found = records.TableKeys(
         key=list(key),
         repeated=len(repeated),
         differing=int(differs.sum()),
         without_key=int(without_key.sum()),
+        examples=values[:3].to_pylist(),
     )
+    return values, keys.fingerprints[kept], last[kept], found
 
 
 def count_whole_floats(column: pa.ChunkedArray) -> tuple[int, int, str | None]:
     """Returns the number of rows with a key such as 118.0, of all with a key, and an example."""
-    array = arrow.as_strings(column)
-    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    encoded = arrow.as_dictionary(column)
     keys = encoded.dictionary
     rows = np.bincount(encoded.indices.drop_null().to_numpy(), minlength=len(keys))
     is_float = pc.match_substring_regex(keys, WHOLE_FLOAT)
@@ -74,8 +77,7 @@ def count_whole_floats(column: pa.ChunkedArray) -> tuple[int, int, str | None]:
 
 def _coded(column: pa.ChunkedArray) -> np.ndarray:
     """Returns codes [B] that are equal for equal values of any type."""
-    array = column.combine_chunks()
-    array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    array = arrow.decoded(column.combine_chunks())
     if pa.types.is_nested(array.type) or pa.types.is_null(array.type):
         array = pa.array([repr(value) for value in array.to_pylist()], pa.string())
     return array.dictionary_encode(null_encoding="encode").indices.to_numpy()

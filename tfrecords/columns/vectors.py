@@ -27,9 +27,7 @@ def checked_vectors(faults: RowFaults, field: Field, column: pa.ChunkedArray) ->
             `[0.5, -1, 2]` or `[0.5 -1 2]`. Null, "" and an empty list are missing.
     """
     if arrow.is_text(column):
-        column = pa.chunked_array([arrow.as_strings(column)])
-        if not pa.types.is_dictionary(column.type):
-            column = column.dictionary_encode()
+        column = pa.chunked_array([arrow.as_dictionary(column)])
     array = _whole(column)
     if not pa.types.is_dictionary(array.type):
         values, reasons = _vectors(field, array)
@@ -41,11 +39,6 @@ def checked_vectors(faults: RowFaults, field: Field, column: pa.ChunkedArray) ->
     bad = np.array([*(bool(why) for why in reasons), False], bool)
     faults.add(bad[codes], lambda row: reasons[codes[row]] or "")
     return pa.DictionaryArray.from_arrays(array.indices, values)
-
-
-def decoded_vectors(column: pa.Array) -> pa.FixedSizeListArray:
-    """Returns the result of `checked_vectors` without a dictionary."""
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def vector_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
@@ -66,14 +59,11 @@ def vector_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 def _whole(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 1:
         return column.chunk(0)
+    # Arrow joins dictionaries of strings, but not of lists.
     if pa.types.is_dictionary(column.type) and pa.types.is_nested(column.type.value_type):
-        column = pa.chunked_array(
-            [chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type
-        )
-    elif pa.types.is_dictionary(column.type):
-        column = column.unify_dictionaries()
-    whole = column.combine_chunks()
-    return pa.array([], column.type) if isinstance(whole, pa.ChunkedArray) else whole
+        chunks = [chunk.dictionary_decode() for chunk in column.chunks]
+        column = pa.chunked_array(chunks, column.type.value_type)
+    return column.combine_chunks()
 
 
 def _of_texts(field: Field, texts: pa.Array) -> tuple[pa.Array, list[str | None]]:

@@ -22,9 +22,8 @@ import pyarrow.compute as pc
 from tfrecords import encoding, reader, records
 from tfrecords.columns import (
     KeyIndex,
-    coded_keys,
-    count_keys,
     last_rows,
+    rows_by_key,
     shown_texts,
     with_fingerprints,
     without_placeholders,
@@ -106,13 +105,11 @@ class CatalogAds:
         fingerprints: Fingerprints of the ad ids [N] int64.
         table: `reader.AD_ID`, the raw ad-side fields, `reader.IMPRESSIONS`, `reader.CLICKS`, and
             `schema.SHOWN` if the schema shows columns.
-        not_in_table: Number of shown ads that the table of ads lacks, if there is one.
         table_keys: Keys of the table of ads, or None.
     """
 
     fingerprints: np.ndarray
     table: pa.Table
-    not_in_table: int = 0
     table_keys: records.TableKeys | None = None
 
     @functools.cached_property
@@ -218,15 +215,12 @@ def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
 def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, records.TableKeys]:
     """Returns the result of `ads_of_table`, and the keys of the table."""
     table = without_placeholders(schema, table)
-    codes, strings = coded_keys(table, schema.ad_key)
-    last = last_rows(codes, len(strings))
-    empty = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
     read = dict.fromkeys((*(f.source for f in schema.logged_ad_fields), *schema.show))
     names = [n for n in read if n in table.column_names and n not in schema.ad_key]
-    keys = count_keys(table, schema.ad_key, names, codes, last, empty)
-    places = pa.array(np.sort(last[(last >= 0) & ~empty]))
-    table = table.take(places)
-    columns = {reader.AD_ID: strings.values.take(pa.array(codes).take(places))}
+    ids, _, rows, keys = rows_by_key(table, schema.ad_key, names, missing="")
+    order = np.argsort(rows)
+    table = table.take(pa.array(rows[order]))
+    columns = {reader.AD_ID: ids.take(pa.array(order))}
     columns.update({f.name: raw_column(f, table[f.source]) for f in schema.logged_ad_fields})
     if schema.show:
         columns[SHOWN] = shown_texts(table, schema.show)
@@ -259,7 +253,6 @@ def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
     return CatalogAds(
         np.concatenate([ads.fingerprints, fingerprints[rows < 0]]),
         pa.concat_tables([table, more.select(table.column_names)]).combine_chunks(),
-        not_in_table=len(unmatched),
         table_keys=keys.model_copy(
             update={
                 # Keys that the log lacks show best what is written differently.

@@ -129,11 +129,11 @@ def join(
     """
     count = len(rows.keys)
     # At equal times a view comes before its click, and a click before its engagement.
-    order = np.lexsort((np.arange(count), rows.kinds, rows.times, rows.keys))
-    repeated = np.zeros(count, bool)
+    order = np.lexsort((rows.kinds, rows.times, rows.keys))
+    num_repeated = 0
     if has_times and not splitting.are_whole_hours(rows.times, rows.units_per_second):
-        repeated = _repeated(rows, order)
-    order = order[~repeated]
+        order = order[~_repeated(rows, order)[order]]
+        num_repeated = count - len(order)
     keys, times, kinds = rows.keys[order], rows.times[order], rows.kinds[order]
     first = _VIEW if events.view else _CLICK
     places = np.arange(len(order))
@@ -178,30 +178,26 @@ def join(
         {label: in_log(own) for label, own in first_times.items()},
         int(found.sum()),
         int(unmatched.sum()) if events.view else 0,
-        int(repeated.sum()),
+        num_repeated,
     )
 
 
 def _repeated(rows: EventRows, order: np.ndarray) -> np.ndarray:
-    """Returns which of the ordered rows [L] repeat an earlier row of the log.
+    """Returns which rows [L] repeat an earlier row of the log.
 
     Args:
         rows: All rows.
         order: Indices of the rows by key, time, kind and the order of the log [L].
     """
-    keys, times, kinds = rows.keys[order], rows.times[order], rows.kinds[order]
+    columns = [rows.kinds, rows.times, rows.keys]
+    if rows.revenue is not None:
+        columns.insert(0, rows.revenue.view(np.uint32))  # As bits, NaN equals NaN.
+        order = np.lexsort(columns)
+    same = np.ones(max(len(order) - 1, 0), bool)
+    for values in columns:
+        same &= values[order[1:]] == values[order[:-1]]
     repeated = np.zeros(len(order), bool)
-    repeated[1:] = (keys[1:] == keys[:-1]) & (times[1:] == times[:-1]) & (kinds[1:] == kinds[:-1])
-    if rows.revenue is None or not repeated.any():
-        return repeated
-    # Only rows of equal keys, times and kinds are compared by their revenue.
-    places = np.flatnonzero(repeated | np.append(repeated[1:], False))
-    groups = np.cumsum(~repeated)[places]
-    amounts = rows.revenue[order][places].view(np.uint32)
-    by_amount = np.lexsort((amounts, groups))
-    places, groups, amounts = places[by_amount], groups[by_amount], amounts[by_amount]
-    repeated[:] = False
-    repeated[places[1:]] = (groups[1:] == groups[:-1]) & (amounts[1:] == amounts[:-1])
+    repeated[order[1:]] = same
     return repeated
 
 

@@ -6,9 +6,8 @@ size, so that memory does not grow with the number of distinct values.
 Shapes: V distinct values of a field, in one chunk or in all.
 """
 
-import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -27,14 +26,6 @@ _BUCKETS_PER_HALVING = 10
 _MAX_BUCKETS = 255
 # The fingerprints [V] of a field's distinct values in a chunk, and their counts [V].
 ValueCounts = tuple[np.ndarray, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Fitted:
-    """The fitted schema and the number of distinct values of each string field."""
-
-    schema: encoding.FittedSchema
-    num_distinct: Mapping[str, int]
 
 
 def count_chunk(
@@ -90,7 +81,7 @@ def fit(
     counts: Callable[[int, str], np.ndarray],
     strings: Callable[[int, str], Strings],
     workers: int = 1,
-) -> Fitted:
+) -> tuple[encoding.FittedSchema, dict[str, int]]:
     """Fits all fields to the counts of the chunks.
 
     Args:
@@ -99,6 +90,9 @@ def fit(
         counts: Returns the result of `count_chunk` for a chunk and a field name.
         strings: Returns the distinct values of a field in a chunk.
         workers: Number of fields that are fitted at a time.
+
+    Returns:
+        The fitted schema, and the number of distinct values of each string field.
     """
     chunks = range(num_chunks)
 
@@ -127,7 +121,7 @@ def fit(
         for field, (_, count) in zip(fields, fitted, strict=True)
         if field.kind != "numeric" and not field.is_vector
     }
-    return Fitted(encoding.FittedSchema(schema, statistics), num_distinct)
+    return encoding.FittedSchema(schema, statistics), num_distinct
 
 
 def count_values(parts: Sequence[ValueCounts], max_at_once: int) -> Iterator[pa.Table]:

@@ -15,8 +15,6 @@ References:
     window, and its cost).
 """
 
-import dataclasses
-
 import numpy as np
 
 from tfrecords import records
@@ -25,20 +23,6 @@ from tfrecords.schema import LABELS, MISSING_LABEL, Schema
 
 # Share of the rows whose times may be wrong, at either end of the log.
 _OUTLYING_SHARE = 0.001
-
-
-@dataclasses.dataclass(frozen=True)
-class Cutoff:
-    """The end of the known labels.
-
-    Attributes:
-        unknown_after: Time after which labels are not known yet; None: all are known.
-        rows_after_end: Number of rows that are more than a window later than the log's end, so
-            their time must be wrong.
-    """
-
-    unknown_after: float | None = None
-    rows_after_end: int = 0
 
 
 def check(schema: Schema, window_seconds: float, sampled_negatives: int) -> None:
@@ -71,7 +55,7 @@ def check(schema: Schema, window_seconds: float, sampled_negatives: int) -> None
 
 def find(
     keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float, units_per_second: float
-) -> Cutoff:
+) -> tuple[float | None, int]:
     """Finds the time after which labels are not known yet.
 
     Args:
@@ -80,11 +64,15 @@ def find(
         window_seconds: Maximum delay of an engagement; 0: none.
         units_per_second: Units of the log's times in a second.
 
+    Returns:
+        The time, None if all labels are known; and the number of rows that are more than a window
+        later than the log's end, so their time must be wrong.
+
     Raises:
         ValueError: No training row is older than the window.
     """
     if not window_seconds:
-        return Cutoff()
+        return None, 0
     assert keys.time is not None
     low, end = span(keys.time)
     window = window_seconds * units_per_second
@@ -94,7 +82,7 @@ def find(
             f"No training row is older than engagement_window_seconds ({window_seconds:g}): the "
             f"log spans {seconds:,.0f} seconds. Use a longer log or a shorter window."
         )
-    return Cutoff(end - window, int((keys.time > end + window).sum()))
+    return end - window, int((keys.time > end + window).sum())
 
 
 def span(times: np.ndarray) -> tuple[float, float]:

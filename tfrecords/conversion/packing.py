@@ -261,21 +261,17 @@ def gather(
         rows: Rows of the requests in the log, concatenated [L].
         lengths: Number of rows of each request [R].
     """
-    first_rows = rows[np.cumsum(lengths) - lengths]
-    chunk_of = np.searchsorted(chunk_ends, rows, side="right")
-    chunk_of_first = np.searchsorted(chunk_ends, first_rows, side="right")
     packed: records.Packed = {"list_lengths": lengths.astype(np.int32)}
-    for chunk in np.unique(chunk_of).tolist():
-        begin = int(chunk_ends[chunk - 1]) if chunk else 0
-        for name, values in load_chunk(chunk).items():
-            wanted, chunks = (
-                (first_rows, chunk_of_first) if records.is_per_request(name) else (rows, chunk_of)
-            )
-            if name not in packed:
-                packed[name] = np.empty((len(wanted), *values.shape[1:]), values.dtype)
-            if len(chunks) and chunks[0] == chunk and (chunks == chunk).all():
-                np.take(values, wanted - begin, axis=0, out=packed[name], mode="clip")
-            else:
-                own = np.flatnonzero(chunks == chunk)
-                packed[name][own] = values[wanted[own] - begin]
+    first_rows = rows[np.cumsum(lengths) - lengths]
+    for is_per_request, wanted in ((True, first_rows), (False, rows)):
+        for chunk, own, places in by_chunk(wanted, chunk_ends):
+            for name, values in load_chunk(chunk).items():
+                if records.is_per_request(name) != is_per_request:
+                    continue
+                taken = np.take(values, places, axis=0)
+                if len(own) < len(wanted):
+                    shape = (len(wanted), *values.shape[1:])
+                    packed.setdefault(name, np.empty(shape, values.dtype))[own] = taken
+                else:  # As in most shards: another copy would take longer than the rest.
+                    packed[name] = taken
     return packed

@@ -7,7 +7,6 @@ Shapes: B rows of a chunk, V distinct values of a field in a chunk.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,15 +75,10 @@ class Rows:
         if field.kind == "numeric":
             return pa.array(column.to_numpy(zero_copy_only=False), pa.float64(), from_pandas=True)
         if field.kind == "dense":
-            return columns.decoded_vectors(column)
+            return columns.decoded(column)
         values = self.strings[field.name].values
         if field.kind == "categorical_list":
-            flat = values.take(column.flatten())
-            return (
-                pa.ListArray.from_arrays(column.offsets, flat)
-                if len(rows)
-                else column.cast(pa.list_(pa.string()))
-            )
+            return pa.ListArray.from_arrays(column.offsets, values.take(column.flatten()))
         taken = values.take(column)
         return pc.if_else(pc.equal(taken, ""), pa.scalar(None, pa.string()), taken)
 
@@ -111,8 +105,7 @@ class Rows:
 
 def load_rows(path: pathlib.Path) -> Rows:
     """Memory-maps the files of `Rows.save`."""
-    with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all()
+    table = records.read_arrow(path)
     names = json.loads((table.schema.metadata or {})[b"strings"])
     return Rows(table, {n: load_strings(path, i) for i, n in enumerate(names)})
 
@@ -190,7 +183,7 @@ def normalize(
     stored[AD] = columns.smallest_codes(ads)
     if len(schema.ad_key) == 1:  # With several columns, all of them may be empty.
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
-        faults.add(empty[ads], functools.partial(_empty, schema.ad_key[0]))
+        faults.add(empty[ads], lambda _: f"{schema.ad_key[0]} is empty")
     stored.update(_roles(schema, table, faults))
     if schema.events is not None:
         types, of_row = columns.distinct(table[schema.events.column])
@@ -211,7 +204,7 @@ def _roles(schema: Schema, table: pa.Table, faults: columns.RowFaults) -> dict[s
     roles = {}
     if schema.request_key is not None:
         requests, missing = _fingerprints(table[schema.request_key])
-        faults.add(missing, functools.partial(_empty, schema.request_key))
+        faults.add(missing, lambda _: f"{schema.request_key} is empty")
         roles[REQUEST] = pa.array(requests)
     if schema.user_key is not None:
         users, missing = _fingerprints(table[schema.user_key])
@@ -240,10 +233,6 @@ def _fingerprints(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return strings.fingerprints[codes.to_numpy()], missing[codes.to_numpy()]
 
 
-def _empty(column: str, row: int) -> str:
-    return f"{column} is empty"
-
-
 def raw_column(field: Field, column: pa.ChunkedArray) -> pa.Array:
     """Returns a column as `Rows.raw` does: numbers, strings, lists or vectors; null is missing.
 
@@ -257,14 +246,13 @@ def raw_column(field: Field, column: pa.ChunkedArray) -> pa.Array:
             numbers = columns.checked_numbers(faults, field.source, column)
             values = pa.array(numbers, pa.float64(), from_pandas=True)
         else:
-            values = columns.decoded_vectors(columns.checked_vectors(faults, field, column))
+            values = columns.decoded(columns.checked_vectors(faults, field, column))
         if faults.any():
             raise ValueError(f"The table of ads: {faults.reasons()[0]}.")
         return values
     if field.kind == "categorical_list":
         return columns.as_lists(field, column)
-    texts = columns.as_strings(column)
-    texts = texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
+    texts = columns.decoded(columns.as_strings(column))
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 

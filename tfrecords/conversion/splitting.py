@@ -18,7 +18,7 @@ Shapes: B rows of the log, R requests.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -156,10 +156,10 @@ def assign(keys: RowKeys, options: SplitOptions) -> Requests:
         splits = _given(keys, kind, requests, first_rows)
         splits = _fill(splits, time, lengths, options)
     elif kind in ("order", "time"):
-        splits = _by_order(time if kind == "time" else None, lengths, options)
+        splits = _by_order(time if kind == "time" else None, lengths, _begins(options))
     elif kind == "fraction":
         shuffled = np.random.default_rng(options.seed).permutation(len(requests))
-        splits = _by_order(shuffled, lengths, options)
+        splits = _by_order(shuffled, lengths, _begins(options))
     else:
         assert keys.user is not None
         if kind == "leave_random_fraction_out":
@@ -239,33 +239,38 @@ def _given(keys: RowKeys, kind: str, requests: Requests, first_rows: np.ndarray)
     return splits
 
 
-def _boundaries(num_rows: int, options: SplitOptions) -> list[int]:
-    """Returns the first rows of validation and test."""
-    validation, test = options.validation_fraction, options.test_fraction
-    return [int(num_rows * share) for share in (1 - validation - test, 1 - test)]
+def _begins(options: SplitOptions) -> tuple[float, float]:
+    """Returns the shares of the rows before validation and before test."""
+    return 1 - options.validation_fraction - options.test_fraction, 1 - options.test_fraction
 
 
 def _cut(num_rows: int, options: SplitOptions) -> np.ndarray:
     """Splits requests of one row in the log's order, with less memory than `_by_order`."""
     splits = np.zeros(num_rows, np.uint8)
-    for first in _boundaries(num_rows, options):
-        splits[first:] += 1
+    for share in _begins(options):
+        splits[int(num_rows * share) :] += 1
     return splits
 
 
-def _by_order(rank: np.ndarray | None, lengths: np.ndarray, options: SplitOptions) -> np.ndarray:
-    """Splits requests by the number of rows before each, in the order of `rank` [R]."""
-    order = None if rank is None else np.argsort(rank, kind="stable")
-    ordered = lengths if order is None else lengths[order]
-    ends = np.cumsum(ordered)
-    num_rows = int(ends[-1]) if len(ends) else 0
-    boundaries = _boundaries(num_rows, options)
-    splits = np.searchsorted(boundaries, ends - ordered, side="right").astype(np.uint8)
-    if order is None:
-        return splits
-    in_order = np.empty_like(splits)
-    in_order[order] = splits
-    return in_order
+def _by_order(rank: np.ndarray | None, lengths: np.ndarray, begins: Iterable[float]) -> np.ndarray:
+    """Splits requests by the number of rows before each.
+
+    Args:
+        rank: Requests are in this order [R]; None: the log's.
+        lengths: Number of rows of each request [R].
+        begins: Shares of the rows before the second part, the third part and so on.
+
+    Returns:
+        The index of the part [R] uint8 of each request.
+    """
+    order: slice | np.ndarray = slice(None)
+    if rank is not None:
+        order = np.argsort(rank, kind="stable")
+    before = np.cumsum(lengths[order]) - lengths[order]
+    boundaries = [int(lengths.sum() * share) for share in begins]
+    parts = np.empty(len(lengths), np.uint8)
+    parts[order] = np.searchsorted(boundaries, before, side="right")
+    return parts
 
 
 def _fill(
@@ -277,17 +282,11 @@ def _fill(
         return splits
     training = np.flatnonzero(splits == 0)
     shares = (options.validation_fraction, options.test_fraction)
-    left = sum(shares[index - 1] for index in empty)
-    rank = np.arange(len(training)) if time is None else time[training]
-    order = np.argsort(rank, kind="stable")
-    ordered = lengths[training][order]
-    ends = np.cumsum(ordered)
-    num_rows = int(ends[-1]) if len(ends) else 0
+    own = [shares[index - 1] for index in empty]
+    begins = 1 - sum(own) + np.cumsum([0.0, *own[:-1]])
+    rank = None if time is None else time[training]
     filled = splits.copy()
-    begin = 1 - left
-    for index in empty:
-        filled[training[order[ends - ordered >= int(num_rows * begin)]]] = index
-        begin += shares[index - 1]
+    filled[training] = np.array([0, *empty])[_by_order(rank, lengths[training], begins)]
     return filled
 
 

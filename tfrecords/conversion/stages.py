@@ -325,7 +325,7 @@ class Stages:
             request_ends = np.searchsorted(requests.first_rows(), chunk_ends, side="left")
         spans = (_span(chunk_ends, index) for index in range(len(parsed)))
         window = self._options.engagement_window_seconds
-        cutoff = label_window.find(keys, is_train, window, units)
+        unknown_after, rows_after_end = label_window.find(keys, is_train, window, units)
         times = None
         if (schema.histories or schema.rates) and keys.time is not None:
             times = splitting.request_times(keys.time, requests) / units
@@ -342,8 +342,8 @@ class Stages:
             requests,
             is_train,
             np.cumsum([is_train[span].sum() for span in spans]),
-            cutoff.unknown_after,
-            cutoff.rows_after_end,
+            unknown_after,
+            rows_after_end,
             self._repeated_rows(keys, len(parsed), units),
             time_profile.Bins.of(keys),
             keys if self._options.sampled_negatives else None,
@@ -441,7 +441,7 @@ class Stages:
             more_ads: Table of additional ads, or None.
         """
         chunks = range(split.num_chunks)
-        fitted = fitting.fit(
+        fitted, num_distinct = fitting.fit(
             self._schema, split.num_chunks, self._counts_of_field, self._strings, self._workers
         )
         ad_counts = catalog.merge(self._counts(index, "ads") for index in chunks)
@@ -449,24 +449,16 @@ class Stages:
         if split.rated_until is not None:
             ads = catalog.with_rates(ads, self._rates, *split.rated_until)
         time = split.bins.add(self._counts(index, "profile") for index in chunks)
-        self._encode_texts(fitted.schema, split.num_chunks)
+        self._encode_texts(fitted, split.num_chunks)
         self._sort_events(split)
-        fitted.schema.save(self._space.output / "encoder")
-        ads.save(self._space.output / "catalog", fitted.schema)
-        return FittedLog(fitted.schema, ads, fitted.num_distinct, time)
+        fitted.save(self._space.output / "encoder")
+        ads.save(self._space.output / "catalog", fitted)
+        return FittedLog(fitted, ads, num_distinct, time)
 
-    def packer(self, fitted: FittedLog | None) -> packing.Packer:
-        """Returns the encoder of rows.
-
-        Args:
-            fitted: Result of `fit`; None: read the files that another worker's `fit` wrote.
-        """
+    def packer(self) -> packing.Packer:
+        """Returns the encoder of rows, given the files that `fit` wrote, here or in a worker."""
         directory = self._space.output / "catalog"
-        if fitted is None:
-            schema = encoding.load(self._space.output / "encoder")
-            ads = catalog.load(directory)
-        else:
-            schema, ads = fitted.schema, fitted.ads
+        fitted, ads = encoding.load(self._space.output / "encoder"), catalog.load(directory)
         texts = {
             field.name: text_vectors.TextVectors(self._space.path("texts", number, ".npy"))
             for number, field in enumerate(self._text_fields)
@@ -476,7 +468,7 @@ class Stages:
             for number, field in enumerate(self._schema.histories)
         }
         ad_features = files.read_array(directory / "ad_features.npy")
-        return packing.Packer(schema, ads, ad_features, texts, events)
+        return packing.Packer(fitted, ads, ad_features, texts, events)
 
     @property
     def _text_fields(self) -> list[Field]:
@@ -670,6 +662,7 @@ class Stages:
         files.write_json(output / "sample_requests.json", samples)
         profile = records.Profile(num_distinct=dict(fitted.num_distinct), time=fitted.time)
         files.write_json(output / "profile.json", profile.model_dump(exclude_none=True))
+        table = source.ads_table
         description = records.DataSetDescription(
             format_version=reader.FORMAT_VERSION,
             fingerprint=fitted.schema.fingerprint(),
@@ -677,7 +670,7 @@ class Stages:
             source=source,
             spec=packing.spec(fitted.schema),
             num_ads=len(fitted.ads),
-            ads_not_in_table=fitted.ads.not_in_table,
+            ads_not_in_table=0 if table is None else table.unmatched,
             impressions_of_changed_ads=sum(self._notes(split, "pack", "changed_ads")),
             rows_of_varying_query_fields=dataset_json.add(self._notes(split, "write", "varying")),
             rows_of_other_users=sum(self._notes(split, "write", "other_users")),

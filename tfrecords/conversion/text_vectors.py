@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tfrecords import encoding, files
-from tfrecords.columns import KeyIndex, Strings
+from tfrecords.columns import KeyIndex, Strings, first_seen
 from tfrecords.schema import Field
 
 
@@ -44,24 +44,19 @@ def write_text_vectors(
         chunks: The distinct texts of each chunk.
         path: File of the vectors, `.npy`; their fingerprints are in a file next to it.
     """
-    new, known = [], np.empty(0, np.int64)
-    kept = list(chunks)  # memory-mapped
-    for strings in kept:
-        rows = np.flatnonzero(~np.isin(strings.fingerprints, known))
-        new.append(rows)
-        known = np.union1d(known, strings.fingerprints[rows])
-    keys = [strings.fingerprints[rows] for strings, rows in zip(kept, new, strict=True)]
+    new = list(first_seen(chunks))
+    keys = np.concatenate([strings.fingerprints for strings in new])
     with files.replacing(_keys_path(path)) as partial, partial.open("wb") as file:
-        np.save(file, np.concatenate([np.empty(0, np.int64), *keys]))
+        np.save(file, keys)
     with files.replacing(path) as partial:
         columns = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            partial, "w+", np.int32, (len(known), field.width)
+            partial, "w+", np.int32, (len(keys), field.width)
         )
         first = 0
-        for strings, rows in zip(kept, new, strict=True):
-            batch = strings.values.take(rows).to_numpy(zero_copy_only=False)
-            columns[first : first + len(batch)] = encoder.encode_texts(field, batch)
-            first += len(batch)
+        for strings in new:
+            texts = strings.values.to_numpy(zero_copy_only=False)
+            columns[first : first + len(texts)] = encoder.encode_texts(field, texts)
+            first += len(texts)
         columns.flush()
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrecords import encoding, files, histories, records
-from tfrecords.columns import KeyIndex, Strings
+from tfrecords.columns import KeyIndex, Strings, first_seen
 from tfrecords.conversion.parsed_rows import AD, EVENT_TIMES, LABEL_COLUMNS, TIME, USER, Rows
 from tfrecords.schema import AD as OF_AD
 from tfrecords.schema import EVENTS, Field
@@ -211,19 +211,12 @@ def values_in(field: Field) -> str:
 
 def _distinct(field: Field, chunks: Sequence[Callable[[], Rows]]) -> Strings:
     """Returns the distinct values of all chunks, except the missing one, in ascending order."""
-    known = np.array([encoding.missing_fingerprint()])
-    values: list[pa.Array] = [pa.array([], pa.string())]
-    found = [np.empty(0, np.int64)]
-    for load_rows in chunks:
-        strings = load_rows().strings[values_in(field)]
-        new = np.flatnonzero(~np.isin(strings.fingerprints, known))
-        if len(new):
-            values.append(strings.values.take(pa.array(new)))
-            found.append(strings.fingerprints[new])
-            known = np.union1d(known, found[-1])
-    joined, fingerprints = pa.concat_arrays(values), np.concatenate(found)
-    order = pc.sort_indices(joined)
-    return Strings(joined.take(order), fingerprints[order.to_numpy()])
+    found = list(first_seen(load_rows().strings[values_in(field)] for load_rows in chunks))
+    values = pa.concat_arrays([strings.values for strings in found])
+    fingerprints = np.concatenate([strings.fingerprints for strings in found])
+    order = pc.sort_indices(values).to_numpy()
+    order = order[fingerprints[order] != encoding.missing_fingerprint()]
+    return Strings(values.take(pa.array(order)), fingerprints[order])
 
 
 def _events(field: Field, rows: Rows, values: KeyIndex) -> dict[str, np.ndarray]:

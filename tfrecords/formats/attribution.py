@@ -103,8 +103,7 @@ def open_log(
     return delimited.DelimitedLog(files, layout, derive, rows_per_chunk)
 
 
-# Reads additional campaigns from a tab-separated file with a header.
-read_ads = functools.partial(named.read_ads, delimiter="\t")
+read_ads = named.read_ads
 
 
 def _check_labels(path: pathlib.Path, layout: delimited.Layout) -> None:

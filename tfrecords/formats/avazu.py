@@ -83,8 +83,7 @@ def open_log(
     return delimited.DelimitedLog(files, layout, derive, rows_per_chunk)
 
 
-# Reads additional ads from a comma-separated file with a header.
-read_ads = functools.partial(named.read_ads, delimiter=",")
+read_ads = named.read_ads
 
 
 def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
@@ -116,12 +115,11 @@ def _times(faults: RowFaults, hour: pa.ChunkedArray) -> dict[str, pa.ChunkedArra
         np.isnan(seconds),
         lambda row: f"hour must be YYMMDDHH, such as 14102100, got {values[codes[row]][:40]!r}",
     )
-    hours = np.nan_to_num(seconds).astype(np.int64) // 3_600
+    stamps = pa.array(np.nan_to_num(seconds).astype("datetime64[s]"))
     return {
         "time": pa.chunked_array([seconds]),
-        "hour_of_day": pa.chunked_array([(hours % 24).astype(np.int8)]),
-        # 1 January 1970 was a Thursday.
-        "weekday": pa.chunked_array([((hours // 24 + 3) % 7).astype(np.int8)]),
+        "hour_of_day": pa.chunked_array([pc.hour(stamps)]),
+        "weekday": pa.chunked_array([pc.day_of_week(stamps)]),
     }
 
 

@@ -13,7 +13,6 @@ References:
     Criteo Labs, Display Advertising Challenge, 2014 (data set description).
 """
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -89,8 +88,7 @@ def open_log(
     return delimited.DelimitedLog(files, layout, None, rows_per_chunk)
 
 
-# Reads additional ads from a tab-separated file with a header.
-read_ads = functools.partial(named.read_ads, delimiter="\t")
+read_ads = named.read_ads
 
 
 def _columns(num_values: Sequence[int]) -> tuple[str, ...]:

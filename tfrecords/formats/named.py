@@ -74,16 +74,14 @@ def types(schema: Schema, names: Iterable[str]) -> dict[str, pa.DataType]:
     return {n: delimited.NUMBERS if n in numeric else delimited.STRINGS for n in names}
 
 
-def read_ads(files: protocol.Files, schema: Schema, delimiter: str) -> pa.Table | None:
+def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     """Reads the table of ads, or returns None if none was given.
 
     Raises:
-        FileNotFoundError, ValueError: See `delimited.open_rows`; or a row is bad.
+        FileNotFoundError, ValueError: See `table_files.read`.
     """
     if files.ads is None:
         return None
     wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.logged_ad_fields)])
     wanted |= dict.fromkeys(table_files.shown_names(files.ads, schema))
-    layout = delimited.Layout(types(schema, wanted), delimiter, quote=delimiter == ",")
-    log = delimited.DelimitedLog(protocol.Files((files.ads,)), layout)
-    return protocol.read_all(log, layout.types).select(list(wanted))
+    return table_files.read(files.ads, types(schema, wanted)).select(list(wanted))

@@ -34,9 +34,14 @@ def _reorder(requests: Batch, order: tf.Tensor) -> Batch:
         return tf.ragged.range(tf.gather(ends - lengths, order), tf.gather(ends, order)).flat_values
 
     rows = tf.cond(tf.reduce_all(lengths == 1), lambda: order, rows_of_lists)
+    return _gathered(requests, order, rows)
+
+
+def _gathered(stored: Mapping[str, tf.Tensor], requests: tf.Tensor, rows: tf.Tensor) -> Batch:
+    """Returns features of some requests [B] and of some shown ads [n]."""
     return {
-        name: tf.gather(values, order if writer.is_per_request(name) else rows)
-        for name, values in requests.items()
+        name: tf.gather(values, requests if writer.is_per_request(name) else rows)
+        for name, values in stored.items()
     }
 
 
@@ -68,11 +73,11 @@ def clicked_pairs(stored: Batch) -> Batch:
     request_of_row = tf.repeat(tf.range(tf.shape(lengths)[0]), lengths)
     requests = tf.gather(request_of_row, rows)
     ids = {
-        name: tf.gather(values, requests if writer.is_per_request(name) else rows)
+        name: values
         for name, values in stored.items()
-        if name in ("ad_row", spec.USER) or name.startswith(("query_", "ad_"))
+        if name == spec.USER or name.startswith(("query_", "ad_"))
     }
-    return {**ids, "request": requests}
+    return {**_gathered(ids, requests, rows), "request": requests}
 
 
 def cut_batches(window: Batch, size: int) -> tf.data.Dataset:
@@ -149,8 +154,4 @@ def thin_unclicked(
     left = tf.math.unsorted_segment_sum(tf.cast(kept, tf.int32), request, tf.size(lengths))
     rows = tf.reshape(tf.where(kept), [-1])
     requests = tf.reshape(tf.where(left > 0), [-1])
-    thinned = {
-        name: tf.gather(values, requests if writer.is_per_request(name) else rows)
-        for name, values in stored.items()
-    }
-    return {**thinned, "list_lengths": tf.gather(left, requests)}
+    return {**_gathered(stored, requests, rows), "list_lengths": tf.gather(left, requests)}

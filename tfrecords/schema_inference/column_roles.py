@@ -65,19 +65,17 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         roles.event = take(next((c for c in free() if event_types.is_event(c, roles.ad_key)), None))
     else:
         roles.engagement = take(labels.engagement(free(), roles.ad_key))
-    found = None
     if click is None and roles.event is None:
-        found = labels.chain(free(), roles.ad_key)
-    if found is not None:
-        roles.click, roles.engagement = take(found.click), take(found.engagement)
-        roles.revenue = take(found.revenue)
-        later = [repr(c.name) for c in (found.engagement, found.revenue) if c is not None]
-        notes.append(
-            f"No column is named like a click, but the positive rows of {' and '.join(later)} are "
-            f"also positive in {found.click.name!r}, so these columns are used as the labels."
-        )
-    elif click is None and roles.event is None:
-        roles.engagement = take(labels.engagement(free(), roles.ad_key))
+        roles.click, roles.engagement, roles.revenue = map(take, labels.chain(free(), roles.ad_key))
+        if roles.click is not None:
+            later = [repr(c.name) for c in (roles.engagement, roles.revenue) if c is not None]
+            notes.append(
+                "No column is named like a click, but the positive rows of "
+                f"{' and '.join(later)} are also positive in {roles.click.name!r}, so these "
+                "columns are used as the labels."
+            )
+        else:
+            roles.engagement = take(labels.engagement(free(), roles.ad_key))
     if roles.revenue is None:
         roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
     keys = (roles.ad_key, roles.user_key)
@@ -129,8 +127,8 @@ def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Colu
             )
     if (missing := key.missing_share) > 0:
         notes.append(
-            f"{log_sample.percent(missing)} of the rows "
-            f"have no {key.name!r}; they will be rejected."
+            f"{log_sample.percent(missing)} of the rows have no {key.name!r}; they will be "
+            "rejected."
         )
     return key
 
@@ -140,7 +138,7 @@ def _ad_rank(column: Column) -> float | None:
     if not column.known:
         return None
     for rank, word in enumerate(known_names.ADS):
-        last = re.sub(r"[\W_]+", "_", column.plain_name.rpartition(".")[2].lower())
+        last = known_names.plain_words(column.plain_name.rpartition(".")[2])
         names = (column.plain_words, last) if "." in column.plain_name else (column.plain_words,)
         if any(re.fullmatch(f"{word}s?({known_names.KEY})?", name) for name in names):
             return rank
@@ -173,9 +171,8 @@ def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> 
             continue
         if column.missing_share > 0:
             notes.append(
-                f"{log_sample.percent(column.missing_share)} of the rows "
-                f"have no {column.name!r}; each of them "
-                "counts as a different visitor."
+                f"{log_sample.percent(column.missing_share)} of the rows have no {column.name!r}; "
+                "each of them counts as a different visitor."
             )
         return column
     return None
@@ -334,8 +331,7 @@ def _without_click(roles: Roles) -> list[str]:
         share = float((positive & unclicked).sum() / max(positive.sum(), 1))
         if share > 0:
             found.append(
-                f"{log_sample.percent(share)} of the rows "
-                f"with a positive {column.name!r} have no click. Check "
-                "that both columns describe the same impression."
+                f"{log_sample.percent(share)} of the rows with a positive {column.name!r} have no "
+                "click. Check that both columns describe the same impression."
             )
     return found

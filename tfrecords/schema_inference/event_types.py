@@ -1,11 +1,10 @@
 """Recognizes a column of event types, and proposes how these become labels."""
 
-import re
 from typing import Any
 
 import numpy as np
 
-from tfrecords.schema_inference import labels, log_sample
+from tfrecords.schema_inference import known_names, labels, log_sample
 from tfrecords.schema_inference.log_sample import LOG, Column, Sample
 from tfrecords.schema_inference.roles import Roles
 
@@ -52,7 +51,7 @@ def is_event(column: Column, ad: Column) -> bool:
     """
     if column.is_list or column.table != LOG or not 2 <= len(column.known) <= _MAX_EVENTS:
         return False
-    names = {_plain(value) for value in column.known}
+    names = {known_names.plain_words(value) for value in column.known}
     several = len(names & _KNOWN) >= max(2, 0.5 * len(names))
     return several and not log_sample.is_constant_per_ad(column, ad)
 
@@ -138,7 +137,7 @@ def _propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
     by_step: list[list[str]] = [[] for _ in range(5)]
     others: list[str] = []
     for value in column.known:
-        name = _plain(value)
+        name = known_names.plain_words(value)
         found = (step for step, names in enumerate(_STEPS) if name in names and has_ad[value])
         step = next(found, None)
         (others if step is None else by_step[step]).append(value.strip())
@@ -184,11 +183,6 @@ def _outcome_note(column: Column, events: dict[str, Any], share: float) -> str:
     if "engagement" in events:
         text += f'; log["engagement"] = {column_text}.isin({events["engagement"]}).astype(int)'
     return f"{text}. Otherwise correct the keys, or name the events in the schema."
-
-
-def _plain(value: str) -> str:
-    """Returns the words of a type, in lower case and joined by "_"."""
-    return re.sub(r"[\W_]+", "_", value.lower()).strip("_")
 
 
 def _said(values: list[str]) -> str:

@@ -84,7 +84,7 @@ def in_folders(path: pathlib.Path, names: Collection[str]) -> list[str]:
 def _main_list(within: Mapping[str, str]) -> str | None:
     """Returns the list of objects that are ads, or the first one, or None."""
     for name, of_list in within.items():
-        last = re.sub(r"[\W_]+", "_", name.rpartition(".")[2].lower())
+        last = known_names.plain_words(name.rpartition(".")[2])
         if any(re.fullmatch(f"{word}{known_names.KEY}", last) for word in known_names.ADS):
             return of_list
     return next(iter(within.values()), None)

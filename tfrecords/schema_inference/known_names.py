@@ -93,6 +93,11 @@ _AFTER_LABELS = {
 }  # fmt: skip
 
 
+def plain_words(text: str) -> str:
+    """Returns the words of a text in lower case, joined by `_`."""
+    return re.sub(r"[\W_]+", "_", text.lower()).strip("_")
+
+
 def core(words: Sequence[str]) -> str:
     """Returns a name without words for flags and currencies: has, purchased, flag → purchased."""
     left = list(words)

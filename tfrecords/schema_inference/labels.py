@@ -1,6 +1,5 @@
 """Finds the labels of a log: click or a substitute, engagement and revenue."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -29,9 +28,8 @@ def click(
     if (found := named(columns, names, _is_truth)) is not None:
         if found.missing_share > 0:
             notes.append(
-                f"{log_sample.percent(found.missing_share, 2)} of the rows "
-                f"have no {found.name!r}; they will be "
-                "rejected."
+                f"{log_sample.percent(found.missing_share, 2)} of the rows have no "
+                f"{found.name!r}; they will be rejected."
             )
         return found, None
     counts = (*names, *known_names.CLICK_COUNTS)
@@ -54,22 +52,9 @@ def click(
     return damaged, 1.0 if is_count else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Chain:
-    """Labels recognized by their values, regardless of their names.
-
-    Attributes:
-        click: A column of truths (0 and 1).
-        engagement: A column of truths that are positive only if the click is, or None.
-        revenue: A column of amounts that are positive only if the previous label is, or None.
-    """
-
-    click: Column
-    engagement: Column | None
-    revenue: Column | None
-
-
-def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
+def chain(
+    columns: Sequence[Column], ad: Column
+) -> tuple[Column | None, Column | None, Column | None]:
     """Finds a chain of labels, each positive only if the previous one is.
 
     Such a pair is hardly a coincidence: as many random rows would all be among the positive rows of
@@ -78,6 +63,10 @@ def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
     Args:
         columns: Columns of the log without a role.
         ad: The ad id; columns that are constant for each ad are properties of it.
+
+    Returns:
+        The click and the engagement, columns of truths (0 and 1), and the revenue, a column of
+        amounts; each is None if it was not found.
     """
     own = [c for c in columns if c.table == LOG and not log_sample.is_constant_per_ad(c, ad)]
     truths = {c.name: positive(c) for c in own if _is_truth(c) and len(c.known) > 1}
@@ -100,8 +89,8 @@ def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
         last = truths[name if engagement is None else engagement]
         revenue = within(last, amounts)
         if engagement is not None or revenue is not None:
-            return Chain(by_name[name], by_name.get(engagement or ""), by_name.get(revenue or ""))
-    return None
+            return by_name[name], by_name.get(engagement or ""), by_name.get(revenue or "")
+    return None, None, None
 
 
 def candidates(columns: Sequence[Column], ad: Column, who: Column | None) -> list[Column]:
@@ -143,8 +132,7 @@ def positive(column: Column) -> np.ndarray:
     """Returns whether the value of each row [B] is above 0 or true."""
     if column.is_numeric:
         return column.by_row(column.numbers > 0) == 1
-    truths = [TRUTHS[value.strip().lower()] for value in column.known]
-    return column.by_row(np.array(truths, np.float64)) == 1
+    return column.by_row(column.truths) == 1
 
 
 def engagement(columns: Sequence[Column], ad: Column) -> Column | None:
@@ -176,20 +164,19 @@ def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column |
         if refunds is not None:
             notes.append(
                 f"{refunds.name!r} is named like revenue, but negative in "
-                f"{log_sample.percent(_negative_share(refunds))} of the rows"
-                ". Write refunds as 0 to use it."
+                f"{log_sample.percent(_negative_share(refunds))} of the rows. Write refunds as 0 "
+                "to use it."
             )
     elif share := _negative_share(found):
         notes.append(
-            f"{log_sample.percent(share, 2)} of the rows "
-            f"have a negative {found.name!r}; they will be rejected. Write "
-            "refunds as 0 to keep them."
+            f"{log_sample.percent(share, 2)} of the rows have a negative {found.name!r}; they will "
+            "be rejected. Write refunds as 0 to keep them."
         )
     if found is not None and found.missing_share > 0:
         notes.append(
-            f"{log_sample.percent(found.missing_share)} of the rows "
-            f"have no {found.name!r}; it is 0 without an "
-            "engagement (or a click, where engagements are not logged), and otherwise unknown."
+            f"{log_sample.percent(found.missing_share)} of the rows have no {found.name!r}; it is "
+            "0 without an engagement (or a click, where engagements are not logged), and otherwise "
+            "unknown."
         )
     return found
 

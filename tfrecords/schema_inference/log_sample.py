@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from tfrecords import formats
 from tfrecords.columns import (
+    TRUTHS,
     RowFaults,
     checked_numbers,
-    checked_truths,
     distinct,
     filtered_lists,
     is_missing_number,
@@ -148,14 +148,15 @@ class Column:
         return self.is_numeric and bool((self.numbers == np.floor(self.numbers)).all())
 
     @functools.cached_property
+    def truths(self) -> np.ndarray:
+        """The known values as 0 (also no, false …) or 1; NaN for other values."""
+        return np.array([TRUTHS.get(v.strip().lower(), np.nan) for v in self.known], np.float64)
+
+    @property
     def is_truth(self) -> bool:
         """Whether all known values are 0 or 1, or false or true."""
-        if len(self.known) > _MAX_TRUTHS:
-            return False
-        faults = RowFaults(len(self.known))
-        texts = pa.chunked_array([pa.array(self.known, pa.string())])
-        checked_truths(faults, self.name, texts)
-        return bool(self.known) and not self.is_list and not faults.any()
+        is_short = 0 < len(self.known) <= _MAX_TRUTHS and not self.is_list
+        return is_short and not bool(np.isnan(self.truths).any())
 
     @functools.cached_property
     def times(self) -> np.ndarray:
@@ -312,9 +313,8 @@ def _without_odd_times(column: Column, counts: np.ndarray, notes: list[str]) -> 
         return column
     odd = [column.known[index] for index in np.flatnonzero(is_odd)]
     notes.append(
-        f"{percent(share, 2)} of the rows "
-        f"have a {column.name!r} such as {odd[0][:40]!r}, which is not a "
-        "time like the others. Correct these rows."
+        f"{percent(share, 2)} of the rows have a {column.name!r} such as {odd[0][:40]!r}, which is "
+        "not a time like the others. Correct these rows."
     )
     gone = set(odd)
     return dataclasses.replace(column, values=["" if v in gone else v for v in column.values])

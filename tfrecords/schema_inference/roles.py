@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from tfrecords.columns import TRUTHS
 from tfrecords.schema_inference.log_sample import Column
 
 
@@ -56,5 +55,4 @@ class Roles:
             return np.ones(len(self.ad_key.codes))
         if self.click_threshold is not None:
             return self.click.by_row(self.click.numbers >= self.click_threshold)
-        truths = [TRUTHS.get(value.strip().lower(), np.nan) for value in self.click.known]
-        return self.click.by_row(np.array(truths, np.float64))
+        return self.click.by_row(self.click.truths)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tfrecords import formats
-from tfrecords.columns import as_strings
+from tfrecords.columns import as_strings, decoded
 from tfrecords.schema_inference import writing
 
 ROWS = 100_000
@@ -111,19 +111,16 @@ def joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
     elif kinds:
         kind = next(iter(kinds))
         # A file without the column has nulls of another type.
-        columns = [c if c.type == kind else _nulls(len(c), kind) for c in columns]
+        columns = [
+            c if c.type == kind else pa.chunked_array([pa.nulls(len(c), kind)]) for c in columns
+        ]
     return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
-
-
-def _nulls(count: int, kind: pa.DataType) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.nulls(count, kind)])
 
 
 def _texts(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_list(column.type):
         return pc.binary_join(column.combine_chunks(), "|")
-    texts = as_strings(column)
-    return texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
+    return decoded(as_strings(column))
 
 
 def total_rows(paths: Sequence[pathlib.Path], read: Sequence[Part]) -> int:

@@ -193,11 +193,7 @@ def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | No
         probe = values[:: -(-len(values) // _PROBED) or 1]
         if is_other or not any(is_formatted(value, sign) for value in probe for sign in votes):
             continue
-        fits = {
-            s: np.mean([is_missing_number(v) or plain_number(v, s) is not None for v in probe])
-            > 0.95
-            for s in votes
-        }
+        fits = {s: np.mean([_is_number(value, s) for value in probe]) > 0.95 for s in votes}
         groups = all(re.fullmatch(r"[+-]?\d{1,3}([.,]\d{3})*", value.strip()) for value in probe)
         if groups:  # Perhaps thousands, perhaps lists of numbers: 1,000 and 12,345.
             continue

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -25,8 +24,6 @@ NAN = float("nan")
 )
 def test_rows_are_compared_with_the_last_of_their_key(values: list[Any], differing: int) -> None:
     table = pa.table({"key": ["a", "b", "a", "", "a", "b", ""], "value": values})
-    codes, ids = columns.coded_keys(table, ["key"])
-    is_missing = np.array([key == "" for key in ids.values.to_pylist()])
-    last = columns.last_rows(codes, len(ids))
-    keys = columns.count_keys(table, ["key"], ["value"], codes, last, is_missing)
+    ids, _, rows, keys = columns.rows_by_key(table, ["key"], ["value"], missing="")
+    assert dict(zip(ids.to_pylist(), rows.tolist(), strict=True)) == {"a": 4, "b": 5}
     assert (keys.repeated, keys.differing, keys.without_key) == (3, differing, 2)

@@ -4,6 +4,8 @@ import dataclasses
 import gzip
 import pathlib
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tfrecords import convert, formats, reader
@@ -148,10 +150,20 @@ def test_ads_can_be_added(tmp_path):
     assert avazu.read_ads(formats.Files((path,)), avazu.schema()) is None
     ads = tmp_path / "ads.csv"
     ads.write_text("C14,C15,C16,C17,C18,C19,C21\n1,320,50,2,0,35,79\n")
+    values = {
+        "C14": "1",
+        "C15": "320",
+        "C16": "50",
+        "C17": "2",
+        "C18": "0",
+        "C19": "35",
+        "C21": "79",
+    }
     table = avazu.read_ads(formats.Files((path,), ads=ads), avazu.schema())
-    assert table.to_pylist() == [
-        {"C14": "1", "C15": "320", "C16": "50", "C17": "2", "C18": "0", "C19": "35", "C21": "79"}
-    ]
+    assert table.to_pylist() == [values]
+    pq.write_table(pa.table({name: [int(value)] for name, value in values.items()}), ads)
+    table = avazu.read_ads(formats.Files((path,), ads=ads), avazu.schema())
+    assert {name: str(value) for name, value in table.to_pylist()[0].items()} == values
 
 
 def test_a_log_converts_and_splits_by_time(tmp_path):

@@ -108,10 +108,7 @@ class RowReader:
 
     def first_row(self) -> bytes:
         """Returns the first row; only before any rows are read."""
-        if self._quote and b'"' in self._rest[: self._rest.find(b"\n") + 1]:
-            return split_rows(self._rest, True, self._delimiter.decode())[0]
-        end = self._rest.find(b"\n") + 1 or len(self._rest)
-        return self._rest[:end]
+        return split_rows(self._rest, self._quote, self._delimiter.decode())[0]
 
     def sample(self) -> bytes:
         """Returns about 1 MiB of the first lines; only before any rows are read."""

@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tfrecords import columns
 from tfrecords.formats import protocol
@@ -53,18 +52,13 @@ class SideTable:
         self.columns = tuple(types)
         read = {**dict.fromkeys(key, delimited.STRINGS), **types}
         table = table_files.read(path, read, lists, decimal)
-        codes, ids = columns.coded_keys(table, self.key)
-        last = columns.last_rows(codes, len(ids))
-        nothing = pc.equal(ids.values, "|" * (len(self.key) - 1)).to_numpy(zero_copy_only=False)
-        kept = np.flatnonzero((last >= 0) & ~nothing)
-        counted = columns.count_keys(table, self.key, self.columns, codes, last, nothing)
-        examples = ids.values.take(pa.array(kept[:3])).to_pylist()
-        self.keys = counted.model_copy(update={"examples": examples})
-        self._rows = columns.KeyIndex(ids.fingerprints[kept])
-        rows_kept = pa.array(last[kept])
-        self._values = {
-            name: _decoded(table[name]).take(rows_kept).combine_chunks() for name in types
-        }
+        nothing = "|" * (len(self.key) - 1)
+        _, fingerprints, rows, self.keys = columns.rows_by_key(
+            table, self.key, self.columns, nothing
+        )
+        self._rows = columns.KeyIndex(fingerprints)
+        table = table.take(pa.array(rows))
+        self._values = {name: columns.decoded(table[name].combine_chunks()) for name in types}
 
     def join(
         self, parsed: protocol.Parsed, must_match: bool = False
@@ -98,10 +92,6 @@ class SideTable:
             examples=ids.values.filter(pa.array(lacking))[:3].to_pylist(),
         )
         return dataclasses.replace(parsed, table=table), matches
-
-
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
 
 
 def _spread(values: pa.Array, codes: np.ndarray) -> pa.Array:

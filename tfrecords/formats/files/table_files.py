@@ -25,21 +25,6 @@ _OF_DATABASES = ("\t", "\x01")
 _ROWS_COMPARED = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """The layout of a delimited text.
-
-    Attributes:
-        delimiter: Text between values.
-        quote: Whether double quotes enclose values.
-        columns: Names in the header.
-    """
-
-    delimiter: str
-    quote: bool
-    columns: tuple[str, ...]
-
-
 def is_parquet(path: pathlib.Path) -> bool:
     """Returns whether a file is Parquet, not text.
 
@@ -90,7 +75,7 @@ def column_names(
         return parquet.column_names(path)
     if is_json(path):
         return tuple(json_lines.names_of(path)[0])
-    return text(path, wanted, header).columns
+    return text_layout(path, wanted, header)[1]
 
 
 def readable_names(
@@ -149,9 +134,13 @@ def open_table(
     elif is_json(path):
         log = json_lines.JsonLinesLog(path, types, lists, optional, rows_per_chunk, decimal)
     else:
-        found = text(path, plain, header)
-        columns = (lambda _: header) if header else None
-        layout = delimited.Layout(plain, found.delimiter, found.quote, columns, frozenset(optional))
+        layout, _ = text_layout(path, plain, header)
+        layout = dataclasses.replace(
+            layout,
+            types=plain,
+            columns=(lambda _: header) if header else None,
+            optional=frozenset(optional),
+        )
         log = delimited.DelimitedLog(protocol.Files((path,)), layout, None, rows_per_chunk)
     return folders.InFolders(log, sorted(of_folders)) if of_folders else log
 
@@ -170,15 +159,17 @@ def read(
     return protocol.read_all(open_table(path, types, lists, decimal=decimal), types)
 
 
-def text(path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = ()) -> Text:
-    """Detects the layout of a delimited text.
+def text_layout(
+    path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = ()
+) -> tuple[delimited.Layout, tuple[str, ...]]:
+    """Detects the delimiter and the quotes of a text, and returns the names of its columns, too.
 
     Raises:
         FileNotFoundError, ValueError: See `is_parquet`; or the header is not UTF-8, has a quote
             that is not closed, or has an unknown delimiter.
     """
     sample = lines.RowReader(path).sample()
-    found = []
+    found: list[tuple[delimited.Layout, tuple[str, ...]]] = []
     first_line = sample.partition(b"\n")[0]
     for delimiter in [d for d in DELIMITERS if d.encode() in first_line] or [","]:
         layout = delimited.Layout({}, delimiter, quote=True)
@@ -187,20 +178,20 @@ def text(path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = 
         quote = delimiter not in _OF_DATABASES or _balanced(sample, delimiter, len(names))
         if header and len(names) != len(header):
             continue
-        found.append(Text(delimiter, quote, header or names))
+        found.append((dataclasses.replace(layout, quote=quote), header or names))
     if not found:
         raise ValueError(
             f"{path}: expected {len(header)} columns, the schema's header, but its first line "
             f"{first_line[:60].decode('utf-8', 'replace')!r} has more or fewer values. Correct "
             "the header in the schema."
         )
-    best = max(found, key=lambda text: _fit(text, wanted, sample))
-    first = lines.split_rows(sample, best.quote, best.delimiter)[0]
-    if b"\n" in first.strip() and not _balanced(first, best.delimiter, len(best.columns)):
+    layout, names = max(found, key=lambda own: _fit(own[0], own[1], wanted, sample))
+    first = lines.split_rows(sample, layout.quote, layout.delimiter)[0]
+    if b"\n" in first.strip() and not _balanced(first, layout.delimiter, len(names)):
         raise delimited.open_quote(path)
-    if len(best.columns) == 1 and not header and best.columns[0] not in wanted:
+    if len(names) == 1 and not header and names[0] not in wanted:
         _check_delimiter(path, sample)
-    return best
+    return layout, names
 
 
 def _check_delimiter(path: pathlib.Path, sample: bytes) -> None:
@@ -217,16 +208,16 @@ def _check_delimiter(path: pathlib.Path, sample: bytes) -> None:
             )
 
 
-def _fit(text: Text, wanted: Collection[str], sample: bytes) -> tuple[int, bool, int]:
-    """Returns how well a layout fits; larger is better."""
-    layout = delimited.Layout({}, text.delimiter, text.quote)
-    rows = lines.split_rows(sample, text.quote, text.delimiter)[1:_ROWS_COMPARED]
+def _fit(
+    layout: delimited.Layout, names: Collection[str], wanted: Collection[str], sample: bytes
+) -> tuple[int, bool, int]:
+    """Returns how well a layout and the names of its columns fit; larger is better."""
+    rows = lines.split_rows(sample, layout.quote, layout.delimiter)[1:_ROWS_COMPARED]
     try:
-        even = all(len(layout.split(row)) == len(text.columns) for row in rows)
+        even = all(len(layout.split(row)) == len(names) for row in rows)
     except (UnicodeDecodeError, csv.Error):
         even = False
-    num_columns = len(text.columns)
-    return len(set(wanted) & set(text.columns)), even and num_columns > 1, num_columns
+    return len(set(wanted) & set(names)), even and len(names) > 1, len(names)
 
 
 def _balanced(sample: bytes, delimiter: str, num_columns: int) -> bool:

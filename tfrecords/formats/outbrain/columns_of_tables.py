@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tfrecords.columns import recode
 from tfrecords.formats.files import delimited
@@ -38,16 +39,20 @@ LIST_COLUMNS = ("categories", "topics", "ad_categories", "ad_topics")
 EVENTS = "events.csv"
 PROMOTED = "promoted_content.csv"
 META = "documents_meta.csv"
-# Column of the list's values in each file of lists.
-_LISTED = {"documents_categories.csv": "category_id", "documents_topics.csv": "topic_id"}
+# Column of the values in each file of lists, and the column for the lists.
+_LISTED = {
+    "documents_categories.csv": ("category_id", "categories"),
+    "documents_topics.csv": ("topic_id", "topics"),
+}
 _GEO = {"country": 0, "state": 1, "dma": 2}
 _EVENT_TYPES = {
     "uuid": pa.string(), "document_id": tables.ID, "timestamp": tables.ID,
     "platform": delimited.STRINGS, "geo_location": delimited.STRINGS,
 }  # fmt: skip
-_Read = tables.Table | tables.Lists
 # Tables in use, by the identity of their files: a log and its ads share them.
-_shared: weakref.WeakValueDictionary[tuple[object, ...], _Read] = weakref.WeakValueDictionary()
+_shared: weakref.WeakValueDictionary[tuple[object, ...], tables.Table] = (
+    weakref.WeakValueDictionary()
+)
 _lock = threading.Lock()
 
 
@@ -62,7 +67,7 @@ class Joiner:
     def __init__(self, paths: Mapping[str, pathlib.Path], wanted: Sequence[str]) -> None:
         self._paths = paths
         self._wanted = set(wanted)
-        self._read: dict[str, _Read] = {}
+        self._read: dict[str, tables.Table] = {}
 
     @property
     def files(self) -> tuple[pathlib.Path, ...]:
@@ -102,7 +107,7 @@ class Joiner:
             return _time(name, self.table(EVENTS).numbers(source, rows))
         if source == "document_id":
             return tables.id_texts(self.table(EVENTS).numbers(source, rows))
-        texts = self.table(EVENTS).texts(source, rows)
+        texts = self.table(EVENTS).values(source, rows)
         if name == "uuid":
             # A dictionary of the uuids of these rows, which are few of all uuids in the log.
             return texts.cast(pa.string()).dictionary_encode()
@@ -113,28 +118,19 @@ class Joiner:
         return recode(texts, _known)
 
     def _document(self, name: str, documents: np.ndarray) -> pa.Array:
-        file = OF_DOCUMENT[name]
-        if file == META:
-            meta = self.table(file)
-            rows = meta.keys.find(documents)
-            if name in ("source_id", "publisher_id"):
-                return tables.id_texts(meta.numbers(name, rows))
-            seconds = meta.numbers("publish_time", rows)
-            numbers = seconds if name == "publish_time" else tables.age_days(seconds)
-            return pa.array(numbers, from_pandas=True)
-        lists = self._once(file)
-        assert isinstance(lists, tables.Lists)
-        if name == _LISTED[file]:
-            return tables.id_texts(lists.top(documents))
-        return lists.lists(documents)
+        table = self.table(OF_DOCUMENT[name])
+        rows = table.keys.find(documents)
+        if name in LIST_COLUMNS:
+            lists = table.values(name, rows)
+            return pa.ListArray.from_arrays(lists.offsets, lists.values)  # Null becomes empty.
+        if name not in ("publish_time", "age_days"):
+            return tables.id_texts(table.numbers(name, rows))
+        seconds = table.numbers("publish_time", rows)
+        numbers = seconds if name == "publish_time" else tables.age_days(seconds)
+        return pa.array(numbers, from_pandas=True)
 
     def table(self, file: str) -> tables.Table:
         """Returns a table with one row per key: displays, ads or documents."""
-        table = self._once(file)
-        assert isinstance(table, tables.Table)
-        return table
-
-    def _once(self, file: str) -> _Read:
         with _lock:
             if file not in self._read:
                 key = self._identity(file)
@@ -142,7 +138,7 @@ class Joiner:
                 self._read[file] = _shared[key] = self._load(file) if kept is None else kept
             return self._read[file]
 
-    def _load(self, file: str) -> _Read:
+    def _load(self, file: str) -> tables.Table:
         path = self._paths.get(file)
         if file == EVENTS:
             return tables.read_table(path, "display_id", self._event_types())
@@ -150,7 +146,7 @@ class Joiner:
             names = ("document_id", "campaign_id", "advertiser_id")
             return tables.read_table(path, "ad_id", dict.fromkeys(names, tables.ID))
         if file != META:
-            return tables.read_lists(path, _LISTED[file])
+            return tables.read_lists(path, *_LISTED[file])
         ids = dict.fromkeys(("source_id", "publisher_id"), tables.ID)
         meta = tables.read_table(path, "document_id", {**ids, "publish_time": delimited.STRINGS})
         seconds = tables.published_seconds(meta.columns["publish_time"])
@@ -175,15 +171,10 @@ def _time(name: str, timestamps: np.ndarray) -> pa.Array:
     """Returns a column derived from timestamps [B], milliseconds since the log's origin."""
     missing = timestamps < 0
     milliseconds = timestamps.astype(np.int64) + tables.ORIGIN_MILLISECONDS
-    hours = milliseconds // 3_600_000
-    values = {
-        "timestamp": timestamps,
-        "time": milliseconds / 1_000,
-        "hour": hours % 24,
-        # 1 January 1970 was a Thursday.
-        "weekday": (hours // 24 + 3) % 7,
-    }[name]
-    return pa.array(values, mask=missing)
+    if name in ("hour", "weekday"):
+        stamps = pa.array(milliseconds, pa.timestamp("ms"), mask=missing)
+        return pc.hour(stamps) if name == "hour" else pc.day_of_week(stamps)
+    return pa.array(timestamps if name == "timestamp" else milliseconds / 1_000, mask=missing)
 
 
 def _known(value: str) -> str | None:

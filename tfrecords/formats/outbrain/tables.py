@@ -4,7 +4,7 @@ A table is read once and shared by the threads that parse. Ids are integers (int
 other strings are dictionary-encoded; uuids are one Arrow array. Kaggle's 23 M events take about
 1.1 GB with all columns. A missing number is -1 or NaN.
 
-Shapes: B rows to look up, N rows of a table, V values of a list table.
+Shapes: B rows to look up, N rows of a table.
 """
 
 import dataclasses
@@ -49,41 +49,9 @@ class Table:
         result[rows >= 0] = column[rows[rows >= 0]]
         return result
 
-    def texts(self, name: str, rows: np.ndarray) -> pa.Array:
-        """Returns a column of strings at some rows [B]; null is missing."""
+    def values(self, name: str, rows: np.ndarray) -> pa.Array:
+        """Returns a column of strings or lists at some rows [B]; null is missing."""
         return self.columns[name].take(pa.array(rows, mask=rows < 0))
-
-
-@dataclasses.dataclass(frozen=True)
-class Lists:
-    """Lists of ids found by an integer key.
-
-    Attributes:
-        keys: Keys [N].
-        ends: Start of the list of each key, and the end of the last one [N + 1].
-        values: Concatenated lists, each by ascending confidence [V].
-    """
-
-    keys: KeyIndex
-    ends: np.ndarray
-    values: np.ndarray
-
-    def lists(self, keys: np.ndarray) -> pa.ListArray:
-        """Returns the list [B] of each key, empty for unknown keys."""
-        rows = self.keys.find(keys)
-        first, last = (np.where(rows < 0, 0, self.ends[rows + i]) for i in (0, 1))
-        offsets = np.append(0, np.cumsum(last - first))
-        places = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], last - first)
-        return pa.ListArray.from_arrays(
-            pa.array(offsets.astype(np.int32)), pa.array(self.values[places])
-        )
-
-    def top(self, keys: np.ndarray) -> np.ndarray:
-        """Returns the value with the highest confidence [B] of each key, or -1."""
-        rows = self.keys.find(keys)
-        result = np.full(len(keys), -1, self.values.dtype)
-        result[rows >= 0] = self.values[self.ends[rows[rows >= 0] + 1] - 1]
-        return result
 
 
 def read_table(path: pathlib.Path | None, key: str, types: Mapping[str, pa.DataType]) -> Table:
@@ -114,12 +82,17 @@ def read_table(path: pathlib.Path | None, key: str, types: Mapping[str, pa.DataT
     return Table(KeyIndex(keys), columns)
 
 
-def read_lists(path: pathlib.Path | None, value: str) -> Lists:
+def read_lists(path: pathlib.Path | None, value: str, listed: str) -> Table:
     """Reads a table with one row per value of a document.
 
     Args:
         path: The file with document_id, the value and confidence_level; None: no rows.
         value: Column of the value, an id.
+        listed: Column for the list of a document's values.
+
+    Returns:
+        A table of documents with the value of the highest confidence, and all values by ascending
+        confidence.
 
     Raises:
         FileNotFoundError, ValueError: See `read_table`.
@@ -138,7 +111,9 @@ def read_lists(path: pathlib.Path | None, value: str) -> Lists:
     bits = (np.maximum(np.nan_to_num(confidence), 0) + np.float32(0)).view(np.int32)
     order = np.argsort((places << 32) | bits, kind="stable")
     ends = np.append(0, np.cumsum(np.bincount(places, minlength=len(keys))))
-    return Lists(KeyIndex(keys), ends, values[order])
+    values = values[order]
+    lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values))
+    return Table(KeyIndex(keys), {value: values[ends[1:] - 1], listed: lists})
 
 
 def published_seconds(texts: pa.DictionaryArray) -> np.ndarray:
