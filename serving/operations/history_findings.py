@@ -229,8 +229,7 @@ class _History:
         unlimited = dataclasses.replace(self, plan=dataclasses.replace(self.plan, fields=fields))
         known, later = (
             collections.Counter(
-                one[:2]
-                for one in unlimited._rebuilt(self.known.events, self.logged.time + seconds)
+                one[:2] for one in unlimited._rebuilt(self.known.events, self.logged.time + seconds)
             )
             for seconds in (_READ_SECONDS, _CLOCK_SECONDS)
         )

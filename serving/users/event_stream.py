@@ -171,7 +171,7 @@ class StreamReader:
 
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:
-        """Turns errors of the client and of the server into ours, after which `read` begins again."""
+        """Turns errors of the client and of the server into ours; `read` then begins again."""
         try:
             yield
         except (exceptions.RedisError, OSError) as error:
