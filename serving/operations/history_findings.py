@@ -331,8 +331,8 @@ def _values(
         return {}
     rows = release.ad_index.find(ids)
     known = np.flatnonzero(rows >= 0)
-    shown = release.ad_index.display(rows[known])
+    shown = release.ad_index.listed(rows[known])
     return {
-        ids[at]: {name: one[name] for name in listed if one.get(name)}
+        ids[at]: {name: one.fields[name] for name in listed if one.fields.get(name)}
         for at, one in zip(known.tolist(), shown, strict=True)
     }
