@@ -152,14 +152,26 @@ def lock(file: IO[Any], wait_seconds: float | None = 0.0, shared: bool = False) 
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path, wait_seconds: float | None = 0.0) -> Iterator[None]:
+def locked(
+    path: pathlib.Path,
+    wait_seconds: float | None = 0.0,
+    refusal: Callable[[], Exception] = BlockingIOError,
+) -> Iterator[None]:
     """Holds the exclusive lock of a lock file, which is created if needed; errors as `lock`.
 
     The file contains the id of the process, for `holder_of`.
+
+    Args:
+        path: Lock file.
+        wait_seconds: Maximum time to wait for other processes, in seconds; None: no limit.
+        refusal: Returns the error to raise if another process still holds the lock.
     """
     # Without a buffer, which would be written once more, and fail again, when the file is closed.
     with path.open("ab", buffering=0) as file:
-        lock(file, wait_seconds)
+        try:
+            lock(file, wait_seconds)
+        except BlockingIOError as error:
+            raise refusal() from error
         with _naming(path):
             file.truncate(0)
             file.write(f"{os.getpid()}\n".encode())

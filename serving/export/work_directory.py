@@ -31,14 +31,16 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         return
     path = workdir / "steps" / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(files.locked(path))
-        except BlockingIOError as error:
-            raise BlockingIOError(
-                f"Process {files.holder_of(path)} is working in {workdir}. Wait until it ends, "
-                f"or choose another work directory."
-            ) from error
+
+    def refusal() -> BlockingIOError:
+        return BlockingIOError(
+            f"Process {files.holder_of(path)} is working in {workdir}. Wait until it ends, or "
+            "choose another work directory."
+        )
+
+    with files.locked(path, refusal=refusal):
         held.add(directory)
-        stack.callback(held.discard, directory)
-        yield
+        try:
+            yield
+        finally:
+            held.discard(directory)

@@ -192,20 +192,16 @@ class LiveView:
 
     def listed(self, rows: np.ndarray) -> list[index.ListedAd]:
         """Returns the ads at rows [C] as answers have them."""
-        found = self._listed(rows)
+        is_added = rows >= self._released.num_ads
+        found = self._released.listed(rows[~is_added])
+        if is_added.any():
+            own, new = iter(found), self._added.take(rows[is_added] - self._released.num_ads)
+            added = iter(index.listed_ads(new))
+            found = [next(added if from_added else own) for from_added in is_added.tolist()]
         for rate in self._rates:
             for ad in found:
                 ad.fields[rate.name] = rate.numbers.get(ad.fields[rate.of], ad.fields[rate.name])
         return found
-
-    def _listed(self, rows: np.ndarray) -> list[index.ListedAd]:
-        is_added = rows >= self._released.num_ads
-        released = self._released.listed(rows[~is_added])
-        if not is_added.any():
-            return released
-        own = iter(released)
-        added = iter(index.listed_ads(self._added.take(rows[is_added] - self._released.num_ads)))
-        return [next(added if from_added else own) for from_added in is_added.tolist()]
 
     def _merge(
         self,

@@ -21,7 +21,7 @@ from serving.operations.local_service import (
     describe_answer,
     open_service,
 )
-from serving.operations.model_server_findings import ModelServerCheck, servers_behind
+from serving.operations.model_server_findings import ModelServerCheck
 from serving.operations.release_check import check_release, check_updates
 from serving.operations.row_findings import (
     compare_over_grpc,
@@ -54,7 +54,6 @@ __all__ = [
     "open_service",
     "read_logged_requests",
     "rebuild_users",
-    "servers_behind",
     "size_deployment",
     "summary",
 ]

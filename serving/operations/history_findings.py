@@ -17,6 +17,7 @@ events are late if later ones are in the history, and of the cause other if not.
 
 import collections
 import dataclasses
+import functools
 import math
 import pathlib
 import time
@@ -146,23 +147,107 @@ def compare_histories(
 
 def cause_of(plan: schema.Schema, logged: LoggedHistories, known: KnownEvents) -> str | None:
     """Returns why logged histories differ from rebuilt ones, one of `CAUSES`, or None."""
-    causes = []
-    for field in plan.histories:
-        own = _entries(field, logged.raw)
-        if not _follows(plan, field, own, known.events, logged.time):
-            causes.append(_cause(plan, field, own, logged, known))
-    return max(causes, key=CAUSES.index) if causes else None
+    compared = [_History(plan, field, logged, known) for field in plan.histories]
+    causes = [one.cause() for one in compared if not one.follows(known.events)]
+    return max(causes, key=CAUSES.index, default=None)
 
 
 # Value, kind of event and age of an entry; the age is None if it is missing.
 _Entry = tuple[str, str, float | None]
 
 
-def _entries(field: schema.Field, raw: Mapping[str, Any]) -> list[_Entry]:
-    values = raw.get(field.name) or []
-    ages = raw.get(field.age_input) or [None] * len(values)
-    kinds = raw.get(field.event_input) or field.event[:1] * len(values)
-    return list(zip(values, kinds, ages, strict=True))
+@dataclasses.dataclass(frozen=True)
+class _History:
+    """A history of a logged answer, and what is known of its user."""
+
+    plan: schema.Schema
+    field: schema.Field
+    logged: LoggedHistories
+    known: KnownEvents
+
+    @functools.cached_property
+    def entries(self) -> list[_Entry]:
+        """The logged entries."""
+        return self._entries(self.logged.raw)
+
+    def follows(self, events: Sequence[UserEvent], is_limited: bool = False) -> bool:
+        """Whether it follows from events at some instant around the time in the log.
+
+        Args:
+            events: Events of the user.
+            is_limited: Whether only the events count that a store keeps.
+        """
+        return any(
+            _same(self.entries, self._rebuilt(_kept(events, at) if is_limited else events, at))
+            for at in self._instants(events)
+        )
+
+    def cause(self) -> str:
+        """Returns why it does not follow from the known events."""
+        time = self.logged.time
+        if not self.entries and self.logged.user_data in ("late", "failed"):
+            return "unread"
+        if self.follows(self.known.events, is_limited=True):
+            return "cut"
+        arrivals = [at for at in self.known.received.values() if abs(at - time) < _READ_SECONDS]
+        for until in sorted({time, time - _READ_SECONDS, *arrivals}):
+            in_time = [
+                event
+                for event in self.known.events
+                if self.known.received.get(event.event_id or "", -math.inf) <= until
+            ]
+            if self.follows(in_time):
+                return "late"
+        expected = self._rebuilt(self.known.events, time)
+        if [one[:2] for one in self.entries] == [one[:2] for one in expected]:
+            return "clock"
+        return self._cause_of_extra() or self._cause_of_missing(expected)
+
+    def _entries(self, raw: Mapping[str, Any]) -> list[_Entry]:
+        values = raw.get(self.field.name) or []
+        ages = raw.get(self.field.age_input) or [None] * len(values)
+        kinds = raw.get(self.field.event_input) or self.field.event[:1] * len(values)
+        return list(zip(values, kinds, ages, strict=True))
+
+    def _rebuilt(self, events: Sequence[UserEvent], at: float) -> list[_Entry]:
+        return self._entries(histories.raw_values(self.plan, events, at))
+
+    def _instants(self, events: Sequence[UserEvent]) -> list[float]:
+        """Returns instants around the logged time, at which it has each state it goes through."""
+        time, max_age_days = self.logged.time, self.field.max_age_days
+        since, until = time - _READ_SECONDS, time + _READ_SECONDS
+        # An event counts after its time, and until its maximum age.
+        ages = [0.0] if max_age_days is None else [0.0, max_age_days * 86_400]
+        changes = {event.time + age for event in events for age in ages}
+        return [time, since, *sorted(at for at in changes if since < at < until), until]
+
+    def _cause_of_extra(self) -> str | None:
+        """Returns why it has entries that no event from before the request explains, if any."""
+        # More than the history keeps, because other events replaced the missing ones.
+        everything = dataclasses.replace(self.field, max_length=10_000, max_age_days=None)
+        fields = tuple(everything if f.name == self.field.name else f for f in self.plan.fields)
+        unlimited = dataclasses.replace(self, plan=dataclasses.replace(self.plan, fields=fields))
+        known, later = (
+            collections.Counter(
+                one[:2] for one in unlimited._rebuilt(self.known.events, self.logged.time + seconds)
+            )
+            for seconds in (_READ_SECONDS, _CLOCK_SECONDS)
+        )
+        extra = collections.Counter(one[:2] for one in self.entries) - known
+        if not extra:
+            return None
+        return "other" if extra - (later - known) else "clock"
+
+    def _cause_of_missing(self, expected: Sequence[_Entry]) -> str:
+        """Returns why it lacks events although they arrived in time, as far as is known."""
+        own, user_data = self.entries, self.logged.user_data
+        is_latest = _same(own, expected[len(expected) - len(own) :])
+        if user_data == "unknown":
+            return "other" if own else "lost"
+        if user_data is None:
+            return "other" if is_latest else "late"
+        has_arrivals = all(event.event_id in self.known.received for event in self.known.events)
+        return "lost" if is_latest or has_arrivals else "late"
 
 
 def _same(own: Sequence[_Entry], expected: Sequence[_Entry]) -> bool:
@@ -170,69 +255,6 @@ def _same(own: Sequence[_Entry], expected: Sequence[_Entry]) -> bool:
         one[:2] == other[:2]
         and (one[2] is None or other[2] is None or abs(one[2] - other[2]) <= _READ_SECONDS)
         for one, other in zip(own, expected, strict=True)
-    )
-
-
-def _follows(
-    plan: schema.Schema,
-    field: schema.Field,
-    own: Sequence[_Entry],
-    events: Sequence[UserEvent],
-    time: float,
-    is_limited: bool = False,
-) -> bool:
-    """Whether a history follows from events at some instant around the time in the log.
-
-    Args:
-        plan: Schema with the histories.
-        field: The history.
-        own: Its entries.
-        events: Events of the user.
-        time: Time in the log.
-        is_limited: Whether only the events count that a store keeps.
-    """
-    return any(
-        _same(own, _entries(field, histories.raw_values(plan, known, at)))
-        for at in _instants(field, events, time)
-        for known in (_kept(events, at) if is_limited else events,)
-    )
-
-
-def _instants(field: schema.Field, events: Sequence[UserEvent], time: float) -> list[float]:
-    """Returns instants around a time at which the history has each state that it goes through."""
-    since, until = time - _READ_SECONDS, time + _READ_SECONDS
-    # An event counts after its time, and until its maximum age.
-    ages = [0.0] if field.max_age_days is None else [0.0, field.max_age_days * 86_400]
-    changes = {event.time + age for event in events for age in ages}
-    return [time, since, *sorted(at for at in changes if since < at < until), until]
-
-
-def _cause(
-    plan: schema.Schema,
-    field: schema.Field,
-    own: Sequence[_Entry],
-    logged: LoggedHistories,
-    known: KnownEvents,
-) -> str:
-    time = logged.time
-    if not own and logged.user_data in ("late", "failed"):
-        return "unread"
-    if _follows(plan, field, own, known.events, time, is_limited=True):
-        return "cut"
-    arrivals = [at for at in known.received.values() if abs(at - time) < _READ_SECONDS]
-    for until in sorted({time, time - _READ_SECONDS, *arrivals}):
-        in_time = [
-            event
-            for event in known.events
-            if known.received.get(event.event_id or "", -math.inf) <= until
-        ]
-        if _follows(plan, field, own, in_time, time):
-            return "late"
-    expected = _entries(field, histories.raw_values(plan, known.events, time))
-    if [one[:2] for one in own] == [one[:2] for one in expected]:
-        return "clock"
-    return _cause_of_extra(plan, field, own, known.events, time) or _cause_of_missing(
-        own, expected, logged, known
     )
 
 
@@ -245,44 +267,6 @@ def _kept(events: Sequence[UserEvent], time: float) -> list[UserEvent]:
     shown = [event for event in ordered if event.event == "impression"]
     acted = [event for event in ordered if event.event != "impression"]
     return [*acted[-_STORE.max_actions :], *shown[-_STORE.max_impressions :]]
-
-
-def _cause_of_extra(
-    plan: schema.Schema,
-    field: schema.Field,
-    own: Sequence[_Entry],
-    events: Sequence[UserEvent],
-    time: float,
-) -> str | None:
-    """Returns why a history has entries that no event from before the request explains, if any."""
-    # More than the history keeps, because other events replaced the missing ones.
-    everything = dataclasses.replace(field, max_length=10_000, max_age_days=None)
-    fields = tuple(everything if f.name == field.name else f for f in plan.fields)
-    unlimited = dataclasses.replace(plan, fields=fields)
-    known, later = (
-        collections.Counter(
-            one[:2]
-            for one in _entries(field, histories.raw_values(unlimited, events, time + seconds))
-        )
-        for seconds in (_READ_SECONDS, _CLOCK_SECONDS)
-    )
-    extra = collections.Counter(one[:2] for one in own) - known
-    if not extra:
-        return None
-    return "other" if extra - (later - known) else "clock"
-
-
-def _cause_of_missing(
-    own: Sequence[_Entry], expected: Sequence[_Entry], logged: LoggedHistories, known: KnownEvents
-) -> str:
-    """Returns why a history lacks events although they arrived in time, as far as is known."""
-    is_latest = _same(own, expected[len(expected) - len(own) :])
-    if logged.user_data == "unknown":
-        return "other" if own else "lost"
-    if logged.user_data is None:
-        return "other" if is_latest else "late"
-    has_arrivals = all(event.event_id in known.received for event in known.events)
-    return "lost" if is_latest or has_arrivals else "late"
 
 
 def _answers(plan: schema.Schema, table: pa.Table, version: int) -> Iterable[LoggedHistories]:
@@ -347,8 +331,8 @@ def _values(
         return {}
     rows = release.ad_index.find(ids)
     known = np.flatnonzero(rows >= 0)
-    shown = release.ad_index.display(rows[known])
+    shown = release.ad_index.listed(rows[known])
     return {
-        ids[at]: {name: one[name] for name in listed if one.get(name)}
+        ids[at]: {name: one.fields[name] for name in listed if one.fields.get(name)}
         for at, one in zip(known.tolist(), shown, strict=True)
     }

@@ -106,9 +106,9 @@ def _read(table: pa.Table, release: releases.Bundle, outputs: Sequence[str]) -> 
     same = [
         row
         for row, one, now in zip(
-            known.tolist(), shown, release.ad_index.display(rows[known]), strict=True
+            known.tolist(), shown, release.ad_index.listed(rows[known]), strict=True
         )
-        if one == {name: now.get(name) for name in ad_fields}
+        if one == {name: now.fields.get(name) for name in ad_fields}
     ]
     of_query = [field["name"] for field in release.manifest.query_fields]
     return _Answer(

@@ -24,19 +24,6 @@ from serving.operations import findings
 _SIGNATURE = "serving_default"
 
 
-def servers_behind(address: str) -> list[str]:
-    """Returns host:port of each model server behind an address.
-
-    Args:
-        address: `HOST:PORT`, several separated by commas, or `dns:///NAME:PORT`.
-
-    Raises:
-        ValueError: The address is not valid.
-        OSError: A name cannot be resolved.
-    """
-    return asyncio.run(ranker.find_servers(address))
-
-
 def served_scores(
     address: str,
     release: releases.Bundle,

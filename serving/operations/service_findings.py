@@ -210,10 +210,10 @@ class ServiceCheck:
 def are_as_released(release: releases.Bundle, ads: Sequence[RankedAd]) -> list[bool]:
     """Returns which answered ads [C] have the fields of the release: updates change others."""
     rows = release.ad_index.find([ad.ad_id for ad in ads])
-    known = release.ad_index.display(np.maximum(rows, 0))
+    known = release.ad_index.listed(np.maximum(rows, 0))
     return [
-        row >= 0 and ad.fields == fields
-        for ad, row, fields in zip(ads, rows.tolist(), known, strict=True)
+        row >= 0 and ad.fields == own.fields
+        for ad, row, own in zip(ads, rows.tolist(), known, strict=True)
     ]
 
 

@@ -7,12 +7,13 @@ toward the frequency caps that the request has no counts for.
 import asyncio
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving import errors, live, manifest, requests
 from serving.orchestrator import user_data
-from serving.users import IMPRESSION, StoredEvent, User
+from serving.users import IMPRESSION, User
 from tfrecords import histories, schema
 
 _NOTHING = User()
@@ -84,19 +85,11 @@ class UserStage:
         for at, valid, user in zip(positions, asking, known, strict=True):
             state = problem or (user_data.FOUND if user.is_known else user_data.UNKNOWN)
             if user.is_known:
-                valid = self._filled(valid, user, now, values)
+                stored = {**user.profile, **self._raw_histories(valid, user, now, values)}
+                counts = functools.partial(_counts, user, now, values)
+                valid = self._validator.with_user(valid, stored, counts)
             filled[at] = dataclasses.replace(valid, user_data=state, user_ms=read.milliseconds)
         return filled
-
-    def _filled(
-        self,
-        valid: requests.ValidRequest,
-        user: User,
-        now: float,
-        values: Mapping[str, Mapping[str, list[str]]],
-    ) -> requests.ValidRequest:
-        stored = {**user.profile, **self._raw_histories(valid, user, now, values)}
-        return self._validator.with_user(valid, stored, lambda cap: _counts(cap, user, now, values))
 
     def _raw_histories(
         self,
@@ -147,24 +140,18 @@ class UserStage:
 
 
 def _counts(
-    cap: requests.FrequencyCap,
     user: User,
     now: float,
     values: Mapping[str, Mapping[str, list[str]]],
+    cap: requests.FrequencyCap,
 ) -> Mapping[str, int]:
     """Returns the number of events of each ad, or value of the cap's field."""
-    ads = collections.Counter(_ads_of(cap, user, now))
-    if cap.field is None:
-        return ads
-    counts: collections.Counter[str] = collections.Counter()
-    for ad_id, count in ads.items():
-        for value in values[cap.field].get(ad_id, ()):
-            counts[value] += count
-    return counts
-
-
-def _ads_of(cap: requests.FrequencyCap, user: User, now: float) -> Iterable[str]:
     kind = cap.event or IMPRESSION
-    events: Sequence[StoredEvent] = user.impressions if kind == IMPRESSION else user.actions
     since = 0.0 if cap.hours is None else now - cap.hours * 3600
-    return (event.ad_id for event in events if event.kind == kind and event.time >= since)
+    counts: collections.Counter[str] = collections.Counter()
+    for event in user.impressions if kind == IMPRESSION else user.actions:
+        if event.kind == kind and event.time >= since:
+            counts.update(
+                [event.ad_id] if cap.field is None else values[cap.field].get(event.ad_id, ())
+            )
+    return counts

@@ -45,9 +45,6 @@ class Replicas:
         clock: Returns the time in seconds, for the circuit breakers and the latency of calls.
         observe_call: Called after each call with the address of the replica and the outcome: `ok`,
             `late`, `busy` or `failed`. None: not observed.
-
-    Attributes:
-        num_second_calls: Number of calls that were made next to a late one.
     """
 
     def __init__(
@@ -70,7 +67,6 @@ class Replicas:
         self._healthy_pace = pace.Pace()
         self._last_error = "The ranker has failed."
         self._second_calls = _MAX_SECOND_CALLS
-        self.num_second_calls = 0
         self._turn = 0
 
     @property
@@ -239,7 +235,6 @@ class Replicas:
             if not healthy or self._second_calls < 1:
                 return None
             self._second_calls -= 1
-            self.num_second_calls += 1
         chosen = healthy[0] if healthy else next((one for one in left if one.breaker.admit()), None)
         if chosen is not None:
             self._turn += 1

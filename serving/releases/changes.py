@@ -15,13 +15,7 @@ from typing import Any
 from serving import errors, index, manifest
 from serving.releases import bundle, parts, publishing
 from serving.releases.in_use import is_in_use, unused_releases
-from serving.releases.pointer import (
-    POINTER_FILE,
-    Pointer,
-    lock_pointer,
-    read_pointer,
-    write_pointer,
-)
+from serving.releases.pointer import POINTER_FILE, Pointer, read_pointer, write_pointer
 from tfrecords import files
 
 
@@ -260,12 +254,11 @@ def _locked_for_change(
 ) -> contextlib.AbstractContextManager[None]:
     # Raises if nothing is published: the directory may be misspelled.
     bundle.latest(base)
-    return lock_pointer(
-        base / ".releases.lock",
-        wait_seconds,
+    refusal = errors.PublishError(
         f"Another promotion, rollback or prune of {base} is running. Try again later, or set "
-        "--wait_seconds to wait for it.",
+        "--wait_seconds to wait for it."
     )
+    return files.locked(base / ".releases.lock", wait_seconds, lambda: refusal)
 
 
 def _pointer_to_replace(base: pathlib.Path) -> Pointer | None:

@@ -6,11 +6,9 @@ The file is replaced atomically, so that readers see a promotion as one step. Wi
 the latest published release is stable. It contains no timestamps.
 """
 
-import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 from serving import errors
@@ -81,26 +79,6 @@ def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
             f"{path} cannot be written ({error.strerror or error}). Nothing was changed. Check the "
             "directory and the space on its disk, and try again."
         ) from error
-
-
-@contextlib.contextmanager
-def lock_pointer(path: pathlib.Path, wait_seconds: float, refusal: str) -> Iterator[None]:
-    """Locks a file in a `with` block.
-
-    Args:
-        path: Path of the lock file.
-        wait_seconds: Maximum time to wait for another process.
-        refusal: Error message if the lock is not free in time.
-
-    Raises:
-        PublishError: Another process has the lock.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(files.locked(path, wait_seconds))
-        except BlockingIOError as error:
-            raise errors.PublishError(refusal) from error
-        yield
 
 
 def _parsed(document: Any) -> Pointer | None:

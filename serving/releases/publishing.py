@@ -20,7 +20,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from serving import errors, index, manifest
-from serving.releases import embedded_ads, parts, pointer
+from serving.releases import embedded_ads, parts
 from tfrecords import files
 
 STAGING = ".staging-"
@@ -206,9 +206,8 @@ def exclusive(root: pathlib.Path, wait_seconds: float) -> contextlib.AbstractCon
     Raises:
         PublishError: Another publish or prune is running, and does not end in time.
     """
-    return pointer.lock_pointer(
-        root / ".publish.lock",
-        wait_seconds,
+    refusal = errors.PublishError(
         f"Another publish into {root} is running. Try again later, or set --wait_seconds to wait "
-        "for it.",
+        "for it."
     )
+    return files.locked(root / ".publish.lock", wait_seconds, lambda: refusal)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from serving import errors
-from serving.requests import parsing, request
+from serving.requests import filter_fields, parsing, request
 from tfrecords import terminal
 
 _IMPRESSION = "impression"
@@ -182,16 +182,10 @@ def merged(
     """Returns checked filters that also exclude values that have reached a frequency cap."""
     if not at_cap:
         return filters
-    filters = filters or request.Filters()
     conditions = tuple(
         request.Condition(field=field, none_of=values)
         for field, values in at_cap.items()
         if field is not None
     )
-    excluded = sorted({*(filters.excluded_ads or ()), *at_cap.get(None, ())})
-    return filters.model_copy(
-        update={
-            "conditions": (*(filters.conditions or ()), *conditions),
-            "excluded_ads": tuple(excluded) or None,
-        }
-    )
+    reached = request.Filters(conditions=conditions, excluded_ads=at_cap.get(None))
+    return filter_fields.both(filters, reached)

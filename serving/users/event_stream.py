@@ -7,8 +7,9 @@ was not, because its reader ended or postponed it, is delivered again after `_CL
 another reader. Stores and logs recognize a repeated event by its id.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import redis.asyncio
@@ -95,18 +96,16 @@ class StreamReader:
         Raises:
             UserStoreError: The server failed.
         """
-        try:
-            entries = await self._read(wait_seconds)
-        except exceptions.ResponseError as error:
-            self._own_after = _START
-            if not str(error).startswith("NOGROUP"):
-                raise self._failed(error) from error
-            # The stream is new, or the server lost it.
-            await self._create()
-            return []
-        except (exceptions.RedisError, OSError) as error:
-            self._own_after = _START
-            raise self._failed(error) from error
+        with self._mapped():
+            try:
+                entries = await self._read(wait_seconds)
+            except exceptions.ResponseError as error:
+                if not str(error).startswith("NOGROUP"):
+                    raise
+                # The stream is new, or the server lost it.
+                self._own_after = _START
+                await self._create()
+                return []
         return [StreamEntry(entry_id, fields.get(FIELD)) for entry_id, fields in entries]
 
     async def acknowledge(self, entries: Sequence[StreamEntry]) -> None:
@@ -115,13 +114,10 @@ class StreamReader:
         Raises:
             UserStoreError: The server failed; the entries are delivered again.
         """
-        try:
-            if entries:
+        if entries:
+            with self._mapped():
                 ids = [entry.entry_id for entry in entries]
                 await self._redis.xack(self._stream, self._group, *ids)
-        except (exceptions.RedisError, OSError) as error:
-            self._own_after = _START
-            raise self._failed(error) from error
 
     async def backlog(self) -> StreamBacklog:
         """Returns the numbers of entries that wait for the group.
@@ -129,10 +125,8 @@ class StreamReader:
         Raises:
             UserStoreError: The server failed, or has no such stream or group.
         """
-        try:
+        with self._mapped():
             groups: Any = await self._redis.xinfo_groups(self._stream)
-        except (exceptions.RedisError, OSError) as error:
-            raise self._failed(error) from error
         for group in groups:
             if group["name"] == self._group.encode():
                 return StreamBacklog(group.get("lag"), group["pending"])
@@ -173,11 +167,15 @@ class StreamReader:
         except exceptions.ResponseError as error:
             # Another reader was faster.
             if not str(error).startswith("BUSYGROUP"):
-                raise self._failed(error) from error
-        except (exceptions.RedisError, OSError) as error:
-            raise self._failed(error) from error
+                raise
 
-    def _failed(self, error: Exception) -> errors.UserStoreError:
-        return errors.UserStoreError(
-            f"{self._name} failed: {str(error).rstrip('.')}. {redis_store.remedy(error)}"
-        )
+    @contextlib.contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Turns errors of the client and of the server into ours; `read` then begins again."""
+        try:
+            yield
+        except (exceptions.RedisError, OSError) as error:
+            self.retry()
+            raise errors.UserStoreError(
+                f"{self._name} failed: {str(error).rstrip('.')}. {redis_store.remedy(error)}"
+            ) from error

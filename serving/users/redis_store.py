@@ -64,8 +64,9 @@ end
 for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return added
 """
-# KEYS: as above. ARGV: time to live in seconds; then time and JSON of each value of the profile.
-_SET_LOGGED_PROFILE = """
+# KEYS: as above. ARGV: time to live in seconds; then time and JSON, without braces, of parts of the
+# profile.
+_SET_PROFILE = """
 local erased = tonumber(redis.call('GET', KEYS[5]) or '-1')
 local values = {}
 for i = 2, #ARGV, 2 do
@@ -93,7 +94,7 @@ return count
 """
 _TTL = "tfrec:ttl_seconds"
 _NO_EVICTION = "noeviction"
-_LISTS = ("profile", "actions", "impressions", "ids")
+_KEYS = ("profile", "actions", "impressions", "ids", "erased")
 
 
 class RedisUserStore:
@@ -146,8 +147,8 @@ class RedisUserStore:
         pipeline = self._redis.pipeline(transaction=False)
         for user_id, own in by_user(events, self._config, since, now).items():
             # Calling the script by its digest would take a second round trip.
-            keys = [*_keys(user_id), _erased_key(user_id)]
-            pipeline.eval(_APPEND, len(keys), *keys, *self._arguments(own, ttl, since, now))
+            arguments = self._arguments(own, ttl, since, now)
+            pipeline.eval(_APPEND, len(_KEYS), *_keys(user_id), *arguments)
         return sum(await self._replies(pipeline))
 
     async def set_profile(
@@ -157,24 +158,18 @@ class RedisUserStore:
         now: float,
         times: Mapping[str, float] | None = None,
     ) -> bool:
-        seconds = self._expiry(await self._ttl_seconds())
+        # Without times, it is later than any erasure.
+        parts: list[tuple[float, Mapping[str, Any]]] = [(math.inf, profile)]
         if times is not None:
-            return await self._set_logged_profile(user_id, profile, times, seconds)
-        keys = _keys(user_id)
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.set(keys[0], json.dumps(profile), ex=seconds)
-        for key in keys[1:]:
-            pipeline.expire(key, seconds)
-        await self._replies(pipeline)
-        return True
+            parts = [(times[name], {name: value}) for name, value in profile.items()]
+        arguments = [repr(self._expiry(await self._ttl_seconds()))]
+        for time, part in parts:
+            arguments += [repr(time), json.dumps(part)[1:-1]]
+        return bool(await self._evaluated(_SET_PROFILE, user_id, arguments))
 
     async def delete(self, user_id: str, now: float) -> bool:
-        pipeline = self._redis.pipeline(transaction=False)
-        keys = [*_keys(user_id), _erased_key(user_id)]
-        times = repr(now), int(ERASED_SECONDS), repr(latest_time(now))
-        pipeline.eval(_ERASE, len(keys), *keys, *times)
-        (count,) = await self._replies(pipeline)
-        return bool(count)
+        times = [repr(now), repr(int(ERASED_SECONDS)), repr(latest_time(now))]
+        return bool(await self._evaluated(_ERASE, user_id, times))
 
     async def expire(self, now: float) -> int:
         return 0
@@ -224,22 +219,12 @@ class RedisUserStore:
         """Returns the seconds after which the server deletes a user who is not written to."""
         return int(ttl if math.isfinite(ttl) else self._config.ttl_seconds)
 
-    async def _set_logged_profile(
-        self,
-        user_id: str,
-        profile: Mapping[str, Any],
-        times: Mapping[str, float],
-        seconds: int,
-    ) -> bool:
-        keys = [*_keys(user_id), _erased_key(user_id)]
-        arguments = [repr(seconds)]
-        for name, value in profile.items():
-            # Without the braces.
-            arguments += [repr(times[name]), json.dumps({name: value})[1:-1]]
+    async def _evaluated(self, script: str, user_id: str, arguments: Sequence[str]) -> Any:
+        """Returns the result of a script on the keys of a user."""
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.eval(_SET_LOGGED_PROFILE, len(keys), *keys, *arguments)
-        (is_written,) = await self._replies(pipeline)
-        return bool(is_written)
+        pipeline.eval(script, len(_KEYS), *_keys(user_id), *arguments)
+        (reply,) = await self._replies(pipeline)
+        return reply
 
     def _arguments(
         self, events: Sequence[StoredEvent], ttl: float, since: float, now: float
@@ -288,11 +273,7 @@ def remedy(error: Exception) -> str:
 
 
 def _keys(user_id: str) -> list[str]:
-    return [f"tfrec:{{{user_id}}}:{name}" for name in _LISTS]
-
-
-def _erased_key(user_id: str) -> str:
-    return f"tfrec:{{{user_id}}}:erased"
+    return [f"tfrec:{{{user_id}}}:{name}" for name in _KEYS]
 
 
 def _user(

@@ -97,16 +97,14 @@ def lock_directory(directory: pathlib.Path) -> Iterator[None]:
     """
     path = directory.with_name(f".{directory.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
+    refusal = OSError(
+        f"Another conversion is writing {directory}. Wait for it, or choose another directory."
+    )
+    with files.locked(path, refusal=lambda: refusal):
         try:
-            stack.enter_context(files.locked(path))
-        except BlockingIOError as error:
-            raise OSError(
-                f"Another conversion is writing {directory}. Wait for it, or choose another "
-                "directory."
-            ) from error
-        stack.callback(path.unlink, missing_ok=True)
-        yield
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def in_threads(

@@ -24,6 +24,7 @@ check failed.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import glob
 import json
@@ -177,12 +178,12 @@ def _model_servers(
     release: releases.Bundle, logged: list[export.LoggedRequest]
 ) -> Iterator[operations.DoctorFinding]:
     """Yields the findings of each model server, and at last how many of several can be used."""
-    from serving import operations
+    from serving import operations, ranker
 
     addresses: list[str] = []
 
     def find() -> str:
-        addresses.extend(operations.servers_behind(FLAGS.model_server))
+        addresses.extend(asyncio.run(ranker.find_servers(FLAGS.model_server)))
         return f"{len(addresses)} model servers: {', '.join(addresses)}"
 
     found = operations.finding_of(f"replicas of {FLAGS.model_server}", find)

@@ -1,9 +1,12 @@
 """Calls of `pymilvus`, which is imported on first use, and their errors."""
 
 import contextlib
+import contextvars
 import logging
+import math
 import os
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +16,7 @@ URI_VARIABLE, TOKEN_VARIABLE = "TFREC_MILVUS_URI", "TFREC_MILVUS_TOKEN"
 CONNECT_SECONDS, CALL_SECONDS = 10.0, 60.0
 # A message may have 64 MB.
 BYTES_PER_CALL = 16_000_000
+_until: contextvars.ContextVar[float] = contextvars.ContextVar("until", default=math.inf)
 
 
 def connect(uri: str) -> Any:
@@ -93,6 +97,31 @@ def address_of(uri: str) -> str:
 def portable(uri: str) -> str:
     """Returns the path of a milvus-lite file as an absolute one."""
     return uri if "://" in uri else str(pathlib.Path(uri).absolute())
+
+
+@contextlib.contextmanager
+def limited(timeout_seconds: float | None) -> Iterator[None]:
+    """Limits the time of the calls in a `with` block together; None: each has `CALL_SECONDS`."""
+    token = _until.set(math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds)
+    try:
+        yield
+    finally:
+        _until.reset(token)
+
+
+def remaining() -> float:
+    """Returns the time for the next call in seconds.
+
+    Raises:
+        IndexUnavailableError: The time of the `limited` block is over.
+    """
+    left = _until.get() - time.monotonic()
+    if left <= 0:
+        raise errors.IndexUnavailableError(
+            "Milvus has not answered by the deadline of the request. Send requests with longer "
+            "deadlines, or at a lower rate, or give Milvus more query nodes."
+        )
+    return CALL_SECONDS if left == math.inf else left
 
 
 @contextlib.contextmanager

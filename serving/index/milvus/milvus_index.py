@@ -21,7 +21,6 @@ import itertools
 import math
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -104,9 +103,7 @@ class MilvusIndex:
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes nothing: the vectors are in Milvus."""
 
-    def count(
-        self, expression: str, remaining: Callable[[], float] | None = None, **options: Any
-    ) -> int:
+    def count(self, expression: str, **options: Any) -> int:
         """Returns the number of ads that match an expression; all ads match the empty one."""
         with self._call("counted"):
             found = self._loaded(
@@ -114,7 +111,6 @@ class MilvusIndex:
                 self.collection,
                 filter=expression,
                 output_fields=["count(*)"],
-                remaining=remaining or _countdown(None),
                 **options,
             )
         return int(found[0]["count(*)"])
@@ -130,7 +126,7 @@ class MilvusIndex:
         """Builds the look-up of ad ids; Milvus has the ad fields."""
         catalog.prepare_ids()
 
-    def _count_once(self, expression: str, remaining: Callable[[], float] | None = None) -> int:
+    def _count_once(self, expression: str) -> int:
         """Counts as `count`, and remembers it: a collection does not change."""
         if not expression:
             return self.num_ads
@@ -139,7 +135,7 @@ class MilvusIndex:
         with self._lock:
             known = self._counts.get(key)
         if known is None:
-            known = self.count(expression, remaining)
+            known = self.count(expression)
             with self._lock:
                 self._counts[key] = known
                 while len(self._counts) > _MAX_KEPT_COUNTS:
@@ -161,38 +157,32 @@ class MilvusIndex:
         """
         queries = backend.checked_queries(query_embeddings, k)
         condition = self._condition(eligible)
-        remaining = _countdown(timeout_seconds)
         k = min(k, self.num_ads)
-        found = [
-            self._search_part(queries[first : first + _QUERIES_PER_CALL], k, condition, remaining)
-            for first in range(0, max(len(queries), 1), _QUERIES_PER_CALL)
-        ]
+        with connection.limited(timeout_seconds):
+            found = [
+                self._search_part(queries[first : first + _QUERIES_PER_CALL], k, condition)
+                for first in range(0, max(len(queries), 1), _QUERIES_PER_CALL)
+            ]
         scores, rows = (np.concatenate(own) for own in zip(*found, strict=True))
         return scores, rows
 
     def _search_part(
-        self,
-        queries: np.ndarray,
-        k: int,
-        condition: milvus_fields.MilvusCondition,
-        remaining: Callable[[], float],
+        self, queries: np.ndarray, k: int, condition: milvus_fields.MilvusCondition
     ) -> tuple[np.ndarray, np.ndarray]:
-        for slices in self._slicings(condition, remaining):
-            found, kept = self._search_longer(queries, k, condition, slices, remaining)
+        for slices in self._slicings(condition):
+            found, kept = self._search_longer(queries, k, condition, slices)
             if all(len(rows) == k for _, rows in kept):
                 return _stacked(kept, k)
-            count = self._count_once(condition.expression, remaining)
+            count = self._count_once(condition.expression)
             if all(len(rows) == count for _, rows in found):
                 return _stacked(kept, min(len(rows) for _, rows in kept))
-        return self._compare_all(queries, k, condition, remaining)
+        return self._compare_all(queries, k, condition)
 
-    def _slicings(
-        self, condition: milvus_fields.MilvusCondition, remaining: Callable[[], float]
-    ) -> tuple[int, ...]:
+    def _slicings(self, condition: milvus_fields.MilvusCondition) -> tuple[int, ...]:
         """Returns the numbers of slices to try, until a list is complete."""
         if self.kind == "Flat" or not condition.of_fields:
             return (1,)
-        count = self._count_once(condition.of_fields, remaining)
+        count = self._count_once(condition.of_fields)
         slices = max(math.ceil(count / self.num_ads / _MAX_SLICE_SHARE), 1)
         return (slices,) if count <= _MAX_COMPARED else (1, slices)
 
@@ -202,13 +192,12 @@ class MilvusIndex:
         k: int,
         condition: milvus_fields.MilvusCondition,
         slices: int,
-        remaining: Callable[[], float],
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]:
         """Returns the hits of Milvus for each query, and the k best of them that `rows` allows."""
         longest = min(self.num_ads, _MAX_RETURNED)
         limit = min(k, longest)
         while True:
-            found = self._search(queries, limit, condition, slices, remaining)
+            found = self._search(queries, limit, condition, slices)
             kept = [_among(scores, rows, condition.rows, k) for scores, rows in found]
             is_full = all(len(rows) == k for _, rows in kept)
             if is_full or limit == longest or all(len(rows) < limit for _, rows in found):
@@ -223,7 +212,7 @@ class MilvusIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Finds the best of the eligible ads by reading and comparing every vector."""
         queries = np.ascontiguousarray(query_embeddings, np.float32)
-        return self._compare_all(queries, k, self._condition(eligible), _countdown(None))
+        return self._compare_all(queries, k, self._condition(eligible))
 
     def _condition(
         self, eligible: row_set.RowSet | milvus_fields.MilvusCondition | None
@@ -241,7 +230,6 @@ class MilvusIndex:
         limit: int,
         condition: milvus_fields.MilvusCondition,
         slices: int,
-        remaining: Callable[[], float],
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns scores and rows of each query, up to `limit`."""
         ends = [NUM_PARTS * number // slices for number in range(slices + 1)]
@@ -249,39 +237,26 @@ class MilvusIndex:
             f" and (part >= {first}) and (part < {end})" if slices > 1 else ""
             for first, end in itertools.pairwise(ends)
         ]
-        width = self._width(limit, condition, remaining)
-        found = [
-            self._ask(queries, limit, condition.expression + part, width, remaining)
-            for part in parts
-        ]
+        width = self._width(limit, condition)
+        found = [self._ask(queries, limit, condition.expression + part, width) for part in parts]
         if slices == 1:
             return found[0]
         return [exact_search.best_of_lists(lists, limit) for lists in zip(*found, strict=True)]
 
-    def _width(
-        self,
-        limit: int,
-        condition: milvus_fields.MilvusCondition,
-        remaining: Callable[[], float],
-    ) -> int:
+    def _width(self, limit: int, condition: milvus_fields.MilvusCondition) -> int:
         """Returns the width of a graph search.
 
         Where a server compares all eligible ads, it does not matter. milvus-lite never does, so its
         search is as wide as for the same number of eligible ads.
         """
         width = max(limit, self.search_width or 0)
-        count = self._count_once(condition.of_fields, remaining)
+        count = self._count_once(condition.of_fields)
         if count > _MAX_COMPARED:
             return width
         return max(limit, min(width * self.num_ads // max(count, 1), MAX_WIDTH))
 
     def _ask(
-        self,
-        queries: np.ndarray,
-        limit: int,
-        expression: str,
-        width: int,
-        remaining: Callable[[], float],
+        self, queries: np.ndarray, limit: int, expression: str, width: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         name = {"HNSW": "ef", "DISKANN": "search_list"}.get(self.kind)
         parameters = {} if name is None else {name: width}
@@ -294,44 +269,37 @@ class MilvusIndex:
                 filter=expression,
                 output_fields=self._returned,
                 search_params={"metric_type": "IP", "params": parameters},
-                remaining=remaining,
             )
             return [
                 (np.array(hits.distances, np.float32), np.array(hits.ids, np.int64))
                 for hits in found
             ]
 
-    def _loaded(
-        self, ask: Callable[..., Any], *args: Any, remaining: Callable[[], float], **options: Any
-    ) -> Any:
+    def _loaded(self, ask: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Calls Milvus; loads the collection first if a restart has unloaded it."""
         try:
-            return ask(*args, timeout=remaining(), **options)
+            return ask(*args, timeout=connection.remaining(), **options)
         except Exception as error:
             if getattr(error, "code", None) != _NOT_LOADED:
                 raise
-        self._client.load_collection(self.collection, timeout=remaining())
-        return ask(*args, timeout=remaining(), **options)
+        self._client.load_collection(self.collection, timeout=connection.remaining())
+        return ask(*args, timeout=connection.remaining(), **options)
 
     def _compare_all(
-        self,
-        queries: np.ndarray,
-        k: int,
-        condition: milvus_fields.MilvusCondition,
-        remaining: Callable[[], float],
+        self, queries: np.ndarray, k: int, condition: milvus_fields.MilvusCondition
     ) -> tuple[np.ndarray, np.ndarray]:
         best = exact_search.BestRows(queries, k)
-        for rows, embeddings in self._vectors(condition, remaining):
+        for rows, embeddings in self._vectors(condition):
             kept = slice(None) if condition.rows is None else condition.rows.contains(rows)
             best.add(embeddings[kept], rows[kept])
         return best.found()
 
     def _vectors(
-        self, condition: milvus_fields.MilvusCondition, remaining: Callable[[], float]
+        self, condition: milvus_fields.MilvusCondition
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields rows and embeddings of the ads that match a condition's expression."""
         size = min(_MAX_RETURNED, max(connection.BYTES_PER_CALL // (4 * self.dimension), 1))
-        few = self._count_once(condition.expression, remaining) <= size
+        few = self._count_once(condition.expression) <= size
         for first in range(0, self.num_ads, self.num_ads if few else size):
             own = [] if few else [f"row >= {first} and row < {first + size}"]
             own += [condition.expression] if condition.expression else []
@@ -342,7 +310,6 @@ class MilvusIndex:
                     filter=" and ".join(f"({one})" for one in own) or "row >= 0",
                     output_fields=["row", "embedding"],
                     limit=size,
-                    remaining=remaining,
                 )
             if found:
                 rows = np.array([entity["row"] for entity in found], np.int64)
@@ -369,24 +336,3 @@ def _stacked(
     for own, (own_scores, own_rows) in enumerate(found):
         scores[own], rows[own] = own_scores[:count], own_rows[:count]
     return scores, rows
-
-
-def _countdown(timeout_seconds: float | None) -> Callable[[], float]:
-    """Returns a function that returns the remaining seconds, and raises if there are none.
-
-    Without a time-out, each call may take `connection.CALL_SECONDS`.
-    """
-    if timeout_seconds is None:
-        return lambda: connection.CALL_SECONDS
-    until = time.monotonic() + timeout_seconds
-
-    def remaining() -> float:
-        left = until - time.monotonic()
-        if left <= 0:
-            raise errors.IndexUnavailableError(
-                "Milvus has not answered by the deadline of the request. Send requests with longer "
-                "deadlines, or at a lower rate, or give Milvus more query nodes."
-            )
-        return left
-
-    return remaining

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import socket
 import threading
 import time
 from concurrent import futures
@@ -18,6 +17,7 @@ from serving.model_server.rest import rest_api
 _BACKLOG = 2048
 # How long an idle connection is kept: libevent's default, which TensorFlow Serving uses.
 _IDLE_SECONDS = 50
+_START_POLL_SECONDS = 0.01
 
 
 class RestServer:
@@ -62,8 +62,10 @@ class RestServer:
             backlog=_BACKLOG,
             timeout_keep_alive=_IDLE_SECONDS,
         )
-        self._server = _Server(config)
-        self._thread = threading.Thread(target=self._run, name="rest-server", daemon=True)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), name="rest-server", daemon=True
+        )
 
     def start(self) -> None:
         """Starts answering.
@@ -72,9 +74,10 @@ class RestServer:
             RuntimeError: The server's thread ended at once.
         """
         self._thread.start()
-        self._server.ready.wait()
-        if not self._server.started:
-            raise RuntimeError("The REST server did not start: its thread ended.")
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise RuntimeError("The REST server did not start: its thread ended.")
+            time.sleep(_START_POLL_SECONDS)
 
     def stop(self, grace_seconds: float) -> None:
         """Closes the port and waits at most `grace_seconds` for running requests."""
@@ -84,12 +87,6 @@ class RestServer:
             self._thread.join()
         self._socket.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _run(self) -> None:
-        try:
-            self._server.run(sockets=[self._socket])
-        finally:
-            self._server.ready.set()
 
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
         received = requests.Request(scope, receive)
@@ -126,15 +123,3 @@ class RestServer:
             if len(body) > self._max_bytes:
                 return None
         return bytes(body)
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn server with an event that says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = threading.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()

@@ -139,8 +139,8 @@ def test_ads_added_to_an_exported_release_are_searched_as_if_it_had_held_them(
     loaded = bundle.load(base)
     shutil.copytree(base / "ad_tower", tmp_path / "ad_tower")
     live = live_index.LiveIndex(dataclasses.replace(loaded, base=tmp_path))
-    fields = loaded.ad_index.display(np.arange(5))
-    live.update([{"ad_id": f"new-{row}", "fields": own} for row, own in enumerate(fields)])
+    ads = loaded.ad_index.listed(np.arange(5))
+    live.update([{"ad_id": f"new-{row}", "fields": ad.fields} for row, ad in enumerate(ads)])
     queries = loaded.ad_index.sample_queries
     assert queries.shape[1] == loaded.ad_index.dimension
     num_ads = loaded.ad_index.num_ads

@@ -177,14 +177,14 @@ def test_a_non_finite_query_is_refused(kind):
         searcher.search(np.full((1, 32), np.nan, np.float32), 5)
 
 
-def test_features_and_display_are_in_catalog_order(tiny_bundle):
+def test_features_and_fields_are_in_catalog_order(tiny_bundle):
     index = tiny_bundle.ad_index
     rows = np.array([[0, 299], [7, 7]])
     expected = serving_fixtures.ad_features()[rows]
     assert index.features(rows).tolist() == expected.tolist()
     assert index.features(rows).dtype == np.int32
     assert index.ad_ids(np.array([299, 0])) == ["ad-299", "ad-0"]
-    assert index.display(np.array([7, 11])) == [
+    assert [ad.fields for ad in index.listed(np.array([7, 11]))] == [
         # 7 % 9, 7 % 4; every seventh price is NaN, which JSON lacks. 7 % 3 = 1, 11 % 3 = 2.
         {"advertiser": "advertiser-7", "category": "c3", "price": None, "tags": []},
         {"advertiser": "advertiser-2", "category": "c3", "price": 5.5, "tags": ["new", "t11"]},

@@ -114,14 +114,14 @@ def test_an_added_ad_is_found_by_a_matching_query_with_its_fields_and_features(r
     own = release.ad_index.search(embedding_of(view, "new-1"), 2)[1]
     np.testing.assert_array_equal(rows[0, 1:], own[0])
     np.testing.assert_array_equal(view.features(rows)[0, 1:], release.ad_index.features(own)[0])
-    assert fields_of(view, rows[0])[1:] == release.ad_index.display(own[0])
+    assert view.listed(rows[0])[1:] == release.ad_index.listed(own[0])
 
 
 def test_an_ad_with_the_fields_of_a_released_one_gets_its_embedding_and_features(release):
     # The tower must reproduce the embedding and features of ad 5 in the catalog.
-    (fields,) = release.ad_index.display(np.array([5]))
+    (ad,) = release.ad_index.listed(np.array([5]))
     live = live_index.LiveIndex(release)
-    live.update([{"ad_id": "twin", "fields": fields}])
+    live.update([{"ad_id": "twin", "fields": ad.fields}])
     scores, rows = live.view().search(query(), 2)
     assert sorted(rows[0].tolist()) == [5, 300]
     np.testing.assert_allclose(scores[0], [1.0, 1.0], atol=1e-5)

@@ -36,7 +36,7 @@ def logged(release, score, ad_ids):
             utility=1.0,
             retrieval_score=0.5,
             propensity=1.0,
-            fields=release.ad_index.display([row])[0] if row >= 0 else {"advertiser": "new"},
+            fields=release.ad_index.listed([row])[0].fields if row >= 0 else {"advertiser": "new"},
             **{output: float(of[0][place]) if row >= 0 else 0.5 for output, of in scores.items()},
         )
         for place, (ad_id, row) in enumerate(zip(ad_ids, rows.tolist(), strict=True))

@@ -125,7 +125,7 @@ def test_a_release_of_foreign_models_loads_and_reproduces_its_probes(base):
         release.ad_index.features(np.arange(NUM_ADS)), serving_fixtures.ad_features()
     )
     assert release.ad_index.ad_ids(np.array([3])) == ["ad-3"]
-    assert release.ad_index.display(np.array([2]))[0]["tags"] == ["new", "t2"]
+    assert release.ad_index.listed(np.array([2]))[0].fields["tags"] == ["new", "t2"]
 
 
 def test_without_a_ranker_ads_are_in_retrieval_order(models, tmp_path):
@@ -213,7 +213,7 @@ def test_the_ads_of_a_release_can_be_published_with_another_ranker(base, models,
         ads = file.read_all()
     published(tmp_path, models, ads=ads)
     again = releases.load(tmp_path).ad_index
-    assert again.display(np.arange(9)) == releases.load(base).ad_index.display(np.arange(9))
+    assert again.listed(np.arange(9)) == releases.load(base).ad_index.listed(np.arange(9))
 
 
 def test_without_ad_features_the_ranker_reads_the_embedding(models, tmp_path):

@@ -14,6 +14,17 @@ export class ApiError extends Error {
 
 export const token = () => sessionStorage.getItem(TOKEN) ?? "";
 
+export const ADDRESS = new URL(".", location.href).href.slice(0, -1);
+
+/** Returns the call from a shell for a request as JSON text. */
+export const shellCall = (text, isSecured) =>
+  [
+    `curl -s '${ADDRESS}/v1/recommend'`,
+    "  -H 'content-type: application/json'",
+    ...(isSecured ? ['  -H "authorization: Bearer $TFREC_TOKEN"'] : []),
+    `  -d '${text.replaceAll("'", "'\\''")}'`,
+  ].join(" \\\n");
+
 /**
  * Returns the JSON of a route, such as "v1/bundle"; a body makes it a POST.
  *

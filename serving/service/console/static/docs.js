@@ -1,6 +1,6 @@
 // Describes the API from its OpenAPI document, with a form to try each route.
 
-import { ask, clearFailure, onToken, send, showFailure, token } from "./api.js";
+import { ADDRESS, ask, clearFailure, onToken, send, shellCall, showFailure, token } from "./api.js";
 import { byId, html, milliseconds, render } from "./html.js";
 
 let schemas = {};
@@ -117,15 +117,9 @@ function indented(text) {
 
 /** Introduces the API and a first call. */
 function introduction(api) {
-  const address = new URL(".", location.href).href.slice(0, -1);
   const isSecured = Boolean(api.components.securitySchemes);
   const { context } = schemas.Request.examples[0];
-  const call = [
-    `curl -s '${address}/v1/recommend'`,
-    "  -H 'content-type: application/json'",
-    ...(isSecured ? ['  -H "authorization: Bearer $TFREC_TOKEN"'] : []),
-    `  -d '${JSON.stringify({ context, k: 3 }).replaceAll("'", "'\\''")}'`,
-  ].join(" \\\n");
+  const call = shellCall(JSON.stringify({ context, k: 3 }), isSecured);
   const answer = JSON.stringify(schemas.Answer.examples[0], null, 2);
   return html`
     <section class="card">
@@ -135,7 +129,7 @@ function introduction(api) {
         scores. This service serves release ${api.info.version}.
       </p>
       <dl>
-        <dt>Base address</dt><dd><code>${address}</code></dd>
+        <dt>Base address</dt><dd><code>${ADDRESS}</code></dd>
         <dt>Token</dt>
         <dd>${isSecured ? "Required, in the header authorization: Bearer TOKEN." : "Not required."}</dd>
         <dt>Errors</dt>

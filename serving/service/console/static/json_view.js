@@ -1,6 +1,6 @@
 // The request as JSON, to read and to write, and as a call from curl and Python.
 
-import { clearFailure, mark, token } from "./api.js";
+import { ADDRESS, clearFailure, mark, shellCall, token } from "./api.js";
 import { byId, isObject } from "./html.js";
 import { current, replace } from "./request.js";
 
@@ -44,23 +44,15 @@ export function readJson() {
 
 export function drawJson() {
   byId("json").value = asJson(2);
-  const address = new URL(".", location.href).href.slice(0, -1);
-  const quoted = asJson().replaceAll("'", "'\\''");
-  const curl = [
-    `curl -s '${address}/v1/recommend'`,
-    "  -H 'content-type: application/json'",
-    ...(token() ? ['  -H "authorization: Bearer $TFREC_TOKEN"'] : []),
-    `  -d '${quoted}'`,
-  ].join(" \\\n");
   const python = [
     "import json",
     ...(token() ? ["import os"] : []),
     "from serving import client",
     "",
     `request = json.loads(${JSON.stringify(asJson())})`,
-    `with client.Client("${address}"${token() && ', token=os.environ["TFREC_TOKEN"]'}) as tfrec:`,
+    `with client.Client("${ADDRESS}"${token() && ', token=os.environ["TFREC_TOKEN"]'}) as tfrec:`,
     "    answer = tfrec.recommend(**request)",
   ].join("\n");
-  byId("curl").textContent = curl;
+  byId("curl").textContent = shellCall(asJson(), token());
   byId("python").textContent = python;
 }
