@@ -208,13 +208,13 @@ class RankerConfig:
         "The ranker: attention, a name registered by an installed package (tfrec.rankers), or "
         "MODULE:CLASS for your own.",
     )
-    field_dim: int = option(16, "Length of each field's embedding.", at_least=1)
-    model_dim: int = option(128, "Width of an encoded candidate.", at_least=1)
+    field_dim: int = option(32, "Length of each field's embedding.", at_least=1)
+    model_dim: int = option(64, "Width of an encoded candidate.", at_least=1)
     num_blocks: int = option(3, "Attention blocks.", at_least=0)
     num_heads: int = option(8, "Attention heads in a block.", at_least=1)
     head_dim: int = option(8, "Width of an attention head.", at_least=1)
     feed_forward_dim: int = option(
-        256, "Width of the candidate encoder's hidden layers.", at_least=1
+        128, "Width of the candidate encoder's hidden layers.", at_least=1
     )
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) of the candidate encoder.", at_least=0)
     dropout: float = option(0.1, "Dropout rate.", at_least=0, below=1)

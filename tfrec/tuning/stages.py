@@ -59,10 +59,10 @@ RANKER = Stage(
         "dropout": uniform(0.0, 0.4),
         "id_dropout": uniform(0.0, 0.7),
         "batch_size": one_of(256, 512, 1024, 2048),
-        "field_dim": one_of(8, 16, 32),
-        "model_dim": one_of(64, 128, 192),
+        "field_dim": one_of(16, 32, 48),
+        "model_dim": one_of(32, 64, 128),
         "num_blocks": one_of(1, 2, 3, 4),
-        "feed_forward_dim": one_of(128, 256, 512),
+        "feed_forward_dim": one_of(64, 128, 256),
     },
 )
 
