@@ -88,7 +88,7 @@ def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[
         "bytes": _from_bytes(loaded, arrays),
     }
     seconds = harness.timed(calls, values.calls, min(WARM_UP_CALLS, values.calls))
-    ms = {name: np.quantile(1e3 * np.array(v), [0.5, 0.99]) for name, v in seconds.items()}
+    ms = {name: harness.percentiles(1e3 * np.array(v)) for name, v in seconds.items()}
     growth = []
     for size in map(int, values.candidates):
         count = max(10, values.calls // 6)
@@ -100,11 +100,9 @@ def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[
     return {
         "candidates": 500,
         "calls": values.calls,
-        "p50_ms": ms["grpc"][0],
-        "p99_ms": ms["grpc"][1],
-        "in_process_p50_ms": ms["in_process"][0],
-        "in_process_p99_ms": ms["in_process"][1],
-        "overhead_ms": ms["bytes"][0] - ms["in_process"][0],
+        **ms["grpc"],
+        **{f"in_process_{name}": value for name, value in ms["in_process"].items()},
+        "overhead_ms": ms["bytes"]["p50_ms"] - ms["in_process"]["p50_ms"],
         "growth": growth,
     }
 
