@@ -50,15 +50,13 @@ def evaluate_retrieval(
         "two_tower": recommender_of(two_tower, catalog),
         "popularity": baselines.Popularity(known.clicks),
     }
-    if len(catalog) > baselines.MAX_ADS_OF_EASE:
-        ease = f"the catalog has more than {baselines.MAX_ADS_OF_EASE:,} ads"
-    else:
-        ease = _NO_USERS if history is None else baselines.Ease(history)
     recommenders: dict[str, corpus_ranking.Recommender | str] = {
         **without_users,
         "item_knn": _NO_USERS if history is None else baselines.ItemNeighbors(history),
-        "ease": ease,
+        "ease": f"the catalog has more than {baselines.MAX_ADS_OF_EASE:,} ads",
     }
+    if len(catalog) <= baselines.MAX_ADS_OF_EASE:
+        recommenders["ease"] = _NO_USERS if history is None else baselines.Ease(history)
     if truth is not None:
         recommenders["ground_truth"] = ground_truth.recommender(truth, catalog)
     measured = compare_recommenders(data_set, recommenders, history, max_clicks)
