@@ -42,13 +42,21 @@ def search(
         Number of trials.
     """
     end = time.process_time() + 60 * minutes
+    losses = [loss_of(dict(options)) for options in starts]
+    if time.process_time() >= end:
+        return len(losses)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
     study = optuna.create_study(sampler=sampler)
-    for options in starts:
-        study.enqueue_trial(dict(options))
-    count = 0
-    while count < len(starts) or time.process_time() < end:
+    for options, loss in zip(starts, losses, strict=True):
+        if math.isfinite(loss):
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=dict(options), distributions=dict(space), value=loss
+                )
+            )
+    count = len(losses)
+    while time.process_time() < end:
         trial = study.ask(dict(space))
         loss = loss_of(trial.params)
         failed = None if math.isfinite(loss) else optuna.trial.TrialState.FAIL
