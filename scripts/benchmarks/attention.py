@@ -34,7 +34,7 @@ from workload import finished_cells, full_requests, harness
 from serving import cli, export
 from tfrec import config, evaluation, exported, metrics, ranking
 from tfrec.heads import CLICK, HEADS
-from tfrecords import encoding, reader, synthetic
+from tfrecords import reader, synthetic
 
 
 class NoProducts(ranking.Ranker):
@@ -86,7 +86,8 @@ def measure(
     truth: evaluation.GroundTruth | None = None,
 ) -> list[dict[str, Any]]:
     """Measures variants of the ranker on a data set, prints a table and returns its rows."""
-    tensors = full_request(data_set)
+    inputs = full_requests.as_arrays(*full_requests.draw(data_set, NUM_CANDIDATES))
+    tensors = {name: tf.constant(values) for name, values in inputs.items()}
     rows: list[dict[str, Any]] = []
     calls = {}
     for variant in variants:
@@ -154,22 +155,6 @@ def quality(predictions: ranking.Predictions, values: Mapping[str, np.ndarray]) 
             ndcg = metrics.ndcg_of_lists(labels, own, lengths, LIST_LENGTH)
             found["ndcg"] = float(np.nanmean(ndcg))
     return {name: value for name, value in found.items() if value is not None}
-
-
-def full_request(data_set: reader.DataSet) -> dict[str, tf.Tensor]:
-    """Returns inputs of the exported ranker, for a request with full histories."""
-    sample = full_requests.with_full_histories(data_set)
-    tensors = {}
-    for name, spec in encoding.input_signature(data_set.schema.query_fields).items():
-        value = sample.get(name)
-        if spec.shape.rank > 1:
-            tensors[name] = tf.constant([value or []], spec.dtype)
-        else:
-            missing = "" if spec.dtype == tf.string else np.nan
-            tensors[name] = tf.constant([missing if value is None else value], spec.dtype)
-    features = np.asarray(data_set.catalog().features)
-    chosen = np.random.default_rng(1).integers(len(features), size=(1, NUM_CANDIDATES))
-    return {**tensors, "ad_features": tf.constant(features[chosen])}
 
 
 if __name__ == "__main__":

@@ -73,26 +73,26 @@ def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[
     """Times all calls in turns."""
     values = flags.FLAGS
     loaded = model_server.Servable("ranker", 1, base / "1", saved_model.session_config())
-    outputs = list(loaded.predict("", _flat(_draw(data_set, 1))))
+    outputs = list(loaded.predict("", full_requests.as_arrays(*full_requests.draw(data_set, 1))))
     client = ranker.RankerClient(address, version=1, outputs=outputs, model_name="ranker")
     loop = asyncio.new_event_loop()
 
     def grpc(inputs: Inputs) -> Callable[[], Any]:
         return lambda: loop.run_until_complete(client.predict(*inputs, TIMEOUT_SECONDS))
 
-    inputs = _draw(data_set, 500)
-    arrays = _flat(inputs)
+    inputs = full_requests.draw(data_set, 500)
+    arrays = full_requests.as_arrays(*inputs)
     calls = {
         "grpc": grpc(inputs),
         "in_process": lambda: loaded.predict("", arrays),
-        "bytes": _from_bytes(loaded, inputs),
+        "bytes": _from_bytes(loaded, arrays),
     }
     seconds = harness.timed(calls, values.calls, min(WARM_UP_CALLS, values.calls))
-    ms = {name: np.quantile(1e3 * np.array(v), [0.5, 0.99]) for name, v in seconds.items()}
+    ms = {name: harness.percentiles(1e3 * np.array(v)) for name, v in seconds.items()}
     growth = []
     for size in map(int, values.candidates):
         count = max(10, values.calls // 6)
-        calls = {"ms": grpc(_draw(data_set, size))}
+        calls = {"ms": grpc(full_requests.draw(data_set, size))}
         times = harness.timed(calls, count, min(WARM_UP_CALLS, count))
         growth.append({"candidates": size, "ms": 1e3 * float(np.median(times["ms"]))})
     loop.run_until_complete(client.close())
@@ -100,11 +100,9 @@ def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[
     return {
         "candidates": 500,
         "calls": values.calls,
-        "p50_ms": ms["grpc"][0],
-        "p99_ms": ms["grpc"][1],
-        "in_process_p50_ms": ms["in_process"][0],
-        "in_process_p99_ms": ms["in_process"][1],
-        "overhead_ms": ms["bytes"][0] - ms["in_process"][0],
+        **ms["grpc"],
+        **{f"in_process_{name}": value for name, value in ms["in_process"].items()},
+        "overhead_ms": ms["bytes"]["p50_ms"] - ms["in_process"]["p50_ms"],
         "growth": growth,
     }
 
@@ -123,37 +121,11 @@ def print_table(result: dict[str, Any]) -> None:
     harness.print_rows(result["growth"], {"candidates": ",", "ms": ".2f"})
 
 
-def _draw(data_set: reader.DataSet, num_candidates: int) -> Inputs:
-    """Returns the raw columns of a held-out request, and random ads [1, C, Wa]."""
-    schema = data_set.schema
-    fields = requests.QueryFields(
-        [
-            {"name": name, "kind": kind, "length": field.length}
-            for field in schema.query_fields
-            for name, kind in field.inputs.items()
-        ],
-        [f.name for f in schema.ad_fields],
-    )
-    columns = fields.columns([fields.merge({}, full_requests.with_full_histories(data_set))])
-    features = np.asarray(data_set.catalog().features)
-    rows = np.random.default_rng(1).integers(0, len(features), (1, num_candidates))
-    return columns, features[rows]
-
-
-def _flat(inputs: Inputs) -> dict[str, np.ndarray]:
-    columns, ad_features = inputs
-    arrays = {
-        name: values if isinstance(values, np.ndarray) else np.array(values, object)
-        for name, values in columns.items()
-    }
-    return {**arrays, "ad_features": ad_features}
-
-
-def _from_bytes(model: model_server.Servable, inputs: Inputs) -> Callable[[], bytes]:
+def _from_bytes(model: model_server.Servable, arrays: dict[str, np.ndarray]) -> Callable[[], bytes]:
     """Returns a function that does the server's work from request bytes to reply bytes."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model.name
-    for name, array in _flat(inputs).items():
+    for name, array in arrays.items():
         request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
     data = request.SerializeToString()
     return lambda: model_server.run_predict(

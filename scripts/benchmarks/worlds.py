@@ -174,21 +174,15 @@ def print_table(cells: list[dict[str, Any]]) -> None:
     names = [f"{head}_{name}" for head, name in QUALITY]
     rows = []
     for cell in cells:
-        qualities = {
-            name: f"{cell[name]['value']:.4f} ({cell[name]['ground_truth']:.4f})"
-            for name in names
-            if "value" in cell.get(name, {})
-        }
-        minutes = sum(cell["seconds"].values()) / 60
-        clicks_alone = cell["clicks_alone"]["system_share_of_optimum"]
-        of_cell = {"clicks alone": clicks_alone, "minutes": minutes}
-        rows.append({**cell, **dict.fromkeys(names), **qualities, **of_cell})
+        row = {**cell, **dict.fromkeys(names), "minutes": sum(cell["seconds"].values()) / 60}
+        row["clicks alone"] = cell["clicks_alone"]["system_share_of_optimum"]
+        for name in names:
+            if "value" in (own := cell.get(name, {})):
+                row[name] = f"{own['value']:.4f} ({own['ground_truth']:.4f})"
+        rows.append(row)
     columns = {"world": "", "seed": "", "optimum": ".2f", "returned": ".2f"}
-    columns |= (
-        dict.fromkeys((*SHARES, "clicks alone"), ".3f")
-        | dict.fromkeys(names, "")
-        | {"minutes": ".1f"}
-    )
+    columns |= dict.fromkeys((*SHARES, "clicks alone"), ".3f") | dict.fromkeys(names, "")
+    columns["minutes"] = ".1f"
     harness.print_rows(rows, columns)
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import site_reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -33,49 +34,22 @@ _TIGHT_LIST = re.compile(r"^(?P<line>(?![-*] |\d+\. | |#|\|)[^\n]+)\n(?=[-*] |1\
 _LOADED = re.compile(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 
 
-def expand_navigation(nav: Any, pages_of: Callable[[str], list[Any] | None]) -> Any:
-    """Replaces entries FOLDER/* of a navigation.
-
-    Args:
-        nav: Navigation of MkDocs: nested lists, dictionaries and paths.
-        pages_of: Returns the entries for a folder, or None to leave FOLDER/* as it is.
-    """
-    if isinstance(nav, dict):
-        return {title: expand_navigation(part, pages_of) for title, part in nav.items()}
-    if isinstance(nav, list):
-        expanded = [expand_navigation(part, pages_of) for part in nav]
-        return [one for part in expanded for one in (part if isinstance(part, list) else [part])]
-    if isinstance(nav, str) and nav.endswith("/*"):
-        pages = pages_of(nav.removesuffix("/*"))
-        return nav if pages is None else pages
-    return nav
-
-
 def on_config(config: MkDocsConfig) -> None:
-    """Lists the pages of docs/FOLDER, and of the examples, in the navigation."""
-
-    def pages_of(folder: str) -> list[str] | None:
-        if folder == "examples":
-            return _examples()
-        if f"docs/{folder}" not in _FOLDERS:
-            return None
-        pages = [f"{folder}/{page.name}" for page in _pages_in(f"docs/{folder}")]
-        return [f"{folder}/index.md", *pages] if pages else []
-
-    config.nav = expand_navigation(config.nav, pages_of)
+    """Replaces entries FOLDER/* of the navigation by the pages of the folder."""
+    config.nav = _expanded(config.nav)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Adds the pages that are not in docs/, and those that links lead to."""
+    """Adds the pages that are not in docs/, the reference, and the pages that links lead to."""
     for path in (*_MOVED, *_examples()):
         text = (ROOT / path).read_text(encoding="utf-8")
         if path.endswith(".ipynb"):
             text = _notebook_as_markdown(text)
         files.append(File.generated(config, _page_of(path), content=text))
     for folder, title in _FOLDERS.items():
-        if _pages_in(folder):
-            text = _contents(folder, title)
-            files.append(File.generated(config, _page_of(folder), content=text))
+        files.append(File.generated(config, _page_of(folder), content=_contents(folder, title)))
+    for page, text in site_reference.pages():
+        files.append(File.generated(config, page, content=text))
     for file in list(files.documentation_pages()):
         for path in _linked(file, file.content_string).values():
             page = _page_of(path)
@@ -109,6 +83,25 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> None:
     loaded = _LOADED.search(output)
     if loaded and 'rel="canonical"' not in loaded[0]:
         raise PluginError(f"{page.file.src_uri} loads {loaded[0]}; the site must work offline.")
+
+
+def _expanded(nav: Any) -> Any:
+    """Expands nested lists, dictionaries and paths."""
+    if isinstance(nav, dict):
+        return {title: _expanded(part) for title, part in nav.items()}
+    if isinstance(nav, list):
+        expanded = [_expanded(part) for part in nav]
+        return [one for part in expanded for one in (part if isinstance(part, list) else [part])]
+    return _entries(nav.removesuffix("/*")) if nav.endswith("/*") else nav
+
+
+def _entries(folder: str) -> list[Any]:
+    if folder == "examples":
+        return _examples()
+    if f"docs/{folder}" in _FOLDERS:
+        pages = (page.name for page in _pages_in(f"docs/{folder}"))
+        return [f"{folder}/{name}" for name in ("index.md", *pages)]
+    return site_reference.entries(folder)
 
 
 def _examples() -> list[str]:

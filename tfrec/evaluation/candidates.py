@@ -143,7 +143,7 @@ def score(
     """
     rows, ad_features = found.filtered, np.asarray(data_set.catalog().features)
     keep_rate = data_set.schema.negative_keep_rate
-    parts = {head: [np.empty((0, rows.shape[1]))] for head in model.heads}
+    scores = {head: np.empty(rows.shape) for head in model.heads}
     count = len(queries) if rows.shape[1] else 0
     for first in terminal.progress_steps(
         count, _REQUESTS_AT_ONCE, "ranking candidates", "requests"
@@ -152,9 +152,8 @@ def score(
         served = ranking.served_scores(
             model, calibrators, keep_rate, queries[own], ad_features[rows[own]]
         )
-        for head, own_parts in parts.items():
-            own_parts.append(served[head].numpy().astype(np.float64))
-    scores = {head: np.concatenate(own).reshape(rows.shape) for head, own in parts.items()}
+        for head, values in scores.items():
+            values[own] = served[head].numpy()
     return ScoredCandidates(found, scores, {head: weights.get(head, 0.0) for head in model.heads})
 
 

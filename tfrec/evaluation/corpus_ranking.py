@@ -90,25 +90,31 @@ def per_click(
         ad_rows: [C] the ads clicked.
         ads: Statistics of the ads.
     """
-    lists = _Lists(ads)
+    rng = np.random.default_rng(_SEED)
+    lists: list[np.ndarray] = []
+    shares: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for rows in retrieval.query_chunks(len(queries), len(ads), _MAX_SCORES):
         scores = recommender(queries.take(rows))
-        lists.add(_top(scores, max(RECALL_AT), rows), ad_rows[rows])
-        lists.add_auc(scores, ad_rows[rows])
-    position = np.concatenate(lists.position)
+        lists.append(_top(scores, max(RECALL_AT), rows))
+        for name, drawn in _draw_ads(ads.clicks, len(lists[-1]), rng).items():
+            shares[name].append(_share_below(scores, ad_rows[rows], drawn))
+    top = np.concatenate(lists)  # [C, K]
+    hit = top == ad_rows[:, None]
+    position = np.where(hit.any(axis=1), hit.argmax(axis=1), -1)
+    auc = {f"auc_against_{name}_ads": np.concatenate(own) for name, own in shares.items()}
+    exposure = np.bincount(top[:, :10].ravel(), minlength=len(ads))
+    percentile = np.average(ads.popularity_percentile, weights=exposure)
     seen = ads.seen[ad_rows]
-    percentile = np.average(ads.popularity_percentile, weights=lists.exposure)
-    values = {
-        "auc_against_uniform_ads": _mean(lists.auc["uniform"]),
-        "auc_against_popular_ads": _mean(lists.auc["popular"]),
-        **{f"catalog_coverage_at_{k}": float(lists.listed[k].mean()) for k in COVERAGE_AT},
-        "popularity_percentile_at_10": float(percentile),
-        "exposure_gini_at_10": metrics.gini(lists.exposure),
-    }
     return report.RecommenderQuality(
         metrics={
             **of_positions(position),
-            **{name: value for name, value in values.items() if value is not None},
+            **{name: float(own.mean()) for name, own in auc.items() if len(own)},
+            **{
+                f"catalog_coverage_at_{k}": len(np.unique(top[:, :k])) / len(ads)
+                for k in COVERAGE_AT
+            },
+            "popularity_percentile_at_10": float(percentile),
+            "exposure_gini_at_10": metrics.gini(exposure),
         },
         on_seen_ads=of_positions(position[seen]) if seen.any() else None,
         on_unseen_ads=of_positions(position[~seen]) if not seen.all() else None,
@@ -253,38 +259,28 @@ def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] 
     return {name: total / num_users for name, total in sums.items()}
 
 
-class _Lists:
-    """Accumulates the lists of recommendations."""
+def _draw_ads(clicks: np.ndarray, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draws ads [count, negatives] uniformly and, if any was clicked, by clicks [N]."""
+    shape = (count, NEGATIVES_PER_CLICK)
+    drawn = {"uniform": rng.integers(len(clicks), size=shape)}
+    bounds = np.cumsum(clicks, dtype=np.float64)
+    if bounds[-1] > 0:
+        drawn["popular"] = np.searchsorted(bounds, rng.random(shape) * bounds[-1], side="right")
+    return drawn
 
-    def __init__(self, ads: RankedCorpus) -> None:
-        self.position: list[np.ndarray] = []
-        self.auc: dict[str, list[np.ndarray]] = {"uniform": [], "popular": []}
-        self.listed = {k: np.zeros(len(ads), bool) for k in COVERAGE_AT}
-        self.exposure = np.zeros(len(ads), np.int64)
-        self._bounds = np.cumsum(ads.clicks, dtype=np.float64)
-        self._rng = np.random.default_rng(_SEED)
 
-    def add(self, top: np.ndarray, wanted: np.ndarray) -> None:
-        """Adds lists [B, K] and the wanted ads [B]."""
-        hit = top == wanted[:, None]
-        self.position.append(np.where(hit.any(axis=1), hit.argmax(axis=1), -1))
-        for k in COVERAGE_AT:
-            self.listed[k][top[:, :k]] = True
-        np.add.at(self.exposure, top[:, :10].ravel(), 1)
+def _share_below(scores: np.ndarray, wanted: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Returns the share of drawn other ads below the wanted ad, for each click that has some.
 
-    def add_auc(self, scores: np.ndarray, wanted: np.ndarray) -> None:
-        """Adds for each click the share of sampled other ads below the clicked ad."""
-        shape = (len(wanted), NEGATIVES_PER_CLICK)
-        drawn = {"uniform": self._rng.integers(len(self._bounds), size=shape)}
-        if self._bounds[-1] > 0:
-            draws = self._rng.random(shape) * self._bounds[-1]
-            drawn["popular"] = np.searchsorted(self._bounds, draws, side="right")
-        rows = np.arange(len(wanted))[:, None] if len(scores) > 1 else np.zeros((1, 1), np.int64)
-        own = scores[rows, wanted[:, None]]  # [B, 1]
-        for name, other in drawn.items():
-            above = (own > scores[rows, other]) + 0.5 * (own == scores[rows, other])
-            others = np.ma.masked_where(other == wanted[:, None], above)
-            self.auc[name].append(others.mean(axis=1).compressed())
+    Args:
+        scores: [B, N] or [1, N].
+        wanted: [B].
+        drawn: [B, negatives].
+    """
+    scores = np.broadcast_to(scores, (len(wanted), scores.shape[1]))
+    own, others = (np.take_along_axis(scores, ads, axis=1) for ads in (wanted[:, None], drawn))
+    above = (own > others) + 0.5 * (own == others)
+    return np.ma.masked_where(drawn == wanted[:, None], above).mean(axis=1).compressed()
 
 
 def _top(scores: np.ndarray, k: int, rows: slice) -> np.ndarray:
@@ -297,8 +293,3 @@ def _top(scores: np.ndarray, k: int, rows: slice) -> np.ndarray:
     found = tf.math.top_k(tf.gather(scores, order, axis=1), min(k, len(order))).indices
     top = order[found.numpy()]
     return np.broadcast_to(top, (rows.stop - rows.start, top.shape[1]))
-
-
-def _mean(parts: list[np.ndarray]) -> float | None:
-    values = np.concatenate([np.empty(0), *parts])
-    return float(values.mean()) if len(values) else None

@@ -41,7 +41,6 @@ References:
     Smith and Winkler, The Optimizer's Curse, 2006.
 """
 
-import collections
 import dataclasses
 import itertools
 from collections.abc import Mapping
@@ -50,6 +49,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 import scipy.sparse
+import tensorflow as tf
 
 from tfrec import metrics, retrieval
 from tfrec.config import EvaluationConfig
@@ -147,26 +147,18 @@ def true_values(
         popular: [10] rows of the most clicked ads.
         weights: Weight of each head in the utility.
     """
-    sums: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    lists: dict[str, dict[str, list[np.ndarray]]] = collections.defaultdict(
-        lambda: collections.defaultdict(list)
-    )
-    requests = truth.sample_requests
+    requests, parts = truth.sample_requests, []
     for rows in retrieval.query_chunks(len(requests), len(order), _MAX_SCORES):
         chunk = requests.slice(rows.start, rows.stop - rows.start)
         values = ground_truth.value_matrices(truth, order, chunk)  # [q, N]
         utility = candidates.utility(weights, values)
         of_popular, of_random = utility[:, popular].sum(axis=1), len(popular) * utility.mean(axis=1)
-        sums.append((sum_of_ten(utility), of_popular, of_random))
-        for stage in ("tower", "index", "filtered"):
-            own = getattr(found, stage)[rows]
-            for head, matrix in values.items():
-                lists[stage][head].append(np.take_along_axis(matrix, own, axis=1))
-    best, popularity, random = map(np.concatenate, zip(*sums, strict=True))
-    tower, index, filtered = (
-        {head: np.concatenate(arrays) for head, arrays in own.items()} for own in lists.values()
-    )
-    return TrueValues(best, popularity, random, tower, index, filtered)
+        of_stages = (
+            {head: np.take_along_axis(own, ads[rows], axis=1) for head, own in values.items()}
+            for ads in (found.tower, found.index, found.filtered)
+        )
+        parts.append((sum_of_ten(utility), of_popular, of_random, *of_stages))
+    return TrueValues(*tf.nest.map_structure(lambda *own: np.concatenate(own), *parts))
 
 
 def measure_ndcg(

@@ -21,6 +21,7 @@ from tfrecords.schema import NUM_CANDIDATES
 MAX_CLICKS = 5_000
 MAX_HELD_OUT_CLICKS = 2_000_000
 _MAX_SCORES = 1 << 22
+_NO_USERS = "the schema names no user_key"
 
 
 def evaluate_retrieval(
@@ -49,13 +50,13 @@ def evaluate_retrieval(
         "two_tower": recommender_of(two_tower, catalog),
         "popularity": baselines.Popularity(known.clicks),
     }
-    recommenders: dict[str, corpus_ranking.Recommender | None] = {
+    recommenders: dict[str, corpus_ranking.Recommender | str] = {
         **without_users,
-        "item_knn": None if history is None else baselines.ItemNeighbors(history),
+        "item_knn": _NO_USERS if history is None else baselines.ItemNeighbors(history),
+        "ease": f"the catalog has more than {baselines.MAX_ADS_OF_EASE:,} ads",
     }
-    too_large = len(catalog) > baselines.MAX_ADS_OF_EASE
-    if not too_large:
-        recommenders["ease"] = None if history is None else baselines.Ease(history)
+    if len(catalog) <= baselines.MAX_ADS_OF_EASE:
+        recommenders["ease"] = _NO_USERS if history is None else baselines.Ease(history)
     if truth is not None:
         recommenders["ground_truth"] = ground_truth.recommender(truth, catalog)
     measured = compare_recommenders(data_set, recommenders, history, max_clicks)
@@ -63,20 +64,14 @@ def evaluate_retrieval(
     if measured.num_clicks:
         chance = corpus_ranking.by_chance(len(catalog))
         more["recommenders"] = {**measured.recommenders, "random": chance}
-        if too_large:
-            why = f"the catalog has more than {baselines.MAX_ADS_OF_EASE:,} ads"
-            more["absent"] = {**measured.absent, "ease": why}
     if truth is not None:
         more["uniform_exposure"] = recall_under_uniform_exposure(
             truth, data_set, without_users, config or EvaluationConfig()
         )
     if truth is not None and measured.num_clicks:
         own, best = (measured.recommenders[name].metrics for name in ("two_tower", "ground_truth"))
-        shares = {
-            key: metrics.share_of_achievable(own[key], 0.0, best[key])
-            for key in (f"corpus_recall_at_{NUM_CANDIDATES}", "ndcg_at_10")
-        }
-        more["share_of_achievable"] = {key: own for key, own in shares.items() if own is not None}
+        keys = (f"corpus_recall_at_{NUM_CANDIDATES}", "ndcg_at_10")
+        more["share_of_achievable"] = {key: own[key] / best[key] for key in keys if best[key]}
     return measured.model_copy(update=more)
 
 
@@ -167,7 +162,7 @@ def recommender_of(
 
 def compare_recommenders(
     data_set: reader.DataSet,
-    recommenders: Mapping[str, corpus_ranking.Recommender | None],
+    recommenders: Mapping[str, corpus_ranking.Recommender | str],
     history: baselines.History | None,
     max_clicks: int = MAX_CLICKS,
 ) -> report.RetrievalQuality:
@@ -175,8 +170,7 @@ def compare_recommenders(
 
     Args:
         data_set: The converted log.
-        recommenders: Name -> recommender; None for a recommender that needs users if the log has
-            none.
+        recommenders: Name -> recommender, or why there is none.
         history: Clicks of users in training and validation; None: the log has no users.
         max_clicks: Maximum number of clicks measured per click, evenly spaced.
     """
@@ -190,16 +184,17 @@ def compare_recommenders(
     wanted = clicks.ad_rows[measured]
     if not len(wanted):
         return report.RetrievalQuality(num_ads=len(ads), num_clicks=0)
-    users = None
-    absent = [name for name, recommender in recommenders.items() if recommender is None]
+    users, absent = None, {}
     if history is None:
-        absent = ["excluding_seen", *absent]
+        absent["excluding_seen"] = _NO_USERS
     else:
         users = corpus_ranking.held_out_users(clicks, history.of, len(ads))
     queries = corpus_ranking.queries_of(clicks).take(measured)
     qualities = {}
     for name, recommender in recommenders.items():
-        if recommender is not None:
+        if isinstance(recommender, str):
+            absent[name] = recommender
+        else:
             quality = corpus_ranking.per_click(recommender, queries, wanted, ads)
             by_user = None if users is None else corpus_ranking.per_user(recommender, users)
             qualities[name] = quality.model_copy(update={"excluding_seen": by_user})
@@ -210,5 +205,5 @@ def compare_recommenders(
         num_users=None if users is None else len(users.queries),
         clicked_popularity_percentile=float(ads.popularity_percentile[wanted].mean()),
         recommenders=qualities,
-        absent=dict.fromkeys(absent, "the schema names no user_key"),
+        absent=absent,
     )

@@ -156,11 +156,9 @@ def expected_calibration_error(
     return float(np.abs(np.bincount(bins, weights=gap)).sum() / len(gap))
 
 
-def gini(counts: np.ndarray) -> float | None:
-    """Gini coefficient of counts [N]: 0 if all are equal, 1 − 1/N if all but one are 0."""
+def gini(counts: np.ndarray) -> float:
+    """Gini coefficient of counts [N], not all 0: 0 if equal, 1 − 1/N if all but one are 0."""
     total = float(np.sum(counts, dtype=np.float64))
-    if not total:
-        return None
     rank = np.arange(1, len(counts) + 1)
     return float(2 * (rank @ np.sort(counts)) / (len(counts) * total) - 1 - 1 / len(counts))
 

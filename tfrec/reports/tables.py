@@ -1,6 +1,6 @@
 """The tables of an evaluation, for both the page and the terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tfrec import evaluation
 from tfrec.evaluation import Estimate
@@ -164,8 +164,7 @@ def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
     def row(label: str, own: Estimate, best: float | None) -> list[str]:
         return [
             label,
-            pages.format_mean(own.value),
-            pages.format_interval(own.interval, pages.format_mean),
+            *_cells(own, pages.format_mean),
             pages.format_percent(own.value / best if best and own.value is not None else None),
         ]
 
@@ -211,17 +210,9 @@ def of_promises(measured: evaluation.UtilityFunnel) -> pages.PageTable:
 
 def of_clicks(funnel: evaluation.ClickFunnel) -> pages.PageTable:
     """Returns the shares of clicked ads that remain after each stage, and in simpler systems."""
-    rows = [
-        [
-            label,
-            pages.format_percent(own.value),
-            pages.format_interval(own.interval, pages.format_percent),
-        ]
-        for label, own in (
-            *((f"after {_words(stage)}", own) for stage, own in funnel.survived.items()),
-            *((f"for comparison: {_words(name)}", own) for name, own in funnel.baselines.items()),
-        )
-    ]
+    lines = [(f"after {_words(stage)}", own) for stage, own in funnel.survived.items()]
+    lines += [(f"for comparison: {_words(name)}", own) for name, own in funnel.baselines.items()]
+    rows = [[label, *_cells(own, pages.format_percent)] for label, own in lines]
     return pages.PageTable(["", "share", _INTERVAL], rows)
 
 
@@ -288,12 +279,14 @@ def of_segments(cuts: dict[str, Sequence[evaluation.Segment]]) -> pages.PageTabl
 
 def share_in_words(own: Estimate) -> str:
     """Returns a share in percent, with its interval."""
-    interval = pages.format_interval(own.interval, pages.format_percent)
-    return f"{pages.format_percent(own.value)} ({interval})"
+    value, interval = _cells(own, pages.format_percent)
+    return f"{value} ({interval})"
 
 
-def _cells(own: Estimate) -> tuple[str, str]:
-    return pages.format_metric(own.value), pages.format_interval(own.interval)
+def _cells(
+    own: Estimate, form: Callable[[float | None], str] = pages.format_metric
+) -> tuple[str, str]:
+    return form(own.value), pages.format_interval(own.interval, form)
 
 
 def _words(name: str) -> str:

@@ -117,15 +117,13 @@ def tune(
         trial = study.ask(dict(stage.space))
         place = directory / trial.user_attrs.get(_DIRECTORY, f"trial_{trial.number}")
         trial.set_user_attr(_DIRECTORY, place.name)
-        watch = _Watch(study, trial, stage, place / "history.json", end, clock)
+        watch = _Watch(trial, stage, place / "history.json", end, clock)
         try:
             options = dataclasses.replace(stage.defaults, **_options(trial))
             stage.train(data_set, options, place, progress, callbacks=[watch])
         except _OutOfTimeError:
             break  # The trial is continued next time.
-        except optuna.TrialPruned:
-            study.tell(trial, state=TrialState.PRUNED)
-        except FloatingPointError:  # The loss is not finite: worse than any trial.
+        except (optuna.TrialPruned, FloatingPointError):  # A loss that is not finite is worst.
             study.tell(trial, state=TrialState.PRUNED)
         else:
             study.tell(trial, _best(stage, watch.values))
@@ -194,7 +192,6 @@ class _Watch(tf.keras.callbacks.Callback):
 
     def __init__(
         self,
-        study: optuna.Study,
         trial: optuna.Trial,
         stage: stages.Stage,
         history: pathlib.Path,
@@ -204,9 +201,8 @@ class _Watch(tf.keras.callbacks.Callback):
         super().__init__()
         self._trial, self._stage = trial, stage
         self._end, self._clock = end, clock
-        before = json.loads(history.read_text()) if history.is_file() else []
         self.values: dict[int, float] = {}
-        for entry in before:
+        for entry in json.loads(history.read_text()) if history.is_file() else ():
             self._report(entry["epoch"] - 1, entry)
 
     def _report(self, epoch: int, logs: dict[str, Any]) -> None:

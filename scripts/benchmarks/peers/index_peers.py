@@ -15,10 +15,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 from workload import harness
 
-from serving import (
-    cli,  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
-    index,
-)
+from serving import index
 
 _SCRIPT = pathlib.Path(__file__).with_name("index_scann.py")
 # Exact search of a million ads takes tens of milliseconds per query.

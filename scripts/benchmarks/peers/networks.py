@@ -25,7 +25,6 @@ import numpy as np
 import tensorflow as tf
 from peers import peer_data
 
-from serving import cli  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
 from tfrec import layers
 
 _ROWS_AT_ONCE = 2_048

@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import scipy.special
 
-from serving import cli  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
 from tfrec import layers
 from tfrec.heads import CLICK, HEADS, HeadKind
 from tfrecords import encoding, reader, schema

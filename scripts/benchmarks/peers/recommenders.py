@@ -56,16 +56,9 @@ class Learned:
 
     @functools.cached_property
     def history(self) -> baselines.History:
-        """Clicks by user.
-
-        Raises:
-            ValueError: The log has no users.
-        """
+        """Clicks by user."""
         history = evaluation.read_history(self.data_set, self.splits, len(self.catalog))
-        if history is None:
-            raise ValueError(
-                f"{self.data_set.directory} has no users; expected a schema with a user_key."
-            )
+        assert history is not None
         return history
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:

@@ -9,12 +9,8 @@ Shapes: L rows, W columns of ids, X inputs.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
-
-# Threads that spin while waiting for each other are slow when other processes run.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import lightgbm
 import numpy as np

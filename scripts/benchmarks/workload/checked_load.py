@@ -49,11 +49,6 @@ class Counts:
     lost: set[str] = dataclasses.field(default_factory=set)
     problems: list[str] = dataclasses.field(default_factory=list)
 
-    def note(self, problem: str) -> None:
-        """Keeps the first problems."""
-        if len(self.problems) < _MAX_PROBLEMS:
-            self.problems.append(problem)
-
 
 class CheckedLoad:
     """Sends requests from several threads until the `with` block ends.
@@ -114,7 +109,7 @@ class CheckedLoad:
 
     def _ask(self, service: client.Client, number: int) -> None:
         started = time.monotonic()
-        outcome = "answered"
+        outcome, problem = "answered", None
         try:
             if number % 2:
                 self._read_newest_back(service)
@@ -128,9 +123,8 @@ class CheckedLoad:
         except errors.ClientTimeoutError:
             outcome = "late"
         except errors.TfrecClientError as error:
-            outcome = "failed"
-            self._note(f"failed: {error}")
-        self._count("requests", outcome)
+            outcome, problem = "failed", f"failed: {error}"
+        self._count("requests", outcome, problem=problem)
 
     def _read_newest_back(self, service: client.Client) -> None:
         each = _MAX_READ_BACK // len(self._acknowledged)
@@ -153,13 +147,13 @@ class CheckedLoad:
             for ad in other.present | other.absent
         }
         lost = (state.present & set(ids)) - found | state.absent & found
-        with self._lock:
-            if found & others:
-                self.counts.mixed += 1
-                self.counts.note(f"mixed: release {answer.bundle_version} has {found & others}")
-            if lost:
+        version = answer.bundle_version
+        if found & others:
+            self._count("mixed", problem=f"mixed: release {version} has {found & others}")
+        if lost:
+            with self._lock:
                 self.counts.lost |= lost
-                self.counts.note(f"lost: {sorted(lost)[:3]} of release {answer.bundle_version}")
+            self._count(problem=f"lost: {sorted(lost)[:3]} of release {version}")
 
     def _check(self, answer: requests.Answer) -> None:
         scores = [
@@ -168,19 +162,18 @@ class CheckedLoad:
         pairs = itertools.pairwise(scores)
         is_sorted = all(a is not None and b is not None and a >= b for a, b in pairs)
         if not is_sorted or answer.bundle_version not in self._acknowledged:
-            self._count("mixed")
-            self._note(f"mixed: release {answer.bundle_version}, {answer.order}: {scores}")
+            problem = f"mixed: release {answer.bundle_version}, {answer.order}: {scores}"
+            self._count("mixed", problem=problem)
         if answer.degraded is not None:
             self._count("degraded")
 
-    def _count(self, *names: str) -> None:
+    def _count(self, *names: str, problem: str | None = None) -> None:
+        """Counts outcomes, and keeps the problem if it is one of the first."""
         with self._lock:
             for name in names:
                 setattr(self.counts, name, getattr(self.counts, name) + 1)
-
-    def _note(self, problem: str) -> None:
-        with self._lock:
-            self.counts.note(problem)
+            if problem is not None and len(self.counts.problems) < _MAX_PROBLEMS:
+                self.counts.problems.append(problem)
 
 
 def _ads(state: Acknowledged) -> list[str]:

@@ -3,13 +3,14 @@
 import contextlib
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 
 import httpx
+
+from serving.process import bound_socket
 
 _SERVE = pathlib.Path(__file__).parents[2] / "serve.py"
 _START_SECONDS = 300
@@ -63,9 +64,7 @@ def reserved_ports(count: int) -> Iterator[list[int]]:
     with contextlib.ExitStack() as stack:
         ports = []
         for _ in range(count):
-            reserving = stack.enter_context(socket.socket())
-            reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            reserving.bind(("127.0.0.1", 0))
+            reserving = stack.enter_context(bound_socket("127.0.0.1", 0))
             ports.append(reserving.getsockname()[1])
         yield ports
 
