@@ -147,7 +147,7 @@ def compare_histories(
 
 def cause_of(plan: schema.Schema, logged: LoggedHistories, known: KnownEvents) -> str | None:
     """Returns why logged histories differ from rebuilt ones, one of `CAUSES`, or None."""
-    compared = [_History(plan, field, logged, known) for field in plan.histories]
+    compared = [_UserHistory(plan, field, logged, known) for field in plan.histories]
     causes = [one.cause() for one in compared if not one.follows(known.events)]
     return max(causes, key=CAUSES.index, default=None)
 
@@ -157,7 +157,7 @@ _Entry = tuple[str, str, float | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class _History:
+class _UserHistory:
     """A history of a logged answer, and what is known of its user."""
 
     plan: schema.Schema

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import pathlib
 import signal
 import subprocess
@@ -138,12 +139,13 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
     """Returns the service settings of the flags.
 
     Raises:
-        ValueError: The token, the certificate, the rules or an address is not valid.
+        ValueError: The token, the certificate, the rules, a port or an address is not valid.
         OSError: A file cannot be read.
         UserStoreError: The user store cannot be opened.
     """
     from serving import ranker, service
 
+    _check_ports()
     ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
     ranker.split_address(ranker_address)
     user_store = user_flags.user_store()
@@ -184,6 +186,17 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         users=config_flags.from_flags(config.UserStoreConfig),
         json_logs=FLAGS.log_format == "json",
     )
+
+
+def _check_ports() -> None:
+    names = ["port"]
+    if FLAGS.ranker_address is None:
+        names += ["model_server_port", "model_server_rest_port"]
+    for first, second in itertools.combinations(names, 2):
+        if FLAGS[first].value == FLAGS[second].value:
+            raise ValueError(
+                f"--{first} and --{second} are both {FLAGS[first].value}; expected different ports."
+            )
 
 
 @contextlib.contextmanager
