@@ -244,6 +244,16 @@ def test_paths_are_listed_matched_and_sorted_by_number(tmp_path):
         formats.expand_paths(f"{tmp_path}/nothing_*")
 
 
+def test_empty_files_of_a_pattern_are_left_out(tmp_path):
+    for name, text in (("part-0", "x"), ("part-1", ""), ("part-2", "x")):
+        (tmp_path / name).write_text(text)
+    named = formats.expand_paths(f"{tmp_path}/part-*")
+    assert [path.name for path in named] == ["part-0", "part-2"]
+    # A file that is named is read, and refused.
+    assert formats.expand_paths(f"{tmp_path}/part-1") == (tmp_path / "part-1",)
+    assert formats.expand_paths(f"{tmp_path}/*-1") == (tmp_path / "part-1",)
+
+
 def test_a_request_longer_than_a_chunk_is_one_list(tmp_path):
     text = "".join(f"r{i // 50},CH,,x{i % 9},{i},{int(i % 25 == 0)},\n" for i in range(500))
     data_set = shop(tmp_path, text, rows_per_chunk=7)

@@ -15,7 +15,8 @@ def expand_paths(text: str | None) -> tuple[pathlib.Path, ...]:
             `day_0`, `day_1`, … of the Criteo 1 TB log. None: no files.
 
     Returns:
-        The files in the given order; files of a pattern by name, with numbers in numeric order.
+        The files in the given order; files of a pattern by name, with numbers in numeric order,
+        without those of 0 bytes, which Spark writes for partitions without rows.
         Other directories are returned unchanged, for the format to interpret.
 
     Raises:
@@ -34,7 +35,7 @@ def expand_paths(text: str | None) -> tuple[pathlib.Path, ...]:
             found = _naturally(map(pathlib.Path, glob.glob(str(path))))
             if not found:
                 raise FileNotFoundError(f"No file matches {path}; check the path.")
-            paths += found
+            paths += [path for path in found if path.stat().st_size] or found
     return tuple(paths)
 
 
