@@ -16,6 +16,7 @@ from typing import Any, Self
 from serving import errors
 from tfrecords import fields as field_lib
 from tfrecords import files
+from tfrecords.schema import KINDS, NUMERIC_LIST
 
 FORMAT_VERSION = 5
 # Kinds of heads, in addition to `probability_after_click`.
@@ -91,6 +92,16 @@ class Content:
         if self.has_ranker != bool(self.outputs):
             expected = "at least one trained head" if self.has_ranker else "no trained head"
             raise ValueError(f"heads: expected {expected}, got {self.heads!r}.")
+        known = (*KINDS, NUMERIC_LIST)
+        for name in ("query_fields", "ad_fields"):
+            for field in getattr(self, name):
+                if not isinstance(field.get("name"), str) or field.get("kind") not in known:
+                    raise ValueError(f"{name}: expected a name and one of {known}: {field!r}.")
+                if field["kind"] == "dense" and not isinstance(field.get("length"), int):
+                    raise ValueError(f"{name}: expected the length of a vector: {field!r}.")
+        if not self.query_fields or not self.ad_fields:
+            raise ValueError("query_fields and ad_fields: expected at least one of each.")
+        self._check_probes()
 
     @property
     def has_ranker(self) -> bool:
@@ -101,6 +112,26 @@ class Content:
     def outputs(self) -> dict[str, str]:
         """Label -> ranker output of each trained head."""
         return {head.label: head.output for head in self.heads if head.trained}
+
+    def _check_probes(self) -> None:
+        requests = self.probes["requests"]
+        candidates = self.probes["candidates"]
+        if not requests or not candidates[0] or len({len(rows) for rows in candidates}) != 1:
+            raise ValueError("probes: expected the same number of candidates for each request.")
+        if set(self.probes["scores"]) != set(self.outputs.values()):
+            raise ValueError(
+                f"probes.scores: expected {sorted(self.outputs.values())}, "
+                f"got {sorted(self.probes['scores'])}."
+            )
+        ads = self.probes["ads"]
+        if len(ads["rows"]) != len(ads["embeddings"]):
+            raise ValueError("probes.ads: expected one embedding for each row.")
+        for name in ("query_embeddings", "candidates"):
+            if len(self.probes[name]) != len(requests):
+                raise ValueError(f"probes.{name}: expected one row for each request.")
+        for name, scores in self.probes["scores"].items():
+            if [len(row) for row in scores] != [len(rows) for rows in candidates]:
+                raise ValueError(f"probes.scores.{name}: expected one score for each candidate.")
 
 
 @dataclasses.dataclass(frozen=True)
