@@ -217,9 +217,10 @@ class SqliteUserStore:
             try:
                 self._writer.execute("PRAGMA journal_mode = WAL")
                 return
-            except sqlite3.OperationalError:
+            except sqlite3.OperationalError as error:
                 # If several processes switch a new file at once, SQLite lets only one of them wait.
-                if time.monotonic() >= until:
+                is_busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
+                if not is_busy or time.monotonic() >= until:
                     raise
             time.sleep(0.01)
 

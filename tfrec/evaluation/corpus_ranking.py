@@ -90,13 +90,13 @@ def per_click(
         ad_rows: [C] the ads clicked.
         ads: Statistics of the ads.
     """
-    rng = np.random.default_rng(_SEED)
+    rng, bounds = np.random.default_rng(_SEED), np.cumsum(ads.clicks, dtype=np.float64)
     lists: list[np.ndarray] = []
     shares: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for rows in retrieval.query_chunks(len(queries), len(ads), _MAX_SCORES):
         scores = recommender(queries.take(rows))
         lists.append(_top(scores, max(RECALL_AT), rows))
-        for name, drawn in _draw_ads(ads.clicks, len(lists[-1]), rng).items():
+        for name, drawn in _draw_ads(bounds, len(lists[-1]), rng).items():
             shares[name].append(_share_below(scores, ad_rows[rows], drawn))
     top = np.concatenate(lists)  # [C, K]
     hit = top == ad_rows[:, None]
@@ -259,11 +259,10 @@ def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] 
     return {name: total / num_users for name, total in sums.items()}
 
 
-def _draw_ads(clicks: np.ndarray, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Draws ads [count, negatives] uniformly and, if any was clicked, by clicks [N]."""
+def _draw_ads(bounds: np.ndarray, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draws ads [count, negatives] uniformly and, if any was clicked, by cumulative clicks [N]."""
     shape = (count, NEGATIVES_PER_CLICK)
-    drawn = {"uniform": rng.integers(len(clicks), size=shape)}
-    bounds = np.cumsum(clicks, dtype=np.float64)
+    drawn = {"uniform": rng.integers(len(bounds), size=shape)}
     if bounds[-1] > 0:
         drawn["popular"] = np.searchsorted(bounds, rng.random(shape) * bounds[-1], side="right")
     return drawn

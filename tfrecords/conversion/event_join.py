@@ -7,6 +7,7 @@ Shapes: L rows of the log, B rows of a chunk.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -190,15 +191,19 @@ def _repeated(rows: EventRows, order: np.ndarray) -> np.ndarray:
         order: Indices of the rows by key, time, kind and the order of the log [L].
     """
     columns = [rows.kinds, rows.times, rows.keys]
-    if rows.revenue is not None:
+    same = _are_same(columns, order)
+    if rows.revenue is not None and same.any():
         columns.insert(0, rows.revenue.view(np.uint32))  # As bits, NaN equals NaN.
         order = np.lexsort(columns)
-    same = np.ones(max(len(order) - 1, 0), bool)
-    for values in columns:
-        same &= values[order[1:]] == values[order[:-1]]
+        same = _are_same(columns, order)
     repeated = np.zeros(len(order), bool)
     repeated[order[1:]] = same
     return repeated
+
+
+def _are_same(columns: Sequence[np.ndarray], order: np.ndarray) -> np.ndarray:
+    """Returns whether all columns of ordered rows [L] equal those of the row before [L - 1]."""
+    return np.all([values[order[1:]] == values[order[:-1]] for values in columns], axis=0)
 
 
 def impressions(rows: Rows, joined: JoinedEvents, span: slice, events: Events) -> Rows:

@@ -263,15 +263,19 @@ def gather(
     """
     packed: records.Packed = {"list_lengths": lengths.astype(np.int32)}
     first_rows = rows[np.cumsum(lengths) - lengths]
-    for is_per_request, wanted in ((True, first_rows), (False, rows)):
-        for chunk, own, places in by_chunk(wanted, chunk_ends):
-            for name, values in load_chunk(chunk).items():
-                if records.is_per_request(name) != is_per_request:
+    of_requests = {chunk: where for chunk, *where in by_chunk(first_rows, chunk_ends)}
+    for chunk, *of_rows in by_chunk(rows, chunk_ends):
+        for name, values in load_chunk(chunk).items():
+            wanted, where = rows, of_rows
+            if records.is_per_request(name):
+                if chunk not in of_requests:
                     continue
-                taken = np.take(values, places, axis=0)
-                if len(own) < len(wanted):
-                    shape = (len(wanted), *values.shape[1:])
-                    packed.setdefault(name, np.empty(shape, values.dtype))[own] = taken
-                else:  # As in most shards: another copy would take longer than the rest.
-                    packed[name] = taken
+                wanted, where = first_rows, of_requests[chunk]
+            own, places = where
+            taken = np.take(values, places, axis=0)
+            if len(own) < len(wanted):
+                shape = (len(wanted), *values.shape[1:])
+                packed.setdefault(name, np.empty(shape, values.dtype))[own] = taken
+            else:  # As in most shards: another copy would take longer than the rest.
+                packed[name] = taken
     return packed

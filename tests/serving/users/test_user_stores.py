@@ -484,7 +484,9 @@ def test_a_new_file_of_sqlite_that_other_processes_open_at_the_same_time_is_wait
         def execute(self, statement, *arguments):
             if "journal_mode" in statement and len(refused) < 2:
                 refused.append(statement)
-                raise sqlite3.OperationalError("database is locked")
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorname = "SQLITE_BUSY"
+                raise error
             return super().execute(statement, *arguments)
 
     connect = functools.partial(sqlite3.connect, factory=Busy)
