@@ -27,23 +27,19 @@ class LayerNorm(tf.keras.layers.LayerNormalization):
     On CPUs, TensorFlow replaces the Keras layer with a fused operation that uses another epsilon.
     """
 
-    def standardized(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns x [N, D] with mean 0 and variance 1 in each row."""
-        centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
-        variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
-        return centered * tf.math.rsqrt(variance + self.epsilon)
-
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Standardizes, scales and shifts x [N, D]."""
-        return self.standardized(x) * self.gamma + self.beta
+        centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
+        return centered * tf.math.rsqrt(variance + self.epsilon) * self.gamma + self.beta
 
 
 class TokenAttention(tf.keras.layers.Layer):
     """`tf.keras.layers.MultiHeadAttention` with few and narrow keys: the same results, faster.
 
-    A head folds its projections of queries and keys into one, and its projections of values and
-    outputs into another. So the tokens themselves are the keys and values of every head, and all
-    products are of matrices, without transposing.
+    In training, where lists are short, a head folds its projections of queries and keys into one,
+    and its projections of values and outputs into another. So the tokens themselves are the keys
+    and values of every head, and all products are of matrices, without transposing.
 
     Args:
         num_heads: Number of heads H.
@@ -71,15 +67,21 @@ class TokenAttention(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(
-        self, inputs: tuple[tf.Tensor, tf.Tensor], attention_mask: tf.Tensor | None = None
+        self,
+        inputs: tuple[tf.Tensor, tf.Tensor],
+        attention_mask: tf.Tensor | None = None,
+        training: bool = False,
     ) -> tf.Tensor:
         """Returns the attention output of each query, [B, C, D].
 
         Args:
             inputs: Queries [B, C, D] and tokens [B, T, E].
             attention_mask: [B, 1, T] bool, tokens to attend to; None: all.
+            training: Whether to compute it in the order that is faster for few queries.
         """
         queries, tokens = inputs
+        if not training:
+            return self._attend_head_by_head(queries, tokens, attention_mask)
         shape = tf.shape(queries)
         width, token_width = queries.shape[-1], tokens.shape[-1]
         of_heads = self._num_heads * token_width
@@ -97,6 +99,20 @@ class TokenAttention(tf.keras.layers.Layer):
         kernel = tf.matmul(self._by_head(self.value_kernel), outputs_of_heads)
         outputs = tf.matmul(tf.reshape(attended, [-1, of_heads]), kernel)
         return tf.reshape(tf.nn.bias_add(outputs, self.output_bias), shape)
+
+    def _attend_head_by_head(
+        self, queries: tf.Tensor, tokens: tf.Tensor, attention_mask: tf.Tensor | None
+    ) -> tf.Tensor:
+        """Does what `call` does, as Keras does."""
+        queries = tf.einsum("bcd,dhk->bhck", queries, self.query_kernel) + self.query_bias[:, None]
+        keys = tf.einsum("bte,ehk->bhtk", tokens, self.key_kernel * self._head_dim**-0.5)
+        values = tf.einsum("bte,ehk->bhtk", tokens, self.value_kernel)
+        scores = tf.matmul(queries, keys, transpose_b=True)  # [B, H, C, T]
+        if attention_mask is not None:
+            scores = tf.where(attention_mask[:, None], scores, scores.dtype.min)
+        attended = tf.matmul(tf.nn.softmax(scores), values)  # [B, H, C, K]
+        outputs = tf.einsum("bhck,hkd->bcd", attended, self.output_kernel)
+        return tf.nn.bias_add(outputs, self.output_bias)
 
     def _by_head(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns a kernel [E, H, K] as a matrix [H E, H K] that keeps the heads apart.
@@ -146,5 +162,7 @@ class TargetAttention(tf.keras.layers.Layer):
             [B, C, D].
         """
         mask = None if absent is None else ~absent[:, None]
-        attended = self.attention((self.norm(candidates), tokens), attention_mask=mask)
+        attended = self.attention(
+            (self.norm(candidates), tokens), attention_mask=mask, training=training
+        )
         return candidates + self._dropout(self.scale * attended, training=training)

@@ -59,25 +59,33 @@ def keras_layer(block, candidates, tokens):
     return layer
 
 
+@pytest.fixture(params=[False, True], ids=["serving", "training"])
+def training(request):
+    return request.param
+
+
 @pytest.mark.parametrize("absent", [None, ABSENT], ids=["all tokens", "absent tokens"])
 def test_a_block_is_pre_norm_multi_head_attention_of_keras(
-    block, keras_layer, candidates, tokens, absent
+    block, keras_layer, candidates, tokens, absent, training
 ):
     centered = candidates - candidates.mean(-1, keepdims=True)
     x = centered / np.sqrt(centered.var(-1, keepdims=True) + 1e-6)
     x = x * block.norm.gamma + block.norm.beta
     mask = None if absent is None else ~absent[:, None]
     expected = candidates + block.scale * keras_layer(x, tokens, attention_mask=mask)
-    found = block(candidates, tokens, None if absent is None else tf.constant(absent))
+    absent = None if absent is None else tf.constant(absent)
+    found = block(candidates, tokens, absent, training=training)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_absent_tokens_and_other_candidates_change_no_candidate(block, candidates, tokens):
-    found = block(candidates, tokens, tf.constant(ABSENT)).numpy()
+def test_absent_tokens_and_other_candidates_change_no_candidate(
+    block, candidates, tokens, training
+):
+    found = block(candidates, tokens, tf.constant(ABSENT), training=training).numpy()
     others, other_tokens = candidates.copy(), tokens.copy()
     others[:, 1:] += 5.0
     other_tokens[ABSENT] *= -3.0
-    changed = block(others, other_tokens, tf.constant(ABSENT)).numpy()
+    changed = block(others, other_tokens, tf.constant(ABSENT), training=training).numpy()
     np.testing.assert_allclose(changed[:, 0], found[:, 0], atol=1e-5)
     assert np.abs(changed[:, 1] - found[:, 1]).max() > 1.0
 
