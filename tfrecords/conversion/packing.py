@@ -265,12 +265,12 @@ def gather(
     first_rows = rows[np.cumsum(lengths) - lengths]
     of_requests = {chunk: where for chunk, *where in by_chunk(first_rows, chunk_ends)}
     for chunk, *of_rows in by_chunk(rows, chunk_ends):
+        of_first_rows = of_requests.get(chunk)  # None: no request starts in the chunk.
         for name, values in load_chunk(chunk).items():
-            wanted, where = rows, of_rows
-            if records.is_per_request(name):
-                if chunk not in of_requests:
-                    continue
-                wanted, where = first_rows, of_requests[chunk]
+            is_per_request = records.is_per_request(name)
+            wanted, where = (first_rows, of_first_rows) if is_per_request else (rows, of_rows)
+            if where is None:
+                continue
             own, places = where
             taken = np.take(values, places, axis=0)
             if len(own) < len(wanted):
