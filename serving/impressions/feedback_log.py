@@ -17,7 +17,7 @@ import pathlib
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving import errors, requests
@@ -25,6 +25,8 @@ from serving import errors, requests
 FEEDBACK_PATTERN = "feedback-*.jsonl"
 # A file that is no longer written can be joined and moved away.
 _SECONDS_PER_FILE = 3600.0
+# A failure is a problem of the log for this long: the next events may be hours away.
+_PROBLEM_SECONDS = 60.0
 
 
 class FeedbackLog:
@@ -32,24 +34,34 @@ class FeedbackLog:
 
     Args:
         directory: Directory for the files; created if it does not exist.
-
-    Attributes:
-        problem: Why the latest events could not be written. None: they were.
+        clock: Returns seconds.
 
     Raises:
         ImpressionLogError: The directory cannot be created.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._directory = pathlib.Path(directory)
         self._lock = threading.Lock()
         self._path: pathlib.Path | None = None
         self._since = 0.0
-        self.problem: str | None = None
+        # Why and when the latest events could not be written.
+        self._failure: tuple[str, float] | None = None
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(self._directory, error) from error
+
+    @property
+    def problem(self) -> str | None:
+        """Why events could not be written in the last minute; None: the latest events were."""
+        failure = self._failure
+        if failure is None or self._clock() - failure[1] > _PROBLEM_SECONDS:
+            return None
+        return failure[0]
 
     def append(self, events: Sequence[requests.Event]) -> None:
         """Writes events.
@@ -70,9 +82,9 @@ class FeedbackLog:
             except errors.ImpressionLogError as error:
                 if self.problem is None:
                     logging.error("Events are refused: %s", error)
-                self.problem = str(error)
+                self._failure = str(error), self._clock()
                 raise
-            self.problem = None
+            self._failure = None
 
     def _write(self, lines: Sequence[str]) -> None:
         path, content = self._current(), "".join(lines).encode()
@@ -91,7 +103,7 @@ class FeedbackLog:
             )
 
     def _current(self) -> pathlib.Path:
-        now = time.monotonic()
+        now = self._clock()
         if self._path is None or now - self._since > _SECONDS_PER_FILE:
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             name = FEEDBACK_PATTERN.replace("*", f"{stamp}-{uuid.uuid4().hex[:12]}")

@@ -92,6 +92,9 @@ def prepare_logs(json_logs: bool) -> None:
     logging.getLogger(release_follower.__name__).setLevel(logging.INFO)
     if json_logs:
         log_format.use_json()
+    else:
+        # Commands show errors only; a service runs on, so that its warnings matter.
+        logging.getLogger().setLevel(logging.WARNING)
 
 
 def say(line: str, json_logs: bool) -> None:
