@@ -65,7 +65,14 @@ def address_of_flag(name: str) -> str | None:
 
 @contextlib.contextmanager
 def silent_if_output_is_closed() -> Iterator[None]:
-    """Exits with status 1 if the reader of the output closes it in the block, as `head` does."""
+    """Exits with status 1 if the reader of the output closes it in the block, as `head` does.
+
+    Output that was closed before, as by `>&-`, goes to the null device. Otherwise, the next file
+    would get its descriptor, and what libraries print to it.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
     try:
         try:
             yield

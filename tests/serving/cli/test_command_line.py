@@ -284,3 +284,24 @@ def test_a_missing_extra_is_named_with_its_installation(script):
     missing = pytest.raises(SystemExit, match=r"needs no_such_package, .* -e '\.\[beam\]'$")
     with missing, command_line.require_extra("beam"):
         importlib.import_module("no_such_package")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_runs_with_closed_standard_streams(closed, tmp_path):
+    output = tmp_path / "descriptors"
+    code = (
+        "from serving.cli import command_line; import os, sys\n"
+        "with command_line.silent_if_output_is_closed():\n"
+        f"    own = os.open({str(output)!r}, os.O_CREAT | os.O_WRONLY)\n"
+        "    print('out', flush=True), print('err', file=sys.stderr, flush=True)\n"
+        "    os.write(own, b'file' if own > 2 else b'standard stream')\n"
+    )
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0
+    assert output.read_text() == "file"
