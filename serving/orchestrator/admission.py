@@ -84,11 +84,12 @@ class Admission:
                 f"maximum of {self._max_ads}."
             )
         expected_ms = (self._ahead + num_requests) * self._interval * 1000
-        if expected_ms > _SHARE * deadline.remaining_ms():
+        allowed_ms = _SHARE * max(deadline.remaining_ms(), 0.0)
+        if expected_ms > allowed_ms:
             return _overloaded(
                 f"With {self.in_flight} requests in flight, an answer is expected to take "
-                f"{expected_ms:.0f} ms, which is too long for the deadline of "
-                f"{deadline.milliseconds:g} ms."
+                f"{expected_ms:.0f} ms; the limit is {allowed_ms:.0f} ms, {_SHARE:.0%} of the time "
+                f"left until the deadline of {deadline.milliseconds:g} ms."
             )
         return None
 

@@ -60,7 +60,10 @@ def test_what_would_be_late_behind_those_in_flight_is_refused(clock):
         # The fifth takes 5 * 100 ms, and half of its time is reserved.
         assert limit.refusal(within(clock, 1_001)) is None
         refusal = str(limit.refusal(within(clock, 999)))
-        assert "With 4 requests in flight, an answer is expected to take 500 ms" in refusal
+        assert (
+            "With 4 requests in flight, an answer is expected to take 500 ms; the limit is 500 ms, "
+            "50% of the time left until the deadline of 999 ms." in refusal
+        )
         # The time that it has waited counts.
         waited = within(clock, 1_300)
         assert limit.refusal(waited) is None

@@ -131,7 +131,7 @@ def test_a_request_that_cannot_be_answered_in_time_is_refused_before_its_body_ha
             assert [reply.result().status_code for reply in admitted] == [200, 200]
     assert received.startswith(b"HTTP/1.1 429 ")
     assert b"retry-after: 1" in received
-    assert b"too long for the deadline of 20 ms" in received
+    assert b"left until the deadline of 20 ms" in received
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon", "60001", ""])
