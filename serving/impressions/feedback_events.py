@@ -102,9 +102,16 @@ def read(
         name for name in kinds if name in named or any(value is not None for value in columns[name])
     ]
     if "click" not in labels:
+        without = left_out[_NO_REQUEST]
+        remedy = (
+            f"{without:,} events without the request_id of an answer were left out: send it with "
+            "each event."
+            if without
+            else "Add click as 0 or 1."
+        )
         raise errors.ImpressionLogError(
             f"{', '.join(map(str, paths)) or 'No file'}: expected events with a column click, got "
-            f"{labels or 'none of ' + ', '.join(kinds)}. Add click as 0 or 1."
+            f"{labels or 'none of ' + ', '.join(kinds)}. {remedy}"
         )
     types = {name: pa.float64() if name in kinds else pa.string() for name in columns}
     table = pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()})

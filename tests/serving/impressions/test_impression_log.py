@@ -459,6 +459,11 @@ def test_a_file_without_events_yet_is_a_log_without_clicks(log_files, tmp_path):
         ("e.jsonl", "{", "1 of 1 events are malformed; expected a share of at most 0.01"),
         ("e.jsonl", f"{GOOD}\n" * 10 + "{\n" * 11, "11 of 31 events are malformed"),
         ("e.jsonl", '{"request_id": "r", "ad_id": "a"}', "expected events with a column click"),
+        (
+            "e.jsonl",
+            '{"request_id": null, "ad_id": "a", "event_id": "e", "user_id": "u", "click": 1}',
+            "1 events without the request_id of an answer were left out: send it with each event.",
+        ),
         ("e.csv", "request_id,click\nr,1", "expected events with request_id and ad_id, got"),
         ("e.csv", '"' + "x" * 140_000, "expected events as JSON lines"),
         ("e.csv", "", "e.csv is empty; expected a header line and events"),
