@@ -219,25 +219,37 @@ class DataSet:
         for split in self.description.splits:
             self._verified_shards(split)
 
+    def _split(self, name: str) -> records.SplitDescription:
+        """Returns the description of a split.
+
+        Raises:
+            ValueError: There is no such split.
+        """
+        if name not in self.description.splits:
+            raise ValueError(
+                f"split: expected one of {list(self.description.splits)}, got {name!r}."
+            )
+        return self.description.splits[name]
+
     def num_rows(self, split: str) -> int:
         """Returns the number of shown ads L of a split."""
-        return self.description.splits[split].rows
+        return self._split(split).rows
 
     def num_requests(self, split: str) -> int:
         """Returns the number of requests R of a split."""
-        return self.description.splits[split].requests
+        return self._split(split).requests
 
     def label_count(self, split: str, label: str) -> int:
         """Returns the number of rows of a split whose label is known; 0 for an absent label."""
-        return self.description.splits[split].label_counts.get(label, 0)
+        return self._split(split).label_counts.get(label, 0)
 
     def label_sum(self, split: str, label: str) -> float:
         """Returns the sum of a split's labels, such as its number of clicks."""
-        return self.description.splits[split].label_sums.get(label, 0.0)
+        return self._split(split).label_sums.get(label, 0.0)
 
     def label_positives(self, split: str, label: str) -> int:
         """Returns the number of rows of a split whose label is above 0."""
-        return self.description.splits[split].label_positives.get(label, 0)
+        return self._split(split).label_positives.get(label, 0)
 
     def column(self, split: str, name: str) -> np.ndarray:
         """Reads a stored feature of a split in the stored order.
@@ -321,7 +333,7 @@ class DataSet:
 
     def _verified_shards(self, split: str) -> list[str]:
         """Returns the paths of a split's shards, which are verified once per process."""
-        shards = self.description.splits[split].shards
+        shards = self._split(split).shards
         paths = [self.directory / shard.file for shard in shards]
         if split not in self._verified:
             records.check_files(paths, [shard.sha256 for shard in shards])

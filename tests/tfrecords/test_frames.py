@@ -138,6 +138,14 @@ class Stream:
         return self._table.to_reader(50).__arrow_c_stream__(requested_schema)
 
 
+def test_empty_arrays_are_empty_lists(tmp_path):
+    data_sets = [
+        converted(log(tags=[make(tags) for tags in [["new"], []] * (ROWS // 2)]), tmp_path / name)
+        for name, make in (("lists", list), ("arrays", np.array))  # np.array([]) holds floats.
+    ]
+    assert files_of(data_sets[0].directory) == files_of(data_sets[1].directory)
+
+
 @pytest.mark.parametrize("wrap", [lambda table: table, Stream, lambda table: table.to_reader(50)])
 def test_arrow_tables_and_streams_give_the_same_bytes(wrap, expected, tmp_path):
     table = wrap(pa.Table.from_pandas(log()))
@@ -164,6 +172,16 @@ def test_views_of_strings_and_dictionaries_that_change_are_read(expected, tmp_pa
         for half in (views.slice(0, 1), views.slice(1))
     ]
     table = pa.concat_tables(halves)
+    found = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
+    assert files_of(found.directory) == files_of(expected)
+
+
+def test_categories_of_polars_are_read(expected, tmp_path):
+    table = pa.Table.from_pandas(log())
+    views = pa.dictionary(pa.uint32(), pa.string_view())  # polars.Categorical, polars.Enum
+    for name, type_ in (("country", views), ("tags", pa.large_list(views))):
+        column = pa.chunked_array([table[name].combine_chunks().cast(type_)])
+        table = table.set_column(table.schema.names.index(name), name, column)
     found = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
     assert files_of(found.directory) == files_of(expected)
 
@@ -254,6 +272,10 @@ WRONG = {
     "a label that is no truth": (
         lambda f: f.assign(clicked=2),
         r"log.parquet: 120 of 120 lines are rejected",
+    ),
+    "a column": (
+        lambda f: f["country"],
+        "log: expected a pandas.DataFrame or a table .*, got Series. Make a frame of it",
     ),
     "a dictionary": (
         lambda f: f.to_dict("list"),

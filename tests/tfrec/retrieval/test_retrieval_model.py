@@ -71,6 +71,13 @@ def test_two_keras_layers_are_a_retrieval_model(data_set, retrieval_config):
     tf.debugging.assert_near(embedded, model.query_tower(clicks["query"]))
 
 
+def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
+    model = build(TwoLayers, data_set, retrieval_config)
+    model.compile("sgd")
+    with pytest.raises(ValueError, match=r"TwoLayers: expected batches of DataSet.clicked, .*got"):
+        model.fit(data_set.batches("train", 16), verbose=0)
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [

@@ -256,6 +256,18 @@ def test_what_is_no_list_of_callbacks_is_refused(given):
     training.check_callbacks([tf.keras.callbacks.Callback()])
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        tf.keras.callbacks.ReduceLROnPlateau(),
+        tf.keras.callbacks.LearningRateScheduler(lambda epoch: 0.1),
+    ],
+)
+def test_callbacks_that_set_the_learning_rate_are_refused(given):
+    with pytest.raises(ValueError, match=f"{type(given).__name__} sets one learning rate"):
+        training.check_callbacks([tf.keras.callbacks.Callback(), given])
+
+
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(FloatingPointError, match=r"loss of epoch 1 is nan; .* Lower the learning"):
         Run(tmp_path, [1], target=float("nan")).fit()
