@@ -40,11 +40,20 @@ class StageModel(tfrs.Model):
 
     Attributes:
         gradient_norms: Norms of the latest measured step.
+
+    Raises:
+        ValueError: Keras would compute in another type than float32.
     """
 
     train_function: Any
 
     def __init__(self) -> None:
+        policy = tf.keras.mixed_precision.global_policy().name
+        if policy != "float32":
+            raise ValueError(
+                f"Keras's global dtype policy is {policy!r}; expected 'float32', in which all "
+                "layers compute. Call tf.keras.mixed_precision.set_global_policy('float32')."
+            )
         super().__init__()
         self._mean_loss = tf.keras.metrics.Mean(name="loss")
         self.gradient_norms = summaries.GradientNorms()
