@@ -64,6 +64,7 @@ def _built_once(function: _Function) -> _Function:
             return function(self, *args, **options)
         del given["self"]
         key = (function.__name__, *given.items())
+        self._check_not_replaced()
         if key not in self._pipelines:
             self._pipelines[key] = function(self, *args, **options)
         return self._pipelines[key]
@@ -137,12 +138,16 @@ class DataSet:
     Raises:
         FileNotFoundError: The directory does not contain a finished data set.
         ValueError: `dataset.json` has another format, or the encoder does not match the records.
+            Methods that read also raise it if the directory has another data set by now.
     """
+
+    _opened: tuple[int, int] | None = None
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = pathlib.Path(directory)
         path = self.directory / "dataset.json"
-        if not path.is_file():
+        self._opened = _state_of(path)
+        if self._opened is None:
             raise FileNotFoundError(f"No data set at {path}; run tfrec convert first.")
         found = records.read_json(path)
         if found.get("format_version") != FORMAT_VERSION:
@@ -203,8 +208,27 @@ class DataSet:
         self._check("profile.json")
         return records.Profile(**records.read_json(self.directory / "profile.json"))
 
+    def _check_not_replaced(self) -> None:
+        """Checks that the directory still has the content that was opened.
+
+        Raises:
+            FileNotFoundError, ValueError: It has none, or another one.
+        """
+        state = _state_of(self.directory / "dataset.json")
+        if self._opened in (None, state):
+            return
+        now, opened = DataSet(self.directory).description, self.description
+        if (now.splits, now.sha256) != (opened.splits, opened.sha256):
+            raise ValueError(
+                f"{self.directory} was converted again since it was opened. Open it again, with "
+                f"reader.DataSet({str(self.directory)!r}), and train again; or convert into "
+                "another directory."
+            )
+        self._opened = state
+
     def _check(self, prefix: str) -> None:
         """Verifies the files whose names begin with `prefix`."""
+        self._check_not_replaced()
         for name, checksum in self.description.sha256.items():
             if name.startswith(prefix):
                 records.check_file(self.directory / name, checksum)
@@ -333,6 +357,7 @@ class DataSet:
 
     def _verified_shards(self, split: str) -> list[str]:
         """Returns the paths of a split's shards, which are verified once per process."""
+        self._check_not_replaced()
         shards = self._split(split).shards
         paths = [self.directory / shard.file for shard in shards]
         if split not in self._verified:
@@ -423,6 +448,15 @@ class DataSet:
             return {**sides, **{n: pairs[n] for n in kept}}
 
         return dataset.map(unpack, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _state_of(path: pathlib.Path) -> tuple[int, int] | None:
+    """Returns what changes if a file is written again; None: there is no such file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _of_window(seed: Seed, index: tf.Tensor) -> tf.Tensor:

@@ -303,6 +303,23 @@ def arrow(table, tmp_path):
     return tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
 
 
+def test_a_data_set_that_was_converted_again_is_not_read_as_the_one_before(tmp_path):
+    opened = converted(log(), tmp_path / "data")
+    train = opened.batches("train", 8)  # Its shards are verified.
+    converted(log(), tmp_path / "data")  # the same content
+    assert opened.batches("train", 8) is train
+    converted(log(country="x"), tmp_path / "data")
+    for read in (
+        lambda: opened.batches("train", 8),
+        lambda: opened.clicked("train", 8, seed=1),
+        opened.sample_requests,
+    ):
+        with pytest.raises(
+            ValueError, match=r"data was converted again since it was opened\. Open"
+        ):
+            read()
+
+
 def test_a_stream_that_was_read_before_is_named(tmp_path):
     reader = pa.Table.from_pandas(log()).to_reader()
     reader.read_all()
