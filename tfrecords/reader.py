@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfrecords import encoding, records
 from tfrecords.schema import SHOWN
+from tfrecords.splits import SPLITS
 
 # Names that no field can have.
 AD_ID = "__ad_id__"
@@ -165,6 +166,11 @@ class DataSet:
         self._verified: set[str] = set()
         self._pipelines: dict[tuple[Any, ...], tf.data.Dataset] = {}
         self.spec = self.description.spec
+
+    def __repr__(self) -> str:
+        train, validation, test = (f"{self.num_rows(name):,} {name}" for name in SPLITS)
+        rows = f"{train}, {validation} and {test} rows, {self.description.num_ads:,} ads"
+        return f"DataSet({str(self.directory)!r}: {rows})"
 
     def _encoder(self) -> encoding.FittedSchema:
         try:

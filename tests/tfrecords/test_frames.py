@@ -314,10 +314,14 @@ def test_a_data_set_that_was_converted_again_is_not_read_as_the_one_before(tmp_p
         lambda: opened.clicked("train", 8, seed=1),
         opened.sample_requests,
     ):
-        with pytest.raises(
-            ValueError, match=r"data was converted again since it was opened\. Open"
-        ):
+        with pytest.raises(ValueError, match=r"was converted again since it was opened\. Open"):
             read()
+
+
+def test_a_data_set_shows_its_directory_and_size(tmp_path):
+    rows = "96 train, 12 validation and 12 test rows, 12 ads"
+    data_set = converted(log(), tmp_path / "data")
+    assert repr(data_set) == f"DataSet('{tmp_path / 'data'}': {rows})"
 
 
 def test_a_stream_that_was_read_before_is_named(tmp_path):
