@@ -148,9 +148,10 @@ def train(
     RETRIEVAL_MODELS.get(of_retrieval.retrieval_model)
     RANKERS.get(of_ranking.ranker)
     if not isinstance(data_set, reader.DataSet):
+        got = repr(data_set) if isinstance(data_set, str | os.PathLike) else type(data_set).__name__
         raise ValueError(
             "expected a DataSet, such as the result of tfrecords.from_pandas or reader.DataSet, "
-            f"got {data_set!r}."
+            f"got {got}."
         )
     check_callbacks(callbacks)
     check_clicks(data_set)

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -140,10 +141,12 @@ def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str])
         ValueError: The table has no rows, or a column in use cannot be written.
     """
     schema, batches, faults = _stream(table, name)
+    types = {field.name: _type_in_parquet(field.type) for field in schema}
     for field in schema:
         try:
             # Some nested types are refused only if there are rows.
-            pq.write_table(pa.table({field.name: pa.nulls(1, field.type)}), pa.BufferOutputStream())
+            column = pa.nulls(1, types[field.name])
+            pq.write_table(pa.table({field.name: column}), pa.BufferOutputStream())
         except pa.ArrowException as error:
             faults[field.name] = (
                 f"{name}: the column {field.name!r} has the Arrow type {field.type}, which Parquet "
@@ -154,8 +157,7 @@ def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str])
             raise ValueError(fault)
     kept = [column for column in schema.names if column not in faults]
     num_rows = 0
-    # Parquet has lists of one length, but Arrow cannot read them back if some are null.
-    written = pa.schema([_without_length(schema.field(column)) for column in kept])
+    written = pa.schema([(column, types[column]) for column in kept])
     with pq.ParquetWriter(path, written) as writer:
         for part in _in_runs(_read(batches, name)):
             writer.write_table(part.select(kept).cast(written))
@@ -167,10 +169,19 @@ def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str])
     return [f"Left out: {fault}" for fault in faults.values()]
 
 
-def _without_length(field: pa.Field) -> pa.Field:
-    if not pa.types.is_fixed_size_list(field.type):
-        return field
-    return pa.field(field.name, pa.list_(field.type.value_type))
+def _type_in_parquet(type_: pa.DataType) -> pa.DataType:
+    """Returns the type as which values are written: itself, unless Arrow cannot write or read it.
+
+    Parquet has lists of one length, but Arrow cannot read them back if some are null. Arrow cannot
+    write categories that are views of strings, as Polars makes them.
+    """
+    if pa.types.is_fixed_size_list(type_) or pa.types.is_list(type_):
+        return pa.list_(_type_in_parquet(type_.value_type))
+    if pa.types.is_large_list(type_):
+        return pa.large_list(_type_in_parquet(type_.value_type))
+    if pa.types.is_dictionary(type_) and pa.types.is_string_view(type_.value_type):
+        return pa.dictionary(type_.index_type, pa.string(), type_.ordered)
+    return type_
 
 
 def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch], dict[str, str]]:
@@ -181,19 +192,26 @@ def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch
     if isinstance(table, pd.DataFrame):
         opened = _arrow_of_frame(table, name, faults).to_reader()
     elif hasattr(table, "__arrow_c_stream__"):
-        opened = pa.RecordBatchReader.from_stream(table)
+        try:
+            opened = pa.RecordBatchReader.from_stream(table)
+        except pa.ArrowInvalid as error:  # The stream of a column, such as a Series.
+            raise _not_a_table(table, name) from error
     else:
-        is_lazy = hasattr(table, "collect")  # as Polars's LazyFrame
-        advice = "Call its .collect()" if is_lazy else "Make a frame of it"
-        raise ValueError(
-            f"{name}: expected a pandas.DataFrame or a table that exports an Arrow stream "
-            f"(__arrow_c_stream__), got {type(table).__name__}. {advice}."
-        )
+        raise _not_a_table(table, name)
     names = opened.schema.names
     twice = next((column for column in names if names.count(column) > 1), None)
     if twice is not None:
         raise ValueError(f"{name}: several columns are named {twice!r}; rename all but one.")
     return opened.schema, iter(opened), faults
+
+
+def _not_a_table(value: Any, name: str) -> ValueError:
+    is_lazy = hasattr(value, "collect")  # as Polars's LazyFrame
+    advice = "Call its .collect()" if is_lazy else "Make a frame of it"
+    return ValueError(
+        f"{name}: expected a pandas.DataFrame or a table that exports an Arrow stream "
+        f"(__arrow_c_stream__), got {type(value).__name__}. {advice}."
+    )
 
 
 def _arrow_of_frame(frame: "pd.DataFrame", name: str, faults: dict[str, str]) -> pa.Table:
@@ -210,10 +228,21 @@ def _arrow_of_frame(frame: "pd.DataFrame", name: str, faults: dict[str, str]) ->
     for position, label in enumerate(frame.columns):
         series = frame.iloc[:, position]
         try:
-            arrays[position] = pa.array(series, from_pandas=True)
+            arrays[position] = _arrow_of_series(series)
         except _ARROW_ERRORS as error:
             faults[label] = _refused(series, f"{name}: the column {label!r}", error)
     return pa.Table.from_arrays(list(arrays.values()), list(frame.columns[list(arrays)]))
+
+
+def _arrow_of_series(series: "pd.Series") -> pa.Array:
+    try:
+        return pa.array(series, from_pandas=True)
+    except pa.ArrowException:
+        if series.dtype != object:
+            raise
+        # An empty array is one of floats, whatever the other arrays hold.
+        is_list = series.map(lambda value: isinstance(value, np.ndarray))
+        return pa.array(series.where(~is_list, series[is_list].map(list)), from_pandas=True)
 
 
 def _refused(series: "pd.Series", column: str, error: Exception) -> str:

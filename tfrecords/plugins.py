@@ -128,7 +128,7 @@ class Registry(Generic[Found]):
                 raise ValueError(
                     f"{self._what} {reference!r} was defined in a notebook or a script, not in a "
                     "module. Define it here in the same way first, or move it to a module that "
-                    "every process can import, and train again."
+                    "every process can import, and use it from there."
                 )
             if found is None:
                 raise ValueError(

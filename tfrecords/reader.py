@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfrecords import encoding, records
 from tfrecords.schema import SHOWN
+from tfrecords.splits import SPLITS
 
 # Names that no field can have.
 AD_ID = "__ad_id__"
@@ -64,6 +65,7 @@ def _built_once(function: _Function) -> _Function:
             return function(self, *args, **options)
         del given["self"]
         key = (function.__name__, *given.items())
+        self._check_not_replaced()
         if key not in self._pipelines:
             self._pipelines[key] = function(self, *args, **options)
         return self._pipelines[key]
@@ -137,12 +139,16 @@ class DataSet:
     Raises:
         FileNotFoundError: The directory does not contain a finished data set.
         ValueError: `dataset.json` has another format, or the encoder does not match the records.
+            Methods that read also raise it if the directory has another data set by now.
     """
+
+    _opened: tuple[int, int] | None = None
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = pathlib.Path(directory)
         path = self.directory / "dataset.json"
-        if not path.is_file():
+        self._opened = _state_of(path)
+        if self._opened is None:
             raise FileNotFoundError(f"No data set at {path}; run tfrec convert first.")
         found = records.read_json(path)
         if found.get("format_version") != FORMAT_VERSION:
@@ -160,6 +166,11 @@ class DataSet:
         self._verified: set[str] = set()
         self._pipelines: dict[tuple[Any, ...], tf.data.Dataset] = {}
         self.spec = self.description.spec
+
+    def __repr__(self) -> str:
+        train, validation, test = (f"{self.num_rows(name):,} {name}" for name in SPLITS)
+        rows = f"{train}, {validation} and {test} rows, {self.description.num_ads:,} ads"
+        return f"DataSet({str(self.directory)!r}: {rows})"
 
     def _encoder(self) -> encoding.FittedSchema:
         try:
@@ -203,8 +214,27 @@ class DataSet:
         self._check("profile.json")
         return records.Profile(**records.read_json(self.directory / "profile.json"))
 
+    def _check_not_replaced(self) -> None:
+        """Checks that the directory still has the content that was opened.
+
+        Raises:
+            FileNotFoundError, ValueError: It has none, or another one.
+        """
+        state = _state_of(self.directory / "dataset.json")
+        if self._opened in (None, state):
+            return
+        now, opened = DataSet(self.directory).description, self.description
+        if (now.splits, now.sha256) != (opened.splits, opened.sha256):
+            raise ValueError(
+                f"{self.directory} was converted again since it was opened. Open it again, with "
+                f"reader.DataSet({str(self.directory)!r}), and train again; or convert into "
+                "another directory."
+            )
+        self._opened = state
+
     def _check(self, prefix: str) -> None:
         """Verifies the files whose names begin with `prefix`."""
+        self._check_not_replaced()
         for name, checksum in self.description.sha256.items():
             if name.startswith(prefix):
                 records.check_file(self.directory / name, checksum)
@@ -219,25 +249,37 @@ class DataSet:
         for split in self.description.splits:
             self._verified_shards(split)
 
+    def _split(self, name: str) -> records.SplitDescription:
+        """Returns the description of a split.
+
+        Raises:
+            ValueError: There is no such split.
+        """
+        if name not in self.description.splits:
+            raise ValueError(
+                f"split: expected one of {list(self.description.splits)}, got {name!r}."
+            )
+        return self.description.splits[name]
+
     def num_rows(self, split: str) -> int:
         """Returns the number of shown ads L of a split."""
-        return self.description.splits[split].rows
+        return self._split(split).rows
 
     def num_requests(self, split: str) -> int:
         """Returns the number of requests R of a split."""
-        return self.description.splits[split].requests
+        return self._split(split).requests
 
     def label_count(self, split: str, label: str) -> int:
         """Returns the number of rows of a split whose label is known; 0 for an absent label."""
-        return self.description.splits[split].label_counts.get(label, 0)
+        return self._split(split).label_counts.get(label, 0)
 
     def label_sum(self, split: str, label: str) -> float:
         """Returns the sum of a split's labels, such as its number of clicks."""
-        return self.description.splits[split].label_sums.get(label, 0.0)
+        return self._split(split).label_sums.get(label, 0.0)
 
     def label_positives(self, split: str, label: str) -> int:
         """Returns the number of rows of a split whose label is above 0."""
-        return self.description.splits[split].label_positives.get(label, 0)
+        return self._split(split).label_positives.get(label, 0)
 
     def column(self, split: str, name: str) -> np.ndarray:
         """Reads a stored feature of a split in the stored order.
@@ -321,7 +363,8 @@ class DataSet:
 
     def _verified_shards(self, split: str) -> list[str]:
         """Returns the paths of a split's shards, which are verified once per process."""
-        shards = self.description.splits[split].shards
+        self._check_not_replaced()
+        shards = self._split(split).shards
         paths = [self.directory / shard.file for shard in shards]
         if split not in self._verified:
             records.check_files(paths, [shard.sha256 for shard in shards])
@@ -411,6 +454,15 @@ class DataSet:
             return {**sides, **{n: pairs[n] for n in kept}}
 
         return dataset.map(unpack, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _state_of(path: pathlib.Path) -> tuple[int, int] | None:
+    """Returns what changes if a file is written again; None: there is no such file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _of_window(seed: Seed, index: tf.Tensor) -> tf.Tensor:

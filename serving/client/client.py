@@ -88,8 +88,11 @@ class Client:
         """
         return http_calls.run_at_once(self._calls.recommend(request, **fields))
 
-    def recommend_batch(self, requests: Iterable[Request]) -> list[Answer]:
+    def recommend_batch(self, requests: Iterable[Request | RequestFields]) -> list[Answer]:
         """Asks for the ads for many requests; returns the answers in the same order.
+
+        Args:
+            requests: Requests, or their JSON objects with the fields of `Request`.
 
         Raises:
             TfrecClientError: Same as `recommend`.

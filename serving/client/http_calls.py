@@ -129,6 +129,20 @@ def request_of(request: Request | None, fields: Mapping[str, Any]) -> Request:
         raise refused(error) from error
 
 
+def requests_of(batch: Iterable[Request | RequestFields]) -> list[Request]:
+    """Returns requests, of which some may be JSON objects.
+
+    Raises:
+        ClientRequestError: A request is refused.
+    """
+    try:
+        return [
+            requests.parse(Request, own, f"requests[{number}]") for number, own in enumerate(batch)
+        ]
+    except errors.InvalidRequestError as error:
+        raise refused(error) from error
+
+
 def refused(error: errors.InvalidRequestError) -> errors.ClientRequestError:
     """Returns the error that a service's refusal of a request raises."""
     return errors.ClientRequestError(error.status, error.code, str(error))
@@ -178,9 +192,9 @@ class Calls:
         body = _body(request_of(request, fields))
         return _read(Answer, await self._call("POST", "/v1/recommend", body))
 
-    async def recommend_batch(self, batch: Iterable[Request]) -> list[Answer]:
+    async def recommend_batch(self, batch: Iterable[Request | RequestFields]) -> list[Answer]:
         """Asks for the ads for many requests; returns the answers in the same order."""
-        bodies = [_body(request) for request in batch]
+        bodies = [_body(request) for request in requests_of(batch)]
         document = await self._call("POST", "/v1/recommend/batch", {"requests": bodies})
         answers = document.get("responses")
         if not isinstance(answers, list) or len(answers) != len(bodies):
@@ -317,7 +331,7 @@ def _wait(outcome: httpx.Response | Exception, pause: float) -> float:
 
 def _bad_url(base_url: str) -> errors.TfrecClientError:
     return errors.TfrecClientError(
-        f"base_url: expected a URL such as http://127.0.0.1:8000, got {base_url!r}."
+        f"base_url: expected a URL such as http://127.0.0.1:8080, got {base_url!r}."
     )
 
 

@@ -101,13 +101,13 @@ class LocalClient:
         asked = http_calls.request_of(request, fields)
         return self._call(lambda own: own.recommend(asked))
 
-    def recommend_batch(self, requests: Iterable[Request]) -> list[Answer]:
+    def recommend_batch(self, requests: Iterable[Request | RequestFields]) -> list[Answer]:
         """Returns the answers to many requests, in the same order.
 
         Raises:
             TfrecClientError: Same as `recommend`.
         """
-        return self._call(lambda own: own.recommend_batch(list(requests)))
+        return self._call(lambda own: own.recommend_batch(http_calls.requests_of(requests)))
 
     def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
         """Adds events to the histories of users; arguments as for `client.Client.add_events`.

@@ -30,10 +30,15 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
         fixed-size lists of float32; and `schema.SHOWN` if the schema shows columns.
 
     Raises:
-        InvalidAdError: There is no ad, a column is missing or has another type, an ad id is
-            missing, too long, or there twice, a number is not finite, or a vector has another
-            length than the field.
+        InvalidAdError: It is not an Arrow table, there is no ad, a column is missing or has another
+            type, an ad id is missing, too long, or there twice, a number is not finite, or a vector
+            has another length than the field.
     """
+    if not isinstance(ads, pa.Table):
+        raise errors.InvalidAdError(
+            f"ads: expected a pyarrow.Table, got {type(ads).__name__}. Use "
+            "pyarrow.Table.from_pandas(frame) or pyarrow.parquet.read_table(path)."
+        )
     if not ads.num_rows:
         raise errors.InvalidAdError("The table of ads has no rows; expected at least one ad.")
     is_stored = AD_ID in ads.column_names

@@ -228,6 +228,12 @@ def _described(fields: Sequence[Field]) -> list[dict[str, Any]]:
 def _checked_requests(
     query_fields: models.Fields, ad_fields: models.Fields, rows: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+        kinds = [type(rows), *map(type, rows)] if isinstance(rows, Sequence) else [type(rows)]
+        raise errors.InvalidRequestError(
+            "sample_requests: expected a list of dictionaries, such as [{'country': 'CH'}], got "
+            f"{' of '.join(kind.__name__ for kind in dict.fromkeys(kinds))}."
+        )
     if not rows:
         raise errors.InvalidRequestError(
             "sample_requests: expected at least one request, got none. Give some requests as "

@@ -61,11 +61,17 @@ def publish_models(
         InvalidRequestError: A sample request does not fit the schema.
         AdIndexError: The index cannot be built.
         PublishError: The release cannot be written, or another publish is running.
+        ValueError: `schema` is not a schema.
     """
+    if not isinstance(schema, Schema):
+        raise ValueError(
+            f"schema: expected a tfrecords.schema.Schema, got {type(schema).__name__}. Use "
+            "tfrecords.schema.load_schema(path) or schema_from_json(object)."
+        )
     sources = {"query_tower": query_tower, "ad_tower": ad_tower}
     if ranker is not None:
         sources["ranker"] = ranker
-    directories = {part: _checked(part, pathlib.Path(path)) for part, path in sources.items()}
+    directories = {part: _checked(part, path) for part, path in sources.items()}
     inputs = assembly.ReleaseInputs(
         ads=ads_table.checked_ads(ads, schema),
         schema=schema,
@@ -83,8 +89,14 @@ def publish_models(
     return publishing.publish(base, write, wait_seconds=wait_seconds)
 
 
-def _checked(part: str, directory: pathlib.Path) -> pathlib.Path:
+def _checked(part: str, path: _Path) -> pathlib.Path:
     """Checks that a directory is a SavedModel before it is copied."""
+    if not isinstance(path, str | os.PathLike):
+        raise errors.InvalidModelError(
+            f"{part}: expected the directory of a SavedModel, got an object of the class "
+            f"{type(path).__name__}. Save the model with tf.saved_model.save, and give the path."
+        )
+    directory = pathlib.Path(path)
     if tf.saved_model.contains_saved_model(str(directory)):
         return directory
     inside = sorted(path.parent.name for path in directory.glob("*/saved_model.pb"))

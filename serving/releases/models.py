@@ -85,7 +85,16 @@ class _Model:
             ) from error
         # Frees the graph of a replaced release without waiting for the garbage collector.
         self.free = weakref.finalize(self, self._runner.close)
-        found = self._runner.signature_defs.get(SIGNATURE, meta_graph_pb2.SignatureDef())
+        signatures = self._runner.signature_defs
+        if SIGNATURE not in signatures:
+            self.free()
+            # Names with underscores are TensorFlow's own.
+            others = sorted(name for name in signatures if not name.startswith("__"))
+            raise errors.InvalidModelError(
+                f"{self.part}: expected a SavedModel with the signature {SIGNATURE}, got one with "
+                f"{others}. Save it with signatures={{{SIGNATURE!r}: function}}."
+            )
+        found = signatures[SIGNATURE]
         self.signature: dict[str, dict[str, Any]] = {
             side: {name: _spec(info) for name, info in tensors.items()}
             for side, tensors in (("inputs", found.inputs), ("outputs", found.outputs))

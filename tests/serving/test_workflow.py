@@ -108,6 +108,10 @@ def release(stages):
             {"callbacks": ["x"]},
             r"callbacks: expected a list of .*keras.callbacks.Callback objects, got \['x",
         ),
+        (
+            {"data_set": pd.DataFrame({"a": [1]})},
+            r"expected a DataSet, such as .*, got DataFrame\.",
+        ),
         ({"data_set": "workdir/data"}, r"expected a DataSet, such as .*, got 'workdir/data'"),
     ],
 )

@@ -138,6 +138,14 @@ class Stream:
         return self._table.to_reader(50).__arrow_c_stream__(requested_schema)
 
 
+def test_empty_arrays_are_empty_lists(tmp_path):
+    data_sets = [
+        converted(log(tags=[make(tags) for tags in [["new"], []] * (ROWS // 2)]), tmp_path / name)
+        for name, make in (("lists", list), ("arrays", np.array))  # np.array([]) holds floats.
+    ]
+    assert files_of(data_sets[0].directory) == files_of(data_sets[1].directory)
+
+
 @pytest.mark.parametrize("wrap", [lambda table: table, Stream, lambda table: table.to_reader(50)])
 def test_arrow_tables_and_streams_give_the_same_bytes(wrap, expected, tmp_path):
     table = wrap(pa.Table.from_pandas(log()))
@@ -164,6 +172,16 @@ def test_views_of_strings_and_dictionaries_that_change_are_read(expected, tmp_pa
         for half in (views.slice(0, 1), views.slice(1))
     ]
     table = pa.concat_tables(halves)
+    found = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
+    assert files_of(found.directory) == files_of(expected)
+
+
+def test_categories_of_polars_are_read(expected, tmp_path):
+    table = pa.Table.from_pandas(log())
+    views = pa.dictionary(pa.uint32(), pa.string_view())  # polars.Categorical, polars.Enum
+    for name, type_ in (("country", views), ("tags", pa.large_list(views))):
+        column = pa.chunked_array([table[name].combine_chunks().cast(type_)])
+        table = table.set_column(table.schema.names.index(name), name, column)
     found = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
     assert files_of(found.directory) == files_of(expected)
 
@@ -255,6 +273,10 @@ WRONG = {
         lambda f: f.assign(clicked=2),
         r"log.parquet: 120 of 120 lines are rejected",
     ),
+    "a column": (
+        lambda f: f["country"],
+        "log: expected a pandas.DataFrame or a table .*, got Series. Make a frame of it",
+    ),
     "a dictionary": (
         lambda f: f.to_dict("list"),
         r"log: expected a pandas.DataFrame or a table that exports an Arrow stream "
@@ -279,6 +301,27 @@ def test_a_refused_frame_leaves_the_rows_of_the_last_data_set(tmp_path):
 
 def arrow(table, tmp_path):
     return tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
+
+
+def test_a_data_set_that_was_converted_again_is_not_read_as_the_one_before(tmp_path):
+    opened = converted(log(), tmp_path / "data")
+    train = opened.batches("train", 8)  # Its shards are verified.
+    converted(log(), tmp_path / "data")  # the same content
+    assert opened.batches("train", 8) is train
+    converted(log(country="x"), tmp_path / "data")
+    for read in (
+        lambda: opened.batches("train", 8),
+        lambda: opened.clicked("train", 8, seed=1),
+        opened.sample_requests,
+    ):
+        with pytest.raises(ValueError, match=r"was converted again since it was opened\. Open"):
+            read()
+
+
+def test_a_data_set_shows_its_directory_and_size(tmp_path):
+    rows = "96 train, 12 validation and 12 test rows, 12 ads"
+    data_set = converted(log(), tmp_path / "data")
+    assert repr(data_set) == f"DataSet('{tmp_path / 'data'}': {rows})"
 
 
 def test_a_stream_that_was_read_before_is_named(tmp_path):

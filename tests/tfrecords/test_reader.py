@@ -299,6 +299,11 @@ def test_a_request_longer_than_a_record_is_kept_whole(tmp_path, monkeypatch):
     assert np.concatenate([p["ad_row"] for p in parsed]).tolist() == list(range(12))
 
 
+def test_a_split_that_does_not_exist_is_named(written):
+    with pytest.raises(ValueError, match=r"split: expected one of \['train'.*\], got 'tset'"):
+        written.batches("tset", 4)
+
+
 def test_an_empty_split_gives_no_batches(tmp_path):
     data_set = data_set_of(tmp_path, [])
     assert data_set.num_rows("train") == data_set.num_requests("train") == 0

@@ -198,7 +198,11 @@ class RankingModel(training.StageModel):
                 ads; labels [B, C], NaN where missing; `position` [B, C] int32 if the log has it.
             training: Whether dropout, of ids too, is on, and the batch lacks unclicked rows
                 according to `negative_keep_rate`.
+
+        Raises:
+            ValueError: The batch is not one of `DataSet.batches` or `batches_of_like_lists`.
         """
+        self.check_batch(inputs, 3, "batches_of_like_lists")
         logits = self.as_logged(self.logits(inputs, training), inputs.get("position"))
         keep_rate = self._config.negative_keep_rate if training else 1.0
         losses = []

@@ -213,7 +213,11 @@ class RetrievalModel(training.StageModel):
                 users are known, else `request` [B] int32, whose clicks are not negatives of each
                 other; optionally `sample_weight` [B].
             training: Whether dropout, of ids too, is on.
+
+        Raises:
+            ValueError: The batch is not one of `DataSet.clicked`.
         """
+        self.check_batch(inputs, 2, "clicked")
         all_ads, is_share = self._over_all_ads, layers.WHOLE in inputs
         columns = self._candidates(inputs)
         rows, query = columns.rows, inputs["query"]

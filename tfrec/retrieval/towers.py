@@ -143,11 +143,9 @@ def graph_of(tower: tf.keras.layers.Layer, width: int) -> Callable[[tf.Tensor], 
     """Returns a tower of ids [B, width] as a graph, without dropout; traced once."""
     held = vars(tower)
     if _GRAPH not in held:
-        held[_GRAPH] = tf.function(
-            lambda ids: tower(ids),
-            input_signature=[tf.TensorSpec([None, width], tf.int32)],
-            autograph=layers.needs_autograph(tower),
-        )
+        function = tf.function(lambda ids: tower(ids), autograph=layers.needs_autograph(tower))
+        # Traced here: TensorFlow would warn of retracing, since the towers share the lambda's code.
+        held[_GRAPH] = function.get_concrete_function(tf.TensorSpec([None, width], tf.int32))
     return held[_GRAPH]
 
 

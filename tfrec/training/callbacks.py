@@ -194,6 +194,7 @@ class Summaries(tf.keras.callbacks.Callback):
             scalars["speed/examples_per_second_of_epoch"] = speed
         summaries.write_scalars(scalars, epoch + 1)
         summaries.write_histograms(self.model, epoch + 1)
-        if not epoch:
-            tf.summary.graph(self.model.train_tf_function._concrete_variable_creation_fn.graph)
+        function = self.model.train_tf_function  # None if functions run eagerly.
+        if not epoch and function is not None:
+            tf.summary.graph(function._concrete_variable_creation_fn.graph)
         tf.summary.flush()

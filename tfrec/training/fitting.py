@@ -34,6 +34,10 @@ _MIN_BATCH_SIZE = 64
 # follow several worse ones, and they cost seconds.
 _MIN_STEPS_OF_PATIENCE = 100
 _STEPS_PER_BACKUP = 1_000
+_CALLBACKS_OF_ONE_RATE = (
+    tf.keras.callbacks.LearningRateScheduler,
+    tf.keras.callbacks.ReduceLROnPlateau,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +116,20 @@ def check_callbacks(given: Sequence[tf.keras.callbacks.Callback]) -> None:
     """Checks callbacks that a user gives.
 
     Raises:
-        ValueError: They are not a list of callbacks of Keras.
+        ValueError: They are not a list of callbacks of Keras, or one sets the learning rate.
     """
     kind = tf.keras.callbacks.Callback
     if not isinstance(given, list | tuple) or not all(isinstance(own, kind) for own in given):
         raise ValueError(
             f"callbacks: expected a list of tf.keras.callbacks.Callback objects, got {given!r}."
         )
+    for own in given:
+        if isinstance(own, _CALLBACKS_OF_ONE_RATE):
+            raise ValueError(
+                f"callbacks: {type(own).__name__} sets one learning rate; expected none that does, "
+                "because two optimizers have their own schedules. Leave it out, and set "
+                "learning_rate and embedding_learning_rate in RankerConfig and RetrievalConfig."
+            )
 
 
 def fit(

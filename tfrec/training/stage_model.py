@@ -4,7 +4,7 @@ A subclass implements `compute_loss`, as for `tfrs.Model`. It trains by
 `compile` and `fit`, under any optimizer and any `tf.distribute` strategy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -40,11 +40,20 @@ class StageModel(tfrs.Model):
 
     Attributes:
         gradient_norms: Norms of the latest measured step.
+
+    Raises:
+        ValueError: Keras would compute in another type than float32.
     """
 
     train_function: Any
 
     def __init__(self) -> None:
+        policy = tf.keras.mixed_precision.global_policy().name
+        if policy != "float32":
+            raise ValueError(
+                f"Keras's global dtype policy is {policy!r}; expected 'float32', in which all "
+                "layers compute. Call tf.keras.mixed_precision.set_global_policy('float32')."
+            )
         super().__init__()
         self._mean_loss = tf.keras.metrics.Mean(name="loss")
         self.gradient_norms = summaries.GradientNorms()
@@ -80,6 +89,27 @@ class StageModel(tfrs.Model):
     def test_step(self, inputs: reader.Batch) -> dict[str, tf.Tensor]:
         """Returns the metrics of a batch, scalars by name, without training."""
         return self._updated_metrics(self._own_part_of_loss(inputs, training=False))
+
+    def check_batch(self, inputs: object, ad_rank: int, method: str) -> None:
+        """Checks that a batch comes from a data set, for this model.
+
+        Args:
+            inputs: The batch.
+            ad_rank: Expected rank of `ad`.
+            method: The method of `reader.DataSet` that streams such batches, for the message.
+
+        Raises:
+            ValueError: It does not.
+        """
+        columns = inputs if isinstance(inputs, Mapping) else {}
+        ad = columns.get("ad")
+        if ad is None or "query" not in columns or ad.shape.rank not in (None, ad_rank):
+            shapes = {name: tuple(column.shape) for name, column in columns.items()}
+            raise ValueError(
+                f"{type(self).__name__}: expected batches of DataSet.{method}, with encoded ids "
+                f"`query` and `ad` (rank {ad_rank}), got {shapes or type(inputs).__name__}. "
+                "Convert your own rows with tfrecords.from_pandas, and train on its data set."
+            )
 
     def _own_part_of_loss(self, inputs: reader.Batch, training: bool) -> tf.Tensor:
         """Returns the replica's part of the loss, with the regularization losses of layers."""

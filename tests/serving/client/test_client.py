@@ -76,6 +76,13 @@ def test_an_empty_batch(service):
     assert service.recommend_batch([]) == []
 
 
+def test_requests_of_a_batch_may_be_json_objects(service):
+    (answer,) = service.recommend_batch([{"k": 2, "request_id": "mine"}])
+    assert (answer.request_id, len(answer.ads)) == ("mine", 2)
+    with pytest.raises(errors.ClientRequestError, match=r"requests\[1\].*unknown key 'contxt'"):
+        service.recommend_batch([Request(), {"contxt": {}}])
+
+
 def test_the_state_of_the_service(service):
     assert service.health()
     assert service.ready()

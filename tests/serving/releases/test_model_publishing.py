@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import serving_fixtures
@@ -13,6 +14,7 @@ from serving import client, errors, manifest, operations, releases
 from serving.index import AD_ID, IndexConfig, IndexKind
 from serving.live import LiveIndex
 from serving.releases import ads_table
+from serving.requests import Request
 from tfrecords.schema import Field, Schema
 
 pytestmark = pytest.mark.slow
@@ -246,6 +248,24 @@ def test_a_directory_that_is_no_saved_model_is_refused(refused, models, tmp_path
     assert message.startswith("ranker: expected the directory of a SavedModel, got ")
     parent = models["ranker"].parent
     assert f"Did you mean {parent / 'ranker'}?" in refused(errors.InvalidModelError, ranker=parent)
+
+
+def test_a_model_in_memory_is_refused(refused):
+    message = refused(errors.InvalidModelError, ranker=tf.keras.Sequential())
+    assert message.startswith("ranker: expected the directory of a SavedModel, got an object of")
+
+
+def test_a_schema_that_is_not_loaded_is_refused(refused):
+    message = refused(ValueError, schema="schema.json")
+    assert message.startswith("schema: expected a tfrecords.schema.Schema, got str. Use ")
+
+
+def test_a_saved_model_with_another_signature_is_refused(refused, tmp_path):
+    model = tf.Module()
+    function = tf.function(lambda age: {"x": age}).get_concrete_function(age=tf.zeros(1))
+    tf.saved_model.save(model, str(tmp_path / "tower"), signatures={"embed": function})
+    message = refused(errors.InvalidModelError, query_tower=tmp_path / "tower")
+    assert "with the signature serving_default, got one with ['embed']. Save it with" in message
 
 
 def test_a_damaged_saved_model_is_refused(refused, tmp_path):
@@ -561,6 +581,7 @@ def with_column(name, values):
             "price: expected finite numbers in the range of float32, got inf in row 1",
         ),
         (ADS[:0], "has no rows; expected at least one ad"),
+        (ADS.to_pandas(), "ads: expected a pyarrow.Table, got DataFrame. Use pyarrow.Table.from_"),
     ],
 )
 def test_a_table_of_ads_that_does_not_fit_is_refused(refused, ads, message):
@@ -599,6 +620,14 @@ def test_lists_are_split_at_the_separator_and_integers_are_their_digits():
         (
             [{}, {"contry": "CH"}],
             "sample_requests[1]: context: unknown field 'contry' (str). Did you mean 'country'?",
+        ),
+        (
+            pd.DataFrame({"age": [1]}),
+            "{'country': 'CH'}], got DataFrame.",
+        ),
+        (
+            [Request()],
+            "{'country': 'CH'}], got list of Request.",
         ),
         ([{"age": "old"}], "sample_requests[0]: context.age: expected a finite number or null"),
     ],

@@ -53,6 +53,23 @@ def test_call_is_all_that_a_ranker_needs(ranker_config):
     model.set_head_biases({"click": [1.0], "revenue": [1.0, 2.0, 3.0]})  # It uses no head layers.
 
 
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        (
+            {"country": tf.constant(["CH"]), "clicked": tf.ones(1)},
+            r"got {'country': \(1,\), 'clicked': \(1,\)}",
+        ),
+        ({"query": tf.ones((1, 2)), "ad": tf.ones((1, 3))}, r"rank 3\), got .*'ad': \(1, 3\)}"),
+        ((tf.ones(1), tf.ones(1)), "got tuple"),
+    ],
+)
+def test_a_batch_that_is_not_of_a_data_set_is_refused(batch, got, ranker_config):
+    model = OnlyCall(fitted(), ranker_config, HEADS)
+    with pytest.raises(ValueError, match=f"OnlyCall: .* DataSet.batches_of_like_lists.*{got}"):
+        model.compute_loss(batch)
+
+
 def test_user_biases_are_added_and_position_biases_are_not_served(ranker_config):
     model = OnlyCall(fitted(), ranker_config, HEADS)
     model.learn_positions(2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -69,6 +70,25 @@ def test_two_keras_layers_are_a_retrieval_model(data_set, retrieval_config):
     assert loss.shape == ()
     embedded = retrieval.embed_in_batches(model.query_tower, clicks["query"].numpy(), 7)
     tf.debugging.assert_near(embedded, model.query_tower(clicks["query"]))
+
+
+def test_towers_of_many_models_are_traced_without_a_warning(caplog, monkeypatch):
+    class Double(tf.keras.layers.Layer):
+        def call(self, ids):
+            return 2.0 * tf.cast(ids, tf.float32)
+
+    monkeypatch.setattr(tf.get_logger(), "handlers", [caplog.handler])
+    for _ in range(8):  # TensorFlow warns of the fifth.
+        embedded = retrieval.embed_in_batches(Double(), np.ones((3, 2), np.int32))
+        np.testing.assert_array_equal(embedded, np.full((3, 2), 2.0))
+    assert not [record for record in caplog.records if "retracing" in record.message]
+
+
+def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
+    model = build(TwoLayers, data_set, retrieval_config)
+    model.compile("sgd")
+    with pytest.raises(ValueError, match=r"TwoLayers: expected batches of DataSet.clicked, .*got"):
+        model.fit(data_set.batches("train", 16), verbose=0)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,15 @@ def test_the_loss_falls_and_every_epoch_is_in_the_history(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+def test_a_run_can_be_debugged_eagerly(tmp_path):
+    tf.config.run_functions_eagerly(True)
+    try:
+        history = Run(tmp_path, [4, 3, 2, 1]).fit()
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
+
+
 def test_a_line_of_progress_has_the_loss_and_the_metric_that_chooses(tmp_path, capsys):
     history = Run(tmp_path, [4, 3.25, 5, 7]).fit(progress=True)
     lines = capsys.readouterr().out.splitlines()
@@ -254,6 +263,18 @@ def test_what_is_no_list_of_callbacks_is_refused(given):
     ):
         training.check_callbacks(given)
     training.check_callbacks([tf.keras.callbacks.Callback()])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        tf.keras.callbacks.ReduceLROnPlateau(),
+        tf.keras.callbacks.LearningRateScheduler(lambda epoch: 0.1),
+    ],
+)
+def test_callbacks_that_set_the_learning_rate_are_refused(given):
+    with pytest.raises(ValueError, match=f"{type(given).__name__} sets one learning rate"):
+        training.check_callbacks([tf.keras.callbacks.Callback(), given])
 
 
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):

@@ -57,6 +57,18 @@ def test_logs_are_means_over_the_epoch_and_regularization_counts():
     assert model.evaluate(rows, verbose=0, return_dict=True)["loss"] == 13.0
 
 
+@pytest.fixture
+def default_policy():
+    yield
+    tf.keras.mixed_precision.set_global_policy("float32")
+
+
+def test_a_policy_of_mixed_precision_is_refused(default_policy):
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    with pytest.raises(ValueError, match=r"policy is 'mixed_bfloat16'; expected 'float32'"):
+        Linear()
+
+
 ON_REPLICAS = """
 import sys
 
