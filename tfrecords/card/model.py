@@ -43,6 +43,7 @@ class SplitSummary(pydantic.BaseModel):
     sampled: int  # sampled negatives
     share_with_click: Share
     without_click: dict[str, int]  # impressions with a label above 0 and without a click
+    known_without_click: dict[str, int]  # unclicked impressions with a label that needs a click
     labels: dict[str, LabelSummary]
     list_lengths: ListLengths
 

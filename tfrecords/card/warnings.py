@@ -133,6 +133,13 @@ def _labels(card: model.DataCard) -> Found:
                     f"{label.capitalize()} can be neither learned nor measured there: use another "
                     "split, such as --split=time, so that each part has labeled rows.",
                 )
+            elif own.missing and split == "train" and _is_of_clicks_alone(of_split, label):
+                yield model.warning(
+                    f"Only clicked {split} rows have {label} labels; unclicked rows lack them.",
+                    "A missing label is unknown, so predictions will be rates of clicked rows, "
+                    f"which are too high for impressions. Write 0 as the {label} of unclicked rows "
+                    "and convert again.",
+                )
             elif own.missing:
                 yield model.note(
                     f"{pages.format_percent(own.missing / of_split.rows)} of the {split} "
@@ -156,6 +163,12 @@ def _labels(card: model.DataCard) -> Found:
                     f"{count:,} {split} rows have {label} without a click.",
                     f"{effect} correct the labels, or name another {label} column.",
                 )
+
+
+def _is_of_clicks_alone(split: model.SplitSummary, label: str) -> bool:
+    """Returns whether no unclicked row has a label that needs a click."""
+    clicks = split.labels["click"]
+    return split.known_without_click.get(label) == 0 and clicks.positive < clicks.known
 
 
 def _splits(card: model.DataCard) -> Found:

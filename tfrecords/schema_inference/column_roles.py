@@ -92,6 +92,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     elif roles.click is None:
         who = roles.request_key or roles.user_key
         roles.candidates = labels.candidates(free(), roles.ad_key, who)
+    notes += labels.currency_notes(free(), roles.revenue or roles.price)
     _describe(roles, notes)
     return roles
 
@@ -321,7 +322,7 @@ def _describe(roles: Roles, notes: list[str]) -> None:
 
 
 def _without_click(roles: Roles) -> list[str]:
-    """Returns notes about labels that are positive in unclicked rows."""
+    """Returns notes about labels that are positive or missing in unclicked rows."""
     found = []
     unclicked = roles.clicked() == 0
     for column in (roles.engagement, roles.revenue):
@@ -334,4 +335,11 @@ def _without_click(roles: Roles) -> list[str]:
                 f"{log_sample.percent(share)} of the rows with a positive {column.name!r} have no "
                 "click. Check that both columns describe the same impression."
             )
+    later = roles.engagement
+    if later is not None and unclicked.any() and not (later.present & unclicked).any():
+        found.append(
+            f"! Only clicked rows have {later.name!r}. A missing label is unknown, so predictions "
+            "would be rates of clicked rows, which are too high for impressions. Write 0 in "
+            "unclicked rows before the conversion."
+        )
     return found

@@ -212,6 +212,25 @@ def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
     return min(own, key=lambda c: (c.core != "item_revenue", "revenue" not in c.words))
 
 
+def currency_notes(columns: Sequence[Column], amount: Column | None) -> list[str]:
+    """Returns a note for each column of several currencies, if the log has revenue.
+
+    Args:
+        columns: Columns of the log without a role.
+        amount: The revenue, or None.
+    """
+    return [
+        f"! {column.name!r} has {len(column.known)} currencies such as "
+        f"{', '.join(map(repr, column.known[:2]))}, and {amount.name!r} would be added up and "
+        "predicted across them. Convert the amounts to one currency before the conversion."
+        for column in columns
+        if amount is not None
+        and len(column.known) > 1
+        and not known_names.CURRENCIES.isdisjoint(column.words)
+        and not column.is_numeric
+    ]
+
+
 def _unreadable(column: Column) -> str:
     """Returns a text that is not a number, even if people write numbers in this way."""
     texts = [column.known[index] for index in np.flatnonzero(np.isnan(column.numbers))]

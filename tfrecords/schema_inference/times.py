@@ -33,7 +33,9 @@ def find(
     """
     named = [c for c in columns if c.plain_words in known_names.TIMES]
     named.sort(key=lambda c: known_names.TIMES.index(c.plain_words))
-    ending = [c for c in columns if c.words and c.words[-1] in ("time", "timestamp", "at", "date")]
+    ending = [c for c in columns if not known_names.TIME_WORDS.isdisjoint(c.words[-1:])]
+    # A time of a warehouse's job is the same for events of hours or days.
+    ending.sort(key=lambda c: not known_names.JOBS.isdisjoint(c.words))
     lacking: list[Column] = []
     for column in {c.name: c for c in (*named, *ending, *columns)}.values():
         if not column.known or column.is_list or column.missing_share > 0.5:
@@ -162,7 +164,7 @@ def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | Non
         keys: The ad and user keys, each None if the log lacks it.
         time: The time of the log; None: unknown; the rows may be in time order.
     """
-    if len(column.known) < 2 or _follows(column, time):
+    if len(column.known) < 2 or follows(column, time):
         return False
     for key in keys:
         if key is None:
@@ -176,7 +178,7 @@ def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | Non
     return False
 
 
-def _follows(column: Column, time: Column | None) -> bool:
+def follows(column: Column, time: Column | None) -> bool:
     """Returns whether times rise or fall with the time of the log."""
     dates = column.by_row(column.times)
     order = np.arange(len(dates))

@@ -595,6 +595,23 @@ def test_labels_without_a_click_are_warned_of(tmp_path):
     assert "have engagement without a click" not in found
 
 
+@pytest.mark.parametrize(("unclicked", "is_told"), [("", True), ("0", False)])
+def test_engagements_of_clicked_rows_alone_are_warned_of(tmp_path, unclicked, is_told):
+    # Of the clicked rows, a third are engaged, and some lack the label in both logs.
+    rows = "".join(
+        f"q{n % 5},a{n % 7},{n % 2},{('1', '0', '')[n % 3] if n % 2 else unclicked}\n"
+        for n in range(120)
+    )
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("labels", fields, ("ad",), "clicked", engagement="engaged")
+    built = card.build_card(converted(tmp_path, f"q,ad,clicked,engaged\n{rows}", schema))
+    told = "Only clicked train rows have engagement labels; unclicked rows lack them."
+    assert (told in texts(built)) == is_told
+
+
 @pytest.mark.parametrize("needs_click", [True, False])
 def test_the_entry_of_a_label_says_whether_it_needs_a_click(tmp_path, monkeypatch, needs_click):
     label = schema_lib.Label("engagement", needs_click=needs_click)

@@ -439,6 +439,28 @@ def test_labels_that_are_positive_without_a_click_are_told(tmp_path: pathlib.Pat
     ]
 
 
+@pytest.mark.parametrize(
+    ("currencies", "is_told"), [(["EUR", "USD", "JPY"], True), (["EUR"] * 3, False)]
+)
+def test_amounts_in_several_currencies_are_told(
+    tmp_path: pathlib.Path, currencies: list[str], is_told: bool
+) -> None:
+    paid = [2.5 * third for third in THIRD]
+    _, notes = propose(tmp_path, click=THIRD, revenue=paid, currency=currencies * (ROWS // 3))
+    told = "! 'currency' has 3 currencies such as 'EUR', 'USD', and 'revenue' would be added up"
+    assert any(note.startswith(told) for note in notes) == is_told
+
+
+@pytest.mark.parametrize(("unclicked", "is_told"), [("", True), ("0", False)])
+def test_an_engagement_of_clicked_rows_alone_is_told(
+    tmp_path: pathlib.Path, unclicked: str, is_told: bool
+) -> None:
+    ordered = [SIXTH[n] if THIRD[n] else unclicked for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, ordered=ordered)
+    assert proposal["engagement"] == "ordered"
+    assert any(n.startswith("! Only clicked rows have 'ordered'.") for n in notes) == is_told
+
+
 def test_counts_of_an_ad_over_the_whole_log_are_left_out(tmp_path: pathlib.Path) -> None:
     of_item = [n % 7 * 3 for n in range(ROWS)]
     ads = {"item": [f"i{n}" for n in range(7)], "ctr": [0.1 + n for n in range(7)]}

@@ -58,6 +58,20 @@ def test_a_time_in_two_columns_is_to_be_joined(
     assert "is split over" not in " ".join(notes)
 
 
+@pytest.mark.parametrize("name", ["event_ts", "shown_at", "log_date"])
+def test_the_time_of_an_event_is_preferred_to_the_time_of_a_job(
+    tmp_path: pathlib.Path, name: str
+) -> None:
+    # One job a day, and an event every 37 minutes.
+    loaded = [at.date().isoformat() + "T23:59:59" for at in TIMES]
+    events = [at.isoformat() for at in TIMES]
+    proposal, _ = propose(tmp_path, load_time=loaded, ingested_at=loaded, **{name: events})
+    assert proposal["time"] == name
+    assert "load_time" not in {field["name"] for field in proposal["fields"]}
+    proposal, _ = propose(tmp_path, load_time=events)
+    assert proposal["time"] == "load_time"
+
+
 def test_times_of_day_need_a_date(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, time=[at.strftime("%H:%M:%S") for at in TIMES])
     assert "time" not in proposal
