@@ -22,6 +22,7 @@ _MUCH_NEW = 0.3
 _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
 _MUCH_REPEATED = 0.001
+_MUCH_LONG = 0.01
 _MUCH_UNMATCHED = 0.1
 _MUCH_COUNTED = 0.05
 # Share of rows far from the others in time, and share of the log's time span with the others.
@@ -206,6 +207,16 @@ def _splits(card: model.DataCard) -> Found:
 
 
 def _lists(card: model.DataCard) -> Found:
+    share = card.data.long_requests / max(sum(s.requests for s in card.splits.values()), 1)
+    if share > _MUCH_LONG:
+        yield model.warning(
+            f"{card.data.long_requests:,} requests ({pages.format_percent(share)}) have rows that "
+            "are more than a day apart.",
+            f"The rows with equal {card.log_schema.request_key!r} are one list at one time, so a "
+            "split by time puts later rows into training. If the ids repeat, for example each day "
+            "or for each user, join them with the date or the user before the conversion. If it is "
+            "not the id of a request, remove request_key.",
+        )
     lengths = card.splits["test"].list_lengths
     if lengths.max == 1:
         yield model.note(

@@ -213,6 +213,12 @@ def _request_key(
                 f"{column.name!r} is a session, not a request, because its rows are usually more "
                 f"than {_SECONDS_OF_REQUEST} seconds apart; each row is a request."
             )
+        elif time is not None and _reappears(column, time):
+            notes.append(
+                f"! {column.name!r} is not a request, because its values reappear after more than "
+                "a day, perhaps because ids restart each day; each row is a request. Join it with "
+                "the date before the conversion."
+            )
         else:
             return column
     return None
@@ -261,6 +267,18 @@ def _seconds_apart(key: Column, time: Column) -> float:
     apart = np.abs(np.diff(time.by_row(seconds)))[key.codes[1:] == key.codes[:-1]]
     apart = apart[~np.isnan(apart)]
     return float(np.median(apart)) if len(apart) else 0.0
+
+
+def _reappears(key: Column, time: Column) -> bool:
+    """Returns whether more than a few values of a key have rows more than a day apart."""
+    seconds = times.seconds(time)
+    if seconds is None:
+        return False
+    at = np.nan_to_num(time.by_row(seconds), nan=np.nanmin(seconds))
+    first, last = np.full(len(key.values), np.inf), np.full(len(key.values), -np.inf)
+    np.minimum.at(first, key.codes, at)
+    np.maximum.at(last, key.codes, at)
+    return float(np.mean(last - first > 86_400)) > known_names.MAX_REJECTED
 
 
 def _is_split(column: Column) -> bool:

@@ -383,6 +383,30 @@ def test_repeated_rows_are_warned_of(tmp_path):
     assert "200 rows (16.7 %) repeat another row" in texts(card.build_card(repeated))
 
 
+@pytest.mark.parametrize(("ids_a_day", "num_long"), [(10, 9), (100, 0)])
+def test_ids_of_requests_that_restart_each_day_are_warned_of(tmp_path, ids_a_day, num_long):
+    # Ten requests a day of two rows; a tenth is on the first day alone.
+    days = [n // 20 for n in range(200)]
+    rows = [
+        f"{1_714_521_600 + 86_400 * day + 60 * (n % 20)},{(n // 2) % ids_a_day},q{n % 3},a{n % 7},"
+        f"{int(n % 5 == 0)}"
+        for n, day in enumerate(days)
+        if n < 20 or (n // 2) % 10 != 9
+    ]
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema(
+        "days", fields, ("ad",), "clicked", request_key="request", time="time"
+    )
+    text = "\n".join(["time,request,q,ad,clicked", *rows])
+    data_set = converted(tmp_path, text, schema)
+    assert data_set.description.long_requests == num_long
+    told = f"{num_long} requests (90.0 %) have rows that are more than a day apart."
+    assert (told in texts(card.build_card(data_set))) == bool(num_long)
+
+
 def test_times_that_an_earlier_version_did_not_count_are_dates():
     profile = {"low": 1.7e9, "high": 1.7e9 + 86_400 * 30, "rows": [3, 4]}
     by_time = time.describe(records.TimeProfile(by_time=True, **profile), {})

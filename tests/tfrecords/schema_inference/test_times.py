@@ -72,6 +72,28 @@ def test_the_time_of_an_event_is_preferred_to_the_time_of_a_job(
     assert proposal["time"] == "load_time"
 
 
+@pytest.mark.parametrize(("hours", "is_told"), [(1, False), (25, True)])
+def test_ids_that_restart_each_day_are_not_requests(
+    tmp_path: pathlib.Path, hours: int, is_told: bool
+) -> None:
+    # Ten requests of three rows, then the same ids again.
+    at = [TIMES[0] + datetime.timedelta(0, 20 * n, hours=hours * (n // 30)) for n in range(120)]
+    columns = {
+        "time": at,
+        "request_id": [n // 3 % 10 for n in range(ROWS)],
+        "ad_id": [f"a{n % 7}" for n in range(ROWS)],
+        "country": ["CH" if n // 3 % 2 else "DE" for n in range(ROWS)],
+        "click": [int(n % 5 == 0) for n in range(ROWS)],
+    }
+    rows = [columns.keys(), *zip(*columns.values(), strict=True)]
+    path = tmp_path / "log.tsv"
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    proposal, notes = infer.propose([path])
+    assert (proposal.get("request_key") is None) == is_told
+    told = "! 'request_id' is not a request, because its values reappear after more than a day"
+    assert any(note.startswith(told) for note in notes) == is_told
+
+
 def test_times_of_day_need_a_date(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, time=[at.strftime("%H:%M:%S") for at in TIMES])
     assert "time" not in proposal
