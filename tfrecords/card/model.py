@@ -67,10 +67,11 @@ class TopValue(pydantic.BaseModel):
 
 
 class WrittenTwice(pydantic.BaseModel):
-    """Whole numbers that are also written as floats, such as 118 and 118.0."""
+    """Whole numbers that are also written as floats or with zeros: 118 and 118.0, 7 and 007."""
 
     count: int
     example: str  # the whole number
+    other: str  # as it is also written
 
 
 class FieldSummary(pydantic.BaseModel):
