@@ -92,6 +92,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     elif roles.click is None:
         who = roles.request_key or roles.user_key
         roles.candidates = labels.candidates(free(), roles.ad_key, who)
+        notes += labels.click_time_notes(free())
     notes += labels.currency_notes(free(), roles.revenue or roles.price)
     _describe(roles, notes)
     return roles

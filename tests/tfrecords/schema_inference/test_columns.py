@@ -429,6 +429,20 @@ def test_an_engagement_without_a_click_may_be_one(tmp_path: pathlib.Path) -> Non
     assert any("If rows are impressions, use 'purchase' as the click" in n for n in notes)
 
 
+@pytest.mark.parametrize("name", ["click_time", "clicked_at", "clickTimestamp"])
+def test_a_time_of_clicks_is_told_where_no_column_is_the_click(
+    tmp_path: pathlib.Path, name: str
+) -> None:
+    times = [f"2024-05-01T00:{n % 60:02}:00" if THIRD[n] else "" for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, **{name: times})
+    assert proposal["click"] is None
+    told = f"! {name!r} is in 33.3% of the rows and may be the time of a click."
+    (note,) = [n for n in notes if n.startswith(told)]
+    assert note.endswith(f'log["click"] = log[{name!r}].notna().astype(int)')
+    _, notes = propose(tmp_path, click=THIRD, **{name: times})
+    assert not any("may be the time of a click" in n for n in notes)
+
+
 def test_labels_that_are_positive_without_a_click_are_told(tmp_path: pathlib.Path) -> None:
     # 40 rows are clicks. Every sixth row is one of them; of every fourth, two thirds are not.
     fourth = [2.5 * (n % 4 == 0) for n in range(ROWS)]

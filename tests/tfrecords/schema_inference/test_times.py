@@ -77,9 +77,9 @@ def test_ids_that_restart_each_day_are_not_requests(
     tmp_path: pathlib.Path, hours: int, is_told: bool
 ) -> None:
     # Ten requests of three rows, then the same ids again.
-    at = [TIMES[0] + datetime.timedelta(0, 20 * n, hours=hours * (n // 30)) for n in range(120)]
+    minutes = [n // 3 + 60 * hours * (n // 30) for n in range(ROWS)]
     columns = {
-        "time": at,
+        "time": [TIMES[0] + datetime.timedelta(minutes=of_row) for of_row in minutes],
         "request_id": [n // 3 % 10 for n in range(ROWS)],
         "ad_id": [f"a{n % 7}" for n in range(ROWS)],
         "country": ["CH" if n // 3 % 2 else "DE" for n in range(ROWS)],
