@@ -72,6 +72,17 @@ def test_the_time_of_an_event_is_preferred_to_the_time_of_a_job(
     assert proposal["time"] == "load_time"
 
 
+@pytest.mark.parametrize(("days", "name"), [(0, "shown_ts"), (40, "date")])
+def test_a_time_of_day_is_preferred_to_its_date(
+    tmp_path: pathlib.Path, days: int, name: str
+) -> None:
+    # Within the date, or 40 days later.
+    later = [at + datetime.timedelta(days=days * (n % 2)) for n, at in enumerate(TIMES)]
+    dates = [at.date().isoformat() for at in TIMES]
+    proposal, _ = propose(tmp_path, date=dates, shown_ts=[at.isoformat() for at in later])
+    assert proposal["time"] == name
+
+
 @pytest.mark.parametrize(("hours", "is_told"), [(1, False), (25, True)])
 def test_ids_that_restart_each_day_are_not_requests(
     tmp_path: pathlib.Path, hours: int, is_told: bool
