@@ -96,7 +96,7 @@ def from_pandas(
         )
         known = schema_lib.schema_from_json(proposal)
         if progress:
-            points = "\n".join(f"  - {note}" for note in [*notes, *reasons])
+            points = schema_inference.format_notes([*notes, *reasons])
             print(f"{_PROPOSED}\n{points}\n{_TO_CHANGE}")
     source = convert.Source(
         paths["log"],

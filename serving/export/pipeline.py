@@ -68,6 +68,7 @@ _TRAININGS = ("ranker", "retrieval")
 # models that were trained on one still belong to the data set.
 _COUNTS_OF_CARD = {
     "float_user",
+    "long_requests",
     "num_users",
     "requests_of_most_active_user",
     "rows_with_clicks_above_1",

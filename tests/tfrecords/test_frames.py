@@ -188,8 +188,11 @@ def test_categories_of_polars_are_read(expected, tmp_path):
 
 def test_a_schema_is_proposed_and_what_was_decided_is_said(tmp_path, capsys):
     frame = log(odd=[1, "b"] * (ROWS // 2))
+    frame["ordered"] = pd.Series(np.arange(ROWS) % 5 == 0).where(frame["clicked"] == 1)
     data_set = tfrecords.from_pandas(frame, None, tmp_path / "data")
     said = capsys.readouterr().out
+    # Warnings come first, as in a proposal of the command line.
+    assert said.splitlines()[1].startswith("  ! Only clicked rows have 'ordered'.")
     assert data_set.schema.ad_key == ("sku",)
     assert (data_set.schema.click, data_set.schema.time) == ("clicked", "at")
     assert said.startswith("No schema was given. Proposed from the rows of the log:\n")

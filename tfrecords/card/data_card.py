@@ -72,6 +72,7 @@ def _of_split(
         sampled=data_set.description.splits[split].sampled,
         share_with_click=share(counts.clicked_requests, counts.requests) if has_clicks else None,
         without_click=counts.without_click,
+        known_without_click=counts.known_without_click,
         labels={label: _label(data_set, split, label) for label in data_set.spec.labels},
         list_lengths=_list_lengths(counts.list_lengths),
     )

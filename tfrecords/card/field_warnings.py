@@ -196,15 +196,15 @@ def _written_twice(card: model.DataCard) -> Found:
     if card.ads.written_twice is not None and are_fields.isdisjoint(card.log_schema.ad_key):
         found["the ad key"] = card.ads.written_twice
     named = [
-        f"{name} ({own.count:,}, such as {own.example} and {own.example}.0)"
+        f"{name} ({own.count:,}, such as {own.example} and {own.other})"
         for name, own in found.items()
     ]
     if named:
         yield model.warning(
-            f"Whole numbers are also written as floats: {terminal.format_list(named)}.",
+            f"Whole numbers are written in two ways: {terminal.format_list(named)}.",
             "The two count as different values: an ad or a user has two ids. pandas writes whole "
             'numbers as floats where some are missing: convert such columns with .astype("Int64") '
-            "before writing them as text.",
+            "before writing them as text. It reads 007 as 7: read such columns with dtype=str.",
         )
 
 

@@ -43,6 +43,7 @@ class SplitSummary(pydantic.BaseModel):
     sampled: int  # sampled negatives
     share_with_click: Share
     without_click: dict[str, int]  # impressions with a label above 0 and without a click
+    known_without_click: dict[str, int]  # unclicked impressions with a label that needs a click
     labels: dict[str, LabelSummary]
     list_lengths: ListLengths
 
@@ -66,10 +67,11 @@ class TopValue(pydantic.BaseModel):
 
 
 class WrittenTwice(pydantic.BaseModel):
-    """Whole numbers that are also written as floats, such as 118 and 118.0."""
+    """Whole numbers that are also written as floats or with zeros: 118 and 118.0, 7 and 007."""
 
     count: int
     example: str  # the whole number
+    other: str  # as it is also written
 
 
 class FieldSummary(pydantic.BaseModel):

@@ -36,6 +36,8 @@ class SplitCounts:
         clicked_requests: Requests with a click.
         without_click: Impressions with a label above 0 and without a click, of each label that
             is an amount or needs a click.
+        known_without_click: Unclicked impressions that have the label, of each label that needs a
+            click.
         ad_impressions: Impressions of each ad [N] int64.
         ad_clicks: Clicks of each ad [N] int64.
     """
@@ -50,6 +52,7 @@ class SplitCounts:
     requests: int = 0
     clicked_requests: int = 0
     without_click: dict[str, int] = dataclasses.field(default_factory=dict)
+    known_without_click: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def empty_counts(data_set: reader.DataSet) -> SplitCounts:
@@ -118,6 +121,9 @@ def _add_window(counts: SplitCounts, schema: Schema, window: Window) -> None:
         if name in window and (label.needs_click or label.is_amount):
             found = int((unclicked & (window[name] > 0)).sum())
             counts.without_click[name] = counts.without_click.get(name, 0) + found
+        if name in window and label.needs_click:
+            known = int((unclicked & ~np.isnan(window[name])).sum())
+            counts.known_without_click[name] = counts.known_without_click.get(name, 0) + known
     counts.clicked_requests += int((of_request == 1).sum())
     add_ids(counts.ad_impressions, window["ad_row"])
     add_ids(counts.ad_clicks, window["ad_row"][clicked])

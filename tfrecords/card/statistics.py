@@ -99,16 +99,23 @@ def click_auc(clicks: Mapping[str, np.ndarray]) -> float | None:
 
 
 def written_twice(values: pa.Array | pa.ChunkedArray) -> model.WrittenTwice | None:
-    """Returns the whole numbers among distinct texts that are there as floats, too, or None.
+    """Returns the whole numbers among distinct texts that are written otherwise, too, or None.
 
-    Where other numbers have a fraction, such as versions, 2 and 2.0 may differ.
+    Where other numbers have a fraction, such as versions, 2 and 2.0 may differ. A few numbers with
+    leading zeros, such as postal codes of two countries, may differ from the ones without.
     """
     if pc.any(pc.match_substring_regex(values, r"^-?[0-9]+\.[0-9]*[1-9][0-9]*$")).as_py():
         return None
-    floats = values.filter(pc.match_substring_regex(values, columns.WHOLE_FLOAT))
-    whole = pc.utf8_slice_codeunits(floats, 0, -2)
-    found = whole.filter(pc.is_in(whole, values))
-    return model.WrittenTwice(count=len(found), example=found[0].as_py()) if len(found) else None
+    writings = ((columns.WHOLE_FLOAT, r"\.0$", "", 0.0), ("^0+[0-9]+$", "^0+([0-9])", r"\1", 0.5))
+    for pattern, written, plain, min_share in writings:
+        others = values.filter(pc.match_substring_regex(values, pattern))
+        whole = pc.replace_substring_regex(others, written, plain)
+        is_found = pc.is_in(whole, values)
+        count = pc.sum(is_found).as_py() or 0
+        if count > min_share * len(others):
+            example, other = (kept.filter(is_found)[0].as_py() for kept in (whole, others))
+            return model.WrittenTwice(count=count, example=example, other=other)
+    return None
 
 
 def written_as_float(values: pa.Array | pa.ChunkedArray) -> str | None:

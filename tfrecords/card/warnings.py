@@ -22,6 +22,7 @@ _MUCH_NEW = 0.3
 _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
 _MUCH_REPEATED = 0.001
+_MUCH_LONG = 0.01
 _MUCH_UNMATCHED = 0.1
 _MUCH_COUNTED = 0.05
 # Share of rows far from the others in time, and share of the log's time span with the others.
@@ -133,6 +134,13 @@ def _labels(card: model.DataCard) -> Found:
                     f"{label.capitalize()} can be neither learned nor measured there: use another "
                     "split, such as --split=time, so that each part has labeled rows.",
                 )
+            elif own.missing and split == "train" and _is_of_clicks_alone(of_split, label):
+                yield model.warning(
+                    f"Only clicked {split} rows have {label} labels; unclicked rows lack them.",
+                    "A missing label is unknown, so predictions will be rates of clicked rows, "
+                    f"which are too high for impressions. Write 0 as the {label} of unclicked rows "
+                    "and convert again.",
+                )
             elif own.missing:
                 yield model.note(
                     f"{pages.format_percent(own.missing / of_split.rows)} of the {split} "
@@ -156,6 +164,12 @@ def _labels(card: model.DataCard) -> Found:
                     f"{count:,} {split} rows have {label} without a click.",
                     f"{effect} correct the labels, or name another {label} column.",
                 )
+
+
+def _is_of_clicks_alone(split: model.SplitSummary, label: str) -> bool:
+    """Returns whether no unclicked row has a label that needs a click."""
+    clicks = split.labels["click"]
+    return split.known_without_click.get(label) == 0 and clicks.positive < clicks.known
 
 
 def _splits(card: model.DataCard) -> Found:
@@ -193,6 +207,16 @@ def _splits(card: model.DataCard) -> Found:
 
 
 def _lists(card: model.DataCard) -> Found:
+    share = card.data.long_requests / max(sum(s.requests for s in card.splits.values()), 1)
+    if share > _MUCH_LONG:
+        yield model.warning(
+            f"{card.data.long_requests:,} requests ({pages.format_percent(share)}) have rows that "
+            "are more than a day apart.",
+            f"The rows with equal {card.log_schema.request_key!r} are one list at one time, so a "
+            "split by time puts later rows into training. If the ids repeat, for example each day "
+            "or for each user, join them with the date or the user before the conversion. If it is "
+            "not the id of a request, remove request_key.",
+        )
     lengths = card.splits["test"].list_lengths
     if lengths.max == 1:
         yield model.note(

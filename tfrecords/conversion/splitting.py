@@ -176,6 +176,20 @@ def request_times(times: np.ndarray, requests: Requests) -> np.ndarray:
     return np.minimum.reduceat(ordered, requests.starts[:-1])
 
 
+def count_long(times: np.ndarray, requests: Requests, units_per_second: float) -> int:
+    """Returns the number of requests whose rows are more than a day apart.
+
+    Args:
+        times: Times of all rows [B].
+        requests: The requests.
+        units_per_second: Units of the times in a second.
+    """
+    if requests.starts is None:
+        return 0
+    spans = -request_times(-times, requests) - request_times(times, requests)
+    return int((spans > 24 * _HOUR * units_per_second).sum())
+
+
 def ranks(keys: RowKeys) -> np.ndarray:
     """Returns the rank [B] of each row in time, or in the log's order."""
     in_order = np.arange(keys.num_rows)

@@ -72,6 +72,7 @@ class SplitLog:
         unknown_after: Engagement and revenue of later rows are not known yet; None: all are known.
         rows_after_end: Number of rows whose time is after the end of the log, see `label_window`.
         repeated_rows: Number of rows that equal an earlier one, see `splitting.count_repeated`.
+        long_requests: Number of requests whose rows are more than a day apart.
         bins: Bins of the time profile.
         keys: Keys of the rows; None if no negatives are sampled.
         request_times: Times of the requests in seconds [R]; None without histories and rates.
@@ -91,6 +92,7 @@ class SplitLog:
     unknown_after: float | None
     rows_after_end: int
     repeated_rows: int
+    long_requests: int
     bins: time_profile.Bins
     keys: splitting.RowKeys | None
     request_times: np.ndarray | None
@@ -345,6 +347,7 @@ class Stages:
             unknown_after,
             rows_after_end,
             self._repeated_rows(keys, len(parsed), units),
+            0 if keys.time is None else splitting.count_long(keys.time, requests, units),
             time_profile.Bins.of(keys),
             keys if self._options.sampled_negatives else None,
             times,
@@ -683,6 +686,7 @@ class Stages:
             rows_inside_engagement_window=sum(self._notes(split, "pack", "young")),
             rows_after_end_of_log=split.rows_after_end,
             repeated_rows=split.repeated_rows,
+            long_requests=split.long_requests,
             rows_with_clicks_above_1=sum(self._notes(split, "parse", "clicks_above_1")),
             times_by_unit=dataset_json.add(self._notes(split, "parse", "times")),
             splits=splits,

@@ -146,6 +146,7 @@ class DataSetDescription(pydantic.BaseModel):
         rows_after_end_of_log: Those of them whose time must be wrong.
         repeated_rows: Rows of a log of impressions that equal an earlier one in user or request,
             ad, time, position and labels; estimated in a long log.
+        long_requests: Number of requests whose rows are more than a day apart.
         rows_with_clicks_above_1: Rows whose click is a whole number above 1, where 1 is a click.
         times_by_unit: Unit in which a time is a date since 1970 (or that it has none, see
             `columns.count_units`) -> rows of the log; empty without times.
@@ -172,6 +173,7 @@ class DataSetDescription(pydantic.BaseModel):
     rows_inside_engagement_window: int
     rows_after_end_of_log: int
     repeated_rows: int = 0
+    long_requests: int = 0
     rows_with_clicks_above_1: int = 0
     times_by_unit: dict[str, int] = {}
     splits: dict[str, SplitDescription]

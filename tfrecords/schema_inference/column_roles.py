@@ -92,6 +92,8 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     elif roles.click is None:
         who = roles.request_key or roles.user_key
         roles.candidates = labels.candidates(free(), roles.ad_key, who)
+        notes += labels.click_time_notes(free())
+    notes += labels.currency_notes(free(), roles.revenue or roles.price)
     _describe(roles, notes)
     return roles
 
@@ -212,6 +214,12 @@ def _request_key(
                 f"{column.name!r} is a session, not a request, because its rows are usually more "
                 f"than {_SECONDS_OF_REQUEST} seconds apart; each row is a request."
             )
+        elif time is not None and _reappears(column, time):
+            notes.append(
+                f"! {column.name!r} is not a request, because its values reappear after more than "
+                "a day, perhaps because ids restart each day; each row is a request. Join it with "
+                "the date before the conversion."
+            )
         else:
             return column
     return None
@@ -260,6 +268,18 @@ def _seconds_apart(key: Column, time: Column) -> float:
     apart = np.abs(np.diff(time.by_row(seconds)))[key.codes[1:] == key.codes[:-1]]
     apart = apart[~np.isnan(apart)]
     return float(np.median(apart)) if len(apart) else 0.0
+
+
+def _reappears(key: Column, time: Column) -> bool:
+    """Returns whether more than a few values of a key have rows more than a day apart."""
+    seconds = times.seconds(time)
+    if seconds is None:
+        return False
+    at = np.nan_to_num(time.by_row(seconds), nan=np.nanmin(seconds))
+    first, last = np.full(len(key.values), np.inf), np.full(len(key.values), -np.inf)
+    np.minimum.at(first, key.codes, at)
+    np.maximum.at(last, key.codes, at)
+    return float(np.mean(last - first > 86_400)) > known_names.MAX_REJECTED
 
 
 def _is_split(column: Column) -> bool:
@@ -321,7 +341,7 @@ def _describe(roles: Roles, notes: list[str]) -> None:
 
 
 def _without_click(roles: Roles) -> list[str]:
-    """Returns notes about labels that are positive in unclicked rows."""
+    """Returns notes about labels that are positive or missing in unclicked rows."""
     found = []
     unclicked = roles.clicked() == 0
     for column in (roles.engagement, roles.revenue):
@@ -334,4 +354,11 @@ def _without_click(roles: Roles) -> list[str]:
                 f"{log_sample.percent(share)} of the rows with a positive {column.name!r} have no "
                 "click. Check that both columns describe the same impression."
             )
+    later = roles.engagement
+    if later is not None and unclicked.any() and not (later.present & unclicked).any():
+        found.append(
+            f"! Only clicked rows have {later.name!r}. A missing label is unknown, so predictions "
+            "would be rates of clicked rows, which are too high for impressions. Write 0 in "
+            "unclicked rows before the conversion."
+        )
     return found

@@ -46,12 +46,22 @@ MONEY = {
     "turnover",
 }  # fmt: skip
 NO_REVENUE = {"tax", "shipping", "refund", "discount", "coupon", "delivery"}
+# Words of columns of the currency of an amount.
+CURRENCIES = {"currency", "ccy", "waehrung", "währung", "devise", "moneda", "valuta"}
 POSITIONS = ("position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position")
 TIMES = (
     "timestamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",
     "unix_time", "ts", "time", "click_time", "date", "dt", "ds", "created_at",
     "day", "hour",
 )  # fmt: skip
+# Last words of times.
+TIME_WORDS = {"time", "timestamp", "ts", "at", "date"}
+# Words of the times at which a warehouse copied or changed a row.
+JOBS = {
+    "load", "loaded", "etl", "elt", "ingest", "ingested", "ingestion", "insert", "inserted", "sync",
+    "synced", "processed", "processing", "update", "updated", "modified", "received", "export",
+    "exported", "upload", "uploaded", "extracted", "dwh", "dbt", "airbyte", "fivetran",
+}  # fmt: skip
 # Words of columns of the hour of the day.
 HOURS = {"hour", "hr", "hh", "stunde", "heure", "hora", "ora"}
 KEY = "_?(id|ids|key|hash|uuid|code|no|number|nr)"

@@ -212,6 +212,42 @@ def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
     return min(own, key=lambda c: (c.core != "item_revenue", "revenue" not in c.words))
 
 
+def click_time_notes(columns: Sequence[Column]) -> list[str]:
+    """Returns a note for each column of times of clicks, which unclicked rows lack.
+
+    Args:
+        columns: Columns of a log without a click.
+    """
+    return [
+        f"! {column.name!r} is in {1 - column.missing_share:.1%} of the rows and may be the time "
+        "of a click. If so, write the click before the conversion, for example with pandas: "
+        f'log["click"] = log[{column.name!r}].notna().astype(int)'
+        for column in columns
+        if 0 < column.missing_share < 1
+        and not known_names.TIME_WORDS.isdisjoint(column.words[-1:])
+        and known_names.core(column.words[:-1]) in known_names.CLICKS
+    ]
+
+
+def currency_notes(columns: Sequence[Column], amount: Column | None) -> list[str]:
+    """Returns a note for each column of several currencies, if the log has revenue.
+
+    Args:
+        columns: Columns of the log without a role.
+        amount: The revenue, or None.
+    """
+    return [
+        f"! {column.name!r} has {len(column.known)} currencies such as "
+        f"{', '.join(map(repr, column.known[:2]))}, and {amount.name!r} would be added up and "
+        "predicted across them. Convert the amounts to one currency before the conversion."
+        for column in columns
+        if amount is not None
+        and len(column.known) > 1
+        and not known_names.CURRENCIES.isdisjoint(column.words)
+        and not column.is_numeric
+    ]
+
+
 def _unreadable(column: Column) -> str:
     """Returns a text that is not a number, even if people write numbers in this way."""
     texts = [column.known[index] for index in np.flatnonzero(np.isnan(column.numbers))]

@@ -149,7 +149,10 @@ def _is_unique(column: Column, sample: Sample) -> bool:
 
 def _is_clock(column: Column, roles: Roles) -> bool:
     """Returns whether a column is another time."""
-    if len(column.known) < _FEW_ROWS or column.is_list:
+    if column.is_list:
+        return False
+    # A log of two weeks has few dates.
+    if len(column.known) < _FEW_ROWS and not (roles.time and times.follows(column, roles.time)):
         return False
     is_clock = times.is_clock(column, column.plain_words in known_names.TIMES)
     is_clock = is_clock or times.clock_format(column) is not None

@@ -267,6 +267,12 @@ def _shown(samples: Sequence[Sample], roles: Roles) -> list[str]:
     return list(found)
 
 
+def format_notes(notes: Sequence[str]) -> str:
+    """Returns a line for each note of a proposal, warnings first."""
+    ordered = sorted(notes, key=lambda note: not note.startswith("! "))
+    return "\n".join(f"  {note}" if note.startswith("! ") else f"  - {note}" for note in ordered)
+
+
 def write_proposal(
     data_path: str,
     users: pathlib.Path | None,
@@ -293,15 +299,12 @@ def write_proposal(
     proposal, notes, roles = _propose(formats.expand_paths(data_path), users, ads)
     target_path.parent.mkdir(parents=True, exist_ok=True)
     target_path.write_text(_text(proposal), encoding="utf-8")
-    # Warnings come first.
-    notes = sorted(notes, key=lambda note: not note.startswith("! "))
-    points = "\n".join(f"  {note}" if note.startswith("! ") else f"  - {note}" for note in notes)
     has_clicks = bool((roles.clicked() == 1).any())
     command = _command(data_path, users, ads, target_path, proposal["name"])
     then = f"then train:\n  {command}" if has_clicks else "then train on a log that has clicks."
     return (
         f"Wrote a proposed schema of {len(proposal['fields'])} fields to {target_path}.\n"
-        f"{points}\n"
+        f"{format_notes(notes)}\n"
         f"Check these decisions, correct the file, {then}"
     )
 

@@ -11,6 +11,7 @@ from tfrecords.schema_inference import known_names, log_sample
 from tfrecords.schema_inference.log_sample import Column
 
 _PROBED = 50
+_DAY = 86_400
 # Days since 1900 from 1954 to 2119.
 _SERIAL_DATES = (20_000, 80_000)
 # Formats of times of day.
@@ -33,7 +34,9 @@ def find(
     """
     named = [c for c in columns if c.plain_words in known_names.TIMES]
     named.sort(key=lambda c: known_names.TIMES.index(c.plain_words))
-    ending = [c for c in columns if c.words and c.words[-1] in ("time", "timestamp", "at", "date")]
+    ending = [c for c in columns if not known_names.TIME_WORDS.isdisjoint(c.words[-1:])]
+    # A time of a warehouse's job is the same for events of hours or days.
+    ending.sort(key=lambda c: not known_names.JOBS.isdisjoint(c.words))
     lacking: list[Column] = []
     for column in {c.name: c for c in (*named, *ending, *columns)}.values():
         if not column.known or column.is_list or column.missing_share > 0.5:
@@ -57,7 +60,7 @@ def find(
                     f"{log_sample.percent(missing, 2)} of the rows "
                     f"lack {column.name!r} and are rejected."
                 )
-            return column
+            return _with_hours(column, [*named, *ending, *columns])
         is_text = not column.is_numeric and clock_format(column) is None
         if column in named and is_text and np.isnan(column.times).any():
             bad = column.known[int(np.flatnonzero(np.isnan(column.times))[0])]
@@ -72,6 +75,25 @@ def find(
         for column in lacking
     ]
     return None
+
+
+def _with_hours(date: Column, columns: Sequence[Column]) -> Column:
+    """Returns a time within a day or so of a date in nearly all rows, or the date if none is."""
+    days = seconds(date)
+    if days is None or not _are_days(date):
+        return date
+    at_midnight = date.by_row(days)
+    for column in columns:
+        if column.is_list or column.missing_share > date.missing_share or not column.known:
+            continue
+        if not known_names.JOBS.isdisjoint(column.words) or not is_clock(column, is_named=False):
+            continue
+        at = seconds(column)
+        if at is None or _are_days(column):
+            continue
+        if float(np.mean(np.abs(column.by_row(at) - at_midnight) < 2 * _DAY)) > 0.99:
+            return column
+    return date
 
 
 def _are_serial_dates(column: Column) -> bool:
@@ -129,7 +151,7 @@ def split_notes(time: Column | None, columns: Sequence[Column]) -> list[str]:
 def _are_days(time: Column) -> bool:
     """Returns whether times are dates without a time of day."""
     at = seconds(time)
-    return at is not None and bool((at[~np.isnan(at)] % 86_400 == 0).all())
+    return at is not None and bool((at[~np.isnan(at)] % _DAY == 0).all())
 
 
 def _is_hour(column: Column) -> bool:
@@ -162,7 +184,7 @@ def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | Non
         keys: The ad and user keys, each None if the log lacks it.
         time: The time of the log; None: unknown; the rows may be in time order.
     """
-    if len(column.known) < 2 or _follows(column, time):
+    if len(column.known) < 2 or follows(column, time):
         return False
     for key in keys:
         if key is None:
@@ -176,7 +198,7 @@ def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | Non
     return False
 
 
-def _follows(column: Column, time: Column | None) -> bool:
+def follows(column: Column, time: Column | None) -> bool:
     """Returns whether times rise or fall with the time of the log."""
     dates = column.by_row(column.times)
     order = np.arange(len(dates))

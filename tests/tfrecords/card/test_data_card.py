@@ -383,6 +383,30 @@ def test_repeated_rows_are_warned_of(tmp_path):
     assert "200 rows (16.7 %) repeat another row" in texts(card.build_card(repeated))
 
 
+@pytest.mark.parametrize(("ids_a_day", "num_long"), [(10, 9), (100, 0)])
+def test_ids_of_requests_that_restart_each_day_are_warned_of(tmp_path, ids_a_day, num_long):
+    # Ten requests a day of two rows; a tenth is on the first day alone.
+    days = [n // 20 for n in range(200)]
+    rows = [
+        f"{1_714_521_600 + 86_400 * day + 60 * (n % 20)},{(n // 2) % ids_a_day},q{n % 3},a{n % 7},"
+        f"{int(n % 5 == 0)}"
+        for n, day in enumerate(days)
+        if n < 20 or (n // 2) % 10 != 9
+    ]
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema(
+        "days", fields, ("ad",), "clicked", request_key="request", time="time"
+    )
+    text = "\n".join(["time,request,q,ad,clicked", *rows])
+    data_set = converted(tmp_path, text, schema)
+    assert data_set.description.long_requests == num_long
+    told = f"{num_long} requests (90.0 %) have rows that are more than a day apart."
+    assert (told in texts(card.build_card(data_set))) == bool(num_long)
+
+
 def test_times_that_an_earlier_version_did_not_count_are_dates():
     profile = {"low": 1.7e9, "high": 1.7e9 + 86_400 * 30, "rows": [3, 4]}
     by_time = time.describe(records.TimeProfile(by_time=True, **profile), {})
@@ -458,7 +482,10 @@ def test_a_user_with_much_of_the_log_is_warned_of(tmp_path, placeholder, num_use
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (["118", "7.0", "119", "118.0", "119.0"], (2, "118")),
+        (["118", "7.0", "119", "118.0", "119.0"], (2, "118", "118.0")),
+        (["7", "007", "12", "0012", "0"], (2, "7", "007")),
+        # Postal codes of two countries, of which one number is in both.
+        (["1000", "01000", "08001", "28001", "09001"], None),
         (["118", "7.0"], None),
         # Versions, of which 2.0 and 2 may differ.
         (["2", "2.0", "2.1"], None),
@@ -466,9 +493,9 @@ def test_a_user_with_much_of_the_log_is_warned_of(tmp_path, placeholder, num_use
         ([], None),
     ],
 )
-def test_whole_numbers_that_are_floats_too_are_found(values, expected):
+def test_whole_numbers_that_are_written_in_two_ways_are_found(values, expected):
     found = statistics.written_twice(pa.array(values, pa.string()))
-    assert (found and (found.count, found.example)) == expected
+    assert (found and (found.count, found.example, found.other)) == expected
 
 
 @pytest.mark.parametrize(
@@ -511,8 +538,8 @@ def test_ids_in_two_forms_are_warned_of_once(tmp_path):
     schema = schema_lib.Schema("ids", fields, ("sku",), None)
     built = card.build_card(converted(tmp_path, f"sku,q\n{''.join(rows)}", schema))
     assert built.ads.written_twice.count == 5
-    (found,) = (own.text for own in built.warnings if "written as floats" in own.text)
-    assert re.fullmatch(r"Whole numbers .* floats: sku \(5, such as (\d) and \1\.0\)\.", found)
+    (found,) = (own.text for own in built.warnings if "written in two ways" in own.text)
+    assert re.fullmatch(r"Whole numbers .* ways: sku \(5, such as (\d) and \1\.0\)\.", found)
 
 
 def test_fields_that_alone_tell_the_click_are_warned_of(tmp_path):
@@ -593,6 +620,23 @@ def test_labels_without_a_click_are_warned_of(tmp_path):
     # 3, 9, …, 75.
     assert "13 train rows have revenue without a click." in found
     assert "have engagement without a click" not in found
+
+
+@pytest.mark.parametrize(("unclicked", "is_told"), [("", True), ("0", False)])
+def test_engagements_of_clicked_rows_alone_are_warned_of(tmp_path, unclicked, is_told):
+    # Of the clicked rows, a third are engaged, and some lack the label in both logs.
+    rows = "".join(
+        f"q{n % 5},a{n % 7},{n % 2},{('1', '0', '')[n % 3] if n % 2 else unclicked}\n"
+        for n in range(120)
+    )
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("labels", fields, ("ad",), "clicked", engagement="engaged")
+    built = card.build_card(converted(tmp_path, f"q,ad,clicked,engaged\n{rows}", schema))
+    told = "Only clicked train rows have engagement labels; unclicked rows lack them."
+    assert (told in texts(built)) == is_told
 
 
 @pytest.mark.parametrize("needs_click", [True, False])

@@ -429,6 +429,20 @@ def test_an_engagement_without_a_click_may_be_one(tmp_path: pathlib.Path) -> Non
     assert any("If rows are impressions, use 'purchase' as the click" in n for n in notes)
 
 
+@pytest.mark.parametrize("name", ["click_time", "clicked_at", "clickTimestamp"])
+def test_a_time_of_clicks_is_told_where_no_column_is_the_click(
+    tmp_path: pathlib.Path, name: str
+) -> None:
+    times = [f"2024-05-01T00:{n % 60:02}:00" if THIRD[n] else "" for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, **{name: times})
+    assert proposal["click"] is None
+    told = f"! {name!r} is in 33.3% of the rows and may be the time of a click."
+    (note,) = [n for n in notes if n.startswith(told)]
+    assert note.endswith(f'log["click"] = log[{name!r}].notna().astype(int)')
+    _, notes = propose(tmp_path, click=THIRD, **{name: times})
+    assert not any("may be the time of a click" in n for n in notes)
+
+
 def test_labels_that_are_positive_without_a_click_are_told(tmp_path: pathlib.Path) -> None:
     # 40 rows are clicks. Every sixth row is one of them; of every fourth, two thirds are not.
     fourth = [2.5 * (n % 4 == 0) for n in range(ROWS)]
@@ -437,6 +451,28 @@ def test_labels_that_are_positive_without_a_click_are_told(tmp_path: pathlib.Pat
     assert [note.partition(" have no")[0] for note in told] == [
         "66.7% of the rows with a positive 'revenue'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("currencies", "is_told"), [(["EUR", "USD", "JPY"], True), (["EUR"] * 3, False)]
+)
+def test_amounts_in_several_currencies_are_told(
+    tmp_path: pathlib.Path, currencies: list[str], is_told: bool
+) -> None:
+    paid = [2.5 * third for third in THIRD]
+    _, notes = propose(tmp_path, click=THIRD, revenue=paid, currency=currencies * (ROWS // 3))
+    told = "! 'currency' has 3 currencies such as 'EUR', 'USD', and 'revenue' would be added up"
+    assert any(note.startswith(told) for note in notes) == is_told
+
+
+@pytest.mark.parametrize(("unclicked", "is_told"), [("", True), ("0", False)])
+def test_an_engagement_of_clicked_rows_alone_is_told(
+    tmp_path: pathlib.Path, unclicked: str, is_told: bool
+) -> None:
+    ordered = [SIXTH[n] if THIRD[n] else unclicked for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, ordered=ordered)
+    assert proposal["engagement"] == "ordered"
+    assert any(n.startswith("! Only clicked rows have 'ordered'.") for n in notes) == is_told
 
 
 def test_counts_of_an_ad_over_the_whole_log_are_left_out(tmp_path: pathlib.Path) -> None:

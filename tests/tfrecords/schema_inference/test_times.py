@@ -58,6 +58,53 @@ def test_a_time_in_two_columns_is_to_be_joined(
     assert "is split over" not in " ".join(notes)
 
 
+@pytest.mark.parametrize("name", ["event_ts", "shown_at", "log_date"])
+def test_the_time_of_an_event_is_preferred_to_the_time_of_a_job(
+    tmp_path: pathlib.Path, name: str
+) -> None:
+    # One job a day, and an event every 37 minutes.
+    loaded = [at.date().isoformat() + "T23:59:59" for at in TIMES]
+    events = [at.isoformat() for at in TIMES]
+    proposal, _ = propose(tmp_path, load_time=loaded, ingested_at=loaded, **{name: events})
+    assert proposal["time"] == name
+    assert "load_time" not in {field["name"] for field in proposal["fields"]}
+    proposal, _ = propose(tmp_path, load_time=events)
+    assert proposal["time"] == "load_time"
+
+
+@pytest.mark.parametrize(("days", "name"), [(0, "shown_ts"), (40, "date")])
+def test_a_time_of_day_is_preferred_to_its_date(
+    tmp_path: pathlib.Path, days: int, name: str
+) -> None:
+    # Within the date, or 40 days later.
+    later = [at + datetime.timedelta(days=days * (n % 2)) for n, at in enumerate(TIMES)]
+    dates = [at.date().isoformat() for at in TIMES]
+    proposal, _ = propose(tmp_path, date=dates, shown_ts=[at.isoformat() for at in later])
+    assert proposal["time"] == name
+
+
+@pytest.mark.parametrize(("hours", "is_told"), [(1, False), (25, True)])
+def test_ids_that_restart_each_day_are_not_requests(
+    tmp_path: pathlib.Path, hours: int, is_told: bool
+) -> None:
+    # Ten requests of three rows, then the same ids again.
+    minutes = [n // 3 + 60 * hours * (n // 30) for n in range(ROWS)]
+    columns = {
+        "time": [TIMES[0] + datetime.timedelta(minutes=of_row) for of_row in minutes],
+        "request_id": [n // 3 % 10 for n in range(ROWS)],
+        "ad_id": [f"a{n % 7}" for n in range(ROWS)],
+        "country": ["CH" if n // 3 % 2 else "DE" for n in range(ROWS)],
+        "click": [int(n % 5 == 0) for n in range(ROWS)],
+    }
+    rows = [columns.keys(), *zip(*columns.values(), strict=True)]
+    path = tmp_path / "log.tsv"
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    proposal, notes = infer.propose([path])
+    assert (proposal.get("request_key") is None) == is_told
+    told = "! 'request_id' is not a request, because its values reappear after more than a day"
+    assert any(note.startswith(told) for note in notes) == is_told
+
+
 def test_times_of_day_need_a_date(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, time=[at.strftime("%H:%M:%S") for at in TIMES])
     assert "time" not in proposal
