@@ -7,7 +7,7 @@ short lists of training it is more. Candidates are isolated, so they can be spli
 run on several cores.
 
 Shapes: B requests, C candidates, Fq and Fa fields of the query and the ad side, Wq and Wa their
-columns of ids, E field embedding, U sums, W hidden width.
+columns of ids, E field embedding, U sums, W hidden width, P comparisons.
 """
 
 import itertools
@@ -44,18 +44,23 @@ def score_candidates(
 def _score_part(model: ranking.Ranker, side: ranking.QuerySide, ad: tf.Tensor) -> layers.Logits:
     """Returns the logits of the model's `call`."""
     flat = layers.flatten(model.ad_embeddings(ad))  # [B, C, Fa E]
-    weights = folded_products(side.embeddings, model.pair_input.kernel)
+    compared = model.comparisons(side.ids[:, None], ad)  # [B, C, P]
+    num_products = model.pair_input.kernel.shape[0] - compared.shape[-1]
+    of_products, of_compared = tf.split(model.pair_input.kernel, [num_products, -1])
+    weights = folded_products(side.embeddings, of_products)
     hidden = tf.matmul(flat, weights + model.ad_input.kernel)  # [B, C, W]
+    hidden += tf.matmul(compared, of_compared)
     inputs = model.encode_candidates(side, hidden)  # [B C, ...]
     # All heads are one product of matrices.
     heads = model.head_layers.values()
     kernel = tf.concat([layer.kernel for layer in heads], axis=1)
     bias = tf.concat([layer.bias for layer in heads], axis=0)
-    width = inputs.shape[-1]
-    logits = tf.nn.bias_add(tf.matmul(inputs, kernel[:width]), bias)
+    of_inputs, of_products, of_compared = tf.split(kernel, [inputs.shape[-1], num_products, -1])
+    logits = tf.nn.bias_add(tf.matmul(inputs, of_inputs), bias)
     shape = [tf.shape(ad)[0], tf.shape(ad)[1], bias.shape[0]]
     logits = tf.reshape(logits, shape)
-    logits += tf.matmul(flat, folded_products(side.embeddings, kernel[width:]))
+    logits += tf.matmul(flat, folded_products(side.embeddings, of_products))
+    logits += tf.matmul(compared, of_compared)
     parts = tf.split(logits, [layer.units for layer in heads], axis=-1)
     return {
         head: own if HEADS[head].is_amount else tf.squeeze(own, axis=-1)

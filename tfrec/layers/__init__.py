@@ -2,17 +2,17 @@
 
 from tfrec.layers.attention import LayerNorm, TargetAttention
 from tfrec.layers.biases import PositionBias, UserBias
-from tfrec.layers.custom_code import ids_to_try, needs_autograph
-from tfrec.layers.dropout import Dropout, new_generator
-from tfrec.layers.factorization import RANK, FactorizationMachine
-from tfrec.layers.features import (
+from tfrec.layers.crosses import (
+    Comparisons,
     CrossLayer,
-    FieldEmbeddings,
-    embedding_tables,
-    flatten,
-    mean_of_values,
+    FieldPair,
+    find_comparisons,
     pairwise_products,
 )
+from tfrec.layers.custom_code import ids_to_try, needs_autograph
+from tfrec.layers.dropout import Dropout, IdDropout, new_generator, oov_rates
+from tfrec.layers.factorization import RANK, FactorizationMachine
+from tfrec.layers.features import FieldEmbeddings, embedding_tables, flatten, mean_of_values
 from tfrec.layers.head_outputs import (
     Logits,
     add_to_logits,
@@ -26,7 +26,6 @@ from tfrec.layers.head_outputs import (
 )
 from tfrec.layers.histories import Ties, find_histories
 from tfrec.layers.history_tokens import HistoryTokens
-from tfrec.layers.id_dropout import IdDropout, oov_rates
 from tfrec.layers.key_ids import KeyIds
 from tfrec.layers.numbers import NumericSlopes
 from tfrec.layers.replicas import (
@@ -49,10 +48,12 @@ __all__ = [
     "ClickShares",
     "ClickedAds",
     "Columns",
+    "Comparisons",
     "CrossLayer",
     "Dropout",
     "FactorizationMachine",
     "FieldEmbeddings",
+    "FieldPair",
     "HistoryTokens",
     "IdDropout",
     "KeyIds",
@@ -70,6 +71,7 @@ __all__ = [
     "clicked_in_request",
     "embedding_tables",
     "expected_draws",
+    "find_comparisons",
     "find_histories",
     "flatten",
     "gather_columns",

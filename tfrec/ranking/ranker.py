@@ -1,14 +1,16 @@
 """Stage two: a multi-head-attention ranker with the heads of `tfrec.heads`.
 
 A candidate is one token: its ad fields crossed with the query fields, by the inner product
-of each query field's embedding with each ad field's, by DCN-V2 and by an MLP.
+of each query field's embedding with each ad field's, by comparisons of fields that the log
+relates, by DCN-V2 and by an MLP.
 Each field of the query side is a token, and so is each value of its lists; candidates attend to
 them. Candidates are isolated: a candidate attends to no other. Its score depends on no other
 candidate and not on the length of the list, so training on short lists matches serving 500
 candidates, and the query side is computed once per request.
 
 Shapes: B requests, C candidates, T query tokens, D model width, W hidden width,
-Fq and Fa embeddings of fields of the query and the ad side, Wq and Wa their columns, E embedding.
+Fq and Fa embeddings of fields of the query and the ad side, Wq and Wa their columns, E embedding,
+P comparisons.
 
 References:
     Vaswani et al., Attention Is All You Need, 2017.
@@ -33,12 +35,14 @@ class QuerySide(NamedTuple):
     """The encoded query, which the candidates of a request share.
 
     Attributes:
+        ids: [B, Wq] encoded query fields.
         embeddings: [B, Fq, E] field embeddings.
         flat: [B, Fq E] field embeddings, with dropout in training.
         tokens: [B, T, E] query tokens.
         absent: [B, T] bool, tokens that do not exist; None: all exist.
     """
 
+    ids: tf.Tensor
     embeddings: tf.Tensor
     flat: tf.Tensor
     tokens: tf.Tensor
@@ -53,11 +57,13 @@ class Ranker(ranking_model.RankingModel):
         config: Sizes, and weights of the losses.
         heads: Heads to build: the labels of the log.
         ties: Query-side lists whose values are ads, from `layers.find_histories`.
+        compared: Fields of both sides to compare, from `layers.find_comparisons`.
 
     Attributes:
         query_embeddings, ad_embeddings: Embeddings of the fields.
-        query_input, ad_input, pair_input: First layers, of query fields, ad fields and products of
-            fields.
+        comparisons: Compares query fields with ad fields.
+        query_input, ad_input, pair_input: First layers, of query fields, ad fields, and products
+            and comparisons of fields.
         crosses, deep, crossed: Layers of the candidate encoder.
         field_names: [Fq, E] what identifies the field of a token.
         history_tokens: Makes tokens of the values of lists; None without lists or blocks.
@@ -73,6 +79,7 @@ class Ranker(ranking_model.RankingModel):
         config: RankerConfig,
         heads: Sequence[str],
         ties: layers.Ties | None = None,
+        compared: Sequence[layers.FieldPair] = (),
     ) -> None:
         super().__init__(fitted, config, heads)
         schema, width, hidden = fitted.schema, config.model_dim, config.feed_forward_dim
@@ -81,6 +88,7 @@ class Ranker(ranking_model.RankingModel):
         self.query_embeddings = layers.FieldEmbeddings(
             fitted, schema.query_fields, dim, ties, self.ad_embeddings, l2=l2
         )
+        self.comparisons = layers.Comparisons(fitted, compared)
         self.history_tokens = None
         if config.num_blocks and self.query_embeddings.list_widths:
             self.history_tokens = layers.HistoryTokens(
@@ -105,9 +113,10 @@ class Ranker(ranking_model.RankingModel):
     def for_data_set(
         cls, data_set: reader.DataSet, config: RankerConfig, heads: Sequence[str]
     ) -> Self:
-        """See `RankingModel`; histories are tied to the ads of the catalog."""
+        """See `RankingModel`; the catalog and clicked rows say which fields are related."""
         ties = layers.find_histories(data_set.fitted, data_set.catalog())
-        return cls(data_set.fitted, config, heads, ties=ties)
+        compared = layers.find_comparisons(data_set)
+        return cls(data_set.fitted, config, heads, ties=ties, compared=compared)
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
         """Scores candidates.
@@ -129,12 +138,14 @@ class Ranker(ranking_model.RankingModel):
         # dimensions TensorFlow does not fuse them with the operations that follow.
         ad_flat = tf.reshape(ad_embeddings, [-1, self.ad_embeddings.output_dim])
         ad_flat = self.dropout(ad_flat, training=training)
-        # Dense(concat(query, ad, products)) in parts: the query's part is computed once.
+        # Dense(concat(query, ad, pairs)) in parts: the query's part is computed once.
         products = self.products(side.embeddings, ad_embeddings)
-        hidden = self.ad_input(ad_flat) + self.pair_input(products)  # [B C, W]
+        compared = self.comparisons(side.ids[:, None], ad)  # [B, C, P]
+        pairs = tf.concat([products, tf.reshape(compared, [-1, compared.shape[-1]])], axis=-1)
+        hidden = self.ad_input(ad_flat) + self.pair_input(pairs)  # [B C, W]
         shape = [tf.shape(ad)[0], tf.shape(ad)[1], hidden.shape[-1]]
         encoded = self.encode_candidates(side, tf.reshape(hidden, shape), training)
-        features = tf.concat([encoded, products], axis=-1)
+        features = tf.concat([encoded, pairs], axis=-1)
         flat = {head: layer(features) for head, layer in self.head_layers.items()}  # [B C, ...]
         return {
             head: tf.reshape(own, [*shape[:2], 3] if HEADS[head].is_amount else shape[:2])
@@ -156,11 +167,11 @@ class Ranker(ranking_model.RankingModel):
         flat = self.dropout(layers.flatten(embeddings), training=training)
         tokens = embeddings + self.field_names
         if self.history_tokens is None:
-            return QuerySide(embeddings, flat, tokens, None)
+            return QuerySide(query, embeddings, flat, tokens, None)
         values, absent = self.history_tokens(query)
         tokens = tf.concat([tokens, values], axis=1)
         absent = tf.pad(absent, [[0, 0], [embeddings.shape[1], 0]])
-        return QuerySide(embeddings, flat, tokens, absent)
+        return QuerySide(query, embeddings, flat, tokens, absent)
 
     def encode_candidates(
         self, side: QuerySide, hidden: tf.Tensor, training: bool = False
@@ -173,7 +184,7 @@ class Ranker(ranking_model.RankingModel):
             training: Whether dropout is on.
 
         Returns:
-            [B C, 2 D]: the inputs of the heads, except the products of fields.
+            [B C, 2 D]: the inputs of the heads, except products and comparisons of fields.
         """
         num_requests, num_ads = tf.shape(hidden)[0], tf.shape(hidden)[1]
         x0 = hidden + self.query_input(side.flat)[:, None]

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec import layers, retrieval
-from tfrec.layers import id_dropout
+from tfrec.layers import dropout
 from tfrec.ranking import ranker_training
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
@@ -58,8 +58,8 @@ def test_a_missing_value_stays_missing():
 
 def test_missing_values_count_in_no_share():
     # Two of three values are unknown, whatever is missing.
-    assert id_dropout._oov_share(np.array([0, 5, 0, 7, 1]), 5) == pytest.approx(2 / 3)
-    assert id_dropout._oov_share(np.zeros(4, np.int32), 5) == 0.0
+    assert dropout._oov_share(np.array([0, 5, 0, 7, 1]), 5) == pytest.approx(2 / 3)
+    assert dropout._oov_share(np.zeros(4, np.int32), 5) == 0.0
 
 
 def test_ads_with_other_fields_are_hidden():
@@ -204,4 +204,4 @@ def test_rates_make_up_for_oov_values_that_training_rows_lack(new_users, ranker_
         assert rates["user"] == pytest.approx((0.8 - spared) / (1 - spared), abs=0.05)
     model = ranker_training.build_ranker(new_users, ranker_config)
     ranker_training.start(model, new_users)
-    assert model.id_dropout.rates == {"user": 0.05, **rates}
+    assert model.dropout.rates == {"user": 0.05, **rates}

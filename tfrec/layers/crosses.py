@@ -1,0 +1,233 @@
+"""What crosses the query and the ad side: products of embeddings, cross layers, and comparisons.
+
+Products of embeddings are learned for each value of one side with each value of the other. A
+comparison says what holds for all values: both sides have the same one, such as the category of a
+page and of an ad, or a number of the ad is above one of the query, such as a price above a budget.
+Few rows have any one pair of values, but many have equal ones, so comparisons are learned from
+small logs, and they hold for pairs that the log does not show.
+
+Shapes: B requests, C candidates, Fq and Fa embeddings of fields of the query and the ad side, Wq
+and Wa their columns, E embedding, V ids of a query field, N rows, P comparisons.
+
+References:
+    Cheng et al., Wide & Deep Learning for Recommender Systems, 2016 (cross-product features).
+    Naumov et al., Deep Learning Recommendation Model, 2019 (products of embeddings).
+    Wang et al., DCN V2: Improved Deep & Cross Network, 2021 (cross layers).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow as tf
+
+from tfrec.layers import numbers
+from tfrecords import encoding, reader
+from tfrecords.schema import Field
+
+FieldPair: TypeAlias = tuple[Field, Field]
+"""A field of the query side and one of the ad side."""
+_Compare = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+_SEED = 1
+# Values are compared if both vocabularies share this part of the smaller one, and at least this
+# many.
+_MIN_SHARED, _MIN_SHARED_VALUES = 0.5, 2
+# Clicked rows relate numbers with a correlation of at least this, and values that are equal this
+# many times as often as by chance; both must also be this many standard errors above chance.
+_MIN_CORRELATION, _MIN_RATIO, _MIN_ERRORS = 0.2, 1.5, 4.0
+# The most correlated pairs of numbers; a log of counts alone may have hundreds.
+_MAX_PAIRS_OF_NUMBERS = 8
+
+
+class Comparisons:
+    """Compares fields of a query with fields of an ad.
+
+    Equal values give log(1 + n), where n is the number of values that both have. Numbers give how
+    far the ad's logarithm is above the query's, how far it is more than 1 above, and how far it is
+    below, in standard deviations of the two fields. A missing value gives 0.
+
+    Args:
+        fitted: The fitted schema.
+        pairs: The fields to compare, from `find_comparisons`: two of numbers or two of values.
+    """
+
+    def __init__(self, fitted: encoding.FittedSchema, pairs: Sequence[FieldPair]) -> None:
+        self._compare = [
+            (_differences if own.kind == "numeric" else _equal_values)(fitted, own, of_ad)
+            for own, of_ad in pairs
+        ]
+
+    def __call__(self, query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
+        """Compares encoded rows.
+
+        Args:
+            query: [..., Wq] int32.
+            ad: [..., Wa] int32; leading dimensions broadcast.
+
+        Returns:
+            [..., P] float32.
+        """
+        # Without pairs the result has no columns.
+        none = tf.cast(ad[..., :0], tf.float32)
+        return tf.concat([none, *(compare(query, ad) for compare in self._compare)], axis=-1)
+
+
+def find_comparisons(data_set: reader.DataSet) -> list[FieldPair]:
+    """Finds the fields of both sides that clicked rows relate.
+
+    - Numbers whose logarithms are correlated: expensive ads are shown to, and clicked by, users
+      with large budgets.
+    - Values that are equal more often than if rows were paired at random: users click the category
+      that they are looking at. The vocabularies must overlap, and keys are left out: two sets of
+      ids that count from 1 have nothing in common.
+
+    Args:
+        data_set: The data set; a few hundred thousand training rows are read.
+
+    Returns:
+        The pairs of values, in the order of the schema, then of numbers, the most correlated first.
+    """
+    query, ad = _clicked_rows(data_set)
+    fitted = data_set.fitted
+    schema = fitted.schema
+    correlated: dict[FieldPair, float] = {}
+    equal = []
+    for own in schema.query_fields:
+        for of_ad in schema.ad_fields:
+            if own.kind == of_ad.kind == "numeric":
+                correlation = _correlation(fitted, (own, of_ad), query, ad)
+                if correlation >= _MIN_CORRELATION:
+                    correlated[own, of_ad] = correlation
+            elif _may_be_equal(fitted, own, of_ad) and _are_often_equal(
+                _equal_values(fitted, own, of_ad), query, ad
+            ):
+                equal.append((own, of_ad))
+    strongest = sorted(correlated, key=lambda pair: -correlated[pair])
+    return [*equal, *strongest[:_MAX_PAIRS_OF_NUMBERS]]
+
+
+def pairwise_products(query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:
+    """Returns the inner products [B C, Fa Fq] of each ad-side with each query-side field.
+
+    Args:
+        query_embeddings: [B, Fq, E].
+        ad_embeddings: [B, C, Fa, E].
+    """
+    num_requests, num_ads, num_ad_fields, dim = tf.unstack(tf.shape(ad_embeddings))
+    fields = tf.reshape(ad_embeddings, [num_requests, num_ads * num_ad_fields, dim])
+    pairs = tf.matmul(fields, query_embeddings, transpose_b=True)  # [B, C Fa, Fq]
+    return tf.reshape(pairs, [-1, ad_embeddings.shape[2] * query_embeddings.shape[1]])
+
+
+class CrossLayer(tf.keras.layers.Layer):
+    """A cross layer: x_{l+1} = x_0 * (W x_l + b) + x_l (DCN V2, eq. 1)."""
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the projection."""
+        self._project = tf.keras.layers.Dense(input_shape[-1])
+        super().build(input_shape)
+
+    def call(self, x0: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """Returns the crossed input [B, D].
+
+        Args:
+            x0: [B, D] the input of the first cross layer.
+            x: [B, D] the output of the previous one.
+        """
+        return x0 * self._project(x) + x
+
+
+def _equal_values(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> _Compare:
+    """Returns the function from rows to log(1 + the number of equal values) [..., 1]."""
+    columns, ad_columns = _columns_of(fitted, own, of_ad)
+    ids = np.zeros(fitted.cardinality(own), np.int32)  # of the ad's field, [V]
+    shared = _shared_ids(fitted, own, of_ad)
+    ids[1 : 1 + len(shared)] = shared
+
+    def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
+        values = tf.gather(ids, query[..., columns])[..., None]  # [..., values, 1]
+        equal = tf.equal(values, ad[..., None, ad_columns]) & (values > 0)
+        return tf.math.log1p(tf.reduce_sum(tf.cast(equal, tf.float32), axis=[-2, -1]))[..., None]
+
+    return compare
+
+
+def _differences(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> _Compare:
+    """Returns the function from rows to how far a number is above another [..., 3]."""
+    tables = [_logarithms(fitted, field) for field in (own, of_ad)]
+    columns, ad_columns = (part.start for part in _columns_of(fitted, own, of_ad))
+
+    def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
+        above = tf.gather(tables[1], ad[..., ad_columns])
+        above -= tf.gather(tables[0], query[..., columns])
+        above = tf.where(tf.math.is_nan(above), 0.0, above)
+        return tf.nn.relu(tf.stack([above, above - 1.0, -above], axis=-1))
+
+    return compare
+
+
+def _columns_of(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> tuple[slice, slice]:
+    sides = (fitted.schema.query_fields, fitted.schema.ad_fields)
+    columns, ad_columns = (dict(encoding.columns(fields)) for fields in sides)
+    return columns[own], ad_columns[of_ad]
+
+
+def _logarithms(fitted: encoding.FittedSchema, field: Field) -> np.ndarray:
+    """Returns the scaled logarithm of each id of a numeric field; NaN for a missing number."""
+    table = numbers.numbers_of_ids(fitted.statistics[field.name].boundaries)
+    table[0] = np.nan
+    return table
+
+
+def _shared_ids(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> np.ndarray:
+    """Returns the id in the ad's field of each value of the query's vocabulary; 0 if not in it."""
+    values, others = (pa.array(fitted.statistics[f.name].vocabulary) for f in (own, of_ad))
+    if not len(values) or not len(others):
+        return np.zeros(len(values), np.int32)
+    return 1 + pc.fill_null(pc.index_in(values, value_set=others), -1).to_numpy()
+
+
+def _may_be_equal(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> bool:
+    kinds = ("categorical", "categorical_list")
+    if own.kind not in kinds or of_ad.kind not in kinds:
+        return False
+    schema = fitted.schema
+    if own.source == schema.user_key or of_ad.source in schema.ad_key:
+        return False
+    shared = np.count_nonzero(_shared_ids(fitted, own, of_ad))
+    smaller = min(len(fitted.statistics[field.name].vocabulary) for field in (own, of_ad))
+    return shared >= max(_MIN_SHARED_VALUES, _MIN_SHARED * smaller)
+
+
+def _clicked_rows(data_set: reader.DataSet) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids of queries [N, Wq] and ads [N, Wa] of some clicked training rows, shuffled."""
+    rows = next(iter(data_set.windows("train", _SEED)))
+    clicked = np.random.default_rng(_SEED).permutation(np.flatnonzero(rows["click"].numpy() == 1))
+    request = np.repeat(np.arange(len(rows["query"])), rows["list_lengths"].numpy())
+    return rows["query"].numpy()[request[clicked]], rows["ad"].numpy()[clicked]
+
+
+def _correlation(
+    fitted: encoding.FittedSchema, pair: FieldPair, query: np.ndarray, ad: np.ndarray
+) -> float:
+    """Returns the correlation of two numbers; 0 if it may be chance."""
+    columns = _columns_of(fitted, *pair)
+    values = [
+        _logarithms(fitted, field)[rows[:, own.start]]
+        for field, rows, own in zip(pair, (query, ad), columns, strict=True)
+    ]
+    known = ~np.isnan(values[0] + values[1])
+    own, others = (column[known].astype(np.float64) for column in values)
+    if len(own) < 2 or not own.std() or not others.std():
+        return 0.0
+    correlation = float(np.corrcoef(own, others)[0, 1])
+    return correlation if correlation * np.sqrt(len(own)) >= _MIN_ERRORS else 0.0
+
+
+def _are_often_equal(compare: _Compare, query: np.ndarray, ad: np.ndarray) -> bool:
+    """Returns whether values are equal more often than if the rows [N] were paired at random."""
+    equal = np.count_nonzero(compare(query, ad))
+    by_chance = np.count_nonzero(compare(query, np.roll(ad, 1, axis=0)))
+    return equal >= _MIN_RATIO * by_chance + _MIN_ERRORS * np.sqrt(max(by_chance, 1))
