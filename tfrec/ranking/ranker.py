@@ -141,7 +141,8 @@ class Ranker(ranking_model.RankingModel):
         # Dense(concat(query, ad, pairs)) in parts: the query's part is computed once.
         products = self.products(side.embeddings, ad_embeddings)
         compared = self.comparisons(side.ids[:, None], ad)  # [B, C, P]
-        pairs = tf.concat([products, tf.reshape(compared, [-1, compared.shape[-1]])], axis=-1)
+        compared = tf.reshape(compared, [tf.shape(products)[0], compared.shape[-1]])
+        pairs = tf.concat([products, compared], axis=-1)
         hidden = self.ad_input(ad_flat) + self.pair_input(pairs)  # [B C, W]
         shape = [tf.shape(ad)[0], tf.shape(ad)[1], hidden.shape[-1]]
         encoded = self.encode_candidates(side, tf.reshape(hidden, shape), training)

@@ -54,3 +54,25 @@ def test_a_layer_that_a_subclass_has_changed_is_exported_as_it_was_trained(data_
     exported = candidate_scores.score_candidates(model, batch["query"], batch["ad"])
     for head, logits in trained.items():
         np.testing.assert_allclose(exported[head], logits, atol=1e-4)
+
+
+def test_compared_fields_change_the_scores_and_are_exported(data_set, ranker_config):
+    schema = data_set.schema
+    pair = tuple(
+        next(field for field in side if field.kind == "numeric")
+        for side in (schema.query_fields, schema.ad_fields)
+    )
+    batch = next(iter(data_set.batches("test", 8)))
+    tf.keras.utils.set_random_seed(1)
+    model = ranking.Ranker(data_set.fitted, ranker_config, ["click", "revenue"], compared=[pair])
+    trained = model.score(batch["query"], batch["ad"])
+    exported = candidate_scores.score_candidates(model, batch["query"], batch["ad"], parts=2)
+    for head, logits in trained.items():
+        np.testing.assert_allclose(exported[head], logits, atol=1e-4)
+    # Both orders read them.
+    assert np.any(model.comparisons(batch["query"][:, None], batch["ad"]))
+    kernels = [model.pair_input.kernel, *(own.kernel for own in model.head_layers.values())]
+    for kernel in kernels:
+        kernel.assign(tf.concat([kernel[:-3], tf.zeros_like(kernel[-3:])], axis=0))
+    without = candidate_scores.score_candidates(model, batch["query"], batch["ad"])
+    assert np.abs(without["click"] - exported["click"]).max() > 0.01

@@ -103,15 +103,6 @@ def test_a_side_of_one_kind_only_works(kind):
     assert len(layer.sparse_variables) == (kind == "categorical")
 
 
-def test_the_cross_layer_multiplies_by_the_input_and_adds_what_it_crosses():
-    layer = features.CrossLayer()
-    x0, x = tf.constant([[1.0, 2.0]]), tf.constant([[3.0, 5.0]])
-    layer(x0, x)
-    layer.set_weights([np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([0.0, 1.0])])
-    # x W + b = (3 + 5, 5 + 1); times x0: (8, 12); plus x: (11, 17).
-    np.testing.assert_allclose(layer(x0, x), [[11.0, 17.0]])
-
-
 # Table rows: country 0..3, then the lists: genres 4..7 (ids 0..3) and tags 8..10 (ids 0..2).
 LIST_FIELDS = (
     schema.Field("genres", "categorical_list", "query", num_oov_buckets=1, max_list_length=3),

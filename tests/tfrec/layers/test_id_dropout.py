@@ -204,4 +204,4 @@ def test_rates_make_up_for_oov_values_that_training_rows_lack(new_users, ranker_
         assert rates["user"] == pytest.approx((0.8 - spared) / (1 - spared), abs=0.05)
     model = ranker_training.build_ranker(new_users, ranker_config)
     ranker_training.start(model, new_users)
-    assert model.dropout.rates == {"user": 0.05, **rates}
+    assert model.id_dropout.rates == {"user": 0.05, **rates}

@@ -1,0 +1,155 @@
+"""Cross layers, and comparisons of a query's fields with an ad's."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec.layers import crosses
+from tfrecords import encoding, reader
+from tfrecords.schema import Field, Schema
+
+INTEREST = Field("interest", "categorical", "query", num_oov_buckets=1)
+PAGES = Field("pages", "categorical_list", "query", num_oov_buckets=1, max_list_length=3)
+BUDGET = Field("budget", "numeric", "query")
+CATEGORY = Field("category", "categorical", "ad", num_oov_buckets=1)
+PRICE = Field("price", "numeric", "ad")
+CATEGORIES = ("shoes", "bags", "toys")
+SCHEMA = Schema(
+    "shop",
+    (INTEREST, PAGES, BUDGET, CATEGORY, PRICE),
+    ad_key=("sku",),
+    click="clicked",
+)
+# Values are in another order on each side.
+FITTED = encoding.FittedSchema(
+    SCHEMA,
+    {
+        "interest": encoding.FieldStatistics(("toys", "none", "shoes", "bags")),
+        "pages": encoding.FieldStatistics(("home", "bags", "toys")),
+        "budget": encoding.FieldStatistics(boundaries=(1.0, 10.0, 100.0)),
+        "category": encoding.FieldStatistics(CATEGORIES),
+        "price": encoding.FieldStatistics(boundaries=(1.0, 10.0, 100.0)),
+    },
+)
+
+
+def test_the_cross_layer_multiplies_by_the_input_and_adds_what_it_crosses():
+    layer = crosses.CrossLayer()
+    x0, x = tf.constant([[1.0, 2.0]]), tf.constant([[3.0, 5.0]])
+    layer(x0, x)
+    layer.set_weights([np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([0.0, 1.0])])
+    # x W + b = (3 + 5, 5 + 1); times x0: (8, 12); plus x: (11, 17).
+    np.testing.assert_allclose(layer(x0, x), [[11.0, 17.0]])
+
+
+def encoded(fields, **columns):
+    """Rows [N, W] of raw columns."""
+    tensors = {name: tf.constant(values) for name, values in columns.items()}
+    return encoding.Encoder(FITTED, fields)(tensors)
+
+
+def queries(interest, pages, budget):
+    return encoded(SCHEMA.query_fields, interest=interest, pages=pages, budget=budget)
+
+
+def ads(category, price):
+    return encoded(SCHEMA.ad_fields, category=category, price=price)
+
+
+def test_equal_values_are_counted_whatever_their_ids_and_missing_ones_are_equal_to_nothing():
+    compare = crosses.Comparisons(FITTED, [(INTEREST, CATEGORY), (PAGES, CATEGORY)])
+    query = queries(
+        ["toys", "none", "", "unknown"],
+        [["home", "toys", ""], ["bags", "", ""], ["", "", ""], ["unknown", "", ""]],
+        [1.0] * 4,
+    )
+    ad = ads(["toys", "bags", "", "unknown"], [1.0] * 4)
+    one = np.log(2.0)
+    np.testing.assert_allclose(compare(query, ad), [[one, one], [0, one], [0, 0], [0, 0]])
+
+
+def test_numbers_are_compared_by_their_logarithms_and_missing_ones_give_0():
+    compare = crosses.Comparisons(FITTED, [(BUDGET, PRICE)])
+    nothing = [""] * 4, [["", "", ""]] * 4
+    # Buckets from 1, 10 and 100 on; a step of ten is about a standard deviation.
+    query = queries(*nothing, [10.0, 10.0, 100.0, np.nan])
+    found = compare(query, ads([""] * 4, [10.0, 100.0, 1.0, 100.0])).numpy()
+    np.testing.assert_allclose(found[0], 0.0)
+    assert found[1, 0] > 1.0
+    assert found[1, 1] == pytest.approx(found[1, 0] - 1.0)
+    assert found[1, 2] == 0.0
+    assert found[2, 2] > 1.5
+    assert not found[2, :2].any()
+    np.testing.assert_allclose(found[3], 0.0)
+
+
+def test_each_query_is_compared_with_each_of_its_candidates():
+    compare = crosses.Comparisons(FITTED, [(INTEREST, CATEGORY)])
+    query = queries(["toys", "bags"], [["", "", ""]] * 2, [1.0, 1.0])
+    ad = tf.reshape(ads(["toys", "bags", "toys", "toys"], [1.0] * 4), [2, 2, -1])
+    assert compare(query[:, None], ad).numpy().astype(bool).tolist() == [[[1], [0]], [[0], [0]]]
+
+
+def test_without_pairs_there_are_no_columns():
+    assert crosses.Comparisons(FITTED, [])(tf.zeros([2, 1, 5]), tf.zeros([2, 3, 2])).shape == (
+        2,
+        3,
+        0,
+    )
+
+
+class Rows(reader.DataSet):
+    """A data set of clicked rows, one ad per request."""
+
+    def __init__(self, fitted, query, ad):
+        self.fitted, self.schema = fitted, fitted.schema
+        count = len(query)
+        self._window = {
+            "query": query,
+            "ad": ad,
+            "list_lengths": tf.ones(count, tf.int32),
+            "click": tf.ones(count),
+        }
+
+    def windows(self, split, seed=None):
+        assert split == "train"
+        return [self._window]
+
+
+def related(interest, category, budget, price, fitted=FITTED):
+    count = len(interest)
+    query = queries(interest, [["", "", ""]] * count, budget)
+    pairs = crosses.find_comparisons(Rows(fitted, query, ads(category, price)))
+    return [(own.name, of_ad.name) for own, of_ad in pairs]
+
+
+def test_what_clicked_rows_relate_is_compared_and_nothing_else():
+    rng = np.random.default_rng(0)
+    category = rng.choice(CATEGORIES, 2_000)
+    other = rng.choice(CATEGORIES, 2_000)
+    price = np.exp(rng.normal(2, 2, 2_000)).astype(np.float32)
+    budget = (price * np.exp(rng.normal(0, 2, 2_000))).astype(np.float32)
+    any_budget = rng.permutation(budget)
+    often = np.where(rng.random(2_000) < 0.5, category, other)
+    assert related(often, category, budget, price) == [
+        ("interest", "category"),
+        ("budget", "price"),
+    ]
+    assert related(other, category, budget, price) == [("budget", "price")]
+    assert related(often, category, any_budget, price) == [("interest", "category")]
+    # Users who avoid prices near their budgets: a difference of the two says nothing.
+    assert related(other, category, (1 / budget).astype(np.float32), price) == []
+
+
+def test_few_rows_and_keys_relate_nothing():
+    same = ["toys", "bags", "shoes"] * 3
+    numbers = np.array([1.0, 10.0, 100.0] * 3, np.float32)
+    assert related(same, same, numbers, numbers) == []
+    many = same * 100
+    keyed = dataclasses.replace(SCHEMA, ad_key=("category",))
+    fitted = encoding.FittedSchema(keyed, FITTED.statistics)
+    budget = np.ones(900, np.float32)
+    assert related(many, many, budget, budget) == [("interest", "category")]
+    assert related(many, many, budget, budget, fitted) == []
