@@ -15,6 +15,7 @@ References:
     Wang et al., DCN V2: Improved Deep & Cross Network, 2021 (cross layers).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -36,7 +37,7 @@ _SEED = 1
 _MIN_SHARED, _MIN_SHARED_VALUES = 0.5, 2
 # Clicked rows relate numbers with a correlation of at least this, and values that are equal this
 # many times as often as by chance; both must also be this many standard errors above chance.
-_MIN_CORRELATION, _MIN_RATIO, _MIN_ERRORS = 0.2, 1.5, 4.0
+_MIN_CORRELATION, _MIN_RATIO, _MIN_ERRORS = 0.2, 1.2, 4.0
 # The most correlated pairs of numbers; a log of counts alone may have hundreds.
 _MAX_PAIRS_OF_NUMBERS = 8
 
@@ -196,7 +197,7 @@ def _may_be_equal(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> bo
     schema = fitted.schema
     if own.source == schema.user_key or of_ad.source in schema.ad_key:
         return False
-    shared = np.count_nonzero(_shared_ids(fitted, own, of_ad))
+    shared = int(np.count_nonzero(_shared_ids(fitted, own, of_ad)))
     smaller = min(len(fitted.statistics[field.name].vocabulary) for field in (own, of_ad))
     return shared >= max(_MIN_SHARED_VALUES, _MIN_SHARED * smaller)
 
@@ -223,11 +224,12 @@ def _correlation(
     if len(own) < 2 or not own.std() or not others.std():
         return 0.0
     correlation = float(np.corrcoef(own, others)[0, 1])
-    return correlation if correlation * np.sqrt(len(own)) >= _MIN_ERRORS else 0.0
+    return correlation if correlation * math.sqrt(len(own)) >= _MIN_ERRORS else 0.0
 
 
 def _are_often_equal(compare: _Compare, query: np.ndarray, ad: np.ndarray) -> bool:
     """Returns whether values are equal more often than if the rows [N] were paired at random."""
-    equal = np.count_nonzero(compare(query, ad))
-    by_chance = np.count_nonzero(compare(query, np.roll(ad, 1, axis=0)))
-    return equal >= _MIN_RATIO * by_chance + _MIN_ERRORS * np.sqrt(max(by_chance, 1))
+    equal, by_chance = (
+        int(np.count_nonzero(compare(query, rows))) for rows in (ad, np.roll(ad, 1, axis=0))
+    )
+    return equal >= _MIN_RATIO * by_chance + _MIN_ERRORS * math.sqrt(max(by_chance, 1))

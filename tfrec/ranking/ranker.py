@@ -88,6 +88,7 @@ class Ranker(ranking_model.RankingModel):
         self.query_embeddings = layers.FieldEmbeddings(
             fitted, schema.query_fields, dim, ties, self.ad_embeddings, l2=l2
         )
+        self.compared = tuple(compared)
         self.comparisons = layers.Comparisons(fitted, compared)
         self.history_tokens = None
         if config.num_blocks and self.query_embeddings.list_widths:

@@ -265,6 +265,10 @@ def train_ranker(
     with strategy.scope():
         model = build_ranker(data_set, config)
         start(model, data_set)
+    compared = [[own.name, of_ad.name] for own, of_ad in model.compared]
+    if progress and compared:
+        pairs = ", ".join(map(" with ".join, compared))
+        terminal.print_above_bars(f"  clicked rows relate {pairs}: the ranker compares them")
     clicks, labeled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
     rows = data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labeled - clicks)
     batch_size = training.batch_size(config.batch_size, rows, _MIN_BATCHES)
@@ -318,6 +322,7 @@ def train_ranker(
     )
     description = {
         "heads": list(model.heads),
+        "compared": compared,
         "calibrators": calibrators.to_json(),
         "score_deviations": default_weights.score_deviations(served, list(model.heads)),
         "validation": ranker_validation.measure_heads(
