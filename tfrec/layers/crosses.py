@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from tfrec.layers import numbers
+from tfrec.layers import histories, numbers
 from tfrecords import encoding, reader
-from tfrecords.schema import Field
+from tfrecords.schema import AD, Field
 
 FieldPair: TypeAlias = tuple[Field, Field]
 """A field of the query side and one of the ad side."""
@@ -47,16 +47,25 @@ class Comparisons:
 
     Equal values give log(1 + n), where n is the number of values that both have. Numbers give how
     far the ad's logarithm is above the query's, how far it is more than 1 above, and how far it is
-    below, in standard deviations of the two fields. A missing value gives 0.
+    below, in standard deviations of the two fields. The number of a history is the mean of its
+    ads. A missing value gives 0.
 
     Args:
         fitted: The fitted schema.
-        pairs: The fields to compare, from `find_comparisons`: two of numbers or two of values.
+        pairs: The fields to compare, from `find_comparisons`.
+        ties: From `histories.find_histories`; required to compare histories.
     """
 
-    def __init__(self, fitted: encoding.FittedSchema, pairs: Sequence[FieldPair]) -> None:
+    def __init__(
+        self,
+        fitted: encoding.FittedSchema,
+        pairs: Sequence[FieldPair],
+        ties: histories.Ties | None = None,
+    ) -> None:
         self._compare = [
-            (_differences if own.kind == "numeric" else _equal_values)(fitted, own, of_ad)
+            _differences(fitted, own, of_ad, ties or {})
+            if of_ad.kind == "numeric"
+            else _equal_values(fitted, own, of_ad)
             for own, of_ad in pairs
         ]
 
@@ -75,17 +84,18 @@ class Comparisons:
         return tf.concat([none, *(compare(query, ad) for compare in self._compare)], axis=-1)
 
 
-def find_comparisons(data_set: reader.DataSet) -> list[FieldPair]:
+def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldPair]:
     """Finds the fields of both sides that clicked rows relate.
 
     - Numbers whose logarithms are correlated: expensive ads are shown to, and clicked by, users
-      with large budgets.
+      with large budgets, or who clicked expensive ads before.
     - Values that are equal more often than if rows were paired at random: users click the category
       that they are looking at. The vocabularies must overlap, and keys are left out: two sets of
       ids that count from 1 have nothing in common.
 
     Args:
         data_set: The data set; a few hundred thousand training rows are read.
+        ties: From `histories.find_histories`.
 
     Returns:
         The pairs of values, in the order of the schema, then of numbers, the most correlated first.
@@ -97,8 +107,9 @@ def find_comparisons(data_set: reader.DataSet) -> list[FieldPair]:
     equal = []
     for own in schema.query_fields:
         for of_ad in schema.ad_fields:
-            if own.kind == of_ad.kind == "numeric":
-                correlation = _correlation(fitted, (own, of_ad), query, ad)
+            if of_ad.kind == "numeric" and (own.kind == "numeric" or _lists_ads(own, ties)):
+                numbers_of_rows = _numbers(fitted, own, of_ad, ties)
+                correlation = _correlation(numbers_of_rows(query, ad))
                 if correlation >= _MIN_CORRELATION:
                     correlated[own, of_ad] = correlation
             elif _may_be_equal(fitted, own, of_ad) and _are_often_equal(
@@ -155,18 +166,46 @@ def _equal_values(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> _C
     return compare
 
 
-def _differences(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> _Compare:
+def _differences(
+    fitted: encoding.FittedSchema, own: Field, of_ad: Field, ties: histories.Ties
+) -> _Compare:
     """Returns the function from rows to how far a number is above another [..., 3]."""
-    tables = [_logarithms(fitted, field) for field in (own, of_ad)]
-    columns, ad_columns = (part.start for part in _columns_of(fitted, own, of_ad))
+    numbers_of_rows = _numbers(fitted, own, of_ad, ties)
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
-        above = tf.gather(tables[1], ad[..., ad_columns])
-        above -= tf.gather(tables[0], query[..., columns])
+        number, number_of_ad = numbers_of_rows(query, ad)
+        above = number_of_ad - number
         above = tf.where(tf.math.is_nan(above), 0.0, above)
         return tf.nn.relu(tf.stack([above, above - 1.0, -above], axis=-1))
 
     return compare
+
+
+def _numbers(
+    fitted: encoding.FittedSchema, own: Field, of_ad: Field, ties: histories.Ties
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Returns the function from rows to the logarithms of both numbers [...]; NaN is missing."""
+    columns, ad_columns = _columns_of(fitted, own, of_ad)
+    of_ads = _logarithms(fitted, of_ad)
+    if own.kind == "numeric":
+        values = _logarithms(fitted, own)
+    else:
+        columns = slice(columns.start, columns.start + own.list_length)
+        values = of_ads[ties[own.name][:, ad_columns.start]]
+
+    def numbers_of_rows(query: tf.Tensor, ad: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        listed = tf.gather(values, query[..., columns])
+        known = tf.logical_not(tf.math.is_nan(listed))
+        total = tf.reduce_sum(tf.where(known, listed, 0.0), axis=-1)
+        # The mean of no numbers is NaN.
+        mean = total / tf.reduce_sum(tf.cast(known, tf.float32), axis=-1)
+        return mean, tf.gather(of_ads, ad[..., ad_columns.start])
+
+    return numbers_of_rows
+
+
+def _lists_ads(field: Field, ties: histories.Ties) -> bool:
+    return field.kind == "history" and field.of == AD and field.name in ties
 
 
 def _columns_of(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> tuple[slice, slice]:
@@ -210,17 +249,10 @@ def _clicked_rows(data_set: reader.DataSet) -> tuple[np.ndarray, np.ndarray]:
     return rows["query"].numpy()[request[clicked]], rows["ad"].numpy()[clicked]
 
 
-def _correlation(
-    fitted: encoding.FittedSchema, pair: FieldPair, query: np.ndarray, ad: np.ndarray
-) -> float:
-    """Returns the correlation of two numbers; 0 if it may be chance."""
-    columns = _columns_of(fitted, *pair)
-    values = [
-        _logarithms(fitted, field)[rows[:, own.start]]
-        for field, rows, own in zip(pair, (query, ad), columns, strict=True)
-    ]
-    known = ~np.isnan(values[0] + values[1])
-    own, others = (column[known].astype(np.float64) for column in values)
+def _correlation(numbers_of_rows: tuple[tf.Tensor, tf.Tensor]) -> float:
+    """Returns the correlation of two numbers [N], NaN where missing; 0 if it may be chance."""
+    values = np.stack(numbers_of_rows).astype(np.float64)
+    own, others = values[:, ~np.isnan(values.sum(axis=0))]
     if len(own) < 2 or not own.std() or not others.std():
         return 0.0
     correlation = float(np.corrcoef(own, others)[0, 1])

@@ -89,7 +89,7 @@ class Ranker(ranking_model.RankingModel):
             fitted, schema.query_fields, dim, ties, self.ad_embeddings, l2=l2
         )
         self.compared = tuple(compared)
-        self.comparisons = layers.Comparisons(fitted, compared)
+        self.comparisons = layers.Comparisons(fitted, compared, ties)
         self.history_tokens = None
         if config.num_blocks and self.query_embeddings.list_widths:
             self.history_tokens = layers.HistoryTokens(
@@ -116,7 +116,7 @@ class Ranker(ranking_model.RankingModel):
     ) -> Self:
         """See `RankingModel`; the catalog and clicked rows say which fields are related."""
         ties = layers.find_histories(data_set.fitted, data_set.catalog())
-        compared = layers.find_comparisons(data_set)
+        compared = layers.find_comparisons(data_set, ties)
         return cls(data_set.fitted, config, heads, ties=ties, compared=compared)
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:

@@ -85,6 +85,37 @@ def test_numbers_are_compared_by_their_logarithms_and_missing_ones_give_0():
     np.testing.assert_allclose(found[3], 0.0)
 
 
+def test_the_number_of_a_history_is_the_mean_of_its_ads():
+    history = Field("recent", "history", "query", of="ad", event=("click",), max_length=3)
+    sku = Field("sku", "categorical", "ad", num_oov_buckets=1)
+    schema = Schema(
+        "shop",
+        (history, BUDGET, sku, PRICE),
+        ad_key=("sku",),
+        click="clicked",
+        time="time",
+        user_key="user",
+    )
+    statistics = {name: FITTED.statistics[name] for name in ("budget", "price")}
+    skus = encoding.FieldStatistics(("a", "b", "c"))
+    fitted = encoding.FittedSchema(schema, {**statistics, "sku": skus})
+    # Ids: missing, a, b, c, out of the vocabulary; prices of 1, 100, none and none.
+    of_ads = np.array([[0, 0], [1, 2], [2, 4], [3, 0], [4, 0]], np.int32)
+    columns = {field.name: own.start for field, own in encoding.columns(schema.query_fields)}
+    query = np.zeros((4, encoding.width(schema.query_fields)), np.int32)
+    query[:, columns["recent"] : columns["recent"] + 3] = [[1, 2, 0], [1, 3, 4], [3, 0, 0], [0] * 3]
+    query[:, columns["budget"]] = 2  # 1
+    ad = np.array([[1, 4]] * 4, np.int32)  # a price of 100
+    of_history, of_budget = schema.query_fields
+    by_history, by_budget = (
+        crosses.Comparisons(fitted, [(own, PRICE)], {"recent": of_ads})(query, ad).numpy()[:, 0]
+        for own in (of_history, of_budget)
+    )
+    # 100 is above 1 and 100 by half as much as above 1. Ads without a price do not count.
+    assert by_budget[0] > 1.0
+    np.testing.assert_allclose(by_history, [by_budget[0] / 2, by_budget[0], 0.0, 0.0], rtol=1e-5)
+
+
 def test_each_query_is_compared_with_each_of_its_candidates():
     compare = crosses.Comparisons(FITTED, [(INTEREST, CATEGORY)])
     query = queries(["toys", "bags"], [["", "", ""]] * 2, [1.0, 1.0])
@@ -121,7 +152,7 @@ class Rows(reader.DataSet):
 def related(interest, category, budget, price, fitted=FITTED):
     count = len(interest)
     query = queries(interest, [["", "", ""]] * count, budget)
-    pairs = crosses.find_comparisons(Rows(fitted, query, ads(category, price)))
+    pairs = crosses.find_comparisons(Rows(fitted, query, ads(category, price)), {})
     return [(own.name, of_ad.name) for own, of_ad in pairs]
 
 
