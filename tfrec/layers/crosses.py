@@ -31,7 +31,8 @@ from tfrecords.schema import AD, Field
 FieldPair: TypeAlias = tuple[Field, Field]
 """A field of the query side and one of the ad side."""
 _Compare = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-_SEED = 1
+# Number of clicked rows that are read to find fields to compare.
+_MAX_ROWS, _SEED = 20_000, 1
 # Values are compared if both vocabularies share this part of the smaller one, and at least this
 # many.
 _MIN_SHARED, _MIN_SHARED_VALUES = 0.5, 2
@@ -107,7 +108,7 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[Fie
     equal = []
     for own in schema.query_fields:
         for of_ad in schema.ad_fields:
-            if of_ad.kind == "numeric" and (own.kind == "numeric" or _lists_ads(own, ties)):
+            if _have_numbers(own, of_ad, ties):
                 numbers_of_rows = _numbers(fitted, own, of_ad, ties)
                 correlation = _correlation(numbers_of_rows(query, ad))
                 if correlation >= _MIN_CORRELATION:
@@ -204,8 +205,10 @@ def _numbers(
     return numbers_of_rows
 
 
-def _lists_ads(field: Field, ties: histories.Ties) -> bool:
-    return field.kind == "history" and field.of == AD and field.name in ties
+def _have_numbers(own: Field, of_ad: Field, ties: histories.Ties) -> bool:
+    """Returns whether both are numbers; the ads of a history have them, but not earlier rates."""
+    lists_ads = own.kind == "history" and own.of == AD and own.name in ties
+    return of_ad.kind == "numeric" and (own.kind == "numeric" or (lists_ads and of_ad.of is None))
 
 
 def _columns_of(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> tuple[slice, slice]:
@@ -244,7 +247,8 @@ def _may_be_equal(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> bo
 def _clicked_rows(data_set: reader.DataSet) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids of queries [N, Wq] and ads [N, Wa] of some clicked training rows, shuffled."""
     rows = next(iter(data_set.windows("train", _SEED)))
-    clicked = np.random.default_rng(_SEED).permutation(np.flatnonzero(rows["click"].numpy() == 1))
+    clicked = np.flatnonzero(rows["click"].numpy() == 1)
+    clicked = np.random.default_rng(_SEED).permutation(clicked)[:_MAX_ROWS]
     request = np.repeat(np.arange(len(rows["query"])), rows["list_lengths"].numpy())
     return rows["query"].numpy()[request[clicked]], rows["ad"].numpy()[clicked]
 
