@@ -34,6 +34,8 @@ _OPTIONS = (
 # the memory of a GPU. The status has no other field that tells them apart.
 _TOO_LARGE = ("larger than max", "OOM", "Out of memory")
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.002, 0.05
+# Time for the watcher of a closed channel to end.
+_SECONDS_OF_WATCHER = 0.1
 
 
 class RankerClient:
@@ -127,8 +129,10 @@ class RankerClient:
             grace_seconds: Time for the calls in flight. None cancels them.
         """
         if self._loop is asyncio.get_running_loop():
-            self._watcher.cancel()
             await self._channel.close(grace_seconds)
+            # Closing usually ends the watcher. Its last event should find the loop running.
+            await asyncio.wait({self._watcher}, timeout=_SECONDS_OF_WATCHER)
+            self._watcher.cancel()
         self._loop = None
 
     def _connect(self) -> prediction_service_pb2_grpc.PredictionServiceStub:

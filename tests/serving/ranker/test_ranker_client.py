@@ -51,3 +51,20 @@ def test_a_call_for_more_than_the_server_scores_is_refused(ranker_address, tiny_
     features = np.zeros([3, 50_000, serving_fixtures.NUM_AD_COLUMNS], np.int32)
     with pytest.raises(errors.RankerReplyError, match="ad_features has 150000 rows; expected at"):
         predict(tiny_bundle, ranker_address, features)
+
+
+def test_a_client_that_outlives_its_loop_leaves_no_event_for_it(tiny_bundle, caplog):
+    features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
+    nobody = f"127.0.0.1:{serving_fixtures.free_port()}"
+    columns, outputs = releases.query_columns(tiny_bundle.manifest), list("c")
+    client = ranker.RankerClient(nobody, version=tiny_bundle.version, outputs=outputs)
+
+    async def call():
+        with pytest.raises(errors.RankerUnavailableError):
+            await client.predict(columns, features, 0.2)
+        await client.close()
+
+    for _ in range(3):
+        asyncio.run(call())
+    # What gRPC raises in a callback, asyncio logs.
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
