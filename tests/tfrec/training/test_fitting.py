@@ -124,6 +124,7 @@ def test_the_loss_falls_and_every_epoch_is_in_the_history(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run")
 def test_a_run_can_be_debugged_eagerly(tmp_path):
     tf.config.run_functions_eagerly(True)
     try:
