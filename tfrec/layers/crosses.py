@@ -1,8 +1,8 @@
-"""What crosses the query and the ad side: products of embeddings, cross layers, and comparisons.
+"""Crosses of the query and the ad side: products of embeddings, cross layers, and comparisons.
 
 Products of embeddings are learned for each value of one side with each value of the other. A
 comparison says what holds for all values: both sides have the same one, such as the category of a
-page and of an ad, or a number of the ad is above one of the query, such as a price above a budget.
+page and of an ad, or a number of the ad is high for one of the query, such as a price for a budget.
 Few rows have any one pair of values, but many have equal ones, so comparisons are learned from
 small logs, and they hold for pairs that the log does not show.
 
@@ -31,14 +31,18 @@ from tfrecords.schema import AD, Field
 FieldPair: TypeAlias = tuple[Field, Field]
 """A field of the query side and one of the ad side."""
 _Compare = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-# Number of clicked rows that are read to find fields to compare.
-_MAX_ROWS, _SEED = 20_000, 1
-# Values are compared if both vocabularies share this part of the smaller one, and at least this
-# many.
-_MIN_SHARED, _MIN_SHARED_VALUES = 0.5, 2
-# Clicked rows relate numbers with a correlation of at least this, and values that are equal this
-# many times as often as by chance; both must also be this many standard errors above chance.
-_MIN_CORRELATION, _MIN_RATIO, _MIN_ERRORS = 0.2, 1.2, 4.0
+_Numbers = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+# Maximum number of clicked rows that are read to find fields to compare.
+_MAX_CLICKED_ROWS, _SEED = 20_000, 1
+# Categorical fields are compared if their most frequent values overlap: as many of each are looked
+# up, and at least this part of the shorter list must be shared, and at least two values.
+_NUM_FREQUENT, _MIN_SHARED_PART, _MIN_SHARED = 1_000, 0.5, 2
+# Pairs of longer lists are left out, because all values are compared with all.
+_MAX_PAIRS_OF_VALUES = 1_024
+# Numbers must have a correlation of at least this in clicked rows. Values must be equal (or, if
+# most are, unequal) this many times as often (as rarely) as in rows that are paired at random. Both
+# must be this many standard errors from chance, which is the mean of several pairings.
+_MIN_CORRELATION, _MIN_RATIO, _MIN_ERRORS, _NUM_PAIRINGS = 0.2, 1.2, 4.0, 20
 # The most correlated pairs of numbers; a log of counts alone may have hundreds.
 _MAX_PAIRS_OF_NUMBERS = 8
 
@@ -46,10 +50,13 @@ _MAX_PAIRS_OF_NUMBERS = 8
 class Comparisons:
     """Compares fields of a query with fields of an ad.
 
-    Equal values give log(1 + n), where n is the number of values that both have. Numbers give how
-    far the ad's logarithm is above the query's, how far it is more than 1 above, and how far it is
-    below, in standard deviations of the two fields. The number of a history is the mean of its
-    ads. A missing value gives 0.
+    - Categorical fields give log(1 + n), where n is the number of the ad's values that the query
+      has.
+    - Numbers give max(d, 0), max(d - 1, 0) and max(-d, 0), where d is the ad's logarithm minus the
+      query's, each standardized over its buckets: how high the ad's number is for the query's. The
+      number of a history is the mean of its ads.
+
+    A missing value gives 0.
 
     Args:
         fitted: The fitted schema.
@@ -63,62 +70,63 @@ class Comparisons:
         pairs: Sequence[FieldPair],
         ties: histories.Ties | None = None,
     ) -> None:
-        self._compare = [
-            _differences(fitted, own, of_ad, ties or {})
-            if of_ad.kind == "numeric"
-            else _equal_values(fitted, own, of_ad)
-            for own, of_ad in pairs
+        self._comparisons = [
+            _differences(fitted, query_field, ad_field, ties or {})
+            if ad_field.kind == "numeric"
+            else _equal_values(fitted, query_field, ad_field)
+            for query_field, ad_field in pairs
         ]
 
     def __call__(self, query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
         """Compares encoded rows.
 
         Args:
-            query: [..., Wq] int32.
-            ad: [..., Wa] int32; leading dimensions broadcast.
+            query: [..., Wq] int32; its leading dimensions broadcast against the ad's.
+            ad: [..., Wa] int32.
 
         Returns:
             [..., P] float32.
         """
         # Without pairs the result has no columns.
-        none = tf.cast(ad[..., :0], tf.float32)
-        return tf.concat([none, *(compare(query, ad) for compare in self._compare)], axis=-1)
+        no_columns = tf.cast(ad[..., :0], tf.float32)
+        compared = [compare(query, ad) for compare in self._comparisons]
+        return tf.concat([no_columns, *compared], axis=-1)
 
 
 def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldPair]:
-    """Finds the fields of both sides that clicked rows relate.
+    """Finds the fields of both sides that go together in clicked rows.
 
     - Numbers whose logarithms are correlated: expensive ads are shown to, and clicked by, users
       with large budgets, or who clicked expensive ads before.
-    - Values that are equal more often than if rows were paired at random: users click the category
-      that they are looking at. The vocabularies must overlap, and keys are left out: two sets of
-      ids that count from 1 have nothing in common.
+    - Categorical fields whose values are equal more often than if rows were paired at random: users
+      click the category that they are looking at. Their vocabularies must overlap, and keys are
+      left out: two sets of ids that count from 1 have nothing in common.
 
     Args:
-        data_set: The data set; a few hundred thousand training rows are read.
+        data_set: The data set; up to 20,000 clicked training rows are read.
         ties: From `histories.find_histories`.
 
     Returns:
-        The pairs of values, in the order of the schema, then of numbers, the most correlated first.
+        Pairs of categorical fields in the order of the schema, then pairs of numbers, the most
+        correlated first.
     """
     query, ad = _clicked_rows(data_set)
     fitted = data_set.fitted
-    schema = fitted.schema
-    correlated: dict[FieldPair, float] = {}
-    equal = []
-    for own in schema.query_fields:
-        for of_ad in schema.ad_fields:
-            if _have_numbers(own, of_ad, ties):
-                numbers_of_rows = _numbers(fitted, own, of_ad, ties)
-                correlation = _correlation(numbers_of_rows(query, ad))
+    correlations: dict[FieldPair, float] = {}
+    often_equal = []
+    for query_field in fitted.schema.query_fields:
+        for ad_field in fitted.schema.ad_fields:
+            if _are_numbers(query_field, ad_field, ties):
+                numbers_of_rows = _numbers(fitted, query_field, ad_field, ties)
+                correlation = _correlation(*numbers_of_rows(query, ad))
                 if correlation >= _MIN_CORRELATION:
-                    correlated[own, of_ad] = correlation
-            elif _may_be_equal(fitted, own, of_ad) and _are_often_equal(
-                _equal_values(fitted, own, of_ad), query, ad
+                    correlations[query_field, ad_field] = correlation
+            elif _may_be_equal(fitted, query_field, ad_field) and _are_often_equal(
+                _equal_values(fitted, query_field, ad_field), query, ad
             ):
-                equal.append((own, of_ad))
-    strongest = sorted(correlated, key=lambda pair: -correlated[pair])
-    return [*equal, *strongest[:_MAX_PAIRS_OF_NUMBERS]]
+                often_equal.append((query_field, ad_field))
+    strongest = sorted(correlations, key=lambda pair: -correlations[pair])
+    return [*often_equal, *strongest[:_MAX_PAIRS_OF_NUMBERS]]
 
 
 def pairwise_products(query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:
@@ -152,30 +160,32 @@ class CrossLayer(tf.keras.layers.Layer):
         return x0 * self._project(x) + x
 
 
-def _equal_values(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> _Compare:
+def _equal_values(fitted: encoding.FittedSchema, query_field: Field, ad_field: Field) -> _Compare:
     """Returns the function from rows to log(1 + the number of equal values) [..., 1]."""
-    columns, ad_columns = _columns_of(fitted, own, of_ad)
-    ids = np.zeros(fitted.cardinality(own), np.int32)  # of the ad's field, [V]
-    shared = _shared_ids(fitted, own, of_ad)
+    columns, ad_columns = _columns_of(fitted, query_field, ad_field)
+    vocabularies = (fitted.statistics[field.name].vocabulary for field in (query_field, ad_field))
+    shared = _ids_of_values(*vocabularies)
+    ids = np.zeros(fitted.cardinality(query_field), np.int32)  # of the ad's field, [V]
     ids[1 : 1 + len(shared)] = shared
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
-        values = tf.gather(ids, query[..., columns])[..., None]  # [..., values, 1]
-        equal = tf.equal(values, ad[..., None, ad_columns]) & (values > 0)
-        return tf.math.log1p(tf.reduce_sum(tf.cast(equal, tf.float32), axis=[-2, -1]))[..., None]
+        values = tf.gather(ids, query[..., columns])[..., None, :]  # [..., 1, Lq]
+        equal = tf.equal(values, ad[..., ad_columns, None]) & (values > 0)  # [..., La, Lq]
+        number = tf.math.count_nonzero(tf.reduce_any(equal, axis=-1), axis=-1, dtype=tf.float32)
+        return tf.math.log1p(number)[..., None]
 
     return compare
 
 
 def _differences(
-    fitted: encoding.FittedSchema, own: Field, of_ad: Field, ties: histories.Ties
+    fitted: encoding.FittedSchema, query_field: Field, ad_field: Field, ties: histories.Ties
 ) -> _Compare:
-    """Returns the function from rows to how far a number is above another [..., 3]."""
-    numbers_of_rows = _numbers(fitted, own, of_ad, ties)
+    """Returns the function from rows to how high an ad's number is for the query's [..., 3]."""
+    numbers_of_rows = _numbers(fitted, query_field, ad_field, ties)
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
-        number, number_of_ad = numbers_of_rows(query, ad)
-        above = number_of_ad - number
+        query_number, ad_number = numbers_of_rows(query, ad)
+        above = ad_number - query_number
         above = tf.where(tf.math.is_nan(above), 0.0, above)
         return tf.nn.relu(tf.stack([above, above - 1.0, -above], axis=-1))
 
@@ -183,16 +193,15 @@ def _differences(
 
 
 def _numbers(
-    fitted: encoding.FittedSchema, own: Field, of_ad: Field, ties: histories.Ties
-) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    fitted: encoding.FittedSchema, query_field: Field, ad_field: Field, ties: histories.Ties
+) -> _Numbers:
     """Returns the function from rows to the logarithms of both numbers [...]; NaN is missing."""
-    columns, ad_columns = _columns_of(fitted, own, of_ad)
-    of_ads = _logarithms(fitted, of_ad)
-    if own.kind == "numeric":
-        values = _logarithms(fitted, own)
+    columns, ad_columns = _columns_of(fitted, query_field, ad_field)
+    of_ads = _logarithms(fitted, ad_field)
+    if query_field.kind == "numeric":
+        values = _logarithms(fitted, query_field)
     else:
-        columns = slice(columns.start, columns.start + own.list_length)
-        values = of_ads[ties[own.name][:, ad_columns.start]]
+        values = of_ads[ties[query_field.name][:, ad_columns.start]]
 
     def numbers_of_rows(query: tf.Tensor, ad: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         listed = tf.gather(values, query[..., columns])
@@ -205,67 +214,90 @@ def _numbers(
     return numbers_of_rows
 
 
-def _have_numbers(own: Field, of_ad: Field, ties: histories.Ties) -> bool:
-    """Returns whether both are numbers; the ads of a history have them, but not earlier rates."""
-    lists_ads = own.kind == "history" and own.of == AD and own.name in ties
-    return of_ad.kind == "numeric" and (own.kind == "numeric" or (lists_ads and of_ad.of is None))
-
-
-def _columns_of(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> tuple[slice, slice]:
+def _columns_of(
+    fitted: encoding.FittedSchema, query_field: Field, ad_field: Field
+) -> tuple[slice, slice]:
     sides = (fitted.schema.query_fields, fitted.schema.ad_fields)
-    columns, ad_columns = (dict(encoding.columns(fields)) for fields in sides)
-    return columns[own], ad_columns[of_ad]
+    columns, ad_columns = (dict(encoding.value_columns(fields)) for fields in sides)
+    return columns[query_field], ad_columns[ad_field]
 
 
 def _logarithms(fitted: encoding.FittedSchema, field: Field) -> np.ndarray:
-    """Returns the scaled logarithm of each id of a numeric field; NaN for a missing number."""
+    """Returns the standardized logarithm of each id of a numeric field; NaN for a missing one."""
     table = numbers.numbers_of_ids(fitted.statistics[field.name].boundaries)
     table[0] = np.nan
     return table
 
 
-def _shared_ids(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> np.ndarray:
-    """Returns the id in the ad's field of each value of the query's vocabulary; 0 if not in it."""
-    values, others = (pa.array(fitted.statistics[f.name].vocabulary) for f in (own, of_ad))
-    if not len(values) or not len(others):
-        return np.zeros(len(values), np.int32)
-    return 1 + pc.fill_null(pc.index_in(values, value_set=others), -1).to_numpy()
+def _ids_of_values(values: Sequence[str], vocabulary: Sequence[str]) -> np.ndarray:
+    """Returns the id in a vocabulary of each value [V], 0 if it is not there."""
+    found = pc.index_in(pa.array(values, pa.string()), pa.array(vocabulary, pa.string()))
+    return 1 + found.fill_null(-1).to_numpy()
 
 
-def _may_be_equal(fitted: encoding.FittedSchema, own: Field, of_ad: Field) -> bool:
-    kinds = ("categorical", "categorical_list")
-    if own.kind not in kinds or of_ad.kind not in kinds:
+def _are_numbers(query_field: Field, ad_field: Field, ties: histories.Ties) -> bool:
+    """Returns whether both fields are numbers, or the first is a history of ads, which have them.
+
+    Rates are left out of histories: the earlier rates of the ads are not known.
+    """
+    lists_ads = query_field.kind == "history" and query_field.of == AD and query_field.name in ties
+    has_numbers = query_field.kind == "numeric" or (lists_ads and ad_field.of is None)
+    return ad_field.kind == "numeric" and has_numbers
+
+
+def _may_be_equal(fitted: encoding.FittedSchema, query_field: Field, ad_field: Field) -> bool:
+    kinds, schema = ("categorical", "categorical_list"), fitted.schema
+    if query_field.kind not in kinds or ad_field.kind not in kinds:
         return False
-    schema = fitted.schema
-    if own.source == schema.user_key or of_ad.source in schema.ad_key:
+    if query_field.source == schema.user_key or schema.ad_key == (ad_field.source,):
         return False
-    shared = int(np.count_nonzero(_shared_ids(fitted, own, of_ad)))
-    smaller = min(len(fitted.statistics[field.name].vocabulary) for field in (own, of_ad))
-    return shared >= max(_MIN_SHARED_VALUES, _MIN_SHARED * smaller)
+    if query_field.width * ad_field.width > _MAX_PAIRS_OF_VALUES:
+        return False
+    frequent = [
+        fitted.statistics[field.name].vocabulary[:_NUM_FREQUENT]
+        for field in (query_field, ad_field)
+    ]
+    shared = int(np.count_nonzero(_ids_of_values(*frequent)))
+    return shared >= max(_MIN_SHARED, _MIN_SHARED_PART * min(map(len, frequent)))
 
 
 def _clicked_rows(data_set: reader.DataSet) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids of queries [N, Wq] and ads [N, Wa] of some clicked training rows, shuffled."""
-    rows = next(iter(data_set.windows("train", _SEED)))
-    clicked = np.flatnonzero(rows["click"].numpy() == 1)
-    clicked = np.random.default_rng(_SEED).permutation(clicked)[:_MAX_ROWS]
-    request = np.repeat(np.arange(len(rows["query"])), rows["list_lengths"].numpy())
-    return rows["query"].numpy()[request[clicked]], rows["ad"].numpy()[clicked]
+    schema = data_set.schema
+    widths = (encoding.width(fields) for fields in (schema.query_fields, schema.ad_fields))
+    parts = [tuple(np.empty((0, width), np.int32) for width in widths)]
+    num_rows = 0
+    for batch in data_set.clicked("train", _MAX_CLICKED_ROWS, _SEED):
+        parts.append((batch["query"].numpy(), batch["ad"].numpy()))
+        num_rows += len(parts[-1][0])
+        if num_rows >= _MAX_CLICKED_ROWS:
+            break
+    query, ad = (np.concatenate(side) for side in zip(*parts, strict=True))
+    shuffled = np.random.default_rng(_SEED).permutation(num_rows)[:_MAX_CLICKED_ROWS]
+    return query[shuffled], ad[shuffled]
 
 
-def _correlation(numbers_of_rows: tuple[tf.Tensor, tf.Tensor]) -> float:
-    """Returns the correlation of two numbers [N], NaN where missing; 0 if it may be chance."""
-    values = np.stack(numbers_of_rows).astype(np.float64)
-    own, others = values[:, ~np.isnan(values.sum(axis=0))]
-    if len(own) < 2 or not own.std() or not others.std():
+def _correlation(query_numbers: tf.Tensor, ad_numbers: tf.Tensor) -> float:
+    """Returns the correlation of numbers [N], NaN where missing; 0 if it may be chance."""
+    values = np.stack([query_numbers, ad_numbers]).astype(np.float64)
+    values = values[:, ~np.isnan(values.sum(axis=0))]
+    if values.shape[1] < 2 or not values.std(axis=1).all():
         return 0.0
-    correlation = float(np.corrcoef(own, others)[0, 1])
-    return correlation if correlation * math.sqrt(len(own)) >= _MIN_ERRORS else 0.0
+    correlation = float(np.corrcoef(values[0], values[1])[0, 1])
+    return correlation if correlation * math.sqrt(values.shape[1]) >= _MIN_ERRORS else 0.0
 
 
 def _are_often_equal(compare: _Compare, query: np.ndarray, ad: np.ndarray) -> bool:
-    """Returns whether values are equal more often than if the rows [N] were paired at random."""
-    equal, by_chance = (
-        int(np.count_nonzero(compare(query, rows))) for rows in (ad, np.roll(ad, 1, axis=0))
+    """Returns whether values are equal more often than if the rows [N] were paired at random.
+
+    If most are equal by chance, such as the languages of users and ads, unequal ones are counted.
+    """
+    equal, *by_chance = (
+        int(np.count_nonzero(compare(query, np.roll(ad, shift, axis=0))))
+        for shift in range(1 + _NUM_PAIRINGS)
     )
-    return equal >= _MIN_RATIO * by_chance + _MIN_ERRORS * math.sqrt(max(by_chance, 1))
+    number, chance = len(ad), float(np.mean(by_chance))
+    if chance <= number / 2:
+        return equal >= _MIN_RATIO * chance + _MIN_ERRORS * math.sqrt(max(chance, 1.0))
+    unequal = number - chance
+    return number - equal <= unequal / _MIN_RATIO - _MIN_ERRORS * math.sqrt(max(unequal, 1.0))

@@ -1,8 +1,8 @@
 """Stage two: a multi-head-attention ranker with the heads of `tfrec.heads`.
 
 A candidate is one token: its ad fields crossed with the query fields, by the inner product
-of each query field's embedding with each ad field's, by comparisons of fields that the log
-relates, by DCN-V2 and by an MLP.
+of each query field's embedding with each ad field's, by comparisons of fields that go together
+in clicked rows, by DCN-V2 and by an MLP.
 Each field of the query side is a token, and so is each value of its lists; candidates attend to
 them. Candidates are isolated: a candidate attends to no other. Its score depends on no other
 candidate and not on the length of the list, so training on short lists matches serving 500
@@ -57,7 +57,6 @@ class Ranker(ranking_model.RankingModel):
         config: Sizes, and weights of the losses.
         heads: Heads to build: the labels of the log.
         ties: Query-side lists whose values are ads, from `layers.find_histories`.
-        compared: Fields of both sides to compare, from `layers.find_comparisons`.
 
     Attributes:
         query_embeddings, ad_embeddings: Embeddings of the fields.
@@ -79,7 +78,6 @@ class Ranker(ranking_model.RankingModel):
         config: RankerConfig,
         heads: Sequence[str],
         ties: layers.Ties | None = None,
-        compared: Sequence[layers.FieldPair] = (),
     ) -> None:
         super().__init__(fitted, config, heads)
         schema, width, hidden = fitted.schema, config.model_dim, config.feed_forward_dim
@@ -88,8 +86,8 @@ class Ranker(ranking_model.RankingModel):
         self.query_embeddings = layers.FieldEmbeddings(
             fitted, schema.query_fields, dim, ties, self.ad_embeddings, l2=l2
         )
-        self.compared = tuple(compared)
-        self.comparisons = layers.Comparisons(fitted, compared, ties)
+        self.ties = ties or {}
+        self.comparisons = layers.Comparisons(fitted, [])
         self.history_tokens = None
         if config.num_blocks and self.query_embeddings.list_widths:
             self.history_tokens = layers.HistoryTokens(
@@ -114,10 +112,18 @@ class Ranker(ranking_model.RankingModel):
     def for_data_set(
         cls, data_set: reader.DataSet, config: RankerConfig, heads: Sequence[str]
     ) -> Self:
-        """See `RankingModel`; the catalog and clicked rows say which fields are related."""
+        """See `RankingModel`; histories are tied to the ads of the catalog."""
         ties = layers.find_histories(data_set.fitted, data_set.catalog())
-        compared = layers.find_comparisons(data_set, ties)
-        return cls(data_set.fitted, config, heads, ties=ties, compared=compared)
+        return cls(data_set.fitted, config, heads, ties=ties)
+
+    def compare(self, pairs: Sequence[layers.FieldPair]) -> None:
+        """Adds comparisons of fields of both sides; call before the weights exist.
+
+        Args:
+            pairs: The fields, from `layers.find_comparisons`.
+        """
+        self.compared = tuple(pairs)
+        self.comparisons = layers.Comparisons(self._fitted, self.compared, self.ties)
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
         """Scores candidates.

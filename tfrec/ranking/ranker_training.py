@@ -12,7 +12,7 @@ import math
 import os
 import pathlib
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,12 +63,18 @@ class Predictions:
         return self.labels[head][known], known, lengths[lengths > 0]
 
 
-def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_model.RankingModel:
+def build_ranker(
+    data_set: reader.DataSet,
+    config: RankerConfig,
+    compared: Iterable[Sequence[str]] | None = None,
+) -> ranking_model.RankingModel:
     """Builds an untrained ranker for a data set, with its weights created.
 
     Args:
         data_set: The converted log; its training labels determine the heads.
         config: Sizes and options.
+        compared: Names of the fields that a trained `Ranker` compares; None: those that go together
+            in clicked rows.
 
     Raises:
         FileNotFoundError: See `reader.DataSet.catalog`.
@@ -89,6 +95,13 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
         ) from error
     training.check_constructed(model)
     model.learn_positions(config.num_positions if knows_positions(data_set) else 0)
+    if isinstance(model, ranker.Ranker):
+        fields = {field.name: field for field in schema.fields}
+        model.compare(
+            layers.find_comparisons(data_set, model.ties)
+            if compared is None
+            else [(fields[of_query], fields[of_ad]) for of_query, of_ad in compared]
+        )
     model(
         {
             "query": tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),
@@ -265,10 +278,10 @@ def train_ranker(
     with strategy.scope():
         model = build_ranker(data_set, config)
         start(model, data_set)
-    compared = [[own.name, of_ad.name] for own, of_ad in model.compared]
+    compared = [[field.name for field in pair] for pair in model.compared]
     if progress and compared:
-        pairs = ", ".join(map(" with ".join, compared))
-        terminal.print_above_bars(f"  clicked rows relate {pairs}: the ranker compares them")
+        pairs = ", ".join(map(" and ".join, compared))
+        terminal.print_above_bars(f"  compared fields, which go together in clicked rows: {pairs}")
     clicks, labeled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
     rows = data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labeled - clicks)
     batch_size = training.batch_size(config.batch_size, rows, _MIN_BATCHES)
@@ -307,7 +320,7 @@ def train_ranker(
         return
     if strategy.num_replicas_in_sync > 1:
         # A separate model, which needs no other replica.
-        model = build_ranker(data_set, config)
+        model = build_ranker(data_set, config, compared)
         training.restore_best(model, workdir)
     if type(model) is not ranker.Ranker:
         # Before training, a gate that starts at 0 would hide whatever it multiplies.
@@ -393,7 +406,7 @@ def load_ranker(
     description = training.read_description(path, data_set, "tfrec train_ranker")
     config = RankerConfig(**json.loads((workdir / "config.json").read_text()))
     training.check_source(path, description, ranking_model.RANKERS.digest(config.ranker))
-    model = build_ranker(data_set, config)
+    model = build_ranker(data_set, config, description.get("compared"))
     training.restore_best(model, workdir)
     return model, calibration.Calibrators.from_json(description["calibrators"]), description
 

@@ -66,7 +66,7 @@ class RankingModel(training.StageModel):
         amount_heads: Heads of an amount that an engagement brings.
         engagement_shares: Amount head -> weight in [0, 1] of the engagement logit in the logit of
             a positive amount.
-        compared: Fields of both sides that the model compares, for the description of the training.
+        compared: Pairs of fields, one of each side, that the model compares.
     """
 
     compared: Sequence[layers.FieldPair] = ()

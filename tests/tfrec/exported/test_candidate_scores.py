@@ -64,7 +64,8 @@ def test_compared_fields_change_the_scores_and_are_exported(data_set, ranker_con
     )
     batch = next(iter(data_set.batches("test", 8)))
     tf.keras.utils.set_random_seed(1)
-    model = ranking.Ranker(data_set.fitted, ranker_config, ["click", "revenue"], compared=[pair])
+    model = ranking.Ranker(data_set.fitted, ranker_config, ["click", "revenue"])
+    model.compare([pair])
     trained = model.score(batch["query"], batch["ad"])
     exported = candidate_scores.score_candidates(model, batch["query"], batch["ad"], parts=2)
     for head, logits in trained.items():

@@ -70,6 +70,12 @@ def test_equal_values_are_counted_whatever_their_ids_and_missing_ones_are_equal_
     np.testing.assert_allclose(compare(query, ad), [[one, one], [0, one], [0, 0], [0, 0]])
 
 
+def test_an_ad_value_counts_once_however_often_the_query_has_it():
+    compare = crosses.Comparisons(FITTED, [(PAGES, CATEGORY)])
+    query = queries([""], [["bags", "bags", "toys"]], [1.0])
+    np.testing.assert_allclose(compare(query, ads(["bags"], [1.0])), [[np.log(2.0)]])
+
+
 def test_numbers_are_compared_by_their_logarithms_and_missing_ones_give_0():
     compare = crosses.Comparisons(FITTED, [(BUDGET, PRICE)])
     nothing = [""] * 4, [["", "", ""]] * 4
@@ -131,32 +137,26 @@ def test_without_pairs_there_are_no_columns():
     )
 
 
-class Rows(reader.DataSet):
-    """A data set of clicked rows, one ad per request."""
+class Clicks(reader.DataSet):
+    """A data set of clicked rows."""
 
     def __init__(self, fitted, query, ad):
         self.fitted, self.schema = fitted, fitted.schema
-        count = len(query)
-        self._window = {
-            "query": query,
-            "ad": ad,
-            "list_lengths": tf.ones(count, tf.int32),
-            "click": tf.ones(count),
-        }
+        self._rows = {"query": tf.constant(query), "ad": tf.constant(ad)}
 
-    def windows(self, split, seed=None):
+    def clicked(self, split, batch_size, seed):
         assert split == "train"
-        return [self._window]
+        return [self._rows]
 
 
 def related(interest, category, budget, price, fitted=FITTED):
     count = len(interest)
     query = queries(interest, [["", "", ""]] * count, budget)
-    pairs = crosses.find_comparisons(Rows(fitted, query, ads(category, price)), {})
+    pairs = crosses.find_comparisons(Clicks(fitted, query, ads(category, price)), {})
     return [(own.name, of_ad.name) for own, of_ad in pairs]
 
 
-def test_what_clicked_rows_relate_is_compared_and_nothing_else():
+def test_what_goes_together_in_clicked_rows_is_compared_and_nothing_else():
     rng = np.random.default_rng(0)
     category = rng.choice(CATEGORIES, 2_000)
     other = rng.choice(CATEGORIES, 2_000)
@@ -170,11 +170,11 @@ def test_what_clicked_rows_relate_is_compared_and_nothing_else():
     ]
     assert related(other, category, budget, price) == [("budget", "price")]
     assert related(often, category, any_budget, price) == [("interest", "category")]
-    # Users who avoid prices near their budgets: a difference of the two says nothing.
+    # If users with large budgets click cheap ads, a difference of the two says nothing.
     assert related(other, category, (1 / budget).astype(np.float32), price) == []
 
 
-def test_few_rows_and_keys_relate_nothing():
+def test_few_rows_and_keys_are_not_compared():
     same = ["toys", "bags", "shoes"] * 3
     numbers = np.array([1.0, 10.0, 100.0] * 3, np.float32)
     assert related(same, same, numbers, numbers) == []
@@ -184,3 +184,26 @@ def test_few_rows_and_keys_relate_nothing():
     budget = np.ones(900, np.float32)
     assert related(many, many, budget, budget) == [("interest", "category")]
     assert related(many, many, budget, budget, fitted) == []
+
+
+def test_if_most_values_are_equal_by_chance_few_unequal_ones_decide():
+    rng = np.random.default_rng(0)
+    ones = np.ones(2_000, np.float32)
+    category = np.where(rng.random(2_000) < 0.95, "toys", "bags")
+    interest = np.where(rng.random(2_000) < 0.9, category, "toys")
+    assert related(interest, category, ones, ones) == [("interest", "category")]
+    assert related(rng.permutation(interest), category, ones, ones) == []
+
+
+def test_unrelated_fields_with_the_same_values_are_seldom_compared():
+    # About eight equal pairs by chance: the noise of one random pairing would pass in 2 of 100.
+    rng = np.random.default_rng(0)
+    compare = crosses.Comparisons(FITTED, [(INTEREST, CATEGORY)])
+    found = 0
+    for _ in range(100):
+        interest = rng.choice(["toys", ""], 400, p=[0.14, 0.86])
+        category = rng.choice(["toys", ""], 400, p=[0.14, 0.86])
+        nothing = [["", "", ""]] * 400, np.ones(400, np.float32)
+        query, ad = queries(interest, *nothing), ads(category, nothing[1])
+        found += crosses._are_often_equal(compare, query.numpy(), ad.numpy())
+    assert found == 0

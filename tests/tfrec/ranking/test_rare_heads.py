@@ -156,8 +156,15 @@ def test_shares_of_0_change_nothing(data_set, ranker_config):
 def test_what_is_fitted_is_restored(data_set, ranker_config, tmp_path, monkeypatch):
     monkeypatch.setattr(rare_heads, "best_share", lambda *_: 0.5)
     monkeypatch.setattr(rare_heads, "_MIN_POSITIVES", 1)
+    sides = (data_set.schema.query_fields, data_set.schema.ad_fields)
+    numbers = [[field for field in fields if field.kind == "numeric"] for fields in sides]
+    pairs = list(zip(*numbers, strict=False))[:2]
+    monkeypatch.setattr(layers, "find_comparisons", lambda *_: pairs)
     ranking.train_ranker(data_set, dataclasses.replace(ranker_config, epochs=1), tmp_path)
+    # The fields are not chosen again.
+    monkeypatch.setattr(layers, "find_comparisons", lambda *_: pairs[::-1])
     model, _, _ = ranking.load_ranker(data_set, tmp_path)
+    assert model.compared == tuple(pairs)
     machine = model.machines["engagement"]
     assert float(machine.share) == 0.5
     assert model.engagement_shares.numpy().tolist() == [0.5]
