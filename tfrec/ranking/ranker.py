@@ -60,7 +60,8 @@ class Ranker(ranking_model.RankingModel):
 
     Attributes:
         query_embeddings, ad_embeddings: Embeddings of the fields.
-        comparisons: Compares query fields with ad fields.
+        ties: The ties given.
+        comparisons: Compares query fields with ad fields; see `compare`.
         query_input, ad_input, pair_input: First layers, of query fields, ad fields, and products
             and comparisons of fields.
         crosses, deep, crossed: Layers of the candidate encoder.
