@@ -111,10 +111,7 @@ def event_batch(events: Iterable[Event | EventFields]) -> EventBatch:
     Raises:
         ClientRequestError: An event is refused.
     """
-    try:
-        return requests.parse(EventBatch, {"events": list(events)})
-    except errors.InvalidRequestError as error:
-        raise refused(error) from error
+    return _parsed(EventBatch, {"events": list(events)})
 
 
 def request_of(request: Request | None, fields: Mapping[str, Any]) -> Request:
@@ -123,10 +120,7 @@ def request_of(request: Request | None, fields: Mapping[str, Any]) -> Request:
     Raises:
         ClientRequestError: A field is unknown, or its value is refused.
     """
-    try:
-        return requests.parse(Request, {**dict(request or {}), **fields})
-    except errors.InvalidRequestError as error:
-        raise refused(error) from error
+    return _parsed(Request, {**dict(request or {}), **fields})
 
 
 def requests_of(batch: Iterable[Request | RequestFields]) -> list[Request]:
@@ -135,10 +129,13 @@ def requests_of(batch: Iterable[Request | RequestFields]) -> list[Request]:
     Raises:
         ClientRequestError: A request is refused.
     """
+    return [_parsed(Request, own, f"requests[{number}]") for number, own in enumerate(batch)]
+
+
+def _parsed(model: type[_Model], value: Any, place: str = "") -> _Model:
+    """Does what `requests.parse` does, with the error that a service's refusal raises."""
     try:
-        return [
-            requests.parse(Request, own, f"requests[{number}]") for number, own in enumerate(batch)
-        ]
+        return requests.parse(model, value, place)
     except errors.InvalidRequestError as error:
         raise refused(error) from error
 

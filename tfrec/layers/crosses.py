@@ -20,8 +20,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import tensorflow as tf
 
 from tfrec.layers import histories, numbers
@@ -164,7 +162,7 @@ def _equal_values(fitted: encoding.FittedSchema, query_field: Field, ad_field: F
     """Returns the function from rows to log(1 + the number of equal values) [..., 1]."""
     columns, ad_columns = _columns_of(fitted, query_field, ad_field)
     vocabularies = (fitted.statistics[field.name].vocabulary for field in (query_field, ad_field))
-    shared = _ids_of_values(*vocabularies)
+    shared = histories.ids_of_values(*vocabularies)
     ids = np.zeros(fitted.cardinality(query_field), np.int32)  # of the ad's field, [V]
     ids[1 : 1 + len(shared)] = shared
 
@@ -229,12 +227,6 @@ def _logarithms(fitted: encoding.FittedSchema, field: Field) -> np.ndarray:
     return table
 
 
-def _ids_of_values(values: Sequence[str], vocabulary: Sequence[str]) -> np.ndarray:
-    """Returns the id in a vocabulary of each value [V], 0 if it is not there."""
-    found = pc.index_in(pa.array(values, pa.string()), pa.array(vocabulary, pa.string()))
-    return 1 + found.fill_null(-1).to_numpy()
-
-
 def _are_numbers(query_field: Field, ad_field: Field, ties: histories.Ties) -> bool:
     """Returns whether both fields are numbers, or the first is a history of ads, which have them.
 
@@ -257,7 +249,7 @@ def _may_be_equal(fitted: encoding.FittedSchema, query_field: Field, ad_field: F
         fitted.statistics[field.name].vocabulary[:_NUM_FREQUENT]
         for field in (query_field, ad_field)
     ]
-    shared = int(np.count_nonzero(_ids_of_values(*frequent)))
+    shared = int(np.count_nonzero(histories.ids_of_values(*frequent)))
     return shared >= max(_MIN_SHARED, _MIN_SHARED_PART * min(map(len, frequent)))
 
 

@@ -139,11 +139,16 @@ def _of_a_field(fitted: encoding.FittedSchema, values: Sequence[str]) -> np.ndar
     for field, own in encoding.columns(fields):
         vocabulary = fitted.statistics[field.name].vocabulary
         if field.kind == "categorical" and len(vocabulary) >= _MIN_VALUES:
-            ids = pc.index_in(pa.array(values), value_set=pa.array(vocabulary))
-            ids = ids.fill_null(-1).to_numpy() + 1
+            ids = ids_of_values(values, vocabulary)
             if _nearly_all(ids > 0):
                 return _known_of_a_field(fields, own.start, ids)
     return None
+
+
+def ids_of_values(values: Sequence[str], vocabulary: Sequence[str]) -> np.ndarray:
+    """Returns the id in a vocabulary of each value, from 1; 0 if it is not there."""
+    found = pc.index_in(pa.array(values, pa.string()), pa.array(vocabulary, pa.string()))
+    return 1 + found.fill_null(-1).to_numpy()
 
 
 def _nearly_all(known: np.ndarray) -> bool:

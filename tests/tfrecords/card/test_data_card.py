@@ -26,6 +26,10 @@ FIELDS = (
 SCHEMA = schema_lib.Schema(
     "shop", FIELDS, ("ad",), "clicked", request_key="request", split="split", revenue="paid"
 )
+QUERY_AND_AD = (
+    schema_lib.Field("q", "categorical", "query"),
+    schema_lib.Field("ad", "categorical", "ad"),
+)
 # In training four requests with 2, 3, 1 and 1 ads; one of validation, two of test.
 LOG = """split,request,city,tags,age,ad,clicked,paid
 train,1,<b>A</b>,x|y,1,a,1,2.5
@@ -393,12 +397,8 @@ def test_ids_of_requests_that_restart_each_day_are_warned_of(tmp_path, ids_a_day
         for n, day in enumerate(days)
         if n < 20 or (n // 2) % 10 != 9
     ]
-    fields = (
-        schema_lib.Field("q", "categorical", "query"),
-        schema_lib.Field("ad", "categorical", "ad"),
-    )
     schema = schema_lib.Schema(
-        "days", fields, ("ad",), "clicked", request_key="request", time="time"
+        "days", QUERY_AND_AD, ("ad",), "clicked", request_key="request", time="time"
     )
     text = "\n".join(["time,request,q,ad,clicked", *rows])
     data_set = converted(tmp_path, text, schema)
@@ -590,11 +590,7 @@ def test_an_ad_that_is_new_or_seldom_sampled_is_no_leak():
 def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):
     # Half of the first 1,800 rows are clicks, a tenth of the last 200.
     rows = [f"q,a{i % 5},{int(i % 2 == 0 if i < 1_800 else i % 10 == 0)},0" for i in range(2_000)]
-    fields = (
-        schema_lib.Field("q", "categorical", "query"),
-        schema_lib.Field("ad", "categorical", "ad"),
-    )
-    schema = schema_lib.Schema("drift", fields, ("ad",), "clicked", revenue="paid")
+    schema = schema_lib.Schema("drift", QUERY_AND_AD, ("ad",), "clicked", revenue="paid")
     built = card.build_card(converted(tmp_path, "q,ad,clicked,paid\n" + "\n".join(rows), schema))
     found = texts(built)
     assert "The click rate drifts from 50.0 % in training to 10.0 % in test." in found
@@ -608,12 +604,8 @@ def test_labels_without_a_click_are_warned_of(tmp_path):
         f"q{n % 5},a{n % 7},{int(n % 2 == 0)},{int(n % 6 == 0)},{2.5 * (n % 3 == 0)}\n"
         for n in range(100)
     )
-    fields = (
-        schema_lib.Field("q", "categorical", "query"),
-        schema_lib.Field("ad", "categorical", "ad"),
-    )
     schema = schema_lib.Schema(
-        "labels", fields, ("ad",), "clicked", engagement="engaged", revenue="paid"
+        "labels", QUERY_AND_AD, ("ad",), "clicked", engagement="engaged", revenue="paid"
     )
     built = card.build_card(converted(tmp_path, f"q,ad,clicked,engaged,paid\n{rows}", schema))
     found = texts(built)
@@ -629,11 +621,7 @@ def test_engagements_of_clicked_rows_alone_are_warned_of(tmp_path, unclicked, is
         f"q{n % 5},a{n % 7},{n % 2},{('1', '0', '')[n % 3] if n % 2 else unclicked}\n"
         for n in range(120)
     )
-    fields = (
-        schema_lib.Field("q", "categorical", "query"),
-        schema_lib.Field("ad", "categorical", "ad"),
-    )
-    schema = schema_lib.Schema("labels", fields, ("ad",), "clicked", engagement="engaged")
+    schema = schema_lib.Schema("labels", QUERY_AND_AD, ("ad",), "clicked", engagement="engaged")
     built = card.build_card(converted(tmp_path, f"q,ad,clicked,engaged\n{rows}", schema))
     told = "Only clicked train rows have engagement labels; unclicked rows lack them."
     assert (told in texts(built)) == is_told
@@ -644,11 +632,7 @@ def test_the_entry_of_a_label_says_whether_it_needs_a_click(tmp_path, monkeypatc
     label = schema_lib.Label("engagement", needs_click=needs_click)
     monkeypatch.setitem(schema_lib.LABELS, label.name, label)
     rows = "".join(f"q,a{n % 7},{n % 2},{int(n % 4 == 0)}\n" for n in range(100))
-    fields = (
-        schema_lib.Field("q", "categorical", "query"),
-        schema_lib.Field("ad", "categorical", "ad"),
-    )
-    schema = schema_lib.Schema("labels", fields, ("ad",), "clicked", engagement="saved")
+    schema = schema_lib.Schema("labels", QUERY_AND_AD, ("ad",), "clicked", engagement="saved")
     found = texts(card.build_card(converted(tmp_path, f"q,ad,clicked,saved\n{rows}", schema)))
     # 0, 4, …, 76.
     assert ("20 train rows have engagement without a click." in found) == needs_click
@@ -669,11 +653,7 @@ def test_an_unlabeled_test_split_is_warned_of_and_has_no_click_rate(tmp_path):
 
 def test_sampled_negatives_are_counted_apart(tmp_path):
     rows = [f"u{i % 20},{'xyz'[i % 3]},ad{i % 40}" for i in range(400)]
-    fields = (
-        schema_lib.Field("q", "categorical", "query"),
-        schema_lib.Field("ad", "categorical", "ad"),
-    )
-    schema = schema_lib.Schema("likes", fields, ("ad",), None, user_key="user")
+    schema = schema_lib.Schema("likes", QUERY_AND_AD, ("ad",), None, user_key="user")
     text = "user,q,ad\n" + "\n".join(rows)
     built = card.build_card(converted(tmp_path, text, schema, sampled_negatives=3))
     train = built.splits["train"]
