@@ -89,6 +89,8 @@ _FEW_ROWS = 20
 _SURE_ROWS = 5
 _MAX_VALUES = 1_000
 _PROBED_LISTS = 2_000
+# Share of later rows with earlier values, below which a column holds ids of sessions.
+_MAX_RETURNING = 0.02
 
 
 def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
@@ -118,6 +120,8 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return "an id of requests or sessions, which never repeats"
     if _is_clock(column, roles):
         return "a time, and later requests have other times"
+    if _never_returns(column, roles):
+        return "later rows have other values than earlier ones, as ids of sessions do"
     if _counts_rows(column, roles):
         return (
             "counts 0, 1, 2 … for each user, perhaps the order of the rows; if so, name it as time"
@@ -157,6 +161,24 @@ def _is_clock(column: Column, roles: Roles) -> bool:
     is_clock = times.is_clock(column, column.plain_words in known_names.TIMES)
     is_clock = is_clock or times.clock_format(column) is not None
     return is_clock and not times.is_date_of(column, (roles.ad_key, roles.user_key), roles.time)
+
+
+def _never_returns(column: Column, roles: Roles) -> bool:
+    """Returns whether hardly any value of the last quarter of the time occurs in the first half."""
+    time = roles.time
+    seconds = None if time is None else times.seconds(time)
+    if time is None or seconds is None or len(column.known) < _FEW_ROWS:
+        return False
+    if log_sample.is_constant_per_ad(column, roles.ad_key):
+        return False
+    if kinds.kind(column, [])["kind"] != "categorical":
+        return False
+    at = time.by_row(seconds)
+    half, quarter = np.nanquantile(at, (0.5, 0.75))
+    early = np.zeros(len(column.values), bool)
+    early[column.codes[at <= half]] = True
+    late = column.codes[(at > quarter) & column.present]
+    return bool(len(late) >= _FEW_ROWS and early[late].mean() < _MAX_RETURNING)
 
 
 def _counts_rows(column: Column, roles: Roles) -> bool:

@@ -423,6 +423,18 @@ def test_a_session_without_more_words_is_an_id_by_its_values(
     assert (proposal.get("request_key") == "session") == (role == "request")
 
 
+@pytest.mark.parametrize(("period", "side"), [(3, None), (ROWS, None), (30, "query")])
+def test_values_that_never_return_are_no_field(
+    tmp_path: pathlib.Path, period: int, side: str | None
+) -> None:
+    # A new value every three or two rows, or one of 30 that come back.
+    visits = [f"v{n // 3}" if period == 3 else f"v{n // 2 % period}" for n in range(ROWS)]
+    times = [1_600_000_000 + 900 * n for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, time=times, visited_in=visits)
+    assert sides(proposal).get("visited_in") == side
+    assert any("as ids of sessions do): 'visited_in'" in n for n in notes) == (side is None)
+
+
 def test_an_engagement_without_a_click_may_be_one(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, purchase=SIXTH)
     assert (proposal["click"], proposal["engagement"]) == (None, "purchase")
