@@ -254,8 +254,9 @@ def _ads(card: model.DataCard) -> Found:
         yield model.warning(
             f"{pages.format_percent(ads.changed_share)} of the impressions show an ad whose "
             f"fields differ from those in the catalog, which has its {values}.",
-            "Serving uses the catalog's values, training the log's. Move fields that vary between "
-            "requests to the query side, or add them to ad_key.",
+            "This is expected if they change over time, as prices do. Move fields that vary "
+            "between requests to the query side, or add them to ad_key: serving uses the catalog's "
+            "values, training the log's.",
         )
 
 
