@@ -200,6 +200,20 @@ def test_a_taobao_log(tmp_path: pathlib.Path) -> None:
     assert data_set.description.source.rejected == 0
 
 
+def test_ratings_of_ids_with_letters(tmp_path: pathlib.Path) -> None:
+    """Reviewer, product, rating and time, without a header."""
+    rows = [
+        [f"A{n % 19:05}XK", f"B{n * 7 % 13:05}", 1 + n * 5 % 7 % 5, TIME + n * 900]
+        for n in range(ROWS)
+    ]
+    path = lines(tmp_path / "ratings.csv", rows, ",")
+    proposal, _, data_set = convert_proposed(tmp_path, path)
+    assert proposal["header"] == ["user_id", "item_id", "rating", "time"]
+    assert (proposal["ad_key"], proposal["user_key"]) == (["item_id"], "user_id")
+    assert (proposal["click"], proposal["click_threshold"]) == ("rating", 4)
+    assert totals(data_set)["rows"] == ROWS
+
+
 def test_a_wide_parquet_with_lists(tmp_path: pathlib.Path) -> None:
     columns: dict[str, Any] = {
         "impression_id": [f"r{n // 3}" for n in range(ROWS)],

@@ -83,9 +83,12 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     roles.time = take(times.find(free(), keys, notes) or times.find(varying, keys, notes))
     notes += times.split_notes(roles.time, [*free(), *in_folders])
     roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
+    if roles.user_key is None and roles.request_key is None:
+        roles.user_key = take(_session(free(), roles.time, notes))
     if roles.request_key is None and roles.event is None:
         roles.request_key = take(_adjacent(free(), roles, notes))
-    index = next((c for c in free() if c.name.endswith("#")), None)
+    lists_ads = roles.event is None
+    index = next((c for c in free() if c.name.endswith("#") and lists_ads), None)
     roles.position = take(labels.named(free(), known_names.POSITIONS, _is_position) or index)
     if roles.event is not None:
         event_types.join(roles, roles.event, sample, notes)
@@ -221,6 +224,24 @@ def _request_key(
                 "the date before the conversion."
             )
         else:
+            return column
+    return None
+
+
+def _session(columns: list[Column], time: Column | None, notes: list[str]) -> Column | None:
+    """Returns the session of a log without users, which takes their place, or None."""
+    for column in columns:
+        if (
+            time is not None
+            and not {"session", "visit"}.isdisjoint(column.words)
+            and is_request_id(column, None)
+            and column.missing_share <= known_names.MAX_MISSING
+            and _seconds_apart(column, time) > _SECONDS_OF_REQUEST
+        ):
+            notes.append(
+                f"No column identifies users, so each {column.name!r} counts as a user, whose "
+                "history has the earlier clicks of the session."
+            )
             return column
     return None
 

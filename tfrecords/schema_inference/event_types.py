@@ -26,12 +26,13 @@ _CLICKED = {
 _WANTED = {
     "cart", "basket", "add_to_cart", "addtocart", "add_to_basket", "product_added", "wishlist",
     "add_to_wishlist", "fav", "favorite", "favourite", "like", "save", "share", "begin_checkout",
-    "checkout", "add_to_favorites", "bookmark",
+    "checkout", "add_to_favorites", "bookmark", "carts", "favorites", "likes", "saves", "shares",
 }  # fmt: skip
 _BOUGHT = {
     "buy", "bought", "order", "ordered", "order_completed", "purchase", "purchased", "transaction",
     "sale", "conversion", "install", "signup", "sign_up", "apply", "booking", "subscribe",
-    "checkout_completed", "ecommerce_purchase", "in_app_purchase",
+    "checkout_completed", "ecommerce_purchase", "in_app_purchase", "orders", "purchases",
+    "transactions",
 }  # fmt: skip
 _STEPS = (_SHOWN, _VIEWED, _CLICKED, _WANTED, _BOUGHT)
 _OTHERS = {

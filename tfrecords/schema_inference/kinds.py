@@ -109,11 +109,16 @@ _IDENTITIES = {
     "category", "cat", "version", "month", "weekday", "day", "dow", "hour", "os", "gender", "sex",
     "group", "segment", "cluster", "channel", "status", "is", "has", "brand", "region", "flag",
 }  # fmt: skip
+# Last words of names of things, whose numbers are ids.
+_THINGS = {
+    "city", "country", "state", "device", "browser", "os", "locale", "language", "store", "shop",
+    "site", "publisher", "advertiser", "campaign", "seller", "merchant", "placement",
+}  # fmt: skip
 _AMOUNTS = {
     "age", "year", "price", "amount", "count", "counts", "cnt", "num", "number", "nr", "size",
     "width", "height", "duration", "length", "weight", "score", "rate", "ratio", "distance",
     "temperature", "views", "days", "hours", "minutes", "seconds", "income", "budget", "ctr",
-    "avg", "mean", "sum", "total", "affinity", "cost", "discount",
+    "avg", "mean", "sum", "total", "affinity", "cost", "discount", "population",
 }  # fmt: skip
 _FEW = 10
 _CODES = 50
@@ -165,7 +170,7 @@ def _is_amount(column: Column, notes: list[str]) -> bool:
     """Returns whether a column's numbers are amounts, not ids."""
     # The word of cat1 and cat2 is cat.
     edges = {word.rstrip("0123456789") for word in (*column.words[:1], *column.words[-1:])}
-    names_things = not _IDENTITIES.isdisjoint(edges)
+    names_things = not (_IDENTITIES.isdisjoint(edges) and _THINGS.isdisjoint(column.words[-1:]))
     if not column.is_numeric:
         if not names_things and not column.is_list:
             _note_nearly_numeric(column, notes)

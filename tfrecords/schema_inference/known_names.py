@@ -67,29 +67,30 @@ HOURS = {"hour", "hr", "hh", "stunde", "heure", "hora", "ora"}
 KEY = "_?(id|ids|key|hash|uuid|code|no|number|nr)"
 _PEOPLE = (
     "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|cookie|seeker|"
-    "player|gamer|listener|guest|subscriber|shopper|buyer|uid|uuid|kunde|nutzer|usuario|utilisateur"
+    "player|gamer|listener|guest|subscriber|shopper|buyer|reviewer|uid|uuid|kunde|nutzer|usuario|"
+    "utilisateur"
 )
 USER = re.compile(f"({_PEOPLE})({KEY})?")
 REQUEST = re.compile(
     # A column named only search or query holds what the user typed; one named only session may
     # number or describe it, see `column_roles.is_request_id`.
     f"(request|display|impression|auction|slate|pageview|page_view|session)({KEY})?|"
-    f"(search|srch|query|req|bid){KEY}"
+    f"(search|srch|query|req|bid|visit){KEY}"
 )
 ADS = (
-    "ad", "creative", "banner", "item", "product", "sku", "asin", "goods", "offer", "adgroup",
-    "campaign", "movie",
-    "film", "article", "news", "book", "song", "track", "video", "game", "app", "recipe",
-    "listing", "hotel", "prop", "property", "restaurant", "business", "document", "doc",
-    "content", "post", "story", "show", "episode",
+    "ad", "aid", "creative", "banner", "item", "product", "sku", "asin", "goods", "offer",
+    "adgroup", "campaign", "movie", "film", "article", "news", "book", "song", "track", "video",
+    "game", "app", "recipe", "listing", "hotel", "prop", "property", "restaurant", "business",
+    "document", "doc", "content", "post", "story", "show", "episode",
     # A column named only job or course may describe the user.
     "job_id", "course_id", "vacancy",
 )  # fmt: skip
 # Words for properties of the user and the context.
 OF_QUERY = {
     "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",
-    "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query", "search", "srch",
-    "history", "hist", "basket", "cart", "seen", "viewed", "watched", "visited",
+    "hour", "weekday", "weekend", "isweekend", "session", "context", "ip", "referrer",
+    "locale", "query", "search", "srch", "history", "hist", "basket", "cart", "seen", "viewed",
+    "watched", "visited",
 }  # fmt: skip
 # Words of columns that an answer shows.
 SHOWN = {

@@ -19,6 +19,8 @@ _AFTERWARDS = {
     "purchase", "purchases", "purchased", "bought", "booked", "bookings", "revenue", "gmv",
     "dwell", "attribution", "attributed", "payout", "rating", "watchtime", "playtime",
 }  # fmt: skip
+# Words for what users write about an ad, and readers say about it.
+_TEXTS = {"review", "helpful"}
 # Words for counts of an ad or a user, which leak if they include the whole log.
 _COUNTED = {
     "click", "clicks", "clicked", "clk", "impressions", "ctr", "cvr", "conversion", "conversions",
@@ -46,6 +48,12 @@ _BY_NAME = "known only after the ad was shown, by its name"
 def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     """Returns why a column is an outcome by its name or values, or None."""
     words = set(column.words)
+    if (
+        sample.table == LOG
+        and words & _TEXTS
+        and not log_sample.is_constant_per_ad(column, roles.ad_key)
+    ):
+        return _BY_NAME
     # Lists of clicks are usually histories; `_list_leak` finds the others.
     if words & _BEFORE or kinds.separator(column) is not None:
         return None
@@ -81,6 +89,7 @@ def warnings(column: Column) -> list[str]:
 # Words for the logging policy.
 _POLICY = {"propensity", "pscore", "propensities"}
 _CONSTANT = "always the same value"
+_OF_REQUESTS = "an id of requests or sessions, which never repeats"
 _SEEN_ONCE = "each user is seen once, so the id is not informative"
 # Reasons for which a column is only useless.
 HARMLESS = (_CONSTANT, _SEEN_ONCE)
@@ -102,6 +111,8 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     if len(column.known) == 1 and column.missing_share == 0:
         return _CONSTANT
     if roles.user_key is not None and column.name == roles.user_key.name:
+        if is_request_id(column, None):
+            return _OF_REQUESTS
         single = np.mean(column.counts[column.counts > 0] == 1) > 0.9
         return _SEEN_ONCE if single else None
     if _is_unique(column, sample):
@@ -117,7 +128,7 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     if sample.table != LOG:
         return None
     if is_request_id(column, roles.user_key) and len(column.known) > _FEW_ROWS:
-        return "an id of requests or sessions, which never repeats"
+        return _OF_REQUESTS
     if _is_clock(column, roles):
         return "a time, and later requests have other times"
     if _never_returns(column, roles):

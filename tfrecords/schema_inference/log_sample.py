@@ -30,8 +30,6 @@ from tfrecords.schema_inference import file_columns, known_names, sample_files, 
 # Maximum share of keys with deviating rows, such as a request in which an hour ends, and of rows
 # that deviate from others of their ad.
 _MAX_DEVIATIONS = 0.01
-# Maximum changes of a property of ads, relative to a column that ignores the ad.
-_MAX_CHANGES = 0.1
 LOG, USERS, ADS = "log", "users", "ads"
 _RECBOLE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 _PROBED = 200
@@ -340,8 +338,8 @@ def is_constant_per_ad(column: Column, ad: Column) -> bool:
     return _deviating_rows(codes, ads, len(ad.values)) <= tolerated
 
 
-def changes_rarely(column: Column, ad: Column, time: Column | None) -> bool:
-    """Returns whether an ad usually has the value of its row before, as a price does.
+def share_of_changes(column: Column, ad: Column, time: Column | None) -> float:
+    """Returns how often an ad has another value than in its row before; 1: as often as by chance.
 
     Rows without a value say nothing, unless having one is all that the column says.
 
@@ -359,7 +357,7 @@ def changes_rarely(column: Column, ad: Column, time: Column | None) -> bool:
     changes = (codes[1:] != codes[:-1])[follows]
     # If each row had the value of any row, a value would stay with its share of the rows.
     by_chance = 1 - np.sum((np.bincount(codes) / max(len(codes), 1)) ** 2)
-    return bool(changes.sum() <= _MAX_CHANGES * by_chance * len(changes))
+    return float(changes.sum() / max(by_chance * len(changes), 1e-9))
 
 
 def varies_within(column: Column, key: Column) -> bool:

@@ -15,6 +15,9 @@ _OF_AD = {
     "price", "cost", "bid", "discount", "promotion", "promo", "stock", "stars", "star", "fee",
     "brand", "seller", "merchant", "advertiser", "margin", "budget",
 }  # fmt: skip
+# Maximum changes of a property of ads, and of one with such a name, such as a price with occasional
+# discounts, relative to a column that ignores the ad.
+_MAX_CHANGES, _MAX_NAMED_CHANGES = 0.1, 0.5
 POSITION = "the position of the ad, which is unknown before the ad is chosen"
 _SLOTS = {"position", "pos", "slot"}
 
@@ -46,8 +49,9 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
         return "query", "constant within each request"
     # A changed title has values that no other ad has.
     is_of_one_ad = column.table == LOG and log_sample.is_constant_per_ad(roles.ad_key, column)
-    sounds_of_ad = not _OF_AD.isdisjoint(column.words) or (is_of_one_ad and not is_of_user)
-    if sounds_of_ad and log_sample.changes_rarely(column, roles.ad_key, roles.time):
+    changes = log_sample.share_of_changes(column, roles.ad_key, roles.time)
+    by_name = not _OF_AD.isdisjoint(column.words) and changes <= _MAX_NAMED_CHANGES
+    if by_name or (is_of_one_ad and not is_of_user and changes <= _MAX_CHANGES):
         return "ad", "about the ad; the catalog stores its latest value"
     return "query", "varies between impressions of an ad"
 

@@ -23,7 +23,7 @@ _PROBED = 2_000
 _DATES = (
     "%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%y/%m/%d", "%Y/%m/%d",
     "%d-%m-%Y", "%m-%d-%Y", "%d-%m-%y", "%m-%d-%y", "%y-%m-%d", "%d %b %Y", "%d-%b-%Y",
-    "%b %d, %Y", "%B %d, %Y", "%d %B %Y",
+    "%b %d, %Y", "%B %d, %Y", "%m %d, %Y", "%d %B %Y",
 )  # fmt: skip
 _CLOCKS = ("", *(f"{sep}{clock}" for sep in (" ", ", ") for clock in (
     "%H:%M:%S", "%H:%M", "%I:%M:%S %p", "%I:%M %p",
@@ -33,6 +33,8 @@ _TIME_FORMATS = (
     "%Y-%m-%d %H:%M:%S,%f", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y",
     "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
 )  # fmt: skip
+# An id with letters, such as B000052YNS.
+_CODE = re.compile(r"(?=\D*\d)[A-Za-z0-9_-]{4,}")
 # Dates as digits, by the number of digits.
 _DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 
@@ -68,7 +70,9 @@ def _content(name: str, values: Sequence[str]) -> str:
     texts = [value for value in (name, *values) if value]
     numbers = [float(text) for text in texts if number_fault("", text) is None]
     if len(numbers) < len(texts):
-        return "column" if np.isnan(parse_times(texts)).any() else "time"
+        if not np.isnan(parse_times(texts)).any():
+            return "time"
+        return "id" if all(_CODE.fullmatch(text) for text in texts) else "column"
     low, high = min(numbers, default=0), max(numbers, default=0)
     if low >= 9e8 and high <= 3e18:
         return "time"

@@ -435,6 +435,61 @@ def test_values_that_never_return_are_no_field(
     assert any("as ids of sessions do): 'visited_in'" in n for n in notes) == (side is None)
 
 
+def test_a_session_takes_the_place_of_an_absent_user(tmp_path: pathlib.Path) -> None:
+    columns = {
+        "session": [f"s{n // 4}" for n in range(ROWS)],
+        "aid": [f"i{n % 7}" for n in range(ROWS)],
+        "type": [("clicks", "clicks", "clicks", "orders")[n % 4] for n in range(ROWS)],
+        "ts": [1_600_000_000_000 + 60_000 * n for n in range(ROWS)],
+    }
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", columns)])
+    schema.schema_from_json(proposal)
+    assert proposal["user_key"] == "session"
+    assert proposal["events"]["engagement"] == ["orders"]
+    assert sides(proposal) == {"aid": "ad", "recent_clicks": "query"}
+    assert any("each 'session' counts as a user" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "side"),
+    [
+        # Half price in every eighth row; and a price that has nothing to do with the item.
+        ([(10 + n % 7) / (1 + (n % 8 == 0)) for n in range(ROWS)], "ad"),
+        ([1 + n * 37 % 101 for n in range(ROWS)], "query"),
+    ],
+)
+def test_a_price_with_discounts_is_of_the_ad(
+    tmp_path: pathlib.Path, values: list[float], side: str
+) -> None:
+    times = [1_600_000_000 + 900 * n for n in range(ROWS)]
+    proposal, _ = propose(tmp_path, click=THIRD, time=times, price=values)
+    assert sides(proposal)["price"] == side
+
+
+def test_what_users_wrote_about_an_ad_is_no_field(tmp_path: pathlib.Path) -> None:
+    columns = {
+        "reviewerID": [f"A{n % 17:05}" for n in range(ROWS)],
+        "asin": [f"B{n % 7:05}" for n in range(ROWS)],
+        "overall": [1 + n * 7 % 5 for n in range(ROWS)],
+        "reviewText": [("good", "bad", "it was good")[n * 5 % 3] for n in range(ROWS)],
+        "unixReviewTime": [1_400_000_000 + 900 * n for n in range(ROWS)],
+    }
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert proposal["user_key"] == "reviewerID"
+    assert sides(proposal) == {"reviewerID": "query", "asin": "ad", "recent_clicks": "query"}
+
+
+def test_numbers_of_cities_are_no_quantity(tmp_path: pathlib.Path) -> None:
+    proposal, _ = propose(
+        tmp_path,
+        click=THIRD,
+        city=[n // 4 * 7 % 30 * 9 for n in range(ROWS)],
+        city_population=[n // 4 * 7 % 30 * 900 for n in range(ROWS)],
+    )
+    kinds = {field["name"]: field["kind"] for field in proposal["fields"]}
+    assert (kinds["city"], kinds["city_population"]) == ("categorical", "numeric")
+
+
 def test_an_engagement_without_a_click_may_be_one(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, purchase=SIXTH)
     assert (proposal["click"], proposal["engagement"]) == (None, "purchase")
@@ -628,7 +683,7 @@ def test_what_changed_for_an_ad_stays_a_property_of_it(tmp_path: pathlib.Path) -
 def test_the_time_orders_the_changes_of_an_ad(tmp_path: pathlib.Path) -> None:
     # 1,200 has no factor in common with 457, so all rows come, in another order.
     order = [n * 457 % 1200 for n in range(1200)]
-    price = [n % 7 + 0.5 + n // 600 for n in range(1200)]
+    price = [n % 7 + 0.5 + n // 60 for n in range(1200)]
     columns = without_requests(price=price, ts=[1_700_000_000 + 60 * n for n in range(1200)])
     shuffled = {name: [values[n] for n in order] for name, values in columns.items()}
     proposal, _ = infer.propose([write(tmp_path / "log.tsv", shuffled)])

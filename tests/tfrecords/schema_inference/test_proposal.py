@@ -500,7 +500,7 @@ def test_a_column_of_two_values_may_be_the_click(
 ) -> None:
     log = impressions()
     outcome = [values[0] if click else values[1] for click in log["click"]]
-    flag = {"is_weekend": np.repeat(np.arange(200) % 3 == 0, 3)}
+    flag = {"is_bright": np.repeat(np.arange(200) % 3 == 0, 3)}
     for name in ("click", "conversion", "revenue", "request_id"):
         if name != key:
             del log[name]
@@ -510,7 +510,7 @@ def test_a_column_of_two_values_may_be_the_click(
     assert proposal["click"] is None
     assert "outcome" not in fields(proposal)
     # The values of a request are equal, but users have both.
-    assert ("is_weekend" in fields(proposal)) == (key == "request_id")
+    assert ("is_bright" in fields(proposal)) == (key == "request_id")
     # A column about the context by its name stays.
     assert "device" in fields(proposal)
     first, second = sorted(values)
@@ -519,7 +519,7 @@ def test_a_column_of_two_values_may_be_the_click(
     # With a click, both are fields.
     log["click"] = impressions()["click"]
     proposal, notes = infer.propose([write(tmp_path / "b.csv", log | flag)])
-    assert {"device", "is_weekend"} <= fields(proposal).keys()
+    assert {"device", "is_bright"} <= fields(proposal).keys()
     assert "may be the click" not in " ".join(notes)
 
 
