@@ -107,7 +107,8 @@ def _are_short(parts: Sequence[str]) -> bool:
 _IDENTITIES = {
     "id", "ids", "key", "code", "zip", "zipcode", "postcode", "hash", "uuid", "type", "class",
     "category", "cat", "version", "month", "weekday", "day", "dow", "hour", "os", "gender", "sex",
-    "group", "segment", "cluster", "channel", "status", "is", "has", "brand", "region", "flag",
+    "group", "segment", "seg", "cluster", "channel", "status", "is", "has", "brand", "region",
+    "flag",
 }  # fmt: skip
 # Last words of names of things, whose numbers are ids.
 _THINGS = {
@@ -170,7 +171,8 @@ def _is_amount(column: Column, notes: list[str]) -> bool:
     """Returns whether a column's numbers are amounts, not ids."""
     # The word of cat1 and cat2 is cat.
     edges = {word.rstrip("0123456789") for word in (*column.words[:1], *column.words[-1:])}
-    names_things = not (_IDENTITIES.isdisjoint(edges) and _THINGS.isdisjoint(column.words[-1:]))
+    last = "".join(column.words[-1:]).removesuffix("id")
+    names_things = not _IDENTITIES.isdisjoint(edges) or last in _IDENTITIES | _THINGS
     if not column.is_numeric:
         if not names_things and not column.is_list:
             _note_nearly_numeric(column, notes)

@@ -485,9 +485,11 @@ def test_numbers_of_cities_are_no_quantity(tmp_path: pathlib.Path) -> None:
         click=THIRD,
         city=[n // 4 * 7 % 30 * 9 for n in range(ROWS)],
         city_population=[n // 4 * 7 % 30 * 900 for n in range(ROWS)],
+        user_segid=[n // 4 * 7 % 30 * 90 for n in range(ROWS)],
     )
     kinds = {field["name"]: field["kind"] for field in proposal["fields"]}
-    assert (kinds["city"], kinds["city_population"]) == ("categorical", "numeric")
+    assert kinds["city_population"] == "numeric"
+    assert kinds["city"] == kinds["user_segid"] == "categorical"
 
 
 def test_an_engagement_without_a_click_may_be_one(tmp_path: pathlib.Path) -> None:
