@@ -199,7 +199,9 @@ def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | No
             continue
         fits = {s: np.mean([_is_number(value, s) for value in probe]) > 0.95 for s in votes}
         groups = all(re.fullmatch(r"[+-]?\d{1,3}([.,]\d{3})*", value.strip()) for value in probe)
-        if groups:  # Perhaps thousands, perhaps lists of numbers: 1,000 and 12,345.
+        if groups:
+            if thousands := _thousands(probe):
+                votes["." if thousands == "," else ","].append(name)
             continue
         if fits["."] != fits[","]:
             votes["." if fits["."] else ","].append(name)
@@ -209,6 +211,20 @@ def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | No
         return None, []
     sign = "," if len(votes[","]) >= len(votes["."]) else "."
     return sign, votes[sign]
+
+
+def _thousands(values: Sequence[str]) -> str | None:
+    """Returns the sign that separates thousands, or None if values such as 12,345 may be lists.
+
+    Numbers also occur below 1,000, and lists of parts of three digits do not start with 1 or 12.
+    """
+    texts = [value.strip().lstrip("+-") for value in values]
+    signs = {sign for text in texts for sign in ".," if sign in text}
+    is_number = any(text.isdigit() for text in texts) and all(
+        re.fullmatch(r"0|[1-9].*", text) for text in texts
+    )
+    is_short = any(re.match(r"\d{1,2}[.,]", text) for text in texts)
+    return signs.pop() if len(signs) == 1 and is_number and is_short else None
 
 
 def is_formatted(text: str, sign: str) -> bool:

@@ -347,8 +347,10 @@ def test_a_user_key_may_be_missing_in_most_rows(
         (["12,95", "7,5", "-3,49", "8"], ","),
         (["$12.50", "", "$7.00", "$8"], "."),
         (["1.234,50 €", "3,10 €", "7 €", "8,00 €"], ","),
-        # Perhaps thousands.
+        # Perhaps thousands, perhaps lists, perhaps decimals.
         (["1,000", "2,500", "3,000", "4,000"], None),
+        (["123,456", "789", "123,789", "456"], None),
+        (["0,512", "1,250", "12,125", "8"], None),
     ],
 )
 def test_numbers_as_people_write_them(
@@ -361,6 +363,14 @@ def test_numbers_as_people_write_them(
     assert any(n.startswith("'bid' holds numbers such as") for n in notes) == bool(decimal)
     revenue, _ = propose(tmp_path, click=THIRD, order_value=[f"{n % 5},5" for n in range(ROWS)])
     assert (revenue["revenue"], revenue["decimal"]) == ("order_value", ",")
+
+
+@pytest.mark.parametrize(("separator", "decimal"), [(",", "."), (".", ",")])
+def test_thousands(tmp_path: pathlib.Path, separator: str, decimal: str) -> None:
+    counts = [f"{(n // 4) ** 4 * 5:,}".replace(",", separator) for n in range(ROWS)]
+    proposal, _ = propose(tmp_path, click=THIRD, follower_count=counts)
+    assert {f["name"]: f["kind"] for f in proposal["fields"]}["follower_count"] == "numeric"
+    assert proposal["decimal"] == decimal
 
 
 def test_both_decimal_signs_in_a_file_are_said(tmp_path: pathlib.Path) -> None:
