@@ -214,6 +214,19 @@ def test_ratings_of_ids_with_letters(tmp_path: pathlib.Path) -> None:
     assert totals(data_set)["rows"] == ROWS
 
 
+def test_games_named_by_titles(tmp_path: pathlib.Path) -> None:
+    """User, title, event type, hours and 0, without a header."""
+    rows: list[list[Any]] = []
+    for n in range(ROWS // 2):
+        own = [1_000 + n % 19, f"Game {n * 7 % 13}: The Return"]
+        rows += [[*own, "play", n % 9 / 10, 0]] + [[*own, "purchase", 1.0, 0]] * (n % 3 == 0)
+    proposal, _, data_set = convert_proposed(tmp_path, lines(tmp_path / "games.csv", rows, ","))
+    assert proposal["header"] == ["user_id", "item_id", "column_3", "column_4", "column_5"]
+    assert (proposal["ad_key"], proposal["user_key"]) == (["item_id"], "user_id")
+    assert proposal["events"] == {"column": "column_3", "view": ["play"], "click": ["purchase"]}
+    assert totals(data_set)["click"] == 100
+
+
 def test_a_wide_parquet_with_lists(tmp_path: pathlib.Path) -> None:
     columns: dict[str, Any] = {
         "impression_id": [f"r{n // 3}" for n in range(ROWS)],

@@ -34,6 +34,8 @@ _ONE_OUTCOME = {
 }
 # A column named session with no more values than this tells kinds or numbers of sessions.
 _FEW_SESSIONS = 20
+_PROBED = 200
+_IMPRESSIONS = re.compile(r"\S+-[01]( \S+-[01])*")
 # Rows of a request, and requests of a sample, in which it is recognized without its name.
 _MAX_REQUEST, _MIN_REQUESTS = 200, 20
 
@@ -42,10 +44,12 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     """Finds the roles, and adds the decisions to `notes`.
 
     Raises:
-        ValueError: No column looks like an ad id, or a table has no key in common with the log.
+        ValueError: No column looks like an ad id, a column holds several impressions in a row, or a
+            table has no key in common with the log.
     """
     in_folders = [column for column in sample.columns.values() if column.in_folder]
     columns = [column for column in sample.columns.values() if not column.in_folder]
+    _refuse_lists(columns)
     roles = Roles(_ad_key(columns, ads, notes))
     taken = [roles.ad_key]
 
@@ -101,6 +105,20 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     return roles
 
 
+def _refuse_lists(columns: list[Column]) -> None:
+    """Raises if a column holds the ads of a request with their clicks, such as `N1-0 N2-1`."""
+    for column in columns:
+        probed, log = column.known[:_PROBED], f"log[{column.name!r}]"
+        if any(" " in v for v in probed) and all(_IMPRESSIONS.fullmatch(v) for v in probed):
+            raise ValueError(
+                f"{column.name!r} holds several ads with their clicks, such as {probed[0][:40]!r}; "
+                "expected a row for each ad. Write the rows before the conversion, for example "
+                f"with pandas: {log} = {log}.str.split(); "
+                f"log = log.explode({column.name!r}, ignore_index=True); "
+                f'log[["item_id", "click"]] = {log}.str.rsplit("-", n=1, expand=True); del {log}'
+            )
+
+
 def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Column:
     names = [column.name for column in columns]
     if ads is not None:
@@ -145,7 +163,9 @@ def _ad_rank(column: Column) -> float | None:
     for rank, word in enumerate(known_names.ADS):
         last = known_names.plain_words(column.plain_name.rpartition(".")[2])
         names = (column.plain_words, last) if "." in column.plain_name else (column.plain_words,)
-        if any(re.fullmatch(f"{word}s?({known_names.KEY})?", name) for name in names):
+        if any(
+            re.fullmatch(f"(view_|target_)?{word}s?({known_names.KEY})?", name) for name in names
+        ):
             return rank
         if re.fullmatch(f"{word}_?(name|title)", column.plain_words):
             return rank + len(known_names.ADS)

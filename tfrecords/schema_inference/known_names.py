@@ -64,7 +64,7 @@ JOBS = {
 }  # fmt: skip
 # Words of columns of the hour of the day.
 HOURS = {"hour", "hr", "hh", "stunde", "heure", "hora", "ora"}
-KEY = "_?(id|ids|key|hash|uuid|code|no|number|nr)"
+KEY = "(_?(id|ids|key|hash|uuid|code|no|number|nr)){1,2}"
 _PEOPLE = (
     "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|cookie|seeker|"
     "player|gamer|listener|guest|subscriber|shopper|buyer|reviewer|uid|uuid|kunde|nutzer|usuario|"
@@ -81,7 +81,8 @@ ADS = (
     "ad", "aid", "creative", "banner", "item", "product", "sku", "asin", "goods", "offer",
     "adgroup", "campaign", "movie", "film", "article", "news", "book", "song", "track", "video",
     "game", "app", "recipe", "listing", "hotel", "prop", "property", "restaurant", "business",
-    "document", "doc", "content", "post", "story", "show", "episode",
+    "document", "doc", "content", "post", "story", "show", "episode", "coupon", "deal", "isbn",
+    "artist", "album", "podcast", "anime", "venue", "poi", "adv",
     # A column named only job or course may describe the user.
     "job_id", "course_id", "vacancy",
 )  # fmt: skip

@@ -20,7 +20,13 @@ _AFTERWARDS = {
     "dwell", "attribution", "attributed", "payout", "rating", "watchtime", "playtime",
 }  # fmt: skip
 # Words for what users write about an ad, and readers say about it.
-_TEXTS = {"review", "helpful"}
+_TEXTS = {"review", "reviews", "helpful", "useful", "comment"}
+_TEXTS_OF_RATINGS = {"text", "summary", "title", "headline", "body"}
+# Words for how often a user chose an ad, in a log of choices.
+_FREQUENCIES = {"weight", "cnt", "count", "plays", "playcount", "listens"}
+_EVENT_TYPES = re.compile(
+    "(event|action|activity|interaction|behaviou?r)(_?(type|name|kind|code))?|btag"
+)
 # Words for counts of an ad or a user, which leak if they include the whole log.
 _COUNTED = {
     "click", "clicks", "clicked", "clk", "impressions", "ctr", "cvr", "conversion", "conversions",
@@ -48,23 +54,26 @@ _BY_NAME = "known only after the ad was shown, by its name"
 def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     """Returns why a column is an outcome by its name or values, or None."""
     words = set(column.words)
-    if (
-        sample.table == LOG
-        and words & _TEXTS
-        and not log_sample.is_constant_per_ad(column, roles.ad_key)
-    ):
+    is_static = sample.table != LOG or log_sample.is_constant_per_ad(column, roles.ad_key)
+    texts = _TEXTS | (_TEXTS_OF_RATINGS if roles.click_threshold is not None else set())
+    if not is_static and words & texts:
         return _BY_NAME
     # Lists of clicks are usually histories; `_list_leak` finds the others.
     if words & _BEFORE or kinds.separator(column) is not None:
         return None
     if event_types.is_event(column, roles.ad_key):
         return f"event types after the ad was shown, {event_types.first_of(column)}"
-    is_static = sample.table != LOG or log_sample.is_constant_per_ad(column, roles.ad_key)
     if is_static and column.is_numeric and words & _COUNTED:
         return None if words & _AVERAGES else _COUNTED_REASON
     if sample.table != LOG or words & _AVERAGES:
         return None
-    is_duration = not _DURATIONS.isdisjoint(column.words[:-1]) and bool(words & {"time", "ratio"})
+    if not is_static and _EVENT_TYPES.fullmatch(column.plain_words):
+        return "its name says that it holds event types; name the types in events if it does"
+    are_choices = roles.click is None and roles.events is None
+    if are_choices and not is_static and column.is_numeric and words & _FREQUENCIES:
+        return _BY_NAME
+    lasts = bool(words & {"time", "ratio"}) or (not is_static and "duration" in words)
+    is_duration = lasts and not _DURATIONS.isdisjoint(column.words[:-1])
     if words & _AFTERWARDS - ({"rating"} if is_static else set()) or is_duration:
         return _BY_NAME
     if column.plain_object_words in known_names.ANY_LABELS[:2]:

@@ -62,6 +62,15 @@ def header(names: Sequence[str], first_rows: Mapping[str, Sequence[str]]) -> tup
             own = next((n for n in ("user_id", "item_id", "category_id") if n not in found), own)
         number = len(found) + 1
         found.append(own if own not in (*found, "column", "id") else f"column_{number}")
+    if "user_id" in found and "item_id" not in found:
+        # A title may identify the items: the text with the most values.
+        texts = {
+            n: len(set(first_rows.get(name, ())))
+            for n, name in enumerate(names)
+            if found[n].startswith("column_") and number_fault("", name) is not None
+        }
+        if texts:
+            found[max(texts, key=texts.__getitem__)] = "item_id"
     return tuple(found)
 
 
@@ -77,11 +86,11 @@ def _content(name: str, values: Sequence[str]) -> str:
     if low >= 9e8 and high <= 3e18:
         return "time"
     whole = all(number == int(number) for number in numbers)
-    if low >= 0 and high <= 1 and whole:
+    if set(numbers) == {0, 1}:
         return "label"
     if low >= 0.5 and high <= 10 and len(set(numbers)) <= 10 and len(texts) > 20:
         return "rating"
-    return "id" if whole else "column"
+    return "id" if whole and low < high else "column"
 
 
 def repeated_headers(rows: pa.Table, names: Sequence[str]) -> np.ndarray:
