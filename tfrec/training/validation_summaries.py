@@ -61,8 +61,8 @@ def calibration_figure(
     head: str, predicted: np.ndarray, observed: np.ndarray
 ) -> matplotlib.figure.Figure:
     """Draws a calibration curve and the diagonal of a calibrated model."""
-    figure = matplotlib.figure.Figure(figsize=(4.5, 4), layout="constrained")
-    axes = figure.subplots()
+    figure = matplotlib.figure.Figure(figsize=(4.5, 4))
+    axes = figure.add_axes((0.16, 0.13, 0.8, 0.83))
     end = max(predicted.max(), observed.max())
     axes.plot([0, end], [0, end], color="gray", linestyle=":", label="calibrated")
     axes.plot(predicted, observed, "o-", label=head)
