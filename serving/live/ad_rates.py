@@ -117,7 +117,8 @@ class AdRates:
                 )
             if known[name] == AD:
                 raise errors.InvalidAdError(
-                    f"rates: {name!r} is of single ads. Change these ads, with the rate as a field."
+                    f"rates: {name!r} is a rate of single ads. Change these ads, and send the rate "
+                    "as a field."
                 )
             for value, number in numbers.items():
                 if not isinstance(value, str) or not value:

@@ -155,7 +155,7 @@ class ModelServerCheck:
                 raise findings.WrongError(
                     f"{side}: {name} {expected[name]}{more}",
                     f"{name} {found.get(name, 'missing')}{more}",
-                    "The server serves a different model as this version. "
+                    "The server serves a different model under this version. "
                     f"{self._serve_it('ranker')}",
                 )
         outputs = ", ".join(served.outputs)
