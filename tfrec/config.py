@@ -71,10 +71,11 @@ def check_options(config: Any) -> None:
 
 
 def check_kind(config: Any, kind: type) -> None:
-    """Checks that a configuration is one of this class.
+    """Checks that a configuration is an instance of exactly this class.
 
     Raises:
-        ValueError: It is not, or it is a subclass, whose options a trained model would lose.
+        ValueError: It is an instance of another class, or of a subclass, whose additional options
+            a trained model would lose.
     """
     if type(config) is not kind:
         own = (

@@ -159,7 +159,7 @@ class Schema:
             is a shown ad.
         time_format: Format of times for `datetime.strptime`, such as `%d.%m.%Y %H:%M` or, for
             dates as digits, `%Y%m%d`; None: numbers and ISO 8601.
-        decimal: `.` or `,`: the decimal sign of numbers as people write them, such as `€1,234.50`
+        decimal: `.` or `,`: the decimal sign of formatted numbers in text, such as `€1,234.50`
             and `1.234,50 €`; None: numbers are plain, such as 1234.5.
         header: Names of the columns of text files without a header line; empty: the first line has
             them.

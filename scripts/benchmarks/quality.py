@@ -147,7 +147,7 @@ def of_ours(
     labels, known, _ = predictions.labeled(CLICK.label)
     if not np.array_equal(labels, data.test.labels[CLICK.label]):
         raise ValueError(
-            f"The ranker's test rows of {data_set.directory} differ from those of the peers: "
+            f"The ranker's test rows of {data_set.directory} differ from the peers' rows: "
             f"{len(labels)} and {len(data.test)} labels. Convert the log again."
         )
     served = ranking.served_values(predictions, own)

@@ -83,7 +83,7 @@ class Pipeline:
     Attributes:
         workdir: Work directory of all steps.
         progress: Whether to show progress bars and one line per step.
-        strategy: Of the training, from `training.joined`.
+        strategy: Distribution strategy of the training, from `training.joined`; default: one device.
     """
 
     workdir: pathlib.Path
@@ -576,7 +576,7 @@ def _sources_of_encoders(schema: Schema) -> dict[str, Any]:
 
 
 def _index_inputs(config: IndexConfig) -> dict[str, Any]:
-    """Returns a configuration of an index, and the digest of the source of an own kind."""
+    """Returns the index configuration, and the digest of the source of a custom kind."""
     inputs = {"index": dataclasses.asdict(config)}
     if config.has_own_kind:
         return {**inputs, "index_source": INDEX_KINDS.digest(config.kind)}

@@ -206,7 +206,7 @@ def check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
     """Checks embeddings [rows, D] of the ads from `first_row` on.
 
     Raises:
-        AdIndexError: One is not finite.
+        AdIndexError: An embedding is not finite.
     """
     # isfinite of the whole array would need a byte per number, 1 GB for 4 million ads.
     if np.isfinite(embeddings.sum(dtype=np.float64)):

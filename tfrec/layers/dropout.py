@@ -1,7 +1,7 @@
 """Dropout of inputs and of ids.
 
-The random state of `Dropout` is part of checkpoints, so that training resumes exactly; that of
-`tf.keras.layers.Dropout` is in none.
+The random state of `Dropout` is part of checkpoints, so that training resumes exactly; the state of
+`tf.keras.layers.Dropout` is not saved.
 
 Id dropout: training replaces some ids with out-of-vocabulary ids.
 

@@ -43,7 +43,7 @@ def fit(
     """Fits a machine on the clicked training rows of a head.
 
     Args:
-        machine: Its table and intercept are assigned.
+        machine: Machine whose table and intercept are assigned.
         data_set: The data set; its last `_MAX_ROWS` clicked rows are read.
         head: The head, after a click.
         seed: Seed of the initial vectors.

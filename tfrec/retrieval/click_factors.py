@@ -171,7 +171,7 @@ class FactorChoice:
         scale: c.
         clicks: Number of held-out clicks.
         recall: Result of `retrieval_validation.measure` for these factors.
-        recall_without: The same recall for the towers alone.
+        recall_without: The same measure for the towers without factors.
         error: Standard error of the difference of the mean recalls.
     """
 

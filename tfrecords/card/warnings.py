@@ -270,7 +270,7 @@ def _users(card: model.DataCard) -> Found:
         f"One user{name} has {pages.format_percent(share)} of the requests, in a log of "
         f"{card.data.num_users:,} users.",
         "Check that user_key contains no placeholder such as 0 or 'unknown': it would mix the "
-        "histories of many people. Leave it empty if the user is unknown; each visit then counts "
+        "histories of many users. Leave it empty if the user is unknown; each visit then counts "
         "as a separate user. Remove robots and test accounts.",
     )
 

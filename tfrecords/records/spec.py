@@ -141,7 +141,10 @@ def unpack(
 def unpack_sides(
     spec: Spec, stored: Mapping[str, tf.Tensor], ad_vectors: tf.Tensor | None = None
 ) -> dict[str, tf.Tensor]:
-    """Returns both sides, `query` [R, Fq] and `ad` [L, Fa] int32; arguments as of `unpack`."""
+    """Returns `query` [R, Fq] and `ad` [L, Fa], both int32.
+
+    The arguments are the same as for `unpack`.
+    """
     query, ad = (
         _unpack_side(side, widths, stored)
         for side, widths in (("query", spec.query_widths), ("ad", spec.ad_widths))

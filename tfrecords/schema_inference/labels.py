@@ -249,7 +249,7 @@ def currency_notes(columns: Sequence[Column], amount: Column | None) -> list[str
 
 
 def _unreadable(column: Column) -> str:
-    """Returns a text that is not a number, even if people write numbers in this way."""
+    """Returns a text that is not a number, if possible one that is not a formatted number."""
     texts = [column.known[index] for index in np.flatnonzero(np.isnan(column.numbers))]
     unread = (text for text in texts if not any(plain_number(text, sign) for sign in ".,"))
     return next(unread, texts[0])
