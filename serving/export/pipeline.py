@@ -83,7 +83,8 @@ class Pipeline:
     Attributes:
         workdir: Work directory of all steps.
         progress: Whether to show progress bars and one line per step.
-        strategy: Distribution strategy of the training, from `training.joined`; default: one device.
+        strategy: Distribution strategy of the training, from `training.joined`; by default, one
+            device.
     """
 
     workdir: pathlib.Path

@@ -41,10 +41,10 @@ QUERIES_FILE = "sample_queries.npy"
 
 @dataclasses.dataclass(frozen=True)
 class ListedAd:
-    """An ad as answers have it.
+    """An ad as it appears in answers.
 
     Attributes:
-        ad_id: Its id.
+        ad_id: Id of the ad.
         fields: Raw fields; NaN and infinity are None.
         show: Values to show.
     """
@@ -142,7 +142,7 @@ def build_index(
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
         IndexUnavailableError: Milvus does not answer.
-        ValueError: A kind of the user's own fails, or its index cannot be served.
+        ValueError: A custom kind of index fails, or its index cannot be served.
     """
     config = config or kinds.IndexConfig()
     if embeddings.ndim != 2 or not embeddings.size:

@@ -30,12 +30,12 @@ def served_scores(
     asked: Iterable[tuple[requests.Columns, np.ndarray]],
     timeout_seconds: float,
 ) -> list[dict[str, np.ndarray]]:
-    """Returns output -> scores [B, C] of a model server, for query fields and ad features each.
+    """Returns the scores of a model server: for each call, output -> [B, C].
 
     Args:
-        address: host:port of its gRPC API.
+        address: host:port of the model server's gRPC API.
         release: Loaded release.
-        asked: Query field -> [B] or [B, L], and ad features [B, C, F] int32, of each call.
+        asked: Inputs of each call: query field -> [B] or [B, L], and ad features [B, C, F] int32.
         timeout_seconds: Timeout of each call, in seconds.
 
     Raises:

@@ -138,7 +138,7 @@ def true_values(
     popular: np.ndarray,
     weights: Weights,
 ) -> TrueValues:
-    """Computes the true values of all ads for `truth.sample_requests`, some requests at a time.
+    """Computes the true values of all ads for `truth.sample_requests`, a few requests at a time.
 
     Args:
         truth: The ground truth.

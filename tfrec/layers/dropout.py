@@ -105,15 +105,15 @@ class Dropout(tf.keras.layers.Layer):
 
 
 class IdDropout(tf.Module):
-    """Replaces ids of both sides.
+    """Replaces ids of both sides by out-of-vocabulary ids in training.
 
     Args:
         fitted: The fitted schema.
-        rate: Probability to replace the id of a user, or of an ad with other fields; at least one
+        rate: Probability of replacing the id of a user, or of an ad with other fields; at least one
             half for an ad with vectors. 0: nothing is replaced.
 
     Attributes:
-        rates: Field name -> probability to replace its value; 0 for others.
+        rates: Field name -> probability of replacing its id; 0 for other fields.
     """
 
     def __init__(self, fitted: encoding.FittedSchema, rate: float) -> None:

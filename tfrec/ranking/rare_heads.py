@@ -194,7 +194,7 @@ def best_share(
     labels: Mapping[str, np.ndarray],
     folds: np.ndarray,
 ) -> float:
-    """Returns the share of other logits of a head's positive label that held-out rows prefer.
+    """Returns the weight of `other` in a mix with the own logits that is best on held-out rows.
 
     Args:
         head: The head.

@@ -189,9 +189,10 @@ class FactorChoice:
 
     @property
     def improves(self) -> bool:
-        """Whether the gain exceeds its standard error, and the shortest lists lose nothing.
+        """Whether the factors are worth using.
 
-        Longer embeddings cost time, and these lists are served in this order.
+        The gain must exceed its standard error, because longer embeddings cost time. And recall in
+        the shortest lists must not fall, because these lists are served in this order.
         """
         shortest = list(self.recall)[1]  # after the mean
         not_worse = self.recall[shortest] >= self.recall_without[shortest]

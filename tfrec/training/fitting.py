@@ -54,7 +54,7 @@ class Plan:
         metric: Name of the validation metric that picks the best epoch.
         maximize: Whether a larger metric is better.
         average_decay: Decay per step of the running average of the dense weights, which is
-            validated and kept; 0: the weights themselves are.
+            validated and kept; 0: the weights are not averaged.
         initial_accumulator: Initial accumulator of the sparse variables' Adagrad.
         stop_after: Number of epochs that are trained without validation; None: up to `epochs`.
     """

@@ -50,7 +50,7 @@ class WorkerLostError(ConnectionError):
 def joined(distribution: str) -> Iterator[tf.distribute.Strategy]:
     """Joins the workers, and waits at the end until all have finished.
 
-    To be entered before anything else of TensorFlow runs.
+    Enter it before any other TensorFlow operation runs.
 
     Args:
         distribution: `none`; `mirrored`: all GPUs of this machine, or all logical devices of its
@@ -186,7 +186,7 @@ def gathered(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
 
     Args:
         strategy: The strategy.
-        value: A value for JSON.
+        value: A JSON-serializable value.
     """
     number = number_of_workers(strategy)
     if number == 1:

@@ -99,7 +99,7 @@ def click_auc(clicks: Mapping[str, np.ndarray]) -> float | None:
 
 
 def written_twice(values: pa.Array | pa.ChunkedArray) -> model.WrittenTwice | None:
-    """Returns the whole numbers among distinct texts that are written otherwise, too, or None.
+    """Returns the whole numbers that are written in two ways, such as 118 and 118.0, or None.
 
     Where other numbers have a fraction, such as versions, 2 and 2.0 may differ. A few numbers with
     leading zeros, such as postal codes of two countries, may differ from the ones without.

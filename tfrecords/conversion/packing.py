@@ -33,7 +33,7 @@ def spec(fitted: encoding.FittedSchema) -> records.Spec:
 
 
 def _stored_fields(schema: Schema, side: str) -> tuple[Field, ...]:
-    """Returns the fields of a side that records hold: vectors of ads are in the catalog alone."""
+    """Returns the fields of a side that records hold; vectors of ads are only in the catalog."""
     return tuple(f for f in schema.side(side) if side == "query" or not f.is_vector)
 
 

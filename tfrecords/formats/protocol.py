@@ -185,7 +185,10 @@ def good_tables(log: Log) -> Iterator[pa.Table]:
 
 
 def read_all(log: Log, types: Mapping[str, pa.DataType]) -> pa.Table:
-    """Reads all rows of a log with columns of some types; errors as `good_tables`."""
+    """Reads all rows of a log with columns of some types.
+
+    The errors are the same as for `good_tables`.
+    """
     tables = list(good_tables(log))
     if not tables:
         return pa.table({name: pa.array([], kind) for name, kind in types.items()})

@@ -254,7 +254,7 @@ class Fields(tf.keras.layers.Layer):
         return tf.concat(pooled, axis=1)
 
     def of_ads(self, ids: tf.Tensor) -> tf.Tensor:
-        """Looks up the ad side's columns [..., Wa] alone and returns [..., Wa E]."""
+        """Looks up only the ad side's columns [..., Wa], and returns [..., Wa E]."""
         values = self._table(ids + self._offsets[self._is_ad])
         return tf.reshape(
             values, [*tf.unstack(tf.shape(ids))[:-1], ids.shape[-1] * values.shape[-1]]
