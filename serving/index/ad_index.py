@@ -337,7 +337,7 @@ def without_vectors(ads: pa.Table) -> pa.Table:
 
 
 def listed_ads(ads: pa.Table) -> list[ListedAd]:
-    """Returns the ads of a table as answers have them."""
+    """Returns the ads of a table in the form of answers."""
     return [
         ListedAd(
             fields.pop(AD_ID),

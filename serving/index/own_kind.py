@@ -1,4 +1,4 @@
-"""Checks the index that a kind of the user's own makes, and names the kind in each error.
+"""Checks the index that a custom kind makes, and names the kind in each error.
 
 Shapes: Q queries, D embedding size.
 """

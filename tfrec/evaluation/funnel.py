@@ -88,7 +88,7 @@ class TrueValues:
 
 @dataclasses.dataclass(frozen=True)
 class ValueOverAllAds:
-    """The value of the ranker's ten of all ads, for some of the requests.
+    """The value of the ten ads that the ranker scores highest among all ads, for some requests.
 
     Attributes:
         requests: [q] the requests, as rows of `truth.sample_requests`.
@@ -102,7 +102,7 @@ class ValueOverAllAds:
 def requests_over_all_ads(num_requests: int, num_ads: int) -> np.ndarray:
     """Returns the requests [q] for which the ranker orders all ads, evenly spaced.
 
-    Empty if the catalog is so large that they would be too few.
+    Empty if the catalog is so large that there would be too few requests.
     """
     count = MAX_SCORES_OVER_ALL_ADS // num_ads
     if count < MIN_REQUESTS_OVER_ALL_ADS:
@@ -117,7 +117,7 @@ def value_over_all_ads(
     scores: Values,
     weights: Weights,
 ) -> ValueOverAllAds:
-    """Computes the true values of the ten ads that are best of all by the ranker.
+    """Computes the true values of the ten ads that the ranker scores highest among all ads.
 
     Args:
         truth: The ground truth.

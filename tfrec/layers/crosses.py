@@ -178,7 +178,7 @@ def _equal_values(fitted: encoding.FittedSchema, query_field: Field, ad_field: F
 def _differences(
     fitted: encoding.FittedSchema, query_field: Field, ad_field: Field, ties: histories.Ties
 ) -> _Compare:
-    """Returns the function from rows to how high an ad's number is for the query's [..., 3]."""
+    """Returns the function from rows to features [..., 3] of an ad's number minus the query's."""
     numbers_of_rows = _numbers(fitted, query_field, ad_field, ties)
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:

@@ -51,7 +51,7 @@ def _about(
 
 
 def _leaks(card: model.DataCard) -> Found:
-    """Warns of fields that alone predict clicks; computed fields use only earlier rows."""
+    """Warns of fields that predict clicks on their own; computed fields use only earlier rows."""
 
     def leaks(field: model.FieldSummary) -> bool:
         # Sampled negatives are not drawn from the ads that the log shows.
