@@ -181,7 +181,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 
     @property
     def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
-        """For each tied list, the index of its field and the map from ads' embeddings to its own."""
+        """For each tied list, its field's index, and the map from ads' embeddings to its own."""
         return [
             (index, pooling.map)
             for index, pooling in zip(self._lists, self._poolings, strict=False)
