@@ -181,7 +181,7 @@ def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
             row("ranker over all ads, same requests", ranker.ranker, best),
             row("returned, same requests", ranker.returned, best),
         ]
-    return pages.PageTable(["", "value", _INTERVAL, "of the best"], rows)
+    return pages.PageTable(["", "value", _INTERVAL, "share of best"], rows)
 
 
 def of_retrieved_lists(funnel: evaluation.ValueFunnel) -> pages.PageTable:
@@ -204,7 +204,8 @@ def of_promises(measured: evaluation.UtilityFunnel) -> pages.PageTable:
         ]
         for head, own in measured.promised.items()
     ]
-    head = ["", "expected", "true", "expected / true", _INTERVAL, "of all candidates", _INTERVAL]
+    ratio = "expected / true"
+    head = ["", "expected", "true", ratio, _INTERVAL, f"{ratio}, all candidates", _INTERVAL]
     return pages.PageTable(head, rows)
 
 
