@@ -634,8 +634,8 @@ def _describe(data_set: reader.DataSet) -> str:
         )
     if events is not None and events.unmatched:
         text.append(
-            f"      {events.unmatched:,} clicks and engagements have no view of their ad before "
-            "them within events.window_seconds and are left out"
+            f"      {events.unmatched:,} clicks and engagements have no view of their ad within "
+            "events.window_seconds before them, and are left out"
         )
     if events is not None and events.repeated:
         text.append(

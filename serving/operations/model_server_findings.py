@@ -131,7 +131,7 @@ class ModelServerCheck:
         return (
             f"Configure it to serve version {self._release.version} of "
             f"{self._release.base.resolve() / model}: set model_version_policy to latest "
-            "{ num_versions: 2 }, all or specific, and mount the directory where the server runs."
+            "{ num_versions: 2 }, all or specific, and make the directory available to the server."
         )
 
     def _signature(self) -> str:

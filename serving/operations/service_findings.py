@@ -124,7 +124,7 @@ class ServiceCheck:
             raise findings.WrongError(
                 "live updates, a user store and an impression log that can be used",
                 " ".join(problems),
-                "See the message, which GET /v1/bundle and the service's log have, too.",
+                "See the message, which is also in GET /v1/bundle and in the service's log.",
             )
         return "none of its live updates, user store and impression log"
 

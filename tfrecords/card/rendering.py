@@ -102,8 +102,8 @@ def _ads(ads: model.AdsSummary) -> str:
         f"{ads.count:,} ads: {ads.shown_in_training:,} are shown in training, and "
         f"{ads.clicked_in_training:,} of them are clicked; {ads.count - ads.shown_in_training:,} "
         f"are never shown in training. {pages.format_percent(ads.changed_share)} of the log's "
-        f"impressions ({ads.impressions_of_changed_ads:,}) show an ad whose fields differ from those in the "
-        "catalog."
+        f"impressions ({ads.impressions_of_changed_ads:,}) show an ad whose fields differ from the "
+        "catalog's."
     )
 
 
