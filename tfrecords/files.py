@@ -80,7 +80,7 @@ def write_json(
         path: File to write.
         value: JSON values.
         durable: Whether the file is on the disk when this returns.
-        default: Returns JSON values for other ones; None refuses them.
+        default: Converts other objects to JSON values. None: they are refused.
 
     Raises:
         OSError: The file cannot be written; an old one stays.

@@ -320,7 +320,7 @@ class Schema:
         known = [f.name for f in self.ad_fields if f.kind == "categorical"]
         if field.of not in (AD, *known):
             yield (
-                f"the {what} {field.name!r} is of {field.of!r}; expected 'ad' or an ad-side "
+                f"the {what} {field.name!r}: of is {field.of!r}; expected 'ad' or an ad-side "
                 f"categorical field: {known}."
             )
 

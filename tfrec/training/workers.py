@@ -213,7 +213,7 @@ def check_same(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> N
 
     Args:
         strategy: The strategy.
-        values: Name -> value for JSON.
+        values: Name -> JSON-serializable value.
 
     Raises:
         ValueError: A worker's values differ from the chief's.
