@@ -208,7 +208,7 @@ def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
     ]
     if not own:
         return named(amounts, known_names.PRICES, lambda _: True)
-    # The revenue of an item is counted once, that of a purchase in the row of each of its items.
+    # The revenue of an item is counted once, but a purchase's in the row of each of its items.
     return min(own, key=lambda c: (c.core != "item_revenue", "revenue" not in c.words))
 
 
