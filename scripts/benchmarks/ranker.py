@@ -12,8 +12,8 @@ Requests have full histories if the data set has any, such as the sequence world
 --workdir=workdir/benchmark_attention, after `attention.py`.
 
 `overhead_ms` is the time that the embedded server adds in its process: from the bytes of the
-request to the bytes of the reply, without the SavedModel itself. docs/results.md has results for two
-cores. Prints a table, and JSON as the last line.
+request to the bytes of the reply, without the SavedModel itself. Prints a table, and JSON as the
+last line. docs/results.md has results for two cores.
 """
 
 import asyncio
