@@ -1,8 +1,8 @@
 """The rates of ads while a release is served.
 
 A rate is computed from a log (`conversion.event_rates`), so an update of an ad does not include it.
-Changed and added ads get the released rates of their values: a new ad of a category gets the rate
-of that category. Rates themselves can be updated, too: the latest rate of a value then applies to
+Changed and added ads get the released rates of their values: a new ad gets the rate of its
+category. Rates themselves can be updated, too: the latest rate of a value then applies to
 all ads that have the value.
 
 Shapes: B ads, V values of a field, F columns of ad features.

@@ -27,11 +27,11 @@ compares both, and for contrast the values of all candidates, which the ranker d
 A log does not contain the value of ads that it did not show, but it does show whether a clicked ad
 is still there after each stage. A held-out click is on an ad that was shown *and* clicked, so the
 share measures how often an order agrees with the exposure (by the logging policy, or by users who
-choose themselves) times how well it predicts clicks. The ranker and the towers that it taught learn
-only the second. Shares are lower bounds for comparing systems that learn from clicks, not values,
-and a lower one does not mean that an order is worse; `order_of_shown_ads` of the report leaves the
-first out. If few held-out clicks repeat an earlier click of the user, clicks and lists leave out
-the ads that the user clicked before.
+choose themselves) times how well it predicts clicks. The ranker, and towers distilled from it,
+learn only to predict clicks. Shares are lower bounds for comparing systems that learn from clicks,
+not values, and a lower share does not mean that an order is worse; `order_of_shown_ads` of the
+report leaves the exposure out. If few held-out clicks repeat an earlier click of the user, clicks
+and lists leave out the ads that the user clicked before.
 
 Shapes: Q requests or clicks, N ads, K candidates, S samples.
 

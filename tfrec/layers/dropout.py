@@ -9,11 +9,11 @@ For users and ads that training never saw, a model depends on what it has learne
 out-of-vocabulary (OOV) ids; rare values, which share these ids, teach it little. So training
 replaces with an OOV id
 
-- the id of a user, or of an ad with other fields, with a small probability; half of
-  the ids of ads that have a vector, or the id would make the vector redundant;
+- the id of a user, or of an ad with other fields, with a small probability; and half of the ids of
+  ads with a vector, because the id would otherwise make the vector redundant;
 - the value of every categorical field that is OOV far more often in the held-out rows than in the
   training rows, with the probability that makes up for the difference. In a log split by time most
-  later users may be new; a model trained on known users only relies on ids that it will not have.
+  later users may be new; a model trained only on known users relies on ids that it will not see.
   If the training rows have enough rare values, nothing more is hidden: a row with a hidden id
   teaches nothing about that id.
 

@@ -17,12 +17,12 @@ Training, evaluation and export use these members:
     build_weights           creates the weights, and checks the towers
     compute_loss, task      a softmax over ads; another `tfrs.tasks.Retrieval` drops in
     sparse_variables        tables of embedding layers, which take sparse updates
-    temperature             of the softmax, learned on held-out clicks
+    temperature             temperature of the softmax, learned on held-out clicks
     embed_batch             embeds the clicks of a batch and their candidates
     accidental_hits         candidates that must not be negatives of a click
     id_dropout              hides ids in training
     clicked_ads             ads that users clicked in training, which are not their negatives
-    store_user_clicks       computes what requests read of the users' clicks, before each use
+    store_user_clicks       stores the users' clicks for requests; call it before each use
     takes_click_factors     whether factors of clicks may be appended to the embeddings
 
 Shapes: B clicks, C columns (the candidates each click is scored against), N ads, D embedding,
