@@ -80,7 +80,7 @@ class Label:
     """A label of the rows of a log.
 
     Attributes:
-        name: Its name, which is also the attribute of `Schema` with its column.
+        name: Name of the label, and of the attribute of `Schema` with its column.
         is_amount: Whether it is an amount of at least 0; otherwise it is 0 or 1.
         is_late: Whether it can occur some time after the click, so that it is unknown within
             `engagement_window_seconds` of the end of the log.

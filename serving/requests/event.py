@@ -113,7 +113,7 @@ class EventsAdded(AnswerPart):
 
 
 def others_not_added(count: int) -> str:
-    """Returns why events were not added to the user store, to continue a sentence on those added.
+    """Returns why events were not added to the user store, to append to the number of added ones.
 
     Args:
         count: Number of events that were not added.

@@ -102,7 +102,7 @@ class RedisUserStore:
 
     Args:
         url: Address, such as `redis://127.0.0.1:6379/0`.
-        config: Limits, time-out, and time to live, which `check_settings` keeps on the server.
+        config: Limits, timeout, and time to live, which `check_settings` keeps on the server.
             None: the defaults, and the time to live of the server.
 
     Raises:

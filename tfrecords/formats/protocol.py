@@ -97,7 +97,7 @@ class Matches:
 
     Attributes:
         rows: Number of rows with a key.
-        unmatched: Number of those whose key is not in the table.
+        unmatched: Number of rows whose key is not in the table.
         examples: Up to three such keys.
     """
 
