@@ -53,7 +53,7 @@ class PlantedLog:
         return self.taste.argmax(axis=1)
 
     def rows(self, keep: np.ndarray) -> "PlantedLog":
-        """Returns the world with the rows [B] alone that are true."""
+        """Returns the world with only the rows where `keep` [B] is true."""
         shown = ("request", "user", "ad", "position", "seconds", "clicked", "engaged", "spend")
         return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in shown})
 

@@ -191,7 +191,7 @@ def apps(rng: np.random.Generator, rows: int) -> Tables:
 
 
 def jobs(rng: np.random.Generator, rows: int) -> Tables:
-    """Vacancies in lists of six; which row is for testing stands in the log."""
+    """Vacancies in lists of six; a column of the log assigns rows to the splits."""
     fields = ("care", "cooking", "data", "law", "sales", "teaching", "transport", "welding")
     of = planted.world(rng, rows, 500, 300, len(fields), length=6)
     employer = 5 * of.topic + rng.integers(5, size=300)

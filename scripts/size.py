@@ -1,4 +1,4 @@
-"""Estimates machines, memory and network for numbers of ads, requests and users.
+"""Estimates the machines, memory and network that a deployment needs.
 
 The same as `tfrec size`.
 """

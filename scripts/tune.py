@@ -1,4 +1,4 @@
-"""Searches better hyperparameters of a stage on the validation split.
+"""Searches for better hyperparameters of a stage on the validation split.
 
 The same as `tfrec tune`.
 """

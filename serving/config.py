@@ -106,8 +106,8 @@ class OrchestratorConfig:
     max_batch: int = MAX_BATCH_SIZE
     max_ads_per_call: int = option(
         10_000,
-        "Maximum number of ads in the answers to a batch: the sum of k, and of candidates; "
-        "larger batches get 413.",
+        "Maximum number of ads in the answers to a call: the sum of k and of requested candidates; "
+        "larger calls get 413.",
         minimum=1,
     )
     requests_per_call: int = 16
@@ -172,8 +172,8 @@ class UserStoreConfig:
     max_impressions: int = 500
     ttl_days: float = option(
         90.0,
-        "Days after which a user without new events or profile is deleted from the store, and "
-        "events from users.",
+        "Days after which events, and users without a new event or profile, are deleted from the "
+        "store.",
         minimum=0.01,
         flag="user_ttl_days",
     )

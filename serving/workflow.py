@@ -6,8 +6,8 @@
     with release.client() as client:
         answer = client.recommend(context={"country": "CH"})
 
-Its work directory is one of `export.Pipeline`: finished steps are skipped, a killed one resumes,
-and the commands can continue with it.
+The work directory is the same as for `export.Pipeline`: finished steps are skipped, a killed step
+resumes, and the commands can continue with it.
 """
 
 import dataclasses

@@ -71,10 +71,11 @@ def check_options(config: Any) -> None:
 
 
 def check_kind(config: Any, kind: type) -> None:
-    """Checks that a configuration is one of this class.
+    """Checks that a configuration is an instance of exactly this class.
 
     Raises:
-        ValueError: It is not, or it is a subclass, whose options a trained model would lose.
+        ValueError: It is an instance of another class, or of a subclass, whose additional options
+            a trained model would lose.
     """
     if type(config) is not kind:
         own = (
@@ -140,9 +141,9 @@ class RetrievalConfig:
     dropout: float = option(0.1, "Dropout rate in the towers.", at_least=0, below=1)
     id_dropout: float = option(
         0.05,
-        "Share of the users, and of the ads that have other fields, whose id training hides; a "
-        "field with many more out-of-vocabulary values in held-out rows is hidden more, and half "
-        "of the ids of ads with vectors. 0: none.",
+        "Probability that training replaces the id of a user, or of an ad that has other fields, "
+        "by an out-of-vocabulary id. It is raised for fields that are out of vocabulary more often "
+        "in held-out rows, and to 0.5 for ads with vectors. 0: no id is replaced.",
         at_least=0,
         at_most=1,
     )
@@ -220,9 +221,9 @@ class RankerConfig:
     dropout: float = option(0.1, "Dropout rate.", at_least=0, below=1)
     id_dropout: float = option(
         0.05,
-        "Share of the users, and of the ads that have other fields, whose id training hides; a "
-        "field with many more out-of-vocabulary values in held-out rows is hidden more, and half "
-        "of the ids of ads with vectors. 0: none.",
+        "Probability that training replaces the id of a user, or of an ad that has other fields, "
+        "by an out-of-vocabulary id. It is raised for fields that are out of vocabulary more often "
+        "in held-out rows, and to 0.5 for ads with vectors. 0: no id is replaced.",
         at_least=0,
         at_most=1,
     )
@@ -298,10 +299,11 @@ class EvaluationConfig:
     )
     segment_fields: str = option(
         "",
-        "Ad fields, separated by commas, whose values are measured separately; empty: the two "
-        "whose values group ads most like advertisers.",
+        "Ad fields whose values are measured as separate segments, separated by commas; empty: two "
+        "fields, such as advertiser and category, whose number of values is closest to the square "
+        "root of the number of ads.",
     )
-    seed: int = option(1, "Seed of the resamples and of simulated outcomes.")
+    seed: int = option(1, "Seed of the bootstrap resamples.")
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -17,9 +17,9 @@ class HeadKind(enum.StrEnum):
     Attributes:
         PROBABILITY: The probability of a positive label.
         PROBABILITY_AFTER_CLICK: The probability of a click followed by a positive label; the logit
-            is of the label given a click.
-        AMOUNT: The expected value of a label that is often 0; three logits: of a positive
-            amount, and mean and scale of its logarithm.
+            is for the label given a click.
+        AMOUNT: The expected value of a label that is often 0, computed from three outputs: the
+            logit of a positive amount, and the mean and scale of its logarithm.
     """
 
     PROBABILITY = "probability"

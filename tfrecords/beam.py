@@ -3,9 +3,9 @@
     log = beam.on_beam(source, directory, ["--runner=DirectRunner"])
     convert.convert(log, directory)
 
-`convert.convert` runs unchanged, on a log whose chunks workers convert before it reads the first
-one: it finds their notes and files in the workspace. The result is byte for byte the same as
-locally, and each of the two can resume the other.
+`convert.convert` runs unchanged. The workers convert all chunks before it reads the first one, and
+it finds their notes and files in the workspace. The result is byte for byte the same as from a
+local conversion, and each of the two can resume the other.
 
     driver     cut: locates each chunk; a chunk of plain text is a range of its file, other chunks
                (gzip, Parquet) are copied to the workspace
@@ -16,12 +16,11 @@ Split and fit run on one worker each, with the memory of a local run, and share 
 the workspace. A stage starts when the previous one is finished for all chunks. All shared files are
 JSON, Arrow or NumPy arrays without pickled objects, so that reading them executes no code.
 
-A cluster needs the log and the output under the same paths on a file system that the driver and
-all workers share (NFS, Filestore, a mounted bucket) and that renames atomically, and this package
-with its dependencies on every worker (--sdk_container_image or --setup_file). It is tested with
-processes of one machine: those of Beam's direct runner, of a Dask cluster, and of a pool under
-the portable runner, whose protocol Flink and Spark use. It is not tested on Flink, Spark or
-Dataflow, nor on a mounted bucket.
+The driver and all workers must share a file system (NFS, Filestore, a mounted bucket) that renames
+atomically, with the log and the output at the same paths. Every worker needs this package with its
+dependencies (--sdk_container_image or --setup_file). This is tested on one machine: with Beam's
+direct runner, with a Dask cluster, and with a pool of workers under the portable runner, whose
+protocol Flink and Spark use. It is not tested on Flink, Spark or Dataflow, nor on a mounted bucket.
 """
 
 import dataclasses

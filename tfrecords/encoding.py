@@ -104,7 +104,7 @@ class FittedSchema:
         return int(self.statistics[field.name].coarse_buckets().max()) + 1
 
     def without_rates(self) -> "FittedSchema":
-        """Returns the same, but with all values of a rate in one bucket."""
+        """Returns a copy in which all values of a rate are in one bucket."""
         statistics = dict(self.statistics)
         for field in self.schema.rates:
             own = statistics[field.name]

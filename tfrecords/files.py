@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, arrays of NumPy, and locks between processes.
+"""Atomic writes of files, NumPy arrays in files, and locks between processes.
 
 A file is written under a temporary name in its directory, `.NAME.partial`, and then renamed, so
 that a reader sees the old file or the new one. `durable` files also survive a power cut. Locks
@@ -54,11 +54,11 @@ def replacing(path: pathlib.Path, durable: bool = False) -> Iterator[pathlib.Pat
 
 
 def write(path: pathlib.Path, content: bytes | str, durable: bool = False) -> None:
-    """Writes a file whole or not at all; text is encoded as UTF-8.
+    """Writes a file atomically; text is encoded as UTF-8.
 
     Args:
         path: File to write.
-        content: Its content.
+        content: Content of the file.
         durable: Whether the file is on the disk when this returns.
 
     Raises:
@@ -74,13 +74,13 @@ def write_json(
     durable: bool = False,
     default: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Writes JSON whole or not at all.
+    """Writes a JSON file atomically.
 
     Args:
         path: File to write.
         value: JSON values.
         durable: Whether the file is on the disk when this returns.
-        default: Returns JSON values for other ones; None refuses them.
+        default: Converts other objects to JSON values. None: they are refused.
 
     Raises:
         OSError: The file cannot be written; an old one stays.

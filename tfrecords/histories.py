@@ -56,7 +56,7 @@ class UserEvent:
 
     Attributes:
         event: One of `schema.EVENTS`.
-        time: When, in seconds since 1970.
+        time: Time of the event, in seconds since 1970.
         ad_id: Id of the ad.
         values: Ad-side field -> the ad's value at that time; only those that histories list.
         event_id: Identifies the event, so that an event sent twice counts once; None: the event is

@@ -80,7 +80,7 @@ class Label:
     """A label of the rows of a log.
 
     Attributes:
-        name: Its name, which is also the attribute of `Schema` with its column.
+        name: Name of the label, and of the attribute of `Schema` with its column.
         is_amount: Whether it is an amount of at least 0; otherwise it is 0 or 1.
         is_late: Whether it can occur some time after the click, so that it is unknown within
             `engagement_window_seconds` of the end of the log.
@@ -159,7 +159,7 @@ class Schema:
             is a shown ad.
         time_format: Format of times for `datetime.strptime`, such as `%d.%m.%Y %H:%M` or, for
             dates as digits, `%Y%m%d`; None: numbers and ISO 8601.
-        decimal: `.` or `,`: the decimal sign of numbers as people write them, such as `€1,234.50`
+        decimal: `.` or `,`: the decimal sign of formatted numbers in text, such as `€1,234.50`
             and `1.234,50 €`; None: numbers are plain, such as 1234.5.
         header: Names of the columns of text files without a header line; empty: the first line has
             them.
@@ -320,7 +320,7 @@ class Schema:
         known = [f.name for f in self.ad_fields if f.kind == "categorical"]
         if field.of not in (AD, *known):
             yield (
-                f"the {what} {field.name!r} is of {field.of!r}; expected 'ad' or an ad-side "
+                f"the {what} {field.name!r}: of is {field.of!r}; expected 'ad' or an ad-side "
                 f"categorical field: {known}."
             )
 

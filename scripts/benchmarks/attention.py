@@ -8,11 +8,12 @@ core. With --data, trains it on converted data sets, also without crosses and wi
 fields. Other flags are the same as for `tfrec train_ranker`.
 
 Measures on the test split, as means over --seeds, the AUC of each head, the normalized entropy of
-probabilities (log loss over that of the mean rate; less is better) and the NDCG of the lists, next
-to those of the true probabilities of a world: `share` is (AUC - 0.5) / (AUC of the truth - 0.5) of
-clicks. Then times the exported rankers of the last seed in turns, in this process: 500 candidates
-of a request whose histories are full. Finished models are kept in --workdir, so that a run that was
-stopped goes on. Prints a table for each data set, and JSON as the last line.
+probabilities (log loss divided by the log loss of the mean rate; less is better) and the NDCG of
+the lists. On a world, the true probabilities are measured in the same way: `share` is
+(AUC - 0.5) / (AUC of the truth - 0.5) of clicks. Then times the exported rankers of the last seed
+in turns, in this process: 500 candidates of a request whose histories are full. Finished models are
+kept in --workdir, so a run that was stopped resumes. Prints a table for each data set, and JSON as
+the last line.
 """
 
 import dataclasses

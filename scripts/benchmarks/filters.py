@@ -10,9 +10,9 @@ nearly all. Each query is searched alone, with k = 500 and one thread; the time 
 the filter.
 
 `first_ms` is the time of the first query with a filter, which evaluates it and may collect the
-eligible ads; p50 and p99 are of the following queries. Recall is relative to exact search among the
-eligible ads. `left_of_unfiltered` is the number of eligible ads in an unfiltered top 500. Prints a
-table, and JSON as the last line.
+eligible ads; p50 and p99 are computed from the queries after it. Recall is relative to exact search
+among the eligible ads. `left_of_unfiltered` is the number of eligible ads in an unfiltered top 500.
+Prints a table, and JSON as the last line.
 """
 
 import time

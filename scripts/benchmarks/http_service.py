@@ -8,8 +8,8 @@ r"""Measures latency and throughput of requests over HTTP, through all stages.
     python scripts/benchmarks/http_service.py --constants=constants.json
     tfrec size --constants=constants.json --ads=10000000 --rps=1000
 
-The setup is that of production on a single machine: `scripts/serve.py` with --workers processes,
-the embedded model server in another process, and the load generator in a third (`poisson_load.py`).
+The setup matches production on a single machine: `scripts/serve.py` with --workers processes, the
+embedded model server in another process, and the load generator in a third (`poisson_load.py`).
 The models are from --workdir. A catalog of --num_ads ads is generated from the values of its
 ads (`wide_catalog.py`) and indexed once, in WORKDIR/benchmark_serving. This takes about ten
 minutes for a million ads on two cores; the measurement takes a few minutes.
@@ -24,8 +24,8 @@ later); `in_process` (both stages in one process, without HTTP or gRPC); `proces
 and `peak_memory_mb` of each process (memory-mapped files count in each process that has read them).
 
 --constants also measures what an ad, a request and a user cost, and writes the constants of `tfrec
-size`. Processor time is that of the consecutive requests, so another load on the machine changes
-little.
+size`. Processor time is measured on the consecutive requests, so other load on the machine changes
+it little.
 """
 
 import asyncio

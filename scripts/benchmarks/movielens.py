@@ -25,7 +25,7 @@ a second run with the same log, seed and settings reuses them; delete them after
 code. Prints mean and standard deviation over the seeds, each with its own split and model, the best
 model first, next to published figures, and JSON as the last line.
 
-The published figures are of a held-out quarter. They were measured by others on their own splits,
+The published figures are for a held-out quarter. They were measured by others on their own splits,
 with the definitions of github.com/recommenders-team/recommenders (its examples/06_benchmarks
 describes 75 % of each user, but its notebook takes 75 % of each film).
 """

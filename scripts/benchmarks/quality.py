@@ -25,7 +25,7 @@ and for calibration as for the ranker; the ranker has its defaults. Finished pee
 WORKDIR/peers. A second run with the same rows, seed and settings reuses them; delete them after a
 change of the code.
 
-All models are measured on the test split. Intervals are of the ranker minus the peer, from
+All models are measured on the test split. Intervals are for the ranker minus the peer, from
 resampled users, or from requests if users are unknown. Prints a table for each head, the best model
 first, and JSON as the last line.
 """
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def open_data_set(steps: export.Pipeline) -> reader.DataSet:
-    """Returns the data set of the flags, or else of the work directory."""
+    """Returns the data set that the flags name; by default, the one in the work directory."""
     asked = FLAGS["n_samples"].present or FLAGS["world"].present
     named = FLAGS.use_synthetic or FLAGS.data_path or asked
     if not named and (steps.path("data") / "dataset.json").is_file():
@@ -147,7 +147,7 @@ def of_ours(
     labels, known, _ = predictions.labeled(CLICK.label)
     if not np.array_equal(labels, data.test.labels[CLICK.label]):
         raise ValueError(
-            f"The ranker's test rows of {data_set.directory} differ from those of the peers: "
+            f"The ranker's test rows of {data_set.directory} differ from the peers' rows: "
             f"{len(labels)} and {len(data.test)} labels. Convert the log again."
         )
     served = ranking.served_values(predictions, own)

@@ -3,17 +3,17 @@
     python scripts/benchmarks/ranker.py
     python scripts/benchmarks/ranker.py --workdir=workdir/quickstart
 
-Takes about two minutes on two cores. Exports the ranker (that of --workdir if it is trained,
-otherwise an untrained one, since speed does not depend on the weights). Starts the embedded model
-server in a separate process and calls it through `serving.ranker`, one request at a time,
-alternating with the same SavedModel in this process. Then measures 50 to 5,000 candidates.
+Takes about two minutes on two cores. Exports the trained ranker of --workdir, or an untrained one,
+since speed does not depend on the weights. Starts the embedded model server in a separate process
+and calls it through `serving.ranker`, one request at a time, alternating with the same SavedModel
+in this process. Then measures 50 to 5,000 candidates.
 
-Requests have full histories, if the data set has any: those of the sequence world with
+Requests have full histories if the data set has any, such as the sequence world's with
 --workdir=workdir/benchmark_attention, after `attention.py`.
 
 `overhead_ms` is the time that the embedded server adds in its process: from the bytes of the
-request to those of the reply, without the SavedModel itself. docs/results.md has results for two
-cores. Prints a table, and JSON as the last line.
+request to the bytes of the reply, without the SavedModel itself. Prints a table, and JSON as the
+last line. docs/results.md has results for two cores.
 """
 
 import asyncio

@@ -10,8 +10,8 @@ and the first pass are timed separately. The baseline reads some of the same row
 Examples with `tf.io.parse_example` and a shuffle buffer of 100,000 rows.
 
 The shuffle is measured on another log of --rows rows that contain their number: the share of
-adjacent rows of the log that are in the same batch, next to that of a full shuffle. Prints a
-table, and JSON as the last line.
+adjacent rows of the log that are in the same batch, next to the share after a full shuffle. Prints
+a table, and JSON as the last line.
 
 Shapes: N training rows.
 """

@@ -5,7 +5,7 @@
 
 Takes about four minutes on two cores. Converts a synthetic log and trains both models at their
 default sizes: one step of `train_step` a batch, of batches in memory, in blocks of --steps. The
-ranker's blocks alternate with those of a DNN and of DCN-V2 (`peers/networks.py`), which predict
+ranker's blocks alternate with blocks of a DNN and of DCN-V2 (`peers/networks.py`), which predict
 clicks only, from the same rows, in batches of their default size. Initialization, tracing and the
 first steps are not timed.
 

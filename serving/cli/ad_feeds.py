@@ -69,7 +69,7 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
         known = [rate for rate in release.rates if rate["of"] != schema.AD]
         wanted = [f"{rate['of']} and {rate['name']}" for rate in known]
         raise ValueError(
-            f"{path}: expected a column of a field of the ad and one of its rate "
+            f"{path}: expected a column with a field of the ad and a column with its rate "
             f"({' or '.join(wanted) or 'the release has none'}), got {list(names)}. Send rates of "
             "single ads as fields of the --add table."
         )

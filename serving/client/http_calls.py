@@ -124,7 +124,7 @@ def request_of(request: Request | None, fields: Mapping[str, Any]) -> Request:
 
 
 def requests_of(batch: Iterable[Request | RequestFields]) -> list[Request]:
-    """Returns requests, of which some may be JSON objects.
+    """Returns requests, some of which may be given as JSON objects.
 
     Raises:
         ClientRequestError: A request is refused.

@@ -32,7 +32,7 @@ def opener(
     """Returns the function that opens the index for `evaluation.evaluate`.
 
     Args:
-        base: Base directory of the bundles, whose latest index is used if it is of this training.
+        base: Base directory of the bundles; its latest index is used if it is from this training.
             None: an index is built.
         data_set: The converted log.
         models: The trained stages.
@@ -41,7 +41,7 @@ def opener(
 
     Raises:
         InvalidRequestError: When called: the filters are invalid.
-        ValueError: A kind of index of the user's own fails, or cannot be served.
+        ValueError: A custom kind of index fails, or cannot be served.
     """
     # The index is built late in an evaluation, which takes minutes.
     found = _published(base, data_set, models)

@@ -127,7 +127,7 @@ def _lost_utility(shares: UtilityShares, released: Released) -> list[str]:
 
 def _of_utility(name: str, share: float) -> str:
     utility = "utility" if name == retrieval.UTILITY else f"utility by {name} alone"
-    return f"the candidates hold {share:.3f} of the {utility} that the ranker sees in all ads"
+    return f"the candidates have {share:.3f} of the {utility} that the ranker finds in all ads"
 
 
 def _judge_heads(candidate: ranking.Figures, released: Released) -> Verdict:

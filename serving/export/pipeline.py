@@ -83,7 +83,8 @@ class Pipeline:
     Attributes:
         workdir: Work directory of all steps.
         progress: Whether to show progress bars and one line per step.
-        strategy: Of the training, from `training.joined`.
+        strategy: Distribution strategy of the training, from `training.joined`; by default, one
+            device.
     """
 
     workdir: pathlib.Path
@@ -576,7 +577,7 @@ def _sources_of_encoders(schema: Schema) -> dict[str, Any]:
 
 
 def _index_inputs(config: IndexConfig) -> dict[str, Any]:
-    """Returns a configuration of an index, and the digest of the source of an own kind."""
+    """Returns the index configuration, and the digest of the source of a custom kind."""
     inputs = {"index": dataclasses.asdict(config)}
     if config.has_own_kind:
         return {**inputs, "index_source": INDEX_KINDS.digest(config.kind)}
@@ -633,8 +634,8 @@ def _describe(data_set: reader.DataSet) -> str:
         )
     if events is not None and events.unmatched:
         text.append(
-            f"      {events.unmatched:,} clicks and engagements have no view of their ad before "
-            "them within events.window_seconds and are left out"
+            f"      {events.unmatched:,} clicks and engagements have no view of their ad within "
+            "events.window_seconds before them, and are left out"
         )
     if events is not None and events.repeated:
         text.append(

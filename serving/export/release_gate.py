@@ -37,8 +37,8 @@ def check(
         force: Whether to publish a refused release.
 
     Returns:
-        For the manifest: `validation`, the metrics of the heads; `utility_share`, that of
-        retrieval; and `gate`, the verdict.
+        For the manifest: `validation`, the metrics of the heads; `utility_share`, the metric of
+        retrieval; and `gate`, the decision.
 
     Raises:
         ReleaseRefusedError: The gate refuses it, and `force` is off.
@@ -150,7 +150,7 @@ def _differences(
 
     Args:
         own: The candidate's predictions.
-        calibrators: Its calibrators.
+        calibrators: The candidate's calibrators.
         logits: The `_logits_of_release`.
         data_set: The data set.
     """

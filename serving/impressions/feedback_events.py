@@ -2,10 +2,10 @@
 
     {"request_id": "42", "ad_id": "ad-17", "event_id": "e-9", "click": 1, "revenue": 0.35}
 
-Events may be delivered more than once. Those of a request and ad with the same `event_id` are one
-event; so are those without `event_id` that are equal in all fields. Bad events are rejected with
-their line and a reason. In the log of a service, events that name their user and no request, and
-impressions, are left out and counted.
+Events may be delivered more than once: events of one request and ad with the same `event_id` are
+one event, and so are events without `event_id` that are equal in all fields. Bad events are
+rejected with their line and a reason. In the log of a service, impressions, and events that name a
+user but no request, are left out and counted.
 
 Shapes: E distinct pairs of request and ad.
 """

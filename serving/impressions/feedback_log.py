@@ -70,7 +70,7 @@ class FeedbackLog:
             events: Events with their times.
 
         Raises:
-            ImpressionLogError: They cannot be written.
+            ImpressionLogError: The events cannot be written.
         """
         received = time.time()
         lines = [json.dumps({**_line(event), "received": received}) + "\n" for event in events]

@@ -41,10 +41,10 @@ QUERIES_FILE = "sample_queries.npy"
 
 @dataclasses.dataclass(frozen=True)
 class ListedAd:
-    """An ad as answers have it.
+    """An ad as it appears in answers.
 
     Attributes:
-        ad_id: Its id.
+        ad_id: Id of the ad.
         fields: Raw fields; NaN and infinity are None.
         show: Values to show.
     """
@@ -136,13 +136,13 @@ def build_index(
             `auto` chooses by measuring, and the search of other kinds is widened until it reaches
             `config.target_recall`. Queries at odd positions are held out, to measure recall.
         ads: N ads with `AD_ID` and the raw fields, which Milvus filters by.
-        resume_file: Where Milvus notes how many ads it has, so that a build that was killed can
-            continue. None: each build starts from the beginning.
+        resume_file: File with the number of ads in Milvus, from which a killed build continues.
+            None: each build starts from the beginning.
 
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
         IndexUnavailableError: Milvus does not answer.
-        ValueError: A kind of the user's own fails, or its index cannot be served.
+        ValueError: A custom kind of index fails, or its index cannot be served.
     """
     config = config or kinds.IndexConfig()
     if embeddings.ndim != 2 or not embeddings.size:
@@ -291,7 +291,10 @@ class AdIndex:
         return self.searcher.eligible(filters, self._eligibility)
 
     def prepare_filters(self) -> None:
-        """Builds what filters look up here, in some 0.1 s for each field of a million ads."""
+        """Builds the structures that filters look up.
+
+        Takes about 0.1 s per field for a million ads.
+        """
         self.searcher.prepare_filters(self._eligibility)
 
     def features(self, rows: np.ndarray) -> np.ndarray:
@@ -334,7 +337,7 @@ def without_vectors(ads: pa.Table) -> pa.Table:
 
 
 def listed_ads(ads: pa.Table) -> list[ListedAd]:
-    """Returns the ads of a table as answers have them."""
+    """Returns the ads of a table in the form of answers."""
     return [
         ListedAd(
             fields.pop(AD_ID),

@@ -55,7 +55,7 @@ def build(
 
     Raises:
         AdIndexError: An embedding is not finite.
-        ValueError: `config.use_gpu` is set, but there is no GPU; or a kind of the user's own
+        ValueError: `config.use_gpu` is set, but there is no GPU; or a custom kind
             fails, or its index cannot be served.
     """
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
@@ -68,7 +68,7 @@ def build(
 
 
 def try_kind(config: kinds.IndexConfig, num_ads: int, dimension: int) -> None:
-    """Builds a small index of a kind of the user's own, so that long work does not end in an error.
+    """Builds a small index of a custom kind, so that long work does not end in an error.
 
     The vectors are random ones of length one, as many as the training of N ads takes.
 
@@ -141,7 +141,7 @@ def train_index(
 
 
 def _fill(index: Any, kind: str, factory: str, embeddings: np.ndarray) -> None:
-    """Adds all embeddings [N, D], and checks an index of a kind of the user's own."""
+    """Adds all embeddings [N, D], and checks an index of a custom kind."""
     try:
         for first in range(0, len(embeddings), _ADDED_AT_ONCE):
             add_vectors(index, embeddings[first : first + _ADDED_AT_ONCE])
@@ -206,7 +206,7 @@ def check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
     """Checks embeddings [rows, D] of the ads from `first_row` on.
 
     Raises:
-        AdIndexError: One is not finite.
+        AdIndexError: An embedding is not finite.
     """
     # isfinite of the whole array would need a byte per number, 1 GB for 4 million ads.
     if np.isfinite(embeddings.sum(dtype=np.float64)):

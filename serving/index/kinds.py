@@ -107,7 +107,7 @@ INDEX_KINDS: plugins.Registry[IndexKind] = plugins.Registry(
 
 
 def call_own(kind: str, method: str, *arguments: Any) -> Any:
-    """Calls a method of a kind of the user's own.
+    """Calls a method of a custom kind.
 
     Raises:
         ValueError: The method failed; the message says where.
@@ -235,7 +235,7 @@ def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dic
         reason if the kind differs from the configured one.
 
     Raises:
-        ValueError: An option does not fit D, or a kind of the user's own returns no string.
+        ValueError: An option does not fit D, or a custom kind returns no string.
     """
     kind = config.kind
     if kind == AUTO:

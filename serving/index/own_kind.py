@@ -1,4 +1,4 @@
-"""Checks the index that a kind of the user's own makes, and names the kind in each error.
+"""Checks the index that a custom kind makes, and names the kind in each error.
 
 Shapes: Q queries, D embedding size.
 """
@@ -65,7 +65,7 @@ def check_filtered_search(kind: str, factory: str, index: Any, queries: np.ndarr
     """Checks that a filled index finds the best of some ads for queries [Q, D], as filters need it.
 
     Raises:
-        ValueError: It does not.
+        ValueError: The index does not accept a selector of eligible ads.
     """
     eligible = row_set.RowSet.of_rows(np.arange(0, index.ntotal, 2), index.ntotal)
     try:

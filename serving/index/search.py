@@ -28,7 +28,7 @@ class Searcher:
         index: The faiss index.
         structure: `Flat`, `IVF`, `IVFPQ` or `HNSW`, by which it is searched; `other` has no search
             parameters.
-        kind: Name of the kind, which is the structure unless it is a kind of the user's own.
+        kind: Name of the kind, which is the structure unless it is a custom kind.
         num_threads: Number of OpenMP threads per search. One is best for single queries: starting
             threads costs more than they save, and requests already run in parallel.
         refinement: Rescores the best codes; None: the index does not.

@@ -1,8 +1,8 @@
 """The rates of ads while a release is served.
 
 A rate is computed from a log (`conversion.event_rates`), so an update of an ad does not include it.
-Changed and added ads get the released rates of their values: a new ad of a category gets the rate
-of that category. Rates themselves can be updated, too: the latest rate of a value then applies to
+Changed and added ads get the released rates of their values: a new ad gets the rate of its
+category. Rates themselves can be updated, too: the latest rate of a value then applies to
 all ads that have the value.
 
 Shapes: B ads, V values of a field, F columns of ad features.
@@ -117,7 +117,8 @@ class AdRates:
                 )
             if known[name] == AD:
                 raise errors.InvalidAdError(
-                    f"rates: {name!r} is of single ads. Change these ads, with the rate as a field."
+                    f"rates: {name!r} is a rate of single ads. Change these ads, and send the rate "
+                    "as a field."
                 )
             for value, number in numbers.items():
                 if not isinstance(value, str) or not value:

@@ -125,7 +125,7 @@ class LiveStore:
     def _news_in(
         self, file: BinaryIO, commit: journal.Commit
     ) -> tuple[list[bytes], journal.Commit] | None:
-        """Returns what was not read before; None if the journal is another or an older one."""
+        """Returns the updates not read before; None if the journal was replaced or rolled back."""
         known = self._known
         if known is None or known.generation != commit.generation or known.end > commit.end:
             return None

@@ -191,7 +191,7 @@ class LiveView:
         return result
 
     def listed(self, rows: np.ndarray) -> list[index.ListedAd]:
-        """Returns the ads at rows [C] as answers have them."""
+        """Returns the ads at rows [C] in the form of answers."""
         is_added = rows >= self._released.num_ads
         found = self._released.listed(rows[~is_added])
         if is_added.any():

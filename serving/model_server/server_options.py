@@ -18,9 +18,9 @@ class ServerOptions:
     The options with a help text are flags of the command as well.
 
     Attributes:
-        load_retry_seconds: Time between two tries to load a version.
+        load_retry_seconds: Time between attempts to load a version.
         grpc_channel_arguments: Further options of the gRPC server, by name.
-        rest_api_timeout_seconds: Time after which a REST request is answered by 504; infinity
+        rest_api_timeout_seconds: Time after which a REST request gets status 504; infinity
             for no limit.
         prometheus_path: Path of the metrics on the REST port; None for no metrics.
         session_config: Threads and devices of each model's session; None is one thread, the

@@ -40,11 +40,11 @@ class MeasuredConstants:
         search_cpu_ms: Processor time of a search for 500 ads.
         service_cpu_ms: Processor time of a request in the service, its search included.
         ranker_cpu_ms: Processor time of a request in the model server, 500 candidates.
-        num_columns: Number of columns of ad features, which the ranker is sent for 500 ads.
+        num_columns: Number of columns of ad features, sent to the ranker for 500 ads.
         num_outputs: Number of scores of an ad that it returns.
-        request_bytes: A request over HTTP.
-        answer_bytes: Its answer with ten ads.
-        store_bytes_per_user: Store of users -> its memory or disk space for a user with 50 events.
+        request_bytes: Size of a request over HTTP.
+        answer_bytes: Size of an answer with ten ads.
+        store_bytes_per_user: Kind of user store -> memory or disk space of a user with 50 events.
     """
 
     machine: str
@@ -75,7 +75,7 @@ class MeasuredConstants:
 
         Raises:
             FileNotFoundError: The file does not exist.
-            ValueError: It has other content.
+            ValueError: The file does not contain constants.
         """
         path = path or pathlib.Path(__file__).with_name("measured_constants.json")
         if not path.is_file():

@@ -171,11 +171,11 @@ class _UserHistory:
         return self._entries(self.logged.raw)
 
     def follows(self, events: Sequence[UserEvent], is_limited: bool = False) -> bool:
-        """Whether it follows from events at some instant around the time in the log.
+        """Returns whether the history follows from events, at some instant near the logged time.
 
         Args:
             events: Events of the user.
-            is_limited: Whether only the events count that a store keeps.
+            is_limited: Whether only the events that a store keeps are used.
         """
         return any(
             _same(self.entries, self._rebuilt(_kept(events, at) if is_limited else events, at))
@@ -183,7 +183,7 @@ class _UserHistory:
         )
 
     def cause(self) -> str:
-        """Returns why it does not follow from the known events."""
+        """Returns why the history does not follow from the known events."""
         time = self.logged.time
         if not self.entries and self.logged.user_data in ("late", "failed"):
             return "unread"

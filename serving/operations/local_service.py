@@ -76,7 +76,9 @@ def describe_answer(answer: requests.Answer) -> str:
     table = terminal.text_table(titles, rows, left=left).splitlines()
     lines += [line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…" for line in table]
     if answer.absent_heads and answer.order == "utility":
-        lines.append(f"  not predicted, because not in the log: {', '.join(answer.absent_heads)}")
+        lines.append(
+            f"  not predicted, because the log lacks the label: {', '.join(answer.absent_heads)}"
+        )
     if answer.weak_heads:
         lines.append(f"  weak, see the evaluation report: {', '.join(answer.weak_heads)}")
     if answer.shortage:

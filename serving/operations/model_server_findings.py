@@ -30,12 +30,12 @@ def served_scores(
     asked: Iterable[tuple[requests.Columns, np.ndarray]],
     timeout_seconds: float,
 ) -> list[dict[str, np.ndarray]]:
-    """Returns output -> scores [B, C] of a model server, for query fields and ad features each.
+    """Returns the scores of a model server: for each call, output -> [B, C].
 
     Args:
-        address: host:port of its gRPC API.
+        address: host:port of the model server's gRPC API.
         release: Loaded release.
-        asked: Query field -> [B] or [B, L], and ad features [B, C, F] int32, of each call.
+        asked: Inputs of each call: query field -> [B] or [B, L], and ad features [B, C, F] int32.
         timeout_seconds: Timeout of each call, in seconds.
 
     Raises:
@@ -131,7 +131,7 @@ class ModelServerCheck:
         return (
             f"Configure it to serve version {self._release.version} of "
             f"{self._release.base.resolve() / model}: set model_version_policy to latest "
-            "{ num_versions: 2 }, all or specific, and mount the directory where the server runs."
+            "{ num_versions: 2 }, all or specific, and make the directory available to the server."
         )
 
     def _signature(self) -> str:
@@ -155,7 +155,7 @@ class ModelServerCheck:
                 raise findings.WrongError(
                     f"{side}: {name} {expected[name]}{more}",
                     f"{name} {found.get(name, 'missing')}{more}",
-                    "The server serves a different model as this version. "
+                    "The server serves a different model under this version. "
                     f"{self._serve_it('ranker')}",
                 )
         outputs = ", ".join(served.outputs)

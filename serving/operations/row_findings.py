@@ -53,7 +53,7 @@ def read_logged_requests(
     training_id, logged = export.logged_requests(workdir, num_requests)
     if training_id != release.manifest.training_id:
         raise findings.WrongError(
-            f"{workdir} with training {release.manifest.training_id}, that of release "
+            f"{workdir} with training {release.manifest.training_id}, like release "
             f"{release.version}",
             f"training {training_id}",
             "Set --workdir to the one that the release was exported from, or use --norows.",

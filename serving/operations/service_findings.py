@@ -1,7 +1,7 @@
 """Checks a running recommendation service (tfrec serve) against a bundle.
 
-The requests are dry runs: the impression log, which is joined with feedback and trained on, and the
-metrics of answers are of users alone.
+The requests are dry runs, so they are neither in the impression log, which is joined with feedback
+and trained on, nor in the metrics of answers.
 
 Shapes: C answered ads.
 """
@@ -124,7 +124,7 @@ class ServiceCheck:
             raise findings.WrongError(
                 "live updates, a user store and an impression log that can be used",
                 " ".join(problems),
-                "See the message, which GET /v1/bundle and the service's log have, too.",
+                "See the message, which is also in GET /v1/bundle and in the service's log.",
             )
         return "none of its live updates, user store and impression log"
 
@@ -239,7 +239,7 @@ def score_differences(
         Absolute differences [outputs, C].
 
     Raises:
-        WrongError: The scores differ by more than those of one model on two servers.
+        WrongError: The scores differ by more than one model's scores on two servers do.
     """
     manifest = release.manifest
     fields = QueryFields(manifest.query_fields, manifest.ad_kinds)
@@ -256,7 +256,7 @@ def compared(
     """Returns the absolute differences [C] between served scores [C] and expected ones [C].
 
     Raises:
-        WrongError: The scores differ by more than those of one model on two servers.
+        WrongError: The scores differ by more than one model's scores on two servers do.
     """
     difference = np.abs(np.array(found, np.float32) - expected)
     # The condition is negated so that NaN, a missing score, fails.

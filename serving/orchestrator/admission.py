@@ -110,7 +110,8 @@ class Admission:
             num_together: Number of the requests that are computed at a time.
 
         Raises:
-            OverloadedError: They are refused.
+            OverloadedError: The process has too many requests or ads in flight, or the requests
+                would miss their deadline.
         """
         refusal = self.refusal(deadline, num_requests, num_ads)
         if refusal is not None:

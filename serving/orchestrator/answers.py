@@ -89,7 +89,7 @@ def _select(
     utility: np.ndarray,
     zero: float,
 ) -> Selection:
-    """Chooses ads by utility [C]; `zero` is the utility of a worthless ad."""
+    """Chooses ads by utility [C]; `zero` is the utility of an ad without value."""
     rules = valid.rules
     shown = valid.shown_before
     if not (rules.caps or shown or rules.diversity or rules.exploration) or not len(utility):

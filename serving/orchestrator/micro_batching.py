@@ -62,7 +62,7 @@ class Batcher(Generic[Item, Result]):
 
         Raises:
             TimeoutError: The item had to wait, and was late when its turn came.
-            Exception: `run` raised it for this item alone.
+            Exception: `run` raised it for this item.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(key, item, future)

@@ -55,7 +55,7 @@ def check_num_ads(num_requests: int, num_ads: int, max_ads: int) -> None:
         max_ads: Maximum number of ads.
 
     Raises:
-        RequestTooLargeError: They ask for more.
+        RequestTooLargeError: `num_ads` exceeds `max_ads`.
     """
     if num_ads > max_ads:
         raise errors.RequestTooLargeError(

@@ -196,7 +196,7 @@ class ServiceMetrics:
         self.gauges[gauge].set(has_problem)
 
     def count(self, counter: str, outcome: str, number: int = 1) -> None:
-        """Adds to a counter with outcomes alone: `written` rows of `impression_rows`, say."""
+        """Adds to a counter whose only label is the outcome, such as `impression_rows`."""
         self.labeled(self.counters[counter], outcome).inc(number)
 
     def observe_live(

@@ -50,7 +50,7 @@ class UserStage:
         """Checks that a profile has no histories, which are computed from events.
 
         Raises:
-            InvalidRequestError: It has one.
+            InvalidRequestError: The profile has a history.
         """
         for field in self._histories:
             given = next((name for name in field.inputs if name in profile), None)

@@ -56,7 +56,7 @@ async def resolve(host: str, port: str) -> list[str]:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
-        raise OSError(f"{host!r} is not a name of a host ({error})") from error
+        raise OSError(f"{host!r} is not the name of a host ({error})") from error
     return sorted({_joined(str(address[0]), port) for *_, address in found})
 
 

@@ -110,7 +110,7 @@ class RankerClient:
         """Waits for a connection.
 
         Raises:
-            RankerUnavailableError: There is none within the timeout.
+            RankerUnavailableError: No connection was made within the timeout.
         """
         self._connect()
         try:

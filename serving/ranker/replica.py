@@ -26,8 +26,8 @@ class Replica:
 
     Attributes:
         client: Client of its server.
-        ranker: The same, verified.
-        breaker: Its circuit breaker.
+        ranker: The client, used only after the replica has reproduced the probes.
+        breaker: Circuit breaker of the replica.
         in_flight: Number of calls in flight.
         turn: Number of the choice that took it last.
         suspect: Whether its last call failed or was late.
@@ -55,12 +55,12 @@ class Replica:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether calls are spread over it. Call it in the event loop."""
+        """Whether calls are sent to the replica. Call it in the event loop."""
         return not self.suspect and self.breaker.state == "closed" and self.ranker.is_verified
 
     @property
     def problem(self) -> str | None:
-        """Why it is not healthy, or None."""
+        """Why the replica is not healthy, or None."""
         if self.ranker.problem is None and self.suspect:
             return f"The ranker at {self.client.address} is late."
         return self.ranker.problem

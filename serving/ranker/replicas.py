@@ -2,7 +2,7 @@
 
     choice          among the healthy replicas: (calls in flight + 1) × recent slowness, least first
     failed call     the next replica is called at once; each replica once
-    busy replica    the next replica is called; when all were busy, a pause, and again
+    busy replica    the next replica is called; if all are busy, they are called again after a pause
     late call       a second replica is called, and the first answer counts
     unhealthy       a replica whose last call failed, or was late while another could be called, or
                     that is not verified, is called only if no healthy one is left; meanwhile its

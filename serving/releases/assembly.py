@@ -87,7 +87,7 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
             values that cannot be served.
         InvalidRequestError: There is no sample request, or one is invalid.
         AdIndexError: The index cannot be built.
-        ValueError: A kind of index of the user's own fails, or cannot be served.
+        ValueError: A custom kind of index fails, or cannot be served.
         IndexUnavailableError: Milvus does not answer.
     """
     directory = inputs.work_directory

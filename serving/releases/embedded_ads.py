@@ -40,7 +40,7 @@ class EmbeddedCatalog:
     Attributes:
         embeddings: [N, D] float32.
         features: [N, F] int32.
-        resume_file: For `index.build_index`.
+        resume_file: Argument `resume_file` of `index.build_index`.
     """
 
     embeddings: np.ndarray
@@ -152,7 +152,7 @@ def check_embeddings(
     """Checks the embeddings of a tower.
 
     Raises:
-        InvalidModelError: They have another shape, or are not finite.
+        InvalidModelError: The shape is not [num_rows, D], or a value is not finite.
     """
     if values.ndim != 2 or len(values) != num_rows or not values.shape[1]:
         raise errors.InvalidModelError(

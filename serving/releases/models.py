@@ -184,8 +184,8 @@ class QueryTower(_Model):
 
         Args:
             columns: Query field -> [B] or [B, L], as returned by `QueryFields.columns`.
-            weights: [B, H] float32 weights of the heads; None: the default ones. So are they for a
-                tower that takes none, or those of other heads than the ranker has.
+            weights: [B, H] float32 weights of the heads; None: the default weights. The defaults
+                are also used for a tower that takes no weights, or a different number of them.
         """
         if weights is None or weights.shape[1] != self.num_weights:
             return self._run(columns, ["query_embedding"])[0]

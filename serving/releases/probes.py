@@ -92,7 +92,8 @@ def check_retrieval(release: manifest.Manifest, tower: models.QueryTower, index:
     """Checks that the query tower and the index reproduce the probes.
 
     Raises:
-        ProbeMismatchError: One of them does not; the message says which, and by how much.
+        ProbeMismatchError: The tower or the index does not reproduce them; the message says which,
+            and by how much.
     """
     _check_sizes(release, index)
     expected = np.array(release.probes["query_embeddings"], dtype=np.float32)
@@ -132,7 +133,7 @@ def check_ad_tower(release: manifest.Manifest, tower: models.AdTower, index: AdI
     """Checks that the ad tower reproduces the embeddings and features of ads in the catalog.
 
     Raises:
-        ProbeMismatchError: It does not.
+        ProbeMismatchError: An embedding or a feature differs.
     """
     rows = np.array(release.probes["ads"]["rows"], dtype=np.int64)
     expected = np.array(release.probes["ads"]["embeddings"], dtype=np.float32)

@@ -42,8 +42,8 @@ class AdExplanation(AnswerPart):
     parts: dict[str, UtilityPart] | None
     """Head to its contribution; they sum to the utility. Null in retrieval order."""
     rank_without_rules: int
-    """Rank among the candidates by utility alone, in retrieval order by retrieval score; 1 is the
-    best."""
+    """Rank among the candidates before the rules: by utility, or in retrieval order by retrieval
+    score. 1 is the best."""
     diversity_factor: float
     """Factor by which diversity multiplies the utility, in [0, 1]."""
     explored: bool

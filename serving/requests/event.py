@@ -107,13 +107,13 @@ class EventsAdded(AnswerPart):
     received: int
     """Number of events."""
     added: int
-    """Number of events that were added to the user store. The others were there before, exceed the
-    number that it keeps of a user, are too old, or precede the erasure of their user. An event that
-    is older than those kept of its user may count each time that it is sent, but is not kept."""
+    """Number of events that were added to the user store. The others were stored before, exceed the
+    number of events that it keeps for a user, are too old, or precede the erasure of their user. An
+    event older than all stored ones of its user may count each time it is sent, but is not kept."""
 
 
 def others_not_added(count: int) -> str:
-    """Returns why events were not added to the user store, to continue a sentence on those added.
+    """Returns why events were not added to the user store, to append to the number of added ones.
 
     Args:
         count: Number of events that were not added.
@@ -121,7 +121,7 @@ def others_not_added(count: int) -> str:
     if not count:
         return ""
     return (
-        f"; the other {count:,} were there before, exceed a user's limits, are too old or precede "
+        f"; the other {count:,} were stored before, exceed a user's limits, are too old or precede "
         "an erasure"
     )
 

@@ -142,9 +142,9 @@ class RequestPart(pydantic.BaseModel):
 
 
 class Condition(RequestPart):
-    """A condition on one field of an ad, which must meet all given parts.
+    """A condition on one field of an ad. The ad must meet all given parts.
 
-    A missing value fails every part except `none_of`.
+    A missing value meets `none_of`, and fails every other part.
     """
 
     field: _String
@@ -187,9 +187,9 @@ class Cap(RequestPart):
 
 
 class FrequencyCap(RequestPart):
-    """Makes ads that the user has seen too often, or clicked or bought, ineligible.
+    """Makes ads ineligible that the user has seen, clicked or bought too often.
 
-    The counts are from `seen`, or else from the service's user store.
+    The counts come from `seen`, or else from the service's user store.
     """
 
     max: _Max
@@ -306,8 +306,8 @@ class Request(RequestPart):
     """Release to query; without a canary both names mean the stable one, and `release` in the
     answer says so. Null: chosen by the canary's share."""
     dry_run: _Boolean | None = None
-    """Whether no user sees the answer. It is then left out of the impression log and the
-    metrics of answers."""
+    """True: no user will see the answer, so it is left out of the impression log and the metrics of
+    answers."""
 
 
 class RequestFields(TypedDict, total=False):

@@ -2,8 +2,8 @@
 
     tfrec:{USER}:profile       JSON object
     tfrec:{USER}:actions       sorted set of events, JSON lists, by time
-    tfrec:{USER}:impressions   likewise
-    tfrec:{USER}:ids           hash with the ids of these events, which tells those that come again
+    tfrec:{USER}:impressions   sorted set of impressions, in the same form
+    tfrec:{USER}:ids           hash with the ids of these events, to recognize repeated ones
     tfrec:{USER}:erased        latest time of events to leave out, for an hour after an erasure
 
     tfrec:ttl_seconds          time to live of users and events, as the service was told
@@ -102,7 +102,7 @@ class RedisUserStore:
 
     Args:
         url: Address, such as `redis://127.0.0.1:6379/0`.
-        config: Limits, time-out, and time to live, which `check_settings` keeps on the server.
+        config: Limits, timeout, and time to live, which `check_settings` keeps on the server.
             None: the defaults, and the time to live of the server.
 
     Raises:

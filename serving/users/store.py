@@ -77,7 +77,7 @@ class User:
 
 
 class UserStore(Protocol):
-    """A user store, to be used from one event loop. No method blocks the loop."""
+    """A user store. Use it from one event loop; no method blocks the loop."""
 
     async def read(
         self, user_ids: Sequence[str], now: float, impressions: bool = False
@@ -106,7 +106,7 @@ class UserStore(Protocol):
             now: Current time, in seconds since 1970, which the time to live counts from.
 
         Returns:
-            The number of new events. An event older than a full list may be new each time, because
+            The number of new events. An event older than a full list may count each time, because
             it is not kept.
 
         Raises:

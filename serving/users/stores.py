@@ -16,13 +16,13 @@ def check_store(address: str) -> None:
         address: Address, as for `open_store`.
 
     Raises:
-        ValueError, ModuleNotFoundError, UserStoreError: As `open_store`.
+        ValueError, ModuleNotFoundError, UserStoreError: See `open_store`.
     """
     asyncio.run(open_store(address).close())
 
 
 def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore:
-    """Opens a user store. One of Redis is connected to when it is first used.
+    """Opens a user store. A store in Redis or Valkey connects when it is first used.
 
     Args:
         address: `sqlite:PATH`, or the URL of a Redis or Valkey server, such as
@@ -31,7 +31,7 @@ def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore
             to live that the store has.
 
     Raises:
-        ValueError: The address is not one of a store, or the directory of the file does not exist.
+        ValueError: The address is not valid, or the directory of the file does not exist.
         ModuleNotFoundError: The extra `redis` is not installed.
         UserStoreError: The file of SQLite cannot be opened.
     """

@@ -208,7 +208,7 @@ def test_a_history_has_the_vocabulary_of_the_field_that_it_lists():
     ("changes", "field", "message"),
     [
         ({}, HISTORY, "'recent' lists a user's events .* name the columns of user_key and time"),
-        ({"user_key": "u", "time": "t"}, {**HISTORY, "of": "price"}, "is of 'price'; expected"),
+        ({"user_key": "u", "time": "t"}, {**HISTORY, "of": "price"}, "of is 'price'; expected"),
         ({"user_key": "u", "time": "t"}, {**HISTORY, "event": "engagement"}, "no engagement col"),
         ({}, {**HISTORY, "min_count": 3}, "is a history, which has no option 'min_count'"),
         ({}, {**HISTORY, "name": "x", "kind": "text"}, "of is an option of histories and of rates"),

@@ -36,7 +36,7 @@ class Platt:
         return self.scale * logits + self.offset
 
     def array(self, logits: np.ndarray) -> np.ndarray:
-        """Returns the same in float64."""
+        """Returns calibrated logits, of any shape, float64; NumPy version of `tensor`."""
         return self.scale * np.asarray(logits, np.float64) + self.offset
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Isotonic:
         return y + slope * (logits - x)
 
     def array(self, logits: np.ndarray) -> np.ndarray:
-        """Returns the same in float64."""
+        """Returns calibrated logits, of any shape, float64; NumPy version of `tensor`."""
         logits = np.asarray(logits, np.float64)
         x, y, slope = np.moveaxis(
             self._table[np.searchsorted(self.knots, logits, side="right")], -1, 0

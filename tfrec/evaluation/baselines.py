@@ -69,7 +69,7 @@ def read_history(data_set: reader.DataSet, splits: Sequence[str], num_ads: int) 
 
 
 def history_of(users: np.ndarray, ad_rows: np.ndarray, num_ads: int) -> History:
-    """Returns the history of clicks of users [H] on ads [H]."""
+    """Returns the click history of each user, given clicks of users [H] on ads [H]."""
     distinct, user = np.unique(users, return_inverse=True)
     ones = np.ones(len(user), np.float32)
     matrix = scipy.sparse.csr_array((ones, (user, ad_rows)), shape=(len(distinct), num_ads))

@@ -27,11 +27,11 @@ compares both, and for contrast the values of all candidates, which the ranker d
 A log does not contain the value of ads that it did not show, but it does show whether a clicked ad
 is still there after each stage. A held-out click is on an ad that was shown *and* clicked, so the
 share measures how often an order agrees with the exposure (by the logging policy, or by users who
-choose themselves) times how well it predicts clicks. The ranker and the towers that it taught learn
-only the second. Shares are lower bounds for comparing systems that learn from clicks, not values,
-and a lower one does not mean that an order is worse; `order_of_shown_ads` of the report leaves the
-first out. If few held-out clicks repeat an earlier click of the user, clicks and lists leave out
-the ads that the user clicked before.
+choose themselves) times how well it predicts clicks. The ranker, and towers distilled from it,
+learn only to predict clicks. Shares are lower bounds for comparing systems that learn from clicks,
+not values, and a lower share does not mean that an order is worse; `order_of_shown_ads` of the
+report leaves the exposure out. If few held-out clicks repeat an earlier click of the user, clicks
+and lists leave out the ads that the user clicked before.
 
 Shapes: Q requests or clicks, N ads, K candidates, S samples.
 
@@ -88,7 +88,7 @@ class TrueValues:
 
 @dataclasses.dataclass(frozen=True)
 class ValueOverAllAds:
-    """The value of the ranker's ten of all ads, for some of the requests.
+    """The value of the ten ads that the ranker scores highest among all ads, for some requests.
 
     Attributes:
         requests: [q] the requests, as rows of `truth.sample_requests`.
@@ -102,7 +102,7 @@ class ValueOverAllAds:
 def requests_over_all_ads(num_requests: int, num_ads: int) -> np.ndarray:
     """Returns the requests [q] for which the ranker orders all ads, evenly spaced.
 
-    Empty if the catalog is so large that they would be too few.
+    Empty if the catalog is so large that there would be too few requests.
     """
     count = MAX_SCORES_OVER_ALL_ADS // num_ads
     if count < MIN_REQUESTS_OVER_ALL_ADS:
@@ -117,7 +117,7 @@ def value_over_all_ads(
     scores: Values,
     weights: Weights,
 ) -> ValueOverAllAds:
-    """Computes the true values of the ten ads that are best of all by the ranker.
+    """Computes the true values of the ten ads that the ranker scores highest among all ads.
 
     Args:
         truth: The ground truth.
@@ -138,7 +138,7 @@ def true_values(
     popular: np.ndarray,
     weights: Weights,
 ) -> TrueValues:
-    """Computes the true values of all ads for `truth.sample_requests`, some requests at a time.
+    """Computes the true values of all ads for `truth.sample_requests`, a few requests at a time.
 
     Args:
         truth: The ground truth.

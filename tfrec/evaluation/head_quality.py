@@ -28,7 +28,7 @@ _REASONS = {
     "auc_share_of_achievable": "the AUC of the ground truth is undefined or 0.5",
     "calibration_ratio": "nothing was observed, so there is nothing to divide by",
     "normalized_gini": "all rows have the same revenue",
-    NDCG: "no list of at least two ads has a positive",
+    NDCG: "no list of two or more ads has a positive row",
 }
 
 

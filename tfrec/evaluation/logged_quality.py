@@ -69,7 +69,7 @@ def predict(
         why = "the schema names no user_key"
     elif data_set.schema.histories:
         # A click joins the history after its own row is scored.
-        why = "it is not 0.5 for noise where a user's clicks change the scores of later rows"
+        why = "clicks change the user's later scores, so random scores would not have 0.5"
     return LoggedScores(predictions, scores, resamples, why)
 
 

@@ -38,7 +38,7 @@ _MEAN_MOMENTUM = 0.95  # of the users' mean bias, per step
 
 
 class PositionBias(tf.keras.layers.Layer):
-    """Learns an addition to each of some logits for each position; 0 for the first.
+    """Learns a bias per position for each of K logits; 0 for the first position.
 
     The bias of a position is the sum of the steps up to it, so a rare position takes the bias of
     the position before it.
@@ -48,7 +48,7 @@ class PositionBias(tf.keras.layers.Layer):
         num_logits: Number K of biased logits.
 
     Attributes:
-        first: The log's number of the first position, int32; to be assigned before training.
+        first: Number of the first position in the log, [] int32; assign it before training.
         steps: [P - 1, K] difference to the bias of the previous position, divided by
             `POSITION_SPEED`.
     """
@@ -73,15 +73,15 @@ class PositionBias(tf.keras.layers.Layer):
 
 
 class UserBias(tf.keras.layers.Layer):
-    """Learns an addition to each of some logits for each user.
+    """Learns a bias per user for each of K logits.
 
     Args:
         users: Column and vocabulary of the user ids.
         num_logits: Number K of biased logits.
 
     Attributes:
-        table: [V, K] the biases.
-        mean: [K] their running mean over the rows of users in the vocabulary.
+        table: [V, K] biases of the users.
+        mean: [K] running mean of the biases over the rows of users in the vocabulary.
     """
 
     def __init__(self, users: key_ids.KeyIds, num_logits: int) -> None:

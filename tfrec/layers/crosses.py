@@ -1,10 +1,10 @@
 """Crosses of the query and the ad side: products of embeddings, cross layers, and comparisons.
 
-Products of embeddings are learned for each value of one side with each value of the other. A
-comparison says what holds for all values: both sides have the same one, such as the category of a
-page and of an ad, or a number of the ad is high for one of the query, such as a price for a budget.
-Few rows have any one pair of values, but many have equal ones, so comparisons are learned from
-small logs, and they hold for pairs that the log does not show.
+Products of embeddings are learned for each pair of a query value and an ad value. A comparison is
+the same for all values: whether both sides have the same value, such as the category of a page and
+of an ad, or how far a number of the ad is above a number of the query, such as a price above a
+budget. Each pair of values is rare in the log, but equal values are not. So comparisons can be
+learned from small logs, and apply to pairs that the log does not show.
 
 Shapes: B requests, C candidates, Fq and Fa embeddings of fields of the query and the ad side, Wq
 and Wa their columns, E embedding, V ids of a query field, N rows, P comparisons.
@@ -178,7 +178,7 @@ def _equal_values(fitted: encoding.FittedSchema, query_field: Field, ad_field: F
 def _differences(
     fitted: encoding.FittedSchema, query_field: Field, ad_field: Field, ties: histories.Ties
 ) -> _Compare:
-    """Returns the function from rows to how high an ad's number is for the query's [..., 3]."""
+    """Returns the function from rows to features [..., 3] of an ad's number minus the query's."""
     numbers_of_rows = _numbers(fitted, query_field, ad_field, ties)
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:

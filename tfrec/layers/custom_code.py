@@ -1,4 +1,4 @@
-"""Detects models that contain a user's own layers, and provides inputs to test them with."""
+"""Detects models that contain custom layers, and provides inputs to test them with."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
 """Dropout of inputs and of ids.
 
-The random state of `Dropout` is part of checkpoints, so that training resumes exactly; that of
-`tf.keras.layers.Dropout` is in none.
+The random state of `Dropout` is part of checkpoints, so that training resumes exactly; the state of
+`tf.keras.layers.Dropout` is not saved.
 
 Id dropout: training replaces some ids with out-of-vocabulary ids.
 
@@ -9,11 +9,11 @@ For users and ads that training never saw, a model depends on what it has learne
 out-of-vocabulary (OOV) ids; rare values, which share these ids, teach it little. So training
 replaces with an OOV id
 
-- the id of a user, or of an ad with other fields, with a small probability; half of
-  the ids of ads that have a vector, or the id would make the vector redundant;
+- the id of a user, or of an ad with other fields, with a small probability; and half of the ids of
+  ads with a vector, because the id would otherwise make the vector redundant;
 - the value of every categorical field that is OOV far more often in the held-out rows than in the
   training rows, with the probability that makes up for the difference. In a log split by time most
-  later users may be new; a model trained on known users only relies on ids that it will not have.
+  later users may be new; a model trained only on known users relies on ids that it will not see.
   If the training rows have enough rare values, nothing more is hidden: a row with a hidden id
   teaches nothing about that id.
 
@@ -105,15 +105,15 @@ class Dropout(tf.keras.layers.Layer):
 
 
 class IdDropout(tf.Module):
-    """Replaces ids of both sides.
+    """Replaces ids of both sides by out-of-vocabulary ids in training.
 
     Args:
         fitted: The fitted schema.
-        rate: Probability to replace the id of a user, or of an ad with other fields; at least one
+        rate: Probability of replacing the id of a user, or of an ad with other fields; at least one
             half for an ad with vectors. 0: nothing is replaced.
 
     Attributes:
-        rates: Field name -> probability to replace its value; 0 for others.
+        rates: Field name -> probability of replacing its id; 0 for other fields.
     """
 
     def __init__(self, fitted: encoding.FittedSchema, rate: float) -> None:

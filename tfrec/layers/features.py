@@ -181,7 +181,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 
     @property
     def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
-        """Index of the field and map from ads' embeddings to its own, of each tied list."""
+        """For each tied list, its field's index, and the map from ads' embeddings to its own."""
         return [
             (index, pooling.map)
             for index, pooling in zip(self._lists, self._poolings, strict=False)
@@ -189,7 +189,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         ]
 
     def list_ids(self, ids: tf.Tensor, number: int) -> tf.Tensor:
-        """Returns the ids [B, L] of a list field, by its number, from ids [B, W] int32."""
+        """Returns the ids [B, L] of the list field at index `number`, from ids [B, W] int32."""
         first = self._num_single + sum(self.list_widths[:number])
         columns = self._string_columns[first : first + self.list_widths[number]]
         return tf.gather(ids, columns, axis=-1)
@@ -224,7 +224,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         return result
 
     def embed_values(self, ids: tf.Tensor, number: int) -> tf.Tensor:
-        """Embeds the values [B, L] int32 of a list field, by its number, as [B, L, E]."""
+        """Embeds the values [B, L] int32 of the list field at index `number` as [B, L, E]."""
         pooling, own = self._poolings[number], self._own_values(number, self._by_frequency())
         return (
             pooling.embed(ids, own) if isinstance(pooling, histories.HistoryPooling) else own(ids)

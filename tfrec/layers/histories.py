@@ -184,7 +184,7 @@ def find_properties(
     Args:
         fitted: The fitted schema.
         history: A query-side list.
-        ad_features: Its [V, Wa] from `find_histories`, or None.
+        ad_features: Features [V, Wa] of the listed ads, from `find_histories`; None: no ads.
     """
     if ad_features is None or history.kind != "history" or history.of != AD:
         return []

@@ -31,7 +31,7 @@ class HistoryTokens(tf.keras.layers.Layer):
 
     Args:
         embeddings: Embeddings of the query side, with lists.
-        fields: Its fields.
+        fields: Query-side fields.
         width: Width D of a token.
 
     Attributes:

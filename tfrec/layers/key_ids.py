@@ -1,4 +1,4 @@
-"""The ids of users in queries, and of ads, if a categorical field holds them.
+"""Ids of users and of ads, read from the categorical fields that hold them, if there are any.
 
 Shapes: W columns of ids.
 """

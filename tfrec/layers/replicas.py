@@ -100,8 +100,8 @@ class Columns(NamedTuple):
 
     Attributes:
         rows: [C] int32 catalog rows.
-        num_own: [] int32 how many of them this replica embeds.
-        num_before: [] int32 how many the replicas before it embed.
+        num_own: [] int32 number of candidates that this replica embeds.
+        num_before: [] int32 number of candidates that the replicas before it embed.
     """
 
     rows: tf.Tensor
@@ -110,7 +110,7 @@ class Columns(NamedTuple):
 
 
 def order_columns(clicked: tf.Tensor, uniform: tf.Tensor) -> Columns:
-    """Orders candidates: the replica's own clicks, its share of the uniform ads, the next one's.
+    """Orders candidates by replica, starting with this one: its clicks, then its uniform ads.
 
     Args:
         clicked: [B] the clicked ads of the whole batch.

@@ -4,7 +4,7 @@ If only the id of a user is known, everything learned about the user is a row of
 clicks. The rows of the clicked ads are learned from the clicks of all users, so their sum describes
 the user at once. In training, the ad of the click itself is left out of the sum. For serving, the
 sums are computed once per epoch and stored by user id, so requests stay the same; out-of-vocabulary
-users have none. A history in the request is a better input, because it is as of the time.
+users have none. A history in the request is a better input, because it is up to date.
 
 Shapes: B queries, W columns of ids, N ads, Fa ad-side fields, E embedding, V ids of the user,
 P clicks of the users of a batch.

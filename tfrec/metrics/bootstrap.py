@@ -49,7 +49,7 @@ class Resamples:
         return self._weights[: 1 + self.count]
 
     def take(self, rows: np.ndarray) -> "Resamples":
-        """Returns the same samples of some of the rows."""
+        """Returns these resamples restricted to some rows [M], given by index."""
         taken = Resamples(self.unit[rows], self.count, self._seed)
         taken.num_units, taken._weights = self.num_units, self.weights
         return taken

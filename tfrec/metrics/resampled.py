@@ -108,7 +108,7 @@ def resampled_ndcg(
     list_lengths: np.ndarray,
     k: int,
 ) -> np.ndarray:
-    """Returns the mean NDCG@k [S] of lists [R]; all rows of a list are of one unit."""
+    """Returns the mean NDCG@k [S] of lists [R]; all rows of a list belong to one unit."""
     values = definitions.ndcg_of_lists(gains, scores, list_lengths, k)
     first = np.cumsum(list_lengths) - list_lengths
     counted = ~np.isnan(values)

@@ -1,7 +1,7 @@
 """Down-sampling of unclicked rows, and its exact correction.
 
 If a share r of the unclicked rows and all clicked rows are kept, the odds of a click among kept
-rows are those among all rows divided by r. So a model of all rows with click logit z predicts
+rows are the odds among all rows divided by r. So a model of all rows with click logit z predicts
 z - log r for kept rows, and the predictions of a model of kept rows are corrected with log r.
 
 Training with `RankerConfig.negative_keep_rate` uses the first: the loss is over kept rows, and the

@@ -113,7 +113,7 @@ def weakness(own: HeadCounts) -> str | None:
 
 
 def _what_would_help(own: HeadFigures) -> str:
-    """Returns the number of positive rows that would decide it, if the metric stayed the same."""
+    """Returns how many positive rows would be enough, if the metric stayed the same, as text."""
     fields = "fewer fields or a higher min_count of their values"
     information = 1 - own.normalized_entropy
     if information <= 0:

@@ -1,4 +1,4 @@
-"""Checks a user's own ranker before and after training, for clear error messages.
+"""Checks a custom ranker before and after training, for clear error messages.
 
 Shapes: R requests, which differ, with R candidates each, which are the same for all requests.
 """

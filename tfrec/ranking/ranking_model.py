@@ -20,7 +20,7 @@ Training, evaluation and export use these members:
     logits, score                   `call` with id dropout, slopes and user biases; also as a graph
     as_logged                       adds position biases, for losses and metrics
     compute_loss, tasks             the losses of the heads; other `tfrs.tasks` drop in
-    sparse_variables                tables that take sparse updates: those of embedding layers
+    sparse_variables                tables of embedding layers, which take sparse updates
     head_layers, set_head_biases    optional last layers, which start at the rates of the log
     machines, mix_rare_heads        parts fitted after training for heads with few positives
     id_dropout, user_bias, position_bias   corrections for biases of the log; the last two or None
@@ -301,7 +301,7 @@ def served_scores(
 
     Args:
         model: The ranker.
-        calibrators: Its calibrators.
+        calibrators: Calibrators of the ranker's heads.
         keep_rate: Share of the unclicked rows that the log keeps, `Schema.negative_keep_rate`.
         query: [B, Wq] int32.
         ad: [B, C, Wa] int32.

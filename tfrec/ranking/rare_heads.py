@@ -43,7 +43,7 @@ def fit(
     """Fits a machine on the clicked training rows of a head.
 
     Args:
-        machine: Its table and intercept are assigned.
+        machine: Machine whose table and intercept are assigned.
         data_set: The data set; its last `_MAX_ROWS` clicked rows are read.
         head: The head, after a click.
         seed: Seed of the initial vectors.
@@ -194,7 +194,7 @@ def best_share(
     labels: Mapping[str, np.ndarray],
     folds: np.ndarray,
 ) -> float:
-    """Returns the share of other logits of a head's positive label that held-out rows prefer.
+    """Returns the weight of `other` in a mix with the own logits that is best on held-out rows.
 
     Args:
         head: The head.

@@ -51,9 +51,9 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
                 "that the ranker would reach over all ads, without a tower."
             )
         return (
-            f"{returned} of the value of the best possible ten ads is returned; the "
-            f"{stage} loses most, {pages.format_percent(share)}. By clicks alone, "
-            f"{of_clicks} of the best possible ten ads' clicks are returned.{without_tower}"
+            f"The system returns {returned} of the value of the best possible ten ads; the {stage} "
+            f"loses the most, {pages.format_percent(share)}. With weights for clicks alone, it "
+            f"returns {of_clicks} of the clicks of the best possible ten ads.{without_tower}"
         )
     if not funnel.clicks:
         return ""
@@ -61,7 +61,7 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
     survived = list(funnel.survived.values())[-1].value
     return (
         f"{pages.format_percent(survived)} of {funnel.clicks:,} held-out clicked ads are among the "
-        f"ten that are returned; the {stage.replace('_', ' ')} loses most, "
+        f"ten returned ads; the {stage.replace('_', ' ')} loses the most, "
         f"{pages.format_percent(lost)}. Only shown ads can be clicked, so these shares also "
         "depend on the exposure."
     )

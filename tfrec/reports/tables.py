@@ -15,7 +15,7 @@ _HEAD_METRICS = {
     "auc_share_of_achievable": "share of achievable AUC",
     "per_user_auc": "per-user AUC",
     "normalized_entropy": "normalized entropy",
-    "normalized_entropy_of_zero_part": "normalized entropy of zero",
+    "normalized_entropy_of_zero_part": "normalized entropy, any revenue",
     "log_loss": "log loss",
     "normalized_gini": "normalized Gini",
     "expected_calibration_error": "calibration error (ECE)",
@@ -29,8 +29,8 @@ _RETRIEVAL_METRICS = {
     ("on_unseen_ads", "corpus_recall_at_500"): "recall@500, unseen ads",
     ("metrics", "auc_against_uniform_ads"): "AUC against uniform ads",
     ("metrics", "auc_against_popular_ads"): "AUC against popular ads",
-    ("metrics", "catalog_coverage_at_10"): "share of ads in lists of 10",
-    ("metrics", "popularity_percentile_at_10"): "popularity percentile of 10",
+    ("metrics", "catalog_coverage_at_10"): "catalog coverage@10",
+    ("metrics", "popularity_percentile_at_10"): "popularity percentile@10",
     ("excluding_seen", "corpus_recall_at_10"): "recall@10 by user",
     ("excluding_seen", "corpus_recall_at_20"): "recall@20 by user",
     ("excluding_seen", "ndcg_at_10"): "NDCG@10 by user",
@@ -63,9 +63,9 @@ def heads_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
             if value is not None and value < _TOO_GOOD:
                 yield (
                     f"{head} is too good to be true: its {_HEAD_METRICS[name]} is below "
-                    f"{_TOO_GOOD}, so a field probably knows the label. Remove fields that are "
-                    "known only after an ad was shown; the data card names the fields that predict "
-                    "clicks alone"
+                    f"{_TOO_GOOD}, so a field probably contains the label. Remove fields that are "
+                    "known only after an ad was shown; the data card names each field that "
+                    "predicts the clicks on its own"
                 )
     for head, why in report.weak_heads.items():
         yield f"{head} is weak: {why}"
@@ -178,10 +178,10 @@ def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
         best = ranker.best_possible.value
         rows += [
             row(f"best possible, {ranker.requests} requests", ranker.best_possible, best),
-            row("ranker over all ads, the same", ranker.ranker, best),
-            row("returned, the same", ranker.returned, best),
+            row("ranker over all ads, same requests", ranker.ranker, best),
+            row("returned, same requests", ranker.returned, best),
         ]
-    return pages.PageTable(["", "value", _INTERVAL, "of the best"], rows)
+    return pages.PageTable(["", "value", _INTERVAL, "share of best"], rows)
 
 
 def of_retrieved_lists(funnel: evaluation.ValueFunnel) -> pages.PageTable:
@@ -204,7 +204,8 @@ def of_promises(measured: evaluation.UtilityFunnel) -> pages.PageTable:
         ]
         for head, own in measured.promised.items()
     ]
-    head = ["", "expected", "true", "expected / true", _INTERVAL, "of all candidates", _INTERVAL]
+    ratio = "expected / true"
+    head = ["", "expected", "true", ratio, _INTERVAL, f"{ratio}, all candidates", _INTERVAL]
     return pages.PageTable(head, rows)
 
 

@@ -19,19 +19,19 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
         title = f"Ranker, {report.impressions:,} {report.split} impressions"
         parts += [title, tables.of_heads(report), *tables.heads_in_words(report)]
     parts += [
-        f"Retrieval by clicks alone (other weights 0), {found.num_clicks:,} test clicks among "
+        f"Retrieval with weights for clicks alone, {found.num_clicks:,} test clicks among "
         f"{found.num_ads:,} ads",
     ]
     if found.recommenders:
         parts += [
             tables.of_retrieval(found),
-            f"{found.num_clicks_on_unseen_ads:,} of the clicks are on unseen ads: not shown in "
-            "training, not clicked in validation",
+            f"{found.num_clicks_on_unseen_ads:,} of the clicks are on unseen ads, which were "
+            "neither shown in training nor clicked in validation",
         ]
     parts += tables.weak_towers_in_words(found)
     parts += tables.uniform_exposure_in_words(found)
     if found.num_users is not None:
-        parts.append(f"by user: {found.num_users:,} users, without ads clicked before")
+        parts.append(f"By user: {found.num_users:,} users; ads they clicked before are left out")
     if isinstance(funnel, evaluation.ValueFunnel):
         parts.append(f"Funnel, {funnel.requests} requests: true value of ten ads ({index})")
         for name, measured in funnel.utilities.items():

@@ -171,7 +171,7 @@ class FactorChoice:
         scale: c.
         clicks: Number of held-out clicks.
         recall: Result of `retrieval_validation.measure` for these factors.
-        recall_without: The same recall for the towers alone.
+        recall_without: The same measure for the towers without factors.
         error: Standard error of the difference of the mean recalls.
     """
 
@@ -189,9 +189,10 @@ class FactorChoice:
 
     @property
     def improves(self) -> bool:
-        """Whether the gain exceeds its standard error, and the shortest lists lose nothing.
+        """Whether the factors are worth using.
 
-        Longer embeddings cost time, and these lists are served in this order.
+        The gain must exceed its standard error, because longer embeddings cost time. And recall in
+        the shortest lists must not fall, because these lists are served in this order.
         """
         shortest = list(self.recall)[1]  # after the mean
         not_worse = self.recall[shortest] >= self.recall_without[shortest]

@@ -143,7 +143,7 @@ class Lessons:
         return cls(queries[lessons], np.array(ad_rows, np.int32), np.array(values))
 
     def and_(self, others: Self) -> Self:
-        """Returns these lessons and others, with as many requests and ads."""
+        """Returns these lessons followed by others of the same shapes [B, C]."""
         parts = {name: np.concatenate([a, vars(others)[name]]) for name, a in vars(self).items()}
         return dataclasses.replace(self, **parts)
 

@@ -1,9 +1,9 @@
 """Retrains the two-tower model on the training and the validation clicks together.
 
-The first training chooses the number of epochs and the temperature after each by the validation
-clicks. After that these are clicks to learn from, and the newest ones if the log is split by time.
-The refit takes the same number of epochs over more clicks with the same schedule, and measures
-nothing.
+The first training chooses the number of epochs, and the temperature after each epoch, by the
+validation clicks. Then the model can learn from these clicks, too; if the log is split by time,
+they are the newest. The refit trains for the same number of epochs with the same schedule on more
+clicks, and measures nothing.
 
 WORKDIR/refit   checkpoints, best/ (the last epoch), tensorboard/, as in any training
 """

@@ -12,17 +12,17 @@ Training, evaluation and export use these members:
 
     query_tower, ad_tower   [B, W] int32 ids to [B, D] float32; `training` if they take it
     weighted_query_tower    the query tower for any weights of the heads; None before distillation
-    served_query_tower      the one of both that serves requests
+    served_query_tower      the query tower that serves requests, one of these two
     for_data_set            builds the model; override it to read the data set
     build_weights           creates the weights, and checks the towers
     compute_loss, task      a softmax over ads; another `tfrs.tasks.Retrieval` drops in
-    sparse_variables        tables that take sparse updates: those of embedding layers
-    temperature             of the softmax, learned on held-out clicks
+    sparse_variables        tables of embedding layers, which take sparse updates
+    temperature             temperature of the softmax, learned on held-out clicks
     embed_batch             embeds the clicks of a batch and their candidates
-    accidental_hits         ads that are no negatives of a click
+    accidental_hits         candidates that must not be negatives of a click
     id_dropout              hides ids in training
     clicked_ads             ads that users clicked in training, which are not their negatives
-    store_user_clicks       computes what requests read of the users' clicks, before each use
+    store_user_clicks       stores the users' clicks for requests; call it before each use
     takes_click_factors     whether factors of clicks may be appended to the embeddings
 
 Shapes: B clicks, C columns (the candidates each click is scored against), N ads, D embedding,

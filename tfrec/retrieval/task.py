@@ -66,7 +66,7 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
                 all differ.
             compute_metrics: Without effect; the stock task has it.
             compute_batch_metrics: Without effect; the stock task has it.
-            score_mask: [B, C] bool, false for candidates that are no negatives of a query.
+            score_mask: [B, C] bool, false for candidates that are not negatives of a query.
             own_columns: [B] int32 the column of each query's own candidate; None: the first B.
             num_queries: Number of queries of the batch that these are a share of; the loss is then
                 their part of the batch's mean. None: B.

@@ -25,8 +25,9 @@ from tfrec.retrieval import towers
 def copy_initial_weights(query_tower: towers.Tower, ad_tower: towers.Tower) -> None:
     """Copies weights of a built ad tower to a built query tower that reads ads.
 
-    The map from ads' flat embeddings [Fa E] to the tower's [E] becomes an orthonormal projection,
-    and its part of the first layer the ad tower's first layer on the range of the projection.
+    The map from the ads' flat embeddings [Fa E] to the tower's [E] becomes an orthonormal
+    projection. The part of the first layer that reads it becomes the ad tower's first layer,
+    restricted to the range of the projection.
     """
     readers = query_tower.ad_readers
     if not readers:

@@ -54,7 +54,7 @@ class Plan:
         metric: Name of the validation metric that picks the best epoch.
         maximize: Whether a larger metric is better.
         average_decay: Decay per step of the running average of the dense weights, which is
-            validated and kept; 0: the weights themselves are.
+            validated and kept; 0: the weights are not averaged.
         initial_accumulator: Initial accumulator of the sparse variables' Adagrad.
         stop_after: Number of epochs that are trained without validation; None: up to `epochs`.
     """
@@ -102,7 +102,7 @@ def check_clicks(data_set: reader.DataSet) -> None:
     """Checks that the training split has clicks.
 
     Raises:
-        ValueError: It has none.
+        ValueError: The training split has no clicks.
     """
     if not data_set.label_sum("train", "click"):
         raise ValueError(
@@ -113,10 +113,10 @@ def check_clicks(data_set: reader.DataSet) -> None:
 
 
 def check_callbacks(given: Sequence[tf.keras.callbacks.Callback]) -> None:
-    """Checks callbacks that a user gives.
+    """Checks the callbacks that a user passes.
 
     Raises:
-        ValueError: They are not a list of callbacks of Keras, or one sets the learning rate.
+        ValueError: `given` is not a list of Keras callbacks, or a callback sets the learning rate.
     """
     kind = tf.keras.callbacks.Callback
     if not isinstance(given, list | tuple) or not all(isinstance(own, kind) for own in given):
@@ -152,7 +152,7 @@ def fit(
         read: Maps the number of an epoch, from 0, to its batches.
         validate: Returns validation metrics of the current model, including `plan.metric`.
         plan: Number of epochs, steps per epoch, patience, and the metric of the best epoch.
-        directory: Where the run is kept; training resumes from its files.
+        directory: Directory of the run; training resumes from its files.
         progress: Whether to show progress bars, and a line for each epoch.
         options: The run's hyperparameters for TensorBoard.
         extra_callbacks: Callbacks that see the metrics of `validate` and, at the end of an epoch,
@@ -353,12 +353,12 @@ def check_source(path: pathlib.Path, description: Mapping[str, Any], source: str
     """Checks that a model has the source that it was trained with.
 
     Args:
-        path: Its description.
-        description: From `read_description`.
-        source: From `plugins.Registry.digest`, now.
+        path: File of the model's description, for messages.
+        description: Result of `read_description`.
+        source: Current digest of the source, the result of `plugins.Registry.digest`.
 
     Raises:
-        ValueError: It has not.
+        ValueError: The source has changed.
     """
     # Earlier versions wrote none, or none of an installed package.
     if description.get("source") not in (None, source):

@@ -19,7 +19,7 @@ def check_constructed(model: tfrs.Model) -> None:
     """Checks that the constructor of a custom model has called its base class constructor.
 
     Raises:
-        ValueError: It has not.
+        ValueError: The base class constructor was not called.
     """
     if "gradient_norms" not in vars(model):
         raise ValueError(
@@ -99,7 +99,7 @@ class StageModel(tfrs.Model):
             method: The method of `reader.DataSet` that streams such batches, for the message.
 
         Raises:
-            ValueError: It does not.
+            ValueError: The batch does not have encoded ids of the expected ranks.
         """
         columns = inputs if isinstance(inputs, Mapping) else {}
         ad = columns.get("ad")

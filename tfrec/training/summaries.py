@@ -4,8 +4,8 @@ Gradient norms refer to the whole gradient before clipping. They are computed in
 `STEPS_PER_SAMPLE`th step, histograms once per epoch over a bounded number of values, so no cost
 grows with the tables.
 
-TensorBoard sorts groups by name, so those that it opens with are the losses: `batch/` is of the
-latest steps, and `epoch/` with means and validation metrics.
+TensorBoard sorts groups of scalars by name, so it opens with the losses: `batch/` has the latest
+steps, and `epoch/` has means over an epoch and validation metrics.
 """
 
 from collections.abc import Sequence

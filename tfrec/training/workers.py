@@ -50,7 +50,7 @@ class WorkerLostError(ConnectionError):
 def joined(distribution: str) -> Iterator[tf.distribute.Strategy]:
     """Joins the workers, and waits at the end until all have finished.
 
-    To be entered before anything else of TensorFlow runs.
+    Enter it before any other TensorFlow operation runs.
 
     Args:
         distribution: `none`; `mirrored`: all GPUs of this machine, or all logical devices of its
@@ -186,7 +186,7 @@ def gathered(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
 
     Args:
         strategy: The strategy.
-        value: A value for JSON.
+        value: A JSON-serializable value.
     """
     number = number_of_workers(strategy)
     if number == 1:
@@ -213,7 +213,7 @@ def check_same(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> N
 
     Args:
         strategy: The strategy.
-        values: Name -> value for JSON.
+        values: Name -> JSON-serializable value.
 
     Raises:
         ValueError: A worker's values differ from the chief's.

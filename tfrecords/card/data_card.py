@@ -13,13 +13,14 @@ _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 _SPLIT_MEANINGS = {
     "order": "by the order of the log: the last rows are test, the rows before them validation. "
     "Realistic if the log is in time order.",
-    "time": "by time: the latest requests are test, the requests before them validation, as in "
-    "production, which predicts the future from the past.",
+    "time": "by time: the latest requests are the test split, those before them the validation "
+    "split. As in production, the past predicts the future.",
     "fraction": "at random, by request. Training sees the same days as test, so metrics are "
     "better than they will be in production.",
     "column": "by the split column of the log.",
     "file": "by file.",
-    "leave_last_out": "by user: the last request of each user is test, the one before validation.",
+    "leave_last_out": "by user: the last request of each user is for test, the one before for "
+    "validation.",
     "leave_fraction_out": "by user: the last share of each user's requests is held out.",
     "leave_random_fraction_out": "by user: a random share of each user's requests is held out. "
     "Training sees later requests of the same user, so metrics are better than they will be in "

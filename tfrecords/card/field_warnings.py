@@ -51,7 +51,7 @@ def _about(
 
 
 def _leaks(card: model.DataCard) -> Found:
-    """Warns of fields that alone predict clicks; computed fields use only earlier rows."""
+    """Warns of fields that predict clicks on their own; computed fields use only earlier rows."""
 
     def leaks(field: model.FieldSummary) -> bool:
         # Sampled negatives are not drawn from the ads that the log shows.
@@ -65,7 +65,7 @@ def _leaks(card: model.DataCard) -> Found:
     return _about(
         filter(leaks, card.fields),
         lambda f: f"AUC {f.click_auc:.3f}",
-        "Enough alone to predict the held-out clicks, like a copy of the label",
+        "Each predicts the held-out clicks on its own, like a copy of the label",
         "Remove each field that is known only after an ad was shown, such as a dwell time or a "
         "status: it makes metrics meaningless, and it is unknown when serving.",
     )
@@ -202,7 +202,7 @@ def _written_twice(card: model.DataCard) -> Found:
     if named:
         yield model.warning(
             f"Whole numbers are written in two ways: {terminal.format_list(named)}.",
-            "The two count as different values: an ad or a user has two ids. pandas writes whole "
+            "They count as different values, so an ad or a user has two ids. pandas writes whole "
             'numbers as floats where some are missing: convert such columns with .astype("Int64") '
             "before writing them as text. It reads 007 as 7: read such columns with dtype=str.",
         )

@@ -136,7 +136,7 @@ class AdsSummary(pydantic.BaseModel):
     count: int
     shown_in_training: int
     clicked_in_training: int
-    impressions_of_changed_ads: int  # shown with other fields than in the catalog
+    impressions_of_changed_ads: int  # shown with fields that differ from the catalog
     changed_share: Share  # of the log's impressions
     most_shown: list[ShownAd]
     curve: PopularityCurve

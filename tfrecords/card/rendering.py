@@ -99,11 +99,11 @@ def _span(time: model.TimeSummary) -> str:
 
 def _ads(ads: model.AdsSummary) -> str:
     return (
-        f"{ads.count:,} ads: training shows {ads.shown_in_training:,} of them and has clicks on "
-        f"{ads.clicked_in_training:,}; {ads.count - ads.shown_in_training:,} are never shown "
-        f"there. {pages.format_percent(ads.changed_share)} of the log's impressions "
-        f"({ads.impressions_of_changed_ads:,}) show an ad whose fields differ from those in the "
-        "catalog."
+        f"{ads.count:,} ads: {ads.shown_in_training:,} are shown in training, and "
+        f"{ads.clicked_in_training:,} of them are clicked; {ads.count - ads.shown_in_training:,} "
+        f"are never shown in training. {pages.format_percent(ads.changed_share)} of the log's "
+        f"impressions ({ads.impressions_of_changed_ads:,}) show an ad whose fields differ from the "
+        "catalog's."
     )
 
 

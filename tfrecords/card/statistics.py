@@ -81,10 +81,10 @@ def summarize(
 
 
 def click_auc(clicks: Mapping[str, np.ndarray]) -> float | None:
-    """Returns how well a field alone tells clicks: the AUC on held-out units, or None.
+    """Returns how well a field predicts clicks on its own: the AUC on held-out units, or None.
 
-    The score of a value is its click rate in training. A threshold of a number, a value and a
-    missing value are found in the same way, and values that training shows once say little.
+    The score of a value is its click rate in training, shrunk toward the mean rate, so that values
+    with one training row count little. Buckets of numbers and missing values count as values.
 
     Args:
         clicks: Counts of each split by click and id [2, V].
@@ -99,7 +99,7 @@ def click_auc(clicks: Mapping[str, np.ndarray]) -> float | None:
 
 
 def written_twice(values: pa.Array | pa.ChunkedArray) -> model.WrittenTwice | None:
-    """Returns the whole numbers among distinct texts that are written otherwise, too, or None.
+    """Returns the whole numbers that are written in two ways, such as 118 and 118.0, or None.
 
     Where other numbers have a fraction, such as versions, 2 and 2.0 may differ. A few numbers with
     leading zeros, such as postal codes of two countries, may differ from the ones without.

@@ -68,7 +68,7 @@ def of_popularity(card: model.DataCard) -> pages.PageTable:
     """Returns the shares of the most popular ads."""
     top = card.ads.top
     rows = [
-        [f"the first {rank:,}", pages.format_percent(shown), pages.format_percent(clicked)]
+        [f"top {rank:,}", pages.format_percent(shown), pages.format_percent(clicked)]
         for rank, shown, clicked in zip(top.rank, top.impressions, top.clicks, strict=True)
     ]
     return pages.PageTable(["most popular", "impressions", "clicks"], rows)

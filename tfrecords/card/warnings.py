@@ -70,9 +70,9 @@ def _clicks(card: model.DataCard) -> Found:
         yield model.warning(
             f"{pages.format_percent(several)} of the rows have a {card.log_schema.click!r} above "
             "1, so a row may stand for many impressions; it counts as one.",
-            "Click rates are wrong then, and counts of impressions as fields tell the click: write "
-            "a row for each impression (docs/data.md, Aggregated logs). If the column is a rating, "
-            "raise click_threshold or ignore this.",
+            "Click rates are then wrong, and fields with counts of impressions leak the click: "
+            "write a row for each impression (docs/data.md, Aggregated logs). If the column is a "
+            "rating, raise click_threshold or ignore this.",
         )
     click = card.splits["train"].labels["click"]
     if click.positive < click.known and (click.rate or 0) > 0.5:
@@ -271,7 +271,7 @@ def _users(card: model.DataCard) -> Found:
         f"One user{name} has {pages.format_percent(share)} of the requests, in a log of "
         f"{card.data.num_users:,} users.",
         "Check that user_key contains no placeholder such as 0 or 'unknown': it would mix the "
-        "histories of many people. Leave it empty if the user is unknown; each visit then counts "
+        "histories of many users. Leave it empty if the user is unknown; each visit then counts "
         "as a separate user. Remove robots and test accounts.",
     )
 

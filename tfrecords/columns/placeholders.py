@@ -66,7 +66,7 @@ def read_number(name: str, text: str, decimal: str | None) -> float:
     Args:
         name: The column, for messages.
         text: The text.
-        decimal: Decimal sign of numbers as people write them; None: numbers are plain.
+        decimal: Decimal sign of formatted numbers, such as `€1,234.50`; None: numbers are plain.
 
     Raises:
         ValueError: The text is not a number.
@@ -93,7 +93,7 @@ def plain_number(text: str, decimal: str) -> str | None:
     Args:
         text: A number, perhaps with a currency and groups of thousands: `€1,234.50`. A negative
             number has a minus before or after it, or parentheses: `($5.00)`.
-        decimal: Its decimal sign, `.` or `,`.
+        decimal: Decimal sign, `.` or `,`.
     """
     match = _WRITTEN[decimal].fullmatch(text.strip())
     sign = None if match is None else _SIGNS.get("".join(re.findall(r"[+\-−()]", text)))

@@ -29,7 +29,7 @@ def rows_by_key(
 
     Args:
         table: The table.
-        key: Its key columns.
+        key: Key columns of the table.
         names: Columns that are read from it, in addition to the key.
         missing: The key of rows without one.
 

@@ -181,8 +181,8 @@ def with_rates(
     Args:
         ads: The catalog without rates.
         rates: The rates.
-        measured: Time of those that models are measured with.
-        released: Time of those in releases.
+        measured: Time of the rates that models are evaluated with, in seconds.
+        released: Time of the rates in releases, in seconds.
     """
     table = ads.table
     for own in rates:

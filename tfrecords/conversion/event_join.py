@@ -202,7 +202,7 @@ def _repeated(rows: EventRows, order: np.ndarray) -> np.ndarray:
 
 
 def _are_same(columns: Sequence[np.ndarray], order: np.ndarray) -> np.ndarray:
-    """Returns whether all columns of ordered rows [L] equal those of the row before [L - 1]."""
+    """Returns whether each ordered row equals the row before it in all columns [L - 1]."""
     return np.all([values[order[1:]] == values[order[:-1]] for values in columns], axis=0)
 
 

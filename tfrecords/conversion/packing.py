@@ -33,7 +33,7 @@ def spec(fitted: encoding.FittedSchema) -> records.Spec:
 
 
 def _stored_fields(schema: Schema, side: str) -> tuple[Field, ...]:
-    """Returns the fields of a side that records hold: vectors of ads are in the catalog alone."""
+    """Returns the fields of a side that records hold; vectors of ads are only in the catalog."""
     return tuple(f for f in schema.side(side) if side == "query" or not f.is_vector)
 
 
@@ -102,7 +102,7 @@ class Packer:
         return packed
 
     def num_changed_ads(self, packed: records.Packed) -> int:
-        """Returns the number of rows with other ad features than the catalog, without rates."""
+        """Returns the number of rows whose ad features, without rates, differ from the catalog."""
         changed = np.zeros(len(packed["ad_row"]), bool)
         for field, name, own in self._columns("ad"):
             if not field.is_rate:
@@ -232,7 +232,7 @@ def _place(widths: tuple[str, ...], side: str, start: int, count: int) -> tuple[
 
 
 def save(packed: records.Packed, directory: pathlib.Path) -> None:
-    """Writes packed rows, whole or not at all."""
+    """Writes packed rows atomically."""
     # A conversion that was killed before it noted the chunk leaves the directory.
     shutil.rmtree(directory, ignore_errors=True)
     with files.replacing(directory) as partial:

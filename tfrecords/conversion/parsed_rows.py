@@ -90,7 +90,7 @@ class Rows:
         return columns.shown_texts(table.rename_columns([AD, *own]), names)
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes the rows to a file, whole or not at all."""
+        """Writes the rows to a file atomically."""
         values_path = path.with_suffix(".values")
         schema = pa.schema([("value", pa.string()), ("fingerprint", pa.int64())])
         with pa.OSFile(str(values_path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:

@@ -61,7 +61,7 @@ def count_repeated(keys: RowKeys, others: Sequence[np.ndarray], units_per_second
 
     Args:
         keys: Keys of the rows.
-        others: What the rows must also have in common, such as the ad and the labels [B] each.
+        others: Columns [B] in which the rows must also be equal, such as the ad and the labels.
         units_per_second: Units of the times in a second.
     """
     who = keys.user if keys.request is None else keys.request

@@ -116,7 +116,7 @@ class SplitLog:
 
 
 def save_split(split: SplitLog, path: pathlib.Path) -> None:
-    """Writes a split log as NumPy arrays, whole or not at all; `load_split` reads it back."""
+    """Writes a split log as NumPy arrays, atomically; `load_split` reads it back."""
     parts = {"log": split, "requests": split.requests, "bins": split.bins, "keys": split.keys}
     arrays = {
         f"{part}/{name}": value

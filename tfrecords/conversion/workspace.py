@@ -1,8 +1,8 @@
 """The workspace of a conversion, from which a killed conversion resumes.
 
-A stage writes its files for a chunk whole or not at all, then a note; a chunk with a note is
-skipped. Notes are valid for one identity of input and options: another one starts from the
-beginning.
+A stage writes its files for a chunk atomically, and then a note; chunks with a note are skipped.
+Notes are valid for one identity of input and options; with another identity, the conversion starts
+over.
 """
 
 import contextlib

@@ -104,7 +104,7 @@ class CheckedLog:
         """See `protocol.Log`.
 
         Raises:
-            ValueError: The format raises another error, or returns something else than the rows.
+            ValueError: The format raises another error, or does not return the rows of the chunk.
         """
         where = self._where(chunk, "parse")
         with _errors_named(where):

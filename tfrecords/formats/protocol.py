@@ -97,7 +97,7 @@ class Matches:
 
     Attributes:
         rows: Number of rows with a key.
-        unmatched: Number of those whose key is not in the table.
+        unmatched: Number of rows whose key is not in the table.
         examples: Up to three such keys.
     """
 
@@ -185,7 +185,10 @@ def good_tables(log: Log) -> Iterator[pa.Table]:
 
 
 def read_all(log: Log, types: Mapping[str, pa.DataType]) -> pa.Table:
-    """Reads all rows of a log with columns of some types; errors as `good_tables`."""
+    """Reads all rows of a log with columns of some types.
+
+    The errors are the same as for `good_tables`.
+    """
     tables = list(good_tables(log))
     if not tables:
         return pa.table({name: pa.array([], kind) for name, kind in types.items()})

@@ -106,7 +106,7 @@ def _numbers(schema: Schema) -> set[str]:
 def _typed(
     path: pathlib.Path, types: Mapping[str, pa.DataType], schema: Schema
 ) -> dict[str, pa.DataType]:
-    """Returns the types by which a file is read: numbers as people write them are texts."""
+    """Returns the types to read a file with: formatted numbers are read as texts."""
     if schema.decimal is None:
         return dict(types)
     kind = delimited.NUMBERS if table_files.is_json(path) else delimited.STRINGS
@@ -114,7 +114,7 @@ def _typed(
 
 
 def _with_numbers(parsed: protocol.Parsed, schema: Schema) -> protocol.Parsed:
-    """Converts texts to numbers, if the schema says how people write them."""
+    """Converts formatted numbers, if the schema sets their decimal sign."""
     if schema.decimal is None:
         return parsed
     faults = RowFaults(parsed.table.num_rows)

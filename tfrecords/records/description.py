@@ -133,7 +133,7 @@ class DataSetDescription(pydantic.BaseModel):
         spec: Record format.
         num_ads: Number of ads in the catalog.
         ads_not_in_table: Number of shown ads that the table of ads lacks, if there is one.
-        impressions_of_changed_ads: Impressions of ads with other fields than in the catalog.
+        impressions_of_changed_ads: Impressions of ads whose fields differ from the catalog.
         rows_of_varying_query_fields: Query field -> rows that differ from the first of a request.
         rows_of_other_users: Rows of another user than the first row of their request.
         num_users: Number of users, in which each anonymous visit counts; 0 without a user key.
@@ -141,9 +141,9 @@ class DataSetDescription(pydantic.BaseModel):
         requests_of_most_active_user: Number of requests of the most active user.
         split: How the log was split.
         sampled_negatives: Sampled negatives per click.
-        engagement_window_seconds: Time within which engagements come.
+        engagement_window_seconds: Maximum delay of an engagement after its click.
         rows_inside_engagement_window: Rows whose engagement and revenue are not known yet.
-        rows_after_end_of_log: Those of them whose time must be wrong.
+        rows_after_end_of_log: Rows among them that are so late that their time must be wrong.
         repeated_rows: Rows of a log of impressions that equal an earlier one in user or request,
             ad, time, position and labels; estimated in a long log.
         long_requests: Number of requests whose rows are more than a day apart.

@@ -6,7 +6,7 @@ each feature is one bytes value, little-endian:
     list_lengths   [R] int32          shown ads of each request
     query_W        [R, F_W]           query-side ids that fit the unsigned width W
     ad_W           [L, F_W]           ad-side ids that fit the unsigned width W; vectors of ads are
-                                      in the catalog alone
+                                      only in the catalog
     user           [R] int64          fingerprint of the user key, if the schema has one
     ad_row         [L] int32          row of the ad in the catalog
     click, engagement [L] uint8, revenue [L] float32    the labels of the log (`LABELS`); 255 or
@@ -141,7 +141,10 @@ def unpack(
 def unpack_sides(
     spec: Spec, stored: Mapping[str, tf.Tensor], ad_vectors: tf.Tensor | None = None
 ) -> dict[str, tf.Tensor]:
-    """Returns both sides, `query` [R, Fq] and `ad` [L, Fa] int32; arguments as of `unpack`."""
+    """Returns `query` [R, Fq] and `ad` [L, Fa], both int32.
+
+    The arguments are the same as for `unpack`.
+    """
     query, ad = (
         _unpack_side(side, widths, stored)
         for side, widths in (("query", spec.query_widths), ("ad", spec.ad_widths))

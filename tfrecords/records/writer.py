@@ -38,11 +38,11 @@ def shuffled(
 def write_shard(
     path: pathlib.Path, requests: spec.Packed, sampled: int = 0
 ) -> description.ShardDescription:
-    """Writes a shard of records of about `ROWS_PER_RECORD` shown ads, whole or not at all.
+    """Writes a shard of records of about `ROWS_PER_RECORD` shown ads each, atomically.
 
     Args:
-        path: The shard.
-        requests: Its requests.
+        path: File of the shard.
+        requests: Requests of the shard.
         sampled: Number of sampled negatives among their ads.
     """
     lengths = requests["list_lengths"]

@@ -208,7 +208,7 @@ def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
     ]
     if not own:
         return named(amounts, known_names.PRICES, lambda _: True)
-    # The revenue of an item is counted once, that of a purchase in the row of each of its items.
+    # The revenue of an item is counted once, but a purchase's in the row of each of its items.
     return min(own, key=lambda c: (c.core != "item_revenue", "revenue" not in c.words))
 
 
@@ -249,7 +249,7 @@ def currency_notes(columns: Sequence[Column], amount: Column | None) -> list[str
 
 
 def _unreadable(column: Column) -> str:
-    """Returns a text that is not a number, even if people write numbers in this way."""
+    """Returns a text that is not a number, if possible one that is not a formatted number."""
     texts = [column.known[index] for index in np.flatnonzero(np.isnan(column.numbers))]
     unread = (text for text in texts if not any(plain_number(text, sign) for sign in ".,"))
     return next(unread, texts[0])

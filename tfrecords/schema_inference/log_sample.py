@@ -181,7 +181,7 @@ class Sample:
         total_rows: Approximate number of rows of all files.
         notes: Notes on unreadable values.
         header: Names of the columns of a file without a header line, or none.
-        decimal: Decimal sign of numbers as people write them; None: numbers are plain.
+        decimal: Decimal sign of formatted numbers, such as `€1,234.50`; None: numbers are plain.
     """
 
     table: str
@@ -239,7 +239,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | None:
-    """Replaces numbers as people write them by plain ones, and returns their decimal sign."""
+    """Replaces formatted numbers by plain ones, and returns their decimal sign."""
     texts = {
         name: (own.known, own.is_list or own.is_time or own.is_numeric)
         for name, own in columns.items()

@@ -193,7 +193,7 @@ def _format_of_digits(values: Sequence[str]) -> str | None:
 
 
 def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | None, list[str]]:
-    """Finds the decimal sign of numbers as people write them.
+    """Finds the decimal sign of formatted numbers, such as `€1,234.50`.
 
     Args:
         columns: Known texts of each column, and whether it holds lists or a key by its name.
@@ -237,7 +237,7 @@ def _thousands(values: Sequence[str]) -> str | None:
 
 
 def is_formatted(text: str, sign: str) -> bool:
-    """Returns whether a text is a number as people write it, not a plain one."""
+    """Returns whether a text is a formatted number, such as `€1,234.50`, not a plain one."""
     return number_fault("", text) is not None and plain_number(text, sign) is not None
 
 

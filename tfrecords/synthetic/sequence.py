@@ -87,8 +87,8 @@ class SequencePopulation(ShopPopulation):
     def page_views(self, rng: np.random.Generator, n: int, start: int | None = None) -> Columns:
         """Draws query-side codes [n]; see `world_parts.Population`.
 
-        Those of a log have no ages yet, which a memory knows. At random times, users have clicked
-        each category before, a mean of 30 days ago.
+        With `start`, for a log, the ages of clicks are set later, from `memory`. Without it, each
+        user last clicked each category a random time ago, 30 days on average.
         """
         views = super().page_views(rng, n, start)
         if start is None:

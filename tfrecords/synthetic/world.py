@@ -98,7 +98,10 @@ class World:
     def expected_revenue_given_engagement(
         self, query: Columns, ads: Columns | None = None
     ) -> np.ndarray:
-        """Returns the mean revenue of an engagement; arguments as `click_probability`."""
+        """Returns the mean revenue of an engagement.
+
+        The arguments and the shape are the same as for `click_probability`.
+        """
         log_revenue, above = self._truth.log_revenue, self.config.revenue_sigma**2 / 2
         return self._joined(query, ads, lambda *terms: np.exp(log_revenue(*terms) + above))
 

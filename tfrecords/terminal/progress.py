@@ -27,7 +27,10 @@ def progress_bar(task: str, unit: str, total: float | None = None, shown: bool =
 def with_progress(
     items: Iterable[Any], task: str, unit: str, total: float | None = None
 ) -> tqdm.tqdm:
-    """Returns the items with a bar that advances with them; arguments as `progress_bar`."""
+    """Returns an iterator over the items that shows a progress bar.
+
+    The other arguments are the same as for `progress_bar`.
+    """
     return tqdm.tqdm(items, total=total, **_options(task, unit, shown=True))
 
 

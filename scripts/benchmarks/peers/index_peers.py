@@ -61,7 +61,7 @@ def check_scann(python: str) -> None:
     """Checks that a Python environment has ScaNN.
 
     Raises:
-        ValueError: It cannot import ScaNN, or is none.
+        ValueError: It cannot import ScaNN, or `python` is not a Python interpreter.
     """
     _run_in(python, "-c", "import numpy, scann")
 

@@ -4,7 +4,7 @@ Each field has an embedding; a list's is the mean over its values. Numbers are e
 quantile bucket, and the rank of the bucket is an additional input. There is one row per shown ad. A
 network has one output per target and is trained on the sum of their log likelihoods.
 
-Shapes: B rows, W columns of ids, Wa those of the ad side, F fields, E field embedding, D = F E +
+Shapes: B rows, W columns of ids, Wa columns of the ad side, F fields, E field embedding, D = F E +
 numeric inputs, L values of a list, P pairs of fields, T targets.
 
 References:
@@ -254,7 +254,7 @@ class Fields(tf.keras.layers.Layer):
         return tf.concat(pooled, axis=1)
 
     def of_ads(self, ids: tf.Tensor) -> tf.Tensor:
-        """Looks up the ad side's columns [..., Wa] alone and returns [..., Wa E]."""
+        """Looks up only the ad side's columns [..., Wa], and returns [..., Wa E]."""
         values = self._table(ids + self._offsets[self._is_ad])
         return tf.reshape(
             values, [*tf.unstack(tf.shape(ids))[:-1], ids.shape[-1] * values.shape[-1]]

@@ -5,9 +5,9 @@ with that mean were added. m is the variance within ids divided by the variance 
 estimated from the same earlier rows (empirical Bayes). An id can be a pair of a request's and an
 ad's string, whose means say which requests like which ads.
 
-Training rows are read in runs of whole requests, in the log's order. The statistics of a row are of
-the runs before its own, so they know neither its own label, nor other ads of its request, nor later
-rows. Those of held-out rows are of all training rows.
+Training rows are read in runs of whole requests, in the log's order. The statistics of a row are
+computed from the runs before its own, so they contain neither its own label, nor other ads of its
+request, nor later rows. For held-out rows, they are computed from all training rows.
 
 Shapes: L rows, W columns of ids, F fields but numeric ones, P pairs of fields, N ids of a field.
 
@@ -62,9 +62,9 @@ class IdRates:
         """Returns the statistics of ids [L, W] int32.
 
         Returns:
-            [L, 2 F] float32: of each field the shrunken mean and the logarithm of the count; [L, F]
-            without counts. Those of a list are means over its values; NaN if there are none, or no
-            rows so far.
+            [L, 2 F] float32: for each field, the shrunken mean and the logarithm of the count;
+            [L, F] without counts. For a list, they are averaged over its values. NaN if the list
+            is empty, or there are no rows so far.
         """
         columns = []
         for field, count, total in zip(self._fields, self._count, self._sum, strict=True):
@@ -163,7 +163,7 @@ class TargetRates:
 
     Args:
         data: Rows of all splits; only training rows are learned.
-        target: Whose values are averaged.
+        target: Target whose values are averaged.
         with_ids: Whether to include means and counts of ids.
         with_pairs: Whether to include means of pairs of ids.
 

@@ -34,7 +34,7 @@ def search(
         space: Option -> its range.
         starts: Options that are always tried.
         loss_of: Tries options of the space, and returns their loss.
-        minutes: Processor minutes of all threads of this process, those of the starts among them;
+        minutes: Limit in processor minutes of all threads of this process, including the starts;
             the last trial is finished.
         seed: Seed of the proposals.
 

@@ -1,7 +1,8 @@
 """Results of a benchmark that a second run reuses.
 
 A cell is the result of a model on a data set with a seed: `DIRECTORY/NAME-DIGEST.json`. The digest
-is of all that the result depends on, so a cell of other rows, options or budget is another file.
+covers everything that the result depends on, so different rows, options or budgets have different
+files.
 """
 
 import hashlib

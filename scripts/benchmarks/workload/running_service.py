@@ -49,7 +49,7 @@ def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, dict[str, in
 
 
 def model_server_command(base: pathlib.Path, port: int) -> list[str]:
-    """Returns the command that serves the ranker of a base directory by gRPC alone."""
+    """Returns the command that serves the ranker of a base directory over gRPC only."""
     command = [sys.executable, "-m", "serving.model_server", f"--port={port}"]
     return [*command, "--rest_api_port=0", "--model_name=ranker", f"--model_base_path={base}"]
 

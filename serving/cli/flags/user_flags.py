@@ -36,7 +36,7 @@ def required_user_store() -> str:
     """Returns the address of the user store.
 
     Raises:
-        ValueError: There is none, or it is not valid.
+        ValueError: No address is set, or the address is not valid.
     """
     address = user_store()
     if address is None:

@@ -3,12 +3,12 @@
     tfrec export --workdir=workdir/criteo
     tfrec export --workdir=workdir/criteo --index_config=index.json
 
-Takes seconds; minutes with a million ads. The index is chosen by measuring kinds and parameters
-with held-out requests, unless --index sets the kind or --index_config gives a file of tfrec
+Takes seconds, or minutes with a million ads. The index is chosen by measuring kinds and parameters
+on held-out requests, unless --index sets the kind or --index_config names a file written by tfrec
 tune_index. Writes version N to WORKDIR/bundle: query_tower/N, ad_tower/N, ranker/N, ad_index/N and,
 last, manifests/N.json. TensorFlow Serving can load WORKDIR/bundle/ranker directly. The export is
-refused if the ranker or retrieval is worse on the validation split than in the released version by
-more than run-to-run variation; --force overrides this.
+refused if the ranker or retrieval is worse on the validation split than in the released version, by
+more than run-to-run variation explains; --force overrides this.
 """
 
 import logging

@@ -13,10 +13,10 @@ ranker       raw query fields and ad_features [B, C, F] -> [B, C] of each head, 
              click_probability, engagement_probability and expected_revenue; without a ranker,
              ads are in retrieval order
 
-docs/howto/publish_models.md describes them. Takes seconds; minutes with a million ads: every ad is
-embedded, and the index is chosen by measuring kinds and parameters with --requests, unless --index
-sets the kind. If a model, an ad or a request is invalid, nothing is published. No training data is
-needed, so commands that compare with it say that the release has none.
+docs/howto/publish_models.md describes them. Takes seconds, or minutes with a million ads. Every ad
+is embedded, and the index is chosen by measuring kinds and parameters on --requests, unless --index
+sets the kind. If a model, an ad or a request is invalid, nothing is published. The release has no
+training data, so checks that need it are skipped.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     tfrec quickstart
     tfrec quickstart --data_path=train.txt
 
-Generates the log of a shop whose truth is known (or takes yours), converts it, trains and evaluates
+Generates a shop log with known ground truth (or reads yours), converts it, trains and evaluates
 both stages, exports a release bundle, serves it on loopback and requests ten ads. Takes a few
 minutes on two cores for 100,000 impressions. A second run takes seconds, because finished steps are
 skipped.

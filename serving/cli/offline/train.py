@@ -7,10 +7,10 @@
 
 Takes about three minutes for 100,000 impressions on two cores. Finished steps are skipped; if the
 command is killed, run it again to resume. Only one training at a time can use a work directory.
-Watch it with `tensorboard --logdir=WORKDIR`. Prints the data card's warnings of a new data set and
-test metrics, next to the ground truth's if the log is synthetic, and writes WORKDIR/bundle. The
-export is refused only if the ranker, or what retrieval finds, is worse on the validation split than
-in the released version; --force overrides this. Heads with too few positive rows are published as
+Watch it with `tensorboard --logdir=WORKDIR`. Prints the data card's warnings about a new data set,
+and test metrics, next to the ground truth's if the log is synthetic. Writes WORKDIR/bundle. The
+export is refused only if the ranker or retrieval is worse on the validation split than in the
+released version; --force overrides this. Heads with too few positive rows are published as
 weak, and the command says so. A log of clicks alone is served by retrieval, without a ranker.
 """
 

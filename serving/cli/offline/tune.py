@@ -1,13 +1,13 @@
-"""Searches better hyperparameters of a stage on the validation split.
+"""Searches for better hyperparameters of a stage on the validation split.
 
     tfrec tune --workdir=workdir/criteo --stage=ranker --minutes=120
     tfrec tune --workdir=workdir/criteo --stage=retrieval --minutes=60
     tfrec tune --workdir=workdir/criteo --minutes=60 --json
 
-Reads WORKDIR/data, but no test row, and writes WORKDIR/tuning/STAGE. The first trial has the
-default options. Unpromising trials end early. Run the same command again to continue a study, also
-after it was killed. Prints all trials and the command that trains with the best options; they are
-also in WORKDIR/tuning/STAGE/best.json. Needs the extra `tune`.
+Reads the training and validation splits of WORKDIR/data, and writes WORKDIR/tuning/STAGE. The
+first trial uses the default options. Unpromising trials end early. To continue a study, even one
+that was killed, run the same command again. Prints all trials, and the command that trains with the
+best options, which are also in WORKDIR/tuning/STAGE/best.json. Needs the extra `tune`.
 """
 
 from __future__ import annotations

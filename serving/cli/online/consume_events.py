@@ -6,14 +6,13 @@ r"""Moves events from a stream of Redis or Valkey into the user store.
     valkey-cli XADD tfrec.events '*' event \
         '{"event_id": "e1", "user_id": "u17", "ad_id": "ad-3", "event": "click"}'
 
-Runs until SIGTERM or Ctrl-C. An event is in the next answer of its user within a second. Each entry
-of the stream has a field event, the JSON of an event of POST /v1/events. Entries are read by a
-group, so that several processes share the work, and are acknowledged after the event was stored:
-none is lost, and a duplicate counts once. Entries that are not events are logged and left out; the
-stream keeps them, as XRANGE shows. Events that are more than 5 minutes ahead of the clock of this
-host wait in the stream; events more than 35 minutes ahead are left out. With a store of each host,
-give each its own --group. Trim the stream where it is written, for example with XADD MAXLEN ~
-1000000.
+Runs until SIGTERM or Ctrl-C. An event affects its user's answers within a second. Each entry of the
+stream has a field `event`: the JSON of one event, as in POST /v1/events. Processes with the same
+--group share the work. An entry is acknowledged after its event has been stored, so no event is
+lost, and duplicates count once. Entries that are not events are logged and skipped; they stay in
+the stream, where XRANGE shows them. Events more than 5 minutes ahead of this host's clock wait in
+the stream; events more than 35 minutes ahead are skipped. If each host has its own store, give each
+host its own --group. Trim the stream where it is written, for example with XADD MAXLEN ~ 1000000.
 """
 
 import asyncio

@@ -10,13 +10,16 @@ r"""Checks a running model server and service against a release bundle.
     tfrec doctor --workdir=workdir/quickstart --json
 
 Takes half a minute. By default it checks the servers that tfrec serve starts; an empty address
-skips a server. The checks are: every file and the probes of the bundle; the journal of its live
-updates; whether the model server is reachable, serves the version, has the right signatures and
-reproduces the probes; and whether the service is ready, serves the release and answers. It also
-scores held-out rows of --workdir with the training code and compares them with the servers' scores
-(--norows skips this, and so does --bundle without --workdir). With --impression_log it compares the
-latest logged scores of the release with its ranker's scores; with --event_log, it also compares the
-logged histories of users with histories computed from the events.
+skips a server. It checks:
+
+- all files and the probes of the bundle, and the journal of its live updates;
+- whether the model server is reachable, serves the version, has the right signatures and reproduces
+  the probes;
+- whether the service is ready, serves the release and answers;
+- whether the servers' scores of held-out rows of --workdir agree with the training code's
+  (--norows skips this, and so does --bundle without --workdir);
+- with --impression_log, whether the latest logged scores of the release agree with its ranker's;
+- with --event_log as well, whether the logged histories of users follow from the events.
 
 Each check prints ok, or the finding, the expected value and the remedy. The exit status is 1 if a
 check failed.

@@ -5,9 +5,9 @@
 
 Takes seconds. The file lists the versions of ranker and query_tower to serve: the stable release,
 labeled `stable`; the canary, labeled `canary`; the previous stable release; and releases that a
-service has loaded. Which ones are loaded can be seen only with write access to the bundle; without
-it, a version stays in the file until its release is pruned. A release without a ranker is listed
-for query_tower only.
+service has loaded. The command can tell which releases are loaded only with write access to the
+bundle; without it, a version stays in the file until its release is pruned. A release without a
+ranker is listed for query_tower only.
 
 A model server started with --model_config_file=FILE, --model_config_file_poll_wait_seconds and
 --allow_version_labels_for_unavailable_models reloads the file while it runs. A label moves

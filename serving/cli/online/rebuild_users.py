@@ -6,12 +6,12 @@ r"""Rebuilds a user store from the impression log and the logs of events.
         --profile_fields=country,age
 
 Takes a minute for a million rows. The store may be empty or in use: existing events do not change,
-and only the latest of each user are kept. Ads of answers count as shown, unless the service ran
-with --nostore_impressions, as the files of its log say; impressions sent as events count. The
-events come from the service's log (feedback-*.jsonl in the directory of the impression log), or
-from JSON lines with the same keys: {"user_id": "u17", "ad_id": "ad-3", "event_id": "e1", "time":
-1.8e9, "click": 1}. A user who was erased reappears if the logs still have them and the erasure was
-more than an hour ago.
+and only the latest events of each user are kept. The ads of logged answers count as shown, unless
+the log says that the service ran with --nostore_impressions; impressions that were sent as events
+always count. The events come from the service's log (feedback-*.jsonl in the directory of the
+impression log), or from JSON lines with the same keys: {"user_id": "u17", "ad_id": "ad-3",
+"event_id": "e1", "time": 1.8e9, "click": 1}. An erased user reappears if the logs still contain the
+user and the erasure was more than an hour ago.
 """
 
 import asyncio

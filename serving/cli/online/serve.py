@@ -17,8 +17,8 @@ and does not follow.
 
 In production, --workers sets the number of processes, which share the port and the memory-mapped
 index. --token_file (or the environment variable TFREC_TOKEN), --tls_certificate and --tls_key
-secure the service. --log_format=json writes all output as lines of JSON to the standard error, one
-for each request; an error that ends the start is text. /metrics is for Prometheus.
+secure the service. --log_format=json writes all output to standard error as JSON lines, with one
+line per request; only errors at startup are plain text. /metrics is for Prometheus.
 """
 
 from __future__ import annotations

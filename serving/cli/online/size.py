@@ -1,12 +1,12 @@
-"""Estimates machines, memory and network for numbers of ads, requests and users.
+"""Estimates the machines, memory and network that a deployment needs.
 
     tfrec size --ads=10000000 --rps=10000 --users=50000000
     tfrec size --ads=1000000 --rps=100 --machine_cores=8 --machine_gb=32
 
-Prints a line for each figure, whether it was measured or calculated, and from what. The constants
-were measured on one machine with two slow cores.
-`scripts/benchmarks/http_service.py --constants=FILE` measures yours, and --constants=FILE reads its
-result. See docs/sizing.md. --json prints the figures as JSON.
+Prints one line per figure, which says whether the figure was measured or calculated, and from what.
+The default constants were measured on one machine with two slow cores. To use your own, measure
+them with `scripts/benchmarks/http_service.py --constants=FILE`, and pass the file as --constants.
+See docs/sizing.md. --json prints the figures as JSON.
 """
 
 import math

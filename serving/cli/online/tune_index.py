@@ -5,12 +5,12 @@ r"""Chooses the ad index for a recall target, a latency budget and a memory limi
         --target_recall=0.99 --latency_budget_ms=1.4 --memory_limit_mb=500 --output=index.json
     tfrec export --workdir=workdir/quickstart --index_config=index.json
 
-Takes seconds for 10,000 ads, minutes for a million with all kinds. Builds each kind of index and
-measures its recall over its search parameters with half of the queries, to choose an index; the
-other half evaluates the choice. Work is counted in distances (inner products), so that the load of
-the machine does not matter; the best setting of each index is also timed, one query at a time on
-one thread. Prints the trials that are Pareto-optimal in recall, distances and memory (--all: every
-trial), the choice and its reason.
+Takes seconds for 10,000 ads, and minutes for a million with all kinds. Builds each kind of index,
+and measures the recall of several search settings on half of the queries. The other half evaluates
+the chosen index. Work is counted in distances (inner products), so the load of the machine does not
+matter. The best setting of each index is also timed, one query at a time on one thread. Prints the
+trials that are Pareto-optimal in recall, distances and memory (--all: every trial), the choice and
+its reason.
 """
 
 import dataclasses

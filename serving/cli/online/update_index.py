@@ -6,24 +6,24 @@
 
 Takes seconds, mostly to load the releases; the ad tower embeds about a thousand new ads a second.
 Running services apply the update with their next request; with --update_channel, services on other
-hosts do so as well. Without --version, the stable release and the canary are updated. Other
-releases, such as a later one, are not. If an ad is invalid for one of them, nothing is applied.
+hosts do so as well. Without --version, only the stable release and the canary are updated. If an ad
+is invalid for one of them, nothing is applied.
 
 --add    A table of ads as for tfrec convert --ads_path: CSV, TSV, JSON lines or Parquet with the
          columns that the schema names; others are ignored. Or JSON lines as in an answer:
          {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12}, "show": {"title": "Shoe"}}
-         A table may also have the column ad_id, and columns named as the fields. An existing ad is
-         replaced; a field that is left out is missing, but a rate keeps its released value, and a
-         field that is the ad key has the ad id.
---remove One ad id per line.
---rates  A table with a field of the ad and rates of it, such as category and category_click_rate:
-         numbers from 0 to 1, computed as described in docs/data.md under Rates. Ads with these
-         values have these rates, regardless of --add, until the rate is set again. Other values
-         keep the rate of the release, as do values that are too rare for models to distinguish.
+         A table may also have the column ad_id, and columns with the names of the fields. An
+         existing ad is replaced as a whole: fields that are left out become missing. Only rates
+         keep their released values, and a field that is the ad key gets the ad id.
+--remove File with one ad id per line.
+--rates  A table with an ad field and its rates, such as category and category_click_rate. A rate is
+         a number from 0 to 1, computed as described in docs/data.md under Rates. All ads with the
+         value get the rate, regardless of --add, until it is set again. Values that are not in the
+         table keep their released rate, as do values too rare for the models to tell apart.
          Filters do not see the updated rates.
 
 Prints the changes of each release, the number of live ads, and whether to export a new release.
---measure_recall compares the live index with exact search, on queries that the export has stored.
+--measure_recall compares the live index with exact search on queries stored by the export.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Eligibility:
             self._postings_of(name)
 
     def prepare_ids(self) -> None:
-        """Builds the look-up of ad ids alone."""
+        """Builds only the lookup of ad ids."""
         self.find(["any"])
 
     def find(self, ad_ids: Sequence[str]) -> np.ndarray:

@@ -124,7 +124,7 @@ def _joined(clauses: Iterable[str]) -> str:
 
 
 def _clauses(condition: requests.Condition, kind: str, name: str) -> Iterable[str]:
-    """Yields the expressions of a condition's parts; a missing value meets `none_of` alone."""
+    """Yields the expressions of a condition's parts; a missing value meets only `none_of`."""
     number = kind == "numeric"
     listed = kind == "categorical_list"
     contains = "array_contains_any({}, {{}})" if listed else "{} in {{}}"

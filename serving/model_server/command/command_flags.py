@@ -71,7 +71,7 @@ _OTHERS: dict[str, tuple[Any, ...]] = {
         "Seconds between two checks for new versions; 0 checks only at the start.",
         0,
     ),
-    "load_retry_interval_micros": (60_000_000, "Microseconds between two tries to load."),
+    "load_retry_interval_micros": (60_000_000, "Microseconds between attempts to load a version."),
     "grpc_channel_arguments": (
         "",
         "Comma-separated options of the gRPC server, such as grpc.max_connection_age_ms=2000.",
@@ -82,7 +82,7 @@ _OTHERS: dict[str, tuple[Any, ...]] = {
     ),
     "rest_api_timeout_in_ms": (
         30_000,
-        "Milliseconds after which a REST request is answered by 504; 0 for no limit.",
+        "Milliseconds after which a REST request gets status 504; 0 for no limit.",
     ),
     "tensorflow_intra_op_parallelism": (0, "Threads within an operation. 0 for one.", 0),
     "tensorflow_inter_op_parallelism": (

@@ -77,7 +77,7 @@ class ServableManager:
         Args:
             load: Loads a version, given model name, version number and directory.
             max_load_retries: Number of retries of a failed load.
-            load_retry_seconds: Time between two tries.
+            load_retry_seconds: Time between attempts to load a version.
             allow_labels_for_unavailable: Whether a new label may name a version that is not
                 loaded.
         """

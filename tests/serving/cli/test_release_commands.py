@@ -295,7 +295,7 @@ def test_held_out_rows_are_scored_alike_by_training_code_and_server(
     other = dataclasses.replace(release.manifest, training_id="another")
     with pytest.raises(findings.WrongError) as caught:
         row_findings.read_logged_requests(tmp_path, dataclasses.replace(release, manifest=other), 1)
-    assert "with training another, that of release 1" in caught.value.expected
+    assert "with training another, like release 1" in caught.value.expected
 
 
 def test_the_doctor_compares_the_impression_log_with_a_release(

@@ -168,7 +168,7 @@ def test_retrieval_that_finds_less_of_the_utility_is_refused(own, refused):
     assert bool(verdict.refusals) == refused
     if refused:
         assert verdict.refusals == (
-            "retrieval: the candidates hold 0.870 of the utility that the ranker sees in all ads; "
+            "retrieval: the candidates have 0.870 of the utility that the ranker finds in all ads; "
             "they held 0.900 in release 3 (limit 0.877)",
         )
 
@@ -185,7 +185,7 @@ def test_a_first_release_whose_candidates_hold_little_is_published_with_a_note()
     verdict = gate.judge(ranking.parse_figures({"click": figures()}), None, shares(utility=0.8))
     assert verdict.refusals == ()
     (note,) = verdict.notes
-    assert note.startswith("retrieval: the candidates hold 0.800 of the utility that the ranker")
+    assert note.startswith("retrieval: the candidates have 0.800 of the utility that the ranker")
 
 
 def test_towers_of_clicks_alone_are_not_compared():

@@ -130,7 +130,7 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, 
     ("rates", "message"),
     [
         ({"brand_click": {}}, "has no rate 'brand_click'. Did you mean 'brand_clicks'"),
-        ({"ad_clicks": {"3": 0.1}}, "'ad_clicks' is of single ads. Change these ads"),
+        ({"ad_clicks": {"3": 0.1}}, "'ad_clicks' is a rate of single ads. Change these ads"),
         ({"brand_clicks": {"": 0.1}}, "expected a value of brand, a string, got ''"),
         ({"brand_clicks": {3: 0.1}}, "expected a value of brand, a string, got 3"),
         ({"brand_clicks": {"acme": 1.5}}, "expected numbers from 0 to 1, got 1.5 .* for 'acme'"),

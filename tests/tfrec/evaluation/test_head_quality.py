@@ -76,7 +76,7 @@ def test_per_user_auc_is_measured_where_users_are_known():
     absent = {name: own.absent for name, own in without.items() if own.absent is not None}
     assert absent == {
         "per_user_auc": "the schema names no user_key",
-        "ndcg_at_10_logged_lists": "no list of at least two ads has a positive",
+        "ndcg_at_10_logged_lists": "no list of two or more ads has a positive row",
     }
 
 
@@ -100,7 +100,7 @@ def test_per_user_auc_is_not_measured_where_clicks_change_the_scores_of_later_ro
         quality = logged_quality.of_heads(logged)["click"]
         absent[name] = quality.metrics["per_user_auc"].absent
     assert absent["without"] is None
-    assert "not 0.5 for noise" in absent["with"]
+    assert "random scores would not have 0.5" in absent["with"]
 
 
 def test_the_calibration_curve_has_predicted_and_observed_means():

@@ -213,7 +213,7 @@ def test_engagements_count_when_their_window_has_passed(tmp_path):
         ({"time": None}, {}, "name the column of the time"),
         ({"click": None, "engagement": None}, {}, "click is null: the log has only clicks"),
         ({"engagement": None}, {"event": "engagement"}, "names no engagement column"),
-        ({}, {"of": "color"}, r"is of 'color'; expected 'ad' or .*: \['brand'\]"),
+        ({}, {"of": "color"}, r"of is 'color'; expected 'ad' or .*: \['brand'\]"),
         ({}, {"of": 3}, "of must be 'ad' or the name of an ad-side categorical field, got 3"),
         ({}, {"event": "impression"}, r"must be one of \('click', 'engagement'\), got 'impress"),
         ({}, {"event": ["click", "engagement"]}, "the event of a rate must be one of"),

@@ -15,8 +15,8 @@ def expand_paths(text: str | None) -> tuple[pathlib.Path, ...]:
             `day_0`, `day_1`, … of the Criteo 1 TB log. None: no files.
 
     Returns:
-        The files in the given order; files of a pattern by name, with numbers in numeric order,
-        without those of 0 bytes, which Spark writes for partitions without rows.
+        The files in the given order. Files of a pattern are sorted by name, with numbers in
+        numeric order, and files of 0 bytes, which Spark writes for empty partitions, are left out.
         Other directories are returned unchanged, for the format to interpret.
 
     Raises:

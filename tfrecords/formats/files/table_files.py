@@ -1,9 +1,9 @@
 """Reads tables in files: Parquet, JSON lines or delimited text, recognized by content.
 
 The delimiter of a text is the one with which the header has the most of the wanted columns, and
-the rows have as many values as the header. Double quotes enclose values, as in CSV; in texts of
-databases (separated by tabs or `\\x01`) only if the quotes at their beginning are those of valid
-CSV, otherwise they are text.
+the rows have as many values as the header. Double quotes enclose values, as in CSV. In database
+dumps (separated by tabs or `\\x01`), they do so only if the quotes in the first rows are valid CSV;
+otherwise, quotes are text.
 """
 
 import collections

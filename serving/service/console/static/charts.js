@@ -60,7 +60,7 @@ export function drawScatter(candidates, ads) {
   );
   render(
     "legend",
-    `Each dot is a candidate: across, its retrieval rank; up, its ${axis}. Hover over a dot to see the ad.`,
+    `Each dot is a candidate, by retrieval rank (horizontal) and ${axis} (vertical). Hover over a dot to see the ad.`,
   );
 }
 

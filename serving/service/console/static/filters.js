@@ -85,7 +85,7 @@ export function drawFilters(bundle) {
   };
   render("excluded", excluded.length > 0 && ["Excluded: ", ...excluded.map(chip)]);
   const allowed = valueAt(["filters", "allowed_ads"]);
-  render("allowed", Array.isArray(allowed) && `Only ${allowed.length} ads are eligible, as the JSON says.`);
+  render("allowed", Array.isArray(allowed) && `Only ${allowed.length} ads are eligible: allowed_ads in the JSON.`);
 }
 
 function rowControls(row, index) {

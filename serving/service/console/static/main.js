@@ -186,7 +186,7 @@ function drawNotices(isRanked) {
   const title = isRanked
     ? "Degraded answer: not all candidates were ranked."
     : "Degraded answer: the ads are in retrieval order, without scores.";
-  const again = html`<button type="button" onclick="${recommend}">Ask again</button>`;
+  const again = html`<button type="button" onclick="${recommend}">Retry</button>`;
   render("degraded", answer.degraded && html`<strong>${title}</strong> ${answer.degraded} ${again}`);
   byId("weights-box").disabled = !isRanked;
   const rules = (answer.explanation?.left_out ?? []).map(

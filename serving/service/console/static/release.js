@@ -53,10 +53,10 @@ function drawQuality(bundles) {
   const { impressions, gate } = asObject(bundles[0].metrics);
   const refusals = gate?.forced ? asArray(gate.refusals) : [];
   render("quality-note", [
-    refusals.length > 0 && html`<span class="bad">Published by force: ${refusals.join("; ")}. </span>`,
+    refusals.length > 0 && html`<span class="bad">Published with --force: ${refusals.join("; ")}. </span>`,
     impressions != null && `${count(impressions)} impressions in the test split. `,
     names.length > 0
-      ? "Small print: 95 % interval. Predicted / observed is 1 if probabilities are calibrated."
+      ? "In small print: 95 % intervals. Predicted / observed is 1 if probabilities are calibrated."
       : "The manifest has no metrics for this release.",
   ]);
 }

@@ -324,7 +324,7 @@ def test_a_degraded_answer_is_shown_plainly_and_a_full_one_when_the_ranker_is_ba
         expect(notice).to_be_hidden()
         assert page.locator("#ads .score:has-text('utility')").count() == 10
         expect(page.locator("#weight-click")).to_be_enabled()
-        assert "up, its utility" in page.inner_text("#legend")
+        assert "utility (vertical)" in page.inner_text("#legend")
 
 
 @contextlib.contextmanager
