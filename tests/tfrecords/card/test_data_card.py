@@ -375,6 +375,31 @@ def test_clicks_without_views_are_warned_of(tmp_path, num_users):
     assert ("have no view of their ad" in found) == (num_users == 200)
 
 
+@pytest.mark.parametrize("request_key", [None, "visit"])
+def test_views_of_anonymous_visitors_that_no_click_can_be_joined_to_are_warned_of(
+    tmp_path, request_key
+):
+    """Every visit is a view and a click; a fourth of them lack the user."""
+    fields = (
+        schema_lib.Field("page", "categorical", "query", min_count=1),
+        schema_lib.Field("ad", "categorical", "ad", min_count=1),
+    )
+    of_types = events.Events("what", view=("view",), click=("click",))
+    schema = schema_lib.Schema(
+        "events", fields, ("ad",), None, user_key="user", time="time", events=of_types,
+        request_key=request_key,
+    )  # fmt: skip
+    rows = [
+        f"{1_700_000_000 + n},v{n // 2},{f'u{n // 2}' if n % 8 > 1 else ''},p,a,"
+        f"{('view', 'click')[n % 2]}"
+        for n in range(400)
+    ]
+    log = "\n".join(["time,visit,user,page,ad,what", *rows])
+    found = texts(card.build_card(converted(tmp_path, log, schema)))
+    said = "25.0 % of the rows have no 'user': their views count as not clicked"
+    assert (said in found) == (request_key is None)
+
+
 def test_repeated_rows_are_warned_of(tmp_path):
     times = [*range(1_700_000_000, 1_700_001_000)]
     data_set = users_log(tmp_path / "once", times, 50)
