@@ -36,7 +36,11 @@ class LoggedSchema:
     labels: dict[str, str]
 
     def to_convert(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Returns the JSON of a schema for `tfrec convert`, with the labels of the feedback."""
+        """Returns the JSON of a schema for `tfrec convert`, with the labels of the feedback.
+
+        Histories and rates do not count events of other labels; those of such events alone are
+        left out.
+        """
         users = [
             field["name"]
             for field in self.source.get("fields", [])
@@ -45,7 +49,7 @@ class LoggedSchema:
         ]
         return {
             "name": f"{self.source.get('name', 'shown')}_shown",
-            "fields": self.fields,
+            "fields": [kept for own in self.fields if (kept := _of_labels(own, labels))],
             "ad_key": ["_ad_id"],
             "request_key": "_answer_id",
             "time": "_time",
@@ -64,6 +68,16 @@ class LoggedSchema:
         """Returns the values or weights of the source that are of labels of the feedback."""
         given = self.source.get(name) or {}
         return {label: own for label, own in given.items() if label in labels}
+
+
+def _of_labels(field: dict[str, Any], labels: Sequence[str]) -> dict[str, Any] | None:
+    """Returns a field without events that are not in the feedback; None: it has no others."""
+    event = field.get("event", [])
+    events = [event] if isinstance(event, str) else event
+    counted = [one for one in events if one in ("impression", *labels)]
+    if len(counted) == len(events):
+        return field
+    return {**field, "event": counted} if counted else None
 
 
 def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:

@@ -160,7 +160,11 @@ class EventConsumer:
 def _event(entry: users.StreamEntry, now: float) -> requests.Event:
     if entry.event is None:
         raise errors.InvalidRequestError("expected a field 'event', got none")
-    event = requests.parse(requests.Event, pydantic_core.from_json(entry.event), "event")
+    try:
+        value = pydantic_core.from_json(entry.event)
+    except ValueError as error:
+        raise ValueError(f"expected a JSON object ({error}).") from error
+    event = requests.parse(requests.Event, value, "event")
     if event.time is None:
         # The entry may have waited. The clock of the server may be ahead.
         return event.model_copy(update={"time": min(entry.time, now)})

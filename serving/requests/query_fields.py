@@ -15,7 +15,7 @@ from serving import errors
 from serving.requests.parsing import check_all, shortened
 from serving.requests.request import as_field_text
 from tfrecords import terminal
-from tfrecords.schema import NUMERIC_LIST
+from tfrecords.schema import EVENTS, NUMERIC_LIST
 
 # A column per field: UTF-8 bytes [B] of a categorical or text field, float32 [B] of a numeric
 # field, float32 [B, n] of a dense field (zeros are missing), bytes (dtype object) [B, L] of a list
@@ -38,10 +38,11 @@ class QueryFields:
     A vector is a list of as many such numbers as the field has. A list value is a list of such
     strings, integers and bools, oldest first. None and "" in it are missing values and are
     skipped, as in training; a list without values is missing. A list of numbers has finite
-    numbers only.
+    numbers only. The ages and the kinds of a history's events have one value for each event.
 
     Args:
-        query_fields: Name and kind of each query field, and the length of a vector.
+        query_fields: Name and kind of each query field, the length of a vector, and for the ages
+            and kinds of events the history that they belong to (`of`).
         ad_fields: Names of the ad fields, for error messages.
     """
 
@@ -56,7 +57,8 @@ class QueryFields:
             Field name to bytes, float, list of bytes or floats, vector [n] float32 or None.
 
         Raises:
-            InvalidRequestError: A field is unknown, given twice, or has a wrong type.
+            InvalidRequestError: A field is unknown, given twice, or has a wrong type; or ages or
+                kinds of events do not fit their history.
         """
         both = [name for name in user if name in context]
         checks = [
@@ -64,7 +66,14 @@ class QueryFields:
             for group, fields in (("user", user), ("context", context))
             for name, value in fields.items()
         ]
-        return dict(zip((*user, *context), check_all(checks), strict=True))
+        values = dict(zip((*user, *context), check_all(checks), strict=True))
+        check_all(
+            functools.partial(
+                self._check_part, "user." if name in user else "context.", name, values
+            )
+            for name in values
+        )
+        return values
 
     def valid(self, stored: Mapping[str, Any], known: Container[str] = ()) -> dict[str, Any]:
         """Returns the checked values of stored fields; invalid ones are left out.
@@ -78,7 +87,32 @@ class QueryFields:
             if name in self._fields and name not in known:
                 with contextlib.suppress(errors.InvalidRequestError):
                     found[name] = check_value(name, self._fields[name], value)
+        for name in list(found):
+            try:
+                self._check_part("", name, found)
+            except errors.InvalidRequestError:
+                del found[name]
         return found
+
+    def _check_part(self, prefix: str, name: str, values: Mapping[str, Any]) -> None:
+        """Checks the ages or kinds of the events of a history."""
+        field, own = self._fields[name], values[name]
+        if not own or "of" not in field:
+            return
+        expected = len(values.get(field["of"]) or ())
+        if len(own) != expected:
+            raise errors.InvalidRequestError(
+                f"{prefix}{name}: expected {expected} values, one for each of {field['of']}, got "
+                f"{len(own)}. Cut the lists of a history to the same events."
+            )
+        if field["kind"] == NUMERIC_LIST:
+            return
+        for position, kind in enumerate(own):
+            if kind and kind.decode() not in EVENTS:
+                raise errors.InvalidRequestError(
+                    f"{prefix}{name}[{position}]: expected one of {', '.join(EVENTS)}, got "
+                    f"{shortened(kind.decode())}."
+                )
 
     def _check(self, group: str, name: str, value: Any, is_repeated: bool) -> Any:
         if is_repeated:

@@ -265,6 +265,8 @@ def remedy(error: Exception) -> str:
         return "Check the user and the password in the address."
     if "maxmemory" in str(error):
         return "Give the server more memory, or keep users for fewer days (--user_ttl_days)."
+    if "read only replica" in str(error):
+        return "Name the primary server, not a replica."
     if isinstance(error, exceptions.BusyLoadingError):
         return "It can be used once its data is loaded."
     if isinstance(error, exceptions.ResponseError):

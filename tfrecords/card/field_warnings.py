@@ -213,9 +213,13 @@ def _written_as_floats(card: model.DataCard) -> Found:
     found.setdefault(card.log_schema.user_key or "", card.data.float_user)
     if card.ads.written_twice is None:
         found[", ".join(card.log_schema.ad_key)] = card.ads.written_as_float
+    keys = (card.log_schema.user_key, ", ".join(card.log_schema.ad_key))
     for name, example in found.items():
         if example is not None:
-            yield model.note(
+            # Versions such as 13.0 are fine, but requests have the ids of users and ads from
+            # elsewhere.
+            tell = model.warning if name in keys else model.note
+            yield tell(
                 f"The ids of {name!r} end in '.0': requests have to send {example!r}, not "
                 f"{example.removesuffix('.0')!r}.",
                 "pandas writes whole numbers as floats where some are missing: write the column as "

@@ -21,6 +21,7 @@ _MUCH_OF_ONE_USER, _MANY_USERS = 0.05, 100
 _MUCH_NEW = 0.3
 _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
+_MUCH_ANONYMOUS = 0.01
 _MUCH_REPEATED = 0.001
 _MUCH_LONG = 0.01
 _MUCH_UNMATCHED = 0.1
@@ -61,6 +62,14 @@ def _events(card: model.DataCard) -> Found:
             "If each row is an impression with its outcome, remove events from the schema and "
             "write the outcome as click and engagement of 0 and 1. Otherwise check the keys, the "
             "times and events.window_seconds.",
+        )
+    anonymous = 0 if events is None else events.anonymous / max(card.data.source.lines, 1)
+    if anonymous > _MUCH_ANONYMOUS:
+        yield model.warning(
+            f"{pages.format_percent(anonymous)} of the rows have no {card.log_schema.user_key!r}: "
+            "their views count as not clicked, because clicks are joined to views by the user.",
+            "Set a request_key, give visitors an id, such as of a cookie or a session, or leave "
+            "these rows out.",
         )
 
 

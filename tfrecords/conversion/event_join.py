@@ -77,7 +77,7 @@ class JoinedEvents:
         clicked, engaged: Labels, which are valid for impressions only [L] uint8.
         revenue: Revenue of engagements [L] float32, or None.
         times: Label -> time of an impression's first click or engagement [L] float64, as logged,
-            infinite without one; empty if they are not kept.
+            infinite without one; empty if they are not kept. An engagement is no click here.
         num_joined: Number of clicks and engagements that became labels of another row.
         num_unmatched: Number of clicks and engagements without a view.
         num_repeated: Number of rows that repeat another and are left out.
@@ -153,7 +153,7 @@ def join(
         clicked[kept] = 1
         engaged[kept & (kinds == _ENGAGEMENT)] = 1
     first_times = {}
-    labels = {"click": kinds != _VIEW, "engagement": kinds == _ENGAGEMENT} if keep_times else {}
+    labels = {"click": kinds == _CLICK, "engagement": kinds == _ENGAGEMENT} if keep_times else {}
     for label, own in labels.items():
         at = np.where(kept & own, times, np.inf)
         np.minimum.at(at, latest[found & own], times[found & own])

@@ -166,10 +166,13 @@ def _histories(field: Field) -> tuple[Field, Field]:
 def _by_value(field: Field, load: Callable[[], Rows], delay: float) -> Rows:
     """Returns the rows of a chunk that have a label, with the value instead of the user."""
     rows = load()
-    label, value = LABEL_COLUMNS[field.event[0]], user_events.values_in(field)
-    times = [] if delay else [EVENT_TIMES[field.event[0]]]
-    names = [name for name in (value, label, *times) if name in rows.columns.column_names]
-    table = rows.columns.select(names)
+    event, value = field.event[0], user_events.values_in(field)
+    label, at = LABEL_COLUMNS[event], EVENT_TIMES[event]
+    table = rows.columns.select([value, label])
+    if not delay and at in rows.columns.column_names:
+        # An engagement is also a click.
+        times = [rows.array(EVENT_TIMES[kind]) for kind in (event, "engagement")]
+        table = table.append_column(at, pa.array(np.minimum(*times)))
     table = table.append_column(TIME, pa.array(rows.array(TIME) + delay))
     table = table.append_column(USER, pa.array(_values(field, rows)))
     known = rows.array(label) != MISSING_LABEL

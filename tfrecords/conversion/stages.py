@@ -259,6 +259,7 @@ class Stages:
         num_rows = chunk.num_rows if parsed.num_rows is None else parsed.num_rows
         matches, user_key = parsed.users, self._schema.user_key
         float_users = user_key and columns.count_whole_floats(parsed.table[user_key])
+        anonymous = parsed.table.num_rows - float_users[1] if float_users else 0
         several = columns.count_clicks_above_1(self._schema, parsed.table)
         other_events: dict[str, int] = {}
         if self._schema.events is not None:
@@ -284,6 +285,7 @@ class Stages:
             "times": times,
             "clicks_above_1": several,
             "float_users": float_users,
+            "anonymous": anonymous,
             "users": None if matches is None else dataclasses.asdict(matches),
             "part": chunk.part,
             "examples": [
@@ -403,11 +405,14 @@ class Stages:
         if note is None:
             return None
         others = dataset_json.add([chunk["other_events"] for chunk in parsed])
+        events = self._schema.events
+        by_user = events is not None and events.view and self._schema.request_key is None
         return records.EventCounts(
             joined=note["joined"],
             unmatched=note["unmatched"],
             others=others,
             repeated=note["repeated"],
+            anonymous=sum(chunk["anonymous"] for chunk in parsed) if by_user else 0,
         )
 
     def count(self, split: SplitLog) -> None:

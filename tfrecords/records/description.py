@@ -56,12 +56,14 @@ class EventCounts(pydantic.BaseModel):
         unmatched: Clicks and engagements without a view before them, which are left out.
         others: Event type that the schema does not name -> rows, which are left out.
         repeated: Rows that repeat another one, which counts once.
+        anonymous: Rows without a user, views too, if clicks are joined to views by the user.
     """
 
     joined: int
     unmatched: int
     others: dict[str, int]
     repeated: int = 0
+    anonymous: int = 0
 
     @property
     def num_rows(self) -> int:

@@ -4,7 +4,7 @@ r"""Checks a running model server and service against a release bundle.
     tfrec doctor --bundle=/srv/bundles --norows --model_server=10.0.0.7:8500 --service=
     tfrec doctor --workdir=workdir/quickstart --impression_log=workdir/impressions
     tfrec doctor --workdir=workdir/quickstart --impression_log=workdir/impressions \
-        --event_log='workdir/impressions/feedback-*.jsonl'
+        --event_log=workdir/impressions
     tfrec doctor --service=https://ads.example:443 --token_file=workdir/token \
         --tls_authorities=workdir/authorities.pem
     tfrec doctor --workdir=workdir/quickstart --json
@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import glob
 import json
 import pathlib
 import sys
@@ -80,8 +79,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "event_log",
     None,
-    "Pattern of the files of the log of events, JSON lines: the histories of --impression_log are "
-    "compared with those computed from it.",
+    "Log of events to compute the histories of --impression_log from, and to compare them: its "
+    "directory, or a comma-separated list or pattern of its files.",
 )
 flags.DEFINE_integer(
     "num_answers", 256, "Maximum number of logged answers to compare.", lower_bound=1
@@ -117,6 +116,11 @@ def _look() -> Iterator[operations.DoctorFinding]:
     from serving.cli import impression_files
     from serving.service import read_token
 
+    if FLAGS.event_log and not FLAGS.impression_log:
+        raise ValueError(
+            "--event_log has the events of the histories in --impression_log, which is not set. "
+            "Set both."
+        )
     base = bundle_flags.bundle_base()
     token = FLAGS.token or read_token(FLAGS.token_file)
     version = FLAGS.version or releases.stable(base)
@@ -148,12 +152,12 @@ def _look() -> Iterator[operations.DoctorFinding]:
                 FLAGS.num_answers,
             ),
         )
-    if FLAGS.impression_log and FLAGS.event_log:
+    if FLAGS.event_log:
         yield operations.finding_of(
             f"histories of {FLAGS.impression_log}",
             lambda: operations.compare_histories(
                 impression_files.find("impression_log", FLAGS.impression_log),
-                [pathlib.Path(path) for path in sorted(glob.glob(FLAGS.event_log))],
+                impression_files.find_events("event_log", FLAGS.event_log),
                 release,
             ),
         )

@@ -36,7 +36,10 @@ flags.DEFINE_string(
     required=True,
 )
 flags.DEFINE_string(
-    "feedback", None, "Events: a file, a comma-separated list, or a pattern.", required=True
+    "feedback",
+    None,
+    "Log of events: its directory, or a comma-separated list or pattern of files of events.",
+    required=True,
 )
 flags.DEFINE_string("output", None, "Parquet file for the joined log.", required=True)
 flags.DEFINE_string(
@@ -63,7 +66,6 @@ FLAGS = flags.FLAGS
 def main() -> None:
     from serving import impressions
     from serving.cli import impression_files
-    from tfrecords import formats
 
     output = pathlib.Path(FLAGS.output)
     if output.suffix != ".parquet":
@@ -71,7 +73,7 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     joined = impressions.join_feedback(
         impression_files.find("impressions", FLAGS.impressions),
-        formats.expand_paths(FLAGS.feedback),
+        impression_files.find_events("feedback", FLAGS.feedback),
         output,
         FLAGS.min_age_seconds,
         FLAGS.max_rejected_fraction,

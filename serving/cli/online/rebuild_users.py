@@ -33,8 +33,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "feedback",
     None,
-    "Events: a file, a comma-separated list, or a pattern; default: those in the directory of the "
-    "impression log.",
+    "Log of events: its directory, or a comma-separated list or pattern of its files; default: "
+    "those in the directory of the impression log.",
 )
 flags.DEFINE_list(
     "profile_fields",
@@ -48,12 +48,11 @@ FLAGS = flags.FLAGS
 def main() -> None:
     from serving import impressions, operations, requests
     from serving.cli import impression_files
-    from tfrecords import formats
 
     user_store = user_flags.required_user_store()
     logged = impression_files.find("impressions", FLAGS.impressions)
     feedback = (
-        formats.expand_paths(FLAGS.feedback)
+        impression_files.find_events("feedback", FLAGS.feedback)
         if FLAGS.feedback
         else sorted(
             path

@@ -607,3 +607,19 @@ def test_values_and_weights_go_into_the_next_schema_with_their_labels():
     converted = logged.to_convert(["click"])
     assert converted["values"] == {"click": 0.05}
     assert "weights" not in converted
+
+
+def test_events_that_the_feedback_lacks_are_not_in_histories_and_rates_of_the_next_schema():
+    orders = {"kind": "history", "side": "query", "of": "ad", "name": "orders"}
+    fields = [
+        {"name": "city", "kind": "categorical", "side": "query"},
+        {**orders, "event": "engagement"},
+        {**orders, "name": "acts", "event": ["impression", "click", "engagement"]},
+        {"name": "rate", "kind": "numeric", "side": "ad", "of": "ad", "event": "engagement"},
+    ]
+    heads = {"click": "probability", "engagement": "probability_after_click"}
+    logged = logged_schema.LoggedSchema([], fields, {}, heads)
+    assert logged.to_convert(["click", "engagement"])["fields"] == fields
+    # A schema without an engagement column must not count engagements.
+    acts = {**orders, "name": "acts", "event": ["impression", "click"]}
+    assert logged.to_convert(["click"])["fields"] == [fields[0], acts]

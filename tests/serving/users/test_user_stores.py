@@ -758,6 +758,18 @@ def test_an_error_of_the_server_has_nothing_of_the_user(valkey):
     assert "secret" not in "".join(messages)
 
 
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_the_address_of_a_replica_is_named(valkey):
+    valkey.client().replicaof("127.0.0.1", "1")
+
+    async def scenario(store):
+        await store.append([("u", click(1))], NOW)
+
+    with pytest.raises(errors.UserStoreError, match="Name the primary server, not a replica"):
+        run(valkey.url, scenario)
+
+
 def test_a_command_that_the_server_does_not_have_is_named_without_its_arguments():
     redis = pytest.importorskip("redis")
     text = "unknown command 'SET', with args beginning with: 'tfrec:{secret}:profile' '{}' "

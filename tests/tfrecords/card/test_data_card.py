@@ -375,6 +375,31 @@ def test_clicks_without_views_are_warned_of(tmp_path, num_users):
     assert ("have no view of their ad" in found) == (num_users == 200)
 
 
+@pytest.mark.parametrize("request_key", [None, "visit"])
+def test_views_of_anonymous_visitors_that_no_click_can_be_joined_to_are_warned_of(
+    tmp_path, request_key
+):
+    """Every visit is a view and a click; a fourth of them lack the user."""
+    fields = (
+        schema_lib.Field("page", "categorical", "query", min_count=1),
+        schema_lib.Field("ad", "categorical", "ad", min_count=1),
+    )
+    of_types = events.Events("what", view=("view",), click=("click",))
+    schema = schema_lib.Schema(
+        "events", fields, ("ad",), None, user_key="user", time="time", events=of_types,
+        request_key=request_key,
+    )  # fmt: skip
+    rows = [
+        f"{1_700_000_000 + n},v{n // 2},{f'u{n // 2}' if n % 8 > 1 else ''},p,a,"
+        f"{('view', 'click')[n % 2]}"
+        for n in range(400)
+    ]
+    log = "\n".join(["time,visit,user,page,ad,what", *rows])
+    found = texts(card.build_card(converted(tmp_path, log, schema)))
+    said = "25.0 % of the rows have no 'user': their views count as not clicked"
+    assert (said in found) == (request_key is None)
+
+
 def test_repeated_rows_are_warned_of(tmp_path):
     times = [*range(1_700_000_000, 1_700_001_000)]
     data_set = users_log(tmp_path / "once", times, 50)
@@ -513,9 +538,9 @@ def test_columns_of_whole_floats_are_found(values, expected):
     assert statistics.written_as_float(pa.array(values, pa.string())) == expected
 
 
-def test_a_note_says_that_requests_have_to_send_floats(tmp_path):
+def test_requests_have_to_send_the_floats_of_a_log_which_is_likely_a_mistake_in_keys(tmp_path):
     # A tenth of the users are missing.
-    rows = [f"{n % 5}.0,{n % 3},{f'{n % 7}.0' if n % 10 else ''}\n" for n in range(100)]
+    rows = [f"{n % 5}.0,{n % 3}.0,{f'{n % 7}.0' if n % 10 else ''}\n" for n in range(100)]
     fields = (
         schema_lib.Field("q", "categorical", "query", min_count=1),
         schema_lib.Field("sku", "categorical", "ad", min_count=1),
@@ -523,10 +548,10 @@ def test_a_note_says_that_requests_have_to_send_floats(tmp_path):
     schema = schema_lib.Schema("ids", fields, ("sku",), None, user_key="user")
     built = card.build_card(converted(tmp_path, f"sku,q,user\n{''.join(rows)}", schema))
     found = [own for own in built.warnings if "end in '.0'" in own.text]
-    assert [own.level for own in found] == ["note"] * 2
-    pattern = r"The ids of '{}' end in '\.0': requests have to send '(\d)\.0', not '\1'\."
-    for own, key in zip(found, ("sku", "user"), strict=True):
-        assert re.fullmatch(pattern.format(key), own.text)
+    levels = {"q": "note", "sku": "warning", "user": "warning"}
+    pattern = r"The ids of '(\w+)' end in '\.0': requests have to send '(\d)\.0', not '\2'\."
+    matches = [re.fullmatch(pattern, own.text) for own in found]
+    assert {match[1]: own.level for match, own in zip(matches, found, strict=True)} == levels
 
 
 def test_ids_in_two_forms_are_warned_of_once(tmp_path):

@@ -142,6 +142,7 @@ def test_a_log_of_events_converts_and_every_row_is_accounted_for(tmp_path, rows_
         "unmatched": 10,
         "others": {"scroll": 10},
         "repeated": 0,
+        "anonymous": 0,
     }
     assert source.lines == 200 + 75 + 10 + 10
     clicks, engaged = (

@@ -167,6 +167,24 @@ def test_ads_that_were_never_shown_have_the_rates_of_their_values(tmp_path):
     assert np.isnan(table.ad_clicks["new"])
 
 
+def test_an_engagement_without_a_click_counts_as_a_click(tmp_path):
+    views = pd.DataFrame({"t": 1_700_000_000 + 3600 * np.arange(40), "type": "view"})
+    orders = views[::2].assign(t=views.t + 60, type="order")
+    frame = pd.concat([views, orders]).assign(u="ann", sku="a", brand="acme", country="DE")
+    schema = schema_from_json(
+        {
+            "name": "shop", "ad_key": ["sku"], "user_key": "u", "time": "t",
+            "fields": [{"name": "country", "kind": "categorical", "side": "query"},
+                       {"name": "brand", "kind": "categorical", "side": "ad"}, RATES[1]],
+            "events": {"column": "type", "view": ["view"], "click": ["click"],
+                       "engagement": ["order"], "window_seconds": 600},
+        }
+    )  # fmt: skip
+    table = converted(frame, schema, tmp_path / "data").catalog().table.to_pandas()
+    # Every second impression, at the end of the log as overall. The last one is the end.
+    assert table.ad_clicks[0] == pytest.approx(0.5, abs=0.02)
+
+
 def test_nothing_depends_on_chunks_workers_or_the_size_of_ranges(tmp_path, monkeypatch):
     frame, schema = log(), schema_with_rates()
     first = encoded(converted(frame, schema, tmp_path / "one", 10_000, workers=1), frame)

@@ -149,6 +149,8 @@ def test_in_a_log_of_events_clicks_and_engagements_count_from_their_own_times(tm
             *(("view", "bcdef"[n], time) for n, time in enumerate([50, 100, 101, 500, 501])),
             # The click belongs to the view of b at 50, and nothing to the purchase of f.
             ("click", "b", day), ("purchase", "z", day + 1), ("view", "g", day + 2),
+            # An engagement without a click is a click as a label, but no click of the user.
+            ("purchase", "g", day + 3), ("view", "h", day + 4),
         ],
         columns=["type", "sku", "t"],
     ).sample(frac=1, random_state=0)  # fmt: skip
@@ -179,6 +181,10 @@ def test_in_a_log_of_events_clicks_and_engagements_count_from_their_own_times(tm
         [
             ([], [], []), ([], [], []), (*clicked, [1]), (*clicked, [400]), (*bought, [401, 1]),
             (["a", "a", "b"], [*bought[1], "click"], [day - 98, day - 498, 2]),
+            (
+                ["a", "a", "b", "g"], [*bought[1], "click", "engagement"],
+                [day - 96, day - 496, 4, 1],
+            ),
         ],
         key=lambda own: own[2][:1],
     )  # fmt: skip
