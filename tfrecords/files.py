@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 # Held while NumPy reads files: it parses their headers as Python, and in CPython 3.11 threads that
 # parse at once can fail with "AST constructor recursion depth mismatch" (gh-106905).
@@ -98,6 +99,27 @@ def read_array(path: pathlib.Path, mapped: bool = False) -> np.ndarray:
     """
     with _READING_ARRAYS:
         return np.load(path, mmap_mode="r" if mapped else None)
+
+
+def create_array(path: pathlib.Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
+    """Creates an npy file of zeros, mapped into memory to be filled.
+
+    Its space is reserved now: if the disk became full later, a write into the memory would kill the
+    process.
+
+    Args:
+        path: The file; an old one is written over.
+        dtype: Type of the values.
+        shape: Shape of the array, not empty.
+
+    Raises:
+        OSError: The file cannot be written, or its disk has too little space.
+    """
+    with _naming(path):
+        array: np.memmap = np.lib.format.open_memmap(path, "w+", dtype, shape)  # type: ignore[no-untyped-call]
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def read_arrays(

@@ -80,7 +80,7 @@ def embed(
         values = _embedded(ad_tower, piece)
         if not arrays:
             arrays = [
-                np.lib.format.open_memmap(path, "w+", value.dtype, (ads.num_rows, *value.shape[1:]))
+                files.create_array(path, value.dtype, (ads.num_rows, *value.shape[1:]))
                 for path, value in zip(paths, values, strict=True)
             ]
         for array, value in zip(arrays, values, strict=True):

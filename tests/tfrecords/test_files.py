@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pathlib
 
+import numpy as np
 import pytest
 
 from tfrecords import files
@@ -51,6 +52,18 @@ def test_a_write_that_fails_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*/a'"):
         files.write(path, "new")
+
+
+def test_an_array_in_a_file_has_its_space_on_the_disk_before_it_is_filled(tmp_path, monkeypatch):
+    path = tmp_path / "a.npy"
+    array = files.create_array(path, np.float32, (1_000, 256))
+    assert path.stat().st_blocks * 512 >= array.nbytes
+    array[1] = 2.0
+    array.flush()
+    np.testing.assert_array_equal(files.read_array(path)[:2], [[0.0] * 256, [2.0] * 256])
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a.npy'"):
+        files.create_array(path, np.float32, (1_000, 256))
 
 
 def test_a_lock_file_that_cannot_be_written_is_named():

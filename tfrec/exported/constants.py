@@ -14,7 +14,8 @@ import tensorflow as tf
 def as_constants(module: tf.Module, but: Collection[tf.Variable] = ()) -> Iterator[None]:
     """Replaces the weights of a module and its parts with constants until the block ends.
 
-    Functions traced inside keep the current weights.
+    Functions traced inside keep the current weights. Metrics, which `add_metric` updates in each
+    call, stay variables.
 
     Args:
         module: A built model.
@@ -23,6 +24,8 @@ def as_constants(module: tf.Module, but: Collection[tf.Variable] = ()) -> Iterat
     kept = {variable.ref() for variable in but}
     held: list[tuple[dict[str, object], str, tf.Variable]] = []
     for part in (module, *module.submodules):
+        if isinstance(part, tf.keras.metrics.Metric):
+            continue
         attributes = vars(part)
         for name, value in attributes.items():
             if isinstance(value, tf.Variable) and value.ref() not in kept:

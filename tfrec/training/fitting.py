@@ -116,7 +116,8 @@ def check_callbacks(given: Sequence[tf.keras.callbacks.Callback]) -> None:
     """Checks the callbacks that a user passes.
 
     Raises:
-        ValueError: `given` is not a list of Keras callbacks, or a callback sets the learning rate.
+        ValueError: `given` is not a list of Keras callbacks, or a callback sets the learning rate
+            or saves whole models.
     """
     kind = tf.keras.callbacks.Callback
     if not isinstance(given, list | tuple) or not all(isinstance(own, kind) for own in given):
@@ -129,6 +130,11 @@ def check_callbacks(given: Sequence[tf.keras.callbacks.Callback]) -> None:
                 f"callbacks: {type(own).__name__} sets one learning rate; expected none that does, "
                 "because two optimizers have their own schedules. Leave it out, and set "
                 "learning_rate and embedding_learning_rate in RankerConfig and RetrievalConfig."
+            )
+        if isinstance(own, tf.keras.callbacks.ModelCheckpoint) and not own.save_weights_only:
+            raise ValueError(
+                "callbacks: ModelCheckpoint saves the whole model, which Keras cannot save; "
+                "expected weights alone. Set save_weights_only=True."
             )
 
 

@@ -49,9 +49,7 @@ def write_text_vectors(
     with files.replacing(_keys_path(path)) as partial, partial.open("wb") as file:
         np.save(file, keys)
     with files.replacing(path) as partial:
-        columns = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            partial, "w+", np.int32, (len(keys), field.width)
-        )
+        columns = files.create_array(partial, np.int32, (len(keys), field.width))
         first = 0
         for strings in new:
             texts = strings.values.to_numpy(zero_copy_only=False)

@@ -166,10 +166,8 @@ def write(
         groups = _group_of(_events(field, load_rows(), values)["user"])
         counts += np.bincount(groups, minlength=_NUM_GROUPS)
     types = {"times": np.float64, "kinds": np.uint8, "values": np.int32}
-    files = {
-        name: np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            directory / f"{name}.npy", "w+", dtype, (int(counts.sum()),)
-        )
+    arrays = {
+        name: files.create_array(directory / f"{name}.npy", dtype, (int(counts.sum()),))
         for name, dtype in types.items()
     }
     users, lengths, first = [np.empty(0, np.int64)], [np.zeros(1, np.int64)], 0
@@ -180,15 +178,15 @@ def write(
         # Equal times by kind, then by value, as strings are in order.
         order = np.lexsort([events[name] for name in ("value", "kind", "time", "user")])
         part = slice(first, first + len(order))
-        files["times"][part] = events["time"][order]
-        files["kinds"][part] = events["kind"][order]
-        files["values"][part] = events["value"][order]
+        arrays["times"][part] = events["time"][order]
+        arrays["kinds"][part] = events["kind"][order]
+        arrays["values"][part] = events["value"][order]
         own, counted = np.unique(events["user"][order], return_counts=True)
         users.append(own)
         lengths.append(counted)
         first = part.stop
-    for file in files.values():
-        file.flush()
+    for array in arrays.values():
+        array.flush()
     np.save(directory / "users.npy", np.concatenate(users))
     np.save(directory / "starts.npy", np.cumsum(np.concatenate(lengths)))
 

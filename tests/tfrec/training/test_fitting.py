@@ -278,6 +278,12 @@ def test_callbacks_that_set_the_learning_rate_are_refused(given):
         training.check_callbacks([tf.keras.callbacks.Callback(), given])
 
 
+def test_a_checkpoint_of_the_whole_model_is_refused():
+    with pytest.raises(ValueError, match="Set save_weights_only=True"):
+        training.check_callbacks([tf.keras.callbacks.ModelCheckpoint("models")])
+    training.check_callbacks([tf.keras.callbacks.ModelCheckpoint("w", save_weights_only=True)])
+
+
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(FloatingPointError, match=r"loss of epoch 1 is nan; .* Lower the learning"):
         Run(tmp_path, [1], target=float("nan")).fit()
