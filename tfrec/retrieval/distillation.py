@@ -8,8 +8,8 @@ then also ads that the towers find, and the utility gives soft targets
     p = softmax(z / τ),    z the utility, standardized over the ads of a lesson
     loss = −Σ_j p_j log softmax_j(cosines / T)
 
-The weights of the utility are the default ones for one half of the requests and random for the
-other, and the query depends on them: see `weighted_query`.
+Each request of a lesson counts with several weights of the utility, the default ones and random
+ones, and its query depends on them: see `weighted_query`.
 
 `UtilityShare` measures the result on validation requests without any ground truth: the ranker's
 utility of the ten best ads among the tower's first K, as a share of the utility of the ten best
@@ -18,8 +18,8 @@ overall.
 WORKDIR/distillation/uniform   checkpoints, best/, tensorboard/, as in any training
 WORKDIR/distillation/hard      the same for the second training
 
-Shapes: L lessons, R requests, B requests of a lesson, C ads of a lesson, N ads, H heads, K length
-of lists.
+Shapes: L lessons, R requests, B requests of a lesson, C ads of a lesson, W weights of a request,
+N ads, H heads, K length of lists.
 
 References:
     Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
@@ -58,6 +58,8 @@ _MIN_REQUESTS, _MAX_REQUESTS, _PAIRS_PER_ROW = 8_192, 32_768, 5
 # A request of a small log is in several lessons, with other ads in each.
 _MAX_REPEATS = 4
 _EPOCHS, _PATIENCE = 5, 2
+# Weights of each request: the default ones, and random ones. They share its embedding.
+_WEIGHTINGS = 4
 _NEGATIVE_SHARE = 0.1
 # The embeddings are learned already.
 _SHARE_OF_EMBEDDING_RATE = 1 / 3
@@ -184,16 +186,18 @@ class Student(training.StageModel):
 
         Args:
             inputs: `query` [B, Wq] and `ad_rows` [C], int32; `values` [B, C, H] float32.
-            training: Whether dropout, of ids too, is on.
+            training: Whether dropout of ids is on. The towers have no dropout: the teacher's values
+                have no noise that they could overfit.
         """
         query, ads = inputs["query"], tf.gather(self._ads, inputs["ad_rows"])
         if training:
             query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         weights = self._draw_weights(tf.shape(query)[0])
-        queries = self.query_tower(query, weights, training=training)
-        embedded = towers.call(self.ad_tower, ads, training)
-        cosines = tf.matmul(queries, embedded, transpose_b=True)
-        utility = tf.einsum("bch,bh->bc", inputs["values"], weights)
+        embedded = tf.repeat(towers.call(self.query_tower.tower, query, False), _WEIGHTINGS, axis=0)
+        queries = self.query_tower.weighted(embedded, weights)
+        cosines = tf.matmul(queries, towers.call(self.ad_tower, ads, False), transpose_b=True)
+        values = tf.repeat(inputs["values"], _WEIGHTINGS, axis=0)
+        utility = tf.einsum("bch,bh->bc", values, weights)
         mean, variance = tf.nn.moments(utility, axes=[1], keepdims=True)
         # If all ads are worth the same, every order is right.
         standardized = tf.math.divide_no_nan(utility - mean, tf.sqrt(variance))
@@ -204,16 +208,17 @@ class Student(training.StageModel):
         )
 
     def _draw_weights(self, count: tf.Tensor) -> tf.Tensor:
-        """Draws weights [B, H]: the default ones or, for half of the queries, random ones."""
-        drawn = self._generator.uniform([count, len(self.query_tower.heads)], minval=1e-6)
+        """Draws weights [B · W, H]: the default ones and W - 1 random ones of each query."""
+        shape = [count, _WEIGHTINGS, len(self.query_tower.heads)]
+        drawn = self._generator.uniform(shape, minval=1e-6)
         # Exponential numbers are a uniform choice of shares. Squared, they are often nearly one
         # head alone.
         drawn = tf.math.divide_no_nan(tf.square(tf.math.log(drawn)), self.query_tower.deviations)
         # A request may also give a head little weight.
-        signs = tf.where(self._generator.uniform(tf.shape(drawn)) < _NEGATIVE_SHARE, -1.0, 1.0)
-        drawn *= signs
-        is_default = self._generator.uniform([count, 1]) < 0.5
-        return tf.where(is_default, self.query_tower.default_weights, drawn)
+        signs = tf.where(self._generator.uniform(shape) < _NEGATIVE_SHARE, -1.0, 1.0)
+        is_default = tf.one_hot(0, _WEIGHTINGS, True, False)[:, None]
+        weights = tf.where(is_default, self.query_tower.default_weights, drawn * signs)
+        return tf.reshape(weights, [-1, shape[-1]])
 
 
 class UtilityShare:

@@ -102,7 +102,12 @@ def test_what_is_found_follows_the_weights_of_the_request(data_set, taught, cata
     np.testing.assert_array_equal(
         model.served_query_tower(queries), model.weighted_query_tower(queries, [1.0, 0.0])
     )
-    assert by_click[0] > max(1.0, by_revenue[0] + 0.2)
+    # All ten ads have the better click probability. So have many of the ten by revenue, whose best
+    # ads have equal values.
+    every = planted(queries, np.broadcast_to(catalog, (len(queries), *catalog.shape)))["click"]
+    best = ((every.max(axis=1) - every.mean()) / every.std()).mean()
+    assert by_click[0] == pytest.approx(best)
+    assert by_click[0] > by_revenue[0]
     assert by_revenue[1] > max(1.0, by_click[1] + 0.5)
 
 
