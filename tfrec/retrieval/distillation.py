@@ -51,12 +51,12 @@ LESSONS = ("uniform", "hard")
 # Sharper targets gained nothing (docs/experiments/0039-distillation.md).
 _TEMPERATURE, _TARGET_TEMPERATURE = 0.05, 0.5
 # Many requests with few ads each work better than few requests with many ads, at the same cost.
-_REQUESTS_PER_LESSON, _ADS_PER_LESSON = 64, 128
+_REQUESTS_PER_LESSON, _ADS_PER_LESSON = 128, 64
 # For a large log, lessons have five pairs for each training row, as many as five epochs of the
 # ranker, so its scores take a fraction of its training time.
-_MIN_REQUESTS, _MAX_REQUESTS, _PAIRS_PER_ROW = 8_192, 32_768, 5
+_MIN_REQUESTS, _MAX_REQUESTS, _PAIRS_PER_ROW = 16_384, 65_536, 5
 # A request of a small log is in several lessons, with other ads in each.
-_MAX_REPEATS = 4
+_MAX_REPEATS = 8
 _EPOCHS, _PATIENCE = 5, 2
 # Weights of each request: the default ones, and random ones. They share its embedding.
 _WEIGHTINGS = 4

@@ -36,14 +36,14 @@ def catalog(data_set):
 
 
 def test_lessons_hold_what_the_teacher_says(data_set, catalog):
-    queries = retrieval.read_queries(data_set, "train", 160)
+    queries = retrieval.read_queries(data_set, "train", 300)
     lessons = distillation.Lessons.draw(TEACHER, queries, catalog, None, seed=1)
-    # Two lessons of 64 requests, each request once; the rest are too few for one.
-    assert lessons.query.shape[:2] == (2, 64)
-    assert lessons.ad_rows.shape == (2, 128)
+    # Two lessons of 128 requests, each request once; the rest are too few for one.
+    assert lessons.query.shape[:2] == (2, 128)
+    assert lessons.ad_rows.shape == (2, 64)
     for query, rows, values in zip(*vars(lessons).values(), strict=True):
-        assert len(set(rows)) == 128
-        said = planted(query, np.broadcast_to(catalog[rows], (64, 128, catalog.shape[1])))
+        assert len(set(rows)) == 64
+        said = planted(query, np.broadcast_to(catalog[rows], (128, 64, catalog.shape[1])))
         for i, head in enumerate(HEADS):
             np.testing.assert_allclose(values[..., i], said[head], rtol=1e-6)
     np.testing.assert_allclose(
@@ -51,10 +51,10 @@ def test_lessons_hold_what_the_teacher_says(data_set, catalog):
     )
 
 
-def test_the_requests_of_a_small_log_are_in_four_lessons_each(data_set):
+def test_the_requests_of_a_small_log_are_in_eight_lessons_each(data_set):
     queries = retrieval.read_queries(data_set, "train", 10_000)
     of_lessons = distillation._read_queries(data_set)
-    np.testing.assert_array_equal(of_lessons, np.tile(queries, (4, 1)))
+    np.testing.assert_array_equal(of_lessons, np.tile(queries, (8, 1)))
 
 
 def test_half_of_the_ads_of_a_hard_lesson_are_found_by_the_towers(data_set, catalog):
@@ -144,7 +144,7 @@ def test_the_share_of_the_utility_is_that_of_the_ads_found(data_set, taught, cat
     assert written == {name: {"share": 1.0, "error": 0.0} for name in measured}
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 63, 64])
+@pytest.mark.parametrize("count", [1, 2, 3, 127, 128])
 def test_lessons_of_both_kinds_have_one_size(catalog, data_set, count):
     queries = retrieval.read_queries(data_set, "train", count)
     uniform, hard = (
