@@ -62,7 +62,6 @@ PRODUCTS = {
     "bundle": "manifests/*.json",
 }
 STEPS = tuple(PRODUCTS)
-_TRAININGS = ("ranker", "retrieval")
 
 # Counts for the data card, which no other step reads. Data sets of earlier versions lack them, and
 # models that were trained on one still belong to the data set.
@@ -217,7 +216,7 @@ class Pipeline:
             **dataclasses.asdict(config),
             "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
         }
-        inputs = {**of_clicks, "teacher": None if teacher is None else self._inputs("ranker")}
+        inputs = {**of_clicks, "teacher": None if teacher is None else self._trained_as("ranker")}
         before = self._last_inputs("retrieval")
         # Models that a ranker teaches have fewer epochs of clicks, too few without it.
         is_enough = teacher is not None or before.get("teacher") is None
@@ -370,7 +369,7 @@ class Pipeline:
             return evaluation.Models(two_tower)
         model, calibrators, judged = self._ranker(data_set)
         teacher = self._last_inputs("retrieval").get("teacher")
-        if teacher not in (None, self._inputs("ranker")):
+        if teacher not in (None, self._trained_as("ranker")):
             self._print(
                 _wrapped(
                     "the two-tower model was distilled from another ranker: run tfrec "
@@ -454,23 +453,13 @@ class Pipeline:
     def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
         """Returns the inputs of a step that uses both stages."""
         used = ("retrieval", *(["ranker"] if ranking.without_ranker(data_set) is None else []))
-        stages = {step: self._inputs(step) for step in used}
+        stages = {step: self._trained_as(step) for step in used}
         return {"data": _content_of(data_set), **stages}
 
-    def _inputs(self, step: str) -> str:
-        """Returns a digest of a step's inputs, or of its product if the step did not write it."""
-        note, written = self._note(step), self._written(step)
-        if written == note.get("written", written if note else None):
-            return _digest(note.get("inputs"))
-        return _digest({"written": written})
-
-    def _written(self, step: str) -> str | None:
-        """Returns a checksum of the description that a training writes last; None of other steps.
-
-        Only these directories are also written without a pipeline.
-        """
+    def _trained_as(self, step: str) -> str | None:
+        """Returns a checksum of the description that a training writes last, or None before it."""
         path = self.path(step) / PRODUCTS[step]
-        return files.sha256(path)[:16] if step in _TRAININGS and path.is_file() else None
+        return files.sha256(path)[:16] if path.is_file() else None
 
     def _whole_data_set(self) -> reader.DataSet | None:
         """Returns the data set or None; removes one with a missing or altered file."""
@@ -533,8 +522,7 @@ class Pipeline:
             started = time.perf_counter()
             work()
             seconds = time.perf_counter() - started
-            done = {"finished": True, "seconds": seconds, "written": self._written(step)}
-            self._write_note(step, {"inputs": inputs, **done})
+            self._write_note(step, {"inputs": inputs, "finished": True, "seconds": seconds})
         self._print(f"      {seconds:.1f} s")
         return True
 

@@ -4,7 +4,7 @@ import pytest
 
 from serving import export
 from tfrec import config
-from tfrecords import card, convert
+from tfrecords import card, convert, files
 from tfrecords import schema as schema_lib
 
 pytestmark = pytest.mark.slow
@@ -83,6 +83,19 @@ def test_clicks_are_learned_again_only_if_there_is_no_longer_a_ranker(
     monkeypatch.setattr(steps.__class__, "_last_inputs", lambda _, step: finished.get(step, {}))
     for ranker in (None, None, "first", "first", "second", None):
         monkeypatch.setattr(steps.__class__, "_teacher", lambda *_, ranker=ranker: ranker)
-        monkeypatch.setattr(steps.__class__, "_inputs", lambda *_, ranker=ranker: ranker)
+        monkeypatch.setattr(steps.__class__, "_trained_as", lambda *_, ranker=ranker: ranker)
         steps.train_retrieval(data_set, config.RetrievalConfig())
     assert kept == [False, True, True, True, True, False]
+
+
+def test_a_stage_that_was_trained_again_is_evaluated_and_exported_again(data_set, tmp_path):
+    steps = export.Pipeline(tmp_path)
+    for step in ("retrieval", "ranker"):
+        (tmp_path / step).mkdir()
+        files.write_json(tmp_path / step / f"{step}.json", {"history": 1})
+    inputs = [steps._models_inputs(data_set)]
+    for step in ("retrieval", "ranker"):
+        files.write_json(tmp_path / step / f"{step}.json", {"history": 2})
+        inputs += [steps._models_inputs(data_set), steps._models_inputs(data_set)]
+    assert inputs[1:4:2] == inputs[2:5:2]
+    assert inputs[0] != inputs[1] != inputs[3]
