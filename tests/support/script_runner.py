@@ -64,6 +64,7 @@ def main() -> None:
 
     # What the forks share is not searched for garbage by each of them.
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     for line in sys.stdin:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             status = run(json.loads(line), out.fileno(), err.fileno())
