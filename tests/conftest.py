@@ -1,6 +1,7 @@
 """A tiny planted world, its log and the data set converted from it, built once a run."""
 
 import functools
+import gc
 import importlib
 import os
 import pathlib
@@ -22,7 +23,7 @@ from absl import flags
 from tfrec import config, ranking, retrieval
 from tfrecords import reader, synthetic
 
-# Optimizing a test's graph takes longer than running it. Scripts in processes of their own do it.
+# Optimizing a test's graph takes longer than running it. Commands in processes of their own do it.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 pytest_plugins = ("left_out", "serving_fixtures", "valkey")
@@ -33,6 +34,13 @@ _WITH_FLAGS = [
     *(ROOT / "serving" / "cli" / part for part in ("flags", "offline", "online")),
 ]
 NUM_IMPRESSIONS = 4_000
+
+
+def pytest_collection_finish():
+    """Spares the modules that were imported, and thousands of operations, searches for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

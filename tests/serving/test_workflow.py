@@ -15,6 +15,7 @@ import tfrecords
 from serving import workflow
 from serving.export import pipeline
 from serving.index import IndexConfig
+from tfrec import retrieval
 from tfrecords import reader, records
 
 pytestmark = pytest.mark.trains
@@ -172,18 +173,17 @@ def test_what_is_done_is_not_done_again_and_the_work_directory_can_be_opened(
     assert (release.base / "manifests" / "1.json").read_bytes() == before
 
 
+class Reached(Exception):
+    """Stands for a training that has begun."""
+
+
 def test_only_what_has_changed_is_trained_again_and_released_as_the_next_version(
-    data_set, stages, release, options, capsys
+    data_set, stages, release, options, capsys, monkeypatch
 ):
-    other = {**options, "retrieval": dataclasses.replace(options["retrieval"], dropout=0.2)}
-    tfrec.train(data_set, stages.steps.workdir, **other)
-    said = capsys.readouterr().out
-    assert said.count("finished before, unchanged") == 1
-    assert "[4/6] training the two-tower model, stage 1\n" in said
     # Another ranker teaches other things; what the towers learned from clicks stays.
     clicks = stages.steps.path("retrieval") / "history.json"
     written = clicks.stat().st_mtime_ns
-    another = {**other, "ranking": dataclasses.replace(options["ranking"], dropout=0.0)}
+    another = {**options, "ranking": dataclasses.replace(options["ranking"], dropout=0.0)}
     trained = tfrec.train(data_set, stages.steps.workdir, **another)
     said = capsys.readouterr().out
     assert "[3/6] training the ranker, stage 2\n" in said
@@ -193,6 +193,23 @@ def test_only_what_has_changed_is_trained_again_and_released_as_the_next_version
     assert newer == workflow.ExportedRelease(release.base, 2)
     with newer.client() as client:
         assert client.recommend(context={}, k=1).bundle_version == 2
+    # Other towers need no other ranker.
+    trained_with = []
+
+    def reached(_, config, *args, **kwargs):
+        trained_with.append(config)
+        assert not clicks.exists()  # They are of the towers before.
+        raise Reached
+
+    monkeypatch.setattr(retrieval, "train_two_tower", reached)
+    other = {**another, "retrieval": dataclasses.replace(options["retrieval"], dropout=0.2)}
+    capsys.readouterr()
+    with pytest.raises(Reached):
+        tfrec.train(data_set, stages.steps.workdir, **other)
+    said = capsys.readouterr().out
+    assert said.count("finished before, unchanged") == 1
+    assert "[4/6] training the two-tower model, stage 1\n" in said
+    assert trained_with == [other["retrieval"]]
 
 
 def test_data_sets_are_told_apart_by_their_rows_not_by_their_files(data_set, tmp_path):

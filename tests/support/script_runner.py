@@ -6,6 +6,7 @@ from each line of the standard input, [script, flag, …], and answers with a li
 [exit status, standard output, standard error].
 """
 
+import gc
 import json
 import os
 import pathlib
@@ -16,6 +17,10 @@ import tempfile
 import traceback
 
 from repository import SCRIPTS
+
+import tfrec  # noqa: F401  (first: it selects Keras 2)
+
+import tensorflow as tf  # isort: skip
 
 SECONDS = 500
 
@@ -29,6 +34,8 @@ def run(command: list[str], out: int, err: int) -> int:
     os.dup2(out, 1)
     os.dup2(err, 2)
     signal.alarm(SECONDS)
+    # Optimizing the graph of a small script takes longer than running it.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     status = 70
     try:
         sys.argv = [str(SCRIPTS / command[0]), *command[1:]]
@@ -55,6 +62,9 @@ def main() -> None:
 
     from serving import export, operations, service  # noqa: F401
 
+    # What the forks share is not searched for garbage by each of them.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     for line in sys.stdin:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             status = run(json.loads(line), out.fileno(), err.fileno())

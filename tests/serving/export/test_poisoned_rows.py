@@ -30,8 +30,7 @@ POISONS = {
 }
 # One epoch: there is no best one to be chosen, and what differs was taught.
 RANKER = config.RankerConfig(
-    field_dim=4, model_dim=16, num_blocks=1, num_heads=2, feed_forward_dim=16,
-    num_cross_layers=1, epochs=1, batch_size=64,
+    field_dim=4, model_dim=16, num_blocks=0, num_cross_layers=1, epochs=1, batch_size=64,
 )  # fmt: skip
 RETRIEVAL = config.RetrievalConfig(
     embedding_dim=16, field_dim=4, hidden_dim=16, epochs=1, batch_size=64, uniform_negatives=32

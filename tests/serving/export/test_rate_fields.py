@@ -31,7 +31,8 @@ def data_set(tmp_path_factory):
 @pytest.fixture(scope="module")
 def models(data_set, retrieval_config, ranker_config):
     two_tower = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
-    return two_tower, ranking.build_ranker(data_set, ranker_config)
+    without_blocks = dataclasses.replace(ranker_config, num_blocks=0)
+    return two_tower, ranking.build_ranker(data_set, without_blocks)
 
 
 @pytest.fixture(scope="module")

@@ -170,9 +170,9 @@ def delayed(tmp_path_factory):
     return logs.converted_table(directory / "log.csv", directory / "data", schema)
 
 
-def trained_predictions(data_set, config, directory):
+def trained_predictions(data_set, config, directory, epochs):
     """What a ranker that is trained for long enough predicts of the test split."""
-    sizes = {"field_dim": 16, "model_dim": 32, "epochs": 6, "patience": 6, "batch_size": 128}
+    sizes = {"field_dim": 16, "model_dim": 32, "epochs": epochs, "patience": 6, "batch_size": 128}
     options = dataclasses.replace(config, learning_rate=0.01, **sizes)
     ranking.train_ranker(data_set, options, directory)
     model, _, _ = ranking.load_ranker(data_set, directory)
@@ -185,7 +185,7 @@ def test_that_the_age_and_the_kind_of_an_event_decide_is_learned(
     delayed, ranker_config, tmp_path, num_blocks
 ):
     config = dataclasses.replace(ranker_config, num_blocks=num_blocks)
-    predictions = trained_predictions(delayed, config, tmp_path)
+    predictions = trained_predictions(delayed, config, tmp_path, epochs=3)
     last = np.flatnonzero(np.concatenate([w["query"][:, 1] for w in delayed.windows("test")]))
     labels, _, _ = predictions.labeled("click")
     assert len(last) > 200
@@ -195,7 +195,7 @@ def test_that_the_age_and_the_kind_of_an_event_decide_is_learned(
 
 @pytest.mark.trains
 def test_that_an_ad_was_seen_before_is_learned(seen_before, ranker_config, tmp_path):
-    predictions = trained_predictions(seen_before, ranker_config, tmp_path)
+    predictions = trained_predictions(seen_before, ranker_config, tmp_path, epochs=6)
     labels, known, _ = predictions.labeled("click")
     # Who knows the rule reaches 0.9: the click rates 0.9 and 0.1 tell nine of ten apart.
     assert metrics.auc(labels, predictions.logits["click"][known]) > 0.8

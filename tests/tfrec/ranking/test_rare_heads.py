@@ -160,7 +160,8 @@ def test_what_is_fitted_is_restored(data_set, ranker_config, tmp_path, monkeypat
     numbers = [[field for field in fields if field.kind == "numeric"] for fields in sides]
     pairs = list(zip(*numbers, strict=False))[:2]
     monkeypatch.setattr(layers, "find_comparisons", lambda *_: pairs)
-    ranking.train_ranker(data_set, dataclasses.replace(ranker_config, epochs=1), tmp_path)
+    config = dataclasses.replace(ranker_config, num_blocks=0, epochs=1)
+    ranking.train_ranker(data_set, config, tmp_path)
     # The fields are not chosen again.
     monkeypatch.setattr(layers, "find_comparisons", lambda *_: pairs[::-1])
     model, _, _ = ranking.load_ranker(data_set, tmp_path)

@@ -1,6 +1,7 @@
 """The towers find what the ranker would choose, for any weights of its heads."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -66,11 +67,38 @@ def test_half_of_the_ads_of_a_hard_lesson_are_found_by_the_towers(data_set, cata
     assert len(set(rows[len(rows) // 2 :])) == len(rows) - len(rows) // 2
 
 
+class InSecondTraining(tf.keras.callbacks.Callback):
+    """Copies the work directory in the second training of a student, as a kill would leave it."""
+
+    def __init__(self, directory):
+        super().__init__()
+        self.directory, self.copy = directory, directory.with_name(f"{directory.name}_killed")
+        self.trainings = 0
+
+    def on_train_begin(self, logs=None):
+        self.trainings += isinstance(self.model, distillation.Student)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.trainings == 2 and epoch == 1:
+            shutil.copytree(self.directory, self.copy)
+
+
 @pytest.fixture(scope="module")
-def taught(data_set, retrieval_config, tmp_path_factory, deterministic):
+def in_second_training(tmp_path_factory):
+    return InSecondTraining(tmp_path_factory.mktemp("taught"))
+
+
+@pytest.fixture(scope="module")
+def taught(data_set, retrieval_config, in_second_training, deterministic):
     """The work directory of a model that the planted teacher taught."""
-    directory = tmp_path_factory.mktemp("taught")
-    retrieval.train_two_tower(data_set, one_pass(retrieval_config), directory, teacher=TEACHER)
+    directory = in_second_training.directory
+    retrieval.train_two_tower(
+        data_set,
+        one_pass(retrieval_config),
+        directory,
+        callbacks=[in_second_training],
+        teacher=TEACHER,
+    )
     assert {path.name for path in (directory / "distillation").iterdir()} == {"uniform", "hard"}
     return directory
 
@@ -235,25 +263,11 @@ def test_a_ranker_teaches_after_at_most_six_epochs_of_clicks(
 
 @pytest.mark.trains
 def test_a_killed_distillation_goes_on_where_it_was(
-    data_set, retrieval_config, taught, tmp_path, deterministic
+    data_set, retrieval_config, taught, in_second_training
 ):
-    class InSecondTraining(tf.keras.callbacks.Callback):
-        trainings = 0
-
-        def on_train_begin(self, logs=None):
-            InSecondTraining.trainings += isinstance(self.model, distillation.Student)
-
-        def on_epoch_begin(self, epoch, logs=None):
-            if InSecondTraining.trainings == 2 and epoch == 1:
-                raise Killed
-
-    own = one_pass(retrieval_config)
-    with pytest.raises(Killed):
-        retrieval.train_two_tower(
-            data_set, own, tmp_path, callbacks=[InSecondTraining()], teacher=TEACHER
-        )
-    assert not (tmp_path / "retrieval.json").exists()
-    retrieval.train_two_tower(data_set, own, tmp_path, teacher=TEACHER)
-    resumed, expected = (retrieval.load_two_tower(data_set, d)[0] for d in (tmp_path, taught))
+    killed = in_second_training.copy
+    assert not (killed / "retrieval.json").exists()
+    retrieval.train_two_tower(data_set, one_pass(retrieval_config), killed, teacher=TEACHER)
+    resumed, expected = (retrieval.load_two_tower(data_set, d)[0] for d in (killed, taught))
     for ours, theirs in zip(resumed.weights, expected.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)

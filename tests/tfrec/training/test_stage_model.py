@@ -1,5 +1,7 @@
 """A stage trains as any Keras model does: other optimizers, several replicas, layers of a user."""
 
+import dataclasses
+
 import pytest
 import scripts_in_forks
 import tensorflow as tf
@@ -144,7 +146,8 @@ def test_a_ranker_with_another_layer_trains_and_scores(data_set, ranker_config):
             super().__init__(*args)
             self.deep = with_control_flow(tf.keras.layers.Dense)(ranker_config.model_dim)
 
-    model = MyRanker(data_set.fitted, ranker_config, ["click"])
+    without_blocks = dataclasses.replace(ranker_config, num_blocks=0)
+    model = MyRanker(data_set.fitted, without_blocks, ["click"])
     batches = data_set.batches_of_like_lists("train", 64, seed=1).take(20)
     model.compile(tf.keras.optimizers.Adam(0.01))
     losses = model.fit(batches, epochs=3, verbose=0).history["click_loss"]
