@@ -97,7 +97,7 @@ class QueryFields:
     def _check_part(self, prefix: str, name: str, values: Mapping[str, Any]) -> None:
         """Checks the ages or kinds of the events of a history."""
         field, own = self._fields[name], values[name]
-        if not own or "of" not in field:
+        if "of" not in field or not own:
             return
         expected = len(values.get(field["of"]) or ())
         if len(own) != expected:
