@@ -186,16 +186,17 @@ class Student(training.StageModel):
 
         Args:
             inputs: `query` [B, Wq] and `ad_rows` [C], int32; `values` [B, C, H] float32.
-            training: Whether dropout of ids is on. The towers have no dropout: the teacher's values
-                have no noise that they could overfit.
+            training: Whether dropout, of ids too, is on.
         """
         query, ads = inputs["query"], tf.gather(self._ads, inputs["ad_rows"])
         if training:
             query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         weights = self._draw_weights(tf.shape(query)[0])
-        embedded = tf.repeat(towers.call(self.query_tower.tower, query, False), _WEIGHTINGS, axis=0)
+        embedded = tf.repeat(
+            towers.call(self.query_tower.tower, query, training), _WEIGHTINGS, axis=0
+        )
         queries = self.query_tower.weighted(embedded, weights)
-        cosines = tf.matmul(queries, towers.call(self.ad_tower, ads, False), transpose_b=True)
+        cosines = tf.matmul(queries, towers.call(self.ad_tower, ads, training), transpose_b=True)
         values = tf.repeat(inputs["values"], _WEIGHTINGS, axis=0)
         utility = tf.einsum("bch,bh->bc", values, weights)
         mean, variance = tf.nn.moments(utility, axes=[1], keepdims=True)
