@@ -21,11 +21,12 @@ _AFTERWARDS = {
 }  # fmt: skip
 # Words for what users write about an ad, and readers say about it.
 _TEXTS = {"review", "reviews", "helpful", "useful", "comment"}
-_TEXTS_OF_RATINGS = {"text", "summary", "title", "headline", "body"}
+_TEXTS_OF_RATINGS = {"text", "summary"}
 # Words for how often a user chose an ad, in a log of choices.
 _FREQUENCIES = {"weight", "cnt", "count", "plays", "playcount", "listens"}
 _EVENT_TYPES = re.compile(
-    "(event|action|activity|interaction|behaviou?r)(_?(type|name|kind|code))?|btag"
+    "(event|action|activity|interaction|behaviou?r)_?(type|name|kind|code)|"
+    "event|interaction|behaviou?r|btag"
 )
 # Words for counts of an ad or a user, which leak if they include the whole log.
 _COUNTED = {
