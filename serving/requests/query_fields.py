@@ -72,6 +72,7 @@ class QueryFields:
                 self._check_part, "user." if name in user else "context.", name, values
             )
             for name in values
+            if "of" in self._fields[name]
         )
         return values
 
@@ -87,7 +88,7 @@ class QueryFields:
             if name in self._fields and name not in known:
                 with contextlib.suppress(errors.InvalidRequestError):
                     found[name] = check_value(name, self._fields[name], value)
-        for name in list(found):
+        for name in [name for name in found if "of" in self._fields[name]]:
             try:
                 self._check_part("", name, found)
             except errors.InvalidRequestError:
@@ -97,7 +98,7 @@ class QueryFields:
     def _check_part(self, prefix: str, name: str, values: Mapping[str, Any]) -> None:
         """Checks the ages or kinds of the events of a history."""
         field, own = self._fields[name], values[name]
-        if "of" not in field or not own:
+        if not own:
             return
         expected = len(values.get(field["of"]) or ())
         if len(own) != expected:
