@@ -57,13 +57,14 @@ def test_call_is_all_that_a_ranker_needs(ranker_config):
 def test_only_an_amount_that_follows_an_engagement_can_follow_its_logits(
     ranker_config, monkeypatch
 ):
+    data = fitted(with_user=False)
     dwell = schema_lib.Label("dwell", is_amount=True, after="click")
     monkeypatch.setitem(schema_lib.LABELS, dwell.name, dwell)
     monkeypatch.setitem(heads.HEADS, dwell.name, heads.Head.of(dwell))
     built = ("click", "engagement", "revenue", "dwell")
-    model = OnlyCall(fitted(with_user=False), ranker_config, built)
+    model = OnlyCall(data, ranker_config, built)
     assert model.amount_heads == ("revenue",)
-    without = OnlyCall(fitted(with_user=False), ranker_config, ("click", "revenue", "dwell"))
+    without = OnlyCall(data, ranker_config, ("click", "revenue", "dwell"))
     assert without.amount_heads == ()
 
 
