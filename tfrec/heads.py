@@ -1,14 +1,17 @@
 """The heads of the ranker: one table of their predictions and their use.
 
-A head is one entry of `HEADS`. Its kind selects the loss (`ranking.tasks`), the served value
-(`layers.head_outputs`), the calibrator (`calibration.Calibrators`) and the metrics
-(`evaluation.head_quality`). A new head of a known kind is one entry. If its label is new, too, the
-label is an entry of `tfrecords.schema.LABELS` and an attribute of `Schema`. Releases carry the
-heads in their manifests.
+`HEADS` has a head for each label of `tfrecords.schema.LABELS`, so a new head is a new label: an
+entry there, and an attribute of `Schema`. Its kind follows from the label, and selects the loss
+(`ranking.tasks`), the served value (`layers.head_outputs`), the calibrator
+(`calibration.Calibrators`) and the metrics (`evaluation.head_quality`). Releases carry the heads in
+their manifests.
 """
 
 import dataclasses
 import enum
+from typing import Self
+
+from tfrecords.schema import LABELS, Label
 
 
 class HeadKind(enum.StrEnum):
@@ -44,6 +47,15 @@ class Head:
     kind: HeadKind = HeadKind.PROBABILITY
     loss_weight: float = 1.0
 
+    @classmethod
+    def of(cls, label: Label) -> Self:
+        """Returns the head of a label."""
+        weight = _LOSS_WEIGHTS.get(label.name, 1.0)
+        if label.is_amount:
+            return cls(label.name, f"expected_{label.name}", HeadKind.AMOUNT, weight)
+        kind = HeadKind.PROBABILITY_AFTER_CLICK if label.needs_click else HeadKind.PROBABILITY
+        return cls(label.name, f"{label.name}_probability", kind, weight)
+
     @property
     def is_amount(self) -> bool:
         """Whether the label is an amount, not 0 or 1."""
@@ -60,13 +72,7 @@ class Head:
         return self.kind != HeadKind.PROBABILITY_AFTER_CLICK
 
 
-CLICK = Head("click", "click_probability")
-ENGAGEMENT = Head("engagement", "engagement_probability", HeadKind.PROBABILITY_AFTER_CLICK)
-HEADS = {
-    head.label: head
-    for head in (
-        CLICK,
-        ENGAGEMENT,
-        Head("revenue", "expected_revenue", HeadKind.AMOUNT, loss_weight=0.3),
-    )
-}
+# Default weights of losses other than 1.
+_LOSS_WEIGHTS = {"revenue": 0.3}
+HEADS = {name: Head.of(label) for name, label in LABELS.items()}
+CLICK, ENGAGEMENT = HEADS["click"], HEADS["engagement"]

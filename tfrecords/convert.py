@@ -45,8 +45,9 @@ class Source:
         schema: The schema of the log.
         format: A name of `formats.FORMATS`, or MODULE:CLASS.
         ads_path: Table of ads, which are added to the catalog even if they were never shown;
-            the `tabular` format takes the ads' fields from it. None: no such table.
-        users_path: Table of users' fields for the `tabular` format, or None.
+            `tabular` and your own formats of lines take the ads' fields from it. None: no such
+            table.
+        users_path: Table of users' fields for these formats, or None.
         validation_path: Files of the validation split, or none.
         test_path: Files of the test split, or none.
         rows_per_chunk: Approximate number of rows of a chunk; the order of training requests

@@ -84,23 +84,27 @@ class Label:
         is_amount: Whether it is an amount of at least 0; otherwise it is 0 or 1.
         is_late: Whether it can occur some time after the click, so that it is unknown within
             `engagement_window_seconds` of the end of the log.
-        needs_click: Whether it is positive only after a click. Its head then predicts a
-            probability after a click.
+        after: The label without which it is 0, such as `click`; None: it depends on no other.
     """
 
     name: str
     is_amount: bool = False
     is_late: bool = False
-    needs_click: bool = False
+    after: str | None = None
+
+    @property
+    def needs_click(self) -> bool:
+        """Whether its head predicts a probability after a click."""
+        return self.after is not None and not self.is_amount
 
 
-# In the order of records and reports: an amount comes after the labels that it follows.
+# In the order of records and reports; a label comes behind the one that it follows.
 LABELS = {
     label.name: label
     for label in (
         Label("click"),
-        Label("engagement", is_late=True, needs_click=True),
-        Label("revenue", is_amount=True, is_late=True),
+        Label("engagement", is_late=True, after="click"),
+        Label("revenue", is_amount=True, is_late=True, after="engagement"),
     )
 }
 # Column of a table of ads with the values to show, a JSON object each.
@@ -403,6 +407,11 @@ class Schema:
         """Labels that the log has, and their columns."""
         columns = {label: getattr(self, label) for label in LABELS}
         return {label: column for label, column in columns.items() if column is not None}
+
+    @property
+    def money(self) -> dict[str, float] | None:
+        """Monetary value of each label, of revenue too; None without `values`."""
+        return None if self.values is None else {**self.values, "revenue": 1.0}
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -177,8 +177,8 @@ def _weighted(
     """Returns heads without metrics, with their weights, and the source of the weights."""
     if schema.weights is not None:
         weights, source = schema.weights, "schema"
-    elif schema.values is not None:
-        weights, source = {**schema.values, "revenue": 1.0}, "values"
+    elif schema.money is not None:
+        weights, source = schema.money, "values"
     else:
         return heads, "equal"
     return tuple(

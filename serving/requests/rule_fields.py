@@ -65,21 +65,19 @@ class RuleFields:
         """
         if rules is None:
             return self.defaults
-        changed: dict[str, Any] = {}
-        for name in ("caps", "frequency_caps", "diversity"):
-            listed = getattr(rules, name)
-            if listed is not None:
-                changed[name] = listed
-                for position, rule in enumerate(listed):
-                    place = f"rules.{name}[{position}]"
-                    if rule.field is not None:
-                        self._check_field(f"{place}.field", rule.field)
-                    if name == "frequency_caps":
-                        self._check_event(f"{place}.event", rule.event)
-                        if counts_of(seen, rule) is None:
-                            self._check_limits(place, rule)
-        if rules.exploration is not None:
-            changed["exploration"] = rules.exploration if rules.exploration.share else None
+        parts = {name: getattr(rules, name) for name in request.Rules.model_fields}
+        changed: dict[str, Any] = {name: own for name, own in parts.items() if own is not None}
+        for name, listed in changed.items():
+            for position, rule in enumerate(listed if isinstance(listed, tuple) else ()):
+                place = f"rules.{name}[{position}]"
+                if rule.field is not None:
+                    self._check_field(f"{place}.field", rule.field)
+                if isinstance(rule, request.FrequencyCap):
+                    self._check_event(f"{place}.event", rule.event)
+                    if counts_of(seen, rule) is None:
+                        self._check_limits(place, rule)
+        if rules.exploration is not None and not rules.exploration.share:
+            changed["exploration"] = None
         return self.defaults.model_copy(update=changed)
 
     def check_seen(self, seen: request.Seen | None) -> None:

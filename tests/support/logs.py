@@ -72,6 +72,7 @@ def converted(
     ads_path: pathlib.Path | None = None,
     rows_per_chunk: int = formats.ROWS_PER_CHUNK,
     format: str = "criteo_kaggle",
+    users_path: pathlib.Path | None = None,
     **options: Any,
 ) -> reader.DataSet:
     """Converts a log with fractions of 0.1, 0.1 and 0.01 where no others are given."""
@@ -81,6 +82,7 @@ def converted(
         schema or formats.criteo.schema(),
         format,
         ads_path=ads_path,
+        users_path=users_path,
         rows_per_chunk=rows_per_chunk,
     )
     convert.convert(source, directory, **{**fractions, **options})

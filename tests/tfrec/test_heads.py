@@ -1,5 +1,6 @@
-"""A new head of a known kind is one entry of the table."""
+"""A new head of a known kind is a new label."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,11 +11,9 @@ from tfrec import calibration, config, layers, ranking
 from tfrec.calibration import curves
 from tfrec.heads import CLICK, HEADS, Head, HeadKind
 from tfrec.ranking import initial_bias, tasks
-from tfrecords.schema import LABELS
+from tfrecords.schema import LABELS, Label
 
-SUBSCRIPTION = Head(
-    "subscription", "subscription_probability", HeadKind.PROBABILITY_AFTER_CLICK, loss_weight=0.5
-)
+SUBSCRIPTION = dataclasses.replace(Head.of(Label("subscription", after="click")), loss_weight=0.5)
 LN2 = math.log(2)
 
 
@@ -26,6 +25,15 @@ def table(monkeypatch):
 def test_labels_and_outputs_are_unique():
     assert all(label == head.label for label, head in HEADS.items())
     assert len({head.output for head in HEADS.values()}) == len(HEADS)
+
+
+def test_the_table_has_a_head_for_each_label_and_its_kind_follows_from_it():
+    assert list(HEADS)[: len(LABELS)] == list(LABELS)
+    assert SUBSCRIPTION.output == "subscription_probability"
+    hide, dwell = Head.of(Label("hide")), Head.of(Label("dwell", is_amount=True, after="click"))
+    assert (hide.output, hide.kind) == ("hide_probability", HeadKind.PROBABILITY)
+    assert (dwell.output, dwell.kind) == ("expected_dwell", HeadKind.AMOUNT)
+    assert [head.loss_weight for head in (HEADS["revenue"], dwell)] == [0.3, 1.0]
 
 
 def test_a_label_needs_a_click_if_its_head_is_a_probability_after_a_click():

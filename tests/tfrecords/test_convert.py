@@ -367,7 +367,7 @@ def test_a_revenue_that_no_model_can_learn_is_rejected(tmp_path):
     )
     assert source_of(data_set).rejected == 1
     reason = (data_set.directory / "rejected.tsv").read_text().split("\t")[2]
-    assert reason == "paid must be at most 1e+12 (use a larger unit of currency), got 3e+38"
+    assert reason == "paid must be at most 1e+12 (use a larger unit), got 3e+38"
 
 
 def test_sample_requests_are_raw_query_fields_of_the_test_split(tmp_path):

@@ -45,6 +45,40 @@ def test_without_a_click_missing_revenue_is_zero_and_given_revenue_stays():
     np.testing.assert_array_equal(found["revenue"], [0, 2.5, np.nan])
 
 
+def test_a_missing_amount_is_zero_only_without_the_label_that_it_follows(monkeypatch):
+    for label in (
+        schema_lib.Label("cart", after="click"),
+        schema_lib.Label("tip", is_amount=True, after="click"),
+        schema_lib.Label("shipping", is_amount=True, after="cart"),
+        schema_lib.Label("visible", is_amount=True),
+    ):
+        monkeypatch.setitem(schema_lib.LABELS, label.name, label)
+    amounts = ("revenue", "tip", "shipping", "visible")
+    columns = {
+        "click": [0, 1, 1, 1],
+        "engagement": [0, 0, 1, 0],
+        "cart": [0, 0, 1, 1],
+        **{name: pa.nulls(4, pa.float64()) for name in amounts},
+    }
+    schema = SchemaWithMore("log", FIELDS, ("ad",), **{name: name for name in columns})
+    found = checked_labels(schema, pa.table(columns), RowFaults(4), True)
+    # Revenue needs an engagement, and the tip a click alone.
+    expected = {
+        "revenue": [0, 0, np.nan, 0],
+        "tip": [0, np.nan, np.nan, np.nan],
+        "shipping": [0, 0, np.nan, np.nan],
+        "visible": [np.nan] * 4,
+    }
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name].to_numpy(), values, err_msg=name)
+
+
+def test_every_label_comes_behind_the_one_that_it_follows():
+    names = list(schema_lib.LABELS)
+    for name, label in schema_lib.LABELS.items():
+        assert label.after is None or label.after in names[: names.index(name)]
+
+
 def test_every_label_is_an_attribute_of_the_schema():
     assert set(schema_lib.LABELS) <= {field.name for field in dataclasses.fields(schema_lib.Schema)}
 
@@ -53,13 +87,15 @@ def test_every_label_is_an_attribute_of_the_schema():
 class SchemaWithMore(schema_lib.Schema):
     cart: str | None = None
     tip: str | None = None
+    shipping: str | None = None
+    visible: str | None = None
 
 
 @pytest.fixture
 def more_labels(monkeypatch):
     for label in (
         schema_lib.Label("cart", is_late=True),
-        schema_lib.Label("tip", is_amount=True, is_late=True),
+        schema_lib.Label("tip", is_amount=True, is_late=True, after="click"),
     ):
         monkeypatch.setitem(schema_lib.LABELS, label.name, label)
 

@@ -27,7 +27,7 @@ _REASONS = {
     "normalized_entropy_of_zero_part": _ONE_CLASS,
     "auc_share_of_achievable": "the AUC of the ground truth is undefined or 0.5",
     "calibration_ratio": "nothing was observed, so there is nothing to divide by",
-    "normalized_gini": "all rows have the same revenue",
+    "normalized_gini": "all rows have the same amount",
     NDCG: "no list of two or more ads has a positive row",
 }
 

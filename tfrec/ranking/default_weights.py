@@ -22,8 +22,6 @@ from tfrec.heads import CLICK, HEADS
 from tfrec.ranking import head_strength
 from tfrecords.schema import Schema
 
-_REVENUE = "revenue"
-
 
 @dataclasses.dataclass(frozen=True)
 class JudgedHeads:
@@ -57,9 +55,8 @@ def judge_heads(schema: Schema, description: Mapping[str, Any]) -> JudgedHeads:
     if schema.weights is not None:
         return JudgedHeads({h: float(schema.weights.get(h, 0.0)) for h in heads}, "schema", weak)
     strong = [head for head in heads if head not in weak] or [CLICK.label]
-    if schema.values is not None:
-        money = {**schema.values, _REVENUE: 1.0}
-        own = {head: float(money.get(head, 0.0)) for head in strong}
+    if schema.money is not None:
+        own = {head: float(schema.money.get(head, 0.0)) for head in strong}
         if any(own.values()):
             return JudgedHeads({h: own.get(h, 0.0) for h in heads}, "values", weak)
     deviations = {h: description["score_deviations"][h] for h in strong}

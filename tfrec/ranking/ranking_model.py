@@ -43,6 +43,7 @@ from tfrec.heads import CLICK, ENGAGEMENT, HEADS, HeadKind
 from tfrec.layers import Logits
 from tfrec.ranking import down_sampling, tasks
 from tfrecords import encoding, plugins, reader
+from tfrecords.schema import LABELS
 
 
 class RankingModel(training.StageModel):
@@ -97,7 +98,11 @@ class RankingModel(training.StageModel):
             if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK
         }
         engaged = ENGAGEMENT.label in self.heads
-        self.amount_heads = tuple(h for h in self.heads if HEADS[h].is_amount and engaged)
+        self.amount_heads = tuple(
+            h
+            for h in self.heads
+            if engaged and HEADS[h].is_amount and LABELS[h].after == ENGAGEMENT.label
+        )
         self.engagement_shares = self.add_weight(
             "engagement_shares", (len(self.amount_heads),), initializer="zeros", trainable=False
         )

@@ -15,7 +15,7 @@ _HEAD_METRICS = {
     "auc_share_of_achievable": "share of achievable AUC",
     "per_user_auc": "per-user AUC",
     "normalized_entropy": "normalized entropy",
-    "normalized_entropy_of_zero_part": "normalized entropy, any revenue",
+    "normalized_entropy_of_zero_part": "normalized entropy, above 0",
     "log_loss": "log loss",
     "normalized_gini": "normalized Gini",
     "expected_calibration_error": "calibration error (ECE)",

@@ -118,23 +118,25 @@ def checked_labels(
         if label not in joined:
             _refuse_times(name, table[name], "a number" if LABELS[label].is_amount else "0 or 1")
     clicked = np.ones(table.num_rows) if joined else _clicks(schema, table, faults, is_labeled)
-    result, happened = {"click": _stored(clicked)}, clicked
+    result, happened = {"click": _stored(clicked)}, {"click": clicked}
     for label, name in schema.labels.items():
         if label == "click":
             continue
         if LABELS[label].is_amount:
-            result[label] = _amounts(faults, name, table[name], happened)
+            after = LABELS[label].after
+            before = None if after is None else happened.get(after, clicked)
+            result[label] = _amounts(faults, name, table[name], before)
         elif label in joined:
             result[label] = _stored(np.zeros(table.num_rows))
         else:
             truths = checked_truths(faults, name, table[name])
             result[label] = _stored(truths)
-            happened = truths if label == "engagement" else happened
+            happened[label] = truths
     return result
 
 
 def _amounts(
-    faults: RowFaults, name: str, column: pa.ChunkedArray, happened: np.ndarray
+    faults: RowFaults, name: str, column: pa.ChunkedArray, happened: np.ndarray | None
 ) -> pa.Array:
     """Returns amounts as float32 [B]; NaN is missing.
 
@@ -142,7 +144,8 @@ def _amounts(
         faults: Rows with bad amounts are added to it.
         name: The column, for messages.
         column: Amounts [B].
-        happened: Whether something happened that could bring an amount [B]; NaN is unknown.
+        happened: Whether the label happened without which there is no amount [B]; NaN is unknown.
+            None: it needs no other label.
     """
     amounts = checked_numbers(faults, name, column)
     faults.add(
@@ -151,12 +154,12 @@ def _amounts(
     faults.add(
         amounts > MAX_REVENUE,
         lambda row: (
-            f"{name} must be at most {MAX_REVENUE:g} (use a larger unit of currency), got "
-            f"{amounts[row]:g}"
+            f"{name} must be at most {MAX_REVENUE:g} (use a larger unit), got {amounts[row]:g}"
         ),
     )
     # Where nothing happened that could bring an amount, a missing one is 0, not unknown.
-    known = np.where(np.isnan(amounts) & (happened == 0), 0.0, amounts)
+    is_zero = np.isnan(amounts) & (False if happened is None else happened == 0)
+    known = np.where(is_zero, 0.0, amounts)
     with np.errstate(over="ignore"):  # Rows out of range are faults already.
         return pa.array(known.astype(np.float32))
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tfrecords import terminal
 from tfrecords.formats import protocol, tabular
 from tfrecords.formats.files import delimited
+from tfrecords.formats.log_format import LogFormat
 from tfrecords.formats.registry import FORMATS
 from tfrecords.schema import Schema
 
@@ -50,7 +51,10 @@ def open_log(form: str, files: protocol.Files, schema: Schema, rows_per_chunk: i
         ValueError: There is no such format, the files and the schema do not match, or what it
             opens is not a log.
     """
-    opener = FORMATS.get(form).open_log
+    found = FORMATS.get(form)
+    if getattr(type(found), "read_ads", None) is LogFormat.read_ads:
+        found.read_ads(files, schema)  # Refuses a table of ads now, not after the log was parsed.
+    opener = found.open_log
     arguments = (files, schema, rows_per_chunk)
     try:
         inspect.signature(opener).bind(*arguments)

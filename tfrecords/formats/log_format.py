@@ -8,6 +8,7 @@ Use it with `tfrec convert --format=MODULE:CLASS`, or an entry point in `tfrec.l
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords import terminal
-from tfrecords.formats import named, protocol, tabular
+from tfrecords.formats import protocol, tabular
 from tfrecords.formats.files import json_lines, lines
 from tfrecords.schema import Schema
 
@@ -61,7 +62,10 @@ class LogFormat:
 
 
 class LineFormat(LogFormat):
-    """A format of text files, plain or gzip, in which each line is a row or several."""
+    """A format of text files, plain or gzip, in which each line is a row or several.
+
+    Fields whose columns the first lines lack are read from the tables of users and ads, if given.
+    """
 
     def parse_line(self, line: str) -> Mapping[str, Any] | list[Mapping[str, Any]]:
         """Parses a line; called by several threads at once.
@@ -83,13 +87,12 @@ class LineFormat(LogFormat):
     def open_log(
         self, files: protocol.Files, schema: Schema, rows_per_chunk: int = protocol.ROWS_PER_CHUNK
     ) -> protocol.Log:
-        """See `LogFormat`.
-
-        Raises:
-            ValueError: There is a table of users.
-        """
-        named.check_files(files, type(self).__name__)
+        """See `LogFormat`."""
         return _LineLog(self, files, schema, rows_per_chunk)
+
+    def read_ads(self, files: protocol.Files, schema: Schema) -> pa.Table | None:
+        """See `LogFormat`."""
+        return tabular.read_ads(files, schema)
 
 
 class _LineLog(json_lines.ObjectLog):
@@ -99,8 +102,16 @@ class _LineLog(json_lines.ObjectLog):
         self, form: LineFormat, files: protocol.Files, schema: Schema, rows_per_chunk: int
     ) -> None:
         types, lists = tabular.column_types(schema), tabular.list_columns(schema)
+        self._form, self._columns = form, schema.columns
+        first = next(files.parts())[0]
+        has_tables = files.users is not None or files.ads is not None
+        sample = lines.RowReader(first).sample() if has_tables else b""
+        joined = tabular.columns_of_tables(files, schema, self._names_in(sample))
+        self._tables = tabular.JoinedTables(files, schema, joined)
+        self.users_table = self._tables.users_table
+        elsewhere = {name for names in joined.values() for name in names}
+        types = {name: kind for name, kind in types.items() if name not in elsewhere}
         super().__init__(files, types, lists, rows_per_chunk)
-        self._form = form
 
     def rows_of(self, line: bytes) -> list[Mapping[str, Any]]:
         """See `json_lines.ObjectLog`."""
@@ -123,20 +134,28 @@ class _LineLog(json_lines.ObjectLog):
         """See `protocol.Log`.
 
         Raises:
-            ValueError: No line of the first chunk of a file has one of the columns.
+            ValueError: No line of the first chunk of a file has one of the columns; or a table has
+                none of its keys.
         """
         parsed = super().parse(chunk)
         table = parsed.table
         empty = [name for name in self._types if table[name].null_count == table.num_rows]
         if table.num_rows and empty and chunk.first_line == 1 and chunk.part != "test":
             self._check_names(chunk, empty)
-        return parsed
+        parsed = self._tables.join(parsed, chunk)
+        table = parsed.table.select([*self._columns, protocol.LINE_NUMBER])
+        return dataclasses.replace(parsed, table=table)
 
-    def _check_names(self, chunk: protocol.Chunk, empty: Sequence[str]) -> None:
+    def _names_in(self, text: bytes) -> set[str]:
+        """Returns the columns of the good lines of a text."""
         named: set[str] = set()
-        for line in lines.split_rows(chunk.payload):
+        for line in lines.split_rows(text):
             with contextlib.suppress(ValueError):
                 named.update(*self.rows_of(line))
+        return named
+
+    def _check_names(self, chunk: protocol.Chunk, empty: Sequence[str]) -> None:
+        named = self._names_in(chunk.payload)
         lacking = [name for name in empty if name not in named]
         if lacking:
             raise ValueError(

@@ -7,6 +7,7 @@ delimiter, but must be all text, all JSON lines or all Parquet.
 """
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -65,7 +66,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     table = table_files.read(
         files.ads, _typed(files.ads, own, schema), list_columns(schema), schema.decimal
     )
-    parsed = _with_numbers(protocol.Parsed(table), schema)
+    parsed = _with_numbers(protocol.Parsed(table), schema, table.column_names)
     table, faults = parsed.table, _faults_of_numbers(schema, parsed.table)
     parsed = parsed.without(faults.bad, faults.reasons())
     unit = "row" if table_files.is_parquet(files.ads) else "line"
@@ -113,13 +114,15 @@ def _typed(
     return {**types, **dict.fromkeys(_numbers(schema) & types.keys(), kind)}
 
 
-def _with_numbers(parsed: protocol.Parsed, schema: Schema) -> protocol.Parsed:
-    """Converts formatted numbers, if the schema sets their decimal sign."""
+def _with_numbers(
+    parsed: protocol.Parsed, schema: Schema, columns: Collection[str]
+) -> protocol.Parsed:
+    """Converts formatted numbers of some columns, if the schema sets their decimal sign."""
     if schema.decimal is None:
         return parsed
     faults = RowFaults(parsed.table.num_rows)
     table = parsed.table
-    for name in sorted(_numbers(schema) & set(table.column_names)):
+    for name in sorted(_numbers(schema) & set(columns)):
         if is_text(table[name]):
             numbers = written_numbers(faults, name, table[name], schema.decimal)
             table = table.set_column(table.column_names.index(name), name, pa.array(numbers))
@@ -161,18 +164,8 @@ class TabularLog:
             )
             for path, part in self._parts
         }
-        self._tables = [
-            side_tables.SideTable(
-                path,
-                key,
-                _typed(path, {name: types[name] for name in names}, schema),
-                lists,
-                schema.decimal,
-            )
-            for path, key, names in of_tables
-        ]
-        of_users = (table.keys for table in self._tables if table.path == files.users)
-        self.users_table = next(of_users, None)
+        self._tables = JoinedTables(files, schema, of_tables)
+        self.users_table = self._tables.users_table
 
     def chunks(self) -> Iterator[protocol.Chunk]:
         """See `protocol.Log`."""
@@ -186,25 +179,111 @@ class TabularLog:
         Raises:
             ValueError: A table has none of the keys of the first chunk.
         """
-        parsed = self._logs[chunk.path].parse(chunk)
-        # A header, and a line that names the delimiter, come before the rows of a text.
-        is_first = chunk.path == self._parts[0][0] and chunk.first_line <= _MAX_FIRST_LINE
-        for table in self._tables:
-            parsed, matches = table.join(parsed, must_match=is_first)
-            if table.keys is self.users_table:
-                parsed = dataclasses.replace(parsed, users=matches)
+        parsed = self._tables.join(self._logs[chunk.path].parse(chunk), chunk)
         table = parsed.table.select([*self._columns, protocol.LINE_NUMBER])
-        return _with_numbers(dataclasses.replace(parsed, table=table), self._schema)
+        parsed = dataclasses.replace(parsed, table=table)
+        return _with_numbers(parsed, self._schema, self._columns)
 
     def raw(self, chunk: protocol.Chunk, lines: Sequence[int]) -> list[bytes]:
         """See `protocol.Log`; rows of a Parquet file are returned as JSON."""
         return self._logs[chunk.path].raw(chunk, lines)
 
 
+class JoinedTables:
+    """The tables of users and ads that are joined to a log.
+
+    Args:
+        files: The files of the log.
+        schema: The schema.
+        columns: Table -> the columns that are read from it.
+
+    Attributes:
+        users_table: Keys of the table of users, if it is joined, or None.
+
+    Raises:
+        FileNotFoundError, ValueError: See `side_tables.SideTable`.
+    """
+
+    def __init__(
+        self,
+        files: protocol.Files,
+        schema: Schema,
+        columns: Mapping[pathlib.Path, Sequence[str]],
+    ) -> None:
+        types, lists = column_types(schema), list_columns(schema)
+        keys = _keys_of_tables(files, schema)
+        self._schema, self._first_path = schema, next(files.parts())[0]
+        self._tables = [
+            side_tables.SideTable(
+                path,
+                keys[path],
+                _typed(path, {name: types[name] for name in names}, schema),
+                lists,
+                schema.decimal,
+            )
+            for path, names in columns.items()
+            if names
+        ]
+        of_users = (table.keys for table in self._tables if table.path == files.users)
+        self.users_table = next(of_users, None)
+
+    def join(self, parsed: protocol.Parsed, chunk: protocol.Chunk) -> protocol.Parsed:
+        """Adds the columns of the tables to the rows of a chunk.
+
+        Raises:
+            ValueError: A table has none of the keys of the first chunk.
+        """
+        # A header, and a line that names the delimiter, come before the rows of a text.
+        is_first = chunk.path == self._first_path and chunk.first_line <= _MAX_FIRST_LINE
+        for table in self._tables:
+            parsed, matches = table.join(parsed, must_match=is_first)
+            if table.keys is self.users_table:
+                parsed = dataclasses.replace(parsed, users=matches)
+        joined = [name for table in self._tables for name in table.columns]
+        return _with_numbers(parsed, self._schema, joined)
+
+
+def columns_of_tables(
+    files: protocol.Files, schema: Schema, in_log: Collection[str]
+) -> dict[pathlib.Path, list[str]]:
+    """Returns the columns that each table of users and ads provides, because the log lacks them.
+
+    Args:
+        files: The files of the log.
+        schema: The schema.
+        in_log: Columns of the log.
+
+    Raises:
+        FileNotFoundError, ValueError: A table cannot be read, or lacks its key.
+    """
+    keys = _keys_of_tables(files, schema)
+    names = {path: table_files.readable_names(path, schema.columns) for path in keys}
+    for path, key in keys.items():
+        _check_key(path, "ad_key" if path == files.ads else "user_key", key, names[path])
+    own: dict[pathlib.Path, list[str]] = {path: [] for path in keys}
+    for name in schema.columns:
+        # The table of the field's side comes first.
+        ordered = sorted(keys, key=lambda path: (path == files.ads) != _is_ad(schema, name))
+        having = [path for path in ordered if name in names[path]]
+        if having and name not in in_log and name not in _log_columns(schema):
+            own[having[0]].append(name)
+    return own
+
+
+def _keys_of_tables(files: protocol.Files, schema: Schema) -> dict[pathlib.Path, tuple[str, ...]]:
+    """Returns the key of each table of users or ads."""
+    keys: dict[pathlib.Path, tuple[str, ...]] = {}
+    if files.users is not None:
+        keys[files.users] = () if schema.user_key is None else (schema.user_key,)
+    if files.ads is not None:
+        keys[files.ads] = schema.ad_key
+    return keys
+
+
 def _sources(
     files: protocol.Files, schema: Schema
-) -> tuple[list[str], list[tuple[pathlib.Path, tuple[str, ...], list[str]]]]:
-    """Returns the columns of the log, and path, key and columns of each joined table."""
+) -> tuple[list[str], dict[pathlib.Path, list[str]]]:
+    """Returns the columns of the log, and those of each joined table."""
     wanted = schema.columns
     logs = list(files.parts())
     of_logs = {path for path, _ in logs}
@@ -219,22 +298,12 @@ def _sources(
         lacking = [n for n in in_log if n not in names[path] and n not in optional]
         if lacking:
             raise ValueError(f"{path} lacks the columns {lacking}, which {first} has. Add them.")
-    tables: dict[pathlib.Path, tuple[str, ...]] = {}
-    if files.users is not None:
-        tables[files.users] = () if schema.user_key is None else (schema.user_key,)
-        _check_key(files.users, "user_key", tables[files.users], names[files.users])
-    if files.ads is not None:
-        tables[files.ads] = schema.ad_key
-        _check_key(files.ads, "ad_key", schema.ad_key, names[files.ads])
-    own: dict[pathlib.Path, list[str]] = {path: [] for path in tables}
-    for name in (name for name in wanted if name not in in_log):
-        # The table of the field's side comes first.
-        ordered = sorted(tables, key=lambda path: (path == files.ads) != _is_ad(schema, name))
-        having = [path for path in ordered if name in names[path]]
-        if name in _log_columns(schema) or not having:
+    own = columns_of_tables(files, schema, in_log)
+    found = {*in_log, *itertools.chain.from_iterable(own.values())}
+    for name in wanted:
+        if name not in found:
             raise ValueError(_nowhere(name, schema, first, names))
-        own[having[0]].append(name)
-    return in_log, [(path, tables[path], own[path]) for path in tables if own[path]]
+    return in_log, own
 
 
 def _log_columns(schema: Schema) -> set[str]:

@@ -32,7 +32,9 @@ flags.DEFINE_string("schema_path", None, "Schema file (JSON); default: the forma
 flags.DEFINE_string(
     "ads_path", None, "Table of ads with their fields; may include ads never shown."
 )
-flags.DEFINE_string("users_path", None, "Table of users with their fields (format tabular).")
+flags.DEFINE_string(
+    "users_path", None, "Table of users with their fields (format tabular or your own)."
+)
 flags.DEFINE_string("validation_path", None, "Files of the validation split.")
 flags.DEFINE_string("test_path", None, "Files of the test split.")
 flags.DEFINE_integer("workers", None, "Number of conversion threads; default: all cores.", 1)

@@ -216,3 +216,22 @@ def test_whatever_comes_as_rules_is_taken_or_refused_in_words():
                 refusals.append(str(error))
     assert taken > 100
     assert all("expected" in text or "unknown key" in text for text in refusals)
+
+
+class Boost(requests.request.RequestPart):
+    field: str
+    factor: float
+
+
+class RulesWithBoosts(requests.Rules):
+    boosts: tuple[Boost, ...] | None = None
+
+
+def test_a_new_type_of_rule_is_in_force_and_its_field_is_checked(monkeypatch):
+    monkeypatch.setattr(rule_fields.request, "Rules", RulesWithBoosts)
+    of_service = (Boost(field="brand", factor=2.0),)
+    fields = rule_fields.RuleFields({"brand": "categorical"}, RulesWithBoosts(boosts=of_service))
+    assert fields.check(None).boosts == of_service
+    assert fields.check(RulesWithBoosts(boosts=())).boosts == ()
+    with pytest.raises(errors.InvalidRequestError, match=r"rules\.boosts\[0\]\.field: .* 'brnd'"):
+        fields.check(RulesWithBoosts(boosts=(Boost(field="brnd", factor=2.0),)))

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from tfrec import layers, ranking
+from tfrec import heads, layers, ranking
 from tfrecords import encoding
+from tfrecords import schema as schema_lib
 from tfrecords.encoding import FieldStatistics
 from tfrecords.schema import Field, Schema
 
@@ -51,6 +52,20 @@ def test_call_is_all_that_a_ranker_needs(ranker_config):
     assert scored["revenue"].shape == (2, 3, 3)
     assert model.sparse_variables == []
     model.set_head_biases({"click": [1.0], "revenue": [1.0, 2.0, 3.0]})  # It uses no head layers.
+
+
+def test_only_an_amount_that_follows_an_engagement_can_follow_its_logits(
+    ranker_config, monkeypatch
+):
+    data = fitted(with_user=False)
+    dwell = schema_lib.Label("dwell", is_amount=True, after="click")
+    monkeypatch.setitem(schema_lib.LABELS, dwell.name, dwell)
+    monkeypatch.setitem(heads.HEADS, dwell.name, heads.Head.of(dwell))
+    built = ("click", "engagement", "revenue", "dwell")
+    model = OnlyCall(data, ranker_config, built)
+    assert model.amount_heads == ("revenue",)
+    without = OnlyCall(data, ranker_config, ("click", "revenue", "dwell"))
+    assert without.amount_heads == ()
 
 
 @pytest.mark.parametrize(

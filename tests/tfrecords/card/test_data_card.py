@@ -654,7 +654,7 @@ def test_engagements_of_clicked_rows_alone_are_warned_of(tmp_path, unclicked, is
 
 @pytest.mark.parametrize("needs_click", [True, False])
 def test_the_entry_of_a_label_says_whether_it_needs_a_click(tmp_path, monkeypatch, needs_click):
-    label = schema_lib.Label("engagement", needs_click=needs_click)
+    label = schema_lib.Label("engagement", after="click" if needs_click else None)
     monkeypatch.setitem(schema_lib.LABELS, label.name, label)
     rows = "".join(f"q,a{n % 7},{n % 2},{int(n % 4 == 0)}\n" for n in range(100))
     schema = schema_lib.Schema("labels", QUERY_AND_AD, ("ad",), "clicked", engagement="saved")

@@ -1,7 +1,7 @@
 """A log format of a user, which is that of docs/howto/own_format.md."""
 
+import dataclasses
 import json
-import pathlib
 
 import howto
 import logs
@@ -115,14 +115,6 @@ def test_a_column_that_no_line_has_is_an_error(here):
     log = form.open_log(formats.Files((path,)), SCHEMA)
     with pytest.raises(ValueError, match=r"no line has the column 'clicked' .*mean 'clickt'\?"):
         log.parse(next(log.chunks()))
-
-
-def test_tables_that_an_own_format_does_not_read_are_refused(here):
-    form = formats.FORMATS.get("json_lines:JsonLines")
-    with pytest.raises(ValueError, match=r"JsonLines reads no table of ads, but ads.csv was given"):
-        form.read_ads(formats.Files((), ads=pathlib.Path("ads.csv")), SCHEMA)
-    with pytest.raises(ValueError, match=r"JsonLines has the users' fields, but a table"):
-        form.open_log(formats.Files((), users=pathlib.Path("users.csv")), SCHEMA)
 
 
 def test_an_unknown_format_is_refused():
@@ -253,3 +245,56 @@ def test_a_reason_of_several_lines_is_one_line_of_the_rejected(here):
     logs.converted(path, here / "data", SCHEMA, format=f"{__name__}:SeveralLines")
     (line,) = (here / "data" / "rejected.tsv").read_text().splitlines()
     assert line == f"{path}\t41\ttwo lines of text\tbad"
+
+
+@pytest.mark.parametrize("decimal", [None, ","])
+def test_fields_that_the_lines_lack_are_read_from_the_tables_of_ads_and_users(here, decimal):
+    schema = dataclasses.replace(SCHEMA, user_key="user", decimal=decimal)
+    lacking = ("country", "price")
+    log = [
+        {name: value for name, value in row.items() if name not in lacking}
+        | {"user": f"u{row['ad'] % 2}", "history": None}
+        for row in rows(200)
+    ]
+    prices = [[str(ad), f"{ad / 2}".replace(".", decimal or ".")] for ad in range(12)]
+    logs.write(here / "ads.tsv", [["ad", "price"], *prices])
+    logs.write(here / "users.tsv", [["user", "country"], ["u0", "CH"], ["u1", "DE"]])
+    data = logs.converted(
+        write(here / "log.jsonl", log),
+        here / "data",
+        schema,
+        format="json_lines:JsonLines",
+        ads_path=here / "ads.tsv",
+        users_path=here / "users.tsv",
+    )
+    ads = data.catalog()
+    # Ads 9 to 11 were never shown.
+    assert dict(zip(ads.ad_ids.to_pylist(), ads.fields["price"].to_pylist(), strict=True)) == {
+        str(ad): ad / 2 for ad in range(12)
+    }
+    assert set(data.fitted.statistics["country"].vocabulary) == {"CH", "DE"}
+    assert data.description.source.users_table is not None
+
+
+def test_a_table_of_other_ads_is_refused(here):
+    log = [{name: value for name, value in row.items() if name != "price"} for row in rows(200)]
+    logs.write(here / "ads.tsv", [["ad", "price"], ["other", "1"]])
+    # Nine ads; an error needs ten keys.
+    log += [{**log[0], "ad": 100 + number} for number in range(5)]
+    with pytest.raises(ValueError, match=r"contains none of the log's values of \['ad'\]"):
+        logs.converted(
+            write(here / "log.jsonl", log),
+            here / "data",
+            SCHEMA,
+            format="json_lines:JsonLines",
+            ads_path=here / "ads.tsv",
+        )
+
+
+def test_a_format_that_reads_no_table_of_ads_says_so_before_it_reads_the_log(here):
+    source = convert.Source(
+        here / "log.arrow", SCHEMA, "arrow_files:ArrowFiles", ads_path=here / "ads.tsv"
+    )
+    logs.write(here / "ads.tsv", [["ad", "price"], ["1", "1"]])
+    with pytest.raises(ValueError, match=r"ArrowFiles reads no table of ads, but .*ads\.tsv"):
+        source.open()  # log.arrow does not exist.
