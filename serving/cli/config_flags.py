@@ -32,6 +32,11 @@ def define_flags(config: type, names: tuple[str, ...] | None = None) -> None:
             define(_flag_of(field), field.default, field.metadata["help"], *limits)
 
 
+def names_of(config: type) -> list[str]:
+    """Returns the flags that `define_flags` defines for all options of a config dataclass."""
+    return [_flag_of(field) for field in dataclasses.fields(config) if "help" in field.metadata]
+
+
 def from_flags(config: type[Config], **overrides: Any) -> Config:
     """Returns a config with the values of the flags defined by `define_flags`.
 

@@ -13,11 +13,18 @@ from typing import NoReturn
 
 from absl import flags
 
+from serving.cli import config_flags
+from tfrec import config
 from tfrecords import terminal
 
 HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort", "--helpfull", "-helpfull", "-?")
 # absl's message for an invalid value of a flag.
 _ILLEGAL = re.compile(r"flag --(?P<name>\w+)=(?P<value>.*?): (?P<why>.*)", re.DOTALL)
+# The commands with a flag for each option of a model, which `tfrec train` has not.
+_OPTIONS_OF_MODELS = {
+    "tfrec train_retrieval": config.RetrievalConfig,
+    "tfrec train_ranker": config.RankerConfig,
+}
 
 
 def parse(argv: list[str], command: ModuleType, known_only: bool = False) -> list[str]:
@@ -84,9 +91,19 @@ def unknown_argument(argument: str) -> str:
     """Returns the message for an argument that is not a flag, or not one of the command."""
     name = argument.partition("=")[0]
     if name.startswith("-"):
-        return f"Unknown flag --{name.lstrip('-')}.{_close_flag(name.lstrip('-'))} See --help."
+        name = name.lstrip("-")
+        return f"Unknown flag --{name}.{_owners(name) or _close_flag(name)} See --help."
     hint = f" Did you mean --{argument}?" if name in flags.FLAGS else ""
     return f"Unexpected argument {argument!r}; options start with --.{hint} See --help."
+
+
+def _owners(name: str) -> str:
+    owners = [
+        command
+        for command, options in _OPTIONS_OF_MODELS.items()
+        if name in config_flags.names_of(options)
+    ]
+    return f" It is a flag of {' and '.join(owners)}." if owners else ""
 
 
 def _close_flag(name: str) -> str:

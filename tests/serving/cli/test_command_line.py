@@ -41,6 +41,8 @@ for name in entry.MODULES:
 MISTAKES = {
     ("train.py", "--wrokdir=x"): "error: Unknown flag --wrokdir. Did you mean --workdir? See",
     ("train.py", "--nofroce"): "error: Unknown flag --nofroce. Did you mean --noforce? See",
+    ("train.py", "--revenue_weight=2"): "It is a flag of tfrec train_ranker. See --help.",
+    ("train.py", "--epochs=2"): "It is a flag of tfrec train_retrieval and tfrec train_ranker. See",
     ("train.py", "--index=ivfqp"): (
         "error: Unknown index kind 'ivfqp'; expected one of auto, Flat, IVF, IVFPQ, HNSW, or "
         "MODULE:CLASS for your own class. Did you mean 'IVFPQ'?"
