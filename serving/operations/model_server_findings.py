@@ -66,7 +66,8 @@ class ModelServerCheck:
         self._address = address
         self._release = release
         self._timeout = timeout_seconds
-        self._channel = grpc.insecure_channel(address)
+        # As the service connects: without the host's http_proxy.
+        self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 

@@ -37,10 +37,12 @@ def split_address(address: str) -> list[str]:
     parts = [part.strip() for part in address.split(",")]
     for part in parts:
         host, _, port = part.removeprefix(_DNS).rpartition(":")
-        if not host or "/" in host or not port.isdecimal() or int(port) > 65_535:
+        # gRPC takes ::1:8500 for an IPv6 address without a port.
+        is_host = host and "/" not in host and (host.count(":") < 2 or host.endswith("]"))
+        if not is_host or not port.isdecimal() or int(port) > 65_535:
             raise ValueError(
                 f"--ranker_address has {part!r}; expected HOST:PORT of its gRPC server, several "
-                "separated by commas, or dns:///NAME:PORT."
+                "separated by commas, or dns:///NAME:PORT; an IPv6 address is in brackets."
             )
     if len(set(parts)) < len(parts):
         raise ValueError(f"--ranker_address names a server twice: {address}. Name each once.")

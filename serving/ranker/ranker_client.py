@@ -29,6 +29,8 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 2_000),
     # Each client in a process has its own connection and backoff.
     ("grpc.use_local_subchannel_pool", 1),
+    # A host's http_proxy is for the web. The ranker is on a private network, or on this host.
+    ("grpc.enable_http_proxy", 0),
 )
 # RESOURCE_EXHAUSTED for the size of a call rather than for the number of calls: a gRPC message or
 # the memory of a GPU. The status has no other field that tells them apart.

@@ -107,8 +107,13 @@ class ServedVersions:
         ]
 
     def _keep(self) -> None:
+        problem = None
         while not self._stopping.wait(POLL_SECONDS):
             try:
                 self.update()
             except (errors.BundleError, OSError) as error:
-                logging.warning("The versions of the model server were not updated: %s", error)
+                if str(error) != problem:
+                    logging.warning("The versions of the model server were not updated: %s", error)
+                problem = str(error)
+            else:
+                problem = None

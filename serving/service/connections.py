@@ -27,6 +27,10 @@ MAX_HEAD_BYTES = 16_384
 # A client must read this many bytes of its response, or all of it, in this time.
 WRITE_SECONDS = 10.0
 WRITE_BYTES = 1_000_000
+# Time that a connection is kept between two requests. It is longer than the load balancers of the
+# large clouds keep an idle connection (up to 600 s), because a request that a balancer sends while
+# the service closes its connection is lost.
+IDLE_SECONDS = 620
 # When the service ends: time in which a new connection may still send its request.
 LAST_HEAD_SECONDS = 1.0
 # Offset of `tcpi_last_data_recv`, in milliseconds, in `struct tcp_info` of <linux/tcp.h>.

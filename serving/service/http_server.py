@@ -82,6 +82,7 @@ class HttpServer(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=connections.IDLE_SECONDS,
                 timeout_graceful_shutdown=self._http.end_seconds,
                 ssl_certfile=self._http.tls_certificate,
                 ssl_keyfile=self._http.tls_key,

@@ -160,6 +160,7 @@ def refuse_connections(listening: socket.socket) -> None:
     try:
         listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
     except OSError as error:
-        # Sandboxes such as gVisor have no socket filters. Connections that arrive between the last
-        # accept and the close, microseconds apart, are then reset.
+        # gVisor has no socket filters, and newer kernels want CAP_NET_ADMIN for those of TCP.
+        # Connections that arrive between the last accept and the close, microseconds apart, are
+        # then reset.
         _logger.info("The port is closed without a socket filter: %s", error)

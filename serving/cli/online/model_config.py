@@ -62,14 +62,20 @@ def main() -> None:
         return
     stop = process.StopSignal()
     path = pathlib.Path(FLAGS.output)
+    problem = None
     while True:
         try:
             final = update(base, path)
         except (errors.BundleError, OSError) as error:
             if not FLAGS.follow:
                 raise
-            print(f"{path} was not updated: {error}", file=sys.stderr, flush=True)
-            final = True
+            if str(error) != problem:
+                print(f"{path} was not updated: {error}", file=sys.stderr, flush=True)
+            final, problem = True, str(error)
+        else:
+            if problem is not None:
+                print(f"{path} can be updated again.", file=sys.stderr, flush=True)
+            problem = None
         if final and not FLAGS.follow:
             return
         if stop.wait(_POLL_SECONDS if final else FLAGS.label_delay_seconds):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ from serving import (
     manifest,
     model_server,
     orchestrator,
+    process,
     releases,
 )
 from serving.cli import entry
@@ -503,3 +505,28 @@ def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):
         call(*publish, "--source_version=2")
     call(*publish, "--source_version=2", "--force")
     assert manifest.versions(target) == [1, 2]
+
+
+def test_a_file_that_cannot_be_followed_is_reported_once(call, base, tmp_path, monkeypatch):
+    pointer = base / "releases.json"
+
+    def waits():
+        pointer.write_text("{")
+        yield from (False, False, False)
+        pointer.unlink()
+        yield from (False, True)
+
+    class Stop:
+        def __init__(self):
+            self._waits = waits()
+
+        def wait(self, seconds):
+            return next(self._waits)
+
+    monkeypatch.setattr(process, "StopSignal", Stop)
+    path = tmp_path / "models.config"
+    with contextlib.redirect_stderr(io.StringIO()) as written:
+        call("model_config", f"--bundle={base}", f"--output={path}", "--follow")
+    problem, solved = written.getvalue().splitlines()
+    assert problem.startswith(f"{path} was not updated: {pointer} is invalid")
+    assert solved == f"{path} can be updated again."

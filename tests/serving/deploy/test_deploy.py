@@ -674,6 +674,18 @@ def test_a_model_server_is_drained_before_it_is_stopped(
     assert 1.1 * int(age) + int(grace) < 1000 * (5 + 32 * 3)
 
 
+def test_an_orchestrator_has_the_time_that_its_shutdown_may_take() -> None:
+    http = config.HttpConfig()
+    # As for the workers of `tfrec serve`: 15 s after the requests in flight.
+    seconds = http.drain_seconds + http.end_seconds + 15
+    grace = _yaml("compose.yaml")["services"]["orchestrator"]["stop_grace_period"]
+    assert seconds < int(grace.removesuffix("s"))
+    command, pause = _container("orchestrator")["lifecycle"]["preStop"]["exec"]["command"]
+    spec = _object("Deployment", "orchestrator")["spec"]["template"]["spec"]
+    assert command == "sleep"
+    assert seconds + int(pause) < spec["terminationGracePeriodSeconds"]
+
+
 def _pins(path: pathlib.Path) -> dict[str, str]:
     lines = re.findall(r"^([\w.-]+)==(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub("[-_.]+", "-", name).lower(): version for name, version in lines}

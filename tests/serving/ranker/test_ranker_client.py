@@ -36,6 +36,14 @@ def test_an_empty_batch_is_not_sent(tiny_bundle, shape):
     )
 
 
+def test_the_proxy_of_the_host_is_not_used(ranker_address, tiny_bundle, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{serving_fixtures.free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
+    scores = predict(tiny_bundle, ranker_address, features)
+    assert {values.shape for values in scores.values()} == {(3, 2)}
+
+
 def test_a_call_that_is_too_large_is_not_repeated(tiny_base, tiny_bundle):
     options = model_server.Options(max_request_bytes=1000)
     features = np.zeros([3, 100, serving_fixtures.NUM_AD_COLUMNS], np.int32)

@@ -86,6 +86,8 @@ async def becomes(condition):
         ("dns:///ranker", "has 'dns:///ranker'; expected HOST:PORT"),
         ("http://a:8500", "has 'http://a:8500'; expected HOST:PORT of its gRPC server"),
         ("a:65536", "has 'a:65536'; expected HOST:PORT"),
+        ("::1:8500", "dns:///NAME:PORT; an IPv6 address is in brackets."),
+        ("[::1]:1,2001:db8::5:8500", "has '2001:db8::5:8500'; expected HOST:PORT"),
         ("a:1, b:2, a:1", "names a server twice"),
     ],
 )

@@ -174,6 +174,12 @@ def test_the_end_does_not_wait_for_a_client_that_never_reads(
             assert not ending.is_alive()
 
 
+def test_an_idle_connection_is_kept_longer_than_a_load_balancer_keeps_it():
+    server = http_server.HttpServer(lambda: None, threading.Event())
+    # The longest of the large clouds.
+    assert server.config.timeout_keep_alive > 600
+
+
 def test_at_the_limit_the_connection_that_is_idle_longest_makes_room(tiny_bundle, ranker_address):
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with (
