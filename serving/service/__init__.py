@@ -3,7 +3,6 @@
 from serving.service.http_server import (
     cannot_serve,
     check_tls,
-    read_token,
 )
 from serving.service.service_process import (
     ServiceSettings,
@@ -26,7 +25,6 @@ __all__ = [
     "check_tls",
     "load_stable_release",
     "prepare_logs",
-    "read_token",
     "say",
     "serve_release",
     "serve_until_signal",

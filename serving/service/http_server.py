@@ -10,7 +10,6 @@ second signal        skips the wait
 import asyncio
 import functools
 import logging
-import os
 import resource
 import socket
 import ssl
@@ -38,7 +37,6 @@ _LOUD_LOGGERS = (
     listener.__name__,
     "serving.ranker.verified_ranker",
 )
-_TOKEN = "TFREC_TOKEN"
 _limited = log_format.OncePerSecond()
 
 
@@ -211,28 +209,3 @@ def raise_file_limit() -> None:
     limit = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     if soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-
-
-def read_token(path: str | None) -> str | None:
-    """Returns the bearer token from a file or the environment variable TFREC_TOKEN, or None.
-
-    Args:
-        path: File with the token. None: use the environment variable.
-
-    Raises:
-        ValueError: The token is empty or not valid in a header.
-        OSError: The file cannot be read.
-    """
-    if path is not None:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            token, source = file.read().strip(), path
-    elif _TOKEN in os.environ:
-        token, source = os.environ[_TOKEN].strip(), f"the environment variable {_TOKEN}"
-    else:
-        return None
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ValueError(
-            f"The token in {source} is not valid ({len(token)} characters); expected printable "
-            "ASCII characters without spaces. Create one with `openssl rand -hex 32`."
-        )
-    return token

@@ -38,11 +38,12 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import errors
-from serving.cli.flags import bundle_flags
+from serving.cli.flags import access_flags, bundle_flags
 
 if TYPE_CHECKING:
     from serving import export, operations, releases
 
+flags.adopt_module_key_flags(access_flags)
 flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string(
     "model_server",
@@ -51,22 +52,6 @@ flags.DEFINE_string(
     "are checked one by one.",
 )
 flags.DEFINE_string("service", "http://127.0.0.1:8080", "URL of the recommendation service.")
-flags.DEFINE_string(
-    "token",
-    None,
-    "Bearer token of the service. Other users of the machine can see it; prefer --token_file.",
-)
-flags.DEFINE_string(
-    "token_file",
-    None,
-    "File with the bearer token; default: the environment variable TFREC_TOKEN, or no token.",
-)
-flags.DEFINE_string(
-    "tls_authorities",
-    None,
-    "PEM file of the certificates to trust for an HTTPS --service, such as a self-signed "
-    "certificate; default: the public authorities.",
-)
 flags.DEFINE_bool("rows", True, "Compare scores of held-out rows of --workdir.")
 flags.DEFINE_integer(
     "num_requests", 64, "Maximum number of held-out requests to compare.", lower_bound=1
@@ -114,7 +99,6 @@ def _reads_rows() -> bool:
 def _look() -> Iterator[operations.DoctorFinding]:
     from serving import operations, releases
     from serving.cli import impression_files
-    from serving.service import read_token
 
     if FLAGS.event_log and not FLAGS.impression_log:
         raise ValueError(
@@ -122,7 +106,7 @@ def _look() -> Iterator[operations.DoctorFinding]:
             "Set both."
         )
     base = bundle_flags.bundle_base()
-    token = FLAGS.token or read_token(FLAGS.token_file)
+    token = access_flags.token()
     version = FLAGS.version or releases.stable(base)
     whole = operations.finding_of(
         f"release {version} of {base}", lambda: "; ".join(operations.check_release(base, version))

@@ -4,6 +4,7 @@ r"""Requests ranked ads from a release bundle or a running service.
     tfrec inference --workdir=workdir/quickstart --request=request.json
     tfrec inference --input=requests.jsonl --output=answers.jsonl
     tfrec inference --server=http://127.0.0.1:8080 --request=request.json
+    tfrec inference --server=https://ads.example:443 --token_file=token --request=request.json
     tfrec inference --workdir=workdir/quickstart --demo --explain \
         --rules='{"caps": [{"field": "category", "max": 2}], "exploration": {"share": 0.1}}'
 
@@ -28,7 +29,7 @@ from absl import flags
 
 from serving import errors
 from serving.cli import command_line
-from serving.cli.flags import bundle_flags, filter_flags, rule_flags
+from serving.cli.flags import access_flags, bundle_flags, filter_flags, rule_flags
 from serving.requests import Request, parse
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     Service = orchestrator.Orchestrator | client.AsyncClient
 
+flags.adopt_module_key_flags(access_flags)
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(filter_flags)
 flags.adopt_module_key_flags(rule_flags)
@@ -72,7 +74,9 @@ async def _run() -> None:
     if FLAGS.server:
         from serving import client
 
-        async with client.AsyncClient(FLAGS.server) as server:
+        async with client.AsyncClient(
+            FLAGS.server, token=access_flags.token(), verify=FLAGS.tls_authorities or True
+        ) as server:
             await _serve(server)
         return
     from serving import operations

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import config, errors, model_config, process
-from serving.cli import command_line, config_flags
+from serving.cli import bearer_token, command_line, config_flags
 from serving.cli.flags import bundle_flags, rule_flags, update_flags, user_flags
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         config.HttpConfig, tls_certificate=FLAGS.tls_certificate, tls_key=FLAGS.tls_key
     )
     service.check_tls(http)
-    token = service.read_token(FLAGS.token_file)
+    token = bearer_token.read_token(FLAGS.token_file)
     if token is None and FLAGS.host not in _LOOPBACK:
         print(
             f"warning: The service on {FLAGS.host} accepts unauthenticated requests; set "

@@ -25,6 +25,7 @@ from head_figures import figures
 from repository import ROOT, TLS
 
 from serving import (
+    errors,
     export,
     impressions,
     index,
@@ -260,6 +261,17 @@ def test_the_doctor_uses_a_token_and_tls(guarded_url, tiny_base, call, tmp_path,
     assert "Expected the header 'authorization: Bearer TOKEN'" in text
     monkeypatch.setenv("TFREC_TOKEN", "a-secret")
     assert call("doctor", *trusting)[0] == 0
+
+
+def test_inference_uses_a_token_and_tls(guarded_url, call, tmp_path):
+    (tmp_path / "token").write_text("a-secret\n")
+    (tmp_path / "request.json").write_text('{"k": 2}')
+    named = [f"--server={guarded_url}", f"--request={tmp_path / 'request.json'}", "--json"]
+    trusting = [*named, f"--tls_authorities={TLS / 'certificate.pem'}"]
+    status, text = call("inference", *trusting, f"--token_file={tmp_path / 'token'}")
+    assert (status, len(json.loads(text)["ads"])) == (0, 2)
+    with pytest.raises(errors.ClientRequestError, match="Expected the header 'authorization"):
+        call("inference", *trusting)
 
 
 @pytest.mark.trains

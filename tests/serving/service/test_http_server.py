@@ -271,22 +271,6 @@ def test_a_certificate_and_its_key_are_accepted_and_others_refused(tmp_path):
             http_server.check_tls(HttpConfig(*given))
 
 
-def test_a_token_comes_from_the_file_or_else_the_environment(tmp_path, monkeypatch):
-    monkeypatch.delenv("TFREC_TOKEN", raising=False)
-    assert http_server.read_token(None) is None
-    monkeypatch.setenv("TFREC_TOKEN", " from-environment ")
-    assert http_server.read_token(None) == "from-environment"
-    path = tmp_path / "token"
-    path.write_text("from-file\n")
-    assert http_server.read_token(str(path)) == "from-file"
-    for bad in ("", "two words", "schlüssel", "line\nbreak"):
-        path.write_text(bad)
-        with pytest.raises(ValueError, match="expected printable ASCII"):
-            http_server.read_token(str(path))
-    with pytest.raises(FileNotFoundError):
-        http_server.read_token(str(tmp_path / "none"))
-
-
 VALID = (
     b'{"user": {"country": "CH", "age": 41, "history": ["ad-3", "ad-17"]}, "k": 3}',
     b'{"context": {"device": "tv"}, "weights": {"click": 1.5}, "request_id": "r"}',
