@@ -46,6 +46,10 @@ _MAX_PAIRS_OF_VALUES = 1_024
 _MIN_CORRELATION, _MIN_RATIO, _MIN_ERRORS, _NUM_PAIRINGS = 0.2, 1.2, 4.0, 20
 # The most correlated pairs of numbers; a log of counts alone may have hundreds.
 _MAX_PAIRS_OF_NUMBERS = 8
+# Histories must have an event with the value of the ad in this many training rows: what a model has
+# never seen, it must not read.
+_MIN_EQUAL_ROWS = 100
+_REQUESTS_PER_BATCH = 512
 # Events of a history are counted once with all weights 1, and once with weights that halve in this
 # time.
 _HALF_LIFE_SECONDS = 86_400.0
@@ -108,12 +112,13 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[Fie
       click the category that they are looking at. Their vocabularies must overlap, and keys are
       left out: two sets of ids that count from 1 have nothing in common.
     - Histories and the field that they list, and the properties as which a history of ads is also
-      read. They need no test: most clicked rows have no equal value, and what users do not click
-      again matters as much. With sampled negatives, the ad itself is left out: users clicked none
-      of their negatives, so an equal ad would reveal the click.
+      read, if this happens at all, in clicked rows or not: what users do not click again matters as
+      much. With sampled negatives, the ad itself is left out: users clicked none of their
+      negatives, so an equal ad would reveal the click.
 
     Args:
-        data_set: The data set; up to 20,000 clicked training rows are read.
+        data_set: The data set; up to 20,000 clicked training rows are read, and if it has histories
+            other training rows, until enough have events with the value of the ad.
         ties: From `histories.find_histories`.
 
     Returns:
@@ -218,7 +223,10 @@ def _numbers_of_events(
 
 
 def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldPair]:
-    """Returns histories with the field that they list, and with the properties of their ads."""
+    """Returns histories with the field that they list, and with the properties of their ads.
+
+    Pairs whose values are equal in few training rows are left out.
+    """
     fitted = data_set.fitted
     sampled = any(split.sampled for split in data_set.description.splits.values())
     pairs = []
@@ -228,7 +236,17 @@ def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldP
             pairs.append((history, listed))
         properties = histories.find_properties(fitted, history, ties.get(history.name))
         pairs.extend((history, own.field) for own in properties)
-    return pairs
+    rows = dict.fromkeys(pairs, 0)
+    compare = {pair: _numbers_of_events(fitted, *pair, ties) for pair in pairs}
+    # All batches count until a pair has enough rows, so that their order does not matter.
+    for batch in data_set.batches("train", _REQUESTS_PER_BATCH) if pairs else ():
+        rare = [pair for pair in pairs if rows[pair] < _MIN_EQUAL_ROWS]
+        if not rare:
+            break
+        for pair in rare:
+            numbers_of_rows = compare[pair](batch["query"][:, None], batch["ad"])
+            rows[pair] += int(tf.math.count_nonzero(tf.reduce_any(numbers_of_rows > 0, axis=-1)))
+    return [pair for pair in pairs if rows[pair] >= _MIN_EQUAL_ROWS]
 
 
 def _equal_values(fitted: encoding.FittedSchema, query_field: Field, ad_field: Field) -> _Compare:

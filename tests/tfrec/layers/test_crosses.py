@@ -205,9 +205,9 @@ def test_without_pairs_there_are_no_columns():
 
 
 class Clicks(reader.DataSet):
-    """A data set of clicked rows."""
+    """A data set of clicked rows, one of each request."""
 
-    def __init__(self, fitted, query, ad, sampled=None):
+    def __init__(self, fitted, query, ad, sampled=0):
         self.fitted, self.schema = fitted, fitted.schema
         self.description = types.SimpleNamespace(
             splits={"train": types.SimpleNamespace(sampled=sampled)}
@@ -217,6 +217,10 @@ class Clicks(reader.DataSet):
     def clicked(self, split, batch_size, seed):
         assert split == "train"
         return [self._rows]
+
+    def batches(self, split, batch_size):
+        assert split == "train"
+        return [{"query": self._rows["query"], "ad": self._rows["ad"][:, None]}]
 
 
 def related(interest, category, budget, price, fitted=FITTED):
@@ -279,15 +283,28 @@ def test_unrelated_fields_with_the_same_values_are_seldom_compared():
     assert found == 0
 
 
-@pytest.mark.parametrize(
-    ("sampled", "expected"),
-    [
-        (None, [("recent", "sku"), ("recent", "category"), ("seen", "category")]),
-        # No negative is an ad that the user clicked.
-        (4, [("recent", "category"), ("seen", "category")]),
-    ],
-)
-def test_histories_are_compared_with_what_they_list_and_its_properties(sampled, expected):
-    clicks = Clicks(OF_HISTORIES, with_events(*[[0] * 3] * 3), np.array([[1, 2]]), sampled)
-    found = crosses.find_comparisons(clicks, {"recent": OF_SKUS})
-    assert [(own.name, ad.name) for own, ad in found] == expected
+def pairs_of_histories(rows_of_sku, rows_of_category, sampled=0):
+    """The compared pairs of a log of 200 rows with events of the ad's SKU and category."""
+    # SKU 3 is of category 4, as SKU 13 is.
+    recent = [[3 if row < rows_of_sku else 5, 0, 0] for row in range(200)]
+    seen = [[4 if row < rows_of_category else 5, 0, 0] for row in range(200)]
+    nothing = np.zeros((200, 3), np.int32)
+    query = np.concatenate([recent, nothing, np.ones((200, 3)), seen, nothing], axis=1)
+    ad = np.array([[3, 4]] * 200, np.int32)
+    log = Clicks(OF_HISTORIES, query.astype(np.int32), ad, sampled)
+    found = crosses.find_comparisons(log, {"recent": OF_SKUS})
+    return [(history.name, field.name) for history, field in found]
+
+
+def test_histories_are_compared_with_what_they_list_and_its_properties():
+    pairs = [("recent", "sku"), ("recent", "category"), ("seen", "category")]
+    assert pairs_of_histories(200, 200) == pairs
+    # In a log without repetitions nothing is known of the effect of one.
+    assert pairs_of_histories(100, 99) == pairs[:2]
+    assert pairs_of_histories(0, 0) == []
+
+
+def test_with_sampled_negatives_the_ad_itself_is_not_compared():
+    # No negative is an ad that the user clicked.
+    pairs = [("recent", "category"), ("seen", "category")]
+    assert pairs_of_histories(200, 200, sampled=800) == pairs
