@@ -2,12 +2,14 @@
 
 Products of embeddings are learned for each pair of a query value and an ad value. A comparison is
 the same for all values: whether both sides have the same value, such as the category of a page and
-of an ad, or how far a number of the ad is above a number of the query, such as a price above a
-budget. Each pair of values is rare in the log, but equal values are not. So comparisons can be
-learned from small logs, and apply to pairs that the log does not show.
+of an ad, how far a number of the ad is above a number of the query, such as a price above a budget,
+or how often the user has seen or clicked the ad. Each pair of values is rare in the log, but equal
+values are not. So comparisons can be learned from small logs, and apply to pairs that the log does
+not show.
 
 Shapes: B requests, C candidates, Fq and Fa embeddings of fields of the query and the ad side, Wq
-and Wa their columns, E embedding, V ids of a query field, N rows, P comparisons.
+and Wa their columns, E embedding, V ids of a query field, L values of a history, N rows, P
+comparisons.
 
 References:
     Cheng et al., Wide & Deep Learning for Recommender Systems, 2016 (cross-product features).
@@ -24,7 +26,8 @@ import tensorflow as tf
 
 from tfrec.layers import histories, numbers
 from tfrecords import encoding, reader
-from tfrecords.schema import AD, Field
+from tfrecords import histories as ages
+from tfrecords.schema import AD, EVENTS, Field
 
 FieldPair: TypeAlias = tuple[Field, Field]
 """A field of the query side and one of the ad side."""
@@ -43,6 +46,13 @@ _MAX_PAIRS_OF_VALUES = 1_024
 _MIN_CORRELATION, _MIN_RATIO, _MIN_ERRORS, _NUM_PAIRINGS = 0.2, 1.2, 4.0, 20
 # The most correlated pairs of numbers; a log of counts alone may have hundreds.
 _MAX_PAIRS_OF_NUMBERS = 8
+# Histories must have an event with the value of the ad in this many training rows: what a model has
+# never seen, it must not read.
+_MIN_EQUAL_ROWS = 100
+_REQUESTS_PER_BATCH = 512
+# Events of a history are counted once with all weights 1, and once with weights that halve in this
+# time.
+_HALF_LIFE_SECONDS = 86_400.0
 
 
 class Comparisons:
@@ -53,13 +63,17 @@ class Comparisons:
     - Numbers give max(d, 0), max(d - 1, 0) and max(-d, 0), where d is the ad's logarithm minus the
       query's, each standardized over its buckets: how high the ad's number is for the query's. The
       number of a history is the mean of its ads.
+    - A history and a categorical field of the ad give log(1 + n) and log(1 + m) for each kind of
+      event: n is the number of its events with the ad's value, and m the same with weights that
+      halve each day. So the model learns that users tire of ads that they see often, or return to
+      what they clicked. Values out of the vocabulary are equal to nothing.
 
     A missing value gives 0.
 
     Args:
         fitted: The fitted schema.
         pairs: The fields to compare, from `find_comparisons`.
-        ties: From `histories.find_histories`; required to compare histories.
+        ties: From `histories.find_histories`; required to compare histories of ads.
     """
 
     def __init__(
@@ -69,9 +83,7 @@ class Comparisons:
         ties: histories.Ties | None = None,
     ) -> None:
         self._comparisons = [
-            _differences(fitted, query_field, ad_field, ties or {})
-            if ad_field.kind == "numeric"
-            else _equal_values(fitted, query_field, ad_field)
+            _comparison(fitted, query_field, ad_field, ties or {})
             for query_field, ad_field in pairs
         ]
 
@@ -92,21 +104,26 @@ class Comparisons:
 
 
 def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldPair]:
-    """Finds the fields of both sides that go together in clicked rows.
+    """Finds the fields of both sides to compare, most of which go together in clicked rows.
 
     - Numbers whose logarithms are correlated: expensive ads are shown to, and clicked by, users
       with large budgets, or who clicked expensive ads before.
     - Categorical fields whose values are equal more often than if rows were paired at random: users
       click the category that they are looking at. Their vocabularies must overlap, and keys are
       left out: two sets of ids that count from 1 have nothing in common.
+    - Histories and the field that they list, and the properties as which a history of ads is also
+      read, if this happens at all, in clicked rows or not: what users do not click again matters as
+      much. With sampled negatives, the ad itself is left out: users clicked none of their
+      negatives, so an equal ad would reveal the click.
 
     Args:
-        data_set: The data set; up to 20,000 clicked training rows are read.
+        data_set: The data set; up to 20,000 clicked training rows are read, and if it has histories
+            other training rows, until enough have events with the value of the ad.
         ties: From `histories.find_histories`.
 
     Returns:
         Pairs of categorical fields in the order of the schema, then pairs of numbers, the most
-        correlated first.
+        correlated first, then histories.
     """
     query, ad = _clicked_rows(data_set)
     fitted = data_set.fitted
@@ -124,7 +141,7 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[Fie
             ):
                 often_equal.append((query_field, ad_field))
     strongest = sorted(correlations, key=lambda pair: -correlations[pair])
-    return [*often_equal, *strongest[:_MAX_PAIRS_OF_NUMBERS]]
+    return [*often_equal, *strongest[:_MAX_PAIRS_OF_NUMBERS], *_of_histories(data_set, ties)]
 
 
 def pairwise_products(query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:
@@ -156,6 +173,80 @@ class CrossLayer(tf.keras.layers.Layer):
             x: [B, D] the output of the previous one.
         """
         return x0 * self._project(x) + x
+
+
+def _comparison(
+    fitted: encoding.FittedSchema, query_field: Field, ad_field: Field, ties: histories.Ties
+) -> _Compare:
+    if ad_field.kind == "numeric":
+        return _differences(fitted, query_field, ad_field, ties)
+    if query_field.kind == "history":
+        return _numbers_of_events(fitted, query_field, ad_field, ties)
+    return _equal_values(fitted, query_field, ad_field)
+
+
+def _numbers_of_events(
+    fitted: encoding.FittedSchema, history: Field, ad_field: Field, ties: histories.Ties
+) -> _Compare:
+    """Returns the function from rows to log(1 + the number of events of the ad's value) [..., n].
+
+    There are two numbers for each kind of event: of all events, and of recent ones.
+    """
+    schema = fitted.schema
+    own = encoding.history_columns(history, dict(encoding.columns(schema.query_fields))[history])
+    _, ad_columns = _columns_of(fitted, history, ad_field)
+    if schema.values_of(history) == ad_field:
+        values = np.arange(fitted.cardinality(ad_field), dtype=np.int32)  # [V]
+    else:
+        values = ties[history.name][:, ad_columns.start]
+    values = np.where(values <= len(fitted.statistics[ad_field.name].vocabulary), values, 0)
+    seconds = ages.bucket_seconds(np.arange(ages.NUM_AGE_BUCKETS))
+    recent = np.exp2(-seconds / _HALF_LIFE_SECONDS)
+    recent[0] = 0.0  # a missing age
+
+    def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
+        listed = tf.gather(values, query[..., own.values])  # [..., L]
+        weights = tf.gather(recent, query[..., own.ages])
+        equal = tf.equal(listed, ad[..., ad_columns]) & (listed > 0)  # [..., L]
+        kinds = [equal]
+        if own.events is not None:
+            codes = query[..., own.events]
+            kinds = [equal & tf.equal(codes, 1 + EVENTS.index(kind)) for kind in history.event]
+        numbers_of_kinds = [
+            tf.reduce_sum(tf.where(kind, of_values, 0.0), axis=-1)
+            for kind in kinds
+            for of_values in (1.0, weights)
+        ]
+        return tf.math.log1p(tf.stack(numbers_of_kinds, axis=-1))
+
+    return compare
+
+
+def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldPair]:
+    """Returns histories with the field that they list, and with the properties of their ads.
+
+    Pairs whose values are equal in few training rows are left out.
+    """
+    fitted = data_set.fitted
+    sampled = any(split.sampled for split in data_set.description.splits.values())
+    pairs = []
+    for history in fitted.schema.histories:
+        listed = fitted.schema.values_of(history)
+        if listed is not None and not (sampled and history.of == AD):
+            pairs.append((history, listed))
+        properties = histories.find_properties(fitted, history, ties.get(history.name))
+        pairs.extend((history, own.field) for own in properties)
+    rows = dict.fromkeys(pairs, 0)
+    compare = {pair: _numbers_of_events(fitted, *pair, ties) for pair in pairs}
+    # All batches count until a pair has enough rows, so that their order does not matter.
+    for batch in data_set.batches("train", _REQUESTS_PER_BATCH) if pairs else ():
+        rare = [pair for pair in pairs if rows[pair] < _MIN_EQUAL_ROWS]
+        if not rare:
+            break
+        for pair in rare:
+            numbers_of_rows = compare[pair](batch["query"][:, None], batch["ad"])
+            rows[pair] += int(tf.math.count_nonzero(tf.reduce_any(numbers_of_rows > 0, axis=-1)))
+    return [pair for pair in pairs if rows[pair] >= _MIN_EQUAL_ROWS]
 
 
 def _equal_values(fitted: encoding.FittedSchema, query_field: Field, ad_field: Field) -> _Compare:

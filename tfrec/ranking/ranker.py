@@ -1,8 +1,8 @@
 """Stage two: a multi-head-attention ranker with the heads of `tfrec.heads`.
 
 A candidate is one token: its ad fields crossed with the query fields, by the inner product
-of each query field's embedding with each ad field's, by comparisons of fields that go together
-in clicked rows, by DCN-V2 and by an MLP.
+of each query field's embedding with each ad field's, by comparisons of fields of both sides, by
+DCN-V2 and by an MLP.
 Each field of the query side is a token, and so is each value of its lists; candidates attend to
 them. Candidates are isolated: a candidate attends to no other. Its score depends on no other
 candidate and not on the length of the list, so training on short lists matches serving 500

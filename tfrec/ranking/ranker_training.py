@@ -73,8 +73,8 @@ def build_ranker(
     Args:
         data_set: The converted log; its training labels determine the heads.
         config: Sizes and options.
-        compared: Names of the fields that a trained `Ranker` compares; None: those that go together
-            in clicked rows.
+        compared: Names of the fields that a trained `Ranker` compares; None: the result of
+            `layers.find_comparisons`.
 
     Raises:
         FileNotFoundError: See `reader.DataSet.catalog`.
@@ -281,7 +281,7 @@ def train_ranker(
     compared = [[field.name for field in pair] for pair in model.compared]
     if progress and compared:
         pairs = ", ".join(map(" and ".join, compared))
-        terminal.print_above_bars(f"  compared fields, which go together in clicked rows: {pairs}")
+        terminal.print_above_bars(f"  compared fields of the query and the ad: {pairs}")
     clicks, labeled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
     rows = data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labeled - clicks)
     batch_size = training.batch_size(config.batch_size, rows, _MIN_BATCHES)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfrecords import columns, label_counts, pages
 from tfrecords.card import field_warnings, model
-from tfrecords.schema import LABELS, NUM_CANDIDATES
+from tfrecords.schema import AD, LABELS, NUM_CANDIDATES
 
 SHIFTED_RATE = 0.2
 # Exceeded by chance in one of 1.7 million data sets.
@@ -235,6 +235,20 @@ def _lists(card: model.DataCard) -> Found:
         )
 
 
+def _rate_of_new_ads(card: model.DataCard) -> str:
+    """Returns the advice to add the click rate of the ad, if the log allows it and lacks it."""
+    schema, sampled = card.log_schema, any(own.sampled for own in card.splits.values())
+    if not schema.time or schema.click is None or sampled:
+        return ""
+    if any(field.of == AD for field in schema.rates):
+        return ""
+    return (
+        " If ads are shown for a few days, such as news, add their recent click rate too: "
+        '{"name": "recent_click_rate", "kind": "numeric", "side": "ad", "of": "ad", '
+        '"event": "click", "max_age_days": 1}.'
+    )
+
+
 def _ads(card: model.DataCard) -> Found:
     ads = card.ads
     if ads.count <= NUM_CANDIDATES:
@@ -256,7 +270,7 @@ def _ads(card: model.DataCard) -> Found:
             f"{pages.format_percent(new.share)} of the test {new.counted} are of ads that "
             "were never shown in training.",
             "Ad ids do not help for these: add ad fields that new ads share with known ones, "
-            "such as advertiser or category, and train often.",
+            f"such as advertiser or category, and train often.{_rate_of_new_ads(card)}",
         )
     if (ads.changed_share or 0) > _MUCH_CHANGED:
         values = "latest values" if card.log_schema.time else "last values in the log"

@@ -20,7 +20,7 @@ from serving import (
 )
 from serving.config import UserStoreConfig
 from serving.releases import bundle
-from tfrec import calibration, ranking, retrieval
+from tfrec import calibration, exported, ranking, retrieval
 from tfrecords.splits import SPLITS
 
 pytestmark = pytest.mark.slow
@@ -70,6 +70,17 @@ def test_raw_samples_are_embedded_as_the_records_are(base, data_set, models):
     stored = np.concatenate([window["query"] for window in windows])[: len(samples)]
     expected = retrieval.embed_in_batches(models[0].query_tower, stored)
     np.testing.assert_allclose(served, expected, atol=1e-5)
+
+
+def test_events_of_a_candidate_are_compared_in_both_orders_of_the_scores(data_set, models):
+    _, ranker = models
+    assert [tuple(own.name for own in pair) for pair in ranker.compared] == [("brands", "brand")]
+    batch = next(iter(data_set.batches(SPLITS[2], 64)))
+    assert np.any(ranker.comparisons(batch["query"][:, None], batch["ad"]))
+    trained = ranker.score(batch["query"], batch["ad"])
+    found = exported.score_candidates(ranker, batch["query"], batch["ad"], parts=2)
+    for head, logits in trained.items():
+        np.testing.assert_allclose(found[head], logits, atol=1e-4)
 
 
 def test_requests_carry_histories_with_or_without_ages(base, data_set):

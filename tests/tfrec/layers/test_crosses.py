@@ -1,6 +1,7 @@
 """Cross layers, and comparisons of a query's fields with an ad's."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from tfrec.layers import crosses
 from tfrecords import encoding, reader
+from tfrecords import histories as ages
 from tfrecords.schema import Field, Schema
 
 INTEREST = Field("interest", "categorical", "query", num_oov_buckets=1)
@@ -122,6 +124,71 @@ def test_the_number_of_a_history_is_the_mean_of_its_ads():
     np.testing.assert_allclose(by_history, [by_budget[0] / 2, by_budget[0], 0.0, 0.0], rtol=1e-5)
 
 
+SKU = Field("sku", "categorical", "ad", num_oov_buckets=1)
+KINDS = ("impression", "click")
+HISTORIES = Schema(
+    "shop",
+    (
+        Field("recent", "history", "query", of="ad", event=KINDS, max_length=3),
+        Field("seen", "history", "query", of="category", event=("impression",), max_length=3),
+        SKU,
+        CATEGORY,
+    ),
+    ("sku",),
+    "clicked",
+    time="time",
+    user_key="user",
+)
+RECENT, SEEN = HISTORIES.histories
+SKUS = tuple(f"sku{number}" for number in range(24))
+OF_HISTORIES = encoding.FittedSchema(
+    HISTORIES,
+    {
+        "sku": encoding.FieldStatistics(SKUS),
+        "category": encoding.FieldStatistics(tuple(f"category{number}" for number in range(10))),
+    },
+)
+# The SKU and the category of each id of a SKU: missing, the vocabulary, and one out of it.
+OF_SKUS = np.array([[sku, (1 + sku % 10) * (0 < sku < 25)] for sku in range(26)], np.int32)
+
+
+def with_events(recent, ages, kinds, seen=(0, 0, 0), seen_ages=(0, 0, 0)):
+    """The query ids [1, W] of histories: ids, age buckets and codes of kinds."""
+    return np.array([[*recent, *ages, *kinds, *seen, *seen_ages]], np.int32)
+
+
+def bucket(seconds):
+    return int(ages.age_buckets(np.array([seconds], np.float32))[0])
+
+
+def test_events_of_the_ad_are_counted_by_kind_and_recent_ones_count_more():
+    compare = crosses.Comparisons(OF_HISTORIES, [(RECENT, SKU)], {"recent": OF_SKUS})
+    day = bucket(86_400.0)  # with its neighbors, from 81,920 seconds on
+    query = with_events([7, 7, 3], [day, bucket(0.0), day], [1, 2, 1])
+    ad = np.array([[[7, 8], [3, 4], [5, 6], [0, 0]]], np.int32)
+    half = 0.5 ** (81_920 / 86_400)
+    # One impression a day ago and one click just now; one impression a day ago; none; padding.
+    expected = [[1, half, 1, 1], [1, half, 0, 0], [0] * 4, [0] * 4]
+    np.testing.assert_allclose(compare(query[:, None], ad), [np.log1p(expected)], rtol=1e-6)
+
+
+def test_events_without_ages_are_counted_but_are_not_recent():
+    compare = crosses.Comparisons(OF_HISTORIES, [(RECENT, SKU)], {"recent": OF_SKUS})
+    found = compare(with_events([7, 7, 7], [0, 0, 0], [2, 2, 2]), np.array([[7, 8]]))
+    np.testing.assert_allclose(found, np.log1p([[0, 0, 3, 0]]), rtol=1e-6)
+
+
+def test_events_of_ads_with_the_same_property_are_counted_and_unknown_ads_equal_nothing():
+    pairs = [(RECENT, CATEGORY), (SEEN, CATEGORY), (RECENT, SKU)]
+    compare = crosses.Comparisons(OF_HISTORIES, pairs, {"recent": OF_SKUS})
+    now = bucket(0.0)
+    # SKUs 3 and 13 have category 4; 25 is out of the vocabulary, as category 11 is.
+    query = with_events([3, 13, 25], [now] * 3, [1] * 3, [4, 11, 4], [now] * 3)
+    known, unknown = compare(np.repeat(query, 2, axis=0), np.array([[1, 4], [25, 11]])).numpy()
+    np.testing.assert_allclose(known, np.log1p([2, 2, 0, 0, 2, 2, 0, 0, 0, 0]), rtol=1e-6)
+    assert not unknown.any()
+
+
 def test_each_query_is_compared_with_each_of_its_candidates():
     compare = crosses.Comparisons(FITTED, [(INTEREST, CATEGORY)])
     query = queries(["toys", "bags"], [["", "", ""]] * 2, [1.0, 1.0])
@@ -138,15 +205,22 @@ def test_without_pairs_there_are_no_columns():
 
 
 class Clicks(reader.DataSet):
-    """A data set of clicked rows."""
+    """A data set of clicked rows, one of each request."""
 
-    def __init__(self, fitted, query, ad):
+    def __init__(self, fitted, query, ad, sampled=0):
         self.fitted, self.schema = fitted, fitted.schema
+        self.description = types.SimpleNamespace(
+            splits={"train": types.SimpleNamespace(sampled=sampled)}
+        )
         self._rows = {"query": tf.constant(query), "ad": tf.constant(ad)}
 
     def clicked(self, split, batch_size, seed):
         assert split == "train"
         return [self._rows]
+
+    def batches(self, split, batch_size):
+        assert split == "train"
+        return [{"query": self._rows["query"], "ad": self._rows["ad"][:, None]}]
 
 
 def related(interest, category, budget, price, fitted=FITTED):
@@ -207,3 +281,30 @@ def test_unrelated_fields_with_the_same_values_are_seldom_compared():
         query, ad = queries(interest, *nothing), ads(category, nothing[1])
         found += crosses._are_often_equal(compare, query.numpy(), ad.numpy())
     assert found == 0
+
+
+def pairs_of_histories(rows_of_sku, rows_of_category, sampled=0):
+    """The compared pairs of a log of 200 rows with events of the ad's SKU and category."""
+    # SKU 3 is of category 4, as SKU 13 is.
+    recent = [[3 if row < rows_of_sku else 5, 0, 0] for row in range(200)]
+    seen = [[4 if row < rows_of_category else 5, 0, 0] for row in range(200)]
+    nothing = np.zeros((200, 3), np.int32)
+    query = np.concatenate([recent, nothing, np.ones((200, 3)), seen, nothing], axis=1)
+    ad = np.array([[3, 4]] * 200, np.int32)
+    log = Clicks(OF_HISTORIES, query.astype(np.int32), ad, sampled)
+    found = crosses.find_comparisons(log, {"recent": OF_SKUS})
+    return [(history.name, field.name) for history, field in found]
+
+
+def test_histories_are_compared_with_what_they_list_and_its_properties():
+    pairs = [("recent", "sku"), ("recent", "category"), ("seen", "category")]
+    assert pairs_of_histories(200, 200) == pairs
+    # In a log without repetitions nothing is known of the effect of one.
+    assert pairs_of_histories(100, 99) == pairs[:2]
+    assert pairs_of_histories(0, 0) == []
+
+
+def test_with_sampled_negatives_the_ad_itself_is_not_compared():
+    # No negative is an ad that the user clicked.
+    pairs = [("recent", "category"), ("seen", "category")]
+    assert pairs_of_histories(200, 200, sampled=800) == pairs

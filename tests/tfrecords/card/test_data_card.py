@@ -1,5 +1,6 @@
 """The data card: every number on a log small enough to count by hand, warnings, and the page."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -170,6 +171,28 @@ def test_popularity_and_new_ads(built):
         counted="impressions", ads=1, of_ads=2, share=2 / 3, share_of_clicks=1
     )
     assert ads.changed_share == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_told"),
+    [({}, True), ({"time": None, "user_key": None}, False), ({"fields": "with a rate"}, False)],
+)
+def test_if_ads_are_new_their_recent_click_rate_is_proposed(tmp_path, changes, is_told):
+    fields = (
+        schema_lib.Field("city", "categorical", "query", min_count=1),
+        schema_lib.Field("ad", "categorical", "ad", min_count=1),
+    )
+    if "fields" in changes:
+        rate = schema_lib.Field("rate", "numeric", "ad", of="ad", event=("click",))
+        changes = {"fields": (*fields, rate)}
+    schema = schema_lib.Schema("news", fields, ("ad",), "clicked", time="t", user_key="u")
+    schema = dataclasses.replace(schema, **changes)
+    # Each ad is shown in two of 40 hours.
+    rows = [f"u{n % 3},x,a{n // 4},{n % 2},{1_700_000_000 + 1800 * n}" for n in range(80)]
+    text = "\n".join(["u,city,ad,clicked,t", *rows, ""])
+    built = card.build_card(converted(tmp_path, text, schema))
+    (found,) = (own for own in built.warnings if "never shown in training" in own.text)
+    assert ("recent click rate" in found.action) == is_told
 
 
 def test_rejected_rows_are_grouped_by_reason(built):
