@@ -46,9 +46,9 @@ _MAX_PAIRS_OF_VALUES = 1_024
 _MIN_CORRELATION, _MIN_RATIO, _MIN_ERRORS, _NUM_PAIRINGS = 0.2, 1.2, 4.0, 20
 # The most correlated pairs of numbers; a log of counts alone may have hundreds.
 _MAX_PAIRS_OF_NUMBERS = 8
-# Histories must have an event with the value of the ad in this many training rows: what a model has
-# never seen, it must not read.
-_MIN_EQUAL_ROWS = 100
+# An event with the value of the ad must be in this many training rows, of the second number that
+# are read at most: what a model has never seen, it must not read.
+_MIN_EQUAL_ROWS, _MAX_ROWS = 100, 100_000
 _REQUESTS_PER_BATCH = 512
 # Events of a history are counted once with all weights 1, and once with weights that halve in this
 # time.
@@ -118,7 +118,7 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[Fie
 
     Args:
         data_set: The data set; up to 20,000 clicked training rows are read, and if it has histories
-            other training rows, until enough have events with the value of the ad.
+            up to 100,000 of all, until enough have events with the value of the ad.
         ties: From `histories.find_histories`.
 
     Returns:
@@ -238,11 +238,12 @@ def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldP
         pairs.extend((history, own.field) for own in properties)
     rows = dict.fromkeys(pairs, 0)
     compare = {pair: _numbers_of_events(fitted, *pair, ties) for pair in pairs}
-    # All batches count until a pair has enough rows, so that their order does not matter.
-    for batch in data_set.batches("train", _REQUESTS_PER_BATCH) if pairs else ():
+    num_read = 0
+    for batch in data_set.batches("train", _REQUESTS_PER_BATCH, _SEED) if pairs else ():
         rare = [pair for pair in pairs if rows[pair] < _MIN_EQUAL_ROWS]
-        if not rare:
+        if not rare or num_read >= _MAX_ROWS:
             break
+        num_read += int(tf.math.count_nonzero(batch["mask"]))
         for pair in rare:
             numbers_of_rows = compare[pair](batch["query"][:, None], batch["ad"])
             rows[pair] += int(tf.math.count_nonzero(tf.reduce_any(numbers_of_rows > 0, axis=-1)))

@@ -218,9 +218,10 @@ class Clicks(reader.DataSet):
         assert split == "train"
         return [self._rows]
 
-    def batches(self, split, batch_size):
+    def batches(self, split, batch_size, seed):
         assert split == "train"
-        return [{"query": self._rows["query"], "ad": self._rows["ad"][:, None]}]
+        ads = self._rows["ad"][:, None]
+        yield {"query": self._rows["query"], "ad": ads, "mask": tf.ones(ads.shape[:2], tf.bool)}
 
 
 def related(interest, category, budget, price, fitted=FITTED):
