@@ -16,13 +16,13 @@ from typing import Any
 from tfrecords import formats, schema, terminal
 from tfrecords.schema_inference import (
     column_roles,
+    computed_fields,
     file_columns,
     kinds,
     known_names,
     leaks,
     log_sample,
     sides,
-    user_histories,
 )
 from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
 from tfrecords.schema_inference.roles import Roles
@@ -192,7 +192,11 @@ def _propose(
     notes += file_columns.in_folders(paths[0], names)
     fields = propose_fields(samples, roles, notes)
     taken = {field["name"].lower() for field in fields}
-    fields += user_histories.propose(roles, _safe_name(user_histories.NAME, taken), notes)
+    for propose_one, name in (
+        (computed_fields.history, computed_fields.HISTORY),
+        (computed_fields.rate, computed_fields.RATE),
+    ):
+        fields += propose_one(roles, _safe_name(name, taken), notes)
     show = _shown(samples, roles)
     if show:
         notes.append(f"Answers show {_quoted(show)} of each ad (show).")

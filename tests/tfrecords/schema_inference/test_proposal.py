@@ -493,6 +493,58 @@ def test_a_history_is_proposed_where_users_come_back(changes, tmp_path):
     assert "history" not in {field["kind"] for field in proposal["fields"]}
 
 
+RATE = {
+    "name": "recent_click_rate", "side": "ad", "kind": "numeric", "of": "ad", "event": "click",
+    "max_age_days": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_proposed"),
+    [
+        ({}, True),
+        ({"article": [f"a{n % 60}" for n in range(600)]}, False),
+        ({"clicked": [1] * 600}, False),
+        ({"time": None}, False),
+    ],
+    ids=["new ads", "the same ads", "clicks alone", "no times"],
+)
+def test_a_click_rate_is_proposed_where_ads_are_soon_replaced(changes, is_proposed, tmp_path):
+    columns = {
+        "user": [f"u{n % 97}" for n in range(600)],
+        "device": [f"d{n % 3}" for n in range(600)],
+        "article": [f"a{n // 10 + n % 5}" for n in range(600)],
+        "clicked": [int(n % 7 == 0) for n in range(600)],
+        "time": [1_700_000_000 + 3_600 * n for n in range(600)],
+    }
+    columns = {k: v for k, v in {**columns, **changes}.items() if v is not None}
+    path = write(tmp_path / "log.csv", columns)
+    proposal, notes = infer.propose([path])
+    assert (RATE in proposal["fields"]) == is_proposed
+    assert any("'recent_click_rate', the share of" in note for note in notes) == is_proposed
+    if is_proposed:
+        schema = schema_lib.schema_from_json(proposal)
+        convert.convert(convert.Source(path, schema, "tabular"), tmp_path / "data")
+        ads = reader.DataSet(tmp_path / "data").catalog().table
+        assert "recent_click_rate" in ads.column_names
+
+
+def test_a_log_of_events_has_a_click_rate_if_it_has_views(tmp_path):
+    kinds = ["view", "view", "click"]
+    columns = {
+        "user": [f"u{n // 3 % 97}" for n in range(900)],
+        "article": [f"a{n // 30}" for n in range(900)],
+        "country": [f"c{n // 3 % 5}" for n in range(900)],
+        "event": [kinds[n % 3] for n in range(900)],
+        "time": [1_700_000_000 + 600 * n for n in range(900)],
+    }
+    proposal, _ = infer.propose([write(tmp_path / "log.csv", columns)])
+    assert RATE in proposal["fields"]
+    columns["event"] = ["purchase" if kind == "view" else kind for kind in columns["event"]]
+    proposal, _ = infer.propose([write(tmp_path / "clicks.csv", columns)])
+    assert RATE not in proposal["fields"]
+
+
 @pytest.mark.parametrize("values", [("1", "0"), ("oui", "non"), ("clicked", "not clicked")])
 @pytest.mark.parametrize("key", ["request_id", "userId"])
 def test_a_column_of_two_values_may_be_the_click(
