@@ -19,9 +19,9 @@ _MIN_SHARE = 0.3
 # Minimum share of clicks whose user's previous click is within the age limit.
 _MIN_RECENT = 0.9
 _RATE_DAYS = 1
-# Ads are soon replaced if at least this share of the latest tenth of the rows is of ads that no row
-# of the first half has.
-_LATEST, _FIRST, _MIN_NEW = 0.1, 0.5, 0.5
+# Ads are soon replaced if in at most this share of the latest tenth of the rows the ad is in the
+# first half too, relative to rows in random order: the sample may have few rows of each ad.
+_LATEST, _FIRST, _MAX_KNOWN, _SEED = 0.1, 0.5, 0.5, 0
 
 
 def history(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
@@ -61,33 +61,39 @@ def rate(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
         name: A unique name for the field.
         notes: A note on the decision is added.
     """
-    new = _share_of_new_ads(roles)
-    if new < _MIN_NEW:
+    known, by_chance = _shares_of_known_ads(roles)
+    if not by_chance or known > _MAX_KNOWN * by_chance:
         return []
     notes.append(
         f"Ad side, computed from the log: {name!r}, the share of the ad's impressions of the last "
-        f"day that were clicked ({new:.0%} of the latest rows are of ads that no row of the first "
-        "half has, so ids of ads tell little). A release has the rates at the end of the log: "
-        "export daily, or delete the field."
+        f"day that were clicked ({1 - known:.0%} of the latest rows are of ads that no row of the "
+        "first half has, so ids of ads tell little). A release has the rates at the end of the "
+        "log: export daily, or delete the field."
     )
     field = {"name": name, "side": "ad", "kind": "numeric", "of": "ad", "event": "click"}
     return [field | {"max_age_days": _RATE_DAYS}]
 
 
-def _share_of_new_ads(roles: Roles) -> float:
-    """Returns the share of the latest rows whose ad is new, 0 if it is not known."""
+def _shares_of_known_ads(roles: Roles) -> tuple[float, float]:
+    """Returns the share of the latest rows whose ad is in the first half, and of rows by chance.
+
+    Both are 0 if there can be no rate.
+    """
     seconds = None if roles.time is None else times.seconds(roles.time)
     if roles.time is None or seconds is None or not _has_unclicked(roles):
-        return 0.0
+        return 0.0, 0.0
     rows = roles.time.present
     if roles.events is not None:
         rows = rows & roles.impressions
     at, ads = roles.time.by_row(seconds)[rows], roles.ad_key.codes[rows]
     if not len(at):
-        return 0.0
+        return 0.0, 0.0
     half, latest = np.quantile(at, [_FIRST, 1 - _LATEST])
-    is_known = np.isin(ads[at > latest], ads[at <= half])
-    return 1.0 - float(is_known.mean()) if len(is_known) else 0.0
+    known, by_chance = (
+        float(np.isin(own[at >= latest], own[at <= half]).mean())
+        for own in (ads, np.random.default_rng(_SEED).permutation(ads))
+    )
+    return known, by_chance
 
 
 def _has_unclicked(roles: Roles) -> bool:

@@ -504,10 +504,11 @@ RATE = {
     [
         ({}, True),
         ({"article": [f"a{n % 60}" for n in range(600)]}, False),
+        ({"article": [f"a{n * 7919 % 293}" for n in range(600)]}, False),
         ({"clicked": [1] * 600}, False),
         ({"time": None}, False),
     ],
-    ids=["new ads", "the same ads", "clicks alone", "no times"],
+    ids=["new ads", "the same ads", "few rows of each ad", "clicks alone", "no times"],
 )
 def test_a_click_rate_is_proposed_where_ads_are_soon_replaced(changes, is_proposed, tmp_path):
     columns = {
