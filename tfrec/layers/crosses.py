@@ -39,7 +39,7 @@ _Numbers = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 _MAX_CLICKED_ROWS, _SEED = 20_000, 1
 # Categorical fields are compared if their most frequent values overlap: as many of each are looked
 # up, and at least this part of the shorter list must be shared, and at least two values.
-_NUM_FREQUENT, _MIN_SHARED_PART, _MIN_SHARED = 1_000, 0.5, 2
+_NUM_FREQUENT, _MIN_SHARED_PART, _MIN_SHARED = 1_000, 0.2, 2
 # Around the words of a title or a search. Signs such as - and + are left: -1 is not equal to 1.
 _PUNCTUATION = " ,;:.!?\"'()[]"
 # Pairs of longer lists are left out, because all values are compared with all.

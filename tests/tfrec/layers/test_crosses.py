@@ -281,6 +281,23 @@ def test_few_rows_and_keys_are_not_compared():
     assert related(many, many, budget, budget, fitted) == []
 
 
+@pytest.mark.parametrize(("num_own", "is_compared"), [(6, True), (9, False)])
+def test_a_fifth_of_the_frequent_values_must_be_on_both_sides(num_own, is_compared):
+    # Two shared values of eight are a quarter, of eleven less than a fifth.
+    shared = ("toys", "bags")
+    statistics = {
+        name: encoding.FieldStatistics((*shared, *(f"{name} {n}" for n in range(num_own))))
+        for name in ("interest", "category")
+    }
+    fields = (INTEREST, CATEGORY)
+    schema = Schema("shop", fields, ad_key=("sku",), click="clicked")
+    fitted = encoding.FittedSchema(schema, statistics)
+    values = tf.constant([*shared] * 500)
+    rows = [encoding.Encoder(fitted, [field])({field.name: values}) for field in fields]
+    pairs = crosses.find_comparisons(Clicks(fitted, *rows), {})
+    assert pairs == ([fields] if is_compared else [])
+
+
 def test_if_most_values_are_equal_by_chance_few_unequal_ones_decide():
     rng = np.random.default_rng(0)
     ones = np.ones(2_000, np.float32)
