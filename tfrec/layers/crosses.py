@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow as tf
 
 from tfrec.layers import histories, numbers
@@ -37,7 +39,9 @@ _Numbers = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 _MAX_CLICKED_ROWS, _SEED = 20_000, 1
 # Categorical fields are compared if their most frequent values overlap: as many of each are looked
 # up, and at least this part of the shorter list must be shared, and at least two values.
-_NUM_FREQUENT, _MIN_SHARED_PART, _MIN_SHARED = 1_000, 0.5, 2
+_NUM_FREQUENT, _MIN_SHARED_PART, _MIN_SHARED = 1_000, 0.2, 2
+# Around the words of a title or a search. Signs such as - and + are left: -1 is not equal to 1.
+_PUNCTUATION = " ,;:.!?\"'()[]"
 # Pairs of longer lists are left out, because all values are compared with all.
 _MAX_PAIRS_OF_VALUES = 1_024
 # Numbers must have a correlation of at least this in clicked rows. Values must be equal (or, if
@@ -59,7 +63,7 @@ class Comparisons:
     """Compares fields of a query with fields of an ad.
 
     - Categorical fields give log(1 + n), where n is the number of the ad's values that the query
-      has.
+      has. Case and enclosing punctuation do not matter.
     - Numbers give max(d, 0), max(d - 1, 0) and max(-d, 0), where d is the ad's logarithm minus the
       query's, each standardized over its buckets: how high the ad's number is for the query's. The
       number of a history is the mean of its ads.
@@ -253,18 +257,40 @@ def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldP
 def _equal_values(fitted: encoding.FittedSchema, query_field: Field, ad_field: Field) -> _Compare:
     """Returns the function from rows to log(1 + the number of equal values) [..., 1]."""
     columns, ad_columns = _columns_of(fitted, query_field, ad_field)
-    vocabularies = (fitted.statistics[field.name].vocabulary for field in (query_field, ad_field))
-    shared = histories.ids_of_values(*vocabularies)
-    ids = np.zeros(fitted.cardinality(query_field), np.int32)  # of the ad's field, [V]
-    ids[1 : 1 + len(shared)] = shared
+    fields = (query_field, ad_field)
+    shared = _shared_ids(*(fitted.statistics[field.name].vocabulary for field in fields))
+    # [V] of each field; 0 for missing and out-of-vocabulary values.
+    ids, ad_ids = (np.zeros(fitted.cardinality(field), np.int32) for field in fields)
+    for table, known in zip((ids, ad_ids), shared, strict=True):
+        table[1 : 1 + len(known)] = known
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
         values = tf.gather(ids, query[..., columns])[..., None, :]  # [..., 1, Lq]
-        equal = tf.equal(values, ad[..., ad_columns, None]) & (values > 0)  # [..., La, Lq]
+        ad_values = tf.gather(ad_ids, ad[..., ad_columns])[..., None]  # [..., La, 1]
+        equal = tf.equal(values, ad_values) & (values > 0)  # [..., La, Lq]
         number = tf.math.count_nonzero(tf.reduce_any(equal, axis=-1), axis=-1, dtype=tf.float32)
         return tf.math.log1p(number)[..., None]
 
     return compare
+
+
+def _shared_ids(
+    vocabulary: Sequence[str], ad_vocabulary: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an id of each value of both fields, from 1, which equal values share.
+
+    Case and enclosing punctuation do not matter: a query `shoes` is equal to the word `Shoes,` of a
+    title. A value that no ad has is 0.
+    """
+    folded, ad_folded = (
+        pc.utf8_lower(pc.utf8_trim(pa.array(values, pa.string()), _PUNCTUATION)).to_pylist()
+        for values in (vocabulary, ad_vocabulary)
+    )
+    # Of equal values, the first one is found.
+    return (
+        histories.ids_of_values(folded, ad_folded),
+        histories.ids_of_values(ad_folded, ad_folded),
+    )
 
 
 def _differences(
@@ -341,7 +367,7 @@ def _may_be_equal(fitted: encoding.FittedSchema, query_field: Field, ad_field: F
         fitted.statistics[field.name].vocabulary[:_NUM_FREQUENT]
         for field in (query_field, ad_field)
     ]
-    shared = int(np.count_nonzero(histories.ids_of_values(*frequent)))
+    shared = int(np.count_nonzero(_shared_ids(*frequent)[0]))
     return shared >= max(_MIN_SHARED, _MIN_SHARED_PART * min(map(len, frequent)))
 
 

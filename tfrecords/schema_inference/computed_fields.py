@@ -1,15 +1,19 @@
 """Proposes fields that are computed from the log.
 
-These are a history of clicks if users return, and a recent click rate if ads are soon replaced.
+These are a history of clicks if users return, a recent click rate if ads are soon replaced, and the
+hour and the weekday if clicks depend on them.
 
 Shapes: B rows of the sample, V users or ads.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from tfrecords.schema_inference import times
+from tfrecords.columns import calendar_values
+from tfrecords.schema_inference import known_names, times
+from tfrecords.schema_inference.log_sample import Column
 from tfrecords.schema_inference.roles import Roles
 
 HISTORY, RATE = "recent_clicks", "recent_click_rate"
@@ -22,6 +26,14 @@ _RATE_DAYS = 1
 # Ads are soon replaced if in at most this share of the latest tenth of the rows the ad is in the
 # first half too, relative to rows in random order: the sample may have few rows of each ad.
 _LATEST, _FIRST, _MAX_KNOWN, _SEED = 0.1, 0.5, 0.5, 0
+# For each calendar, the words of columns that have it already, and how many days the log must have.
+_CALENDARS = {
+    "hour": (known_names.HOURS | {"daytime", "daypart"}, 6),
+    "weekday": ({"weekday", "dow", "dayofweek", "day"}, 21),
+}
+# Click rates differ between hours or weekdays if the differences of the first and the second half
+# of the log agree by this many standard errors.
+_MIN_ERRORS = 6.0
 
 
 def history(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
@@ -72,6 +84,73 @@ def rate(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
     )
     field = {"name": name, "side": "ad", "kind": "numeric", "of": "ad", "event": "click"}
     return [field | {"max_age_days": _RATE_DAYS}]
+
+
+def calendars(
+    roles: Roles, fields: Iterable[Column], properties: Iterable[Column], notes: list[str]
+) -> list[dict[str, Any]]:
+    """Returns the proposed hour and weekday as JSON values, without those that clicks ignore.
+
+    A calendar is proposed if the click rate of the log, or how it differs from one value of a
+    property to the next, depends on it in both halves of the log.
+
+    Args:
+        roles: The keys and labels.
+        fields: The columns of all fields.
+        properties: The columns of the log that are categorical fields of the ad.
+        notes: A note on each decision is added.
+    """
+    time, words = roles.time, {word for column in fields for word in column.words}
+    seconds = None if time is None else times.seconds(time)
+    if time is None or time.in_folder or seconds is None or roles.click is None:
+        return []
+    clicked, at = roles.clicked(), time.by_row(seconds)
+    rows = np.flatnonzero(~np.isnan(clicked) & ~np.isnan(at))
+    if not len(rows):
+        return []
+    half = (at[rows] > np.median(at[rows])).astype(np.int64)
+    num_days = float(np.ptp(at[rows])) / 86_400
+    groups = [np.zeros(len(rows), np.int64), *(column.codes[rows] for column in properties)]
+    proposed = []
+    for calendar, (known, min_days) in _CALENDARS.items():
+        if num_days < min_days or not words.isdisjoint(known):
+            continue
+        units = calendar_values(at[rows], calendar).dictionary_encode().indices.to_numpy()
+        if max(_agreement(clicked[rows], units, own, half) for own in groups) < _MIN_ERRORS:
+            continue
+        notes.append(
+            f"Query side, computed from the log: {calendar!r}, the {calendar} of {time.name!r}, as "
+            "it is written or, with an offset or as a number, in UTC (clicks depend on it). A "
+            "request must give it in the same time zone; delete the field if it cannot."
+        )
+        field = {"name": calendar, "side": "query", "kind": "categorical", "column": time.name}
+        proposed.append(field | {"calendar": calendar})
+    return proposed
+
+
+def _agreement(
+    clicked: np.ndarray, units: np.ndarray, groups: np.ndarray, half: np.ndarray
+) -> float:
+    """Returns by how many standard errors the halves agree on the click rates of units.
+
+    Trends do not matter, because each group is compared with its own click rate in that half.
+
+    Args:
+        clicked: Labels [B], 0 or 1.
+        units: Hour or weekday [B].
+        groups: Value of a property [B].
+        half: Half of the log [B], 0 or 1.
+    """
+    of_half = 2 * groups + half
+    num_rows = np.bincount(of_half)
+    rates = (np.bincount(of_half, clicked) / np.maximum(num_rows, 1))[of_half]
+    cells = groups * (int(units.max()) + 1) + units
+    clicks, variances = (
+        [np.bincount(cells, own * (half == part), cells.max() + 1) for part in (0, 1)]
+        for own in (clicked - rates, rates * (1 - rates))
+    )
+    error = float(np.sqrt(np.sum(variances[0] * variances[1])))
+    return float(np.sum(clicks[0] * clicks[1])) / error if error else 0.0
 
 
 def _shares_of_known_ads(roles: Roles) -> tuple[float, float]:

@@ -11,7 +11,10 @@ import pyarrow.compute as pc
 from tfrecords import columns
 from tfrecords.schema_inference.log_sample import Column
 
-_TEXTS = {"title", "name", "description", "text", "keywords", "words", "headline"}
+_TEXTS = {
+    "title", "name", "description", "text", "keyword", "keywords", "words", "headline", "query",
+    "search", "searchterm", "searchterms", "term", "terms", "phrase",
+}  # fmt: skip
 _LISTS = {
     "history", "hist", "clicked", "seen", "viewed", "visited", "watched", "bought", "purchased",
     "basket", "cart", "items", "articles", "products", "movies", "tags", "genres", "categories",

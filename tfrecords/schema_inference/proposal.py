@@ -197,6 +197,7 @@ def _propose(
         (computed_fields.rate, computed_fields.RATE),
     ):
         fields += propose_one(roles, _safe_name(name, taken), notes)
+    fields += _calendars(samples[0], roles, fields, taken, notes)
     show = _shown(samples, roles)
     if show:
         notes.append(f"Answers show {_quoted(show)} of each ad (show).")
@@ -231,6 +232,29 @@ def _propose(
     proposal |= {name: value for name, value in options.items() if value}
     schema.schema_from_json(proposal)
     return proposal, _grouped(notes), roles
+
+
+def _calendars(
+    log: Sample,
+    roles: Roles,
+    fields: Sequence[dict[str, Any]],
+    taken: set[str],
+    notes: list[str],
+) -> list[dict[str, Any]]:
+    """Returns the proposed hour and weekday, with names that are not taken."""
+    of_fields = [
+        (log.columns[name], field)
+        for field in fields
+        if (name := field.get("column", field["name"])) in log.columns
+    ]
+    properties = [
+        column
+        for column, field in of_fields
+        if (field["side"], field["kind"]) == ("ad", "categorical")
+    ]
+    columns = [column for column, _ in of_fields]
+    proposed = computed_fields.calendars(roles, columns, properties, notes)
+    return [field | {"name": _safe_name(field["name"], taken)} for field in proposed]
 
 
 def _grouped(notes: Sequence[str]) -> list[str]:

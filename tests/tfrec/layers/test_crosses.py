@@ -72,6 +72,26 @@ def test_equal_values_are_counted_whatever_their_ids_and_missing_ones_are_equal_
     np.testing.assert_allclose(compare(query, ad), [[one, one], [0, one], [0, 0], [0, 0]])
 
 
+def test_case_and_punctuation_around_words_do_not_matter():
+    search, title = (
+        Field(name, "categorical_list", side, num_oov_buckets=1, max_list_length=3)
+        for name, side in (("search", "query"), ("title", "ad"))
+    )
+    schema = Schema("shop", (search, title), ad_key=("sku",), click="clicked")
+    statistics = {
+        "search": encoding.FieldStatistics(("shoes", "red", "-1", "c")),
+        "title": encoding.FieldStatistics(("Red", "(Shoes)", "red,", "1", "C++")),
+    }
+    fitted = encoding.FittedSchema(schema, statistics)
+    rows = [("red", "shoes", ""), ("red", "", ""), ("-1", "c", "")]
+    query = encoding.Encoder(fitted, [search])({"search": tf.constant(rows)})
+    rows = [("Red", "(Shoes)", ""), ("red,", "Red", ""), ("1", "C++", "")]
+    ad = encoding.Encoder(fitted, [title])({"title": tf.constant(rows)})
+    compare = crosses.Comparisons(fitted, [(search, title)])
+    # Two words of the title are equal in the first two rows: red, and (Shoes) or Red again.
+    np.testing.assert_allclose(compare(query, ad), [[np.log(3.0)], [np.log(3.0)], [0.0]])
+
+
 def test_an_ad_value_counts_once_however_often_the_query_has_it():
     compare = crosses.Comparisons(FITTED, [(PAGES, CATEGORY)])
     query = queries([""], [["bags", "bags", "toys"]], [1.0])
@@ -259,6 +279,23 @@ def test_few_rows_and_keys_are_not_compared():
     budget = np.ones(900, np.float32)
     assert related(many, many, budget, budget) == [("interest", "category")]
     assert related(many, many, budget, budget, fitted) == []
+
+
+@pytest.mark.parametrize(("num_own", "is_compared"), [(6, True), (9, False)])
+def test_a_fifth_of_the_frequent_values_must_be_on_both_sides(num_own, is_compared):
+    # Two shared values of eight are a quarter, of eleven less than a fifth.
+    shared = ("toys", "bags")
+    statistics = {
+        name: encoding.FieldStatistics((*shared, *(f"{name} {n}" for n in range(num_own))))
+        for name in ("interest", "category")
+    }
+    fields = (INTEREST, CATEGORY)
+    schema = Schema("shop", fields, ad_key=("sku",), click="clicked")
+    fitted = encoding.FittedSchema(schema, statistics)
+    values = tf.constant([*shared] * 500)
+    rows = [encoding.Encoder(fitted, [field])({field.name: values}) for field in fields]
+    pairs = crosses.find_comparisons(Clicks(fitted, *rows), {})
+    assert pairs == ([fields] if is_compared else [])
 
 
 def test_if_most_values_are_equal_by_chance_few_unequal_ones_decide():

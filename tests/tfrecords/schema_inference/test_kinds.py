@@ -23,6 +23,9 @@ def column(name: str, values: list[str], is_list: bool = False) -> log_sample.Co
         ("items", ["1 2 3", "2", "3 1", "2 3"], " "),
         ("items", ["12,7", "7,9", "9,12", "12", "9,7"], ","),
         ("bid", ["12,7", "7,9", "9,12", "12", "9,7"], None),
+        # Searches of one or two words; a city with the same values is not a list.
+        ("query", [f"w{n}{more}" for n in range(8) for more in ("", " cheap")], " "),
+        ("city", [f"w{n}{more}" for n in range(8) for more in ("", " cheap")], None),
         ("brand", [f"Brand {n}" for n in range(40)], None),
         ("path", [f"cat{n % 5} > sub{n}" for n in range(40)], None),
         ("model", [f"iPhone {n % 9} Pro {'Max' * (n % 2)}".strip() for n in range(40)], None),

@@ -546,6 +546,60 @@ def test_a_log_of_events_has_a_click_rate_if_it_has_views(tmp_path):
     assert RATE not in proposal["fields"]
 
 
+def calendar_log(**changes: list[Any]) -> dict[str, list[Any]]:
+    """Returns four weeks with three rows per hour; shoes are clicked at night and hats by day."""
+    hours = [n // 3 for n in range(2_016)]
+    at_night = [hour % 24 < 8 for hour in hours]
+    categories = ["shoes" if n % 2 else "hats" for n in range(2_016)]
+    columns = {
+        "user": [f"u{n % 97}" for n in range(2_016)],
+        "device": [f"d{n % 5}" for n in range(2_016)],
+        "ad_id": [f"a{n % 40}" for n in range(2_016)],
+        "category": categories,
+        "clicked": [
+            int((category == "shoes") == night and n % 7 > 1)
+            for n, (category, night) in enumerate(zip(categories, at_night, strict=True))
+        ],
+        "time": [1_699_833_600 + 3_600 * hour for hour in hours],  # a Monday, 0:00
+    }
+    return {**columns, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, ["hour"]),
+        # Clicks on weekends, and in no particular hour.
+        ({"clicked": [int(n // 72 % 7 > 4 and n % 7 > 1) for n in range(2_016)]}, ["weekday"]),
+        ({"clicked": [int(n % 11 == 0) for n in range(2_016)]}, []),
+        # All clicks are in the second half: a trend.
+        ({"clicked": [int(n > 1_008 and n % 5 > 1) for n in range(2_016)]}, []),
+        ({"hour": [n // 3 % 24 for n in range(2_016)]}, []),
+        # Two days.
+        ({"time": [1_699_833_600 + 90 * n for n in range(2_016)]}, []),
+        ({"clicked": [1] * 2_016}, []),
+    ],
+    ids=["hours", "weekends", "neither", "trend", "hour is logged", "short", "clicks alone"],
+)
+def test_hour_and_weekday_are_proposed_if_clicks_depend_on_them(changes, names, tmp_path):
+    path = write(tmp_path / "log.csv", calendar_log(**changes))
+    proposal, notes = infer.propose([path])
+    fields = [field for field in proposal["fields"] if "calendar" in field]
+    assert fields == [
+        {
+            "name": name, "side": "query", "kind": "categorical", "column": "time",
+            "calendar": name,
+        }
+        for name in names
+    ]  # fmt: skip
+    assert sum("A request must give it" in note for note in notes) == len(names)
+    if names == ["hour"]:
+        schema = schema_lib.schema_from_json(proposal)
+        convert.convert(convert.Source(path, schema, "tabular"), tmp_path / "data")
+        vocabulary = reader.DataSet(tmp_path / "data").fitted.statistics["hour"].vocabulary
+        assert sorted(map(int, vocabulary)) == list(range(24))
+
+
 @pytest.mark.parametrize("values", [("1", "0"), ("oui", "non"), ("clicked", "not clicked")])
 @pytest.mark.parametrize("key", ["request_id", "userId"])
 def test_a_column_of_two_values_may_be_the_click(
