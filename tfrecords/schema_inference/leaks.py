@@ -99,7 +99,7 @@ def warnings(column: Column) -> list[str]:
 # Words for the logging policy.
 _POLICY = {"propensity", "pscore", "propensities"}
 _CONSTANT = "always the same value"
-_OF_REQUESTS = "an id of requests or sessions, which never repeats"
+_OF_REQUESTS = "an id of requests or sessions; later requests have other ids"
 _SEEN_ONCE = "each user is seen once, so the id is not informative"
 # Reasons for which a column is only useless.
 HARMLESS = (_CONSTANT, _SEEN_ONCE)
