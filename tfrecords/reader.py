@@ -261,6 +261,11 @@ class DataSet:
             )
         return self.description.splits[name]
 
+    @property
+    def has_sampled_negatives(self) -> bool:
+        """Whether some of the rows are sampled negatives, which were not shown."""
+        return any(split.sampled for split in self.description.splits.values())
+
     def num_rows(self, split: str) -> int:
         """Returns the number of shown ads L of a split."""
         return self._split(split).rows

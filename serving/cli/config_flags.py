@@ -24,17 +24,12 @@ def define_flags(config: type, names: tuple[str, ...] | None = None) -> None:
         config: Config dataclass with options of `tfrec.config` or `serving.config`.
         names: Options to define flags for. None: all.
     """
-    for field in dataclasses.fields(config):
-        if "help" in field.metadata and (names is None or field.name in names):
+    for flag, field in options_of(config).items():
+        if names is None or field.name in names:
             minimum = field.metadata.get("minimum")
             limits = () if minimum is None else (minimum,)
             define = _DEFINE[type(field.default)]
-            define(_flag_of(field), field.default, field.metadata["help"], *limits)
-
-
-def names_of(config: type) -> list[str]:
-    """Returns the flags that `define_flags` defines for all options of a config dataclass."""
-    return [_flag_of(field) for field in dataclasses.fields(config) if "help" in field.metadata]
+            define(flag, field.default, field.metadata["help"], *limits)
 
 
 def from_flags(config: type[Config], **overrides: Any) -> Config:
@@ -45,12 +40,17 @@ def from_flags(config: type[Config], **overrides: Any) -> Config:
         **overrides: Values of options that override the flags.
     """
     values = {
-        field.name: flags.FLAGS[_flag_of(field)].value
-        for field in dataclasses.fields(config)  # type: ignore[arg-type]
-        if "help" in field.metadata and _flag_of(field) in flags.FLAGS
+        field.name: flags.FLAGS[flag].value
+        for flag, field in options_of(config).items()
+        if flag in flags.FLAGS
     }
     return config(**{**values, **overrides})
 
 
-def _flag_of(field: dataclasses.Field[Any]) -> str:
-    return field.metadata.get("flag") or field.name
+def options_of(config: type) -> dict[str, dataclasses.Field[Any]]:
+    """Returns the options of a config dataclass by the names of their flags."""
+    return {
+        field.metadata.get("flag") or field.name: field
+        for field in dataclasses.fields(config)
+        if "help" in field.metadata
+    }

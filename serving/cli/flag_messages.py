@@ -101,7 +101,7 @@ def _owners(name: str) -> str:
     owners = [
         command
         for command, options in _OPTIONS_OF_MODELS.items()
-        if name in config_flags.names_of(options)
+        if name in config_flags.options_of(options)
     ]
     return f" It is a flag of {' and '.join(owners)}." if owners else ""
 

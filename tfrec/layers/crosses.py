@@ -232,11 +232,10 @@ def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldP
     Pairs whose values are equal in few training rows are left out.
     """
     fitted = data_set.fitted
-    sampled = any(split.sampled for split in data_set.description.splits.values())
     pairs = []
     for history in fitted.schema.histories:
         listed = fitted.schema.values_of(history)
-        if listed is not None and not (sampled and history.of == AD):
+        if listed is not None and not (history.of == AD and data_set.has_sampled_negatives):
             pairs.append((history, listed))
         properties = histories.find_properties(fitted, history, ties.get(history.name))
         pairs.extend((history, own.field) for own in properties)

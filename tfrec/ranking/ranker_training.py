@@ -137,8 +137,7 @@ def knows_positions(data_set: reader.DataSet) -> bool:
 
     Sampled negatives have no position, so with them a position would reveal the click.
     """
-    sampled = any(split.sampled for split in data_set.description.splits.values())
-    return data_set.spec.has_position and not sampled
+    return data_set.spec.has_position and not data_set.has_sampled_negatives
 
 
 def start(model: ranking_model.RankingModel, data_set: reader.DataSet) -> None:

@@ -224,6 +224,7 @@ class JoinedTables:
             for path, names in columns.items()
             if names
         ]
+        self._columns = list(itertools.chain.from_iterable(columns.values()))
         of_users = (table.keys for table in self._tables if table.path == files.users)
         self.users_table = next(of_users, None)
 
@@ -239,8 +240,7 @@ class JoinedTables:
             parsed, matches = table.join(parsed, must_match=is_first)
             if table.keys is self.users_table:
                 parsed = dataclasses.replace(parsed, users=matches)
-        joined = [name for table in self._tables for name in table.columns]
-        return _with_numbers(parsed, self._schema, joined)
+        return _with_numbers(parsed, self._schema, self._columns)
 
 
 def columns_of_tables(

@@ -192,11 +192,11 @@ def _propose(
     notes += file_columns.in_folders(paths[0], names)
     fields = propose_fields(samples, roles, notes)
     taken = {field["name"].lower() for field in fields}
-    for propose_one, name in (
-        (computed_fields.history, computed_fields.HISTORY),
-        (computed_fields.rate, computed_fields.RATE),
-    ):
-        fields += propose_one(roles, _safe_name(name, taken), notes)
+    history, rate = (
+        _safe_name(name, taken) for name in (computed_fields.HISTORY, computed_fields.RATE)
+    )
+    fields += computed_fields.history(roles, history, notes)
+    fields += computed_fields.rate(roles, rate, notes)
     fields += _calendars(samples[0], roles, fields, taken, notes)
     show = _shown(samples, roles)
     if show:
