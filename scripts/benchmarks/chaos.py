@@ -38,7 +38,6 @@ flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_integer("seed", 1, "Random seed of the order and the details of the faults.")
 flags.DEFINE_float("minutes", 4.0, "Minimum duration, in minutes.", lower_bound=0.0)
 flags.DEFINE_float("rate", 10.0, "Requests per second.", lower_bound=0.1)
-flags.DEFINE_float("overload_rate", 600.0, "Requests per second of an overload.", lower_bound=1.0)
 flags.DEFINE_float("deadline_seconds", 2.0, "Deadline of a request.", lower_bound=0.01)
 flags.DEFINE_float("pause_seconds", 2.0, "Duration of a fault.", lower_bound=0.0)
 flags.DEFINE_list("faults", [], "Faults to inject. Empty: all.")
@@ -68,7 +67,6 @@ def main() -> None:
                     writers=writers,
                     random=random.Random(FLAGS.seed),
                     pause_seconds=FLAGS.pause_seconds,
-                    overload_rate=FLAGS.overload_rate,
                     deadline_seconds=FLAGS.deadline_seconds,
                 )
                 counts, injected, violations = run(system, manifest.probes["requests"], names)

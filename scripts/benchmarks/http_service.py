@@ -15,7 +15,7 @@ ads (`wide_catalog.py`) and indexed once, in WORKDIR/benchmark_serving. This tak
 minutes for a million ads on two cores; the measurement takes a few minutes.
 
 Prints a table, and JSON as the last line: `p50_ms` and `p99_ms` of consecutive requests;
-`max_sustained_rps` (the highest rate with p99 below --max_p99_ms, no failure and at most 1 % of
+`max_sustained_rps` (the highest rate with p99 below 100 ms, no failure and at most 1 % of
 the requests degraded); `stages`; `overhead_ms` (the orchestrator's time without query tower, index
 and ranker); `http_ms` (between client and orchestrator); `capacity_rps` (answers per second to
 clients that keep the service busy); `overload` (at multiples of the capacity: `goodput_rps`, the
@@ -51,7 +51,12 @@ from serving.process import resident_bytes
 from tfrec import ranking, retrieval
 from tfrecords import files, reader
 
-WARM_UP = 50
+WARM_UP, SINGLES = 50, 500
+ADS_PER_ANSWER = 10
+# The largest of a sustained rate.
+MAX_P99_MS = 100.0
+# Multiples of the capacity.
+LOADS = (1.0, 2.0, 3.0)
 NUM_USERS = 2_000
 # Twice the number of requests that a process computes at a time: 2 in the index, 4 in the ranker.
 NUM_CLIENTS = 12
@@ -76,17 +81,15 @@ def main() -> None:
         )
         fresh_process.call(build, pathlib.Path(values.workdir), base, values.num_ads, config)
     fields = json.loads((base / "requests.json").read_text(encoding="utf-8"))
-    bodies = [json.dumps({"context": context, "k": values.k}).encode() for context in fields]
+    bodies = [json.dumps({"context": context, "k": ADS_PER_ANSWER}).encode() for context in fields]
     with running_service.serve(base, f"--workers={values.workers}") as (url, process_ids):
         target = poisson_load.Target(url, bodies)
         before = {
             name: fresh_process.cpu_ms(process_id) for name, process_id in process_ids.items()
         }
-        single = fresh_process.call(poisson_load.one_by_one, target, values.singles, WARM_UP)
+        single = fresh_process.call(poisson_load.one_by_one, target, SINGLES, WARM_UP)
         processor_ms = {
-            name: round(
-                (fresh_process.cpu_ms(process_ids[name]) - ms) / (values.singles + WARM_UP), 2
-            )
+            name: round((fresh_process.cpu_ms(process_ids[name]) - ms) / (SINGLES + WARM_UP), 2)
             for name, ms in before.items()
         }
         if values.constants:
@@ -96,18 +99,16 @@ def main() -> None:
         hurried = dataclasses.replace(
             target, headers=(("x-deadline-ms", f"{values.deadline_ms:g}"),)
         )
-        overloads = measure_overload(
-            hurried, [float(load) for load in values.loads], values.duration_seconds
-        )
+        overloads = measure_overload(hurried, values.duration_seconds)
         memory = {
             name: round(fresh_process.peak_rss_mb(process_id))
             for name, process_id in process_ids.items()
         }
-    in_process = fresh_process.call(measure_in_process, base, fields, values.singles, values.k)
+    in_process = fresh_process.call(measure_in_process, base, fields)
     result = {
         "num_ads": values.num_ads,
         "workers": values.workers,
-        **summary(single, rates, values.max_p99_ms),
+        **summary(single, rates),
         **overload_summary(*overloads, values.deadline_ms, values.duration_seconds),
         "in_process": in_process,
         "processor_ms_per_request": processor_ms,
@@ -132,14 +133,12 @@ def build(
     (base / "requests.json").write_text(requests, encoding="utf-8")
 
 
-def measure_in_process(
-    base: pathlib.Path, fields: Sequence[dict[str, Any]], count: int, k: int
-) -> dict[str, Any]:
+def measure_in_process(base: pathlib.Path, fields: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Times both stages in this process; call it in a fresh process."""
-    contexts = [fields[number % len(fields)] for number in range(-WARM_UP, count)]
+    contexts = [fields[number % len(fields)] for number in range(-WARM_UP, SINGLES)]
     with LocalClient(base) as client:
         milliseconds, _ = harness.time_each(
-            lambda context: client.recommend(context=context, k=k), contexts
+            lambda context: client.recommend(context=context, k=ADS_PER_ANSWER), contexts
         )
     return {
         **harness.percentiles(milliseconds[WARM_UP:]),
@@ -159,7 +158,7 @@ def measure_constants(
     directory = base / "ad_index" / str(release.version)
     sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
     row_bytes = sizes["ad_features.npy"] + sizes["ads.arrow"]
-    private_bytes, search_ms = fresh_process.call(measure_index, directory, values.singles)
+    private_bytes, search_ms = fresh_process.call(measure_index, directory)
     headers = {"content-type": "application/json"}
     answer = httpx.post(f"{target.url}/v1/recommend", content=target.bodies[0], headers=headers)
     return operations.MeasuredConstants(
@@ -184,7 +183,7 @@ def measure_constants(
     )
 
 
-def measure_index(directory: pathlib.Path, singles: int) -> tuple[int, float]:
+def measure_index(directory: pathlib.Path) -> tuple[int, float]:
     """Measures a process that serves an index; call it in a fresh process.
 
     Returns:
@@ -195,7 +194,7 @@ def measure_index(directory: pathlib.Path, singles: int) -> tuple[int, float]:
     ads.prepare_filters()
     own = resident_bytes() - before
     samples = ads.sample_queries
-    queries = [samples[number % len(samples)][None] for number in range(-WARM_UP, singles)]
+    queries = [samples[number % len(samples)][None] for number in range(-WARM_UP, SINGLES)]
     milliseconds, _ = harness.time_each(
         lambda query: ads.search(query, 500), queries, time.thread_time
     )
@@ -218,7 +217,7 @@ async def measure_users() -> float:
 
 
 def measure_overload(
-    target: poisson_load.Target, loads: Sequence[float], seconds: float
+    target: poisson_load.Target, seconds: float
 ) -> tuple[float, list[dict[str, Any]]]:
     """Measures the capacity, and the outcome of requests at multiples of it.
 
@@ -228,7 +227,7 @@ def measure_overload(
     capacity = fresh_process.call(poisson_load.saturate, target, NUM_CLIENTS, seconds)
     return capacity, [
         fresh_process.call(poisson_load.poisson, target, load * capacity, seconds, number)
-        for number, load in enumerate(loads)
+        for number, load in enumerate(LOADS)
     ]
 
 
@@ -252,9 +251,7 @@ def overload_summary(
     return {"capacity_rps": round(capacity, 1), "deadline_ms": deadline_ms, "overload": rows}
 
 
-def summary(
-    single: dict[str, Any], rates: Sequence[dict[str, Any]], max_p99_ms: float
-) -> dict[str, Any]:
+def summary(single: dict[str, Any], rates: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns a summary of the raw times."""
     stages = {stage: [s[stage] for s in single["stage_ms"]] for stage in STAGES}
     total = np.array(stages["total"])
@@ -266,7 +263,7 @@ def summary(
         row.update(harness.percentiles(raw["milliseconds"]))
         bad = row["failed"] + row["refused"]
         row["sustained"] = bool(
-            bad == 0 and row["degraded"] <= 0.01 * row["sent"] and row["p99_ms"] < max_p99_ms
+            bad == 0 and row["degraded"] <= 0.01 * row["sent"] and row["p99_ms"] < MAX_P99_MS
         )
         rows.append(row)
     sustained = [row["rate"] for row in rows if row["sustained"]]
@@ -313,7 +310,7 @@ def _rising(target: poisson_load.Target, rates: Sequence[float]) -> Iterator[dic
         seconds = flags.FLAGS.duration_seconds
         found = fresh_process.call(poisson_load.poisson, target, rate, seconds, number)
         yield found
-        if harness.percentiles(found["milliseconds"])["p99_ms"] > 20 * flags.FLAGS.max_p99_ms:
+        if harness.percentiles(found["milliseconds"])["p99_ms"] > 20 * MAX_P99_MS:
             return
 
 
@@ -326,17 +323,11 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "milvus_uri", None, "Address of a Milvus server for the index; its kind is HNSW or Flat."
     )
-    flags.DEFINE_integer("k", 10, "Number of ads per answer.", lower_bound=1)
-    flags.DEFINE_integer("singles", 500, "Number of consecutive requests.", lower_bound=10)
     flags.DEFINE_list(
         "rates", ["20", "40", "60", "80", "100", "120"], "Rates to measure, in requests per second."
     )
     flags.DEFINE_float("duration_seconds", 20.0, "Duration of each rate.", lower_bound=1.0)
-    flags.DEFINE_list("loads", ["1", "2", "3"], "Loads to measure, as multiples of the capacity.")
-    flags.DEFINE_float(
-        "deadline_ms", 500.0, "Deadline of the requests of these loads.", lower_bound=1.0
-    )
-    flags.DEFINE_float("max_p99_ms", 100.0, "Maximum p99 of a sustained rate, in milliseconds.")
+    flags.DEFINE_float("deadline_ms", 500.0, "Deadline under overload.", lower_bound=1.0)
     flags.DEFINE_string("constants", None, "File to write the constants of `tfrec size` to.")
     flags.DEFINE_integer("workers", 1, "Number of processes of the service.", lower_bound=1)
     cli.run(main)

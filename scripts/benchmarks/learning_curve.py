@@ -30,6 +30,7 @@ KEYS = {
 }
 LEARNED, TRUTH = ("two_tower", "popularity"), "ground_truth"
 VALIDATION_SHARE = 0.1
+MAX_CLICKS = 2_000
 
 flags.DEFINE_list(
     "impressions",
@@ -40,7 +41,6 @@ flags.DEFINE_list("num_ads", ["10000", "1000000"], "Numbers of ads of the catalo
 flags.DEFINE_integer(
     "test_impressions", 20_000, "Number of impressions for testing.", lower_bound=100
 )
-flags.DEFINE_integer("max_clicks", 2_000, "Maximum number of test clicks to use.", lower_bound=1)
 flags.DEFINE_integer("world_seed", 7, "Seed of the synthetic world.", lower_bound=0)
 flags.DEFINE_string(
     "workdir", "workdir/benchmark_learning_curve", "Work directory for logs and models."
@@ -79,7 +79,7 @@ def measure(
     model, description = retrieval.load_two_tower(data_set, directory / "retrieval")
     started = time.perf_counter()
     truth = evaluation.load_ground_truth(directory / "log", data_set)
-    report = evaluation.evaluate_retrieval(data_set, model, truth, FLAGS.max_clicks)
+    report = evaluation.evaluate_retrieval(data_set, model, truth, MAX_CLICKS)
     if not report.num_clicks:
         raise ValueError("The test split has no clicks; increase --test_impressions.")
     return {

@@ -30,7 +30,7 @@ from workload import harness
 from serving import cli, errors, index, releases, requests
 from serving.client import LocalClient
 
-_WARM_UP, _THREADS = 20, 4
+_WARM_UP, _REQUESTS, _THREADS = 20, 200, 4
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
     with LocalClient(base) as client:
         for one in asked * (_WARM_UP // len(asked) + 1):
             client.recommend(one)
-        request_ms, _ = harness.time_each(client.recommend, asked * (values.singles // len(asked)))
+        request_ms, _ = harness.time_each(client.recommend, asked * (_REQUESTS // len(asked)))
         result["request_ms"] = harness.percentiles(request_ms)
         if values.restart_command:
             result["restart"] = _restart(client, asked, values.restart_command, values.deadline_ms)
@@ -146,7 +146,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("bundle", None, "Base directory of the release.", required=True)
     flags.DEFINE_integer("k", 500, "Number of ads per search.", lower_bound=1)
     flags.DEFINE_integer("num_queries", 100, "Number of queries.", lower_bound=2)
-    flags.DEFINE_integer("singles", 200, "Number of consecutive requests.", lower_bound=10)
     flags.DEFINE_string("restart_command", None, "Shell command that restarts Milvus.")
     flags.DEFINE_float("deadline_ms", 500.0, "Deadline while it restarts.", lower_bound=1.0)
     cli.run(main)

@@ -25,6 +25,8 @@ from serving import errors, manifest, releases
 _DAY_SECONDS = 86_400
 _FOLLOW_SECONDS = 90.0
 _RESTART_SECONDS = 60.0
+# Requests per second, several times what the service can answer.
+_OVERLOAD_RATE = 600.0
 _NAMES = {"worker": "a worker", "model_server": "the model server"}
 
 
@@ -43,7 +45,6 @@ class System:
         writers: Release version -> writer of its live updates.
         random: Source of all random choices.
         pause_seconds: Duration of faults that last.
-        overload_rate: Requests per second of an overload.
         deadline_seconds: Deadline of a request.
     """
 
@@ -53,7 +54,6 @@ class System:
     writers: dict[int, live_writer.LiveWriter]
     random: random.Random
     pause_seconds: float
-    overload_rate: float
     deadline_seconds: float
 
     def stable(self) -> int:
@@ -188,7 +188,7 @@ def overload(system: System) -> str:
     deadline = ("x-deadline-ms", f"{system.deadline_seconds * 1000:.0f}")
     target = poisson_load.Target(system.url, [body], (deadline,))
     seed = system.random.randrange(2**31)
-    found = poisson_load.poisson(target, system.overload_rate, 2 * system.pause_seconds, seed)
+    found = poisson_load.poisson(target, _OVERLOAD_RATE, 2 * system.pause_seconds, seed)
     late = sum(ms > system.deadline_seconds * 1000 for ms in found["milliseconds"])
     return (
         f"{found['sent']} requests: {len(found['milliseconds'])} answered, {late} of them late, "
