@@ -101,8 +101,8 @@ class Machine:
         memory_bytes: Memory.
     """
 
-    cores: int = 32
-    memory_bytes: float = 128e9
+    cores: int
+    memory_bytes: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +130,8 @@ def size_deployment(
     constants: MeasuredConstants,
     num_ads: int,
     requests_per_second: float,
-    num_users: int = 0,
-    machine: Machine | None = None,
+    num_users: int,
+    machine: Machine,
 ) -> list[Figure]:
     """Estimates the resources of a deployment.
 
@@ -140,9 +140,8 @@ def size_deployment(
         num_ads: Number of ads.
         requests_per_second: Number of requests per second.
         num_users: Number of users in the user store; 0: no user store.
-        machine: The machines; None: the default.
+        machine: The machines.
     """
-    machine = machine or Machine()
     index = _index(constants, num_ads, machine)
     orchestrators = _orchestrators(constants, num_ads, requests_per_second, machine)
     rankers = _rankers(constants, requests_per_second, machine)

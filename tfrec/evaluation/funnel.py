@@ -63,7 +63,6 @@ MAX_CLICKS = 500
 MAX_SCORES_OVER_ALL_ADS = 1 << 19
 # The mean of fewer requests says little.
 MIN_REQUESTS_OVER_ALL_ADS = 10
-_MAX_SCORES = 1 << 22
 Values = Mapping[str, np.ndarray]
 Weights = Mapping[str, float]
 
@@ -148,7 +147,7 @@ def true_values(
         weights: Weight of each head in the utility.
     """
     requests, parts = truth.sample_requests, []
-    for rows in retrieval.query_chunks(len(requests), len(order), _MAX_SCORES):
+    for rows in retrieval.query_chunks(len(requests), len(order)):
         chunk = requests.slice(rows.start, rows.stop - rows.start)
         values = ground_truth.value_matrices(truth, order, chunk)  # [q, N]
         utility = candidates.utility(weights, values)

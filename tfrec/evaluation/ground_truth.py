@@ -17,7 +17,6 @@ from tfrecords.splits import SPLITS
 
 SPLIT = "test"
 MAX_REQUESTS = 200
-_MAX_SCORES = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +136,7 @@ def recommender(truth: GroundTruth, catalog: reader.Catalog) -> corpus_ranking.R
     def scores(queries: corpus_ranking.Queries) -> np.ndarray:
         table = query_columns(truth.world, truth.log.take(clicked[queries.number]))
         weight = np.empty((len(queries), len(order)), np.float32)
-        for rows in retrieval.query_chunks(len(queries), len(order), _MAX_SCORES):
+        for rows in retrieval.query_chunks(len(queries), len(order)):
             part = {name: values[rows] for name, values in table.items()}
             clicks = truth.world.click_probability(part)
             weight[rows] = (clicks * truth.world.exposure_weight_matrix(part))[:, order]

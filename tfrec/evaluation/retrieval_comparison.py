@@ -20,7 +20,6 @@ from tfrecords.schema import NUM_CANDIDATES
 
 MAX_CLICKS = 5_000
 MAX_HELD_OUT_CLICKS = 2_000_000
-_MAX_SCORES = 1 << 22
 _NO_USERS = "the schema names no user_key"
 
 
@@ -93,7 +92,7 @@ def recall_under_uniform_exposure(
     encoded = truth.sample_queries
     queries = corpus_ranking.Queries(encoded, None, np.arange(len(encoded)))
     parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-    for rows in retrieval.query_chunks(len(queries), len(order), _MAX_SCORES):
+    for rows in retrieval.query_chunks(len(queries), len(order)):
         requests = truth.sample_requests.slice(rows.start, rows.stop - rows.start)
         click = ground_truth.value_matrices(truth, order, requests)[CLICK.label]  # [q, N]
         known = {"ground_truth": lambda _, click=click: click}

@@ -111,7 +111,7 @@ def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:
     return layers.mean_of_rows(tf.reduce_sum(tf.square(field_embeddings), axis=[-2, -1]))
 
 
-def query_chunks(num_queries: int, num_ads: int, max_scores: int) -> Iterator[slice]:
+def query_chunks(num_queries: int, num_ads: int, max_scores: int = 1 << 22) -> Iterator[slice]:
     """Yields slices of queries with at most `max_scores` scores of all ads, or of one query."""
     size = max(max_scores // num_ads, 1)
     for first in terminal.progress_steps(num_queries, size, "scoring all ads", "queries"):

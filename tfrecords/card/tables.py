@@ -2,8 +2,8 @@
 
 from tfrecords import pages
 from tfrecords.card import model
+from tfrecords.splits import SPLITS
 
-_SPLITS = ("train", "validation", "test")
 # Levels of drift in words; the others are shown unchanged.
 LEVELS = {"stable": "", "unknown": "few rows"}
 
@@ -49,7 +49,7 @@ def of_fields(card: model.DataCard) -> pages.PageTable:
             "OOV: train", "validation", "test", "PSI", "drift"]  # fmt: skip
     rows = []
     for field in card.fields:
-        shares = [own.get(s) for own in (field.missing, field.out_of_vocabulary) for s in _SPLITS]
+        shares = [own.get(s) for own in (field.missing, field.out_of_vocabulary) for s in SPLITS]
         psi, level = field.drift.psi, field.drift.level
         rows.append(
             [

@@ -27,9 +27,10 @@ CONSTANTS = operations.MeasuredConstants(
     answer_bytes=4000,
     store_bytes_per_user={"SQLite": 500.0},
 )
+MACHINE = operations.Machine(cores=32, memory_bytes=128e9)
 
 
-def sized(num_ads=1_000_000, rps=1_000.0, users=0, machine=None):
+def sized(num_ads=1_000_000, rps=1_000.0, users=0, machine=MACHINE):
     figures = operations.size_deployment(CONSTANTS, num_ads, rps, users, machine)
     return {(figure.part, figure.name): figure for figure in figures}
 
@@ -85,7 +86,7 @@ def test_traffic_and_users():
 
 
 def test_shares_of_the_machines_are_in_descending_order_and_sum_to_one():
-    figures = operations.size_deployment(CONSTANTS, 1_000_000, 100_000.0)
+    figures = operations.size_deployment(CONSTANTS, 1_000_000, 100_000.0, 0, MACHINE)
     drivers = operations.cost_drivers(figures)
     assert [part for part, _ in drivers] == ["rankers", "orchestrators"]
     assert sum(share for _, share in drivers) == pytest.approx(1)

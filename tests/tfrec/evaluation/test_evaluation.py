@@ -1,5 +1,6 @@
 """Evaluation with ground truth, and of logs with clicks only or without clicks."""
 
+import functools
 import json
 
 import logs
@@ -249,7 +250,8 @@ def test_recall_under_uniform_exposure_is_compared_with_the_truth(
         "revealed": lambda queries: click[queries.number],
         "hidden": lambda queries: -click[queries.number],
     }
-    monkeypatch.setattr(retrieval_comparison, "_MAX_SCORES", 7 * 300)  # seven requests at a time
+    seven = functools.partial(retrieval.query_chunks, max_scores=7 * 300)
+    monkeypatch.setattr(retrieval, "query_chunks", seven)
     measured = retrieval_comparison.recall_under_uniform_exposure(
         truth, data_set, recommenders, config.EvaluationConfig(resamples=10)
     )
