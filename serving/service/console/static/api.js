@@ -104,11 +104,20 @@ export function mark(control, message) {
   if (fold) fold.open = true;
 }
 
-/** Calls `use` each time a token is entered. */
+/** Adds the token dialog to the page, and calls `use` each time a token is entered. */
 export function onToken(use) {
-  byId("token-button").addEventListener("click", () => byId("token-dialog").showModal());
-  byId("token-form").addEventListener("submit", () => {
+  const entered = () => {
     sessionStorage.setItem(TOKEN, byId("token").value);
     use();
-  });
+  };
+  const dialog = html`<dialog id="token-dialog" aria-label="Token">
+    <form method="dialog" autocomplete="off" onsubmit="${entered}">
+      <label for="token">Bearer token of this service</label>
+      <input id="token" type="password" autocomplete="off" required pattern="[!-~]+" title="ASCII without spaces">
+      <p class="quiet">Kept in this tab until it is closed, and sent to this service only.</p>
+      <button class="primary">Use token</button>
+    </form>
+  </dialog>`;
+  document.body.append(dialog);
+  byId("token-button").addEventListener("click", () => dialog.showModal());
 }
