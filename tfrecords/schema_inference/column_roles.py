@@ -6,10 +6,12 @@ it. The click is always proposed, because without it all rows would count as cli
 
 import math
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 
+from tfrecords import terminal
 from tfrecords.columns import RowFaults, checked_splits
 from tfrecords.schema_inference import (
     event_types,
@@ -50,7 +52,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     in_folders = [column for column in sample.columns.values() if column.in_folder]
     columns = [column for column in sample.columns.values() if not column.in_folder]
     _refuse_lists(columns)
-    roles = Roles(_ad_key(columns, ads, notes))
+    roles = Roles(_ad_key(sample, columns, ads, notes))
     taken = [roles.ad_key]
 
     def take(column: Column | None) -> Column | None:
@@ -62,7 +64,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         return [column for column in columns if column not in taken]
 
     roles.split = take(next((c for c in free() if _is_split(c)), None))
-    roles.user_key = take(_user_key(free(), users, notes))
+    roles.user_key = take(_user_key(sample, free(), users, notes))
     click, roles.click_threshold = labels.click(free(), roles.ad_key, notes)
     roles.click = take(click)
     if click is None:
@@ -119,7 +121,32 @@ def _refuse_lists(columns: list[Column]) -> None:
             )
 
 
-def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Column:
+def _shown(names: Iterable[str]) -> str:
+    return f"[{terminal.format_list([repr(name[:40]) for name in names], 20)}]"
+
+
+def _renaming(log: Sample, table: Sample) -> str:
+    """Returns which column of a table to rename, so that it has the key of a log."""
+    found = {
+        (own.name, other.name): common
+        for own in log.columns.values()
+        for other in table.columns.values()
+        if len(other.known) >= 0.9 * table.num_rows
+        if (common := len(set(own.known).intersection(other.known))) > 0.5 * len(own.known)
+    }
+    best = max(found, key=found.__getitem__, default=None)
+    if best is None:
+        return "Rename or add it."
+    key, other = best
+    if other in log.columns[key].known:
+        return (
+            f"The first line of the table is a row, not a header. Add a header with the name "
+            f"{key!r} above {other!r}."
+        )
+    return f"{other!r} has the values of the log's {key!r}: rename it to {key!r}."
+
+
+def _ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: list[str]) -> Column:
     names = [column.name for column in columns]
     if ads is not None:
         shared = [c for c in columns if c.name in ads.columns]
@@ -128,15 +155,16 @@ def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Colu
         columns = columns or [c for c in shared if _ad_rank(c) is not None]
         if not columns:
             raise ValueError(
-                f"The table of ads has the columns {list(ads.columns)}, the log "
-                f"{names}; expected a common column that identifies the ads. Rename "
-                "or add it."
+                f"The table of ads has the columns {_shown(ads.columns)}, the log {_shown(names)}; "
+                f"expected a common column that identifies the ads. {_renaming(sample, ads)}"
             )
     found = {c.name: rank for c in columns if (rank := _ad_rank(c)) is not None}
-    key = min(columns, key=lambda c: found.get(c.name, math.inf), default=None)
+    # Without such a name, the column whose values the table has identifies the ads, not a title.
+    best = [(found.get(c.name, math.inf), -_share_in(c, ads), c) for c in columns]
+    key = min(best, key=lambda own: own[:2], default=(0, 0, None))[2]
     if key is None or (ads is None and key.name not in found):
         raise ValueError(
-            f"No column looks like an ad id in {names}; expected a name such as "
+            f"No column looks like an ad id in {_shown(names)}; expected a name such as "
             "ad_id, item_id or product. Rename the column that identifies the ad, add a header "
             "line if the file has none, remove the lines above the header if there are any, or "
             f"write a schema. {' '.join(notes)}".rstrip()
@@ -156,29 +184,36 @@ def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Colu
     return key
 
 
+def _share_in(column: Column, table: Sample | None) -> float:
+    """Returns the share of a column's known values that a table has in a column of that name."""
+    if table is None or not column.known:
+        return 0.0
+    return len(set(table.columns[column.name].known).intersection(column.known)) / len(column.known)
+
+
 def _ad_rank(column: Column) -> float | None:
     """Returns how well a name fits an ad id, smaller is better; None: not at all."""
     if not column.known:
         return None
-    for rank, word in enumerate(known_names.ADS):
-        last = known_names.plain_words(column.plain_name.rpartition(".")[2])
-        names = (column.plain_words, last) if "." in column.plain_name else (column.plain_words,)
-        if any(
-            re.fullmatch(f"(view_|target_)?{word}s?({known_names.KEY})?", name) for name in names
-        ):
-            return rank
-        if re.fullmatch(f"{word}_?(name|title)", column.plain_words):
-            return rank + len(known_names.ADS)
-    return None
+    last = known_names.plain_words(column.plain_name.rpartition(".")[2])
+    names = (column.plain_words, last) if "." in column.plain_name else (column.plain_words,)
+    ranks = [rank for name in names if (rank := known_names.ad_rank(name)) is not None]
+    if ranks:
+        return min(ranks)
+    title = re.fullmatch("(.+?)_?(name|title)", column.plain_words)
+    rank = None if title is None else known_names.ad_rank(title[1], key="")
+    return None if rank is None else rank + len(known_names.ADS)
 
 
-def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> Column | None:
+def _user_key(
+    sample: Sample, columns: list[Column], users: Sample | None, notes: list[str]
+) -> Column | None:
     if users is not None:
         columns = [c for c in columns if c.name in users.columns]
         if not columns:
             raise ValueError(
-                f"The table of users has the columns {list(users.columns)}; expected the log's "
-                "user key under the same name. Rename it."
+                f"The table of users has the columns {_shown(users.columns)}; expected the log's "
+                f"user key under the same name. {_renaming(sample, users)}"
             )
         columns = sorted(columns, key=lambda c: -len(users.columns[c.name].known))
     found = [c for c in columns if known_names.USER.fullmatch(c.plain_words)] or (

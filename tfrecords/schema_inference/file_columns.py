@@ -1,7 +1,6 @@
 """Finds the columns of the files of a table, and says which of them are not read."""
 
 import pathlib
-import re
 from collections.abc import Collection, Mapping, Sequence
 
 from tfrecords import formats, terminal
@@ -37,9 +36,10 @@ def readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
     names, notes = [], []
     found = formats.column_names(path, ())
     within = formats.lists_of_objects(path)
-    main = _main_list(within)
+    main = _main_list(found, within)
     if others := sorted(set(within.values()) - {main}):
-        notes.append(f"Left out: the lists of objects {others}; each object of {main!r} is a row.")
+        row = "each line" if main is None else f"each object of {main!r}"
+        notes.append(f"Left out: the lists of objects {others} of {path}; {row} is a row.")
     for name in dict.fromkeys(found):
         if within.get(name, main) != main or name in others:
             continue
@@ -81,12 +81,18 @@ def in_folders(path: pathlib.Path, names: Collection[str]) -> list[str]:
     ]
 
 
-def _main_list(within: Mapping[str, str]) -> str | None:
-    """Returns the list of objects that are ads, or the first one, or None."""
-    for name, of_list in within.items():
-        last = known_names.plain_words(name.rpartition(".")[2])
-        if any(re.fullmatch(f"{word}{known_names.KEY}", last) for word in known_names.ADS):
-            return of_list
+def _main_list(names: Collection[str], within: Mapping[str, str]) -> str | None:
+    """Returns the list of objects that are ads, if any: None if each line is of one ad.
+
+    Args:
+        names: Names of the columns.
+        within: The list of objects of each name that is inside one.
+    """
+    for key in (known_names.KEY, ""):
+        for name in (*within, *(name for name in names if name not in within)):
+            last = known_names.plain_words(name.rpartition(".")[2])
+            if known_names.ad_rank(last, key) is not None:
+                return within.get(name)
     return next(iter(within.values()), None)
 
 

@@ -105,6 +105,20 @@ _AFTER_LABELS = {
 }  # fmt: skip
 
 
+def ad_rank(words: str, key: str = f"({KEY})?") -> int | None:
+    """Returns how well words joined by `_` fit an ad id, smaller is better; None: not at all.
+
+    Args:
+        words: The words of a name.
+        key: Pattern of words such as `id` that follow the word for an ad.
+    """
+    for rank, word in enumerate(ADS):
+        named = f"((view|target|parent)_)?{word}s?{key}|click(ed)?_{word}{KEY}"
+        if re.fullmatch(named, words):
+            return rank
+    return None
+
+
 def plain_words(text: str) -> str:
     """Returns the words of a text in lower case, joined by `_`."""
     return re.sub(r"[\W_]+", "_", text.lower()).strip("_")

@@ -44,7 +44,7 @@ _BEFORE = {
     "before", "ago",
 }  # fmt: skip
 _AVERAGES = {"avg", "mean", "average"}
-_DURATIONS = {"watch", "play", "playing", "stay", "view", "reading", "read"}
+_DURATIONS = {"watch", "play", "playing", "stay", "view", "reading", "read", "active"}
 _COUNTED_REASON = (
     "a count of outcomes, which leaks the test rows if it includes the whole log; add it if it was "
     "counted before"

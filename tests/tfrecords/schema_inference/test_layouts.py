@@ -1,0 +1,95 @@
+"""Proposed schemas: layouts in which public logs are distributed."""
+
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfrecords import schema
+from tfrecords.schema_inference import proposal as infer
+
+ROWS = 400
+
+
+def write(path: pathlib.Path, columns: Mapping[str, Any], header: bool = True) -> pathlib.Path:
+    rows = [*([list(columns)] if header else []), *zip(*columns.values(), strict=True)]
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
+def write_json(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> pathlib.Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def sides(proposal: dict[str, Any]) -> dict[str, str]:
+    schema.schema_from_json(proposal)
+    return {field["name"]: field["side"] for field in proposal["fields"]}
+
+
+def reviews(**more: Any) -> dict[str, Any]:
+    """Returns columns of ratings of 40 items by 30 users."""
+    rng = np.random.default_rng(0)
+    return {
+        "user_id": [f"u{user}" for user in rng.integers(0, 30, ROWS)],
+        "item_id": [f"i{item}" for item in rng.integers(0, 40, ROWS)],
+        "rating": rng.integers(1, 6, ROWS),
+        **more,
+    }
+
+
+def test_lists_of_objects_that_are_not_ads_are_left_out_and_lines_are_rows(
+    tmp_path: pathlib.Path,
+) -> None:
+    columns = reviews()
+    # A review has images, most have none. A product has two variants and several images.
+    rows = [
+        {
+            "rating": int(rating),
+            "title": f"Great {n % 7}",
+            "images": [{"url": "x"}] * (n % 5 == 0),
+            "asin": f"{item}-{n % 2}",
+            "parent_asin": item,
+            "user_id": user,
+        }
+        for n, (user, item, rating) in enumerate(zip(*columns.values(), strict=True))
+    ]
+    products = [
+        {"title": f"Thing {n}", "images": [{"url": "y"}] * 3, "parent_asin": f"i{n}"}
+        for n in range(40)
+    ]
+    log = write_json(tmp_path / "log.jsonl", rows)
+    ads = write_json(tmp_path / "ads.jsonl", products)
+    proposal, notes = infer.propose([log], None, ads)
+    assert proposal["ad_key"] == ["parent_asin"]
+    assert "position" not in proposal
+    # The variant is known only with the product.
+    assert sides(proposal)["asin"] == "ad"
+    assert any(f"['images'] of {log}; each line is a row" in note for note in notes)
+    assert any(note.startswith(f"About {ROWS} rows") for note in notes)
+
+
+def test_the_objects_of_lists_are_counted_as_rows(tmp_path: pathlib.Path) -> None:
+    rows = [
+        {"user_id": n % 9, "events": [{"aid": n * k % 7, "ts": 1_700_000_000 + n} for k in range(4)]}
+        for n in range(100)
+    ]
+    _, notes = infer.propose([write_json(tmp_path / "log.jsonl", rows)])
+    assert any(note.startswith("About 400 rows") for note in notes)
+
+
+def test_the_key_of_a_table_with_the_values_of_the_log_is_to_be_renamed(
+    tmp_path: pathlib.Path,
+) -> None:
+    log = write(tmp_path / "log.tsv", reviews())
+    users = {"uid": [f"u{n}" for n in range(30)], "age": [n % 7 for n in range(30)]}
+    with pytest.raises(ValueError, match="'uid' has the values of the log's 'user_id': rename it"):
+        infer.propose([log], write(tmp_path / "users.tsv", users))
+    ads = {"id": [f"i{n}" for n in range(40)], "brand": [n % 7 for n in range(40)]}
+    with pytest.raises(ValueError, match="'id' has the values of the log's 'item_id': rename it"):
+        infer.propose([log], None, write(tmp_path / "ads.tsv", ads))
+    with pytest.raises(ValueError, match="row, not a header.* the name 'item_id' above 'i0'"):
+        infer.propose([log], None, write(tmp_path / "rows.tsv", ads, header=False))
