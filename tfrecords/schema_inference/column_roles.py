@@ -36,8 +36,6 @@ _ONE_OUTCOME = {
 }
 # A column named session with no more values than this tells kinds or numbers of sessions.
 _FEW_SESSIONS = 20
-_PROBED = 200
-_IMPRESSIONS = re.compile(r"\S+-[01]( \S+-[01])*")
 # Rows of a request, and requests of a sample, in which it is recognized without its name.
 _MAX_REQUEST, _MIN_REQUESTS = 200, 20
 
@@ -51,7 +49,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     """
     in_folders = [column for column in sample.columns.values() if column.in_folder]
     columns = [column for column in sample.columns.values() if not column.in_folder]
-    _refuse_lists(columns)
+    event_types.refuse_lists(sample, ads)
     roles = Roles(_ad_key(sample, columns, ads, notes))
     taken = [roles.ad_key]
 
@@ -105,20 +103,6 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     notes += labels.currency_notes(free(), roles.revenue or roles.price)
     _describe(roles, notes)
     return roles
-
-
-def _refuse_lists(columns: list[Column]) -> None:
-    """Raises if a column holds the ads of a request with their clicks, such as `N1-0 N2-1`."""
-    for column in columns:
-        probed, log = column.known[:_PROBED], f"log[{column.name!r}]"
-        if any(" " in v for v in probed) and all(_IMPRESSIONS.fullmatch(v) for v in probed):
-            raise ValueError(
-                f"{column.name!r} holds several ads with their clicks, such as {probed[0][:40]!r}; "
-                "expected a row for each ad. Write the rows before the conversion, for example "
-                f"with pandas: {log} = {log}.str.split(); "
-                f"log = log.explode({column.name!r}, ignore_index=True); "
-                f'log[["item_id", "click"]] = {log}.str.rsplit("-", n=1, expand=True); del {log}'
-            )
 
 
 def _shown(names: Iterable[str]) -> str:

@@ -54,6 +54,22 @@ def readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
     return names, notes
 
 
+def reading(path: pathlib.Path, header: Sequence[str]) -> str:
+    """Returns the expression that reads a file with pandas.
+
+    Args:
+        path: The file.
+        header: Names of the columns of a file without a header line, or none.
+    """
+    if formats.is_parquet(path):
+        return f"pd.read_parquet({str(path)!r})"
+    if formats.is_json(path):
+        return f"pd.read_json({str(path)!r}, lines=True)"
+    delimiter = formats.text_layout(path, ())[0].delimiter
+    names = f", names={list(header)}" if header else ""
+    return f"pd.read_csv({str(path)!r}, sep={delimiter!r}{names})"
+
+
 def only_later(paths: Sequence[pathlib.Path]) -> list[str]:
     """Returns a note on the columns that later files have and the first one lacks, if any."""
     first = formats.column_names(paths[0], ())

@@ -176,6 +176,7 @@ class Sample:
 
     Attributes:
         table: `LOG`, `USERS` or `ADS`.
+        path: The first file.
         columns: Columns by name, in the order of the file.
         num_rows: Number of rows B.
         total_rows: Approximate number of rows of all files.
@@ -185,6 +186,7 @@ class Sample:
     """
 
     table: str
+    path: pathlib.Path
     columns: Mapping[str, Column]
     num_rows: int
     total_rows: int
@@ -224,7 +226,7 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     num_rows = sum(part.rows.num_rows for part in parts)
     if len(paths) > 1:
         notes.append(f"The sample has {num_rows:,} rows of {len(parts)} of {len(paths)} files.")
-    return Sample(table, columns, num_rows, total, tuple(notes), header, decimal)
+    return Sample(table, path, columns, num_rows, total, tuple(notes), header, decimal)
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -5,7 +5,6 @@ import json
 import pathlib
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from tfrecords import schema
@@ -499,28 +498,6 @@ def test_outcomes_are_no_fields(tmp_path: pathlib.Path, name: str) -> None:
     # A property of the items.
     proposal, _ = propose(tmp_path, **{name: [n % 7 * 10 for n in range(ROWS)]})
     assert sides(proposal)[name] == "ad"
-
-
-def test_several_impressions_in_a_row_are_refused_with_a_recipe(tmp_path: pathlib.Path) -> None:
-    path = write(
-        tmp_path / "log.tsv",
-        {
-            "user": [f"u{n % 17}" for n in range(ROWS)],
-            "shown": [
-                " ".join(f"N{n % 5 + k}-{int(k == 1)}" for k in range(3)) for n in range(ROWS)
-            ],
-        },
-    )
-    with pytest.raises(
-        ValueError, match=r"a row for each ad\. Write the rows .* pandas: "
-    ) as refused:
-        infer.propose([path])
-    values = {"log": pd.read_csv(path, sep="\t")}
-    exec(str(refused.value).partition("pandas: ")[2], values)
-    values["log"].to_csv(path, sep="\t", index=False)
-    proposal, _ = infer.propose([path])
-    assert (proposal["ad_key"], proposal["click"]) == (["item_id"], "click")
-    assert values["log"]["click"].astype(int).sum() == ROWS
 
 
 def test_numbers_of_cities_are_no_quantity(tmp_path: pathlib.Path) -> None:

@@ -2,10 +2,14 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tfrecords import schema
@@ -93,3 +97,55 @@ def test_the_key_of_a_table_with_the_values_of_the_log_is_to_be_renamed(
         infer.propose([log], None, write(tmp_path / "ads.tsv", ads))
     with pytest.raises(ValueError, match="row, not a header.* the name 'item_id' above 'i0'"):
         infer.propose([log], None, write(tmp_path / "rows.tsv", ads, header=False))
+
+
+def follow(refused: pytest.ExceptionInfo[ValueError], folder: pathlib.Path) -> pathlib.Path:
+    """Runs the lines of pandas in an error, and returns the log that they write."""
+    program = str(refused.value).partition("with pandas:\n")[2].rpartition("\n")[0]
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
+    return folder / "rows.csv"
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_ads_with_their_clicks_are_refused_with_a_recipe(
+    header: bool, tmp_path: pathlib.Path
+) -> None:
+    lists = [" ".join(f"N{n % 5 + k}-{int(k == 1)}" for k in range(3)) for n in range(ROWS)]
+    columns = {"request": range(ROWS), "user": [f"u{n % 17}" for n in range(ROWS)], "shown": lists}
+    log = write(tmp_path / "log.tsv", columns, header)
+    with pytest.raises(ValueError, match=r"a row for each ad\. Write the rows") as refused:
+        infer.propose([log])
+    proposal, notes = infer.propose([follow(refused, tmp_path)])
+    assert (proposal["ad_key"], proposal["click"]) == (["item_id"], "click")
+    # One of the three ads of a request was clicked.
+    assert any("'click' is the click (33.33% of the rows)" in note for note in notes)
+
+
+@pytest.mark.parametrize("form", ["lists", "texts"])
+def test_lists_of_shown_and_of_clicked_ads_are_refused_with_a_recipe(
+    form: str, tmp_path: pathlib.Path
+) -> None:
+    shown = [[100 + (n + k) % 9 for k in range(4)] for n in range(ROWS)]
+    clicked = [[own[n % 4]] for n, own in enumerate(shown)]
+    columns = {
+        "article_id": [None if n % 2 else 7 for n in range(ROWS)],
+        "user_id": [f"u{n % 17}" for n in range(ROWS)],
+        "ids_inview": shown,
+        "prices": [[own * 2 for own in ads] for ads in shown],
+        "ids_clicked": clicked,
+    }
+    if form == "lists":
+        log = tmp_path / "log.parquet"
+        pq.write_table(pa.table(columns), log)
+    else:
+        texts = {n: ["|".join(map(str, own)) for own in columns[n]] for n in list(columns)[2:]}
+        log = write(tmp_path / "log.tsv", columns | texts)
+    articles = {"article_id": range(100, 109), "topic": [n % 3 for n in range(9)]}
+    ads = write(tmp_path / "ads.tsv", articles)
+    with pytest.raises(ValueError, match="'ids_inview' holds the ads of a request") as refused:
+        infer.propose([log], None, ads)
+    proposal, notes = infer.propose([follow(refused, tmp_path)], None, ads)
+    assert (proposal["ad_key"], proposal["click"]) == (["article_id"], "click")
+    assert any("'click' is the click (25.00% of the rows)" in note for note in notes)
+    # Each ad keeps its own price.
+    assert sides(proposal)["prices"] == "ad"
