@@ -100,6 +100,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         who = roles.request_key or roles.user_key
         roles.candidates = labels.candidates(free(), roles.ad_key, who)
         notes += labels.click_time_notes(free())
+        roles.codes = [c for c in free() if event_types.may_be_codes(c, roles.ad_key)]
     notes += labels.currency_notes(free(), roles.revenue or roles.price)
     _describe(roles, notes)
     return roles
@@ -160,12 +161,35 @@ def _ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: li
             notes.append(
                 f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last one counts."
             )
+            notes += _properties_in_rows(key.name, ads)
     if (missing := key.missing_share) > 0:
         notes.append(
             f"{log_sample.percent(missing)} of the rows have no {key.name!r}; they will be "
             "rejected."
         )
     return key
+
+
+def _properties_in_rows(key: str, ads: Sample) -> list[str]:
+    """Returns a note on a table of ads that has a row for each property of an ad, if it has."""
+    others = [c for c in ads.columns.values() if c.name != key]
+    values = [c.name for c in others if "value" in c.words]
+    properties = [
+        c.name
+        for c in others
+        if c.name not in values
+        and not {"property", "attribute", "feature", "key", "field"}.isdisjoint(c.words)
+        and log_sample.varies_within(c, ads.columns[key])
+    ]
+    if len(values) != 1 or len(properties) != 1:
+        return []
+    name, value = properties[0], values[0]
+    return [
+        f"! The table of ads has a row for each {name!r} of an ad, and only the last one counts. "
+        "Write a column for each of them before the conversion, for example with pandas: "
+        f"ads = ads.drop_duplicates([{key!r}, {name!r}], keep='last')"
+        f".pivot(index={key!r}, columns={name!r}, values={value!r}).reset_index()"
+    ]
 
 
 def _share_in(column: Column, table: Sample | None) -> float:
@@ -372,6 +396,7 @@ def _describe(roles: Roles, notes: list[str]) -> None:
             )
         notes.append(said)
         notes += map(labels.candidate_note, roles.candidates)
+        notes += map(event_types.code_note, roles.codes)
     elif roles.click is not None and roles.click_threshold is None:
         clicked = roles.clicked()
         share = float(np.mean(clicked[~np.isnan(clicked)])) if roles.click.is_truth else 0.0

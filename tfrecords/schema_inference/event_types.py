@@ -4,6 +4,7 @@ The events of a column of event types become labels. Lists of the ads of a reque
 the lines of pandas that write a row for each ad.
 """
 
+import json
 import re
 from typing import Any
 
@@ -45,6 +46,10 @@ _OTHERS = {
     "session_start", "first_visit", "user_engagement", "scroll", "view_search_results", "search",
     "login",
 }  # fmt: skip
+_NAMES = re.compile(
+    "(event|action|activity|interaction|behaviou?r)_?(type|name|kind|code)|"
+    "event|interaction|behaviou?r|btag"
+)
 _KNOWN = _OTHERS.union(*_STEPS)
 
 
@@ -149,7 +154,10 @@ def _key_of_ads(values: set[str], ads: Sample | None) -> str:
         for c in ([] if ads is None else ads.columns.values())
     }
     best = max(found, key=found.__getitem__, default=None)
-    return "item_id" if best is None or found[best] < 0.5 * len(values) else best
+    # A table without a header line has an id as a name.
+    if best is None or best in values or found[best] < 0.5 * len(values):
+        return "item_id"
+    return best
 
 
 def _refuse(sample: Sample, key: str, what: str, *lines: str) -> None:
@@ -179,6 +187,23 @@ def is_event(column: Column, ad: Column) -> bool:
     names = {known_names.plain_words(value) for value in column.known}
     several = len(names & _KNOWN) >= max(2, 0.5 * len(names))
     return several and not log_sample.is_constant_per_ad(column, ad)
+
+
+def may_be_codes(column: Column, ad: Column) -> bool:
+    """Returns whether a column of the log may hold event types by its name, such as action_type."""
+    is_named = column.table == LOG and _NAMES.fullmatch(column.plain_words) is not None
+    return is_named and not log_sample.is_constant_per_ad(column, ad)
+
+
+def code_note(column: Column) -> str:
+    """Returns what to do about a column that may hold event types, whose meaning is unknown."""
+    first = sorted(column.known)[:2]
+    example = {"column": column.name, "view": first[:1], "click": first[1:]}
+    return (
+        f"! {column.name!r} may hold event types, such as {_said(first)}, so that not every row is "
+        f'a click. If so, set events in the schema to what they mean, such as "events": '
+        f"{json.dumps(example, ensure_ascii=False)}"
+    )
 
 
 def first_of(column: Column) -> str:

@@ -16,12 +16,11 @@ def header(path: pathlib.Path) -> tuple[tuple[str, ...], list[str]]:
     if formats.is_parquet(path) or formats.is_json(path):
         return (), []
     names = formats.column_names(path, ())
-    types = {name: formats.STRINGS for name in names if name and names.count(name) == 1}
-    opened = formats.open_table(path, types, (), (), _HEADED_ROWS)
-    chunk = next(iter(opened.chunks()), None)
-    table = None if chunk is None else opened.parse(chunk).table
-    below = {} if table is None else {name: writing.texts_of(table[name]) for name in types}
-    found = writing.header(names, below)
+    numbered = tuple(f"column_{number}" for number in range(1, len(names) + 1))
+    types = dict.fromkeys(numbered, formats.STRINGS)
+    opened = formats.open_table(path, types, (), (), _HEADED_ROWS, numbered)
+    rows = opened.parse(next(iter(opened.chunks()))).table.slice(1)
+    found = writing.header(names, [writing.texts_of(rows[name]) for name in numbered])
     if not found:
         return (), []
     note = (

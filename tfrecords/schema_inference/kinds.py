@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrecords import columns
+from tfrecords.schema_inference import writing
 from tfrecords.schema_inference.log_sample import Column
 
 _TEXTS = {
@@ -47,7 +48,7 @@ def separator(column: Column) -> str | None:
 
 def has_decimal_comma(column: Column) -> bool:
     """Returns whether nearly all values are numbers such as `12,95`, not lists."""
-    if not _LISTS.isdisjoint(column.words):
+    if not _LISTS.isdisjoint(column.words) or writing.are_codes(_probed(column)):
         return False
     matches = [re.fullmatch(r"[+-]?\d+(,\d+)?", value.strip()) for value in _probed(column)]
     parts = [match[1] for match in matches if match and match[1]]
@@ -115,7 +116,7 @@ _IDENTITIES = {
 }  # fmt: skip
 # Last words of names of things, whose numbers are ids.
 _THINGS = {
-    "city", "country", "state", "device", "browser", "os", "locale", "language", "store", "shop",
+    "ip", "city", "country", "state", "device", "browser", "os", "locale", "language", "store", "shop",
     "site", "publisher", "advertiser", "campaign", "seller", "merchant", "placement",
 }  # fmt: skip
 _AMOUNTS = {

@@ -50,7 +50,7 @@ NO_REVENUE = {"tax", "shipping", "refund", "discount", "coupon", "delivery"}
 CURRENCIES = {"currency", "ccy", "waehrung", "währung", "devise", "moneda", "valuta"}
 POSITIONS = ("position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position")
 TIMES = (
-    "timestamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",
+    "timestamp", "time_stamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",
     "unix_time", "ts", "time", "click_time", "date", "dt", "ds", "created_at",
     "day", "hour",
 )  # fmt: skip
@@ -66,9 +66,9 @@ JOBS = {
 HOURS = {"hour", "hr", "hh", "stunde", "heure", "hora", "ora"}
 KEY = "(_?(id|ids|key|hash|uuid|code|no|number|nr)){1,2}"
 _PEOPLE = (
-    "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|cookie|seeker|"
-    "player|gamer|listener|guest|subscriber|shopper|buyer|reviewer|uid|uuid|kunde|nutzer|usuario|"
-    "utilisateur"
+    "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|household|cookie|"
+    "seeker|player|gamer|listener|guest|subscriber|shopper|buyer|reviewer|uid|uuid|kunde|nutzer|"
+    "usuario|utilisateur"
 )
 USER = re.compile(f"({_PEOPLE})({KEY})?")
 REQUEST = re.compile(
@@ -83,8 +83,8 @@ ADS = (
     "game", "app", "recipe", "listing", "hotel", "prop", "property", "restaurant", "business",
     "document", "doc", "content", "post", "story", "show", "episode", "coupon", "deal", "isbn",
     "artist", "album", "podcast", "anime", "venue", "poi", "adv",
-    # A column named only job or course may describe the user.
-    "job_id", "course_id", "vacancy",
+    # A column named only job or course may describe the user, one named only stock a quantity.
+    "job_id", "course_id", "vacancy", "stock_code",
 )  # fmt: skip
 # Words for properties of the user and the context.
 OF_QUERY = {
@@ -93,6 +93,8 @@ OF_QUERY = {
     "locale", "query", "search", "srch", "history", "hist", "basket", "cart", "seen", "viewed",
     "watched", "visited",
 }  # fmt: skip
+# Last words of codes, which are not labels.
+CODES = {"id", "ids", "code", "type", "channel", "key"}
 # Words of columns that an answer shows.
 SHOWN = {
     "title", "name", "headline", "caption", "image", "img", "picture", "photo", "thumbnail", "url",

@@ -283,7 +283,8 @@ def _shown(samples: Sequence[Sample], roles: Roles) -> list[str]:
     def tells_ads_apart(column: Column) -> bool:
         if column.is_numeric or column.is_list or len(column.known) < 0.95 * len(ad.known):
             return False
-        return column.table == ADS or log_sample.is_constant_per_ad(column, ad)
+        is_static = column.table == LOG and log_sample.is_constant_per_ad(column, ad)
+        return column.table == ADS or is_static
 
     found = {
         column.name: None

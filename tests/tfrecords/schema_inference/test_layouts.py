@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -149,3 +150,107 @@ def test_lists_of_shown_and_of_clicked_ads_are_refused_with_a_recipe(
     assert any("'click' is the click (25.00% of the rows)" in note for note in notes)
     # Each ad keeps its own price.
     assert sides(proposal)["prices"] == "ad"
+
+
+USERS = [f"user_{n // 7:03}" for n in range(ROWS)]
+SONGS = [f"s{n * 7 % 11:05}-a" for n in range(ROWS)]
+NUMBERS = [100 + n % 23 for n in range(ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        # Without numbers, the time shows that there is no header.
+        (
+            [USERS, [f"2009-05-{n % 28 + 1:02}T23:08:57Z" for n in range(ROWS)], SONGS],
+            ["user_id", "time", "item_id"],
+        ),
+        (
+            [NUMBERS, SONGS, [f"Tue Apr {n % 28 + 1:02} 18:00:09 +0000 2012" for n in range(ROWS)]],
+            ["user_id", "item_id", "time"],
+        ),
+        (
+            [
+                range(1, ROWS + 1),
+                USERS,
+                [f"11/{n % 28 + 1}/2019 9:05:58 AM" for n in range(ROWS)],
+                NUMBERS,
+            ],
+            ["request_id", "user_id", "time", "item_id"],
+        ),
+        # How often a user played a song differs between the users; its category does not.
+        ([USERS, SONGS, [n % 17 * n for n in range(ROWS)]], ["user_id", "item_id", "count"]),
+        ([USERS, SONGS, [n % 4 + 60 for n in range(ROWS)]], ["user_id", "item_id", "column_3"]),
+        (
+            [USERS, SONGS, [500 + n * 7 % 11 // 4 for n in range(ROWS)]],
+            ["user_id", "item_id", "category_id"],
+        ),
+    ],
+    ids=["times", "written times", "ids of requests", "counts", "codes", "categories"],
+)
+def test_the_columns_of_a_log_without_a_header_are_named_by_their_content(
+    columns: list[Any], names: list[str], tmp_path: pathlib.Path
+) -> None:
+    named = {str(n): values for n, values in enumerate(columns)}
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", named, header=False)])
+    assert proposal["header"] == names
+    assert ("time" in names) == ("time" in proposal)
+
+
+def test_a_rating_of_zero_may_be_none(tmp_path: pathlib.Path) -> None:
+    ratings = np.arange(ROWS) * 7 % 11
+    columns = reviews(is_read=np.sign(ratings), votes=ratings % 3, was_viewed=ratings % 2)
+    columns["book-rating"] = ratings
+    del columns["rating"]
+    columns["isbn"] = columns.pop("item_id")
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert (proposal["click"], proposal["click_threshold"]) == ("book-rating", 8)
+    # 37 of 400.
+    assert any(note.startswith("! 9.2% of the rows have the 'book-rating' 0,") for note in notes)
+    # What a user does with a book and what others say of it is known after it was shown.
+    assert sides(proposal) == {"user_id": "query", "isbn": "ad"}
+    columns["book-rating"] = ratings + 1
+    _, notes = infer.propose([write(tmp_path / "other.tsv", columns)])
+    assert not any(note.startswith("! ") for note in notes)
+
+
+def test_lists_of_codes_are_not_numbers_with_decimal_commas(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(0)
+    tags = [",".join(map(str, rng.integers(10, 40, 1 + n % 2))) for n in range(ROWS)]
+    prices = [f"{n % 50 + 1},{n * 7 % 100:02}" for n in range(ROWS)]
+    proposal, _ = infer.propose([write(tmp_path / "tags.tsv", reviews(label=tags))])
+    kinds = {field["name"]: field["kind"] for field in proposal["fields"]}
+    assert (kinds["label"], proposal.get("decimal")) == ("categorical_list", None)
+    proposal, _ = infer.propose([write(tmp_path / "prices.tsv", reviews(paid_before=prices))])
+    kinds = {field["name"]: field["kind"] for field in proposal["fields"]}
+    assert (kinds["paid_before"], proposal.get("decimal")) == ("numeric", ",")
+
+
+def test_codes_of_event_types_are_asked_about(tmp_path: pathlib.Path) -> None:
+    columns = reviews(action_type=[n * 3 % 4 for n in range(ROWS)])
+    del columns["rating"]
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", columns)])
+    note = next(note for note in notes if note.startswith("! 'action_type' may hold event types"))
+    events = json.loads("{" + note[note.index('"events"') :] + "}")
+    # The example is a valid part of the schema.
+    schema.schema_from_json(proposal | events)
+
+
+def test_properties_in_rows_are_to_be_columns(tmp_path: pathlib.Path) -> None:
+    ads = pd.DataFrame(
+        {
+            "item_id": [f"i{n // 3}" for n in range(120)],
+            "property": ["brand", "color", "size"] * 40,
+            "value": range(120),
+        }
+    )
+    log = write(tmp_path / "log.tsv", reviews())
+    path = write(tmp_path / "ads.tsv", ads.to_dict("list"))
+    _, notes = infer.propose([log], None, path)
+    note = next(note for note in notes if note.startswith("! The table of ads has a row for each"))
+    values = {"ads": ads}
+    exec(note.partition("pandas: ")[2], values)
+    path = write(tmp_path / "wide.tsv", values["ads"].to_dict("list"))
+    proposal, notes = infer.propose([log], None, path)
+    assert {"brand", "color", "size"} <= sides(proposal).keys()
+    assert not any(note.startswith("! The table of ads") for note in notes)
