@@ -79,7 +79,13 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
                 "columns are used as the labels."
             )
         else:
-            roles.engagement = take(labels.engagement(free(), roles.ad_key))
+            # Without unclicked rows there is no ranker, so an outcome is of more use as the click.
+            roles.click = take(labels.engagement(free(), roles.ad_key))
+            if roles.click is not None:
+                notes.append(
+                    f"No column is named like a click, so {roles.click.name!r} is the click. If "
+                    'every row is a click, set "engagement" to it and "click" to null.'
+                )
     if roles.revenue is None:
         roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
     keys = (roles.ad_key, roles.user_key)
@@ -89,6 +95,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
     if roles.user_key is None and roles.request_key is None:
         roles.user_key = take(_session(free(), roles.time, notes))
+    notes += _fill_note(free(), roles.user_key)
     if roles.request_key is None and roles.event is None:
         roles.request_key = take(_adjacent(free(), roles, notes))
     lists_ads = roles.event is None
@@ -275,6 +282,12 @@ def _request_key(
                 f"{column.name!r} is not a request, because its rows have several {user.name!r}; "
                 "each row is a request."
             )
+        elif time is not None and _is_session(column) and times.are_days(time):
+            notes.append(
+                f"! {column.name!r} is a session, not a request, but {time.name!r} has only days, "
+                "so the order of its rows is lost. Add the time of day if the log has it, such as "
+                "the seconds since the start of the session."
+            )
         elif time is not None and _seconds_apart(column, time) > _SECONDS_OF_REQUEST:
             notes.append(
                 f"{column.name!r} is a session, not a request, because its rows are usually more "
@@ -291,15 +304,34 @@ def _request_key(
     return None
 
 
+def _is_session(column: Column) -> bool:
+    return not {"session", "visit"}.isdisjoint(column.words)
+
+
+def _fill_note(columns: list[Column], user: Column | None) -> list[str]:
+    """Returns a note on a session that can stand for an unknown user, if there is one."""
+    if user is None or user.missing_share <= known_names.MAX_REJECTED:
+        return []
+    return [
+        f"! If {column.name!r} identifies visits, use it for unknown users, so that they have "
+        f"histories, for example with pandas: visit = 'visit ' + log[{column.name!r}].astype(str); "
+        f"log[{user.name!r}] = log[{user.name!r}].astype(object).fillna(visit)"
+        for column in columns
+        if _is_session(column)
+        and is_request_id(column, None)
+        and column.missing_share <= known_names.MAX_MISSING
+    ][:1]
+
+
 def _session(columns: list[Column], time: Column | None, notes: list[str]) -> Column | None:
     """Returns the session of a log without users, which takes their place, or None."""
     for column in columns:
         if (
             time is not None
-            and not {"session", "visit"}.isdisjoint(column.words)
+            and _is_session(column)
             and is_request_id(column, None)
             and column.missing_share <= known_names.MAX_MISSING
-            and _seconds_apart(column, time) > _SECONDS_OF_REQUEST
+            and (_seconds_apart(column, time) > _SECONDS_OF_REQUEST or times.are_days(time))
         ):
             notes.append(
                 f"No column identifies users, so each {column.name!r} counts as a user, whose "
@@ -333,7 +365,10 @@ def _adjacent(columns: list[Column], roles: Roles, notes: list[str]) -> Column |
             or is_of_others
         ):
             continue
-        if roles.time is not None and _seconds_apart(column, roles.time) > _SECONDS_OF_REQUEST:
+        if roles.time is not None and (
+            _seconds_apart(column, roles.time) > _SECONDS_OF_REQUEST
+            or (_is_session(column) and times.are_days(roles.time))
+        ):
             continue
         notes.append(
             f"{column.name!r} is equal in adjacent rows and never reappears, so it is used as the "
@@ -388,13 +423,7 @@ def _is_position(column: Column) -> bool:
 
 def _describe(roles: Roles, notes: list[str]) -> None:
     if roles.events is None and roles.click is None:
-        said = "No column looks like a click, so every row counts as a click (click: null)."
-        if roles.engagement is not None:
-            said += (
-                f" If rows are impressions, use {roles.engagement.name!r} as the click and remove "
-                "engagement."
-            )
-        notes.append(said)
+        notes.append("No column looks like a click, so every row counts as a click (click: null).")
         notes += map(labels.candidate_note, roles.candidates)
         notes += map(event_types.code_note, roles.codes)
     elif roles.click is not None and roles.click_threshold is None:

@@ -116,8 +116,8 @@ _IDENTITIES = {
 }  # fmt: skip
 # Last words of names of things, whose numbers are ids.
 _THINGS = {
-    "ip", "city", "country", "state", "device", "browser", "os", "locale", "language", "store", "shop",
-    "site", "publisher", "advertiser", "campaign", "seller", "merchant", "placement",
+    "ip", "city", "country", "state", "device", "browser", "os", "locale", "language", "store",
+    "shop", "site", "publisher", "advertiser", "campaign", "seller", "merchant", "placement",
 }  # fmt: skip
 _AMOUNTS = {
     "age", "year", "price", "amount", "count", "counts", "cnt", "num", "number", "nr", "size",
@@ -153,6 +153,14 @@ def kind(column: Column, notes: list[str]) -> dict[str, Any]:
             "value. If they are lists, write ['a', 'b'] or a|b."
         )
     return {"kind": "numeric" if _is_amount(column, notes) else "categorical"}
+
+
+def has_ids_of(ad: Column, column: Column) -> bool:
+    """Returns whether a column such as `hist_3` has the id of an ad that the user saw before."""
+    known = set(column.known) - {"0", "-1"}
+    is_named = not _LISTS.isdisjoint(column.words)
+    is_of_ads = len(known.intersection(ad.known)) >= 0.9 * len(known)
+    return is_named and column.is_whole and len(known) > _CODES and is_of_ads
 
 
 def _vector_length(column: Column) -> int | None:

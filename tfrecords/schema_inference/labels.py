@@ -328,9 +328,7 @@ def _is_rating_of_ad(column: Column, ad: Column) -> bool:
     """Returns whether a column such as `book_rating` is a rating by the user, not the average."""
     is_named = column.words[:1] and column.words[0] in known_names.ADS
     is_named = is_named and "_".join(column.words[1:]) in known_names.RATINGS
-    return bool(
-        is_named and _is_rating(column) and not log_sample.is_constant_per_ad(column, ad)
-    )
+    return bool(is_named and _is_rating(column) and not log_sample.is_constant_per_ad(column, ad))
 
 
 def _threshold(rating: Column, notes: list[str]) -> float:

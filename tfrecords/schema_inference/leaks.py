@@ -21,8 +21,8 @@ _AFTERWARDS = {
 }  # fmt: skip
 # Words for what users write about an ad, and readers say about it.
 _TEXTS = {
-    "review", "reviews", "helpful", "useful", "funny", "cool", "comment", "vote", "votes", "upvotes",
-    "downvotes",
+    "review", "reviews", "helpful", "useful", "funny", "cool", "comment", "vote", "votes",
+    "upvotes", "downvotes",
 }  # fmt: skip
 # Names of flags of what a user did with an ad.
 _DONE = {
@@ -53,7 +53,7 @@ _COUNTED_REASON = (
     "a count of outcomes, which leaks the test rows if it includes the whole log; add it if it was "
     "counted before"
 )
-_BY_NAME = "known only after the ad was shown, by its name"
+BY_NAME = "known only after the ad was shown, by its name"
 
 
 def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
@@ -62,7 +62,7 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     is_static = sample.table != LOG or log_sample.is_constant_per_ad(column, roles.ad_key)
     texts = _TEXTS | (_TEXTS_OF_RATINGS if roles.click_threshold is not None else set())
     if not is_static and words & texts:
-        return _BY_NAME
+        return BY_NAME
     # Lists of clicks are usually histories; `_list_leak` finds the others.
     if words & _BEFORE or kinds.separator(column) is not None:
         return None
@@ -76,17 +76,17 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return "its name says that it holds event types; name the types in events if it does"
     are_choices = roles.click is None and roles.events is None
     if are_choices and not is_static and column.is_numeric and words & _FREQUENCIES:
-        return _BY_NAME
+        return BY_NAME
     lasts = bool(words & {"time", "ratio"}) or (not is_static and "duration" in words)
     is_duration = lasts and not _DURATIONS.isdisjoint(column.words[:-1])
     if words & _AFTERWARDS - ({"rating"} if is_static else set()) or is_duration:
-        return _BY_NAME
+        return BY_NAME
     if column.plain_object_words in known_names.ANY_LABELS[:2]:
-        return _BY_NAME
+        return BY_NAME
     # A column that is constant for each ad is a property of it, such as being on sale.
     is_label = column.core in (*known_names.ENGAGEMENTS, *known_names.REVENUES)
     is_label = is_label or (column.is_truth and column.core in _DONE)
-    return _BY_NAME if is_label and not is_static else None
+    return BY_NAME if is_label and not is_static else None
 
 
 def warnings(column: Column) -> list[str]:

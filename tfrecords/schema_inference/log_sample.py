@@ -323,10 +323,10 @@ def _without_odd_times(column: Column, counts: np.ndarray, notes: list[str]) -> 
 def is_constant_per_ad(column: Column, ad: Column) -> bool:
     """Returns whether ads with several values have the same one, if most values are of such ads.
 
-    Rows without an ad are ignored, and rows without a value, unless the column has a single value. A
-    few rows may deviate
-    from the usual value of their ad. Their number is compared with the number of rows with rare
-    values: all of these deviate if the column is unrelated to the ad, such as a rare label.
+    Rows without an ad are ignored, and rows without a value, unless the column has a single value.
+    A few rows may deviate from the usual value of their ad. Their number is compared with the
+    number of rows with rare values: all of these deviate if the column is unrelated to the ad, such
+    as a rare label.
     """
     is_known = column.present if len(column.known) > 1 else np.ones(len(column.codes), bool)
     rows = np.flatnonzero(is_known & ad.present)

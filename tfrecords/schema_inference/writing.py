@@ -61,7 +61,10 @@ def header(names: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[str, .
         own = _content([name, *values])
         if own == "id":
             own = next((n for n in ("user_id", "item_id", "category_id") if n not in found), own)
-        if own == "category_id" and not _is_function([name, *values], found, names, below):
+        items = found.index("item_id") if "item_id" in found else -1
+        if own == "category_id" and not _is_function(
+            [name, *values], [names[items], *below[items]]
+        ):
             # Not a property of the items: how often a user chose one, or a code.
             is_count = _are_numbers(values) and len(set(values)) > _FEW
             own = "count" if is_count else "column"
@@ -93,19 +96,15 @@ def _are_times(values: Sequence[str]) -> bool:
     return not np.isnan(parse_times(values, best)).any()
 
 
-def _is_function(
-    values: Sequence[str], found: Sequence[str], names: Sequence[str], below: Sequence[Sequence[str]]
-) -> bool:
+def _is_function(values: Sequence[str], items: Sequence[str]) -> bool:
     """Returns whether nearly all rows have the value that their item had first."""
-    item = found.index("item_id")
-    items = [names[item], *below[item]]
     first = dict(zip(reversed(items), reversed(values), strict=True))
-    same = [first[key] == value for key, value in zip(items, values, strict=True)]
+    same = [first[item] == value for item, value in zip(items, values, strict=True)]
     return float(np.mean(same)) > 1 - known_names.MAX_REJECTED
 
 
 def _content(values: Sequence[str]) -> str:
-    """Returns the content of a column: `request_id`, `time`, `rating`, `label`, `id` or `column`."""
+    """Returns what a column has: `request_id`, `time`, `rating`, `label`, `id` or `column`."""
     texts = [value for value in values if value]
     numbers = [float(text) for text in texts if number_fault("", text) is None]
     if len(numbers) < len(texts):
@@ -236,7 +235,8 @@ def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | No
     votes: dict[str, list[str]] = {".": [], ",": []}
     for name, (values, is_other) in columns.items():
         probe = values[:: -(-len(values) // _PROBED) or 1]
-        if is_other or are_codes(probe) or not any(is_formatted(value, sign) for value in probe for sign in votes):
+        formatted = any(is_formatted(value, sign) for value in probe for sign in votes)
+        if is_other or not formatted or are_codes(probe):
             continue
         fits = {s: np.mean([_is_number(value, s) for value in probe]) > 0.95 for s in votes}
         groups = all(re.fullmatch(r"[+-]?\d{1,3}([.,]\d{3})*", value.strip()) for value in probe)

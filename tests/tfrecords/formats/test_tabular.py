@@ -92,7 +92,7 @@ def test_an_unknown_delimiter_is_said(tmp_path: pathlib.Path, delimiter: str) ->
     expected = f"is separated by {delimiter!r}; expected columns separated by a tab"
     with pytest.raises(ValueError, match=re.escape(expected)) as refused:
         parsed(write(tmp_path / "log", text))
-    command = str(refused.value).partition("for example with: ")[2]
+    command = str(refused.value).partition("such as: ")[2]
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
     assert (tmp_path / "log.tsv").read_text() == text.replace(delimiter, "\t")
 

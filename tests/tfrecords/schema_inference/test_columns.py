@@ -513,10 +513,10 @@ def test_numbers_of_cities_are_no_quantity(tmp_path: pathlib.Path) -> None:
     assert kinds["city"] == kinds["user_segid"] == "categorical"
 
 
-def test_an_engagement_without_a_click_may_be_one(tmp_path: pathlib.Path) -> None:
+def test_an_engagement_without_a_click_is_the_click(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, purchase=SIXTH)
-    assert (proposal["click"], proposal["engagement"]) == (None, "purchase")
-    assert any("If rows are impressions, use 'purchase' as the click" in n for n in notes)
+    assert (proposal["click"], proposal.get("engagement")) == ("purchase", None)
+    assert any(n.startswith("No column is named like a click, so 'purchase' is") for n in notes)
 
 
 @pytest.mark.parametrize("name", ["click_time", "clicked_at", "clickTimestamp"])

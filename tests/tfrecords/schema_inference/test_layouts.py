@@ -79,7 +79,10 @@ def test_lists_of_objects_that_are_not_ads_are_left_out_and_lines_are_rows(
 
 def test_the_objects_of_lists_are_counted_as_rows(tmp_path: pathlib.Path) -> None:
     rows = [
-        {"user_id": n % 9, "events": [{"aid": n * k % 7, "ts": 1_700_000_000 + n} for k in range(4)]}
+        {
+            "user_id": n % 9,
+            "events": [{"aid": n * k % 7, "ts": 1_700_000_000 + n} for k in range(4)],
+        }
         for n in range(100)
     ]
     _, notes = infer.propose([write_json(tmp_path / "log.jsonl", rows)])
@@ -96,7 +99,7 @@ def test_the_key_of_a_table_with_the_values_of_the_log_is_to_be_renamed(
     ads = {"id": [f"i{n}" for n in range(40)], "brand": [n % 7 for n in range(40)]}
     with pytest.raises(ValueError, match="'id' has the values of the log's 'item_id': rename it"):
         infer.propose([log], None, write(tmp_path / "ads.tsv", ads))
-    with pytest.raises(ValueError, match="row, not a header.* the name 'item_id' above 'i0'"):
+    with pytest.raises(ValueError, match=r"row, not a header.* the name 'item_id' above 'i0'"):
         infer.propose([log], None, write(tmp_path / "rows.tsv", ads, header=False))
 
 
@@ -254,3 +257,73 @@ def test_properties_in_rows_are_to_be_columns(tmp_path: pathlib.Path) -> None:
     proposal, notes = infer.propose([log], None, path)
     assert {"brand", "color", "size"} <= sides(proposal).keys()
     assert not any(note.startswith("! The table of ads") for note in notes)
+
+
+def test_a_session_of_days_is_not_a_request_and_stands_for_unknown_users(
+    tmp_path: pathlib.Path,
+) -> None:
+    # Sessions of 5 rows, of which 4 in 5 are of an unknown user, and whose times are dates.
+    sessions = np.arange(ROWS) // 5
+    columns = reviews(
+        session_id=sessions, date=[f"2016-05-{n // 5 % 28 + 1:02}" for n in range(ROWS)]
+    )
+    columns["user_id"] = ["NA" if n % 5 else n // 2 for n in sessions]
+    del columns["rating"]
+    log = write(tmp_path / "log.tsv", columns)
+    proposal, notes = infer.propose([log])
+    assert (proposal["user_key"], proposal.get("request_key")) == ("user_id", None)
+    assert any("'session_id' is a session, not a request, but 'date' has only" in n for n in notes)
+    note = next(note for note in notes if "use it for unknown users" in note)
+    values = {"log": pd.read_csv(log, sep="\t")}
+    exec(note.partition("pandas: ")[2], values)
+    # 64 sessions of unknown users, and 16 users.
+    assert values["log"]["user_id"].nunique() == 80
+    assert values["log"]["user_id"].notna().all()
+
+
+def test_numbers_of_seen_ads_are_ids(tmp_path: pathlib.Path) -> None:
+    items = np.arange(ROWS) * 7 % 101 + 900
+    columns = reviews(hist_1=np.roll(items, 1), hist_2=np.where(items % 3, np.roll(items, 2), 0))
+    columns["item_id"] = items
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    kinds = {field["name"]: field["kind"] for field in proposal["fields"]}
+    assert (kinds["hist_1"], kinds["hist_2"]) == ("categorical", "categorical")
+
+
+def test_amounts_after_an_ad_was_shown_may_be_the_click(tmp_path: pathlib.Path) -> None:
+    columns = reviews(watch_ratio=np.arange(ROWS) % 13 / 7)
+    del columns["rating"]
+    _, notes = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert any(note.endswith("with a click_threshold: 'watch_ratio'.") for note in notes)
+
+
+def test_requests_without_a_user_are_to_be_joined_with_a_table_of_requests(
+    tmp_path: pathlib.Path,
+) -> None:
+    orders = {
+        "order_id": [n // 5 for n in range(ROWS)],
+        "product_id": [n * 7 % 31 for n in range(ROWS)],
+    }
+    with pytest.raises(ValueError, match=r"log = log\.merge\(requests, on='order_id'\)") as refused:
+        infer.propose([write(tmp_path / "orders.tsv", orders)])
+    assert "Ads are identified" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "split"),
+    [("user_id", "leave_random_fraction_out"), ("item_id", "leave_random_fraction_out"), ("", "")],
+)
+def test_a_log_that_is_sorted_by_user_or_ad_is_split_at_random(
+    key: str, split: str, tmp_path: pathlib.Path
+) -> None:
+    log = pd.DataFrame(reviews())
+    log = log.sort_values(key, kind="stable") if key else log
+    path = write(tmp_path / "log.tsv", log.to_dict("list"))
+    message = infer.write_proposal(str(path), None, None, tmp_path / "schema.json")
+    assert message.partition("--split=")[2] == split
+    assert ("is sorted by its users or ads" in message) == bool(key)
+    # The time splits a log in any order.
+    log["timestamp"] = range(1_700_000_000, 1_700_000_000 + ROWS)
+    path = write(tmp_path / "timed.tsv", log.to_dict("list"))
+    message = infer.write_proposal(str(path), None, None, tmp_path / "timed.json")
+    assert "--split=" not in message

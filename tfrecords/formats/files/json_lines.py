@@ -204,17 +204,18 @@ def names_of(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
 
 
 def _from_python(path: pathlib.Path, raw: bytes) -> str:
-    """Returns how to convert a file whose lines, such as `raw`, are dictionaries of Python, or ""."""
+    """Returns how to convert a file whose lines are dictionaries of Python, or ""."""
     try:
         is_python = isinstance(ast.literal_eval(raw.decode()), dict)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         is_python = False
     if not is_python:
         return ""
-    program = "import ast, json, sys; [print(json.dumps(ast.literal_eval(row))) for row in sys.stdin]"
+    program = "import ast, json, sys; [print(json.dumps(ast.literal_eval(v))) for v in sys.stdin]"
+    source, target = shlex.quote(str(path)), shlex.quote(f"{path.name.split('.')[0]}.jsonl")
     return (
         " The lines are dictionaries of Python. Write them as JSON, for example with: "
-        f"zcat -f {shlex.quote(str(path))} | python3 -c '{program}' > {path.name.split('.')[0]}.jsonl"
+        f"zcat -f {source} | python3 -c '{program}' > {target}"
     )
 
 

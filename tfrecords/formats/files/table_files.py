@@ -210,11 +210,11 @@ def _check_delimiter(path: pathlib.Path, sample: bytes, is_one_column: bool) -> 
     if found is None or len(rows) == 1:
         return
     pattern = re.sub(r"([].[*^$/\\])", r"\\\1", found)
-    command = f"sed 's/{pattern}/\\t/g' {shlex.quote(str(path))} > {path.stem}.tsv"
+    source, target = shlex.quote(str(path)), shlex.quote(f"{path.stem}.tsv")
     raise ValueError(
         f"{path}: the first line {first[:60]!r} is separated by {found!r}; expected columns "
-        "separated by a tab, a comma, a semicolon, a vertical bar, or \\x01 (Hive's default). Write "
-        f"the file with one of these, for example with: {command}"
+        "separated by a tab, a comma, a semicolon, a vertical bar, or \\x01 (Hive's default). "
+        f"Write it with one of these, such as: sed 's/{pattern}/\\t/g' {source} > {target}"
     )
 
 
