@@ -212,7 +212,13 @@ def _ad_rank(column: Column) -> float | None:
         return None
     last = known_names.plain_words(column.plain_name.rpartition(".")[2])
     names = (column.plain_words, last) if "." in column.plain_name else (column.plain_words,)
-    ranks = [rank for name in names if (rank := known_names.ad_rank(name)) is not None]
+    # The id of products is preferred to their number.
+    ranks = [
+        rank + worse
+        for name in names
+        for worse, key in ((0, known_names.KEY), (0.5, ""))
+        if (rank := known_names.ad_rank(name, key)) is not None
+    ]
     if ranks:
         return min(ranks)
     title = re.fullmatch("(.+?)_?(name|title)", column.plain_words)
@@ -231,9 +237,9 @@ def _user_key(
                 f"user key under the same name. {_renaming(sample, users)}"
             )
         columns = sorted(columns, key=lambda c: -len(users.columns[c.name].known))
-    found = [c for c in columns if known_names.USER.fullmatch(c.plain_words)] or (
-        columns if users else []
-    )
+    found = [c for c in columns if known_names.USER.fullmatch(c.plain_words)]
+    found = found or [c for c in columns if known_names.USER_NAME.fullmatch(c.plain_words)]
+    found = found or (columns if users else [])
     for column in found:
         # A column with few values holds kinds of clients, not users.
         if users is None and len(column.words) == 1 and len(column.known) <= _FEW_USERS:

@@ -71,6 +71,7 @@ _PEOPLE = (
     "usuario|utilisateur"
 )
 USER = re.compile(f"({_PEOPLE})({KEY})?")
+USER_NAME = re.compile(f"({_PEOPLE})_?name")
 REQUEST = re.compile(
     # A column named only search or query holds what the user typed; one named only session may
     # number or describe it, see `column_roles.is_request_id`.

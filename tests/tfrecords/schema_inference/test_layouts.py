@@ -327,3 +327,16 @@ def test_a_log_that_is_sorted_by_user_or_ad_is_split_at_random(
     path = write(tmp_path / "timed.tsv", log.to_dict("list"))
     message = infer.write_proposal(str(path), None, None, tmp_path / "timed.json")
     assert "--split=" not in message
+
+
+def test_ids_are_preferred_to_counts_and_names(tmp_path: pathlib.Path) -> None:
+    columns = reviews(products=[n * 5 % 83 for n in range(ROWS)])
+    columns = {
+        {"user_id": "username", "item_id": "product_id"}.get(name, name): values
+        for name, values in columns.items()
+    }
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert (proposal["user_key"], proposal["ad_key"]) == ("username", ["product_id"])
+    columns["user"] = [f"u{n % 19}" for n in range(ROWS)]
+    proposal, _ = infer.propose([write(tmp_path / "other.tsv", columns)])
+    assert proposal["user_key"] == "user"
