@@ -35,7 +35,6 @@ _COLUMN = re.compile(r"'[^']*'")
 _VARYING = re.compile(r"'[^']*'|[\d.]+%?")
 # Numbers of rows below which values seen so often are in the vocabulary.
 _MIN_COUNTS = ((10_000, 1), (500_000, 2))
-_BY_USER = "leave_random_fraction_out"
 # Arguments of the exported signatures, which fields must not be named like.
 _RESERVED = {"self", "ad_features"}
 
@@ -206,10 +205,10 @@ def _propose(
     )
     names = [c.name for c in samples[0].columns.values() if not c.in_folder or c is roles.time]
     notes += file_columns.in_folders(paths[0], names)
-    if _is_sorted_by_key(roles):
+    if split := _split(roles):
         notes.append(
             "The log has no time and is sorted by its users or ads, so a split by order would hold "
-            "out users or ads that training lacks. The command below holds out random rows instead."
+            f"out users or ads that training lacks: use --split={split}."
         )
     fields = propose_fields(samples, roles, notes)
     taken = {field["name"].lower() for field in fields}
@@ -356,8 +355,8 @@ def write_proposal(
     target_path.write_text(_text(proposal), encoding="utf-8")
     has_clicks = bool((roles.clicked() == 1).any())
     command = _command(data_path, users, ads, target_path, proposal["name"])
-    if _is_sorted_by_key(roles):
-        command += " --split=" + ("fraction" if roles.user_key is None else _BY_USER)
+    if split := _split(roles):
+        command += f" --split={split}"
     then = f"then train:\n  {command}" if has_clicks else "then train on a log that has clicks."
     return (
         f"Wrote a proposed schema of {len(proposal['fields'])} fields to {target_path}.\n"
@@ -366,16 +365,18 @@ def write_proposal(
     )
 
 
-def _is_sorted_by_key(roles: Roles) -> bool:
-    """Returns whether a log without times is sorted by its users or its ads."""
+def _split(roles: Roles) -> str | None:
+    """Returns the split of a log without times that is sorted by its users or ads, or None."""
     if roles.time is not None or roles.split is not None:
-        return False
-    return any(
+        return None
+    is_sorted = any(
         key is not None
         and 1 + np.count_nonzero(np.diff(key.codes)) <= 1.1 * len(key.known)
         and len(key.codes) >= 2 * len(key.known)
         for key in (roles.user_key, roles.ad_key)
     )
+    of_users = "fraction" if roles.user_key is None else "leave_random_fraction_out"
+    return of_users if is_sorted else None
 
 
 def _command(

@@ -320,7 +320,7 @@ def test_a_log_that_is_sorted_by_user_or_ad_is_split_at_random(
     log = log.sort_values(key, kind="stable") if key else log
     path = write(tmp_path / "log.tsv", log.to_dict("list"))
     message = infer.write_proposal(str(path), None, None, tmp_path / "schema.json")
-    assert message.partition("--split=")[2] == split
+    assert message.splitlines()[-1].partition("--split=")[2] == split
     assert ("is sorted by its users or ads" in message) == bool(key)
     # The time splits a log in any order.
     log["timestamp"] = range(1_700_000_000, 1_700_000_000 + ROWS)
