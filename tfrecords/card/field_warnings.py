@@ -174,12 +174,17 @@ def _vocabularies(card: model.DataCard) -> Found:
         train, test = (field.out_of_vocabulary[split] or 0 for split in ("train", "test"))
         if max(train, test) >= MUCH_OUT_OF_VOCABULARY:
             (new if test - train >= MUCH_OUT_OF_VOCABULARY / 2 else rare).append(field)
+    action = (
+        "These values are new or rare in training: train often, increase the fields' "
+        "num_oov_buckets, or use coarser values."
+    )
+    if card.data.split.kind == "order":
+        action += " If the log is sorted by one of these fields, convert it with --split=fraction."
     yield from _about(
         new,
         lambda f: _change(f.out_of_vocabulary),
         "Out of vocabulary far more often in test than in training",
-        "These values are new or rare in training: train often, increase the fields' "
-        "num_oov_buckets, or use coarser values.",
+        action,
     )
     yield from _about(
         rare,

@@ -13,6 +13,7 @@ from tfrecords.formats.files.table_files import (
     lists_of_objects,
     open_table,
     shown_names,
+    text_layout,
 )
 from tfrecords.formats.log_format import LineFormat, LogFormat
 from tfrecords.formats.protocol import (
@@ -53,5 +54,6 @@ __all__ = [
     "open_text",
     "schema_of",
     "shown_names",
+    "text_layout",
     "values_of_folders",
 ]

@@ -6,10 +6,12 @@ it. The click is always proposed, because without it all rows would count as cli
 
 import math
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 
+from tfrecords import terminal
 from tfrecords.columns import RowFaults, checked_splits
 from tfrecords.schema_inference import (
     event_types,
@@ -34,8 +36,6 @@ _ONE_OUTCOME = {
 }
 # A column named session with no more values than this tells kinds or numbers of sessions.
 _FEW_SESSIONS = 20
-_PROBED = 200
-_IMPRESSIONS = re.compile(r"\S+-[01]( \S+-[01])*")
 # Rows of a request, and requests of a sample, in which it is recognized without its name.
 _MAX_REQUEST, _MIN_REQUESTS = 200, 20
 
@@ -49,8 +49,8 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     """
     in_folders = [column for column in sample.columns.values() if column.in_folder]
     columns = [column for column in sample.columns.values() if not column.in_folder]
-    _refuse_lists(columns)
-    roles = Roles(_ad_key(columns, ads, notes))
+    event_types.refuse_lists(sample, ads)
+    roles = Roles(_ad_key(sample, columns, ads, notes))
     taken = [roles.ad_key]
 
     def take(column: Column | None) -> Column | None:
@@ -62,7 +62,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         return [column for column in columns if column not in taken]
 
     roles.split = take(next((c for c in free() if _is_split(c)), None))
-    roles.user_key = take(_user_key(free(), users, notes))
+    roles.user_key = take(_user_key(sample, free(), users, notes))
     click, roles.click_threshold = labels.click(free(), roles.ad_key, notes)
     roles.click = take(click)
     if click is None:
@@ -79,7 +79,13 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
                 "columns are used as the labels."
             )
         else:
-            roles.engagement = take(labels.engagement(free(), roles.ad_key))
+            # Without unclicked rows there is no ranker, so an outcome is of more use as the click.
+            roles.click = take(labels.engagement(free(), roles.ad_key))
+            if roles.click is not None:
+                notes.append(
+                    f"No column is named like a click, so {roles.click.name!r} is the click. If "
+                    'every row is a click, set "engagement" to it and "click" to null.'
+                )
     if roles.revenue is None:
         roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
     keys = (roles.ad_key, roles.user_key)
@@ -89,6 +95,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
     if roles.user_key is None and roles.request_key is None:
         roles.user_key = take(_session(free(), roles.time, notes))
+    notes += _fill_note(free(), roles.user_key)
     if roles.request_key is None and roles.event is None:
         roles.request_key = take(_adjacent(free(), roles, notes))
     lists_ads = roles.event is None
@@ -100,26 +107,38 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         who = roles.request_key or roles.user_key
         roles.candidates = labels.candidates(free(), roles.ad_key, who)
         notes += labels.click_time_notes(free())
+        roles.codes = [c for c in free() if event_types.may_be_codes(c, roles.ad_key)]
     notes += labels.currency_notes(free(), roles.revenue or roles.price)
     _describe(roles, notes)
     return roles
 
 
-def _refuse_lists(columns: list[Column]) -> None:
-    """Raises if a column holds the ads of a request with their clicks, such as `N1-0 N2-1`."""
-    for column in columns:
-        probed, log = column.known[:_PROBED], f"log[{column.name!r}]"
-        if any(" " in v for v in probed) and all(_IMPRESSIONS.fullmatch(v) for v in probed):
-            raise ValueError(
-                f"{column.name!r} holds several ads with their clicks, such as {probed[0][:40]!r}; "
-                "expected a row for each ad. Write the rows before the conversion, for example "
-                f"with pandas: {log} = {log}.str.split(); "
-                f"log = log.explode({column.name!r}, ignore_index=True); "
-                f'log[["item_id", "click"]] = {log}.str.rsplit("-", n=1, expand=True); del {log}'
-            )
+def _shown(names: Iterable[str]) -> str:
+    return f"[{terminal.format_list([repr(name[:40]) for name in names], 20)}]"
 
 
-def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Column:
+def _renaming(log: Sample, table: Sample) -> str:
+    """Returns which column of a table to rename, so that it has the key of a log."""
+    found = {
+        (own.name, other.name): common
+        for own in log.columns.values()
+        for other in table.columns.values()
+        if len(other.known) >= 0.9 * table.num_rows
+        if (common := len(set(own.known).intersection(other.known))) > 0.5 * len(own.known)
+    }
+    best = max(found, key=found.__getitem__, default=None)
+    if best is None:
+        return "Rename or add it."
+    key, other = best
+    if other in log.columns[key].known:
+        return (
+            f"The first line of the table is a row, not a header. Add a header with the name "
+            f"{key!r} above {other!r}."
+        )
+    return f"{other!r} has the values of the log's {key!r}: rename it to {key!r}."
+
+
+def _ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: list[str]) -> Column:
     names = [column.name for column in columns]
     if ads is not None:
         shared = [c for c in columns if c.name in ads.columns]
@@ -128,15 +147,16 @@ def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Colu
         columns = columns or [c for c in shared if _ad_rank(c) is not None]
         if not columns:
             raise ValueError(
-                f"The table of ads has the columns {list(ads.columns)}, the log "
-                f"{names}; expected a common column that identifies the ads. Rename "
-                "or add it."
+                f"The table of ads has the columns {_shown(ads.columns)}, the log {_shown(names)}; "
+                f"expected a common column that identifies the ads. {_renaming(sample, ads)}"
             )
     found = {c.name: rank for c in columns if (rank := _ad_rank(c)) is not None}
-    key = min(columns, key=lambda c: found.get(c.name, math.inf), default=None)
+    # Without such a name, the column whose values the table has identifies the ads, not a title.
+    best = [(found.get(c.name, math.inf), -_share_in(c, ads), c) for c in columns]
+    key = min(best, key=lambda own: own[:2], default=(0, 0, None))[2]
     if key is None or (ads is None and key.name not in found):
         raise ValueError(
-            f"No column looks like an ad id in {names}; expected a name such as "
+            f"No column looks like an ad id in {_shown(names)}; expected a name such as "
             "ad_id, item_id or product. Rename the column that identifies the ad, add a header "
             "line if the file has none, remove the lines above the header if there are any, or "
             f"write a schema. {' '.join(notes)}".rstrip()
@@ -148,6 +168,7 @@ def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Colu
             notes.append(
                 f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last one counts."
             )
+            notes += _properties_in_rows(key.name, ads)
     if (missing := key.missing_share) > 0:
         notes.append(
             f"{log_sample.percent(missing)} of the rows have no {key.name!r}; they will be "
@@ -156,34 +177,69 @@ def _ad_key(columns: list[Column], ads: Sample | None, notes: list[str]) -> Colu
     return key
 
 
+def _properties_in_rows(key: str, ads: Sample) -> list[str]:
+    """Returns a note on a table of ads that has a row for each property of an ad, if it has."""
+    others = [c for c in ads.columns.values() if c.name != key]
+    values = [c.name for c in others if "value" in c.words]
+    properties = [
+        c.name
+        for c in others
+        if c.name not in values
+        and not {"property", "attribute", "feature", "key", "field"}.isdisjoint(c.words)
+        and log_sample.varies_within(c, ads.columns[key])
+    ]
+    if len(values) != 1 or len(properties) != 1:
+        return []
+    name, value = properties[0], values[0]
+    return [
+        f"! The table of ads has a row for each {name!r} of an ad, and only the last one counts. "
+        "Write a column for each of them before the conversion, for example with pandas: "
+        f"ads = ads.drop_duplicates([{key!r}, {name!r}], keep='last')"
+        f".pivot(index={key!r}, columns={name!r}, values={value!r}).reset_index()"
+    ]
+
+
+def _share_in(column: Column, table: Sample | None) -> float:
+    """Returns the share of a column's known values that a table has in a column of that name."""
+    if table is None or not column.known:
+        return 0.0
+    return len(set(table.columns[column.name].known).intersection(column.known)) / len(column.known)
+
+
 def _ad_rank(column: Column) -> float | None:
     """Returns how well a name fits an ad id, smaller is better; None: not at all."""
     if not column.known:
         return None
-    for rank, word in enumerate(known_names.ADS):
-        last = known_names.plain_words(column.plain_name.rpartition(".")[2])
-        names = (column.plain_words, last) if "." in column.plain_name else (column.plain_words,)
-        if any(
-            re.fullmatch(f"(view_|target_)?{word}s?({known_names.KEY})?", name) for name in names
-        ):
-            return rank
-        if re.fullmatch(f"{word}_?(name|title)", column.plain_words):
-            return rank + len(known_names.ADS)
-    return None
+    last = known_names.plain_words(column.plain_name.rpartition(".")[2])
+    names = (column.plain_words, last) if "." in column.plain_name else (column.plain_words,)
+    # The id of products is preferred to their number.
+    ranks = [
+        rank + worse
+        for name in names
+        for worse, key in ((0, known_names.KEY), (0.5, ""))
+        if (rank := known_names.ad_rank(name, key)) is not None
+    ]
+    if ranks:
+        return min(ranks)
+    title = re.fullmatch("(.+?)_?(name|title)", column.plain_words)
+    rank = None if title is None else known_names.ad_rank(title[1], key="")
+    return None if rank is None else rank + len(known_names.ADS)
 
 
-def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> Column | None:
+def _user_key(
+    sample: Sample, columns: list[Column], users: Sample | None, notes: list[str]
+) -> Column | None:
     if users is not None:
         columns = [c for c in columns if c.name in users.columns]
         if not columns:
             raise ValueError(
-                f"The table of users has the columns {list(users.columns)}; expected the log's "
-                "user key under the same name. Rename it."
+                f"The table of users has the columns {_shown(users.columns)}; expected the log's "
+                f"user key under the same name. {_renaming(sample, users)}"
             )
         columns = sorted(columns, key=lambda c: -len(users.columns[c.name].known))
-    found = [c for c in columns if known_names.USER.fullmatch(c.plain_words)] or (
-        columns if users else []
-    )
+    found = [c for c in columns if known_names.USER.fullmatch(c.plain_words)]
+    found = found or [c for c in columns if known_names.USER_NAME.fullmatch(c.plain_words)]
+    found = found or (columns if users else [])
     for column in found:
         # A column with few values holds kinds of clients, not users.
         if users is None and len(column.words) == 1 and len(column.known) <= _FEW_USERS:
@@ -232,6 +288,12 @@ def _request_key(
                 f"{column.name!r} is not a request, because its rows have several {user.name!r}; "
                 "each row is a request."
             )
+        elif time is not None and _is_session(column) and times.are_days(time):
+            notes.append(
+                f"! {column.name!r} is a session, not a request, but {time.name!r} has only days, "
+                "so the order of its rows is lost. Add the time of day if the log has it, such as "
+                "the seconds since the start of the session."
+            )
         elif time is not None and _seconds_apart(column, time) > _SECONDS_OF_REQUEST:
             notes.append(
                 f"{column.name!r} is a session, not a request, because its rows are usually more "
@@ -248,15 +310,34 @@ def _request_key(
     return None
 
 
+def _is_session(column: Column) -> bool:
+    return not {"session", "visit"}.isdisjoint(column.words)
+
+
+def _fill_note(columns: list[Column], user: Column | None) -> list[str]:
+    """Returns a note on a session that can stand for an unknown user, if there is one."""
+    if user is None or user.missing_share <= known_names.MAX_REJECTED:
+        return []
+    return [
+        f"! If {column.name!r} identifies visits, use it for unknown users, so that they have "
+        f"histories, for example with pandas: visit = 'visit ' + log[{column.name!r}].astype(str); "
+        f"log[{user.name!r}] = log[{user.name!r}].astype(object).fillna(visit)"
+        for column in columns
+        if _is_session(column)
+        and is_request_id(column, None)
+        and column.missing_share <= known_names.MAX_MISSING
+    ][:1]
+
+
 def _session(columns: list[Column], time: Column | None, notes: list[str]) -> Column | None:
     """Returns the session of a log without users, which takes their place, or None."""
     for column in columns:
         if (
             time is not None
-            and not {"session", "visit"}.isdisjoint(column.words)
+            and _is_session(column)
             and is_request_id(column, None)
             and column.missing_share <= known_names.MAX_MISSING
-            and _seconds_apart(column, time) > _SECONDS_OF_REQUEST
+            and (_seconds_apart(column, time) > _SECONDS_OF_REQUEST or times.are_days(time))
         ):
             notes.append(
                 f"No column identifies users, so each {column.name!r} counts as a user, whose "
@@ -290,7 +371,10 @@ def _adjacent(columns: list[Column], roles: Roles, notes: list[str]) -> Column |
             or is_of_others
         ):
             continue
-        if roles.time is not None and _seconds_apart(column, roles.time) > _SECONDS_OF_REQUEST:
+        if roles.time is not None and (
+            _seconds_apart(column, roles.time) > _SECONDS_OF_REQUEST
+            or (_is_session(column) and times.are_days(roles.time))
+        ):
             continue
         notes.append(
             f"{column.name!r} is equal in adjacent rows and never reappears, so it is used as the "
@@ -345,14 +429,9 @@ def _is_position(column: Column) -> bool:
 
 def _describe(roles: Roles, notes: list[str]) -> None:
     if roles.events is None and roles.click is None:
-        said = "No column looks like a click, so every row counts as a click (click: null)."
-        if roles.engagement is not None:
-            said += (
-                f" If rows are impressions, use {roles.engagement.name!r} as the click and remove "
-                "engagement."
-            )
-        notes.append(said)
+        notes.append("No column looks like a click, so every row counts as a click (click: null).")
         notes += map(labels.candidate_note, roles.candidates)
+        notes += map(event_types.code_note, roles.codes)
     elif roles.click is not None and roles.click_threshold is None:
         clicked = roles.clicked()
         share = float(np.mean(clicked[~np.isnan(clicked)])) if roles.click.is_truth else 0.0

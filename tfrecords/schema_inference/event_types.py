@@ -1,10 +1,16 @@
-"""Recognizes a column of event types, and proposes how these become labels."""
+"""Recognizes logs whose rows are not impressions.
 
+The events of a column of event types become labels. Lists of the ads of a request are refused, with
+the lines of pandas that write a row for each ad.
+"""
+
+import json
+import re
 from typing import Any
 
 import numpy as np
 
-from tfrecords.schema_inference import known_names, labels, log_sample
+from tfrecords.schema_inference import file_columns, kinds, known_names, labels, log_sample
 from tfrecords.schema_inference.log_sample import LOG, Column, Sample
 from tfrecords.schema_inference.roles import Roles
 
@@ -40,7 +46,133 @@ _OTHERS = {
     "session_start", "first_visit", "user_engagement", "scroll", "view_search_results", "search",
     "login",
 }  # fmt: skip
+_NAMES = re.compile(
+    "(event|action|activity|interaction|behaviou?r)_?(type|name|kind|code)|"
+    "event|interaction|behaviou?r|btag"
+)
 _KNOWN = _OTHERS.union(*_STEPS)
+
+
+_PROBED = 200
+_IMPRESSIONS = re.compile(r"\S+-[01]( \S+-[01])*")
+# Words of lists of the ads that a request showed.
+_LISTED = {
+    "impression", "impressions", "inview", "shown", "displayed", "exposed", "exposures",
+    "candidates", "slate", "recommended",
+}  # fmt: skip
+_MIN_CHOSEN = 0.9
+
+
+def refuse_lists(sample: Sample, ads: Sample | None) -> None:
+    """Raises if a column holds the ads of a request.
+
+    These have their clicks, such as `N1-0 N2-1`, or another column has the clicked ones.
+
+    Raises:
+        ValueError: There is such a column; the message has the lines that write a row for each ad.
+    """
+    for column in sample.columns.values():
+        probed, log = column.known[:_PROBED], f"log[{column.name!r}]"
+        if any(" " in v for v in probed) and all(_IMPRESSIONS.fullmatch(v) for v in probed):
+            key = _key_of_ads({v[:-2] for text in probed for v in text.split()}, ads)
+            _refuse(
+                sample,
+                key,
+                f"{column.name!r} holds several ads with their clicks, such as {probed[0][:40]!r}",
+                f"{log} = {log}.str.split()",
+                f"log = log.explode({column.name!r}, ignore_index=True)",
+                f"split = log.pop({column.name!r}).str.rsplit('-', n=1, expand=True)",
+                f"log[[{key!r}, 'click']] = split",
+            )
+    for column in sample.columns.values():
+        if _LISTED.isdisjoint(column.words) or kinds.separator(column) is None:
+            continue
+        lists = _lists(column, np.flatnonzero(column.present)[:_PROBED])
+        for other in sample.columns.values():
+            if other is not column and _holds(column, lists, other):
+                _refuse_chosen(sample, ads, column, lists, other)
+
+
+def _lists(column: Column, rows: np.ndarray) -> list[list[str]]:
+    """Returns the values of some rows; a row of a column without lists has at most one."""
+    texts = [column.values[code].strip() for code in column.codes[rows]]
+    separator = kinds.separator(column)
+    return [[part for part in text.split(separator) if part] if text else [] for text in texts]
+
+
+def _holds(column: Column, lists: list[list[str]], other: Column) -> bool:
+    """Returns whether lists of ads nearly always hold the values that another column has."""
+    chosen = _lists(other, np.flatnonzero(column.present)[:_PROBED])
+    pairs = [(own, set(shown)) for own, shown in zip(chosen, lists, strict=True) if own]
+    several = np.mean([len(shown) > len(own) for own, shown in pairs]) if pairs else 0
+    held = sum(shown.issuperset(own) for own, shown in pairs)
+    return held > _MIN_CHOSEN * max(len(pairs), 0.5 * len(lists)) and bool(several > 0.5)
+
+
+def _refuse_chosen(
+    sample: Sample, ads: Sample | None, column: Column, lists: list[list[str]], other: Column
+) -> None:
+    key = _key_of_ads({value for own in lists for value in own}, ads)
+    rows = np.flatnonzero(column.present)[:_PROBED]
+    num_ads = [len(own) for own in lists]
+    with_ads = [
+        c
+        for c in sample.columns.values()
+        if c not in (column, other)
+        and kinds.separator(c) is not None
+        and [len(own) for own in _lists(c, rows)] == num_ads
+    ]
+    split = [
+        f"log[{c.name!r}] = log[{c.name!r}].str.split({kinds.separator(c)!r})"
+        for c in (column, *with_ads, other)
+        if not c.is_list and kinds.separator(c) is not None
+    ]
+    exploded = [c.name for c in (column, *with_ads)]
+    shown, clicked = f"log[{column.name!r}]", f"log.pop({other.name!r})"
+    if kinds.separator(other) is None:
+        click = f"({shown}.astype(str) == {clicked}.astype(str)).astype(int)"
+    else:
+        click = f"[int(ad in clicked) for ad, clicked in zip({shown}, {clicked})]"
+    taken = [f"log = log.rename(columns={{{key!r}: {'page_' + key!r}}})"]
+    _refuse(
+        sample,
+        key,
+        f"{column.name!r} holds the ads of a request, and {other.name!r} the clicked ones",
+        f"log = log[{shown}.notna()].copy()",
+        *(taken if key in sample.columns and key not in (column.name, other.name) else []),
+        *split,
+        f"log = log.explode({exploded}, ignore_index=True)",
+        f"log['click'] = {click}",
+        f"log = log.rename(columns={{{column.name!r}: {key!r}}})",
+    )
+
+
+def _key_of_ads(values: set[str], ads: Sample | None) -> str:
+    """Returns the column of the table of ads that has most of some ids, or a new name."""
+    found = {
+        c.name: len(values.intersection(c.known))
+        for c in ([] if ads is None else ads.columns.values())
+    }
+    best = max(found, key=found.__getitem__, default=None)
+    # A table without a header line has an id as a name.
+    if best is None or best in values or found[best] < 0.5 * len(values):
+        return "item_id"
+    return best
+
+
+def _refuse(sample: Sample, key: str, what: str, *lines: str) -> None:
+    program = "\n".join(
+        (
+            "import pandas as pd",
+            f"log = {file_columns.reading(sample.path, sample.header)}",
+            *lines,
+            "log.to_csv('rows.csv', index=False)",
+        )
+    )
+    raise ValueError(
+        f"{what}; expected a row for each ad. Write the rows before the conversion, for example "
+        f"with pandas:\n{program}\nThe ad is then in {key!r}."
+    )
 
 
 def is_event(column: Column, ad: Column) -> bool:
@@ -55,6 +187,23 @@ def is_event(column: Column, ad: Column) -> bool:
     names = {known_names.plain_words(value) for value in column.known}
     several = len(names & _KNOWN) >= max(2, 0.5 * len(names))
     return several and not log_sample.is_constant_per_ad(column, ad)
+
+
+def may_be_codes(column: Column, ad: Column) -> bool:
+    """Returns whether a column of the log may hold event types by its name, such as action_type."""
+    is_named = column.table == LOG and _NAMES.fullmatch(column.plain_words) is not None
+    return is_named and not log_sample.is_constant_per_ad(column, ad)
+
+
+def code_note(column: Column) -> str:
+    """Returns what to do about a column that may hold event types, whose meaning is unknown."""
+    first = sorted(column.known)[:2]
+    example = {"column": column.name, "view": first[:1], "click": first[1:]}
+    return (
+        f"! {column.name!r} may hold event types, such as {_said(first)}, so that not every row is "
+        f'a click. If so, set events in the schema to what they mean, such as "events": '
+        f"{json.dumps(example, ensure_ascii=False)}"
+    )
 
 
 def first_of(column: Column) -> str:

@@ -1,7 +1,6 @@
 """Finds the columns of the files of a table, and says which of them are not read."""
 
 import pathlib
-import re
 from collections.abc import Collection, Mapping, Sequence
 
 from tfrecords import formats, terminal
@@ -17,12 +16,11 @@ def header(path: pathlib.Path) -> tuple[tuple[str, ...], list[str]]:
     if formats.is_parquet(path) or formats.is_json(path):
         return (), []
     names = formats.column_names(path, ())
-    types = {name: formats.STRINGS for name in names if name and names.count(name) == 1}
-    opened = formats.open_table(path, types, (), (), _HEADED_ROWS)
-    chunk = next(iter(opened.chunks()), None)
-    table = None if chunk is None else opened.parse(chunk).table
-    below = {} if table is None else {name: writing.texts_of(table[name]) for name in types}
-    found = writing.header(names, below)
+    numbered = tuple(f"column_{number}" for number in range(1, len(names) + 1))
+    types = dict.fromkeys(numbered, formats.STRINGS)
+    opened = formats.open_table(path, types, (), (), _HEADED_ROWS, numbered)
+    rows = opened.parse(next(iter(opened.chunks()))).table.slice(1)
+    found = writing.header(names, [writing.texts_of(rows[name]) for name in numbered])
     if not found:
         return (), []
     note = (
@@ -37,9 +35,10 @@ def readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
     names, notes = [], []
     found = formats.column_names(path, ())
     within = formats.lists_of_objects(path)
-    main = _main_list(within)
+    main = _main_list(found, within)
     if others := sorted(set(within.values()) - {main}):
-        notes.append(f"Left out: the lists of objects {others}; each object of {main!r} is a row.")
+        row = "each line" if main is None else f"each object of {main!r}"
+        notes.append(f"Left out: the lists of objects {others} of {path}; {row} is a row.")
     for name in dict.fromkeys(found):
         if within.get(name, main) != main or name in others:
             continue
@@ -52,6 +51,22 @@ def readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
         else:
             names.append(name)
     return names, notes
+
+
+def reading(path: pathlib.Path, header: Sequence[str]) -> str:
+    """Returns the expression that reads a file with pandas.
+
+    Args:
+        path: The file.
+        header: Names of the columns of a file without a header line, or none.
+    """
+    if formats.is_parquet(path):
+        return f"pd.read_parquet({str(path)!r})"
+    if formats.is_json(path):
+        return f"pd.read_json({str(path)!r}, lines=True)"
+    delimiter = formats.text_layout(path, ())[0].delimiter
+    names = f", names={list(header)}" if header else ""
+    return f"pd.read_csv({str(path)!r}, sep={delimiter!r}{names})"
 
 
 def only_later(paths: Sequence[pathlib.Path]) -> list[str]:
@@ -81,12 +96,18 @@ def in_folders(path: pathlib.Path, names: Collection[str]) -> list[str]:
     ]
 
 
-def _main_list(within: Mapping[str, str]) -> str | None:
-    """Returns the list of objects that are ads, or the first one, or None."""
-    for name, of_list in within.items():
-        last = known_names.plain_words(name.rpartition(".")[2])
-        if any(re.fullmatch(f"{word}{known_names.KEY}", last) for word in known_names.ADS):
-            return of_list
+def _main_list(names: Collection[str], within: Mapping[str, str]) -> str | None:
+    """Returns the list of objects that are ads, if any: None if each line is of one ad.
+
+    Args:
+        names: Names of the columns.
+        within: The list of objects of each name that is inside one.
+    """
+    for key in (known_names.KEY, ""):
+        for name in (*within, *(name for name in names if name not in within)):
+            last = known_names.plain_words(name.rpartition(".")[2])
+            if known_names.ad_rank(last, key) is not None:
+                return within.get(name)
     return next(iter(within.values()), None)
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrecords import columns
+from tfrecords.schema_inference import writing
 from tfrecords.schema_inference.log_sample import Column
 
 _TEXTS = {
@@ -47,7 +48,7 @@ def separator(column: Column) -> str | None:
 
 def has_decimal_comma(column: Column) -> bool:
     """Returns whether nearly all values are numbers such as `12,95`, not lists."""
-    if not _LISTS.isdisjoint(column.words):
+    if not _LISTS.isdisjoint(column.words) or writing.are_codes(_probed(column)):
         return False
     matches = [re.fullmatch(r"[+-]?\d+(,\d+)?", value.strip()) for value in _probed(column)]
     parts = [match[1] for match in matches if match and match[1]]
@@ -115,8 +116,8 @@ _IDENTITIES = {
 }  # fmt: skip
 # Last words of names of things, whose numbers are ids.
 _THINGS = {
-    "city", "country", "state", "device", "browser", "os", "locale", "language", "store", "shop",
-    "site", "publisher", "advertiser", "campaign", "seller", "merchant", "placement",
+    "ip", "city", "country", "state", "device", "browser", "os", "locale", "language", "store",
+    "shop", "site", "publisher", "advertiser", "campaign", "seller", "merchant", "placement",
 }  # fmt: skip
 _AMOUNTS = {
     "age", "year", "price", "amount", "count", "counts", "cnt", "num", "number", "nr", "size",
@@ -152,6 +153,14 @@ def kind(column: Column, notes: list[str]) -> dict[str, Any]:
             "value. If they are lists, write ['a', 'b'] or a|b."
         )
     return {"kind": "numeric" if _is_amount(column, notes) else "categorical"}
+
+
+def has_ids_of(ad: Column, column: Column) -> bool:
+    """Returns whether a column such as `hist_3` has the id of an ad that the user saw before."""
+    known = set(column.known) - {"0", "-1"}
+    is_named = not _LISTS.isdisjoint(column.words)
+    is_of_ads = len(known.intersection(ad.known)) >= 0.9 * len(known)
+    return is_named and column.is_whole and len(known) > _CODES and is_of_ads
 
 
 def _vector_length(column: Column) -> int | None:

@@ -50,7 +50,7 @@ NO_REVENUE = {"tax", "shipping", "refund", "discount", "coupon", "delivery"}
 CURRENCIES = {"currency", "ccy", "waehrung", "währung", "devise", "moneda", "valuta"}
 POSITIONS = ("position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position")
 TIMES = (
-    "timestamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",
+    "timestamp", "time_stamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",
     "unix_time", "ts", "time", "click_time", "date", "dt", "ds", "created_at",
     "day", "hour",
 )  # fmt: skip
@@ -66,11 +66,12 @@ JOBS = {
 HOURS = {"hour", "hr", "hh", "stunde", "heure", "hora", "ora"}
 KEY = "(_?(id|ids|key|hash|uuid|code|no|number|nr)){1,2}"
 _PEOPLE = (
-    "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|cookie|seeker|"
-    "player|gamer|listener|guest|subscriber|shopper|buyer|reviewer|uid|uuid|kunde|nutzer|usuario|"
-    "utilisateur"
+    "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|household|cookie|"
+    "seeker|player|gamer|listener|guest|subscriber|shopper|buyer|reviewer|uid|uuid|kunde|nutzer|"
+    "usuario|utilisateur"
 )
 USER = re.compile(f"({_PEOPLE})({KEY})?")
+USER_NAME = re.compile(f"({_PEOPLE})_?name")
 REQUEST = re.compile(
     # A column named only search or query holds what the user typed; one named only session may
     # number or describe it, see `column_roles.is_request_id`.
@@ -83,8 +84,8 @@ ADS = (
     "game", "app", "recipe", "listing", "hotel", "prop", "property", "restaurant", "business",
     "document", "doc", "content", "post", "story", "show", "episode", "coupon", "deal", "isbn",
     "artist", "album", "podcast", "anime", "venue", "poi", "adv",
-    # A column named only job or course may describe the user.
-    "job_id", "course_id", "vacancy",
+    # A column named only job or course may describe the user, one named only stock a quantity.
+    "job_id", "course_id", "vacancy", "stock_code",
 )  # fmt: skip
 # Words for properties of the user and the context.
 OF_QUERY = {
@@ -93,6 +94,8 @@ OF_QUERY = {
     "locale", "query", "search", "srch", "history", "hist", "basket", "cart", "seen", "viewed",
     "watched", "visited",
 }  # fmt: skip
+# Last words of codes, which are not labels.
+CODES = {"id", "ids", "code", "type", "channel", "key"}
 # Words of columns that an answer shows.
 SHOWN = {
     "title", "name", "headline", "caption", "image", "img", "picture", "photo", "thumbnail", "url",
@@ -103,6 +106,20 @@ _AFTER_LABELS = {
     "bool", "flag", "ind", "indicator", "label", "binary", "yn", "usd", "eur", "gbp", "jpy", "cny",
     "inr", "euro", "euros", "dollar", "dollars", "in",
 }  # fmt: skip
+
+
+def ad_rank(words: str, key: str = f"({KEY})?") -> int | None:
+    """Returns how well words joined by `_` fit an ad id, smaller is better; None: not at all.
+
+    Args:
+        words: The words of a name.
+        key: Pattern of words such as `id` that follow the word for an ad.
+    """
+    for rank, word in enumerate(ADS):
+        named = f"((view|target|parent)_)?{word}s?{key}|click(ed)?_{word}{KEY}"
+        if re.fullmatch(named, words):
+            return rank
+    return None
 
 
 def plain_words(text: str) -> str:

@@ -42,6 +42,7 @@ def click(
         return found, 1.0
     damaged = named(columns, known_names.CLICKS, lambda c: _fault(c) is not None)
     rating = named(columns, known_names.RATINGS, _is_rating)
+    rating = rating or next((c for c in columns if _is_rating_of_ad(c, ad)), None)
     if damaged is not None:
         instead = "" if rating is None else f" {rating.name!r} is used instead."
         notes.append(f"{damaged.name!r} is named like a click, but {_fault(damaged)}.{instead}")
@@ -111,6 +112,7 @@ def candidates(columns: Sequence[Column], ad: Column, who: Column | None) -> lis
         if len(c.known) == 2
         and c.missing_share <= known_names.MAX_REJECTED
         and known_names.OF_QUERY.isdisjoint(c.words)
+        and known_names.CODES.isdisjoint(c.words[-1:])
         and not c.is_list
         and log_sample.varies_within(c, ad)
         and (log_sample.varies_within(c, who) if who and repeats else c.is_truth)
@@ -322,6 +324,13 @@ def _is_rating(column: Column) -> bool:
     )
 
 
+def _is_rating_of_ad(column: Column, ad: Column) -> bool:
+    """Returns whether a column such as `book_rating` is a rating by the user, not the average."""
+    is_named = column.words[:1] and column.words[0] in known_names.ADS
+    is_named = is_named and "_".join(column.words[1:]) in known_names.RATINGS
+    return bool(is_named and _is_rating(column) and not log_sample.is_constant_per_ad(column, ad))
+
+
 def _threshold(rating: Column, notes: list[str]) -> float:
     scale = np.unique(rating.numbers)
     # Ratings from 1 to 5 have the threshold 4.
@@ -332,6 +341,14 @@ def _threshold(rating: Column, notes: list[str]) -> float:
         f"{threshold:g} count as clicks ({_share(rating, threshold):.1%} of the rows). Edit "
         "click_threshold to change this."
     )
+    lowest = float(np.mean(rating.by_row(rating.numbers) == scale[0]))
+    if scale[0] in (-1, 0) and lowest > known_names.MAX_REJECTED:
+        log = f"log[{rating.name!r}]"
+        notes.append(
+            f"! {log_sample.percent(lowest)} of the rows have the {rating.name!r} {scale[0]:g}, so "
+            "they count as not clicked. If it means that there is no rating, remove these rows "
+            f"before the conversion, for example with pandas: log = log[{log} != {scale[0]:g}]"
+        )
     return threshold
 
 

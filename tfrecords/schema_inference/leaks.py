@@ -20,14 +20,18 @@ _AFTERWARDS = {
     "dwell", "attribution", "attributed", "payout", "rating", "watchtime", "playtime",
 }  # fmt: skip
 # Words for what users write about an ad, and readers say about it.
-_TEXTS = {"review", "reviews", "helpful", "useful", "comment"}
+_TEXTS = {
+    "review", "reviews", "helpful", "useful", "funny", "cool", "comment", "vote", "votes",
+    "upvotes", "downvotes",
+}  # fmt: skip
+# Names of flags of what a user did with an ad.
+_DONE = {
+    "read", "reviewed", "rated", "watched", "viewed", "opened", "played", "listened", "skipped",
+    "completed",
+}  # fmt: skip
 _TEXTS_OF_RATINGS = {"text", "summary"}
 # Words for how often a user chose an ad, in a log of choices.
 _FREQUENCIES = {"weight", "cnt", "count", "plays", "playcount", "listens"}
-_EVENT_TYPES = re.compile(
-    "(event|action|activity|interaction|behaviou?r)_?(type|name|kind|code)|"
-    "event|interaction|behaviou?r|btag"
-)
 # Words for counts of an ad or a user, which leak if they include the whole log.
 _COUNTED = {
     "click", "clicks", "clicked", "clk", "impressions", "ctr", "cvr", "conversion", "conversions",
@@ -44,12 +48,12 @@ _BEFORE = {
     "before", "ago",
 }  # fmt: skip
 _AVERAGES = {"avg", "mean", "average"}
-_DURATIONS = {"watch", "play", "playing", "stay", "view", "reading", "read"}
+_DURATIONS = {"watch", "play", "playing", "stay", "view", "reading", "read", "active"}
 _COUNTED_REASON = (
     "a count of outcomes, which leaks the test rows if it includes the whole log; add it if it was "
     "counted before"
 )
-_BY_NAME = "known only after the ad was shown, by its name"
+BY_NAME = "known only after the ad was shown, by its name"
 
 
 def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
@@ -58,7 +62,7 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     is_static = sample.table != LOG or log_sample.is_constant_per_ad(column, roles.ad_key)
     texts = _TEXTS | (_TEXTS_OF_RATINGS if roles.click_threshold is not None else set())
     if not is_static and words & texts:
-        return _BY_NAME
+        return BY_NAME
     # Lists of clicks are usually histories; `_list_leak` finds the others.
     if words & _BEFORE or kinds.separator(column) is not None:
         return None
@@ -68,27 +72,29 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return None if words & _AVERAGES else _COUNTED_REASON
     if sample.table != LOG or words & _AVERAGES:
         return None
-    if not is_static and _EVENT_TYPES.fullmatch(column.plain_words):
+    if event_types.may_be_codes(column, roles.ad_key):
         return "its name says that it holds event types; name the types in events if it does"
     are_choices = roles.click is None and roles.events is None
     if are_choices and not is_static and column.is_numeric and words & _FREQUENCIES:
-        return _BY_NAME
+        return BY_NAME
     lasts = bool(words & {"time", "ratio"}) or (not is_static and "duration" in words)
     is_duration = lasts and not _DURATIONS.isdisjoint(column.words[:-1])
     if words & _AFTERWARDS - ({"rating"} if is_static else set()) or is_duration:
-        return _BY_NAME
+        return BY_NAME
     if column.plain_object_words in known_names.ANY_LABELS[:2]:
-        return _BY_NAME
+        return BY_NAME
     # A column that is constant for each ad is a property of it, such as being on sale.
     is_label = column.core in (*known_names.ENGAGEMENTS, *known_names.REVENUES)
-    return _BY_NAME if is_label and not is_static else None
+    is_label = is_label or (column.is_truth and column.core in _DONE)
+    return BY_NAME if is_label and not is_static else None
 
 
 def warnings(column: Column) -> list[str]:
     """Returns what to check if the name of a proposed column suggests a leak."""
     words = set(column.words)
     suspect = words & _PERHAPS_COUNTED or (words & _AVERAGES and words & _COUNTED)
-    if not suspect or words & _BEFORE or not column.is_numeric:
+    is_code = not known_names.CODES.isdisjoint(column.words[-1:])
+    if not suspect or is_code or words & _BEFORE or not column.is_numeric:
         return []
     return [
         f"{column.name!r} looks like a count of outcomes. Leave it out if it includes outcomes "

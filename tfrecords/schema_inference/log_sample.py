@@ -176,6 +176,7 @@ class Sample:
 
     Attributes:
         table: `LOG`, `USERS` or `ADS`.
+        path: The first file.
         columns: Columns by name, in the order of the file.
         num_rows: Number of rows B.
         total_rows: Approximate number of rows of all files.
@@ -185,6 +186,7 @@ class Sample:
     """
 
     table: str
+    path: pathlib.Path
     columns: Mapping[str, Column]
     num_rows: int
     total_rows: int
@@ -224,7 +226,7 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     num_rows = sum(part.rows.num_rows for part in parts)
     if len(paths) > 1:
         notes.append(f"The sample has {num_rows:,} rows of {len(parts)} of {len(paths)} files.")
-    return Sample(table, columns, num_rows, total, tuple(notes), header, decimal)
+    return Sample(table, path, columns, num_rows, total, tuple(notes), header, decimal)
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -321,12 +323,13 @@ def _without_odd_times(column: Column, counts: np.ndarray, notes: list[str]) -> 
 def is_constant_per_ad(column: Column, ad: Column) -> bool:
     """Returns whether ads with several values have the same one, if most values are of such ads.
 
-    Rows without a value are ignored, unless the column has a single value. A few rows may deviate
-    from the usual value of their ad. Their number is compared with the number of rows with rare
-    values: all of these deviate if the column is unrelated to the ad, such as a rare label.
+    Rows without an ad are ignored, and rows without a value, unless the column has a single value.
+    A few rows may deviate from the usual value of their ad. Their number is compared with the
+    number of rows with rare values: all of these deviate if the column is unrelated to the ad, such
+    as a rare label.
     """
     is_known = column.present if len(column.known) > 1 else np.ones(len(column.codes), bool)
-    rows = np.flatnonzero(is_known)
+    rows = np.flatnonzero(is_known & ad.present)
     codes, ads = column.codes[rows], ad.codes[rows]
     repeated = np.bincount(ads, minlength=len(ad.values)) > 1
     if not len(rows) or repeated[ads].mean() < 0.5 or len(ad.known) < 2:

@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from tfrecords import formats, schema, terminal
 from tfrecords.schema_inference import (
     column_roles,
@@ -60,6 +62,12 @@ def propose_fields(
         dropped = {why: [n for n in own if n != spare[0].name] for why, own in dropped.items()}
     notes += [f"{key}: {_quoted([c.name for c in own])}." for key, own in chosen.items()]
     notes += [f"Left out ({why}): {_quoted(names)}." for why, names in dropped.items() if names]
+    outcomes = [n for n in dropped.get(leaks.BY_NAME, []) if _is_amount_of_log(samples[0], n)]
+    if outcomes and roles.click is None and roles.events is None:
+        notes.append(
+            f"If rows are impressions, an outcome can be the click, with a click_threshold: "
+            f"{_quoted(outcomes)}."
+        )
     notes += _shared(samples)
     fields: list[dict[str, Any]] = []
     renamed: list[str] = []
@@ -71,7 +79,8 @@ def propose_fields(
         for column in own:
             notes += leaks.warnings(column)
             is_key = column.name in (roles.ad_key.name, getattr(roles.user_key, "name", None))
-            kind = {"kind": "categorical"} if is_key else kinds.kind(column, notes)
+            is_id = is_key or kinds.has_ids_of(roles.ad_key, column)
+            kind = {"kind": "categorical"} if is_id else kinds.kind(column, notes)
             fields.append(_field(column, side, kind, min_count, fields, kept))
             if fields[-1]["name"] != column.plain_name:
                 renamed.append(f"{column.name!r} is {fields[-1]['name']!r}")
@@ -102,6 +111,12 @@ def _field(
     if field["kind"] in ("categorical", "categorical_list"):
         field["min_count"] = min_count
     return field
+
+
+def _is_amount_of_log(log: Sample, name: str) -> bool:
+    """Returns whether a column of the log is numeric with several values."""
+    column = log.columns.get(name)
+    return column is not None and column.is_numeric and len(column.known) > 2
 
 
 def _shared(samples: Sequence[Sample]) -> list[str]:
@@ -190,6 +205,11 @@ def _propose(
     )
     names = [c.name for c in samples[0].columns.values() if not c.in_folder or c is roles.time]
     notes += file_columns.in_folders(paths[0], names)
+    if split := _split(roles):
+        notes.append(
+            "The log has no time and is sorted by its users or ads, so a split by order would hold "
+            f"out users or ads that training lacks: use --split={split}."
+        )
     fields = propose_fields(samples, roles, notes)
     taken = {field["name"].lower() for field in fields}
     history, rate = (
@@ -202,9 +222,14 @@ def _propose(
     if show:
         notes.append(f"Answers show {_quoted(show)} of each ad (show).")
     if not any(field["side"] == "query" for field in fields):
+        add = "Add it"
+        if roles.request_key is not None:
+            key = roles.request_key.name
+            add += f", for example from a table of requests: log = log.merge(requests, on={key!r})"
+        left_out = [note for note in notes if note.startswith("Left out")]
         raise ValueError(
             f"{paths[0]}: no column describes the user or context; expected at least one, such as "
-            "a user id, a country or an hour. Add it. " + " ".join(notes)
+            f"a user id, a country or an hour. {' '.join([add + '.', *left_out])}"
         )
     proposal: dict[str, Any] = {
         "name": _name(paths[0]),
@@ -283,7 +308,8 @@ def _shown(samples: Sequence[Sample], roles: Roles) -> list[str]:
     def tells_ads_apart(column: Column) -> bool:
         if column.is_numeric or column.is_list or len(column.known) < 0.95 * len(ad.known):
             return False
-        return column.table == ADS or log_sample.is_constant_per_ad(column, ad)
+        is_static = column.table == LOG and log_sample.is_constant_per_ad(column, ad)
+        return column.table == ADS or is_static
 
     found = {
         column.name: None
@@ -329,12 +355,28 @@ def write_proposal(
     target_path.write_text(_text(proposal), encoding="utf-8")
     has_clicks = bool((roles.clicked() == 1).any())
     command = _command(data_path, users, ads, target_path, proposal["name"])
+    if split := _split(roles):
+        command += f" --split={split}"
     then = f"then train:\n  {command}" if has_clicks else "then train on a log that has clicks."
     return (
         f"Wrote a proposed schema of {len(proposal['fields'])} fields to {target_path}.\n"
         f"{format_notes(notes)}\n"
         f"Check these decisions, correct the file, {then}"
     )
+
+
+def _split(roles: Roles) -> str | None:
+    """Returns the split of a log without times that is sorted by its users or ads, or None."""
+    if roles.time is not None or roles.split is not None:
+        return None
+    is_sorted = any(
+        key is not None
+        and 1 + np.count_nonzero(np.diff(key.codes)) <= 1.1 * len(key.known)
+        and len(key.codes) >= 2 * len(key.known)
+        for key in (roles.user_key, roles.ad_key)
+    )
+    of_users = "fraction" if roles.user_key is None else "leave_random_fraction_out"
+    return of_users if is_sorted else None
 
 
 def _command(

@@ -28,6 +28,8 @@ class Roles:
     price: Column | None = None
     # Columns without a role that may be the click.
     candidates: list[Column] = dataclasses.field(default_factory=list)
+    # Columns that may hold event types, by their names.
+    codes: list[Column] = dataclasses.field(default_factory=list)
 
     def names(self) -> set[str]:
         """Returns the names of the columns with a role."""

@@ -30,18 +30,15 @@ class Part:
         rows: The valid rows.
         chunk: The first chunk of the file; None: it has no rows.
         is_whole: Whether these are all rows of the file.
+        num_read: Number of rows of the chunk, including invalid ones.
         fault: Line and reason of the first invalid row, or None.
     """
 
     rows: pa.Table
     chunk: formats.Chunk | None
     is_whole: bool
+    num_read: int = 0
     fault: tuple[int, str] | None = None
-
-    @property
-    def num_read(self) -> int:
-        """Number of rows that were read, including invalid ones."""
-        return 0 if self.chunk is None else self.chunk.num_rows
 
 
 def parts(
@@ -91,16 +88,19 @@ def _first_rows(
         return Part(pa.table({name: pa.array([], pa.string()) for name in names}), None, True)
     parsed = opened.parse(chunk)
     rows = parsed.table.slice(0, wanted)
+    num_read = chunk.num_rows if parsed.num_rows is None else parsed.num_rows
     is_whole = next(chunks, None) is None and rows.num_rows == parsed.table.num_rows
     line, reason = min(
         ((formats.line_of(number), own) for number, own in parsed.faults.items()),
         default=(chunk.first_line, "no line has rows"),
     )
     if not rows.num_rows:
-        return Part(rows, chunk, is_whole, (line, reason))
+        return Part(rows, chunk, is_whole, num_read, (line, reason))
     if parsed.faults:
-        notes.append(f"{path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}.")
-    return Part(_without_headers(path, rows, names, notes), chunk, is_whole)
+        notes.append(
+            f"! {path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}."
+        )
+    return Part(_without_headers(path, rows, names, notes), chunk, is_whole, num_read)
 
 
 def joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
@@ -127,16 +127,17 @@ def total_rows(paths: Sequence[pathlib.Path], read: Sequence[Part]) -> int:
     """Returns the number of rows of all files, approximate unless all of them were read."""
     if len(read) == len(paths) and all(part.is_whole for part in read):
         return sum(part.num_read for part in read)
-    largest = max((part.chunk for part in read if part.chunk), key=lambda chunk: chunk.num_rows)
+    largest = max(read, key=lambda part: part.num_read)
     return sum(_total_rows(path, largest) for path in paths)
 
 
-def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:
-    if formats.is_parquet(path):
-        return pq.read_metadata(path).num_rows
+def _total_rows(path: pathlib.Path, read: Part) -> int:
+    """Returns the number of rows of a file, by the size of the rows that were read of another."""
+    if read.chunk is None or formats.is_parquet(path):
+        return pq.read_metadata(path).num_rows if formats.is_parquet(path) else 0
     with path.open("rb") as file:
         factor = _GZIP_FACTOR if file.read(2) == b"\x1f\x8b" else 1
-    return int(path.stat().st_size * factor * chunk.num_rows / max(len(chunk.payload), 1))
+    return int(path.stat().st_size * factor * read.num_read / max(len(read.chunk.payload), 1))
 
 
 def _without_headers(

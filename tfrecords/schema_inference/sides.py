@@ -50,6 +50,8 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
     # A changed title has values that no other ad has.
     is_of_one_ad = column.table == LOG and log_sample.is_constant_per_ad(roles.ad_key, column)
     is_named = not _OF_AD.isdisjoint(column.words)
+    if is_of_one_ad and known_names.ad_rank(column.plain_words) is not None:
+        return "ad", "about the ad; the catalog stores its latest value"
     if is_named or (is_of_one_ad and not is_of_user):
         changes = log_sample.share_of_changes(column, roles.ad_key, roles.time)
         if changes <= (_MAX_NAMED_CHANGES if is_named else _MAX_CHANGES):

@@ -80,7 +80,7 @@ def find(
 def _with_hours(date: Column, columns: Sequence[Column]) -> Column:
     """Returns a time within a day or so of a date in nearly all rows, or the date if none is."""
     days = seconds(date)
-    if days is None or not _are_days(date):
+    if days is None or not are_days(date):
         return date
     at_midnight = date.by_row(days)
     for column in columns:
@@ -89,7 +89,7 @@ def _with_hours(date: Column, columns: Sequence[Column]) -> Column:
         if not known_names.JOBS.isdisjoint(column.words) or not is_clock(column, is_named=False):
             continue
         at = seconds(column)
-        if at is None or _are_days(column):
+        if at is None or are_days(column):
             continue
         if float(np.mean(np.abs(column.by_row(at) - at_midnight) < 2 * _DAY)) > 0.99:
             return column
@@ -122,7 +122,7 @@ def split_notes(time: Column | None, columns: Sequence[Column]) -> list[str]:
         time: The time, or None.
         columns: The columns that may be the time of day.
     """
-    if time is not None and not _are_days(time):
+    if time is not None and not are_days(time):
         return []
     clocks = {c.name: clock_format(c) for c in columns}
     hours = [c for c in columns if _is_hour(c)]
@@ -148,7 +148,7 @@ def split_notes(time: Column | None, columns: Sequence[Column]) -> list[str]:
     ]
 
 
-def _are_days(time: Column) -> bool:
+def are_days(time: Column) -> bool:
     """Returns whether times are dates without a time of day."""
     at = seconds(time)
     return at is not None and bool((at[~np.isnan(at)] % _DAY == 0).all())

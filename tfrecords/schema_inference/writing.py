@@ -20,6 +20,7 @@ from tfrecords.schema import texts_in_brackets
 from tfrecords.schema_inference import known_names
 
 _PROBED = 2_000
+_FEW = 10
 _DATES = (
     "%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%y/%m/%d", "%Y/%m/%d",
     "%d-%m-%Y", "%m-%d-%Y", "%d-%m-%y", "%m-%d-%y", "%y-%m-%d", "%d %b %Y", "%d-%b-%Y",
@@ -36,36 +37,42 @@ _TIME_FORMATS = (
 # An id with letters, such as B000052YNS.
 _CODE = re.compile(r"(?=\D*\d)[A-Za-z0-9_-]{4,}")
 # Dates as digits, by the number of digits.
-_DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%f"}
 
 
-def header(names: Sequence[str], first_rows: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+def header(names: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Returns names for a file whose first line is a row, or nothing if it is a header.
 
     Args:
         names: Values of the first line.
-        first_rows: The values below each of them.
+        below: The values below each of them.
     """
-    above_numbers = [
-        number_fault("", name) is None and not is_missing_number(name)
-        for name in names
-        if first_rows.get(name)
-        and all(number_fault("", value) is None for value in first_rows[name])
+    # Above a column of numbers or times, a header has a text.
+    above = [
+        fits([name])
+        for name, values in zip(names, below, strict=True)
+        for fits in (_are_numbers, _are_times)
+        if name and fits(values)
     ]
-    # Above a column of numbers, a header has a text.
-    if not above_numbers or not all(above_numbers):
+    if not above or not all(above):
         return ()
     found: list[str] = []
-    for name in names:
-        own = _content(name, first_rows.get(name, ()))
+    for number, (name, values) in enumerate(zip(names, below, strict=True), 1):
+        own = _content([name, *values])
         if own == "id":
             own = next((n for n in ("user_id", "item_id", "category_id") if n not in found), own)
-        number = len(found) + 1
+        items = found.index("item_id") if "item_id" in found else -1
+        if own == "category_id" and not _is_function(
+            [name, *values], [names[items], *below[items]]
+        ):
+            # Not a property of the items: how often a user chose one, or a code.
+            is_count = _are_numbers(values) and len(set(values)) > _FEW
+            own = "count" if is_count else "column"
         found.append(own if own not in (*found, "column", "id") else f"column_{number}")
     if "user_id" in found and "item_id" not in found:
         # A title may identify the items: the text with the most values.
         texts = {
-            n: len(set(first_rows.get(name, ())))
+            n: len(set(below[n]))
             for n, name in enumerate(names)
             if found[n].startswith("column_") and number_fault("", name) is not None
         }
@@ -74,12 +81,34 @@ def header(names: Sequence[str], first_rows: Mapping[str, Sequence[str]]) -> tup
     return tuple(found)
 
 
-def _content(name: str, values: Sequence[str]) -> str:
-    """Returns the content of a column: `time`, `rating`, `label`, `id`, or `column`."""
-    texts = [value for value in (name, *values) if value]
+def _are_numbers(values: Sequence[str]) -> bool:
+    """Returns whether all texts but missing ones are numbers, and there are some."""
+    known = [value for value in values if not is_missing_number(value)]
+    return bool(known) and all(number_fault("", value) is None for value in known)
+
+
+def _are_times(values: Sequence[str]) -> bool:
+    """Returns whether all texts but missing ones are times, not numbers."""
+    values = [value for value in values if not is_missing_number(value)]
+    if not values or number_fault("", values[0]) is None:
+        return False
+    best = time_format(values, np.ones(len(values)))
+    return not np.isnan(parse_times(values, best)).any()
+
+
+def _is_function(values: Sequence[str], items: Sequence[str]) -> bool:
+    """Returns whether nearly all rows have the value that their item had first."""
+    first = dict(zip(reversed(items), reversed(values), strict=True))
+    same = [first[item] == value for item, value in zip(items, values, strict=True)]
+    return float(np.mean(same)) > 1 - known_names.MAX_REJECTED
+
+
+def _content(values: Sequence[str]) -> str:
+    """Returns what a column has: `request_id`, `time`, `rating`, `label`, `id` or `column`."""
+    texts = [value for value in values if value]
     numbers = [float(text) for text in texts if number_fault("", text) is None]
     if len(numbers) < len(texts):
-        if not np.isnan(parse_times(texts)).any():
+        if _are_times(texts):
             return "time"
         return "id" if all(_CODE.fullmatch(text) for text in texts) else "column"
     low, high = min(numbers, default=0), max(numbers, default=0)
@@ -88,8 +117,10 @@ def _content(name: str, values: Sequence[str]) -> str:
     whole = all(number == int(number) for number in numbers)
     if set(numbers) == {0, 1}:
         return "label"
-    if low >= 0.5 and high <= 10 and len(set(numbers)) <= 10 and len(texts) > 20:
+    if low >= 0.5 and high <= 10 and 3 <= len(set(numbers)) <= 10 and len(texts) > 20:
         return "rating"
+    if whole and len(texts) > 20 and bool((np.diff(numbers) > 0).all()):
+        return "request_id"
     return "id" if whole and low < high else "column"
 
 
@@ -204,7 +235,8 @@ def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | No
     votes: dict[str, list[str]] = {".": [], ",": []}
     for name, (values, is_other) in columns.items():
         probe = values[:: -(-len(values) // _PROBED) or 1]
-        if is_other or not any(is_formatted(value, sign) for value in probe for sign in votes):
+        formatted = any(is_formatted(value, sign) for value in probe for sign in votes)
+        if is_other or not formatted or are_codes(probe):
             continue
         fits = {s: np.mean([_is_number(value, s) for value in probe]) > 0.95 for s in votes}
         groups = all(re.fullmatch(r"[+-]?\d{1,3}([.,]\d{3})*", value.strip()) for value in probe)
@@ -220,6 +252,18 @@ def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | No
         return None, []
     sign = "," if len(votes[","]) >= len(votes["."]) else "."
     return sign, votes[sign]
+
+
+def are_codes(values: Sequence[str]) -> bool:
+    """Returns whether texts such as `12,65` are lists of codes, not numbers with decimal commas.
+
+    Codes have no leading zeros, and nearly all of them also occur before a comma.
+    """
+    pairs = [match for value in values if (match := re.fullmatch(r"(\d+),(\d+)", value.strip()))]
+    before = {match[1] for match in pairs}.union(values)
+    after = {match[2] for match in pairs}
+    padded = any(re.match(r"0\d", code) for code in after)
+    return len(after) >= _FEW and not padded and len(after & before) > 0.8 * len(after)
 
 
 def _thousands(values: Sequence[str]) -> str | None:

@@ -314,6 +314,21 @@ def bad_log(tmp_path, **changes):
     return converted(tmp_path, "time,visit,fixed,sparse,moving,ad\n" + "\n".join(rows), schema)
 
 
+def test_a_log_that_is_sorted_by_user_is_to_be_split_at_random(tmp_path):
+    rows = [f"u{n // 10},ad{n % 7},{n % 2}" for n in range(1_000)]
+    fields = tuple(
+        schema_lib.Field(name, "categorical", side)
+        for name, side in (("user", "query"), ("ad", "ad"))
+    )
+    schema = schema_lib.Schema("sorted", fields, ("ad",), "click", user_key="user")
+    text = "\n".join(["user,ad,click", *rows]) + "\n"
+    for split, is_told in (("order", True), ("fraction", False)):
+        (tmp_path / split).mkdir()
+        built = card.build_card(converted(tmp_path / split, text, schema, split=split))
+        told = " ".join(own.action for own in built.warnings)
+        assert ("convert it with --split=fraction" in told) == is_told
+
+
 def test_faults_are_warned_of_with_what_to_do(tmp_path):
     built = card.build_card(bad_log(tmp_path))
     found = texts(built)

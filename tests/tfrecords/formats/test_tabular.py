@@ -7,6 +7,7 @@ import json
 import lzma
 import pathlib
 import re
+import subprocess
 
 import numpy as np
 import pyarrow as pa
@@ -88,9 +89,31 @@ def test_the_delimiter_is_found_in_the_header(tmp_path: pathlib.Path, delimiter:
 @pytest.mark.parametrize("delimiter", ["^", " ", "::"])
 def test_an_unknown_delimiter_is_said(tmp_path: pathlib.Path, delimiter: str) -> None:
     text = "\n".join(line.replace(",", delimiter) for line in LINES)
-    expected = f"in which {delimiter[0]!r} repeats; expected columns separated by a tab"
-    with pytest.raises(ValueError, match=re.escape(expected)):
+    expected = f"is separated by {delimiter!r}; expected columns separated by a tab"
+    with pytest.raises(ValueError, match=re.escape(expected)) as refused:
         parsed(write(tmp_path / "log", text))
+    command = str(refused.value).partition("such as: ")[2]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert (tmp_path / "log.tsv").read_text() == text.replace(delimiter, "\t")
+
+
+def test_a_long_delimiter_is_found_though_values_have_another(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path / "movies.dat", "1::Heat: A Film::Action|War\n2::Alien::Action|Horror\n")
+    with pytest.raises(ValueError, match="is separated by '::'"):
+        formats.column_names(path, ())
+
+
+def test_dictionaries_of_python_are_converted_by_the_command_in_the_error(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / "reviews.json.gz"
+    row = {"asin": "A'1", "price": 2.5, "tags": None}
+    path.write_bytes(gzip.compress(f"{row}\n{row}\n".encode()))
+    with pytest.raises(ValueError, match="dictionaries of Python") as refused:
+        formats.column_names(path, ())
+    command = str(refused.value).partition("for example with: ")[2]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert formats.column_names(tmp_path / "reviews.jsonl", ()) == tuple(row)
 
 
 def test_a_column_may_have_punctuation_in_its_name_and_values(tmp_path: pathlib.Path) -> None:

@@ -5,7 +5,6 @@ import json
 import pathlib
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from tfrecords import schema
@@ -501,28 +500,6 @@ def test_outcomes_are_no_fields(tmp_path: pathlib.Path, name: str) -> None:
     assert sides(proposal)[name] == "ad"
 
 
-def test_several_impressions_in_a_row_are_refused_with_a_recipe(tmp_path: pathlib.Path) -> None:
-    path = write(
-        tmp_path / "log.tsv",
-        {
-            "user": [f"u{n % 17}" for n in range(ROWS)],
-            "shown": [
-                " ".join(f"N{n % 5 + k}-{int(k == 1)}" for k in range(3)) for n in range(ROWS)
-            ],
-        },
-    )
-    with pytest.raises(
-        ValueError, match=r"a row for each ad\. Write the rows .* pandas: "
-    ) as refused:
-        infer.propose([path])
-    values = {"log": pd.read_csv(path, sep="\t")}
-    exec(str(refused.value).partition("pandas: ")[2], values)
-    values["log"].to_csv(path, sep="\t", index=False)
-    proposal, _ = infer.propose([path])
-    assert (proposal["ad_key"], proposal["click"]) == (["item_id"], "click")
-    assert values["log"]["click"].astype(int).sum() == ROWS
-
-
 def test_numbers_of_cities_are_no_quantity(tmp_path: pathlib.Path) -> None:
     proposal, _ = propose(
         tmp_path,
@@ -536,10 +513,10 @@ def test_numbers_of_cities_are_no_quantity(tmp_path: pathlib.Path) -> None:
     assert kinds["city"] == kinds["user_segid"] == "categorical"
 
 
-def test_an_engagement_without_a_click_may_be_one(tmp_path: pathlib.Path) -> None:
+def test_an_engagement_without_a_click_is_the_click(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, purchase=SIXTH)
-    assert (proposal["click"], proposal["engagement"]) == (None, "purchase")
-    assert any("If rows are impressions, use 'purchase' as the click" in n for n in notes)
+    assert (proposal["click"], proposal.get("engagement")) == ("purchase", None)
+    assert any(n.startswith("No column is named like a click, so 'purchase' is") for n in notes)
 
 
 @pytest.mark.parametrize("name", ["click_time", "clicked_at", "clickTimestamp"])

@@ -142,7 +142,7 @@ def header(path: pathlib.Path, layout: Layout, row: bytes) -> list[str]:
     try:
         return layout.split(row)
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: the header is not UTF-8; convert the file to UTF-8.") from None
+        raise ValueError(f"{path}: the header is not UTF-8; {lines.TO_UTF8}.") from None
     except csv.Error:  # A name is longer than the limit of the csv module.
         raise open_quote(path) from None
 
@@ -272,7 +272,7 @@ def _fault(layout: Layout, columns: tuple[str, ...], row: bytes) -> str | None:
     try:
         values = layout.split(row)
     except UnicodeDecodeError as error:
-        return f"byte {error.start + 1} is not UTF-8; convert the file to UTF-8"
+        return f"byte {error.start + 1} is not UTF-8; {lines.TO_UTF8}"
     except csv.Error as error:
         return f"it cannot be split into values ({error}); check its quotes"
     if b"\r" in row.removesuffix(b"\n").removesuffix(b"\r") and not layout.quote:

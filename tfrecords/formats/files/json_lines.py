@@ -9,8 +9,10 @@ Shapes: B rows of a chunk.
 """
 
 import abc
+import ast
 import json
 import pathlib
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -196,18 +198,32 @@ def names_of(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
     if not names:
         raise ValueError(
             f"{path}: expected a JSON object on each line, but none of the first lines is one: "
-            f"{fault}."
+            f"{fault}.{_from_python(path, raw)}"
         )
     return names, within
+
+
+def _from_python(path: pathlib.Path, raw: bytes) -> str:
+    """Returns how to convert a file whose lines are dictionaries of Python, or ""."""
+    try:
+        is_python = isinstance(ast.literal_eval(raw.decode()), dict)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        is_python = False
+    if not is_python:
+        return ""
+    program = "import ast, json, sys; [print(json.dumps(ast.literal_eval(v))) for v in sys.stdin]"
+    source, target = shlex.quote(str(path)), shlex.quote(f"{path.name.split('.')[0]}.jsonl")
+    return (
+        " The lines are dictionaries of Python. Write them as JSON, for example with: "
+        f"zcat -f {source} | python3 -c '{program}' > {target}"
+    )
 
 
 def _object(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw, parse_constant=lambda _: None)
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"byte {error.start + 1} is not UTF-8; convert the file to UTF-8"
-        ) from None
+        raise ValueError(f"byte {error.start + 1} is not UTF-8; {lines.TO_UTF8}") from None
     except ValueError as error:
         raise ValueError(f"it is not valid JSON ({error})") from None
     if not isinstance(value, dict):

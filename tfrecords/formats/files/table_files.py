@@ -11,6 +11,8 @@ import csv
 import dataclasses
 import io
 import pathlib
+import re
+import shlex
 from collections.abc import Collection, Mapping
 
 import pyarrow as pa
@@ -22,6 +24,8 @@ from tfrecords.schema import Schema
 # The last one is the default of Hive.
 DELIMITERS = ("\t", ",", ";", "|", "\x01")
 _OF_DATABASES = ("\t", "\x01")
+# The most frequent separator of several characters.
+_LONG = "::"
 _ROWS_COMPARED = 20
 
 
@@ -189,23 +193,29 @@ def text_layout(
     first = lines.split_rows(sample, layout.quote, layout.delimiter)[0]
     if b"\n" in first.strip() and not _balanced(first, layout.delimiter, len(names)):
         raise delimited.open_quote(path)
-    if len(names) == 1 and not header and names[0] not in wanted:
-        _check_delimiter(path, sample)
+    if not header and set(names).isdisjoint(wanted):
+        _check_delimiter(path, sample, len(names) == 1)
     return layout, names
 
 
-def _check_delimiter(path: pathlib.Path, sample: bytes) -> None:
-    """Refuses a text of one column if a character that is not a delimiter separates values."""
+def _check_delimiter(path: pathlib.Path, sample: bytes, is_one_column: bool) -> None:
+    """Refuses a text if `::`, or a character if it is one column, separates values."""
     rows = [row.decode("utf-8", "replace") for row in lines.split_rows(sample)[:_ROWS_COMPARED]]
     first = rows[0].strip("\r\n")
+    found = _LONG if _LONG in first and len({row.count(_LONG) for row in rows}) == 1 else None
     counts = collections.Counter(c for c in first if not (c.isalnum() or c in "_\"'"))
-    for character, count in counts.most_common(1):
-        if count > 1 and len(rows) > 1 and all(row.count(character) >= count for row in rows):
-            raise ValueError(
-                f"{path}: the header {first[:60]!r} is one column, in which {character!r} repeats; "
-                "expected columns separated by a tab, a comma, a semicolon, a vertical bar, or "
-                "\\x01 (Hive's default). Write the file with one of these."
-            )
+    for character, count in counts.most_common(1 if is_one_column and found is None else 0):
+        if count > 1 and all(row.count(character) >= count for row in rows):
+            found = character
+    if found is None or len(rows) == 1:
+        return
+    pattern = re.sub(r"([].[*^$/\\])", r"\\\1", found)
+    source, target = shlex.quote(str(path)), shlex.quote(f"{path.stem}.tsv")
+    raise ValueError(
+        f"{path}: the first line {first[:60]!r} is separated by {found!r}; expected columns "
+        "separated by a tab, a comma, a semicolon, a vertical bar, or \\x01 (Hive's default). "
+        f"Write it with one of these, such as: sed 's/{pattern}/\\t/g' {source} > {target}"
+    )
 
 
 def _fit(
