@@ -130,7 +130,7 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, 
 def test_an_age_may_exceed_one_but_not_be_negative():
     fields = [{"name": "brand_age", "of": "brand", "event": ["impression"]}]
     rates = ad_rates.AdRates(fields, None)
-    with pytest.raises(errors.InvalidAdError, match="0 days or more, got -1 .int. for 'bolt'"):
+    with pytest.raises(errors.InvalidAdError, match=r"0 days or more, got -1 .int. for 'bolt'"):
         rates.encode({"brand_age": {"acme": 2.5, "bolt": -1}}, None)
 
 
