@@ -44,6 +44,8 @@ _NUM_FREQUENT, _MIN_SHARED_PART, _MIN_SHARED = 1_000, 0.2, 2
 _PUNCTUATION = " ,;:.!?\"'()[]"
 # Pairs of longer lists are left out, because all values are compared with all.
 _MAX_PAIRS_OF_VALUES = 1_024
+# The same for the lists of a candidate and of each of the events of a history.
+_MAX_PAIRS_OF_AN_EVENT = 128
 # Numbers must have a correlation of at least this in clicked rows. Values must be equal (or, if
 # most are, unequal) this many times as often (as rarely) as in rows that are paired at random. Both
 # must be this many standard errors from chance, which is the mean of several pairings.
@@ -67,10 +69,11 @@ class Comparisons:
     - Numbers give max(d, 0), max(d - 1, 0) and max(-d, 0), where d is the ad's logarithm minus the
       query's, each standardized over its buckets: how high the ad's number is for the query's. The
       number of a history is the mean of its ads.
-    - A history and a categorical field of the ad give log(1 + n) and log(1 + m) for each kind of
-      event: n is the number of its events with the ad's value, and m the same with weights that
-      halve each day. So the model learns that users tire of ads that they see often, or return to
-      what they clicked. Values out of the vocabulary are equal to nothing.
+    - A history and a categorical field or list of the ad give log(1 + n) and log(1 + m) for each
+      kind of event: n is the number of its events with the ad's value (the mean over the values of
+      a list), and m the same with weights that halve each day. So the model learns that users tire
+      of ads that they see often, or return to what they clicked. Values out of the vocabulary are
+      equal to nothing.
 
     A missing value gives 0.
 
@@ -116,9 +119,9 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[Fie
       click the category that they are looking at. Their vocabularies must overlap, and keys are
       left out: two sets of ids that count from 1 have nothing in common.
     - Histories and the field that they list, and the properties as which a history of ads is also
-      read, if this happens at all, in clicked rows or not: what users do not click again matters as
-      much. With sampled negatives, the ad itself is left out: users clicked none of their
-      negatives, so an equal ad would reveal the click.
+      read, lists among them, if this happens at all, in clicked rows or not: what users do not
+      click again matters as much. With sampled negatives, the ad itself is left out: users clicked
+      none of their negatives, so an equal ad would reveal the click.
 
     Args:
         data_set: The data set; up to 20,000 clicked training rows are read, and if it has histories
@@ -194,36 +197,52 @@ def _numbers_of_events(
 ) -> _Compare:
     """Returns the function from rows to log(1 + the number of events of the ad's value) [..., n].
 
-    There are two numbers for each kind of event: of all events, and of recent ones.
+    An event counts by the share of the ad's values that its ad has. There are two numbers for each
+    kind of event: of all events, and of recent ones.
     """
     schema = fitted.schema
     own = encoding.history_columns(history, dict(encoding.columns(schema.query_fields))[history])
     _, ad_columns = _columns_of(fitted, history, ad_field)
     if schema.values_of(history) == ad_field:
-        values = np.arange(fitted.cardinality(ad_field), dtype=np.int32)  # [V]
+        values = np.arange(fitted.cardinality(ad_field), dtype=np.int32)[:, None]
     else:
-        values = ties[history.name][:, ad_columns.start]
+        values = _property_values(fitted, ad_field, ties[history.name])
     values = np.where(values <= len(fitted.statistics[ad_field.name].vocabulary), values, 0)
     seconds = ages.bucket_seconds(np.arange(ages.NUM_AGE_BUCKETS))
     recent = np.exp2(-seconds / _HALF_LIFE_SECONDS)
     recent[0] = 0.0  # a missing age
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
-        listed = tf.gather(values, query[..., own.values])  # [..., L]
-        weights = tf.gather(recent, query[..., own.ages])
-        equal = tf.equal(listed, ad[..., ad_columns]) & (listed > 0)  # [..., L]
-        kinds = [equal]
+        listed = tf.gather(values, query[..., own.values])[..., None]  # [..., L, Lv, 1]
+        weights = tf.gather(recent, query[..., own.ages])  # [..., L]
+        ad_values = ad[..., ad_columns]  # [..., La]
+        equal = tf.equal(listed, ad_values[..., None, None, :]) & (listed > 0)
+        num_equal = tf.math.count_nonzero(tf.reduce_any(equal, axis=-2), -1, dtype=tf.float32)
+        num_values = tf.math.count_nonzero(ad_values, axis=-1, keepdims=True, dtype=tf.float32)
+        shares = num_equal / tf.maximum(num_values, 1.0)  # [..., L]
+        kinds = [shares]
         if own.events is not None:
             codes = query[..., own.events]
-            kinds = [equal & tf.equal(codes, 1 + EVENTS.index(kind)) for kind in history.event]
+            kinds = [
+                tf.where(tf.equal(codes, 1 + EVENTS.index(kind)), shares, 0.0)
+                for kind in history.event
+            ]
         numbers_of_kinds = [
-            tf.reduce_sum(tf.where(kind, of_values, 0.0), axis=-1)
+            tf.reduce_sum(kind * of_values, axis=-1)
             for kind in kinds
             for of_values in (1.0, weights)
         ]
         return tf.math.log1p(tf.stack(numbers_of_kinds, axis=-1))
 
     return compare
+
+
+def _property_values(
+    fitted: encoding.FittedSchema, field: Field, ad_features: np.ndarray
+) -> np.ndarray:
+    """Returns the values [V, Lv] of a property of ads [V, Wa], without columns that none has."""
+    values = ad_features[:, dict(encoding.columns(fitted.schema.ad_fields))[field]]
+    return values[:, : max(1, np.count_nonzero(values.any(axis=0)))]
 
 
 def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldPair]:
@@ -237,8 +256,11 @@ def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldP
         listed = fitted.schema.values_of(history)
         if listed is not None and not (history.of == AD and data_set.has_sampled_negatives):
             pairs.append((history, listed))
-        properties = histories.find_properties(fitted, history, ties.get(history.name))
-        pairs.extend((history, own.field) for own in properties)
+        for kind in ("categorical", "categorical_list") if history.name in ties else ():
+            for own in histories.find_property_fields(fitted, history, kind):
+                values = _property_values(fitted, own, ties[history.name])
+                if own.width * values.shape[1] <= _MAX_PAIRS_OF_AN_EVENT:
+                    pairs.append((history, own))
     rows = dict.fromkeys(pairs, 0)
     compare = {pair: _numbers_of_events(fitted, *pair, ties) for pair in pairs}
     num_read = 0

@@ -209,6 +209,48 @@ def test_events_of_ads_with_the_same_property_are_counted_and_unknown_ads_equal_
     assert not unknown.any()
 
 
+GENRES = Field(
+    "genres", "categorical_list", "ad", min_count=1, num_oov_buckets=1, max_list_length=3
+)
+OF_FILMS = encoding.FittedSchema(
+    dataclasses.replace(
+        HISTORIES,
+        fields=(dataclasses.replace(RECENT, event=("click",), max_length=2), SKU, GENRES),
+    ),
+    {
+        "sku": encoding.FieldStatistics(SKUS),
+        "genres": encoding.FieldStatistics(tuple(f"genre{number}" for number in range(10))),
+    },
+)
+# Each film has one genre or two; the last one is out of the vocabulary.
+OF_ALL_FILMS = np.array(
+    [[sku, *((1 + sku % 5, 6 * (sku % 2), 0) if 0 < sku < 25 else (0, 0, 0))] for sku in range(26)],
+    np.int32,
+)
+
+
+def test_events_of_ads_that_share_values_of_a_list_count_by_their_share():
+    (history,), now = OF_FILMS.schema.histories, bucket(0.0)
+    compare = crosses.Comparisons(OF_FILMS, [(history, GENRES)], {"recent": OF_ALL_FILMS})
+    # Film 3 has the genres 4 and 6, and film 8 has genre 4.
+    query = np.array([[[3, 8, now, now]]], np.int32)
+    ad = [[9, 4, 0, 0], [7, 6, 3, 0], [1, 6, 4, 2], [2, 3, 0, 0], [25, 11, 0, 0], [0, 0, 0, 0]]
+    found = compare(query, np.array([ad], np.int32))[0, :, 0]
+    np.testing.assert_allclose(found, np.log1p([2, 1 / 2, 2 / 3 + 1 / 3, 0, 0, 0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("max_length", "is_compared"), [(3, True), (64, True), (65, False)])
+def test_lists_of_the_ads_of_a_history_are_compared_unless_they_are_long(max_length, is_compared):
+    fields = (*OF_FILMS.schema.fields[:2], dataclasses.replace(GENRES, max_list_length=max_length))
+    schema = dataclasses.replace(OF_FILMS.schema, fields=fields)
+    fitted = encoding.FittedSchema(schema, OF_FILMS.statistics)
+    query = np.array([[3, 8, 1, 1]] * 200, np.int32)
+    ad = np.pad(np.array([[9, 4, 6]] * 200, np.int32), ((0, 0), (0, max_length - 2)))
+    features = np.pad(OF_ALL_FILMS, ((0, 0), (0, max_length - 3)))
+    found = crosses.find_comparisons(Clicks(fitted, query, ad, 0), {"recent": features})
+    assert ("genres" in [field.name for _, field in found]) == is_compared
+
+
 def test_each_query_is_compared_with_each_of_its_candidates():
     compare = crosses.Comparisons(FITTED, [(INTEREST, CATEGORY)])
     query = queries(["toys", "bags"], [["", "", ""]] * 2, [1.0, 1.0])
