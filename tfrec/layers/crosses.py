@@ -59,6 +59,9 @@ _REQUESTS_PER_BATCH = 512
 # Events of a history are counted once with all weights 1, and once with weights that halve in this
 # time.
 _HALF_LIFE_SECONDS = 86_400.0
+# The age of the latest of these events is a mixture of the two neighbors of these ages, in octaves
+# log2(1 + hours): an hour, 7 and 31 hours, and 3, 5, 11, 21 and 43 days.
+_AGES = np.array([1, 3, 5, 6, 7, 8, 9, 10], np.float32)
 
 
 class Comparisons:
@@ -71,9 +74,9 @@ class Comparisons:
       number of a history is the mean of its ads.
     - A history and a categorical field or list of the ad give log(1 + n) and log(1 + m) for each
       kind of event: n is the number of its events with the ad's value (the mean over the values of
-      a list), and m the same with weights that halve each day. So the model learns that users tire
-      of ads that they see often, or return to what they clicked. Values out of the vocabulary are
-      equal to nothing.
+      a list), and m the same with weights that halve each day. Eight more features say how long ago
+      the latest of them was. So the model learns that users tire of ads that they see often, or
+      return to what they clicked, and when. Values out of the vocabulary are equal to nothing.
 
     A missing value gives 0.
 
@@ -195,10 +198,10 @@ def _comparison(
 def _numbers_of_events(
     fitted: encoding.FittedSchema, history: Field, ad_field: Field, ties: histories.Ties
 ) -> _Compare:
-    """Returns the function from rows to log(1 + the number of events of the ad's value) [..., n].
+    """Returns the function from rows to features [..., n] of the events of the ad's value.
 
-    An event counts by the share of the ad's values that its ad has. There are two numbers for each
-    kind of event: of all events, and of recent ones.
+    An event counts by the share of the ad's values that its ad has. For each kind of event, there
+    are log(1 + number) of all events and of recent ones; then the age of the latest for each kind.
     """
     schema = fitted.schema
     own = encoding.history_columns(history, dict(encoding.columns(schema.query_fields))[history])
@@ -210,11 +213,12 @@ def _numbers_of_events(
     values = np.where(values <= len(fitted.statistics[ad_field.name].vocabulary), values, 0)
     seconds = ages.bucket_seconds(np.arange(ages.NUM_AGE_BUCKETS))
     recent = np.exp2(-seconds / _HALF_LIFE_SECONDS)
-    recent[0] = 0.0  # a missing age
+    octaves = np.log2(1.0 + seconds / 3_600.0)
+    recent[0], octaves[0] = 0.0, np.inf  # a missing age
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
         listed = tf.gather(values, query[..., own.values])[..., None]  # [..., L, Lv, 1]
-        weights = tf.gather(recent, query[..., own.ages])  # [..., L]
+        weights, own_ages = (tf.gather(of, query[..., own.ages]) for of in (recent, octaves))
         ad_values = ad[..., ad_columns]  # [..., La]
         equal = tf.equal(listed, ad_values[..., None, None, :]) & (listed > 0)
         num_equal = tf.math.count_nonzero(tf.reduce_any(equal, axis=-2), -1, dtype=tf.float32)
@@ -232,9 +236,27 @@ def _numbers_of_events(
             for kind in kinds
             for of_values in (1.0, weights)
         ]
-        return tf.math.log1p(tf.stack(numbers_of_kinds, axis=-1))
+        latest = [
+            tf.reduce_min(tf.where(kind > 0.0, own_ages, np.inf), axis=-1)[..., None]
+            for kind in kinds
+        ]
+        numbers_of_kinds = tf.math.log1p(tf.stack(numbers_of_kinds, axis=-1))
+        return tf.concat([numbers_of_kinds, *map(_ages, latest)], axis=-1)
 
     return compare
+
+
+def _ages(octaves: tf.Tensor) -> tf.Tensor:
+    """Returns the shares [..., A] of neighboring ages, whose sum is 1, or 0 for no event.
+
+    Args:
+        octaves: [..., 1] log2(1 + hours); infinite without an event.
+    """
+    # How far it is from each age to the next.
+    places = tf.clip_by_value((octaves - _AGES[:-1]) / np.diff(_AGES), 0.0, 1.0)
+    is_known = tf.cast(tf.math.is_finite(octaves), tf.float32)
+    first, last = is_known, tf.zeros_like(octaves)
+    return is_known * (tf.concat([first, places], axis=-1) - tf.concat([places, last], axis=-1))
 
 
 def _property_values(
