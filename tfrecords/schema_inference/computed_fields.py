@@ -17,11 +17,8 @@ from tfrecords.schema_inference import known_names, times
 from tfrecords.schema_inference.log_sample import Column
 from tfrecords.schema_inference.roles import Roles
 
-_MAX_AGE_DAYS = 30
 # Minimum share of the rows whose users have clicked more than once among the first rows.
 _MIN_SHARE = 0.3
-# Minimum share of clicks whose user's previous click is within the age limit.
-_MIN_RECENT = 0.9
 _RATE_DAYS = 1
 # Ads are soon replaced if in at most this share of the latest tenth of the rows the ad is in the
 # first half too, relative to rows in random order: the sample may have few rows of each ad.
@@ -55,17 +52,12 @@ def history(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
     share = float(np.mean(user.present & (clicks[user.codes] > 1)))
     if share < _MIN_SHARE:
         return []
-    limited = _are_recent(roles, clicked)
-    which = (
-        f"the user's clicks of the last {_MAX_AGE_DAYS} days" if limited else "the user's clicks"
-    )
     notes.append(
-        f"Query side, computed from the log: {name!r}, {which} before each request ({share:.0%} of "
-        "the rows are from users with several clicks). A service needs them too, in the request or "
-        "from its user store; delete the field if it has none."
+        f"Query side, computed from the log: {name!r}, the user's clicks before each request "
+        f"({share:.0%} of the rows are from users with several clicks). A service needs them too, "
+        "in the request or from its user store; delete the field if it has none."
     )
-    field = {"name": name, "side": "query", "kind": "history", "of": "ad", "event": "click"}
-    return [field | ({"max_age_days": _MAX_AGE_DAYS} if limited else {})]
+    return [{"name": name, "side": "query", "kind": "history", "of": "ad", "event": "click"}]
 
 
 def rate(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
@@ -281,18 +273,3 @@ def _has_unclicked(roles: Roles) -> bool:
     if roles.events is not None:
         return "view" in roles.events
     return bool((roles.clicked() == 0).any())
-
-
-def _are_recent(roles: Roles, clicked: np.ndarray) -> bool:
-    """Returns whether nearly all clicks [B] follow one of the same user within the limit."""
-    assert roles.user_key is not None
-    assert roles.time is not None
-    seconds = times.seconds(roles.time)
-    if seconds is None:
-        return True
-    rows = np.flatnonzero(clicked & roles.time.present)
-    users, at = roles.user_key.codes[rows], roles.time.by_row(seconds)[rows]
-    order = np.lexsort((at, users))
-    same = np.diff(users[order]) == 0
-    gaps = np.diff(at[order])[same]
-    return not len(gaps) or float(np.mean(gaps <= 86_400 * _MAX_AGE_DAYS)) >= _MIN_RECENT

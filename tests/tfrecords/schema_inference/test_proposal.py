@@ -476,14 +476,7 @@ def test_a_history_is_proposed_where_users_come_back(changes, tmp_path):
         "click": [int(n % 3 == 0) for n in range(120)],
         "time": [1_700_000_000 + 60 * n for n in range(120)],
     }
-    proposal, _ = infer.propose([write(tmp_path / "log.csv", columns)])
-    assert {
-        "name": "recent_clicks", "side": "query", "kind": "history", "of": "ad",
-        "event": "click", "max_age_days": 30,
-    } in proposal["fields"]  # fmt: skip
-    # A user's clicks are 51 rows apart.
-    columns["time"] = [1_500_000_000 + 86_400 * n for n in range(120)]
-    proposal, told = infer.propose([write(tmp_path / "slow.csv", columns)])
+    proposal, told = infer.propose([write(tmp_path / "log.csv", columns)])
     assert {
         "name": "recent_clicks", "side": "query", "kind": "history", "of": "ad", "event": "click",
     } in proposal["fields"]  # fmt: skip
