@@ -260,16 +260,18 @@ def test_events_of_ads_that_share_values_of_a_list_count_by_their_share():
     np.testing.assert_allclose(found, np.log1p([2, 1 / 2, 2 / 3 + 1 / 3, 0, 0, 0]), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("max_length", "is_compared"), [(3, True), (64, True), (65, False)])
-def test_lists_of_the_ads_of_a_history_are_compared_unless_they_are_long(max_length, is_compared):
-    fields = (*OF_FILMS.schema.fields[:2], dataclasses.replace(GENRES, max_list_length=max_length))
-    schema = dataclasses.replace(OF_FILMS.schema, fields=fields)
-    fitted = encoding.FittedSchema(schema, OF_FILMS.statistics)
+def test_lists_of_the_ads_of_a_history_are_compared_unless_they_have_many_values(monkeypatch):
     query = np.array([[3, 8, 1, 1]] * 200, np.int32)
-    ad = np.pad(np.array([[9, 4, 6]] * 200, np.int32), ((0, 0), (0, max_length - 2)))
-    features = np.pad(OF_ALL_FILMS, ((0, 0), (0, max_length - 3)))
-    found = crosses.find_comparisons(Clicks(fitted, query, ad, 0), {"recent": features})
-    assert ("genres" in [field.name for _, field in found]) == is_compared
+    ad = np.array([[9, 4, 6, 0]] * 200, np.int32)
+
+    def compared():
+        clicks = Clicks(OF_FILMS, query, ad, 0)
+        found = crosses.find_comparisons(clicks, {"recent": OF_ALL_FILMS})
+        return [field.name for _, field in found]
+
+    assert compared() == ["genres"]
+    monkeypatch.setattr(crosses, "_MAX_VALUES_OF_LISTS", 10)
+    assert compared() == []
 
 
 def test_each_query_is_compared_with_each_of_its_candidates():
