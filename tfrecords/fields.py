@@ -19,8 +19,6 @@ VECTOR_KINDS = ("dense", "text")
 SIDES = ("query", "ad")
 # Events that histories can list.
 EVENTS = ("impression", "click", "engagement")
-# Events that rates can count.
-RATED_EVENTS = ("click", "engagement")
 # `of` of a history or rate whose values are the ids of ads.
 AD = "ad"
 CALENDARS = ("hour", "weekday", "month")
@@ -69,7 +67,8 @@ class Field:
         of: History: the listed values, `ad` (the ids of the ads) or an ad-side categorical field.
             Numeric ad field: makes it the rate of `event` for the ad's value of this field; see
             `conversion.event_rates`.
-        event: History: one or more of `EVENTS`, in that order. Rate: `click` or `engagement`.
+        event: History: one or more of `EVENTS`, in that order. Rate: one of them; the rate of
+            `impression` is the age of the value, in days since its first impression.
         max_length: History: maximum number of events; the latest are kept.
         max_age_days: History and rate: older events are left out; None: all count.
     """
@@ -167,8 +166,8 @@ class Field:
         if not isinstance(self.of, str):
             yield f"of must be 'ad' or the name of an ad-side categorical field, got {self.of!r}."
         events = self._listed_events
-        if self.is_rate and (len(events) != 1 or set(events) - set(RATED_EVENTS)):
-            yield f"the event of a rate must be one of {RATED_EVENTS}, got {self.event!r}."
+        if self.is_rate and len(events) != 1:
+            yield f"the event of a rate must be one of {EVENTS}, got {self.event!r}."
         if not events or set(events) - set(EVENTS):
             yield f"event must be one of {EVENTS} or a list of them, got {self.event!r}."
         if self.max_length > _MAX_LIST_LENGTH:
@@ -176,6 +175,8 @@ class Field:
         days = self.max_age_days
         if days is not None and not (is_number(days) and days > 0):
             yield f"max_age_days must be a number above 0 or null, got {days!r}."
+        if self.is_age and days is not None:
+            yield "the rate of impressions is an age, which has no max_age_days; leave it out."
 
     def _faults_of_vector(self) -> Iterator[str]:
         length = self.length
@@ -198,6 +199,11 @@ class Field:
     def is_rate(self) -> bool:
         """Whether a numeric field is the rate of an event; see `conversion.event_rates`."""
         return is_rate(vars(self))
+
+    @property
+    def is_age(self) -> bool:
+        """Whether a rate is the age of the value; see `conversion.event_rates`."""
+        return self.is_rate and self._listed_events == ("impression",)
 
     @property
     def is_computed(self) -> bool:

@@ -109,6 +109,7 @@ class AdRates:
                 is not a string, or a number is not a rate.
         """
         known = {field["name"]: field["of"] for field in self._fields}
+        ages = {field["name"] for field in self._fields if "impression" in field["event"]}
         for name, numbers in rates.items():
             if name not in known:
                 hint = terminal.suggestion_for(str(name), known)
@@ -126,9 +127,10 @@ class AdRates:
                         f"rates.{name}: expected a value of {known[name]}, a string, got "
                         f"{requests.shortened(value)}."
                     )
-                if not (is_number(number) and 0 <= number <= 1):
+                if not (is_number(number) and number >= 0 and (name in ages or number <= 1)):
+                    expected = "ages of 0 days or more" if name in ages else "numbers from 0 to 1"
                     raise errors.InvalidAdError(
-                        f"rates.{name}: expected numbers from 0 to 1, got "
+                        f"rates.{name}: expected {expected}, got "
                         f"{requests.shortened(number)} for {value!r}."
                     )
         return tuple(

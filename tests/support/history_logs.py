@@ -17,6 +17,7 @@ RATES = [
      "max_age_days": 2},
     {"name": "ad_clicks", "kind": "numeric", "of": "ad", "event": "click"},
     {"name": "brand_orders", "kind": "numeric", "of": "brand", "event": "engagement"},
+    {"name": "ad_age", "kind": "numeric", "of": "ad", "event": "impression"},
 ]  # fmt: skip
 
 

@@ -34,6 +34,9 @@ from tfrecords.schema import AD, EVENTS, Field
 FieldPair: TypeAlias = tuple[Field, Field]
 """A field of the query side and one of the ad side."""
 _Compare = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+_EventsOf = Callable[
+    [tf.Tensor, Sequence[tf.Tensor], Sequence[tf.Tensor], tf.Tensor], tuple[tf.Tensor, tf.Tensor]
+]
 _Numbers = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 # Maximum number of clicked rows that are read to find fields to compare.
 _MAX_CLICKED_ROWS, _SEED = 20_000, 1
@@ -44,6 +47,9 @@ _NUM_FREQUENT, _MIN_SHARED_PART, _MIN_SHARED = 1_000, 0.2, 2
 _PUNCTUATION = " ,;:.!?\"'()[]"
 # Pairs of longer lists are left out, because all values are compared with all.
 _MAX_PAIRS_OF_VALUES = 1_024
+# Lists with more different values are not compared with those of the ads in a history, because the
+# events of each request are counted by value.
+_MAX_VALUES_OF_LISTS = 2_000
 # Numbers must have a correlation of at least this in clicked rows. Values must be equal (or, if
 # most are, unequal) this many times as often (as rarely) as in rows that are paired at random. Both
 # must be this many standard errors from chance, which is the mean of several pairings.
@@ -57,6 +63,11 @@ _REQUESTS_PER_BATCH = 512
 # Events of a history are counted once with all weights 1, and once with weights that halve in this
 # time.
 _HALF_LIFE_SECONDS = 86_400.0
+# The age of the latest of these events is a mixture of the two neighbors of these ages, in octaves
+# log2(1 + hours): an hour, 7 and 31 hours, and 3, 5, 11, 21 and 43 days.
+_AGES = np.array([1, 3, 5, 6, 7, 8, 9, 10], np.float32)
+# More octaves than any age has: no event.
+_NEVER = 1e3
 
 
 class Comparisons:
@@ -67,10 +78,11 @@ class Comparisons:
     - Numbers give max(d, 0), max(d - 1, 0) and max(-d, 0), where d is the ad's logarithm minus the
       query's, each standardized over its buckets: how high the ad's number is for the query's. The
       number of a history is the mean of its ads.
-    - A history and a categorical field of the ad give log(1 + n) and log(1 + m) for each kind of
-      event: n is the number of its events with the ad's value, and m the same with weights that
-      halve each day. So the model learns that users tire of ads that they see often, or return to
-      what they clicked. Values out of the vocabulary are equal to nothing.
+    - A history and a categorical field or list of the ad give log(1 + n) and log(1 + m) for each
+      kind of event: n is the number of its events with the ad's value (the mean over the values of
+      a list), and m the same with weights that halve each day. Eight more features say how long ago
+      the latest of them was. So the model learns that users tire of ads that they see often, or
+      return to what they clicked, and when. Values out of the vocabulary are equal to nothing.
 
     A missing value gives 0.
 
@@ -116,9 +128,9 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[Fie
       click the category that they are looking at. Their vocabularies must overlap, and keys are
       left out: two sets of ids that count from 1 have nothing in common.
     - Histories and the field that they list, and the properties as which a history of ads is also
-      read, if this happens at all, in clicked rows or not: what users do not click again matters as
-      much. With sampled negatives, the ad itself is left out: users clicked none of their
-      negatives, so an equal ad would reveal the click.
+      read, lists among them, if this happens at all, in clicked rows or not: what users do not
+      click again matters as much. With sampled negatives, the ad itself is left out: users clicked
+      none of their negatives, so an equal ad would reveal the click.
 
     Args:
         data_set: The data set; up to 20,000 clicked training rows are read, and if it has histories
@@ -192,38 +204,130 @@ def _comparison(
 def _numbers_of_events(
     fitted: encoding.FittedSchema, history: Field, ad_field: Field, ties: histories.Ties
 ) -> _Compare:
-    """Returns the function from rows to log(1 + the number of events of the ad's value) [..., n].
+    """Returns the function from rows to features [..., n] of the events of the ad's value.
 
-    There are two numbers for each kind of event: of all events, and of recent ones.
+    An event counts by the share of the ad's values that its ad has. For each kind of event, there
+    are log(1 + number) of all events and of recent ones; then the age of the latest for each kind.
     """
     schema = fitted.schema
     own = encoding.history_columns(history, dict(encoding.columns(schema.query_fields))[history])
     _, ad_columns = _columns_of(fitted, history, ad_field)
     if schema.values_of(history) == ad_field:
-        values = np.arange(fitted.cardinality(ad_field), dtype=np.int32)  # [V]
+        values = np.arange(fitted.cardinality(ad_field), dtype=np.int32)[:, None]
     else:
-        values = ties[history.name][:, ad_columns.start]
-    values = np.where(values <= len(fitted.statistics[ad_field.name].vocabulary), values, 0)
+        values = ties[history.name][:, ad_columns]  # [V, Lv]
+    num_values = 1 + len(fitted.statistics[ad_field.name].vocabulary)
+    values = np.where(values < num_values, values, 0)
     seconds = ages.bucket_seconds(np.arange(ages.NUM_AGE_BUCKETS))
     recent = np.exp2(-seconds / _HALF_LIFE_SECONDS)
-    recent[0] = 0.0  # a missing age
+    octaves = np.log2(1.0 + seconds / 3_600.0)
+    recent[0], octaves[0] = 0.0, _NEVER  # a missing age
+    find = _events_of_a_value if ad_field.kind == "categorical" else _events_of_a_list(num_values)
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
-        listed = tf.gather(values, query[..., own.values])  # [..., L]
-        weights = tf.gather(recent, query[..., own.ages])
-        equal = tf.equal(listed, ad[..., ad_columns]) & (listed > 0)  # [..., L]
-        kinds = [equal]
+        weights, octaves_of_events = (
+            tf.gather(of, query[..., own.ages]) for of in (recent, octaves)
+        )
+        kinds = [tf.ones_like(weights)]
         if own.events is not None:
             codes = query[..., own.events]
-            kinds = [equal & tf.equal(codes, 1 + EVENTS.index(kind)) for kind in history.event]
-        numbers_of_kinds = [
-            tf.reduce_sum(tf.where(kind, of_values, 0.0), axis=-1)
-            for kind in kinds
-            for of_values in (1.0, weights)
-        ]
-        return tf.math.log1p(tf.stack(numbers_of_kinds, axis=-1))
+            kinds = [
+                tf.cast(tf.equal(codes, 1 + EVENTS.index(kind)), tf.float32)
+                for kind in history.event
+            ]
+        counted = [kind * of_values for kind in kinds for of_values in (1.0, weights)]
+        ages_of_events = [tf.where(kind > 0.0, octaves_of_events, _NEVER) for kind in kinds]
+        numbers_of_kinds, latest = find(
+            tf.gather(values, query[..., own.values]),
+            counted,
+            ages_of_events,
+            ad[..., ad_columns],
+        )
+        ages_of_kinds = [_ages(latest[..., own : own + 1]) for own in range(len(kinds))]
+        return tf.concat([tf.math.log1p(numbers_of_kinds), *ages_of_kinds], axis=-1)
 
     return compare
+
+
+def _ages(octaves: tf.Tensor) -> tf.Tensor:
+    """Returns the shares [..., A] of neighboring ages, whose sum is 1, or 0 for no event.
+
+    Args:
+        octaves: [..., 1] log2(1 + hours); `_NEVER` or more without an event.
+    """
+    # How far it is from each age to the next.
+    places = tf.clip_by_value((octaves - _AGES[:-1]) / np.diff(_AGES), 0.0, 1.0)
+    is_known = tf.cast(octaves < _NEVER, tf.float32)
+    first, last = is_known, tf.zeros_like(octaves)
+    return is_known * (tf.concat([first, places], axis=-1) - tf.concat([places, last], axis=-1))
+
+
+def _events_of_a_value(
+    listed: tf.Tensor,
+    counted: Sequence[tf.Tensor],
+    octaves: Sequence[tf.Tensor],
+    ad_values: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns sums [..., J] over the events with the ad's value, and the latest ages [..., K].
+
+    Args:
+        listed: Value of each event [..., L, 1]; 0 is equal to nothing.
+        counted: J numbers of each event [..., L].
+        octaves: K ages of each event [..., L].
+        ad_values: Value of the ad [..., 1].
+    """
+    equal = tf.equal(listed[..., 0], ad_values) & (listed[..., 0] > 0)  # [..., L]
+    sums = [tf.reduce_sum(tf.where(equal, own, 0.0), axis=-1) for own in counted]
+    latest = [tf.reduce_min(tf.where(equal, own, _NEVER), axis=-1) for own in octaves]
+    return tf.stack(sums, axis=-1), tf.stack(latest, axis=-1)
+
+
+def _events_of_a_list(num_ids: int) -> _EventsOf:
+    """Returns the same function for lists of values [..., L, Lv] and [..., La].
+
+    Sums are means over the values of the ad. They are computed once for each value of a request,
+    and looked up for its candidates.
+
+    Args:
+        num_ids: Number of values G, with the missing one.
+    """
+
+    def find(
+        listed: tf.Tensor,
+        counted: Sequence[tf.Tensor],
+        octaves: Sequence[tf.Tensor],
+        ad_values: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        # An event is repeated for each of its values.
+        length, num_listed = listed.shape[-2:]
+        ids = tf.reshape(listed, [-1, length * num_listed])
+        num_requests = tf.shape(ids)[0]
+        # Negative ids are left out.
+        ids = tf.where(ids > 0, ids + num_ids * tf.range(num_requests)[:, None], -1)
+        of_ad = tf.reshape(ad_values, [num_requests, -1, ad_values.shape[-1]])  # [B, C, La]
+
+        def by_value(
+            of_events: Sequence[tf.Tensor], summarize: Callable[..., tf.Tensor]
+        ) -> tf.Tensor:
+            num = len(of_events)
+            repeated = tf.repeat(tf.stack(of_events, axis=-1), num_listed, axis=-2)
+            flat = tf.reshape(repeated, [-1, num])
+            table = summarize(flat, tf.reshape(ids, [-1]), num_requests * num_ids)
+            table = tf.reshape(table, [num_requests, num_ids, num])
+            known = tf.where(of_ad < num_ids, of_ad, 0)
+            return tf.gather(table, known, batch_dims=1)  # [B, C, La, num]
+
+        num_values = tf.math.count_nonzero(of_ad, axis=-1, keepdims=True, dtype=tf.float32)
+        sums = tf.reduce_sum(by_value(counted, tf.math.unsorted_segment_sum), axis=-2)
+        latest = tf.reduce_min(by_value(octaves, tf.math.unsorted_segment_min), axis=-2)
+        shape = tf.shape(ad_values)[:-1]
+        means, latest = (
+            tf.reshape(own, tf.concat([shape, [own.shape[-1]]], axis=0))
+            for own in (sums / tf.maximum(num_values, 1.0), latest)
+        )
+        return means, latest
+
+    return find
 
 
 def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldPair]:
@@ -237,8 +341,10 @@ def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[FieldP
         listed = fitted.schema.values_of(history)
         if listed is not None and not (history.of == AD and data_set.has_sampled_negatives):
             pairs.append((history, listed))
-        properties = histories.find_properties(fitted, history, ties.get(history.name))
-        pairs.extend((history, own.field) for own in properties)
+        for kind in ("categorical", "categorical_list") if history.name in ties else ():
+            for own in histories.find_property_fields(fitted, history, kind):
+                if own.kind == "categorical" or fitted.cardinality(own) <= _MAX_VALUES_OF_LISTS:
+                    pairs.append((history, own))
     rows = dict.fromkeys(pairs, 0)
     compare = {pair: _numbers_of_events(fitted, *pair, ties) for pair in pairs}
     num_read = 0

@@ -176,37 +176,56 @@ def find_properties(
 ) -> list[Property]:
     """Returns the properties of ads for which a history of ads is also read as a history.
 
-    These are the categorical ad fields with the fewest values, except fields with a handful of
-    values, with more than half as many as the history, or with a declared history of the same
-    events. Each value of such a field has many clicks to learn its effect from; the effects of
-    other fields are left to the embeddings of the ads.
-
     Args:
         fitted: The fitted schema.
         history: A query-side list.
         ad_features: Features [V, Wa] of the listed ads, from `find_histories`; None: no ads.
     """
-    if ad_features is None or history.kind != "history" or history.of != AD:
+    if ad_features is None:
         return []
-    fields = fitted.schema.ad_fields
+    columns = dict(encoding.columns(fitted.schema.ad_fields))
+    found = []
+    for field in find_property_fields(fitted, history, "categorical"):
+        ids, size = np.arange(fitted.cardinality(field)), _size(fitted, field)
+        known = _known_of_a_field(
+            fitted.schema.ad_fields, columns[field].start, np.where(ids <= size, ids, 0)
+        )
+        found.append(Property(field, ad_features[:, columns[field].start], known))
+    return found
+
+
+def find_property_fields(fitted: encoding.FittedSchema, history: Field, kind: str) -> list[Field]:
+    """Returns the fields of a kind that are properties of the ads that a history lists.
+
+    These are the ad fields with the fewest values, except fields with a handful of values, with
+    more than half as many as the history, or with a declared history of the same events. Each value
+    of such a field has many clicks to learn its effect from; the effects of other fields are left
+    to the embeddings of the ads.
+
+    Args:
+        fitted: The fitted schema.
+        history: A query-side list.
+        kind: `categorical` or `categorical_list`.
+    """
+    if history.kind != "history" or history.of != AD:
+        return []
     listed = {
         own.of
         for own in fitted.schema.histories
         if own.of != AD and set(history.event) <= set(own.event)
     }
-    max_values = len(fitted.statistics[history.name].vocabulary) // 2
-    found = []
-    for field, own in encoding.columns(fields):
-        size = len(fitted.statistics[field.name].vocabulary)
-        if (
-            field.kind == "categorical"
-            and field.name not in listed
-            and _MIN_PROPERTY_VALUES <= size <= max_values
-        ):
-            ids = np.arange(fitted.cardinality(field))
-            known = _known_of_a_field(fields, own.start, np.where(ids <= size, ids, 0))
-            found.append(Property(field, ad_features[:, own.start], known))
-    return sorted(found, key=lambda own: len(own.ad_features))[:_MAX_PROPERTIES]
+    max_values = _size(fitted, history) // 2
+    found = [
+        field
+        for field in fitted.schema.ad_fields
+        if field.kind == kind and field.name not in listed
+        if _MIN_PROPERTY_VALUES <= _size(fitted, field) <= max_values
+    ]
+    return sorted(found, key=fitted.cardinality)[:_MAX_PROPERTIES]
+
+
+def _size(fitted: encoding.FittedSchema, field: Field) -> int:
+    return len(fitted.statistics[field.name].vocabulary)
 
 
 class HistoryPooling(tf.keras.layers.Layer):

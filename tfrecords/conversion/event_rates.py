@@ -1,4 +1,4 @@
-"""Rates: the recent click or engagement rate of ads with a value, as fields of the ad.
+"""Rates: the recent click or engagement rate of ads with a value, or its age, as fields of the ad.
 
     {"name": "category_click_rate", "kind": "numeric", "of": "category", "event": "click",
      "max_age_days": 7}
@@ -14,7 +14,9 @@ learn from older rows. The rules:
     own time. So more events than impressions may be recent; a rate is at most 1.
 -   With an engagement window, a rate of engagements counts an impression and its engagement once
     the window of the impression has passed.
--   It is smoothed: `SMOOTHING` impressions with the rate of the whole training log are added.
+-   The rate of impressions is an age instead: the days from the value's first impression, with or
+    without labels, to the request. A value that was never shown before has no age.
+-   A rate is smoothed: `SMOOTHING` impressions with the rate of the whole training log are added.
 -   Models are measured with catalog rates at the time of the last request that is not a test
     request: in a log that is split by time, they do not contain test labels. A release has the
         rates at the end of the log. Rows without a label, and times far beyond nearly all other
@@ -46,6 +48,7 @@ import pyarrow as pa
 from tfrecords import files
 from tfrecords.conversion import user_events
 from tfrecords.conversion.parsed_rows import EVENT_TIMES, LABEL_COLUMNS, TIME, USER, Rows
+from tfrecords.histories import SECONDS_PER_DAY
 from tfrecords.schema import MISSING_LABEL, Field
 
 SMOOTHING = 50.0
@@ -70,20 +73,26 @@ class EventRates:
 
     Attributes:
         field: The rate.
-        impressions, events: The impressions and events of each value, as if the value were a user.
-        overall: The rate of all training rows.
+        impressions: The impressions of each value, as if the value were a user.
+        events: The events of each value; None for an age.
+        overall: The rate of all training rows; 1 for an age.
     """
 
     field: Field
     impressions: user_events.UserEvents
-    events: user_events.UserEvents
+    events: user_events.UserEvents | None
     overall: float
 
     def at(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Returns the rates [B] float32 of values [B], fingerprints, before times [B] in seconds.
+        """Returns the rates or ages [B] float32 of values [B], fingerprints, before times [B].
+
+        Times are in seconds, ages in days.
 
         NaN is missing.
         """
+        if self.events is None:
+            days = self.impressions.since_first(values, times) / SECONDS_PER_DAY
+            return days.astype(np.float32)
         impressions = self.impressions.count(values, times)
         events = self.events.count(values, times)
         return smoothed_rates(events, impressions, self.overall).astype(np.float32)
@@ -127,8 +136,10 @@ def write(
     is_late = field.event == ("engagement",) and window.seconds > 0
     delay = window.seconds * window.units_per_second if is_late else 0.0
     by_value = [functools.partial(_by_value, field, load, delay) for load in chunks]
-    for name, history in zip((_IMPRESSIONS, _EVENTS), _histories(field), strict=True):
+    for name, history in _histories(field).items():
         user_events.write(history, by_value, window.units_per_second, directory / name)
+    if field.is_age:
+        return
     num_events = num_impressions = 0
     for load, train in zip(chunks, is_train, strict=True):
         rows = load()
@@ -143,30 +154,37 @@ def write(
 
 def load(field: Field, directory: pathlib.Path) -> EventRates:
     """Memory-maps the files of `write`."""
-    impressions, events = (
-        user_events.load(history, directory / name)
-        for name, history in zip((_IMPRESSIONS, _EVENTS), _histories(field), strict=True)
-    )
+    histories = _histories(field)
+    loaded = {name: user_events.load(own, directory / name) for name, own in histories.items()}
+    if field.is_age:
+        return EventRates(field, loaded[_IMPRESSIONS], None, 1.0)
     overall = json.loads((directory / _OVERALL).read_text())["rate"]
-    return EventRates(field, impressions, events, overall)
+    return EventRates(field, loaded[_IMPRESSIONS], loaded[_EVENTS], overall)
 
 
-def _histories(field: Field) -> tuple[Field, Field]:
-    """Returns the histories of a value that its rate counts: impressions, and events."""
-    impressions, events = (
-        Field(
+def _histories(field: Field) -> dict[str, Field]:
+    """Returns the histories of a value that its rate counts, by the name of their folder."""
+    counted = {_IMPRESSIONS: ("impression",)} | ({} if field.is_age else {_EVENTS: field.event})
+    return {
+        name: Field(
             field.name, "history", "query", of=field.of, event=event,
             max_age_days=field.max_age_days,
         )
-        for event in (("impression",), field.event)
-    )  # fmt: skip
-    return impressions, events
+        for name, event in counted.items()
+    }  # fmt: skip
 
 
 def _by_value(field: Field, load: Callable[[], Rows], delay: float) -> Rows:
-    """Returns the rows of a chunk that have a label, with the value instead of the user."""
+    """Returns the rows of a chunk that a rate counts, with the value instead of the user.
+
+    They have a label; an age counts all.
+    """
     rows = load()
     event, value = field.event[0], user_events.values_in(field)
+    if field.is_age:
+        table = rows.columns.select([value, TIME])
+        table = table.append_column(USER, pa.array(_values(field, rows)))
+        return Rows(table, rows.strings)
     label, at = LABEL_COLUMNS[event], EVENT_TIMES[event]
     table = rows.columns.select([value, label])
     if not delay and at in rows.columns.column_names:

@@ -76,6 +76,18 @@ class UserEvents:
         firsts, ends = self._runs(users, times)
         return ends - firsts
 
+    def since_first(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Returns the seconds [R] since the first event that `count` counts; NaN without one.
+
+        Args:
+            users, times: See `before`.
+        """
+        firsts, ends = self._runs(users, times)
+        seconds = np.full(len(users), np.nan)
+        found = firsts < ends
+        seconds[found] = times[found] - self.times[firsts[found]]
+        return seconds
+
     def _runs(self, users: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the first event [R] before each request that is not too old, and the end [R]."""
         if not len(self.users):

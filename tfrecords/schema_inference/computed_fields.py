@@ -1,11 +1,12 @@
 """Proposes fields that are computed from the log.
 
 These are a history of clicks if users return, a recent click rate if ads are soon replaced, and the
-hour and the weekday if clicks depend on them.
+age of the ad, the hour and the weekday if clicks depend on them.
 
-Shapes: B rows of the sample, V users or ads.
+Shapes: B rows of the sample, N impressions, V users or ads.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,12 +17,8 @@ from tfrecords.schema_inference import known_names, times
 from tfrecords.schema_inference.log_sample import Column
 from tfrecords.schema_inference.roles import Roles
 
-HISTORY, RATE = "recent_clicks", "recent_click_rate"
-_MAX_AGE_DAYS = 30
 # Minimum share of the rows whose users have clicked more than once among the first rows.
 _MIN_SHARE = 0.3
-# Minimum share of clicks whose user's previous click is within the age limit.
-_MIN_RECENT = 0.9
 _RATE_DAYS = 1
 # Ads are soon replaced if in at most this share of the latest tenth of the rows the ad is in the
 # first half too, relative to rows in random order: the sample may have few rows of each ad.
@@ -31,9 +28,12 @@ _CALENDARS = {
     "hour": (known_names.HOURS | {"daytime", "daypart"}, 6),
     "weekday": ({"weekday", "dow", "dayofweek", "day"}, 21),
 }
-# Click rates differ between hours or weekdays if the differences of the first and the second half
-# of the log agree by this many standard errors.
+# Click rates differ between hours, weekdays or ages if the differences of the first and the second
+# half of the log agree by this many standard errors.
 _MIN_ERRORS = 6.0
+# Ages are compared at octaves of this many seconds, after the changes of the click rate from one
+# part of the log to the next have been subtracted.
+_AGE_UNIT, _NUM_PARTS = 900.0, 20
 
 
 def history(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
@@ -52,17 +52,12 @@ def history(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
     share = float(np.mean(user.present & (clicks[user.codes] > 1)))
     if share < _MIN_SHARE:
         return []
-    limited = _are_recent(roles, clicked)
-    which = (
-        f"the user's clicks of the last {_MAX_AGE_DAYS} days" if limited else "the user's clicks"
-    )
     notes.append(
-        f"Query side, computed from the log: {name!r}, {which} before each request ({share:.0%} of "
-        "the rows are from users with several clicks). A service needs them too, in the request or "
-        "from its user store; delete the field if it has none."
+        f"Query side, computed from the log: {name!r}, the user's clicks before each request "
+        f"({share:.0%} of the rows are from users with several clicks). A service needs them too, "
+        "in the request or from its user store; delete the field if it has none."
     )
-    field = {"name": name, "side": "query", "kind": "history", "of": "ad", "event": "click"}
-    return [field | ({"max_age_days": _MAX_AGE_DAYS} if limited else {})]
+    return [{"name": name, "side": "query", "kind": "history", "of": "ad", "event": "click"}]
 
 
 def rate(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
@@ -86,6 +81,38 @@ def rate(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
     return [field | {"max_age_days": _RATE_DAYS}]
 
 
+def age(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
+    """Returns the proposed age of the ad as a list of JSON values, empty if clicks ignore it.
+
+    It is proposed if the clicks of an ad depend on its age in both halves of the log. Each ad is
+    compared with itself, because frequent ads are first seen early.
+
+    Args:
+        roles: The keys and labels.
+        name: A unique name for the field.
+        notes: A note on the decision is added.
+    """
+    shown = _impressions(roles)
+    if shown is None:
+        return []
+    ads = roles.ad_key.codes[shown.rows]
+    first = np.full(len(roles.ad_key.values), np.inf)
+    np.minimum.at(first, ads, shown.at)
+    octaves = np.log2(1 + (shown.at - first[ads]) / _AGE_UNIT).astype(np.int64)
+    edges = np.quantile(shown.at, np.arange(1, _NUM_PARTS) / _NUM_PARTS)
+    changes = _minus_means(shown.clicked, np.searchsorted(edges, shown.at, side="right"))
+    rates = shown.clicked - changes
+    own_changes = _minus_means(changes, 2 * ads + shown.half)
+    if _agreement(own_changes, rates * (1 - rates), octaves, shown.half) < _MIN_ERRORS:
+        return []
+    notes.append(
+        f"Ad side, computed from the log: {name!r}, the days since the ad's first impression "
+        "(clicks depend on it). A release has the ages at the end of the log: export daily, or "
+        "delete the field."
+    )
+    return [{"name": name, "side": "ad", "kind": "numeric", "of": "ad", "event": "impression"}]
+
+
 def calendars(
     roles: Roles, fields: Iterable[Column], properties: Iterable[Column], notes: list[str]
 ) -> list[dict[str, Any]]:
@@ -101,22 +128,18 @@ def calendars(
         notes: A note on each decision is added.
     """
     time, words = roles.time, {word for column in fields for word in column.words}
-    seconds = None if time is None else times.seconds(time)
-    if time is None or time.in_folder or seconds is None or roles.click is None:
+    shown = _impressions(roles)
+    if time is None or time.in_folder or shown is None:
         return []
-    clicked, at = roles.clicked(), time.by_row(seconds)
-    rows = np.flatnonzero(~np.isnan(clicked) & ~np.isnan(at))
-    if not len(rows):
-        return []
-    half = (at[rows] > np.median(at[rows])).astype(np.int64)
-    num_days = float(np.ptp(at[rows])) / 86_400
-    groups = [np.zeros(len(rows), np.int64), *(column.codes[rows] for column in properties)]
+    num_days = float(np.ptp(shown.at)) / 86_400
+    codes = [column.codes[shown.rows] for column in properties]
+    groups = [np.zeros(len(shown.rows), np.int64), *codes]
     proposed = []
     for calendar, (known, min_days) in _CALENDARS.items():
         if num_days < min_days or not words.isdisjoint(known):
             continue
-        units = calendar_values(at[rows], calendar).dictionary_encode().indices.to_numpy()
-        if max(_agreement(clicked[rows], units, own, half) for own in groups) < _MIN_ERRORS:
+        units = calendar_values(shown.at, calendar).dictionary_encode().indices.to_numpy()
+        if max(_agreement_of_groups(shown, units, own) for own in groups) < _MIN_ERRORS:
             continue
         notes.append(
             f"Query side, computed from the log: {calendar!r}, the {calendar} of {time.name!r}, as "
@@ -128,29 +151,99 @@ def calendars(
     return proposed
 
 
-def _agreement(
-    clicked: np.ndarray, units: np.ndarray, groups: np.ndarray, half: np.ndarray
-) -> float:
+# Each returns the field as a list of JSON values, given the roles, its name and the notes.
+FIELDS = {"recent_clicks": history, "recent_click_rate": rate, "ad_age": age}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Impressions:
+    """The impressions of the sample that have a time and a label.
+
+    Attributes:
+        rows: Rows of the sample [N].
+        clicked: 0 or 1 [N].
+        at: Times in seconds [N].
+    """
+
+    rows: np.ndarray
+    clicked: np.ndarray
+    at: np.ndarray
+
+    @property
+    def half(self) -> np.ndarray:
+        """Half of the log [N], 0 or 1."""
+        return (self.at > np.median(self.at)).astype(np.int64)
+
+
+def _impressions(roles: Roles) -> _Impressions | None:
+    """Returns the impressions, or None if there are no unclicked ones or no times."""
+    seconds = None if roles.time is None else times.seconds(roles.time)
+    if roles.time is None or seconds is None or not _has_unclicked(roles):
+        return None
+    at = roles.time.by_row(seconds)
+    clicked = roles.clicked() if roles.events is None else _clicked_views(roles, at)
+    rows = np.flatnonzero(~np.isnan(clicked) & ~np.isnan(at))
+    return _Impressions(rows, clicked[rows], at[rows]) if len(rows) else None
+
+
+def _clicked_views(roles: Roles, at: np.ndarray) -> np.ndarray:
+    """Returns whether the views among events are followed by a click [B]; NaN of other rows.
+
+    A click belongs to the latest view of the ad by the user or in the request.
+    """
+    owner = roles.request_key or roles.user_key
+    assert owner is not None
+    is_view, is_later = roles.impressions, roles.of_types("click", "engagement")
+    rows = np.flatnonzero((is_view | is_later) & owner.present)
+    order = np.lexsort((is_later[rows], at[rows], roles.ad_key.codes[rows], owner.codes[rows]))
+    rows = rows[order]
+    keys = np.stack([owner.codes[rows], roles.ad_key.codes[rows]])
+    follows = (keys[:, 1:] == keys[:, :-1]).all(axis=0) & is_later[rows[1:]]
+    clicked = np.full(len(at), np.nan)
+    clicked[rows] = np.append(follows, False)
+    clicked[~is_view] = np.nan
+    return clicked
+
+
+def _agreement_of_groups(shown: _Impressions, units: np.ndarray, groups: np.ndarray) -> float:
     """Returns by how many standard errors the halves agree on the click rates of units.
 
     Trends do not matter, because each group is compared with its own click rate in that half.
 
     Args:
-        clicked: Labels [B], 0 or 1.
-        units: Hour or weekday [B].
-        groups: Value of a property [B].
-        half: Half of the log [B], 0 or 1.
+        shown: The impressions.
+        units: Hour or weekday [N].
+        groups: Value of a property [N].
     """
-    of_half = 2 * groups + half
-    num_rows = np.bincount(of_half)
-    rates = (np.bincount(of_half, clicked) / np.maximum(num_rows, 1))[of_half]
+    changes = _minus_means(shown.clicked, 2 * groups + shown.half)
+    rates = shown.clicked - changes
     cells = groups * (int(units.max()) + 1) + units
-    clicks, variances = (
-        [np.bincount(cells, own * (half == part), cells.max() + 1) for part in (0, 1)]
-        for own in (clicked - rates, rates * (1 - rates))
+    return _agreement(changes, rates * (1 - rates), cells, shown.half)
+
+
+def _agreement(
+    changes: np.ndarray, variances: np.ndarray, cells: np.ndarray, half: np.ndarray
+) -> float:
+    """Returns by how many standard errors the sums of changes in cells agree in both halves.
+
+    Args:
+        changes: Differences of clicks from those that are expected [N].
+        variances: Their variances [N].
+        cells: [N].
+        half: Half of the log [N], 0 or 1.
+    """
+    (first, second), (variance, other) = (
+        [np.bincount(cells, own * (half == part)) for part in (0, 1)]
+        for own in (changes, variances)
     )
-    error = float(np.sqrt(np.sum(variances[0] * variances[1])))
-    return float(np.sum(clicks[0] * clicks[1])) / error if error else 0.0
+    error = float(np.sqrt(np.sum(variance * other)))
+    return float(np.sum(first * second)) / error if error else 0.0
+
+
+def _minus_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns values [N] without the means of their groups [N]."""
+    sums, num_rows = np.bincount(groups, values), np.bincount(groups)
+    return values - (sums / np.maximum(num_rows, 1))[groups]
 
 
 def _shares_of_known_ads(roles: Roles) -> tuple[float, float]:
@@ -180,18 +273,3 @@ def _has_unclicked(roles: Roles) -> bool:
     if roles.events is not None:
         return "view" in roles.events
     return bool((roles.clicked() == 0).any())
-
-
-def _are_recent(roles: Roles, clicked: np.ndarray) -> bool:
-    """Returns whether nearly all clicks [B] follow one of the same user within the limit."""
-    assert roles.user_key is not None
-    assert roles.time is not None
-    seconds = times.seconds(roles.time)
-    if seconds is None:
-        return True
-    rows = np.flatnonzero(clicked & roles.time.present)
-    users, at = roles.user_key.codes[rows], roles.time.by_row(seconds)[rows]
-    order = np.lexsort((at, users))
-    same = np.diff(users[order]) == 0
-    gaps = np.diff(at[order])[same]
-    return not len(gaps) or float(np.mean(gaps <= 86_400 * _MAX_AGE_DAYS)) >= _MIN_RECENT

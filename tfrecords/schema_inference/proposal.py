@@ -212,11 +212,8 @@ def _propose(
         )
     fields = propose_fields(samples, roles, notes)
     taken = {field["name"].lower() for field in fields}
-    history, rate = (
-        _safe_name(name, taken) for name in (computed_fields.HISTORY, computed_fields.RATE)
-    )
-    fields += computed_fields.history(roles, history, notes)
-    fields += computed_fields.rate(roles, rate, notes)
+    for name, propose_field in computed_fields.FIELDS.items():
+        fields += propose_field(roles, _safe_name(name, taken), notes)
     fields += _calendars(samples[0], roles, fields, taken, notes)
     show = _shown(samples, roles)
     if show:

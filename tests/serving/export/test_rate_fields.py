@@ -10,7 +10,7 @@ import pytest
 from serving import errors, export, index, live
 from serving.cli import ad_feeds
 from serving.export import held_out_requests
-from serving.live import live_update
+from serving.live import ad_rates, live_update
 from serving.releases import bundle
 from tfrec import calibration, ranking, retrieval
 from tfrecords import encoding
@@ -125,6 +125,13 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, 
     ads.update(rates={"brand_clicks": {}})
     assert ads.status()["rates"] == {}
     np.testing.assert_array_equal(ads.view().features(rows[None, :12])[0], released)
+
+
+def test_an_age_may_exceed_one_but_not_be_negative():
+    fields = [{"name": "brand_age", "of": "brand", "event": ["impression"]}]
+    rates = ad_rates.AdRates(fields, None)
+    with pytest.raises(errors.InvalidAdError, match=r"0 days or more, got -1 .int. for 'bolt'"):
+        rates.encode({"brand_age": {"acme": 2.5, "bolt": -1}}, None)
 
 
 @pytest.mark.parametrize(

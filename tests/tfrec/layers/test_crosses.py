@@ -189,13 +189,32 @@ def test_events_of_the_ad_are_counted_by_kind_and_recent_ones_count_more():
     half = 0.5 ** (81_920 / 86_400)
     # One impression a day ago and one click just now; one impression a day ago; none; padding.
     expected = [[1, half, 1, 1], [1, half, 0, 0], [0] * 4, [0] * 4]
-    np.testing.assert_allclose(compare(query[:, None], ad), [np.log1p(expected)], rtol=1e-6)
+    found = compare(query[:, None], ad)[..., :4]
+    np.testing.assert_allclose(found, [np.log1p(expected)], rtol=1e-6)
+
+
+def test_the_latest_event_of_the_ad_has_an_age_for_each_kind_of_event():
+    compare = crosses.Comparisons(OF_HISTORIES, [(RECENT, SKU)], {"recent": OF_SKUS})
+    # 2 ** 5.5 - 1 hours are between the ages 31 and 63 hours; buckets are exact to an eighth.
+    hours = 2**5.5 - 1
+    query = with_events([7, 7, 7], [bucket(9e8), bucket(3_600 * hours), bucket(0.0)], [1, 1, 2])
+    found = compare(query[:, None], np.array([[[7, 8], [3, 4]]], np.int32)).numpy()[0]
+    impression, click = found[0, 4:12], found[0, 12:]
+    np.testing.assert_allclose(impression, [0, 0, 0.5, 0.5, 0, 0, 0, 0], atol=0.15)
+    np.testing.assert_allclose(impression.sum(), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(click, [1, 0, 0, 0, 0, 0, 0, 0])
+    assert not found[1].any()
+    # Years ago is the last age, and no age is none.
+    (only,) = compare(with_events([7, 0, 0], [bucket(9e8), 0, 0], [1, 0, 0]), np.array([[7, 8]]))
+    np.testing.assert_array_equal(only[4:12], [0, 0, 0, 0, 0, 0, 0, 1])
+    unknown = compare(with_events([7, 0, 0], [0, 0, 0], [1, 0, 0]), np.array([[7, 8]]))
+    assert not np.any(unknown[:, 4:])
 
 
 def test_events_without_ages_are_counted_but_are_not_recent():
     compare = crosses.Comparisons(OF_HISTORIES, [(RECENT, SKU)], {"recent": OF_SKUS})
     found = compare(with_events([7, 7, 7], [0, 0, 0], [2, 2, 2]), np.array([[7, 8]]))
-    np.testing.assert_allclose(found, np.log1p([[0, 0, 3, 0]]), rtol=1e-6)
+    np.testing.assert_allclose(found[:, :4], np.log1p([[0, 0, 3, 0]]), rtol=1e-6)
 
 
 def test_events_of_ads_with_the_same_property_are_counted_and_unknown_ads_equal_nothing():
@@ -205,8 +224,54 @@ def test_events_of_ads_with_the_same_property_are_counted_and_unknown_ads_equal_
     # SKUs 3 and 13 have category 4; 25 is out of the vocabulary, as category 11 is.
     query = with_events([3, 13, 25], [now] * 3, [1] * 3, [4, 11, 4], [now] * 3)
     known, unknown = compare(np.repeat(query, 2, axis=0), np.array([[1, 4], [25, 11]])).numpy()
-    np.testing.assert_allclose(known, np.log1p([2, 2, 0, 0, 2, 2, 0, 0, 0, 0]), rtol=1e-6)
+    # Two numbers for each kind of event, and then eight ages.
+    numbers = known[[0, 1, 2, 3, 20, 21, 30, 31, 32, 33]]
+    np.testing.assert_allclose(numbers, np.log1p([2, 2, 0, 0, 2, 2, 0, 0, 0, 0]), rtol=1e-6)
     assert not unknown.any()
+
+
+GENRES = Field(
+    "genres", "categorical_list", "ad", min_count=1, num_oov_buckets=1, max_list_length=3
+)
+OF_FILMS = encoding.FittedSchema(
+    dataclasses.replace(
+        HISTORIES,
+        fields=(dataclasses.replace(RECENT, event=("click",), max_length=2), SKU, GENRES),
+    ),
+    {
+        "sku": encoding.FieldStatistics(SKUS),
+        "genres": encoding.FieldStatistics(tuple(f"genre{number}" for number in range(10))),
+    },
+)
+# Each film has one genre or two; the last one is out of the vocabulary.
+OF_ALL_FILMS = np.array(
+    [[sku, *((1 + sku % 5, 6 * (sku % 2), 0) if 0 < sku < 25 else (0, 0, 0))] for sku in range(26)],
+    np.int32,
+)
+
+
+def test_events_of_ads_that_share_values_of_a_list_count_by_their_share():
+    (history,), now = OF_FILMS.schema.histories, bucket(0.0)
+    compare = crosses.Comparisons(OF_FILMS, [(history, GENRES)], {"recent": OF_ALL_FILMS})
+    # Film 3 has the genres 4 and 6, and film 8 has genre 4.
+    query = np.array([[[3, 8, now, now]]], np.int32)
+    ad = [[9, 4, 0, 0], [7, 6, 3, 0], [1, 6, 4, 2], [2, 3, 0, 0], [25, 11, 0, 0], [0, 0, 0, 0]]
+    found = compare(query, np.array([ad], np.int32))[0, :, 0]
+    np.testing.assert_allclose(found, np.log1p([2, 1 / 2, 2 / 3 + 1 / 3, 0, 0, 0]), rtol=1e-6)
+
+
+def test_lists_of_the_ads_of_a_history_are_compared_unless_they_have_many_values(monkeypatch):
+    query = np.array([[3, 8, 1, 1]] * 200, np.int32)
+    ad = np.array([[9, 4, 6, 0]] * 200, np.int32)
+
+    def compared():
+        clicks = Clicks(OF_FILMS, query, ad, 0)
+        found = crosses.find_comparisons(clicks, {"recent": OF_ALL_FILMS})
+        return [field.name for _, field in found]
+
+    assert compared() == ["genres"]
+    monkeypatch.setattr(crosses, "_MAX_VALUES_OF_LISTS", 10)
+    assert compared() == []
 
 
 def test_each_query_is_compared_with_each_of_its_candidates():

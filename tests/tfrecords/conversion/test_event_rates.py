@@ -21,6 +21,9 @@ DAY = 86_400.0
 def rate(rows, before, values, field, overall):
     """Returns the rate of a value, given the rows of a log and the time of a request."""
     column, label = ("sku" if field.of == AD else field.of), field.event[0]
+    if label == "impression":
+        first = rows.t[rows[column] == values[column]].min()
+        return (before - first) / DAY if values[column] and first < before else np.nan
     label = {"click": "clicked", "engagement": "bought"}[label]
     days = np.inf if field.max_age_days is None else field.max_age_days
     seen = rows[(rows[column] == values[column]) & (rows.t < before)]
@@ -233,7 +236,8 @@ def test_engagements_count_when_their_window_has_passed(tmp_path):
         ({"engagement": None}, {"event": "engagement"}, "names no engagement column"),
         ({}, {"of": "color"}, r"of is 'color'; expected 'ad' or .*: \['brand'\]"),
         ({}, {"of": 3}, "of must be 'ad' or the name of an ad-side categorical field, got 3"),
-        ({}, {"event": "impression"}, r"must be one of \('click', 'engagement'\), got 'impress"),
+        ({}, {"event": "impression"}, "the rate of impressions is an age, which has no max_age_da"),
+        ({}, {"event": "view"}, "the event of a rate must be one of|event must be one of"),
         ({}, {"event": ["click", "engagement"]}, "the event of a rate must be one of"),
         ({}, {"event": []}, "the event of a rate must be one of"),
         ({}, {"side": "query"}, "expected side 'ad' and no column, got 'query'"),
@@ -253,7 +257,7 @@ def test_a_rate_that_the_log_does_not_allow_is_refused(changes, field, message):
 def test_a_rate_round_trips_and_is_not_read_from_the_log():
     schema = schema_with_rates()
     assert schema_from_json(schema.to_json()) == schema
-    assert [field["name"] for field in schema.to_json()["fields"][-3:]] == [
+    assert [field["name"] for field in schema.to_json()["fields"][-len(RATES) :]] == [
         own["name"] for own in RATES
     ]
     assert not {own["name"] for own in RATES} & set(schema.columns)

@@ -476,14 +476,7 @@ def test_a_history_is_proposed_where_users_come_back(changes, tmp_path):
         "click": [int(n % 3 == 0) for n in range(120)],
         "time": [1_700_000_000 + 60 * n for n in range(120)],
     }
-    proposal, _ = infer.propose([write(tmp_path / "log.csv", columns)])
-    assert {
-        "name": "recent_clicks", "side": "query", "kind": "history", "of": "ad",
-        "event": "click", "max_age_days": 30,
-    } in proposal["fields"]  # fmt: skip
-    # A user's clicks are 51 rows apart.
-    columns["time"] = [1_500_000_000 + 86_400 * n for n in range(120)]
-    proposal, told = infer.propose([write(tmp_path / "slow.csv", columns)])
+    proposal, told = infer.propose([write(tmp_path / "log.csv", columns)])
     assert {
         "name": "recent_clicks", "side": "query", "kind": "history", "of": "ad", "event": "click",
     } in proposal["fields"]  # fmt: skip
@@ -598,6 +591,59 @@ def test_hour_and_weekday_are_proposed_if_clicks_depend_on_them(changes, names, 
         convert.convert(convert.Source(path, schema, "tabular"), tmp_path / "data")
         vocabulary = reader.DataSet(tmp_path / "data").fitted.statistics["hour"].vocabulary
         assert sorted(map(int, vocabulary)) == list(range(24))
+
+
+def test_hours_are_proposed_for_a_log_of_events(tmp_path):
+    columns = calendar_log()
+    clicked = columns.pop("clicked")
+    views = [("view", row) for row in range(len(clicked))]
+    rows = [*views, *(("click", row) for row, click in enumerate(clicked) if click)]
+    log = {name: [values[row] for _, row in rows] for name, values in columns.items()}
+    # Only the same user's click of the same ad counts.
+    log["user"] = [f"u{row}" for _, row in rows]
+    log["event"] = [event for event, _ in rows]
+    log["time"] = [
+        int(time) + (event == "click") for time, (event, _) in zip(log["time"], rows, strict=True)
+    ]
+    proposal, _ = infer.propose([write(tmp_path / "log.csv", log)])
+    assert proposal["events"]["click"] == ["click"]
+    assert [field["name"] for field in proposal["fields"] if "calendar" in field] == ["hour"]
+
+
+AGE = {"name": "ad_age", "side": "ad", "kind": "numeric", "of": "ad", "event": "impression"}
+
+
+@pytest.mark.parametrize(
+    ("click", "is_proposed"),
+    [
+        (lambda n, age: age < 20 and n % 3 > 0, True),
+        (lambda n, age: n % 3 == 0, False),
+        (lambda n, age: n % 3 > 0 and n < 1_000, False),
+        # Some ads are often clicked.
+        (lambda n, age: (n - age) % 3 == 0, False),
+    ],
+    ids=["new ads", "any ads", "trend", "good ads"],
+)
+def test_the_age_of_ads_is_proposed_if_clicks_depend_on_it(click, is_proposed, tmp_path):
+    # An ad is shown every hour, for the first time in row 10 k and then for 60 hours.
+    ages = [n * 7 % 60 for n in range(2_000)]
+    columns = {
+        "user": [f"u{n % 97}" for n in range(2_000)],
+        "device": [f"d{n % 3}" for n in range(2_000)],
+        "article": [f"a{n - age}" for n, age in enumerate(ages)],
+        "clicked": [int(click(n, age)) for n, age in enumerate(ages)],
+        "time": [1_700_000_000 + 3_600 * n for n in range(2_000)],
+    }
+    path = write(tmp_path / "log.csv", columns)
+    proposal, notes = infer.propose([path])
+    assert (AGE in proposal["fields"]) == is_proposed
+    assert any("the days since the ad's first impression" in note for note in notes) == is_proposed
+    if is_proposed:
+        schema = schema_lib.schema_from_json(proposal)
+        convert.convert(convert.Source(path, schema, "tabular"), tmp_path / "data")
+        ages = reader.DataSet(tmp_path / "data").catalog().table["ad_age"].to_pylist()
+        # Test rows are the last 200 hours.
+        assert max(age for age in ages if age is not None) == pytest.approx(1_799 / 24)
 
 
 @pytest.mark.parametrize("values", [("1", "0"), ("oui", "non"), ("clicked", "not clicked")])
