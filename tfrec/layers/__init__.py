@@ -2,13 +2,8 @@
 
 from tfrec.layers.attention import LayerNorm, TargetAttention
 from tfrec.layers.biases import PositionBias, UserBias
-from tfrec.layers.crosses import (
-    Comparisons,
-    CrossLayer,
-    FieldPair,
-    find_comparisons,
-    pairwise_products,
-)
+from tfrec.layers.comparisons import Comparisons, FieldPair, find_comparisons
+from tfrec.layers.crosses import CrossLayer, pairwise_products
 from tfrec.layers.custom_code import ids_to_try, needs_autograph
 from tfrec.layers.dropout import Dropout, IdDropout, new_generator, oov_rates
 from tfrec.layers.factorization import RANK, FactorizationMachine
