@@ -18,25 +18,25 @@ _MAX_EVENTS = 30
 
 # Names of types, words joined by "_", in the order of a purchase.
 _SHOWN = {
-    "impression", "impressions", "show", "shown", "exposure", "display", "view_item_list",
-    "view_promotion", "product_impression", "list_view",
+    "impression", "impressions", "imp", "show", "shown", "exposure", "display", "view_item_list",
+    "view_promotion", "list_view", "list_viewed",
 }  # fmt: skip
 _VIEWED = {
-    "view", "viewed", "views", "page_view", "pageview", "detail_view", "view_item", "pv",
-    "product_view", "product_viewed", "item_view", "read", "play", "watch",
+    "view", "viewed", "views", "page_view", "pageview", "detail_view", "pv", "read", "play",
+    "watch",
 }  # fmt: skip
 _CLICKED = {
     "click", "clicked", "clicks", "clk", "select_item", "select_promotion", "select_content",
-    "product_click", "open",
+    "open", "opened",
 }  # fmt: skip
 _WANTED = {
-    "cart", "basket", "add_to_cart", "addtocart", "add_to_basket", "product_added", "wishlist",
+    "cart", "basket", "add_to_cart", "addtocart", "add_to_basket", "added", "wishlist",
     "add_to_wishlist", "fav", "favorite", "favourite", "like", "save", "share", "begin_checkout",
     "checkout", "add_to_favorites", "bookmark", "carts", "favorites", "likes", "saves", "shares",
 }  # fmt: skip
 _BOUGHT = {
     "buy", "bought", "order", "ordered", "order_completed", "purchase", "purchased", "transaction",
-    "sale", "conversion", "install", "signup", "sign_up", "apply", "booking", "subscribe",
+    "sale", "conversion", "postback", "install", "signup", "sign_up", "apply", "booking", "subscribe",
     "checkout_completed", "ecommerce_purchase", "in_app_purchase", "orders", "purchases",
     "transactions",
 }  # fmt: skip
@@ -44,7 +44,7 @@ _STEPS = (_SHOWN, _VIEWED, _CLICKED, _WANTED, _BOUGHT)
 _OTHERS = {
     "remove_from_cart", "dislike", "add_payment_info", "add_shipping_info", "view_cart",
     "session_start", "first_visit", "user_engagement", "scroll", "view_search_results", "search",
-    "login",
+    "login", "bid", "bid_request", "bid_response", "win", "removed", "app_open",
 }  # fmt: skip
 _NAMES = re.compile(
     "(event|action|activity|interaction|behaviou?r)_?(type|name|kind|code)|"
@@ -175,6 +175,19 @@ def _refuse(sample: Sample, key: str, what: str, *lines: str) -> None:
     )
 
 
+def _name(type_: str) -> str:
+    """Returns the known name of a type, without words for the ad, or else its words joined by `_`.
+
+    So `ad_click` is `click`, and `ProductViewed` is `viewed`.
+    """
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type_)
+    names = [known_names.plain_words(text) for text in (type_, spaced)]
+    for name in names[:]:
+        words = [w for w in name.split("_") if not {w, w.removesuffix("s")} & {*known_names.ADS}]
+        names.append("_".join(words))
+    return next((name for name in names if name in _KNOWN), names[0])
+
+
 def is_event(column: Column, ad: Column) -> bool:
     """Returns whether a column holds event types, such as view, cart, purchase.
 
@@ -184,7 +197,7 @@ def is_event(column: Column, ad: Column) -> bool:
     """
     if column.is_list or column.table != LOG or not 2 <= len(column.known) <= _MAX_EVENTS:
         return False
-    names = {known_names.plain_words(value) for value in column.known}
+    names = {_name(value) for value in column.known}
     several = len(names & _KNOWN) >= max(2, 0.5 * len(names))
     return several and not log_sample.is_constant_per_ad(column, ad)
 
@@ -287,7 +300,7 @@ def _propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
     by_step: list[list[str]] = [[] for _ in range(5)]
     others: list[str] = []
     for value in column.known:
-        name = known_names.plain_words(value)
+        name = _name(value)
         found = (step for step, names in enumerate(_STEPS) if name in names and has_ad[value])
         step = next(found, None)
         (others if step is None else by_step[step]).append(value.strip())
