@@ -40,6 +40,12 @@ _FEW_SESSIONS = 20
 _MAX_REQUEST, _MIN_REQUESTS = 200, 20
 
 
+# What to do if another table has a part of the log.
+_OTHER_FILE = (
+    "If {} are in another file, name both files (--data_path=FILE,FILE), to be told how to join them. "
+)
+
+
 def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[str]) -> Roles:
     """Finds the roles, and adds the decisions to `notes`.
 
@@ -159,7 +165,7 @@ def _ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: li
             f"No column looks like an ad id in {_shown(names)}; expected a name such as "
             "ad_id, item_id or product. Rename the column that identifies the ad, add a header "
             "line if the file has none, remove the lines above the header if there are any, or "
-            f"write a schema. {' '.join(notes)}".rstrip()
+            f"write a schema. {_OTHER_FILE.format('the ads')}{' '.join(notes)}".rstrip()
         )
     notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
     if ads is not None:
@@ -429,7 +435,9 @@ def _is_position(column: Column) -> bool:
 
 def _describe(roles: Roles, notes: list[str]) -> None:
     if roles.events is None and roles.click is None:
-        notes.append("No column looks like a click, so every row counts as a click (click: null).")
+        said = "No column looks like a click, so every row counts as a click (click: null). "
+        said += _OTHER_FILE.format("the clicks").rstrip()
+        notes.append(said)
         notes += map(labels.candidate_note, roles.candidates)
         notes += map(event_types.code_note, roles.codes)
     elif roles.click is not None and roles.click_threshold is None:

@@ -201,9 +201,12 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     The first file names the columns.
 
     Raises:
-        FileNotFoundError, ValueError: A file cannot be read, or there are no rows.
+        FileNotFoundError, ValueError: A file cannot be read, there are no rows, or the files are
+            tables of different rows.
     """
     path = paths[0]
+    if len(paths) > 1:
+        file_columns.refuse_tables(paths)
     header, notes = file_columns.header(path) if table == LOG else ((), [])
     if header:
         names = list(header)

@@ -66,3 +66,55 @@ def test_event_types_name_the_ad(
     assert proposal["events"] == {
         "column": "event", "view": [view], "click": [click], "engagement": [purchase]
     }  # fmt: skip
+
+
+def follow(refused: pytest.ExceptionInfo[ValueError], folder: pathlib.Path) -> pathlib.Path:
+    """Runs the lines of pandas in an error, and returns the log that they write."""
+    program = str(refused.value).partition("with pandas:\n")[2]
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
+    return folder / "log.csv"
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+@pytest.mark.parametrize("has_ad", [True, False])
+def test_clicks_and_conversions_in_other_files_are_joined_by_a_recipe(
+    order: tuple[int, ...], has_ad: bool, tmp_path: pathlib.Path
+) -> None:
+    log = pd.DataFrame(impressions(user_id=[f"u{n % 30}" for n in range(ROWS)]))
+    keys = list(log) if has_ad else ["impression_id", "timestamp", "user_id"]
+    clicks = log.loc[::4, keys].assign(click_id=range(100))
+    conversions = log.loc[::16, ["impression_id"]].assign(value=12.5, conversion_id=range(25))
+    # A click converted twice.
+    conversions = pd.concat([conversions, conversions[:1]])
+    tables = {"impressions": log, "clicks": clicks, "conversions": conversions}
+    paths = [write(tmp_path / f"{name}.csv", table) for name, table in tables.items()]
+    with pytest.raises(ValueError, match=r"expected the files of one table\. Join") as refused:
+        infer.propose([paths[index] for index in order])
+    path = follow(refused, tmp_path)
+    proposal, notes = infer.propose([path])
+    roles = ("ad_key", "click", "engagement", "revenue", "time", "user_key")
+    assert [proposal[role] for role in roles] == [
+        ["creative_id"], "click", "conversions", "revenue", "timestamp", "user_id"
+    ]  # fmt: skip
+    joined = pd.read_csv(path)
+    assert len(joined) == ROWS
+    assert joined[["click", "conversions", "revenue"]].sum().tolist() == [100, 25, 26 * 12.5]
+
+
+def test_orders_are_joined_with_their_lines_by_a_recipe(tmp_path: pathlib.Path) -> None:
+    orders = {"order_id": range(ROWS), "customer_id": np.arange(ROWS) % 30, "created_at": TIMES}
+    numbers = np.arange(2 * ROWS)
+    lines = {"order_id": numbers // 2, "product_id": numbers * 7 % 20, "price": numbers % 20}
+    paths = [write(tmp_path / "orders.csv", orders), write(tmp_path / "lines.csv", lines)]
+    with pytest.raises(ValueError, match="lines.csv") as refused:
+        infer.propose(paths)
+    proposal, _ = infer.propose([follow(refused, tmp_path)])
+    assert (proposal["time"], proposal["user_key"]) == ("created_at", "customer_id")
+
+
+def test_files_of_events_may_lack_the_ad(tmp_path: pathlib.Path) -> None:
+    frame = pd.DataFrame(impressions(event="view"))
+    frame.loc[1::2, "event"] = "click"
+    searches = frame[["timestamp", "user_id"]].assign(event="search", query="x")
+    paths = [write(tmp_path / "a.csv", frame), write(tmp_path / "b.csv", searches)]
+    assert infer.propose(paths)[0]["ad_key"] == ["creative_id"]
