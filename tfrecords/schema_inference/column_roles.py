@@ -167,6 +167,8 @@ def _ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: li
             "line if the file has none, remove the lines above the header if there are any, or "
             f"write a schema. {_OTHER_FILE.format('the ads')}{' '.join(notes)}".rstrip()
         )
+    if key.is_list and not key.list_name:
+        event_types.refuse_list_of_ads(sample, key)
     notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
     if ads is not None:
         own = ads.columns[key.name]

@@ -65,7 +65,7 @@ def reading(path: pathlib.Path, header: Sequence[str]) -> str:
     if formats.is_parquet(path):
         return f"pd.read_parquet({str(path)!r})"
     if formats.is_json(path):
-        return f"pd.read_json({str(path)!r}, lines=True)"
+        return f"pd.read_json({str(path)!r}, lines=True, dtype=False)"
     delimiter = formats.text_layout(path, ())[0].delimiter
     names = f", names={list(header)}" if header else ""
     return f"pd.read_csv({str(path)!r}, sep={delimiter!r}{names})"

@@ -68,11 +68,13 @@ def test_event_types_name_the_ad(
     }  # fmt: skip
 
 
-def follow(refused: pytest.ExceptionInfo[ValueError], folder: pathlib.Path) -> pathlib.Path:
+def follow(
+    refused: pytest.ExceptionInfo[ValueError], folder: pathlib.Path, name: str = "log.csv"
+) -> pathlib.Path:
     """Runs the lines of pandas in an error, and returns the log that they write."""
-    program = str(refused.value).partition("with pandas:\n")[2]
+    program = str(refused.value).partition("with pandas:\n")[2].partition("\nThe ad is then")[0]
     subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
-    return folder / "log.csv"
+    return folder / name
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
@@ -118,3 +120,74 @@ def test_files_of_events_may_lack_the_ad(tmp_path: pathlib.Path) -> None:
     searches = frame[["timestamp", "user_id"]].assign(event="search", query="x")
     paths = [write(tmp_path / "a.csv", frame), write(tmp_path / "b.csv", searches)]
     assert infer.propose(paths)[0]["ad_key"] == ["creative_id"]
+
+
+def slates(num_ads: int = 4) -> tuple[list[list[str]], list[int | None]]:
+    """Returns lists of shown ads and the index of the clicked one, if any: in every tenth list."""
+    shown = [[f"i{(n + k) % 9}" for k in range(num_ads)] for n in range(ROWS)]
+    return shown, [None if n % 10 else n // 10 % num_ads for n in range(ROWS)]
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+@pytest.mark.parametrize(
+    "clicks",
+    ["clicked_index", "clicked_position", "clicks", "clicked_ids", "clicked_item"],
+)
+def test_lists_of_shown_ads_become_rows_by_a_recipe(
+    clicks: str, form: str, tmp_path: pathlib.Path
+) -> None:
+    shown, index = slates()
+    ids = [[] if n is None else [own[n]] for n, own in zip(index, shown, strict=True)]
+    found = {
+        "clicked_index": [-1 if n is None else n for n in index],
+        "clicked_position": [None if n is None else n + 1 for n in index],
+        "clicks": [[int(k == n) for k in range(4)] for n in index],
+        "clicked_ids": ids,
+        "clicked_item": [(own or [None])[0] for own in ids],
+    }
+    scores = [[0.5, 0.25, 0.125, n / ROWS] for n in range(ROWS)]
+    users = [f"u{n % 30}" for n in range(ROWS)]
+    columns = {"ts": range(1_717_200_000, 1_717_200_000 + ROWS), "user_id": users, "items": shown}
+    columns |= {"scores": scores, clicks: found[clicks]}
+    if form == "json":
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        path = write_json(tmp_path / "log.jsonl", rows)
+    else:
+        path = write(tmp_path / "log.csv", columns)
+    with pytest.raises(ValueError, match=r"'items' holds the ads .* a row for each ad") as refused:
+        infer.propose([path])
+    rows_path = follow(refused, tmp_path, "rows.csv")
+    proposal, _ = infer.propose([rows_path])
+    assert (proposal["ad_key"], proposal["click"]) == (["item_id"], "click")
+    log = pd.read_csv(rows_path)
+    assert len(log) == 4 * ROWS
+    clicked = [own[n] for n, own in zip(index, shown, strict=True) if n is not None]
+    assert log.item_id[log.click.astype(int) == 1].tolist() == clicked
+
+
+def test_clicked_ids_of_objects_become_clicks_by_a_recipe(tmp_path: pathlib.Path) -> None:
+    shown, index = slates()
+    rows = [
+        {
+            "request_id": f"r{n}",
+            "user": {"id": f"u{n % 30}"},
+            "items": [{"id": ad, "score": k / 4} for k, ad in enumerate(own)],
+            "clicks": [] if clicked is None else [own[clicked]],
+        }
+        for n, (own, clicked) in enumerate(zip(shown, index, strict=True))
+    ]
+    with pytest.raises(ValueError, match="'items' holds the ads of a request") as refused:
+        infer.propose([write_json(tmp_path / "log.jsonl", rows)])
+    proposal, notes = infer.propose([follow(refused, tmp_path, "rows.jsonl")])
+    roles = [proposal[role] for role in ("ad_key", "click", "request_key", "user_key")]
+    assert roles == [["items.id"], "click", "request_id", "user.id"]
+    assert any("'click' is the click (2.50% of the rows)" in note for note in notes)
+
+
+def test_ads_in_lists_become_rows_by_a_recipe(tmp_path: pathlib.Path) -> None:
+    shown, _ = slates()
+    log = {"user_id": [f"u{n % 30}" for n in range(ROWS)], "products": shown}
+    with pytest.raises(ValueError, match="'products' holds lists of ads; expected a row") as refused:
+        infer.propose([write(tmp_path / "log.csv", log)])
+    proposal, _ = infer.propose([follow(refused, tmp_path, "rows.csv")])
+    assert proposal["ad_key"] == ["products"]
