@@ -875,7 +875,7 @@ def test_the_click_of_an_object_in_a_list_is_found(tmp_path: pathlib.Path, label
 def test_lines_of_bad_objects_in_a_list_are_named(tmp_path: pathlib.Path) -> None:
     items = [[{"id": f"i{n % 7}", "click": n % 2}, {"id": "j", "click": 0}] for n in range(ROWS)]
     items[4] = []
-    items[8][1]["id"] = {}
+    items[8][1]["id"] = [{}]
     path = tmp_path / "log.jsonl"
     path.write_text(
         "\n".join(json.dumps({"user": f"u{n}", "items": own}) for n, own in enumerate(items))

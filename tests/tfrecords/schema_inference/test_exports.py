@@ -90,6 +90,8 @@ def test_clicks_and_conversions_in_other_files_are_joined_by_a_recipe(
     conversions = pd.concat([conversions, conversions[:1]])
     tables = {"impressions": log, "clicks": clicks, "conversions": conversions}
     paths = [write(tmp_path / f"{name}.csv", table) for name, table in tables.items()]
+    _, notes = infer.propose(paths[:1])
+    assert any("! No column looks like a click" in n and "name both files" in n for n in notes)
     with pytest.raises(ValueError, match=r"expected the files of one table\. Join") as refused:
         infer.propose([paths[index] for index in order])
     path = follow(refused, tmp_path)
@@ -191,3 +193,51 @@ def test_ads_in_lists_become_rows_by_a_recipe(tmp_path: pathlib.Path) -> None:
         infer.propose([write(tmp_path / "log.csv", log)])
     proposal, _ = infer.propose([follow(refused, tmp_path, "rows.csv")])
     assert proposal["ad_key"] == ["products"]
+
+
+@pytest.mark.parametrize(
+    ("names", "user", "ad"),
+    [
+        # Hive's names of the columns of a table.
+        (("log.user_id", "log.ad_id"), "log.user_id", "log.ad_id"),
+        (("context.traits.userId", "properties.product_id"), "context.traits.userId",
+         "properties.product_id"),
+        (("Email", "Lineitem sku"), "Email", "Lineitem sku"),
+        (("distinct_id", "ordered_product_id"), "distinct_id", "ordered_product_id"),
+        (("device.ifa", "bid.crid"), "device.ifa", "bid.crid"),
+    ],
+    ids=["prefixes", "objects", "lines", "last words", "bids"],
+)  # fmt: skip
+def test_keys_have_names_of_exports(
+    names: tuple[str, str], user: str, ad: str, tmp_path: pathlib.Path
+) -> None:
+    columns = impressions()
+    columns[names[0]] = columns.pop("user_id")
+    columns[names[1]] = columns.pop("creative_id")
+    # Each row is a line, all are of one app.
+    columns |= {"item_id": range(ROWS), "app_id": "shop"}
+    proposal, _ = infer.propose([write(tmp_path / "log.csv", columns)])
+    assert (proposal["user_key"], proposal["ad_key"]) == (user, [ad])
+
+
+def test_a_visitor_is_known_without_a_login(tmp_path: pathlib.Path) -> None:
+    columns = impressions()
+    columns["anonymous_id"] = [f"a{user}" for user in columns["user_id"]]
+    columns["user_id"] = [None if n % 3 else user for n, user in enumerate(columns["user_id"])]
+    # Most devices have no id but zeros.
+    columns["device_id"] = ["0000" if n % 5 else f"d{n % 90}" for n in range(ROWS)]
+    path = write(tmp_path / "log.csv", columns)
+    assert infer.propose([path])[0]["user_key"] == "anonymous_id"
+    del columns["anonymous_id"]
+    assert infer.propose([write(path, columns)])[0]["user_key"] == "user_id"
+    del columns["user_id"]
+    assert "user_key" not in infer.propose([write(path, columns)])[0]
+
+
+def test_labels_may_be_in_objects(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(1)
+    columns = impressions()
+    columns["outcome.clicked"] = rng.integers(0, 2, ROWS)
+    columns["user.clicks"] = rng.integers(0, 9, ROWS)
+    proposal, _ = infer.propose([write(tmp_path / "log.csv", columns)])
+    assert proposal["click"] == "outcome.clicked"
