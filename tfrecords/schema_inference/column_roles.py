@@ -45,7 +45,8 @@ _MAX_REQUEST, _MIN_REQUESTS = 200, 20
 
 # What to do if another table has a part of the log.
 _OTHER_FILE = (
-    "If {} are in another file, name both files (--data_path=FILE,FILE), to be told how to join them. "
+    "If {} are in another file, name both files (--data_path=FILE,FILE), to be told how to join "
+    "them. "
 )
 
 
@@ -74,6 +75,8 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     roles.user_key = take(_user_key(sample, free(), users, notes))
     click, roles.click_threshold = labels.click(free(), roles.ad_key, notes)
     roles.click = take(click)
+    if click is not None and not click.is_truth:
+        event_types.refuse_report(sample, roles.ad_key, click)
     if click is None:
         roles.event = take(next((c for c in free() if event_types.is_event(c, roles.ad_key)), None))
     else:
@@ -115,8 +118,10 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     elif roles.click is None:
         who = roles.request_key or roles.user_key
         roles.candidates = labels.candidates(free(), roles.ad_key, who)
-        notes += labels.click_time_notes(free())
+        notes += labels.outcome_notes(free(), "click", known_names.CLICKS)
         roles.codes = [c for c in free() if event_types.may_be_codes(c, roles.ad_key)]
+    if roles.event is None and roles.engagement is None:
+        notes += labels.outcome_notes(free(), "conversion", known_names.ENGAGEMENTS)
     roles.has_ids_of_rows = any(_is_of_rows(c) and is_request_id(c, None) for c in columns)
     notes += labels.currency_notes(free(), roles.revenue or roles.price)
     _describe(roles, notes)
@@ -216,7 +221,7 @@ def _properties_in_rows(key: str, ads: Sample) -> list[str]:
 
 
 def _is_of_rows(column: Column) -> bool:
-    """Returns whether a column has one value, such as an app, or one for each row, such as a line."""
+    """Returns whether a column has one value, as an app, or one for each row, as a line."""
     rows = int(column.present.sum())
     return rows >= _MANY_ROWS and (len(column.known) == 1 or len(column.known) > 0.95 * rows)
 

@@ -37,8 +37,8 @@ _WANTED = {
 }  # fmt: skip
 _BOUGHT = {
     "buy", "bought", "order", "ordered", "order_completed", "purchase", "purchased", "transaction",
-    "sale", "conversion", "postback", "install", "signup", "sign_up", "apply", "booking", "subscribe",
-    "checkout_completed", "ecommerce_purchase", "in_app_purchase", "orders", "purchases",
+    "sale", "conversion", "postback", "install", "signup", "sign_up", "apply", "booking",
+    "subscribe", "checkout_completed", "ecommerce_purchase", "in_app_purchase", "orders", "purchases",
     "transactions",
 }  # fmt: skip
 _STEPS = (_SHOWN, _VIEWED, _CLICKED, _WANTED, _BOUGHT)
@@ -68,6 +68,9 @@ _OF_ADS = {
 }  # fmt: skip
 _CHOSEN = {"click", "clicks", "clicked", "clk", "clks", "chosen", "selected"}
 _NUMBERS = {"index", "idx", "position", "pos", "rank"}
+# Words of reports: counts, and rates and amounts computed from them.
+_IMPRESSIONS_OF_ROWS = {"impressions", "imps", "impr", "displays"}
+_RATES = {"ctr", "cvr", "cpc", "cpm", "ecpm", "cpa", "roas", "cost", "spend"}
 _MIN_CHOSEN = 0.9
 _FEW_CHOSEN = 5
 
@@ -119,6 +122,53 @@ def refuse_list_of_ads(sample: Sample, column: Column) -> None:
     _refuse(sample, column.name, f"{column.name!r} holds lists of ads", *split, explode)
 
 
+def refuse_report(sample: Sample, ad: Column, click: Column) -> None:
+    """Raises if a row has the numbers of impressions and clicks of an ad, such as of a day.
+
+    Args:
+        sample: The log.
+        ad: The ad id.
+        click: The click, whole numbers.
+
+    Raises:
+        ValueError: There is a number of impressions, at least the clicks in each row; the message
+            has the lines that write a row for each impression.
+    """
+    shown = [
+        c
+        for c in sample.columns.values()
+        if c is not click and c.is_whole and not _IMPRESSIONS_OF_ROWS.isdisjoint(c.words)
+        if (c.by_row(c.numbers) >= click.by_row(click.numbers)).mean() > _MIN_CHOSEN
+    ]
+    if not shown or not click.is_whole:
+        return
+    counts = shown[0].name, click.name
+    others = [c for c in sample.columns.values() if c.is_numeric and c.name not in counts]
+    bought = next((c for c in others if c.is_whole and c.core in known_names.ENGAGEMENTS), None)
+    paid = next((c for c in others if c is not bought and c.core in known_names.REVENUES), None)
+    lines = [
+        f"log = log.loc[log.index.repeat(log[{counts[0]!r}])]",
+        "number = log.groupby(level=0).cumcount()",
+        f"log['click'] = (number < log[{click.name!r}]).astype(int)",
+    ]
+    if bought is not None:
+        lines.append(f"log['conversion'] = (number < log[{bought.name!r}]).astype(int)")
+    if paid is not None:
+        each, label = (click.name, "click") if bought is None else (bought.name, "conversion")
+        value = f"(log[{paid.name!r}] / log[{each!r}])"
+        lines.append(f"log['revenue'] = {value}.where(log['{label}'] == 1, 0)")
+    rates = [c.name for c in others if not _RATES.isdisjoint(c.words)]
+    gone = [*counts, *(c.name for c in (bought, paid) if c is not None), *rates]
+    gone = [name for name in gone if name not in ("click", "conversion", "revenue")]
+    _refuse(
+        sample,
+        ad.name,
+        f"{counts[0]!r} and {click.name!r} count the impressions and clicks of a row",
+        *lines,
+        f"log = log.drop(columns={gone})",
+    )
+
+
 def _lists(column: Column, rows: np.ndarray) -> list[list[str]]:
     """Returns the values of some rows; a row of a column without lists has at most one."""
     texts = [column.values[code].strip() for code in column.codes[rows]]
@@ -134,7 +184,7 @@ def _clicks(
     Args:
         column: The column of the shown ads.
         lists: The first lists of it.
-        other: The other column: the clicked ads, the index of the clicked ad, or 0 or 1 for each ad.
+        other: The other column: the clicked ads, the index of one, or 0 or 1 for each ad.
         is_chosen: Whether the other column is named like clicks.
 
     Returns:
@@ -213,7 +263,7 @@ def _refuse_chosen(
 
 
 def _has_clicked(column: Column, other: Column) -> bool:
-    """Returns whether another column has the clicked ones of the ads that objects of a list have."""
+    """Returns whether another column has the clicked ones of the ads in a list of objects."""
     rows = np.flatnonzero(column.present & other.present)[:_PROBED]
     ids, known = _lists(other, rows), set(column.known)
     of_rows = [column.values[code] for code in column.codes[rows]]

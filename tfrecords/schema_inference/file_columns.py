@@ -112,7 +112,8 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
     lines: list[str] = []
     for other in others:
         shared = sorted(name for name in main & other if _is_key(name))
-        if not shared or any(_OF_EVENTS.fullmatch(known_names.plain_words(n)) for n in main & other):
+        words = map(known_names.plain_words, main & other)
+        if not shared or any(map(_OF_EVENTS.fullmatch, words)):
             return
         label = outcomes[other] or known_names.plain_words(tables[other][0].stem)
         lines += _joining(tables[main], tables[other], shared, label)

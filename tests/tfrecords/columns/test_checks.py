@@ -47,6 +47,10 @@ def test_years_before_1685_are_no_times_in_a_format_either() -> None:
 
 def test_an_offset_may_follow_a_space() -> None:
     """As databases and shops export times."""
-    texts = ["1970-01-01 02:00:01.500 +0200", "1969-12-31 17:00:01.5 -07:00", "1970-01-01T00:00:02 UTC"]
+    texts = [
+        "1970-01-01 02:00:01.500 +0200",
+        "1969-12-31 17:00:01.5 -07:00",
+        "1970-01-01T00:00:02 UTC",
+    ]
     assert parse_times(texts).tolist() == [1.5, 1.5, 2]
     assert np.isnan(parse_times(["1970-01-01 +2", "+0200"])[0])

@@ -110,7 +110,7 @@ def test_orders_are_joined_with_their_lines_by_a_recipe(tmp_path: pathlib.Path) 
     numbers = np.arange(2 * ROWS)
     lines = {"order_id": numbers // 2, "product_id": numbers * 7 % 20, "price": numbers % 20}
     paths = [write(tmp_path / "orders.csv", orders), write(tmp_path / "lines.csv", lines)]
-    with pytest.raises(ValueError, match="lines.csv") as refused:
+    with pytest.raises(ValueError, match=r"lines\.csv") as refused:
         infer.propose(paths)
     proposal, _ = infer.propose([follow(refused, tmp_path)])
     assert (proposal["time"], proposal["user_key"]) == ("created_at", "customer_id")
@@ -189,7 +189,9 @@ def test_clicked_ids_of_objects_become_clicks_by_a_recipe(tmp_path: pathlib.Path
 def test_ads_in_lists_become_rows_by_a_recipe(tmp_path: pathlib.Path) -> None:
     shown, _ = slates()
     log = {"user_id": [f"u{n % 30}" for n in range(ROWS)], "products": shown}
-    with pytest.raises(ValueError, match="'products' holds lists of ads; expected a row") as refused:
+    with pytest.raises(
+        ValueError, match="'products' holds lists of ads; expected a row"
+    ) as refused:
         infer.propose([write(tmp_path / "log.csv", log)])
     proposal, _ = infer.propose([follow(refused, tmp_path, "rows.csv")])
     assert proposal["ad_key"] == ["products"]
@@ -241,3 +243,72 @@ def test_labels_may_be_in_objects(tmp_path: pathlib.Path) -> None:
     columns["user.clicks"] = rng.integers(0, 9, ROWS)
     proposal, _ = infer.propose([write(tmp_path / "log.csv", columns)])
     assert proposal["click"] == "outcome.clicked"
+
+
+def test_outcomes_are_in_the_rows_that_have_their_times_or_ids(tmp_path: pathlib.Path) -> None:
+    frame = pd.DataFrame(impressions())
+    frame["click_id"] = [None if n % 4 else f"c{n}" for n in range(ROWS)]
+    frame["outcome.converted_at"] = frame["timestamp"].where(np.arange(ROWS) % 16 == 0)
+    _, notes = infer.propose([write(tmp_path / "log.csv", frame)])
+    values = {"log": frame}
+    for label, what in (("click", "the id of a click"), ("conversion", "the time of a conversion")):
+        note = next(note for note in notes if f"may be {what}. If so, write the {label}" in note)
+        exec(note.partition("pandas: ")[2], values)
+    assert frame[["click", "conversion"]].sum().tolist() == [100, 25]
+
+
+@pytest.mark.parametrize(
+    ("no", "yes"), [(None, 1), (None, "x"), ("Nein", "Ja")], ids=["joined", "marked", "words"]
+)
+def test_clicks_that_are_missing_or_texts_are_written_by_a_recipe(
+    no: Any, yes: Any, tmp_path: pathlib.Path
+) -> None:
+    path = write(
+        tmp_path / "log.csv", impressions(clicked=[no if n % 4 else yes for n in range(ROWS)])
+    )
+    note = next(note for note in infer.propose([path])[1] if "is named like a click" in note)
+    assert note.startswith("! ")
+    values = {"log": pd.read_csv(path)}
+    exec(note.partition("pandas: ")[2], values)
+    assert values["log"]["clicked"].sum() == 100
+
+
+def test_a_report_becomes_a_row_for_each_impression_by_a_recipe(tmp_path: pathlib.Path) -> None:
+    numbers = np.arange(ROWS)
+    report = {
+        "day": TIMES.dt.date,
+        "ad_id": numbers % 21,
+        "device": [("mobile", "desktop")[n // 21 % 2] for n in range(ROWS)],
+        "impressions": 5 + numbers % 7,
+        "clicks": numbers % 4,
+        "conversions": (numbers % 8 == 3).astype(int),
+        "revenue": (numbers % 8 == 3) * 7.5,
+        "ctr": (numbers % 4) / (5 + numbers % 7),
+    }
+    with pytest.raises(ValueError, match="'impressions' and 'clicks' count the") as refused:
+        infer.propose([write(tmp_path / "report.csv", report)])
+    path = follow(refused, tmp_path, "rows.csv")
+    proposal, _ = infer.propose([path])
+    roles = [proposal[role] for role in ("click", "engagement", "revenue", "time")]
+    assert roles == ["click", "conversion", "revenue", "day"]
+    assert sides(proposal) == {"ad_id": "ad", "device": "query"}
+    rows = pd.read_csv(path)
+    assert len(rows) == report["impressions"].sum()
+    # 400 / 4 * (1 + 2 + 3) clicks; 50 conversions of 7.5.
+    assert rows[["click", "conversion", "revenue"]].sum().tolist() == [600, 50, 375]
+
+
+def test_lists_of_objects_in_parquet_are_written_as_json_by_a_recipe(
+    tmp_path: pathlib.Path,
+) -> None:
+    shown, _ = slates(2)
+    items = [[{"item_id": ad, "price": 2.5} for ad in own] for own in shown]
+    log = {"event_time": TIMES, "user_id": [f"u{n % 30}" for n in range(ROWS)], "items": items}
+    pd.DataFrame(log).to_parquet(tmp_path / "events.parquet")
+    with pytest.raises(ValueError, match="'items' holds lists of objects") as refused:
+        infer.propose([tmp_path / "events.parquet"])
+    line = str(refused.value).partition("pandas: ")[2].partition(". Or leave")[0]
+    program = f"import pandas as pd\n{line}"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    proposal, _ = infer.propose([tmp_path / "events.jsonl"])
+    assert (proposal["ad_key"], proposal["time"]) == (["items.item_id"], "event_time")
