@@ -6,7 +6,7 @@ it. The click is always proposed, because without it all rows would count as cli
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -141,7 +141,9 @@ def _renaming(log: Sample, table: Sample) -> str:
         if len(other.known) >= 0.9 * table.num_rows
         if (common := len(set(own.known).intersection(other.known))) > 0.5 * len(own.known)
     }
-    best = max(found, key=found.__getitem__, default=None)
+    # An id is preferred to a title.
+    ranks = {own: _ad_rank(log.columns[own]) for own, _ in found}
+    best = max(found, key=lambda p: (found[p], -(ranks[p[0]] or math.inf)), default=None)
     if best is None:
         return "Rename or add it."
     key, other = best
@@ -170,7 +172,7 @@ def _ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: li
     best = [
         (_is_of_rows(c), found.get(c.name, math.inf), -_share_in(c, ads), c)
         for c in columns
-        if ads is not None or c.name in found
+        if ads is not None or (c.name in found and not (len(c.known) == 1 and _is_of_rows(c)))
     ]
     key = min(best, key=lambda own: own[:3], default=(0, 0, 0, None))[3]
     if key is None:
@@ -191,11 +193,28 @@ def _ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: li
             )
             notes += _properties_in_rows(key.name, ads)
     if (missing := key.missing_share) > 0:
+        notes += _other_key(key, [c for c in columns if c is not key])
         notes.append(
             f"{log_sample.percent(missing)} of the rows have no {key.name!r}; they will be "
             "rejected."
         )
     return key
+
+
+def _other_key(key: Column, columns: Sequence[Column]) -> list[str]:
+    """Returns a note on a column that has the ad in most rows in which the key lacks it, if any."""
+    lacking = ~key.present
+    for column in columns:
+        if _ad_rank(column) is None or column.last_words != key.last_words:
+            continue
+        if column.present[lacking].mean() > 0.5:
+            name, other = f"log[{key.name!r}]", f"log[{column.name!r}]"
+            return [
+                f"! {column.name!r} has the ad in rows without {key.name!r}, perhaps of other "
+                "events. Write one column before the conversion, for example with pandas, if the "
+                f"columns are not nested: {name} = {name}.fillna({other})"
+            ]
+    return []
 
 
 def _properties_in_rows(key: str, ads: Sample) -> list[str]:

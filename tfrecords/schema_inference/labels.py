@@ -228,7 +228,7 @@ def outcome_notes(columns: Sequence[Column], label: str, names: Sequence[str]) -
     return [
         f"! {column.name!r} is in {1 - column.missing_share:.1%} of the rows and may be the "
         f"{'id' if column.words[-1] in _IDS else 'time'} of a {label}. If so, write the {label} "
-        f"before the conversion, for example with pandas: "
+        f"into the log, for example with pandas: "
         f'log["{label}"] = log[{column.name!r}].notna().astype(int)'
         for column in columns
         if 0 < column.missing_share < 1

@@ -92,8 +92,12 @@ def _are_times(values: Sequence[str]) -> bool:
     values = [value for value in values if not is_missing_number(value)]
     if not values or number_fault("", values[0]) is None:
         return False
-    best = time_format(values, np.ones(len(values)))
-    return not np.isnan(parse_times(values, best)).any()
+    # Most texts are no times, which the first ones show.
+    for known in (values[:_FEW], values):
+        best = time_format(known, np.ones(len(known)))
+        if np.isnan(parse_times(known, best)).any():
+            return False
+    return True
 
 
 def _is_function(values: Sequence[str], items: Sequence[str]) -> bool:

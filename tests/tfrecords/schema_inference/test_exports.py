@@ -312,3 +312,18 @@ def test_lists_of_objects_in_parquet_are_written_as_json_by_a_recipe(
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
     proposal, _ = infer.propose([tmp_path / "events.jsonl"])
     assert (proposal["ad_key"], proposal["time"]) == (["items.item_id"], "event_time")
+
+
+def test_an_ad_may_be_in_two_columns_and_an_app_is_no_ad(tmp_path: pathlib.Path) -> None:
+    columns = impressions(app_id="shop")
+    ads = columns.pop("creative_id")
+    with pytest.raises(ValueError, match="No column looks like an ad id"):
+        infer.propose([write(tmp_path / "log.csv", columns)])
+    is_list = np.arange(ROWS) % 3 == 0
+    columns["list.product_id"] = pd.Series(ads).where(is_list)
+    columns["item.product_id"] = pd.Series(ads).where(~is_list)
+    proposal, notes = infer.propose([write(tmp_path / "log.csv", columns)])
+    note = next(note for note in notes if note.startswith("! 'item.product_id' has the ad in rows"))
+    log = pd.DataFrame(columns)
+    exec(note.partition("nested: ")[2], {"log": log})
+    assert log[proposal["ad_key"][0]].tolist() == ads.tolist()
