@@ -38,8 +38,8 @@ _WANTED = {
 _BOUGHT = {
     "buy", "bought", "order", "ordered", "order_completed", "purchase", "purchased", "transaction",
     "sale", "conversion", "postback", "install", "signup", "sign_up", "apply", "booking",
-    "subscribe", "checkout_completed", "ecommerce_purchase", "in_app_purchase", "orders", "purchases",
-    "transactions",
+    "subscribe", "checkout_completed", "ecommerce_purchase", "in_app_purchase", "orders",
+    "purchases", "transactions",
 }  # fmt: skip
 _STEPS = (_SHOWN, _VIEWED, _CLICKED, _WANTED, _BOUGHT)
 _OTHERS = {

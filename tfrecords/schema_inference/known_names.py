@@ -48,7 +48,10 @@ MONEY = {
 NO_REVENUE = {"tax", "shipping", "refund", "discount", "coupon", "delivery"}
 # Words of columns of the currency of an amount.
 CURRENCIES = {"currency", "ccy", "waehrung", "währung", "devise", "moneda", "valuta"}
-POSITIONS = ("position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position")
+POSITIONS = (
+    "position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position",
+    "list_position", "item_position", "item_list_index",
+)  # fmt: skip
 TIMES = (
     "timestamp", "time_stamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",
     "unix_time", "ts", "time", "click_time", "date", "dt", "ds", "created_at",

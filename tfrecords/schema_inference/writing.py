@@ -32,12 +32,13 @@ _CLOCKS = ("", *(f"{sep}{clock}" for sep in (" ", ", ") for clock in (
 _TIME_FORMATS = (
     *(f"{date}{clock}" for date in _DATES for clock in _CLOCKS),
     "%Y-%m-%d %H:%M:%S,%f", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y",
-    "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
+    "%b %d %Y %I:%M%p", "%d-%b-%y %I.%M.%S.%f %p", "%a %b %d %H:%M:%S %Y",
+    "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
 )  # fmt: skip
 # An id with letters, such as B000052YNS.
 _CODE = re.compile(r"(?=\D*\d)[A-Za-z0-9_-]{4,}")
 # Dates as digits, by the number of digits.
-_DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%f"}
+_DIGITS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%f"}
 
 
 def header(names: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -846,6 +846,9 @@ def test_ambiguous_dates_are_read_in_the_order_in_which_they_are_closest(
         "%a, %d %b %Y %H:%M:%S GMT",
         "%m/%d/%Y, %I:%M:%S %p",
         "%Y-%m-%d %H:%M:%S,%f",
+        "%b %d %Y %I:%M%p",
+        "%d-%b-%y %I.%M.%S.%f %p",
+        "%Y%m%d%H",
     ],
 )
 def test_formats_of_times_are_recognized(tmp_path: pathlib.Path, time_format: str) -> None:
