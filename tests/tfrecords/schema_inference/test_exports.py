@@ -327,3 +327,11 @@ def test_an_ad_may_be_in_two_columns_and_an_app_is_no_ad(tmp_path: pathlib.Path)
     log = pd.DataFrame(columns)
     exec(note.partition("nested: ")[2], {"log": log})
     assert log[proposal["ad_key"][0]].tolist() == ads.tolist()
+
+
+def test_the_price_that_an_auction_decides_is_no_field(tmp_path: pathlib.Path) -> None:
+    prices = np.random.default_rng(1).random(ROWS)
+    columns = impressions(win_price=prices, floor_price=prices / 2, click=[0, 1] * (ROWS // 2))
+    proposal, _ = infer.propose([write(tmp_path / "log.csv", columns)])
+    assert "win_price" not in sides(proposal)
+    assert sides(proposal)["floor_price"] == "query"

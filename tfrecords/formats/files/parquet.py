@@ -98,7 +98,10 @@ class ParquetLog:
             columns[name] = plain(column, kind)
         numbers = np.arange(chunk.first_line, chunk.first_line + count)
         columns[protocol.LINE_NUMBER] = pa.chunked_array([pa.array(numbers, pa.int64())])
-        why = [f"{reasons[row]} is not UTF-8; convert it" for row in sorted(reasons)]
+        why = [
+            f"{reasons[row]} is not UTF-8; convert it, such as bytes by .map(bytes.hex) of pandas"
+            for row in sorted(reasons)
+        ]
         return protocol.Parsed(pa.table(columns)).without(bad, why)
 
     def raw(self, chunk: protocol.Chunk, lines: Sequence[int]) -> list[bytes]:
