@@ -120,7 +120,8 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         roles.candidates = labels.candidates(free(), roles.ad_key, who)
         notes += labels.outcome_notes(free(), "click", known_names.CLICKS)
         roles.codes = [c for c in free() if event_types.may_be_codes(c, roles.ad_key)]
-    if roles.event is None and roles.engagement is None:
+    is_outcome = roles.click is not None and roles.click.core in known_names.ENGAGEMENTS
+    if roles.event is None and roles.engagement is None and not is_outcome:
         notes += labels.outcome_notes(free(), "conversion", known_names.ENGAGEMENTS)
     roles.has_ids_of_rows = any(_is_of_rows(c) and is_request_id(c, None) for c in columns)
     notes += labels.currency_notes(free(), roles.revenue or roles.price)
