@@ -77,7 +77,7 @@ _USER = re.compile(f"({_PEOPLE})({KEY})?")
 _USER_NAME = re.compile(f"({_PEOPLE})_?name")
 # Names of ids by which systems know a person or a device, most of them without a login.
 PSEUDONYM = re.compile(
-    f"(anonymous|anon|distinct|advertising|device|amplitude|contact|recipient|profile|crm|"
+    f"(anonymous|anon|distinct|advertising|device|contact|recipient|profile|crm|"
     f"(domain|anonymous|hashed|external|encrypted|crm|app)_?user){KEY}|"
     "idfa|gaid|maid|ifa|e?mail|full_?visitor_?id"
 )
