@@ -216,11 +216,22 @@ def _not_a_table(value: Any, name: str) -> ValueError:
 
 def _arrow_of_frame(frame: "pd.DataFrame", name: str, faults: dict[str, str]) -> pa.Table:
     """Returns the columns of a frame, and adds the faults of columns that Arrow refuses."""
+    import pandas as pd
+
     others = [label for label in frame.columns if not isinstance(label, str)]
     if others:
+        several = isinstance(others[0], tuple)
+        renamed = (
+            "['_'.join(map(str, own)) for own in frame]" if several else "frame.columns.map(str)"
+        )
         raise ValueError(
             f"{name}: expected strings as the names of columns, got {others[0]!r}. Rename it, for "
-            "example by frame.columns = frame.columns.map(str)."
+            f"example by frame.columns = {renamed}."
+        )
+    if isinstance(frame.index, pd.DatetimeIndex) and frame.index.name is None:
+        faults["the index"] = (
+            f"{name}: the index has times, but no name. To use them, name it, for example by frame "
+            '= frame.rename_axis("time").'
         )
     levels = [own for own in frame.index.names if isinstance(own, str) and own not in frame]
     frame = frame.reset_index(level=levels) if levels else frame

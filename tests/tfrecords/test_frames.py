@@ -204,6 +204,15 @@ def test_a_schema_is_proposed_and_what_was_decided_is_said(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_times_in_an_index_without_a_name_are_said_to_be_left_out(tmp_path, capsys):
+    frame = log().set_index("at")
+    for name in ("at", None):
+        found = tfrecords.from_pandas(frame.rename_axis(name), None, tmp_path / f"{name}")
+        assert found.schema.time == name
+        said = capsys.readouterr().out
+        assert ("Left out: log: the index has times, but no name" in said) == (name is None)
+
+
 def test_the_splits_can_be_frames_and_options_of_the_conversion_are_passed_on(tmp_path):
     parts = log().iloc[:80], log().iloc[80:100], log().iloc[100:]
     found = converted(parts[0], tmp_path / "a", validation=parts[1], test=parts[2])
@@ -266,6 +275,10 @@ WRONG = {
     "two columns of one name": (
         lambda f: pd.concat([f, f[["age"]]], axis=1),
         "log: several columns are named 'age'; rename all but one",
+    ),
+    "levels of names": (
+        lambda f: f.set_axis(pd.MultiIndex.from_product([["log"], f.columns]), axis=1),
+        r"log: expected strings .*columns = \['_'.join\(map\(str, own\)\) for own in frame\]",
     ),
     "numbers as names": (
         lambda f: f.rename(columns={"age": 3}),

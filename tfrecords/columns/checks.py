@@ -25,6 +25,8 @@ TRUTHS = {
 }  # fmt: skip
 _WORDS = "true, false, yes, no, t, f, y and n"
 _UTC = re.compile(r"\s*(UTC|GMT)$")
+# The space in 2024-05-01 12:00:00 +0200.
+_BEFORE_OFFSET = re.compile(r"(?<=\d)\s+(?=[+-]\d\d:?\d\d$)")
 _TIME_TYPES = (
     pa.timestamp("us"),
     pa.timestamp("us", "UTC"),
@@ -334,8 +336,9 @@ def parse_times(values: Sequence[str], time_format: str | None = None) -> np.nda
             rest.append(index)
     result[~np.isfinite(result)] = np.nan
     if rest:
-        texts = pa.array([_UTC.sub("Z", values[index].strip()) for index in rest])
-        result[rest] = _plausible(_dates(texts))
+        texts = [_UTC.sub("Z", values[index].strip()) for index in rest]
+        joined = pa.array([_BEFORE_OFFSET.sub("", text) for text in texts])
+        result[rest] = _plausible(_dates(joined))
     return result
 
 

@@ -6,7 +6,7 @@ it. The click is always proposed, because without it all rows would count as cli
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,10 @@ from tfrecords.schema_inference.log_sample import Column, Sample
 from tfrecords.schema_inference.roles import Roles
 
 _NEIGHBORS = 0.1
+_MANY_ROWS = 100
 _FEW_USERS = 10
+# Share of rows without a user, above which another id of users is preferred.
+_MANY_MISSING = 0.1
 _SECONDS_OF_REQUEST = 5
 _ONE_OUTCOME = {
     0.0: " No row is one, so nothing can be learned: use a log that has clicks.",
@@ -38,6 +41,13 @@ _ONE_OUTCOME = {
 _FEW_SESSIONS = 20
 # Rows of a request, and requests of a sample, in which it is recognized without its name.
 _MAX_REQUEST, _MIN_REQUESTS = 200, 20
+
+
+# What to do if another table has a part of the log.
+_OTHER_FILE = (
+    "If {} are in another file, name both files (--data_path=FILE,FILE), to be told how to join "
+    "them. "
+)
 
 
 def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[str]) -> Roles:
@@ -65,6 +75,8 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     roles.user_key = take(_user_key(sample, free(), users, notes))
     click, roles.click_threshold = labels.click(free(), roles.ad_key, notes)
     roles.click = take(click)
+    if click is not None and not click.is_truth:
+        event_types.refuse_report(sample, roles.ad_key, click)
     if click is None:
         roles.event = take(next((c for c in free() if event_types.is_event(c, roles.ad_key)), None))
     else:
@@ -106,8 +118,12 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     elif roles.click is None:
         who = roles.request_key or roles.user_key
         roles.candidates = labels.candidates(free(), roles.ad_key, who)
-        notes += labels.click_time_notes(free())
+        notes += labels.outcome_notes(free(), "click", known_names.CLICKS)
         roles.codes = [c for c in free() if event_types.may_be_codes(c, roles.ad_key)]
+    is_outcome = roles.click is not None and roles.click.core in known_names.ENGAGEMENTS
+    if roles.event is None and roles.engagement is None and not is_outcome:
+        notes += labels.outcome_notes(free(), "conversion", known_names.ENGAGEMENTS)
+    roles.has_ids_of_rows = any(_is_of_rows(c) and is_request_id(c, None) for c in columns)
     notes += labels.currency_notes(free(), roles.revenue or roles.price)
     _describe(roles, notes)
     return roles
@@ -126,7 +142,9 @@ def _renaming(log: Sample, table: Sample) -> str:
         if len(other.known) >= 0.9 * table.num_rows
         if (common := len(set(own.known).intersection(other.known))) > 0.5 * len(own.known)
     }
-    best = max(found, key=found.__getitem__, default=None)
+    # An id is preferred to a title.
+    ranks = {own: _ad_rank(log.columns[own]) for own, _ in found}
+    best = max(found, key=lambda p: (found[p], -(ranks[p[0]] or math.inf)), default=None)
     if best is None:
         return "Rename or add it."
     key, other = best
@@ -152,15 +170,21 @@ def _ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: li
             )
     found = {c.name: rank for c in columns if (rank := _ad_rank(c)) is not None}
     # Without such a name, the column whose values the table has identifies the ads, not a title.
-    best = [(found.get(c.name, math.inf), -_share_in(c, ads), c) for c in columns]
-    key = min(best, key=lambda own: own[:2], default=(0, 0, None))[2]
-    if key is None or (ads is None and key.name not in found):
+    best = [
+        (_is_of_rows(c), found.get(c.name, math.inf), -_share_in(c, ads), c)
+        for c in columns
+        if ads is not None or (c.name in found and not (len(c.known) == 1 and _is_of_rows(c)))
+    ]
+    key = min(best, key=lambda own: own[:3], default=(0, 0, 0, None))[3]
+    if key is None:
         raise ValueError(
             f"No column looks like an ad id in {_shown(names)}; expected a name such as "
             "ad_id, item_id or product. Rename the column that identifies the ad, add a header "
             "line if the file has none, remove the lines above the header if there are any, or "
-            f"write a schema. {' '.join(notes)}".rstrip()
+            f"write a schema. {_OTHER_FILE.format('the ads')}{' '.join(notes)}".rstrip()
         )
+    if key.is_list and not key.list_name:
+        event_types.refuse_list_of_ads(sample, key)
     notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
     if ads is not None:
         own = ads.columns[key.name]
@@ -170,11 +194,28 @@ def _ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: li
             )
             notes += _properties_in_rows(key.name, ads)
     if (missing := key.missing_share) > 0:
+        notes += _other_key(key, [c for c in columns if c is not key])
         notes.append(
             f"{log_sample.percent(missing)} of the rows have no {key.name!r}; they will be "
             "rejected."
         )
     return key
+
+
+def _other_key(key: Column, columns: Sequence[Column]) -> list[str]:
+    """Returns a note on a column that has the ad in most rows in which the key lacks it, if any."""
+    lacking = ~key.present
+    for column in columns:
+        if _ad_rank(column) is None or column.last_words != key.last_words:
+            continue
+        if column.present[lacking].mean() > 0.5:
+            name, other = f"log[{key.name!r}]", f"log[{column.name!r}]"
+            return [
+                f"! {column.name!r} has the ad in rows without {key.name!r}, perhaps of other "
+                "events. Write one column before the conversion, for example with pandas, if the "
+                f"columns are not nested: {name} = {name}.fillna({other})"
+            ]
+    return []
 
 
 def _properties_in_rows(key: str, ads: Sample) -> list[str]:
@@ -199,6 +240,12 @@ def _properties_in_rows(key: str, ads: Sample) -> list[str]:
     ]
 
 
+def _is_of_rows(column: Column) -> bool:
+    """Returns whether a column has one value, as an app, or one for each row, as a line."""
+    rows = int(column.present.sum())
+    return rows >= _MANY_ROWS and (len(column.known) == 1 or len(column.known) > 0.95 * rows)
+
+
 def _share_in(column: Column, table: Sample | None) -> float:
     """Returns the share of a column's known values that a table has in a column of that name."""
     if table is None or not column.known:
@@ -210,8 +257,7 @@ def _ad_rank(column: Column) -> float | None:
     """Returns how well a name fits an ad id, smaller is better; None: not at all."""
     if not column.known:
         return None
-    last = known_names.plain_words(column.plain_name.rpartition(".")[2])
-    names = (column.plain_words, last) if "." in column.plain_name else (column.plain_words,)
+    names = (column.plain_words, "_".join(column.last_words))
     # The id of products is preferred to their number.
     ranks = [
         rank + worse
@@ -222,8 +268,16 @@ def _ad_rank(column: Column) -> float | None:
     if ranks:
         return min(ranks)
     title = re.fullmatch("(.+?)_?(name|title)", column.plain_words)
-    rank = None if title is None else known_names.ad_rank(title[1], key="")
-    return None if rank is None else rank + len(known_names.ADS)
+    if title is not None and (rank := known_names.ad_rank(title[1], key="")) is not None:
+        return rank + len(known_names.ADS)
+    # The last words, as of lineitem_sku and ordered_product_id.
+    if known_names.OF_QUERY.isdisjoint(column.words):
+        for start in range(1, len(column.words)):
+            words = "_".join(column.words[start:])
+            key = "" if words in known_names.CODES_OF_ADS else known_names.KEY
+            if (rank := known_names.ad_rank(words, key)) is not None:
+                return rank + 2 * len(known_names.ADS)
+    return None
 
 
 def _user_key(
@@ -237,13 +291,12 @@ def _user_key(
                 f"user key under the same name. {_renaming(sample, users)}"
             )
         columns = sorted(columns, key=lambda c: -len(users.columns[c.name].known))
-    found = [c for c in columns if known_names.USER.fullmatch(c.plain_words)]
-    found = found or [c for c in columns if known_names.USER_NAME.fullmatch(c.plain_words)]
+    ranks = {c.name: known_names.user_rank(c.plain_words, "_".join(c.last_words)) for c in columns}
+    found = [c for c in columns if ranks[c.name] is not None and (users or _is_of_users(c))]
+    # A visitor without a login has another id.
+    found.sort(key=lambda c: (c.missing_share > _MANY_MISSING, ranks[c.name]))
     found = found or (columns if users else [])
     for column in found:
-        # A column with few values holds kinds of clients, not users.
-        if users is None and len(column.words) == 1 and len(column.known) <= _FEW_USERS:
-            continue
         if column.missing_share > known_names.MAX_ANONYMOUS:
             notes.append(
                 f"{column.name!r} is not used as the user key, because {column.missing_share:.1%} "
@@ -259,12 +312,25 @@ def _user_key(
     return None
 
 
+def _is_of_users(column: Column) -> bool:
+    """Returns whether a column has as many values as users have, by its name: not kinds of clients.
+
+    A placeholder may be the usual id of devices.
+    """
+    if len(column.words) == 1 and len(column.known) <= _FEW_USERS:
+        return False
+    is_device = known_names.PSEUDONYM.fullmatch("_".join(column.last_words)) is not None
+    usual = column.counts[~column.is_missing].max(initial=0)
+    return not is_device or (len(column.known) > _FEW_USERS and usual <= 0.1 * len(column.codes))
+
+
 def is_request_id(column: Column, user: Column | None) -> bool:
     """Returns whether a column is an id of requests or sessions, by its name.
 
     One named only session must also have many values, each of one user.
     """
-    if known_names.REQUEST.fullmatch(column.plain_words) is None:
+    names = (column.plain_words, "_".join(column.last_words))
+    if not any(known_names.REQUEST.fullmatch(name) for name in names):
         return False
     if column.plain_words != "session":
         return True
@@ -429,7 +495,10 @@ def _is_position(column: Column) -> bool:
 
 def _describe(roles: Roles, notes: list[str]) -> None:
     if roles.events is None and roles.click is None:
-        notes.append("No column looks like a click, so every row counts as a click (click: null).")
+        said = "No column looks like a click, so every row counts as a click (click: null)."
+        if roles.has_ids_of_rows:
+            said = f"! {said} {_OTHER_FILE.format('the clicks').rstrip()}"
+        notes.append(said)
         notes += map(labels.candidate_note, roles.candidates)
         notes += map(event_types.code_note, roles.codes)
     elif roles.click is not None and roles.click_threshold is None:

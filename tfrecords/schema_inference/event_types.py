@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tfrecords import formats
 from tfrecords.schema_inference import file_columns, kinds, known_names, labels, log_sample
 from tfrecords.schema_inference.log_sample import LOG, Column, Sample
 from tfrecords.schema_inference.roles import Roles
@@ -18,33 +19,33 @@ _MAX_EVENTS = 30
 
 # Names of types, words joined by "_", in the order of a purchase.
 _SHOWN = {
-    "impression", "impressions", "show", "shown", "exposure", "display", "view_item_list",
-    "view_promotion", "product_impression", "list_view",
+    "impression", "impressions", "imp", "show", "shown", "exposure", "display", "view_item_list",
+    "view_promotion", "list_view", "list_viewed",
 }  # fmt: skip
 _VIEWED = {
-    "view", "viewed", "views", "page_view", "pageview", "detail_view", "view_item", "pv",
-    "product_view", "product_viewed", "item_view", "read", "play", "watch",
+    "view", "viewed", "views", "page_view", "pageview", "detail_view", "pv", "read", "play",
+    "watch",
 }  # fmt: skip
 _CLICKED = {
     "click", "clicked", "clicks", "clk", "select_item", "select_promotion", "select_content",
-    "product_click", "open",
+    "open", "opened",
 }  # fmt: skip
 _WANTED = {
-    "cart", "basket", "add_to_cart", "addtocart", "add_to_basket", "product_added", "wishlist",
+    "cart", "basket", "add_to_cart", "addtocart", "add_to_basket", "added", "wishlist",
     "add_to_wishlist", "fav", "favorite", "favourite", "like", "save", "share", "begin_checkout",
     "checkout", "add_to_favorites", "bookmark", "carts", "favorites", "likes", "saves", "shares",
 }  # fmt: skip
 _BOUGHT = {
     "buy", "bought", "order", "ordered", "order_completed", "purchase", "purchased", "transaction",
-    "sale", "conversion", "install", "signup", "sign_up", "apply", "booking", "subscribe",
-    "checkout_completed", "ecommerce_purchase", "in_app_purchase", "orders", "purchases",
-    "transactions",
+    "sale", "conversion", "postback", "install", "signup", "sign_up", "apply", "booking",
+    "subscribe", "checkout_completed", "ecommerce_purchase", "in_app_purchase", "orders",
+    "purchases", "transactions",
 }  # fmt: skip
 _STEPS = (_SHOWN, _VIEWED, _CLICKED, _WANTED, _BOUGHT)
 _OTHERS = {
     "remove_from_cart", "dislike", "add_payment_info", "add_shipping_info", "view_cart",
     "session_start", "first_visit", "user_engagement", "scroll", "view_search_results", "search",
-    "login",
+    "login", "bid", "bid_request", "bid_response", "win", "removed", "app_open",
 }  # fmt: skip
 _NAMES = re.compile(
     "(event|action|activity|interaction|behaviou?r)_?(type|name|kind|code)|"
@@ -60,7 +61,18 @@ _LISTED = {
     "impression", "impressions", "inview", "shown", "displayed", "exposed", "exposures",
     "candidates", "slate", "recommended",
 }  # fmt: skip
+# Words of lists of ads, which a request may show or a user may have chosen before.
+_OF_ADS = {
+    "items", "ads", "results", "result", "recommendations", "recs", "products", "documents", "docs",
+    "offers", "articles", "creatives", "listings",
+}  # fmt: skip
+_CHOSEN = {"click", "clicks", "clicked", "clk", "clks", "chosen", "selected"}
+_NUMBERS = {"index", "idx", "position", "pos", "rank"}
+# Words of reports: counts, and rates and amounts computed from them.
+_IMPRESSIONS_OF_ROWS = {"impressions", "imps", "impr", "displays"}
+_RATES = {"ctr", "cvr", "cpc", "cpm", "ecpm", "cpa", "roas", "cost", "spend"}
 _MIN_CHOSEN = 0.9
+_FEW_CHOSEN = 5
 
 
 def refuse_lists(sample: Sample, ads: Sample | None) -> None:
@@ -85,12 +97,76 @@ def refuse_lists(sample: Sample, ads: Sample | None) -> None:
                 f"log[[{key!r}, 'click']] = split",
             )
     for column in sample.columns.values():
-        if _LISTED.isdisjoint(column.words) or kinds.separator(column) is None:
+        is_shown = not _LISTED.isdisjoint(column.words)
+        if not (is_shown or _OF_ADS & {*column.words}) or kinds.separator(column) is None:
             continue
         lists = _lists(column, np.flatnonzero(column.present)[:_PROBED])
         for other in sample.columns.values():
-            if other is not column and _holds(column, lists, other):
-                _refuse_chosen(sample, ads, column, lists, other)
+            is_chosen = not _CHOSEN.isdisjoint(other.words)
+            if other is column or not (is_shown or is_chosen):
+                continue
+            if (click := _clicks(column, lists, other, is_chosen)) is not None:
+                _refuse_chosen(sample, ads, column, lists, other, click)
+    for other in sample.columns.values():
+        if not other.list_name and other.is_list and not _CHOSEN.isdisjoint(other.words):
+            for column in sample.columns.values():
+                if column.list_name and _has_clicked(column, other):
+                    _refuse_objects(sample, column, other)
+
+
+def refuse_list_of_ads(sample: Sample, column: Column) -> None:
+    """Raises an error on the column of the ads, which holds lists of them."""
+    log = f"log[{column.name!r}]"
+    split = [f"{log} = {log}.map(ast.literal_eval)"] if _is_text(sample) else []
+    explode = f"log = log.explode({column.name!r}, ignore_index=True)"
+    _refuse(sample, column.name, f"{column.name!r} holds lists of ads", *split, explode)
+
+
+def refuse_report(sample: Sample, ad: Column, click: Column) -> None:
+    """Raises if a row has the numbers of impressions and clicks of an ad, such as of a day.
+
+    Args:
+        sample: The log.
+        ad: The ad id.
+        click: The click, whole numbers.
+
+    Raises:
+        ValueError: There is a number of impressions, at least the clicks in each row; the message
+            has the lines that write a row for each impression.
+    """
+    shown = [
+        c
+        for c in sample.columns.values()
+        if c is not click and c.is_whole and not _IMPRESSIONS_OF_ROWS.isdisjoint(c.words)
+        if (c.by_row(c.numbers) >= click.by_row(click.numbers)).mean() > _MIN_CHOSEN
+    ]
+    if not shown or not click.is_whole:
+        return
+    counts = shown[0].name, click.name
+    others = [c for c in sample.columns.values() if c.is_numeric and c.name not in counts]
+    bought = next((c for c in others if c.is_whole and c.core in known_names.ENGAGEMENTS), None)
+    paid = next((c for c in others if c is not bought and c.core in known_names.REVENUES), None)
+    lines = [
+        f"log = log.loc[log.index.repeat(log[{counts[0]!r}])]",
+        "number = log.groupby(level=0).cumcount()",
+        f"log['click'] = (number < log[{click.name!r}]).astype(int)",
+    ]
+    if bought is not None:
+        lines.append(f"log['conversion'] = (number < log[{bought.name!r}]).astype(int)")
+    if paid is not None:
+        each, label = (click.name, "click") if bought is None else (bought.name, "conversion")
+        value = f"(log[{paid.name!r}] / log[{each!r}])"
+        lines.append(f"log['revenue'] = {value}.where(log['{label}'] == 1, 0)")
+    rates = [c.name for c in others if not _RATES.isdisjoint(c.words)]
+    gone = [*counts, *(c.name for c in (bought, paid) if c is not None), *rates]
+    gone = [name for name in gone if name not in ("click", "conversion", "revenue")]
+    _refuse(
+        sample,
+        ad.name,
+        f"{counts[0]!r} and {click.name!r} count the impressions and clicks of a row",
+        *lines,
+        f"log = log.drop(columns={gone})",
+    )
 
 
 def _lists(column: Column, rows: np.ndarray) -> list[list[str]]:
@@ -100,17 +176,59 @@ def _lists(column: Column, rows: np.ndarray) -> list[list[str]]:
     return [[part for part in text.split(separator) if part] if text else [] for text in texts]
 
 
-def _holds(column: Column, lists: list[list[str]], other: Column) -> bool:
-    """Returns whether lists of ads nearly always hold the values that another column has."""
+def _clicks(
+    column: Column, lists: list[list[str]], other: Column, is_chosen: bool
+) -> tuple[str, str] | None:
+    """Returns the expression of the clicks of each row, if another column has the clicked ads.
+
+    Args:
+        column: The column of the shown ads.
+        lists: The first lists of it.
+        other: The other column: the clicked ads, the index of one, or 0 or 1 for each ad.
+        is_chosen: Whether the other column is named like clicks.
+
+    Returns:
+        The expression, and what the other column has; None: it has something else.
+    """
+    shown, clicked = f"log[{column.name!r}]", f"log.pop({other.name!r})"
     chosen = _lists(other, np.flatnonzero(column.present)[:_PROBED])
-    pairs = [(own, set(shown)) for own, shown in zip(chosen, lists, strict=True) if own]
-    several = np.mean([len(shown) > len(own) for own, shown in pairs]) if pairs else 0
-    held = sum(shown.issuperset(own) for own, shown in pairs)
-    return held > _MIN_CHOSEN * max(len(pairs), 0.5 * len(lists)) and bool(several > 0.5)
+    pairs = [(own, set(ads)) for own, ads in zip(chosen, lists, strict=True) if own]
+    if is_chosen and other.is_whole and not _NUMBERS.isdisjoint(other.words):
+        longest, low, high = max(map(len, lists)), other.numbers.min(), other.numbers.max()
+        is_named = {"index", "idx"}.isdisjoint(other.words)
+        first = int(high == longest or (low >= 1 and is_named))
+        if low < -1 or high > longest:
+            return None
+        each = f"[int(n == clicked) for n, _ in enumerate(ads, {first})]"
+        said = "the number of the clicked one"
+    elif is_chosen and [len(own) for own in chosen] == [len(own) for own in lists]:
+        if not {value for own in chosen for value in own} <= {"0", "1", "true", "false"}:
+            return None
+        return clicked, "the clicks of them"
+    else:
+        several = np.mean([len(ads) > len(own) for own, ads in pairs]) if pairs else 0
+        held = sum(ads.issuperset(own) for own, ads in pairs)
+        wanted = max(len(pairs), _FEW_CHOSEN if is_chosen else 0.5 * len(lists))
+        if held <= _MIN_CHOSEN * wanted or several <= 0.5:
+            return None
+        said = "the clicked ones"
+        each = "[int(ad in clicked) for ad in ads]"
+        if kinds.separator(other) is None:
+            whole = ".astype('Int64')" if other.is_whole else ""
+            clicked += f"{whole}.astype(str)"
+            each = "[int(str(ad) == clicked) for ad in ads]"
+        elif other.missing_share > 0:
+            each = "[int(ad in clicked) if hasattr(clicked, '__len__') else 0 for ad in ads]"
+    return f"[{each} for ads, clicked in zip({shown}, {clicked})]", said
 
 
 def _refuse_chosen(
-    sample: Sample, ads: Sample | None, column: Column, lists: list[list[str]], other: Column
+    sample: Sample,
+    ads: Sample | None,
+    column: Column,
+    lists: list[list[str]],
+    other: Column,
+    click: tuple[str, str],
 ) -> None:
     key = _key_of_ads({value for own in lists for value in own}, ads)
     rows = np.flatnonzero(column.present)[:_PROBED]
@@ -123,28 +241,54 @@ def _refuse_chosen(
         and [len(own) for own in _lists(c, rows)] == num_ads
     ]
     split = [
-        f"log[{c.name!r}] = log[{c.name!r}].str.split({kinds.separator(c)!r})"
+        f"log[{c.name!r}] = log[{c.name!r}].map(ast.literal_eval, na_action='ignore')"
+        if c.is_list
+        else f"log[{c.name!r}] = log[{c.name!r}].str.split({kinds.separator(c)!r})"
         for c in (column, *with_ads, other)
-        if not c.is_list and kinds.separator(c) is not None
+        if kinds.separator(c) is not None and not (c.is_list and not _is_text(sample))
     ]
     exploded = [c.name for c in (column, *with_ads)]
-    shown, clicked = f"log[{column.name!r}]", f"log.pop({other.name!r})"
-    if kinds.separator(other) is None:
-        click = f"({shown}.astype(str) == {clicked}.astype(str)).astype(int)"
-    else:
-        click = f"[int(ad in clicked) for ad, clicked in zip({shown}, {clicked})]"
     taken = [f"log = log.rename(columns={{{key!r}: {'page_' + key!r}}})"]
     _refuse(
         sample,
         key,
-        f"{column.name!r} holds the ads of a request, and {other.name!r} the clicked ones",
-        f"log = log[{shown}.notna()].copy()",
+        f"{column.name!r} holds the ads of a request, and {other.name!r} {click[1]}",
+        f"log = log[log[{column.name!r}].notna()].copy()",
         *(taken if key in sample.columns and key not in (column.name, other.name) else []),
         *split,
-        f"log = log.explode({exploded}, ignore_index=True)",
-        f"log['click'] = {click}",
+        f"log['click'] = {click[0]}",
+        f"log = log.explode({[*exploded, 'click']}, ignore_index=True)",
         f"log = log.rename(columns={{{column.name!r}: {key!r}}})",
     )
+
+
+def _has_clicked(column: Column, other: Column) -> bool:
+    """Returns whether another column has the clicked ones of the ads in a list of objects."""
+    rows = np.flatnonzero(column.present & other.present)[:_PROBED]
+    ids, known = _lists(other, rows), set(column.known)
+    of_rows = [column.values[code] for code in column.codes[rows]]
+    held = sum(value in own for value, own in zip(of_rows, ids, strict=True))
+    return len(rows) > _FEW_CHOSEN and held > 0 and known.issuperset(v for own in ids for v in own)
+
+
+def _refuse_objects(sample: Sample, column: Column, other: Column) -> None:
+    name = column.list_name
+    if "." in name or "." in other.name:
+        return
+    clicked = f"zip(log[{column.name!r}], log.pop({other.name!r}))"
+    _refuse(
+        sample,
+        column.name,
+        f"{name!r} holds the ads of a request, and {other.name!r} the clicked ones",
+        f"log = log.explode({name!r}, ignore_index=True)",
+        f"log = log.join(pd.json_normalize(log.pop({name!r})).add_prefix({name + '.'!r}))",
+        f"log['click'] = [int(ad in clicked) for ad, clicked in {clicked}]",
+        to="log.to_json('rows.jsonl', orient='records', lines=True)",
+    )
+
+
+def _is_text(sample: Sample) -> bool:
+    return not (formats.is_parquet(sample.path) or formats.is_json(sample.path))
 
 
 def _key_of_ads(values: set[str], ads: Sample | None) -> str:
@@ -160,19 +304,40 @@ def _key_of_ads(values: set[str], ads: Sample | None) -> str:
     return best
 
 
-def _refuse(sample: Sample, key: str, what: str, *lines: str) -> None:
+def _refuse(
+    sample: Sample,
+    key: str,
+    what: str,
+    *lines: str,
+    to: str = "log.to_csv('rows.csv', index=False)",
+) -> None:
+    needs_ast = any("ast." in line for line in lines)
     program = "\n".join(
         (
+            *(["import ast"] if needs_ast else []),
             "import pandas as pd",
             f"log = {file_columns.reading(sample.path, sample.header)}",
             *lines,
-            "log.to_csv('rows.csv', index=False)",
+            to,
         )
     )
     raise ValueError(
         f"{what}; expected a row for each ad. Write the rows before the conversion, for example "
         f"with pandas:\n{program}\nThe ad is then in {key!r}."
     )
+
+
+def _name(type_: str) -> str:
+    """Returns the known name of a type, without words for the ad, or else its words joined by `_`.
+
+    So `ad_click` is `click`, and `ProductViewed` is `viewed`.
+    """
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type_)
+    names = [known_names.plain_words(text) for text in (type_, spaced)]
+    for name in names[:]:
+        words = [w for w in name.split("_") if not {w, w.removesuffix("s")} & {*known_names.ADS}]
+        names.append("_".join(words))
+    return next((name for name in names if name in _KNOWN), names[0])
 
 
 def is_event(column: Column, ad: Column) -> bool:
@@ -184,7 +349,7 @@ def is_event(column: Column, ad: Column) -> bool:
     """
     if column.is_list or column.table != LOG or not 2 <= len(column.known) <= _MAX_EVENTS:
         return False
-    names = {known_names.plain_words(value) for value in column.known}
+    names = {_name(value) for value in column.known}
     several = len(names & _KNOWN) >= max(2, 0.5 * len(names))
     return several and not log_sample.is_constant_per_ad(column, ad)
 
@@ -287,7 +452,7 @@ def _propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
     by_step: list[list[str]] = [[] for _ in range(5)]
     others: list[str] = []
     for value in column.known:
-        name = known_names.plain_words(value)
+        name = _name(value)
         found = (step for step, names in enumerate(_STEPS) if name in names and has_ad[value])
         step = next(found, None)
         (others if step is None else by_step[step]).append(value.strip())

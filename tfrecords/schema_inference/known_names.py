@@ -48,7 +48,10 @@ MONEY = {
 NO_REVENUE = {"tax", "shipping", "refund", "discount", "coupon", "delivery"}
 # Words of columns of the currency of an amount.
 CURRENCIES = {"currency", "ccy", "waehrung", "währung", "devise", "moneda", "valuta"}
-POSITIONS = ("position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position")
+POSITIONS = (
+    "position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position",
+    "list_position", "item_position", "item_list_index",
+)  # fmt: skip
 TIMES = (
     "timestamp", "time_stamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",
     "unix_time", "ts", "time", "click_time", "date", "dt", "ds", "created_at",
@@ -70,8 +73,14 @@ _PEOPLE = (
     "seeker|player|gamer|listener|guest|subscriber|shopper|buyer|reviewer|uid|uuid|kunde|nutzer|"
     "usuario|utilisateur"
 )
-USER = re.compile(f"({_PEOPLE})({KEY})?")
-USER_NAME = re.compile(f"({_PEOPLE})_?name")
+_USER = re.compile(f"({_PEOPLE})({KEY})?")
+_USER_NAME = re.compile(f"({_PEOPLE})_?name")
+# Names of ids by which systems know a person or a device, most of them without a login.
+PSEUDONYM = re.compile(
+    f"(anonymous|anon|distinct|advertising|device|contact|recipient|profile|crm|"
+    f"(domain|anonymous|hashed|external|encrypted|crm|app)_?user){KEY}|"
+    "idfa|gaid|maid|ifa|e?mail|full_?visitor_?id"
+)
 REQUEST = re.compile(
     # A column named only search or query holds what the user typed; one named only session may
     # number or describe it, see `column_roles.is_request_id`.
@@ -83,10 +92,12 @@ ADS = (
     "adgroup", "campaign", "movie", "film", "article", "news", "book", "song", "track", "video",
     "game", "app", "recipe", "listing", "hotel", "prop", "property", "restaurant", "business",
     "document", "doc", "content", "post", "story", "show", "episode", "coupon", "deal", "isbn",
-    "artist", "album", "podcast", "anime", "venue", "poi", "adv",
+    "artist", "album", "podcast", "anime", "venue", "poi", "adv", "crid",
     # A column named only job or course may describe the user, one named only stock a quantity.
     "job_id", "course_id", "vacancy", "stock_code",
 )  # fmt: skip
+# Words for ads that are themselves ids.
+CODES_OF_ADS = {"sku", "asin", "isbn", "crid"}
 # Words for properties of the user and the context.
 OF_QUERY = {
     "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",
@@ -120,6 +131,18 @@ def ad_rank(words: str, key: str = f"({KEY})?") -> int | None:
         if re.fullmatch(named, words):
             return rank
     return None
+
+
+def user_rank(words: str, last: str) -> int | None:
+    """Returns how well a name fits a user id, smaller is better; None: not at all.
+
+    Args:
+        words: The words of the name, joined by `_`.
+        last: Those of the part behind its last dot.
+    """
+    patterns = (_USER, PSEUDONYM, _USER_NAME)
+    fits = [pattern.fullmatch(text) for pattern in patterns for text in (words, last)]
+    return next((rank for rank, match in enumerate(fits) if match), None)
 
 
 def plain_words(text: str) -> str:

@@ -9,6 +9,7 @@ from tfrecords.schema_inference import kinds, known_names, log_sample
 from tfrecords.schema_inference.log_sample import LOG, Column
 
 _FEW = 10
+_IDS = {"id", "uuid"}
 _ACCIDENT = 1e-6
 # Minimum share of users or requests with several rows, to tell whether a column varies for them.
 _MIN_REPEATED = 0.1
@@ -45,7 +46,9 @@ def click(
     rating = rating or next((c for c in columns if _is_rating_of_ad(c, ad)), None)
     if damaged is not None:
         instead = "" if rating is None else f" {rating.name!r} is used instead."
-        notes.append(f"{damaged.name!r} is named like a click, but {_fault(damaged)}.{instead}")
+        mark = "! " if rating is None else ""
+        said = f"{damaged.name!r} is named like a click, but {_fault(damaged)}"
+        notes.append(f"{mark}{said}.{instead or _repaired(damaged)}")
     if rating is not None:
         return rating, _threshold(rating, notes)
     # Without a click column, every row would count as a click.
@@ -214,20 +217,23 @@ def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
     return min(own, key=lambda c: (c.core != "item_revenue", "revenue" not in c.words))
 
 
-def click_time_notes(columns: Sequence[Column]) -> list[str]:
-    """Returns a note for each column of times of clicks, which unclicked rows lack.
+def outcome_notes(columns: Sequence[Column], label: str, names: Sequence[str]) -> list[str]:
+    """Returns a note for each column of times or ids of a label, which other rows lack.
 
     Args:
-        columns: Columns of a log without a click.
+        columns: Columns of a log without the label.
+        label: Name of the label, such as click.
+        names: Names of such labels.
     """
     return [
-        f"! {column.name!r} is in {1 - column.missing_share:.1%} of the rows and may be the time "
-        "of a click. If so, write the click before the conversion, for example with pandas: "
-        f'log["click"] = log[{column.name!r}].notna().astype(int)'
+        f"! {column.name!r} is in {1 - column.missing_share:.1%} of the rows and may be the "
+        f"{'id' if column.words[-1] in _IDS else 'time'} of a {label}. If so, write the {label} "
+        f"into the log, for example with pandas: "
+        f'log["{label}"] = log[{column.name!r}].notna().astype(int)'
         for column in columns
         if 0 < column.missing_share < 1
-        and not known_names.TIME_WORDS.isdisjoint(column.words[-1:])
-        and known_names.core(column.words[:-1]) in known_names.CLICKS
+        and not {*known_names.TIME_WORDS, *_IDS}.isdisjoint(column.last_words[-1:])
+        and known_names.core(column.last_words[:-1]) in names
     ]
 
 
@@ -314,6 +320,19 @@ def _fault(column: Column) -> str | None:
             "0 and 1, or rename it if it is not a click"
         )
     return None
+
+
+def _repaired(column: Column) -> str:
+    """Returns how to write a click that is missing in unclicked rows, or has other texts, or ""."""
+    log = f"log[{column.name!r}]"
+    if not column.is_truth and len(column.known) == 2 and not column.is_whole:
+        # Most ads are not clicked.
+        rare = min(column.known, key=lambda value: column.counts[column.values.index(value)])
+        click = f"({log} == {rare!r})"
+        return f" If {rare[:40]!r} is a click, write it with pandas: {log} = {click}.astype(int)"
+    if len(column.known) == 1:
+        return f" For example with pandas: {log} = {log}.notna().astype(int)"
+    return f" For example with pandas: {log} = {log}.fillna(0)" if column.is_numeric else ""
 
 
 def _is_rating(column: Column) -> bool:

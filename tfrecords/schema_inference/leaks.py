@@ -49,6 +49,9 @@ _BEFORE = {
 }  # fmt: skip
 _AVERAGES = {"avg", "mean", "average"}
 _DURATIONS = {"watch", "play", "playing", "stay", "view", "reading", "read", "active"}
+# Words for what an auction decides.
+_AUCTION = {"win", "won", "winning", "clearing", "paying", "payprice"}
+_BY_AUCTION = "known only after the auction, by its name"
 _COUNTED_REASON = (
     "a count of outcomes, which leaks the test rows if it includes the whole log; add it if it was "
     "counted before"
@@ -72,6 +75,8 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return None if words & _AVERAGES else _COUNTED_REASON
     if sample.table != LOG or words & _AVERAGES:
         return None
+    if words & _AUCTION and not is_static:
+        return _BY_AUCTION
     if event_types.may_be_codes(column, roles.ad_key):
         return "its name says that it holds event types; name the types in events if it does"
     are_choices = roles.click is None and roles.events is None

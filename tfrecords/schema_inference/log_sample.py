@@ -87,10 +87,21 @@ class Column:
         return "_".join(self.words)
 
     @functools.cached_property
+    def last_words(self) -> tuple[str, ...]:
+        """The words of the name behind its last dot: `context.traits.userId` → user, id."""
+        return _words(self.plain_name.rpartition(".")[2])
+
+    @functools.cached_property
     def object_words(self) -> tuple[str, ...]:
-        """The words of the name in an object of its list: `items.isClick` → is, click."""
-        in_list = self.list_name and self.plain_name.startswith(f"{self.list_name}.")
-        return _words(self.plain_name[len(self.list_name) + 1 :]) if in_list else self.words
+        """The words of the name in its object: `items.isClick` → is, click.
+
+        Objects of users, the context and ads belong to the name, except for a list of ads.
+        """
+        if self.list_name and self.plain_name.startswith(f"{self.list_name}."):
+            return _words(self.plain_name[len(self.list_name) + 1 :])
+        of_object = _words(self.plain_name.rpartition(".")[0])
+        is_property = known_names.OF_QUERY.union(known_names.ADS).intersection(of_object)
+        return self.words if is_property else self.last_words
 
     @property
     def plain_object_words(self) -> str:
@@ -201,9 +212,12 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     The first file names the columns.
 
     Raises:
-        FileNotFoundError, ValueError: A file cannot be read, or there are no rows.
+        FileNotFoundError, ValueError: A file cannot be read, there are no rows, or the files are
+            tables of different rows.
     """
     path = paths[0]
+    if len(paths) > 1:
+        file_columns.refuse_tables(paths)
     header, notes = file_columns.header(path) if table == LOG else ((), [])
     if header:
         names = list(header)

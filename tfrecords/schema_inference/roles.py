@@ -28,6 +28,8 @@ class Roles:
     price: Column | None = None
     # Columns without a role that may be the click.
     candidates: list[Column] = dataclasses.field(default_factory=list)
+    # Whether each row has its own id of a request, by which another table can be joined.
+    has_ids_of_rows: bool = False
     # Columns that may hold event types, by their names.
     codes: list[Column] = dataclasses.field(default_factory=list)
 

@@ -32,12 +32,13 @@ _CLOCKS = ("", *(f"{sep}{clock}" for sep in (" ", ", ") for clock in (
 _TIME_FORMATS = (
     *(f"{date}{clock}" for date in _DATES for clock in _CLOCKS),
     "%Y-%m-%d %H:%M:%S,%f", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y",
-    "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
+    "%b %d %Y %I:%M%p", "%d-%b-%y %I.%M.%S.%f %p", "%a %b %d %H:%M:%S %Y",
+    "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
 )  # fmt: skip
 # An id with letters, such as B000052YNS.
 _CODE = re.compile(r"(?=\D*\d)[A-Za-z0-9_-]{4,}")
 # Dates as digits, by the number of digits.
-_DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%f"}
+_DIGITS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%f"}
 
 
 def header(names: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -92,8 +93,12 @@ def _are_times(values: Sequence[str]) -> bool:
     values = [value for value in values if not is_missing_number(value)]
     if not values or number_fault("", values[0]) is None:
         return False
-    best = time_format(values, np.ones(len(values)))
-    return not np.isnan(parse_times(values, best)).any()
+    # Most texts are no times, which the first ones show.
+    for known in (values[:_FEW], values):
+        best = time_format(known, np.ones(len(known)))
+        if np.isnan(parse_times(known, best)).any():
+            return False
+    return True
 
 
 def _is_function(values: Sequence[str], items: Sequence[str]) -> bool:

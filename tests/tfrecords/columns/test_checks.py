@@ -2,6 +2,7 @@
 
 import datetime
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -42,3 +43,14 @@ def test_years_before_1685_are_no_times_in_a_format_either() -> None:
     # January 31 days.
     assert times[0] == 31 * 86_400
     assert times[1] != times[1]
+
+
+def test_an_offset_may_follow_a_space() -> None:
+    """As databases and shops export times."""
+    texts = [
+        "1970-01-01 02:00:01.500 +0200",
+        "1969-12-31 17:00:01.5 -07:00",
+        "1970-01-01T00:00:02 UTC",
+    ]
+    assert parse_times(texts).tolist() == [1.5, 1.5, 2]
+    assert np.isnan(parse_times(["1970-01-01 +2", "+0200"])[0])

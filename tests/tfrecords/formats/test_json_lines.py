@@ -88,6 +88,14 @@ def test_values_keep_their_types_and_bad_lines_are_rejected(tmp_path: pathlib.Pa
     assert rejected[0].raw == b"{not json}"
 
 
+def test_an_empty_object_is_a_missing_value(tmp_path: pathlib.Path) -> None:
+    """Events of analytics tools have objects such as `integrations` that are mostly empty."""
+    path = write(tmp_path / "log.jsonl", [row(device={"os": {}}, integrations={}), row()])
+    assert "integrations" not in formats.column_names(path, ())
+    table, rejected = read(path, SCHEMA)
+    assert (table["device.os"], rejected) == ([None, "ios"], [])
+
+
 def test_the_objects_of_a_list_are_rows(tmp_path: pathlib.Path) -> None:
     fields = (
         Field("country", "categorical", "query", column="geo.country", min_count=1),
@@ -133,7 +141,7 @@ def test_a_line_with_an_empty_list_has_no_rows_and_other_values_are_rejected(tmp
     assert [(own.line, own.reason) for own in rejected] == [
         (3, "shown: expected a list of objects, got 3"),
         (4, 'shown: expected a list of objects, got [{"sku": "a", "click": 1}, {"sku": "b", '),
-        (5, "shown: expected a list of objects, got {}"),
+        (5, "shown.sku is empty"),
         (6, 'shown: expected a list of objects, got "é"'),
         (7, "shown.sku is empty"),
     ]

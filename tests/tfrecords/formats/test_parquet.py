@@ -233,7 +233,9 @@ def test_bytes_that_are_no_utf8_are_a_fault(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "log.parquet", context=pa.array([b"a", b"\xff"], pa.binary()))
     good, faults = parsed(path)
     assert values(good, "context") == ["a"]
-    assert faults == {2: "context is not UTF-8; convert it"}
+    assert faults == {
+        2: "context is not UTF-8; convert it, such as bytes by .map(bytes.hex) of pandas"
+    }
     opened = tabular.open_log(formats.Files((path,)), SCHEMA)
     (chunk,) = opened.chunks()
     assert json.loads(opened.raw(chunk, [2])[0])["context"] == "\\xff"

@@ -527,6 +527,7 @@ def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path: pathlib.Pat
         (b"ARROW1\0\0", "is an Arrow or Feather file; export"),
         (b"ORC\n\x07\x12", "is an ORC file; export"),
         (b"Obj\x01", "is an Avro file; export"),
+        ("user,ad".encode("utf-16"), "is UTF-16; convert it to UTF-8, with iconv -f utf-16"),
     ],
 )
 def test_a_packed_file_is_refused(tmp_path: pathlib.Path, begin: bytes, what: str) -> None:

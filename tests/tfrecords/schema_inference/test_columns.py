@@ -846,6 +846,9 @@ def test_ambiguous_dates_are_read_in_the_order_in_which_they_are_closest(
         "%a, %d %b %Y %H:%M:%S GMT",
         "%m/%d/%Y, %I:%M:%S %p",
         "%Y-%m-%d %H:%M:%S,%f",
+        "%b %d %Y %I:%M%p",
+        "%d-%b-%y %I.%M.%S.%f %p",
+        "%Y%m%d%H",
     ],
 )
 def test_formats_of_times_are_recognized(tmp_path: pathlib.Path, time_format: str) -> None:
@@ -875,7 +878,7 @@ def test_the_click_of_an_object_in_a_list_is_found(tmp_path: pathlib.Path, label
 def test_lines_of_bad_objects_in_a_list_are_named(tmp_path: pathlib.Path) -> None:
     items = [[{"id": f"i{n % 7}", "click": n % 2}, {"id": "j", "click": 0}] for n in range(ROWS)]
     items[4] = []
-    items[8][1]["id"] = {}
+    items[8][1]["id"] = [{}]
     path = tmp_path / "log.jsonl"
     path.write_text(
         "\n".join(json.dumps({"user": f"u{n}", "items": own}) for n, own in enumerate(items))

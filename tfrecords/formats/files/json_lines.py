@@ -232,9 +232,9 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yields the dotted names and values of an object; lists are values."""
+    """Yields the dotted names and values of an object; lists are values, `{}` has none."""
     for key, own in value.items():
-        if isinstance(own, dict) and own and depth < _MAX_DEPTH:
+        if isinstance(own, dict) and (depth < _MAX_DEPTH or not own):
             yield from _flat(own, f"{prefix}{key}.", depth + 1)
         else:
             yield f"{prefix}{key}", own

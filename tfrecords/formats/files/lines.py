@@ -33,6 +33,7 @@ _BINARY = {
     # A header may begin with ORC, but has no control characters other than Hive's delimiter.
     rb"ORC.{0,6}[\x00\x02-\x08]": f"an ORC file; {_EXPORT}",
     rb"Obj\x01": f"an Avro file; {_EXPORT}",
+    rb"\xff\xfe|\xfe\xff": "UTF-16; convert it to UTF-8, with iconv -f utf-16 -t utf-8 FILE > NEW",
 }
 _EXCEL = re.compile(rb"\"?sep=[^\r\n]\"?\r?\n")
 

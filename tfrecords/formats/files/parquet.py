@@ -98,7 +98,10 @@ class ParquetLog:
             columns[name] = plain(column, kind)
         numbers = np.arange(chunk.first_line, chunk.first_line + count)
         columns[protocol.LINE_NUMBER] = pa.chunked_array([pa.array(numbers, pa.int64())])
-        why = [f"{reasons[row]} is not UTF-8; convert it" for row in sorted(reasons)]
+        why = [
+            f"{reasons[row]} is not UTF-8; convert it, such as bytes by .map(bytes.hex) of pandas"
+            for row in sorted(reasons)
+        ]
         return protocol.Parsed(pa.table(columns)).without(bad, why)
 
     def raw(self, chunk: protocol.Chunk, lines: Sequence[int]) -> list[bytes]:
@@ -250,6 +253,13 @@ def _check_type(
     kind = kind.value_type if _is_list(kind) or pa.types.is_dictionary(kind) else kind
     dated = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
     is_other = isinstance(kind, pa.BaseExtensionType)  # such as UUIDs
+    if _is_list(schema.field(name).type) and pa.types.is_struct(kind):
+        raise ValueError(
+            f"{path}: the column {name!r} holds lists of objects. To read them, write the file as "
+            "JSON lines, in which each object can be a row, for example with pandas: "
+            f"pd.read_parquet({str(path)!r}).to_json('{path.stem}.jsonl', orient='records', "
+            "lines=True, date_format='iso'). Or leave the column out of the schema."
+        )
     if is_other or pa.types.is_nested(kind) or (pa.types.is_temporal(kind) and not dated):
         raise ValueError(
             f"{path}: the column {name!r} has the unsupported type {schema.field(name).type}. "
