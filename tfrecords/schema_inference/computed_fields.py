@@ -14,8 +14,8 @@ import numpy as np
 
 from tfrecords.columns import calendar_values
 from tfrecords.schema_inference import known_names, times
-from tfrecords.schema_inference.log_sample import Column
 from tfrecords.schema_inference.roles import Roles
+from tfrecords.schema_inference.sample.log_sample import Column
 
 # Minimum share of the rows whose users have clicked more than once among the first rows.
 _MIN_SHARE = 0.3

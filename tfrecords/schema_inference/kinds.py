@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrecords import columns
-from tfrecords.schema_inference import writing
-from tfrecords.schema_inference.log_sample import Column
+from tfrecords.schema_inference.sample import writing
+from tfrecords.schema_inference.sample.log_sample import Column
 
 _TEXTS = {
     "title", "name", "description", "text", "keyword", "keywords", "words", "headline", "query",

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tfrecords.columns import TRUTHS, plain_number
-from tfrecords.schema_inference import kinds, known_names, log_sample
-from tfrecords.schema_inference.log_sample import LOG, Column
+from tfrecords.schema_inference import kinds, known_names
+from tfrecords.schema_inference.sample import log_sample
+from tfrecords.schema_inference.sample.log_sample import LOG, Column
 
 _FEW = 10
 _IDS = {"id", "uuid"}

@@ -8,10 +8,11 @@ import re
 import numpy as np
 
 from tfrecords import columns, label_counts
-from tfrecords.schema_inference import event_types, kinds, known_names, log_sample, sides, times
-from tfrecords.schema_inference.column_roles import is_request_id
-from tfrecords.schema_inference.log_sample import LOG, USERS, Column, Sample
+from tfrecords.schema_inference import event_types, kinds, known_names, sides, times
+from tfrecords.schema_inference.keys import is_request_id
 from tfrecords.schema_inference.roles import Roles
+from tfrecords.schema_inference.sample import log_sample
+from tfrecords.schema_inference.sample.log_sample import LOG, USERS, Column, Sample
 
 # Words for outcomes, which are known only after an ad was shown.
 _AFTERWARDS = {

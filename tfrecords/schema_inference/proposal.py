@@ -19,15 +19,14 @@ from tfrecords import formats, schema, terminal
 from tfrecords.schema_inference import (
     column_roles,
     computed_fields,
-    file_columns,
     kinds,
     known_names,
     leaks,
-    log_sample,
     sides,
 )
-from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
 from tfrecords.schema_inference.roles import Roles
+from tfrecords.schema_inference.sample import file_columns, log_sample
+from tfrecords.schema_inference.sample.log_sample import ADS, LOG, USERS, Column, Sample
 
 # If there are more notes of a kind than this, only the first few are shown.
 _MAX_ALIKE, _FIRST_ALIKE = 6, 3

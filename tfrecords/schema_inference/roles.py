@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecords.schema_inference.log_sample import Column
+from tfrecords.schema_inference.sample.log_sample import Column
 
 
 @dataclasses.dataclass

@@ -6,9 +6,10 @@ of a request cannot be a query field. The catalog stores the ad fields of an ad 
 
 from collections.abc import Sequence
 
-from tfrecords.schema_inference import known_names, log_sample
-from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
+from tfrecords.schema_inference import known_names
 from tfrecords.schema_inference.roles import Roles
+from tfrecords.schema_inference.sample import log_sample
+from tfrecords.schema_inference.sample.log_sample import ADS, LOG, USERS, Column, Sample
 
 # Words for properties of an ad that may change over time.
 _OF_AD = {

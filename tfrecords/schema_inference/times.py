@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfrecords.columns import parse_times
-from tfrecords.schema_inference import known_names, log_sample
-from tfrecords.schema_inference.log_sample import Column
+from tfrecords.schema_inference import known_names
+from tfrecords.schema_inference.sample import log_sample
+from tfrecords.schema_inference.sample.log_sample import Column
 
 _PROBED = 50
 _DAY = 86_400

@@ -9,7 +9,7 @@ import pytest
 
 from tfrecords import schema
 from tfrecords.schema_inference import proposal as infer
-from tfrecords.schema_inference import sample_files
+from tfrecords.schema_inference.sample import sample_files
 
 ROWS = 120
 

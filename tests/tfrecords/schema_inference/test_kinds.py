@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tfrecords.schema_inference import kinds, log_sample
+from tfrecords.schema_inference import kinds
+from tfrecords.schema_inference.sample import log_sample
 
 
 def column(name: str, values: list[str], is_list: bool = False) -> log_sample.Column:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tfrecords.schema_inference import proposal as infer
-from tfrecords.schema_inference import sample_files
+from tfrecords.schema_inference.sample import sample_files
 
 
 def write(path: pathlib.Path, rows: range, **more: Any) -> pathlib.Path:

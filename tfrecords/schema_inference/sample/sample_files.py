@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tfrecords import formats
 from tfrecords.columns import as_strings, decoded
-from tfrecords.schema_inference import writing
+from tfrecords.schema_inference.sample import writing
 
 ROWS = 100_000
 # Number of files, spread over the list of files, whose first rows are read.

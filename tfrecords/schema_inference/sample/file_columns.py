@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from tfrecords import formats, terminal
-from tfrecords.schema_inference import known_names, writing
+from tfrecords.schema_inference import known_names
+from tfrecords.schema_inference.sample import writing
 
 _HEADED_ROWS = 1_000
 # Number of files of a log whose columns are compared.

@@ -25,7 +25,8 @@ from tfrecords.columns import (
     parse_times,
 )
 from tfrecords.schema import texts_of
-from tfrecords.schema_inference import file_columns, known_names, sample_files, writing
+from tfrecords.schema_inference import known_names
+from tfrecords.schema_inference.sample import file_columns, sample_files, writing
 
 # Maximum share of keys with deviating rows, such as a request in which an hour ends, and of rows
 # that deviate from others of their ad.
