@@ -82,7 +82,7 @@ def follow(
 def test_clicks_and_conversions_in_other_files_are_joined_by_a_recipe(
     order: tuple[int, ...], has_ad: bool, tmp_path: pathlib.Path
 ) -> None:
-    log = pd.DataFrame(impressions(user_id=[f"u{n % 30}" for n in range(ROWS)]))
+    log = pd.DataFrame(impressions(user_id=[f"0{n % 30}" for n in range(ROWS)]))
     keys = list(log) if has_ad else ["impression_id", "timestamp", "user_id"]
     clicks = log.loc[::4, keys].assign(click_id=range(100))
     conversions = log.loc[::16, ["impression_id"]].assign(value=12.5, conversion_id=range(25))
@@ -100,8 +100,8 @@ def test_clicks_and_conversions_in_other_files_are_joined_by_a_recipe(
     assert [proposal[role] for role in roles] == [
         ["creative_id"], "click", "conversions", "revenue", "timestamp", "user_id"
     ]  # fmt: skip
-    joined = pd.read_csv(path)
-    assert len(joined) == ROWS
+    joined = pd.read_csv(path, dtype={"user_id": "str"})
+    assert joined["user_id"].tolist() == log["user_id"].tolist()
     assert joined[["click", "conversions", "revenue"]].sum().tolist() == [100, 25, 26 * 12.5]
 
 

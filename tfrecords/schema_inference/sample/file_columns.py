@@ -10,6 +10,7 @@ from tfrecords.schema_inference import known_names
 from tfrecords.schema_inference.sample import writing
 
 _HEADED_ROWS = 1_000
+_ZERO_FIRST = re.compile(r"0\d+")
 # Number of files of a log whose columns are compared.
 _MAX_HEADERS = 50
 
@@ -68,8 +69,15 @@ def reading(path: pathlib.Path, header: Sequence[str]) -> str:
     if formats.is_json(path):
         return f"pd.read_json({str(path)!r}, lines=True, dtype=False)"
     delimiter = formats.text_layout(path, ())[0].delimiter
-    names = f", names={list(header)}" if header else ""
-    return f"pd.read_csv({str(path)!r}, sep={delimiter!r}{names})"
+    options = f", names={list(header)}" if header else ""
+    names = header or formats.column_names(path, ())
+    values = _first_values(
+        path, [name for name in names if name and names.count(name) == 1], header
+    )
+    # As numbers, ids such as 007 would lose their zeros.
+    texts = {name: "str" for name, own in values.items() if any(map(_ZERO_FIRST.fullmatch, own))}
+    options += f", dtype={texts}" if texts else ""
+    return f"pd.read_csv({str(path)!r}, sep={delimiter!r}{options})"
 
 
 def only_later(paths: Sequence[pathlib.Path]) -> list[str]:
@@ -178,9 +186,11 @@ def _outcome(path: str) -> str | None:
     return next((word for word in words if word in known_names.ENGAGEMENTS), None)
 
 
-def _first_values(path: pathlib.Path, names: Sequence[str]) -> dict[str, list[str]]:
+def _first_values(
+    path: pathlib.Path, names: Sequence[str], header: Sequence[str] = ()
+) -> dict[str, list[str]]:
     types = dict.fromkeys(names, formats.STRINGS)
-    opened = formats.open_table(path, types, names, names, _HEADED_ROWS)
+    opened = formats.open_table(path, types, names, names, _HEADED_ROWS, tuple(header))
     chunk = next(iter(opened.chunks()), None)
     if chunk is None:
         return {name: [] for name in names}
