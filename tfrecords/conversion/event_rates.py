@@ -19,8 +19,8 @@ learn from older rows. The rules:
 -   A rate is smoothed: `SMOOTHING` impressions with the rate of the whole training log are added.
 -   Models are measured with catalog rates at the time of the last request that is not a test
     request: in a log that is split by time, they do not contain test labels. A release has the
-        rates at the end of the log. Rows without a label, and times far beyond nearly all other
-        rows, do not affect these times.
+    rates at the end of the log. Rows without a label, and times far beyond nearly all other rows,
+    do not affect these times.
 -   The ranker reads rates. The towers do not: the catalog's rates count the clicks that they learn
     from, and an index would keep old ones. They learn the effect of rates from the ranker.
 
