@@ -32,6 +32,12 @@ OTHER_FILE = (
 
 
 def ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: list[str]) -> Column:
+    """Returns the column that identifies the ads, and adds notes on it.
+
+    Raises:
+        ValueError: No column looks like an ad id, it has lists of ads, or the table of ads has no
+            common column.
+    """
     names = [column.name for column in columns]
     if ads is not None:
         shared = [c for c in columns if c.name in ads.columns]
@@ -185,6 +191,11 @@ def is_of_rows(column: Column) -> bool:
 def user_key(
     sample: Sample, columns: list[Column], users: Sample | None, notes: list[str]
 ) -> Column | None:
+    """Returns the column that identifies the users, or None, and adds notes on it.
+
+    Raises:
+        ValueError: The table of users has no common column.
+    """
     if users is not None:
         columns = [c for c in columns if c.name in users.columns]
         if not columns:
@@ -229,6 +240,7 @@ def _is_of_users(column: Column) -> bool:
 def request_key(
     columns: list[Column], user: Column | None, time: Column | None, notes: list[str]
 ) -> Column | None:
+    """Returns the column whose equal values are a request, or None, and adds notes on it."""
     for column in columns:
         if not is_request_id(column, user) or column.missing_share > known_names.MAX_MISSING:
             continue
