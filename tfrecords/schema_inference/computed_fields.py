@@ -7,6 +7,7 @@ Shapes: B rows of the sample, N impressions, V users or ads.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -169,7 +170,7 @@ class _Impressions:
     clicked: np.ndarray
     at: np.ndarray
 
-    @property
+    @functools.cached_property
     def half(self) -> np.ndarray:
         """Half of the log [N], 0 or 1."""
         return (self.at > np.median(self.at)).astype(np.int64)

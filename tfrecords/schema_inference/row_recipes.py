@@ -9,7 +9,7 @@ import numpy as np
 
 from tfrecords import formats
 from tfrecords.schema_inference import kinds, known_names
-from tfrecords.schema_inference.sample import file_columns
+from tfrecords.schema_inference.sample import file_recipes
 from tfrecords.schema_inference.sample.log_sample import Column, Sample
 
 _PROBED = 200
@@ -274,7 +274,7 @@ def _refuse(
         (
             *(["import ast"] if needs_ast else []),
             "import pandas as pd",
-            f"log = {file_columns.reading(sample.path, sample.header)}",
+            f"log = {file_recipes.reading(sample.path, sample.header)}",
             *lines,
             to,
         )

@@ -1,17 +1,16 @@
 """Proposed schemas: layouts in which systems of shops and ad tech export their logs."""
 
-import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from proposals import follow, sides, write_json
 
-from tfrecords import schema
 from tfrecords.schema_inference import proposal as infer
 
 ROWS = 400
@@ -21,16 +20,6 @@ TIMES = pd.Series(pd.Timestamp("2024-06-01") + pd.to_timedelta(np.arange(ROWS) *
 def write(path: pathlib.Path, columns: Mapping[str, Any]) -> pathlib.Path:
     pd.DataFrame(columns).to_csv(path, index=False)
     return path
-
-
-def write_json(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> pathlib.Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def sides(proposal: dict[str, Any]) -> dict[str, str]:
-    schema.schema_from_json(proposal)
-    return {field["name"]: field["side"] for field in proposal["fields"]}
 
 
 def impressions(**more: Any) -> dict[str, Any]:
@@ -68,15 +57,6 @@ def test_event_types_name_the_ad(
     }  # fmt: skip
 
 
-def follow(
-    refused: pytest.ExceptionInfo[ValueError], folder: pathlib.Path, name: str = "log.csv"
-) -> pathlib.Path:
-    """Runs the lines of pandas in an error, and returns the log that they write."""
-    program = str(refused.value).partition("with pandas:\n")[2].partition("\nThe ad is then")[0]
-    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
-    return folder / name
-
-
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
 @pytest.mark.parametrize("has_ad", [True, False])
 def test_clicks_and_conversions_in_other_files_are_joined_by_a_recipe(
@@ -94,7 +74,7 @@ def test_clicks_and_conversions_in_other_files_are_joined_by_a_recipe(
     assert any("! No column looks like a click" in n and "name both files" in n for n in notes)
     with pytest.raises(ValueError, match=r"expected the files of one table\. Join") as refused:
         infer.propose([paths[index] for index in order])
-    path = follow(refused, tmp_path)
+    path = follow(refused, tmp_path, "log.csv")
     proposal, notes = infer.propose([path])
     roles = ("ad_key", "click", "engagement", "revenue", "time", "user_key")
     assert [proposal[role] for role in roles] == [
@@ -112,7 +92,7 @@ def test_orders_are_joined_with_their_lines_by_a_recipe(tmp_path: pathlib.Path) 
     paths = [write(tmp_path / "orders.csv", orders), write(tmp_path / "lines.csv", lines)]
     with pytest.raises(ValueError, match=r"lines\.csv") as refused:
         infer.propose(paths)
-    proposal, _ = infer.propose([follow(refused, tmp_path)])
+    proposal, _ = infer.propose([follow(refused, tmp_path, "log.csv")])
     assert (proposal["time"], proposal["user_key"]) == ("created_at", "customer_id")
 
 

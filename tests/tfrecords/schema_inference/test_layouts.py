@@ -2,9 +2,7 @@
 
 import json
 import pathlib
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from proposals import follow, sides, write_json
 
 from tfrecords import schema
 from tfrecords.schema_inference import proposal as infer
@@ -23,16 +22,6 @@ def write(path: pathlib.Path, columns: Mapping[str, Any], header: bool = True) -
     rows = [*([list(columns)] if header else []), *zip(*columns.values(), strict=True)]
     path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
     return path
-
-
-def write_json(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> pathlib.Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def sides(proposal: dict[str, Any]) -> dict[str, str]:
-    schema.schema_from_json(proposal)
-    return {field["name"]: field["side"] for field in proposal["fields"]}
 
 
 def reviews(**more: Any) -> dict[str, Any]:
@@ -103,13 +92,6 @@ def test_the_key_of_a_table_with_the_values_of_the_log_is_to_be_renamed(
         infer.propose([log], None, write(tmp_path / "rows.tsv", ads, header=False))
 
 
-def follow(refused: pytest.ExceptionInfo[ValueError], folder: pathlib.Path) -> pathlib.Path:
-    """Runs the lines of pandas in an error, and returns the log that they write."""
-    program = str(refused.value).partition("with pandas:\n")[2].rpartition("\n")[0]
-    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
-    return folder / "rows.csv"
-
-
 @pytest.mark.parametrize("header", [True, False])
 def test_ads_with_their_clicks_are_refused_with_a_recipe(
     header: bool, tmp_path: pathlib.Path
@@ -119,7 +101,7 @@ def test_ads_with_their_clicks_are_refused_with_a_recipe(
     log = write(tmp_path / "log.tsv", columns, header)
     with pytest.raises(ValueError, match=r"a row for each ad\. Write the rows") as refused:
         infer.propose([log])
-    proposal, notes = infer.propose([follow(refused, tmp_path)])
+    proposal, notes = infer.propose([follow(refused, tmp_path, "rows.csv")])
     assert (proposal["ad_key"], proposal["click"]) == (["item_id"], "click")
     # One of the three ads of a request was clicked.
     assert any("'click' is the click (33.33% of the rows)" in note for note in notes)
@@ -148,7 +130,7 @@ def test_lists_of_shown_and_of_clicked_ads_are_refused_with_a_recipe(
     ads = write(tmp_path / "ads.tsv", articles)
     with pytest.raises(ValueError, match="'ids_inview' holds the ads of a request") as refused:
         infer.propose([log], None, ads)
-    proposal, notes = infer.propose([follow(refused, tmp_path)], None, ads)
+    proposal, notes = infer.propose([follow(refused, tmp_path, "rows.csv")], None, ads)
     assert (proposal["ad_key"], proposal["click"]) == (["article_id"], "click")
     assert any("'click' is the click (25.00% of the rows)" in note for note in notes)
     # Each ad keeps its own price.

@@ -4,6 +4,7 @@ Shapes: L events of a history, V ids of its values, Lv and La values of a listed
 ad.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -48,7 +49,9 @@ def numbers_of_events(
     recent = np.exp2(-seconds / _HALF_LIFE_SECONDS)
     octaves = np.log2(1.0 + seconds / 3_600.0)
     recent[0], octaves[0] = 0.0, _NEVER  # a missing age
-    find = _events_of_a_value if ad_field.kind == "categorical" else _events_of_a_list(num_values)
+    find: _EventsOf = _events_of_a_value
+    if ad_field.kind != "categorical":
+        find = functools.partial(_events_of_a_list, num_values)
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
         weights, octaves_of_events = (
@@ -95,52 +98,48 @@ def _events_of_a_value(
     return tf.stack(sums, axis=-1), tf.stack(latest, axis=-1)
 
 
-def _events_of_a_list(num_ids: int) -> _EventsOf:
-    """Returns the same function for lists of values [..., L, Lv] and [..., La].
+def _events_of_a_list(
+    num_ids: int,
+    listed: tf.Tensor,
+    counted: Sequence[tf.Tensor],
+    octaves: Sequence[tf.Tensor],
+    ad_values: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Does the same for lists of values [..., L, Lv] and [..., La].
 
     Sums are means over the values of the ad. They are computed once for each value of a request,
     and looked up for its candidates.
 
     Args:
         num_ids: Number of values G, with the missing one.
+        listed, counted, octaves, ad_values: As for `_events_of_a_value`.
     """
+    # An event is repeated for each of its values.
+    length, num_listed = listed.shape[-2:]
+    ids = tf.reshape(listed, [-1, length * num_listed])
+    num_requests = tf.shape(ids)[0]
+    # Negative ids are left out.
+    ids = tf.where(ids > 0, ids + num_ids * tf.range(num_requests)[:, None], -1)
+    of_ad = tf.reshape(ad_values, [num_requests, -1, ad_values.shape[-1]])  # [B, C, La]
 
-    def find(
-        listed: tf.Tensor,
-        counted: Sequence[tf.Tensor],
-        octaves: Sequence[tf.Tensor],
-        ad_values: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        # An event is repeated for each of its values.
-        length, num_listed = listed.shape[-2:]
-        ids = tf.reshape(listed, [-1, length * num_listed])
-        num_requests = tf.shape(ids)[0]
-        # Negative ids are left out.
-        ids = tf.where(ids > 0, ids + num_ids * tf.range(num_requests)[:, None], -1)
-        of_ad = tf.reshape(ad_values, [num_requests, -1, ad_values.shape[-1]])  # [B, C, La]
+    def by_value(of_events: Sequence[tf.Tensor], summarize: Callable[..., tf.Tensor]) -> tf.Tensor:
+        num = len(of_events)
+        repeated = tf.repeat(tf.stack(of_events, axis=-1), num_listed, axis=-2)
+        flat = tf.reshape(repeated, [-1, num])
+        table = summarize(flat, tf.reshape(ids, [-1]), num_requests * num_ids)
+        table = tf.reshape(table, [num_requests, num_ids, num])
+        known = tf.where(of_ad < num_ids, of_ad, 0)
+        return tf.gather(table, known, batch_dims=1)  # [B, C, La, num]
 
-        def by_value(
-            of_events: Sequence[tf.Tensor], summarize: Callable[..., tf.Tensor]
-        ) -> tf.Tensor:
-            num = len(of_events)
-            repeated = tf.repeat(tf.stack(of_events, axis=-1), num_listed, axis=-2)
-            flat = tf.reshape(repeated, [-1, num])
-            table = summarize(flat, tf.reshape(ids, [-1]), num_requests * num_ids)
-            table = tf.reshape(table, [num_requests, num_ids, num])
-            known = tf.where(of_ad < num_ids, of_ad, 0)
-            return tf.gather(table, known, batch_dims=1)  # [B, C, La, num]
-
-        num_values = tf.math.count_nonzero(of_ad, axis=-1, keepdims=True, dtype=tf.float32)
-        sums = tf.reduce_sum(by_value(counted, tf.math.unsorted_segment_sum), axis=-2)
-        latest = tf.reduce_min(by_value(octaves, tf.math.unsorted_segment_min), axis=-2)
-        shape = tf.shape(ad_values)[:-1]
-        means, latest = (
-            tf.reshape(own, tf.concat([shape, [own.shape[-1]]], axis=0))
-            for own in (sums / tf.maximum(num_values, 1.0), latest)
-        )
-        return means, latest
-
-    return find
+    num_values = tf.math.count_nonzero(of_ad, axis=-1, keepdims=True, dtype=tf.float32)
+    sums = tf.reduce_sum(by_value(counted, tf.math.unsorted_segment_sum), axis=-2)
+    latest = tf.reduce_min(by_value(octaves, tf.math.unsorted_segment_min), axis=-2)
+    shape = tf.shape(ad_values)[:-1]
+    means, latest = (
+        tf.reshape(own, tf.concat([shape, [own.shape[-1]]], axis=0))
+        for own in (sums / tf.maximum(num_values, 1.0), latest)
+    )
+    return means, latest
 
 
 def _ages(octaves: tf.Tensor) -> tf.Tensor:

@@ -1,18 +1,15 @@
 """Finds the columns of the files of a table, and says which of them are not read."""
 
-import os
 import pathlib
-import re
 from collections.abc import Collection, Mapping, Sequence
 
 from tfrecords import formats, terminal
 from tfrecords.schema_inference import known_names
 from tfrecords.schema_inference.sample import writing
 
-_HEADED_ROWS = 1_000
-_ZERO_FIRST = re.compile(r"0\d+")
+HEADED_ROWS = 1_000
 # Number of files of a log whose columns are compared.
-_MAX_HEADERS = 50
+MAX_HEADERS = 50
 
 
 def header(path: pathlib.Path) -> tuple[tuple[str, ...], list[str]]:
@@ -22,7 +19,7 @@ def header(path: pathlib.Path) -> tuple[tuple[str, ...], list[str]]:
     names = formats.column_names(path, ())
     numbered = tuple(f"column_{number}" for number in range(1, len(names) + 1))
     types = dict.fromkeys(numbered, formats.STRINGS)
-    opened = formats.open_table(path, types, (), (), _HEADED_ROWS, numbered)
+    opened = formats.open_table(path, types, (), (), HEADED_ROWS, numbered)
     rows = opened.parse(next(iter(opened.chunks()))).table.slice(1)
     found = writing.header(names, [writing.texts_of(rows[name]) for name in numbered])
     if not found:
@@ -57,33 +54,10 @@ def readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
     return names, notes
 
 
-def reading(path: pathlib.Path, header: Sequence[str]) -> str:
-    """Returns the expression that reads a file with pandas.
-
-    Args:
-        path: The file.
-        header: Names of the columns of a file without a header line, or none.
-    """
-    if formats.is_parquet(path):
-        return f"pd.read_parquet({str(path)!r})"
-    if formats.is_json(path):
-        return f"pd.read_json({str(path)!r}, lines=True, dtype=False)"
-    delimiter = formats.text_layout(path, ())[0].delimiter
-    options = f", names={list(header)}" if header else ""
-    names = header or formats.column_names(path, ())
-    values = _first_values(
-        path, [name for name in names if name and names.count(name) == 1], header
-    )
-    # As numbers, ids such as 007 would lose their zeros.
-    texts = {name: "str" for name, own in values.items() if any(map(_ZERO_FIRST.fullmatch, own))}
-    options += f", dtype={texts}" if texts else ""
-    return f"pd.read_csv({str(path)!r}, sep={delimiter!r}{options})"
-
-
 def only_later(paths: Sequence[pathlib.Path]) -> list[str]:
     """Returns a note on the columns that later files have and the first one lacks, if any."""
     first = formats.column_names(paths[0], ())
-    step = -(-len(paths) // _MAX_HEADERS)
+    step = -(-len(paths) // MAX_HEADERS)
     found: dict[str, str] = {}
     for path in dict.fromkeys((*paths[1::step], paths[-1])):
         new = [name for name in formats.column_names(path, first) if name and name not in first]
@@ -95,116 +69,6 @@ def only_later(paths: Sequence[pathlib.Path]) -> list[str]:
         f"Left out: columns that are not in {paths[0]}: {listed}. "
         "To use them, add them to all files, with empty values if unknown."
     ]
-
-
-def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
-    """Raises if the files of a log are tables of different rows, such as impressions and clicks.
-
-    Raises:
-        ValueError: Some files have no ad, or clicks or conversions by their names; the message has
-            the lines that join the tables.
-    """
-    tables: dict[frozenset[str], list[pathlib.Path]] = {}
-    step = -(-len(paths) // _MAX_HEADERS)
-    for path in dict.fromkeys((*paths[::step], paths[-1])):
-        names = frozenset(name for name in formats.column_names(path, ()) if name)
-        tables.setdefault(names, []).append(path)
-    ads = {names: {name for name in names if _is_ad(name)} for names in tables}
-    folder = os.path.commonpath([path.parent for path in paths])
-    outcomes = {n: _outcome(os.path.relpath(own[0], folder)) for n, own in tables.items()}
-    main = max(tables, key=lambda names: (bool(ads[names]), not outcomes[names], len(names)))
-    others = [
-        names
-        for names in tables
-        if ads[names].isdisjoint(ads[main]) or (outcomes[names] and not outcomes[main])
-    ]
-    lines: list[str] = []
-    for other in others:
-        shared = sorted(name for name in main & other if _is_key(name))
-        words = map(known_names.plain_words, main & other)
-        if not shared or any(map(_OF_EVENTS.fullmatch, words)):
-            return
-        label = outcomes[other] or known_names.plain_words(tables[other][0].stem)
-        lines += _joining(tables[main], tables[other], shared, label)
-    if not lines:
-        return
-    program = "\n".join(
-        ("import pandas as pd", f"log = {_reading_all(tables[main])}", *lines,
-         "log.to_csv('log.csv', index=False)")
-    )  # fmt: skip
-    raise ValueError(
-        f"{tables[others[0]][0]} has other rows than {tables[main][0]}; expected the files of one "
-        f"table. Join them before the conversion, for example with pandas:\n{program}"
-    )
-
-
-_OF_EVENTS = re.compile("(event|action|activity|interaction|behaviou?r)(_(type|name|kind|code))?")
-_CLICK = "click"
-
-
-def _is_ad(name: str) -> bool:
-    return known_names.ad_rank(known_names.plain_words(name)) is not None
-
-
-def _is_key(name: str) -> bool:
-    return re.fullmatch(f".*{known_names.KEY}", known_names.plain_words(name)) is not None
-
-
-def _joining(
-    log: Sequence[pathlib.Path], other: Sequence[pathlib.Path], shared: Sequence[str], label: str
-) -> list[str]:
-    """Returns the lines that join a table with the log by the most distinctive shared column.
-
-    Args:
-        log: Files of the log.
-        other: Files of the table.
-        shared: Columns of both that may be keys.
-        label: Name of the label, if each row of the table is an outcome of a row of the log.
-    """
-    read = {path: _first_values(path, shared) for path in (log[0], other[0])}
-    key = max(shared, key=lambda name: len(set(read[log[0]][name])))
-    own, others = (read[path][key] for path in (log[0], other[0]))
-    first = f"other = {_reading_all(other)}"
-    if len(set(own)) < 0.9 * len(own):  # Several rows of the log have one row of the table.
-        joined = f"log.merge(other, on={key!r}, how='left', suffixes=('', '_other'))"
-        return [first, f"log = {joined}"] if len(set(others)) == len(others) else []
-    lines = [first, f"log[{label!r}] = log[{key!r}].isin(other[{key!r}]).astype(int)"]
-    names = [name for name in formats.column_names(other[0], ()) if name not in shared]
-    amounts = (*known_names.REVENUES, *known_names.PRICES)
-    amount = next((n for n in names if known_names.plain_words(n) in amounts), None)
-    if amount is not None and label != _CLICK:
-        total = f"other.groupby({key!r})[{amount!r}].sum()"
-        lines.append(f"log['revenue'] = log[{key!r}].map({total}).fillna(0)")
-    return lines
-
-
-def _outcome(path: str) -> str | None:
-    """Returns a name for the label of a file of clicks or conversions by its path, or None."""
-    words = known_names.plain_words(path).split("_")
-    if not {*known_names.CLICKS}.isdisjoint(words):
-        return _CLICK
-    return next((word for word in words if word in known_names.ENGAGEMENTS), None)
-
-
-def _first_values(
-    path: pathlib.Path, names: Sequence[str], header: Sequence[str] = ()
-) -> dict[str, list[str]]:
-    types = dict.fromkeys(names, formats.STRINGS)
-    opened = formats.open_table(path, types, names, names, _HEADED_ROWS, tuple(header))
-    chunk = next(iter(opened.chunks()), None)
-    if chunk is None:
-        return {name: [] for name in names}
-    table = opened.parse(chunk).table
-    return {name: writing.texts_of(table[name]) for name in names}
-
-
-def _reading_all(paths: Sequence[pathlib.Path]) -> str:
-    """Returns the expression that reads the files of a table with pandas."""
-    one = reading(paths[0], ())
-    if len(paths) == 1:
-        return one
-    each = one.replace(repr(str(paths[0])), "path")
-    return f"pd.concat({each} for path in {[str(path) for path in paths]})"
 
 
 def in_folders(path: pathlib.Path, names: Collection[str]) -> list[str]:

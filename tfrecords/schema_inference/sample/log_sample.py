@@ -26,7 +26,7 @@ from tfrecords.columns import (
 )
 from tfrecords.schema import texts_of
 from tfrecords.schema_inference import known_names
-from tfrecords.schema_inference.sample import file_columns, sample_files, writing
+from tfrecords.schema_inference.sample import file_columns, file_recipes, sample_files, writing
 
 # Maximum share of keys with deviating rows, such as a request in which an hour ends, and of rows
 # that deviate from others of their ad.
@@ -218,7 +218,7 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     """
     path = paths[0]
     if len(paths) > 1:
-        file_columns.refuse_tables(paths)
+        file_recipes.refuse_tables(paths)
     header, notes = file_columns.header(path) if table == LOG else ((), [])
     if header:
         names = list(header)

@@ -1,0 +1,32 @@
+"""Logs for proposed schemas, and what a proposal or its refusal says."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+
+from tfrecords import schema
+
+
+def write_json(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> pathlib.Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def sides(proposal: dict[str, Any]) -> dict[str, str]:
+    """Checks a proposal, and returns the side of each field."""
+    schema.schema_from_json(proposal)
+    return {field["name"]: field["side"] for field in proposal["fields"]}
+
+
+def follow(
+    refused: pytest.ExceptionInfo[ValueError], folder: pathlib.Path, name: str
+) -> pathlib.Path:
+    """Runs the lines of pandas in an error, and returns the log that they write."""
+    program = str(refused.value).partition("with pandas:\n")[2].partition("\nThe ad is then")[0]
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
+    return folder / name
