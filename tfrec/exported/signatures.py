@@ -100,8 +100,6 @@ class RankerModule(tf.Module):
         super().__init__(name="ranker")
         encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
         self._encoder = encoder  # with what its text encoders read
-        # Other variables become constants, and a graph holds at most 2 GB.
-        tables = [*model.sparse_variables, *(v for v in model.variables if _is_large(v))]
 
         def serve(ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
             logits = candidate_scores.score_candidates(model, encoder(columns), ad_features, parts)
@@ -122,12 +120,11 @@ class RankerModule(tf.Module):
             [None, None, encoding.width(schema.ad_fields)], tf.int32, name="ad_features"
         )
         position = tf.TensorSpec([None, None], tf.int32)
-        with constants.as_constants(model, but=tables):
-            raw = encoding.input_signature(schema.query_fields)
-            self.serve = _concrete(serve, model, ad_features=ad_features, **raw)
-            self.by_signature = {"serving_default": self.serve}
-            # Not a signature: the export gate uses it to compare the next ranker with this one.
-            self.logged_logits = _concrete(logged_logits, model, query, ad_features, position)
+        raw = encoding.input_signature(schema.query_fields)
+        self.serve = _concrete(serve, model, ad_features=ad_features, **raw)
+        self.by_signature = {"serving_default": self.serve}
+        # Not a signature: the export gate uses it to compare the next ranker with this one.
+        self.logged_logits = _concrete(logged_logits, model, query, ad_features, position)
         self._variables, self._resources = _read_by(model, self.serve, self.logged_logits)
 
 
@@ -138,9 +135,14 @@ def _concrete(
     *args: tf.TensorSpec,
     **specs: tf.TensorSpec,
 ) -> Any:
-    """Returns the concrete function of a function that calls a model, for tensors of the specs."""
+    """Returns the concrete function of a function that calls a model, for tensors of the specs.
+
+    Variables become constants, except embedding tables: a graph holds at most 2 GB.
+    """
+    tables = [*layers.embedding_tables(model), *filter(_is_large, model.variables)]
     traced = tf.function(function, autograph=layers.needs_autograph(model))
-    return traced.get_concrete_function(*args, **specs)
+    with constants.as_constants(model, but=tables):
+        return traced.get_concrete_function(*args, **specs)
 
 
 def _read_by(model: tf.Module, *functions: Any) -> tuple[list[tf.Variable], list[Any]]:
@@ -155,4 +157,5 @@ def _read_by(model: tf.Module, *functions: Any) -> tuple[list[tf.Variable], list
 
 
 def _is_large(variable: tf.Variable) -> bool:
-    return variable.shape.num_elements() * variable.dtype.size > _MAX_CONSTANT_BYTES
+    num_elements = variable.shape.num_elements()
+    return num_elements is None or num_elements * variable.dtype.size > _MAX_CONSTANT_BYTES

@@ -71,5 +71,8 @@ class WeightedQueryTower(tf.keras.Model):
         # Small enough for any length but zero.
         shares = tf.math.l2_normalize(standardized, axis=-1, epsilon=1e-30)
         shares = tf.broadcast_to(shares, [tf.shape(embeddings)[0], len(self.heads)])
-        of_heads = tf.einsum("bd,hde->bhe", embeddings, self.maps)
-        return tf.math.l2_normalize(tf.einsum("bh,bhe->be", shares, of_heads), axis=-1)
+        # One product of matrices: an einsum over heads transposes the maps in every call.
+        shape = [-1, len(self.heads) * self.maps.shape[-1]]
+        by_head = tf.reshape(shares[:, :, None] * embeddings[:, None], shape)
+        maps = tf.reshape(self.maps, [shape[1], -1])
+        return tf.math.l2_normalize(tf.matmul(by_head, maps), axis=-1)
