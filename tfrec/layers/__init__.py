@@ -2,7 +2,12 @@
 
 from tfrec.layers.attention import LayerNorm, TargetAttention
 from tfrec.layers.biases import PositionBias, UserBias
-from tfrec.layers.comparisons import Comparisons, FieldPair, find_comparisons
+from tfrec.layers.comparisons import (
+    Comparisons,
+    FieldPair,
+    RepeatedClicks,
+    find_comparisons,
+)
 from tfrec.layers.crosses import CrossLayer, pairwise_products
 from tfrec.layers.custom_code import ids_to_try, needs_autograph
 from tfrec.layers.dropout import Dropout, IdDropout, new_generator, oov_rates
@@ -56,6 +61,7 @@ __all__ = [
     "Logits",
     "NumericSlopes",
     "PositionBias",
+    "RepeatedClicks",
     "TargetAttention",
     "Ties",
     "UserBias",

@@ -117,14 +117,19 @@ class Ranker(ranking_model.RankingModel):
         ties = layers.find_histories(data_set.fitted, data_set.catalog())
         return cls(data_set.fitted, config, heads, ties=ties)
 
-    def compare(self, pairs: Sequence[layers.FieldPair]) -> None:
+    def compare(
+        self,
+        pairs: Sequence[layers.FieldPair],
+        repeated: layers.RepeatedClicks | None = None,
+    ) -> None:
         """Adds comparisons of fields of both sides; call before the weights exist.
 
         Args:
             pairs: The fields, from `layers.find_comparisons`.
+            repeated: Clicks of users on ads, if the user and the ad are one of the pairs.
         """
         self.compared = tuple(pairs)
-        self.comparisons = layers.Comparisons(self._fitted, self.compared, self.ties)
+        self.comparisons = layers.Comparisons(self._fitted, self.compared, self.ties, repeated)
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
         """Scores candidates.
@@ -133,7 +138,8 @@ class Ranker(ranking_model.RankingModel):
         candidates.
 
         Args:
-            inputs: `query` [B, Wq] and `ad` [B, C, Wa], int32 encoded fields.
+            inputs: `query` [B, Wq] and `ad` [B, C, Wa], int32 encoded fields; in training, `click`
+                [B, C] labels.
             training: Whether dropout is on.
 
         Returns:
@@ -148,7 +154,8 @@ class Ranker(ranking_model.RankingModel):
         ad_flat = self.dropout(ad_flat, training=training)
         # Dense(concat(query, ad, pairs)) in parts: the query's part is computed once.
         products = self.products(side.embeddings, ad_embeddings)
-        compared = self.comparisons(side.ids[:, None], ad)  # [B, C, P]
+        clicks = inputs.get("click") if training else None
+        compared = self.comparisons(side.ids[:, None], ad, clicks)  # [B, C, P]
         compared = tf.reshape(compared, [tf.shape(products)[0], compared.shape[-1]])
         pairs = tf.concat([products, compared], axis=-1)
         hidden = self.ad_input(ad_flat) + self.pair_input(pairs)  # [B C, W]

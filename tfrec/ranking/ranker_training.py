@@ -97,11 +97,12 @@ def build_ranker(
     model.learn_positions(config.num_positions if knows_positions(data_set) else 0)
     if isinstance(model, ranker.Ranker):
         fields = {field.name: field for field in schema.fields}
-        model.compare(
+        pairs = (
             layers.find_comparisons(data_set, model.ties)
             if compared is None
             else [(fields[of_query], fields[of_ad]) for of_query, of_ad in compared]
         )
+        model.compare(pairs, layers.RepeatedClicks.of(data_set, pairs))
     model(
         {
             "query": tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),

@@ -135,7 +135,8 @@ class RankingModel(training.StageModel):
 
         Args:
             inputs: `query` [B, Wq] and `ad` [B, C, Wa], int32 encoded fields; id 0 is missing, and
-                padding is zeros.
+                padding is zeros. In training, `click` [B, C] has the labels, which statistics of
+                the training rows must leave out.
             training: Whether dropout is on.
 
         Returns:
@@ -169,7 +170,7 @@ class RankingModel(training.StageModel):
         query, ad = inputs["query"], inputs["ad"]
         seen = {"query": query, "ad": ad}
         if training:
-            seen = {"query": self.id_dropout.query(query), "ad": self.id_dropout.ad(ad)}
+            seen = {**inputs, "query": self.id_dropout.query(query), "ad": self.id_dropout.ad(ad)}
         own = self.add_amount_slopes(self(seen, training=training), ad)
         own = self.add_user_bias(own, query, ad, training)
         return own if training else self.mix_rare_heads(own, query, ad)

@@ -2,6 +2,7 @@
 
 from tfrec.layers.comparisons.comparison import Comparisons
 from tfrec.layers.comparisons.field_pairs import find_comparisons
+from tfrec.layers.comparisons.repeated_clicks import RepeatedClicks
 from tfrec.layers.comparisons.values import FieldPair
 
-__all__ = ["Comparisons", "FieldPair", "find_comparisons"]
+__all__ = ["Comparisons", "FieldPair", "RepeatedClicks", "find_comparisons"]

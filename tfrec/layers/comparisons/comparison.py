@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfrec.layers import histories
-from tfrec.layers.comparisons import events, values
+from tfrec.layers.comparisons import events, repeated_clicks, values
 from tfrecords import encoding
 from tfrecords.schema import Field
 
@@ -35,6 +35,7 @@ class Comparisons:
       a list), and m the same with weights that halve each day. Eight more features say how long ago
       the latest of them was. So the model learns that users tire of ads that they see often, or
       return to what they clicked, and when. Values out of the vocabulary are equal to nothing.
+    - The user and the ad give how often the user clicked the ad in other training rows.
 
     A missing value gives 0.
 
@@ -42,6 +43,7 @@ class Comparisons:
         fitted: The fitted schema.
         pairs: The fields to compare, from `find_comparisons`.
         ties: From `histories.find_histories`; required to compare histories of ads.
+        repeated: Clicks of users on ads; required to compare users with ads.
     """
 
     def __init__(
@@ -49,18 +51,23 @@ class Comparisons:
         fitted: encoding.FittedSchema,
         pairs: Sequence[values.FieldPair],
         ties: histories.Ties | None = None,
+        repeated: repeated_clicks.RepeatedClicks | None = None,
     ) -> None:
+        keys = None if repeated is None else repeated.fields
+        self._repeated = repeated if keys in pairs else None
         self._comparisons = [
-            _comparison(fitted, query_field, ad_field, ties or {})
-            for query_field, ad_field in pairs
+            _comparison(fitted, *pair, ties or {}) for pair in pairs if pair != keys
         ]
 
-    def __call__(self, query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
+    def __call__(
+        self, query: tf.Tensor, ad: tf.Tensor, clicks: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Compares encoded rows.
 
         Args:
             query: [..., Wq] int32; its leading dimensions broadcast against the ad's.
             ad: [..., Wa] int32.
+            clicks: [...] labels of training rows; None: these are other rows.
 
         Returns:
             [..., P] float32.
@@ -68,6 +75,8 @@ class Comparisons:
         # Without pairs the result has no columns.
         no_columns = tf.cast(ad[..., :0], tf.float32)
         compared = [compare(query, ad) for compare in self._comparisons]
+        if self._repeated is not None:
+            compared.append(self._repeated(query, ad, clicks))
         return tf.concat([no_columns, *compared], axis=-1)
 
 
