@@ -38,7 +38,8 @@ class RepeatedClicks:
     """Counts the clicks of users on ads in the training rows; 0 for unknown users and ads.
 
     Args:
-        users, ads: Ids of users and of ads.
+        users: Ids of users.
+        ads: Ids of ads.
         pairs: [N] int64 numbers of the pairs of the clicked rows.
 
     Attributes:
