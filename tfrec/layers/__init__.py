@@ -5,8 +5,10 @@ from tfrec.layers.biases import PositionBias, UserBias
 from tfrec.layers.comparisons import (
     Comparisons,
     FieldPair,
-    RepeatedClicks,
+    PairRates,
     find_comparisons,
+    find_pair_rates,
+    pair_rates_of,
 )
 from tfrec.layers.crosses import CrossLayer, pairwise_products
 from tfrec.layers.custom_code import ids_to_try, needs_autograph
@@ -60,8 +62,8 @@ __all__ = [
     "LayerNorm",
     "Logits",
     "NumericSlopes",
+    "PairRates",
     "PositionBias",
-    "RepeatedClicks",
     "TargetAttention",
     "Ties",
     "UserBias",
@@ -74,6 +76,7 @@ __all__ = [
     "expected_draws",
     "find_comparisons",
     "find_histories",
+    "find_pair_rates",
     "flatten",
     "gather_columns",
     "head_outputs",
@@ -86,6 +89,7 @@ __all__ = [
     "oov_rates",
     "order_columns",
     "own_rows",
+    "pair_rates_of",
     "pairwise_products",
     "part_of_whole",
     "positive_logits",

@@ -120,16 +120,17 @@ class Ranker(ranking_model.RankingModel):
     def compare(
         self,
         pairs: Sequence[layers.FieldPair],
-        repeated: layers.RepeatedClicks | None = None,
+        rates: Sequence[layers.PairRates] = (),
     ) -> None:
         """Adds comparisons of fields of both sides; call before the weights exist.
 
         Args:
             pairs: The fields, from `layers.find_comparisons`.
-            repeated: Clicks of users on ads, if the user and the ad are one of the pairs.
+            rates: Click rates of pairs of values, from `layers.pair_rates_of`.
         """
         self.compared = tuple(pairs)
-        self.comparisons = layers.Comparisons(self._fitted, self.compared, self.ties, repeated)
+        self.rated = tuple(own.fields for own in rates)
+        self.comparisons = layers.Comparisons(self._fitted, self.compared, self.ties, rates)
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
         """Scores candidates.

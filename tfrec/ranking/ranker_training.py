@@ -33,6 +33,7 @@ from tfrec.ranking import (
     tasks,
 )
 from tfrecords import encoding, reader, terminal
+from tfrecords.schema import Schema
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
 # Networks learn crosses of fields slowly, in steps more than in rows.
@@ -67,6 +68,7 @@ def build_ranker(
     data_set: reader.DataSet,
     config: RankerConfig,
     compared: Iterable[Sequence[str]] | None = None,
+    rated: Iterable[Sequence[str]] | None = None,
 ) -> ranking_model.RankingModel:
     """Builds an untrained ranker for a data set, with its weights created.
 
@@ -75,6 +77,8 @@ def build_ranker(
         config: Sizes and options.
         compared: Names of the fields that a trained `Ranker` compares; None: the result of
             `layers.find_comparisons`.
+        rated: Names of the fields for whose pairs of values it reads the click rates; None: the
+            result of `layers.find_pair_rates`.
 
     Raises:
         FileNotFoundError: See `reader.DataSet.catalog`.
@@ -96,13 +100,15 @@ def build_ranker(
     training.check_constructed(model)
     model.learn_positions(config.num_positions if knows_positions(data_set) else 0)
     if isinstance(model, ranker.Ranker):
-        fields = {field.name: field for field in schema.fields}
-        pairs = (
+        model.compare(
             layers.find_comparisons(data_set, model.ties)
             if compared is None
-            else [(fields[of_query], fields[of_ad]) for of_query, of_ad in compared]
+            else _field_pairs(schema, compared),
+            layers.pair_rates_of(
+                data_set,
+                layers.find_pair_rates(data_set) if rated is None else _field_pairs(schema, rated),
+            ),
         )
-        model.compare(pairs, layers.RepeatedClicks.of(data_set, pairs))
     model(
         {
             "query": tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),
@@ -112,6 +118,11 @@ def build_ranker(
     if kind is not ranker.Ranker:
         logit_checks.check_model(model)
     return model
+
+
+def _field_pairs(schema: Schema, names: Iterable[Sequence[str]]) -> list[layers.FieldPair]:
+    fields = {field.name: field for field in schema.fields}
+    return [(fields[of_query], fields[of_ad]) for of_query, of_ad in names]
 
 
 def _heads(data_set: reader.DataSet) -> list[str]:
@@ -278,10 +289,16 @@ def train_ranker(
     with strategy.scope():
         model = build_ranker(data_set, config)
         start(model, data_set)
-    compared = [[field.name for field in pair] for pair in model.compared]
-    if progress and compared:
-        pairs = ", ".join(map(" and ".join, compared))
-        terminal.print_above_bars(f"  compared fields of the query and the ad: {pairs}")
+    compared, rated = (
+        [[field.name for field in pair] for pair in pairs]
+        for pairs in (model.compared, model.rated)
+    )
+    for label, found in (
+        ("compared fields of the query and the ad", compared),
+        ("click rates of pairs of values", rated),
+    ):
+        if progress and found:
+            terminal.print_above_bars(f"  {label}: {', '.join(map(' and '.join, found))}")
     clicks, labeled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
     rows = data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labeled - clicks)
     batch_size = training.batch_size(config.batch_size, rows, _MIN_BATCHES)
@@ -320,7 +337,7 @@ def train_ranker(
         return
     if strategy.num_replicas_in_sync > 1:
         # A separate model, which needs no other replica.
-        model = build_ranker(data_set, config, compared)
+        model = build_ranker(data_set, config, compared, rated)
         training.restore_best(model, workdir)
     if type(model) is not ranker.Ranker:
         # Before training, a gate that starts at 0 would hide whatever it multiplies.
@@ -336,6 +353,7 @@ def train_ranker(
     description = {
         "heads": list(model.heads),
         "compared": compared,
+        "rated": rated,
         "calibrators": calibrators.to_json(),
         "score_deviations": default_weights.score_deviations(served, list(model.heads)),
         "validation": ranker_validation.measure_heads(
@@ -406,7 +424,8 @@ def load_ranker(
     description = training.read_description(path, data_set, "tfrec train_ranker")
     config = RankerConfig(**json.loads((workdir / "config.json").read_text()))
     training.check_source(path, description, ranking_model.RANKERS.digest(config.ranker))
-    model = build_ranker(data_set, config, description.get("compared"))
+    compared, rated = description.get("compared"), description.get("rated", ())
+    model = build_ranker(data_set, config, compared, rated)
     training.restore_best(model, workdir)
     return model, calibration.Calibrators.from_json(description["calibrators"]), description
 

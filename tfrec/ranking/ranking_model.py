@@ -68,9 +68,11 @@ class RankingModel(training.StageModel):
         engagement_shares: Amount head -> weight in [0, 1] of the engagement logit in the logit of
             a positive amount.
         compared: Pairs of fields, one of each side, that the model compares.
+        rated: Pairs of fields for whose pairs of values the model reads the click rates.
     """
 
     compared: Sequence[layers.FieldPair] = ()
+    rated: Sequence[layers.FieldPair] = ()
 
     def __init__(
         self, fitted: encoding.FittedSchema, config: RankerConfig, heads: Sequence[str]

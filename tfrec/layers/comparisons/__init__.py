@@ -2,7 +2,14 @@
 
 from tfrec.layers.comparisons.comparison import Comparisons
 from tfrec.layers.comparisons.field_pairs import find_comparisons
-from tfrec.layers.comparisons.repeated_clicks import RepeatedClicks
+from tfrec.layers.comparisons.pair_rates import PairRates, find_pair_rates, pair_rates_of
 from tfrec.layers.comparisons.values import FieldPair
 
-__all__ = ["Comparisons", "FieldPair", "RepeatedClicks", "find_comparisons"]
+__all__ = [
+    "Comparisons",
+    "FieldPair",
+    "PairRates",
+    "find_comparisons",
+    "find_pair_rates",
+    "pair_rates_of",
+]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfrec.layers import histories
-from tfrec.layers.comparisons import events, repeated_clicks, values
+from tfrec.layers.comparisons import events, pair_rates, values
 from tfrecords import encoding
 from tfrecords.schema import Field
 
@@ -35,7 +35,8 @@ class Comparisons:
       a list), and m the same with weights that halve each day. Eight more features say how long ago
       the latest of them was. So the model learns that users tire of ads that they see often, or
       return to what they clicked, and when. Values out of the vocabulary are equal to nothing.
-    - The user and the ad give how often the user clicked the ad in other training rows.
+    - Pairs of values give their clicks in the training rows, and how far their click rate is above
+      that of both values.
 
     A missing value gives 0.
 
@@ -43,7 +44,7 @@ class Comparisons:
         fitted: The fitted schema.
         pairs: The fields to compare, from `find_comparisons`.
         ties: From `histories.find_histories`; required to compare histories of ads.
-        repeated: Clicks of users on ads; required to compare users with ads.
+        rates: Click rates of pairs of values.
     """
 
     def __init__(
@@ -51,13 +52,13 @@ class Comparisons:
         fitted: encoding.FittedSchema,
         pairs: Sequence[values.FieldPair],
         ties: histories.Ties | None = None,
-        repeated: repeated_clicks.RepeatedClicks | None = None,
+        rates: Sequence[pair_rates.PairRates] = (),
     ) -> None:
-        keys = None if repeated is None else repeated.fields
-        self._repeated = repeated if keys in pairs else None
         self._comparisons = [
-            _comparison(fitted, *pair, ties or {}) for pair in pairs if pair != keys
+            _comparison(fitted, query_field, ad_field, ties or {})
+            for query_field, ad_field in pairs
         ]
+        self._rates = tuple(rates)
 
     def __call__(
         self, query: tf.Tensor, ad: tf.Tensor, clicks: tf.Tensor | None = None
@@ -75,9 +76,8 @@ class Comparisons:
         # Without pairs the result has no columns.
         no_columns = tf.cast(ad[..., :0], tf.float32)
         compared = [compare(query, ad) for compare in self._comparisons]
-        if self._repeated is not None:
-            compared.append(self._repeated(query, ad, clicks))
-        return tf.concat([no_columns, *compared], axis=-1)
+        of_pairs = [rates(query, ad, clicks) for rates in self._rates]
+        return tf.concat([no_columns, *compared, *of_pairs], axis=-1)
 
 
 def _comparison(

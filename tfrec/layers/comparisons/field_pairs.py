@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.layers import histories
-from tfrec.layers.comparisons import events, repeated_clicks, values
+from tfrec.layers.comparisons import events, values
 from tfrecords import encoding, reader
 from tfrecords.schema import AD, Field
 
@@ -43,8 +43,6 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[val
     - Categorical fields whose values are equal more often than if rows were paired at random: users
       click the category that they are looking at. Their vocabularies must overlap, and keys are
       left out: two sets of ids that count from 1 have nothing in common.
-    - The user and the ad, if users click the same ads again, and this is all that tells so; see
-      `repeated_clicks.are_informative`.
     - Histories and the field that they list, and the properties as which a history of ads is also
       read, lists among them, if this happens at all, in clicked rows or not: what users do not
       click again matters as much. With sampled negatives, the ad itself is left out: users clicked
@@ -57,7 +55,7 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[val
 
     Returns:
         Pairs of categorical fields in the order of the schema, then pairs of numbers, the most
-        correlated first, then the user and the ad, then histories.
+        correlated first, then histories.
     """
     query, ad = _clicked_rows(data_set)
     fitted = data_set.fitted
@@ -75,12 +73,7 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[val
             ):
                 often_equal.append((query_field, ad_field))
     strongest = sorted(correlations, key=lambda pair: -correlations[pair])
-    return [
-        *often_equal,
-        *strongest[:_MAX_PAIRS_OF_NUMBERS],
-        *repeated_clicks.informative_fields(data_set),
-        *_of_histories(data_set, ties),
-    ]
+    return [*often_equal, *strongest[:_MAX_PAIRS_OF_NUMBERS], *_of_histories(data_set, ties)]
 
 
 def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[values.FieldPair]:

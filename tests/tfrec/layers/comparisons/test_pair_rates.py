@@ -1,4 +1,4 @@
-"""The number of clicks of a request's user on a candidate."""
+"""Click rates of pairs of values of both sides."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,6 @@ import tensorflow as tf
 import tfrecords
 from tfrec import config, layers, ranking
 from tfrec.exported import candidate_scores
-from tfrec.layers.comparisons import repeated_clicks
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
 
@@ -27,6 +26,7 @@ SCHEMA = {
 
 def convert(rows, directory, **options):
     frame = pd.DataFrame(rows, columns=["user", "app", "click", "split"])
+    frame["time"] = np.arange(len(frame)) * 3600
     schema = schema_lib.schema_from_json({**SCHEMA, **options})
     return tfrecords.from_pandas(frame, schema, directory)
 
@@ -53,30 +53,47 @@ def encoded(data_set, users, apps):
     return query, tf.stack([encoders[1]({"app": tf.constant(own)}) for own in apps])
 
 
+def rates_of(data_set):
+    return layers.pair_rates_of(data_set, [tuple(data_set.schema.fields[:2])])[0]
+
+
 def test_the_clicks_of_training_rows_count(small):
-    counted = repeated_clicks.RepeatedClicks.of(small)
     rows = encoded(small, ["u", "v", "new"], [["a", "b", "new"]] * 3)
-    found = counted(*rows).numpy()
+    found = rates_of(small)(*rows).numpy()
     np.testing.assert_allclose(np.expm1(found[..., 0]), [[2, 1, 0], [0, 0, 0], [0, 0, 0]], 1e-6)
     np.testing.assert_array_equal(found[..., 1], [[1, 1, 0], [0, 0, 0], [0, 0, 0]])
+    # v has rows without a click, and nothing is known of new values.
+    assert np.all(found[0, :2, 2] > 0)
+    assert np.all(found[1, :2, 2] < 0)
+    np.testing.assert_allclose(found[[0, 1, 2, 2], [2, 2, 0, 2], 2], 0.0, atol=1e-6)
 
 
-def test_the_click_of_a_training_row_itself_is_left_out(small):
-    counted = repeated_clicks.RepeatedClicks.of(small)
+def test_a_rate_is_shrunken_to_what_both_values_mean_on_their_own(small):
+    rows = encoded(small, ["u"], [["a"]])
+    _, expected, above = rates_of(small).surplus(*rows)
+    # 3 of all 7 rows, 3 of the 5 of u, 2 of the 4 of a.
+    logit = np.log(3 / 4)
+    of_values = [np.log((c + 20 * 3 / 7) / (n - c + 20 * 4 / 7)) for c, n in ((3, 5), (2, 4))]
+    np.testing.assert_allclose(expected, [[sum(of_values) - logit]], rtol=1e-5)
+    p = 1 / (1 + np.exp(-expected))
+    np.testing.assert_allclose(
+        above, np.log((2 + 3 * p) / (1 + 3 * (1 - p))) - expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_training_row_itself_is_left_out(small):
     rows = encoded(small, ["u"], [["a", "a", "b", "b", "b"]])
-    found = counted(*rows, clicks=tf.constant([[1.0, 0.0, 1.0, 0.0, np.nan]])).numpy()
+    labels = tf.constant([[1.0, 0.0, 1.0, 0.0, np.nan]])
+    found = rates_of(small)(*rows, clicks=labels).numpy()
     np.testing.assert_allclose(np.expm1(found[0, :, 0]), [1, 2, 0, 1, 1], 1e-6)
+    others = rates_of(small)(*rows).numpy()
+    assert found[0, 0, 2] < others[0, 0, 2] < found[0, 1, 2]
+    np.testing.assert_allclose(found[0, 4], others[0, 4], rtol=1e-6)
 
 
-def test_they_are_read_only_if_they_are_compared(small):
-    fields = tuple(small.schema.fields)
-    assert repeated_clicks.RepeatedClicks.of(small, []) is None
-    assert repeated_clicks.RepeatedClicks.of(small, [fields]).fields == fields
-
-
-def test_the_ranker_leaves_it_out_in_training_alone(small):
+def test_the_ranker_leaves_rows_out_in_training_alone(small):
     options = config.RankerConfig(dropout=0.0, id_dropout=0.0, field_dim=2, model_dim=8)
-    model = ranking.build_ranker(small, options, [["user", "app"]])
+    model = ranking.build_ranker(small, options, [], [["user", "app"]])
     query, ad = encoded(small, ["u"], [["a", "b"]])
 
     def scores(first_click, training):
@@ -87,11 +104,10 @@ def test_the_ranker_leaves_it_out_in_training_alone(small):
     assert abs(trained[0]) > 1e-3
     assert trained[1] == 0.0
     np.testing.assert_array_equal(scores(1.0, False), scores(0.0, False))
-    np.testing.assert_allclose(scores(1.0, False), scores(0.0, True), atol=1e-5)
 
 
 def test_they_are_served_as_they_were_trained(small):
-    model = ranking.build_ranker(small, config.RankerConfig(), [["user", "app"]])
+    model = ranking.build_ranker(small, config.RankerConfig(), [], [["user", "app"]])
     query, ad = encoded(small, ["u", "v"], [["a", "b", "new"]] * 2)
     trained = model.score(query[:, 0], ad)["click"]
     exported = candidate_scores.score_candidates(model, query[:, 0], ad, parts=2)["click"]
@@ -115,21 +131,42 @@ def log(rng, returning, returning_later):
     return rows
 
 
+HISTORY = {"name": "recent", "side": "query", "kind": "history", "of": "ad", "event": "click"}
+
+
 @pytest.mark.parametrize(
-    ("later", "options", "is_compared"),
+    ("later", "options", "are_found"),
     [
         (0.8, {}, True),
         # Held-out rows do not repeat clicks as training rows do.
         (0.0, {}, False),
-        # Without the ids of users there is nothing to count.
-        (0.8, {"user_key": None}, False),
+        # A history has the clicks of users.
+        (0.8, {"fields": [*SCHEMA["fields"], {**HISTORY, "max_length": 3}], "time": "time"}, False),
     ],
 )
-def test_users_and_ads_are_compared_if_clicks_are_repeated(tmp_path, later, options, is_compared):
+def test_rates_are_used_if_they_predict_held_out_clicks(tmp_path, later, options, are_found):
     data_set = convert(log(np.random.default_rng(0), 0.8, later), tmp_path, **options)
-    pairs = layers.find_comparisons(data_set, {})
-    assert pairs == ([tuple(data_set.schema.fields)] if is_compared else [])
+    found = layers.find_pair_rates(data_set)
+    assert found == ([tuple(data_set.schema.fields[:2])] if are_found else [])
 
 
-def test_few_repeated_clicks_are_not_compared(small):
-    assert layers.find_comparisons(small, {}) == []
+def test_what_embeddings_learn_is_left_to_them(small, tmp_path):
+    # All rows are of the same four pairs.
+    rows = [(*pair, label, split) for split in SPLITS for pair, label in PAIRS for _ in range(200)]
+    assert layers.find_pair_rates(convert(rows, tmp_path)) == []
+    # And of few rows, nothing is known.
+    assert layers.find_pair_rates(small) == []
+
+
+SPLITS = ("train", *HELD_OUT)
+PAIRS = [(pair, label) for label in (0, 1) for pair in (("u", "a"), ("v", "b"))]
+PAIRS += [(("u", "b"), 0), (("v", "a"), 0)]
+
+
+def test_they_are_restored_with_the_ranker(tmp_path):
+    data_set = convert(log(np.random.default_rng(0), 0.8, 0.8), tmp_path / "data")
+    options = config.RankerConfig(epochs=1, field_dim=2, model_dim=8, num_blocks=0)
+    ranking.train_ranker(data_set, options, tmp_path / "ranker")
+    model, _, description = ranking.load_ranker(data_set, tmp_path / "ranker")
+    assert description["rated"] == [["user", "app"]]
+    assert [own.name for pair in model.rated for own in pair] == ["user", "app"]

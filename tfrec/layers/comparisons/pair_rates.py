@@ -1,0 +1,284 @@
+"""Click rates of pairs of values, such as a user and a brand, or a page and an ad.
+
+Users open the same apps again, and like some of hundreds of brands. If pairs have few rows, their
+embeddings learn little more than what both values mean on their own. The number of clicks and rows
+of the pair itself says it directly. In training, the row itself is left out. For users, a history
+is better: it is up to date, and knows when.
+
+Shapes: N rows, P pairs of values that occur, Wq and Wa columns of the query and the ad side,
+K features of a regression.
+
+References:
+    Micci-Barreca, A Preprocessing Scheme for High-Cardinality Categorical Attributes, 2001
+    (shrunken rates as features; here leaving one out).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Self, TypeAlias
+
+import numpy as np
+import scipy.special
+import tensorflow as tf
+
+from tfrec.layers.comparisons.values import FieldPair
+from tfrecords import encoding, reader
+from tfrecords.schema import AD, Field
+
+# A log with more rows teaches embeddings enough; the model holds 16 bytes for each pair of values.
+_MAX_ROWS = 5_000_000
+# To choose pairs of fields: the last training rows, and of these and the validation rows the last
+# that regressions read.
+_MAX_TRAINING_ROWS, _MAX_REGRESSION_ROWS = 500_000, 50_000
+# The number of rows at the expected rate that a pair of values has to begin with, and each value.
+_ROWS_OF_PAIR, _ROWS_OF_VALUE = 3.0, 20.0
+# Pairs of values with more rows, if all are counted, are left to the embeddings.
+_MAX_ROWS_OF_PAIR = 100
+# Rates are used if they lower the log loss of held-out rows by this part, and by this many standard
+# errors: smaller gains are those of fields that the ranker learns by itself.
+_MIN_GAIN, _MIN_ERRORS, _MAX_PAIRS = 0.015, 4.0, 4
+_REQUESTS_PER_BATCH, _STEPS, _UNKNOWN = 4_096, 8, -1
+# Of training and of held-out rows, [N, K] each.
+_Features: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabeledRows:
+    """Rows with a known click label.
+
+    Attributes:
+        query: [N, Wq] int32.
+        ad: [N, Wa] int32.
+        clicks: [N] float32 labels.
+    """
+
+    query: np.ndarray
+    ad: np.ndarray
+    clicks: np.ndarray
+
+    @classmethod
+    def read(cls, data_set: reader.DataSet, split: str, max_rows: int) -> Self:
+        """Reads at least `max_rows` of the split's last rows, or all."""
+        parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        num_rows = 0
+        for batch in data_set.batches(split, _REQUESTS_PER_BATCH):
+            labels = batch["click"].numpy()
+            request, place = np.nonzero(batch["mask"].numpy() & ~np.isnan(labels))
+            rows = batch["query"].numpy()[request], batch["ad"].numpy()[request, place]
+            parts.append((*rows, labels[request, place]))
+            num_rows += len(request)
+            while num_rows - len(parts[0][2]) >= max_rows:
+                num_rows -= len(parts.pop(0)[2])
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def last(self, max_rows: int) -> Self:
+        """Returns the last rows."""
+        return type(self)(*(own[-max_rows:] for own in vars(self).values()))
+
+
+class PairRates:
+    """Clicks and rows of the values of two fields; rare and unknown values have none.
+
+    Args:
+        fitted: The fitted schema.
+        fields: Categorical fields, one of each side.
+        rows: The training rows.
+
+    Attributes:
+        fields: The fields.
+    """
+
+    def __init__(self, fitted: encoding.FittedSchema, fields: FieldPair, rows: LabeledRows) -> None:
+        self.fields = fields
+        sides = (fitted.schema.query_fields, fitted.schema.ad_fields)
+        self._columns = [
+            dict(encoding.columns(own))[field].start
+            for own, field in zip(sides, fields, strict=True)
+        ]
+        self._num_known = [len(fitted.statistics[field.name].vocabulary) for field in fields]
+        self._num_ads = fitted.cardinality(fields[1])
+        rate = np.clip(rows.clicks.mean(), 1e-4, 1 - 1e-4)
+        self._logit = float(np.log(rate / (1 - rate)))
+        values = self._values(rows.query, rows.ad)
+        distinct, index = np.unique(self._numbers(*values), return_inverse=True)
+        # Larger than all others, so that a place is always found.
+        distinct = np.append(distinct, np.iinfo(np.int64).max)
+        with tf.init_scope():
+            self._pairs = tf.constant(distinct, tf.int64)
+            self._of_pairs = _counts(index, rows.clicks, len(distinct))
+            self._of_values = [
+                _counts(np.asarray(own), rows.clicks, fitted.cardinality(field))
+                for own, field in zip(values, fields, strict=True)
+            ]
+
+    def __call__(
+        self, query: tf.Tensor, ad: tf.Tensor, clicks: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns log(1 + n), min(n, 1) and the surplus of n clicks, [..., 3] float32.
+
+        Args:
+            query: [..., Wq] int32; its leading dimensions broadcast against the ad's.
+            ad: [..., Wa] int32.
+            clicks: [...] labels of training rows, which are left out; None: these are other rows.
+        """
+        number, _, surplus = self.surplus(query, ad, clicks)
+        return tf.stack([tf.math.log1p(number), tf.minimum(number, 1.0), surplus], axis=-1)
+
+    def surplus(
+        self, query: tf.Tensor, ad: tf.Tensor, clicks: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns clicks, the log odds expected of both values, and those of the pair above them.
+
+        Args:
+            query, ad, clicks: See `__call__`.
+        """
+        values = self._values(query, ad)
+        wanted = self._numbers(*values)
+        place = tf.reshape(tf.searchsorted(self._pairs, tf.reshape(wanted, [-1])), tf.shape(wanted))
+        is_found = tf.equal(tf.gather(self._pairs, place), wanted) & (wanted != _UNKNOWN)
+        of_pair = tf.where(is_found[..., None], tf.gather(self._of_pairs, place), 0.0)
+        of_values = [
+            tf.gather(table, own) for table, own in zip(self._of_values, values, strict=True)
+        ]
+        if clicks is not None:
+            is_known = ~tf.math.is_nan(clicks)
+            own = tf.stack([tf.where(is_known, clicks, 0.0), tf.cast(is_known, tf.float32)], -1)
+            of_pair, *of_values = (tf.nn.relu(counts - own) for counts in (of_pair, *of_values))
+        expected = self._logit
+        for counts in of_values:
+            expected += _log_odds(counts, self._logit, _ROWS_OF_VALUE) - self._logit
+        above = _log_odds(of_pair, expected, _ROWS_OF_PAIR) - expected
+        return of_pair[..., 0], expected, above
+
+    def _values(self, query: tf.Tensor, ad: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return query[..., self._columns[0]], ad[..., self._columns[1]]
+
+    def _numbers(self, of_query: tf.Tensor, of_ad: tf.Tensor) -> tf.Tensor:
+        """Returns a number of each pair of values, [...] int64."""
+        is_known = (of_query > 0) & (of_query <= self._num_known[0])
+        is_known &= (of_ad > 0) & (of_ad <= self._num_known[1])
+        number = tf.cast(of_query, tf.int64) * self._num_ads + tf.cast(of_ad, tf.int64)
+        return tf.where(is_known, number, np.int64(_UNKNOWN))
+
+
+def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
+    """Finds the pairs of fields whose rates predict clicks better than both values on their own.
+
+    They are chosen one after the other: each must improve logistic regressions that are fitted on
+    training rows and read the rates of the pairs before it, on validation rows. So rates that say
+    more of training rows than of others are left out: in a log with times, the other rows of a pair
+    may follow a row, or be of the same minute.
+
+    Args:
+        data_set: The data set. With a history of ads, users are left out; with sampled negatives,
+            users with the ad, because they clicked none of their negatives.
+    """
+    schema = data_set.schema
+    if data_set.num_rows("train") > _MAX_ROWS:
+        return []
+    with_history = any(field.of == AD for field in schema.histories)
+    pairs = [
+        (of_query, of_ad)
+        for of_query in _categorical(schema.query_fields)
+        for of_ad in _categorical(schema.ad_fields)
+        if of_query.source != schema.user_key
+        or not (
+            with_history or (schema.ad_key == (of_ad.source,) and data_set.has_sampled_negatives)
+        )
+    ]
+    if not pairs:
+        return []
+    training = LabeledRows.read(data_set, "train", _MAX_TRAINING_ROWS)
+    held_out = LabeledRows.read(data_set, "validation", _MAX_REGRESSION_ROWS)
+    last = training.last(_MAX_REGRESSION_ROWS)
+    labels = last.clicks, held_out.clicks
+    candidates = {}
+    for pair in pairs:
+        if _rows_of_a_pair(data_set.fitted, pair, training) < _MAX_ROWS_OF_PAIR:
+            rates = PairRates(data_set.fitted, pair, training)
+            candidates[pair] = (
+                _features(rates, last, last.clicks),
+                _features(rates, held_out),
+            )
+    chosen: list[FieldPair] = []
+    known: _Features = (np.empty((len(labels[0]), 0)), np.empty((len(labels[1]), 0)))
+    while candidates and len(chosen) < _MAX_PAIRS:
+        gains = {pair: _gain(known, own, labels) for pair, own in candidates.items()}
+        best = max(gains, key=lambda pair: gains[pair])
+        if gains[best] < _MIN_GAIN:
+            break
+        chosen.append(best)
+        known = _joined(known, candidates.pop(best))
+    return chosen
+
+
+def pair_rates_of(data_set: reader.DataSet, pairs: Sequence[FieldPair]) -> list[PairRates]:
+    """Returns the rates of pairs of fields in the training rows of a data set."""
+    if not pairs:
+        return []
+    rows = LabeledRows.read(data_set, "train", _MAX_ROWS)
+    return [PairRates(data_set.fitted, pair, rows) for pair in pairs]
+
+
+def _categorical(fields: Sequence[Field]) -> list[Field]:
+    return [field for field in fields if field.kind == "categorical"]
+
+
+def _rows_of_a_pair(fitted: encoding.FittedSchema, pair: FieldPair, rows: LabeledRows) -> float:
+    """Returns the mean number of rows of all pairs of values, whether they occur or not."""
+    sizes = [max(1, len(fitted.statistics[field.name].vocabulary)) for field in pair]
+    return len(rows.clicks) / math.prod(sizes)
+
+
+def _features(rates: PairRates, rows: LabeledRows, clicks: np.ndarray | None = None) -> np.ndarray:
+    """Returns the log odds expected of both values, then the features of the pair, [N, 1 + F]."""
+    expected = rates.surplus(rows.query, rows.ad, clicks)[1]
+    of_pair = rates(rows.query, rows.ad, clicks)
+    return np.column_stack([expected, of_pair]).astype(np.float64)
+
+
+def _joined(known: _Features, own: _Features) -> _Features:
+    training, held_out = (np.hstack(sides) for sides in zip(known, own, strict=True))
+    return training, held_out
+
+
+def _gain(known: _Features, own: _Features, labels: tuple[np.ndarray, np.ndarray]) -> float:
+    """Returns the part of the held-out log loss that a pair saves; 0 if it may be chance."""
+    expected = _joined(known, (own[0][:, :1], own[1][:, :1]))
+    without, with_pair = (
+        _held_out_losses(features, labels) for features in (expected, _joined(known, own))
+    )
+    saved = without - with_pair
+    if saved.mean() < _MIN_ERRORS * saved.std() / math.sqrt(len(saved)):
+        return 0.0
+    return float(saved.mean() / without.mean())
+
+
+def _held_out_losses(features: _Features, labels: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Returns losses [N] of held-out rows by a logistic regression of training rows."""
+    training, held_out = (np.hstack([own, np.ones((len(own), 1))]) for own in features)
+    weights = np.zeros(training.shape[1])
+    for _ in range(_STEPS):  # Newton's method
+        p = scipy.special.expit(training @ weights)
+        curvature = training.T @ (training * (p * (1 - p))[:, None])
+        curvature += np.eye(len(weights))
+        weights -= np.linalg.solve(curvature, training.T @ (p - labels[0]) + weights)
+    return _losses(held_out @ weights, labels[1])
+
+
+def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.logaddexp(0.0, logits) - labels * logits
+
+
+def _log_odds(counts: tf.Tensor, expected: tf.Tensor | float, num_rows: float) -> tf.Tensor:
+    """Returns the log odds of counts [..., 2] of clicks and rows, shrunken to the expected ones."""
+    clicks = counts[..., 0] + num_rows * tf.sigmoid(expected)
+    others = counts[..., 1] - counts[..., 0] + num_rows * tf.sigmoid(-expected)
+    return tf.math.log(clicks / others)
+
+
+def _counts(values: np.ndarray, clicks: np.ndarray, size: int) -> tf.Tensor:
+    """Returns the clicks and rows of each value, [size, 2] float32."""
+    numbers = [np.bincount(values, weights, size) for weights in (clicks, None)]
+    return tf.constant(np.stack(numbers, axis=-1), tf.float32)
