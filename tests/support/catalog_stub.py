@@ -36,6 +36,9 @@ class CatalogDataSet:
     def label_positives(self, split, label):
         return 1
 
+    def label_count(self, split, label):
+        return 0
+
     def num_requests(self, split):
         return len(self._requests)
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from serving import export, index, manifest
 from serving.releases import assembly
-from tfrec import config, ranking, retrieval, training
+from tfrec import config, layers, ranking, retrieval, training
 from tfrecords import reader
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ class Runs:
         path = self._root / poison / stage
         if not path.is_dir():
             if stage == "ranker":
-                ranking.train_ranker(self.data_sets[poison], RANKER, path)
+                train_ranker(self.data_sets[poison], path)
             else:
                 retrieval.train_two_tower(self.data_sets[poison], RETRIEVAL, path)
         return path
@@ -88,6 +88,16 @@ class Runs:
     def history(self, poison, stage):
         """Returns what was measured of the one epoch of a stage."""
         return json.loads((self.directory(poison, stage) / "history.json").read_text())[0]
+
+
+def train_ranker(data_set, directory):
+    """Trains a ranker without the click rates of pairs of values.
+
+    Training rows have the clicks, and validation rows choose the pairs.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "find_pair_rates", lambda _: [])
+        ranking.train_ranker(data_set, RANKER, directory)
 
 
 def ranker_in(directory, data_set):
@@ -175,6 +185,18 @@ def test_test_rows_reach_neither_ranker_nor_calibrators(runs):
     assert runs.ranker("test") == runs.ranker("none")
 
 
+def test_test_rows_reach_no_click_rates_of_pairs_of_values(data_sets):
+    whole, poisoned = data_sets["none"], data_sets["test"]
+    pairs = layers.find_pair_rates(whole)
+    assert layers.find_pair_rates(poisoned) == pairs != []
+    batch = next(iter(whole.batches("validation", 64)))
+    found, same = (
+        [rates(batch["query"][:, None], batch["ad"]) for rates in layers.pair_rates_of(own, pairs)]
+        for own in (whole, poisoned)
+    )
+    np.testing.assert_array_equal(found, same)
+
+
 @pytest.mark.trains
 def test_test_rows_reach_no_tower(runs):
     assert runs.first_towers("test") == runs.first_towers("none")
@@ -218,7 +240,7 @@ def test_training_labels_do_not_reach_the_calibrators_of_a_trained_ranker(runs, 
     shutil.copytree(runs.directory("none", "ranker"), tmp_path / "ranker")
     (tmp_path / "ranker" / "ranker.json").unlink()
     poisoned = runs.data_sets["training labels"]
-    ranking.train_ranker(poisoned, RANKER, tmp_path / "ranker")
+    train_ranker(poisoned, tmp_path / "ranker")
     assert ranker_in(tmp_path / "ranker", poisoned) == runs.ranker("none")
 
 

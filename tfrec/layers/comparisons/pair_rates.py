@@ -175,7 +175,7 @@ def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
             users with the ad, because they clicked none of their negatives.
     """
     schema = data_set.schema
-    if data_set.num_rows("train") > _MAX_ROWS:
+    if not data_set.label_count("validation", "click") or data_set.num_rows("train") > _MAX_ROWS:
         return []
     with_history = any(field.of == AD for field in schema.histories)
     pairs = [
