@@ -131,7 +131,9 @@ class PairRates:
         """Returns clicks, the log odds expected of both values, and those of the pair above them.
 
         Args:
-            query, ad, clicks: See `__call__`.
+            query: [..., Wq] int32; see `__call__`.
+            ad: [..., Wa] int32.
+            clicks: [...] labels to leave out; None: none.
         """
         values = self._values(query, ad)
         wanted = self._numbers(*values)
