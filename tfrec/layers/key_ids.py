@@ -19,13 +19,11 @@ class KeyIds:
     """Column and vocabulary of the ids of users or ads.
 
     Attributes:
-        field: The field.
         column: Column of the encoded ids of its side.
         vocabulary: Keys in the vocabulary: ids 1, 2, ….
         cardinality: Number of ids of the field, with out-of-vocabulary ids and 0.
     """
 
-    field: Field
     column: int
     vocabulary: tuple[str, ...]
     cardinality: int
@@ -51,7 +49,7 @@ class KeyIds:
         for field, columns in encoding.columns(fields):
             if field.kind == "categorical" and field.source == key:
                 vocabulary = fitted.statistics[field.name].vocabulary
-                return cls(field, columns.start, vocabulary, fitted.cardinality(field))
+                return cls(columns.start, vocabulary, fitted.cardinality(field))
         return None
 
     def of(self, rows: tf.Tensor | np.ndarray) -> tf.Tensor | np.ndarray:

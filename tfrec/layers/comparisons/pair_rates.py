@@ -26,8 +26,9 @@ from tfrec.layers.comparisons.values import FieldPair
 from tfrecords import encoding, reader
 from tfrecords.schema import AD, Field
 
-# A log with more rows teaches embeddings enough; the model holds 16 bytes for each pair of values.
-_MAX_ROWS = 5_000_000
+# A log with more rows teaches embeddings enough. The rows are read into memory, and the model holds
+# 16 bytes for each pair of values.
+_MAX_ROWS = 2_000_000
 # To choose pairs of fields: the last training rows, and of these and the validation rows the last
 # that regressions read.
 _MAX_TRAINING_ROWS, _MAX_REGRESSION_ROWS = 500_000, 50_000
