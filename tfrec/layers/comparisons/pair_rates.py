@@ -116,25 +116,20 @@ class PairRates:
     def __call__(
         self, query: tf.Tensor, ad: tf.Tensor, clicks: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Returns log(1 + n), min(n, 1) and the surplus of n clicks, [..., 3] float32.
+        """Returns the features alone; see `with_expected`."""
+        return self.with_expected(query, ad, clicks)[1]
+
+    def with_expected(
+        self, query: tf.Tensor, ad: tf.Tensor, clicks: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the log odds expected of both values [...], and features of the pair [..., 3].
+
+        For n clicks, these are log(1 + n), min(n, 1), and how far the log odds are above those.
 
         Args:
             query: [..., Wq] int32; its leading dimensions broadcast against the ad's.
             ad: [..., Wa] int32.
             clicks: [...] labels of training rows, which are left out; None: these are other rows.
-        """
-        number, _, surplus = self.surplus(query, ad, clicks)
-        return tf.stack([tf.math.log1p(number), tf.minimum(number, 1.0), surplus], axis=-1)
-
-    def surplus(
-        self, query: tf.Tensor, ad: tf.Tensor, clicks: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns clicks, the log odds expected of both values, and those of the pair above them.
-
-        Args:
-            query: [..., Wq] int32; see `__call__`.
-            ad: [..., Wa] int32.
-            clicks: [...] labels to leave out; None: none.
         """
         values = self._values(query, ad)
         wanted = self._numbers(*values)
@@ -152,7 +147,9 @@ class PairRates:
         for counts in of_values:
             expected += _log_odds(counts, self._logit, _ROWS_OF_VALUE) - self._logit
         above = _log_odds(of_pair, expected, _ROWS_OF_PAIR) - expected
-        return of_pair[..., 0], expected, above
+        number = of_pair[..., 0]
+        features = [tf.math.log1p(number), tf.minimum(number, 1.0), above]
+        return expected, tf.stack(features, axis=-1)
 
     def _values(self, query: tf.Tensor, ad: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return query[..., self._columns[0]], ad[..., self._columns[1]]
@@ -236,9 +233,7 @@ def _rows_of_a_pair(fitted: encoding.FittedSchema, pair: FieldPair, rows: Labele
 
 def _features(rates: PairRates, rows: LabeledRows, clicks: np.ndarray | None = None) -> np.ndarray:
     """Returns the log odds expected of both values, then the features of the pair, [N, 1 + F]."""
-    expected = rates.surplus(rows.query, rows.ad, clicks)[1]
-    of_pair = rates(rows.query, rows.ad, clicks)
-    return np.column_stack([expected, of_pair]).astype(np.float64)
+    return np.column_stack(rates.with_expected(rows.query, rows.ad, clicks)).astype(np.float64)
 
 
 def _joined(known: _Features, own: _Features) -> _Features:

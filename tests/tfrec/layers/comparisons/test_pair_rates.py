@@ -70,7 +70,8 @@ def test_the_clicks_of_training_rows_count(small):
 
 def test_a_rate_is_shrunken_to_what_both_values_mean_on_their_own(small):
     rows = encoded(small, ["u"], [["a"]])
-    _, expected, above = rates_of(small).surplus(*rows)
+    expected, features = rates_of(small).with_expected(*rows)
+    above = features[..., 2]
     # 3 of all 7 rows, 3 of the 5 of u, 2 of the 4 of a.
     logit = np.log(3 / 4)
     of_values = [np.log((c + 20 * 3 / 7) / (n - c + 20 * 4 / 7)) for c, n in ((3, 5), (2, 4))]
