@@ -9,9 +9,8 @@ ranker's blocks alternate with blocks of a DNN and of DCN-V2 (`peers/networks.py
 clicks only, from the same rows, in batches of their default size. Initialization, tracing and the
 first steps are not timed.
 
-Prints a table, and JSON as the last line: the examples per second of processor time (clicks for the
-two-tower model, shown ads for the others), and `quickstart_seconds`, a whole `tfrec quickstart`
-without installing.
+Prints a table, and JSON as the last line: rows per second of processor time (clicks for the towers,
+shown ads for the others), and `quickstart_seconds`, a whole `tfrec quickstart` without installing.
 """
 
 import itertools
@@ -38,7 +37,14 @@ from tfrecords import reader
 
 WARM_UP_STEPS = 3
 BATCHES_IN_MEMORY = 20
-# Trains a number of steps, and returns the number of examples.
+# The prefix of a measured model in the JSON, and its name in the table.
+MODELS = {
+    "towers": "two-tower model",
+    "ranker": "ranker",
+    "dnn": "Keras DNN",
+    "dcn": "Keras DCN-V2",
+}
+# Trains a number of steps, and returns the number of rows.
 Take = Callable[[int], int]
 
 
@@ -49,12 +55,13 @@ def main() -> None:
     rates: dict[str, float] = {}
     for measure in (measure_retrieval, measure_ranker_and_peers):
         rates |= fresh_process.call(measure, log.path("data"), values.steps, values.repeats)
-    result = {"steps": values.steps, "repeats": values.repeats, "examples_per_cpu_second": rates}
+    result = {"steps": values.steps, "repeats": values.repeats}
+    result |= {f"{name}_rows_per_cpu_second": rate for name, rate in rates.items()}
     if values.quickstart:
         result["quickstart_seconds"] = quickstart_seconds()
     print(f"medians of {values.repeats} blocks of {values.steps} steps")
-    rows = [{"model": name, "examples_per_cpu_second": rate} for name, rate in rates.items()]
-    harness.print_rows(rows, {"model": "", "examples_per_cpu_second": ",.0f"})
+    rows = [{"model": MODELS[name], "rows_per_cpu_second": rate} for name, rate in rates.items()]
+    harness.print_rows(rows, {"model": "", "rows_per_cpu_second": ",.0f"})
     harness.print_json(result)
 
 
@@ -63,7 +70,7 @@ def measure_retrieval(directory: pathlib.Path, steps: int, repeats: int) -> dict
     data_set, options = reader.DataSet(directory), config.RetrievalConfig()
     model = retrieval.build_two_tower(data_set, options, data_set.catalog())
     batches = data_set.clicked("train", options.batch_size, seed=1)
-    return _measured({"two-tower model": _steps_of(model, options, batches)}, steps, repeats)
+    return _measured({"towers": _steps_of(model, options, batches)}, steps, repeats)
 
 
 def measure_ranker_and_peers(directory: pathlib.Path, steps: int, repeats: int) -> dict[str, float]:
@@ -72,7 +79,7 @@ def measure_ranker_and_peers(directory: pathlib.Path, steps: int, repeats: int) 
     batches = data_set.batches_of_like_lists("train", options.batch_size, seed=1)
     runs = {"ranker": _steps_of(ranking.build_ranker(data_set, options), options, batches)}
     rows = peer_data.read(data_set, ranking.knows_positions(data_set), (CLICK.label,))
-    for name, kind in (("Keras DNN", "dnn"), ("Keras DCN-V2", "dcn_v2")):
+    for name, kind in (("dnn", "dnn"), ("dcn", "dcn_v2")):
         runs[name] = networks.training_steps(rows, networks.NetworkOptions(kind))
     return _measured(runs, steps, repeats)
 
@@ -98,26 +105,26 @@ def _steps_of(
     batches = itertools.cycle(list(dataset.take(BATCHES_IN_MEMORY)))
 
     def take(count: int) -> int:
-        examples = 0
+        rows = 0
         for batch in itertools.islice(batches, count):
             step(batch)["loss"].numpy()
             known = batch["mask"] if "mask" in batch else tf.ones_like(batch["ad_row"])
-            examples += int(tf.math.count_nonzero(known))
-        return examples
+            rows += int(tf.math.count_nonzero(known))
+        return rows
 
     return take
 
 
 def _measured(runs: Mapping[str, Take], steps: int, repeats: int) -> dict[str, float]:
-    """Returns the examples per second of processor time of each model."""
+    """Returns the rows per second of processor time of each model."""
     for take in runs.values():
         take(WARM_UP_STEPS)
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, take in runs.items():
             started = time.process_time()
-            examples = take(steps)
-            rates[name].append(examples / (time.process_time() - started))
+            rows = take(steps)
+            rates[name].append(rows / (time.process_time() - started))
     return {name: statistics.median(values) for name, values in rates.items()}
 
 

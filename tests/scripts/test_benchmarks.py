@@ -150,9 +150,8 @@ def test_training_is_measured(tmp_path):
         "--noquickstart",
         f"--workdir={tmp_path}",
     )
-    rates = result["examples_per_cpu_second"]
-    assert list(rates) == ["two-tower model", "ranker", "Keras DNN", "Keras DCN-V2"]
-    assert all(rate > 0 for rate in rates.values())
+    for name in ("towers", "ranker", "dnn", "dcn"):
+        assert result[f"{name}_rows_per_cpu_second"] > 0
     assert "medians of 1 blocks of 1 steps" in shown
 
 
