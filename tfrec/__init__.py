@@ -7,7 +7,8 @@
 Importing this package determines which Keras is used. TensorFlow Recommenders needs Keras 2, which
 recent TensorFlow offers as `tf_keras` behind an environment variable that is read when `tf.keras`
 is first touched. Import `tfrec` before that happens; afterward it is too late, and this module
-raises an error.
+raises an error. On two cores, TensorFlow uses one thread within an operation, unless
+`TF_NUM_INTRAOP_THREADS` is set.
 """
 
 import os
@@ -44,7 +45,17 @@ def _require_legacy_keras() -> None:
     )
 
 
+def _spare_threads() -> None:
+    """Gives an operation one thread if there are two cores: two would mostly wait for each other.
+
+    Training takes 10 to 16 % less processor time (docs/results.md#training).
+    """
+    if (os.cpu_count() or 1) <= 2:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+
 _require_legacy_keras()
+_spare_threads()
 
 
 def __getattr__(name: str) -> Any:
