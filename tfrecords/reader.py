@@ -266,6 +266,11 @@ class DataSet:
         """Whether some of the rows are sampled negatives, which were not shown."""
         return any(split.sampled for split in self.description.splits.values())
 
+    @property
+    def negatives_are_new_to_users(self) -> bool:
+        """Whether some rows are sampled negatives, none of which is an ad that its user clicked."""
+        return self.has_sampled_negatives and not self.description.users_return
+
     def num_rows(self, split: str) -> int:
         """Returns the number of shown ads L of a split."""
         return self._split(split).rows

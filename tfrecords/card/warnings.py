@@ -97,7 +97,13 @@ def _clicks(card: model.DataCard) -> Found:
             f"{sum(s.sampled for s in card.splits.values()):,} rows are sampled negatives, "
             f"{card.data.sampled_negatives} for each click.",
             "Click rates and probabilities depend on this number: use them to rank ads, not to "
-            "price them. Shares of ad-side fields include the sampled negatives.",
+            "price them. Shares of ad-side fields include the sampled negatives."
+            + (
+                " Users return to ads, so a negative may be an ad that its user clicked in another "
+                "request."
+                if card.data.users_return
+                else ""
+            ),
         )
 
     if card.log_schema.negative_keep_rate < 1:

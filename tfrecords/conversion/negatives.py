@@ -5,6 +5,9 @@ user clicked in training. Ads that the user clicks later are not excluded: their
 future clicks. A held-out click gets ads of the whole catalog that its user never clicked. An ad
 is at most once in a request.
 
+If users return to ads, such as groceries and songs, the ads that the user clicked in other requests
+are not excluded: a ranker would learn that such an ad is always clicked.
+
 If ads change, a sampled ad has the fields that it had at the time of the click: its latest fields
 would distinguish it from the clicked ad.
 
@@ -19,6 +22,8 @@ import numpy as np
 from tfrecords import records
 
 _ATTEMPTS = 20
+# Users return to ads if this share of the training clicks repeats a click of the user on the ad.
+_MIN_REPEATED = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,9 @@ class NegativeSampler:
         count: Number of ads to sample per click.
         catalog: Encoded ads [N, …] by feature.
         log: The log.
+
+    Attributes:
+        users_return: Whether users return to ads that they clicked.
     """
 
     def __init__(self, count: int, catalog: Mapping[str, np.ndarray], log: LoggedRows) -> None:
@@ -59,6 +67,11 @@ class NegativeSampler:
         keys = _pairs(log.users, log.ad_rows)
         learned = log.clicked & log.is_train
         self._known = {True: np.unique(keys[learned]), False: np.unique(keys[log.clicked])}
+        num_clicks = np.count_nonzero(learned)
+        num_repeated = num_clicks - len(self._known[True])
+        self.users_return = bool(num_repeated > _MIN_REPEATED * num_clicks)
+        if self.users_return:
+            self._known = dict.fromkeys(self._known, keys[:0])
         whole = np.arange(self._num_ads, dtype=np.int32)
         self._pool = {True: np.unique(log.ad_rows[learned]), False: whole}
         if log.ad_features is not None:

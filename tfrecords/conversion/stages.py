@@ -580,6 +580,7 @@ class Stages:
             **{name: shard.model_dump() for name, (shard, _, _) in entries.items()},
             "varying": dataset_json.add([varying for _, varying, _ in entries.values()]),
             "other_users": sum(users for _, _, users in entries.values()),
+            "users_return": sampler is not None and sampler.users_return,
         }
 
     def _write_shard(
@@ -687,6 +688,7 @@ class Stages:
             requests_of_most_active_user=split.requests_of_most_active_user,
             split=dataclasses.replace(self._options.split, kind=split.requests.kind),
             sampled_negatives=self._options.sampled_negatives,
+            users_return=any(self._notes(split, "write", "users_return")),
             engagement_window_seconds=self._options.engagement_window_seconds,
             rows_inside_engagement_window=sum(self._notes(split, "pack", "young")),
             rows_after_end_of_log=split.rows_after_end,

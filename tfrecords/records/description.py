@@ -143,6 +143,8 @@ class DataSetDescription(pydantic.BaseModel):
         requests_of_most_active_user: Number of requests of the most active user.
         split: How the log was split.
         sampled_negatives: Sampled negatives per click.
+        users_return: Whether they may be ads that the user clicked in other requests, because users
+            return to ads.
         engagement_window_seconds: Maximum delay of an engagement after its click.
         rows_inside_engagement_window: Rows whose engagement and revenue are not known yet.
         rows_after_end_of_log: Rows among them that are so late that their time must be wrong.
@@ -171,6 +173,7 @@ class DataSetDescription(pydantic.BaseModel):
     requests_of_most_active_user: int = 0
     split: SplitOptions
     sampled_negatives: int
+    users_return: bool = False
     engagement_window_seconds: float
     rows_inside_engagement_window: int
     rows_after_end_of_log: int

@@ -726,6 +726,8 @@ def test_sampled_negatives_are_counted_apart(tmp_path):
     assert built.ads.new["test"].counted == "clicks"
     assert sum(own.impressions for own in built.ads.most_shown) == 80
     assert "rows are sampled negatives, 3 for each click" in texts(built)
+    actions = [own.action for own in built.warnings if "sampled negatives" in own.text]
+    assert "a negative may be an ad that its user clicked" in actions[0]
 
 
 def test_a_synthetic_log_is_sane_but_for_what_is_known(data_set):

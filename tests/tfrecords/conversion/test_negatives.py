@@ -1,4 +1,4 @@
-"""Sampled negatives: never the user's own, and nothing said of what is held out."""
+"""Sampled negatives: the user's own only if users return, and nothing said of what is held out."""
 
 import dataclasses
 import json
@@ -77,6 +77,20 @@ def test_held_out_draws_what_the_user_never_clicked_from_the_whole_catalog():
     assert second == {0, 1, 2, 3, 10, 11}
 
 
+@pytest.mark.parametrize(("repeats", "users_return"), [(1, False), (2, True)])
+def test_ads_of_other_requests_are_drawn_if_users_return_to_ads(repeats, users_return):
+    # User 1 clicks 10 ads in training; then ad 0 once or twice more. User 2 clicks ad 10.
+    ads = [*range(10), *[0] * repeats, 10]
+    users = [1] * (10 + repeats) + [2]
+    drawing = sampler(50, users, ads, np.ones(len(ads), bool))
+    made, _ = drawing.extend(requests_of([3]), np.array([3]), 0, (1,))
+    assert drawing.users_return is users_return
+    expected = set(range(11)) - {3} if users_return else {10}
+    assert set(made["ad_row"][1:].tolist()) == expected
+    held_out, _ = drawing.extend(requests_of([3]), np.array([3]), 2, (1,))
+    assert set(held_out["ad_row"][1:].tolist()) == expected | {11}
+
+
 def test_a_user_of_every_ad_gets_no_negatives():
     users, ads = [1, 1, 2], [0, 1, 0]
     made, added = sampler(5, users, ads, np.ones(3, bool), num_ads=2).extend(
@@ -134,6 +148,7 @@ def test_a_log_of_clicks_alone_gets_lists_with_negatives(plays, tmp_path):
     assert data_set.label_sum("train", "click") == 480
     assert data_set.num_rows("train") == 480 * 4
     assert data_set.description.splits["train"].sampled == 480 * 3
+    assert data_set.negatives_are_new_to_users
     # Negatives are no impressions: counts are of the log alone.
     assert data_set.catalog().impressions.sum() == 480
     ranking.check_trainable(data_set)

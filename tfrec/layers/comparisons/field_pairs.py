@@ -85,7 +85,7 @@ def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[values
     pairs = []
     for history in fitted.schema.histories:
         listed = fitted.schema.values_of(history)
-        if listed is not None and not (history.of == AD and data_set.has_sampled_negatives):
+        if listed is not None and not (history.of == AD and data_set.negatives_are_new_to_users):
             pairs.append((history, listed))
         for kind in ("categorical", "categorical_list") if history.name in ties else ():
             for own in histories.find_property_fields(fitted, history, kind):

@@ -171,8 +171,8 @@ def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
     may follow a row, or be of the same minute.
 
     Args:
-        data_set: The data set. With a history of ads, users are left out; with sampled negatives,
-            users with the ad, because they clicked none of their negatives.
+        data_set: The data set. With a history of ads, users are left out; users with the ad also
+            if they clicked none of their sampled negatives.
     """
     schema = data_set.schema
     if not data_set.label_count("validation", "click") or data_set.num_rows("train") > _MAX_ROWS:
@@ -184,7 +184,8 @@ def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
         for of_ad in _categorical(schema.ad_fields)
         if of_query.source != schema.user_key
         or not (
-            with_history or (schema.ad_key == (of_ad.source,) and data_set.has_sampled_negatives)
+            with_history
+            or (schema.ad_key == (of_ad.source,) and data_set.negatives_are_new_to_users)
         )
     ]
     if not pairs:

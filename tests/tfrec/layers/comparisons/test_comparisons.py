@@ -284,10 +284,10 @@ def test_without_pairs_there_are_no_columns():
 class Clicks(reader.DataSet):
     """A data set of clicked rows, one of each request."""
 
-    def __init__(self, fitted, query, ad, sampled=0):
+    def __init__(self, fitted, query, ad, sampled=0, users_return=False):
         self.fitted, self.schema = fitted, fitted.schema
         self.description = types.SimpleNamespace(
-            splits={"train": types.SimpleNamespace(sampled=sampled)}
+            splits={"train": types.SimpleNamespace(sampled=sampled)}, users_return=users_return
         )
         self._rows = {"query": tf.constant(query), "ad": tf.constant(ad)}
 
@@ -378,7 +378,7 @@ def test_unrelated_fields_with_the_same_values_are_seldom_compared():
     assert found == 0
 
 
-def pairs_of_histories(rows_of_sku, rows_of_category, sampled=0):
+def pairs_of_histories(rows_of_sku, rows_of_category, **negatives):
     """The compared pairs of a log of 200 rows with events of the ad's SKU and category."""
     # SKU 3 is of category 4, as SKU 13 is.
     recent = [[3 if row < rows_of_sku else 5, 0, 0] for row in range(200)]
@@ -386,7 +386,7 @@ def pairs_of_histories(rows_of_sku, rows_of_category, sampled=0):
     nothing = np.zeros((200, 3), np.int32)
     query = np.concatenate([recent, nothing, np.ones((200, 3)), seen, nothing], axis=1)
     ad = np.array([[3, 4]] * 200, np.int32)
-    log = Clicks(OF_HISTORIES, query.astype(np.int32), ad, sampled)
+    log = Clicks(OF_HISTORIES, query.astype(np.int32), ad, **negatives)
     found = comparisons.find_comparisons(log, {"recent": OF_SKUS})
     return [(history.name, field.name) for history, field in found]
 
@@ -399,7 +399,8 @@ def test_histories_are_compared_with_what_they_list_and_its_properties():
     assert pairs_of_histories(0, 0) == []
 
 
-def test_with_sampled_negatives_the_ad_itself_is_not_compared():
-    # No negative is an ad that the user clicked.
+def test_the_ad_itself_is_not_compared_if_no_negative_is_an_ad_that_its_user_clicked():
     pairs = [("recent", "category"), ("seen", "category")]
     assert pairs_of_histories(200, 200, sampled=800) == pairs
+    every = [("recent", "sku"), *pairs]
+    assert pairs_of_histories(200, 200, sampled=800, users_return=True) == every
