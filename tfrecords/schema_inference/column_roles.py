@@ -76,6 +76,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     varying = [column for column in in_folders if len(column.known) > 1]
     roles.time = take(times.find(free(), known, notes) or times.find(varying, known, notes))
     notes += times.split_notes(roles.time, [*free(), *in_folders])
+    notes += times.counter_notes(free()) if roles.time is None else []
     roles.request_key = take(keys.request_key(free(), roles.user_key, roles.time, notes))
     if roles.user_key is None and roles.request_key is None:
         roles.user_key = take(keys.session(free(), roles.time, notes))

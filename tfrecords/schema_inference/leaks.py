@@ -157,7 +157,8 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return "later rows have other values than earlier ones, as ids of sessions do"
     if _counts_rows(column, roles):
         return (
-            "counts 0, 1, 2 … for each user, perhaps the order of the rows; if so, name it as time"
+            "counts 0, 1, 2 … for each user, perhaps the order of the user's rows or requests; if "
+            "so, name it as time and convert with --split=leave_last_out"
         )
     if roles.events is not None and not _filled(column)[roles.impressions].any():
         return "empty or 0 in all impressions"
@@ -188,6 +189,8 @@ def _is_clock(column: Column, roles: Roles) -> bool:
     """Returns whether a column is another time."""
     if column.is_list:
         return False
+    if times.counted_unit(column, roles.time) is not None:
+        return True
     # A log of two weeks has few dates.
     if len(column.known) < _FEW_ROWS and not (roles.time and times.follows(column, roles.time)):
         return False
@@ -215,16 +218,27 @@ def _never_returns(column: Column, roles: Roles) -> bool:
 
 
 def _counts_rows(column: Column, roles: Roles) -> bool:
-    """Returns whether a column numbers the rows of each user."""
+    """Returns whether a column numbers the rows or the requests of each user."""
     user = roles.user_key
     if user is None or not column.is_whole or column.missing_share > 0:
         return False
-    order = np.argsort(user.codes, kind="stable")
-    numbers, users = column.by_row(column.numbers)[order], user.codes[order]
+    rows = np.argsort(user.codes, kind="stable")
+    if _are_counted(column, user, rows):
+        return True
+    if roles.request_key is None:
+        return False
+    requests = roles.request_key.codes[rows]
+    firsts = np.append(True, requests[1:] != requests[:-1])
+    return _are_counted(column, user, rows[firsts])
+
+
+def _are_counted(column: Column, user: Column, rows: np.ndarray) -> bool:
+    """Returns whether a column numbers the rows of each user, which are sorted by user."""
+    numbers, users = column.by_row(column.numbers)[rows], user.codes[rows]
     same = users[1:] == users[:-1]
-    firsts = np.append(True, ~same)
     is_step = np.diff(numbers)[same] == 1
-    starts = np.isin(numbers[firsts], (0, 1)).all()
+    # Of the first user of a part of the log, the sample may lack the first rows.
+    starts = np.isin(numbers[np.append(True, ~same)], (0, 1)).mean() > 0.9
     return bool(same.sum() >= _FEW_ROWS and is_step.mean() > 0.99 and starts)
 
 

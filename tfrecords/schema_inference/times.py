@@ -19,6 +19,8 @@ _SERIAL_DATES = (20_000, 80_000)
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p")
 # Larger than the nanoseconds of any date.
 _LATEST = 1e20
+# Units of counted time, the shortest first, and their lengths in days as factors of a line.
+_UNITS = {"day": "", "week": "7 * ", "month": "30 * "}
 # Rank correlation of a date with the row numbers, above which it follows the time.
 _MIN_CORRELATION = 0.9
 
@@ -149,6 +151,38 @@ def split_notes(time: Column | None, columns: Sequence[Column]) -> list[str]:
     ]
 
 
+def counter_notes(columns: Sequence[Column]) -> list[str]:
+    """Returns a note on the column of a log without a time that counts days, weeks or months."""
+    units = {c.name: counted_unit(c, None) for c in columns}
+    for unit, length in _UNITS.items():
+        for column in columns:
+            if units[column.name] == unit:
+                values = f"log[{column.name!r}]"
+                return [
+                    f"! {column.name!r} is not the time, because its numbers such as "
+                    f"{column.known[0]} are not dates. If it counts {unit}s, write dates before the "
+                    f"conversion, for example with pandas: {values} = "
+                    f'pd.to_datetime({length}{values}, unit="D", origin="2000-01-01")'
+                ]
+    return []
+
+
+def counted_unit(column: Column, time: Column | None) -> str | None:
+    """Returns the unit that a column counts, `day`, `week` or `month`, or None.
+
+    Args:
+        column: A column of the log.
+        time: The time of the log, which the numbers follow; None: unknown; they never fall then.
+    """
+    unit = next((unit for unit in _UNITS if unit in column.words), None)
+    if unit is None or not column.is_whole or _are_serial_dates(column):
+        return None
+    if not follows(column, time, column.numbers):
+        return None
+    rises = time is not None or bool((np.diff(column.by_row(column.numbers)) >= 0).all())
+    return unit if rises else None
+
+
 def are_days(time: Column) -> bool:
     """Returns whether times are dates without a time of day."""
     at = seconds(time)
@@ -199,9 +233,9 @@ def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | Non
     return False
 
 
-def follows(column: Column, time: Column | None) -> bool:
-    """Returns whether times rise or fall with the time of the log."""
-    dates = column.by_row(column.times)
+def follows(column: Column, time: Column | None, values: np.ndarray | None = None) -> bool:
+    """Returns whether times, or other known values [V], rise or fall with the time of the log."""
+    dates = column.by_row(column.times if values is None else values)
     order = np.arange(len(dates))
     if time is not None:
         order = np.argsort(time.by_row(time.times), kind="stable")

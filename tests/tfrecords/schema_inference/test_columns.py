@@ -630,6 +630,22 @@ def test_a_column_equal_in_adjacent_rows_is_the_request(tmp_path: pathlib.Path) 
     assert any("counts 0, 1, 2" in n and "'turn'" in n for n in notes)
 
 
+def test_numbers_of_the_requests_of_each_user_are_not_a_field(tmp_path: pathlib.Path) -> None:
+    # Each of 20 users has 6 orders of 3 products; the log begins within the orders of the first.
+    rows = [(f"o{user}-{number}", f"u{user}", number, f"p{(user + number * k) % 50}", 7 * user % 11)
+            for user in range(20) for number in range(3 * (user == 0) + 1, 7) for k in range(3)]  # fmt: skip
+    path = tmp_path / "orders.csv"
+    lines = [
+        "order_id,user_id,order_number,product_id,shop",
+        *(",".join(map(str, r)) for r in rows),
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    proposal, notes = infer.propose([path])
+    assert proposal["request_key"] == "order_id"
+    assert "order_number" not in {field["name"] for field in proposal["fields"]}
+    assert any("--split=leave_last_out" in n and "'order_number'" in n for n in notes)
+
+
 def test_codes_are_categories_and_titles_are_shown(tmp_path: pathlib.Path) -> None:
     of_item = {
         # Its name sounds like the user's.

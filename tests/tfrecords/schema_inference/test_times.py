@@ -130,3 +130,30 @@ def test_days_since_1900_are_not_seconds(
     # 45,413 is May 1, 2024.
     remedy = f'pd.to_datetime(log[{name!r}], unit="D", origin="1899-12-30")'
     assert all(note.endswith(remedy) for note in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "is_refused"), [("DAY", 1, True), ("week_no", 7, True), ("age", 1, False)]
+)
+def test_counted_days_are_to_be_dates(
+    tmp_path: pathlib.Path, name: str, days: int, is_refused: bool
+) -> None:
+    proposal, notes = propose(tmp_path, **{name: [1 + n // 4 for n in range(ROWS)]})
+    assert "time" not in proposal
+    assert (name not in {field["name"] for field in proposal["fields"]}) == is_refused
+    said = [note for note in notes if note.startswith(f"! {name!r} is not the time")]
+    assert len(said) == is_refused
+    factor = "" if days == 1 else f"{days} * "
+    remedy = f'= pd.to_datetime({factor}log[{name!r}], unit="D", origin="2000-01-01")'
+    assert all(note.endswith(remedy) for note in said)
+
+
+def test_days_that_follow_the_time_are_not_a_field_and_days_of_the_week_are(
+    tmp_path: pathlib.Path,
+) -> None:
+    counted, of_week = [1 + n // 4 for n in range(ROWS)], [n // 4 % 7 for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, time=TIMES, day=counted, day_of_week=of_week)
+    assert proposal["time"] == "time"
+    assert "day_of_week" in {field["name"] for field in proposal["fields"]}
+    assert any("a time, and later requests have other times" in note for note in notes)
+    assert "day" not in {field["name"] for field in proposal["fields"]}
