@@ -16,7 +16,7 @@ References:
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Self, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 import numpy as np
 import scipy.special
@@ -97,21 +97,26 @@ class PairRates:
             dict(encoding.columns(own))[field].start
             for own, field in zip(sides, fields, strict=True)
         ]
-        self._num_known = [len(fitted.statistics[field.name].vocabulary) for field in fields]
-        self._num_ads = fitted.cardinality(fields[1])
+        known = [len(fitted.statistics[field.name].vocabulary) for field in fields]
+        num_ads = fitted.cardinality(fields[1])
         rate = np.clip(rows.clicks.mean(), 1e-4, 1 - 1e-4)
-        self._logit = float(np.log(rate / (1 - rate)))
-        values = self._values(rows.query, rows.ad)
-        distinct, index = np.unique(self._numbers(*values), return_inverse=True)
+        values = self.values(rows.query, rows.ad)
+        numbers = _numbers(known, np.int64(num_ads), *values)
+        distinct, index = np.unique(numbers, return_inverse=True)
         # Larger than all others, so that a place is always found.
         distinct = np.append(distinct, np.iinfo(np.int64).max)
         with tf.init_scope():
-            self._pairs = tf.constant(distinct, tf.int64)
-            self._of_pairs = _counts(index, rows.clicks, len(distinct))
-            self._of_values = [
-                _counts(np.asarray(own), rows.clicks, fitted.cardinality(field))
-                for own, field in zip(values, fields, strict=True)
-            ]
+            self.tables = _Tables(
+                tf.constant(known),
+                tf.constant(num_ads, tf.int64),
+                tf.constant(np.log(rate / (1 - rate)), tf.float32),
+                tf.constant(distinct, tf.int64),
+                _counts(index, rows.clicks, len(distinct)),
+                *(
+                    _counts(np.asarray(own), rows.clicks, fitted.cardinality(field))
+                    for own, field in zip(values, fields, strict=True)
+                ),
+            )
 
     def __call__(
         self, query: tf.Tensor, ad: tf.Tensor, clicks: tf.Tensor | None = None
@@ -131,35 +136,67 @@ class PairRates:
             ad: [..., Wa] int32.
             clicks: [...] labels of training rows, which are left out; None: these are other rows.
         """
-        values = self._values(query, ad)
-        wanted = self._numbers(*values)
-        place = tf.reshape(tf.searchsorted(self._pairs, tf.reshape(wanted, [-1])), tf.shape(wanted))
-        is_found = tf.equal(tf.gather(self._pairs, place), wanted) & (wanted != _UNKNOWN)
-        of_pair = tf.where(is_found[..., None], tf.gather(self._of_pairs, place), 0.0)
-        of_values = [
-            tf.gather(table, own) for table, own in zip(self._of_values, values, strict=True)
-        ]
-        if clicks is not None:
-            is_known = ~tf.math.is_nan(clicks)
-            own = tf.stack([tf.where(is_known, clicks, 0.0), tf.cast(is_known, tf.float32)], -1)
-            of_pair, *of_values = (tf.nn.relu(counts - own) for counts in (of_pair, *of_values))
-        expected = self._logit
-        for counts in of_values:
-            expected += _log_odds(counts, self._logit, _ROWS_OF_VALUE) - self._logit
-        above = _log_odds(of_pair, expected, _ROWS_OF_PAIR) - expected
-        number = of_pair[..., 0]
-        features = [tf.math.log1p(number), tf.minimum(number, 1.0), above]
-        return expected, tf.stack(features, axis=-1)
+        return _with_expected(self.tables, *self.values(query, ad), clicks)
 
-    def _values(self, query: tf.Tensor, ad: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def values(self, query: tf.Tensor, ad: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the ids [...] of the two fields."""
         return query[..., self._columns[0]], ad[..., self._columns[1]]
 
-    def _numbers(self, of_query: tf.Tensor, of_ad: tf.Tensor) -> tf.Tensor:
-        """Returns a number of each pair of values, [...] int64."""
-        is_known = (of_query > 0) & (of_query <= self._num_known[0])
-        is_known &= (of_ad > 0) & (of_ad <= self._num_known[1])
-        number = tf.cast(of_query, tf.int64) * self._num_ads + tf.cast(of_ad, tf.int64)
-        return tf.where(is_known, number, np.int64(_UNKNOWN))
+
+class _Tables(NamedTuple):
+    """What is known of the values of two fields, and of their pairs.
+
+    Attributes:
+        known: [2] int32 largest ids of known values.
+        num_ads: Number of ids of the ad's field.
+        logit: Log odds of a click.
+        pairs: [P + 1] int64 sorted numbers of pairs.
+        of_pairs, of_query, of_ad: [P + 1, 2], [Vq, 2] and [Va, 2] float32 clicks and rows.
+    """
+
+    known: tf.Tensor
+    num_ads: tf.Tensor
+    logit: tf.Tensor
+    pairs: tf.Tensor
+    of_pairs: tf.Tensor
+    of_query: tf.Tensor
+    of_ad: tf.Tensor
+
+
+def _with_expected(
+    tables: _Tables, of_query: tf.Tensor, of_ad: tf.Tensor, clicks: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns what `PairRates.with_expected` returns, of ids [...] of values."""
+    wanted = _numbers(tables.known, tables.num_ads, of_query, of_ad)
+    place = tf.reshape(tf.searchsorted(tables.pairs, tf.reshape(wanted, [-1])), tf.shape(wanted))
+    is_found = tf.equal(tf.gather(tables.pairs, place), wanted) & (wanted != _UNKNOWN)
+    of_pair = tf.where(is_found[..., None], tf.gather(tables.of_pairs, place), 0.0)
+    of_values = [tf.gather(tables.of_query, of_query), tf.gather(tables.of_ad, of_ad)]
+    if clicks is not None:
+        is_known = ~tf.math.is_nan(clicks)
+        own = tf.stack([tf.where(is_known, clicks, 0.0), tf.cast(is_known, tf.float32)], -1)
+        of_pair, *of_values = (tf.nn.relu(counts - own) for counts in (of_pair, *of_values))
+    expected = tables.logit
+    for counts in of_values:
+        expected += _log_odds(counts, tables.logit, _ROWS_OF_VALUE) - tables.logit
+    above = _log_odds(of_pair, expected, _ROWS_OF_PAIR) - expected
+    number = of_pair[..., 0]
+    features = [tf.math.log1p(number), tf.minimum(number, 1.0), above]
+    return expected, tf.stack(features, axis=-1)
+
+
+# One graph for the many pairs of fields of a log.
+_traced_with_expected = tf.function(_with_expected, autograph=False, reduce_retracing=True)
+
+
+def _numbers(
+    known: tf.Tensor | Sequence[int], num_ads: tf.Tensor, of_query: tf.Tensor, of_ad: tf.Tensor
+) -> tf.Tensor:
+    """Returns a number of each pair of ids, [...] int64; see `_Tables`."""
+    is_known = (of_query > 0) & (of_query <= known[0])
+    is_known &= (of_ad > 0) & (of_ad <= known[1])
+    number = tf.cast(of_query, tf.int64) * num_ads + tf.cast(of_ad, tf.int64)
+    return tf.where(is_known, number, np.int64(_UNKNOWN))
 
 
 def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
@@ -234,7 +271,9 @@ def _rows_of_a_pair(fitted: encoding.FittedSchema, pair: FieldPair, rows: Labele
 
 def _features(rates: PairRates, rows: LabeledRows, clicks: np.ndarray | None = None) -> np.ndarray:
     """Returns the log odds expected of both values, then the features of the pair, [N, 1 + F]."""
-    return np.column_stack(rates.with_expected(rows.query, rows.ad, clicks)).astype(np.float64)
+    values = map(tf.constant, rates.values(rows.query, rows.ad))
+    clicks = None if clicks is None else tf.constant(clicks)
+    return np.column_stack(_traced_with_expected(rates.tables, *values, clicks))
 
 
 def _joined(known: _Features, own: _Features) -> _Features:
