@@ -8,8 +8,9 @@ import pathlib
 import sys
 
 # Workers share the cores: threads of FAISS (OpenMP) and of TensorFlow would wait for each other.
-for threads in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-    os.environ.setdefault(threads, "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 from repository import EXAMPLES, ROOT, SCRIPTS
 

@@ -1,4 +1,4 @@
-"""Baselines for retrieval: popularity, item neighbors, and a linear autoencoder.
+"""Baselines for retrieval: popularity, the user's own clicks, neighbors, a linear autoencoder.
 
 Each is a recommender as in `corpus_ranking`: called with queries, it returns the scores of all
 ads. They learn from `History`, the clicks of splits of a data set.
@@ -9,6 +9,8 @@ References:
     Deshpande and Karypis, Item-Based Top-N Recommendation Algorithms, 2004 (cosine).
     Bell and Koren, Improved Neighborhood-based Collaborative Filtering, 2007 (shrinkage).
     Steck, Embarrassingly Shallow Autoencoders for Sparse Data, 2019 (EASE).
+    Hu et al., Modeling Personalized Item Frequency Information for Next-basket Recommendation, 2020
+    (the user's own clicks).
 """
 
 import dataclasses
@@ -37,14 +39,16 @@ _POPULARITY_WEIGHT = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """Pairs of users and ads that they clicked, each pair once.
+    """Pairs of users and ads that they clicked.
 
     Attributes:
         users: [U] int64 fingerprints, ascending.
+        counts: [U, N] float32 number of the user's clicks on the ad.
         matrix: [U, N] float32, 1 where the user clicked the ad.
     """
 
     users: np.ndarray
+    counts: scipy.sparse.csr_array
     matrix: scipy.sparse.csr_array
 
     @property
@@ -53,12 +57,25 @@ class History:
         return self.matrix.sum(axis=0)
 
     def of(self, users: np.ndarray) -> scipy.sparse.csr_array:
-        """Returns the rows [B, N] of users; empty for unknown users."""
+        """Returns the rows [B, N] of the matrix of users; empty for unknown users."""
+        return self._of(self.matrix, users)
+
+    def counts_of(self, users: np.ndarray) -> scipy.sparse.csr_array:
+        """Returns the counts [B, N] of users; empty for unknown users."""
+        return self._of(self.counts, users)
+
+    @property
+    def repeated(self) -> float:
+        """Share of the clicks that repeat a click of the user on the ad."""
+        clicks = self.counts.data.sum(dtype=np.float64)
+        return (clicks - self.counts.nnz) / max(clicks, 1.0)
+
+    def _of(self, matrix: scipy.sparse.csr_array, users: np.ndarray) -> scipy.sparse.csr_array:
         if not len(self.users):
-            return scipy.sparse.csr_array((len(users), self.matrix.shape[1]), dtype=np.float32)
+            return scipy.sparse.csr_array((len(users), matrix.shape[1]), dtype=np.float32)
         rows = np.searchsorted(self.users, users).clip(max=len(self.users) - 1)
         known = scipy.sparse.diags_array((self.users[rows] == users).astype(np.float32))
-        return scipy.sparse.csr_array(known @ self.matrix[rows])
+        return scipy.sparse.csr_array(known @ matrix[rows])
 
 
 def read_history(data_set: reader.DataSet, splits: Sequence[str], num_ads: int) -> History | None:
@@ -72,9 +89,10 @@ def history_of(users: np.ndarray, ad_rows: np.ndarray, num_ads: int) -> History:
     """Returns the click history of each user, given clicks of users [H] on ads [H]."""
     distinct, user = np.unique(users, return_inverse=True)
     ones = np.ones(len(user), np.float32)
-    matrix = scipy.sparse.csr_array((ones, (user, ad_rows)), shape=(len(distinct), num_ads))
-    matrix.data[:] = 1.0  # clicks on the same ad were summed
-    return History(distinct, matrix)
+    counts = scipy.sparse.csr_array((ones, (user, ad_rows)), shape=(len(distinct), num_ads))
+    matrix = counts.copy()
+    matrix.data[:] = 1.0
+    return History(distinct, counts, matrix)
 
 
 class Popularity:
@@ -90,6 +108,23 @@ class Popularity:
     def __call__(self, queries: corpus_ranking.Queries) -> np.ndarray:
         """Returns [1, N]: the scores of any query."""
         return self._scores
+
+
+class OwnClicks:
+    """Scores ads by the number of the user's own clicks; the others are in the order of popularity.
+
+    Args:
+        history: The clicks to learn from.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._fallback = _order_by_popularity(history)
+
+    def __call__(self, queries: corpus_ranking.Queries) -> np.ndarray:
+        """Returns [B, N]: numbers of clicks."""
+        assert queries.user is not None
+        return self._history.counts_of(queries.user).toarray() + self._fallback
 
 
 class ItemNeighbors:
@@ -112,8 +147,7 @@ class ItemNeighbors:
     ) -> None:
         self._history = history
         self._similarity = item_similarity(history.matrix, num_neighbors, shrinkage)
-        clicks = history.clicks
-        self._fallback = (_POPULARITY_WEIGHT * clicks / max(clicks.max(), 1.0)).astype(np.float32)
+        self._fallback = _order_by_popularity(history)
 
     def __call__(self, queries: corpus_ranking.Queries) -> np.ndarray:
         """Returns [B, N]: summed similarities."""
@@ -170,6 +204,12 @@ class Ease:
         """Returns [B, N]: the users' clicks times the weights."""
         assert queries.user is not None
         return self._history.of(queries.user) @ self._weights
+
+
+def _order_by_popularity(history: History) -> np.ndarray:
+    """Returns [N] float32: scores below any relevant one."""
+    clicks = history.clicks
+    return (_POPULARITY_WEIGHT * clicks / max(clicks.max(), 1.0)).astype(np.float32)
 
 
 def _largest_of_each_row(

@@ -21,6 +21,8 @@ from tfrecords.schema import NUM_CANDIDATES
 MAX_CLICKS = 5_000
 MAX_HELD_OUT_CLICKS = 2_000_000
 _NO_USERS = "the schema names no user_key"
+# If more clicks repeat one of the user on the ad, the user's own clicks are a baseline.
+_MIN_REPEATED = 0.1
 
 
 def evaluate_retrieval(
@@ -56,6 +58,8 @@ def evaluate_retrieval(
     }
     if len(catalog) <= baselines.MAX_ADS_OF_EASE:
         recommenders["ease"] = _NO_USERS if history is None else baselines.Ease(history)
+    if history is not None and history.repeated > _MIN_REPEATED:
+        recommenders["own_clicks"] = baselines.OwnClicks(history)
     if truth is not None:
         recommenders["ground_truth"] = ground_truth.recommender(truth, catalog)
     measured = compare_recommenders(data_set, recommenders, history, max_clicks)

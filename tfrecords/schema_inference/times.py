@@ -160,8 +160,8 @@ def counter_notes(columns: Sequence[Column]) -> list[str]:
                 values = f"log[{column.name!r}]"
                 return [
                     f"! {column.name!r} is not the time, because its numbers such as "
-                    f"{column.known[0]} are not dates. If it counts {unit}s, write dates before the "
-                    f"conversion, for example with pandas: {values} = "
+                    f"{column.known[0]} are not dates. If it counts {unit}s, write dates before "
+                    f"the conversion, for example with pandas: {values} = "
                     f'pd.to_datetime({length}{values}, unit="D", origin="2000-01-01")'
                 ]
     return []

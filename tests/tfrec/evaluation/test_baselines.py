@@ -28,11 +28,21 @@ def test_a_history_holds_each_pair_once_and_nothing_of_unknown_users(history):
     assert history.of(np.array([7, 99, 5])).toarray().tolist() == expected
     empty = baselines.history_of(np.empty(0, np.int64), np.empty(0, np.int32), 4)
     assert empty.of(np.array([7])).toarray().tolist() == [[0, 0, 0, 0]]
+    assert history.counts_of(np.array([99, 5])).toarray().tolist() == [[0, 0, 0, 0], [2, 1, 0, 0]]
 
 
 def test_popularity_is_one_row_of_counts_for_everybody():
     scores = baselines.Popularity(np.array([3, 0, 5]))(asked(1, 2))
     assert scores.tolist() == [[3.0, 0.0, 5.0]]
+
+
+def test_a_users_own_clicks_are_counted_and_followed_by_popular_ads(history):
+    scores = baselines.OwnClicks(history)(asked(5, 7, 99))
+    assert scores[:2].round().tolist() == [[2, 1, 0, 0], [0, 1, 1, 0]]
+    assert np.argsort(-scores[2], kind="stable").tolist() == [1, 0, 2, 3]
+    # One of seven clicks repeats another one.
+    assert history.repeated == pytest.approx(1 / 7)
+    assert baselines.history_of(np.empty(0, np.int64), np.empty(0, np.int32), 4).repeated == 0
 
 
 def test_item_neighbors_add_cosines(history):

@@ -169,6 +169,23 @@ def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
     assert report.recommenders["popularity"].excluding_seen["corpus_recall_at_10"] < 0.25
 
 
+def test_where_users_return_to_ads_their_own_clicks_are_a_baseline(retrieval_config, tmp_path):
+    # Each user plays 20 of 80 songs, some often.
+    rng, often = np.random.default_rng(0), 0.8 ** np.arange(20)
+    songs = [
+        rng.choice(rng.choice(80, 20, replace=False), 50, p=often / often.sum()) for _ in range(60)
+    ]
+    table = pa.table({"user": np.repeat(np.arange(60), 50), "song": np.concatenate(songs)})
+    pq.write_table(table, tmp_path / "plays.parquet")
+    source = convert.Source(tmp_path / "plays.parquet", TASTES, format="tabular")
+    convert.convert(source, tmp_path / "data", split="leave_random_fraction_out")
+    data_set = reader.DataSet(tmp_path / "data")
+    two_tower = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
+    found = evaluation.evaluate_retrieval(data_set, two_tower).recommenders
+    own, neighbors = (found[n].metrics["corpus_recall_at_10"] for n in ("own_clicks", "item_knn"))
+    assert own > neighbors + 0.2
+
+
 def clicks_in_ten(tastes):
     data_set, two_tower = tastes
     funnel = evaluation.evaluate_whole_system(

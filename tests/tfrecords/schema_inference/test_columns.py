@@ -632,8 +632,12 @@ def test_a_column_equal_in_adjacent_rows_is_the_request(tmp_path: pathlib.Path) 
 
 def test_numbers_of_the_requests_of_each_user_are_not_a_field(tmp_path: pathlib.Path) -> None:
     # Each of 20 users has 6 orders of 3 products; the log begins within the orders of the first.
-    rows = [(f"o{user}-{number}", f"u{user}", number, f"p{(user + number * k) % 50}", 7 * user % 11)
-            for user in range(20) for number in range(3 * (user == 0) + 1, 7) for k in range(3)]  # fmt: skip
+    rows = [
+        (f"o{user}-{number}", f"u{user}", number, f"p{(user + number * k) % 50}", 7 * user % 11)
+        for user in range(20)
+        for number in range(4 if user == 0 else 1, 7)
+        for k in range(3)
+    ]
     path = tmp_path / "orders.csv"
     lines = [
         "order_id,user_id,order_number,product_id,shop",
