@@ -48,7 +48,7 @@ def _require_legacy_keras() -> None:
 def _spare_threads() -> None:
     """Gives an operation one thread if there are two cores: two would mostly wait for each other.
 
-    Training takes 10 to 16 % less processor time (docs/results.md#training).
+    Training takes 13 to 18 % less processor time (docs/results.md#training).
     """
     if (os.cpu_count() or 1) <= 2:
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
