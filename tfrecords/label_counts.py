@@ -18,6 +18,9 @@ FEW_POSITIVES = 100
 LEAK_AUC = 0.98
 """A field that alone reaches this AUC was probably written after the label was known."""
 
+RETURNING_SHARE = 0.1
+"""Users return to ads if more than this share of the clicks repeats one of the user on the ad."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelRows:

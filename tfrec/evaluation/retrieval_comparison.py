@@ -15,14 +15,12 @@ from tfrec.config import EvaluationConfig
 from tfrec.evaluation import baselines, corpus_ranking, ground_truth, report
 from tfrec.evaluation.ground_truth import SPLIT
 from tfrec.heads import CLICK
-from tfrecords import reader
+from tfrecords import label_counts, reader
 from tfrecords.schema import NUM_CANDIDATES
 
 MAX_CLICKS = 5_000
 MAX_HELD_OUT_CLICKS = 2_000_000
 _NO_USERS = "the schema names no user_key"
-# If more clicks repeat one of the user on the ad, the user's own clicks are a baseline.
-_MIN_REPEATED = 0.1
 
 
 def evaluate_retrieval(
@@ -58,7 +56,7 @@ def evaluate_retrieval(
     }
     if len(catalog) <= baselines.MAX_ADS_OF_EASE:
         recommenders["ease"] = _NO_USERS if history is None else baselines.Ease(history)
-    if history is not None and history.repeated > _MIN_REPEATED:
+    if history is not None and history.repeated > label_counts.RETURNING_SHARE:
         recommenders["own_clicks"] = baselines.OwnClicks(history)
     if truth is not None:
         recommenders["ground_truth"] = ground_truth.recommender(truth, catalog)

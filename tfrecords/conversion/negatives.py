@@ -19,11 +19,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfrecords import records
+from tfrecords import label_counts, records
 
 _ATTEMPTS = 20
-# Users return to ads if this share of the training clicks repeats a click of the user on the ad.
-_MIN_REPEATED = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +67,7 @@ class NegativeSampler:
         self._known = {True: np.unique(keys[learned]), False: np.unique(keys[log.clicked])}
         num_clicks = np.count_nonzero(learned)
         num_repeated = num_clicks - len(self._known[True])
-        self.users_return = bool(num_repeated > _MIN_REPEATED * num_clicks)
+        self.users_return = bool(num_repeated > label_counts.RETURNING_SHARE * num_clicks)
         if self.users_return:
             self._known = dict.fromkeys(self._known, keys[:0])
         whole = np.arange(self._num_ads, dtype=np.int32)
