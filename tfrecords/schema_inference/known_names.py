@@ -58,7 +58,7 @@ TIMES = (
     "day", "hour",
 )  # fmt: skip
 # Last words of times.
-TIME_WORDS = {"time", "timestamp", "ts", "at", "date"}
+TIME_WORDS = {"time", "timestamp", "ts", "at", "date", "dt"}
 # Words of the times at which a warehouse copied or changed a row.
 JOBS = {
     "load", "loaded", "etl", "elt", "ingest", "ingested", "ingestion", "insert", "inserted", "sync",

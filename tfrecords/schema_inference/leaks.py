@@ -31,8 +31,10 @@ _DONE = {
     "completed",
 }  # fmt: skip
 _TEXTS_OF_RATINGS = {"text", "summary"}
-# Words for how often a user chose an ad, in a log of choices.
-_FREQUENCIES = {"weight", "cnt", "count", "plays", "playcount", "listens"}
+# Words for how often or how much of an ad a user chose, in a log of choices.
+_FREQUENCIES = {
+    "weight", "cnt", "count", "plays", "playcount", "listens", "quantity", "qty", "amount", "units",
+}  # fmt: skip
 # Words for counts of an ad or a user, which leak if they include the whole log.
 _COUNTED = {
     "click", "clicks", "clicked", "clk", "impressions", "ctr", "cvr", "conversion", "conversions",
@@ -151,6 +153,11 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return None
     if is_request_id(column, roles.user_key) and len(column.known) > _FEW_ROWS:
         return _OF_REQUESTS
+    if _tells_the_ad(column, roles):
+        return (
+            f"each value goes with one {roles.ad_key.name!r}, so it tells which ad was chosen; if "
+            "it identifies the ad, name it as ad_key"
+        )
     if _is_clock(column, roles):
         return "a time, and later requests have other times"
     if _never_returns(column, roles):
@@ -183,6 +190,19 @@ def _is_unique(column: Column, sample: Sample) -> bool:
         return column.is_whole and bool((np.diff(numbers) > 0).all())
     # Titles are unique, but their words repeat.
     return kinds.separator(column) is None
+
+
+def _tells_the_ad(column: Column, roles: Roles) -> bool:
+    """Returns whether a column is finer than the ad, such as a song if the ad is the artist.
+
+    Only a log of choices is checked: a placement that always shows the same ad is context.
+    """
+    if roles.click is not None or roles.events is not None:
+        return False
+    if column.is_list or kinds.kind(column, [])["kind"] != "categorical":
+        return False
+    is_of_ad = log_sample.is_constant_per_ad(column, roles.ad_key)
+    return not is_of_ad and log_sample.is_constant_per_ad(roles.ad_key, column)
 
 
 def _is_clock(column: Column, roles: Roles) -> bool:

@@ -1053,3 +1053,24 @@ def test_the_index_of_an_object_is_only_a_position(
     proposal, _ = infer.propose([path])
     assert proposal["position"] == ("items.pos" if has_position else "items#")
     assert sides(proposal) == {"user_id": "query", "items_id": "ad"}
+
+
+def test_what_tells_or_follows_the_chosen_ad_is_not_a_field(tmp_path: pathlib.Path) -> None:
+    # Plays of songs, of which only the artists are named like ads.
+    songs = [n * n % 97 for n in range(1200)]
+    columns = {
+        "user_id": [f"u{n % 23}" for n in range(1200)],
+        "item_id": [f"artist{song % 13}" for song in songs],
+        "track": [f"song{song}" for song in songs],
+        "quantity": [1 + n % 3 for n in range(1200)],
+        "device": [("phone", "web")[n % 2] for n in range(1200)],
+    }
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert proposal["click"] is None
+    assert sides(proposal) == {"user_id": "query", "item_id": "ad", "device": "query"}
+    assert any("each value goes with one 'item_id'" in n and "'track'" in n for n in notes)
+    assert any("known only after the ad was shown" in n and "'quantity'" in n for n in notes)
+    # In a log of impressions, what always goes with the same ad says nothing of the click.
+    columns["click"] = [int(n % 5 == 0) for n in range(1200)]
+    proposal, _ = infer.propose([write(tmp_path / "shown.tsv", columns)])
+    assert {"track", "quantity"} <= set(sides(proposal))

@@ -157,3 +157,9 @@ def test_days_that_follow_the_time_are_not_a_field_and_days_of_the_week_are(
     assert "day_of_week" in {field["name"] for field in proposal["fields"]}
     assert any("a time, and later requests have other times" in note for note in notes)
     assert "day" not in {field["name"] for field in proposal["fields"]}
+
+
+def test_a_date_may_be_named_dt(tmp_path: pathlib.Path) -> None:
+    dates = [at.strftime("%m/%d/%Y") for at in TIMES]
+    proposal, _ = propose(tmp_path, transaction_dt=dates)
+    assert (proposal["time"], proposal["time_format"]) == ("transaction_dt", "%m/%d/%Y")

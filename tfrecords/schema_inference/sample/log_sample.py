@@ -309,9 +309,8 @@ def _column(name: str, table: str, column: pa.ChunkedArray, notes: list[str]) ->
         notes.append(f"{name!r} holds lists in brackets, such as {max(values, key=len)[:40]!r}.")
         values, is_list = ["|".join(texts_of(value, "|")) for value in values], True
     found = Column(name, table, values, codes, is_list, is_time)
-    is_named = not {"time", "timestamp", "date", "day", "at", "datum", "zeit"}.isdisjoint(
-        found.words
-    )
+    words = {*known_names.TIME_WORDS, "day", "datum", "zeit"}
+    is_named = not words.isdisjoint(found.words)
     if is_list or is_time or not (is_named or found.plain_words in known_names.TIMES):
         return found
     counts = found.counts[~found.is_missing]
