@@ -17,6 +17,8 @@ _DAY = 86_400
 _SERIAL_DATES = (20_000, 80_000)
 # Formats of times of day.
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p")
+# Numbers such as 1231 are months and days if all of at least this many values can be.
+_MIN_DATES = 10
 # Larger than the nanoseconds of any date.
 _LATEST = 1e20
 # Units of counted time, the shortest first, and their lengths in days as factors of a line.
@@ -63,6 +65,14 @@ def find(
                     f"{log_sample.percent(missing, 2)} of the rows "
                     f"lack {column.name!r} and are rejected."
                 )
+            if _are_months_and_days(column):
+                values = f"log[{column.name!r}]"
+                notes.append(
+                    f"! {column.name!r} has a month and a day such as {column.known[0]}, which "
+                    "count as seconds: the order is right within a year, but ages are not. "
+                    "Write dates before the conversion, for example with pandas, with the right "
+                    f'year: {values} = pd.to_datetime("2000" + {values}.astype(str).str.zfill(4))'
+                )
             return _with_hours(column, [*named, *ending, *columns])
         is_text = not column.is_numeric and clock_format(column) is None
         if column in named and is_text and np.isnan(column.times).any():
@@ -107,6 +117,15 @@ def _are_serial_dates(column: Column) -> bool:
     in_range = low <= column.numbers.min() and column.numbers.max() <= high
     is_of_days = not {"date", "day", "datum"}.isdisjoint(column.words)
     return bool(in_range) and (is_of_days or not column.is_whole)
+
+
+def _are_months_and_days(column: Column) -> bool:
+    """Returns whether numbers are months and days such as 1231."""
+    if not column.is_whole or column.time_format is not None:
+        return False
+    months, days = np.divmod(column.numbers, 100)
+    in_range = (months >= 1) & (months <= 12) & (days >= 1) & (days <= 31)
+    return bool(in_range.all()) and len(column.known) >= _MIN_DATES
 
 
 def clock_format(column: Column) -> str | None:

@@ -163,3 +163,12 @@ def test_a_date_may_be_named_dt(tmp_path: pathlib.Path) -> None:
     dates = [at.strftime("%m/%d/%Y") for at in TIMES]
     proposal, _ = propose(tmp_path, transaction_dt=dates)
     assert (proposal["time"], proposal["time_format"]) == ("transaction_dt", "%m/%d/%Y")
+
+
+@pytest.mark.parametrize("are_dates", [True, False])
+def test_months_and_days_are_not_seconds(tmp_path: pathlib.Path, are_dates: bool) -> None:
+    numbers = [100 * (5 + n // 20) + 1 + n % 20 + (0 if are_dates else 79) for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, time_stamp=numbers)
+    assert proposal["time"] == "time_stamp"
+    remedy = "pd.to_datetime(\"2000\" + log['time_stamp'].astype(str).str.zfill(4))"
+    assert any(note.endswith(remedy) for note in notes) == are_dates
