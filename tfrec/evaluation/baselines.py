@@ -14,6 +14,7 @@ References:
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,12 +45,15 @@ class History:
     Attributes:
         users: [U] int64 fingerprints, ascending.
         counts: [U, N] float32 number of the user's clicks on the ad.
-        matrix: [U, N] float32, 1 where the user clicked the ad.
     """
 
     users: np.ndarray
     counts: scipy.sparse.csr_array
-    matrix: scipy.sparse.csr_array
+
+    @functools.cached_property
+    def matrix(self) -> scipy.sparse.csr_array:
+        """[U, N] float32: 1 where the user clicked the ad."""
+        return self.counts.sign()
 
     @property
     def clicks(self) -> np.ndarray:
@@ -90,9 +94,7 @@ def history_of(users: np.ndarray, ad_rows: np.ndarray, num_ads: int) -> History:
     distinct, user = np.unique(users, return_inverse=True)
     ones = np.ones(len(user), np.float32)
     counts = scipy.sparse.csr_array((ones, (user, ad_rows)), shape=(len(distinct), num_ads))
-    matrix = counts.copy()
-    matrix.data[:] = 1.0
-    return History(distinct, counts, matrix)
+    return History(distinct, counts)
 
 
 class Popularity:

@@ -172,18 +172,18 @@ def split_notes(time: Column | None, columns: Sequence[Column]) -> list[str]:
 
 def counter_notes(columns: Sequence[Column]) -> list[str]:
     """Returns a note on the column of a log without a time that counts days, weeks or months."""
-    units = {c.name: counted_unit(c, None) for c in columns}
-    for unit, length in _UNITS.items():
-        for column in columns:
-            if units[column.name] == unit:
-                values = f"log[{column.name!r}]"
-                return [
-                    f"! {column.name!r} is not the time, because its numbers such as "
-                    f"{column.known[0]} are not dates. If it counts {unit}s, write dates before "
-                    f"the conversion, for example with pandas: {values} = "
-                    f'pd.to_datetime({length}{values}, unit="D", origin="2000-01-01")'
-                ]
-    return []
+    # The first column of each unit.
+    counters = {counted_unit(column, None): column for column in reversed(columns)}
+    unit = next((unit for unit in _UNITS if unit in counters), None)
+    if unit is None:
+        return []
+    column = counters[unit]
+    values = f"log[{column.name!r}]"
+    return [
+        f"! {column.name!r} is not the time, because its numbers such as {column.known[0]} are not "
+        f"dates. If it counts {unit}s, write dates before the conversion, for example with pandas: "
+        f'{values} = pd.to_datetime({_UNITS[unit]}{values}, unit="D", origin="2000-01-01")'
+    ]
 
 
 def counted_unit(column: Column, time: Column | None) -> str | None:
@@ -196,7 +196,7 @@ def counted_unit(column: Column, time: Column | None) -> str | None:
     unit = next((unit for unit in _UNITS if unit in column.words), None)
     if unit is None or not column.is_whole or _are_serial_dates(column):
         return None
-    if not follows(column, time, column.numbers):
+    if not follows(column, time):
         return None
     rises = time is not None or bool((np.diff(column.by_row(column.numbers)) >= 0).all())
     return unit if rises else None
@@ -252,9 +252,9 @@ def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | Non
     return False
 
 
-def follows(column: Column, time: Column | None, values: np.ndarray | None = None) -> bool:
-    """Returns whether times, or other known values [V], rise or fall with the time of the log."""
-    dates = column.by_row(column.times if values is None else values)
+def follows(column: Column, time: Column | None) -> bool:
+    """Returns whether times, or other numbers, rise or fall with the time of the log."""
+    dates = column.by_row(column.times)
     order = np.arange(len(dates))
     if time is not None:
         order = np.argsort(time.by_row(time.times), kind="stable")

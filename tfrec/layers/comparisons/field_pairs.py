@@ -45,8 +45,8 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[val
       left out: two sets of ids that count from 1 have nothing in common.
     - Histories and the field that they list, and the properties as which a history of ads is also
       read, lists among them, if this happens at all, in clicked rows or not: what users do not
-      click again matters as much. With sampled negatives, the ad itself is left out: users clicked
-      none of their negatives, so an equal ad would reveal the click.
+      click again matters as much. If users clicked none of their sampled negatives, the ad itself
+      is left out: an equal ad would reveal the click.
 
     Args:
         data_set: The data set; up to 20,000 clicked training rows are read, and if it has histories

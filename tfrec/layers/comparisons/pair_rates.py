@@ -22,7 +22,7 @@ import numpy as np
 import scipy.special
 import tensorflow as tf
 
-from tfrec.layers.comparisons.values import FieldPair
+from tfrec.layers.comparisons.values import FieldPair, columns_of
 from tfrecords import encoding, reader
 from tfrecords.schema import AD, Field
 
@@ -92,23 +92,17 @@ class PairRates:
 
     def __init__(self, fitted: encoding.FittedSchema, fields: FieldPair, rows: LabeledRows) -> None:
         self.fields = fields
-        sides = (fitted.schema.query_fields, fitted.schema.ad_fields)
-        self._columns = [
-            dict(encoding.columns(own))[field].start
-            for own, field in zip(sides, fields, strict=True)
-        ]
+        self._columns = [columns.start for columns in columns_of(fitted, *fields)]
         known = [len(fitted.statistics[field.name].vocabulary) for field in fields]
-        num_ads = fitted.cardinality(fields[1])
         rate = np.clip(rows.clicks.mean(), 1e-4, 1 - 1e-4)
         values = self.values(rows.query, rows.ad)
-        numbers = _numbers(known, np.int64(num_ads), *values)
+        numbers = _numbers(known, np.int64(fitted.cardinality(fields[1])), *values)
         distinct, index = np.unique(numbers, return_inverse=True)
         # Larger than all others, so that a place is always found.
         distinct = np.append(distinct, np.iinfo(np.int64).max)
         with tf.init_scope():
             self.tables = _Tables(
                 tf.constant(known),
-                tf.constant(num_ads, tf.int64),
                 tf.constant(np.log(rate / (1 - rate)), tf.float32),
                 tf.constant(distinct, tf.int64),
                 _counts(index, rows.clicks, len(distinct)),
@@ -148,14 +142,12 @@ class _Tables(NamedTuple):
 
     Attributes:
         known: [2] int32 largest ids of known values.
-        num_ads: Number of ids of the ad's field.
         logit: Log odds of a click.
         pairs: [P + 1] int64 sorted numbers of pairs.
         of_pairs, of_query, of_ad: [P + 1, 2], [Vq, 2] and [Va, 2] float32 clicks and rows.
     """
 
     known: tf.Tensor
-    num_ads: tf.Tensor
     logit: tf.Tensor
     pairs: tf.Tensor
     of_pairs: tf.Tensor
@@ -167,7 +159,7 @@ def _with_expected(
     tables: _Tables, of_query: tf.Tensor, of_ad: tf.Tensor, clicks: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns what `PairRates.with_expected` returns, of ids [...] of values."""
-    wanted = _numbers(tables.known, tables.num_ads, of_query, of_ad)
+    wanted = _numbers(tables.known, tf.shape(tables.of_ad, tf.int64)[0], of_query, of_ad)
     place = tf.reshape(tf.searchsorted(tables.pairs, tf.reshape(wanted, [-1])), tf.shape(wanted))
     is_found = tf.equal(tf.gather(tables.pairs, place), wanted) & (wanted != _UNKNOWN)
     of_pair = tf.where(is_found[..., None], tf.gather(tables.of_pairs, place), 0.0)
@@ -192,7 +184,13 @@ _traced_with_expected = tf.function(_with_expected, autograph=False, reduce_retr
 def _numbers(
     known: tf.Tensor | Sequence[int], num_ads: tf.Tensor, of_query: tf.Tensor, of_ad: tf.Tensor
 ) -> tf.Tensor:
-    """Returns a number of each pair of ids, [...] int64; see `_Tables`."""
+    """Returns a number of each pair of ids, [...] int64.
+
+    Args:
+        known: See `_Tables`.
+        num_ads: Number of ids of the ad's field.
+        of_query, of_ad: Ids [...].
+    """
     is_known = (of_query > 0) & (of_query <= known[0])
     is_known &= (of_ad > 0) & (of_ad <= known[1])
     number = tf.cast(of_query, tf.int64) * num_ads + tf.cast(of_ad, tf.int64)
@@ -271,8 +269,7 @@ def _rows_of_a_pair(fitted: encoding.FittedSchema, pair: FieldPair, rows: Labele
 
 def _features(rates: PairRates, rows: LabeledRows, clicks: np.ndarray | None = None) -> np.ndarray:
     """Returns the log odds expected of both values, then the features of the pair, [N, 1 + F]."""
-    values = map(tf.constant, rates.values(rows.query, rows.ad))
-    clicks = None if clicks is None else tf.constant(clicks)
+    values = rates.values(rows.query, rows.ad)
     return np.column_stack(_traced_with_expected(rates.tables, *values, clicks))
 
 
@@ -302,11 +299,8 @@ def _held_out_losses(features: _Features, labels: tuple[np.ndarray, np.ndarray])
         curvature = training.T @ (training * (p * (1 - p))[:, None])
         curvature += np.eye(len(weights))
         weights -= np.linalg.solve(curvature, training.T @ (p - labels[0]) + weights)
-    return _losses(held_out @ weights, labels[1])
-
-
-def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return np.logaddexp(0.0, logits) - labels * logits
+    logits = held_out @ weights
+    return np.logaddexp(0.0, logits) - labels[1] * logits
 
 
 def _log_odds(counts: tf.Tensor, expected: tf.Tensor | float, num_rows: float) -> tf.Tensor:
