@@ -177,8 +177,22 @@ def _with_expected(
     return expected, tf.stack(features, axis=-1)
 
 
-# One graph for the many pairs of fields of a log.
-_traced_with_expected = tf.function(_with_expected, autograph=False, reduce_retracing=True)
+# One graph for the many pairs of fields of a log. Rows that are not of training have labels of NaN.
+_traced_with_expected = tf.function(
+    _with_expected,
+    input_signature=[
+        _Tables(
+            tf.TensorSpec([2], tf.int32),
+            tf.TensorSpec([], tf.float32),
+            tf.TensorSpec([None], tf.int64),
+            *[tf.TensorSpec([None, 2], tf.float32)] * 3,
+        ),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.float32),
+    ],
+    autograph=False,
+)
 
 
 def _numbers(
@@ -235,7 +249,7 @@ def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
             rates = PairRates(data_set.fitted, pair, training)
             candidates[pair] = (
                 _features(rates, last, last.clicks),
-                _features(rates, held_out),
+                _features(rates, held_out, np.full_like(held_out.clicks, np.nan)),
             )
     chosen: list[FieldPair] = []
     known: _Features = (np.empty((len(labels[0]), 0)), np.empty((len(labels[1]), 0)))
@@ -267,7 +281,7 @@ def _rows_of_a_pair(fitted: encoding.FittedSchema, pair: FieldPair, rows: Labele
     return len(rows.clicks) / math.prod(sizes)
 
 
-def _features(rates: PairRates, rows: LabeledRows, clicks: np.ndarray | None = None) -> np.ndarray:
+def _features(rates: PairRates, rows: LabeledRows, clicks: np.ndarray) -> np.ndarray:
     """Returns the log odds expected of both values, then the features of the pair, [N, 1 + F]."""
     values = rates.values(rows.query, rows.ad)
     return np.column_stack(_traced_with_expected(rates.tables, *values, clicks))
