@@ -5,6 +5,7 @@ from tfrec.layers.biases import PositionBias, UserBias
 from tfrec.layers.comparisons import (
     Comparisons,
     FieldPair,
+    LabeledRows,
     PairRates,
     find_comparisons,
     find_pair_rates,
@@ -59,6 +60,7 @@ __all__ = [
     "HistoryTokens",
     "IdDropout",
     "KeyIds",
+    "LabeledRows",
     "LayerNorm",
     "Logits",
     "NumericSlopes",

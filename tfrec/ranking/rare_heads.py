@@ -30,7 +30,6 @@ from tfrecords import reader
 # Only the last clicked rows are kept, to bound time and memory.
 _MAX_ROWS = 200_000
 _MIN_POSITIVES, _MIN_HELD_OUT_POSITIVES = 50, 5
-_REQUESTS_PER_BATCH = 4_096
 _STEPS, _STEPS_PER_ESTIMATE, _FIRST_ESTIMATE, _LAST_STEPS = 200, 15, 45, 20
 _LEARNING_RATE = 0.06
 _PRECISION, _MIN_PRECISION, _MAX_PRECISION = 15.0, 5.0, 3e4
@@ -53,31 +52,16 @@ def fit(
     """
     if not len(machine.field_of_row):  # Vectors alone have no ids.
         return False
-    query, ad, labels = _clicked_rows(data_set, head)
+    rows = layers.LabeledRows.read(data_set, "train", _MAX_ROWS, head, clicked=True)
+    labels = rows.labels.astype(np.float64)
     positives = int(labels.sum())
     if min(positives, len(labels) - positives) < _MIN_POSITIVES:
         return False
-    sides = matrices(machine, query, ad)
+    sides = matrices(machine, rows.query, rows.ad)
     intercept, table = fit_table(sides, labels, machine.field_of_row, layers.RANK, seed)
     machine.intercept.assign(intercept)
     machine.table.assign(table)
     return True
-
-
-def _clicked_rows(data_set: reader.DataSet, head: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns ids of queries [N, Wq] and ads [N, Wa] of clicked rows, and their labels [N]."""
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    num_rows = 0
-    for batch in data_set.batches("train", _REQUESTS_PER_BATCH):
-        labels = batch[head].numpy()
-        kept = batch["mask"].numpy() & (batch[CLICK.label].numpy() == 1) & ~np.isnan(labels)
-        request = np.nonzero(kept)[0]
-        parts.append((batch["query"].numpy()[request], batch["ad"].numpy()[kept], labels[kept]))
-        num_rows += len(request)
-        while num_rows - len(parts[0][2]) >= _MAX_ROWS:
-            num_rows -= len(parts.pop(0)[2])
-    query, ad, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return query, ad, labels.astype(np.float64)
 
 
 def matrices(

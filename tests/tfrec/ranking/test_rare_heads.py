@@ -169,7 +169,7 @@ def test_what_is_fitted_is_restored(data_set, ranker_config, tmp_path, monkeypat
     machine = model.machines["engagement"]
     assert float(machine.share) == 0.5
     assert model.engagement_shares.numpy().tolist() == [0.5]
-    labels = rare_heads._clicked_rows(data_set, "engagement")[2]
+    labels = layers.LabeledRows.read(data_set, "train", 10**6, "engagement", clicked=True).labels
     # The intercept is near the log odds of an engagement given a click.
     assert float(machine.intercept) == pytest.approx(scipy.special.logit(labels.mean()), abs=1.5)
     assert np.square(machine.table.numpy()).sum() > 0

@@ -22,6 +22,7 @@ import numpy as np
 import scipy.special
 import tensorflow as tf
 
+from tfrec.heads import CLICK
 from tfrec.layers.comparisons.values import FieldPair, columns_of
 from tfrecords import encoding, reader
 from tfrecords.schema import AD, Field
@@ -46,26 +47,44 @@ _Features: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class LabeledRows:
-    """Rows with a known click label.
+    """Rows with a known label.
 
     Attributes:
         query: [N, Wq] int32.
         ad: [N, Wa] int32.
-        clicks: [N] float32 labels.
+        labels: [N] float32.
     """
 
     query: np.ndarray
     ad: np.ndarray
-    clicks: np.ndarray
+    labels: np.ndarray
 
     @classmethod
-    def read(cls, data_set: reader.DataSet, split: str, max_rows: int) -> Self:
-        """Reads at least `max_rows` of the split's last rows, or all."""
+    def read(
+        cls,
+        data_set: reader.DataSet,
+        split: str,
+        max_rows: int,
+        label: str = CLICK.label,
+        clicked: bool = False,
+    ) -> Self:
+        """Reads at least `max_rows` of the split's last rows with the label, or all.
+
+        Args:
+            data_set: The data set.
+            split: The split.
+            max_rows: Bounds time and memory.
+            label: The label.
+            clicked: Reads clicked rows alone.
+        """
         parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         num_rows = 0
         for batch in data_set.batches(split, _REQUESTS_PER_BATCH):
-            labels = batch["click"].numpy()
-            request, place = np.nonzero(batch["mask"].numpy() & ~np.isnan(labels))
+            labels = batch[label].numpy()
+            kept = batch["mask"].numpy() & ~np.isnan(labels)
+            if clicked:
+                kept &= batch[CLICK.label].numpy() == 1
+            request, place = np.nonzero(kept)
             rows = batch["query"].numpy()[request], batch["ad"].numpy()[request, place]
             parts.append((*rows, labels[request, place]))
             num_rows += len(request)
@@ -94,7 +113,7 @@ class PairRates:
         self.fields = fields
         self._columns = [columns.start for columns in columns_of(fitted, *fields)]
         known = [len(fitted.statistics[field.name].vocabulary) for field in fields]
-        rate = np.clip(rows.clicks.mean(), 1e-4, 1 - 1e-4)
+        rate = np.clip(rows.labels.mean(), 1e-4, 1 - 1e-4)
         values = self.values(rows.query, rows.ad)
         numbers = _numbers(known, np.int64(fitted.cardinality(fields[1])), *values)
         distinct, index = np.unique(numbers, return_inverse=True)
@@ -105,9 +124,9 @@ class PairRates:
                 tf.constant(known),
                 tf.constant(np.log(rate / (1 - rate)), tf.float32),
                 tf.constant(distinct, tf.int64),
-                _counts(index, rows.clicks, len(distinct)),
+                _counts(index, rows.labels, len(distinct)),
                 *(
-                    _counts(np.asarray(own), rows.clicks, fitted.cardinality(field))
+                    _counts(np.asarray(own), rows.labels, fitted.cardinality(field))
                     for own, field in zip(values, fields, strict=True)
                 ),
             )
@@ -242,14 +261,14 @@ def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
     training = LabeledRows.read(data_set, "train", _MAX_TRAINING_ROWS)
     held_out = LabeledRows.read(data_set, "validation", _MAX_REGRESSION_ROWS)
     last = training.last(_MAX_REGRESSION_ROWS)
-    labels = last.clicks, held_out.clicks
+    labels = last.labels, held_out.labels
     candidates = {}
     for pair in pairs:
         if _rows_of_a_pair(data_set.fitted, pair, training) < _MAX_ROWS_OF_PAIR:
             rates = PairRates(data_set.fitted, pair, training)
             candidates[pair] = (
-                _features(rates, last, last.clicks),
-                _features(rates, held_out, np.full_like(held_out.clicks, np.nan)),
+                _features(rates, last, last.labels),
+                _features(rates, held_out, np.full_like(held_out.labels, np.nan)),
             )
     chosen: list[FieldPair] = []
     known: _Features = (np.empty((len(labels[0]), 0)), np.empty((len(labels[1]), 0)))
@@ -278,7 +297,7 @@ def _categorical(fields: Sequence[Field]) -> list[Field]:
 def _rows_of_a_pair(fitted: encoding.FittedSchema, pair: FieldPair, rows: LabeledRows) -> float:
     """Returns the mean number of rows of all pairs of values, whether they occur or not."""
     sizes = [max(1, len(fitted.statistics[field.name].vocabulary)) for field in pair]
-    return len(rows.clicks) / math.prod(sizes)
+    return len(rows.labels) / math.prod(sizes)
 
 
 def _features(rates: PairRates, rows: LabeledRows, clicks: np.ndarray) -> np.ndarray:
