@@ -157,8 +157,9 @@ def _given() -> tuple[index_rows.EmbeddedAds, np.ndarray] | None:
         training_queries, queries = queries[1::2], queries[::2]
     else:
         tower = export.trained_tower(pathlib.Path(FLAGS.workdir))
-        ads, queries = export.embeddings_from_tower(*tower, FLAGS.num_queries)
-        training_queries = export.tuning_queries(*tower)
+        ads = export.ad_embeddings(*tower)
+        queries = export.query_embeddings(*tower, "test", FLAGS.num_queries)
+        training_queries = export.query_embeddings(*tower, "validation")
     rows = tower_embeddings.CHUNK
     catalog = index_rows.EmbeddedAds(
         len(ads),

@@ -46,8 +46,8 @@ def opener(
     # The index is built late in an evaluation, which takes minutes.
     found = _published(base, data_set, models)
     if found is None and config.has_own_kind:
-        dimension = release_export.tuning_queries(data_set, models.two_tower).shape[1]
-        try_kind(config, len(data_set.catalog()), dimension)
+        queries = release_export.query_embeddings(data_set, models.two_tower, "validation")
+        try_kind(config, len(data_set.catalog()), queries.shape[1])
 
     def open_index(embeddings: np.ndarray) -> evaluation.CandidateIndex:
         index, name = found or _built(embeddings, data_set, models, config)
@@ -94,13 +94,13 @@ def _built(
     models: evaluation.Models,
     config: IndexConfig,
 ) -> tuple[AdIndex, str]:
-    """Builds an index as in an export, tuned with held-out requests.
+    """Builds an index as in an export, tuned with validation requests.
 
     One for Milvus is built in process: its collection would belong to no release.
     """
     kind = "HNSW" if config.kind == "DISKANN" else config.kind
     config = dataclasses.replace(config, backend="faiss", milvus_uri=None, kind=kind)
-    queries = release_export.tuning_queries(data_set, models.two_tower)
+    queries = release_export.query_embeddings(data_set, models.two_tower, "validation")
     built = build_index(embeddings, config, tuning_queries=queries)
     catalog = data_set.catalog()
     index = AdIndex(built.searcher, np.asarray(catalog.features), release_export.display(catalog))

@@ -45,19 +45,7 @@ def trained_tower(workdir: pathlib.Path) -> tuple[reader.DataSet, retrieval.Retr
     return data_set, retrieval.load_two_tower(data_set, workdir / "retrieval")[0]
 
 
-def embeddings_from_tower(
-    data_set: reader.DataSet, two_tower: retrieval.RetrievalModel, num_queries: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds the catalog and the queries of held-out test clicks with a trained tower.
-
-    Raises:
-        ValueError: There is no held-out click.
-    """
-    clicks = retrieval.read_clicks(data_set, "test", num_queries)
-    if not len(clicks.query):
-        raise ValueError(f"{data_set.directory} has no held-out click; use a larger log.")
+def ad_embeddings(data_set: reader.DataSet, two_tower: retrieval.RetrievalModel) -> np.ndarray:
+    """Embeds the catalog with a trained tower, [N, D]."""
     ads = np.asarray(data_set.catalog().features)
-    return (
-        retrieval.embed_in_batches(two_tower.ad_tower, ads),
-        two_tower.embed_queries(clicks.query),
-    )
+    return retrieval.embed_in_batches(two_tower.ad_tower, ads)

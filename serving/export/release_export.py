@@ -22,7 +22,7 @@ from tfrec.heads import HEADS
 from tfrecords import reader
 from tfrecords.schema import SHOWN
 
-NUM_TUNING_QUERIES = 512
+_NUM_QUERIES = 512
 _Module: TypeAlias = exported.QueryTowerModule | exported.AdTowerModule | exported.RankerModule
 
 
@@ -71,7 +71,7 @@ def export_release(
         sample_requests=samples,
         index_config=index_config,
         metrics=metrics,
-        tuning_queries=tuning_queries(data_set, two_tower),
+        tuning_queries=query_embeddings(data_set, two_tower, "validation"),
         heads=tuple(
             manifest.ReleaseHead(
                 label=own.label,
@@ -105,15 +105,23 @@ def export_release(
     return releases.publish(base, write)
 
 
-def tuning_queries(data_set: reader.DataSet, two_tower: retrieval.RetrievalModel) -> np.ndarray:
-    """Returns embeddings [Q, D] of validation requests, to tune an index.
+def query_embeddings(
+    data_set: reader.DataSet,
+    two_tower: retrieval.RetrievalModel,
+    split: str,
+    max_queries: int = _NUM_QUERIES,
+) -> np.ndarray:
+    """Embeds requests of a split with a trained tower, [Q, D].
 
-    The loss of an index is measured on the test requests.
+    Validation requests tune an index, and test requests measure it.
+
+    Raises:
+        ValueError: The split has no requests.
     """
-    queries = retrieval.read_queries(data_set, "validation", NUM_TUNING_QUERIES)
+    queries = retrieval.read_queries(data_set, split, max_queries)
     if not len(queries):
         raise ValueError(
-            f"{data_set.directory} has no validation requests; expected at least one. Use a "
+            f"{data_set.directory} has no {split} requests; expected at least one. Use a "
             "larger log."
         )
     return two_tower.embed_queries(queries)

@@ -42,7 +42,8 @@ def main() -> None:
         ads, queries = export.embeddings_from_files(FLAGS.embeddings, FLAGS.queries)
     else:
         tower = export.trained_tower(pathlib.Path(FLAGS.workdir))
-        ads, queries = export.embeddings_from_tower(*tower, FLAGS.num_queries)
+        ads = export.ad_embeddings(*tower)
+        queries = export.query_embeddings(*tower, "validation", FLAGS.num_queries)
     targets = index.IndexConfig(
         num_candidates=FLAGS.k,
         target_recall=FLAGS.target_recall,

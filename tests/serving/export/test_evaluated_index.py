@@ -15,7 +15,8 @@ class Misspelled(index.IndexKind):
 
 
 def test_an_own_kind_is_tried_before_anything_is_measured(monkeypatch):
-    monkeypatch.setattr(release_export, "tuning_queries", lambda *_: np.zeros((2, 32), np.float32))
+    embeddings = np.zeros((2, 32), np.float32)
+    monkeypatch.setattr(release_export, "query_embeddings", lambda *_: embeddings)
     data_set = types.SimpleNamespace(catalog=lambda: range(300))
     models = types.SimpleNamespace(two_tower=None)
     config = index.IndexConfig(kind=Misspelled)

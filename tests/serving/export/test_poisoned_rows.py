@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 import split_logs
 import tensorflow as tf
+from absl import flags
+from absl.testing import flagsaver
 
 from serving import export, index, manifest
+from serving.cli import entry
 from serving.releases import assembly
 from tfrec import config, layers, ranking, retrieval, training
 from tfrecords import reader
@@ -37,6 +40,10 @@ RETRIEVAL = config.RetrievalConfig(
 )
 # Its search is widened by queries.
 INDEX = index.IndexConfig(kind="IVF", num_lists=16, num_probes=1, num_candidates=20)
+
+
+class Tried(Exception):
+    """Ends a command with what it was about to tune an index with."""
 
 
 @pytest.fixture(scope="module")
@@ -270,3 +277,17 @@ def test_the_index_is_tuned_with_validation_requests_and_measured_with_test_requ
             two_tower.served_query_tower, np.concatenate(queries)
         )
         np.testing.assert_allclose(found, embeddings, atol=1e-5)
+
+
+@pytest.mark.trains
+def test_the_command_tunes_an_index_with_validation_requests(runs, exported, script, monkeypatch):
+    data_set = runs.data_sets["none"]
+    two_tower, _ = retrieval.load_two_tower(data_set, runs.directory("none", "retrieval"))
+    monkeypatch.setattr(export, "trained_tower", lambda _: (data_set, two_tower))
+    monkeypatch.setattr(index, "tune_index", lambda *given: (_ for _ in ()).throw(Tried(*given)))
+    command = script(entry.MODULES["tune_index"])
+    with flagsaver.flagsaver():
+        flags.FLAGS(["tune_index", "--workdir=anywhere"])
+        with pytest.raises(Tried) as tried:
+            command.main()
+    np.testing.assert_array_equal(tried.value.args[1], exported["none"].tuned_with)
