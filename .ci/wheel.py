@@ -1,6 +1,6 @@
 """Checks what a wheel holds: the packages as they are in the checkout, and the license.
 
-python .ci/wheel.py dist/tfrec-0.1.0-py3-none-any.whl
+python .ci/wheel.py dist/tfrec-0.2.0.dev0-py3-none-any.whl
 """
 
 import pathlib

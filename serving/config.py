@@ -153,7 +153,7 @@ class UserStoreConfig:
 
     Attributes:
         write_timeout_seconds: Time for a write, and for a connection to open, in seconds.
-        max_actions: Number of latest clicks, engagements and purchases kept for each user.
+        max_actions: Number of latest clicks, engagements and revenue events kept for each user.
         max_impressions: Number of latest impressions kept for each user.
         max_queued: Maximum number of answers whose impressions wait to be written. Impressions of
             further answers are dropped.

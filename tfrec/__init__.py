@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from serving.workflow import train
     from tfrec.config import EvaluationConfig, RankerConfig, RetrievalConfig
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["EvaluationConfig", "RankerConfig", "RetrievalConfig", "train"]
 
 

@@ -92,9 +92,13 @@ class ConvertConfig:
     """Log to data set."""
 
     validation_fraction: float = option(
-        0.1, "Share of the log, just before the test part, that is held out for validation."
+        0.1,
+        "Share of the log held out for validation; in a split by order or time, just before the "
+        "test part.",
     )
-    test_fraction: float = option(0.1, "Share at the end of the log that is held out for testing.")
+    test_fraction: float = option(
+        0.1, "Share of the log held out for testing; in a split by order or time, at its end."
+    )
     max_rejected_fraction: float = option(
         0.01, "Maximum share of unusable lines; a log with more is refused.", at_least=0, at_most=1
     )
@@ -154,8 +158,8 @@ class RetrievalConfig:
     )
     epochs: int = option(
         20,
-        "Maximum number of epochs over the clicks, at most six before a ranker is distilled; sets "
-        "the schedule.",
+        "Maximum number of epochs over the clicks, and length of the learning rate's schedule; at "
+        "most six if a ranker is distilled afterward.",
         at_least=1,
     )
     patience: int = option(

@@ -170,7 +170,7 @@ def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str])
 
 
 def _type_in_parquet(type_: pa.DataType) -> pa.DataType:
-    """Returns the type as which values are written: itself, unless Arrow cannot write or read it.
+    """Returns the type in which values are written: itself, unless Arrow cannot write or read it.
 
     Parquet has lists of one length, but Arrow cannot read them back if some are null. Arrow cannot
     write categories that are views of strings, as Polars makes them.

@@ -278,7 +278,10 @@ class AdIndex:
         eligible: Any = None,
         timeout_seconds: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Finds the ads with the greatest inner products; see `IndexBackend.search`."""
+        """Finds the ads with the greatest inner products.
+
+        The arguments, results and errors are those of `IndexBackend.search`.
+        """
         return self.searcher.search(query_embeddings, k, eligible, timeout_seconds)
 
     @property

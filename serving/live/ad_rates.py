@@ -64,7 +64,7 @@ class RateUpdate:
 
     @functools.cached_property
     def _rate_of_id(self) -> np.ndarray:
-        # The last one is of all later ids.
+        # The last row stands for all larger ids.
         table = np.full(self.encoded[:, 0].max(initial=0) + 2, -1, np.int32)
         table[self.encoded[:, 0]] = self.encoded[:, 1]
         return table

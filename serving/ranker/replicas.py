@@ -84,7 +84,7 @@ class Replicas:
 
     @property
     def problem(self) -> str | None:
-        """The reasons for which replicas cannot be used, or None."""
+        """Why some replicas cannot be used, or None."""
         problems = [replica.problem for replica in self._replicas.values()]
         if self._endpoints is not None:
             problems.append(self._endpoints.problem)

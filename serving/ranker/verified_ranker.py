@@ -42,7 +42,7 @@ class VerifiedRanker:
 
     @property
     def problem(self) -> str | None:
-        """The reason for the lack of scores at the last call, or None."""
+        """Why the last call returned no scores, or None."""
         return str(self._problem) if self._problem else None
 
     @property

@@ -20,7 +20,7 @@ from serving.users import redis_store
 
 FIELD = b"event"
 _START = b"0-0"
-# Of a read.
+# Maximum number of entries in a read.
 _MAX_ENTRIES = 500
 # Entries that were not acknowledged for this long are delivered again.
 _CLAIM_MS = 30_000
@@ -79,8 +79,8 @@ class StreamReader:
         self._stream = stream
         self._group = group
         self._member = member
-        # First the entries that this reader had and did not acknowledge: those after this id.
-        # None: they have come.
+        # A reader first gets the entries that it received but did not acknowledge, after this id.
+        # None: all of them were delivered.
         self._own_after: bytes | None = _START
         # Where to look for entries to claim.
         self._claim_from: bytes = _START

@@ -25,7 +25,7 @@ def of_scores(
         labels: [N]; above 0 is positive; at least one row.
         scores: [N].
         ratios: Whether the histogram's bins are equally wide on a logarithmic scale.
-        probabilities: [N] order of the rows for ROC, precision and recall; None: the scores.
+        probabilities: [N] scores that order the rows for ROC, precision and recall; None: `scores`.
     """
     positive, scores = np.asarray(labels) > 0, np.asarray(scores, np.float64)
     ordered = scores if probabilities is None else np.asarray(probabilities, np.float64)

@@ -82,7 +82,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         ]
         self._string_columns = _joined([columns[i] for i in strings])
         ties = ties or {}
-        # Number of the list and property, for each property as which a list is also read.
+        # (index of the list, property) of each history that is derived from a history of ads.
         self._properties = [
             (number, own)
             for number, i in enumerate(lists)

@@ -44,8 +44,8 @@ _MIN_SHARE = 0.9
 # Fewer values, such as numbers from 1 to 5, may coincide without the same meaning.
 _MIN_VALUES = 100
 _DECAYS = (0.0, 0.1, 0.4, 1.6)
-# Maximum number of properties as which a history of ads is also read, and their minimum number of
-# values.
+# Maximum number of properties of its ads that are derived from a history of ads, and their minimum
+# number of values.
 _MAX_PROPERTIES, _MIN_PROPERTY_VALUES = 2, 10
 # Buckets of ages between two learned points: an octave.
 _BUCKETS_PER_POINT = 8

@@ -36,7 +36,8 @@ from tfrecords import encoding, reader, terminal
 from tfrecords.schema import Schema
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
-# Networks learn crosses of fields slowly, in steps more than in rows.
+# Minimum number of batches of an epoch: crosses of fields are learned in many steps, rather than
+# from many rows.
 _MIN_BATCHES = 300
 
 
@@ -340,7 +341,7 @@ def train_ranker(
         model = build_ranker(data_set, config, compared, rated)
         training.restore_best(model, workdir)
     if type(model) is not ranker.Ranker:
-        # Before training, a gate that starts at 0 would hide whatever it multiplies.
+        # Not before training: a gate that is initialized to 0 would hide what it multiplies.
         logit_checks.check_model(model)
     fit_rare_heads(model, data_set, config.seed)
     # With the fitted heads; `best` then contains everything that serving needs.

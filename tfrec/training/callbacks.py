@@ -20,7 +20,7 @@ History = Sequence[Mapping[str, float]]
 
 
 class SwapEMAWeights(tf.keras.callbacks.Callback):
-    """Swaps weights and their averages (`use_ema`) after each epoch, as the one of Keras 3."""
+    """Swaps weights and their averages (`use_ema`) after each epoch, like Keras 3's callback."""
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.swap()
@@ -76,7 +76,7 @@ class Validation(tf.keras.callbacks.Callback):
 
 
 class EarlyStopping(tf.keras.callbacks.EarlyStopping):
-    """The one of Keras, which counts the epochs before an interruption too.
+    """Keras `EarlyStopping` that also counts the epochs before an interruption.
 
     Args:
         history: Logs of the epochs before this run.
@@ -112,9 +112,9 @@ class HistoryFile(tf.keras.callbacks.Callback):
 
 
 class BackupAndRestore(tf.keras.callbacks.BackupAndRestore):
-    """The one of Keras, at the end of each epoch and every `save_freq` steps.
+    """Keras `BackupAndRestore` that saves at the end of each epoch and every `save_freq` steps.
 
-    After the last step an epoch is not complete: it is not validated yet.
+    It does not save after the last step of an epoch, which is not validated yet.
     """
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:

@@ -209,7 +209,8 @@ def _written_twice(card: model.DataCard) -> Found:
             f"Whole numbers are written in two ways: {terminal.format_list(named)}.",
             "They count as different values, so an ad or a user has two ids. pandas writes whole "
             'numbers as floats where some are missing: convert such columns with .astype("Int64") '
-            "before writing them as text. It reads 007 as 7: read such columns with dtype=str.",
+            "before writing them as text. pandas also reads 007 as 7: read such columns with "
+            "dtype=str.",
         )
 
 

@@ -156,8 +156,8 @@ def drift(of_id: np.ndarray, ids: Mapping[str, np.ndarray]) -> model.Drift:
     """Compares test with training by groups of ids.
 
     The population stability index is the sum of (p - q) ln(p / q) over the shares p in test and q
-    in training. Half a row is added to each count, so that it is finite for empty groups. Without
-    drift its expected value is about (G - 1) (1 / rows + 1 / test rows).
+    in training. A pseudocount of 0.5 is added to each count, so that it is finite for empty groups.
+    Without drift its expected value is about (G - 1) (1 / rows + 1 / test rows).
 
     Args:
         of_id: Result of `groups` [V].

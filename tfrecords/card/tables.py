@@ -107,7 +107,7 @@ def of_shown_ads(card: model.DataCard) -> pages.PageTable:
 
 
 def of_reasons(card: model.DataCard) -> pages.PageTable:
-    """Returns the most common reasons for which rows were rejected."""
+    """Returns the most common reasons for rejecting rows."""
     rejected = card.rejected
     rows = [
         [f"{own.count:,}", pages.format_percent(own.count / rejected.count), own.reason]

@@ -160,7 +160,7 @@ def _labels(card: model.DataCard) -> Found:
                 yield model.note(
                     f"{pages.format_percent(own.missing / of_split.rows)} of the {split} "
                     f"rows lack {label}.",
-                    "They are excluded from its loss and metrics.",
+                    f"These rows are excluded from the loss and the metrics of {label}.",
                 )
             elif label != "click" and split != "train" and not own.positive:
                 yield model.warning(

@@ -71,9 +71,9 @@ class Learned:
 
 
 class MatrixFactorization:
-    """Scores by alternating least squares, of all pairs with weights of the clicked ones.
+    """Matrix factorization of all pairs by alternating least squares; clicked pairs weigh more.
 
-    A user without clicks has the order of popularity.
+    Users without clicks get the most popular ads.
 
     Args:
         history: The clicks to learn from.

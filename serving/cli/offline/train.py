@@ -32,13 +32,23 @@ flags.DEFINE_string("workdir", "workdir/train", "Work directory for all output."
 flags.DEFINE_integer(
     "stage1_epochs",
     None,
-    "Maximum number of epochs of the two-tower model on clicks.",
+    f"Maximum number of epochs of the two-tower model on clicks; default: "
+    f"{config.RetrievalConfig.epochs}.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
-    "stage2_epochs", None, "Maximum number of epochs of the ranker.", lower_bound=1
+    "stage2_epochs",
+    None,
+    f"Maximum number of epochs of the ranker; default: {config.RankerConfig.epochs}.",
+    lower_bound=1,
 )
-flags.DEFINE_integer("batch_size", None, "Batch size of both stages.", lower_bound=1)
+flags.DEFINE_integer(
+    "batch_size",
+    None,
+    "Batch size of both stages, in clicks and in impressions; default: "
+    f"{config.RetrievalConfig.batch_size} and {config.RankerConfig.batch_size}.",
+    lower_bound=1,
+)
 config_flags.define_flags(config.RetrievalConfig, ("retrieval_model",))
 config_flags.define_flags(config.RankerConfig, ("ranker",))
 flags.DEFINE_bool("json", False, "Print only metrics, release and durations, as JSON.")

@@ -74,7 +74,8 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "token_file",
     None,
-    "File with the bearer token that requests must carry, except for /healthz and /readyz; "
+    "File with the bearer token that requests must carry, except for /healthz, /readyz and "
+    "the pages (/, /console and /docs); "
     "default: the environment variable TFREC_TOKEN, or no token.",
 )
 flags.DEFINE_string(

@@ -32,9 +32,10 @@ class Comparisons:
       number of a history is the mean of its ads.
     - A history and a categorical field or list of the ad give log(1 + n) and log(1 + m) for each
       kind of event: n is the number of its events with the ad's value (the mean over the values of
-      a list), and m the same with weights that halve each day. Eight more features say how long ago
-      the latest of them was. So the model learns that users tire of ads that they see often, or
-      return to what they clicked, and when. Values out of the vocabulary are equal to nothing.
+      a list), and m the same with weights that halve each day. Eight more features for each kind
+      of event encode the time since the latest of them. So the model learns that users tire of
+      ads that they see often, or return to what they clicked, and when. Values out of the
+      vocabulary are equal to nothing.
     - Pairs of values give their clicks in the training rows, and how far their click rate is above
       that of both values.
 

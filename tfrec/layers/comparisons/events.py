@@ -33,8 +33,9 @@ def numbers_of_events(
 ) -> Compare:
     """Returns the function from rows to features [..., n] of the events of the ad's value.
 
-    An event counts by the share of the ad's values that its ad has. For each kind of event, there
-    are log(1 + number) of all events and of recent ones; then the age of the latest for each kind.
+    The weight of an event is the share of the candidate's values that the event's ad also has. For
+    each kind of event, there are log(1 + number) of all events and of recent ones; then the age of
+    the latest for each kind.
     """
     schema = fitted.schema
     own = encoding.history_columns(history, dict(encoding.columns(schema.query_fields))[history])

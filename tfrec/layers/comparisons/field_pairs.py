@@ -23,14 +23,14 @@ _MAX_PAIRS_OF_VALUES = 1_024
 # Lists with more different values are not compared with those of the ads in a history, because the
 # events of each request are counted by value.
 _MAX_VALUES_OF_LISTS = 2_000
-# Numbers must have a correlation of at least this in clicked rows. Values must be equal (or, if
-# most are, unequal) this many times as often (as rarely) as in rows that are paired at random. Both
-# must be this many standard errors from chance, which is the mean of several pairings.
+# Minimum correlation of numbers in clicked rows; minimum ratio of the number of rows with equal
+# values to the number in rows paired at random (if most are equal: of rows with unequal values, the
+# other way around); minimum number of standard errors of both; number of random pairings.
 _MIN_CORRELATION, _MIN_RATIO, _MIN_ERRORS, _NUM_PAIRINGS = 0.2, 1.2, 4.0, 20
 # The most correlated pairs of numbers; a log of counts alone may have hundreds.
 _MAX_PAIRS_OF_NUMBERS = 8
-# An event with the value of the ad must be in this many training rows, of the second number that
-# are read at most: what a model has never seen, it must not read.
+# Minimum number of training rows with an event that has the value of the ad, among at most this
+# many rows that are read.
 _MIN_EQUAL_ROWS, _MAX_ROWS = 100, 100_000
 _REQUESTS_PER_BATCH = 512
 
@@ -43,9 +43,9 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[val
     - Categorical fields whose values are equal more often than if rows were paired at random: users
       click the category that they are looking at. Their vocabularies must overlap, and keys are
       left out: two sets of ids that count from 1 have nothing in common.
-    - Histories and the field that they list, and the properties as which a history of ads is also
-      read, lists among them, if this happens at all, in clicked rows or not: what users do not
-      click again matters as much. If users clicked none of their sampled negatives, the ad itself
+    - Histories and the field that they list, and the properties derived from a history of ads, with
+      lists, if values are ever equal, in clicked rows or not: what users do not click again matters
+      as much. If users clicked none of their sampled negatives, the ad itself
       is left out: an equal ad would reveal the click.
 
     Args:
