@@ -1,4 +1,4 @@
-"""Shows the contents and problems of a converted data set.
+"""Shows the content of a converted data set, and problems in it.
 
 The same as `tfrec inspect_dataset`.
 """

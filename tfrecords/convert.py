@@ -101,7 +101,7 @@ def convert(
 
     Args:
         source: The log.
-        directory: Output; replaced if it exists.
+        directory: Output; a data set that exists is replaced.
         validation_fraction: Share of the validation split, before the test split.
         test_fraction: Share of the test split, at the end of the log.
         max_rejected_fraction: Maximum share of rejected rows.
@@ -117,6 +117,7 @@ def convert(
         FileNotFoundError: A file is missing.
         ValueError: Too many rows are rejected, no training rows are left, or an option is not
             allowed.
+        FileExistsError: The directory contains other files than those of a data set.
         OSError: Another conversion writes to the directory, a file cannot be read, or the disk is
             full. Another run resumes.
     """

@@ -291,22 +291,22 @@ class Encoder(tf.Module):
     def _look_up_fingerprints(
         self, fingerprints: tf.Tensor, missing: tf.Tensor, fields: Sequence[Field]
     ) -> tf.Tensor:
-        places = [self._strings.index(field) for field in fields]
-        keys = tf.bitwise.bitwise_xor(fingerprints, self._salts[places])
+        indices = [self._strings.index(field) for field in fields]
+        keys = tf.bitwise.bitwise_xor(fingerprints, self._salts[indices])
         found = tf.searchsorted(self._keys, tf.reshape(keys, [-1]), side="left")
         found = tf.reshape(found, tf.shape(keys))
-        oov = tf.cast(self._first_oov[places] + fingerprints % self._num_oov[places], tf.int32)
+        oov = tf.cast(self._first_oov[indices] + fingerprints % self._num_oov[indices], tf.int32)
         known = tf.equal(tf.gather(self._keys, found), keys)
         ids = tf.where(known, tf.gather(self._ids, found), oov)
         return tf.where(missing, 0, ids)
 
     def _look_up_numbers(self, values: tf.Tensor, fields: Sequence[Field]) -> tf.Tensor:
         """Encodes numbers [B, n] of n numeric fields."""
-        places = [self._numeric.index(field) for field in fields]
+        indices = [self._numeric.index(field) for field in fields]
         by_field = tf.transpose(values)
-        buckets = 1 + tf.searchsorted(self._boundaries[places], by_field, side="right")
+        buckets = 1 + tf.searchsorted(self._boundaries[indices], by_field, side="right")
         # An infinite number reaches the boundaries that pad rows.
-        buckets = tf.minimum(buckets, self._last_bucket[places, None])
+        buckets = tf.minimum(buckets, self._last_bucket[indices, None])
         return tf.transpose(tf.where(tf.math.is_nan(by_field), 0, buckets))
 
     def encode_table(self, table: pa.Table) -> np.ndarray:

@@ -7,6 +7,7 @@ are `flock` locks: the system releases them when the process that holds them end
 
 import contextlib
 import fcntl
+import fnmatch
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import pathlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -128,6 +129,33 @@ def read_arrays(
     """Reads the arrays of an npz file whose names are wanted, in any thread."""
     with _READING_ARRAYS, np.load(path) as arrays:
         return {name: arrays[name] for name in arrays.files if is_wanted(name)}
+
+
+def check_replaceable(directory: pathlib.Path, names: Collection[str], kind: str) -> None:
+    """Checks that whatever a directory contains may be deleted to replace it.
+
+    Args:
+        directory: The directory, which need not exist.
+        names: Globs of the names that it may contain.
+        kind: What has such files, for the message.
+
+    Raises:
+        FileExistsError: It is a file, or contains others.
+    """
+    if directory.is_dir():
+        found = sorted(path.name for path in directory.iterdir())
+        foreign = [own for own in found if not any(fnmatch.fnmatch(own, name) for name in names)]
+        if not foreign:
+            return
+        held = f"contains {', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}"
+    elif directory.exists():
+        held = "is a file"
+    else:
+        return
+    raise FileExistsError(
+        f"{directory} {held}; expected a new directory, an empty one, or {kind}, which would be "
+        f"replaced. Choose another directory, such as {directory / 'data'}."
+    )
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -10,6 +10,7 @@ So the data set is the same as from Parquet files, rejected rows can be looked u
 line can convert the rows again.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tfrecords import convert, files, formats, reader, schema_inference
+from tfrecords import conversion, convert, files, formats, reader, schema_inference
 from tfrecords import schema as schema_lib
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # A pandas.DataFrame, or an object with `__arrow_c_stream__`.
 Table: TypeAlias = Any
 AnySchema: TypeAlias = schema_lib.Schema | Mapping[str, Any] | str | os.PathLike[str] | None
+_ROWS = {f"{name}.parquet" for name in ("log", "ads", "users", "validation", "test")}
 _PROPOSED = "No schema was given. Proposed from the rows of the log:"
 _TO_CHANGE = (
     "To change it, write it with tfrecords.schema.save_schema(data_set.schema, PATH), edit the "
@@ -58,7 +60,7 @@ def from_pandas(
         frame: The log, a row for each ad that was shown.
         schema: A `schema.Schema`, its JSON object, or the path of a schema file. None: a schema is
             proposed from the rows.
-        directory: Output; replaced if it exists.
+        directory: Output; a data set that exists is replaced.
         ads: Table of ads and their fields, added to the catalog even if they were never shown.
             Like the tables below, a frame or an Arrow table. None: no such table.
         users: Table of users and their fields, or None.
@@ -72,6 +74,7 @@ def from_pandas(
 
     Raises:
         FileNotFoundError: There is no such schema file.
+        FileExistsError: The directory, or `DIRECTORY.rows`, contains other files.
         ValueError: A table is empty, a column cannot be converted, no schema can be proposed, or
             as in `convert.convert`.
         OSError: See `convert.convert`.
@@ -82,32 +85,28 @@ def from_pandas(
     tables = {name: table for name, table in tables.items() if table is not None}
     wanted = () if known is None else known.columns
     rows = directory.with_name(f"{directory.name}.rows")
-    rows.parent.mkdir(parents=True, exist_ok=True)
-    notes: list[str] = []
-    with files.replacing(rows) as written:
-        written.mkdir()
-        for name, table in tables.items():
-            notes += _write(table, name, written / f"{name}.parquet", wanted)
-        shutil.rmtree(rows, ignore_errors=True)
-    paths = {name: rows / f"{name}.parquet" for name in tables}
-    if known is None:
-        proposal, reasons = schema_inference.propose(
-            [paths["log"]], paths.get("users"), paths.get("ads")
+    files.check_replaceable(rows, _ROWS, "rows of a data set")
+    conversion.check_output(directory)
+    with _written(rows, tables, wanted) as notes:
+        paths = {name: rows / f"{name}.parquet" for name in tables}
+        if known is None:
+            proposal, reasons = schema_inference.propose(
+                [paths["log"]], paths.get("users"), paths.get("ads")
+            )
+            known = schema_lib.schema_from_json(proposal)
+            if progress:
+                points = schema_inference.format_notes([*notes, *reasons])
+                print(f"{_PROPOSED}\n{points}\n{_TO_CHANGE}")
+        source = convert.Source(
+            paths["log"],
+            known,
+            "tabular",
+            ads_path=paths.get("ads"),
+            users_path=paths.get("users"),
+            validation_path=(paths["validation"],) if validation is not None else (),
+            test_path=(paths["test"],) if test is not None else (),
         )
-        known = schema_lib.schema_from_json(proposal)
-        if progress:
-            points = schema_inference.format_notes([*notes, *reasons])
-            print(f"{_PROPOSED}\n{points}\n{_TO_CHANGE}")
-    source = convert.Source(
-        paths["log"],
-        known,
-        "tabular",
-        ads_path=paths.get("ads"),
-        users_path=paths.get("users"),
-        validation_path=(paths["validation"],) if validation is not None else (),
-        test_path=(paths["test"],) if test is not None else (),
-    )
-    convert.convert(source, directory, progress=progress, **options)
+        convert.convert(source, directory, progress=progress, **options)
     return reader.DataSet(directory)
 
 
@@ -131,6 +130,37 @@ def _schema_of(schema: AnySchema) -> schema_lib.Schema | None:
     return schema_lib.schema_from_json(schema)
 
 
+@contextlib.contextmanager
+def _written(
+    rows: pathlib.Path, tables: Mapping[str, Table], wanted: Collection[str]
+) -> Iterator[list[str]]:
+    """Writes the tables of a data set, and restores those of the last one if the block raises.
+
+    Yields:
+        A note for each column that is left out.
+    """
+    new, before = (rows.with_name(f".{rows.name}.{name}") for name in ("new", "before"))
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(new, ignore_errors=True)
+    notes: list[str] = []
+    with files.replacing(new) as written:
+        written.mkdir()
+        for name, table in tables.items():
+            notes += _write(table, name, written / f"{name}.parquet", wanted)
+    if rows.exists() and not before.exists():  # Otherwise the last run was killed.
+        rows.rename(before)
+    shutil.rmtree(rows, ignore_errors=True)
+    new.rename(rows)
+    try:
+        yield notes
+    except BaseException:
+        if before.exists():
+            shutil.rmtree(rows)
+            before.rename(rows)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
+
+
 def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str]) -> list[str]:
     """Writes a table as Parquet, without unused columns that cannot be written.
 
@@ -147,6 +177,8 @@ def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str])
             # Some nested types are refused only if there are rows.
             column = pa.nulls(1, types[field.name])
             pq.write_table(pa.table({field.name: column}), pa.BufferOutputStream())
+            if isinstance(types[field.name], pa.BaseExtensionType):
+                raise pa.ArrowTypeError("it is an extension type")
         except pa.ArrowException as error:
             faults[field.name] = (
                 f"{name}: the column {field.name!r} has the Arrow type {field.type}, which Parquet "
@@ -160,7 +192,7 @@ def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str])
     written = pa.schema([(column, types[column]) for column in kept])
     with pq.ParquetWriter(path, written) as writer:
         for part in _in_runs(_read(batches, name)):
-            writer.write_table(part.select(kept).cast(written))
+            writer.write_table(_without_null_categories(part.select(kept)).cast(written))
             num_rows += part.num_rows
     if not num_rows:
         is_stream = not hasattr(table, "__len__")
@@ -173,8 +205,10 @@ def _type_in_parquet(type_: pa.DataType) -> pa.DataType:
     """Returns the type in which values are written: itself, unless Arrow cannot write or read it.
 
     Parquet has lists of one length, but Arrow cannot read them back if some are null. Arrow cannot
-    write categories that are views of strings, as Polars makes them.
+    write categories that are views of strings, as Polars makes them. Tensors are written as lists.
     """
+    if isinstance(type_, pa.FixedShapeTensorType):
+        return _type_in_parquet(type_.storage_type)
     if pa.types.is_fixed_size_list(type_) or pa.types.is_list(type_):
         return pa.list_(_type_in_parquet(type_.value_type))
     if pa.types.is_large_list(type_):
@@ -182,6 +216,16 @@ def _type_in_parquet(type_: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(type_) and pa.types.is_string_view(type_.value_type):
         return pa.dictionary(type_.index_type, pa.string(), type_.ordered)
     return type_
+
+
+def _without_null_categories(table: pa.Table) -> pa.Table:
+    """Returns a table in which no category is null, because Arrow cannot write such columns."""
+    for position, field in enumerate(table.schema):
+        chunks = table.column(position).chunks
+        if pa.types.is_dictionary(field.type) and any(own.dictionary.null_count for own in chunks):
+            plain = table.column(position).cast(field.type.value_type)
+            table = table.set_column(position, field.name, plain.dictionary_encode())
+    return table
 
 
 def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch], dict[str, str]]:
@@ -233,7 +277,14 @@ def _arrow_of_frame(frame: "pd.DataFrame", name: str, faults: dict[str, str]) ->
             f"{name}: the index has times, but no name. To use them, name it, for example by frame "
             '= frame.rename_axis("time").'
         )
-    levels = [own for own in frame.index.names if isinstance(own, str) and own not in frame]
+    levels = [own for own in frame.index.names if isinstance(own, str)]
+    for level in [own for own in levels if own in frame]:
+        if not frame.index.get_level_values(level).equals(pd.Index(frame[level])):
+            raise ValueError(
+                f"{name}: a column and a level of the index are named {level!r}, and their values "
+                "differ; rename one of them."
+            )
+        levels.remove(level)
     frame = frame.reset_index(level=levels) if levels else frame
     arrays: dict[int, Any] = {}
     for position, label in enumerate(frame.columns):

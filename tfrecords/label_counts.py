@@ -95,8 +95,8 @@ def auc(scores: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> float
     pairs = float(negative.sum()) * float(positive.sum())
     if not pairs:
         return None
-    _, place = np.unique(scores, return_inverse=True)
-    below, own = np.bincount(place, negative), np.bincount(place, positive)
+    _, index = np.unique(scores, return_inverse=True)
+    below, own = np.bincount(index, negative), np.bincount(index, positive)
     # A pair with equal scores counts half.
     return float(((np.cumsum(below) - below / 2) * own).sum() / pairs)
 

@@ -70,10 +70,10 @@ def _scored(
     ids, features = catalog.ad_ids, np.asarray(catalog.features)
     rates = data_set.schema.rates
     if rates:
-        places = dict(encoding.columns(data_set.schema.ad_fields))
+        columns = dict(encoding.columns(data_set.schema.ad_fields))
         encoder, features = encoding.Encoder(data_set.fitted, rates), features.copy()
         released = encoder.encode_table(catalog.released_fields)
-        features[:, [places[field].start for field in rates]] = released
+        features[:, [columns[field].start for field in rates]] = released
     samples_left = iter(samples)
     for batch in data_set.batches("test", _REQUESTS_PER_BATCH):
         # As a server does: with the features of the release, and for the first position.

@@ -148,9 +148,9 @@ class AdRates:
         columns, encoded = [], []
         _, missing = embed(nothing)
         for field, values in ((of, list(numbers)), (name, list(numbers.values()))):
-            place = nothing.column_names.index(field)
+            index = nothing.column_names.index(field)
             column = pa.array(values, nothing.schema.field(field).type)
-            _, features = embed(nothing.set_column(place, field, column))
+            _, features = embed(nothing.set_column(index, field, column))
             columns.append(int((features != missing).any(axis=0).argmax()))
             encoded.append(features[:, columns[-1]])
         others = self._ids_of_others(of, columns[0], set(numbers))

@@ -111,12 +111,12 @@ def _ads(
     scores: Mapping[str, np.ndarray],
     reasons: list[requests.AdExplanation] | None,
 ) -> list[requests.RankedAd]:
-    rows = found.rows[chosen.places]
-    retrieval_scores = found.scores[chosen.places].tolist()
+    rows = found.rows[chosen.indices]
+    retrieval_scores = found.scores[chosen.indices].tolist()
     listed = found.ads.listed(rows)
     propensities = chosen.propensities.tolist()
     shown = {
-        name: scores[name][chosen.places].tolist() if name in scores else [None] * len(rows)
+        name: scores[name][chosen.indices].tolist() if name in scores else [None] * len(rows)
         for name in ("utility", *(head.output for head in release.manifest.heads))
     }
     return [

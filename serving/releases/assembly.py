@@ -374,9 +374,9 @@ class _Scorer:
     def check_alone(self, columns: requests.Columns, candidates: np.ndarray) -> None:
         """Checks that candidates score alone, and in another order, as they do among all."""
         together = self.score(columns, candidates)
-        places = np.arange(len(candidates))
+        indices = np.arange(len(candidates))
         # One of three is not the best, so even scores divided by the best one differ.
-        for own in (places[::-2], *places[[0, len(places) // 2, -1]][:, None]):
+        for own in (indices[::-2], *indices[[0, len(indices) // 2, -1]][:, None]):
             alone = self.score(columns, candidates[own])
             for output, values in together.items():
                 expected = values[:, own]

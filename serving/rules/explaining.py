@@ -27,14 +27,14 @@ def explain_ads(
         gains: [C] utilities or retrieval scores.
         head_scores: Present head to scores [C]; None in a degraded answer.
     """
-    ranks = _ranks(gains)[chosen.places].tolist()
+    ranks = _ranks(gains)[chosen.indices].tolist()
     explained = []
-    for position, place in enumerate(chosen.places.tolist()):
+    for position, index in enumerate(chosen.indices.tolist()):
         parts = None
         if head_scores is not None:
             parts = {}
             for head, weight in valid.weights.items():
-                score = float(head_scores[head][place])
+                score = float(head_scores[head][index])
                 parts[head] = requests.UtilityPart(score=score, weight=weight, part=weight * score)
         explained.append(
             requests.AdExplanation(
@@ -62,8 +62,8 @@ def explain_answer(
         ad_ids: Returns the ad ids of candidates, given their indices.
     """
     ranks = _ranks(gains)
-    passed = ranks < ranks[chosen.places].max(initial=-1)
-    passed[chosen.places] = False
+    passed = ranks < ranks[chosen.indices].max(initial=-1)
+    passed[chosen.indices] = False
     causes: list[tuple[str, str | None, np.ndarray]] = [
         ("cap" if isinstance(cap, requests.Cap) else "frequency_cap", cap.field, full & passed)
         for cap, full in chosen.full.items()
@@ -74,11 +74,11 @@ def explain_answer(
     causes.append(("diversity" if valid.rules.diversity else "exploration", None, rest))
     left_out = []
     for rule, field, which in causes:
-        places = np.flatnonzero(which)
-        best = places[np.argsort(ranks[places])][:_MAX_NAMED_ADS]
-        if len(places):
+        indices = np.flatnonzero(which)
+        best = indices[np.argsort(ranks[indices])][:_MAX_NAMED_ADS]
+        if len(indices):
             left_out.append(
-                requests.LeftOut(rule=rule, field=field, count=len(places), ads=ad_ids(best))
+                requests.LeftOut(rule=rule, field=field, count=len(indices), ads=ad_ids(best))
             )
     return requests.Explanation(
         candidates=len(gains),
@@ -94,7 +94,7 @@ def explain_shortage(
     valid: requests.ValidRequest, chosen: Selection, num_candidates: int
 ) -> str | None:
     """Returns why there are fewer than k ads, or None if there are k."""
-    count = len(chosen.places)
+    count = len(chosen.indices)
     if count == valid.k:
         return None
     start = f"{count} of {valid.k} ads: "

@@ -36,24 +36,24 @@ class Selection:
     """The ads of an answer, in their order.
 
     Attributes:
-        places: [S] int64 indices among the candidates.
+        indices: [S] int64 indices among the candidates.
         propensities: [S] probability of each ad at its position, given the ads above it.
         factors: [S] factor of diversity for each gain.
         explored: [S] bool, whether the ad was drawn.
         full: Cap to [C] bool, the candidates with a value that has reached the cap.
     """
 
-    places: np.ndarray
+    indices: np.ndarray
     propensities: np.ndarray
     factors: np.ndarray
     explored: np.ndarray
     full: Mapping[requests.Cap | requests.FrequencyCap, np.ndarray]
 
 
-def select_best(places: np.ndarray) -> Selection:
+def select_best(indices: np.ndarray) -> Selection:
     """Returns the selection of candidates [S] that no rule changes."""
-    ones = np.ones(len(places))
-    return Selection(places, ones, ones, np.zeros(len(places), bool), {})
+    ones = np.ones(len(indices))
+    return Selection(indices, ones, ones, np.zeros(len(indices), bool), {})
 
 
 def select_with_rules(
@@ -95,20 +95,20 @@ def select_with_rules(
         best = int(np.argmax(discounted))
         if not available[best]:
             break
-        place, propensity, explored = (
+        index, propensity, explored = (
             (best, 1.0, False) if draws is None else draws.draw(best, available)
         )
-        factor = math.prod(float(discount.factors[place]) for discount in discounts)
-        chosen.append((place, propensity, factor, explored))
-        available[place] = False
+        factor = math.prod(float(discount.factors[index]) for discount in discounts)
+        chosen.append((index, propensity, factor, explored))
+        available[index] = False
         for cap in caps:
-            for items in cap.take(place):
+            for items in cap.take(index):
                 available[items] = False
         for discount in discounts:
-            discount.take(place)
-    places, propensities, factors, drawn = zip(*chosen, strict=True) if chosen else ((),) * 4
+            discount.take(index)
+    indices, propensities, factors, drawn = zip(*chosen, strict=True) if chosen else ((),) * 4
     return Selection(
-        np.array(places, np.int64),
+        np.array(indices, np.int64),
         np.array(propensities, np.float64),
         np.array(factors, np.float64),
         np.array(drawn, bool),
@@ -136,9 +136,9 @@ class _Draws:
         if not len(pool):
             return best, 1.0, False
         explored = self._rng.random() < self._share
-        place = int(pool[self._rng.randrange(len(pool))]) if explored else best
-        propensity = self._share / len(pool) if self._drawable[place] else 0.0
-        return place, propensity + (1 - self._share) * (place == best), explored
+        index = int(pool[self._rng.randrange(len(pool))]) if explored else best
+        propensity = self._share / len(pool) if self._drawable[index] else 0.0
+        return index, propensity + (1 - self._share) * (index == best), explored
 
 
 class _CapCounts:
@@ -155,10 +155,10 @@ class _CapCounts:
         self._left = [rule.max - before.get(value, 0) for value in values.values]
         self._values = values
 
-    def take(self, place: int) -> list[np.ndarray]:
+    def take(self, index: int) -> list[np.ndarray]:
         """Counts a chosen candidate; returns the candidates of values that reached the cap."""
         filled = []
-        for code in self._values.values_of(place):
+        for code in self._values.values_of(index):
             self._left[code] -= 1
             if self._left[code] <= 0:
                 filled.append(self._values.items_with(code))
@@ -179,14 +179,14 @@ class _Discount:
             # Contribution of each pair to the mean over the values of its candidate.
             self._of_pair = 1 / num_of[values.items]
 
-    def take(self, place: int) -> None:
+    def take(self, index: int) -> None:
         """Discounts the candidates that share a value with a chosen one."""
         values = self._values
         if values.is_single:
-            for code in values.values_of(place):
+            for code in values.values_of(index):
                 self.factors[values.items_with(code)] *= self._kept
             return
-        for code in values.values_of(place):
+        for code in values.values_of(index):
             self._of_pair[values.codes == code] *= self._kept
         totals = np.bincount(values.items, self._of_pair, values.num_items)
         self.factors = totals + self._without

@@ -266,7 +266,7 @@ WRONG = {
     ),
     "periods": (
         lambda f: f.assign(country=pd.period_range("2026", periods=ROWS, freq="D")),
-        r"log.parquet: the column 'country' has the unsupported type",
+        r"log: the column 'country' has the Arrow type extension<pandas\.period.*Convert it to strings",
     ),
     "a column that is missing": (
         lambda f: f.rename(columns={"clicked": "click"}),
@@ -313,6 +313,37 @@ def test_a_refused_frame_leaves_the_rows_of_the_last_data_set(tmp_path):
     with pytest.raises(ValueError, match="ads: the table has no rows"):
         converted(log(), tmp_path / "data", ads=log().iloc[:0])
     assert len(pd.read_parquet(data_set.description.source.path)) == ROWS
+
+
+def test_a_failed_conversion_leaves_the_rows_of_the_last_data_set(tmp_path):
+    data_set = converted(log(), tmp_path / "data")
+    with pytest.raises(ValueError, match="rejected"):
+        converted(log(clicked="maybe"), tmp_path / "data")
+    assert len(pd.read_parquet(data_set.description.source.path)) == ROWS
+    assert set(pd.read_parquet(data_set.description.source.path)["clicked"]) == {0, 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "data.rows"]
+
+
+def test_only_a_data_set_is_replaced(tmp_path):
+    for foreign in (tmp_path / "work" / "bundle", tmp_path / "data.rows" / "mine.txt"):
+        foreign.mkdir(parents=True)
+    with pytest.raises(FileExistsError, match=r"work contains bundle; .* such as .*work/data\."):
+        converted(log(), tmp_path / "work")
+    with pytest.raises(FileExistsError, match=r"data\.rows contains mine\.txt"):
+        converted(log(), tmp_path / "data")
+    (tmp_path / "empty").mkdir()
+    converted(log(), tmp_path / "empty")
+    assert (tmp_path / "work" / "bundle").is_dir()
+    assert (tmp_path / "data.rows" / "mine.txt").is_dir()
+
+
+def test_categories_that_are_null_and_tensors_are_written(tmp_path):
+    brands = pa.DictionaryArray.from_arrays(np.arange(ROWS) % 3, pa.array(["a", None, "b"]))
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((ROWS, 4), np.float32))
+    table = pa.Table.from_pandas(log()).drop_columns("brand")
+    table = table.append_column("brand", brands).append_column("image", tensors)
+    found = arrow(table, tmp_path)
+    assert set(found.catalog().fields["brand"].to_pylist()) == {"a", None, "b"}
 
 
 def arrow(table, tmp_path):

@@ -96,8 +96,8 @@ def by_segment(name: str, segments: Sequence[Segment], overall: Mapping[str, Est
         for panel, (key, title) in zip(panels, columns, strict=True):
             if overall[key].value is not None:
                 panel.axvline(overall[key].value, color=pages.TEST, linewidth=1)
-            for place, own in enumerate(segments):
-                _point(panel, own.metrics[key], at=place)
+            for position, own in enumerate(segments):
+                _point(panel, own.metrics[key], at=position)
             panel.set_title(title)
             panel.grid(axis="x", color=pages.RULE, linewidth=0.5)
             panel.grid(visible=False, axis="y")
@@ -123,18 +123,18 @@ def waterfall(name: str, stages: Sequence[tuple[str, Estimate]]) -> str:
         panel = canvas.subplots()
         values = [own.value or 0.0 for _, own in stages]
         largest, left = max(values[0], values[-1], 1e-9), values[0]
-        for place, value in enumerate(values):
-            if place in (0, len(stages) - 1):
-                panel.barh(place, value, height=0.62, color=pages.TRAIN)
+        for position, value in enumerate(values):
+            if position in (0, len(stages) - 1):
+                panel.barh(position, value, height=0.62, color=pages.TRAIN)
                 end, text = value, _short(value)
             else:
                 color = pages.BAD if value > 0 else pages.TEST
-                panel.barh(place, -value, left=left, height=0.62, color=color)
+                panel.barh(position, -value, left=left, height=0.62, color=color)
                 end = max(left, left - value)
                 left -= value
                 is_zero = abs(value) < 1e-9 * largest  # up to rounding
                 text = "0" if is_zero else f"{'−' if value > 0 else '+'}{_short(abs(value))}"
-            panel.text(end, place, f" {text}", va="center", color=pages.INK)
+            panel.text(end, position, f" {text}", va="center", color=pages.INK)
         panel.set_yticks(range(len(stages)), [stage for stage, _ in stages])
         panel.set_ylim(len(stages) - 0.5, -0.5)
         panel.set_xlim(0, 1.16 * largest)

@@ -1,4 +1,4 @@
-"""The data card: content and problems of a data set."""
+"""The data card: content of a data set, and problems in it."""
 
 from tfrecords.card.data_card import build_card
 from tfrecords.card.model import DataCard

@@ -43,12 +43,12 @@ def describe(
             model.ShownAd(
                 ad_id=name,
                 show=show,
-                impressions=int(impressions[place]),
-                share=int(impressions[place]) / total,
-                click_rate=int(clicks[place]) / int(impressions[place]),
+                impressions=int(impressions[position]),
+                share=int(impressions[position]) / total,
+                click_rate=int(clicks[position]) / int(impressions[position]),
             )
-            for name, show, place in zip(names, shown, most_shown.tolist(), strict=True)
-            if impressions[place]
+            for name, show, position in zip(names, shown, most_shown.tolist(), strict=True)
+            if impressions[position]
         ],
         curve=_popularity(impressions, clicks, np.unique(ranks)),
         top=_popularity(impressions, clicks, round_ranks),

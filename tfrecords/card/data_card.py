@@ -1,4 +1,4 @@
-"""The data card: content and problems of a converted data set.
+"""The data card: content of a converted data set, and problems in it.
 
 All numbers are exact counts over all rows, unless the card says otherwise.
 """

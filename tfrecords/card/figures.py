@@ -14,19 +14,19 @@ def over_time(time: model.TimeSummary) -> str:
 
     def draw(canvas: figure.Figure) -> None:
         panels = canvas.subplots(1 + len(rates), 1, sharex=True, squeeze=False)[:, 0]
-        places = range(len(time.rows))
-        panels[0].bar(places, time.rows, width=0.85, color=pages.TRAIN)
+        positions = range(len(time.rows))
+        panels[0].bar(positions, time.rows, width=0.85, color=pages.TRAIN)
         panels[0].set_title("rows")
         panels[0].yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         for panel, (label, values) in zip(panels[1:], rates.items(), strict=True):
             known = [float("nan") if value is None else value for value in values]
-            panel.plot(places, known, color=pages.TRAIN, linewidth=1.3, marker=".", markersize=3)
+            panel.plot(positions, known, color=pages.TRAIN, linewidth=1.3, marker=".", markersize=3)
             panel.set_title(f"share of rows with {label}")
             panel.set_ylim(bottom=0)
             panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=None))
         for panel in panels:
             panel.yaxis.set_major_locator(ticker.MaxNLocator(3, integer=panel is panels[0]))
-        _name_ends(panels[-1], time.edges, len(places))
+        _name_ends(panels[-1], time.edges, len(positions))
 
     return pages.draw_svg("time", "Rows and label rates over time", draw, 1.0 + 1.1 * len(rates))
 
@@ -56,9 +56,9 @@ def buckets(name: str, field: model.FieldSummary) -> str:
 
     def draw(canvas: figure.Figure) -> None:
         panel = canvas.subplots()
-        places = range(len(shares["train"]))
-        panel.bar(places, shares["train"], width=0.85, color=pages.TRAIN)
-        edges = [place - 0.5 for place in range(len(places) + 1)]
+        positions = range(len(shares["train"]))
+        panel.bar(positions, shares["train"], width=0.85, color=pages.TRAIN)
+        edges = [position - 0.5 for position in range(len(positions) + 1)]
         panel.stairs(shares["test"], edges, color=pages.TEST, linewidth=1.3)
         panel.yaxis.set_major_locator(ticker.MaxNLocator(2))
         panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=None))
@@ -79,9 +79,9 @@ def _number(value: float) -> str:
 
 
 def _name_ends(panel: axes.Axes, edges: Sequence[str], bins: int) -> None:
-    places = [-0.5, bins / 2 - 0.5, bins - 0.5]
+    positions = [-0.5, bins / 2 - 0.5, bins - 0.5]
     names = [edges[0], edges[len(edges) // 2], edges[-1]]
-    panel.set_xticks(places, names)
+    panel.set_xticks(positions, names)
     first, _, last = panel.get_xticklabels()
     first.set_horizontalalignment("left")
     last.set_horizontalalignment("right")

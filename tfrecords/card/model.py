@@ -205,7 +205,7 @@ def note(text: str, action: str) -> CardWarning:
 
 
 class DataCard(pydantic.BaseModel):
-    """The content and the problems of a data set."""
+    """The content of a data set, and the problems in it."""
 
     directory: str
     data: records.DataSetDescription

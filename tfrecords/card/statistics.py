@@ -200,21 +200,21 @@ def top_values(
     totals = {split: int(counts[1 if of_lists else 0 :].sum()) for split, counts in ids.items()}
     return [
         model.TopValue(
-            value=vocabulary[place],
-            **{split: share(int(own[1 + place]), totals[split]) for split, own in ids.items()},
+            value=vocabulary[index],
+            **{split: share(int(own[1 + index]), totals[split]) for split, own in ids.items()},
         )
-        for place in order.tolist()
-        if known[place]
+        for index in order.tolist()
+        if known[index]
     ]
 
 
 def _quantiles(counts: np.ndarray, boundaries: Sequence[float]) -> dict[str, float | None]:
     """Returns the lowest boundaries with at least some shares of the numbers below them."""
     below = np.cumsum(counts)[:-1]
-    places = [int(np.searchsorted(below, share * counts.sum())) for share in _QUANTILES]
+    indices = [int(np.searchsorted(below, share * counts.sum())) for share in _QUANTILES]
     return {
-        f"{100 * share:.0f} %": boundaries[place] if place < len(boundaries) else None
-        for share, place in zip(_QUANTILES, places, strict=True)
+        f"{100 * share:.0f} %": boundaries[index] if index < len(boundaries) else None
+        for share, index in zip(_QUANTILES, indices, strict=True)
     }
 
 

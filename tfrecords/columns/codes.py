@@ -44,11 +44,11 @@ class KeyIndex:
         is_ascending = bool((keys[1:] > keys[:-1]).all())
         self._order = None if is_ascending else np.argsort(keys, kind="stable")
         self._sorted = keys if self._order is None else keys[self._order]
-        self._places: np.ndarray | None = None
+        self._indices: np.ndarray | None = None
         # Ids that count from 1 with few gaps: an array by id is faster than a search.
         if len(keys) and self._sorted[0] >= 0 and self._sorted[-1] < _MAX_INDEX_PER_KEY * len(keys):
-            self._places = np.full(int(self._sorted[-1]) + 1, -1, np.int32)
-            self._places[self._sorted] = np.arange(len(keys), dtype=np.int32)
+            self._indices = np.full(int(self._sorted[-1]) + 1, -1, np.int32)
+            self._indices[self._sorted] = np.arange(len(keys), dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -60,12 +60,12 @@ class KeyIndex:
         known = (keys >= 0) & (keys <= self._sorted[-1])
         # With the same type, so that the search does not convert all keys.
         wanted = np.where(known, keys, 0).astype(self._sorted.dtype)
-        if self._places is not None:
-            places = self._places[wanted]
+        if self._indices is not None:
+            indices = self._indices[wanted]
         else:
-            places = np.searchsorted(self._sorted, wanted)
-            known &= self._sorted[places] == wanted
-        found = places if self._order is None else self._order[places]
+            indices = np.searchsorted(self._sorted, wanted)
+            known &= self._sorted[indices] == wanted
+        found = indices if self._order is None else self._order[indices]
         return np.where(known, found, -1)
 
 

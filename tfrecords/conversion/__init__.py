@@ -11,7 +11,12 @@ from tfrecords.conversion.stages import (
     load_split,
     save_split,
 )
-from tfrecords.conversion.workspace import Workspace, is_disk_full, lock_directory
+from tfrecords.conversion.workspace import (
+    Workspace,
+    check_output,
+    is_disk_full,
+    lock_directory,
+)
 
 __all__ = [
     "NegativeSampler",
@@ -21,6 +26,7 @@ __all__ = [
     "Stages",
     "Workspace",
     "ads_of_table",
+    "check_output",
     "is_disk_full",
     "load_split",
     "lock_directory",

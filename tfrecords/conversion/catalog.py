@@ -156,13 +156,13 @@ def collect(
     """
     counts = counts.sort_by("latest")
     parts = []
-    for chunk, _, places in by_chunk(counts["latest"].to_numpy(), chunk_ends):
+    for chunk, _, indices in by_chunk(counts["latest"].to_numpy(), chunk_ends):
         rows = load(chunk)
-        codes = rows.array(AD)[places]
+        codes = rows.array(AD)[indices]
         columns = {reader.AD_ID: rows.strings[AD].values.take(pa.array(codes))}
-        columns.update({f.name: rows.raw(f, places) for f in schema.logged_ad_fields})
+        columns.update({f.name: rows.raw(f, indices) for f in schema.logged_ad_fields})
         if schema.show:
-            columns[SHOWN] = rows.shown(schema.show, places)
+            columns[SHOWN] = rows.shown(schema.show, indices)
         parts.append(pa.table(columns))
     table = pa.concat_tables(parts)
     table = table.append_column(reader.IMPRESSIONS, counts["impressions"])

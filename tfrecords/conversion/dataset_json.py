@@ -67,13 +67,13 @@ def sample_requests(
     first_rows = requests.first_rows()[held_out]
     logged = [field for field in schema.query_fields if field.kind != "history"]
     samples: list[dict[str, Any]] = []
-    for chunk, places, own in parsed_rows.by_chunk(first_rows, chunk_ends):
+    for chunk, indices, own in parsed_rows.by_chunk(first_rows, chunk_ends):
         rows = load(chunk)
         found: list[dict[str, Any]] = [{} for _ in own]
         if logged:
             found = pa.table({field.name: rows.raw(field, own) for field in logged}).to_pylist()
         if schema.histories:
-            listed = more(held_out[places], rows.array(parsed_rows.USER)[own])
+            listed = more(held_out[indices], rows.array(parsed_rows.USER)[own])
             found = [{**one, **two} for one, two in zip(found, listed, strict=True)]
         samples += found
     return [{k: _plain(v) for k, v in sample.items()} for sample in samples]

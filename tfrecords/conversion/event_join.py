@@ -137,9 +137,9 @@ def join(
         num_repeated = count - len(order)
     keys, times, kinds = rows.keys[order], rows.times[order], rows.kinds[order]
     first = _VIEW if events.view else _CLICK
-    places = np.arange(len(order))
+    indices = np.arange(len(order))
     # The latest row of the first kind at or before each row.
-    latest = np.maximum.accumulate(np.where(kinds == first, places, -1)) if count else places
+    latest = np.maximum.accumulate(np.where(kinds == first, indices, -1)) if count else indices
     found = (latest >= 0) & (kinds != first)
     found &= keys[latest] == keys
     if has_times:

@@ -106,7 +106,7 @@ def fit(
         distinct = [strings(chunk, strings_of(field)) for chunk in chunks]
         words, num_distinct = vocabulary(
             [(values.fingerprints, c) for values, c in zip(distinct, own, strict=True)],
-            lambda chunk, places: distinct[chunk].values.take(places),
+            lambda chunk, indices: distinct[chunk].values.take(indices),
             field.min_count,
             field.max_vocabulary_size,
         )
@@ -176,8 +176,8 @@ def vocabulary(
     chosen = []
     for chunk in pc.unique(best["chunk"]).to_pylist():
         own = best.filter(pc.field("chunk") == chunk)
-        places = pc.index_in(own["fingerprint"], pa.array(parts[chunk][0])).combine_chunks()
-        chosen.append(pa.table({"value": strings(chunk, places), "count": own["count"]}))
+        indices = pc.index_in(own["fingerprint"], pa.array(parts[chunk][0])).combine_chunks()
+        chosen.append(pa.table({"value": strings(chunk, indices), "count": own["count"]}))
     if not chosen:
         return (), num_distinct
     table = pa.concat_tables(chosen).sort_by([("count", "descending"), ("value", "ascending")])

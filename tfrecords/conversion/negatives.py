@@ -173,12 +173,12 @@ class _History:
         """Returns the ads' last rows up to a time, or their first rows, or -1."""
         if not len(self._sorted):
             return np.full(len(ad_rows), -1)
-        places = np.searchsorted(self._sorted, self._keys(ad_rows, when), side="right") - 1
-        before = self._ads[np.maximum(places, 0)] == ad_rows
-        places = np.where(
-            before & (places >= 0), places, np.minimum(places + 1, len(self._ads) - 1)
+        indices = np.searchsorted(self._sorted, self._keys(ad_rows, when), side="right") - 1
+        before = self._ads[np.maximum(indices, 0)] == ad_rows
+        indices = np.where(
+            before & (indices >= 0), indices, np.minimum(indices + 1, len(self._ads) - 1)
         )
-        return np.where(self._ads[places] == ad_rows, self._rows[places], -1)
+        return np.where(self._ads[indices] == ad_rows, self._rows[indices], -1)
 
     def _keys(self, ad_rows: np.ndarray, when: np.ndarray) -> np.ndarray:
         return ad_rows.astype(np.int64) * self._span + when

@@ -139,9 +139,9 @@ class Packer:
         request, rows = np.repeat(np.arange(len(lengths)), lengths)[is_later], rows[is_later]
         counts = {field.name: 0 for field in self._fields["query"]}
         num_users = 0
-        for chunk, own, places in by_chunk(rows, chunk_ends):
+        for chunk, own, indices in by_chunk(rows, chunk_ends):
             differs = {
-                name: values[places] != gathered[name][request[own]]
+                name: values[indices] != gathered[name][request[own]]
                 for name, values in load_chunk(chunk).items()
                 if records.is_per_request(name)
             }
@@ -227,8 +227,8 @@ def _empty(side: str, widths: tuple[str, ...], num_rows: int) -> records.Packed:
 def _place(widths: tuple[str, ...], side: str, start: int, count: int) -> tuple[str, slice]:
     """Returns the feature that stores some columns of one type, and these columns of it."""
     width = widths[start]
-    place = records.columns_of(widths)[width].index(start)
-    return f"{side}_{width}", slice(place, place + count)
+    index = records.columns_of(widths)[width].index(start)
+    return f"{side}_{width}", slice(index, index + count)
 
 
 def save(packed: records.Packed, directory: pathlib.Path) -> None:
@@ -271,8 +271,8 @@ def gather(
             wanted, where = (first_rows, of_first_rows) if is_per_request else (rows, of_rows)
             if where is None:
                 continue
-            own, places = where
-            taken = np.take(values, places, axis=0)
+            own, indices = where
+            taken = np.take(values, indices, axis=0)
             if len(own) < len(wanted):
                 shape = (len(wanted), *values.shape[1:])
                 packed.setdefault(name, np.empty(shape, values.dtype))[own] = taken

@@ -230,9 +230,9 @@ def _group(keys: RowKeys) -> tuple[np.ndarray | None, np.ndarray | None]:
     if len(first) == len(runs):
         return None, starts
     # Some requests have several runs of rows; the first determines the order.
-    place = np.empty(len(first), np.int64)
-    place[np.argsort(first)] = np.arange(len(first))
-    of_row = np.repeat(place[of_run], np.diff(starts))
+    position = np.empty(len(first), np.int64)
+    position[np.argsort(first)] = np.arange(len(first))
+    of_row = np.repeat(position[of_run], np.diff(starts))
     counts = np.bincount(of_row, minlength=len(first))
     return np.argsort(of_row, kind="stable"), np.append(0, np.cumsum(counts))
 

@@ -92,10 +92,10 @@ class UserEvents:
         """Returns the first event [R] before each request that is not too old, and the end [R]."""
         if not len(self.users):
             return np.zeros(len(users), np.int64), np.zeros(len(users), np.int64)
-        places = np.minimum(np.searchsorted(self.users, users), len(self.users) - 1)
-        known = self.users[places] == users
-        low = self.starts[places]
-        high = np.where(known, self.starts[places + 1], low)
+        indices = np.minimum(np.searchsorted(self.users, users), len(self.users) - 1)
+        known = self.users[indices] == users
+        low = self.starts[indices]
+        high = np.where(known, self.starts[indices + 1], low)
         ends = _first_at_or_after(self.times, low, high, times)
         if self.field.max_age_days is None:
             return low, ends

@@ -16,9 +16,12 @@ from concurrent import futures
 from typing import Any, TypeVar
 
 from tfrecords import files
+from tfrecords.conversion.dataset_json import CHECKED_FILES
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_DATA_SET_FILES = {*(name.partition("/")[0] for name in CHECKED_FILES), "*.tfrecord"}
+_DATA_SET_FILES |= {"dataset.json", "identity.json"}
 
 
 class Workspace:
@@ -88,11 +91,22 @@ class Workspace:
         shutil.rmtree(self.output, ignore_errors=True)
 
 
+def check_output(directory: pathlib.Path) -> None:
+    """Checks that a data set may replace a directory, if it exists.
+
+    Raises:
+        FileExistsError: It contains other files than those of a data set.
+    """
+    if not (directory / "dataset.json").is_file():  # A data set that was being deleted lacks it.
+        files.check_replaceable(directory, _DATA_SET_FILES, "a data set")
+
+
 @contextlib.contextmanager
 def lock_directory(directory: pathlib.Path) -> Iterator[None]:
     """Locks the output of a conversion.
 
     Raises:
+        FileExistsError: The directory contains other files than those of a data set.
         OSError: Another conversion writes to the directory.
     """
     path = directory.with_name(f".{directory.name}.lock")
@@ -102,6 +116,7 @@ def lock_directory(directory: pathlib.Path) -> Iterator[None]:
     )
     with files.locked(path, refusal=lambda: refusal):
         try:
+            check_output(directory)
             yield
         finally:
             path.unlink(missing_ok=True)

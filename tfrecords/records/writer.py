@@ -31,8 +31,8 @@ def shuffled(
     starts = np.cumsum(lengths) - lengths
     ordered = lengths[order]
     ends = np.cumsum(ordered)
-    places = np.arange(len(rows)) + np.repeat(starts[order] - (ends - ordered), ordered)
-    return rows[places], ordered, order
+    indices = np.arange(len(rows)) + np.repeat(starts[order] - (ends - ordered), ordered)
+    return rows[indices], ordered, order
 
 
 def write_shard(

@@ -232,5 +232,5 @@ class TopicWorld:
 def _words(rng: np.random.Generator, count: int) -> np.ndarray:
     """Returns different words of three syllables [count]."""
     drawn = rng.choice(len(_SYLLABLES) ** 3, size=count, replace=False)
-    places = np.unravel_index(drawn, (len(_SYLLABLES),) * 3)
-    return np.array(["".join(_SYLLABLES[i] for i in word) for word in zip(*places, strict=True)])
+    indices = np.unravel_index(drawn, (len(_SYLLABLES),) * 3)
+    return np.array(["".join(_SYLLABLES[i] for i in word) for word in zip(*indices, strict=True)])

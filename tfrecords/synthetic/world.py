@@ -241,10 +241,10 @@ class World:
         group = (flat % bounds.shape[1]).astype(np.int64)
         low, high = self._group_bounds[group], self._group_bounds[group + 1]
         # Sampling with replacement and dropping repeats is successive sampling without it.
-        place = np.searchsorted(
+        index = np.searchsorted(
             self._cumulative, low + rng.random(low.shape) * (high - low), side="right"
         )
-        ad = self._by_group[np.minimum(place, len(self._by_group) - 1)]
+        ad = self._by_group[np.minimum(index, len(self._by_group) - 1)]
         extra = config.max_ads_per_request - 1
         share = (config.mean_ads_per_request - 1) / extra
         length = 1 + rng.binomial(extra, rng.beta(4 * share, 4 * (1 - share), len(bounds)))

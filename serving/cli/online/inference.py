@@ -138,21 +138,21 @@ async def _answer_file(
 
 
 async def _answer_lines(service: Service, lines: list[str], first: int) -> list[dict[str, Any]]:
-    requests, places = [], []
+    requests, indices = [], []
     answers: list[dict[str, Any]] = [{} for _ in lines]
     for index, line in enumerate(lines):
         try:
             requests.append(_with_flags(_parse(line, f"line {first + index + 1}")))
-            places.append(index)
+            indices.append(index)
         except ValueError as error:
             answers[index] = {"error": str(error)}
     try:
-        for index, answer in zip(places, await service.recommend_batch(requests), strict=True):
+        for index, answer in zip(indices, await service.recommend_batch(requests), strict=True):
             answers[index] = answer.to_json()
     except (errors.InvalidRequestError, errors.OverloadedError, errors.TfrecClientError):
         # One invalid request refuses the whole batch, and so does a lack of time for all of them,
         # so requests are sent one by one.
-        for index, request in zip(places, requests, strict=True):
+        for index, request in zip(indices, requests, strict=True):
             try:
                 answers[index] = (await service.recommend(request)).to_json()
             except (errors.InvalidRequestError, errors.TfrecClientError) as error:

@@ -31,7 +31,7 @@ def column(values):
 
 def test_a_cap_passes_over_the_third_ad_of_an_advertiser():
     found = select([5, 4, 3, 2, 1], 4, {"a": ["x", "x", "x", "y", None]}, rules([("a", 2)]))
-    assert found.places.tolist() == [0, 1, 3, 4]
+    assert found.indices.tolist() == [0, 1, 3, 4]
     assert found.full[Cap(field="a", max=2)].tolist() == [True, True, True, False, False]
 
 
@@ -43,36 +43,36 @@ def test_impressions_of_before_leave_less_of_a_frequency_cap():
     before = {day: {"x": 1}, week: {"x": 1, "y": 2, "gone": 9}}
     found = select([5, 4, 3, 2, 1], 5, fields, rules(), shown_before=before)
     # One of x is left for the day, and one of y for the week.
-    assert found.places.tolist() == [0, 2, 4]
+    assert found.indices.tolist() == [0, 2, 4]
     assert found.full[day].tolist() == [True, True, False, False, False]
     assert found.full[week].tolist() == [False, False, True, True, False]
 
 
 def test_ads_without_a_value_are_not_capped():
     found = select([3, 2, 1], 3, {"a": [None, None, None]}, rules([("a", 1)]))
-    assert found.places.tolist() == [0, 1, 2]
+    assert found.indices.tolist() == [0, 1, 2]
 
 
 def test_an_ad_with_a_list_counts_for_each_of_its_values_once():
     tags = [["p", "p"], ["q", "p"], ["q"], [], None]
     found = select([5, 4, 3, 2, 1], 5, {"t": tags}, rules([("t", 2)]))
     # p is in the first two, q in the second and third.
-    assert found.places.tolist() == [0, 1, 2, 3, 4]
+    assert found.indices.tolist() == [0, 1, 2, 3, 4]
     found = select([5, 4, 3, 2, 1], 5, {"t": tags}, rules([("t", 1)]))
     # The first takes p, so the second may not come, and the third takes q.
-    assert found.places.tolist() == [0, 2, 3, 4]
+    assert found.indices.tolist() == [0, 2, 3, 4]
 
 
 def test_equal_worth_stays_in_the_order_of_the_candidates():
     found = select([1, 1, 1, 1], 3, {"a": ["x", "x", "y", "z"]}, rules([("a", 1)]))
-    assert found.places.tolist() == [0, 2, 3]
+    assert found.indices.tolist() == [0, 2, 3]
 
 
 def test_a_repeated_value_costs_its_penalty_each_time():
     gains, fields = [10, 9, 8, 4], {"c": ["x", "x", "x", "y"]}
     found = select(gains, 4, fields, rules(diversity=[("c", 0.5)]))
     # 10; then 9 / 2 = 4.5 beats 4 (8 / 2 is 4, and later); then 8 / 4 = 2 loses to 4.
-    assert found.places.tolist() == [0, 1, 3, 2]
+    assert found.indices.tolist() == [0, 1, 3, 2]
     assert found.factors.tolist() == [1, 0.5, 1, 0.25]
 
 
@@ -80,7 +80,7 @@ def test_lists_are_discounted_by_the_mean_over_their_values():
     tags = [["p"], ["p", "q"], ["p"], None]
     found = select([10, 8, 7.9, 6], 4, {"t": tags}, rules(diversity=[("t", 0.5)]))
     # After p: 8 (1/2 + 1) / 2 = 6, as much as the last, and before it. Then 6, then 7.9 / 4.
-    assert found.places.tolist() == [0, 1, 3, 2]
+    assert found.indices.tolist() == [0, 1, 3, 2]
     assert found.factors.tolist() == [1, 0.75, 1, 0.25]
 
 
@@ -88,20 +88,20 @@ def test_discounts_of_two_fields_multiply():
     fields = {"c": ["x", "x", "y"], "d": ["u", "u", "v"]}
     found = select([10, 9, 1], 3, fields, rules(diversity=[("c", 0.5), ("d", 0.9)]))
     # 9 · 0.5 · 0.1 = 0.45 is below 1.
-    assert found.places.tolist() == [0, 2, 1]
+    assert found.indices.tolist() == [0, 2, 1]
     assert found.factors.tolist() == pytest.approx([1, 1, 0.05])
 
 
 def test_a_penalty_of_one_leaves_repeated_ads_last_in_their_order():
     found = select([3, 2, 1], 3, {"c": ["x", "x", "y"]}, rules(diversity=[("c", 1)]))
-    assert found.places.tolist() == [0, 2, 1]
+    assert found.indices.tolist() == [0, 2, 1]
 
 
 def test_caps_of_two_fields_can_leave_the_greedy_choice_short():
     # The best takes the only positions of x and of u, which the other two need.
     fields = {"a": ["x", "x", "y"], "b": ["u", "v", "u"]}
     found = select([3, 2, 1], 2, fields, rules([("a", 1), ("b", 1)]))
-    assert found.places.tolist() == [0]
+    assert found.indices.tolist() == [0]
     assert {cap.field: full.tolist() for cap, full in found.full.items()} == {
         "a": [True, True, False],
         "b": [True, False, True],
@@ -125,7 +125,7 @@ def test_each_ad_is_the_best_that_the_caps_allow_after_those_above_it(seed):
         )
         if allowed and len(expected) < k:
             expected.append(place)
-    assert found.places.tolist() == expected
+    assert found.indices.tolist() == expected
 
 
 def every_answer(gains, k, columns, asked):
@@ -175,14 +175,14 @@ def test_logged_propensities_are_those_of_all_draws_enumerated(among):
     # Of each prefix and the ad after it: the probability of the ad given the prefix.
     reached, came = collections.Counter(), collections.Counter()
     for chosen, probability in answers:
-        places = tuple(chosen.places.tolist())
-        for slot in range(len(places)):
-            reached[places[:slot]] += probability
-            came[places[: slot + 1]] += probability
+        indices = tuple(chosen.indices.tolist())
+        for slot in range(len(indices)):
+            reached[indices[:slot]] += probability
+            came[indices[: slot + 1]] += probability
     for chosen, _ in answers:
-        places = tuple(chosen.places.tolist())
+        indices = tuple(chosen.indices.tolist())
         for slot, propensity in enumerate(chosen.propensities.tolist()):
-            expected = came[places[: slot + 1]] / reached[places[:slot]]
+            expected = came[indices[: slot + 1]] / reached[indices[:slot]]
             assert propensity == pytest.approx(expected)
 
 
@@ -190,7 +190,7 @@ def test_propensities_of_the_first_slot_by_hand():
     # Four candidates, share 0.2: the best comes with 0.8 + 0.2 / 4, another with 0.2 / 4.
     exploration = Exploration(share=0.2)
     for chosen, _ in every_answer([4, 3, 2, 1], 1, {}, rules(exploration=exploration)):
-        expected = 0.85 if chosen.places[0] == 0 else 0.05
+        expected = 0.85 if chosen.indices[0] == 0 else 0.05
         assert chosen.propensities.tolist() == pytest.approx([expected])
 
 
@@ -202,16 +202,16 @@ def test_drawn_answers_come_as_often_as_their_propensities_say():
     trials = 8_000
     for _ in range(trials):
         chosen = selection.select_with_rules(np.array([4.0, 3, 2, 1]), 2, asked, values, rng)
-        places = tuple(chosen.places.tolist())
-        counts[places] += 1
-        expected[places] = float(np.prod(chosen.propensities))
+        indices = tuple(chosen.indices.tolist())
+        counts[indices] += 1
+        expected[indices] = float(np.prod(chosen.propensities))
     # First any of four; then of the ads that the cap leaves, two or three.
     assert len(expected) == 10
     assert sum(expected.values()) == pytest.approx(1)
-    for places, probability in expected.items():
+    for indices, probability in expected.items():
         # Five standard deviations.
         allowed = 5 * np.sqrt(probability * (1 - probability) / trials)
-        assert abs(counts[places] / trials - probability) < allowed
+        assert abs(counts[indices] / trials - probability) < allowed
 
 
 def test_draws_keep_to_the_caps_and_to_the_best_candidates():
@@ -219,8 +219,8 @@ def test_draws_keep_to_the_caps_and_to_the_best_candidates():
     for seed in range(50):
         found = select([4, 3, 2, 1], 3, {"a": ["x", "x", "y", "z"]},
                        rules([("a", 1)], exploration=exploration), seed)  # fmt: skip
-        advertisers = ["xxyz"[place] for place in found.places]
+        advertisers = ["xxyz"[place] for place in found.indices]
         assert sorted(advertisers) == ["x", "y", "z"]
         # The fourth candidate is never drawn; it comes when nothing is left to draw.
-        assert found.places[2] == 3
+        assert found.indices[2] == 3
         assert found.explored.tolist() == [True, True, False]

@@ -150,7 +150,7 @@ def _ages(octaves: tf.Tensor) -> tf.Tensor:
         octaves: [..., 1] log2(1 + hours); `_NEVER` or more without an event.
     """
     # How far it is from each age to the next.
-    places = tf.clip_by_value((octaves - _AGES[:-1]) / np.diff(_AGES), 0.0, 1.0)
+    fractions = tf.clip_by_value((octaves - _AGES[:-1]) / np.diff(_AGES), 0.0, 1.0)
     is_known = tf.cast(octaves < _NEVER, tf.float32)
-    first, last = is_known, tf.zeros_like(octaves)
-    return is_known * (tf.concat([first, places], axis=-1) - tf.concat([places, last], axis=-1))
+    lower = tf.concat([is_known, fractions], axis=-1)
+    return is_known * (lower - tf.concat([fractions, tf.zeros_like(octaves)], axis=-1))

@@ -84,9 +84,9 @@ class LabeledRows:
             kept = batch["mask"].numpy() & ~np.isnan(labels)
             if clicked:
                 kept &= batch[CLICK.label].numpy() == 1
-            request, place = np.nonzero(kept)
-            rows = batch["query"].numpy()[request], batch["ad"].numpy()[request, place]
-            parts.append((*rows, labels[request, place]))
+            request, index = np.nonzero(kept)
+            rows = batch["query"].numpy()[request], batch["ad"].numpy()[request, index]
+            parts.append((*rows, labels[request, index]))
             num_rows += len(request)
             while num_rows - len(parts[0][2]) >= max_rows:
                 num_rows -= len(parts.pop(0)[2])
@@ -117,7 +117,7 @@ class PairRates:
         values = self.values(rows.query, rows.ad)
         numbers = _numbers(known, np.int64(fitted.cardinality(fields[1])), *values)
         distinct, index = np.unique(numbers, return_inverse=True)
-        # Larger than all others, so that a place is always found.
+        # Larger than all others, so that an index is always found.
         distinct = np.append(distinct, np.iinfo(np.int64).max)
         with tf.init_scope():
             self.tables = _Tables(
@@ -179,9 +179,9 @@ def _with_expected(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns what `PairRates.with_expected` returns, of ids [...] of values."""
     wanted = _numbers(tables.known, tf.shape(tables.of_ad, tf.int64)[0], of_query, of_ad)
-    place = tf.reshape(tf.searchsorted(tables.pairs, tf.reshape(wanted, [-1])), tf.shape(wanted))
-    is_found = tf.equal(tf.gather(tables.pairs, place), wanted) & (wanted != _UNKNOWN)
-    of_pair = tf.where(is_found[..., None], tf.gather(tables.of_pairs, place), 0.0)
+    index = tf.reshape(tf.searchsorted(tables.pairs, tf.reshape(wanted, [-1])), tf.shape(wanted))
+    is_found = tf.equal(tf.gather(tables.pairs, index), wanted) & (wanted != _UNKNOWN)
+    of_pair = tf.where(is_found[..., None], tf.gather(tables.of_pairs, index), 0.0)
     of_values = [tf.gather(tables.of_query, of_query), tf.gather(tables.of_ad, of_ad)]
     if clicks is not None:
         is_known = ~tf.math.is_nan(clicks)

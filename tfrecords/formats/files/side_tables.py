@@ -75,15 +75,15 @@ class SideTable:
         table = parsed.table
         codes, ids = columns.coded_keys(table, self.key)
         rows = self._rows.find(ids.fingerprints)
-        places = pa.array(rows, mask=rows < 0)
-        if must_match and len(ids) >= _MIN_KEYS and places.null_count == len(ids):
+        indices = pa.array(rows, mask=rows < 0)
+        if must_match and len(ids) >= _MIN_KEYS and indices.null_count == len(ids):
             raise ValueError(
                 f"{self.path} contains none of the log's values of {list(self.key)}, such as "
                 f"{ids.values[0].as_py()!r}; it has values such as {self.keys.examples}. Give the "
                 "table of this log, with keys written in the same way."
             )
         for name, values in self._values.items():
-            table = table.append_column(name, _spread(values.take(places), codes))
+            table = table.append_column(name, _spread(values.take(indices), codes))
         has_key = ~columns.are_missing(ids.values)
         lacking = has_key & (rows < 0)
         matches = protocol.Matches(

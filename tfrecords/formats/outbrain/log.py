@@ -271,7 +271,7 @@ class _Join:
 
 
 def _expanded(
-    columns: Mapping[str, pa.Array], places: np.ndarray
+    columns: Mapping[str, pa.Array], indices: np.ndarray
 ) -> dict[str, pa.Array | pa.ChunkedArray]:
     """Returns columns with the values at some indices [B]."""
-    return {name: column.take(pa.array(places)) for name, column in columns.items()}
+    return {name: column.take(pa.array(indices)) for name, column in columns.items()}

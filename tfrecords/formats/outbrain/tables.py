@@ -106,11 +106,11 @@ def read_lists(path: pathlib.Path | None, value: str, listed: str) -> Table:
     documents, values, confidence = (
         _joined(part, kind) for part, kind in zip(parts, (ID, *types.values()), strict=True)
     )
-    keys, places = np.unique(documents, return_inverse=True)
+    keys, indices = np.unique(documents, return_inverse=True)
     # The bits of nonnegative floats sort like the floats, and sorting by one integer is fast.
     bits = (np.maximum(np.nan_to_num(confidence), 0) + np.float32(0)).view(np.int32)
-    order = np.argsort((places << 32) | bits, kind="stable")
-    ends = np.append(0, np.cumsum(np.bincount(places, minlength=len(keys))))
+    order = np.argsort((indices << 32) | bits, kind="stable")
+    ends = np.append(0, np.cumsum(np.bincount(indices, minlength=len(keys))))
     values = values[order]
     lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values))
     return Table(KeyIndex(keys), {value: values[ends[1:] - 1], listed: lists})
