@@ -106,8 +106,14 @@ class TrainedStages:
                 parallel; None: as in the last export, or the default.
 
         Raises:
+            ValueError: The report is not one.
             ReleaseRefusedError: The gate refuses the release; nothing is published.
         """
+        if not isinstance(report, evaluation.EvaluationReport | None):
+            raise ValueError(
+                f"report: expected an evaluation.EvaluationReport or None, got "
+                f"{type(report).__name__}. Give the configuration of an index as index=."
+            )
         report = report or self.evaluate(index=index)
         base = self.steps.export(self.data_set, report, index, force, candidate_parts)
         return ExportedRelease(base, releases.latest(base))

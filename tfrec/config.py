@@ -10,7 +10,7 @@ import numbers
 import operator
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from tfrec.heads import HEADS
 from tfrecords import files, plugins
@@ -36,6 +36,7 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help, "limits": limits})
 
 
+_Config = TypeVar("_Config")
 _IS_WITHIN: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     ">": operator.gt,
@@ -318,13 +319,18 @@ def _name_class(config: Any, name: str) -> None:
     object.__setattr__(config, name, plugins.reference_to(getattr(config, name)))
 
 
-def save_config(config: Any, path: pathlib.Path) -> None:
+def save_config(config: Any, path: pathlib.Path, source: str | None) -> None:
     """Writes a resolved configuration as JSON into the directory of a training.
 
+    Args:
+        config: The configuration.
+        path: The file.
+        source: Digest of the model's source, from `plugins.Registry.digest`.
+
     Raises:
-        ValueError: The directory has a training run with other options.
+        ValueError: The directory has a training run with other options or another source.
     """
-    options = dataclasses.asdict(config)
+    options = {**dataclasses.asdict(config), **({} if source is None else {"source": source})}
     try:
         before = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):  # ValueError: an earlier version was killed as it wrote
@@ -338,3 +344,10 @@ def save_config(config: Any, path: pathlib.Path) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, options, default=str)
+
+
+def load_config(kind: type[_Config], path: pathlib.Path) -> _Config:
+    """Reads a configuration of this class that `save_config` wrote."""
+    options = json.loads(path.read_text())
+    options.pop("source", None)
+    return kind(**options)

@@ -140,7 +140,7 @@ def build_index(
             None: each build starts from the beginning.
 
     Raises:
-        AdIndexError: There are no ads, or an embedding is not finite.
+        AdIndexError: There are no ads, an embedding is not finite, or queries have another length.
         IndexUnavailableError: Milvus does not answer.
         ValueError: A custom kind of index fails, or its index cannot be served.
     """
@@ -148,6 +148,11 @@ def build_index(
     if embeddings.ndim != 2 or not embeddings.size:
         raise errors.AdIndexError(
             f"Expected ad embeddings of shape [N, D] with N ≥ 1, got {list(embeddings.shape)}."
+        )
+    if tuning_queries is not None and np.shape(tuning_queries)[1:] != embeddings.shape[1:]:
+        raise errors.AdIndexError(
+            f"Expected tuning queries of shape [Q, {embeddings.shape[1]}], got "
+            f"{list(np.shape(tuning_queries))}."
         )
     chosen_by = None if tuning_queries is None else tuning_queries[::2]
     searcher: search.Searcher | milvus_index.MilvusIndex

@@ -7,6 +7,7 @@ Shapes: N ads, Q queries, B requests, C candidates, D embedding size, F columns 
 """
 
 import dataclasses
+import json
 import logging
 import pathlib
 import shutil
@@ -73,6 +74,14 @@ class ReleaseInputs:
     training_id: str | None = None
     dataset_fingerprint: str = ""
     work_directory: pathlib.Path | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            json.dumps(self.metrics, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"metrics: expected values that JSON has, such as finite numbers, got {error}."
+            ) from error
 
 
 def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Content:

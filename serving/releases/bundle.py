@@ -99,10 +99,13 @@ def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
         version: Release version. None loads the stable release.
 
     Raises:
+        ValueError: The version is not a whole number.
         BundleError: The release is not published, is damaged, as for `verify`, or cannot be read.
         ProbeMismatchError: The query tower or the index does not reproduce the probes.
         IndexUnavailableError: The index is in Milvus, which does not answer.
     """
+    if not isinstance(version, int | None):
+        raise ValueError(f"version: expected a whole number or None, got {version!r}.")
     root = pathlib.Path(base)
     version = stable(root) if version is None else version
     held = in_use.hold(root, version)

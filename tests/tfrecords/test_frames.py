@@ -266,7 +266,7 @@ WRONG = {
     ),
     "periods": (
         lambda f: f.assign(country=pd.period_range("2026", periods=ROWS, freq="D")),
-        r"log: the column 'country' has the Arrow type extension<pandas\.period.*Convert it to strings",
+        r"log: the column 'country' has the Arrow type extension<pandas\.period.*Convert it to str",
     ),
     "a column that is missing": (
         lambda f: f.rename(columns={"clicked": "click"}),

@@ -12,7 +12,7 @@ from tfrec.layers.comparisons import (
     pair_rates_of,
 )
 from tfrec.layers.crosses import CrossLayer, pairwise_products
-from tfrec.layers.custom_code import ids_to_try, needs_autograph
+from tfrec.layers.custom_code import ids_error, ids_to_try, needs_autograph
 from tfrec.layers.dropout import Dropout, IdDropout, new_generator, oov_rates
 from tfrec.layers.factorization import RANK, FactorizationMachine
 from tfrec.layers.features import FieldEmbeddings, embedding_tables, flatten, mean_of_values
@@ -82,6 +82,7 @@ __all__ = [
     "flatten",
     "gather_columns",
     "head_outputs",
+    "ids_error",
     "ids_to_try",
     "mean_of_rows",
     "mean_of_values",

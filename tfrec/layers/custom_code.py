@@ -17,6 +17,17 @@ _WITHOUT_CONTROL_FLOW = (
 )
 
 
+def ids_error(where: str, error: tf.errors.InvalidArgumentError) -> ValueError:
+    """Returns the error of a custom layer that fails for the result of `ids_to_try`."""
+    # Keras puts its own line before the reason.
+    lines = [line for line in error.message.splitlines() if line]
+    reason = next((line for line in lines if "calling layer" not in line), error.message)
+    return ValueError(
+        f"{where} fails for ids from 0 to the last one of each field: {reason}. The ids of `field` "
+        "are below fitted.cardinality(field)."
+    )
+
+
 def needs_autograph(model: tf.Module) -> bool:
     """Returns whether a model or a part of it is defined elsewhere, as in a notebook.
 

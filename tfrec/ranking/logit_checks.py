@@ -23,7 +23,7 @@ def check_model(model: ranking_model.RankingModel) -> None:
     Raises:
         ValueError: A head is missing; logits have another shape or type, or are not finite or not
             the same each time; the score of a candidate depends on other candidates or requests;
-            or a task is not a TFRS task, or averages its losses.
+            or the task of a head is missing, is not a TFRS task, or averages its losses.
     """
     where = f"{type(model).__name__}.call"
     fitted = model._fitted
@@ -50,6 +50,11 @@ def check_model(model: ranking_model.RankingModel) -> None:
         (alone, "if other requests are in the batch; expected the score of each request alone"),
     ):
         _check_same(logits, others, difference, where)
+    if set(model.tasks) != set(model.heads):
+        raise ValueError(
+            f"{type(model).__name__}.tasks: expected tasks of {list(model.heads)}, got "
+            f"{list(model.tasks)}. To leave a head out of the loss, set its weight to 0."
+        )
     for head, task in model.tasks.items():
         _check_task(head, task, type(model).__name__)
 
@@ -60,13 +65,7 @@ def _call(
     try:
         return model(inputs)
     except tf.errors.InvalidArgumentError as error:
-        # Keras puts its own line before the reason.
-        lines = [line for line in error.message.splitlines() if line]
-        reason = next((line for line in lines if "calling layer" not in line), error.message)
-        raise ValueError(
-            f"{where} fails for ids from 0 to the last one of each field: {reason}. The ids of "
-            "`field` are below fitted.cardinality(field)."
-        ) from error
+        raise layers.ids_error(where, error) from error
 
 
 def _concat(parts: list[layers.Logits], axis: int) -> layers.Logits:
@@ -124,4 +123,11 @@ def _check_task(head: str, task: object, name: str) -> None:
         raise ValueError(
             f"{name}.tasks[{head!r}]: expected a loss per row, got one with the reduction "
             f"{reduction!r}. Give reduction=tf.keras.losses.Reduction.NONE."
+        )
+    width = 3 if HEADS[head].is_amount else 1
+    loss = task._loss(y_true=tf.zeros([2, 1]), y_pred=tf.zeros([2, width]), sample_weight=None)
+    if tf.rank(loss) == 0:
+        raise ValueError(
+            f"{name}.tasks[{head!r}]: expected a loss per row, got one number for two rows. Return "
+            "the losses without tf.reduce_mean or tf.reduce_sum."
         )

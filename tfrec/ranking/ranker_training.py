@@ -7,7 +7,6 @@ WORKDIR/ranker.json           written last: fingerprint, heads, calibrators, met
 """
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -19,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec import calibration, layers, metrics, training
-from tfrec.config import RankerConfig, check_kind, save_config
+from tfrec.config import RankerConfig, check_kind, load_config, save_config
 from tfrec.heads import CLICK, ENGAGEMENT
 from tfrec.ranking import (
     default_weights,
@@ -286,7 +285,8 @@ def train_ranker(
     strategy = strategy or tf.distribute.get_strategy()
     training.check_same(strategy, {"data": data_set.fingerprint, **dataclasses.asdict(config)})
     if training.is_chief(strategy):
-        save_config(config, workdir / "config.json")
+        source = ranking_model.RANKERS.digest(config.ranker)
+        save_config(config, workdir / "config.json", source)
     with strategy.scope():
         model = build_ranker(data_set, config)
         start(model, data_set)
@@ -423,7 +423,7 @@ def load_ranker(
     """
     path = workdir / "ranker.json"
     description = training.read_description(path, data_set, "tfrec train_ranker")
-    config = RankerConfig(**json.loads((workdir / "config.json").read_text()))
+    config = load_config(RankerConfig, workdir / "config.json")
     training.check_source(path, description, ranking_model.RANKERS.digest(config.ranker))
     compared, rated = description.get("compared"), description.get("rated", ())
     model = build_ranker(data_set, config, compared, rated)

@@ -34,6 +34,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_recommenders as tfrs
 
 from tfrec import layers, training
 from tfrec.config import RetrievalConfig
@@ -135,7 +136,8 @@ class RetrievalModel(training.StageModel):
         """Creates the weights.
 
         Raises:
-            ValueError: A tower is not as `towers.check` expects it, or the towers differ in D.
+            ValueError: A tower is not as `towers.check` expects it, the towers differ in D, or the
+                task is not one of retrieval.
         """
         schema = self._fitted.schema
         sides = {
@@ -146,6 +148,11 @@ class RetrievalModel(training.StageModel):
         for name, (tower, fields) in sides.items():
             ids = tf.constant(layers.ids_to_try(self._fitted, fields))
             lengths[name] = towers.check(tower, ids, f"{type(self).__name__}.{name}")
+        if not isinstance(self.task, tfrs.tasks.Retrieval):
+            raise ValueError(
+                f"{type(self).__name__}.task: expected a tfrs.tasks.Retrieval, got "
+                f"{type(self.task).__name__}."
+            )
         if len(set(lengths.values())) > 1:
             raise ValueError(
                 f"{type(self).__name__}: expected towers with embeddings of the same size, got "
@@ -244,13 +251,29 @@ class RetrievalModel(training.StageModel):
             sample_weight=inputs.get("sample_weight"),
             candidate_sampling_probability=self._sampling_probability(inputs, rows),
             candidate_ids=rows,
-            compute_metrics=not training,
+            compute_metrics=False,
             score_mask=score_mask,
             **own,
         )
         if not training:
+            self._update_metrics(inputs, embedded, own_columns)
             return loss
         return loss + self._embedding_l2 * layers.part_of_whole(embedded.penalty, inputs)
+
+    def _update_metrics(
+        self, inputs: reader.Batch, embedded: Embedded, own_columns: tf.Tensor
+    ) -> None:
+        """Updates the task's metrics over the catalog, which know only the clicked ads.
+
+        The task itself would take the uniform ads for clicked ones, too.
+        """
+        for metric in self.task.factorized_metrics:
+            metric.update_state(
+                embedded.queries,
+                tf.gather(embedded.ads, own_columns),
+                true_candidate_ids=inputs["ad_row"],
+                sample_weight=inputs.get("sample_weight"),
+            )
 
     def embed_batch(
         self,

@@ -11,7 +11,6 @@ WORKDIR/retrieval.json        written last: fingerprint, validation history, uti
 
 import dataclasses
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -23,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec import layers, training
-from tfrec.config import RetrievalConfig, check_kind, save_config
+from tfrec.config import RetrievalConfig, check_kind, load_config, save_config
 from tfrec.heads import CLICK
 from tfrec.retrieval import (
     click_factors,
@@ -112,7 +111,8 @@ def train_two_tower(
         strategy, {"data": data_set.fingerprint, **is_taught, **dataclasses.asdict(config)}
     )
     if training.is_chief(strategy):
-        save_config(config, workdir / "config.json")
+        source = retrieval_model.RETRIEVAL_MODELS.digest(config.retrieval_model)
+        save_config(config, workdir / "config.json", source)
     training.check_clicks(data_set)
     clicks = data_set.label_sum("train", "click")
     batch_size = training.batch_size(config.batch_size, clicks, _MIN_BATCHES)
@@ -322,7 +322,7 @@ def load_two_tower(
     """
     path = workdir / "retrieval.json"
     description = training.read_description(path, data_set, "tfrec train_retrieval")
-    config = RetrievalConfig(**json.loads((workdir / "config.json").read_text()))
+    config = load_config(RetrievalConfig, workdir / "config.json")
     source = retrieval_model.RETRIEVAL_MODELS.digest(config.retrieval_model)
     training.check_source(path, description, source)
     model = build_two_tower(data_set, config, data_set.catalog())

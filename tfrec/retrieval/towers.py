@@ -109,10 +109,23 @@ def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:
         where: Name of the tower, for messages.
 
     Raises:
-        ValueError: It does not return [B, D] float32 embeddings of length one, or an embedding
-            depends on other rows.
+        ValueError: It is not a layer, fails for these ids, or does not return [B, D] float32
+            embeddings of length one; or an embedding depends on other rows.
     """
-    embeddings, size = tower(ids), ids.shape[0]
+    if not isinstance(tower, tf.keras.layers.Layer):
+        raise ValueError(
+            f"{where}: expected a tf.keras.layers.Layer, got {type(tower).__name__}. Make a layer "
+            "or a tf.keras.Model of it."
+        )
+    try:
+        embeddings, size = tower(ids), ids.shape[0]
+    except tf.errors.InvalidArgumentError as error:
+        raise layers.ids_error(where, error) from error
+    if not tf.is_tensor(embeddings):
+        raise ValueError(
+            f"{where}: expected a tensor of embeddings, got {type(embeddings).__name__}. Return "
+            "one vector for each row."
+        )
     if embeddings.shape.rank != 2 or embeddings.shape[0] != size:
         raise ValueError(
             f"{where}: expected embeddings of shape [{size}, D] of {size} rows of ids, got "

@@ -106,7 +106,15 @@ class HistoryFile(tf.keras.callbacks.Callback):
         self._path, self._history = path, history
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        values = {name: float(value) for name, value in (logs or {}).items()}
+        values = {}
+        for name, value in (logs or {}).items():
+            try:
+                values[name] = float(value)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"logs[{name!r}]: expected a number at the end of an epoch, got {value!r}. A "
+                    "callback must not add anything else."
+                ) from error
         self._history.append({"epoch": epoch + 1, **values})
         files.write_json(self._path, self._history)
 

@@ -65,7 +65,17 @@ class StageModel(tfrs.Model):
 
     @property
     def dense_variables(self) -> list[tf.Variable]:
-        """The other trainable variables."""
+        """The other trainable variables.
+
+        Raises:
+            ValueError: A layer is one of Keras 3.
+        """
+        for variable in self.trainable_variables:
+            if not isinstance(variable, tf.Variable):
+                raise ValueError(
+                    f"{type(self).__name__} has a variable {variable.path!r} of another Keras than "
+                    "tf.keras. Make its layers with tf.keras.layers, not with keras.layers."
+                )
         sparse = {variable.ref() for variable in self.sparse_variables}
         return [v for v in self.trainable_variables if v.ref() not in sparse]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from optuna import distributions
 
@@ -35,6 +36,7 @@ class Stage:
         metric: Validation metric of each epoch.
         maximize: Whether a larger metric is better.
         space: Option -> its range, which contains the default.
+        source: Returns the digest of the model's source, given a configuration; None: no plugin.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Stage:
     metric: str
     maximize: bool
     space: Mapping[str, distributions.BaseDistribution]
+    source: Callable[[Any], str | None]
 
 
 RANKER = Stage(
@@ -64,6 +67,7 @@ RANKER = Stage(
         "num_blocks": one_of(1, 2, 3, 4),
         "feed_forward_dim": one_of(64, 128, 256),
     },
+    lambda config: ranking.RANKERS.digest(config.ranker),
 )
 
 # The refit measures nothing, and click factors come after the measurement. The length of the
@@ -86,4 +90,5 @@ RETRIEVAL = Stage(
         "hidden_dim": one_of(128, 256, 512),
         "num_cross_layers": one_of(0, 1, 2, 3),
     },
+    lambda config: retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
 )

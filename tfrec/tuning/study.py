@@ -20,7 +20,7 @@ import json
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -35,7 +35,7 @@ from tfrecords import files, reader
 _BEFORE_PRUNING = 5
 _RANDOM_TRIALS = 10
 _DIRECTORY = "directory"
-_INPUTS = "inputs"
+_INPUTS, _ERROR = "inputs", "error"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TuningTrial:
     """A trial of a study.
 
     Attributes:
-        state: `complete`, `pruned` or `interrupted`.
+        state: `complete`, `pruned`, `failed` or `interrupted`.
         value: Best validation metric of its epochs; None before the first epoch.
         epochs: Number of epochs.
         options: The options that it changes.
@@ -104,9 +104,12 @@ def tune(
         clock: Returns seconds.
 
     Raises:
-        ValueError: The study in the directory is of other data or options, or no trial was
-            completed.
+        ValueError: There is no time; the study in the directory is of other data, options or
+            source; or no trial was completed.
+        Exception: The training with the defaults failed.
     """
+    if not seconds > 0:
+        raise ValueError(f"The time of a study: expected more than 0 s, got {seconds:g} s.")
     end = clock() + seconds
     study = _open(stage, data_set, directory, seed)
     while clock() < end and (max_trials is None or len(_started(study)) < max_trials):
@@ -124,6 +127,11 @@ def tune(
         except _OutOfTimeError:
             break  # The trial is continued next time.
         except (optuna.TrialPruned, FloatingPointError):  # A loss that is not finite is worst.
+            study.tell(trial, state=TrialState.PRUNED)
+        except Exception as error:  # A custom model may not work with some options.
+            if not trial.number:
+                raise
+            trial.set_user_attr(_ERROR, f"{type(error).__name__}: {error}")
             study.tell(trial, state=TrialState.PRUNED)
         else:
             study.tell(trial, _best(stage, watch.values))
@@ -152,21 +160,37 @@ def _open(
         "space": {name: repr(values) for name, values in stage.space.items()},
         "seed": seed,
     }
+    source = stage.source(stage.defaults)
+    if source is not None:
+        inputs["source"] = source
     before = study.user_attrs.get(_INPUTS)
     if before is None:
         study.set_user_attr(_INPUTS, inputs)
         study.enqueue_trial({name: getattr(stage.defaults, name) for name in stage.space})
     elif before != inputs:
-        changed = [name for name, value in inputs.items() if before[name] != value]
         raise ValueError(
-            f"The study in {directory} has other {' and '.join(changed)}. Delete the directory to "
-            "start a new study, or tune in another one."
+            f"The study in {directory} has other {_differences(before, inputs)}. Delete the "
+            "directory to start a new study, or tune in another work directory."
         )
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         # Its process ended; the training resumes in the same directory.
         study.enqueue_trial(trial.params, {_DIRECTORY: trial.user_attrs.get(_DIRECTORY)})
         study.tell(trial.number, state=TrialState.FAIL)
     return study
+
+
+def _differences(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    """Returns what differs between the inputs of a study and the given ones."""
+    names = [name for name in {**inputs, **before} if before.get(name) != inputs.get(name)]
+    if "defaults" in names:
+        old, new = before["defaults"], inputs["defaults"]
+        changed = [
+            f"{name} {old.get(name)!r}, now {new[name]!r}"
+            for name in new
+            if old.get(name) != new[name]
+        ]
+        names[names.index("defaults")] = f"options ({'; '.join(changed)})"
+    return " and ".join(names)
 
 
 def _started(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -241,8 +265,9 @@ def _result(stage: stages.Stage, study: optuna.Study, directory: pathlib.Path) -
 def _trial(stage: stages.Stage, trial: optuna.trial.FrozenTrial) -> TuningTrial:
     values = trial.intermediate_values
     states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
+    failed = _ERROR in trial.user_attrs
     return TuningTrial(
-        states.get(trial.state, "interrupted"),
+        "failed" if failed else states.get(trial.state, "interrupted"),
         _best(stage, values) if values else None,
         len(values),
         _options(trial),
@@ -252,4 +277,6 @@ def _trial(stage: stages.Stage, trial: optuna.trial.FrozenTrial) -> TuningTrial:
 def _line(stage: stages.Stage, frozen: optuna.trial.FrozenTrial) -> str:
     trial = _trial(stage, frozen)
     value = "no epoch" if trial.value is None else f"{trial.value:.5f}"
-    return f"trial: {stage.metric} {value} after {trial.epochs} epochs, {trial.state}"
+    error = frozen.user_attrs.get(_ERROR)
+    why = "" if error is None else f" ({error})"
+    return f"trial: {stage.metric} {value} after {trial.epochs} epochs, {trial.state}{why}"

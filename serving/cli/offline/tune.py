@@ -54,6 +54,14 @@ def main() -> None:
         from tfrec import tuning
     from serving import export
 
+    other = "retrieval_model" if FLAGS.stage == "ranker" else "ranker"
+    if FLAGS[other].value != FLAGS[other].default:
+        raise ValueError(
+            f"--{other}={FLAGS[other].value}: expected no model of the other stage with "
+            f"--stage={FLAGS.stage}. Leave it out, or set --stage."
+        )
+    if not FLAGS.minutes > 0:
+        raise ValueError(f"--minutes: expected a number above 0, got {FLAGS.minutes:g}.")
     workdir = pathlib.Path(FLAGS.workdir)
     stage = tuning.RANKER if FLAGS.stage == "ranker" else tuning.RETRIEVAL
     defaults = dataclasses.replace(stage.defaults, **_given(stage.name))

@@ -208,6 +208,12 @@ class WithLoss(ranking.RankingModel):
         return self.head_logits(tf.cast(inputs["ad"], tf.float32))
 
 
+class WithoutTask(WithLoss):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.tasks = {head: task for head, task in self.tasks.items() if head != "click"}
+
+
 @pytest.mark.parametrize(
     ("kind", "made", "said"),
     [
@@ -222,6 +228,16 @@ class WithLoss(ranking.RankingModel):
             WithLoss,
             tfrs.tasks.Ranking(tf.keras.losses.BinaryCrossentropy(from_logits=True)),
             r"WithLoss.tasks\['click'\]: expected a loss per row, got one with the reduction",
+        ),
+        (
+            WithLoss,
+            tfrs.tasks.Ranking(lambda y_true, y_pred, sample_weight=None: tf.reduce_mean(y_pred)),
+            r"WithLoss.tasks\['click'\]: expected a loss per row, got one number for two rows",
+        ),
+        (
+            WithoutTask,
+            None,
+            r"WithoutTask.tasks: expected tasks of \['click', .*\], got \[(?!'click)",
         ),
     ],
 )

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_recommenders as tfrs
 
 from tfrec import retrieval
 
@@ -50,6 +51,24 @@ class OfTheBatch(TwoLayers):
 
 class OfDoubles(TwoLayers):
     towers = (lambda: Hashed(lambda x: tf.cast(x, tf.float64)), Hashed)
+
+
+class OfNames(TwoLayers):
+    towers = (Hashed, lambda: Hashed(lambda x: {"embedding": x}))
+
+
+class OfFunctions(TwoLayers):
+    towers = (lambda: lambda ids: tf.cast(ids, tf.float32), Hashed)
+
+
+class OfTooFewIds(TwoLayers):
+    towers = (lambda: Hashed(lambda x: tf.gather(x, [99])), Hashed)
+
+
+class WithRankingTask(TwoLayers):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.task = tfrs.tasks.Ranking(tf.keras.losses.MeanSquaredError())
 
 
 class WithoutSuper(retrieval.RetrievalModel):
@@ -102,6 +121,13 @@ def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
         (TooLong, r"TooLong.query_tower: expected finite embeddings of length one, got 9\. Return"),
         (OfAnotherShape, r"ad_tower: expected embeddings of shape \[3, D\] .* got \[3, 1, 4\]"),
         (OfTheBatch, r"query_tower: the embedding of a row changes by .* if other rows are in the"),
+        (OfNames, r"ad_tower: expected a tensor of embeddings, got dict\. Return one vector"),
+        (
+            OfFunctions,
+            r"query_tower: expected a tf.keras.layers.Layer, got function\. Make a layer",
+        ),
+        (OfTooFewIds, r"query_tower fails for ids from 0 to .*indices\[0\] = 99 is not in \[0, 3\)"),
+        (WithRankingTask, r"task: expected a tfrs.tasks.Retrieval, got Ranking\."),
         (OfDoubles, r"query_tower: expected embeddings of type float32, got float64"),
     ],
 )

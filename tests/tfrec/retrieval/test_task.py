@@ -1,5 +1,6 @@
 """The task of retrieval, called as that of TFRS."""
 
+import dataclasses
 import inspect
 
 import numpy as np
@@ -85,3 +86,25 @@ def test_the_stock_task_drops_in_and_trains(data_set, retrieval_config):
     batches = data_set.clicked("train", 64, seed=1)
     losses = model.fit(batches, epochs=3, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.trains
+def test_the_metrics_of_a_stock_task_rank_the_clicked_ads(data_set, retrieval_config):
+    catalog = data_set.catalog()
+    config = dataclasses.replace(retrieval_config, uniform_negatives=32)
+    model = retrieval.build_two_tower(data_set, config, catalog)
+    ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(catalog.features))
+    corpus = tf.data.Dataset.from_tensor_slices(
+        (np.arange(len(catalog), dtype=np.int32), ads)
+    ).batch(128)
+    top_k = tfrs.metrics.FactorizedTopK(corpus, ks=(10,))
+    model.task = tfrs.tasks.Retrieval(metrics=top_k)
+    model.compile("sgd")
+    found = model.evaluate(data_set.clicked("validation", 64), verbose=0, return_dict=True)
+    hits = []
+    for clicks in data_set.clicked("validation", 64):
+        scores = retrieval.embed_in_batches(model.query_tower, clicks["query"].numpy()) @ ads.T
+        best = np.argsort(-scores, axis=1)[:, :10]
+        hits += list((best == clicks["ad_row"].numpy()[:, None]).any(axis=1))
+    name = "factorized_top_k/top_10_categorical_accuracy"
+    assert found[name] == pytest.approx(np.mean(hits), abs=1e-6)

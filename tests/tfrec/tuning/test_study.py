@@ -31,6 +31,7 @@ PARABOLA = tuning.Stage(
     "loss",
     False,
     {"learning_rate": distributions.FloatDistribution(1e-5, 10.0, log=True)},
+    lambda _: None,
 )
 FOREVER = 1e9
 
@@ -93,8 +94,34 @@ def test_a_study_of_other_options_is_not_continued(data_set, tmp_path):
     with pytest.raises(ValueError, match=r"has other seed\. Delete the directory to start"):
         tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, seed=2, max_trials=1)
     other = dataclasses.replace(PARABOLA, defaults=config.RankerConfig(epochs=3))
-    with pytest.raises(ValueError, match="has other defaults"):
+    with pytest.raises(ValueError, match=r"has other options \(epochs 4, now 3\)\. Delete"):
         tuning.tune(other, data_set, tmp_path, FOREVER, max_trials=1)
+    edited = dataclasses.replace(PARABOLA, source=lambda _: "abc")
+    with pytest.raises(ValueError, match="has other source"):
+        tuning.tune(edited, data_set, tmp_path, FOREVER, max_trials=1)
+
+
+@pytest.mark.parametrize("seconds", [0, math.nan])
+def test_a_study_without_time_is_refused_before_it_begins(seconds, data_set, tmp_path):
+    with pytest.raises(ValueError, match=r"expected more than 0 s, got (0|nan) s\."):
+        tuning.tune(PARABOLA, data_set, tmp_path / "new", seconds)
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_with_which_a_model_fails_do_not_end_a_study(data_set, tmp_path, capsys):
+    def train(data_set, options, *others, **more):
+        if options.learning_rate > limit:
+            raise ValueError("too fast")
+        train_parabola(data_set, options, *others, **more)
+
+    stage, limit = dataclasses.replace(PARABOLA, train=train), 0.0
+    with pytest.raises(ValueError, match="too fast"):  # The defaults must work.
+        tuning.tune(stage, data_set, tmp_path, FOREVER, max_trials=1)
+    limit = 0.1
+    tuned = tuning.tune(stage, data_set, tmp_path, FOREVER, max_trials=8, progress=True)
+    assert {trial.state for trial in tuned.trials} == {"complete", "failed"}
+    assert all((t.state == "failed") == (t.options["learning_rate"] > limit) for t in tuned.trials)
+    assert "failed (ValueError: too fast)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stage", [tuning.RANKER, tuning.RETRIEVAL])

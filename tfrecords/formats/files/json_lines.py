@@ -271,7 +271,7 @@ def _text(name: str, value: Any) -> str:
     """Returns a value as text; whole numbers are digits, and booleans `true` and `false`.
 
     Raises:
-        ValueError: It is a list or an object.
+        ValueError: It is a list or an object; or an object of Python, from a custom format.
     """
     if isinstance(value, str):
         return value
@@ -281,5 +281,6 @@ def _text(name: str, value: Any) -> str:
         return str(int(value))
     if isinstance(value, int | float):
         return str(value)
-    shown = json.dumps(value, default=str) if isinstance(value, list | dict) else repr(value)
-    raise ValueError(f"{name}: expected one value, got {shown[:40]}")
+    if not isinstance(value, list | dict):
+        raise ValueError(f"{name}: expected a string, a number or None, got {value!r:.60}")
+    raise ValueError(f"{name}: expected one value, got {json.dumps(value, default=str)[:40]}")
