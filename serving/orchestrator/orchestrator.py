@@ -102,6 +102,7 @@ class Orchestrator:
                 self.config.ranker.pauses,
                 clock,
                 self.metrics.ranker_calls(release.version),
+                self._observe_ranker,
             )
             self._ranking = ranking_stage.RankingStage(
                 self._ranker, release.manifest.outputs, self.config.ranker, clock
@@ -329,11 +330,11 @@ class Orchestrator:
                 known = await self._with_users(valids, deadline)
                 for found in await self._retrieval.find_together(known, num_candidates, deadline):
                     max_k = max(known[index].k for index in found.positions)
-                    ranked = await self._rank(found, max_k, deadline)
-                    members_found = [known[index] for index in found.positions]
-                    composed = await self._compose(members_found, found, ranked, deadline)
-                    for index, one in zip(found.positions, composed, strict=True):
-                        answered[positions[index]] = one
+                    for part, ranked in await self._rank_together(found, max_k, deadline):
+                        own = [known[index] for index in part.positions]
+                        composed = await self._compose(own, part, ranked, deadline)
+                        for index, one in zip(part.positions, composed, strict=True):
+                            answered[positions[index]] = one
         return [answered[position] for position in range(batch.size)]
 
     async def record(self, answered: Sequence[request_batch.Answered]) -> None:
@@ -370,6 +371,19 @@ class Orchestrator:
         """Returns the number of ads that an answer lists at most."""
         return valid.k + (self._num_candidates(valid) if valid.candidates else 0)
 
+    async def _rank_together(
+        self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
+    ) -> list[tuple[candidates.CandidateGroup, ranking_stage.Ranking]]:
+        """Ranks a group; each of its requests alone if one may be at fault for a failed call."""
+        ranked = await self._rank(found, min_count, deadline)
+        if not ranked.is_rejected or len(found.positions) == 1:
+            return [(found, ranked)]
+        single = [
+            dataclasses.replace(found.single(row), positions=[position])
+            for row, position in enumerate(found.positions)
+        ]
+        return [(one, await self._rank(one, min_count, deadline)) for one in single]
+
     async def _rank(
         self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
     ) -> ranking_stage.Ranking:
@@ -378,13 +392,18 @@ class Orchestrator:
             return ranking_stage.Ranking(None, None)
         started = self._clock()
         ranked = await self._ranking.rank(found, min_count, deadline)
+        self._observe_ranker()
+        milliseconds = (self._clock() - started) * 1000
+        return dataclasses.replace(ranked, milliseconds=milliseconds)
+
+    def _observe_ranker(self) -> None:
+        if self._ranker is None:
+            return
         self.metrics.observe_breaker(self.release.version, self._ranker.breaker_state)
         states = self._ranker.states()
         if states != self._observed_replicas:
             self._observed_replicas = states
             self.metrics.observe_replicas(self.release.version, states)
-        milliseconds = (self._clock() - started) * 1000
-        return dataclasses.replace(ranked, milliseconds=milliseconds)
 
     def _observe_live(self) -> None:
         state = (self.live.problem is not None, self.live.cut_bytes, self.live.num_updates)

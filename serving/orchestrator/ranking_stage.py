@@ -32,12 +32,15 @@ class Ranking:
         scores: Scores [B, R] float32 of each head for the first R candidates. None: no scores.
         degraded: Why only some candidates, or none, have scores. None: all have.
         num_ranked: Number of ranked candidates, R.
+        is_rejected: Whether there are no scores because the ranker rejected the call, or returned
+            unusable ones: the request, or one of several, may be at fault.
         milliseconds: Duration of the stage including the wait for a free call, in milliseconds.
     """
 
     scores: Mapping[str, np.ndarray] | None
     degraded: str | None
     num_ranked: int = 0
+    is_rejected: bool = False
     milliseconds: float = 0.0
 
 
@@ -122,11 +125,12 @@ class RankingStage:
                 can_retry = isinstance(
                     error, errors.RankerUnavailableError | errors.RankerReplyError
                 )
-                if max_count < found or not can_retry or self._ranker.breaker_state != "closed":
-                    return Ranking(None, str(error))
-                max_count = max(min_count, found // 2)
-                if max_count == found:
-                    return Ranking(None, str(error))
+                half = max(min_count, found // 2)
+                can_retry = can_retry and self._ranker.breaker_state == "closed"
+                if max_count < found or half == found or not can_retry:
+                    is_rejected = isinstance(error, errors.RankerReplyError)
+                    return Ranking(None, str(error), is_rejected=is_rejected)
+                max_count = half
                 continue
             scores = {head: outputs[output] for head, output in self._outputs.items()}
             reason = _fewer_reason(count, found, max_count, deadline, waiting)

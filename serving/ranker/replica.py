@@ -31,7 +31,7 @@ class Replica:
         in_flight: Number of calls in flight.
         turn: Number of the choice that took it last.
         suspect: Whether its last call failed or was late.
-        next_check: Monotonic time before which its probes are not run in the background.
+        next_check: Monotonic time before which the probes of a healthy replica are not run again.
         check: Background run of its probes.
     """
 

@@ -6,7 +6,9 @@
     late call       a second replica is called, and the first answer counts
     unhealthy       a replica whose last call failed, or was late while another could be called, or
                     that is not verified, is called only if no healthy one is left; meanwhile its
-                    probes are run in the background
+                    probes are run in the background until they pass
+    bad reply       a rejected call or a score that is NaN may be the request's fault, so the
+                    replica is unhealthy only if its probes fail, too
 
 With a single replica, calls wait for it, see `VerifiedRanker.predict`.
 
@@ -31,7 +33,7 @@ _MIN_LATE_SECONDS = 0.02
 # Second calls in a row, and second calls per call in the long run: when all replicas are slow,
 # second calls would only add load.
 _MAX_SECOND_CALLS, _SECOND_CALLS_PER_CALL = 10.0, 0.05
-# Time between two background checks of a replica, until its circuit breaker opens.
+# Minimum time between two background checks of a replica.
 _CHECK_SECONDS = 0.5
 
 
@@ -45,6 +47,7 @@ class Replicas:
         clock: Returns the time in seconds, for the circuit breakers and the latency of calls.
         observe_call: Called after each call with the address of the replica and the outcome: `ok`,
             `late`, `busy` or `failed`. None: not observed.
+        observe_check: Called after each background check of a replica. None: not observed.
     """
 
     def __init__(
@@ -54,11 +57,13 @@ class Replicas:
         config: BreakerConfig | None = None,
         clock: Callable[[], float] = time.perf_counter,
         observe_call: Callable[[str, str], None] | None = None,
+        observe_check: Callable[[], None] | None = None,
     ) -> None:
         self._release = release
         self._config = config
         self._clock = clock
         self._observe_call = observe_call or (lambda address, outcome: None)
+        self._observe_check = observe_check or (lambda: None)
         self._endpoints = client if isinstance(client, endpoints.Endpoints) else None
         self._client = client
         self._replicas: dict[str, Replica] = {}
@@ -305,33 +310,46 @@ class Replicas:
         too_short = seconds * 1000 < self._healthy_pace.expected_ms(num_scores)
         if is_busy or (is_late and too_short):
             replica.breaker.abandoned()
+            return
+        if isinstance(error, errors.RankerReplyError):
+            replica.breaker.abandoned()
         else:
             replica.breaker.failed()
             replica.suspect = True
+        self._check(replica)
 
     def _check_unhealthy(self) -> None:
-        """Runs the probes of replicas that are not healthy, in the background."""
-        now = time.monotonic()
-        loop = asyncio.get_running_loop()
         for replica in self._replicas.values():
-            if replica.is_healthy or now < replica.next_check:
-                continue
-            task = replica.check
-            if task is None or task.done() or task.get_loop() is not loop:
-                replica.check = loop.create_task(self._check(replica))
+            if not replica.is_healthy:
+                self._check(replica)
 
-    async def _check(self, replica: Replica) -> None:
-        replica.next_check = time.monotonic() + _CHECK_SECONDS
-        if not replica.breaker.admit():
+    def _check(self, replica: Replica) -> None:
+        """Runs the probes of a replica in the background, until they pass."""
+        loop = asyncio.get_running_loop()
+        task = replica.check
+        if task is not None and not task.done() and task.get_loop() is loop:
             return
+        if not replica.is_healthy or time.monotonic() >= replica.next_check:
+            replica.check = loop.create_task(self._run_checks(replica))
+
+    async def _run_checks(self, replica: Replica) -> None:
+        while True:
+            replica.next_check = time.monotonic() + _CHECK_SECONDS
+            # Not as the trial of a half-open breaker: a request that arrives now may be that.
+            if replica.breaker.state != "open":
+                await self._check_once(replica)
+                self._observe_check()
+            # It may have been replaced, or have answered a call meanwhile.
+            if replica.is_healthy or replica not in self._replicas.values():
+                return
+            await asyncio.sleep(_CHECK_SECONDS)
+
+    async def _check_once(self, replica: Replica) -> None:
         try:
             await replica.ranker.verify(again=True)
         except errors.RankerError:
             replica.breaker.failed()
             replica.suspect = True
-        except BaseException:
-            replica.breaker.abandoned()
-            raise
         else:
             replica.breaker.succeeded()
             replica.suspect = False

@@ -1,5 +1,6 @@
 """Waiting for what another thread or process does, where it sets no event."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -16,3 +17,10 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, f"it did not happen within {GUARD_SECONDS} s"
         poll.wait(_POLL_SECONDS)
+
+
+async def becomes(condition):
+    """Waits until a condition holds, while the event loop runs."""
+    async with asyncio.timeout(GUARD_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -155,11 +155,79 @@ def test_a_call_that_fails_at_once_is_made_again_for_half_of_the_candidates(run,
 
     with serving_fixtures.altering_server(ranker_address, fail_once) as address:
         first, second = run(scenario, address, config)
-    assert calls == [20, 300, 150, 300]
+    # The probes' 20 are called for again after the failure.
+    assert [count for count in calls if count != 20] == [300, 150, 300]
     assert first.degraded == (
         "Ranked the best 150 of 300 retrieved candidates: the first ranker call failed."
     )
     assert (first.order, second.degraded) == ("utility", None)
+
+
+def test_requests_with_scores_of_nan_do_not_keep_others_from_being_ranked(run, ranker_address):
+    poisoned = [True] * 8
+
+    def edit(reply):
+        if num_scored(reply) != 20 and poisoned and poisoned.pop():
+            for output in reply.outputs.values():
+                output.ClearField("tensor_content")
+                output.float_val[:] = [float("nan")] * num_scored(reply)
+
+    pauses = BreakerConfig(failures_to_open=2)
+    config = OrchestratorConfig(
+        num_candidates=300, default_deadline_ms=30_000, ranker=RankingConfig(pauses=pauses)
+    )
+
+    async def scenario(service):
+        # Each is called for twice.
+        return [await service.recommend(REQUEST) for _ in range(5)]
+
+    with serving_fixtures.altering_server(ranker_address, edit) as address:
+        *bad, good = run(scenario, address, config)
+    assert {answer.order for answer in bad} == {"retrieval"}
+    assert all("contains NaN or infinity" in answer.degraded for answer in bad)
+    assert (good.order, good.degraded) == ("utility", None)
+
+
+def test_a_request_that_the_ranker_rejects_degrades_no_other_of_its_batch(run, ranker_address):
+    alone = []
+
+    def edit(reply):
+        requests, ads = (dim.size for dim in reply.outputs["click_probability"].tensor_shape.dim)
+        if ads == 20:  # the probes
+            return
+        alone.append(requests == 1)
+        # The three together, and half of their candidates; then the second one, and half of its.
+        if requests == 3 or sum(alone) in (2, 3):
+            raise RuntimeError("planted")
+
+    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
+
+    async def scenario(service):
+        return await service.recommend_batch([REQUEST] * 3)
+
+    with serving_fixtures.altering_server(ranker_address, edit) as address:
+        answers = run(scenario, address, config)
+    assert [answer.order for answer in answers] == ["utility", "retrieval", "utility"]
+    assert [answer.degraded is None for answer in answers] == [True, False, True]
+
+
+def test_a_ranker_that_recovers_is_found_without_requests(run, ranker_address):
+    broken = threading.Event()
+
+    def edit(reply):
+        if broken.is_set():
+            raise RuntimeError("planted")
+
+    async def scenario(service):
+        assert (await service.recommend(REQUEST)).degraded is None
+        broken.set()
+        assert (await service.recommend(REQUEST)).order == "retrieval"
+        await waiting.becomes(lambda: service.problem is not None)
+        broken.clear()
+        await waiting.becomes(lambda: service.problem is None)
+
+    with serving_fixtures.altering_server(ranker_address, edit) as address:
+        run(scenario, address)
 
 
 class _Held:
@@ -187,9 +255,8 @@ def test_a_hanging_ranker_opens_the_circuit_breaker_and_is_retried_after_a_pause
         assert (await service.recommend(patient)).degraded is None
         held.go_on.clear()
         late = [await service.recommend(REQUEST) for _ in range(3)]
-        held.go_on.set()
-        # It would answer again, and is not asked.
         paused = await service.recommend(patient)
+        held.go_on.set()
         clock.advance(0.3)
         return late, paused, await service.recommend(patient)
 

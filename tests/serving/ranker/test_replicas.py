@@ -70,13 +70,6 @@ def states(service):
     return service._ranker.states()
 
 
-async def becomes(condition):
-    """Waits until a condition holds, while the event loop runs."""
-    async with asyncio.timeout(waiting.GUARD_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize(
     ("address", "message"),
     [
@@ -250,14 +243,14 @@ def test_calls_in_flight_stay_limited_while_replicas_come_and_go(tiny_bundle, re
         def in_flight():
             return sum(replica.in_flight for replica in known)
 
-        def waiting():
+        def queued():
             return service._ranking._waiting
 
         asked = [asyncio.create_task(service.recommend(REQUEST)) for _ in range(5)]
-        await becomes(lambda: (in_flight(), waiting()) == (3, 2))
+        await waiting.becomes(lambda: (in_flight(), queued()) == (3, 2))
         known[0].suspect = True
         asked += [asyncio.create_task(service.recommend(REQUEST)) for _ in range(2)]
-        await becomes(lambda: in_flight() + waiting() == 7)
+        await waiting.becomes(lambda: in_flight() + queued() == 7)
         limited = in_flight()
         # One whose time is over leaves the queue, and the others keep their turn.
         asked.pop(3).cancel()
@@ -286,7 +279,7 @@ def test_a_busy_replica_is_left_for_another_and_waited_for_if_all_are_busy(tiny_
         with serving_fixtures.taken_thread(both[0]), serving_fixtures.taken_thread(both[1]):
             before = [serving_fixtures.refused_calls(one) for one in both]
             asked = asyncio.create_task(service.recommend(REQUEST))
-            await becomes(
+            await waiting.becomes(
                 lambda: all(
                     serving_fixtures.refused_calls(one) > count
                     for one, count in zip(both, before, strict=True)
@@ -460,11 +453,11 @@ def test_no_answer_is_lost_while_replicas_are_killed_stopped_restarted_and_repla
 
         async def goes_on():
             count = len(answers)
-            await becomes(lambda: len(answers) > count + 40)
+            await waiting.becomes(lambda: len(answers) > count + 40)
 
         async def healthy(*numbers):
             expected = {one: number in numbers for number, one in enumerate(addresses)}
-            await becomes(lambda: states(service) == expected)
+            await waiting.becomes(lambda: states(service) == expected)
             await goes_on()
 
         async def verified():
@@ -487,7 +480,7 @@ def test_no_answer_is_lost_while_replicas_are_killed_stopped_restarted_and_repla
         # A server of another release takes the address.
         await asyncio.to_thread(servers.kill, 2)
         servers.running[2] = servers.start(2, tmp_path)
-        await becomes(lambda: "does not serve ranker version 1" in (service.problem or ""))
+        await waiting.becomes(lambda: "does not serve ranker version 1" in (service.problem or ""))
         await healthy(0, 1)
         for task in asking:
             task.cancel()

@@ -126,7 +126,10 @@ def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
             OfFunctions,
             r"query_tower: expected a tf.keras.layers.Layer, got function\. Make a layer",
         ),
-        (OfTooFewIds, r"query_tower fails for ids from 0 to .*indices\[0\] = 99 is not in \[0, 3\)"),
+        (
+            OfTooFewIds,
+            r"query_tower fails for ids from 0 to .*indices\[0\] = 99 is not in \[0, 3\)",
+        ),
         (WithRankingTask, r"task: expected a tfrs.tasks.Retrieval, got Ranking\."),
         (OfDoubles, r"query_tower: expected embeddings of type float32, got float64"),
     ],
