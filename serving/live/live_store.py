@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from serving import errors
+from serving import errors, manifest
 from serving.live import journal, live_update, update_channel
 from serving.live.update_channel import Position
 from tfrecords import files
@@ -43,9 +43,14 @@ class LiveStore:
     """
 
     def __init__(self, base: pathlib.Path, version: int, training_id: str) -> None:
+        self._base = base
         self._directory = base / "live" / str(version)
         self._path = self._directory / "journal"
-        self._identity = {"format": _FORMAT, "version": version, "training_id": training_id}
+        self._identity: dict[str, Any] = {
+            "format": _FORMAT,
+            "version": version,
+            "training_id": training_id,
+        }
         self.seen: tuple[int, ...] | None = None
         self.cut_bytes = 0
         self.position = update_channel.START
@@ -89,11 +94,17 @@ class LiveStore:
         """Returns inode, size and mtime of the journal; None if it does not exist.
 
         Raises:
-            LiveIndexError: The file cannot be inspected.
+            LiveIndexError: The file cannot be inspected, or the whole release is missing, such as
+                on a volume that is not mounted any more.
         """
         try:
             state = os.stat(self._path)
         except FileNotFoundError:
+            if self.seen and not manifest.path_of(self._base, self._identity["version"]).exists():
+                raise errors.LiveIndexError(
+                    f"{self._path} and the manifest of its release are missing. The service keeps "
+                    "its ads. Restore the directory of the bundles, or mount it again."
+                ) from None
             return None
         except OSError as error:
             raise errors.LiveIndexError(f"{self._path} cannot be read: {error}.") from error

@@ -79,10 +79,15 @@ class ServedVersions:
         """Writes the file if the versions to serve have changed.
 
         Raises:
-            BundleError: No release is published, or `releases.json` cannot be read.
+            BundleError: The stable release is not published, or `releases.json` cannot be read.
             OSError: The file cannot be written.
         """
         wanted = [self._only] if self._only is not None else self._wanted()
+        if not wanted:
+            raise errors.BundleError(
+                f"{self._base} has no manifest of the release to serve. Restore it, or promote "
+                "another release."
+            )
         if wanted != self._written:
             served = model_config.ServedReleases(
                 tuple(wanted), {}, versions_without_ranker(self._base, wanted)
@@ -111,7 +116,7 @@ class ServedVersions:
         while not self._stopping.wait(POLL_SECONDS):
             try:
                 self.update()
-            except (errors.BundleError, OSError) as error:
+            except Exception as error:  # Later promotions must be followed.
                 if str(error) != problem:
                     logging.warning("The versions of the model server were not updated: %s", error)
                 problem = str(error)

@@ -381,6 +381,24 @@ def test_damage_in_acknowledged_updates_is_never_taken_for_an_interrupted_write(
             live_index.LiveIndex(release)
 
 
+def test_a_release_on_a_volume_that_disappears_keeps_its_ads(release):
+    live = live_index.LiveIndex(release)
+    live.update(removed=["ad-4"])
+    away = release.base.with_name("away")
+    release.base.rename(away)
+    for _ in range(2):
+        live.refresh()
+        assert live.view().num_removed == 1
+        assert "and the manifest of its release are missing. The service keeps" in live.problem
+    away.rename(release.base)
+    live.refresh()
+    assert (live.view().num_removed, live.problem) == (1, None)
+    # A journal that is removed alone is one whose updates are not wanted.
+    journal_path(release).unlink()
+    live.refresh()
+    assert (live.view().num_removed, live.problem) == (0, None)
+
+
 @pytest.mark.parametrize("place", journal._COMMIT_OFFSETS)
 def test_a_damaged_commit_loses_no_update_and_is_repaired(release, place):
     live, path = live_index.LiveIndex(release), journal_path(release)

@@ -423,10 +423,20 @@ def test_a_model_server_is_told_the_stable_release_the_canary_and_what_is_in_use
         assert versions() == [1, 3]
     with released:
         waiting.until(lambda: versions() == [3])
+        pointer = (base / "releases.json").read_text()
         (base / "releases.json").write_text("{")
         manifest.path_of(base, 2).touch()
         waiting.until(lambda: "The versions of the model server were not updated" in caplog.text)
         assert versions() == [3]
+        # Nor does a directory whose manifests are missing for a while end it.
+        (base / "releases.json").write_text(pointer)
+        (base / "manifests").rename(base / "away")
+        waiting.until(lambda: "has no manifest of the release to serve" in caplog.text)
+        (base / "away").rename(base / "manifests")
+        releases.promote(base, 1)
+        waiting.until(lambda: versions() == [1])
+        releases.promote(base, 3)
+        waiting.until(lambda: versions() == [3])
     # A process that finds the stable release damaged falls back to the one before, which is asked
     # for only then.
     releases.promote(base, 1)
