@@ -79,7 +79,6 @@ class OrchestratorConfig:
     Attributes:
         default_k: Number of ads returned if a request does not set `k`.
         max_k: Maximum value of `k` in a request.
-        batch_deadline_ms: Deadline of requests in a batch that do not set one.
         max_batch: Maximum number of requests in a batch.
         requests_per_call: Number of requests of a batch that share a call to the query tower, the
             index and the ranker.
@@ -102,7 +101,12 @@ class OrchestratorConfig:
         minimum=1.0,
         flag="deadline_ms",
     )
-    batch_deadline_ms: float = 10_000.0
+    batch_deadline_ms: float = option(
+        10_000.0,
+        "Default deadline of the requests of a batch, in milliseconds.",
+        minimum=1.0,
+        flag="batch_deadline_ms",
+    )
     max_batch: int = MAX_BATCH_SIZE
     max_ads_per_call: int = option(
         10_000,

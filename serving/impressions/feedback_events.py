@@ -97,7 +97,8 @@ def read(
             names the first ones.
     """
     columns, rejected, named, left_out, fields = _collected(paths, kinds)
-    _check_rejected(len(columns[_EVENT_ID]), rejected, max_rejected_fraction)
+    num_good = len(columns[_EVENT_ID]) + left_out.total()
+    _check_rejected(num_good, rejected, max_rejected_fraction)
     labels = [
         name for name in kinds if name in named or any(value is not None for value in columns[name])
     ]

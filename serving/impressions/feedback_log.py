@@ -35,15 +35,20 @@ class FeedbackLog:
     Args:
         directory: Directory for the files; created if it does not exist.
         clock: Returns seconds.
+        observe_problem: Called with whether events cannot be written, after each attempt.
 
     Raises:
         ImpressionLogError: The directory cannot be created.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], clock: Callable[[], float] = time.monotonic
+        self,
+        directory: str | os.PathLike[str],
+        clock: Callable[[], float] = time.monotonic,
+        observe_problem: Callable[[bool], None] = lambda has_problem: None,
     ) -> None:
         self._clock = clock
+        self._observe_problem = observe_problem
         self._directory = pathlib.Path(directory)
         self._lock = threading.Lock()
         self._path: pathlib.Path | None = None
@@ -83,8 +88,12 @@ class FeedbackLog:
                 if self.problem is None:
                     logging.error("Events are refused: %s", error)
                 self._failure = str(error), self._clock()
+                self._observe_problem(True)
                 raise
+            if self._failure is not None:
+                logging.info("Events are written again.")
             self._failure = None
+            self._observe_problem(False)
 
     def _write(self, lines: Sequence[str]) -> None:
         path, content = self._current(), "".join(lines).encode()

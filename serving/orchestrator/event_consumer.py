@@ -12,6 +12,7 @@ some minutes behind, stays in the stream and is read again until it is valid.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -22,8 +23,9 @@ import pydantic_core
 from serving import errors, requests, users
 from serving.orchestrator import event_intake
 
-# Pause after a failure of the store or the stream.
-_PAUSE_SECONDS = 0.2
+# Pause after a failure of the store or the stream, doubled after each further one: each attempt
+# writes the events to the log again.
+_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.2, 30.0
 _SECONDS_PER_REPORT = 60.0
 # An event that becomes valid later than that has a wrong time, such as one of another time zone.
 _MAX_WAIT_SECONDS = 1800.0
@@ -82,6 +84,7 @@ class EventConsumer:
         Args:
             stopping: Ends the run within a second.
         """
+        pause = _PAUSE_SECONDS
         while not stopping.is_set():
             if self._clock() >= self._next_report:
                 self._next_report = self._clock() + _SECONDS_PER_REPORT
@@ -94,8 +97,11 @@ class EventConsumer:
                 self.problem = str(error)
                 # Before later entries, so that the order stays.
                 self._reader.retry()
-                await asyncio.sleep(_PAUSE_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), pause)
+                pause = min(2 * pause, _MAX_PAUSE_SECONDS)
             else:
+                pause = _PAUSE_SECONDS
                 if self.problem is not None:
                     logging.warning("The stream of events is available again.")
                 self.problem = None

@@ -79,6 +79,7 @@ _GAUGES: dict[str, tuple[str, Any, str]] = {
         "Anonymous memory of the processes, without mapped files, in bytes.",
     ),
     "impression_log_problem": ("", "livesum", "Processes that cannot write the impression log."),
+    "feedback_log_problem": ("", "livesum", "Processes that cannot write the log of events."),
     "user_store_problem": ("", "livesum", "Processes whose user store has a problem."),
     "live_problem": ("version", "livesum", "Processes that cannot apply live updates."),
     "live_updates": ("version", "mostrecent", "Live updates since the export that are applied."),

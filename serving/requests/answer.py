@@ -192,9 +192,9 @@ class Answer(AnswerPart):
     (users), and in total. In a batch, the stages cover all requests that were computed
     together."""
     user_data: _AbsentIfNone[str] = None
-    """Outcome of the user store: found, or unknown if it has no data on the user. late or failed:
-    the store did not answer, so this answer does not use its data. Absent without a user store,
-    or without a user id."""
+    """Outcome of the user store: found, or unknown if it has no data on the user that the request
+    needs; impressions are needed for frequency caps only. late or failed: the store did not answer,
+    so this answer does not use its data. Absent without a user store, or without a user id."""
     shortage: str | None = None
     """Why there are fewer than k ads. Null: there are k."""
     explanation: _AbsentIfNone[Explanation] = None

@@ -194,7 +194,10 @@ def serve_release(
         store = users.open_store(settings.user_store, settings.users)
         user_data = orchestrator.UserData(store, settings.users, metrics)
         if settings.impression_directory is not None:
-            feedback = FeedbackLog(settings.impression_directory)
+            feedback = FeedbackLog(
+                settings.impression_directory,
+                observe_problem=functools.partial(metrics.observe_problem, "feedback_log_problem"),
+            )
 
     def connect(loaded: releases.Bundle) -> orchestrator.Orchestrator:
         return orchestrator.Orchestrator(

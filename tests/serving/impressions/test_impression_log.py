@@ -453,6 +453,14 @@ def test_a_file_without_events_yet_is_a_log_without_clicks(log_files, tmp_path):
     assert (joined.rows, joined.events, joined.totals) == (9, 0, {"click": 0.0})
 
 
+def test_events_that_are_left_out_count_as_good_ones(log_files, tmp_path):
+    other = {"request_id": None, "ad_id": "a", "event_id": "e", "user_id": "u", "click": 1}
+    events = tmp_path / "events.jsonl"
+    events.write_text(f"{json.dumps(other)}\n" * 200 + f"{GOOD}\n" + '{"request_id": "tor')
+    joined = impressions.join_feedback(log_files, [events], tmp_path / "shown.parquet")
+    assert (joined.events_without_request, joined.rejected_events) == (200, 1)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

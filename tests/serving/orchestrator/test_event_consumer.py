@@ -7,7 +7,7 @@ import logging
 import clocks
 import pytest
 
-from serving import orchestrator, users
+from serving import errors, orchestrator, users
 
 NOW = 1_800_000_000.0
 MINUTE = 60.0
@@ -29,6 +29,48 @@ class _Stream:
     async def acknowledge(self, entries):
         for entry in entries:
             self.entries.pop(entry.entry_id, None)
+
+
+class _BrokenStream:
+    """A reader that fails a number of times, then has no entries, and then stops the consumer."""
+
+    def __init__(self, failures, stopping):
+        self._failures, self._stopping = failures, stopping
+
+    async def read(self):
+        if self._failures:
+            self._failures -= 1
+            raise errors.UserStoreError("down.")
+        self._stopping.set()
+        return []
+
+    def retry(self):
+        pass
+
+    async def acknowledge(self, entries):
+        assert not entries
+
+
+def test_pauses_after_failures_double_up_to_a_limit(tmp_path, monkeypatch):
+    pauses = []
+
+    async def wait_for(waited, seconds):
+        waited.close()
+        pauses.append(seconds)
+        raise TimeoutError
+
+    async def main():
+        stopping = asyncio.Event()
+        data = orchestrator.UserData(users.open_store(f"sqlite:{tmp_path}/users.db"))
+        intake = orchestrator.EventIntake(data)
+        consumer = orchestrator.EventConsumer(_BrokenStream(10, stopping), intake)
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "wait_for", wait_for)
+            await consumer.run(stopping)
+        await data.close()
+
+    asyncio.run(main())
+    assert pauses == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0])
 
 
 def text(number, ahead):
