@@ -416,7 +416,8 @@ class Schema:
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the log that the schema reads, each once."""
-        keys = (self.request_key, self.time, self.position, self.user_key, self.split)
+        types = None if self.events is None else self.events.column
+        keys = (self.request_key, self.time, self.position, self.user_key, self.split, types)
         extra = (*self.ad_key, *self.labels.values(), *keys, *self.show)
         names = [field.source for field in self.logged_fields] + [name for name in extra if name]
         return tuple(dict.fromkeys(names))

@@ -84,7 +84,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     if roles.request_key is None and roles.event is None:
         roles.request_key = take(keys.adjacent(free(), roles, notes))
     lists_ads = roles.event is None
-    index = next((c for c in free() if c.name.endswith("#") and lists_ads), None)
+    index = next((c for c in free() if c.name.endswith("#") and lists_ads and _restarts(c)), None)
     roles.position = take(labels.named(free(), known_names.POSITIONS, _is_position) or index)
     if roles.event is not None:
         event_types.join(roles, roles.event, sample, notes)
@@ -113,6 +113,11 @@ def _is_split(column: Column) -> bool:
     return not faults.any() and 0 in found and (named or len(column.known) > 1)
 
 
+def _restarts(column: Column) -> bool:
+    """Returns whether numbers of the items of lists are of many lists, not of one with all rows."""
+    return bool((np.diff(column.by_row(column.numbers)) < 0).sum() > 1)
+
+
 def _is_position(column: Column) -> bool:
     return (
         column.is_whole
@@ -128,7 +133,12 @@ def _describe(roles: Roles, notes: list[str]) -> None:
         if roles.has_ids_of_rows:
             said = f"! {said} {keys.OTHER_FILE.format('the clicks').rstrip()}"
         notes.append(said)
-        notes += map(labels.candidate_note, roles.candidates)
+        # Those named like a click have a note already.
+        notes += [
+            labels.candidate_note(column)
+            for column in roles.candidates
+            if column.core not in known_names.CLICKS
+        ]
         notes += map(event_types.code_note, roles.codes)
     elif roles.click is not None and roles.click_threshold is None:
         clicked = roles.clicked()

@@ -15,8 +15,8 @@ _MAX_EVENTS = 30
 
 # Names of types, words joined by "_", in the order of a purchase.
 _SHOWN = {
-    "impression", "impressions", "imp", "show", "shown", "exposure", "display", "view_item_list",
-    "view_promotion", "list_view", "list_viewed",
+    "impression", "impressions", "imp", "show", "shown", "exposure", "exposed", "display", "served",
+    "sent", "delivered", "view_item_list", "view_promotion", "list_view", "list_viewed",
 }  # fmt: skip
 _VIEWED = {
     "view", "viewed", "views", "page_view", "pageview", "detail_view", "pv", "read", "play",
@@ -33,7 +33,8 @@ _WANTED = {
 }  # fmt: skip
 _BOUGHT = {
     "buy", "bought", "order", "ordered", "order_completed", "purchase", "purchased", "transaction",
-    "sale", "conversion", "postback", "install", "signup", "sign_up", "apply", "booking",
+    "sale", "conversion", "converted", "conv", "postback", "install", "signup", "sign_up", "apply",
+    "booking",
     "subscribe", "checkout_completed", "ecommerce_purchase", "in_app_purchase", "orders",
     "purchases", "transactions",
 }  # fmt: skip
@@ -83,9 +84,15 @@ def may_be_codes(column: Column, ad: Column) -> bool:
     return is_named and not log_sample.is_constant_per_ad(column, ad)
 
 
+def _likely_step(type_: str) -> int:
+    """Returns the step of a word of a type, such as `email_opened`; that of clicks if none has."""
+    words = known_names.plain_words(type_).split("_")
+    return next((step for step, names in enumerate(_STEPS) if not names.isdisjoint(words)), 2)
+
+
 def code_note(column: Column) -> str:
     """Returns what to do about a column that may hold event types, whose meaning is unknown."""
-    first = sorted(column.known)[:2]
+    first = sorted(column.known, key=lambda value: (_likely_step(value), value))[:2]
     example = {"column": column.name, "view": first[:1], "click": first[1:]}
     return (
         f"! {column.name!r} may hold event types, such as {_said(first)}, so that not every row is "

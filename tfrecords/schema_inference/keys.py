@@ -58,8 +58,11 @@ def ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: lis
     ]
     key = min(best, key=lambda own: own[:3], default=(0, 0, 0, None))[3]
     if key is None:
+        constant = next(
+            (f" ({c.name!r} has only one value)" for c in columns if c.name in found), ""
+        )
         raise ValueError(
-            f"No column looks like an ad id in {_shown(names)}; expected a name such as "
+            f"No column looks like an ad id in {_shown(names)}{constant}; expected a name such as "
             "ad_id, item_id or product. Rename the column that identifies the ad, add a header "
             "line if the file has none, remove the lines above the header if there are any, or "
             f"write a schema. {OTHER_FILE.format('the ads')}{' '.join(notes)}".rstrip()
@@ -206,6 +209,14 @@ def user_key(
         columns = sorted(columns, key=lambda c: -len(users.columns[c.name].known))
     ranks = {c.name: known_names.user_rank(c.plain_words, "_".join(c.last_words)) for c in columns}
     found = [c for c in columns if ranks[c.name] is not None and (users or _is_of_users(c))]
+    notes += [
+        f"! {c.name!r} is not used as the user key, because {share} of the rows have the "
+        f"{c.name!r} {value[:40]!r}, which is hardly one user. Leave it empty in the log if it "
+        "means that the id is not known."
+        for c in columns
+        if ranks[c.name] is not None and c not in found and len(c.known) > _FEW_USERS
+        for value, share in [_most_frequent(c)]
+    ]
     # A visitor without a login has another id.
     found.sort(key=lambda c: (c.missing_share > _MANY_MISSING, ranks[c.name]))
     found = found or (columns if users else [])
@@ -223,6 +234,13 @@ def user_key(
             )
         return column
     return None
+
+
+def _most_frequent(column: Column) -> tuple[str, str]:
+    """Returns the most frequent known value of a column, and its share of the rows as text."""
+    index = int(np.where(column.is_missing, 0, column.counts).argmax())
+    share = float(column.counts[index]) / len(column.codes)
+    return column.values[index], log_sample.percent(share)
 
 
 def _is_of_users(column: Column) -> bool:

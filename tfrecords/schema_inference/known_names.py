@@ -14,7 +14,10 @@ MAX_REJECTED = 0.01
 # Maximum share of rows without a user.
 MAX_ANONYMOUS = 0.9
 # In order of preference.
-CLICKS = ("click", "clicked", "clk", "isclick", "isclicked", "clicks")
+CLICKS = (
+    "click", "clicked", "clk", "isclick", "isclicked", "clicks", "klick", "geklickt", "angeklickt",
+    "clic", "clics", "cliqué", "clicado", "cliccato", "点击", "是否点击", "クリック",
+)  # fmt: skip
 CLICK_COUNTS = (
     "click_count", "clicks_count", "click_cnt", "num_clicks", "n_clicks", "nb_clicks",
     "number_of_clicks", "total_clicks",
@@ -70,8 +73,9 @@ HOURS = {"hour", "hr", "hh", "stunde", "heure", "hora", "ora"}
 KEY = "(_?(id|ids|key|hash|uuid|code|no|number|nr)){1,2}"
 _PEOPLE = (
     "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|household|cookie|"
-    "seeker|player|gamer|listener|guest|subscriber|shopper|buyer|reviewer|uid|uuid|kunde|nutzer|"
-    "usuario|utilisateur"
+    "seeker|player|gamer|listener|guest|subscriber|shopper|buyer|reviewer|uid|uuid|applicant|"
+    "passenger|patient|student|learner|employee|driver|msisdn|loyalty_card|kunde|kundennummer|"
+    "nutzer|benutzer|besucher|usuario|utilisateur|用户"
 )
 _USER = re.compile(f"({_PEOPLE})({KEY})?")
 _USER_NAME = re.compile(f"({_PEOPLE})_?name")
@@ -79,7 +83,7 @@ _USER_NAME = re.compile(f"({_PEOPLE})_?name")
 PSEUDONYM = re.compile(
     f"(anonymous|anon|distinct|advertising|device|contact|recipient|profile|crm|"
     f"(domain|anonymous|hashed|external|encrypted|crm|app)_?user){KEY}|"
-    "idfa|gaid|maid|ifa|e?mail|full_?visitor_?id"
+    "idfa|gaid|maid|ifa|e?mail(_?(hash|sha256|md5))?|full_?visitor_?id"
 )
 REQUEST = re.compile(
     # A column named only search or query holds what the user typed; one named only session may
@@ -94,7 +98,8 @@ ADS = (
     "document", "doc", "content", "post", "story", "show", "episode", "coupon", "deal", "isbn",
     "artist", "album", "podcast", "anime", "venue", "poi", "adv", "crid",
     # A column named only job or course may describe the user, one named only stock a quantity.
-    "job_id", "course_id", "vacancy", "stock_code",
+    "job_id", "course_id", "vacancy", "stock_code", "newsletter", "mailing", "advert", "pin_id",
+    "message_id", "template_id", "promo", "package_name", "artikel", "artikelnummer", "werbemittel",
 )  # fmt: skip
 # Words for ads that are themselves ids.
 CODES_OF_ADS = {"sku", "asin", "isbn", "crid"}
@@ -114,7 +119,8 @@ SHOWN = {
 }  # fmt: skip
 _BEFORE_LABELS = {"is", "was", "has", "had", "did", "got"}
 _AFTER_LABELS = {
-    "bool", "flag", "ind", "indicator", "label", "binary", "yn", "usd", "eur", "gbp", "jpy", "cny",
+    "bool", "flag", "ind", "indicator", "label", "binary", "yn", "cent", "cents", "usd", "eur",
+    "gbp", "jpy", "cny",
     "inr", "euro", "euros", "dollar", "dollars", "in",
 }  # fmt: skip
 

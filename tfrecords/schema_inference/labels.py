@@ -11,6 +11,13 @@ from tfrecords.schema_inference.sample.log_sample import LOG, Column
 
 _FEW = 10
 _IDS = {"id", "uuid"}
+_POSITIVE = {
+    "click", "clicked", "yes", "ja", "oui", "si", "sí", "true", "positive", "used", "redeemed",
+    "converted", "won", "accepted", "success", "opened", "responded",
+}  # fmt: skip
+_OUTCOMES = {"outcome", "status", "result", "response"}
+# Words of what is sent to users, besides ads.
+_SENT = {"email", "mail", "campaign", "impression", "event", "message", "push", "lead"}
 _ACCIDENT = 1e-6
 # Minimum share of users or requests with several rows, to tell whether a column varies for them.
 _MIN_REPEATED = 0.1
@@ -53,6 +60,8 @@ def click(
     if rating is not None:
         return rating, _threshold(rating, notes)
     # Without a click column, every row would count as a click.
+    if damaged is not None and _counts_from_one(damaged):
+        return None, None
     is_count = damaged is not None and damaged.is_whole and not damaged.is_truth
     return damaged, 1.0 if is_count else None
 
@@ -101,7 +110,8 @@ def chain(
 def candidates(columns: Sequence[Column], ad: Column, who: Column | None) -> list[Column]:
     """Returns the columns that may be the click, although their names do not say so.
 
-    They have two values, both for the same ad and for the same user or request.
+    They have two values, both for the same ad and for the same user or request; or a few texts and
+    a name such as outcome or status.
 
     Args:
         columns: Columns of the log without a role.
@@ -113,24 +123,55 @@ def candidates(columns: Sequence[Column], ad: Column, who: Column | None) -> lis
     return [
         c
         for c in columns
-        if len(c.known) == 2
-        and c.missing_share <= known_names.MAX_REJECTED
-        and known_names.OF_QUERY.isdisjoint(c.words)
-        and known_names.CODES.isdisjoint(c.words[-1:])
-        and not c.is_list
-        and log_sample.varies_within(c, ad)
-        and (log_sample.varies_within(c, who) if who and repeats else c.is_truth)
+        if _is_outcome(c, ad)
+        or (
+            len(c.known) == 2
+            and c.missing_share <= known_names.MAX_REJECTED
+            and known_names.OF_QUERY.isdisjoint(c.words)
+            and known_names.CODES.isdisjoint(c.words[-1:])
+            and not c.is_list
+            and log_sample.varies_within(c, ad)
+            and (log_sample.varies_within(c, who) if who and repeats else c.is_truth)
+        )
     ]
+
+
+def _is_outcome(column: Column, ad: Column) -> bool:
+    """Returns whether a column of a few texts is named like the outcome of an impression."""
+    words = column.object_words
+    is_named = words[-1:] and words[-1] in _OUTCOMES and len(words) < 3
+    of_ad = len(words) == 1 or words[0] in (*known_names.ADS, *_SENT)
+    return bool(
+        is_named
+        and of_ad
+        and not (column.is_list or column.is_numeric)
+        and 1 <= len(column.known) <= _FEW
+        and log_sample.varies_within(column, ad)
+    )
 
 
 def candidate_note(column: Column) -> str:
     """Returns what to do about a column that may be the click."""
-    first, second = sorted(column.known)
-    written = "" if column.is_truth else "write it as 0 and 1, and "
+    values = sorted(column.known)
+    shown = " and ".join(repr(value[:40]) for value in values[:3])
+    kind, written = "the values" if len(values) == 2 else "values such as", ""
+    if not column.is_truth:
+        # Most ads are not clicked.
+        one = min(
+            values,
+            key=lambda value: (
+                value.strip().lower() not in _POSITIVE,
+                column.counts[column.values.index(value)],
+            ),
+        )
+        shown_one = one if column.is_numeric else repr(one)
+        written = (
+            f'write it as log["click"] = (log[{column.name!r}] == {shown_one}).astype(int), and '
+        )
     return (
-        f"! {column.name!r} has the values {first[:40]!r} and {second[:40]!r} and may be the "
-        f'click, so it is not a field. If it is the click, {written}set "click" in the schema to '
-        "it. If it describes the user or the context, add it to fields."
+        f"! {column.name!r} has {kind} {shown} and may be the click, so it is not a field. "
+        f'If it is the click, {written}set "click" in the schema to it. If it describes the user '
+        "or the context, add it to fields."
     )
 
 
@@ -298,6 +339,8 @@ def _is_count(column: Column, ad: Column) -> bool:
     """Returns whether whole numbers may count the clicks of a row."""
     if not column.is_whole or column.missing_share > known_names.MAX_REJECTED:
         return False
+    if _counts_from_one(column):
+        return False
     if column.plain_object_words in known_names.ANY_LABELS:
         return len(column.known) <= _FEW and -1 <= column.numbers.min() <= 0
     # Total clicks of an ad, repeated in each of its rows, are not a label.
@@ -305,10 +348,17 @@ def _is_count(column: Column, ad: Column) -> bool:
     return column.numbers.min() >= -1 and column.numbers.max() >= 1 and not of_ad
 
 
+def _counts_from_one(column: Column) -> bool:
+    """Returns whether a column has the values 1 and 2, which may mean no and yes."""
+    return sorted(column.known) == ["1", "2"]
+
+
 def _fault(column: Column) -> str | None:
-    """Returns why a conversion would reject rows for their click, or None."""
+    """Returns why a column is not a click as it is, or None."""
     if kinds.separator(column) is not None:
         return None
+    if _counts_from_one(column):
+        return "its values are 1 and 2, so every row would be a click; write 0 and 1"
     if column.missing_share > known_names.MAX_REJECTED:
         return (
             f"{column.missing_share:.1%} of the rows lack it and will be rejected; write 0 for no "
@@ -326,10 +376,12 @@ def _fault(column: Column) -> str | None:
 def _repaired(column: Column) -> str:
     """Returns how to write a click that is missing in unclicked rows, or has other texts, or ""."""
     log = f"log[{column.name!r}]"
-    if not column.is_truth and len(column.known) == 2 and not column.is_whole:
+    if not column.is_truth and len(column.known) == 2:
         # Most ads are not clicked.
         rare = min(column.known, key=lambda value: column.counts[column.values.index(value)])
         click = f"({log} == {rare!r})"
+        if column.is_whole:
+            click = f"({log} == {rare})"
         return f" If {rare[:40]!r} is a click, write it with pandas: {log} = {click}.astype(int)"
     if len(column.known) == 1:
         return f" For example with pandas: {log} = {log}.notna().astype(int)"

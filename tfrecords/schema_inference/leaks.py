@@ -18,7 +18,9 @@ from tfrecords.schema_inference.sample.log_sample import LOG, USERS, Column, Sam
 _AFTERWARDS = {
     "click", "clicks", "clicked", "clk", "isclick", "conversion", "conversions", "converted",
     "purchase", "purchases", "purchased", "bought", "booked", "bookings", "revenue", "gmv",
-    "dwell", "attribution", "attributed", "payout", "rating", "watchtime", "playtime",
+    "dwell", "attribution", "attributed", "payout", "rating", "watchtime", "playtime", "viewable",
+    "viewability", "inview", "hover", "hovers", "hovered", "scroll", "scrolled", "mouse", "bounce",
+    "bounced", "unsubscribe", "unsubscribed",
 }  # fmt: skip
 # Words for what users write about an ad, and readers say about it.
 _TEXTS = {
@@ -51,7 +53,15 @@ _BEFORE = {
     "before", "ago",
 }  # fmt: skip
 _AVERAGES = {"avg", "mean", "average"}
-_DURATIONS = {"watch", "play", "playing", "stay", "view", "reading", "read", "active"}
+# Words for what a user does with an ad, of which a time or a share is known afterwards.
+_LASTING = {
+    "watch", "watched", "play", "played", "playing", "listened", "stay", "view", "viewed",
+    "visible",
+    "reading", "read", "active", "session",
+}  # fmt: skip
+_MEASURES = {
+    "time", "ratio", "duration", "pct", "percent", "percentage", "seconds", "secs", "ms", "minutes",
+}  # fmt: skip
 # Words for what an auction decides.
 _AUCTION = {"win", "won", "winning", "clearing", "paying", "payprice"}
 _BY_AUCTION = "known only after the auction, by its name"
@@ -85,8 +95,9 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     are_choices = roles.click is None and roles.events is None
     if are_choices and not is_static and column.is_numeric and words & _FREQUENCIES:
         return BY_NAME
-    lasts = bool(words & {"time", "ratio"}) or (not is_static and "duration" in words)
-    is_duration = lasts and not _DURATIONS.isdisjoint(column.words[:-1])
+    is_duration = bool(words & _LASTING and words & _MEASURES) and not (
+        is_static or column.plain_words in known_names.TIMES
+    )
     if words & _AFTERWARDS - ({"rating"} if is_static else set()) or is_duration:
         return BY_NAME
     if column.plain_object_words in known_names.ANY_LABELS[:2]:

@@ -8,7 +8,7 @@ import logs
 import numpy as np
 import pytest
 
-from tfrecords import reader
+from tfrecords import convert, reader
 from tfrecords import schema as schema_lib
 from tfrecords.conversion import event_join
 from tfrecords.events import Events
@@ -63,6 +63,29 @@ def test_clicks_and_engagements_belong_to_the_latest_view_within_the_window():
     # Without times, no window applies: row 6 belongs to 3.
     joined = event_join.join(rows, EVENTS, has_times=False)
     assert (joined.num_joined, joined.num_unmatched) == (5, 1)
+
+
+def test_a_log_of_clicks_alone_may_have_other_events(tmp_path):
+    path = tmp_path / "log.csv"
+    rows = [
+        f"u{n % 9},i{n % 7},{'pv' if n % 5 else 'search'},{1_700_000_000 + n}" for n in range(200)
+    ]
+    path.write_text("\n".join(["user,item,type,time", *rows]))
+    schema = schema_lib.schema_from_json(
+        {
+            "name": "clicks",
+            "fields": [
+                {"name": "user", "side": "query", "kind": "categorical"},
+                {"name": "item", "side": "ad", "kind": "categorical"},
+            ],
+            "ad_key": ["item"], "user_key": "user", "time": "time",
+            "events": {"column": "type", "click": ["pv"]},
+        }
+    )  # fmt: skip
+    convert.convert(convert.Source(path, schema, "tabular"), tmp_path / "data")
+    data_set = reader.DataSet(tmp_path / "data")
+    assert sum(data_set.num_rows(split) for split in ("train", "validation", "test")) == 160
+    assert data_set.description.source.events.others == {"search": 40}
 
 
 def test_without_views_each_click_is_an_impression():

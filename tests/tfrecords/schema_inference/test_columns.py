@@ -673,9 +673,10 @@ def test_codes_are_categories_and_titles_are_shown(tmp_path: pathlib.Path) -> No
         ("202603{:02}", "%Y%m%d"),
         ("202603{:02}0003", "%Y%m%d%H%M"),
         ("202603{:02}000306", "%Y%m%d%H%M%S"),
-        # No month 33, no years of people, and numbers of another length.
+        ("260203{:02}", "%y%m%d%H"),
+        # No month 33 or 23, and numbers of another length.
         ("202633{:02}", None),
-        ("120203{:02}", None),
+        ("122303{:02}", None),
         ("20260{:02}", None),
     ],
 )

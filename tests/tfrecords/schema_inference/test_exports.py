@@ -1,5 +1,6 @@
 """Proposed schemas: layouts in which systems of shops and ad tech export their logs."""
 
+import contextlib
 import pathlib
 import subprocess
 import sys
@@ -238,7 +239,9 @@ def test_outcomes_are_in_the_rows_that_have_their_times_or_ids(tmp_path: pathlib
 
 
 @pytest.mark.parametrize(
-    ("no", "yes"), [(None, 1), (None, "x"), ("Nein", "Ja")], ids=["joined", "marked", "words"]
+    ("no", "yes"),
+    [(None, 1), (None, "x"), ("Nein", "Ja"), (1, 2)],
+    ids=["joined", "marked", "words", "from one"],
 )
 def test_clicks_that_are_missing_or_texts_are_written_by_a_recipe(
     no: Any, yes: Any, tmp_path: pathlib.Path
@@ -251,6 +254,73 @@ def test_clicks_that_are_missing_or_texts_are_written_by_a_recipe(
     values = {"log": pd.read_csv(path)}
     exec(note.partition("pandas: ")[2], values)
     assert values["log"]["clicked"].sum() == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("outcome", (None, "click")), ("coupon_status", ("redeemed", "issued", "expired", "issued"))],
+)
+def test_outcomes_with_a_few_texts_are_written_by_a_recipe(
+    name: str, values: tuple[Any, ...], tmp_path: pathlib.Path
+) -> None:
+    frame = pd.DataFrame(impressions())
+    frame[name] = [values[n * 7 // 4 % len(values)] for n in range(ROWS)]
+    proposal, notes = infer.propose([write(tmp_path / "log.csv", frame)])
+    assert name not in [field["name"] for field in proposal["fields"]]
+    note = next(note for note in notes if f"! {name!r} has values such as" in note)
+    frame_of = {"log": frame}
+    exec(note.partition("write it as ")[2].partition(", and set")[0], frame_of)
+    assert frame["click"].sum() == (frame[name] == values[values[0] is None]).sum() > 0
+
+
+def test_what_is_measured_after_an_ad_was_shown_is_left_out(tmp_path: pathlib.Path) -> None:
+    later = ("viewable", "time_in_view", "hover_ms", "scroll_depth", "watched_pct", "bounce")
+    before = ("page_depth", "time_of_day", "last_session_duration")
+    rng = np.random.default_rng(1)
+    numbers = {name: rng.integers(0, 90, ROWS) for name in (*later, *before)}
+    path = write(tmp_path / "log.csv", impressions(clicked=np.arange(ROWS) % 4 == 0, **numbers))
+    proposal, notes = infer.propose([path])
+    assert {*before} <= {field["name"] for field in proposal["fields"]}
+    left_out = next(note for note in notes if "known only after the ad was shown" in note)
+    assert all(repr(name) in left_out for name in later)
+
+
+def test_conversions_are_joined_by_the_ids_of_clicks(tmp_path: pathlib.Path) -> None:
+    frame = pd.DataFrame(impressions()).assign(impression_id=[f"i{n}" for n in range(ROWS)])
+    clicks = pd.DataFrame({"impression_id": frame.impression_id[::4], "ts": 1})
+    clicks["click_id"] = [f"c{n}" for n in range(len(clicks))]
+    conversions = pd.DataFrame({"click_id": [*clicks.click_id[::5], "c0"], "value_usd": 2.5})
+    tables = {"impressions": frame, "clicks": clicks, "conversions": conversions}
+    paths = [write(tmp_path / f"{name}.csv", table) for name, table in tables.items()]
+    with pytest.raises(ValueError, match="has other rows than") as refused:
+        infer.propose(paths)
+    with contextlib.chdir(tmp_path):
+        exec(str(refused.value).partition("pandas:\n")[2], {})
+    log = pd.read_csv(tmp_path / "log.csv")
+    assert log[["click", "conversions", "revenue"]].sum().tolist() == [100, 20, 52.5]
+
+
+def test_the_number_of_a_row_in_one_list_is_not_a_position(tmp_path: pathlib.Path) -> None:
+    rows = pd.DataFrame(impressions(clicked=np.arange(ROWS) % 4 == 0)).to_json(orient="records")
+    path = tmp_path / "log.json"
+    path.write_text(f'{{"data": {rows}}}')
+    assert "position" not in infer.propose([path])[0]
+
+
+def test_lines_that_end_with_a_carriage_return_alone_are_refused(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path / "log.csv", impressions())
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r"))
+    with pytest.raises(ValueError, match="its lines end with a carriage return alone; expected"):
+        infer.propose([path])
+
+
+def test_a_placeholder_of_many_devices_is_named(tmp_path: pathlib.Path) -> None:
+    columns = impressions(clicked=np.arange(ROWS) % 4 == 0)
+    del columns["user_id"]
+    columns["idfa"] = ["0000" if n % 2 else f"{n % 93:x}-f00" for n in range(ROWS)]
+    proposal, notes = infer.propose([write(tmp_path / "log.csv", columns)])
+    assert "user_key" not in proposal
+    assert any("because 50.0% of the rows have the 'idfa' '0000'" in note for note in notes)
 
 
 def test_a_report_becomes_a_row_for_each_impression_by_a_recipe(tmp_path: pathlib.Path) -> None:

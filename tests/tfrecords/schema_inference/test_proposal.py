@@ -77,21 +77,21 @@ def test_labels_with_foreign_names_are_known_by_the_rows_in_which_they_are_posit
     tmp_path: pathlib.Path,
 ) -> None:
     columns = impressions()
-    names = {"click": "geklickt", "conversion": "gekauft", "revenue": "umsatz"}
+    names = {"click": "klikattu", "conversion": "ostettu", "revenue": "tulot"}
     columns = {names.get(name, name): values for name, values in columns.items()}
-    columns["umsatz"] = columns["gekauft"] * 9.5
+    columns["tulot"] = columns["ostettu"] * 9.5
     columns["titel"] = [f"Artikel {ad}" for ad in columns["ad_id"]]
     # Neither is within the clicks: one by chance in part, the other by being independent.
-    columns["sichtbar"] = np.maximum(columns["geklickt"], np.arange(600) % 2)
+    columns["nakyva"] = np.maximum(columns["klikattu"], np.arange(600) % 2)
     columns["rabatt"] = np.arange(600) % 3 == 0
     proposal, notes = infer.propose([write(tmp_path / "log.csv", columns)])
-    assert proposal["click"] == "sichtbar"
-    assert (proposal["engagement"], proposal["revenue"]) == ("geklickt", "umsatz")
-    del columns["sichtbar"]
+    assert proposal["click"] == "nakyva"
+    assert (proposal["engagement"], proposal["revenue"]) == ("klikattu", "tulot")
+    del columns["nakyva"]
     proposal, notes = infer.propose([write(tmp_path / "other.csv", columns)])
     labels = [proposal[label] for label in ("click", "engagement", "revenue")]
-    assert labels == ["geklickt", "gekauft", "umsatz"]
-    assert any("'gekauft' and 'umsatz' are also positive in 'geklickt'" in note for note in notes)
+    assert labels == ["klikattu", "ostettu", "tulot"]
+    assert any("'ostettu' and 'tulot' are also positive in 'klikattu'" in note for note in notes)
     assert proposal["show"] == ["titel"]
 
 

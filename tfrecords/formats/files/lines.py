@@ -109,7 +109,16 @@ class RowReader:
         self._bytes_per_line = max(1, len(self._rest) // max(lines, 1))
 
     def first_row(self) -> bytes:
-        """Returns the first row; only before any rows are read."""
+        """Returns the first row; only before any rows are read.
+
+        Raises:
+            ValueError: The lines end with a carriage return alone.
+        """
+        if b"\n" not in self._rest and self._rest.count(b"\r") > 1:
+            raise ValueError(
+                f"{self.path}: its lines end with a carriage return alone; expected line feeds. "
+                "Convert it, for example with: tr '\\r' '\\n' < IN > OUT"
+            )
         return split_rows(self._rest, self._quote, self._delimiter.decode())[0]
 
     def sample(self) -> bytes:

@@ -37,13 +37,20 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
         if ads[names].isdisjoint(ads[main]) or (outcomes[names] and not outcomes[main])
     ]
     lines: list[str] = []
-    for other in others:
-        shared = sorted(name for name in main & other if _is_key(name))
+    joined: list[frozenset[str]] = []
+    # Tables that share a key with the log come first: conversions may have the key of a click.
+    for other in sorted(others, key=lambda names: not _shared_keys(main, names)):
         words = map(known_names.plain_words, main & other)
+        log, shared = main, _shared_keys(main, other)
+        if not shared:
+            log = next((own for own in joined if _shared_keys(own, other)), main)
+            shared = _shared_keys(log, other)
+            lines += _key_lines(tables[log], _shared_keys(main, log), shared[:1])
         if not shared or any(map(_OF_EVENTS.fullmatch, words)):
             return
         label = outcomes[other] or known_names.plain_words(tables[other][0].stem)
-        lines += _joining(tables[main], tables[other], shared, label)
+        lines += _joining(tables[log], tables[other], shared[: 1 if log != main else None], label)
+        joined.append(other)
     if not lines:
         return
     program = "\n".join(
@@ -88,6 +95,22 @@ def _reading_all(paths: Sequence[pathlib.Path]) -> str:
     return f"pd.concat({each} for path in {[str(path) for path in paths]})"
 
 
+def _shared_keys(names: frozenset[str], others: frozenset[str]) -> list[str]:
+    """Returns the columns of two tables that may be keys, sorted."""
+    return sorted(name for name in names & others if _is_key(name))
+
+
+def _key_lines(
+    table: Sequence[pathlib.Path], of_log: Sequence[str], shared: Sequence[str]
+) -> list[str]:
+    """Returns the lines that bring the key of a further table from a joined table into the log."""
+    if not shared:
+        return []
+    (key,), by = shared, of_log[0]
+    rows = f"other.drop_duplicates({by!r}).set_index({by!r})"
+    return [f"other = {_reading_all(table)}", f"log[{key!r}] = log[{by!r}].map({rows}[{key!r}])"]
+
+
 def _joining(
     log: Sequence[pathlib.Path], other: Sequence[pathlib.Path], shared: Sequence[str], label: str
 ) -> list[str]:
@@ -101,7 +124,8 @@ def _joining(
     """
     read = {path: _first_values(path, shared) for path in (log[0], other[0])}
     key = max(shared, key=lambda name: len(set(read[log[0]][name])))
-    own, others = (read[path][key] for path in (log[0], other[0]))
+    # Rows without a click may lack the id of a click.
+    own, others = ([v for v in read[path][key] if v] for path in (log[0], other[0]))
     first = f"other = {_reading_all(other)}"
     if len(set(own)) < 0.9 * len(own):  # Several rows of the log have one row of the table.
         joined = f"log.merge(other, on={key!r}, how='left', suffixes=('', '_other'))"
@@ -109,7 +133,8 @@ def _joining(
     lines = [first, f"log[{label!r}] = log[{key!r}].isin(other[{key!r}]).astype(int)"]
     names = [name for name in formats.column_names(other[0], ()) if name not in shared]
     amounts = (*known_names.REVENUES, *known_names.PRICES)
-    amount = next((n for n in names if known_names.plain_words(n) in amounts), None)
+    words = {name: known_names.plain_words(name).split("_") for name in names}
+    amount = next((name for name in names if known_names.core(words[name]) in amounts), None)
     if amount is not None and label != _CLICK:
         total = f"other.groupby({key!r})[{amount!r}].sum()"
         lines.append(f"log['revenue'] = log[{key!r}].map({total}).fillna(0)")

@@ -38,7 +38,13 @@ _TIME_FORMATS = (
 # An id with letters, such as B000052YNS.
 _CODE = re.compile(r"(?=\D*\d)[A-Za-z0-9_-]{4,}")
 # Dates as digits, by the number of digits.
-_DIGITS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%f"}
+_DIGITS = {
+    8: ("%Y%m%d", "%y%m%d%H"),
+    10: ("%Y%m%d%H",),
+    12: ("%Y%m%d%H%M",),
+    14: ("%Y%m%d%H%M%S",),
+    17: ("%Y%m%d%H%M%S%f",),
+}
 
 
 def header(names: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -221,11 +227,11 @@ def are_lists(values: Sequence[str]) -> bool:
 def _format_of_digits(values: Sequence[str]) -> str | None:
     """Returns the format of dates from 1990 to 2100 as digits, or None."""
     lengths = {len(value) for value in values}
-    candidate = _DIGITS.get(lengths.pop()) if len(lengths) == 1 else None
-    if candidate is None or not all(value.isdecimal() for value in values):
+    candidates = _DIGITS.get(lengths.pop(), ()) if len(lengths) == 1 else ()
+    if not all(value.isdecimal() for value in values):
         return None
-    in_range = count_units(parse_times(values, candidate))["seconds"]
-    return candidate if in_range == len(values) else None
+    in_range = {c: count_units(parse_times(values, c))["seconds"] for c in candidates}
+    return next((c for c, number in in_range.items() if number == len(values)), None)
 
 
 def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | None, list[str]]:
