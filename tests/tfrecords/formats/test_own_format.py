@@ -144,7 +144,7 @@ def test_a_line_on_which_a_format_fails_is_rejected_with_the_error(here):
         2: "parse_line: KeyError: 'price'",
         3: "parse_line: expected a mapping of values by column, or a list of such mappings, got "
         "None",
-        4: "price: expected one value, got {1, 2}",
+        4: "price: expected a string, a number or None, got {1, 2}",
         5: "int too large to convert to float",
     }
 
