@@ -57,7 +57,7 @@ _AVERAGES = {"avg", "mean", "average"}
 _LASTING = {
     "watch", "watched", "play", "played", "playing", "listened", "stay", "view", "viewed",
     "visible",
-    "reading", "read", "active", "session",
+    "reading", "read", "active",
 }  # fmt: skip
 _MEASURES = {
     "time", "ratio", "duration", "pct", "percent", "percentage", "seconds", "secs", "ms", "minutes",
@@ -95,9 +95,8 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     are_choices = roles.click is None and roles.events is None
     if are_choices and not is_static and column.is_numeric and words & _FREQUENCIES:
         return BY_NAME
-    is_duration = bool(words & _LASTING and words & _MEASURES) and not (
-        is_static or column.plain_words in known_names.TIMES
-    )
+    lasts = bool(words & _LASTING and words & _MEASURES) or {"session", "duration"} <= words
+    is_duration = lasts and not is_static
     if words & _AFTERWARDS - ({"rating"} if is_static else set()) or is_duration:
         return BY_NAME
     if column.plain_object_words in known_names.ANY_LABELS[:2]:
