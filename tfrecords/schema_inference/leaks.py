@@ -56,8 +56,7 @@ _AVERAGES = {"avg", "mean", "average"}
 # Words for what a user does with an ad, of which a time or a share is known afterwards.
 _LASTING = {
     "watch", "watched", "play", "played", "playing", "listened", "stay", "view", "viewed",
-    "visible",
-    "reading", "read", "active",
+    "visible", "reading", "read", "active",
 }  # fmt: skip
 _MEASURES = {
     "time", "ratio", "duration", "pct", "percent", "percentage", "seconds", "secs", "ms", "minutes",

@@ -65,6 +65,7 @@ def find(
                     f"{log_sample.percent(missing, 2)} of the rows "
                     f"lack {column.name!r} and are rejected."
                 )
+            is_number = column.is_numeric and column.time_format is None
             if _are_months_and_days(column):
                 values = f"log[{column.name!r}]"
                 notes.append(
@@ -72,6 +73,12 @@ def find(
                     "count as seconds: the order is right within a year, but ages are not. "
                     "Write dates before the conversion, for example with pandas, with the right "
                     f'year: {values} = pd.to_datetime("2000" + {values}.astype(str).str.zfill(4))'
+                )
+            elif is_number and _epoch_unit(column) is None:
+                notes.append(
+                    f"The numbers of {column.name!r} such as {column.known[-1][:20]} are no dates. "
+                    "They count as seconds; if they are hours or days, multiply them by 3600 or "
+                    "86400 before the conversion, because ages depend on it."
                 )
             return _with_hours(column, [*named, *ending, *columns])
         is_text = not column.is_numeric and clock_format(column) is None
@@ -225,7 +232,20 @@ def is_clock(column: Column, is_named: bool) -> bool:
         return are_times and (len(column.known) > 1 or is_named)
     hashed = column.words[-1:] in (("id",), ("key",), ("hash",))
     is_epoch = _epoch_unit(column) is not None and len(column.known) > 2 and not hashed
-    return (is_named and float(column.numbers.max()) > 1000) or is_epoch
+    is_counter = float(column.numbers.max()) > 1000 or _rises(column)
+    return (is_named and is_counter) or is_epoch
+
+
+def _rises(column: Column) -> bool:
+    """Returns whether numbers count up from 0 in the order of the rows, such as hours.
+
+    A column of days or dates is one of a date, see `counter_notes`.
+    """
+    numbers = column.by_row(column.numbers)
+    is_date = {"time", "timestamp", "ts", "at"}.isdisjoint(column.words[-1:])
+    if is_date or len(column.known) < _MIN_DATES or np.isnan(numbers).any():
+        return False
+    return bool(numbers[0] <= 1 and (np.diff(numbers) >= 0).all())
 
 
 def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | None = None) -> bool:

@@ -689,6 +689,12 @@ def test_dates_as_digits_have_a_format(
     assert proposal.get("time_format") == time_format
 
 
+def test_hours_that_count_up_are_the_time(tmp_path: pathlib.Path) -> None:
+    proposal, notes = propose(tmp_path, click=THIRD, ts=[n // 4 for n in range(ROWS)])
+    assert proposal["time"] == "ts"
+    assert any("if they are hours or days, multiply them by 3600 or" in note for note in notes)
+
+
 def without_requests(**more: list[Any]) -> dict[str, list[Any]]:
     """Returns the columns of 1,200 rows of 600 users and 7 items, without a request."""
     return {
