@@ -61,7 +61,7 @@ class CircuitBreaker:
         tried, self._trying = self._trying, False
         if tried:
             self._pause = min(2 * self._pause, self._config.max_pause_seconds)
-        if tried or (self._failures >= self._config.failures_to_open and self.state != "open"):
+        if tried or (self._failures >= self._config.failures_to_open and self.state == "closed"):
             self._open_until = self._clock() + self._pause
 
     def abandoned(self) -> None:

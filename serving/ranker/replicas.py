@@ -19,6 +19,7 @@ The Tail at Scale, CACM 2013, for second calls; gRFC A6 for their budget.
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +128,10 @@ class Replicas:
             raise endpoints.unresolved(self._endpoints)  # type: ignore[arg-type]
         remaining = end - time.monotonic()
         found = await asyncio.gather(
-            *(replica.ranker.verify(remaining) for replica in self._replicas.values()),
+            *(
+                self._verify(replica, timeout_seconds=remaining)
+                for replica in self._replicas.values()
+            ),
             return_exceptions=True,
         )
         if None not in found:
@@ -335,22 +339,22 @@ class Replicas:
     async def _run_checks(self, replica: Replica) -> None:
         while True:
             replica.next_check = time.monotonic() + _CHECK_SECONDS
-            # Not as the trial of a half-open breaker: a request that arrives now may be that.
-            if replica.breaker.state != "open":
-                await self._check_once(replica)
-                self._observe_check()
+            try:
+                await self._verify(replica, again=True)
+            except errors.RankerError:
+                # Only calls open the breaker: no request waits for a server that is back.
+                replica.suspect = True
+            self._observe_check()
             # It may have been replaced, or have answered a call meanwhile.
             if replica.is_healthy or replica not in self._replicas.values():
                 return
             await asyncio.sleep(_CHECK_SECONDS)
 
-    async def _check_once(self, replica: Replica) -> None:
-        try:
-            await replica.ranker.verify(again=True)
-        except errors.RankerError:
-            replica.breaker.failed()
-            replica.suspect = True
-        else:
+    async def _verify(self, replica: Replica, again: bool = False, **options: Any) -> None:
+        """Runs the probes of a replica; if they pass, calls are sent to it again."""
+        is_run = again or not replica.ranker.is_verified
+        await replica.ranker.verify(again=again, **options)
+        if is_run:
             replica.breaker.succeeded()
             replica.suspect = False
 
