@@ -93,9 +93,14 @@ def build_ranker(
     except TypeError as error:
         if traceback.extract_tb(error.__traceback__)[2:]:
             raise  # The call is valid, but the constructor fails.
+        expected = (
+            "__init__(self, *args, **kwargs) that passes both on to super().__init__, because a "
+            "Ranker also gets its ties"
+            if issubclass(kind, ranker.Ranker)
+            else "a constructor with the arguments fitted, config and heads"
+        )
         raise ValueError(
-            f"{kind.__name__} cannot be built: {error}. Expected a constructor with the arguments "
-            "fitted, config and heads; a subclass of Ranker passes *args and **kwargs on."
+            f"{kind.__name__} cannot be built: {error}. Expected {expected}."
         ) from error
     training.check_constructed(model)
     model.learn_positions(config.num_positions if knows_positions(data_set) else 0)

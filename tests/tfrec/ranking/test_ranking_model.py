@@ -208,6 +208,11 @@ class WithLoss(ranking.RankingModel):
         return self.head_logits(tf.cast(inputs["ad"], tf.float32))
 
 
+class WithoutTies(ranking.Ranker):
+    def __init__(self, fitted, config, heads):
+        super().__init__(fitted, config, heads)
+
+
 class WithoutTask(WithLoss):
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -218,6 +223,7 @@ class WithoutTask(WithLoss):
     ("kind", "made", "said"),
     [
         (OfOneArgument, None, r"OfOneArgument cannot be built: .* arguments fitted, config and he"),
+        (WithoutTies, None, r"WithoutTies cannot be built: .* \*\*kwargs\) that passes both on"),
         (
             WithoutSuper,
             None,

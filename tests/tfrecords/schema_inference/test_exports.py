@@ -314,6 +314,14 @@ def test_lines_that_end_with_a_carriage_return_alone_are_refused(tmp_path: pathl
         infer.propose([path])
 
 
+def test_amounts_in_several_currencies_are_named(tmp_path: pathlib.Path) -> None:
+    prices = [f"{'$€'[n % 2]}{n % 40}.50" for n in range(ROWS)]
+    path = write(tmp_path / "log.csv", impressions(clicked=np.arange(ROWS) % 4 == 0, price=prices))
+    _, notes = infer.propose([path])
+    said = "! 'price' has amounts in several currencies, such as '$' and '€', which count"
+    assert any(note.startswith(said) for note in notes)
+
+
 def test_a_placeholder_of_many_devices_is_named(tmp_path: pathlib.Path) -> None:
     columns = impressions(clicked=np.arange(ROWS) % 4 == 0)
     del columns["user_id"]

@@ -281,6 +281,12 @@ def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | N
                 f"{name!r} holds numbers such as {example[:40]!r}, read with the decimal sign "
                 f"{sign!r} (decimal)."
             )
+            if len(found := writing.currencies(own.known)) > 1:
+                notes.append(
+                    f"! {name!r} has amounts in several currencies, such as {found[0]!r} and "
+                    f"{found[1]!r}, which count as the same. Convert them to one before the "
+                    "conversion."
+                )
     return sign
 
 

@@ -291,6 +291,12 @@ def _thousands(values: Sequence[str]) -> str | None:
     return signs.pop() if len(signs) == 1 and is_number and is_short else None
 
 
+def currencies(values: Sequence[str]) -> list[str]:
+    """Returns the currencies of amounts such as `€5` and `5 USD`, each once."""
+    marks = dict.fromkeys(re.sub(r"[\d\s.,'’()+−-]", "", value) for value in values)
+    return [mark for mark in marks if mark]
+
+
 def is_formatted(text: str, sign: str) -> bool:
     """Returns whether a text is a formatted number, such as `€1,234.50`, not a plain one."""
     return number_fault("", text) is not None and plain_number(text, sign) is not None
