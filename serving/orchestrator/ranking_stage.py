@@ -5,7 +5,9 @@
                                      latency of recent calls and the number of waiting requests
     the ranker has no free thread    another replica is called, or the same again until the deadline
     the ranker ends during a call    another replica is called, or the next server at its address
-    the call fails otherwise         it is retried once with half of the candidates
+    the call fails otherwise         it is retried once with half of the candidates; a call for
+                                     several requests is made for each of them
+    a score is not finite            the candidate counts as worthless, and the answer names it
     late, failing, or breaker open   no scores; the caller keeps retrieval order
 
 Shapes: B requests, C candidates, R ranked candidates.
@@ -22,6 +24,8 @@ from serving import errors, requests
 from serving.config import RankingConfig
 from serving.orchestrator import candidates
 from serving.ranker import Pace, Replicas
+
+_NOT_FINITE = "The ranker's {} is NaN or infinite, expected a finite number."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,18 +126,26 @@ class RankingStage:
             except errors.RankerError as error:
                 # Calls have no side effects, so a retry is safe. It is pointless after a late
                 # call, which has used up the time, or if the server serves a different model.
-                can_retry = isinstance(
-                    error, errors.RankerUnavailableError | errors.RankerReplyError
-                )
+                is_rejected = isinstance(error, errors.RankerReplyError)
+                can_retry = is_rejected or isinstance(error, errors.RankerUnavailableError)
                 half = max(min_count, found // 2)
                 can_retry = can_retry and self._ranker.breaker_state == "closed"
-                if max_count < found or half == found or not can_retry:
-                    is_rejected = isinstance(error, errors.RankerReplyError)
+                # One of several requests may be at fault, so each is ranked alone.
+                is_of_several = is_rejected and len(group.rows) > 1
+                if max_count < found or half == found or not can_retry or is_of_several:
                     return Ranking(None, str(error), is_rejected=is_rejected)
                 max_count = half
                 continue
             scores = {head: outputs[output] for head, output in self._outputs.items()}
+            is_bad = np.any([~np.isfinite(own) for own in scores.values()], axis=0)
+            if is_bad.all(axis=1).any():
+                return Ranking(
+                    None, _NOT_FINITE.format("score of every candidate"), is_rejected=True
+                )
             reason = _fewer_reason(count, found, max_count, deadline, waiting)
+            if is_bad.any():
+                scores = {head: np.where(is_bad, 0.0, own) for head, own in scores.items()}
+                reason = " ".join(filter(None, (reason, _bad_scores(group, is_bad))))
             return Ranking(scores, reason, count)
 
     async def _call(
@@ -214,6 +226,13 @@ class _FreeCalls:
             if not turn.done():
                 self._in_flight += 1
                 turn.set_result(None)
+
+
+def _bad_scores(group: candidates.CandidateGroup, is_bad: np.ndarray) -> str:
+    """Returns what the answers say about candidates [B, R] whose scores are not finite."""
+    rows = group.rows[:, : is_bad.shape[1]][is_bad]
+    (ad_id,) = group.ads.ad_ids(rows[:1])
+    return f"{_NOT_FINITE.format(f'score of ad {ad_id!r}')} {len(rows)} scores count as 0."
 
 
 def _no_time(deadline: requests.Deadline) -> str:

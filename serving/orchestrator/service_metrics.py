@@ -168,7 +168,8 @@ class ServiceMetrics:
 
     def observe_breaker(self, version: int, state: str) -> None:
         """Records the state of the circuit breaker of a version's ranker."""
-        self.gauges["breaker_open"].labels(version).set(state == "open")
+        # A half-open one lets a call through, but most requests are not ranked.
+        self.gauges["breaker_open"].labels(version).set(state != "closed")
 
     def ranker_calls(self, version: int) -> Callable[[str, str], None]:
         """Returns a function that counts a call of a version's ranker: replica and outcome."""

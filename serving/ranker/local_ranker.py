@@ -64,7 +64,7 @@ class LocalRanker:
 
         Raises:
             RankerDeadlineError: The call took longer than `timeout_seconds`.
-            RankerReplyError: The model rejects the inputs, or a score is not finite.
+            RankerReplyError: The model rejects the inputs, or no score of an output is finite.
         """
         running = asyncio.get_running_loop().run_in_executor(
             self._executor, self.score, columns, ad_features

@@ -271,12 +271,12 @@ def _decode(tensor: tensor_pb2.TensorProto | None, name: str, shape: tuple[int, 
 
 
 def check_finite(name: str, scores: np.ndarray) -> None:
-    """Checks the scores of an output.
+    """Checks the scores of an output; the ranking stage leaves out single ones.
 
     Raises:
-        RankerReplyError: A score is NaN or infinite.
+        RankerReplyError: All scores are NaN or infinite.
     """
-    if not np.isfinite(scores).all():
+    if scores.size and not np.isfinite(scores).any():
         raise errors.RankerReplyError(
-            f"The ranker's {name} contains NaN or infinity, expected finite scores."
+            f"The ranker's {name} contains only NaN or infinity, expected finite scores."
         )

@@ -184,7 +184,7 @@ def test_requests_with_scores_of_nan_do_not_keep_others_from_being_ranked(run, r
     with serving_fixtures.altering_server(ranker_address, edit) as address:
         *bad, good = run(scenario, address, config)
     assert {answer.order for answer in bad} == {"retrieval"}
-    assert all("contains NaN or infinity" in answer.degraded for answer in bad)
+    assert all("contains only NaN or infinity" in answer.degraded for answer in bad)
     assert (good.order, good.degraded) == ("utility", None)
 
 
@@ -196,7 +196,7 @@ def test_a_request_that_the_ranker_rejects_degrades_no_other_of_its_batch(run, r
         if ads == 20:  # the probes
             return
         alone.append(requests == 1)
-        # The three together, and half of their candidates; then the second one, and half of its.
+        # The three together; then the second one, and half of its candidates.
         if requests == 3 or sum(alone) in (2, 3):
             raise RuntimeError("planted")
 
@@ -209,6 +209,31 @@ def test_a_request_that_the_ranker_rejects_degrades_no_other_of_its_batch(run, r
         answers = run(scenario, address, config)
     assert [answer.order for answer in answers] == ["utility", "retrieval", "utility"]
     assert [answer.degraded is None for answer in answers] == [True, False, True]
+
+
+def test_an_ad_with_a_score_of_nan_counts_as_worthless_and_is_named(run, ranker_address):
+    def edit(reply):
+        if num_scored(reply) == 300:  # Not the probes.
+            reply.outputs["click_probability"].float_val[7] = np.nan
+
+    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
+    all_ads = serving_fixtures.changed(REQUEST, k=300)
+
+    async def scenario(service):
+        found = await service._retrieval.find(
+            service.check(REQUEST), 300, requests.Deadline(30_000, service._clock(), service._clock)
+        )
+        return found.ads.ad_ids(found.rows[0, 7:8]), await service.recommend(all_ads)
+
+    with serving_fixtures.altering_server(ranker_address, edit) as address:
+        (bad,), answer = run(scenario, address, config)
+    assert answer.order == "utility"
+    assert answer.degraded == (
+        f"The ranker's score of ad {bad!r} is NaN or infinite, expected a finite number. 1 scores "
+        "count as 0."
+    )
+    assert [ad.ad_id for ad in answer.ads if ad.click_probability == 0] == [bad]
+    assert len(answer.ads) == 300
 
 
 def test_a_ranker_that_recovers_is_found_without_requests(run, ranker_address):

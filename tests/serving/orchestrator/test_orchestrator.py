@@ -537,7 +537,8 @@ def edit_version(reply):
 
 
 def edit_nan(reply):
-    reply.outputs["click_probability"].float_val[0] = float("nan")
+    scores = reply.outputs["click_probability"]
+    scores.float_val[:] = [float("nan")] * len(scores.float_val)
 
 
 def edit_shape(reply):
@@ -556,7 +557,7 @@ def edit_outputs(reply):
     ("edit", "reason"),
     [
         (edit_version, "version 4, expected the pinned version 1"),
-        (edit_nan, "click_probability contains NaN or infinity"),
+        (edit_nan, "click_probability contains only NaN or infinity"),
         (edit_shape, "Expected expected_revenue as float32"),
         (edit_length, "Expected 60 values of expected_revenue, got 59"),
         (edit_outputs, "output expected_revenue is missing"),
