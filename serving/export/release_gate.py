@@ -12,12 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import tensorflow as tf
+from pyarrow import feather
 
 from serving import errors, manifest, releases
 from serving.export import gate
+from serving.index import AD_ID, ADS_FILE
 from tfrec import calibration, evaluation, ranking, retrieval
 from tfrecords import reader
+
+# Ads come and go; a release that lacks more of the last one's is announced.
+_MAX_MISSING_ADS = 0.2
 
 
 def check(
@@ -50,9 +56,28 @@ def check(
         shares = _utility_shares(workdir, models.heads.weights)
     released = _released(base, data_set, models)
     verdict = gate.judge(ranking.parse_figures(figures), released, shares)
+    if released is not None and (note := _without_ads(base, released.version, data_set)):
+        verdict = dataclasses.replace(verdict, notes=(*verdict.notes, note))
     if released is not None and not force:
         verdict.check(released.version)
     return {"validation": figures, "utility_share": shares, "gate": verdict.to_json(force)}
+
+
+def _without_ads(base: pathlib.Path, version: int, data_set: reader.DataSet) -> str | None:
+    """Returns a note if many ads of a release are not in the catalog of a data set."""
+    path = base / "ad_index" / str(version) / ADS_FILE
+    try:
+        before = feather.read_table(path, [AD_ID], memory_map=True)[AD_ID]
+    except OSError:  # The release is damaged.
+        return None
+    ids = data_set.catalog().ad_ids.cast(before.type)
+    missing = len(before) - pc.sum(pc.is_in(before, ids.combine_chunks())).as_py()
+    if missing <= _MAX_MISSING_ADS * len(before):
+        return None
+    return (
+        f"! {missing:,} of the {len(before):,} ads of release {version} are missing. To keep those "
+        "that the new log does not show, convert it with the table of ads (--ads_path)"
+    )
 
 
 def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from serving.index.ad_index import (
     AD_ID,
+    ADS_FILE,
     MAX_AD_ID_BYTES,
     QUERIES_FILE,
     AdIndex,
@@ -44,6 +45,7 @@ from serving.index.tuning.index_recall import recall_against_exact, recall_of_ro
 from serving.index.tuning.index_trials import Structure, Trial
 
 __all__ = [
+    "ADS_FILE",
     "AD_ID",
     "AUTO",
     "BACKENDS",

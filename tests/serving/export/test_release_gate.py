@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -36,6 +37,26 @@ def candidate(data_set, trained, tmp_path):
     shutil.copytree(trained, directory)
     model, calibrators, _ = ranker_training.load_ranker(data_set, directory / "ranker")
     return evaluation.Models(None, model, calibrators), directory
+
+
+class FewAds:
+    """A data set whose catalog has the first ads of another one."""
+
+    def __init__(self, data_set, count):
+        ids = data_set.catalog().ad_ids
+        self._catalog = types.SimpleNamespace(ad_ids=ids[:count])
+
+    def catalog(self):
+        return self._catalog
+
+
+def test_a_release_that_lacks_ads_of_the_last_one_is_announced(released, data_set):
+    count = len(data_set.catalog())
+    for kept, is_told in ((count, False), (round(0.85 * count), False), (count // 2, True)):
+        note = release_gate._without_ads(released, 1, FewAds(data_set, kept))
+        assert (note is not None) == is_told
+    assert f"! {count - count // 2:,} of the {count:,} ads of release 1 are missing." in note
+    assert release_gate._without_ads(released, 2, data_set) is None
 
 
 def spoil(model):
