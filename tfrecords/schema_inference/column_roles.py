@@ -8,7 +8,15 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords.columns import RowFaults, checked_splits
-from tfrecords.schema_inference import event_types, keys, known_names, labels, row_recipes, times
+from tfrecords.schema_inference import (
+    event_types,
+    keys,
+    known_names,
+    labels,
+    outcomes,
+    row_recipes,
+    times,
+)
 from tfrecords.schema_inference.roles import Roles
 from tfrecords.schema_inference.sample import log_sample, writing
 from tfrecords.schema_inference.sample.log_sample import Column, Sample
@@ -90,12 +98,12 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         event_types.join(roles, roles.event, sample, notes)
     elif roles.click is None:
         who = roles.request_key or roles.user_key
-        roles.candidates = labels.candidates(free(), roles.ad_key, who)
-        notes += labels.outcome_notes(free(), "click", known_names.CLICKS)
+        roles.candidates = outcomes.candidates(free(), roles.ad_key, who)
+        notes += outcomes.outcome_notes(free(), "click", known_names.CLICKS)
         roles.codes = [c for c in free() if event_types.may_be_codes(c, roles.ad_key)]
     is_outcome = roles.click is not None and roles.click.core in known_names.ENGAGEMENTS
     if roles.event is None and roles.engagement is None and not is_outcome:
-        notes += labels.outcome_notes(free(), "conversion", known_names.ENGAGEMENTS)
+        notes += outcomes.outcome_notes(free(), "conversion", known_names.ENGAGEMENTS)
     roles.has_ids_of_rows = any(keys.is_of_rows(c) and keys.is_request_id(c, None) for c in columns)
     notes += labels.currency_notes(free(), roles.revenue or roles.price)
     _describe(roles, notes)
@@ -135,7 +143,7 @@ def _describe(roles: Roles, notes: list[str]) -> None:
         notes.append(said)
         # Those named like a click have a note already.
         notes += [
-            labels.candidate_note(column)
+            outcomes.candidate_note(column)
             for column in roles.candidates
             if column.core not in known_names.CLICKS
         ]
