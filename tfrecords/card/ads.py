@@ -27,9 +27,9 @@ def describe(
     changed = data_set.description.impressions_of_changed_ads
     sampled = sum(data_set.description.splits[split].sampled for split in counts)
     logged = sum(of_split.rows for of_split in counts.values()) - sampled
-    most_shown = np.argsort(-impressions, kind="stable")[:_TOP_ADS]
-    names = catalog.ad_ids.take(most_shown).to_pylist()
-    shown = catalog.shown(most_shown)
+    top = np.argsort(-impressions, kind="stable")[:_TOP_ADS]
+    names = catalog.ad_ids.take(top).to_pylist()
+    shown = catalog.shown(top)
     total = int(impressions.sum())
     ranks = np.geomspace(1, max(len(catalog), 1), _CURVE_POINTS).round().astype(int)
     round_ranks = np.array([rank for rank in _RANKS if rank < len(catalog)], int)
@@ -47,7 +47,7 @@ def describe(
                 share=int(impressions[position]) / total,
                 click_rate=int(clicks[position]) / int(impressions[position]),
             )
-            for name, show, position in zip(names, shown, most_shown.tolist(), strict=True)
+            for name, show, position in zip(names, shown, top.tolist(), strict=True)
             if impressions[position]
         ],
         curve=_popularity(impressions, clicks, np.unique(ranks)),

@@ -20,8 +20,10 @@ from tfrecords.conversion.dataset_json import CHECKED_FILES
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_DATA_SET_FILES = {*(name.partition("/")[0] for name in CHECKED_FILES), "*.tfrecord"}
-_DATA_SET_FILES |= {"dataset.json", "identity.json"}
+_DATA_SET_FILES = {
+    "dataset.json", "identity.json", "*.tfrecord",
+    *(name.partition("/")[0] for name in CHECKED_FILES),
+}  # fmt: skip
 
 
 class Workspace:

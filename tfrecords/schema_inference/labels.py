@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tfrecords.columns import TRUTHS, plain_number
-from tfrecords.schema_inference import kinds, known_names
+from tfrecords.schema_inference import kinds, known_names, outcomes
 from tfrecords.schema_inference.sample import log_sample
 from tfrecords.schema_inference.sample.log_sample import LOG, Column
 
@@ -281,10 +281,8 @@ def _repaired(column: Column) -> str:
     if not column.is_truth and len(column.known) == 2:
         # Most ads are not clicked.
         rare = min(column.known, key=lambda value: column.counts[column.values.index(value)])
-        click = f"({log} == {rare!r})"
-        if column.is_whole:
-            click = f"({log} == {rare})"
-        return f" If {rare[:40]!r} is a click, write it with pandas: {log} = {click}.astype(int)"
+        click = outcomes.equal_to(column, rare)
+        return f" If {rare[:40]!r} is a click, write it with pandas: {log} = {click}"
     if len(column.known) == 1:
         return f" For example with pandas: {log} = {log}.notna().astype(int)"
     return f" For example with pandas: {log} = {log}.fillna(0)" if column.is_numeric else ""

@@ -67,6 +67,12 @@ def _is_outcome(column: Column, ad: Column) -> bool:
     )
 
 
+def equal_to(column: Column, value: str) -> str:
+    """Returns the line of pandas that is 1 where a column has a value, and 0 elsewhere."""
+    written = value if column.is_numeric else repr(value)
+    return f"(log[{column.name!r}] == {written}).astype(int)"
+
+
 def candidate_note(column: Column) -> str:
     """Returns what to do about a column that may be the click."""
     values = sorted(column.known)
@@ -81,10 +87,7 @@ def candidate_note(column: Column) -> str:
                 column.counts[column.values.index(value)],
             ),
         )
-        shown_one = one if column.is_numeric else repr(one)
-        written = (
-            f'write it as log["click"] = (log[{column.name!r}] == {shown_one}).astype(int), and '
-        )
+        written = f'write it as log["click"] = {equal_to(column, one)}, and '
     return (
         f"! {column.name!r} has {kind} {shown} and may be the click, so it is not a field. "
         f'If it is the click, {written}set "click" in the schema to it. If it describes the user '

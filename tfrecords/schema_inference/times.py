@@ -65,7 +65,6 @@ def find(
                     f"{log_sample.percent(missing, 2)} of the rows "
                     f"lack {column.name!r} and are rejected."
                 )
-            is_number = column.is_numeric and column.time_format is None
             if _are_months_and_days(column):
                 values = f"log[{column.name!r}]"
                 notes.append(
@@ -74,7 +73,7 @@ def find(
                     "Write dates before the conversion, for example with pandas, with the right "
                     f'year: {values} = pd.to_datetime("2000" + {values}.astype(str).str.zfill(4))'
                 )
-            elif is_number and _epoch_unit(column) is None:
+            elif seconds(column) is None:
                 notes.append(
                     f"The numbers of {column.name!r} such as {column.known[-1][:20]} are no dates. "
                     "They count as seconds; if they are hours or days, multiply them by 3600 or "

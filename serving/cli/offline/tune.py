@@ -60,8 +60,6 @@ def main() -> None:
             f"--{other}={FLAGS[other].value}: expected no model of the other stage with "
             f"--stage={FLAGS.stage}. Leave it out, or set --stage."
         )
-    if not FLAGS.minutes > 0:
-        raise ValueError(f"--minutes: expected a number above 0, got {FLAGS.minutes:g}.")
     workdir = pathlib.Path(FLAGS.workdir)
     stage = tuning.RANKER if FLAGS.stage == "ranker" else tuning.RETRIEVAL
     defaults = dataclasses.replace(stage.defaults, **_given(stage.name))
