@@ -35,7 +35,7 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class BreakerConfig:
-    """When the circuit breaker of the ranker opens, and for how long.
+    """When the circuit breaker of the user store opens, and for how long.
 
     Attributes:
         failures_to_open: Number of consecutive failures that open the breaker.
@@ -56,7 +56,6 @@ class RankingConfig:
         reserve_ms: Part of each deadline reserved for assembling the answer.
         min_candidates: Minimum number of candidates per call, unless fewer were retrieved.
         margin: Factor on the expected latency of a call when the number of candidates is chosen.
-        pauses: Options of the circuit breaker.
     """
 
     reserve_ms: float = 5.0
@@ -69,7 +68,6 @@ class RankingConfig:
     )
     min_candidates: int = 50
     margin: float = 1.25
-    pauses: BreakerConfig = dataclasses.field(default_factory=BreakerConfig)
 
 
 @dataclasses.dataclass(frozen=True)

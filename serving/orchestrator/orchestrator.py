@@ -99,7 +99,6 @@ class Orchestrator:
             self._ranker = ranker.Replicas(
                 release,
                 client,
-                self.config.ranker.pauses,
                 clock,
                 self.metrics.ranker_calls(release.version),
                 self._observe_ranker,
@@ -350,7 +349,7 @@ class Orchestrator:
         self._retrieval.close()
         self._composing.shutdown(wait=False)
         # These gauges count open orchestrators only.
-        self.metrics.observe_breaker(self.release.version, "closed")
+        self.metrics.observe_breaker(self.release.version, False)
         self.metrics.observe_replicas(self.release.version, {})
         self.metrics.observe_live(
             self.release.version, False, self.live.cut_bytes, self.live.num_updates
@@ -399,7 +398,7 @@ class Orchestrator:
     def _observe_ranker(self) -> None:
         if self._ranker is None:
             return
-        self.metrics.observe_breaker(self.release.version, self._ranker.breaker_state)
+        self.metrics.observe_breaker(self.release.version, self._ranker.is_paused)
         states = self._ranker.states()
         if states != self._observed_replicas:
             self._observed_replicas = states

@@ -129,7 +129,7 @@ class RankingStage:
                 is_rejected = isinstance(error, errors.RankerReplyError)
                 can_retry = is_rejected or isinstance(error, errors.RankerUnavailableError)
                 half = max(min_count, found // 2)
-                can_retry = can_retry and self._ranker.breaker_state == "closed"
+                can_retry = can_retry and not self._ranker.is_paused
                 # One of several requests may be at fault, so each is ranked alone.
                 is_of_several = is_rejected and len(group.rows) > 1
                 if max_count < found or half == found or not can_retry or is_of_several:

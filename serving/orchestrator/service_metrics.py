@@ -166,10 +166,9 @@ class ServiceMetrics:
             known = self._releases[release.version] = _Release(self, release)
         known.observe(answer, num_found, num_ranked)
 
-    def observe_breaker(self, version: int, state: str) -> None:
+    def observe_breaker(self, version: int, is_open: bool) -> None:
         """Records the state of the circuit breaker of a version's ranker."""
-        # A half-open one lets a call through, but most requests are not ranked.
-        self.gauges["breaker_open"].labels(version).set(state != "closed")
+        self.gauges["breaker_open"].labels(version).set(is_open)
 
     def ranker_calls(self, version: int) -> Callable[[str, str], None]:
         """Returns a function that counts a call of a version's ranker: replica and outcome."""

@@ -4,7 +4,7 @@
     read = await data.read(["u17"], impressions=False, now=time.time(), timeout_ms=5.0)
 
 A late read continues without its request, so that a slow connection is open for the next one. A
-store that fails or is late repeatedly is not used for a while (`ranker.CircuitBreaker`).
+store that fails or is late repeatedly is not used for a while (`users.CircuitBreaker`).
 Impressions are written in the background, for many answers at a time; reads add the ones that are
 not written yet. `problem` says why the latest read or write failed, unless that is long ago, or
 with which setting the server may lose users. The log names each problem once until the store can be
@@ -23,8 +23,7 @@ from typing import Any, TypeVar
 from serving import errors, requests, users
 from serving.config import UserStoreConfig
 from serving.orchestrator import service_metrics
-from serving.ranker import CircuitBreaker
-from serving.users import StoredEvent, User
+from serving.users import CircuitBreaker, StoredEvent, User
 
 _Result = TypeVar("_Result")
 

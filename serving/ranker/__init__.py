@@ -6,7 +6,6 @@ Importing it does not load TensorFlow: what does is loaded on first use.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from serving.ranker.breaker import CircuitBreaker
 from serving.ranker.pace import Pace
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from serving.ranker.verified_ranker import Scorer
 
 __all__ = [
-    "CircuitBreaker",
     "Endpoints",
     "LocalRanker",
     "Pace",

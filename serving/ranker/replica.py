@@ -1,33 +1,35 @@
-"""One of several rankers that serve the same release: its health and how slow it is."""
+"""One of several rankers that serve the same release: its health and how slow it is.
+
+After several failed calls in a row a replica is paused: a circuit breaker (M. Nygard, Release It!,
+2nd edition, 2018), which its probes close instead of a trial call, so that no request waits for it.
+"""
 
 import asyncio
 import math
-from collections.abc import Callable
 
 from serving import releases
-from serving.config import BreakerConfig
-from serving.ranker import breaker, verified_ranker
+from serving.ranker import verified_ranker
 
 # A slow call raises the slowness of a replica at once; it decays with this time constant, so that a
 # replica that was ten times slower than others is retried after 2.3 of them.
 _SLOWNESS_SECONDS = 5.0
 # Calls of a healthy replica differ by as much.
 _MIN_SLOWNESS = 2.0
+# Failed calls in a row after which a replica is not called until its probes pass.
+_FAILURES_TO_PAUSE = 4
 
 
 class Replica:
-    """A replica, its circuit breaker and the statistics of its calls.
+    """A replica, its failures and the statistics of its calls.
 
     Args:
         client: Client of its server.
         release: Loaded release.
-        config: Options of its circuit breaker. None uses the defaults.
-        clock: Returns the time in seconds, for the circuit breaker.
 
     Attributes:
         client: Client of its server.
         ranker: The client, used only after the replica has reproduced the probes.
-        breaker: Circuit breaker of the replica.
+        failures: Number of calls in a row that failed because of the server.
         in_flight: Number of calls in flight.
         turn: Number of the choice that took it last.
         suspect: Whether its last call failed or was late.
@@ -35,16 +37,10 @@ class Replica:
         check: Background run of its probes.
     """
 
-    def __init__(
-        self,
-        client: verified_ranker.Scorer,
-        release: releases.Bundle,
-        config: BreakerConfig | None,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, client: verified_ranker.Scorer, release: releases.Bundle) -> None:
         self.client = client
         self.ranker = verified_ranker.VerifiedRanker(release, client)
-        self.breaker = breaker.CircuitBreaker(config, clock)
+        self.failures = 0
         self.in_flight = 0
         self.turn = 0
         self.suspect = False
@@ -54,9 +50,14 @@ class Replica:
         self._observed_at = -math.inf
 
     @property
+    def is_paused(self) -> bool:
+        """Whether the replica is not called until its probes pass."""
+        return self.failures >= _FAILURES_TO_PAUSE
+
+    @property
     def is_healthy(self) -> bool:
         """Whether calls are sent to the replica. Call it in the event loop."""
-        return not self.suspect and self.breaker.state == "closed" and self.ranker.is_verified
+        return not self.suspect and not self.is_paused and self.ranker.is_verified
 
     @property
     def problem(self) -> str | None:

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from serving import errors, releases, requests
-from serving.config import BreakerConfig
 from serving.ranker import endpoints, pace, ranker_client, verified_ranker
 from serving.ranker.replica import Replica
 
@@ -44,8 +43,7 @@ class Replicas:
     Args:
         release: Loaded release.
         client: Client of one server, or the endpoints of several.
-        config: Options of each circuit breaker. None uses the defaults.
-        clock: Returns the time in seconds, for the circuit breakers and the latency of calls.
+        clock: Returns the time in seconds, for the latency of calls.
         observe_call: Called after each call with the address of the replica and the outcome: `ok`,
             `late`, `busy` or `failed`. None: not observed.
         observe_check: Called after each background check of a replica. None: not observed.
@@ -55,13 +53,11 @@ class Replicas:
         self,
         release: releases.Bundle,
         client: verified_ranker.Scorer | endpoints.Endpoints,
-        config: BreakerConfig | None = None,
         clock: Callable[[], float] = time.perf_counter,
         observe_call: Callable[[str, str], None] | None = None,
         observe_check: Callable[[], None] | None = None,
     ) -> None:
         self._release = release
-        self._config = config
         self._clock = clock
         self._observe_call = observe_call or (lambda address, outcome: None)
         self._observe_check = observe_check or (lambda: None)
@@ -76,10 +72,9 @@ class Replicas:
         self._turn = 0
 
     @property
-    def breaker_state(self) -> str:
-        """`closed` if any replica's circuit breaker is; else `half_open` or `open`."""
-        states = {replica.breaker.state for replica in self._replicas.values()}
-        return next((state for state in ("closed", "half_open") if state in states), "open")
+    def is_paused(self) -> bool:
+        """Whether no replica is called until its probes pass."""
+        return all(replica.is_paused for replica in self._replicas.values())
 
     @property
     def num_healthy(self) -> int:
@@ -109,7 +104,7 @@ class Replicas:
         single = len(self._replicas) == 1
         return {
             # A single replica is called regardless of its last call.
-            address: (replica.breaker.state == "closed") if single else replica.is_healthy
+            address: not replica.is_paused if single else replica.is_healthy
             for address, replica in self._replicas.items()
         }
 
@@ -156,14 +151,15 @@ class Replicas:
             timeout_seconds: Time for all calls together.
 
         Raises:
-            RankerUnavailableError: All circuit breakers are open, or no server can be reached.
+            RankerUnavailableError: All replicas are paused, or no server can be reached.
             RankerError: The calls failed.
         """
         end = time.monotonic() + timeout_seconds
         await self._refresh(timeout_seconds)
         if len(self._replicas) == 1:
             (replica,) = self._replicas.values()
-            if not replica.breaker.admit():
+            if replica.is_paused:
+                self._check(replica)
                 raise self._paused()
             return await self._call(replica, columns, ad_features, end, wait=True)
         if not self._replicas:
@@ -234,20 +230,19 @@ class Replicas:
     def _next(self, tried: Iterable[Replica], only_healthy: bool) -> Replica | None:
         """Returns the replica to call next, or None."""
         now = self._clock()
+        left = [one for one in self._replicas.values() if one not in tried and not one.is_paused]
         # Among equals, the one that has been idle longest is first.
-        left = sorted(
-            (replica for replica in self._replicas.values() if replica not in tried),
-            key=lambda replica: (replica.load(now), replica.turn),
+        chosen = min(
+            left, key=lambda one: (not one.is_healthy, one.load(now), one.turn), default=None
         )
-        healthy = [replica for replica in left if replica.is_healthy]
+        if chosen is None:
+            return None
         if only_healthy:
-            if not healthy or self._second_calls < 1:
+            if not chosen.is_healthy or self._second_calls < 1:
                 return None
             self._second_calls -= 1
-        chosen = healthy[0] if healthy else next((one for one in left if one.breaker.admit()), None)
-        if chosen is not None:
-            self._turn += 1
-            chosen.turn = self._turn
+        self._turn += 1
+        chosen.turn = self._turn
         return chosen
 
     def _late_seconds(self, shape: tuple[int, ...], end: float) -> float:
@@ -284,16 +279,13 @@ class Replicas:
         except errors.RankerError as error:
             self._failed(replica, error, num_scores, timeout_seconds)
             raise
-        except BaseException:
-            replica.breaker.abandoned()
-            raise
         finally:
             replica.in_flight -= 1
             now = self._clock()
             expected = self._healthy_pace.expected_ms(num_scores)
             if expected:
                 replica.observe((now - started) * 1000 / expected, now)
-        replica.breaker.succeeded()
+        replica.failures = 0
         replica.suspect = False
         self._healthy_pace.observe(num_scores, (now - started) * 1000)
         self._second_calls = min(_MAX_SECOND_CALLS, self._second_calls + _SECOND_CALLS_PER_CALL)
@@ -313,12 +305,9 @@ class Replicas:
         # the start.
         too_short = seconds * 1000 < self._healthy_pace.expected_ms(num_scores)
         if is_busy or (is_late and too_short):
-            replica.breaker.abandoned()
             return
-        if isinstance(error, errors.RankerReplyError):
-            replica.breaker.abandoned()
-        else:
-            replica.breaker.failed()
+        if not isinstance(error, errors.RankerReplyError):
+            replica.failures += 1
             replica.suspect = True
         self._check(replica)
 
@@ -342,7 +331,7 @@ class Replicas:
             try:
                 await self._verify(replica, again=True)
             except errors.RankerError:
-                # Only calls open the breaker: no request waits for a server that is back.
+                # Only failed calls pause it: no request waits for a server that is back.
                 replica.suspect = True
             self._observe_check()
             # It may have been replaced, or have answered a call meanwhile.
@@ -355,7 +344,7 @@ class Replicas:
         is_run = again or not replica.ranker.is_verified
         await replica.ranker.verify(again=again, **options)
         if is_run:
-            replica.breaker.succeeded()
+            replica.failures = 0
             replica.suspect = False
 
     async def _refresh(self, timeout_seconds: float) -> None:
@@ -373,8 +362,7 @@ class Replicas:
             clients.update(self._endpoints.clients)
         if clients.keys() != self._replicas.keys():
             self._replicas = {
-                address: self._replicas.get(address)
-                or Replica(client, self._release, self._config, self._clock)
+                address: self._replicas.get(address) or Replica(client, self._release)
                 for address, client in clients.items()
             }
 

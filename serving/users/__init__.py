@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from serving.users.circuit_breaker import CircuitBreaker
 from serving.users.store import ACTIONS, IMPRESSION, StoredEvent, User, UserStore
 from serving.users.stores import check_store, open_store
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ACTIONS",
     "IMPRESSION",
+    "CircuitBreaker",
     "StoredEvent",
     "StreamBacklog",
     "StreamEntry",

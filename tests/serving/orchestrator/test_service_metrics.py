@@ -66,7 +66,7 @@ def test_answers_are_counted_under_their_version(tiny_bundle, ranker_address):
 
 def test_the_breaker_of_a_release_that_goes_is_not_open(tiny_bundle):
     service = serving_fixtures.make_orchestrator(tiny_bundle, "127.0.0.1:1")
-    service.metrics.observe_breaker(tiny_bundle.version, "open")
+    service.metrics.observe_breaker(tiny_bundle.version, True)
     asyncio.run(service.close())
     assert 'tfrec_breaker_open{version="1"} 0.0' in service.metrics.render().decode()
 
