@@ -29,7 +29,7 @@ IMPRESSIONS = "__impressions__"
 """Column of the catalog: number of training rows of each ad."""
 CLICKS = "__clicks__"
 """Column of the catalog: number of clicked training rows of each ad."""
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Format of data sets that this version reads and writes."""
 RECORDS_PER_WINDOW = 32
 _SHARDS_AT_ONCE = 32
@@ -327,7 +327,7 @@ class DataSet:
             FileNotFoundError: A shard is missing.
             ValueError: A shard is damaged.
         """
-        windows = self._stored_windows(split, seed, self._spec_without_users)
+        windows = self._stored_windows(split, seed, self._spec_of_models)
         vectors = self._ad_vectors
         return windows.map(
             lambda stored: records.unpack(self.spec, stored, vectors), tf.data.AUTOTUNE
@@ -341,8 +341,8 @@ class DataSet:
         return tf.constant(self.catalog().features[:, -self.spec.num_ad_vector_columns :])
 
     @property
-    def _spec_without_users(self) -> records.Spec:
-        return dataclasses.replace(self.spec, has_user=False)
+    def _spec_of_models(self) -> records.Spec:
+        return dataclasses.replace(self.spec, has_user=False, has_order=False)
 
     @_not_rewritten
     def _stored_windows(
@@ -397,7 +397,7 @@ class DataSet:
             `query` [B, Fq] int32, `ad` [B, C, Fa] int32, `mask` [B, C] bool, and each
             per-ad feature [B, C].
         """
-        dataset = self._stored_windows(split, seed, self._spec_without_users)
+        dataset = self._stored_windows(split, seed, self._spec_of_models)
         dataset = dataset.flat_map(lambda window: records.cut_batches(window, requests_per_batch))
         return self._padded(dataset)
 
@@ -419,7 +419,7 @@ class DataSet:
         Yields:
             Same as `batches`.
         """
-        dataset = self._stored_windows(split, seed, self._spec_without_users, negative_keep_rate)
+        dataset = self._stored_windows(split, seed, self._spec_of_models, negative_keep_rate)
         dataset = dataset.enumerate().flat_map(
             lambda index, window: records.cut_by_length(
                 window, rows_per_batch, _of_window(seed, index)
@@ -449,13 +449,16 @@ class DataSet:
 
         Yields:
             `query` [B, Fq], `ad` [B, Fa], `ad_row` [B] and `request` [B], all int32; pairs of a
-            batch with equal `request` belong to one request. If the schema has a `user_key`, also
-            `user` [B] int64, the fingerprint of the user's key.
+            batch with equal `request` belong to one request. Also `order` [B] int64, which ascends
+            with the time of the request, and, if the schema has a `user_key`, `user` [B] int64, the
+            fingerprint of the user's key.
         """
         dataset = self._stored_windows(split, seed, self.spec)
         dataset = dataset.map(records.clicked_pairs, tf.data.AUTOTUNE)
         dataset = dataset.flat_map(lambda pairs: records.cut_batches(pairs, batch_size))
-        kept = ["ad_row", "request", *([records.USER] if self.spec.has_user else [])]
+        kept = ["ad_row", "request", records.ORDER]
+        if self.spec.has_user:
+            kept.append(records.USER)
 
         vectors = self._ad_vectors
 

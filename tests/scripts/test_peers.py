@@ -33,7 +33,9 @@ def planted_rows(peer_data, rng, count):
     )
     labels = (rng.random(count) < 1 / (1 + np.exp(-logits))).astype(np.float32)
     ids = np.column_stack([string, number, lists, slot]).astype(np.int32)
-    return peer_data.PeerRows(ids, {"click": labels}, np.arange(count), np.ones(count, bool))
+    return peer_data.PeerRows(
+        ids, {"click": labels}, np.arange(count), np.arange(count), np.ones(count, bool)
+    )
 
 
 def planted_data(peer_data):
@@ -60,6 +62,7 @@ def interaction_rows(peer_data, rng, count):
     return peer_data.PeerRows(
         np.column_stack([first, second, number]).astype(np.int32),
         {name: values.astype(np.float32) for name, values in labels.items()},
+        np.arange(count),
         np.arange(count),
         np.ones(count, bool),
     )
@@ -131,7 +134,8 @@ def seen_rows(peer_data, rng, count):
     # Ages, which peers do not read, are between the history and the ad.
     ids = np.column_stack([seen, rng.integers(100, 250, (count, 3)), ad]).astype(np.int32)
     labels = {"click": clicked.astype(np.float32)}
-    return peer_data.PeerRows(ids, labels, np.arange(count), np.ones(count, bool))
+    number, known = np.arange(count), np.ones(count, bool)
+    return peer_data.PeerRows(ids, labels, number, number, known)
 
 
 @pytest.mark.trains
@@ -236,6 +240,7 @@ def test_what_follows_a_click_is_learned_from_clicked_rows(script):
             np.zeros((4, 1), np.int32),
             {name: np.array(values, np.float32) for name, values in labels.items()},
             np.arange(4),
+            np.arange(4),
             np.ones(4, bool),
         )
 
@@ -294,6 +299,12 @@ def test_rates_never_read_the_row_s_own_label_its_request_or_later_rows(script):
         np.testing.assert_array_equal(after[requests <= request], before[requests <= request])
         later = (requests > request) & (ids == ids[row])
         assert (after[later, 0] != before[later, 0]).all()
+        # The rows are stored in another order than that of time.
+        shuffled = rng.permutation(180)
+        again, _ = rate_columns(
+            script, *(values[shuffled] for values in (requests, ids, other)), [0]
+        )
+        np.testing.assert_array_equal(again, after[shuffled])
         # What is held out knows all training rows.
         np.testing.assert_allclose(np.expm1(held_out[:, 1]), np.bincount(ids), rtol=1e-6)
 
@@ -369,7 +380,9 @@ def test_trees_with_rates_know_the_ids_of_a_wide_field(script):
         click = rng.random(count) < 1 / (1 + np.exp(-effect[ids]))
         labels = {"click": click.astype(np.float32)}
         own = ids[:, None].astype(np.int32)
-        return peer_data.PeerRows(own, labels, np.arange(count), np.ones(count, bool))
+        return peer_data.PeerRows(
+            own, labels, np.arange(count), np.arange(count), np.ones(count, bool)
+        )
 
     field = peer_data.PeerField("a", "categorical", slice(0, 1), 301)
     data = peer_data.PeerData((field,), rows(3_000), rows(600), rows(1_000))

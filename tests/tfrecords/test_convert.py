@@ -12,7 +12,7 @@ import logs
 import numpy as np
 import pytest
 
-from tfrecords import convert, encoding, reader
+from tfrecords import convert, encoding, reader, records
 from tfrecords import files as files_lib
 from tfrecords import schema as schema_lib
 from tfrecords.formats import criteo
@@ -315,6 +315,35 @@ def test_held_out_requests_are_in_the_order_of_the_log_and_training_ones_are_not
     assert rows[SPLITS[1]] == list(range(80, 90))
     assert rows[SPLITS[2]] == list(range(90, 100))
     assert rows["train"] != sorted(rows["train"]) == list(range(80))
+
+
+@pytest.mark.parametrize("has_times", [True, False])
+def test_the_order_of_requests_is_that_of_their_times_or_of_the_log(tmp_path, has_times):
+    times = np.random.default_rng(1).permutation(60)
+    lines = [f"x,a{row},r{row // 2},{time}\n" for row, time in enumerate(times)]
+    (tmp_path / "log.csv").write_text("q,ad,request,time\n" + "".join(lines))
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema(
+        "order", fields, ("ad",), None, request_key="request", time="time" if has_times else None
+    )
+    data_set = logs.converted(
+        tmp_path / "log.csv",
+        tmp_path / "data",
+        schema,
+        rows_per_chunk=25,
+        format="tabular",
+        split="fraction",
+    )
+    order, request = [], []
+    for split in SPLITS:
+        order.extend(data_set.column(split, records.ORDER))
+        # Ads are numbered by their first rows, and a request has two.
+        request.extend(data_set.column(split, "ad_row")[::2] // 2)
+    earliest = times.reshape(30, 2).min(axis=1) if has_times else np.arange(30)
+    assert np.array(request)[np.argsort(order)].tolist() == np.argsort(earliest).tolist()
 
 
 def test_a_request_never_spans_two_splits_and_is_never_cut(data_set, synthetic_log):

@@ -38,6 +38,7 @@ class Made:
     def pack(self, spec=SPEC):
         return {
             "list_lengths": self.list_lengths,
+            records.ORDER: np.arange(len(self.list_lengths)),
             **records.pack("query", spec.query_widths, self.query),
             **records.pack("ad", spec.ad_widths, self.ad),
             **self.per_ad,
@@ -133,7 +134,7 @@ def test_a_description_round_trips_as_json(data_set):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "has format_version 2; expected 5. Convert the log again."),
+        ({"format_version": 2}, "has format_version 2; expected 6. Convert the log again."),
         ({"num_ads": "many"}, "num_ads"),
     ],
 )
@@ -358,4 +359,10 @@ def test_clicked_pairs_carry_the_user_of_their_request(tmp_path):
 
 
 def test_without_users_clicked_pairs_have_none(written):
-    assert set(next(iter(written.clicked("train", 8)))) == {"query", "ad", "ad_row", "request"}
+    assert set(next(iter(written.clicked("train", 8)))) == {
+        "query",
+        "ad",
+        "ad_row",
+        "request",
+        "order",
+    }

@@ -192,7 +192,7 @@ class HeldOutUsers:
     """The users of held-out clicks.
 
     Attributes:
-        queries: [U] the first held-out request of each user.
+        queries: [U] the earliest held-out request of each user.
         wanted: [U, N] 1 for ads that the user clicked and had not clicked before.
         seen: [U, N] 1 for ads that the user had clicked before.
     """
@@ -215,7 +215,10 @@ def held_out_users(
         num_ads: N.
     """
     assert clicks.user is not None
-    users, first, user = np.unique(clicks.user, return_index=True, return_inverse=True)
+    users, user = np.unique(clicks.user, return_inverse=True)
+    # A history of a later request would contain ads that are wanted.
+    by_user = np.lexsort((clicks.order, user))
+    first = by_user[np.searchsorted(user[by_user], np.arange(len(users)))]
     ones = np.ones(len(user), np.float32)
     wanted = scipy.sparse.csr_array((ones, (user, clicks.ad_rows)), shape=(len(users), num_ads))
     wanted.data[:] = 1.0

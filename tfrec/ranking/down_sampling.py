@@ -46,7 +46,8 @@ def undo_down_sampling(served: Mapping[str, tf.Tensor], keep_rate: float) -> dic
 
     Only the click decides whether a row is kept, and rows with a click always are. So each
     expectation over all rows is K = r / (1 - p + r p) times that over kept rows, with p the click
-    probability of kept rows. For the click this adds log r to the logit.
+    probability of kept rows, if rows without a click contribute 0 (the data card warns of others).
+    For the click this adds log r to the logit.
 
     Args:
         served: `layers.head_outputs` [B, C], click among them.

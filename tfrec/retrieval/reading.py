@@ -16,18 +16,22 @@ class Clicks:
         query: [N, Wq] int32 encoded queries.
         ad_rows: [N] int32 catalog rows.
         number: [N] number of each click in the split.
+        order: [N] int64, ascends with the time of the requests.
         user: [N] int64 fingerprints of the users, or None if the schema has no `user_key`.
     """
 
     query: np.ndarray
     ad_rows: np.ndarray
     number: np.ndarray
+    order: np.ndarray
     user: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Clicks":
         """Returns some of the clicks."""
         user = None if self.user is None else self.user[rows]
-        return Clicks(self.query[rows], self.ad_rows[rows], self.number[rows], user)
+        return Clicks(
+            self.query[rows], self.ad_rows[rows], self.number[rows], self.order[rows], user
+        )
 
 
 def read_pairs(data_set: reader.DataSet, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +61,7 @@ def read_clicks(data_set: reader.DataSet, split: str, max_clicks: int | None = N
     parts: dict[str, list[np.ndarray]] = {
         "query": [np.empty((0, width), np.int32)],
         "ad_row": [np.empty(0, np.int32)],
+        records.ORDER: [np.empty(0, np.int64)],
         records.USER: [np.empty(0, np.int64)],
     }
     if not data_set.spec.has_user:
@@ -67,7 +72,9 @@ def read_clicks(data_set: reader.DataSet, split: str, max_clicks: int | None = N
         for name, arrays in parts.items():
             arrays.append(batch[name].numpy()[rows])
     read = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return Clicks(read["query"], read["ad_row"], numbers, read.get(records.USER))
+    return Clicks(
+        read["query"], read["ad_row"], numbers, read[records.ORDER], read.get(records.USER)
+    )
 
 
 def read_queries(data_set: reader.DataSet, split: str, max_requests: int) -> np.ndarray:

@@ -4,11 +4,12 @@ A `warning` is likely a mistake, or makes a metric or a model useless; a `note` 
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfrecords import columns, label_counts, pages
+from tfrecords import columns, label_counts, pages, records
 from tfrecords.card import field_warnings, model
 from tfrecords.schema import AD, LABELS, NUM_CANDIDATES
 
@@ -25,6 +26,8 @@ _MUCH_ANONYMOUS = 0.01
 _MUCH_REPEATED = 0.001
 _MUCH_LONG = 0.01
 _MUCH_UNMATCHED = 0.1
+# Share of the impressions whose label may still come.
+_MUCH_YOUNG = 0.005
 _MUCH_COUNTED = 0.05
 # Share of rows far from the others in time, and share of the log's time span with the others.
 _FEW_FAR, _SHORT = 0.01, 0.1
@@ -70,6 +73,27 @@ def _events(card: model.DataCard) -> Found:
             "their views count as not clicked, because clicks are joined to views by the user.",
             "Set a request_key, give visitors an id, such as of a cookie or a session, or leave "
             "these rows out.",
+        )
+    yield from _late_labels(card)
+
+
+def _late_labels(card: model.DataCard) -> Found:
+    events = card.data.source.events
+    rows = sum(split.rows for split in card.splits.values())
+    for label, late in {} if events is None else events.late.items():
+        is_withheld = label != "click" and card.data.engagement_window_seconds >= late.seconds
+        if is_withheld or late.young <= _MUCH_YOUNG * rows:
+            continue
+        seconds = math.ceil(late.seconds)
+        yield model.warning(
+            f"{late.young:,} impressions are younger than {seconds:,} seconds at the end of the "
+            f"log. {pages.format_percent(records.LATE_SHARE)} of the {label}s come within this "
+            "time, so some of theirs are still to come, and they count as negative.",
+            "The last impressions are those of the test split: remove them from the log, and keep "
+            "the later clicks."
+            if label == "click"
+            else f"Convert with --engagement_window_seconds={seconds}: engagement and revenue of "
+            "these impressions then count as missing.",
         )
 
 
@@ -170,11 +194,15 @@ def _labels(card: model.DataCard) -> Found:
                 )
         for label, count in of_split.without_click.items():
             if count:
-                effect = (
-                    f"The model assumes that {label} follows a click:"
-                    if LABELS[label].needs_click
-                    else f"It is credited to showing the ad: if {label} requires a click,"
-                )
+                if LABELS[label].needs_click:
+                    effect = f"The model assumes that {label} follows a click:"
+                elif card.log_schema.negative_keep_rate < 1:
+                    effect = (
+                        f"Down-sampling dropped the {label} of other unclicked rows, so the "
+                        f"predicted {label} will be too low:"
+                    )
+                else:
+                    effect = f"It is credited to showing the ad: if {label} requires a click,"
                 yield model.warning(
                     f"{count:,} {split} rows have {label} without a click.",
                     f"{effect} correct the labels, or name another {label} column.",

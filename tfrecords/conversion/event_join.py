@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from tfrecords import formats
+from tfrecords import formats, records
 from tfrecords.columns import distinct
-from tfrecords.conversion import splitting
+from tfrecords.conversion import label_window, splitting
 from tfrecords.conversion.parsed_rows import (
     AD,
     EVENT,
@@ -31,6 +31,8 @@ _VIEW, _CLICK, _ENGAGEMENT = range(3)
 # Mixes the bits of numbers: odd, and without a pattern.
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
 _OTHER_MIXER = np.uint64(0xC2B2AE3D27D4EB4F)
+# Fewer do not say how late a label comes.
+_MIN_DELAYS = 100
 
 
 def of_known_types(parsed: formats.Parsed, events: Events) -> tuple[formats.Parsed, dict[str, int]]:
@@ -81,6 +83,7 @@ class JoinedEvents:
         num_joined: Number of clicks and engagements that became labels of another row.
         num_unmatched: Number of clicks and engagements without a view.
         num_repeated: Number of rows that repeat another and are left out.
+        late: Label -> how late it comes, if the log has times and enough events.
     """
 
     kept: np.ndarray
@@ -91,6 +94,7 @@ class JoinedEvents:
     num_joined: int
     num_unmatched: int
     num_repeated: int
+    late: dict[str, records.LateLabels]
 
 
 def event_rows(chunks: list[Rows], units_per_second: float = 1.0) -> EventRows:
@@ -152,6 +156,15 @@ def join(
     if not events.view:
         clicked[kept] = 1
         engaged[kept & (kinds == _ENGAGEMENT)] = 1
+    late = {}
+    if has_times:
+        events_of = {"engagement": found & (kinds == _ENGAGEMENT)}
+        if events.view:
+            events_of = {"click": found, **events_of}
+        for label, own in events_of.items():
+            measured = _late_labels(times, kept, latest, own, rows.units_per_second)
+            if measured is not None:
+                late[label] = measured
     first_times = {}
     labels = {"click": kinds == _CLICK, "engagement": kinds == _ENGAGEMENT} if keep_times else {}
     for label, own in labels.items():
@@ -180,7 +193,31 @@ def join(
         int(found.sum()),
         int(unmatched.sum()) if events.view else 0,
         num_repeated,
+        late,
     )
+
+
+def _late_labels(
+    times: np.ndarray, is_first: np.ndarray, latest: np.ndarray, own: np.ndarray, units: float
+) -> records.LateLabels | None:
+    """Measures how late a label comes; None without enough events.
+
+    Args:
+        times: Times of the rows [L], as logged.
+        is_first: Whether a row is an impression [L].
+        latest: Index of the impression of each row [L].
+        own: Rows that give the label to their impression [L].
+        units: Units of the times in a second.
+    """
+    delays = np.full(len(times), np.inf)
+    np.minimum.at(delays, latest[own], times[own] - times[latest[own]])
+    known = delays[np.isfinite(delays)]
+    if len(known) < _MIN_DELAYS:
+        return None
+    delay = float(np.quantile(known, records.LATE_SHARE))
+    _, end = label_window.span(times)
+    young = is_first & (times > end - delay)
+    return records.LateLabels(seconds=delay / units, young=int(young.sum()))
 
 
 def _repeated(rows: EventRows, order: np.ndarray) -> np.ndarray:

@@ -176,6 +176,14 @@ def request_times(times: np.ndarray, requests: Requests) -> np.ndarray:
     return np.minimum.reduceat(ordered, requests.starts[:-1])
 
 
+def order_in_time(keys: RowKeys, requests: Requests) -> np.ndarray | None:
+    """Returns numbers [R] that ascend with the times of requests; None: the log's order does."""
+    if keys.time is None:
+        return None
+    order = request_times(ranks(keys), requests)
+    return None if (np.diff(order) > 0).all() else order
+
+
 def count_long(times: np.ndarray, requests: Requests, units_per_second: float) -> int:
     """Returns the number of requests whose rows are more than a day apart.
 

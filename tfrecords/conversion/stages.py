@@ -34,7 +34,7 @@ from tfrecords.schema import MISSING_LABEL, Field, Schema
 from tfrecords.splits import SPLITS, SplitOptions
 
 # Attributes of `SplitLog` that some logs do not have.
-_OPTIONAL_OF_LOG = ("unknown_after", "request_times", "row_times", "rated_until")
+_OPTIONAL_OF_LOG = ("unknown_after", "order", "request_times", "row_times", "rated_until")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,7 @@ class SplitLog:
         long_requests: Number of requests whose rows are more than a day apart.
         bins: Bins of the time profile.
         keys: Keys of the rows; None if no negatives are sampled.
+        order: Ranks of the requests in time [R]; None: they are in the order of the log.
         request_times: Times of the requests in seconds [R]; None without histories and rates.
         row_times: Times of the rows' requests in seconds [rows of the log]; None without rates.
         rated_until: Times in seconds [2] of the catalog's rates, in measurements and in releases;
@@ -95,6 +96,7 @@ class SplitLog:
     long_requests: int
     bins: time_profile.Bins
     keys: splitting.RowKeys | None
+    order: np.ndarray | None
     request_times: np.ndarray | None
     row_times: np.ndarray | None
     rated_until: np.ndarray | None
@@ -352,6 +354,7 @@ class Stages:
             0 if keys.time is None else splitting.count_long(keys.time, requests, units),
             time_profile.Bins.of(keys),
             keys if self._options.sampled_negatives else None,
+            splitting.order_in_time(keys, requests),
             times,
             row_times,
             rated_until,
@@ -397,6 +400,7 @@ class Stages:
             "joined": joined.num_joined,
             "unmatched": joined.num_unmatched,
             "repeated": joined.num_repeated,
+            "late": {label: own.model_dump() for label, own in joined.late.items()},
         }
 
     def event_counts(self, parsed: Sequence[dict[str, Any]]) -> records.EventCounts | None:
@@ -412,6 +416,7 @@ class Stages:
             unmatched=note["unmatched"],
             others=others,
             repeated=note["repeated"],
+            late=note["late"],
             anonymous=sum(chunk["anonymous"] for chunk in parsed) if by_user else 0,
         )
 
@@ -611,9 +616,10 @@ class Stages:
         varying, other_users = packer.num_varying(
             self._packed, split.chunk_ends, rows, lengths, packed
         )
+        numbers = span.start + np.flatnonzero(chosen)[order]
+        packed[records.ORDER] = numbers if split.order is None else split.order[numbers]
         if split.request_times is not None:
-            times = split.request_times[span.start + np.flatnonzero(chosen)[order]]
-            packed = packer.with_histories(packed, times)
+            packed = packer.with_histories(packed, split.request_times[numbers])
         sampled = 0
         if sampler is not None:
             packed, sampled = sampler.extend(packed, rows, number, seed)

@@ -10,8 +10,10 @@ from tfrecords.records.batching import (
     thin_unclicked,
 )
 from tfrecords.records.description import (
+    LATE_SHARE,
     DataSetDescription,
     EventCounts,
+    LateLabels,
     Profile,
     ShardDescription,
     SourceDescription,
@@ -20,6 +22,7 @@ from tfrecords.records.description import (
     TimeProfile,
 )
 from tfrecords.records.spec import (
+    ORDER,
     USER,
     Packed,
     Spec,
@@ -40,10 +43,13 @@ from tfrecords.records.stored_files import (
 from tfrecords.records.writer import is_per_request, shuffled, write_shard
 
 __all__ = [
+    "LATE_SHARE",
+    "ORDER",
     "USER",
     "Batch",
     "DataSetDescription",
     "EventCounts",
+    "LateLabels",
     "Packed",
     "Profile",
     "ShardDescription",

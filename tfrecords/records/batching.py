@@ -75,7 +75,7 @@ def clicked_pairs(stored: Batch) -> Batch:
     ids = {
         name: values
         for name, values in stored.items()
-        if name == spec.USER or name.startswith(("query_", "ad_"))
+        if name in (spec.USER, spec.ORDER) or name.startswith(("query_", "ad_"))
     }
     return {**_gathered(ids, requests, rows), "request": requests}
 

@@ -48,6 +48,22 @@ class SplitDescription(pydantic.BaseModel):
     shards: list[ShardDescription]
 
 
+# Share of the labels that come within `LateLabels.seconds` of their impression.
+LATE_SHARE = 0.99
+
+
+class LateLabels(pydantic.BaseModel):
+    """How late a label of a log of events comes.
+
+    Attributes:
+        seconds: Time within which `LATE_SHARE` of the labels come after their impression.
+        young: Number of impressions that are younger at the end of the log.
+    """
+
+    seconds: float
+    young: int
+
+
 class EventCounts(pydantic.BaseModel):
     """Outcomes of the rows of a log of events that are not impressions.
 
@@ -57,6 +73,7 @@ class EventCounts(pydantic.BaseModel):
         others: Event type that the schema does not name -> rows, which are left out.
         repeated: Rows that repeat another one, which counts once.
         anonymous: Rows without a user, views too, if clicks are joined to views by the user.
+        late: Label -> how late it comes; empty without times.
     """
 
     joined: int
@@ -64,6 +81,7 @@ class EventCounts(pydantic.BaseModel):
     others: dict[str, int]
     repeated: int = 0
     anonymous: int = 0
+    late: dict[str, LateLabels] = {}
 
     @property
     def num_rows(self) -> int:

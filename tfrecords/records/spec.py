@@ -7,6 +7,8 @@ each feature is one bytes value, little-endian:
     query_W        [R, F_W]           query-side ids that fit the unsigned width W
     ad_W           [L, F_W]           ad-side ids that fit the unsigned width W; vectors of ads are
                                       only in the catalog
+    order          [R] int64          ascends with the time of the requests of a log, or as they are
+                                      logged if it has no times
     user           [R] int64          fingerprint of the user key, if the schema has one
     ad_row         [L] int32          row of the ad in the catalog
     click, engagement [L] uint8, revenue [L] float32    the labels of the log (`LABELS`); 255 or
@@ -26,7 +28,7 @@ import tensorflow as tf
 from tfrecords.schema import LABELS, MISSING_LABEL
 
 WIDTHS = ("uint8", "uint16", "int32")
-USER = "user"
+USER, ORDER = "user", "order"
 LABEL_TYPES = {name: "float32" if label.is_amount else "uint8" for name, label in LABELS.items()}
 
 
@@ -45,6 +47,7 @@ class Spec:
         labels: Labels of the log, of `schema.LABELS`.
         has_position: Whether the position is stored.
         has_user: Whether the user is stored.
+        has_order: Whether the order is stored.
         num_ad_vector_columns: Number of columns Va of the ads' vectors, which the catalog has.
     """
 
@@ -54,6 +57,7 @@ class Spec:
     has_position: bool
     has_user: bool = False
     num_ad_vector_columns: int = 0
+    has_order: bool = True
 
     def per_ad(self) -> dict[str, str]:
         """Returns the names and types of the features with one value per shown ad."""
@@ -62,8 +66,9 @@ class Spec:
 
     def per_request(self) -> dict[str, str]:
         """Returns the names and types of the features with one value per request."""
-        user = {USER: "int64"} if self.has_user else {}
-        return {"list_lengths": "int32", **user}
+        stored = {USER: self.has_user, ORDER: self.has_order}
+        numbers = {name: "int64" for name, is_stored in stored.items() if is_stored}
+        return {"list_lengths": "int32", **numbers}
 
 
 # Requests as the arrays of a record's features, by name.
@@ -125,7 +130,7 @@ def unpack(
 
     Returns:
         `list_lengths` [R] int32, `query` [R, Fq] int32, `ad` [L, Fa] int32, and each per-ad
-        feature [L]; labels are float32, NaN is missing. Users are omitted.
+        feature [L]; labels are float32, NaN is missing. Users and the order are omitted.
     """
     unpacked = {"list_lengths": stored["list_lengths"], **unpack_sides(spec, stored, ad_vectors)}
     for name, dtype in spec.per_ad().items():

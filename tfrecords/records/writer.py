@@ -76,7 +76,7 @@ def write_shard(
 
 def is_per_request(name: str) -> bool:
     """Returns whether a feature has one value per request, not per shown ad."""
-    return name in ("list_lengths", spec.USER) or name.startswith("query_")
+    return name in ("list_lengths", spec.USER, spec.ORDER) or name.startswith("query_")
 
 
 def _label_totals(

@@ -25,7 +25,7 @@ import scipy.special
 
 from tfrec import layers
 from tfrec.heads import CLICK, HEADS, HeadKind
-from tfrecords import encoding, reader, schema
+from tfrecords import encoding, reader, records, schema
 from tfrecords.splits import SPLITS
 
 POSITION = "position"
@@ -60,12 +60,14 @@ class PeerRows:
         ids: Encoded ids [L, W] int32.
         labels: Label -> [L] float32; NaN where missing.
         requests: Request number [L] int64 of each ad, ascending.
+        order: [L] int64, ascends with the time of the requests.
         known: Mask over all shown ads of the split of those with a known click label.
     """
 
     ids: np.ndarray
     labels: dict[str, np.ndarray]
     requests: np.ndarray
+    order: np.ndarray
     known: np.ndarray
 
     def __len__(self) -> int:
@@ -290,9 +292,11 @@ def _rows(
             f"The {split} split of {data_set.directory} has no rows with a click label; expected "
             "some to compare models. Use a larger log or larger split fractions."
         )
+    request = np.concatenate(requests)[known]
     return PeerRows(
         np.concatenate(ids)[known],
         {label: own[known].astype(np.float32) for label, own in joined.items()},
-        np.concatenate(requests)[known],
+        request,
+        data_set.column(split, records.ORDER)[request],
         known,
     )

@@ -5,9 +5,10 @@ with that mean were added. m is the variance within ids divided by the variance 
 estimated from the same earlier rows (empirical Bayes). An id can be a pair of a request's and an
 ad's string, whose means say which requests like which ads.
 
-Training rows are read in runs of whole requests, in the log's order. The statistics of a row are
-computed from the runs before its own, so they contain neither its own label, nor other ads of its
-request, nor later rows. For held-out rows, they are computed from all training rows.
+Training rows are read in runs of whole requests, in the order of time (or of a log without times).
+The statistics of a row are computed from the runs before its own, so they contain neither its own
+label, nor other ads of its request, nor later rows. For held-out rows, they are computed from all
+training rows.
 
 Shapes: L rows, W columns of ids, F fields but numeric ones, P pairs of fields, N ids of a field.
 
@@ -104,7 +105,7 @@ class IdRates:
 
 
 def encode_earlier(
-    rates: IdRates, ids: np.ndarray, values: np.ndarray, requests: np.ndarray
+    rates: IdRates, ids: np.ndarray, values: np.ndarray, order: np.ndarray
 ) -> np.ndarray:
     """Returns the statistics of rows as of earlier rows, and adds the rows.
 
@@ -112,18 +113,19 @@ def encode_earlier(
         rates: Statistics without rows so far.
         ids: [L, W] of the training rows.
         values: [L] of the target, NaN where it is not known.
-        requests: [L] request numbers, ascending.
+        order: [L] numbers of the requests that ascend with time.
 
     Returns:
         Same as `IdRates.encode`.
     """
-    number = np.unique(requests, return_inverse=True)[1]
-    run = number * NUM_RUNS // (number[-1] + 1)
+    distinct, number = np.unique(order, return_inverse=True)
+    run = number * NUM_RUNS // len(distinct)
+    in_time = np.argsort(run, kind="stable")
     parts = []
-    for own in np.split(np.arange(len(ids)), np.flatnonzero(np.diff(run)) + 1):
+    for own in np.split(in_time, np.flatnonzero(np.diff(run[in_time])) + 1):
         parts.append(rates.encode(ids[own]))
         rates.add(ids[own], values[own])
-    return np.concatenate(parts)
+    return np.concatenate(parts)[np.argsort(in_time)]
 
 
 Pair = tuple[peer_data.PeerField, peer_data.PeerField]
@@ -185,9 +187,9 @@ class TargetRates:
         values, rows = target.values(data.train), data.train
         self.train = np.concatenate(
             [
-                encode_earlier(self._ids, rows.ids, values, rows.requests),
+                encode_earlier(self._ids, rows.ids, values, rows.order),
                 encode_earlier(
-                    self._of_pairs, ids_of_pairs(self._pairs, rows.ids), values, rows.requests
+                    self._of_pairs, ids_of_pairs(self._pairs, rows.ids), values, rows.order
                 ),
             ],
             axis=1,

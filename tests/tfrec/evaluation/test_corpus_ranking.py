@@ -112,10 +112,11 @@ def test_ties_do_not_prefer_ads_that_are_early_in_the_catalog(monkeypatch):
         assert by_user["corpus_recall_at_100"] == pytest.approx(0.1, abs=4 * 0.0128)
 
 
-def users_of(users, ad_rows, seen_users, seen_rows, num_ads=5):
+def users_of(users, ad_rows, seen_users, seen_rows, num_ads=5, order=None):
     number = np.arange(len(users))
+    order = number if order is None else np.array(order)
     clicks = retrieval.Clicks(
-        number[:, None].astype(np.int32), np.array(ad_rows), number, np.array(users)
+        number[:, None].astype(np.int32), np.array(ad_rows), number, order, np.array(users)
     )
     history = baselines.history_of(np.array(seen_users), np.array(seen_rows), num_ads)
     return corpus_ranking.held_out_users(clicks, history.of, num_ads)
@@ -133,6 +134,12 @@ def test_a_users_list_leaves_out_what_was_clicked_before(monkeypatch):
     assert measured["corpus_recall_at_2"] == pytest.approx((1 + 0.5) / 2)
     assert measured["corpus_recall_at_10"] == 1.0
     assert measured["ndcg_at_10"] == pytest.approx((1 + (SECOND + 0.5) / (1 + SECOND)) / 2)
+
+
+def test_users_are_asked_for_at_their_earliest_held_out_request():
+    users = users_of([1, 2, 1, 2], [0, 1, 2, 3], [], [], order=[7, 5, 3, 6])
+    assert users.queries.user.tolist() == [1, 2]
+    assert users.queries.query[:, 0].tolist() == [2, 1]
 
 
 def test_an_ad_clicked_again_is_not_held_out_and_users_without_any_do_not_count():

@@ -438,6 +438,26 @@ def test_views_of_anonymous_visitors_that_no_click_can_be_joined_to_are_warned_o
     assert (said in found) == (request_key is None)
 
 
+def test_impressions_whose_labels_may_still_come_are_warned_of(tmp_path):
+    of_types = events.Events("what", ("view",), ("click",), ("buy",), window_seconds=86_400)
+    schema = schema_lib.Schema(
+        "late", QUERY_AND_AD, ("ad",), None, user_key="user", time="time", events=of_types
+    )
+    # A view a minute; each is clicked at once, and every second one is bought 10 hours later.
+    views = [(60 * n, n, "view") for n in range(3_000)]
+    clicks = [(time + 1, n, "click") for time, n, _ in views]
+    bought = [(time + 36_000, n, "buy") for time, n, _ in views[::2]]
+    rows = sorted(row for row in (*views, *clicks, *bought) if row[0] <= views[-1][0])
+    lines = [f"{1_700_000_000 + time},u{n},q,a{n % 5},{what}" for time, n, what in rows]
+    text = "\n".join(["time,user,q,ad,what", *lines])
+    built = card.build_card(converted(tmp_path, text, schema))
+    assert "impressions are younger than 36,000 seconds at the end of the log" in texts(built)
+    assert any("--engagement_window_seconds=36000" in own.action for own in built.warnings)
+    assert "of the clicks come" not in texts(built)
+    known = converted(tmp_path, text, schema, engagement_window_seconds=36_000)
+    assert "younger than 36,000 seconds at the end" not in texts(card.build_card(known))
+
+
 def test_repeated_rows_are_warned_of(tmp_path):
     times = [*range(1_700_000_000, 1_700_001_000)]
     data_set = users_log(tmp_path / "once", times, 50)

@@ -131,6 +131,24 @@ def test_equal_events_of_the_same_hour_or_day_may_be_several():
     assert (joined.revenue[0], joined.num_repeated) == (14, 0)
 
 
+def test_labels_that_may_still_come_are_counted():
+    day = 86_400.0
+    views = [(f"v{number}", number * 60.0, 0, 0.0) for number in range(2_000)]
+    # Every second view is bought, after one to twenty hours; nothing is logged after the last view.
+    bought = [
+        (key, time + (1 + number % 20) * 3_600, 2, 1.0)
+        for number, (key, time, *_) in enumerate(views[::2])
+    ]
+    log = rows_of([*views, *(row for row in bought if row[1] <= views[-1][1])])
+    events = dataclasses.replace(EVENTS, window_seconds=day)
+    late = event_join.join(log, events, has_times=True).late
+    assert late.keys() == {"click", "engagement"}
+    for label in late.values():
+        assert label.seconds == 20 * 3_600
+        assert label.young == pytest.approx(20 * 60, abs=5)  # a view each minute
+    assert event_join.join(log, events, has_times=False).late == {}
+
+
 def write_log(path: pathlib.Path) -> pathlib.Path:
     """Writes 100 views of two ads at a time, every second one clicked, every fourth one bought."""
     lines = ["user,country,sku,event,price,ts"]
@@ -166,6 +184,7 @@ def test_a_log_of_events_converts_and_every_row_is_accounted_for(tmp_path, rows_
         "others": {"scroll": 10},
         "repeated": 0,
         "anonymous": 0,
+        "late": {},
     }
     assert source.lines == 200 + 75 + 10 + 10
     clicks, engaged = (
