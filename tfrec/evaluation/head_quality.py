@@ -97,8 +97,7 @@ def measure(
         metrics={
             name: report.Estimate.of(
                 own,
-                # Noise increases a calibration error.
-                metrics.biased_interval
+                metrics.distance_interval
                 if name == "expected_calibration_error"
                 else metrics.interval,
                 absent=_reason(name, rows),

@@ -97,19 +97,17 @@ def interval(samples: np.ndarray) -> Interval | None:
     return [float(bound) for bound in np.quantile(known, (tail, 1 - tail))]
 
 
-def biased_interval(samples: np.ndarray) -> Interval | None:
-    """Returns the interval of a metric [S] that noise increases, such as a calibration error.
+def distance_interval(samples: np.ndarray) -> Interval | None:
+    """Returns the values that are as near to a metric's value as 95 % of the resamples are.
 
-    A resample is noisier than the data, as the data are noisier than the truth, so percentiles
-    would be too high twice. They are mirrored at the value ("basic" bootstrap) and end at 0. If
-    nearly all resamples are above the value, the interval would not contain it; it then ends at
-    the value.
+    Args:
+        samples: [S] the metric's value of the data, and the distance of each resample from it.
     """
-    percentiles = interval(samples)
-    if percentiles is None:
+    if interval(samples) is None:
         return None
-    value, (low, high) = float(samples[0]), percentiles
-    return [min(max(2 * value - high, 0.0), value), max(2 * value - low, value)]
+    value, distances = float(samples[0]), samples[1:]
+    distance = float(np.quantile(distances[np.isfinite(distances)], CONFIDENCE))
+    return [max(value - distance, 0.0), value + distance]
 
 
 def samples_of_means(count: int, seed: int, *values: np.ndarray) -> list[np.ndarray]:

@@ -83,11 +83,23 @@ def resampled_normalized_entropy(
 def resampled_calibration_error(
     resamples: bootstrap.Resamples, labels: np.ndarray, probabilities: np.ndarray, bins: np.ndarray
 ) -> np.ndarray:
-    """Returns the calibration error [S], with the bins [N] of the data in every sample."""
+    """Returns the calibration error and, for each resample, its distance from the data.
+
+    The distance is the sum over the bins [N] of how far a resample moves their share of the error.
+    By the triangle inequality, the true error is within the distance of the truth from the data,
+    which that of a resample from the data estimates. The error of a resample itself says little: it
+    is noisier than the data, and the error of the data than the truth.
+
+    Returns:
+        [S]; see `bootstrap.distance_interval`.
+    """
     gap = np.asarray(labels, np.float64) - probabilities
     own = [np.where(bins == b, gap, 0.0) for b in range(int(bins.max()) + 1)]
-    total = np.sum(np.abs(resamples.sums(*own)), axis=0)
-    return resampled_ratio(total, resamples.sums(np.ones(len(gap)))[0])
+    counts = resamples.sums(np.ones(len(gap)))[0]
+    errors = np.stack([resampled_ratio(total, counts) for total in resamples.sums(*own)])
+    distances = np.abs(errors - errors[:, :1]).sum(axis=0)
+    distances[0] = np.abs(errors[:, 0]).sum()
+    return distances
 
 
 def resampled_per_user_auc(

@@ -111,13 +111,13 @@ def test_constant_scores_have_no_gini_in_any_resample(rows):
     assert gini == pytest.approx(np.zeros(21), abs=1e-9)
 
 
-def test_calibration_error_of_weights_of_one_is_that_of_the_rows(rows):
+def test_resamples_with_weights_of_one_have_no_distance_from_the_calibration_error(rows):
     resamples, labels, scores = rows
     resamples.weights[:] = 1.0
     bins = metrics.calibration_bins(scores, 15)
     error = metrics.resampled_calibration_error(resamples, labels, scores, bins)
     expected = metrics.expected_calibration_error(labels, scores, 15)
-    assert error == pytest.approx(np.full(21, expected))
+    assert error == pytest.approx([expected, *[0.0] * 20])
 
 
 def test_per_user_auc_of_a_resample_weighs_users_by_how_often_they_were_drawn():
@@ -177,16 +177,23 @@ def test_rows_of_one_unit_have_no_interval():
     assert bootstrap.interval(total) is not None
 
 
-def test_the_interval_of_a_biased_metric_is_mirrored_and_ends_at_zero():
-    # Percentiles 2.5 % and 97.5 % of 0.3 and 0.5 are these; mirrored at 0.2: 2·0.2 − 0.5 < 0.
-    samples = np.array([0.2] + [0.1] * 50 + [0.5] * 50)
-    assert bootstrap.biased_interval(samples) == pytest.approx([0.0, 0.3])
-
-
-def test_the_interval_of_a_biased_metric_contains_its_value():
-    # Every resample is above the value: mirrored, 0.1 to 0.3 would leave out 0.4.
-    samples = np.array([0.4] + [0.5] * 50 + [0.7] * 50)
-    assert bootstrap.biased_interval(samples) == pytest.approx([0.1, 0.4])
+def test_the_interval_of_a_calibration_error_contains_the_true_one():
+    # Of a calibrated model, and of one whose logits are too high by 0.5, with twenty seeds each.
+    for shift in (0.0, 0.5):
+        covered = 0
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            logits = rng.normal(-1.5, 1.0, 2_000)
+            true, predicted = (1 / (1 + np.exp(-logits - by)) for by in (0.0, shift))
+            labels = (rng.random(len(true)) < true).astype(np.float64)
+            bins = metrics.calibration_bins(predicted, 10)
+            gaps = [np.mean((true - predicted) * (bins == own)) for own in range(bins.max() + 1)]
+            samples = metrics.resampled_calibration_error(
+                metrics.Resamples(np.arange(len(true)), 100, seed), labels, predicted, bins
+            )
+            low, high = metrics.distance_interval(samples)
+            covered += low <= np.abs(gaps).sum() <= high
+        assert covered >= 17
 
 
 def test_resamples_that_are_all_equal_have_no_interval():
@@ -194,6 +201,6 @@ def test_resamples_that_are_all_equal_have_no_interval():
         (share,) = metrics.samples_of_means(50, 1, np.arange(5.0) < hits)
         assert metrics.point_estimate(share) == hits / 5
         assert metrics.interval(share) is None
-        assert metrics.biased_interval(share) is None
+        assert metrics.distance_interval(share) is None
     (share,) = metrics.samples_of_means(50, 1, np.arange(5.0) < 1)
     assert metrics.interval(share) is not None
