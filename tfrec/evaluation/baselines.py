@@ -201,11 +201,15 @@ class Ease:
         inverse /= -np.diag(inverse)  # column j predicts ad j
         np.fill_diagonal(inverse, 0.0)
         self._weights = inverse.astype(np.float32)
+        self._fallback = _order_by_popularity(history)
 
     def __call__(self, queries: corpus_ranking.Queries) -> np.ndarray:
         """Returns [B, N]: the users' clicks times the weights."""
         assert queries.user is not None
-        return self._history.of(queries.user) @ self._weights
+        clicked = self._history.of(queries.user)
+        scores = clicked @ self._weights
+        scores[np.diff(clicked.indptr) == 0] = self._fallback
+        return scores
 
 
 def _order_by_popularity(history: History) -> np.ndarray:

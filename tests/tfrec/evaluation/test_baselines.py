@@ -117,3 +117,7 @@ def test_ease_solves_its_least_squares(history):
     np.fill_diagonal(gradient, 0.0)
     np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
     np.testing.assert_allclose(model(asked(6)), x[1:2] @ weights, atol=1e-6)
+    # Of a user without clicks it knows nothing: the order of popularity.
+    unknown = model(asked(99))[0]
+    assert (np.diff(unknown[np.argsort(history.clicks)]) >= 0).all()
+    assert unknown.max() > 0
