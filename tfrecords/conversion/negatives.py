@@ -1,9 +1,9 @@
 """Samples negatives, ads that a user did not click, for logs of clicks only.
 
-A training click gets ads drawn uniformly from those clicked in training, except the ads that its
-user clicked in training. Ads that the user clicks later are not excluded: their absence would leak
-future clicks. A held-out click gets ads of the whole catalog that its user never clicked. An ad
-is at most once in a request.
+A click gets ads drawn uniformly from those clicked in its split or an earlier one, except the ads
+that its user clicked in these splits. Ads that the user clicks in a later split are not excluded:
+their absence would leak future clicks. Ads that were not clicked so far are not drawn: a model
+would only have to know which ads are new. An ad is at most once in a request.
 
 If users return to ads, such as groceries and songs, the ads that the user clicked in other requests
 are not excluded: a ranker would learn that such an ad is always clicked.
@@ -20,6 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfrecords import label_counts, records
+from tfrecords.splits import SPLITS
 
 _ATTEMPTS = 20
 
@@ -32,7 +33,7 @@ class LoggedRows:
         users: Fingerprints of users [B] int64.
         ad_rows: Catalog rows [B] int32.
         clicked: Whether the row is clicked [B] bool.
-        is_train: Whether it is a training row [B] bool.
+        split: Index of its split in `SPLITS` [B] uint8.
         when: Rank in time [B] int64.
         ad_features: Encoded ads [B, …] by feature as they were shown; None: ads never change.
     """
@@ -40,7 +41,7 @@ class LoggedRows:
     users: np.ndarray
     ad_rows: np.ndarray
     clicked: np.ndarray
-    is_train: np.ndarray
+    split: np.ndarray
     when: np.ndarray
     ad_features: Mapping[str, np.ndarray] | None = None
 
@@ -63,21 +64,17 @@ class NegativeSampler:
         self._log = log
         self._num_ads = len(next(iter(catalog.values())))
         keys = _pairs(log.users, log.ad_rows)
-        learned = log.clicked & log.is_train
-        self._known = {True: np.unique(keys[learned]), False: np.unique(keys[log.clicked])}
-        num_clicks = np.count_nonzero(learned)
-        num_repeated = num_clicks - len(self._known[True])
+        so_far = [log.split <= index for index in range(len(SPLITS))]
+        clicked = [log.clicked & own for own in so_far]
+        self._known = [np.unique(keys[own]) for own in clicked]
+        num_clicks = np.count_nonzero(clicked[0])
+        num_repeated = num_clicks - len(self._known[0])
         self.users_return = bool(num_repeated > label_counts.RETURNING_SHARE * num_clicks)
         if self.users_return:
-            self._known = dict.fromkeys(self._known, keys[:0])
-        whole = np.arange(self._num_ads, dtype=np.int32)
-        self._pool = {True: np.unique(log.ad_rows[learned]), False: whole}
+            self._known = [keys[:0]] * len(SPLITS)
+        self._pool = [np.unique(log.ad_rows[own]) for own in clicked]
         if log.ad_features is not None:
-            everything = np.ones(len(log.users), bool)
-            self._history = {
-                True: _History(log, log.is_train),
-                False: _History(log, everything),
-            }
+            self._history = [_History(log, own) for own in so_far]
 
     def extend(
         self, requests: records.Packed, rows: np.ndarray, split: int, seed: tuple[int, ...]
@@ -87,7 +84,7 @@ class NegativeSampler:
         Args:
             requests: R requests with L rows.
             rows: Their rows in the log [L].
-            split: Index of their split; 0 is training.
+            split: Index of their split in `SPLITS`.
             seed: Seed of the sample.
 
         Returns:
@@ -99,10 +96,10 @@ class NegativeSampler:
         clicked = np.repeat(np.flatnonzero(requests["click"] == 1), self._count)
         owner = request_of_row[clicked]
         taken = self._in_request(request_of_row, requests["ad_row"])
-        drawn = self._draw(self._log.users[rows[clicked]], owner, taken, split == 0, seed)
+        drawn = self._draw(self._log.users[rows[clicked]], owner, taken, split, seed)
         found = drawn >= 0
         owner, drawn, when = owner[found], drawn[found], self._log.when[rows[clicked[found]]]
-        features = self._features(drawn, when, split == 0)
+        features = self._features(drawn, when, split)
         # The rows of a request stay together, followed by its sampled ones.
         order = np.argsort(np.concatenate([request_of_row, owner]), kind="stable")
         extended = {}
@@ -117,27 +114,27 @@ class NegativeSampler:
                 extended[name] = np.concatenate([values, more])[order]
         return extended, len(drawn)
 
-    def _features(self, drawn: np.ndarray, when: np.ndarray, train: bool) -> records.Packed:
+    def _features(
+        self, drawn: np.ndarray, when: np.ndarray, split: int
+    ) -> Mapping[str, np.ndarray]:
         """Returns the stored features of sampled ads at the time."""
-        features = {"ad_row": drawn, **{n: v[drawn] for n, v in self._catalog.items()}}
-        if self._log.ad_features is not None:
-            rows = self._history[train].rows(drawn, when)
-            shown = rows >= 0  # The others have the features of the catalog.
-            for name, values in self._log.ad_features.items():
-                features[name][shown] = values[rows[shown]]
-        return features
+        if self._log.ad_features is None:
+            features, rows = self._catalog, drawn
+        else:
+            features, rows = self._log.ad_features, self._history[split].rows(drawn, when)
+        return {"ad_row": drawn, **{name: values[rows] for name, values in features.items()}}
 
     def _draw(
         self,
         users: np.ndarray,
         owner: np.ndarray,
         taken: np.ndarray,
-        train: bool,
+        split: int,
         seed: tuple[int, ...],
     ) -> np.ndarray:
         """Returns catalog rows, or -1 if no ad was found in `_ATTEMPTS` draws."""
         rng = np.random.default_rng((*seed, 1))
-        known, pool = self._known[train], self._pool[train]
+        known, pool = self._known[split], self._pool[split]
         drawn = np.full(len(users), -1, np.int32)
         left = np.arange(len(users))
         for _ in range(_ATTEMPTS):
@@ -160,7 +157,7 @@ class NegativeSampler:
 
 
 class _History:
-    """Finds the last row of the log that showed an ad."""
+    """Finds the last row that showed an ad, among some rows of the log."""
 
     def __init__(self, log: LoggedRows, allowed: np.ndarray) -> None:
         rows = np.flatnonzero(allowed)
@@ -170,15 +167,10 @@ class _History:
         self._sorted, self._rows, self._ads = keys[order], rows[order], log.ad_rows[rows][order]
 
     def rows(self, ad_rows: np.ndarray, when: np.ndarray) -> np.ndarray:
-        """Returns the ads' last rows up to a time, or their first rows, or -1."""
-        if not len(self._sorted):
-            return np.full(len(ad_rows), -1)
+        """Returns the last rows [n] of shown ads up to a time, or else their first rows."""
         indices = np.searchsorted(self._sorted, self._keys(ad_rows, when), side="right") - 1
         before = self._ads[np.maximum(indices, 0)] == ad_rows
-        indices = np.where(
-            before & (indices >= 0), indices, np.minimum(indices + 1, len(self._ads) - 1)
-        )
-        return np.where(self._ads[indices] == ad_rows, self._rows[indices], -1)
+        return self._rows[np.where(before & (indices >= 0), indices, indices + 1)]
 
     def _keys(self, ad_rows: np.ndarray, when: np.ndarray) -> np.ndarray:
         return ad_rows.astype(np.int64) * self._span + when

@@ -639,7 +639,7 @@ class Stages:
             np.concatenate(users),
             np.concatenate([p["ad_row"] for p in packed]),
             np.concatenate([p["click"] for p in packed]) == 1,
-            split.is_train,
+            split.requests.row_splits(),
             splitting.ranks(split.keys),
             shown if any(self._notes(split, "pack", "changed_ads")) else None,
         )

@@ -17,13 +17,13 @@ from tfrecords.conversion import negatives
 NUM_ADS = 12
 
 
-def sampler(count, users, ad_rows, is_train, num_ads=NUM_ADS, shown=None):
+def sampler(count, users, ad_rows, split, num_ads=NUM_ADS, shown=None):
     catalog = {"ad_uint8": np.arange(num_ads, dtype=np.uint8)[:, None]}
     log = negatives.LoggedRows(
         np.array(users),
         np.array(ad_rows, np.int32),
         np.ones(len(users), bool),
-        np.array(is_train),
+        np.array(split, np.uint8),
         np.arange(len(users)),
         shown,
     )
@@ -43,12 +43,13 @@ def requests_of(ad_rows):
 
 USERS = np.repeat([100, 200], 6)
 ADS = [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 9]
-# Of user 100 ads 4 and 5 are held out, of user 200 ads 8 and 9; ads 10 and 11 nobody clicked.
-IS_TRAIN = np.array([True] * 4 + [False] * 2 + [True] * 4 + [False] * 2)
+# Of user 100 ad 4 is in validation and ad 5 in test, of user 200 ads 8 and 9; nobody clicked ads 10
+# and 11.
+SPLIT = [0] * 4 + [1, 2] + [0] * 4 + [1, 2]
 
 
 def drawn(split, rows, count=50):
-    made, added = sampler(count, USERS, ADS, IS_TRAIN).extend(
+    made, added = sampler(count, USERS, ADS, SPLIT).extend(
         requests_of(np.array(ADS)[rows]), rows, split, (1, split, 0)
     )
     lengths = made["list_lengths"]
@@ -71,10 +72,13 @@ def test_training_draws_what_others_clicked_in_training_and_may_draw_what_is_hel
     assert second == {0, 1, 2, 3}
 
 
-def test_held_out_draws_what_the_user_never_clicked_from_the_whole_catalog():
-    first, second = drawn(2, np.array([4, 11]))
-    assert first == {6, 7, 8, 9, 10, 11}
-    assert second == {0, 1, 2, 3, 10, 11}
+def test_held_out_clicks_draw_what_others_clicked_so_far():
+    first, second = drawn(1, np.array([4, 10]))
+    assert first == {5, 6, 7, 8}  # The test click on ad 5 is not known yet.
+    assert second == {0, 1, 2, 3}
+    first, second = drawn(2, np.array([5, 11]))
+    assert first == {6, 7, 8, 9}
+    assert second == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(("repeats", "users_return"), [(1, False), (2, True)])
@@ -82,18 +86,18 @@ def test_ads_of_other_requests_are_drawn_if_users_return_to_ads(repeats, users_r
     # User 1 clicks 10 ads in training; then ad 0 once or twice more. User 2 clicks ad 10.
     ads = [*range(10), *[0] * repeats, 10]
     users = [1] * (10 + repeats) + [2]
-    drawing = sampler(50, users, ads, np.ones(len(ads), bool))
+    drawing = sampler(50, users, ads, np.zeros(len(ads)))
     made, _ = drawing.extend(requests_of([3]), np.array([3]), 0, (1,))
     assert drawing.users_return is users_return
     expected = set(range(11)) - {3} if users_return else {10}
     assert set(made["ad_row"][1:].tolist()) == expected
     held_out, _ = drawing.extend(requests_of([3]), np.array([3]), 2, (1,))
-    assert set(held_out["ad_row"][1:].tolist()) == expected | {11}
+    assert set(held_out["ad_row"][1:].tolist()) == expected
 
 
 def test_a_user_of_every_ad_gets_no_negatives():
     users, ads = [1, 1, 2], [0, 1, 0]
-    made, added = sampler(5, users, ads, np.ones(3, bool), num_ads=2).extend(
+    made, added = sampler(5, users, ads, np.zeros(3), num_ads=2).extend(
         requests_of(ads), np.arange(3), 0, (1,)
     )
     assert made["list_lengths"].tolist() == [1, 1, 2]
@@ -106,16 +110,13 @@ def test_drawn_ads_have_the_fields_of_the_time():
     # row 4 is held out.
     users, ads = [1, 2, 1, 2, 1], [0, 1, 0, 1, 0]
     shown = {"ad_uint8": np.array([[10], [20], [11], [21], [12]], np.uint8)}
-    is_train = np.array([True, True, True, True, False])
-    made = sampler(1, users, ads, is_train, num_ads=3, shown=shown)
+    made = sampler(1, users, ads, [0, 0, 0, 0, 2], num_ads=3, shown=shown)
     train, _ = made.extend(requests_of([0, 1, 0, 1]), np.arange(4), 0, (1,))
     # Row 0 draws ad 1, not shown yet: as it first was. The others: as they last were.
     assert train["ad_row"].tolist() == [0, 1, 1, 0, 0, 1, 1, 0]
     assert train["ad_uint8"][1::2, 0].tolist() == [20, 10, 20, 11]
-    # Held out, ad 2 was never shown: as the catalog has it.
-    held_out = {made.extend(requests_of([0]), np.array([4]), 2, (s,))[0]["ad_uint8"][1, 0]
-                for s in range(30)}  # fmt: skip
-    assert held_out == {21, 2}
+    held_out, _ = made.extend(requests_of([0]), np.array([4]), 2, (1,))
+    assert held_out["ad_uint8"][:, 0].tolist() == [0, 21]
 
 
 SCHEMA = schema_lib.Schema(
