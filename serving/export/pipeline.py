@@ -63,17 +63,6 @@ PRODUCTS = {
 }
 STEPS = tuple(PRODUCTS)
 
-# Counts for the data card, which no other step reads. Data sets of earlier versions lack them, and
-# models that were trained on one still belong to the data set.
-_COUNTS_OF_CARD = {
-    "float_user",
-    "long_requests",
-    "num_users",
-    "requests_of_most_active_user",
-    "rows_with_clicks_above_1",
-    "times_by_unit",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
@@ -574,13 +563,12 @@ def _index_inputs(config: IndexConfig) -> dict[str, Any]:
 
 def _content_of(data_set: reader.DataSet) -> str:
     """Returns a checksum of the content of a data set, regardless of paths and log files."""
-    exclude = {"source", *_COUNTS_OF_CARD}
-    return _digest(data_set.description.model_dump(mode="json", exclude=exclude))
+    return _digest(data_set.description.model_dump(mode="json", exclude={"source"}))
 
 
 def _learned_from(data_set: reader.DataSet) -> str:
     """Returns a checksum of the parts of the schema that models learn from."""
-    exclude = {"source", "log_schema", *_COUNTS_OF_CARD}
+    exclude = {"source", "log_schema"}
     description = data_set.description.model_dump(mode="json", exclude=exclude)
     for file in ("encoder/encoder.json", "catalog/ads.arrow"):
         del description["sha256"][file]

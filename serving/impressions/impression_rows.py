@@ -8,7 +8,7 @@ ads are left out: a table of ads has them.
     _request_id       request id of the answer, which feedback refers to
     _user_id          id of the user, if the request named one
     _user_data        `found`, `unknown`, `late` or `failed`: what the user store had of the user;
-                      null without a user or a store, and absent in logs of earlier versions
+                      null without a user or a store
     _time             time of the request, in seconds since 1970
     _position         position of the ad; the first is 0
     _ad_id            ad id

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serving import errors
-from serving.impressions.impression_rows import METADATA, USER_DATA, USER_ID
+from serving.impressions.impression_rows import METADATA, USER_ID
 from tfrecords import schema as schema_lib
 from tfrecords.schema import LABELS
 
@@ -93,9 +93,7 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
     if not log_files:
         raise errors.ImpressionLogError("Expected files of an impression log, got none.")
     found = [(path, *_described(path)) for path in log_files]
-    path, logged, known = max(found, key=lambda one: one[2]["version"])
-    # It describes the service, and logs of earlier versions lack it.
-    columns = [field for field in logged if field.name != USER_DATA]
+    path, columns, known = max(found, key=lambda one: one[2]["version"])
     for other, others, _ in found:
         for field in columns:
             if field.name not in others.names or others.field(field.name).type != field.type:
@@ -115,27 +113,34 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
             own = {**options.get(field["name"], {}), **field, "side": side}
             # The log has the values of fields under their names, also those from a calendar.
             fields.append({k: v for k, v in own.items() if k not in ("column", "calendar")})
-    names = [field.name for field in columns]
-    return LoggedSchema(names, [*fields, *listed], known["schema"], known["labels"])
+    return LoggedSchema(columns.names, [*fields, *listed], known["schema"], known["labels"])
 
 
 def open_file(path: pathlib.Path) -> pq.ParquetFile:
     """Opens a file of the impression log; reading it verifies its checksums.
 
     Raises:
-        ImpressionLogError: The file cannot be read.
+        ImpressionLogError: The file cannot be read, or is not part of an impression log.
     """
     try:
-        return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
+    if METADATA not in (file.schema_arrow.metadata or {}):
+        file.close()
+        raise errors.ImpressionLogError(
+            f"{path} is not a file of an impression log, but another Parquet file; expected one "
+            "that tfrec serve --impression_log wrote."
+        )
+    return file
 
 
 def read_file(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
     """Reads columns of a file of the impression log; None reads all.
 
     Raises:
-        ImpressionLogError: The file cannot be read, or is damaged.
+        ImpressionLogError: The file cannot be read, is damaged, or is not part of an impression
+            log.
     """
     with open_file(path) as file:
         try:
@@ -145,18 +150,16 @@ def read_file(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def host_of(schema: pa.Schema) -> str:
-    """Returns the name of the host that wrote a file; empty if it is unknown."""
-    return json.loads(schema.metadata[METADATA]).get("host", "")
+    """Returns the name of the host that wrote a file."""
+    return _known(schema)["host"]
 
 
 def counts_as_shown(table: pa.Table) -> bool:
     """Returns whether the answers of a file count as impressions of their users.
 
-    If not, the pages reported what they showed as events. Files of earlier versions do not say it;
-    their answers count.
+    If not, the pages reported what they showed as events.
     """
-    described = (table.schema.metadata or {}).get(METADATA)
-    return described is None or json.loads(described).get("counts_as_shown", True)
+    return _known(table.schema)["counts_as_shown"]
 
 
 def _unreadable(path: pathlib.Path, error: Exception) -> errors.ImpressionLogError:
@@ -168,11 +171,8 @@ def _unreadable(path: pathlib.Path, error: Exception) -> errors.ImpressionLogErr
 
 def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:
     with open_file(path) as file:
-        schema = file.schema_arrow
-    described = (schema.metadata or {}).get(METADATA)
-    if described is None:
-        raise errors.ImpressionLogError(
-            f"{path} is not a file of an impression log, but another Parquet file; expected one "
-            "that tfrec serve --impression_log wrote."
-        )
-    return schema, json.loads(described)
+        return file.schema_arrow, _known(file.schema_arrow)
+
+
+def _known(schema: pa.Schema) -> dict[str, Any]:
+    return json.loads(schema.metadata[METADATA])

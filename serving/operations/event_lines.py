@@ -20,7 +20,7 @@ class EventLines:
     Attributes:
         events: Pairs of a user id and an event, in the order of the file.
         received: Pair of a user id and an event id -> when the event last arrived, in seconds since
-            1970. Logs of earlier versions do not say it.
+            1970. Only lines that the service logged say it.
         anonymous: Number of lines that do not name their user.
         rejected: Number of lines that are not events.
         examples: File, number and reason of the first rejected lines.

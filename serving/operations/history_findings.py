@@ -10,9 +10,6 @@ the inputs that it would be trained on. A difference has a cause:
     late    events from before the request arrived after it
     clock   the service had events from after the request, or with other ages: two clocks differ
     other   unlogged events, or a history that the caller sent
-
-Logs of earlier versions do not say how the user was found and when events arrived. There, missing
-events are late if later ones are in the history, and of the cause other if not.
 """
 
 import collections
@@ -47,12 +44,13 @@ _REMEDIES = {
     "clock": "synchronize the clocks.",
     "other": "log all events, and let requests carry the user id instead of a history.",
 }
-# The log has the time of the request, or in earlier versions of the answer. The history was read
-# within this time after or before it.
+# The log has the time of the request. The history was read within this time of it.
 _READ_SECONDS = 1.0
 # With a wrong clock, events from up to this long after a request may be in its history.
 _CLOCK_SECONDS = 600.0
-_COLUMNS = ("_answer_id", "_request_id", "_time", "_user_id", "_ad_id", "_bundle_version")
+_COLUMNS = (
+    "_answer_id", "_request_id", "_time", "_user_id", "_user_data", "_ad_id", "_bundle_version",
+)  # fmt: skip
 _STORE = UserStoreConfig()
 
 
@@ -64,13 +62,13 @@ class LoggedHistories:
         user_id: Id of the user.
         time: Time in the log, in seconds since 1970.
         raw: Raw inputs of the histories, as the models got them.
-        user_data: Outcome of the user store's read, as `Answer.user_data`; None: not logged.
+        user_data: Outcome of the user store's read, as `Answer.user_data`; None: it was not read.
     """
 
     user_id: str
     time: float
     raw: Mapping[str, Sequence[Any] | None]
-    user_data: str | None = None
+    user_data: str | None
 
 
 @dataclasses.dataclass
@@ -241,12 +239,10 @@ class _UserHistory:
     def _cause_of_missing(self, expected: Sequence[_Entry]) -> str:
         """Returns why it lacks events although they arrived in time, as far as is known."""
         own, user_data = self.entries, self.logged.user_data
-        is_latest = _same(own, expected[len(expected) - len(own) :])
-        if user_data == "unknown":
-            return "other" if own else "lost"
-        if user_data is None:
-            return "other" if is_latest else "late"
+        if user_data is None or (user_data == "unknown" and own):
+            return "other"
         has_arrivals = all(event.event_id in self.known.received for event in self.known.events)
+        is_latest = _same(own, expected[len(expected) - len(own) :])
         return "lost" if is_latest or has_arrivals else "late"
 
 
@@ -280,7 +276,6 @@ def _answers(plan: schema.Schema, table: pa.Table, version: int) -> Iterable[Log
     names = [*_COLUMNS, *inputs]
     if not set(names) <= set(table.column_names):
         return
-    names += {"_user_data"} & set(table.column_names)
     seen = set()
     # Another release may have other histories.
     own = table.filter(pc.equal(table["_bundle_version"], version))
@@ -288,8 +283,7 @@ def _answers(plan: schema.Schema, table: pa.Table, version: int) -> Iterable[Log
         if row["_user_id"] and row["_answer_id"] not in seen:
             seen.add(row["_answer_id"])
             raw = {name: row[name] for name in inputs}
-            user_data = row.get("_user_data")
-            yield LoggedHistories(row["_user_id"], row["_time"], raw, user_data)
+            yield LoggedHistories(row["_user_id"], row["_time"], raw, row["_user_data"])
 
 
 def _events(
@@ -305,7 +299,7 @@ def _events(
     found: dict[tuple[str, str], UserEvent] = {}
     received: dict[tuple[str, str], float] = {}
     for table in tables:
-        if impressions.counts_as_shown(table) and set(_COLUMNS) <= set(table.column_names):
+        if impressions.counts_as_shown(table):
             for row in table.select(list(_COLUMNS)).to_pylist():
                 key = f"{row['_request_id']}/{row['_ad_id']}"
                 event = UserEvent("impression", row["_time"], row["_ad_id"], {}, key)

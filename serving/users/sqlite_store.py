@@ -34,7 +34,8 @@ from serving.users.store import (
 _Result = TypeVar("_Result")
 
 _VERSION = 1
-# `written` is in whole hours, so that most writes leave its index alone.
+# `written` is in whole hours, so that most writes leave its index alone. `erased` has the users who
+# were erased lately.
 _SCHEMA = """
 CREATE TABLE users (user_id TEXT PRIMARY KEY, profile TEXT, written INTEGER) WITHOUT ROWID;
 CREATE INDEX users_written ON users (written);
@@ -42,20 +43,20 @@ CREATE TABLE events (
     user_id TEXT, is_impression INTEGER, time REAL, event_id TEXT, kind TEXT, ad_id TEXT,
     amount REAL, PRIMARY KEY (user_id, is_impression, time, event_id)
 ) WITHOUT ROWID;
+CREATE TABLE erased (user_id TEXT PRIMARY KEY, time REAL) WITHOUT ROWID;
+CREATE TABLE settings (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID;
 """
 # The tables of all files of this version.
 _COLUMNS = {
     "users": {"user_id", "profile", "written"},
     "events": {"user_id", "is_impression", "time", "event_id", "kind", "ad_id", "amount"},
+    "erased": {"user_id", "time"},
+    "settings": {"name", "value"},
 }
-# Users who were erased lately. Files of earlier releases lack it.
-_ERASED = "CREATE TABLE IF NOT EXISTS erased (user_id TEXT PRIMARY KEY, time REAL) WITHOUT ROWID"
-# Files of earlier releases lack it, too.
-_SETTINGS = "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID"
 _READ_TTL = "SELECT value FROM settings WHERE name = 'ttl_seconds'"
 _WRITE_TTL = "REPLACE INTO settings VALUES ('ttl_seconds', ?)"
 _LATEST = "SELECT max(time) FROM events WHERE user_id = ?"
-# A time that is far ahead is of an earlier release, which did not limit it.
+# A time that is far ahead is of a clock that was wrong.
 _READ_ERASED = "SELECT time FROM erased WHERE user_id = ?1 AND time > ?2 - ?3 AND time < ?2 + ?3"
 _FORGET_ERASED = "DELETE FROM erased WHERE time <= ?1 - ?2 OR time >= ?1 + ?2"
 _READ_PROFILE = "SELECT profile FROM users WHERE user_id = ?"
@@ -204,8 +205,6 @@ class SqliteUserStore:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     self._writer.execute(statement)
                 self._writer.execute(f"PRAGMA user_version = {_VERSION}")
-            self._writer.execute(_ERASED)
-            self._writer.execute(_SETTINGS)
             if self._own_ttl is not None:
                 found = self._writer.execute(_READ_TTL).fetchone()
                 note_change(str(self._path), found and found[0], self._own_ttl)

@@ -1,7 +1,6 @@
 """From a frame to ranked ads in Python, in work directories like those of the commands."""
 
 import dataclasses
-import json
 import math
 import pathlib
 
@@ -16,7 +15,6 @@ from serving import workflow
 from serving.export import pipeline
 from serving.index import IndexConfig
 from tfrec import retrieval
-from tfrecords import reader, records
 
 pytestmark = pytest.mark.trains
 
@@ -236,22 +234,6 @@ def test_other_weights_and_columns_to_show_need_no_training(tmp_path):
     rows.loc[0, "clicked"] = not rows.loc[0, "clicked"]
     clicked = tfrecords.from_pandas(rows, SCHEMA, tmp_path / "clicked", progress=False)
     assert pipeline._learned_from(clicked) != pipeline._learned_from(plain)
-
-
-def test_a_data_set_of_an_earlier_version_which_lacks_counts_needs_no_training(tmp_path):
-    schema = {**SCHEMA, "time": "when", "user_key": "origin"}
-    rows = frame().assign(when=lambda found: 1.7e9 + np.arange(len(found)))
-    data_set = tfrecords.from_pandas(rows, schema, tmp_path / "data", progress=False)
-    path = data_set.directory / "dataset.json"
-    described = json.loads(path.read_text())
-    assert described["num_users"]
-    fields = records.DataSetDescription.model_fields
-    for name in [name for name, field in fields.items() if not field.is_required()]:
-        del described[name]
-    path.write_text(json.dumps(described))
-    earlier = reader.DataSet(data_set.directory)
-    assert pipeline._learned_from(earlier) == pipeline._learned_from(data_set)
-    assert pipeline._content_of(earlier) == pipeline._content_of(data_set)
 
 
 def test_a_data_set_without_clicks_is_refused_before_anything_is_trained(options, tmp_path):

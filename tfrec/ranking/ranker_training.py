@@ -430,8 +430,7 @@ def load_ranker(
     description = training.read_description(path, data_set, "tfrec train_ranker")
     config = load_config(RankerConfig, workdir / "config.json")
     training.check_source(path, description, ranking_model.RANKERS.digest(config.ranker))
-    compared, rated = description.get("compared"), description.get("rated", ())
-    model = build_ranker(data_set, config, compared, rated)
+    model = build_ranker(data_set, config, description["compared"], description["rated"])
     training.restore_best(model, workdir)
     return model, calibration.Calibrators.from_json(description["calibrators"]), description
 

@@ -326,7 +326,7 @@ def load_two_tower(
     source = retrieval_model.RETRIEVAL_MODELS.digest(config.retrieval_model)
     training.check_source(path, description, source)
     model = build_two_tower(data_set, config, data_set.catalog())
-    refit = description.get("refit", False)
+    refit = description["refit"]
     if "distillation" in description:
         distillation.restore(model, description["distillation"], data_set, workdir)
     else:

@@ -366,8 +366,7 @@ def check_source(path: pathlib.Path, description: Mapping[str, Any], source: str
     Raises:
         ValueError: The source has changed.
     """
-    # Earlier versions wrote none, or none of an installed package.
-    if description.get("source") not in (None, source):
+    if description["source"] != source:
         raise ValueError(
             f"{path}: the source of the model, or of a file that it imports, has changed since it "
             "was trained, so its weights may not fit it. Restore the source, or train it again."

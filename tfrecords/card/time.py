@@ -18,12 +18,10 @@ def describe(profile: records.TimeProfile, by_unit: Mapping[str, int]) -> model.
 
     Args:
         profile: Its counts.
-        by_unit: Rows by the unit of their time; empty if they were not counted.
+        by_unit: Rows by the unit of their time; empty without times.
     """
     low, high = profile.low, profile.high
     unit = columns.unit_of(by_unit)
-    if profile.by_time and not by_unit:  # Converted by a version that did not count them.
-        unit = columns.unit_of(columns.count_units(np.array([low, high])))
     edges = np.linspace(low, high, len(profile.rows) + 1).tolist()
     counts = {
         "click": (profile.click_positive, profile.click_known),

@@ -402,8 +402,6 @@ def _shortest_run(counts: Sequence[int], share: float) -> tuple[int, int]:
 def _without_unit(card: model.DataCard) -> Found:
     """Warns of times that are not dates, if the schema or an option measures spans of time."""
     schema = card.log_schema
-    if not card.time.by_unit:  # Converted by a version that did not count them.
-        return
     is_measured = schema.histories or schema.rates or schema.events is not None
     has_calendar = any(field.calendar is not None for field in schema.logged_fields)
     if not (is_measured or has_calendar or card.data.engagement_window_seconds):

@@ -182,23 +182,23 @@ class DataSetDescription(pydantic.BaseModel):
     source: SourceDescription
     spec: Spec
     num_ads: int
-    ads_not_in_table: int = 0
+    ads_not_in_table: int
     impressions_of_changed_ads: int
     rows_of_varying_query_fields: dict[str, int]
     rows_of_other_users: int
-    num_users: int = 0
-    float_user: str | None = None
-    requests_of_most_active_user: int = 0
+    num_users: int
+    float_user: str | None
+    requests_of_most_active_user: int
     split: SplitOptions
     sampled_negatives: int
-    users_return: bool = False
+    users_return: bool
     engagement_window_seconds: float
     rows_inside_engagement_window: int
     rows_after_end_of_log: int
-    repeated_rows: int = 0
-    long_requests: int = 0
-    rows_with_clicks_above_1: int = 0
-    times_by_unit: dict[str, int] = {}
+    repeated_rows: int
+    long_requests: int
+    rows_with_clicks_above_1: int
+    times_by_unit: dict[str, int]
     splits: dict[str, SplitDescription]
     sha256: dict[str, str]
 

@@ -284,17 +284,6 @@ def test_feedback_meets_the_ad_that_it_names(log_files, tmp_path):
     assert (joined.schema["click"], joined.schema["engagement"]) == ("_click", None)
 
 
-def test_files_of_earlier_versions_that_do_not_say_how_the_user_was_found_are_joined(
-    log_files, tmp_path
-):
-    earlier = pq.read_table(log_files[0]).drop_columns("_user_data")
-    pq.write_table(earlier, log_files[0])
-    events = [{"request_id": "r2", "ad_id": "ad-1", "click": 1}]
-    joined, table = join(log_files, events, tmp_path)
-    assert joined.rows == 9
-    assert "_user_data" not in table.column_names
-
-
 def test_young_impressions_are_left_out_when_asked(log_files, tmp_path):
     events = [{"request_id": "r1", "ad_id": "ad-1", "click": 1}]
     joined, table = join(log_files, events, tmp_path, min_age_seconds=150)

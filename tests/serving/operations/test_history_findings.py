@@ -32,7 +32,7 @@ EVENTS = [
 IN_TIME = {f"e{time}": time + 1.0 for time in TIMES}
 
 
-def cause(values, ages=None, time=100.0, user_data=None, received=None, events=EVENTS):
+def cause(values, ages=None, time=100.0, user_data="found", received=None, events=EVENTS):
     raw = {"clicks": values, "clicks__age_seconds": ages}
     logged = history_findings.LoggedHistories("ann", time, raw, user_data)
     known = history_findings.KnownEvents(events, received or {})
@@ -45,11 +45,11 @@ def cause(values, ages=None, time=100.0, user_data=None, received=None, events=E
         (["a20", "a30", "a40"], [80.0, 70.0, 60.0], None),
         (["a20", "a30", "a40"], [79.5, 69.5, 59.5], None),  # The answer came half a second later.
         (["a20", "a30", "a40"], None, None),
-        # Ages of other events, which services of earlier versions accepted.
+        # As many ages as another history has.
         (["a20", "a30", "a40"], [80.0, 70.0], None),
         (["a20", "a30", "a40"], [90.0, 80.0, 70.0, 60.0], "clock"),
-        (["a30", "a40"], [70.0, 60.0], "other"),
-        ([], [], "other"),
+        (["a30", "a40"], [70.0, 60.0], "lost"),
+        ([], [], "lost"),
         (["a10", "a20", "a40"], [90.0, 80.0, 60.0], "late"),
         (["a10", "a20", "a30"], [90.0, 80.0, 70.0], "late"),
         (["a30", "a40", "a102"], [70.0, 60.0, 0.0], "clock"),
@@ -57,7 +57,7 @@ def cause(values, ages=None, time=100.0, user_data=None, received=None, events=E
         (["a20", "a30", "x"], [80.0, 70.0, 60.0], "other"),
     ],
 )
-def test_the_cause_of_a_difference_is_named_in_a_log_of_an_earlier_version(values, ages, expected):
+def test_the_cause_follows_from_the_values_and_their_ages(values, ages, expected):
     assert cause(values, ages) == expected
 
 
@@ -79,6 +79,7 @@ def test_the_cause_of_a_difference_is_named_in_a_log_of_an_earlier_version(value
         # Histories of the caller.
         (["a10"], "unknown", IN_TIME, "other"),
         (["x"], "late", IN_TIME, "other"),
+        (["a40"], None, IN_TIME, "other"),
     ],
 )
 def test_the_cause_follows_from_how_the_user_was_found_and_when_events_arrived(
@@ -123,6 +124,7 @@ def write_logs(directory, ages):
         "_request_id": ["r1", "r1", "r2", "r3"],
         "_time": [100.0, 100.0, 200.0, 300.0],
         "_user_id": ["ann", "ann", "ann", None],
+        "_user_data": ["found", "found", "found", None],
         "_ad_id": ["a1", "a2", "a1", "a1"],
         "_bundle_version": [1, 1, 1, 1],
         "clicks": [[], [], ["a1"], []],
@@ -130,6 +132,7 @@ def write_logs(directory, ages):
     }
     types_of = {"clicks": pa.list_(pa.string()), "clicks__age_seconds": pa.list_(pa.float64())}
     table = pa.table({name: pa.array(own, types_of.get(name)) for name, own in rows.items()})
+    table = table.replace_schema_metadata({"tfrec": json.dumps({"counts_as_shown": True})})
     pq.write_table(table, directory / "log.parquet")
     click = {"user_id": "ann", "ad_id": "a1", "time": 103.0, "event_id": "e", "click": 1}
     lines = [click, click, {**click, "user_id": "bob", "event_id": "f"}]
@@ -156,7 +159,7 @@ def test_differences_are_counted_by_cause_and_the_remedy_is_for_it(tmp_path):
 
 def test_how_the_user_was_found_is_read_from_the_log(tmp_path):
     (file,), event_files, release = write_logs(tmp_path, [97.0])
-    table = pq.read_table(file).drop_columns(["clicks", "clicks__age_seconds"])
+    table = pq.read_table(file).drop_columns(["clicks", "clicks__age_seconds", "_user_data"])
     for name, kind in (("clicks", pa.string()), ("clicks__age_seconds", pa.float64())):
         table = table.append_column(name, pa.array([[]] * 4, pa.list_(kind)))
     table = table.append_column("_user_data", pa.array(["found", "found", "late", None]))

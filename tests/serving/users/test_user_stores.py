@@ -371,7 +371,7 @@ def test_an_erasure_far_in_the_future_ends_in_sqlite(tmp_path):
     path = tmp_path / "users.db"
 
     async def scenario(store):
-        # As earlier releases wrote it.
+        # As a process with a wrong clock wrote it.
         with contextlib.closing(sqlite3.connect(path)) as other:
             other.execute("INSERT INTO erased VALUES ('secret-user', 1.77e12)")
             other.commit()
@@ -641,18 +641,6 @@ def test_a_file_of_another_program_is_refused_and_does_not_change(tmp_path, scri
     assert path.read_bytes() == content
     assert path.stat().st_mtime == 1
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_store_of_earlier_releases_is_opened(tmp_path):
-    path = tmp_path / "users.db"
-
-    async def write(store):
-        await store.append([("u", click(1))], NOW)
-
-    run(f"sqlite:{path}", write)
-    with contextlib.closing(sqlite3.connect(path)) as other:
-        other.executescript("DROP TABLE erased; DROP TABLE settings")
-    assert run(f"sqlite:{path}", read).actions == [click(1)]
 
 
 def test_a_store_in_memory_is_refused_and_no_file_is_made(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import scripts_in_forks
 
-from tfrecords import card, convert, events, formats, pages, reader, records
+from tfrecords import card, convert, events, formats, pages, reader
 from tfrecords import schema as schema_lib
 from tfrecords.card import model, rejects, split_counts, statistics, time
 
@@ -488,13 +488,6 @@ def test_ids_of_requests_that_restart_each_day_are_warned_of(tmp_path, ids_a_day
     assert data_set.description.long_requests == num_long
     told = f"{num_long} requests (90.0 %) have rows that are more than a day apart."
     assert (told in texts(card.build_card(data_set))) == bool(num_long)
-
-
-def test_times_that_an_earlier_version_did_not_count_are_dates():
-    profile = {"low": 1.7e9, "high": 1.7e9 + 86_400 * 30, "rows": [3, 4]}
-    by_time = time.describe(records.TimeProfile(by_time=True, **profile), {})
-    assert (by_time.unit, by_time.edges[0], by_time.by_unit) == ("seconds", "2023-11-14", {})
-    assert time.describe(records.TimeProfile(by_time=False, **profile), {}).unit is None
 
 
 def test_times_in_another_unit_or_none_are_counted(tmp_path):
