@@ -193,6 +193,11 @@ class UserStoreConfig:
         """Time to live in seconds."""
         return self.ttl_days * 86_400
 
+    @property
+    def limits(self) -> requests.StoreLimits:
+        """Limits of the data that the store keeps of each user."""
+        return requests.StoreLimits(self.max_actions, self.max_impressions, self.ttl_days * 24)
+
 
 @dataclasses.dataclass(frozen=True)
 class FollowConfig:

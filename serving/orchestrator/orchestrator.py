@@ -117,8 +117,7 @@ class Orchestrator:
             self.config.default_k,
             self.config.max_k,
             self.config.rules,
-            has_user_store=users is not None,
-            limits=None if users is None else users.limits,
+            limits=None if users is None else users.config.limits,
         )
         self.users = users
         self._user_stage = None

@@ -100,14 +100,6 @@ class UserData:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
-    def limits(self) -> requests.StoreLimits:
-        """Limits of the data that the store keeps of each user."""
-        config = self.config
-        return requests.StoreLimits(
-            config.max_actions, config.max_impressions, config.ttl_days * 24
-        )
-
-    @property
     def problem(self) -> str | None:
         """Why the store cannot be used, or None."""
         settings = [self._settings_problem] if self._settings_problem else []

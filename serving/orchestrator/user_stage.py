@@ -69,7 +69,7 @@ class UserStage:
             return list(valids)
         asking = [valids[at] for at in positions]
         now = self._data.now()
-        counted = {cap.event or IMPRESSION for valid in asking for cap in valid.uncounted_caps}
+        counted = {cap.kind for valid in asking for cap in valid.uncounted_caps}
         read = await self._data.read(
             [valid.user_id or "" for valid in asking],
             self._lists_impressions or IMPRESSION in counted,
@@ -146,11 +146,10 @@ def _counts(
     cap: requests.FrequencyCap,
 ) -> Mapping[str, int]:
     """Returns the number of events of each ad, or value of the cap's field."""
-    kind = cap.event or IMPRESSION
     since = 0.0 if cap.hours is None else now - cap.hours * 3600
     counts: collections.Counter[str] = collections.Counter()
-    for event in user.impressions if kind == IMPRESSION else user.actions:
-        if event.kind == kind and event.time >= since:
+    for event in user.impressions if cap.kind == IMPRESSION else user.actions:
+        if event.kind == cap.kind and event.time >= since:
             counts.update(
                 [event.ad_id] if cap.field is None else values[cap.field].get(event.ad_id, ())
             )

@@ -206,6 +206,11 @@ class FrequencyCap(RequestPart):
     """Only events within this number of hours count. Null: all events in the user store. The counts
     in `seen` are not affected."""
 
+    @property
+    def kind(self) -> EventKind:
+        """Kind of the events that are counted."""
+        return self.event or "impression"
+
 
 class Diversity(RequestPart):
     """Lowers the utility of an ad for each ad above it with the same value of a field."""

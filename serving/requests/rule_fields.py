@@ -33,8 +33,8 @@ class RuleFields:
     Args:
         kinds: Ad field to its kind.
         defaults: Rules of requests that name none.
-        has_user_store: Whether a user store counts events, other than impressions too.
-        limits: Limits of the store's data. None: not known.
+        limits: Limits of the user store, which counts events. None: without a store, only
+            impressions are counted.
 
     Raises:
         InvalidRequestError: The defaults do not fit the release or the service.
@@ -44,11 +44,9 @@ class RuleFields:
         self,
         kinds: Mapping[str, str],
         defaults: request.Rules | None = None,
-        has_user_store: bool = True,
         limits: StoreLimits | None = None,
     ) -> None:
         self._kinds = dict(kinds)
-        self._has_user_store = has_user_store
         self._limits = limits
         self.defaults = request.Rules(caps=(), frequency_caps=(), diversity=())
         self.defaults = self.check(defaults)
@@ -72,10 +70,8 @@ class RuleFields:
                 place = f"rules.{name}[{position}]"
                 if rule.field is not None:
                     self._check_field(f"{place}.field", rule.field)
-                if isinstance(rule, request.FrequencyCap):
-                    self._check_event(f"{place}.event", rule.event)
-                    if counts_of(seen, rule) is None:
-                        self._check_limits(place, rule)
+                if isinstance(rule, request.FrequencyCap) and counts_of(seen, rule) is None:
+                    self._check_cap(place, rule)
         if rules.exploration is not None and not rules.exploration.share:
             changed["exploration"] = None
         return self.defaults.model_copy(update=changed)
@@ -89,19 +85,17 @@ class RuleFields:
         for name in (seen.fields if seen is not None else None) or ():
             self._check_field("seen.fields", name)
 
-    def _check_event(self, place: str, event: str | None) -> None:
-        if not self._has_user_store and (event or _IMPRESSION) != _IMPRESSION:
-            raise errors.InvalidRequestError(
-                f"{place}: expected {_IMPRESSION!r}, which seen counts, got {event!r}, which only "
-                "a user store counts. Start the service with --user_store, or a LocalClient with "
-                "user_store."
-            )
-
-    def _check_limits(self, place: str, cap: request.FrequencyCap) -> None:
-        """Refuses a cap that the store's counts never reach, or whose time it does not keep."""
+    def _check_cap(self, place: str, cap: request.FrequencyCap) -> None:
+        """Refuses a cap that nothing counts, that is never reached, or whose time is not kept."""
+        is_of_impressions = cap.kind == _IMPRESSION
         if self._limits is None:
-            return
-        is_of_impressions = (cap.event or _IMPRESSION) == _IMPRESSION
+            if is_of_impressions:
+                return
+            raise errors.InvalidRequestError(
+                f"{place}.event: expected {_IMPRESSION!r}, which seen counts, got {cap.event!r}, "
+                "which only a user store counts. Start the service with --user_store, or a "
+                "LocalClient with user_store."
+            )
         most = self._limits.max_impressions if is_of_impressions else self._limits.max_actions
         if cap.max > most:
             kind = "impressions" if is_of_impressions else "actions"
@@ -130,7 +124,7 @@ class RuleFields:
 
 def counts_of(seen: request.Seen | None, cap: request.FrequencyCap) -> Mapping[str, int] | None:
     """Returns the counts of a request for a frequency cap; None: the request has none."""
-    if seen is None or (cap.event or _IMPRESSION) != _IMPRESSION:
+    if seen is None or cap.kind != _IMPRESSION:
         return None
     return seen.ads if cap.field is None else (seen.fields or {}).get(cap.field)
 
@@ -150,9 +144,7 @@ def shown_before(
         not included, because an answer has no ad twice.
     """
     return {
-        cap: counts(cap) or {}
-        for cap in caps
-        if cap.field is not None and (cap.event or _IMPRESSION) == _IMPRESSION
+        cap: counts(cap) or {} for cap in caps if cap.field is not None and cap.kind == _IMPRESSION
     }
 
 

@@ -77,8 +77,8 @@ class Validator:
         max_k: Maximum number of ads that one request may ask for.
         rules: Rules of requests that name none, with filters of all requests if they are
             `ServiceRules`; or their JSON object.
-        has_user_store: Whether a user store counts events for frequency caps.
-        limits: Limits of the store's data. None: not known.
+        limits: Limits of the user store, which counts events for frequency caps. None: there is no
+            store.
 
     Raises:
         InvalidRequestError: The rules do not fit the release or the service.
@@ -90,14 +90,13 @@ class Validator:
         default_k: int,
         max_k: int,
         rules: Rules | Mapping[str, Any] | None = None,
-        has_user_store: bool = True,
         limits: rule_fields.StoreLimits | None = None,
     ) -> None:
         self.fields = query_fields.QueryFields(release.query_fields, release.ad_kinds)
         self._filters = filter_fields.FilterFields(release.ad_kinds)
         if rules is not None and not isinstance(rules, Rules):
             rules = parsing.parse(ServiceRules, rules, "rules")
-        self._rules = rule_fields.RuleFields(release.ad_kinds, rules, has_user_store, limits)
+        self._rules = rule_fields.RuleFields(release.ad_kinds, rules, limits)
         of_service = rules.filters if isinstance(rules, ServiceRules) else None
         self._filters_of_service = self._filters.check(of_service, "rules.filters")
         self._release = release

@@ -132,7 +132,7 @@ def check_rules(settings: ServiceSettings) -> None:
         settings.orchestrator.default_k,
         settings.orchestrator.max_k,
         settings.orchestrator.rules,
-        has_user_store=settings.user_store is not None,
+        limits=None if settings.user_store is None else settings.users.limits,
     )
 
 

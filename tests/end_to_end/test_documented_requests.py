@@ -9,6 +9,7 @@ from absl import flags
 from repository import ROOT
 
 from serving import requests
+from serving.config import UserStoreConfig
 from serving.requests import rule_fields
 from tfrecords import synthetic
 
@@ -63,7 +64,7 @@ def test_documented_requests_name_fields_and_values_of_the_shop(shop):
         request = requests.parse(requests.Request, body)
         requests.QueryFields(query, kinds).merge(request.user or {}, request.context or {})
         requests.FilterFields(kinds).check(request.filters)
-        rule_fields.RuleFields(kinds).check(request.rules)
+        rule_fields.RuleFields(kinds, limits=UserStoreConfig().limits).check(request.rules)
         known_values(shop, {**(request.user or {}), **(request.context or {})})
         assert set(request.weights or {}) <= HEADS
         for condition in body.get("filters", {}).get("conditions", ()):

@@ -1,5 +1,6 @@
 """Settings of a service from its flags."""
 
+import dataclasses
 import signal
 
 import pytest
@@ -64,6 +65,15 @@ def test_rules_are_checked_before_the_release_is_loaded(
     flags.FLAGS(["serve", f"--bundle={tiny_base}", f"--port={port}", f"--rules={rules}"])
     with pytest.raises(errors.InvalidRequestError, match=message):
         module.main()
+
+
+def test_caps_beyond_what_the_user_store_keeps_are_refused_with_the_rules(
+    settings, tiny_base, tmp_path
+):
+    store = f"--user_store=sqlite:{tmp_path}/users.db"
+    refused = settings(store, '--rules={"frequency_caps": [{"max": 501}]}')
+    with pytest.raises(errors.InvalidRequestError, match="max: expected at most 500"):
+        service.check_rules(dataclasses.replace(refused, base=tiny_base))
 
 
 def test_rules_do_not_hide_why_a_release_cannot_be_loaded(settings, tmp_path):

@@ -5,16 +5,18 @@ import random
 import pytest
 
 from serving import errors, requests
+from serving.config import UserStoreConfig
 from serving.requests import Cap, Diversity, Exploration, FrequencyCap, Rules, Seen, rule_fields
 
 KINDS = {"advertiser": "categorical", "price": "numeric", "tags": "categorical_list"}
+LIMITS = UserStoreConfig().limits
 
 
 def check(rules, defaults=None):
     defaults = None if defaults is None else requests.Rules(**defaults)
     if rules is not None:
         rules = requests.parse(requests.Rules, rules, "rules")
-    return rule_fields.RuleFields(KINDS, defaults).check(rules)
+    return rule_fields.RuleFields(KINDS, defaults, LIMITS).check(rules)
 
 
 def test_without_rules_nothing_holds():
@@ -114,12 +116,12 @@ def test_the_impressions_of_an_answer_count_for_the_caps_of_fields():
 def test_without_a_user_store_only_impressions_can_be_capped():
     impressions = [FrequencyCap(max=3, hours=24), FrequencyCap(max=9, event="impression")]
     clicks = Rules(frequency_caps=[*impressions, FrequencyCap(max=1, event="click")])
-    fields = rule_fields.RuleFields(KINDS, has_user_store=False)
+    fields = rule_fields.RuleFields(KINDS)
     assert fields.check(Rules(frequency_caps=impressions)).frequency_caps == tuple(impressions)
     message = r"rules\.frequency_caps\[2\]\.event: .* got 'click', .* with --user_store"
     for check_rules in (
         lambda: fields.check(clicks),
-        lambda: rule_fields.RuleFields(KINDS, clicks, has_user_store=False),
+        lambda: rule_fields.RuleFields(KINDS, clicks),
     ):
         with pytest.raises(errors.InvalidRequestError, match=message):
             check_rules()
@@ -144,8 +146,6 @@ def test_caps_beyond_what_the_user_store_keeps_are_refused(cap, message):
         rule_fields.RuleFields(KINDS, limits=limits).check(rules)
     with pytest.raises(errors.InvalidRequestError, match=message):
         rule_fields.RuleFields(KINDS, rules, limits=limits)
-    # Without a store, or with an unknown one.
-    rule_fields.RuleFields(KINDS).check(rules)
 
 
 def test_caps_up_to_what_the_user_store_keeps_and_those_of_own_counts_are_taken():
