@@ -34,21 +34,6 @@ def option(
 
 
 @dataclasses.dataclass(frozen=True)
-class BreakerConfig:
-    """When the circuit breaker of the user store opens, and for how long.
-
-    Attributes:
-        failures_to_open: Number of consecutive failures that open the breaker.
-        pause_seconds: Time the breaker stays open before it lets a trial call through.
-        max_pause_seconds: Maximum pause. The pause doubles after each failed trial call.
-    """
-
-    failures_to_open: int = 4
-    pause_seconds: float = 0.5
-    max_pause_seconds: float = 4.0
-
-
-@dataclasses.dataclass(frozen=True)
 class RankingConfig:
     """Options of ranker calls.
 
@@ -159,7 +144,6 @@ class UserStoreConfig:
         max_impressions: Number of latest impressions kept for each user.
         max_queued: Maximum number of answers whose impressions wait to be written. Impressions of
             further answers are dropped.
-        pauses: When the store is given a pause, and how long.
     """
 
     read_timeout_ms: float = option(
@@ -186,7 +170,6 @@ class UserStoreConfig:
         flag="store_impressions",
     )
     max_queued: int = 10_000
-    pauses: BreakerConfig = dataclasses.field(default_factory=BreakerConfig)
 
     @property
     def ttl_seconds(self) -> float:
@@ -197,23 +180,6 @@ class UserStoreConfig:
     def limits(self) -> requests.StoreLimits:
         """Limits of the data that the store keeps of each user."""
         return requests.StoreLimits(self.max_actions, self.max_impressions, self.ttl_days * 24)
-
-
-@dataclasses.dataclass(frozen=True)
-class FollowConfig:
-    """Options for following the releases on disk.
-
-    Attributes:
-        poll_seconds: Time between two checks of the disk.
-        ranker_seconds: Time the model server has to start serving a new version.
-        retry_seconds: Time before a refused release is retried. Doubles with each attempt.
-        max_retry_seconds: Maximum time between two attempts.
-    """
-
-    poll_seconds: float = 1.0
-    ranker_seconds: float = 60.0
-    retry_seconds: float = 5.0
-    max_retry_seconds: float = 300.0
 
 
 @dataclasses.dataclass(frozen=True)

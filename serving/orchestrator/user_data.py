@@ -79,7 +79,7 @@ class UserData:
         self._store = store
         self._metrics = metrics or service_metrics.ServiceMetrics()
         self._clock = clock
-        self._breaker = CircuitBreaker(self.config.pauses, clock)
+        self._breaker = CircuitBreaker(clock)
         self._queue: collections.deque[list[tuple[str, StoredEvent]]] = collections.deque()
         # User id -> impressions that are queued or being written, in the order of the queue.
         self._unwritten: dict[str, collections.deque[StoredEvent]] = {}

@@ -18,10 +18,16 @@ import time
 from collections.abc import Callable
 
 from serving import errors, orchestrator, releases
-from serving.config import FollowConfig
 from serving.service import release_router
 
 _logger = logging.getLogger(__name__)
+# Time between two checks of the disk.
+_POLL_SECONDS = 1.0
+# Time that the model server has to start serving a new version.
+_RANKER_SECONDS = 60.0
+# Time before a refused release is tried again, which doubles with each attempt.
+_RETRY_SECONDS = 5.0
+_MAX_RETRY_SECONDS = 300.0
 Connect = Callable[[releases.Bundle], orchestrator.Orchestrator]
 
 
@@ -41,7 +47,6 @@ class ReleaseFollower:
         base: Base directory of the bundles.
         router: Router with a stable release.
         connect: Creates the orchestrator of a loaded release. Called in a thread.
-        config: Options. None: the defaults.
         clock: Returns the time in seconds, for delays before retries.
     """
 
@@ -50,13 +55,11 @@ class ReleaseFollower:
         base: pathlib.Path,
         router: release_router.ReleaseRouter,
         connect: Connect,
-        config: FollowConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base = base
         self._router = router
         self._connect = connect
-        self._config = config or FollowConfig()
         self._clock = clock
         self._refusals: dict[int, _Refusal] = {}
         # Loaded and verified, but not yet in the router.
@@ -85,7 +88,7 @@ class ReleaseFollower:
                     # Whatever the error, the service continues with the current releases.
                     _logger.exception("Releases cannot be followed; retrying.")
                 self._metrics.observe_problem("release_refused", self.problem is not None)
-                await asyncio.sleep(self._config.poll_seconds)
+                await asyncio.sleep(_POLL_SECONDS)
         finally:
             for service in self._opened.values():
                 await _close(service)
@@ -163,8 +166,8 @@ class ReleaseFollower:
         try:
             self._opened[version] = await self._verified(version)
         except (errors.ServingError, OSError, MemoryError) as error:
-            delay = self._config.retry_seconds if before is None else 2 * before.retry_seconds
-            delay = min(delay, self._config.max_retry_seconds)
+            delay = _RETRY_SECONDS if before is None else 2 * before.retry_seconds
+            delay = min(delay, _MAX_RETRY_SECONDS)
             self._refusals[version] = _Refusal(str(error), self._clock() + delay, delay)
             serving = self._router.stable.release.version
             _logger.error(
@@ -195,10 +198,10 @@ class ReleaseFollower:
     async def _await_ranker(self, service: orchestrator.Orchestrator) -> None:
         """Waits until the model server, or each replica that answers, serves the version.
 
-        After `ranker_seconds`, a single verified replica is enough.
+        After `_RANKER_SECONDS`, a single verified replica is enough.
         """
         version = service.release.version
-        until = self._clock() + self._config.ranker_seconds
+        until = self._clock() + _RANKER_SECONDS
         while True:
             try:
                 await service.verify_ranker()
@@ -212,7 +215,7 @@ class ReleaseFollower:
                 is_wanted = pointer is None or version in (pointer.stable, pointer.canary)
                 if not is_wanted or self._clock() >= until:
                     raise
-            await asyncio.sleep(min(0.2, self._config.poll_seconds))
+            await asyncio.sleep(min(0.2, _POLL_SECONDS))
 
 
 def load_first(base: pathlib.Path) -> releases.Bundle:

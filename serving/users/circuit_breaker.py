@@ -10,24 +10,24 @@ References: M. Nygard, Release It!, 2nd edition, 2018, "Circuit Breaker".
 import time
 from collections.abc import Callable
 
-from serving.config import BreakerConfig
+# Consecutive failures that open the breaker.
+_FAILURES_TO_OPEN = 4
+# Time until the first trial call, which doubles after each one that fails.
+_PAUSE_SECONDS = 0.5
+_MAX_PAUSE_SECONDS = 4.0
 
 
 class CircuitBreaker:
     """Counts failures and decides whether a call is allowed. Not thread-safe.
 
     Args:
-        config: Thresholds and pauses. None uses the defaults.
         clock: Monotonic clock in seconds.
     """
 
-    def __init__(
-        self, config: BreakerConfig | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._config = config or BreakerConfig()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failures = 0
-        self._pause = self._config.pause_seconds
+        self._pause = _PAUSE_SECONDS
         self._open_until: float | None = None
         self._trying = False
 
@@ -51,7 +51,7 @@ class CircuitBreaker:
     def succeeded(self) -> None:
         """Records a successful call."""
         self._failures = 0
-        self._pause = self._config.pause_seconds
+        self._pause = _PAUSE_SECONDS
         self._open_until = None
         self._trying = False
 
@@ -60,8 +60,8 @@ class CircuitBreaker:
         self._failures += 1
         tried, self._trying = self._trying, False
         if tried:
-            self._pause = min(2 * self._pause, self._config.max_pause_seconds)
-        if tried or (self._failures >= self._config.failures_to_open and self.state == "closed"):
+            self._pause = min(2 * self._pause, _MAX_PAUSE_SECONDS)
+        if tried or (self._failures >= _FAILURES_TO_OPEN and self.state == "closed"):
             self._open_until = self._clock() + self._pause
 
     def abandoned(self) -> None:

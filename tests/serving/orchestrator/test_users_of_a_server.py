@@ -9,20 +9,22 @@ import requirements
 import serving_fixtures
 
 from serving import errors, orchestrator, users
-from serving.config import BreakerConfig, UserStoreConfig
+from serving.config import UserStoreConfig
 from serving.requests import Event, Request
+from serving.users import circuit_breaker
 
 pytestmark = [pytest.mark.engines, requirements.NEEDS_VALKEY]
-# Short pauses, so that a recovery is soon.
-CONFIG = UserStoreConfig(
-    read_timeout_ms=50.0,
-    write_timeout_seconds=1.0,
-    pauses=BreakerConfig(failures_to_open=2, pause_seconds=0.05, max_pause_seconds=0.1),
-)
+CONFIG = UserStoreConfig(read_timeout_ms=50.0, write_timeout_seconds=1.0)
 GUARD_SECONDS = 60
 
 
-def test_answers_go_on_whatever_happens_to_the_server(tiny_bundle, ranker_address, valkey):
+def test_answers_go_on_whatever_happens_to_the_server(
+    tiny_bundle, ranker_address, valkey, monkeypatch
+):
+    # Short pauses, so that a recovery is soon.
+    monkeypatch.setattr(circuit_breaker, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(circuit_breaker, "_MAX_PAUSE_SECONDS", 0.1)
+
     async def main():
         data = orchestrator.UserData(users.open_store(valkey.url, CONFIG), CONFIG)
         service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, users=data)

@@ -3,7 +3,6 @@
 import asyncio
 import concurrent.futures
 import contextlib
-import dataclasses
 import itertools
 import pathlib
 import shutil
@@ -18,14 +17,20 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import errors, manifest, releases, requests
-from serving.config import FollowConfig
 from serving.releases import in_use, pointer, served_versions
 from serving.service import release_follower, release_router
 
 pytestmark = pytest.mark.process
 
-FAST = FollowConfig(poll_seconds=0.05, ranker_seconds=60, retry_seconds=0.2, max_retry_seconds=0.4)
 BODY = {"user": {"country": "CH", "age": 33, "history": ["ad-3"]}, "k": 5}
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Shorter times between checks of the disk, and between attempts."""
+    monkeypatch.setattr(release_follower, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(release_follower, "_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(release_follower, "_MAX_RETRY_SECONDS", 0.4)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,7 @@ def following(base, address):
         return serving_fixtures.make_orchestrator(release, address)
 
     router = release_router.ReleaseRouter(connect(release_follower.load_first(base)))
-    follower = release_follower.ReleaseFollower(base, router, connect, FAST)
+    follower = release_follower.ReleaseFollower(base, router, connect)
     with serving_fixtures.serve_app(router, follower=follower) as url:
         yield url
 
@@ -234,7 +239,7 @@ def test_another_ranker_under_the_new_number_is_refused_and_its_scores_never_com
 
 
 def test_a_release_that_nobody_serves_in_time_is_refused_and_let_go_where_it_is_unwanted(
-    base, published, tmp_path
+    base, published, tmp_path, monkeypatch
 ):
     only_first = tmp_path / "served"
     shutil.copytree(published / "ranker/1", only_first / "ranker/1")
@@ -250,15 +255,17 @@ def test_a_release_that_nobody_serves_in_time_is_refused_and_let_go_where_it_is_
             return serving_fixtures.make_orchestrator(release, address)
 
         router = release_router.ReleaseRouter(connect(release_follower.load_first(base)))
-        config = dataclasses.replace(FAST, ranker_seconds=0.3, retry_seconds=60)
-        follower = release_follower.ReleaseFollower(base, router, connect, config)
+        monkeypatch.setattr(release_follower, "_RANKER_SECONDS", 0.3)
+        monkeypatch.setattr(release_follower, "_RETRY_SECONDS", 60)
+        monkeypatch.setattr(release_follower, "_MAX_RETRY_SECONDS", 60)
+        follower = release_follower.ReleaseFollower(base, router, connect)
         releases.promote(base, 2)
         await follower.step()
         assert "does not serve ranker version 2" in follower.problem
         assert router.stable.release.version == 1
         connected.clear()
-        config = dataclasses.replace(FAST, ranker_seconds=600)
-        follower = release_follower.ReleaseFollower(base, router, connect, config)
+        monkeypatch.setattr(release_follower, "_RANKER_SECONDS", 600)
+        follower = release_follower.ReleaseFollower(base, router, connect)
         stepping = asyncio.create_task(follower.step())
         assert await asyncio.to_thread(connected.wait, 60)
         assert in_use.is_in_use(base, 2)
@@ -274,7 +281,7 @@ def test_a_release_that_nobody_serves_in_time_is_refused_and_let_go_where_it_is_
 
 
 def test_a_release_waits_for_all_replicas_that_answer_and_not_for_those_that_do_not(
-    base, published, address, tmp_path
+    base, published, address, tmp_path, monkeypatch
 ):
     served = tmp_path / "served"
     shutil.copytree(published / "ranker/1", served / "ranker/1")
@@ -290,8 +297,8 @@ def test_a_release_waits_for_all_replicas_that_answer_and_not_for_those_that_do_
             return service
 
         router = release_router.ReleaseRouter(connect(release_follower.load_first(base)))
-        config = dataclasses.replace(FAST, ranker_seconds=600)
-        follower = release_follower.ReleaseFollower(base, router, connect, config)
+        monkeypatch.setattr(release_follower, "_RANKER_SECONDS", 600)
+        follower = release_follower.ReleaseFollower(base, router, connect)
         releases.promote(base, 2)
         stepping = asyncio.create_task(follower.step())
         while not (len(loading) == 2 and loading[1].ranker_behind):
@@ -310,9 +317,10 @@ def test_a_release_waits_for_all_replicas_that_answer_and_not_for_those_that_do_
         assert asyncio.run(scenario(server)) == (1, 2, None)
 
 
-def test_a_refused_release_is_tried_again_less_and_less_often(base, address):
+def test_a_refused_release_is_tried_again_less_and_less_often(base, address, monkeypatch):
     clock = clocks.Clock()
-    config = release_follower.FollowConfig(retry_seconds=5, max_retry_seconds=15)
+    monkeypatch.setattr(release_follower, "_RETRY_SECONDS", 5)
+    monkeypatch.setattr(release_follower, "_MAX_RETRY_SECONDS", 15)
     attempts = []
 
     def connect(release):
@@ -323,7 +331,7 @@ def test_a_refused_release_is_tried_again_less_and_less_often(base, address):
         router = release_router.ReleaseRouter(
             serving_fixtures.make_orchestrator(releases.load(base, 1), address)
         )
-        follower = release_follower.ReleaseFollower(base, router, connect, config, clock)
+        follower = release_follower.ReleaseFollower(base, router, connect, clock)
         releases.promote(base, 2)
         for _ in range(46):
             await follower.step()
@@ -353,7 +361,7 @@ def test_promotions_that_come_faster_than_a_release_loads_do_not_starve_the_serv
 
         first = serving_fixtures.make_orchestrator(releases.load(base, 1), address)
         router = release_router.ReleaseRouter(first)
-        follower = release_follower.ReleaseFollower(base, router, connect, FAST)
+        follower = release_follower.ReleaseFollower(base, router, connect)
         releases.promote(base, 2)
         served = []
         for _ in range(3):
