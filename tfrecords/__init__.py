@@ -6,8 +6,9 @@ Importing the package does not load TensorFlow; it only suppresses TensorFlow's 
 `from_pandas` and `from_arrow` load it on first use.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tfrecords import faces
 from tfrecords.terminal import quiet_tensorflow
 
 if TYPE_CHECKING:
@@ -17,10 +18,4 @@ __all__ = ["from_arrow", "from_pandas"]
 
 quiet_tensorflow()
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from tfrecords import frames
-
-        return getattr(frames, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = faces.lazily(__name__, {".frames": __all__})
