@@ -2,9 +2,8 @@
 
 from serving.manifest import versions
 from serving.releases.assembly import ReleaseInputs, assemble
-from serving.releases.bundle import Bundle, latest, load, stable
+from serving.releases.bundle import Bundle, current_pointer, latest, load, stable
 from serving.releases.changes import (
-    current_pointer,
     end_canary,
     list_releases,
     promote,

@@ -12,7 +12,7 @@ import pathlib
 from serving import errors, manifest
 from serving.index import AdIndex
 from serving.releases import in_use, models, parts, probes
-from serving.releases.pointer import read_pointer
+from serving.releases.pointer import Pointer, read_pointer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +51,24 @@ def latest(base: str | os.PathLike[str]) -> int:
     return published[-1]
 
 
-def stable(base: str | os.PathLike[str]) -> int:
-    """Returns the stable version: from `releases.json`, or the latest without the file.
+def current_pointer(base: str | os.PathLike[str]) -> Pointer:
+    """Returns the content of `releases.json`; without the file, the latest release is stable.
 
     Raises:
         BundleNotFoundError: No release is published.
         ReleasesFileError: `releases.json` cannot be read.
     """
     pointer = read_pointer(pathlib.Path(base))
-    return latest(base) if pointer is None else pointer.stable
+    if pointer is not None:
+        return pointer
+    newest = latest(base)
+    earlier = [version for version in manifest.versions(base) if version != newest]
+    return Pointer(newest, previous=tuple(reversed(earlier)))
+
+
+def stable(base: str | os.PathLike[str]) -> int:
+    """Returns the stable version; raises as `current_pointer`."""
+    return current_pointer(base).stable
 
 
 def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:

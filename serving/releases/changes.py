@@ -15,7 +15,7 @@ from typing import Any
 from serving import errors, index, manifest
 from serving.releases import bundle, parts, publishing
 from serving.releases.in_use import is_in_use, unused_releases
-from serving.releases.pointer import POINTER_FILE, Pointer, read_pointer, write_pointer
+from serving.releases.pointer import POINTER_FILE, Pointer, write_pointer
 from tfrecords import files
 
 
@@ -43,21 +43,6 @@ class PrunedReleases:
 
     removed: tuple[int, ...]
     in_use: tuple[int, ...]
-
-
-def current_pointer(base: pathlib.Path) -> Pointer:
-    """Returns the content of `releases.json`; without the file, the latest release is stable.
-
-    Raises:
-        BundleNotFoundError: No release is published.
-        ReleasesFileError: `releases.json` cannot be read.
-    """
-    pointer = read_pointer(base)
-    if pointer is not None:
-        return pointer
-    latest = bundle.latest(base)
-    earlier = [version for version in manifest.versions(base) if version != latest]
-    return Pointer(latest, previous=tuple(reversed(earlier)))
 
 
 def promote(base: pathlib.Path, version: int, wait_seconds: float = 0.0) -> ReleaseChange:
@@ -98,7 +83,7 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
             `releases.json` cannot be written.
     """
     with _locked_for_change(base, wait_seconds):
-        before = current_pointer(base)
+        before = bundle.current_pointer(base)
         published = manifest.versions(base)
         there = _earlier(before, published)
         if there and there[0] == before.canary:
@@ -139,7 +124,7 @@ def start_canary(
     if not 0 <= share <= 1:
         raise ValueError(f"share: expected a number from 0 to 1, got {share}.")
     with _locked_for_change(base, wait_seconds):
-        before = current_pointer(base)
+        before = bundle.current_pointer(base)
         if version == before.stable:
             is_latest = f", because it is the latest and there is no {POINTER_FILE}"
             why = "" if (base / POINTER_FILE).exists() else is_latest
@@ -164,7 +149,7 @@ def end_canary(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
         PublishError: Another change is running, or `releases.json` cannot be written.
     """
     with _locked_for_change(base, wait_seconds):
-        before = current_pointer(base)
+        before = bundle.current_pointer(base)
         after = _without_canary(before)
         if before.canary is not None:
             write_pointer(base, after)
@@ -194,7 +179,7 @@ def prune(base: pathlib.Path, keep: int, wait_seconds: float = 0.0) -> PrunedRel
     in_use: list[int] = []
     # Always in this order: a publish takes only the first lock, other changes only the second.
     with publishing.exclusive(base, wait_seconds), _locked_for_change(base, wait_seconds):
-        pointer = current_pointer(base)
+        pointer = bundle.current_pointer(base)
         published = manifest.versions(base)
         named = {pointer.stable, pointer.canary, *_earlier(pointer, published)[:1]}
         for version in published[:-keep]:
@@ -214,7 +199,7 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
         BundleNotFoundError: No release is published.
         ReleasesFileError: `releases.json` cannot be read.
     """
-    pointer = current_pointer(base)
+    pointer = bundle.current_pointer(base)
     roles = {pointer.canary: "canary", pointer.stable: "stable"}
     named = {version for version in roles if version is not None}
     rows = []
@@ -264,7 +249,7 @@ def _locked_for_change(
 def _pointer_to_replace(base: pathlib.Path) -> Pointer | None:
     """Returns the current pointer; None if `releases.json` is invalid: a promotion repairs it."""
     try:
-        return current_pointer(base)
+        return bundle.current_pointer(base)
     except errors.ReleasesFileError:
         return None
 

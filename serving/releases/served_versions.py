@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Self
 
 from serving import errors, manifest, model_config
-from serving.releases import changes, in_use
+from serving.releases import bundle, in_use
 from tfrecords import files
 
 POLL_SECONDS = 0.5
@@ -97,7 +97,7 @@ class ServedVersions:
             self._written = wanted
 
     def _wanted(self) -> list[int]:
-        pointer = changes.current_pointer(self._base)
+        pointer = bundle.current_pointer(self._base)
         named = {pointer.stable, pointer.canary}
         published = manifest.versions(self._base)
         # After the first write, a process that only inspects another release must not make the
