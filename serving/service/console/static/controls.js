@@ -9,7 +9,7 @@ const MAX_SAMPLE_NAME = 60;
 
 /** Offers the sample requests of a release, and uses the first one if the request is empty. */
 export function drawSamples(bundle) {
-  const samples = (bundle.sample_requests ?? []).map((sample) =>
+  const samples = bundle.sample_requests.map((sample) =>
     Object.fromEntries(Object.entries(sample).filter(([, value]) => value !== null)),
   );
   const options = samples.map((sample, index) => {
@@ -85,7 +85,7 @@ export function drawFields(bundle) {
       return html`<div><label for="${id}" title="${name}">${name}</label>${control}</div>`;
     }),
   );
-  const { default_k: k, default_deadline_ms: deadline } = bundle.limits ?? {};
+  const { default_k: k, default_deadline_ms: deadline } = bundle.limits;
   const limit = (name, text, placeholder) => html`
     <div><label for="${name}">${text}</label>${input([name], { id: name, placeholder })}</div>`;
   render("limits", [limit("k", "Number of ads", k), limit("deadline_ms", "Deadline, ms", deadline)]);
@@ -117,14 +117,13 @@ export function drawWeights(bundle) {
     }),
   );
   const absent = Object.keys(bundle.heads).filter((name) => !bundle.heads[name]);
-  const weak = Object.entries(bundle.weak_heads ?? {}).map(
+  const weak = Object.entries(bundle.weak_heads).map(
     ([name, why]) => html`<details><summary>${name} is weak</summary><p class="quiet">${why}</p></details>`,
   );
   const missing =
     absent.length > 0 && `This release has no ${absent.join(" or ")} head: its log had no such label.`;
-  const isRanked = !bundle.parts || bundle.parts.includes("ranker");
   const unranked = "This release has no ranker: ads are in retrieval order.";
-  render("absent", isRanked ? [missing, ...weak] : unranked);
+  render("absent", bundle.parts.includes("ranker") ? [missing, ...weak] : unranked);
 }
 
 /** Draws the first cap, the first diversity rule and exploration; the JSON can have more. */

@@ -8,7 +8,7 @@ import { drawFields, drawReleases, drawRules, drawSamples, drawWeights } from ".
 import { drawFilters, suggestValues } from "./filters.js";
 import { byId, html, later, milliseconds, render, say } from "./html.js";
 import { drawJson, isJsonOpen, readJson, startJsonView } from "./json_view.js";
-import { drawRelease, nameOf, numAds, watchHealth } from "./release.js";
+import { drawRelease, nameOf, watchHealth } from "./release.js";
 import { change, current, headsOf, onChange, RELEASES, releaseOf, weightsOf } from "./request.js";
 
 const RETRY_MS = 3_000;
@@ -154,7 +154,7 @@ function show(roundTripMs) {
   );
   drawTime(answer, roundTripMs);
   drawFunnel([
-    ["ads in the catalog", numAds(bundle)],
+    ["ads in the catalog", bundle.live.num_ads],
     ["retrieved candidates", candidates.length],
     [isRanked ? "ranked, by utility" : "in retrieval order", ads.length],
   ]);

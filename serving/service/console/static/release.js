@@ -8,16 +8,16 @@ const TIMEOUT_MS = 4_500;
 
 /** Shows the description of a release, and of the other one if there is one. */
 export function drawRelease(bundle, rival) {
-  const { index = {}, live, releases = [] } = bundle;
-  byId("release").textContent = `Release ${bundle.version} · ${count(numAds(bundle))} ads`;
+  const { index, live, releases } = bundle;
+  byId("release").textContent = `Release ${bundle.version} · ${count(live.num_ads)} ads`;
   document.title = `tfrec console · release ${bundle.version}`;
   const facts = {
     version: bundle.version,
     exported: bundle.created && new Date(bundle.created).toLocaleString(),
-    ads: count(numAds(bundle)),
+    ads: count(live.num_ads),
     heads: Object.entries(bundle.heads)
       .map(([name, isTrained]) => {
-        const state = isTrained ? (bundle.weak_heads?.[name] ? " (weak)" : "") : " (absent)";
+        const state = isTrained ? (bundle.weak_heads[name] ? " (weak)" : "") : " (absent)";
         return name + state;
       })
       .join(", "),
@@ -25,7 +25,7 @@ export function drawRelease(bundle, rival) {
     "ad fields": bundle.ad_fields.map(({ name }) => name).join(", "),
     training: bundle.training_id,
     "data set": bundle.dataset_fingerprint,
-    "live updates": live && textOf(live),
+    "live updates": textOf(live),
     refused: bundle.refused,
   };
   const known = Object.entries(facts).filter(([, value]) => value);
@@ -62,7 +62,7 @@ function drawQuality(bundles) {
 }
 
 /** Returns "stable 1" or "canary 2". */
-export function nameOf({ version, releases = [] }) {
+export function nameOf({ version, releases }) {
   const { role = "release" } = releases.find((one) => one.version === version) ?? {};
   return `${role} ${version}`;
 }
@@ -74,7 +74,7 @@ const METRICS = {
 };
 
 /** Returns label -> {value, interval} of the metrics in a manifest. */
-function metricsOf({ metrics, index = {} }) {
+function metricsOf({ metrics, index }) {
   const { ranker, retrieval } = asObject(metrics);
   const found = {};
   for (const [head, { metrics: own }] of Object.entries(asObject(ranker))) {
@@ -92,8 +92,6 @@ const cell = (metric) =>
     number(metric.value),
     metric.interval && html`<small> ${metric.interval.map(number).join(" to ")}</small>`,
   ];
-
-export const numAds = (bundle) => bundle.live?.num_ads ?? bundle.index?.num_ads ?? 0;
 
 const textOf = (facts) =>
   Object.entries(facts)
