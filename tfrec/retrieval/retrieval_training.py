@@ -39,7 +39,7 @@ from tfrec.retrieval.refit import (
     refit_two_tower,
     with_validation_clicks,
 )
-from tfrecords import reader, terminal
+from tfrecords import columns, reader, terminal
 
 MAX_VALIDATION_CLICKS = 5_000
 _MIN_BATCHES = 20
@@ -347,11 +347,6 @@ def _held_out(
     clicks = reading.read_clicks(data_set, split, MAX_VALIDATION_CLICKS)
     repeated = 1.0
     if pairs is not None and clicks.user is not None:
-        hashes = _hashes(clicks.user, clicks.ad_rows)
-        repeated = float(np.isin(hashes, _hashes(*pairs)).mean())
+        hashes = columns.hashes_of_pairs(clicks.user, clicks.ad_rows)
+        repeated = float(np.isin(hashes, columns.hashes_of_pairs(*pairs)).mean())
     return retrieval_validation.HeldOut(clicks.query, clicks.ad_rows, clicks.user, repeated)
-
-
-def _hashes(users: np.ndarray, ad_rows: np.ndarray) -> np.ndarray:
-    """Returns a hash [N] int64 of each pair of user and ad."""
-    return users * np.int64(0x9E3779B97F4A7C15 - (1 << 64)) + ad_rows

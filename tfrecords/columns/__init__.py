@@ -24,6 +24,7 @@ from tfrecords.columns.checks import (
     written_numbers,
 )
 from tfrecords.columns.codes import (
+    MIXER,
     KeyIndex,
     Strings,
     as_lists,
@@ -31,6 +32,7 @@ from tfrecords.columns.codes import (
     coded_lists,
     coded_strings,
     first_seen,
+    hashes_of_pairs,
     last_rows,
     smallest_codes,
     with_fingerprints,
@@ -58,6 +60,7 @@ from tfrecords.columns.vectors import checked_vectors, vector_array
 __all__ = [
     "DIGITS",
     "MISSING_NUMBERS",
+    "MIXER",
     "NEARLY_ALL",
     "NULLS",
     "TRUTHS",
@@ -87,6 +90,7 @@ __all__ = [
     "distinct",
     "filtered_lists",
     "first_seen",
+    "hashes_of_pairs",
     "is_missing_number",
     "is_text",
     "last_rows",

@@ -14,6 +14,9 @@ from tfrecords.columns.arrow import as_dictionary, as_strings, filtered_lists
 from tfrecords.schema import Field, texts_of
 
 _MAX_INDEX_PER_KEY = 4
+# Mixes the bits of a number: 2⁶⁴ divided by the golden ratio.
+MIXER = np.uint64(0x9E3779B97F4A7C15)
+_OTHER_MIXER = np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,3 +191,8 @@ def smallest_codes(codes: np.ndarray) -> pa.Array:
     largest = int(codes.max(initial=0))
     kind = next(k for k in (np.uint8, np.uint16, np.uint32) if largest <= np.iinfo(k).max)
     return pa.array(codes.astype(kind))
+
+
+def hashes_of_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns a hash [B] uint64 of each pair of integers, such as a user and an ad."""
+    return first.astype(np.uint64) * MIXER + second.astype(np.uint64) * _OTHER_MIXER

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords import formats, records
-from tfrecords.columns import distinct
+from tfrecords.columns import distinct, hashes_of_pairs
 from tfrecords.conversion import label_window, splitting
 from tfrecords.conversion.parsed_rows import (
     AD,
@@ -28,9 +28,6 @@ from tfrecords.conversion.parsed_rows import (
 from tfrecords.events import Events
 
 _VIEW, _CLICK, _ENGAGEMENT = range(3)
-# Mixes the bits of numbers: odd, and without a pattern.
-_MIXER = np.uint64(0x9E3779B97F4A7C15)
-_OTHER_MIXER = np.uint64(0xC2B2AE3D27D4EB4F)
 # Fewer do not say how late a label comes.
 _MIN_DELAYS = 100
 
@@ -102,9 +99,9 @@ def event_rows(chunks: list[Rows], units_per_second: float = 1.0) -> EventRows:
     keys, kinds, all_times, revenues = (list[np.ndarray]() for _ in range(4))
     for rows in chunks:
         names = rows.columns.column_names
-        who = rows.array(REQUEST if REQUEST in names else USER).view(np.uint64)
-        ads = rows.strings[AD].fingerprints[rows.array(AD)].view(np.uint64)
-        keys.append(who * _MIXER + ads * _OTHER_MIXER)
+        who = rows.array(REQUEST if REQUEST in names else USER)
+        ads = rows.strings[AD].fingerprints[rows.array(AD)]
+        keys.append(hashes_of_pairs(who, ads))
         kinds.append(rows.array(EVENT))
         if TIME in names:
             all_times.append(rows.array(TIME))
@@ -260,6 +257,6 @@ def impressions(rows: Rows, joined: JoinedEvents, span: slice, events: Events) -
     names = table.column_names
     if events.view and REQUEST not in names and TIME in names:
         times = rows.array(TIME).view(np.uint64)
-        request = rows.array(USER).view(np.uint64) * _MIXER + times * _OTHER_MIXER
+        request = hashes_of_pairs(rows.array(USER), times)
         table = table.append_column(REQUEST, pa.array(request.view(np.int64)))
     return Rows(table.filter(pa.array(joined.kept[span])), rows.strings)

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfrecords import label_counts, records
+from tfrecords import columns, label_counts, records
 from tfrecords.splits import SPLITS
 
 _ATTEMPTS = 20
@@ -63,7 +63,7 @@ class NegativeSampler:
         self._catalog = catalog
         self._log = log
         self._num_ads = len(next(iter(catalog.values())))
-        keys = _pairs(log.users, log.ad_rows)
+        keys = columns.hashes_of_pairs(log.users, log.ad_rows)
         so_far = [log.split <= index for index in range(len(SPLITS))]
         clicked = [log.clicked & own for own in so_far]
         self._known = [np.unique(keys[own]) for own in clicked]
@@ -142,7 +142,8 @@ class NegativeSampler:
                 break
             tried = pool[rng.integers(len(pool), size=len(left))]
             own = self._in_request(owner[left], tried)
-            free = ~np.isin(_pairs(users[left], tried), known) & ~np.isin(own, taken)
+            pairs = columns.hashes_of_pairs(users[left], tried)
+            free = ~np.isin(pairs, known) & ~np.isin(own, taken)
             first = np.zeros(len(left), bool)
             first[np.unique(own, return_index=True)[1]] = True
             free &= first
@@ -174,10 +175,3 @@ class _History:
 
     def _keys(self, ad_rows: np.ndarray, when: np.ndarray) -> np.ndarray:
         return ad_rows.astype(np.int64) * self._span + when
-
-
-def _pairs(users: np.ndarray, ad_rows: np.ndarray) -> np.ndarray:
-    """Returns one 64-bit number for each pair of user and ad."""
-    mixed = users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(29)
-    return mixed + ad_rows.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)

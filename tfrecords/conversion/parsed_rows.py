@@ -26,8 +26,6 @@ TIME = "__time__"
 SPLIT = "__split__"
 POSITION = "__position__"
 EVENT = "__event__"
-# Mixes the bits of a number: 2⁶⁴ divided by the golden ratio.
-_ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHOWN = "__show__."
 LABEL_COLUMNS = {label: f"__{label}__" for label in LABELS}
 # Times of the first click and engagement of an impression, in a log that says them.
@@ -211,7 +209,8 @@ def _roles(schema: Schema, table: pa.Table, faults: columns.RowFaults) -> dict[s
         lines = table[formats.LINE_NUMBER].to_numpy().astype(np.int64)
         visits = (requests if schema.request_key is not None else lines).astype(np.uint64)
         # Each anonymous visit is a different user.
-        roles[USER] = pa.array(np.where(missing, (visits * _ODD + _ODD).view(np.int64), users))
+        own = (visits * columns.MIXER + columns.MIXER).view(np.int64)
+        roles[USER] = pa.array(np.where(missing, own, users))
     if schema.time is not None:
         column = table[schema.time]
         roles[TIME] = pa.array(

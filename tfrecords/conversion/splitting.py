@@ -22,13 +22,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tfrecords.columns import MIXER
 from tfrecords.splits import SplitOptions
 
 _HOUR = 3600
 # Approximate number of rows that are compared with each other.
 _COMPARED = 250_000
-# Mixes the bits of numbers: odd, and without a pattern.
-_MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +66,10 @@ def count_repeated(keys: RowKeys, others: Sequence[np.ndarray], units_per_second
     who = keys.user if keys.request is None else keys.request
     if keys.time is None or who is None or are_whole_hours(keys.time, units_per_second):
         return 0
-    found = who.view(np.uint64) * _MIXER
+    found = who.view(np.uint64) * MIXER
     for values in (keys.time, *others):
         bits = values.view(f"u{values.itemsize}").astype(np.uint64)
-        found = (found ^ (found >> np.uint64(32)) ^ bits) * _MIXER
+        found = (found ^ (found >> np.uint64(32)) ^ bits) * MIXER
     step = max(1, len(found) // _COMPARED)
     compared = np.sort(found[found <= np.uint64((2**64 - 1) // step)])
     return step * int((compared[1:] == compared[:-1]).sum())
