@@ -1,9 +1,6 @@
-"""Checks a running model server and service against a release bundle.
-
-The same as `tfrec doctor`.
-"""
+"""The same as `tfrec doctor`."""
 
 import launch
 
 if __name__ == "__main__":
-    launch.command("doctor")
+    launch.command(__file__)

@@ -1,9 +1,6 @@
-"""Measures both trained stages and the funnel from a request to ten ads.
-
-The same as `tfrec evaluate`.
-"""
+"""The same as `tfrec evaluate`."""
 
 import launch
 
 if __name__ == "__main__":
-    launch.command("evaluate")
+    launch.command(__file__)

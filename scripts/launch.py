@@ -10,17 +10,17 @@ import sys
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def command(name: str) -> None:
+def command(script: str) -> None:
     """Runs `tfrec NAME` with the flags of the command line.
 
     Args:
-        name: Name of the command.
+        script: `__file__` of the script, which has the name of the command.
     """
     try:
         from serving import cli
     except ModuleNotFoundError as error:
         sys.exit(f"error: {sys.executable} has no module {error.name!r}. Type:\n{_remedy()}")
-    cli.run_command(name)
+    cli.run_command(pathlib.Path(script).stem)
 
 
 def _remedy() -> str:

@@ -1,9 +1,6 @@
-"""Publishes, verifies, promotes, rolls back, canaries, lists and prunes releases.
-
-The same as `tfrec release`.
-"""
+"""The same as `tfrec release`."""
 
 import launch
 
 if __name__ == "__main__":
-    launch.command("release")
+    launch.command(__file__)

@@ -1,9 +1,6 @@
-"""Estimates the machines, memory and network that a deployment needs.
-
-The same as `tfrec size`.
-"""
+"""The same as `tfrec size`."""
 
 import launch
 
 if __name__ == "__main__":
-    launch.command("size")
+    launch.command(__file__)
