@@ -203,9 +203,9 @@ class _UserHistory:
 
     def _entries(self, raw: Mapping[str, Any]) -> list[_Entry]:
         values = raw.get(self.field.name) or []
-        ages = _of_length(raw.get(self.field.age_input) or [], len(values), None)
+        ages = raw.get(self.field.age_input) or [None] * len(values)
         kinds = raw.get(self.field.event_input) or self.field.event[:1] * len(values)
-        return list(zip(values, _of_length(kinds, len(values), ""), ages, strict=True))
+        return list(zip(values, kinds, ages, strict=True))
 
     def _rebuilt(self, events: Sequence[UserEvent], at: float) -> list[_Entry]:
         return self._entries(histories.raw_values(self.plan, events, at))
@@ -244,11 +244,6 @@ class _UserHistory:
         has_arrivals = all(event.event_id in self.known.received for event in self.known.events)
         is_latest = _same(own, expected[len(expected) - len(own) :])
         return "lost" if is_latest or has_arrivals else "late"
-
-
-def _of_length(parts: Sequence[Any], length: int, missing: Any) -> list[Any]:
-    """Returns ages or kinds as the models read those of another length than their history."""
-    return [*parts, *[missing] * length][:length]
 
 
 def _same(own: Sequence[_Entry], expected: Sequence[_Entry]) -> bool:

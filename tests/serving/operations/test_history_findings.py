@@ -45,9 +45,6 @@ def cause(values, ages=None, time=100.0, user_data="found", received=None, event
         (["a20", "a30", "a40"], [80.0, 70.0, 60.0], None),
         (["a20", "a30", "a40"], [79.5, 69.5, 59.5], None),  # The answer came half a second later.
         (["a20", "a30", "a40"], None, None),
-        # As many ages as another history has.
-        (["a20", "a30", "a40"], [80.0, 70.0], None),
-        (["a20", "a30", "a40"], [90.0, 80.0, 70.0, 60.0], "clock"),
         (["a30", "a40"], [70.0, 60.0], "lost"),
         ([], [], "lost"),
         (["a10", "a20", "a40"], [90.0, 80.0, 60.0], "late"),
