@@ -168,7 +168,7 @@ def _against_the_release(
     else:
         above = own.normalized_entropy - before.normalized_entropy
         error = math.hypot(own.normalized_entropy_error, before.normalized_entropy_error)
-        tolerance, where = OTHER_ROWS_TOLERANCE, "on its own rows"
+        tolerance, where = OTHER_ROWS_TOLERANCE, "on its own rows, which may be harder to predict"
     information = max(0.0, 1 - before.normalized_entropy)
     limit = tolerance * information + ranking.NUM_ERRORS * error
     if above <= limit:

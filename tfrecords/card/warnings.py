@@ -313,7 +313,9 @@ def _ads(card: model.DataCard) -> Found:
             f"fields differ from those in the catalog, which has its {values}.",
             "This is expected if they change over time, as prices do. Move fields that vary "
             "between requests to the query side, or add them to ad_key: serving uses the catalog's "
-            "values, training the log's.",
+            "values, training the log's. Replace clicks or impressions so far by rates (see "
+            "docs/data.md, Rates): in the catalog they count the test period, too, and retrieval "
+            "is measured with them.",
         )
 
 

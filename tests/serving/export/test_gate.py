@@ -86,9 +86,8 @@ def test_on_other_rows_the_tolerance_is_wider_and_noted():
     assert close.refusals == ()
     assert "release 3 was measured on other rows" in close.notes[0]
     far = judge(figures(normalized_entropy=0.935), figures())
-    assert (
-        "0.9000 of release 3 to 0.9350 on its own rows, by 0.0350 (limit 0.0341)" in far.refusals[0]
-    )
+    assert "0.9000 of release 3 to 0.9350 on its own rows" in far.refusals[0]
+    assert "by 0.0350 (limit 0.0341)" in far.refusals[0]
 
 
 def test_a_release_without_metrics_is_not_compared():
