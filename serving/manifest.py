@@ -174,7 +174,7 @@ class Manifest(Content):
         """Ad field that is the ad key, so that its value is the ad id; None if there is none."""
         key = self.schema.get("ad_key", ())
         for field in self.schema.get("fields", ()) if len(key) == 1 else ():
-            is_key = field.get("column", field["name"]) == key[0]
+            is_key = (field.get("column") or field["name"]) == key[0]
             if is_key and (field["side"], field["kind"]) == ("ad", "categorical"):
                 return field["name"]
         return None

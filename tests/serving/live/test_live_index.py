@@ -22,7 +22,7 @@ import waiting
 from serving import client, errors, manifest, releases, requests
 from serving.live import journal, live_index, live_state
 from serving.releases import bundle
-from tfrecords import files
+from tfrecords import fields, files
 
 NEW = {
     "ad_id": "new-1",
@@ -129,9 +129,15 @@ def test_an_ad_with_the_fields_of_a_released_one_gets_its_embedding_and_features
     np.testing.assert_array_equal(features[0, 0], features[0, 1])
 
 
-def test_a_field_that_is_the_ad_key_has_the_ad_id_unless_it_is_given(release):
-    key = {"name": "advertiser", "column": "a", "side": "ad", "kind": "categorical"}
-    schema = {**release.manifest.schema, "ad_key": ["a"], "fields": [key]}
+@pytest.mark.parametrize(("column", "key"), [("a", "a"), (None, "advertiser")])
+def test_a_field_that_is_the_ad_key_has_the_ad_id_unless_it_is_given(release, column, key):
+    # As an export writes it: a column that is the name is null.
+    field = fields.Field("advertiser", "categorical", "ad", column=column)
+    schema = {
+        "name": "tiny",
+        "ad_key": [key],
+        "fields": [fields.field_json(dataclasses.asdict(field))],
+    }
     keyed = dataclasses.replace(release.manifest, schema=schema)
     live = live_index.LiveIndex(dataclasses.replace(release, manifest=keyed))
     given = {"advertiser": "other"}
@@ -141,7 +147,7 @@ def test_a_field_that_is_the_ad_key_has_the_ad_id_unless_it_is_given(release):
         {**nothing, "advertiser": "new-1"},
         {**nothing, "advertiser": "other"},
     ]
-    several = dataclasses.replace(keyed, schema={**schema, "ad_key": ["a", "b"]})
+    several = dataclasses.replace(keyed, schema={**schema, "ad_key": [key, "b"]})
     assert (keyed.ad_id_field, several.ad_id_field) == ("advertiser", None)
 
 
