@@ -18,6 +18,7 @@
 """
 
 import re
+from typing import Any
 
 
 class ServingError(Exception):
@@ -183,6 +184,10 @@ class ClientStatusError(TfrecClientError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception's own passes only the message, so that no other process could build it.
+        return type(self), (self.status, self.code, *self.args), vars(self)
 
 
 class ClientRequestError(ClientStatusError):
