@@ -167,7 +167,7 @@ class ClientTimeoutError(TfrecClientError):
 
 
 class ClientReplyError(TfrecClientError):
-    """The server at the address is not a tfrec service."""
+    """The server at the address is not a tfrec service, or answered another request."""
 
     code = "reply"
 

@@ -9,6 +9,7 @@
 in this process, without a service.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self, Unpack
@@ -20,7 +21,10 @@ from serving.requests import Answer, Event, EventFields, EventsAdded, Request, R
 
 
 class Client:
-    """Client of one service. It keeps connections open and is thread-safe."""
+    """Client of one service. It keeps connections open and is thread-safe.
+
+    A forked process may use it, too, over connections of its own.
+    """
 
     def __init__(
         self,
@@ -51,13 +55,30 @@ class Client:
         Raises:
             TfrecClientError: An argument is not valid.
         """
-        options = http_calls.options(base_url, token, verify, timeout_seconds)
+        self._options = http_calls.options(base_url, token, verify, timeout_seconds)
+        self._transport = transport
+        self._retry = retry
+        self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._sleep = sleep
-        self._http = httpx.Client(transport=transport, **options)
-        self._calls = http_calls.Calls(
-            self._http, self._send, self._pause, retry, timeout_seconds, clock
+        self._connect()
+
+    def _connect(self) -> None:
+        self._http = httpx.Client(transport=self._transport, **self._options)
+        self._calls_of_process = http_calls.Calls(
+            self._http, self._send, self._pause, self._retry, self._timeout_seconds, self._clock
         )
+        self._process_id = os.getpid()
+
+    @property
+    def _calls(self) -> http_calls.Calls:
+        """The calls over connections of this process.
+
+        Processes that share a connection after a fork get each other's answers.
+        """
+        if self._process_id != os.getpid() and not self._http.is_closed:
+            self._connect()
+        return self._calls_of_process
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +105,8 @@ class Client:
             ClientServiceError: The service fails.
             ClientTimeoutError: The service does not answer in time.
             ClientConnectionError: The service cannot be reached.
-            ClientReplyError: The reply does not come from a tfrec service.
+            ClientReplyError: The reply does not come from a tfrec service, or answers another
+                request.
         """
         return http_calls.run_at_once(self._calls.recommend(request, **fields))
 

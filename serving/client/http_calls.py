@@ -187,7 +187,7 @@ class Calls:
     ) -> Answer:
         """Asks for the best ads for one request."""
         body = _body(request_of(request, fields))
-        return _read(Answer, await self._call("POST", "/v1/recommend", body))
+        return _answer_to(body, await self._call("POST", "/v1/recommend", body))
 
     async def recommend_batch(self, batch: Iterable[Request | RequestFields]) -> list[Answer]:
         """Asks for the ads for many requests; returns the answers in the same order."""
@@ -198,7 +198,7 @@ class Calls:
             raise errors.ClientReplyError(
                 f"Expected {len(bodies)} responses, got {str(document)[:200]}."
             )
-        return [_read(Answer, item) for item in answers]
+        return [_answer_to(body, item) for body, item in zip(bodies, answers, strict=True)]
 
     async def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
         """Adds events to the histories of users."""
@@ -310,6 +310,16 @@ def _read(model: type[_Model], document: Mapping[str, Any]) -> _Model:
     except pydantic.ValidationError as error:
         reason = requests.refusal(model, error.errors(include_url=False), "answer")
         raise errors.ClientReplyError(f"Expected the JSON object of an answer; {reason}") from error
+
+
+def _answer_to(body: Mapping[str, Any], document: Mapping[str, Any]) -> Answer:
+    answer = _read(Answer, document)
+    if answer.request_id != body["request_id"]:
+        raise errors.ClientReplyError(
+            f"Expected the answer to request {body['request_id']!r}, got that to "
+            f"{answer.request_id!r}. Does a proxy mix up or cache the replies?"
+        )
+    return answer
 
 
 def _may_pass(error: errors.TfrecClientError) -> bool:

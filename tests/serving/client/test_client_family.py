@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import http.server
 import json
+import subprocess
+import sys
 import threading
 import time
 
@@ -179,8 +181,9 @@ def test_a_local_client_of_a_missing_bundle_says_so(tmp_path):
 def scripted(*replies, drips=False):
     """Serves (status, headers, document) one after the other, the last for ever; None hangs up.
 
-    Yields the URL and the list of (headers, body) of the requests. An answer that drips has a byte
-    every 20 ms, and ends with the block only.
+    Yields the URL and the list of (headers, body) of the requests; the header "port" is the port of
+    the connection. A document without a request id gets that of its request. An answer that drips
+    has a byte every 20 ms, and ends with the block only.
     """
     seen, ending = [], threading.Event()
 
@@ -188,14 +191,14 @@ def scripted(*replies, drips=False):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self):
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            seen.append((dict(self.headers.items()), json.loads(body or b"{}")))
+            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
+            seen.append(({**self.headers, "port": self.client_address[1]}, body))
             reply = replies[min(len(seen), len(replies)) - 1]
             if reply is None:
                 self.close_connection = True
                 return
             status, headers, document = reply
-            content = json.dumps(document).encode()
+            content = json.dumps({"request_id": body.get("request_id"), **document}).encode()
             length = 10**9 if drips else len(content)
             self.send_response(status)
             for name, value in {**headers, "content-length": str(length)}.items():
@@ -224,7 +227,6 @@ def scripted(*replies, drips=False):
 
 
 ANSWER = {
-    "request_id": "r",
     "bundle_version": 1,
     "degraded": None,
     "order": "utility",
@@ -269,6 +271,46 @@ def assert_tried_again(seen, pauses):
     assert [float(headers["x-deadline-ms"]) for headers, _ in seen] == pytest.approx(
         [900 * seconds for seconds in left], abs=0.5
     )
+
+
+@pytest.mark.parametrize("ids", [["b", "a"], ["a", "x"]])
+def test_an_answer_to_another_request_is_not_given(ids):
+    batch = {"responses": [{**ANSWER, "request_id": own} for own in ids]}
+    script = ((200, {}, {**ANSWER, "request_id": "of another"}), (200, {}, batch))
+    calls = (
+        (
+            lambda own: own.recommend(request_id="a"),
+            r"the answer to request 'a', got .*'of another'",
+        ),
+        (lambda own: own.recommend_batch([{"request_id": "a"}, {"request_id": "b"}]), "answer to"),
+    )
+    with scripted(*script) as (url, _), client.Client(url) as connected:
+        for call, said in calls:
+            with pytest.raises(errors.ClientReplyError, match=said):
+                call(connected)
+    with scripted(*script) as (url, _):
+        for call, said in calls:
+            with pytest.raises(errors.ClientReplyError, match=said):
+                asynchronously(url, call)
+
+
+def test_a_forked_process_has_connections_of_its_own():
+    code = """if True:
+        import os, sys
+        from serving import client
+        with client.Client(sys.argv[1], timeout_seconds=60) as connected:
+            connected.recommend(request_id="before the fork")
+            if os.fork() == 0:
+                connected.recommend(request_id="child")
+                os._exit(0)
+            os.wait()
+            connected.recommend(request_id="parent")
+    """
+    with scripted(OK) as (url, seen):
+        subprocess.run([sys.executable, "-c", code, url], check=True)
+    assert [body["request_id"] for _, body in seen] == ["before the fork", "child", "parent"]
+    ports = [headers["port"] for headers, _ in seen]
+    assert ports[1] not in (ports[0], ports[2])
 
 
 def test_attempts_end_and_the_last_error_is_raised():
