@@ -26,6 +26,8 @@ from serving.requests import (
     Request,
     RequestFields,
     UserDeleted,
+    UserId,
+    UserProfile,
 )
 
 _Result = TypeVar("_Result")
@@ -208,8 +210,8 @@ class Calls:
 
     async def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
         """Replaces the profile of a user."""
-        request = request_of(None, {"user_id": user_id, "user": profile})
-        await self._call("PUT", _user_path(user_id), {"profile": request.user})
+        known = _parsed(UserProfile, {"profile": profile})
+        await self._call("PUT", _user_path(user_id), {"profile": known.profile})
 
     async def delete_user(self, user_id: str) -> bool:
         """Erases a user from the user store; returns whether it had anything of the user."""
@@ -298,7 +300,7 @@ def _body(request: Request) -> dict[str, Any]:
 
 
 def _user_path(user_id: str) -> str:
-    known = request_of(None, {"user_id": user_id}).user_id or ""
+    known = _parsed(UserId, {"user_id": user_id}).user_id
     # A path would lose "." and "..".
     quoted = urllib.parse.quote(known, safe="").replace(".", "%2E")
     return f"/v1/users/{quoted}"

@@ -17,7 +17,16 @@ from serving import errors, orchestrator, releases, users
 from serving.client import http_calls
 from serving.config import OrchestratorConfig
 from serving.ranker import LocalRanker
-from serving.requests import Answer, Event, EventFields, EventsAdded, Request, RequestFields, parse
+from serving.requests import (
+    Answer,
+    Event,
+    EventFields,
+    EventsAdded,
+    Request,
+    RequestFields,
+    UserId,
+    parse,
+)
 
 Result = TypeVar("Result")
 
@@ -132,7 +141,7 @@ class LocalClient:
         """Erases a user from the user store; returns whether it had anything of the user."""
 
         async def delete(own: orchestrator.Orchestrator) -> bool:
-            parse(Request, {"user_id": user_id})
+            parse(UserId, {"user_id": user_id})
             return await _stored(own).delete(user_id)
 
         return self._call(delete)

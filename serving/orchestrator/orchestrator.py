@@ -28,7 +28,16 @@ from serving.orchestrator import (
     user_data,
     user_stage,
 )
-from serving.requests import Answer, Deadline, Request, Validator, ValidRequest, parse
+from serving.requests import (
+    Answer,
+    Deadline,
+    Request,
+    UserId,
+    UserProfile,
+    Validator,
+    ValidRequest,
+    parse,
+)
 
 # Answers with more ads, 2 ms of work, and answers of batches are composed in a thread, because the
 # event loop has other requests to answer.
@@ -188,7 +197,9 @@ class Orchestrator:
         Raises:
             InvalidRequestError: The id or a field is not valid, or is a history.
         """
-        self.check(parse(Request, {"user_id": user_id, "user": profile}))
+        parse(UserId, {"user_id": user_id})
+        parse(UserProfile, {"profile": profile})
+        self._validator.fields.merge(profile, {}, "profile")
         if self._user_stage is not None:
             self._user_stage.check_profile(profile)
 

@@ -126,6 +126,13 @@ def others_not_added(count: int) -> str:
     )
 
 
+class UserId(RequestPart):
+    """The id of a user who is written, read or erased."""
+
+    user_id: Id
+    """Id of the user."""
+
+
 class UserProfile(RequestPart):
     """The profile of a user."""
 

@@ -50,8 +50,15 @@ class QueryFields:
         self._fields: dict[str, Mapping[str, Any]] = {f["name"]: f for f in query_fields}
         self._ad_fields = frozenset(ad_fields)
 
-    def merge(self, user: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
+    def merge(
+        self, user: Mapping[str, Any], context: Mapping[str, Any], user_name: str = "user"
+    ) -> dict[str, Any]:
         """Merges and checks the two groups of a request.
+
+        Args:
+            user: Raw fields that describe the user.
+            context: Raw fields that describe the situation.
+            user_name: Name of the first group in messages.
 
         Returns:
             Field name to bytes, float, list of bytes or floats, vector [n] float32 or None.
@@ -63,13 +70,13 @@ class QueryFields:
         both = [name for name in user if name in context]
         checks = [
             functools.partial(self._check, group, name, value, name in both and group == "context")
-            for group, fields in (("user", user), ("context", context))
+            for group, fields in ((user_name, user), ("context", context))
             for name, value in fields.items()
         ]
         values = dict(zip((*user, *context), check_all(checks), strict=True))
         check_all(
             functools.partial(
-                self._check_part, "user." if name in user else "context.", name, values
+                self._check_part, f"{user_name}." if name in user else "context.", name, values
             )
             for name in values
             if "of" in self._fields[name]

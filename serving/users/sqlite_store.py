@@ -243,7 +243,9 @@ class SqliteUserStore:
                 limits = (since, now, self._limit(of))
                 events = connection.execute(_READ_EVENTS, (user_id, of, *limits)).fetchall()
                 lists.append(list(map(StoredEvent._make, reversed(events))))
-            found.append(User(json.loads(row[0] or "{}"), *lists) if row else User())
+            # A null that was stored as a profile is an empty one, too.
+            profile = json.loads(row[0] or "{}") if row else None
+            found.append(User(profile or {}, *lists))
         return found
 
     def _limit(self, is_impression: int) -> int:

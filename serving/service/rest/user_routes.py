@@ -46,7 +46,7 @@ async def _checked(http: fastapi.Request, user_id: str) -> str:
         raise errors.InvalidRequestError(
             f"user_id: expected percent-encoded UTF-8 in the path, got {path!r}."
         ) from error
-    requests.parse(requests.Request, {"user_id": user_id})
+    requests.parse(requests.UserId, {"user_id": user_id})
     return user_id
 
 

@@ -144,8 +144,17 @@ def test_the_clients_write_users_alike(tiny_base, tiny_bundle, ranker_address, t
                 ):
                     with pytest.raises(errors.ClientRequestError, match=r"country|'click'"):
                         call(connected)
-                with pytest.raises(errors.ClientRequestError, match="user: expected an object"):
-                    connected.set_profile("u", "CH")
+                for profile in ("CH", None):
+                    with pytest.raises(errors.ClientRequestError, match="profile: expected an obj"):
+                        connected.set_profile("u", profile)
+                with pytest.raises(errors.ClientRequestError, match=r"profile\.country: expected"):
+                    connected.set_profile("u", {"country": 1.5})
+                for call in (
+                    lambda own: own.set_profile(None, {"country": "CH"}),
+                    lambda own: own.delete_user(None),
+                ):
+                    with pytest.raises(errors.ClientRequestError, match="user_id: expected a str"):
+                        call(connected)
                 for user in (5, ".", ".."):
                     connected.set_profile(user, {"country": "CH"})
                     assert connected.delete_user(user) is True

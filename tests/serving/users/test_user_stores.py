@@ -94,6 +94,14 @@ def test_profile_and_events_come_back_as_they_were_written(address):
     assert other.actions == [click(9)]
 
 
+def test_a_null_that_was_stored_as_a_profile_is_an_empty_one(tmp_path):
+    async def scenario(store):
+        await store.set_profile("u", None, NOW)
+        return await read(store)
+
+    assert run(f"sqlite:{tmp_path}/users.db", scenario).profile == {}
+
+
 def test_a_store_that_is_opened_again_has_everything(address):
     async def write(store):
         await store.set_profile("u", {"age": 1}, NOW)

@@ -185,9 +185,9 @@ def test_a_profile_that_the_release_cannot_use_is_refused(serve):
             (
                 {"profile": {"contry": "CH"}},
                 400,
-                "user: unknown field 'contry' (str). Did you mean",
+                "profile: unknown field 'contry' (str). Did you mean",
             ),
-            ({"profile": {"age": "old"}}, 400, "user.age: expected a finite number or null"),
+            ({"profile": {"age": "old"}}, 400, "profile.age: expected a finite number or null"),
             ({"profle": {}}, 422, "request: unknown key 'profle' (str). Did you mean 'profile'?"),
             ({"profile": []}, 422, "profile: expected an object, got [] (list)"),
         ]:
