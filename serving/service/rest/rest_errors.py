@@ -79,7 +79,8 @@ def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], objec
         if error.status_code == 400 and error.__cause__ is not None:
             return _unparsed(request, error.__cause__)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-        message = f"{request.method} {request.url.path}: {error.detail}"
+        # A URL would lose a line break.
+        message = f"{request.method} {request.scope['path']}: {error.detail}"
         return reply(error.status_code, code, message, error.headers)
 
     @app.exception_handler(Exception)

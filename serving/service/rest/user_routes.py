@@ -12,14 +12,23 @@ import urllib.parse
 from typing import Annotated, Any
 
 import fastapi
+from starlette import convertors
 
 from serving import errors, orchestrator, requests
 from serving.impressions import FeedbackLog
 from serving.service import release_router
 from serving.service.rest.openapi import refusals
 
-# An id may contain a slash.
-_USER_PATH = "/v1/users/{user_id:path}"
+
+class _AnyText(convertors.PathConvertor):
+    """Text with any characters. A path of Starlette ends at a line break."""
+
+    regex = r"[\s\S]*"
+
+
+convertors.register_url_convertor("any_text", _AnyText())
+# An id may contain a slash and a line break.
+_USER_PATH = "/v1/users/{user_id:any_text}"
 
 
 def add_refusals(app: fastapi.FastAPI) -> None:

@@ -162,7 +162,7 @@ def test_ads_that_the_catalog_does_not_have_are_accepted(serve):
         assert http.post("/v1/events", json=gone).json() == {"received": 1, "added": 1}
 
 
-@pytest.mark.parametrize("user_id", ["u", "a/b", "50 %", "ü{}*"])
+@pytest.mark.parametrize("user_id", ["u", "a/b", "50 %", "ü{}*", "a\nb", "\n"])
 def test_a_profile_is_set_and_a_user_is_erased(serve, user_id):
     path = "/v1/users/" + "".join(f"%{byte:02X}" for byte in user_id.encode())
     with serve() as http:
@@ -208,6 +208,12 @@ def test_an_id_that_no_request_can_have_is_refused(serve, user_id):
         ):
             assert error_of(reply)[:2] == (400, "invalid_request")
             assert error_of(reply)[2].startswith("user_id: expected 1 to 256 characters")
+
+
+def test_a_path_with_a_line_break_is_named_as_it_is(serve):
+    with serve() as http:
+        status, _, message = error_of(http.post("/v1/users/a%0Ab"))
+        assert (status, message) == (405, "POST /v1/users/a\nb: Method Not Allowed")
 
 
 def test_an_id_that_is_not_utf8_is_refused_and_meets_no_other_user(serve):
