@@ -10,7 +10,7 @@ import random
 import ssl
 import urllib.parse
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack
 
 import httpx
@@ -189,12 +189,15 @@ class Calls:
     ) -> Answer:
         """Asks for the best ads for one request."""
         body = _body(request_of(request, fields))
-        return _answer_to(body, await self._call("POST", "/v1/recommend", body))
+        document = await self._call("POST", "/v1/recommend", body, _deadline_ms([body]))
+        return _answer_to(body, document)
 
     async def recommend_batch(self, batch: Iterable[Request | RequestFields]) -> list[Answer]:
         """Asks for the ads for many requests; returns the answers in the same order."""
         bodies = [_body(request) for request in requests_of(batch)]
-        document = await self._call("POST", "/v1/recommend/batch", {"requests": bodies})
+        document = await self._call(
+            "POST", "/v1/recommend/batch", {"requests": bodies}, _deadline_ms(bodies)
+        )
         answers = document.get("responses")
         if not isinstance(answers, list) or len(answers) != len(bodies):
             raise errors.ClientReplyError(
@@ -240,6 +243,7 @@ class Calls:
         method: str,
         path: str,
         body: Mapping[str, Any] | None = None,
+        max_deadline_ms: float = requests.MAX_DEADLINE_MS,
         is_retried: bool = True,
     ) -> dict[str, Any]:
         """Runs a call with all its attempts and returns the JSON object of the response.
@@ -248,6 +252,7 @@ class Calls:
             method: HTTP method.
             path: Path of the route.
             body: JSON object, or None.
+            max_deadline_ms: Longest deadline of the requests in the body, in milliseconds.
             is_retried: Whether a 503 is retried; it is not if it is the answer.
         """
         if self._http.is_closed:
@@ -257,9 +262,7 @@ class Calls:
         pause_seconds = self._retry.pause_seconds
         for attempt in range(1, self._retry.attempts + 1):
             remaining = end - self._clock()
-            deadline_ms = max(
-                1.0, min(remaining * 1000 * _DEADLINE_SHARE, requests.MAX_DEADLINE_MS)
-            )
+            deadline_ms = max(1.0, min(remaining * 1000 * _DEADLINE_SHARE, max_deadline_ms))
             arguments = {
                 "method": method,
                 "url": path,
@@ -297,6 +300,12 @@ def run_at_once(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
 def _body(request: Request) -> dict[str, Any]:
     """Returns the JSON object of a request with an id, so that all attempts have the same."""
     return {"request_id": uuid.uuid4().hex, **request.to_json()}
+
+
+def _deadline_ms(bodies: Sequence[Mapping[str, Any]]) -> float:
+    """Returns the longest deadline of requests; the maximum if one has the service's default."""
+    longest = requests.MAX_DEADLINE_MS
+    return max((body.get("deadline_ms", longest) for body in bodies), default=longest)
 
 
 def _user_path(user_id: str) -> str:

@@ -64,7 +64,8 @@ class Entrance:
             metrics: Counts the requests.
             admission: Refuses what cannot be answered in time, before the body is read, which costs
                 more than a refusal.
-            deadlines_ms: Path of requests for ads -> default deadline in milliseconds.
+            deadlines_ms: Path of requests for ads -> deadline in milliseconds if the header names
+                none.
             token: Bearer token that is required except for health, readiness and the pages; None:
                 no token is required.
         """
@@ -148,8 +149,8 @@ class Entrance:
             return rest_errors.reply(401, "unauthorized", text, challenge)
         default_ms = self._deadlines_ms.get(scope["path"])
         if default_ms is not None and scope["method"] == "POST":
-            milliseconds = request_deadline.parsed(headers.get(request_deadline.HEADER_BYTES))
-            milliseconds = min(milliseconds or default_ms, default_ms)
+            named_ms = request_deadline.parsed(headers.get(request_deadline.HEADER_BYTES))
+            milliseconds = named_ms or default_ms
             overload = self._admission.refusal(requests.Deadline(milliseconds, scope[STARTED]))
             if overload is not None:
                 return rest_errors.reply_to(overload)

@@ -44,7 +44,8 @@ RESPONSE_HEADERS: dict[str, Any] = {
             "in": "header",
             "required": False,
             "description": "Milliseconds that the caller has left, if that is less than the "
-            "request's own deadline.",
+            "request's own deadline. A deadline longer than the default must be here, too: what "
+            "would be late is refused before its body is read.",
             "schema": {
                 "type": "number",
                 "exclusiveMinimum": 0,

@@ -322,6 +322,27 @@ def test_a_forked_process_has_connections_of_its_own():
     assert ports[1] not in (ports[0], ports[2])
 
 
+@pytest.mark.parametrize(
+    ("deadlines", "expected"),
+    [
+        ([500], 500),
+        ([500, 700], 700),
+        # Nine tenths of 20 s, because the other has the default of the service, or a longer one.
+        ([500, None], 18_000),
+        ([60_000], 18_000),
+    ],
+)
+def test_the_service_gets_the_deadline_of_the_requests_before_their_body(deadlines, expected):
+    batch = [{"deadline_ms": own, "request_id": "r"} for own in deadlines]
+    script = (200, {}, {"responses": [{**ANSWER, "request_id": "r"}] * len(batch)}), OK
+    options = {"timeout_seconds": 20, "clock": clocks.Clock()}
+    with scripted(*script) as (url, seen), client.Client(url, **options) as connected:
+        connected.recommend_batch(batch)
+        if len(batch) == 1:
+            connected.recommend(**batch[0])
+    assert {float(headers["x-deadline-ms"]) for headers, _ in seen} == {expected}
+
+
 def test_attempts_end_and_the_last_error_is_raised():
     with scripted(failure(429, "overloaded")) as (url, seen):
         with (

@@ -11,6 +11,7 @@ import pytest
 import serving_fixtures
 import waiting
 
+from serving import client
 from serving.config import OrchestratorConfig
 
 pytestmark = pytest.mark.process
@@ -132,6 +133,33 @@ def test_a_request_that_cannot_be_answered_in_time_is_refused_before_its_body_ha
     assert received.startswith(b"HTTP/1.1 429 ")
     assert b"retry-after: 1" in received
     assert b"left until the deadline of 20 ms" in received
+
+
+def test_a_deadline_beyond_the_default_counts_before_the_body_if_the_header_has_it(
+    tiny_bundle, ranker_address
+):
+    go_on = threading.Event()
+    # An answer is expected after 10 ms for each request ahead, too late from the second on.
+    config = OrchestratorConfig(default_deadline_ms=20)
+
+    def post(url):
+        with client.Client(url, timeout_seconds=60) as connected:
+            return connected.recommend(deadline_ms=50_000)
+
+    with (
+        serving_fixtures.altering_server(ranker_address, lambda _: go_on.wait(60)) as address,
+        futures.ThreadPoolExecutor(2) as pool,
+    ):
+        service = serving_fixtures.make_orchestrator(tiny_bundle, address, config)
+        with serving_fixtures.serve_app(service) as url:
+            admitted = [pool.submit(post, url) for _ in range(2)]
+            waiting.until(lambda: service.admission.in_flight == 2)
+            body = {"deadline_ms": 50_000}
+            refused = httpx.post(f"{url}/v1/recommend", json=body, timeout=60)
+            go_on.set()
+            assert [len(answer.result().ads) for answer in admitted] == [10, 10]
+    assert refused.status_code == 429
+    assert "left until the deadline of 20 ms" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon", "60001", ""])
