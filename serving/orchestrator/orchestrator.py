@@ -301,9 +301,8 @@ class Orchestrator:
         Raises:
             OverloadedError: On entry: the batch cannot be answered in time.
         """
-        longest_ms = max((key[0] for key in batch.groups), default=self.config.batch_deadline_ms)
         return self.admission.admitted(
-            Deadline(longest_ms, started, self._clock),
+            self._longest_deadline(batch, started),
             batch.size,
             batch.num_ads,
             min(batch.size, self.config.requests_per_call),
@@ -319,8 +318,9 @@ class Orchestrator:
             started: Clock time at which the requests arrived, in seconds.
 
         Raises:
-            OverloadedError: The deadline has passed, and most requests of a group are left.
+            OverloadedError: The longest deadline has passed, and most requests of a group are left.
         """
+        longest = self._longest_deadline(batch, started)
         answered: dict[int, request_batch.Answered] = {}
         # The earliest deadline comes first.
         for (deadline_ms, num_candidates), members in sorted(
@@ -331,13 +331,15 @@ class Orchestrator:
                     *members[start : start + self.config.requests_per_call], strict=True
                 )
                 deadline = Deadline(deadline_ms, started, self._clock)
-                if start and deadline.remaining_ms() <= 0:
+                if start and longest.remaining_ms() <= 0:
                     raise errors.OverloadedError(
                         f"{len(answered)} of {batch.size} requests were answered by the deadline "
-                        f"of {deadline_ms:g} ms. Send smaller batches, or a longer deadline."
+                        f"of {longest.milliseconds:g} ms. Send smaller batches, or a longer "
+                        "deadline."
                     )
                 known = await self._with_users(valids, deadline)
-                for found in await self._retrieval.find_together(known, num_candidates, deadline):
+                # Requests that are too late themselves are answered in retrieval order.
+                for found in await self._retrieval.find_together(known, num_candidates, longest):
                     max_k = max(known[index].k for index in found.positions)
                     for part, ranked in await self._rank_together(found, max_k, deadline):
                         own = [known[index] for index in part.positions]
@@ -372,6 +374,10 @@ class Orchestrator:
         if self._user_stage is None:
             return valids
         return await self._user_stage.fill(valids, deadline)
+
+    def _longest_deadline(self, batch: request_batch.RequestBatch, started: float) -> Deadline:
+        longest_ms = max((key[0] for key in batch.groups), default=self.config.batch_deadline_ms)
+        return Deadline(longest_ms, started, self._clock)
 
     def _num_candidates(self, valid: ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)

@@ -182,6 +182,26 @@ def test_a_request_that_the_ranker_rejects_degrades_no_other_of_its_batch(run, r
     assert [answer.degraded is None for answer in answers] == [True, False, True]
 
 
+def test_requests_of_a_batch_with_a_short_deadline_cost_the_others_no_answer(
+    run, ranker_address, clock
+):
+    config = OrchestratorConfig(requests_per_call=1)
+    short = serving_fixtures.changed(REQUEST, deadline_ms=500)
+    patient = serving_fixtures.changed(REQUEST, deadline_ms=60_000)
+
+    async def scenario(service):
+        # A second of all deadlines is over.
+        answers = await service.recommend_batch([short, patient, short], clock() - 1)
+        with pytest.raises(errors.OverloadedError, match=r"^1 of 2 requests .* deadline of 500 ms"):
+            await service.recommend_batch([short, short], clock() - 1)
+        return answers
+
+    answers = run(scenario, ranker_address, config)
+    late = "No time was left for ranking: the deadline is 500 ms."
+    assert [answer.degraded for answer in answers] == [late, None, late]
+    assert [answer.order for answer in answers] == ["retrieval", "utility", "retrieval"]
+
+
 def test_an_ad_with_a_score_of_nan_counts_as_worthless_and_is_named(run, ranker_address):
     def edit(reply):
         if num_scored(reply) == 300:  # Not the probes.
