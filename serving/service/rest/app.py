@@ -16,7 +16,8 @@ is unknown), 429 (it cannot be answered in time; `retry-after`), 431 (too many h
 HEAD is GET without a body.
 
 Headers: `x-deadline-ms` is the time that the caller has left, if it is less than the request's own
-deadline; `x-request-id` is the id of the request if its body has none, and is returned.
+deadline; `x-request-id` is the id of the request if its body has none, and is returned. That of a
+batch is the id of the call.
 """
 
 import asyncio
@@ -150,6 +151,8 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
         if request.request_id is None:
             request = request.model_copy(update={"request_id": http.scope[entrance.REQUEST_ID]})
         answer = await router.recommend(request, http.scope[entrance.STARTED])
+        # The id in the body of the request, if it has one.
+        http.scope[entrance.REQUEST_ID] = answer.request_id
         _note(http, [answer])
         return _json_text(answer.model_dump_json())
 
@@ -175,8 +178,6 @@ def _note(http: fastapi.Request, answers: list[Answer]) -> None:
     notes = http.scope[entrance.NOTES]
     notes["answers"] = len(answers)
     if answers:
-        # The id in the body of the request, if it has one.
-        http.scope[entrance.REQUEST_ID] = answers[0].request_id
         notes["bundle_version"] = answers[0].bundle_version
         notes["degraded"] = next((answer.degraded for answer in answers if answer.degraded), None)
         notes["stage_ms"] = {stage: round(value, 3) for stage, value in answers[0].stage_ms.items()}

@@ -56,7 +56,8 @@ RESPONSE_HEADERS: dict[str, Any] = {
             "name": _REQUEST_ID,
             "in": "header",
             "required": False,
-            "description": "Id of the request if its body has none; returned in the reply.",
+            "description": "Id of the request if its body has none, or of a batch; returned in the "
+            "reply.",
             "schema": {"type": "string", "maxLength": requests.MAX_REQUEST_ID_LENGTH},
         },
     ]

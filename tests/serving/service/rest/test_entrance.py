@@ -221,9 +221,23 @@ def test_an_id_that_is_no_header_is_answered_and_encoded_in_the_header(service_u
     reply = httpx.post(f"{service_url}/v1/recommend", json={"request_id": given}, timeout=60)
     assert (reply.status_code, reply.json()["request_id"]) == (200, given)
     assert reply.headers["x-request-id"] == header
-    batch = {"requests": [{"request_id": given}]}
-    reply = httpx.post(f"{service_url}/v1/recommend/batch", json=batch, timeout=60)
-    assert (reply.status_code, reply.headers["x-request-id"]) == (200, header)
+
+
+def test_a_batch_has_the_id_of_its_caller(service_url, caplog):
+    with caplog.at_level(logging.INFO, "tfrec.access"):
+        reply = httpx.post(
+            f"{service_url}/v1/recommend/batch",
+            json={"requests": [{"request_id": "r-1"}]},
+            headers={"x-request-id": "b-7"},
+            timeout=60,
+        )
+        # The line is written after the reply.
+        waiting.until(lambda: "/v1/recommend/batch" in caplog.text)
+    assert reply.headers["x-request-id"] == "b-7"
+    assert [own["request_id"] for own in reply.json()["responses"]] == ["r-1"]
+    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    (line,) = [line for line in lines if line["path"] == "/v1/recommend/batch"]
+    assert (line["request_id"], line["answers"]) == ("b-7", 1)
 
 
 SMUGGLED = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
