@@ -1,7 +1,7 @@
 // The served releases, and whether the service is ready.
 
 import { ask } from "./api.js";
-import { asArray, asObject, byId, count, head, html, number, render, row, say } from "./html.js";
+import { asArray, asObject, byId, count, head, html, number, render, row, say, shown } from "./html.js";
 
 const PERIOD_MS = 5_000;
 const TIMEOUT_MS = 4_500;
@@ -95,8 +95,8 @@ const cell = (metric) =>
 
 const textOf = (facts) =>
   Object.entries(facts)
-    .filter(([, value]) => value != null)
-    .map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`)
+    .filter(([, value]) => value != null && shown(value) !== "{}")
+    .map(([name, value]) => `${name.replaceAll("_", " ")} ${shown(value)}`)
     .join(", ");
 
 /** Polls the readiness of the service while the page is visible. */

@@ -711,6 +711,23 @@ def test_a_page_that_came_before_its_service_starts_when_that_is_there(service_u
     expect(page.locator("#failure")).to_be_hidden()
 
 
+@pytest.mark.parametrize(
+    ("rates", "text"), [({}, ", num updates 0,"), ({"hot": 3}, ', rates {"hot":3}, num updates 0,')]
+)
+def test_the_live_updates_are_described_with_their_rates(service_url, open_console, rates, text):
+    page = open_console(service_url)
+
+    def with_rates(route):
+        bundle = route.fetch().json()
+        route.fulfill(json={**bundle, "live": {**bundle["live"], "rates": rates}})
+
+    page.context.route("**/v1/bundle*", with_rates)
+    page.reload()
+    answered(page)
+    row = page.locator("#about tr").filter(has_text="live updates")
+    expect(row).to_contain_text("removed or changed 0" + text)
+
+
 def test_the_api_is_described_and_tried_with_what_the_service_itself_has(
     tiny_bundle, ranker_address, open_console
 ):
