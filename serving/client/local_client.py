@@ -108,7 +108,7 @@ class LocalClient:
             ClientOverloadedError: The request cannot be answered in time.
         """
         asked = http_calls.request_of(request, fields)
-        return self._call(lambda own: own.recommend(asked))
+        return _with_role(asked, self._call(lambda own: own.recommend(asked)))
 
     def recommend_batch(self, requests: Iterable[Request | RequestFields]) -> list[Answer]:
         """Returns the answers to many requests, in the same order.
@@ -116,7 +116,9 @@ class LocalClient:
         Raises:
             TfrecClientError: Same as `recommend`.
         """
-        return self._call(lambda own: own.recommend_batch(http_calls.requests_of(requests)))
+        batch = http_calls.requests_of(requests)
+        answers = self._call(lambda own: own.recommend_batch(batch))
+        return [_with_role(*each) for each in zip(batch, answers, strict=True)]
 
     def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
         """Adds events to the histories of users; arguments as for `client.Client.add_events`.
@@ -193,6 +195,11 @@ class LocalClient:
             await self._service.close()
         if self._users is not None:
             await self._users.close()
+
+
+def _with_role(request: Request, answer: Answer) -> Answer:
+    """Returns the answer as a service gives it that has no canary."""
+    return answer if request.release is None else answer.model_copy(update={"release": "stable"})
 
 
 def _stored(service: orchestrator.Orchestrator) -> orchestrator.UserData:

@@ -527,11 +527,17 @@ def test_a_local_client_is_closed_while_many_ask_and_nobody_waits_for_ever(tiny_
 
 
 def test_every_client_asks_a_release_by_name(service_url, local):
-    with client.Client(service_url, timeout_seconds=30) as remote:
-        assert remote.recommend(k=1, release="stable").bundle_version == 1
+    batch = [{"k": 1, "release": "canary"}, {"k": 1}]
     answer = asynchronously(service_url, lambda remote: remote.recommend(k=1, release="canary"))
-    assert answer.bundle_version == 1
-    assert local.recommend(k=1, release="stable").bundle_version == 1
+    assert (answer.bundle_version, answer.release) == (1, "stable")
+    with client.Client(service_url, timeout_seconds=30) as remote:
+        for connected in (remote, local):
+            for release in ("stable", "canary"):
+                answer = connected.recommend(k=1, release=release)
+                assert (answer.bundle_version, answer.release) == (1, "stable")
+            assert connected.recommend(k=1).release is None
+            answers = connected.recommend_batch(batch)
+            assert [answer.release for answer in answers] == ["stable", None]
 
 
 def test_a_file_that_holds_no_certificates_is_refused(tmp_path):
