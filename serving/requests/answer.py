@@ -19,6 +19,16 @@ _Value = TypeVar("_Value")
 _AbsentIfNone = Annotated[_Value | None, pydantic.Field(exclude_if=lambda value: value is None)]
 
 
+# Columns that the frame of every answer has.
+_TYPES = {
+    "rank": "int64",
+    "ad_id": str,
+    "utility": "float64",
+    "retrieval_score": "float64",
+    "propensity": "float64",
+}
+
+
 class AnswerPart(pydantic.BaseModel):
     """Base of all parts of an answer; immutable."""
 
@@ -213,7 +223,9 @@ class Answer(AnswerPart):
         Columns: `rank`, `ad_id`, `utility`, the scores of the heads, such as `click_probability`,
         `retrieval_score` and `propensity`; then the ad's fields, each under its name, or as
         `fields.NAME` if that is the name of another column; then the columns to show, or
-        `show.NAME` in the same case. Scores that an answer does not have are NaN.
+        `show.NAME` in the same case. Scores that an answer does not have are NaN. An answer without
+        ads does not know the names of heads and fields: its frame has only the columns of every
+        answer, `rank` (int64), `ad_id`, `utility`, `retrieval_score` and `propensity` (float64).
         """
         import pandas as pd
 
@@ -231,5 +243,4 @@ class Answer(AnswerPart):
             for part, values in (("fields", ad.fields), ("show", ad.show)):
                 row |= {(f"{part}.{n}" if n in row else n): value for n, value in values.items()}
             rows.append(row)
-        names = ["rank", "ad_id", "utility", "retrieval_score", "propensity"]
-        return pd.DataFrame(rows, columns=None if rows else names)
+        return pd.DataFrame(rows, columns=None if rows else list(_TYPES)).astype(_TYPES)

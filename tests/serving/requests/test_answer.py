@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 
 from serving.requests import Answer
@@ -56,6 +57,10 @@ def test_an_answer_without_ads_or_scores_has_the_same_first_columns(ads):
     assert len(frame) == len(ads)
     assert {"rank", "ad_id", "utility", "retrieval_score", "propensity"} <= set(frame.columns)
     assert frame["utility"].isna().all()
+    # An answer without ads has no names of heads and fields, and the types of any other.
+    own = frame[["rank", "ad_id", "utility", "retrieval_score", "propensity"]].dtypes
+    pd.testing.assert_series_equal(own, Answer.model_validate(ANSWER).to_pandas().dtypes[own.index])
+    assert own.drop("ad_id").tolist() == ["int64", "float64", "float64", "float64"]
 
 
 def test_a_frame_has_the_columns_to_show():
