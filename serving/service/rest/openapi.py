@@ -89,6 +89,7 @@ def openapi_document(
     document = copy.deepcopy(app.openapi())
     document["info"]["version"] = str(service.release.version)
     described = document["components"]["schemas"]
+    _drop_validation_errors(document)
     _, errors = json_schema.models_json_schema(
         [(schemas.ErrorBody, "serialization")], ref_template=_REF
     )
@@ -108,6 +109,18 @@ def openapi_document(
             for operation in methods.values():
                 operation["security"] = [] if path in open_paths else [{"token": []}]
     return document
+
+
+def _drop_validation_errors(document: dict[str, Any]) -> None:
+    """Removes the errors that FastAPI adds to each route with a path parameter."""
+    described = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        described.pop(name, None)
+    added = {"application/json": {"schema": {"$ref": _REF.format(model="HTTPValidationError")}}}
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            if operation["responses"].get("422", {}).get("content") == added:
+                del operation["responses"]["422"]
 
 
 def _score_schema(head: manifest.ReleaseHead) -> dict[str, Any]:

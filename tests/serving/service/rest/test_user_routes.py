@@ -1,5 +1,6 @@
 """Events, profiles and erasure over REST, with a store in a file behind it."""
 
+import json
 import time
 
 import httpx
@@ -268,6 +269,12 @@ def test_the_document_describes_the_routes_of_users(serve):
     assert set(document["paths"]["/v1/users/{user_id}"]) == {"get", "put", "delete"}
     described = document["components"]["schemas"]["Event"]["properties"]["request_id"]
     assert "learn from" in described["description"]
+    # The body of an error is ours, and a user id is text of any kind, so its type is never wrong.
+    assert "ValidationError" not in json.dumps(document)
+    user = document["paths"]["/v1/users/{user_id}"]
+    assert set(user["get"]["responses"]) == set(user["delete"]["responses"])
+    assert set(user["get"]["responses"]) == {"200", "400", "401", "500", "503"}
+    assert "422" in user["put"]["responses"]
 
 
 class _Down:
