@@ -53,11 +53,21 @@ class Retry:
         pause_seconds: Pause before the second attempt. It doubles with each attempt, and half of
             it is random, so that clients that failed together do not retry together.
         max_pause_seconds: Maximum pause between two attempts.
+
+    Raises:
+        TfrecClientError: attempts is not valid.
     """
 
     attempts: int = 3
     pause_seconds: float = 0.05
     max_pause_seconds: float = 2.0
+
+    def __post_init__(self) -> None:
+        # A bool is an int, too.
+        if type(self.attempts) is not int or self.attempts < 1:
+            raise errors.TfrecClientError(
+                f"attempts: expected an integer of at least 1, got {self.attempts!r}."
+            )
 
 
 def options(
@@ -86,7 +96,7 @@ def options(
         )
     try:
         url = httpx.URL(base_url)
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, TypeError) as error:
         raise _bad_url(base_url) from error
     if url.scheme not in ("http", "https") or not url.host:
         raise _bad_url(base_url)
@@ -284,7 +294,7 @@ class Calls:
                     raise
             await self._pause(wait)
             pause_seconds = min(2 * pause_seconds, self._retry.max_pause_seconds)
-        raise ValueError(f"attempts: expected at least 1, got {self._retry.attempts}.")
+        raise AssertionError("The last attempt returns or raises.")
 
 
 def run_at_once(coroutine: Coroutine[Any, Any, _Result]) -> _Result:

@@ -32,7 +32,10 @@ Result = TypeVar("Result")
 
 
 class LocalClient:
-    """Answers requests from a bundle; thread-safe."""
+    """Answers requests from a bundle; thread-safe.
+
+    A forked process cannot use it: it has neither its threads nor those of TensorFlow.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class LocalClient:
         # A coroutine submitted to a stopped loop would never finish.
         self._lock = threading.Lock()
         self._closed = False
+        self._process_id = os.getpid()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="local-client", daemon=True
         )
@@ -86,7 +90,12 @@ class LocalClient:
         self.close()
 
     def close(self) -> None:
-        """Stops the threads and cancels the calls in flight."""
+        """Stops the threads and cancels the calls in flight.
+
+        In a forked process, which has no such threads, it does nothing.
+        """
+        if self._is_forked:
+            return
         with self._lock:
             if self._closed:
                 return
@@ -154,7 +163,7 @@ class LocalClient:
 
     def health(self) -> bool:
         """Returns whether the client is open."""
-        return not self._closed
+        return not self._closed and not self._is_forked
 
     def ready(self) -> bool:
         """Returns whether full answers are expected."""
@@ -173,7 +182,16 @@ class LocalClient:
         except futures.CancelledError as error:
             raise errors.TfrecClientError("The client was closed before the answer.") from error
 
+    @property
+    def _is_forked(self) -> bool:
+        return self._process_id != os.getpid()
+
     def _open(self) -> orchestrator.Orchestrator:
+        if self._is_forked:
+            raise errors.TfrecClientError(
+                "The client belongs to another process, of which this one is a fork. Start "
+                "processes by the method spawn, and create a client in each."
+            )
         if self._service is None or self._closed:
             raise http_calls.closed()
         return self._service

@@ -112,7 +112,7 @@ def test_what_is_no_json_is_not_sent(service):
 
 
 @pytest.mark.parametrize(
-    "url", ["127.0.0.1:8000", "localhost", "ftp://host", "http://", "http://h:x"]
+    "url", ["127.0.0.1:8000", "localhost", "ftp://host", "http://", "http://h:x", None, 8080]
 )
 def test_what_is_no_url_is_refused(url):
     with pytest.raises(errors.TfrecClientError, match="base_url: expected a URL such as"):

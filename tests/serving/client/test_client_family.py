@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.server
 import json
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 import clocks
 import pytest
 import serving_fixtures
+import waiting
 
 from serving import errors, orchestrator, users
 from serving.client import async_client, client, http_calls, local_client
@@ -482,6 +484,29 @@ def test_what_no_client_can_be_made_of_is_refused_at_once(kind):
     for seconds in (None, 0, -1, float("nan"), float("inf"), "3"):
         with pytest.raises(errors.TfrecClientError, match="timeout_seconds: expected a number"):
             kind("http://127.0.0.1:1", timeout_seconds=seconds)
+
+
+def test_a_retry_without_attempts_is_refused():
+    for attempts in (0, -1, 1.5, None, True):
+        with pytest.raises(errors.TfrecClientError, match="attempts: expected an integer of at le"):
+            http_calls.Retry(attempts=attempts)
+
+
+def test_a_forked_process_is_refused_by_the_local_client_of_its_parent(local):
+    def ask():
+        for call in (lambda: local.recommend(k=1), local.bundle, local.ready):
+            with pytest.raises(errors.TfrecClientError, match="belongs to another process"):
+                call()
+        assert not local.health()
+        local.close()
+
+    process = multiprocessing.get_context("fork").Process(target=ask)
+    process.start()
+    process.join(waiting.GUARD_SECONDS)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0
+    assert local.recommend(k=1).bundle_version == 1
 
 
 def test_a_client_that_was_closed_says_so(service_url):
