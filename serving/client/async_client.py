@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import httpx
 
+from serving import errors
 from serving.client import http_calls
 
 
@@ -34,6 +35,7 @@ class AsyncClient(http_calls.Calls):
     ) -> None:
         """Creates a client; arguments and errors as for `client.Client`."""
         options = http_calls.options(base_url, token, verify, timeout_seconds)
+        self._loop: asyncio.AbstractEventLoop | None = None
         http = self._client = httpx.AsyncClient(transport=transport, **options)
         super().__init__(http, self._sent, sleep, retry, timeout_seconds, clock)
 
@@ -44,13 +46,31 @@ class AsyncClient(http_calls.Calls):
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections."""
-        await self._client.aclose()
+        """Closes the connections.
+
+        Raises:
+            TfrecClientError: They belong to another event loop.
+        """
+        if not self._client.is_closed:
+            self._check_loop()
+            await self._client.aclose()
 
     async def _sent(self, arguments: dict[str, Any]) -> httpx.Response:
         """Sends a request; httpx's time-out is per read, and an answer may arrive in many reads."""
+        self._check_loop()
         try:
             async with asyncio.timeout(arguments["timeout"]):
                 return await self._client.request(**arguments)
         except TimeoutError as error:
             raise httpx.ReadTimeout("The answer was incomplete.") from error
+
+    def _check_loop(self) -> None:
+        """Checks that the connections belong to the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        if self._loop is not loop:
+            raise errors.TfrecClientError(
+                "The client belongs to the event loop of its first call, and this is another. "
+                "Create a client in each."
+            )

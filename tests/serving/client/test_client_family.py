@@ -509,6 +509,14 @@ def test_a_forked_process_is_refused_by_the_local_client_of_its_parent(local):
     assert local.recommend(k=1).bundle_version == 1
 
 
+def test_an_async_client_in_another_event_loop_says_so(service_url):
+    remote = async_client.AsyncClient(service_url, timeout_seconds=60)
+    assert asyncio.run(remote.health())
+    for call in (remote.health, remote.recommend, remote.close):
+        with pytest.raises(errors.TfrecClientError, match="belongs to the event loop of its first"):
+            asyncio.run(call())
+
+
 def test_a_client_that_was_closed_says_so(service_url):
     connected = client.Client(service_url)
     connected.close()
