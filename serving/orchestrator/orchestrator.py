@@ -287,7 +287,8 @@ class Orchestrator:
             deadline_ms = valid.deadline_ms or self.config.batch_deadline_ms
             group = groups.setdefault((deadline_ms, self._num_candidates(valid)), [])
             group.append((position, valid))
-        return request_batch.RequestBatch(len(requests), num_ads, groups)
+        longest_ms = max((key[0] for key in groups), default=self.config.batch_deadline_ms)
+        return request_batch.RequestBatch(len(requests), num_ads, groups, longest_ms)
 
     def admitted_batch(
         self, batch: request_batch.RequestBatch, started: float
@@ -302,7 +303,7 @@ class Orchestrator:
             OverloadedError: On entry: the batch cannot be answered in time.
         """
         return self.admission.admitted(
-            self._longest_deadline(batch, started),
+            Deadline(batch.longest_ms, started, self._clock),
             batch.size,
             batch.num_ads,
             min(batch.size, self.config.requests_per_call),
@@ -320,7 +321,7 @@ class Orchestrator:
         Raises:
             OverloadedError: The longest deadline has passed, and most requests of a group are left.
         """
-        longest = self._longest_deadline(batch, started)
+        longest = Deadline(batch.longest_ms, started, self._clock)
         answered: dict[int, request_batch.Answered] = {}
         # The earliest deadline comes first.
         for (deadline_ms, num_candidates), members in sorted(
@@ -374,10 +375,6 @@ class Orchestrator:
         if self._user_stage is None:
             return valids
         return await self._user_stage.fill(valids, deadline)
-
-    def _longest_deadline(self, batch: request_batch.RequestBatch, started: float) -> Deadline:
-        longest_ms = max((key[0] for key in batch.groups), default=self.config.batch_deadline_ms)
-        return Deadline(longest_ms, started, self._clock)
 
     def _num_candidates(self, valid: ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)

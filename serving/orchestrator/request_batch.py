@@ -20,11 +20,13 @@ class RequestBatch:
         num_ads: Number of ads that they ask for.
         groups: Requests that are computed together, each with its position in the batch. The key
             is the deadline in milliseconds and the number of candidates.
+        longest_ms: Longest deadline in milliseconds, of the larger batch if this is a part of one.
     """
 
     size: int
     num_ads: int
     groups: Mapping[tuple[float, int], Sequence[tuple[int, ValidRequest]]]
+    longest_ms: float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -239,6 +239,8 @@ async def _answer_groups(
     for entry, positions in groups.items():
         members = [requests[position] for position in positions]
         batches.append(entry.service.check_batch(members, positions))
+    longest_ms = max((batch.longest_ms for batch in batches), default=0.0)
+    batches = [dataclasses.replace(batch, longest_ms=longest_ms) for batch in batches]
     max_ads = min((entry.service.config.max_ads_per_call for entry in groups), default=0)
     orchestrator.check_num_ads(len(requests), sum(batch.num_ads for batch in batches), max_ads)
     with contextlib.ExitStack() as stack:

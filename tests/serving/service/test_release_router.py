@@ -1,6 +1,7 @@
 """Which release answers a request, and when a release is closed."""
 
 import asyncio
+import time
 import weakref
 
 import pytest
@@ -102,6 +103,22 @@ def test_nothing_of_a_release_is_left_in_memory_once_it_is_closed(run):
         await asyncio.to_thread(waiting.until, lambda: all(one() is None for one in left))
 
     run(scenario)
+
+
+def test_a_batch_has_the_time_of_its_longest_deadline_at_each_of_its_releases(run):
+    async def scenario(router, open_release):
+        router.route(router.stable, open_release(2), 0.0)
+        patient = request(0, release="stable", deadline_ms=60_000)
+        # More than are computed together, so that the deadline is looked at in between.
+        short = [request(number, release="canary", deadline_ms=500) for number in range(1, 18)]
+        # A second of all deadlines is over.
+        started = time.perf_counter() - 1
+        return await router.recommend_batch([patient, *short], started)
+
+    first, *others = run(scenario)
+    assert (first.bundle_version, first.degraded) == (1, None)
+    assert {answer.bundle_version for answer in others} == {2}
+    assert all("the deadline is 500 ms" in answer.degraded for answer in others)
 
 
 def test_a_canary_gets_its_share_the_same_requests_each_time_and_those_that_name_it(run):
