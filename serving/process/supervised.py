@@ -10,6 +10,14 @@ _logger = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 30.0
 
 
+def pauses() -> Iterator[float]:
+    """Yields the pauses before the restarts of a process that keeps failing, in seconds."""
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        yield pause
+        pause = min(2 * pause, _MAX_PAUSE_SECONDS)
+
+
 class SupervisedProcess:
     """A child process that reports when it is ready, and is replaced when it exits.
 
@@ -79,7 +87,7 @@ class SupervisedProcess:
             self._logging.join()
 
     def _supervise(self) -> None:
-        waits = _pauses()
+        waits = pauses()
         while self._child is not None:
             status = self._child.wait()
             _close_pipes(self._child)
@@ -98,7 +106,7 @@ class SupervisedProcess:
                 continue
             if ready is not None:
                 _logger.warning("The %s is back: %s", self._name, ready)
-                waits = _pauses()
+                waits = pauses()
 
     def _run(self) -> str | None:
         with self._lock:
@@ -112,13 +120,6 @@ class SupervisedProcess:
                 self._logging.start()
         assert self._child.stdout is not None
         return self._child.stdout.readline().rstrip() or None
-
-
-def _pauses() -> Iterator[float]:
-    pause = _FIRST_PAUSE_SECONDS
-    while True:
-        yield pause
-        pause = min(2 * pause, _MAX_PAUSE_SECONDS)
 
 
 def _log(lines: IO[str], name: str) -> None:

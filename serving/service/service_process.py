@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 from serving import errors, live, manifest, orchestrator, ranker, releases, requests, users
 from serving.config import (
@@ -66,18 +67,21 @@ class ServiceSettings:
     json_logs: bool = False
 
 
-def serve_until_signal(settings: ServiceSettings, listening: socket.socket) -> None:
+def serve_until_signal(
+    settings: ServiceSettings, listening: socket.socket, announce: Callable[[], None]
+) -> None:
     """Serves until a signal. Exits with one line if the service cannot be started.
 
     Args:
         settings: Settings of the process.
         listening: Bound socket.
+        announce: Called once the process serves.
     """
     prepare_logs(settings.json_logs)
     # uvicorn drains and then raises the signal again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        serve_release(settings, load_stable_release(settings), listening, is_only=False)
+        serve_release(settings, load_stable_release(settings), listening, announce)
     except (errors.ServingError, OSError) as error:
         sys.exit(f"error: {error}")
 
@@ -158,8 +162,7 @@ def serve_release(
     settings: ServiceSettings,
     release: releases.Bundle,
     listening: socket.socket,
-    *,
-    is_only: bool = True,
+    announce: Callable[[], None],
 ) -> None:
     """Serves until a signal.
 
@@ -167,7 +170,7 @@ def serve_release(
         settings: Settings of the process.
         release: Loaded release to start with.
         listening: Bound socket.
-        is_only: Whether no other process shares the socket: it then announces the URLs itself.
+        announce: Called once the port listens.
 
     Raises:
         ImpressionLogError: The directory of the impression log is not writable.
@@ -230,7 +233,7 @@ def serve_release(
         draining,
         settings.http,
         own_logs=not settings.json_logs,
-        announce=functools.partial(announce, settings, listening) if is_only else None,
+        announce=announce,
     )
     try:
         http_server.raise_file_limit()

@@ -15,25 +15,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import process
 from typing import Any
 
 import prometheus_client.multiprocess
 
-from serving import errors, orchestrator
+from serving import errors, orchestrator, process
 
 _logger = logging.getLogger(__name__)
-# With this many exits within this time, processes are no longer restarted.
+# With this many exits within this time, and none left that serves, processes are not restarted.
 _MAX_EXITS, _EXIT_WINDOW_SECONDS = 5, 30.0
-_PAUSE_SECONDS = 1.0
+_Target = Callable[[Any, socket.socket, Callable[[], None]], None]
 
 
 class Workers:
     """Runs a function in several processes until a signal.
 
     Args:
-        target: Module-level function that each process runs with `argument` and `listening`; it
-            closes the socket and returns after SIGTERM, at once after a second one.
+        target: Module-level function that each process runs with `argument`, `listening` and a
+            function to call once it serves; it closes the socket and returns after SIGTERM, at
+            once after a second one.
         argument: Picklable argument of `target`.
         listening: Bound socket of all processes. It is closed at the first signal, so that the port
             is closed once the processes have closed it.
@@ -41,16 +41,18 @@ class Workers:
         end_seconds: Time from SIGTERM until a process is killed, in seconds.
         announce: Called once a process listens at the socket, and never again: only this process
             can tell which of the others is the first.
+        clock: Returns seconds, for the pauses before restarts.
     """
 
     def __init__(
         self,
-        target: Callable[[Any, socket.socket], None],
+        target: _Target,
         argument: Any,
         listening: socket.socket,
         count: int,
         end_seconds: float,
         announce: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._target = target
         self._argument = argument
@@ -60,22 +62,28 @@ class Workers:
         self._announce = announce
         self._announced = False
         self._context = multiprocessing.get_context("spawn")
-        self._processes: list[process.BaseProcess] = []
+        # Process -> memory that they share, which is 1 once the process serves.
+        self._processes: dict[multiprocessing.process.BaseProcess, Any] = {}
+        self._clock = clock
         self._exits: list[float] = []
+        self._pauses = process.pauses()
+        # Times of the restarts that are due.
+        self._restarts: list[float] = []
         self._ending = False
 
     def run(self) -> None:
         """Runs the processes; returns after a signal, once every process has exited.
 
         Raises:
-            ServerStartError: Processes exit repeatedly.
+            ServerStartError: Processes exit repeatedly, and none serves.
         """
         with _shared_metrics(), self._signals():
             try:
                 for _ in range(self._count):
                     self._start()
                 while not self._ending:
-                    self._replace_ended()
+                    self._remove_ended()
+                    self._restart()
                     self._announce_once()
             finally:
                 self._end_all()
@@ -87,33 +95,49 @@ class Workers:
             self._announce()
 
     def _start(self) -> None:
+        # Without a lock, which a process that is killed could hold.
+        serves = self._context.RawValue("b", 0)
         started = self._context.Process(
-            target=_run, args=(self._target, self._argument, self._listening)
+            target=_run, args=(self._target, self._argument, self._listening, serves)
         )
         started.start()
-        self._processes.append(started)
+        self._processes[started] = serves
 
-    def _replace_ended(self) -> None:
+    def _remove_ended(self) -> None:
         multiprocessing.connection.wait([p.sentinel for p in self._processes], timeout=0.2)
         for ended in [p for p in self._processes if not p.is_alive()]:
-            self._processes.remove(ended)
+            has_served = self._processes.pop(ended).value
             prometheus_client.multiprocess.mark_process_dead(  # type: ignore[no-untyped-call]
                 ended.pid, os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE]
             )
-            if self._ending:
-                continue
-            now = time.monotonic()
-            recent = (exit_ for exit_ in self._exits if now - exit_ < _EXIT_WINDOW_SECONDS)
-            self._exits = [*recent, now]
-            if len(self._exits) >= _MAX_EXITS:
-                raise errors.ServerStartError(
-                    f"{len(self._exits)} processes have exited within {_EXIT_WINDOW_SECONDS:g} s, "
-                    f"the last with status {ended.exitcode}. See their messages above."
-                )
-            _logger.error(
-                "Process %s exited with status %s; starting another.", ended.pid, ended.exitcode
+            if not self._ending:
+                self._plan_restart(ended, has_served)
+
+    def _plan_restart(self, ended: multiprocessing.process.BaseProcess, has_served: bool) -> None:
+        now = self._clock()
+        recent = (exit_ for exit_ in self._exits if now - exit_ < _EXIT_WINDOW_SECONDS)
+        self._exits = [*recent, now]
+        # What keeps a new process from starting, such as a full disk, need not disturb the others.
+        is_served = any(p.is_alive() and serves.value for p, serves in self._processes.items())
+        if len(self._exits) >= _MAX_EXITS and not is_served:
+            raise errors.ServerStartError(
+                f"{len(self._exits)} processes have exited within {_EXIT_WINDOW_SECONDS:g} s, "
+                f"the last with status {ended.exitcode}, and none serves. See their messages above."
             )
-            time.sleep(_PAUSE_SECONDS)
+        if has_served:
+            self._pauses = process.pauses()
+        pause = next(self._pauses)
+        self._restarts.append(now + pause)
+        _logger.error(
+            "Process %s exited with status %s; starting another in %g s.",
+            *(ended.pid, ended.exitcode, pause),
+        )
+
+    def _restart(self) -> None:
+        now = self._clock()
+        due = [at for at in self._restarts if at <= now and not self._ending]
+        for at in due:
+            self._restarts.remove(at)
             self._start()
 
     def _end_all(self) -> None:
@@ -145,10 +169,12 @@ class Workers:
                 signal.signal(number, handler)
 
 
-def _run(
-    target: Callable[[Any, socket.socket], None], argument: Any, listening: socket.socket
-) -> None:
+def _run(target: _Target, argument: Any, listening: socket.socket, serves: Any) -> None:
     """Runs `target` in a spawned process."""
+
+    def note() -> None:
+        serves.value = 1
+
     # Ctrl-C is sent to every process of the terminal's group; the parent ends this one.
     os.setpgid(0, 0)
     # Used until the service installs its own handlers.
@@ -156,7 +182,7 @@ def _run(
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    target(argument, listening)
+    target(argument, listening, note)
 
 
 def _end_with(sentinel: int) -> None:

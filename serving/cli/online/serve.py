@@ -122,8 +122,9 @@ def main() -> None:
             del release  # Only the router may hold a reference, so that old releases are freed.
         if FLAGS.ranker_address is None:
             stack.enter_context(_embedded_server(base, values.json_logs))
+        announce = functools.partial(service.announce, values, listening)
         if first:
-            service.serve_release(values, first.pop(), listening)
+            service.serve_release(values, first.pop(), listening, announce)
             return
         end_seconds = values.http.drain_seconds + values.http.end_seconds + _STOP_SECONDS
         service.Workers(
@@ -132,7 +133,7 @@ def main() -> None:
             listening,
             FLAGS.workers,
             end_seconds,
-            functools.partial(service.announce, values, listening),
+            announce,
         ).run()
 
 

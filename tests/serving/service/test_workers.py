@@ -1,12 +1,17 @@
-"""What the parent of several processes does, without its processes."""
+"""What the parent of several processes does."""
 
+import contextlib
+import logging
 import pathlib
 import signal
 import socket
 
+import clocks
 import pytest
+import waiting
+import worker_targets
 
-from serving import service
+from serving import errors, service
 from serving.config import HttpConfig, OrchestratorConfig
 
 
@@ -49,3 +54,58 @@ def test_the_parent_prints_the_urls(bound, capsys, certificate, scheme):
         f"recommendations on {url}/v1/recommend",
         f"console on {url}/console, API on {url}/docs",
     ]
+
+
+class _Restarts(logging.Handler):
+    """Moves a clock past the pause of each restart, and ends the parent at one of them."""
+
+    def __init__(self, end_at=None):
+        super().__init__()
+        self.clock, self.pauses, self._end_at = clocks.Clock(), [], end_at
+
+    def emit(self, record):
+        _, status, pause = record.args
+        assert status == 3
+        self.pauses.append(pause)
+        self.clock.advance(pause)
+        if len(self.pauses) == self._end_at:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def two_processes(target, argument, bound, restarts):
+    """Yields workers whose restarts are logged to `restarts`."""
+    logger = logging.getLogger("serving.service.workers")
+    logger.addHandler(restarts)
+    try:
+        yield service.Workers(
+            *(target, argument, bound),
+            count=2,
+            end_seconds=waiting.GUARD_SECONDS,
+            announce=lambda: None,
+            clock=restarts.clock,
+        )
+    finally:
+        logger.removeHandler(restarts)
+
+
+@pytest.mark.process
+def test_processes_that_cannot_start_leave_one_that_serves_alone(bound, tmp_path):
+    restarts = _Restarts(end_at=5)
+    target = worker_targets.serve_only_the_first
+    with two_processes(target, str(tmp_path), bound, restarts) as workers:
+        workers.run()
+        # It was ended by the signal, not killed.
+        assert [process.exitcode for process in workers._processes] == [0]
+    assert restarts.pauses == [0.5, 1, 2, 4, 8]
+
+
+@pytest.mark.process
+def test_processes_that_never_serve_are_given_up(bound):
+    restarts = _Restarts()
+    with (
+        two_processes(worker_targets.fail, None, bound, restarts) as workers,
+        pytest.raises(errors.ServerStartError, match=r"^5 processes .* 3, and none serves"),
+    ):
+        workers.run()
+    assert restarts.pauses == [0.5, 1, 2, 4]
