@@ -200,6 +200,9 @@ class SqliteUserStore:
 
     def _prepare(self) -> None:
         self._write_ahead()
+        if self._is_prepared():
+            # A full disk refuses any write, but not a service that reads.
+            return
         with self._transaction():
             if _is_empty(self._writer):
                 for statement in filter(str.strip, _SCHEMA.split(";")):
@@ -209,6 +212,15 @@ class SqliteUserStore:
                 found = self._writer.execute(_READ_TTL).fetchone()
                 note_change(str(self._path), found and found[0], self._own_ttl)
                 self._writer.execute(_WRITE_TTL, (self._own_ttl,))
+
+    def _is_prepared(self) -> bool:
+        """Returns whether the file has all tables, and our time to live."""
+        found = self._writer.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        if not {*_COLUMNS, "erased", "settings"} <= {name for (name,) in found}:
+            return False
+        return self._own_ttl is None or self._writer.execute(_READ_TTL).fetchone() == (
+            self._own_ttl,
+        )
 
     def _write_ahead(self) -> None:
         until = time.monotonic() + _BUSY_SECONDS

@@ -651,6 +651,19 @@ def test_a_file_of_another_program_is_refused_and_does_not_change(tmp_path, scri
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_store_that_needs_no_change_is_opened_without_a_write(tmp_path):
+    path = tmp_path / "users.db"
+
+    async def write(store):
+        await store.append([("u", click(1))], NOW)
+
+    run(f"sqlite:{path}", write)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        # As on a full disk, no other connection can write.
+        other.execute("BEGIN IMMEDIATE")
+        assert run(f"sqlite:{path}", read).actions == [click(1)]
+
+
 def test_a_store_in_memory_is_refused_and_no_file_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"got 'sqlite::memory:'.* Name a file"):
