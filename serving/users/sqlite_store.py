@@ -86,6 +86,9 @@ _FORGET = "DELETE FROM events WHERE user_id = ? AND is_impression = ? AND time <
 # Users deleted in one transaction, so that other writers wait for milliseconds only.
 _USERS_PER_EXPIRY = 500
 _BUSY_SECONDS = 5.0
+# Emptying the log of writes waits that long for reads, which last less than a millisecond. Others,
+# such as a backup's, last longer, and writes wait meanwhile.
+_EMPTYING_SECONDS = 0.1
 # Reads that are expected to take longer do not block the event loop.
 _MAX_INLINE_SECONDS = 0.001
 _PACE_WEIGHT = 0.1
@@ -332,9 +335,18 @@ class SqliteUserStore:
         return self._writer.executemany("DELETE FROM users WHERE user_id = ?", ids).rowcount
 
     def _overwrite(self) -> None:
-        """Empties the write-ahead log, which still has erased data, unless others use it."""
+        """Empties the write-ahead log, which still has erased data, unless others use it.
+
+        The next `expire` tries again.
+        """
         with contextlib.suppress(sqlite3.Error):
+            self._wait_at_most(_EMPTYING_SECONDS)
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._wait_at_most(_BUSY_SECONDS)
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Sets how long a write waits for other connections."""
+        self._writer.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -457,6 +457,35 @@ def test_the_files_of_sqlite_have_nothing_of_an_erased_user(tmp_path):
     assert b"secret-ad" not in after
 
 
+def test_an_erasure_does_not_wait_for_a_long_read_of_sqlite(tmp_path, monkeypatch):
+    # Writes that wait for the read exceed the timeout below by far.
+    monkeypatch.setattr(sqlite_store, "_BUSY_SECONDS", 60.0)
+    path = tmp_path / "users.db"
+
+    def contents():
+        return b"".join(path.read_bytes() for path in tmp_path.glob("users.db*"))
+
+    async def scenario(store):
+        await store.append([("u", StoredEvent("e", "click", "secret-ad", NOW))], NOW)
+        # A backup reads.
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM users").fetchone()
+            async with asyncio.timeout(30):
+                assert await store.delete("u", NOW)
+                assert await store.append([("v", click(1))], NOW) == 1
+        left = contents()
+        await store.expire(NOW)
+        # Later writes wait for others as before.
+        (busy,) = store._writer.execute("PRAGMA busy_timeout").fetchone()
+        return left, contents(), busy
+
+    left, after, busy = run(f"sqlite:{path}", scenario)
+    assert b"secret-ad" in left
+    assert b"secret-ad" not in after
+    assert busy == 60_000
+
+
 def test_a_commit_that_fails_leaves_sqlite_usable(tmp_path):
     class FullDisk:
         def __init__(self, connection):
