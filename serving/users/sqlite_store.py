@@ -83,6 +83,10 @@ _TRIM = (
     "AND time <= ?5 ORDER BY time DESC, event_id DESC LIMIT 1 OFFSET ?3)"
 )
 _FORGET = "DELETE FROM events WHERE user_id = ? AND is_impression = ? AND time < ?"
+_CORRECT = (
+    "UPDATE users SET written = ?1 "
+    "WHERE user_id IN (SELECT user_id FROM users WHERE written > ?2 LIMIT ?3)"
+)
 # Users deleted in one transaction, so that other writers wait for milliseconds only.
 _USERS_PER_EXPIRY = 500
 _BUSY_SECONDS = 5.0
@@ -160,6 +164,9 @@ class SqliteUserStore:
         return await self._run(self._writing, lambda: self._delete(user_id, now))
 
     async def expire(self, now: float) -> int:
+        # In steps, too, so that other writers wait for milliseconds only.
+        while await self._run(self._writing, lambda: self._correct_times(now)):
+            pass
         count = 0
         while True:
             deleted = await self._run(self._writing, lambda: self._expire(now))
@@ -308,10 +315,30 @@ class SqliteUserStore:
         found = self._writer.execute(_READ_ERASED, (user_id, now, ERASED_SECONDS)).fetchone()
         return float(found[0]) if found else -1.0
 
+    def _correct_times(self, now: float) -> int:
+        """Sets times of writes by a clock that was far ahead to now, and returns their number.
+
+        If no user has an earlier time, it is our clock that is wrong, and nothing is changed.
+        """
+        with self._transaction():
+            since = max(self._since(self._writer, now), 0.0)
+            (first,) = self._writer.execute("SELECT min(written) FROM users").fetchone()
+            if first is None or first > _hours(now):
+                return 0
+            values = (_hours(now), _hours(now + (now - since)), _USERS_PER_EXPIRY)
+            return self._writer.execute(_CORRECT, values).rowcount
+
     def _expire(self, now: float) -> int:
         with self._transaction():
             before = _hours(max(self._since(self._writer, now), 0.0))
             self._writer.execute(_FORGET_ERASED, (now, ERASED_SECONDS))
+            (last,) = self._writer.execute("SELECT max(written) FROM users").fetchone()
+            if last is not None and last < before:
+                raise errors.UserStoreError(
+                    f"All users of {self._path} would be deleted, because the last write was "
+                    f"{(_hours(now) - last) / 24:.0f} days ago by the clock of this host. Check "
+                    "the clock. If it is right, the next write to any user lets the others expire."
+                )
             # In the transaction: another process may write to a user meanwhile.
             found = self._writer.execute(
                 "SELECT user_id FROM users WHERE written < ? LIMIT ?", (before, _USERS_PER_EXPIRY)

@@ -595,6 +595,45 @@ def test_users_who_were_not_written_to_expire_in_sqlite(tmp_path):
     assert len(new.actions) == 1
 
 
+def test_a_clock_far_ahead_does_not_delete_all_users_of_sqlite(tmp_path):
+    async def scenario(store):
+        await store.append([("u", click(1))], NOW)
+        with pytest.raises(errors.UserStoreError, match=r"365 days ago by the clock.* Check the"):
+            await store.expire(NOW + 365 * DAY)
+        known = (await read(store)).is_known
+        # The clock was right: somebody writes.
+        await store.append([("v", click(1, NOW + 365 * DAY))], NOW + 365 * DAY)
+        return known, await store.expire(NOW + 365 * DAY)
+
+    assert run(f"sqlite:{tmp_path}/users.db", scenario) == (True, 1)
+
+
+def test_users_written_by_a_clock_far_ahead_expire_in_sqlite(tmp_path):
+    async def scenario(store):
+        for number in range(1200):
+            await store.set_profile(f"ahead-{number}", {"age": 1}, NOW + 365 * DAY)
+        await store.append([("u", click(1))], NOW)
+        counts = [await store.expire(NOW)]
+        await store.append([("u", click(2, NOW + 9 * DAY))], NOW + 9 * DAY)
+        # Their times have become NOW.
+        counts += [await store.expire(NOW + 9 * DAY), await store.expire(NOW + 11 * DAY)]
+        return counts, (await read(store, now=NOW + 11 * DAY)).is_known
+
+    assert run(f"sqlite:{tmp_path}/users.db", scenario) == ([0, 0, 1200], True)
+
+
+def test_a_clock_far_behind_changes_no_times_of_users_in_sqlite(tmp_path):
+    async def scenario(store):
+        await store.append([("u", click(1))], NOW)
+        await store.append([("v", click(1, NOW + 5 * DAY))], NOW + 5 * DAY)
+        # Before the clock is set after a start, it is 1970.
+        for early in (0.0, NOW - 400 * DAY, NOW - 3 * DAY):
+            assert await store.expire(early) == 0
+        return await store.expire(NOW + 6 * DAY), (await read(store, now=NOW + 5 * DAY)).is_known
+
+    assert run(f"sqlite:{tmp_path}/users.db", scenario) == (0, True)
+
+
 @pytest.mark.engines
 @requirements.NEEDS_VALKEY
 def test_users_who_were_not_written_to_expire_in_valkey(valkey):
