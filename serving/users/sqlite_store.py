@@ -118,7 +118,8 @@ class SqliteUserStore:
         with self._mapped():
             # The time of another program's file does not change.
             if not self._path.exists():
-                self._path.touch(0o644)
+                # SQLite gives the same permissions to the two files next to it.
+                self._path.touch(0o600)
             self._file = _identity(self._path)
             with contextlib.closing(self._connected()) as connection:
                 self._check_is_ours(connection)

@@ -457,6 +457,15 @@ def test_the_files_of_sqlite_have_nothing_of_an_erased_user(tmp_path):
     assert b"secret-ad" not in after
 
 
+def test_other_accounts_cannot_read_the_files_of_sqlite(tmp_path):
+    async def scenario(store):
+        await store.append([("u", click(1))], NOW)
+        return {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+
+    names = ("users.db", "users.db-wal", "users.db-shm")
+    assert run(f"sqlite:{tmp_path}/users.db", scenario) == dict.fromkeys(names, 0o600)
+
+
 def test_an_erasure_does_not_wait_for_a_long_read_of_sqlite(tmp_path, monkeypatch):
     # Writes that wait for the read exceed the timeout below by far.
     monkeypatch.setattr(sqlite_store, "_BUSY_SECONDS", 60.0)
