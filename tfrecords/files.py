@@ -209,7 +209,7 @@ def locked(
 ) -> Iterator[None]:
     """Holds the exclusive lock of a lock file, which is created if needed; errors as `lock`.
 
-    The file contains the id of the process, for `holder_of`.
+    The file contains the id of the process, for `holder_of`, unless the disk is full.
 
     Args:
         path: Lock file.
@@ -222,7 +222,8 @@ def locked(
             lock(file, wait_seconds)
         except BlockingIOError as error:
             raise refusal() from error
-        with _naming(path):
+        # A full disk must not keep a prune from freeing it.
+        with contextlib.suppress(OSError):
             file.truncate(0)
             file.write(f"{os.getpid()}\n".encode())
         yield

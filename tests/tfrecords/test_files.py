@@ -66,10 +66,15 @@ def test_an_array_in_a_file_has_its_space_on_the_disk_before_it_is_filled(tmp_pa
         files.create_array(path, np.float32, (1_000, 256))
 
 
-def test_a_lock_file_that_cannot_be_written_is_named():
-    # A device on which every write fails.
-    with pytest.raises(OSError, match="/dev/full"), files.locked(pathlib.Path("/dev/full")):
-        pass
+def test_a_lock_is_held_although_the_disk_is_full():
+    # A device on which every write fails; another run of this test may have locked it.
+    path = pathlib.Path("/dev/full")
+    with (
+        files.locked(path, None),
+        path.open("ab", buffering=0) as other,
+        pytest.raises(BlockingIOError),
+    ):
+        files.lock(other, 0.0)
 
 
 def test_only_a_durable_file_is_flushed_and_before_it_is_renamed(tmp_path, monkeypatch):
