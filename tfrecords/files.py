@@ -42,17 +42,29 @@ def replacing(path: pathlib.Path, durable: bool = False) -> Iterator[pathlib.Pat
         OSError: The file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    _remove(temporary)
+    remove(temporary)
     try:
         yield temporary
         if durable:
             sync(temporary)
         os.replace(temporary, path)
     except BaseException:
-        _remove(temporary)
+        remove(temporary)
         raise
     if durable:
         sync(path.parent)
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file, a directory with its content, or a link but not what it leads to, if any.
+
+    Raises:
+        OSError: It cannot be removed completely.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write(path: pathlib.Path, content: bytes | str, durable: bool = False) -> None:
@@ -243,10 +255,3 @@ def _naming(path: pathlib.Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
-
-
-def _remove(path: pathlib.Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -294,10 +293,12 @@ def _remove(base: pathlib.Path, version: int) -> bool:
         files.sync(base / "manifests")
     for part in reversed(parts.PARTS):
         directory = base / part / str(version)
-        if directory.exists():
+        # What cannot be removed is a leftover, which is logged.
+        with contextlib.suppress(OSError):
             # Renamed first, so that no model server loads a partly deleted version.
             leaving = directory.with_name(f"{publishing.STAGING}{version}-pruned")
             directory.rename(leaving)
-            shutil.rmtree(leaving)
-    shutil.rmtree(base / "live" / str(version), ignore_errors=True)
+            files.remove(leaving)
+    with contextlib.suppress(OSError):
+        files.remove(base / "live" / str(version))
     return True

@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -96,7 +95,7 @@ def embed(
 def discard(directory: pathlib.Path) -> None:
     """Removes the files of an export, and its unfinished collection, if any."""
     index.drop_unfinished(directory / _COLLECTION_FILE)
-    shutil.rmtree(directory)
+    files.remove(directory)
 
 
 def _key(ads: pa.Table, model_id: str) -> str:

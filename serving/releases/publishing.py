@@ -186,18 +186,30 @@ def _last_version(root: pathlib.Path) -> int:
 
 
 def remove_leftovers(root: pathlib.Path) -> None:
-    """Removes leftovers of interrupted publishes and prunes. The caller holds `exclusive`."""
+    """Removes leftovers of interrupted publishes and prunes. The caller holds `exclusive`.
+
+    Those that cannot be removed are logged; nothing reads them.
+    """
     published = {str(version) for version in manifest.versions(root)}
     for part in parts.PARTS:
         for path in (root / part).glob("*"):
             unfinished = path.name.isdecimal() and path.name not in published
             if unfinished or path.name.startswith(STAGING):
-                embedded_ads.discard(path)
+                _remove_leftover(path, embedded_ads.discard)
     for path in (root / "manifests").glob(".*"):
-        path.unlink()
+        _remove_leftover(path)
     for path in (root / "live").glob("*"):
         if path.name.isdecimal() and path.name not in published:
-            shutil.rmtree(path)
+            _remove_leftover(path)
+
+
+def _remove_leftover(
+    path: pathlib.Path, remove: Callable[[pathlib.Path], None] = files.remove
+) -> None:
+    try:
+        remove(path)
+    except OSError as error:
+        logging.warning("%s is left over, and cannot be removed (%s). Remove it.", path, error)
 
 
 def exclusive(root: pathlib.Path, wait_seconds: float) -> contextlib.AbstractContextManager[None]:

@@ -169,6 +169,34 @@ def test_prune_keeps_the_newest_the_stable_the_canary_and_releases_in_use(base, 
     assert publish_copy(base, three) == 7
 
 
+def test_a_release_whose_parts_are_links_is_pruned_and_what_they_lead_to_stays(base, tmp_path):
+    for part in manifest.PARTS:
+        (base / part / "1").rename(tmp_path / part)
+        (base / part / "1").symlink_to(tmp_path / part)
+    assert releases.prune(base, keep=1).removed == (1,)
+    for part in manifest.PARTS:
+        assert {path.name for path in (base / part).iterdir()} == {"2", "3"}
+        assert any((tmp_path / part).iterdir())
+
+
+def test_a_leftover_that_cannot_be_removed_is_logged_and_the_rest_goes_on(
+    base, three, monkeypatch, caplog
+):
+    manifest.path_of(base, 3).unlink()
+    stuck, remove = base / "ranker" / "3", shutil.rmtree
+
+    def busy(path, *arguments, **options):
+        if path == stuck:
+            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        remove(path, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    assert publish_copy(base, three) == 4
+    assert releases.prune(base, keep=1).removed == (1,)
+    assert stuck.exists()
+    assert f"{stuck} is left over, and cannot be removed ([Errno 16]" in caplog.text
+
+
 def hold(base, held, done):
     _held = in_use.hold(base, 1)
     held.set()
@@ -315,6 +343,9 @@ def test_a_publish_that_fails_anywhere_takes_everything_back(base, three, monkey
     manifest.path_of(base, version).unlink()
     # The last ones rename the parts and the manifest.
     for number in [*range(0, num_operations - 20, 7), *range(num_operations - 20, num_operations)]:
+        left[0] = 1000
+        # A publish does not fail because it cannot remove them.
+        publishing.remove_leftovers(base)
         left[0] = number
         with pytest.raises(errors.PublishError, match="No space left on device"):
             publish_copy(base, three)
