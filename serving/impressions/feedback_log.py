@@ -113,7 +113,9 @@ class FeedbackLog:
 
     def _current(self) -> pathlib.Path:
         now = self._clock()
-        if self._path is None or now - self._since > _SECONDS_PER_FILE:
+        is_old = now - self._since > _SECONDS_PER_FILE
+        # A file that was moved away is not made again: a second move would replace it.
+        if self._path is None or is_old or not self._path.exists():
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             name = FEEDBACK_PATTERN.replace("*", f"{stamp}-{uuid.uuid4().hex[:12]}")
             self._path, self._since = self._directory / name, now

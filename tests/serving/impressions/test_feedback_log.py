@@ -24,3 +24,16 @@ def test_a_failure_is_a_problem_for_a_minute_if_no_events_follow(tmp_path):
     (tmp_path / "log").mkdir()
     log.append([EVENT])
     assert observed == [True, False]
+
+
+def test_files_that_are_moved_away_at_any_time_do_not_replace_each_other(tmp_path):
+    log = impressions.FeedbackLog(tmp_path / "log", clock=lambda: 100.0)
+    (tmp_path / "moved").mkdir()
+    for _ in range(2):
+        log.append([EVENT])
+        log.append([EVENT])
+        # One file until it is moved.
+        (path,) = (tmp_path / "log").iterdir()
+        path.rename(tmp_path / "moved" / path.name)
+    lines = [path.read_text().count("\n") for path in (tmp_path / "moved").iterdir()]
+    assert lines == [2, 2]
