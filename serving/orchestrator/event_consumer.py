@@ -30,6 +30,8 @@ _SECONDS_PER_REPORT = 60.0
 # An event that becomes valid later than that has a wrong time, such as one of another time zone.
 _MAX_WAIT_SECONDS = 1800.0
 _SECONDS_BETWEEN_WARNINGS = 60.0
+# If the clock is set back, events that were valid are in the future for a while.
+_RETRIED = (errors.UserStoreError, errors.ImpressionLogError, errors.InvalidRequestError)
 # Maximum number of characters of a rejected entry in the log.
 _MAX_LOGGED = 200
 
@@ -91,7 +93,7 @@ class EventConsumer:
                 await self._report()
             try:
                 await self._step()
-            except (errors.UserStoreError, errors.ImpressionLogError) as error:
+            except _RETRIED as error:
                 if str(error) != self.problem:
                     logging.warning("%s Events wait in the stream.", error)
                 self.problem = str(error)

@@ -31,6 +31,22 @@ class _Stream:
             self.entries.pop(entry.entry_id, None)
 
 
+class _StreamUntilItIsEmpty(_Stream):
+    """Stops the consumer when all entries are acknowledged."""
+
+    def __init__(self, texts, stopping):
+        super().__init__(texts)
+        self._stopping = stopping
+
+    def retry(self):
+        pass
+
+    async def read(self):
+        if not self.entries:
+            self._stopping.set()
+        return await super().read()
+
+
 class _BrokenStream:
     """A reader that fails a number of times, then has no entries, and then stops the consumer."""
 
@@ -106,6 +122,24 @@ def test_events_ahead_of_the_clock_wait_until_they_are_valid(tmp_path, caplog):
     # Not at each read.
     (message,) = caplog.messages
     assert "up to 2040 s ahead of the clock of this host" in message
+
+
+def test_a_clock_that_is_set_back_does_not_end_the_consumer(tmp_path):
+    # Looks at the clock: the first check, the second, and all others.
+    looks = iter([NOW, NOW - 2])
+
+    async def main():
+        store = users.open_store(f"sqlite:{tmp_path}/users.db")
+        data = orchestrator.UserData(store, now=lambda: next(looks, NOW))
+        stopping = asyncio.Event()
+        stream = _StreamUntilItIsEmpty([text(1, 5 * MINUTE - 1)], stopping)
+        consumer = orchestrator.EventConsumer(stream, orchestrator.EventIntake(data))
+        await consumer.run(stopping)
+        await data.close()
+        return consumer
+
+    consumer = asyncio.run(main())
+    assert (consumer.received, consumer.added, consumer.rejected) == (1, 1, 0)
 
 
 def test_an_event_that_would_wait_for_long_is_rejected(tmp_path, caplog):
