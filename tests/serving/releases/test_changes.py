@@ -8,6 +8,7 @@ import pathlib
 import resource
 import shutil
 import signal
+import stat
 import threading
 import time
 
@@ -77,6 +78,22 @@ def test_a_promotion_that_cannot_be_written_says_so_and_changes_nothing(base, mo
     with pytest.raises(errors.PublishError, match=message):
         releases.promote(base, 2)
     assert bundle.stable(base) == 1
+
+
+def test_a_promotion_that_may_not_be_on_the_disk_says_that_it_is_in_effect(base, monkeypatch):
+    releases.promote(base, 1)
+    fsync = os.fsync
+
+    def failing(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    message = r"was changed, but may not be on the disk \(Input/output error\): .* is in effect"
+    with pytest.raises(errors.PublishError, match=message):
+        releases.promote(base, 2)
+    assert bundle.stable(base) == 2
 
 
 def test_rollbacks_skip_pruned_releases(base):
