@@ -12,11 +12,12 @@ that was current when it started.
 Shapes: B ads, D embedding size, F columns of ad features.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ from tfrecords.schema import NUM_CANDIDATES
 
 # Time before an update channel that failed is used again.
 _RETRY_SECONDS = 0.5
+# Time between two looks at what the holder of a lock does.
+_LOCK_SECONDS = 0.005
 # A channel that ends at another position after this many tries violates its contract.
 _MAX_TRIES = 100
 # Number of unknown ids that an update names.
@@ -101,6 +104,7 @@ class LiveIndex:
         self._state = live_state.LiveState(release.ad_index)
         self._view = self._state.view()
         self._lock = threading.Lock()
+        self._is_writing = False
         self._tower: releases.AdTower | None = None
         self._tower_lock = threading.Lock()
         self._recall: float | None = None
@@ -131,9 +135,11 @@ class LiveIndex:
         """
         try:
             # Checked without the lock, so that requests do not wait if nothing is new.
-            if self._store.state_of_file() != self._shown:
-                with self._lock:
+            if self._store.state_of_file() != self._shown and self._acquire_to_read():
+                try:
                     self._catch_up()
+                finally:
+                    self._lock.release()
             self._problem = None
         except errors.LiveIndexError as error:
             if str(error) != self._problem:
@@ -199,10 +205,7 @@ class LiveIndex:
     def apply(self, change: live_update.Update) -> Applied:
         """Applies a prepared update, in one atomic and durable step. See `update`."""
         added, gone = change.ads[AD_ID].to_pylist(), change.removed
-        # In this order everywhere: requests take the second lock, and must not wait for other
-        # processes, which hold the first one.
-        with self._store.writing(), self._lock:
-            self._catch_up()
+        with self._writing():
             record = live_update.encode(change)
             if self._channel is not None:
                 self._publish(self._channel, record)
@@ -309,6 +312,29 @@ class LiveIndex:
                 self._tower = tower
             return self._tower
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Holds both locks in a `with` block; all updates of the journal are in the view."""
+        # In this order everywhere: requests take the second lock, and must not wait for other
+        # processes, which hold the first one.
+        with self._store.writing(), self._lock:
+            self._catch_up()
+            self._is_writing = True
+            try:
+                yield
+            finally:
+                self._is_writing = False
+
+    def _acquire_to_read(self) -> bool:
+        """Acquires the second lock, unless an update is being written to the disk or the channel.
+
+        The view then has all updates before that one, which is not acknowledged yet.
+        """
+        while not self._lock.acquire(timeout=_LOCK_SECONDS):
+            if self._is_writing:
+                return False
+        return True
+
     def _catch_up(self) -> None:
         news = self._store.news()
         if news is not None:
@@ -345,8 +371,7 @@ class LiveIndex:
                     found = channel.read(position)
                     if not found.records and found.behind is None:
                         break
-                    with self._store.writing(), self._lock:
-                        self._catch_up()
+                    with self._writing():
                         # Another process of this host may have written them.
                         if self._store.position == position:
                             self._take(channel, found)

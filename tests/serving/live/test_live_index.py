@@ -756,12 +756,12 @@ class Noted:
     def __init__(self, lock, asked):
         self._lock, self._asked = lock, asked
 
-    def __enter__(self):
+    def acquire(self, **options):
         self._asked.set()
-        return self._lock.__enter__()
+        return self._lock.acquire(**options)
 
-    def __exit__(self, *error):
-        return self._lock.__exit__(*error)
+    def release(self):
+        self._lock.release()
 
 
 def test_a_refresh_waits_for_an_update_in_progress(release, monkeypatch):
@@ -791,6 +791,31 @@ def test_a_refresh_waits_for_an_update_in_progress(release, monkeypatch):
     for thread in threads:
         thread.join(60)
     assert seen == [1, 1]
+
+
+def test_requests_do_not_wait_for_the_disk_that_an_update_is_written_to(release, monkeypatch):
+    live = live_index.LiveIndex(release)
+    live.update([NEW])
+    syncing, go_on, sync = threading.Event(), threading.Event(), os.fdatasync
+
+    def slow(descriptor):
+        syncing.set()
+        assert go_on.wait(waiting.GUARD_SECONDS)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    with futures.ThreadPoolExecutor() as threads:
+        try:
+            updating = threads.submit(live.update, removed=["new-1"])
+            assert syncing.wait(waiting.GUARD_SECONDS)
+            threads.submit(live.refresh).result(30)
+            # It is not acknowledged yet.
+            assert live.view().num_added == 1
+        finally:
+            go_on.set()
+        assert updating.result().removed == 1
+    live.refresh()
+    assert live.view().num_added == 0
 
 
 def test_an_update_succeeds_even_if_the_journal_cannot_be_rewritten(release, monkeypatch):
