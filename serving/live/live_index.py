@@ -177,7 +177,8 @@ class LiveIndex:
 
         Raises:
             InvalidAdError: An ad or an id is invalid. Nothing is changed.
-            LiveIndexError: The journal cannot be read or written, or the channel cannot be used.
+            LiveIndexError: The journal cannot be read or written, or the channel cannot be used;
+                the message says if the update may be applied all the same.
             ProbeMismatchError: The ad tower does not reproduce the release's embeddings.
         """
         return self.apply(self.prepare(ads, removed, rates))
@@ -210,7 +211,7 @@ class LiveIndex:
             if self._channel is not None:
                 self._publish(self._channel, record)
             changed, found = int(self._state.holds(added).sum()), self._state.holds([*gone])
-            self._store.append([record])
+            self._store.append([record], in_channel=self._channel is not None)
             self._apply([change])
             self._compact_if_needed()
             self._shown = self._store.seen
@@ -392,7 +393,7 @@ class LiveIndex:
             self._restore(channel, found.behind)
         elif found.records:
             updates = [live_update.decode(record) for record in found.records]
-            self._store.append(found.records)
+            self._store.append(found.records, in_channel=True)
             self._apply(updates)
             self._compact_if_needed()
             self._shown = self._store.seen

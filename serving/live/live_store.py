@@ -18,6 +18,13 @@ from serving.live.update_channel import Position
 from tfrecords import files
 
 _FORMAT = 2
+# What becomes of an update that cannot be written.
+_NOT_APPLIED = "The update is not applied."
+_UNKNOWN = "The update may be applied all the same. Send it again once the disk works."
+_IN_CHANNEL = (
+    "The channel has the update: other hosts apply it, and this one will once it can write the "
+    "journal."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +174,15 @@ class LiveStore:
             for parent in (self._directory.parent, self._directory.parent.parent):
                 files.sync(parent)
 
-    def append(self, records: Sequence[bytes]) -> None:
+    def append(self, records: Sequence[bytes], in_channel: bool = False) -> None:
         """Durably appends encoded updates, all or none. The caller holds `writing`.
 
+        Args:
+            records: Encoded updates.
+            in_channel: Whether a channel has them, so that all hosts will apply them.
+
         Raises:
-            LiveIndexError: The updates cannot be written.
+            LiveIndexError: The updates cannot be written; the message says what becomes of them.
         """
         try:
             if self._known is None:
@@ -179,7 +190,8 @@ class LiveStore:
             else:
                 self._known = journal.append(self._path, records, self._known)
         except OSError as error:
-            raise errors.LiveIndexError(self._not_written(error)) from error
+            outcome = _IN_CHANNEL if in_channel else self._outcome()
+            raise errors.LiveIndexError(self._not_written(error, outcome)) from error
         for record in records:
             self.position = self.position.after(record)
         self._note_state()
@@ -210,8 +222,24 @@ class LiveStore:
             raise errors.LiveIndexError(f"{self._path} cannot be rewritten ({error}).") from error
         self._note_state()
 
-    def _not_written(self, error: OSError) -> str:
-        return f"{self._path} cannot be written ({error}). The update is not applied."
+    def _not_written(self, error: OSError, outcome: str = _NOT_APPLIED) -> str:
+        return f"{self._path} cannot be written ({error}). {outcome}"
+
+    def _outcome(self) -> str:
+        """Returns what became of an update whose write failed."""
+        known = self._known
+        try:
+            with open(self._path, "rb") as file:
+                found = journal.read_commit(file)
+        except FileNotFoundError:
+            return _NOT_APPLIED if known is None else _UNKNOWN
+        except (OSError, errors.LiveIndexError):
+            return _UNKNOWN
+        is_unchanged = known is not None and (found.generation, found.end) == (
+            known.generation,
+            known.end,
+        )
+        return _NOT_APPLIED if is_unchanged else _UNKNOWN
 
     def _count_cut(self) -> None:
         # An operator may remove a file in the meantime; the next update recounts.

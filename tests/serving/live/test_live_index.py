@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import multiprocessing
@@ -655,6 +656,26 @@ def test_an_update_that_cannot_be_written_is_not_applied(release, monkeypatch):
         assert (index.view().num_added, index.view().num_removed) == (1, 0)
     live.update([], ["ad-6"])
     assert live_index.LiveIndex(release).view().num_removed == 1
+
+
+def test_a_first_update_that_may_not_be_on_the_disk_is_not_denied(release, monkeypatch):
+    live, sync = live_index.LiveIndex(release), os.fsync
+    directory = journal_path(release).parent
+    directory.mkdir(parents=True)
+
+    def failing(descriptor):
+        if os.path.samestat(os.fstat(descriptor), directory.stat()):
+            raise OSError(errno.EIO, "Input/output error")
+        sync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        with pytest.raises(errors.LiveIndexError, match="may be applied all the same"):
+            live.update([], ["ad-5"])
+    live.refresh()
+    assert live.view().num_removed == 1
+    # Sent again, it changes nothing.
+    assert live.update([], ["ad-5"]).unknown == 1
 
 
 def test_a_full_disk_does_not_change_the_journal(release):

@@ -1,6 +1,7 @@
 """Live updates that several hosts see: one base directory for all, or a channel between theirs."""
 
 import dataclasses
+import errno
 import functools
 import shutil
 import signal
@@ -14,7 +15,7 @@ import serving_fixtures
 import waiting
 
 from serving import cli, errors, live, requests
-from serving.live import live_index, live_update
+from serving.live import journal, live_index, live_update
 
 
 def ad(name, price=1.0):
@@ -194,6 +195,30 @@ def test_an_update_that_is_not_valid_is_published_nowhere(hosts):
     second.update([ad("new-2")])
     sees(first, {"new-2": 1.0})
     assert first.num_updates == second.num_updates == 1
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_an_update_that_the_channel_has_is_not_denied_if_the_journal_cannot_be_written(
+    redis_hosts, monkeypatch
+):
+    first, second = redis_hosts.open(0), redis_hosts.open(1)
+    append = first._store.append
+
+    def full(records, **options):
+        with monkeypatch.context() as patched:
+            patched.setattr(journal, "create", raise_full)
+            append(records, **options)
+
+    def raise_full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(first._store, "append", full)
+    with pytest.raises(errors.LiveIndexError, match=r"No space .* The channel has the update: oth"):
+        first.update([ad("new-1")])
+    sees(second, {"new-1": 1.0})
+    monkeypatch.setattr(first._store, "append", append)
+    sees(first, {"new-1": 1.0})
 
 
 @pytest.mark.parametrize("address", ["localhost:6379", "http://localhost", "kafka://a:1"])
