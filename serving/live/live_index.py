@@ -48,8 +48,9 @@ _MAX_UNKNOWN_IDS = 3
 # more of the release's ads were added, or removed and changed, or if recall has fallen by more.
 _MAX_ADDED, _MAX_ADDED_SHARE, _MAX_REMOVED_SHARE, _MAX_RECALL_LOSS = 50_000, 0.1, 0.2, 0.01
 # With more added ads that were later changed or removed, and more than there are added ads, the
-# journal is rewritten without them.
-_MAX_DEAD = 10_000
+# journal is rewritten without them. So it is, for what else later updates replace, if it is larger
+# than this, and more than twice as large as after it was last rewritten.
+_MAX_DEAD, _MIN_REWRITTEN_BYTES = 10_000, 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -429,8 +430,10 @@ class LiveIndex:
             ) from error
 
     def _compact_if_needed(self) -> None:
-        dead = self._state.num_dead
-        if dead > max(_MAX_DEAD, self._view.num_added):
+        is_large = self._store.num_bytes > max(
+            _MIN_REWRITTEN_BYTES, 2 * self._store.condensed_bytes
+        )
+        if is_large or self._state.num_dead > max(_MAX_DEAD, self._view.num_added):
             condensed = self._state.condensed()
             try:
                 self._store.rewrite(condensed)

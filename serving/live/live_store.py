@@ -47,6 +47,7 @@ class LiveStore:
         seen: State of the file at the last read, see `state_of_file`.
         cut_bytes: Size of the remains of interrupted updates, kept next to the journal.
         position: Position after the last record that was read or written.
+        condensed_bytes: Size of the record that replaces earlier ones; 0: there is none.
     """
 
     def __init__(self, base: pathlib.Path, version: int, training_id: str) -> None:
@@ -61,6 +62,7 @@ class LiveStore:
         self.seen: tuple[int, ...] | None = None
         self.cut_bytes = 0
         self.position = update_channel.START
+        self.condensed_bytes = 0
         self._failure: str | None = None
         self._known: journal.Commit | None = None
 
@@ -120,7 +122,7 @@ class LiveStore:
     def _read(self, is_there: bool) -> News | None:
         if not is_there:
             # Removed by an operator: the release is served as it was exported.
-            self._known, self.position = None, update_channel.START
+            self._known, self.position, self.condensed_bytes = None, update_channel.START, 0
             return News(True, [])
         try:
             with open(self._path, "rb") as file:
@@ -134,6 +136,7 @@ class LiveStore:
             position = self._check(payloads.pop(0) if payloads else b"{}")
             # The second record of a rewritten journal replaces the records before the position.
             counted = payloads[1:] if position.number else payloads
+            self.condensed_bytes = len(payloads[0]) if position.number else 0
         updates = [live_update.decode(payload) for payload in payloads]
         for payload in counted:
             position = position.after(payload)
@@ -216,10 +219,12 @@ class LiveStore:
         Raises:
             LiveIndexError: The update cannot be written. The journal is unchanged.
         """
+        record = live_update.encode(update)
         try:
-            self._create(self.position, [live_update.encode(update)])
+            self._create(self.position, [record])
         except OSError as error:
             raise errors.LiveIndexError(f"{self._path} cannot be rewritten ({error}).") from error
+        self.condensed_bytes = len(record)
         self._note_state()
 
     def _not_written(self, error: OSError, outcome: str = _NOT_APPLIED) -> str:

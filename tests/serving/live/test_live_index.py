@@ -881,6 +881,41 @@ def test_a_journal_with_many_dead_ads_is_rewritten(release, monkeypatch):
     assert fields_of(reopened, rows[0])[0]["price"] == 19
 
 
+def test_a_journal_of_removals_is_rewritten_when_it_is_large(release, monkeypatch):
+    monkeypatch.setattr(live_index, "_MIN_REWRITTEN_BYTES", 30_000)
+    live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    # About 5 kB each, after 8 kB without records.
+    gone = [f"gone-{number:03}" for number in range(400)]
+    sizes = []
+    for number in range(20):
+        live.update(removed=[f"ad-{number}", *gone])
+        follower.refresh()
+        sizes.append(journal_path(release).stat().st_size)
+    assert max(sizes) < 30_000
+    assert sum(after < before for before, after in itertools.pairwise(sizes)) > 3
+    for index in (live, follower, live_index.LiveIndex(release)):
+        assert (index.view().num_removed, index.num_updates) == (20, 20)
+
+
+def test_a_journal_of_ads_that_stay_is_rewritten_each_time_its_size_has_doubled(
+    release, monkeypatch
+):
+    monkeypatch.setattr(live_index, "_MIN_REWRITTEN_BYTES", 30_000)
+    rewritten = []
+    for number in range(40):
+        # Each process knows the size after the last time.
+        live = live_index.LiveIndex(release)
+        before = journal_path(release).stat().st_ino if number else None
+        live.update([{**NEW, "ad_id": f"new-{number}-{place}"} for place in range(100)])
+        if number and journal_path(release).stat().st_ino != before:
+            rewritten.append(number)
+    assert live.view().num_added == 4000
+    # Intervals at least double.
+    assert 2 <= len(rewritten) < 8
+    for early, late in itertools.pairwise(rewritten):
+        assert late + 1 >= 1.8 * (early + 1)
+
+
 @pytest.mark.process
 def test_searches_during_updates_return_valid_results(release):
     live = live_index.LiveIndex(release)
