@@ -128,6 +128,10 @@ class RedisChannel:
         try:
             yield
         except redis.RedisError as error:
+            if "read only replica" in str(error):
+                # After a failover the address may lead to the new primary, but open connections
+                # do not.
+                self._redis.connection_pool.disconnect(inuse_connections=False)
             raise errors.LiveIndexError(
                 f"{self.name} cannot be used ({error}). Services keep the updates that they have."
             ) from error

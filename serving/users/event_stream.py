@@ -9,7 +9,7 @@ another reader. Stores and logs recognize a repeated event by its id.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 import redis.asyncio
@@ -96,7 +96,7 @@ class StreamReader:
         Raises:
             UserStoreError: The server failed.
         """
-        with self._mapped():
+        async with self._mapped():
             try:
                 entries = await self._read(wait_seconds)
             except exceptions.ResponseError as error:
@@ -115,7 +115,7 @@ class StreamReader:
             UserStoreError: The server failed; the entries are delivered again.
         """
         if entries:
-            with self._mapped():
+            async with self._mapped():
                 ids = [entry.entry_id for entry in entries]
                 await self._redis.xack(self._stream, self._group, *ids)
 
@@ -125,7 +125,7 @@ class StreamReader:
         Raises:
             UserStoreError: The server failed, or has no such stream or group.
         """
-        with self._mapped():
+        async with self._mapped():
             groups: Any = await self._redis.xinfo_groups(self._stream)
         for group in groups:
             if group["name"] == self._group.encode():
@@ -169,13 +169,14 @@ class StreamReader:
             if not str(error).startswith("BUSYGROUP"):
                 raise
 
-    @contextlib.contextmanager
-    def _mapped(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _mapped(self) -> AsyncIterator[None]:
         """Turns errors of the client and of the server into ours; `read` then begins again."""
         try:
             yield
         except (exceptions.RedisError, OSError) as error:
             self.retry()
+            await redis_store.leave_replica(self._redis, error)
             raise errors.UserStoreError(
                 f"{self._name} failed: {str(error).rstrip('.')}. {redis_store.remedy(error)}"
             ) from error

@@ -15,7 +15,7 @@ each. The server deletes a user who was not written to for the time to live.
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import redis.asyncio
@@ -94,6 +94,8 @@ return count
 """
 _TTL = "tfrec:ttl_seconds"
 _NO_EVICTION = "noeviction"
+# What a replica answers to a write.
+_READ_ONLY = "read only replica"
 _KEYS = ("profile", "actions", "impressions", "ids", "erased")
 
 
@@ -176,7 +178,7 @@ class RedisUserStore:
 
     async def check_settings(self) -> str | None:
         if self._own_ttl is not None:
-            with self._mapped():
+            async with self._mapped():
                 # Later, it is set only if the server has lost it: another service may have changed
                 # it.
                 before = await self._redis.get(_TTL)
@@ -195,19 +197,19 @@ class RedisUserStore:
         )
 
     async def close(self) -> None:
-        with self._mapped():
+        async with self._mapped():
             await self._redis.aclose()
 
     async def _ttl_seconds(self) -> float:
         """Returns the time to live of events; infinite if neither we nor the server have one."""
         if self._own_ttl is not None:
             return self._own_ttl
-        with self._mapped():
+        async with self._mapped():
             return float(await self._redis.get(_TTL) or math.inf)
 
     async def _eviction_policy(self) -> str | None:
         """Returns the server's maxmemory-policy; None: we may not read it."""
-        with self._mapped():
+        async with self._mapped():
             try:
                 # Managed servers often forbid CONFIG, but not INFO.
                 found = await self._redis.info("memory")
@@ -238,7 +240,7 @@ class RedisUserStore:
         return arguments
 
     async def _replies(self, pipeline: Any) -> list[Any]:
-        with self._mapped():
+        async with self._mapped():
             # An error that the client raises for a pipeline has the command, and so user data.
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
             for reply in replies:
@@ -246,17 +248,28 @@ class RedisUserStore:
                     raise reply
         return replies
 
-    @contextlib.contextmanager
-    def _mapped(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _mapped(self) -> AsyncIterator[None]:
         """Turns errors of the client and of the server into ours, without user data."""
         try:
             yield
         except (exceptions.RedisError, OSError) as error:
+            await leave_replica(self._redis, error)
             # A server that does not know a command returns its arguments, too.
             reason = str(error).partition(", with args beginning with")[0].rstrip(".")
             raise errors.UserStoreError(
                 f"The user store {self._name} failed: {reason}. {remedy(error)}"
             ) from error
+
+
+async def leave_replica(client: redis.asyncio.Redis, error: Exception) -> None:
+    """Closes the idle connections of a client whose server, by an error, is a replica.
+
+    After a failover the address may lead to the new primary, but open connections do not.
+    """
+    if _READ_ONLY in str(error):
+        with contextlib.suppress(exceptions.RedisError, OSError):
+            await client.connection_pool.disconnect(inuse_connections=False)
 
 
 def remedy(error: Exception) -> str:
@@ -265,7 +278,7 @@ def remedy(error: Exception) -> str:
         return "Check the user and the password in the address."
     if "maxmemory" in str(error):
         return "Give the server more memory, or keep users for fewer days (--user_ttl_days)."
-    if "read only replica" in str(error):
+    if _READ_ONLY in str(error):
         return "Name the primary server, not a replica."
     if isinstance(error, exceptions.BusyLoadingError):
         return "It can be used once its data is loaded."

@@ -279,6 +279,21 @@ class TestRedis:
         sees(second, {"new-1": 2.0})
         assert records(first) == records(second)
 
+    def test_connections_to_a_server_that_has_become_a_replica_are_closed(
+        self, redis_hosts, valkey
+    ):
+        observer, release = valkey.client(), redis_hosts.release(0)
+        index = live.LiveIndex(release, live.open_channel(valkey.url, release))
+        index.update([ad("new-1")])
+        observer.replicaof("127.0.0.1", "1")
+        with pytest.raises(errors.LiveIndexError, match="read only replica"):
+            index.update([ad("new-2")])
+        # The next one leads wherever the address does, as to the new primary.
+        waiting.until(lambda: len(observer.client_list(_type="normal")) == 1)
+        observer.replicaof("NO", "ONE")
+        index.update([ad("new-2")])
+        index.close()
+
     def test_a_stream_that_was_lost_is_restored_from_the_journals(self, redis_hosts, valkey):
         first, second = redis_hosts.open(0), redis_hosts.open(1)
         for number in range(5):

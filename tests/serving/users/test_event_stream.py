@@ -305,3 +305,23 @@ def test_a_consumer_goes_on_after_the_server_was_stopped_killed_and_flushed(valk
         await producer.aclose()
 
     asyncio.run(main())
+
+
+def test_a_reader_of_a_server_that_has_become_a_replica_opens_new_connections(valkey):
+    observer = valkey.client()
+    observer.xadd("events", entry(1))
+
+    async def main():
+        reader = users.StreamReader(valkey.url, "events", "group", "m")
+        while not await reader.read():
+            pass
+        observer.replicaof("127.0.0.1", "1")
+        with pytest.raises(errors.UserStoreError, match="not a replica"):
+            await reader.read()
+        await waiting.becomes(lambda: len(observer.client_list(_type="normal")) == 1)
+        observer.replicaof("NO", "ONE")
+        found = await reader.read()
+        await reader.close()
+        return found
+
+    assert len(asyncio.run(main())) == 1

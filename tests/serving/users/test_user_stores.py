@@ -10,6 +10,7 @@ import threading
 import pytest
 import requirements
 import valkey as valkey_support
+import waiting
 
 from serving import errors, users
 from serving.config import UserStoreConfig
@@ -792,7 +793,7 @@ def test_a_server_that_loads_its_data_is_not_asked_whether_it_runs():
     redis = pytest.importorskip("redis")
 
     async def scenario(store):
-        with store._mapped():
+        async with store._mapped():
             raise redis.exceptions.BusyLoadingError("Valkey is loading the dataset in memory")
 
     with pytest.raises(errors.UserStoreError, match=r"memory\. It can be used once") as caught:
@@ -856,12 +857,30 @@ def test_the_address_of_a_replica_is_named(valkey):
         run(valkey.url, scenario)
 
 
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_connections_to_a_server_that_has_become_a_replica_are_closed(valkey):
+    observer = valkey.client()
+
+    async def scenario(store):
+        await store.append([("u", click(1))], NOW)
+        observer.replicaof("127.0.0.1", "1")
+        with pytest.raises(errors.UserStoreError, match="not a replica"):
+            await store.append([("u", click(2))], NOW)
+        # The next one leads wherever the address does, as to the new primary.
+        await waiting.becomes(lambda: len(observer.client_list(_type="normal")) == 1)
+        observer.replicaof("NO", "ONE")
+        return await store.append([("u", click(2))], NOW)
+
+    assert run(valkey.url, scenario) == 1
+
+
 def test_a_command_that_the_server_does_not_have_is_named_without_its_arguments():
     redis = pytest.importorskip("redis")
     text = "unknown command 'SET', with args beginning with: 'tfrec:{secret}:profile' '{}' "
 
     async def scenario(store):
-        with store._mapped():
+        async with store._mapped():
             raise redis.ResponseError(text)
 
     with pytest.raises(errors.UserStoreError, match=r"command 'SET'\. Check the set") as caught:
