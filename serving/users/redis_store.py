@@ -8,8 +8,9 @@
 
     tfrec:ttl_seconds          time to live of users and events, as the service was told
 
-The braces keep the keys of a user on one node of a cluster. Reads and writes are one round trip
-each. The server deletes a user who was not written to for the time to live.
+The braces keep the keys of a user on one node of a cluster; keys of a user whose id begins with `}`
+begin with `tfrec:escaped:{_USER}`. Reads and writes are one round trip each. The server deletes a
+user who was not written to for the time to live.
 """
 
 import contextlib
@@ -288,7 +289,9 @@ def remedy(error: Exception) -> str:
 
 
 def _keys(user_id: str) -> list[str]:
-    return [f"tfrec:{{{user_id}}}:{name}" for name in _KEYS]
+    # Empty braces would not keep the keys on one node.
+    prefix = "tfrec:escaped:{_" if user_id.startswith("}") else "tfrec:{"
+    return [f"{prefix}{user_id}}}:{name}" for name in _KEYS]
 
 
 def _user(

@@ -857,6 +857,17 @@ def test_the_address_of_a_replica_is_named(valkey):
         run(valkey.url, scenario)
 
 
+@pytest.mark.parametrize("user_id", ["u", "a}b", "}", "}x", "}{x}", "{", "{}", "_}x", ":"])
+def test_all_keys_of_a_user_are_on_one_node_of_a_cluster(user_id):
+    crc = pytest.importorskip("redis.crc")
+    from serving.users import redis_store
+
+    keys = redis_store._keys(user_id)
+    assert len({crc.key_slot(key.encode()) for key in keys}) == 1
+    others = {"u", "}x", "_}x", "x"} - {user_id}
+    assert not set(keys) & {key for other in others for key in redis_store._keys(other)}
+
+
 @pytest.mark.engines
 @requirements.NEEDS_VALKEY
 def test_connections_to_a_server_that_has_become_a_replica_are_closed(valkey):
