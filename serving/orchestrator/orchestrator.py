@@ -144,6 +144,7 @@ class Orchestrator:
         self._composing = futures.ThreadPoolExecutor(1, thread_name_prefix="composing")
         self._observed_live: tuple[bool, int, int] | None = None
         self._observed_replicas: dict[str, bool] = {}
+        self.metrics.begin(release.version)
         self._observe_live()
         self.live.follow()
 
@@ -361,12 +362,7 @@ class Orchestrator:
         self.live.close()
         self._retrieval.close()
         self._composing.shutdown(wait=False)
-        # These gauges count open orchestrators only.
-        self.metrics.observe_breaker(self.release.version, False)
-        self.metrics.observe_replicas(self.release.version, {})
-        self.metrics.observe_live(
-            self.release.version, False, self.live.cut_bytes, self.live.num_updates
-        )
+        self.metrics.end(self.release.version)
 
     async def _with_users(
         self, valids: Sequence[ValidRequest], deadline: Deadline

@@ -5,18 +5,21 @@ change of `tfrec_calibration_drift` over time, or a difference between two versi
 drift.
 
 With several processes, `PROMETHEUS_MULTIPROC_DIR` names a directory that they share, and each
-process's `/metrics` aggregates all of them.
+process's `/metrics` aggregates all of them. Series of releases that are no longer served, and of
+replicas that are gone, are removed: there is no end of them.
 """
 
+import collections
 import datetime
 import functools
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import prometheus_client
-from prometheus_client import multiprocess
+from prometheus_client import metrics_core, multiprocess, registry
 
 from serving import manifest, process, requests
 
@@ -111,22 +114,22 @@ class ServiceMetrics:
         self._clock = clock
         self._shared = os.environ.get(METRICS_DIRECTORY_VARIABLE)
         # A separate registry, so that two services in a process do not collide.
-        registry = self._registry = prometheus_client.CollectorRegistry()
+        own = self._registry = prometheus_client.CollectorRegistry()
         self.counters = {
             name: prometheus_client.Counter(
-                f"tfrec_{name}_total", text, labels.split(), registry=registry
+                f"tfrec_{name}_total", text, labels.split(), registry=own
             )
             for name, (labels, text) in _COUNTERS.items()
         }
         self.gauges = {
             name: prometheus_client.Gauge(
-                f"tfrec_{name}", text, labels.split(), multiprocess_mode=mode, registry=registry
+                f"tfrec_{name}", text, labels.split(), multiprocess_mode=mode, registry=own
             )
             for name, (labels, mode, text) in _GAUGES.items()
         }
         self.histograms = {
             name: prometheus_client.Histogram(
-                f"tfrec_{name}", text, labels.split(), buckets=buckets, registry=registry
+                f"tfrec_{name}", text, labels.split(), buckets=buckets, registry=own
             )
             for name, (labels, buckets, text) in _HISTOGRAMS.items()
         }
@@ -138,6 +141,30 @@ class ServiceMetrics:
                 self.labeled(self.counters[name], outcome)
         self._releases: dict[int, _Release] = {}
         self._known_replicas: dict[int, set[str]] = {}
+        # Number of orchestrators of each version, and replicas that they no longer have.
+        self._served: collections.Counter[str] = collections.Counter()
+        self._gone: set[tuple[str, str]] = set()
+        # A page that is being rendered must not bring back what is removed.
+        self._lock = threading.Lock()
+
+    def begin(self, version: int) -> None:
+        """Notes that a version is served from now on, so that `render` has its series."""
+        self._served[str(version)] += 1
+
+    def end(self, version: int) -> None:
+        """Removes the series of a version, unless `begin` was called for another orchestrator."""
+        self._served[str(version)] -= 1
+        if self._served[str(version)] > 0:
+            return
+        self.gauges["breaker_open"].labels(version).set(False)
+        self.gauges["live_problem"].labels(version).set(False)
+        self.observe_replicas(version, {})
+        with self._lock:
+            del self._served[str(version)]
+            self._releases.pop(version, None)
+            self._known_replicas.pop(version, None)
+            self._gone = {gone for gone in self._gone if gone[0] != str(version)}
+            self._remove({"version": str(version)})
 
     def observe_request(self, path: str, status: int, seconds: float) -> None:
         """Records an HTTP request.
@@ -172,24 +199,32 @@ class ServiceMetrics:
 
     def ranker_calls(self, version: int) -> Callable[[str, str], None]:
         """Returns a function that counts a call of a version's ranker: replica and outcome."""
-        return lambda replica, outcome: self.labeled(
-            self.counters["ranker_calls"], version, replica, outcome
-        ).inc()
+
+        def count(replica: str, outcome: str) -> None:
+            # A call may end after its replica is gone.
+            self._known_replicas.setdefault(version, set()).add(replica)
+            self.labeled(self.counters["ranker_calls"], version, replica, outcome).inc()
+
+        return count
 
     def observe_replicas(self, version: int, states: Mapping[str, bool]) -> None:
         """Records which replicas of a version's ranker are healthy.
 
         Args:
             version: Release version.
-            states: Whether it is healthy, for the address of each replica. Replicas that are left
-                out no longer count as down.
+            states: Whether it is healthy, for the address of each replica. The series of replicas
+                that are left out are removed.
         """
         known = self._known_replicas.setdefault(version, set())
-        known.update(states)
-        for replica in known:
+        for replica in {*known, *states}:
             self.gauges["ranker_replica_down"].labels(version, replica).set(
                 not states.get(replica, True)
             )
+            self._gone.discard((str(version), replica))
+        for replica in known - states.keys():
+            self._gone.add((str(version), replica))
+            self._remove({"version": str(version), "replica": replica})
+        self._known_replicas[version] = set(states)
         self.gauges["ranker_replicas"].labels(version).set(sum(states.values()))
 
     def observe_problem(self, gauge: str, has_problem: bool) -> None:
@@ -211,15 +246,54 @@ class ServiceMetrics:
     def render(self) -> bytes:
         """Returns the metrics page, aggregated over all processes that share the directory."""
         now = self._clock()
-        for version, known in self._releases.items():
-            self.gauges["release_age_seconds"].labels(version).set(now - known.created)
+        with self._lock:
+            for version, known in list(self._releases.items()):
+                self.gauges["release_age_seconds"].labels(version).set(now - known.created)
         # Each process of a service measures itself on request.
         self.gauges["resident_bytes"].set(process.resident_bytes())
         if self._shared is None:
             return prometheus_client.generate_latest(self._registry)
         together = prometheus_client.CollectorRegistry()
-        multiprocess.MultiProcessCollector(together, self._shared)  # type: ignore[no-untyped-call]
+        together.register(_Together(self._shared, self._is_shown))
         return prometheus_client.generate_latest(together)
+
+    def _is_shown(self, labels: Mapping[str, str]) -> bool:
+        """Returns whether series of all processes have labels of what this one serves."""
+        version = labels.get("version")
+        if version is None:
+            return True
+        return version in self._served and (version, labels.get("replica")) not in self._gone
+
+    def _remove(self, labels: Mapping[str, str]) -> None:
+        """Removes the series with some labels from the metrics that have them."""
+        if self._shared is not None:
+            # The library keeps them in the files of the processes. `render` leaves them out.
+            return
+        for kind, metrics in (
+            (_COUNTERS, self.counters),
+            (_GAUGES, self.gauges),
+            (_HISTOGRAMS, self.histograms),
+        ):
+            for name, metric in metrics.items():
+                if labels.keys() <= set(kind[name][0].split()):
+                    metric.remove_by_labels(dict(labels))
+        # It has series that are no longer part of the page.
+        self.labeled.cache_clear()
+
+
+class _Together(registry.Collector):
+    """Collects the metrics of all processes of a directory whose labels are wanted."""
+
+    def __init__(self, directory: str, is_wanted: Callable[[Mapping[str, str]], bool]) -> None:
+        # It registers itself where it is wanted: not here.
+        aside = prometheus_client.CollectorRegistry()
+        self._all = multiprocess.MultiProcessCollector(aside, directory)  # type: ignore[no-untyped-call]
+        self._is_wanted = is_wanted
+
+    def collect(self) -> Iterator[metrics_core.Metric]:
+        for metric in self._all.collect():  # type: ignore[no-untyped-call]
+            metric.samples = [one for one in metric.samples if self._is_wanted(one.labels)]
+            yield metric
 
 
 class _Release:

@@ -1,12 +1,15 @@
 """What the service tells Prometheus."""
 
-import asyncio
 import datetime
+import os
+import subprocess
+import sys
 
 import httpx
 import pytest
 import serving_fixtures
 from prometheus_client import parser
+from repository import ROOT
 
 from serving import orchestrator
 from serving.config import OrchestratorConfig
@@ -64,11 +67,62 @@ def test_answers_are_counted_under_their_version(tiny_bundle, ranker_address):
     assert value(found, "tfrec_release_age_seconds", version="1") == pytest.approx(60)
 
 
-def test_the_breaker_of_a_release_that_goes_is_not_open(tiny_bundle):
-    service = serving_fixtures.make_orchestrator(tiny_bundle, "127.0.0.1:1")
-    service.metrics.observe_breaker(tiny_bundle.version, True)
-    asyncio.run(service.close())
-    assert 'tfrec_breaker_open{version="1"} 0.0' in service.metrics.render().decode()
+def test_a_release_that_is_closed_leaves_no_series(tiny_bundle, ranker_address):
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with serving_fixtures.serve_app(service) as url:
+        serving_fixtures.wait_until_ready(url)
+        httpx.post(f"{url}/v1/recommend", json={"k": 2}, timeout=60)
+        assert 'version="1"' in service.metrics.render().decode()
+    assert 'version="1"' not in service.metrics.render().decode()
+    # Served again, it is counted anew.
+    service.metrics.begin(1)
+    service.metrics.ranker_calls(1)("a:1", "ok")
+    found = 'tfrec_ranker_calls_total{outcome="ok",replica="a:1",version="1"} 1.0'
+    assert found in service.metrics.render().decode()
+    # What has no version goes on.
+    assert 'path="/v1/recommend",status="200"} 1.0' in service.metrics.render().decode()
+
+
+def test_a_release_that_another_orchestrator_serves_keeps_its_series():
+    metrics = orchestrator.ServiceMetrics()
+    for _ in range(2):
+        metrics.begin(1)
+    metrics.observe_breaker(1, True)
+    metrics.end(1)
+    assert 'tfrec_breaker_open{version="1"} 1.0' in metrics.render().decode()
+    metrics.end(1)
+    assert "tfrec_breaker_open{" not in metrics.render().decode()
+
+
+_SHARED = """
+from serving import orchestrator
+metrics = orchestrator.ServiceMetrics()
+for version in (1, 2):
+    metrics.begin(version)
+    metrics.observe_replicas(version, {"a:1": True, "b:1": False})
+    metrics.ranker_calls(version)("b:1", "ok")
+metrics.end(1)
+metrics.observe_replicas(2, {"a:1": True})
+metrics.observe_request("/", 200, 1.0)
+print(metrics.render().decode())
+"""
+
+
+@pytest.mark.process
+def test_pages_of_several_processes_leave_out_what_is_gone(tmp_path):
+    # The library looks for the directory when it is imported.
+    page = subprocess.run(
+        [sys.executable, "-c", _SHARED],
+        env={**os.environ, orchestrator.METRICS_DIRECTORY_VARIABLE: str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert 'tfrec_requests_total{path="/",status="200"} 1.0' in page
+    assert 'tfrec_ranker_replicas{version="2"} 1.0' in page
+    assert 'version="1"' not in page
+    assert "b:1" not in page
 
 
 def test_drift_is_what_was_predicted_over_what_the_release_recorded(
@@ -89,17 +143,24 @@ def test_drift_is_what_was_predicted_over_what_the_release_recorded(
     assert value(found, "tfrec_recorded_mean", version="1", head="engagement") is None
 
 
-def test_replicas_are_counted_and_those_that_left_are_not_down():
+def test_replicas_are_counted_and_those_that_left_have_no_series():
     metrics = orchestrator.ServiceMetrics()
     metrics.observe_replicas(1, {"a:1": True, "b:1": False, "c:1": True})
     text = metrics.render().decode()
     assert 'tfrec_ranker_replicas{version="1"} 2.0' in text
     assert 'tfrec_ranker_replica_down{replica="b:1",version="1"} 1.0' in text
     assert 'tfrec_ranker_replica_down{replica="a:1",version="1"} 0.0' in text
+    count = metrics.ranker_calls(1)
+    count("b:1", "ok")
     metrics.observe_replicas(1, {"a:1": True})
     text = metrics.render().decode()
     assert 'tfrec_ranker_replicas{version="1"} 1.0' in text
-    assert 'tfrec_ranker_replica_down{replica="b:1",version="1"} 0.0' in text
-    metrics.ranker_calls(1)("a:1", "ok")
+    assert 'tfrec_ranker_replica_down{replica="a:1",version="1"} 0.0' in text
+    assert "b:1" not in text
+    # A call that ends later.
+    count("b:1", "failed")
+    metrics.observe_replicas(1, {"a:1": False})
+    assert "b:1" not in metrics.render().decode()
+    count("a:1", "ok")
     found = 'tfrec_ranker_calls_total{outcome="ok",replica="a:1",version="1"} 1.0'
     assert found in metrics.render().decode()
