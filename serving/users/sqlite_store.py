@@ -227,11 +227,10 @@ class SqliteUserStore:
     def _is_prepared(self) -> bool:
         """Returns whether the file has all tables, and our time to live."""
         found = self._writer.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        if not {*_COLUMNS, "erased", "settings"} <= {name for (name,) in found}:
+        if not {*_COLUMNS} <= {name for (name,) in found}:
             return False
-        return self._own_ttl is None or self._writer.execute(_READ_TTL).fetchone() == (
-            self._own_ttl,
-        )
+        ttl = self._writer.execute(_READ_TTL).fetchone()
+        return self._own_ttl is None or ttl == (self._own_ttl,)
 
     def _write_ahead(self) -> None:
         until = time.monotonic() + _BUSY_SECONDS
@@ -333,13 +332,6 @@ class SqliteUserStore:
         with self._transaction():
             before = _hours(max(self._since(self._writer, now), 0.0))
             self._writer.execute(_FORGET_ERASED, (now, ERASED_SECONDS))
-            (last,) = self._writer.execute("SELECT max(written) FROM users").fetchone()
-            if last is not None and last < before:
-                raise errors.UserStoreError(
-                    f"All users of {self._path} would be deleted, because the last write was "
-                    f"{(_hours(now) - last) / 24:.0f} days ago by the clock of this host. Check "
-                    "the clock. If it is right, the next write to any user lets the others expire."
-                )
             # In the transaction: another process may write to a user meanwhile.
             found = self._writer.execute(
                 "SELECT user_id FROM users WHERE written < ? LIMIT ?", (before, _USERS_PER_EXPIRY)

@@ -605,19 +605,6 @@ def test_users_who_were_not_written_to_expire_in_sqlite(tmp_path):
     assert len(new.actions) == 1
 
 
-def test_a_clock_far_ahead_does_not_delete_all_users_of_sqlite(tmp_path):
-    async def scenario(store):
-        await store.append([("u", click(1))], NOW)
-        with pytest.raises(errors.UserStoreError, match=r"365 days ago by the clock.* Check the"):
-            await store.expire(NOW + 365 * DAY)
-        known = (await read(store)).is_known
-        # The clock was right: somebody writes.
-        await store.append([("v", click(1, NOW + 365 * DAY))], NOW + 365 * DAY)
-        return known, await store.expire(NOW + 365 * DAY)
-
-    assert run(f"sqlite:{tmp_path}/users.db", scenario) == (True, 1)
-
-
 def test_users_written_by_a_clock_far_ahead_expire_in_sqlite(tmp_path):
     async def scenario(store):
         for number in range(1200):
