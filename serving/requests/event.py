@@ -15,6 +15,7 @@ from serving.requests.request import (
     Id,
     Number,
     RequestPart,
+    max_values,
 )
 
 MAX_EVENTS = 1_000
@@ -98,7 +99,9 @@ class EventFields(TypedDict, total=False):
 class EventBatch(RequestPart):
     """Events of any users, in any order."""
 
-    events: Annotated[tuple[Event, ...], pydantic.Field(max_length=MAX_EVENTS)]
+    events: Annotated[
+        tuple[Event, ...], pydantic.Field(max_length=MAX_EVENTS), max_values(MAX_EVENTS)
+    ]
 
 
 class EventsAdded(AnswerPart):

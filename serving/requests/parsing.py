@@ -66,12 +66,13 @@ def refusal(
     """
     unknown = {detail["loc"][:-1] for detail in details if detail["type"] == "extra_forbidden"}
     # A misspelled key is also reported as a missing one.
-    faults = [
-        _refusal_of_one(model, detail, place)
+    told = [
+        detail
         for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden")
         if detail["type"] != "missing" or detail["loc"][:-1] not in unknown
     ]
-    return joined(faults)
+    faults = [_refusal_of_one(model, detail, place) for detail in told[:_MAX_FAULTS]]
+    return joined(faults, len(told) - len(faults))
 
 
 def check_all(checks: Iterable[Callable[[], Any]]) -> list[Any]:
@@ -91,13 +92,21 @@ def check_all(checks: Iterable[Callable[[], Any]]) -> list[Any]:
     return results
 
 
-def joined(faults: Sequence[errors.InvalidRequestError]) -> errors.InvalidRequestError:
-    """Combines errors into one, of the type of the first."""
-    if len(faults) == 1:
+def joined(
+    faults: Sequence[errors.InvalidRequestError], num_more: int = 0
+) -> errors.InvalidRequestError:
+    """Combines errors into one, of the type of the first.
+
+    Args:
+        faults: The errors.
+        num_more: Number of errors that are only counted.
+    """
+    if len(faults) == 1 and not num_more:
         return faults[0]
     lines = [line for fault in faults for line in str(fault).split("\n")]
-    if len(lines) > _MAX_FAULTS:
-        lines[_MAX_FAULTS:] = [f"There are {len(lines) - _MAX_FAULTS} more errors."]
+    num_more += len(lines[_MAX_FAULTS:])
+    if num_more:
+        lines[_MAX_FAULTS:] = [f"There are {num_more} more errors."]
     return type(faults[0])("\n".join(lines))
 
 

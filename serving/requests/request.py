@@ -97,6 +97,20 @@ def _one_for_each_field(rules: tuple[Any, ...]) -> tuple[Any, ...]:
     return rules
 
 
+def max_values(count: int) -> pydantic.BeforeValidator:
+    """Refuses a longer list before its values are validated: each of them could be an error."""
+
+    def check(values: Any) -> Any:
+        if isinstance(values, list | tuple) and len(values) > count:
+            raise pydantic_core.PydanticKnownError(
+                "too_long",
+                {"field_type": "Tuple", "max_length": count, "actual_length": len(values)},
+            )
+        return values
+
+    return pydantic.BeforeValidator(check)
+
+
 _String = Annotated[str, pydantic.Strict()]
 _Integer = Annotated[int, pydantic.Strict()]
 Number = Annotated[float, pydantic.Strict(), pydantic.Field(allow_inf_nan=False)]
@@ -127,6 +141,7 @@ _Rule = TypeVar("_Rule")
 _RuleList = Annotated[
     tuple[_Rule, ...],
     pydantic.Field(max_length=MAX_RULES),
+    max_values(MAX_RULES),
     pydantic.AfterValidator(_one_for_each_field),
 ]
 
@@ -165,7 +180,12 @@ class Filters(RequestPart):
     """Eligible ads: they meet every condition and both lists."""
 
     conditions: (
-        Annotated[tuple[Condition, ...], pydantic.Field(max_length=MAX_CONDITIONS)] | None
+        Annotated[
+            tuple[Condition, ...],
+            pydantic.Field(max_length=MAX_CONDITIONS),
+            max_values(MAX_CONDITIONS),
+        ]
+        | None
     ) = None
     """An ad must meet all of them."""
     allowed_ads: _AdIds | None = None

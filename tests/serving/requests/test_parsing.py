@@ -1,3 +1,4 @@
+import pydantic
 import pytest
 
 from serving import errors, requests
@@ -172,3 +173,26 @@ def test_all_faults_of_types_are_named_up_to_a_maximum():
         requests.parse(requests.Request, {"filters": {"conditions": conditions}})
     lines = str(refused.value).split("\n")
     assert (len(lines), lines[-1]) == (21, "There are 10 more errors.")
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "place"),
+    [
+        (requests.Request, {"filters": {"conditions": [{}] * 1_000}}, "filters.conditions"),
+        (requests.Request, {"rules": {"caps": [{}] * 1_000}}, "rules.caps"),
+        (requests.EventBatch, {"events": [{}] * 2_000}, "events"),
+    ],
+)
+def test_the_values_of_a_list_that_is_too_long_are_not_validated(model, value, place):
+    # Each has several errors, and a body may have hundreds of thousands of values.
+    with pytest.raises(pydantic.ValidationError) as refused:
+        model.model_validate(value)
+    assert refused.value.error_count() == 1
+    with pytest.raises(errors.InvalidRequestError, match=rf"^{place}: expected at most \d+ values"):
+        requests.parse(model, value)
+
+
+def test_many_errors_are_counted_and_not_written():
+    with pytest.raises(errors.RequestTypeError) as refused:
+        requests.parse(requests.Request, {f"key{number}": 1 for number in range(5_000)})
+    assert str(refused.value).endswith("\nThere are 4980 more errors.")
