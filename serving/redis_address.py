@@ -39,5 +39,7 @@ def _has_numbers(address: str) -> bool:
 
 def without_secrets(address: str) -> str:
     """Returns an address for messages, without user, password and options."""
-    scheme, separator, rest = address.partition("?")[0].rpartition("://")
-    return scheme + separator + rest.rpartition("@")[2]
+    scheme, separator, rest = address.partition("://")
+    host, _, options = rest.partition("?")
+    # The options contain an "@", or the password a "?" that is not escaped.
+    return scheme + separator + ("" if "@" in options else host.rpartition("@")[2])

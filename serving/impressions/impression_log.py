@@ -174,7 +174,8 @@ class ImpressionLog:
 
     def _prepare(self) -> None:
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            # Its files name users, so a new directory is for this account alone.
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe = self.directory / _PARTIAL.format(uuid.uuid4().hex)
             probe.touch()
             probe.unlink()

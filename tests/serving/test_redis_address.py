@@ -8,7 +8,8 @@ from serving import redis_address
     [
         ("redis://h:1/0", "redis://h:1/0", "redis://h:1/0"),
         ("valkey://u:p@h:1/0", "redis://u:p@h:1/0", "valkey://h:1/0"),
-        ("valkeys://h?password=p@q", "rediss://h?password=p@q", "valkeys://h"),
+        ("valkeys://h?password=p@q", "rediss://h?password=p@q", "valkeys://"),
+        ("redis://:p@h/0?db=1", "redis://:p@h/0?db=1", "redis://h/0"),
         ("unix://u:p@/run/s?db=1", "unix://u:p@/run/s?db=1", "unix:///run/s"),
         ("h:1", "h:1", "h:1"),
         ("redis://h", "redis://h", "redis://h"),
@@ -26,7 +27,8 @@ def test_an_address_is_read_by_the_client_and_shown_without_its_secrets(address,
         ("redis://u:secret@h:abc/0", "redis://h:abc/0"),
         ("redis://h:70000/0", "redis://h:70000/0"),
         ("valkey://h:1/zero", "valkey://h:1/zero"),
-        # A slash in a password ends the host.
+        # A question mark or a slash in a password ends the host.
+        ("redis://:sec?ret@h:1/0", "redis://"),
         ("redis://u:sec/ret@h:1/0", "redis://h:1/0"),
     ],
 )

@@ -37,3 +37,10 @@ def test_files_that_are_moved_away_at_any_time_do_not_replace_each_other(tmp_pat
         path.rename(tmp_path / "moved" / path.name)
     lines = [path.read_text().count("\n") for path in (tmp_path / "moved").iterdir()]
     assert lines == [2, 2]
+
+
+def test_a_new_directory_is_for_the_account_of_the_service_alone(tmp_path):
+    impressions.FeedbackLog(tmp_path / "events")
+    impressions.ImpressionLog(tmp_path / "answers").close()
+    for name in ("events", "answers"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
