@@ -6,6 +6,7 @@ resolved configuration as JSON into its work directory.
 
 import dataclasses
 import json
+import math
 import numbers
 import operator
 import pathlib
@@ -36,6 +37,8 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help, "limits": limits})
 
 
+# NumPy's; distillation uses the next one, too.
+_SEEDS = {"at_least": 0, "at_most": 2**32 - 2}
 _Config = TypeVar("_Config")
 _IS_WITHIN: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -63,8 +66,10 @@ def check_options(config: Any) -> None:
         if of_type:
             value = kind(value)  # A number of NumPy cannot be written as JSON.
             object.__setattr__(config, field.name, value)
-        if not of_type or not all(_IS_WITHIN[sign](value, of) for sign, of in limits.items()):
-            expected = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items())
+        is_finite = kind is not float or (of_type and math.isfinite(value))
+        is_within = of_type and all(_IS_WITHIN[sign](value, of) for sign, of in limits.items())
+        if not (is_finite and is_within):
+            expected = " and ".join(f"{sign} {limit:.15g}" for sign, limit in limits.items())
             raise ValueError(
                 f"{type(config).__name__}.{field.name}: expected {_NOUNS[kind]}"
                 f"{f' {expected}' if expected else ''}, got {value!r}."
@@ -118,7 +123,9 @@ class ConvertConfig:
         "the log have no engagement or revenue label. 0: every label is final.",
         at_least=0,
     )
-    seed: int = option(1, "Seed of random splits, sampled negatives and the order of training.")
+    seed: int = option(
+        1, "Seed of random splits, sampled negatives and the order of training.", **_SEEDS
+    )
 
     def __post_init__(self) -> None:
         # Checks the options before anything is read or written.
@@ -198,7 +205,7 @@ class RetrievalConfig:
         "Whether latent factors of users and ads are appended to the embeddings if that improves "
         "recall of held-out clicks; only without distillation from a ranker.",
     )
-    seed: int = option(1, "Seed of initialization and shuffling.")
+    seed: int = option(1, "Seed of initialization and shuffling.", **_SEEDS)
 
     def __post_init__(self) -> None:
         _name_class(self, "retrieval_model")
@@ -281,7 +288,7 @@ class RankerConfig:
     revenue_weight: float = option(
         HEADS["revenue"].loss_weight, "Weight of the revenue loss.", at_least=0
     )
-    seed: int = option(1, "Seed of initialization and shuffling.")
+    seed: int = option(1, "Seed of initialization and shuffling.", **_SEEDS)
 
     def __post_init__(self) -> None:
         _name_class(self, "ranker")
@@ -308,7 +315,7 @@ class EvaluationConfig:
         "fields, such as advertiser and category, whose number of values is closest to the square "
         "root of the number of ads.",
     )
-    seed: int = option(1, "Seed of the bootstrap resamples.")
+    seed: int = option(1, "Seed of the bootstrap resamples.", **_SEEDS)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -19,6 +19,13 @@ from tfrec import config
         (config.RetrievalConfig, {"learning_rate": "x"}, r"expected a number > 0, got 'x'"),
         (config.RetrievalConfig, {"refit": 1}, r"refit: expected True or False, got 1\."),
         (config.ConvertConfig, {"max_rejected_fraction": 2.0}, r"number >= 0 and <= 1, got 2\.0"),
+        (
+            config.RetrievalConfig,
+            {"learning_rate": float("inf")},
+            r"expected a number > 0, got inf",
+        ),
+        (config.RankerConfig, {"seed": -1}, r"seed: .* >= 0 and <= 4294967294, got -1"),
+        (config.RetrievalConfig, {"seed": 2**32}, r"<= 4294967294, got 4294967296"),
         (config.EvaluationConfig, {"resamples": -1}, r"EvaluationConfig\.resamples: .* >= 0"),
     ],
 )

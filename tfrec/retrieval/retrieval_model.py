@@ -295,7 +295,7 @@ class RetrievalModel(training.StageModel):
         return Embedded(
             towers.call(self.query_tower, query, training),
             towers.call(self.ad_tower, ads, training),
-            0.0,
+            tf.constant(0.0),
         )
 
     def store_user_clicks(self) -> None:

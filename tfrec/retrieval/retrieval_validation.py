@@ -98,8 +98,9 @@ def recall_of_clicks(
         own = tf.gather(scores, batch["ad_row"], batch_dims=1)
         # Written so that ads with scores that are not finite are last.
         others = batch["ad_row"][:, None] != rows
-        if held_out.leaves_out_seen:
-            others = ~model.accidental_hits(batch, rows)
+        # Ads that training never showed compete, too, although they are no negatives of the loss.
+        if held_out.leaves_out_seen and model.clicked_ads is not None:
+            others &= ~model.clicked_ads.among(batch["user"], rows)
         better = others & ~(scores <= own[:, None])
         equal = others & (scores == own[:, None])
         for found, mask in ((better_ads, better), (equal_ads, equal)):

@@ -139,7 +139,7 @@ def exact_top_k(
     Returns:
         [N, min(k, A)] int32.
     """
-    order = np.random.default_rng(0).permutation(len(ad_embeddings))
+    order = np.random.default_rng(0).permutation(len(ad_embeddings)).astype(np.int32)
     k = min(k, len(order))
     best = np.full((len(query_embeddings), k), -np.inf, np.float32)
     found = np.zeros(best.shape, np.int64)

@@ -9,6 +9,7 @@ embeddings overfit early (the one-epoch effect; `shrinkage` makes it later).
 DIRECTORY/checkpoints/   the latest backup
 DIRECTORY/best/          weights of the best epoch
 DIRECTORY/history.json   logs of the epochs
+DIRECTORY/finished       exists once the training has ended
 DIRECTORY/tensorboard/   curves
 
 References:
@@ -34,6 +35,7 @@ _MIN_BATCH_SIZE = 64
 # follow several worse ones, and they cost seconds.
 _MIN_STEPS_OF_PATIENCE = 100
 _STEPS_PER_BACKUP = 1_000
+_FINISHED = "finished"
 _CALLBACKS_OF_ONE_RATE = (
     tf.keras.callbacks.LearningRateScheduler,
     tf.keras.callbacks.ReduceLROnPlateau,
@@ -175,7 +177,7 @@ def fit(
     is_chief = workers.is_chief(strategy)
     before = _progress(directory, plan) if is_chief else None
     history, first = workers.of_chief(strategy, before)
-    if not _is_finished(history, plan):
+    if first is not None:
         with (
             strategy.scope(),
             workers.directory_to_write(strategy, directory) as own,
@@ -230,6 +232,8 @@ def fit(
                     ),
                 ],
             )
+        if is_chief:  # A callback may have ended it, of which the history says nothing.
+            (directory / _FINISHED).touch()
         if progress and validated:
             kept = history[best_epoch(history, plan)]
             terminal.print_above_bars(
@@ -240,16 +244,20 @@ def fit(
     return history
 
 
-def _progress(directory: pathlib.Path, plan: Plan) -> tuple[list[dict[str, float]], int]:
-    """Returns the logs of the epochs of an earlier run, and the number of steps in its backup."""
+def _progress(directory: pathlib.Path, plan: Plan) -> tuple[list[dict[str, float]], int | None]:
+    """Returns the logs of the epochs of an earlier run, and the number of steps in its backup.
+
+    The number is None if the training has ended.
+    """
     path, backups = directory / "history.json", directory / "checkpoints"
     history = json.loads(path.read_text()) if path.is_file() else []
-    if _is_finished(history, plan):
-        return history, 0
-    if not history:
-        shutil.rmtree(backups, ignore_errors=True)
+    if (directory / _FINISHED).is_file() or _is_finished(history, plan):
+        return history, None
     first = _first_step(backups, plan.steps_per_epoch)
     # An epoch is written before it is backed up.
+    if first // plan.steps_per_epoch > len(history):
+        shutil.rmtree(backups, ignore_errors=True)
+        first = 0
     return history[: first // plan.steps_per_epoch], first
 
 

@@ -130,13 +130,15 @@ def dense_and_sparse(
         initial_accumulator: Initial sum of squared gradients of Adagrad; if far above the
             squared gradients, rare rows learn almost nothing.
     """
+    # On a GPU, Keras would compile the updates with XLA: the sparse ones again for each number of
+    # rows, and the dense ones with the rates of the first trace.
     dense = AveragedAdam(
         WarmUpThenCosine(learning_rate, steps),
+        jit_compile=False,
         clipnorm=5.0,
         use_ema=average_decay > 0,
         ema_momentum=average_decay,
     )
-    # On a GPU, XLA would compile the update again for each number of rows.
     sparse = tf.keras.optimizers.Adagrad(
         WarmUpThenCosine(embedding_learning_rate, steps),
         initial_accumulator_value=initial_accumulator,

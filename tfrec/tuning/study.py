@@ -118,7 +118,7 @@ def tune(
             seed=seed + len(_started(study)), n_startup_trials=_RANDOM_TRIALS
         )
         trial = study.ask(dict(stage.space))
-        place = directory / trial.user_attrs.get(_DIRECTORY, f"trial_{trial.number}")
+        place = directory / (trial.user_attrs.get(_DIRECTORY) or f"trial_{trial.number}")
         trial.set_user_attr(_DIRECTORY, place.name)
         watch = _Watch(trial, stage, place / "history.json", end, clock)
         try:
@@ -129,7 +129,7 @@ def tune(
         except (optuna.TrialPruned, FloatingPointError):  # A loss that is not finite is worst.
             study.tell(trial, state=TrialState.PRUNED)
         except Exception as error:  # A custom model may not work with some options.
-            if not trial.number:
+            if len(_started(study)) == 1:  # The defaults, also if they were interrupted.
                 raise
             trial.set_user_attr(_ERROR, f"{type(error).__name__}: {error}")
             study.tell(trial, state=TrialState.PRUNED)

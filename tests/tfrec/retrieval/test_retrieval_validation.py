@@ -47,6 +47,12 @@ def test_where_clicks_do_not_repeat_lists_leave_out_what_users_clicked(model):
     assert not held_out(0.0, user=None).leaves_out_seen
 
 
+def test_ads_that_training_never_showed_are_in_the_lists(model):
+    expected = retrieval_validation.measure(model, held_out(0.0), QUERIES, ADS)
+    model._was_shown = tf.range(12) > 8  # They are no negatives of the loss.
+    assert retrieval_validation.measure(model, held_out(0.0), QUERIES, ADS) == expected
+
+
 def test_of_ads_that_score_alike_each_is_as_likely_to_be_first(model):
     # All twelve alike: ten of twelve places are in the list. Without 0 and 1, all ten are.
     alike = np.ones((12, 2), np.float32)

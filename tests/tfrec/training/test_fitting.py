@@ -65,16 +65,17 @@ def batches(number):
 
 
 class KilledAt(tf.keras.callbacks.Callback):
-    """Ends a run after a step of an epoch, both from 0; notes the epochs."""
+    """Ends a run after a step of an epoch, both from 0; notes the epochs, and counts the steps."""
 
     def __init__(self, epoch=None, step=None):
         super().__init__()
-        self.at, self.epochs = (epoch, step), []
+        self.at, self.epochs, self.steps = (epoch, step), [], 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epochs.append(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
         if (self.epochs[-1], batch) == self.at:
             raise Killed
 
@@ -181,11 +182,19 @@ def test_training_stops_when_patience_is_spent(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("killed_at", "steps_per_backup"),
-    [((0, 0), 1), ((1, 0), 1_000), ((1, 2), 2), ((1, 4), 1), ((1, 4), 1_000), ((3, 4), 2)],
+    ("killed_at", "steps_per_backup", "steps_left"),
+    [
+        ((0, 0), 1, 20),
+        ((0, 3), 2, 18),
+        ((1, 0), 1_000, 15),
+        ((1, 2), 2, 13),
+        ((1, 4), 1, 11),
+        ((1, 4), 1_000, 15),
+        ((3, 4), 2, 1),
+    ],
 )
 def test_a_run_killed_at_any_step_ends_with_the_weights_of_one_never_killed(
-    tmp_path, whole, monkeypatch, killed_at, steps_per_backup
+    tmp_path, whole, monkeypatch, killed_at, steps_per_backup, steps_left
 ):
     monkeypatch.setattr(fitting, "_STEPS_PER_BACKUP", steps_per_backup)
     with pytest.raises(Killed):
@@ -193,6 +202,7 @@ def test_a_run_killed_at_any_step_ends_with_the_weights_of_one_never_killed(
     resumed = Run(tmp_path, [4, 3, 2, 1], AVERAGED)
     history = resumed.fit()
     assert resumed.epochs[0] == killed_at[0]
+    assert resumed.killed_at.steps == steps_left
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
     for variable, value in zip(resumed.model.trainable_variables, whole, strict=True):
         np.testing.assert_array_equal(variable, value)
@@ -415,6 +425,8 @@ def test_callbacks_of_keras_see_validation_and_can_end_training(tmp_path):
         tf.keras.callbacks.EarlyStopping("score", mode="max", patience=1),
     )
     assert len(history) == 2
+    again = Run(tmp_path / "run", [4, 3, 2, 1])
+    assert (again.fit(), again.epochs) == (history, [])
     header, *rows = log.read_text().splitlines()
     assert "score" in header.split(",")
     assert "loss" in header.split(",")

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 
+import optuna
 import pytest
 from optuna import distributions
 
@@ -122,6 +123,33 @@ def test_options_with_which_a_model_fails_do_not_end_a_study(data_set, tmp_path,
     assert {trial.state for trial in tuned.trials} == {"complete", "failed"}
     assert all((t.state == "failed") == (t.options["learning_rate"] > limit) for t in tuned.trials)
     assert "failed (ValueError: too fast)" in capsys.readouterr().out
+
+
+def test_defaults_that_fail_after_an_interruption_end_a_study(data_set, tmp_path):
+    seconds = itertools.count()
+    with pytest.raises(ValueError, match="No trial"):
+        tuning.tune(PARABOLA, data_set, tmp_path, 3, clock=lambda: next(seconds))
+
+    def fail(*_, **__):
+        raise RuntimeError("broken")
+
+    failing = dataclasses.replace(PARABOLA, train=fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        tuning.tune(failing, data_set, tmp_path, FOREVER)
+
+
+def test_a_study_that_was_killed_before_a_trial_had_a_directory_continues(
+    data_set, tmp_path, monkeypatch
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "set_user_attr", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tuning.tune(PARABOLA, data_set, tmp_path, FOREVER)
+    (trial,) = tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=1).trials
+    assert trial.state == "complete"
 
 
 @pytest.mark.parametrize("stage", [tuning.RANKER, tuning.RETRIEVAL])
