@@ -9,17 +9,19 @@ from collections.abc import Collection, Iterator
 
 import tensorflow as tf
 
+_MAX_CONSTANT_BYTES = 1 << 26
+
 
 @contextlib.contextmanager
 def as_constants(module: tf.Module, but: Collection[tf.Variable] = ()) -> Iterator[None]:
     """Replaces the weights of a module and its parts with constants until the block ends.
 
-    Functions traced inside keep the current weights. Metrics, which `add_metric` updates in each
-    call, stay variables.
+    Functions traced inside keep the current weights. Large variables stay variables, as a graph
+    holds at most 2 GB; so do metrics, which `add_metric` updates in each call.
 
     Args:
         module: A built model.
-        but: Variables to keep as variables; a graph holds at most 2 GB.
+        but: Other variables to keep as variables.
     """
     kept = {variable.ref() for variable in but}
     held: list[tuple[dict[str, object], str, tf.Variable]] = []
@@ -28,8 +30,9 @@ def as_constants(module: tf.Module, but: Collection[tf.Variable] = ()) -> Iterat
             continue
         attributes = vars(part)
         for name, value in attributes.items():
-            if isinstance(value, tf.Variable) and value.ref() not in kept:
-                held.append((attributes, name, value))
+            if not isinstance(value, tf.Variable) or value.ref() in kept or _is_large(value):
+                continue
+            held.append((attributes, name, value))
     try:
         for attributes, name, variable in held:
             attributes[name] = tf.constant(variable.numpy())
@@ -37,3 +40,8 @@ def as_constants(module: tf.Module, but: Collection[tf.Variable] = ()) -> Iterat
     finally:
         for attributes, name, variable in held:
             attributes[name] = variable
+
+
+def _is_large(variable: tf.Variable) -> bool:
+    num_elements = variable.shape.num_elements()
+    return num_elements is None or num_elements * variable.dtype.size > _MAX_CONSTANT_BYTES

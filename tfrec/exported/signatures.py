@@ -28,8 +28,6 @@ from tfrec.config import CANDIDATE_PARTS
 from tfrec.exported import candidate_scores, constants
 from tfrecords import encoding
 
-_MAX_CONSTANT_BYTES = 1 << 26
-
 
 class QueryTowerModule(tf.Module):
     """Raw query fields to the query embedding.
@@ -137,11 +135,10 @@ def _concrete(
 ) -> Any:
     """Returns the concrete function of a function that calls a model, for tensors of the specs.
 
-    Variables become constants, except embedding tables: a graph holds at most 2 GB.
+    Variables become constants, except large ones and embedding tables.
     """
-    tables = [*layers.embedding_tables(model), *filter(_is_large, model.variables)]
     traced = tf.function(function, autograph=layers.needs_autograph(model))
-    with constants.as_constants(model, but=tables):
+    with constants.as_constants(model, but=layers.embedding_tables(model)):
         return traced.get_concrete_function(*args, **specs)
 
 
@@ -154,8 +151,3 @@ def _read_by(model: tf.Module, *functions: Any) -> tuple[list[tf.Variable], list
     variables = [variable for function in functions for variable in function.variables]
     kind = tf.saved_model.experimental.TrackableResource
     return variables, list(model._flatten(predicate=lambda part: isinstance(part, kind)))
-
-
-def _is_large(variable: tf.Variable) -> bool:
-    num_elements = variable.shape.num_elements()
-    return num_elements is None or num_elements * variable.dtype.size > _MAX_CONSTANT_BYTES

@@ -25,3 +25,14 @@ def test_a_model_with_a_metric_of_its_own_is_traced_with_constant_weights():
     assert not any("kernel" in name for name in names)
     assert traced(tf.ones([1, 3])).numpy() == 3.0  # 1 · 1 + 1 · 1 + 1 · 1
     assert isinstance(model.dense.kernel, tf.Variable)
+
+
+def test_a_large_variable_stays_one_although_keras_does_not_know_it(monkeypatch):
+    monkeypatch.setattr(constants, "_MAX_CONSTANT_BYTES", 11)  # the kernel's bytes are 12
+    model = Measured()
+    model(tf.ones([2, 3]))
+    object.__setattr__(model.dense, "table", tf.Variable([1, 2, 3], trainable=False))
+    with constants.as_constants(model):
+        assert isinstance(model.dense.kernel, tf.Variable)
+        assert isinstance(model.dense.table, tf.Variable)
+        assert not isinstance(model.dense.bias, tf.Variable)
