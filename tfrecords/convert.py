@@ -221,8 +221,8 @@ def check_rejected(
         source: The log.
         parsed: Notes of the parsed chunks.
         max_fraction: Maximum share of rejected rows.
-        final: Whether these are all chunks; otherwise the log is refused only if all rows are
-            rejected.
+        final: Whether these are all chunks; otherwise the log is refused only if all rows of a
+            whole chunk are rejected.
 
     Raises:
         ValueError: Too many rows are rejected; the message has the first ones. Or there are none.
@@ -233,7 +233,7 @@ def check_rejected(
         if final:
             raise ValueError(f"{source}: no line has rows; expected at least one row.")
         return
-    nothing_left = num_rejected == num_rows
+    nothing_left = num_rejected == num_rows and (final or num_rows >= source.rows_per_chunk)
     too_many = num_rejected > max_fraction * num_rows and (
         num_rejected > TOLERATED_REJECTS or 2 * num_rejected >= num_rows
     )

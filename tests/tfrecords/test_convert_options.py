@@ -6,7 +6,7 @@ import logs
 import numpy as np
 import pytest
 
-from tfrecords import card, convert, encoding, formats, reader
+from tfrecords import card, convert, encoding, formats, reader, records
 from tfrecords import schema as schema_lib
 from tfrecords.splits import SPLITS
 
@@ -259,3 +259,70 @@ def test_a_request_longer_than_a_chunk_is_one_list(tmp_path):
     data_set = shop(tmp_path, text, rows_per_chunk=7)
     assert sum(data_set.num_requests(split) for split in SPLITS) == 10
     assert {len(ads) for split in SPLITS for _, _, ads, _ in lists(data_set, split)} == {50}
+
+
+def test_a_small_first_file_of_rejected_rows_does_not_refuse_a_log(tmp_path):
+    header = "q,ad,clicked\n"
+    (tmp_path / "1.csv").write_text(header + "x,a,\n" * 3)
+    (tmp_path / "2.csv").write_text(header + "x,a,1\nx,b,0\n" * 300)
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("files", fields, ("ad",), "clicked")
+    source = convert.Source((tmp_path / "1.csv", tmp_path / "2.csv"), schema, format="tabular")
+    convert.convert(source, tmp_path / "data", split="order")
+    assert reader.DataSet(tmp_path / "data").description.source.rejected == 3
+
+
+def test_values_of_a_list_count_once_in_a_row(tmp_path):
+    lines = ["q|q|q|q|q|q,a,1", *["n,a,0"] * 59]
+    (tmp_path / "log.csv").write_text("tags,ad,clicked\n" + "\n".join(lines))
+    fields = (
+        schema_lib.Field("tags", "categorical_list", "query", min_count=5),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("lists", fields, ("ad",), "clicked")
+    data_set = logs.converted_table(tmp_path / "log.csv", tmp_path / "data", schema)
+    assert data_set.fitted.statistics["tags"].vocabulary == ("n",)
+
+
+def test_anonymous_rows_have_nothing_of_a_table_of_users(tmp_path):
+    users = ["NA", "u", "v"] * 20
+    rows = "".join(f"{user},a,{row % 2}\n" for row, user in enumerate(users))
+    (tmp_path / "log.csv").write_text("user,ad,clicked\n" + rows)
+    (tmp_path / "users.csv").write_text("user,city\nu,x\nv,x\nNA,wrong\n")
+    fields = (
+        schema_lib.Field("city", "categorical", "query", min_count=1),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("users", fields, ("ad",), "clicked", user_key="user")
+    data_set = logs.converted(
+        tmp_path / "log.csv",
+        tmp_path / "data",
+        schema,
+        users_path=tmp_path / "users.csv",
+        format="tabular",
+        split="order",
+    )
+    assert data_set.fitted.statistics["city"].vocabulary == ("x",)
+
+
+def test_a_split_by_time_uses_the_earliest_row_of_a_request(tmp_path):
+    # The first rows of half of the requests in the log are late.
+    rows = [
+        f"r{request},{ad},{request + 1_000 * (ad == 'a' and request < 50)},{request % 2}\n"
+        for request in range(100)
+        for ad in ("a", "b")
+    ]
+    (tmp_path / "log.csv").write_text("request,ad,time,clicked\n" + "".join(rows))
+    fields = (
+        schema_lib.Field("request", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema(
+        "late", fields, ("ad",), "clicked", request_key="request", time="time"
+    )
+    data_set = logs.converted_table(tmp_path / "log.csv", tmp_path / "data", schema, split="time")
+    order = [data_set.column(split, records.ORDER) for split in ("train", "validation", "test")]
+    assert order[0].max() < order[1].min() < order[1].max() < order[2].min()

@@ -23,7 +23,7 @@ NEARLY_ALL = 0.95
 
 
 def rows_by_key(
-    table: pa.Table, key: Sequence[str], names: Sequence[str], missing: str
+    table: pa.Table, key: Sequence[str], names: Sequence[str]
 ) -> tuple[pa.Array, np.ndarray, np.ndarray, records.TableKeys]:
     """Finds the rows of a table that count: the last one of each key.
 
@@ -31,7 +31,6 @@ def rows_by_key(
         table: The table.
         key: Key columns of the table.
         names: Columns that are read from it, in addition to the key.
-        missing: The key of rows without one.
 
     Returns:
         The keys [V] that are not missing, their fingerprints [V] int64, their rows [V] int64, and
@@ -42,7 +41,8 @@ def rows_by_key(
 
     row_codes, keys = codes.coded_keys(table, key)
     last = codes.last_rows(row_codes, len(keys))
-    is_missing = pc.equal(keys.values, missing).to_numpy(zero_copy_only=False)
+    nothing = "|" * (len(key) - 1)
+    is_missing = pc.equal(keys.values, nothing).to_numpy(zero_copy_only=False)
     without_key = is_missing[row_codes]
     counted = last[row_codes]
     repeated = np.flatnonzero((counted != np.arange(table.num_rows)) & ~without_key)

@@ -217,7 +217,7 @@ def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, records.Table
     table = without_placeholders(schema, table)
     read = dict.fromkeys((*(f.source for f in schema.logged_ad_fields), *schema.show))
     names = [n for n in read if n in table.column_names and n not in schema.ad_key]
-    ids, _, rows, keys = rows_by_key(table, schema.ad_key, names, missing="")
+    ids, _, rows, keys = rows_by_key(table, schema.ad_key, names)
     order = np.argsort(rows)
     table = table.take(pa.array(rows[order]))
     columns = {reader.AD_ID: ids.take(pa.array(order))}

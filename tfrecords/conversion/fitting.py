@@ -62,7 +62,10 @@ def count_chunk(
         name = strings_of(field)
         if field.kind == "categorical_list":
             codes, lengths = rows.lists(name)
-            codes = codes[np.repeat(is_train, lengths)]
+            # A value counts once in a row.
+            num_values = max(len(rows.strings[name]), 1)
+            pairs = np.repeat(np.arange(len(lengths)), lengths) * num_values + codes
+            codes = np.unique(pairs[np.repeat(is_train, lengths)]) % num_values
         else:
             codes = rows.array(name)[train]
         counted = np.bincount(codes, minlength=len(rows.strings[name]))

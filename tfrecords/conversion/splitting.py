@@ -150,7 +150,7 @@ def assign(keys: RowKeys, options: SplitOptions) -> Requests:
         return dataclasses.replace(requests, splits=_cut(keys.num_rows, options))
     first_rows = requests.first_rows()
     lengths = requests.lengths(0, len(requests))
-    time = None if keys.time is None else keys.time[first_rows]
+    time = None if keys.time is None else request_times(keys.time, requests)
     if kind in ("column", "file"):
         splits = _given(keys, kind, requests, first_rows)
         splits = _fill(splits, time, lengths, options)

@@ -24,6 +24,6 @@ NAN = float("nan")
 )
 def test_rows_are_compared_with_the_last_of_their_key(values: list[Any], differing: int) -> None:
     table = pa.table({"key": ["a", "b", "a", "", "a", "b", ""], "value": values})
-    ids, _, rows, keys = columns.rows_by_key(table, ["key"], ["value"], missing="")
+    ids, _, rows, keys = columns.rows_by_key(table, ["key"], ["value"])
     assert dict(zip(ids.to_pylist(), rows.tolist(), strict=True)) == {"a": 4, "b": 5}
     assert (keys.repeated, keys.differing, keys.without_key) == (3, differing, 2)

@@ -124,6 +124,23 @@ def test_an_event_that_is_logged_repeatedly_counts_once():
     assert (joined.num_joined, joined.num_repeated) == (2, 5)
 
 
+def test_the_revenue_of_a_purchase_without_an_amount_is_not_known():
+    nan = np.nan
+    rows = rows_of(
+        [
+            ("a", 0, 0, 5),  # A purchase without an amount
+            ("a", 1, 2, nan),
+            ("b", 0, 0, nan),  # one with, and one without
+            ("b", 1, 2, 3),
+            ("b", 2, 2, nan),
+            ("c", 0, 0, nan),  # no purchase
+            ("c", 1, 1, nan),
+        ]
+    )
+    joined = event_join.join(rows, EVENTS, has_times=True)
+    np.testing.assert_array_equal(joined.revenue[joined.kept], [nan, 3, 0])
+
+
 def test_equal_events_of_the_same_hour_or_day_may_be_several():
     rows = rows_of([("a", 3600, 0, 5), ("a", 7200, 2, 7), ("a", 7200, 2, 7)])
     window = dataclasses.replace(EVENTS, window_seconds=3600)

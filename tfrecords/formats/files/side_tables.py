@@ -52,10 +52,7 @@ class SideTable:
         self.columns = tuple(types)
         read = {**dict.fromkeys(key, delimited.STRINGS), **types}
         table = table_files.read(path, read, lists, decimal)
-        nothing = "|" * (len(self.key) - 1)
-        _, fingerprints, rows, self.keys = columns.rows_by_key(
-            table, self.key, self.columns, nothing
-        )
+        _, fingerprints, rows, self.keys = columns.rows_by_key(table, self.key, self.columns)
         self._rows = columns.KeyIndex(fingerprints)
         table = table.take(pa.array(rows))
         self._values = {name: columns.decoded(table[name].combine_chunks()) for name in types}
@@ -74,7 +71,8 @@ class SideTable:
         """
         table = parsed.table
         codes, ids = columns.coded_keys(table, self.key)
-        rows = self._rows.find(ids.fingerprints)
+        has_key = ~columns.are_missing(ids.values)
+        rows = np.where(has_key, self._rows.find(ids.fingerprints), -1)
         indices = pa.array(rows, mask=rows < 0)
         if must_match and len(ids) >= _MIN_KEYS and indices.null_count == len(ids):
             raise ValueError(
@@ -84,7 +82,6 @@ class SideTable:
             )
         for name, values in self._values.items():
             table = table.append_column(name, _spread(values.take(indices), codes))
-        has_key = ~columns.are_missing(ids.values)
         lacking = has_key & (rows < 0)
         matches = protocol.Matches(
             rows=int(has_key[codes].sum()),
