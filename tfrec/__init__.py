@@ -13,9 +13,9 @@ raises an error. On two cores, TensorFlow uses one thread within an operation, u
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tfrecords import faces  # TensorFlow starts quietly
+import tfrecords  # noqa: F401  (TensorFlow starts quietly)
 
 if TYPE_CHECKING:
     from serving.workflow import train
@@ -57,10 +57,14 @@ def _spare_threads() -> None:
 _require_legacy_keras()
 _spare_threads()
 
-__getattr__ = faces.lazily(
-    __name__,
-    {
-        "serving.workflow": ["train"],
-        ".config": ["EvaluationConfig", "RankerConfig", "RetrievalConfig"],
-    },
-)
+
+def __getattr__(name: str) -> Any:
+    if name == "train":
+        from serving import workflow
+
+        return workflow.train
+    if name in __all__:
+        from tfrec import config
+
+        return getattr(config, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

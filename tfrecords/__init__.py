@@ -6,9 +6,8 @@ Importing the package does not load TensorFlow; it only suppresses TensorFlow's 
 `from_pandas` and `from_arrow` load it on first use.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tfrecords import faces
 from tfrecords.terminal import quiet_tensorflow
 
 if TYPE_CHECKING:
@@ -18,4 +17,10 @@ __all__ = ["from_arrow", "from_pandas"]
 
 quiet_tensorflow()
 
-__getattr__ = faces.lazily(__name__, {".frames": __all__})
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from tfrecords import frames
+
+        return getattr(frames, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

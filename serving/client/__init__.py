@@ -4,16 +4,21 @@ Importing it does not load TensorFlow. `LocalClient`, which runs both stages in 
 first use.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serving.client.async_client import AsyncClient
 from serving.client.client import Client
 from serving.client.http_calls import Retry
-from tfrecords import faces
 
 if TYPE_CHECKING:
     from serving.client.local_client import LocalClient
 
 __all__ = ["AsyncClient", "Client", "LocalClient", "Retry"]
 
-__getattr__ = faces.lazily(__name__, {".local_client": ["LocalClient"]})
+
+def __getattr__(name: str) -> Any:
+    if name == "LocalClient":
+        from serving.client import local_client
+
+        return local_client.LocalClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

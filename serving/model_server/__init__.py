@@ -4,9 +4,8 @@ The names load on first use, so that `python -m serving.model_server` can set th
 TensorFlow and NumPy are imported.
 """
 
-from typing import TYPE_CHECKING
-
-from tfrecords import faces
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from serving.model_server.models.servable import Servable
@@ -14,12 +13,14 @@ if TYPE_CHECKING:
     from serving.model_server.server import ModelServer
 
 __all__ = ["ModelServer", "Servable", "run_predict"]
+_MODULES = {
+    "ModelServer": "server",
+    "Servable": "models.servable",
+    "run_predict": "operations.operations",
+}
 
-__getattr__ = faces.lazily(
-    __name__,
-    {
-        ".server": ["ModelServer"],
-        ".models.servable": ["Servable"],
-        ".operations.operations": ["run_predict"],
-    },
-)
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

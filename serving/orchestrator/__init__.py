@@ -4,7 +4,7 @@ Importing it does not load TensorFlow. `Orchestrator` and `describe_release` loa
 what accepts events does not need it.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serving.orchestrator.admission import RETRY_AFTER_SECONDS, Admission
 from serving.orchestrator.event_consumer import EventConsumer
@@ -16,7 +16,6 @@ from serving.orchestrator.service_metrics import (
     ServiceMetrics,
 )
 from serving.orchestrator.user_data import UserData
-from tfrecords import faces
 
 if TYPE_CHECKING:
     from serving.orchestrator.orchestrator import Orchestrator
@@ -38,6 +37,14 @@ __all__ = [
     "in_turns",
 ]
 
-__getattr__ = faces.lazily(
-    __name__, {".orchestrator": ["Orchestrator"], ".release_description": ["describe_release"]}
-)
+
+def __getattr__(name: str) -> Any:
+    if name == "Orchestrator":
+        from serving.orchestrator import orchestrator
+
+        return orchestrator.Orchestrator
+    if name == "describe_release":
+        from serving.orchestrator import release_description
+
+        return release_description.describe_release
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,10 +3,10 @@
 Importing it does not load TensorFlow: what does is loaded on first use.
 """
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from serving.ranker.pace import Pace
-from tfrecords import faces
 
 if TYPE_CHECKING:
     from serving.ranker.endpoints import Endpoints, connect, find_servers, split_address
@@ -27,13 +27,19 @@ __all__ = [
     "split_address",
 ]
 
-__getattr__ = faces.lazily(
-    __name__,
-    {
-        ".endpoints": ["Endpoints", "connect", "find_servers", "split_address"],
-        ".local_ranker": ["LocalRanker"],
-        ".ranker_client": ["RankerClient"],
-        ".replicas": ["Replicas"],
-        ".verified_ranker": ["Scorer"],
-    },
-)
+_MODULES = {
+    "Endpoints": "endpoints",
+    "LocalRanker": "local_ranker",
+    "RankerClient": "ranker_client",
+    "Replicas": "replicas",
+    "Scorer": "verified_ranker",
+    "connect": "endpoints",
+    "find_servers": "endpoints",
+    "split_address": "endpoints",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,10 @@
 """The user store: profiles and latest events of users at request time, in SQLite or Redis."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serving.users.circuit_breaker import CircuitBreaker
 from serving.users.store import ACTIONS, IMPRESSION, StoredEvent, User, UserStore
 from serving.users.stores import check_store, open_store
-from tfrecords import faces
 
 if TYPE_CHECKING:
     from serving.users.event_stream import StreamBacklog, StreamEntry, StreamReader
@@ -24,7 +23,11 @@ __all__ = [
     "open_store",
 ]
 
-# They need the extra `redis`.
-__getattr__ = faces.lazily(
-    __name__, {".event_stream": ["StreamBacklog", "StreamEntry", "StreamReader"]}
-)
+
+def __getattr__(name: str) -> Any:
+    if name in ("StreamBacklog", "StreamEntry", "StreamReader"):
+        # They need the extra `redis`.
+        from serving.users import event_stream
+
+        return getattr(event_stream, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
