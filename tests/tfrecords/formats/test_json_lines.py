@@ -88,6 +88,45 @@ def test_values_keep_their_types_and_bad_lines_are_rejected(tmp_path: pathlib.Pa
     assert rejected[0].raw == b"{not json}"
 
 
+def test_a_line_that_is_no_text_or_too_deep_is_rejected_like_other_bad_lines(tmp_path) -> None:
+    half, deep = "\ud83d", "[" * 100_000 + "]" * 100_000
+    path = write(
+        tmp_path / "log.jsonl",
+        [
+            row(sku="a"),
+            row(sku=half),
+            row(seen=["b", half]),
+            row(meta={"title": f"Tea {half}"}),
+            row(meta={"title": [{"of": half}]}),
+            row(other=half, meta={"title": "😀"}, sku="b"),
+            f'{{"other": {deep}}}\n',
+            f'{{"meta": {{"title": {deep}}}}}\n',
+        ],
+    )
+    table, rejected = read(path, SCHEMA)
+    assert (table["sku"], table["meta.title"]) == (["a", "b"], ["Tea", "😀"])
+    assert [(own.line, own.reason) for own in rejected] == [
+        (2, r"sku: expected Unicode text, got '\ud83d' with '\ud83d', half of a pair"),
+        (3, r"seen: expected Unicode text, got '\ud83d' with '\ud83d', half of a pair"),
+        (4, r"meta.title: expected Unicode text, got 'Tea \ud83d' with '\ud83d', half of a pair"),
+        (5, r"""meta.title: expected Unicode text, got '[{"of": "\ud83d"}]' with '\ud83d', """
+            "half of a pair"),
+        (7, "its lists or objects are nested too deeply"),
+        (8, "its lists or objects are nested too deeply"),
+    ]  # fmt: skip
+
+
+def test_a_value_to_show_of_any_depth_is_read_or_rejected(tmp_path: pathlib.Path) -> None:
+    depths = [9, 90, 110, 400, *range(900, 1000)]  # Python's limit is 1000.
+    shown = [{"title": "DEEP"} for _ in depths]
+    lines = [json.dumps(row(meta=own)) + "\n" for own in shown]
+    for index, depth in enumerate(depths):
+        lines[index] = lines[index].replace('"DEEP"', "[" * depth + "]" * depth)
+    table, rejected = read(write(tmp_path / "log.jsonl", list(lines)), SCHEMA)
+    assert len(table["sku"]) >= 4
+    assert len(table["sku"]) + len(rejected) == len(depths)
+
+
 def test_an_empty_object_is_a_missing_value(tmp_path: pathlib.Path) -> None:
     """Events of analytics tools have objects such as `integrations` that are mostly empty."""
     path = write(tmp_path / "log.jsonl", [row(device={"os": {}}, integrations={}), row()])
@@ -134,7 +173,7 @@ def test_a_line_with_an_empty_list_has_no_rows_and_other_values_are_rejected(tmp
     )
     schema = schema_lib.Schema("sessions", fields, ad_key=("shown.sku",), click="shown.click")
     shown = [{"sku": "a", "click": 1}, {"sku": "b", "click": 0}]
-    values = [shown, [], 3, [*shown, 5], {}, "é", None]
+    values = [shown, [], 3, [*shown, 5], {}, "é", None, "\ud83d"]
     path = write(tmp_path / "log.jsonl", [{"country": "de", "shown": own} for own in values])
     table, rejected = read(path, schema)
     assert table["shown.sku"] == ["a", "b"]
@@ -144,6 +183,7 @@ def test_a_line_with_an_empty_list_has_no_rows_and_other_values_are_rejected(tmp
         (5, "shown.sku is empty"),
         (6, 'shown: expected a list of objects, got "é"'),
         (7, "shown.sku is empty"),
+        (8, r'shown: expected a list of objects, got "\ud83d"'),
     ]
     write(path, [{"country": "de", "shown": own} for own in [shown, []] * 50])
     source = logs.converted_table(path, tmp_path / "data", schema).description.source

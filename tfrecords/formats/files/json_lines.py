@@ -73,14 +73,14 @@ class ObjectLog(abc.ABC):
         for line, raw in enumerate(lines.split_rows(chunk.payload), chunk.first_line):
             try:
                 rows = self.rows_of(raw)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 faults[line] = str(error) or type(error).__name__
                 continue
             for index, row in enumerate(rows):
                 number = protocol.numbered(line, index)
                 try:
                     own = [self._value(name, row.get(name)) for name in self._types]
-                except (ValueError, OverflowError) as error:
+                except (ValueError, OverflowError, RecursionError) as error:
                     faults[number] = str(error)
                     continue
                 numbers.append(number)
@@ -95,10 +95,13 @@ class ObjectLog(abc.ABC):
 
         Raises:
             ValueError: It is not of the column's type.
+            RecursionError: It is nested too deeply.
         """
         kind = self._types[name]
-        if value is None or kind == delimited.ANY:
-            return value
+        if value is None:
+            return None
+        if kind == delimited.ANY:
+            return _encodable(name, value)
         if isinstance(value, list) and name in self._lists:
             return [_text(name, own) for own in value if own is not None]
         if kind != delimited.NUMBERS:
@@ -226,8 +229,10 @@ def _object(raw: bytes) -> dict[str, Any]:
         raise ValueError(f"byte {error.start + 1} is not UTF-8; {lines.TO_UTF8}") from None
     except ValueError as error:
         raise ValueError(f"it is not valid JSON ({error})") from None
+    except RecursionError:
+        raise ValueError("its lists or objects are nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError(f"expected an object, got {str(value)[:40]!r}")
+        raise ValueError(f"expected an object, got {json.dumps(value)[:40]!r}")
     return value
 
 
@@ -251,8 +256,9 @@ def _rows(value: Mapping[str, Any], of_list: str | None) -> list[dict[str, Any]]
     if objects is None:
         return [flat]
     if objects != [] and not _is_objects(objects):
-        shown = json.dumps(objects, ensure_ascii=False)
-        raise ValueError(f"{of_list}: expected a list of objects, got {shown[:40]}")
+        shown = json.dumps(objects, ensure_ascii=False)[:40]
+        shown = shown.encode("utf-8", "backslashreplace").decode()
+        raise ValueError(f"{of_list}: expected a list of objects, got {shown}")
     return [
         {
             **flat,
@@ -271,10 +277,11 @@ def _text(name: str, value: Any) -> str:
     """Returns a value as text; whole numbers are digits, and booleans `true` and `false`.
 
     Raises:
-        ValueError: It is a list or an object; or an object of Python, from a custom format.
+        ValueError: It is a list or an object; or an object of Python, from a custom format; or
+            it cannot be written as UTF-8.
     """
     if isinstance(value, str):
-        return value
+        return str(_encodable(name, value))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
@@ -284,3 +291,23 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, list | dict):
         raise ValueError(f"{name}: expected a string, a number or None, got {value!r:.60}")
     raise ValueError(f"{name}: expected one value, got {json.dumps(value, default=str)[:40]}")
+
+
+def _encodable(name: str, value: Any) -> Any:
+    """Returns a value whose texts can be written as UTF-8.
+
+    Raises:
+        ValueError: A text has half of a surrogate pair, such as `\\ud83d` without `\\ude00`.
+        RecursionError: The value is nested too deeply.
+    """
+    is_nested = isinstance(value, list | dict)
+    text = json.dumps(value, ensure_ascii=False, default=str) if is_nested else value
+    try:
+        if isinstance(text, str):
+            text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise ValueError(
+            f"{name}: expected Unicode text, got {text[:40]!r} with {half!r}, half of a pair"
+        ) from None
+    return value
