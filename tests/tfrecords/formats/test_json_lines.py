@@ -14,7 +14,7 @@ import pytest
 
 from tfrecords import formats, reader
 from tfrecords import schema as schema_lib
-from tfrecords.columns import calendar_values, read_number
+from tfrecords.columns import as_lists, calendar_values, read_number
 from tfrecords.formats import tabular
 from tfrecords.schema import Field
 
@@ -133,6 +133,39 @@ def test_an_empty_object_is_a_missing_value(tmp_path: pathlib.Path) -> None:
     assert "integrations" not in formats.column_names(path, ())
     table, rejected = read(path, SCHEMA)
     assert (table["device.os"], rejected) == ([None, "ios"], [])
+
+
+@pytest.mark.parametrize("separator", ["|", ";"])
+def test_a_text_is_split_whatever_the_other_rows_hold(tmp_path: pathlib.Path, separator) -> None:
+    listed = Field("seen", "categorical_list", "query", min_count=1, separator=separator)
+    schema = dataclasses.replace(SCHEMA, fields=(SCHEMA.fields[0], listed, SCHEMA.fields[3]))
+    values = ["p;q|r", "", None, '["s", "t"]', ["a|b", 'c;"\\', "é\n", None, "[", 2.5, True], []]
+    path = write(tmp_path / "log.jsonl", [row(seen=own) for own in values])
+    opened = tabular.open_log(formats.Files((path,)), schema)
+    (chunk,) = opened.chunks()
+    lists = as_lists(listed, opened.parse(chunk).table["seen"]).to_pylist()
+    split = {"|": ["p;q", "r"], ";": ["p", "q|r"]}[separator]
+    # Values are trimmed.
+    whole = ["a|b", 'c;"\\', "é", "[", "2.5", "true"]
+    assert lists == [split, [], [], ["s", "t"], whole, []]
+
+
+@pytest.mark.parametrize("texts", [[], ["7|8", "", "[7, 8]", "7|8|9"]])
+def test_null_in_a_vector_is_a_fault_as_in_parquet(tmp_path: pathlib.Path, texts) -> None:
+    taste = Field("taste", "dense", "query", length=2)
+    schema = dataclasses.replace(SCHEMA, fields=(taste, SCHEMA.fields[3]))
+    vectors = [[3, 4.0], [3, None, 4], [None, 4], [], None, ["3", "4"], [3, "x"], [None]]
+    path = write(tmp_path / "log.jsonl", [row(taste=own) for own in [*vectors, *texts]])
+    table, rejected = read(path, schema)
+    assert len(table["taste"]) == 4 + 3 * bool(texts)
+    length = "taste must have 2 numbers, the field's length, got"
+    assert [(own.line, own.reason) for own in rejected if own.line <= 8] == [
+        (2, f"{length} 3"),
+        (3, "taste must be 2 finite numbers, got nan in it"),
+        (7, "taste must be 2 finite numbers, got nan in it"),
+        (8, f"{length} 1"),
+    ]
+    assert [own.reason for own in rejected if own.line > 8] == [f"{length} 3"] * bool(texts)
 
 
 def test_the_objects_of_a_list_are_rows(tmp_path: pathlib.Path) -> None:

@@ -10,6 +10,7 @@ Shapes: B rows of a chunk.
 
 import abc
 import ast
+import contextlib
 import json
 import pathlib
 import shlex
@@ -103,7 +104,7 @@ class ObjectLog(abc.ABC):
         if kind == delimited.ANY:
             return _encodable(name, value)
         if isinstance(value, list) and name in self._lists:
-            return [_text(name, own) for own in value if own is not None]
+            return _vector(name, value) if kind == delimited.VECTORS else _texts(name, value)
         if kind != delimited.NUMBERS:
             return _text(name, value)
         if isinstance(value, int | float):
@@ -123,10 +124,17 @@ class ObjectLog(abc.ABC):
                     for v in values
                 ]
                 return pa.array(texts, pa.string())
-        if any(isinstance(value, list) for value in values):
-            own = [[v] if isinstance(v, str) else v for v in values]
-            return pa.array(own, pa.list_(pa.string()))
-        return pa.array(values, pa.string()).dictionary_encode()
+        if not any(isinstance(value, list) for value in values):
+            return pa.array(values, pa.string()).dictionary_encode()
+        if not any(isinstance(value, str) for value in values):
+            of = pa.float64() if kind == delimited.VECTORS else pa.string()
+            return pa.array(values, pa.list_(of))
+        # The field splits texts by its separator, and reads lists of JSON as they are.
+        texts = [
+            json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+            for value in values
+        ]
+        return pa.array(texts, pa.string()).dictionary_encode()
 
     def raw(self, chunk: protocol.Chunk, lines_wanted: Sequence[int]) -> list[bytes]:
         """See `protocol.Log`."""
@@ -271,6 +279,21 @@ def _rows(value: Mapping[str, Any], of_list: str | None) -> list[dict[str, Any]]
 
 def _is_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(own, dict) for own in value)
+
+
+def _texts(name: str, values: Sequence[Any]) -> list[str]:
+    """Returns the values of a list as texts; None is left out."""
+    return [_text(name, own) for own in values if own is not None]
+
+
+def _vector(name: str, values: Sequence[Any]) -> list[float]:
+    """Returns the numbers of a vector; NaN is no number, for which the row is rejected later."""
+    numbers = [float("nan")] * len(values)
+    for index, own in enumerate(values):
+        text = "" if own is None else _text(name, own)
+        with contextlib.suppress(ValueError):
+            numbers[index] = float(text)
+    return numbers
 
 
 def _text(name: str, value: Any) -> str:
