@@ -436,6 +436,14 @@ def test_files_of_several_folders_are_one_log(tmp_path: pathlib.Path) -> None:
         tabular.open_log(files, SCHEMA)
 
 
+def test_files_of_a_pattern_may_have_digits_that_are_no_numbers(tmp_path: pathlib.Path) -> None:
+    names = ["m1²2.csv", "m1²10.csv", "m١٠.csv"]  # The last number is an Arabic 10.
+    for name in names:
+        write(tmp_path / name, "age\n1\n")
+    found = formats.expand_paths(f"{tmp_path}/*.csv")
+    assert [path.name for path in found] == names
+
+
 def test_a_directory_is_refused_with_a_pattern_of_its_files(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "log" / "dt=2024-05-01"
     folder.mkdir(parents=True)

@@ -58,5 +58,5 @@ def _naturally(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     """Sorts files by name, with numbers in numeric order: day_2 before day_10."""
     return sorted(
         (p for p in paths if p.is_file()),
-        key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", str(p))],
+        key=lambda p: [int(t) if t.isdecimal() else t for t in re.split(r"(\d+)", str(p))],
     )
