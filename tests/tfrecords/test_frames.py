@@ -128,6 +128,36 @@ def test_missing_values_of_every_kind_are_missing(tmp_path):
     assert {sample["age"] for sample in samples} == {None, 21.0, 22.5}
 
 
+def test_keys_and_categories_have_the_texts_of_the_same_frame_in_csv(tmp_path):
+    rows = np.arange(ROWS)
+    days = [datetime.date(2026, 1, 1 + row % 5) for row in rows]
+    frame = log(
+        country=np.array([0.1, 1.1, 2.0], np.float32)[rows % 3],
+        sku=pd.Timestamp("2026-01-01 05:00") + pd.to_timedelta(rows % 12, "h"),
+        brand=days,
+    ).drop(columns=["tags", "age"])
+    fields = [own for own in SCHEMA.to_json()["fields"] if own["name"] not in ("tags", "age")]
+    age = {"name": "age", "kind": "categorical", "side": "query", "min_count": 1}
+    schema = {**SCHEMA.to_json(), "fields": [*fields, age], "user_key": "brand"}
+    users = pd.DataFrame({"brand": days[:5], "age": np.array([1.1, 2.2, 3, 4, 5], np.float32)})
+    found = converted(frame, tmp_path / "frame", schema, users=users)
+    # Pandas writes a whole number of floats as 2.0, which is another text.
+    frame.assign(country=frame["country"].map("{:g}".format)).to_csv(tmp_path / "log.csv")
+    users.assign(age=users["age"].map("{:g}".format)).to_csv(tmp_path / "users.csv")
+    source = convert.Source(
+        tmp_path / "log.csv",
+        schema_lib.schema_from_json(schema),
+        "tabular",
+        users_path=tmp_path / "users.csv",
+    )
+    convert.convert(source, tmp_path / "data")
+    assert files_of(found.directory)[0] == files_of(tmp_path / "data")[0]
+    sample = found.sample_requests()[0]
+    assert sample["age"] in {"1.1", "2.2", "3", "4", "5"}
+    assert found.catalog().ad_ids[0].as_py().startswith("2026-01-01 ")
+    assert {len(own) for own in found.catalog().ad_ids.to_pylist()} == {len("2026-01-01 05:00:00")}
+
+
 class Stream:
     """A table of a library that speaks Arrow, in batches of 50 rows."""
 

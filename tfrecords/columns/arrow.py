@@ -10,7 +10,10 @@ from tfrecords.schema import shown_text
 
 
 def as_strings(column: pa.ChunkedArray) -> pa.Array:
-    """Converts a column to strings; a dictionary stays one, whole floats become integers."""
+    """Converts a column to strings; a dictionary stays one, whole floats become integers.
+
+    Times have microseconds only if these are not 0.
+    """
     array = column.combine_chunks()
     if pa.types.is_dictionary(array.type):
         if array.type.value_type == pa.string():
@@ -22,6 +25,10 @@ def as_strings(column: pa.ChunkedArray) -> pa.Array:
         # The text of a value must not depend on the other values of its chunk.
         is_all = pc.all(is_whole).as_py() is not False
         return whole if is_all else pc.if_else(is_whole, whole, array.cast(pa.string()))
+    if pa.types.is_timestamp(array.type):
+        texts = array.cast(pa.timestamp("us", array.type.tz), safe=False).cast(pa.string())
+        # An offset may follow.
+        return pc.replace_substring_regex(texts, r"\.000000(\D.*)?$", r"\1")
     return array.cast(pa.string())
 
 

@@ -78,7 +78,18 @@ def values(good: parsed_rows.Rows, name: str) -> list[object]:
             [f"{2**63}", f"{2**63 + 1}"],
         ),
         (pa.array([True, False]), ["true", "false"]),
-        (pa.array([datetime.date(2024, 1, 2), None]), ["2024-01-02 00:00:00.000000", None]),
+        # The shortest text of the same float32, as in CSV.
+        (pa.array([1.1, 7.0], pa.float32()), ["1.1", "7"]),
+        (pa.array([float("nan"), 16777216.0], pa.float32()), [None, "16777216"]),
+        (pa.array([0.5, 7.0], pa.float16()), ["0.5", "7"]),
+        (pa.array([1.1, None], pa.float32()).dictionary_encode(), ["1.1", None]),
+        (pa.array([datetime.date(2024, 1, 2), None]), ["2024-01-02", None]),
+        (pa.array([86_400_000, None], pa.date64()), ["1970-01-02", None]),
+        (
+            pa.array([86_400_000, 1_500], pa.timestamp("ms")),
+            ["1970-01-02 00:00:00", "1970-01-01 00:00:01.500000"],
+        ),
+        (pa.array([3_600, None], pa.timestamp("s", "Asia/Tokyo")), ["1970-01-01 01:00:00", None]),
         (pa.nulls(2), [None, None]),
     ],
 )
@@ -122,6 +133,8 @@ def test_columns_as_numbers(
         (pa.array([[1, 2], [3]]), [["1", "2"], ["3"]]),
         (pa.array([[1.0, float("nan")], [0.5]]), [["1"], ["0.5"]]),
         (pa.array([[1234567890125.0, None], [0.5]]), [["1234567890125"], ["0.5"]]),
+        (pa.array([[1.1, None], [2]], pa.list_(pa.float32())), [["1.1"], ["2"]]),
+        (pa.array([[1, 2], []], pa.list_(pa.date32())), [["1970-01-02", "1970-01-03"], []]),
         (pa.array([["a"], ["b"]], pa.list_(pa.dictionary(pa.int8(), pa.string()))), [["a"], ["b"]]),
         (pa.array(["a|b", None]), [["a", "b"], []]),
         # As pandas, NumPy and JSON write lists to CSV.

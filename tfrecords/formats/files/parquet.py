@@ -1,9 +1,9 @@
 """Reads Parquet files as logs; rows are numbered from 1.
 
 Columns are converted to the types that the conversion reads: integers, floats, booleans, strings,
-times and lists. Fields of structs have dotted names, such as `device.os`. Dictionaries are decoded;
-decimals become floats, or strings if they are whole (they may be ids); times become microseconds;
-NaN is missing.
+dates, times and lists. Fields of structs have dotted names, such as `device.os`. Dictionaries are
+decoded; decimals become floats, or strings if they are whole (they may be ids); times become
+microseconds; NaN is missing.
 """
 
 import json
@@ -161,6 +161,8 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         return pa.chunked_array([_plain_list(list_) for list_ in column.chunks], _LIST)
     if _is_text(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.string())
+    if pa.types.is_date(column.type) and kind != delimited.NUMBERS:
+        return column.cast(pa.date32())
     if pa.types.is_temporal(column.type):
         stamps = _microseconds(column)
         if kind != delimited.NUMBERS:
@@ -174,8 +176,10 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if kind == delimited.NUMBERS:
         column = column.cast(pa.float64(), safe=False)
     if pa.types.is_floating(column.type):
-        column = column.cast(pa.float64())
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+        if pa.types.is_float16(column.type):
+            column = column.cast(pa.float64())
+        # As float32, 1.1 has the text 1.1; as float64, its text is 1.100000023841858.
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     return column
 
 
