@@ -115,6 +115,46 @@ def test_the_table_of_ads_says_what_its_ads_show(tmp_path):
     assert found["s2"] == dict.fromkeys(schema.show)
 
 
+SHOWN = {
+    "size": [0.5, 1.1],
+    "mixed": [0.5, 2.0, None],
+    "ids": [1, 2],
+    "flags": [True, False],
+    "words": ["a", "2"],
+    "none": [],
+    "weight": 1.1,
+    "count": 3,
+}
+DAY = datetime.date(2024, 5, 1)
+
+
+@pytest.mark.parametrize("source", ["log", "ads"])
+def test_lists_of_parquet_are_shown_as_those_of_json(tmp_path, source):
+    rows = [{"country": f"c{i % 3}", "sku": f"s{i % 5}", "click": i % 7 // 6} for i in range(200)]
+    ads = [{"sku": f"s{i}", "brand": "b", "price": 1.5, **SHOWN, "days": [DAY]} for i in range(5)]
+    schema = dataclasses.replace(PLAIN, show=(*SHOWN, "days"))
+    if source == "log":
+        rows, ads = [{**row, **ads[i % 5]} for i, row in enumerate(rows)], []
+    found = []
+    for ending in ("parquet", "jsonl"):
+        paths = []
+        for name, own in (("log", rows), ("ads", ads)):
+            path = tmp_path / f"{name}.{ending}"
+            table = pa.Table.from_pylist(own)
+            if own and ending == "parquet":
+                kinds = {"size": pa.list_(pa.float32()), "weight": pa.float32()}
+                types = [(f.name, kinds.get(f.name, f.type)) for f in table.schema]
+                pq.write_table(table.cast(pa.schema(types)), path)
+            elif own:
+                path.write_text("".join(json.dumps(row, default=str) + "\n" for row in own))
+            paths.append(path if own else None)
+        found.append(
+            shown(logs.converted_table(paths[0], tmp_path / f"data-{ending}", schema, paths[1]))
+        )
+    assert found[0] == found[1]
+    assert found[0]["s3"] == {**SHOWN, "days": ["2024-05-01"]}
+
+
 def test_a_column_to_show_that_is_nowhere_is_named(tmp_path):
     schema = dataclasses.replace(SHOP, show=("titel",))
     with pytest.raises(ValueError, match=r"reads the column 'titel'.*Did you mean 'title'\?"):

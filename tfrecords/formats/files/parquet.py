@@ -26,7 +26,8 @@ class ParquetLog:
     Args:
         path: The file.
         types: Columns to read; columns of type `delimited.NUMBERS` are read as numbers, lists of
-            type `delimited.VECTORS` as lists of numbers.
+            type `delimited.VECTORS` as lists of numbers, and lists of type `delimited.ANY` as lists
+            of what they hold.
         lists: Columns that may hold lists.
         rows_per_chunk: Number of rows of a chunk.
 
@@ -149,7 +150,8 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     Args:
         column: Column of the file.
         kind: Wanted type; `delimited.NUMBERS` converts all types but strings to numbers, and
-            `delimited.VECTORS` lists to lists of numbers.
+            `delimited.VECTORS` lists to lists of numbers. Other lists become lists of strings, but
+            `delimited.ANY` keeps their numbers and booleans.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -158,7 +160,8 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         return column.cast(kind, safe=False)
     if _is_list(column.type):
         column = column.cast(pa.list_(column.type.value_type))
-        return pa.chunked_array([_plain_list(list_) for list_ in column.chunks], _LIST)
+        lists = [_plain_list(own, kind) for own in column.chunks]
+        return pa.chunked_array(lists, lists[0].type if lists else _LIST)
     if _is_text(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.string())
     if pa.types.is_date(column.type) and kind != delimited.NUMBERS:
@@ -179,6 +182,8 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         if pa.types.is_float16(column.type):
             column = column.cast(pa.float64())
         # As float32, 1.1 has the text 1.1; as float64, its text is 1.100000023841858.
+        if kind == delimited.ANY and pa.types.is_float32(column.type):
+            column = column.cast(pa.string()).cast(pa.float64())
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     return column
 
@@ -186,8 +191,10 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 _LIST = pa.list_(pa.string())
 
 
-def _plain_list(lists: pa.ListArray) -> pa.ListArray:
-    values = as_strings(plain(pa.chunked_array([lists.flatten()]), delimited.STRINGS))
+def _plain_list(lists: pa.ListArray, kind: pa.DataType) -> pa.ListArray:
+    flat = plain(pa.chunked_array([lists.flatten()]), kind)
+    is_kept = kind == delimited.ANY and not pa.types.is_temporal(flat.type)
+    values = flat.combine_chunks() if is_kept else as_strings(flat)
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)
     mask = lists.is_null() if lists.null_count else None

@@ -129,15 +129,14 @@ def open_table(
     if of_folders:
         of_folders -= set(column_names(path, types, header))
     types = {name: kind for name, kind in types.items() if name not in of_folders}
-    is_table = is_parquet(path)
-    as_strings = (delimited.ANY,) if is_table else (delimited.ANY, delimited.VECTORS)
-    plain = {n: delimited.STRINGS if kind in as_strings else kind for n, kind in types.items()}
     log: protocol.Log
-    if is_table:
-        log = parquet.ParquetLog(path, plain, lists, rows_per_chunk)
+    if is_parquet(path):
+        log = parquet.ParquetLog(path, types, lists, rows_per_chunk)
     elif is_json(path):
         log = json_lines.JsonLinesLog(path, types, lists, optional, rows_per_chunk, decimal)
     else:
+        as_strings = (delimited.ANY, delimited.VECTORS)
+        plain = {n: delimited.STRINGS if kind in as_strings else kind for n, kind in types.items()}
         layout, _ = text_layout(path, plain, header)
         layout = dataclasses.replace(
             layout,
