@@ -63,7 +63,7 @@ class AdRows:
             )
         values = [values for _, values in rows]
         columns = {
-            name: pa.array([_shown(row.get(name)) for row in values], self._schema.field(name).type)
+            name: _column([_stored(row.get(name)) for row in values], self._schema.field(name).type)
             for name in self._fields
         }
         id_type = self._schema.field(index.AD_ID).type
@@ -149,13 +149,27 @@ def _object(place: str, values: Any, keys: str) -> Mapping[Any, Any]:
     return values
 
 
-def _shown(value: Any) -> Any:
+def _column(values: list[Any], type_: pa.DataType) -> pa.Array:
+    """Returns stored values as a column; our own exports scale vectors, which are then float16."""
+    if pa.types.is_fixed_size_list(type_) and pa.types.is_float16(type_.value_type):
+        values = [_scaled(vector) for vector in values]
+    return pa.array(values, type_)
+
+
+def _scaled(vector: list[float] | None) -> list[float] | None:
+    """Returns a vector in the range of float16; zeros are missing."""
+    if vector is None:
+        return None
+    largest = np.abs(np.array(vector, np.float32)).max()
+    return (np.array(vector, np.float32) / largest).tolist() if largest else None
+
+
+def _stored(value: Any) -> Any:
     """Returns a validated value as the catalog's table stores it; a missing value is null."""
     if isinstance(value, bytes):
         return value.decode() or None
     if isinstance(value, np.ndarray):
-        largest = float(np.abs(value).max())
-        return (value / largest).tolist() if largest else None  # in the range of float16
+        return value.tolist()
     if isinstance(value, list):
         return [item.decode() for item in value if item]
     return None if value is None or math.isnan(value) else value
