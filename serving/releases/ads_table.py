@@ -101,12 +101,21 @@ def _field(field: Field, column: pa.Array) -> pa.Array:
     if field.kind in ("categorical", "text"):
         texts = _strings(field.name, column, f"a {field.kind} field")
         return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
-    if _is_list(column.type):
-        values = _strings(field.name, column.values, "a list")
-        return column.cast(pa.list_(values.type)) if values is not column.values else column
-    texts = _strings(field.name, column, "a list")
-    rows = [None if t is None else texts_of(t, field.separator) for t in texts.to_pylist()]
-    return pa.array(rows, pa.list_(texts.type))
+    return _lists(field, column)
+
+
+def _lists(field: Field, column: pa.Array) -> pa.Array:
+    """Returns lists of strings without empty and null items, which are missing in models, too."""
+    if not _is_list(column.type):
+        texts = _strings(field.name, column, "a list")
+        lists = [None if t is None else texts_of(t, field.separator) for t in texts.to_pylist()]
+        column = pa.array(lists, pa.list_(pa.string()))
+    values = _strings(field.name, column.values, "a list")
+    lists = column.cast(pa.list_(values.type))
+    if not pc.any(pc.fill_null(pc.equal(values, ""), True)).as_py():
+        return lists
+    rows = [None if items is None else list(filter(None, items)) for items in lists.to_pylist()]
+    return pa.array(rows, lists.type)
 
 
 def _vectors(field: Field, column: pa.Array) -> pa.Array:

@@ -614,6 +614,22 @@ def test_lists_are_split_at_the_separator_and_integers_are_their_digits():
 
 
 @pytest.mark.parametrize(
+    "tags",
+    [
+        pa.array(["", "x||y", None]),
+        pa.array([[""], ["x", None, "", "y"], None], pa.list_(pa.string())),
+        pa.array([[""], ["x", None, "", "y"], None], pa.large_list(pa.large_string())),
+        pa.array([[], ["x", "y"], None], pa.list_(pa.string())),
+    ],
+)
+def test_empty_items_of_lists_are_missing(tags):
+    fields = (Field("country", "categorical", "query"), Field("tags", "categorical_list", "ad"))
+    schema = Schema("shop", fields, ("sku",), None)
+    checked = ads_table.checked_ads(pa.table({"sku": [1, 2, 3], "tags": tags}), schema)
+    assert checked["tags"].to_pylist() == [[], ["x", "y"], None]
+
+
+@pytest.mark.parametrize(
     ("sample_requests", "message"),
     [
         ([], "expected at least one request, got none"),
