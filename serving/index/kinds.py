@@ -36,6 +36,8 @@ _MIN_POINTS_PER_CENTROID = 39
 MIN_ADS_TO_TRAIN = 1024
 # Exact search of up to this number of ads takes 0.5 ms, and recall is 1.
 EXACT_UP_TO = 10_000
+# FAISS keeps widths as int32.
+_INT32_END = 2**31
 
 
 class IndexKind:
@@ -192,8 +194,14 @@ class IndexConfig:
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}.")
         for name in ("num_lists", "num_probes", "num_codes", "search_width", "num_candidates"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
+            if value is not None and not 1 <= value < _INT32_END:
+                raise ValueError(f"{name}: expected a positive integer below 2^31, got {value!r}.")
+        # With one neighbor, FAISS divides by log(1); with none, it reads outside the graph.
+        if not 2 <= self.num_neighbors < _INT32_END:
+            raise ValueError(
+                "num_neighbors: expected an integer from 2 and below 2^31, got "
+                f"{self.num_neighbors!r}."
+            )
         for name in ("latency_budget_ms", "memory_limit_mb"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -202,9 +210,10 @@ class IndexConfig:
             raise ValueError(
                 f"target_recall: expected a number in (0, 1], got {self.target_recall!r}."
             )
-        if self.refine_factor < 1:
+        if not 1 <= self.refine_factor < math.inf:
             raise ValueError(
-                f"refine_factor: expected a number of at least 1, got {self.refine_factor!r}."
+                "refine_factor: expected a number of at least 1, and finite, got "
+                f"{self.refine_factor!r}."
             )
 
     @property

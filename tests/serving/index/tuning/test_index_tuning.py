@@ -232,6 +232,15 @@ def test_a_missing_gpu_is_an_error():
         ({"memory_limit_mb": -1.0}, "memory_limit_mb: expected a positive number"),
         ({"target_recall": 1.5}, "target_recall: expected"),
         ({"refine_factor": 0.5}, "refine_factor: expected a number of at least 1"),
+        ({"refine_factor": float("nan")}, "refine_factor: expected a .* finite, got nan"),
+        ({"refine_factor": float("inf")}, "refine_factor: expected a .* finite, got inf"),
+        *(
+            ({"num_neighbors": number}, f"num_neighbors: expected an integer .*, got {number}")
+            for number in (-1, 0, 1, 2**31)
+        ),
+        ({"search_width": 2**31}, "search_width: expected a positive integer below 2.31, got 2147"),
+        ({"num_candidates": 2**31}, "num_candidates: expected a positive integer below 2.31"),
+        ({"num_probes": 0}, "num_probes: expected a positive integer below 2.31, got 0"),
     ],
 )
 def test_options_out_of_range_are_named(options, message):
