@@ -12,14 +12,16 @@ from serving.index import filtered_search, kinds
 from serving.index.filters import row_set
 
 _NUM_FOUND = 10
+# Ads of the checked searches that compare all ads, or gather the eligible ones.
+_NUM_COMPARED = 1_000
 
 
 def create(kind: str, factory: str, dimension: int) -> Any:
     """Creates the empty index of a factory string.
 
     Raises:
-        ValueError: FAISS has no such index for inner products; or the index rescores, or has other
-            labels than the rows.
+        ValueError: FAISS has no such index for inner products; or the index has another metric,
+            rescores, has other labels than the rows, or cannot be memory-mapped with filters.
     """
     try:
         index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
@@ -39,7 +41,24 @@ def create(kind: str, factory: str, dimension: int) -> Any:
             f"index kind {kind!r}: expected an index whose labels are the rows of the ads, got "
             f"{factory!r}. Leave IDMap out."
         )
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise ValueError(
+            f"index kind {kind!r}: expected an index for inner products, got {factory!r}, which "
+            "FAISS makes for distances. Use a flat, IVF or HNSW index."
+        )
+    if isinstance(_cells(index), faiss.IndexIVFFastScan):
+        raise ValueError(
+            f"index kind {kind!r}: expected an index whose vectors can be read from its file, as "
+            f"filters need, got {factory!r}, whose codes FAISS does not find there. Leave fast "
+            "scan (fs) out, or use the kind IVFPQ."
+        )
     return index
+
+
+def _cells(index: Any) -> Any:
+    """Returns the IVF index of an index with its class, or None."""
+    ivf = faiss.try_extract_index_ivf(index)
+    return None if ivf is None else faiss.downcast_index(ivf)
 
 
 def train(kind: str, index: Any, embeddings: np.ndarray, queries: np.ndarray | None) -> None:
@@ -65,15 +84,43 @@ def check_filtered_search(kind: str, factory: str, index: Any, queries: np.ndarr
     """Checks that a filled index finds the best of some ads for queries [Q, D], as filters need it.
 
     Raises:
-        ValueError: The index does not accept a selector of eligible ads.
+        ValueError: The index does not accept a selector of eligible ads, returns no vectors of
+            them, or finds fewer of them than there are.
     """
-    eligible = row_set.RowSet.of_rows(np.arange(0, index.ntotal, 2), index.ntotal)
     try:
-        # Few eligible ads are otherwise searched without the index.
-        searched = filtered_search.FilteredSearch(index, always_exact=0)
-        searched.search(queries, _NUM_FOUND, eligible)
+        found = _filtered_rows(index, queries)
     except RuntimeError as error:
         raise ValueError(
-            f"index kind {kind!r}: expected an index that accepts a selector of ads, which filters "
-            f"need, got {factory!r}, which does not ({error}). Use a flat, IVF or HNSW index."
+            f"index kind {kind!r}: expected an index that accepts a selector of ads, and "
+            f"reconstructs ads, which filters need, got {factory!r}, which does not ({error}). "
+            "Use a flat, IVF or HNSW index."
         ) from error
+    if any((rows < 0).any() for rows in found):
+        raise ValueError(
+            f"index kind {kind!r}: expected an index that finds as many ads as there are, got "
+            f"{factory!r}, which finds fewer. Use a flat or IVF index, or an HNSW index without a "
+            "transform before it."
+        )
+
+
+def _filtered_rows(index: Any, queries: np.ndarray) -> list[np.ndarray]:
+    """Returns the rows that each way to search found, which serving chooses from."""
+    total = index.ntotal
+    half = row_set.RowSet.of_rows(np.arange(0, total, 2), total)
+    some = row_set.RowSet.of_rows(np.arange(0, total, 2)[:_NUM_COMPARED], total)
+    ivf = _cells(index)
+    map_type = None if ivf is None else ivf.direct_map.type
+    # Few eligible ads are otherwise searched without the index.
+    selecting = filtered_search.FilteredSearch(index, always_exact=0)
+    searched = filtered_search.FilteredSearch(index)
+    try:
+        return [
+            selecting.search(queries, _NUM_FOUND, half)[1],
+            searched.search(queries, _NUM_FOUND, some)[1],
+            searched.exhaustive(queries, some.count, some)[1],
+            searched.exhaustive(queries, min(total, _NUM_COMPARED), row_set.RowSet.full(total))[1],
+        ]
+    finally:
+        if ivf is not None:
+            # Gathering ads maps them to cells; the file of the index does not need it.
+            ivf.set_direct_map_type(map_type)

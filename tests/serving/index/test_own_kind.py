@@ -1,5 +1,6 @@
 """A kind of index of a user, which is that of docs/howto/own_index.md."""
 
+import faiss
 import howto
 import index_fixtures
 import numpy as np
@@ -40,6 +41,11 @@ def test_filters_of_an_own_kind_are_exact(tmp_path):
     _, rows = built.searcher.search(index_fixtures.clustered(5), 100, allowed)
     assert rows.shape == (5, 100)
     assert not (rows % 7).any()
+
+
+def test_the_check_of_an_own_kind_leaves_no_map_of_ads_in_its_file():
+    built = index.build_index(index_fixtures.clustered(3000), kind_of("IVF8,Flat"))
+    assert faiss.extract_index_ivf(built.searcher.index).direct_map.type == faiss.DirectMap.NoMap
 
 
 def kind_of(returned, **methods):
@@ -83,7 +89,16 @@ def fails(self, *arguments):
         (None, {}, "expected a factory string of FAISS from `factory`, got None"),
         ("SQ8,RFlat", {}, "expected an index that does not rescore, got 'SQ8,RFlat'"),
         ("IDMap,Flat", {}, "expected an index whose labels are the rows of the ads, got 'IDMap,F"),
-        ("PQ8x4", {}, "expected an index that accepts a selector of ads, which filters need, got"),
+        ("PQ8x4", {}, "expected an index that accepts a selector of ads, and reconstructs ads, wh"),
+        (
+            "IVF8,FlatDedup",
+            {},
+            "expected an index that accepts a selector of ads, and reconstructs",
+        ),
+        ("HNSW16_PQ4x4", {}, "expected an index for inner products, got 'HNSW16_PQ4x4', which FA"),
+        ("IVF8,PQ8x4fs", {}, "expected an index whose vectors can be read from its file, as"),
+        ("PCA8,IVF8,PQ8x4fs", {}, "expected an index whose vectors can be read from its file"),
+        ("PCA8,HNSW16,Flat", {}, "expected an index that finds as many ads as there are, got 'PCA"),
         ("IVF8,Flat", {"train": does_nothing}, "expected a trained index after `train`"),
         ("Flat", {"train": adds}, "expected an empty index after `train`, got one with 10 vectors"),
         ("IVF400,Flat", {}, "`train` failed with RuntimeError: .*clusters"),
