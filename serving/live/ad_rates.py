@@ -27,6 +27,10 @@ from tfrecords.schema import AD
 Embed = Callable[[pa.Table], tuple[np.ndarray, np.ndarray]]
 """Maps raw ads [B] to embeddings [B, D] and features [B, F]; see `releases.AdTower`."""
 
+# Values of the release and rates that are encoded to find their columns.
+_NUM_PROBED = 100
+_PROBED_RATES = (0.0, 0.5, 1.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class RateUpdate:
@@ -59,15 +63,17 @@ class RateUpdate:
     def apply(self, features: np.ndarray) -> None:
         """Writes the rates into ad features [..., F] int32."""
         of, rate = self.columns
-        new = self._rate_of_id[np.minimum(features[..., of], len(self._rate_of_id) - 1)]
-        features[..., rate] = np.where(new < 0, features[..., rate], new)
+        ids, rates = self._sorted[:, 0], self._sorted[:, 1]
+        if not len(ids):
+            return
+        places = np.minimum(np.searchsorted(ids, features[..., of]), len(ids) - 1)
+        is_set = ids[places] == features[..., of]
+        features[..., rate] = np.where(is_set, rates[places], features[..., rate])
 
     @functools.cached_property
-    def _rate_of_id(self) -> np.ndarray:
-        # The last row stands for all larger ids.
-        table = np.full(self.encoded[:, 0].max(initial=0) + 2, -1, np.int32)
-        table[self.encoded[:, 0]] = self.encoded[:, 1]
-        return table
+    def _sorted(self) -> np.ndarray:
+        """`encoded`, by ascending ids of values."""
+        return self.encoded[np.argsort(self.encoded[:, 0])]
 
 
 class AdRates:
@@ -102,11 +108,12 @@ class AdRates:
 
         Returns:
             The rates of the values that have their own id in the models: values that share an id,
-            because they are rare, are left out.
+            because they are rare, or have that of a missing value are left out.
 
         Raises:
             InvalidAdError: The release has no such rate, or it is a rate of single ads; or a value
-                is not a string, or a number is not a rate.
+                is not a string, or a number is not a rate; or the ad tower does not put the field
+                and the rate into a column of the ad features each.
         """
         known = {field["name"]: field["of"] for field in self._fields}
         ages = {field["name"] for field in self._fields if "impression" in field["event"]}
@@ -143,22 +150,46 @@ class AdRates:
     ) -> RateUpdate:
         if not numbers:
             return RateUpdate(name, of, (0, 0), {}, np.empty((0, 2), np.int32))
-        schema = self._released.table_schema
-        nothing = pa.table({own.name: pa.nulls(len(numbers), own.type) for own in schema})
-        columns, encoded = [], []
-        _, missing = embed(nothing)
-        for field, values in ((of, list(numbers)), (name, list(numbers.values()))):
-            index = nothing.column_names.index(field)
-            column = pa.array(values, nothing.schema.field(field).type)
-            _, features = embed(nothing.set_column(index, field, column))
-            columns.append(int((features != missing).any(axis=0).argmax()))
-            encoded.append(features[:, columns[-1]])
-        others = self._ids_of_others(of, columns[0], set(numbers))
-        _, of_value, counts = np.unique(encoded[0], return_inverse=True, return_counts=True)
-        alone = (counts[of_value] == 1) & ~np.isin(encoded[0], others)
-        pairs = np.stack(encoded, axis=1)[alone]
+        known = self._released.column(np.arange(self._released.num_ads), of)
+        probes = pc.unique(known.drop_null())[:_NUM_PROBED].to_pylist()
+        of_column, values, missing = self._in_features(of, [*numbers], probes, embed)
+        column, rates, _ = self._in_features(name, [*numbers.values()], _PROBED_RATES, embed)
+        if column == of_column:
+            raise errors.InvalidAdError(
+                f"rates.{name}: expected an ad tower that puts {of} and {name} into two columns of "
+                f"the ad features, got both in column {column}. Set the rate as a field of the ads."
+            )
+        others = self._ids_of_others(of, of_column, set(numbers))
+        _, of_value, counts = np.unique(values, return_inverse=True, return_counts=True)
+        alone = (counts[of_value] == 1) & ~np.isin(values, others) & (values != missing)
+        pairs = np.stack([values, rates], axis=1)[alone]
         kept = dict(itertools.compress(numbers.items(), alone))
-        return RateUpdate(name, of, (columns[0], columns[1]), kept, pairs)
+        return RateUpdate(name, of, (of_column, column), kept, pairs)
+
+    def _in_features(
+        self, field: str, values: Sequence[Any], probes: Sequence[Any], embed: Embed
+    ) -> tuple[int, np.ndarray, int]:
+        """Returns the column of a field in the ad features, its values there, and a missing one.
+
+        Args:
+            field: The field.
+            values: Values to encode.
+            probes: Values that the field may have, which help to find the column.
+            embed: The ad tower.
+        """
+        schema = self._released.table_schema
+        column = pa.array([*values, *probes, None], schema.field(field).type)
+        ads = pa.table({own.name: pa.nulls(len(column), own.type) for own in schema})
+        _, features = embed(ads.set_column(ads.column_names.index(field), field, column))
+        columns = np.flatnonzero((features != features[-1]).any(axis=0))
+        if len(columns) != 1:
+            raise errors.InvalidAdError(
+                f"rates: expected an ad tower that puts {field} into one column of the ad "
+                f"features, got {len(columns)} columns that depend on it. Set the rate as a field "
+                "of the ads."
+            )
+        encoded = features[:, columns[0]]
+        return int(columns[0]), encoded[: len(values)], int(encoded[-1])
 
     def _ids_of_others(self, of: str, column: int, values: Set[str]) -> np.ndarray:
         """Returns the ids of the values of a field that the release has, except some values."""
