@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Set
+from typing import Any
 
 from serving import releases
 from serving.index import AD_ID, ListedAd
@@ -67,6 +68,11 @@ def _differ(ad: ListedAd, other: ListedAd, ignored: Set[str]) -> bool:
     """Returns whether two ads differ in a field that both releases have, or in what is shown."""
     fields = (ad.fields.keys() & other.fields.keys()) - ignored
     shown = ad.show.keys() & other.show.keys()
-    return any(ad.fields[name] != other.fields[name] for name in fields) or any(
-        ad.show[name] != other.show[name] for name in shown
-    )
+    return any(
+        _without_empty(ad.fields[name]) != _without_empty(other.fields[name]) for name in fields
+    ) or any(ad.show[name] != other.show[name] for name in shown)
+
+
+def _without_empty(value: Any) -> Any:
+    """Returns a value of a field; an empty list is missing, as in the models."""
+    return None if value == [] else value
