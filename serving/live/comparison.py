@@ -3,13 +3,16 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Any
+
+import pyarrow as pa
 
 from serving import releases
 from serving.index import AD_ID, ListedAd
 from serving.live import live_store
 from serving.live.live_index import LiveIndex
+from serving.live.live_view import LiveView
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,22 +49,46 @@ def missing_updates(base: pathlib.Path, version: int, other: int) -> MissingUpda
             for v in (version, other)
         )
         rates = {rate["name"] for one in (updated, new) for rate in one.manifest.rates}
-        return _missing(LiveIndex(updated), LiveIndex(new), rates)
+        return _missing(LiveIndex(updated), LiveIndex(new), rates, _vectors_of_both(updated, new))
 
 
-def _missing(updated: LiveIndex, other: LiveIndex, rates: Set[str]) -> MissingUpdates:
+def _vectors_of_both(updated: releases.Bundle, new: releases.Bundle) -> list[str]:
+    """Returns the names of the vectors that both releases store in the same way."""
+    schema = new.ad_index.table_schema
+    return [
+        field.name
+        for field in updated.ad_index.table_schema
+        if pa.types.is_fixed_size_list(field.type)
+        and field.name in schema.names
+        and schema.field(field.name).type == field.type
+    ]
+
+
+def _missing(
+    updated: LiveIndex, other: LiveIndex, rates: Set[str], vectors: Sequence[str]
+) -> MissingUpdates:
     changes = updated.changes()
     changed = changes.ads[AD_ID].to_pylist()
     removed = sorted(set(changes.removed) - set(changed))
-    there = {ad.ad_id: ad for ad in other.view().find([*removed, *changed])}
+    there = {ad.ad_id: ad for ad in _found(other.view(), [*removed, *changed], vectors)}
     differing = [
         ad.ad_id
-        for ad in updated.view().find(changed)
+        for ad in _found(updated.view(), changed, vectors)
         if ad.ad_id not in there or _differ(ad, there[ad.ad_id], rates)
     ]
     return MissingUpdates(
         tuple(ad_id for ad_id in removed if ad_id in there), tuple(sorted(differing))
     )
+
+
+def _found(view: LiveView, ad_ids: Sequence[str], vectors: Sequence[str]) -> list[ListedAd]:
+    """Returns the ads with the given ids, and some of their vectors, which answers do not show."""
+    rows = view.rows_of(ad_ids)
+    ads = view.listed(rows) if len(rows) else []
+    for name in vectors if ads else ():
+        for ad, vector in zip(ads, view.column(rows, name).to_pylist(), strict=True):
+            ad.fields[name] = vector
+    return ads
 
 
 def _differ(ad: ListedAd, other: ListedAd, ignored: Set[str]) -> bool:

@@ -145,12 +145,17 @@ class LiveView:
 
     def find(self, ad_ids: Sequence[str]) -> list[index.ListedAd]:
         """Returns the ads with the given ids; ads that do not exist are left out."""
+        rows = self.rows_of(ad_ids)
+        return self.listed(rows) if len(rows) else []
+
+    def rows_of(self, ad_ids: Sequence[str]) -> np.ndarray:
+        """Returns the rows of ads, in the order of `find`; ads that do not exist are left out."""
         found = self._released.find(ad_ids)
         rows = found[found >= 0]
         rows = rows[self._alive.contains(rows)]
         if self.num_added:
             rows = np.append(rows, self._added.find(ad_ids) + self._released.num_ads)
-        return self.listed(rows) if len(rows) else []
+        return rows
 
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of one field of rows [C]."""
