@@ -135,10 +135,11 @@ def _concrete(
 ) -> Any:
     """Returns the concrete function of a function that calls a model, for tensors of the specs.
 
-    Variables become constants, except large ones and embedding tables.
+    Variables become constants, except large ones and tables, of which a call reads a few rows.
     """
     traced = tf.function(function, autograph=layers.needs_autograph(model))
-    with constants.as_constants(model, but=layers.embedding_tables(model)):
+    tables = [*layers.embedding_tables(model), *layers.history_tables(model)]
+    with constants.as_constants(model, but=tables):
         return traced.get_concrete_function(*args, **specs)
 
 

@@ -15,7 +15,13 @@ from tfrec.layers.crosses import CrossLayer, pairwise_products
 from tfrec.layers.custom_code import ids_error, ids_to_try, needs_autograph
 from tfrec.layers.dropout import Dropout, IdDropout, new_generator, oov_rates
 from tfrec.layers.factorization import RANK, FactorizationMachine
-from tfrec.layers.features import FieldEmbeddings, embedding_tables, flatten, mean_of_values
+from tfrec.layers.features import (
+    FieldEmbeddings,
+    embedding_tables,
+    flatten,
+    history_tables,
+    mean_of_values,
+)
 from tfrec.layers.head_outputs import (
     Logits,
     add_to_logits,
@@ -82,6 +88,7 @@ __all__ = [
     "flatten",
     "gather_columns",
     "head_outputs",
+    "history_tables",
     "ids_error",
     "ids_to_try",
     "mean_of_rows",

@@ -331,6 +331,12 @@ def embedding_tables(model: tf.Module) -> list[tf.Variable]:
     return tables
 
 
+def history_tables(model: tf.Module) -> list[tf.Variable]:
+    """Returns the tables of ad features [V, Wa] that the histories of a model read."""
+    poolings = (p for p in model.submodules if isinstance(p, histories.HistoryPooling))
+    return [pooling.ad_table for pooling in poolings]
+
+
 def _pooling(
     field: schema.Field,
     own: slice,

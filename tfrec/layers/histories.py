@@ -249,7 +249,7 @@ class HistoryPooling(tf.keras.layers.Layer):
         self.ad_features, self._embed_ads, self._columns = ad_features, embed_ads, columns
         # As a constant, it would be in each graph that embeds, and a graph holds at most 2 GB. Not
         # tracked by Keras, because the data set has it, so no checkpoint needs it.
-        object.__setattr__(self, "_ad_table", tf.Variable(ad_features, trainable=False))
+        object.__setattr__(self, "ad_table", tf.Variable(ad_features, trainable=False))
         self._dim = dim
         self.num_by_age = 0 if columns is None else len(AGE_CENTERS)
 
@@ -304,7 +304,7 @@ class HistoryPooling(tf.keras.layers.Layer):
         """Returns values [B, L, E] of ids [B, L]: their own embeddings plus the ads'."""
         # Each id once, since a batch repeats many.
         distinct, index = tf.unique(tf.reshape(ids, [-1]))
-        of_ads = self._embed_ads(tf.gather(self._ad_table, distinct))
+        of_ads = self._embed_ads(tf.gather(self.ad_table, distinct))
         of_ads = self.map(tf.reshape(of_ads, [-1, of_ads.shape[-2] * of_ads.shape[-1]]))
         shape = tf.concat([tf.shape(ids), [self._dim]], axis=0)
         return tf.reshape(tf.gather(own(distinct) + of_ads, index), shape)

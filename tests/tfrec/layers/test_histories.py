@@ -148,6 +148,24 @@ def test_buckets_of_ages_share_what_the_points_between_them_learn():
     assert len(table) == 256
 
 
+def test_the_ads_of_a_history_are_a_variable_of_graphs_but_not_of_checkpoints():
+    pooling = histories.HistoryPooling(
+        np.arange(4, dtype=np.int32)[:, None], lambda rows: tf.cast(rows[..., None], tf.float32), 2
+    )
+    model = tf.Module()
+    model.part = pooling
+
+    @tf.function
+    def embed(ids):
+        return pooling(ids, None, lambda own: tf.zeros([tf.size(own), 2]))
+
+    pooling.build(tf.TensorShape([1, 3]))
+    read = embed.get_concrete_function(tf.TensorSpec([1, 3], tf.int32)).variables
+    (table,) = layers.history_tables(model)
+    assert any(variable is table for variable in read)
+    assert all(variable is not table for variable in pooling.variables)
+
+
 def test_values_of_histories_are_weighted_by_age_and_event():
     history = schema_lib.Field(
         "recent", "history", "query", of="film", event=("click", "engagement"), max_length=3
