@@ -1,4 +1,4 @@
-"""Addresses of Redis and Valkey servers. Imports no client."""
+"""Addresses and replies of Redis and Valkey servers. Imports no client."""
 
 import urllib.parse
 
@@ -43,3 +43,8 @@ def without_secrets(address: str) -> str:
     host, _, options = rest.partition("?")
     # The options contain an "@", or the password a "?" that is not escaped.
     return scheme + separator + ("" if "@" in options else host.rpartition("@")[2])
+
+
+def is_of_replica(error: Exception) -> bool:
+    """Returns whether an error is what a replica answers to a write."""
+    return "read only replica" in str(error)

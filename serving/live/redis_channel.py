@@ -128,7 +128,7 @@ class RedisChannel:
         try:
             yield
         except redis.RedisError as error:
-            if "read only replica" in str(error):
+            if redis_address.is_of_replica(error):
                 # After a failover the address may lead to the new primary, but open connections
                 # do not.
                 self._redis.connection_pool.disconnect(inuse_connections=False)

@@ -95,8 +95,6 @@ return count
 """
 _TTL = "tfrec:ttl_seconds"
 _NO_EVICTION = "noeviction"
-# What a replica answers to a write.
-_READ_ONLY = "read only replica"
 _KEYS = ("profile", "actions", "impressions", "ids", "erased")
 
 
@@ -268,7 +266,7 @@ async def leave_replica(client: redis.asyncio.Redis, error: Exception) -> None:
 
     After a failover the address may lead to the new primary, but open connections do not.
     """
-    if _READ_ONLY in str(error):
+    if redis_address.is_of_replica(error):
         with contextlib.suppress(exceptions.RedisError, OSError):
             await client.connection_pool.disconnect(inuse_connections=False)
 
@@ -279,7 +277,7 @@ def remedy(error: Exception) -> str:
         return "Check the user and the password in the address."
     if "maxmemory" in str(error):
         return "Give the server more memory, or keep users for fewer days (--user_ttl_days)."
-    if _READ_ONLY in str(error):
+    if redis_address.is_of_replica(error):
         return "Name the primary server, not a replica."
     if isinstance(error, exceptions.BusyLoadingError):
         return "It can be used once its data is loaded."

@@ -172,16 +172,15 @@ def join(
     if rows.revenue is not None:
         # Only engagements bring revenue (a view has a price too); without such types, clicks do.
         paying = kinds == (_ENGAGEMENT if events.engagement else _CLICK)
-        own = np.where(paying, rows.revenue[order], 0).astype(np.float64)
-        has_amount = np.zeros((2, len(order)), bool)
-        for known, events_ in zip(has_amount, (paying, paying & ~np.isnan(own)), strict=True):
-            known[latest[found & events_]] = True
-            known[kept & events_] = True
-        own = np.nan_to_num(own)
-        revenue = np.where(kept, own, 0.0)
-        np.add.at(revenue, latest[found], own[found])
-        paid, is_known = has_amount
-        revenue[paid & ~is_known] = np.nan
+        counted = paying & (kept | found)
+        owner = np.where(found, latest, indices)[counted]
+        amounts = rows.revenue[order][counted].astype(np.float64)
+        size = len(order)
+        paid, known = (
+            np.bincount(own, minlength=size) for own in (owner, owner[~np.isnan(amounts)])
+        )
+        revenue = np.bincount(owner, np.nan_to_num(amounts), size)
+        revenue[(paid > 0) & (known == 0)] = np.nan
 
     def in_log(values: np.ndarray) -> np.ndarray:
         result = np.zeros(count, values.dtype)

@@ -74,7 +74,7 @@ def test_a_release_that_is_closed_leaves_no_series(tiny_bundle, ranker_address):
         httpx.post(f"{url}/v1/recommend", json={"k": 2}, timeout=60)
         assert 'version="1"' in service.metrics.render().decode()
     assert 'version="1"' not in service.metrics.render().decode()
-    # Served again, it is counted anew.
+    # Served again, it is counted from 0.
     service.metrics.begin(1)
     service.metrics.ranker_calls(1)("a:1", "ok")
     found = 'tfrec_ranker_calls_total{outcome="ok",replica="a:1",version="1"} 1.0'

@@ -287,7 +287,8 @@ def _texts(name: str, values: Sequence[Any]) -> list[str]:
 
 
 def _vector(name: str, values: Sequence[Any]) -> list[float]:
-    """Returns the numbers of a vector; NaN is no number, for which the row is rejected later."""
+    """Returns the numbers of a vector; of what is not a number, NaN, for which the row is
+    rejected later."""
     numbers = [float("nan")] * len(values)
     for index, own in enumerate(values):
         text = "" if own is None else _text(name, own)
@@ -304,7 +305,7 @@ def _text(name: str, value: Any) -> str:
             it cannot be written as UTF-8.
     """
     if isinstance(value, str):
-        return str(_encodable(name, value))
+        return value if value.isascii() else str(_encodable(name, value))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:

@@ -1,5 +1,6 @@
 """The edge of the REST service: bodies, tokens, deadlines, ids, overload."""
 
+import contextlib
 import json
 import logging
 import socket
@@ -86,25 +87,33 @@ def test_a_body_that_does_not_come_is_given_up(tiny_bundle, ranker_address):
     assert b"body_too_slow" in received
 
 
-def test_requests_beyond_the_places_are_told_when_to_come_again(tiny_bundle, ranker_address):
+@contextlib.contextmanager
+def two_in_flight(release, ranker_address, post, config=None, **options):
+    """Serves two requests that the ranker holds; yields the URL, their futures and what ends it."""
     go_on = threading.Event()
+    with (
+        serving_fixtures.altering_server(ranker_address, lambda _: go_on.wait(60)) as address,
+        futures.ThreadPoolExecutor(2) as pool,
+    ):
+        service = serving_fixtures.make_orchestrator(release, address, config)
+        with serving_fixtures.serve_app(service, **options) as url:
+            admitted = [pool.submit(post, url) for _ in range(2)]
+            waiting.until(lambda: service.admission.in_flight == 2)
+            yield url, admitted, go_on
+
+
+def test_requests_beyond_the_places_are_told_when_to_come_again(tiny_bundle, ranker_address):
     config = OrchestratorConfig(max_in_flight=2, default_deadline_ms=60_000)
 
     def post(url):
         return httpx.post(f"{url}/v1/recommend", json={}, timeout=60)
 
-    with (
-        serving_fixtures.altering_server(ranker_address, lambda _: go_on.wait(60)) as address,
-        futures.ThreadPoolExecutor(2) as pool,
-    ):
-        service = serving_fixtures.make_orchestrator(tiny_bundle, address, config)
-        with serving_fixtures.serve_app(service) as url:
-            admitted = [pool.submit(post, url) for _ in range(2)]
-            waiting.until(lambda: service.admission.in_flight == 2)
-            refused = post(url)
-            go_on.set()
-            assert [reply.result().status_code for reply in admitted] == [200, 200]
-            assert post(url).status_code == 200
+    held = two_in_flight(tiny_bundle, ranker_address, post, config)
+    with held as (url, admitted, go_on):
+        refused = post(url)
+        go_on.set()
+        assert [reply.result().status_code for reply in admitted] == [200, 200]
+        assert post(url).status_code == 200
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
 
@@ -112,24 +121,16 @@ def test_requests_beyond_the_places_are_told_when_to_come_again(tiny_bundle, ran
 def test_a_request_that_cannot_be_answered_in_time_is_refused_before_its_body_has_come(
     tiny_bundle, ranker_address
 ):
-    go_on = threading.Event()
-
     def post(url):
         return httpx.post(f"{url}/v1/recommend", json={"deadline_ms": 60_000}, timeout=60)
 
-    with (
-        serving_fixtures.altering_server(ranker_address, lambda _: go_on.wait(60)) as address,
-        futures.ThreadPoolExecutor(2) as pool,
-    ):
-        service = serving_fixtures.make_orchestrator(tiny_bundle, address)
-        with serving_fixtures.serve_app(service, max_body_seconds=60) as url:
-            admitted = [pool.submit(post, url) for _ in range(2)]
-            waiting.until(lambda: service.admission.in_flight == 2)
-            # The third answer is expected after 30 ms, as long as no answer says otherwise.
-            hurried = head(1000, connection="close", **{"x-deadline-ms": "20"})
-            received = raw(url, hurried)
-            go_on.set()
-            assert [reply.result().status_code for reply in admitted] == [200, 200]
+    held = two_in_flight(tiny_bundle, ranker_address, post, max_body_seconds=60)
+    with held as (url, admitted, go_on):
+        # The third answer is expected after 30 ms, as long as no answer says otherwise.
+        hurried = head(1000, connection="close", **{"x-deadline-ms": "20"})
+        received = raw(url, hurried)
+        go_on.set()
+        assert [reply.result().status_code for reply in admitted] == [200, 200]
     assert received.startswith(b"HTTP/1.1 429 ")
     assert b"retry-after: 1" in received
     assert b"left until the deadline of 20 ms" in received
@@ -138,7 +139,6 @@ def test_a_request_that_cannot_be_answered_in_time_is_refused_before_its_body_ha
 def test_a_deadline_beyond_the_default_counts_before_the_body_if_the_header_has_it(
     tiny_bundle, ranker_address
 ):
-    go_on = threading.Event()
     # An answer is expected after 10 ms for each request ahead, too late from the second on.
     config = OrchestratorConfig(default_deadline_ms=20)
 
@@ -146,18 +146,12 @@ def test_a_deadline_beyond_the_default_counts_before_the_body_if_the_header_has_
         with client.Client(url, timeout_seconds=60) as connected:
             return connected.recommend(deadline_ms=50_000)
 
-    with (
-        serving_fixtures.altering_server(ranker_address, lambda _: go_on.wait(60)) as address,
-        futures.ThreadPoolExecutor(2) as pool,
-    ):
-        service = serving_fixtures.make_orchestrator(tiny_bundle, address, config)
-        with serving_fixtures.serve_app(service) as url:
-            admitted = [pool.submit(post, url) for _ in range(2)]
-            waiting.until(lambda: service.admission.in_flight == 2)
-            body = {"deadline_ms": 50_000}
-            refused = httpx.post(f"{url}/v1/recommend", json=body, timeout=60)
-            go_on.set()
-            assert [len(answer.result().ads) for answer in admitted] == [10, 10]
+    held = two_in_flight(tiny_bundle, ranker_address, post, config)
+    with held as (url, admitted, go_on):
+        body = {"deadline_ms": 50_000}
+        refused = httpx.post(f"{url}/v1/recommend", json=body, timeout=60)
+        go_on.set()
+        assert [len(answer.result().ads) for answer in admitted] == [10, 10]
     assert refused.status_code == 429
     assert "left until the deadline of 20 ms" in refused.json()["error"]["message"]
 
