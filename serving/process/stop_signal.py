@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class StopSignal:
-    """An event that SIGTERM, SIGINT and `set` set, and that the main thread waits for.
+    """An event that SIGTERM and SIGINT set, and that the main thread waits for.
 
     It uses a pipe that the signal itself writes to (`signal.set_wakeup_fd`), in any thread and at
     any time. A Python handler runs only when the main thread is back in the interpreter, which may
@@ -29,10 +29,6 @@ class StopSignal:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-
-    def set(self) -> None:
-        """Sets the event."""
-        os.write(self._writer, bytes([signal.SIGTERM]))
 
     def wait(self, seconds: float | None = None) -> bool:
         """Waits until the event is set; returns False on timeout.

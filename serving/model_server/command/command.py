@@ -7,6 +7,7 @@ import gc
 import importlib.metadata
 import math
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -31,7 +32,8 @@ def run() -> None:
 def main(argv: Sequence[str]) -> int:
     """Serves until SIGTERM, SIGINT or, with --end_with_input, the end of the standard input.
 
-    Running requests then get a few seconds to finish; a second signal ends the process at once.
+    Running requests then get a few seconds to finish; a second signal ends the process at once, and
+    so does the first one while the models load.
 
     Returns:
         0 after such a stop, 1 if the server could not start.
@@ -57,10 +59,12 @@ def main(argv: Sequence[str]) -> int:
             poll_seconds=values.file_system_poll_wait_seconds or None,
             options=options(values),
         )
-        stop = process.StopSignal(again=lambda number: _exit_at_once(128 + number))
+        # TensorFlow holds up handlers in Python until a load ends, which may take minutes.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if values.end_with_input:
-            threading.Thread(target=_await_end_of_input, args=(stop,), daemon=True).start()
+            threading.Thread(target=_await_end_of_input, daemon=True).start()
         server.start()
+        stop = process.StopSignal(again=lambda number: _exit_at_once(128 + number))
     except (saved_model.StatusError, ServerStartError, OSError, ValueError) as error:
         print(f"Failed to start server. Error: {error}{_remedy(error)}", file=sys.stderr)
         return 1
@@ -138,11 +142,11 @@ def _exit_at_once(status: int) -> None:
     os._exit(status)
 
 
-def _await_end_of_input(stop: process.StopSignal) -> None:
+def _await_end_of_input() -> None:
     # Not `sys.stdin`: no thread may hold it when the process exits.
     while os.read(sys.stdin.fileno(), 4096):
         pass
-    stop.set()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _remedy(error: Exception) -> str:

@@ -39,12 +39,6 @@ def test_a_signal_that_arrives_in_another_thread_ends_the_wait():
     kill_self.join()
 
 
-def test_a_thread_ends_the_wait():
-    stop = process.StopSignal()
-    threading.Thread(target=stop.set).start()
-    assert stop.wait(60)
-
-
 def test_a_second_signal_of_a_kind_calls_back():
     again = []
     stop = process.StopSignal(again=again.append)

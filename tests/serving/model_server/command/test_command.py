@@ -19,7 +19,11 @@ import scripts_in_forks
 import waiting
 from repository import ROOT as _ROOT
 from serving_fixtures import free_port
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    predict_pb2,
+    prediction_log_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from serving.model_server import tensor_codec
 from serving.model_server.command import command
@@ -150,6 +154,27 @@ def test_a_second_sigterm_ends_the_process_at_once(tmp_path: pathlib.Path) -> No
         waiting.until(lambda: _is_closed(port))
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("by_signal", [True, False], ids=["SIGTERM", "end of the input"])
+def test_a_load_does_not_keep_the_process_after_its_end(
+    tmp_path: pathlib.Path, by_signal: bool
+) -> None:
+    saved_models.save_loop(tmp_path / "loop" / "1")
+    log = prediction_log_pb2.PredictionLog()
+    steps = log.predict_log.request.inputs["steps"]
+    steps.CopyFrom(tensor_codec.encode_tensor(np.array([10**9])))
+    saved_models.write_warm_up(tmp_path / "loop" / "1", [log])
+    flags = f"--port={free_port()}", "--rest_api_port=0", f"--model_base_path={tmp_path}/loop"
+    with _started(*flags, "--end_with_input") as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        assert any(saved_models.LOOP_BEGINS in line for line in process.stderr)
+        if by_signal:
+            process.send_signal(signal.SIGTERM)
+        else:
+            process.stdin.close()
+        assert process.wait(timeout=60) == -signal.SIGTERM
 
 
 def _is_closed(port: int) -> bool:
