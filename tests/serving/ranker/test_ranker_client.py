@@ -1,13 +1,19 @@
 """The client of the ranker, where the orchestrator's own tests do not reach."""
 
 import asyncio
+import contextlib
+import threading
+from concurrent import futures
 
+import grpc
 import numpy as np
 import pytest
 import serving_fixtures
+from tensorflow_serving.apis import predict_pb2
 
 from serving import errors, ranker, releases
 from serving.model_server import server as model_server
+from serving.model_server import tensor_codec
 
 
 def predict(release, address, ad_features, timeout_seconds=60.0):
@@ -76,3 +82,68 @@ def test_a_client_that_outlives_its_loop_leaves_no_event_for_it(tiny_bundle, cap
         asyncio.run(call())
     # What gRPC raises in a callback, asyncio logs.
     assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+@contextlib.contextmanager
+def answering(answer):
+    """Runs a server whose Predict answers with the bytes that `answer(context)` returns."""
+    predict_method = grpc.unary_unary_rpc_method_handler(lambda _, context: answer(context))
+    service = grpc.method_handlers_generic_handler(
+        "tensorflow.serving.PredictionService", {"Predict": predict_method}
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((service,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(grace=None).wait()
+
+
+def truncated_reply():
+    reply = predict_pb2.PredictResponse(model_spec={"version": {"value": 1}})
+    scores = tensor_codec.encode_tensor(np.zeros([3, 2], np.float32), as_content=True)
+    scores.tensor_content = scores.tensor_content[:-1]
+    for name in serving_fixtures.OUTPUTS.values():
+        reply.outputs[name].CopyFrom(scores)
+    return reply.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (b"\xff", r"The reply of the server at .* is not a PredictResponse\."),
+        (truncated_reply(), r"Expected 6 values of click_probability, got 5\.75\."),
+    ],
+    ids=["another message", "truncated content"],
+)
+def test_a_reply_that_cannot_be_read_is_an_error_of_the_ranker(tiny_bundle, reply, message):
+    features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
+    with (
+        answering(lambda _: reply) as address,
+        pytest.raises(errors.RankerReplyError, match=message),
+    ):
+        predict(tiny_bundle, address, features)
+
+
+def test_a_call_that_waits_for_a_server_that_is_left_is_an_error_of_the_ranker(tiny_bundle):
+    called = threading.Event()
+
+    def refuse(context):
+        called.set()
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+
+    columns = releases.query_columns(tiny_bundle.manifest)
+    features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
+
+    async def leave(address):
+        client = ranker.RankerClient(address, version=tiny_bundle.version, outputs=["c"])
+        call = asyncio.create_task(client.predict(columns, features, 600.0))
+        await asyncio.to_thread(called.wait)
+        await client.close(60.0)
+        with pytest.raises(errors.RankerUnavailableError, match="Channel is closed"):
+            await call
+
+    with answering(refuse) as address:
+        asyncio.run(leave(address))
