@@ -100,7 +100,7 @@ def models(values: flags.FlagValues) -> model_config.ModelServerConfig:
             "At least one of server_options.grpc_port or server_options.grpc_socket_path must be "
             "set. Give --port or --grpc_socket_path"
         )
-    if values.port == values.rest_api_port:
+    if values.port and values.port == values.rest_api_port:
         raise saved_model.invalid_argument(
             f"--port and --rest_api_port are both {values.port}; expected different ports"
         )

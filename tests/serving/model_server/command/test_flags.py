@@ -10,7 +10,7 @@ import saved_models
 from absl import flags
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
-from serving import saved_model
+from serving import model_config, saved_model
 from serving.model_server import server as model_server
 from serving.model_server import server_options
 from serving.model_server.command import command, command_flags
@@ -172,6 +172,11 @@ def test_a_server_needs_a_port_and_a_model(arguments: Sequence[str], message: st
     with pytest.raises(saved_model.StatusError) as caught:
         command.models(_parse(*arguments))
     assert caught.value.message.startswith(message)
+
+
+def test_a_socket_alone_is_enough() -> None:
+    flags = "--port=0", "--rest_api_port=0", "--grpc_socket_path=/s", "--model_base_path=/m"
+    assert command.models(_parse(*flags)) == model_config.build({"default": "/m"})
 
 
 def _status(channel: grpc.Channel) -> int:
