@@ -28,6 +28,9 @@ Options = server_options.ServerOptions
 # For requests that end because the grace period is over.
 _SECONDS_AFTER_GRACE = 1.0
 
+# Errors of a configuration, whose message says what is wrong.
+_CONFIG_ERRORS = (OSError, ValueError, saved_model.StatusError)
+
 _logger = logging.getLogger(__name__)
 
 
@@ -91,7 +94,7 @@ class ModelServer:
         try:
             self._bind()
             self.manager.reload(self._config)
-        except (OSError, RuntimeError, ValueError, saved_model.StatusError) as error:
+        except (RuntimeError, *_CONFIG_ERRORS) as error:
             self.stop(grace_seconds=0)
             raise ServerStartError(str(error)) from error
         if self._grpc is not None:
@@ -166,11 +169,17 @@ class ModelServer:
 
     def _repeat(self, seconds: float, name: str, action: Callable[[], None]) -> None:
         def loop() -> None:
+            problem: str | None = None
             while not self._stopping.wait(seconds):
                 try:
                     action()
+                    problem = None
+                except _CONFIG_ERRORS as error:
+                    if str(error) != problem:
+                        _logger.error("%s fails, and is tried every %g s: %s", name, seconds, error)
+                    problem = str(error)
                 except Exception:
-                    _logger.exception("%s failed; the next try is in %s s", name, seconds)
+                    _logger.exception("%s failed; the next try is in %g s", name, seconds)
 
         thread = threading.Thread(target=loop, name=name, daemon=True)
         thread.start()

@@ -4,12 +4,14 @@ References: TensorFlow Serving, `model_servers/server_core.cc` and
     `sources/storage_path/file_system_storage_path_source.cc`.
 """
 
+import logging
 import os
 
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import model_config, saved_model
 
+_logger = logging.getLogger(__name__)
 _MAX_VERSION = 2**63 - 1
 _FILE_SCHEME = "file://"
 
@@ -82,6 +84,13 @@ def aspired_versions(model: model_config.ModelConfig) -> dict[int, str]:
     if kind == "all":
         return found
     if kind == "specific":
+        for version in sorted(set(policy.specific.versions) - found.keys()):
+            _logger.warning(
+                "Version %d of servable %s, which was requested to be served as a 'specific' "
+                "version in the servable's version policy, was not found in the file system",
+                version,
+                model.name,
+            )
         return {version: found[version] for version in policy.specific.versions if version in found}
     latest = sorted(found, reverse=True)[: max(policy.latest.num_versions, 1)]
     return {version: found[version] for version in latest}

@@ -581,6 +581,16 @@ def test_the_version_policy_says_what_is_loaded(
         assert server.manager.available_versions()["lookup"] == []
 
 
+def test_a_specific_version_that_is_missing_is_named(
+    tmp_path: pathlib.Path, models: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "1").symlink_to(models / "m" / "1")
+    config = model_config.build({"m": tmp_path}, model_config.ServedReleases((1, 7), {}))
+    with model_server.ModelServer(config, poll_seconds=None) as server:
+        assert server.manager.available_versions() == {"m": [1]}
+    assert "Version 7 of servable m, which was requested to be served" in caplog.text
+
+
 def test_a_corrupt_new_version_leaves_the_old_one_serving(tmp_path: pathlib.Path) -> None:
     saved_models.save_score(tmp_path / "1")
     options = model_server.Options(max_num_load_retries=1, load_retry_seconds=0.0)
@@ -825,6 +835,32 @@ def test_new_versions_and_a_changed_config_file_are_polled(
         staged.write_text(text_format.MessageToString(both))
         staged.rename(path)
         waiting.until(lambda: server.manager.available_versions() == {"m": [2], "lookup": [1]})
+
+
+def test_a_config_file_that_stays_wrong_is_named_once_in_a_line(
+    tmp_path: pathlib.Path,
+    models: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, reads = model_config.read, []
+
+    def counted(path: str) -> model_config.ModelServerConfig:
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(model_config, "read", counted)
+    path = tmp_path / "models.config"
+    path.write_text("improper config")
+    options = model_server.Options(
+        model_config_file=str(path), model_config_file_poll_wait_seconds=0.01
+    )
+    caplog.set_level("ERROR")
+    with model_server.ModelServer({"m": models / "m"}, poll_seconds=None, options=options):
+        waiting.until(lambda: len(reads) > 3)
+    (record,) = caplog.records
+    assert "Invalid protobuf file" in record.getMessage()
+    assert record.exc_info is None
 
 
 def test_a_stopped_server_refuses_connections(models: pathlib.Path) -> None:
