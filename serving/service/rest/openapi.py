@@ -103,6 +103,11 @@ def openapi_document(
     described["Request"]["examples"] = [example]
     short = {name: example[name] for name in ("user", "context")}
     described["BatchRequest"]["examples"] = [{"requests": [{**short, "k": 3}]}]
+    if "EventBatch" in described:
+        described["EventBatch"]["examples"] = [{"events": [_example_event(service)]}]
+        # Lists may be histories, which are not part of a profile.
+        profile = {n: v for n, v in example["user"].items() if not isinstance(v, list)}
+        described["UserProfile"]["examples"] = [{"profile": profile}]
     if open_paths is not None:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         for path, methods in document["paths"].items():
@@ -169,6 +174,17 @@ def example_request(service: orchestrator.Orchestrator) -> dict[str, Any]:
             "fields": {name: {values[name]: 4} for name in field},
         },
         "explain": True,
+    }
+
+
+def _example_event(service: orchestrator.Orchestrator) -> dict[str, Any]:
+    """Returns the JSON object of a click on an ad of the release."""
+    (ad,) = service.release.ad_index.listed(np.arange(1))
+    return {
+        "event_id": "example-event",
+        "user_id": "example-user",
+        "ad_id": ad.ad_id,
+        "event": "click",
     }
 
 

@@ -48,11 +48,10 @@ const bodyIn = (content) => objectIn(Object.values(content ?? {})[0]?.schema);
 
 function route(path, name, operation) {
   const method = name.toUpperCase();
-  const parameters = (place) =>
-    (operation.parameters ?? [])
-      .filter((parameter) => parameter.in === place)
-      .map(({ name, schema, description }) => item(name, typeOf(schema), description));
-  const [headers, query] = [parameters("header"), parameters("query")];
+  const parametersIn = (place) => (operation.parameters ?? []).filter((parameter) => parameter.in === place);
+  const [headers, query, inPath] = ["header", "query", "path"].map((place) =>
+    parametersIn(place).map(({ name, schema, description }) => item(name, typeOf(schema), description)),
+  );
   const body = bodyIn(operation.requestBody?.content);
   const answers = Object.entries(operation.responses).map(([status, { description, content }]) => {
     const answer = bodyIn(content);
@@ -63,29 +62,39 @@ function route(path, name, operation) {
       <h2>${method} ${path}</h2>
       <p>${operation.description}</p>
       ${operation.security?.length > 0 && html`<p class="quiet">Requires the token.</p>`}
+      ${inPath.length > 0 && html`<h3>Path parameters</h3><ul>${inPath}</ul>`}
       ${query.length > 0 && html`<h3>Query parameters</h3><ul>${query}</ul>`}
       ${headers.length > 0 && html`<h3>Headers</h3><ul>${headers}</ul>`}
       ${body && html`<h3>Body</h3>${properties(body)}`}
       <h3>Answers</h3><ul>${answers}</ul>
-      ${trial(method, path, body?.examples?.[0])}
+      ${trial(method, path, [...parametersIn("path"), ...parametersIn("query")], body?.examples?.[0])}
     </section>`;
 }
 
 /** Nobody sees the answer to a trial request, so it stays out of the impression log. */
-const tried = (example) =>
-  example.requests ? { requests: example.requests.map(tried) } : { ...example, dry_run: true };
+function tried(example) {
+  if (example.requests) return { requests: example.requests.map(tried) };
+  return example.context ? { ...example, dry_run: true } : example;
+}
 
-function trial(method, path, example) {
-  const id = `body-${path}`;
+function trial(method, path, parameters, example) {
+  const id = `${method} ${path}`;
+  const inputOf = ({ name }) => byId(`${id} ${name}`);
   const text = example && JSON.stringify(tried(example), null, 2);
   const status = html`<span class="quiet" role="status"></span>`;
-  const reply = html`<pre tabindex="0" aria-label="Answer of ${path}" hidden></pre>`;
+  const reply = html`<pre tabindex="0" aria-label="Answer of ${id}" hidden></pre>`;
   const run = async () => {
+    const missing = parameters.find((one) => one.in === "path" && !inputOf(one).value);
+    if (missing) {
+      status.textContent = `Enter ${missing.name}.`;
+      inputOf(missing).focus();
+      return;
+    }
     const started = performance.now();
     status.textContent = "Waiting for the service…";
     reply.hidden = false;
     try {
-      const answer = await send(path.slice(1), method, byId(id)?.value);
+      const answer = await send(routeOf(path, parameters, inputOf), method, byId(id)?.value);
       reply.textContent = indented(await answer.text());
       status.textContent = `${answer.status} in ${milliseconds(performance.now() - started)}`;
     } catch (error) {
@@ -93,18 +102,34 @@ function trial(method, path, example) {
       reply.textContent = error.message;
     }
   };
+  const control = ({ name, schema }) => html`
+    <label for="${id} ${name}">${name}</label>
+    <input id="${id} ${name}" autocomplete="off" spellcheck="false" placeholder="${schema.default}">`;
   return html`
     <h3>Try it</h3>
+    ${parameters.map(control)}
     ${
       example &&
       html`<label for="${id}">Body: an example for this release</label>
       <textarea id="${id}" class="code" rows="14" spellcheck="false">${text}</textarea>`
     }
     <div class="row">
-      <button type="button" class="primary" aria-label="Send ${method} ${path}" onclick="${run}">Send</button>
+      <button type="button" class="primary" aria-label="Send ${id}" onclick="${run}">Send</button>
       ${status}
     </div>
     ${reply}`;
+}
+
+/** Returns a path with the values of its parameters, relative to the page. */
+function routeOf(path, parameters, inputOf) {
+  const query = new URLSearchParams();
+  let route = path.slice(1);
+  for (const one of parameters) {
+    const { value } = inputOf(one);
+    if (one.in === "path") route = route.replace(`{${one.name}}`, () => encodeURIComponent(value));
+    else if (value) query.set(one.name, value);
+  }
+  return query.size ? `${route}?${query}` : route;
 }
 
 function indented(text) {

@@ -11,7 +11,8 @@ import requirements
 import serving_fixtures
 from playwright import sync_api as playwright
 
-from serving import index, orchestrator, ranker, releases, requests
+from serving import index, orchestrator, ranker, releases, requests, users
+from serving.config import UserStoreConfig
 from serving.service import release_router
 
 pytestmark = [pytest.mark.browser, requirements.NEEDS_BROWSER]
@@ -756,8 +757,49 @@ def test_the_api_is_described_and_tried_with_what_the_service_itself_has(
         page.get_by_label("Send POST /v1/recommend", exact=True).click()
         expect(card.locator("pre")).to_contain_text("malformed_json")
         page.get_by_label("Send GET /metrics").click()
-        expect(page.get_by_label("Answer of /metrics")).to_contain_text("tfrec_")
+        expect(page.get_by_label("Answer of GET /metrics")).to_contain_text("tfrec_")
         assert all(one.startswith(url) for one in asked_for)
         page.evaluate("document.querySelectorAll('details').forEach((node) => (node.open = true))")
         page.set_viewport_size({"width": 360, "height": 740})
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_the_routes_of_users_are_tried_with_an_id_and_a_body(
+    tiny_bundle, ranker_address, open_console, tmp_path
+):
+    config = UserStoreConfig(read_timeout_ms=30_000)
+    metrics = orchestrator.ServiceMetrics()
+    store = users.open_store(f"sqlite:{tmp_path}/users.db", config)
+    data = orchestrator.UserData(store, config, metrics)
+    service = serving_fixtures.make_orchestrator(
+        tiny_bundle, ranker_address, users=data, metrics=metrics
+    )
+    with serving_fixtures.serve_app(service) as url:
+        serving_fixtures.wait_until_ready(url)
+        page = open_console(url)
+        page.goto(f"{url}/docs")
+
+        def sent(route, status="200 in"):
+            card = page.get_by_role("region", name=route, exact=True)
+            card.get_by_role("button", name="Send").click()
+            expect(card.locator("[role=status]")).to_contain_text(status)
+            return card
+
+        user = "GET /v1/users/{user_id}"
+        card = sent(user, "Enter user_id.")
+        assert page.evaluate("document.activeElement.id") == f"{user} user_id"
+        assert json.loads(sent("POST /v1/events").locator("pre").inner_text())["added"] == 1
+        card.get_by_role("textbox", name="user_id").fill("example-user")
+        (action,) = json.loads(sent(user).locator("pre").inner_text())["actions"]
+        assert action["kind"] == "click"
+        put = "PUT /v1/users/{user_id}"
+        # The characters that separate the parts of an address belong to the id.
+        card = page.get_by_role("region", name=put, exact=True)
+        card.get_by_role("textbox", name="user_id").fill("a/b?c#d é")
+        sent(put)
+        stored = httpx.get(f"{url}/v1/users/a%2Fb%3Fc%23d%20%C3%A9", timeout=30).json()
+        assert stored["profile"]
+        assert stored["profile"].items() <= sample().items()
+        bundle = page.get_by_role("region", name="GET /v1/bundle", exact=True)
+        bundle.get_by_role("textbox", name="release").fill("nightly")
+        sent("GET /v1/bundle", "400 in")
