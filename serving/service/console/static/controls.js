@@ -7,9 +7,12 @@ import {
 
 const MAX_SAMPLE_NAME = 60;
 
-/** Offers the sample requests of a release, and uses the first one if the request is empty. */
+let samples = [];
+let isFilled = false;
+
+/** Offers the sample requests of a release; the first release fills in its first one. */
 export function drawSamples(bundle) {
-  const samples = bundle.sample_requests.map((sample) =>
+  samples = bundle.sample_requests.map((sample) =>
     Object.fromEntries(Object.entries(sample).filter(([, value]) => value !== null)),
   );
   const options = samples.map((sample, index) => {
@@ -24,7 +27,15 @@ export function drawSamples(bundle) {
     replace(sample ? { context: sample, ...rest } : rest);
   };
   byId("sample").onchange = ({ target }) => take(samples[target.value]);
-  if (!current().user && !current().context) take(samples[0]);
+  if (!isFilled) take(samples[0]);
+  isFilled = true;
+}
+
+/** Selects the sample that the request has, or none if it differs from all of them. */
+export function showSample() {
+  const { user, context = {} } = current();
+  const offered = [...samples, {}].map((sample) => JSON.stringify(sample));
+  byId("sample").selectedIndex = user ? -1 : offered.indexOf(JSON.stringify(context));
 }
 
 const written = (value) =>

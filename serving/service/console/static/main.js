@@ -4,7 +4,7 @@
 import { drawAds, rankedBy, utilityOf } from "./ads.js";
 import { ask, clearFailure, onToken, showFailure } from "./api.js";
 import { drawFunnel, drawScatter, drawTime } from "./charts.js";
-import { drawFields, drawReleases, drawRules, drawSamples, drawWeights } from "./controls.js";
+import { drawFields, drawReleases, drawRules, drawSamples, drawWeights, showSample } from "./controls.js";
 import { drawFilters, suggestValues } from "./filters.js";
 import { byId, html, later, milliseconds, render, say } from "./html.js";
 import { drawJson, isJsonOpen, readJson, startJsonView } from "./json_view.js";
@@ -68,6 +68,7 @@ async function describe(signal) {
 }
 
 function drawRequest() {
+  showSample();
   for (const draw of [drawReleases, drawFields, drawWeights, drawFilters, drawRules]) draw(bundle);
   drawJson();
 }

@@ -427,6 +427,34 @@ def test_the_canary_is_beside_the_stable_release(canary_url, open_console):
     assert page.evaluate("JSON.parse(document.getElementById('json').value).release") == "canary"
 
 
+def test_another_release_leaves_the_request_as_it_is(canary_url, open_console):
+    page = open_console(canary_url)
+    answered(page)
+    page.select_option("#sample", "2")
+    expect(page.locator("[data-place='context.age']")).to_have_value("-3.5")
+    page.select_option("#which", "canary")
+    answered(page, "ads from release 2")
+    assert page.input_value("#sample") == "2"
+    open_json(page)
+    page.fill("#json", '{"user_id": "u1"}')
+    open_form(page)
+    answered(page, "ads from release 1")
+    page.select_option("#which", "canary")
+    answered(page, "ads from release 2")
+    open_json(page)
+    assert json.loads(page.input_value("#json")) == {"user_id": "u1", "release": "canary"}
+
+
+def test_a_changed_sample_can_be_chosen_again(page):
+    age = page.locator("[data-place='context.age']")
+    page.select_option("#sample", "2")
+    expect(age).to_have_value("-3.5")
+    type_in(page, "[data-place='context.age']", "7")
+    expect(page.locator("#sample")).to_have_js_property("selectedIndex", -1)
+    page.select_option("#sample", "2")
+    expect(age).to_have_value("-3.5")
+
+
 def test_the_quality_in_the_manifest_is_shown_and_samples_are_named(page):
     rows = page.locator("#quality tbody tr").all_inner_texts()
     assert [re.split(r"\s+", row.strip()) for row in rows] == [
