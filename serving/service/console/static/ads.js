@@ -55,7 +55,7 @@ function adItem(ad, view) {
   return html`
     <li data-ad="${ad.ad_id}">
       <div class="rank"><b>${ad.rank}</b>${moved(ad, view.before)}</div>
-      <div class="${picture ? "name pictured" : "name"}">
+      <div class="name">
         ${
           picture &&
           html`<img src="${picture}" alt="" loading="lazy" onerror="${({ target }) => target.remove()}">`
