@@ -32,9 +32,10 @@ def validate(config: model_config.ModelServerConfig) -> None:
             )
         names.add(model.name)
         if not os.path.isabs(model.base_path.removeprefix(_FILE_SCHEME)):
+            remote = "; the only URIs served here are file://" if "://" in model.base_path else ""
             raise saved_model.invalid_argument(
                 f"Expected model {model.name} to have an absolute path or URI; "
-                f"got base_path()={model.base_path}"
+                f"got base_path()={model.base_path}{remote}"
             )
         is_tensorflow = model.model_type == model_server_config_pb2.TENSORFLOW
         if not is_tensorflow and model.model_platform != model_config.PLATFORM:

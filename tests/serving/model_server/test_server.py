@@ -671,6 +671,11 @@ def test_a_reload_that_is_wrong_is_refused_and_changes_nothing(
             "Expected model a to have an absolute path or URI; got base_path()=b",
         ),
         (
+            'config { name: "a" base_path: "gs://bucket/a" }',
+            "Expected model a to have an absolute path or URI; got base_path()=gs://bucket/a; "
+            "the only URIs served here are file://",
+        ),
+        (
             'config { name: "n" base_path: "/n" model_platform: "tensorflow"'
             ' version_labels { key: "stable" value: 7 } }',
             "Request to assign label to version 7 of model n, "
