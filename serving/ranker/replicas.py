@@ -165,14 +165,20 @@ class Replicas:
         if not self._replicas:
             raise endpoints.unresolved(self._endpoints)  # type: ignore[arg-type]
         self._check_unhealthy()
+        busy: errors.RankerBusyError | None = None
         waits = ranker_client.pauses()
         while True:
             pause = next(waits)
             try:
                 return await self._call_in_turn(columns, ad_features, end)
-            except errors.RankerBusyError:
-                if time.monotonic() + pause >= end:
+            except errors.RankerBusyError as error:
+                # The later ones say only what happened in the time that was left.
+                busy = busy or error
+            except errors.RankerDeadlineError:
+                if busy is None:
                     raise
+            if time.monotonic() + pause >= end:
+                raise busy
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
@@ -194,7 +200,8 @@ class Replicas:
         is_late = False
         try:
             while True:
-                replica = self._next(tried, only_healthy=bool(running))
+                has_time = not tried or time.monotonic() < end
+                replica = self._next(tried, only_healthy=bool(running)) if has_time else None
                 if replica is not None:
                     # If no other can be called, all may be late, so none should be avoided.
                     if is_late:

@@ -301,6 +301,36 @@ def test_a_busy_replica_is_left_for_another_and_waited_for_if_all_are_busy(tiny_
     assert set(healthy.values()) == {True}
 
 
+def test_an_answer_says_how_long_a_busy_replica_was_waited_for(tiny_base, tiny_bundle):
+    nobody = f"127.0.0.1:{serving_fixtures.free_port()}"
+    late = serving_fixtures.changed(REQUEST, deadline_ms=1_000)
+
+    async def scenario(service, busy):
+        await service.verify_ranker()
+        with serving_fixtures.taken_thread(busy):
+            return await service.recommend(late)
+
+    models, options = {"ranker": tiny_base / "ranker"}, server.Options(grpc_max_threads=1)
+    with server.ModelServer(models, options=options) as busy:
+        address = f"127.0.0.1:{busy.port}"
+        answer = run(tiny_bundle, f"{address},{nobody}", lambda service: scenario(service, busy))
+    found = re.match(f"The ranker at {address} had no free thread within (.*) ms", answer.degraded)
+    assert int(found[1]) > 300
+
+
+def test_no_replica_is_called_after_the_deadline(tiny_bundle, replicas):
+    nobody, (held, *_) = f"127.0.0.1:{serving_fixtures.free_port()}", replicas
+    late = serving_fixtures.changed(REQUEST, deadline_ms=1_000)
+
+    async def scenario(service):
+        await service.verify_ranker()
+        held.go_on.clear()
+        return await service.recommend(late)
+
+    answer = run(tiny_bundle, f"{held.address},{nobody}", scenario)
+    assert answer.degraded.startswith(f"The ranker at {held.address} did not answer within ")
+
+
 def test_the_last_healthy_replica_is_waited_for_while_it_reconnects(tiny_bundle, ranker_address):
     nobody = f"127.0.0.1:{serving_fixtures.free_port()}"
 
