@@ -193,7 +193,7 @@ def _add_state_routes(
     def refused() -> str | None:
         return None if follower is None else follower.problem
 
-    @app.get("/v1/bundle", responses=refusals(401, 422, 500))
+    @app.get("/v1/bundle", responses=refusals(400, 401, 500))
     async def bundle(release: ReleaseName = "stable") -> dict[str, Any]:
         """Describes a release (fields, heads, index, metrics, updates) and all loaded releases.
 

@@ -450,6 +450,7 @@ def test_the_examples_are_answered_and_the_answers_are_as_documented(http):
         fits(http.post(path, content=b"{}"), path, "post")
     for path in ("/v1/bundle", "/healthz", "/readyz", "/metrics"):
         fits(http.get(path), path, "get")
+    fits(http.get("/v1/bundle?release=nightly"), "/v1/bundle", "get")
     for name in ("Answer", "ErrorBody"):
         (example,) = schemas[name]["examples"]
         whole = {**schemas[name], "components": document["components"]}
