@@ -123,13 +123,13 @@ def _refusal_of_one(
             f"{_path(place, location[:-1]) or 'request'}: unknown key {shortened(name)}"
             f".{terminal.suggestion_for(str(name), keys)} Keys: {', '.join(keys)}."
         )
-    if kind == "missing":
+    if kind == "missing" and path:
         return errors.RequestTypeError(f"{start}expected a value, got none. Add it.")
-    if kind in ("model_type", "model_attributes_type"):
+    if kind in ("missing", "model_type", "model_attributes_type"):
         keys = _keys_at(model, location)
+        got = "an empty body" if kind == "missing" else shortened(value)
         return errors.RequestTypeError(
-            f"{start or 'request: '}expected an object with the keys {', '.join(keys)}, "
-            f"got {shortened(value)}."
+            f"{start or 'request: '}expected an object with the keys {', '.join(keys)}, got {got}."
         )
     # Other errors are from our own validators, whose messages include the expected value.
     expected = _EXPECTED[kind].format_map(detail.get("ctx", {})) if kind in _EXPECTED else None

@@ -167,7 +167,7 @@ def test_a_batch_of_none_is_answered_with_none(http):
     ("body", "status", "code", "message"),
     [
         (b"{", 400, "malformed_json", "The body is not valid JSON"),
-        (b"", 422, "invalid_request", "expected a value, got none"),
+        (b"", 422, "invalid_request", "seen, explain, candidates, release, dry_run, got an empty "),
         (b"[]", 422, "invalid_request", "request: expected an object with the keys user, "),
         (b"null", 422, "invalid_request", "request: expected an object"),
         (b"\xff\xfe{}", 400, "malformed_json", "The body is not valid JSON"),
