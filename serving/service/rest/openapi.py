@@ -105,9 +105,7 @@ def openapi_document(
     described["BatchRequest"]["examples"] = [{"requests": [{**short, "k": 3}]}]
     if "EventBatch" in described:
         described["EventBatch"]["examples"] = [{"events": [_example_event(service)]}]
-        # Lists may be histories, which are not part of a profile.
-        profile = {n: v for n, v in example["user"].items() if not isinstance(v, list)}
-        described["UserProfile"]["examples"] = [{"profile": profile}]
+        described["UserProfile"]["examples"] = [{"profile": _profile(service, example["user"])}]
     if open_paths is not None:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         for path, methods in document["paths"].items():
@@ -186,6 +184,13 @@ def _example_event(service: orchestrator.Orchestrator) -> dict[str, Any]:
         "ad_id": ad.ad_id,
         "event": "click",
     }
+
+
+def _profile(service: orchestrator.Orchestrator, user: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of an example's user that belong to a profile."""
+    # Lists may be histories, which are not part of a profile; the id of the user is in the path.
+    user_field = service.release.manifest.user_field
+    return {n: v for n, v in user.items() if n != user_field and not isinstance(v, list)}
 
 
 def _values(ads: Sequence[index.ListedAd], kinds: dict[str, str]) -> dict[str, Any]:

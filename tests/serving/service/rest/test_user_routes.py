@@ -1,5 +1,6 @@
 """Events, profiles and erasure over REST, with a store in a file behind it."""
 
+import dataclasses
 import json
 import time
 
@@ -275,6 +276,24 @@ def test_the_document_describes_the_routes_of_users(serve):
     assert set(user["get"]["responses"]) == set(user["delete"]["responses"])
     assert set(user["get"]["responses"]) == {"200", "400", "401", "500", "503"}
     assert "422" in user["put"]["responses"]
+
+
+def test_the_example_of_a_profile_is_without_the_id_of_its_user(
+    tiny_bundle, ranker_address, tmp_path
+):
+    fields = [
+        {"name": name, "kind": "categorical", "side": "query"} for name in ("country", "device")
+    ]
+    schema = {**tiny_bundle.manifest.schema, "user_key": "device", "fields": fields}
+    manifest = dataclasses.replace(tiny_bundle.manifest, schema=schema)
+    release = dataclasses.replace(tiny_bundle, manifest=manifest)
+    with _serving(release, ranker_address, tmp_path) as http:
+        schemas = http.get("/openapi.json").json()["components"]["schemas"]
+        assert "device" in schemas["Request"]["examples"][0]["user"]
+        (example,) = schemas["UserProfile"]["examples"]
+        assert http.put("/v1/users/u", json=example).json() == example
+    assert "device" not in example["profile"]
+    assert example["profile"]
 
 
 class _Down:
