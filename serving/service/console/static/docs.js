@@ -11,11 +11,12 @@ const resolved = (schema) => (schema.$ref ? schemas[schema.$ref.split("/").pop()
 function typeOf(schema) {
   if (schema.$ref) return typeOf(resolved(schema));
   if (schema.anyOf) return schema.anyOf.map(typeOf).join(" or ");
+  if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" or ");
   if (schema.type === "array") return `list of ${typeOf(schema.items ?? {})}`;
   if (schema.type === "object" && typeof schema.additionalProperties === "object") {
     return `object of ${typeOf(schema.additionalProperties)}`;
   }
-  return schema.type ?? "any value";
+  return [schema.type ?? "any value"].flat().join(" or ");
 }
 
 /** Returns the object schema in a schema, possibly in a list or next to null, or null. */

@@ -817,6 +817,16 @@ def test_the_routes_of_users_are_tried_with_an_id_and_a_body(
             expect(card.locator("[role=status]")).to_contain_text(status)
             return card
 
+        def described(route, name):
+            item = page.get_by_role("region", name=route, exact=True).locator("li", has_text=name)
+            return item.last.locator(".quiet").first.text_content()
+
+        kinds = '"impression" or "click" or "engagement" or "revenue"'
+        assert described("POST /v1/events", "Kind of the event.") == f"{kinds}, required"
+        values = "list of string or number or boolean or null"
+        assert described("POST /v1/recommend", "The field has none of these values.") == values
+        assert described("GET /v1/bundle", "release") == '"stable" or "canary"'
+
         user = "GET /v1/users/{user_id}"
         card = sent(user, "Enter user_id.")
         assert page.evaluate("document.activeElement.id") == f"{user} user_id"
