@@ -90,7 +90,8 @@ function preview() {
 
 function drawOrder(ads) {
   const [heads, weights] = [headsOf(bundle), weightsOf(bundle)];
-  const isReweighted = base?.key === keyOf(current()) && base.weights !== JSON.stringify(weights);
+  const isComparable = answer.order === "utility" && base?.key === keyOf(current());
+  const isReweighted = isComparable && base.weights !== JSON.stringify(weights);
   drawAds(ads, {
     heads,
     weights,
@@ -170,9 +171,9 @@ function show(roundTripMs) {
   drawNotices(isRanked);
 }
 
-/** Keeps the ranks in the first answer to a request, as the baseline for other weights. */
+/** Keeps the ranks in the first ranked answer to a request, as the baseline for other weights. */
 function rememberRanks() {
-  if (base?.key === keyOf(current())) return;
+  if (answer.order !== "utility" || base?.key === keyOf(current())) return;
   const ranks = new Map();
   for (const { ad_id: adId } of [
     ...answer.ads,

@@ -326,6 +326,13 @@ def test_a_degraded_answer_is_shown_plainly_and_a_full_one_when_the_ranker_is_ba
         assert page.locator("#ads .score:has-text('utility')").count() == 10
         expect(page.locator("#weight-click")).to_be_enabled()
         assert "utility (vertical)" in page.inner_text("#legend")
+        # Compared with the ranked answer to the same request, not with the degraded one.
+        type_in(page, "#exact-revenue", "1.000001")
+        answered(page, "The service confirms this order.")
+        assert page.locator("#ads .rank small").all_inner_texts() == ["="] * 10
+    page.click("#recommend")
+    expect(notice).to_be_visible()
+    expect(page.locator("#ads .rank small")).to_have_count(0)
 
 
 @contextlib.contextmanager
