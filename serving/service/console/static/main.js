@@ -207,4 +207,5 @@ byId("request").addEventListener("submit", (event) => {
 byId("default-weights").addEventListener("click", () => change(["weights"], undefined));
 new ResizeObserver(() => answer && drawOrder(answer.ads)).observe(byId("scatter"));
 start();
-watchHealth();
+// An answer replaces the notice that the service does not answer.
+watchHealth(() => byId("failure").textContent && bundle && recommend());

@@ -99,11 +99,16 @@ const textOf = (facts) =>
     .map(([name, value]) => `${name.replaceAll("_", " ")} ${shown(value)}`)
     .join(", ");
 
-/** Polls the readiness of the service while the page is visible. */
-export function watchHealth() {
-  document.addEventListener("visibilitychange", look);
-  setInterval(look, PERIOD_MS);
-  look();
+/** Polls the readiness of the service while the page is visible; `isBack` is called when it answers again. */
+export function watchHealth(isBack) {
+  const check = async () => {
+    const wasGone = byId("health").dataset.state === "no answer";
+    await look();
+    if (wasGone && byId("health").dataset.state !== "no answer") isBack();
+  };
+  document.addEventListener("visibilitychange", check);
+  setInterval(check, PERIOD_MS);
+  check();
 }
 
 async function look() {

@@ -738,6 +738,26 @@ def test_a_service_that_hangs_is_not_called_ready(service_url, open_console):
     expect(page.locator("#health")).to_have_text("no answer")
 
 
+def test_a_service_that_is_back_is_not_said_to_be_gone(service_url, open_console):
+    page = open_console(service_url)
+    answered(page)
+    page.clock.install()
+    page.reload()
+    answered(page)
+    page.context.route("**/readyz", lambda route: route.abort())
+    page.context.route("**/v1/recommend", lambda route: route.abort())
+    page.click("#recommend")
+    expect(page.locator("#failure")).to_contain_text("does not answer")
+    page.clock.run_for(5_000)
+    expect(page.locator("#health")).to_have_text("no answer")
+    page.context.unroute("**/readyz")
+    page.context.unroute("**/v1/recommend")
+    page.clock.run_for(5_000)
+    expect(page.locator("#health")).to_have_text("ready")
+    expect(page.locator("#failure")).to_be_hidden()
+    answered(page)
+
+
 def test_a_page_that_came_before_its_service_starts_when_that_is_there(service_url, open_console):
     page = open_console(service_url)
     answered(page)
