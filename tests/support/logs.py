@@ -54,9 +54,10 @@ class Rejected:
 def read(opened: formats.Log, schema: schema_lib.Schema) -> tuple[pa.Table, list[Rejected]]:
     """Parses and checks a log; returns the raw columns of its good rows, and the rejected."""
     tables, rejected = [], []
-    for chunk in opened.chunks():
+    for index, chunk in enumerate(opened.chunks()):
         parsed = opened.parse(chunk)
-        _, faults = parsed_rows.normalize(schema, parsed, parsed_rows.is_labeled(schema, chunk))
+        is_labeled = parsed_rows.is_labeled(schema, chunk)
+        _, faults = parsed_rows.normalize(schema, parsed, index, is_labeled)
         bad = np.isin(parsed.table[formats.LINE_NUMBER].to_numpy(), list(faults))
         tables.append(parsed.table.filter(pa.array(~bad)))
         numbers = sorted(faults)
@@ -138,14 +139,14 @@ def fit(schema: schema_lib.Schema, tables: Sequence[pa.Table]) -> encoding.Fitte
     """Fits a schema to training rows, each table a chunk; a table needs the fields alone."""
     chunks, before = [], 0
     total = sum(table.num_rows for table in tables)
-    for table in tables:
+    for index, table in enumerate(tables):
         for name in schema.columns:
             if name not in table.column_names:
                 table = table.append_column(name, pa.array(["0"] * table.num_rows, pa.string()))
         table = table.append_column(
             formats.LINE_NUMBER, pa.array(range(table.num_rows), pa.int64())
         )
-        rows, _ = parsed_rows.normalize(schema, formats.Parsed(table), True)
+        rows, _ = parsed_rows.normalize(schema, formats.Parsed(table), index, True)
         is_train = np.ones(len(rows), bool)
         counts = fitting.count_chunk(schema, rows, is_train, before, total)
         chunks.append((counts, rows.strings))

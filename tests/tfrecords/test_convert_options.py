@@ -308,6 +308,20 @@ def test_anonymous_rows_have_nothing_of_a_table_of_users(tmp_path):
     assert data_set.fitted.statistics["city"].vocabulary == ("x",)
 
 
+def test_anonymous_rows_on_the_same_line_of_two_files_are_two_users(tmp_path):
+    rows = "".join(f",a,{row % 2}\n" for row in range(30))
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("user,ad,clicked\n" + rows)
+    fields = (
+        schema_lib.Field("user", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("users", fields, ("ad",), "clicked", user_key="user")
+    source = convert.Source((tmp_path / "a.csv", tmp_path / "b.csv"), schema, "tabular")
+    convert.convert(source, tmp_path / "data")
+    assert reader.DataSet(tmp_path / "data").description.num_users == 60
+
+
 def test_a_split_by_time_uses_the_earliest_row_of_a_request(tmp_path):
     # The first rows of half of the requests in the log are late.
     rows = [

@@ -144,13 +144,14 @@ def is_labeled(schema: Schema, chunk: formats.Chunk) -> bool:
 
 
 def normalize(
-    schema: Schema, parsed: formats.Parsed, is_labeled: bool
+    schema: Schema, parsed: formats.Parsed, index: int, is_labeled: bool
 ) -> tuple[Rows, Mapping[int, str]]:
     """Validates and converts parsed rows.
 
     Args:
         schema: The schema.
         parsed: A parsed chunk.
+        index: Index of the chunk in the log.
         is_labeled: Whether a row without a click label is rejected.
 
     Returns:
@@ -182,7 +183,7 @@ def normalize(
     if len(schema.ad_key) == 1:  # With several columns, all of them may be empty.
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
         faults.add(empty[ads], lambda _: f"{schema.ad_key[0]} is empty")
-    stored.update(_roles(schema, table, faults))
+    stored.update(_roles(schema, table, index, faults))
     if schema.events is not None:
         types, of_row = columns.distinct(table[schema.events.column])
         kinds = [schema.events.codes.get(type_.strip(), 0) for type_ in types]
@@ -198,7 +199,9 @@ def normalize(
     return Rows(rows, strings), parsed.faults
 
 
-def _roles(schema: Schema, table: pa.Table, faults: columns.RowFaults) -> dict[str, pa.Array]:
+def _roles(
+    schema: Schema, table: pa.Table, index: int, faults: columns.RowFaults
+) -> dict[str, pa.Array]:
     roles = {}
     if schema.request_key is not None:
         requests, missing = _fingerprints(table[schema.request_key])
@@ -206,9 +209,12 @@ def _roles(schema: Schema, table: pa.Table, faults: columns.RowFaults) -> dict[s
         roles[REQUEST] = pa.array(requests)
     if schema.user_key is not None:
         users, missing = _fingerprints(table[schema.user_key])
-        lines = table[formats.LINE_NUMBER].to_numpy().astype(np.int64)
-        visits = (requests if schema.request_key is not None else lines).astype(np.uint64)
-        # Each anonymous visit is a different user.
+        # Each anonymous visit is a different user. Files have the same line numbers.
+        if schema.request_key is not None:
+            visits = requests.view(np.uint64)
+        else:
+            lines = table[formats.LINE_NUMBER].to_numpy()
+            visits = columns.hashes_of_pairs(lines, np.full(len(lines), index))
         own = (visits * columns.MIXER + columns.MIXER).view(np.int64)
         roles[USER] = pa.array(np.where(missing, own, users))
     if schema.time is not None:

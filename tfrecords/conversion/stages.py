@@ -266,7 +266,7 @@ class Stages:
         other_events: dict[str, int] = {}
         if self._schema.events is not None:
             parsed, other_events = event_join.of_known_types(parsed, self._schema.events)
-        rows, faults = parsed_rows.normalize(self._schema, parsed, is_labeled)
+        rows, faults = parsed_rows.normalize(self._schema, parsed, index, is_labeled)
         rows.save(self._space.path("parse", index, ".rows"))
         numbers = sorted(faults)
         quarantine = self._space.path("parse", index, ".rejected")

@@ -48,7 +48,7 @@ def parsed(
     opened = tabular.open_log(formats.Files((path,)), schema)
     (chunk,) = opened.chunks()
     good, faults = parsed_rows.normalize(
-        schema, opened.parse(chunk), parsed_rows.is_labeled(schema, chunk)
+        schema, opened.parse(chunk), 0, parsed_rows.is_labeled(schema, chunk)
     )
     assert chunk.num_rows == len(good) + len(faults)
     return good, dict(faults)
@@ -327,7 +327,7 @@ def test_tables_of_ads_in_parquet_join_a_log_in_text(tmp_path: pathlib.Path) -> 
     files = formats.Files((text,), ads=ads)
     opened = tabular.open_log(files, SCHEMA)
     (chunk,) = opened.chunks()
-    good, _ = parsed_rows.normalize(SCHEMA, opened.parse(chunk), True)
+    good, _ = parsed_rows.normalize(SCHEMA, opened.parse(chunk), 0, True)
     assert values(good, "tags") == [["a", "b"], []]
     table = tabular.read_ads(files, SCHEMA)
     assert table is not None

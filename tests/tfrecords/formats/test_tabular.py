@@ -47,7 +47,7 @@ def parsed(
     opened = tabular.open_log(formats.Files((path,), **files), schema)  # type: ignore[arg-type]
     (chunk,) = opened.chunks()
     good, faults = parsed_rows.normalize(
-        schema, opened.parse(chunk), parsed_rows.is_labeled(schema, chunk)
+        schema, opened.parse(chunk), 0, parsed_rows.is_labeled(schema, chunk)
     )
     assert chunk.num_rows == len(good) + len(faults)
     return good, dict(faults)
@@ -310,7 +310,7 @@ def test_a_category_of_a_million_values(tmp_path: pathlib.Path) -> None:
     opened = tabular.open_log(formats.Files((path,)), SCHEMA)
     seen = 0
     for chunk in opened.chunks():
-        good, faults = parsed_rows.normalize(SCHEMA, opened.parse(chunk), True)
+        good, faults = parsed_rows.normalize(SCHEMA, opened.parse(chunk), 0, True)
         assert not faults
         assert len(np.unique(good.strings["country"].fingerprints)) == len(good)
         assert good.raw(SCHEMA.fields[0], np.array([0])).to_pylist() == [f"c{seen}"]
@@ -383,7 +383,7 @@ def test_only_a_test_file_may_lack_labels(tmp_path: pathlib.Path) -> None:
     opened = tabular.open_log(formats.Files((train,), test=(other,)), SCHEMA)
     chunks = list(opened.chunks())
     assert [chunk.part for chunk in chunks] == ["train", "test"]
-    good, _ = parsed_rows.normalize(SCHEMA, opened.parse(chunks[1]), False)
+    good, _ = parsed_rows.normalize(SCHEMA, opened.parse(chunks[1]), 1, False)
     assert good.array(parsed_rows.LABEL_COLUMNS["click"]).tolist() == [MISSING_LABEL]
     with pytest.raises(ValueError, match=r"b\.csv lacks the columns \['clicked'\], which .*a\.csv"):
         tabular.open_log(formats.Files((train, other)), SCHEMA)
