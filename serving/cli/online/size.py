@@ -12,6 +12,7 @@ See docs/sizing.md. --json prints the figures as JSON.
 import math
 import pathlib
 
+import numpy as np
 from absl import flags
 
 from serving.cli import command_line
@@ -43,8 +44,8 @@ def main() -> None:
         command_line.print_json([vars(figure) for figure in figures])
         return
     print(
-        f"{FLAGS.ads:,} ads, {FLAGS.rps:,g} requests/s, {FLAGS.users:,} users; machines of "
-        f"{FLAGS.machine_cores} cores and {FLAGS.machine_gb:g} GB"
+        f"{FLAGS.ads:,} ads, {FLAGS.rps:,.15g} requests/s, {FLAGS.users:,} users; machines of "
+        f"{FLAGS.machine_cores} cores and {FLAGS.machine_gb:,.15g} GB"
     )
     rows = [(f.part, f.name, _text(f.value, f.unit), f"{f.source}: {f.how}") for f in figures]
     print(terminal.text_table(("part", "figure", "value", "source"), rows, left=(0, 1, 3)))
@@ -53,7 +54,8 @@ def main() -> None:
     cores = sum(figure.value for figure in figures if figure.name == "cores")
     if cores <= machine.cores and not any(figure.part == "Milvus" for figure in figures):
         print(
-            f"One machine has enough cores for everything ({cores:.2g}); a second one is a spare."
+            f"One machine has enough cores for everything ({_digits(cores, 2)}); a second one is a "
+            "spare."
         )
     print(f"measured on {constants.machine}, {constants.date}, by {constants.command}")
 
@@ -61,8 +63,15 @@ def main() -> None:
 def _text(value: float, unit: str) -> str:
     """Returns a value with its unit: three digits, and B with a prefix."""
     if not unit:
-        return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+        return _digits(value, 2)
     power = 0
-    while unit == "B" and value >= 1000 and power < len(_PREFIXES) - 1:
+    while unit == "B" and value >= 999.5 and power < len(_PREFIXES) - 1:
         value, power = value / 1000, power + 1
-    return f"{value:.3g} {_PREFIXES[power]}{unit}"
+    return f"{_digits(value, 3)} {_PREFIXES[power]}{unit}"
+
+
+def _digits(value: float, digits: int) -> str:
+    """Returns a value with at least so many digits, and no exponent."""
+    if value >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return np.format_float_positional(value, digits, fractional=False, trim="-")

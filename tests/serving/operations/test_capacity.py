@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+import scripts_in_forks
 
 from serving import operations
 
@@ -105,3 +106,32 @@ def test_constants_are_read_from_a_file_and_other_content_is_refused(tmp_path):
 
 def test_the_package_has_constants():
     assert operations.MeasuredConstants.load().num_ads == 1_000_000
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("flags", "first", "network"),
+    [
+        # An answer has 3,807 B: 3,807 · 8 · 10^6 / 10^9 = 30.46 Gbit/s.
+        (
+            ("--rps=1000000", "--machine_gb=1500000"),
+            "1,000,000 ads, 1,000,000 requests/s, 0 users; machines of 32 cores and 1,500,000 GB",
+            "30.5 Gbit/s",
+        ),
+        (
+            ("--rps=0.5", "--ads=2000000"),
+            "2,000,000 ads, 0.5 requests/s, 0 users; machines of 32 cores and 128 GB",
+            "0.0000152 Gbit/s",
+        ),
+        (
+            ("--rps=1000000000",),
+            "1,000,000 ads, 1,000,000,000 requests/s, 0 users; machines of 32 cores and 128 GB",
+            "30,456 Gbit/s",
+        ),
+    ],
+)
+def test_the_command_prints_large_and_small_numbers_without_exponents(flags, first, network):
+    done = scripts_in_forks.run("size.py", *flags)
+    lines = done.stdout.splitlines()
+    assert lines[0] == first
+    assert network in next(line for line in lines if line.startswith("network        answers"))
