@@ -40,6 +40,14 @@ flags.DEFINE_string("test_path", None, "Files of the test split.")
 flags.DEFINE_integer("workers", None, "Number of conversion threads; default: all cores.", 1)
 config_flags.define_flags(config.ConvertConfig)
 FLAGS = flags.FLAGS
+_FLAGS_OF_FILES = (
+    "format",
+    "schema_path",
+    "ads_path",
+    "users_path",
+    "validation_path",
+    "test_path",
+)
 
 
 def converted_data_set(steps: export.Pipeline) -> reader.DataSet:
@@ -67,29 +75,45 @@ def log_source(steps: export.Pipeline) -> convert.Source:
     if FLAGS.use_synthetic == bool(FLAGS.data_path):
         raise ValueError("Give either --use_synthetic or --data_path=FILE.")
     if FLAGS.use_synthetic:
+        for name in _FLAGS_OF_FILES:
+            if FLAGS[name].present and FLAGS[name].value:
+                raise ValueError(
+                    f"--{name} describes a log in files, and the synthetic log is generated. Give "
+                    f"--data_path=FILE, or leave --{name} out."
+                )
         return steps.synthesize(FLAGS.n_samples, synthetic.WORLDS[FLAGS.world])
     paths = formats.expand_paths(FLAGS.data_path)
     if FLAGS["format"].using_default_value and paths[0].is_file():
         _check_default_format(paths[0])
-    named = (
-        schema.load_schema(FLAGS.schema_path)
-        if FLAGS.schema_path
-        else formats.schema_of(FLAGS.format)
-    )
-    if named is None:
-        raise ValueError(
-            f"The format {FLAGS.format} needs --schema_path=FILE; tfrec convert --infer_schema "
-            "proposes one from the data."
-        )
     return convert.Source(
         paths,
-        named,
+        schema.load_schema(FLAGS.schema_path) if FLAGS.schema_path else schema_of_format(),
         FLAGS.format,
         ads_path=optional_path(FLAGS.ads_path),
         users_path=optional_path(FLAGS.users_path),
         validation_path=formats.expand_paths(FLAGS.validation_path),
         test_path=formats.expand_paths(FLAGS.test_path),
     )
+
+
+def schema_of_format() -> schema.Schema:
+    """Returns the schema of the logs of --format.
+
+    Raises:
+        ValueError: The format is unknown or has no schema.
+    """
+    named = formats.schema_of(FLAGS.format)
+    if named is None:
+        remedy = (
+            "tfrec convert --infer_schema proposes one from the data"
+            if FLAGS.format == "tabular"
+            else "docs/data.md describes its keys"
+        )
+        raise ValueError(
+            f"The format {FLAGS.format} has no schema of its own. Give --schema_path=FILE; "
+            f"{remedy}."
+        )
+    return named
 
 
 def _check_default_format(path: pathlib.Path) -> None:

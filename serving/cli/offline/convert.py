@@ -33,7 +33,6 @@ from absl import flags
 
 from serving.cli import command_line, flag_messages
 from serving.cli.flags import log_flags
-from tfrecords import formats
 
 if TYPE_CHECKING:
     from serving import export
@@ -94,12 +93,7 @@ def _write_schema(target: pathlib.Path) -> None:
     if target.exists():
         raise FileExistsError(f"{target} exists. Move it, or name another file.")
     of_world = FLAGS.use_synthetic and synthetic.World(synthetic.WORLDS[FLAGS.world]).schema
-    named = of_world or formats.schema_of(FLAGS.format)
-    if named is None:
-        raise ValueError(
-            f"The format {FLAGS.format} has no default schema; tfrec convert --infer_schema "
-            "proposes one from the data."
-        )
+    named = of_world or log_flags.schema_of_format()
     schema.save_schema(named, target)
     print(f"Wrote the schema of {named.name} to {target}. Edit it, and add --schema_path={target}.")
 
@@ -109,6 +103,12 @@ def _propose() -> None:
 
     if not FLAGS.data_path:
         raise ValueError("--infer_schema requires --data_path=FILE.")
+    if FLAGS.format != "tabular" and not FLAGS["format"].using_default_value:
+        raise ValueError(
+            "--infer_schema proposes the schema of a table, which --format=tabular reads, got "
+            f"--format={FLAGS.format}. Leave --format out, or give --write_schema=FILE instead to "
+            "write the schema that a format has."
+        )
     target = pathlib.Path(FLAGS.schema_path or pathlib.Path(FLAGS.workdir) / "schema.json")
     users, ads = log_flags.optional_path(FLAGS.users_path), log_flags.optional_path(FLAGS.ads_path)
     print(schema_inference.write_proposal(FLAGS.data_path, users, ads, target))

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 import scripts_in_forks
+from repository import ROOT
 
 from tfrecords import formats, synthetic
 from tfrecords import schema as schema_lib
@@ -59,3 +60,53 @@ def test_a_synthetic_log_writes_the_schema_of_its_world(tmp_path: pathlib.Path) 
         )
         assert done.returncode == 0, done.stderr
         assert schema_lib.load_schema(target) == synthetic.World(synthetic.WORLDS[world]).schema
+
+
+@pytest.mark.parametrize("name", ["avazu", "criteo", "parquet"])
+def test_no_schema_is_proposed_for_another_format(tmp_path: pathlib.Path, name: str) -> None:
+    log, target = write_log(tmp_path / "log.csv"), tmp_path / "schema.json"
+    done = scripts_in_forks.run(
+        "convert.py",
+        "--infer_schema",
+        f"--format={name}",
+        f"--data_path={log}",
+        f"--schema_path={target}",
+    )
+    assert done.returncode == 1
+    assert f"which --format=tabular reads, got --format={name}. Leave --format out" in done.stderr
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("tabular", "tfrec convert --infer_schema proposes one from the data."),
+        ("own_lines:OwnLines", "docs/data.md describes its keys."),
+    ],
+)
+def test_a_format_without_a_schema_says_how_to_get_one(
+    tmp_path: pathlib.Path, name: str, remedy: str
+) -> None:
+    (tmp_path / "own_lines.py").write_text(
+        "from tfrecords import formats\n\n\nclass OwnLines(formats.LineFormat):\n"
+        "    def parse_line(self, line):\n        return {}\n"
+    )
+    runner = scripts_in_forks.Runner(PYTHONPATH=f"{tmp_path}:{ROOT}")
+    log, target = write_log(tmp_path / "log.csv"), tmp_path / "schema.json"
+    for flag in (f"--data_path={log}", f"--write_schema={target}"):
+        done = runner.run("convert.py", flag, f"--format={name}", f"--workdir={tmp_path / 'w'}")
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1] == (
+            f"error: The format {name} has no schema of its own. Give --schema_path=FILE; {remedy}"
+        )
+
+
+@pytest.mark.parametrize("command", ["quickstart.py", "convert.py"])
+@pytest.mark.parametrize("flag", ["--format=avazu", "--schema_path=schema.json"])
+def test_flags_of_files_are_refused_for_the_synthetic_log(
+    tmp_path: pathlib.Path, command: str, flag: str
+) -> None:
+    synthetic_log = ["--use_synthetic"] if command == "convert.py" else []
+    done = scripts_in_forks.run(command, *synthetic_log, flag, f"--workdir={tmp_path / 'w'}")
+    assert done.returncode == 1
+    assert "the synthetic log is generated. Give --data_path=FILE, or leave" in done.stderr
