@@ -72,6 +72,16 @@ def test_the_time_of_an_event_is_preferred_to_the_time_of_a_job(
     assert proposal["time"] == "load_time"
 
 
+@pytest.mark.parametrize("time_format", ["%d.%m.%Y %H:%M", "%m/%d/%Y %I:%M %p", "%d.%m.%y %H:%M"])
+def test_times_in_a_format_need_no_known_name(tmp_path: pathlib.Path, time_format: str) -> None:
+    texts = [at.strftime(time_format) for at in TIMES]
+    released = [f"0{1 + n % 5}.06.2023" for n in range(ROWS)]
+    proposal, _ = propose(tmp_path, released=released, gesehen=texts)
+    assert (proposal["time"], proposal["time_format"]) == ("gesehen", time_format)
+    assert "gesehen" not in {field["name"] for field in proposal["fields"]}
+    assert "request_key" not in proposal
+
+
 @pytest.mark.parametrize(("days", "name"), [(0, "shown_ts"), (40, "date")])
 def test_a_time_of_day_is_preferred_to_its_date(
     tmp_path: pathlib.Path, days: int, name: str

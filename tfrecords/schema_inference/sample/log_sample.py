@@ -34,6 +34,8 @@ _MAX_DEVIATIONS = 0.01
 LOG, USERS, ADS = "log", "users", "ads"
 _RECBOLE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 _PROBED = 200
+# A year or a time of day.
+_DATED = re.compile(r"\b(19|20)\d\d\b|\d:\d\d")
 # 0, 0.0, no, No, NO, false, … and their opposites.
 _MAX_TRUTHS = 20
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -316,8 +318,9 @@ def _column(name: str, table: str, column: pa.ChunkedArray, notes: list[str]) ->
         values, is_list = ["|".join(texts_of(value, "|")) for value in values], True
     found = Column(name, table, values, codes, is_list, is_time)
     words = {*known_names.TIME_WORDS, "day", "datum", "zeit"}
-    is_named = not words.isdisjoint(found.words)
-    if is_list or is_time or not (is_named or found.plain_words in known_names.TIMES):
+    is_named = not words.isdisjoint(found.words) or found.plain_words in known_names.TIMES
+    # Other columns may hold times too.
+    if is_list or is_time or not (is_named or all(map(_DATED.search, found.known[:_PROBED]))):
         return found
     counts = found.counts[~found.is_missing]
     time_format = writing.time_format(found.known, counts)
