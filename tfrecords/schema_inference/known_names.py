@@ -17,11 +17,12 @@ MAX_ANONYMOUS = 0.9
 CLICKS = (
     "click", "clicked", "clk", "isclick", "isclicked", "clicks", "klick", "geklickt", "angeklickt",
     "clic", "clics", "cliqué", "clicado", "cliccato", "点击", "是否点击", "クリック",
+    "click_through", "clickthrough",
 )  # fmt: skip
-CLICK_COUNTS = (
-    "click_count", "clicks_count", "click_cnt", "num_clicks", "n_clicks", "nb_clicks",
-    "number_of_clicks", "total_clicks",
-)  # fmt: skip
+# Words around the name of what a count counts.
+_COUNT = re.compile(
+    "((number_of|num|nb|n|cnt|count|total|sum)_?)?(?P<counted>.+?)(_?(num|cnt|count|total|sum))?"
+)
 # Names of labels in general.
 ANY_LABELS = ("label", "target", "y")
 RATINGS = ("rating", "ratings", "stars", "star_rating", "overall", "review_score", "user_rating")
@@ -119,9 +120,9 @@ SHOWN = {
 }  # fmt: skip
 _BEFORE_LABELS = {"is", "was", "has", "had", "did", "got"}
 _AFTER_LABELS = {
-    "bool", "flag", "ind", "indicator", "label", "binary", "yn", "cent", "cents", "usd", "eur",
-    "gbp", "jpy", "cny",
-    "inr", "euro", "euros", "dollar", "dollars", "in",
+    "bool", "flag", "flg", "ind", "indicator", "label", "binary", "yn", "cent", "cents", "usd",
+    "eur", "gbp", "jpy", "cny", "inr",
+    "euro", "euros", "dollar", "dollars", "in",
 }  # fmt: skip
 
 
@@ -149,6 +150,21 @@ def user_rank(words: str, last: str) -> int | None:
     patterns = (_USER, PSEUDONYM, _USER_NAME)
     fits = [pattern.fullmatch(text) for pattern in patterns for text in (words, last)]
     return next((rank for rank, match in enumerate(fits) if match), None)
+
+
+def counted(core: str) -> str:
+    """Returns what a count counts by the core of its name: num_clicks, clickcount → clicks, click.
+
+    Other names are returned as they are.
+    """
+    match = _COUNT.fullmatch(core)
+    return match["counted"] if match else core
+
+
+def is_click_of_thing(core: str) -> bool:
+    """Returns whether the core of a name is the click of an ad or a user, such as ad_clicked."""
+    thing, _, label = core.rpartition("_")
+    return label in ("click", "clicked", "clk") and thing in ("user", *ADS)
 
 
 def plain_words(text: str) -> str:

@@ -24,15 +24,19 @@ def click(
         notes: Notes are added about unsuitable columns and the threshold.
     """
     names = (*known_names.CLICKS, *known_names.ANY_LABELS)
-    if (found := named(columns, names, _is_truth)) is not None:
+    of_things = (c for c in columns if known_names.is_click_of_thing(c.core) and _is_truth(c))
+    found = named(columns, names, _is_truth) or next(of_things, None)
+    if found is not None:
         if found.missing_share > 0:
             notes.append(
                 f"{log_sample.percent(found.missing_share, 2)} of the rows have no "
                 f"{found.name!r}; they will be rejected."
             )
         return found, None
-    counts = (*names, *known_names.CLICK_COUNTS)
-    if (found := named(columns, counts, lambda c: _is_count(c, ad))) is not None:
+    counts = [c for c in columns if _is_count(c, ad)]
+    found = named(counts, names, lambda _: True)
+    found = found or next((c for c in counts if is_number_of(c, known_names.CLICKS)), None)
+    if found is not None:
         notes.append(
             f"{found.name!r} ranges from {found.numbers.min():g} to {found.numbers.max():g}; "
             f"values of at least 1 count as clicks ({_share(found, 1):.1%} of the rows). Edit "
@@ -231,6 +235,11 @@ def named(
         if ranks and fits(column):
             found.append((min(ranks), len(column.words), column))
     return min(found, key=lambda entry: entry[:2], default=(0, 0, None))[2]
+
+
+def is_number_of(column: Column, names: Sequence[str]) -> bool:
+    """Returns whether a column is named like a number of labels, such as num_clicks."""
+    return known_names.counted(column.core) in names
 
 
 def _is_truth(column: Column) -> bool:

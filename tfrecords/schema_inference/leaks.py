@@ -102,6 +102,7 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return BY_NAME
     # A column that is constant for each ad is a property of it, such as being on sale.
     is_label = column.core in (*known_names.ENGAGEMENTS, *known_names.REVENUES)
+    is_label = is_label or known_names.counted(column.core) in known_names.CLICKS
     is_label = is_label or (column.is_truth and column.core in _DONE)
     return BY_NAME if is_label and not is_static else None
 

@@ -120,7 +120,11 @@ def test_a_slip_in_one_request_of_many_is_forgiven(tmp_path: pathlib.Path) -> No
     assert sides(proposal) == {"nights": "query", "item": "ad"}
 
 
-@pytest.mark.parametrize("name", ["click_bool", "is_click", "clicked_bool", "wasClicked", "label"])
+@pytest.mark.parametrize(
+    "name",
+    ["click_bool", "is_click", "clicked_bool", "wasClicked", "label", "user_clicked", "isAdClicked",
+     "clickFlg"],
+)  # fmt: skip
 def test_names_of_clicks(tmp_path: pathlib.Path, name: str) -> None:
     proposal, _ = propose(tmp_path, **{name: THIRD})
     assert (proposal["click"], proposal.get("click_threshold")) == (name, None)
@@ -258,6 +262,9 @@ def test_what_is_always_so_for_an_ad_is_no_engagement(tmp_path: pathlib.Path) ->
         ("click", [0, 1, 2], "66.7%"),
         ("clicks", [0, 0, 7], "33.3%"),
         ("num_clicks", [0, 3, 5], "66.7%"),
+        ("nclicks", [0, 3, 5], "66.7%"),
+        ("clickcount", [0, 3, 5], "66.7%"),
+        ("cnt_clk", [0, 0, 2], "33.3%"),
         ("label", [-1, -1, 1], "33.3%"),
     ],
 )
@@ -266,6 +273,7 @@ def test_counts_of_clicks_have_a_threshold(
 ) -> None:
     proposal, notes = propose(tmp_path, **{name: values * 40}, rating=[1, 2, 3, 4] * 30)
     assert (proposal["click"], proposal["click_threshold"]) == (name, 1.0)
+    assert sides(proposal) == {"user": "query", "item": "ad"}
     span = (
         f"{name!r} ranges from {values[0]} to {max(values)}; values of at least 1 count as clicks"
     )
