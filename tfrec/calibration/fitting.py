@@ -92,14 +92,14 @@ def fit_platt(rows: HeldOutLogits) -> curves.Platt:
 
 def _offset(rows: HeldOutLogits) -> float:
     """Finds the offset with the (slightly shrunk) observed rate as the mean probability."""
-    total = rows.weights.sum()
+    total, z = rows.weights.sum(), _MIN_SCALE * rows.logits
     wanted = (rows.weights @ rows.labels + 0.5) / (total + 1.0)
 
     def surplus(offset: float) -> float:
-        p = scipy.special.expit(_MIN_SCALE * rows.logits + offset)
-        return float(rows.weights @ p / total - wanted)
+        return float(rows.weights @ scipy.special.expit(z + offset) / total - wanted)
 
-    return float(scipy.optimize.brentq(surplus, -1e3, 1e3))
+    # With these offsets, all probabilities are 0 or all are 1, apart from rounding.
+    return float(scipy.optimize.brentq(surplus, -z.max() - 40.0, -z.min() + 40.0))
 
 
 def fit_isotonic(rows: HeldOutLogits, num_knots: int) -> curves.Curve:

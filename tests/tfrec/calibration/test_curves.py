@@ -59,6 +59,14 @@ def test_platt_never_reverses_the_order():
     assert fit_platt(logits < 0, logits).scale > 0
 
 
+@pytest.mark.parametrize("first", [3e4, -2e5])
+def test_logits_of_any_size_have_the_observed_rate(first):
+    # Every tenth row is positive, whatever its logit.
+    logits, labels = np.linspace(first, first + 1e5, 1_000), np.arange(1_000) % 10 == 0
+    predicted = sigmoid(fit_platt(labels, logits).array(logits))
+    assert predicted.mean() == pytest.approx(0.1, abs=0.001)
+
+
 def test_a_row_of_weight_three_is_three_rows():
     rng = np.random.default_rng(2)
     labels, logits = (rng.random(300) < 0.4).astype(float), rng.normal(size=300)
