@@ -458,9 +458,9 @@ class Orchestrator:
         deadline: Deadline,
     ) -> request_batch.Answered:
         """Applies the rules to the candidates of one request and composes its answer."""
-        stage_ms = {**found.stage_ms, "ranker": ranked.milliseconds}
-        if valid.user_data is not None:
-            stage_ms["users"] = valid.user_ms
+        # In the order of the stages.
+        users = {} if valid.user_data is None else {"users": valid.user_ms}
+        stage_ms = {**users, **found.stage_ms, "ranker": ranked.milliseconds}
         own, head_scores = found.of(row), None
         if ranked.scores is not None:
             own = found.of(row, ranked.num_ranked)

@@ -161,7 +161,8 @@ function show(roundTripMs) {
     [isRanked ? "ranked, by utility" : "in retrieval order", ads.length],
   ]);
   const time = milliseconds(answer.stage_ms.total);
-  const text = `${ads.length} ads from release ${answer.bundle_version} in ${time}.`;
+  const user = answer.user_data ? ` User data: ${answer.user_data}.` : "";
+  const text = `${ads.length} ads from release ${answer.bundle_version} in ${time}.${user}`;
   const isConfirmed = previewed === idsOf(ads);
   const confirmed = isConfirmed
     ? "The service confirms this order."
@@ -191,9 +192,11 @@ function drawNotices(isRanked) {
   const again = html`<button type="button" onclick="${recommend}">Retry</button>`;
   render("degraded", answer.degraded && html`<strong>${title}</strong> ${answer.degraded} ${again}`);
   byId("weights-box").disabled = !isRanked;
-  const rules = (answer.explanation?.left_out ?? []).map(
-    ({ rule, field, count }) => `${rule}${field ? ` on ${field}` : ""} left out ${count}`,
-  );
+  const { at_frequency_cap: reached, left_out: leftOut } = answer.explanation;
+  const rules = [
+    ...reached.map(({ field, count }) => `${field ? `values of ${field}` : "ads"} at a frequency cap: ${count}`),
+    ...leftOut.map(({ rule, field, count }) => `${rule}${field ? ` on ${field}` : ""} left out ${count}`),
+  ];
   render("shortage", [answer.shortage, rules.length > 0 && ` Rules: ${rules.join("; ")}.`]);
 }
 

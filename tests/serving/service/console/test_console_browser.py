@@ -823,9 +823,9 @@ def test_the_api_is_described_and_tried_with_what_the_service_itself_has(
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_the_routes_of_users_are_tried_with_an_id_and_a_body(
-    tiny_bundle, ranker_address, open_console, tmp_path
-):
+@pytest.fixture
+def stored_url(tiny_bundle, ranker_address, tmp_path):
+    """A service of the tiny release with a user store."""
     config = UserStoreConfig(read_timeout_ms=30_000)
     metrics = orchestrator.ServiceMetrics()
     store = users.open_store(f"sqlite:{tmp_path}/users.db", config)
@@ -835,40 +835,68 @@ def test_the_routes_of_users_are_tried_with_an_id_and_a_body(
     )
     with serving_fixtures.serve_app(service) as url:
         serving_fixtures.wait_until_ready(url)
-        page = open_console(url)
-        page.goto(f"{url}/docs")
+        yield url
 
-        def sent(route, status="200 in"):
-            card = page.get_by_role("region", name=route, exact=True)
-            card.get_by_role("button", name="Send").click()
-            expect(card.locator("[role=status]")).to_contain_text(status)
-            return card
 
-        def described(route, name):
-            item = page.get_by_role("region", name=route, exact=True).locator("li", has_text=name)
-            return item.last.locator(".quiet").first.text_content()
+def test_what_the_store_has_of_the_user_is_said(stored_url, open_console):
+    page = open_console(stored_url)
+    answered(page)
+    assert "User data" not in page.inner_text("#status")
+    open_json(page)
+    cap = {"max": 1, "event": "click"}
+    request = {"user_id": "u", "rules": {"frequency_caps": [cap, {**cap, "field": "category"}]}}
+    page.fill("#json", json.dumps(request))
+    page.click("#recommend")
+    answered(page, "User data: unknown.")
+    events = [
+        {"event_id": ad_id, "user_id": "u", "ad_id": ad_id, "event": "click"}
+        for ad_id in ("ad-2", "ad-6")
+    ]
+    httpx.post(f"{stored_url}/v1/events", json={"events": events}, timeout=30)
+    page.click("#recommend")
+    answered(page, "User data: found.")
+    # The category is row % 4.
+    text = "Rules: ads at a frequency cap: 2; values of category at a frequency cap: 1."
+    assert page.inner_text("#shortage") == text
+    # On one time line, the store comes first.
+    assert page.locator("#stages td").first.inner_text() == "users"
 
-        kinds = '"impression" or "click" or "engagement" or "revenue"'
-        assert described("POST /v1/events", "Kind of the event.") == f"{kinds}, required"
-        values = "list of string or number or boolean or null"
-        assert described("POST /v1/recommend", "The field has none of these values.") == values
-        assert described("GET /v1/bundle", "release") == '"stable" or "canary"'
 
-        user = "GET /v1/users/{user_id}"
-        card = sent(user, "Enter user_id.")
-        assert page.evaluate("document.activeElement.id") == f"{user} user_id"
-        assert json.loads(sent("POST /v1/events").locator("pre").inner_text())["added"] == 1
-        card.get_by_role("textbox", name="user_id").fill("example-user")
-        (action,) = json.loads(sent(user).locator("pre").inner_text())["actions"]
-        assert action["kind"] == "click"
-        put = "PUT /v1/users/{user_id}"
-        # The characters that separate the parts of an address belong to the id.
-        card = page.get_by_role("region", name=put, exact=True)
-        card.get_by_role("textbox", name="user_id").fill("a/b?c#d é")
-        sent(put)
-        stored = httpx.get(f"{url}/v1/users/a%2Fb%3Fc%23d%20%C3%A9", timeout=30).json()
-        assert stored["profile"]
-        assert stored["profile"].items() <= sample().items()
-        bundle = page.get_by_role("region", name="GET /v1/bundle", exact=True)
-        bundle.get_by_role("textbox", name="release").fill("nightly")
-        sent("GET /v1/bundle", "400 in")
+def test_the_routes_of_users_are_tried_with_an_id_and_a_body(stored_url, open_console):
+    page = open_console(stored_url)
+    page.goto(f"{stored_url}/docs")
+
+    def sent(route, status="200 in"):
+        card = page.get_by_role("region", name=route, exact=True)
+        card.get_by_role("button", name="Send").click()
+        expect(card.locator("[role=status]")).to_contain_text(status)
+        return card
+
+    def described(route, name):
+        item = page.get_by_role("region", name=route, exact=True).locator("li", has_text=name)
+        return item.last.locator(".quiet").first.text_content()
+
+    kinds = '"impression" or "click" or "engagement" or "revenue"'
+    assert described("POST /v1/events", "Kind of the event.") == f"{kinds}, required"
+    values = "list of string or number or boolean or null"
+    assert described("POST /v1/recommend", "The field has none of these values.") == values
+    assert described("GET /v1/bundle", "release") == '"stable" or "canary"'
+
+    user = "GET /v1/users/{user_id}"
+    card = sent(user, "Enter user_id.")
+    assert page.evaluate("document.activeElement.id") == f"{user} user_id"
+    assert json.loads(sent("POST /v1/events").locator("pre").inner_text())["added"] == 1
+    card.get_by_role("textbox", name="user_id").fill("example-user")
+    (action,) = json.loads(sent(user).locator("pre").inner_text())["actions"]
+    assert action["kind"] == "click"
+    put = "PUT /v1/users/{user_id}"
+    # The characters that separate the parts of an address belong to the id.
+    card = page.get_by_role("region", name=put, exact=True)
+    card.get_by_role("textbox", name="user_id").fill("a/b?c#d é")
+    sent(put)
+    stored = httpx.get(f"{stored_url}/v1/users/a%2Fb%3Fc%23d%20%C3%A9", timeout=30).json()
+    assert stored["profile"]
+    assert stored["profile"].items() <= sample().items()
+    bundle = page.get_by_role("region", name="GET /v1/bundle", exact=True)
+    bundle.get_by_role("textbox", name="release").fill("nightly")
+    sent("GET /v1/bundle", "400 in")
