@@ -51,7 +51,7 @@ export function drawAds(ads, view) {
 function adItem(ad, view) {
   const fold = ({ target }) => (target.open ? open.add(ad.ad_id) : open.delete(ad.ad_id));
   const { title, picture, others } = partsToShow(ad);
-  const small = (text) => html`<small> ${text}</small>`;
+  const small = (text) => html`<small>${text}</small>`;
   return html`
     <li data-ad="${ad.ad_id}">
       <div class="rank"><b>${ad.rank}</b>${moved(ad, view.before)}</div>
@@ -61,7 +61,8 @@ function adItem(ad, view) {
           html`<img src="${picture}" alt="" loading="lazy" onerror="${({ target }) => target.remove()}">`
         }
         <h3>
-          ${title ?? ad.ad_id}${title != null && small(ad.ad_id)}
+          <span>${title ?? ad.ad_id}</span>
+          ${title != null && small(ad.ad_id)}
           ${ad.explanation?.explored && small("drawn by exploration")}
         </h3>
         <p class="quiet">${summary(ad, others)}</p>

@@ -555,7 +555,10 @@ def test_titles_and_pictures_are_shown_and_only_web_addresses_are_loaded(
         ad_id = item.get_attribute("data-ad")
         row = int(ad_id.removeprefix("ad-"))
         title = f"{HOSTILE}{row}" if row % 5 else f"Shoe {row}"
-        assert item.locator("h3").inner_text() == f"{title} {ad_id}"
+        assert item.locator("h3 > *").all_inner_texts() == [title, ad_id]
+        # A long title does not hide the id.
+        heading, shown_id = (item.locator(part).bounding_box() for part in ("h3", "h3 small"))
+        assert shown_id["y"] + shown_id["height"] <= heading["y"] + heading["height"] + 1
         # The markup is a relative address that does not exist.
         if row % 5 in (1, 2, 3):
             assert item.locator("img").count() == 0
@@ -644,7 +647,7 @@ def test_it_fits_a_phone(which, request, open_console):
     )
     assert not small
     # The id of an ad is readable in full next to its open details.
-    sizes = page.locator("#ads h3").first.evaluate(
+    sizes = page.locator("#ads h3 span").first.evaluate(
         "({scrollHeight: a, clientHeight: b, scrollWidth: c, clientWidth: d}) => [a, b, c, d]"
     )
     assert sizes[0] <= sizes[1] + 1
