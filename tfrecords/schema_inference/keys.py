@@ -300,7 +300,7 @@ def is_request_id(column: Column, user: Column | None) -> bool:
     One named only session must also have many values, each of one user.
     """
     names = (column.plain_words, "_".join(column.last_words))
-    if not any(known_names.REQUEST.fullmatch(name) for name in names):
+    if not any(known_names.REQUEST.fullmatch(known_names.id_last(name)) for name in names):
         return False
     if column.plain_words != "session":
         return True

@@ -112,7 +112,8 @@ _IDENTITIES = {
     "id", "ids", "key", "code", "zip", "zipcode", "postcode", "hash", "uuid", "type", "class",
     "category", "cat", "version", "month", "weekday", "day", "dow", "hour", "os", "gender", "sex",
     "group", "segment", "seg", "cluster", "channel", "status", "is", "has", "brand", "region",
-    "flag",
+    "flag", "aid", "cid", "gid", "iid", "mid", "nid", "oid", "pid", "rid", "sid", "tid", "uid",
+    "vid", "cookie", "ean", "gtin", "upc",
 }  # fmt: skip
 # Last words of names of things, whose numbers are ids.
 _THINGS = {

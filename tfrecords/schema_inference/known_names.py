@@ -54,7 +54,8 @@ NO_REVENUE = {"tax", "shipping", "refund", "discount", "coupon", "delivery"}
 CURRENCIES = {"currency", "ccy", "waehrung", "währung", "devise", "moneda", "valuta"}
 POSITIONS = (
     "position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position",
-    "list_position", "item_position", "item_list_index",
+    "list_position", "item_position", "item_list_index", "rang", "platz", "posicion", "posición",
+    "posição", "posizione", "位置",
 )  # fmt: skip
 TIMES = (
     "timestamp", "time_stamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",
@@ -75,8 +76,8 @@ KEY = "(_?(id|ids|key|hash|uuid|code|no|number|nr)){1,2}"
 _PEOPLE = (
     "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|household|cookie|"
     "seeker|player|gamer|listener|guest|subscriber|shopper|buyer|reviewer|uid|uuid|applicant|"
-    "passenger|patient|student|learner|employee|driver|msisdn|loyalty_card|kunde|kundennummer|"
-    "nutzer|benutzer|besucher|usuario|utilisateur|用户"
+    "passenger|patient|student|learner|employee|driver|msisdn|loyalty_card|kunden?|"
+    "kundennummer|nutzer|benutzer|besucher|usuario|usuário|cliente|utilisateur|utente|用户|顧客"
 )
 _USER = re.compile(f"({_PEOPLE})({KEY})?")
 _USER_NAME = re.compile(f"({_PEOPLE})_?name")
@@ -84,7 +85,8 @@ _USER_NAME = re.compile(f"({_PEOPLE})_?name")
 PSEUDONYM = re.compile(
     f"(anonymous|anon|distinct|advertising|device|contact|recipient|profile|crm|"
     f"(domain|anonymous|hashed|external|encrypted|crm|app)_?user){KEY}|"
-    "idfa|gaid|maid|ifa|e?mail(_?(hash|sha256|md5))?|full_?visitor_?id"
+    f"((device|contact|recipient|{_PEOPLE})_)?"
+    "(idfa|gaid|maid|ifa|(hashed_)?e?mail(_?(address|hash|sha256|md5))?)|full_?visitor_?id"
 )
 REQUEST = re.compile(
     # A column named only search or query holds what the user typed; one named only session may
@@ -93,17 +95,21 @@ REQUEST = re.compile(
     f"(search|srch|query|req|bid|visit){KEY}"
 )
 ADS = (
-    "ad", "aid", "creative", "banner", "item", "product", "sku", "asin", "goods", "offer",
+    "ad", "aid", "creative", "cr_id", "crid", "banner", "item", "iid", "product", "prod", "sku",
+    "asin", "goods", "offer",
     "adgroup", "campaign", "movie", "film", "article", "news", "book", "song", "track", "video",
     "game", "app", "recipe", "listing", "hotel", "prop", "property", "restaurant", "business",
     "document", "doc", "content", "post", "story", "show", "episode", "coupon", "deal", "isbn",
-    "artist", "album", "podcast", "anime", "venue", "poi", "adv", "crid",
+    "artist", "album", "podcast", "anime", "venue", "poi", "adv",
     # A column named only job or course may describe the user, one named only stock a quantity.
     "job_id", "course_id", "vacancy", "stock_code", "newsletter", "mailing", "advert", "pin_id",
     "message_id", "template_id", "promo", "package_name", "artikel", "artikelnummer", "werbemittel",
+    "anzeige", "produkt", "annonce", "produit", "anuncio", "producto", "artículo", "articulo",
+    "anúncio", "produto", "annuncio", "prodotto", "广告", "広告", "商品", "物品",
+    "ean", "gtin", "upc",
 )  # fmt: skip
 # Words for ads that are themselves ids.
-CODES_OF_ADS = {"sku", "asin", "isbn", "crid"}
+CODES_OF_ADS = {"sku", "asin", "isbn", "crid", "ean", "gtin", "upc"}
 # Words for properties of the user and the context.
 OF_QUERY = {
     "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",
@@ -133,11 +139,17 @@ def ad_rank(words: str, key: str = f"({KEY})?") -> int | None:
         words: The words of a name.
         key: Pattern of words such as `id` that follow the word for an ad.
     """
+    words = id_last(words)
     for rank, word in enumerate(ADS):
         named = f"((view|target|parent)_)?{word}s?{key}|click(ed)?_{word}{KEY}"
         if re.fullmatch(named, words):
             return rank
     return None
+
+
+def id_last(words: str) -> str:
+    """Returns words joined by `_` with an id at the end: id_product → product_id."""
+    return re.sub("^id_(.+)", r"\1_id", words)
 
 
 def user_rank(words: str, last: str) -> int | None:
@@ -148,7 +160,8 @@ def user_rank(words: str, last: str) -> int | None:
         last: Those of the part behind its last dot.
     """
     patterns = (_USER, PSEUDONYM, _USER_NAME)
-    fits = [pattern.fullmatch(text) for pattern in patterns for text in (words, last)]
+    texts = (id_last(words), id_last(last))
+    fits = [pattern.fullmatch(text) for pattern in patterns for text in texts]
     return next((rank for rank, match in enumerate(fits) if match), None)
 
 

@@ -131,6 +131,37 @@ def test_names_of_clicks(tmp_path: pathlib.Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ad", "user", "other"),
+    [
+        ("iid", "uid", "page"),
+        ("crid", "device_ifa", "campaign_id"),
+        ("id_product", "id_customer", "id_category"),
+        ("商品ID", "用户ID", "类目"),
+        ("anuncio", "usuario", "campaña"),
+        ("gtin", "recipient_email", "brand"),
+    ],
+)
+def test_names_of_keys(tmp_path: pathlib.Path, ad: str, user: str, other: str) -> None:
+    columns = {
+        other: [n % 7 // 3 for n in range(ROWS)],
+        ad: [n % 7 for n in range(ROWS)],
+        user: [n * 5 % 17 for n in range(ROWS)],
+        "click": THIRD,
+    }
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert (proposal["ad_key"], proposal["user_key"]) == ([ad], user)
+
+
+def test_ids_of_short_names_are_no_quantity(tmp_path: pathlib.Path) -> None:
+    names = ("user_id", "item_id", "cookie", "pid")
+    values = ([n * factor % 60 for n in range(ROWS)] for factor in (7, 11, 13, 17))
+    columns = dict(zip(names, values, strict=True))
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", {**columns, "click": THIRD})])
+    kinds = {field["name"]: field["kind"] for field in proposal["fields"]}
+    assert kinds["cookie"] == kinds["pid"] == "categorical"
+
+
+@pytest.mark.parametrize(
     "name", ["booking_bool", "purchase_flag", "conv", "sale", "has_ordered", "is_like", "lead_ind"]
 )
 def test_names_of_engagements(tmp_path: pathlib.Path, name: str) -> None:

@@ -154,7 +154,8 @@ def _is_ad(name: str) -> bool:
 
 
 def _is_key(name: str) -> bool:
-    return re.fullmatch(f".*{known_names.KEY}", known_names.plain_words(name)) is not None
+    words = known_names.id_last(known_names.plain_words(name))
+    return re.fullmatch(f".*{known_names.KEY}", words) is not None
 
 
 def _first_values(
