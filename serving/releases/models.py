@@ -39,6 +39,8 @@ SIGNATURE = "serving_default"
 FOR_WEIGHTS, HEAD_WEIGHTS = "for_weights", "head_weights"
 FEATURES = "ad_features"
 _ADS_PER_CALL = 4096
+# They call functions that only the process that made the model has.
+_PYTHON_OPERATIONS = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless"})
 # SavedModel input of a raw field of each kind: [B], [B, L] for lists, or [B, n] for vectors. A
 # history is several inputs.
 _INPUTS = {
@@ -63,7 +65,8 @@ class _Model:
         signature: `inputs` and `outputs`, each name -> `{"dtype", "shape"}`, for the manifest.
 
     Raises:
-        InvalidModelError: The directory is not a SavedModel, or its signature is another one.
+        InvalidModelError: The directory is not a SavedModel, its signature is another one, or it
+            calls Python.
     """
 
     part: ClassVar[str]
@@ -85,6 +88,13 @@ class _Model:
             ) from error
         # Frees the graph of a replaced release without waiting for the garbage collector.
         self.free = weakref.finalize(self, self._runner.close)
+        if self._runner.operation_types & _PYTHON_OPERATIONS:
+            self.free()
+            raise errors.InvalidModelError(
+                f"{self.part}: expected a model of TensorFlow operations, got one that calls "
+                "Python, which a model server cannot run. Replace tf.py_function and "
+                "tf.numpy_function by TensorFlow operations."
+            )
         signatures = self._runner.signature_defs
         if SIGNATURE not in signatures:
             self.free()

@@ -51,7 +51,12 @@ def session_config(intra_op: int = 0, inter_op: int = 0) -> config_pb2.ConfigPro
 
 
 class SessionRunner:
-    """A loaded SavedModel. `run` is thread-safe."""
+    """A loaded SavedModel. `run` is thread-safe.
+
+    Attributes:
+        signature_defs: The signatures by name.
+        operation_types: Types of the operations of the graph and its functions, such as "MatMul".
+    """
 
     def __init__(
         self,
@@ -85,6 +90,9 @@ class SessionRunner:
         self.signature_defs: dict[str, meta_graph_pb2.SignatureDef] = dict(
             meta_graph.signature_def.items()
         )
+        graph_def = meta_graph.graph_def
+        nodes = (graph_def.node, *(own.node_def for own in graph_def.library.function))
+        self.operation_types = frozenset(node.op for own in nodes for node in own)
 
     def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> Arrays:
         """Returns the fetched tensors by name.

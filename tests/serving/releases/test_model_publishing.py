@@ -499,6 +499,17 @@ def test_a_second_signature_with_other_inputs_is_refused(refused, tmp_path):
             },
             "ranker: .* got the error: StringToNumberOp could not",
         ),
+        (
+            # It runs in this process alone.
+            "ranker",
+            RANKER_SPECS,
+            lambda inputs: {
+                "click_probability": tf.ensure_shape(
+                    tf.numpy_function(np.copy, [ones(inputs)], tf.float32), [None, None]
+                )
+            },
+            "ranker: expected a model of TensorFlow operations, got one that calls Python",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_served_is_refused(refused, tmp_path, part, specs, serve, message):
