@@ -157,7 +157,8 @@ function show(roundTripMs) {
   drawTime(answer, roundTripMs);
   drawFunnel([
     ["ads in the catalog", bundle.live.num_ads],
-    ["retrieved candidates", candidates.length],
+    // A degraded answer has only the candidates that were ranked, if any was.
+    [answer.degraded && isRanked ? "ranked candidates" : "retrieved candidates", candidates.length],
     [isRanked ? "ranked, by utility" : "in retrieval order", ads.length],
   ]);
   const time = milliseconds(answer.stage_ms.total);

@@ -335,6 +335,32 @@ def test_a_degraded_answer_is_shown_plainly_and_a_full_one_when_the_ranker_is_ba
     expect(page.locator("#ads .rank small")).to_have_count(0)
 
 
+def test_candidates_that_were_not_ranked_are_not_counted_as_retrieved(
+    tiny_bundle, ranker_address, open_console
+):
+    failed = []
+
+    def fail_once(reply):
+        # Of all candidates, not of the probes.
+        if reply.outputs["click_probability"].tensor_shape.dim[1].size == 300 and not failed:
+            failed.append(True)
+            raise RuntimeError("failed by the test")
+
+    with serving_fixtures.altering_server(ranker_address, fail_once) as address:
+        service = serving_fixtures.make_orchestrator(tiny_bundle, address)
+        with serving_fixtures.serve_app(service) as url:
+            serving_fixtures.wait_until_ready(url)
+            page = open_console(url)
+            # The second call has half of the candidates.
+            expect(page.locator("#degraded")).to_contain_text(
+                "Ranked the best 150 of 300 retrieved"
+            )
+            funnel = page.locator("#funnel li")
+            assert funnel.nth(1).inner_text().split() == ["150", "ranked", "candidates"]
+            page.click("#recommend")
+            expect(funnel.nth(1)).to_contain_text("retrieved candidates")
+
+
 @contextlib.contextmanager
 def serving_with_token(tiny_bundle, ranker_address):
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
