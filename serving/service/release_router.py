@@ -27,7 +27,7 @@ _HASH_VALUES = 2**64
 
 @dataclasses.dataclass(eq=False)
 class _Entry:
-    """A loaded release, and the numbers of its requests."""
+    """A loaded release, and the numbers of its requests; answers to dry runs are not counted."""
 
     service: orchestrator.Orchestrator
     in_flight: int = 0
@@ -94,8 +94,10 @@ class ReleaseRouter:
         chosen = self._choose(request)
         role = self._role(chosen, request)
         with self._held(chosen) as entry, _counted(entry) as done:
-            done.append(await entry.service.recommend(request, *timing))
-        return _with_role(done[0], role)
+            answer = await entry.service.recommend(request, *timing)
+            if not request.dry_run:
+                done.append(answer)
+        return _with_role(answer, role)
 
     async def recommend_batch(self, requests: Sequence[Request], *timing: float) -> list[Answer]:
         """Answers many requests like `Orchestrator.recommend_batch`, each with its own release."""
@@ -250,7 +252,7 @@ async def _answer_groups(
         for entry, batch in zip(groups, batches, strict=True):
             with _counted(entry) as done:
                 parts.append(await entry.service.answer_batch(batch, started))
-                done += [one.answer for one in parts[-1]]
+                done += [one.answer for one in parts[-1] if not one.valid.dry_run]
         return parts
 
 

@@ -145,6 +145,10 @@ def test_a_canary_gets_its_share_the_same_requests_each_time_and_those_that_name
         for _ in range(3):
             await router.recommend(request(1))
         await router.recommend(request(1, release="stable"))
+        # No user sees the answers to these.
+        trial = request(1, release="stable", dry_run=True)
+        await router.recommend(trial)
+        await router.recommend_batch([trial, trial])
         stable, canary = router.status()
         assert (stable["role"], stable["answered"]) == ("stable", 1)
         assert (canary["role"], canary["answered"], canary["degraded"]) == ("canary", 3, 0)
