@@ -452,6 +452,9 @@ def test_the_canary_is_beside_the_stable_release(canary_url, open_console):
     assert heads == ["", "stable 1", "canary 2"]
     roles = page.locator("#releases td:nth-child(2)").all_inner_texts()
     assert roles == ["stable", "canary"]
+    # Both columns are in sight.
+    quality = page.locator("section", has=page.locator("#quality"))
+    assert quality.evaluate("card => card.scrollWidth <= card.clientWidth")
     page.select_option("#which", "canary")
     answered(page, "ads from release 2")
     assert shown_ads(page) == canary
