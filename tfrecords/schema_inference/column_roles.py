@@ -52,7 +52,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         return [column for column in columns if column not in taken]
 
     roles.split = take(next((c for c in free() if _is_split(c)), None))
-    roles.user_key = take(keys.user_key(sample, free(), users, notes))
+    roles.user_key = take(keys.user_key(sample, free(), roles.ad_key, users, notes))
     click, roles.click_threshold = labels.click(free(), roles.ad_key, notes)
     roles.click = take(click)
     if click is not None and not click.is_truth:

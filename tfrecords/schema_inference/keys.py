@@ -192,9 +192,11 @@ def is_of_rows(column: Column) -> bool:
 
 
 def user_key(
-    sample: Sample, columns: list[Column], users: Sample | None, notes: list[str]
+    sample: Sample, columns: list[Column], ad: Column, users: Sample | None, notes: list[str]
 ) -> Column | None:
     """Returns the column that identifies the users, or None, and adds notes on it.
+
+    A column that is constant for each ad, such as an account of advertisers, is not one.
 
     Raises:
         ValueError: The table of users has no common column.
@@ -207,6 +209,8 @@ def user_key(
                 f"user key under the same name. {_renaming(sample, users)}"
             )
         columns = sorted(columns, key=lambda c: -len(users.columns[c.name].known))
+    else:
+        columns = [c for c in columns if not log_sample.is_constant_per_ad(c, ad)]
     ranks = {c.name: known_names.user_rank(c.plain_words, "_".join(c.last_words)) for c in columns}
     found = [c for c in columns if ranks[c.name] is not None and (users or _is_of_users(c))]
     notes += [
@@ -217,8 +221,8 @@ def user_key(
         if ranks[c.name] is not None and c not in found and len(c.known) > _FEW_USERS
         for value, share in [_most_frequent(c)]
     ]
-    # A visitor without a login has another id.
-    found.sort(key=lambda c: (c.missing_share > _MANY_MISSING, ranks[c.name]))
+    # A visitor without a login has another id, and an id of each row identifies no user.
+    found.sort(key=lambda c: (c.missing_share > _MANY_MISSING, is_of_rows(c), ranks[c.name]))
     found = found or (columns if users else [])
     for column in found:
         if column.missing_share > known_names.MAX_ANONYMOUS:

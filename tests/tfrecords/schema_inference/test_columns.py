@@ -3,6 +3,7 @@
 import datetime
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -152,10 +153,26 @@ def test_names_of_keys(tmp_path: pathlib.Path, ad: str, user: str, other: str) -
     assert (proposal["ad_key"], proposal["user_key"]) == ([ad], user)
 
 
+@pytest.mark.parametrize(
+    ("name", "ids"), [("account_id", [n % 7 // 2 for n in range(ROWS)]), ("uuid", range(ROWS))]
+)
+def test_ids_of_advertisers_and_of_rows_are_no_users(
+    tmp_path: pathlib.Path, name: str, ids: Iterable[int]
+) -> None:
+    columns = {
+        name: [f"i{n}" for n in ids],
+        "ad_id": [n % 7 for n in range(ROWS)],
+        "device_id": [n * 5 % 17 for n in range(ROWS)],
+        "click": THIRD,
+    }
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert proposal["user_key"] == "device_id"
+    assert sides(proposal).get(name, "ad") == "ad"
+
+
 def test_ids_of_short_names_are_no_quantity(tmp_path: pathlib.Path) -> None:
     names = ("user_id", "item_id", "cookie", "pid")
-    values = ([n * factor % 60 for n in range(ROWS)] for factor in (7, 11, 13, 17))
-    columns = dict(zip(names, values, strict=True))
+    columns = {name: [n * 7 % (60 - i) for n in range(ROWS)] for i, name in enumerate(names)}
     proposal, _ = infer.propose([write(tmp_path / "log.tsv", {**columns, "click": THIRD})])
     kinds = {field["name"]: field["kind"] for field in proposal["fields"]}
     assert kinds["cookie"] == kinds["pid"] == "categorical"
