@@ -204,6 +204,18 @@ def reference_to(found: str | type) -> str:
     return _shown(found)
 
 
+def place_of(error: Exception) -> str | None:
+    """Returns the file and line of a user's module that raised an error; None if none did."""
+    place = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        name, file = frame.f_globals.get("__name__"), frame.f_code.co_filename
+        module = sys.modules.get(name or "")
+        # The script of a command is not a plugin; code that AutoGraph wrote is in another file.
+        if name != "__main__" and module is not None and _is_of_user(module):
+            place = f"{file}, line {line}" if file == _file(module) else place
+    return place
+
+
 def subclass_of(base: type[Found]) -> Callable[[Any], type[Found] | None]:
     """Returns an `accept` of `Registry`: subclasses of a base class, and the class itself."""
     return lambda found: found if inspect.isclass(found) and issubclass(found, base) else None

@@ -16,6 +16,7 @@ from absl import logging as absl_logging
 import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
 from serving import errors
 from serving.cli import flag_messages
+from tfrecords import plugins
 
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError, errors.ServingError)
@@ -165,7 +166,9 @@ def print_json(value: Any) -> None:
 
 
 def _message_of(error: Exception) -> str:
-    """Returns the message of an error; for operating system errors, with the file name."""
+    """Returns the message of an error; with its place if a plugin raised it."""
+    message = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}."
-    return str(error) or type(error).__name__
+        message = f"{error.filename}: {error.strerror}."
+    place = plugins.place_of(error)
+    return message if place is None else f"{message}\n  ({place}; --debug shows the traceback)"

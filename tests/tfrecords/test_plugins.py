@@ -102,6 +102,21 @@ def test_a_module_of_the_current_directory_is_found_and_its_source_is_identified
     assert REGISTRY.digest("own") is None
 
 
+def test_an_error_is_placed_in_the_innermost_code_of_a_user(here):
+    (here / "placed.py").write_text("import json\n\n\ndef load():\n    json.loads('')\n")
+    sys.path.append(str(here))
+    with pytest.raises(ValueError, match="Expecting value") as caught:
+        importlib.import_module("placed").load()
+    assert plugins.place_of(caught.value) == f"{here / 'placed.py'}, line 5"
+
+
+def test_an_error_of_ours_has_no_place():
+    with pytest.raises(ValueError, match="Unknown thing") as caught:
+        REGISTRY.get("none")
+    inside = caught.value.with_traceback(caught.value.__traceback__.tb_next)
+    assert plugins.place_of(inside) is None
+
+
 def test_a_source_is_that_of_base_classes_and_imported_files_too(here):
     (here / "mine_helper.py").write_text("SIGN = 1\n")
     (here / "mine_base.py").write_text(f"from {__name__} import Base\nclass Mine(Base): pass\n")

@@ -160,6 +160,23 @@ def test_an_error_message_says_what_was_expected(ran, command):
     assert err.count("\n") == 1
 
 
+@pytest.mark.process
+def test_an_error_of_a_plugin_names_its_line(tmp_path):
+    (tmp_path / "own.py").write_text("def names():\n    (name,) = []\n")
+    (tmp_path / "job.py").write_text(
+        "from serving.cli import command_line\nimport own\n\n\ndef main():\n    own.names()\n"
+        "\n\ncommand_line.run(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, tmp_path / "job.py"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    expected = "error: not enough values to unpack (expected 1, got 0)\n  ({}, line 2; --debug"
+    assert done.stderr.startswith(expected.format(tmp_path / "own.py"))
+
+
 @pytest.fixture(scope="module")
 def flags_alone():
     """Maps each command to what it said and whether it imported TensorFlow."""
