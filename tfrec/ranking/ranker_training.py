@@ -10,7 +10,6 @@ import dataclasses
 import math
 import os
 import pathlib
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -88,21 +87,14 @@ def build_ranker(
     tf.keras.utils.set_random_seed(config.seed)
     schema = data_set.schema
     kind = ranking_model.RANKERS.get(config.ranker)
-    try:
-        model = kind.for_data_set(data_set, config, _heads(data_set))
-    except TypeError as error:
-        if traceback.extract_tb(error.__traceback__)[2:]:
-            raise  # The call is valid, but the constructor fails.
-        expected = (
-            "__init__(self, *args, **kwargs) that passes both on to super().__init__, because a "
-            "Ranker also gets its ties"
-            if issubclass(kind, ranker.Ranker)
-            else "a constructor with the arguments fitted, config and heads"
-        )
-        raise ValueError(
-            f"{kind.__name__} cannot be built: {error}. Expected {expected}."
-        ) from error
-    training.check_constructed(model)
+    model = training.construct(
+        kind,
+        lambda: kind.for_data_set(data_set, config, _heads(data_set)),
+        "__init__(self, *args, **kwargs) that passes both on to super().__init__, because a "
+        "Ranker also gets its ties"
+        if issubclass(kind, ranker.Ranker)
+        else "a constructor with the arguments fitted, config and heads",
+    )
     model.learn_positions(config.num_positions if knows_positions(data_set) else 0)
     if isinstance(model, ranker.Ranker):
         model.compare(

@@ -68,8 +68,12 @@ def build_two_tower(
     """
     tf.keras.utils.set_random_seed(config.seed)
     kind = retrieval_model.RETRIEVAL_MODELS.get(config.retrieval_model)
-    model = kind.for_data_set(data_set, config, catalog)
-    training.check_constructed(model)
+    model = training.construct(
+        kind,
+        lambda: kind.for_data_set(data_set, config, catalog),
+        "a constructor with the arguments fitted, config and catalog, which gives a query_tower "
+        "and an ad_tower to super().__init__",
+    )
     model.clicked_ads = clicked_ads
     model.build_weights()
     return model

@@ -17,7 +17,7 @@ from tfrec.training.fitting import (
 from tfrec.training.optimizers import dense_and_sparse
 from tfrec.training.projector import choose_rows, metadata_of, write_projector
 from tfrec.training.shrinkage import ShrinkEmbeddings
-from tfrec.training.stage_model import StageModel, check_constructed
+from tfrec.training.stage_model import StageModel, construct
 from tfrec.training.validation_summaries import write_curves
 from tfrec.training.workers import (
     WorkerLostError,
@@ -38,10 +38,10 @@ __all__ = [
     "best_epoch",
     "check_callbacks",
     "check_clicks",
-    "check_constructed",
     "check_same",
     "check_source",
     "choose_rows",
+    "construct",
     "dense_and_sparse",
     "fit",
     "gathered",

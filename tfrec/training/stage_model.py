@@ -4,8 +4,9 @@ A subclass implements `compute_loss`, as for `tfrs.Model`. It trains by
 `compile` and `fit`, under any optimizer and any `tf.distribute` strategy.
 """
 
+import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
@@ -14,18 +15,34 @@ from tfrec import layers
 from tfrec.training import summaries
 from tfrecords import reader
 
+Model = TypeVar("Model", bound=tfrs.Model)
 
-def check_constructed(model: tfrs.Model) -> None:
-    """Checks that the constructor of a custom model has called its base class constructor.
+
+def construct(kind: type[Model], build: Callable[[], Model], expected: str) -> Model:
+    """Returns a model that is built here, with clear errors for a custom class.
+
+    Args:
+        kind: Class of the model.
+        build: Calls a class method of it, which calls its constructor.
+        expected: The expected constructor, for messages.
 
     Raises:
-        ValueError: The base class constructor was not called.
+        ValueError: The constructor has other arguments, or does not call that of its base class.
     """
+    try:
+        model = build()
+    except TypeError as error:
+        if traceback.extract_tb(error.__traceback__)[3:]:
+            raise  # The call is valid, but the constructor fails.
+        raise ValueError(
+            f"{kind.__name__} cannot be built: {error}. Expected {expected}."
+        ) from error
     if "gradient_norms" not in vars(model):
         raise ValueError(
-            f"{type(model).__name__}.__init__ does not call super().__init__ with the arguments of "
-            "its base class. Call it first."
+            f"{kind.__name__}.__init__ does not call super().__init__ with the arguments of its "
+            "base class. Call it first."
         )
+    return model
 
 
 class StageModel(tfrs.Model):

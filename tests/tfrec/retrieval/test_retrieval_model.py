@@ -76,6 +76,10 @@ class WithoutSuper(retrieval.RetrievalModel):
         self.size = 1
 
 
+class WithoutTowers(retrieval.RetrievalModel):
+    pass
+
+
 def build(kind, data_set, config):
     config = dataclasses.replace(config, retrieval_model=kind)
     return retrieval.build_two_tower(data_set, config, data_set.catalog())
@@ -117,6 +121,7 @@ def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
             WithoutSuper,
             r"WithoutSuper.__init__ does not call super\(\).__init__ with the arguments",
         ),
+        (WithoutTowers, r"WithoutTowers cannot be built: .* 'query_tower' and .* Expected a const"),
         (OfOtherSizes, r"expected towers with embeddings of the same size, got {.*: 4, .*: 5}"),
         (TooLong, r"TooLong.query_tower: expected finite embeddings of length one, got 9\. Return"),
         (OfAnotherShape, r"ad_tower: expected embeddings of shape \[3, D\] .* got \[3, 1, 4\]"),
