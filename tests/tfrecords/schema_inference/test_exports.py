@@ -97,6 +97,25 @@ def test_orders_are_joined_with_their_lines_by_a_recipe(tmp_path: pathlib.Path) 
     assert (proposal["time"], proposal["user_key"]) == ("created_at", "customer_id")
 
 
+@pytest.mark.parametrize("has_clicks", [True, False])
+def test_orders_of_users_are_to_become_events(has_clicks: bool, tmp_path: pathlib.Path) -> None:
+    log = pd.DataFrame(impressions())
+    tables = {"impressions": log}
+    if has_clicks:
+        tables["clicks"] = log.loc[::4, ["impression_id"]]
+    tables["orders"] = log.loc[::16, ["user_id", "creative_id"]].assign(order_value=12.5)
+    paths = [write(tmp_path / f"{name}.csv", table) for name, table in tables.items()]
+    with pytest.raises(ValueError, match="expected the files of one table") as refused:
+        infer.propose(paths)
+    said = str(refused.value)
+    assert said.count("has only the keys") == 1
+    assert (
+        f"{paths[-1]} has only the keys ['creative_id', 'user_id'], which do not identify" in said
+    )
+    assert said.endswith("see 'Events' in docs/data.md.")
+    assert ("log['click'] = " in said) == has_clicks
+
+
 def test_files_of_events_may_lack_the_ad(tmp_path: pathlib.Path) -> None:
     frame = pd.DataFrame(impressions(event="view"))
     frame.loc[1::2, "event"] = "click"

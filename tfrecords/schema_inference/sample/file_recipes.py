@@ -20,7 +20,7 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
 
     Raises:
         ValueError: Some files have no ad, or clicks or conversions by their names; the message has
-            the lines that join the tables.
+            the lines that join the tables, and names tables that cannot be joined.
     """
     tables: dict[frozenset[str], list[pathlib.Path]] = {}
     step = -(-len(paths) // MAX_HEADERS)
@@ -37,6 +37,7 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
         if ads[names].isdisjoint(ads[main]) or (outcomes[names] and not outcomes[main])
     ]
     lines: list[str] = []
+    notes: list[str] = []
     joined: list[frozenset[str]] = []
     # Tables that share a key with the log come first: conversions may have the key of a click.
     for other in sorted(others, key=lambda names: not _shared_keys(main, names)):
@@ -49,17 +50,28 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
         if not shared or any(map(_OF_EVENTS.fullmatch, words)):
             return
         label = outcomes[other] or known_names.plain_words(tables[other][0].stem)
-        lines += _joining(tables[log], tables[other], shared[: 1 if log != main else None], label)
+        found = _joining(tables[log], tables[other], shared[: 1 if log != main else None], label)
+        lines += found
         joined.append(other)
-    if not lines:
+        if not found:
+            notes.append(
+                f"\n{tables[other][0]} has only the keys {shared}, which do not identify a row of "
+                f"{tables[log][0]}. Write its rows into the log as events, such as purchases: see "
+                "'Events' in docs/data.md."
+            )
+    if not lines and not notes:
         return
+    said = f"{tables[others[0]][0]} has other rows than {tables[main][0]}; expected the files of "
+    said += "one table."
+    if not lines:
+        raise ValueError(said + "".join(notes))
     program = "\n".join(
         ("import pandas as pd", f"log = {_reading_all(tables[main])}", *lines,
          "log.to_csv('log.csv', index=False)")
     )  # fmt: skip
     raise ValueError(
-        f"{tables[others[0]][0]} has other rows than {tables[main][0]}; expected the files of one "
-        f"table. Join them before the conversion, for example with pandas:\n{program}"
+        f"{said} Join them before the conversion, for example with pandas:\n{program}"
+        + "".join(notes)
     )
 
 
