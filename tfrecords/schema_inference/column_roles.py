@@ -104,6 +104,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     is_outcome = roles.click is not None and roles.click.core in known_names.ENGAGEMENTS
     if roles.event is None and roles.engagement is None and not is_outcome:
         notes += outcomes.outcome_notes(free(), "conversion", known_names.ENGAGEMENTS)
+        notes += labels.engagement_notes(free(), roles.ad_key)
     roles.has_ids_of_rows = any(keys.is_of_rows(c) and keys.is_request_id(c, None) for c in columns)
     notes += labels.currency_notes(free(), roles.revenue or roles.price)
     _describe(roles, notes)

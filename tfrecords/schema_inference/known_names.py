@@ -33,14 +33,17 @@ ENGAGEMENTS = (
     "added_to_cart", "engagement", "engaged", "like", "liked", "long_view", "follow", "followed",
     "share", "shared", "comment", "forward", "favorite", "favourite", "finish", "finished", "hate",
     "applied", "conversions", "convs", "purchases", "buys", "bookings", "orders", "sales",
-    "transactions", "installs", "signups",
+    "transactions", "installs", "signups", "paid", "kauf", "gekauft", "bestellt", "achat", "acheté",
+    "compra", "comprado", "acquisto", "购买",
 )  # fmt: skip
 REVENUES = (
     "revenue", "price_paid", "paid", "amount_paid", "sales", "sale", "sales_amount", "sale_amount",
     "order_value", "order_amount", "order_total", "purchase_value", "purchase_amount",
     "purchase_price", "conversion_value", "booking_value", "booking_amount", "gross_bookings",
     "gross_booking", "bookings", "transaction_value", "transaction_amount", "transaction_revenue",
-    "gmv", "payout", "earnings", "turnover",
+    "gmv", "payout", "earnings", "turnover", "rev", "total_revenue", "net_revenue", "gross_revenue",
+    "order_revenue", "conversion_revenue", "ad_revenue", "conv_value", "purchase_amt", "pay_amount",
+    "payment_amount", "umsatz", "ingresos", "receita", "fatturato", "销售额",
 )  # fmt: skip
 # Of events: what a purchase brings.
 PRICES = ("amount", "value", "total", "item_revenue", "price", "item_price", "unit_price")

@@ -110,12 +110,27 @@ def positive(column: Column) -> np.ndarray:
 
 def engagement(columns: Sequence[Column], ad: Column) -> Column | None:
     """Returns the engagement after the click, or None."""
-    return named(
-        columns,
-        known_names.ENGAGEMENTS,
-        # A column that is constant for each ad is a property of it, such as being on sale.
-        lambda c: c.is_truth and not log_sample.is_constant_per_ad(c, ad),
-    )
+    # A column that is constant for each ad is a property of it, such as being on sale.
+    own = [c for c in columns if c.is_truth and not log_sample.is_constant_per_ad(c, ad)]
+    found = named(own, known_names.ENGAGEMENTS, lambda _: True)
+    return found or next((c for c in own if is_number_of(c, known_names.ENGAGEMENTS)), None)
+
+
+def engagement_notes(columns: Sequence[Column], ad: Column) -> list[str]:
+    """Returns a note for each column that counts engagements, which must be 0 or 1."""
+    return [
+        f"! {c.name!r} counts from 0 to {c.numbers.max():g} and may be the engagement, which is 0 "
+        "or 1. If so, write it as such before the conversion, for example with pandas: "
+        f'log[{c.name!r}] = (log[{c.name!r}] > 0).astype(int), and set "engagement" in the schema '
+        "to it."
+        for c in columns
+        if is_number_of(c, known_names.ENGAGEMENTS)
+        and c.is_whole
+        and not c.is_truth
+        and c.numbers.min() == 0
+        and 0 < np.mean(positive(c)) < 0.5
+        and not log_sample.is_constant_per_ad(c, ad)
+    ]
 
 
 def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column | None:
@@ -288,10 +303,9 @@ def _repaired(column: Column) -> str:
     """Returns how to write a click that is missing in unclicked rows, or has other texts, or ""."""
     log = f"log[{column.name!r}]"
     if not column.is_truth and len(column.known) == 2:
-        # Most ads are not clicked.
-        rare = min(column.known, key=lambda value: column.counts[column.values.index(value)])
-        click = outcomes.equal_to(column, rare)
-        return f" If {rare[:40]!r} is a click, write it with pandas: {log} = {click}"
+        one = outcomes.likely_click(column)
+        click = outcomes.equal_to(column, one)
+        return f" If {one[:40]!r} is a click, write it with pandas: {log} = {click}"
     if len(column.known) == 1:
         return f" For example with pandas: {log} = {log}.notna().astype(int)"
     return f" For example with pandas: {log} = {log}.fillna(0)" if column.is_numeric else ""

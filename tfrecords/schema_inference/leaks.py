@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from tfrecords import columns, label_counts
-from tfrecords.schema_inference import event_types, kinds, known_names, sides, times
+from tfrecords.schema_inference import event_types, kinds, known_names, outcomes, sides, times
 from tfrecords.schema_inference.keys import is_request_id
 from tfrecords.schema_inference.roles import Roles
 from tfrecords.schema_inference.sample import log_sample
@@ -277,6 +277,10 @@ def _leak(column: Column, roles: Roles) -> str | None:
     if roles.click is None:
         return None
     clicked = roles.clicked()
+    if np.isnan(clicked).all() and len(roles.click.known) == 2:
+        # Texts that the conversion cannot read, such as oui and non.
+        one = outcomes.likely_click(roles.click)
+        clicked = roles.click.by_row(np.array([value == one for value in roles.click.known]))
     num_clicks, num_known = np.nansum(clicked), np.isfinite(clicked).sum()
     if not 0 < num_clicks < num_known or num_clicks < _FEW_ROWS:
         return None

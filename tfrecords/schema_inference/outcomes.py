@@ -73,21 +73,23 @@ def equal_to(column: Column, value: str) -> str:
     return f"(log[{column.name!r}] == {written}).astype(int)"
 
 
+def likely_click(column: Column) -> str:
+    """Returns the value that probably means a click: one such as yes, or else the rarest one."""
+
+    def rank(value: str) -> tuple[bool, int]:
+        is_positive = value.strip().lower() in _POSITIVE
+        return not is_positive, int(column.counts[column.values.index(value)])
+
+    return min(sorted(column.known), key=rank)
+
+
 def candidate_note(column: Column) -> str:
     """Returns what to do about a column that may be the click."""
     values = sorted(column.known)
     shown = " and ".join(repr(value[:40]) for value in values[:3])
     kind, written = "the values" if len(values) == 2 else "values such as", ""
     if not column.is_truth:
-        # Most ads are not clicked.
-        one = min(
-            values,
-            key=lambda value: (
-                value.strip().lower() not in _POSITIVE,
-                column.counts[column.values.index(value)],
-            ),
-        )
-        written = f'write it as log["click"] = {equal_to(column, one)}, and '
+        written = f'write it as log["click"] = {equal_to(column, likely_click(column))}, and '
     return (
         f"! {column.name!r} has {kind} {shown} and may be the click, so it is not a field. "
         f'If it is the click, {written}set "click" in the schema to it. If it describes the user '

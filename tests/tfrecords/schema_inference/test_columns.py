@@ -179,15 +179,21 @@ def test_ids_of_short_names_are_no_quantity(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["booking_bool", "purchase_flag", "conv", "sale", "has_ordered", "is_like", "lead_ind"]
-)
+    "name",
+    ["booking_bool", "purchase_flag", "conv", "sale", "has_ordered", "is_like", "lead_ind", "achat",
+     "is_paid", "num_orders", "conv_cnt"],
+)  # fmt: skip
 def test_names_of_engagements(tmp_path: pathlib.Path, name: str) -> None:
     proposal, _ = propose(tmp_path, click=THIRD, **{name: SIXTH})
     assert proposal["engagement"] == name
     assert sides(proposal) == {"user": "query", "item": "ad"}
 
 
-@pytest.mark.parametrize("name", ["gross_bookings_usd", "gmv", "SalesAmountInEuro", "order_value"])
+@pytest.mark.parametrize(
+    "name",
+    ["gross_bookings_usd", "gmv", "SalesAmountInEuro", "order_value", "rev_usd", "total_revenue",
+     "Umsatz"],
+)  # fmt: skip
 def test_names_of_revenues(tmp_path: pathlib.Path, name: str) -> None:
     revenue = [n + 0.5 if label else "NULL" for n, label in enumerate(SIXTH)]
     proposal, notes = propose(tmp_path, click=THIRD, **{name: revenue})
@@ -219,10 +225,10 @@ def test_an_outcome_in_no_role_is_left_out(
 @pytest.mark.parametrize("nothing", ["0", "0,00", "false", ""])
 def test_what_is_there_only_with_a_click_is_left_out(tmp_path: pathlib.Path, nothing: str) -> None:
     # In half of the clicked rows, and in no other; the name says nothing.
-    umsatz = [f"{1 + n % 8},50" if n % 6 == 0 else nothing for n in range(ROWS)]
-    proposal, notes = propose(tmp_path, click=THIRD, umsatz=umsatz)
+    ertrag = [f"{1 + n % 8},50" if n % 6 == 0 else nothing for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, ertrag=ertrag)
     assert sides(proposal) == {"user": "query", "item": "ad"}
-    assert any("only in clicked rows" in n and "'umsatz'" in n for n in notes)
+    assert any("only in clicked rows" in n and "'ertrag'" in n for n in notes)
 
 
 @pytest.mark.parametrize(
@@ -326,6 +332,31 @@ def test_counts_of_clicks_have_a_threshold(
         f"{name!r} ranges from {values[0]} to {max(values)}; values of at least 1 count as clicks"
     )
     assert any(n.startswith(f"{span} ({share} of the rows)") for n in notes)
+
+
+@pytest.mark.parametrize("name", ["orders", "num_purchases", "convCnt"])
+def test_counts_of_engagements_are_to_be_0_or_1(tmp_path: pathlib.Path, name: str) -> None:
+    counts = [2 * label for label in SIXTH]
+    proposal, notes = propose(tmp_path, click=THIRD, **{name: counts})
+    assert name not in {*sides(proposal), proposal.get("engagement")}
+    (said,) = [note for note in notes if note.startswith("! ")]
+    assert said.startswith(f"! {name!r} counts from 0 to 2 and may be the engagement")
+    assert f"log[{name!r}] = (log[{name!r}] > 0).astype(int)" in said
+
+
+def test_outcomes_are_no_fields_if_the_click_is_in_another_language(
+    tmp_path: pathlib.Path,
+) -> None:
+    bought = [label * 7 for label in SIXTH * 5]
+    columns = {
+        "user": [f"u{n // 4 % 17}" for n in range(5 * ROWS)],
+        "item": [f"i{n % 7}" for n in range(5 * ROWS)],
+        "cliqué": ["oui" if label else "non" for label in THIRD * 5],
+        "panier": bought,
+    }
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert sides(proposal) == {"user": "query", "item": "ad"}
+    assert any("only in clicked rows; it may be the engagement" in note for note in notes)
 
 
 def test_a_flag_is_preferred_to_a_count(tmp_path: pathlib.Path) -> None:
