@@ -12,7 +12,12 @@ from tfrec.layers.comparisons import (
     pair_rates_of,
 )
 from tfrec.layers.crosses import CrossLayer, pairwise_products
-from tfrec.layers.custom_code import ids_error, ids_to_try, needs_autograph
+from tfrec.layers.custom_code import (
+    check_stateless,
+    ids_error,
+    ids_to_try,
+    needs_autograph,
+)
 from tfrec.layers.dropout import Dropout, IdDropout, new_generator, oov_rates
 from tfrec.layers.factorization import RANK, FactorizationMachine
 from tfrec.layers.features import (
@@ -79,6 +84,7 @@ __all__ = [
     "add_to_logits",
     "after_click_logits",
     "amount_scale",
+    "check_stateless",
     "clicked_in_request",
     "embedding_tables",
     "expected_draws",

@@ -1,6 +1,7 @@
 """Detects models that contain custom layers, and provides inputs to test them with."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,8 @@ _WITHOUT_CONTROL_FLOW = (
     "tensorflow.",
     "tensorflow_recommenders.tasks.ranking.",
 )
+# Number of elements of the largest variable that is compared.
+_MAX_STATE = 1 << 20
 
 
 def ids_error(where: str, error: tf.errors.InvalidArgumentError) -> ValueError:
@@ -26,6 +29,29 @@ def ids_error(where: str, error: tf.errors.InvalidArgumentError) -> ValueError:
         f"{where} fails for ids from 0 to the last one of each field: {reason}. The ids of `field` "
         "are below fitted.cardinality(field)."
     )
+
+
+@contextlib.contextmanager
+def check_stateless(model: tf.keras.layers.Layer, where: str) -> Iterator[None]:
+    """Checks that the calls of a custom layer in the block do not change its variables.
+
+    Raises:
+        ValueError: A variable changes, which serving cannot do.
+    """
+    # Keras also lists tables of lookups; frozen embeddings are too large to copy.
+    variables = [
+        variable
+        for variable in model.non_trainable_weights
+        if isinstance(variable, tf.Variable) and variable.shape.num_elements() < _MAX_STATE
+    ]
+    before = [variable.numpy() for variable in variables]
+    yield
+    for variable, value in zip(variables, before, strict=True):
+        if not np.array_equal(variable.numpy(), value, equal_nan=True):
+            raise ValueError(
+                f"{where} changes the variable {variable.name!r} outside of training; expected the "
+                "same scores and embeddings in every call. Change it only if `training` is true."
+            )
 
 
 def needs_autograph(model: tf.Module) -> bool:

@@ -34,7 +34,9 @@ def check_model(model: ranking_model.RankingModel) -> None:
     _check_heads(model, logits, where)
     for head, own in logits.items():
         _check_tensor(head, own, requests, where)
-    _check_same(logits, _call(model, inputs, where), "between two calls with the same ids", where)
+    with layers.check_stateless(model, where):
+        again = _call(model, inputs, where)
+    _check_same(logits, again, "between two calls with the same ids", where)
     backwards = _call(model, {**inputs, "ad": inputs["ad"][:, ::-1]}, where)
     backwards = {head: own[:, ::-1] for head, own in backwards.items()}
     rows = [{side: ids[i : i + 1] for side, ids in inputs.items()} for i in range(requests)]

@@ -110,7 +110,8 @@ def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:
 
     Raises:
         ValueError: It is not a layer, fails for these ids, or does not return [B, D] float32
-            embeddings of length one; or an embedding depends on other rows.
+            embeddings of length one; an embedding depends on other rows; or a call changes a
+            variable.
     """
     if not isinstance(tower, tf.keras.layers.Layer):
         raise ValueError(
@@ -142,7 +143,8 @@ def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:
             f"{where}: expected finite embeddings of length one, got {length:.4g}. Return "
             "tf.math.l2_normalize(x, axis=-1)."
         )
-    alone = tf.concat([tower(ids[row : row + 1]) for row in range(size)], axis=0)
+    with layers.check_stateless(tower, where):
+        alone = tf.concat([tower(ids[row : row + 1]) for row in range(size)], axis=0)
     difference = float(tf.reduce_max(tf.abs(embeddings - alone)))
     if not difference <= _TOLERANCE:
         raise ValueError(

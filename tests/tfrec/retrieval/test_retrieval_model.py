@@ -65,6 +65,20 @@ class OfTooFewIds(TwoLayers):
     towers = (lambda: Hashed(lambda x: tf.gather(x, [99])), Hashed)
 
 
+class Counting(Hashed):
+    def __init__(self):
+        super().__init__()
+        self.calls = self.add_weight("calls", (), initializer="zeros", trainable=False)
+
+    def call(self, ids):
+        self.calls.assign_add(1.0)
+        return super().call(ids)
+
+
+class OfState(TwoLayers):
+    towers = (Counting, Hashed)
+
+
 class WithRankingTask(TwoLayers):
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -135,6 +149,7 @@ def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
             OfTooFewIds,
             r"query_tower fails for ids from 0 to .*indices\[0\] = 99 is not in \[0, 3\)",
         ),
+        (OfState, r"query_tower changes the variable 'calls:0' outside of training"),
         (WithRankingTask, r"task: expected a tfrs.tasks.Retrieval, got Ranking\."),
         (OfDoubles, r"query_tower: expected embeddings of type float32, got float64"),
     ],
