@@ -85,8 +85,15 @@ class StageModel(tfrs.Model):
         """The other trainable variables.
 
         Raises:
-            ValueError: A layer is one of Keras 3.
+            ValueError: A layer is one of Keras 3, or has a policy of mixed precision.
         """
+        for layer in self._flatten_layers():
+            if layer.compute_dtype != layer.variable_dtype:
+                raise ValueError(
+                    f"{type(self).__name__}: the layer {layer.name!r} computes in "
+                    f"{layer.compute_dtype}; expected float32, in which all layers compute. Make "
+                    "it without a dtype."
+                )
         for variable in self.trainable_variables:
             if not isinstance(variable, tf.Variable):
                 raise ValueError(
@@ -103,7 +110,14 @@ class StageModel(tfrs.Model):
             loss = self._own_part_of_loss(inputs, training=True)
         variables = self.trainable_variables
         gradients = tape.gradient(loss, variables)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        try:
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        except KeyError as error:
+            raise ValueError(
+                f"{type(self).__name__} has weights that the first training step created, too "
+                f"late. {error.args[0].partition(' This ')[0]} Call their layers whether or not "
+                "`training` is true, or build them in the constructor."
+            ) from error
         sparse = {variable.ref() for variable in self.sparse_variables}
         of_variable = list(zip(gradients, variables, strict=True))
         self.gradient_norms.update(

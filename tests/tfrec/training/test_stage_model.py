@@ -71,6 +71,34 @@ def test_a_policy_of_mixed_precision_is_refused(default_policy):
         Linear()
 
 
+class WithMixedLayer(Linear):
+    def __init__(self):
+        super().__init__()
+        self.mixed = tf.keras.layers.Dense(1, dtype="mixed_float16", name="mixed")
+
+
+def test_a_layer_of_mixed_precision_is_refused_before_training():
+    with pytest.raises(ValueError, match="WithMixedLayer: the layer 'mixed' computes in float16"):
+        training.dense_and_sparse(WithMixedLayer(), 0.1, 0.1, steps=1)
+
+
+class BuiltLate(Linear):
+    def __init__(self):
+        super().__init__()
+        self.late = tf.keras.layers.Dense(1, name="late")
+
+    def compute_loss(self, inputs, training=False):
+        return super().compute_loss(inputs, training) + tf.reduce_sum(self.late(tf.ones([1, 1])))
+
+
+def test_weights_that_a_training_step_creates_are_refused():
+    model = BuiltLate()
+    model.compile(training.dense_and_sparse(model, 0.1, 0.1, steps=1))
+    rows = tf.data.Dataset.from_tensor_slices({"ad_row": [1, 2]}).batch(2)
+    with pytest.raises(ValueError, match=r"BuiltLate has weights .*variable late/\S+ Call their"):
+        model.fit(rows, verbose=0)
+
+
 ON_REPLICAS = """
 import sys
 
