@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+from absl import logging as absl_logging
+
 from serving import errors, live, manifest, orchestrator, ranker, releases, requests, users
 from serving.config import (
     DEFAULT_MAX_BODY_BYTES,
@@ -97,8 +99,13 @@ def prepare_logs(json_logs: bool) -> None:
     if json_logs:
         log_format.use_json()
     else:
+        root = logging.getLogger()
+        if not root.handlers:  # A spawned process, whose lines would lack the time.
+            handler = logging.StreamHandler()
+            handler.setFormatter(absl_logging.PythonFormatter())
+            root.addHandler(handler)
         # Commands show errors only; a service runs on, so that its warnings matter.
-        logging.getLogger().setLevel(logging.WARNING)
+        root.setLevel(logging.WARNING)
 
 
 def say(line: str, json_logs: bool) -> None:

@@ -1,6 +1,9 @@
 """A process of the service."""
 
 import logging
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -20,3 +23,15 @@ def test_warnings_are_logged_as_text_too(root):
     root.setLevel(logging.ERROR)
     service.prepare_logs(json_logs=False)
     assert root.isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.process
+def test_lines_of_a_spawned_process_have_the_time():
+    code = (
+        "import logging; from serving import service; service.prepare_logs(json_logs=False); "
+        "logging.warning('The user store can be used again.')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # W1201 01:27:48.716156 139892914906816 user_data.py:294] The user store …
+    expected = r"W\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ .*\] The user store can be used again\.\n"
+    assert re.fullmatch(expected, done.stderr), done.stderr
