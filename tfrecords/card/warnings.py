@@ -284,11 +284,12 @@ def _rate_of_new_ads(card: model.DataCard) -> str:
 
 
 def _ads(card: model.DataCard) -> Found:
-    ads = card.ads
-    if ads.count <= NUM_CANDIDATES:
+    ads, clicks = card.ads, card.splits["train"].labels["click"]
+    # Without clicks or without other rows there is no ranker.
+    if ads.count <= NUM_CANDIDATES and 0 < clicks.positive < clicks.known:
         yield model.note(
-            f"There are {ads.count:,} ads, no more than the {NUM_CANDIDATES} candidates "
-            "of the first stage.",
+            f"The number of ads, {ads.count:,}, is at most the {NUM_CANDIDATES} candidates of the "
+            "first stage.",
             "Retrieval returns all ads, and the ranker alone decides.",
         )
     first = ads.most_shown[0] if ads.most_shown else None

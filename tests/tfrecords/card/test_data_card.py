@@ -293,6 +293,14 @@ def test_shares_never_round_to_none_or_all():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("labels", "is_told"), [("01", True), ("11", False), ("00", False)])
+def test_that_the_ranker_alone_decides_is_told_only_if_there_is_one(tmp_path, labels, is_told):
+    rows = [f"q,a{n % 3},{labels[n % 2]}" for n in range(30)]
+    schema = schema_lib.Schema("clicks", QUERY_AND_AD, ("ad",), "click")
+    built = card.build_card(converted(tmp_path, "q,ad,click\n" + "\n".join(rows), schema))
+    assert ("The number of ads, 3, is at most the 500 candidates" in texts(built)) is is_told
+
+
 def bad_log(tmp_path, **changes):
     """A log of 1,000 rows with every fault of the warnings below."""
     rows = []
@@ -671,7 +679,7 @@ def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):
     found = texts(built)
     assert "The click rate drifts from 50.0 % in training to 10.0 % in test." in found
     assert "revenue is never above 0 in the train split, so the release has no such head." in found
-    assert "There are 5 ads, no more than the 500 candidates" in found
+    assert "The number of ads, 5, is at most the 500 candidates" in found
 
 
 def test_labels_without_a_click_are_warned_of(tmp_path):
