@@ -601,7 +601,7 @@ def _describe(data_set: reader.DataSet) -> str:
     text = [
         f"      {source.lines:,} rows = {written:,} written + {rejected}",
         f"      {shares} impressions, split by {description.split.kind}",
-        f"      {description.num_ads:,} ads, click rate {rate:.1%}",
+        f"      {description.num_ads:,} ads, click rate {rate:.1%} in training",
     ]
     if description.ads_not_in_table:
         text.append(
