@@ -78,6 +78,9 @@ def scores(head: str, histogram: ScoreHistogram) -> str:
         if histogram.ratios:
             panel.set_xscale("log")
             panel.xaxis.set_minor_formatter(ticker.NullFormatter())
+            if edges[-1] < 100 * edges[0]:
+                # Too few powers of ten for a scale.
+                panel.set_xticks(edges[:: len(edges) // 5])
         panel.xaxis.set_major_formatter(ticker.FuncFormatter(_short))
         panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
         panel.yaxis.set_major_locator(ticker.MaxNLocator(3))

@@ -259,6 +259,17 @@ def test_curves_of_equal_scores_or_one_class_are_no_crash():
     assert sum(one.scores.positive) == 0.0
 
 
+def test_scores_within_a_power_of_ten_have_a_scale():
+    scores = np.geomspace(2.5, 8.0, 1000)
+    of_scores = curve_points.of_scores(np.arange(1000) % 2, scores, ratios=True)
+    figure = report_figures.scores("revenue", of_scores.scores)
+    labels = [float(text) for text in re.findall(r"<text[^>]*>([0-9.]+)</text>", figure)]
+    assert len(labels) == 6
+    # The tails are cut.
+    assert 2.5 <= labels[0] < 2.6
+    assert 7.8 < labels[-1] <= 8.0
+
+
 def test_labels_keep_their_decimals():
     curve = [
         evaluation.CalibrationBin(
