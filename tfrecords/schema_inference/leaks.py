@@ -237,7 +237,9 @@ def _never_returns(column: Column, roles: Roles) -> bool:
         return False
     if log_sample.is_constant_per_ad(column, roles.ad_key):
         return False
-    if kinds.kind(column, [])["kind"] != "categorical":
+    # Numbers of orders rise with the time.
+    is_counter = column.is_whole and times.follows(column, time)
+    if kinds.kind(column, [])["kind"] != "categorical" and not is_counter:
         return False
     at = time.by_row(seconds)
     half, quarter = np.nanquantile(at, (0.5, 0.75))

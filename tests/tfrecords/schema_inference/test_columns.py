@@ -532,6 +532,22 @@ def test_values_that_never_return_are_no_field(
     assert any("as ids of sessions do): 'visited_in'" in n for n in notes) == (side is None)
 
 
+def test_numbers_of_orders_are_no_field(tmp_path: pathlib.Path) -> None:
+    rows = range(10 * ROWS)
+    columns = {
+        "OrderNo": [5000 + n // 5 for n in rows],
+        "user": [f"u{n // 5 * 7 % 60}" for n in rows],
+        "item": [f"i{n * n % 11}" for n in rows],
+        "time": [1_600_000_000 + 900 * (n // 5) for n in rows],
+    }
+    # The lines of an order are not adjacent.
+    for values in columns.values():
+        values[::2] = values[::2][::-1]
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert "OrderNo" not in sides(proposal)
+    assert any("later rows have other values" in n and "'OrderNo'" in n for n in notes)
+
+
 def test_a_session_takes_the_place_of_an_absent_user(tmp_path: pathlib.Path) -> None:
     columns = {
         "session": [f"s{n // 4}" for n in range(ROWS)],
