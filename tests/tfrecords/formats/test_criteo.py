@@ -118,7 +118,7 @@ GOOD = logs.rows(1, seed=9)[0]
         (logs.text([criteo.COLUMNS]), r"looks like a header line .*remove it"),
         (
             logs.text([[*GOOD[:39], "XXXX"]]).replace(b"XXXX", b"\xff\xfe"),
-            r"byte \d+ is not UTF-8; convert the file to UTF-8",
+            r"byte \d+ is not UTF-8; convert the file to UTF-8 .*iconv -f cp1252",
         ),
     ],
     ids=[

@@ -20,7 +20,7 @@ _MAX_QUOTED_BYTES = 256 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAGIC_BYTES = 16
 PARQUET = b"PAR1"
-TO_UTF8 = "convert the file to UTF-8 (if it is Latin-1: iconv -f latin1 -t utf-8 FILE > NEW)"
+TO_UTF8 = "convert the file to UTF-8 (if it is from Windows: iconv -f cp1252 -t utf-8 FILE > NEW)"
 _EXPORT = "export the table as Parquet or CSV"
 # First bytes of files that are neither text nor Parquet.
 _BINARY = {
