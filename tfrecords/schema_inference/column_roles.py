@@ -128,8 +128,11 @@ def _restarts(column: Column) -> bool:
 
 
 def _is_position(column: Column) -> bool:
-    return (
-        column.is_whole
+    # Elsewhere, an index numbers the rows.
+    is_numbered = column.list_name or column.plain_object_words != "index"
+    return bool(
+        is_numbered
+        and column.is_whole
         and column.missing_share <= known_names.MAX_MISSING
         and column.numbers.min() >= 0
         and column.numbers.max() < 10_000

@@ -58,7 +58,7 @@ CURRENCIES = {"currency", "ccy", "waehrung", "währung", "devise", "moneda", "va
 POSITIONS = (
     "position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position",
     "list_position", "item_position", "item_list_index", "rang", "platz", "posicion", "posición",
-    "posição", "posizione", "位置",
+    "posição", "posizione", "位置", "index",
 )  # fmt: skip
 TIMES = (
     "timestamp", "time_stamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",

@@ -27,8 +27,8 @@ _MIN_REPEATED = 0.1
 def candidates(columns: Sequence[Column], ad: Column, who: Column | None) -> list[Column]:
     """Returns the columns that may be the click, although their names do not say so.
 
-    They have two values, both for the same ad and for the same user or request; or a few texts and
-    a name such as outcome or status.
+    They have two values, or one that most rows lack, both for the same ad and for the same user or
+    request; or a few texts and a name such as outcome or status.
 
     Args:
         columns: Columns of the log without a role.
@@ -42,8 +42,7 @@ def candidates(columns: Sequence[Column], ad: Column, who: Column | None) -> lis
         for c in columns
         if _is_outcome(c, ad)
         or (
-            len(c.known) == 2
-            and c.missing_share <= known_names.MAX_REJECTED
+            _has_two_values(c)
             and known_names.OF_QUERY.isdisjoint(c.words)
             and known_names.CODES.isdisjoint(c.words[-1:])
             and not c.is_list
@@ -51,6 +50,13 @@ def candidates(columns: Sequence[Column], ad: Column, who: Column | None) -> lis
             and (log_sample.varies_within(c, who) if who and repeats else c.is_truth)
         )
     ]
+
+
+def _has_two_values(column: Column) -> bool:
+    """Returns whether a column has two values, one of which may be a missing one in most rows."""
+    if len(column.known) == 1:
+        return 0.5 < column.missing_share < 1
+    return len(column.known) == 2 and column.missing_share <= known_names.MAX_REJECTED
 
 
 def _is_outcome(column: Column, ad: Column) -> bool:
@@ -87,8 +93,9 @@ def candidate_note(column: Column) -> str:
     """Returns what to do about a column that may be the click."""
     values = sorted(column.known)
     shown = " and ".join(repr(value[:40]) for value in values[:3])
-    kind, written = "the values" if len(values) == 2 else "values such as", ""
-    if not column.is_truth:
+    kind = {1: "only the value", 2: "the values"}.get(len(values), "values such as")
+    written = ""
+    if not column.is_truth or len(values) == 1:
         written = f'write it as log["click"] = {equal_to(column, likely_click(column))}, and '
     return (
         f"! {column.name!r} has {kind} {shown} and may be the click, so it is not a field. "

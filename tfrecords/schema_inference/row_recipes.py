@@ -59,6 +59,8 @@ def refuse_lists(sample: Sample, ads: Sample | None) -> None:
         if not (is_shown or _OF_ADS & {*column.words}) or kinds.separator(column) is None:
             continue
         lists = _lists(column, np.flatnonzero(column.present)[:_PROBED])
+        if not lists:
+            continue
         for other in sample.columns.values():
             is_chosen = not _CHOSEN.isdisjoint(other.words)
             if other is column or not (is_shown or is_chosen):

@@ -1145,15 +1145,14 @@ def test_events_that_no_view_precedes_are_outcomes(
     assert any(n.startswith("! 100% of the clicks in the sample have no view") for n in notes)
 
 
-@pytest.mark.parametrize("has_position", [True, False])
+@pytest.mark.parametrize("name", ["pos", "index", None])
 def test_the_index_of_an_object_is_only_a_position(
-    tmp_path: pathlib.Path, has_position: bool
+    tmp_path: pathlib.Path, name: str | None
 ) -> None:
     lines = []
     for n in range(60):
         items = [
-            {"id": f"i{(n + k) % 7}", "click": (n + k) % 3 == 0}
-            | ({"pos": k} if has_position else {})
+            {"id": f"i{(n + k) % 7}", "click": (n + k) % 3 == 0} | ({name: k} if name else {})
             for k in range(4)
         ]
         request = {"request_id": f"r{n}", "user_id": f"u{n % 9}", "items": items}
@@ -1161,7 +1160,7 @@ def test_the_index_of_an_object_is_only_a_position(
     path = tmp_path / "log.jsonl"
     path.write_text("".join(lines))
     proposal, _ = infer.propose([path])
-    assert proposal["position"] == ("items.pos" if has_position else "items#")
+    assert proposal["position"] == (f"items.{name}" if name else "items#")
     assert sides(proposal) == {"user_id": "query", "items_id": "ad"}
 
 

@@ -286,7 +286,8 @@ def test_outcomes_with_a_few_texts_are_written_by_a_recipe(
     frame[name] = [values[n * 7 // 4 % len(values)] for n in range(ROWS)]
     proposal, notes = infer.propose([write(tmp_path / "log.csv", frame)])
     assert name not in [field["name"] for field in proposal["fields"]]
-    note = next(note for note in notes if f"! {name!r} has values such as" in note)
+    said = "only the value 'click'" if values[0] is None else "values such as"
+    note = next(note for note in notes if f"! {name!r} has {said}" in note)
     frame_of = {"log": frame}
     exec(note.partition("write it as ")[2].partition(", and set")[0], frame_of)
     assert frame["click"].sum() == (frame[name] == values[values[0] is None]).sum() > 0

@@ -646,7 +646,9 @@ def test_the_age_of_ads_is_proposed_if_clicks_depend_on_it(click, is_proposed, t
         assert max(age for age in ages if age is not None) == pytest.approx(1_799 / 24)
 
 
-@pytest.mark.parametrize("values", [("1", "0"), ("oui", "non"), ("clicked", "not clicked")])
+@pytest.mark.parametrize(
+    "values", [("1", "0"), ("oui", "non"), ("clicked", "not clicked"), ("x", ""), ("1", "NULL")]
+)
 @pytest.mark.parametrize("key", ["request_id", "userId"])
 def test_a_column_of_two_values_may_be_the_click(
     key: str, values: tuple[str, str], tmp_path: pathlib.Path
@@ -667,8 +669,12 @@ def test_a_column_of_two_values_may_be_the_click(
     # A column about the context by its name stays.
     assert "device" in fields(proposal)
     first, second = sorted(values)
-    said = f"! 'outcome' has the values '{first}' and '{second}' and may be the click"
-    assert any(note.startswith(said) for note in notes)
+    said = f"the values '{first}' and '{second}'"
+    if values[1] in ("", "NULL"):
+        said = f"only the value '{values[0]}'"
+        written = "1" if values[0] == "1" else "'x'"
+        assert any(f"(log['outcome'] == {written}).astype(int)" in note for note in notes)
+    assert any(note.startswith(f"! 'outcome' has {said} and may be the click") for note in notes)
     # With a click, both are fields.
     log["click"] = impressions()["click"]
     proposal, notes = infer.propose([write(tmp_path / "b.csv", log | flag)])
