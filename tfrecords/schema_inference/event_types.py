@@ -36,7 +36,7 @@ _BOUGHT = {
     "sale", "conversion", "converted", "conv", "postback", "install", "signup", "sign_up", "apply",
     "booking",
     "subscribe", "checkout_completed", "ecommerce_purchase", "in_app_purchase", "orders",
-    "purchases", "transactions",
+    "purchases", "transactions", "conversions", "installs", "signups", "bookings", "sales",
 }  # fmt: skip
 _STEPS = (_SHOWN, _VIEWED, _CLICKED, _WANTED, _BOUGHT)
 _OTHERS = {

@@ -97,6 +97,21 @@ def test_orders_are_joined_with_their_lines_by_a_recipe(tmp_path: pathlib.Path) 
     assert (proposal["time"], proposal["user_key"]) == ("created_at", "customer_id")
 
 
+def test_files_named_by_their_events_are_joined_by_a_recipe(tmp_path: pathlib.Path) -> None:
+    log = pd.DataFrame(impressions())
+    tables = {"views": log, "clicks": log[::4], "conversions": log[::16].assign(amount=12.5)}
+    paths = [write(tmp_path / f"{name}.csv", table) for name, table in tables.items()]
+    with pytest.raises(ValueError, match="the files hold different events") as refused:
+        infer.propose(paths)
+    proposal, _ = infer.propose([follow(refused, tmp_path, "log.csv")])
+    events = {"view": ["view"], "click": ["click"], "engagement": ["conversions"]}
+    assert proposal["events"] == {"column": "event", **events}
+    assert proposal["revenue"] == "amount"
+    # Parts of one log, which has clicks.
+    parts = [write(tmp_path / name, log.assign(click=0)) for name in ("clicks1.csv", "log2.csv")]
+    assert infer.propose(parts)[0]["click"] == "click"
+
+
 @pytest.mark.parametrize("has_clicks", [True, False])
 def test_orders_of_users_are_to_become_events(has_clicks: bool, tmp_path: pathlib.Path) -> None:
     log = pd.DataFrame(impressions())

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tfrecords import formats
 from tfrecords.schema_inference import known_names
@@ -20,7 +20,7 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
 
     Raises:
         ValueError: Some files have no ad, or clicks or conversions by their names; the message has
-            the lines that join the tables, and names tables that cannot be joined.
+            the lines that write the events or join the tables, and names those that it cannot join.
     """
     tables: dict[frozenset[str], list[pathlib.Path]] = {}
     step = -(-len(paths) // MAX_HEADERS)
@@ -29,6 +29,9 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
         tables.setdefault(names, []).append(path)
     ads = {names: {name for name in names if _is_ad(name)} for names in tables}
     folder = os.path.commonpath([path.parent for path in paths])
+    of_paths = {path: _outcome(os.path.relpath(path, folder)) for path in paths}
+    if any(_lacks_events(names, [of_paths[p] for p in own]) for names, own in tables.items()):
+        _refuse_events(of_paths)
     outcomes = {n: _outcome(os.path.relpath(own[0], folder)) for n, own in tables.items()}
     main = max(tables, key=lambda names: (bool(ads[names]), not outcomes[names], len(names)))
     others = [
@@ -72,6 +75,34 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
     raise ValueError(
         f"{said} Join them before the conversion, for example with pandas:\n{program}"
         + "".join(notes)
+    )
+
+
+def _lacks_events(names: frozenset[str], outcomes: Sequence[str | None]) -> bool:
+    """Returns whether only the names of files with the same columns tell views from clicks.
+
+    Args:
+        names: Names of the columns.
+        outcomes: The label that the name of each file tells, or None.
+    """
+    words = [known_names.plain_words(name) for name in names]
+    has_label = any(_OF_EVENTS.fullmatch(own) for own in words) or not {
+        known_names.core(own.split("_")) for own in words
+    }.isdisjoint(known_names.CLICKS)
+    return len({*outcomes}) > 1 and not has_label
+
+
+def _refuse_events(outcomes: Mapping[pathlib.Path, str | None]) -> None:
+    """Raises an error on files of different events, given the label that each name tells."""
+    parts = "".join(
+        f"    {reading(path, ())}.assign(event={outcome or 'view'!r}),\n"
+        for path, outcome in outcomes.items()
+    )
+    raise ValueError(
+        "By their names, the files hold different events, such as "
+        f"{' and '.join(str(path) for path in [*outcomes][:2])}, but no column says which. Write "
+        "the events into one file before the conversion, for example with pandas:\n"
+        f"import pandas as pd\nlog = pd.concat([\n{parts}])\nlog.to_csv('log.csv', index=False)"
     )
 
 
