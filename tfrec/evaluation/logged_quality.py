@@ -96,6 +96,9 @@ def order_of_shown_ads(
     """Measures how the ranker, the two-tower model and popularity order the ads that were shown.
 
     Held-out clicks among all ads depend mostly on which ads were shown. Here all ads were shown.
+
+    Returns:
+        Name of the order -> its metrics; nothing if none of them is defined.
     """
     catalog = data_set.catalog()
     ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalog.features))
@@ -111,7 +114,9 @@ def order_of_shown_ads(
         "two_tower": np.concatenate(scores)[known],
         "popularity": popularity[logged.predictions.ad_rows[known]],
     }
-    return {name: head_quality.order(rows, own) for name, own in orders.items()}
+    measured = {name: head_quality.order(rows, own) for name, own in orders.items()}
+    is_defined = any(own.value is not None for own in measured["ranker"].values())
+    return measured if is_defined else {}
 
 
 def by_segment(

@@ -477,6 +477,7 @@ def test_a_test_part_without_clicks_gives_none_where_a_metric_is_undefined(click
     assert {name for name, own in click.items() if own.value is None} == {
         name for name, own in click.items() if own.absent is not None
     }
+    assert report.order_of_shown_ads == {}
     assert report.funnel.absent == "the split has no clicks"
     assert report.segments.absent["position"] == "the schema names no position"
     assert np.isfinite(click["log_loss"].value)
