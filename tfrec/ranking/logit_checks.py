@@ -23,7 +23,7 @@ def check_model(model: ranking_model.RankingModel) -> None:
     Raises:
         ValueError: A head is missing; logits have another shape or type, or are not finite or not
             the same each time; the score of a candidate depends on other candidates or requests;
-            or the task of a head is missing, is not a TFRS task, or averages its losses.
+            or the task of a head is missing, is not a TFRS task, or has no loss per row.
     """
     where = f"{type(model).__name__}.call"
     fitted = model._fitted
@@ -128,8 +128,9 @@ def _check_task(head: str, task: object, name: str) -> None:
         )
     width = 3 if HEADS[head].is_amount else 1
     loss = task._loss(y_true=tf.zeros([2, 1]), y_pred=tf.zeros([2, width]), sample_weight=None)
-    if tf.rank(loss) == 0:
+    if tf.size(loss) != 2:
         raise ValueError(
-            f"{name}.tasks[{head!r}]: expected a loss per row, got one number for two rows. Return "
-            "the losses without tf.reduce_mean or tf.reduce_sum."
+            f"{name}.tasks[{head!r}]: expected a loss per row, got losses of shape "
+            f"{list(loss.shape)} for labels [2, 1] and predictions [2, {width}]. Return the losses "
+            "[2], without tf.reduce_mean or tf.reduce_sum."
         )

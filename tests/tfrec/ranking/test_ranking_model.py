@@ -238,7 +238,15 @@ class WithoutTask(WithLoss):
         (
             WithLoss,
             tfrs.tasks.Ranking(lambda y_true, y_pred, sample_weight=None: tf.reduce_mean(y_pred)),
-            r"WithLoss.tasks\['click'\]: expected a loss per row, got one number for two rows",
+            r"WithLoss.tasks\['click'\]: expected a loss per row, got losses of shape \[\] for",
+        ),
+        (
+            WithLoss,
+            # Every prediction minus every label.
+            tfrs.tasks.Ranking(
+                lambda y_true, y_pred, sample_weight=None: tf.square(y_true - y_pred[:, 0])
+            ),
+            r"WithLoss.tasks\['click'\]: expected a loss per row, got losses of shape \[2, 2\]",
         ),
         (
             WithoutTask,
