@@ -113,7 +113,7 @@ class EventConsumer:
         return (
             f"{self.received:,} events since the start, of which {self.added:,} were added to the "
             f"store{requests.others_not_added(self.received - self.added)}; {self.rejected:,} "
-            "entries were no events"
+            "entries were not events"
         )
 
     async def _report(self) -> None:
