@@ -9,6 +9,8 @@ def format_percent(share: float | None) -> str:
     """Formats a share in percent; only 0 and 1 are shown as 0 % and 100 %."""
     if share is None:
         return NO_VALUE
+    if -0.0005 < share < 0:
+        return "> -0.1 %"
     if 0 < share < 0.0005:
         return "< 0.1 %"
     if 0.9995 < share < 1:

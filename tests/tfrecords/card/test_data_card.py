@@ -288,8 +288,8 @@ def test_times_are_written_as_precisely_as_their_span_asks():
 
 
 def test_shares_never_round_to_none_or_all():
-    assert [pages.format_percent(s) for s in (0, 1e-5, 0.5, 0.99999, 1, None)] == [
-        "0.0 %", "< 0.1 %", "50.0 %", "> 99.9 %", "100.0 %", "–",
+    assert [pages.format_percent(s) for s in (0, -1e-5, 1e-5, 0.5, 0.99999, 1, None)] == [
+        "0.0 %", "> -0.1 %", "< 0.1 %", "50.0 %", "> 99.9 %", "100.0 %", "–",
     ]  # fmt: skip
 
 
