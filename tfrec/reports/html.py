@@ -37,8 +37,7 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
     """Returns the share that is returned, and the stage that loses most, as sentences."""
     if isinstance(funnel, evaluation.ValueFunnel):
         measured = funnel.utilities["utility"]
-        stage, lost = _worst(measured.lost)
-        share = lost / measured.best_possible.value if measured.best_possible.value else None
+        worst = _worst(measured.lost, measured.best_possible.value)
         returned, of_clicks = (
             tables.share_in_words(funnel.utilities[name].share_returned)
             for name in ("utility", "click")
@@ -51,22 +50,24 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
                 "that the ranker would reach over all ads, without a tower."
             )
         return (
-            f"The system returns {returned} of the value of the best possible ten ads; the {stage} "
-            f"loses the most, {pages.format_percent(share)}. With weights for clicks alone, it "
-            f"returns {of_clicks} of the clicks of the best possible ten ads.{without_tower}"
+            f"The system returns {returned} of the value of the best possible ten ads{worst}. With "
+            f"weights for clicks alone, it returns {of_clicks} of the clicks of the best possible "
+            f"ten ads.{without_tower}"
         )
     if not funnel.clicks:
         return ""
-    stage, lost = _worst(funnel.lost)
     survived = list(funnel.survived.values())[-1].value
     return (
         f"{pages.format_percent(survived)} of {funnel.clicks:,} held-out clicked ads are among the "
-        f"ten returned ads; the {stage.replace('_', ' ')} loses the most, "
-        f"{pages.format_percent(lost)}. Only shown ads can be clicked, so these shares also "
-        "depend on the exposure."
+        f"ten returned ads{_worst(funnel.lost, 1.0)}. Only shown ads can be clicked, so these "
+        "shares also depend on the exposure."
     )
 
 
-def _worst(lost: Mapping[str, evaluation.Estimate]) -> tuple[str, float]:
+def _worst(lost: Mapping[str, evaluation.Estimate], whole: float | None) -> str:
+    """Returns which stage loses most of the whole, in words; "" if none loses anything."""
     losses = {stage: own.value or 0.0 for stage, own in lost.items()}
-    return max(losses.items(), key=lambda loss: loss[1])
+    stage, most = max(losses.items(), key=lambda loss: loss[1])
+    if not whole or most <= 0:
+        return ""
+    return f"; the {stage.replace('_', ' ')} loses the most, {pages.format_percent(most / whole)}"

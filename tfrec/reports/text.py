@@ -18,9 +18,9 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
     if report.ranker:
         title = f"Ranker, {report.impressions:,} {report.split} impressions"
         parts += [title, tables.of_heads(report), *tables.heads_in_words(report)]
+    weights = " with weights for clicks alone" if report.ranker else ""
     parts += [
-        f"Retrieval with weights for clicks alone, {found.num_clicks:,} test clicks among "
-        f"{found.num_ads:,} ads",
+        f"Retrieval{weights}, {found.num_clicks:,} test clicks among {found.num_ads:,} ads",
     ]
     if found.recommenders:
         parts += [

@@ -133,6 +133,18 @@ def test_the_page_says_that_lists_leave_out_what_was_clicked(reports):
 
 
 @pytest.mark.trains
+def test_weights_are_named_only_if_there_is_a_ranker(reports):
+    _, real = reports
+    segments = evaluation_report.SegmentQuality(by=[], heads={}, absent={})
+    retrieval_alone = real.model_copy(update={"ranker": {}, "segments": segments})
+    for report, is_told in ((real, True), (retrieval_alone, False)):
+        words = " ".join(" ".join(Page(report_html.render_report(report, "x")).words).split())
+        assert ("ads are ranked with weights for clicks alone;" in words) is is_told
+        text = report_text.report_as_text(report)
+        assert ("Retrieval with weights for clicks alone, " in text) is is_told
+
+
+@pytest.mark.trains
 def test_the_text_has_every_metric_of_the_heads_and_the_funnel(reports):
     for report in reports:
         text = report_text.report_as_text(report)
@@ -219,6 +231,11 @@ def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
         "25.0 % of 40 held-out clicked ads are among the ten returned ads; the tower loses the "
         "most, 75.0 %. Only shown ads can be clicked, so these shares also depend on the exposure."
     )
+    nothing = {"tower": evaluation.Estimate(value=0.0), "ranker": evaluation.Estimate(value=0.0)}
+    whole = {"ranker": evaluation.Estimate(value=1.0)}
+    assert report_html.funnel_in_words(
+        clicks.model_copy(update={"survived": whole, "lost": nothing})
+    ).startswith("100.0 % of 40 held-out clicked ads are among the ten returned ads. Only shown")
 
 
 @pytest.mark.parametrize("values", [(2.0, -0.5, 2.5), (0.0, 0.0, 0.0)])
