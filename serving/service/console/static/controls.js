@@ -104,6 +104,7 @@ export function drawFields(bundle) {
 
 export function drawWeights(bundle) {
   const weights = weightsOf(bundle);
+  byId("weights-box").hidden = !headsOf(bundle).length;
   render(
     "weights",
     headsOf(bundle).map(({ name, kind }) => {

@@ -55,9 +55,9 @@ function drawQuality(bundles) {
   render("quality-note", [
     refusals.length > 0 && html`<span class="bad">Published with --force: ${refusals.join("; ")}. </span>`,
     impressions != null && `${count(impressions)} impressions in the test split. `,
-    names.length > 0
-      ? "In small print: 95 % intervals. Predicted / observed is 1 if probabilities are calibrated."
-      : "The manifest has no metrics for this release.",
+    names.length === 0 && "The manifest has no metrics for this release.",
+    measured.some((metrics) => Object.values(metrics).some(({ interval }) => interval)) &&
+      "In small print: 95 % intervals. Predicted / observed is 1 if probabilities are calibrated.",
   ]);
 }
 

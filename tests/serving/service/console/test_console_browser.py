@@ -506,6 +506,21 @@ def test_the_quality_in_the_manifest_is_shown_and_samples_are_named(page):
     assert names[0].startswith(f"1. country {country} · ")
 
 
+def test_intervals_are_explained_only_if_there_are_any(service_url, open_console):
+    page = open_console(service_url)
+    answered(page)
+    assert "95 % intervals" in page.inner_text("#quality-note")
+
+    def without_metrics(route):
+        route.fulfill(json={**route.fetch().json(), "metrics": {}})
+
+    page.context.route("**/v1/bundle*", without_metrics)
+    page.reload()
+    answered(page)
+    assert "index recall@500" in page.inner_text("#quality")
+    assert page.inner_text("#quality-note") == ""
+
+
 @pytest.fixture(scope="module")
 def hostile_url(tmp_path_factory):
     """A release with one head, whose ads have markup, very long and two-line texts as values."""
@@ -645,6 +660,7 @@ def test_a_release_without_a_ranker_or_with_a_weak_head_is_described(
         expect(page.locator("#degraded")).to_have_text("")
         assert shown_ads(page) == asked(url, context=sample())
         expect(page.locator("#health")).to_have_text("ready")
+        assert page.is_visible("#weights-box") is release.manifest.has_ranker
 
 
 def test_a_value_of_two_lines_is_asked_for_as_it_is(hostile_url, open_console):
