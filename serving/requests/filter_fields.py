@@ -31,6 +31,7 @@ class FilterFields:
 
     def __init__(self, kinds: Mapping[str, str]) -> None:
         self._kinds = {name: kind for name, kind in kinds.items() if kind in _PARTS}
+        self._vectors = kinds.keys() - self._kinds.keys()
 
     def check(
         self, filters: request.Filters | None, place: str = "filters"
@@ -62,6 +63,8 @@ class FilterFields:
         kind = self._kinds.get(field)
         if kind is None:
             hint = terminal.suggestion_for(field, self._kinds)
+            if field in self._vectors:
+                hint = " It is a vector, which a filter cannot compare."
             raise errors.InvalidRequestError(
                 f"{place}.field: expected the name of an ad field, got "
                 f"{parsing.shortened(field)}.{hint} Ad fields: {', '.join(self._kinds)}."

@@ -99,6 +99,16 @@ def test_equal_filters_are_equal_after_validation_and_integers_are_ids():
     assert by_class.conditions[0].any_of == ("5", "7")
 
 
+def test_a_vector_is_refused_as_what_it_is():
+    checker = requests.FilterFields({"image": "dense", "brand": "categorical"})
+    filters = requests.Filters(conditions=[requests.Condition(field="image", any_of=[0.5])])
+    with pytest.raises(
+        errors.InvalidRequestError,
+        match=r"got 'image' \(str\)\. It is a vector, which a filter cannot compare\.",
+    ):
+        checker.check(filters)
+
+
 def test_an_empty_filter_is_none():
     checker = requests.FilterFields({"advertiser": "categorical"})
     assert checker.check(None) is None
