@@ -25,12 +25,17 @@ _COUNT = re.compile(
 )
 # Names of labels in general.
 ANY_LABELS = ("label", "target", "y")
-RATINGS = ("rating", "ratings", "stars", "star_rating", "overall", "review_score", "user_rating")
+RATINGS = (
+    "rating", "ratings", "stars", "star_rating", "overall", "review_score", "user_rating",
+    "feedback", "reaction", "vote", "thumbs", "bewertung", "note", "nota", "puntuación",
+    "puntuacion", "valoración", "valoracion", "avaliação", "voto", "评分",
+)  # fmt: skip
 ENGAGEMENTS = (
     "conversion", "converted", "conv", "purchase", "purchased", "bought", "buy", "booking",
     "booked", "ordered", "order", "sale", "sold", "transaction", "checkout", "install",
     "installed", "attributed", "signup", "sign_up", "subscribed", "lead", "add_to_cart",
-    "added_to_cart", "engagement", "engaged", "like", "liked", "long_view", "follow", "followed",
+    "added_to_cart", "add_to_basket", "engagement", "engaged", "like", "liked", "long_view",
+    "follow", "followed",
     "share", "shared", "comment", "forward", "favorite", "favourite", "finish", "finished", "hate",
     "applied", "conversions", "convs", "purchases", "buys", "bookings", "orders", "sales",
     "transactions", "installs", "signups", "paid", "kauf", "gekauft", "bestellt", "achat", "acheté",
@@ -109,7 +114,7 @@ ADS = (
     "message_id", "template_id", "promo", "package_name", "artikel", "artikelnummer", "werbemittel",
     "anzeige", "produkt", "annonce", "produit", "anuncio", "producto", "artículo", "articulo",
     "anúncio", "produto", "annuncio", "prodotto", "广告", "広告", "商品", "物品",
-    "ean", "gtin", "upc",
+    "ean", "gtin", "upc", "pid",
 )  # fmt: skip
 # Words for ads that are themselves ids.
 CODES_OF_ADS = {"sku", "asin", "isbn", "crid", "ean", "gtin", "upc"}

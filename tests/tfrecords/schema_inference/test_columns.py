@@ -334,6 +334,14 @@ def test_counts_of_clicks_have_a_threshold(
     assert any(n.startswith(f"{span} ({share} of the rows)") for n in notes)
 
 
+@pytest.mark.parametrize("name", ["note", "feedback", "Bewertung"])
+def test_names_of_ratings(tmp_path: pathlib.Path, name: str) -> None:
+    proposal, _ = propose(tmp_path, **{name: [n % 5 + 1 for n in range(ROWS)]})
+    assert (proposal["click"], proposal["click_threshold"]) == (name, 4.0)
+    proposal, _ = propose(tmp_path, click=THIRD, **{name: ["read", "", "not read"] * 40})
+    assert proposal["click"] == "click"
+
+
 @pytest.mark.parametrize("name", ["orders", "num_purchases", "convCnt"])
 def test_counts_of_engagements_are_to_be_0_or_1(tmp_path: pathlib.Path, name: str) -> None:
     counts = [2 * label for label in SIXTH]
