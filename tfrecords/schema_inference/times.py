@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfrecords.columns import parse_times
+from tfrecords.columns import UNITS_PER_SECOND, count_units, parse_times, unit_of
 from tfrecords.schema_inference import known_names
 from tfrecords.schema_inference.sample import log_sample
 from tfrecords.schema_inference.sample.log_sample import Column
@@ -230,7 +230,7 @@ def is_clock(column: Column, is_named: bool) -> bool:
         are_times = float(np.abs(column.times).max()) < _LATEST
         return are_times and (len(column.known) > 1 or is_named)
     hashed = column.words[-1:] in (("id",), ("key",), ("hash",))
-    is_epoch = _epoch_unit(column) is not None and len(column.known) > 2 and not hashed
+    is_epoch = _are_epochs(column) and len(column.known) > 2 and not hashed
     is_counter = float(column.numbers.max()) > 1000 or _rises(column)
     return (is_named and is_counter) or is_epoch
 
@@ -288,12 +288,11 @@ def seconds(column: Column) -> np.ndarray | None:
     """Returns the known times [V] in seconds, or None if their unit is unknown."""
     if not column.is_numeric or column.time_format is not None:
         return column.times
-    unit = _epoch_unit(column)
-    return None if unit is None else column.numbers / unit
+    unit = unit_of(count_units(column.numbers))
+    return None if unit is None else column.numbers / UNITS_PER_SECOND[unit]
 
 
-def _epoch_unit(column: Column) -> float | None:
-    """Returns the units per second if numbers are dates of the years 2000 to 2040, or None."""
+def _are_epochs(column: Column) -> bool:
+    """Returns whether numbers are dates of the years 2000 to 2040 in one unit."""
     low, high = float(column.numbers.min()), float(column.numbers.max())
-    units = (1.0, 1e3, 1e6, 1e9)
-    return next((u for u in units if 9.4e8 * u <= low and high <= 2.3e9 * u), None)
+    return any(9.4e8 * u <= low and high <= 2.3e9 * u for u in UNITS_PER_SECOND.values())

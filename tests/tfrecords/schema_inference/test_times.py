@@ -115,6 +115,13 @@ def test_ids_that_restart_each_day_are_not_requests(
     assert any(note.startswith(told) for note in notes) == is_told
 
 
+def test_dates_before_2000_are_dates(tmp_path: pathlib.Path) -> None:
+    times = [874_724_710 + 37 * 60 * n for n in range(ROWS)]  # September 1997.
+    proposal, notes = propose(tmp_path, timestamp=times)
+    assert proposal["time"] == "timestamp"
+    assert "no dates" not in " ".join(notes)
+
+
 def test_times_of_day_need_a_date(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, time=[at.strftime("%H:%M:%S") for at in TIMES])
     assert "time" not in proposal
