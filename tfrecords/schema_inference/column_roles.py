@@ -140,6 +140,14 @@ def _is_position(column: Column) -> bool:
 
 
 def _describe(roles: Roles, notes: list[str]) -> None:
+    has_ad = roles.ad_key.present
+    if roles.events is not None:  # Rows of other types are left out.
+        has_ad = has_ad[roles.of_types("view", "click", "engagement")]
+    if not has_ad.all():
+        notes.append(
+            f"{log_sample.percent(1 - float(has_ad.mean()))} of the rows have no "
+            f"{roles.ad_key.name!r}; they will be rejected."
+        )
     if roles.events is None and roles.click is None:
         said = "No column looks like a click, so every row counts as a click (click: null)."
         if roles.has_ids_of_rows:

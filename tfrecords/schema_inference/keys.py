@@ -77,12 +77,8 @@ def ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: lis
                 f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last one counts."
             )
             notes += _properties_in_rows(key.name, ads)
-    if (missing := key.missing_share) > 0:
+    if key.missing_share > 0:
         notes += _other_key(key, [c for c in columns if c is not key])
-        notes.append(
-            f"{log_sample.percent(missing)} of the rows have no {key.name!r}; they will be "
-            "rejected."
-        )
     return key
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrecords import columns
+from tfrecords.schema_inference import known_names
 from tfrecords.schema_inference.sample import writing
 from tfrecords.schema_inference.sample.log_sample import Column
 
@@ -113,7 +114,7 @@ _IDENTITIES = {
     "category", "cat", "version", "month", "weekday", "day", "dow", "hour", "os", "gender", "sex",
     "group", "segment", "seg", "cluster", "channel", "status", "is", "has", "brand", "region",
     "flag", "aid", "cid", "gid", "iid", "mid", "nid", "oid", "pid", "rid", "sid", "tid", "uid",
-    "vid", "cookie", "ean", "gtin", "upc",
+    "vid", "ean", "gtin", "upc",
 }  # fmt: skip
 # Last words of names of things, whose numbers are ids.
 _THINGS = {
@@ -191,7 +192,10 @@ def _is_amount(column: Column, notes: list[str]) -> bool:
             _note_nearly_numeric(column, notes)
         return False
     padded = pc.match_substring_regex(pa.array(column.known, pa.string()), "^0[0-9]")
-    if pc.any(padded).as_py() or column.words[-1:] == ("id",):
+    names = column.plain_words, "_".join(column.last_words)
+    is_key = known_names.user_rank(*names) is not None
+    is_key = is_key or known_names.ad_rank(names[1], known_names.KEY) is not None
+    if pc.any(padded).as_py() or column.words[-1:] == ("id",) or is_key:
         return False
     if not names_things and not _AMOUNTS.isdisjoint(column.words):
         return True

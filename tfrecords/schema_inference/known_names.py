@@ -104,8 +104,8 @@ REQUEST = re.compile(
 )
 ADS = (
     "ad", "aid", "creative", "cr_id", "crid", "banner", "item", "iid", "product", "prod", "sku",
-    "asin", "goods", "offer",
-    "adgroup", "campaign", "movie", "film", "article", "news", "book", "song", "track", "video",
+    "asin", "goods", "offer", "adgroup", "ad_group", "adset", "ad_set", "campaign",
+    "movie", "film", "article", "news", "book", "song", "track", "video",
     "game", "app", "recipe", "listing", "hotel", "prop", "property", "restaurant", "business",
     "document", "doc", "content", "post", "story", "show", "episode", "coupon", "deal", "isbn",
     "artist", "album", "podcast", "anime", "venue", "poi", "adv",

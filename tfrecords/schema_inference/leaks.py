@@ -45,7 +45,7 @@ _COUNTED = {
 # Words for possible counts, which may also have another source.
 _PERHAPS_COUNTED = {
     "impressions", "ctr", "cvr", "popularity", "views", "plays", "likes", "downloads", "sales",
-    "sold", "orders", "rating", "ratings", "reviews", "votes",
+    "sold", "orders", "rating", "ratings", "reviews", "votes", "ltv", "clv", "lifetime",
 }  # fmt: skip
 # Words for the past, which is known: clicks_last_week.
 _BEFORE = {

@@ -52,10 +52,12 @@ def test_event_types_name_the_ad(
     parts = [frame.assign(event=view), frame[::3].assign(event=click)]
     parts += [frame[::9].assign(event=purchase), frame.assign(event="bid", creative_id=None)]
     log = pd.concat(parts).sort_values("timestamp", kind="stable")
-    proposal, _ = infer.propose([write(tmp_path / "log.csv", log)])
+    proposal, notes = infer.propose([write(tmp_path / "log.csv", log)])
     assert proposal["events"] == {
         "column": "event", "view": [view], "click": [click], "engagement": [purchase]
     }  # fmt: skip
+    # Only bids have no ad, and they are left out.
+    assert "rejected" not in " ".join(notes)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
