@@ -192,11 +192,9 @@ class Student(training.StageModel):
         if training:
             query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         weights = self._draw_weights(tf.shape(query)[0])
-        embedded = tf.repeat(
-            towers.call(self.query_tower.tower, query, training), _WEIGHTINGS, axis=0
-        )
+        embedded = tf.repeat(self.query_tower.tower(query, training=training), _WEIGHTINGS, axis=0)
         queries = self.query_tower.weighted(embedded, weights)
-        cosines = tf.matmul(queries, towers.call(self.ad_tower, ads, training), transpose_b=True)
+        cosines = tf.matmul(queries, self.ad_tower(ads, training=training), transpose_b=True)
         values = tf.repeat(inputs["values"], _WEIGHTINGS, axis=0)
         utility = tf.einsum("bch,bh->bc", values, weights)
         mean, variance = tf.nn.moments(utility, axes=[1], keepdims=True)

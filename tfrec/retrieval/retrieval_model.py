@@ -10,7 +10,7 @@ to embeddings of length one:
 
 Training, evaluation and export use these members:
 
-    query_tower, ad_tower   [B, W] int32 ids to [B, D] float32; `training` if they take it
+    query_tower, ad_tower   [B, W] int32 ids to [B, D] float32
     weighted_query_tower    the query tower for any weights of the heads; None before distillation
     served_query_tower      the query tower that serves requests, one of these two
     for_data_set            builds the model; override it to read the data set
@@ -292,9 +292,10 @@ class RetrievalModel(training.StageModel):
             own_columns: [B] the column of each clicked ad.
             training: Whether dropout is on.
         """
+        # Keras tells the layers of a tower without `training`, too.
         return Embedded(
-            towers.call(self.query_tower, query, training),
-            towers.call(self.ad_tower, ads, training),
+            self.query_tower(query, training=training),
+            self.ad_tower(ads, training=training),
             tf.constant(0.0),
         )
 

@@ -3,7 +3,6 @@
 Shapes: B rows, W columns of ids, F fields, E field embedding, D embedding.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -91,13 +90,6 @@ class Tower(tf.keras.Model):
             x = cross(x0, x)
         x += self.dropout(self.hidden_layer(x), training=training)
         return tf.math.l2_normalize(self.output_layer(x), axis=-1)
-
-
-def call(tower: tf.keras.layers.Layer, ids: tf.Tensor, training: bool) -> tf.Tensor:
-    """Calls a tower, with `training` if it takes it."""
-    if "training" in inspect.signature(tower.call).parameters:
-        return tower(ids, training=training)
-    return tower(ids)
 
 
 def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfrec.retrieval import towers
-
 
 class WeightedQueryTower(tf.keras.Model):
     """A query tower with a query for any weights of the heads.
@@ -58,7 +56,7 @@ class WeightedQueryTower(tf.keras.Model):
         Returns:
             [B, D] float32, of length one.
         """
-        return self.weighted(towers.call(self.tower, ids, training), weights)
+        return self.weighted(self.tower(ids, training=training), weights)
 
     def weighted(self, embeddings: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the queries [B, D] of the tower's embeddings [B, D]; see `call`."""

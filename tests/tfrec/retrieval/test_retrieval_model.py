@@ -109,6 +109,31 @@ def test_two_keras_layers_are_a_retrieval_model(data_set, retrieval_config):
     tf.debugging.assert_near(embedded, model.query_tower(clicks["query"]))
 
 
+class Dropping(Hashed):
+    """Has no argument `training`."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = tf.keras.layers.Dropout(0.9)
+
+    def call(self, ids):
+        return self.dropout(super().call(ids))
+
+
+class OfDropout(TwoLayers):
+    towers = (Dropping, Hashed)
+
+
+def test_dropout_of_a_tower_without_the_argument_training_is_on_in_training(
+    data_set, retrieval_config
+):
+    model = build(OfDropout, data_set, retrieval_config)
+    ids, ads = tf.constant(np.ones((32, 3), np.int32)), tf.ones([1, 2], tf.int32)
+    for training in (False, True):
+        queries = model.embed_batch({}, ids, ads, tf.zeros([32], tf.int32), training).queries
+        assert bool(tf.reduce_any(queries == 0.0)) == training
+
+
 def test_towers_of_many_models_are_traced_without_a_warning(caplog, monkeypatch):
     class Double(tf.keras.layers.Layer):
         def call(self, ids):
