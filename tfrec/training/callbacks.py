@@ -60,7 +60,7 @@ class Validation(tf.keras.callbacks.Callback):
         """Measures the model.
 
         Raises:
-            FloatingPointError: The loss is not finite.
+            FloatingPointError: The loss or a validation metric is not finite.
         """
         assert logs is not None
         if not math.isfinite(logs["loss"]):
@@ -72,7 +72,14 @@ class Validation(tf.keras.callbacks.Callback):
         logs["examples_per_second"] = self._steps * self._examples_per_step / seconds
         # The step of the scalars that `measure` writes for TensorBoard.
         tf.summary.experimental.set_step(epoch + 1)
-        logs.update(self._measure())
+        measured = self._measure()
+        for name, value in measured.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"The {name} of epoch {epoch + 1} is {value}; expected a finite number. Lower "
+                    "the learning rates, or look for a division by 0 or a log of 0 in the model."
+                )
+        logs.update(measured)
 
 
 class EarlyStopping(tf.keras.callbacks.EarlyStopping):

@@ -170,7 +170,7 @@ def fit(
         The logs of each epoch, with its number `epoch` from 1.
 
     Raises:
-        FloatingPointError: The loss is not finite.
+        FloatingPointError: The loss or a validation metric is not finite.
     """
     strategy = model.distribute_strategy
     workers.check_shared(strategy, directory)

@@ -316,6 +316,11 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path):
         Run(tmp_path, [1], target=float("nan")).fit()
 
 
+def test_a_validation_that_is_not_finite_is_refused(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"The score of epoch 2 is nan; expected a finite"):
+        Run(tmp_path, [1, float("nan")]).fit()
+
+
 def test_a_directory_without_a_best_epoch_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No checkpoint in .*best. Delete .*, and train"):
         training.restore_best(Lookup(), tmp_path)
