@@ -26,7 +26,7 @@ from tfrec import evaluation
 from tfrec.config import EvaluationConfig, RankerConfig, RetrievalConfig, check_kind
 from tfrec.ranking import RANKERS, without_ranker
 from tfrec.ranking import check_trainable as check_ranker
-from tfrec.retrieval import RETRIEVAL_MODELS
+from tfrec.retrieval import RETRIEVAL_MODELS, build_two_tower
 from tfrec.training import check_callbacks, check_clicks
 from tfrecords import reader
 
@@ -163,6 +163,8 @@ def train(
     check_clicks(data_set)
     if without_ranker(data_set) is None:
         check_ranker(data_set)
+    if not RETRIEVAL_MODELS.is_own(of_retrieval.retrieval_model):
+        build_two_tower(data_set, of_retrieval, data_set.catalog())
     steps = export.Pipeline(pathlib.Path(workdir), progress)
     with steps.locked():
         steps.use(data_set)

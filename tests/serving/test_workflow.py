@@ -97,9 +97,17 @@ def release(stages):
     return stages.export(index=FLAT)
 
 
+class WithoutTowers(retrieval.RetrievalModel):
+    pass
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (
+            {"retrieval": tfrec.RetrievalConfig(retrieval_model=WithoutTowers)},
+            "WithoutTowers cannot be built",
+        ),
         ({"ranking": tfrec.RetrievalConfig()}, r"expected a RankerConfig, got RetrievalConfig\("),
         ({"retrieval": {"epochs": 1}}, r"expected a RetrievalConfig, got {'epochs': 1}"),
         ({"ranking": tfrec.RankerConfig(ranker="atention")}, r"Did you mean 'attention'\?"),
