@@ -46,16 +46,36 @@ _PROBE_BYTES = 1 << 12
 
 @dataclasses.dataclass(frozen=True)
 class _BeamSource(convert.Source):
-    """The result of `on_beam`, whose arguments it has; `run` identifies the pipeline."""
+    """The result of `on_beam`, whose arguments it has.
+
+    Attributes:
+        base: Current directory of the driver, to which relative paths refer.
+        run: Identifies the pipeline.
+    """
 
     directory: pathlib.Path = pathlib.Path()
     max_rejected_fraction: float = 0.01
     arguments: tuple[str, ...] = ()
+    base: pathlib.Path = dataclasses.field(default_factory=pathlib.Path.cwd)
     run: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
     def open(self) -> formats.Log:
         """Opens the log."""
         return _BeamLog(super().open(), self)
+
+    def on_worker(self) -> convert.Source:
+        """Returns the log with absolute paths, because a worker has another current directory."""
+        files = self.files
+        return convert.Source(
+            tuple(self.base / path for path in files.log),
+            self.schema,
+            self.format,
+            ads_path=files.ads and self.base / files.ads,
+            users_path=files.users and self.base / files.users,
+            validation_path=tuple(self.base / path for path in files.validation),
+            test_path=tuple(self.base / path for path in files.test),
+            rows_per_chunk=self.rows_per_chunk,
+        )
 
 
 def on_beam(
@@ -74,7 +94,7 @@ def on_beam(
     """
     return _BeamSource(
         **vars(source),
-        directory=directory,
+        directory=directory.absolute(),
         max_rejected_fraction=max_rejected_fraction,
         arguments=tuple(arguments),
     )
@@ -131,8 +151,8 @@ class _BeamLog:
             _run(self._source, len(chunks))
         except (RuntimeError, OSError) as error:  # Most runners wrap the error of a worker.
             raise OSError(
-                f"The Beam pipeline failed: {error}. Remove the cause and run the same command "
-                "again: it resumes."
+                f"The Beam pipeline failed: {str(error).rstrip('.')}. Remove the cause and run the "
+                "same command again: it resumes."
             ) from error
         for index, chunk in enumerate(chunks):
             if space.note("parse", index) is None:
@@ -146,6 +166,30 @@ class _BeamLog:
     def raw(self, chunk: formats.Chunk, lines: Sequence[int]) -> list[bytes]:
         """See `formats.Log`."""
         return self._opened.raw(chunk, lines)
+
+
+class _WorkerLog:
+    """A log on a worker: its chunks keep the paths that they have on the driver."""
+
+    def __init__(self, source: _BeamSource) -> None:
+        self._opened = source.on_worker().open()
+        self._base = source.base
+        self.files = self._opened.files
+
+    def chunks(self) -> Iterator[formats.Chunk]:
+        """See `formats.Log`."""
+        return self._opened.chunks()
+
+    def parse(self, chunk: formats.Chunk) -> formats.Parsed:
+        """See `formats.Log`."""
+        return self._opened.parse(self._absolute(chunk))
+
+    def raw(self, chunk: formats.Chunk, lines: Sequence[int]) -> list[bytes]:
+        """See `formats.Log`."""
+        return self._opened.raw(self._absolute(chunk), lines)
+
+    def _absolute(self, chunk: formats.Chunk) -> formats.Chunk:
+        return dataclasses.replace(chunk, path=self._base / chunk.path)
 
 
 def _run(job: _BeamSource, num_chunks: int) -> None:
@@ -214,7 +258,7 @@ def _fit(indices: list[int], job: _BeamSource) -> Iterable[int]:
         return ()
     work = _worker(job)
     try:
-        more = formats.FORMATS.get(job.format).read_ads(job.files, job.schema)
+        more = formats.FORMATS.get(job.format).read_ads(job.on_worker().files, job.schema)
         work.stages.fit(work.split, more)
     except ValueError:  # As in `_split`.
         return ()
@@ -249,7 +293,7 @@ class _Worker:
         options = json.loads((self.space.output / "identity.json").read_text())["options"]
         split = SplitOptions(**options.pop("split"))
         self.stages = conversion.Stages(
-            convert.Source.open(job),
+            _WorkerLog(job),
             job.schema,
             self.space,
             conversion.StageOptions(split, **options),
@@ -332,7 +376,8 @@ def _save_chunk(path: pathlib.Path, chunk: formats.Chunk, offset: int | None) ->
         size = len(rows)
         text = b"" if offset is not None else rows
         rows = pa.table({"text": pa.array([text], pa.large_binary())})
-    plain = {**vars(chunk), "path": str(chunk.path), "offset": offset, "size": size}
+    file = str(chunk.path.absolute())
+    plain = {**vars(chunk), "path": str(chunk.path), "file": file, "offset": offset, "size": size}
     del plain["payload"]
     records.write_arrow(rows.replace_schema_metadata({"chunk": json.dumps(plain)}), path)
 
@@ -341,15 +386,15 @@ def _load_chunk(path: pathlib.Path) -> formats.Chunk:
     """Returns a chunk with its rows."""
     rows = records.read_arrow(path)
     plain = json.loads(rows.schema.metadata[b"chunk"])
-    offset, size = plain.pop("offset"), plain.pop("size")
+    file, offset, size = plain.pop("file"), plain.pop("offset"), plain.pop("size")
     plain.update(path=pathlib.Path(plain["path"]), columns=tuple(plain["columns"]))
     if size is None:
         return formats.Chunk(**plain, payload=rows.replace_schema_metadata(None))
     (text,) = rows["text"].to_pylist()
     if offset is not None:
-        with plain["path"].open("rb") as file:
-            file.seek(offset)
-            text = file.read(size)
+        with open(file, "rb") as opened:
+            opened.seek(offset)
+            text = opened.read(size)
     return formats.Chunk(**plain, payload=text)
 
 

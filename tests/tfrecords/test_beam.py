@@ -1,6 +1,8 @@
 """The conversion under Beam gives the local one's bytes."""
 
 import collections
+import contextlib
+import dataclasses
 import json
 import pathlib
 import pickle
@@ -35,6 +37,24 @@ def test_rates_are_the_same(tmp_path):
     schema = history_logs.schema_with_rates()
     source = convert.Source(tmp_path / "log.csv", schema, "tabular", rows_per_chunk=100)
     local, on_beam = converted_both_ways(source, tmp_path)
+    assert local == on_beam
+
+
+def test_relative_paths_are_those_of_the_driver(tmp_path, monkeypatch):
+    """The workers have another current directory, in which another log has the same name."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "log.tsv").write_text("another log\n")
+
+    def run_elsewhere(*args):
+        with contextlib.chdir(elsewhere):
+            run(*args)
+
+    run = beam._run
+    monkeypatch.setattr(beam, "_run", run_elsewhere)
+    monkeypatch.chdir(tmp_path)
+    source = dataclasses.replace(plain_log(tmp_path), path=pathlib.Path("log.tsv"))
+    local, on_beam = converted_both_ways(source, pathlib.Path())
     assert local == on_beam
 
 

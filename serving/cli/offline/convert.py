@@ -80,7 +80,7 @@ def _convert_on_beam(steps: export.Pipeline) -> reader.DataSet:
     config = log_flags.conversion_config()
     source = beam.on_beam(
         log_flags.log_source(steps),
-        steps.path("data").absolute(),
+        steps.path("data"),
         options,
         config.max_rejected_fraction,
     )
