@@ -7,6 +7,7 @@ import fastapi
 import pydantic
 import starlette.exceptions
 from fastapi import exceptions, responses
+from starlette import routing
 
 from serving import errors, orchestrator, requests
 from serving.service.rest import schemas
@@ -81,12 +82,23 @@ def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], objec
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         # A URL would lose a line break.
         message = f"{request.method} {request.scope['path']}: {error.detail}"
-        return reply(error.status_code, code, message, error.headers)
+        headers = error.headers if error.status_code != 405 else {"allow": _methods(request)}
+        return reply(error.status_code, code, message, headers)
 
     @app.exception_handler(Exception)
     async def failed(_: fastapi.Request, error: Exception) -> responses.Response:
         # The server logs the stack trace; the caller does not see it.
         return reply(500, "internal", "The service failed; its log has the reason.")
+
+
+def _methods(request: fastapi.Request) -> str:
+    """Returns the methods of a path, for the header `allow`; Starlette names those of one route."""
+    matching = [
+        route
+        for route in request.app.routes
+        if route.matches(request.scope)[0] is not routing.Match.NONE
+    ]
+    return ", ".join(sorted({method for route in matching for method in route.methods}))
 
 
 def _with_faults_of_rest(

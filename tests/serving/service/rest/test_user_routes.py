@@ -218,6 +218,12 @@ def test_a_path_with_a_line_break_is_named_as_it_is(serve):
         assert (status, message) == (405, "POST /v1/users/a\nb: Method Not Allowed")
 
 
+def test_a_method_that_no_route_of_a_path_has_is_refused_with_all_that_they_have(serve):
+    with serve() as http:
+        assert http.post("/v1/users/u").headers["allow"] == "DELETE, GET, PUT"
+        assert http.get("/v1/events").headers["allow"] == "POST"
+
+
 def test_an_id_that_is_not_utf8_is_refused_and_meets_no_other_user(serve):
     with serve() as http:
         # The character that replaces what is not UTF-8 is a valid id.
