@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -47,6 +48,7 @@ def workdir(tmp_path_factory):
     assert "Training has " in said
     assert "click is weak: it is not known to predict better than its base rate" in said
     assert "2,001 rows = 2,000 written + 1 rejected, see " in done.stdout
+    assert re.search(r"ads, click rate [0-9.]+% in training$", done.stdout, re.MULTILINE)
     assert "Not measured: revenue: the schema names no revenue" in done.stdout
     return directory
 
