@@ -32,7 +32,8 @@ def format_decimal(value: float | None) -> str:
 
 def format_mean(value: float | None) -> str:
     """Formats a mean with two decimals."""
-    return NO_VALUE if value is None else f"{value:,.2f}"
+    # Adding 0 turns -0.0 into 0.0.
+    return NO_VALUE if value is None else f"{round(value, 2) + 0.0:,.2f}"
 
 
 def format_metric(value: float | None) -> str:

@@ -293,6 +293,12 @@ def test_shares_never_round_to_none_or_all():
     ]  # fmt: skip
 
 
+def test_a_mean_that_rounds_to_zero_has_no_sign():
+    assert [pages.format_mean(mean) for mean in (-0.004, 0.0, -0.02, 1234.5)] == [
+        "0.00", "0.00", "-0.02", "1,234.50",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("labels", "is_told"), [("01", True), ("11", False), ("00", False)])
 def test_that_the_ranker_alone_decides_is_told_only_if_there_is_one(tmp_path, labels, is_told):
     rows = [f"q,a{n % 3},{labels[n % 2]}" for n in range(30)]
