@@ -195,7 +195,9 @@ def _is_amount(column: Column, notes: list[str]) -> bool:
     names = column.plain_words, "_".join(column.last_words)
     is_key = known_names.user_rank(*names) is not None
     is_key = is_key or known_names.ad_rank(names[1], known_names.KEY) is not None
-    if pc.any(padded).as_py() or column.words[-1:] == ("id",) or is_key:
+    # Words of languages without spaces are not split: 店铺ID is one word.
+    is_id = re.search("(^|[^a-z])id$", "_".join(column.words)) is not None
+    if pc.any(padded).as_py() or is_id or is_key:
         return False
     if not names_things and not _AMOUNTS.isdisjoint(column.words):
         return True

@@ -85,7 +85,7 @@ _PEOPLE = (
     "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|household|cookie|"
     "seeker|player|gamer|listener|guest|subscriber|shopper|buyer|reviewer|uid|uuid|applicant|"
     "passenger|patient|student|learner|employee|driver|msisdn|loyalty_card|kunden?|"
-    "kundennummer|nutzer|benutzer|besucher|usuario|usuário|cliente|utilisateur|utente|用户|顧客"
+    "kundennummer|nutzer|benutzer|besucher|usuario|usuário|cliente|utilisateur|utente|用户|顧客|ユーザー"
 )
 _USER = re.compile(f"({_PEOPLE})({KEY})?")
 _USER_NAME = re.compile(f"({_PEOPLE})_?name")
@@ -156,8 +156,8 @@ def ad_rank(words: str, key: str = f"({KEY})?") -> int | None:
 
 
 def id_last(words: str) -> str:
-    """Returns words joined by `_` with an id at the end: id_product → product_id."""
-    return re.sub("^id_(.+)", r"\1_id", words)
+    """Returns words with an id at the end: id_product, id_do_produto → product_id, produto_id."""
+    return re.sub("^id_((de|del|della|des|do|da|du)_)?(.+)", r"\3_id", words)
 
 
 def user_rank(words: str, last: str) -> int | None:
