@@ -106,7 +106,7 @@ def tune(
     Raises:
         ValueError: There is no time; the study in the directory is of other data, options or
             source; or no trial was completed.
-        Exception: The training with the defaults failed.
+        Exception: The training with the defaults failed, other than by a loss that is not finite.
     """
     if not seconds > 0:
         raise ValueError(f"The time of a study: expected more than 0 s, got {seconds:g} s.")
@@ -126,11 +126,12 @@ def tune(
             stage.train(data_set, options, place, progress, callbacks=[watch])
         except _OutOfTimeError:
             break  # The trial is continued next time.
-        except (optuna.TrialPruned, FloatingPointError):  # A loss that is not finite is worst.
+        except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         except Exception as error:  # A custom model may not work with some options.
-            if len(_started(study)) == 1:  # The defaults, also if they were interrupted.
-                raise
+            is_default = len(_started(study)) == 1  # Also if it was interrupted.
+            if is_default and not isinstance(error, FloatingPointError):
+                raise  # If a loss is not finite, lower learning rates may help.
             trial.set_user_attr(_ERROR, f"{type(error).__name__}: {error}")
             study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -251,9 +252,11 @@ def _result(stage: stages.Stage, study: optuna.Study, directory: pathlib.Path) -
     started = _started(study)
     complete = [trial for trial in started if trial.state == TrialState.COMPLETE]
     if not complete:
+        failures = [trial.user_attrs[_ERROR] for trial in started if _ERROR in trial.user_attrs]
+        why = f" The last one that failed: {failures[-1]}" if failures else ""
         raise ValueError(
             f"No trial of the study in {directory} is complete. Run the same command again to "
-            "continue it, or with more minutes."
+            f"continue it, or with more minutes.{why}"
         )
     trials = [_trial(stage, trial) for trial in started]
     best = _trial(stage, study.best_trial)
@@ -276,7 +279,9 @@ def _trial(stage: stages.Stage, trial: optuna.trial.FrozenTrial) -> TuningTrial:
 
 def _line(stage: stages.Stage, frozen: optuna.trial.FrozenTrial) -> str:
     trial = _trial(stage, frozen)
-    value = "no epoch" if trial.value is None else f"{trial.value:.5f}"
+    value = "no epoch"
+    if trial.value is not None:
+        value = f"{stage.metric} {trial.value:.5f} after {trial.epochs} epochs"
     error = frozen.user_attrs.get(_ERROR)
     why = "" if error is None else f" ({error})"
-    return f"trial: {stage.metric} {value} after {trial.epochs} epochs, {trial.state}{why}"
+    return f"trial: {value}, {trial.state}{why}"

@@ -125,6 +125,18 @@ def test_options_with_which_a_model_fails_do_not_end_a_study(data_set, tmp_path,
     assert "failed (ValueError: too fast)" in capsys.readouterr().out
 
 
+def test_trials_whose_loss_is_not_finite_have_failed_and_say_why(data_set, tmp_path, capsys):
+    def train(*_, **__):
+        raise FloatingPointError("The training loss of epoch 1 is nan.")
+
+    stage = dataclasses.replace(PARABOLA, train=train)
+    with pytest.raises(ValueError, match=r"No trial .* failed: FloatingPointError: The training l"):
+        tuning.tune(stage, data_set, tmp_path, FOREVER, max_trials=2, progress=True)
+    (line, other) = capsys.readouterr().out.splitlines()
+    assert line == other
+    assert line.startswith("trial: no epoch, failed (FloatingPointError: The training loss of")
+
+
 def test_defaults_that_fail_after_an_interruption_end_a_study(data_set, tmp_path):
     seconds = itertools.count()
     with pytest.raises(ValueError, match="No trial"):
