@@ -14,10 +14,11 @@ References:
 """
 
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 from tfrecords.formats import named, protocol
-from tfrecords.formats.files import delimited, lines
+from tfrecords.formats.files import delimited, lines, table_files
 from tfrecords.schema import Field, Schema
 
 LABEL = "label"
@@ -26,6 +27,7 @@ CATEGORICAL_COLUMNS = tuple(f"C{i}" for i in range(1, 27))
 COLUMNS = (LABEL, *NUMERIC_COLUMNS, *CATEGORICAL_COLUMNS)
 AD_KEY = ("C7", "C11", "C13", "C17")
 _WHAT = "The Criteo log"
+_LABELED_ROW = re.compile(rb"[01](\t-?\d*){13}(\t([0-9a-f]{8})?){26}\s*")
 LABELED = f"{len(COLUMNS)} tab-separated columns (label, I1–I13, C1–C26) and no header"
 
 
@@ -63,6 +65,17 @@ def fits(path: pathlib.Path) -> bool:
         FileNotFoundError, ValueError: See `lines.open_text`.
     """
     return lines.RowReader(path).first_row().count(b"\t") + 1 in (len(COLUMNS), len(COLUMNS) - 1)
+
+
+def is_surely(path: pathlib.Path) -> bool:
+    """Returns whether the first line of a file has the values of a labeled line of Criteo's log.
+
+    Raises:
+        FileNotFoundError, ValueError: See `lines.open_text`.
+    """
+    if table_files.is_parquet(path):
+        return False
+    return _LABELED_ROW.fullmatch(lines.RowReader(path).first_row()) is not None
 
 
 def open_log(

@@ -33,6 +33,7 @@ from absl import flags
 
 from serving.cli import command_line, flag_messages
 from serving.cli.flags import log_flags
+from tfrecords import formats
 
 if TYPE_CHECKING:
     from serving import export
@@ -108,6 +109,12 @@ def _propose() -> None:
             "--infer_schema proposes the schema of a table, which --format=tabular reads, got "
             f"--format={FLAGS.format}. Leave --format out, or give --write_schema=FILE instead to "
             "write the schema that a format has."
+        )
+    first = formats.expand_paths(FLAGS.data_path)[0]
+    if FLAGS["format"].using_default_value and formats.criteo.is_surely(first):
+        raise ValueError(
+            f"{first} is a Criteo log: {formats.criteo.LABELED}. Leave --infer_schema out, or give "
+            "--write_schema=FILE instead to write the schema of this format."
         )
     target = pathlib.Path(FLAGS.schema_path or pathlib.Path(FLAGS.workdir) / "schema.json")
     users, ads = log_flags.optional_path(FLAGS.users_path), log_flags.optional_path(FLAGS.ads_path)

@@ -3,8 +3,11 @@
 import json
 import pathlib
 
+import logs
+import pyarrow.parquet as pq
 import pytest
 import scripts_in_forks
+from pyarrow import csv
 from repository import ROOT
 
 from tfrecords import formats, synthetic
@@ -75,6 +78,23 @@ def test_no_schema_is_proposed_for_another_format(tmp_path: pathlib.Path, name: 
     assert done.returncode == 1
     assert f"which --format=tabular reads, got --format={name}. Leave --format out" in done.stderr
     assert not target.exists()
+
+
+def test_a_schema_is_proposed_for_parquet(tmp_path: pathlib.Path) -> None:
+    log, target = tmp_path / "log.parquet", tmp_path / "schema.json"
+    pq.write_table(csv.read_csv(write_log(tmp_path / "log.csv")), log)
+    flags = [f"--data_path={log}", f"--schema_path={target}"]
+    assert scripts_in_forks.run("convert.py", "--infer_schema", *flags).returncode == 0
+    assert schema_lib.load_schema(target).ad_key == ("item_id",)
+
+
+@pytest.mark.parametrize("command", [[], ["--format=tabular"]])
+def test_a_criteo_log_needs_no_proposed_schema(tmp_path: pathlib.Path, command: list[str]) -> None:
+    log = logs.write(tmp_path / "train.txt", logs.rows(300))
+    flags = [f"--data_path={log}", f"--schema_path={tmp_path / 'schema.json'}", *command]
+    done = scripts_in_forks.run("convert.py", "--infer_schema", *flags)
+    is_refused = f"{log} is a Criteo log: 40 tab-separated columns" in done.stderr
+    assert is_refused == (not command)
 
 
 @pytest.mark.parametrize(
