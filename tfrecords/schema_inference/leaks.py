@@ -18,9 +18,14 @@ from tfrecords.schema_inference.sample.log_sample import LOG, USERS, Column, Sam
 _AFTERWARDS = {
     "click", "clicks", "clicked", "clk", "isclick", "conversion", "conversions", "converted",
     "purchase", "purchases", "purchased", "bought", "booked", "bookings", "revenue", "gmv",
-    "dwell", "attribution", "attributed", "payout", "rating", "watchtime", "playtime", "viewable",
+    "dwell", "attribution", "attributed", "payout", "watchtime", "playtime", "viewable",
     "viewability", "inview", "hover", "hovers", "hovered", "scroll", "scrolled", "mouse", "bounce",
     "bounced", "unsubscribe", "unsubscribed",
+}  # fmt: skip
+# Words for ratings by a user, or of an ad by all users.
+_RATED = {
+    "rating", "feedback", "reaction", "reactions", "note", "bewertung", "valoración", "puntuación",
+    "avaliação",
 }  # fmt: skip
 # Words for what users write about an ad, and readers say about it.
 _TEXTS = {
@@ -96,7 +101,7 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return BY_NAME
     lasts = bool(words & _LASTING and words & _MEASURES) or {"session", "duration"} <= words
     is_duration = lasts and not is_static
-    if words & _AFTERWARDS - ({"rating"} if is_static else set()) or is_duration:
+    if words & _AFTERWARDS or (words & _RATED and not is_static) or is_duration:
         return BY_NAME
     if column.plain_object_words in known_names.ANY_LABELS[:2]:
         return BY_NAME

@@ -340,8 +340,9 @@ def test_counts_of_clicks_have_a_threshold(
 def test_names_of_ratings(tmp_path: pathlib.Path, name: str) -> None:
     proposal, _ = propose(tmp_path, **{name: [n % 5 + 1 for n in range(ROWS)]})
     assert (proposal["click"], proposal["click_threshold"]) == (name, 4.0)
-    proposal, _ = propose(tmp_path, click=THIRD, **{name: ["read", "", "not read"] * 40})
+    proposal, _ = propose(tmp_path, click=THIRD, **{name: [n % 5 + 1 for n in range(ROWS)]})
     assert proposal["click"] == "click"
+    assert sides(proposal) == {"user": "query", "item": "ad"}
 
 
 @pytest.mark.parametrize("name", ["orders", "num_purchases", "convCnt"])
