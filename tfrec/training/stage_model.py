@@ -27,7 +27,8 @@ def construct(kind: type[Model], build: Callable[[], Model], expected: str) -> M
         expected: The expected constructor, for messages.
 
     Raises:
-        ValueError: The constructor has other arguments, or does not call that of its base class.
+        ValueError: The constructor has other arguments, or does not call that of its base class; or
+            `build` returns something else.
     """
     try:
         model = build()
@@ -37,6 +38,11 @@ def construct(kind: type[Model], build: Callable[[], Model], expected: str) -> M
         raise ValueError(
             f"{kind.__name__} cannot be built: {error}. Expected {expected}."
         ) from error
+    if not isinstance(model, kind):
+        raise ValueError(
+            f"{kind.__name__}.for_data_set: expected a {kind.__name__}, got "
+            f"{type(model).__name__}. Return the model."
+        )
     if "gradient_norms" not in vars(model):
         raise ValueError(
             f"{kind.__name__}.__init__ does not call super().__init__ with the arguments of its "

@@ -94,6 +94,12 @@ class WithoutTowers(retrieval.RetrievalModel):
     pass
 
 
+class WithoutReturn(TwoLayers):
+    @classmethod
+    def for_data_set(cls, data_set, config, catalog):
+        cls(data_set.fitted, config, catalog)
+
+
 def build(kind, data_set, config):
     config = dataclasses.replace(config, retrieval_model=kind)
     return retrieval.build_two_tower(data_set, config, data_set.catalog())
@@ -161,6 +167,7 @@ def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
             r"WithoutSuper.__init__ does not call super\(\).__init__ with the arguments",
         ),
         (WithoutTowers, r"WithoutTowers cannot be built: .* 'query_tower' and .* Expected a const"),
+        (WithoutReturn, r"WithoutReturn.for_data_set: expected a .*, got NoneType\. Return"),
         (OfOtherSizes, r"expected towers with embeddings of the same size, got {.*: 4, .*: 5}"),
         (TooLong, r"TooLong.query_tower: expected finite embeddings of length one, got 9\. Return"),
         (OfAnotherShape, r"ad_tower: expected embeddings of shape \[3, D\] .* got \[3, 1, 4\]"),
