@@ -38,12 +38,7 @@ def check_stateless(model: tf.keras.layers.Layer, where: str) -> Iterator[None]:
     Raises:
         ValueError: A variable changes, which serving cannot do.
     """
-    # Keras also lists tables of lookups; frozen embeddings are too large to copy.
-    variables = [
-        variable
-        for variable in model.non_trainable_weights
-        if isinstance(variable, tf.Variable) and variable.shape.num_elements() < _MAX_STATE
-    ]
+    variables = [own for own in model.non_trainable_weights if _is_compared(own)]
     before = [variable.numpy() for variable in variables]
     yield
     for variable, value in zip(variables, before, strict=True):
@@ -52,6 +47,15 @@ def check_stateless(model: tf.keras.layers.Layer, where: str) -> Iterator[None]:
                 f"{where} changes the variable {variable.name!r} outside of training; expected the "
                 "same scores and embeddings in every call. Change it only if `training` is true."
             )
+
+
+def _is_compared(variable: object) -> bool:
+    # Keras also lists tables of lookups; frozen embeddings are too large to copy.
+    return (
+        isinstance(variable, tf.Variable)
+        and variable.dtype != tf.string
+        and 0 < (variable.shape.num_elements() or 0) < _MAX_STATE
+    )
 
 
 def needs_autograph(model: tf.Module) -> bool:

@@ -75,6 +75,23 @@ class Counting(Hashed):
         return super().call(ids)
 
 
+class WithNames(Hashed):
+    """Has a variable of strings, and one of any shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = tf.Variable(["a"], trainable=False)
+        self.some = tf.Variable([1.0], trainable=False, shape=tf.TensorShape(None))
+
+
+class OfVariables(TwoLayers):
+    towers = (WithNames, Hashed)
+
+
+def test_variables_that_are_not_numbers_of_a_known_shape_are_accepted(data_set, retrieval_config):
+    assert build(OfVariables, data_set, retrieval_config).built
+
+
 class OfState(TwoLayers):
     towers = (Counting, Hashed)
 
