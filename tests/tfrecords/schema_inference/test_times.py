@@ -115,13 +115,6 @@ def test_ids_that_restart_each_day_are_not_requests(
     assert any(note.startswith(told) for note in notes) == is_told
 
 
-def test_dates_before_2000_are_dates(tmp_path: pathlib.Path) -> None:
-    times = [874_724_710 + 37 * 60 * n for n in range(ROWS)]  # September 1997.
-    proposal, notes = propose(tmp_path, timestamp=times)
-    assert proposal["time"] == "timestamp"
-    assert "no dates" not in " ".join(notes)
-
-
 def test_times_of_day_need_a_date(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, time=[at.strftime("%H:%M:%S") for at in TIMES])
     assert "time" not in proposal
@@ -189,3 +182,23 @@ def test_months_and_days_are_not_seconds(tmp_path: pathlib.Path, are_dates: bool
     assert proposal["time"] == "time_stamp"
     remedy = "pd.to_datetime(\"2000\" + log['time_stamp'].astype(str).str.zfill(4))"
     assert any(note.endswith(remedy) for note in notes) == are_dates
+
+
+@pytest.mark.parametrize(
+    ("start", "wrong", "is_date"),
+    [
+        (893_286_638, None, True),  # April 1998, as in MovieLens.
+        (893_286_638, 0, True),  # A wrong time does not change the unit.
+        (3_000_000_000, None, True),  # 2065.
+        (500_000_000, None, False),  # 1985.
+    ],
+)
+def test_numbers_are_dates_if_the_conversion_reads_them_as_dates(
+    tmp_path: pathlib.Path, start: int, wrong: int | None, is_date: bool
+) -> None:
+    times = [start + 2_220 * n for n in range(ROWS)]
+    times[7] = times[7] if wrong is None else wrong
+    propose(tmp_path, timestamp=times)
+    proposal, notes = infer.propose([tmp_path / "log.tsv"])
+    assert proposal["time"] == "timestamp"
+    assert any("They count as seconds" in note for note in notes) == (not is_date)
