@@ -33,7 +33,7 @@ from tfrecords.splits import SplitOptions
 TOLERATED_REJECTS = 10
 # Raised whenever the notes or files of a stage change, so that a conversion that was killed under
 # an earlier version starts over instead of reading an unknown format.
-_NOTES_VERSION = 3
+_NOTES_VERSION = 4
 
 
 @dataclasses.dataclass(frozen=True)
