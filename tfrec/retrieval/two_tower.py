@@ -143,10 +143,9 @@ def exact_top_k(
     k = min(k, len(order))
     best = np.full((len(query_embeddings), k), -np.inf, np.float32)
     found = np.zeros(best.shape, np.int64)
-    starts = range(0, len(order), ads_at_once)
     steps = [
         (first_ad, first)
-        for first_ad in starts
+        for first_ad in range(0, len(order), ads_at_once)
         for first in range(0, len(query_embeddings), batch_size)
     ]
     ads = None
@@ -154,11 +153,26 @@ def exact_top_k(
         if not first:
             ads = tf.constant(ad_embeddings[order[first_ad : first_ad + ads_at_once]])
         own = slice(first, first + batch_size)
-        scores = tf.matmul(query_embeddings[own], ads, transpose_b=True)
-        of_piece = tf.math.top_k(scores, min(k, scores.shape[1]))
-        # Of equal scores, `top_k` takes the first.
-        chosen = tf.math.top_k(np.concatenate([best[own], of_piece.values], axis=1), k)
-        positions = np.concatenate([found[own], of_piece.indices + first_ad], axis=1)
-        best[own] = chosen.values
-        found[own] = np.take_along_axis(positions, chosen.indices.numpy(), axis=1)
-    return order[found]
+        scores = tf.matmul(query_embeddings[own], ads, transpose_b=True).numpy()
+        of_piece = _largest(scores, min(k, scores.shape[1]))
+        scores = np.concatenate([best[own], np.take_along_axis(scores, of_piece, 1)], axis=1)
+        positions = np.concatenate([found[own], of_piece + first_ad], axis=1)
+        chosen = _largest(scores, k)
+        best[own] = np.take_along_axis(scores, chosen, axis=1)
+        found[own] = np.take_along_axis(positions, chosen, axis=1)
+    ranked = np.argsort(-best, axis=1, kind="stable")
+    return order[np.take_along_axis(found, ranked, axis=1)]
+
+
+def _largest(values: np.ndarray, k: int) -> np.ndarray:
+    """Returns the columns [N, k] of the largest values [N, C] of each row, in ascending order.
+
+    Of equal values, the first are taken, as by `tf.math.top_k`, which takes six times the
+    processor time.
+    """
+    smallest = np.partition(values, -k, axis=1)[:, -k, None]
+    chosen = values >= smallest
+    for row in np.flatnonzero(chosen.sum(axis=1) > k):
+        ties = np.flatnonzero(values[row] == smallest[row])
+        chosen[row, ties[k - np.sum(values[row] > smallest[row]) :]] = False
+    return np.flatnonzero(chosen).reshape(-1, k) % values.shape[1]
