@@ -5,14 +5,11 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import expit
 
 from tfrec.calibration import choice, curves, fitting
 
 ISOTONIC = curves.Isotonic((-1.0, 0.0, 2.0), (-2.0, 1.0, 2.0), 0.5, 4.0)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def fit_platt(labels, logits):
@@ -26,14 +23,14 @@ def choose(labels, logits):
 def calibration_error(curve, logits, true_probability):
     """Mean |probability − true probability| over fifteen bins: no noise of labels in it."""
     order = np.argsort(logits)
-    gap = sigmoid(curve.array(logits)) - true_probability
+    gap = expit(curve.array(logits)) - true_probability
     return np.mean([abs(gap[rows].mean()) for rows in np.array_split(order, 15)])
 
 
 def test_platt_recovers_a_known_scale_and_offset():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=50_000)
-    labels = rng.random(50_000) < sigmoid(2.0 * logits - 1.0)
+    labels = rng.random(50_000) < expit(2.0 * logits - 1.0)
     fitted = fit_platt(labels, logits)
     assert fitted.scale == pytest.approx(2.0, abs=0.06)
     assert fitted.offset == pytest.approx(-1.0, abs=0.06)
@@ -42,8 +39,8 @@ def test_platt_recovers_a_known_scale_and_offset():
 def test_platt_makes_the_mean_prediction_the_observed_rate():
     rng = np.random.default_rng(1)
     logits = rng.normal(size=50_000)
-    labels = rng.random(50_000) < 0.1 * sigmoid(logits)
-    predicted = sigmoid(fit_platt(labels, logits).array(logits))
+    labels = rng.random(50_000) < 0.1 * expit(logits)
+    predicted = expit(fit_platt(labels, logits).array(logits))
     assert predicted.mean() == pytest.approx(labels.mean(), rel=0.03)
 
 
@@ -63,7 +60,7 @@ def test_platt_never_reverses_the_order():
 def test_logits_of_any_size_have_the_observed_rate(first):
     # Every tenth row is positive, whatever its logit.
     logits, labels = np.linspace(first, first + 1e5, 1_000), np.arange(1_000) % 10 == 0
-    predicted = sigmoid(fit_platt(labels, logits).array(logits))
+    predicted = expit(fit_platt(labels, logits).array(logits))
     assert predicted.mean() == pytest.approx(0.1, abs=0.001)
 
 
@@ -94,7 +91,7 @@ DISTORTIONS = {
 def test_a_known_distortion_is_removed(name, kind):
     rng = np.random.default_rng(3)
     logits = rng.normal(-1.5, 1.2, 60_000)
-    true_probability = sigmoid(DISTORTIONS[name](logits))
+    true_probability = expit(DISTORTIONS[name](logits))
     labels = rng.random(60_000) < true_probability
     curve = choose(labels[:30_000], logits[:30_000])
     assert isinstance(curve, kind)
@@ -112,7 +109,7 @@ def test_isotonic_curves_are_rarely_chosen_for_a_platt_shaped_distortion():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         logits = rng.normal(-1, 1, 4_000)
-        chosen.append(choose(rng.random(4_000) < sigmoid(1.5 * logits), logits))
+        chosen.append(choose(rng.random(4_000) < expit(1.5 * logits), logits))
     # A gain of one standard error comes by chance in a sixth of the cases, at most.
     assert sum(isinstance(curve, curves.Isotonic) for curve in chosen) <= 3
 
@@ -121,11 +118,11 @@ def test_isotonic_curves_are_rarely_chosen_for_a_platt_shaped_distortion():
 def test_little_data_gives_a_platt_curve_near_the_identity(count):
     rng = np.random.default_rng(4)
     logits = rng.normal(size=count)
-    labels = (rng.random(count) < sigmoid(logits)).astype(float)
+    labels = (rng.random(count) < expit(logits)).astype(float)
     curve = choose(labels, logits)
     assert isinstance(curve, curves.Platt)
     grid = np.linspace(-3, 3, 50)
-    assert np.abs(sigmoid(curve.array(grid)) - sigmoid(grid)).max() < 0.12
+    assert np.abs(expit(curve.array(grid)) - expit(grid)).max() < 0.12
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
@@ -150,7 +147,7 @@ def test_tied_logits_stay_together(distinct):
     curve = fitting.fit_isotonic(fitting.HeldOutLogits.of(labels, logits), 32)
     for value in range(distinct):
         observed = labels[logits == value].mean()
-        assert sigmoid(curve.array(np.array(float(value)))) == pytest.approx(observed, abs=0.02)
+        assert expit(curve.array(np.array(float(value)))) == pytest.approx(observed, abs=0.02)
 
 
 def test_a_logit_that_is_not_a_number_is_refused():
@@ -166,7 +163,7 @@ def test_every_fitted_curve_rises_everywhere_and_tensors_equal_arrays(seed):
     if seed % 3 == 0:
         logits = np.round(logits, 1)
     # Labels that rise, fall or swing with the logit.
-    labels = rng.random(count) < sigmoid(rng.normal() * 3 * np.sin(logits * rng.uniform(0, 3)))
+    labels = rng.random(count) < expit(rng.normal() * 3 * np.sin(logits * rng.uniform(0, 3)))
     rows = fitting.HeldOutLogits.of(labels, logits)
     curve = fitting.fit_isotonic(rows, int(rng.integers(2, 40)))
     grid = np.concatenate([np.linspace(-15, 15, 5_001), logits]).astype(np.float32)
