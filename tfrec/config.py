@@ -167,7 +167,7 @@ class RetrievalConfig:
     epochs: int = option(
         20,
         "Maximum number of epochs over the clicks, and length of the learning rate's schedule; at "
-        "most six if a ranker is distilled afterward.",
+        "most three if a ranker is distilled afterward.",
         at_least=1,
     )
     patience: int = option(

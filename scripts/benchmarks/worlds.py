@@ -13,7 +13,7 @@ utilities of these ten ads are compared:
     ranker   the ranker's ten of all ads, unless the catalog is too large to rank
     system   the ten that are returned
     clicks alone   the ten that are returned with the towers as they are before the ranker teaches
-                   them: at most six epochs of clicks, and no refit
+                   them: at most three epochs of clicks, and no refit
 
 Prints a row for each cell and a last line of JSON: the shares of the optimum of system, tower and
 ranker, each with the least and the mean over cells and, with several seeds, its 95 % interval over

@@ -243,9 +243,9 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    ("teacher", "epochs", "expected"), [(None, 20, 20), (TEACHER, 20, 6), (TEACHER, 3, 3)]
+    ("teacher", "epochs", "expected"), [(None, 20, 20), (TEACHER, 20, 3), (TEACHER, 2, 2)]
 )
-def test_a_ranker_teaches_after_at_most_six_epochs_of_clicks(
+def test_a_ranker_teaches_after_at_most_three_epochs_of_clicks(
     teacher, epochs, expected, data_set, retrieval_config, tmp_path, monkeypatch
 ):
     planned = []
