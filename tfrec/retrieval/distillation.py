@@ -57,7 +57,8 @@ _REQUESTS_PER_LESSON, _ADS_PER_LESSON = 128, 64
 _MIN_REQUESTS, _MAX_REQUESTS, _PAIRS_PER_ROW = 16_384, 65_536, 5
 # A request of a small log is in several lessons, with other ads in each.
 _MAX_REPEATS = 8
-_EPOCHS, _PATIENCE = 5, 2
+# The first lessons only prepare those with ads that the towers find.
+_FIRST_EPOCHS, _LAST_EPOCHS, _PATIENCE = 3, 7, 2
 # Weights of each request: the default ones, and random ones. They share its embedding.
 _WEIGHTINGS = 4
 _NEGATIVE_SHARE = 0.1
@@ -367,7 +368,8 @@ def distill(
     tower.deviations.assign(lessons.deviations)
     student = Student(model, ads)
     reached: dict[str, float] = {}
-    for kind in LESSONS[: len(parts)]:
+    kinds = LESSONS[: len(parts)]
+    for kind in kinds:
         if kind == "hard":
             embedded = towers.embed_in_batches(model.served_query_tower, parts[1])
             of_ads = towers.embed_in_batches(model.ad_tower, ads)
@@ -376,7 +378,7 @@ def distill(
             lessons = lessons.and_(drawn)
         steps = len(lessons.query)
         plan = training.Plan(
-            epochs=_EPOCHS,
+            epochs=_LAST_EPOCHS if kind == kinds[-1] else _FIRST_EPOCHS,
             patience=_PATIENCE,
             learning_rate=config.learning_rate,
             embedding_learning_rate=config.embedding_learning_rate * _SHARE_OF_EMBEDDING_RATE,

@@ -43,7 +43,7 @@ from tfrecords import columns, reader, terminal
 
 MAX_VALIDATION_CLICKS = 5_000
 _MIN_BATCHES = 20
-# More epochs do not improve what a ranker then teaches (docs/experiments/0039-distillation.md).
+# More lessons are a better use of time than more epochs (docs/experiments/0039-distillation.md).
 _MAX_EPOCHS_BEFORE_LESSONS = 3
 
 
