@@ -230,7 +230,8 @@ def _parse(index: int, job: _BeamSource) -> tuple[int, dict[str, Any]]:
     work = _worker(job)
 
     def parse() -> dict[str, Any]:
-        return work.stages.parse_chunk(index, _load_chunk(work.space.path("cut", index, ".arrow")))
+        chunk = _load_chunk(work.space.path("cut", index, ".arrow"), job.base)
+        return work.stages.parse_chunk(index, chunk)
 
     return index, work.space.once("parse", index, parse)
 
@@ -376,25 +377,24 @@ def _save_chunk(path: pathlib.Path, chunk: formats.Chunk, offset: int | None) ->
         size = len(rows)
         text = b"" if offset is not None else rows
         rows = pa.table({"text": pa.array([text], pa.large_binary())})
-    file = str(chunk.path.absolute())
-    plain = {**vars(chunk), "path": str(chunk.path), "file": file, "offset": offset, "size": size}
+    plain = {**vars(chunk), "path": str(chunk.path), "offset": offset, "size": size}
     del plain["payload"]
     records.write_arrow(rows.replace_schema_metadata({"chunk": json.dumps(plain)}), path)
 
 
-def _load_chunk(path: pathlib.Path) -> formats.Chunk:
-    """Returns a chunk with its rows."""
+def _load_chunk(path: pathlib.Path, base: pathlib.Path) -> formats.Chunk:
+    """Returns a chunk with its rows; relative paths of logs refer to `base`."""
     rows = records.read_arrow(path)
     plain = json.loads(rows.schema.metadata[b"chunk"])
-    file, offset, size = plain.pop("file"), plain.pop("offset"), plain.pop("size")
+    offset, size = plain.pop("offset"), plain.pop("size")
     plain.update(path=pathlib.Path(plain["path"]), columns=tuple(plain["columns"]))
     if size is None:
         return formats.Chunk(**plain, payload=rows.replace_schema_metadata(None))
     (text,) = rows["text"].to_pylist()
     if offset is not None:
-        with open(file, "rb") as opened:
-            opened.seek(offset)
-            text = opened.read(size)
+        with (base / plain["path"]).open("rb") as file:
+            file.seek(offset)
+            text = file.read(size)
     return formats.Chunk(**plain, payload=text)
 
 

@@ -151,7 +151,7 @@ def test_plain_text_is_read_by_the_workers_and_other_logs_are_copied(made, copie
     chunks = list(beam._cut(source.open(), space))
     for index, (empty, chunk) in enumerate(zip(chunks, source.open().chunks(), strict=True)):
         path = space.path("cut", index, ".arrow")
-        assert beam._load_chunk(path) == chunk
+        assert beam._load_chunk(path, tmp_path) == chunk
         assert empty.payload is None
     # The first of several chunks has a seventh of the log's bytes.
     assert (space.path("cut", 0, ".arrow").stat().st_size > 2_000) == copied

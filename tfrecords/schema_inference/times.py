@@ -73,7 +73,11 @@ def find(
                     "Write dates before the conversion, for example with pandas, with the right "
                     f'year: {values} = pd.to_datetime("2000" + {values}.astype(str).str.zfill(4))'
                 )
-            elif column.is_numeric and column.time_format is None and _unit(column) is None:
+            elif (
+                column.is_numeric
+                and column.time_format is None
+                and unit_of(count_units(column.numbers)) is None
+            ):
                 notes.append(
                     f"The numbers of {column.name!r} such as {column.known[-1][:20]} are not "
                     "dates. They count as seconds; if they are hours or days, multiply them by "
@@ -288,15 +292,11 @@ def seconds(column: Column) -> np.ndarray | None:
     """Returns the known times [V] in seconds, or None if not all of them are dates."""
     if not column.is_numeric or column.time_format is not None:
         return column.times
-    counts, unit = count_units(column.numbers), _unit(column)
+    counts = count_units(column.numbers)
+    unit = unit_of(counts)
     if unit is None or counts[unit] < len(column.numbers):
         return None
     return column.numbers / UNITS_PER_SECOND[unit]
-
-
-def _unit(column: Column) -> str | None:
-    """Returns the unit in which the conversion reads numbers as dates, or None."""
-    return unit_of(count_units(column.numbers))
 
 
 def _are_epochs(column: Column) -> bool:
