@@ -167,17 +167,14 @@ def _scan(
             times = pc.min_max(keys["_time"]).as_py()
             host = logged_schema.host_of(keys.schema)
             log.append(_LogFile(path, log_times.Span(host, times["min"], times["max"])))
-    # An impression may be in several files.
-    shown = pa.concat_tables(found).group_by([*_KEYS, "_answer_id"]).aggregate([("_time", "max")])
-    shown = shown.rename_columns([*_KEYS, "_answer_id", "_time"])
-    last = shown.group_by(_KEYS).aggregate([("_time", "max"), ("_time", "count")])
-    last = last.rename_columns([*_KEYS, "_time", "times"])
-    of_last = shown.join(last, [*_KEYS, "_time"], join_type="inner")
-    # Of two answers at the same time, one is chosen.
-    one = of_last.group_by([*_KEYS, "times"]).aggregate([("_answer_id", "max")])
-    repeated = int(pc.sum(pc.greater(one["times"], 1)).as_py() or 0)
-    one = one.rename_columns([*_KEYS, "times", "_answer_id"]).drop_columns("times")
-    return log, events.join(one, _KEYS, join_type="inner"), repeated
+    # An impression may be in several files. Of two answers at the same time, one is chosen.
+    shown = pa.concat_tables(found).sort_by([("_time", "ascending"), ("_answer_id", "ascending")])
+    last = shown.group_by(_KEYS, use_threads=False).aggregate(
+        [("_answer_id", "last"), ("_answer_id", "count_distinct")]
+    )
+    last = last.rename_columns([*_KEYS, "_answer_id", "answers"])
+    repeated = int(pc.sum(pc.greater(last["answers"], 1)).as_py() or 0)
+    return log, events.join(last.drop_columns("answers"), _KEYS, join_type="inner"), repeated
 
 
 def _distinct_tables(log: Sequence[_LogFile]) -> Iterator[tuple[pa.Table, int]]:
