@@ -84,8 +84,8 @@ def _missing(
 def _found(view: LiveView, ad_ids: Sequence[str], vectors: Sequence[str]) -> list[ListedAd]:
     """Returns the ads with the given ids, and some of their vectors, which answers do not show."""
     rows = view.rows_of(ad_ids)
-    ads = view.listed(rows) if len(rows) else []
-    for name in vectors if ads else ():
+    ads = view.listed(rows)
+    for name in vectors:
         for ad, vector in zip(ads, view.column(rows, name).to_pylist(), strict=True):
             ad.fields[name] = vector
     return ads

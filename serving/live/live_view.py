@@ -143,13 +143,8 @@ class LiveView:
         """Returns the ad ids of rows [C]."""
         return [ad.ad_id for ad in self.listed(rows)]
 
-    def find(self, ad_ids: Sequence[str]) -> list[index.ListedAd]:
-        """Returns the ads with the given ids; ads that do not exist are left out."""
-        rows = self.rows_of(ad_ids)
-        return self.listed(rows) if len(rows) else []
-
     def rows_of(self, ad_ids: Sequence[str]) -> np.ndarray:
-        """Returns the rows of ads, in the order of `find`; ads that do not exist are left out."""
+        """Returns the rows of ads; ads that do not exist are left out."""
         found = self._released.find(ad_ids)
         rows = found[found >= 0]
         rows = rows[self._alive.contains(rows)]
@@ -185,10 +180,10 @@ class LiveView:
         if self.num_added:
             added = self._added.find(ad_ids) + self._released.num_ads
         rows = np.concatenate([found[found >= 0], added])
-        ids = self.ad_ids(rows) if len(rows) else []
+        ids = self.ad_ids(rows)
         result = {}
         for field in fields:
-            own = self.column(rows, field).to_pylist() if len(rows) else []
+            own = self.column(rows, field).to_pylist()
             result[field] = {
                 ad_id: [v for v in (value if isinstance(value, list) else [value]) if v is not None]
                 for ad_id, value in zip(ids, own, strict=True)

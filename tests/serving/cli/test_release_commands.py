@@ -424,8 +424,8 @@ def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, 
 
 def live_ids(base, version, ids):
     """Which of the ads a release has, with its live updates."""
-    live_index = live.LiveIndex(releases.load(base, version))
-    return [ad.ad_id for ad in live_index.view().find(ids)]
+    view = live.LiveIndex(releases.load(base, version)).view()
+    return view.ad_ids(view.rows_of(ids))
 
 
 def update_index(base, *flags):

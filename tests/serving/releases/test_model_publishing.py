@@ -208,7 +208,7 @@ def test_a_live_change_of_a_vector_alone_is_missing_in_the_next_release(models, 
     for _ in range(2):
         published(base, models, **changed)
     first = LiveIndex(releases.load(base, 1))
-    (ad,) = first.view().find(["ad-5"])
+    (ad,) = first.view().listed(first.view().rows_of(["ad-5"]))
     for vector, missing in (([1.0, 2.0], ()), ([1.0, -2.0], ("ad-5",))):
         first.update(
             [{"ad_id": "ad-5", "fields": {**ad.fields, "vector": vector}, "show": ad.show}]
