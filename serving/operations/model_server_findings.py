@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
+from google.protobuf import message
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -110,22 +111,16 @@ class ModelServerCheck:
 
     def _version(self, model: str) -> str:
         version = self._release.version
+        expected = f"{model} version {version} AVAILABLE"
         request = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": model})
-        try:
-            reply = self._models.GetModelStatus(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise self._wrong(
-                f"{model} version {version} AVAILABLE", error, self._serve_it(model)
-            ) from error
+        reply = self._reply(self._models.GetModelStatus, request, expected, model)
         states = {
             status.version: get_model_status_pb2.ModelVersionStatus.State.Name(status.state)
             for status in reply.model_version_status
         }
         words = ", ".join(f"{number} {state}" for number, state in sorted(states.items()))
         if states.get(version) != "AVAILABLE":
-            raise findings.WrongError(
-                f"{model} version {version} AVAILABLE", words, self._serve_it(model)
-            )
+            raise findings.WrongError(expected, words, self._serve_it(model))
         return words
 
     def _serve_it(self, model: str) -> str:
@@ -139,10 +134,7 @@ class ModelServerCheck:
         request = get_model_metadata_pb2.GetModelMetadataRequest(
             metadata_field=["signature_def"], model_spec=self._spec_of("ranker")
         )
-        try:
-            reply = self._predictions.GetModelMetadata(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise self._wrong("its signatures", error, self._serve_it("ranker")) from error
+        reply = self._reply(self._predictions.GetModelMetadata, request, "its signatures", "ranker")
         signatures = get_model_metadata_pb2.SignatureDefMap()
         reply.metadata["signature_def"].Unpack(signatures)
         served = signatures.signature_def[_SIGNATURE]
@@ -185,10 +177,7 @@ class ModelServerCheck:
         request = predict_pb2.PredictRequest(model_spec=self._spec_of("query_tower"))
         for name, column in releases.query_columns(self._release.manifest).items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(column))
-        try:
-            reply = self._predictions.Predict(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise self._wrong("embeddings", error, self._serve_it("query_tower")) from error
+        reply = self._reply(self._predictions.Predict, request, "embeddings", "query_tower")
         found = tf.make_ndarray(reply.outputs["query_embedding"])
         expected = np.array(self._release.manifest.probes["query_embeddings"], np.float32)
         same_shape = found.shape == expected.shape
@@ -203,9 +192,12 @@ class ModelServerCheck:
             )
         return f"{len(found)} embeddings differ by at most {worst:.2g}"
 
-    def _wrong(self, expected: str, error: grpc.RpcError, remedy: str) -> findings.WrongError:
-        call: Any = error
-        return findings.WrongError(expected, f"{call.code().name}: {call.details()}", remedy)
+    def _reply(self, method: Any, request: message.Message, expected: str, model: str) -> Any:
+        try:
+            return method(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            found = f"{error.code().name}: {error.details()}"
+            raise findings.WrongError(expected, found, self._serve_it(model)) from error
 
 
 def _words(spec: Mapping[str, Any]) -> str:
