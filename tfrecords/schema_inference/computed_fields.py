@@ -38,13 +38,7 @@ _AGE_UNIT, _NUM_PARTS = 900.0, 20
 
 
 def history(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
-    """Returns the proposed history as a list of JSON values, empty without one.
-
-    Args:
-        roles: The keys and labels.
-        name: A unique name for the field.
-        notes: A note on the decision is added.
-    """
+    """Returns the proposed history as JSON values, empty without one; adds a note."""
     user = roles.user_key
     if user is None or roles.time is None:
         return []
@@ -62,13 +56,7 @@ def history(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def rate(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
-    """Returns the proposed click rate of the ad as a list of JSON values, empty without one.
-
-    Args:
-        roles: The keys and labels.
-        name: A unique name for the field.
-        notes: A note on the decision is added.
-    """
+    """Returns the proposed click rate of the ad as JSON values, empty without one; adds a note."""
     known, by_chance = _shares_of_known_ads(roles)
     if not by_chance or known > _MAX_KNOWN * by_chance:
         return []
@@ -83,15 +71,10 @@ def rate(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def age(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
-    """Returns the proposed age of the ad as a list of JSON values, empty if clicks ignore it.
+    """Returns the proposed age of the ad as JSON values, empty if clicks ignore it; adds a note.
 
     It is proposed if the clicks of an ad depend on its age in both halves of the log. Each ad is
     compared with itself, because frequent ads are first seen early.
-
-    Args:
-        roles: The keys and labels.
-        name: A unique name for the field.
-        notes: A note on the decision is added.
     """
     shown = _impressions(roles)
     if shown is None:
@@ -119,14 +102,9 @@ def calendars(
 ) -> list[dict[str, Any]]:
     """Returns the proposed hour and weekday as JSON values, without those that clicks ignore.
 
-    A calendar is proposed if the click rate of the log, or how it differs from one value of a
-    property to the next, depends on it in both halves of the log.
-
-    Args:
-        roles: The keys and labels.
-        fields: The columns of all fields.
-        properties: The columns of the log that are categorical fields of the ad.
-        notes: A note on each decision is added.
+    A calendar is proposed, with a note, if the click rate of the log, or how it differs from one
+    value of a property (a categorical field of the ad in the log) to the next, depends on it in
+    both halves of the log.
     """
     time, words = roles.time, {word for column in fields for word in column.words}
     shown = _impressions(roles)
@@ -209,12 +187,8 @@ def _clicked_views(roles: Roles, at: np.ndarray) -> np.ndarray:
 def _agreement_of_groups(shown: _Impressions, units: np.ndarray, groups: np.ndarray) -> float:
     """Returns by how many standard errors the halves agree on the click rates of units.
 
-    Trends do not matter, because each group is compared with its own click rate in that half.
-
-    Args:
-        shown: The impressions.
-        units: Hour or weekday [N].
-        groups: Value of a property [N].
+    Units are hours or weekdays [N]. Trends do not matter, because each group of rows, which have
+    the same value of a property [N], is compared with its own click rate in that half.
     """
     changes = _minus_means(shown.clicked, 2 * groups + shown.half)
     rates = shown.clicked - changes

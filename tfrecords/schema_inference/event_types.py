@@ -67,9 +67,7 @@ def _name(type_: str) -> str:
 def is_event(column: Column, ad: Column) -> bool:
     """Returns whether a column holds event types, such as view, cart, purchase.
 
-    Args:
-        column: The column.
-        ad: The ad id; a column that is constant for each ad is a property of it.
+    A column that is constant for each ad is a property of it.
     """
     if column.is_list or column.table != LOG or not 2 <= len(column.known) <= _MAX_EVENTS:
         return False

@@ -77,14 +77,10 @@ def _is_separator(values: Sequence[str], separator: str) -> bool:
 
 
 def _is_spaced(values: Sequence[str], is_named: bool) -> bool:
-    """Returns whether most values are lists separated by spaces, such as `N26 N132 N2`.
+    """Returns whether most distinct values are lists separated by spaces, such as `N26 N132 N2`.
 
     The parts must repeat, although the whole values are distinct. If the name does not suggest a
     list, parts must also occur at any position, unlike in `Brand 7` or `iPhone 12 Pro`.
-
-    Args:
-        values: Distinct values.
-        is_named: Whether the name suggests a list.
     """
     lists = [parts for value in values if (parts := value.split())]
     several = [parts for parts in lists if len(parts) > 1]

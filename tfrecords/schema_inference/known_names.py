@@ -143,9 +143,7 @@ _AFTER_LABELS = {
 def ad_rank(words: str, key: str = f"({KEY})?") -> int | None:
     """Returns how well words joined by `_` fit an ad id, smaller is better; None: not at all.
 
-    Args:
-        words: The words of a name.
-        key: Pattern of words such as `id` that follow the word for an ad.
+    The key is a pattern of words such as `id` that follow the word for an ad.
     """
     words = id_last(words)
     for rank, word in enumerate(ADS):
@@ -161,11 +159,9 @@ def id_last(words: str) -> str:
 
 
 def user_rank(words: str, last: str) -> int | None:
-    """Returns how well a name fits a user id, smaller is better; None: not at all.
+    """Returns how well words joined by `_` fit a user id, smaller is better; None: not at all.
 
-    Args:
-        words: The words of the name, joined by `_`.
-        last: Those of the part behind its last dot.
+    The last words are those of the name's part behind its last dot.
     """
     patterns = (_USER, PSEUDONYM, _USER_NAME)
     texts = (id_last(words), id_last(last))

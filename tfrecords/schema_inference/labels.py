@@ -16,13 +16,7 @@ _ACCIDENT = 1e-6
 def click(
     columns: Sequence[Column], ad: Column, notes: list[str]
 ) -> tuple[Column | None, float | None]:
-    """Returns the click and the threshold of a click, or None.
-
-    Args:
-        columns: Columns of the log without a role.
-        ad: The ad id.
-        notes: Notes are added about unsuitable columns and the threshold.
-    """
+    """Returns the click and its threshold, or None; adds notes about unsuitable columns."""
     names = (*known_names.CLICKS, *known_names.ANY_LABELS)
     of_things = (c for c in columns if known_names.is_click_of_thing(c.core) and _is_truth(c))
     found = named(columns, names, _is_truth) or next(of_things, None)
@@ -66,11 +60,8 @@ def chain(
     """Finds a chain of labels, each positive only if the previous one is.
 
     Such a pair is hardly a coincidence: as many random rows would all be among the positive rows of
-    the click with a probability below `_ACCIDENT`.
-
-    Args:
-        columns: Columns of the log without a role.
-        ad: The ad id; columns that are constant for each ad are properties of it.
+    the click with a probability below `_ACCIDENT`. Columns that are constant for each ad are
+    properties of it.
 
     Returns:
         The click and the engagement, columns of truths (0 and 1), and the revenue, a column of
@@ -179,11 +170,7 @@ def _negative_share(column: Column) -> float:
 def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
     """Returns the amount of an engagement in a log of events, or None.
 
-    An amount of money that is positive only in rows of engagements is preferred.
-
-    Args:
-        columns: Columns of the log without a role.
-        engaged: Whether each row is an engagement [B].
+    An amount of money that is positive only in rows [B] of engagements is preferred.
     """
     amounts = [c for c in columns if c.is_numeric and c.numbers.min() >= 0]
     own = [
@@ -201,12 +188,7 @@ def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
 
 
 def currency_notes(columns: Sequence[Column], amount: Column | None) -> list[str]:
-    """Returns a note for each column of several currencies, if the log has revenue.
-
-    Args:
-        columns: Columns of the log without a role.
-        amount: The revenue, or None.
-    """
+    """Returns a note for each column of several currencies, if the log has revenue, the amount."""
     return [
         f"! {column.name!r} has {len(column.known)} currencies such as "
         f"{', '.join(map(repr, column.known[:2]))}, and {amount.name!r} would be added up and "

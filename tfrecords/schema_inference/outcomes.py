@@ -28,13 +28,8 @@ def candidates(columns: Sequence[Column], ad: Column, who: Column | None) -> lis
     """Returns the columns that may be the click, although their names do not say so.
 
     They have two values, or one that most rows lack, both for the same ad and for the same user or
-    request; or a few texts and a name such as outcome or status.
-
-    Args:
-        columns: Columns of the log without a role.
-        ad: The ad id.
-        who: The request or the user; None: only columns of 0 and 1 are returned, also if requests
-            or users hardly repeat.
+    request; or a few texts and a name such as outcome or status. Without user and request, or if
+    they hardly repeat, they are only columns of 0 and 1.
     """
     repeats = who is not None and float(np.mean(who.counts > 1)) > _MIN_REPEATED
     return [
@@ -105,13 +100,7 @@ def candidate_note(column: Column) -> str:
 
 
 def outcome_notes(columns: Sequence[Column], label: str, names: Sequence[str]) -> list[str]:
-    """Returns a note for each column of times or ids of a label, which other rows lack.
-
-    Args:
-        columns: Columns of a log without the label.
-        label: Name of the label, such as click.
-        names: Names of such labels.
-    """
+    """Returns a note for each column of times or ids of a label, which other rows lack."""
     return [
         f"! {column.name!r} is in {1 - column.missing_share:.1%} of the rows and may be the "
         f"{'id' if column.words[-1] in _IDS else 'time'} of a {label}. If so, write the {label} "

@@ -85,11 +85,6 @@ def refuse_list_of_ads(sample: Sample, column: Column) -> None:
 def refuse_report(sample: Sample, ad: Column, click: Column) -> None:
     """Raises if a row has the numbers of impressions and clicks of an ad, such as of a day.
 
-    Args:
-        sample: The log.
-        ad: The ad id.
-        click: The click, whole numbers.
-
     Raises:
         ValueError: There is a number of impressions, at least the clicks in each row; the message
             has the lines that write a row for each impression.

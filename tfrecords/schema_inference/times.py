@@ -30,13 +30,7 @@ _MIN_CORRELATION = 0.9
 def find(
     columns: Sequence[Column], keys: Sequence[Column | None], notes: list[str]
 ) -> Column | None:
-    """Returns the time column, or None; adds notes about unsuitable columns.
-
-    Args:
-        columns: The columns that may be the time.
-        keys: The ad and user keys, each None if the log lacks it.
-        notes: The notes.
-    """
+    """Returns the time column, or None; adds notes about unsuitable columns."""
     named = [c for c in columns if c.plain_words in known_names.TIMES]
     named.sort(key=lambda c: known_names.TIMES.index(c.plain_words))
     ending = [c for c in columns if not known_names.TIME_WORDS.isdisjoint(c.words[-1:])]
@@ -148,12 +142,7 @@ def clock_format(column: Column) -> str | None:
 
 
 def split_notes(time: Column | None, columns: Sequence[Column]) -> list[str]:
-    """Returns a note on a time whose date and time of day are in two columns, if it is one.
-
-    Args:
-        time: The time, or None.
-        columns: The columns that may be the time of day.
-    """
+    """Returns a note on a time whose date and time of day are in two columns, if it is one."""
     if time is not None and not are_days(time):
         return []
     clocks = {c.name: clock_format(c) for c in columns}
@@ -199,9 +188,7 @@ def counter_notes(columns: Sequence[Column]) -> list[str]:
 def counted_unit(column: Column, time: Column | None) -> str | None:
     """Returns the unit that a column counts, `day`, `week` or `month`, or None.
 
-    Args:
-        column: A column of the log.
-        time: The time of the log, which the numbers follow; None: unknown; they never fall then.
+    The numbers follow the time of the log. If it is unknown, they must never fall.
     """
     unit = next((unit for unit in _UNITS if unit in column.words), None)
     if unit is None or not column.is_whole or _are_serial_dates(column):
@@ -254,12 +241,8 @@ def _rises(column: Column) -> bool:
 def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | None = None) -> bool:
     """Returns whether a column is a date of each ad or user, such as a release or a signup.
 
-    A date that follows the time is not one, even if each user comes on one day only.
-
-    Args:
-        column: A column of times.
-        keys: The ad and user keys, each None if the log lacks it.
-        time: The time of the log; None: unknown; the rows may be in time order.
+    A date that follows the time is not one, even if each user comes on one day only. If the time of
+    the log is unknown, its rows may be in time order.
     """
     if len(column.known) < 2 or follows(column, time):
         return False

@@ -82,12 +82,7 @@ def in_folders(path: pathlib.Path, names: Collection[str]) -> list[str]:
 
 
 def _main_list(names: Collection[str], within: Mapping[str, str]) -> str | None:
-    """Returns the list of objects that are ads, if any: None if each line is of one ad.
-
-    Args:
-        names: Names of the columns.
-        within: The list of objects of each name that is inside one.
-    """
+    """Returns the list of objects that are ads, if any: None if each line is of one ad."""
     for key in (known_names.KEY, ""):
         for name in (*within, *(name for name in names if name not in within)):
             last = known_names.plain_words(name.rpartition(".")[2])

@@ -79,12 +79,7 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
 
 
 def _lacks_events(names: frozenset[str], outcomes: Sequence[str | None]) -> bool:
-    """Returns whether only the names of files with the same columns tell views from clicks.
-
-    Args:
-        names: Names of the columns.
-        outcomes: The label that the name of each file tells, or None.
-    """
+    """Returns whether only the names of files with the same columns tell views from clicks."""
     words = [known_names.plain_words(name) for name in names]
     has_label = any(_OF_EVENTS.fullmatch(own) for own in words) or not {
         known_names.core(own.split("_")) for own in words
@@ -107,12 +102,7 @@ def _refuse_events(outcomes: Mapping[pathlib.Path, str | None]) -> None:
 
 
 def reading(path: pathlib.Path, header: Sequence[str]) -> str:
-    """Returns the expression that reads a file with pandas.
-
-    Args:
-        path: The file.
-        header: Names of the columns of a file without a header line, or none.
-    """
+    """Returns the expression that reads a file, perhaps without a header line, with pandas."""
     if formats.is_parquet(path):
         return f"pd.read_parquet({str(path)!r})"
     if formats.is_json(path):
@@ -159,11 +149,7 @@ def _joining(
 ) -> list[str]:
     """Returns the lines that join a table with the log by the most distinctive shared column.
 
-    Args:
-        log: Files of the log.
-        other: Files of the table.
-        shared: Columns of both that may be keys.
-        label: Name of the label, if each row of the table is an outcome of a row of the log.
+    The label, if any, is the outcome of a row of the log that each row of the table has.
     """
     read = {path: _first_values(path, shared) for path in (log[0], other[0])}
     key = max(shared, key=lambda name: len(set(read[log[0]][name])))

@@ -367,12 +367,8 @@ def is_constant_per_ad(column: Column, ad: Column) -> bool:
 def share_of_changes(column: Column, ad: Column, time: Column | None) -> float:
     """Returns how often an ad has another value than in its row before; 1: as often as by chance.
 
-    Rows without a value say nothing, unless having one is all that the column says.
-
-    Args:
-        column: The column.
-        ad: The column of ad ids.
-        time: The time, which orders the rows; None: rows are in order.
+    The time orders the rows; without one, they are in order. Rows without a value say nothing,
+    unless having one is all that the column says.
     """
     rows = np.flatnonzero(column.present) if len(column.known) > 1 else np.arange(len(ad.codes))
     if time is not None:

@@ -48,12 +48,7 @@ _DIGITS = {
 
 
 def header(names: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Returns names for a file whose first line is a row, or nothing if it is a header.
-
-    Args:
-        names: Values of the first line.
-        below: The values below each of them.
-    """
+    """Returns names for a file whose first line is a row, or nothing if it is a header."""
     # Above a column of numbers or times, a header has a text.
     above = [
         fits([name])
@@ -147,12 +142,7 @@ def repeated_headers(rows: pa.Table, names: Sequence[str]) -> np.ndarray:
 
 
 def time_format(values: Sequence[str], counts: np.ndarray) -> str | None:
-    """Returns the format of the times of a column; None: numbers, ISO 8601 or no times.
-
-    Args:
-        values: The known values [V].
-        counts: Number of rows of each [V]; few rows may have other values.
-    """
+    """Returns the format of most known times [V]; None: numbers, ISO 8601 or no times."""
     if not values:
         return None
     step = -(-len(values) // _PROBED)
@@ -169,10 +159,6 @@ def _time_formats(values: Sequence[str], weights: np.ndarray) -> list[str]:
 
     Day and month may both be up to 12. A log is usually written in order and often, so the most
     plausible format is the one in which subsequent times are closest.
-
-    Args:
-        values: The known values [V].
-        weights: Number of rows of each [V].
     """
     rejected: dict[str | None, float] = {}
     steps: dict[str | None, float] = {}
@@ -193,12 +179,7 @@ def _time_formats(values: Sequence[str], weights: np.ndarray) -> list[str]:
 
 
 def ambiguity(values: Sequence[str], chosen: str) -> str:
-    """Returns a note on a date that another format reads differently, or "".
-
-    Args:
-        values: The times of a column [V].
-        chosen: The format in which they are read.
-    """
+    """Returns a note on a date that another format than the chosen one reads differently, or ""."""
     probe = values[:: -(-len(values) // _PROBED) or 1]
     for other in _time_formats(probe, np.ones(len(probe))):
         times = parse_times(probe, chosen), parse_times(probe, other)
