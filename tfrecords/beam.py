@@ -282,12 +282,7 @@ def _write(index: int, job: _BeamSource) -> None:
 
 
 class _Worker:
-    """Runs the stages for single chunks, with the shared results of other workers.
-
-    Attributes:
-        space: The workspace, which all workers share.
-        stages: The stages of the conversion.
-    """
+    """Runs the stages for single chunks, in the workspace and with the results of all workers."""
 
     def __init__(self, job: _BeamSource) -> None:
         self.space = _reopen(job.directory)
@@ -365,12 +360,9 @@ def _cut(opened: formats.Log, space: conversion.Workspace) -> Iterator[formats.C
 
 
 def _save_chunk(path: pathlib.Path, chunk: formats.Chunk, offset: int | None) -> None:
-    """Writes a chunk that `_load_chunk` reads back.
+    """Writes a chunk that `_load_chunk` reads back: its rows, and its other attributes as metadata.
 
-    Args:
-        path: File to write: a table of the rows, with the other attributes as metadata.
-        chunk: The chunk.
-        offset: Offset of its text in its file, which is then not copied, or None.
+    Text at an offset of its file is not copied.
     """
     rows, size = chunk.payload, None
     if isinstance(rows, bytes):

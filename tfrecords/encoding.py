@@ -368,15 +368,9 @@ def missing_fingerprint() -> int:
 
 
 def pad(ids: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """Returns lists of ids as rows.
+    """Returns concatenated lists of ids, of these lengths [B], as rows [B, width] int32.
 
-    Args:
-        ids: Concatenated lists [sum of lengths].
-        lengths: Lengths of the lists [B].
-        width: Number of values to keep of a list, its last ones.
-
-    Returns:
-        [B, width] int32, padded with 0.
+    A row has the last values of its list, padded with 0.
     """
     present = ids != 0
     if not present.all():

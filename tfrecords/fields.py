@@ -314,12 +314,7 @@ def _computed_keys(field: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def check_keys(what: str, value: Mapping[str, Any], kind: Any) -> None:
-    """Checks that JSON values have the keys of a dataclass, and all that have no default.
-
-    Args:
-        what: Name of the values, for messages.
-        value: JSON values.
-        kind: The dataclass.
+    """Checks that JSON values have keys of a dataclass only, and all that have no default.
 
     Raises:
         ValueError: A key is missing or unknown.

@@ -68,12 +68,7 @@ def remove(path: pathlib.Path) -> None:
 
 
 def write(path: pathlib.Path, content: bytes | str, durable: bool = False) -> None:
-    """Writes a file atomically; text is encoded as UTF-8.
-
-    Args:
-        path: File to write.
-        content: Content of the file.
-        durable: Whether the file is on the disk when this returns.
+    """Writes a file atomically; text is encoded as UTF-8. See `replacing`.
 
     Raises:
         OSError: The file cannot be written; an old one stays.
@@ -104,12 +99,7 @@ def write_json(
 
 
 def read_array(path: pathlib.Path, mapped: bool = False) -> np.ndarray:
-    """Reads an array from an npy file, in any thread.
-
-    Args:
-        path: The file.
-        mapped: Whether to map the file into memory instead.
-    """
+    """Reads an array from an npy file, or maps it into memory, in any thread."""
     with _READING_ARRAYS:
         return np.load(path, mmap_mode="r" if mapped else None)
 

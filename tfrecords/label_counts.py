@@ -44,13 +44,7 @@ class Expectation:
 
 
 def expect(label: str, train: LabelRows, validation: LabelRows) -> Expectation | None:
-    """Returns what to expect from the head of a label, or None if it has enough positive rows.
-
-    Args:
-        label: `click`, `engagement` or `revenue`.
-        train: Training rows.
-        validation: Validation rows.
-    """
+    """Returns what to expect from the head of a label, or None if it has enough positive rows."""
     if not train.positive:
         return _without_positives(label)
     if label == "click" and train.positive == train.known:

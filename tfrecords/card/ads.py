@@ -77,13 +77,9 @@ def _popularity(
 
 
 def _new_ads(train: np.ndarray, split: split_counts.SplitCounts, sampled: bool) -> model.NewAds:
-    """Counts the ads of a split that training never shows.
+    """Counts the ads of a split that training, with these impressions [N], never shows.
 
-    Args:
-        train: Impressions in training [N].
-        split: Counts of the split.
-        sampled: Whether requests have sampled negatives, which are not in the log: then only
-            clicked ads are counted.
+    If requests have sampled negatives, which are not in the log, only clicked ads are counted.
     """
     new = train == 0
     own = split.ad_clicks if sampled else split.ad_impressions

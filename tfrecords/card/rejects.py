@@ -16,11 +16,7 @@ _QUOTED_OR_NUMBER = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
 
 
 def describe(path: pathlib.Path, lines: int) -> model.RejectedRows:
-    """Describes the rejected rows.
-
-    Args:
-        path: Path of `rejected.tsv`: file, line, reason and raw text of each row.
-        lines: Number of all rows.
+    """Describes the rejected rows in `rejected.tsv`: file, line, reason and raw text of each.
 
     Raises:
         FileNotFoundError: The file does not exist.

@@ -126,19 +126,11 @@ def written_as_float(values: pa.Array | pa.ChunkedArray) -> str | None:
 
 
 def groups(fitted: encoding.FittedSchema, field: schema.Field, train: np.ndarray) -> np.ndarray:
-    """Assigns ids to at most `MAX_GROUPS` groups of about equal share in training.
+    """Returns the group [V] int64 of each id, given their counts in training [V] int64.
 
-    Missing values are a group, and so are all values out of vocabulary. Other values share a group
-    with their neighbors, by frequency (so that rare values are compared together) or, for numeric
-    fields, by size.
-
-    Args:
-        fitted: The fitted schema.
-        field: The field.
-        train: Counts of its ids in training [V] int64.
-
-    Returns:
-        The group of each id [V] int64.
+    There are at most `MAX_GROUPS`, of about equal share in training. Missing values are a group,
+    and so are all values out of vocabulary. Other values share a group with their neighbors, by
+    frequency (so that rare values are compared together) or, for numeric fields, by size.
     """
     vocabulary = fitted.statistics[field.name].vocabulary
     last = len(train) if field.kind == "numeric" else 1 + len(vocabulary)
@@ -153,15 +145,11 @@ def groups(fitted: encoding.FittedSchema, field: schema.Field, train: np.ndarray
 
 
 def drift(of_id: np.ndarray, ids: Mapping[str, np.ndarray]) -> model.Drift:
-    """Compares test with training by groups of ids.
+    """Compares the counts of ids [V] in `train` and `test` by their `groups` [V].
 
     The population stability index is the sum of (p - q) ln(p / q) over the shares p in test and q
     in training. A pseudocount of 0.5 is added to each count, so that it is finite for empty groups.
     Without drift its expected value is about (G - 1) (1 / rows + 1 / test rows).
-
-    Args:
-        of_id: Result of `groups` [V].
-        ids: Counts of `train` and `test` [V].
     """
     train, test = (
         np.bincount(of_id, weights=ids[split], minlength=MAX_GROUPS) for split in ("train", "test")
@@ -190,10 +178,8 @@ def top_values(
 ) -> list[model.TopValue]:
     """Returns the most frequent values in training, with their share in each split.
 
-    Args:
-        vocabulary: Values of the field.
-        ids: Counts of each split [V].
-        of_lists: Whether shares are relative to all values of lists, not to all units.
+    Ids are counted in each split [V]. The shares of values of lists are of the values of all lists,
+    those of others of all units.
     """
     known = ids["train"][1 : 1 + len(vocabulary)]
     order = np.argsort(-known, kind="stable")[:TOP_VALUES]

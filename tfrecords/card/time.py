@@ -14,12 +14,7 @@ _FIRST, _LAST = -62_135_596_800, 253_402_300_799
 
 
 def describe(profile: records.TimeProfile, by_unit: Mapping[str, int]) -> model.TimeSummary:
-    """Describes rows and label rates over time.
-
-    Args:
-        profile: Its counts.
-        by_unit: Rows by the unit of their time; empty without times.
-    """
+    """Describes rows and label rates over time; without times, no rows have a unit."""
     low, high = profile.low, profile.high
     unit = columns.unit_of(by_unit)
     edges = np.linspace(low, high, len(profile.rows) + 1).tolist()

@@ -89,10 +89,7 @@ def coded_keys(table: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, Strin
 
 
 def _combined(coded: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Numbers the combinations of several columns of codes.
-
-    Args:
-        coded: Codes [B] and the number of values of each column.
+    """Numbers the combinations of several columns of codes [B], given the number of values of each.
 
     Returns:
         Codes of the combinations [B], and for each column the code of each combination.

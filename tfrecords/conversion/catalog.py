@@ -44,12 +44,9 @@ _MAX_PENDING = 4_000_000
 
 
 def count_chunk(rows: Rows, is_train: np.ndarray, first_row: int) -> dict[str, np.ndarray]:
-    """Counts the ads of a chunk.
+    """Counts the ads of a chunk that begins at row `first_row` of the log.
 
-    Args:
-        rows: The chunk's rows.
-        is_train: Whether a row is a training row [B] bool.
-        first_row: Number of rows in earlier chunks.
+    `is_train` [B] bool tells which of its rows are training rows.
 
     Returns:
         The `fingerprints` of the ad ids [V], their `impressions` and `clicks` in training rows, and
@@ -145,15 +142,7 @@ def collect(
     load: Callable[[int], Rows],
     more: pa.Table | None = None,
 ) -> CatalogAds:
-    """Builds the catalog.
-
-    Args:
-        schema: The schema.
-        counts: Result of `merge` of all chunks.
-        chunk_ends: Number of rows up to the end of each chunk.
-        load: Returns the rows of a chunk.
-        more: Table of ads, with the ad key and the ad-side columns, or None.
-    """
+    """Builds the catalog from the result of `merge` of all chunks and, if any, a table of ads."""
     counts = counts.sort_by("latest")
     parts = []
     for chunk, _, indices in by_chunk(counts["latest"].to_numpy(), chunk_ends):
@@ -178,11 +167,7 @@ def with_rates(
 ) -> CatalogAds:
     """Returns a catalog with the rates of its ads before two times in seconds.
 
-    Args:
-        ads: The catalog without rates.
-        rates: The rates.
-        measured: Time of the rates that models are evaluated with, in seconds.
-        released: Time of the rates in releases, in seconds.
+    Models are evaluated with the measured rates; releases have the others.
     """
     table = ads.table
     for own in rates:

@@ -56,12 +56,7 @@ def sample_requests(
 ) -> list[dict[str, Any]]:
     """Returns the raw query fields of the first test requests; None is missing.
 
-    Args:
-        schema: The schema.
-        requests: The requests of the log.
-        chunk_ends: Number of rows up to the end of each chunk.
-        load: Returns the rows of a chunk.
-        more: Returns the histories of some requests, given their numbers and users.
+    `more` returns the histories of some requests, given their numbers and users.
     """
     held_out = np.flatnonzero(requests.splits == SPLITS.index("test"))[:NUM_SAMPLE_REQUESTS]
     first_rows = requests.first_rows()[held_out]

@@ -121,13 +121,8 @@ def join(
     """Joins each click and engagement to the latest view of its key within the window.
 
     Rows with the same key, kind, time and revenue are one event, which was logged repeatedly.
-    Without times, or if all times are whole hours, they may be several events and all count.
-
-    Args:
-        rows: All rows.
-        events: The events of the schema.
-        has_times: Whether the log has times, so that the window applies.
-        keep_times: Whether to return the times of clicks and engagements.
+    Without times, or if all times are whole hours, they may be several events and all count;
+    without times, the window does not apply.
     """
     count = len(rows.keys)
     # At equal times a view comes before its click, and a click before its engagement.
@@ -224,12 +219,7 @@ def _late_labels(
 
 
 def _repeated(rows: EventRows, order: np.ndarray) -> np.ndarray:
-    """Returns which rows [L] repeat an earlier row of the log.
-
-    Args:
-        rows: All rows.
-        order: Indices of the rows by key, time, kind and the order of the log [L].
-    """
+    """Returns which rows [L] repeat an earlier one, in the order [L] of key, time, kind and log."""
     columns = [rows.kinds, rows.times, rows.keys]
     same = _are_same(columns, order)
     if rows.revenue is not None and same.any():

@@ -126,12 +126,7 @@ def write(
 ) -> None:
     """Sorts the impressions and events that a rate counts, and writes them; `load` reads them.
 
-    Args:
-        field: The rate.
-        chunks: Functions that load the rows of each chunk.
-        is_train: [B] bool for each chunk, whether a row is a training row.
-        window: When engagements are known.
-        directory: Directory to write to.
+    `is_train` [B] bool tells which rows of each chunk are training rows.
     """
     is_late = field.event == ("engagement",) and window.seconds > 0
     delay = window.seconds * window.units_per_second if is_late else 0.0

@@ -35,14 +35,9 @@ def count_chunk(
     first_train_row: int,
     num_train_rows: int,
 ) -> dict[str, np.ndarray]:
-    """Counts the training rows of a chunk.
+    """Counts the values of a chunk's training rows, given by `is_train` [B] bool.
 
-    Args:
-        schema: The schema.
-        rows: The chunk's rows.
-        is_train: Whether a row is a training row [B] bool.
-        first_train_row: Number of training rows in earlier chunks.
-        num_train_rows: Number of training rows of the log.
+    `first_train_row` of the `num_train_rows` training rows of the log are in earlier chunks.
 
     Returns:
         For string fields, the count [V] of each distinct value; for numeric fields, a sample of
@@ -188,15 +183,10 @@ def vocabulary(
 
 
 def fit_numbers(values: np.ndarray, num_buckets: int) -> encoding.FieldStatistics:
-    """Returns the buckets of a numeric field.
+    """Returns the buckets of a numeric field with values [N] float32, of which NaN is ignored.
 
-    Models embed `num_buckets`, each with enough rows to learn from. The finer ones between them
-    say how large the largest numbers are: the most expensive ads of a catalog can differ by ten
-    times.
-
-    Args:
-        values: Numbers [N] float32; NaN is ignored.
-        num_buckets: Maximum number of embedded buckets.
+    Models embed `num_buckets`, each with enough rows to learn from. The finer ones between them say
+    how large the largest numbers are: the most expensive ads of a catalog can differ by ten times.
     """
     coarse = bucket_boundaries(values, num_buckets)
     if not coarse:  # Empty stands for all.
@@ -212,9 +202,7 @@ def fit_numbers(values: np.ndarray, num_buckets: int) -> encoding.FieldStatistic
 def bucket_boundaries(values: np.ndarray, num_buckets: int) -> tuple[float, ...]:
     """Returns ascending boundaries that split values into about equal shares, finer at both ends.
 
-    Args:
-        values: Numbers [N] float32; NaN is ignored.
-        num_buckets: Maximum number of buckets.
+    Values are [N] float32, of which NaN is ignored.
 
     Returns:
         At most `num_buckets - 1` boundaries, each the lower end of its bucket, inclusive.

@@ -92,15 +92,9 @@ def span(times: np.ndarray) -> tuple[float, float]:
 
 
 def withhold(packed: records.Packed, times: np.ndarray, first: float) -> int:
-    """Replaces labels that are not known yet by missing ones, in place.
+    """Replaces labels that are not known yet by missing ones, in place; returns how many rows.
 
-    Args:
-        packed: The rows of a chunk.
-        times: Times of the rows [B].
-        first: Time after which labels are not known yet.
-
-    Returns:
-        The number of rows after it.
+    These are the rows whose times [B] are after the first such time.
     """
     young = times > first
     for name, label in LABELS.items():

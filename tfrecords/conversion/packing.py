@@ -253,13 +253,9 @@ def gather(
     rows: np.ndarray,
     lengths: np.ndarray,
 ) -> records.Packed:
-    """Gathers requests.
+    """Gathers requests from the packed rows of chunks.
 
-    Args:
-        load_chunk: Returns the packed rows of a chunk.
-        chunk_ends: Number of rows up to the end of each chunk.
-        rows: Rows of the requests in the log, concatenated [L].
-        lengths: Number of rows of each request [R].
+    Requests have `lengths` [R] rows each, which are numbered in the log and concatenated [L].
     """
     packed: records.Packed = {"list_lengths": lengths.astype(np.int32)}
     first_rows = rows[np.cumsum(lengths) - lengths]

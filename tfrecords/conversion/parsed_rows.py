@@ -118,11 +118,7 @@ def load_strings(path: pathlib.Path, index: int) -> Strings:
 def by_chunk(
     rows: np.ndarray, chunk_ends: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Groups rows of the log by their chunk.
-
-    Args:
-        rows: Rows of the log [L].
-        chunk_ends: Number of rows up to the end of each chunk.
+    """Groups rows of the log [L] by their chunk.
 
     Yields:
         The index of a chunk, the indices of its rows in `rows`, and these rows in the chunk.
@@ -146,13 +142,9 @@ def is_labeled(schema: Schema, chunk: formats.Chunk) -> bool:
 def normalize(
     schema: Schema, parsed: formats.Parsed, index: int, is_labeled: bool
 ) -> tuple[Rows, Mapping[int, str]]:
-    """Validates and converts parsed rows.
+    """Validates and converts the rows of a parsed chunk.
 
-    Args:
-        schema: The schema.
-        parsed: A parsed chunk.
-        index: Index of the chunk in the log.
-        is_labeled: Whether a row without a click label is rejected.
+    A row without a click label is rejected if the chunk is labeled.
 
     Returns:
         The good rows, and line number -> reason of rejected rows. The labels of events are all 0

@@ -184,13 +184,7 @@ def order_in_time(keys: RowKeys, requests: Requests) -> np.ndarray | None:
 
 
 def count_long(times: np.ndarray, requests: Requests, units_per_second: float) -> int:
-    """Returns the number of requests whose rows are more than a day apart.
-
-    Args:
-        times: Times of all rows [B].
-        requests: The requests.
-        units_per_second: Units of the times in a second.
-    """
+    """Returns the number of requests whose rows, with times [B], are more than a day apart."""
     if requests.starts is None:
         return 0
     spans = -request_times(-times, requests) - request_times(times, requests)

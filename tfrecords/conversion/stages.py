@@ -209,11 +209,7 @@ class Stages:
         self._progress = progress
 
     def users_table(self, parsed: Sequence[dict[str, Any]]) -> records.TableKeys | None:
-        """Returns the keys of the table of users that is joined to the log, or None.
-
-        Args:
-            parsed: Notes of the parsed chunks.
-        """
+        """Returns the keys of the table of users that is joined to the log, or None."""
         keys: records.TableKeys | None = getattr(self._log, "users_table", None)
         found = [chunk["users"] for chunk in parsed if chunk["users"] is not None]
         if keys is None:
@@ -230,8 +226,7 @@ class Stages:
     def parse(self, check: Callable[[Sequence[dict[str, Any]]], None]) -> list[dict[str, Any]]:
         """Parses the log, and returns the notes of its chunks.
 
-        Args:
-            check: Raises ValueError if too many of the rows so far are rejected.
+        `check` raises ValueError if too many of the rows so far are rejected.
         """
         whole = self._space.note("parsed")
         if whole is None:
@@ -447,12 +442,7 @@ class Stages:
         return {}
 
     def fit(self, split: SplitLog, more_ads: pa.Table | None) -> FittedLog:
-        """Fits the encoder, collects the catalog, sorts the events of users, and writes them.
-
-        Args:
-            split: The log.
-            more_ads: Table of additional ads, or None.
-        """
+        """Fits the encoder, collects the catalog, sorts the events of users, and writes them."""
         chunks = range(split.num_chunks)
         fitted, num_distinct = fitting.fit(
             self._schema, split.num_chunks, self._counts_of_field, self._strings, self._workers
@@ -653,15 +643,7 @@ class Stages:
         source: records.SourceDescription,
         splits: dict[str, records.SplitDescription],
     ) -> None:
-        """Writes the files that describe the data set, `dataset.json` last.
-
-        Args:
-            split: The log.
-            fitted: Results of fitting on it.
-            packer: Encoder of rows.
-            source: Description of the log.
-            splits: Descriptions of the splits.
-        """
+        """Writes the files that describe the data set, `dataset.json` last."""
         output = self._space.output
         with (output / "rejected.tsv").open("wb") as file:
             for index in range(split.num_chunks):

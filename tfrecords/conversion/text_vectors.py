@@ -18,11 +18,7 @@ from tfrecords.schema import Field
 
 
 class TextVectors:
-    """Finds the vectors of the texts of a field; they are memory-mapped.
-
-    Args:
-        path: File that `write_text_vectors` wrote.
-    """
+    """Finds the vectors of the texts of a field that `write_text_vectors` wrote; memory-mapped."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self._rows = KeyIndex(files.read_array(_keys_path(path)))
@@ -36,13 +32,9 @@ class TextVectors:
 def write_text_vectors(
     encoder: encoding.Encoder, field: Field, chunks: Iterable[Strings], path: pathlib.Path
 ) -> None:
-    """Encodes the different texts of a field, and writes their vectors.
+    """Encodes the different texts of a field, and writes their vectors to an `.npy` file.
 
-    Args:
-        encoder: Encoder with the field.
-        field: The field, of kind `text`.
-        chunks: The distinct texts of each chunk.
-        path: File of the vectors, `.npy`; their fingerprints are in a file next to it.
+    Their fingerprints are in a file next to it.
     """
     new = list(first_seen(chunks))
     keys = np.concatenate([strings.fingerprints for strings in new])

@@ -68,20 +68,12 @@ class UserEvents:
         return np.arange(lengths.sum()) + np.repeat(ends - lengths - offsets, lengths), lengths
 
     def count(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Counts the events [R] before requests, up to the maximum age but without `max_length`.
-
-        Args:
-            users, times: See `before`.
-        """
+        """Counts the events [R] `before` requests up to the maximum age, without `max_length`."""
         firsts, ends = self._runs(users, times)
         return ends - firsts
 
     def since_first(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Returns the seconds [R] since the first event that `count` counts; NaN without one.
-
-        Args:
-            users, times: See `before`.
-        """
+        """Returns the seconds [R] since the first event that `count` counts; NaN without one."""
         firsts, ends = self._runs(users, times)
         seconds = np.full(len(users), np.nan)
         found = firsts < ends
@@ -161,12 +153,7 @@ def write(
 ) -> None:
     """Sorts the events that a history lists, and writes them; `load` reads them.
 
-    Args:
-        field: The history.
-        chunks: Load the rows of each chunk.
-        units_per_second: Units of the log's times in a second.
-        directory: Directory to write to.
-        max_at_once: Number of events that are sorted at a time; more if one user has more.
+    `max_at_once` events are sorted at a time; more if one user has more.
     """
     directory.mkdir(parents=True, exist_ok=True)
     strings = _distinct(field, chunks)

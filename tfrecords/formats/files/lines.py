@@ -62,11 +62,7 @@ def open_text(path: pathlib.Path) -> BinaryIO:
 
 
 def refuse_binary(path: pathlib.Path, first: bytes) -> None:
-    """Refuses binary files other than Parquet.
-
-    Args:
-        path: The file, for the message.
-        first: Its first `MAGIC_BYTES`, or more.
+    """Refuses binary files other than Parquet, by their first `MAGIC_BYTES` or more.
 
     Raises:
         ValueError: The file is of such a format.
@@ -207,12 +203,7 @@ class RowReader:
 
 
 def row_ends(text: bytes, delimiter: bytes) -> np.ndarray:
-    """Returns the ends of rows, after their line ends; line ends inside quotes do not count.
-
-    Args:
-        text: Text that starts with a row.
-        delimiter: Text between values.
-    """
+    """Returns the ends of rows, after their line ends; line ends inside quotes do not count."""
     array = np.frombuffer(text, np.uint8)
     newlines = np.flatnonzero(array == 10)
     quotes = _quotes(text, array, delimiter)

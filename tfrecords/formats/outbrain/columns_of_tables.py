@@ -57,12 +57,7 @@ _lock = threading.Lock()
 
 
 class Joiner:
-    """Looks up the columns of displays and ads; tables are read on first use.
-
-    Args:
-        paths: Existing files, by their names at Kaggle.
-        wanted: Columns to look up.
-    """
+    """Looks up columns of displays and ads in files by names at Kaggle; read on first use."""
 
     def __init__(self, paths: Mapping[str, pathlib.Path], wanted: Sequence[str]) -> None:
         self._paths = paths

@@ -227,12 +227,7 @@ def _not_there(directory: pathlib.Path, name: str) -> str:
 
 
 class _Join:
-    """Joins the columns of a schema to the rows of the clicks.
-
-    Args:
-        schema: The schema.
-        paths: Files other than the clicks, by name.
-    """
+    """Joins the columns of a schema, from other files by name, to the rows of the clicks."""
 
     def __init__(self, schema: Schema, paths: Mapping[str, pathlib.Path]) -> None:
         self._wanted = schema.columns
