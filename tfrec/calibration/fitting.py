@@ -65,11 +65,7 @@ def information_of(rows: HeldOutLogits, z: np.ndarray) -> np.ndarray:
 
 
 def fit_platt(rows: HeldOutLogits) -> curves.Platt:
-    """Fits Platt scaling by Newton's method with a weak prior on the identity.
-
-    Args:
-        rows: The rows to fit; no rows give the identity.
-    """
+    """Fits Platt scaling by Newton's method with a weak prior on the identity."""
     if not len(rows.labels):
         return curves.Platt()
     x = np.stack([rows.logits, np.ones(len(rows.labels))], axis=1)

@@ -113,11 +113,7 @@ class Popularity:
 
 
 class OwnClicks:
-    """Scores ads by the number of the user's own clicks; the others are in the order of popularity.
-
-    Args:
-        history: The clicks to learn from.
-    """
+    """Scores ads by the number of the user's own clicks, and the others by popularity."""
 
     def __init__(self, history: History) -> None:
         self._history = history

@@ -131,16 +131,7 @@ def score(
     queries: np.ndarray,
     found: Candidates,
 ) -> ScoredCandidates:
-    """Scores candidates as in serving.
-
-    Args:
-        data_set: The converted log.
-        model: The ranker.
-        calibrators: The ranker's calibrators.
-        weights: Default weight of each head.
-        queries: [Q, Fq] int32.
-        found: The candidates of the queries.
-    """
+    """Scores the candidates of queries [Q, Fq] int32 as in serving."""
     rows, ad_features = found.filtered, np.asarray(data_set.catalog().features)
     keep_rate = data_set.schema.negative_keep_rate
     scores = {head: np.empty(rows.shape) for head in model.heads}
@@ -164,14 +155,7 @@ def score_all_ads(
     weights: Mapping[str, float],
     queries: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Scores all ads for queries, in lists of the same length as in serving.
-
-    Args:
-        data_set: The converted log.
-        model: The ranker.
-        calibrators: The ranker's calibrators.
-        weights: Default weight of each head.
-        queries: [Q, Fq] int32.
+    """Scores all ads for queries [Q, Fq] int32, in lists of the same length as in serving.
 
     Returns:
         Head -> [Q, N] float64 served values.

@@ -76,19 +76,13 @@ Recommender = Callable[[Queries], np.ndarray]
 def per_click(
     recommender: Recommender, queries: Queries, ad_rows: np.ndarray, ads: "RankedCorpus"
 ) -> report.RecommenderQuality:
-    """Measures the lists of single requests.
+    """Measures the lists of single requests [C], each with the held-out click on an ad [C].
 
     In addition to recall and NDCG, the metrics are `auc_against_uniform_ads` and
     `auc_against_popular_ads`, the probability that a clicked ad scores above one drawn uniformly,
     or by training clicks; `catalog_coverage_at_K`, the share of ads in at least one list;
     `popularity_percentile_at_10`, the mean percentile by training clicks of the ads in the lists;
     and `exposure_gini_at_10`, 0 if all ads are in the same number of lists, 1 if one ad is in all.
-
-    Args:
-        recommender: Scores the ads.
-        queries: [C] requests with a held-out click.
-        ad_rows: [C] the ads clicked.
-        ads: Statistics of the ads.
     """
     rng, bounds = np.random.default_rng(_SEED), np.cumsum(ads.clicks, dtype=np.float64)
     lists: list[np.ndarray] = []
@@ -207,12 +201,9 @@ def held_out_users(
     seen_of: Callable[[np.ndarray], scipy.sparse.csr_array],
     num_ads: int,
 ) -> HeldOutUsers:
-    """Groups held-out clicks by user; users are sampled if there are too many to measure.
+    """Groups held-out clicks [C] by user; users are sampled if there are too many to measure.
 
-    Args:
-        clicks: [C] held-out clicks with users.
-        seen_of: Returns the ads [U, N] that users [U] had clicked before.
-        num_ads: N.
+    `seen_of` returns the ads [U, N] that users [U] had clicked before.
     """
     assert clicks.user is not None
     users, user = np.unique(clicks.user, return_inverse=True)

@@ -66,17 +66,7 @@ class HeadScores:
 def measure(
     head: Head, rows: HeadRows, predicted: HeadScores, truth: HeadScores | None = None
 ) -> report.HeadQuality:
-    """Measures the predictions of a head.
-
-    Args:
-        head: The head.
-        rows: Rows with its label.
-        predicted: Served values.
-        truth: True values, whose metrics are the ceilings. None: no ground truth.
-
-    Returns:
-        The metrics; none if there are no rows.
-    """
+    """Measures the predictions of a head; nothing without rows. True values give the ceilings."""
     if not len(rows.labels):
         return report.HeadQuality(labeled=0, metrics={}, calibration_curve=[])
     samples = head_samples(head, rows, predicted)

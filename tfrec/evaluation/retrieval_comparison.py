@@ -84,11 +84,7 @@ def recall_under_uniform_exposure(
 ) -> report.UniformExposure:
     """Measures recall of clicks on `truth.sample_requests` if all ads were shown equally often.
 
-    Args:
-        truth: The ground truth.
-        data_set: The converted log.
-        recommenders: Name -> recommender that needs no user; one is `two_tower`.
-        config: Resamples and their seed.
+    No recommender needs the user, and one is `two_tower`.
     """
     order = ground_truth.catalog_order(truth, data_set.catalog())
     encoded = truth.sample_queries
@@ -125,10 +121,7 @@ def read_clicks_on_unseen_ads(
 ) -> tuple[retrieval.Clicks, scipy.sparse.csr_array | None]:
     """Reads test clicks; if few repeat a click of the user, only clicks on ads new to the user.
 
-    Args:
-        data_set: The converted log.
-        num_ads: N.
-        max_clicks: Maximum number of clicks, evenly spaced in the log.
+    At most `max_clicks`, evenly spaced in the log, are read.
 
     Returns:
         The clicks [Q] and, if few repeat a click of the user, [Q, N] 1 for the ads that the user

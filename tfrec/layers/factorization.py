@@ -80,13 +80,7 @@ class FactorizationMachine(tf.keras.layers.Layer):
 
 
 class TableRows:
-    """Maps encoded rows of a side to the rows of a table that has all ids of all fields.
-
-    Args:
-        fitted: The fitted schema.
-        fields: The fields of the side; vectors are left out.
-        first: The row of id 0 of each field.
-    """
+    """Maps encoded rows of a side to rows of a table that has all ids of all fields but vectors."""
 
     def __init__(
         self,

@@ -201,11 +201,6 @@ def find_property_fields(fitted: encoding.FittedSchema, history: Field, kind: st
     more than half as many as the history, or with a declared history of the same events. Each value
     of such a field has many clicks to learn its effect from; the effects of other fields are left
     to the embeddings of the ads.
-
-    Args:
-        fitted: The fitted schema.
-        history: A query-side list.
-        kind: `categorical` or `categorical_list`.
     """
     if history.kind != "history" or history.of != AD:
         return []

@@ -55,12 +55,9 @@ class NumberLookup:
 def coarse_rows(
     fitted: encoding.FittedSchema, fields: Sequence[schema.Field], first: Sequence[int]
 ) -> NumberLookup:
-    """Returns a lookup of the row, in a table, of the coarse bucket of each number.
+    """Returns a lookup of the row, in a table, of the coarse bucket of each number of a side.
 
-    Args:
-        fitted: The fitted schema.
-        fields: The fields of a side.
-        first: The row of id 0 of each numeric field.
+    `first` has the row of id 0 of each numeric field.
     """
     numeric = [field for field in fields if field.kind == "numeric"]
     buckets = [fitted.statistics[field.name].coarse_buckets() for field in numeric]

@@ -71,10 +71,5 @@ def judge_heads(schema: Schema, description: Mapping[str, Any]) -> JudgedHeads:
 
 
 def score_deviations(served: Mapping[str, np.ndarray], heads: Sequence[str]) -> dict[str, float]:
-    """Returns the standard deviation of the served scores of each head.
-
-    Args:
-        served: Output -> [L] served scores of shown ads.
-        heads: The heads.
-    """
+    """Returns the standard deviation of the served scores [L] of each head."""
     return {h: float(np.std(served[HEADS[h].output], dtype=np.float64)) for h in heads}

@@ -370,10 +370,7 @@ def train_ranker(
 def fit_rare_heads(model: ranking_model.RankingModel, data_set: reader.DataSet, seed: int) -> None:
     """Fits the models that are mixed into the rare heads of a trained ranker; see `rare_heads`.
 
-    Args:
-        model: The trained ranker; its `machines` and shares are assigned.
-        data_set: Machines are fitted on its training rows, and shares chosen on validation rows.
-        seed: Seed of the machines.
+    Machines are fitted on training rows, and shares chosen on validation rows; both are assigned.
     """
     model.engagement_shares.assign(tf.zeros_like(model.engagement_shares))
     for machine in model.machines.values():

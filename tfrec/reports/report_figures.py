@@ -115,12 +115,7 @@ def by_segment(name: str, segments: Sequence[Segment], overall: Mapping[str, Est
 
 
 def waterfall(name: str, stages: Sequence[tuple[str, Estimate]]) -> str:
-    """Draws the losses between the first and the last bar, one line per stage.
-
-    Args:
-        name: Name of the figure.
-        stages: Labels and values; the first and the last are totals, the others losses.
-    """
+    """Draws the losses between the first and the last bar, which are totals, one line per stage."""
 
     def paint(canvas: figure.Figure) -> None:
         panel = canvas.subplots()

@@ -70,12 +70,7 @@ class ClickFactors:
     columns: tuple[int, int]
 
     def scaled(self, c: float, count: int | None = None) -> "ClickFactors":
-        """Returns factors whose inner products are c times as large.
-
-        Args:
-            c: See the module.
-            count: Number of leading factors; None: all.
-        """
+        """Returns factors, the leading ones or all, whose inner products are c times as large."""
         root = np.float32(np.sqrt(c))
         return dataclasses.replace(
             self, users=root * self.users[:, :count], ads=root * self.ads[:, :count]
@@ -205,14 +200,7 @@ def choose(
     held_out: retrieval_validation.HeldOut,
     catalog: reader.Catalog,
 ) -> FactorChoice:
-    """Returns how many factors, and which c, improve the recall of held-out clicks most.
-
-    Args:
-        model: A model trained on the clicks that the factors are of.
-        factors: The factors.
-        held_out: [Q] clicks that neither was trained on.
-        catalog: All ads.
-    """
+    """Returns how many factors of the model's clicks, and which c, improve held-out recall most."""
     held_out = held_out.evenly_spaced(max(_MAX_SCORES // len(catalog), _MIN_CLICKS))
     ids = np.asarray(catalog.features)
     queries = towers.embed_in_batches(model.query_tower, held_out.query)

@@ -286,13 +286,7 @@ def restore(
     data_set: reader.DataSet,
     workdir: pathlib.Path,
 ) -> None:
-    """Restores a model after `distill`.
-
-    Args:
-        model: A model of the same sizes, with its weights created.
-        description: Result of `distill`.
-        data_set: The converted log.
-        workdir: The directory that was given to `distill`.
+    """Restores a model of the same sizes, with its weights created, after `distill` in a workdir.
 
     Raises:
         FileNotFoundError, ValueError: See `training.restore_best`.

@@ -62,16 +62,10 @@ def refit_two_tower(
     progress: bool = False,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> None:
-    """Trains a model for the best number of epochs.
+    """Trains an untrained model for the best number of epochs; it resumes from the workdir's files.
 
-    Args:
-        model: Untrained.
-        plan: Plan of the first training, with the epochs of the refit.
-        history: Metrics and `temperature` of each epoch of the first training.
-        read: Maps the number of an epoch to its batches.
-        workdir: Work directory of the first training; the refit resumes from its files.
-        progress: Whether to show progress bars.
-        callbacks: Additional callbacks.
+    `plan` has the epochs of the refit, `history` the metrics and `temperature` of each epoch of the
+    first training, and `read` maps the number of an epoch to its batches.
     """
     epochs = training.best_epoch(history, plan) + 1
     plan = dataclasses.replace(plan, metric=_METRIC, maximize=True, stop_after=epochs)

@@ -259,14 +259,8 @@ def _fit_click_factors(
 ) -> dict[str, Any] | None:
     """Writes factors of the clicks if they improve held-out clicks; returns the measurements.
 
-    Args:
-        data_set: The converted log.
-        clicked: The training clicks; None if users are not known.
-        before_refit: Returns the model that was not trained on the held-out clicks.
-        held_out: The clicks that choose.
-        workdir: Work directory of the training.
-        refit: Whether factors of the clicks of both splits are written.
-        progress: Whether to print the choice.
+    `before_refit` returns the model that was not trained on the held-out clicks. In a refit,
+    factors of the clicks of both splits are written.
 
     Returns:
         A `click_factors.FactorChoice` as JSON; None if there can be no factors.

@@ -80,13 +80,8 @@ def recall_of_clicks(
 ) -> dict[str, np.ndarray]:
     """Returns the recall [Q] of each click: its mean over all K, and `..._at_K` for each K below N.
 
-    Ads with equal scores, such as those with the same OOV id, are in random order.
-
-    Args:
-        model: The model, with the ads that users clicked in training.
-        held_out: [Q] clicks.
-        queries: [Q, D] their query embeddings.
-        ads: [N, D] all ad embeddings.
+    Ads with equal scores, such as those with the same OOV id, are in random order. The model knows
+    the ads that users clicked in training; `queries` [Q, D] and `ads` [N, D] are embeddings.
     """
     num_ads = len(ads)
     rows, all_ads = tf.range(num_ads), tf.constant(ads)

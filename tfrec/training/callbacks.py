@@ -38,12 +38,7 @@ class SwapEMAWeights(tf.keras.callbacks.Callback):
 
 
 class Validation(tf.keras.callbacks.Callback):
-    """Adds validation metrics and the training speed to the logs of an epoch.
-
-    Args:
-        measure: Returns the validation metrics of the current model.
-        examples_per_step: Mean number of examples in a batch.
-    """
+    """Adds validation metrics and the training speed to the logs of an epoch."""
 
     def __init__(self, measure: Callable[[], dict[str, float]], examples_per_step: float) -> None:
         super().__init__()
@@ -101,12 +96,7 @@ class EarlyStopping(tf.keras.callbacks.EarlyStopping):
 
 
 class HistoryFile(tf.keras.callbacks.Callback):
-    """Writes the logs of each epoch as JSON.
-
-    Args:
-        path: The file.
-        history: Logs of earlier epochs; the logs of each epoch are appended.
-    """
+    """Writes the logs of each epoch, which are appended to those of earlier ones, as JSON."""
 
     def __init__(self, path: pathlib.Path, history: list[dict[str, float]]) -> None:
         super().__init__()
@@ -141,11 +131,7 @@ class BackupAndRestore(tf.keras.callbacks.BackupAndRestore):
 
 
 class Progress(tf.keras.callbacks.Callback):
-    """Shows a bar for each epoch, and a line with its training loss and one validation metric.
-
-    Args:
-        metric: Name of the validation metric; None: no validation.
-    """
+    """Shows a bar for each epoch, and a line with its training loss and one validation metric."""
 
     def __init__(self, metric: str | None) -> None:
         super().__init__()

@@ -77,12 +77,7 @@ def write_scalars(values: dict[str, tf.Tensor], step: int) -> None:
 
 
 def write_histograms(model: tf.keras.Model, step: int) -> None:
-    """Writes histograms of the values of matrices and of the row norms of tables.
-
-    Args:
-        model: A model with `sparse_variables`.
-        step: Number of the epoch.
-    """
+    """Writes histograms of the values of matrices and of the row norms of sparse variables."""
     tables = {variable.ref() for variable in model.sparse_variables}
     summary = summary_pb2.Summary()
     for variable in model.trainable_variables:

@@ -89,13 +89,7 @@ def joined(distribution: str) -> Iterator[tf.distribute.Strategy]:
 
 
 def addresses_of(tf_config: str | None) -> tuple[list[str], int]:
-    """Checks the text of `TF_CONFIG`.
-
-    Args:
-        tf_config: The text; None: the variable is not set.
-
-    Returns:
-        The addresses of the workers, and the index of this one.
+    """Checks `TF_CONFIG`; returns the addresses of the workers and the index of this one.
 
     Raises:
         ValueError: The text is missing or wrong.
