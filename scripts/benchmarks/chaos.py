@@ -96,12 +96,7 @@ def main() -> None:
 def run(
     system: faults.System, contexts: list[dict[str, Any]], names: list[str]
 ) -> tuple[checked_load.Counts, dict[str, int], list[str]]:
-    """Injects faults under load.
-
-    Args:
-        system: The running service.
-        contexts: Raw query fields of the requests.
-        names: Names of the faults.
+    """Injects the faults of these names under a load of requests for contexts.
 
     Returns:
         Counts of the load, number of faults by name, and violations of guarantees.

@@ -178,14 +178,9 @@ def score(
     rows: peer_data.PeerRows,
     unit: np.ndarray,
 ) -> None:
-    """Adds scores of a head, and differences to the ranker, to the results.
+    """Adds scores of a head, and differences to the ranker, to the results by name of the model.
 
-    Args:
-        head: The head.
-        estimates: Values of the rows by name of the model.
-        results: Results by name of the model; updated.
-        rows: Rows of the test split.
-        unit: Unit [L] of each row that is resampled for the intervals.
+    Values are of all rows of the test split, whose units [L] are resampled for the intervals.
     """
     known = ~np.isnan(rows.labels[head])
     kind = HEADS[head]

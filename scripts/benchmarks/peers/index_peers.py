@@ -24,12 +24,9 @@ Row = dict[str, Any]
 
 
 def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row:
-    """Measures TFRS `BruteForce`; TensorFlow uses all cores.
+    """Measures TFRS `BruteForce`, which uses all cores, on some of the queries.
 
-    Args:
-        ads: Ad embeddings [N, D] float32.
-        queries: Query embeddings [Q, D] float32; only the first ones are used.
-        wanted: Rows [Q, k] that exact search finds.
+    Ads [N, D] and queries [Q, D] are float32; exact search finds the wanted rows [Q, k].
     """
     k = wanted.shape[1]
     started = time.perf_counter()
@@ -67,13 +64,7 @@ def check_scann(python: str) -> None:
 
 
 def scann(python: str, ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> list[Row]:
-    """Measures ScaNN in another Python environment.
-
-    Args:
-        python: Interpreter of the environment.
-        ads: Ad embeddings [N, D] float32.
-        queries: Query embeddings [Q, D] float32.
-        wanted: Rows [Q, k] that exact search finds.
+    """Measures ScaNN in another Python environment; arguments as of `brute_force`.
 
     Raises:
         ValueError: The measurement failed.

@@ -214,13 +214,7 @@ def _batches(
 
 
 class Fields(tf.keras.layers.Layer):
-    """Embeds the fields of rows of ids with one shared table.
-
-    Args:
-        fields: Fields to embed.
-        dim: Size of a field embedding, E.
-        l2: L2 penalty on the table.
-    """
+    """Embeds the fields of rows of ids with one shared table, which has an L2 penalty."""
 
     def __init__(self, fields: tuple[peer_data.PeerField, ...], dim: int, l2: float) -> None:
         super().__init__()
@@ -262,11 +256,7 @@ class Fields(tf.keras.layers.Layer):
 
 
 class Ranks(tf.keras.layers.Layer):
-    """Numeric fields as the rank of the quantile bucket in [-1, 1], and 0 if missing.
-
-    Args:
-        fields: All fields; only numeric ones are used.
-    """
+    """Numeric fields as the rank of the quantile bucket in [-1, 1], and 0 if missing."""
 
     def __init__(self, fields: tuple[peer_data.PeerField, ...]) -> None:
         super().__init__()

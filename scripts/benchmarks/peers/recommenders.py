@@ -73,12 +73,8 @@ class Learned:
 class MatrixFactorization:
     """Matrix factorization of all pairs by alternating least squares; clicked pairs weigh more.
 
-    Users without clicks get the most popular ads.
-
-    Args:
-        history: The clicks to learn from.
-        seed: Seed of the initialization.
-        **options: Options of `implicit.als.AlternatingLeastSquares`.
+    Users without clicks get the most popular ads. Options are those of
+    `implicit.als.AlternatingLeastSquares`.
     """
 
     def __init__(self, history: baselines.History, seed: int, **options: Any) -> None:
@@ -101,10 +97,6 @@ class TutorialTwoTower(tfrs.Model):
 
     The encoded ids are the tutorial's look-ups. With several fields on a side, their embeddings are
     joined by a dense layer.
-
-    Args:
-        data_set: Its fields are the inputs.
-        embedding_dim: D.
     """
 
     def __init__(self, data_set: reader.DataSet, embedding_dim: int) -> None:

@@ -56,15 +56,9 @@ def vocabularies(log: pathlib.Path, num_rows: int) -> Vocabularies:
 
 
 def write_encoded(data_set: reader.DataSet, output: pathlib.Path, num_rows: int) -> int:
-    """Writes rows of a data set's training split as Examples.
+    """Writes shown ads of training, with the query fields of their request, as Examples.
 
-    Args:
-        data_set: Data set; a row is a shown ad with the query fields of its request.
-        output: File to write.
-        num_rows: Maximum number of rows.
-
-    Returns:
-        Number of rows written.
+    Returns the number of rows written, at most `num_rows`.
     """
     written = 0
     with tf.io.TFRecordWriter(str(output)) as file:

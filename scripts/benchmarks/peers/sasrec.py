@@ -65,12 +65,7 @@ class SasRec(tf.keras.Model):
 
 
 class Block(tf.keras.layers.Layer):
-    """Causal self-attention and a feed-forward layer, as in the paper.
-
-    Args:
-        dim: D.
-        dropout: Dropout rate.
-    """
+    """Causal self-attention and a feed-forward layer, as in the paper."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()

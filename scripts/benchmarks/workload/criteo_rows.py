@@ -47,10 +47,7 @@ def draw_ads(seed: int) -> dict[str, np.ndarray]:
 def write(path: pathlib.Path, num_rows: int, seed: int = 1) -> pathlib.Path:
     """Writes a log block by block and returns its path; an existing file is kept.
 
-    Args:
-        path: File to write; its name should contain `num_rows` and `seed`.
-        num_rows: Number of lines.
-        seed: Random seed; equal seeds give equal bytes.
+    Equal seeds give equal bytes. The file's name should contain `num_rows` and `seed`.
     """
     if path.is_file():
         return path

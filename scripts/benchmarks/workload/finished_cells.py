@@ -30,11 +30,7 @@ def stored(
 ) -> dict[str, Any]:
     """Returns a finished cell, or computes and stores it.
 
-    Args:
-        directory: Directory of the cells.
-        name: Name of the cell, for people.
-        inputs: Inputs of the result; their `repr` is the key.
-        compute: Returns the result, which JSON can express.
+    The key is the `repr` of the inputs; the name is for people. The result is JSON values.
     """
     digest = hashlib.blake2b(repr(inputs).encode(), digest_size=8).hexdigest()
     path = directory / f"{name}-{digest}.json"

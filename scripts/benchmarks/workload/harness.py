@@ -76,12 +76,7 @@ def percentiles(milliseconds: Sequence[float] | np.ndarray) -> dict[str, float]:
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str]) -> None:
-    """Prints rows as a table.
-
-    Args:
-        rows: Measurements; a row may lack some.
-        formats: Format of each column, in the order of the columns.
-    """
+    """Prints rows, which may lack values, as a table of the columns in `formats`."""
     cells = [
         [
             format(row[key], form) if row.get(key) is not None else "–"

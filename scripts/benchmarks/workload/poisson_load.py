@@ -114,13 +114,7 @@ def one_by_one(target: Target, count: int, warm_up: int) -> dict[str, Any]:
 
 
 def saturate(target: Target, num_clients: int, seconds: float) -> float:
-    """Returns the answers per second to clients that send a request as soon as they have an answer.
-
-    Args:
-        target: Service and requests.
-        num_clients: Number of clients.
-        seconds: Duration in seconds.
-    """
+    """Returns the answers per second to clients that send a request after each answer."""
 
     async def run() -> int:
         client = _Client(target)
@@ -141,13 +135,7 @@ def saturate(target: Target, num_clients: int, seconds: float) -> float:
 
 
 def poisson(target: Target, rate: float, seconds: float, seed: int) -> dict[str, Any]:
-    """Sends requests as a Poisson process.
-
-    Args:
-        target: Service and requests.
-        rate: Average number of requests per second.
-        seconds: Duration in seconds.
-        seed: Random seed of the times.
+    """Sends requests as a Poisson process; the rate is per second, and the seed of the times.
 
     Returns:
         `milliseconds` of the answered requests from their due time, and the numbers of requests

@@ -92,13 +92,7 @@ def family(process_id: int) -> dict[str, int]:
 
 
 def becomes_ready(url: str, seconds: float, is_running: Callable[[], bool] = lambda: True) -> bool:
-    """Waits until a service is ready; returns whether it is.
-
-    Args:
-        url: URL of the service.
-        seconds: Maximum time to wait.
-        is_running: Returns whether waiting makes sense.
-    """
+    """Waits some seconds, while `is_running`, until a service is ready; returns whether it is."""
     end = time.monotonic() + seconds
     while not _is_ready(url):
         if not is_running() or time.monotonic() > end:

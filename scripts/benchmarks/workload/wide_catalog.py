@@ -15,12 +15,7 @@ from tfrecords import encoding, reader
 
 
 class WideDataSet(reader.DataSet):
-    """A data set with a generated catalog.
-
-    Args:
-        directory: Directory of the converted data set.
-        num_ads: Number of ads, N.
-    """
+    """A converted data set with a generated catalog of `num_ads` ads."""
 
     def __init__(self, directory: pathlib.Path, num_ads: int) -> None:
         super().__init__(directory)
