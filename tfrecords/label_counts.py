@@ -24,12 +24,7 @@ RETURNING_SHARE = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class LabelRows:
-    """The rows of a split that have a label.
-
-    Attributes:
-        known: Number of rows that have the label.
-        positive: Number of them whose label is above 0.
-    """
+    """Numbers of rows of a split that have a label, and of those whose label is above 0."""
 
     known: int
     positive: int

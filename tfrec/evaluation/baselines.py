@@ -98,11 +98,7 @@ def history_of(users: np.ndarray, ad_rows: np.ndarray, num_ads: int) -> History:
 
 
 class Popularity:
-    """Scores ads by their number of clicks, the same for every query.
-
-    Args:
-        clicks: [N] clicks of each ad.
-    """
+    """Scores ads by their number of clicks [N], the same for every query."""
 
     def __init__(self, clicks: np.ndarray) -> None:
         self._scores = clicks.astype(np.float32)[None, :]

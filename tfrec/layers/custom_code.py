@@ -69,12 +69,7 @@ def needs_autograph(model: tf.Module) -> bool:
 
 
 def ids_to_try(fitted: encoding.FittedSchema, fields: Sequence[Field]) -> np.ndarray:
-    """Returns rows of ids [3, W] int32: the last, the first and the missing value of each field.
-
-    Args:
-        fitted: The fitted schema.
-        fields: The fields of a side.
-    """
+    """Returns rows of ids [3, W] int32: the last, the first and the missing value of each field."""
     last = np.ones(encoding.width(fields), np.int32)
     for field, columns in encoding.value_columns(fields):
         # An id of a vector is a pair of its numbers.

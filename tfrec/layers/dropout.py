@@ -84,11 +84,7 @@ def new_generator() -> Generator:
 
 
 class Dropout(tf.keras.layers.Layer):
-    """Sets a share of the inputs to zero in training, and scales up the others.
-
-    Args:
-        rate: The share, in [0, 1).
-    """
+    """Sets a share of the inputs, in [0, 1), to zero in training, and scales up the others."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

@@ -94,12 +94,7 @@ def numbers_of_ids(boundaries: Sequence[float]) -> np.ndarray:
 
 
 class NumericSlopes(tf.keras.layers.Layer):
-    """Multiplies the logarithms of numbers with slopes, which are 0 before `fit`.
-
-    Args:
-        fitted: The fitted schema.
-        fields: The fields of one side, in the order of the columns.
-    """
+    """Multiplies the logarithms of a side's numbers with slopes, which are 0 before `fit`."""
 
     def __init__(self, fitted: encoding.FittedSchema, fields: Sequence[schema.Field]) -> None:
         super().__init__(name="numeric_slopes")

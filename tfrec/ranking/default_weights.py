@@ -44,12 +44,7 @@ class JudgedHeads:
 
 
 def judge_heads(schema: Schema, description: Mapping[str, Any]) -> JudgedHeads:
-    """Determines the weights and weaknesses of a trained ranker's heads.
-
-    Args:
-        schema: The schema of its data set.
-        description: Content of `ranker.json`.
-    """
+    """Determines the weights and weaknesses of a ranker's heads from `ranker.json`."""
     heads = list(description["heads"])
     weak = head_strength.weak_heads(head_strength.parse_figures(description["validation"]))
     if schema.weights is not None:

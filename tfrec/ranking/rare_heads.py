@@ -39,13 +39,7 @@ _SHARES = tuple(tenths / 10 for tenths in range(1, 11))
 def fit(
     machine: layers.FactorizationMachine, data_set: reader.DataSet, head: str, seed: int
 ) -> bool:
-    """Fits a machine on the clicked training rows of a head.
-
-    Args:
-        machine: Machine whose table and intercept are assigned.
-        data_set: The data set; its last `_MAX_ROWS` clicked rows are read.
-        head: The head, after a click.
-        seed: Seed of the initial vectors.
+    """Fits a machine on the last `_MAX_ROWS` clicked training rows of a head after a click.
 
     Returns:
         Whether there are enough rows; otherwise nothing is assigned.

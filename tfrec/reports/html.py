@@ -9,12 +9,7 @@ from tfrecords import pages
 
 
 def render_report(report: evaluation.EvaluationReport, name: str) -> str:
-    """Returns the page.
-
-    Args:
-        report: The evaluation.
-        name: Name of the data set.
-    """
+    """Returns the page of an evaluation on the data set of this name."""
     sections = {"summary": "Summary", "funnel": "Where value is lost"}
     sections |= {head: head.capitalize() for head in report.ranker}
     if report.segments.by:

@@ -182,12 +182,7 @@ def _clicks(schema: Schema, table: pa.Table, faults: RowFaults, is_labeled: bool
 
 
 def count_clicks_above_1(schema: Schema, table: pa.Table) -> int:
-    """Returns the number of rows with several clicks: whole numbers above 1 where 1 is a click.
-
-    Args:
-        schema: The schema.
-        table: The parsed rows.
-    """
+    """Returns the number of rows with several clicks: whole numbers above 1 where 1 is a click."""
     if schema.click is None or schema.click_threshold is None:
         return 0
     if not 0 < schema.click_threshold <= 1:

@@ -109,13 +109,9 @@ def are_missing(keys: pa.Array) -> np.ndarray:
 
 
 def without_placeholders(schema: Schema, table: pa.Table) -> pa.Table:
-    """Replaces placeholders in key columns by null.
+    """Replaces placeholders in the key columns of parsed rows or of a table of ads by null.
 
     The columns of an ad key of several columns are not changed: each of them may be missing.
-
-    Args:
-        schema: The schema, which names the keys.
-        table: Parsed rows, or a table of ads.
     """
     ad_key = schema.ad_key if len(schema.ad_key) == 1 else ()
     for name in dict.fromkeys((*ad_key, schema.user_key, schema.request_key)):

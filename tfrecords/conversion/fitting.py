@@ -80,14 +80,10 @@ def fit(
     strings: Callable[[int, str], Strings],
     workers: int = 1,
 ) -> tuple[encoding.FittedSchema, dict[str, int]]:
-    """Fits all fields to the counts of the chunks.
+    """Fits all fields to the counts of the chunks, some fields at a time.
 
-    Args:
-        schema: The schema.
-        num_chunks: Number of chunks.
-        counts: Returns the result of `count_chunk` for a chunk and a field name.
-        strings: Returns the distinct values of a field in a chunk.
-        workers: Number of fields that are fitted at a time.
+    `counts` returns the result of `count_chunk` for a chunk and a field name, and `strings` the
+    distinct values of a field in a chunk.
 
     Returns:
         The fitted schema, and the number of distinct values of each string field.

@@ -148,14 +148,7 @@ def load_split(path: pathlib.Path) -> SplitLog:
 
 @dataclasses.dataclass(frozen=True)
 class FittedLog:
-    """Results of fitting on the training rows of a log.
-
-    Attributes:
-        schema: The fitted schema.
-        ads: The ad catalog.
-        num_distinct: Number of distinct values of each field.
-        time: Rows and labels over time.
-    """
+    """Results of fitting on the training rows of a log; `num_distinct` is of each field."""
 
     schema: encoding.FittedSchema
     ads: catalog.CatalogAds
@@ -168,14 +161,6 @@ class Stages:
 
     The result of a stage is passed to the next one; data as large as the log stays in files of the
     workspace.
-
-    Args:
-        opened: The log.
-        schema: Its schema.
-        space: The workspace.
-        options: Options of the conversion.
-        workers: Number of threads.
-        progress: Whether to show progress bars.
 
     Raises:
         ValueError: The schema does not allow an option.

@@ -18,13 +18,7 @@ _LABELS = ("click", "engagement")
 
 @dataclasses.dataclass(frozen=True)
 class Bins:
-    """Bins of equal time spans, or of equal numbers of rows if the log has no time.
-
-    Attributes:
-        low: Start of the first bin.
-        high: End of the last bin.
-        by_time: Whether the bins are time spans.
-    """
+    """Bins of equal time spans, or of equal numbers of rows if the log has no time."""
 
     low: float
     high: float

@@ -17,11 +17,7 @@ HASH_BITS = 20
 
 @dataclasses.dataclass(frozen=True)
 class LogisticOptions:
-    """Training options, with scikit-learn's name.
-
-    Attributes:
-        C: Inverse regularization strength.
-    """
+    """Training options, with scikit-learn's name: C is the inverse regularization strength."""
 
     C: float
 

@@ -37,13 +37,7 @@ VALIDATION_METRIC = "ndcg_at_10"
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """The clicks that a recommender learns.
-
-    Attributes:
-        data_set: Converted log with users.
-        splits: Splits of the clicks.
-        seed: Seed of the initialization and the order of clicks.
-    """
+    """The clicks that a recommender learns, in the order of a seed; the log has users."""
 
     data_set: reader.DataSet
     splits: Sequence[str]

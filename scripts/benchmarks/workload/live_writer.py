@@ -18,12 +18,7 @@ _ANSWER_SECONDS = 120.0
 
 @dataclasses.dataclass(frozen=True)
 class Acknowledged:
-    """Ads of one release whose state the writer confirmed.
-
-    Attributes:
-        present: Ids of added ads.
-        absent: Ids of removed ads.
-    """
+    """Ids of ads that were added to a release, and of those removed, as the writer confirmed."""
 
     present: frozenset[str] = frozenset()
     absent: frozenset[str] = frozenset()

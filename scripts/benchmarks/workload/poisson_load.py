@@ -24,13 +24,7 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A service and the requests to send.
-
-    Attributes:
-        url: URL of the service (http).
-        bodies: JSON bodies of the requests, sent in turn.
-        headers: Headers of each request.
-    """
+    """A service, and the JSON bodies of the requests to send to it in turn."""
 
     url: str
     bodies: Sequence[bytes]
