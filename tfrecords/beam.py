@@ -138,6 +138,7 @@ class _BeamLog:
     def __init__(self, opened: formats.Log, source: _BeamSource) -> None:
         self.files = opened.files
         self.users_table = getattr(opened, "users_table", None)
+        self.parse, self.raw = opened.parse, opened.raw
         self._opened = opened
         self._source = source
 
@@ -159,14 +160,6 @@ class _BeamLog:
                 raise FileNotFoundError(_not_shared(space.output))
             yield chunk
 
-    def parse(self, chunk: formats.Chunk) -> formats.Parsed:
-        """See `formats.Log`."""
-        return self._opened.parse(chunk)
-
-    def raw(self, chunk: formats.Chunk, lines: Sequence[int]) -> list[bytes]:
-        """See `formats.Log`."""
-        return self._opened.raw(chunk, lines)
-
 
 class _WorkerLog:
     """A log on a worker: its chunks keep the paths that they have on the driver."""
@@ -174,11 +167,7 @@ class _WorkerLog:
     def __init__(self, source: _BeamSource) -> None:
         self._opened = source.on_worker().open()
         self._base = source.base
-        self.files = self._opened.files
-
-    def chunks(self) -> Iterator[formats.Chunk]:
-        """See `formats.Log`."""
-        return self._opened.chunks()
+        self.files, self.chunks = self._opened.files, self._opened.chunks
 
     def parse(self, chunk: formats.Chunk) -> formats.Parsed:
         """See `formats.Log`."""
