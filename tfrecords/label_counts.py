@@ -74,12 +74,9 @@ def expect(label: str, train: LabelRows, validation: LabelRows) -> Expectation |
 
 
 def auc(scores: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> float | None:
-    """Returns the AUC of a score of values, or None if the rows are all of one class.
+    """Returns the AUC of the scores [V] of values, or None if the rows are all of one class.
 
-    Args:
-        scores: [V] score of each value.
-        negative: [V] number of negative rows of each value.
-        positive: [V] number of positive rows.
+    Each value has a number [V] of negative and of positive rows.
     """
     pairs = float(negative.sum()) * float(positive.sum())
     if not pairs:

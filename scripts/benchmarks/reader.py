@@ -128,14 +128,9 @@ def batch_of_rows(directory: pathlib.Path, seed: int) -> np.ndarray:
 
 
 def shuffle_quality(batch_of: np.ndarray, batch_size: int) -> Measured:
-    """Compares a pass with a full shuffle.
+    """Returns shares of rows in the same batch as the next row of the log, also for a full shuffle.
 
-    Args:
-        batch_of: Batch number [N] of each row, in the order of the log.
-        batch_size: Number of rows per batch.
-
-    Returns:
-        Shares of rows that are in the same batch as the next row of the log.
+    The batch numbers [N] are in the order of the log.
     """
     full = np.random.default_rng(1).permutation(len(batch_of)) // batch_size
     return {

@@ -306,12 +306,7 @@ def _is_finished(history: Sequence[Mapping[str, float]], plan: Plan) -> bool:
 
 
 def best_epoch(history: Sequence[Mapping[str, float]], plan: Plan) -> int:
-    """Returns the index of the best epoch, from 0.
-
-    Args:
-        history: Logs of each epoch.
-        plan: Names the metric, and whether more is better.
-    """
+    """Returns the index of the best epoch, from 0, by the metric of the plan."""
     values = [entry[plan.metric] for entry in history]
     return values.index(max(values) if plan.maximize else min(values))
 
@@ -353,23 +348,14 @@ def write_description(
 ) -> None:
     """Writes the description of a trained model; its presence marks the end of training.
 
-    Args:
-        path: The file.
-        data_set: The data set that the model was trained on.
-        source: From `plugins.Registry.digest`.
-        description: Further content to write.
+    The source is from `plugins.Registry.digest`.
     """
     stamped = {"fingerprint": data_set.fingerprint, "source": source, **description}
     files.write_json(path, stamped)
 
 
 def check_source(path: pathlib.Path, description: Mapping[str, Any], source: str | None) -> None:
-    """Checks that a model has the source that it was trained with.
-
-    Args:
-        path: File of the model's description, for messages.
-        description: Result of `read_description`.
-        source: Current digest of the source, the result of `plugins.Registry.digest`.
+    """Checks that a model has the source, from `plugins.Registry.digest`, that it was trained with.
 
     Raises:
         ValueError: The source has changed.
@@ -382,12 +368,7 @@ def check_source(path: pathlib.Path, description: Mapping[str, Any], source: str
 
 
 def read_description(path: pathlib.Path, data_set: reader.DataSet, script: str) -> dict[str, Any]:
-    """Reads the description of a trained model.
-
-    Args:
-        path: Description that `write_description` wrote.
-        data_set: The data set that the model was trained on.
-        script: The command that trains it, for messages.
+    """Reads what `write_description` wrote of a model; the message names the script that trains it.
 
     Raises:
         FileNotFoundError: The model was not trained.

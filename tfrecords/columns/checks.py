@@ -196,11 +196,7 @@ def checked_truths(
 ) -> np.ndarray:
     """Returns a column of 0 and 1 as float64 [B]; NaN is missing.
 
-    Args:
-        faults: Faults are added to it.
-        name: Name of the column.
-        column: The column.
-        hint: End of the reason for a value that is neither 0 nor 1.
+    The reason for a value that is neither 0 nor 1 ends with the hint.
     """
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())

@@ -185,11 +185,8 @@ def with_rates(
 def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
     """Returns the ads of a table, each once: ids, raw fields, and values to show.
 
-    The last row of an ad counts; rows without a key are left out.
-
-    Args:
-        schema: The schema.
-        table: The ad key, the ad-side columns, and perhaps columns to show.
+    The table has the ad key, the ad-side columns, and perhaps columns to show. The last row of an
+    ad counts; rows without a key are left out.
 
     Raises:
         ValueError: A value of a numeric field is not a number.

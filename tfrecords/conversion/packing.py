@@ -120,14 +120,8 @@ class Packer:
     ) -> tuple[dict[str, int], int]:
         """Counts rows whose query fields or user differ from the first row of their request.
 
-        A request has the query fields and the user of its first row.
-
-        Args:
-            load_chunk: Returns the packed rows of a chunk.
-            chunk_ends: Number of rows up to the end of each chunk.
-            rows: Rows of the requests in the log, concatenated [L].
-            lengths: Number of rows of each request [R].
-            gathered: Result of `gather`.
+        A request has the query fields and the user of its first row. The arguments are those of
+        `gather`, and its result.
 
         Returns:
             The number of rows for each field that varies, and the number of rows of another user.
@@ -152,12 +146,7 @@ class Packer:
         return {name: count for name, count in counts.items() if count}, num_users
 
     def with_histories(self, requests: records.Packed, times: np.ndarray) -> records.Packed:
-        """Adds the histories of the users to requests.
-
-        Args:
-            requests: R requests, the result of `gather`.
-            times: Times of the requests in seconds [R] float64.
-        """
+        """Adds the histories of the users to gathered requests at times in seconds [R] float64."""
         if not self._histories:
             return requests
         packed = {**requests, **_empty("query", self.spec.query_widths, len(times))}
