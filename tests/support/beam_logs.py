@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import hashlib
 
 import logs
 import numpy as np
@@ -30,20 +29,12 @@ SHOP = schema.Schema(
 )
 
 
-def files(directory):
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-
-
 def converted_both_ways(source, tmp_path, arguments=(), **options):
     """Converts locally and under Beam; returns the files of both."""
     convert.convert(source, tmp_path / "local", **options)
     directory = tmp_path / "beam"
     convert.convert(beam.on_beam(source, directory, arguments), directory, **options)
-    return files(tmp_path / "local"), files(directory)
+    return logs.files(tmp_path / "local"), logs.files(directory)
 
 
 def plain_log(tmp_path):

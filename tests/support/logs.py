@@ -1,6 +1,7 @@
 """Plain logs in Criteo's layout for the tests: a label, I1–I13, C1–C26."""
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -155,3 +156,12 @@ def fit(schema: schema_lib.Schema, tables: Sequence[pa.Table]) -> encoding.Fitte
         schema, len(chunks), lambda i, name: chunks[i][0][name], lambda i, name: chunks[i][1][name]
     )
     return fitted
+
+
+def files(directory: pathlib.Path) -> dict[str, str]:
+    """Returns the digest of each file in a directory."""
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }

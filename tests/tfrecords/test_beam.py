@@ -15,7 +15,7 @@ import scripts_in_forks
 
 pytest.importorskip("apache_beam", reason=requirements.NO_BEAM)
 
-from beam_logs import SHOP, converted_both_ways, files, plain_log, shop, zipped_log
+from beam_logs import SHOP, converted_both_ways, plain_log, shop, zipped_log
 
 from tfrecords import beam, conversion, convert, formats, reader
 from tfrecords.splits import SPLITS
@@ -137,7 +137,7 @@ def test_a_failed_pipeline_is_named_and_resumed(tmp_path, monkeypatch):
     run = beam._run
     monkeypatch.setattr(beam, "_run", check_kept)
     convert.convert(beam.on_beam(source, directory), directory)
-    assert files(directory) == files(tmp_path / "local")
+    assert logs.files(directory) == logs.files(tmp_path / "local")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_the_script_writes_what_convert_writes(tmp_path):
     data_path = f"--data_path={plain_log(tmp_path).path}"
     run_script("convert.py", data_path, f"--workdir={tmp_path / 'local'}")
     run_script("convert.py", data_path, f"--workdir={tmp_path / 'beam'}", "--runner=DirectRunner")
-    assert files(tmp_path / "local" / "data") == files(tmp_path / "beam" / "data")
+    assert logs.files(tmp_path / "local" / "data") == logs.files(tmp_path / "beam" / "data")
 
 
 def run_script(name, *flags, status=0):

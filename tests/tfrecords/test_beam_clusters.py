@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import beam_logs
+import logs
 import pytest
 import requirements
 import serving_fixtures
@@ -109,4 +110,4 @@ def test_the_chunks_of_a_killed_worker_are_converted_by_another(tmp_path):
     with dask_cluster(tmp_path) as options:
         convert.convert(beam.on_beam(source, tmp_path / "beam", options), tmp_path / "beam")
     assert not (tmp_path / "kill").exists()
-    assert beam_logs.files(tmp_path / "beam") == beam_logs.files(tmp_path / "local")
+    assert logs.files(tmp_path / "beam") == logs.files(tmp_path / "local")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import hashlib
 import itertools
 import json
 
@@ -35,14 +34,6 @@ def source_of(data_set):
 
 def num_rows(data_set):
     return [data_set.num_rows(split) for split in SPLITS]
-
-
-def files(directory):
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
 
 
 def row_matrix(data_set, split):
@@ -98,7 +89,7 @@ def test_gzip_and_windows_line_ends_give_the_same_data_set(tmp_path):
         path = tmp_path / f"{name}.tsv"
         path.write_bytes(content)
         logs.converted(path, tmp_path / name)
-        written[name] = files(tmp_path / name)
+        written[name] = logs.files(tmp_path / name)
         del written[name]["dataset.json"]  # names its source
     assert written["plain"] == written["gzip"] == written["crlf"]
 
@@ -112,7 +103,7 @@ def test_the_same_input_gives_the_same_bytes_and_replaces_what_was_there(tmp_pat
             ads_path=synthetic_log.ads,
             format=synthetic_log.format,
         )
-        return files(tmp_path / "data")
+        return logs.files(tmp_path / "data")
 
     first = run()
     (tmp_path / "data" / "stale.tfrecord").write_bytes(b"old")

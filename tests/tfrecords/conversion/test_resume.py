@@ -1,7 +1,6 @@
 """A conversion killed at any moment resumes, and the bytes are those of an unbroken one."""
 
 import dataclasses
-import hashlib
 import pathlib
 import re
 import signal
@@ -35,14 +34,6 @@ def killed(space, stage, index, work):
 workspace.Workspace.once = killed
 {CONVERT}
 """
-
-
-def files(directory):
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
 
 
 def finished(directory):
@@ -103,7 +94,7 @@ def unbroken(log, tmp_path_factory):
 
 def test_the_number_of_workers_changes_no_byte(log, unbroken, tmp_path):
     convert.convert(source_of(log), tmp_path / "data", workers=5)
-    assert files(tmp_path / "data") == files(unbroken)
+    assert logs.files(tmp_path / "data") == logs.files(unbroken)
 
 
 @pytest.mark.process
@@ -123,7 +114,7 @@ def test_killed_in_every_stage_it_resumes_to_the_same_bytes(
         kept = done
     done = run(tmp_path_factory, CONVERT, *arguments)
     assert done.returncode == 0, done.stderr
-    assert files(out) == files(unbroken)
+    assert logs.files(out) == logs.files(unbroken)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
@@ -148,7 +139,7 @@ def test_what_was_finished_is_not_done_again(log, unbroken, tmp_path, monkeypatc
             convert.convert(source_of(log), tmp_path / "data", workers=1)
     convert.convert(source_of(log), tmp_path / "data", workers=1)
     assert len(made) == len(set(made))
-    assert files(tmp_path / "data") == files(unbroken)
+    assert logs.files(tmp_path / "data") == logs.files(unbroken)
 
 
 def _fail(*_):
@@ -161,7 +152,7 @@ def test_another_log_or_option_starts_anew(log, unbroken, tmp_path, monkeypatch)
         with pytest.raises(RuntimeError):
             convert.convert(source_of(log), tmp_path / "data", test_fraction=0.3)
     convert.convert(source_of(log), tmp_path / "data")
-    assert files(tmp_path / "data") == files(unbroken)
+    assert logs.files(tmp_path / "data") == logs.files(unbroken)
 
 
 def test_an_own_format_that_was_corrected_reads_the_log_again(log, tmp_path, monkeypatch):
@@ -199,7 +190,7 @@ def test_what_an_earlier_version_began_starts_again(log, unbroken, tmp_path, mon
     for path in (tmp_path / ".data.partial" / "work" / "parse").glob("*.json"):
         path.write_text("{}")
     convert.convert(source_of(log), tmp_path / "data")
-    assert files(tmp_path / "data") == files(unbroken)
+    assert logs.files(tmp_path / "data") == logs.files(unbroken)
 
 
 @pytest.mark.process
@@ -224,7 +215,7 @@ def test_a_full_disk_is_named_and_what_is_done_is_kept(
     )
     convert.convert(source_of(log), out)
     assert kept.items() < done.items()
-    assert files(out) == files(unbroken)
+    assert logs.files(out) == logs.files(unbroken)
 
 
 @pytest.mark.parametrize("step", ["rmtree", "rename"])
@@ -240,7 +231,7 @@ def test_a_publication_that_is_cut_short_is_finished(log, unbroken, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(conversion.Stages, "parse", _fail)  # nothing is done again
         convert.convert(source_of(log), tmp_path / "data")
-    assert files(tmp_path / "data") == files(unbroken)
+    assert logs.files(tmp_path / "data") == logs.files(unbroken)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
@@ -270,5 +261,5 @@ def test_a_foreign_identity_in_the_workspace_is_replaced(tmp_path):
 
 def test_two_conversions_of_the_same_log_give_the_same_bytes(tmp_path):
     path = logs.write(tmp_path / "log.tsv", logs.rows(300))
-    first = files(logs.converted(path, tmp_path / "data", rows_per_chunk=50).directory)
-    assert files(logs.converted(path, tmp_path / "data", rows_per_chunk=50).directory) == first
+    first = logs.files(logs.converted(path, tmp_path / "data", rows_per_chunk=50).directory)
+    assert logs.files(logs.converted(path, tmp_path / "data", rows_per_chunk=50).directory) == first
