@@ -6,6 +6,7 @@ import history_logs
 import numpy as np
 import pytest
 import tensorflow as tf
+from loud_models import loud
 
 from serving import model_server
 from serving.requests import query_fields
@@ -24,11 +25,7 @@ CALIBRATORS = calibration.Calibrators(
 @pytest.fixture(scope="module")
 def model(data_set, ranker_config):
     """Every weight is moved well away from its start, so that scores differ visibly."""
-    model = ranking.build_ranker(data_set, ranker_config)
-    rng = np.random.default_rng(0)
-    for variable in model.trainable_variables:
-        variable.assign_add(rng.normal(scale=0.15, size=variable.shape).astype(np.float32))
-    return model
+    return loud(ranking.build_ranker(data_set, ranker_config))
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +83,7 @@ def test_the_exported_ranker_reads_ages_and_events_as_the_model_does_the_data_se
     config = dataclasses.replace(ranker_config, num_blocks=num_blocks)
     model = ranking.Ranker.for_data_set(converted, config, ["click", "engagement"])
     model(next(iter(converted.batches("test", 1))))
-    rng = np.random.default_rng(0)
-    for variable in model.trainable_variables:
-        variable.assign_add(rng.normal(scale=0.3, size=variable.shape).astype(np.float32))
+    loud(model, scale=0.3)
     module = exported.RankerModule(converted.fitted, model, calibration.Calibrators())
     raw = longest_sample(converted)
     fields = converted.schema.query_fields

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import serving_fixtures
 import tensorflow as tf
+from loud_models import loud
 
 from serving import errors, export, index, model_server, requests
 from serving.live import live_index
@@ -95,13 +96,6 @@ def raw_requests():
         "country": tf.constant([r["country"] or "" for r in REQUESTS]),
         "search": tf.constant([r["search"] or "" for r in REQUESTS]),
     }
-
-
-def loud(model):
-    rng = np.random.default_rng(0)
-    for variable in model.trainable_variables:
-        variable.assign_add(rng.normal(scale=0.15, size=variable.shape).astype(np.float32))
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from loud_models import loud
 
 from tfrec import layers, ranking
 
 B, NUM_CANDIDATES = 3, 500
 TOLERANCE = 1e-5
-
-
-def loud(model):
-    """Moves every weight well away from its start, so that scores differ visibly."""
-    rng = np.random.default_rng(0)
-    for variable in model.trainable_variables:
-        variable.assign_add(rng.normal(scale=0.15, size=variable.shape).astype(np.float32))
-    return model
 
 
 @pytest.fixture(scope="module")
