@@ -39,6 +39,11 @@ def option(
 
 # NumPy's; distillation uses the next one, too.
 _SEEDS = {"at_least": 0, "at_most": 2**32 - 2}
+_ID_DROPOUT = (
+    "Probability that training replaces the id of a user, or of an ad that has other fields, by an "
+    "out-of-vocabulary id. It is raised for fields that are out of vocabulary more often in "
+    "held-out rows, and to 0.5 for ads with vectors. 0: no id is replaced."
+)
 _Config = TypeVar("_Config")
 _IS_WITHIN: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -151,14 +156,7 @@ class RetrievalConfig:
     hidden_dim: int = option(256, "Width of the towers' hidden layers.", at_least=1)
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) in each tower.", at_least=0)
     dropout: float = option(0.1, "Dropout rate in the towers.", at_least=0, below=1)
-    id_dropout: float = option(
-        0.05,
-        "Probability that training replaces the id of a user, or of an ad that has other fields, "
-        "by an out-of-vocabulary id. It is raised for fields that are out of vocabulary more often "
-        "in held-out rows, and to 0.5 for ads with vectors. 0: no id is replaced.",
-        at_least=0,
-        at_most=1,
-    )
+    id_dropout: float = option(0.05, _ID_DROPOUT, at_least=0, at_most=1)
     initial_temperature: float = option(
         0.1,
         "Softmax temperature of the first epoch; then it is learned on held-out clicks.",
@@ -231,14 +229,7 @@ class RankerConfig:
     )
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) of the candidate encoder.", at_least=0)
     dropout: float = option(0.1, "Dropout rate.", at_least=0, below=1)
-    id_dropout: float = option(
-        0.05,
-        "Probability that training replaces the id of a user, or of an ad that has other fields, "
-        "by an out-of-vocabulary id. It is raised for fields that are out of vocabulary more often "
-        "in held-out rows, and to 0.5 for ads with vectors. 0: no id is replaced.",
-        at_least=0,
-        at_most=1,
-    )
+    id_dropout: float = option(0.05, _ID_DROPOUT, at_least=0, at_most=1)
     num_positions: int = option(
         50,
         "Number of positions whose effect on clicks is learned, if the log has them, and left out "
