@@ -98,7 +98,11 @@ def history_of(users: np.ndarray, ad_rows: np.ndarray, num_ads: int) -> History:
 
 
 class Popularity:
-    """Scores ads by their number of clicks [N], the same for every query."""
+    """Scores ads by their number of clicks, the same for every query.
+
+    Args:
+        clicks: [N] clicks of each ad.
+    """
 
     def __init__(self, clicks: np.ndarray) -> None:
         self._scores = clicks.astype(np.float32)[None, :]
@@ -109,7 +113,11 @@ class Popularity:
 
 
 class OwnClicks:
-    """Scores ads by the number of the user's own clicks, and the others by popularity."""
+    """Scores ads by the number of the user's own clicks; the others are in the order of popularity.
+
+    Args:
+        history: The clicks to learn from.
+    """
 
     def __init__(self, history: History) -> None:
         self._history = history

@@ -125,7 +125,11 @@ class TokenAttention(tf.keras.layers.Layer):
 
 
 class TargetAttention(tf.keras.layers.Layer):
-    """A pre-norm block of multi-head attention, with a residual connection."""
+    """A pre-norm block of multi-head attention, with a residual connection.
+
+    Args:
+        config: Sizes.
+    """
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()

@@ -55,9 +55,12 @@ class NumberLookup:
 def coarse_rows(
     fitted: encoding.FittedSchema, fields: Sequence[schema.Field], first: Sequence[int]
 ) -> NumberLookup:
-    """Returns a lookup of the row, in a table, of the coarse bucket of each number of a side.
+    """Returns a lookup of the row, in a table, of the coarse bucket of each number.
 
-    `first` has the row of id 0 of each numeric field.
+    Args:
+        fitted: The fitted schema.
+        fields: The fields of a side.
+        first: The row of id 0 of each numeric field.
     """
     numeric = [field for field in fields if field.kind == "numeric"]
     buckets = [fitted.statistics[field.name].coarse_buckets() for field in numeric]
@@ -94,7 +97,12 @@ def numbers_of_ids(boundaries: Sequence[float]) -> np.ndarray:
 
 
 class NumericSlopes(tf.keras.layers.Layer):
-    """Multiplies the logarithms of a side's numbers with slopes, which are 0 before `fit`."""
+    """Multiplies the logarithms of numbers with slopes, which are 0 before `fit`.
+
+    Args:
+        fitted: The fitted schema.
+        fields: The fields of one side, in the order of the columns.
+    """
 
     def __init__(self, fitted: encoding.FittedSchema, fields: Sequence[schema.Field]) -> None:
         super().__init__(name="numeric_slopes")

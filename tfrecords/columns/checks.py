@@ -182,7 +182,12 @@ def _clicks(schema: Schema, table: pa.Table, faults: RowFaults, is_labeled: bool
 
 
 def count_clicks_above_1(schema: Schema, table: pa.Table) -> int:
-    """Returns the number of rows with several clicks: whole numbers above 1 where 1 is a click."""
+    """Returns the number of rows with several clicks: whole numbers above 1 where 1 is a click.
+
+    Args:
+        schema: The schema.
+        table: The parsed rows.
+    """
     if schema.click is None or schema.click_threshold is None:
         return 0
     if not 0 < schema.click_threshold <= 1:
@@ -196,7 +201,11 @@ def checked_truths(
 ) -> np.ndarray:
     """Returns a column of 0 and 1 as float64 [B]; NaN is missing.
 
-    The reason for a value that is neither 0 nor 1 ends with the hint.
+    Args:
+        faults: Faults are added to it.
+        name: Name of the column.
+        column: The column.
+        hint: End of the reason for a value that is neither 0 nor 1.
     """
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())

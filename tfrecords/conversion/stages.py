@@ -148,7 +148,14 @@ def load_split(path: pathlib.Path) -> SplitLog:
 
 @dataclasses.dataclass(frozen=True)
 class FittedLog:
-    """Results of fitting on the training rows of a log; `num_distinct` is of each field."""
+    """Results of fitting on the training rows of a log.
+
+    Attributes:
+        schema: The fitted schema.
+        ads: The ad catalog.
+        num_distinct: Number of distinct values of each field.
+        time: Rows and labels over time.
+    """
 
     schema: encoding.FittedSchema
     ads: catalog.CatalogAds
@@ -161,6 +168,14 @@ class Stages:
 
     The result of a stage is passed to the next one; data as large as the log stays in files of the
     workspace.
+
+    Args:
+        opened: The log.
+        schema: Its schema.
+        space: The workspace.
+        options: Options of the conversion.
+        workers: Number of threads.
+        progress: Whether to show progress bars.
 
     Raises:
         ValueError: The schema does not allow an option.
@@ -194,7 +209,11 @@ class Stages:
         self._progress = progress
 
     def users_table(self, parsed: Sequence[dict[str, Any]]) -> records.TableKeys | None:
-        """Returns the keys of the table of users that is joined to the log, or None."""
+        """Returns the keys of the table of users that is joined to the log, or None.
+
+        Args:
+            parsed: Notes of the parsed chunks.
+        """
         keys: records.TableKeys | None = getattr(self._log, "users_table", None)
         found = [chunk["users"] for chunk in parsed if chunk["users"] is not None]
         if keys is None:
@@ -211,7 +230,8 @@ class Stages:
     def parse(self, check: Callable[[Sequence[dict[str, Any]]], None]) -> list[dict[str, Any]]:
         """Parses the log, and returns the notes of its chunks.
 
-        `check` raises ValueError if too many of the rows so far are rejected.
+        Args:
+            check: Raises ValueError if too many of the rows so far are rejected.
         """
         whole = self._space.note("parsed")
         if whole is None:
@@ -427,7 +447,12 @@ class Stages:
         return {}
 
     def fit(self, split: SplitLog, more_ads: pa.Table | None) -> FittedLog:
-        """Fits the encoder, collects the catalog, sorts the events of users, and writes them."""
+        """Fits the encoder, collects the catalog, sorts the events of users, and writes them.
+
+        Args:
+            split: The log.
+            more_ads: Table of additional ads, or None.
+        """
         chunks = range(split.num_chunks)
         fitted, num_distinct = fitting.fit(
             self._schema, split.num_chunks, self._counts_of_field, self._strings, self._workers
@@ -628,7 +653,15 @@ class Stages:
         source: records.SourceDescription,
         splits: dict[str, records.SplitDescription],
     ) -> None:
-        """Writes the files that describe the data set, `dataset.json` last."""
+        """Writes the files that describe the data set, `dataset.json` last.
+
+        Args:
+            split: The log.
+            fitted: Results of fitting on it.
+            packer: Encoder of rows.
+            source: Description of the log.
+            splits: Descriptions of the splits.
+        """
         output = self._space.output
         with (output / "rejected.tsv").open("wb") as file:
             for index in range(split.num_chunks):

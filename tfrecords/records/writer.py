@@ -40,7 +40,10 @@ def write_shard(
 ) -> description.ShardDescription:
     """Writes a shard of records of about `ROWS_PER_RECORD` shown ads each, atomically.
 
-    `sampled` of their ads are sampled negatives.
+    Args:
+        path: File of the shard.
+        requests: Requests of the shard.
+        sampled: Number of sampled negatives among their ads.
     """
     lengths = requests["list_lengths"]
     ends = np.cumsum(lengths)
