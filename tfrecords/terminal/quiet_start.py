@@ -51,12 +51,28 @@ class _QuietFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         was_enabled = gc.isenabled()
         gc.disable()
         try:
-            with _captured_stderr():
+            with _captured_stderr(), _without_keras():
                 self._loader.exec_module(module)
             gc.freeze()
         finally:
             if was_enabled:
                 gc.enable()
+
+
+@contextlib.contextmanager
+def _without_keras() -> Iterator[None]:
+    """Keeps TensorFlow from importing Keras at its own end; `tf.keras` imports it on first use.
+
+    A process that only runs SavedModels never uses it, and starts a third to a half faster.
+    """
+    optimizers = {f"{name}.src.optimizers" for name in ("keras", "tf_keras")} - sys.modules.keys()
+    # TensorFlow goes on without a module that cannot be imported.
+    sys.modules.update(dict.fromkeys(optimizers))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in optimizers:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager
