@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import multiprocessing
 import pathlib
 import signal
 import socket
@@ -77,14 +78,17 @@ def two_processes(target, argument, bound, restarts):
     """Yields workers whose restarts are logged to `restarts`."""
     logger = logging.getLogger("serving.service.workers")
     logger.addHandler(restarts)
+    workers = service.Workers(
+        *(target, argument, bound),
+        count=2,
+        end_seconds=waiting.GUARD_SECONDS,
+        announce=lambda: None,
+        clock=restarts.clock,
+    )
+    # A spawned process would import TensorFlow, for seconds, which the targets do not use.
+    workers._context = multiprocessing.get_context("fork")
     try:
-        yield service.Workers(
-            *(target, argument, bound),
-            count=2,
-            end_seconds=waiting.GUARD_SECONDS,
-            announce=lambda: None,
-            clock=restarts.clock,
-        )
+        yield workers
     finally:
         logger.removeHandler(restarts)
 
