@@ -2,8 +2,6 @@
 
 import logging
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -25,13 +23,12 @@ def test_warnings_are_logged_as_text_too(root):
     assert root.isEnabledFor(logging.WARNING)
 
 
-@pytest.mark.process
-def test_lines_of_a_spawned_process_have_the_time():
-    code = (
-        "import logging; from serving import service; service.prepare_logs(json_logs=False); "
-        "logging.warning('The user store can be used again.')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def test_lines_of_a_spawned_process_have_the_time(root, monkeypatch, capsys):
+    # Nothing has set up logging there.
+    monkeypatch.setattr(root, "handlers", [])
+    service.prepare_logs(json_logs=False)
+    logging.warning("The user store can be used again.")
     # W1201 01:27:48.716156 139892914906816 user_data.py:294] The user store …
     expected = r"W\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ .*\] The user store can be used again\.\n"
-    assert re.fullmatch(expected, done.stderr), done.stderr
+    said = capsys.readouterr().err
+    assert re.fullmatch(expected, said), said
