@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tfrecords import beam, convert, formats, schema
+from tfrecords import beam, convert, schema
 
 NUM_ROWS = 1_200
 SHOP = schema.Schema(
@@ -42,7 +42,7 @@ def plain_log(tmp_path):
     rows = [*logs.rows(NUM_ROWS), ["2", "short"]]
     rows.insert(300, ["1", *[""] * 38, "one", "too many"])
     return convert.Source(
-        logs.write(tmp_path / "log.tsv", rows), formats.criteo.schema(), rows_per_chunk=180
+        logs.write(tmp_path / "log.tsv", rows), logs.FEW_FIELDS, rows_per_chunk=180
     )
 
 

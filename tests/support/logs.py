@@ -14,6 +14,10 @@ from tfrecords import schema as schema_lib
 from tfrecords.conversion import fitting, parsed_rows
 
 Row = list[str]
+# Conversion takes three quarters of its time for the other fields.
+FEW_FIELDS = dataclasses.replace(
+    formats.criteo.schema(), fields=formats.criteo.schema().fields[::5]
+)
 
 
 def rows(count: int, seed: int = 0, click_rate: float = 0.25) -> list[Row]:
@@ -77,11 +81,22 @@ def converted(
     users_path: pathlib.Path | None = None,
     **options: Any,
 ) -> reader.DataSet:
-    """Converts a log with fractions of 0.1, 0.1 and 0.01 where no others are given."""
+    """Converts a log with fractions of 0.1, 0.1 and 0.01 where no others are given.
+
+    Args:
+        path: The log.
+        directory: Output directory.
+        schema: Default: `FEW_FIELDS`.
+        ads_path: Table of ads.
+        rows_per_chunk: Rows of a chunk.
+        format: Format of the log.
+        users_path: Table of users.
+        **options: Further options of `convert.convert`.
+    """
     fractions = {"validation_fraction": 0.1, "test_fraction": 0.1, "max_rejected_fraction": 0.01}
     source = convert.Source(
         path,
-        schema or formats.criteo.schema(),
+        schema or FEW_FIELDS,
         format,
         ads_path=ads_path,
         users_path=users_path,

@@ -17,19 +17,51 @@ pytest.importorskip("apache_beam", reason=requirements.NO_BEAM)
 
 from beam_logs import SHOP, converted_both_ways, plain_log, shop, zipped_log
 
-from tfrecords import beam, conversion, convert, formats, reader
+from tfrecords import beam, conversion, convert, reader
 from tfrecords.splits import SPLITS
 
 pytestmark = pytest.mark.process
 
 
-@pytest.mark.parametrize("made", [plain_log, zipped_log], ids=["plain", "gzip"])
-def test_a_log_is_converted_to_the_same_bytes(made, tmp_path):
-    local, on_beam = converted_both_ways(made(tmp_path), tmp_path)
+def test_each_chunk_is_converted_once_by_the_pipeline_and_to_the_same_bytes(tmp_path, monkeypatch):
+    done = collections.Counter()
+    once = conversion.Workspace.once
+
+    def counted(space, stage, index, work):
+        def counting():
+            done[stage, index, running[-1]] += 1
+            return work()
+
+        return once(space, stage, index, counting)
+
+    source, directory, running = plain_log(tmp_path), tmp_path / "beam", ["driver"]
+    convert.convert(source, tmp_path / "local")
+    run = beam._run
+
+    def run_marked(*args):
+        running.append("pipeline")
+        run(*args)
+        running.append("driver")
+
+    monkeypatch.setattr(conversion.Workspace, "once", counted)
+    monkeypatch.setattr(beam, "_run", run_marked)
+    convert.convert(beam.on_beam(source, directory), directory)
+    assert files(directory) == files(tmp_path / "local")
+    chunks = range(len(list(source.open().chunks())))
+    by_pipeline = {
+        (stage, index, "pipeline"): 1
+        for stage in ("parse", "count", "pack", "write")
+        for index in chunks
+    }
+    assert done == {**by_pipeline, ("parsed", 0, "driver"): 1}
+    description = reader.DataSet(directory).description
+    assert description.source.rejected == 2
+    assert sum(len(description.splits[s].shards) for s in SPLITS) > 7
+
+
+def test_a_zipped_log_is_converted_to_the_same_bytes(tmp_path):
+    local, on_beam = converted_both_ways(zipped_log(tmp_path), tmp_path)
     assert local == on_beam
-    data_set = reader.DataSet(tmp_path / "beam")
-    assert data_set.description.source.rejected == 2
-    assert sum(len(data_set.description.splits[s].shards) for s in SPLITS) > 7
 
 
 def test_rates_are_the_same(tmp_path):
@@ -40,7 +72,7 @@ def test_rates_are_the_same(tmp_path):
     assert local == on_beam
 
 
-def test_relative_paths_are_those_of_the_driver(tmp_path, monkeypatch):
+def test_relative_paths_are_those_of_the_driver_of_several_threads(tmp_path, monkeypatch):
     """The workers have another current directory, in which another log has the same name."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -54,63 +86,24 @@ def test_relative_paths_are_those_of_the_driver(tmp_path, monkeypatch):
     monkeypatch.setattr(beam, "_run", run_elsewhere)
     monkeypatch.chdir(tmp_path)
     source = dataclasses.replace(plain_log(tmp_path), path=pathlib.Path("log.tsv"))
-    local, on_beam = converted_both_ways(source, pathlib.Path())
+    arguments = "--direct_running_mode=multi_threading", "--direct_num_workers=3"
+    local, on_beam = converted_both_ways(source, pathlib.Path(), arguments)
     assert local == on_beam
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_scattered_requests_and_drawn_negatives_are_the_same(kind, tmp_path):
+def test_scattered_requests_and_drawn_negatives_are_the_same(tmp_path):
     local, on_beam = converted_both_ways(
-        shop(tmp_path, kind), tmp_path, split="leave_last_out", sampled_negatives=2, seed=5
+        shop(tmp_path, "parquet"), tmp_path, split="leave_last_out", sampled_negatives=2, seed=5
     )
     assert local == on_beam
     description = json.loads((tmp_path / "beam" / "dataset.json").read_text())
     assert description["splits"]["train"]["sampled"] > 0
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=3"),
-        ("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
-    ],
-    ids=["threads", "processes"],
-)
-def test_the_number_and_kind_of_workers_change_nothing(arguments, tmp_path):
+def test_processes_change_nothing(tmp_path):
+    arguments = "--direct_running_mode=multi_processing", "--direct_num_workers=2"
     local, on_beam = converted_both_ways(plain_log(tmp_path), tmp_path, arguments)
     assert local == on_beam
-
-
-def test_every_chunk_is_worked_on_once_and_by_the_pipeline(tmp_path, monkeypatch):
-    done = collections.Counter()
-    once = conversion.Workspace.once
-
-    def counted(space, stage, index, work):
-        def counting():
-            done[stage, index, running[-1]] += 1
-            return work()
-
-        return once(space, stage, index, counting)
-
-    running = ["driver"]
-    run = beam._run
-
-    def run_marked(*args):
-        running.append("pipeline")
-        run(*args)
-        running.append("driver")
-
-    monkeypatch.setattr(conversion.Workspace, "once", counted)
-    monkeypatch.setattr(beam, "_run", run_marked)
-    source, directory = plain_log(tmp_path), tmp_path / "beam"
-    convert.convert(beam.on_beam(source, directory), directory)
-    chunks = range(len(list(source.open().chunks())))
-    by_pipeline = {
-        (stage, index, "pipeline"): 1
-        for stage in ("parse", "count", "pack", "write")
-        for index in chunks
-    }
-    assert done == {**by_pipeline, ("parsed", 0, "driver"): 1}
 
 
 def test_a_failed_pipeline_is_named_and_resumed(tmp_path, monkeypatch):
@@ -188,7 +181,7 @@ def test_no_file_of_the_shared_workspace_can_execute_code(tmp_path, monkeypatch)
 def test_a_hopeless_log_is_refused_as_locally(tmp_path):
     rows = logs.rows(300)
     path = logs.write(tmp_path / "log.tsv", [*rows, *[["bad"]] * 300])
-    source = convert.Source(path, formats.criteo.schema(), rows_per_chunk=100)
+    source = convert.Source(path, logs.FEW_FIELDS, rows_per_chunk=100)
     with pytest.raises(ValueError, match=r"300 of 600 lines are rejected") as local:
         convert.convert(source, tmp_path / "local")
     directory = tmp_path / "beam"

@@ -204,7 +204,7 @@ def test_a_test_file_without_labels_is_converted_without_them(tmp_path):
     rows = logs.rows(60)
     train = logs.write(tmp_path / "train.txt", rows)
     test = logs.write(tmp_path / "test.txt", [row[1:] for row in rows[:9]])
-    source = convert.Source(train, formats.criteo.schema(), test_path=(test,))
+    source = convert.Source(train, logs.FEW_FIELDS, test_path=(test,))
     convert.convert(source, tmp_path / "data")
     data_set = reader.DataSet(tmp_path / "data")
     assert data_set.num_rows("test") == 9
@@ -216,7 +216,7 @@ def test_a_test_file_without_labels_is_converted_without_them(tmp_path):
 def test_a_training_file_without_labels_is_refused(tmp_path):
     path = logs.write(tmp_path / "train.txt", [row[1:] for row in logs.rows(60)])
     with pytest.raises(ValueError, match=r"no training row has a click label. .*\(--test_path\)"):
-        convert.convert(convert.Source(path, formats.criteo.schema()), tmp_path / "data")
+        convert.convert(convert.Source(path, logs.FEW_FIELDS), tmp_path / "data")
 
 
 def test_several_files_are_one_log_in_order(tmp_path):
@@ -226,7 +226,7 @@ def test_several_files_are_one_log_in_order(tmp_path):
     days = formats.expand_paths(str(tmp_path))
     assert [path.name for path in days] == ["day_0", "day_1", "day_2", "day_3"]
     whole = logs.converted(logs.write(tmp_path / "whole.txt", rows), tmp_path / "whole")
-    convert.convert(convert.Source(days, formats.criteo.schema()), tmp_path / "data")
+    convert.convert(convert.Source(days, logs.FEW_FIELDS), tmp_path / "data")
     data_set = reader.DataSet(tmp_path / "data")
     assert data_set.fingerprint == whole.fingerprint
     for split in ("validation", "test"):
