@@ -92,7 +92,7 @@ class FeedbackLog:
                 self._observe_problem(True)
                 raise
             if self._failure is not None:
-                logging.info("Events are written again.")
+                logging.warning("Events are written again.")
             self._failure = None
             self._observe_problem(False)
 

@@ -9,7 +9,7 @@ from serving import errors, impressions, requests
 EVENT = requests.Event(event_id="e", user_id="u", ad_id="a", event="click", time=1.0)
 
 
-def test_a_failure_is_a_problem_for_a_minute_if_no_events_follow(tmp_path):
+def test_a_failure_is_a_problem_for_a_minute_if_no_events_follow(tmp_path, caplog):
     now, observed = 100.0, []
     log = impressions.FeedbackLog(
         tmp_path / "log", clock=lambda: now, observe_problem=observed.append
@@ -24,6 +24,7 @@ def test_a_failure_is_a_problem_for_a_minute_if_no_events_follow(tmp_path):
     (tmp_path / "log").mkdir()
     log.append([EVENT])
     assert observed == [True, False]
+    assert caplog.messages[-1] == "Events are written again."
 
 
 def test_files_that_are_moved_away_at_any_time_do_not_replace_each_other(tmp_path):
