@@ -167,7 +167,7 @@ class EventConsumer:
 
 def _event(entry: users.StreamEntry, now: float) -> requests.Event:
     if entry.event is None:
-        raise errors.InvalidRequestError("expected a field 'event', got none")
+        raise errors.InvalidRequestError("expected a field 'event', got none.")
     try:
         value = pydantic_core.from_json(entry.event)
     except ValueError as error:

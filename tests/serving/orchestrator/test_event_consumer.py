@@ -160,4 +160,4 @@ def test_a_rejected_entry_is_named_on_one_line_with_the_beginning_of_its_text(tm
     assert r"""Its text begins: '{"evnt_id": "e1",\n"x": "yyy""" in caplog.messages[0]
     assert len(caplog.messages[0]) < 1000
     assert "rejected: expected a JSON object (" in caplog.messages[1]
-    assert "expected a field 'event', got none" in caplog.messages[2]
+    assert "expected a field 'event', got none. Its" in caplog.messages[2]
