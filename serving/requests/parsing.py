@@ -115,7 +115,7 @@ def _refusal_of_one(
 ) -> errors.InvalidRequestError:
     kind, location, value = detail["type"], detail["loc"], detail["input"]
     path = _path(place, location)
-    start = f"{path}: " if path else ""
+    start = f"{path or 'request'}: "
     if kind == "extra_forbidden":
         keys = _keys_at(model, location[:-1])
         name = location[-1]
@@ -129,7 +129,7 @@ def _refusal_of_one(
         keys = _keys_at(model, location)
         got = "an empty body" if kind == "missing" else shortened(value)
         return errors.RequestTypeError(
-            f"{start or 'request: '}expected an object with the keys {', '.join(keys)}, got {got}."
+            f"{start}expected an object with the keys {', '.join(keys)}, got {got}."
         )
     # Other errors are from our own validators, whose messages include the expected value.
     expected = _EXPECTED[kind].format_map(detail.get("ctx", {})) if kind in _EXPECTED else None

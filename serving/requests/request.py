@@ -133,10 +133,8 @@ _Values = Annotated[
     tuple[Annotated[Any, pydantic.WithJsonSchema({"type": ["string", "number", "boolean"]})], ...],
     pydantic.Field(max_length=MAX_VALUES),
 ]
-_Counts = Annotated[
-    dict[_Text, Annotated[_Integer, pydantic.Field(ge=0, le=MAX_COUNT)]],
-    pydantic.AfterValidator(_with_valid_keys),
-]
+_Counts = dict[_Text, Annotated[_Integer, pydantic.Field(ge=0, le=MAX_COUNT)]]
+_VALID_KEYS = pydantic.AfterValidator(_with_valid_keys)
 _Rule = TypeVar("_Rule")
 _RuleList = Annotated[
     tuple[_Rule, ...],
@@ -280,11 +278,11 @@ class Seen(RequestPart):
     Given counts replace the counts of the user store.
     """
 
-    ads: Annotated[_Counts, pydantic.Field(max_length=MAX_ADS)] | None = None
+    ads: Annotated[_Counts, pydantic.Field(max_length=MAX_ADS), _VALID_KEYS] | None = None
     """Ad id to number of impressions."""
-    fields: dict[str, Annotated[_Counts, pydantic.Field(max_length=MAX_VALUES)]] | None = (
-        pydantic.Field(default=None, examples=[{"advertiser": {"a3": 5}}])
-    )
+    fields: (
+        dict[str, Annotated[_Counts, pydantic.Field(max_length=MAX_VALUES), _VALID_KEYS]] | None
+    ) = pydantic.Field(default=None, examples=[{"advertiser": {"a3": 5}}])
     """Ad field to value to number of impressions."""
 
 

@@ -69,7 +69,12 @@ def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], objec
         # The first part of a location is "body".
         own = [{**detail, "loc": detail["loc"][1:]} for detail in details]
         refusal = requests.refusal(model, own)
-        if model is requests.Request and isinstance(error.body, dict):
+        # An object with a key that is no text has an error without a key.
+        if (
+            model is requests.Request
+            and isinstance(error.body, dict)
+            and all(d["loc"] for d in own)
+        ):
             refusal = _with_faults_of_rest(refusal, error.body, {d["loc"][0] for d in own}, check)
         return reply_to(refusal)
 

@@ -196,6 +196,7 @@ def test_a_batch_of_none_is_answered_with_none(http):
             "invalid_request",
             "filters.conditions[0].at_least: expected a finite number, got inf (float).",
         ),
+        (b'{"\\ud800": 1, "k": 2}', 422, "invalid_request", "request: expected text without unp"),
         (b'{"k": true}', 422, "invalid_request", "k: expected an integer, got "),
         (b'{"k": 0}', 400, "invalid_request", "k: expected at least 1"),
         (
@@ -418,6 +419,8 @@ def test_the_openapi_document_has_examples(http):
     assert names == set(example)
     assert isinstance(example["user"]["history"], list)
     assert schemas["Answer"]["examples"][0]["ads"]
+    seen = schemas["Seen"]["properties"]["ads"]["anyOf"][0]
+    assert seen["maxProperties"] == 50_000
 
 
 def test_the_examples_are_answered_and_the_answers_are_as_documented(http):
