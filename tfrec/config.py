@@ -345,7 +345,17 @@ def save_config(config: Any, path: pathlib.Path, source: str | None) -> None:
 
 
 def load_config(kind: type[_Config], path: pathlib.Path) -> _Config:
-    """Reads a configuration of this class that `save_config` wrote."""
-    options = json.loads(path.read_text())
-    options.pop("source", None)
-    return kind(**options)
+    """Reads a configuration of this class that `save_config` wrote.
+
+    Raises:
+        ValueError: The file has other options, as one of another version does.
+    """
+    try:
+        options = json.loads(path.read_text())
+        options.pop("source", None)
+        return kind(**options)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected the options of {kind.__name__} in this version of tfrec ({error}). "
+            "Train the model again."
+        ) from error

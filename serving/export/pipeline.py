@@ -25,7 +25,7 @@ import shutil
 import textwrap
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import tensorflow as tf
@@ -62,6 +62,7 @@ PRODUCTS = {
     "bundle": "manifests/*.json",
 }
 STEPS = tuple(PRODUCTS)
+_Config = TypeVar("_Config", EvaluationConfig, IndexConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,11 +252,9 @@ class Pipeline:
             index_config: Configuration of an index if none like it is published.
             filters: Filters to measure, as in a request.
         """
-        before = self._last_inputs("evaluation")
-        last = before.get("config") or {}, before.get("index") or {}
-        config = config or EvaluationConfig(**last[0])
+        config = config or self._last_config("evaluation", "config", EvaluationConfig)
         use_published = self._is_published(index_config)
-        index_config = index_config or IndexConfig(**last[1])
+        index_config = index_config or self._last_config("evaluation", "index", IndexConfig)
         path = self.path("evaluation") / "metrics.json"
         page = path.with_name("report.html")
         truth = self.truth_of(data_set)
@@ -313,10 +312,9 @@ class Pipeline:
             ReleaseRefusedError: The gate refuses the release; nothing is published.
         """
         base = self.path("bundle")
-        last = self._last_inputs("bundle")
-        config = config or IndexConfig(**last.get("index", {}))
+        config = config or self._last_config("bundle", "index", IndexConfig)
         if candidate_parts is None:
-            candidate_parts = last.get("candidate_parts", CANDIDATE_PARTS)
+            candidate_parts = self._last_inputs("bundle").get("candidate_parts", CANDIDATE_PARTS)
         inputs = {
             **self._models_inputs(data_set),
             **_index_inputs(config),
@@ -436,7 +434,7 @@ class Pipeline:
         last = self._last_inputs("bundle")
         published = {name: last[name] for name in ("index", "index_source") if name in last}
         if config is None and published:
-            config = IndexConfig(**published["index"])
+            config = self._last_config("bundle", "index", IndexConfig)
         return config is None or _index_inputs(config) == published
 
     def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
@@ -481,6 +479,20 @@ class Pipeline:
     def _last_inputs(self, step: str) -> dict[str, Any]:
         """Returns the inputs of the last run of a step; none before the first."""
         return self._note(step).get("inputs", {})
+
+    def _last_config(self, step: str, name: str, kind: type[_Config]) -> _Config:
+        """Returns a configuration of the last run of a step; the defaults before the first.
+
+        Raises:
+            ValueError: Another version of tfrec ran the step.
+        """
+        try:
+            return kind(**(self._last_inputs(step).get(name) or {}))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self._note_path(step)}: expected the options of {kind.__name__} in this version "
+                f"of tfrec ({error}). Delete it, and run again."
+            ) from error
 
     def _write_note(self, step: str, note: dict[str, Any]) -> None:
         path = self._note_path(step)

@@ -69,3 +69,11 @@ def test_a_directory_keeps_the_options_of_its_training(tmp_path):
     with pytest.raises(ValueError, match=r"ranker was trained with .*: source abc, now def\. Del"):
         config.save_config(first, path, "def")
     assert config.load_config(config.RankerConfig, path) == first
+
+
+@pytest.mark.parametrize("content", ['{"old_option": 3}', '{"epochs": 0}', "[]", ""])
+def test_options_of_another_version_are_refused_with_the_file_and_what_to_do(content, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"config.json: expected .* RankerConfig .* Train the mo"):
+        config.load_config(config.RankerConfig, path)

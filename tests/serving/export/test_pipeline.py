@@ -99,3 +99,11 @@ def test_a_stage_that_was_trained_again_is_evaluated_and_exported_again(data_set
         inputs += [steps._models_inputs(data_set), steps._models_inputs(data_set)]
     assert inputs[1:4:2] == inputs[2:5:2]
     assert inputs[0] != inputs[1] != inputs[3]
+
+
+def test_options_of_an_evaluation_by_another_version_are_refused(data_set, tmp_path):
+    (tmp_path / "steps").mkdir()
+    note = tmp_path / "steps" / "evaluation.json"
+    note.write_text('{"inputs": {"config": {"old_option": 3}}}')
+    with pytest.raises(ValueError, match=r"evaluation\.json: expected .* EvaluationConfig .* Del"):
+        export.Pipeline(tmp_path).evaluate(data_set)
