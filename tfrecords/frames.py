@@ -81,8 +81,8 @@ def from_pandas(
     """
     directory = pathlib.Path(directory)
     known = _schema_of(schema)
-    tables = {"log": frame, "ads": ads, "users": users, "validation": validation, "test": test}
-    tables = {name: table for name, table in tables.items() if table is not None}
+    others = {"ads": ads, "users": users, "validation": validation, "test": test}
+    tables = {"log": frame, **{name: own for name, own in others.items() if own is not None}}
     wanted = () if known is None else known.columns
     rows = directory.with_name(f"{directory.name}.rows")
     files.check_replaceable(rows, _ROWS, "rows of a data set")

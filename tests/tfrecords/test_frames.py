@@ -323,6 +323,10 @@ WRONG = {
         lambda f: f["country"],
         "log: expected a pandas.DataFrame or a table .*, got Series. Make a frame of it",
     ),
+    "the result of a method with inplace=True": (
+        lambda f: f.drop(columns="age", inplace=True),
+        "log: expected a pandas.DataFrame or a table .*, got NoneType",
+    ),
     "a dictionary": (
         lambda f: f.to_dict("list"),
         r"log: expected a pandas.DataFrame or a table that exports an Arrow stream "
