@@ -227,19 +227,17 @@ def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | No
     votes: dict[str, list[str]] = {".": [], ",": []}
     for name, (values, is_other) in columns.items():
         probe = values[:: -(-len(values) // _PROBED) or 1]
-        formatted = any(is_formatted(value, sign) for value in probe for sign in votes)
+        formatted = [sign for sign in votes if any(is_formatted(value, sign) for value in probe)]
         if is_other or not formatted or are_codes(probe):
             continue
-        fits = {s: np.mean([_is_number(value, s) for value in probe]) > 0.95 for s in votes}
         groups = all(re.fullmatch(r"[+-]?\d{1,3}([.,]\d{3})*", value.strip()) for value in probe)
         if groups:
             if thousands := _thousands(probe):
                 votes["." if thousands == "," else ","].append(name)
             continue
-        if fits["."] != fits[","]:
-            votes["." if fits["."] else ","].append(name)
-        elif fits["."]:
-            votes["."].append(name)
+        fits = [s for s in formatted if np.mean([_is_number(v, s) for v in probe]) > 0.95]
+        if fits:
+            votes[fits[0]].append(name)
     if not votes["."] and not votes[","]:
         return None, []
     sign = "," if len(votes[","]) >= len(votes["."]) else "."
