@@ -4,8 +4,8 @@
 """
 
 import dataclasses
-import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -153,7 +153,9 @@ class Field:
 
     @property
     def _listed_events(self) -> tuple[str, ...]:
-        return (self.event,) if isinstance(self.event, str) else tuple(self.event)
+        events = (self.event,) if isinstance(self.event, str) else self.event
+        is_list = isinstance(events, list | tuple) and all(isinstance(one, str) for one in events)
+        return tuple(events) if is_list else ()
 
     def _faults_of_computed(self) -> Iterator[str]:
         what, side = ("a rate", "ad") if self.is_rate else ("a history", "query")
@@ -265,8 +267,9 @@ def raise_first(faults: Iterable[str]) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Returns whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Returns whether a JSON value is a number that a float can be."""
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and abs(value) <= sys.float_info.max
 
 
 def is_rate(field: Mapping[str, Any]) -> bool:

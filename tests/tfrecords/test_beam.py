@@ -46,7 +46,7 @@ def test_each_chunk_is_converted_once_by_the_pipeline_and_to_the_same_bytes(tmp_
     monkeypatch.setattr(conversion.Workspace, "once", counted)
     monkeypatch.setattr(beam, "_run", run_marked)
     convert.convert(beam.on_beam(source, directory), directory)
-    assert files(directory) == files(tmp_path / "local")
+    assert logs.files(directory) == logs.files(tmp_path / "local")
     chunks = range(len(list(source.open().chunks())))
     by_pipeline = {
         (stage, index, "pipeline"): 1

@@ -88,6 +88,9 @@ def test_age_buckets_are_eighths_of_doublings():
     [
         (dict(of="ad", event="view"), "event must be one of .* got 'view'"),
         (dict(of="ad", event=()), "event must be one of"),
+        (dict(of="ad", event=None), "event must be one of .* got None"),
+        (dict(of="ad", event=[["click"]]), "event must be one of"),
+        (dict(of="ad", event="click", max_age_days=10**400), "max_age_days must be a number"),
         (dict(event="click"), "of must be 'ad' or the name of an ad-side categorical"),
         (dict(of="ad", event="click", max_age_days=0), "max_age_days must be a number above 0"),
         (dict(of="ad", event="click", max_length=0), "max_length must be a positive integer"),
