@@ -16,6 +16,7 @@ from repository import EXAMPLES, ROOT, SCRIPTS
 
 import tfrec  # noqa: F401  (first: it selects Keras 2)
 
+import lessons  # isort: skip
 import logs  # isort: skip
 import pytest
 import shared
@@ -27,6 +28,8 @@ from tfrecords import reader, synthetic
 
 # Optimizing a test's graph takes longer than running it. Commands in processes of their own do it.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+lessons.give(lessons.FEW)
 
 pytest_plugins = ("left_out", "serving_fixtures", "valkey")
 

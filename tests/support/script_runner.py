@@ -20,6 +20,7 @@ from repository import SCRIPTS
 
 import tfrec  # noqa: F401  (first: it selects Keras 2)
 
+import lessons  # isort: skip
 import tensorflow as tf  # isort: skip
 
 SECONDS = 500
@@ -34,7 +35,8 @@ def run(command: list[str], out: int, err: int) -> int:
     os.dup2(out, 1)
     os.dup2(err, 2)
     signal.alarm(SECONDS)
-    # Optimizing the graph of a small script takes longer than running it.
+    # Optimizing the graph of a small script takes longer than running it, and so do lessons.
+    lessons.give(lessons.FEW)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     status = 70
     try:

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import lessons
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -31,6 +32,13 @@ def planted(query, ad):
 TEACHER = retrieval.Teacher({"click": 1.0, "revenue": 0.0}, planted)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def usual_lessons():
+    with pytest.MonkeyPatch.context() as patched:
+        lessons.give(lessons.USUAL, patched.setattr)
+        yield
+
+
 @pytest.fixture
 def catalog(data_set):
     return np.asarray(data_set.catalog().features)
@@ -38,17 +46,17 @@ def catalog(data_set):
 
 def test_lessons_hold_what_the_teacher_says(data_set, catalog):
     queries = retrieval.read_queries(data_set, "train", 300)
-    lessons = distillation.Lessons.draw(TEACHER, queries, catalog, None, seed=1)
+    drawn = distillation.Lessons.draw(TEACHER, queries, catalog, None, seed=1)
     # Two lessons of 128 requests, each request once; the rest are too few for one.
-    assert lessons.query.shape[:2] == (2, 128)
-    assert lessons.ad_rows.shape == (2, 64)
-    for query, rows, values in zip(*vars(lessons).values(), strict=True):
+    assert drawn.query.shape[:2] == (2, 128)
+    assert drawn.ad_rows.shape == (2, 64)
+    for query, rows, values in zip(*vars(drawn).values(), strict=True):
         assert len(set(rows)) == 64
         said = planted(query, np.broadcast_to(catalog[rows], (128, 64, catalog.shape[1])))
         for i, head in enumerate(HEADS):
             np.testing.assert_allclose(values[..., i], said[head], rtol=1e-6)
     np.testing.assert_allclose(
-        lessons.deviations, lessons.values.std(axis=2).mean(axis=(0, 1)), rtol=1e-6
+        drawn.deviations, drawn.values.std(axis=2).mean(axis=(0, 1)), rtol=1e-6
     )
 
 
@@ -61,8 +69,8 @@ def test_the_requests_of_a_small_log_are_in_eight_lessons_each(data_set):
 def test_half_of_the_ads_of_a_hard_lesson_are_found_by_the_towers(data_set, catalog):
     queries = retrieval.read_queries(data_set, "train", 32)
     found = np.tile([3, 5, 8], (len(queries), 1))
-    lessons = distillation.Lessons.draw(TEACHER, queries, catalog, found, seed=1)
-    (rows,) = lessons.ad_rows
+    drawn = distillation.Lessons.draw(TEACHER, queries, catalog, found, seed=1)
+    (rows,) = drawn.ad_rows
     assert np.isin(rows[: len(rows) // 2], [3, 5, 8]).all()
     assert len(set(rows[len(rows) // 2 :])) == len(rows) - len(rows) // 2
 
