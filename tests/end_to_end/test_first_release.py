@@ -67,26 +67,26 @@ def shop(num_rows, buys=0.1, seed=0):
             "brand": np.char.add("b", (product % 3).astype(str)),
             "price": price,
             "clicked": clicked.astype(int),
-            "bought": bought.astype(int),
             "paid": np.where(bought, price, 0.0),
         }
     )
 
 
-def one_purchase():
-    rows = shop(500, buys=0.0)
-    rows.loc[rows.index[rows["clicked"] == 1][0], "bought"] = 1
+def one_subscription():
+    """Returns a shop of which one click led to a subscription."""
+    rows = shop(3_000)
+    rows["subscribed"] = 0
+    rows.loc[rows.index[rows["clicked"] == 1][0], "subscribed"] = 1
     return rows
 
 
 def clicks_alone():
-    rows = shop(4_000)
+    rows = shop(3_000)
     return rows[rows["clicked"] == 1]
 
 
 LOGS = {
-    "euros": (lambda: shop(5_000), {"engagement": "bought", "revenue": "paid"}),
-    "one_engagement": (one_purchase, {"engagement": "bought"}),
+    "euros": (one_subscription, {"engagement": "subscribed", "revenue": "paid"}),
     "clicks_alone": (clicks_alone, {"click": None, "request_key": None}),
 }
 
@@ -156,9 +156,9 @@ def test_prices_in_euros_do_not_decide_the_order(released):
 
 
 def test_one_engagement_is_no_reason_to_refuse_but_a_weak_head_without_a_say(released):
-    release = released("one_engagement")
+    release = released("euros")
     found = release.manifest
-    assert found.present_heads == ("click", "engagement")
+    assert found.present_heads == ("click", "engagement", "revenue")
     assert "positive, so it cannot be evaluated" in found.weak_heads["engagement"]
     assert found.utility_weights["engagement"] == 0
     assert "engagement" not in release.answer.weak_heads
