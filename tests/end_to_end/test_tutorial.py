@@ -1,5 +1,6 @@
 """The tutorial runs from its first cell to its last, and its committed outputs are of a run."""
 
+import lessons
 import nbformat
 import pytest
 from repository import ROOT
@@ -8,10 +9,21 @@ NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 # What of the notebook takes its time, and what the test runs in place of it: no cell draws or
 # prints another kind of output for it.
 SMALLER = {
-    "num_views, shown = 500, 1_000, 5_000, 8": "num_views, shown = 100, 300, 1_200, 8",
+    "num_views, shown = 500, 1_000, 5_000, 8": "num_views, shown = 100, 300, 600, 8",
     "epochs=10,": "epochs=1, refit=False,",
     "epochs=4,": "epochs=1,",
     "tfrec.EvaluationConfig(resamples=50)": "tfrec.EvaluationConfig(resamples=5)",
+    # Fewer lessons of the towers, no optimization of graphs that run for seconds, as in conftest.
+    "import dataclasses\n": f"""
+import dataclasses
+import gc
+import tensorflow as tf
+from tfrec.retrieval import distillation
+vars(distillation).update({lessons.FEW})
+tf.config.optimizer.set_experimental_options({{"disable_meta_optimizer": True}})
+gc.freeze()
+gc.set_threshold(20_000, 20, 20)
+""",
 }
 PLOTS = 7  # data card, epochs of both stages, map, calibration, funnel, index, stage times
 
