@@ -41,9 +41,10 @@ def workdir(tmp_path_factory):
     text = logs.text(rows[:100]) + b"1\tshort\n" + logs.text(rows[100:])
     (directory / "train.txt").write_bytes(text)
     command = (
-        "train.py", f"--data_path={directory / 'train.txt'}", f"--workdir={directory}", *TINY
+        "quickstart.py", f"--data_path={directory / 'train.txt'}", f"--workdir={directory}", *TINY
     )  # fmt: skip
     done = run(*command)
+    assert "release 1, 10 ads by " in done.stdout
     said = " ".join(done.stdout.split())  # Lines are wrapped anywhere.
     assert "Training has " in said
     assert "click is weak: it is not known to predict better than its base rate" in said

@@ -138,11 +138,10 @@ def test_the_model_server_explains_itself(run, installed):
     assert "--model_config_file" in shown
 
 
-@pytest.mark.trains
-def test_a_quickstart_goes_from_nothing_to_ten_ads(run, installed, tmp_path):
+def test_a_log_is_generated_and_converted_by_the_wheel(run, installed, tmp_path):
     shown = run(
-        installed / "bin" / "tfrec", "quickstart", "--n_samples=1000", "--stage1_epochs=1",
-        "--stage2_epochs=1", "--index=Flat", "--force", f"--workdir={tmp_path / 'work'}",
+        installed / "bin" / "tfrec", "convert", "--use_synthetic", "--n_samples=1000",
+        f"--workdir={tmp_path / 'work'}",
     )  # fmt: skip
-    assert "release 1, 10 ads by " in shown
-    assert (tmp_path / "work" / "bundle" / "manifests" / "1.json").is_file()
+    assert "1,000 rows = 1,000 written" in shown
+    assert (tmp_path / "work" / "data" / "dataset.json").is_file()
