@@ -1,8 +1,10 @@
 """From a frame to ranked ads in Python, in work directories like those of the commands."""
 
 import dataclasses
+import json
 import math
 import pathlib
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ import tfrecords
 from serving import workflow
 from serving.export import pipeline
 from serving.index import IndexConfig
-from tfrec import retrieval
+from tfrec import ranking, retrieval
 
 pytestmark = pytest.mark.trains
 
@@ -184,11 +186,20 @@ class Reached(Exception):
 
 
 def test_only_what_has_changed_is_trained_again_and_released_as_the_next_version(
-    data_set, stages, release, options, capsys, monkeypatch
+    data_set, stages, release, options, tmp_path, capsys, monkeypatch
 ):
     # Another ranker teaches other things; what the towers learned from clicks stays.
     clicks = stages.steps.path("retrieval") / "history.json"
     written = clicks.stat().st_mtime_ns
+    before = shutil.copytree(stages.steps.path("ranker"), tmp_path / "ranker")
+
+    def train_ranker(data_set, config, directory, *_):
+        """Gives the same weights under another name: training takes half of the test's time."""
+        shutil.copytree(before, directory)
+        path = directory / "ranker.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "history": []}))
+
+    monkeypatch.setattr(ranking, "train_ranker", train_ranker)
     another = {**options, "ranking": dataclasses.replace(options["ranking"], dropout=0.0)}
     trained = tfrec.train(data_set, stages.steps.workdir, **another)
     said = capsys.readouterr().out
