@@ -163,6 +163,11 @@ class LiveView:
         joined = pa.concat_arrays([own, *(chunk.cast(own.type) for chunk in added.chunks)])
         return joined.take(pa.array(order))
 
+    def without_ads(self, field: str, values: Iterable[str]) -> list[str]:
+        """Returns the values of a categorical field that no ad has, sorted."""
+        rows = np.append(self._alive.rows, self._released.num_ads + self._everything.positions)
+        return sorted({*values}.difference(self.column(rows, field).unique().to_pylist()))
+
     def values(
         self, ad_ids: Sequence[str], fields: Iterable[str]
     ) -> dict[str, dict[str, list[str]]]:

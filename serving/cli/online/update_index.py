@@ -18,9 +18,9 @@ is invalid for one of them, nothing is applied.
 --remove File with one ad id per line.
 --rates  A table with an ad field and its rates, such as category and category_click_rate. A rate is
          a number from 0 to 1, computed as described in docs/data.md under Rates. All ads with the
-         value get the rate, regardless of --add, until it is set again. Values that are not in the
-         table keep their released rate, as do values too rare for the models to tell apart.
-         Filters do not see the updated rates.
+         value get the rate, regardless of --add. The table replaces the rates of earlier tables:
+         values that are not in it get their released rate again, as do values too rare for the
+         models to tell apart. Filters do not see the updated rates.
 
 Prints the changes of each release, the number of live ads, and whether to export a new release.
 --measure_recall compares the live index with exact search on queries stored by the export.
@@ -60,6 +60,7 @@ class _Prepared:
     version: int
     live: LiveIndex
     update: Update | None
+    rates: Mapping[str, Mapping[str, float]]
 
 
 def main() -> None:
@@ -93,6 +94,10 @@ def main() -> None:
             print(f"release {one.version}: {_description(applied)}")
         elif len(versions) > 1:
             print(f"release {one.version}:")
+        for rate in one.update.rates if one.update else ():
+            given = one.rates[rate.name]
+            unknown = one.live.view().without_ads(rate.of, given)
+            print(f"{rate.name} of {len(given):,} values{_not_found(len(unknown), unknown[:3])}")
         _print_state(base, one.version, recall, status)
     if FLAGS.json:
         command_line.print_json({"releases": results})
@@ -111,7 +116,7 @@ def _prepare(base: pathlib.Path, version: int, removed: Sequence[str]) -> _Prepa
     rates = ad_feeds.read_rates(pathlib.Path(FLAGS.rates), release.manifest) if FLAGS.rates else {}
     live = LiveIndex(release, channel=open_channel(update_flags.update_channel(), release))
     update = live.prepare(ads, removed, rates) if ads or removed or rates else None
-    return _Prepared(version, live, update)
+    return _Prepared(version, live, update, rates)
 
 
 @contextlib.contextmanager
@@ -129,15 +134,17 @@ def _named(version: int, versions: Sequence[int]) -> Iterator[None]:
 
 
 def _description(applied: Applied) -> str:
-    unknown = ""
-    if applied.unknown:
-        more = ", …" if applied.unknown > len(applied.unknown_ids) else ""
-        named = ", ".join(map(repr, applied.unknown_ids))
-        unknown = f", {applied.unknown:,} not found ({named}{more})"
     return (
         f"{applied.added:,} ads added, {applied.changed:,} changed, {applied.removed:,} "
-        f"removed{unknown}"
+        f"removed{_not_found(applied.unknown, applied.unknown_ids)}"
     )
+
+
+def _not_found(count: int, first: Sequence[str]) -> str:
+    if not count:
+        return ""
+    more = ", …" if count > len(first) else ""
+    return f", {count:,} not found ({', '.join(map(repr, first))}{more})"
 
 
 def _print_state(

@@ -6,6 +6,7 @@ import shutil
 import history_logs
 import numpy as np
 import pytest
+import scripts_in_forks
 
 from serving import errors, export, index, live
 from serving.cli import ad_feeds
@@ -125,6 +126,19 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, 
     ads.update(rates={"brand_clicks": {}})
     assert ads.status()["rates"] == {}
     np.testing.assert_array_equal(ads.view().features(rows[None, :12])[0], released)
+
+
+def test_the_command_names_values_that_no_ad_has(release, rates_file):
+    removed, added = rates_file.with_name("removed"), rates_file.with_name("added.jsonl")
+    removed.write_text("\n".join(ad.ad_id for ad in release.ad_index.listed(np.arange(12))))
+    added.write_text('{"ad_id": "later", "fields": {"brand": "acme"}}\n')
+    flags = [f"--rates={rates_file}", f"--add={added}", f"--remove={removed}"]
+    done = scripts_in_forks.run("update_index.py", f"--bundle={release.base}", *flags)
+    assert "brand_clicks of 3 values, 2 not found ('other', 'unseen')" in done.stdout.splitlines()
+    rates_file.write_text("brand,brand_clicks\n")
+    done = scripts_in_forks.run("update_index.py", f"--bundle={release.base}", flags[0])
+    assert done.stdout.startswith("brand_clicks of 0 values\nlive: 1 ads;")
+    assert live.LiveIndex(release).status()["rates"] == {}
 
 
 def test_an_age_may_exceed_one_but_not_be_negative():
