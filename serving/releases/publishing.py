@@ -20,7 +20,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from serving import errors, index, manifest
-from serving.releases import embedded_ads, parts
+from serving.releases import embedded_ads, parts, pointer
 from tfrecords import files
 
 STAGING = ".staging-"
@@ -188,9 +188,13 @@ def _last_version(root: pathlib.Path) -> int:
 def remove_leftovers(root: pathlib.Path) -> None:
     """Removes leftovers of interrupted publishes and prunes. The caller holds `exclusive`.
 
-    Those that cannot be removed are logged; nothing reads them.
+    Those that cannot be removed are logged; nothing reads them. A release that `releases.json`
+    names was published: if its manifest is missing, the rest of it stays, to be restored.
     """
     published = {str(version) for version in manifest.versions(root)}
+    with contextlib.suppress(errors.ReleasesFileError):
+        if named := pointer.read_pointer(root):
+            published |= {str(named.stable), str(named.canary)}
     for part in parts.PARTS:
         for path in (root / part).glob("*"):
             unfinished = path.name.isdecimal() and path.name not in published

@@ -214,6 +214,22 @@ def test_a_leftover_that_cannot_be_removed_is_logged_and_the_rest_goes_on(
     assert f"{stuck} is left over, and cannot be removed ([Errno 16]" in caplog.text
 
 
+def test_a_named_release_whose_manifest_is_missing_is_not_a_leftover(base, three, tmp_path):
+    releases.promote(base, 1)
+    releases.start_canary(base, 2, 0.1)
+    (base / "live/1").mkdir(parents=True)
+    for version in (1, 2, 3):
+        manifest.path_of(base, version).rename(tmp_path / str(version))
+    assert publish_copy(base, three) == 4
+    assert releases.prune(base, keep=1).removed == ()
+    for part in manifest.PARTS:
+        assert {path.name for path in (base / part).iterdir()} == {"1", "2", "4"}
+    assert (base / "live/1").exists()
+    for version in (1, 2):
+        (tmp_path / str(version)).rename(manifest.path_of(base, version))
+    assert state(base) == ([1, 2, 4], 1, 2)
+
+
 def hold(base, held, done):
     _held = in_use.hold(base, 1)
     held.set()
