@@ -38,18 +38,37 @@ def examples(data_set, tmp_path_factory):
         sys.modules.pop(name, None)
 
 
+class Edited(tf.keras.callbacks.Callback):
+    """Edits the source of a model while it is trained; `restore` undoes it."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.source, self.before = source, source.read_text()
+
+    def on_train_begin(self, logs=None):
+        self.source.write_text(f"{self.before}\n# The next idea.\n")
+
+    def restore(self):
+        self.source.write_text(self.before)
+
+
 @pytest.fixture(scope="module")
 def workdir(examples, data_set, ranker_config, retrieval_config):
-    """A work directory with both examples trained."""
+    """A work directory with both examples trained; their sources were edited meanwhile."""
     steps = export.Pipeline(examples / "work", progress=False)
     shutil.copytree(data_set.directory, steps.path("data"))
-    steps.train_ranker(
-        steps.data_set(), dataclasses.replace(ranker_config, ranker="dlrm_ranker:DLRM")
+    ranker_config = dataclasses.replace(ranker_config, ranker="dlrm_ranker:DLRM")
+    retrieval_config = dataclasses.replace(
+        retrieval_config, retrieval_model="frozen_encoder_tower:FrozenEncoder"
     )
-    steps.train_retrieval(
-        steps.data_set(),
-        dataclasses.replace(retrieval_config, retrieval_model="frozen_encoder_tower:FrozenEncoder"),
-    )
+    for train, config, name in (
+        (steps.train_ranker, ranker_config, "dlrm_ranker"),
+        (steps.train_retrieval, retrieval_config, "frozen_encoder_tower"),
+    ):
+        edited = Edited(examples / f"{name}.py")
+        train(steps.data_set(), config, [edited])
+        assert edited.source.read_text() != edited.before
+        edited.restore()
     return steps.workdir
 
 

@@ -280,9 +280,11 @@ def train_ranker(
     workdir = pathlib.Path(workdir)
     check_trainable(data_set)
     strategy = strategy or tf.distribute.get_strategy()
-    training.check_same(strategy, {"data": data_set.fingerprint, **dataclasses.asdict(config)})
+    source = ranking_model.RANKERS.digest(config.ranker)
+    training.check_same(
+        strategy, {"data": data_set.fingerprint, "source": source, **dataclasses.asdict(config)}
+    )
     if training.is_chief(strategy):
-        source = ranking_model.RANKERS.digest(config.ranker)
         save_config(config, workdir / "config.json", source)
     with strategy.scope():
         model = build_ranker(data_set, config)
@@ -363,7 +365,6 @@ def train_ranker(
         ),
         "history": history,
     }
-    source = ranking_model.RANKERS.digest(config.ranker)
     training.write_description(workdir / "ranker.json", data_set, source, description)
 
 

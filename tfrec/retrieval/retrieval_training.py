@@ -110,12 +110,14 @@ def train_two_tower(
     training.check_callbacks(callbacks)
     workdir = pathlib.Path(workdir)
     strategy = strategy or tf.distribute.get_strategy()
-    is_taught = {"teacher": None if teacher is None else dict(teacher.weights)}
-    training.check_same(
-        strategy, {"data": data_set.fingerprint, **is_taught, **dataclasses.asdict(config)}
-    )
+    source = retrieval_model.RETRIEVAL_MODELS.digest(config.retrieval_model)
+    learned = {
+        "data": data_set.fingerprint,
+        "teacher": None if teacher is None else dict(teacher.weights),
+        "source": source,
+    }
+    training.check_same(strategy, {**learned, **dataclasses.asdict(config)})
     if training.is_chief(strategy):
-        source = retrieval_model.RETRIEVAL_MODELS.digest(config.retrieval_model)
         save_config(config, workdir / "config.json", source)
     training.check_clicks(data_set)
     clicks = data_set.label_sum("train", "click")
@@ -207,7 +209,6 @@ def train_two_tower(
     ads = towers.embed_in_batches(model.ad_tower, np.asarray(catalog.features[shown]))
     metadata = training.metadata_of(catalog, shown)
     training.write_projector(workdir / "tensorboard", ads, metadata)
-    source = retrieval_model.RETRIEVAL_MODELS.digest(config.retrieval_model)
     training.write_description(workdir / "retrieval.json", data_set, source, description)
 
 

@@ -196,3 +196,13 @@ def test_the_error_of_a_lost_worker_has_the_message_of_tensorflow():
         workers._lost_workers_named(["a:1", "b:1"], 0),
     ):
         raise tf.errors.InternalError(None, None, "no room on the device")
+
+
+@pytest.mark.parametrize("stage", ["ranker", "retrieval"])
+def test_workers_with_another_source_of_a_model_are_refused(stage, shop, tmp_path, monkeypatch):
+    def gathered(_, value):
+        return [value, {**value, "source": "abc"}]
+
+    monkeypatch.setattr(workers, "gathered", gathered)
+    with pytest.raises(ValueError, match="Worker 1 has source 'abc', and worker 0 has None"):
+        training_worker.train(None, shop, stage, training_worker.PLAIN, tmp_path)
