@@ -240,9 +240,10 @@ def check_rejected(
     if nothing_left or (final and too_many):
         examples = [example for chunk in parsed for example in chunk["examples"]][:3]
         shown = "\n  ".join(examples)
+        limit = f"a share of at most {max_fraction:g} (--max_rejected_fraction)"
         raise ValueError(
-            f"{source}: {num_rejected} of {num_rows} lines are rejected; expected a share of at "
-            f"most {max_fraction:g} (--max_rejected_fraction). The first ones:\n  {shown}"
+            f"{source}: {num_rejected} of {num_rows} lines are rejected; expected "
+            f"{'valid lines' if nothing_left else limit}. The first ones:\n  {shown}"
         )
 
 

@@ -317,7 +317,7 @@ WRONG = {
     "no rows": (lambda f: f.iloc[:0], "log: the table has no rows; expected at least one"),
     "a label that is no truth": (
         lambda f: f.assign(clicked=2),
-        r"log.parquet: 120 of 120 lines are rejected",
+        r"log.parquet: 120 of 120 lines are rejected; expected valid lines",
     ),
     "a column": (
         lambda f: f["country"],
