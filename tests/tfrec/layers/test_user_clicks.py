@@ -100,7 +100,7 @@ def groups(tmp_path_factory):
 @pytest.mark.trains
 def test_served_queries_know_what_their_users_clicked(groups, retrieval_config, tmp_path):
     config = dataclasses.replace(
-        retrieval_config, field_dim=16, epochs=3, batch_size=32, click_factors=False
+        retrieval_config, field_dim=16, epochs=3, batch_size=32, click_factors=False, refit=False
     )
     retrieval.train_two_tower(groups, config, tmp_path)
     model, _ = retrieval.load_two_tower(groups, tmp_path)
