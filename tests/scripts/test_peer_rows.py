@@ -34,7 +34,7 @@ def poisoned(tmp_path_factory):
     """The same with a poisoned test split."""
     directory = tmp_path_factory.mktemp("peers") / "poisoned"
     poisons = (split_logs.with_other_labels, split_logs.with_other_values)
-    split_logs.convert(directory, "test", *poisons)
+    split_logs.convert(directory, test=poisons)
     return directory
 
 

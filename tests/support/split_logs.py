@@ -1,14 +1,14 @@
-"""A small log that names the split of each row, and the same log with one split poisoned.
+"""A small log that names the split of each row, and the same log with some splits poisoned.
 
 Requests show one to four ads in slots 0, 1, …; users, numbers, lists, all three labels and a
 catalog of which most ads are never shown, so that every part of both models is trained and an
-index has cells. What does not come from the poisoned split is the same byte for byte.
+index has cells. What does not come from a poisoned split is the same byte for byte.
 """
 
 import collections
 import csv
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import logs
 import numpy as np
@@ -109,11 +109,10 @@ def with_other_values(row: Row) -> Row:
 
 def convert(
     directory: pathlib.Path,
-    split: str | None = None,
-    *poisons: Poison,
     schema: schema_lib.Schema = SCHEMA,
+    **poisons: Sequence[Poison],
 ) -> reader.DataSet:
-    """Writes the log into a new directory, the rows of one split poisoned, and converts it."""
+    """Writes the log into a new directory, and converts it; `poisons` are those of each split."""
     directory.mkdir(parents=True)
     log, ads = directory / "log.csv", directory / "ads.csv"
     with log.open("w", newline="") as file:
@@ -121,7 +120,7 @@ def convert(
         writer = csv.DictWriter(file, list(written[0]))
         writer.writeheader()
         for row in written:
-            for poison in poisons if row["split"] == split else ():
+            for poison in poisons.get(row["split"], ()):
                 row = poison(row)
             writer.writerow(row)
     lines = [f"a{ad},c{ad % 7},{ad % 13}" for ad in range(NUM_ADS)]

@@ -65,7 +65,7 @@ def test_baselines_know_training_and_validation_clicks(data_set, clicks, monkeyp
 def test_ads_that_the_refit_learned_from_validation_clicks_are_not_unseen(tmp_path):
     # Training shows ad 0 only. Of the ads that are clicked in the test split, validation has
     # clicks on some and not on others.
-    data_set = split_logs.convert(tmp_path / "log", "train", lambda row: {**row, "ad": "a0"})
+    data_set = split_logs.convert(tmp_path / "log", train=[lambda row: {**row, "ad": "a0"}])
     clicked = split_logs.count_clicks(data_set, "validation")
     ad_0 = data_set.catalog().ad_ids.to_pylist().index("a0")
     seen = {ad_0, *(ad for _, ad in clicked)}
