@@ -8,6 +8,9 @@ from collections.abc import Callable
 # Guards against hangs; far beyond what a loaded machine takes.
 GUARD_SECONDS = 240
 _POLL_SECONDS = 0.01
+# Of a client that puts a load on a service: without it, clients use more processor time than what
+# they test.
+PAUSE_SECONDS = 0.02
 
 
 def until(condition: Callable[[], object]) -> None:
