@@ -26,9 +26,7 @@ from repository import ROOT, TLS
 
 from serving import (
     errors,
-    export,
     impressions,
-    index,
     live,
     manifest,
     model_server,
@@ -41,7 +39,6 @@ from serving.config import HttpConfig
 from serving.operations import findings, local_service, row_findings
 from serving.releases import bundle
 from serving.requests import Request
-from tfrec import ranking, retrieval
 
 pytestmark = pytest.mark.process
 
@@ -276,17 +273,12 @@ def test_inference_uses_a_token_and_tls(guarded_url, call, tmp_path):
 
 @pytest.mark.trains
 def test_held_out_rows_are_scored_alike_by_training_code_and_server(
-    data_set, trained, tmp_path, script
+    data_set, trained, exported_base, tmp_path, script
 ):
     (tmp_path / "data").symlink_to(data_set.directory)
     for stage in ("ranker", "retrieval"):
         (tmp_path / stage).symlink_to(trained / stage)
-    two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
-    model, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
-    base = tmp_path / "bundle"
-    flat = index.IndexConfig(kind="Flat")
-    export.export_release(base, data_set, two_tower, model, calibrators, flat, {})
-    release = bundle.load(base)
+    release = bundle.load(exported_base)
     assert set(release.manifest.signatures["ranker"]["inputs"]) == {
         "ad_features",
         *(field.name for field in data_set.schema.query_fields),
@@ -297,7 +289,7 @@ def test_held_out_rows_are_scored_alike_by_training_code_and_server(
     first = next(iter(data_set.batches("test", 64)))
     shown = [set(ads[mask]) for ads, mask in zip(first["ad_row"].numpy(), first["mask"].numpy())]  # noqa: B905
     assert [len(one.ad_ids) for one in logged] == [len(ads) for ads in shown[:12]]
-    with serving_fixtures.serve_ranker(base) as server:
+    with serving_fixtures.serve_ranker(exported_base) as server:
         address = f"127.0.0.1:{server.port}"
         text = row_findings.compare_over_grpc(logged, release, address)
         assert text.startswith(f"{sum(len(ads) for ads in shown[:12])} rows of 12 held-out")

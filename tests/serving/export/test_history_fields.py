@@ -2,16 +2,13 @@
 
 import asyncio
 
-import history_logs
 import numpy as np
 import pytest
 import serving_fixtures
 
 from serving import (
     errors,
-    export,
     impressions,
-    index,
     model_server,
     operations,
     orchestrator,
@@ -20,38 +17,14 @@ from serving import (
 )
 from serving.config import UserStoreConfig
 from serving.releases import bundle
-from tfrec import calibration, exported, ranking, retrieval
+from tfrec import exported, retrieval
 from tfrecords.splits import SPLITS
 
 pytestmark = pytest.mark.slow
 
-CALIBRATORS, FLAT = calibration.Calibrators(), index.IndexConfig(kind="Flat")
 
-
-@pytest.fixture(scope="module")
-def data_set(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("histories") / "data"
-    return history_logs.converted(history_logs.log(), history_logs.schema_of(), directory)
-
-
-@pytest.fixture(scope="module")
-def models(data_set, retrieval_config, ranker_config):
-    two_tower = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
-    rng = np.random.default_rng(0)
-    for variable in two_tower.trainable_variables:
-        variable.assign_add(rng.normal(scale=0.15, size=variable.shape).astype(np.float32))
-    return two_tower, ranking.build_ranker(data_set, ranker_config)
-
-
-@pytest.fixture(scope="module")
-def base(data_set, models, tmp_path_factory):
-    base = tmp_path_factory.mktemp("release")
-    export.export_release(base, data_set, *models, CALIBRATORS, FLAT, {})
-    return base
-
-
-def test_the_manifest_has_an_input_for_each_part(base):
-    fields = bundle.verify(base, 1).query_fields
+def test_the_manifest_has_an_input_for_each_part(event_base):
+    fields = bundle.verify(event_base, 1).query_fields
     assert fields[1:5] == [
         {"name": "clicks", "kind": "categorical_list"},
         {"name": "clicks__age_seconds", "kind": "numeric_list", "of": "clicks"},
@@ -61,21 +34,23 @@ def test_the_manifest_has_an_input_for_each_part(base):
     assert fields[5] == {"name": "all__events", "kind": "categorical_list", "of": "all"}
 
 
-def test_raw_samples_are_embedded_as_the_records_are(base, data_set, models):
-    release = bundle.load(base)
-    samples = data_set.sample_requests()
+def test_raw_samples_are_embedded_as_the_records_are(event_base, event_data_set, event_models):
+    release = bundle.load(event_base)
+    samples = event_data_set.sample_requests()
     assert max(len(sample["all"]) for sample in samples) > 20
     served = release.query_tower.embed(release.query_tower.columns(samples))
-    windows = data_set.windows(SPLITS[2]).as_numpy_iterator()
+    windows = event_data_set.windows(SPLITS[2]).as_numpy_iterator()
     stored = np.concatenate([window["query"] for window in windows])[: len(samples)]
-    expected = retrieval.embed_in_batches(models[0].query_tower, stored)
+    expected = retrieval.embed_in_batches(event_models[0].query_tower, stored)
     np.testing.assert_allclose(served, expected, atol=1e-5)
 
 
-def test_events_of_a_candidate_are_compared_in_both_orders_of_the_scores(data_set, models):
-    _, ranker = models
+def test_events_of_a_candidate_are_compared_in_both_orders_of_the_scores(
+    event_data_set, event_models
+):
+    _, ranker = event_models
     assert [tuple(own.name for own in pair) for pair in ranker.compared] == [("brands", "brand")]
-    batch = next(iter(data_set.batches(SPLITS[2], 64)))
+    batch = next(iter(event_data_set.batches(SPLITS[2], 64)))
     assert np.any(ranker.comparisons(batch["query"][:, None], batch["ad"]))
     trained = ranker.score(batch["query"], batch["ad"])
     found = exported.score_candidates(ranker, batch["query"], batch["ad"], parts=2)
@@ -83,9 +58,9 @@ def test_events_of_a_candidate_are_compared_in_both_orders_of_the_scores(data_se
         np.testing.assert_allclose(found[head], logits, atol=1e-4)
 
 
-def test_requests_carry_histories_with_or_without_ages(base, data_set):
-    release = bundle.load(base)
-    sample = next(own for own in data_set.sample_requests() if len(own["all"]) > 3)
+def test_requests_carry_histories_with_or_without_ages(event_base, event_data_set):
+    release = bundle.load(event_base)
+    sample = next(own for own in event_data_set.sample_requests() if len(own["all"]) > 3)
     values = {name: own for name, own in sample.items() if "__" not in name}
     absent = {name: own for name, own in values.items() if name not in ("clicks", "all", "brands")}
 
@@ -101,15 +76,15 @@ def test_requests_carry_histories_with_or_without_ages(base, data_set):
         finally:
             await service.close()
 
-    with model_server.ModelServer({"ranker": base / "ranker"}, poll_seconds=None) as server:
+    with model_server.ModelServer({"ranker": event_base / "ranker"}, poll_seconds=None) as server:
         answers = asyncio.run(recommend(f"127.0.0.1:{server.port}"))
     assert [answer.degraded for answer in answers] == [None] * 3
     scores = [{ad.ad_id: ad.retrieval_score for ad in answer.ads} for answer in answers]
     assert scores[0] != scores[2]
 
 
-def test_histories_from_a_user_store_are_those_that_follow_from_the_logs(base, tmp_path):
-    release, directory = bundle.load(base), tmp_path / "log"
+def test_histories_from_a_user_store_are_those_that_follow_from_the_logs(event_base, tmp_path):
+    release, directory = bundle.load(event_base), tmp_path / "log"
     log, feedback = impressions.ImpressionLog(directory), impressions.FeedbackLog(directory)
     patient = UserStoreConfig(read_timeout_ms=30_000)
 
@@ -137,7 +112,7 @@ def test_histories_from_a_user_store_are_those_that_follow_from_the_logs(base, t
         await service.close()
         await data.close()
 
-    with model_server.ModelServer({"ranker": base / "ranker"}, poll_seconds=None) as server:
+    with model_server.ModelServer({"ranker": event_base / "ranker"}, poll_seconds=None) as server:
         asyncio.run(use(f"127.0.0.1:{server.port}"))
     log.close()
     files = sorted(directory.glob(impressions.FILE_PATTERN))

@@ -1,52 +1,28 @@
 """Rates from the log to a release and to live updates."""
 
-import dataclasses
 import shutil
 
-import history_logs
 import numpy as np
 import pytest
 import scripts_in_forks
 
-from serving import errors, export, index, live
+from serving import errors, live
 from serving.cli import ad_feeds
 from serving.export import held_out_requests
 from serving.live import ad_rates, live_update
 from serving.releases import bundle
-from tfrec import calibration, ranking, retrieval
+from tfrec import calibration
 from tfrecords import encoding
 
 pytestmark = pytest.mark.slow
 
-CALIBRATORS, FLAT = calibration.Calibrators(), index.IndexConfig(kind="Flat")
-
-
-@pytest.fixture(scope="module")
-def data_set(tmp_path_factory):
-    fields = (*history_logs.schema_of().fields, *history_logs.schema_with_rates().rates[:2])
-    schema = dataclasses.replace(history_logs.schema_of(), fields=fields)
-    directory = tmp_path_factory.mktemp("rates") / "data"
-    return history_logs.converted(history_logs.log(), schema, directory)
-
-
-@pytest.fixture(scope="module")
-def models(data_set, retrieval_config, ranker_config):
-    two_tower = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
-    without_blocks = dataclasses.replace(ranker_config, num_blocks=0)
-    return two_tower, ranking.build_ranker(data_set, without_blocks)
-
-
-@pytest.fixture(scope="module")
-def base(data_set, models, tmp_path_factory):
-    base = tmp_path_factory.mktemp("release")
-    export.export_release(base, data_set, *models, CALIBRATORS, FLAT, {})
-    return base
+CALIBRATORS = calibration.Calibrators()
 
 
 @pytest.fixture
-def release(base, tmp_path):
+def release(event_base, tmp_path):
     """A release without updates."""
-    return bundle.load(shutil.copytree(base, tmp_path / "release"))
+    return bundle.load(shutil.copytree(event_base, tmp_path / "release"))
 
 
 def rate_columns(data_set):
@@ -54,19 +30,19 @@ def rate_columns(data_set):
     return [columns[field].start for field in data_set.schema.rates]
 
 
-def test_a_release_has_the_rates_of_the_end_of_the_log(release, data_set):
+def test_a_release_has_the_rates_of_the_end_of_the_log(release, event_data_set):
     assert release.manifest.ad_kinds["brand_clicks"] == "numeric"
-    rows = release.ad_index.find(data_set.catalog().ad_ids.to_pylist())
-    served = release.ad_index.features(rows)[:, rate_columns(data_set)]
-    encoder = encoding.Encoder(data_set.fitted, data_set.schema.ad_fields)
-    latest = encoder.encode_table(data_set.catalog().released_fields)
-    np.testing.assert_array_equal(served, latest[:, rate_columns(data_set)])
-    assert (served != data_set.catalog().features[:, rate_columns(data_set)]).any()
+    rows = release.ad_index.find(event_data_set.catalog().ad_ids.to_pylist())
+    served = release.ad_index.features(rows)[:, rate_columns(event_data_set)]
+    encoder = encoding.Encoder(event_data_set.fitted, event_data_set.schema.ad_fields)
+    latest = encoder.encode_table(event_data_set.catalog().released_fields)
+    np.testing.assert_array_equal(served, latest[:, rate_columns(event_data_set)])
+    assert (served != event_data_set.catalog().features[:, rate_columns(event_data_set)]).any()
     has_brand = release.ad_index.column(rows, "brand").is_valid().to_numpy(zero_copy_only=False)
     np.testing.assert_array_equal(served > 0, np.stack([has_brand, np.ones(12, bool)], axis=1))
 
 
-def test_new_and_changed_ads_have_the_rates_of_their_values(release, data_set):
+def test_new_and_changed_ads_have_the_rates_of_their_values(release, event_data_set):
     ads = live.LiveIndex(release)
     shown = {ad.ad_id: ad.fields for ad in release.ad_index.listed(np.arange(12))}
     (known, fields), *_ = [(ad, own) for ad, own in shown.items() if own["brand"] == "acme"]
@@ -84,7 +60,7 @@ def test_new_and_changed_ads_have_the_rates_of_their_values(release, data_set):
     assert new == {"brand": "acme", "brand_clicks": fields["brand_clicks"], "ad_clicks": None}
     assert changed == {"brand": "unseen", "brand_clicks": None, "ad_clicks": fields["ad_clicks"]}
     assert said["brand_clicks"] == 0.9
-    first, _ = rate_columns(data_set)
+    first, _ = rate_columns(event_data_set)
     own = release.ad_index.features(release.ad_index.find([known]))
     assert view.features(rows)[0, first] == own[0, first] > 0
 
@@ -96,8 +72,8 @@ def rates_file(tmp_path):
     return path
 
 
-def test_rates_that_are_set_count_for_all_ads_with_the_value(release, data_set, rates_file):
-    place, _ = rate_columns(data_set)
+def test_rates_that_are_set_count_for_all_ads_with_the_value(release, event_data_set, rates_file):
+    place, _ = rate_columns(event_data_set)
     rates = ad_feeds.read_rates(rates_file, release.manifest)
     assert rates == {"brand_clicks": {"acme": 0.9, "unseen": 0.1, "other": 0.2}}
     ads = live.LiveIndex(release)
@@ -207,14 +183,16 @@ def test_a_table_of_ads_need_not_have_rates(release, tmp_path):
     assert ad["fields"] == {"brand": "acme", "brand_clicks": 0.25}
 
 
-def test_held_out_rows_are_scored_with_the_rates_of_the_release(release, data_set, models):
-    scored = list(held_out_requests._scored(data_set, models[1], CALIBRATORS, 5))
+def test_held_out_rows_are_scored_with_the_rates_of_the_release(
+    release, event_data_set, event_models
+):
+    scored = list(held_out_requests._scored(event_data_set, event_models[1], CALIBRATORS, 5))
     assert len(scored) == 5
     for one in scored:
         ads = release.ad_index.features(release.ad_index.find(one.ad_ids))
-        query = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
+        query = encoding.Encoder(event_data_set.fitted, event_data_set.schema.query_fields)
         columns = release.query_tower.columns([one.fields])
-        served = models[1].score(query(columns), ads[None])
+        served = event_models[1].score(query(columns), ads[None])
         np.testing.assert_allclose(
             one.scores["click_probability"],
             1 / (1 + np.exp(-served["click"].numpy()[0])),

@@ -24,14 +24,11 @@ pytestmark = pytest.mark.trains
 
 
 @pytest.fixture(scope="module")
-def released(data_set, trained, tmp_path_factory):
+def released(data_set, trained, exported_base):
     """The base directory of an exported bundle, and the models behind it."""
     two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
     model, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
-    base = tmp_path_factory.mktemp("bundle")
-    config = index.IndexConfig(kind="Flat")
-    export.export_release(base, data_set, two_tower, model, calibrators, config, {"note": 1})
-    return base, two_tower, model, calibrators
+    return exported_base, two_tower, model, calibrators
 
 
 @pytest.fixture(scope="module")

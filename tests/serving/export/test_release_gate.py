@@ -7,27 +7,12 @@ import types
 import numpy as np
 import pytest
 
-from serving import errors, export, index, manifest, releases
+from serving import errors, manifest, releases
 from serving.export import gate, release_gate
-from tfrec import evaluation, ranking, retrieval
+from tfrec import evaluation, ranking
 from tfrec.ranking import ranker_training
 
 pytestmark = pytest.mark.trains
-
-
-@pytest.fixture(scope="module")
-def released(data_set, trained, tmp_path_factory):
-    """The base directory with a release of the trained models, their figures in its manifest."""
-    two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
-    model, calibrators, description = ranker_training.load_ranker(data_set, trained / "ranker")
-    base = tmp_path_factory.mktemp("bundle")
-    flat = index.IndexConfig(kind="Flat")
-    shares = json.loads((trained / "retrieval" / "retrieval.json").read_text())["distillation"][
-        "utility_share"
-    ]
-    metrics = {"validation": description["validation"], "utility_share": shares}
-    export.export_release(base, data_set, two_tower, model, calibrators, flat, metrics)
-    return base
 
 
 @pytest.fixture
@@ -50,13 +35,13 @@ class FewAds:
         return self._catalog
 
 
-def test_a_release_that_lacks_ads_of_the_last_one_is_announced(released, data_set):
+def test_a_release_that_lacks_ads_of_the_last_one_is_announced(exported_base, data_set):
     count = len(data_set.catalog())
     for kept, is_told in ((count, False), (round(0.85 * count), False), (count // 2, True)):
-        note = release_gate._without_ads(released, 1, FewAds(data_set, kept))
+        note = release_gate._without_ads(exported_base, 1, FewAds(data_set, kept))
         assert (note is not None) == is_told
     assert f"! {count - count // 2:,} of the {count:,} ads of release 1 are missing." in note
-    assert release_gate._without_ads(released, 2, data_set) is None
+    assert release_gate._without_ads(exported_base, 2, data_set) is None
 
 
 def spoil(model):
@@ -91,22 +76,24 @@ def test_training_writes_the_validation_metrics_of_the_ranker(data_set, trained)
     assert figures["click"]["calibration_ratio"] == pytest.approx(1, abs=0.1)
 
 
-def test_a_ranker_passes_against_itself_on_the_same_rows(script, data_set, candidate, released):
+def test_a_ranker_passes_against_itself_on_the_same_rows(
+    script, data_set, candidate, exported_base
+):
     models, directory = candidate
     change(directory, normalized_entropy=0.99)
-    judged = release_gate.check(released, data_set, models, directory, force=False)
+    judged = release_gate.check(exported_base, data_set, models, directory, force=False)
     assert judged["gate"]["refusals"] == []
     assert not any("other rows" in note for note in judged["gate"]["notes"])
     assert judged["validation"]["click"]["normalized_entropy"] == 0.99
 
 
 def test_a_release_scores_logged_rows_like_the_ranker_that_was_exported(
-    script, data_set, candidate, released
+    script, data_set, candidate, exported_base
 ):
     models, _ = candidate
     held_out = ranker_training.predict_split(models.ranker, data_set, "validation")
     calibrators = ranker_training.fit_calibrators(held_out)
-    again = release_gate._logits_of_release(released / "ranker" / "1", data_set)
+    again = release_gate._logits_of_release(exported_base / "ranker" / "1", data_set)
     expected = calibrators.calibrated(held_out.logits)
     assert again.keys() == expected.keys()
     for head, values in again.items():
@@ -114,35 +101,37 @@ def test_a_release_scores_logged_rows_like_the_ranker_that_was_exported(
 
 
 def test_a_spoiled_ranker_is_worse_on_the_rows_that_both_scored(
-    script, data_set, candidate, released
+    script, data_set, candidate, exported_base
 ):
     models, _ = candidate
     spoil(models.ranker)
-    known = release_gate._released(released, data_set, models)
+    known = release_gate._released(exported_base, data_set, models)
     assert set(known.differences) == {"click", "engagement", "revenue"}
     difference, error = known.differences["click"]
     assert difference > error > 0
     assert known.figures["click"].labeled == data_set.num_rows("validation")
 
 
-def test_the_ranker_of_the_release_does_not_differ_from_it(script, data_set, candidate, released):
+def test_the_ranker_of_the_release_does_not_differ_from_it(
+    script, data_set, candidate, exported_base
+):
     models, directory = candidate
-    known = release_gate._released(released, data_set, models)
+    known = release_gate._released(exported_base, data_set, models)
     assert set(known.differences) == {"click", "engagement", "revenue"}
     for difference, _ in known.differences.values():
         assert difference == pytest.approx(0, abs=1e-4)
-    judged = release_gate.check(released, data_set, models, directory, force=False)
+    judged = release_gate.check(exported_base, data_set, models, directory, force=False)
     assert judged["gate"]["refusals"] == []
 
 
 @pytest.mark.parametrize(("normalized_entropy", "is_weak"), [(0.99, False), (0.9999, True)])
 def test_a_worse_ranker_is_refused_unless_the_manifest_says_that_the_head_is_weak(
-    script, data_set, candidate, released, tmp_path, normalized_entropy, is_weak
+    script, data_set, candidate, exported_base, tmp_path, normalized_entropy, is_weak
 ):
     models, directory = candidate
     spoil(models.ranker)
     base = tmp_path / "bundle"
-    shutil.copytree(released, base)
+    shutil.copytree(exported_base, base)
     change_release(
         base,
         normalized_entropy=normalized_entropy,
@@ -164,10 +153,10 @@ def test_a_first_ranker_is_published_however_weak_it_is(script, data_set, candid
 
 
 @pytest.fixture
-def strong(released, tmp_path, data_set, monkeypatch):
+def strong(exported_base, tmp_path, data_set, monkeypatch):
     """The base directory with a release that was measured on other rows, and was good."""
     base = tmp_path / "bundle"
-    shutil.copytree(released / "manifests", base / "manifests")
+    shutil.copytree(exported_base / "manifests", base / "manifests")
     change_release(
         base,
         normalized_entropy=0.8,
@@ -200,12 +189,12 @@ def test_a_release_without_a_ranker_does_not_replace_one_with_a_good_one(
 
 @pytest.mark.parametrize("damage", ["foreign", "corrupt"])
 def test_another_release_is_compared_by_its_metrics_and_a_broken_one_is_not_compared(
-    script, data_set, candidate, released, tmp_path, monkeypatch, damage
+    script, data_set, candidate, exported_base, tmp_path, monkeypatch, damage
 ):
     models, directory = candidate
     change(directory, normalized_entropy=0.99)
     base = tmp_path / "bundle"
-    shutil.copytree(released / "manifests", base / "manifests")
+    shutil.copytree(exported_base / "manifests", base / "manifests")
     if damage == "corrupt":
         manifest.path_of(base, 1).write_text("{}")
         note = "release 1 has no metrics to compare with"
@@ -216,9 +205,9 @@ def test_another_release_is_compared_by_its_metrics_and_a_broken_one_is_not_comp
     assert any(note in one for one in judged["gate"]["notes"])
 
 
-def test_a_manifest_holds_metrics_and_verdict(released):
-    assert releases.latest(released) == 1
-    figures = manifest.read(released, 1).metrics["validation"]
+def test_a_manifest_holds_metrics_and_verdict(exported_base):
+    assert releases.latest(exported_base) == 1
+    figures = manifest.read(exported_base, 1).metrics["validation"]
     parsed = ranking.parse_figures(figures)
     assert set(figures["click"]) >= {"normalized_entropy", "calibration_ratio"}
     assert gate.judge(parsed, gate.Released(1, parsed, {"click": (0.0, 0.0)})).refusals == ()
