@@ -15,6 +15,7 @@ def find(flag: str, value: str) -> list[pathlib.Path]:
 
     Raises:
         FileNotFoundError: There is no such file.
+        ValueError: The directory has compressed or renamed files of the log.
     """
     hint = "tfrec serve --impression_log writes the first one a minute after the first answer."
     return _find(flag, value, impressions.FILE_PATTERN, hint)
@@ -29,16 +30,40 @@ def find_events(flag: str, value: str) -> list[pathlib.Path]:
 
     Raises:
         FileNotFoundError: There is no such file.
+        ValueError: The directory has compressed or renamed files of the log.
     """
     hint = "Name the directory of the events that a service logged, or files of events."
     return _find(flag, value, impressions.FEEDBACK_PATTERN, hint)
+
+
+def events_in(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files of the events that a service logged in a directory, which may have none.
+
+    Args:
+        directory: The directory.
+
+    Raises:
+        ValueError: It has compressed or renamed files of the log.
+    """
+    return _files_in(directory, impressions.FEEDBACK_PATTERN)
 
 
 def _find(flag: str, value: str, pattern: str, hint: str) -> list[pathlib.Path]:
     directory = pathlib.Path(value)
     if not directory.is_dir():
         return list(formats.expand_paths(value))
-    found = sorted(directory.glob(pattern))
+    found = _files_in(directory, pattern)
     if not found:
         raise FileNotFoundError(f"--{flag}: {directory} has no file {pattern}. {hint}")
     return found
+
+
+def _files_in(directory: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    # Without the events of a rotated file, for example, its impressions would not be clicked.
+    others = sorted(directory.glob(f"{pattern}?*"))
+    if others:
+        raise ValueError(
+            f"{others[0]} is renamed or compressed; expected files {pattern}, as the service "
+            "writes them. Restore such files, or move them to another directory to leave them out."
+        )
+    return sorted(directory.glob(pattern))

@@ -46,7 +46,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    from serving import impressions, operations, requests
+    from serving import operations, requests
     from serving.cli import impression_files
 
     user_store = user_flags.required_user_store()
@@ -57,7 +57,7 @@ def main() -> None:
         else sorted(
             path
             for directory in {file.parent for file in logged}
-            for path in directory.glob(impressions.FEEDBACK_PATTERN)
+            for path in impression_files.events_in(directory)
         )
     )
 

@@ -22,3 +22,21 @@ def test_a_log_of_events_without_files_is_refused(tmp_path, place, message):
     # Without events, each history that is not empty would differ from the one computed.
     with pytest.raises(FileNotFoundError, match=message):
         impression_files.find_events("event_log", str(tmp_path / place))
+
+
+@pytest.mark.parametrize("ending", [".gz", ".1", "-20261201"])
+def test_rotated_files_are_refused_and_not_left_out_in_silence(tmp_path, ending):
+    for name in ("feedback-a.jsonl", "impressions-a.parquet"):
+        (tmp_path / name).touch()
+    (tmp_path / f"feedback-b.jsonl{ending}").touch()
+    message = rf"feedback-b\.jsonl{ending} is renamed or compressed; expected files feedback-"
+    with pytest.raises(ValueError, match=message):
+        impression_files.find_events("feedback", str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        impression_files.events_in(tmp_path)
+    assert impression_files.find("impressions", str(tmp_path)) == [
+        tmp_path / "impressions-a.parquet"
+    ]
+    (tmp_path / f"impressions-b.parquet{ending}").touch()
+    with pytest.raises(ValueError, match=r"impressions-b\.parquet.* is renamed or compressed"):
+        impression_files.find("impressions", str(tmp_path))
