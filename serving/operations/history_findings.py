@@ -35,8 +35,9 @@ CAUSES = ("unread", "lost", "cut", "late", "clock", "other")
 _REMEDIES = {
     "unread": "find out why the user store was late or failed: see the service's log and "
     "tfrec_user_reads_total; --user_store_ms is the time that a request waits for it.",
-    "lost": "the store was emptied, the user was erased or deleted, or the store keeps events for "
-    "a shorter time (--user_ttl_days); tfrec rebuild_users adds what the logs have.",
+    "lost": "the store was emptied or did not accept the events (see the service's log), the user "
+    "was erased or deleted, or the store keeps events for a shorter time (--user_ttl_days); tfrec "
+    "rebuild_users adds what the logs have.",
     "cut": "the store keeps the latest {actions} actions and {impressions} impressions of a user "
     "for {days:g} days; models learn from longer histories than they are served. Set a smaller "
     "max_length or max_age_days in the schema.",

@@ -154,15 +154,23 @@ def test_differences_are_counted_by_cause_and_the_remedy_is_for_it(tmp_path):
     assert found.value.remedy == "For clock, synchronize the clocks."
 
 
-def test_how_the_user_was_found_is_read_from_the_log(tmp_path):
+@pytest.mark.parametrize(
+    ("user_data", "cause", "remedy"),
+    [
+        ("late", "unread", "why the user store was late"),
+        ("found", "lost", "the store was emptied or did not accept the events"),
+    ],
+)
+def test_how_the_user_was_found_is_read_from_the_log(tmp_path, user_data, cause, remedy):
     (file,), event_files, release = write_logs(tmp_path, [97.0])
     table = pq.read_table(file).drop_columns(["clicks", "clicks__age_seconds", "_user_data"])
     for name, kind in (("clicks", pa.string()), ("clicks__age_seconds", pa.float64())):
         table = table.append_column(name, pa.array([[]] * 4, pa.list_(kind)))
-    table = table.append_column("_user_data", pa.array(["found", "found", "late", None]))
+    table = table.append_column("_user_data", pa.array(["found", "found", user_data, None]))
     pq.write_table(table, file)
-    with pytest.raises(findings.WrongError, match=r"\(unread: 1\)"):
+    with pytest.raises(findings.WrongError, match=rf"\({cause}: 1\)") as found:
         operations.compare_histories([file], event_files, release)
+    assert remedy in (found.value.remedy or "")
 
 
 def test_answers_of_other_releases_are_left_out(tmp_path):
