@@ -170,8 +170,8 @@ def _open(
         study.enqueue_trial({name: getattr(stage.defaults, name) for name in stage.space})
     elif before != inputs:
         raise ValueError(
-            f"The study in {directory} has other {_differences(before, inputs)}. Delete the "
-            "directory to start a new study, or tune in another work directory."
+            f"The study in {directory} was begun with different {_differences(before, inputs)}. "
+            "Delete the directory to start a new study, or tune in another work directory."
         )
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         # Its process ended; the training resumes in the same directory.
@@ -186,9 +186,9 @@ def _differences(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
     if "defaults" in names:
         old, new = before["defaults"], inputs["defaults"]
         changed = [
-            f"{name} {old.get(name)!r}, now {new[name]!r}"
-            for name in new
-            if old.get(name) != new[name]
+            f"{name} {old.get(name)!r}, now {new.get(name)!r}"
+            for name in {**new, **old}
+            if old.get(name) != new.get(name)
         ]
         names[names.index("defaults")] = f"options ({'; '.join(changed)})"
     return " and ".join(names)

@@ -11,6 +11,7 @@ import pytest
 from optuna import distributions
 
 from tfrec import config, tuning
+from tfrec.tuning import study
 from tfrecords import reader
 
 BEST_RATE = 0.01
@@ -92,13 +93,18 @@ def test_a_study_without_a_complete_trial_says_so(data_set, tmp_path):
 
 def test_a_study_of_other_options_is_not_continued(data_set, tmp_path):
     tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=1)
-    with pytest.raises(ValueError, match=r"has other seed\. Delete the directory to start"):
+    with pytest.raises(
+        ValueError, match=r"begun with different seed\. Delete the directory to start"
+    ):
         tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, seed=2, max_trials=1)
     other = dataclasses.replace(PARABOLA, defaults=config.RankerConfig(epochs=3))
-    with pytest.raises(ValueError, match=r"has other options \(epochs 4, now 3\)\. Delete"):
+    with pytest.raises(ValueError, match=r"with different options \(epochs 4, now 3\)\. Delete"):
         tuning.tune(other, data_set, tmp_path, FOREVER, max_trials=1)
+    before = {"defaults": {"epochs": 4, "old_option": 3}}  # of an earlier version
+    after = {"defaults": {"epochs": 4}}
+    assert study._differences(before, after) == "options (old_option 3, now None)"
     edited = dataclasses.replace(PARABOLA, source=lambda _: "abc")
-    with pytest.raises(ValueError, match="has other source"):
+    with pytest.raises(ValueError, match="with different source"):
         tuning.tune(edited, data_set, tmp_path, FOREVER, max_trials=1)
 
 
