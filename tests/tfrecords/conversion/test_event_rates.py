@@ -79,7 +79,7 @@ def expected(data_set, frame):
 
 
 def test_each_row_has_the_rates_before_its_request(tmp_path):
-    frame = log()
+    frame = log(150)
     data_set = converted(frame, schema_with_rates(), tmp_path / "data")
     found, wanted = encoded(data_set, frame), expected(data_set, frame)
     assert found.keys() == wanted.keys()
@@ -199,7 +199,7 @@ def test_nothing_depends_on_chunks_workers_or_the_size_of_ranges(tmp_path, monke
 
 
 def test_rows_without_a_label_do_not_count(tmp_path):
-    frame, schema = log(), schema_with_rates()
+    frame, schema = log(150), schema_with_rates()
     frame["bought"] = frame.bought.astype(float).mask(frame.index % 3 == 0)
     data_set = converted(frame, schema, tmp_path / "data")
     wanted = expected(data_set, frame)
