@@ -7,6 +7,7 @@ and is read from the start; its first record also says which records the second 
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -84,6 +85,7 @@ class LiveStore:
                 raise errors.LiveIndexError(self._failure)
             return None
         self.seen, self._failure = seen, None
+        before = self.position.number
         try:
             news = self._read(seen is not None)
         except errors.LiveIndexError as error:
@@ -92,6 +94,14 @@ class LiveStore:
         if seen is not None and self.num_bytes != seen[1]:
             # An update is being written, and its commit does not change the size of the file.
             self.seen = ()
+        if self.position.number < before:
+            logging.warning(
+                "%s was removed or replaced: %d of %d live updates are no longer served. To serve "
+                "them again, restore it from a copy, or apply them again.",
+                self._path,
+                before - self.position.number,
+                before,
+            )
         self._count_cut()
         return news
 

@@ -604,12 +604,19 @@ def test_an_unreadable_file_changes_nothing(release, tmp_path, name, text, messa
     assert not (release.base / "live" / "1" / "journal").exists()
 
 
-def test_removing_the_journal_restores_the_release(release):
+def test_removing_the_journal_restores_the_release_and_is_logged(release, caplog):
     live = live_index.LiveIndex(release)
     live.update([NEW], ["ad-5"])
+    live.update([], ["ad-7"])
     journal_path(release).unlink()
     live.refresh()
     assert (live.view().num_added, live.view().num_removed) == (0, 0)
+    (message,) = caplog.messages
+    assert message.startswith(
+        f"{journal_path(release)} was removed or replaced: 2 of 2 live updates are no longer served"
+    )
+    live.refresh()
+    assert len(caplog.messages) == 1
     live.update([], ["ad-6"])
     assert live_index.LiveIndex(release).view().num_removed == 1
 
