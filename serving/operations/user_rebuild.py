@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
-from serving import errors, impressions, users
+from serving import errors, impressions, requests, users
 from serving.operations import event_lines
 from serving.users import StoredEvent
 
@@ -26,6 +26,7 @@ class RebuiltUsers:
         events: Number of events of known users.
         profiles: Number of profiles of users who had none.
         anonymous: Number of impressions and events without the id of a user.
+        ahead: Number of impressions that were left out, because they are ahead of the clock.
         rejected: Number of lines that are not events.
         examples: File, number and reason of the first rejected lines.
         added: Number of impressions and events that were added. The store had the others, or they
@@ -37,6 +38,7 @@ class RebuiltUsers:
     events: int = 0
     profiles: int = 0
     anonymous: int = 0
+    ahead: int = 0
     rejected: int = 0
     examples: list[str] = dataclasses.field(default_factory=list)
     added: int = 0
@@ -60,7 +62,7 @@ async def rebuild_users(
         profile_fields: Query fields of the impression log that describe the user. The latest value
             of each that is not missing becomes the user's profile.
         now: Current time, in seconds since 1970, which the time to live counts from. Later events
-            are rejected, as `POST /v1/events` rejects them.
+            are rejected, as `POST /v1/events` rejects them, and later impressions are left out.
 
     Raises:
         ImpressionLogError: A file cannot be read.
@@ -74,6 +76,9 @@ async def rebuild_users(
         for user_id, event, fields in _impressions(path, table, profile_fields):
             if not user_id:
                 done.anonymous += 1
+                continue
+            if event.time > now + requests.MAX_SECONDS_AHEAD:
+                done.ahead += 1
                 continue
             shown.append((user_id, event))
             own = profiles.setdefault(user_id, {}) if fields else {}

@@ -90,5 +90,10 @@ def main() -> None:
         )
     if done.anonymous:
         print(f"{done.anonymous:,} name no user and were left out")
+    if done.ahead:
+        print(
+            f"{done.ahead:,} impressions are more than {requests.MAX_SECONDS_AHEAD:g} s ahead of "
+            "this host's clock and were left out: check the clocks"
+        )
     if done.rejected:
         print(*operations.describe_rejected(done.rejected, done.examples), sep="\n  ")

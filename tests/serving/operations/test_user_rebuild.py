@@ -65,11 +65,11 @@ def logged(tiny_bundle, ranker_address, tmp_path):
     )
 
 
-def rebuilt(path, log_files, event_files, fields=("country", "age")):
+def rebuilt(path, log_files, event_files, fields=("country", "age"), clock_error=0.0):
     async def main():
         store = users.open_store(f"sqlite:{path}")
         try:
-            now = orchestrator.UserData(store).now()
+            now = orchestrator.UserData(store).now() + clock_error
             done = await operations.rebuild_users(store, log_files, event_files, fields, now)
             return done, dict(zip(("u", "v"), await store.read(["u", "v"], now, True), strict=True))
         finally:
@@ -149,6 +149,14 @@ def test_events_that_the_service_would_refuse_are_rejected_with_line_and_reason(
     assert shown[2] == f"{first}, line 3: time: expected seconds since 1970, got none"
     assert shown[3].startswith(f"{second}, line 1: expected a JSON object (Expecting value")
     assert shown[4] == "and 1 more"
+
+
+def test_impressions_ahead_of_the_clock_are_counted_and_left_out(logged, tmp_path):
+    _, log_files, event_files = logged
+    done, again = rebuilt(tmp_path / "again.db", log_files, event_files, clock_error=-400.0)
+    assert (done.ahead, done.rejected, done.anonymous) == (12, 8, 6)
+    assert (done.impressions, done.events, done.added, done.profiles) == (0, 0, 0, 0)
+    assert not again["u"].impressions
 
 
 def test_where_pages_report_impressions_only_those_are_rebuilt(
