@@ -98,6 +98,7 @@ class Ranker(ranking_model.RankingModel):
             "field_names",
             (self.query_embeddings.num_fields, config.field_dim),
             initializer=tf.keras.initializers.RandomNormal(stddev=0.1),
+            trainable=config.num_blocks > 0,  # Only blocks use it.
         )
         self.query_input = tf.keras.layers.Dense(hidden)
         self.ad_input = tf.keras.layers.Dense(hidden, use_bias=False)

@@ -1,5 +1,7 @@
 """The ranker: a candidate's score depends on its request and on itself, on nothing else."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -120,8 +122,10 @@ def test_served_values_are_probabilities_and_engagement_needs_a_click(among_500)
     assert (served["expected_revenue"].numpy() > 0).all()
 
 
-def test_the_gradient_reaches_every_trainable_variable(data_set, ranker_config):
-    model = loud(ranking.build_ranker(data_set, ranker_config))
+@pytest.mark.parametrize("num_blocks", [0, 1])
+def test_the_gradient_reaches_every_trainable_variable(num_blocks, data_set, ranker_config):
+    config = dataclasses.replace(ranker_config, num_blocks=num_blocks)
+    model = loud(ranking.build_ranker(data_set, config))
     batch = next(iter(data_set.batches("train", 64)))
     with tf.GradientTape() as tape:
         loss = model.compute_loss(batch, training=True)
