@@ -118,8 +118,8 @@ def check_callbacks(given: Sequence[tf.keras.callbacks.Callback]) -> None:
     """Checks the callbacks that a user passes.
 
     Raises:
-        ValueError: `given` is not a list of Keras callbacks, or a callback sets the learning rate
-            or saves whole models.
+        ValueError: `given` is not a list of Keras callbacks; or a callback sets the learning rate,
+            saves whole models, or takes backups.
     """
     kind = tf.keras.callbacks.Callback
     if not isinstance(given, list | tuple) or not all(isinstance(own, kind) for own in given):
@@ -137,6 +137,11 @@ def check_callbacks(given: Sequence[tf.keras.callbacks.Callback]) -> None:
             raise ValueError(
                 "callbacks: ModelCheckpoint saves the whole model, which Keras cannot save; "
                 "expected weights alone. Set save_weights_only=True."
+            )
+        if isinstance(own, tf.keras.callbacks.BackupAndRestore):
+            raise ValueError(
+                "callbacks: BackupAndRestore takes backups; expected none that does, because the "
+                "training takes its own, and resumes from them. Leave it out."
             )
 
 

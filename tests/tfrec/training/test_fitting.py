@@ -311,6 +311,11 @@ def test_a_checkpoint_of_the_whole_model_is_refused():
     training.check_callbacks([tf.keras.callbacks.ModelCheckpoint("w", save_weights_only=True)])
 
 
+def test_backups_of_keras_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"BackupAndRestore takes backups; .* Leave it out"):
+        training.check_callbacks([tf.keras.callbacks.BackupAndRestore(str(tmp_path))])
+
+
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(FloatingPointError, match=r"loss of epoch 1 is nan; .* Lower the learning"):
         Run(tmp_path, [1], target=float("nan")).fit()
