@@ -95,7 +95,7 @@ def check_kind(config: Any, kind: type) -> None:
             if isinstance(config, kind)
             else ""
         )
-        raise ValueError(f"expected a {kind.__name__}, got {config!r}.{own}")
+        raise ValueError(f"expected an instance of {kind.__name__}, got {config!r}.{own}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,6 +46,7 @@ from tfrec.config import (
     EvaluationConfig,
     RankerConfig,
     RetrievalConfig,
+    check_kind,
 )
 from tfrec.heads import HEADS
 from tfrecords import card, convert, files, formats, reader, synthetic, texts
@@ -251,10 +252,14 @@ class Pipeline:
             config: Resamples and segments; None: the last evaluation's, or the defaults.
             index_config: Configuration of an index if none like it is published.
             filters: Filters to measure, as in a request.
+
+        Raises:
+            ValueError: An option is not as expected; or the stages cannot be loaded.
         """
         config = config or self._last_config("evaluation", "config", EvaluationConfig)
         use_published = self._is_published(index_config)
         index_config = index_config or self._last_config("evaluation", "index", IndexConfig)
+        check_kind(config, EvaluationConfig)
         path = self.path("evaluation") / "metrics.json"
         page = path.with_name("report.html")
         truth = self.truth_of(data_set)
@@ -566,7 +571,12 @@ def _sources_of_encoders(schema: Schema) -> dict[str, Any]:
 
 
 def _index_inputs(config: IndexConfig) -> dict[str, Any]:
-    """Returns the index configuration, and the digest of the source of a custom kind."""
+    """Returns the index configuration, and the digest of the source of a custom kind.
+
+    Raises:
+        ValueError: It is not an `IndexConfig`.
+    """
+    check_kind(config, IndexConfig)
     inputs = {"index": dataclasses.asdict(config)}
     if config.has_own_kind:
         return {**inputs, "index_source": INDEX_KINDS.digest(config.kind)}

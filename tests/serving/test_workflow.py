@@ -110,8 +110,14 @@ class WithoutTowers(retrieval.RetrievalModel):
             {"retrieval": tfrec.RetrievalConfig(retrieval_model=WithoutTowers)},
             "WithoutTowers cannot be built",
         ),
-        ({"ranking": tfrec.RetrievalConfig()}, r"expected a RankerConfig, got RetrievalConfig\("),
-        ({"retrieval": {"epochs": 1}}, r"expected a RetrievalConfig, got {'epochs': 1}"),
+        (
+            {"ranking": tfrec.RetrievalConfig()},
+            r"expected an instance of RankerConfig, got RetrievalConfig\(",
+        ),
+        (
+            {"retrieval": {"epochs": 1}},
+            r"expected an instance of RetrievalConfig, got {'epochs': 1}",
+        ),
         ({"ranking": tfrec.RankerConfig(ranker="atention")}, r"Did you mean 'attention'\?"),
         (
             {"callbacks": ["x"]},
@@ -162,6 +168,23 @@ def test_the_frame_of_a_report_has_its_metrics(stages):
     assert found.loc[("funnel", "tfrec", "clicks_lost_by_ranker"), "value"] == lost
     counted = sum(len(quality.metrics) for quality in report.ranker.values())
     assert (found.index.get_level_values("part") == "ranker").sum() == counted
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            lambda stages: stages.evaluate({"resamples": 3}),
+            "EvaluationConfig, got {'resamples': 3}",
+        ),
+        (lambda stages: stages.evaluate(index="Flat"), "IndexConfig, got 'Flat'"),
+        (lambda stages: stages.export(index="Flat"), "IndexConfig, got 'Flat'"),
+        (lambda stages: stages.export(stages.evaluate(), index="Flat"), "IndexConfig, got 'Flat'"),
+    ],
+)
+def test_wrong_options_of_an_evaluation_or_export_are_refused(call, said, stages):
+    with pytest.raises(ValueError, match=f"expected an instance of {said}"):
+        call(stages)
 
 
 def test_what_is_done_is_not_done_again_and_the_work_directory_can_be_opened(

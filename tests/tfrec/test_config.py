@@ -46,10 +46,12 @@ def test_a_subclass_whose_options_would_be_lost_is_refused():
         num_towers: int = 3
 
     with pytest.raises(
-        ValueError, match=r"expected a RankerConfig, got .*Mine.* as class attributes"
+        ValueError, match=r"expected an instance of RankerConfig, got .*Mine.* as class attributes"
     ):
         config.check_kind(Mine(), config.RankerConfig)
-    with pytest.raises(ValueError, match=r"expected a RankerConfig, got {'epochs': 1}\.$"):
+    with pytest.raises(
+        ValueError, match=r"expected an instance of RankerConfig, got {'epochs': 1}\.$"
+    ):
         config.check_kind({"epochs": 1}, config.RankerConfig)
     config.check_kind(config.RankerConfig(), config.RankerConfig)
 
