@@ -137,9 +137,9 @@ def _judge_heads(candidate: ranking.Figures, released: Released) -> Verdict:
     notes: list[str] = []
     if released.differences is None and candidate:
         notes.append(
-            f"release {released.version} was measured on other rows: its normalized entropy is "
-            f"compared with a tolerance of {OTHER_ROWS_TOLERANCE:.0%} of its information instead "
-            f"of {SAME_ROWS_TOLERANCE:.0%}"
+            "each release was measured on its own rows: their normalized entropies are "
+            f"compared with a tolerance of {OTHER_ROWS_TOLERANCE:.0%} of the information of "
+            f"release {released.version} instead of {SAME_ROWS_TOLERANCE:.0%}"
         )
     for head, before in released.figures.items():
         own = candidate.get(head)

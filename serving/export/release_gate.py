@@ -90,24 +90,29 @@ def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict
     return shares
 
 
-def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
+def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> tuple[str, ...]:
     """Evaluates a release of another base directory before it is published in this one.
 
     The metrics of both releases are read from their manifests.
+
+    Returns:
+        The notes of the verdict: parts that were not compared, and why.
 
     Raises:
         ReleaseRefusedError: The gate refuses it.
     """
     figures = copied.metrics.get("validation")
     if figures is None or not releases.versions(base):
-        return
+        return ()
     version = releases.stable(base)
     try:
         stable = _measured(manifest.read(base, version))
     except errors.BundleError:
         stable = gate.Released(version, {})
     own = _measured(copied)
-    gate.judge(own.figures, stable, own.utility_shares).check(version)
+    verdict = gate.judge(own.figures, stable, own.utility_shares)
+    verdict.check(version)
+    return verdict.notes
 
 
 def _measured(release: manifest.Manifest) -> gate.Released:

@@ -42,7 +42,7 @@ from serving.cli.flags import bundle_flags, gate_flags
 from tfrecords import terminal
 
 if TYPE_CHECKING:
-    from serving import releases
+    from serving import manifest, releases
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(gate_flags)
@@ -141,7 +141,7 @@ def _warn_of_missing_updates(base: pathlib.Path, updated: int, started: int | No
 
 
 def _publish(base: pathlib.Path) -> None:
-    from serving import export, releases, workflow
+    from serving import releases, workflow
 
     source = pathlib.Path(FLAGS.source or FLAGS.workdir)
     if (source / "steps").is_dir():
@@ -159,7 +159,7 @@ def _publish(base: pathlib.Path) -> None:
             source,
             FLAGS.source_version,
             base,
-            gate=None if FLAGS.force else export.check_copied_release,
+            gate=None if FLAGS.force else _check,
             wait_seconds=FLAGS.wait_seconds,
         ).version
     print(f"release {version} is published in {base}")
@@ -169,6 +169,14 @@ def _publish(base: pathlib.Path) -> None:
             f"release {pointer.stable} remains stable; to switch to release {version}, use "
             f"--action=promote --version={version}, or --action=canary first"
         )
+
+
+def _check(base: pathlib.Path, copied: manifest.Manifest) -> None:
+    """Evaluates a release and prints what was not compared."""
+    from serving import export
+
+    for note in export.check_copied_release(base, copied):
+        print(note)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

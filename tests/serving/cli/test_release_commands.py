@@ -511,6 +511,20 @@ def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):
     assert manifest.versions(target) == [1, 2]
 
 
+def test_a_publish_says_which_heads_were_not_compared(base, call, tmp_path):
+    for version, click in ((1, figures(normalized_entropy=1.1)), (2, figures())):
+        metrics = {"validation": {"click": click}}
+        measured = dataclasses.replace(manifest.read(base, version), metrics=metrics)
+        with manifest.writing(base, version, manifest.encode(measured)):
+            pass
+    publish = ("release", f"--bundle={tmp_path}/target", "--action=publish", f"--source={base}")
+    call(*publish, "--source_version=1")
+    _, text = call(*publish, "--source_version=2")
+    lines = text.splitlines()
+    assert lines[0].startswith("each release was measured on its own rows: ")
+    assert lines[1] == "click is not compared: it is weak in release 1"
+
+
 def test_a_file_that_cannot_be_followed_is_reported_once(call, base, tmp_path, monkeypatch):
     pointer = base / "releases.json"
 

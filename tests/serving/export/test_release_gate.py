@@ -200,7 +200,7 @@ def test_another_release_is_compared_by_its_metrics_and_a_broken_one_is_not_comp
         note = "release 1 has no metrics to compare with"
     else:
         monkeypatch.setattr(data_set, "fingerprint", "another")
-        note = "release 1 was measured on other rows"
+        note = "each release was measured on its own rows"
     judged = release_gate.check(base, data_set, models, directory, force=False)
     assert any(note in one for one in judged["gate"]["notes"])
 
