@@ -14,6 +14,8 @@ from tfrecords import schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from tfrecords import records
+
 
 def read_ads(
     path: pathlib.Path, release: manifest.Manifest
@@ -25,7 +27,7 @@ def read_ads(
         release: The release that they are for.
 
     Returns:
-        The ads, and the field columns that the table lacks.
+        The ads, and notes on columns that the table lacks and on rows that are left out.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -42,12 +44,23 @@ def read_ads(
     feed = _schema_of_feed(release, names)
     lacking = [f.source for f in feed.ad_fields if f.source not in names]
     if len(lacking) == len(feed.ad_fields) or not set(feed.ad_key) <= set(names):
+        wanted = dict.fromkeys((*feed.ad_key, *(f.source for f in feed.ad_fields)))
         raise ValueError(
-            f"{path}: expected the columns {[*feed.ad_key, *lacking]}, or ad_id and columns of "
+            f"{path}: expected the columns {list(wanted)}, or ad_id and columns of "
             f"{list(release.ad_kinds)}, got {list(names)}."
         )
     table = formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), feed)
-    return _ads_of(table, feed), lacking
+    ads, keys = _ads_of(table, feed)
+    notes = [f"{path} has no columns {lacking}; these fields are missing in its ads"] * bool(
+        lacking
+    )
+    if keys.without_key:
+        notes.append(f"{path} has {keys.without_key:,} rows without an ad id, which are left out")
+    if keys.repeated:
+        notes.append(
+            f"{path} has {keys.repeated:,} rows whose ads occur again later; the last row counts"
+        )
+    return ads, notes
 
 
 def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict[str, float]]:
@@ -90,7 +103,7 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
         )
         table = formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), feed)
         assert table is not None
-        rows = _ads_of(table, feed)
+        rows, _ = _ads_of(table, feed)
         numbers = {row["ad_id"]: row["fields"][rate["name"]] for row in rows}
         if len(numbers) < table.num_rows:
             raise ValueError(
@@ -137,19 +150,21 @@ def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.
     )
 
 
-def _ads_of(table: pa.Table, feed: schema.Schema) -> list[dict[str, Any]]:
+def _ads_of(table: pa.Table, feed: schema.Schema) -> tuple[list[dict[str, Any]], records.TableKeys]:
     from tfrecords import conversion, reader
 
     fields = [field.name for field in feed.ad_fields]
-    return [
+    found, keys = conversion.ads_of_table(feed, table)
+    ads = [
         {
             "ad_id": row[reader.AD_ID],
             # An empty list is missing, as in the columns of other kinds.
             "fields": {name: None if row[name] == [] else row[name] for name in fields},
             "show": json.loads(row.get(schema.SHOWN) or "{}"),
         }
-        for row in conversion.ads_of_table(feed, table).to_pylist()
+        for row in found.to_pylist()
     ]
+    return ads, keys
 
 
 def _parse(path: pathlib.Path, number: int, line: str) -> Any:

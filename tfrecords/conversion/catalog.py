@@ -182,20 +182,18 @@ def with_rates(
     return dataclasses.replace(ads, table=table)
 
 
-def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
+def ads_of_table(schema: Schema, table: pa.Table) -> tuple[pa.Table, records.TableKeys]:
     """Returns the ads of a table, each once: ids, raw fields, and values to show.
 
     The table has the ad key, the ad-side columns, and perhaps columns to show. The last row of an
     ad counts; rows without a key are left out.
 
+    Returns:
+        The ads, and the keys of the table, with the numbers of rows that are left out.
+
     Raises:
         ValueError: A value of a numeric field is not a number.
     """
-    return _keyed_ads(schema, table)[0]
-
-
-def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, records.TableKeys]:
-    """Returns the result of `ads_of_table`, and the keys of the table."""
     table = without_placeholders(schema, table)
     read = dict.fromkeys((*(f.source for f in schema.logged_ad_fields), *schema.show))
     names = [n for n in read if n in table.column_names and n not in schema.ad_key]
@@ -212,7 +210,7 @@ def _keyed_ads(schema: Schema, table: pa.Table) -> tuple[pa.Table, records.Table
 def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
     """Adds the ads of a table that the log never shows, and columns to show of the others."""
     shown = [name for name in schema.show if name in more.column_names]
-    more, keys = _keyed_ads(schema, more)
+    more, keys = ads_of_table(schema, more)
     fingerprints = _fingerprints(more)
     rows = ads.rows.find(fingerprints)
     table = ads.table

@@ -108,11 +108,11 @@ def _prepare(base: pathlib.Path, version: int, removed: Sequence[str]) -> _Prepa
     from serving.live import LiveIndex, open_channel
 
     release = releases.load(base, version)
-    ads, lacking = (
+    ads, notes = (
         ad_feeds.read_ads(pathlib.Path(FLAGS.add), release.manifest) if FLAGS.add else ([], [])
     )
-    if lacking and not FLAGS.json:
-        print(f"{FLAGS.add} has no columns {lacking}; these fields are missing in its ads.")
+    if notes and not FLAGS.json:
+        print(*notes, sep="\n")
     rates = ad_feeds.read_rates(pathlib.Path(FLAGS.rates), release.manifest) if FLAGS.rates else {}
     live = LiveIndex(release, channel=open_channel(update_flags.update_channel(), release))
     update = live.prepare(ads, removed, rates) if ads or removed or rates else None

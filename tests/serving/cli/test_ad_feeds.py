@@ -59,8 +59,9 @@ def write(path: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv", "a.jsonl", "a.ndjson", "a.parquet"])
 def test_one_feed_for_conversion_and_updates(tmp_path: pathlib.Path, manifest, name: str) -> None:
-    found, lacking = ad_feeds.read_ads(write(tmp_path / name), manifest)
-    assert lacking == ["category"]
+    path = write(tmp_path / name)
+    found, notes = ad_feeds.read_ads(path, manifest)
+    assert notes == [f"{path} has no columns ['category']; these fields are missing in its ads"]
     assert found == ADS
 
 
@@ -73,3 +74,24 @@ def test_ads_as_in_answers_and_tables_named_like_them(tmp_path: pathlib.Path, ma
     path.write_text("ad_id,price,title\na,1.5,Tea\n")
     (ad,), _ = ad_feeds.read_ads(path, manifest)
     assert (ad["ad_id"], ad["fields"]["price"], ad["show"]["title"]) == ("a", 1.5, "Tea")
+
+
+def test_rows_that_are_left_out_are_named(tmp_path: pathlib.Path, manifest) -> None:
+    path = tmp_path / "ads.csv"
+    path.write_text("sku,brand,cost,category,tags\n,a,1,c,t\nNA,a,2,c,t\n7,a,3,c,t\n7,a,4,c,t\n")
+    (ad,), notes = ad_feeds.read_ads(path, manifest)
+    assert (ad["ad_id"], ad["fields"]["price"]) == ("7", 4.0)
+    assert notes == [
+        f"{path} has 2 rows without an ad id, which are left out",
+        f"{path} has 1 rows whose ads occur again later; the last row counts",
+    ]
+
+
+def test_a_table_without_the_key_is_refused_with_each_column_once(
+    tmp_path: pathlib.Path, manifest
+) -> None:
+    path = tmp_path / "ads.csv"
+    path.write_text("SKU,brand\n7,a\n")
+    expected = r"expected the columns \['sku', 'brand', 'category', 'cost', 'tags'\], or ad_id and"
+    with pytest.raises(ValueError, match=expected):
+        ad_feeds.read_ads(path, manifest)

@@ -175,11 +175,11 @@ def test_a_table_that_does_not_have_rates_of_values_is_refused(release, tmp_path
 
 def test_a_table_of_ads_need_not_have_rates(release, tmp_path):
     (tmp_path / "ads.csv").write_text("sku,brand\nnew,acme\n")
-    ads, lacking = ad_feeds.read_ads(tmp_path / "ads.csv", release.manifest)
+    ads, notes = ad_feeds.read_ads(tmp_path / "ads.csv", release.manifest)
     assert ads == [{"ad_id": "new", "fields": {"brand": "acme"}, "show": {}}]
-    assert lacking == []
+    assert notes == []
     (tmp_path / "rated.csv").write_text("sku,brand,brand_clicks\nnew,acme,0.25\n")
-    (ad,), lacking = ad_feeds.read_ads(tmp_path / "rated.csv", release.manifest)
+    (ad,), notes = ad_feeds.read_ads(tmp_path / "rated.csv", release.manifest)
     assert ad["fields"] == {"brand": "acme", "brand_clicks": 0.25}
 
 
