@@ -176,6 +176,7 @@ def fit(
 
     Raises:
         FloatingPointError: The loss or a validation metric is not finite.
+        ValueError: The model's `compile` sets another optimizer.
     """
     strategy = model.distribute_strategy
     workers.check_shared(strategy, directory)
@@ -188,16 +189,21 @@ def fit(
             workers.directory_to_write(strategy, directory) as own,
             tf.summary.create_file_writer(str(own / "tensorboard")).as_default(step=0),
         ):
-            model.compile(
-                optimizers.dense_and_sparse(
-                    model,
-                    plan.learning_rate,
-                    plan.embedding_learning_rate,
-                    plan.epochs * plan.steps_per_epoch,
-                    plan.average_decay,
-                    plan.initial_accumulator,
-                )
+            optimizer = optimizers.dense_and_sparse(
+                model,
+                plan.learning_rate,
+                plan.embedding_learning_rate,
+                plan.epochs * plan.steps_per_epoch,
+                plan.average_decay,
+                plan.initial_accumulator,
             )
+            model.compile(optimizer)
+            if model.optimizer is not optimizer:
+                raise ValueError(
+                    f"{type(model).__name__}.compile sets the optimizer "
+                    f"{type(model.optimizer).__name__}; expected the one that it is given. Pass it "
+                    "on; or train with your own optimizer by calling compile and fit yourself."
+                )
             if options is not None and not first:
                 validation_summaries.write_options(options)
             examples_per_step = plan.examples_per_epoch / plan.steps_per_epoch

@@ -316,6 +316,16 @@ def test_backups_of_keras_are_refused(tmp_path):
         training.check_callbacks([tf.keras.callbacks.BackupAndRestore(str(tmp_path))])
 
 
+def test_a_model_that_compiles_with_another_optimizer_is_refused(tmp_path, monkeypatch):
+    run = Run(tmp_path, [1])
+    compile_model = run.model.compile
+    monkeypatch.setattr(run.model, "compile", lambda _: compile_model("sgd"))
+    with pytest.raises(
+        ValueError, match=r"Lookup.compile sets the optimizer SGD; expected the one"
+    ):
+        run.fit()
+
+
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(FloatingPointError, match=r"loss of epoch 1 is nan; .* Lower the learning"):
         Run(tmp_path, [1], target=float("nan")).fit()
