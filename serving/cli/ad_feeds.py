@@ -103,13 +103,18 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
         )
         table = formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), feed)
         assert table is not None
-        rows, _ = _ads_of(table, feed)
-        numbers = {row["ad_id"]: row["fields"][rate["name"]] for row in rows}
-        if len(numbers) < table.num_rows:
+        rows, keys = _ads_of(table, feed)
+        if keys.without_key:
+            raise ValueError(
+                f"{path}: expected a {rate['of']} in each row, got {keys.without_key:,} rows "
+                "without one. Remove them."
+            )
+        if keys.repeated:
             raise ValueError(
                 f"{path}: expected each {rate['of']} once, got {table.num_rows:,} rows of "
-                f"{len(numbers):,} values. Add up the counts of each value."
+                f"{len(rows):,} values. Add up the counts of each value."
             )
+        numbers = {row["ad_id"]: row["fields"][rate["name"]] for row in rows}
         read[rate["name"]] = {v: number for v, number in numbers.items() if number is not None}
     return read
 
