@@ -81,6 +81,23 @@ class StageModel(tfrs.Model):
         self._mean_loss = tf.keras.metrics.Mean(name="loss")
         self.gradient_norms = summaries.GradientNorms()
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """See `tf.keras.Model.compile`; losses and metrics are those of the model's tasks.
+
+        Raises:
+            ValueError: It is given losses or metrics, which would not be used.
+        """
+        names = ("optimizer", "loss", "metrics", "loss_weights", "weighted_metrics")
+        given = {**dict(zip(names, args, strict=False)), **options}
+        unused = [name for name in names[1:] if given.get(name) is not None]
+        if unused:
+            raise ValueError(
+                f"{type(self).__name__}.compile: expected an optimizer alone, got "
+                f"{' and '.join(unused)}, which would not be used: losses and metrics are those of "
+                "the model's tasks. Replace the tasks instead."
+            )
+        super().compile(*args, **options)
+
     @property
     def sparse_variables(self) -> list[tf.Variable]:
         """The trainable variables that take sparse updates: the tables of embedding layers."""

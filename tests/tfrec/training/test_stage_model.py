@@ -59,6 +59,22 @@ def test_logs_are_means_over_the_epoch_and_regularization_counts():
     assert model.evaluate(rows, verbose=0, return_dict=True)["loss"] == 13.0
 
 
+@pytest.mark.parametrize(
+    ("args", "options", "unused"),
+    [
+        (("sgd", "mse"), {}, "loss"),
+        (
+            ("sgd",),
+            {"metrics": ["AUC"], "loss_weights": {"click": 2.0}},
+            "metrics and loss_weights",
+        ),
+    ],
+)
+def test_losses_and_metrics_that_would_not_be_used_are_refused(args, options, unused):
+    with pytest.raises(ValueError, match=rf"Linear.compile: .* alone, got {unused}, which"):
+        Linear().compile(*args, **options)
+
+
 @pytest.fixture
 def default_policy():
     yield
