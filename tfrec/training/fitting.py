@@ -119,7 +119,7 @@ def check_callbacks(given: Sequence[tf.keras.callbacks.Callback]) -> None:
 
     Raises:
         ValueError: `given` is not a list of Keras callbacks; or a callback sets the learning rate,
-            saves whole models, or takes backups.
+            saves whole models or weights in a format that cannot hold them, or takes backups.
     """
     kind = tf.keras.callbacks.Callback
     if not isinstance(given, list | tuple) or not all(isinstance(own, kind) for own in given):
@@ -138,6 +138,14 @@ def check_callbacks(given: Sequence[tf.keras.callbacks.Callback]) -> None:
                 "callbacks: ModelCheckpoint saves the whole model, which Keras cannot save; "
                 "expected weights alone. Set save_weights_only=True."
             )
+        if isinstance(own, tf.keras.callbacks.ModelCheckpoint):
+            path = pathlib.Path(own.filepath)
+            if path.suffix in (".h5", ".hdf5", ".keras") and not path.match("*.weights.h5"):
+                raise ValueError(
+                    f"callbacks: ModelCheckpoint writes {path}; expected a path that ends in "
+                    ".weights.h5, or has no suffix, because Keras cannot write these weights in "
+                    "the older format. Rename it."
+                )
         if isinstance(own, tf.keras.callbacks.BackupAndRestore):
             raise ValueError(
                 "callbacks: BackupAndRestore takes backups; expected none that does, because the "

@@ -311,6 +311,18 @@ def test_a_checkpoint_of_the_whole_model_is_refused():
     training.check_callbacks([tf.keras.callbacks.ModelCheckpoint("w", save_weights_only=True)])
 
 
+def test_a_checkpoint_in_the_older_format_is_refused():
+    def checkpoint(path):
+        return tf.keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
+
+    for path in ("w.h5", "w.{epoch}.keras"):
+        with pytest.raises(
+            ValueError, match=r"writes w.*; expected a path that ends in .weights.h5"
+        ):
+            training.check_callbacks([checkpoint(path)])
+    training.check_callbacks([checkpoint("w.weights.h5"), checkpoint("w.{epoch:02d}")])
+
+
 def test_backups_of_keras_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"BackupAndRestore takes backups; .* Leave it out"):
         training.check_callbacks([tf.keras.callbacks.BackupAndRestore(str(tmp_path))])
