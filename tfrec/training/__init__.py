@@ -1,10 +1,10 @@
 """Training of both stages by `compile` and `fit`: callbacks, optimizers, TensorBoard summaries."""
 
+from tfrec.training.callbacks import check_callbacks
 from tfrec.training.fitting import (
     Plan,
     batch_size,
     best_epoch,
-    check_callbacks,
     check_clicks,
     check_source,
     fit,
