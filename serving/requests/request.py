@@ -122,7 +122,12 @@ _Weight = Annotated[Number, pydantic.Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
 _Text = Annotated[
     _String, pydantic.BeforeValidator(as_digits, json_schema_input_type=_String | _Integer)
 ]
-Id = Annotated[_Text, pydantic.AfterValidator(_as_id)]
+_IdText = Annotated[_String, pydantic.Field(min_length=1, max_length=MAX_ID_LENGTH)]
+Id = Annotated[
+    _String,
+    pydantic.BeforeValidator(as_digits, json_schema_input_type=_IdText | _Integer),
+    pydantic.AfterValidator(_as_id),
+]
 _AdIds = Annotated[
     tuple[_Text, ...],
     pydantic.Field(max_length=MAX_ADS, fail_fast=True),

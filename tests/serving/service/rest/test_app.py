@@ -421,6 +421,9 @@ def test_the_openapi_document_has_examples(http):
     assert schemas["Answer"]["examples"][0]["ads"]
     seen = schemas["Seen"]["properties"]["ads"]["anyOf"][0]
     assert seen["maxProperties"] == 50_000
+    text, number, _ = schemas["Request"]["properties"]["user_id"]["anyOf"]
+    assert text == {"type": "string", "minLength": 1, "maxLength": 256}
+    assert number == {"type": "integer"}
 
 
 def test_the_examples_are_answered_and_the_answers_are_as_documented(http):
