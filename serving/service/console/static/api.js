@@ -37,7 +37,9 @@ export async function ask(route, body, signal) {
     throw new ApiError(reply.status, `The answer (status ${reply.status}) is not valid JSON.`);
   });
   if (reply.ok) return answer;
-  const wait = reply.status === 429 ? ` Try again in ${reply.headers.get("retry-after")} s.` : "";
+  // A proxy may refuse without saying for how long.
+  const seconds = reply.status === 429 && reply.headers.get("retry-after");
+  const wait = seconds ? ` Try again in ${seconds} s.` : "";
   throw new ApiError(reply.status, `${answer.error?.message ?? `Status ${reply.status}.`}${wait}`);
 }
 

@@ -396,6 +396,21 @@ def test_it_asks_for_the_token_says_when_it_is_wrong_and_names_a_service_that_we
     assert len(shown_ads(page)) == 10
 
 
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [({"retry-after": "1"}, "Too many requests. Try again in 1 s."), ({}, "Too many requests.")],
+)
+def test_a_refusal_says_when_to_try_again_if_it_is_known(page, headers, text):
+    body = {"error": {"code": "overloaded", "message": "Too many requests."}}
+
+    def refuse(route):
+        route.fulfill(status=429, json=body, headers=headers)
+
+    page.context.route("**/v1/recommend", refuse)
+    page.click("#recommend")
+    expect(page.locator("#failure")).to_have_text(text)
+
+
 def test_the_snippets_send_the_request_of_the_page(service_url, page):
     open_json(page)
     page.fill("#json", '{"user": {"country": "O\'Neill \\"é\\"\\n"}, "k": 3}')
