@@ -93,7 +93,7 @@ export function drawFields(bundle) {
           </div>`;
       }
       const control = input(path, { id, placeholder: "missing", isText: !["numeric", "dense", "numeric_list"].includes(kind) });
-      return html`<div><label for="${id}" title="${name}">${name}</label>${control}</div>`;
+      return html`<div><label for="${id}">${name}</label>${control}</div>`;
     }),
   );
   const { default_k: k, default_deadline_ms: deadline } = bundle.limits;
