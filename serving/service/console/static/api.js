@@ -68,11 +68,14 @@ export function showFailure(error) {
     return;
   }
   const lines = error.message.split("\n");
-  byId("failure").replaceChildren(html`<ul>${lines.map((line) => html`<li>${line}</li>`)}</ul>`);
-  for (const line of lines) {
+  const items = lines.map((line) => {
     const control = controlOf(line);
     if (control) mark(control, line);
-  }
+    // Of many fields, the marked one may be out of sight.
+    const isLink = control?.id && control.checkVisibility();
+    return html`<li>${isLink ? html`<a href="#${control.id}">${line}</a>` : line}</li>`;
+  });
+  byId("failure").replaceChildren(html`<ul>${items}</ul>`);
 }
 
 /** Removes all error messages. */

@@ -234,6 +234,32 @@ def test_every_fault_that_the_service_finds_is_next_to_its_control(page):
         expect(page.locator(f"#{described}")).to_contain_text(text)
 
 
+def test_a_fault_among_many_fields_is_found_from_the_list_of_faults(page):
+    def wide(route):
+        bundle = route.fetch().json()
+        extra = [{"name": f"extra_{place}", "kind": "numeric"} for place in range(100)]
+        route.fulfill(json={**bundle, "query_fields": [*extra, *bundle["query_fields"]]})
+
+    page.context.route("**/v1/bundle*", wide)
+    page.reload()
+    answered(page)
+    age = page.locator("[data-place='context.age']")
+    type_in(page, "[data-place='context.age']", "forty")
+    expect(page.locator("#fields .problem")).to_have_count(1)
+    page.locator("#fields").evaluate("box => { box.scrollTop = 0; }")
+    page.locator("#failure a").focus()
+    page.keyboard.press("Enter")
+    expect(age).to_be_focused()
+    box, message = (page.locator(part).bounding_box() for part in ("#fields", "#fields .problem"))
+    assert box["y"] <= message["y"]
+    assert message["y"] + message["height"] <= box["y"] + box["height"]
+    # The form is hidden.
+    open_json(page)
+    page.click("#recommend")
+    expect(page.locator("#failure a")).to_have_count(0)
+    expect(page.locator("#failure")).to_contain_text("context.age")
+
+
 def test_a_request_is_written_as_json_and_its_mistakes_are_shown(service_url, page):
     open_json(page)
     assert page.evaluate("JSON.parse(document.getElementById('json').value).context") == sample()
