@@ -104,6 +104,8 @@ def create_app(
         lifespan=lifespan,
         # A redirect would go to the host in the client's header.
         redirect_slashes=False,
+        # Generated clients name their methods by it.
+        generate_unique_id_function=lambda route: route.name,
         # `openapi` and `pages` have their own, which load nothing from other hosts.
         openapi_url=None,
     )
@@ -227,7 +229,7 @@ def _add_state_routes(
         return responses.JSONResponse(status)
 
     @app.get("/metrics", response_class=responses.PlainTextResponse, responses=refusals(401, 500))
-    async def page() -> responses.Response:
+    async def metrics() -> responses.Response:
         """Returns counters and histograms in the Prometheus text format."""
         text = await asyncio.to_thread(router.stable.metrics.render)
         return responses.Response(text, media_type=orchestrator.METRICS_CONTENT_TYPE)

@@ -88,7 +88,7 @@ def add_routes(
         return await events.add(body.events)
 
     @app.get(_USER_PATH, responses=refusals(400, 401, 500, 503))
-    async def user(user_id: _UserId) -> dict[str, Any]:
+    async def get_user(user_id: _UserId) -> dict[str, Any]:
         """Returns the stored data of a user: profile, actions and impressions."""
         return (await data.get(user_id)).to_json()
 
@@ -100,7 +100,7 @@ def add_routes(
         return body
 
     @app.delete(_USER_PATH, responses=refusals(400, 401, 500, 503))
-    async def delete(user_id: _UserId) -> requests.UserDeleted:
+    async def delete_user(user_id: _UserId) -> requests.UserDeleted:
         """Erases a user from the user store.
 
         The impression log and the log of events are not changed.

@@ -278,6 +278,16 @@ def test_the_document_describes_the_routes_of_users(serve):
     assert "learn from" in described["description"]
     # The body of an error is ours, and a user id is text of any kind, so its type is never wrong.
     assert "ValidationError" not in json.dumps(document)
+    # Generated clients name their methods by these.
+    operations = {
+        operation["operationId"]
+        for methods in document["paths"].values()
+        for operation in methods.values()
+    }
+    assert operations == {
+        *("recommend", "recommend_batch", "bundle", "healthz", "readyz", "metrics"),
+        *("add_events", "get_user", "set_profile", "delete_user"),
+    }
     user = document["paths"]["/v1/users/{user_id}"]
     assert set(user["get"]["responses"]) == set(user["delete"]["responses"])
     assert set(user["get"]["responses"]) == {"200", "400", "401", "500", "503"}
