@@ -67,13 +67,18 @@ RESPONSE_HEADERS: dict[str, Any] = {
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Returns the error responses of a route, for FastAPI's `responses`."""
     schema = {"$ref": _REF.format(model="ErrorBody")}
-    return {
+    described: dict[int | str, dict[str, Any]] = {
         status: {
             "description": _WHY[status],
             "content": {"application/json": {"schema": schema}},
         }
         for status in statuses
     }
+    if 429 in described:
+        described[429]["headers"] = {
+            "retry-after": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+        }
+    return described
 
 
 def openapi_document(

@@ -461,6 +461,8 @@ def test_the_examples_are_answered_and_the_answers_are_as_documented(http):
         (example,) = schemas[name]["examples"]
         whole = {**schemas[name], "components": document["components"]}
         jsonschema.Draft202012Validator(whole).validate(example)
+    overloaded = document["paths"]["/v1/recommend"]["post"]["responses"]["429"]
+    assert overloaded["headers"]["retry-after"]["schema"] == {"type": "integer"}
     names = [one["name"] for one in document["paths"]["/v1/recommend"]["post"]["parameters"]]
     assert names == ["x-deadline-ms", "x-request-id"]
 
