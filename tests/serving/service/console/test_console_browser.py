@@ -237,7 +237,7 @@ def test_every_fault_that_the_service_finds_is_next_to_its_control(page):
 def test_a_fault_among_many_fields_is_found_from_the_list_of_faults(page):
     def wide(route):
         bundle = route.fetch().json()
-        extra = [{"name": f"extra_{place}", "kind": "numeric"} for place in range(100)]
+        extra = [{"name": f"extra_{place}", "kind": "numeric"} for place in range(101)]
         route.fulfill(json={**bundle, "query_fields": [*extra, *bundle["query_fields"]]})
 
     page.context.route("**/v1/bundle*", wide)
@@ -253,6 +253,12 @@ def test_a_fault_among_many_fields_is_found_from_the_list_of_faults(page):
     box, message = (page.locator(part).bounding_box() for part in ("#fields", "#fields .problem"))
     assert box["y"] <= message["y"]
     assert message["y"] + message["height"] <= box["y"] + box["height"]
+    # The message leaves the control next to it where it was.
+    tops = [
+        page.locator(f"[data-place='context.{name}']").bounding_box()["y"]
+        for name in ("device", "age")
+    ]
+    assert abs(tops[0] - tops[1]) <= 1
     # The form is hidden.
     open_json(page)
     page.click("#recommend")
