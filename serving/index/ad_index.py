@@ -186,6 +186,15 @@ def drop_index(entry: Mapping[str, Any]) -> None:
         milvus_build.drop(entry)
 
 
+def _indices(rows: np.ndarray) -> pa.Array:
+    """Returns rows [C] as indices for `take`.
+
+    `pa.array` would import pandas, for which the first request of a process would wait.
+    """
+    own = np.ascontiguousarray(rows, np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(own), [None, pa.py_buffer(own)])
+
+
 class AdIndex:
     """The index of a release with the encoded features and raw fields of the ads.
 
@@ -311,22 +320,22 @@ class AdIndex:
 
     def ad_ids(self, rows: np.ndarray) -> list[str]:
         """Returns the ad ids of catalog rows [C]."""
-        return self._ads[AD_ID].take(pa.array(rows)).to_pylist()
+        return self._ads[AD_ID].take(_indices(rows)).to_pylist()
 
     def ads(self, rows: np.ndarray) -> pa.Table:
         """Returns the ad ids and raw fields of catalog rows [C], with their vectors."""
-        return self._ads.take(pa.array(rows))
+        return self._ads.take(_indices(rows))
 
     def listed(self, rows: np.ndarray) -> list[ListedAd]:
         """Returns the ads at catalog rows [C].
 
         A single take: row by row takes four times as long.
         """
-        return listed_ads(self._shown.take(pa.array(rows)))
+        return listed_ads(self._shown.take(_indices(rows)))
 
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of a field of catalog rows [C]."""
-        return self._ads[field].take(pa.array(rows)).combine_chunks()
+        return self._ads[field].take(_indices(rows)).combine_chunks()
 
     def find(self, ad_ids: Sequence[str]) -> np.ndarray:
         """Returns the catalog rows [M] int64 of ad ids; -1 for unknown ids."""
