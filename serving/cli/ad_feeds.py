@@ -51,9 +51,9 @@ def read_ads(
         )
     table = formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), feed)
     ads, keys = _ads_of(table, feed)
-    notes = [f"{path} has no columns {lacking}; these fields are missing in its ads"] * bool(
-        lacking
-    )
+    notes = []
+    if lacking:
+        notes.append(f"{path} has no columns {lacking}; these fields are missing in its ads")
     if keys.without_key:
         notes.append(f"{path} has {keys.without_key:,} rows without an ad id, which are left out")
     if keys.repeated:

@@ -13,7 +13,7 @@ from tfrecords.schema import Schema
 def check_schema(
     schema: Schema, what: str, raw: Iterable[str], derived: Iterable[str] = ()
 ) -> None:
-    """Checks that a schema names existing columns only: of the files, or derived by the format.
+    """Checks that each column that a schema names is in the files or derived by the format.
 
     Raises:
         ValueError: A column does not exist; the message names the existing ones.

@@ -129,7 +129,7 @@ def saturate(target: Target, num_clients: int, seconds: float) -> float:
 
 
 def poisson(target: Target, rate: float, seconds: float, seed: int) -> dict[str, Any]:
-    """Sends requests as a Poisson process; the rate is per second, and the seed of the times.
+    """Sends `rate` requests per second on average, at the times of a Poisson process.
 
     Returns:
         `milliseconds` of the answered requests from their due time, and the numbers of requests

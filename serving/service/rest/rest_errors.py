@@ -69,7 +69,7 @@ def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], objec
         # The first part of a location is "body".
         own = [{**detail, "loc": detail["loc"][1:]} for detail in details]
         refusal = requests.refusal(model, own)
-        # An object with a key that is no text has an error without a key.
+        # A key that is not valid text is an error of the whole body.
         if (
             model is requests.Request
             and isinstance(error.body, dict)
