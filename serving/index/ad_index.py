@@ -133,8 +133,9 @@ def build_index(
         embeddings: [N, D] float32, in catalog order; memory-mapped, they are read in pieces.
         config: Kind and parameters. None uses the defaults.
         tuning_queries: [Q, D] float32, representative query embeddings. With two or more, kind
-            `auto` chooses by measuring, and the search of other kinds is widened until it reaches
-            `config.target_recall`. Queries at odd positions are held out, to measure recall.
+            `auto` chooses by measuring if there are more than 10,000 ads, and the search of other
+            kinds is widened until it reaches `config.target_recall`. Queries at odd positions are
+            held out, to measure recall.
         ads: N ads with `AD_ID` and the raw fields, which Milvus filters by.
         resume_file: File with the number of ads in Milvus, from which a killed build continues.
             None: each build starts from the beginning.
@@ -161,7 +162,12 @@ def build_index(
         if ads is not None:
             filterable = ads.select(list(eligibility.Eligibility(ads, AD_ID).kinds))
         searcher, parameters = milvus_build.build(embeddings, filterable, config, resume_file)
-    elif tuning_queries is not None and len(tuning_queries) > 1 and config.kind == kinds.AUTO:
+    elif (
+        config.kind == kinds.AUTO
+        and len(embeddings) > kinds.EXACT_UP_TO
+        and tuning_queries is not None
+        and len(tuning_queries) > 1
+    ):
         choice = index_choice.tune_index(embeddings, tuning_queries, config)
         parameters = {**choice.structure.build_parameters, "tuning": choice.summary()}
         return BuiltIndex(choice.structure.searcher, parameters)

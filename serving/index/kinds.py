@@ -132,9 +132,9 @@ class IndexConfig:
     """Kind and parameters of an index. None chooses a value from the number of ads.
 
     Attributes:
-        kind: One of `KINDS`, or `auto`, which measures the kinds against the targets below if
-            queries are given (`index_choice`), and chooses by the number of ads otherwise; or a
-            name or MODULE:CLASS of an `IndexKind`.
+        kind: One of `KINDS`, or `auto`: exact search up to 10,000 ads; above, the result of
+            measuring the kinds against the targets below if queries are given (`index_choice`),
+            and IVFPQ otherwise; or a name or MODULE:CLASS of an `IndexKind`.
         storage: IVF, HNSW: `float`, or `SQ8` with 8 bits per dimension.
         num_lists: IVF, IVFPQ: number of cells. Default: the power of two below 4 √N.
         num_probes: IVF, IVFPQ: number of cells to search. Default: num_lists / 16, or enough for

@@ -50,13 +50,14 @@ class Choice:
 
 
 def structures(config: kinds.IndexConfig, num_ads: int) -> list[kinds.IndexConfig]:
-    """Returns the configs that `auto` tries, exact search first if it may be fast enough."""
+    """Returns the configs that `auto` tries for more than `kinds.EXACT_UP_TO` ads.
+
+    Exact search is first if it may be fast enough.
+    """
     flat = dataclasses.replace(config, kind="Flat")
     cells = dataclasses.replace(config, kind="IVF", storage="SQ8")
     codes = dataclasses.replace(config, kind="IVFPQ")
     finer = dataclasses.replace(codes, refine="SQbf16")
-    if num_ads <= kinds.EXACT_UP_TO:
-        return [flat]
     return [flat, cells, codes] if num_ads <= _SMALL else [codes, finer]
 
 

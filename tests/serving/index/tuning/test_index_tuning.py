@@ -161,12 +161,18 @@ def test_the_chosen_config_rebuilds_the_same_search():
     )[1].tolist()  # fmt: skip
 
 
-def test_auto_chooses_exact_search_for_small_catalogs_and_records_the_reason():
+def test_auto_is_exact_search_for_small_catalogs_without_any_measurement():
     built = ad_index.build_index(clustered(500), tuning_queries=clustered(20, seed=1))
-    index = built.manifest_index(1.0)
-    assert index["kind"] == "Flat"
-    assert index["build"]["tuning"]["held_out"]["recall"] == 1.0
-    assert index["build"]["tuning"]["trials"] == 1
+    assert built.manifest_index(1.0)["build"] == {"factory": "Flat"}
+
+
+def test_auto_records_the_reason_of_its_choice():
+    ads, queries = clustered(10_001), clustered(20, seed=1)
+    config = dataclasses.replace(CONFIG, latency_budget_ms=1e6)
+    tuning = ad_index.build_index(ads, config, tuning_queries=queries).build_parameters["tuning"]
+    assert tuning["verdict"] == "exact search meets the targets"
+    assert tuning["trials"] == 1
+    assert tuning["held_out"]["recall"] == 1.0
 
 
 def test_auto_tries_cells_and_codes_for_larger_catalogs():
