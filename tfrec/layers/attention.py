@@ -20,6 +20,9 @@ import tensorflow as tf
 from tfrec.config import RankerConfig
 from tfrec.layers import dropout
 
+# On CPUs, TensorFlow's softmax is slow for rows shorter than a vector register.
+_MIN_ROW = 16
+
 
 class LayerNorm(tf.keras.layers.LayerNormalization):
     """Layer normalization of [N, D].
@@ -104,15 +107,31 @@ class TokenAttention(tf.keras.layers.Layer):
         self, queries: tf.Tensor, tokens: tf.Tensor, attention_mask: tf.Tensor | None
     ) -> tf.Tensor:
         """Does what `call` does, as Keras does."""
-        queries = tf.einsum("bcd,dhk->bhck", queries, self.query_kernel) + self.query_bias[:, None]
+        shape, width = tf.shape(queries), queries.shape[-1]
+        of_heads = self._num_heads * self._head_dim
+        queries = tf.matmul(
+            tf.reshape(queries, [-1, width]), tf.reshape(self.query_kernel, [width, of_heads])
+        )
+        queries = tf.nn.bias_add(queries, tf.reshape(self.query_bias, [of_heads]))
+        queries = tf.reshape(queries, [shape[0], -1, self._num_heads, self._head_dim])
+        queries = tf.transpose(queries, [0, 2, 1, 3])  # [B, H, C, K]
         keys = tf.einsum("bte,ehk->bhtk", tokens, self.key_kernel * self._head_dim**-0.5)
         values = tf.einsum("bte,ehk->bhtk", tokens, self.value_kernel)
-        scores = tf.matmul(queries, keys, transpose_b=True)  # [B, H, C, T]
-        if attention_mask is not None:
-            scores = tf.where(attention_mask[:, None], scores, scores.dtype.min)
-        attended = tf.matmul(tf.nn.softmax(scores), values)  # [B, H, C, K]
-        outputs = tf.einsum("bhck,hkd->bcd", attended, self.output_kernel)
-        return tf.nn.bias_add(outputs, self.output_bias)
+        if (tokens.shape[1] or _MIN_ROW) < _MIN_ROW:
+            scores = tf.matmul(keys, queries, transpose_b=True)  # [B, H, T, C]
+            if attention_mask is not None:
+                scores = tf.where(attention_mask[..., None], scores, scores.dtype.min)
+            weights = tf.exp(scores - tf.reduce_max(scores, axis=2, keepdims=True))
+            weights /= tf.reduce_sum(weights, axis=2, keepdims=True)
+            attended = tf.matmul(weights, values, transpose_a=True)
+        else:
+            scores = tf.matmul(queries, keys, transpose_b=True)  # [B, H, C, T]
+            if attention_mask is not None:
+                scores = tf.where(attention_mask[:, None], scores, scores.dtype.min)
+            attended = tf.matmul(tf.nn.softmax(scores), values)
+        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, of_heads])
+        outputs = tf.matmul(attended, tf.reshape(self.output_kernel, [of_heads, width]))
+        return tf.reshape(tf.nn.bias_add(outputs, self.output_bias), shape)
 
     def _by_head(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns a kernel [E, H, K] as a matrix [H E, H K] that keeps the heads apart.

@@ -10,11 +10,9 @@ import tensorflow as tf
 
 from tfrec import config, layers
 
-B, C, T, E, D = 3, 5, 4, 6, 12
+B, C, E, D = 3, 5, 6, 12
 HEADS, K = 3, 2
 SIZES = config.RankerConfig(model_dim=D, num_heads=HEADS, head_dim=K, dropout=0.0)
-# Requests with all tokens, without the last two, and without one in the middle.
-ABSENT = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 0, 0]], bool)
 
 
 def normal(*shape, seed):
@@ -26,9 +24,17 @@ def candidates():
     return normal(B, C, D, seed=1)
 
 
+@pytest.fixture(params=[4, 20], ids=["few tokens", "many tokens"])
+def tokens(request):
+    return normal(B, request.param, E, seed=2)
+
+
 @pytest.fixture
-def tokens():
-    return normal(B, T, E, seed=2)
+def absent(tokens):
+    """Requests with all tokens, without the last two, and without one in the middle."""
+    result = np.zeros(tokens.shape[:2], bool)
+    result[1, -2:] = result[2, 1] = True
+    return result
 
 
 @pytest.fixture
@@ -64,28 +70,28 @@ def training(request):
     return request.param
 
 
-@pytest.mark.parametrize("absent", [None, ABSENT], ids=["all tokens", "absent tokens"])
+@pytest.mark.parametrize("is_masked", [False, True], ids=["all tokens", "absent tokens"])
 def test_a_block_is_pre_norm_multi_head_attention_of_keras(
-    block, keras_layer, candidates, tokens, absent, training
+    block, keras_layer, candidates, tokens, absent, is_masked, training
 ):
     centered = candidates - candidates.mean(-1, keepdims=True)
     x = centered / np.sqrt(centered.var(-1, keepdims=True) + 1e-6)
     x = x * block.norm.gamma + block.norm.beta
-    mask = None if absent is None else ~absent[:, None]
+    mask = ~absent[:, None] if is_masked else None
     expected = candidates + block.scale * keras_layer(x, tokens, attention_mask=mask)
-    absent = None if absent is None else tf.constant(absent)
+    absent = tf.constant(absent) if is_masked else None
     found = block(candidates, tokens, absent, training=training)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_absent_tokens_and_other_candidates_change_no_candidate(
-    block, candidates, tokens, training
+    block, candidates, tokens, absent, training
 ):
-    found = block(candidates, tokens, tf.constant(ABSENT), training=training).numpy()
+    found = block(candidates, tokens, tf.constant(absent), training=training).numpy()
     others, other_tokens = candidates.copy(), tokens.copy()
     others[:, 1:] += 5.0
-    other_tokens[ABSENT] *= -3.0
-    changed = block(others, other_tokens, tf.constant(ABSENT), training=training).numpy()
+    other_tokens[absent] *= -3.0
+    changed = block(others, other_tokens, tf.constant(absent), training=training).numpy()
     np.testing.assert_allclose(changed[:, 0], found[:, 0], atol=1e-5)
     assert np.abs(changed[:, 1] - found[:, 1]).max() > 1.0
 
