@@ -202,29 +202,29 @@ def predict_split(
     Raises:
         ValueError: The split is empty.
     """
-    logits: dict[str, list[np.ndarray]] = {head: [] for head in model.heads}
-    labels: dict[str, list[np.ndarray]] = {label: [] for label in model.heads}
-    lengths, ad_rows = [], []
-    batches = data_set.batches(split, REQUESTS_PER_EVALUATION_BATCH)
-    total = data_set.num_requests(split) / REQUESTS_PER_EVALUATION_BATCH
-    for batch in terminal.with_progress(
-        batches, f"scoring {split} rows", "batches", math.ceil(total)
-    ):
+
+    def predict(batch: reader.Batch) -> Predictions:
         mask = batch["mask"].numpy()
         scores = model.as_logged(model.score(batch["query"], batch["ad"]), batch.get("position"))
-        for head, values in scores.items():
-            logits[head].append(values.numpy()[mask])
-        for label in labels:
-            labels[label].append(batch[label].numpy()[mask])
-        lengths.append(mask.sum(axis=1))
-        ad_rows.append(batch["ad_row"].numpy()[mask])
-    if not lengths:
+        return Predictions(
+            {head: values.numpy()[mask] for head, values in scores.items()},
+            {label: batch[label].numpy()[mask] for label in model.heads},
+            mask.sum(axis=1),
+            batch["ad_row"].numpy()[mask],
+        )
+
+    batches = data_set.batches(split, REQUESTS_PER_EVALUATION_BATCH)
+    total = math.ceil(data_set.num_requests(split) / REQUESTS_PER_EVALUATION_BATCH)
+    parts = list(
+        terminal.map_with_progress(predict, batches, f"scoring {split} rows", "batches", total)
+    )
+    if not parts:
         raise ValueError(f"The {split} split of {data_set.directory} is empty; use a larger log.")
     return Predictions(
-        {head: np.concatenate(parts) for head, parts in logits.items()},
-        {label: np.concatenate(parts) for label, parts in labels.items()},
-        np.concatenate(lengths),
-        np.concatenate(ad_rows),
+        {head: np.concatenate([part.logits[head] for part in parts]) for head in model.heads},
+        {label: np.concatenate([part.labels[label] for part in parts]) for label in model.heads},
+        np.concatenate([part.list_lengths for part in parts]),
+        np.concatenate([part.ad_rows for part in parts]),
     )
 
 

@@ -135,15 +135,19 @@ class Lessons:
         rng = np.random.default_rng(seed)
         size, num_ads = min(_REQUESTS_PER_LESSON, len(queries)), min(_ADS_PER_LESSON, len(ads))
         lessons = rng.permutation(len(queries))[: len(queries) // size * size].reshape(-1, size)
-        ad_rows, values = [], []
-        for requests in terminal.with_progress(lessons, "asking the ranker", "lessons"):
-            drawn = rng.choice(len(ads), num_ads, replace=False)
+        ad_rows = np.empty((len(lessons), num_ads), np.int32)
+        for requests, drawn in zip(lessons, ad_rows, strict=True):
+            drawn[:] = rng.choice(len(ads), num_ads, replace=False)
             if found is not None:
                 of_requests = np.unique(found[requests])
                 drawn[: num_ads // 2] = rng.choice(of_requests, num_ads // 2)
-            ad_rows.append(drawn)
-            values.append(teacher.values(queries[requests], ads[drawn]))
-        return cls(queries[lessons], np.array(ad_rows, np.int32), np.array(values))
+        values = terminal.map_with_progress(
+            lambda lesson: teacher.values(queries[lessons[lesson]], ads[ad_rows[lesson]]),
+            range(len(lessons)),
+            "asking the ranker",
+            "lessons",
+        )
+        return cls(queries[lessons], ad_rows, np.array(list(values)))
 
     def and_(self, others: Self) -> Self:
         """Returns these lessons followed by others of the same shapes [B, C]."""
@@ -193,11 +197,12 @@ class Student(training.StageModel):
         if training:
             query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         weights = self._draw_weights(tf.shape(query)[0])
-        embedded = tf.repeat(self.query_tower.tower(query, training=training), _WEIGHTINGS, axis=0)
+        embedded = self.query_tower.tower(query, training=training)
         queries = self.query_tower.weighted(embedded, weights)
+        queries = tf.reshape(queries, [-1, queries.shape[-1]])  # [B W, D]
         cosines = tf.matmul(queries, self.ad_tower(ads, training=training), transpose_b=True)
-        values = tf.repeat(inputs["values"], _WEIGHTINGS, axis=0)
-        utility = tf.einsum("bch,bh->bc", values, weights)
+        utility = tf.matmul(weights, inputs["values"], transpose_b=True)  # [B, W, C]
+        utility = tf.reshape(utility, tf.shape(cosines))
         mean, variance = tf.nn.moments(utility, axes=[1], keepdims=True)
         # If all ads are worth the same, every order is right.
         standardized = tf.math.divide_no_nan(utility - mean, tf.sqrt(variance))
@@ -208,7 +213,7 @@ class Student(training.StageModel):
         )
 
     def _draw_weights(self, count: tf.Tensor) -> tf.Tensor:
-        """Draws weights [B · W, H]: the default ones and W - 1 random ones of each query."""
+        """Draws weights [B, W, H]: the default ones and W - 1 random ones of each query."""
         shape = [count, _WEIGHTINGS, len(self.query_tower.heads)]
         drawn = self._generator.uniform(shape, minval=1e-6)
         # Exponential numbers are a uniform choice of shares. Squared, they are often nearly one
@@ -217,8 +222,7 @@ class Student(training.StageModel):
         # A request may also give a head little weight.
         signs = tf.where(self._generator.uniform(shape) < _NEGATIVE_SHARE, -1.0, 1.0)
         is_default = tf.one_hot(0, _WEIGHTINGS, True, False)[:, None]
-        weights = tf.where(is_default, self.query_tower.default_weights, drawn * signs)
-        return tf.reshape(weights, [-1, shape[-1]])
+        return tf.where(is_default, self.query_tower.default_weights, drawn * signs)
 
 
 class UtilityShare:
@@ -232,14 +236,15 @@ class UtilityShare:
 
     def __init__(self, teacher: Teacher, queries: np.ndarray, ads: np.ndarray) -> None:
         self._queries, self._weightings = queries, teacher.weightings
-        values = np.empty((len(queries), len(ads), len(teacher.heads)), np.float32)
-        requests = terminal.with_progress(range(len(queries)), "ranking all ads", "requests")
-        for request in requests:
-            for first in range(0, len(ads), _ADS_PER_CALL):
-                own = slice(first, first + _ADS_PER_CALL)
-                values[request, own] = teacher.values(queries[request, None], ads[own])[0]
-        self._values = values
-        self._best = {n: _sum_of_best(values @ w) for n, w in self._weightings.items()}
+        parts = [ads[n : n + _ADS_PER_CALL] for n in range(0, len(ads), _ADS_PER_CALL)]
+        values = terminal.map_with_progress(
+            lambda query: np.concatenate([teacher.values(query[None], p)[0] for p in parts]),
+            queries,
+            "ranking all ads",
+            "requests",
+        )
+        self._values = np.array(list(values))  # [R, N, H]
+        self._best = {n: _sum_of_best(self._values @ w) for n, w in self._weightings.items()}
 
     def measure(
         self, tower: weighted_query.WeightedQueryTower, ads: np.ndarray

@@ -170,13 +170,18 @@ def embed_in_batches(
         [N, D] float32, L2-normalized.
     """
     embed = graph_of(tower, ids.shape[1])
-    found = np.empty((0, 0), np.float32)
-    for first in terminal.progress_steps(len(ids), batch_size, "embedding"):
-        part = embed(tf.constant(ids[first : first + batch_size])).numpy()
-        if not first:
+    found, end = np.empty((0, 0), np.float32), 0
+    for part in terminal.map_with_progress(
+        lambda first: embed(tf.constant(ids[first : first + batch_size])).numpy(),
+        range(0, len(ids), batch_size),
+        "embedding",
+        "batches",
+    ):
+        if not end:
             # Filled in place: a list of parts would be in memory twice.
             found = np.empty((len(ids), part.shape[1]), part.dtype)
-        found[first : first + len(part)] = part
+        end += len(part)
+        found[end - len(part) : end] = part
     return found
 
 

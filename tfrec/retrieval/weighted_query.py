@@ -59,7 +59,10 @@ class WeightedQueryTower(tf.keras.Model):
         return self.weighted(self.tower(ids, training=training), weights)
 
     def weighted(self, embeddings: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns the queries [B, D] of the tower's embeddings [B, D]; see `call`."""
+        """Returns the queries [B, D] of the tower's embeddings [B, D]; see `call`.
+
+        For several weights [B, V, H] of each embedding, it returns the queries [B, V, D].
+        """
         given = self.default_weights if weights is None else weights
         is_zero = tf.reduce_all(tf.equal(given, 0.0), axis=-1, keepdims=True)
         standardized = tf.where(is_zero, self.default_weights, given) * self.deviations
@@ -68,9 +71,10 @@ class WeightedQueryTower(tf.keras.Model):
         standardized = tf.where(is_zero, tf.ones_like(standardized), standardized)
         # Small enough for any length but zero.
         shares = tf.math.l2_normalize(standardized, axis=-1, epsilon=1e-30)
-        shares = tf.broadcast_to(shares, [tf.shape(embeddings)[0], len(self.heads)])
-        # One product of matrices: an einsum over heads transposes the maps in every call.
-        shape = [-1, len(self.heads) * self.maps.shape[-1]]
-        by_head = tf.reshape(shares[:, :, None] * embeddings[:, None], shape)
-        maps = tf.reshape(self.maps, [shape[1], -1])
-        return tf.math.l2_normalize(tf.matmul(by_head, maps), axis=-1)
+        has_several = shares.shape.rank == 3
+        if not has_several:
+            shares = tf.broadcast_to(shares, [tf.shape(embeddings)[0], len(self.heads)])[:, None]
+        # An einsum would transpose the maps in every call.
+        by_head = tf.transpose(tf.matmul(embeddings, self.maps), [1, 0, 2])  # [B, H, D]
+        queries = tf.math.l2_normalize(tf.matmul(shares, by_head), axis=-1)
+        return queries if has_several else tf.squeeze(queries, axis=1)

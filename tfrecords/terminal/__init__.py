@@ -1,6 +1,7 @@
 """Terminal output: progress bars, text tables, spelling suggestions, a quiet start."""
 
 from tfrecords.terminal.progress import (
+    map_with_progress,
     print_above_bars,
     progress_bar,
     progress_steps,
@@ -11,6 +12,7 @@ from tfrecords.terminal.text import format_list, suggestion_for, text_table
 
 __all__ = [
     "format_list",
+    "map_with_progress",
     "print_above_bars",
     "progress_bar",
     "progress_steps",
