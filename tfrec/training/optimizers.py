@@ -51,20 +51,37 @@ class AveragedAdam(tf.keras.optimizers.Adam):
 
     The momentum of the average is `ema_momentum`, but at most n / (n + 10) in step n. The update of
     a variable uses one TensorFlow operation instead of Keras's fourteen. Values that all variables
-    share are computed once per step.
+    share are computed once per step, and the scales of clipped gradients as one vector.
     """
+
+    def _clip_gradients(
+        self, grads: Sequence[tf.Tensor | tf.IndexedSlices | None]
+    ) -> list[tf.Tensor | tf.IndexedSlices | None]:
+        given = [gradient for gradient in grads if gradient is not None]
+        if not given or self.clipnorm is None:
+            return super()._clip_gradients(grads)
+        halved_squares = [
+            tf.nn.l2_loss(own.values if isinstance(own, tf.IndexedSlices) else own) for own in given
+        ]
+        limit = self.clipnorm**2 / 2.0
+        scales = tf.unstack(tf.sqrt(limit / tf.maximum(tf.stack(halved_squares), limit)))
+        clipped = iter(map(tf.math.scalar_mul, scales, given))
+        return [None if gradient is None else next(clipped) for gradient in grads]
 
     def _internal_apply_gradients(
         self, grads_and_vars: Sequence[tuple[tf.Tensor | tf.IndexedSlices, tf.Variable]]
     ) -> tf.Tensor:
         step = tf.cast(self.iterations + 1, tf.float32)
-        rates = (
-            tf.pow(self.beta_1, step),
-            tf.pow(self.beta_2, step),
-            tf.cast(self.learning_rate, tf.float32),
-        )
+        options = {
+            "beta1_power": tf.pow(self.beta_1, step),
+            "beta2_power": tf.pow(self.beta_2, step),
+            "lr": tf.cast(self.learning_rate, tf.float32),
+            "beta1": tf.constant(self.beta_1),
+            "beta2": tf.constant(self.beta_2),
+            "epsilon": tf.constant(self.epsilon),
+        }
         # For all variables of this step; no attribute that a checkpoint would look for.
-        object.__setattr__(self, "_rates_of_step", rates)
+        object.__setattr__(self, "_options_of_step", options)
         return super()._internal_apply_gradients(grads_and_vars)
 
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
@@ -73,20 +90,12 @@ class AveragedAdam(tf.keras.optimizers.Adam):
             super().update_step(gradient, variable)
             return
         index = self._index_dict[self._var_key(variable)]
-        beta1_power, beta2_power, learning_rate = (
-            tf.cast(rate, variable.dtype) for rate in self._rates_of_step
-        )
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].handle,
             v=self._velocities[index].handle,
-            beta1_power=beta1_power,
-            beta2_power=beta2_power,
-            lr=learning_rate,
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
             grad=gradient,
+            **{name: tf.cast(own, variable.dtype) for name, own in self._options_of_step.items()},
         )
 
     def _update_model_variables_moving_average(self, var_list: Sequence[tf.Variable]) -> None:
@@ -98,7 +107,9 @@ class AveragedAdam(tf.keras.optimizers.Adam):
             average = self._model_variables_moving_average[
                 self._index_dict[self._var_key(variable)]
             ]
-            average.assign_sub(forgotten * (average - variable))
+            tf.raw_ops.ResourceApplyGradientDescent(
+                var=average.handle, alpha=forgotten, delta=average - variable
+            )
 
     @property
     def ema_momentum(self) -> tf.Tensor:

@@ -56,8 +56,8 @@ class GradientNorms:
 
 
 def _global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
-    squares = [tf.reduce_sum(tf.square(_values(g))) for g in gradients if g is not None]
-    return tf.sqrt(tf.add_n([tf.zeros([]), *squares]))
+    halved_squares = [tf.nn.l2_loss(_values(g)) for g in gradients if g is not None]
+    return tf.sqrt(2.0 * tf.add_n([tf.zeros([]), *halved_squares]))
 
 
 def _values(gradient: Gradient) -> tf.Tensor:
