@@ -15,7 +15,7 @@ from tfrec.config import EvaluationConfig
 from tfrec.evaluation import baselines, corpus_ranking, ground_truth, report
 from tfrec.evaluation.ground_truth import SPLIT
 from tfrec.heads import CLICK
-from tfrecords import label_counts, reader
+from tfrecords import label_counts, reader, terminal
 from tfrecords.schema import NUM_CANDIDATES
 
 MAX_CLICKS = 5_000
@@ -184,20 +184,27 @@ def compare_recommenders(
     else:
         users = corpus_ranking.held_out_users(clicks, history.of, len(ads))
     queries = corpus_ranking.queries_of(clicks).take(measured)
-    qualities = {}
-    for name, recommender in recommenders.items():
-        if isinstance(recommender, str):
-            absent[name] = recommender
+    given: dict[str, corpus_ranking.Recommender] = {}
+    for name, own in recommenders.items():
+        if isinstance(own, str):
+            absent[name] = own
         else:
-            quality = corpus_ranking.per_click(recommender, queries, wanted, ads)
-            by_user = None if users is None else corpus_ranking.per_user(recommender, users)
-            qualities[name] = quality.model_copy(update={"excluding_seen": by_user})
+            given[name] = own
+
+    def measure(recommender: corpus_ranking.Recommender) -> report.RecommenderQuality:
+        quality = corpus_ranking.per_click(recommender, queries, wanted, ads)
+        by_user = None if users is None else corpus_ranking.per_user(recommender, users)
+        return quality.model_copy(update={"excluding_seen": by_user})
+
+    qualities = terminal.map_with_progress(
+        measure, given.values(), "comparing recommenders", "recommenders"
+    )
     return report.RetrievalQuality(
         num_ads=len(ads),
         num_clicks=len(wanted),
         num_clicks_on_unseen_ads=int((~ads.seen[wanted]).sum()),
         num_users=None if users is None else len(users.queries),
         clicked_popularity_percentile=float(ads.popularity_percentile[wanted].mean()),
-        recommenders=qualities,
+        recommenders=dict(zip(given, qualities, strict=True)),
         absent=absent,
     )
