@@ -90,29 +90,36 @@ def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict
     return shares
 
 
-def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> tuple[str, ...]:
+def check_copied_release(
+    base: pathlib.Path, copied: manifest.Manifest, force: bool
+) -> dict[str, Any]:
     """Evaluates a release of another base directory before it is published in this one.
 
     The metrics of both releases are read from their manifests.
 
+    Args:
+        base: Base directory of the bundles.
+        copied: The manifest of the release.
+        force: Whether to publish a refused release.
+
     Returns:
-        The notes of the verdict: parts that were not compared, and why.
+        The decision, as `check` returns it for the manifest.
 
     Raises:
-        ReleaseRefusedError: The gate refuses it.
+        ReleaseRefusedError: The gate refuses it, and `force` is off.
     """
-    figures = copied.metrics.get("validation")
-    if figures is None or not releases.versions(base):
-        return ()
-    version = releases.stable(base)
-    try:
-        stable = _measured(manifest.read(base, version))
-    except errors.BundleError:
-        stable = gate.Released(version, {})
-    own = _measured(copied)
-    verdict = gate.judge(own.figures, stable, own.utility_shares)
-    verdict.check(version)
-    return verdict.notes
+    verdict = gate.Verdict((), ())
+    if "validation" in copied.metrics and releases.versions(base):
+        version = releases.stable(base)
+        try:
+            stable = _measured(manifest.read(base, version))
+        except errors.BundleError:
+            stable = gate.Released(version, {})
+        own = _measured(copied)
+        verdict = gate.judge(own.figures, stable, own.utility_shares)
+        if not force:
+            verdict.check(version)
+    return verdict.to_json(force)
 
 
 def _measured(release: manifest.Manifest) -> gate.Released:

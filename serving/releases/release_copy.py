@@ -1,13 +1,15 @@
 """Copies a release to another base directory, as the next version there."""
 
+import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 from serving import errors, manifest
 from serving.releases import bundle, parts, publishing
 
-Gate = Callable[[pathlib.Path, manifest.Manifest], None]
+Gate = Callable[[pathlib.Path, manifest.Manifest], dict[str, Any]]
 
 
 def copy_release(
@@ -24,7 +26,8 @@ def copy_release(
         source: Base directory of the release.
         version: Release version in `source`. None copies the stable release.
         base: Base directory of the copy. Created if it does not exist.
-        gate: Called with `base` and the manifest. Raises an error to reject the release.
+        gate: Called with `base` and the manifest. Returns the decision, which replaces the one of
+            `source` in the metrics of the copy, or raises an error to reject the release.
         wait_seconds: Maximum time to wait for another publish to end.
 
     Returns:
@@ -41,16 +44,21 @@ def copy_release(
                 "belongs to one release. Serve it from its base directory, or export into "
                 f"{base}."
             )
+        content = release.manifest
         if gate is not None:
-            gate(base, release.manifest)
-        return publishing.publish(
-            base, lambda staged: _write(release, staged), wait_seconds=wait_seconds
-        )
+            metrics = {**content.metrics, "gate": gate(base, content)}
+            content = dataclasses.replace(content, metrics=metrics)
+
+        def write(staged: publishing.Staged) -> manifest.Content:
+            _copy_parts(release, staged)
+            return content
+
+        return publishing.publish(base, write, wait_seconds=wait_seconds)
     finally:
         release.close()
 
 
-def _write(release: bundle.Bundle, staged: publishing.Staged) -> manifest.Content:
+def _copy_parts(release: bundle.Bundle, staged: publishing.Staged) -> None:
     for part in release.manifest.parts:
         target: pathlib.Path = getattr(staged, part)
         try:
@@ -62,4 +70,3 @@ def _write(release: bundle.Bundle, staged: publishing.Staged) -> manifest.Conten
             name = f"{part}/{release.version}/{path.relative_to(target).as_posix()}"
             if release.manifest.files[name] != parts.describe(path):
                 raise errors.BundleError(f"{name} changed while it was copied. Try again.")
-    return release.manifest

@@ -159,7 +159,7 @@ def _publish(base: pathlib.Path) -> None:
             source,
             FLAGS.source_version,
             base,
-            gate=None if FLAGS.force else _check,
+            gate=_check,
             wait_seconds=FLAGS.wait_seconds,
         ).version
     print(f"release {version} is published in {base}")
@@ -171,12 +171,16 @@ def _publish(base: pathlib.Path) -> None:
         )
 
 
-def _check(base: pathlib.Path, copied: manifest.Manifest) -> None:
-    """Evaluates a release and prints what was not compared."""
+def _check(base: pathlib.Path, copied: manifest.Manifest) -> dict[str, Any]:
+    """Evaluates a release, and prints what was forced and what was not compared."""
     from serving import export
 
-    for note in export.check_copied_release(base, copied):
-        print(note)
+    judged = export.check_copied_release(base, copied, FLAGS.force)
+    for line in judged["refusals"]:
+        print(f"forced: {line}")
+    for line in judged["notes"]:
+        print(line)
+    return judged
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -507,8 +507,24 @@ def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):
     call(*publish, "--source_version=1")
     with pytest.raises(bundle.errors.ReleaseRefusedError, match=r"click: .* rose from 0\.9000"):
         call(*publish, "--source_version=2")
-    call(*publish, "--source_version=2", "--force")
+    _, text = call(*publish, "--source_version=2", "--force")
+    assert text.startswith("forced: click: the normalized entropy rose from 0.9000")
     assert manifest.versions(target) == [1, 2]
+    decision = manifest.read(target, 2).metrics["gate"]
+    assert decision["forced"]
+    assert "rose from 0.9000" in decision["refusals"][0]
+    listed = call("release", f"--bundle={target}")[1].splitlines()
+    assert [row.endswith("published with --force") for row in listed[1:]] == [True, False]
+
+
+def test_a_copy_has_the_decision_of_the_gate_in_its_own_base_directory(base, call, tmp_path):
+    forced = {"forced": True, "refusals": ["worse than release 1"], "notes": []}
+    release = dataclasses.replace(manifest.read(base, 2), metrics={"gate": forced})
+    with manifest.writing(base, 2, manifest.encode(release)):
+        pass
+    call("release", f"--bundle={tmp_path}/target", "--action=publish", f"--source={base}")
+    copied = manifest.read(tmp_path / "target", 1)
+    assert copied.metrics == {"gate": {"forced": False, "refusals": [], "notes": []}}
 
 
 def test_a_publish_says_which_heads_were_not_compared(base, call, tmp_path):
