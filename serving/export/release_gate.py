@@ -12,18 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 import tensorflow as tf
-from pyarrow import feather
 
 from serving import errors, manifest, releases
 from serving.export import gate
-from serving.index import AD_ID, ADS_FILE
 from tfrec import calibration, evaluation, ranking, retrieval
 from tfrecords import reader
-
-# Ads come and go; a release that lacks more of the last one's is announced.
-_MAX_MISSING_ADS = 0.2
 
 
 def check(
@@ -56,28 +51,29 @@ def check(
         shares = _utility_shares(workdir, models.heads.weights)
     released = _released(base, data_set, models)
     verdict = gate.judge(ranking.parse_figures(figures), released, shares)
-    if released is not None and (note := _without_ads(base, released.version, data_set)):
-        verdict = dataclasses.replace(verdict, notes=(*verdict.notes, note))
-    if released is not None and not force:
-        verdict.check(released.version)
-    return {"validation": figures, "utility_share": shares, "gate": verdict.to_json(force)}
+    judged = _decide(base, verdict, data_set.catalog().ad_ids, force)
+    return {"validation": figures, "utility_share": shares, "gate": judged}
 
 
-def _without_ads(base: pathlib.Path, version: int, data_set: reader.DataSet) -> str | None:
-    """Returns a note if many ads of a release are not in the catalog of a data set."""
-    path = base / "ad_index" / str(version) / ADS_FILE
-    try:
-        before = feather.read_table(path, [AD_ID], memory_map=True)[AD_ID]
-    except OSError:  # The release is damaged.
-        return None
-    ids = data_set.catalog().ad_ids.cast(before.type)
-    missing = len(before) - pc.sum(pc.is_in(before, ids.combine_chunks())).as_py()
-    if missing <= _MAX_MISSING_ADS * len(before):
-        return None
-    return (
-        f"! {missing:,} of the {len(before):,} ads of release {version} are missing. To keep those "
-        "that the new log does not show, convert it with the table of ads (--ads_path)"
-    )
+def _decide(
+    base: pathlib.Path, verdict: gate.Verdict, ids: pa.Array | pa.ChunkedArray, force: bool
+) -> dict[str, Any]:
+    """Returns the decision for the manifest, with a note if many ads of the release are missing.
+
+    Raises:
+        ReleaseRefusedError: The verdict has refusals, and `force` is off.
+    """
+    if releases.versions(base):
+        version = releases.stable(base)
+        if missing := releases.describe_missing_ads(base, version, ids):
+            note = (
+                f"! {missing}. To keep those that the new log does not show, convert it with the "
+                "table of ads (--ads_path)"
+            )
+            verdict = dataclasses.replace(verdict, notes=(*verdict.notes, note))
+        if not force:
+            verdict.check(version)
+    return verdict.to_json(force)
 
 
 def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict[str, Any]:
@@ -91,7 +87,7 @@ def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict
 
 
 def check_copied_release(
-    base: pathlib.Path, copied: manifest.Manifest, force: bool
+    base: pathlib.Path, copied: releases.Bundle, force: bool
 ) -> dict[str, Any]:
     """Evaluates a release of another base directory before it is published in this one.
 
@@ -99,7 +95,7 @@ def check_copied_release(
 
     Args:
         base: Base directory of the bundles.
-        copied: The manifest of the release.
+        copied: The release.
         force: Whether to publish a refused release.
 
     Returns:
@@ -109,17 +105,15 @@ def check_copied_release(
         ReleaseRefusedError: The gate refuses it, and `force` is off.
     """
     verdict = gate.Verdict((), ())
-    if "validation" in copied.metrics and releases.versions(base):
+    if "validation" in copied.manifest.metrics and releases.versions(base):
         version = releases.stable(base)
         try:
             stable = _measured(manifest.read(base, version))
         except errors.BundleError:
             stable = gate.Released(version, {})
-        own = _measured(copied)
+        own = _measured(copied.manifest)
         verdict = gate.judge(own.figures, stable, own.utility_shares)
-        if not force:
-            verdict.check(version)
-    return verdict.to_json(force)
+    return _decide(base, verdict, releases.ad_ids(copied.base, copied.version), force)
 
 
 def _measured(release: manifest.Manifest) -> gate.Released:

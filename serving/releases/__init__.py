@@ -1,6 +1,7 @@
 """Release bundles: the parts of version N, and which version serves."""
 
 from serving.manifest import versions
+from serving.releases.ads_table import ad_ids, describe_missing_ads
 from serving.releases.assembly import ReleaseInputs, assemble
 from serving.releases.bundle import Bundle, current_pointer, latest, load, stable
 from serving.releases.changes import (
@@ -38,12 +39,14 @@ __all__ = [
     "ReleaseInputs",
     "ServedVersions",
     "Staged",
+    "ad_ids",
     "assemble",
     "candidate_rows",
     "check_ad_tower",
     "check_scores",
     "copy_release",
     "current_pointer",
+    "describe_missing_ads",
     "end_canary",
     "is_held",
     "latest",

@@ -1,18 +1,23 @@
-"""The table of ads that a release is published with, checked and typed.
+"""The table of ads that a release is published with, checked, typed and compared with the last.
 
 Shapes: N ads.
 """
 
+import pathlib
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import feather
 
 from serving import errors
-from serving.index import AD_ID, MAX_AD_ID_BYTES
+from serving.index import AD_ID, ADS_FILE, MAX_AD_ID_BYTES
 from tfrecords import terminal
 from tfrecords.schema import SHOWN, Field, Schema, numbers_of, shown_text, texts_of
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+# Ads come and go; a release that lacks more of the last one's is announced.
+_MAX_MISSING_ADS = 0.2
 
 
 def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
@@ -64,8 +69,38 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
     return pa.table({AD_ID: _ids([_whole(ads[name]) for name in key], key), **columns})
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
+def ad_ids(base: pathlib.Path, version: int) -> pa.ChunkedArray:
+    """Returns the ad ids of a release, without its live updates.
+
+    Raises:
+        OSError: The release is damaged.
+    """
+    path = base / "ad_index" / str(version) / ADS_FILE
+    return feather.read_table(path, [AD_ID], memory_map=True)[AD_ID]
+
+
+def describe_missing_ads(
+    base: pathlib.Path, version: int, ids: pa.Array | pa.ChunkedArray
+) -> str | None:
+    """Returns a clause with the number of ads that are missing, if they are many.
+
+    Args:
+        base: Base directory of the bundles.
+        version: The last release; if it is damaged, nothing is compared.
+        ids: [N] ad ids of the next one.
+    """
+    try:
+        before = ad_ids(base, version)
+    except OSError:
+        return None
+    missing = len(before) - pc.sum(pc.is_in(before, _whole(ids.cast(before.type)))).as_py()
+    if missing <= _MAX_MISSING_ADS * len(before):
+        return None
+    return f"{missing:,} of the {len(before):,} ads of release {version} are missing"
+
+
+def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 

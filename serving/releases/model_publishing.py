@@ -1,5 +1,7 @@
 """Publishes SavedModels of any framework as a release."""
 
+import contextlib
+import logging
 import os
 import pathlib
 import shutil
@@ -10,10 +12,11 @@ import pyarrow as pa
 import tensorflow as tf
 
 from serving import errors, manifest
-from serving.index import IndexConfig
-from serving.releases import ads_table, assembly, publishing
+from serving.index import AD_ID, IndexConfig
+from serving.releases import ads_table, assembly, bundle, publishing
 from tfrecords.schema import Schema
 
+_logger = logging.getLogger(__name__)
 _Path = str | os.PathLike[str]
 
 
@@ -72,8 +75,10 @@ def publish_models(
     if ranker is not None:
         sources["ranker"] = ranker
     directories = {part: _checked(part, path) for part, path in sources.items()}
+    checked = ads_table.checked_ads(ads, schema)
+    _warn_of_missing_ads(pathlib.Path(base), checked[AD_ID])
     inputs = assembly.ReleaseInputs(
-        ads=ads_table.checked_ads(ads, schema),
+        ads=checked,
         schema=schema,
         sample_requests=sample_requests,
         index_config=index_config,
@@ -87,6 +92,13 @@ def publish_models(
         return assembly.assemble(staged, inputs)
 
     return publishing.publish(base, write, wait_seconds=wait_seconds)
+
+
+def _warn_of_missing_ads(base: pathlib.Path, ids: pa.ChunkedArray) -> None:
+    # There may be no release, or no valid releases.json.
+    with contextlib.suppress(errors.BundleNotFoundError, errors.ReleasesFileError):
+        if missing := ads_table.describe_missing_ads(base, bundle.stable(base), ids):
+            _logger.warning("%s in the table of ads. Add those that are still shown.", missing)
 
 
 def _checked(part: str, path: _Path) -> pathlib.Path:

@@ -9,7 +9,7 @@ from typing import Any
 from serving import errors, manifest
 from serving.releases import bundle, parts, publishing
 
-Gate = Callable[[pathlib.Path, manifest.Manifest], dict[str, Any]]
+Gate = Callable[[pathlib.Path, bundle.Bundle], dict[str, Any]]
 
 
 def copy_release(
@@ -26,7 +26,7 @@ def copy_release(
         source: Base directory of the release.
         version: Release version in `source`. None copies the stable release.
         base: Base directory of the copy. Created if it does not exist.
-        gate: Called with `base` and the manifest. Returns the decision, which replaces the one of
+        gate: Called with `base` and the release. Returns the decision, which replaces the one of
             `source` in the metrics of the copy, or raises an error to reject the release.
         wait_seconds: Maximum time to wait for another publish to end.
 
@@ -46,7 +46,7 @@ def copy_release(
             )
         content = release.manifest
         if gate is not None:
-            metrics = {**content.metrics, "gate": gate(base, content)}
+            metrics = {**content.metrics, "gate": gate(base, release)}
             content = dataclasses.replace(content, metrics=metrics)
 
         def write(staged: publishing.Staged) -> manifest.Content:

@@ -42,7 +42,7 @@ from serving.cli.flags import bundle_flags, gate_flags
 from tfrecords import terminal
 
 if TYPE_CHECKING:
-    from serving import manifest, releases
+    from serving import releases
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(gate_flags)
@@ -171,7 +171,7 @@ def _publish(base: pathlib.Path) -> None:
         )
 
 
-def _check(base: pathlib.Path, copied: manifest.Manifest) -> dict[str, Any]:
+def _check(base: pathlib.Path, copied: releases.Bundle) -> dict[str, Any]:
     """Evaluates a release, and prints what was forced and what was not compared."""
     from serving import export
 

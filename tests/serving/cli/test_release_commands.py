@@ -517,6 +517,14 @@ def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):
     assert [row.endswith("published with --force") for row in listed[1:]] == [True, False]
 
 
+def test_a_copy_that_lacks_ads_of_the_last_release_is_announced(base, call, tmp_path):
+    few = serving_fixtures.publish_trainings(tmp_path / "few", 1, num_ads=200)
+    _, text = call("release", f"--bundle={base}", "--action=publish", f"--source={few}")
+    assert text.startswith("! 100 of the 300 ads of release 2 are missing. To keep those ")
+    (note,) = manifest.read(base, 3).metrics["gate"]["notes"]
+    assert text.startswith(note)
+
+
 def test_a_copy_has_the_decision_of_the_gate_in_its_own_base_directory(base, call, tmp_path):
     forced = {"forced": True, "refusals": ["worse than release 1"], "notes": []}
     release = dataclasses.replace(manifest.read(base, 2), metrics={"gate": forced})

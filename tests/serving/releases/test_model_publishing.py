@@ -228,6 +228,15 @@ def test_a_second_release_is_promoted_as_canary_and_rolled_back(models, tmp_path
     assert releases.load(tmp_path).version == 1
 
 
+def test_a_table_without_many_ads_of_the_last_release_is_warned_of(models, tmp_path, caplog):
+    published(tmp_path, models)
+    published(tmp_path, models, ads=ADS[: NUM_ADS - 60])  # 20 % are missing
+    assert "missing" not in caplog.text
+    published(tmp_path, models, ads=ADS[: NUM_ADS - 120])
+    # Release 2, which is stable because it is the latest, has 240 ads.
+    assert "60 of the 240 ads of release 2 are missing in the table of ads." in caplog.text
+
+
 def test_the_same_models_have_the_same_training_id(base, models, tmp_path):
     first = manifest.read(base, 1)
     assert published(tmp_path, models).training_id == first.training_id
