@@ -192,7 +192,7 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
     """Returns a description of each release, newest first; `problem` if it is damaged or missing.
 
     A release is missing if `releases.json` names it and it is not published. `in_use` is None if it
-    is unknown: without write access, or without locks.
+    is unknown: without its manifest, without write access, or without locks.
 
     Raises:
         BundleNotFoundError: No release is published.
@@ -212,9 +212,11 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
         try:
             release = manifest.read(base, version)
         except errors.BundleError as error:
-            is_missing = isinstance(error, errors.BundleNotFoundError)
-            problem = f"manifests/{version}.json is missing" if is_missing else str(error)
-            rows.append({**row, "problem": problem})
+            row["problem"] = str(error)
+            if isinstance(error, errors.BundleNotFoundError):
+                # The locks are on the manifest.
+                row |= {"problem": f"manifests/{version}.json is missing", "in_use": None}
+            rows.append(row)
             continue
         rows.append(
             {

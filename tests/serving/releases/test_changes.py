@@ -307,6 +307,16 @@ def test_the_list_names_releases_that_are_missing(base):
     assert [row["problem"] for row in rows[:3]] == [
         *("manifests/9.json is missing", "manifests/8.json is missing", None)
     ]
+    assert [row["in_use"] for row in rows] == [None, None, False, False, False]
+
+
+def test_whether_a_release_is_in_use_is_unknown_if_its_manifest_was_lost(base):
+    releases.promote(base, 2)
+    held = in_use.hold(base, 2)
+    manifest.path_of(base, 2).unlink()
+    in_use_by_version = {row["version"]: row["in_use"] for row in releases.list_releases(base)}
+    assert in_use_by_version == {3: False, 2: None, 1: False}
+    held.close()
 
 
 @pytest.mark.process
