@@ -58,6 +58,7 @@ class _Prepared:
     """A release and the update to apply to it; None changes nothing."""
 
     version: int
+    notes: list[str]
     live: LiveIndex
     update: Update | None
     rates: Mapping[str, Mapping[str, float]]
@@ -85,19 +86,23 @@ def main() -> None:
         recall = one.live.measure_recall() if FLAGS.measure_recall else None
         status = one.live.status()
         one.live.close()
+        given = one.update.rates if one.update else ()
+        view = one.live.view()
+        unknown = {rate.name: view.without_ads(rate.of, one.rates[rate.name]) for rate in given}
         if FLAGS.json:
             done = None if applied is None else dataclasses.asdict(applied)
-            row = {"applied": done, "recall_at_500": recall, "live": status}
-            results.append({"version": one.version, **row})
+            row = {"version": one.version, "applied": done, "notes": one.notes}
+            state = {"recall_at_500": recall, "live": status}
+            results.append({**row, "rate_values_not_found": unknown, **state})
             continue
         if applied is not None and (FLAGS.add or FLAGS.remove):
             print(f"release {one.version}: {_description(applied)}")
         elif len(versions) > 1:
             print(f"release {one.version}:")
-        for rate in one.update.rates if one.update else ():
-            given = one.rates[rate.name]
-            unknown = one.live.view().without_ads(rate.of, given)
-            print(f"{rate.name} of {len(given):,} values{_not_found(len(unknown), unknown[:3])}")
+        for note in one.notes:
+            print(note)
+        for name, values in unknown.items():
+            print(f"{name} of {len(one.rates[name]):,} values{_not_found(len(values), values[:3])}")
         _print_state(base, one.version, recall, status)
     if FLAGS.json:
         command_line.print_json({"releases": results})
@@ -111,12 +116,10 @@ def _prepare(base: pathlib.Path, version: int, removed: Sequence[str]) -> _Prepa
     ads, notes = (
         ad_feeds.read_ads(pathlib.Path(FLAGS.add), release.manifest) if FLAGS.add else ([], [])
     )
-    if notes and not FLAGS.json:
-        print(*notes, sep="\n")
     rates = ad_feeds.read_rates(pathlib.Path(FLAGS.rates), release.manifest) if FLAGS.rates else {}
     live = LiveIndex(release, channel=open_channel(update_flags.update_channel(), release))
     update = live.prepare(ads, removed, rates) if ads or removed or rates else None
-    return _Prepared(version, live, update, rates)
+    return _Prepared(version, notes, live, update, rates)
 
 
 @contextlib.contextmanager

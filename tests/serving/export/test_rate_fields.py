@@ -1,5 +1,6 @@
 """Rates from the log to a release and to live updates."""
 
+import json
 import shutil
 
 import numpy as np
@@ -111,6 +112,9 @@ def test_the_command_names_values_that_no_ad_has(release, rates_file):
     flags = [f"--rates={rates_file}", f"--add={added}", f"--remove={removed}"]
     done = scripts_in_forks.run("update_index.py", f"--bundle={release.base}", *flags)
     assert "brand_clicks of 3 values, 2 not found ('other', 'unseen')" in done.stdout.splitlines()
+    done = scripts_in_forks.run("update_index.py", f"--bundle={release.base}", flags[0], "--json")
+    (row,) = json.loads(done.stdout)["releases"]
+    assert row["rate_values_not_found"] == {"brand_clicks": ["other", "unseen"]}
     rates_file.write_text("brand,brand_clicks\n")
     done = scripts_in_forks.run("update_index.py", f"--bundle={release.base}", flags[0])
     assert done.stdout.startswith("brand_clicks of 0 values\nlive: 1 ads;")

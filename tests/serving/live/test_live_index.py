@@ -548,6 +548,20 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_script_says_what_a_table_of_ads_lacks(release, tmp_path, as_json):
+    path = tmp_path / "ads.csv"
+    path.write_text("ad_id,tags,price\nc-1,a|b,2.5\n,a,1\n,b,1\n")
+    flags = [f"--bundle={release.base}", f"--add={path}", *(["--json"] if as_json else [])]
+    text = scripts_in_forks.run("update_index.py", *flags).stdout
+    found = json.loads(text)["releases"][0]["notes"] if as_json else text.splitlines()[1:3]
+    assert found == [
+        f"{path} has no columns ['advertiser', 'category']; these fields are missing in its ads",
+        f"{path} has 2 rows without an ad id, which are left out",
+    ]
+
+
+@pytest.mark.process
 def test_files_written_by_other_programs_are_read(release, tmp_path):
     # A byte order mark, Windows line ends, and U+2028 and U+0085, which are valid in JSON.
     title = "a\u2028b\u0085c"
