@@ -313,6 +313,13 @@ def _checked(event: Any, kinds: Mapping[str, str]) -> dict[str, Any]:
         values[_EVENT_ID] = _id(_EVENT_ID, given)
     for label, kind in kinds.items():
         values[label] = _label(label, event.get(label), kind == manifest.AMOUNT)
+    posted = event.get("event")
+    if isinstance(posted, str) and posted in kinds and all(values[name] is None for name in kinds):
+        value = "AMOUNT" if kinds[posted] == manifest.AMOUNT else "1"
+        raise ValueError(
+            f'expected the label "{posted}": {value}, got "event": "{posted}", which only '
+            "POST /v1/events takes"
+        )
     return values
 
 

@@ -325,6 +325,22 @@ def test_columns_that_are_not_read_are_named(script, log_files, tmp_path, capsys
     assert "\nColumns not read: revenu (Did you mean 'revenue'?), xyz\n" in capsys.readouterr().out
 
 
+def test_an_event_in_the_format_of_the_service_is_refused_with_its_label(log_files, tmp_path):
+    ids = {"request_id": "r2", "ad_id": "ad-1"}
+    posted = [
+        {**ids, "event": "click"},
+        {**ids, "event": "revenue", "amount": 2.5},
+        {**ids, "event": "view"},  # no label, and not in that format
+        {**ids, "event": "click", "click": 1},
+    ]
+    message = (
+        r'2 of 4 events are malformed.*"click": 1, got "event": "click", which only POST /v1/events'
+        r' takes.*"revenue": AMOUNT, got "event": "revenue"'
+    )
+    with pytest.raises(errors.ImpressionLogError, match=f"(?s){message}"):
+        join(log_files, posted, tmp_path)
+
+
 def test_impressions_and_events_that_are_delivered_again_count_once(log_files, tmp_path):
     purchase = {"request_id": "r2", "ad_id": "ad-1", "revenue": 2.5, "click": 1}
     events = [
