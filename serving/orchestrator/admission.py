@@ -88,7 +88,8 @@ class Admission:
         if expected_ms > allowed_ms:
             return _overloaded(
                 f"With {self.in_flight} requests in flight, an answer is expected to take "
-                f"{expected_ms:.0f} ms; the limit is {allowed_ms:.0f} ms, {_SHARE:.0%} of the time "
+                f"{requests.milliseconds_text(expected_ms)}; the limit is "
+                f"{requests.milliseconds_text(allowed_ms)}, {_SHARE:.0%} of the time "
                 f"left until the deadline of {deadline.milliseconds:g} ms."
             )
         return None

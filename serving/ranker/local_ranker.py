@@ -73,7 +73,8 @@ class LocalRanker:
             return await asyncio.wait_for(running, max(0.0, timeout_seconds))
         except TimeoutError as error:
             raise errors.RankerDeadlineError(
-                f"The ranker of this process did not answer within {timeout_seconds * 1000:.0f} ms."
+                "The ranker of this process did not answer within "
+                f"{requests.milliseconds_text(timeout_seconds * 1000)}."
             ) from error
 
     async def connected(self, timeout_seconds: float) -> None:

@@ -126,7 +126,7 @@ class RankerClient:
         except TimeoutError as error:
             raise errors.RankerUnavailableError(
                 f"The ranker at {self.address} is not available: no connection within "
-                f"{timeout_seconds * 1000:.0f} ms."
+                f"{requests.milliseconds_text(timeout_seconds * 1000)}."
             ) from error
 
     async def close(self, grace_seconds: float | None = None) -> None:
@@ -189,7 +189,8 @@ class RankerClient:
                 )
                 can_wait = wait_if_busy and loop.time() + pause < end
                 if (is_busy and not can_wait) or (is_late and refused):
-                    within = f" within {timeout_seconds * 1000:.0f} ms" if wait_if_busy else ""
+                    allowed = requests.milliseconds_text(timeout_seconds * 1000)
+                    within = f" within {allowed}" if wait_if_busy else ""
                     raise errors.RankerBusyError(
                         f"The ranker at {self.address} had no free thread{within}. Raise its "
                         "--grpc_max_threads."
@@ -224,7 +225,8 @@ class RankerClient:
         server = f"The ranker at {self.address}"
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.RankerDeadlineError(
-                f"{server} did not answer within {max(0.0, timeout_seconds) * 1000:.0f} ms."
+                f"{server} did not answer within "
+                f"{requests.milliseconds_text(timeout_seconds * 1000)}."
             )
         if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return errors.RankerUnavailableError(f"{server} is not available: {details}")

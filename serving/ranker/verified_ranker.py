@@ -94,7 +94,7 @@ class VerifiedRanker:
         if not task.done():
             raise errors.RankerDeadlineError(
                 f"The ranker at {self._client.address} was not verified within "
-                f"{timeout_seconds * 1000:.0f} ms."
+                f"{requests.milliseconds_text(timeout_seconds * 1000)}."
             )
         task.result()
         if not self.is_verified or (again and self._problem):

@@ -9,7 +9,7 @@ from serving.requests.answer import (
     RankedAd,
     UtilityPart,
 )
-from serving.requests.deadline import Deadline
+from serving.requests.deadline import Deadline, milliseconds_text
 from serving.requests.event import (
     MAX_SECONDS_AHEAD,
     Event,
@@ -89,6 +89,7 @@ __all__ = [
     "check_event_time",
     "check_value",
     "joined",
+    "milliseconds_text",
     "others_not_added",
     "parse",
     "refusal",

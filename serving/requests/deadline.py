@@ -22,3 +22,12 @@ class Deadline:
     def remaining_ms(self) -> float:
         """Returns the milliseconds that are left; negative after the deadline."""
         return self.milliseconds - (self.clock() - self.started) * 1000
+
+
+def milliseconds_text(milliseconds: float) -> str:
+    """Returns a duration for a message, such as `0.4 ms` or `1500 ms`.
+
+    Args:
+        milliseconds: Duration in milliseconds; a negative one counts as 0.
+    """
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{max(0.0, milliseconds):.2g} ms"
