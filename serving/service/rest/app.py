@@ -28,6 +28,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import fastapi
+import prometheus_client
 from fastapi import responses
 
 from serving import errors, orchestrator
@@ -72,6 +73,9 @@ def create_app(
         draining: Set when the service drains; see `http_server`. None: never.
     """
     draining = draining or threading.Event()
+    # Otherwise each counter and histogram has a gauge of its time of creation, but only in a
+    # service of one process.
+    prometheus_client.disable_created_metrics()
     # Releases come and go: only the router may hold a reference to one.
     users, impressions = router.stable.users, router.stable.impressions
 

@@ -47,6 +47,7 @@ def test_answers_are_counted_under_their_version(tiny_bundle, ranker_address):
         httpx.post(f"{url}/v1/recommend", json={"k": 0}, timeout=60)
         httpx.get(f"{url}/nothing/here", timeout=60)
         found = samples(url)
+    assert not [name for name, _ in found if name.endswith("_created")]
     outcomes = {"full": 3, "retrieval_order": 1, "fewer_candidates": 0}
     for outcome, count in outcomes.items():
         assert value(found, "tfrec_answers_total", version="1", outcome=outcome) == count
@@ -123,6 +124,7 @@ def test_pages_of_several_processes_leave_out_what_is_gone(tmp_path):
     assert 'tfrec_ranker_replicas{version="2"} 1.0' in page
     assert 'version="1"' not in page
     assert "b:1" not in page
+    assert "_created" not in page
 
 
 def test_drift_is_what_was_predicted_over_what_the_release_recorded(
