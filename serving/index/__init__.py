@@ -10,6 +10,7 @@ from serving.index.ad_index import (
     ListedAd,
     build_index,
     drop_index,
+    file_of_one_process,
     listed_ads,
 )
 from serving.index.backend import EligibleAds, IndexBackend
@@ -73,6 +74,7 @@ __all__ = [
     "drop_index",
     "drop_unfinished",
     "exact_rows",
+    "file_of_one_process",
     "listed_ads",
     "pareto_front",
     "read_index",

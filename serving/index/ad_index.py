@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from serving import errors, requests
 from serving.index import backend, index_build, kinds, search, widening
 from serving.index.filters import eligibility
-from serving.index.milvus import milvus_build, milvus_index
+from serving.index.milvus import connection, milvus_build, milvus_index
 from serving.index.tuning import index_choice
 from tfrecords.schema import SHOWN
 
@@ -190,6 +190,18 @@ def drop_index(entry: Mapping[str, Any]) -> None:
     """
     if backend.name_of(entry) == kinds.MILVUS:
         milvus_build.drop(entry)
+
+
+def file_of_one_process(entry: Mapping[str, Any]) -> str | None:
+    """Returns the milvus-lite file of a release's index, which only one process can open, or None.
+
+    Args:
+        entry: `index` of the manifest.
+    """
+    if backend.name_of(entry) != kinds.MILVUS:
+        return None
+    address = connection.address_of(entry["milvus"]["uri"])
+    return address if connection.is_file(address) else None
 
 
 def _indices(rows: np.ndarray) -> pa.Array:

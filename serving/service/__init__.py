@@ -7,7 +7,7 @@ from serving.service.http_server import (
 from serving.service.service_process import (
     ServiceSettings,
     announce,
-    check_rules,
+    check_first_release,
     load_stable_release,
     prepare_logs,
     say,
@@ -21,7 +21,7 @@ __all__ = [
     "Workers",
     "announce",
     "cannot_serve",
-    "check_rules",
+    "check_first_release",
     "check_tls",
     "load_stable_release",
     "prepare_logs",

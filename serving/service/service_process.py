@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from absl import logging as absl_logging
 
-from serving import errors, live, manifest, orchestrator, ranker, releases, requests, users
+from serving import errors, index, live, manifest, orchestrator, ranker, releases, requests, users
 from serving.config import (
     DEFAULT_MAX_BODY_BYTES,
     HttpConfig,
@@ -121,23 +121,30 @@ def say(line: str, json_logs: bool) -> None:
         print(line, flush=True)
 
 
-def check_rules(settings: ServiceSettings) -> None:
-    """Checks the service's rules with the first release to serve, before it is loaded.
+def check_first_release(settings: ServiceSettings, num_processes: int) -> None:
+    """Checks that the first release fits the settings, before it is loaded.
 
     Args:
-        settings: Settings of the process.
+        settings: Settings of each process.
+        num_processes: Number of processes.
 
     Raises:
         InvalidRequestError: The rules are not valid, or name fields that the release does not have.
+        ServerStartError: Several processes cannot open its index.
     """
-    if settings.orchestrator.rules is None:
-        return
     try:
         version = settings.version or releases.stable(settings.base)
         release = manifest.read(settings.base, version)
     except errors.BundleError:
         # Loading says why, or takes an earlier release.
         return
+    file = index.file_of_one_process(release.index)
+    if file is not None and num_processes > 1:
+        raise errors.ServerStartError(
+            f"Release {version} has its index in the milvus-lite file {file}, which only one "
+            f"process can open; expected --workers=1, got {num_processes}. Serve with one worker, "
+            "or use a Milvus server."
+        )
     requests.Validator(
         release,
         settings.orchestrator.default_k,

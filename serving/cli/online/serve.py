@@ -113,7 +113,7 @@ def main() -> None:
         except OSError as error:
             raise service.cannot_serve(FLAGS.host, FLAGS.port, error) from error
         releases.current_pointer(base)
-        service.check_rules(values)
+        service.check_first_release(values, FLAGS.workers)
         # With several workers, this process does not need a release.
         first = [service.load_stable_release(values)] if FLAGS.workers == 1 else []
         for release in first:

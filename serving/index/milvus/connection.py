@@ -43,7 +43,7 @@ def connect(uri: str) -> Any:
         "token": os.environ.get(TOKEN_VARIABLE, ""),
         "timeout": CONNECT_SECONDS,
     }
-    if "://" not in address_of(uri):
+    if is_file(address_of(uri)):
         return _open_file(options)
     try:
         return pymilvus.MilvusClient(**options)
@@ -94,9 +94,14 @@ def address_of(uri: str) -> str:
     return os.environ.get(URI_VARIABLE) or uri
 
 
+def is_file(uri: str) -> bool:
+    """Returns whether an address is the path of a milvus-lite file."""
+    return "://" not in uri
+
+
 def portable(uri: str) -> str:
     """Returns the path of a milvus-lite file as an absolute one."""
-    return uri if "://" in uri else str(pathlib.Path(uri).absolute())
+    return str(pathlib.Path(uri).absolute()) if is_file(uri) else uri
 
 
 @contextlib.contextmanager
