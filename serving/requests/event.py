@@ -12,6 +12,7 @@ from serving import errors
 from serving.requests.answer import AnswerPart
 from serving.requests.request import (
     EventKind,
+    Fields,
     Id,
     Number,
     RequestPart,
@@ -139,7 +140,7 @@ class UserId(RequestPart):
 class UserProfile(RequestPart):
     """The profile of a user."""
 
-    profile: dict[str, Any]
+    profile: Fields
     """Raw query fields that describe the user, as `user` of a request."""
 
 

@@ -5,9 +5,11 @@ checks what depends on a release, such as the names of its fields. The descripti
 the OpenAPI document. Null and absent mean the same everywhere.
 """
 
+import numbers
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args
 
+import numpy as np
 import pydantic
 import pydantic_core
 
@@ -27,6 +29,7 @@ MAX_HOURS = 87_600
 EventKind = Literal["impression", "click", "engagement", "revenue"]
 # Beyond it the utility of large revenues could leave the range of a float.
 MAX_WEIGHT = 1e9
+_NUMPY = (np.generic, np.ndarray)
 
 
 def as_digits(value: Any) -> Any:
@@ -34,8 +37,10 @@ def as_digits(value: Any) -> Any:
 
     Any other value, and an integer too long for an id, is returned unchanged.
     """
-    is_id = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 256
-    return str(value) if is_id else value
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        return value
+    # NumPy's integers, which data frames have, are not `int`.
+    return str(int(value)) if int(value).bit_length() <= 256 else value
 
 
 def as_field_text(value: Any) -> Any:
@@ -59,6 +64,20 @@ def as_text_set(values: tuple[str, ...]) -> tuple[str, ...]:
             "invalid_unicode", "text without unpaired surrogates"
         ) from error
     return tuple(sorted(set(values)))
+
+
+def _without_numpy(fields: Any) -> Any:
+    """Returns raw fields with Python's values for NumPy's, which data frames have."""
+    if not isinstance(fields, Mapping):
+        return fields
+    return {
+        name: [_as_python(item) for item in value] if isinstance(value, list) else _as_python(value)
+        for name, value in fields.items()
+    }
+
+
+def _as_python(value: Any) -> Any:
+    return value.tolist() if isinstance(value, _NUMPY) else value
 
 
 def _printable(text: str) -> str:
@@ -138,6 +157,8 @@ _Values = Annotated[
     tuple[Annotated[Any, pydantic.WithJsonSchema({"type": ["string", "number", "boolean"]})], ...],
     pydantic.Field(max_length=MAX_VALUES),
 ]
+# Raw query fields.
+Fields = Annotated[dict[str, Any], pydantic.BeforeValidator(_without_numpy)]
 _Counts = dict[_Text, Annotated[_Integer, pydantic.Field(ge=0, le=MAX_COUNT)]]
 _VALID_KEYS = pydantic.AfterValidator(_with_valid_keys)
 _Rule = TypeVar("_Rule")
@@ -294,10 +315,10 @@ class Seen(RequestPart):
 class Request(RequestPart):
     """One request for ads. All fields are optional; null and absent mean the same."""
 
-    user: dict[str, Any] | None = None
+    user: Fields | None = None
     """Raw query fields that describe the user: a string, a number or a boolean; for a list
     field a list of strings, oldest first; for a vector a list of numbers. Null: missing value."""
-    context: dict[str, Any] | None = None
+    context: Fields | None = None
     """Raw query fields that describe the situation; merged with `user`."""
     user_id: Id | None = None
     """Id of the user, the user key of the log. The service's user store fills in the fields that

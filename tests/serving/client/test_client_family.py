@@ -11,6 +11,7 @@ import threading
 import time
 
 import clocks
+import numpy as np
 import pytest
 import serving_fixtures
 import waiting
@@ -87,6 +88,18 @@ def test_the_same_calls_give_the_same_answers(service_url, local):
         assert [comparable(a) for a in batch] == [comparable(a) for a in other_batch]
         assert bundle["training_id"] == other_bundle["training_id"]
         assert state == [True, True]
+
+
+def test_all_take_the_values_of_data_frames(service_url, local):
+    fields = {"country": np.int64(7), "age": np.int64(41), "history": np.array([3, 8])}
+    parts = {"context": {"device": np.True_}, "user_id": np.int64(5), "deadline_ms": 60_000}
+    plain = {"country": 7, "age": 41, "history": [3, 8], "device": True}
+    with client.Client(service_url) as remote:
+        wanted = remote.recommend(context=plain, user_id=5, deadline_ms=60_000)
+        for user in (fields, {**fields, "age": np.float32(41), "history": [*fields["history"]]}):
+            for connected in (remote, local):
+                answer = connected.recommend(user=user, **parts)
+                assert [ad.ad_id for ad in answer.ads] == [ad.ad_id for ad in wanted.ads]
 
 
 @pytest.mark.parametrize(
