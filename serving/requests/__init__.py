@@ -27,11 +27,13 @@ from serving.requests.parsing import joined, parse, refusal, shortened
 from serving.requests.query_fields import Columns, QueryFields, as_finite_float, check_value
 from serving.requests.request import (
     MAX_DEADLINE_MS,
+    MAX_ID_LENGTH,
     MAX_REQUEST_ID_LENGTH,
     RELEASES,
     Cap,
     Condition,
     Diversity,
+    EventKind,
     Exploration,
     Filters,
     FrequencyCap,
@@ -48,6 +50,7 @@ from serving.requests.validation import Validator, ValidRequest
 
 __all__ = [
     "MAX_DEADLINE_MS",
+    "MAX_ID_LENGTH",
     "MAX_REQUEST_ID_LENGTH",
     "MAX_SECONDS_AHEAD",
     "RELEASES",
@@ -62,6 +65,7 @@ __all__ = [
     "Event",
     "EventBatch",
     "EventFields",
+    "EventKind",
     "EventsAdded",
     "Explanation",
     "Exploration",

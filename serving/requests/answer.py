@@ -19,6 +19,11 @@ _Value = TypeVar("_Value")
 _AbsentIfNone = Annotated[_Value | None, pydantic.Field(exclude_if=lambda value: value is None)]
 
 
+def _one_of(*values: str) -> pydantic.WithJsonSchema:
+    """Lists the values of a text in the schema. A client reads others, of a newer service, too."""
+    return pydantic.WithJsonSchema({"type": "string", "enum": values})
+
+
 # Columns that the frame of every answer has.
 _TYPES = {
     "rank": "int64",
@@ -63,9 +68,9 @@ class AdExplanation(AnswerPart):
 class LeftOut(AnswerPart):
     """Candidates that a rule left out although they rank above the last ad of the answer."""
 
-    rule: str
-    """cap, frequency_cap, diversity or exploration. A candidate left out by several caps counts for
-    each of them; it counts for other rules only if no cap leaves it out."""
+    rule: Annotated[str, _one_of("cap", "frequency_cap", "diversity", "exploration")]
+    """Kind of the rule. A candidate left out by several caps counts for each of them; it counts for
+    other rules only if no cap leaves it out."""
     field: str | None
     """Field of the cap; null for other rules."""
     count: int
@@ -188,7 +193,7 @@ class Answer(AnswerPart):
     degraded: str | None
     """Why only some candidates, or none, were ranked. Null: all were ranked, or the release has no
     ranker."""
-    order: str
+    order: Annotated[str, _one_of("utility", "retrieval")]
     """utility, or retrieval if no candidate was ranked; the ads have no scores then."""
     ads: list[RankedAd]
     """At most k ads; fewer if fewer are eligible."""
@@ -201,7 +206,7 @@ class Answer(AnswerPart):
     """Milliseconds of query_tower, index, features and ranker, of the user store if it was read
     (users), and in total. In a batch, the stages cover all requests that were computed
     together."""
-    user_data: _AbsentIfNone[str] = None
+    user_data: _AbsentIfNone[Annotated[str, _one_of("found", "unknown", "late", "failed")]] = None
     """Outcome of the user store: found, or unknown if it has no data on the user that the request
     needs; impressions are needed for frequency caps only. late or failed: the store did not answer,
     so this answer does not use its data. Absent without a user store, or without a user id."""

@@ -199,14 +199,16 @@ def _add_state_routes(
     def refused() -> str | None:
         return None if follower is None else follower.problem
 
-    @app.get("/v1/bundle", responses=refusals(400, 401, 500))
-    async def bundle(release: ReleaseName = "stable") -> dict[str, Any]:
+    @app.get("/v1/bundle", response_model=schemas.BundleBody, responses=refusals(400, 401, 500))
+    async def bundle(release: ReleaseName = "stable") -> responses.Response:
         """Describes a release (fields, heads, index, metrics, updates) and all loaded releases.
 
         Without a canary, `canary` means the stable release, as for requests.
         """
         described = orchestrator.describe_release(router.serving(release))
-        return {**described, "releases": router.status(), "refused": refused()}
+        return responses.JSONResponse(
+            {**described, "releases": router.status(), "refused": refused()}
+        )
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

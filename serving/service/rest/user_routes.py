@@ -12,11 +12,14 @@ import urllib.parse
 from typing import Annotated, Any
 
 import fastapi
+import pydantic
+from fastapi import responses
 from starlette import convertors
 
 from serving import errors, orchestrator, requests
 from serving.impressions import FeedbackLog
 from serving.service import release_router
+from serving.service.rest import schemas
 from serving.service.rest.openapi import refusals
 
 
@@ -29,6 +32,10 @@ class _AnyText(convertors.PathConvertor):
 convertors.register_url_convertor("any_text", _AnyText())
 # An id may contain a slash and a line break.
 _USER_PATH = "/v1/users/{user_id:any_text}"
+# Of `requests.UserId`, which checks it with the service's messages.
+_ID_SCHEMA = pydantic.WithJsonSchema(
+    {"type": "string", "minLength": 1, "maxLength": requests.MAX_ID_LENGTH}
+)
 
 
 def add_refusals(app: fastapi.FastAPI) -> None:
@@ -45,7 +52,10 @@ def add_refusals(app: fastapi.FastAPI) -> None:
         )
 
 
-async def _checked(http: fastapi.Request, user_id: str) -> str:
+async def _checked(
+    http: fastapi.Request,
+    user_id: Annotated[str, fastapi.Path(description="Id of the user."), _ID_SCHEMA],
+) -> str:
     """Returns the id of a user; raises `InvalidRequestError` if no request can have it."""
     path: str = http.scope["raw_path"].decode("latin-1")
     try:
@@ -87,10 +97,10 @@ def add_routes(
         """
         return await events.add(body.events)
 
-    @app.get(_USER_PATH, responses=refusals(400, 401, 500, 503))
-    async def get_user(user_id: _UserId) -> dict[str, Any]:
+    @app.get(_USER_PATH, response_model=schemas.UserBody, responses=refusals(400, 401, 500, 503))
+    async def get_user(user_id: _UserId) -> responses.Response:
         """Returns the stored data of a user: profile, actions and impressions."""
-        return (await data.get(user_id)).to_json()
+        return responses.JSONResponse((await data.get(user_id)).to_json())
 
     @app.put(_USER_PATH, **described)
     async def set_profile(user_id: _UserId, body: requests.UserProfile) -> requests.UserProfile:

@@ -424,6 +424,10 @@ def test_the_openapi_document_has_examples(http):
     text, number, _ = schemas["Request"]["properties"]["user_id"]["anyOf"]
     assert text == {"type": "string", "minLength": 1, "maxLength": 256}
     assert number == {"type": "integer"}
+    parts = {**schemas["Answer"]["properties"], **schemas["LeftOut"]["properties"]}
+    assert parts["order"]["enum"] == ["utility", "retrieval"]
+    assert parts["user_data"]["anyOf"][0]["enum"] == ["found", "unknown", "late", "failed"]
+    assert parts["rule"]["enum"] == ["cap", "frequency_cap", "diversity", "exploration"]
 
 
 def test_the_examples_are_answered_and_the_answers_are_as_documented(http):
@@ -456,6 +460,13 @@ def test_the_examples_are_answered_and_the_answers_are_as_documented(http):
         fits(http.post(path, content=b"{}"), path, "post")
     for path in ("/v1/bundle", "/healthz", "/readyz", "/metrics"):
         fits(http.get(path), path, "get")
+    described = http.get("/v1/bundle").json()
+    for part, name in (
+        (described, "BundleBody"),
+        (described["limits"], "RequestLimits"),
+        (described["releases"][0], "LoadedRelease"),
+    ):
+        assert set(part) == set(schemas[name]["properties"])
     fits(http.get("/v1/bundle?release=nightly"), "/v1/bundle", "get")
     for name in ("Answer", "ErrorBody"):
         (example,) = schemas[name]["examples"]

@@ -5,6 +5,7 @@ import json
 import time
 
 import httpx
+import jsonschema
 import prometheus_client.parser
 import pyarrow.parquet as pq
 import pytest
@@ -271,6 +272,8 @@ def test_a_service_without_a_store_has_no_users(service_url):
 
 def test_the_document_describes_the_routes_of_users(serve):
     with serve() as http:
+        http.post("/v1/events", json={"events": [event("e1"), event("e2", event="impression")]})
+        stored = http.get("/v1/users/u").json()
         document = http.get("/openapi.json").json()
     assert {"/v1/events", "/v1/users/{user_id}"} <= set(document["paths"])
     assert set(document["paths"]["/v1/users/{user_id}"]) == {"get", "put", "delete"}
@@ -292,6 +295,15 @@ def test_the_document_describes_the_routes_of_users(serve):
     assert set(user["get"]["responses"]) == set(user["delete"]["responses"])
     assert set(user["get"]["responses"]) == {"200", "400", "401", "500", "503"}
     assert "422" in user["put"]["responses"]
+    for operation in user.values():
+        (parameter,) = operation["parameters"]
+        assert (parameter["schema"]["minLength"], parameter["schema"]["maxLength"]) == (1, 256)
+    (content,) = user["get"]["responses"]["200"]["content"].values()
+    schema = {**content["schema"], "components": document["components"]}
+    jsonschema.Draft202012Validator(schema).validate(stored)
+    events = [*stored["actions"], *stored["impressions"]]
+    properties = document["components"]["schemas"]["KeptEvent"]["properties"]
+    assert [set(one) for one in events] == [set(properties)] * 2
 
 
 def test_the_example_of_a_profile_is_without_the_id_of_its_user(
