@@ -31,6 +31,8 @@ from tfrecords import terminal
 Found = TypeVar("Found")
 _logger = logging.getLogger(__name__)
 _OWN_PACKAGES = ("tfrec", "tfrecords", "serving")
+# File of a module -> the module's spec, and the content of the file.
+_imported: dict[str, tuple[Any, bytes]] = {}
 
 
 class Registry(Generic[Found]):
@@ -169,7 +171,8 @@ class Registry(Generic[Found]):
 
         The source is the file of the class or module; the files of its base classes; and the files
         that these import at their top, unless they belong to an installed package. The source of a
-        class in a notebook is its cell, and the cells and files that its code refers to.
+        class in a notebook is its cell, and the cells and files that its code refers to. A file
+        counts as it was imported; a warning says so if it was edited since then.
 
         Raises:
             ValueError: See `get`.
@@ -183,6 +186,16 @@ class Registry(Generic[Found]):
         for source in sorted(sources.values()):
             digest.update(hashlib.sha256(source).digest())
         return digest.hexdigest()[:16]
+
+
+class Plugin:
+    """A base class of users' classes: their source is read when they are defined."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        module = sys.modules.get(cls.__module__)
+        if module is not None and _is_of_user(module):
+            _sources(cls)
 
 
 def reference_to(found: str | type) -> str:
@@ -236,7 +249,9 @@ def _sources(found: Any) -> dict[str, bytes]:
     if inspect.ismodule(found):
         _add_file(found, sources)
     for base in inspect.getmro(found) if inspect.isclass(found) else ():
-        module = sys.modules[base.__module__]
+        module = sys.modules.get(base.__module__)
+        if module is None:
+            continue
         if not hasattr(module, "__file__"):
             _add_cells(base, sources)
         elif base is found or _is_of_user(module):
@@ -249,11 +264,24 @@ def _add_file(module: types.ModuleType, sources: dict[str, bytes]) -> None:
     file = getattr(module, "__file__", None)
     if file is None or file in sources or not os.path.isfile(file):
         return
-    sources[file] = pathlib.Path(file).read_bytes()
-    for name in _imported_names(ast.parse(sources[file]), module.__package__ or ""):
+    sources[file] = _imported_source(module, file)
+    for name in _imported_names(ast.parse(sources[file], file), module.__package__ or ""):
         used = sys.modules.get(name)
         if used is not None and _is_of_user(used):
             _add_file(used, sources)
+
+
+def _imported_source(module: types.ModuleType, file: str) -> bytes:
+    """Returns the file of a module as it was first read since the module was imported."""
+    now, spec = pathlib.Path(file).read_bytes(), module.__spec__
+    # A reload replaces the spec, and keeps the module.
+    of_spec, before = _imported.get(file, (None, None))
+    if before is None or of_spec is not spec:
+        _imported[file] = spec, now
+        return now
+    if now != before:
+        _warn_of_edited(file, now)
+    return before
 
 
 def _imported_names(tree: ast.AST, package: str) -> Iterator[str]:
@@ -312,6 +340,15 @@ def _warn_of_shadowed(what: str, name: str, package: str, value: str) -> None:
         "The %s %r of the package %s is not used: there is a built-in one of this name. Name it as "
         "%s, or rename it in the package.",
         *(what, name, package, value),
+    )
+
+
+@functools.cache  # Once for each edit.
+def _warn_of_edited(file: str, content: bytes) -> None:
+    _logger.warning(
+        "%s was edited after it was imported, and this process uses it as it was. To use the "
+        "edited file, start another process, or reload the module with importlib.reload.",
+        file,
     )
 
 

@@ -27,7 +27,7 @@ from tfrecords.schema import Field
 _NGRAMS = (2, 3, 4, 5)
 
 
-class TextEncoder(tf.Module):
+class TextEncoder(plugins.Plugin, tf.Module):
     """Turns texts into vectors.
 
     Variables, tables and assets that are attributes are saved with the exported models.

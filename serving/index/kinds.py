@@ -40,7 +40,7 @@ EXACT_UP_TO = 10_000
 _INT32_END = 2**31
 
 
-class IndexKind:
+class IndexKind(plugins.Plugin):
     """The base class of your own kinds of index.
 
         class Bytes(index.IndexKind):

@@ -1,6 +1,7 @@
 """Models of a user: the examples are trained, evaluated, exported and served as ours are."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 import sys
@@ -91,9 +92,11 @@ def test_weights_are_not_combined_with_another_source(workdir, examples):
     data_set, source = reader.DataSet(workdir / "data"), examples / "dlrm_ranker.py"
     own = source.read_text()
     source.write_text(own.replace('activation="relu"', 'activation="tanh"'))
+    importlib.reload(sys.modules["dlrm_ranker"])
     with pytest.raises(ValueError, match=r"ranker.json: the source of the model, .* has changed"):
         ranking.load_ranker(data_set, workdir / "ranker")
     source.write_text(own)
+    importlib.reload(sys.modules["dlrm_ranker"])
     ranking.load_ranker(data_set, workdir / "ranker")
 
 

@@ -5,6 +5,7 @@ import functools
 import importlib
 import itertools
 import linecache
+import pathlib
 import sys
 import types
 
@@ -13,7 +14,7 @@ import pytest
 from tfrecords import plugins
 
 
-class Base:
+class Base(plugins.Plugin):
     pass
 
 
@@ -60,6 +61,14 @@ def here(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+def edit(file, source):
+    """Edits a module; it and the others of its folder are imported again."""
+    file.write_text(source)
+    for name, module in list(sys.modules.items()):
+        if pathlib.Path(getattr(module, "__file__", None) or "/").is_relative_to(file.parent):
+            del sys.modules[name]
+
+
 def test_our_names_classes_and_the_class_itself_are_found():
     assert REGISTRY.get("own") is Own
     assert REGISTRY.get(f"{__name__}:Own.Inner") is Own.Inner
@@ -97,7 +106,7 @@ def test_a_module_of_the_current_directory_is_found_and_its_source_is_identified
     assert issubclass(found, Base)
     assert plugins.reference_to(found) == "mine_to_find:Mine"
     first = REGISTRY.digest("mine_to_find:Mine")
-    (here / "mine_to_find.py").write_text("# other\n")
+    edit(here / "mine_to_find.py", f"from {__name__} import Base\nclass Mine(Base): SIGN = 1\n")
     assert REGISTRY.digest("mine_to_find:Mine") not in (first, None)
     assert REGISTRY.digest("own") is None
 
@@ -124,9 +133,9 @@ def test_a_source_is_that_of_base_classes_and_imported_files_too(here):
         "import json, mine_helper\nfrom mine_base import Mine\nclass Top(Mine): pass\n"
     )
     digests = [REGISTRY.digest("mine_top:Top")]
-    (here / "mine_helper.py").write_text("SIGN = -1\n")
+    edit(here / "mine_helper.py", "SIGN = -1\n")
     digests.append(REGISTRY.digest("mine_top:Top"))
-    (here / "mine_base.py").write_text("# other\n")
+    edit(here / "mine_base.py", f"from {__name__} import Base\nclass Mine(Base): SIGN = 1\n")
     digests.append(REGISTRY.digest("mine_top:Top"))
     (here / "unrelated.py").write_text("")
     assert REGISTRY.digest("mine_top:Top") == digests[2]
@@ -140,7 +149,7 @@ def test_the_source_of_a_class_or_module_of_an_installed_package_is_identified(p
     digests = {name: REGISTRY.digest(name) for name in ("its_class", "its_module")}
     assert digests["its_class"] == digests["its_module"] == REGISTRY.digest("offered:Mine")
     assert digests["its_class"] is not None
-    source.write_text("# other\n")
+    edit(source, f"from {__name__} import Base\nclass Mine(Base): SIGN = 1\n")
     assert all(REGISTRY.digest(name) not in (before, None) for name, before in digests.items())
 
 
@@ -155,8 +164,30 @@ def test_a_source_does_not_depend_on_what_else_is_imported(here):
     digest = REGISTRY.digest("mine_of_proj:Mine")
     importlib.import_module("proj.others")
     assert REGISTRY.digest("mine_of_proj:Mine") == digest
-    (here / "proj" / "parts.py").write_text("SIGN = -1\n")
+    edit(here / "proj" / "parts.py", "SIGN = -1\n")
+    del sys.modules["mine_of_proj"]
     assert REGISTRY.digest("mine_of_proj:Mine") != digest
+
+
+@pytest.mark.parametrize("edited", ["mine_kept", "mine_helper"])
+def test_a_source_is_that_of_the_imported_code_until_it_is_reloaded(here, edited, caplog):
+    (here / "mine_helper.py").write_text("SIGN = 1\n")
+    (here / "mine_kept.py").write_text(
+        f"import mine_helper\nfrom {__name__} import Base\nclass Mine(Base): pass\n"
+    )
+    sys.path.append(str(here))
+    importlib.import_module("mine_kept")
+    (here / f"{edited}.py").write_text((here / f"{edited}.py").read_text() + "# The next idea.\n")
+    first = REGISTRY.digest("mine_kept:Mine")
+    assert REGISTRY.digest("mine_kept:Mine") == first
+    assert caplog.messages == [
+        f"{here / edited}.py was edited after it was imported, and this process uses it as it was. "
+        "To use the edited file, start another process, or reload the module with "
+        "importlib.reload."
+    ]
+    importlib.reload(sys.modules[edited])
+    assert REGISTRY.digest("mine_kept:Mine") not in (first, None)
+    assert len(caplog.messages) == 1
 
 
 @pytest.fixture
@@ -182,7 +213,7 @@ def test_the_source_of_a_class_in_a_notebook_is_its_cell_and_what_it_names(
     monkeypatch.syspath_prepend(here)
     (here / "mine_helper.py").write_text("SIGN = 1\n")
     (here / "unrelated.py").write_text("")
-    notebook("import mine_helper")
+    notebook("import importlib, mine_helper")
     notebook("def half(x):\n    return x / 2")
     notebook("class First:\n    def first(self):\n        return half(1)")
     mine = "class Mine(First):\n    def rate(self):\n        return mine_helper.SIGN * {}"
@@ -192,7 +223,7 @@ def test_the_source_of_a_class_in_a_notebook_is_its_cell_and_what_it_names(
     assert notebook(mine.format(0.1)) == first
     changed = [notebook(mine.format(0.2)), notebook("def half(x):\n    return x / 3")]
     (here / "mine_helper.py").write_text("SIGN = -1\n")
-    changed.append(notebook("other = 2"))
+    changed.append(notebook("importlib.reload(mine_helper)"))
     assert len({first, *changed}) == 4
 
 

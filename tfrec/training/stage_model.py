@@ -13,7 +13,7 @@ import tensorflow_recommenders as tfrs
 
 from tfrec import layers
 from tfrec.training import summaries
-from tfrecords import reader
+from tfrecords import plugins, reader
 
 Model = TypeVar("Model", bound=tfrs.Model)
 
@@ -51,7 +51,7 @@ def construct(kind: type[Model], build: Callable[[], Model], expected: str) -> M
     return model
 
 
-class StageModel(tfrs.Model):
+class StageModel(plugins.Plugin, tfrs.Model):
     """A model with embedding tables.
 
     Differs from `tfrs.Model` in three ways. `loss` in logs is the mean over the epoch, not the

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tfrecords import terminal
+from tfrecords import plugins, terminal
 from tfrecords.formats import protocol, tabular
 from tfrecords.formats.files import json_lines, lines
 from tfrecords.schema import Schema
 
 
-class LogFormat:
+class LogFormat(plugins.Plugin):
     """A log format: opens logs that are read in chunks; see `protocol`.
 
     A module with these three functions is a format too.

@@ -1,6 +1,8 @@
 """What a step of the pipeline is repeated for."""
 
 import dataclasses
+import importlib
+import sys
 
 import pytest
 
@@ -52,6 +54,7 @@ def test_a_log_is_converted_again_when_the_source_of_its_text_encoder_changes(in
     before = inputs_of(SCHEMA)
     assert inputs_of(SCHEMA) == before
     module.write_text(f"{ENCODER}    # changed\n")
+    importlib.reload(sys.modules["ones_of_title"])
     assert inputs_of(SCHEMA) != before
     ours = dataclasses.replace(TITLE, encoder="hashed_ngrams")
     assert "encoder_sources" not in inputs_of(

@@ -1,5 +1,6 @@
 """An index of the user's own class is built again when the source of the class changes."""
 
+import importlib
 import sys
 
 import pytest
@@ -55,6 +56,7 @@ def test_evaluation_and_export_depend_on_the_source_of_an_own_index(steps, tmp_p
     before = inputs_of(steps, own)
     assert inputs_of(steps, own) == before
     (tmp_path / "bytes_per_dimension.py").write_text(f"{KIND}    # changed\n")
+    importlib.reload(sys.modules["bytes_per_dimension"])
     for new, old in zip(inputs_of(steps, own), before, strict=True):
         assert new["index"] == old["index"]
         assert new["index_source"] != old["index_source"]
@@ -72,5 +74,6 @@ def test_an_evaluation_uses_the_published_index_only_if_its_source_is_the_same(s
     assert pipeline._is_published(own)
     assert not pipeline._is_published(IndexConfig(kind="Flat"))
     (tmp_path / "bytes_per_dimension.py").write_text(f"{KIND}    # changed\n")
+    importlib.reload(sys.modules["bytes_per_dimension"])
     assert not pipeline._is_published(None)
     assert not pipeline._is_published(own)

@@ -1,9 +1,11 @@
 """A conversion killed at any moment resumes, and the bytes are those of an unbroken one."""
 
 import dataclasses
+import importlib
 import pathlib
 import re
 import signal
+import sys
 
 import logs
 import pytest
@@ -173,6 +175,7 @@ def test_an_own_format_that_was_corrected_reads_the_log_again(log, tmp_path, mon
     begun = tmp_path / ".data.partial" / "work" / "parse"
     assert len(list(begun.glob("*.json"))) == 9
     module.write_text(f"{module.read_text()}# Corrected.\n")
+    importlib.reload(sys.modules["resumed_format"])
     with monkeypatch.context() as patch:
         patch.setattr(conversion.Stages, "parse_chunk", _fail)
         with pytest.raises(RuntimeError):
