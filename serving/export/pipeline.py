@@ -24,7 +24,7 @@ import pathlib
 import shutil
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic
@@ -63,6 +63,7 @@ PRODUCTS = {
     "bundle": "manifests/*.json",
 }
 STEPS = tuple(PRODUCTS)
+_CHECKSUMS = {"data": "other data", "source": "other source code", "teacher": "another ranker"}
 _Config = TypeVar("_Config", EvaluationConfig, IndexConfig)
 
 
@@ -542,8 +543,11 @@ class Pipeline:
     ) -> None:
         """Trains on all workers, unless the chief has finished the step with the same inputs."""
         if training.is_chief(self.strategy):
+            note = self._note(step)
 
             def announced() -> None:
+                if note.get("finished") and not keep:
+                    self._print(_wrapped(_replaced(note["inputs"], inputs)))
                 training.of_chief(self.strategy, True)
                 work()
 
@@ -561,6 +565,16 @@ class Pipeline:
 
 def _number(step: str) -> str:
     return f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
+
+
+def _replaced(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    """Returns a line on the training that this one replaces."""
+    others = [
+        _CHECKSUMS.get(name, f"{name} {before.get(name)}")
+        for name, value in inputs.items()
+        if before.get(name) != value
+    ]
+    return f"replaces a training with {', '.join(others) or 'the same options'}"
 
 
 def _sources_of_encoders(schema: Schema) -> dict[str, Any]:

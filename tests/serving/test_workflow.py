@@ -226,7 +226,11 @@ def test_only_what_has_changed_is_trained_again_and_released_as_the_next_version
     another = {**options, "ranking": dataclasses.replace(options["ranking"], dropout=0.0)}
     trained = tfrec.train(data_set, stages.steps.workdir, **another)
     said = capsys.readouterr().out
-    assert "[3/6] training the ranker, stage 2\n" in said
+    dropout = options["ranking"].dropout
+    assert (
+        "[3/6] training the ranker, stage 2\n"
+        f"      replaces a training with dropout {dropout}\n" in said
+    )
     assert "[4/6] training the two-tower model, stage 1\n" in said
     assert clicks.stat().st_mtime_ns == written
     newer = trained.export(trained.evaluate(FEW, index=FLAT), index=FLAT, force=True)
