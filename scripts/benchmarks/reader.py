@@ -10,8 +10,8 @@ and the first pass are timed separately. The baseline reads some of the same row
 Examples with `tf.io.parse_example` and a shuffle buffer of 100,000 rows.
 
 The shuffle is measured on another log of --rows rows that contain their number: the share of
-adjacent rows of the log that are in the same batch, next to the share after a full shuffle. Prints
-a table, and JSON as the last line.
+adjacent rows of the log that are in the same batch, next to the share that is expected after a full
+shuffle. Prints a table, and JSON as the last line.
 
 Shapes: N training rows.
 """
@@ -59,7 +59,7 @@ def main() -> None:
         "passes": passes,
         "baseline_rows": baseline["rows"],
         "baseline_rows_per_second": baseline["rows_per_second"],
-        **shuffle_quality(order, BATCH_SIZE),
+        **shuffle_quality(order),
     }
     print_table(result)
     harness.print_json(result)
@@ -127,16 +127,17 @@ def batch_of_rows(directory: pathlib.Path, seed: int) -> np.ndarray:
     return batch_of
 
 
-def shuffle_quality(batch_of: np.ndarray, batch_size: int) -> Measured:
-    """Returns shares of rows in the same batch as the next row of the log, also for a full shuffle.
+def shuffle_quality(batch_of: np.ndarray) -> Measured:
+    """Returns the share of rows in the same batch as the next row of the log.
 
-    The batch numbers [N] are in the order of the log.
+    Also the share that is expected after a full shuffle into batches of the same sizes. The batch
+    numbers [N] are in the order of the log.
     """
-    full = np.random.default_rng(1).permutation(len(batch_of)) // batch_size
+    sizes = np.bincount(batch_of)
+    pairs = len(batch_of) * (len(batch_of) - 1)
     return {
         "adjacent_in_batch": float((batch_of[1:] == batch_of[:-1]).mean()),
-        "adjacent_in_batch_full_shuffle": float((full[1:] == full[:-1]).mean()),
-        "adjacent_in_batch_expected_of_full": (batch_size - 1) / (len(batch_of) - 1),
+        "adjacent_in_batch_full_shuffle": float((sizes * (sizes - 1)).sum() / pairs),
     }
 
 
