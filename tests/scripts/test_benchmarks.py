@@ -105,6 +105,19 @@ def test_shuffle_quality_counts_neighbors_in_one_batch(script):
     assert quality(np.zeros(3, int))["adjacent_in_batch_full_shuffle"] == 1.0
 
 
+def test_undefined_figures_are_dashes_and_null(script, capsys):
+    harness = script("workload.harness")
+    row = {"rate": 20.0, **harness.percentiles([])}
+    harness.print_rows([row], {"rate": ".0f", "p50_ms": ".1f", "p99_ms": ".1f"})
+    harness.print_json({"rows": [row], "most": float("inf")})
+    *table, last = capsys.readouterr().out.splitlines()
+    assert table[-1].split() == ["20", "–", "–"]
+    assert json.loads(last, parse_constant=pytest.fail) == {
+        "rows": [{"rate": 20.0, "p50_ms": None, "p99_ms": None}],
+        "most": None,
+    }
+
+
 @pytest.mark.benchmark
 def test_the_conversion_is_measured(tmp_path):
     result, shown = run(

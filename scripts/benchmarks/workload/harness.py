@@ -68,18 +68,18 @@ def time_each(
 
 
 def percentiles(milliseconds: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Returns the median and the 99th percentile of times; infinity if there are none."""
+    """Returns the median and the 99th percentile of times; NaN if there are none."""
     if not len(milliseconds):
-        return {"p50_ms": float("inf"), "p99_ms": float("inf")}
+        return {"p50_ms": float("nan"), "p99_ms": float("nan")}
     p50, p99 = np.percentile(milliseconds, [50, 99])
     return {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str]) -> None:
-    """Prints rows, which may lack values, as a table of the columns in `formats`."""
+    """Prints rows, which may lack values or have NaN, as a table of the columns in `formats`."""
     cells = [
         [
-            format(row[key], form) if row.get(key) is not None else "–"
+            "–" if (value := row.get(key)) is None or value != value else format(value, form)
             for key, form in formats.items()
         ]
         for row in rows
@@ -88,5 +88,5 @@ def print_rows(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str]) ->
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """Prints a result as one line of JSON."""
-    print(json.dumps(result))
+    """Prints a result as one line of JSON; NaN and infinity, which JSON lacks, become null."""
+    print(json.dumps(json.loads(json.dumps(result), parse_constant=lambda _: None)))
