@@ -11,8 +11,9 @@ r"""Measures latency and throughput of requests over HTTP, through all stages.
 The setup matches production on a single machine: `scripts/serve.py` with --workers processes, the
 embedded model server in another process, and the load generator in a third (`poisson_load.py`).
 The models are from --workdir. A catalog of --num_ads ads is generated from the values of its
-ads (`wide_catalog.py`) and indexed once, in WORKDIR/benchmark_serving. This takes about ten
-minutes for a million ads on two cores; the measurement takes a few minutes.
+ads (`wide_catalog.py`) and indexed in WORKDIR/benchmark_serving, once for the same models and
+--index. This takes about ten minutes for a million ads on two cores; the measurement takes a few
+minutes.
 
 Prints a table, and JSON as the last line: `p50_ms` and `p99_ms` of consecutive requests;
 `max_sustained_rps` (the highest rate with p99 below 100 ms, no failure and at most 1 % of
@@ -35,6 +36,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -70,16 +72,16 @@ def main() -> None:
             "--constants is of one process with its own index; expected neither "
             "--workers nor --milvus_uri."
         )
+    requested_rates = harness.flag_numbers("rates", "20,40", 1)
     name = f"{values.num_ads}{'-milvus' if values.milvus_uri else ''}"
     base = pathlib.Path(values.workdir) / "benchmark_serving" / name
-    if not releases.versions(base):
-        config = index.IndexConfig(
-            kind=values.index,
-            refine="SQbf16",
-            backend="milvus" if values.milvus_uri else "faiss",
-            milvus_uri=values.milvus_uri,
-        )
-        fresh_process.call(build, pathlib.Path(values.workdir), base, values.num_ads, config)
+    config = index.IndexConfig(
+        kind=values.index,
+        refine="SQbf16",
+        backend="milvus" if values.milvus_uri else "faiss",
+        milvus_uri=values.milvus_uri,
+    )
+    fresh_process.call(build, pathlib.Path(values.workdir), base, values.num_ads, config)
     fields = json.loads((base / "requests.json").read_text(encoding="utf-8"))
     bodies = [json.dumps({"context": context, "k": ADS_PER_ANSWER}).encode() for context in fields]
     with running_service.serve(base, f"--workers={values.workers}") as (url, process_ids):
@@ -95,7 +97,7 @@ def main() -> None:
         if values.constants:
             constants = measure_constants(base, target, process_ids["service"], processor_ms)
             files.write_json(pathlib.Path(values.constants), dataclasses.asdict(constants))
-        rates = list(_rising(target, [float(rate) for rate in values.rates]))
+        rates = list(_rising(target, requested_rates))
         hurried = dataclasses.replace(
             target, headers=(("x-deadline-ms", f"{values.deadline_ms:g}"),)
         )
@@ -121,16 +123,25 @@ def main() -> None:
 def build(
     workdir: pathlib.Path, base: pathlib.Path, num_ads: int, config: index.IndexConfig
 ) -> None:
-    """Exports the trained models with a generated catalog; call it in a fresh process."""
+    """Exports the trained models with a generated catalog, unless an earlier run did.
+
+    Call it in a fresh process.
+    """
     trained_on = reader.DataSet(workdir / "data")
     two_tower, _ = retrieval.load_two_tower(trained_on, workdir / "retrieval")
     model, calibrators, _ = ranking.load_ranker(trained_on, workdir / "ranker")
     data_set = wide_catalog.WideDataSet(workdir / "data", num_ads)
+    metrics = {"note": "generated catalog, for benchmarks only", "index": repr(config)}
+    requests = base / "requests.json"
+    if requests.is_file():
+        earlier = manifest.read(base, max(releases.versions(base)))
+        training_id = export.training_id_of(data_set, two_tower, model)
+        if (earlier.training_id, earlier.metrics) == (training_id, metrics):
+            return
+    shutil.rmtree(base, ignore_errors=True)
     print(f"indexing {num_ads:,} generated ads in {base}", flush=True)
-    metrics = {"note": "generated catalog, for benchmarks only"}
     export.export_release(base, data_set, two_tower, model, calibrators, config, metrics)
-    requests = json.dumps(data_set.sample_requests())
-    (base / "requests.json").write_text(requests, encoding="utf-8")
+    files.write_json(requests, data_set.sample_requests())
 
 
 def measure_in_process(base: pathlib.Path, fields: Sequence[dict[str, Any]]) -> dict[str, Any]:

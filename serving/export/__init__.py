@@ -7,7 +7,7 @@ from serving.export.index_inputs import (
     trained_tower,
 )
 from serving.export.pipeline import Pipeline
-from serving.export.release_export import export_release, query_embeddings
+from serving.export.release_export import export_release, query_embeddings, training_id_of
 from serving.export.release_gate import check_copied_release
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "logged_requests",
     "query_embeddings",
     "trained_tower",
+    "training_id_of",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import serving_fixtures
 
+from serving import index, manifest
 from serving.config import OrchestratorConfig
 
 pytestmark = pytest.mark.process
@@ -110,3 +111,26 @@ def test_a_wide_catalog_has_the_values_of_known_ads_in_new_combinations(script, 
     assert len(np.unique(made_up.features, axis=0)) > len(known)
     again = script("workload.wide_catalog").WideDataSet(data_set.directory, 5_000).catalog()
     np.testing.assert_array_equal(made_up.features, again.features)
+
+
+def test_a_release_is_reused_only_for_the_same_models_and_index(
+    script, data_set, trained, learned_from_clicks, tmp_path
+):
+    benchmark = script("http_service")
+    work, base = tmp_path / "work", tmp_path / "base"
+    work.mkdir()
+    (work / "data").symlink_to(data_set.directory)
+    (work / "ranker").symlink_to(trained / "ranker")
+    (work / "retrieval").symlink_to(trained / "retrieval")
+
+    def built(kind):
+        benchmark.build(work, base, 1024, index.IndexConfig(kind=kind))
+        return manifest.read(base, 1)
+
+    first = built("Flat")
+    assert built("Flat") == first
+    hnsw = built("HNSW")
+    assert (first.index["kind"], hnsw.index["kind"]) == ("Flat", "HNSW")
+    (work / "retrieval").unlink()
+    (work / "retrieval").symlink_to(learned_from_clicks)
+    assert built("HNSW").training_id != hnsw.training_id
