@@ -27,12 +27,19 @@ from absl import flags
 from workload import fresh_process, harness, poisson_load, running_service
 
 from serving import cli, releases, users
+from serving.config import UserStoreConfig
 from serving.users import StoredEvent
 
 flags.DEFINE_string("bundle", "workdir/quickstart/bundle", "Base directory of the bundles.")
 flags.DEFINE_list("stores", ["sqlite:workdir/benchmark_users.db"], "Addresses of user stores.")
 flags.DEFINE_integer("num_users", 1_000_000, "Number of users in a store.", lower_bound=10)
-flags.DEFINE_integer("num_actions", 10, "Number of clicks of each user.", lower_bound=1)
+flags.DEFINE_integer(
+    "num_actions",
+    10,
+    "Number of clicks of each user.",
+    lower_bound=1,
+    upper_bound=UserStoreConfig().max_actions,
+)
 flags.DEFINE_integer("num_requests", 2_000, "Number of requests of each kind.", lower_bound=10)
 FLAGS = flags.FLAGS
 
@@ -76,7 +83,8 @@ def _samples(base: pathlib.Path) -> tuple[list[dict], list[dict], list[str]]:
 
 
 def _user_id(number: int) -> str:
-    return f"user-{number}"
+    # A store that was filled with other numbers of actions does not have these users.
+    return f"user-{FLAGS.num_actions}-{number}"
 
 
 async def _fill(address: str, profiles: list[dict], ad_ids: list[str]) -> dict[str, Any]:
@@ -132,7 +140,7 @@ def _summary(raw: dict[str, Any]) -> dict[str, Any]:
             name.replace("_ms", "_more_ms"): round(value - base[name], 3)
             for name, value in own.items()
         }
-        store = {f"store_{name}": value for name, value in harness.percentiles(read or [0]).items()}
+        store = {f"store_{name}": value for name, value in harness.percentiles(read).items()}
         kinds.append({"kind": kind, **own, **more, **store})
     states = collections.Counter(raw["user_data"])
     return {"kinds": kinds, "failed": raw["failed"], "user_data": dict(states)}
