@@ -26,7 +26,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tfrecords import conversion, formats, reader, records, schema
+from tfrecords import conversion, formats, reader, records, schema, terminal
 from tfrecords.splits import SplitOptions
 
 # A few bad rows in a small file do not mean that the file is wrong.
@@ -180,7 +180,8 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
     num_rows = sum(chunk["lines"] for chunk in parsed)
     num_rejected = sum(chunk["rejected"] for chunk in parsed)
     if not splits["train"].rows:
-        raise ValueError(f"{source}: {num_rows} lines leave no training rows. Use a larger log.")
+        lines = terminal.format_count(num_rows, "line leaves", "lines leave")
+        raise ValueError(f"{source}: {lines} no training rows. Use a larger log.")
     if not splits["train"].label_counts.get("click"):
         raise ValueError(
             f"{source}: no training row has a click label. Use a file without labels only as the "

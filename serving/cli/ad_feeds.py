@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving import manifest
 from serving.cli import command_line
-from tfrecords import schema
+from tfrecords import schema, terminal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,10 +55,13 @@ def read_ads(
     if lacking:
         notes.append(f"{path} has no columns {lacking}; these fields are missing in its ads")
     if keys.without_key:
-        notes.append(f"{path} has {keys.without_key:,} rows without an ad id, which are left out")
+        clause = "row has no ad id and is", "rows have no ad id and are"
+        notes.append(f"{path}: {terminal.format_count(keys.without_key, *clause)} left out")
     if keys.repeated:
+        clause = "row has an ad that occurs", "rows have ads that occur"
         notes.append(
-            f"{path} has {keys.repeated:,} rows whose ads occur again later; the last row counts"
+            f"{path}: {terminal.format_count(keys.repeated, *clause)} again later; the last row "
+            "counts"
         )
     return ads, notes
 
@@ -106,8 +109,9 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
         rows, keys = _ads_of(table, feed)
         if keys.without_key:
             raise ValueError(
-                f"{path}: expected a {rate['of']} in each row, got {keys.without_key:,} rows "
-                "without one. Remove them."
+                f"{path}: expected a {rate['of']} in each row, got "
+                f"{terminal.format_count(keys.without_key, 'row')} without one. Add it, or remove "
+                "these rows."
             )
         if keys.repeated:
             raise ValueError(

@@ -104,9 +104,9 @@ def read(
     ]
     if "click" not in labels:
         without = left_out[_NO_REQUEST]
+        events = terminal.format_count(without, "event was", "events were")
         remedy = (
-            f"{without:,} events without the request_id of an answer were left out: send it with "
-            "each event."
+            f"{events} left out without the request_id of an answer: send it with each event."
             if without
             else "Add click as 0 or 1."
         )

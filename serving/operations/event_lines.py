@@ -8,6 +8,7 @@ from typing import Any
 
 from serving import errors, requests, users
 from serving.users import StoredEvent
+from tfrecords import terminal
 
 # Rejected lines whose reasons are shown.
 _MAX_EXAMPLES = 3
@@ -55,10 +56,12 @@ def describe_rejected(rejected: int, examples: Sequence[str]) -> list[str]:
         rejected: Number of rejected lines.
         examples: File, number and reason of some of them.
     """
-    verb = "line is not an event and was" if rejected == 1 else "lines are not events and were"
+    lines = terminal.format_count(
+        rejected, "line is not an event and was", "lines are not events and were"
+    )
     others = rejected - len(examples)
     more = [f"and {others:,} more"] if others else []
-    return [f"{rejected:,} {verb} left out:", *examples, *more]
+    return [f"{lines} left out:", *examples, *more]
 
 
 def read_event_lines(path: pathlib.Path, now: float) -> EventLines:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from serving import impressions, releases
 from serving.operations import findings, release_check, service_findings
+from tfrecords import terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,9 @@ def compare_impressions(
     every = np.concatenate(differences, axis=1)
     changed = num_ads - compared
     left_out = f"; {changed} ads that have changed since are left out" if changed else ""
+    answers = terminal.format_count(len(logged), "logged answer")
     return (
-        f"{compared} ads of {len(logged)} logged answers have the scores of release "
+        f"{compared} ads of {answers} have the scores of release "
         f"{release.version}; they differ by at most {every.max():.2g}, by {every.mean():.2g} on "
         f"average{left_out}"
     )

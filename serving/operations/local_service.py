@@ -60,7 +60,8 @@ def describe_answer(answer: requests.Answer) -> str:
     why = "" if is_ranked else ": the release has no ranker"
     if answer.degraded is not None:
         why = f": {answer.degraded}"
-    lines = [f"release {answer.bundle_version}, {len(answer.ads)} ads by {order}{why}"]
+    num_ads = terminal.format_count(len(answer.ads), "ad")
+    lines = [f"release {answer.bundle_version}, {num_ads} by {order}{why}"]
     # Without titles, the raw fields describe an ad.
     names = list(answer.ads[0].show) if answer.ads else []
     titles = ("  rank", "ad", *names, "utility", *heads, *(() if names else ("fields",)))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from serving import errors, live, ranker, releases, requests
+from tfrecords import terminal
 
 Score = Callable[[requests.Columns, np.ndarray], dict[str, np.ndarray]]
 
@@ -62,7 +63,8 @@ def check_updates(release: releases.Bundle) -> str:
     if not state["num_updates"]:
         return "none"
     return (
-        f"{state['num_updates']:,} updates are undamaged: {state['added']:,} ads added, "
+        f"{terminal.format_count(state['num_updates'], 'update is', 'updates are')} undamaged: "
+        f"{terminal.format_count(state['added'], 'ad')} added, "
         f"{state['removed_or_changed']:,} removed or changed"
     )
 

@@ -22,6 +22,7 @@ import pydantic_core
 
 from serving import errors, requests, users
 from serving.orchestrator import event_intake
+from tfrecords import terminal
 
 # Pause after a failure of the store or the stream, doubled after each further one: each attempt
 # writes the events to the log again.
@@ -111,9 +112,9 @@ class EventConsumer:
     def summary(self) -> str:
         """Returns the numbers of events and entries since the start, as text."""
         return (
-            f"{self.received:,} events since the start, of which {self.added:,} were added to the "
-            f"store{requests.others_not_added(self.received - self.added)}; {self.rejected:,} "
-            "entries were not events"
+            f"{terminal.format_count(self.received, 'event')} since the start, {self.added:,} of "
+            f"them added to the store{requests.others_not_added(self.received - self.added)}; "
+            f"{self.rejected:,} entries were not events"
         )
 
     async def _report(self) -> None:

@@ -306,8 +306,8 @@ def _join(answer: requests.Answer, directory: pathlib.Path) -> None:
         "join_feedback.py", f"--impressions={directory / 'log'}", f"--output={output}",
         f"--feedback={directory / 'events.jsonl'}",
     )  # fmt: skip
-    assert "3 impressions of 1 answers in " in done.stdout
-    assert "1 events: 1 matched an impression, 0 did not" in done.stdout
+    assert "3 impressions of 1 answer in " in done.stdout
+    assert "1 event: 1 matched an impression, 0 did not" in done.stdout
     rows = pq.read_table(output).sort_by("_position").to_pylist()
     assert [(row["_ad_id"], row["_click"]) for row in rows] == [
         (ad.ad_id, float(place == 1)) for place, ad in enumerate(answer.ads)

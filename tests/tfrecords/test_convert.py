@@ -193,7 +193,7 @@ def test_fractions_that_leave_a_split_empty_are_refused(tmp_path, validation, te
 
 def test_a_log_too_short_for_a_training_split_is_refused(tmp_path):
     path = logs.write(tmp_path / "log.tsv", logs.rows(1))
-    with pytest.raises(ValueError, match=r"log\.tsv: 1 lines leave no training rows.* larger log"):
+    with pytest.raises(ValueError, match=r"log\.tsv: 1 line leaves no training rows.* larger log"):
         logs.converted(path, tmp_path / "data")
 
 

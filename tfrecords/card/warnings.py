@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfrecords import columns, label_counts, pages, records
+from tfrecords import columns, label_counts, pages, records, terminal
 from tfrecords.card import field_warnings, model
 from tfrecords.schema import AD, LABELS, NUM_CANDIDATES
 
@@ -149,16 +149,16 @@ def _labels(card: model.DataCard) -> Found:
         )
         if expected is not None and own.known:
             yield model.warning(expected.text, expected.action)
-    if card.data.rows_after_end_of_log:
+    if after := card.data.rows_after_end_of_log:
         yield model.warning(
-            f"{card.data.rows_after_end_of_log:,} rows are more than "
+            f"{terminal.format_count(after, 'row is', 'rows are')} more than "
             f"{card.data.engagement_window_seconds:,.0f} seconds later than 99.9 % of the log.",
             "Their engagement and revenue count as missing, and the log ends before them. Correct "
             "the times of these rows.",
         )
-    if card.data.rows_inside_engagement_window:
+    if inside := card.data.rows_inside_engagement_window:
         yield model.note(
-            f"{card.data.rows_inside_engagement_window:,} rows are younger than the window of "
+            f"{terminal.format_count(inside, 'row is', 'rows are')} younger than the window of "
             f"{card.data.engagement_window_seconds:,.0f} seconds: their engagement and revenue are "
             "not known yet and count as missing.",
             "Rates over time are computed from the log, without late engagements.",
@@ -340,9 +340,10 @@ def _rejected(rejected: model.RejectedRows) -> Found:
     if rejected.count:
         much = (rejected.share or 0) > _MUCH_REJECTED
         tell = model.warning if much else model.note
+        share = pages.format_percent(rejected.share)
+        rows = terminal.format_count(rejected.count, f"row ({share}) was", f"rows ({share}) were")
         yield tell(
-            f"{rejected.count:,} rows ({pages.format_percent(rejected.share)}) were "
-            f"rejected, most often because: {rejected.reasons[0].reason}.",
+            f"{rows} rejected, most often because: {rejected.reasons[0].reason}.",
             "See rejected.tsv for all of them. Correct the log or the schema, and convert again.",
         )
 
@@ -376,15 +377,17 @@ def _tables(card: model.DataCard) -> Found:
             )
         if keys.repeated:
             tell = model.warning if keys.differing else model.note
+            rows = f"row of the table of {of} repeats", f"rows of the table of {of} repeat"
             yield tell(
-                f"{keys.repeated:,} rows of the table of {of} repeat a key ({name}); "
-                f"{keys.differing:,} of them differ from the last row of their key.",
+                f"{terminal.format_count(keys.repeated, *rows)} a key ({name}); rows that differ "
+                f"from the last row of their key: {keys.differing:,}.",
                 "The last row counts. If it is not the latest one, keep one row of each key.",
             )
         if keys.without_key:
+            rows = f"row of the table of {of} has", f"rows of the table of {of} have"
             yield model.warning(
-                f"{keys.without_key:,} rows of the table of {of} have no key ({name}).",
-                "They are left out. Add the keys if you know them.",
+                f"{terminal.format_count(keys.without_key, *rows)} no key ({name}).",
+                "Rows without a key are left out. Add it if you know it.",
             )
 
 

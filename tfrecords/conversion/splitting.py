@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tfrecords import terminal
 from tfrecords.columns import MIXER
 from tfrecords.splits import SplitOptions
 
@@ -246,10 +247,10 @@ def _given(keys: RowKeys, kind: str, requests: Requests, first_rows: np.ndarray)
         ordered = given if requests.order is None else given[requests.order]
         mixed = ordered != np.repeat(splits, np.diff(requests.starts))
         if mixed.any():
+            rows = terminal.format_count(int(mixed.sum()), "row is", "rows are")
             raise ValueError(
-                f"{int(mixed.sum())} rows are in a different split from the first row of their "
-                "request; expected each request in one split. Correct the split column or the "
-                "request key."
+                f"{rows} in a different split from the first row of the same request; expected "
+                "each request in one split. Correct the split column or the request key."
             )
     return splits
 

@@ -10,6 +10,17 @@ from rich import console, table, text
 _MAX_WIDTH = 1_000
 
 
+def format_count(count: int, singular: str, plural: str | None = None) -> str:
+    """Returns a number and its noun, such as "1 ad" or "2,000 ads".
+
+    Args:
+        count: The number.
+        singular: The noun, with the rest of the clause if its verb has a number, too.
+        plural: The same for other numbers than 1. None: `singular` with an s.
+    """
+    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
+
+
 def format_list(items: Sequence[str], max_items: int = 8) -> str:
     """Joins up to `max_items` items, followed by the number of further ones."""
     more = f" and {len(items) - max_items} more" if len(items) > max_items else ""

@@ -31,6 +31,7 @@ from serving import errors
 from serving.cli import command_line
 from serving.cli.flags import access_flags, bundle_flags, filter_flags, rule_flags
 from serving.requests import Request, parse
+from tfrecords import terminal
 
 if TYPE_CHECKING:
     from serving import client, orchestrator
@@ -132,9 +133,11 @@ async def _answer_file(
             )
             refused += sum("error" in answer for answer in answers)
             output.writelines(json.dumps(answer) + "\n" for answer in answers)
-    print(f"{len(lines) - refused} of {len(lines)} requests answered in {target}")
+    requests = terminal.format_count(len(lines), "request")
+    print(f"{len(lines) - refused:,} of {requests} answered in {target}")
     if refused:
-        sys.exit(f"error: {refused} requests were refused; their lines say why.")
+        refusals = terminal.format_count(refused, "request was", "requests were")
+        sys.exit(f"error: {refusals} refused; see the reasons in {target}.")
 
 
 async def _answer_lines(service: Service, lines: list[str], first: int) -> list[dict[str, Any]]:

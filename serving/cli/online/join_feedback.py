@@ -89,9 +89,13 @@ def main() -> None:
 
 def _describe(joined: impressions.Joined, output: pathlib.Path, target: pathlib.Path) -> None:
     totals = ", ".join(f"{label} {total:,.10g}" for label, total in joined.totals.items())
-    print(f"{joined.rows:,} impressions of {joined.requests:,} answers in {output}: {totals}")
+    count = terminal.format_count
     print(
-        f"{joined.events:,} events: {joined.matched:,} matched an impression, "
+        f"{count(joined.rows, 'impression')} of {count(joined.requests, 'answer')} in {output}: "
+        f"{totals}"
+    )
+    print(
+        f"{count(joined.events, 'event')}: {joined.matched:,} matched an impression, "
         f"{joined.unmatched:,} did not"
     )
     if joined.unread:
@@ -99,34 +103,38 @@ def _describe(joined: impressions.Joined, output: pathlib.Path, target: pathlib.
         print(f"Columns not read: {terminal.format_list(names)}")
     if joined.duplicate_rows or joined.duplicate_events:
         print(
-            f"{joined.duplicate_rows:,} impressions and {joined.duplicate_events:,} events that "
-            "were delivered again were left out"
+            "Left out because they were delivered again: "
+            f"{count(joined.duplicate_rows, 'impression')} and "
+            f"{count(joined.duplicate_events, 'event')}"
         )
     if joined.events_without_request:
+        clause = "event names no request and was", "events name no request and were"
         print(
-            f"{joined.events_without_request:,} events name no request and were left out; "
-            "tfrec rebuild_users reads them"
+            f"{count(joined.events_without_request, *clause)} left out; tfrec rebuild_users reads "
+            "such events"
         )
     if joined.impression_events:
+        clause = "impression among the events was", "impressions among the events were"
         print(
-            f"{joined.impression_events:,} impressions among the events were left out; the rows "
-            "come from the impression log"
+            f"{count(joined.impression_events, *clause)} left out; the rows come from the "
+            "impression log"
         )
     if joined.rejected_events:
-        print(
-            f"{joined.rejected_events:,} malformed events are in "
-            f"{output.with_suffix('.rejected.tsv')}"
-        )
+        clause = "malformed event is", "malformed events are"
+        print(f"{count(joined.rejected_events, *clause)} in {output.with_suffix('.rejected.tsv')}")
     if joined.refunded:
-        print(f"{joined.refunded:,} ads have more refunds than revenue; their revenue is 0")
+        clause = "ad has", "ads have"
+        print(f"{count(joined.refunded, *clause)} more refunds than revenue, which is set to 0")
     if joined.warning:
         print(f"Warning: {joined.warning}")
     if joined.young:
-        print(f"{joined.young:,} impressions younger than --min_age_seconds were left out")
+        young = count(joined.young, "impression")
+        print(f"Left out because they are younger than --min_age_seconds: {young}")
     if joined.repeated:
+        clause = "ad with events has", "ads with events have"
         print(
-            f"{joined.repeated:,} ads with events have a request id that several answers share; "
-            "their events count for the latest answer. Use each request_id only once."
+            f"{count(joined.repeated, *clause)} a request id that several answers share; the "
+            "events count for the latest answer. Use each request_id only once."
         )
     print(f"Fields: {', '.join(field['name'] for field in joined.schema['fields'])}")
     print(

@@ -22,6 +22,7 @@ from absl import flags
 
 from serving.cli import command_line
 from serving.cli.flags import user_flags
+from tfrecords import terminal
 
 flags.adopt_module_key_flags(user_flags)
 flags.DEFINE_string(
@@ -78,22 +79,25 @@ def main() -> None:
         command_line.print_json(dataclasses.asdict(done))
         return
     print(
-        f"{done.impressions:,} impressions and {done.events:,} events, of which {done.added:,} "
-        "were added to the store"
+        f"{terminal.format_count(done.impressions, 'impression')} and "
+        f"{terminal.format_count(done.events, 'event')}, {done.added:,} of them added to the store"
         f"{requests.others_not_added(done.impressions + done.events - done.added)}"
     )
-    print(f"{done.profiles:,} profiles of users who had none")
+    profiles = "profile of a user", "profiles of users"
+    print(f"{terminal.format_count(done.profiles, *profiles)} who had none")
     if done.not_shown:
+        ads = terminal.format_count(done.not_shown, "ad of answers does", "ads of answers do")
         print(
-            f"{done.not_shown:,} ads of answers do not count as shown, because the service ran "
+            f"{ads} not count as shown, because the service ran "
             "with --nostore_impressions; impressions that were sent as events count"
         )
     if done.anonymous:
-        print(f"{done.anonymous:,} name no user and were left out")
+        clause = "event names no user and was", "events name no user and were"
+        print(f"{terminal.format_count(done.anonymous, *clause)} left out")
     if done.ahead:
         print(
-            f"{done.ahead:,} impressions are more than {requests.MAX_SECONDS_AHEAD:g} s ahead of "
-            "this host's clock and were left out: check the clocks"
+            f"Left out because they are more than {requests.MAX_SECONDS_AHEAD:g} s ahead of this "
+            f"host's clock: {terminal.format_count(done.ahead, 'impression')}. Check the clocks"
         )
     if done.rejected:
         print(*operations.describe_rejected(done.rejected, done.examples), sep="\n  ")

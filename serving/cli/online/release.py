@@ -133,10 +133,11 @@ def _warn_of_missing_updates(base: pathlib.Path, updated: int, started: int | No
     ):
         if ads:
             named = ", ".join(map(repr, ads[:_MAX_NAMED])) + ", …" * (len(ads) > _MAX_NAMED)
+            count = terminal.format_count(len(ads), "ad was", "ads were")
             print(
-                f"! Release {started} lacks live updates of release {updated}: {len(ads):,} ads "
-                f"were {what} ({named}). To apply them, run tfrec update_index "
-                f"--version={started} --{flag}=FILE with these ads."
+                f"! Release {started} lacks live updates of release {updated}: {count} {what} "
+                f"({named}). To apply them, run tfrec update_index --version={started} "
+                f"--{flag}=FILE with these ads."
             )
 
 

@@ -39,6 +39,7 @@ from absl import flags
 from serving import errors
 from serving.cli import ad_feeds, command_line
 from serving.cli.flags import bundle_flags, update_flags
+from tfrecords import terminal
 
 if TYPE_CHECKING:
     from serving.live import Applied, LiveIndex, Update
@@ -102,7 +103,8 @@ def main() -> None:
         for note in one.notes:
             print(note)
         for name, values in unknown.items():
-            print(f"{name} of {len(one.rates[name]):,} values{_not_found(len(values), values[:3])}")
+            given_values = terminal.format_count(len(one.rates[name]), "value")
+            print(f"{name} of {given_values}{_not_found(len(values), values[:3])}")
         _print_state(base, one.version, recall, status)
     if FLAGS.json:
         command_line.print_json({"releases": results})
@@ -138,8 +140,8 @@ def _named(version: int, versions: Sequence[int]) -> Iterator[None]:
 
 def _description(applied: Applied) -> str:
     return (
-        f"{applied.added:,} ads added, {applied.changed:,} changed, {applied.removed:,} "
-        f"removed{_not_found(applied.unknown, applied.unknown_ids)}"
+        f"{terminal.format_count(applied.added, 'ad')} added, {applied.changed:,} changed, "
+        f"{applied.removed:,} removed{_not_found(applied.unknown, applied.unknown_ids)}"
     )
 
 
@@ -155,12 +157,13 @@ def _print_state(
 ) -> None:
     if recall is not None:
         print(f"recall at 500 of the live index: {recall:.4f}")
+    num_ads = terminal.format_count(status["num_ads"], "ad")
     print(
-        f"live: {status['num_ads']:,} ads; {status['added']:,} of them added or changed, "
+        f"live: {num_ads}; {status['added']:,} of them added or changed, "
         f"{status['removed_or_changed']:,} of the release removed or changed"
     )
     for name, count in status["rates"].items():
-        print(f"live: {name} is set for {count:,} values")
+        print(f"live: {name} is set for {terminal.format_count(count, 'value')}")
     if status["problem"]:
         print(f"updates of other hosts are not applied: {status['problem']}")
     if status["cut_bytes"]:

@@ -82,8 +82,8 @@ def test_rows_that_are_left_out_are_named(tmp_path: pathlib.Path, manifest) -> N
     (ad,), notes = ad_feeds.read_ads(path, manifest)
     assert (ad["ad_id"], ad["fields"]["price"]) == ("7", 4.0)
     assert notes == [
-        f"{path} has 2 rows without an ad id, which are left out",
-        f"{path} has 1 rows whose ads occur again later; the last row counts",
+        f"{path}: 2 rows have no ad id and are left out",
+        f"{path}: 1 row has an ad that occurs again later; the last row counts",
     ]
 
 

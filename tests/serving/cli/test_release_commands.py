@@ -434,9 +434,9 @@ def test_updates_reach_the_stable_release_and_the_canary(base, call, tmp_path):
     call("release", flag, "--action=canary", "--version=2", "--share=0.5")
     text = update_index(base, f"--remove={removed}", f"--add={added}")
     assert text.splitlines() == [
-        "release 1: 1 ads added, 0 changed, 2 removed",
+        "release 1: 1 ad added, 0 changed, 2 removed",
         "live: 299 ads; 1 of them added or changed, 2 of the release removed or changed",
-        "release 2: 1 ads added, 0 changed, 2 removed",
+        "release 2: 1 ad added, 0 changed, 2 removed",
         "live: 299 ads; 1 of them added or changed, 2 of the release removed or changed",
     ]
     for version in (1, 2):

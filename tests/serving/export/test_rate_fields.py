@@ -117,7 +117,7 @@ def test_the_command_names_values_that_no_ad_has(release, rates_file):
     assert row["rate_values_not_found"] == {"brand_clicks": ["other", "unseen"]}
     rates_file.write_text("brand,brand_clicks\n")
     done = scripts_in_forks.run("update_index.py", f"--bundle={release.base}", flags[0])
-    assert done.stdout.startswith("brand_clicks of 0 values\nlive: 1 ads;")
+    assert done.stdout.startswith("brand_clicks of 0 values\nlive: 1 ad;")
     assert live.LiveIndex(release).status()["rates"] == {}
 
 

@@ -475,7 +475,7 @@ def test_events_that_are_left_out_count_as_good_ones(log_files, tmp_path):
         (
             "e.jsonl",
             '{"request_id": null, "ad_id": "a", "event_id": "e", "user_id": "u", "click": 1}',
-            "1 events without the request_id of an answer were left out: send it with each event.",
+            "1 event was left out without the request_id of an answer: send it with each event.",
         ),
         ("e.csv", "request_id,click\nr,1", "expected events with request_id and ad_id, got"),
         ("e.csv", '"' + "x" * 140_000, "expected events as JSON lines"),

@@ -532,7 +532,7 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
         "--measure_recall",
     )
     assert done.stdout.splitlines() == [
-        "release 1: 1 ads added, 1 changed, 2 removed, 1 not found ('nobody')",
+        "release 1: 1 ad added, 1 changed, 2 removed, 1 not found ('nobody')",
         "recall at 500 of the live index: 1.0000",
         "live: 299 ads; 2 of them added or changed, 3 of the release removed or changed",
     ]
@@ -557,7 +557,7 @@ def test_the_script_says_what_a_table_of_ads_lacks(release, tmp_path, as_json):
     found = json.loads(text)["releases"][0]["notes"] if as_json else text.splitlines()[1:3]
     assert found == [
         f"{path} has no columns ['advertiser', 'category']; these fields are missing in its ads",
-        f"{path} has 2 rows without an ad id, which are left out",
+        f"{path}: 2 rows have no ad id and are left out",
     ]
 
 

@@ -51,7 +51,7 @@ def logged(release, score, ad_ids):
 def test_answers_of_new_ads_alone_are_left_out(tiny_bundle, log_of):
     files = log_of(["new-1", "new-2"], ["ad-1", "new-1", "ad-2"])
     found = operations.compare_impressions(files, tiny_bundle, 10)
-    assert found.startswith("2 ads of 1 logged answers have the scores of release 1;")
+    assert found.startswith("2 ads of 1 logged answer have the scores of release 1;")
     assert found.endswith("; 3 ads that have changed since are left out")
 
 

@@ -26,7 +26,7 @@ ANSWER = requests.Answer(
 
 def test_an_answer_shows_the_heads_that_the_release_has():
     lines = local_service.describe_answer(ANSWER).splitlines()
-    assert lines[0] == "release 3, 1 ads by utility"
+    assert lines[0] == "release 3, 1 ad by utility"
     assert lines[1].split() == ["rank", "ad", "utility", "click", "fields"]
     assert lines[2].split() == ["1", "ad-17", "0.3100", "0.2100", "price=12.5"]
     assert lines[3] == "  not predicted, because the log lacks the label: engagement, revenue"
@@ -67,5 +67,5 @@ def test_a_degraded_answer_has_no_scores():
     ad = AD.model_copy(update={"utility": None, "click_probability": None})
     answer = ANSWER.model_copy(update={"ads": [ad], "order": "retrieval", "degraded": "No ranker."})
     lines = local_service.describe_answer(answer).splitlines()
-    assert lines[0] == "release 3, 1 ads by retrieval order: No ranker."
+    assert lines[0] == "release 3, 1 ad by retrieval order: No ranker."
     assert lines[2].split() == ["1", "ad-17", "–", "–", "price=12.5"]

@@ -170,7 +170,7 @@ def test_what_was_read_and_what_waits_is_logged_once_a_minute(valkey, tmp_path, 
 
     asyncio.run(main())
     assert caplog.messages == 2 * [
-        "1 events since the start, of which 1 were added to the store; 0 entries were not events; "
+        "1 event since the start, 1 of them added to the store; 0 entries were not events; "
         "0 entries of the stream are not read yet, and 0 are not stored yet"
     ]
 

@@ -544,11 +544,14 @@ def test_keys_of_tables_that_repeat_or_lack_are_warned_of(tmp_path):
     convert.convert(source, tmp_path / "data")
     built = card.build_card(reader.DataSet(tmp_path / "data"))
     found = {own.text: own.level for own in built.warnings if "of the table of" in own.text}
-    repeat = "1 rows of the table of {} repeat a key ({}); {} of them differ from the last row of "
+    repeat = (
+        "1 row of the table of {} repeats a key ({}); rows that differ from the last row of their "
+        "key: {}."
+    )
     assert found == {
-        repeat.format("ads", "sku", 1) + "their key.": "warning",
-        "1 rows of the table of ads have no key (sku).": "warning",
-        repeat.format("users", "user", 0) + "their key.": "note",
+        repeat.format("ads", "sku", 1): "warning",
+        "1 row of the table of ads has no key (sku).": "warning",
+        repeat.format("users", "user", 0): "note",
     }
 
 

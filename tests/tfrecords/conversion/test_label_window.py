@@ -146,7 +146,7 @@ def test_a_row_with_a_date_in_the_future_does_not_make_all_others_old(planted, t
     assert 0 < data_set.description.rows_inside_engagement_window - young <= 2 * 21
     assert data_set.description.rows_after_end_of_log == 1
     texts = [warning.text for warning in card.build_card(data_set).warnings]
-    assert any(text.startswith("1 rows are more than 259,200 seconds later") for text in texts)
+    assert any(text.startswith("1 row is more than 259,200 seconds later") for text in texts)
 
 
 def test_a_wrong_time_does_not_change_the_unit_of_the_others(planted, tmp_path):

@@ -79,7 +79,7 @@ def test_a_held_out_split_that_nothing_is_given_for_comes_from_the_end_of_traini
 
 
 def test_a_request_in_two_splits_is_refused():
-    with pytest.raises(ValueError, match="1 rows are in a different split from the first row of"):
+    with pytest.raises(ValueError, match="1 row is in a different split from the first row of"):
         assign(request=[1, 1, 2], split=np.array([0, 2, 1], np.uint8))
 
 

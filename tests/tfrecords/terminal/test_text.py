@@ -1,4 +1,4 @@
-"""Text tables are aligned, plain, and show their cells unchanged."""
+"""Text tables are aligned, plain, and show their cells unchanged; counts agree with nouns."""
 
 import pytest
 
@@ -10,6 +10,12 @@ def test_columns_are_aligned_and_cells_are_shown_unchanged():
         ["", "rows", "notes"], [["é", "1,000", "[b]x"], ["test", "2"]], (0, 2)
     )
     assert table.split("\n") == ["       rows  notes", "é     1,000  [b]x", "test      2"]
+
+
+def test_a_count_agrees_with_its_noun():
+    assert [terminal.format_count(n, "ad") for n in (0, 1, 2000)] == ["0 ads", "1 ad", "2,000 ads"]
+    assert terminal.format_count(1, "row is", "rows are") == "1 row is"
+    assert terminal.format_count(2, "row is", "rows are") == "2 rows are"
 
 
 def test_a_wide_table_is_not_wrapped_and_has_no_colors(monkeypatch):
