@@ -15,15 +15,19 @@ from tfrec.ranking import ranking_model
 
 # Sums of float32 in another order differ by less, in relation to logits above 1.
 _TOLERANCE = 1e-3
+# Operations whose outputs are probabilities, and those that only rearrange their first input.
+_PROBABILITIES = {"Sigmoid", "Softmax"}
+_REARRANGING = {"Cast", "ExpandDims", "Identity", "Reshape", "Squeeze", "StridedSlice", "Unpack"}
 
 
 def check_model(model: ranking_model.RankingModel) -> None:
     """Checks the tasks of a model, and the outputs of `call` for ids at the ends of their ranges.
 
     Raises:
-        ValueError: A head is missing; logits have another shape or type, or are not finite or not
-            the same each time; the score of a candidate depends on other candidates or requests;
-            or the task of a head is missing, is not a TFRS task, or has no loss per row.
+        ValueError: A head is missing; logits have another shape or type, are probabilities, or are
+            not finite or not the same each time; the score of a candidate depends on other
+            candidates or requests; or the task of a head is missing, is not a TFRS task, or has no
+            loss per row.
     """
     where = f"{type(model).__name__}.call"
     fitted = model._fitted
@@ -52,6 +56,7 @@ def check_model(model: ranking_model.RankingModel) -> None:
         (alone, "if other requests are in the batch; expected the score of each request alone"),
     ):
         _check_same(logits, others, difference, where)
+    _check_no_probabilities(model, inputs, where)
     if set(model.tasks) != set(model.heads):
         raise ValueError(
             f"{type(model).__name__}.tasks: expected tasks of {list(model.heads)}, got "
@@ -111,6 +116,22 @@ def _check_same(first: layers.Logits, second: layers.Logits, when: str, where: s
         if not bool(tf.reduce_all(differences <= _TOLERANCE * tf.maximum(1.0, tf.abs(own)))):
             raise ValueError(
                 f"{where}: the {head} logit of a candidate changes by {difference:.3g} {when}."
+            )
+
+
+def _check_no_probabilities(
+    model: ranking_model.RankingModel, inputs: Mapping[str, tf.Tensor], where: str
+) -> None:
+    autograph = layers.needs_autograph(model)
+    traced = tf.function(lambda inputs: model(inputs), autograph=autograph)
+    for head, tensor in traced.get_concrete_function(inputs).structured_outputs.items():
+        operation = tensor.op
+        while operation.type in _REARRANGING:
+            operation = operation.inputs[0].op
+        if operation.type in _PROBABILITIES:
+            raise ValueError(
+                f"{where}: expected logits of {head}, got the output of a {operation.type.lower()}"
+                ", a probability. Return its input: the loss and the calibration take logits."
             )
 
 

@@ -164,6 +164,14 @@ class Wrong(ranking.RankingModel):
         (lambda x: {"click": tf.cast(x, tf.float64)}, r"of click of type float32, got float64"),
         (lambda x: {"click": x / x}, r"expected finite logits of click, got NaN or infinity"),
         (
+            lambda x: {"click": tf.sigmoid(x[..., None])[..., 0]},
+            r"Wrong.call: expected logits of click, got the output of a sigmoid, a probability",
+        ),
+        (
+            lambda x: {"click": tf.unstack(tf.nn.softmax(tf.stack([x, -x], axis=-1)), axis=-1)[1]},
+            r"expected logits of click, got the output of a softmax, a probability. Return its",
+        ),
+        (
             lambda x: {"click": tf.gather(tf.ones([2]), tf.cast(x, tf.int32))},
             r"fails for ids from 0 to the last one of each field: .*indices.* are below fitted",
         ),
