@@ -139,19 +139,22 @@ def deployed(
     tiny_base: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[model_server.ModelServer]:
     """The embedded server with the compose file's flags; paths and ports are this machine's."""
-    directory = tmp_path_factory.mktemp("config")
     text = (_DEPLOY / "models.config").read_text(encoding="utf-8")
-    (directory / "models.config").write_text(text.replace("/models/", f"{tiny_base.resolve()}/"))
+    text = text.replace("/models/", f"{tiny_base.resolve()}/")
+    with _server(tmp_path_factory.mktemp("config"), text) as server:
+        yield server
+
+
+def _server(directory: pathlib.Path, model_config_text: str) -> model_server.ModelServer:
+    (directory / "models.config").write_text(model_config_text)
     arguments = [
         item.replace("/config/", f"{directory}/").replace("/deploy/", f"{_DEPLOY}/")
         for item in _commands()["compose"]
     ]
     values = _values(arguments)
-    server = model_server.ModelServer(
+    return model_server.ModelServer(
         command.models(values), rest_port=0, options=command.options(values)
     )
-    with server:
-        yield server
 
 
 def test_a_bundle_is_served_with_the_deployed_flags(
@@ -168,6 +171,21 @@ def test_a_bundle_is_served_with_the_deployed_flags(
     with grpc.insecure_channel(f"127.0.0.1:{deployed.port}") as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
         assert check(b"", timeout=20) == b"\x08\x01"
+
+
+def test_compose_finds_a_model_server_healthy_if_the_release_has_no_ranker(
+    tiny_base: pathlib.Path, tiny_bundle: releases.Bundle, tmp_path: pathlib.Path
+) -> None:
+    version = tiny_bundle.version
+    served = model_config.ServedReleases((version,), {"stable": version}, (version,))
+    text = model_config.config_text(str(tiny_base.resolve()), model_config.SERVED_MODELS, served)
+    test = _yaml("compose.yaml")["services"]["tensorflow-serving"]["healthcheck"]["test"]
+    assert test[0] == "CMD"
+    with _server(tmp_path, text) as server:
+        assert list(server.manager.available_versions()) == ["query_tower"]
+        check = [item.replace("/8501", f"/{server.rest_port}") for item in test[1:]]
+        assert subprocess.run(check, timeout=30, check=False).returncode == 0
+    assert subprocess.run(check, timeout=30, check=False).returncode != 0
 
 
 def test_the_generated_labels_lead_to_their_versions(
