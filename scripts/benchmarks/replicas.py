@@ -42,7 +42,7 @@ flags.DEFINE_float("rate", 60.0, "Requests per second.", lower_bound=0.1)
 flags.DEFINE_float("duration_seconds", 20.0, "Duration of each phase.", lower_bound=1.0)
 flags.DEFINE_float("warm_up_seconds", 20.0, "Duration of the requests before.", lower_bound=0.0)
 flags.DEFINE_float("deadline_ms", 2000.0, "Deadline of a request.", lower_bound=1.0)
-flags.DEFINE_list("phases", [], "Phases to measure. Empty: all.")
+flags.DEFINE_list("phases", [], "Phases to measure after the first one. Empty: all.")
 FLAGS = flags.FLAGS
 
 _STOPPED_SECONDS, _RUNNING_SECONDS = 0.045, 0.005
@@ -99,7 +99,18 @@ class ModelServers:
             process.wait()
 
 
+PHASES: dict[str, Callable[[ModelServers], None]] = {
+    "undisturbed": lambda _: None,
+    "killed": ModelServers.kill,
+    "restarted": ModelServers.restart,
+    "stopped": ModelServers.stop,
+    "slowed": ModelServers.slow,
+    "after": lambda _: None,
+}
+
+
 def main() -> None:
+    harness.flag_names("phases", PHASES)
     base = bundle_flags.bundle_base().resolve()
     with (
         running_service.reserved_ports(FLAGS.replicas) as ports,
@@ -125,18 +136,10 @@ def main() -> None:
 def measure(target: poisson_load.Target, servers: ModelServers) -> Iterator[dict[str, Any]]:
     """Yields the measurements of each phase; the first is undisturbed."""
     fresh_process.call(poisson_load.poisson, target, FLAGS.rate, FLAGS.warm_up_seconds, 0)
-    phases: dict[str, Callable[[], None]] = {
-        "undisturbed": lambda: None,
-        "killed": servers.kill,
-        "restarted": servers.restart,
-        "stopped": servers.stop,
-        "slowed": servers.slow,
-        "after": lambda: None,
-    }
-    for number, (name, disturb) in enumerate(phases.items()):
+    for number, (name, disturb) in enumerate(PHASES.items()):
         if number and FLAGS.phases and name not in FLAGS.phases:
             continue
-        disturbing = threading.Thread(target=disturb)
+        disturbing = threading.Thread(target=disturb, args=[servers])
         disturbing.start()
         seconds = FLAGS.duration_seconds
         found = fresh_process.call(poisson_load.poisson, target, FLAGS.rate, seconds, number)

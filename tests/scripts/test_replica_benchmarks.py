@@ -21,3 +21,12 @@ def test_no_request_fails_or_is_unranked_while_a_replica_is_killed_or_stopped(ti
     for row in phases.values():
         assert row["sent"] > 0
         assert (row["failed"], row["degraded"]) == (0, 0)
+
+
+def test_an_unknown_phase_is_named(tiny_base):
+    done = scripts_in_forks.run(
+        "benchmarks/replicas.py", f"--bundle={tiny_base}", "--phases=kiled,after"
+    )
+    assert done.returncode == 1
+    assert "--phases takes some of undisturbed, killed" in done.stderr
+    assert "'kiled'" in done.stderr
