@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 import pathlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
@@ -43,12 +43,13 @@ Inputs = tuple[requests.Columns, np.ndarray]
 
 def main() -> None:
     values = flags.FLAGS
+    sizes = harness.flag_numbers("candidates", "50,500", 1)
     workdir = pathlib.Path(values.workdir)
     fresh_process.call(write_model, workdir, values.n_samples)
     data_set = reader.DataSet(workdir / "data")
     base = workdir / "benchmark_ranker" / "ranker"
     with _server(base) as address:
-        result = measure(data_set, base, address)
+        result = measure(data_set, base, address, sizes)
     print_table(result)
     harness.print_json(result)
 
@@ -69,8 +70,10 @@ def write_model(workdir: pathlib.Path, n_samples: int) -> None:
     tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serve})
 
 
-def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[str, Any]:
-    """Times all calls in turns."""
+def measure(
+    data_set: reader.DataSet, base: pathlib.Path, address: str, sizes: Sequence[int]
+) -> dict[str, Any]:
+    """Times all calls in turns, for 500 candidates and then for other numbers."""
     values = flags.FLAGS
     loaded = model_server.Servable("ranker", 1, base / "1", saved_model.session_config())
     outputs = list(loaded.predict("", full_requests.as_arrays(*full_requests.draw(data_set, 1))))
@@ -90,7 +93,7 @@ def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[
     seconds = harness.timed(calls, values.calls, min(WARM_UP_CALLS, values.calls))
     ms = {name: harness.percentiles(1e3 * np.array(v)) for name, v in seconds.items()}
     growth = []
-    for size in map(int, values.candidates):
+    for size in sizes:
         count = max(10, values.calls // 6)
         calls = {"ms": grpc(full_requests.draw(data_set, size))}
         times = harness.timed(calls, count, min(WARM_UP_CALLS, count))

@@ -228,3 +228,13 @@ def test_the_ranker_is_measured_through_a_server_and_in_process(tmp_path):
     assert result["p50_ms"] <= result["p99_ms"]
     assert [row["candidates"] for row in result["growth"]] == [5, 20]
     assert "the server adds" in shown
+
+
+@pytest.mark.benchmark
+def test_numbers_of_candidates_are_checked_before_anything_is_measured(tmp_path):
+    done = scripts_in_forks.run(
+        "benchmarks/ranker.py", "--candidates=50,many", f"--workdir={tmp_path / 'work'}"
+    )
+    assert done.returncode == 1
+    assert "--candidates takes numbers like 50,500, got '50,many'" in done.stderr
+    assert not (tmp_path / "work").exists()
