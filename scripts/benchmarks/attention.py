@@ -98,7 +98,7 @@ def measure(
                 cli.from_flags(config.RankerConfig), seed=seed, **VARIANTS[variant]
             )
             cell = f"{data_set.fingerprint}-{variant.replace(', ', '-').replace(' ', '_')}-{seed}"
-            directory = workdir / "rankers" / cell
+            directory = workdir / "rankers" / finished_cells.key_of(cell, options)
             train_this = functools.partial(train, data_set, options, directory)
             measured.append(finished_cells.stored(workdir / "cells", cell, options, train_this))
         common = [key for key in measured[0] if all(key in own for own in measured)]

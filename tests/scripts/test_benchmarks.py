@@ -190,6 +190,9 @@ def test_parts_of_the_ranker_are_left_out(tmp_path, data_set):
     assert [own["cpu_seconds"] for own in again["rows"]] == [
         own["cpu_seconds"] for own in result["rows"]
     ]
+    # A ranker with other options is another one.
+    (other,) = run("benchmarks/attention.py", *flags, "--learning_rate=0.01")[0]["rows"]
+    assert other["click_auc"] != result["rows"][0]["click_auc"]
 
 
 @pytest.mark.benchmark

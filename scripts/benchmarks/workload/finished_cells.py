@@ -25,15 +25,16 @@ def digest_of(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def key_of(name: str, inputs: Any) -> str:
+    """Returns the key of a cell: its name, for people, and a digest of the `repr` of its inputs."""
+    return f"{name}-{hashlib.blake2b(repr(inputs).encode(), digest_size=8).hexdigest()}"
+
+
 def stored(
     directory: pathlib.Path, name: str, inputs: Any, compute: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Returns a finished cell, or computes and stores it.
-
-    The key is the `repr` of the inputs; the name is for people. The result is JSON values.
-    """
-    digest = hashlib.blake2b(repr(inputs).encode(), digest_size=8).hexdigest()
-    path = directory / f"{name}-{digest}.json"
+    """Returns a finished cell, or computes and stores it; the result is JSON values."""
+    path = directory / f"{key_of(name, inputs)}.json"
     if not path.is_file():
         directory.mkdir(parents=True, exist_ok=True)
         files.write_json(path, compute())
