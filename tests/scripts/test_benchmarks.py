@@ -215,6 +215,7 @@ def test_attention_is_measured_on_and_off(tmp_path):
     assert truth["ndcg"] > max(on["ndcg"], off["ndcg"])
     assert 0 < on["p50_ms"] <= on["p99_ms"]
     assert "recent_clicks of 50" in shown
+    assert on["cpu_seconds"] > 0
 
 
 @pytest.mark.benchmark
