@@ -40,7 +40,10 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    workdir = pathlib.Path(FLAGS.workdir)
+    harness.flag_names("contents", synthetic.CONTENTS)
+    if FLAGS.k > FLAGS.num_ads:
+        raise ValueError(f"--k: expected at most --num_ads, {FLAGS.num_ads}; got {FLAGS.k}.")
+    workdir = pathlib.Path(FLAGS.workdir) / f"ads-{FLAGS.num_ads}-rows-{FLAGS.num_rows}"
     shutil.rmtree(workdir, ignore_errors=True)
     world = synthetic.TopicWorld(
         synthetic.TopicWorldConfig(FLAGS.world_seed, num_ads=FLAGS.num_ads)

@@ -125,6 +125,8 @@ def test_a_learning_curve_of_no_size_is_refused(sizes):
 
 
 def test_new_ads_are_measured_between_chance_and_the_ground_truth(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "other.txt").touch()
     done = run(
         "benchmarks/new_ads.py", f"--workdir={tmp_path / 'work'}", "--num_rows=1000",
         "--num_ads=100", "--k=25", "--contents=both", *SMALL,
@@ -137,6 +139,21 @@ def test_new_ads_are_measured_between_chance_and_the_ground_truth(tmp_path):
     assert rows["ground truth"]["shown"] == 1.0
     assert all(0 <= row["never shown"] <= 1 for row in rows.values())
     assert result["world"]["num_ads"] == 100
+    # Files of others in the work directory stay.
+    assert (tmp_path / "work" / "other.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--contents=ids,titel", "--contents takes some of"),
+        ("--k=101", "--k: expected at most --num_ads, 100; got 101"),
+    ],
+)
+def test_new_ads_say_what_they_cannot_measure(flag, message, tmp_path):
+    flags = ("--num_ads=100", f"--workdir={tmp_path / 'work'}", flag)
+    assert message in run("benchmarks/new_ads.py", *flags, status=1).stderr
+    assert not (tmp_path / "work").exists()
 
 
 def test_worlds_are_measured_once_and_summed_up(tmp_path):
