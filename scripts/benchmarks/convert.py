@@ -46,7 +46,7 @@ def main() -> None:
         return
     rows = flags.FLAGS.rows
     log = criteo_rows.write(workdir / f"criteo-{rows}.tsv", rows)
-    ours = repeated(convert.Source(log, formats.criteo.schema()), workdir / "data")
+    ours = repeated(convert.Source(log, formats.criteo.schema()), workdir / "converted")
     subset = min(rows, flags.FLAGS.baseline_rows)
     baseline = [
         fresh_process.call(write_row_by_row, log, workdir / "rows.tfrecord", subset)
@@ -56,9 +56,9 @@ def main() -> None:
         "rows": rows,
         "workers": flags.FLAGS.workers or os.cpu_count(),
         "runs": flags.FLAGS.repeat,
-        "ads": len(reader.DataSet(workdir / "data").catalog()),
+        "ads": len(reader.DataSet(workdir / "converted").catalog()),
         "log_mb": log.stat().st_size / 1e6,
-        "data_mb": _size(workdir / "data") / 1e6,
+        "data_mb": _size(workdir / "converted") / 1e6,
         "seconds": _median(ours, "seconds"),
         "cpu_seconds": _median(ours, "cpu_seconds"),
         "stage_seconds": {s: statistics.median(run["stages"][s] for run in ours) for s in STAGES},
@@ -79,7 +79,7 @@ def measure_computed(workdir: pathlib.Path) -> None:
     result = []
     for name, fields in shop_rows.COMPUTED.items():
         source = convert.Source(log, shop_rows.schema_with(fields), "tabular")
-        runs = repeated(source, workdir / "data")
+        runs = repeated(source, workdir / "converted")
         seconds = _median(runs, "seconds")
         result.append(
             {
@@ -88,7 +88,7 @@ def measure_computed(workdir: pathlib.Path) -> None:
                 "seconds": seconds,
                 "cpu_seconds": _median(runs, "cpu_seconds"),
                 "peak_rss_mb": max(run["peak_rss_mb"] for run in runs),
-                "data_mb": _size(workdir / "data") / 1e6,
+                "data_mb": _size(workdir / "converted") / 1e6,
                 "stage_seconds": runs[-1]["stages"],
             }
         )

@@ -120,6 +120,10 @@ def test_undefined_figures_are_dashes_and_null(script, capsys):
 
 @pytest.mark.benchmark
 def test_the_conversion_is_measured(tmp_path):
+    # The data set of a training in the same directory stays.
+    other = tmp_path / "data" / "dataset.json"
+    other.parent.mkdir()
+    other.touch()
     result, shown = run(
         "benchmarks/convert.py", "--rows=3000", "--baseline_rows=500", f"--workdir={tmp_path}"
     )
@@ -128,6 +132,7 @@ def test_the_conversion_is_measured(tmp_path):
         assert result[key] > 0
     assert result["seconds"] >= sum(result["stage_seconds"].values())
     assert "At this rate" in shown
+    assert other.exists()
 
 
 @pytest.mark.benchmark
