@@ -70,6 +70,7 @@ def main() -> None:
     }
     print_table(result)
     if FLAGS.plot:
+        pathlib.Path(FLAGS.plot).parent.mkdir(parents=True, exist_ok=True)
         plot(result, FLAGS.plot)
     harness.print_json(result)
 
@@ -82,11 +83,12 @@ def measure(
 ) -> list[Row]:
     """Measures all kinds of index and the peers on one catalog."""
     num_ads = catalog.num_ads
+    tried = index.structures_to_try(targets, num_ads, FLAGS.kinds, FLAGS.num_lists or [None])
     print(f"{num_ads:,} ads: exact search of {len(queries)} queries", flush=True)
     k = min(FLAGS.k, num_ads)
     wanted = index.exact_rows(catalog.chunks(), queries, k)
     rows = []
-    for config in index.structures_to_try(targets, num_ads, FLAGS.kinds, FLAGS.num_lists or [None]):
+    for config in tried:
         if config.kind == "Flat" and num_ads > _MAX_ADS_IN_MEMORY:
             continue
         print(f"{num_ads:,} ads: {config.kind} {config.storage} {config.refine}", flush=True)

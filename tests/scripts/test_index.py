@@ -22,7 +22,7 @@ def files(tmp_path_factory):
 
 @pytest.mark.process
 def test_tuning_prints_its_choice_and_writes_what_export_takes(files, tmp_path):
-    output, plot = tmp_path / "index.json", tmp_path / "index.png"
+    output, plot = tmp_path / "found" / "index.json", tmp_path / "plots" / "index.png"
     done = scripts_in_forks.run(
         "tune_index.py", *files, "--k=20", "--kinds=Flat,IVFPQ", "--latency_budget_ms=1000",
         f"--output={output}", f"--plot={plot}",
@@ -80,6 +80,24 @@ def test_the_index_is_measured_beside_its_peers(files, tmp_path):
 
 
 @pytest.mark.benchmark
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--num_lists=16,x", "--num_lists: expected numbers such as 256,1024, got '16,x'"),
+        ("--kinds=Flta", "--kinds: expected some of"),
+    ],
+)
+def test_bad_flags_of_the_benchmark_are_named_before_it_searches(flag, message, tmp_path):
+    # So few ads that no index is trained.
+    done = scripts_in_forks.run(
+        "benchmarks/index.py", "--num_ads=50", "--dimension=8", flag, f"--output_dir={tmp_path}"
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "exact search" not in done.stdout
+
+
+@pytest.mark.benchmark
 def test_an_interpreter_without_scann_is_said(files, tmp_path):
     missing = tmp_path / "python"
     done = scripts_in_forks.run(
@@ -92,7 +110,7 @@ def test_an_interpreter_without_scann_is_said(files, tmp_path):
 
 @pytest.mark.benchmark
 def test_growth_is_plotted(tmp_path):
-    plot = tmp_path / "growth.png"
+    plot = tmp_path / "plots" / "growth.png"
     done = scripts_in_forks.run(
         "benchmarks/index.py", "--sweep=500,1000", "--dimension=16", "--k=10", "--kinds=Flat",
         "--num_queries=20", "--nopeers", f"--plot={plot}", f"--output_dir={tmp_path}",

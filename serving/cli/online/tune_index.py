@@ -51,10 +51,6 @@ def main() -> None:
         memory_limit_mb=FLAGS.memory_limit_mb,
         use_gpu=FLAGS.use_gpu,
     )
-    if not all(count.isdecimal() and int(count) for count in FLAGS.num_lists or ()):
-        raise ValueError(
-            f"--num_lists: expected numbers such as 256,1024, got {','.join(FLAGS.num_lists)!r}."
-        )
     tried = index.structures_to_try(targets, len(ads), FLAGS.kinds, FLAGS.num_lists or [None])
     report = (lambda line: None) if FLAGS.json else terminal.print_above_bars
     choice = index.tune_index(ads, queries[: FLAGS.num_queries], targets, tried, report)
@@ -62,6 +58,8 @@ def main() -> None:
         command_line.print_json(as_json(choice))
     else:
         print(text(choice, FLAGS.all))
+    for path in filter(None, (FLAGS.output, FLAGS.plot)):
+        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     if FLAGS.output:
         pathlib.Path(FLAGS.output).write_text(json.dumps(as_json(choice), indent=1) + "\n")
     if FLAGS.plot:

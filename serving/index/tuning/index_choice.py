@@ -213,13 +213,11 @@ def structures_to_try(
         num_lists: Numbers of cells to try for IVF and IVFPQ. None uses the default.
 
     Raises:
-        ValueError: A kind is unknown.
+        ValueError: A kind is unknown, or a number of cells is not a positive number.
     """
     if kinds is None:
         small = num_ads <= MAX_GRAPH_ADS
         kinds = [kind for kind in KINDS_TO_TRY if small or not kind.startswith("HNSW")]
-    if num_ads < MIN_ADS_TO_TRAIN:
-        kinds = [kind for kind in kinds if kind in ("Flat", "HNSW")] or ["Flat"]
     unknown = set(kinds) - set(KINDS_TO_TRY)
     if unknown:
         first = min(unknown)
@@ -227,6 +225,13 @@ def structures_to_try(
             f"--kinds: expected some of {', '.join(KINDS_TO_TRY)}, got {first!r}."
             f"{terminal.suggestion_for(first, KINDS_TO_TRY)}"
         )
+    if not all(count is None or (count.isdecimal() and int(count)) for count in num_lists):
+        raise ValueError(
+            "--num_lists: expected numbers such as 256,1024, got "
+            f"{','.join(map(str, num_lists))!r}."
+        )
+    if num_ads < MIN_ADS_TO_TRAIN:
+        kinds = [kind for kind in kinds if kind in ("Flat", "HNSW")] or ["Flat"]
     tried = []
     for kind in kinds:
         stored = "SQ8" if kind.endswith("SQ8") else "float"
