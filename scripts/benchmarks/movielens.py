@@ -22,8 +22,8 @@ two-tower model of the TFRS tutorial and, where there are histories, SASRec. The
 defaults, or those options, searched within --tune_minutes, that have the best NDCG@10 on the
 ratings for validation; then they learn these too. Finished models are stored in WORKDIR/cells, and
 a second run with the same log, seed and settings reuses them; delete them after a change of the
-code. Prints mean and standard deviation over the seeds, each with its own split and model, the best
-model first, next to published figures, and JSON as the last line.
+code. Prints the mean and, of several seeds, the standard deviation over them, each with its own
+split and model, the best model first, next to published figures, and JSON as the last line.
 
 The published figures are for a held-out quarter. They were measured by others on their own splits,
 with the definitions of github.com/recommenders-team/recommenders (its examples/06_benchmarks
@@ -191,13 +191,15 @@ def measure(data_set: reader.DataSet, name: str, fit: Callable[[], Fitted]) -> d
 
 
 def summary(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Returns mean and standard deviation over the runs; 0.0 for a single run."""
+    """Returns the mean and, of several runs, the standard deviation over them."""
     result: dict[str, dict[str, float]] = {}
     for name in runs[0]:
         for key in METRICS:
             values = [run[name][key] for run in runs]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            result.setdefault(name, {}).update({key: statistics.mean(values), f"{key}_sd": spread})
+            own = result.setdefault(name, {})
+            own[key] = statistics.mean(values)
+            if len(values) > 1:
+                own[f"{key}_sd"] = statistics.stdev(values)
     return result
 
 
@@ -207,8 +209,13 @@ def print_table(
     """Prints our results next to the peers and published figures, the best NDCG first."""
     labels = {"two_tower": "two-tower, this project"}
     labels |= {name: peer.label for name, peer in recommenders.PEERS.items()}
+
+    def shown(values: dict[str, float], key: str) -> str:
+        spread = values.get(f"{key}_sd")
+        return f"{values[key]:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+
     rows = [
-        [labels[name], *(f"{values[key]:.4f} ± {values[f'{key}_sd']:.4f}" for key in METRICS)]
+        [labels[name], *(shown(values, key) for key in METRICS)]
         for name, values in sorted(result.items(), key=lambda one: -one[1][METRICS[0]])
     ]
     rows += [

@@ -66,8 +66,12 @@ def test_movielens_is_measured_beside_peers_and_published_figures(ratings, tmp_p
     assert other_split[0] != other_split[1]
     # A second run reads the finished models.
     assert len(list((tmp_path / "cells").iterdir())) == 12
-    _, again = run_seeds("2")
+    of_one, again = run_seeds("2")
     assert again["runs"] == result["runs"][1:]
+    # A single seed has no standard deviation.
+    assert "ndcg_at_10_sd" not in again["ease"]
+    assert "±" in done.stdout
+    assert "±" not in of_one.stdout
 
 
 def test_movielens_with_the_last_click_held_out_has_histories_and_sasrec(ratings, tmp_path):
