@@ -25,7 +25,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import fastapi
 import prometheus_client
@@ -46,6 +46,8 @@ from serving.service.rest import (
     user_routes,
 )
 from serving.service.rest.openapi import RESPONSE_HEADERS, openapi_document, refusals
+
+_Described = Annotated[ReleaseName, fastapi.Query(description="Release to describe.")]
 
 
 def create_app(
@@ -200,7 +202,7 @@ def _add_state_routes(
         return None if follower is None else follower.problem
 
     @app.get("/v1/bundle", response_model=schemas.BundleBody, responses=refusals(400, 401, 500))
-    async def bundle(release: ReleaseName = "stable") -> responses.Response:
+    async def bundle(release: _Described = "stable") -> responses.Response:
         """Describes a release (fields, heads, index, metrics, updates) and all loaded releases.
 
         Without a canary, `canary` means the stable release, as for requests.

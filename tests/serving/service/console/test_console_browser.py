@@ -1004,7 +1004,7 @@ def test_the_routes_of_users_are_tried_with_an_id_and_a_body(stored_url, open_co
     assert described("POST /v1/events", "Kind of the event.") == f"{kinds}, required"
     values = "list of string or number or boolean or null"
     assert described("POST /v1/recommend", "The field has none of these values.") == values
-    assert described("GET /v1/bundle", "release") == '"stable" or "canary"'
+    assert described("GET /v1/bundle", "Release to describe.") == '"stable" or "canary"'
 
     user = "GET /v1/users/{user_id}"
     card = sent(user, "Enter user_id.")
