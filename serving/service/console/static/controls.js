@@ -79,10 +79,12 @@ export function drawReleases({ releases = [] }) {
 }
 
 export function drawFields(bundle) {
-  const user = asObject(current().user);
+  const [user, context] = [asObject(current().user), asObject(current().context)];
+  const known = bundle.query_fields.map(({ name }) => name);
+  const others = Object.keys({ ...context, ...user }).filter((name) => !known.includes(name));
   render(
     "fields",
-    bundle.query_fields.map(({ name, kind }, index) => {
+    [...bundle.query_fields, ...others.map((name) => ({ name }))].map(({ name, kind }, index) => {
       const path = [Object.hasOwn(user, name) ? "user" : "context", name];
       const id = `field-${index}`;
       if (kind === "categorical_list") {
@@ -93,7 +95,9 @@ export function drawFields(bundle) {
           </div>`;
       }
       const control = input(path, { id, placeholder: "missing", isText: !["numeric", "dense", "numeric_list"].includes(kind) });
-      return html`<div><label for="${id}">${name}</label>${control}</div>`;
+      // Clearing it removes it from the request.
+      const note = !kind && html` <small>not a field of release ${bundle.version}</small>`;
+      return html`<div><label for="${id}">${name}${note}</label>${control}</div>`;
     }),
   );
   const { default_k: k, default_deadline_ms: deadline } = bundle.limits;

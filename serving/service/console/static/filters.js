@@ -68,6 +68,8 @@ function setRows(all) {
 
 export function drawFilters(bundle) {
   adFields = bundle.ad_fields.filter(({ kind }) => kind in OPERATORS);
+  // Another release may not have its field.
+  if (draft && !kindOf(draft.field)) draft = null;
   byId("add-filter").hidden = !adFields.length;
   byId("add-filter").onclick = () => {
     draft = newRow(adFields[0].name);

@@ -2,7 +2,7 @@
 // previewed at once, from the scores of the candidates.
 
 import { drawAds, rankedBy, utilityOf } from "./ads.js";
-import { ask, clearFailure, onToken, showFailure } from "./api.js";
+import { ApiError, ask, clearFailure, onToken, showFailure } from "./api.js";
 import { drawFunnel, drawScatter, drawTime } from "./charts.js";
 import { drawFields, drawReleases, drawRules, drawSamples, drawWeights, showSample } from "./controls.js";
 import { drawFilters, suggestValues } from "./filters.js";
@@ -19,7 +19,7 @@ const DEBOUNCE_MS = 200;
 let bundle = null;
 let rival = null;
 let answer = null;
-// {name, ranks} from the answer of the other release, or null.
+// {name, ranks} from the answer of the other release, {name, refusal} if it has none, or null.
 let compared = null;
 let running = null;
 let timer = 0;
@@ -80,16 +80,20 @@ function changed(path) {
   timer = setTimeout(recommend, DEBOUNCE_MS);
 }
 
+/** Returns the heads that the answer has scores of: it may be from a release with other heads. */
+const headsOfAnswer = () =>
+  headsOf(bundle).filter(({ output }) => answer.candidates.every((ad) => output in ad));
+
 /** Orders the candidates by the new weights, before the service answers. */
 function preview() {
-  const ads = rankedBy(weightsOf(bundle), headsOf(bundle), answer.candidates).slice(0, answer.ads.length);
+  const ads = rankedBy(weightsOf(bundle), headsOfAnswer(), answer.candidates).slice(0, answer.ads.length);
   previewed = idsOf(ads);
   drawOrder(ads);
   say("status", "Preview with these weights; waiting for the service…");
 }
 
 function drawOrder(ads) {
-  const [heads, weights] = [headsOf(bundle), weightsOf(bundle)];
+  const [heads, weights] = [headsOfAnswer(), weightsOf(bundle)];
   const isComparable = answer.order === "utility" && base?.key === keyOf(current());
   const isReweighted = isComparable && base.weights !== JSON.stringify(weights);
   drawAds(ads, {
@@ -98,7 +102,7 @@ function drawOrder(ads) {
     candidates: answer.candidates,
     adFields: bundle.ad_fields.filter(({ kind }) => kind !== "dense"),
     before: isReweighted ? base.ranks : null,
-    rival: compared,
+    rival: compared?.ranks && compared,
   });
   // In retrieval order, with their utilities under these weights.
   drawScatter(
@@ -114,11 +118,12 @@ async function recommend() {
   document.body.classList.add("busy");
   const slow = setTimeout(() => say("status", "Waiting for the service…"), SLOW_MS);
   try {
+    // First, because a new release may have other fields than the request, and refuse it.
+    await describe(signal);
     const started = performance.now();
     const request = { release: "stable", ...current(), explain: true, candidates: true, dry_run: true };
     const received = await ask("v1/recommend", request, signal);
     const roundTripMs = performance.now() - started;
-    await describe(signal);
     compared = rival && (await comparison(request, signal));
     clearFailure();
     answer = received;
@@ -126,18 +131,25 @@ async function recommend() {
   } catch (error) {
     if (error.name === "AbortError") return;
     showFailure(error);
-    say("status", answer ? "The answer below is the last one received." : "");
+    const last = answer && `The answer below is the last one received, from release ${answer.bundle_version}.`;
+    say("status", last ?? "");
   } finally {
     clearTimeout(slow);
     if (running.signal === signal) document.body.classList.remove("busy");
   }
 }
 
-/** Returns the ranks of ads in the answer of the other release. */
+/** Returns the ranks of ads in the answer of the other release, or why it has none. */
 async function comparison(request, signal) {
   const release = RELEASES.find((name) => name !== releaseOf());
-  const { ads, degraded } = await ask("v1/recommend", { ...request, release }, signal);
-  return { name: nameOf(rival), ranks: new Map(ads.map((ad) => [ad.ad_id, ad.rank])), degraded };
+  const name = nameOf(rival);
+  try {
+    const { ads, degraded } = await ask("v1/recommend", { ...request, release }, signal);
+    return { name, ranks: new Map(ads.map((ad) => [ad.ad_id, ad.rank])), degraded };
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    return { name, refusal: error.message };
+  }
 }
 
 function show(roundTripMs) {
@@ -146,14 +158,7 @@ function show(roundTripMs) {
   drawOrder(ads);
   rememberRanks();
   suggestValues(candidates);
-  const common = compared && ads.filter((ad) => compared.ranks.has(ad.ad_id)).length;
-  render(
-    "compared",
-    compared && [
-      `${compared.name} also returns ${common} of these ${ads.length} ads. `,
-      compared.degraded && `Its answer is degraded: ${compared.degraded}`,
-    ],
-  );
+  render("compared", compared && comparedWith(compared, ads));
   drawTime(answer, roundTripMs);
   drawFunnel([
     ["ads in the catalog", bundle.live.num_ads],
@@ -171,6 +176,15 @@ function show(roundTripMs) {
   say("status", previewed && isRanked ? `${confirmed} ${text}` : text);
   previewed = null;
   drawNotices(isRanked);
+}
+
+function comparedWith({ name, ranks, degraded, refusal }, ads) {
+  if (!ranks) return `${name} has no answer to this request: ${refusal}`;
+  const common = ads.filter((ad) => ranks.has(ad.ad_id)).length;
+  return [
+    `${name} also returns ${common} of these ${ads.length} ads. `,
+    degraded && `Its answer is degraded: ${degraded}`,
+  ];
 }
 
 /** Keeps the ranks in the first ranked answer to a request, as the baseline for other weights. */

@@ -1,6 +1,7 @@
 """The console in a real browser: Debian's chromium, driven by Playwright."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import shlex
@@ -526,6 +527,58 @@ def test_another_release_leaves_the_request_as_it_is(canary_url, open_console):
     answered(page, "ads from release 2")
     open_json(page)
     assert json.loads(page.input_value("#json")) == {"user_id": "u1", "release": "canary"}
+
+
+@pytest.fixture
+def changed_url(tmp_path):
+    """A service whose canary has other fields and heads than its stable release."""
+    for heads in (tuple(serving_fixtures.OUTPUTS), ("click", "revenue")):
+        serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(heads=heads))
+    stable, canary = (releases.load(tmp_path, version) for version in (1, 2))
+    answering = orchestrator.Orchestrator(stable, ranker.LocalRanker(stable))
+    # Its models have the original fields, so that it refuses every request.
+    scorer = ranker.LocalRanker(canary)
+    fields, probes = (
+        json.loads(json.dumps(part).replace('"device"', '"platform"'))
+        for part in (canary.manifest.query_fields, canary.manifest.probes)
+    )
+    manifest = dataclasses.replace(canary.manifest, query_fields=fields, probes=probes)
+    changed = dataclasses.replace(canary, manifest=manifest)
+    router = release_router.ReleaseRouter(answering)
+    router.route(answering, orchestrator.Orchestrator(changed, scorer))
+    with serving_fixtures.serve_app(router) as url:
+        serving_fixtures.wait_until_ready(url)
+        yield url
+
+
+def test_a_release_that_refuses_the_request_is_described_with_its_fields(changed_url, open_console):
+    page = open_console(changed_url)
+    answered(page, "ads from release 1")
+    refusal = "context: unknown field 'device' (str). "
+    assert f"canary 2 has no answer to this request: {refusal}" in page.inner_text("#compared")
+    assert "canary 2" not in page.inner_text("#ads")
+    page.get_by_role("button", name="Add a condition").click()
+    page.select_option("#which", "canary")
+    expect(page.locator("#failure")).to_contain_text(refusal)
+    expect(page.locator("#status")).to_have_text(
+        "The answer below is the last one received, from release 1."
+    )
+    assert page.inner_text("#release") == "Release 2 · 300 ads"
+    own = ["country", "platform", "age", "history one value per line"]
+    labels = page.locator("#fields label")
+    assert labels.all_inner_texts() == [*own, "device not a field of release 2"]
+    assert page.locator("#weights label").all_inner_texts() == ["click", "revenue"]
+    # The answer is drawn again, with the heads that both releases have.
+    page.set_viewport_size({"width": 1200, "height": 900})
+    scores = page.locator("#ads > li").first.locator(".score .quiet")
+    expect(scores).to_have_text(["click", "revenue", "utility"])
+    # Without its value, the field is no longer part of the request.
+    type_in(page, "[data-place='context.device']", "")
+    expect(labels).to_have_text(own)
+    page.select_option("#which", "stable")
+    answered(page, "ads from release 1 in")
+    expect(page.locator("#failure")).to_be_empty()
+    assert labels.all_inner_texts() == [name.replace("platform", "device") for name in own]
 
 
 def test_a_changed_sample_can_be_chosen_again(page):
