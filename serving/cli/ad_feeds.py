@@ -52,8 +52,9 @@ def read_ads(
     table = formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), feed)
     ads, keys = _ads_of(table, feed)
     notes = []
-    if lacking:
-        notes.append(f"{path} has no columns {lacking}; these fields are missing in its ads")
+    # A field that is the ad key gets the ad id.
+    if missing := [name for name in lacking if name != release.ad_id_field]:
+        notes.append(f"{path} has no columns {missing}; these fields are missing in its ads")
     if keys.without_key:
         clause = "row has no ad id and is", "rows have no ad id and are"
         notes.append(f"{path}: {terminal.format_count(keys.without_key, *clause)} left out")

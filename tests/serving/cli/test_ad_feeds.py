@@ -76,6 +76,15 @@ def test_ads_as_in_answers_and_tables_named_like_them(tmp_path: pathlib.Path, ma
     assert (ad["ad_id"], ad["fields"]["price"], ad["show"]["title"]) == ("a", 1.5, "Tea")
 
 
+def test_a_field_that_is_the_ad_key_is_not_named_as_missing(tmp_path, manifest) -> None:
+    fields = [{"name": "advertiser", "kind": "categorical", "side": "ad"}]
+    schema = {**manifest.schema, "fields": fields, "ad_key": ["advertiser"]}
+    path = tmp_path / "ads.csv"
+    path.write_text("ad_id,price,tags\n7,1,t\n")
+    _, notes = ad_feeds.read_ads(path, dataclasses.replace(manifest, schema=schema))
+    assert notes == [f"{path} has no columns ['category']; these fields are missing in its ads"]
+
+
 def test_rows_that_are_left_out_are_named(tmp_path: pathlib.Path, manifest) -> None:
     path = tmp_path / "ads.csv"
     path.write_text("sku,brand,cost,category,tags\n,a,1,c,t\nNA,a,2,c,t\n7,a,3,c,t\n7,a,4,c,t\n")
