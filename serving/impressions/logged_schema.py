@@ -48,7 +48,8 @@ class LoggedSchema:
             and field["side"] == "query"
         ]
         return {
-            "name": f"{self.source.get('name', 'shown')}_shown",
+            # The source may be the schema of an earlier joined log.
+            "name": f"{self.source.get('name', 'shown').removesuffix('_shown')}_shown",
             "fields": [kept for own in self.fields if (kept := _of_labels(own, labels))],
             "ad_key": ["_ad_id"],
             "request_key": "_answer_id",

@@ -622,6 +622,14 @@ def test_values_and_weights_go_into_the_next_schema_with_their_labels():
     assert "weights" not in converted
 
 
+def test_the_name_of_a_schema_does_not_grow_with_each_joined_log():
+    names = [
+        logged_schema.LoggedSchema([], [], {"name": name}, {}).to_convert([])["name"]
+        for name in ("shop", "shop_shown")
+    ]
+    assert names == ["shop_shown", "shop_shown"]
+
+
 def test_events_that_the_feedback_lacks_are_not_in_histories_and_rates_of_the_next_schema():
     orders = {"kind": "history", "side": "query", "of": "ad", "name": "orders"}
     fields = [
