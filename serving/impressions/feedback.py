@@ -54,6 +54,8 @@ class Joined:
         totals: Sum of each label over the rows.
         unread: Field or column of the events that is not read -> a hint at the one that was meant,
             or "".
+        shown_columns: Columns that answers show, such as a title. The log does not have them, so
+            they are not in the schema.
         schema: JSON of the schema for `tfrec convert`.
         warning: Problem with the times of the log, or None.
     """
@@ -73,6 +75,7 @@ class Joined:
     repeated: int
     totals: dict[str, float]
     unread: dict[str, str]
+    shown_columns: list[str]
     schema: dict[str, Any]
     warning: str | None
 
@@ -142,6 +145,7 @@ def join_feedback(
         repeated=repeated,
         totals=writer.totals,
         unread=events.unread,
+        shown_columns=known.source.get("show", []),
         schema=known.to_convert(events.labels),
         warning=warning,
     )

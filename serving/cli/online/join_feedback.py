@@ -136,6 +136,13 @@ def _describe(joined: impressions.Joined, output: pathlib.Path, target: pathlib.
             f"{count(joined.repeated, *clause)} a request id that several answers share; the "
             "events count for the latest answer. Use each request_id only once."
         )
+    if joined.shown_columns:
+        columns = terminal.format_list(joined.shown_columns)
+        print(
+            f"Not logged, although answers show them: {columns}. To "
+            f'show them after the next training, add "show" to {target}, and convert with '
+            "--ads_path, a table of ads that has them"
+        )
     print(f"Fields: {', '.join(field['name'] for field in joined.schema['fields'])}")
     print(
         f"Convert it with tfrec convert --format=tabular --data_path={output} "

@@ -322,7 +322,10 @@ def test_columns_that_are_not_read_are_named(script, log_files, tmp_path, capsys
     joined = impressions.join_feedback(log_files, [path], tmp_path / "shown.parquet")
     assert joined.totals == {"click": 1.0}
     script("serving.cli.online.join_feedback")._describe(joined, path, path)
-    assert "\nColumns not read: revenu (Did you mean 'revenue'?), xyz\n" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "\nColumns not read: revenu (Did you mean 'revenue'?), xyz\n" in text
+    # The release shows them, and its log does not have them.
+    assert "\nNot logged, although answers show them: title, stock. To show" in text
 
 
 def test_an_event_in_the_format_of_the_service_is_refused_with_its_label(log_files, tmp_path):
