@@ -91,13 +91,15 @@ def main() -> None:
         view = one.live.view()
         unknown = {rate.name: view.without_ads(rate.of, one.rates[rate.name]) for rate in given}
         if FLAGS.json:
-            done = None if applied is None else dataclasses.asdict(applied)
-            row = {"version": one.version, "applied": done, "notes": one.notes}
+            changes = None if applied is None else dataclasses.asdict(applied)
+            row = {"version": one.version, "applied": changes, "notes": one.notes}
             state = {"recall_at_500": recall, "live": status}
             results.append({**row, "rate_values_not_found": unknown, **state})
             continue
-        if applied is not None and (FLAGS.add or FLAGS.remove):
-            print(f"release {one.version}: {_description(applied)}")
+        if FLAGS.add or FLAGS.remove:
+            nothing = "the files have no ads, so none was changed"
+            done = nothing if applied is None else _description(applied)
+            print(f"release {one.version}: {done}")
         elif len(versions) > 1:
             print(f"release {one.version}:")
         for note in one.notes:

@@ -562,6 +562,15 @@ def test_the_script_says_what_a_table_of_ads_lacks(release, tmp_path, as_json):
 
 
 @pytest.mark.process
+def test_the_script_says_that_files_have_no_ads(release, tmp_path):
+    (tmp_path / "ads.csv").write_text("ad_id,price\n")
+    (tmp_path / "ids.txt").write_text("")
+    flags = [f"--add={tmp_path / 'ads.csv'}", f"--remove={tmp_path / 'ids.txt'}"]
+    done = scripts_in_forks.run("update_index.py", f"--bundle={release.base}", *flags)
+    assert done.stdout.startswith("release 1: the files have no ads, so none was changed\n")
+
+
+@pytest.mark.process
 def test_files_written_by_other_programs_are_read(release, tmp_path):
     # A byte order mark, Windows line ends, and U+2028 and U+0085, which are valid in JSON.
     title = "a\u2028b\u0085c"
