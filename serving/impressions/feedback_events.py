@@ -227,8 +227,8 @@ def _lines(
             yield from _text_lines(path, labels, named)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise errors.ImpressionLogError(
-            f"{path}: expected events as JSON lines (.jsonl), CSV (.csv), TSV (.tsv) or Parquet "
-            f"(.parquet), got {error}."
+            f"{path} cannot be read ({error}); expected events as JSON lines (.jsonl), CSV (.csv), "
+            "TSV (.tsv) or Parquet (.parquet), not compressed."
         ) from error
 
 

@@ -481,9 +481,9 @@ def test_events_that_are_left_out_count_as_good_ones(log_files, tmp_path):
             "1 event was left out without the request_id of an answer: send it with each event.",
         ),
         ("e.csv", "request_id,click\nr,1", "expected events with request_id and ad_id, got"),
-        ("e.csv", '"' + "x" * 140_000, "expected events as JSON lines"),
+        ("e.csv", '"' + "x" * 140_000, "TSV (.tsv) or Parquet (.parquet), not compressed."),
         ("e.csv", "", "e.csv is empty; expected a header line and events"),
-        ("e.parquet", "text", "expected events as JSON lines"),
+        ("e.parquet", "text", "e.parquet cannot be read ("),
     ],
 )
 def test_files_without_events_are_refused(log_files, tmp_path, name, text, message):
