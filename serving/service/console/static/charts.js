@@ -1,6 +1,6 @@
 // The funnel, all candidates as dots, and the time of an answer.
 
-import { bar, byId, count, html, milliseconds, number, render } from "./html.js";
+import { bar, byId, count, head, html, milliseconds, number, render, row } from "./html.js";
 
 const HEIGHT = 200;
 const [LEFT, RIGHT, TOP, BOTTOM] = [56, 12, 12, 24];
@@ -23,7 +23,7 @@ export function drawScatter(candidates, ads) {
   const axis = isRanked ? "utility" : "retrieval score";
   const value = (ad) => (isRanked ? ad.utility : ad.retrieval_score);
   const places = new Map(candidates.map((ad, index) => [ad.ad_id, index]));
-  const shown = new Set(ads.map((ad) => ad.ad_id));
+  const shown = new Map(ads.map((ad, index) => [ad.ad_id, index + 1]));
   const width = Math.max(260, byId("scatter").clientWidth);
   const [low, high] = [Math.min(...candidates.map(value)), Math.max(...candidates.map(value))];
   const ground = HEIGHT - BOTTOM;
@@ -60,8 +60,19 @@ export function drawScatter(candidates, ads) {
   );
   render(
     "legend",
-    `Each dot is a candidate, by retrieval rank (horizontal) and ${axis} (vertical). Hover over a dot to see the ad.`,
+    `Each dot is a candidate, by retrieval rank (horizontal) and ${axis} (vertical). Hover over a dot to see the ad, or open the table.`,
   );
+  // Hundreds of rows, which few people look at.
+  const drawTable = () =>
+    byId("candidate-list").open &&
+    render("candidate-table", [
+      head("Retrieval rank", "Ad", axis, "Rank in the answer"),
+      html`<tbody>${candidates.map((ad, index) =>
+        row(index + 1, ad.ad_id, number(value(ad)), shown.get(ad.ad_id)),
+      )}</tbody>`,
+    ]);
+  byId("candidate-list").ontoggle = drawTable;
+  drawTable();
 }
 
 /** Draws the stages of an answer, one after another on one time line. */

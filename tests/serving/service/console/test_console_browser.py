@@ -128,6 +128,24 @@ def test_it_loads_and_recommends_for_a_sample_request(service_url, page):
     assert "highest score among the 300 candidates: click " in page.inner_text("#scales")
 
 
+def test_the_dots_can_be_read_in_a_table_with_the_keyboard(page):
+    page.locator("#candidate-list summary").press("Enter")
+    rows = page.locator("#candidate-table tbody tr")
+    expect(rows).to_have_count(300)
+    cells = [row.split("\t") for row in rows.all_inner_texts()]
+    ranks = {ad_id: rank for _, ad_id, _, rank in cells if rank}
+    assert ranks == {ad_id: str(place) for place, ad_id in enumerate(shown_ads(page), 1)}
+    # The ads of the answer are drawn last.
+    (title,) = page.locator("#scatter title").all_text_contents()[-1:]
+    rank, ad_id, utility, _ = next(row for row in cells if row[1] == title.split(":")[0].strip())
+    assert title.strip() == f"{ad_id}: retrieval rank {rank}, utility {utility}"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "scroll"
+    # It follows the answer.
+    page.get_by_label(f"Exclude {ad_id}").click()
+    expect(rows).to_have_count(299)
+
+
 def test_an_answer_with_its_candidates_is_one_request(service_url, open_console):
     page = open_console(service_url)
     posted = []
