@@ -164,10 +164,12 @@ function ruleControls(name, text, part, initial, fields) {
   const [rule, ...others] = asArray(valueAt(path));
   // Prefixed, so that a field may be called "none".
   const choice = !Array.isArray(valueAt(path)) ? "default" : isObject(rule) ? `=${rule.field}` : "none";
+  // The release may not have the field of the rule.
+  const offered = isObject(rule) && !fields.includes(rule.field) ? [...fields, rule.field] : fields;
   const labels = [
     ["default", "the service's default"],
     ["none", "no field"],
-    ...fields.map((field) => [`=${field}`, field]),
+    ...offered.map((field) => [`=${field}`, field]),
   ];
   const options = labels.map(
     ([value, label]) => html`<option value="${value}" selected="${value === choice}">${label}</option>`,

@@ -599,6 +599,17 @@ def test_a_release_that_refuses_the_request_is_described_with_its_fields(changed
     assert labels.all_inner_texts() == [name.replace("platform", "device") for name in own]
 
 
+def test_a_rule_on_a_field_that_the_release_lacks_is_shown_and_can_be_removed(page):
+    open_json(page)
+    page.fill("#json", '{"rules": {"caps": [{"field": "genre", "max": 2}]}}')
+    open_form(page)
+    expect(page.locator("#failure")).to_contain_text("rules.caps[0].field: expected the name")
+    assert page.locator("#caps-field option:checked").inner_text() == "genre"
+    page.locator("#caps-field").select_option("default")
+    expect(page.locator("#failure")).to_be_empty()
+    assert "genre" not in page.inner_text("#rules")
+
+
 def test_a_changed_sample_can_be_chosen_again(page):
     age = page.locator("[data-place='context.age']")
     page.select_option("#sample", "2")
