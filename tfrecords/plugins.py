@@ -265,6 +265,8 @@ def _add_file(module: types.ModuleType, sources: dict[str, bytes]) -> None:
     if file is None or file in sources or not os.path.isfile(file):
         return
     sources[file] = _imported_source(module, file)
+    if b"\0" in sources[file]:
+        return  # A compiled module.
     for name in _imported_names(ast.parse(sources[file], file), module.__package__ or ""):
         used = sys.modules.get(name)
         if used is not None and _is_of_user(used):

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import linecache
 import pathlib
+import py_compile
 import sys
 import types
 
@@ -167,6 +168,16 @@ def test_a_source_does_not_depend_on_what_else_is_imported(here):
     edit(here / "proj" / "parts.py", "SIGN = -1\n")
     del sys.modules["mine_of_proj"]
     assert REGISTRY.digest("mine_of_proj:Mine") != digest
+
+
+def test_a_source_may_import_a_compiled_module(here):
+    (here / "mine_helper.py").write_text("SIGN = 1\n")
+    py_compile.compile(str(here / "mine_helper.py"), str(here / "mine_helper.pyc"))
+    (here / "mine_helper.py").unlink()
+    (here / "mine_of_compiled.py").write_text(
+        f"import mine_helper\nfrom {__name__} import Base\nclass Mine(Base): pass\n"
+    )
+    assert REGISTRY.digest("mine_of_compiled:Mine") is not None
 
 
 @pytest.mark.parametrize("edited", ["mine_kept", "mine_helper"])
