@@ -94,7 +94,7 @@ def main() -> None:
     truth_log = steps.truth_of(data_set)
     if truth_log is not None:
         truth = evaluation.load_ground_truth(truth_log, data_set).rows
-        estimates["planted_truth"] = {
+        estimates["ground_truth"] = {
             head: truth[HEADS[head].output][data.test.known] for head in data.heads
         }
     owner = ranking.owner_of_requests(data_set, "test")[data.test.requests]
@@ -196,8 +196,8 @@ def score(
     )
     ceiling = None
     # An order by expected amounts cannot reach the AUC of one by probabilities.
-    if "planted_truth" in estimates and not kind.is_amount:
-        ceiling = metrics.auc(own.labels, estimates["planted_truth"][head][known])
+    if "ground_truth" in estimates and not kind.is_amount:
+        ceiling = metrics.auc(own.labels, estimates["ground_truth"][head][known])
     samples = {}
     for name, of_heads in estimates.items():
         values = of_heads[head][known]

@@ -469,7 +469,7 @@ def test_ours_and_peers_are_measured_on_one_split(data_set, trained, tmp_path):
     assert result["rows"]["test"] == data_set.num_rows("test")
     assert result["intervals_of"] == "requests"
     assert result["heads"] == ["click", "engagement", "revenue"]
-    models = ("tfrec", *peers, "base_rate", "planted_truth")
+    models = ("tfrec", *peers, "base_rate", "ground_truth")
     of_probability = {"auc", "normalized_entropy", "log_loss", "expected_calibration_error"}
     for head in result["heads"]:
         assert result["test_positives"][head] == data_set.label_positives("test", head)
@@ -482,8 +482,8 @@ def test_ours_and_peers_are_measured_on_one_split(data_set, trained, tmp_path):
             assert set(result[name][head]["ours_minus_this"]) == {"auc", second}
         assert result["base_rate"][head]["auc"] == 0.5
     for name in models:
-        assert result[name]["click"]["auc"] <= result["planted_truth"]["click"]["auc"]
-    assert result["planted_truth"]["click"]["auc_share"] == 1
+        assert result[name]["click"]["auc"] <= result["ground_truth"]["click"]["auc"]
+    assert result["ground_truth"]["click"]["auc_share"] == 1
     model, own, _ = ranking.load_ranker(data_set, trained / "ranker")
     predictions = ranking.predict_split(model, data_set, "test")
     served = ranking.served_values(predictions, own)
