@@ -44,6 +44,23 @@ def test_generated_rows_depend_on_the_seed_alone(script, tmp_path):
     assert rows.write(tmp_path / "c.tsv", 2_000, seed=2).read_bytes() != first
 
 
+@pytest.mark.parametrize("name", ["criteo_rows", "shop_rows"])
+def test_a_log_that_was_not_written_to_its_end_is_not_reused(name, script, tmp_path, monkeypatch):
+    rows = script(f"workload.{name}")
+    path = tmp_path / "log.csv"
+
+    def killed(table, file, *options):
+        (file.write if hasattr(file, "write") else file.write_bytes)(b"1,2")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pyarrow.csv.write_csv", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rows.write(path, 1_000)
+    assert not path.exists()
+    assert rows.write(path, 1_000).read_bytes().count(b"\n") >= 1_000
+
+
 def test_the_ad_key_is_that_of_an_ad(script):
     rows = script("workload.criteo_rows")
     table = rows.block(np.random.default_rng(0), rows.draw_ads(1), 20_000)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from tfrecords import files
 from tfrecords.schema import Field, Schema
 
 _HEAVY_ROWS = 100_000
@@ -69,5 +70,6 @@ def write(path: pathlib.Path, num_rows: int) -> pathlib.Path:
         "price": skus * 7 % 500,
         "clicked": (rng.random(num_rows) < 0.125).astype(int),
     }
-    pyarrow.csv.write_csv(pa.table(columns), path)
+    with files.replacing(path) as partial:
+        pyarrow.csv.write_csv(pa.table(columns), partial)
     return path
