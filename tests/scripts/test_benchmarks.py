@@ -262,5 +262,5 @@ def test_numbers_of_candidates_are_checked_before_anything_is_measured(tmp_path)
         "benchmarks/ranker.py", "--candidates=50,many", f"--workdir={tmp_path / 'work'}"
     )
     assert done.returncode == 1
-    assert "--candidates takes numbers like 50,500, got '50,many'" in done.stderr
+    assert "--candidates takes numbers like 50,500, each once, got '50,many'" in done.stderr
     assert not (tmp_path / "work").exists()

@@ -94,7 +94,10 @@ def test_movielens_with_the_last_click_held_out_has_histories_and_sasrec(ratings
     [
         ((), "Give --data_path, MovieLens-100K's ml-100k.inter"),
         (("--data_path=/no/ml-100k.inter",), "No file /no/ml-100k.inter: the opening lines"),
-        (("--data_path={ratings}", "--seeds=a"), "--seeds takes numbers like 1,2,3, got 'a'"),
+        (
+            ("--data_path={ratings}", "--seeds=a"),
+            "--seeds takes numbers like 1,2,3, each once, got",
+        ),
     ],
 )
 def test_movielens_says_what_it_lacks(flags, message, ratings):
@@ -125,7 +128,7 @@ def test_the_learning_curve_is_a_share_of_what_the_truth_reaches(tmp_path):
 @pytest.mark.parametrize("sizes", ["many", "0"])
 def test_a_learning_curve_of_no_size_is_refused(sizes):
     done = run("benchmarks/learning_curve.py", f"--num_ads={sizes}", status=1)
-    assert f"--num_ads takes numbers like 10000,100000, got '{sizes}'" in done.stderr
+    assert f"--num_ads takes numbers like 10000,100000, each once, got '{sizes}'" in done.stderr
 
 
 def test_new_ads_are_measured_between_chance_and_the_ground_truth(tmp_path):
@@ -196,6 +199,14 @@ def test_shares_are_averaged_over_seeds_with_intervals(script):
     assert worlds.mean_over_seeds([0.5]) == {"mean": 0.5}
 
 
-def test_an_unknown_world_is_refused():
-    done = run("benchmarks/worlds.py", "--worlds=shop,desert", status=1)
-    assert "--worlds takes some of bilinear, shop, drift, sequence, got 'desert'" in done.stderr
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--worlds=shop,desert", "--worlds takes some of bilinear, shop, drift, sequence, got 'd"),
+        # Twice the same value would make the intervals too narrow.
+        ("--worlds=shop,drift,shop", "--worlds takes each name once, got 'shop,drift,shop'"),
+        ("--seeds=1,2,1", "--seeds takes numbers like 1,2,3, each once, got '1,2,1'"),
+    ],
+)
+def test_unknown_and_repeated_worlds_and_seeds_are_refused(flag, message):
+    assert message in run("benchmarks/worlds.py", flag, status=1).stderr

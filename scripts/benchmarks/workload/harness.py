@@ -15,19 +15,22 @@ def flag_numbers(flag: str, example: str, minimum: int = 0) -> list[int]:
     """Returns the numbers of a list flag; the error message shows `example`.
 
     Raises:
-        ValueError: The list is empty, or a value is not a number >= `minimum`.
+        ValueError: The list is empty, or a value is not a number >= `minimum` or comes twice.
     """
     texts = flags.FLAGS[flag].value
-    if not texts or not all(text.strip().isdigit() and int(text) >= minimum for text in texts):
-        raise ValueError(f"--{flag} takes numbers like {example}, got {','.join(texts)!r}.")
-    return [int(text) for text in texts]
+    numbers = [int(text) for text in texts if text.strip().isdecimal()]
+    if not numbers or len(set(numbers)) < len(texts) or min(numbers) < minimum:
+        raise ValueError(
+            f"--{flag} takes numbers like {example}, each once, got {','.join(texts)!r}."
+        )
+    return numbers
 
 
 def flag_names(flag: str, known: Collection[str]) -> list[str]:
     """Returns the names of a list flag.
 
     Raises:
-        ValueError: A name is not known.
+        ValueError: A name is not known or comes twice.
     """
     names = flags.FLAGS[flag].value
     unknown = [name for name in names if name not in known]
@@ -36,6 +39,8 @@ def flag_names(flag: str, known: Collection[str]) -> list[str]:
             f"--{flag} takes some of {', '.join(known)}, got {unknown[0]!r}."
             f"{terminal.suggestion_for(unknown[0], known)}"
         )
+    if len(set(names)) < len(names):
+        raise ValueError(f"--{flag} takes each name once, got {','.join(names)!r}.")
     return names
 
 
