@@ -31,6 +31,8 @@ from serving import cli, errors, index, releases, requests
 from serving.client import LocalClient
 
 _WARM_UP, _REQUESTS, _THREADS = 20, 200, 4
+# Without a failure for so long, the restart is over.
+_QUIET_SECONDS = 10.0
 
 
 def main() -> None:
@@ -107,7 +109,11 @@ def _filters(release: releases.Bundle, queries: np.ndarray, k: int) -> list[dict
 def _restart(
     client: LocalClient, asked: list[requests.Request], command: str, deadline_ms: float
 ) -> dict[str, Any]:
-    """Sends requests from several threads while a command restarts Milvus."""
+    """Sends requests from several threads while a command restarts Milvus.
+
+    Returns:
+        `outcomes`, and `failed_seconds` from the first to the last failed request.
+    """
     outcomes: collections.Counter[str] = collections.Counter()
     failures: list[float] = []
     lock, done = threading.Lock(), threading.Event()
@@ -133,13 +139,14 @@ def _restart(
         thread.start()
     time.sleep(2.0)
     subprocess.run(command, shell=True, check=True)
-    quiet = 10.0
-    while not failures or time.perf_counter() - failures[-1] < quiet:
+    restarted = time.perf_counter()
+    while time.perf_counter() - max([restarted, *failures[-1:]]) < _QUIET_SECONDS:
         time.sleep(0.2)
     done.set()
     for thread in threads:
         thread.join()
-    return {"outcomes": dict(outcomes), "failed_seconds": failures[-1] - failures[0]}
+    seconds = failures[-1] - failures[0] if failures else 0.0
+    return {"outcomes": dict(outcomes), "failed_seconds": seconds}
 
 
 if __name__ == "__main__":
