@@ -4,7 +4,7 @@
 # make test-engines          those that need the servers and clusters which they start
 # make check                 lint, types, import contracts, the wheel and the documentation
 # make docs                  the documentation as a site in site/, which needs no network
-# make benchmark             the ranker's heads beside nine other models
+# make benchmark             the ranker's heads next to nine other models
 # make tensorboard           the last run (LOGDIR=workdir: all, to compare)
 # make clean                 removes what the commands above made
 
