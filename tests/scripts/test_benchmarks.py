@@ -2,6 +2,9 @@
 
 import collections
 import json
+import os
+import pathlib
+import tempfile
 
 import logs
 import numpy as np
@@ -120,6 +123,14 @@ def test_shuffle_quality_counts_neighbors_in_one_batch(script):
     measured = quality(np.array([0, 0, 0, 1, 0]))
     assert measured["adjacent_in_batch_full_shuffle"] == pytest.approx(12 / 20)
     assert quality(np.zeros(3, int))["adjacent_in_batch_full_shuffle"] == 1.0
+
+
+@pytest.mark.process
+def test_temporary_files_of_a_fresh_process_are_deleted(script):
+    call = script("workload.fresh_process").call
+    _, path = call(tempfile.mkstemp)
+    assert not pathlib.Path(path).exists()
+    assert call(os.path.getsize, __file__) > 0
 
 
 def test_undefined_figures_are_dashes_and_null(script, capsys):
