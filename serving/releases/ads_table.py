@@ -73,7 +73,8 @@ def ad_ids(base: pathlib.Path, version: int) -> pa.ChunkedArray:
     """Returns the ad ids of a release, without its live updates.
 
     Raises:
-        OSError: The release is damaged.
+        OSError: The file cannot be read.
+        pyarrow.ArrowException: The file is damaged.
     """
     path = base / "ad_index" / str(version) / ADS_FILE
     return feather.read_table(path, [AD_ID], memory_map=True)[AD_ID]
@@ -91,7 +92,7 @@ def describe_missing_ads(
     """
     try:
         before = ad_ids(base, version)
-    except OSError:
+    except (OSError, pa.ArrowException):
         return None
     missing = len(before) - pc.sum(pc.is_in(before, _whole(ids.cast(before.type)))).as_py()
     if missing <= _MAX_MISSING_ADS * len(before):

@@ -32,7 +32,17 @@ def test_a_release_that_lacks_ads_of_the_last_one_is_announced(exported_base, da
     assert judged["notes"][0].startswith(
         f"! {count - count // 2:,} of the {count:,} ads of release 1 are missing."
     )
-    assert releases.describe_missing_ads(exported_base, 2, ids) is None
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated"])
+def test_nothing_is_compared_with_the_ads_of_a_damaged_release(exported_base, tmp_path, damage):
+    ids = releases.ad_ids(exported_base, 1)
+    path = tmp_path / "ad_index" / "1" / "ads.arrow"
+    path.parent.mkdir(parents=True)
+    if damage != "missing":
+        content = (exported_base / "ad_index" / "1" / "ads.arrow").read_bytes()
+        path.write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
+    assert releases.describe_missing_ads(tmp_path, 1, ids[:1]) is None
 
 
 def spoil(model):
