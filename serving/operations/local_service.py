@@ -11,6 +11,7 @@ from tfrecords import terminal
 # Longer lines of a table of ads are cut, and shown values that are together longer than this.
 _WIDTH = 100
 _SHOWN_WIDTH = 41
+_ID_WIDTH = 24
 
 
 @contextlib.asynccontextmanager
@@ -72,10 +73,12 @@ def describe_answer(answer: requests.Answer) -> str:
         fields = ", ".join(f"{k}={_short(v)}" for k, v in ad.fields.items() if v is not None)
         shown = ("–" if value is None else f"{value:.4f}" for value in scores)
         own = [_shown(ad, name)[:width] for name in names]
-        rows.append([str(ad.rank), ad.ad_id[:24], *own, *shown, *([] if names else [fields])])
+        rows.append(
+            [str(ad.rank), _cut(ad.ad_id, _ID_WIDTH), *own, *shown, *([] if names else [fields])]
+        )
     left = (1, *range(2, 2 + len(names)), *(() if names else (len(titles) - 1,)))
     table = terminal.text_table(titles, rows, left=left).splitlines()
-    lines += [line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…" for line in table]
+    lines += [_cut(line, _WIDTH) for line in table]
     if answer.absent_heads and answer.order == "utility":
         lines.append(
             f"  not predicted, because the log lacks the label: {', '.join(answer.absent_heads)}"
@@ -123,6 +126,11 @@ def _column_width(columns: Sequence[Sequence[str]]) -> int:
 
 def _shown(ad: requests.RankedAd, name: str) -> str:
     return "–" if (value := ad.show.get(name)) is None else _short(value)
+
+
+def _cut(text: str, width: int) -> str:
+    """Returns the text, or its start and an ellipsis if it is wider."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _short(value: object) -> str:

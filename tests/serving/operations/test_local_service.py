@@ -63,6 +63,12 @@ def test_a_long_title_is_cut_only_where_all_columns_do_not_fit():
     assert lines[2].split()[2:5] == [18 * "a", 18 * "b", "12.5"]
 
 
+def test_an_id_that_is_cut_ends_with_an_ellipsis():
+    for ad_id, shown in ((24 * "a", 24 * "a"), (25 * "a", 23 * "a" + "…")):
+        answer = ANSWER.model_copy(update={"ads": [AD.model_copy(update={"ad_id": ad_id})]})
+        assert local_service.describe_answer(answer).splitlines()[2].split()[1] == shown
+
+
 def test_a_degraded_answer_has_no_scores():
     ad = AD.model_copy(update={"utility": None, "click_probability": None})
     answer = ANSWER.model_copy(update={"ads": [ad], "order": "retrieval", "degraded": "No ranker."})
