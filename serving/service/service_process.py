@@ -31,6 +31,9 @@ from serving.service import (
 from serving.service.rest import app
 
 _logger = logging.getLogger(__name__)
+# A busy thread of a search keeps the interpreter for Python's default of 5 ms, while the event loop
+# and the other requests wait (docs/results.md#requests).
+_SWITCH_INTERVAL_SECONDS = 0.0005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +193,7 @@ def serve_release(
         ImpressionLogError: The directory of the impression log is not writable.
         UserStoreError: The user store cannot be opened.
     """
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     # Releases share metrics and impression log, which record the version, and admission control.
     metrics = orchestrator.ServiceMetrics()
     admitting = orchestrator.Admission(
