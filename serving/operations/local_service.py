@@ -74,11 +74,17 @@ def describe_answer(answer: requests.Answer) -> str:
         shown = ("–" if value is None else f"{value:.4f}" for value in scores)
         own = [_shown(ad, name)[:width] for name in names]
         rows.append(
-            [str(ad.rank), _cut(ad.ad_id, _ID_WIDTH), *own, *shown, *([] if names else [fields])]
+            [
+                str(ad.rank),
+                terminal.cut_text(ad.ad_id, _ID_WIDTH),
+                *own,
+                *shown,
+                *([] if names else [fields]),
+            ]
         )
     left = (1, *range(2, 2 + len(names)), *(() if names else (len(titles) - 1,)))
     table = terminal.text_table(titles, rows, left=left).splitlines()
-    lines += [_cut(line, _WIDTH) for line in table]
+    lines += [terminal.cut_text(line, _WIDTH) for line in table]
     if answer.absent_heads and answer.order == "utility":
         lines.append(
             f"  not predicted, because the log lacks the label: {', '.join(answer.absent_heads)}"
@@ -126,11 +132,6 @@ def _column_width(columns: Sequence[Sequence[str]]) -> int:
 
 def _shown(ad: requests.RankedAd, name: str) -> str:
     return "–" if (value := ad.show.get(name)) is None else _short(value)
-
-
-def _cut(text: str, width: int) -> str:
-    """Returns the text, or its start and an ellipsis if it is wider."""
-    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _short(value: object) -> str:

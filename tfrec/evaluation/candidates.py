@@ -3,7 +3,6 @@
 Shapes: Q requests, N ads, D embedding, K candidates, Fq columns of ids.
 """
 
-import collections
 import dataclasses
 from collections.abc import Callable, Mapping
 
@@ -137,19 +136,18 @@ def score(
     keep_rate = data_set.schema.negative_keep_rate
     scores = {head: np.empty(rows.shape) for head in model.heads}
     count = len(queries) if rows.shape[1] else 0
-
-    def score_part(first: int) -> None:
-        own = slice(first, first + _REQUESTS_AT_ONCE)
-        served = ranking.served_scores(
+    parts = [slice(n, n + _REQUESTS_AT_ONCE) for n in range(0, count, _REQUESTS_AT_ONCE)]
+    served = terminal.map_with_progress(
+        lambda own: ranking.served_scores(
             model, calibrators, keep_rate, queries[own], ad_features[rows[own]]
-        )
-        for head, values in scores.items():
-            values[own] = served[head].numpy()
-
-    parts = range(0, count, _REQUESTS_AT_ONCE)
-    collections.deque(
-        terminal.map_with_progress(score_part, parts, "ranking candidates", "batches"), maxlen=0
+        ),
+        parts,
+        "ranking candidates",
+        "batches",
     )
+    for own, served_values in zip(parts, served, strict=True):
+        for head, values in scores.items():
+            values[own] = served_values[head].numpy()
     return ScoredCandidates(found, scores, {head: weights.get(head, 0.0) for head in model.heads})
 
 

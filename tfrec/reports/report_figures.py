@@ -11,7 +11,7 @@ from tfrec.evaluation import (
     ScoreHistogram,
     Segment,
 )
-from tfrecords import pages
+from tfrecords import pages, terminal
 
 _LINE = 1.5
 _ROW_INCHES = 0.21
@@ -169,5 +169,4 @@ def _short(value: float, _: object = None) -> str:
 
 def _cut(text: str) -> str:
     """Shortens a value to one short line."""
-    text = " ".join(text.split())
-    return text if len(text) <= 18 else text[:17] + "…"
+    return terminal.cut_text(" ".join(text.split()), 18)

@@ -170,18 +170,18 @@ def embed_in_batches(
         [N, D] float32, L2-normalized.
     """
     embed = graph_of(tower, ids.shape[1])
-    found, end = np.empty((0, 0), np.float32), 0
-    for part in terminal.map_with_progress(
+    found, starts = np.empty((0, 0), np.float32), range(0, len(ids), batch_size)
+    parts = terminal.map_with_progress(
         lambda first: embed(tf.constant(ids[first : first + batch_size])).numpy(),
-        range(0, len(ids), batch_size),
+        starts,
         "embedding",
         "batches",
-    ):
-        if not end:
+    )
+    for first, part in zip(starts, parts, strict=True):
+        if not first:
             # Filled in place: a list of parts would be in memory twice.
             found = np.empty((len(ids), part.shape[1]), part.dtype)
-        end += len(part)
-        found[end - len(part) : end] = part
+        found[first : first + len(part)] = part
     return found
 
 

@@ -8,9 +8,10 @@ from tfrecords.terminal.progress import (
     with_progress,
 )
 from tfrecords.terminal.quiet_start import quiet_tensorflow
-from tfrecords.terminal.text import format_count, format_list, suggestion_for, text_table
+from tfrecords.terminal.text import cut_text, format_count, format_list, suggestion_for, text_table
 
 __all__ = [
+    "cut_text",
     "format_count",
     "format_list",
     "map_with_progress",

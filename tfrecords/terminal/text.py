@@ -10,6 +10,11 @@ from rich import console, table, text
 _MAX_WIDTH = 1_000
 
 
+def cut_text(text: str, width: int) -> str:
+    """Returns a text, or its start and an ellipsis if it is longer than `width` characters."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def format_count(count: int, singular: str, plural: str | None = None) -> str:
     """Returns a number and its noun, such as "1 ad" or "2,000 ads".
 
