@@ -641,8 +641,8 @@ def _describe(data_set: reader.DataSet) -> str:
     ]
     if description.ads_not_in_table:
         text.append(
-            f"      {description.ads_not_in_table:,} of the shown ads are not in the table of ads: "
-            "fields that are read from it are missing"
+            "      shown ads that are not in the table of ads: "
+            f"{description.ads_not_in_table:,}; their fields that are read from it are missing"
         )
     if events is not None and events.unmatched:
         text.append(

@@ -204,7 +204,7 @@ def _check_rejected(num_good: int, rejected: Sequence[Rejected], max_fraction: f
         return
     shown = "\n  ".join(f"{one.path}, line {one.line}: {one.reason}" for one in rejected[:3])
     raise errors.ImpressionLogError(
-        f"{num_bad} of {num_events} events are malformed; expected a share of at most "
+        f"Malformed events: {num_bad} of {num_events}; expected a share of at most "
         f"{max_fraction:g} (--max_rejected_fraction). The first ones:\n  {shown}"
     )
 

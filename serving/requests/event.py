@@ -125,8 +125,8 @@ def others_not_added(count: int) -> str:
     if not count:
         return ""
     return (
-        f"; the other {count:,} were stored before, exceed a user's limits, are too old or precede "
-        "an erasure"
+        f"; {count:,} not added: stored before, beyond a user's limits, too old or before an "
+        "erasure"
     )
 
 

@@ -283,10 +283,16 @@ def _fit_click_factors(
             assert factors is not None  # They have more clicks.
         factors.scaled(chosen.scale, chosen.count).save(workdir)
     if progress:
-        metric = retrieval_validation.METRIC
-        recalls = f"{chosen.recall_without[metric]:.4f}, with them {chosen.recall[metric]:.4f}"
-        terminal.print_above_bars(f"  {chosen.count} factors of clicks: {metric} {recalls}")
+        terminal.print_above_bars(f"  {_chosen_text(chosen)}")
     return dataclasses.asdict(chosen)
+
+
+def _chosen_text(chosen: click_factors.FactorChoice) -> str:
+    metric = retrieval_validation.METRIC
+    without = f"{metric} {chosen.recall_without[metric]:.4f}"
+    if not chosen.count:
+        return f"no factors of clicks are used: none improves on the {without} of the towers"
+    return f"{chosen.count} factors of clicks: {without}, with them {chosen.recall[metric]:.4f}"
 
 
 def _append_click_factors(

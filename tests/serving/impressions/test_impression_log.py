@@ -337,7 +337,7 @@ def test_an_event_in_the_format_of_the_service_is_refused_with_its_label(log_fil
         {**ids, "event": "click", "click": 1},
     ]
     message = (
-        r'2 of 4 events are malformed.*"click": 1, got "event": "click", which only POST /v1/events'
+        r'Malformed events: 2 of 4;.*"click": 1, got "event": "click", which only POST /v1/events'
         r' takes.*"revenue": AMOUNT, got "event": "revenue"'
     )
     with pytest.raises(errors.ImpressionLogError, match=f"(?s){message}"):
@@ -472,8 +472,8 @@ def test_events_that_are_left_out_count_as_good_ones(log_files, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("e.jsonl", "{", "1 of 1 events are malformed; expected a share of at most 0.01"),
-        ("e.jsonl", f"{GOOD}\n" * 10 + "{\n" * 11, "11 of 31 events are malformed"),
+        ("e.jsonl", "{", "Malformed events: 1 of 1; expected a share of at most 0.01"),
+        ("e.jsonl", f"{GOOD}\n" * 10 + "{\n" * 11, "Malformed events: 11 of 31;"),
         ("e.jsonl", '{"request_id": "r", "ad_id": "a"}', "expected events with a column click"),
         (
             "e.jsonl",
