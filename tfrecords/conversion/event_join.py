@@ -174,7 +174,8 @@ def join(
         paid, known = (
             np.bincount(own, minlength=size) for own in (owner, owner[~np.isnan(amounts)])
         )
-        revenue = np.bincount(owner, np.nan_to_num(amounts), size)
+        # Without amounts, `bincount` counts in integers, which have no NaN.
+        revenue = np.bincount(owner, np.nan_to_num(amounts), size).astype(np.float64)
         revenue[(paid > 0) & (known == 0)] = np.nan
 
     def in_log(values: np.ndarray) -> np.ndarray:

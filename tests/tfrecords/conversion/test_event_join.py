@@ -141,6 +141,12 @@ def test_the_revenue_of_a_purchase_without_an_amount_is_not_known():
     np.testing.assert_array_equal(joined.revenue[joined.kept], [nan, 3, 0])
 
 
+def test_a_log_without_purchases_has_no_revenue():
+    rows = rows_of([("a", 0, 0, 5), ("a", 1, 1, 5), ("b", 2, 0, 3)])
+    joined = event_join.join(rows, EVENTS, has_times=True)
+    assert joined.revenue[joined.kept].tolist() == [0, 0]
+
+
 def test_equal_events_of_the_same_hour_or_day_may_be_several():
     rows = rows_of([("a", 3600, 0, 5), ("a", 7200, 2, 7), ("a", 7200, 2, 7)])
     window = dataclasses.replace(EVENTS, window_seconds=3600)
