@@ -14,8 +14,10 @@ import pytest
 from absl import flags
 from repository import ROOT
 
+from serving import manifest
 from serving.cli import entry
 from serving.model_server.command import command_flags
+from tfrecords import reader
 
 DOCUMENTS = [
     *ROOT.glob("*.md"),
@@ -177,3 +179,12 @@ def test_links_and_files_that_documents_name_exist():
             # tests/test_MODULE.py stands for many.
             if not re.search(r"NAME|NNNN|MODULE", target):
                 assert (ROOT / target).exists(), f"{document}: {target}"
+
+
+def test_the_project_summary_has_the_current_format_versions():
+    summary = (ROOT / "docs" / "PROJECT_SUMMARY.md").read_text(encoding="utf-8")
+    stated = re.findall(
+        r"^\*\*(Data set|Manifest)\*\* .*format version (\d+)", summary, re.MULTILINE
+    )
+    current = {"Data set": reader.FORMAT_VERSION, "Manifest": manifest.FORMAT_VERSION}
+    assert {name: int(version) for name, version in stated} == current
