@@ -1,9 +1,9 @@
-"""Writes the log of an example, as planted as its use case is real.
+"""Writes a simulated log for one of the examples.
 
     python examples/make_log.py --example=shop --output=workdir/examples/shop
 
-Some seconds for 20,000 rows. Writes log, ads and users (those that the example has) as CSV, TSV
-(jobs) or Parquet (apps) below --output. The same flags give the same files.
+Takes a few seconds for 20,000 rows. Writes the log, and the tables of ads and users if the example
+has them, to --output: as CSV, TSV (jobs) or Parquet (apps). The same flags give the same files.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""A tiny planted world, its log and the data set converted from it, built once a run."""
+"""A tiny synthetic world, its log and the data set converted from it, built once a run."""
 
 import functools
 import gc

@@ -1,4 +1,4 @@
-"""The peers of the ranker's benchmark: same rows, planted structure found, a fair measure."""
+"""The peers of the ranker's benchmark: same rows, known structure found, a fair measure."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ NETWORKS = ("dnn", "dcn_v2", "deepfm", "fwfm", "dlrm", "final_mlp", "din")
 PEERS = ("lightgbm", "hashed_logistic_regression", *NETWORKS)
 
 
-def planted_rows(peer_data, rng, count):
+def simulated_rows(peer_data, rng, count):
     """A string, a number, a list of up to three, a slot: each has an effect of its own."""
     string = rng.integers(0, NUM_VALUES, count)
     number = rng.integers(0, NUM_BUCKETS + 1, count)
@@ -38,7 +38,7 @@ def planted_rows(peer_data, rng, count):
     )
 
 
-def planted_data(peer_data):
+def simulated_data(peer_data):
     fields = (
         peer_data.PeerField("string", "categorical", slice(0, 1), NUM_VALUES),
         peer_data.PeerField("number", "numeric", slice(1, 2), NUM_BUCKETS + 1),
@@ -47,7 +47,7 @@ def planted_data(peer_data):
     )
     rng = np.random.default_rng(3)
     return peer_data.PeerData(
-        fields, *(planted_rows(peer_data, rng, n) for n in (4_000, 800, 1_500))
+        fields, *(simulated_rows(peer_data, rng, n) for n in (4_000, 800, 1_500))
     )
 
 
@@ -91,14 +91,14 @@ def with_few_passes(models, name, monkeypatch, **others):
 
 @pytest.mark.trains
 @pytest.mark.parametrize("name", ["lightgbm", "hashed_logistic_regression", "dnn"])
-def test_peers_find_planted_effects_of_all_kinds_of_fields(script, name, monkeypatch, tmp_path):
-    data = planted_data(script("peers.peer_data"))
+def test_peers_find_the_true_effects_of_all_kinds_of_fields(script, name, monkeypatch, tmp_path):
+    data = simulated_data(script("peers.peer_data"))
     models = script("peers.models")
     with_few_passes(models, name, monkeypatch)
     fitted = models.fit(name, data, 1, 0.0, tmp_path)
     assert fitted.validation["click"].shape == (800,)
     probabilities = 1 / (1 + np.exp(-fitted.test["click"]))
-    # The base rate has 1 and 0.5, the planted logits themselves reach 0.748 and 0.819.
+    # The base rate has 1 and 0.5, the true logits reach 0.748 and 0.819.
     assert metrics.normalized_entropy(data.test.labels["click"], probabilities) < 0.85
     assert metrics.auc(data.test.labels["click"], probabilities) > 0.78
 
@@ -106,7 +106,7 @@ def test_peers_find_planted_effects_of_all_kinds_of_fields(script, name, monkeyp
 @pytest.mark.trains
 # Without a history, DIN is the DNN.
 @pytest.mark.parametrize("name", ["lightgbm", *(n for n in NETWORKS if n != "din")])
-def test_each_peer_but_the_linear_one_finds_a_planted_interaction_and_what_follows_a_click(
+def test_each_peer_but_the_linear_one_finds_an_interaction_and_what_follows_a_click(
     script, interactions, name, monkeypatch, tmp_path
 ):
     models = script("peers.models")
@@ -160,7 +160,7 @@ def test_a_finished_cell_is_read_and_another_seed_budget_or_row_is_another_cell(
     script, tmp_path, monkeypatch
 ):
     models = script("peers.models")
-    data = planted_data(script("peers.peer_data"))
+    data = simulated_data(script("peers.peer_data"))
     name = "hashed_logistic_regression"
     first = models.fit(name, data, 1, 0.0, tmp_path)
     assert first.trials == 7

@@ -262,7 +262,7 @@ OK = (200, {}, ANSWER)
 
 
 def failure(status, code, **headers):
-    return status, headers, {"error": {"code": code, "message": "planted"}}
+    return status, headers, {"error": {"code": code, "message": "injected"}}
 
 
 def test_what_may_pass_is_tried_again_with_one_id_and_less_time():
@@ -362,7 +362,7 @@ def test_attempts_end_and_the_last_error_is_raised():
     with scripted(failure(429, "overloaded")) as (url, seen):
         with (
             client.Client(url, retry=FAST) as connected,
-            pytest.raises(errors.ClientOverloadedError, match="planted") as caught,
+            pytest.raises(errors.ClientOverloadedError, match="injected") as caught,
         ):
             connected.recommend()
         assert (caught.value.status, len(seen)) == (429, 3)
@@ -420,7 +420,7 @@ def test_no_allowed_ad_means_none_through_every_client(service_url, local):
     ("status", "kind"), [(400, errors.ClientRequestError), (500, errors.ClientServiceError)]
 )
 def test_what_will_not_pass_is_not_tried_again(status, kind):
-    with scripted(failure(status, "planted"), OK) as (url, seen):
+    with scripted(failure(status, "injected"), OK) as (url, seen):
         with client.Client(url, retry=FAST) as connected, pytest.raises(kind):
             connected.recommend()
         assert len(seen) == 1

@@ -88,5 +88,5 @@ def test_what_was_shown_can_be_trained_on(shown, ranker_config, tmp_path):
     model, _, _ = ranking.load_ranker(data_set, tmp_path / "ranker")
     held_out = ranking.predict_split(model, data_set, "validation")
     scores, labels = held_out.logits["click"], held_out.labels["click"]
-    # The planted taste is learned: clicked ads stand above the others.
+    # The true taste is learned: clicked ads stand above the others.
     assert np.mean(scores[labels == 1]) > np.mean(scores[labels == 0]) + 0.5

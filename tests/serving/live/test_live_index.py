@@ -786,12 +786,12 @@ def test_an_update_that_cannot_be_applied_is_retried(release, monkeypatch):
     live.update([NEW], ["ad-5"])
 
     def fail(*_):
-        raise MemoryError("planted")
+        raise MemoryError("injected")
 
     with monkeypatch.context() as patched:
         patched.setattr(live_state.LiveState, "apply", fail)
         follower.refresh()
-    assert "could not be applied (planted)" in follower.status()["problem"]
+    assert "could not be applied (injected)" in follower.status()["problem"]
     assert follower.view().num_added == 0
     follower.refresh()
     assert follower.status()["problem"] is None

@@ -120,7 +120,7 @@ def test_a_call_that_fails_at_once_is_made_again_for_half_of_the_candidates(run,
     def fail_once(reply):
         calls.append(num_scored(reply))
         if calls.count(300) == 1 and calls[-1] == 300:
-            raise RuntimeError("planted")
+            raise RuntimeError("injected")
 
     config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
 
@@ -169,7 +169,7 @@ def test_a_request_that_the_ranker_rejects_degrades_no_other_of_its_batch(run, r
         alone.append(requests == 1)
         # The three together; then the second one, and half of its candidates.
         if requests == 3 or sum(alone) in (2, 3):
-            raise RuntimeError("planted")
+            raise RuntimeError("injected")
 
     config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
 
@@ -232,7 +232,7 @@ def test_a_ranker_that_recovers_is_found_without_requests(run, ranker_address):
 
     def edit(reply):
         if broken.is_set():
-            raise RuntimeError("planted")
+            raise RuntimeError("injected")
 
     async def scenario(service):
         assert (await service.recommend(REQUEST)).degraded is None
@@ -415,7 +415,7 @@ def test_scores_of_fewer_candidates_are_those_of_all(run, ranker_address):
 
     def fail_large(reply):
         if num_scored(reply) == 300:
-            raise RuntimeError("planted")
+            raise RuntimeError("injected")
 
     async def scenario(service):
         return await service.recommend(serving_fixtures.changed(REQUEST, k=300))

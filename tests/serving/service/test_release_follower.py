@@ -325,7 +325,7 @@ def test_a_refused_release_is_tried_again_less_and_less_often(base, address, mon
 
     def connect(release):
         attempts.append(clock())
-        raise OSError("planted")
+        raise OSError("injected")
 
     async def scenario():
         router = release_router.ReleaseRouter(
@@ -336,7 +336,7 @@ def test_a_refused_release_is_tried_again_less_and_less_often(base, address, mon
         for _ in range(46):
             await follower.step()
             clock.advance(1)
-        assert follower.problem == "release 2 is refused: planted"
+        assert follower.problem == "release 2 is refused: injected"
         await router.close()
 
     asyncio.run(scenario())

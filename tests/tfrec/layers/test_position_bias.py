@@ -14,7 +14,7 @@ from tfrec.layers import biases
 from tfrecords import encoding, reader, schema
 
 NUM_REQUESTS, NUM_ADS, NUM_SLOTS = 3_000, 40, 5
-PLANTED = np.array([0.0, -0.6, -1.0, -1.3, -1.5])
+TRUE_BIASES = np.array([0.0, -0.6, -1.0, -1.3, -1.5])
 FIRST = 1  # this log counts its positions from one
 SCHEMA = schema.Schema(
     "logged",
@@ -52,7 +52,7 @@ def logged(world, tmp_path_factory):
     shown = np.argsort(rng.random((NUM_REQUESTS, NUM_ADS)), axis=1)[:, :NUM_SLOTS]
     taste = world.liked[shown] + rng.gumbel(size=shown.shape)
     shown = np.take_along_axis(shown, np.argsort(-taste, axis=1), axis=1)  # [requests, positions]
-    logit = -1.0 + world.relevance[shown] + PLANTED
+    logit = -1.0 + world.relevance[shown] + TRUE_BIASES
     click = rng.random(shown.shape) < 1 / (1 + np.exp(-logit))
     table = pa.table(
         {
@@ -92,9 +92,9 @@ def served(data_set, trained):
 
 
 @pytest.mark.trains
-def test_the_planted_effect_is_learned_though_good_slots_went_to_liked_ads(with_positions):
+def test_the_true_biases_are_learned_although_good_positions_went_to_liked_ads(with_positions):
     learned = with_positions[0].position_bias.biases.numpy()[:NUM_SLOTS, 0]
-    np.testing.assert_allclose(learned, PLANTED, atol=0.2)
+    np.testing.assert_allclose(learned, TRUE_BIASES, atol=0.2)
 
 
 @pytest.mark.trains

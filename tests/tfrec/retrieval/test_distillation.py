@@ -22,14 +22,14 @@ DEVICE = [field.name for field in SCHEMA.query_fields].index("C4")
 FORMAT, CATEGORY = ([field.name for field in SCHEMA.ad_fields].index(n) for n in ("C8", "C17"))
 
 
-def planted(query, ad):
+def true_values(query, ad):
     """A click depends on the device and the format of the ad, revenue on its category."""
     query, ad = np.asarray(query), np.asarray(ad)
     match = (query[:, None, DEVICE] + ad[..., FORMAT]) % 3 == 0
     return {"click": 0.1 + 0.8 * match, "revenue": 0.01 * (ad[..., CATEGORY] % 4 == 0)}
 
 
-TEACHER = retrieval.Teacher({"click": 1.0, "revenue": 0.0}, planted)
+TEACHER = retrieval.Teacher({"click": 1.0, "revenue": 0.0}, true_values)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +52,7 @@ def test_lessons_hold_what_the_teacher_says(data_set, catalog):
     assert drawn.ad_rows.shape == (2, 64)
     for query, rows, values in zip(*vars(drawn).values(), strict=True):
         assert len(set(rows)) == 64
-        said = planted(query, np.broadcast_to(catalog[rows], (128, 64, catalog.shape[1])))
+        said = true_values(query, np.broadcast_to(catalog[rows], (128, 64, catalog.shape[1])))
         for i, head in enumerate(HEADS):
             np.testing.assert_allclose(values[..., i], said[head], rtol=1e-6)
     np.testing.assert_allclose(
@@ -98,7 +98,7 @@ def in_second_training(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def taught(data_set, retrieval_config, in_second_training, deterministic):
-    """The work directory of a model that the planted teacher taught."""
+    """The work directory of a model that the teacher of known values taught."""
     directory = in_second_training.directory
     retrieval.train_two_tower(
         data_set,
@@ -121,7 +121,7 @@ def best_of(model, queries, catalog, weights, k=10):
     ads = retrieval.embed_in_batches(model.ad_tower, catalog)
     embedded = tower(tf.constant(queries), tf.constant(weights, tf.float32)).numpy()
     found = retrieval.exact_top_k(embedded, ads, k)
-    every = planted(queries, np.broadcast_to(catalog, (len(queries), *catalog.shape)))
+    every = true_values(queries, np.broadcast_to(catalog, (len(queries), *catalog.shape)))
     values = [(v - v.mean()) / v.std() for v in every.values()]
     return [np.take_along_axis(v, found, axis=1).mean() for v in values]
 
@@ -140,7 +140,7 @@ def test_what_is_found_follows_the_weights_of_the_request(data_set, taught, cata
     )
     # All ten ads have the better click probability. So have many of the ten by revenue, whose best
     # ads have equal values.
-    every = planted(queries, np.broadcast_to(catalog, (len(queries), *catalog.shape)))["click"]
+    every = true_values(queries, np.broadcast_to(catalog, (len(queries), *catalog.shape)))["click"]
     best = ((every.max(axis=1) - every.mean()) / every.std()).mean()
     assert by_click[0] == pytest.approx(best)
     assert by_click[0] > by_revenue[0]
@@ -165,7 +165,7 @@ def test_the_share_of_the_utility_is_that_of_the_ads_found(data_set, taught, cat
     tower = model.weighted_query_tower
     ads = retrieval.embed_in_batches(model.ad_tower, catalog)
     measured = distillation.UtilityShare(TEACHER, queries, catalog).measure(tower, ads)
-    every = planted(queries, np.broadcast_to(catalog, (len(queries), *catalog.shape)))
+    every = true_values(queries, np.broadcast_to(catalog, (len(queries), *catalog.shape)))
     for name, weights in (("click", [1.0, 0.0]), ("revenue", [0.0, 1.0])):
         best = np.sort(every[name], axis=1)[:, -10:].sum()
         found = retrieval.exact_top_k(tower(queries, weights).numpy(), ads, 100)
@@ -212,7 +212,7 @@ def test_a_query_always_has_length_one(data_set, retrieval_config, default, devi
 def test_a_head_without_value_has_no_share(data_set, retrieval_config, catalog):
     teacher = retrieval.Teacher(
         {"click": 1.0, "revenue": 1.0},
-        lambda query, ad: {**planted(query, ad), "revenue": np.zeros(ad.shape[:2])},
+        lambda query, ad: {**true_values(query, ad), "revenue": np.zeros(ad.shape[:2])},
     )
     model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
     model.learn_weights(teacher.weights)

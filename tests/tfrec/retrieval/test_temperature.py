@@ -1,4 +1,4 @@
-"""The temperature that held-out clicks ask for."""
+"""The softmax temperature fitted on held-out clicks."""
 
 import numpy as np
 import pytest
@@ -26,13 +26,13 @@ def fit(scores, ad_rows, rows, log_draws):
     )
 
 
-@pytest.mark.parametrize("planted", [0.05, 0.1, 0.2])
-def test_a_planted_temperature_is_recovered(planted):
+@pytest.mark.parametrize("true_temperature", [0.05, 0.1, 0.2])
+def test_a_known_temperature_is_recovered(true_temperature):
     rng = np.random.default_rng(0)
     scores = np.clip(rng.normal(scale=0.3, size=(3_000, 200)), -1, 1).astype(np.float32)
-    ad_rows = clicks_of(scores, planted, rng)
+    ad_rows = clicks_of(scores, true_temperature, rng)
     found = fit(scores, ad_rows, np.arange(200), np.zeros(200))
-    assert found == pytest.approx(planted, rel=0.06)
+    assert found == pytest.approx(true_temperature, rel=0.06)
 
 
 def test_a_sample_of_the_ads_gives_about_the_same():

@@ -1,4 +1,4 @@
-"""Training: planted structure is learned, a killed run resumes, the best epoch is kept."""
+"""Training: known structure is learned, a killed run resumes, the best epoch is kept."""
 
 import dataclasses
 import json
@@ -370,7 +370,7 @@ def test_a_best_epoch_that_cannot_be_read_says_what_to_delete(tmp_path, damage):
         training.restore_best(Lookup(), tmp_path / "refit", tmp_path / "model")
 
 
-def test_the_ranker_learns_planted_structure(data_set, trained):
+def test_the_ranker_learns_known_structure(data_set, trained):
     model, _, description = ranker_training.load_ranker(data_set, trained / "ranker")
     history = description["history"]
     assert history[-1]["loss"] < history[0]["loss"]
@@ -382,7 +382,7 @@ def test_the_ranker_learns_planted_structure(data_set, trained):
     assert definitions.auc(labels, logits) > 0.57
 
 
-def test_the_two_tower_model_learns_planted_structure(data_set, learned_from_clicks):
+def test_the_two_tower_model_learns_known_structure(data_set, learned_from_clicks):
     model, description = retrieval_training.load_two_tower(data_set, learned_from_clicks)
     assert description["history"][-1]["softmax_loss"] < description["history"][0]["softmax_loss"]
     clicks = retrieval.read_clicks(data_set, "test")

@@ -227,7 +227,7 @@ def test_a_damaged_list_of_rejected_rows_is_refused(tmp_path):
         rejects.describe(tmp_path / "rejected.tsv", 10)
 
 
-def test_psi_of_a_planted_drift():
+def test_psi_of_a_known_drift():
     grouped = np.array([0, 1, 2])
     ids = {"train": np.array([0, 5000, 5000]), "test": np.array([0, 9000, 1000])}
     drift = statistics.drift(grouped, ids)

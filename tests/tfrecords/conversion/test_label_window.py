@@ -31,7 +31,7 @@ SCHEMA = schema_lib.Schema(
 
 
 @pytest.fixture(scope="module")
-def planted():
+def log_table():
     """The log at its end: half of the clicks engage, at any time within the window."""
     rng = np.random.default_rng(0)
     time = np.sort(rng.integers(0, SPAN + 1, NUM_ROWS))
@@ -50,9 +50,9 @@ def planted():
 
 
 @pytest.fixture(scope="module")
-def log(planted, tmp_path_factory):
+def log(log_table, tmp_path_factory):
     path = tmp_path_factory.mktemp("delayed") / "log.csv"
-    pa.csv.write_csv(planted, path)
+    pa.csv.write_csv(log_table, path)
     return path
 
 
@@ -87,11 +87,11 @@ def test_rates_are_right_with_the_window_and_low_without(log, tmp_path):
     assert with_window[2] == pytest.approx(0.8, abs=0.03)
 
 
-def test_the_rows_are_counted_and_said(log, planted, tmp_path):
+def test_the_rows_are_counted_and_said(log, log_table, tmp_path):
     data_set = convert(log, tmp_path / "data")
     # Rows 19,980 to 19,999 are the last thousandth.
-    end = np.sort(planted["time"].to_numpy())[19_979]
-    young = int((planted["time"].to_numpy() > end - WINDOW).sum())
+    end = np.sort(log_table["time"].to_numpy())[19_979]
+    young = int((log_table["time"].to_numpy() > end - WINDOW).sum())
     assert data_set.description.rows_inside_engagement_window == young
     assert data_set.description.rows_after_end_of_log == 0
     known = sum(data_set.label_count(s, "engagement") for s in ("train", "validation", "test"))
@@ -122,26 +122,26 @@ def test_the_bytes_are_the_same_for_any_threads_and_after_a_break(log, tmp_path,
     assert files(tmp_path / "broken") == files(whole.directory)
 
 
-def test_times_in_milliseconds_are_recognized(planted, tmp_path):
-    milliseconds = pa.array(planted["time"].to_numpy() * 1_000)
+def test_times_in_milliseconds_are_recognized(log_table, tmp_path):
+    milliseconds = pa.array(log_table["time"].to_numpy() * 1_000)
     path = tmp_path / "log.csv"
-    pa.csv.write_csv(planted.set_column(0, "time", milliseconds), path)
+    pa.csv.write_csv(log_table.set_column(0, "time", milliseconds), path)
     assert rates(convert(path, tmp_path / "data"))[0] == pytest.approx(ENGAGED, abs=0.014)
 
 
-def with_time(planted, row, time, path):
-    times = planted["time"].to_numpy().copy()
+def with_time(log_table, row, time, path):
+    times = log_table["time"].to_numpy().copy()
     times[row] = time
-    pa.csv.write_csv(planted.set_column(0, "time", pa.array(times)), path)
+    pa.csv.write_csv(log_table.set_column(0, "time", pa.array(times)), path)
     return path
 
 
-def test_a_row_with_a_date_in_the_future_does_not_make_all_others_old(planted, tmp_path):
+def test_a_row_with_a_date_in_the_future_does_not_make_all_others_old(log_table, tmp_path):
     # 2038 among times of 2020, at the log's beginning.
-    path = with_time(planted, 0, 2_147_483_647, tmp_path / "log.csv")
+    path = with_time(log_table, 0, 2_147_483_647, tmp_path / "log.csv")
     data_set = convert(path, tmp_path / "data")
     assert rates(data_set)[0] == pytest.approx(ENGAGED, abs=0.014)
-    young = int((planted["time"].to_numpy() > planted["time"].to_numpy().max() - WINDOW).sum())
+    young = int((log_table["time"].to_numpy() > log_table["time"].to_numpy().max() - WINDOW).sum())
     # The last thousandth of ten days is 864 s long: 20 more rows, and the one in the future.
     assert 0 < data_set.description.rows_inside_engagement_window - young <= 2 * 21
     assert data_set.description.rows_after_end_of_log == 1
@@ -149,8 +149,8 @@ def test_a_row_with_a_date_in_the_future_does_not_make_all_others_old(planted, t
     assert any(text.startswith("1 row is more than 259,200 seconds later") for text in texts)
 
 
-def test_a_wrong_time_does_not_change_the_unit_of_the_others(planted, tmp_path):
-    milliseconds = planted.set_column(0, "time", pa.array(planted["time"].to_numpy() * 1_000))
+def test_a_wrong_time_does_not_change_the_unit_of_the_others(log_table, tmp_path):
+    milliseconds = log_table.set_column(0, "time", pa.array(log_table["time"].to_numpy() * 1_000))
     # One in a hundred.
     path = with_time(milliseconds, slice(None, None, 100), 0, tmp_path / "log.csv")
     assert rates(convert(path, tmp_path / "data"))[0] == pytest.approx(ENGAGED, abs=0.014)

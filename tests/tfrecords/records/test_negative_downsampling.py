@@ -1,4 +1,4 @@
-"""Down-sampled negatives: which rows are left out, and that planted rates come back."""
+"""Down-sampled negatives: which rows are left out, and that the true rates are recovered."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from tfrecords import records
 from tfrecords import schema as schema_lib
 
 ADS = ("tea", "pot", "cup", "tin")
-PLANTED = np.array([0.05, 0.1, 0.2, 0.4])  # of a click
+TRUE_RATES = np.array([0.05, 0.1, 0.2, 0.4])  # of a click
 ENGAGED, REVENUE = 0.5, 2.0  # of the clicks; of an engagement
 KEPT = 0.1
 SCHEMA = schema_lib.Schema(
@@ -36,7 +36,7 @@ SCHEMA = schema_lib.Schema(
 def table(count):
     rng = np.random.default_rng(0)
     ad = rng.integers(len(ADS), size=count)
-    click = rng.random(count) < PLANTED[ad]
+    click = rng.random(count) < TRUE_RATES[ad]
     engagement = click & (rng.random(count) < ENGAGED)
     columns = {
         "country": rng.choice(["CH", "DE"], count),
@@ -87,30 +87,30 @@ def served(data_set, config, directory):
     return {name: v.numpy()[0] for name, v in answer.items()}, predictions, logged
 
 
-def assert_planted(answer):
+def assert_true_rates(answer):
     # Without correction the rarest click would be served with 0.34, and the mean with 0.7.
-    # In the thinned log, the second ad is clicked a quarter more often than planted.
-    np.testing.assert_allclose(answer["click_probability"], PLANTED, rtol=0.45)
-    np.testing.assert_allclose(answer["engagement_probability"], ENGAGED * PLANTED, rtol=0.4)
-    expected = REVENUE * ENGAGED * PLANTED
+    # In the thinned log, the second ad is clicked a quarter more often than its true rate.
+    np.testing.assert_allclose(answer["click_probability"], TRUE_RATES, rtol=0.45)
+    np.testing.assert_allclose(answer["engagement_probability"], ENGAGED * TRUE_RATES, rtol=0.4)
+    expected = REVENUE * ENGAGED * TRUE_RATES
     np.testing.assert_allclose(answer["expected_revenue"], expected, rtol=0.45)
     assert answer["expected_revenue"].sum() == pytest.approx(expected.sum(), rel=0.2)
 
 
 @pytest.mark.trains
-def test_training_on_a_tenth_of_the_unclicked_rows_gives_the_planted_rates(whole, config, tmp_path):
+def test_training_on_a_tenth_of_the_unclicked_rows_gives_the_true_rates(whole, config, tmp_path):
     few = dataclasses.replace(config, negative_keep_rate=KEPT)
     answer, predictions, logged = served(whole, few, tmp_path)
-    assert_planted(answer)
+    assert_true_rates(answer)
     # Held-out rows are whole.
-    assert predictions.labels["click"].mean() == pytest.approx(PLANTED.mean(), rel=0.15)
-    assert logged["click_probability"].mean() == pytest.approx(PLANTED.mean(), rel=0.15)
+    assert predictions.labels["click"].mean() == pytest.approx(TRUE_RATES.mean(), rel=0.15)
+    assert logged["click_probability"].mean() == pytest.approx(TRUE_RATES.mean(), rel=0.15)
 
 
 @pytest.mark.trains
-def test_a_log_that_came_down_sampled_is_served_with_the_planted_rates(thinned, config, tmp_path):
+def test_a_log_that_came_down_sampled_is_served_with_the_true_rates(thinned, config, tmp_path):
     answer, predictions, logged = served(thinned, config, tmp_path)
-    assert_planted(answer)
+    assert_true_rates(answer)
     # Of 100 rows 18.75 are clicked, and of the 81.25 others 8.125 kept: metrics are of those.
     for observed in (predictions.labels["click"], logged["click_probability"]):
         assert observed.mean() == pytest.approx(18.75 / (18.75 + 8.125), rel=0.1)

@@ -1,4 +1,4 @@
-"""The planted world and the log written from it."""
+"""The synthetic world and the log written from it."""
 
 import dataclasses
 import hashlib
@@ -194,7 +194,7 @@ def test_ceiling_auc_is_in_range(rows, truth):
     ("label", "score"),
     [("label", "click_probability"), ("engagement", "engagement_probability")],
 )
-def test_labels_agree_with_planted_probabilities_by_decile(rows, truth, label, score):
+def test_labels_agree_with_true_probabilities_by_decile(rows, truth, label, score):
     order = np.argsort(truth[score])
     for decile in np.array_split(order, 10):
         expected = truth[score][decile]
@@ -202,7 +202,7 @@ def test_labels_agree_with_planted_probabilities_by_decile(rows, truth, label, s
         assert abs(rows[label][decile].sum() - expected.sum()) < 4 * deviation
 
 
-def test_revenue_agrees_with_its_planted_mean(rows, truth):
+def test_revenue_agrees_with_its_true_mean(rows, truth):
     error = rows["revenue"] - truth["expected_revenue"]
     assert abs(error.mean()) < 4 * error.std() / np.sqrt(NUM_ROWS)
 

@@ -1,8 +1,8 @@
-"""A small world of users and ads for the examples, with known tastes that the log reflects.
+"""A small simulated world of users and ads for the examples, with known tastes.
 
-A user has tastes, an ad a topic and an appeal. A user is shown ads, half of them of topics that
-the user likes, and clicks by taste, appeal and position; what follows a click depends on the ad. It
-is for trying out a schema, and is not evidence about any real log.
+Each user has tastes, and each ad has a topic and an appeal. Half of the ads that users see are on
+topics that they like. Clicks depend on taste, appeal and position; what follows a click depends on
+the ad. The world is for trying out a schema, and is not evidence about any real log.
 
 Shapes: U users, A ads, T topics, B rows (an ad that was shown), R requests.
 """
@@ -18,17 +18,17 @@ START = 1_767_225_600  # 1 January 2026, UTC
 
 
 @dataclasses.dataclass(frozen=True)
-class PlantedLog:
+class SimulatedLog:
     """Users, ads, and impressions.
 
     Attributes:
         taste: [U, T] weight of each topic for each user; sums to 1 over topics.
         topic: [A] topic of each ad.
         appeal: [A] appeal of each ad; 0 is average.
-        request: [B] ascending, as the time is.
+        request: [B] ascending, in order of time.
         user: [B].
         ad: [B].
-        position: [B] place in the list, 0 is first.
+        position: [B] position in the list, from 0.
         seconds: [B] since 1970.
         clicked: [B] 0 or 1.
         engaged: [B] 0 or 1, 0 where not clicked.
@@ -52,7 +52,7 @@ class PlantedLog:
         """[U] the topic that each user likes most."""
         return self.taste.argmax(axis=1)
 
-    def rows(self, keep: np.ndarray) -> "PlantedLog":
+    def rows(self, keep: np.ndarray) -> "SimulatedLog":
         """Returns the world with only the rows where `keep` [B] is true."""
         shown = ("request", "user", "ad", "position", "seconds", "clicked", "engaged", "spend")
         return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in shown})
@@ -60,7 +60,7 @@ class PlantedLog:
 
 def world(
     rng: np.random.Generator, rows: int, num_users: int, num_ads: int, num_topics: int, length: int
-) -> PlantedLog:
+) -> SimulatedLog:
     """Makes a world in which at least `rows` ads are shown, in lists of `length`."""
     taste = rng.dirichlet(np.full(num_topics, 0.3), num_users)
     topic = rng.integers(num_topics, size=num_ads)
@@ -77,38 +77,38 @@ def world(
     engaged = clicked * _drawn(rng, -1.6 + 0.3 * np.minimum(liked, 5) + 0.5 * appeal[ad])
     # Topics differ in spending.
     spend = engaged * np.exp(1.5 + 0.3 * topic[ad] + 0.4 * rng.normal(size=len(ad))).round(2)
-    return PlantedLog(
+    return SimulatedLog(
         taste, topic, appeal, request, user, ad, position, seconds[request], clicked, engaged, spend
     )
 
 
-def likes(rng: np.random.Generator, of: PlantedLog, most: int) -> list[list[int]]:
-    """Draws up to `most` different topics of each user [U], by taste."""
-    counts = rng.integers(1, most + 1, size=len(of.taste))
+def likes(rng: np.random.Generator, log: SimulatedLog, max_topics: int) -> list[list[int]]:
+    """Draws up to `max_topics` different topics of each user [U], by taste."""
+    counts = rng.integers(1, max_topics + 1, size=len(log.taste))
     return [
         list(dict.fromkeys(rng.choice(len(taste), count, p=taste).tolist()))
-        for taste, count in zip(of.taste, counts, strict=True)
+        for taste, count in zip(log.taste, counts, strict=True)
     ]
 
 
 def histories(
-    of: PlantedLog, events: np.ndarray, values: Sequence[str], length: int
+    log: SimulatedLog, events: np.ndarray, values: Sequence[str], length: int
 ) -> list[list[str]]:
-    """Returns for each row [B] the values of its user's ads before, latest last.
+    """Returns for each row [B] the values of its user's earlier ads, oldest first.
 
     Args:
-        of: The world.
+        log: The world.
         events: [B] 1 for the rows that count, such as the clicked ones.
-        values: [A] what stands for an ad.
-        length: The most of them.
+        values: [A] value of each ad.
+        length: Maximum number of values.
     """
     seen: dict[int, list[str]] = {}
     result, start = [], 0
-    for end in [*(np.flatnonzero(np.diff(of.request)) + 1), len(of.request)]:
-        user = int(of.user[start])
+    for end in [*(np.flatnonzero(np.diff(log.request)) + 1), len(log.request)]:
+        user = int(log.user[start])
         before = seen.get(user, [])
         result += [before] * (end - start)
-        new = [values[ad] for ad in of.ad[start:end][events[start:end] == 1]]
+        new = [values[ad] for ad in log.ad[start:end][events[start:end] == 1]]
         seen[user] = [*before, *new][-length:]
         start = end
     return result
@@ -117,15 +117,15 @@ def histories(
 def _list(
     rng: np.random.Generator, taste: np.ndarray, topic: np.ndarray, length: int
 ) -> np.ndarray:
-    """Draws `length` different ads: each with a weight of half its topic's share in the taste."""
+    """Draws `length` different ads, weighted by popularity and the taste for their topics."""
     weights = 0.5 / len(taste) + 0.5 * taste[topic]
     popular = _shares(len(topic), 0.5) * weights
-    # The largest of exponential variables over weights: a draw without replacement.
+    # The smallest exponential variables divided by weights are a draw without replacement.
     return np.argpartition(rng.exponential(size=len(topic)) / popular, length)[:length]
 
 
 def _shares(count: int, exponent: float) -> np.ndarray:
-    """Returns shares [count] that fall with the rank, and sum to 1."""
+    """Returns shares [count] that fall with the rank and sum to 1."""
     shares = np.arange(1, count + 1) ** -exponent
     return shares / shares.sum()
 
