@@ -238,7 +238,7 @@ async def _recommend(release: bundle.Bundle, address: str, fields: dict, **optio
     service = orchestrator.Orchestrator(release, client)
     try:
         await service.verify_ranker()
-        return await service.recommend(Request(context=fields, deadline_ms=5_000, **options))
+        return await service.recommend(Request(context=fields, deadline_ms=60_000, **options))
     finally:
         await service.close()
 

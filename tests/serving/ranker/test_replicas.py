@@ -47,12 +47,12 @@ def replicas(ranker_address):
             one.go_on.set()
 
 
-def run(release, client, scenario, config=PATIENT):
+def run(release, client, scenario, config=PATIENT, **options):
     """Runs `scenario(orchestrator)`; `client` is an address, or endpoints."""
 
     async def main():
         known = ranker.connect(release, client) if isinstance(client, str) else client
-        service = orchestrator.Orchestrator(release, known, config)
+        service = orchestrator.Orchestrator(release, known, config, **options)
         try:
             return await scenario(service)
         finally:
@@ -313,7 +313,13 @@ def test_an_answer_says_how_long_a_busy_replica_was_waited_for(tiny_base, tiny_b
     models, options = {"ranker": tiny_base / "ranker"}, server.Options(grpc_max_threads=1)
     with server.ModelServer(models, options=options) as busy:
         address = f"127.0.0.1:{busy.port}"
-        answer = run(tiny_bundle, f"{address},{nobody}", lambda service: scenario(service, busy))
+        # The clock stands still, so that however slow the machine is, there is a second to wait.
+        answer = run(
+            tiny_bundle,
+            f"{address},{nobody}",
+            lambda service: scenario(service, busy),
+            clock=clocks.Clock(),
+        )
     found = re.match(f"The ranker at {address} had no free thread within (.*) ms", answer.degraded)
     assert int(found[1]) > 100
 
@@ -423,7 +429,7 @@ def test_a_call_does_not_wait_longer_than_its_time_for_a_name(tiny_bundle):
             await service._ranker.verify(0.01)
         return await service.recommend(serving_fixtures.changed(REQUEST, deadline_ms=500))
 
-    answer = run(tiny_bundle, endpoints, scenario)
+    answer = run(tiny_bundle, endpoints, scenario, clock=clocks.Clock())
     assert "dns:///ranker:8500 was not resolved in" in answer.degraded
 
 
