@@ -784,7 +784,7 @@ def _rated_until(
     """
     end = np.nextafter(label_window.span(times[is_labeled])[1], np.inf) if is_labeled.any() else 0.0
     measured = times[is_labeled & (requests.row_splits() != SPLITS.index("test"))]
-    return np.array([measured[measured <= end].max(initial=0.0), end])
+    return np.array([measured[measured <= end].max(initial=-np.inf), end])
 
 
 def _span(ends: np.ndarray, index: int) -> slice:

@@ -118,6 +118,15 @@ def test_the_catalog_has_the_rates_of_the_ends_of_validation_and_of_the_log(tmp_
     np.testing.assert_array_equal(again.ad_clicks, table.ad_clicks)
 
 
+def test_times_before_1970_have_the_same_rates(tmp_path):
+    frame, schema = log(150).sort_values("t", kind="stable"), schema_with_rates(split=None)
+    names = [field.name for field in schema.rates]
+    table = converted(frame, schema, tmp_path / "data").catalog().table.to_pandas()
+    earlier = frame.assign(t=frame.t - 2_000_000_000)
+    found = converted(earlier, schema, tmp_path / "earlier").catalog().table.to_pandas()
+    np.testing.assert_allclose(found[names], table[names], rtol=1e-6)
+
+
 def test_a_row_from_the_future_and_rows_without_labels_do_not_move_the_end_of_the_log(tmp_path):
     frame, schema = log().sort_values("t", kind="stable"), schema_with_rates(split=None)
     table = converted(frame, schema, tmp_path / "data").catalog().table.to_pandas()
