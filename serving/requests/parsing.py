@@ -71,15 +71,15 @@ def refusal(
         for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden")
         if detail["type"] != "missing" or detail["loc"][:-1] not in unknown
     ]
-    faults = [_refusal_of_one(model, detail, place) for detail in told[:_MAX_FAULTS]]
-    return joined(faults, len(told) - len(faults))
+    return joined([_refusal_of_one(model, detail, place) for detail in told[: _MAX_FAULTS + 1]])
 
 
 def check_all(checks: Iterable[Callable[[], Any]]) -> list[Any]:
     """Runs checks and returns their results.
 
     Raises:
-        InvalidRequestError: Some checks failed; the message has one line per error.
+        InvalidRequestError: Some checks failed; the message has one line per error. It names the
+            first ones, and the rest is not checked: a body may have 100,000 errors.
     """
     results, faults = [], []
     for check in checks:
@@ -87,26 +87,20 @@ def check_all(checks: Iterable[Callable[[], Any]]) -> list[Any]:
             results.append(check())
         except errors.InvalidRequestError as error:
             faults.append(error)
+            if len(faults) > _MAX_FAULTS:
+                break
     if faults:
         raise joined(faults) from faults[0]
     return results
 
 
-def joined(
-    faults: Sequence[errors.InvalidRequestError], num_more: int = 0
-) -> errors.InvalidRequestError:
-    """Combines errors into one, of the type of the first.
-
-    Args:
-        faults: The errors.
-        num_more: Number of errors that are only counted.
-    """
-    if len(faults) == 1 and not num_more:
+def joined(faults: Sequence[errors.InvalidRequestError]) -> errors.InvalidRequestError:
+    """Combines errors into one, of the type of the first. Its message names the first errors."""
+    if len(faults) == 1:
         return faults[0]
     lines = [line for fault in faults for line in str(fault).split("\n")]
-    num_more += len(lines[_MAX_FAULTS:])
-    if num_more:
-        lines[_MAX_FAULTS:] = [f"There are {num_more} more errors."]
+    if len(lines) > _MAX_FAULTS:
+        lines[_MAX_FAULTS:] = ["There are more errors."]
     return type(faults[0])("\n".join(lines))
 
 

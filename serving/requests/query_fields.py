@@ -67,12 +67,11 @@ class QueryFields:
             InvalidRequestError: A field is unknown, given twice, or has a wrong type; or ages or
                 kinds of events do not fit their history.
         """
-        both = [name for name in user if name in context]
-        checks = [
-            functools.partial(self._check, group, name, value, name in both and group == "context")
+        checks = (
+            functools.partial(self._check, group, name, value, fields is context and name in user)
             for group, fields in ((user_name, user), ("context", context))
             for name, value in fields.items()
-        ]
+        )
         values = dict(zip((*user, *context), check_all(checks), strict=True))
         check_all(
             functools.partial(

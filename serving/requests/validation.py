@@ -185,11 +185,12 @@ class Validator:
         return min(k, max(self._num_ads, self._max_k))
 
     def _check_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
-        known = self._release.utility_weights
-        unknown = [self._unknown_head(head) for head in weights if head not in known]
-        if unknown:
-            raise parsing.joined([errors.InvalidRequestError(text) for text in unknown])
-        return {**known, **weights}
+        parsing.check_all(functools.partial(self._check_head, head) for head in weights)
+        return {**self._release.utility_weights, **weights}
+
+    def _check_head(self, head: str) -> None:
+        if head not in self._release.utility_weights:
+            raise errors.InvalidRequestError(self._unknown_head(head))
 
     def _unknown_head(self, head: str) -> str:
         present = ", ".join(self._release.present_heads)

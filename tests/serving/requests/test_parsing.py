@@ -172,7 +172,7 @@ def test_all_faults_of_types_are_named_up_to_a_maximum():
     with pytest.raises(errors.RequestTypeError) as refused:
         requests.parse(requests.Request, {"filters": {"conditions": conditions}})
     lines = str(refused.value).split("\n")
-    assert (len(lines), lines[-1]) == (21, "There are 10 more errors.")
+    assert (len(lines), lines[-1]) == (21, "There are more errors.")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,8 @@ def test_the_values_of_a_list_that_is_too_long_are_not_validated(model, value, p
         requests.parse(model, value)
 
 
-def test_many_errors_are_counted_and_not_written():
+def test_the_first_of_many_errors_are_written():
     with pytest.raises(errors.RequestTypeError) as refused:
         requests.parse(requests.Request, {f"key{number}": 1 for number in range(5_000)})
-    assert str(refused.value).endswith("\nThere are 4980 more errors.")
+    lines = str(refused.value).split("\n")
+    assert (len(lines), lines[-1]) == (21, "There are more errors.")

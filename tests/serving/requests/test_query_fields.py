@@ -23,6 +23,29 @@ def test_booleans_of_categorical_fields_are_true_and_false():
         FIELDS.merge({"age": True}, {})
 
 
+class Name(str):
+    """A name that counts its comparisons."""
+
+    comparisons = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        Name.comparisons += 1
+        return super().__eq__(other)
+
+
+def test_many_names_that_are_in_both_parts_are_not_compared_with_each_other():
+    # A body of 1 MB with 40,000 names in each part took 20 seconds, in which nothing was answered.
+    Name.comparisons = 0
+    user, context = ({Name(f"name{at}"): 1 for at in range(1_000)} for _ in range(2))
+    with pytest.raises(errors.InvalidRequestError) as refused:
+        FIELDS.merge(user, context)
+    assert Name.comparisons < 10_000
+    lines = str(refused.value).split("\n")
+    assert (len(lines), lines[-1]) == (21, "There are more errors.")
+    assert lines[19].startswith("user: unknown field 'name19'")
+
+
 HISTORIES = requests.QueryFields(
     [
         {"name": "seen", "kind": "categorical_list"},
