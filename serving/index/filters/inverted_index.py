@@ -56,6 +56,8 @@ class StringPostings:
         """Returns the rows that contain all of the values."""
         result = row_set.RowSet.full(self._num_rows)
         for value in values:
+            if not result.count:
+                break
             result &= self.any_of([value])
         return result
 
@@ -90,10 +92,10 @@ class NumberPostings:
 
     def any_of(self, values: Sequence[float]) -> row_set.RowSet:
         """Returns the rows whose value is one of the given values."""
-        result = row_set.RowSet.of_rows(np.empty(0, np.int32), self._num_rows)
-        for value in values:
-            result |= self.between(value, value)
-        return result
+        first, last = (np.searchsorted(self._numbers, values, side) for side in ("left", "right"))
+        found = [self._rows[start:end] for start, end in zip(first, last, strict=True)]
+        rows = np.concatenate([np.empty(0, np.int32), *found])
+        return row_set.RowSet.of_rows(rows, self._num_rows)
 
     def between(self, minimum: float | None, maximum: float | None) -> row_set.RowSet:
         """Returns the rows with values in [minimum, maximum]; None leaves a side unbounded."""
