@@ -337,6 +337,34 @@ def test_conversions_are_joined_by_the_ids_of_clicks(tmp_path: pathlib.Path) -> 
     assert log[["click", "conversions", "revenue"]].sum().tolist() == [100, 20, 52.5]
 
 
+def test_the_files_of_a_log_with_nested_ads_are_one_table(tmp_path: pathlib.Path) -> None:
+    columns = impressions(clicked=np.arange(ROWS) % 4 == 0)
+    skus = columns.pop("creative_id")
+    frame = pd.DataFrame(columns).assign(product=[{"sku": f"P-{sku}"} for sku in skus])
+    paths = [tmp_path / f"part-{part}.parquet" for part in range(2)]
+    for part, path in enumerate(paths):
+        frame[part::2].to_parquet(path)
+    proposal, _ = infer.propose(paths)
+    assert proposal["ad_key"] == ["product.sku"]
+
+
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_a_table_of_ads_among_the_files_of_a_log_is_refused_with_its_flag(
+    is_wide: bool, tmp_path: pathlib.Path
+) -> None:
+    log = write(tmp_path / "log.csv", impressions(clicked=np.arange(ROWS) % 4 == 0))
+    columns = {"creative_id": range(100, 120), "timestamp": 1, "customer": "acme"}
+    # A table of ads may have more columns than the log.
+    columns |= {f"property_{number}": number for number in range(9 * is_wide)}
+    ads = write(tmp_path / "ads.csv", columns)
+    said = rf"ads\.csv has only the key 'creative_id' of .*log\.csv; .*--ads_path={ads}\."
+    for paths in ([log, ads], [ads, log]):
+        with pytest.raises(ValueError, match=said):
+            infer.propose(paths)
+    proposal, _ = infer.propose([log], None, ads)
+    assert proposal["ad_key"] == ["creative_id"]
+
+
 def test_the_number_of_a_row_in_one_list_is_not_a_position(tmp_path: pathlib.Path) -> None:
     rows = pd.DataFrame(impressions(clicked=np.arange(ROWS) % 4 == 0)).to_json(orient="records")
     path = tmp_path / "log.json"

@@ -33,10 +33,22 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
     if any(_lacks_events(names, [of_paths[p] for p in own]) for names, own in tables.items()):
         _refuse_events(of_paths)
     outcomes = {n: _outcome(os.path.relpath(own[0], folder)) for n, own in tables.items()}
-    main = max(tables, key=lambda names: (bool(ads[names]), not outcomes[names], len(names)))
+    main = max(
+        tables,
+        key=lambda n: (bool(ads[n]), _has_user(n), not outcomes[n], _has_label(n), len(n)),
+    )
+    further = [names for names in tables if names != main]
+    for names in further:
+        common = {n for n in names & main if known_names.plain_words(n) not in known_names.TIMES}
+        if common and common <= ads[main] and not outcomes[names]:
+            raise ValueError(
+                f"{tables[names][0]} has only the key {', '.join(map(repr, sorted(common)))} of "
+                f"the columns of {tables[main][0]}; expected the files of one table. If it is a "
+                f"table of ads, give it as --ads_path={tables[names][0]}."
+            )
     others = [
         names
-        for names in tables
+        for names in further
         if ads[names].isdisjoint(ads[main]) or (outcomes[names] and not outcomes[main])
     ]
     lines: list[str] = []
@@ -80,11 +92,19 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
 
 def _lacks_events(names: frozenset[str], outcomes: Sequence[str | None]) -> bool:
     """Returns whether only the names of files with the same columns tell views from clicks."""
+    return len({*outcomes}) > 1 and not _has_label(names)
+
+
+def _has_label(names: frozenset[str]) -> bool:
+    """Returns whether a column has the types of events, or clicks."""
     words = [known_names.plain_words(name) for name in names]
-    has_label = any(_OF_EVENTS.fullmatch(own) for own in words) or not {
-        known_names.core(own.split("_")) for own in words
-    }.isdisjoint(known_names.CLICKS)
-    return len({*outcomes}) > 1 and not has_label
+    cores = {known_names.core(own.split("_")) for own in words}
+    return any(map(_OF_EVENTS.fullmatch, words)) or not cores.isdisjoint(known_names.CLICKS)
+
+
+def _has_user(names: frozenset[str]) -> bool:
+    words = map(known_names.plain_words, names)
+    return any(known_names.user_rank(own, own) is not None for own in words)
 
 
 def _refuse_events(outcomes: Mapping[pathlib.Path, str | None]) -> None:
