@@ -27,7 +27,7 @@ from tfrecords.formats.protocol import (
     line_of,
     numbered,
 )
-from tfrecords.formats.registry import FORMATS
+from tfrecords.formats.registry import FORMATS, name_by_columns
 
 __all__ = [
     "FORMATS",
@@ -48,6 +48,7 @@ __all__ = [
     "is_parquet",
     "line_of",
     "lists_of_objects",
+    "name_by_columns",
     "numbered",
     "open_log",
     "open_table",

@@ -1,6 +1,7 @@
 """The formats by name."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any, cast
 
 from tfrecords import plugins
@@ -32,3 +33,10 @@ FORMATS: plugins.Registry[log_format.LogFormat] = plugins.Registry(
     "a subclass of tfrecords.formats.LogFormat, or a module with its functions",
     _accept,
 )
+
+
+def name_by_columns(columns: Iterable[str]) -> str | None:
+    """Returns the name of the format whose files have these columns in their header, or None."""
+    found = set(columns)
+    headed = ("avazu", "criteo_attribution")
+    return next((n for n in headed if found == {*getattr(FORMATS.get(n), "COLUMNS", ())}), None)

@@ -116,6 +116,13 @@ def _propose() -> None:
             f"{first} is a Criteo log: {formats.criteo.LABELED}. Leave --infer_schema out, or give "
             "--write_schema=FILE instead to write the schema of this format."
         )
+    named = formats.name_by_columns(formats.column_names(first, ()))
+    if FLAGS["format"].using_default_value and named:
+        raise ValueError(
+            f"{first} has the columns of the format {named}. Give --format={named} and leave "
+            "--infer_schema out, or give --write_schema=FILE instead to write the schema of this "
+            "format. With --format=tabular, a schema is proposed nevertheless."
+        )
     target = pathlib.Path(FLAGS.schema_path or pathlib.Path(FLAGS.workdir) / "schema.json")
     users, ads = log_flags.optional_path(FLAGS.users_path), log_flags.optional_path(FLAGS.ads_path)
     print(schema_inference.write_proposal(FLAGS.data_path, users, ads, target))

@@ -97,6 +97,21 @@ def test_a_criteo_log_needs_no_proposed_schema(tmp_path: pathlib.Path, command: 
     assert is_refused == (not command)
 
 
+@pytest.mark.parametrize("name", ["avazu", "criteo_attribution"])
+@pytest.mark.parametrize("command", [[], ["--format=tabular"]])
+def test_a_public_log_with_a_header_needs_no_proposed_schema(
+    tmp_path: pathlib.Path, name: str, command: list[str]
+) -> None:
+    columns = formats.FORMATS.get(name).COLUMNS
+    log = tmp_path / "log.csv"
+    rows = [[str(row * (7 + number) % 90) for number in range(len(columns))] for row in range(99)]
+    log.write_text("".join(",".join(row) + "\n" for row in [columns, *rows]))
+    flags = [f"--data_path={log}", f"--schema_path={tmp_path / 'schema.json'}", *command]
+    done = scripts_in_forks.run("convert.py", "--infer_schema", *flags)
+    is_refused = f"{log} has the columns of the format {name}. Give --format={name}" in done.stderr
+    assert is_refused == (not command)
+
+
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
