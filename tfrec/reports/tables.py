@@ -38,7 +38,7 @@ _RETRIEVAL_METRICS = {
 }
 
 
-def of_heads(report: evaluation.EvaluationReport) -> pages.PageTable:
+def head_table(report: evaluation.EvaluationReport) -> pages.PageTable:
     """Returns the metrics of the heads, next to their ceilings if there is ground truth."""
     has_truth = isinstance(report.funnel, evaluation.ValueFunnel)
     head = ["", "value", _INTERVAL, *(["achievable"] if has_truth else [])]
@@ -95,7 +95,7 @@ def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
         yield f"retrieval, {_words(name)}: {reason}"
 
 
-def of_retrieval(quality: evaluation.RetrievalQuality) -> pages.PageTable:
+def retrieval_table(quality: evaluation.RetrievalQuality) -> pages.PageTable:
     """Returns the metrics of the recommenders that at least one of them has."""
     rows = []
     for (part, metric), label in _RETRIEVAL_METRICS.items():
@@ -158,7 +158,7 @@ def funnel_lines(
     return [first, *lost, last]
 
 
-def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
+def utility_table(measured: evaluation.UtilityFunnel) -> pages.PageTable:
     """Returns the value that each stage loses, and the value of ten ads chosen otherwise."""
 
     def row(label: str, own: Estimate, best: float | None) -> list[str]:
@@ -184,7 +184,7 @@ def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
     return pages.PageTable(["", "value", _INTERVAL, "share of best"], rows)
 
 
-def of_retrieved_lists(funnel: evaluation.ValueFunnel) -> pages.PageTable:
+def retrieved_list_table(funnel: evaluation.ValueFunnel) -> pages.PageTable:
     """Returns the NDCG of the ranker's order of the candidates."""
     ndcg = funnel.ndcg_at_10_retrieved_lists
     return pages.PageTable(
@@ -192,7 +192,7 @@ def of_retrieved_lists(funnel: evaluation.ValueFunnel) -> pages.PageTable:
     )
 
 
-def of_promises(measured: evaluation.UtilityFunnel) -> pages.PageTable:
+def promise_table(measured: evaluation.UtilityFunnel) -> pages.PageTable:
     """Returns the expected and the true value of the ten ads."""
     rows = [
         [
@@ -209,7 +209,7 @@ def of_promises(measured: evaluation.UtilityFunnel) -> pages.PageTable:
     return pages.PageTable(head, rows)
 
 
-def of_clicks(funnel: evaluation.ClickFunnel) -> pages.PageTable:
+def click_table(funnel: evaluation.ClickFunnel) -> pages.PageTable:
     """Returns the shares of clicked ads that remain after each stage, and in simpler systems."""
     lines = [(f"after {_words(stage)}", own) for stage, own in funnel.survived.items()]
     lines += [(f"for comparison: {_words(name)}", own) for name, own in funnel.baselines.items()]
@@ -243,7 +243,7 @@ def clicks_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
         yield "On ads that were shown, the orders compare as follows"
 
 
-def of_shown_ads(report: evaluation.EvaluationReport) -> pages.PageTable:
+def shown_ad_table(report: evaluation.EvaluationReport) -> pages.PageTable:
     """Returns how the ranker, retrieval and popularity order the ads that were shown."""
     orders = report.order_of_shown_ads
     rows = []
@@ -256,7 +256,7 @@ def of_shown_ads(report: evaluation.EvaluationReport) -> pages.PageTable:
     return pages.PageTable(["", *head], rows)
 
 
-def of_segments(cuts: dict[str, Sequence[evaluation.Segment]]) -> pages.PageTable:
+def segment_table(cuts: dict[str, Sequence[evaluation.Segment]]) -> pages.PageTable:
     """Returns the quality of a head in each segment."""
     head = ["", "rows", "observed", "predicted", "AUC", _INTERVAL, "normalized entropy",
             "predicted / observed", _INTERVAL]  # fmt: skip

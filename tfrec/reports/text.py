@@ -17,14 +17,14 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
     parts: list[str | pages.PageTable] = []
     if report.ranker:
         title = f"Ranker, {report.impressions:,} {report.split} impressions"
-        parts += [title, tables.of_heads(report), *tables.heads_in_words(report)]
+        parts += [title, tables.head_table(report), *tables.heads_in_words(report)]
     weights = " with weights for clicks alone" if report.ranker else ""
     parts += [
         f"Retrieval{weights}, {found.num_clicks:,} test clicks among {found.num_ads:,} ads",
     ]
     if found.recommenders:
         parts += [
-            tables.of_retrieval(found),
+            tables.retrieval_table(found),
             f"{found.num_clicks_on_unseen_ads:,} of the clicks are on unseen ads, which were "
             "neither shown in training nor clicked in validation",
         ]
@@ -38,19 +38,19 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
             weights = " with the default weights" if name == "utility" else " alone"
             parts += [
                 f"by {name}{weights}",
-                tables.of_utility(measured),
-                tables.of_promises(measured),
+                tables.utility_table(measured),
+                tables.promise_table(measured),
             ]
     elif funnel.clicks:
         weights = " with the default weights" if funnel.weights else ""
         parts += [
             f"Funnel{weights}, {funnel.clicks} held-out clicks: share of clicked ads that remain "
             f"({index})",
-            tables.of_clicks(funnel),
+            tables.click_table(funnel),
             *tables.clicks_in_words(report),
         ]
         if report.order_of_shown_ads:
-            parts.append(tables.of_shown_ads(report))
+            parts.append(tables.shown_ad_table(report))
     else:
         parts.append(f"Funnel not measured: {funnel.absent}")
     parts += [f"Not measured: {line}" for line in tables.not_measured(report)]

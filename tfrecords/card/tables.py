@@ -8,7 +8,7 @@ from tfrecords.splits import SPLITS
 LEVELS = {"stable": "", "unknown": "few rows"}
 
 
-def of_splits(card: model.DataCard) -> pages.PageTable:
+def split_table(card: model.DataCard) -> pages.PageTable:
     """Returns the sizes of the splits and their lists."""
     head = ["", "rows", "requests", "mean ads", "median", "90 %", "99 %", "maximum", "one ad",
             "with a click", "sampled rows"]  # fmt: skip
@@ -30,7 +30,7 @@ def of_splits(card: model.DataCard) -> pages.PageTable:
     return pages.PageTable(head, rows)
 
 
-def of_labels(card: model.DataCard) -> pages.PageTable:
+def label_table(card: model.DataCard) -> pages.PageTable:
     """Returns the rates of the labels in each split."""
     head = ["", "share above 0", "mean", "rows above 0", "rows with the label", "missing"]
     rows = []
@@ -43,7 +43,7 @@ def of_labels(card: model.DataCard) -> pages.PageTable:
     return pages.PageTable(head, rows)
 
 
-def of_fields(card: model.DataCard) -> pages.PageTable:
+def field_table(card: model.DataCard) -> pages.PageTable:
     """Returns the missing and out-of-vocabulary shares of the fields, and their drift."""
     head = ["field", "kind", "distinct", "vocabulary", "missing: train", "validation", "test",
             "OOV: train", "validation", "test", "PSI", "drift"]  # fmt: skip
@@ -64,7 +64,7 @@ def of_fields(card: model.DataCard) -> pages.PageTable:
     return pages.PageTable(head, rows, left=(1, 11))
 
 
-def of_popularity(card: model.DataCard) -> pages.PageTable:
+def popularity_table(card: model.DataCard) -> pages.PageTable:
     """Returns the shares of the most popular ads."""
     top = card.ads.top
     rows = [
@@ -74,7 +74,7 @@ def of_popularity(card: model.DataCard) -> pages.PageTable:
     return pages.PageTable(["most popular", "impressions", "clicks"], rows)
 
 
-def of_new_ads(card: model.DataCard) -> pages.PageTable:
+def new_ad_table(card: model.DataCard) -> pages.PageTable:
     """Returns the shares of ads that training never shows."""
     rows = [
         [
@@ -90,7 +90,7 @@ def of_new_ads(card: model.DataCard) -> pages.PageTable:
     )
 
 
-def of_shown_ads(card: model.DataCard) -> pages.PageTable:
+def shown_ad_table(card: model.DataCard) -> pages.PageTable:
     """Returns the ads with the most impressions."""
     rows = [
         [
@@ -106,7 +106,7 @@ def of_shown_ads(card: model.DataCard) -> pages.PageTable:
     return pages.PageTable(names, rows)
 
 
-def of_reasons(card: model.DataCard) -> pages.PageTable:
+def reason_table(card: model.DataCard) -> pages.PageTable:
     """Returns the most common reasons for rejecting rows."""
     rejected = card.rejected
     rows = [
@@ -116,7 +116,7 @@ def of_reasons(card: model.DataCard) -> pages.PageTable:
     return pages.PageTable(["rejected rows", "share", "reason"], rows, left=(2,))
 
 
-def of_rejected_rows(card: model.DataCard) -> pages.PageTable:
+def rejected_row_table(card: model.DataCard) -> pages.PageTable:
     """Returns the first rejected rows."""
     rows = [
         [f"{own.file}, line {own.line}", own.reason, own.text] for own in card.rejected.examples

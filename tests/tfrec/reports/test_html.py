@@ -148,7 +148,7 @@ def test_weights_are_named_only_if_there_is_a_ranker(reports):
 def test_the_text_has_every_metric_of_the_heads_and_the_funnel(reports):
     for report in reports:
         text = report_text.report_as_text(report)
-        for label, value, *_ in tables.of_heads(report).rows:
+        for label, value, *_ in tables.head_table(report).rows:
             assert re.search(rf"^{re.escape(label)} +{value} ", text, re.MULTILINE)
         assert f"(index: {report.funnel.index}; filters: none)" in text
         assert "Not measured: retrieval, item knn: the schema names no user_key" in text
