@@ -156,6 +156,14 @@ def test_quotes_of_csv(tmp_path: pathlib.Path) -> None:
     assert opened.raw(chunk, [6]) == [b"CH,old,d,plain,1"]
 
 
+def test_a_carriage_return_outside_quotes_is_the_reason(tmp_path: pathlib.Path) -> None:
+    # The writer of Python 3.11, and so pandas, does not quote it.
+    body = 'CH,1,a,"tea\rpot",1\nCH,2,b,tea\rpot,0\n'
+    good, faults = parsed(write(tmp_path / "log.csv", f"{LINES[0]}\n{body}"))
+    assert texts(good, "name") == ["tea\rpot"]
+    assert faults == {3: "the line contains a carriage return; remove it"}
+
+
 def test_a_bad_row_of_several_lines_says_how_many(tmp_path: pathlib.Path) -> None:
     # The quote of the first row is closed by that of the third, which begins with a comma.
     body = 'CH,1,a,"tea,1\nCH,2,b,pot,0\nCH,3,c,",cup",1\nCH,4,d,jug,0\n'

@@ -275,7 +275,8 @@ def _fault(layout: Layout, columns: tuple[str, ...], row: bytes) -> str | None:
         return f"byte {error.start + 1} is not UTF-8; {lines.TO_UTF8}"
     except csv.Error as error:
         return f"it cannot be split into values ({error}); check its quotes"
-    if b"\r" in row.removesuffix(b"\n").removesuffix(b"\r") and not layout.quote:
+    is_quoted = layout.quote and b'"' in row
+    if b"\r" in row.removesuffix(b"\n").removesuffix(b"\r") and not is_quoted:
         return "the line contains a carriage return; remove it"
     if len(values) != len(columns):
         expected = layout.expected or f"{len(columns)} columns"
