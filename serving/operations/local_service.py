@@ -87,7 +87,8 @@ def describe_answer(answer: requests.Answer) -> str:
     lines += [terminal.cut_text(line, _WIDTH) for line in table]
     if answer.absent_heads and answer.order == "utility":
         lines.append(
-            f"  not predicted, because the log lacks the label: {', '.join(answer.absent_heads)}"
+            "  not predicted, without positive labels in training: "
+            + ", ".join(answer.absent_heads)
         )
     if answer.weak_heads:
         lines.append(f"  weak, see the evaluation report: {', '.join(answer.weak_heads)}")

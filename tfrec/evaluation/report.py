@@ -311,7 +311,7 @@ class EvaluationReport(ReportPart):
     split: str
     impressions: int
     absent_heads: list[str]
-    """Heads without a positive label in the log."""
+    """Heads without a positive label in training."""
     unnamed_heads: list[str] = []
     """Heads whose label the schema does not name."""
     weak_heads: dict[str, str] = {}

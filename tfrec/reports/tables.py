@@ -77,7 +77,7 @@ def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
         yield f"the ranker: not trained, because {report.without_ranker}"
     for head in report.absent_heads:
         unnamed = head in report.unnamed_heads
-        why = f"the schema names no {head}" if unnamed else "the log has no positive label"
+        why = f"the schema names no {head}" if unnamed else "no training row has a positive label"
         yield f"{head}: {why}, so the head is neither trained nor served"
     for head, quality in report.ranker.items():
         if not quality.labeled:

@@ -29,7 +29,7 @@ def test_an_answer_shows_the_heads_that_the_release_has():
     assert lines[0] == "release 3, 1 ad by utility"
     assert lines[1].split() == ["rank", "ad", "utility", "click", "fields"]
     assert lines[2].split() == ["1", "ad-17", "0.3100", "0.2100", "price=12.5"]
-    assert lines[3] == "  not predicted, because the log lacks the label: engagement, revenue"
+    assert lines[3] == "  not predicted, without positive labels in training: engagement, revenue"
 
 
 def test_an_answer_of_other_heads_shows_them():

@@ -164,7 +164,7 @@ def test_an_absent_head_is_one_without_a_column_or_without_a_positive_label():
     )
     assert list(tables.not_measured(report)) == [
         "engagement: the schema names no engagement, so the head is neither trained nor served",
-        "revenue: the log has no positive label, so the head is neither trained nor served",
+        "revenue: no training row has a positive label, so the head is neither trained nor served",
     ]
 
 
