@@ -13,9 +13,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfrecords.fields import is_number
+from tfrecords.fields import EVENTS, is_number
 
-KINDS = ("view", "click", "engagement")
+KINDS = ("view", *EVENTS[1:])
 
 
 @dataclasses.dataclass(frozen=True)

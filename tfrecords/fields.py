@@ -17,7 +17,8 @@ NUMERIC_LIST = "numeric_list"
 # Fields that are vectors once they are encoded.
 VECTOR_KINDS = ("dense", "text")
 SIDES = ("query", "ad")
-# Events that histories can list.
+# Events that histories can list: an impression, and labels that are events. Behind the impression,
+# the attributes of `events.Events`.
 EVENTS = ("impression", "click", "engagement")
 # `of` of a history or rate whose values are the ids of ads.
 AD = "ad"

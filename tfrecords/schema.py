@@ -202,13 +202,15 @@ class Schema:
         self._take_vocabularies()
 
     def _take_labels(self, events: Events) -> None:
-        """Sets the columns of click and engagement to the column of the events."""
-        for label, kinds in (("click", events.view), ("engagement", events.engagement)):
+        """Sets the columns of the labels that are events to the column of the events."""
+        for label in EVENTS[1:]:
             if getattr(self, label) not in (None, events.column):
                 raise ValueError(
                     f"Schema {self.name!r}: with events, {label} follows from the event types; set "
                     f"it to null."
                 )
+            # Without views, each row is a click.
+            kinds = events.view if label == "click" else getattr(events, label)
             object.__setattr__(self, label, events.column if kinds else None)
 
     def _take_vocabularies(self) -> None:
@@ -307,20 +309,19 @@ class Schema:
             yield from self._faults_of_computed("rate", rate)
 
     def _faults_of_events(self) -> Iterator[str]:
-        if others := set(self.labels) - {"click", "engagement", "revenue"}:
-            yield (
-                "with events, only click, engagement and revenue are read; set "
-                f"{', '.join(sorted(others))} to null."
-            )
+        read = (*EVENTS[1:], "revenue")
+        if others := sorted(set(self.labels) - set(read)):
+            yield f"with events, only {', '.join(read)} are read; set {', '.join(others)} to null."
         if self.user_key is None and self.request_key is None:
             yield "events are joined by user_key or request_key; name one."
 
     def _faults_of_computed(self, what: str, field: Field) -> Iterator[str]:
-        if "engagement" in field.event and self.engagement is None:
-            yield (
-                f"the {what} {field.name!r} counts engagements, but the schema names no engagement "
-                "column."
-            )
+        for event in field.event:
+            if event not in ("impression", "click", *self.labels):
+                yield (
+                    f"the {what} {field.name!r} counts {event}s, but the schema names no {event} "
+                    "column."
+                )
         known = [f.name for f in self.ad_fields if f.kind == "categorical"]
         if field.of not in (AD, *known):
             yield (

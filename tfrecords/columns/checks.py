@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrecords.columns import arrow, placeholders, time_units
-from tfrecords.schema import LABELS, MISSING_LABEL, Schema
+from tfrecords.schema import EVENTS, LABELS, MISSING_LABEL, Schema
 from tfrecords.splits import SPLITS
 
 _SPLIT_NAMES = {
@@ -114,8 +114,8 @@ def checked_labels(
     Raises:
         ValueError: A label's column holds times.
     """
-    # A later stage joins the events to click and engagement.
-    joined = () if schema.events is None else ("click", "engagement")
+    # A later stage joins the events to these labels.
+    joined = () if schema.events is None else EVENTS[1:]
     for label, name in schema.labels.items():
         if label not in joined:
             _refuse_times(name, table[name], "a number" if LABELS[label].is_amount else "0 or 1")

@@ -25,9 +25,8 @@ from tfrecords.conversion.parsed_rows import (
     USER,
     Rows,
 )
-from tfrecords.events import Events
+from tfrecords.events import KINDS, Events
 
-_VIEW, _CLICK, _ENGAGEMENT = range(3)
 # Fewer do not say how late a label comes.
 _MIN_DELAYS = 100
 
@@ -73,20 +72,18 @@ class JoinedEvents:
 
     Attributes:
         kept: Whether a row is an impression [L].
-        clicked, engaged: Labels, which are valid for impressions only [L] uint8.
-        revenue: Revenue of engagements [L] float32, or None.
-        times: Label -> time of an impression's first click or engagement [L] float64, as logged,
-            infinite without one; empty if they are not kept. An engagement is no click here.
-        num_joined: Number of clicks and engagements that became labels of another row.
-        num_unmatched: Number of clicks and engagements without a view.
+        labels: Label -> values, which are valid for impressions only: uint8 [L] of each kind of
+            event after the view, and the revenue float32 [L] if the log has it.
+        times: Label -> time of an impression's first event of this kind [L] float64, as logged,
+            infinite without one; empty if they are not kept. Later kinds are not clicks here.
+        num_joined: Number of events after the view that became labels of another row.
+        num_unmatched: Number of events after the view that have no view.
         num_repeated: Number of rows that repeat another and are left out.
         late: Label -> how late it comes, if the log has times and enough events.
     """
 
     kept: np.ndarray
-    clicked: np.ndarray
-    engaged: np.ndarray
-    revenue: np.ndarray | None
+    labels: dict[str, np.ndarray]
     times: dict[str, np.ndarray]
     num_joined: int
     num_unmatched: int
@@ -118,7 +115,7 @@ def event_rows(chunks: list[Rows], units_per_second: float = 1.0) -> EventRows:
 def join(
     rows: EventRows, events: Events, has_times: bool, keep_times: bool = False
 ) -> JoinedEvents:
-    """Joins each click and engagement to the latest view of its key within the window.
+    """Joins each event after the view to the latest view of its key within the window.
 
     Rows with the same key, kind, time and revenue are one event, which was logged repeatedly.
     Without times, or if all times are whole hours, they may be several events and all count;
@@ -132,7 +129,7 @@ def join(
         order = order[~_repeated(rows, order)[order]]
         num_repeated = count - len(order)
     keys, times, kinds = rows.keys[order], rows.times[order], rows.kinds[order]
-    first = _VIEW if events.view else _CLICK
+    first = KINDS.index("view" if events.view else "click")
     indices = np.arange(len(order))
     # The latest row of the first kind at or before each row.
     latest = np.maximum.accumulate(np.where(kinds == first, indices, -1)) if count else indices
@@ -142,31 +139,25 @@ def join(
         found &= times - times[latest] <= events.window_seconds * rows.units_per_second
     unmatched = (kinds != first) & ~found
     kept = (kinds == first) | (unmatched if not events.view else False)
-    clicked, engaged = (np.zeros(len(order), np.uint8) for _ in range(2))
-    clicked[latest[found]] = 1
-    engaged[latest[found & (kinds == _ENGAGEMENT)]] = 1
-    if not events.view:
-        clicked[kept] = 1
-        engaged[kept & (kinds == _ENGAGEMENT)] = 1
-    late = {}
-    if has_times:
-        events_of = {"engagement": found & (kinds == _ENGAGEMENT)}
-        if events.view:
-            events_of = {"click": found, **events_of}
-        for label, own in events_of.items():
-            measured = _late_labels(times, kept, latest, own, rows.units_per_second)
+    labels, late, first_times = {}, {}, {}
+    for code, label in enumerate(KINDS[1:], 1):
+        own = kinds == code
+        if keep_times:
+            at = np.where(kept & own, times, np.inf)
+            np.minimum.at(at, latest[found & own], times[found & own])
+            first_times[label] = at
+        if label == "click":
+            own = kinds >= code  # Each later kind is a click, too.
+        labels[label] = np.zeros(len(order), np.uint8)
+        labels[label][latest[found & own]] = 1
+        labels[label][kept & own] = 1
+        if has_times and code != first:
+            measured = _late_labels(times, kept, latest, found & own, rows.units_per_second)
             if measured is not None:
                 late[label] = measured
-    first_times = {}
-    labels = {"click": kinds == _CLICK, "engagement": kinds == _ENGAGEMENT} if keep_times else {}
-    for label, own in labels.items():
-        at = np.where(kept & own, times, np.inf)
-        np.minimum.at(at, latest[found & own], times[found & own])
-        first_times[label] = at
-    revenue = None
     if rows.revenue is not None:
         # Only engagements bring revenue (a view has a price too); without such types, clicks do.
-        paying = kinds == (_ENGAGEMENT if events.engagement else _CLICK)
+        paying = kinds == KINDS.index("engagement" if events.engagement else "click")
         counted = paying & (kept | found)
         owner = np.where(found, latest, indices)[counted]
         amounts = rows.revenue[order][counted].astype(np.float64)
@@ -177,6 +168,7 @@ def join(
         # Without amounts, `bincount` counts in integers, which have no NaN.
         revenue = np.bincount(owner, np.nan_to_num(amounts), size).astype(np.float64)
         revenue[(paid > 0) & (known == 0)] = np.nan
+        labels["revenue"] = revenue.astype(np.float32)
 
     def in_log(values: np.ndarray) -> np.ndarray:
         result = np.zeros(count, values.dtype)
@@ -185,9 +177,7 @@ def join(
 
     return JoinedEvents(
         in_log(kept),
-        in_log(clicked),
-        in_log(engaged),
-        None if revenue is None else in_log(revenue.astype(np.float32)),
+        {label: in_log(own) for label, own in labels.items()},
         {label: in_log(own) for label, own in first_times.items()},
         int(found.sum()),
         int(unmatched.sum()) if events.view else 0,
@@ -243,10 +233,9 @@ def impressions(rows: Rows, joined: JoinedEvents, span: slice, events: Events) -
     Views of one user at the same time are a request, unless the schema has a request key.
     """
     table = rows.columns
-    labels = {"click": joined.clicked, "engagement": joined.engaged, "revenue": joined.revenue}
-    for label, values in labels.items():
+    for label, values in joined.labels.items():
         name = LABEL_COLUMNS[label]
-        if values is not None and name in table.column_names:
+        if name in table.column_names:
             at = table.column_names.index(name)
             table = table.set_column(at, name, pa.array(values[span]))
     for label, times in joined.times.items():

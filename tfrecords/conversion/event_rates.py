@@ -49,7 +49,7 @@ from tfrecords import files
 from tfrecords.conversion import user_events
 from tfrecords.conversion.parsed_rows import EVENT_TIMES, LABEL_COLUMNS, TIME, USER, Rows
 from tfrecords.histories import SECONDS_PER_DAY
-from tfrecords.schema import MISSING_LABEL, Field
+from tfrecords.schema import LABELS, MISSING_LABEL, Field
 
 SMOOTHING = 50.0
 _IMPRESSIONS, _EVENTS, _OVERALL = "impressions", "events", "overall.json"
@@ -128,7 +128,7 @@ def write(
 
     `is_train` [B] bool tells which rows of each chunk are training rows.
     """
-    is_late = field.event == ("engagement",) and window.seconds > 0
+    is_late = window.seconds > 0 and not field.is_age and LABELS[field.event[0]].is_late
     delay = window.seconds * window.units_per_second if is_late else 0.0
     by_value = [functools.partial(_by_value, field, load, delay) for load in chunks]
     for name, history in _histories(field).items():
@@ -183,9 +183,10 @@ def _by_value(field: Field, load: Callable[[], Rows], delay: float) -> Rows:
     label, at = LABEL_COLUMNS[event], EVENT_TIMES[event]
     table = rows.columns.select([value, label])
     if not delay and at in rows.columns.column_names:
-        # An engagement is also a click.
-        times = [rows.array(EVENT_TIMES[kind]) for kind in (event, "engagement")]
-        table = table.append_column(at, pa.array(np.minimum(*times)))
+        # Each other event is also a click.
+        kinds = EVENT_TIMES if event == "click" else (event,)
+        times = [rows.array(EVENT_TIMES[kind]) for kind in kinds]
+        table = table.append_column(at, pa.array(np.minimum.reduce(times)))
     table = table.append_column(TIME, pa.array(rows.array(TIME) + delay))
     table = table.append_column(USER, pa.array(_values(field, rows)))
     known = rows.array(label) != MISSING_LABEL

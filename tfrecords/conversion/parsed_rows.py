@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from tfrecords import columns, files, formats, records
 from tfrecords.columns import Strings
-from tfrecords.schema import LABELS, Field, Schema
+from tfrecords.schema import EVENTS, LABELS, Field, Schema
 
 AD = "__ad__"
 REQUEST = "__request__"
@@ -29,7 +29,7 @@ EVENT = "__event__"
 _SHOWN = "__show__."
 LABEL_COLUMNS = {label: f"__{label}__" for label in LABELS}
 # Times of the first click and engagement of an impression, in a log that says them.
-EVENT_TIMES = {"click": "__click_time__", "engagement": "__engagement_time__"}
+EVENT_TIMES = {event: f"__{event}_time__" for event in EVENTS[1:]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,13 +56,27 @@ def test_clicks_and_engagements_belong_to_the_latest_view_within_the_window():
     )
     joined = event_join.join(rows, EVENTS, has_times=True)
     assert np.flatnonzero(joined.kept).tolist() == [0, 1, 3]
-    assert joined.clicked[joined.kept].tolist() == [1, 1, 1]
-    assert joined.engaged[joined.kept].tolist() == [0, 0, 1]
-    assert joined.revenue[joined.kept].tolist() == [0, 0, 9]
+    assert joined.labels["click"][joined.kept].tolist() == [1, 1, 1]
+    assert joined.labels["engagement"][joined.kept].tolist() == [0, 0, 1]
+    assert joined.labels["revenue"][joined.kept].tolist() == [0, 0, 9]
     assert (joined.num_joined, joined.num_unmatched) == (4, 2)
     # Without times, no window applies: row 6 belongs to 3.
     joined = event_join.join(rows, EVENTS, has_times=False)
     assert (joined.num_joined, joined.num_unmatched) == (5, 1)
+
+
+def test_a_new_kind_of_event_is_a_label_and_a_click(monkeypatch):
+    monkeypatch.setattr(event_join, "KINDS", (*event_join.KINDS, "cart"))
+    rows = event_join.EventRows(
+        keys=np.array([7, 7, 8, 8], np.uint64),
+        times=np.array([0.0, 5, 0, 9]),
+        kinds=np.array([0, 3, 0, 1], np.uint8),
+        revenue=None,
+    )
+    joined = event_join.join(rows, EVENTS, has_times=True, keep_times=True)
+    found = {label: own[joined.kept].tolist() for label, own in joined.labels.items()}
+    assert found == {"click": [1, 1], "engagement": [0, 0], "cart": [1, 0]}
+    assert joined.times["cart"][joined.kept].tolist() == [5, np.inf]
 
 
 def test_a_log_of_clicks_alone_may_have_other_events(tmp_path):
@@ -94,9 +108,9 @@ def test_without_views_each_click_is_an_impression():
     joined = event_join.join(rows, events, has_times=True)
     # The purchase of b has no click: it is an impression of its own, and nothing is lost.
     assert np.flatnonzero(joined.kept).tolist() == [0, 2, 3]
-    assert joined.clicked[joined.kept].tolist() == [1, 1, 1]
-    assert joined.engaged[joined.kept].tolist() == [1, 0, 1]
-    assert joined.revenue[joined.kept].tolist() == [3, 0, 4]
+    assert joined.labels["click"][joined.kept].tolist() == [1, 1, 1]
+    assert joined.labels["engagement"][joined.kept].tolist() == [1, 0, 1]
+    assert joined.labels["revenue"][joined.kept].tolist() == [3, 0, 4]
     assert (joined.num_joined, joined.num_unmatched) == (1, 0)
 
 
@@ -116,8 +130,8 @@ def test_an_event_that_is_logged_repeatedly_counts_once():
     )
     joined = event_join.join(rows, EVENTS, has_times=True)
     assert np.flatnonzero(joined.kept).tolist() == [0, 4]
-    assert joined.engaged[joined.kept].tolist() == [1, 0]
-    assert joined.revenue[joined.kept].tolist() == [14, 0]
+    assert joined.labels["engagement"][joined.kept].tolist() == [1, 0]
+    assert joined.labels["revenue"][joined.kept].tolist() == [14, 0]
     assert (joined.num_joined, joined.num_unmatched, joined.num_repeated) == (3, 0, 4)
     # Without amounts, row 2 also repeats 1.
     joined = event_join.join(dataclasses.replace(rows, revenue=None), EVENTS, has_times=True)
@@ -138,20 +152,20 @@ def test_the_revenue_of_a_purchase_without_an_amount_is_not_known():
         ]
     )
     joined = event_join.join(rows, EVENTS, has_times=True)
-    np.testing.assert_array_equal(joined.revenue[joined.kept], [nan, 3, 0])
+    np.testing.assert_array_equal(joined.labels["revenue"][joined.kept], [nan, 3, 0])
 
 
 def test_a_log_without_purchases_has_no_revenue():
     rows = rows_of([("a", 0, 0, 5), ("a", 1, 1, 5), ("b", 2, 0, 3)])
     joined = event_join.join(rows, EVENTS, has_times=True)
-    assert joined.revenue[joined.kept].tolist() == [0, 0]
+    assert joined.labels["revenue"][joined.kept].tolist() == [0, 0]
 
 
 def test_equal_events_of_the_same_hour_or_day_may_be_several():
     rows = rows_of([("a", 3600, 0, 5), ("a", 7200, 2, 7), ("a", 7200, 2, 7)])
     window = dataclasses.replace(EVENTS, window_seconds=3600)
     joined = event_join.join(rows, window, has_times=True)
-    assert (joined.revenue[0], joined.num_repeated) == (14, 0)
+    assert (joined.labels["revenue"][0], joined.num_repeated) == (14, 0)
 
 
 def test_labels_that_may_still_come_are_counted():
