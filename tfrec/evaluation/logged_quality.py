@@ -122,14 +122,14 @@ def order_of_shown_ads(
 def by_segment(
     logged: LoggedScores, data_set: reader.DataSet, config: EvaluationConfig
 ) -> report.SegmentQuality:
-    """Measures the probability heads by segment."""
+    """Measures the probability heads that have labels by segment."""
     position = data_set.column(SPLIT, "position") if data_set.spec.has_position else None
     fields = segments.check(config.segment_fields, data_set.schema)
     cuts = segments.of_split(data_set, logged.predictions.ad_rows, position, fields)
     heads = {}
     for head in logged.served:
-        if not HEADS[head].is_amount:
-            rows, served, known = logged.rows(head)
+        rows, served, known = logged.rows(head)
+        if len(rows.labels) and not HEADS[head].is_amount:
             heads[head] = {
                 cut.name: segments.measure(cut, rows, served.values, known) for cut in cuts
             }

@@ -125,7 +125,7 @@ class SegmentQuality(ReportPart):
     by: list[str]
     """Names of the segmentations: ad fields, `ads` and `position`."""
     heads: dict[str, dict[str, list[Segment]]]
-    """Head -> segmentation -> segments."""
+    """Head that has labels -> segmentation -> segments."""
     absent: dict[str, str]
     """Segmentation that is missing -> why."""
 

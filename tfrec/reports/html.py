@@ -12,7 +12,7 @@ def render_report(report: evaluation.EvaluationReport, name: str) -> str:
     """Returns the page of an evaluation on the data set of this name."""
     sections = {"summary": "Summary", "funnel": "Where value is lost"}
     sections |= {head: head.capitalize() for head in report.ranker}
-    if report.segments.by:
+    if report.segments.heads:
         sections["segments"] = "By segment"
     sections |= {"retrieval": "Retrieval", "reading": "How it is measured"}
     return pages.render_page(

@@ -166,3 +166,18 @@ def test_a_segment_is_measured_against_its_own_rate():
     assert found[0].metrics["calibration_ratio"].value == pytest.approx(1.0)
     assert found[1].metrics["auc"].absent == "the segment's rows are all of one class"
     assert found[2].metrics["observed"].absent == "no row of the segment has the label"
+
+
+def test_a_head_without_labels_in_the_split_has_no_segments(data_set):
+    """As after an engagement window that is longer than the test split."""
+    count = data_set.num_rows("test")
+    values = np.linspace(0.1, 0.9, count)
+    labels = {"click": (values > 0.5).astype(np.float32), "engagement": np.full(count, np.nan)}
+    logged = logged_quality.LoggedScores(
+        ranking.Predictions({}, labels, np.ones(count, int), np.zeros(count, int)),
+        dict.fromkeys(labels, head_quality.HeadScores(values, values)),
+        metrics.Resamples(np.arange(count), 0, 0),
+        None,
+    )
+    measured = logged_quality.by_segment(logged, data_set, config.EvaluationConfig())
+    assert list(measured.heads) == ["click"]

@@ -145,6 +145,20 @@ def test_weights_are_named_only_if_there_is_a_ranker(reports):
 
 
 @pytest.mark.trains
+def test_without_labels_in_the_split_the_page_has_no_segments(reports):
+    report, _ = reports
+    nothing = evaluation.HeadQuality(labeled=0, metrics={}, calibration_curve=[])
+    unlabeled = {
+        "ranker": dict.fromkeys(report.ranker, nothing),
+        "segments": report.segments.model_copy(update={"heads": {}}),
+        "curves": {},
+    }
+    page = Page(report_html.render_report(report.model_copy(update=unlabeled), "x"))
+    assert "segments" not in page.sections
+    assert page.words.count("No row of the split has the label.") == len(report.ranker)
+
+
+@pytest.mark.trains
 def test_the_text_has_every_metric_of_the_heads_and_the_funnel(reports):
     for report in reports:
         text = report_text.report_as_text(report)
