@@ -16,7 +16,7 @@ from typing import Any, TypeVar, Unpack
 import httpx
 import pydantic
 
-from serving import errors, requests
+from serving import errors, redis_address, requests
 from serving.requests import (
     Answer,
     Event,
@@ -267,7 +267,8 @@ class Calls:
         """
         if self._http.is_closed:
             raise closed()
-        place = f"{method} {str(self._http.base_url).rstrip('/')}{path}"
+        base_url = redis_address.without_secrets(str(self._http.base_url))
+        place = f"{method} {base_url.rstrip('/')}{path}"
         end = self._clock() + self._timeout_seconds
         pause_seconds = self._retry.pause_seconds
         for attempt in range(1, self._retry.attempts + 1):
@@ -358,8 +359,9 @@ def _wait(outcome: httpx.Response | Exception, pause: float) -> float:
 
 
 def _bad_url(base_url: str) -> errors.TfrecClientError:
+    shown = redis_address.without_secrets(base_url) if isinstance(base_url, str) else base_url
     return errors.TfrecClientError(
-        f"base_url: expected a URL such as http://127.0.0.1:8080, got {base_url!r}."
+        f"base_url: expected a URL such as http://127.0.0.1:8080, got {shown!r}."
     )
 
 

@@ -1,3 +1,4 @@
+import re
 import socket
 import subprocess
 import sys
@@ -126,6 +127,17 @@ def test_nothing_at_the_address():
         pytest.raises(errors.ClientConnectionError, match="Is the service running"),
     ):
         service.health()
+
+
+def test_messages_do_not_have_the_password_of_a_url():
+    address = f"127.0.0.1:{serving_fixtures.free_port()}"
+    for url, shown in (
+        (f"http://bob:secret@{address}", f"GET http://{address}/healthz: "),
+        ("ftp://bob:secret@host", "got 'ftp://host'."),
+    ):
+        with pytest.raises(errors.TfrecClientError, match=re.escape(shown)) as refused:
+            client.Client(url).health()
+        assert "secret" not in str(refused.value)
 
 
 def test_a_service_that_does_not_answer_in_time():
