@@ -40,6 +40,8 @@ def _has_numbers(address: str) -> bool:
 def without_secrets(address: str) -> str:
     """Returns an address for messages, without user, password and options."""
     scheme, separator, rest = address.partition("://")
+    if not separator:
+        scheme, rest = "", address
     host, _, options = rest.partition("?")
     # The options contain an "@", or the password a "?" that is not escaped.
     return scheme + separator + ("" if "@" in options else host.rpartition("@")[2])

@@ -44,7 +44,7 @@ def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore
     if scheme != "sqlite" or not path:
         raise ValueError(
             f"Expected sqlite:PATH or redis://HOST:PORT/DATABASE as the user store, got "
-            f"{address!r}."
+            f"{redis_address.without_secrets(address)!r}."
         )
     if path == ":memory:":
         raise ValueError(

@@ -673,9 +673,16 @@ def test_many_users_are_read_in_a_thread_and_few_are_not(tmp_path):
     assert threads == [True, True, False]
 
 
-def test_an_address_of_no_store_is_refused():
-    with pytest.raises(ValueError, match=r"Expected sqlite:PATH or redis://.*'memcached://x'"):
-        users.open_store("memcached://x")
+def test_an_address_of_no_store_is_refused_and_its_password_is_not_shown():
+    # A space, or a missing colon, makes it an address of another kind.
+    for address, shown in (
+        ("memcached://x", "memcached://x"),
+        (" redis://u:secret@h:1/0", " redis://h:1/0"),
+        ("redis//u:secret@h", "h"),
+    ):
+        with pytest.raises(ValueError, match=f"Expected sqlite:PATH or redis://.*'{shown}'") as no:
+            users.open_store(address)
+        assert "secret" not in str(no.value)
 
 
 def test_a_directory_that_does_not_exist_is_refused_and_not_made(tmp_path):
