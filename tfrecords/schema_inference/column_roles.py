@@ -93,7 +93,6 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         roles.request_key = take(keys.adjacent(free(), roles, notes))
     lists_ads = roles.event is None
     index = next((c for c in free() if c.name.endswith("#") and lists_ads and _restarts(c)), None)
-    roles.position = take(labels.named(free(), known_names.POSITIONS, _is_position) or index)
     if roles.event is not None:
         event_types.join(roles, roles.event, sample, notes)
     elif roles.click is None:
@@ -101,6 +100,11 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         roles.candidates = outcomes.candidates(free(), roles.ad_key, who)
         notes += outcomes.outcome_notes(free(), "click", known_names.CLICKS)
         roles.codes = [c for c in free() if event_types.may_be_codes(c, roles.ad_key)]
+    shown = free()
+    if roles.events is not None:
+        shown = [column.of_rows(roles.impressions) for column in shown]
+    position = labels.named(shown, known_names.POSITIONS, _is_position)
+    roles.position = take(index if position is None else sample.columns[position.name])
     is_outcome = roles.click is not None and roles.click.core in known_names.ENGAGEMENTS
     if roles.event is None and roles.engagement is None and not is_outcome:
         notes += outcomes.outcome_notes(free(), "conversion", known_names.ENGAGEMENTS)

@@ -114,7 +114,7 @@ def join(roles: Roles, column: Column, sample: Sample, notes: list[str]) -> None
         )
         return
     said: list[str] = []
-    roles.events = _propose(column, roles.ad_key, said)
+    roles.events = _propose(column, roles, said)
     share = _share_without_view(roles)
     if share > 0.5 and (sample.num_rows > 0.9 * sample.total_rows or _is_ordered(roles.time)):
         notes.append(_outcome_note(column, roles.events, share))
@@ -168,12 +168,12 @@ def _is_ordered(time: Column | None) -> bool:
     return time is None or float(np.mean(np.diff(time.by_row(time.times)) >= 0)) > 0.9
 
 
-def _propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
+def _propose(column: Column, roles: Roles, notes: list[str]) -> dict[str, Any]:
     """Returns the `events` of a schema for a column of event types, and adds notes.
 
     Only types most of whose rows have the ad become labels.
     """
-    with_ad = np.bincount(column.codes, ad.present, len(column.values)) / np.maximum(
+    with_ad = np.bincount(column.codes, roles.ad_key.present, len(column.values)) / np.maximum(
         column.counts, 1
     )
     has_ad = dict(zip(column.values, with_ad > 0.5, strict=True))
@@ -199,10 +199,13 @@ def _propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
     if not click:  # Views of pages alone: each was chosen by its user.
         view, click = [], view
     events = {"column": column.name, "view": view, "click": click, "engagement": engagement}
+    joined = "by one user belong to the latest view within a day (window_seconds)"
+    if roles.request_key is not None:
+        joined = "in one request belong to its latest view within a day (window_seconds)"
     notes.append(
         f"{column.name!r} holds event types, which are joined to labels. Impressions: "
         f"{_said(view)}. Clicks: {_said(click)}. Engagements: {_said(engagement)}. Events of one "
-        "ad by one user belong to the latest view within a day (window_seconds)."
+        f"ad {joined}."
     )
     if others:
         notes.append(

@@ -61,7 +61,7 @@ NO_REVENUE = {"tax", "shipping", "refund", "discount", "coupon", "delivery"}
 # Words of columns of the currency of an amount.
 CURRENCIES = {"currency", "ccy", "waehrung", "währung", "devise", "moneda", "valuta"}
 POSITIONS = (
-    "position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position",
+    "position", "pos", "rank", "slot", "ad_position", "ad_pos", "display_position", "slot_position",
     "list_position", "item_position", "item_list_index", "rang", "platz", "posicion", "posición",
     "posição", "posizione", "位置", "index",
 )  # fmt: skip

@@ -127,11 +127,11 @@ def warnings(column: Column) -> list[str]:
 
 # Words for the logging policy.
 _POLICY = {"propensity", "pscore", "propensities"}
-_CONSTANT = "always the same value"
+_CONSTANT, _CONSTANT_IF_SHOWN = "always the same value", "the same value in all impressions"
 _OF_REQUESTS = "an id of requests or sessions; later requests have other ids"
 _SEEN_ONCE = "each user is seen once, so the id is not informative"
 # Reasons for which a column is only useless.
-HARMLESS = (_CONSTANT, _SEEN_ONCE)
+HARMLESS = (_CONSTANT, _CONSTANT_IF_SHOWN, _SEEN_ONCE)
 _ZERO = re.compile(r"0+([.,]0*)?")
 _FEW_ROWS = 20
 _SURE_ROWS = 5
@@ -145,10 +145,12 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     """Returns why a column cannot be a field, or None if it can."""
     if column.name == roles.ad_key.name:
         return None
+    if roles.events is not None and sample.table == LOG and not _filled(column).any():
+        return "empty or 0 in all impressions"
     if not column.known:
         return "always missing"
     if len(column.known) == 1 and column.missing_share == 0:
-        return _CONSTANT
+        return _CONSTANT if roles.events is None else _CONSTANT_IF_SHOWN
     if roles.user_key is not None and column.name == roles.user_key.name:
         if is_request_id(column, None):
             return _OF_REQUESTS
@@ -182,8 +184,6 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
             "counts 0, 1, 2 … for each user, perhaps the order of the user's rows or requests; if "
             "so, name it as time and convert with --split=leave_last_out"
         )
-    if roles.events is not None and not _filled(column)[roles.impressions].any():
-        return "empty or 0 in all impressions"
     return _leak(column, roles) or _list_leak(column, roles)
 
 

@@ -5,6 +5,7 @@ that a person can edit it.
 """
 
 import collections
+import dataclasses
 import json
 import pathlib
 import re
@@ -209,12 +210,13 @@ def _propose(
             "The log has no time and is sorted by its users or ads, so a split by order would hold "
             f"out users or ads that training lacks: use --split={split}."
         )
-    fields = propose_fields(samples, roles, notes)
+    shown = _of_impressions(samples, roles)
+    fields = propose_fields(*shown, notes)
     taken = {field["name"].lower() for field in fields}
     for name, propose_field in computed_fields.FIELDS.items():
         fields += propose_field(roles, _safe_name(name, taken), notes)
     fields += _calendars(samples[0], roles, fields, taken, notes)
-    show = _shown(samples, roles)
+    show = _shown(*shown)
     if show:
         notes.append(f"Answers show {_quoted(show)} of each ad (show).")
     if not any(field["side"] == "query" for field in fields):
@@ -253,6 +255,20 @@ def _propose(
     proposal |= {name: value for name, value in options.items() if value}
     schema.schema_from_json(proposal)
     return proposal, _grouped(notes), roles
+
+
+def _of_impressions(samples: Sequence[Sample], roles: Roles) -> tuple[Sequence[Sample], Roles]:
+    """Returns the samples and roles without the rows of a log of events that are no impressions.
+
+    Fields are read from impressions only: clicks may lack them, or have other values.
+    """
+    if roles.events is None:
+        return samples, roles
+    rows = roles.impressions
+    log = samples[0]
+    columns = {name: column.of_rows(rows) for name, column in log.columns.items()}
+    log = dataclasses.replace(log, columns=columns, num_rows=int(rows.sum()))
+    return [log, *samples[1:]], roles.of_rows(rows)
 
 
 def _calendars(

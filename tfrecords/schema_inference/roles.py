@@ -53,8 +53,18 @@ class Roles:
         """Whether each row [B] of a log of events is an impression."""
         return self.of_types("view" if "view" in (self.events or {}) else "click")
 
+    def of_rows(self, rows: np.ndarray) -> "Roles":
+        """Returns the roles with the columns of the rows that a mask [B] selects."""
+        found = dataclasses.replace(self)
+        for role, column in vars(self).items():
+            if isinstance(column, Column):
+                setattr(found, role, column.of_rows(rows))
+        return found
+
     def clicked(self) -> np.ndarray:
-        """Returns the click [B]: 1, 0, or NaN if it is unknown."""
+        """Returns the click [B]: 1, 0, or NaN if it is unknown; of events, whether each is one."""
+        if self.events is not None:
+            return self.of_types("click").astype(np.float64)
         if self.click is None:
             return np.ones(len(self.ad_key.codes))
         if self.click_threshold is not None:

@@ -1087,15 +1087,18 @@ def test_columns_of_later_files_are_said(tmp_path: pathlib.Path) -> None:
     assert "lacks" not in " ".join(notes)
 
 
-@pytest.mark.parametrize("in_views", ["9.5", "", "0"])
+@pytest.mark.parametrize("in_views", [".5", "", "0"])
 def test_the_price_of_events_is_a_field_only_if_impressions_have_it(
     tmp_path: pathlib.Path, in_views: str
 ) -> None:
     what = [["view", "cart", "purchase"][n // 2 % 3] for n in range(ROWS)]
-    price = [f"{n % 11}.5" if type_ == "purchase" else in_views for n, type_ in enumerate(what)]
+    is_field = in_views == ".5"
+    price = [
+        f"{VISITS['item'][n][1:] * is_field}{in_views}" if type_ != "purchase" else f"{n % 11}.5"
+        for n, type_ in enumerate(what)
+    ]
     proposal, notes = propose(tmp_path, **VISITS, what=what, price=price)
     assert proposal["revenue"] == "price"
-    is_field = in_views == "9.5"
     assert ("price" in sides(proposal)) == is_field
     assert any("Impressions have it too" in note for note in notes) == is_field
     assert any("Most impressions lack it" in note for note in notes) != is_field
@@ -1142,6 +1145,41 @@ def test_the_revenue_of_events_is_only_in_rows_of_engagements(tmp_path: pathlib.
     # The revenue of a purchase is in the row of each of its items.
     proposal, _ = propose(tmp_path, **more, item_revenue=of_purchases(1.5))
     assert proposal["revenue"] == "item_revenue"
+
+
+def test_fields_are_what_impressions_say_if_clicks_lack_them_or_differ(
+    tmp_path: pathlib.Path,
+) -> None:
+    what = [["impression", "click"][n // 2 % 3 // 2] for n in range(ROWS)]
+    shown = [type_ == "impression" for type_ in what]
+    devices = [f"d{n // 6 % 5}" if seen else "" for n, seen in enumerate(shown)]
+    more = {
+        "device": devices,
+        "position": [n % 4 if seen else "" for n, seen in enumerate(shown)],
+        "status": [200 if seen else 302 for seen in shown],
+        "landing": ["" if seen else f"p{n % 5}" for n, seen in enumerate(shown)],
+    }
+    proposal, notes = propose(tmp_path, **VISITS, what=what, **more)
+    assert proposal["request_key"] == "request_id"
+    assert proposal["position"] == "position"
+    assert sides(proposal) == {"user": "query", "item": "ad", "device": "query"}
+    assert "Left out (the same value in all impressions): 'status'." in notes
+    assert "Left out (empty or 0 in all impressions): 'landing'." in notes
+    assert any("Events of one ad in one request belong" in note for note in notes)
+
+
+def test_a_history_is_proposed_if_users_click_again_not_if_they_see_again(
+    tmp_path: pathlib.Path,
+) -> None:
+    items = [f"i{n // 4 % 7}" for n in range(ROWS)]
+    times = [1_700_000_000 + 60 * (n // 4) for n in range(ROWS)]
+    # 17 users click in their first of 30 requests, or also in the second, which 13 users have.
+    for last, is_proposed in ((17 * 4, False), (ROWS, True)):
+        what = ["click" if n % 4 == 3 and n < last else "view" for n in range(ROWS)]
+        proposal, notes = propose(tmp_path, item=items, what=what, time=times)
+        assert ("recent_clicks" in sides(proposal)) == is_proposed
+        said = "(87% of the rows are from users with several clicks)"
+        assert any(said in note for note in notes) == is_proposed
 
 
 def test_events_that_no_view_precedes_are_outcomes(

@@ -183,6 +183,11 @@ class Column:
         spread[~self.is_missing] = of_known
         return spread[self.codes]
 
+    def of_rows(self, rows: np.ndarray) -> "Column":
+        """Returns the column of the rows that a mask [B] selects."""
+        used, codes = np.unique(self.codes[rows], return_inverse=True)
+        return dataclasses.replace(self, values=[self.values[i] for i in used], codes=codes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
