@@ -1,12 +1,12 @@
 # make quickstart            from nothing to ten ranked ads (DATA=train.txt for a Criteo log)
 # make test                  the tests; the last line says what was left out
-# make test-fast             pure units: those that take seconds and start processes are left out
-# make test-engines          those that need the servers and clusters which they start
+# make test-fast             unit tests only: no training, servers or other slow tests
+# make test-engines          tests that start clusters, or servers of other projects
 # make check                 lint, types, import contracts, the wheel and the documentation
 # make docs                  the documentation as a site in site/, which needs no network
-# make benchmark             the ranker's heads next to nine other models
-# make tensorboard           the last run (LOGDIR=workdir: all, to compare)
-# make clean                 removes what the commands above made
+# make benchmark             the ranker compared with nine other models
+# make tensorboard           TensorBoard of the latest run (LOGDIR=workdir: all runs)
+# make clean                 removes what the commands above created
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
