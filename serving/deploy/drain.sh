@@ -3,8 +3,8 @@
 # Serving drops the requests in flight.
 #     drain.sh [REST port]
 # A pod that ends gets no new connections, and --grpc_channel_arguments closes those that it has. So the
-# orchestrators move to the other pods within 66 s (the age of a connection and 10 %). This script ends when
-# no request was answered for 3 s, and after 100 s at the latest.
+# orchestrators move to the other pods within 66 s (the maximum age of a connection plus 10 %). This script
+# ends when no request has been answered for 3 s, or after 100 s at the latest.
 port=${1:-8501}
 
 # The image has no HTTP client, so bash opens the connection.
@@ -15,7 +15,7 @@ answered() {
 	exec 3>&-
 }
 
-# The other nodes have to hear that the pod ends.
+# The other nodes need time to learn that the pod ends.
 sleep 5
 before=$(answered)
 for _ in {1..32}; do
