@@ -151,7 +151,7 @@ def deterministic():
 
 @pytest.fixture
 def script(monkeypatch):
-    """Imports a benchmark's module or a command by its name; afterwards its flags are free."""
+    """Imports a benchmark's module or a command by its name; afterward its flags are free."""
     for folder in ("benchmarks", "docs"):
         monkeypatch.syspath_prepend(str(SCRIPTS / folder))
     yield importlib.import_module

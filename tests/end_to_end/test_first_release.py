@@ -73,7 +73,7 @@ def shop(num_rows, buys=0.1, seed=0):
 
 
 def one_subscription():
-    """Returns a shop of which one click led to a subscription."""
+    """Returns a shop in which one click led to a subscription."""
     rows = shop(3_000)
     rows["subscribed"] = 0
     rows.loc[rows.index[rows["clicked"] == 1][0], "subscribed"] = 1

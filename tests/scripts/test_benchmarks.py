@@ -114,12 +114,12 @@ def test_row_wise_examples_of_a_data_set_hold_its_training_rows(script, data_set
 
 def test_shuffle_quality_counts_neighbors_in_one_batch(script):
     quality = script("reader").shuffle_quality
-    # Of the five pairs of neighbors, those of rows 0–1 and 4–5 share a batch.
+    # Two of the five pairs of neighbors, rows 0–1 and 4–5, share a batch.
     measured = quality(np.array([0, 0, 1, 0, 1, 1]))
     assert measured["adjacent_in_batch"] == pytest.approx(2 / 5)
-    # Of the other 5 rows, 2 are in the batch of a row.
+    # Two of the other 5 rows are in the batch of a row.
     assert measured["adjacent_in_batch_full_shuffle"] == pytest.approx(2 / 5)
-    # Of 5 × 4 ordered pairs, 4 × 3 are in the batch of four rows, and none in that of one.
+    # 4 × 3 of the 5 × 4 ordered pairs are in the batch of four rows, and none in that of one row.
     measured = quality(np.array([0, 0, 0, 1, 0]))
     assert measured["adjacent_in_batch_full_shuffle"] == pytest.approx(12 / 20)
     assert quality(np.zeros(3, int))["adjacent_in_batch_full_shuffle"] == 1.0

@@ -36,7 +36,7 @@ def test_what_a_store_costs_a_request_is_measured(tiny_base, tmp_path):
         "id and a cap",
     ]
     assert row["failed"] == 0
-    # Of three kinds of requests, two name a user.
+    # Two of three kinds of requests name a user.
     states = dict(row["user_data"])
     assert states.pop("null") == 10
     assert sum(states.values()) == 20

@@ -8,7 +8,7 @@ from collections.abc import Callable
 # Guards against hangs; far beyond what a loaded machine takes.
 GUARD_SECONDS = 240
 _POLL_SECONDS = 0.01
-# Of a client that puts a load on a service: without it, clients use more processor time than what
+# The pause of a client that loads a service: without it, clients use more processor time than what
 # they test.
 PAUSE_SECONDS = 0.02
 

@@ -79,7 +79,7 @@ def test_a_data_set_is_that_of_the_same_rows_in_parquet(tmp_path):
     expected = from_parquet(tmp_path / "parquet", schema, ads=ads, users=users, log=frame)
     found = converted(frame, tmp_path / "frame", schema, ads=ads, users=users)
     assert files_of(found.directory) == files_of(expected)
-    # 120 hours, of which the last two tenths are held out by time.
+    # The last two tenths of 120 hours are held out by time.
     assert [found.num_rows(split) for split in ("train", "validation", "test")] == [96, 12, 12]
     assert len(found.catalog()) == 12
 

@@ -47,6 +47,6 @@ def test_near_the_base_rate_is_said_of_very_few_only():
 
 def test_the_auc_of_values():
     scores, negative, positive = np.array([[0.5, 0.1, 0.5], [2, 3, 1], [1, 1, 2]])
-    # Of 6 x 4 pairs, 3 x 3 are in order and 3 x 3 + 3 x 1 have equal scores.
+    # 3 x 3 of the 6 x 4 pairs are in order, and 3 x 3 + 3 x 1 have equal scores.
     assert label_counts.auc(scores, negative, positive) == pytest.approx((9 + 12 / 2) / 24)
     assert label_counts.auc(scores, negative, 0 * positive) is None

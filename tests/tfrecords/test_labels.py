@@ -36,7 +36,7 @@ def test_without_an_engagement_missing_revenue_is_zero(empty):
         engagement=pa.array([0, 0, 1, None]),
         revenue=pa.array([empty, empty, empty, empty], pa.float64()),
     )
-    # The engaged row may have brought any amount, and so may the one of which it is not known.
+    # The engaged row may have brought any amount, and so may the row whose engagement is unknown.
     np.testing.assert_array_equal(found["revenue"], [0, 0, np.nan, np.nan])
 
 

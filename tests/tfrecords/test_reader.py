@@ -251,7 +251,7 @@ def test_batches_of_like_lists_hold_every_request_once_and_little_padding(writte
     assert min(rows) > 0
     assert max(rows) <= size + 5
     if size == 60:
-        # Of five lengths at most four pairs meet in a batch of a window.
+        # At most four pairs of five lengths meet in a batch of a window.
         windows = len(list(written.windows("train")))
         assert sum(not batch["mask"].numpy().all() for batch in batches) <= 4 * windows
         longest = [batch["mask"].shape[1] for batch in batches[: len(batches) // windows]]

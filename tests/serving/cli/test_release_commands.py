@@ -63,7 +63,7 @@ def call(script, capsys):
 
     def run(name, *argv):
         module = script(entry.MODULES[name])
-        # Afterwards the flags are what they were.
+        # Afterward the flags are what they were.
         with flagsaver.flagsaver():
             flags.FLAGS([name, *argv])
             try:

@@ -369,7 +369,7 @@ def test_attempts_end_and_the_last_error_is_raised():
 
 
 def test_an_answer_that_drips_is_given_up_when_the_time_of_the_call_is_over():
-    # Each byte is far within any time-out of a read, and there is no end of them.
+    # Each byte is far within any timeout of a read, and there is no end of them.
     with scripted(OK, drips=True) as (url, _):
         late = pytest.raises(errors.ClientTimeoutError, match=r"no answer within 0\.3 s")
         with client.Client(url, timeout_seconds=0.3) as connected, late:

@@ -852,9 +852,9 @@ def test_alerts_use_metrics_that_the_server_has() -> None:
             assert {name, re.sub("_(bucket|count)$", "", name)} & exported, name
         assert metrics or "up{" in expression
         assert set(re.findall(r'job="([^"]+)"', expression)) <= jobs
-        # A counter's first value is an increase from nothing, of which `increase` knows nothing.
+        # `increase` does not see a counter's first value, because there is none before it.
         assert "increase(" not in expression or "unless" in expression
-    # Of targets that DNS finds there is no `up` once they are gone.
+    # Targets that DNS finds have no `up` once they are gone.
     found = [item for item in _yaml("prometheus.yml")["scrape_configs"] if "dns_sd_configs" in item]
     for job in found:
         absent = f'absent(up{{job="{job["job_name"]}"}} == 1)'

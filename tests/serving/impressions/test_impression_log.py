@@ -350,7 +350,7 @@ def test_impressions_and_events_that_are_delivered_again_count_once(log_files, t
         purchase,
         {**purchase, "event_id": "e-1"},
         {**purchase, "event_id": "e-2"},
-        # Of another ad, so another event.
+        # An event of another ad is another event.
         {**purchase, "event_id": "e-1", "ad_id": "ad-2"},
         # Without an id, a field that is not read tells events apart.
         {**purchase, "at": 5},

@@ -24,7 +24,7 @@ FIELDS = {
     "tags": "categorical_list",
 }
 LITE = [pytest.mark.engines, requirements.NEEDS_MILVUS]
-# Of a server whose address is given, such as TFREC_TEST_MILVUS_URI=http://127.0.0.1:19530.
+# The tests of a server need its address, such as TFREC_TEST_MILVUS_URI=http://127.0.0.1:19530.
 SERVED_KINDS = ["Flat", "HNSW"] if requirements.MILVUS_SERVER else []
 BACKENDS = [
     pytest.param(("faiss", "Flat"), id="faiss-Flat"),

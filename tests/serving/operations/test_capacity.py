@@ -50,7 +50,7 @@ def test_cores_follow_from_processor_time_at_half_load():
     # 8 ms and 10 ms of a core per request, and as much idle.
     assert found["orchestrators", "cores"].value == pytest.approx(16)
     assert found["rankers", "cores"].value == pytest.approx(20)
-    # Of 32 cores each, with a spare.
+    # Machines with 32 cores each, and a spare.
     assert found["orchestrators", "machines"].value == 2
     assert found["rankers", "machines"].value == 2
     assert sized(rps=10_000)["rankers", "machines"].value == 8

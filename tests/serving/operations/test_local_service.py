@@ -56,7 +56,7 @@ def test_a_long_title_is_cut_only_where_all_columns_do_not_fit():
     answer = ANSWER.model_copy(update={"ads": [ad]})
     lines = local_service.describe_answer(answer).splitlines()
     assert lines[2].split() == ["1", "ad-17", *long.split(), "bags", "12.5", "0.3100", "0.2100"]
-    # Of 41 characters, 5 are the price's; the titles share the rest.
+    # The price takes 5 of 41 characters; the titles share the rest.
     ad = AD.model_copy(update={"show": {"title": 30 * "a", "subtitle": 30 * "b", "price": 12.5}})
     answer = ANSWER.model_copy(update={"ads": [ad]})
     lines = local_service.describe_answer(answer).splitlines()

@@ -176,7 +176,7 @@ def test_where_pages_report_impressions_only_those_are_rebuilt(
             Request(user_id="u", user={"country": "CH"}, request_id="r", k=3)
         )
         ids = {"user_id": "u", "ad_id": answer.ads[0].ad_id, "request_id": "r"}
-        # Of three ads, the page displayed the first one.
+        # The page displayed the first of three ads.
         await intake.add([Event(event_id="view-1", event="impression", **ids)])
         found = await data.get("u")
         await service.close()

@@ -101,7 +101,7 @@ def test_what_is_at_its_frequency_cap_is_named():
 def test_counts_of_a_request_are_of_impressions_only():
     seen = {"ads": {"ad-1": 3, "ad-2": 2}}
     assert at_cap([{"max": 1, "event": "click"}], seen) == {}
-    # Of two caps on the same, either makes an ad ineligible, whatever the time.
+    # Either of two caps on the same events makes an ad ineligible, whatever its hours.
     caps = [{"max": 3}, {"max": 2, "hours": 24}]
     assert at_cap(caps, seen) == {None: ("ad-1", "ad-2")}
 

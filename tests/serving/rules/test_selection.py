@@ -172,7 +172,7 @@ def test_logged_propensities_are_those_of_all_draws_enumerated(among):
     columns = {"a": ["x", "x", "y", "z", None], "c": ["u", "v", "u", "v", "u"]}
     answers = every_answer([5, 4, 3, 2, 1], 3, columns, asked)
     assert sum(probability for _, probability in answers) == pytest.approx(1)
-    # Of each prefix and the ad after it: the probability of the ad given the prefix.
+    # Each prefix and the ad after it -> the probability of the ad given the prefix.
     reached, came = collections.Counter(), collections.Counter()
     for chosen, probability in answers:
         indices = tuple(chosen.indices.tolist())

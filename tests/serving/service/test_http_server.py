@@ -81,7 +81,7 @@ def ask_for_much(url):
     host, port = url.removeprefix("http://").split(":")
     connection = socket.socket()
     connection.settimeout(60)
-    # Of the 8 MB, the buffers of both ends hold less than half.
+    # The buffers of both ends hold less than half of the 8 MB.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     connection.connect((host, int(port)))
     connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)

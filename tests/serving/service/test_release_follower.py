@@ -42,7 +42,7 @@ def published(tmp_path_factory):
 
 @pytest.fixture
 def base(published, tmp_path):
-    """A copy, of which release 1 is stable."""
+    """A copy whose stable release is 1."""
     base = shutil.copytree(published, tmp_path / "bundles")
     releases.promote(base, 1)
     return base

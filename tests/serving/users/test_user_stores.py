@@ -331,7 +331,7 @@ def test_events_from_before_the_erasure_do_not_bring_a_user_back(address):
             [("u", click(1, NOW - 10)), ("v", click(1, NOW - 10)), ("u", ahead)], NOW
         )
         await store.delete("u", NOW)
-        # From the queue of another process, and sent again, also by a clock that is ahead.
+        # Events from the queue of another process, and sent again, also by a clock that is ahead.
         late = [click(1, NOW - 10), click(2, NOW - 0.5, "impression"), ahead]
         later = NOW + 6
         counts = [await other.append([("u", event) for event in late], later)]
@@ -363,7 +363,7 @@ def test_an_event_that_was_erased_does_not_come_back_after_a_second_erasure(addr
 
 def test_an_erased_user_with_an_event_far_in_the_future_can_come_back(address):
     async def scenario(store):
-        # By a release that accepted it, or a clock that was set back since.
+        # Written by a release that accepted it, or before a clock was set back.
         far = NOW + 1e12
         await store.append([("u", click(1, far))], far)
         deleted = await store.delete("u", NOW)
@@ -399,7 +399,7 @@ def test_values_of_a_profile_from_before_the_erasure_do_not_bring_a_user_back(ad
         await store.delete("u", NOW)
         written = [await store.set_profile("u", logged, NOW + 60, dict.fromkeys(logged, NOW))]
         gone = await read(store)
-        # Of a user who has come back, only what was logged since.
+        # A user who has come back gets only what was logged since.
         times = {"city": NOW + 1, "tags": NOW + 2, "age": NOW}
         for user_id in ("u", "v"):
             written.append(await store.set_profile(user_id, logged, NOW + 60, times))

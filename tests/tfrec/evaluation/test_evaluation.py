@@ -348,7 +348,7 @@ def test_what_ten_ads_are_worth_is_between_random_and_the_optimum(report, data_s
 
 def test_quality_is_measured_by_advertiser_position_and_new_ads(report, data_set):
     segments = report.segments
-    # Of 300 ads: C13 has 20 advertisers, C17 10 categories, nearest to √300 = 17.3.
+    # The 300 ads have 20 advertisers (C13) and 10 categories (C17), nearest to √300 = 17.3.
     assert segments.by == ["C13", "C17", "ads", "position"]
     assert segments.absent == {}
     assert list(segments.heads) == ["click", "engagement"]

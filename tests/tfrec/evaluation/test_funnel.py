@@ -13,7 +13,7 @@ COLUMNS = np.arange(5)[None]
 
 
 def true_values(best, tower, index, filtered):
-    """Values of which those of other orders are 0."""
+    """Values, which are 0 for other orders."""
     none = np.zeros_like(best)
     return funnel.TrueValues(best, none, none, tower, index, filtered)
 

@@ -80,7 +80,7 @@ def test_the_state_of_the_sample_requests_is_that_of_their_histories(truth, data
     known = truth.sample_queries[:, own.values] > 0
     np.testing.assert_array_equal(known.any(axis=1), np.isfinite(latest))
     in_history = np.where(known, truth.sample_queries[:, own.ages], 999).min(axis=1)
-    # An ad without a category, of which there are 2 %, leaves no trace in the state.
+    # An ad without a category (2 % of the ads) leaves no trace in the state.
     same = in_history == histories.age_buckets(latest)
     assert same[known.any(axis=1)].mean() > 0.95
     assert known.any(axis=1).sum() > 30

@@ -106,7 +106,7 @@ def test_two_hundred_events_of_a_history_are_tokens():
 
 @pytest.fixture(scope="module")
 def seen_before(tmp_path_factory):
-    """Ads of which those among the last three seen are clicked nine times of ten, others once."""
+    """Ads among the last three seen are clicked nine times in ten, and others once in ten."""
     directory = tmp_path_factory.mktemp("seen_before")
     rng = np.random.default_rng(3)
     lines = ["ad,seen,clicked"]
@@ -145,7 +145,7 @@ def test_the_ranker_attends_to_the_tokens(seen_before, ranker_config, monkeypatc
 def delayed(tmp_path_factory):
     """Ads that are clicked nine times of ten if clicked days before and not ordered, else once.
 
-    A user has two requests of which the log knows no more than an ad, then one that counts.
+    A user has two requests with an ad and no other fields, then one that counts.
     """
     directory = tmp_path_factory.mktemp("delayed")
     rng = np.random.default_rng(4)

@@ -118,7 +118,7 @@ def test_fields_of_one_row_become_strange_together():
 
 @pytest.fixture(scope="module")
 def genres(tmp_path_factory):
-    """Users of three tastes, each a genre of 50 ads, ten of which are never shown in training."""
+    """Users with three tastes, each for a genre of 50 ads; training never shows ten of these."""
     directory = tmp_path_factory.mktemp("genres")
     rng = np.random.default_rng(4)
 

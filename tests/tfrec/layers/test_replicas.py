@@ -16,7 +16,7 @@ def batch(rows):
     [
         (6, 2, [[0, 1, 2], [3, 4, 5]]),
         (5, 2, [[0, 1], [2, 3, 4]]),
-        # Of two rows for three replicas, the first has none.
+        # With two rows for three replicas, the first has none.
         (2, 3, [[], [0], [1]]),
         (0, 2, [[], []]),
     ],

@@ -178,7 +178,7 @@ def test_rows_of_one_unit_have_no_interval():
 
 
 def test_the_interval_of_a_calibration_error_contains_the_true_one():
-    # Of a calibrated model, and of one whose logits are too high by 0.5, with twenty seeds each.
+    # A calibrated model, and one whose logits are too high by 0.5, with twenty seeds each.
     for shift in (0.0, 0.5):
         covered = 0
         for seed in range(20):

@@ -42,7 +42,7 @@ def test_figures_of_four_rows():
     assert click["normalized_entropy"] == pytest.approx(losses / entropy)
     # Predicted 0.5 + 0.5 + 0.75, observed 2.
     assert click["calibration_ratio"] == pytest.approx(1.75 / 2)
-    # Of the pairs (0, 1) and (0, 1): a tie and a win.
+    # The pairs (0, 1) and (0, 1) are a tie and a win.
     assert click["auc"] == pytest.approx(0.75)
 
 

@@ -32,7 +32,7 @@ def test_a_pr_curve_has_the_precision_and_recall_of_each_threshold(tmp_path):
     # Rows of true and false positives, true and false negatives, precision, recall.
     curve = array(events, "validation_pr_curve/click/pr_curves")
     assert curve.shape == (6, validation_summaries.NUM_THRESHOLDS)
-    # At 0.5, the threshold 100 of 0 … 200: 0.6 and 0.9 are above, of which one is a click of two.
+    # At 0.5, threshold 100 of 0 … 200: 0.6 and 0.9 are above, one of them one of the two clicks.
     assert curve[:, 100].tolist() == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5]
 
 

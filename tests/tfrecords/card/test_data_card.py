@@ -132,7 +132,7 @@ def test_missing_and_out_of_vocabulary_shares_are_per_request_of_a_query_field(b
     city = field(built, "city")
     assert city.unit == "request"
     assert city.missing == {"train": 1 / 4, "validation": 0, "test": 0}
-    # Of A, A and B only A occurs twice in training; C is new in test.
+    # Only A occurs twice in training (A, A, B); C is new in test.
     assert city.out_of_vocabulary == {"train": 1 / 3, "validation": 0, "test": 1 / 2}
     assert (city.distinct, city.vocabulary) == (2, 1)
     assert city.top == [model.TopValue(value="<b>A</b>", train=2 / 4, validation=1, test=1 / 2)]
@@ -421,7 +421,7 @@ def test_clicks_without_views_are_warned_of(tmp_path, num_users):
     rows = [f"{1_700_000_000 + n},u{n % num_users},a{n % 2},{types[n % 4]}" for n in range(400)]
     log = "\n".join(["time,user,ad,what", *rows])
     found = texts(card.build_card(converted(tmp_path, log, schema)))
-    # Of 200 users, each has two rows of one type: 100 clicks without a view.
+    # Each of 200 users has two rows of one type: 100 clicks have no view.
     said = "100 clicks and engagements (100.0 %) have no view of their ad"
     assert (said in found) == (num_users == 200)
     assert ("have no view of their ad" in found) == (num_users == 200)
@@ -577,10 +577,10 @@ def test_a_user_with_much_of_the_log_is_warned_of(tmp_path, placeholder, num_use
     [
         (["118", "7.0", "119", "118.0", "119.0"], (2, "118", "118.0")),
         (["7", "007", "12", "0012", "0"], (2, "7", "007")),
-        # Postal codes of two countries, of which one number is in both.
+        # Postal codes of two countries, with one number in both.
         (["1000", "01000", "08001", "28001", "09001"], None),
         (["118", "7.0"], None),
-        # Versions, of which 2.0 and 2 may differ.
+        # Versions: 2.0 and 2 may differ.
         (["2", "2.0", "2.1"], None),
         (["a", "a.0", ""], None),
         ([], None),
@@ -709,7 +709,7 @@ def test_labels_without_a_click_are_warned_of(tmp_path):
 
 @pytest.mark.parametrize(("unclicked", "is_told"), [("", True), ("0", False)])
 def test_engagements_of_clicked_rows_alone_are_warned_of(tmp_path, unclicked, is_told):
-    # Of the clicked rows, a third are engaged, and some lack the label in both logs.
+    # A third of the clicked rows are engaged, and some lack the label in both logs.
     rows = "".join(
         f"q{n % 5},a{n % 7},{n % 2},{('1', '0', '')[n % 3] if n % 2 else unclicked}\n"
         for n in range(120)

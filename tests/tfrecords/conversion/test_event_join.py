@@ -255,7 +255,7 @@ def test_a_log_with_repeated_events_converts_as_without_them(tmp_path):
     path.write_text("\n".join([header, *rows, *rows[::3]]) + "\n")
     repeated = logs.converted_table(path, tmp_path / "repeated", SHOP)
     source = repeated.description.source
-    # 295 rows, of which 10 scroll: they are left out by their type before.
+    # The 10 scrolls among the 295 rows were left out by their type.
     assert source.events.others["scroll"] + source.events.repeated == 10 + -(-295 // 3)
     assert source.lines == 200 + source.events.num_rows
     for split in ("train", "validation", "test"):

@@ -78,11 +78,11 @@ def rates(data_set):
 
 def test_rates_are_right_with_the_window_and_low_without(log, tmp_path):
     with_window = rates(convert(log, tmp_path / "with"))
-    # Of the last three days half of the engagements are still to come: 0.5 · 8.5 / 10. A rate of
+    # Half of the engagements of the last three days are still to come: 0.5 · 8.5 / 10. A rate of
     # 5,600 clicks is within 0.014, and of 8,000 within 0.011, by two standard errors.
     assert with_window[0] == pytest.approx(ENGAGED, abs=0.014)
     assert rates(convert(log, tmp_path / "without", window=0))[0] == pytest.approx(0.425, abs=0.011)
-    # By impression: 0.4 · 0.5, and 4 for each.
+    # Per impression: 0.4 · 0.5, and 4 for each.
     assert with_window[1] == pytest.approx(0.2, abs=0.008)
     assert with_window[2] == pytest.approx(0.8, abs=0.03)
 

@@ -187,7 +187,7 @@ def test_requests_carry_the_fingerprint_of_their_user(plays, tmp_path):
     names = pq.read_table(plays)["user"].to_pylist()
     known = set(encoding.fingerprint(tf.constant([str(name) for name in names])).numpy().tolist())
     assert set(clicks.user.tolist()) <= known
-    # Of a few, not the first ones.
+    # A few are spread over the log, not the first ones.
     few = retrieval.read_clicks(data_set, "test", 7)
     assert few.number.tolist() == [place * len(clicks.user) // 7 for place in range(7)]
     assert few.user.tolist() == clicks.user[few.number].tolist()

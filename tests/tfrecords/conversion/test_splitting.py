@@ -72,7 +72,7 @@ def test_a_held_out_split_that_nothing_is_given_for_comes_from_the_end_of_traini
     # Test is given; of the 10 training rows the last 20 % validate.
     splits = assign(split=np.array([0] * 10 + [2] * 3, np.uint8)).splits
     assert splits.tolist() == [0] * 8 + [1] * 2 + [2] * 3
-    # By time where there is one: rows 0 and 1 are the latest.
+    # By time, if there is one: rows 0 and 1 are the latest.
     time = [99.0, 98.0, *range(8), 0, 0, 0]
     splits = assign("column", split=np.array([0] * 10 + [2] * 3, np.uint8), time=time).splits
     assert splits.tolist() == [1, 1] + [0] * 8 + [2] * 3
@@ -86,7 +86,7 @@ def test_a_request_in_two_splits_is_refused():
 def test_the_last_of_each_user_is_test_and_the_one_before_validation():
     user = [1, 2, 1, 1, 2, 3, 1]
     assert assign("leave_last_out", user=user).splits.tolist() == [0, 0, 0, 1, 2, 0, 2]
-    # By time: of user 1 row 0 is the latest, then row 2.
+    # By time: the latest row of user 1 is row 0, then row 2.
     time = [9.0, 1.0, 8.0, 1.0, 0.0, 0.0, 2.0]
     splits = assign("leave_last_out", user=user, time=time).splits
     assert splits.tolist() == [2, 2, 1, 0, 0, 0, 0]
@@ -141,5 +141,5 @@ def test_equal_rows_of_the_same_hour_may_be_several_impressions():
 def test_the_repeated_rows_of_a_long_log_are_estimated():
     ids = np.random.default_rng(1).integers(0, 2**62, 500_000)
     keys = splitting.RowKeys(1_000_000, request=np.tile(ids, 2), time=np.tile(np.arange(5e5), 2))
-    # Half of the rows, of which a fourth is compared: 125,000 with a deviation of about 300.
+    # A fourth of half of the rows is compared: 125,000 with a deviation of about 300.
     assert abs(splitting.count_repeated(keys, [], 1.0) / 500_000 - 1) < 0.02

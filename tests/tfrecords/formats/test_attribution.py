@@ -210,7 +210,7 @@ def test_a_log_converts_and_splits_by_time(tmp_path):
     convert.convert(source, tmp_path / "data")
     data_set = reader.DataSet(tmp_path / "data")
     assert [data_set.num_rows(s) for s in ("train", "validation", "test")] == [160, 20, 20]
-    # Of 160..179 and 180..199, every fourth and every eighth.
+    # Every fourth of 160..179, and every eighth of 180..199.
     assert [data_set.label_sum(s, "click") for s in ("validation", "test")] == [5, 5]
     assert data_set.label_sum("validation", "engagement") == 3  # 160, 168, 176
     assert data_set.label_sum("test", "revenue") == pytest.approx(1.0)  # 184 and 192

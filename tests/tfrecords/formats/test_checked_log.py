@@ -30,7 +30,7 @@ FAULTS = {3: "it is bad"}
 
 
 class Log:
-    """Four rows, the third of which is bad."""
+    """Four rows; the third is bad."""
 
     def __init__(self, files, schema, rows_per_chunk):
         self.files = tuple(files)

@@ -190,7 +190,7 @@ def test_the_age_of_a_document_is_in_days_to_the_origin_and_wrong_dates_are_miss
     assert ages[0] == pytest.approx(10 + (4 * 3600 - 0.002) / 86400)
     # 1 January 2016 was 1,451,606,400; 4 June is day 155 from there (31+29+31+30+31+3).
     assert table["ad_publish_time"].to_pylist()[0] == 1451606400 + 155 * 86400
-    # Of the displays: 4 June, none, year 0.
+    # The documents of the displays: 4 June, none, year 0.
     assert table["age_days"].to_pylist()[2:5] == [None, None, None]
 
 

@@ -69,7 +69,7 @@ def values(good: parsed_rows.Rows, name: str) -> list[object]:
         (pa.array([f"{i}" for i in range(2)], pa.dictionary(pa.int8(), pa.string())), ["0", "1"]),
         (pa.array([5, None], pa.int64()), ["5", None]),
         (pa.array([2**64 - 1, None], pa.uint64()), ["18446744073709551615", None]),
-        # As pandas writes whole numbers of which some are missing.
+        # As pandas writes whole numbers if some are missing.
         (pa.array([5.0, float("nan")]), ["5", None]),
         # How one is written does not depend on the others.
         (pa.array([1234567890125.0, 0.5]), ["1234567890125", "0.5"]),

@@ -64,7 +64,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def thinned(tmp_path_factory):
-    """The same world's log, of which a tenth of the unclicked rows was kept before it came."""
+    """A log of the same world that kept a tenth of the unclicked rows before conversion."""
     directory = tmp_path_factory.mktemp("thinned")
     rows, click = table(20_000)
     kept = click | (np.random.default_rng(1).random(len(click)) < KEPT)
@@ -111,7 +111,7 @@ def test_training_on_a_tenth_of_the_unclicked_rows_gives_the_true_rates(whole, c
 def test_a_log_that_came_down_sampled_is_served_with_the_true_rates(thinned, config, tmp_path):
     answer, predictions, logged = served(thinned, config, tmp_path)
     assert_true_rates(answer)
-    # Of 100 rows 18.75 are clicked, and of the 81.25 others 8.125 kept: metrics are of those.
+    # 18.75 of 100 rows are clicked, and 8.125 of the 81.25 others are kept, which metrics use.
     for observed in (predictions.labels["click"], logged["click_probability"]):
         assert observed.mean() == pytest.approx(18.75 / (18.75 + 8.125), rel=0.1)
     revenue = predictions.labels["revenue"].mean()

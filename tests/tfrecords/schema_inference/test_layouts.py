@@ -244,7 +244,7 @@ def test_properties_in_rows_are_to_be_columns(tmp_path: pathlib.Path) -> None:
 def test_a_session_of_days_is_not_a_request_and_stands_for_unknown_users(
     tmp_path: pathlib.Path,
 ) -> None:
-    # Sessions of 5 rows, of which 4 in 5 are of an unknown user, and whose times are dates.
+    # Sessions of 5 rows: 4 in 5 sessions have no known user, and times are dates.
     sessions = np.arange(ROWS) // 5
     columns = reviews(
         session_id=sessions, date=[f"2016-05-{n // 5 % 28 + 1:02}" for n in range(ROWS)]

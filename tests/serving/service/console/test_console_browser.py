@@ -392,7 +392,7 @@ def test_candidates_that_were_not_ranked_are_not_counted_as_retrieved(
     failed = []
 
     def fail_once(reply):
-        # Of all candidates, not of the probes.
+        # The scores of all candidates, not only of the probes.
         if reply.outputs["click_probability"].tensor_shape.dim[1].size == 300 and not failed:
             failed.append(True)
             raise RuntimeError("failed by the test")
@@ -800,7 +800,7 @@ def test_a_value_of_two_lines_is_asked_for_as_it_is(hostile_url, open_console):
     for summary in page.locator("#ads summary").all():
         summary.click()
     page.get_by_label("Only category two lines").first.click()
-    # Of the rows 0 to 39, the 13 with a remainder of 2 by 3.
+    # The 13 of the rows 0 to 39 that leave a remainder of 2 when divided by 3.
     expect(candidates(page)).to_have_text("13")
     assert shown_ads(page) == expected
     assert filters_sent(page) == {"conditions": [condition]}

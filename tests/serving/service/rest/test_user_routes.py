@@ -76,7 +76,7 @@ def test_an_event_is_in_the_next_answer_of_its_user(serve):
         assert second.json()["user_data"] == "found"
         known = http.get("/v1/users/u").json()
         assert [action["ad_id"] for action in known["actions"]] == [first[0]]
-        # Those of both answers, of which one ad was in both.
+        # The ads of both answers; one ad was in both.
         assert len(known["impressions"]) == 4
 
 
