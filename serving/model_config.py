@@ -41,7 +41,7 @@ class ServedReleases:
     labels: Mapping[str, int]
     without_ranker: tuple[int, ...] = ()
 
-    def of_model(self, name: str) -> "ServedReleases":
+    def for_model(self, name: str) -> "ServedReleases":
         """Returns the versions and labels that a model has."""
         if name != RANKER:
             return self
@@ -62,7 +62,7 @@ def build(
     """
     config = ModelServerConfig()
     for name, base_path in base_paths.items():
-        own = None if served is None else served.of_model(name)
+        own = None if served is None else served.for_model(name)
         if own is not None and not own.versions:
             continue
         model = config.model_config_list.config.add(
@@ -116,12 +116,12 @@ def read_text(path: str | os.PathLike[str], target: _Message) -> _Message:
 
 
 def read(path: str | os.PathLike[str]) -> ModelServerConfig:
-    """Reads a text-format configuration; raises as `read_text`."""
+    """Reads a text-format configuration; raises the same errors as `read_text`."""
     return read_text(path, ModelServerConfig())
 
 
 def read_served(path: pathlib.Path) -> ServedReleases:
-    """Returns the versions and labels of all models of a file; raises as `read_text`."""
+    """Returns the versions and labels of all models of a file; see `read_text` for errors."""
     versions: dict[str, set[int]] = {}
     labels: dict[str, int] = {}
     for model in read(path).model_config_list.config:

@@ -147,12 +147,12 @@ def train(
             callback is not as expected.
         BlockingIOError: Another process is working in the directory.
     """
-    of_retrieval, of_ranking = retrieval or RetrievalConfig(), ranking or RankerConfig()
+    retrieval_config, ranking_config = retrieval or RetrievalConfig(), ranking or RankerConfig()
     # All of it fails before the first stage is trained.
-    check_kind(of_retrieval, RetrievalConfig)
-    check_kind(of_ranking, RankerConfig)
-    RETRIEVAL_MODELS.get(of_retrieval.retrieval_model)
-    RANKERS.get(of_ranking.ranker)
+    check_kind(retrieval_config, RetrievalConfig)
+    check_kind(ranking_config, RankerConfig)
+    RETRIEVAL_MODELS.get(retrieval_config.retrieval_model)
+    RANKERS.get(ranking_config.ranker)
     if not isinstance(data_set, reader.DataSet):
         got = repr(data_set) if isinstance(data_set, str | os.PathLike) else type(data_set).__name__
         raise ValueError(
@@ -163,14 +163,14 @@ def train(
     check_clicks(data_set)
     if without_ranker(data_set) is None:
         check_ranker(data_set)
-    if not RETRIEVAL_MODELS.is_own(of_retrieval.retrieval_model):
-        build_two_tower(data_set, of_retrieval, data_set.catalog())
+    if not RETRIEVAL_MODELS.is_own(retrieval_config.retrieval_model):
+        build_two_tower(data_set, retrieval_config, data_set.catalog())
     steps = export.Pipeline(pathlib.Path(workdir), progress)
     with steps.locked():
         steps.use(data_set)
         steps.say_what_to_expect(data_set)
-        steps.train_ranker(data_set, of_ranking, callbacks)
-        steps.train_retrieval(data_set, of_retrieval, callbacks)
+        steps.train_ranker(data_set, ranking_config, callbacks)
+        steps.train_retrieval(data_set, retrieval_config, callbacks)
     return TrainedStages(steps, data_set)
 
 

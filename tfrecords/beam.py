@@ -108,7 +108,7 @@ def check_options(arguments: Sequence[str], known_here: Iterable[str] = ()) -> N
         known_here: Names of other flags, which are suggested for a misspelled one.
 
     Raises:
-        ValueError: An argument is none.
+        ValueError: An argument is not an option of Beam.
     """
     options = _with_dask(arguments)
     parser = pipeline_options._BeamArgumentParser(

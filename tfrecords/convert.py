@@ -117,7 +117,7 @@ def convert(
         FileNotFoundError: A file is missing.
         ValueError: Too many rows are rejected, no training rows are left, or an option is not
             allowed.
-        FileExistsError: The directory contains other files than those of a data set.
+        FileExistsError: The directory contains files other than those of a data set.
         OSError: Another conversion writes to the directory, a file cannot be read, or the disk is
             full. Another run resumes.
     """

@@ -253,9 +253,9 @@ class Encoder(tf.Module):
         ids = self._look_up_strings(columns[field.name], [field])
         own, length = [ids], tf.shape(ids)[1]
         if field.kind == "history":
-            own.append(_of_length(_age_buckets(columns[field.age_input]), length))
+            own.append(_fit_length(_age_buckets(columns[field.age_input]), length))
         if field.event_input in field.inputs:
-            own.append(_of_length(_event_codes(columns[field.event_input]), length))
+            own.append(_fit_length(_event_codes(columns[field.event_input]), length))
         return _last_values(tf.stack(own, axis=-1), field.list_length)
 
     def encode_column(self, field: Field, values: tf.Tensor) -> tf.Tensor:
@@ -328,7 +328,7 @@ class Encoder(tf.Module):
             return self.encode_column(field, tf.constant(numbers, tf.float32)).numpy()[:, None]
         if field.kind == "dense":
             assert field.length is not None
-            values = vectors.of_arrow(column.combine_chunks(), field.length)
+            values = vectors.from_arrow(column.combine_chunks(), field.length)
             return self.encode_vectors(field, tf.constant(values)).numpy()
         if field.kind == "categorical_list":
             lists = column.combine_chunks()
@@ -416,7 +416,7 @@ def _age_buckets(seconds: tf.Tensor) -> tf.Tensor:
     return tf.where(missing, 0, tf.clip_by_value(bits - histories.FIRST_BITS, 1, last))
 
 
-def _of_length(codes: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+def _fit_length(codes: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
     """Cuts codes [B, L] to a length, or pads them with 0: requests may lack ages and events."""
     lacking = tf.maximum(length - tf.shape(codes)[1], 0)
     return tf.pad(codes, [[0, 0], [0, lacking]])[:, :length]

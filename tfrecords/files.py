@@ -209,7 +209,7 @@ def locked(
     wait_seconds: float | None = 0.0,
     refusal: Callable[[], Exception] = BlockingIOError,
 ) -> Iterator[None]:
-    """Holds the exclusive lock of a lock file, which is created if needed; errors as `lock`.
+    """Holds the exclusive lock of a lock file, which is created if needed; see `lock` for errors.
 
     The file contains the id of the process, for `holder_of`, unless the disk is full.
 
@@ -238,7 +238,7 @@ def holder_of(path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Names the file in an error of the operating system, which names none when a write fails."""
+    """Adds the file to an error of the operating system, which lacks it if a write fails."""
     try:
         yield
     except OSError as error:

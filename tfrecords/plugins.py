@@ -93,7 +93,7 @@ class Registry(Generic[Found]):
 
     def _find(self, reference: str) -> Any:
         if ":" in reference:
-            return self._of_module(reference)
+            return self._from_module(reference)
         if self.is_own(reference):
             values = {self._own[reference]}
         else:
@@ -119,7 +119,7 @@ class Registry(Generic[Found]):
                 f"Repair the package that offers it in {self.group!r}."
             ) from error
 
-    def _of_module(self, reference: str) -> Any:
+    def _from_module(self, reference: str) -> Any:
         module_name, _, name = reference.partition(":")
         module = self._imported(reference, module_name)
         found: Any = module

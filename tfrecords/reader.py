@@ -364,9 +364,9 @@ class DataSet:
             stored = records.decode(spec, serialized)
             if negative_keep_rate < 1.0:
                 stored = records.thin_unclicked(
-                    stored, negative_keep_rate, _of_window(0 if seed is None else seed, index)
+                    stored, negative_keep_rate, _window_seed(0 if seed is None else seed, index)
                 )
-            return stored if seed is None else records.permute(stored, _of_window(seed, index))
+            return stored if seed is None else records.permute(stored, _window_seed(seed, index))
 
         # A window is parsed at once: raw columns are joined before they are decoded.
         return dataset.batch(RECORDS_PER_WINDOW).enumerate().map(window, tf.data.AUTOTUNE)
@@ -422,7 +422,7 @@ class DataSet:
         dataset = self._stored_windows(split, seed, self._spec_of_models, negative_keep_rate)
         dataset = dataset.enumerate().flat_map(
             lambda index, window: records.cut_by_length(
-                window, rows_per_batch, _of_window(seed, index)
+                window, rows_per_batch, _window_seed(seed, index)
             )
         )
         return self._padded(dataset)
@@ -478,7 +478,7 @@ def _state_of(path: pathlib.Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _of_window(seed: Seed, index: tf.Tensor) -> tf.Tensor:
+def _window_seed(seed: Seed, index: tf.Tensor) -> tf.Tensor:
     """Returns the seed [2] int64 of a window, from the data's seed and the window's number."""
     return tf.stack([tf.cast(seed, tf.int64), index])
 

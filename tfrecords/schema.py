@@ -84,7 +84,8 @@ class Label:
         is_amount: Whether it is an amount of at least 0; otherwise it is 0 or 1.
         is_late: Whether it can occur some time after the click, so that it is unknown within
             `engagement_window_seconds` of the end of the log.
-        after: The label without which it is 0, such as `click`; None: it depends on no other.
+        after: The label that must come first, such as `click`; where it is 0, this label is 0, too.
+            None: it depends on no other.
     """
 
     name: str

@@ -92,7 +92,7 @@ def encoder_of(field: Field) -> TextEncoder:
 
     Raises:
         ValueError: There is no such encoder; it is not a TensorFlow graph; or its vectors have
-            another length than the field's.
+            a length other than the field's.
     """
     assert field.length is not None
     encoder = TEXT_ENCODERS.get(field.encoder)(field.length)

@@ -48,7 +48,7 @@ def columns_of(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(padded).view(np.int32)
 
 
-def of_arrow(lists: pa.Array, length: int) -> np.ndarray:
+def from_arrow(lists: pa.Array, length: int) -> np.ndarray:
     """Returns lists of numbers [B], all of one length, as [B, n] float32; null becomes zeros."""
     values = np.zeros((len(lists), length), np.float32)
     flat = lists.drop_null().flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)

@@ -126,7 +126,7 @@ def measure(
 def train(
     data_set: reader.DataSet, options: config.RankerConfig, directory: pathlib.Path
 ) -> dict[str, float]:
-    """Trains a ranker and measures it, also the processor time of its training."""
+    """Trains a ranker, and measures its quality and the processor time of its training."""
     started = time.process_time()
     ranking.train_ranker(data_set, options, directory)
     seconds = time.process_time() - started

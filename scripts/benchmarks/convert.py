@@ -10,7 +10,7 @@ of the Kaggle log (`criteo_rows`; not timed), converts it in a fresh process and
 row-wise writer (`row_examples`) converts the first --baseline_rows rows in a separate process; its
 rate is assumed to be constant. Neither time includes the start of Python and TensorFlow.
 
-With --computed, converts the log of a shop instead, one of whose users has 100,000 rows
+With --computed, converts the log of a shop instead, in which one user has 100,000 rows
 (`shop_rows`), without computed fields, with two rates, with the last 50 clicks of ads, and also
 with the last 50 impressions of advertisers: two minutes for 1,000,000 rows. Prints a table, and
 JSON as the last line.

@@ -69,7 +69,7 @@ def main() -> None:
     values = flags.FLAGS
     if values.constants and (values.workers > 1 or values.milvus_uri):
         raise ValueError(
-            "--constants is of one process with its own index; expected neither "
+            "--constants measures one process with its own index; expected neither "
             "--workers nor --milvus_uri."
         )
     requested_rates = harness.flag_numbers("rates", "20,40", 1)

@@ -31,7 +31,7 @@ from serving import cli, errors, index, releases, requests
 from serving.client import LocalClient
 
 _WARM_UP, _REQUESTS, _THREADS = 20, 200, 4
-# Without a failure for so long, the restart is over.
+# The restart is over after this long without a failure.
 _QUIET_SECONDS = 10.0
 
 

@@ -82,10 +82,10 @@ def main() -> None:
     estimates: dict[str, Estimates] = {}
     results: dict[str, Any] = {}
     if FLAGS.ours:
-        estimates["tfrec"] = of_ours(steps, data_set, data)
+        estimates["tfrec"] = ranker_estimates(steps, data_set, data)
         results["tfrec"] = {"seconds": steps.seconds().get("ranker")}
     for name in peers:
-        estimates[name], results[name] = of_peer(name, data, steps.path("peers"))
+        estimates[name], results[name] = peer_estimates(name, data, steps.path("peers"))
         own = results[name]
         print(f"{name}: {own['trials']} trials in {own['seconds']:.0f} CPU seconds", flush=True)
     estimates["base_rate"] = {
@@ -127,7 +127,7 @@ def open_data_set(steps: export.Pipeline) -> reader.DataSet:
     return log_flags.converted_data_set(steps)
 
 
-def of_ours(
+def ranker_estimates(
     steps: export.Pipeline, data_set: reader.DataSet, data: peer_data.PeerData
 ) -> Estimates:
     """Returns the ranker's values of the test rows, training it if needed.
@@ -154,7 +154,7 @@ def of_ours(
     return {head: served[HEADS[head].output][known] for head in data.heads}
 
 
-def of_peer(
+def peer_estimates(
     name: str, data: peer_data.PeerData, directory: pathlib.Path
 ) -> tuple[Estimates, dict[str, Any]]:
     """Returns a peer's values of the test rows, and its results."""

@@ -64,10 +64,10 @@ def main() -> None:
 
 def finished_cell(world: str, seed: int) -> dict[str, Any]:
     """Returns the measurements of a cell; measures it unless it was finished before."""
-    of_world = dataclasses.replace(synthetic.WORLDS[world], seed=seed, num_ads=FLAGS.num_ads)
+    world_config = dataclasses.replace(synthetic.WORLDS[world], seed=seed, num_ads=FLAGS.num_ads)
     first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
     second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
-    configs = (of_world, config.RetrievalConfig(**first), config.RankerConfig(**second))
+    configs = (world_config, config.RetrievalConfig(**first), config.RankerConfig(**second))
     workdir = pathlib.Path(FLAGS.workdir)
     directory = workdir / f"{world}-{seed}-{FLAGS.n_samples}-{FLAGS.num_ads}"
 
@@ -83,28 +83,30 @@ def finished_cell(world: str, seed: int) -> dict[str, Any]:
 
 def measure(
     directory: pathlib.Path,
-    of_world: synthetic.AnyConfig,
-    of_retrieval: config.RetrievalConfig,
-    of_ranker: config.RankerConfig,
+    world_config: synthetic.AnyConfig,
+    retrieval_config: config.RetrievalConfig,
+    ranking_config: config.RankerConfig,
 ) -> dict[str, Any]:
     """Runs all steps in a work directory, whose finished ones are skipped."""
     steps = export.Pipeline(directory)
-    data_set = steps.convert(steps.synthesize(FLAGS.n_samples, of_world), config.ConvertConfig())
-    stages = workflow.train(data_set, directory, retrieval=of_retrieval, ranking=of_ranker)
+    data_set = steps.convert(
+        steps.synthesize(FLAGS.n_samples, world_config), config.ConvertConfig()
+    )
+    stages = workflow.train(data_set, directory, retrieval=retrieval_config, ranking=ranking_config)
     report = stages.evaluate(config.EvaluationConfig())
     return {
         **measurements(report),
-        "clicks_alone": shares_of(funnel_of_clicks_alone(steps, stages, of_retrieval)),
+        "clicks_alone": shares_of(funnel_of_clicks_alone(steps, stages, retrieval_config)),
         "seconds": stages.steps.seconds(),
     }
 
 
 def funnel_of_clicks_alone(
-    steps: export.Pipeline, stages: workflow.TrainedStages, of_retrieval: config.RetrievalConfig
+    steps: export.Pipeline, stages: workflow.TrainedStages, retrieval_config: config.RetrievalConfig
 ) -> evaluation.ValueFunnel:
     """Measures the system with the towers as they were before the ranker taught them."""
     data_set = stages.data_set
-    towers = retrieval.build_two_tower(data_set, of_retrieval, data_set.catalog())
+    towers = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
     training.restore_best(towers, steps.path("retrieval"))
     towers.store_user_clicks()
     models = dataclasses.replace(stages.models, two_tower=towers)

@@ -33,7 +33,7 @@ class AsyncClient(http_calls.Calls):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Creates a client; arguments and errors as for `client.Client`."""
+        """Creates a client; see `client.Client` for the arguments and errors."""
         options = http_calls.options(base_url, token, verify, timeout_seconds)
         self._loop: asyncio.AbstractEventLoop | None = None
         http = self._client = httpx.AsyncClient(transport=transport, **options)
@@ -56,7 +56,7 @@ class AsyncClient(http_calls.Calls):
             await self._client.aclose()
 
     async def _sent(self, arguments: dict[str, Any]) -> httpx.Response:
-        """Sends a request; httpx's time-out is per read, and an answer may arrive in many reads."""
+        """Sends a request; httpx's timeout is per read, and an answer may arrive in many reads."""
         self._check_loop()
         try:
             async with asyncio.timeout(arguments["timeout"]):

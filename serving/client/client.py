@@ -42,7 +42,7 @@ class Client:
 
         Args:
             base_url: URL of the service, such as `http://127.0.0.1:8080`.
-            timeout_seconds: Time-out of a call with all its attempts. The service gets it as a
+            timeout_seconds: Timeout of a call with all its attempts. The service gets it as a
                 deadline, and ranks fewer candidates or none to meet it.
             token: Bearer token of the service.
             verify: Whether the certificate of an https service is verified, or a PEM file with
@@ -185,7 +185,7 @@ class Client:
         self._sleep(seconds)
 
     async def _send(self, arguments: dict[str, Any]) -> httpx.Response:
-        """Sends a request; httpx's time-out is per read, and an answer may arrive in many reads."""
+        """Sends a request; httpx's timeout is per read, and an answer may arrive in many reads."""
         end = self._clock() + arguments["timeout"]
         request = self._http.build_request(**arguments)
         response = self._http.send(request, stream=True)

@@ -34,7 +34,7 @@ _Result = TypeVar("_Result")
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
-# Share of the caller's time-out that the service gets as its deadline, so that an answer in
+# Share of the caller's timeout that the service gets as its deadline, so that an answer in
 # retrieval order arrives before the caller gives up.
 _DEADLINE_SHARE = 0.9
 # Below the 5 s of uvicorn, so that no connection is reused that the service is about to close.
@@ -79,7 +79,7 @@ def options(
         base_url: URL of the service, such as `http://127.0.0.1:8080`.
         token: Bearer token of the service, or None.
         verify: Whether the certificate is verified, or a PEM file with the authorities to trust.
-        timeout_seconds: Time-out of a call.
+        timeout_seconds: Timeout of a call.
 
     Raises:
         TfrecClientError: base_url, token, timeout_seconds or the PEM file is not valid.
@@ -174,7 +174,7 @@ class Calls:
         send: Sends a request, given the arguments of httpx's `request`.
         pause: Waits the given seconds.
         retry: When a call is retried. None: the defaults.
-        timeout_seconds: Time-out of a call with all its attempts.
+        timeout_seconds: Timeout of a call with all its attempts.
         clock: Returns seconds.
     """
 
@@ -373,7 +373,7 @@ def _document(
     Args:
         place: Method and URL of the call, for error messages.
         outcome: Response, or the error of httpx.
-        timeout_seconds: Time-out of the call.
+        timeout_seconds: Timeout of the call.
 
     Raises:
         TfrecClientError: As `serving.client.Client.recommend` describes.

@@ -110,7 +110,7 @@ class LocalClient:
             self._release.close()
 
     def recommend(self, request: Request | None = None, **fields: Unpack[RequestFields]) -> Answer:
-        """Returns the best ads for one request; arguments as for `client.Client.recommend`.
+        """Returns the best ads for one request; see `client.Client.recommend` for the arguments.
 
         Raises:
             ClientRequestError: The request is refused.
@@ -130,7 +130,7 @@ class LocalClient:
         return [_with_role(*each) for each in zip(batch, answers, strict=True)]
 
     def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
-        """Adds events to the histories of users; arguments as for `client.Client.add_events`.
+        """Adds events to the histories of users; see `client.Client.add_events` for the arguments.
 
         Raises:
             ClientRequestError: An event is refused.
@@ -140,7 +140,7 @@ class LocalClient:
         return self._call(lambda own: orchestrator.EventIntake(_stored(own)).add(batch.events))
 
     def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
-        """Replaces the profile of a user; arguments and errors as for `client.Client`."""
+        """Replaces the profile of a user; see `client.Client` for the arguments and errors."""
 
         async def set_own(own: orchestrator.Orchestrator) -> None:
             own.check_profile(user_id, profile)
@@ -189,7 +189,7 @@ class LocalClient:
     def _open(self) -> orchestrator.Orchestrator:
         if self._is_forked:
             raise errors.TfrecClientError(
-                "The client belongs to another process, of which this one is a fork. Start "
+                "The client belongs to the process that this one was forked from. Start "
                 "processes by the method spawn, and create a client in each."
             )
         if self._service is None or self._closed:
@@ -216,7 +216,7 @@ class LocalClient:
 
 
 def _with_role(request: Request, answer: Answer) -> Answer:
-    """Returns the answer as a service gives it that has no canary."""
+    """Returns the answer as a service without a canary would return it."""
     return answer if request.release is None else answer.model_copy(update={"release": "stable"})
 
 

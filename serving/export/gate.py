@@ -87,17 +87,17 @@ def judge(
     """
     shares = shares or {}
     notes = tuple(
-        f"retrieval: {_of_utility(name, own['share'])}; train with more epochs, or use a longer log"
+        f"retrieval: {_found(name, own['share'])}; train with more epochs, or use a longer log"
         for name, own in shares.items()
         if own["share"] < LOW_UTILITY_SHARE and not _is_weak(name, candidate)
     )
     if released is None:
         return Verdict((), notes)
-    of_heads = _judge_heads(candidate, released)
+    verdict_on_heads = _judge_heads(candidate, released)
     if released.utility_shares and not shares:
         notes = (*notes, "retrieval is not compared: it was trained on clicks alone")
-    refusals = (*of_heads.refusals, *_lost_utility(shares, released))
-    return Verdict(refusals, (*of_heads.notes, *notes))
+    refusals = (*verdict_on_heads.refusals, *_lost_utility(shares, released))
+    return Verdict(refusals, (*verdict_on_heads.notes, *notes))
 
 
 def _is_weak(weighting: str, figures: ranking.Figures) -> bool:
@@ -119,13 +119,13 @@ def _lost_utility(shares: UtilityShares, released: Released) -> list[str]:
         limit = before["share"] - UTILITY_SHARE_TOLERANCE - ranking.NUM_ERRORS * error
         if own["share"] < limit:
             refusals.append(
-                f"retrieval: {_of_utility(name, own['share'])}; they held {before['share']:.3f} in "
+                f"retrieval: {_found(name, own['share'])}; they held {before['share']:.3f} in "
                 f"release {released.version} (limit {limit:.3f})"
             )
     return refusals
 
 
-def _of_utility(name: str, share: float) -> str:
+def _found(name: str, share: float) -> str:
     utility = "utility" if name == retrieval.UTILITY else f"utility by {name} alone"
     return f"the candidates have {share:.3f} of the {utility} that the ranker finds in all ads"
 

@@ -6,7 +6,7 @@ from serving import manifest
 from tfrecords import label_counts, reader
 
 
-def of_labels(data_set: reader.DataSet) -> Iterator[str]:
+def expectations(data_set: reader.DataSet) -> Iterator[str]:
     """Yields the number of positive rows of each label, and what to expect from its head."""
     for label in data_set.spec.labels:
         train, validation = (
@@ -23,7 +23,7 @@ def of_labels(data_set: reader.DataSet) -> Iterator[str]:
         yield line if expected is None else f"{line}. {expected.text} {expected.action}"
 
 
-def of_release(release: manifest.Manifest) -> Iterator[str]:
+def published_heads(release: manifest.Manifest) -> Iterator[str]:
     """Yields how the heads of a release are weighted, and which are weak and why."""
     if not release.has_ranker:
         yield "no ranker: answers are in retrieval order"

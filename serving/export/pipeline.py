@@ -236,7 +236,7 @@ class Pipeline:
 
     def say_what_to_expect(self, data_set: reader.DataSet) -> None:
         """Prints the number of positive rows of each label, and what to expect from them."""
-        for line in head_lines.of_labels(data_set):
+        for line in head_lines.expectations(data_set):
             self._print(_wrapped(line))
 
     def evaluate(
@@ -351,7 +351,7 @@ class Pipeline:
         latest, stable = releases.latest(base), releases.stable(base)
         stays = "" if latest == stable else f"; {stable} stays stable, see tfrec release"
         self._print(f"release {latest} in {base}{stays}")
-        for line in head_lines.of_release(manifest.read(base, latest)):
+        for line in head_lines.published_heads(manifest.read(base, latest)):
             self._print(_wrapped(line))
         return base
 
@@ -429,7 +429,7 @@ class Pipeline:
         """Writes the data card and prints its warnings, except warnings of `say_what_to_expect`."""
         built = card.build_card(data_set)
         files.write(self._card_page, card.render_html(built))
-        said = "".join(head_lines.of_labels(data_set))
+        said = "".join(head_lines.expectations(data_set))
         warnings = card.render_warnings(
             own for own in built.warnings if own.level == "warning" and own.text not in said
         )
@@ -548,12 +548,12 @@ class Pipeline:
             def announced() -> None:
                 if note.get("finished") and not keep:
                     self._print(_wrapped(_replaced(note["inputs"], inputs)))
-                training.of_chief(self.strategy, True)
+                training.chief_value(self.strategy, True)
                 work()
 
             if not self._once(step, title, inputs, announced, keep):
-                training.of_chief(self.strategy, False)
-        elif training.of_chief(self.strategy, None):
+                training.chief_value(self.strategy, False)
+        elif training.chief_value(self.strategy, None):
             work()
         # The others continue once the chief has written its files.
         training.gathered(self.strategy, "done")

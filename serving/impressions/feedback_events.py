@@ -29,13 +29,13 @@ from tfrecords import terminal
 
 _IDS = {"request_id": "_request_id", "ad_id": "_ad_id"}
 _EVENT_ID = "event_id"
-# Of events in the log of a service, which others read.
+# Fields of events in the log of a service that only other readers use.
 _OF_THE_LOG = ("user_id", "time", "received", "impression")
 # Why events are left out.
 _NO_REQUEST, _IMPRESSION = "no request", "impression"
 _JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 _BYTE_ORDER_MARK = "\ufeff"
-# So few malformed events are never too many, unless they are half of all.
+# This few malformed events are never too many, unless they are half of all events.
 _TOLERATED_REJECTS = 10
 _Parse = Callable[[Any], Any]
 
@@ -169,7 +169,7 @@ def _why_left_out(event: Any, labels: Iterable[str]) -> str | None:
     """Returns why an event of the log of a service is left out, or None."""
     if not isinstance(event, Mapping) or not event.get("user_id"):
         return None
-    # It names none explicitly, as `FeedbackLog` writes it.
+    # `FeedbackLog` writes null if the event names no request.
     if event.get("request_id", "") is None:
         return _NO_REQUEST
     if event.get(_IMPRESSION) and all(event.get(label) is None for label in labels):

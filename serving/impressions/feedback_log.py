@@ -56,7 +56,7 @@ class FeedbackLog:
         # Why and when the latest events could not be written.
         self._failure: tuple[str, float] | None = None
         try:
-            # Its files name users, so a new directory is for this account alone.
+            # The files name users, so only this account can read a new directory.
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(self._directory, error) from error

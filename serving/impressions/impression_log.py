@@ -132,7 +132,7 @@ class ImpressionLog:
         Args:
             release: Manifest of the release that gave the answer.
             valid: Validated request.
-            answer: Answer to the request; must not be modified afterwards.
+            answer: Answer to the request; must not be modified afterward.
             asked_at: Time of the request, in seconds since 1970. None: now.
         """
         if not answer.ads:
@@ -174,7 +174,7 @@ class ImpressionLog:
 
     def _prepare(self) -> None:
         try:
-            # Its files name users, so a new directory is for this account alone.
+            # The files name users, so only this account can read a new directory.
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe = self.directory / _PARTIAL.format(uuid.uuid4().hex)
             probe.touch()

@@ -76,7 +76,7 @@ class RecordedAnswer:
 def schema(release: manifest.Manifest, counts_as_shown: bool) -> pa.Schema:
     """Returns the columns of a release's log, with metadata for `logged_schema`."""
     fields = [*release.query_fields, *(f for f in release.ad_fields if f["kind"] != "dense")]
-    columns = {**_OF_ANSWER, **_of_ad(release)}
+    columns = {**_OF_ANSWER, **_ad_columns(release)}
     columns.update({f"_weight_{head.label}": pa.float64() for head in release.heads})
     columns.update({field["name"]: _TYPES[field["kind"]] for field in fields})
     known = {
@@ -91,7 +91,7 @@ def schema(release: manifest.Manifest, counts_as_shown: bool) -> pa.Schema:
     return pa.schema(list(columns.items()), {METADATA: json.dumps(known).encode()})
 
 
-def _of_ad(release: manifest.Manifest) -> dict[str, pa.DataType]:
+def _ad_columns(release: manifest.Manifest) -> dict[str, pa.DataType]:
     """Returns the columns of an ad: attributes of `RankedAd`, apart from the position."""
     scores = ["_utility", *(f"_{head.output}" for head in release.heads)]
     scores += ["_retrieval_score", "_propensity"]
@@ -108,17 +108,17 @@ def batch(
         shown: Answers to convert.
         counts_as_shown: Whether the ads of the answers count as shown to their users.
     """
-    columns, of_ad = schema(release, counts_as_shown), _of_ad(release)
+    columns, ad_columns = schema(release, counts_as_shown), _ad_columns(release)
     rows: dict[str, list[Any]] = {name: [] for name in columns.names}
     query_fields = [field["name"] for field in release.query_fields]
     ad_fields = [field["name"] for field in release.ad_fields if field["kind"] != "dense"]
     for one in shown:
-        of_answer = _of_answer(release, one)
-        of_answer.update({name: _plain(one.valid.values.get(name)) for name in query_fields})
+        answer_values = _answer_values(release, one)
+        answer_values.update({name: _plain(one.valid.values.get(name)) for name in query_fields})
         for ad in one.answer.ads:
-            for name, value in of_answer.items():
+            for name, value in answer_values.items():
                 rows[name].append(value)
-            for name in of_ad:
+            for name in ad_columns:
                 rows[name].append(ad.rank - 1 if name == "_position" else getattr(ad, name[1:]))
             for name in ad_fields:
                 rows[name].append(ad.fields.get(name))
@@ -126,7 +126,7 @@ def batch(
     return pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
-def _of_answer(release: manifest.Manifest, one: RecordedAnswer) -> dict[str, Any]:
+def _answer_values(release: manifest.Manifest, one: RecordedAnswer) -> dict[str, Any]:
     return {
         "_answer_id": uuid.uuid4().hex,
         "_request_id": one.answer.request_id,

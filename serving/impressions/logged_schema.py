@@ -50,7 +50,7 @@ class LoggedSchema:
         return {
             # The source may be the schema of an earlier joined log.
             "name": f"{self.source.get('name', 'shown').removesuffix('_shown')}_shown",
-            "fields": [kept for own in self.fields if (kept := _of_labels(own, labels))],
+            "fields": [kept for own in self.fields if (kept := _with_known_events(own, labels))],
             "ad_key": ["_ad_id"],
             "request_key": "_answer_id",
             "time": "_time",
@@ -71,7 +71,7 @@ class LoggedSchema:
         return {label: own for label, own in given.items() if label in labels}
 
 
-def _of_labels(field: dict[str, Any], labels: Sequence[str]) -> dict[str, Any] | None:
+def _with_known_events(field: dict[str, Any], labels: Sequence[str]) -> dict[str, Any] | None:
     """Returns a field without events that are not in the feedback; None: it has no others."""
     event = field.get("event", [])
     events = [event] if isinstance(event, str) else event

@@ -79,16 +79,16 @@ def first_stage(index: Any) -> tuple[Any, np.ndarray]:
 @contextlib.contextmanager
 def _nearest_cells(ivf: Any) -> Iterator[None]:
     """Assigns vectors to the cell of the nearest centroid in a `with` block."""
-    of_queries = ivf.quantizer
-    of_ads: Any = faiss.IndexFlatL2(ivf.d)
-    of_ads.add(of_queries.reconstruct_n(0, ivf.nlist))
-    ivf.quantizer = of_ads
+    query_quantizer = ivf.quantizer
+    ad_quantizer: Any = faiss.IndexFlatL2(ivf.d)
+    ad_quantizer.add(query_quantizer.reconstruct_n(0, ivf.nlist))
+    ivf.quantizer = ad_quantizer
     # faiss's wrapper assumes that the quantizer owns it now.
-    of_ads.thisown = True
+    ad_quantizer.thisown = True
     try:
         yield
     finally:
-        ivf.quantizer = of_queries
+        ivf.quantizer = query_quantizer
 
 
 def _set_matrix(base: Any, matrix: np.ndarray) -> None:

@@ -76,7 +76,7 @@ class IndexKind(plugins.Plugin):
     def set_search(self, index: Any, config: "IndexConfig", num_ads: int) -> None:
         """Sets the search parameters, which the file of the index keeps.
 
-        The number of probed cells is increased afterwards until the target recall is reached.
+        The number of probed cells is increased afterward until the target recall is reached.
 
         Args:
             index: The faiss index.

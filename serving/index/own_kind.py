@@ -21,7 +21,7 @@ def create(kind: str, factory: str, dimension: int) -> Any:
 
     Raises:
         ValueError: FAISS has no such index for inner products; or the index has another metric,
-            rescores, has other labels than the rows, or cannot be memory-mapped with filters.
+            rescores, has labels other than the rows, or cannot be memory-mapped with filters.
     """
     try:
         index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)

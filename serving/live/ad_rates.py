@@ -86,13 +86,17 @@ class AdRates:
 
     def __init__(self, fields: Sequence[Mapping[str, Any]], released: index.AdIndex) -> None:
         self._fields, self._released = fields, released
-        self._of_values: dict[str, tuple[pa.Array, pa.Array]] = {}
+        self._known_rates: dict[str, tuple[pa.Array, pa.Array]] = {}
 
     def fill(self, ads: pa.Table) -> pa.Table:
         """Fills in missing rates of ads [B]; null if the release has none."""
         for field in self._fields:
             name = field["name"]
-            known = self._of_ads(name, ads) if field["of"] == AD else self._of(field, ads)
+            known = (
+                self._rates_of_ads(name, ads)
+                if field["of"] == AD
+                else self._rates_of_values(field, ads)
+            )
             filled = pc.coalesce(ads[name], known.cast(ads.schema.field(name).type))
             ads = ads.set_column(ads.column_names.index(name), name, filled)
         return ads
@@ -199,19 +203,19 @@ class AdRates:
         is_other = pc.and_(is_other, known.is_valid()).to_numpy(zero_copy_only=False)
         return np.unique(self._released.features(rows[is_other])[:, column])
 
-    def _of_ads(self, name: str, ads: pa.Table) -> pa.Array:
+    def _rates_of_ads(self, name: str, ads: pa.Table) -> pa.Array:
         rows = self._released.find(ads[AD_ID].to_pylist())
         known = self._released.column(np.maximum(rows, 0), name)
         return pc.if_else(pa.array(rows >= 0), known, pa.scalar(None, known.type))
 
-    def _of(self, field: Mapping[str, Any], ads: pa.Table) -> pa.Array:
+    def _rates_of_values(self, field: Mapping[str, Any], ads: pa.Table) -> pa.Array:
         name, of = field["name"], field["of"]
-        if name not in self._of_values:
+        if name not in self._known_rates:
             rows = np.arange(self._released.num_ads)
             columns = [self._released.column(rows, column) for column in (of, name)]
             found = pa.table(columns, names=["value", "rate"]).group_by("value")
             table = found.aggregate([("rate", "max")])
             values, rates = (table[column].combine_chunks() for column in ("value", "rate_max"))
-            self._of_values[name] = (values, rates)
-        values, rates = self._of_values[name]
+            self._known_rates[name] = (values, rates)
+        values, rates = self._known_rates[name]
         return rates.take(pc.index_in(ads[of].combine_chunks(), value_set=values, skip_nulls=True))

@@ -38,18 +38,18 @@ from tfrecords.schema import NUM_CANDIDATES
 
 # Time before an update channel that failed is used again.
 _RETRY_SECONDS = 0.5
-# Time between two looks at what the holder of a lock does.
+# Time between checks of whether the holder of a lock is writing an update.
 _LOCK_SECONDS = 0.005
 # A channel that ends at another position after this many tries violates its contract.
 _MAX_TRIES = 100
 # Number of unknown ids that an update names.
 _MAX_UNKNOWN_IDS = 3
-# A new release is suggested if there are more added ads, each of which every search compares, if
-# more of the release's ads were added, or removed and changed, or if recall has fallen by more.
+# A new release is suggested above any of these: the number of added ads, all of which every search
+# compares; the shares of added, and of removed and changed, ads; the loss of recall.
 _MAX_ADDED, _MAX_ADDED_SHARE, _MAX_REMOVED_SHARE, _MAX_RECALL_LOSS = 50_000, 0.1, 0.2, 0.01
-# With more added ads that were later changed or removed, and more than there are added ads, the
-# journal is rewritten without them. So it is, for what else later updates replace, if it is larger
-# than this, and more than twice as large as after it was last rewritten.
+# The journal is rewritten without replaced changes if more added ads than this, and more than are
+# left, were later changed or removed; or if it is larger than this number of bytes, and has doubled
+# since it was last rewritten.
 _MAX_DEAD, _MIN_REWRITTEN_BYTES = 10_000, 16 << 20
 
 

@@ -30,7 +30,7 @@ class ServerMetrics:
     def __init__(self) -> None:
         """Starts without values."""
         registry = self._registry = prometheus_client.CollectorRegistry()
-        # Each look-up of label values in the library takes microseconds.
+        # Each lookup of label values in the library takes microseconds.
         self._of = functools.cache(lambda metric, *values: metric.labels(*values))
 
         def counter(name: str, text: str, *labels: str) -> _Counter:

@@ -43,7 +43,7 @@ _STRING = np.dtype(object)
 _PACKED_TAGS = {"float_val": b"\x2a", "double_val": b"\x32"}
 # Fields whose values are not the tensor's numbers.
 _ENCODED_FIELDS = ("half_val", "scomplex_val", "dcomplex_val")
-# Of a tensor of doubles of 2 GiB, the most that a message can hold.
+# A tensor of doubles with this many elements takes 2 GiB, the limit of a message.
 MAX_ELEMENTS = 2**28 - 1
 # The names of C++'s `DataTypeString`, where they differ from Python's.
 _CPP_NAMES = {"float32": "float", "float64": "double", "float16": "half"}

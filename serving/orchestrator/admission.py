@@ -129,7 +129,7 @@ class Admission:
         """Updates the mean time between answers; idle time does not count."""
         now = self._clock()
         since = max(started, self._last_answer)
-        # Of a batch, only the last answer is seen.
+        # Only the last answer of a batch is observed.
         if num_requests == 1 or (num_requests and since == started):
             elapsed = (now - since) / num_requests
             self._interval += _WEIGHT * (elapsed - self._interval)

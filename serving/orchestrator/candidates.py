@@ -49,7 +49,7 @@ class CandidateGroup:
     ad_features: np.ndarray
     stage_ms: Mapping[str, float]
 
-    def of(self, row: int, count: int | None = None) -> RequestCandidates:
+    def candidates_of(self, row: int, count: int | None = None) -> RequestCandidates:
         """Returns the candidates of one request.
 
         Args:

@@ -89,7 +89,7 @@ class Batcher(Generic[Item, Result]):
         others = []
         while self._waiting and len(taken) < self._max_items:
             entry = self._waiting.popleft()
-            if entry.future.done():  # The request was cancelled.
+            if entry.future.done():  # The request was canceled.
                 continue
             if entry.is_late is not None and entry.is_late():
                 entry.future.set_exception(TimeoutError("The item waited too long."))

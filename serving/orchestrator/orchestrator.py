@@ -461,9 +461,9 @@ class Orchestrator:
         # In the order of the stages.
         users = {} if valid.user_data is None else {"users": valid.user_ms}
         stage_ms = {**users, **found.stage_ms, "ranker": ranked.milliseconds}
-        own, head_scores = found.of(row), None
+        own, head_scores = found.candidates_of(row), None
         if ranked.scores is not None:
-            own = found.of(row, ranked.num_ranked)
+            own = found.candidates_of(row, ranked.num_ranked)
             head_scores = {head: scores[row] for head, scores in ranked.scores.items()}
         answer = answers.compose(self.release, valid, own, head_scores, stage_ms, ranked.degraded)
         seconds = self._clock() - deadline.started

@@ -222,7 +222,7 @@ class _FreeCalls:
     def _admit(self) -> None:
         while self._turns and self._in_flight < self._limit():
             turn = self._turns.popleft()
-            # Requests that waited too long are cancelled.
+            # Requests that waited too long are canceled.
             if not turn.done():
                 self._in_flight += 1
                 turn.set_result(None)

@@ -134,7 +134,7 @@ class ServiceMetrics:
             for name, (labels, buckets, text) in _HISTOGRAMS.items()
         }
         self.in_flight = self.gauges["in_flight"]
-        # Each look-up of label values in the library takes a microsecond.
+        # Each lookup of label values in the library takes a microsecond.
         self.labeled = functools.cache(lambda metric, *values: metric.labels(*values))
         for name, outcomes in _OUTCOMES.items():
             for outcome in outcomes:

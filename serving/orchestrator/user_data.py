@@ -316,7 +316,7 @@ class UserData:
         reading = self._start(self._noted("read", self._store.read(user_ids, now, impressions)))
         try:
             await asyncio.wait({reading}, timeout=timeout_ms / 1000)
-            # If this thread was busy, it sees the reply and the time-out together.
+            # If this thread was busy, it sees the reply and the timeout together.
             for _ in range(3):
                 if not reading.done():
                     await asyncio.sleep(0)

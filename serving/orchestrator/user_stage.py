@@ -134,7 +134,7 @@ class UserStage:
         if not fields:
             return {}
         ad_ids = {e.ad_id for user in known for e in (*user.actions, *user.impressions)}
-        # The first look-up builds a table of all ads; a late one continues for the next request.
+        # The first lookup builds a table of all ads; a late one continues for the next request.
         looking_up = asyncio.to_thread(self._catalog.view().values, sorted(ad_ids), fields)
         return await asyncio.wait_for(looking_up, max(deadline.remaining_ms(), 0.0) / 1000)
 

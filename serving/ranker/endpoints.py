@@ -13,7 +13,7 @@ _logger = logging.getLogger(__name__)
 _DNS = "dns:///"
 # Targets that gRPC reads itself: a server, and others for the time after it has ended.
 _TARGETS = ("ipv4:", "ipv6:", "unix:")
-# Time between two look-ups of a name. CoreDNS caches the addresses of a service for 5 s.
+# Time between two lookups of a name. CoreDNS caches the addresses of a service for 5 s.
 _RESOLVE_SECONDS = 5.0
 # The same after a call has failed, because the server may have moved.
 _RESOLVE_AFTER_FAILURE_SECONDS = 1.0
@@ -82,7 +82,7 @@ async def find_servers(address: str) -> list[str]:
 class Endpoints:
     """One client for each server behind an address. Use it from one event loop.
 
-    Names in DNS are looked up again while calls are made. If a look-up fails, the known servers
+    Names in DNS are looked up again while calls are made. If a lookup fails, the known servers
     remain.
 
     Args:
@@ -90,7 +90,7 @@ class Endpoints:
         version: Release version.
         outputs: Output names of the ranker.
         lookup: Returns the servers of a host and a port, for `dns:///`.
-        clock: Monotonic clock in seconds, for the time between look-ups.
+        clock: Monotonic clock in seconds, for the time between lookups.
 
     Attributes:
         clients: Client of each known server, by `host:port`.
@@ -125,7 +125,7 @@ class Endpoints:
         """Looks the names up again if it is time to; waits only while no server is known.
 
         Args:
-            timeout_seconds: Time to wait; the look-up continues after it.
+            timeout_seconds: Time to wait; the lookup continues after it.
             failed: Whether a server has become unavailable since the last call.
         """
         if not self._names:

@@ -37,7 +37,7 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
     Raises:
         InvalidAdError: It is not an Arrow table, there is no ad, a column is missing or has another
             type, an ad id is missing, too long, or there twice, a number is not finite, or a vector
-            has another length than the field.
+            has a different length from its field.
     """
     if not isinstance(ads, pa.Table):
         raise errors.InvalidAdError(

@@ -67,7 +67,7 @@ def current_pointer(base: str | os.PathLike[str]) -> Pointer:
 
 
 def stable(base: str | os.PathLike[str]) -> int:
-    """Returns the stable version; raises as `current_pointer`."""
+    """Returns the stable version; raises the same errors as `current_pointer`."""
     return current_pointer(base).stable
 
 

@@ -19,7 +19,7 @@ _CANDIDATES_PER_PROBE = 20
 TOLERANCE = 1e-4
 # Model servers may multiply in bfloat16 or TF32. Scores of another training run differ by more.
 SCORE_TOLERANCE = 1e-2
-# Of the largest value of a vector, which is 1.
+# Relative to the largest value of a vector, which is 1.
 _VECTOR_TOLERANCE = 1e-2
 # Approximate indexes may swap candidates because CPUs differ in their order of summation.
 _APPROXIMATE_SLACK = 0.05

@@ -97,8 +97,8 @@ class Validator:
         if rules is not None and not isinstance(rules, Rules):
             rules = parsing.parse(ServiceRules, rules, "rules")
         self._rules = rule_fields.RuleFields(release.ad_kinds, rules, limits)
-        of_service = rules.filters if isinstance(rules, ServiceRules) else None
-        self._filters_of_service = self._filters.check(of_service, "rules.filters")
+        service_filters = rules.filters if isinstance(rules, ServiceRules) else None
+        self._filters_of_service = self._filters.check(service_filters, "rules.filters")
         self._release = release
         self._num_ads = release.index["num_ads"]
         self._default_k = default_k

@@ -5,8 +5,8 @@ gain, a utility or retrieval score, is multiplied by (1 - penalty)^n, n being th
 above with the same value; for a list field, by the mean of that over the ad's values. This is the
 greedy algorithm for the gain of α-nDCG (Clarke et al. 2008, "Novelty and diversity in information
 retrieval evaluation", SIGIR), which is submodular, so greedy is within 1 - 1/e of the best
-(Nemhauser et al. 1978). It needs no embeddings, of which compressed indexes keep only
-approximations, and it explains itself.
+(Nemhauser et al. 1978). It needs no embeddings, which compressed indexes keep only approximately,
+and it explains itself.
 
 Caps on several fields can leave the greedy choice short of k although another choice has k ads.
 The answer then says that the caps leave out the other candidates.

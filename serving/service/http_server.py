@@ -103,7 +103,7 @@ class HttpServer(uvicorn.Server):
             for bound in sockets or []:
                 self._listen(bound)
         except BaseException:
-            # Otherwise uvicorn logs a traceback of the application that is cancelled.
+            # Otherwise uvicorn logs a traceback of the application that is canceled.
             await self.lifespan.shutdown()
             raise
         self.started = True

@@ -79,7 +79,7 @@ class ReleaseFollower:
         return "; ".join([self._unreadable, *refused] if self._unreadable else refused) or None
 
     async def run(self) -> None:
-        """Follows the releases until cancelled."""
+        """Follows the releases until canceled."""
         try:
             while True:
                 try:

@@ -79,8 +79,8 @@ for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return 1
 """
 # KEYS: as above. ARGV: the time, seconds to keep it, and the latest time that it may become.
-# A later event is of a clock that is ahead; it may have been erased before, too.
-# A full server refuses SET, but not in a script that has already written, as by DEL.
+# A later event comes from a clock that is ahead; the user may have been erased before, too.
+# A full server refuses SET, but not in a script that has already written, such as by DEL.
 _ERASE = """
 local erased = ARGV[1]
 local function raise(time)

@@ -56,7 +56,7 @@ _COLUMNS = {
 _READ_TTL = "SELECT value FROM settings WHERE name = 'ttl_seconds'"
 _WRITE_TTL = "REPLACE INTO settings VALUES ('ttl_seconds', ?)"
 _LATEST = "SELECT max(time) FROM events WHERE user_id = ?"
-# A time that is far ahead is of a clock that was wrong.
+# A time that is far ahead comes from a clock that was wrong.
 _READ_ERASED = "SELECT time FROM erased WHERE user_id = ?1 AND time > ?2 - ?3 AND time < ?2 + ?3"
 _FORGET_ERASED = "DELETE FROM erased WHERE time <= ?1 - ?2 OR time >= ?1 + ?2"
 _READ_PROFILE = "SELECT profile FROM users WHERE user_id = ?"
@@ -340,7 +340,7 @@ class SqliteUserStore:
 
     def _delete(self, user_id: str, now: float) -> bool:
         with self._transaction():
-            # Of a clock that is ahead; it may have been erased before, too.
+            # An event of a clock that is ahead; the user may have been erased before, too.
             latest = self._writer.execute(_LATEST, (user_id,)).fetchone()[0] or now
             until = max(now, latest, self._erased(user_id, now))
             until = min(until, latest_time(now))

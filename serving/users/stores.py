@@ -36,7 +36,7 @@ def open_store(address: str, config: UserStoreConfig | None = None) -> UserStore
         UserStoreError: The file of SQLite cannot be opened.
     """
     if redis_address.names_server(address):
-        # Only who names a server needs the extra.
+        # Only the address of a server needs the extra.
         from serving.users import redis_store
 
         return redis_store.RedisUserStore(address, config)

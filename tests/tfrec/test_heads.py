@@ -70,7 +70,7 @@ def test_its_bias_calibrator_and_metrics_are_those_of_its_kind():
     rng = np.random.default_rng(0)
     click = (rng.random(4_000) < 0.5).astype(np.float32)
     labels = {"click": click, "subscription": click * (rng.random(4_000) < 0.25)}
-    biases = initial_bias.of_labels(labels, {})
+    biases = initial_bias.from_labels(labels, {})
     # About a quarter of the clicked rows: log odds −ln 3.
     assert biases["subscription"] == pytest.approx([-math.log(3)], abs=0.15)
     logits = {head: np.zeros(4_000, np.float32) for head in labels}

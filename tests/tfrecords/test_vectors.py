@@ -44,6 +44,6 @@ def test_columns_keep_leading_dimensions():
 
 def test_arrow_lists_become_rows_and_null_zeros():
     lists = pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float64()))
-    assert vectors.of_arrow(lists, 2).tolist() == [[1, 2], [0, 0], [3, 4]]
+    assert vectors.from_arrow(lists, 2).tolist() == [[1, 2], [0, 0], [3, 4]]
     fixed = pa.array([None, [3.0, 4.0]], pa.list_(pa.float16(), 2))
-    assert vectors.of_arrow(fixed, 2).tolist() == [[0, 0], [3, 4]]
+    assert vectors.from_arrow(fixed, 2).tolist() == [[0, 0], [3, 4]]

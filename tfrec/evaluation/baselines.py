@@ -60,13 +60,13 @@ class History:
         """[N] float32: number of users who clicked each ad."""
         return self.matrix.sum(axis=0)
 
-    def of(self, users: np.ndarray) -> scipy.sparse.csr_array:
+    def clicks_of(self, users: np.ndarray) -> scipy.sparse.csr_array:
         """Returns the rows [B, N] of the matrix of users; empty for unknown users."""
-        return self._of(self.matrix, users)
+        return self._rows_of(self.matrix, users)
 
     def counts_of(self, users: np.ndarray) -> scipy.sparse.csr_array:
         """Returns the counts [B, N] of users; empty for unknown users."""
-        return self._of(self.counts, users)
+        return self._rows_of(self.counts, users)
 
     @property
     def repeated(self) -> float:
@@ -74,7 +74,7 @@ class History:
         clicks = self.counts.data.sum(dtype=np.float64)
         return (clicks - self.counts.nnz) / max(clicks, 1.0)
 
-    def _of(self, matrix: scipy.sparse.csr_array, users: np.ndarray) -> scipy.sparse.csr_array:
+    def _rows_of(self, matrix: scipy.sparse.csr_array, users: np.ndarray) -> scipy.sparse.csr_array:
         if not len(self.users):
             return scipy.sparse.csr_array((len(users), matrix.shape[1]), dtype=np.float32)
         rows = np.searchsorted(self.users, users).clip(max=len(self.users) - 1)
@@ -154,7 +154,7 @@ class ItemNeighbors:
     def __call__(self, queries: corpus_ranking.Queries) -> np.ndarray:
         """Returns [B, N]: summed similarities."""
         assert queries.user is not None
-        scores = (self._history.of(queries.user) @ self._similarity).toarray()
+        scores = (self._history.clicks_of(queries.user) @ self._similarity).toarray()
         scores += self._fallback
         return scores
 
@@ -206,7 +206,7 @@ class Ease:
     def __call__(self, queries: corpus_ranking.Queries) -> np.ndarray:
         """Returns [B, N]: the users' clicks times the weights."""
         assert queries.user is not None
-        clicked = self._history.of(queries.user)
+        clicked = self._history.clicks_of(queries.user)
         scores = clicked @ self._weights
         scores[np.diff(clicked.indptr) == 0] = self._fallback
         return scores

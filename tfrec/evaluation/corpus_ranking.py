@@ -101,7 +101,7 @@ def per_click(
     seen = ads.seen[ad_rows]
     return report.RecommenderQuality(
         metrics={
-            **of_positions(position),
+            **metrics_of_positions(position),
             **{name: float(own.mean()) for name, own in auc.items() if len(own)},
             **{
                 f"catalog_coverage_at_{k}": len(np.unique(top[:, :k])) / len(ads)
@@ -110,8 +110,8 @@ def per_click(
             "popularity_percentile_at_10": float(percentile),
             "exposure_gini_at_10": metrics.gini(exposure),
         },
-        on_seen_ads=of_positions(position[seen]) if seen.any() else None,
-        on_unseen_ads=of_positions(position[~seen]) if not seen.all() else None,
+        on_seen_ads=metrics_of_positions(position[seen]) if seen.any() else None,
+        on_unseen_ads=metrics_of_positions(position[~seen]) if not seen.all() else None,
     )
 
 
@@ -150,7 +150,7 @@ def clicks_under_uniform_exposure(
     return np.take_along_axis(click_probability, top, axis=1).sum(axis=1)
 
 
-def of_positions(position: np.ndarray) -> dict[str, float]:
+def metrics_of_positions(position: np.ndarray) -> dict[str, float]:
     """Returns recall and NDCG of clicks with ads at positions [C]; -1: not in the list."""
     found = np.where(position < 0, np.iinfo(np.int64).max, position)
     gain = 1.0 / np.log2(2.0 + np.maximum(position, 0))

@@ -13,7 +13,7 @@ _BINS = 30
 _TAIL = 0.002
 
 
-def of_scores(
+def compute(
     labels: np.ndarray,
     scores: np.ndarray,
     ratios: bool = False,

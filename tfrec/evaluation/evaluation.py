@@ -90,7 +90,7 @@ def evaluate(
     if models.ranker is not None:
         logged = logged_quality.predict(data_set, models.ranker, models.calibrators, config)
         num_resamples = logged.resamples.count
-        ranker = logged_quality.of_heads(logged, truth)
+        ranker = logged_quality.measure_heads(logged, truth)
         by_segment = logged_quality.by_segment(logged, data_set, config)
         curves = logged_quality.curves_of(logged)
         shown = logged_quality.order_of_shown_ads(logged, data_set, models.two_tower)

@@ -73,7 +73,7 @@ def predict(
     return LoggedScores(predictions, scores, resamples, why)
 
 
-def of_heads(
+def measure_heads(
     logged: LoggedScores, truth: ground_truth.GroundTruth | None = None
 ) -> dict[str, report.HeadQuality]:
     """Measures each head, with ground truth next to its ceiling."""
@@ -125,7 +125,7 @@ def by_segment(
     """Measures the probability heads that have labels by segment."""
     position = data_set.column(SPLIT, "position") if data_set.spec.has_position else None
     fields = segments.check(config.segment_fields, data_set.schema)
-    cuts = segments.of_split(data_set, logged.predictions.ad_rows, position, fields)
+    cuts = segments.split_rows(data_set, logged.predictions.ad_rows, position, fields)
     heads = {}
     for head in logged.served:
         rows, served, known = logged.rows(head)
@@ -147,7 +147,7 @@ def curves_of(logged: LoggedScores) -> dict[str, report.ScoreCurves]:
     for head in logged.served:
         rows, served, _ = logged.rows(head)
         if len(rows.labels):
-            curves[head] = curve_points.of_scores(
+            curves[head] = curve_points.compute(
                 rows.labels, served.values, HEADS[head].is_amount, served.positive
             )
     return curves

@@ -131,7 +131,7 @@ def read_clicks_on_unseen_ads(
     history = baselines.read_history(data_set, retrieval.REFIT_SPLITS, num_ads)
     if history is None or clicks.user is None or not len(clicks.ad_rows):
         return clicks, None
-    seen = history.of(clicks.user)
+    seen = history.clicks_of(clicks.user)
     again = seen[np.arange(len(clicks.ad_rows)), clicks.ad_rows] > 0
     held_out = retrieval.HeldOut(
         clicks.query, clicks.ad_rows, clicks.user, repeated=float(again.mean())
@@ -182,7 +182,7 @@ def compare_recommenders(
     if history is None:
         absent["excluding_seen"] = _NO_USERS
     else:
-        users = corpus_ranking.held_out_users(clicks, history.of, len(ads))
+        users = corpus_ranking.held_out_users(clicks, history.clicks_of, len(ads))
     queries = corpus_ranking.queries_of(clicks).take(measured)
     given: dict[str, corpus_ranking.Recommender] = {}
     for name, own in recommenders.items():

@@ -58,7 +58,7 @@ def check(fields: str, schema: Schema) -> list[str]:
     return names
 
 
-def of_split(
+def split_rows(
     data_set: reader.DataSet,
     ad_rows: np.ndarray,
     position: np.ndarray | None,

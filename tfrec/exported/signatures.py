@@ -135,7 +135,7 @@ def _concrete(
 ) -> Any:
     """Returns the concrete function of a function that calls a model, for tensors of the specs.
 
-    Variables become constants, except large ones and tables, of which a call reads a few rows.
+    Variables become constants, except large ones and tables: a call reads only a few of their rows.
     """
     traced = tf.function(function, autograph=layers.needs_autograph(model))
     tables = [*layers.embedding_tables(model), *layers.history_tables(model)]

@@ -104,7 +104,7 @@ class UserBias(tf.keras.layers.Layer):
             shown: [B, C] bool, false for padding.
             training: Whether to use the mean of the batch, and update the running mean with it.
         """
-        biases = tf.gather(self.table, self._users.of(query))
+        biases = tf.gather(self.table, self._users.ids_in(query))
         known = tf.cast(self._users.is_known(query), biases.dtype)[:, None]
         mean = self.mean
         if training:

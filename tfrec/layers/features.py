@@ -170,7 +170,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         parts: list[tf.Tensor] = []
         by_age: list[tf.Tensor] = []
         if self._num_strings:
-            values, by_age = self._of_strings(ids)
+            values, by_age = self._embed_strings(ids)
             parts.append(values)
         if self._num_numeric:
             table = self._thermometer(self.steps)
@@ -238,7 +238,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         """Returns the embeddings of the frequency buckets of all string fields."""
         return self._thermometer(self.frequency_steps)
 
-    def _of_rows(self, rows: tf.Tensor, by_frequency: tf.Tensor) -> tf.Tensor:
+    def _embed_rows(self, rows: tf.Tensor, by_frequency: tf.Tensor) -> tf.Tensor:
         """Returns the embeddings of rows [...] of the table: their own plus their frequency's."""
         return tf.gather(self.table, rows) + tf.gather(
             by_frequency, tf.gather(self._frequency_bucket, rows)
@@ -247,9 +247,9 @@ class FieldEmbeddings(tf.keras.layers.Layer):
     def _own_values(self, number: int, by_frequency: tf.Tensor) -> histories.EmbedIds:
         """Returns the function from ids of a list field, by its number, to their embeddings."""
         offset = self._first_rows[self._num_single + number]
-        return lambda ids: self._of_rows(ids + offset, by_frequency)
+        return lambda ids: self._embed_rows(ids + offset, by_frequency)
 
-    def _of_strings(self, rows: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def _embed_strings(self, rows: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Embeds the string fields of rows [B, W], each list pooled into one embedding.
 
         Returns:
@@ -260,7 +260,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         by_frequency = self._by_frequency()
         ids = tf.gather(rows, self._string_columns, axis=-1)
         single, *lists = tf.split(ids, [self._num_single, *self.list_widths], axis=-1)
-        values = self._of_rows(single + self._first_rows[: self._num_single], by_frequency)
+        values = self._embed_rows(single + self._first_rows[: self._num_single], by_frequency)
         num_lists = len(lists)
         lists += [tf.gather(own.of_values, lists[number]) for number, own in self._properties]
         pooled = [

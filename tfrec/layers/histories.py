@@ -50,7 +50,7 @@ _MAX_PROPERTIES, _MIN_PROPERTY_VALUES = 2, 10
 # Buckets of ages between two learned points: an octave.
 _BUCKETS_PER_POINT = 8
 _NUM_POINTS = 1 + histories.NUM_AGE_BUCKETS // _BUCKETS_PER_POINT
-# Number of rows for `of_age_buckets`: one for a missing age and one per point.
+# Number of rows for `interpolate_ages`: one for a missing age and one per point.
 NUM_AGE_ROWS = 1 + _NUM_POINTS
 # Where the weightings by age start: at half an hour, 9 hours, 2 days and 12 days, in octaves of
 # seconds, and each a few octaves wide.
@@ -84,18 +84,18 @@ def find_histories(fitted: encoding.FittedSchema, catalog: reader.Catalog) -> Ti
             continue
         known: np.ndarray | None
         if field.kind == "history":
-            known = _of_history(fitted, catalog, field, values)
+            known = _features_of_history(fitted, catalog, field, values)
         else:
-            known = _of_ads(fitted, catalog, values)
+            known = _features_if_ads(fitted, catalog, values)
             if known is None:
-                known = _of_a_field(fitted, values)
+                known = _features_if_field_values(fitted, values)
         if known is not None:
             out_of_vocabulary = np.zeros((field.num_oov_buckets, known.shape[1]), np.int32)
             ties[field.name] = np.concatenate([np.zeros_like(known[:1]), known, out_of_vocabulary])
     return ties
 
 
-def _of_history(
+def _features_of_history(
     fitted: encoding.FittedSchema, catalog: reader.Catalog, history: Field, values: Sequence[str]
 ) -> np.ndarray:
     """Returns the features of the ads that a history lists, or of the values of their field."""
@@ -113,7 +113,7 @@ def _known_of_a_field(fields: Sequence[Field], column: int, ids: np.ndarray) -> 
     return known
 
 
-def _of_ads(
+def _features_if_ads(
     fitted: encoding.FittedSchema, catalog: reader.Catalog, values: Sequence[str]
 ) -> np.ndarray | None:
     """Returns the features of the ads with the values as ids, or None."""
@@ -133,7 +133,9 @@ def _features_of(catalog: reader.Catalog, rows: np.ndarray) -> np.ndarray:
     return np.where(rows[:, None] < 0, 0, np.asarray(catalog.features)[rows])
 
 
-def _of_a_field(fitted: encoding.FittedSchema, values: Sequence[str]) -> np.ndarray | None:
+def _features_if_field_values(
+    fitted: encoding.FittedSchema, values: Sequence[str]
+) -> np.ndarray | None:
     """Returns features that are missing except for the field with these values, or None."""
     fields = fitted.schema.ad_fields
     for field, own in encoding.columns(fields):
@@ -320,7 +322,7 @@ class HistoryPooling(tf.keras.layers.Layer):
         """
         assert self._columns is not None
         ages = rows[..., self._columns.ages]
-        logits = tf.gather(of_age_buckets(self.age_logits), ages)
+        logits = tf.gather(interpolate_ages(self.age_logits), ages)
         if self._columns.events is not None:
             logits += tf.gather(self.event_logits, rows[..., self._columns.events])
         known = tf.not_equal(ids, 0) & tf.not_equal(ages, 0)
@@ -330,7 +332,7 @@ class HistoryPooling(tf.keras.layers.Layer):
         return tf.nn.softmax(logits, axis=-2)[..., 1:, :]
 
 
-def of_age_buckets(points: tf.Tensor) -> tf.Tensor:
+def interpolate_ages(points: tf.Tensor) -> tf.Tensor:
     """Interpolates the values of all age buckets [256, n] from points and a missing age.
 
     Neighboring buckets share what they learn because most are rare.

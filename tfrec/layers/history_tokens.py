@@ -78,7 +78,7 @@ class HistoryTokens(tf.keras.layers.Layer):
             own = self._maps[number](self._embeddings.embed_values(latest, number))
             if parts is not None:
                 codes = tf.gather(ids[:, parts.ages], order, batch_dims=1)
-                own += tf.gather(histories.of_age_buckets(next(ages)), codes)
+                own += tf.gather(histories.interpolate_ages(next(ages)), codes)
                 if parts.events is not None:
                     codes = tf.gather(ids[:, parts.events], order, batch_dims=1)
                     own += tf.gather(next(events), codes)

@@ -29,13 +29,13 @@ class KeyIds:
     cardinality: int
 
     @classmethod
-    def of_users(cls, fitted: encoding.FittedSchema) -> Optional["KeyIds"]:
+    def for_users(cls, fitted: encoding.FittedSchema) -> Optional["KeyIds"]:
         """Returns the ids of users; None if no categorical query field is the `user_key`."""
         schema = fitted.schema
         return cls._find(fitted, schema.query_fields, schema.user_key)
 
     @classmethod
-    def of_ads(cls, fitted: encoding.FittedSchema) -> Optional["KeyIds"]:
+    def for_ads(cls, fitted: encoding.FittedSchema) -> Optional["KeyIds"]:
         """Returns the ids of ads; None if no categorical ad field is the whole `ad_key`."""
         schema = fitted.schema
         return cls._find(
@@ -52,11 +52,11 @@ class KeyIds:
                 return cls(columns.start, vocabulary, fitted.cardinality(field))
         return None
 
-    def of(self, rows: tf.Tensor | np.ndarray) -> tf.Tensor | np.ndarray:
+    def ids_in(self, rows: tf.Tensor | np.ndarray) -> tf.Tensor | np.ndarray:
         """Returns the ids [...] of encoded rows [..., W] int32."""
         return rows[..., self.column]
 
     def is_known(self, rows: tf.Tensor | np.ndarray) -> tf.Tensor | np.ndarray:
         """Returns [...] bool: whether the key of rows [..., W] int32 is in the vocabulary."""
-        ids = self.of(rows)
+        ids = self.ids_in(rows)
         return (ids > 0) & (ids <= len(self.vocabulary))

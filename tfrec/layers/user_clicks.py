@@ -53,9 +53,9 @@ class UserClicks(tf.keras.layers.Layer):
             "table", (users.cardinality, dim), initializer="zeros", trainable=False
         )
 
-    def of_ids(self, ids: tf.Tensor) -> tf.Tensor:
+    def stored_sums(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns the stored sums [B, E] of queries [B, W] int32."""
-        return tf.gather(self.table, self.users.of(ids))
+        return tf.gather(self.table, self.users.ids_in(ids))
 
     def call(
         self, ads: tf.Tensor, owner: tf.Tensor, counts: tf.Tensor, embed: EmbedAds

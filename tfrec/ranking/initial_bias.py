@@ -19,7 +19,7 @@ from tfrec import layers
 from tfrec.heads import CLICK, HEADS, HeadKind
 
 
-def of_labels(
+def from_labels(
     labels: Mapping[str, np.ndarray], offsets: Mapping[str, np.ndarray]
 ) -> dict[str, list[float]]:
     """Returns the biases with which heads without weights predict the means of their labels.

@@ -41,8 +41,8 @@ def check_model(model: ranking_model.RankingModel) -> None:
     with layers.check_stateless(model, where):
         again = _call(model, inputs, where)
     _check_same(logits, again, "between two calls with the same ids", where)
-    backwards = _call(model, {**inputs, "ad": inputs["ad"][:, ::-1]}, where)
-    backwards = {head: own[:, ::-1] for head, own in backwards.items()}
+    reordered = _call(model, {**inputs, "ad": inputs["ad"][:, ::-1]}, where)
+    reordered = {head: own[:, ::-1] for head, own in reordered.items()}
     rows = [{side: ids[i : i + 1] for side, ids in inputs.items()} for i in range(requests)]
     alone = _concat([_call(model, one, where) for one in rows], 0)
     single = [{**inputs, "ad": inputs["ad"][:, i : i + 1]} for i in range(requests)]
@@ -52,7 +52,7 @@ def check_model(model: ranking_model.RankingModel) -> None:
     )
     for others, difference in (
         (isolated, f"if other candidates are scored with it{isolation}"),
-        (backwards, f"if the candidates are in another order{isolation}"),
+        (reordered, f"if the candidates are in another order{isolation}"),
         (alone, "if other requests are in the batch; expected the score of each request alone"),
     ):
         _check_same(logits, others, difference, where)

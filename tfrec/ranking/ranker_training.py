@@ -163,7 +163,7 @@ def start(model: ranking_model.RankingModel, data_set: reader.DataSet) -> None:
         positive = labels[head] > 0
         slopes.fit(ads[positive], np.log(labels[head][positive]))
         offsets[head] = slopes(ads).numpy()
-    model.set_head_biases(initial_bias.of_labels(labels, offsets))
+    model.set_head_biases(initial_bias.from_labels(labels, offsets))
     model.id_dropout.raise_rates(layers.oov_rates(data_set))
     if model.position_bias is not None:
         model.position_bias.first.assign(tf.reduce_min(window["position"]))

@@ -85,7 +85,7 @@ class RankingModel(training.StageModel):
             head: tf.keras.layers.Dense(HEADS[head].num_logits) for head in self.heads
         }
         self.id_dropout = layers.IdDropout(fitted, config.id_dropout)
-        users = layers.KeyIds.of_users(fitted)
+        users = layers.KeyIds.for_users(fitted)
         self.user_bias = layers.UserBias(users, len(self.heads)) if users else None
         self.amount_slopes = {
             head: layers.NumericSlopes(fitted, fitted.schema.ad_fields)

@@ -59,7 +59,7 @@ def mean(losses: tf.Tensor, count: tf.Tensor | None = None) -> tf.Tensor:
 
     Args:
         losses: The losses.
-        count: Total number of losses, of which these are a part; None: these are all.
+        count: Number of all losses, if these are a part of them; None: these are all.
     """
     count = tf.size(losses) if count is None else count
     return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(count, losses.dtype))
@@ -102,7 +102,7 @@ def labeled_rows(
         return labels, click_logits[:, None], None
     if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK:
         return labels, layers.after_click_logits(click_logits, own)[:, None], None
-    # Above, the correction of the click logits replaces weights.
+    # No weights are needed for clicks: their logits are corrected above.
     if negative_keep_rate < 1.0:
         weights = down_sampling.weights(clicks, negative_keep_rate)
         every = weights

@@ -33,7 +33,7 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
     if isinstance(funnel, evaluation.ValueFunnel):
         measured = funnel.utilities["utility"]
         worst = _worst(measured.lost, measured.best_possible.value)
-        returned, of_clicks = (
+        returned, returned_clicks = (
             tables.share_in_words(funnel.utilities[name].share_returned)
             for name in ("utility", "click")
         )
@@ -46,8 +46,8 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
             )
         return (
             f"The system returns {returned} of the value of the best possible ten ads{worst}. With "
-            f"weights for clicks alone, it returns {of_clicks} of the clicks of the best possible "
-            f"ten ads.{without_tower}"
+            f"weights for clicks alone, it returns {returned_clicks} of the clicks of the best "
+            f"possible ten ads.{without_tower}"
         )
     if not funnel.clicks:
         return ""

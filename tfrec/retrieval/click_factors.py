@@ -76,7 +76,7 @@ class ClickFactors:
             self, users=root * self.users[:, :count], ads=root * self.ads[:, :count]
         )
 
-    def of(self, queries: np.ndarray, ads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def factors_of(self, queries: np.ndarray, ads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the factors [Q, K] of queries [Q, Wq] and [N, K] of ads [N, Wa]."""
         query_column, ad_column = self.columns
         return self.users[queries[:, query_column]], self.ads[ads[:, ad_column]]
@@ -124,7 +124,7 @@ def fit(
     Returns:
         The factors; None if users or ads have no field of ids, or are too few or too many.
     """
-    users, ads = layers.KeyIds.of_users(fitted), layers.KeyIds.of_ads(fitted)
+    users, ads = layers.KeyIds.for_users(fitted), layers.KeyIds.for_ads(fitted)
     if users is None or ads is None or not users.vocabulary:
         return None
     fingerprints = encoding.fingerprint(tf.constant(users.vocabulary, tf.string)).numpy()
@@ -153,7 +153,7 @@ def fit(
         np.zeros((own.cardinality, count), np.float32) for own in (users, ads)
     )
     table_of_users[1 : 1 + len(fingerprints)] = per_root @ (clicks @ factors)
-    table_of_ads[ads.of(ids)] = factors
+    table_of_ads[ads.ids_in(ids)] = factors
     return ClickFactors(table_of_users, table_of_ads, (users.column, ads.column))
 
 
@@ -213,7 +213,7 @@ def choose(
         return FactorChoice(count, c, len(gain), means(recall), means(without), error)
 
     none = choice(0, 0.0, without)
-    of_users, of_ads = factors.of(held_out.query, ids)
+    of_users, of_ads = factors.factors_of(held_out.query, ids)
     known = np.flatnonzero(of_users.any(axis=1))[:_MEASURED_FOR_DEVIATIONS]
     if not len(known):
         return none

@@ -68,8 +68,8 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
             compute_batch_metrics: Without effect; the stock task has it.
             score_mask: [B, C] bool, false for candidates that are not negatives of a query.
             own_columns: [B] int32 the column of each query's own candidate; None: the first B.
-            num_queries: Number of queries of the batch that these are a share of; the loss is then
-                their part of the batch's mean. None: B.
+            num_queries: Number of queries of the whole batch, if these are a share of it; the loss
+                is then their part of the batch's mean. None: B.
         """
         scaled = query_embeddings
         if self._temperature is not None:

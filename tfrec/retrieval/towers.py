@@ -46,7 +46,7 @@ class Tower(tf.keras.Model):
         self.field_embeddings = layers.FieldEmbeddings(
             fitted, fields, dim, ties, ads, frequency_stddev
         )
-        users = layers.KeyIds.of_users(fitted)
+        users = layers.KeyIds.for_users(fitted)
         self.user_clicks = (
             layers.UserClicks(users, fitted, dim)
             if users is not None and ads is not None and not ties
@@ -75,7 +75,7 @@ class Tower(tf.keras.Model):
         """Embeds ids [B, W] int32 as [B, D] float32, L2-normalized."""
         fields = self.field_embeddings(ids)
         if self.user_clicks is not None:
-            fields = with_field(fields, self.user_clicks.of_ids(ids))
+            fields = with_field(fields, self.user_clicks.stored_sums(ids))
         return self.combine(fields, training)
 
     def combine(self, field_embeddings: tf.Tensor, training: bool = False) -> tf.Tensor:

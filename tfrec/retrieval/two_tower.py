@@ -43,7 +43,7 @@ class TwoTower(retrieval_model.RetrievalModel):
         schema = fitted.schema
         ties = layers.find_histories(fitted, catalog)
         # A query made of ads distinguishes ads by their rows: see `tower_start`.
-        stddev = 0.0 if ties or layers.KeyIds.of_users(fitted) else towers.FREQUENCY_STDDEV
+        stddev = 0.0 if ties or layers.KeyIds.for_users(fitted) else towers.FREQUENCY_STDDEV
         ad_tower = towers.Tower(fitted, schema.ad_fields, config, stddev)
         query_tower = towers.Tower(
             fitted, schema.query_fields, config, stddev, ties, ad_tower.field_embeddings
@@ -86,7 +86,7 @@ class TwoTower(retrieval_model.RetrievalModel):
     ) -> tf.Tensor:
         """Returns the sums [B, E] of the users' other clicks; 0 for OOV users, as in serving."""
         if self.clicked_ads is None:
-            return layer.of_ids(query)
+            return layer.stored_sums(query)
         # The same number for each click as on one replica.
         draws = self._generator.same_uniform(tf.shape(layers.whole_batch(batch)["user"])[0])
         draws = layers.own_rows(draws) if layers.WHOLE in batch else draws
@@ -127,7 +127,7 @@ def exact_top_k(
 ) -> np.ndarray:
     """Returns the rows of the largest inner products, best first.
 
-    Ties, as of ads with the same OOV id, are in random order, the same in every call.
+    Ties, such as between ads with the same OOV id, are in random order, the same in every call.
 
     Args:
         query_embeddings: [N, D] float32.

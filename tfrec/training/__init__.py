@@ -22,10 +22,10 @@ from tfrec.training.validation_summaries import write_curves
 from tfrec.training.workers import (
     WorkerLostError,
     check_same,
+    chief_value,
     gathered,
     is_chief,
     joined,
-    of_chief,
     shared_out,
 )
 
@@ -40,6 +40,7 @@ __all__ = [
     "check_clicks",
     "check_same",
     "check_source",
+    "chief_value",
     "choose_rows",
     "construct",
     "dense_and_sparse",
@@ -48,7 +49,6 @@ __all__ = [
     "is_chief",
     "joined",
     "metadata_of",
-    "of_chief",
     "patience",
     "read_description",
     "restore_best",

@@ -100,7 +100,7 @@ class EarlyStopping(tf.keras.callbacks.EarlyStopping):
 
 
 class HistoryFile(tf.keras.callbacks.Callback):
-    """Writes the logs of each epoch, which are appended to those of earlier ones, as JSON."""
+    """Writes the logs of all epochs so far as JSON."""
 
     def __init__(self, path: pathlib.Path, history: list[dict[str, float]]) -> None:
         super().__init__()

@@ -147,7 +147,7 @@ def fit(
     workers.check_shared(strategy, directory)
     is_chief = workers.is_chief(strategy)
     before = _progress(directory, plan) if is_chief else None
-    history, first = workers.of_chief(strategy, before)
+    history, first = workers.chief_value(strategy, before)
     if first is not None:
         with (
             strategy.scope(),
@@ -185,7 +185,7 @@ def fit(
                 callbacks=[
                     average,
                     callbacks.Validation(
-                        lambda: workers.of_chief(strategy, validate()), examples_per_step
+                        lambda: workers.chief_value(strategy, validate()), examples_per_step
                     ),
                     tf.keras.callbacks.ModelCheckpoint(
                         str(own / "best" / "weights"),

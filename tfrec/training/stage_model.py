@@ -65,7 +65,7 @@ class StageModel(plugins.Plugin, tfrs.Model):
         gradient_norms: Norms of the latest measured step.
 
     Raises:
-        ValueError: Keras would compute in another type than float32.
+        ValueError: Keras would compute in a type other than float32.
     """
 
     train_function: Any

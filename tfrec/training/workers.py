@@ -197,7 +197,7 @@ def gathered(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
     return [json.loads(line) for line in lines[:: len(lines) // number]]
 
 
-def of_chief(strategy: tf.distribute.Strategy, value: Any) -> Any:
+def chief_value(strategy: tf.distribute.Strategy, value: Any) -> Any:
     """Returns the chief's value on all workers, so that all make the same decision."""
     return gathered(strategy, value)[0]
 
@@ -236,7 +236,7 @@ def check_shared(strategy: tf.distribute.Strategy, directory: pathlib.Path) -> N
     if is_chief(strategy):
         directory.mkdir(parents=True, exist_ok=True)
         files.write_json(path, {"token": token})
-    token = of_chief(strategy, token)
+    token = chief_value(strategy, token)
     seen = path.is_file() and json.loads(path.read_text())["token"] == token
     every = gathered(strategy, seen)
     if is_chief(strategy):

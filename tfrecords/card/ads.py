@@ -26,7 +26,7 @@ def describe(
     impressions, clicks = catalog.impressions, catalog.clicks
     changed = data_set.description.impressions_of_changed_ads
     sampled = sum(data_set.description.splits[split].sampled for split in counts)
-    logged = sum(of_split.rows for of_split in counts.values()) - sampled
+    logged = sum(counted.rows for counted in counts.values()) - sampled
     top = np.argsort(-impressions, kind="stable")[:_TOP_ADS]
     names = catalog.ad_ids.take(top).to_pylist()
     shown = catalog.shown(top)
@@ -55,8 +55,8 @@ def describe(
         written_twice=statistics.written_twice(catalog.ad_ids),
         written_as_float=statistics.written_as_float(catalog.ad_ids),
         new={
-            split: _new_ads(impressions, of_split, bool(sampled))
-            for split, of_split in counts.items()
+            split: _new_ads(impressions, counted, bool(sampled))
+            for split, counted in counts.items()
             if split != "train"
         },
     )

@@ -44,7 +44,9 @@ def build_card(data_set: reader.DataSet) -> model.DataCard:
         data=description,
         log_schema=data_set.schema,
         split_meaning=_SPLIT_MEANINGS[description.split.kind],
-        splits={split: _of_split(data_set, split, of_split) for split, of_split in counts.items()},
+        splits={
+            split: _split_summary(data_set, split, counted) for split, counted in counts.items()
+        },
         time=time.describe(profile.time, description.times_by_unit),
         fields=[
             statistics.summarize(
@@ -62,7 +64,7 @@ def build_card(data_set: reader.DataSet) -> model.DataCard:
     return card
 
 
-def _of_split(
+def _split_summary(
     data_set: reader.DataSet, split: str, counts: split_counts.SplitCounts
 ) -> model.SplitSummary:
     share = statistics.share

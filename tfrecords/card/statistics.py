@@ -34,16 +34,16 @@ def summarize(
     num_distinct: int | None,
 ) -> model.FieldSummary:
     """Describes a field; `num_distinct` is None for a numeric one."""
-    ids = {split: of_split.ids[field.name] for split, of_split in counts.items()}
-    train, of_query = ids["train"], field.side == "query"
-    units = {split: own.requests if of_query else own.rows for split, own in counts.items()}
+    ids = {split: counted.ids[field.name] for split, counted in counts.items()}
+    train, is_query = ids["train"], field.side == "query"
+    units = {split: own.requests if is_query else own.rows for split, own in counts.items()}
     summary = model.FieldSummary(
         name=field.name,
         column=field.source,
         side=field.side,
         kind=field.kind,
         is_computed=field.is_computed,
-        unit="request" if of_query else "impression",
+        unit="request" if is_query else "impression",
         missing={split: share(int(own[0]), units[split]) for split, own in ids.items()},
         constant=int((train > 0).sum()) <= 1,
         largest_share=share(int(train.max()), int(train.sum())),
@@ -144,7 +144,7 @@ def groups(fitted: encoding.FittedSchema, field: schema.Field, train: np.ndarray
     return np.minimum(result, MAX_GROUPS - 1)
 
 
-def drift(of_id: np.ndarray, ids: Mapping[str, np.ndarray]) -> model.Drift:
+def drift(group_of_id: np.ndarray, ids: Mapping[str, np.ndarray]) -> model.Drift:
     """Compares the counts of ids [V] in `train` and `test` by their `groups` [V].
 
     The population stability index is the sum of (p - q) ln(p / q) over the shares p in test and q
@@ -152,7 +152,8 @@ def drift(of_id: np.ndarray, ids: Mapping[str, np.ndarray]) -> model.Drift:
     Without drift its expected value is about (G - 1) (1 / rows + 1 / test rows).
     """
     train, test = (
-        np.bincount(of_id, weights=ids[split], minlength=MAX_GROUPS) for split in ("train", "test")
+        np.bincount(group_of_id, weights=ids[split], minlength=MAX_GROUPS)
+        for split in ("train", "test")
     )
     used = (train > 0) | (test > 0)
     train, test, num_used = train[used], test[used], int(used.sum())
@@ -174,7 +175,7 @@ def _level(psi: float, by_chance: float) -> str:
 
 
 def top_values(
-    vocabulary: Sequence[str], ids: Mapping[str, np.ndarray], of_lists: bool
+    vocabulary: Sequence[str], ids: Mapping[str, np.ndarray], is_list: bool
 ) -> list[model.TopValue]:
     """Returns the most frequent values in training, with their share in each split.
 
@@ -183,7 +184,7 @@ def top_values(
     """
     known = ids["train"][1 : 1 + len(vocabulary)]
     order = np.argsort(-known, kind="stable")[:TOP_VALUES]
-    totals = {split: int(counts[1 if of_lists else 0 :].sum()) for split, counts in ids.items()}
+    totals = {split: int(counts[1 if is_list else 0 :].sum()) for split, counts in ids.items()}
     return [
         model.TopValue(
             value=vocabulary[index],

@@ -35,8 +35,8 @@ def label_table(card: model.DataCard) -> pages.PageTable:
     head = ["", "share above 0", "mean", "rows above 0", "rows with the label", "missing"]
     rows = []
     for label in card.splits["train"].labels:
-        for split, of_split in card.splits.items():
-            own = of_split.labels[label]
+        for split, summary in card.splits.items():
+            own = summary.labels[label]
             counts = [own.positive, own.known, own.missing]
             shares = [pages.format_percent(own.rate), pages.format_decimal(own.mean)]
             rows.append([f"{label}, {split}", *shares, *map(pages.format_count, counts)])

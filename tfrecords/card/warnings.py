@@ -163,9 +163,9 @@ def _labels(card: model.DataCard) -> Found:
             "not known yet and count as missing.",
             "Rates over time are computed from the log, without late engagements.",
         )
-    for split, of_split in card.splits.items():
-        for label, own in of_split.labels.items():
-            if not of_split.rows:
+    for split, summary in card.splits.items():
+        for label, own in summary.labels.items():
+            if not summary.rows:
                 continue
             if not own.known:
                 yield model.warning(
@@ -173,7 +173,7 @@ def _labels(card: model.DataCard) -> Found:
                     f"{label.capitalize()} can be neither learned nor measured there: use another "
                     "split, such as --split=time, so that each part has labeled rows.",
                 )
-            elif own.missing and split == "train" and _is_of_clicks_alone(of_split, label):
+            elif own.missing and split == "train" and _has_only_clicks(summary, label):
                 yield model.warning(
                     f"Only clicked {split} rows have {label} labels; unclicked rows lack them.",
                     "A missing label is unknown, so predictions will be rates of clicked rows, "
@@ -182,7 +182,7 @@ def _labels(card: model.DataCard) -> Found:
                 )
             elif own.missing:
                 yield model.note(
-                    f"{pages.format_percent(own.missing / of_split.rows)} of the {split} "
+                    f"{pages.format_percent(own.missing / summary.rows)} of the {split} "
                     f"rows lack {label}.",
                     f"These rows are excluded from the loss and the metrics of {label}.",
                 )
@@ -192,7 +192,7 @@ def _labels(card: model.DataCard) -> Found:
                     f"Check the {label} column of the schema, or remove it; the release then has "
                     "no such head.",
                 )
-        for label, count in of_split.without_click.items():
+        for label, count in summary.without_click.items():
             if count:
                 if LABELS[label].needs_click:
                     effect = f"The model assumes that {label} follows a click:"
@@ -209,7 +209,7 @@ def _labels(card: model.DataCard) -> Found:
                 )
 
 
-def _is_of_clicks_alone(split: model.SplitSummary, label: str) -> bool:
+def _has_only_clicks(split: model.SplitSummary, label: str) -> bool:
     """Returns whether no unclicked row has a label that needs a click."""
     clicks = split.labels["click"]
     return split.known_without_click.get(label) == 0 and clicks.positive < clicks.known
@@ -431,7 +431,7 @@ def _without_unit(card: model.DataCard) -> Found:
         )
 
 
-def _of_other_units(time: model.TimeSummary, unit: str, wrong: int) -> model.CardWarning:
+def _other_units(time: model.TimeSummary, unit: str, wrong: int) -> model.CardWarning:
     others = {u: n for u, n in time.by_unit.items() if n and u in columns.UNITS_PER_SECOND}
     del others[unit]
     named = [f"{count:,} would be dates in {other}" for other, count in others.items()]
@@ -460,7 +460,7 @@ def _time(card: model.DataCard) -> Found:
     if time.unit is None:
         yield from _without_unit(card)
     elif wrong:
-        yield _of_other_units(time, time.unit, wrong)
+        yield _other_units(time, time.unit, wrong)
         return
     empty = sum(count == 0 for count in time.rows)
     first, last = _shortest_run(time.rows, 1 - _FEW_FAR)

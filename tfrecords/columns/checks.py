@@ -146,7 +146,7 @@ def _amounts(
         faults: Rows with bad amounts are added to it.
         name: The column, for messages.
         column: Amounts [B].
-        happened: Whether the label happened without which there is no amount [B]; NaN is unknown.
+        happened: Whether the label that an amount requires is positive [B]; NaN is unknown.
             None: it needs no other label.
     """
     amounts = checked_numbers(faults, name, column)
@@ -271,7 +271,7 @@ def checked_times(
         faults: Rows with bad times are added to it.
         name: The column, for messages.
         column: Times [B].
-        time_format: Format of texts and digits, as of `datetime.strptime`; None: numbers and ISO
+        time_format: Format of texts and digits, as for `datetime.strptime`; None: numbers and ISO
             8601.
     """
     if pa.types.is_temporal(column.type):

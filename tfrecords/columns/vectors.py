@@ -34,7 +34,7 @@ def checked_vectors(faults: RowFaults, field: Field, column: pa.ChunkedArray) ->
         faults.add(np.array([bool(why) for why in reasons], bool), lambda row: reasons[row] or "")
         return values
     distinct = array.dictionary
-    values, reasons = (_of_texts if arrow.is_text(distinct) else _vectors)(field, distinct)
+    values, reasons = (_vectors_of_texts if arrow.is_text(distinct) else _vectors)(field, distinct)
     codes = array.indices.fill_null(len(reasons)).to_numpy(zero_copy_only=False)
     bad = np.array([*(bool(why) for why in reasons), False], bool)
     faults.add(bad[codes], lambda row: reasons[codes[row]] or "")
@@ -66,7 +66,7 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks()
 
 
-def _of_texts(field: Field, texts: pa.Array) -> tuple[pa.Array, list[str | None]]:
+def _vectors_of_texts(field: Field, texts: pa.Array) -> tuple[pa.Array, list[str | None]]:
     """Returns the vectors of texts [V], and why each is bad, or None."""
     parts: list[list[float] | None] = []
     reasons: list[str | None] = []

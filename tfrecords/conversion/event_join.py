@@ -27,11 +27,13 @@ from tfrecords.conversion.parsed_rows import (
 )
 from tfrecords.events import KINDS, Events
 
-# Fewer do not say how late a label comes.
+# With fewer delays, it is unknown how late a label comes.
 _MIN_DELAYS = 100
 
 
-def of_known_types(parsed: formats.Parsed, events: Events) -> tuple[formats.Parsed, dict[str, int]]:
+def without_unknown_types(
+    parsed: formats.Parsed, events: Events
+) -> tuple[formats.Parsed, dict[str, int]]:
     """Leaves out rows of event types that the schema does not name, and counts them by type."""
     values, codes = distinct(parsed.table[events.column])
     known = np.array([value.strip() in events.codes for value in values], bool)

@@ -97,7 +97,7 @@ class EventRates:
         events = self.events.count(values, times)
         return smoothed_rates(events, impressions, self.overall).astype(np.float32)
 
-    def of_rows(self, rows: Rows, times: np.ndarray) -> np.ndarray:
+    def for_rows(self, rows: Rows, times: np.ndarray) -> np.ndarray:
         """Returns the rates [B] float32 of rows before times [B] in seconds."""
         return self.at(_values(self.field, rows), times)
 

@@ -265,7 +265,7 @@ class Stages:
         several = columns.count_clicks_above_1(self._schema, parsed.table)
         other_events: dict[str, int] = {}
         if self._schema.events is not None:
-            parsed, other_events = event_join.of_known_types(parsed, self._schema.events)
+            parsed, other_events = event_join.without_unknown_types(parsed, self._schema.events)
         rows, faults = parsed_rows.normalize(self._schema, parsed, index, is_labeled)
         rows.save(self._space.path("parse", index, ".rows"))
         numbers = sorted(faults)
@@ -525,7 +525,7 @@ class Stages:
         if split.row_times is None:
             return {}
         rows, times = self._rows(index), split.row_times[split.rows_of(index)]
-        return {own.field.name: own.of_rows(rows, times) for own in self._rates}
+        return {own.field.name: own.for_rows(rows, times) for own in self._rates}
 
     def _sort_events(self, split: SplitLog) -> None:
         """Sorts the events of users for the histories."""

@@ -97,7 +97,7 @@ def check_output(directory: pathlib.Path) -> None:
     """Checks that a data set may replace a directory, if it exists.
 
     Raises:
-        FileExistsError: It contains other files than those of a data set.
+        FileExistsError: It contains files other than those of a data set.
     """
     if not (directory / "dataset.json").is_file():  # A data set that was being deleted lacks it.
         files.check_replaceable(directory, _DATA_SET_FILES, "a data set")
@@ -108,7 +108,7 @@ def lock_directory(directory: pathlib.Path) -> Iterator[None]:
     """Locks the output of a conversion.
 
     Raises:
-        FileExistsError: The directory contains other files than those of a data set.
+        FileExistsError: The directory contains files other than those of a data set.
         OSError: Another conversion writes to the directory.
     """
     path = directory.with_name(f".{directory.name}.lock")

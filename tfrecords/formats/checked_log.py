@@ -41,7 +41,7 @@ def schema_of(form: str) -> Schema | None:
 
 
 def open_log(form: str, files: protocol.Files, schema: Schema, rows_per_chunk: int) -> "CheckedLog":
-    """Opens a log whose chunks are checked; other arguments as of `LogFormat.open_log`.
+    """Opens a log whose chunks are checked; see `LogFormat.open_log` for the other arguments.
 
     Args:
         form: A name of `FORMATS`, or MODULE:CLASS.
@@ -187,10 +187,10 @@ def _errors_named(where: str) -> Iterator[None]:
 
 
 def _fault_of_type(column: pa.ChunkedArray, may_be_list: bool) -> str | None:
-    kind, wanted = _of_dictionary(column.type), "strings or numbers"
+    kind, wanted = _value_type(column.type), "strings or numbers"
     if may_be_list:
         wanted += ", or lists of them"
-        kind = _of_dictionary(kind.value_type) if isinstance(kind, _LISTS) else kind
+        kind = _value_type(kind.value_type) if isinstance(kind, _LISTS) else kind
     if pa.types.is_nested(kind):
         return f"has the Arrow type {column.type}; expected {wanted}"
     if kind == column.type and any(is_binary(kind) for is_binary in _BINARY):
@@ -201,7 +201,7 @@ def _fault_of_type(column: pa.ChunkedArray, may_be_list: bool) -> str | None:
     return None
 
 
-def _of_dictionary(kind: pa.DataType) -> pa.DataType:
+def _value_type(kind: pa.DataType) -> pa.DataType:
     """Returns the type of the values of a dictionary; another type as it is."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 

@@ -155,7 +155,7 @@ class DataSetDescription(pydantic.BaseModel):
         ads_not_in_table: Number of shown ads that the table of ads lacks, if there is one.
         impressions_of_changed_ads: Impressions of ads whose fields differ from the catalog.
         rows_of_varying_query_fields: Query field -> rows that differ from the first of a request.
-        rows_of_other_users: Rows of another user than the first row of their request.
+        rows_of_other_users: Rows whose user differs from that of the first row of their request.
         num_users: Number of users, in which each anonymous visit counts; 0 without a user key.
         float_user: A user id such as 118.0 if nearly all ids of users are whole floats, or None.
         requests_of_most_active_user: Number of requests of the most active user.

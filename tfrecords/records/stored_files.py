@@ -46,7 +46,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def check_files(paths: Sequence[pathlib.Path], sha256: Sequence[str]) -> None:
-    """Verifies files on all cores; errors as `check_file`."""
+    """Verifies files on all cores; raises the same errors as `check_file`."""
     with futures.ThreadPoolExecutor() as pool:
         list(pool.map(check_file, paths, sha256))
 

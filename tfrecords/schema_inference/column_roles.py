@@ -146,7 +146,7 @@ def _is_position(column: Column) -> bool:
 def _describe(roles: Roles, notes: list[str]) -> None:
     has_ad = roles.ad_key.present
     if roles.events is not None:  # Rows of other types are left out.
-        has_ad = has_ad[roles.of_types("view", "click", "engagement")]
+        has_ad = has_ad[roles.are_of_types("view", "click", "engagement")]
     if not has_ad.all():
         notes.append(
             f"{log_sample.percent(1 - float(has_ad.mean()))} of the rows have no "

@@ -172,7 +172,7 @@ def _clicked_views(roles: Roles, at: np.ndarray) -> np.ndarray:
     """
     owner = roles.request_key or roles.user_key
     assert owner is not None
-    is_view, is_later = roles.impressions, roles.of_types("click", "engagement")
+    is_view, is_later = roles.impressions, roles.are_of_types("click", "engagement")
     rows = np.flatnonzero((is_view | is_later) & owner.present)
     order = np.lexsort((is_later[rows], at[rows], roles.ad_key.codes[rows], owner.codes[rows]))
     rows = rows[order]

@@ -129,7 +129,7 @@ def join(roles: Roles, column: Column, sample: Sample, notes: list[str]) -> None
     notes += said
     if roles.revenue is None and "engagement" in roles.events:
         free = [c for c in sample.columns.values() if c.name not in roles.names()]
-        price = labels.price(free, roles.of_types("engagement"))
+        price = labels.price(free, roles.are_of_types("engagement"))
         if price is None:
             return
         is_known = labels.positive(price)[roles.impressions]
@@ -152,7 +152,7 @@ def _share_without_view(roles: Roles) -> float:
     assert roles.events is not None
     if "view" not in roles.events:
         return 0.0
-    is_view, is_later = roles.impressions, roles.of_types("click", "engagement")
+    is_view, is_later = roles.impressions, roles.are_of_types("click", "engagement")
     rows = np.flatnonzero((is_view | is_later) & roles.ad_key.present & who.present)
     joined = roles.ad_key.codes[rows].astype(np.int64) * len(who.values) + who.codes[rows]
     at = rows if roles.time is None else roles.time.by_row(roles.time.times)[rows]

@@ -99,7 +99,7 @@ def _ad_rank(column: Column) -> float | None:
     title = re.fullmatch("(.+?)_?(name|title)", column.plain_words)
     if title is not None and (rank := known_names.ad_rank(title[1], key="")) is not None:
         return rank + len(known_names.ADS)
-    # The last words, as of lineitem_sku and ordered_product_id.
+    # The last words, as in lineitem_sku and ordered_product_id.
     if known_names.OF_QUERY.isdisjoint(column.words):
         for start in range(1, len(column.words)):
             words = "_".join(column.words[start:])

@@ -225,7 +225,7 @@ def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
 def named(
     columns: Sequence[Column], names: Sequence[str], fits: Callable[[Column], bool]
 ) -> Column | None:
-    """Returns the fitting column whose name or core comes first in `names`, or None."""
+    """Returns the matching column whose name or core comes first in `names`, or None."""
     found = []
     for column in columns:
         ranks = [names.index(n) for n in (column.plain_object_words, column.core) if n in names]

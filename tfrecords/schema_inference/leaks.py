@@ -58,7 +58,7 @@ _BEFORE = {
     "before", "ago",
 }  # fmt: skip
 _AVERAGES = {"avg", "mean", "average"}
-# Words for what a user does with an ad, of which a time or a share is known afterwards.
+# Words for what a user does with an ad, of which a time or a share is known afterward.
 _LASTING = {
     "watch", "watched", "play", "played", "playing", "listened", "stay", "view", "viewed",
     "visible", "reading", "read", "active",

@@ -35,7 +35,7 @@ _COLUMN = re.compile(r"'[^']*'")
 _VARYING = re.compile(r"'[^']*'|[\d.]+%?")
 # Numbers of rows below which values seen so often are in the vocabulary.
 _MIN_COUNTS = ((10_000, 1), (500_000, 2))
-# Arguments of the exported signatures, which fields must not be named like.
+# Arguments of the exported signatures, whose names fields must not have.
 _RESERVED = {"self", "ad_features"}
 
 
@@ -419,7 +419,7 @@ def _text(proposal: dict[str, Any]) -> str:
 
 
 def _name(path: pathlib.Path) -> str:
-    # Hive or Spark names the files of a partitioned table, a person the table.
+    # Hive and Spark choose the names of files in a partitioned table; a person named the table.
     partitions = [folder for folder in path.parents if "=" in folder.name]
     path = partitions[-1].parent if partitions else path
     stem = path.name.removesuffix(".gz").split(".")[0]

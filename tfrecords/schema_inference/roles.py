@@ -41,7 +41,7 @@ class Roles:
             if isinstance(value, Column) and role != "price"
         }
 
-    def of_types(self, *steps: str) -> np.ndarray:
+    def are_of_types(self, *steps: str) -> np.ndarray:
         """Returns whether each row [B] is an event of a type of some steps of `events`."""
         assert self.event is not None
         assert self.events is not None
@@ -51,7 +51,7 @@ class Roles:
     @property
     def impressions(self) -> np.ndarray:
         """Whether each row [B] of a log of events is an impression."""
-        return self.of_types("view" if "view" in (self.events or {}) else "click")
+        return self.are_of_types("view" if "view" in (self.events or {}) else "click")
 
     def of_rows(self, rows: np.ndarray) -> "Roles":
         """Returns the roles with the columns of the rows that a mask [B] selects."""

@@ -146,7 +146,7 @@ def _write_rows(
         truth: pa.RecordBatchWriter | None = None
         for rows in _impressions(world, n_samples):
             printed = _printable({n: rows[n] for n in population.log_columns}, population.decimals)
-            batch = pa.record_batch({name: _of_truth(rows[name]) for name in columns_of_truth})
+            batch = pa.record_batch({name: _truth_array(rows[name]) for name in columns_of_truth})
             if log is None or truth is None:
                 log = stack.enter_context(
                     csv.CSVWriter(paths.log, printed.schema, write_options=_TEXT)
@@ -157,7 +157,7 @@ def _write_rows(
             written(len(rows[TRUTH_COLUMNS[0]]))
 
 
-def _of_truth(values: np.ndarray) -> pa.Array:
+def _truth_array(values: np.ndarray) -> pa.Array:
     """Returns [n] as numbers, and [n, m] as lists of float32, exact for seconds of half a year."""
     if values.ndim == 1:
         return pa.array(values)

@@ -101,9 +101,9 @@ class ShopTruth(Truth):
             "wave": wave,
             # The wave of the ads without a category also moves prices.
             "liked_price": shop.liked_price[codes["user"]] + 0.5 * wave[:, 0],
-            "click_trees": self._click_trees.of_queries(asked),
+            "click_trees": self._click_trees.query_values(asked),
             "engagement_bias": total(self._engagement_effects, codes),
-            "engagement_trees": self._engagement_trees.of_queries(asked),
+            "engagement_trees": self._engagement_trees.query_values(asked),
             "believed": self._believed[codes["age"]],
         }
 
@@ -115,9 +115,9 @@ class ShopTruth(Truth):
             "click_bias": total(self._click_effects, codes) - 0.4 * poor,
             "category": codes["category"],
             "log_price": np.log(codes["price"]),
-            "click_trees": self._click_trees.of_ads(asked),
+            "click_trees": self._click_trees.ad_leaves(asked),
             "engagement_bias": total(self._engagement_effects, codes) - 0.8 * poor,
-            "engagement_trees": self._engagement_trees.of_ads(asked),
+            "engagement_trees": self._engagement_trees.ad_leaves(asked),
         }
 
     def exposure(self, query: Columns) -> np.ndarray:
@@ -185,12 +185,12 @@ class _Trees:
         self._values = scale * rng.standard_normal((count, _LEAVES, _LEAVES))
         self._query_questions, self._ad_questions = rng.random((2, count, 2))
 
-    def of_queries(self, answers: np.ndarray) -> np.ndarray:
+    def query_values(self, answers: np.ndarray) -> np.ndarray:
         """Returns the values that are left after the questions about queries [n, trees * 4]."""
         leaf = self._leaf(answers, self._query_questions)
         return self._values[np.arange(leaf.shape[1]), leaf].reshape(len(leaf), -1)
 
-    def of_ads(self, answers: np.ndarray) -> np.ndarray:
+    def ad_leaves(self, answers: np.ndarray) -> np.ndarray:
         """Returns a one at the leaf of each tree, given the questions about ads [n, trees * 4]."""
         leaf = self._leaf(answers, self._ad_questions)
         return np.eye(_LEAVES)[leaf].reshape(len(leaf), -1)

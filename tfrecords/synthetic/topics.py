@@ -205,7 +205,7 @@ class TopicWorld:
     def _impressions(
         self, rng: np.random.Generator, wanted: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draws the shown ads [R, C] by noisy relevance, as of an older system, and the clicks."""
+        """Draws ads [R, C] by noisy relevance, as an older system would, and their clicks."""
         probabilities, count = sigmoid(self._logits(wanted)), self.config.ads_per_request
         noisy = probabilities + _EXPOSURE_NOISE * rng.gumbel(size=probabilities.shape)
         noisy[:, ~self.is_shown] = -np.inf

@@ -90,7 +90,7 @@ class World:
         return self._joined(query, ads, lambda *terms: sigmoid(logit(*terms) - effect))
 
     def engagement_probability(self, query: Columns, ads: Columns | None = None) -> np.ndarray:
-        """Returns p(engagement | click); arguments and shapes as `click_probability`."""
+        """Returns p(engagement | click); see `click_probability` for arguments and shapes."""
         return self._joined(
             query, ads, lambda *terms: sigmoid(self._truth.engagement_logit(*terms))
         )

@@ -21,7 +21,7 @@ def format_count(count: int, singular: str, plural: str | None = None) -> str:
     Args:
         count: The number.
         singular: The noun, with the rest of the clause if its verb has a number, too.
-        plural: The same for other numbers than 1. None: `singular` with an s.
+        plural: The same for numbers other than 1. None: `singular` with an s.
     """
     return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
 

@@ -64,7 +64,7 @@ def check_scann(python: str) -> None:
 
 
 def scann(python: str, ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> list[Row]:
-    """Measures ScaNN in another Python environment; arguments as of `brute_force`.
+    """Measures ScaNN in another Python environment; see `brute_force` for the arguments.
 
     Raises:
         ValueError: The measurement failed.

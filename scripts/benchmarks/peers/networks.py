@@ -247,7 +247,7 @@ class Fields(tf.keras.layers.Layer):
         pooled = [v if w == 1 else layers.mean_of_values(v, i)[:, None] for w, i, v in parts]
         return tf.concat(pooled, axis=1)
 
-    def of_ads(self, ids: tf.Tensor) -> tf.Tensor:
+    def embed_ads(self, ids: tf.Tensor) -> tf.Tensor:
         """Looks up only the ad side's columns [..., Wa], and returns [..., Wa E]."""
         values = self._table(ids + self._offsets[self._is_ad])
         return tf.reshape(
@@ -342,7 +342,7 @@ class _Inputs:
         weights = Fields(self.data.fields, len(self.data.targets), l2)(self.ids)  # [B, F, T]
         return tf.reduce_sum(weights, axis=1)
 
-    def of_side(self, is_ad: bool) -> tf.Tensor:
+    def side_embeddings(self, is_ad: bool) -> tf.Tensor:
         """Returns the embeddings [B, F' E] of the fields of the ad, or of the request."""
         chosen = [i for i, field in enumerate(self.data.fields) if field.is_ad == is_ad]
         return tf.keras.layers.Flatten()(tf.gather(self.embedded, chosen, axis=1))
@@ -376,7 +376,9 @@ def _dlrm(own: _Inputs) -> tf.Tensor:
 def _final_mlp(own: _Inputs) -> tf.Tensor:
     x, streams = own.flat, []
     for is_ad in (False, True):
-        gate = tf.keras.layers.Dense(own.options.hidden // 2, activation="relu")(own.of_side(is_ad))
+        gate = tf.keras.layers.Dense(own.options.hidden // 2, activation="relu")(
+            own.side_embeddings(is_ad)
+        )
         gate = tf.keras.layers.Dense(x.shape[-1], activation="sigmoid")(gate)
         streams.append(own.dense(2.0 * gate * x))
     fused = BilinearFusion(len(own.data.targets), _FUSION_HEADS)(streams)
@@ -399,8 +401,8 @@ class ActivationUnit(tf.keras.layers.Layer):
 
     def call(self, ids: tf.Tensor, ads: tf.Tensor) -> tf.Tensor:
         """Maps values [B, L] and candidates [B, Wa] to [B, Wa E]."""
-        values = self._table.of_ads(tf.gather(self._ad_features, ids))  # [B, L, Wa E]
-        candidate = tf.broadcast_to(self._table.of_ads(ads)[:, None], tf.shape(values))
+        values = self._table.embed_ads(tf.gather(self._ad_features, ids))  # [B, L, Wa E]
+        candidate = tf.broadcast_to(self._table.embed_ads(ads)[:, None], tf.shape(values))
         both = tf.concat([values, candidate, values - candidate, values * candidate], axis=-1)
         weights = tf.where(ids[..., None] > 0, self._weight(self._hidden(both)), 0.0)
         return tf.reduce_sum(weights * values, axis=1)

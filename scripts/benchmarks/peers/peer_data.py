@@ -137,7 +137,7 @@ class PeerData:
 
     @functools.cached_property
     def heads(self) -> tuple[str, ...]:
-        """Heads with a positive training row, as of the ranker."""
+        """Heads with a positive training row, as in the ranker."""
         return tuple(head for head in HEADS if (self.train.labels.get(head, np.zeros(0)) > 0).any())
 
     @functools.cached_property

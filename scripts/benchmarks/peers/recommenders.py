@@ -89,7 +89,7 @@ class MatrixFactorization:
 class TutorialTwoTower(tfrs.Model):
     """The two-tower model of the tutorial: an embedding per side, and in-batch softmax.
 
-    The encoded ids are the tutorial's look-ups. With several fields on a side, their embeddings are
+    The encoded ids are the tutorial's lookups. With several fields on a side, their embeddings are
     joined by a dense layer.
     """
 
@@ -260,7 +260,7 @@ def _tuned(
 ) -> tuple[dict[str, Any], int]:
     learned = Learned(data_set, ("train",), seed)
     clicks = retrieval.read_clicks(data_set, "validation")
-    users = corpus_ranking.held_out_users(clicks, learned.history.of, len(learned.catalog))
+    users = corpus_ranking.held_out_users(clicks, learned.history.clicks_of, len(learned.catalog))
     if not len(users.queries):
         raise ValueError(
             f"The validation split of {data_set.directory} has no clicks to tune a peer; expected "

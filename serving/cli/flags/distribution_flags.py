@@ -17,7 +17,7 @@ flags.DEFINE_enum(
     "none",
     ["none", "mirrored", "multi_worker"],
     "Devices that train: none: this process; mirrored: all devices of this machine; multi_worker: "
-    "the workers of the environment's TF_CONFIG, each of which runs this command on the same work "
+    "the workers in the environment variable TF_CONFIG; each runs this command on the same work "
     "directory.",
 )
 

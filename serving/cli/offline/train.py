@@ -67,18 +67,20 @@ def train(workdir: pathlib.Path) -> workflow.TrainedStages:
     batch = {"batch_size": FLAGS.batch_size} if FLAGS.batch_size else {}
     first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
     second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
-    of_retrieval = config.RetrievalConfig(retrieval_model=FLAGS.retrieval_model, **batch, **first)
-    of_ranker = config.RankerConfig(ranker=FLAGS.ranker, **batch, **second)
+    retrieval_config = config.RetrievalConfig(
+        retrieval_model=FLAGS.retrieval_model, **batch, **first
+    )
+    ranking_config = config.RankerConfig(ranker=FLAGS.ranker, **batch, **second)
     # Fails before the log is read.
-    retrieval.RETRIEVAL_MODELS.get(of_retrieval.retrieval_model)
-    ranking.RANKERS.get(of_ranker.ranker)
+    retrieval.RETRIEVAL_MODELS.get(retrieval_config.retrieval_model)
+    ranking.RANKERS.get(ranking_config.ranker)
     steps = export.Pipeline(workdir, progress=not FLAGS.json)
     with steps.locked():
         stages = workflow.train(
             log_flags.converted_data_set(steps),
             workdir,
-            retrieval=of_retrieval,
-            ranking=of_ranker,
+            retrieval=retrieval_config,
+            ranking=ranking_config,
             progress=not FLAGS.json,
         )
         report = stages.evaluate(index=index_config)

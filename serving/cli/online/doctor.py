@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _reads_rows() -> bool:
-    """Returns whether to look at the work directory: not at the default one of another bundle."""
+    """Returns whether to compare rows; with --bundle, only if --workdir is given, too."""
     return FLAGS.rows and (FLAGS.bundle is None or FLAGS["workdir"].present > 0)
 
 
@@ -168,7 +168,7 @@ def _look() -> Iterator[operations.DoctorFinding]:
 def _model_servers(
     release: releases.Bundle, logged: list[export.LoggedRequest]
 ) -> Iterator[operations.DoctorFinding]:
-    """Yields the findings of each model server, and at last how many of several can be used."""
+    """Yields the findings of each model server; for several, also how many can be used."""
     from serving import operations, ranker
 
     addresses: list[str] = []

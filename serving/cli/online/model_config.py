@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def update(base: pathlib.Path, path: pathlib.Path) -> bool:
-    """Brings the file one step nearer to the wanted one; returns whether it is the wanted one."""
+    """Writes the next file on the way to the target; returns whether that is the target."""
     from tfrecords import files
 
     before = _read(path)
@@ -98,7 +98,7 @@ def update(base: pathlib.Path, path: pathlib.Path) -> bool:
 
 
 def wanted(base: pathlib.Path, served: Sequence[int]) -> model_config.ServedReleases:
-    """Returns the releases to serve: stable, canary, previous, and the served that are loaded.
+    """Returns the releases to serve: stable, canary, previous, and served ones that are loaded.
 
     Raises:
         BundleError: No release is published, or `releases.json` cannot be read.

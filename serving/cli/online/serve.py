@@ -214,7 +214,7 @@ def _embedded_server(base: pathlib.Path, json_logs: bool) -> Iterator[None]:
         stack.enter_context(
             releases.ServedVersions(base, model_config.SERVED_MODELS, path, only=FLAGS.version)
         )
-        # By all processes together, to the stable and the canary release.
+        # All processes together call the stable and the canary release.
         max_calls = 2 * FLAGS.workers * FLAGS.max_ranker_calls
         command = [
             sys.executable, "-m", "serving.model_server", f"--model_config_file={path}",

@@ -92,7 +92,7 @@ def _read_notes(path: pathlib.Path | None) -> dict[str, Any]:
 
 
 def drop_unfinished(path: pathlib.Path | None) -> None:
-    """Drops the collection of a build that was never finished; one that cannot be is logged.
+    """Drops the collection of a build that was never finished; a failure is only logged.
 
     Args:
         path: `resume_file` of `build_index`. None or missing: nothing to resume.
@@ -122,7 +122,7 @@ def _filled(client: Any, notes: _Notes, embeddings: np.ndarray, ads: pa.Table) -
     for first in terminal.with_progress(starts, "adding ads to Milvus", "calls"):
         client.insert(collection, _entities(first, embeddings[first : first + size], ads))
         notes.write(collection, min(first + size, len(embeddings)))
-    # Before, a search uses an interim index that misses half of the ads.
+    # Until then, searches use an interim index that misses half of the ads.
     client.flush(collection)
     return collection
 
@@ -177,7 +177,7 @@ def _make_index(
 ) -> None:
     """Builds the index, and returns when all ads are in it."""
     if client.list_indexes(collection):
-        # Of an export that was killed while Milvus built it, maybe with other parameters.
+        # Left by an export that was killed while Milvus built it, maybe with other parameters.
         client.release_collection(collection)
         client.drop_index(collection, "embedding")
     wanted = client.prepare_index_params()

@@ -123,7 +123,7 @@ class MilvusIndex:
         return milvus_fields.MilvusCondition(*both, self._count_once)
 
     def prepare_filters(self, catalog: eligibility.Eligibility) -> None:
-        """Builds the look-up of ad ids; Milvus has the ad fields."""
+        """Builds the lookup of ad ids; Milvus has the ad fields."""
         catalog.prepare_ids()
 
     def _count_once(self, expression: str) -> int:

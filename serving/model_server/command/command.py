@@ -115,7 +115,7 @@ def models(values: flags.FlagValues) -> model_config.ModelServerConfig:
 
 
 def options(values: flags.FlagValues) -> server_options.ServerOptions:
-    """Returns the options that the flags ask for, and reads the files that they name.
+    """Returns the options that the flags set, and reads the files that they name.
 
     Raises:
         StatusError: Flags contradict each other.

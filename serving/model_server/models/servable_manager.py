@@ -89,7 +89,7 @@ class ServableManager:
         self._models: dict[str, dict[int, ModelVersion]] = {}
         self._labels: dict[tuple[str, str], int] = {}
         self._is_first = True
-        # Loading takes seconds: `_updating` is held throughout, `_changed` only for look-ups.
+        # Loading takes seconds: `_updating` is held throughout, `_changed` only for lookups.
         self._updating = threading.RLock()
         self._changed = threading.Condition()
 

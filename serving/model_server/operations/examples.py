@@ -25,9 +25,9 @@ _REGRESS = tf.saved_model.REGRESS_METHOD_NAME
 _CLASSES = tf.saved_model.CLASSIFY_OUTPUT_CLASSES
 _SCORES = tf.saved_model.CLASSIFY_OUTPUT_SCORES
 _REGRESS_OUTPUTS = tf.saved_model.REGRESS_OUTPUTS
-# Both kinds of signature call their only input so.
+# Both kinds of signature use this name for their only input.
 _INPUTS = tf.saved_model.CLASSIFY_INPUTS
-# Of the copies of a common context, one for each example.
+# Maximum size of all copies of a common context, one for each example.
 _MAX_CONTEXT_BYTES = 2**26
 _KINDS = {_CLASSIFY: "classification", _REGRESS: "regression"}
 

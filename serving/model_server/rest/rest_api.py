@@ -163,7 +163,7 @@ class RestApi:
 
     def _predict(self, spec: model_pb2.ModelSpec, document: Mapping[str, Any]) -> bytes:
         key = json_input.signature_name(document) or servable.DEFAULT_SIGNATURE
-        # One version from look-up to run, even if a newer one arrives between them.
+        # One version from lookup to run, even if a newer one arrives between them.
         with self._manager.use(spec) as model:
             if key not in model.signature_defs:
                 raise saved_model.invalid_argument(

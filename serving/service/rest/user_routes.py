@@ -32,7 +32,7 @@ class _AnyText(convertors.PathConvertor):
 convertors.register_url_convertor("any_text", _AnyText())
 # An id may contain a slash and a line break.
 _USER_PATH = "/v1/users/{user_id:any_text}"
-# Of `requests.UserId`, which checks it with the service's messages.
+# The schema of `requests.UserId`, which checks ids with the service's messages.
 _ID_SCHEMA = pydantic.WithJsonSchema(
     {"type": "string", "minLength": 1, "maxLength": requests.MAX_ID_LENGTH}
 )

@@ -25,9 +25,9 @@ def asked(*users):
 
 def test_a_history_holds_each_pair_once_and_nothing_of_unknown_users(history):
     expected = [[0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 0]]
-    assert history.of(np.array([7, 99, 5])).toarray().tolist() == expected
+    assert history.clicks_of(np.array([7, 99, 5])).toarray().tolist() == expected
     empty = baselines.history_of(np.empty(0, np.int64), np.empty(0, np.int32), 4)
-    assert empty.of(np.array([7])).toarray().tolist() == [[0, 0, 0, 0]]
+    assert empty.clicks_of(np.array([7])).toarray().tolist() == [[0, 0, 0, 0]]
     assert history.counts_of(np.array([99, 5])).toarray().tolist() == [[0, 0, 0, 0], [2, 1, 0, 0]]
 
 
@@ -117,7 +117,7 @@ def test_ease_solves_its_least_squares(history):
     np.fill_diagonal(gradient, 0.0)
     np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
     np.testing.assert_allclose(model(asked(6)), x[1:2] @ weights, atol=1e-6)
-    # Of a user without clicks it knows nothing: the order of popularity.
+    # A user without clicks gets the order of popularity.
     unknown = model(asked(99))[0]
     assert (np.diff(unknown[np.argsort(history.clicks)]) >= 0).all()
     assert unknown.max() > 0

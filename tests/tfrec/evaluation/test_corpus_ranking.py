@@ -29,7 +29,7 @@ def fixed(scores):
 
 def test_recall_and_ndcg_of_clicks_follow_from_the_positions_of_their_ads():
     # Found first, second, eleventh, and not at all.
-    measured = corpus_ranking.of_positions(np.array([0, 1, 10, -1]))
+    measured = corpus_ranking.metrics_of_positions(np.array([0, 1, 10, -1]))
     assert measured["corpus_recall_at_10"] == 0.5
     assert measured["corpus_recall_at_50"] == measured["corpus_recall_at_500"] == 0.75
     assert measured["ndcg_at_10"] == pytest.approx((1 + SECOND) / 4)
@@ -119,7 +119,7 @@ def users_of(users, ad_rows, seen_users, seen_rows, num_ads=5, order=None):
         number[:, None].astype(np.int32), np.array(ad_rows), number, order, np.array(users)
     )
     history = baselines.history_of(np.array(seen_users), np.array(seen_rows), num_ads)
-    return corpus_ranking.held_out_users(clicks, history.of, num_ads)
+    return corpus_ranking.held_out_users(clicks, history.clicks_of, num_ads)
 
 
 def test_a_users_list_leaves_out_what_was_clicked_before(monkeypatch):

@@ -18,12 +18,12 @@ def rows_of(labels, list_lengths=None, unit=None, count=20):
     return head_quality.HeadRows(labels, lengths, metrics.Resamples(own, count, 1), why)
 
 
-def of_probability(rows, probabilities):
+def measure_probability(rows, probabilities):
     scores = head_quality.HeadScores(np.asarray(probabilities), np.asarray(probabilities))
     return head_quality.measure(heads.CLICK, rows, scores)
 
 
-def of_amount(rows, expected, positive):
+def measure_amount(rows, expected, positive):
     scores = head_quality.HeadScores(np.asarray(expected), np.asarray(positive))
     return head_quality.measure(heads.HEADS["revenue"], rows, scores)
 
@@ -31,7 +31,7 @@ def of_amount(rows, expected, positive):
 def test_every_metric_without_a_value_has_its_reason():
     for labels in ([0, 0, 0], [1, 1, 1]):
         rows, scores = rows_of(labels), np.full(3, 0.2)
-        for quality in (of_probability(rows, scores), of_amount(rows, scores, scores)):
+        for quality in (measure_probability(rows, scores), measure_amount(rows, scores, scores)):
             assert quality.metrics["auc"].value is None
             for own in quality.metrics.values():
                 assert (own.value is None) == (own.absent is not None)
@@ -39,12 +39,12 @@ def test_every_metric_without_a_value_has_its_reason():
 
 
 def test_without_rows_nothing_is_measured():
-    quality = of_probability(rows_of([]), [])
+    quality = measure_probability(rows_of([]), [])
     assert (quality.labeled, quality.metrics, quality.calibration_curve) == (0, {}, [])
 
 
 def test_one_row_has_no_intervals_but_is_measured():
-    found = of_probability(rows_of([1]), [0.5]).metrics
+    found = measure_probability(rows_of([1]), [0.5]).metrics
     assert found["log_loss"].value == pytest.approx(0.693147, abs=1e-6)
     assert found["calibration_ratio"].value == 0.5
     assert found["auc"].absent == "the rows are all of one class"
@@ -57,7 +57,7 @@ def test_intervals_hold_their_values_and_shrink_with_rows():
     for count in (200, 3_200):
         p = rng.uniform(0.05, 0.6, count)
         rows = rows_of(rng.random(count) < p, [4] * (count // 4), count=100)
-        found = of_probability(rows, p).metrics
+        found = measure_probability(rows, p).metrics
         for own in found.values():
             if own.interval is not None:
                 assert own.interval[0] <= own.value <= own.interval[1]
@@ -69,10 +69,10 @@ def test_intervals_hold_their_values_and_shrink_with_rows():
 def test_per_user_auc_is_measured_where_users_are_known():
     # Two users, each ordered rightly, whose scores are on different levels.
     labels, scores = np.array([1, 0, 1, 0]), np.array([0.2, 0.1, 0.9, 0.8])
-    found = of_probability(rows_of(labels, unit=[0, 0, 1, 1]), scores).metrics
+    found = measure_probability(rows_of(labels, unit=[0, 0, 1, 1]), scores).metrics
     assert found["per_user_auc"].value == 1.0
     assert found["auc"].value == 0.75
-    without = of_probability(rows_of(labels), scores).metrics
+    without = measure_probability(rows_of(labels), scores).metrics
     absent = {name: own.absent for name, own in without.items() if own.absent is not None}
     assert absent == {
         "per_user_auc": "the schema names no user_key",
@@ -97,7 +97,7 @@ def test_per_user_auc_is_not_measured_where_clicks_change_the_scores_of_later_ro
         model = ranking.build_ranker(data_set, ranker_config)
         options = config.EvaluationConfig(resamples=5)
         logged = logged_quality.predict(data_set, model, calibration.Calibrators(), options)
-        quality = logged_quality.of_heads(logged)["click"]
+        quality = logged_quality.measure_heads(logged)["click"]
         absent[name] = quality.metrics["per_user_auc"].absent
     assert absent["without"] is None
     assert "random scores would not have 0.5" in absent["with"]
@@ -114,7 +114,7 @@ def test_the_calibration_curve_has_predicted_and_observed_means():
 
 def test_the_zero_part_of_an_amount_has_metrics_of_its_own():
     revenue = np.array([0.0, 0.0, 3.0, 1.0])
-    found = of_amount(rows_of(revenue), [0.1, 0.2, 1.5, 0.2], [0.5, 0.5, 0.5, 0.5]).metrics
+    found = measure_amount(rows_of(revenue), [0.1, 0.2, 1.5, 0.2], [0.5, 0.5, 0.5, 0.5]).metrics
     assert found["calibration_ratio"].value == pytest.approx(2.0 / 4.0)
     assert found["normalized_entropy_of_zero_part"].value == pytest.approx(1.0)  # the rate is 1/2
 

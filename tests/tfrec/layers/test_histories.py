@@ -66,7 +66,7 @@ def test_a_list_of_values_of_a_field_with_many_is_tied_to_this_field():
 
 def test_a_list_whose_frequent_values_are_no_ads_is_not_tied():
     films = tuple(f"v{i}" for i in range(20))
-    # Of the ten more frequent values, nine are films, then eight.
+    # Nine of the ten more frequent values are films, then eight.
     assert layers.find_histories(fitted(seen=("x", *films[:9], *films[10:])), catalog_of(*films))
     assert not layers.find_histories(fitted(seen=("x", "y", *films[:18])), catalog_of(*films))
     # An ad that several columns identify is no value.
@@ -142,7 +142,7 @@ def test_clicks_on_an_ad_teach_what_it_means_in_a_history(layer):
 
 def test_buckets_of_ages_share_what_the_points_between_them_learn():
     points = np.arange(histories.NUM_AGE_ROWS, dtype=np.float32)[:, None]
-    table = histories.of_age_buckets(tf.constant(points)).numpy()[:, 0]
+    table = histories.interpolate_ages(tf.constant(points)).numpy()[:, 0]
     # Bucket 0 is a missing age; 1 is point 0, in row 1, and 9 is point 1; 5 is half way.
     assert table[[0, 1, 5, 9, 11]].tolist() == [0, 1, 1.5, 2, 2.25]
     assert len(table) == 256

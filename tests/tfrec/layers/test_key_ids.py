@@ -25,7 +25,7 @@ def fitted(user_key=None, ad_key=("ad",)):
 
 
 def find(user_key):
-    return layers.KeyIds.of_users(fitted(user_key))
+    return layers.KeyIds.for_users(fitted(user_key))
 
 
 def test_users_are_found_where_a_query_field_reads_the_user_key():
@@ -39,18 +39,18 @@ def test_users_are_found_where_a_query_field_reads_the_user_key():
 def test_ids_in_and_out_of_vocabulary():
     users = find("uid")
     query = tf.constant([[1, 0, 0], [1, 1, 1], [0, 0, 2], [0, 0, 3], [0, 0, 4]])
-    assert users.of(query).numpy().tolist() == [0, 1, 2, 3, 4]
+    assert users.ids_in(query).numpy().tolist() == [0, 1, 2, 3, 4]
     assert users.is_known(query).numpy().tolist() == [False, True, True, False, False]
     assert users.vocabulary == ("u", "v")
     assert users.cardinality == 5
 
 
 def test_ads_are_found_where_one_field_is_the_whole_key():
-    ads = layers.KeyIds.of_ads(fitted())
+    ads = layers.KeyIds.for_ads(fitted())
     assert (ads.column, ads.vocabulary, ads.cardinality) == (
         0,
         ("a", "b"),
         11,
     )  # eight are out of vocabulary
-    assert layers.KeyIds.of_ads(fitted(ad_key=("ad", "size"))) is None
-    assert layers.KeyIds.of_ads(fitted(ad_key=("sku",))) is None
+    assert layers.KeyIds.for_ads(fitted(ad_key=("ad", "size"))) is None
+    assert layers.KeyIds.for_ads(fitted(ad_key=("sku",))) is None

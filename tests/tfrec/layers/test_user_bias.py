@@ -119,13 +119,13 @@ def layer():
         "user": encoding.FieldStatistics(vocabulary=("u", "v")),
         "ad": encoding.FieldStatistics(vocabulary=("a",)),
     }
-    users = layers.KeyIds.of_users(encoding.FittedSchema(schema, statistics))
+    users = layers.KeyIds.for_users(encoding.FittedSchema(schema, statistics))
     layer = biases.UserBias(users, 2)
     layer.table.assign([[9.0, 9.0], [1.0, -1.0], [3.0, 0.0], [9.0, 9.0], [9.0, 9.0]])
     return layer
 
 
-# Of u three rows, of v one, one each of an unknown user and of a request without a user.
+# Three rows of u, one of v, and one each of an unknown user and of a request without a user.
 QUERY = tf.constant([[1], [2], [3], [0]])
 SHOWN = tf.sequence_mask([3, 1, 1, 1], 3)
 
@@ -154,7 +154,7 @@ def test_what_a_row_moves_does_not_depend_on_the_size_of_the_batch(layer, copies
         added = layer(query, shown, training=True)[:, None]
         loss = tf.reduce_sum(residuals * added) / tf.reduce_sum(tf.cast(shown, tf.float32))
     gradient = tf.convert_to_tensor(tape.gradient(loss, layer.table)).numpy()
-    # Of u: three rows of +1, less three quarters of what rows of users sum to, 3 - 1.
+    # u: three rows of +1, less three quarters of the sum over rows of users, 3 - 1.
     per_row = biases.STEP_PER_ROW * copies
     np.testing.assert_allclose(gradient[1:3, 0], [1.5 * per_row, -1.5 * per_row], rtol=1e-4)
     assert not gradient[[0, 3, 4]].any()

@@ -37,7 +37,7 @@ def embed(rows):
 @pytest.fixture
 def layer():
     schema = fitted(USER, AD)
-    layer = layers.UserClicks(layers.KeyIds.of_users(schema), schema, 2)
+    layer = layers.UserClicks(layers.KeyIds.for_users(schema), schema, 2)
     nothing = tf.zeros([1], tf.int32)
     layer(nothing, nothing, nothing, embed)
     layer.map.kernel.assign(np.eye(2))
@@ -53,7 +53,7 @@ CLICKED = layers.ClickedAds(
 def test_the_sums_kept_are_over_the_root_of_the_number_of_clicks(layer):
     layer.store(CLICKED, 4, embed)
     # Ids: missing, u, v, w, out of vocabulary.
-    sums = layer.of_ids(tf.constant([[0], [1], [2], [3], [4]]))
+    sums = layer.stored_sums(tf.constant([[0], [1], [2], [3], [4]]))
     root = np.sqrt(3)
     np.testing.assert_allclose(
         sums, [[0, 0], [6 / root, 3 / root], [3, 1], [0, 0], [0, 0]], rtol=1e-6

@@ -7,24 +7,24 @@ from tfrec import metrics
 from tfrec.metrics import definitions
 
 
-def of_the_data(metric, num_rows, *args, unit=None):
-    """A metric of samples, of the data alone."""
+def value_on_data(metric, num_rows, *args, unit=None):
+    """The value of a resampled metric on the data itself."""
     unit = np.arange(num_rows) if unit is None else unit
     return metrics.point_estimate(metric(metrics.Resamples(unit, 0, 0), *args))
 
 
 def normalized_gini(values, scores):
-    return of_the_data(metrics.resampled_normalized_gini, len(values), values, scores)
+    return value_on_data(metrics.resampled_normalized_gini, len(values), values, scores)
 
 
 def ndcg_at_k(gains, scores, list_lengths, k):
-    return of_the_data(metrics.resampled_ndcg, len(gains), gains, scores, list_lengths, k)
+    return value_on_data(metrics.resampled_ndcg, len(gains), gains, scores, list_lengths, k)
 
 
 def per_user_auc(labels, scores, user):
     unit = np.unique(user, return_inverse=True)[1]
     args = (labels, scores, unit)
-    return of_the_data(metrics.resampled_per_user_auc, len(user), *args, unit=unit)
+    return value_on_data(metrics.resampled_per_user_auc, len(user), *args, unit=unit)
 
 
 def test_auc_counts_pairs_in_the_right_order():
@@ -139,7 +139,7 @@ def test_gini_of_counts():
 
 
 def test_percentile_ranks_count_equal_values_half():
-    # Of four values: 0 has none below and itself; the two 2s have one below and 2/2; 9 three.
+    # 0 has none of the four values below it, and half of itself; the 2s have one and 2/2; 9 three.
     ranks = definitions.percentile_ranks(np.array([2, 0, 9, 2]))
     assert ranks.tolist() == [0.5, 0.125, 0.875, 0.5]
 

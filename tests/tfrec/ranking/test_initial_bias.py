@@ -12,7 +12,7 @@ from tfrec.ranking import initial_bias, ranker_training
 
 def test_biases_are_log_odds_of_known_labels_and_the_log_normals_mean_and_scale():
     nan = math.nan
-    found = initial_bias.of_labels(
+    found = initial_bias.from_labels(
         {
             "click": np.array([1, 1, 0, 0, 0, nan], np.float32),
             "engagement": np.array([1, nan, 0, 0, 0, nan], np.float32),
@@ -29,20 +29,20 @@ def test_biases_are_log_odds_of_known_labels_and_the_log_normals_mean_and_scale(
 
 
 def test_no_labels_give_even_odds_and_equal_revenues_a_finite_scale():
-    nothing = initial_bias.of_labels(
+    nothing = initial_bias.from_labels(
         {"click": np.full(3, math.nan), "revenue": np.full(3, math.nan)}, {}
     )
     assert nothing == {
         "click": [0.0],
         "revenue": [0.0, 0.0, pytest.approx(layers.raw_amount_scale(1.0))],
     }
-    equal = initial_bias.of_labels({"click": np.ones(3), "revenue": np.full(3, 2.0)}, {})
+    equal = initial_bias.from_labels({"click": np.ones(3), "revenue": np.full(3, 2.0)}, {})
     assert np.isfinite(equal["revenue"]).all()
 
 
 def test_amounts_are_what_is_left_of_their_offsets():
     labels = {"click": np.ones(4), "revenue": np.exp([1.0, 3.0, 2.0, 4.0])}
-    found = initial_bias.of_labels(labels, {"revenue": np.array([0.0, 0.0, 1.0, 1.0])})
+    found = initial_bias.from_labels(labels, {"revenue": np.array([0.0, 0.0, 1.0, 1.0])})
     assert found["revenue"][1] == pytest.approx(2.0)
     assert found["revenue"][2] == pytest.approx(layers.raw_amount_scale(1.0))
 

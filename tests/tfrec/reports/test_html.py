@@ -265,7 +265,7 @@ def test_curves_end_where_they_must_and_their_area_is_the_auc():
     rng = np.random.default_rng(0)
     labels = rng.random(2_000) < 0.3
     scores = labels + rng.normal(size=2_000)
-    own = curve_points.of_scores(labels, scores)
+    own = curve_points.compute(labels, scores)
     points = np.array(own.roc)
     assert points[0].tolist() == [0.0, 0.0]
     assert points[-1].tolist() == [1.0, 1.0]
@@ -273,7 +273,7 @@ def test_curves_end_where_they_must_and_their_area_is_the_auc():
     # AUC of two unit normals a distance of 1 apart: Φ(1/√2) = 0.7602.
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(0.76, abs=0.02)
     # The order of an amount is by the probability of one.
-    reversed_order = curve_points.of_scores(labels, scores, True, -scores)
+    reversed_order = curve_points.compute(labels, scores, True, -scores)
     points = np.array(reversed_order.roc)
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(0.24, abs=0.02)
     recall, precision = own.precision_recall[-1]
@@ -281,10 +281,10 @@ def test_curves_end_where_they_must_and_their_area_is_the_auc():
 
 
 def test_curves_of_equal_scores_or_one_class_are_no_crash():
-    same = curve_points.of_scores(np.array([0, 1, 0]), np.full(3, 0.2))
+    same = curve_points.compute(np.array([0, 1, 0]), np.full(3, 0.2))
     assert same.roc == [(0.0, 0.0), (1.0, 1.0)]
     assert sum(same.scores.negative) == pytest.approx(1.0)
-    one = curve_points.of_scores(np.zeros(3), np.array([0.0, 0.0, 1.0]), ratios=True)
+    one = curve_points.compute(np.zeros(3), np.array([0.0, 0.0, 1.0]), ratios=True)
     assert one.roc is None
     assert sum(one.scores.negative) == pytest.approx(1.0, abs=1e-4)
     assert sum(one.scores.positive) == 0.0
@@ -292,7 +292,7 @@ def test_curves_of_equal_scores_or_one_class_are_no_crash():
 
 def test_scores_within_a_power_of_ten_have_a_scale():
     scores = np.geomspace(2.5, 8.0, 1000)
-    of_scores = curve_points.of_scores(np.arange(1000) % 2, scores, ratios=True)
+    of_scores = curve_points.compute(np.arange(1000) % 2, scores, ratios=True)
     figure = report_figures.scores("revenue", of_scores.scores)
     labels = [float(text) for text in re.findall(r"<text[^>]*>([0-9.]+)</text>", figure)]
     assert len(labels) == 6

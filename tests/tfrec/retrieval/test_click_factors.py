@@ -49,7 +49,7 @@ def test_linear_scores_are_those_of_the_decomposition(four_users):
     users = encoding.Encoder(fitted, SCHEMA.query_fields).encode_table(
         pa.table({"user": ["t", "u", "v", "w", None]})
     )
-    of_users, of_ads = factors.of(users, catalog.features)
+    of_users, of_ads = factors.factors_of(users, catalog.features)
     # In the vocabulary, t and u have two clicks each; x and y have two, z has one. Divided by the
     # roots and by powers of 0.4, the rows of t and u are 2^-0.9 for x and y, that of v is 1 for z.
     # The singular values are 2^0.1 of (x + y) / √2, and 1 of z.
@@ -103,7 +103,7 @@ def test_held_out_clicks_choose_the_scale(tastes, untrained):
     factors = click_factors.fit(tastes.fitted, catalog, clicked)
     chosen = click_factors.choose(build(), factors, held_out, catalog)
     assert chosen.scale > 0
-    # A known quarter of 160 songs is 40, of which users have heard 9 or 10: ten of 30 by chance.
+    # A quarter of 160 songs is 40, and users have heard 9 or 10 of them: ten of 30 by chance.
     assert chosen.recall["validation_corpus_recall_at_10"] > 0.25
     reversed_ = click_factors.ClickFactors(-factors.users, factors.ads, factors.columns)
     none = click_factors.choose(build(), reversed_, held_out, catalog)
@@ -151,7 +151,7 @@ def test_joined_embeddings_order_ads_by_the_sum_of_both_scores(tastes, untrained
         model.embed_queries(held_out.query) @ retrieval.embed_in_batches(model.ad_tower, ids).T
     )
     factors = click_factors.fit(tastes.fitted, catalog, clicked)
-    of_users, of_ads = factors.of(held_out.query, ids)
+    of_users, of_ads = factors.factors_of(held_out.query, ids)
     click_factors.append(model, factors.scaled(3.0))
     queries = model.embed_queries(held_out.query)
     ads = retrieval.embed_in_batches(model.ad_tower, ids)

@@ -47,8 +47,8 @@ def towers(*ad_fields, features):
     return model
 
 
-def of_clicks_on(model, row):
-    """The query embedding of a user of whom nothing is known but one click."""
+def embedding_after_click_on(model, row):
+    """The query embedding of a user with one click and nothing else known."""
     clicks = model.query_tower.user_clicks.map(
         tf.reshape(model.embed_rows(tf.constant([row])), [1, -1])
     )
@@ -57,7 +57,7 @@ def of_clicks_on(model, row):
 
 def similarity(model, row):
     of_ad = model.ad_tower.combine(model.embed_rows(tf.constant([row])))
-    return float(tf.reduce_sum(of_clicks_on(model, row) * of_ad))
+    return float(tf.reduce_sum(embedding_after_click_on(model, row) * of_ad))
 
 
 def test_a_user_of_one_click_starts_at_the_ad_clicked():
@@ -112,5 +112,5 @@ def test_a_sparse_log_of_ids_is_learned_in_a_few_epochs(sparse, retrieval_config
     ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(sparse.catalog().features))
     top = retrieval.exact_top_k(model.query_tower(clicks.query).numpy(), ads, 30)
     place = np.array([int(ad[1:]) // 30 for ad in sparse.catalog().ad_ids.to_pylist()])
-    # By chance a fiftieth of the first thirty are of the place.
+    # By chance, a fiftieth of the first thirty ads would belong to the place.
     assert (place[top] == place[clicks.ad_rows][:, None]).mean() > 0.5

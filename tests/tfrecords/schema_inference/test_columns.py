@@ -430,7 +430,7 @@ def test_an_outcome_written_as_text_is_no_field(
 def test_a_user_key_may_be_missing_in_most_rows(
     tmp_path: pathlib.Path, share: int, is_key: bool
 ) -> None:
-    # Of 120 requests of one row, every second or twentieth is of somebody known.
+    # Every second, or twentieth, of 120 requests of one row has a known user.
     users = [f"u{n % 6}" if n % share == 0 else "NULL" for n in range(ROWS)]
     columns = {"user_id": users, "item": [f"i{n % 7}" for n in range(ROWS)], "click": THIRD}
     country = [f"c{n % 5}" for n in range(ROWS)]
@@ -508,7 +508,7 @@ def test_a_session_is_no_request(tmp_path: pathlib.Path, unit: int) -> None:
     times = [1_600_000_000 * unit + n * unit for n in range(ROWS)]
     proposal, notes = propose(tmp_path, **more, time=times)
     assert proposal["request_key"] == "request_id"
-    # Of the page, and not of the item.
+    # A property of the page, not of the item.
     assert sides(proposal) == {"user": "query", "item": "ad", "recent_clicks": "query"}
     assert any(
         "for an ad, but the catalog stores one value per ad" in n and "'page_number'" in n
@@ -710,7 +710,7 @@ def test_a_history_is_a_list_though_each_row_has_another(tmp_path: pathlib.Path)
 
 
 def test_a_list_that_holds_the_ad_if_it_was_clicked_is_left_out(tmp_path: pathlib.Path) -> None:
-    # Of a request, the clicked items and another.
+    # The clicked items of a request, and another one.
     clicked = [[f"i{n % 7}" for n in range(r, r + 4) if THIRD[n]] for r in range(0, ROWS, 4)]
     lists = [" ".join([*clicked[n // 4], f"i{n // 4 + 50}"]) for n in range(ROWS)]
     proposal, notes = propose(tmp_path, click=THIRD, clicked_items=lists)
@@ -1125,17 +1125,17 @@ def test_the_revenue_of_events_is_only_in_rows_of_engagements(tmp_path: pathlib.
     what = [["view_item", "add_to_cart", "purchase"][n // 2 % 3] for n in range(ROWS)]
     bought = [type_ == "purchase" for type_ in what]
 
-    def of_purchases(number: float) -> list[Any]:
+    def values_of_purchases(number: float) -> list[Any]:
         return [number + n % 11 if is_bought else "" for n, is_bought in enumerate(bought)]
 
     more = {
         **VISITS,
         "event_name": what,
         "price": [f"{n % 11}.5" for n in range(ROWS)],
-        "quantity": of_purchases(1),
-        "tax_value": of_purchases(0.25),
-        "ecommerce_value": of_purchases(2.5),
-        "purchase_revenue": of_purchases(3.5),
+        "quantity": values_of_purchases(1),
+        "tax_value": values_of_purchases(0.25),
+        "ecommerce_value": values_of_purchases(2.5),
+        "purchase_revenue": values_of_purchases(3.5),
     }
     proposal, notes = propose(tmp_path, **more)
     assert proposal["revenue"] == "purchase_revenue"
@@ -1143,7 +1143,7 @@ def test_the_revenue_of_events_is_only_in_rows_of_engagements(tmp_path: pathlib.
     left_out = "'quantity', 'tax_value', 'ecommerce_value'"
     assert f"Left out (empty or 0 in all impressions): {left_out}." in notes
     # The revenue of a purchase is in the row of each of its items.
-    proposal, _ = propose(tmp_path, **more, item_revenue=of_purchases(1.5))
+    proposal, _ = propose(tmp_path, **more, item_revenue=values_of_purchases(1.5))
     assert proposal["revenue"] == "item_revenue"
 
 
@@ -1224,7 +1224,7 @@ def test_the_index_of_an_object_is_only_a_position(
 
 
 def test_what_tells_or_follows_the_chosen_ad_is_not_a_field(tmp_path: pathlib.Path) -> None:
-    # Plays of songs, of which only the artists are named like ads.
+    # Plays of songs: only the artists are named like ads.
     songs = [n * n % 97 for n in range(1200)]
     columns = {
         "user_id": [f"u{n % 23}" for n in range(1200)],

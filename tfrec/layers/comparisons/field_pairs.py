@@ -73,10 +73,10 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[val
             ):
                 often_equal.append((query_field, ad_field))
     strongest = sorted(correlations, key=lambda pair: -correlations[pair])
-    return [*often_equal, *strongest[:_MAX_PAIRS_OF_NUMBERS], *_of_histories(data_set, ties)]
+    return [*often_equal, *strongest[:_MAX_PAIRS_OF_NUMBERS], *_history_pairs(data_set, ties)]
 
 
-def _of_histories(data_set: reader.DataSet, ties: histories.Ties) -> list[values.FieldPair]:
+def _history_pairs(data_set: reader.DataSet, ties: histories.Ties) -> list[values.FieldPair]:
     """Returns histories with the field that they list, and with the properties of their ads.
 
     Pairs whose values are equal in few training rows are left out.

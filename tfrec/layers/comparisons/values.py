@@ -101,7 +101,7 @@ def shared_ids(
         pc.utf8_lower(pc.utf8_trim(pa.array(values, pa.string()), _PUNCTUATION)).to_pylist()
         for values in (vocabulary, ad_vocabulary)
     )
-    # Of equal values, the first one is found.
+    # The first of several equal values is found.
     return (
         histories.ids_of_values(folded, ad_folded),
         histories.ids_of_values(ad_folded, ad_folded),

@@ -287,8 +287,7 @@ def _texts(name: str, values: Sequence[Any]) -> list[str]:
 
 
 def _vector(name: str, values: Sequence[Any]) -> list[float]:
-    """Returns the numbers of a vector; of what is not a number, NaN, for which the row is
-    rejected later."""
+    """Returns the numbers of a vector; NaN, for which the row is rejected later, for others."""
     numbers = [float("nan")] * len(values)
     for index, own in enumerate(values):
         text = "" if own is None else _text(name, own)

@@ -45,7 +45,7 @@ def is_parquet(path: pathlib.Path) -> bool:
 
 
 def is_json(path: pathlib.Path) -> bool:
-    """Returns whether a file is JSON lines; errors as `is_parquet`.
+    """Returns whether a file is JSON lines; see `is_parquet` for other errors.
 
     Raises:
         ValueError: It is one JSON list.

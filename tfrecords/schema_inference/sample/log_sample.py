@@ -370,7 +370,7 @@ def is_constant_per_ad(column: Column, ad: Column) -> bool:
 
 
 def share_of_changes(column: Column, ad: Column, time: Column | None) -> float:
-    """Returns how often an ad has another value than in its row before; 1: as often as by chance.
+    """Returns how often an ad's value differs from its previous row; 1: as often as by chance.
 
     The time orders the rows; without one, they are in order. Rows without a value say nothing,
     unless having one is all that the column says.

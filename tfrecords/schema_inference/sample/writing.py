@@ -179,7 +179,7 @@ def _time_formats(values: Sequence[str], weights: np.ndarray) -> list[str]:
 
 
 def ambiguity(values: Sequence[str], chosen: str) -> str:
-    """Returns a note on a date that another format than the chosen one reads differently, or ""."""
+    """Returns a note on a date that a format other than the chosen one reads differently, or ""."""
     probe = values[:: -(-len(values) // _PROBED) or 1]
     for other in _time_formats(probe, np.ones(len(probe))):
         times = parse_times(probe, chosen), parse_times(probe, other)

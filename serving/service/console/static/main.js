@@ -118,7 +118,7 @@ async function recommend() {
   document.body.classList.add("busy");
   const slow = setTimeout(() => say("status", "Waiting for the service…"), SLOW_MS);
   try {
-    // First, because a new release may have other fields than the request, and refuse it.
+    // First, because a new release may not have the fields of the request, and refuse it.
     await describe(signal);
     const started = performance.now();
     const request = { release: "stable", ...current(), explain: true, candidates: true, dry_run: true };
