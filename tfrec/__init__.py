@@ -45,7 +45,7 @@ def _require_legacy_keras() -> None:
     )
 
 
-def _spare_threads() -> None:
+def _use_one_thread() -> None:
     """Gives an operation one thread if there are two cores: two would mostly wait for each other.
 
     Training takes 13 to 18 % less processor time (docs/results.md#training).
@@ -55,7 +55,7 @@ def _spare_threads() -> None:
 
 
 _require_legacy_keras()
-_spare_threads()
+_use_one_thread()
 
 
 def __getattr__(name: str) -> Any:

@@ -91,7 +91,7 @@ class Client:
         self._http.close()
 
     def recommend(self, request: Request | None = None, **fields: Unpack[RequestFields]) -> Answer:
-        """Asks for the best ads for one request.
+        """Returns the best ads for one request.
 
         Args:
             request: Request; None: one with the given fields only.
@@ -111,7 +111,7 @@ class Client:
         return http_calls.run_at_once(self._calls.recommend(request, **fields))
 
     def recommend_batch(self, requests: Iterable[Request | RequestFields]) -> list[Answer]:
-        """Asks for the ads for many requests; returns the answers in the same order.
+        """Returns the answers to many requests, in the same order.
 
         Args:
             requests: Requests, or their JSON objects with the fields of `Request`.

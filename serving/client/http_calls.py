@@ -197,13 +197,13 @@ class Calls:
     async def recommend(
         self, request: Request | None = None, **fields: Unpack[RequestFields]
     ) -> Answer:
-        """Asks for the best ads for one request."""
+        """Returns the best ads for one request."""
         body = _body(request_of(request, fields))
         document = await self._call("POST", "/v1/recommend", body, _deadline_ms([body]))
         return _answer_to(body, document)
 
     async def recommend_batch(self, batch: Iterable[Request | RequestFields]) -> list[Answer]:
-        """Asks for the ads for many requests; returns the answers in the same order."""
+        """Returns the answers to many requests, in the same order."""
         bodies = [_body(request) for request in requests_of(batch)]
         document = await self._call(
             "POST", "/v1/recommend/batch", {"requests": bodies}, _deadline_ms(bodies)

@@ -1,6 +1,6 @@
 """An append-only file of records that distinguishes interrupted writes from damage.
 
-    file     two commits (at 0 and 4096, so that one bad sector spares the other), then records
+    file     two commits (at 0 and 4096, so that one bad sector damages only one), then records
     commit   magic (4 bytes), sequence number (8, little-endian), generation (8), end offset of the
              committed records (8), their checksum (4), CRC-32 of the commit so far (4)
     record   length of the payload (8), checksum (4), payload

@@ -133,7 +133,7 @@ def _decode_values(
         array[:] = values[:]
         return array
     if field in _PACKED_TAGS:
-        # The field is last in the message. Reading it there spares an object for each value.
+        # The field is last in the message. Reading it there avoids an object for each value.
         serialized = tensor.SerializeToString()
         start = len(serialized) - count * dtype.itemsize
         if serialized[:start].endswith(_packed_header(field, count * dtype.itemsize)):

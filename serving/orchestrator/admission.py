@@ -34,7 +34,7 @@ class Admission:
 
     Args:
         max_in_flight: Maximum number of requests in flight.
-        max_ads: Maximum number of ads that the requests in flight ask for.
+        max_ads: Maximum number of ads that the requests in flight need.
         gauge: Exports the number of requests in flight. None: not exported.
         clock: Returns seconds.
 
@@ -70,7 +70,7 @@ class Admission:
         Args:
             deadline: Deadline of the requests.
             num_requests: Number of requests.
-            num_ads: Number of ads that they ask for.
+            num_ads: Number of ads that they need.
         """
         if not self.in_flight:
             return None
@@ -80,7 +80,7 @@ class Admission:
             )
         if self._ads + num_ads > self._max_ads:
             return _overloaded(
-                f"The requests in flight ask for {self._ads} ads, and {num_ads} more are above the "
+                f"The requests in flight need {self._ads} ads, and {num_ads} more would exceed the "
                 f"maximum of {self._max_ads}."
             )
         expected_ms = (self._ahead + num_requests) * self._interval * 1000
@@ -107,7 +107,7 @@ class Admission:
         Args:
             deadline: Deadline of the requests.
             num_requests: Number of requests to admit.
-            num_ads: Number of ads that they ask for.
+            num_ads: Number of ads that they need.
             num_together: Number of the requests that are computed at a time.
 
         Raises:

@@ -247,7 +247,7 @@ class Orchestrator:
         Raises:
             InvalidRequestError: A request is not valid, so the whole batch is refused; the message
                 names the request.
-            RequestTooLargeError: The requests ask for too many ads.
+            RequestTooLargeError: The requests need too many ads.
             OverloadedError: The batch cannot be answered in time.
         """
         started = self._clock() if started is None else started

@@ -17,7 +17,7 @@ class RequestBatch:
 
     Attributes:
         size: Number of requests.
-        num_ads: Number of ads that they ask for.
+        num_ads: Number of ads that they need.
         groups: Requests that are computed together, each with its position in the batch. The key
             is the deadline in milliseconds and the number of candidates.
         longest_ms: Longest deadline in milliseconds, of the larger batch if this is a part of one.
@@ -61,9 +61,9 @@ def check_num_ads(num_requests: int, num_ads: int, max_ads: int) -> None:
     """
     if num_ads > max_ads:
         raise errors.RequestTooLargeError(
-            f"requests: expected at most {max_ads} ads in a call, the sum of k and of candidates "
-            f"that are asked for; got {num_ads} in {num_requests} requests. Send several batches, "
-            "or a smaller k."
+            f"requests: expected at most {max_ads} ads in a call, the sum of k and of requested "
+            f"candidates; got {num_ads} in {num_requests} requests. Send several batches, or a "
+            "smaller k."
         )
 
 

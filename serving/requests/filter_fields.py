@@ -37,7 +37,7 @@ class FilterFields:
         self, filters: request.Filters | None, place: str = "filters"
     ) -> request.Filters | None:
         """Returns the filters with sorted tuples of distinct values, equal if they mean the same;
-        None if they ask for nothing.
+        None if they restrict nothing.
 
         Args:
             filters: Filters of a request, or of a service.

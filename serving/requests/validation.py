@@ -74,7 +74,7 @@ class Validator:
     Args:
         release: Manifest of the release.
         default_k: Number of ads for a request without k.
-        max_k: Maximum number of ads that one request may ask for.
+        max_k: Maximum value of `k` in a request.
         rules: Rules of requests that name none, with filters of all requests if they are
             `ServiceRules`; or their JSON object.
         limits: Limits of the user store, which counts events for frequency caps. None: there is no

@@ -82,7 +82,7 @@ class ReleaseRouter:
             stable: Orchestrator of the stable release.
             canary: Orchestrator of the canary release. None: no canary.
             share: Share of requests, in [0, 1], that the canary answers in addition to those that
-                ask for it.
+                name it.
         """
         entries = [self._entry(service) for service in (stable, canary) if service is not None]
         self._table = _Table(entries[0], entries[1] if canary is not None else None, share)

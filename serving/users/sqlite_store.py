@@ -34,8 +34,8 @@ from serving.users.store import (
 _Result = TypeVar("_Result")
 
 _VERSION = 1
-# `written` is in whole hours, so that most writes leave its index alone. `erased` has the users who
-# were erased lately.
+# `written` is in whole hours, so that most writes do not change its index. `erased` has the users
+# who were erased recently.
 _SCHEMA = """
 CREATE TABLE users (user_id TEXT PRIMARY KEY, profile TEXT, written INTEGER) WITHOUT ROWID;
 CREATE INDEX users_written ON users (written);

@@ -1,6 +1,6 @@
 """Sends requests at a steady rate and checks every answer.
 
-Every second request asks for the ads that live updates added, to read the writes back; the others
+Every second request allows only ads that live updates added, to read the writes back; the others
 are ordinary requests. An answer must be from one release, in the order that it claims, and must
 arrive before the deadline of its request.
 """

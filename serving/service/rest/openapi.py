@@ -20,7 +20,7 @@ _WHY = {
     400: "The request is refused, or the body is not valid JSON.",
     401: "The token is missing or wrong.",
     408: "The body was sent too slowly.",
-    413: "The body is too large, or the requests ask for too many ads.",
+    413: "The body is too large, or the requests need too many ads.",
     415: "The content type is not JSON, or the body is compressed.",
     422: "A value has a wrong type, or a key is unknown.",
     429: "The request cannot be answered in time; `retry-after` says when to try again.",

@@ -43,7 +43,7 @@ def test_admission_is_released_and_a_batch_above_the_limits_is_admitted_alone(cl
     assert limit.in_flight == 0
     with limit.admitted(ample, 1, 60):
         assert limit.refusal(ample, 1, 40) is None
-        assert "ask for 60 ads, and 41 more are above the maximum of 100" in str(
+        assert "need 60 ads, and 41 more would exceed the maximum of 100" in str(
             limit.refusal(ample, 1, 41)
         )
 

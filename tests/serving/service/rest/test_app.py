@@ -119,10 +119,10 @@ def test_a_batch_that_asks_for_too_many_ads_is_refused(http):
     status, code, message = error_of(http.post("/v1/recommend/batch", json={"requests": requests}))
     assert (status, code) == (413, "request_too_large")
     assert message == (
-        "requests: expected at most 10000 ads in a call, the sum of k and of candidates that are "
-        "asked for; got 128000 in 128 requests. Send several batches, or a smaller k."
+        "requests: expected at most 10000 ads in a call, the sum of k and of requested candidates; "
+        "got 128000 in 128 requests. Send several batches, or a smaller k."
     )
-    # As many as the longest batch asks for by default.
+    # As many as the longest batch needs by default.
     assert http.post("/v1/recommend", json={"k": 1000}).is_success
 
 
@@ -346,7 +346,7 @@ def test_readiness_names_a_ranker_that_has_gone(tiny_base, tiny_bundle):
         with serving_fixtures.serve_app(service) as url:
             serving_fixtures.wait_until_ready(url)
             server.stop(grace_seconds=0)
-            # Nobody asks for ads meanwhile.
+            # No ads are requested meanwhile.
             waiting.until(lambda: httpx.get(f"{url}/readyz", timeout=60).json()["degraded"])
             reply = httpx.get(f"{url}/readyz", timeout=60)
     # Answers in retrieval order are better than none.
