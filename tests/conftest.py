@@ -44,7 +44,7 @@ NUM_IMPRESSIONS = 4_000
 
 
 def pytest_collection_finish():
-    """Spares the modules that were imported, and thousands of operations, searches for garbage."""
+    """Excludes imported modules and thousands of operations from garbage collection."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

@@ -101,7 +101,7 @@ class Released:
 
 @pytest.fixture(scope="module")
 def released(retrieval_config, ranker_config, tmp_path_factory):
-    """Returns the release of a log by its name: trains, evaluates, exports, asks for ten ads."""
+    """Returns the release of a log by its name: trains, evaluates, exports, requests ten ads."""
     options = {
         "retrieval": dataclasses.replace(retrieval_config, epochs=1, refit=False),
         "ranking": dataclasses.replace(ranker_config, num_blocks=0, epochs=1),
@@ -155,7 +155,7 @@ def test_prices_in_euros_do_not_decide_the_order(released):
     assert "positive in training" in release.said
 
 
-def test_one_engagement_is_no_reason_to_refuse_but_a_weak_head_without_a_say(released):
+def test_one_engagement_gives_a_weak_head_of_weight_0_and_no_refusal(released):
     release = released("euros")
     found = release.manifest
     assert found.present_heads == ("click", "engagement", "revenue")

@@ -136,7 +136,7 @@ import tfrec
     assert_keras_3_is_refused(result)
 
 
-def test_keras_3_asked_for_is_refused_with_the_remedy():
+def test_setting_keras_3_is_refused_with_the_remedy():
     assert_keras_3_is_refused(run("import tfrec", TF_USE_LEGACY_KERAS="0"))
 
 

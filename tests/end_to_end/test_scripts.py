@@ -36,7 +36,7 @@ def workdir(tmp_path_factory):
     """A work directory with a bundle trained on a bare Criteo log with some bad lines."""
     directory = tmp_path_factory.mktemp("work")
     rows = logs.rows(2_000)
-    # Held-out rows that are all alike: no scores of them are better than the rate of their clicks.
+    # All held-out rows are the same, so no scores are better than the rate of their clicks.
     rows[1_600:1_800] = [[row[0], *rows[1_600][1:]] for row in rows[1_600:1_800]]
     text = logs.text(rows[:100]) + b"1\tshort\n" + logs.text(rows[100:])
     (directory / "train.txt").write_bytes(text)

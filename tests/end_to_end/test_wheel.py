@@ -113,7 +113,7 @@ def test_every_face_is_imported_from_the_wheel(run, installed, tmp_path):
     assert not outside
 
 
-def test_the_program_tells_its_version_and_its_commands(run, installed, tmp_path):
+def test_the_program_prints_its_version_and_its_commands(run, installed, tmp_path):
     program = installed / "bin" / "tfrec"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     for command in ([str(program)], [sys.executable, "-m", "tfrec"]):

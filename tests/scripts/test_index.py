@@ -57,7 +57,7 @@ def test_bad_flags_of_tuning_are_named(files, tmp_path):
 
 
 @pytest.mark.benchmark
-def test_the_index_is_measured_beside_its_peers(files, tmp_path):
+def test_the_index_is_measured_next_to_its_peers(files, tmp_path):
     done = scripts_in_forks.run(
         "benchmarks/index.py", *files, "--k=20", "--kinds=Flat,IVFPQ", "--target_recall=0.9",
         f"--output_dir={tmp_path}",

@@ -41,7 +41,7 @@ def ratings(tmp_path_factory):
 PEERS = ("popularity", "item_knn", "ease", "matrix_factorization", "tfrs_tutorial")
 
 
-def test_movielens_is_measured_beside_peers_and_published_figures(ratings, tmp_path):
+def test_movielens_is_measured_next_to_peers_and_published_figures(ratings, tmp_path):
     def run_seeds(seeds):
         done = run(
             "benchmarks/movielens.py", f"--data_path={ratings}", f"--workdir={tmp_path}",

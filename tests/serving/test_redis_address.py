@@ -32,7 +32,7 @@ def test_an_address_is_read_by_the_client_and_shown_without_its_secrets(address,
         ("redis://u:sec/ret@h:1/0", "redis://h:1/0"),
     ],
 )
-def test_an_address_whose_port_or_database_is_no_number_is_refused(address, shown):
+def test_an_address_whose_port_or_database_is_not_a_number_is_refused(address, shown):
     with pytest.raises(ValueError, match=f"'{shown}'; expected redis://HOST:PORT/") as caught:
         redis_address.client_url(address)
     assert "sec" not in str(caught.value)

@@ -171,7 +171,7 @@ def test_a_row_without_its_label_is_rejected_however_the_log_is_cut(tmp_path, ro
     assert data_set.description.source.rejected == 10
 
 
-def test_a_file_given_twice_and_files_beside_another_split_are_refused(tmp_path):
+def test_a_file_given_twice_and_files_with_another_split_are_refused(tmp_path):
     rows = "".join(f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(20))
     (tmp_path / "shop.csv").write_text(HEADER + rows)
     source = {"test_path": (tmp_path / "shop.csv",)}

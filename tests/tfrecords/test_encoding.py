@@ -195,7 +195,7 @@ def test_sampled_quantiles_do_not_depend_on_how_the_rows_are_cut(monkeypatch):
     assert set(boundaries(7)) <= set(ages[::10].astype(np.float32).tolist())
 
 
-def test_a_list_keeps_its_last_values_alike_in_a_table_and_in_a_tensor():
+def test_a_list_keeps_its_last_values_both_in_a_table_and_in_a_tensor():
     tags = schema_lib.Field("tags", "categorical_list", "query", min_count=1, max_list_length=2)
     schema = schema_lib.Schema("s", (tags, SKU), ad_key=("sku",), click="clicked")
     raw = ["a|b|a", "c", "", " a | c ", "b||a", None]

@@ -136,7 +136,7 @@ def test_a_request_may_lack_ages_and_events():
     assert encoded.numpy().tolist() == [[1, 3, 0] + [0] * 6]
 
 
-def test_ages_are_cut_alike_by_both_libraries():
+def test_both_libraries_cut_ages_in_the_same_way():
     ages = np.random.default_rng(0).exponential(1, 5000).astype(np.float32)
     ages = np.concatenate([ages * 10.0 ** np.arange(-2, 8).repeat(500), [np.nan, np.inf, -1, 0, 1]])
     ages = ages.astype(np.float32)

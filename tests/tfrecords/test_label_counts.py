@@ -12,7 +12,7 @@ def expect(label, train, validation):
     )
 
 
-def test_enough_positive_rows_are_nothing_to_say():
+def test_nothing_is_said_of_enough_positive_rows():
     assert expect("click", (20_000, 1_000), (2_000, 100)) is None
 
 

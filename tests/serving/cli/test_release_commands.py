@@ -234,7 +234,7 @@ def test_the_doctor_names_unreachable_servers_and_remedies(base, call):
 
 @pytest.fixture
 def guarded_url(tiny_bundle, ranker_address):
-    """URL of a service that asks for a token, with a certificate that it signed itself."""
+    """URL of a service that requires a token, with a self-signed certificate."""
     guard = HttpConfig(tls_certificate=str(TLS / "certificate.pem"), tls_key=str(TLS / "key.pem"))
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service, http=guard, token="a-secret") as url:
@@ -272,7 +272,7 @@ def test_inference_uses_a_token_and_tls(guarded_url, call, tmp_path):
 
 
 @pytest.mark.trains
-def test_held_out_rows_are_scored_alike_by_training_code_and_server(
+def test_held_out_rows_get_the_same_scores_from_training_code_and_server(
     data_set, trained, exported_base, tmp_path, script
 ):
     (tmp_path / "data").symlink_to(data_set.directory)

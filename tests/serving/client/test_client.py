@@ -105,7 +105,7 @@ def test_a_refused_request_carries_the_service_s_message(service):
         service.recommend(usr={"country": "CH"})
 
 
-def test_what_is_no_json_is_not_sent(service):
+def test_values_that_json_lacks_are_not_sent(service):
     with pytest.raises(errors.TfrecClientError, match="cannot be sent as JSON"):
         service.recommend(user={"country": object()})
     with pytest.raises(errors.TfrecClientError, match=r"as JSON: .*or None for a missing value\."):
@@ -115,7 +115,7 @@ def test_what_is_no_json_is_not_sent(service):
 @pytest.mark.parametrize(
     "url", ["127.0.0.1:8000", "localhost", "ftp://host", "http://", "http://h:x", None, 8080]
 )
-def test_what_is_no_url_is_refused(url):
+def test_an_invalid_url_is_refused(url):
     with pytest.raises(errors.TfrecClientError, match="base_url: expected a URL such as"):
         client.Client(url)
 

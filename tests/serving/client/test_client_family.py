@@ -126,7 +126,7 @@ def test_what_one_refuses_all_refuse_with_the_same_words(service_url, local, cha
     assert said[0] == said[1] == said[2]
 
 
-def test_the_clients_write_users_alike(tiny_base, tiny_bundle, ranker_address, tmp_path):
+def test_the_clients_write_users_in_the_same_way(tiny_base, tiny_bundle, ranker_address, tmp_path):
     clicked = {"event_id": "e1", "user_id": "a/b", "ad_id": "ad-3", "event": "click"}
     rules = {"frequency_caps": [{"max": 1, "event": "click"}]}
     store = f"sqlite:{tmp_path}/users.db"
@@ -378,7 +378,7 @@ def test_an_answer_that_drips_is_given_up_when_the_time_of_the_call_is_over():
             asynchronously(url, lambda connected: connected.recommend(), timeout_seconds=0.3)
 
 
-def test_a_closed_local_client_says_so_also_to_who_is_still_asking(tiny_base, monkeypatch):
+def test_a_closed_local_client_says_so_to_calls_in_flight_too(tiny_base, monkeypatch):
     connected = local_client.LocalClient(tiny_base)
     asked = threading.Event()
 
@@ -426,7 +426,7 @@ def test_what_will_not_pass_is_not_tried_again(status, kind):
         assert len(seen) == 1
 
 
-def test_the_service_says_how_long_to_wait_and_the_time_out_holds_all_the_same():
+def test_the_service_says_how_long_to_wait_and_the_timeout_still_holds():
     clock = clocks.Clock()
     options = {"retry": FAST, "timeout_seconds": 5, "clock": clock, "sleep": clock.advance}
     with scripted(failure(429, "overloaded", **{"retry-after": "1"}), OK) as (url, seen):
@@ -546,7 +546,7 @@ def test_a_client_that_was_closed_says_so(service_url):
         asyncio.run(closed())
 
 
-def test_a_local_client_is_closed_while_many_ask_and_nobody_waits_for_ever(tiny_base):
+def test_closing_a_local_client_ends_all_calls_in_flight(tiny_base):
     connected = local_client.LocalClient(tiny_base)
     answered, said = threading.Event(), []
 

@@ -129,7 +129,7 @@ def test_the_model_server_knows_each_flag_and_all_have_an_effect(place: str) -> 
     assert values.monitoring_config_file == "/deploy/monitoring.config"
 
 
-def test_both_places_start_the_model_server_alike() -> None:
+def test_both_places_start_the_model_server_in_the_same_way() -> None:
     commands = _commands()
     assert commands["compose"] == commands["kubernetes"]
 
@@ -360,7 +360,7 @@ def test_the_orchestrator_starts_with_flags_of_its_command(
     assert (_ROOT / build["dockerfile"]).is_file()
 
 
-def test_what_the_model_server_reads_is_written_by_the_command_beside_it(
+def test_what_the_model_server_reads_is_written_by_the_command_next_to_it(
     flags_of: Callable[[str], set[str]],
 ) -> None:
     compose = _yaml("compose.yaml")["services"]
@@ -788,7 +788,7 @@ def test_deployments_select_probe_limit_and_mount_what_they_have(name: str) -> N
     assert "preStop" in container["lifecycle"]
 
 
-def test_probes_ask_for_what_the_servers_answer() -> None:
+def test_probes_request_what_the_servers_answer() -> None:
     container = _container("tensorflow-serving")
     assert "--enable_grpc_healthcheck_service=true" in container["args"]
     ports = {
@@ -803,7 +803,7 @@ def test_probes_ask_for_what_the_servers_answer() -> None:
 
 
 def test_a_burst_of_requests_does_not_cost_a_pod() -> None:
-    # /healthz waits behind 1,024 requests in hand, seconds on two cores; the default is one.
+    # /healthz waits behind 1,024 requests in flight, for seconds on two cores; the default is one.
     probe = _container("orchestrator")["livenessProbe"]
     assert probe["timeoutSeconds"] >= 10
     assert probe["timeoutSeconds"] <= probe["periodSeconds"]

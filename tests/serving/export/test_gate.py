@@ -180,7 +180,7 @@ def test_the_share_of_a_weak_head_is_no_reason_to_refuse():
     assert not any("retrieval" in note for note in verdict.notes)
 
 
-def test_a_first_release_whose_candidates_hold_little_is_published_with_a_note():
+def test_a_first_release_whose_candidates_have_little_utility_is_published_with_a_note():
     verdict = gate.judge(ranking.parse_figures({"click": figures()}), None, shares(utility=0.8))
     assert verdict.refusals == ()
     (note,) = verdict.notes

@@ -80,7 +80,7 @@ class Runs:
         return path
 
     def ranker(self, poison):
-        """Returns a ranker's weights, and what is written beside them."""
+        """Returns a ranker's weights, and what is written next to them."""
         return ranker_in(self.directory(poison, "ranker"), self.data_sets[poison])
 
     def first_towers(self, poison):

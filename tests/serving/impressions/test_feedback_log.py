@@ -40,7 +40,7 @@ def test_files_that_are_moved_away_at_any_time_do_not_replace_each_other(tmp_pat
     assert lines == [2, 2]
 
 
-def test_a_new_directory_is_for_the_account_of_the_service_alone(tmp_path):
+def test_only_the_account_of_the_service_can_read_a_new_directory(tmp_path):
     impressions.FeedbackLog(tmp_path / "events")
     impressions.ImpressionLog(tmp_path / "answers").close()
     for name in ("events", "answers"):

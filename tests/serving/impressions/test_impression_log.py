@@ -52,7 +52,7 @@ def written(directory):
     )
 
 
-def test_a_row_holds_the_ad_its_place_its_scores_and_the_request(tiny_bundle, tmp_path):
+def test_a_row_has_the_ad_its_position_its_scores_and_the_request(tiny_bundle, tmp_path):
     log = impression_log.ImpressionLog(tmp_path / "deep" / "log")
     log.record(tiny_bundle.manifest, valid(tiny_bundle), answer())
     log.close()
@@ -170,7 +170,7 @@ def test_a_directory_that_cannot_be_written_costs_rows_not_answers(tiny_bundle, 
         impression_log.ImpressionLog("/proc/nothing")
 
 
-def test_an_answer_that_is_no_row_costs_its_rows_not_the_log(tiny_bundle, tmp_path):
+def test_an_answer_that_cannot_become_rows_loses_only_its_own_rows(tiny_bundle, tmp_path):
     counted = collections.Counter()
 
     def observe(outcome, rows):

@@ -306,7 +306,7 @@ class TestRedis:
         sees(first, {f"new-{number}": 1.0 for number in range(6)})
         assert records(first) == records(second)
 
-    def test_updates_after_a_loss_that_a_host_missed_are_told(self, redis_hosts, valkey):
+    def test_updates_after_a_loss_that_a_host_missed_are_reported(self, redis_hosts, valkey):
         first, second = redis_hosts.open(0), redis_hosts.open(1)
         first.update([ad("new-1")])
         sees(second, {"new-1": 1.0})
@@ -328,7 +328,9 @@ class TestRedis:
         sees(back, {"new-1": 1.0, "new-3": 1.0})
         no_problem(back)
 
-    def test_a_trimmed_stream_is_told_to_those_that_need_what_is_gone(self, redis_hosts, valkey):
+    def test_a_trimmed_stream_is_reported_to_hosts_that_need_the_lost_updates(
+        self, redis_hosts, valkey
+    ):
         first = redis_hosts.open(0)
         for number in range(4):
             first.update([ad(f"new-{number}")])
@@ -345,7 +347,7 @@ class TestRedis:
         sees(newcomer, {f"new-{number}": 1.0 for number in range(5)})
         no_problem(newcomer)
 
-    def test_a_lost_stream_whose_records_no_journal_has_is_told(
+    def test_a_lost_stream_whose_records_no_journal_has_is_reported(
         self, redis_hosts, valkey, monkeypatch
     ):
         monkeypatch.setattr(live_index, "_MAX_DEAD", 1)

@@ -92,7 +92,7 @@ def test_a_rebuilt_store_has_what_the_service_had(logged, tmp_path):
 
 
 @pytest.mark.process
-def test_the_command_finds_the_events_beside_impressions_named_by_a_pattern(logged, tmp_path):
+def test_the_command_finds_the_events_next_to_impressions_named_by_a_pattern(logged, tmp_path):
     flags = (f"--impressions={tmp_path}/log/{impressions.FILE_PATTERN}", "--json")
     done = scripts_in_forks.run(
         "rebuild_users.py", f"--user_store=sqlite:{tmp_path}/again.db", *flags

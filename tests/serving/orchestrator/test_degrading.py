@@ -44,7 +44,7 @@ def test_the_pace_is_a_line_through_what_calls_took():
     learned = ranker.Pace()
     assert learned.expected_ms(500) == 0.0
     learned.observe(500, 10.0)
-    # All calls alike: a quarter is taken to be fixed, so half the scores take 10 - 0.75 * 5.
+    # All calls have one size: a quarter counts as fixed, so half the scores take 10 - 0.75 * 5.
     assert learned.expected_ms(250) == pytest.approx(6.25)
     for _ in range(100):
         learned.observe(500, 10.0)
@@ -108,7 +108,7 @@ def test_as_many_are_ranked_as_the_answer_shows(run, slow_address):
             await service.recommend(REQUEST)
         return await service.recommend(serving_fixtures.changed(REQUEST, k=200, deadline_ms=25_000))
 
-    # 300 take 30 s, the 200 that are asked for 20.
+    # 300 take 30 s, and the 200 requested ones 20 s.
     answer = run(scenario, slow_address, config)
     assert len(answer.ads) == 200
     assert "Ranked the best 200 of 300" in answer.degraded

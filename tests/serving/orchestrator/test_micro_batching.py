@@ -1,4 +1,4 @@
-"""What waits shares the next call, and nobody waits while a place is free."""
+"""Waiting items share the next call, and no item waits while a thread is free."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ def scenario(main, run, *, max_running=1, max_items=4):
     return asyncio.run(with_batcher())
 
 
-def test_one_that_comes_while_a_place_is_free_is_served_alone_and_those_that_wait_together():
+def test_a_request_that_finds_a_free_thread_runs_alone_and_waiting_ones_share_a_call():
     calls, began, go = [], threading.Event(), threading.Event()
 
     def run(items):

@@ -499,7 +499,7 @@ def test_a_server_with_another_model_is_never_used(run, tiny_bundle, tmp_path):
     assert "serves another model" in not_ready
 
 
-def test_another_server_behind_the_same_address_is_checked_anew(run, tiny_base, tmp_path):
+def test_another_server_behind_the_same_address_is_checked_again(run, tiny_base, tmp_path):
     serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(seed=9))
 
     port = serving_fixtures.free_port()

@@ -117,7 +117,7 @@ def test_the_id_of_a_user_is_enough(run):
     assert_same_scores(stored, carried)
     assert (stored.user_data, stored.degraded) == ("found", None)
     assert "users" in stored.stage_ms
-    # Without an id there is nobody to ask for.
+    # Without an id, no user can be read.
     assert "user_data" not in carried.to_json()
     assert "users" not in carried.stage_ms
     assert reads == {"found": 1}
@@ -434,7 +434,7 @@ class _Gate:
         return await self._store.expire(*arguments)
 
 
-def test_a_store_that_is_late_or_fails_is_left_alone_for_a_while(run, tmp_path):
+def test_a_store_that_is_late_or_fails_is_not_used_for_a_while(run, tmp_path):
     clock = clocks.Clock()
     hasty = dataclasses.replace(PATIENT, read_timeout_ms=1.0)
     gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
@@ -640,7 +640,7 @@ def test_a_read_cut_short_by_its_request_is_late_and_no_failure_of_the_store(run
     assert run(scenario, store=gate) == (["late"] * 5, None)
 
 
-def test_a_look_up_of_values_that_takes_until_the_deadline_is_late(run):
+def test_a_lookup_of_values_that_takes_until_the_deadline_is_late(run):
     fields = [dict(field) for field in SCHEMA["fields"]]
     fields[3] |= {"of": "advertiser"}
     going_on = threading.Event()

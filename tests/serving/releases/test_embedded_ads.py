@@ -70,7 +70,7 @@ def test_a_killed_export_goes_on_with_the_first_unfinished_piece(
     assert max(left) <= 5
 
 
-def test_other_ads_or_another_model_are_embedded_anew(tower_path, tmp_path, embedded_rows):
+def test_other_ads_or_another_model_are_embedded_again(tower_path, tmp_path, embedded_rows):
     work, tower = tmp_path / "work", models.AdTower(tower_path, AD_FIELDS)
     embedded_ads.embed(work, tower, serving_fixtures.ads_table(200), "model-1")
     # The catalog has grown.

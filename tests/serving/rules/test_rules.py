@@ -85,7 +85,7 @@ def test_filters_frequency_caps_and_a_small_catalog_say_why_too(tiny_bundle, ran
     ]
 
 
-def test_what_the_user_has_seen_often_does_not_come(tiny_bundle, ranker_address):
+def test_ads_that_the_user_has_seen_often_are_left_out(tiny_bundle, ranker_address):
     # More than an answer can have of an advertiser.
     caps = {"frequency_caps": [{"max": 3}, {"field": "advertiser", "max": 50}]}
     first, again, other = recommend(
@@ -158,7 +158,7 @@ def test_diversity_spreads_degraded_answers_as_well(tiny_bundle, ranker_address,
         assert (answer.ads[0].explanation.parts is None) == (address == nowhere)
 
 
-def test_explored_slots_carry_their_propensity(tiny_bundle, ranker_address):
+def test_explored_positions_have_their_propensity(tiny_bundle, ranker_address):
     rules = {"exploration": {"share": 1.0}}
     (answer,) = recommend(tiny_bundle, ranker_address, asking(k=3, rules=rules, explain=True))
     # The first is one of 300, the second of 299, the third of 298.

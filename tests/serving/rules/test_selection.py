@@ -63,7 +63,7 @@ def test_an_ad_with_a_list_counts_for_each_of_its_values_once():
     assert found.indices.tolist() == [0, 2, 3, 4]
 
 
-def test_equal_worth_stays_in_the_order_of_the_candidates():
+def test_equal_utilities_stay_in_the_order_of_the_candidates():
     found = select([1, 1, 1, 1], 3, {"a": ["x", "x", "y", "z"]}, rules([("a", 1)]))
     assert found.indices.tolist() == [0, 2, 3]
 
@@ -186,7 +186,7 @@ def test_logged_propensities_are_those_of_all_draws_enumerated(among):
             assert propensity == pytest.approx(expected)
 
 
-def test_propensities_of_the_first_slot_by_hand():
+def test_propensities_of_the_first_position_by_hand():
     # Four candidates, share 0.2: the best comes with 0.8 + 0.2 / 4, another with 0.2 / 4.
     exploration = Exploration(share=0.2)
     for chosen, _ in every_answer([4, 3, 2, 1], 1, {}, rules(exploration=exploration)):

@@ -63,7 +63,7 @@ def test_a_second_head_that_does_not_come_ends_the_connection(service_url, monke
         assert ends_without_a_byte(connection)
 
 
-# The batch of `ask_for_much` is above the default limit.
+# The batch of `request_many_ads` is above the default limit.
 ROOMY = OrchestratorConfig(max_ads_per_call=30_000, max_ads_in_flight=30_000)
 
 
@@ -74,8 +74,8 @@ def roomy_url(tiny_bundle, ranker_address):
         yield url
 
 
-def ask_for_much(url):
-    """Asks for 8 MB and reads none of it; returns when they have begun to come."""
+def request_many_ads(url):
+    """Requests 8 MB and reads none of it; returns when the first bytes have arrived."""
     body = json.dumps({"requests": [{"k": 300, "deadline_ms": 60_000}] * 100}).encode()
     head = "POST /v1/recommend/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     host, port = url.removeprefix("http://").split(":")
@@ -90,7 +90,7 @@ def ask_for_much(url):
 
 
 def received_bytes(connection):
-    """Reads to the end, be it a broken one."""
+    """Reads to the end, which may be a broken connection."""
     received = 0
     try:
         while chunk := connection.recv(1 << 20):
@@ -116,7 +116,7 @@ def paused(monkeypatch):
 
 def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(roomy_url, monkeypatch, paused):
     monkeypatch.setattr(connections.TimedConnection, "write_seconds", 0.5)
-    with ask_for_much(roomy_url) as connection:
+    with request_many_ads(roomy_url) as connection:
         stalled = paused.get(timeout=60)
         for _ in range(3):
             assert httpx.post(f"{roomy_url}/v1/recommend", json={}, timeout=60).is_success
@@ -127,7 +127,7 @@ def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(roomy_url, mo
 def test_a_client_that_reads_a_few_bytes_now_and_then_is_given_up(roomy_url, monkeypatch, paused):
     # The test looks in its place.
     monkeypatch.setattr(connections.TimedConnection, "write_seconds", 3_600.0)
-    with ask_for_much(roomy_url) as connection:
+    with request_many_ads(roomy_url) as connection:
         slow = paused.get(timeout=60)
         # Since the timer was started, it has read one byte.
         slow._unread_bytes = slow._buffered_bytes() + 1
@@ -145,7 +145,7 @@ def check_since(connection, unread):
 def test_a_client_that_reads_slowly_gets_all_of_it(roomy_url, monkeypatch, paused):
     # The test looks in its place.
     monkeypatch.setattr(connections.TimedConnection, "write_seconds", 3_600.0)
-    with ask_for_much(roomy_url) as connection:
+    with request_many_ads(roomy_url) as connection:
         head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
         lines = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
         missing = int(lines[b"content-length"]) - len(body)
@@ -166,7 +166,7 @@ def test_the_end_does_not_wait_for_a_client_that_never_reads(
     patient = http_server.HttpConfig(end_seconds=3_600)
     with contextlib.ExitStack() as running:
         url = running.enter_context(serving_fixtures.serve_app(service, http=patient))
-        with ask_for_much(url):
+        with request_many_ads(url):
             paused.get(timeout=60)
             ending = threading.Thread(target=running.pop_all().close)
             ending.start()

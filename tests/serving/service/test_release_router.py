@@ -156,7 +156,7 @@ def test_a_canary_gets_its_share_the_same_requests_each_time_and_those_that_name
     run(scenario)
 
 
-def test_without_a_canary_who_asks_for_one_is_answered_by_the_stable_release(run):
+def test_without_a_canary_requests_for_one_are_answered_by_the_stable_release(run):
     async def scenario(router, open_release):
         asked = request(0, release="canary")
         before = await router.recommend(asked)
@@ -190,7 +190,7 @@ def test_a_batch_is_answered_in_order_by_both_releases_and_names_the_place_of_a_
     run(scenario)
 
 
-def test_of_a_batch_that_one_release_refuses_nothing_is_done_or_recorded(run):
+def test_a_batch_that_one_release_refuses_is_neither_answered_nor_recorded(run):
     class Log:
         def __init__(self):
             self.answers = []

@@ -117,7 +117,7 @@ def test_what_a_reader_did_not_acknowledge_comes_again(valkey):
     asyncio.run(main())
 
 
-def test_a_key_that_is_no_stream_does_not_ask_whether_the_server_runs(valkey):
+def test_a_key_that_is_not_a_stream_does_not_raise_the_question_whether_the_server_runs(valkey):
     valkey.client().set("events", "text")
 
     async def main():

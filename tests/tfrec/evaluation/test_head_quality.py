@@ -156,7 +156,7 @@ def test_the_last_positions_are_one_segment():
     assert np.bincount(cut.segment)[-1] == 5
 
 
-def test_a_segment_is_measured_against_its_own_rate():
+def test_a_segment_is_compared_with_its_own_rate():
     labels = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
     cut = segments.Segmentation("field", ("a", "b", "c"), np.array([0, 0, 1, 1, 9, 9]))
     known = np.array([True, True, True, True, True, False])

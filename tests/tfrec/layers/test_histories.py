@@ -106,7 +106,7 @@ def test_a_value_of_a_tied_list_counts_for_its_ad_too(layer):
     assert of_ads[:3].tolist() == [7, 1, 1]  # ids of films; what is no film counts as 0
 
 
-def test_places_are_weighted_from_the_end_wherever_a_list_begins(layer):
+def test_positions_are_weighted_from_the_end_wherever_a_list_begins(layer):
     pooling = layer._poolings[0]
     assert pooling.logits.shape == (3, 2)
     # Weighting 0, of the first half of the embedding: the latest counts three times the one

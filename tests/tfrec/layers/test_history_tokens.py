@@ -15,7 +15,7 @@ from tfrecords import schema as schema_lib
 NUM_ADS = 12
 
 
-def test_lists_are_turned_round_wherever_they_are_filled_up():
+def test_lists_are_reversed_wherever_their_padding_is():
     ids = tf.constant([[5, 6, 7], [5, 6, 0], [0, 5, 6], [5, 0, 6], [0, 0, 0]])
     expected = [[7, 6, 5], [6, 5, 0], [6, 5, 0], [6, 5, 0], [0, 0, 0]]
     order = history_tokens.latest_first(ids)

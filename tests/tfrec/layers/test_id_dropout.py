@@ -104,7 +104,7 @@ def test_what_held_out_rows_do_not_know_is_hidden_as_often_unless_nothing_is():
     assert off.ad(ads).numpy().tolist() == ads.numpy().tolist()
 
 
-def test_fields_of_one_row_become_strange_together():
+def test_fields_of_one_row_become_out_of_vocabulary_together():
     fields = (*FIELDS[:2], dataclasses.replace(FIELDS[1], name="place", column="p"), *FIELDS[2:])
     data = encoding.FittedSchema(
         schema_lib.Schema("films", fields, ad_key=("film",), click="c", user_key="uid"),

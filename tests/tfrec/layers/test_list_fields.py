@@ -137,7 +137,7 @@ def test_the_exported_ranker_equals_the_offline_encoder_and_the_model(base, rank
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_of_a_history_the_order_counts_and_neither_padding_nor_neighbors_do(base):
+def test_the_order_of_a_history_counts_but_neither_padding_nor_neighbors_do(base):
     serve = load(base, "query_tower")
 
     def embed(*lists):
@@ -198,7 +198,7 @@ def test_an_index_with_ad_features_of_another_width_is_refused(base):
         probes.check_retrieval(other, release.query_tower, release.ad_index)
 
 
-def test_the_whole_road_takes_lists_and_answers_with_lists(base, ranker_model):
+def test_all_stages_take_lists_and_answers_contain_lists(base, ranker_model):
     release = bundle.load(base)
 
     async def recommend(address):

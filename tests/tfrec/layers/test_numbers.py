@@ -43,7 +43,7 @@ def test_numbers_are_finite(boundaries):
     assert len(found) == len(boundaries) + 2
 
 
-def test_the_line_holds_for_the_dearest_ads_which_few_rows_have():
+def test_the_line_holds_for_the_most_expensive_ads_which_few_rows_have():
     rng = np.random.default_rng(0)
     prices = rng.lognormal(3.0, 1.2, 20_000).astype(np.float32)
     own = fitted(prices)

@@ -143,11 +143,11 @@ def test_the_exported_model_takes_no_position(logged, with_positions):
 
 
 @pytest.mark.trains
-def test_the_first_slot_of_the_log_is_found(with_positions):
+def test_the_first_position_of_the_log_is_found(with_positions):
     assert int(with_positions[0].position_bias.first) == FIRST
 
 
-def test_slots_share_the_steps_before_them_and_unknown_ones_are_neutral():
+def test_positions_share_the_steps_before_them_and_unknown_ones_are_neutral():
     bias = biases.PositionBias(num_positions=4, num_logits=2)
     bias.first.assign(1)
     bias.steps.assign(np.array([[-1.0, -0.5], [-0.5, 0.0], [-0.25, 1.0]]) / biases.POSITION_SPEED)
@@ -157,7 +157,7 @@ def test_slots_share_the_steps_before_them_and_unknown_ones_are_neutral():
     np.testing.assert_allclose(found[..., 1], [[0, -0.5, -0.5], [0.5, 0.5, 0], [0, -0.5, 0]])
 
 
-def test_a_slot_acts_on_the_click_and_on_revenue_and_not_on_engagement_after_a_click(
+def test_a_position_affects_click_and_revenue_but_not_engagement_after_a_click(
     data_set, ranker_config
 ):
     heads = ("click", "engagement", "revenue")

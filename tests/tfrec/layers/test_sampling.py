@@ -42,7 +42,7 @@ def test_clicked_ads_are_found_among_columns_in_any_order_and_repeated():
     )
 
 
-def test_clicked_ads_agree_with_a_look_up_in_a_set():
+def test_clicked_ads_agree_with_a_lookup_in_a_set():
     rng = np.random.default_rng(0)
     users, rows = rng.integers(-50, 50, 2_000), rng.integers(0, 300, 2_000)
     pairs = set(zip(users.tolist(), rows.tolist(), strict=True))
@@ -59,7 +59,7 @@ def test_without_clicks_nothing_is_clicked():
     assert not clicked.among(tf.constant([1, 2], tf.int64), tf.constant([0, 1, 2])).numpy().any()
 
 
-def test_of_a_user_with_very_many_clicks_some_are_kept():
+def test_some_clicks_of_a_user_with_very_many_are_kept():
     most = sampling.MAX_CLICKS_OF_USER
     clicked = sampling.ClickedAds(np.zeros(2 * most, np.int64), np.arange(2 * most))
     among = clicked.among(tf.constant([0], tf.int64), tf.range(2 * most))

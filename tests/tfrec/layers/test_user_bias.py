@@ -162,7 +162,7 @@ def test_what_a_row_moves_does_not_depend_on_the_size_of_the_batch(layer, copies
 
 
 @pytest.mark.trains
-def test_the_order_of_ads_does_not_depend_on_the_level(users, with_biases):
+def test_the_order_of_ads_does_not_depend_on_the_user_bias(users, with_biases):
     model: ranking.Ranker = with_biases[0]
     batch = next(iter(users.batches("test", 8)))
     ads = np.repeat(np.asarray(users.catalog().features)[None], len(batch["query"]), axis=0)

@@ -75,7 +75,7 @@ def test_in_training_a_clicks_own_ad_is_left_out(layer):
     np.testing.assert_allclose(sums, expected, rtol=1e-6)
 
 
-def test_of_users_with_many_clicks_any_may_be_drawn_each_once():
+def test_any_clicks_of_a_user_with_many_may_be_drawn_each_once():
     clicked = layers.ClickedAds(np.full(50, 9), np.arange(50))
     users, own = tf.fill([40], tf.constant(9, tf.int64)), tf.zeros([40], tf.int32)
     generator = tf.random.Generator.from_seed(1)

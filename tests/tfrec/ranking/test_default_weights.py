@@ -26,7 +26,7 @@ def judge(weak=(), deviations=(0.1, 0.02, 4.0), heads=HEADS, **of_schema):
     return default_weights.judge_heads(schema, description)
 
 
-def test_without_values_each_head_has_the_same_say():
+def test_without_values_each_head_counts_equally():
     judged = judge()
     # 0.1 / 0.1, 0.1 / 0.02 and 0.1 / 4.
     assert judged.weights == {"click": 1.0, "engagement": 5.0, "revenue": 0.025}
@@ -37,7 +37,7 @@ def test_a_log_with_clicks_alone_keeps_its_utility():
     assert judge(heads=("click",)).weights == {"click": 1.0}
 
 
-def test_a_weak_head_has_no_say():
+def test_a_weak_head_has_weight_zero():
     judged = judge(weak=("revenue",))
     assert judged.weights == {"click": 1.0, "engagement": 5.0, "revenue": 0.0}
     assert list(judged.weak) == ["revenue"]
@@ -56,7 +56,7 @@ def test_if_all_heads_are_weak_click_alone_decides(deviations):
     assert list(judged.weak) == list(HEADS)
 
 
-def test_a_head_whose_scores_are_all_the_same_has_no_say():
+def test_a_head_whose_scores_are_all_the_same_has_weight_zero():
     assert judge(deviations=(0.1, 0.0, 4.0)).weights["engagement"] == 0.0
 
 

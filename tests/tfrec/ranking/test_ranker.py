@@ -82,7 +82,7 @@ def test_padding_changes_no_score(model, query, ads, among_500, count):
         np.testing.assert_allclose(scores[head], values, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_duplicates_score_alike_and_change_no_other_score(model, query, ads, among_500):
+def test_duplicates_have_equal_scores_and_change_no_other_score(model, query, ads, among_500):
     columns = [3, 3, 3, 4, 3]
     assert_same_scores(model, query, ads[:, columns], taken(among_500, columns))
 

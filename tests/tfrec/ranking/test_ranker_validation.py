@@ -124,7 +124,9 @@ def test_rows_of_a_user_are_one_draw_where_users_are_known(ratings, data_set):
 
 
 @pytest.mark.trains
-def test_the_figures_beside_a_ranker_have_the_errors_of_users(ratings, ranker_config, tmp_path):
+def test_the_figures_stored_with_a_ranker_have_the_errors_of_users(
+    ratings, ranker_config, tmp_path
+):
     config = dataclasses.replace(ranker_config, num_blocks=0, epochs=1)
     ranking.train_ranker(ratings, config, tmp_path)
     model, calibrators, description = ranking.load_ranker(ratings, tmp_path)
@@ -158,7 +160,7 @@ def test_the_error_of_chance_is_that_of_a_calibrated_model():
     )
 
 
-def test_a_calibration_error_is_held_against_chance_in_the_same_bins():
+def test_a_calibration_error_is_compared_with_chance_in_the_same_bins():
     # Half of the rows at 0.5 share a bin, in which 0 and 1 are equally frequent: variance 1/4 of
     # 8 rows. One row each has none around its own mean.
     probability = [0.5] * 8 + [0.9, 0.95]

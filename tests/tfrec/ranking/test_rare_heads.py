@@ -18,7 +18,7 @@ from tfrecords.schema import Field, Schema
 
 pytestmark = pytest.mark.slow
 
-# Query: a segment with an effect by category, and an id that means nothing. Ad: likewise.
+# Each side has a field with an effect, and an id that means nothing.
 SIZES = (8, 400, 10, 300)
 FIRST_ROWS = np.cumsum([0, *SIZES[:-1]])
 
@@ -74,7 +74,7 @@ def test_a_machine_scores_as_the_matrices_that_it_is_fitted_on(data_set):
     np.testing.assert_allclose(machine(query, ad[:, None])[:, 0], expected, atol=1e-4)
 
 
-def test_what_users_do_not_buy_is_known_of_the_dearest_ads_which_few_rows_have():
+def test_that_users_do_not_buy_the_most_expensive_ads_is_learned_from_few_rows():
     rng = np.random.default_rng(0)
     fields = (Field("country", "categorical", "query"), Field("price", "numeric", "ad"))
     shop = Schema("shop", fields, ("price",), "clicked")
@@ -119,7 +119,7 @@ def test_the_share_is_0_with_too_few_positives():
     assert rare_heads.best_share("engagement", logits, other, labels, folds) == 0.0
 
 
-def test_logits_are_mixed_by_share_and_exported_alike(data_set, ranker_config):
+def test_logits_are_mixed_by_share_and_exported_in_the_same_way(data_set, ranker_config):
     model = ranking.build_ranker(data_set, ranker_config)
     batch = next(iter(data_set.batches("test", 8)))
     inputs = {"query": batch["query"], "ad": batch["ad"]}

@@ -202,7 +202,7 @@ def test_a_head_that_knows_the_label_is_too_good_to_be_true(entropy, is_told):
         (0.05, 400, ""),
     ],
 )
-def test_towers_that_find_no_more_than_popularity_or_chance_are_told(own, num_ads, named):
+def test_towers_that_find_no_more_than_popularity_or_chance_are_reported(own, num_ads, named):
     recall = {"two_tower": own, "popularity": 0.3, "random": 0.25}
     recommenders = {
         name: evaluation_report.RecommenderQuality(metrics={"corpus_recall_at_500": value})

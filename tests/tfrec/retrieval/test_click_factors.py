@@ -159,7 +159,7 @@ def test_joined_embeddings_order_ads_by_the_sum_of_both_scores(tastes, untrained
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, atol=1e-5)
     expected = cosines + 3.0 * of_users @ of_ads.T
     scores = queries @ ads.T
-    # The norm of a query scales its scores of all ads alike.
+    # The norm of a query scales its scores of all ads by the same factor.
     scale = (scores * expected).sum(axis=1) / np.square(expected).sum(axis=1)
     np.testing.assert_allclose(scores, scale[:, None] * expected, atol=1e-5)
 

@@ -53,8 +53,8 @@ def test_ads_that_training_never_showed_are_in_the_lists(model):
     assert retrieval_validation.measure(model, held_out(0.0), QUERIES, ADS) == expected
 
 
-def test_of_ads_that_score_alike_each_is_as_likely_to_be_first(model):
-    # All twelve alike: ten of twelve places are in the list. Without 0 and 1, all ten are.
+def test_ads_with_equal_scores_are_equally_likely_to_be_first(model):
+    # All twelve ads score the same: ten of twelve are in the list. Without 0 and 1, all ten are.
     alike = np.ones((12, 2), np.float32)
     measured = retrieval_validation.measure(model, held_out(1.0), QUERIES, alike)
     assert measured["validation_corpus_recall_at_10"] == pytest.approx(10 / 12)

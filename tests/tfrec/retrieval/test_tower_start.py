@@ -69,7 +69,7 @@ def test_a_user_of_one_click_starts_at_the_ad_clicked():
         assert similarity(model, row) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_of_ads_with_more_fields_than_the_sum_holds_it_starts_near():
+def test_with_more_fields_than_the_sum_holds_a_query_starts_near_its_ads():
     model = towers(AD, SHOP, features=[[1, 1], [2, 1], [3, 2], [4, 2]])
     tower_start.copy_initial_weights(model.query_tower, model.ad_tower)
     # Half of the sixteen numbers of an ad remain, in expectation √½ of its length; weights drawn

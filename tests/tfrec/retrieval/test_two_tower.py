@@ -230,7 +230,7 @@ def test_clicks_are_read_in_log_order_and_of_many_some_evenly_spaced(data_set):
     np.testing.assert_array_equal(limited.query, everything.query[numbers])
 
 
-def test_the_ads_that_clicks_are_held_against_have_the_latest_features(data_set, retrieval_config):
+def test_the_candidates_of_clicks_have_the_latest_features(data_set, retrieval_config):
     model = build(data_set, sampled(retrieval_config, uniform_negatives=8))
     batch = next(iter(data_set.clicked("train", 16)))
     embedded, embed_batch = [], model.embed_batch

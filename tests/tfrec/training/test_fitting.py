@@ -477,7 +477,7 @@ def test_each_epoch_has_its_steps_and_starts_at_any_of_them():
         assert list(training.stream_epochs(read, 5, 3, first).as_numpy_iterator()) == every[first:]
 
 
-def test_of_a_small_log_batches_are_smaller_but_never_tiny():
+def test_batches_of_a_small_log_are_smaller_but_never_tiny():
     assert training.batch_size(512, 1_000_000, 20) == 512
     assert training.batch_size(512, 4_000, 20) == 200
     assert training.batch_size(512, 4_000, 50) == 80
@@ -485,7 +485,7 @@ def test_of_a_small_log_batches_are_smaller_but_never_tiny():
     assert training.batch_size(32, 100, 20) == 32  # what was asked is the most
 
 
-def test_of_a_small_log_more_passes_may_be_no_better():
+def test_a_small_log_may_have_more_epochs_without_improvement():
     assert training.patience(2, 2_000) == 2
     assert training.patience(2, 20) == 5  # a hundred steps
     assert training.patience(2, 30) == 4

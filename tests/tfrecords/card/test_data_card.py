@@ -300,7 +300,7 @@ def test_a_mean_that_rounds_to_zero_has_no_sign():
 
 
 @pytest.mark.parametrize(("labels", "is_told"), [("01", True), ("11", False), ("00", False)])
-def test_that_the_ranker_alone_decides_is_told_only_if_there_is_one(tmp_path, labels, is_told):
+def test_that_the_ranker_alone_decides_is_said_only_if_there_is_one(tmp_path, labels, is_told):
     rows = [f"q,a{n % 3},{labels[n % 2]}" for n in range(30)]
     schema = schema_lib.Schema("clicks", QUERY_AND_AD, ("ad",), "click")
     built = card.build_card(converted(tmp_path, "q,ad,click\n" + "\n".join(rows), schema))
@@ -518,7 +518,9 @@ def test_times_in_another_unit_or_none_are_counted(tmp_path):
     ("first", "level", "text"),
     [(20_260_301, "warning", "They look like dates as digits."), (5, "note", "count as seconds.")],
 )
-def test_times_that_are_no_dates_are_told_where_spans_of_time_count(tmp_path, first, level, text):
+def test_times_that_are_not_dates_are_reported_if_spans_of_time_matter(
+    tmp_path, first, level, text
+):
     built = card.build_card(users_log(tmp_path / "log", [first + n // 50 for n in range(300)], 50))
     (found,) = (own for own in built.warnings if "in any unit since 1970" in own.text)
     assert (found.level, found.text.endswith(text)) == (level, True)

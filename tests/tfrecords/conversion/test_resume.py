@@ -148,7 +148,7 @@ def _fail(*_):
     raise RuntimeError("the power went")
 
 
-def test_another_log_or_option_starts_anew(log, unbroken, tmp_path, monkeypatch):
+def test_another_log_or_option_starts_over(log, unbroken, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(splitting, "assign", _fail)
         with pytest.raises(RuntimeError):

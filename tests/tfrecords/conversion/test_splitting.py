@@ -1,4 +1,4 @@
-"""Requests and splits: whole, disjoint, and by what was asked for."""
+"""Requests and splits: whole, disjoint, and split as configured."""
 
 import numpy as np
 import pytest

@@ -133,20 +133,28 @@ def test_a_bad_line_is_rejected_with_its_reason_and_its_neighbors_kept(tmp_path,
 
 
 @pytest.mark.parametrize("value", ["5", "-5", "1.", ".5", "1e3", "1E-3", "007", " 5", "5 ", "+5"])
-@pytest.mark.parametrize("beside", [b"", b"bad\n"], ids=["among good lines", "beside a bad line"])
-def test_a_number_is_read_alike_with_and_without_a_bad_line_beside_it(tmp_path, value, beside):
+@pytest.mark.parametrize(
+    "neighbor", [b"", b"bad\n"], ids=["among good lines", "next to a bad line"]
+)
+def test_a_number_is_read_in_the_same_way_with_and_without_a_bad_line_next_to_it(
+    tmp_path, value, neighbor
+):
     path = tmp_path / "log.tsv"
-    path.write_bytes(logs.text([[GOOD[0], value, *GOOD[2:]]]) + beside)
+    path.write_bytes(logs.text([[GOOD[0], value, *GOOD[2:]]]) + neighbor)
     table, rejected = read(path)
     assert table["I1"].to_pylist() == [float(value)]
-    assert len(rejected) == bool(beside)
+    assert len(rejected) == bool(neighbor)
 
 
 @pytest.mark.parametrize("value", ["+-5", "0x10", "1,5", "1_000", "--5", "5-", "infinity", "5 5"])
-@pytest.mark.parametrize("beside", [b"", b"bad\n"], ids=["among good lines", "beside a bad line"])
-def test_no_number_is_rejected_with_and_without_a_bad_line_beside_it(tmp_path, value, beside):
+@pytest.mark.parametrize(
+    "neighbor", [b"", b"bad\n"], ids=["among good lines", "next to a bad line"]
+)
+def test_text_that_is_not_a_number_is_rejected_with_and_without_a_bad_line_next_to_it(
+    tmp_path, value, neighbor
+):
     path = tmp_path / "log.tsv"
-    path.write_bytes(logs.text([[GOOD[0], value, *GOOD[2:]]]) + beside)
+    path.write_bytes(logs.text([[GOOD[0], value, *GOOD[2:]]]) + neighbor)
     assert read(path)[1][0].line == 1
 
 

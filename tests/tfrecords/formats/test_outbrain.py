@@ -316,7 +316,9 @@ def test_missing_files_are_named(tmp_path):
         ("promoted_content", FILES["promoted_content.csv"] + "9,9\n", r"line 7: expected 4 colum"),
     ],
 )
-def test_a_bad_row_beside_the_clicks_is_an_error_that_names_it(tmp_path, name, text, message):
+def test_a_bad_row_in_another_file_than_the_clicks_is_an_error_that_names_it(
+    tmp_path, name, text, message
+):
     directory = write(tmp_path, **{name: text})
     with pytest.raises(ValueError, match=message):
         parse(directory)

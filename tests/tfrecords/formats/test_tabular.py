@@ -342,7 +342,7 @@ def test_columns_from_tables_of_users_and_ads(tmp_path: pathlib.Path) -> None:
     assert good.array(parsed_rows.LABEL_COLUMNS["click"]).tolist() == [1, 0, 1, 0]
 
 
-def test_of_a_repeated_key_the_last_row_stands(tmp_path: pathlib.Path) -> None:
+def test_the_last_row_of_a_repeated_key_counts(tmp_path: pathlib.Path) -> None:
     good, _ = parsed(
         write(tmp_path / "log.csv", RATINGS),
         FILMS,
@@ -581,7 +581,7 @@ def test_odd_values_convert(tmp_path: pathlib.Path) -> None:
     source = convert.Source(path, timed, "tabular")
     convert.convert(source, tmp_path / "out", max_rejected_fraction=0.2)
     description = reader.DataSet(tmp_path / "out").description
-    # One of six ages is no number: 10 of 60 rows.
+    # One of six ages is not a number: 10 of 60 rows.
     assert description.source.lines == 60
     assert description.source.rejected == 10
     rejected = (tmp_path / "out" / "rejected.tsv").read_text().splitlines()

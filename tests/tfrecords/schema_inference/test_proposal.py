@@ -199,7 +199,7 @@ def test_thresholds_of_ratings(
 
 
 def proposed(tmp_path: pathlib.Path, **more: Any) -> tuple[dict[str, Any], list[str]]:
-    """Proposes for a log of 120 rows with the given columns beside a user, item and click."""
+    """Proposes for a log of 120 rows with a user, item and click, and the given columns."""
     columns = {
         "user": [f"u{n % 17}" for n in range(120)],
         "item": [f"i{n % 7}" for n in range(120)],

@@ -232,7 +232,7 @@ def test_matrix_equals_aligned_rows(world, name):
     np.testing.assert_allclose(matrix, aligned, rtol=1e-9)
 
 
-def test_first_slots_are_filled_as_the_exposure_weights_say(world, rows, sides):
+def test_first_positions_are_filled_as_the_exposure_weights_say(world, rows, sides):
     first = rows["position"] == 0
     query = {name: values[first] for name, values in sides[0].items()}
     weights = world.exposure_weight_matrix(query)
@@ -283,7 +283,7 @@ def test_values_are_missing_at_varied_rates(rows):
     assert 0.3 < max(rates) < 0.5
 
 
-def test_lower_slots_are_clicked_less(world, rows, sides):
+def test_lower_positions_are_clicked_less(world, rows, sides):
     top = world.click_probability(*sides)
     np.testing.assert_array_equal(top, world.click_probability(*sides, np.zeros(NUM_ROWS)))
     low = world.click_probability(*sides, np.full(NUM_ROWS, 8))

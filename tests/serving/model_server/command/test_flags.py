@@ -138,7 +138,7 @@ def test_the_flags_become_options(tmp_path: pathlib.Path) -> None:
     assert (session.intra_op_parallelism_threads, session.inter_op_parallelism_threads) == (2, 3)
 
 
-def test_a_rest_time_out_of_0_or_less_is_none() -> None:
+def test_a_rest_timeout_of_0_or_less_is_none() -> None:
     for value in (0, -1):
         made = command.options(_parse(f"--rest_api_timeout_in_ms={value}"))
         assert made.rest_api_timeout_seconds == math.inf

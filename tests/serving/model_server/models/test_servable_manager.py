@@ -58,7 +58,7 @@ def test_the_only_version_serves_until_the_next_one_does(tmp_path: pathlib.Path)
     assert models.taken() == ["load 1", "load 2", "unload 1"]
 
 
-def test_of_several_versions_the_old_one_is_unloaded_before_the_new_one_loads(
+def test_with_several_versions_the_old_one_is_unloaded_before_the_new_one_loads(
     tmp_path: pathlib.Path,
 ) -> None:
     models = _Models(tmp_path, "latest { num_versions: 2 }", 1, 2)
@@ -69,7 +69,7 @@ def test_of_several_versions_the_old_one_is_unloaded_before_the_new_one_loads(
     assert models.taken() == ["unload 1", "load 3"]
 
 
-def test_of_versions_that_are_all_replaced_the_highest_serves_until_then(
+def test_if_all_versions_are_replaced_the_highest_serves_until_then(
     tmp_path: pathlib.Path,
 ) -> None:
     models = _Models(tmp_path, "all {}", 1, 2)

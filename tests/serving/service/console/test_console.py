@@ -122,7 +122,7 @@ def test_the_bundle_tells_limits_and_sample_requests(service_url):
     assert "release: expected 'stable' or 'canary', got 'canry'" in other.text
 
 
-def test_a_dry_run_is_answered_alike_and_neither_logged_nor_counted(
+def test_a_dry_run_gets_the_same_answer_and_is_neither_logged_nor_counted(
     tiny_bundle, ranker_address, tmp_path
 ):
     client = ranker.RankerClient(

@@ -419,7 +419,7 @@ def serving_with_token(tiny_bundle, ranker_address):
         yield url
 
 
-def test_it_asks_for_the_token_says_when_it_is_wrong_and_names_a_service_that_went_away(
+def test_it_requests_the_token_says_when_it_is_wrong_and_names_a_service_that_is_gone(
     tiny_bundle, ranker_address, open_console
 ):
     with serving_with_token(tiny_bundle, ranker_address) as url:
@@ -499,7 +499,7 @@ def canary_url(tmp_path_factory):
             yield url
 
 
-def test_the_canary_is_beside_the_stable_release(canary_url, open_console):
+def test_the_canary_is_next_to_the_stable_release(canary_url, open_console):
     page = open_console(canary_url)
     answered(page, "ads from release 1")
     stable = asked(canary_url, context=sample(), release="stable")

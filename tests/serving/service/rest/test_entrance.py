@@ -102,7 +102,7 @@ def two_in_flight(release, ranker_address, post, config=None, **options):
             yield url, admitted, go_on
 
 
-def test_requests_beyond_the_places_are_told_when_to_come_again(tiny_bundle, ranker_address):
+def test_requests_above_the_limit_are_told_when_to_retry(tiny_bundle, ranker_address):
     config = OrchestratorConfig(max_in_flight=2, default_deadline_ms=60_000)
 
     def post(url):
@@ -157,7 +157,7 @@ def test_a_deadline_beyond_the_default_counts_before_the_body_if_the_header_has_
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon", "60001", ""])
-def test_a_deadline_header_that_is_no_time_is_refused(service_url, value):
+def test_a_deadline_header_that_is_not_a_time_is_refused(service_url, value):
     headers = {"x-deadline-ms": value}
     reply = httpx.post(service_url + "/v1/recommend", json={}, headers=headers, timeout=60)
     assert reply.status_code == 400
