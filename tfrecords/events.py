@@ -67,6 +67,15 @@ class Events:
         return {value: code for code, kind in enumerate(KINDS) for value in getattr(self, kind)}
 
 
+def events_json(events: dict[str, Any]) -> dict[str, Any]:
+    """Returns the JSON without newer kinds that have no types, so that fingerprints do not change.
+
+    Args:
+        events: The attributes of `Events`.
+    """
+    return {name: own for name, own in events.items() if own or name not in KINDS[3:]}
+
+
 def events_from_json(value: Any) -> Events:
     """Builds the events of a schema from JSON values.
 

@@ -29,7 +29,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tfrecords.events import Events, events_from_json
+from tfrecords.events import Events, events_from_json, events_json
 from tfrecords.fields import (
     AD,
     CALENDARS,
@@ -433,6 +433,8 @@ class Schema:
             if name not in _KEPT_IF_NULL and value[name] == attribute.default:
                 del value[name]
         value["fields"] = [field_json(field) for field in value["fields"]]
+        if self.events is not None:
+            value["events"] = events_json(value["events"])
         return value
 
     def fingerprint(self) -> str:

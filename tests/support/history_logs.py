@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from tfrecords import convert, histories, reader
+from tfrecords import convert, reader
 from tfrecords.schema import schema_from_json
 from tfrecords.splits import SPLITS
 
 HISTORIES = [
     {"name": "clicks", "kind": "history", "of": "ad", "event": "click", "max_length": 4},
-    {"name": "all", "kind": "history", "of": "ad", "event": list(histories.EVENTS)},
+    {"name": "all", "kind": "history", "of": "ad", "event": ["impression", "click", "engagement"]},
     {"name": "brands", "kind": "history", "of": "brand", "event": "impression", "max_age_days": 2},
 ]
 RATES = [

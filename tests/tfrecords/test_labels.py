@@ -47,9 +47,9 @@ def test_without_a_click_missing_revenue_is_zero_and_given_revenue_stays():
 
 def test_a_missing_amount_is_zero_only_without_the_label_that_it_follows(monkeypatch):
     for label in (
-        schema_lib.Label("cart", after="click"),
+        schema_lib.Label("saved", after="click"),
         schema_lib.Label("tip", is_amount=True, after="click"),
-        schema_lib.Label("shipping", is_amount=True, after="cart"),
+        schema_lib.Label("shipping", is_amount=True, after="saved"),
         schema_lib.Label("visible", is_amount=True),
     ):
         monkeypatch.setitem(schema_lib.LABELS, label.name, label)
@@ -57,7 +57,7 @@ def test_a_missing_amount_is_zero_only_without_the_label_that_it_follows(monkeyp
     columns = {
         "click": [0, 1, 1, 1],
         "engagement": [0, 0, 1, 0],
-        "cart": [0, 0, 1, 1],
+        "saved": [0, 0, 1, 1],
         **{name: pa.nulls(4, pa.float64()) for name in amounts},
     }
     schema = SchemaWithMore("log", FIELDS, ("ad",), **{name: name for name in columns})
@@ -85,7 +85,7 @@ def test_every_label_is_an_attribute_of_the_schema():
 
 @dataclasses.dataclass(frozen=True)
 class SchemaWithMore(schema_lib.Schema):
-    cart: str | None = None
+    saved: str | None = None
     tip: str | None = None
     shipping: str | None = None
     visible: str | None = None
@@ -94,35 +94,35 @@ class SchemaWithMore(schema_lib.Schema):
 @pytest.fixture
 def more_labels(monkeypatch):
     for label in (
-        schema_lib.Label("cart", is_late=True),
+        schema_lib.Label("saved", is_late=True),
         schema_lib.Label("tip", is_amount=True, is_late=True, after="click"),
     ):
         monkeypatch.setitem(schema_lib.LABELS, label.name, label)
 
 
 def test_a_new_label_is_checked_and_withheld_by_its_entry(more_labels):
-    schema = SchemaWithMore("log", FIELDS, ("ad",), click="click", cart="in_cart", tip="tip")
-    table = pa.table({"click": [1, 0, 1], "in_cart": ["yes", "no", "two"], "tip": [2.5, None, -1]})
+    schema = SchemaWithMore("log", FIELDS, ("ad",), click="click", saved="in_list", tip="tip")
+    table = pa.table({"click": [1, 0, 1], "in_list": ["yes", "no", "two"], "tip": [2.5, None, -1]})
     faults = RowFaults(3)
     found = checked_labels(schema, table, faults, True)
     (reason,) = faults.reasons()
-    assert reason.startswith("in_cart must be 0 or 1, got 'two'")
-    assert found["cart"].type == pa.uint8()
+    assert reason.startswith("in_list must be 0 or 1, got 'two'")
+    assert found["saved"].type == pa.uint8()
     assert found["tip"].to_pylist()[:2] == [2.5, 0.0]
     packed = {name: values.to_numpy().copy() for name, values in found.items()}
     label_window.check(dataclasses.replace(schema, time="time"), 1, 0)
     assert label_window.withhold(packed, np.array([1, 2, 3]), first=1) == 2
     assert packed["click"].tolist() == [1, 0, 1]
-    assert packed["cart"].tolist() == [1, schema_lib.MISSING_LABEL, schema_lib.MISSING_LABEL]
+    assert packed["saved"].tolist() == [1, schema_lib.MISSING_LABEL, schema_lib.MISSING_LABEL]
     np.testing.assert_array_equal(packed["tip"], [2.5, np.nan, np.nan])
 
 
 def test_a_log_of_events_has_no_new_label(more_labels):
     kept = events.Events("event", ("view",), ("click",))
     assert SchemaWithMore("log", FIELDS, ("ad",), None, user_key="user", events=kept).click
-    with pytest.raises(ValueError, match="click, engagement, revenue are read; set cart, tip to"):
+    with pytest.raises(ValueError, match="click, engagement, revenue are read; set"):
         SchemaWithMore(
-            "log", FIELDS, ("ad",), None, user_key="user", events=kept, cart="cart", tip="tip"
+            "log", FIELDS, ("ad",), None, user_key="user", events=kept, saved="saved", tip="tip"
         )
 
 

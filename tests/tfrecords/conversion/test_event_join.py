@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tfrecords import convert, reader
+from tfrecords import events as events_lib
 from tfrecords import schema as schema_lib
 from tfrecords.conversion import event_join
 from tfrecords.events import Events
@@ -66,17 +67,26 @@ def test_clicks_and_engagements_belong_to_the_latest_view_within_the_window():
 
 
 def test_a_new_kind_of_event_is_a_label_and_a_click(monkeypatch):
-    monkeypatch.setattr(event_join, "KINDS", (*event_join.KINDS, "cart"))
+    saved = len(event_join.KINDS)
+    monkeypatch.setattr(event_join, "KINDS", (*event_join.KINDS, "saved"))
     rows = event_join.EventRows(
         keys=np.array([7, 7, 8, 8], np.uint64),
         times=np.array([0.0, 5, 0, 9]),
-        kinds=np.array([0, 3, 0, 1], np.uint8),
+        kinds=np.array([0, saved, 0, 1], np.uint8),
         revenue=None,
     )
     joined = event_join.join(rows, EVENTS, has_times=True, keep_times=True)
-    found = {label: own[joined.kept].tolist() for label, own in joined.labels.items()}
-    assert found == {"click": [1, 1], "engagement": [0, 0], "cart": [1, 0]}
-    assert joined.times["cart"][joined.kept].tolist() == [5, np.inf]
+    assert joined.labels["click"][joined.kept].tolist() == [1, 1]
+    assert joined.labels["engagement"][joined.kept].tolist() == [0, 0]
+    assert joined.labels["saved"][joined.kept].tolist() == [1, 0]
+    assert joined.times["saved"][joined.kept].tolist() == [5, np.inf]
+
+
+def test_a_new_kind_of_event_changes_no_fingerprint_of_logs_without_it(monkeypatch):
+    given = dataclasses.asdict(dataclasses.replace(EVENTS, view=(), engagement=()))
+    monkeypatch.setattr(events_lib, "KINDS", (*events_lib.KINDS, "saved"))
+    assert events_lib.events_json({**given, "saved": ()}) == given
+    assert events_lib.events_json({**given, "saved": ("save",)})["saved"] == ("save",)
 
 
 def test_a_log_of_clicks_alone_may_have_other_events(tmp_path):

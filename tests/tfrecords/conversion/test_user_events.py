@@ -40,8 +40,9 @@ def user_events_of(frame):
     """Returns the events of each user of a log of impressions with labels."""
     events = collections.defaultdict(list)
     for row in frame.itertuples():
-        for kind, happened in zip(histories.EVENTS, (1, row.clicked, row.bought), strict=True):
-            if happened:
+        happened = {"impression": 1, "click": row.clicked, "engagement": row.bought}
+        for kind in happened:
+            if happened[kind]:
                 events[row.u].append(
                     histories.UserEvent(kind, float(row.t), row.sku, {"brand": row.brand})
                 )
