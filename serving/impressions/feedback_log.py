@@ -124,7 +124,7 @@ class FeedbackLog:
 
 
 def _line(event: requests.Event) -> dict[str, Any]:
-    value = event.amount if event.event == "revenue" else 1
+    value = 1 if event.amount is None else event.amount
     ids = {name: getattr(event, name) for name in ("request_id", "ad_id", "event_id", "user_id")}
     return {**ids, "time": event.time, event.event: value}
 

@@ -129,7 +129,7 @@ def _parsed(line: Any, now: float) -> tuple[str, StoredEvent] | None:
         raise ValueError("time: expected seconds since 1970, got none")
     kind = _kind(line)
     ids = {name: line.get(name) for name in ("event_id", "user_id", "ad_id", "time")}
-    amount = line[kind] if kind == "revenue" else None
+    amount = line[kind] if kind in requests.AMOUNTS else None
     event = requests.parse(requests.Event, {**ids, "event": kind, "amount": amount})
     requests.check_event_time(event, now)
     stored = StoredEvent(event.event_id, kind, event.ad_id, event.time or 0.0, event.amount)
@@ -137,15 +137,15 @@ def _parsed(line: Any, now: float) -> tuple[str, StoredEvent] | None:
 
 
 def _kind(line: dict[str, Any]) -> str:
-    """Returns the one kind of a line; a click or engagement of 0 does not count."""
+    """Returns the one kind of a line; a label of 0, such as a click, does not count."""
     given = {kind: line[kind] for kind in users.ACTIONS if line.get(kind) is not None}
     if not given and line.get(users.IMPRESSION) == 1:
         return users.IMPRESSION
-    if any(given.get(kind, 0) not in (0, 1) for kind in ("click", "engagement")):
+    if any(value not in (0, 1) for kind, value in given.items() if kind not in requests.AMOUNTS):
         raise ValueError(f"expected 0 or 1, got {given}")
-    # Revenue of 0 next to another kind is a label; alone, it is an event as the service received
+    # An amount of 0 next to another kind is a label; alone, it is an event as the service received
     # it.
     done = [kind for kind, value in given.items() if value or len(given) == 1]
-    if len(done) != 1 or (given[done[0]] == 0 and done != ["revenue"]):
+    if len(done) != 1 or (given[done[0]] == 0 and done[0] not in requests.AMOUNTS):
         raise ValueError(f"expected one of {', '.join(users.ACTIONS)}, got {given}")
     return done[0]

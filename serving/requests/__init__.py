@@ -11,6 +11,7 @@ from serving.requests.answer import (
 )
 from serving.requests.deadline import Deadline, milliseconds_text
 from serving.requests.event import (
+    AMOUNTS,
     MAX_SECONDS_AHEAD,
     Event,
     EventBatch,
@@ -49,6 +50,7 @@ from serving.requests.rule_fields import StoreLimits
 from serving.requests.validation import Validator, ValidRequest
 
 __all__ = [
+    "AMOUNTS",
     "MAX_DEADLINE_MS",
     "MAX_ID_LENGTH",
     "MAX_REQUEST_ID_LENGTH",

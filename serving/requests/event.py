@@ -18,12 +18,15 @@ from serving.requests.request import (
     RequestPart,
     max_values,
 )
+from tfrecords.schema import LABELS
 
 MAX_EVENTS = 1_000
 # Clocks differ. An event from further ahead of the service's clock is refused.
 MAX_SECONDS_AHEAD = 300.0
 # An amount is a float32 in the data set.
 _MAX_AMOUNT = 3e38
+# Kinds of events that have an amount.
+AMOUNTS = tuple(name for name, label in LABELS.items() if label.is_amount)
 
 
 def _not_text(value: Any) -> Any:
@@ -59,10 +62,11 @@ class Event(RequestPart):
 
     @pydantic.model_validator(mode="after")
     def _with_its_amount(self) -> Self:
-        if (self.amount is None) == (self.event == "revenue"):
+        if (self.amount is None) == (self.event in AMOUNTS):
             raise pydantic_core.PydanticCustomError(
                 "amount",
-                "an amount for the event revenue, and for no other event",
+                "an amount for the event {amounts}, and for no other event",
+                {"amounts": " or ".join(AMOUNTS)},
             )
         return self
 

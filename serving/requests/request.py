@@ -26,6 +26,7 @@ MAX_COUNT = 2**31
 MAX_ID_LENGTH = 256
 # Ten years.
 MAX_HOURS = 87_600
+# An impression, and each label of `tfrecords.schema.LABELS`.
 EventKind = Literal["impression", "click", "engagement", "revenue"]
 # Beyond it the utility of large revenues could leave the range of a float.
 MAX_WEIGHT = 1e9

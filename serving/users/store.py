@@ -19,11 +19,12 @@ from typing import Any, NamedTuple, Protocol
 
 from serving import requests
 from serving.config import UserStoreConfig
+from tfrecords.schema import LABELS
 
 IMPRESSION = "impression"
 # Longer than requests, queues and resent events take.
 ERASED_SECONDS = 3600.0
-ACTIONS = ("click", "engagement", "revenue")
+ACTIONS = tuple(LABELS)
 
 
 class StoredEvent(NamedTuple):
@@ -31,10 +32,10 @@ class StoredEvent(NamedTuple):
 
     Attributes:
         event_id: Id of the event; unique for a user.
-        kind: `impression`, `click`, `engagement` or `revenue`.
+        kind: `impression`, or one of `ACTIONS`.
         ad_id: Id of the ad.
         time: Time of the event, in seconds since 1970.
-        amount: Revenue, negative for a refund; None for other kinds.
+        amount: Amount, such as a revenue, negative for a refund; None for other kinds.
     """
 
     event_id: str
@@ -54,7 +55,7 @@ class User:
 
     Attributes:
         profile: Raw query fields that describe the user.
-        actions: Clicks, engagements and revenue, oldest first.
+        actions: Events of the kinds `ACTIONS`, oldest first.
         impressions: Impressions, oldest first.
     """
 
