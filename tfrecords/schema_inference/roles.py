@@ -64,7 +64,7 @@ class Roles:
     def clicked(self) -> np.ndarray:
         """Returns the click [B]: 1, 0, or NaN if it is unknown; of events, whether each is one."""
         if self.events is not None:
-            return self.of_types("click").astype(np.float64)
+            return self.are_of_types("click").astype(np.float64)
         if self.click is None:
             return np.ones(len(self.ad_key.codes))
         if self.click_threshold is not None:
