@@ -394,16 +394,8 @@ def checked_splits(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.
     return np.where(np.isnan(index), 255, index).astype(np.uint8)
 
 
-def checked_positions(
-    faults: RowFaults, name: str, column: pa.ChunkedArray, is_shown: np.ndarray
-) -> np.ndarray:
-    """Returns positions as int32 [B]; 0 if a row is not an impression and has none.
-
-    Args:
-        faults: Faults are added to it.
-        name: Name of the column, for messages.
-        column: The column [B].
-        is_shown: Whether each row is an impression [B].
+def checked_positions(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Returns positions as int32 [B].
 
     Raises:
         ValueError: The column holds times.
@@ -412,7 +404,6 @@ def checked_positions(
     positions = checked_numbers(faults, name, column)
     bad = ~((positions >= 0) & (positions < 2**31) & (positions == np.floor(positions)))
     faults.add(
-        bad & (is_shown | ~np.isnan(positions)),
-        lambda row: f"{name} must be a whole number of at least 0, got {positions[row]:g}",
+        bad, lambda row: f"{name} must be a whole number of at least 0, got {positions[row]:g}"
     )
     return np.where(bad, 0, positions).astype(np.int32)

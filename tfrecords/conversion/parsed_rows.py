@@ -175,15 +175,11 @@ def normalize(
     if len(schema.ad_key) == 1:  # With several columns, all of them may be empty.
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
         faults.add(empty[ads], lambda _: f"{schema.ad_key[0]} is empty")
-    is_shown = np.ones(table.num_rows, bool)
+    stored.update(_roles(schema, table, index, faults))
     if schema.events is not None:
         types, of_row = columns.distinct(table[schema.events.column])
         kinds = [schema.events.codes.get(type_.strip(), 0) for type_ in types]
-        kind_of_row = np.array(kinds, np.uint8)[of_row]
-        stored[EVENT] = pa.array(kind_of_row)
-        if schema.events.view:
-            is_shown = kind_of_row == 0
-    stored.update(_roles(schema, table, index, is_shown, faults))
+        stored[EVENT] = pa.array(np.array(kinds, np.uint8)[of_row])
     labels = columns.checked_labels(schema, table, faults, is_labeled)
     stored.update({LABEL_COLUMNS[label]: values for label, values in labels.items()})
     shown = [name for name in schema.show if name in parsed.table.column_names]
@@ -196,11 +192,7 @@ def normalize(
 
 
 def _roles(
-    schema: Schema,
-    table: pa.Table,
-    index: int,
-    is_shown: np.ndarray,
-    faults: columns.RowFaults,
+    schema: Schema, table: pa.Table, index: int, faults: columns.RowFaults
 ) -> dict[str, pa.Array]:
     roles = {}
     if schema.request_key is not None:
@@ -225,10 +217,9 @@ def _roles(
     if schema.split is not None:
         roles[SPLIT] = pa.array(columns.checked_splits(faults, schema.split, table[schema.split]))
     if schema.position is not None:
-        positions = columns.checked_positions(
-            faults, schema.position, table[schema.position], is_shown
+        roles[POSITION] = pa.array(
+            columns.checked_positions(faults, schema.position, table[schema.position])
         )
-        roles[POSITION] = pa.array(positions)
     return roles
 
 

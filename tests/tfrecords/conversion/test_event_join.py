@@ -244,20 +244,6 @@ def test_a_log_of_events_converts_and_every_row_is_accounted_for(tmp_path, rows_
     assert reader.DataSet(tmp_path / "data").schema == SHOP
 
 
-def test_only_impressions_need_a_position(tmp_path):
-    path = write_log(tmp_path / "log.csv")
-    header, *rows = path.read_text().splitlines()
-    slots = [str(1 + n % 2) if ",view," in row else "" for n, row in enumerate(rows)]
-    slots[0] = ""  # a view, which was clicked and bought
-    lines = [f"{header},slot", *map(",".join, zip(rows, slots, strict=True))]
-    path.write_text("\n".join(lines) + "\n")
-    schema = dataclasses.replace(SHOP, position="slot")
-    data_set = logs.converted_table(path, tmp_path / "data", schema)
-    source = data_set.description.source
-    assert (source.rejected, source.events.joined) == (1, 73)
-    assert "slot must be a whole number" in (tmp_path / "data" / "rejected.tsv").read_text()
-
-
 def test_a_log_with_repeated_events_converts_as_without_them(tmp_path):
     path = write_log(tmp_path / "log.csv")
     header, *rows = path.read_text().splitlines()
