@@ -3,6 +3,7 @@
 Shapes: B rows of a chunk.
 """
 
+import copy
 import datetime
 import re
 from collections.abc import Callable, Sequence
@@ -49,9 +50,17 @@ class RowFaults:
     def __init__(self, num_rows: int) -> None:
         self.bad = np.zeros(num_rows, bool)
         self._reasons: dict[int, str] = {}
+        self._checked = np.ones(num_rows, bool)
+
+    def among(self, rows: np.ndarray) -> "RowFaults":
+        """Returns these faults, to which only faults of some rows [B] are added."""
+        same = copy.copy(self)
+        same._checked = rows
+        return same
 
     def add(self, bad: np.ndarray, reason: Callable[[int], str]) -> None:
         """Marks the rows where `bad` [B] is true; `reason` returns the reason for a row."""
+        bad = bad & self._checked
         if bad.any():
             for row in np.flatnonzero(bad & ~self.bad).tolist():
                 self._reasons[row] = reason(row)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from tfrecords import columns, files, formats, records
 from tfrecords.columns import Strings
+from tfrecords.events import KINDS
 from tfrecords.schema import EVENTS, LABELS, Field, Schema
 
 AD = "__ad__"
@@ -154,6 +155,14 @@ def normalize(
     stored: dict[str, pa.Array] = {}
     strings: dict[str, Strings] = {}
     table = columns.without_placeholders(schema, parsed.table)
+    of_impressions = faults
+    if schema.events is not None:
+        types, of_row = columns.distinct(table[schema.events.column])
+        codes = [schema.events.codes.get(type_.strip(), 0) for type_ in types]
+        kinds = np.array(codes, np.uint8)[of_row]
+        stored[EVENT] = pa.array(kinds)
+        if schema.events.view:  # Other events get these values from their view.
+            of_impressions = faults.among(kinds == KINDS.index("view"))
     for field in schema.logged_fields:
         if field.kind == "numeric":
             values = columns.checked_numbers(faults, field.source, table[field.source])
@@ -163,7 +172,9 @@ def normalize(
         elif field.kind in ("categorical", "text"):
             column = table[field.source]
             if field.calendar is not None:
-                times = columns.checked_times(faults, field.source, column, schema.time_format)
+                times = columns.checked_times(
+                    of_impressions, field.source, column, schema.time_format
+                )
                 column = pa.chunked_array([columns.calendar_values(times, field.calendar)])
             stored[field.name], strings[field.name] = columns.coded_strings(column)
         else:
@@ -175,11 +186,7 @@ def normalize(
     if len(schema.ad_key) == 1:  # With several columns, all of them may be empty.
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
         faults.add(empty[ads], lambda _: f"{schema.ad_key[0]} is empty")
-    stored.update(_roles(schema, table, index, faults))
-    if schema.events is not None:
-        types, of_row = columns.distinct(table[schema.events.column])
-        kinds = [schema.events.codes.get(type_.strip(), 0) for type_ in types]
-        stored[EVENT] = pa.array(np.array(kinds, np.uint8)[of_row])
+    stored.update(_roles(schema, table, index, faults, of_impressions))
     labels = columns.checked_labels(schema, table, faults, is_labeled)
     stored.update({LABEL_COLUMNS[label]: values for label, values in labels.items()})
     shown = [name for name in schema.show if name in parsed.table.column_names]
@@ -192,7 +199,11 @@ def normalize(
 
 
 def _roles(
-    schema: Schema, table: pa.Table, index: int, faults: columns.RowFaults
+    schema: Schema,
+    table: pa.Table,
+    index: int,
+    faults: columns.RowFaults,
+    of_impressions: columns.RowFaults,
 ) -> dict[str, pa.Array]:
     roles = {}
     if schema.request_key is not None:
@@ -215,10 +226,12 @@ def _roles(
             columns.checked_times(faults, schema.time, column, schema.time_format)
         )
     if schema.split is not None:
-        roles[SPLIT] = pa.array(columns.checked_splits(faults, schema.split, table[schema.split]))
+        roles[SPLIT] = pa.array(
+            columns.checked_splits(of_impressions, schema.split, table[schema.split])
+        )
     if schema.position is not None:
         roles[POSITION] = pa.array(
-            columns.checked_positions(faults, schema.position, table[schema.position])
+            columns.checked_positions(of_impressions, schema.position, table[schema.position])
         )
     return roles
 

@@ -260,6 +260,27 @@ def test_a_log_with_repeated_events_converts_as_without_them(tmp_path):
             assert repeated.label_sum(split, label) == plain.label_sum(split, label)
 
 
+def test_only_views_need_a_position_a_split_and_a_local_time(tmp_path):
+    rows = [
+        f"u{number},s1,view,{number},,{number % 3},{split},2024-05-01T0{number % 7}:00"
+        for number, split in enumerate(["train"] * 20 + ["validation"] * 5 + ["test"] * 5)
+    ]
+    orders = [f"u{number},s1,purchase,{number + 1},5.5,,," for number in range(0, 30, 2)]
+    bad = ["u0,s2,view,40,,,test,2024-05-01T00:00", "u0,s2,view,41,,1,,2024-05-01T00:00"]
+    header = "user,sku,event,ts,price,slot,part,local"
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join([header, *rows, *orders, *bad]) + "\n")
+    hour = Field("hour", "categorical", "query", column="local", calendar="hour", min_count=1)
+    fields = (hour, SHOP.fields[1])
+    schema = dataclasses.replace(SHOP, fields=fields, position="slot", split="part")
+    data_set = logs.converted_table(path, tmp_path / "data", schema)
+    source = data_set.description.source
+    assert (source.rejected, source.events.joined) == (2, 15)
+    assert data_set.label_sum("train", "revenue") == 10 * 5.5
+    assert sorted(data_set.column("train", "position")) == [0] * 7 + [1] * 7 + [2] * 6
+    assert (tmp_path / "data/rejected.tsv").read_text().count("slot must be a whole number") == 1
+
+
 def test_a_wrong_time_does_not_change_the_unit_of_the_window(tmp_path):
     seconds = write_log(tmp_path / "log.csv").read_text()
     milliseconds = re.sub(r"(?m)(\d{10})$", r"\g<1>000", seconds)
