@@ -9,7 +9,8 @@ largest numbers decide, which is often the weakest one. So the weights come from
                    so that the first head in use has weight 1: all heads count equally
 
 Weak heads have weight 0, except in the schema's `weights`. If all heads are weak, click alone
-decides. If `values` is 0 for all strong heads, the weights are standardized.
+decides. `weights` that are 0 for all trained heads, and `values` that are 0 for all strong heads,
+do not count: nothing would order the ads.
 """
 
 import dataclasses
@@ -47,8 +48,9 @@ def judge_heads(schema: Schema, description: Mapping[str, Any]) -> JudgedHeads:
     """Determines the weights and weaknesses of a ranker's heads from `ranker.json`."""
     heads = list(description["heads"])
     weak = head_strength.weak_heads(head_strength.parse_figures(description["validation"]))
-    if schema.weights is not None:
-        return JudgedHeads({h: float(schema.weights.get(h, 0.0)) for h in heads}, "schema", weak)
+    given = {h: float((schema.weights or {}).get(h, 0.0)) for h in heads}
+    if any(given.values()):
+        return JudgedHeads(given, "schema", weak)
     strong = [head for head in heads if head not in weak] or [CLICK.label]
     if schema.money is not None:
         own = {head: float(schema.money.get(head, 0.0)) for head in strong}

@@ -81,6 +81,11 @@ def test_weights_of_the_schema_hold_whatever_is_known():
     assert (judged.source, list(judged.weak)) == ("schema", ["revenue"])
 
 
+def test_weights_of_heads_that_are_not_trained_leave_nothing_to_order_by():
+    judged = judge(weights={"engagement": 1, "revenue": 2}, heads=("click",))
+    assert (judged.weights, judged.source) == ({"click": 1.0}, "standardized")
+
+
 def test_deviations_are_those_of_the_served_scores():
     served = {"click_probability": np.array([0.1, 0.3]), "expected_revenue": np.array([2.0, 6.0])}
     found = default_weights.score_deviations(served, ["click", "revenue"])
