@@ -53,6 +53,8 @@ def fit(
         return False
     sides = matrices(machine, rows.query, rows.ad)
     intercept, table = fit_table(sides, labels, machine.field_of_row, layers.RANK, seed)
+    # The machine sums lists with their padding, which no row has in the fit.
+    table[np.flatnonzero(machine.is_padding)] = 0.0
     machine.intercept.assign(intercept)
     machine.table.assign(table)
     return True

@@ -74,6 +74,27 @@ def test_a_machine_scores_as_the_matrices_that_it_is_fitted_on(data_set):
     np.testing.assert_allclose(machine(query, ad[:, None])[:, 0], expected, atol=1e-4)
 
 
+def test_a_fitted_machine_is_not_moved_by_the_padding_of_lists(monkeypatch):
+    rng = np.random.default_rng(0)
+    fields = (
+        Field("tags", "categorical_list", "query", max_list_length=200),
+        Field("brand", "categorical", "ad"),
+    )
+    shop = Schema("shop", fields, ("brand",), "clicked")
+    three = encoding.FieldStatistics(vocabulary=("a", "b", "c"))
+    machine = layers.FactorizationMachine(
+        encoding.FittedSchema(shop, {f.name: three for f in fields})
+    )
+    query = np.zeros((400, encoding.width(shop.query_fields)), np.int32)
+    query[:, 0], ad = rng.integers(1, 4, 400), rng.integers(1, 4, (400, 1), np.int32)
+    rows = layers.LabeledRows(query, ad, rng.integers(0, 2, 400).astype(np.float32))
+    monkeypatch.setattr(layers.LabeledRows, "read", lambda *_, **__: rows)
+    assert rare_heads.fit(machine, None, "engagement", seed=1)
+    fitted = float(machine.intercept), machine.table.numpy()
+    expected = logits_of(rare_heads.matrices(machine, query, ad), *fitted)
+    np.testing.assert_allclose(machine(query, ad[:, None])[:, 0], expected, atol=1e-6)
+
+
 def test_that_users_do_not_buy_the_most_expensive_ads_is_learned_from_few_rows():
     rng = np.random.default_rng(0)
     fields = (Field("country", "categorical", "query"), Field("price", "numeric", "ad"))
