@@ -89,7 +89,8 @@ class VerifiedRanker:
         # Requests that arrive together share one check, and it outlives their deadlines.
         task = self._check
         if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
-            task = self._check = asyncio.get_running_loop().create_task(self._run_probes())
+            running = self._run_probes(max(timeout_seconds, _PROBE_TIMEOUT_SECONDS))
+            task = self._check = asyncio.get_running_loop().create_task(running)
         await asyncio.wait({task}, timeout=timeout_seconds)
         if not task.done():
             raise errors.RankerDeadlineError(
@@ -168,12 +169,10 @@ class VerifiedRanker:
         self._problem = None
         return scores
 
-    async def _run_probes(self) -> None:
+    async def _run_probes(self, timeout_seconds: float) -> None:
         connection = self._client.connection()
         try:
-            scores = await self._client.predict(
-                self._columns, self._features, _PROBE_TIMEOUT_SECONDS
-            )
+            scores = await self._client.predict(self._columns, self._features, timeout_seconds)
             releases.check_scores(self._manifest, scores)
         except errors.RankerError as error:
             self._failed(error)
