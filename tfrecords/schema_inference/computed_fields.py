@@ -42,7 +42,10 @@ def history(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
     user = roles.user_key
     if user is None or roles.time is None:
         return []
-    clicked = user.present & (roles.clicked() == 1)
+    # A click among events may lack the user, whom its view has.
+    shown = _impressions(roles)
+    is_click = roles.clicked() == 1
+    clicked = np.flatnonzero(is_click) if shown is None else shown.rows[shown.clicked == 1]
     clicks = np.bincount(user.codes[clicked], minlength=len(user.values))
     share = float(np.mean(user.present & (clicks[user.codes] > 1)))
     if share < _MIN_SHARE:

@@ -267,7 +267,7 @@ def request_key(
             notes.append(
                 f"{column.name!r} does not repeat in adjacent rows, so each row is a request."
             )
-        elif user is not None and log_sample.varies_within(user, column):
+        elif user is not None and _has_several_users(column, user):
             notes.append(
                 f"{column.name!r} is not a request, because its rows have several {user.name!r}; "
                 "each row is a request."
@@ -304,8 +304,13 @@ def is_request_id(column: Column, user: Column | None) -> bool:
         return False
     if column.plain_words != "session":
         return True
-    of_one_user = user is None or not log_sample.varies_within(user, column)
+    of_one_user = user is None or not _has_several_users(column, user)
     return len(column.known) > _FEW_SESSIONS and of_one_user
+
+
+def _has_several_users(request: Column, user: Column) -> bool:
+    """Returns whether rows of a request often have different users; clicks may have none."""
+    return log_sample.varies_within(user.of_rows(user.present), request.of_rows(user.present))
 
 
 def fill_note(columns: list[Column], user: Column | None) -> list[str]:

@@ -1176,10 +1176,17 @@ def test_a_history_is_proposed_if_users_click_again_not_if_they_see_again(
     # 17 users click in their first of 30 requests, or also in the second, which 13 users have.
     for last, is_proposed in ((17 * 4, False), (ROWS, True)):
         what = ["click" if n % 4 == 3 and n < last else "view" for n in range(ROWS)]
-        proposal, notes = propose(tmp_path, item=items, what=what, time=times)
+        of_clicks = {"item": items, "what": what, "time": times}
+        proposal, notes = propose(tmp_path, **of_clicks)
         assert ("recent_clicks" in sides(proposal)) == is_proposed
         said = "(87% of the rows are from users with several clicks)"
         assert any(said in note for note in notes) == is_proposed
+        # A click may name its request and not the user.
+        users = ["" if type_ == "click" else f"u{n // 4 % 17}" for n, type_ in enumerate(what)]
+        proposal, _ = propose(tmp_path, **of_clicks, user=users)
+        assert (proposal["request_key"], proposal["user_key"]) == ("request_id", "user")
+        assert "events" in proposal
+        assert ("recent_clicks" in sides(proposal)) == is_proposed
 
 
 def test_events_that_no_view_precedes_are_outcomes(
