@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tfrec import calibration, layers, metrics, training
 from tfrec.config import RankerConfig, check_kind, load_config, save_config
-from tfrec.heads import CLICK, ENGAGEMENT
+from tfrec.heads import CLICK
 from tfrec.ranking import (
     default_weights,
     down_sampling,
@@ -391,13 +391,11 @@ def fit_rare_heads(model: ranking_model.RankingModel, data_set: reader.DataSet, 
         share = rare_heads.best_share(head, own.logits[head], machines[head], own.labels, folds)
         machine.share.assign(share)
         mixed = layers.mix_logits(mixed, head, machines[head], share)
-    if model.amount_heads:
-        engaged = layers.after_click_logits(mixed[CLICK.label], mixed[ENGAGEMENT.label]).numpy()
-        shares = [
-            rare_heads.best_share(head, own.logits[head], engaged, own.labels, folds)
-            for head in model.amount_heads
-        ]
-        model.engagement_shares.assign(shares)
+    shares = []
+    for head, after in model.amount_heads.items():
+        engaged = layers.after_click_logits(mixed[CLICK.label], mixed[after]).numpy()
+        shares.append(rare_heads.best_share(head, own.logits[head], engaged, own.labels, folds))
+    model.engagement_shares.assign(shares)
 
 
 def load_ranker(

@@ -39,7 +39,7 @@ import tensorflow as tf
 
 from tfrec import calibration, layers, training
 from tfrec.config import RankerConfig
-from tfrec.heads import CLICK, ENGAGEMENT, HEADS, HeadKind
+from tfrec.heads import CLICK, HEADS, HeadKind
 from tfrec.layers import Logits
 from tfrec.ranking import down_sampling, tasks
 from tfrecords import encoding, plugins, reader
@@ -64,9 +64,10 @@ class RankingModel(training.StageModel):
         user_bias: Per-user biases; None if the log has no users.
         position_bias: Biases of logged positions; None without `learn_positions`.
         machines: Head after the click -> its factorization machine, fitted after training.
-        amount_heads: Heads of an amount that an engagement brings.
-        engagement_shares: Amount head -> weight in [0, 1] of the engagement logit in the logit of
-            a positive amount.
+        amount_heads: Head of an amount -> the head after the click that brings it, such as revenue
+            -> engagement.
+        engagement_shares: Weights in [0, 1], in the order of `amount_heads`, of the logit of the
+            head that brings an amount in the logit of a positive amount.
         compared: Pairs of fields, one of each side, that the model compares.
         rated: Pairs of fields for whose pairs of values the model reads the click rates.
     """
@@ -99,12 +100,11 @@ class RankingModel(training.StageModel):
             for head in self.heads
             if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK
         }
-        engaged = ENGAGEMENT.label in self.heads
-        self.amount_heads = tuple(
-            h
-            for h in self.heads
-            if engaged and HEADS[h].is_amount and LABELS[h].after == ENGAGEMENT.label
-        )
+        self.amount_heads = {
+            head: after
+            for head in self.heads
+            if HEADS[head].is_amount and (after := LABELS[head].after) in self.machines
+        }
         self.engagement_shares = self.add_weight(
             "engagement_shares", (len(self.amount_heads),), initializer="zeros", trainable=False
         )
@@ -258,7 +258,7 @@ class RankingModel(training.StageModel):
         )
 
     def mix_rare_heads(self, logits: Logits, query: tf.Tensor, ad: tf.Tensor) -> Logits:
-        """Mixes in the logits of the `machines`, and engagement logits into revenue logits.
+        """Mixes in the logits of the `machines`, and those of engagements into those of revenue.
 
         Before `ranker_training.fit_rare_heads`, all shares are 0, and nothing changes.
 
@@ -269,8 +269,8 @@ class RankingModel(training.StageModel):
         """
         for head, machine in self.machines.items():
             logits = layers.mix_logits(logits, head, machine(query, ad), machine.share)
-        for number, head in enumerate(self.amount_heads):
-            engaged = layers.after_click_logits(logits[CLICK.label], logits[ENGAGEMENT.label])
+        for number, (head, after) in enumerate(self.amount_heads.items()):
+            engaged = layers.after_click_logits(logits[CLICK.label], logits[after])
             share = self.engagement_shares[number]
             logits = layers.mix_logits(logits, head, engaged, share)
         return logits

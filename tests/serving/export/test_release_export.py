@@ -192,7 +192,7 @@ def test_a_bundle_of_clicks_alone_has_one_head_and_names_the_absent_ones(
     model, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
     model.heads = ("click",)
     model.head_layers = {"click": model.head_layers["click"]}
-    model.machines, model.amount_slopes, model.amount_heads = {}, {}, ()
+    model.machines, model.amount_slopes, model.amount_heads = {}, {}, {}
     flat = index.IndexConfig(kind="Flat")
     release = export.export_release(tmp_path, data_set, two_tower, model, calibrators, flat, {})
     assert (release.present_heads, release.absent_heads) == (("click",), ("engagement", "revenue"))

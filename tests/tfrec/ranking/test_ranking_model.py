@@ -54,18 +54,22 @@ def test_call_is_all_that_a_ranker_needs(ranker_config):
     model.set_head_biases({"click": [1.0], "revenue": [1.0, 2.0, 3.0]})  # It uses no head layers.
 
 
-def test_only_an_amount_that_follows_an_engagement_can_follow_its_logits(
+def test_only_an_amount_that_follows_a_label_after_the_click_can_follow_its_logits(
     ranker_config, monkeypatch
 ):
     data = fitted(with_user=False)
-    dwell = schema_lib.Label("dwell", is_amount=True, after="click")
-    monkeypatch.setitem(schema_lib.LABELS, dwell.name, dwell)
-    monkeypatch.setitem(heads.HEADS, dwell.name, heads.Head.of(dwell))
-    built = ("click", "engagement", "revenue", "dwell")
+    for label in (
+        schema_lib.Label("saved", after="click"),
+        schema_lib.Label("dwell", is_amount=True, after="click"),
+        schema_lib.Label("deposit", is_amount=True, after="saved"),
+    ):
+        monkeypatch.setitem(schema_lib.LABELS, label.name, label)
+        monkeypatch.setitem(heads.HEADS, label.name, heads.Head.of(label))
+    built = ("click", "engagement", "revenue", "saved", "dwell", "deposit")
     model = OnlyCall(data, ranker_config, built)
-    assert model.amount_heads == ("revenue",)
+    assert model.amount_heads == {"revenue": "engagement", "deposit": "saved"}
     without = OnlyCall(data, ranker_config, ("click", "revenue", "dwell"))
-    assert without.amount_heads == ()
+    assert without.amount_heads == {}
 
 
 @pytest.mark.parametrize(
