@@ -41,7 +41,7 @@ from tfrecords.formats.files import delimited
 from tfrecords.schema import Field, Schema
 
 CATEGORIES = tuple(f"cat{i}" for i in range(1, 10))
-COLUMNS = (
+HEADER = (
     "timestamp", "uid", "campaign", "conversion", "conversion_timestamp", "conversion_id",
     "attribution", "click", "click_pos", "click_nb", "cost", "cpo", "time_since_last_click",
     *CATEGORIES,
@@ -91,7 +91,7 @@ def open_log(
         ValueError: The schema names a column that the log lacks, or a file has clicks but lacks
             inputs of the other labels.
     """
-    read = named.columns_read(files, schema, _WHAT, COLUMNS, DERIVED)
+    read = named.columns_read(files, schema, _WHAT, HEADER, DERIVED)
     layout = delimited.Layout(
         {n: delimited.NUMBERS if n in _NUMERIC else delimited.STRINGS for n in read},
         quote=True,

@@ -37,7 +37,7 @@ from tfrecords.formats import named, protocol
 from tfrecords.formats.files import delimited
 from tfrecords.schema import Field, Schema
 
-COLUMNS = (
+HEADER = (
     "id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category",
     "app_id", "app_domain", "app_category", "device_id", "device_ip", "device_model",
     "device_type", "device_conn_type", *(f"C{i}" for i in range(14, 22)),
@@ -59,7 +59,7 @@ _MIN_COUNTS = {"device_id": 20, "device_ip": 20}
 def schema() -> Schema:
     """Returns the convention above: clicks only, a row is a request."""
     query = ["hour_of_day", "weekday"]
-    query += [name for name in COLUMNS if name not in ("id", "click", "hour", *AD_FIELDS)]
+    query += [name for name in HEADER if name not in ("id", "click", "hour", *AD_FIELDS)]
     sides = {**dict.fromkeys(query, "query"), **dict.fromkeys(AD_FIELDS, "ad")}
     fields = tuple(
         Field(name, "categorical", side, min_count=_MIN_COUNTS.get(name, 5))
@@ -76,7 +76,7 @@ def open_log(
     Raises:
         ValueError: The schema names a column that the log lacks.
     """
-    read = named.columns_read(files, schema, _WHAT, COLUMNS, DERIVED)
+    read = named.columns_read(files, schema, _WHAT, HEADER, DERIVED)
     types = named.types(schema, read)
     layout = delimited.Layout(types, ",", quote=True, optional=frozenset(["click"]))
     derive = functools.partial(_derive, schema.columns)

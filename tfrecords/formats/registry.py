@@ -36,7 +36,7 @@ FORMATS: plugins.Registry[log_format.LogFormat] = plugins.Registry(
 
 
 def name_by_columns(columns: Iterable[str]) -> str | None:
-    """Returns the name of the format whose files have these columns in their header, or None."""
+    """Returns the name of the format whose files have these columns in their `HEADER`, or None."""
     found = set(columns)
-    headed = ("avazu", "criteo_attribution")
-    return next((n for n in headed if found == {*getattr(FORMATS.get(n), "COLUMNS", ())}), None)
+    headers = {name: getattr(FORMATS.get(name), "HEADER", ()) for name in _MODULES}
+    return next((name for name, own in headers.items() if own and found == set(own)), None)

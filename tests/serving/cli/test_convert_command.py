@@ -102,7 +102,7 @@ def test_a_criteo_log_needs_no_proposed_schema(tmp_path: pathlib.Path, command: 
 def test_a_public_log_with_a_header_needs_no_proposed_schema(
     tmp_path: pathlib.Path, name: str, command: list[str]
 ) -> None:
-    columns = formats.FORMATS.get(name).COLUMNS
+    columns = formats.FORMATS.get(name).HEADER
     log = tmp_path / "log.csv"
     rows = [[str(row * (7 + number) % 90) for number in range(len(columns))] for row in range(99)]
     log.write_text("".join(",".join(row) + "\n" for row in [columns, *rows]))

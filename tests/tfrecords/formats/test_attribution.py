@@ -148,7 +148,7 @@ def test_a_file_without_the_columns_is_refused_and_says_what_it_has(tmp_path):
 
 
 def test_a_schema_may_name_any_raw_column(tmp_path):
-    names = [n for n in attribution.COLUMNS if n not in ("click", "campaign")]
+    names = [n for n in attribution.HEADER if n not in ("click", "campaign")]
     fields = [schema_lib.Field(n, "categorical", "query") for n in names]
     fields.append(schema_lib.Field("campaign", "categorical", "ad"))
     schema = schema_lib.Schema("all", tuple(fields), ("campaign",), "click")

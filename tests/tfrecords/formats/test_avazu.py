@@ -93,7 +93,7 @@ def test_the_derived_user_is_the_device_or_its_address_and_model(tmp_path):
 def test_the_convention_is_every_column_but_the_id_once(tmp_path):
     schema = avazu.schema()
     names = [field.name for field in schema.fields]
-    left = set(avazu.COLUMNS) - {"id", "click", "hour"}
+    left = set(avazu.HEADER) - {"id", "click", "hour"}
     assert sorted(names) == sorted({*left, "hour_of_day", "weekday"})
     assert {f.name for f in schema.ad_fields} == {"C14", "C15", "C16", "C17", "C18", "C19", "C21"}
     table = parse(write(tmp_path, [row()])).table
