@@ -149,7 +149,7 @@ class UserStoreConfig:
     read_timeout_ms: float = option(
         5.0,
         "Time that a request waits for its user's data, in milliseconds; then it continues "
-        "without.",
+        "without it.",
         minimum=0.1,
         flag="user_store_ms",
     )
@@ -203,7 +203,7 @@ class HttpConfig:
     end_seconds: int = 20
     max_connections: int = option(
         4096,
-        "Maximum number of open connections per process, less if the system allows fewer open "
+        "Maximum number of open connections per process; fewer if the system allows fewer open "
         "files. At the limit, the connection that has waited longest for its client is closed.",
         minimum=1,
     )

@@ -288,7 +288,7 @@ def read(base: pathlib.Path, version: int) -> Manifest:
 def _parse(document: dict[str, Any], name: str, version: int) -> Manifest:
     if document.get("format_version") != FORMAT_VERSION:
         raise errors.BundleError(
-            f"{name} has format_version {document.get('format_version')!r}, expected "
+            f"{name} has format_version {document.get('format_version')!r}; expected "
             f"{FORMAT_VERSION}. Export the bundle again, or use the version of tfrec that wrote it."
         )
     try:

@@ -143,12 +143,12 @@ class Field:
         for name in ("of", "event", "max_age_days"):
             if getattr(self, name) and self.kind == "numeric":
                 yield (
-                    f"{name} is an option of rates, and a rate has `of`: 'ad' or an ad-side "
+                    f"{name} is an option of rates, but a rate has `of`: 'ad' or an ad-side "
                     f"categorical field. Add it, or leave {name} out."
                 )
             elif getattr(self, name):
                 yield (
-                    f"{name} is an option of histories and of rates, and the kind is "
+                    f"{name} is an option of histories and of rates, but the kind is "
                     f"{self.kind!r}. Leave it out, or correct the kind."
                 )
 
@@ -185,7 +185,7 @@ class Field:
         length = self.length
         if not self.is_vector and length is not None:
             yield (
-                f"length is an option of {VECTOR_KINDS}, and the kind is {self.kind!r}. Leave it "
+                f"length is an option of {VECTOR_KINDS}, but the kind is {self.kind!r}. Leave it "
                 "out, or correct the kind."
             )
         if self.is_vector and not (

@@ -71,6 +71,6 @@ class AsyncClient(http_calls.Calls):
             self._loop = loop
         if self._loop is not loop:
             raise errors.TfrecClientError(
-                "The client belongs to the event loop of its first call, and this is another. "
-                "Create a client in each."
+                "The client belongs to the event loop of its first call, but this is a "
+                "different one. Create a client in each."
             )

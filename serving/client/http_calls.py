@@ -91,8 +91,8 @@ def options(
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         # The token stays secret.
         raise errors.TfrecClientError(
-            f"token: expected printable ASCII characters without spaces, got {len(token)} "
-            "characters with others. A file ends with a line break: remove it with strip()."
+            f"token: expected printable ASCII characters without spaces; one of its {len(token)} "
+            "characters is different. If it comes from a file, remove the line break with strip()."
         )
     try:
         url = httpx.URL(base_url)
@@ -305,7 +305,7 @@ def run_at_once(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
     except StopIteration as done:
         return done.value
     coroutine.close()
-    raise RuntimeError("The coroutine suspended, expected one that runs to its end at once.")
+    raise RuntimeError("The coroutine suspended; expected one that never does.")
 
 
 def _body(request: Request) -> dict[str, Any]:
@@ -338,7 +338,7 @@ def _answer_to(body: Mapping[str, Any], document: Mapping[str, Any]) -> Answer:
     answer = _read(Answer, document)
     if answer.request_id != body["request_id"]:
         raise errors.ClientReplyError(
-            f"Expected the answer to request {body['request_id']!r}, got that to "
+            f"Expected the answer to request {body['request_id']!r}, got the answer to "
             f"{answer.request_id!r}. Does a proxy mix up or cache the replies?"
         )
     return answer

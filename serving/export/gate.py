@@ -119,7 +119,7 @@ def _lost_utility(shares: UtilityShares, released: Released) -> list[str]:
         limit = before["share"] - UTILITY_SHARE_TOLERANCE - ranking.NUM_ERRORS * error
         if own["share"] < limit:
             refusals.append(
-                f"retrieval: {_found(name, own['share'])}; they held {before['share']:.3f} in "
+                f"retrieval: {_found(name, own['share'])}; they had {before['share']:.3f} in "
                 f"release {released.version} (limit {limit:.3f})"
             )
     return refusals

@@ -274,7 +274,7 @@ def _parse_row(
 ) -> dict[str, Any]:
     values = _split(delimiter, text)
     if len(values) != len(names):
-        raise ValueError(f"it has {len(values)} values, the header {len(names)}")
+        raise ValueError(f"it has {len(values)} values, but the header has {len(names)}")
     event: dict[str, Any] = dict(zip(names, values, strict=True))
     for label in labels:
         if label in event:
@@ -318,7 +318,7 @@ def _checked(event: Any, kinds: Mapping[str, str]) -> dict[str, Any]:
         value = "AMOUNT" if kinds[posted] == manifest.AMOUNT else "1"
         raise ValueError(
             f'expected the label "{posted}": {value}, got "event": "{posted}", which only '
-            "POST /v1/events takes"
+            "POST /v1/events accepts"
         )
     return values
 

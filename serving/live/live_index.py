@@ -179,7 +179,7 @@ class LiveIndex:
         Raises:
             InvalidAdError: An ad or an id is invalid. Nothing is changed.
             LiveIndexError: The journal cannot be read or written, or the channel cannot be used;
-                the message says if the update may be applied all the same.
+                the message says if the update may still be applied.
             ProbeMismatchError: The ad tower does not reproduce the release's embeddings.
         """
         return self.apply(self.prepare(ads, removed, rates))

@@ -21,7 +21,7 @@ from tfrecords import files
 _FORMAT = 2
 # What becomes of an update that cannot be written.
 _NOT_APPLIED = "The update is not applied."
-_UNKNOWN = "The update may be applied all the same. Send it again once the disk works."
+_UNKNOWN = "The update may still be applied. Send it again once the disk works."
 _IN_CHANNEL = (
     "The channel has the update: other hosts apply it, and this one will once it can write the "
     "journal."
@@ -281,7 +281,7 @@ class LiveStore:
         position = Position(found.pop("number", 0), found.pop("checksum", 0))
         if found != self._identity:
             raise errors.LiveIndexError(
-                f"{self._path} belongs to {_description(found)}, expected "
+                f"{self._path} belongs to {_description(found)}; expected "
                 f"{_description(self._identity)}. Remove it, and apply its updates to this release."
             )
         return position

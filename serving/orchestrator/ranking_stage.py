@@ -25,7 +25,7 @@ from serving.config import RankingConfig
 from serving.orchestrator import candidates
 from serving.ranker import Pace, Replicas
 
-_NOT_FINITE = "The ranker's {} is NaN or infinite, expected a finite number."
+_NOT_FINITE = "The ranker's {} is NaN or infinite; expected a finite number."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,7 +64,7 @@ _GAUGES: dict[str, tuple[str, Any, str]] = {
     "ranker_replicas": (
         "version",
         "livemin",
-        "Healthy replicas of the ranker; of several processes, the least.",
+        "Healthy replicas of the ranker, the minimum over all processes.",
     ),
     "ranker_replica_down": (
         "version replica",

@@ -55,4 +55,4 @@ def resident_bytes(pid: int | None = None) -> int:
     for line in path.read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"{path} has no line RssAnon, expected one. Use Linux 4.5 or later.")
+    raise OSError(f"{path} has no RssAnon line. Use Linux 4.5 or later.")

@@ -109,7 +109,7 @@ class RankerClient:
         if reply.model_spec.version.value != self.version:
             raise errors.RankerMismatchError(
                 f"The server at {self.address} answered with {self._model_name} version "
-                f"{reply.model_spec.version.value}, expected the pinned version {self.version}."
+                f"{reply.model_spec.version.value}; expected the pinned version {self.version}."
             )
         return {name: _decode(reply.outputs.get(name), name, shape) for name in self._outputs}
 
@@ -295,5 +295,5 @@ def check_finite(name: str, scores: np.ndarray) -> None:
     """
     if scores.size and not np.isfinite(scores).any():
         raise errors.RankerReplyError(
-            f"The ranker's {name} contains only NaN or infinity, expected finite scores."
+            f"The ranker's {name} contains only NaN or infinity; expected finite scores."
         )

@@ -324,8 +324,8 @@ def _check_weighted(
         raise errors.InvalidModelError(
             f"query_tower: expected the signature {models.FOR_WEIGHTS} to return the embeddings "
             f"{list(queries.shape)} of {models.SIGNATURE} for the default weights "
-            f"{weights[0].tolist()}, got others {list(embedded.shape)}. Save the model again, or "
-            "without this signature."
+            f"{weights[0].tolist()}, got different ones {list(embedded.shape)}. Save the model "
+            "again, or without this signature."
         )
 
 

@@ -79,8 +79,8 @@ def check_identity(
     ):
         if found[key] != expected:
             raise errors.BundleError(
-                f"{part}/{version} {words} {found[key]}, the manifest expects {expected}. "
-                f"Restore the {part} of this release, or export all parts together."
+                f"{part}/{version} {words} {found[key]}, but the manifest expects "
+                f"{expected}. Restore the {part} of this release, or export all parts together."
             )
 
 
@@ -95,14 +95,15 @@ def check_file(root: pathlib.Path, name: str, expected: dict[str, Any]) -> None:
         num_bytes = (root / name).stat().st_size
         if num_bytes != expected["bytes"]:
             raise errors.BundleError(
-                f"{name} has {num_bytes} bytes, the manifest expects {expected['bytes']}. {remedy}"
+                f"{name} has {num_bytes} bytes, but the manifest expects {expected['bytes']}. "
+                f"{remedy}"
             )
         checksum = files.sha256(root / name)
     except FileNotFoundError as error:
         raise errors.BundleError(f"{name} is missing. {remedy}") from error
     if checksum != expected["sha256"]:
         raise errors.BundleError(
-            f"{name} has the checksum {checksum[:12]}…, the manifest expects "
+            f"{name} has the checksum {checksum[:12]}…, but the manifest expects "
             f"{expected['sha256'][:12]}…. {remedy}"
         )
 

@@ -166,7 +166,7 @@ def _check_embeddings(
     # Written so that NaN fails.
     if not difference <= allowed:
         raise _mismatch(
-            release, part, f"embeddings differ by {difference:.2g}, expected at most {allowed:.2g}"
+            release, part, f"embeddings differ by {difference:.2g}; expected at most {allowed:.2g}"
         )
 
 
@@ -184,7 +184,7 @@ def _check_sizes(release: manifest.Manifest, index: AdIndex) -> None:
         sizes["the width of ad_features"] = (index.num_fields, features["shape"][-1])
     for name, (found, expected) in sizes.items():
         if found != expected:
-            raise _mismatch(release, "ad_index", f"{name} is {found}, expected {expected}")
+            raise _mismatch(release, "ad_index", f"{name} is {found}; expected {expected}")
 
 
 def _check_candidates(release: manifest.Manifest, embeddings: np.ndarray, index: AdIndex) -> None:

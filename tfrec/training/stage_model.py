@@ -120,8 +120,8 @@ class StageModel(plugins.Plugin, tfrs.Model):
         for variable in self.trainable_variables:
             if not isinstance(variable, tf.Variable):
                 raise ValueError(
-                    f"{type(self).__name__} has a variable {variable.path!r} of another Keras than "
-                    "tf.keras. Make its layers with tf.keras.layers, not with keras.layers."
+                    f"{type(self).__name__} has a variable {variable.path!r} of a Keras other "
+                    "than tf.keras. Make its layers with tf.keras.layers, not with keras.layers."
                 )
         sparse = {variable.ref() for variable in self.sparse_variables}
         return [v for v in self.trainable_variables if v.ref() not in sparse]

@@ -220,7 +220,7 @@ def check_same(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> N
             raise ValueError(
                 f"Worker {worker} has {name} {own.get(name)!r}, and worker 0 has "
                 f"{every[0].get(name)!r}; expected the same on all workers. Start all of them "
-                "with the same flags, data set, version and source of an own model."
+                "with the same flags, data set, version, and source of your own model."
             )
 
 

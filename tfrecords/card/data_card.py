@@ -11,10 +11,10 @@ from tfrecords.splits import SPLITS
 
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 _SPLIT_MEANINGS = {
-    "order": "by the order of the log: the last rows are test, the rows before them validation. "
-    "Realistic if the log is in time order.",
-    "time": "by time: the latest requests are the test split, those before them the validation "
-    "split. As in production, the past predicts the future.",
+    "order": "by the order of the log: the last rows are for test, those before them for "
+    "validation. Realistic if the log is in time order.",
+    "time": "by time: the latest requests are for test, those before them for validation. "
+    "As in production, the past predicts the future.",
     "fraction": "at random, by request. Training sees the same days as test, so metrics are "
     "better than they will be in production.",
     "column": "by the split column of the log.",

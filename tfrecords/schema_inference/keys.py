@@ -46,8 +46,9 @@ def ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: lis
         columns = columns or [c for c in shared if _ad_rank(c) is not None]
         if not columns:
             raise ValueError(
-                f"The table of ads has the columns {_shown(ads.columns)}, the log {_shown(names)}; "
-                f"expected a common column that identifies the ads. {_renaming(sample, ads)}"
+                f"The table of ads has the columns {_shown(ads.columns)}, and the log has "
+                f"{_shown(names)}; expected a common column that identifies the ads. "
+                f"{_renaming(sample, ads)}"
             )
     found = {c.name: rank for c in columns if (rank := _ad_rank(c)) is not None}
     # Without such a name, the column whose values the table has identifies the ads, not a title.

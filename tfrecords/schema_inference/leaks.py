@@ -128,7 +128,7 @@ def warnings(column: Column) -> list[str]:
 # Words for the logging policy.
 _POLICY = {"propensity", "pscore", "propensities"}
 _CONSTANT, _CONSTANT_IF_SHOWN = "always the same value", "the same value in all impressions"
-_OF_REQUESTS = "an id of requests or sessions; later requests have other ids"
+_OF_REQUESTS = "an id of requests or sessions; later requests have new ids"
 _SEEN_ONCE = "each user is seen once, so the id is not informative"
 # Reasons for which a column is only useless.
 HARMLESS = (_CONSTANT, _CONSTANT_IF_SHOWN, _SEEN_ONCE)
@@ -176,9 +176,9 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
             "it identifies the ad, name it as ad_key"
         )
     if _is_clock(column, roles):
-        return "a time, and later requests have other times"
+        return "a time, and later requests have later times"
     if _never_returns(column, roles):
-        return "later rows have other values than earlier ones, as ids of sessions do"
+        return "later rows do not repeat the values of earlier ones, as with ids of sessions"
     if _counts_rows(column, roles):
         return (
             "counts 0, 1, 2 … for each user, perhaps the order of the user's rows or requests; if "

@@ -78,7 +78,7 @@ def log_source(steps: export.Pipeline) -> convert.Source:
         for name in _FLAGS_OF_FILES:
             if FLAGS[name].present and FLAGS[name].value:
                 raise ValueError(
-                    f"--{name} describes a log in files, and the synthetic log is generated. Give "
+                    f"--{name} describes a log in files, but the synthetic log is generated. Give "
                     f"--data_path=FILE, or leave --{name} out."
                 )
         return steps.synthesize(FLAGS.n_samples, synthetic.WORLDS[FLAGS.world])

@@ -7,9 +7,9 @@ from serving.cli import command_line
 flags.DEFINE_string(
     "update_channel",
     None,
-    "redis://HOST:PORT/DATABASE of a Redis or Valkey that carries live updates between hosts with "
-    "their own copy of the bundle; default: the environment variable TFREC_UPDATE_CHANNEL, or "
-    "none. Needs the extra redis.",
+    "redis://HOST:PORT/DATABASE of a Redis or Valkey server that carries live updates between "
+    "hosts with their own copy of the bundle; default: the environment variable "
+    "TFREC_UPDATE_CHANNEL, or none. Needs the extra redis.",
 )
 
 

@@ -9,7 +9,7 @@ flags.DEFINE_string(
     None,
     "Store of profiles and histories of users: sqlite:PATH, or redis://HOST:PORT/DATABASE for "
     "Redis or Valkey; default: the environment variable TFREC_USER_STORE. With a store, a service "
-    "completes requests that have a user_id, and takes events.",
+    "completes requests that have a user_id, and accepts events.",
 )
 
 

@@ -508,7 +508,7 @@ def test_a_retry_without_attempts_is_refused():
 def test_a_forked_process_is_refused_by_the_local_client_of_its_parent(local):
     def ask():
         for call in (lambda: local.recommend(k=1), local.bundle, local.ready):
-            with pytest.raises(errors.TfrecClientError, match="belongs to another process"):
+            with pytest.raises(errors.TfrecClientError, match="this one was forked from"):
                 call()
         assert not local.health()
         local.close()

@@ -168,7 +168,7 @@ def test_retrieval_that_finds_less_of_the_utility_is_refused(own, refused):
     if refused:
         assert verdict.refusals == (
             "retrieval: the candidates have 0.870 of the utility that the ranker finds in all ads; "
-            "they held 0.900 in release 3 (limit 0.877)",
+            "they had 0.900 in release 3 (limit 0.877)",
         )
 
 

@@ -338,7 +338,7 @@ def test_an_event_in_the_format_of_the_service_is_refused_with_its_label(log_fil
     ]
     message = (
         r'Malformed events: 2 of 4;.*"click": 1, got "event": "click", which only POST /v1/events'
-        r' takes.*"revenue": AMOUNT, got "event": "revenue"'
+        r' accepts.*"revenue": AMOUNT, got "event": "revenue"'
     )
     with pytest.raises(errors.ImpressionLogError, match=f"(?s){message}"):
         join(log_files, posted, tmp_path)
@@ -423,7 +423,7 @@ GOOD_CSV = "request_id,ad_id,click,revenue\nr2,ad-1,1,\nr2,ad-2,0,"
             "expected 0 or 1",
         ),
         ("e.jsonl", f"{GOOD}\n{'[' * 100_000}", 3, "recursion"),
-        ("e.csv", f"{GOOD_CSV}\nr2,ad-", 4, "it has 2 values, the header 4"),
+        ("e.csv", f"{GOOD_CSV}\nr2,ad-", 4, "it has 2 values, but the header has 4"),
         ("e.csv", f"{GOOD_CSV}\n\0,\0,1,", 4, "expected request_id as a string or an integer"),
         ("e.csv", f"{GOOD_CSV}\nr2,a,2,", 4, "expected 0 or 1 as click, got 2.0"),
         ("e.csv", f"{GOOD_CSV}\nr2,a,0.5,", 4, "expected 0 or 1 as click, got 0.5"),

@@ -700,7 +700,7 @@ def test_a_first_update_that_may_not_be_on_the_disk_is_not_denied(release, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", failing)
-        with pytest.raises(errors.LiveIndexError, match="may be applied all the same"):
+        with pytest.raises(errors.LiveIndexError, match="may still be applied"):
             live.update([], ["ad-5"])
     live.refresh()
     assert live.view().num_removed == 1

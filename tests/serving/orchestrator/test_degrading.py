@@ -220,7 +220,7 @@ def test_an_ad_with_a_score_of_nan_counts_as_worthless_and_is_named(run, ranker_
         (bad,), answer = run(scenario, address, config)
     assert answer.order == "utility"
     assert answer.degraded == (
-        f"The ranker's score of ad {bad!r} is NaN or infinite, expected a finite number. 1 scores "
+        f"The ranker's score of ad {bad!r} is NaN or infinite; expected a finite number. 1 scores "
         "count as 0."
     )
     assert [ad.ad_id for ad in answer.ads if ad.click_probability == 0] == [bad]

@@ -556,7 +556,7 @@ def edit_outputs(reply):
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (edit_version, "version 4, expected the pinned version 1"),
+        (edit_version, "version 4; expected the pinned version 1"),
         (edit_nan, "click_probability contains only NaN or infinity"),
         (edit_shape, "Expected expected_revenue as float32"),
         (edit_length, "Expected 60 values of expected_revenue, got 59"),

@@ -100,7 +100,7 @@ def test_a_tower_of_another_training_run_is_refused(base, tmp_path, part):
     shutil.copytree(foreign / f"{part}/1", base / f"{part}/1")
     with pytest.raises(
         errors.BundleError,
-        match=f"{part}/1 comes from training training-7, the manifest expects training-0",
+        match=f"{part}/1 comes from training training-7, but the manifest expects training-0",
     ):
         bundle.load(base)
 
@@ -165,7 +165,7 @@ def test_an_unknown_format_version_is_refused(base):
     release = dataclasses.replace(bundle.verify(base, 1), format_version=1)
     with manifest.writing(base, 1, manifest.encode(release)):
         pass
-    with pytest.raises(errors.BundleError, match="format_version 1, expected 5"):
+    with pytest.raises(errors.BundleError, match="format_version 1; expected 5"):
         bundle.verify(base, 1)
 
 

@@ -252,7 +252,7 @@ def test_engagements_count_when_their_window_has_passed(tmp_path):
         ({}, {"side": "query"}, "expected side 'ad' and no column, got 'query'"),
         ({}, {"max_age_days": 0}, "max_age_days must be a number above 0 or null, got 0"),
         ({}, {"column": "x"}, "is a rate, which has no option 'column'"),
-        ({}, {"of": None, "side": "ad"}, "event is an option of rates, and a rate has `of`"),
+        ({}, {"of": None, "side": "ad"}, "event is an option of rates, but a rate has `of`"),
         ({}, {"kind": "text", "side": "ad"}, "of is an option of histories and of rates"),
     ],
 )

@@ -165,7 +165,7 @@ def test_days_that_follow_the_time_are_not_a_field_and_days_of_the_week_are(
     proposal, notes = propose(tmp_path, time=TIMES, day=counted, day_of_week=of_week)
     assert proposal["time"] == "time"
     assert "day_of_week" in {field["name"] for field in proposal["fields"]}
-    assert any("a time, and later requests have other times" in note for note in notes)
+    assert any("a time, and later requests have later times" in note for note in notes)
     assert "day" not in {field["name"] for field in proposal["fields"]}
 
 

@@ -76,8 +76,8 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
             )
     if not lines and not notes:
         return
-    said = f"{tables[others[0]][0]} has other rows than {tables[main][0]}; expected the files of "
-    said += "one table."
+    said = f"{tables[others[0]][0]} and {tables[main][0]} have different rows; "
+    said += "expected the files of one table."
     if not lines:
         raise ValueError(said + "".join(notes))
     program = "\n".join(
