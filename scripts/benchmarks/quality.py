@@ -178,9 +178,9 @@ def score(
     rows: peer_data.PeerRows,
     unit: np.ndarray,
 ) -> None:
-    """Adds scores of a head, and differences to the ranker, to the results by name of the model.
+    """Adds each model's scores of a head, and differences to the ranker, to its results.
 
-    Values are of all rows of the test split, whose units [L] are resampled for the intervals.
+    All rows of the test split count; their units [L] are resampled for the intervals.
     """
     known = ~np.isnan(rows.labels[head])
     kind = HEADS[head]

@@ -42,7 +42,7 @@ _PROBE_ID = ""
 
 @dataclasses.dataclass(frozen=True)
 class UsersRead:
-    """Result of a read.
+    """Result of reading the data of users.
 
     Attributes:
         users: Stored data of each user; None if the store did not answer.

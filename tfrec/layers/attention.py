@@ -60,12 +60,12 @@ class TokenAttention(tf.keras.layers.Layer):
         so a bias of values is one of outputs.
         """
         width, token_width = (shape[-1] for shape in input_shape)
-        of_heads = self._num_heads, self._head_dim
-        self.query_kernel = self.add_weight("query_kernel", (width, *of_heads))
-        self.query_bias = self.add_weight("query_bias", of_heads, initializer="zeros")
-        self.key_kernel = self.add_weight("key_kernel", (token_width, *of_heads))
-        self.value_kernel = self.add_weight("value_kernel", (token_width, *of_heads))
-        self.output_kernel = self.add_weight("output_kernel", (*of_heads, width))
+        head_shape = self._num_heads, self._head_dim
+        self.query_kernel = self.add_weight("query_kernel", (width, *head_shape))
+        self.query_bias = self.add_weight("query_bias", head_shape, initializer="zeros")
+        self.key_kernel = self.add_weight("key_kernel", (token_width, *head_shape))
+        self.value_kernel = self.add_weight("value_kernel", (token_width, *head_shape))
+        self.output_kernel = self.add_weight("output_kernel", (*head_shape, width))
         self.output_bias = self.add_weight("output_bias", (width,), initializer="zeros")
         super().build(input_shape)
 
@@ -87,32 +87,32 @@ class TokenAttention(tf.keras.layers.Layer):
             return self._attend_head_by_head(queries, tokens, attention_mask)
         shape = tf.shape(queries)
         width, token_width = queries.shape[-1], tokens.shape[-1]
-        of_heads = self._num_heads * token_width
+        total_width = self._num_heads * token_width
         keys = self._by_head(self.key_kernel * self._head_dim**-0.5)
         kernel = tf.matmul(tf.reshape(self.query_kernel, [width, -1]), keys, transpose_b=True)
         bias = tf.matmul(tf.reshape(self.query_bias, [1, -1]), keys, transpose_b=True)
         queries = tf.matmul(tf.reshape(queries, [-1, width]), kernel)
-        queries = tf.nn.bias_add(queries, tf.reshape(bias, [of_heads]))
+        queries = tf.nn.bias_add(queries, tf.reshape(bias, [total_width]))
         queries = tf.reshape(queries, [shape[0], -1, token_width])  # [B, C H, E]
         scores = tf.matmul(queries, tokens, transpose_b=True)  # [B, C H, T]
         if attention_mask is not None:
             scores = tf.where(attention_mask, scores, scores.dtype.min)
         attended = tf.matmul(tf.nn.softmax(scores), tokens)  # [B, C H, E]
-        outputs_of_heads = tf.reshape(self.output_kernel, [-1, width])
-        kernel = tf.matmul(self._by_head(self.value_kernel), outputs_of_heads)
-        outputs = tf.matmul(tf.reshape(attended, [-1, of_heads]), kernel)
+        output_kernel = tf.reshape(self.output_kernel, [-1, width])
+        kernel = tf.matmul(self._by_head(self.value_kernel), output_kernel)
+        outputs = tf.matmul(tf.reshape(attended, [-1, total_width]), kernel)
         return tf.reshape(tf.nn.bias_add(outputs, self.output_bias), shape)
 
     def _attend_head_by_head(
         self, queries: tf.Tensor, tokens: tf.Tensor, attention_mask: tf.Tensor | None
     ) -> tf.Tensor:
-        """Does what `call` does, as Keras does."""
+        """Computes `call` with the keys and values of each head, as Keras does."""
         shape, width = tf.shape(queries), queries.shape[-1]
-        of_heads = self._num_heads * self._head_dim
+        total_width = self._num_heads * self._head_dim
         queries = tf.matmul(
-            tf.reshape(queries, [-1, width]), tf.reshape(self.query_kernel, [width, of_heads])
+            tf.reshape(queries, [-1, width]), tf.reshape(self.query_kernel, [width, total_width])
         )
-        queries = tf.nn.bias_add(queries, tf.reshape(self.query_bias, [of_heads]))
+        queries = tf.nn.bias_add(queries, tf.reshape(self.query_bias, [total_width]))
         queries = tf.reshape(queries, [shape[0], -1, self._num_heads, self._head_dim])
         queries = tf.transpose(queries, [0, 2, 1, 3])  # [B, H, C, K]
         keys = tf.einsum("bte,ehk->bhtk", tokens, self.key_kernel * self._head_dim**-0.5)
@@ -129,8 +129,8 @@ class TokenAttention(tf.keras.layers.Layer):
             if attention_mask is not None:
                 scores = tf.where(attention_mask[:, None], scores, scores.dtype.min)
             attended = tf.matmul(tf.nn.softmax(scores), values)
-        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, of_heads])
-        outputs = tf.matmul(attended, tf.reshape(self.output_kernel, [of_heads, width]))
+        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, total_width])
+        outputs = tf.matmul(attended, tf.reshape(self.output_kernel, [total_width, width]))
         return tf.reshape(tf.nn.bias_add(outputs, self.output_bias), shape)
 
     def _by_head(self, kernel: tf.Tensor) -> tf.Tensor:

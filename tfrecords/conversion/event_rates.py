@@ -104,7 +104,7 @@ class EventRates:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """When engagements are known.
+    """Delay after which engagements are known.
 
     Attributes:
         seconds: Maximum delay of an engagement; 0: all are known immediately.

@@ -22,10 +22,10 @@ ROWS_PER_RECORD = 4_096
 def shuffled(
     rows: np.ndarray, lengths: np.ndarray, seed: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shuffles requests in a random order that the seed determines.
+    """Shuffles requests; a seed determines the order.
 
     Returns:
-        Rows [L] and lengths [R] in the new order, and the number of each request [R] before.
+        Rows [L] and lengths [R] in the new order, and the previous index of each request [R].
     """
     order = np.random.default_rng(seed).permutation(len(lengths))
     starts = np.cumsum(lengths) - lengths

@@ -198,7 +198,7 @@ def text_layout(
 
 
 def _check_delimiter(path: pathlib.Path, sample: bytes, is_one_column: bool) -> None:
-    """Refuses a text if `::`, or a character if it is one column, separates values."""
+    """Refuses values separated by `::`, or, in a text of one column, by another character."""
     rows = [row.decode("utf-8", "replace") for row in lines.split_rows(sample)[:_ROWS_COMPARED]]
     first = rows[0].strip("\r\n")
     found = _LONG if _LONG in first and len({row.count(_LONG) for row in rows}) == 1 else None
