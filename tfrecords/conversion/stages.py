@@ -30,6 +30,7 @@ from tfrecords.conversion import (
     user_events,
     workspace,
 )
+from tfrecords.events import Events
 from tfrecords.schema import MISSING_LABEL, Field, Schema
 from tfrecords.splits import SPLITS, SplitOptions
 
@@ -301,7 +302,10 @@ class Stages:
         # One unit for all that reads times, decided by all rows, of impressions and other events.
         units = columns.units_per_second(dataset_json.add([chunk["times"] for chunk in parsed]))
         if self._schema.events is not None:
+            others = dataset_json.add([chunk["other_events"] for chunk in parsed])
             parsed = self._space.once("join", 0, lambda: self._join(parsed, units))["chunks"]
+            if not any(chunk["rows"] for chunk in parsed):
+                raise ValueError(_without_impressions(self._schema.events, others))
         chunk_ends = np.cumsum([chunk["rows"] for chunk in parsed])
 
         def column(name: str, wanted: bool) -> np.ndarray | None:
@@ -757,6 +761,20 @@ class Stages:
 
     def _bar(self, task: str, total: int) -> tqdm.tqdm:
         return terminal.progress_bar(task, "rows", total or None, self._progress)
+
+
+def _without_impressions(events: Events, others: Mapping[str, int]) -> str:
+    """Returns the message about a log of events without impressions.
+
+    `others` has the number of rows of each type that the schema does not name.
+    """
+    kind = "view" if events.view else "click"
+    found = [f"{name} ({count:,} rows)" for name, count in others.items()]
+    return (
+        f"No row is an impression: expected rows whose {events.column!r} is one of "
+        f"{list(getattr(events, kind))}, the types of {kind}s in the schema; types that it does "
+        f"not name: {terminal.format_list(found) or 'none'}. Correct events in the schema."
+    )
 
 
 def _float_user(notes: Sequence[tuple[int, int, str | None] | None]) -> str | None:

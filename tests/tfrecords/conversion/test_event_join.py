@@ -260,6 +260,19 @@ def test_a_log_with_repeated_events_converts_as_without_them(tmp_path):
             assert repeated.label_sum(split, label) == plain.label_sum(split, label)
 
 
+def test_a_log_without_impressions_names_its_types(tmp_path):
+    path = write_log(tmp_path / "log.csv")
+    found = r"in the schema; types that it does not name: view \(200 rows\), "
+    for view, click, named in [
+        (("impression",), ("click",), r"\['impression'\], the types of views"),
+        ((), ("tap",), r"\['tap'\], the types of clicks"),
+    ]:
+        events = dataclasses.replace(EVENTS, view=view, click=click, engagement=())
+        schema = dataclasses.replace(SHOP, click=None, engagement=None, events=events, weights=None)
+        with pytest.raises(ValueError, match=f"^No row is an impression: .* of {named} {found}"):
+            logs.converted_table(path, tmp_path / "data", schema)
+
+
 def test_only_views_need_a_position_a_split_and_a_local_time(tmp_path):
     rows = [
         f"u{number},s1,view,{number},,{number % 3},{split},2024-05-01T0{number % 7}:00"
