@@ -109,7 +109,15 @@ class AdRows:
                     f"{place}: unknown name {requests.shortened(name)}.{hint} The schema shows "
                     f"{', '.join(self._show)}."
                 )
-        return shown_text({name: values.get(name) for name in self._show})
+        text = shown_text({name: values.get(name) for name in self._show})
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise errors.InvalidAdError(
+                f"{place}: expected text without unpaired surrogates, got "
+                f"{requests.shortened(values)}."
+            ) from error
+        return text
 
     def _unknown(self, place: str, name: Any) -> str:
         hint = terminal.suggestion_for(str(name), self._fields)

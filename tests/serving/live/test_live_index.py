@@ -272,6 +272,10 @@ def test_k_ads_are_found_among_released_and_added_ads(release):
             r"ads\[0\]\.show: unknown name 'titel' \(str\)\. Did you mean 'title'\? ",
         ),
         ([{"ad_id": "a", "show": "x"}], r"ads\[0\]\.show: expected an object of names and values"),
+        (
+            [{"ad_id": "a", "show": {"title": "half a pair: \ud83d"}}],
+            r"ads\[0\]\.show: expected text without unpaired surrogates, got",
+        ),
         ([NEW, NEW], r"ads: expected each ad once, got 'new-1' twice"),
         (
             [{**NEW, "ad_id": "ad-4"}],
