@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from tfrecords import columns
 from tfrecords.schema_inference import known_names
-from tfrecords.schema_inference.sample import writing
+from tfrecords.schema_inference.sample import log_sample, writing
 from tfrecords.schema_inference.sample.log_sample import Column
 
 _TEXTS = {
@@ -45,6 +45,20 @@ def separator(column: Column) -> str | None:
     if found is None and _is_spaced(values, is_named=not _LISTS.isdisjoint(column.words)):
         return " "
     return found
+
+
+def placeholder_notes(column: Column) -> list[str]:
+    """Returns a note on texts such as NULL, which are values of a field that is not numeric."""
+    is_text = np.array([bool(value.strip()) for value in column.values])
+    counts = np.where(column.is_missing & is_text, column.counts, 0)
+    if not counts.any():
+        return []
+    value, share = column.values[int(counts.argmax())], float(counts.sum()) / len(column.codes)
+    return [
+        f"! {column.name!r} is {value!r} in {log_sample.percent(share)} of the rows, which is a "
+        "value like others: requests and new ads must have it, too. Leave it empty if it means "
+        "that the value is missing."
+    ]
 
 
 def has_decimal_comma(column: Column) -> bool:

@@ -81,6 +81,7 @@ def propose_fields(
             is_key = column.name in (roles.ad_key.name, getattr(roles.user_key, "name", None))
             is_id = is_key or kinds.has_ids_of(roles.ad_key, column)
             kind = {"kind": "categorical"} if is_id else kinds.kind(column, notes)
+            notes += [] if is_key or kind["kind"] == "numeric" else kinds.placeholder_notes(column)
             fields.append(_field(column, side, kind, min_count, fields, kept))
             if fields[-1]["name"] != column.plain_name:
                 renamed.append(f"{column.name!r} is {fields[-1]['name']!r}")

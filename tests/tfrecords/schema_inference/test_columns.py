@@ -1147,6 +1147,16 @@ def test_the_revenue_of_events_is_only_in_rows_of_engagements(tmp_path: pathlib.
     assert proposal["revenue"] == "item_revenue"
 
 
+def test_placeholders_of_categories_are_values(tmp_path: pathlib.Path) -> None:
+    brands = [("acme", "NULL", "", "zeta", "acme", "zeta")[n // 4 % 6] for n in range(ROWS)]
+    prices = ["NULL" if brand == "NULL" else f"{n % 9}.5" for n, brand in enumerate(brands)]
+    _, notes = propose(tmp_path, user_brand=brands, user_price=prices)
+    said = [note for note in notes if "is a value like others" in note]
+    assert [note.partition(" of the rows")[0] for note in said] == [
+        "! 'user_brand' is 'NULL' in 16.7%"
+    ]
+
+
 def test_fields_are_what_impressions_say_if_clicks_lack_them_or_differ(
     tmp_path: pathlib.Path,
 ) -> None:
