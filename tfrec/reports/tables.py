@@ -9,7 +9,7 @@ from tfrecords import pages
 _INTERVAL = "95 % interval"
 # Outcomes are partly random, so a lower normalized entropy means that a field copies the label.
 _TOO_GOOD = 0.05
-# Metric of a head -> label.
+# Metric of a head -> label; others have their names as labels, and come behind these.
 _HEAD_METRICS = {
     "auc": "AUC",
     "auc_share_of_achievable": "share of achievable AUC",
@@ -44,11 +44,11 @@ def head_table(report: evaluation.EvaluationReport) -> pages.PageTable:
     head = ["", "value", _INTERVAL, *(["achievable"] if has_truth else [])]
     rows = []
     for name, quality in report.ranker.items():
-        for metric, label in _HEAD_METRICS.items():
+        for metric in dict.fromkeys([*_HEAD_METRICS, *quality.metrics]):
             own = quality.metrics.get(metric)
             if own is not None and own.value is not None:
                 ceiling = [pages.format_metric(own.ground_truth)] if has_truth else []
-                rows.append([f"{name}: {label}", *_cells(own), *ceiling])
+                rows.append([f"{name}: {_label(metric)}", *_cells(own), *ceiling])
     return pages.PageTable(head, rows)
 
 
@@ -62,7 +62,7 @@ def heads_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
             value = quality.metrics.get(name, Estimate()).value
             if value is not None and value < _TOO_GOOD:
                 yield (
-                    f"{head} is too good to be true: its {_HEAD_METRICS[name]} is below "
+                    f"{head} is too good to be true: its {_label(name)} is below "
                     f"{_TOO_GOOD}, so a field probably contains the label. Remove fields that are "
                     "known only after an ad was shown; the data card names each field that "
                     "predicts the clicks on its own"
@@ -84,7 +84,7 @@ def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
             yield f"{head}: no row of the split has the label"
         for name, own in quality.metrics.items():
             if own.absent is not None:
-                yield f"{head}, {_HEAD_METRICS[name]}: {own.absent}"
+                yield f"{head}, {_label(name)}: {own.absent}"
     funnel = report.funnel
     if (
         isinstance(funnel, evaluation.ValueFunnel)
@@ -288,6 +288,10 @@ def _cells(
     own: Estimate, form: Callable[[float | None], str] = pages.format_metric
 ) -> tuple[str, str]:
     return form(own.value), pages.format_interval(own.interval, form)
+
+
+def _label(metric: str) -> str:
+    return _HEAD_METRICS.get(metric, _words(metric))
 
 
 def _words(name: str) -> str:

@@ -168,6 +168,24 @@ def test_the_text_has_every_metric_of_the_heads_and_the_funnel(reports):
         assert "Not measured: retrieval, item knn: the schema names no user_key" in text
 
 
+def test_a_new_metric_of_a_head_is_in_the_report_under_its_name():
+    metrics = {
+        "brier_score": evaluation.Estimate(value=0.25),
+        "auc": evaluation.Estimate(value=0.75),
+        "lift_at_10": evaluation.Estimate(absent="no ad was shown"),
+    }
+    quality = evaluation.HeadQuality(labeled=9, metrics=metrics, calibration_curve=[])
+    report = evaluation.EvaluationReport.model_construct(
+        absent_heads=[],
+        ranker={"click": quality},
+        funnel=None,
+        retrieval=evaluation.RetrievalQuality(num_ads=1, num_clicks=0),
+    )
+    labels = [label for label, *_ in tables.head_table(report).rows]
+    assert labels == ["click: AUC", "click: brier score"]
+    assert list(tables.not_measured(report)) == ["click, lift at 10: no ad was shown"]
+
+
 def test_an_absent_head_is_one_without_a_column_or_without_a_positive_label():
     report = evaluation.EvaluationReport.model_construct(
         absent_heads=["engagement", "revenue"],
