@@ -10,14 +10,6 @@ from fastapi import exceptions, responses
 from starlette import routing
 
 from serving import errors, orchestrator, requests
-from serving.service.rest import schemas
-
-# The body of each path; the other paths are user routes.
-_MODELS: dict[str, type[pydantic.BaseModel]] = {
-    "/v1/recommend": requests.Request,
-    "/v1/recommend/batch": schemas.BatchRequest,
-    "/v1/events": requests.EventBatch,
-}
 
 
 def reply(
@@ -65,7 +57,8 @@ def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], objec
             reason = first.get("ctx", {}).get("error", "cannot be parsed")
             where = f"{reason} at character {first['loc'][-1]}"
             return reply(400, "malformed_json", f"The body is not valid JSON: {where}.")
-        model = _MODELS.get(request.url.path, requests.UserProfile)
+        body = request.scope["route"].body_field
+        model = pydantic.BaseModel if body is None else body.field_info.annotation
         # The first part of a location is "body".
         own = [{**detail, "loc": detail["loc"][1:]} for detail in details]
         refusal = requests.refusal(model, own)
