@@ -120,7 +120,7 @@ def test_a_new_label_is_checked_and_withheld_by_its_entry(more_labels):
 def test_a_log_of_events_has_no_new_label(more_labels):
     kept = events.Events("event", ("view",), ("click",))
     assert SchemaWithMore("log", FIELDS, ("ad",), None, user_key="user", events=kept).click
-    with pytest.raises(ValueError, match="click, engagement, revenue are read; set"):
+    with pytest.raises(ValueError, match="revenue are read; set saved, tip to null"):
         SchemaWithMore(
             "log", FIELDS, ("ad",), None, user_key="user", events=kept, saved="saved", tip="tip"
         )
