@@ -31,14 +31,6 @@ MAX_HEADERS = 100
 # The console and the API page contain no data; they ask the user for the token.
 _CONSOLE = "/console"
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", *pages.PAGES})
-# Values of the metrics' label `path`; all other paths share the value "other".
-_USERS = "/v1/users"
-_PATHS = frozenset(
-    {
-        *("/v1/recommend", "/v1/recommend/batch", "/v1/events", _USERS, "/v1/bundle", "/metrics"),
-        *OPEN_PATHS,
-    }
-)
 
 access_log = logging.getLogger("tfrec.access")
 
@@ -116,12 +108,7 @@ class Entrance:
             raise
         finally:
             seconds = time.perf_counter() - started
-            path = next(
-                (area for area in (_CONSOLE, _USERS) if scope["path"].startswith(f"{area}/")),
-                scope["path"],
-            )
-            path = path if path in _PATHS else "other"
-            self._metrics.observe_request(path, status, seconds)
+            self._metrics.observe_request(_label(scope), status, seconds)
             if access_log.isEnabledFor(logging.INFO):
                 _log(scope, status, seconds * 1000, notes)
 
@@ -161,6 +148,16 @@ class Entrance:
         return scheme.lower() == b"bearer" and hmac.compare_digest(
             given.strip(), self._token or b""
         )
+
+
+def _label(scope: starlette.types.Scope) -> str:
+    """Returns the path of a request without parameters, for the metrics; "other" has no route."""
+    path = scope["path"]
+    for route in scope["app"].routes:
+        start, _, parameters = route.path.partition("/{")
+        if path == start or (parameters and path.startswith(f"{start}/")):
+            return start
+    return "other"
 
 
 def _request_id(given: bytes | None) -> str:

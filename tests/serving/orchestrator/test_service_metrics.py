@@ -46,6 +46,7 @@ def test_answers_are_counted_under_their_version(tiny_bundle, ranker_address):
         httpx.post(f"{url}/v1/recommend", json={"deadline_ms": 1}, timeout=60)
         httpx.post(f"{url}/v1/recommend", json={"k": 0}, timeout=60)
         httpx.get(f"{url}/nothing/here", timeout=60)
+        httpx.get(f"{url}/v1/users/u17", timeout=60)
         found = samples(url)
     assert not [name for name, _ in found if name.endswith("_created")]
     outcomes = {"full": 3, "retrieval_order": 1, "fewer_candidates": 0}
@@ -62,6 +63,7 @@ def test_answers_are_counted_under_their_version(tiny_bundle, ranker_address):
     assert value(found, "tfrec_requests_total", path="/v1/recommend", status="200") == 4
     assert value(found, "tfrec_requests_total", path="/v1/recommend", status="400") == 1
     assert value(found, "tfrec_requests_total", path="other", status="404") == 1
+    assert value(found, "tfrec_requests_total", path="/v1/users", status="404") == 1
     assert value(found, "tfrec_resident_bytes") > 0
     assert value(found, "tfrec_in_flight") == 0
     assert value(found, "tfrec_breaker_open", version="1") == 0

@@ -7,6 +7,7 @@ import socket
 import threading
 from concurrent import futures
 
+import fastapi
 import httpx
 import pytest
 import serving_fixtures
@@ -14,6 +15,7 @@ import waiting
 
 from serving import client
 from serving.config import OrchestratorConfig
+from serving.service.rest import entrance
 
 pytestmark = pytest.mark.process
 
@@ -45,6 +47,24 @@ def test_only_health_and_readiness_and_pages_without_data_come_without_the_token
         assert reply.status_code == 401
     reply = httpx.post(guarded + "/v1/recommend", json={}, headers=bearer(TOKEN), timeout=60)
     assert reply.status_code == 200
+
+
+def test_the_metrics_count_each_route_of_the_application_without_its_parameters():
+    app = fastapi.FastAPI(openapi_url=None)
+    paths = ["/", "/v1/similar", "/v1/users/{user_id:path}", "/console", "/console/{name:path}"]
+    for path in paths:
+        app.add_api_route(path, lambda: None)
+    labels = {
+        "/": "/",
+        "/v1/similar": "/v1/similar",
+        "/v1/similar/ads": "other",
+        "/v1/users/a/b": "/v1/users",
+        "/console": "/console",
+        "/console/page.js": "/console",
+        "/consoles": "other",
+    }
+    for path, label in labels.items():
+        assert entrance._label({"path": path, "app": app}) == label
 
 
 def raw(url, data, then=b""):
