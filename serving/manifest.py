@@ -223,7 +223,7 @@ def path_of(base: pathlib.Path, version: int) -> pathlib.Path:
 def not_published(base: pathlib.Path, version: int) -> errors.BundleNotFoundError:
     """Returns the error for a version without a manifest."""
     return errors.BundleNotFoundError(
-        f"{base} holds no published bundle of version {version}: manifests/{version}.json is "
+        f"{base} has no published bundle of version {version}: manifests/{version}.json is "
         "missing, as after an interrupted publish. List the releases with tfrec release "
         "--action=list, or export the bundle again."
     )

@@ -54,17 +54,17 @@ def main() -> None:
         "search_ms": harness.percentiles(search_ms),
         "filters": _filters(release, queries, values.k),
     }
-    asked = [
+    sample = [
         requests.parse(requests.Request, {"context": one, "k": 10})
         for one in release.manifest.probes["requests"]
     ]
     with LocalClient(base) as client:
-        for one in asked * (_WARM_UP // len(asked) + 1):
+        for one in sample * (_WARM_UP // len(sample) + 1):
             client.recommend(one)
-        request_ms, _ = harness.time_each(client.recommend, asked * (_REQUESTS // len(asked)))
+        request_ms, _ = harness.time_each(client.recommend, sample * (_REQUESTS // len(sample)))
         result["request_ms"] = harness.percentiles(request_ms)
         if values.restart_command:
-            result["restart"] = _restart(client, asked, values.restart_command, values.deadline_ms)
+            result["restart"] = _restart(client, sample, values.restart_command, values.deadline_ms)
     harness.print_json(result)
 
 
@@ -107,7 +107,7 @@ def _filters(release: releases.Bundle, queries: np.ndarray, k: int) -> list[dict
 
 
 def _restart(
-    client: LocalClient, asked: list[requests.Request], command: str, deadline_ms: float
+    client: LocalClient, sample: list[requests.Request], command: str, deadline_ms: float
 ) -> dict[str, Any]:
     """Sends requests from several threads while a command restarts Milvus.
 
@@ -122,7 +122,7 @@ def _restart(
         for number in range(10**9):
             if done.is_set():
                 return
-            one = asked[number % len(asked)].model_copy(update={"deadline_ms": deadline_ms})
+            one = sample[number % len(sample)].model_copy(update={"deadline_ms": deadline_ms})
             try:
                 answer = client.recommend(one)
                 outcome = "degraded" if answer.degraded else "answered"

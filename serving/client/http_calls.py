@@ -353,8 +353,8 @@ def _may_pass(error: errors.TfrecClientError) -> bool:
 def _wait(outcome: httpx.Response | Exception, pause: float) -> float:
     wait = pause * random.uniform(0.5, 1.0)
     if isinstance(outcome, httpx.Response):
-        asked = outcome.headers.get("retry-after", "")
-        return max(wait, float(asked)) if asked.isdigit() else wait
+        retry_after = outcome.headers.get("retry-after", "")
+        return max(wait, float(retry_after)) if retry_after.isdigit() else wait
     return wait
 
 

@@ -116,8 +116,8 @@ class LocalClient:
             ClientRequestError: The request is refused.
             ClientOverloadedError: The request cannot be answered in time.
         """
-        asked = http_calls.request_of(request, fields)
-        return _with_role(asked, self._call(lambda own: own.recommend(asked)))
+        valid = http_calls.request_of(request, fields)
+        return _with_role(valid, self._call(lambda own: own.recommend(valid)))
 
     def recommend_batch(self, requests: Iterable[Request | RequestFields]) -> list[Answer]:
         """Returns the answers to many requests, in the same order.
@@ -170,11 +170,11 @@ class LocalClient:
         return self._open().not_ready is None
 
     def _call(
-        self, ask: Callable[[orchestrator.Orchestrator], Coroutine[Any, Any, Result]]
+        self, method: Callable[[orchestrator.Orchestrator], Coroutine[Any, Any, Result]]
     ) -> Result:
         """Runs a call; raises refusals as the HTTP client does."""
         try:
-            return self._wait(ask(self._open()))
+            return self._wait(method(self._open()))
         except errors.InvalidRequestError as error:
             raise http_calls.refused(error) from error
         except errors.OverloadedError as error:

@@ -18,14 +18,14 @@ def embeddings_from_files(embeddings: str, queries: str) -> tuple[np.ndarray, np
     Raises:
         ValueError: A file does not contain such an array.
     """
-    ads, asked = (_load(path) for path in (embeddings, queries))
-    for path, array in ((embeddings, ads), (queries, asked)):
+    ads, query_vectors = (_load(path) for path in (embeddings, queries))
+    for path, array in ((embeddings, ads), (queries, query_vectors)):
         if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] != ads.shape[-1]:
             raise ValueError(
                 f"{path} holds {array.dtype} {list(array.shape)}; expected floats "
                 f"[rows, {ads.shape[-1]}]. Save the outputs of the towers with numpy.save."
             )
-    return ads, asked
+    return ads, query_vectors
 
 
 def _load(path: str) -> np.ndarray:

@@ -7,8 +7,8 @@ earned nothing. If several answers have the same request id, its events count fo
 
 Impressions and events that were delivered more than once count once (`feedback_events`).
 
-Memory holds all events, one file of the log, and the ids of impressions in files whose times
-overlap.
+All events, one file of the log, and the ids of impressions in files whose times overlap are kept in
+memory.
 
 Shapes: E events, R rows of the log.
 """

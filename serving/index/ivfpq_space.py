@@ -125,10 +125,10 @@ def _probed_recall(
 ) -> float:
     """Returns the share of the wanted rows [Q, k] that are in the probed cells."""
     moved = ads if matrix is None else ads @ matrix.T
-    asked = queries if matrix is None else queries @ counterpart(matrix).T
+    transformed = queries if matrix is None else queries @ counterpart(matrix).T
     num_cells = min(_TRIAL_CELLS, kinds.default_lists(len(ads)))
     centroids = cells(moved, matrix, num_cells, clustering)
     cell = nearest(moved, centroids)
-    probed = np.argsort(-(asked @ centroids.T), axis=1, kind="stable")
+    probed = np.argsort(-(transformed @ centroids.T), axis=1, kind="stable")
     probed = probed[:, : max(1, round(_TRIAL_PROBED * num_cells))]
     return float(np.mean([np.isin(cell[w], p).mean() for w, p in zip(wanted, probed, strict=True)]))

@@ -211,7 +211,7 @@ class LiveIndex:
             record = live_update.encode(change)
             if self._channel is not None:
                 self._publish(self._channel, record)
-            changed, found = int(self._state.holds(added).sum()), self._state.holds([*gone])
+            changed, found = int(self._state.contains(added).sum()), self._state.contains([*gone])
             self._store.append([record], in_channel=self._channel is not None)
             self._apply([change])
             self._compact_if_needed()

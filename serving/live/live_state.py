@@ -61,7 +61,7 @@ class LiveState:
             self._embeddings[:count], self._features[:count], self._segments, self._alive
         )
 
-    def holds(self, ad_ids: list[str]) -> np.ndarray:
+    def contains(self, ad_ids: list[str]) -> np.ndarray:
         """Returns which of the given ads exist, [B] bool."""
         rows = self._released.find(ad_ids)
         in_release = (rows >= 0) & ~self._removed.contains(np.maximum(rows, 0))

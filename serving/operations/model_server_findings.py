@@ -28,7 +28,7 @@ _SIGNATURE = "serving_default"
 def served_scores(
     address: str,
     release: releases.Bundle,
-    asked: Iterable[tuple[requests.Columns, np.ndarray]],
+    calls: Iterable[tuple[requests.Columns, np.ndarray]],
     timeout_seconds: float,
 ) -> list[dict[str, np.ndarray]]:
     """Returns the scores of a model server: for each call, output -> [B, C].
@@ -36,7 +36,7 @@ def served_scores(
     Args:
         address: host:port of the model server's gRPC API.
         release: Loaded release.
-        asked: Inputs of each call: query field -> [B] or [B, L], and ad features [B, C, F] int32.
+        calls: Inputs of each call: query field -> [B] or [B, L], and ad features [B, C, F] int32.
         timeout_seconds: Timeout of each call, in seconds.
 
     Raises:
@@ -45,13 +45,13 @@ def served_scores(
     outputs = release.manifest.outputs.values()
     client = ranker.RankerClient(address, version=release.version, outputs=outputs)
 
-    async def ask() -> list[dict[str, np.ndarray]]:
+    async def predict_all() -> list[dict[str, np.ndarray]]:
         try:
-            return [await client.predict(*inputs, timeout_seconds) for inputs in asked]
+            return [await client.predict(*inputs, timeout_seconds) for inputs in calls]
         finally:
             await client.close()
 
-    return asyncio.run(ask())
+    return asyncio.run(predict_all())
 
 
 class ModelServerCheck:
@@ -160,8 +160,8 @@ class ModelServerCheck:
     def _ranker_probes(self) -> str:
         release = self._release
         rows = releases.candidate_rows(release.manifest)
-        asked = releases.query_columns(release.manifest), release.ad_index.features(rows)
-        (scores,) = served_scores(self._address, release, [asked], self._timeout)
+        call = releases.query_columns(release.manifest), release.ad_index.features(rows)
+        (scores,) = served_scores(self._address, release, [call], self._timeout)
         releases.check_scores(release.manifest, scores)
         recorded = release.manifest.probes["scores"]
         worst = max(np.abs(scores[name] - np.array(recorded[name])).max() for name in recorded)

@@ -80,14 +80,14 @@ def compare_over_grpc(
     """
     manifest = release.manifest
     fields = requests.QueryFields(manifest.query_fields, manifest.ad_kinds)
-    asked = (
+    calls = (
         (
             fields.columns([fields.merge({}, one.fields)]),
             release.ad_index.features(release.ad_index.find(one.ad_ids)[None]),
         )
         for one in logged
     )
-    served = model_server_findings.served_scores(address, release, asked, _TIMEOUT_SECONDS)
+    served = model_server_findings.served_scores(address, release, calls, _TIMEOUT_SECONDS)
     found = [
         service_findings.compared(output, scores[output][0].tolist(), expected, f"request {number}")
         for number, (one, scores) in enumerate(zip(logged, served, strict=True))

@@ -129,18 +129,18 @@ class RetrievalStage:
         return result
 
     def _each(
-        self, asked: Sequence[tuple[requests.ValidRequest, int, requests.Deadline]]
+        self, calls: Sequence[tuple[requests.ValidRequest, int, requests.Deadline]]
     ) -> list[candidates.CandidateGroup]:
-        valids, numbers, deadlines = zip(*asked, strict=True)
+        valids, numbers, deadlines = zip(*calls, strict=True)
         found = self._together(valids, numbers[0], deadlines)
-        if len(asked) == 1:
+        if len(calls) == 1:
             return found
         by_position = {
             position: group.single(row)
             for group in found
             for row, position in enumerate(group.positions)
         }
-        return [by_position[position] for position in range(len(asked))]
+        return [by_position[position] for position in range(len(calls))]
 
 
 def _search(

@@ -67,22 +67,22 @@ class UserStage:
         positions = [at for at, valid in enumerate(valids) if valid.user_id is not None]
         if not positions:
             return list(valids)
-        asking = [valids[at] for at in positions]
+        identified = [valids[at] for at in positions]
         now = self._data.now()
-        counted = {cap.kind for valid in asking for cap in valid.uncounted_caps}
+        counted = {cap.kind for valid in identified for cap in valid.uncounted_caps}
         read = await self._data.read(
-            [valid.user_id or "" for valid in asking],
+            [valid.user_id or "" for valid in identified],
             self._lists_impressions or IMPRESSION in counted,
             now,
             min(self._data.config.read_timeout_ms, max(deadline.remaining_ms(), 0.0)),
         )
-        known, problem = read.users or [_NOTHING] * len(asking), read.problem
+        known, problem = read.users or [_NOTHING] * len(identified), read.problem
         try:
-            values = await self._values(asking, known, deadline)
+            values = await self._values(identified, known, deadline)
         except TimeoutError:
-            known, problem, values = [_NOTHING] * len(asking), user_data.LATE, {}
+            known, problem, values = [_NOTHING] * len(identified), user_data.LATE, {}
         filled = list(valids)
-        for at, valid, user in zip(positions, asking, known, strict=True):
+        for at, valid, user in zip(positions, identified, known, strict=True):
             state = problem or (user_data.FOUND if user.is_known else user_data.UNKNOWN)
             if user.is_known:
                 stored = {**user.profile, **self._raw_histories(valid, user, now, values)}
@@ -124,12 +124,12 @@ class UserStage:
 
     async def _values(
         self,
-        asking: Sequence[requests.ValidRequest],
+        identified: Sequence[requests.ValidRequest],
         known: Sequence[User],
         deadline: requests.Deadline,
     ) -> Mapping[str, Mapping[str, list[str]]]:
         """Returns field -> ad id -> values, for the fields that events are listed or counted by."""
-        capped = {cap.field for valid in asking for cap in valid.uncounted_caps}
+        capped = {cap.field for valid in identified for cap in valid.uncounted_caps}
         fields = sorted({*self._listed, *(field for field in capped if field is not None)})
         if not fields:
             return {}

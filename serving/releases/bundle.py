@@ -45,7 +45,7 @@ def latest(base: str | os.PathLike[str]) -> int:
     published = manifest.versions(base)
     if not published:
         raise errors.BundleNotFoundError(
-            f"{base} holds no published bundle: there is no manifests/N.json. Check the path, "
+            f"{base} has no published bundle: there is no manifests/N.json. Check the path, "
             "or run tfrec export first."
         )
     return published[-1]

@@ -93,7 +93,7 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
             )
         if not there:
             raise errors.BundleNotFoundError(
-                f"{base} holds no release that was stable before {before.stable}. Published "
+                f"{base} has no release that was stable before {before.stable}. Published "
                 f"releases: {', '.join(map(str, published))}. Promote one of them with "
                 "--action=promote --version=N."
             )

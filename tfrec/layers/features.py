@@ -5,9 +5,9 @@ its own row plus a row for its frequency (ids are ranks by count): rare values s
 in common. A list or a history is the mean of its values' embeddings, in any order, unless it is
 tied to the ad side (`histories`); an empty list is id 0, which has its own row. The last embeddings
 of a side belong to tied histories by age. Vectors are scaled to length one and projected to as many
-embeddings as hold them, at most four. Numeric fields are quantile buckets, some of which share an
-embedding. Buckets and frequencies use a thermometer code: bucket t is the sum of the learned steps
-1..t, so neighboring buckets share what they learn, and serving is still a lookup.
+embeddings as their numbers fill, at most four. Numeric fields are quantile buckets, some of which
+share an embedding. Buckets and frequencies use a thermometer code: bucket t is the sum of the
+learned steps 1..t, so neighboring buckets share what they learn, and serving is still a lookup.
 
 Shapes: B batch (any leading dimensions), F embeddings (one per field, one to four per vector,
 `len(histories.AGE_CENTERS)` more per tied history, and one more than these per property of its

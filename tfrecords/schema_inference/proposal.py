@@ -47,7 +47,7 @@ def propose_fields(
     min_count = next((count for rows, count in _MIN_COUNTS if total_rows < rows), 5)
     dropped: dict[str, list[str]] = {}
     chosen: dict[str, list[Column]] = collections.defaultdict(list)
-    spare: list[Column] = []
+    fallback: list[Column] = []
     for sample, column in _candidates(samples, roles):
         why = leaks.reason(column, sample, roles)
         side, because = sides.side(column, samples, roles)
@@ -56,10 +56,10 @@ def propose_fields(
         else:
             dropped.setdefault(why or because, []).append(column.name)
             if why in leaks.HARMLESS and side == "query":
-                spare.append(column)
-    if spare and not any(key.startswith("Query") for key in chosen):
-        chosen["Query side, as a fallback"] = spare[:1]
-        dropped = {why: [n for n in own if n != spare[0].name] for why, own in dropped.items()}
+                fallback.append(column)
+    if fallback and not any(key.startswith("Query") for key in chosen):
+        chosen["Query side, as a fallback"] = fallback[:1]
+        dropped = {why: [n for n in own if n != fallback[0].name] for why, own in dropped.items()}
     notes += [f"{key}: {_quoted([c.name for c in own])}." for key, own in chosen.items()]
     notes += [f"Left out ({why}): {_quoted(names)}." for why, names in dropped.items() if names]
     outcomes = [n for n in dropped.get(leaks.BY_NAME, []) if _is_amount_of_log(samples[0], n)]

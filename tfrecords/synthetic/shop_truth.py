@@ -11,7 +11,7 @@
     log revenue      = log price
 
 Neither is an inner product of vectors of the two sides: the price that a user likes is compared
-with the price of the ad by steps, and a tree asks both sides in turn.
+with the price of the ad by steps, and a tree splits on both sides in turn.
 
 With drift, slow waves change the traffic and the appeal of each category and the prices that users
 like. The truth then depends on the time of the request.
@@ -94,30 +94,30 @@ class ShopTruth(Truth):
             # Nothing matches a category that is missing.
             is_own = np.eye(NUM_CATEGORIES + 1)[category] * (category > 0)[:, None]
             appeal += config.match_scale * share * is_own
-        asked = self._query_questions(codes)
+        answers = self._query_questions(codes)
         return {
             "click_bias": total(self._click_effects, codes),
             "appeal": appeal,
             "wave": wave,
             # The wave of the ads without a category also moves prices.
             "liked_price": shop.liked_price[codes["user"]] + 0.5 * wave[:, 0],
-            "click_trees": self._click_trees.query_values(asked),
+            "click_trees": self._click_trees.query_values(answers),
             "engagement_bias": total(self._engagement_effects, codes),
-            "engagement_trees": self._engagement_trees.query_values(asked),
+            "engagement_trees": self._engagement_trees.query_values(answers),
             "believed": self._believed[codes["age"]],
         }
 
     def ad_terms(self, codes: Columns) -> Columns:
         """Returns the ad side of all scores: biases, codes and prices [n], and leaves [n, …]."""
-        asked = self._ad_questions(codes)
+        answers = self._ad_questions(codes)
         poor = numeric(codes["rating"], lambda x: np.where(x < 3.0, 1.0, 0.0), 0.5)
         return {
             "click_bias": total(self._click_effects, codes) - 0.4 * poor,
             "category": codes["category"],
             "log_price": np.log(codes["price"]),
-            "click_trees": self._click_trees.ad_leaves(asked),
+            "click_trees": self._click_trees.ad_leaves(answers),
             "engagement_bias": total(self._engagement_effects, codes) - 0.8 * poor,
-            "engagement_trees": self._engagement_trees.ad_leaves(asked),
+            "engagement_trees": self._engagement_trees.ad_leaves(answers),
         }
 
     def exposure(self, query: Columns) -> np.ndarray:

@@ -34,21 +34,21 @@ def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row
     layer.index(tf.constant(ads))
     build_seconds = time.perf_counter() - started
     search = tf.function(lambda query: layer(query))
-    asked = queries[:_MAX_BRUTE_FORCE_QUERIES]
-    search(tf.constant(asked[:1]))
+    sample = queries[:_MAX_BRUTE_FORCE_QUERIES]
+    search(tf.constant(sample[:1]))
     times, found = harness.time_each(
-        lambda query: search(tf.constant(query))[1].numpy()[0], asked[:, None]
+        lambda query: search(tf.constant(query))[1].numpy()[0], sample[:, None]
     )
-    batch = tf.constant(asked)
+    batch = tf.constant(sample)
     search(batch)
     started = time.perf_counter()
     search(batch)
     return {
         "name": "TFRS BruteForce, all cores",
         "library": "tensorflow_recommenders",
-        "recall": float(index.recall_of_rows(np.stack(found), wanted[: len(asked)]).mean()),
+        "recall": float(index.recall_of_rows(np.stack(found), wanted[: len(sample)]).mean()),
         **harness.percentiles(times),
-        "batch_queries_per_second": len(asked) / (time.perf_counter() - started),
+        "batch_queries_per_second": len(sample) / (time.perf_counter() - started),
         "build_seconds": build_seconds,
         "megabytes": ads.nbytes / 1e6,
     }

@@ -238,7 +238,9 @@ class MilvusIndex:
             for first, end in itertools.pairwise(ends)
         ]
         width = self._width(limit, condition)
-        found = [self._ask(queries, limit, condition.expression + part, width) for part in parts]
+        found = [
+            self._search_part(queries, limit, condition.expression + part, width) for part in parts
+        ]
         if slices == 1:
             return found[0]
         return [exact_search.best_of_lists(lists, limit) for lists in zip(*found, strict=True)]
@@ -255,7 +257,7 @@ class MilvusIndex:
             return width
         return max(limit, min(width * self.num_ads // max(count, 1), MAX_WIDTH))
 
-    def _ask(
+    def _search_part(
         self, queries: np.ndarray, limit: int, expression: str, width: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         name = {"HNSW": "ef", "DISKANN": "search_list"}.get(self.kind)
@@ -275,15 +277,15 @@ class MilvusIndex:
                 for hits in found
             ]
 
-    def _loaded(self, ask: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def _loaded(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Calls Milvus; loads the collection first if a restart has unloaded it."""
         try:
-            return ask(*args, timeout=connection.remaining(), **options)
+            return method(*args, timeout=connection.remaining(), **options)
         except Exception as error:
             if getattr(error, "code", None) != _NOT_LOADED:
                 raise
         self._client.load_collection(self.collection, timeout=connection.remaining())
-        return ask(*args, timeout=connection.remaining(), **options)
+        return method(*args, timeout=connection.remaining(), **options)
 
     def _compare_all(
         self, queries: np.ndarray, k: int, condition: milvus_fields.MilvusCondition

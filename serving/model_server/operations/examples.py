@@ -140,7 +140,7 @@ def _serialized(model: servable.Servable, request_input: input_pb2.Input) -> np.
     if request_input.WhichOneof("kind") == "example_list_with_context":
         both = request_input.example_list_with_context
         model.check_rows(_INPUTS, len(both.examples))
-        # Concatenated messages are one message, in which the later values hold.
+        # Concatenated messages are one message, in which later values take precedence.
         context = both.context.SerializeToString()
         if len(context) * len(both.examples) > _MAX_CONTEXT_BYTES:
             raise saved_model.invalid_argument(

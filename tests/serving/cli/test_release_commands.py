@@ -492,9 +492,9 @@ def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):
     with pytest.raises(ValueError, match="--action=promote requires --version=N"):
         call("release", f"--bundle={base}", "--action=promote")
     nowhere = tmp_path / "nowhere"
-    with pytest.raises(bundle.errors.BundleNotFoundError, match="holds no published bundle"):
+    with pytest.raises(bundle.errors.BundleNotFoundError, match="has no published bundle"):
         call("release", f"--bundle={base}", "--action=publish", f"--source={nowhere}")
-    with pytest.raises(bundle.errors.BundleNotFoundError, match="holds no published bundle"):
+    with pytest.raises(bundle.errors.BundleNotFoundError, match="has no published bundle"):
         call("release", f"--bundle={nowhere}", "--action=rollback")
     assert not nowhere.exists()
     for version, click in ((1, figures()), (2, figures(normalized_entropy=0.97))):

@@ -197,7 +197,7 @@ def test_a_client_without_a_store_says_what_is_missing(service_url, local):
 
 
 def test_a_local_client_of_a_missing_bundle_says_so(tmp_path):
-    with pytest.raises(errors.BundleNotFoundError, match="holds no published bundle"):
+    with pytest.raises(errors.BundleNotFoundError, match="has no published bundle"):
         local_client.LocalClient(tmp_path)
 
 

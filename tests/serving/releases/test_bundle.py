@@ -79,9 +79,7 @@ def test_a_manifest_with_different_whitespace_is_refused(base):
 
 def test_a_bundle_without_its_manifest_is_refused(base):
     (base / "manifests/1.json").unlink()
-    with pytest.raises(
-        errors.BundleNotFoundError, match=r"holds no .* manifests/1\.json is missing"
-    ):
+    with pytest.raises(errors.BundleNotFoundError, match=r"has no .* manifests/1\.json is missing"):
         bundle.load(base, 1)
     with pytest.raises(errors.BundleNotFoundError, match=r"no manifests/N\.json"):
         bundle.load(base)

@@ -195,13 +195,13 @@ def new_users(request, tmp_path_factory):
 def test_rates_make_up_for_oov_values_that_training_rows_lack(new_users, ranker_config):
     rates = layers.oov_rates(new_users)
     known = next(iter(new_users.windows("train")))["query"].numpy()[:, 0]
-    spared = 4 * np.mean(known > 60)
-    if spared > 0.8:
+    kept = 4 * np.mean(known > 60)
+    if kept > 0.8:
         assert not rates
     else:
-        # Four standard errors of 2,000 rows, and what is spared magnifies them.
+        # Four standard errors of 2,000 rows, and the share of kept ids magnifies them.
         assert list(rates) == ["user"]
-        assert rates["user"] == pytest.approx((0.8 - spared) / (1 - spared), abs=0.05)
+        assert rates["user"] == pytest.approx((0.8 - kept) / (1 - kept), abs=0.05)
     model = ranker_training.build_ranker(new_users, ranker_config)
     ranker_training.start(model, new_users)
     assert model.id_dropout.rates == {"user": 0.05, **rates}
