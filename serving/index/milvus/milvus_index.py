@@ -239,7 +239,8 @@ class MilvusIndex:
         ]
         width = self._width(limit, condition)
         found = [
-            self._search_part(queries, limit, condition.expression + part, width) for part in parts
+            self._search_server(queries, limit, condition.expression + part, width)
+            for part in parts
         ]
         if slices == 1:
             return found[0]
@@ -257,7 +258,7 @@ class MilvusIndex:
             return width
         return max(limit, min(width * self.num_ads // max(count, 1), MAX_WIDTH))
 
-    def _search_part(
+    def _search_server(
         self, queries: np.ndarray, limit: int, expression: str, width: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         name = {"HNSW": "ef", "DISKANN": "search_list"}.get(self.kind)
