@@ -157,7 +157,7 @@ class TabularLog:
                 path,
                 _typed(path, {name: types[name] for name in of_log}, schema),
                 lists,
-                schema.labels.values() if part == "test" else (),
+                _may_lack(schema, part),
                 rows_per_chunk,
                 schema.header,
                 schema.decimal,
@@ -294,7 +294,7 @@ def _sources(
     first = logs[0][0]
     in_log = [name for name in wanted if name in names[first]]
     for path, part in logs[1:]:
-        optional = schema.labels.values() if part == "test" else ()
+        optional = _may_lack(schema, part)
         lacking = [n for n in in_log if n not in names[path] and n not in optional]
         if lacking:
             raise ValueError(f"{path} lacks the columns {lacking}, which {first} has. Add them.")
@@ -304,6 +304,12 @@ def _sources(
         if name not in found:
             raise ValueError(_nowhere(name, schema, first, names))
     return in_log, own
+
+
+def _may_lack(schema: Schema, part: str | None) -> set[str]:
+    """Returns the columns that a file of a split may lack: labels, but not the types of events."""
+    types = None if schema.events is None else schema.events.column
+    return {name for name in schema.labels.values() if part == "test" and name != types}
 
 
 def _log_columns(schema: Schema) -> set[str]:

@@ -273,6 +273,20 @@ def test_a_log_without_impressions_names_its_types(tmp_path):
             logs.converted_table(path, tmp_path / "data", schema)
 
 
+def test_a_test_file_without_the_types_of_events_is_refused(tmp_path):
+    test = tmp_path / "test.csv"
+    test.write_text("user,country,sku,price,ts\nu1,c1,s1,,1700000000\n")
+    source = convert.Source(
+        write_log(tmp_path / "log.csv"), SHOP, format="tabular", test_path=(test,)
+    )
+    with pytest.raises(ValueError, match=r"test\.csv lacks the columns \['event'\]"):
+        convert.convert(source, tmp_path / "data")
+    # Its revenue is a label, which may be unknown.
+    test.write_text("user,country,sku,event,ts\nu1,c1,s1,view,1700000000\n")
+    convert.convert(source, tmp_path / "data")
+    assert reader.DataSet(tmp_path / "data").num_rows("test") == 1
+
+
 def test_only_views_need_a_position_a_split_and_a_local_time(tmp_path):
     rows = [
         f"u{number},s1,view,{number},,{number % 3},{split},2024-05-01T0{number % 7}:00"
