@@ -166,14 +166,15 @@ def convert(
 
 
 def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) -> None:
+    # First, so that its errors name this table, not the rows of the log that it is joined to.
+    more_ads = formats.FORMATS.get(source.format).read_ads(source.files, source.schema)
     parsed = work.parse(
         lambda so_far: check_rejected(source, so_far, max_rejected_fraction, final=False)
     )
     check_rejected(source, parsed, max_rejected_fraction)
     split = work.split(parsed)
     work.count(split)
-    more = formats.FORMATS.get(source.format).read_ads(source.files, source.schema)
-    fitted = work.fit(split, more)
+    fitted = work.fit(split, more_ads)
     packer = work.packer()
     work.pack(split, packer)
     splits = work.write(split, packer)

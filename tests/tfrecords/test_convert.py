@@ -276,6 +276,23 @@ def test_an_ad_table_without_a_column_or_missing_is_refused(tmp_path):
             logs.converted(log, tmp_path / "d", ads_path=ads)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (schema_lib.Field("price", "numeric", "ad"), "1.5"),
+        (schema_lib.Field("image", "dense", "ad", length=2), "1|2|3"),
+    ],
+)
+def test_a_bad_value_of_an_ad_is_a_fault_of_the_table_of_ads(tmp_path, field, value):
+    ads, log = tmp_path / "ads.csv", tmp_path / "log.csv"
+    history_logs.log().to_csv(log, index=False)
+    ads.write_text(f"sku;{field.name}\n1;\n2;{value}\n")
+    plain = history_logs.schema_of()
+    schema = dataclasses.replace(plain, fields=(*plain.fields, field), decimal=",")
+    with pytest.raises(ValueError, match=rf"ads\.csv, line 3: {field.name} must .*{value[-1]}"):
+        logs.converted_table(log, tmp_path / "data", schema, ads_path=ads)
+
+
 @pytest.mark.parametrize(("listed", "lacking"), [((1, 2, 3, 4, 9), 0), ((1, 3, 9), 2)])
 def test_shown_ads_that_the_table_of_ads_lacks_are_counted(listed, lacking, tmp_path):
     history_logs.log().assign(sku=lambda log: log.index % 4 + 1).drop(columns="brand").to_csv(
