@@ -23,7 +23,10 @@ _MAX_FACTOR = 1_000
 
 
 class HeadCounts(pydantic.BaseModel):
-    """The validation rows of a head; nothing else is known if their labels are all equal."""
+    """The validation rows of a head.
+
+    Nothing else is known if their labels are all equal, or if all are of one user or request.
+    """
 
     model_config = pydantic.ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -91,6 +94,8 @@ def weakness(own: HeadCounts) -> str | None:
     """Returns the reason why a head is weak and a remedy, or None if it is not weak."""
     rows = f"{own.positives:,} of {own.labeled:,} validation rows are positive"
     if not isinstance(own, HeadFigures):
+        if 0 < own.positives < own.labeled:
+            rows = "its validation rows are all of one user or request"
         return f"{rows}, so it cannot be evaluated. A larger log would help."
     bound = own.normalized_entropy + NUM_ERRORS * own.normalized_entropy_error
     if bound >= 1:

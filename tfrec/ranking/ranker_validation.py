@@ -81,9 +81,9 @@ def measure_heads(
 
     Returns:
         For each head JSON values: `labeled` rows and `positives` among them. If some rows are
-        positive and some not, also `base_rate`, `auc` and `normalized_entropy` of labels above 0;
-        `calibration_ratio`, the sum predicted over the sum observed, `mean_label`, and
-        `expected_calibration_error`, in units of the label, with
+        positive and some not, and they have several owners, also `base_rate`, `auc` and
+        `normalized_entropy` of labels above 0; `calibration_ratio`, the sum predicted over the sum
+        observed, `mean_label`, and `expected_calibration_error`, in units of the label, with
         `expected_calibration_error_of_chance`, the error of a calibrated model on as many rows.
         Probabilities are per impression. `*_error` is the standard error of a metric.
     """
@@ -125,11 +125,12 @@ def differences(
 def _rows(
     logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], owner: np.ndarray
 ) -> Iterator[tuple[str, ValidationRows]]:
-    """Yields the heads with known rows that are positive and known rows that are not."""
+    """Yields the heads with positive and other known rows, of several owners."""
     served = layers.head_outputs({head: tf.constant(values) for head, values in logits.items()})
     for head in logits:
         known = ~np.isnan(labels[head])
-        if len(np.unique(labels[head][known] > 0)) < 2:
+        # The standard errors of a single owner would be 0.
+        if min(len(np.unique(own)) for own in (labels[head][known] > 0, owner[known])) < 2:
             continue
         values = served[HEADS[head].output].numpy()[known].astype(np.float64)
         probability = values

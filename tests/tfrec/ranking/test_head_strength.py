@@ -64,3 +64,11 @@ def test_rows_of_one_kind_cannot_be_judged():
         "engagement": "0 of 40 validation rows are positive, so it cannot be evaluated. A larger "
         "log would help."
     }
+
+
+def test_rows_of_one_user_cannot_be_judged():
+    found = head_strength.parse_figures({"click": {"labeled": 40, "positives": 9}})
+    assert head_strength.weak_heads(found) == {
+        "click": "its validation rows are all of one user or request, so it cannot be evaluated. A "
+        "larger log would help."
+    }

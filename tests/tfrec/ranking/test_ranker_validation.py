@@ -53,6 +53,14 @@ def test_rows_of_one_kind_are_counted_and_not_judged(labels):
     assert found["labeled"] == 3 - sum(map(math.isnan, labels))
 
 
+def test_rows_of_one_user_are_counted_and_not_judged():
+    """Their errors cancel out in sums, so standard errors would be 0."""
+    logits, labels, _ = click_only([0.2, 0.3, 0.4, 0.5], [0, 1, 1, np.nan])
+    found = ranking.measure_heads(logits, labels, np.array([7, 7, 7, 8]))
+    assert found == {"click": {"labeled": 3, "positives": 2}}
+    assert ranking.differences(logits, logits, labels, np.full(4, 7)) == {}
+
+
 def test_engagement_is_measured_in_impression_space_and_revenue_by_its_amount():
     ones = np.ones(4, np.float32)
     logits = {
@@ -66,7 +74,7 @@ def test_engagement_is_measured_in_impression_space_and_revenue_by_its_amount():
         "engagement": np.array([1, 0, 0, 0], np.float32),
         "revenue": np.array([4, 0, 0, 0], np.float32),
     }
-    found = ranking.measure_heads(logits, labels, np.zeros(4, int))
+    found = ranking.measure_heads(logits, labels, np.arange(4))
     # 4 · 0.5 · 0.4 engagements predicted, one observed.
     assert found["engagement"]["calibration_ratio"] == pytest.approx(0.8, rel=1e-6)
     # 4 · 0.25 · 2 predicted, 4 observed; the probability of being positive is the rate itself.
