@@ -30,8 +30,11 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
         ]
     parts += tables.weak_towers_in_words(found)
     parts += tables.uniform_exposure_in_words(found)
-    if found.num_users is not None:
-        parts.append(f"By user: {found.num_users:,} users; ads they clicked before are left out")
+    if found.num_users:
+        parts.append(
+            "By user: lists leave out the ads that the user clicked before; number of users: "
+            f"{found.num_users:,}"
+        )
     if isinstance(funnel, evaluation.ValueFunnel):
         parts.append(f"Funnel, {funnel.requests} requests: true value of ten ads ({index})")
         for name, measured in funnel.utilities.items():

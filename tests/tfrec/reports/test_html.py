@@ -145,6 +145,15 @@ def test_weights_are_named_only_if_there_is_a_ranker(reports):
 
 
 @pytest.mark.trains
+def test_the_text_says_how_many_users_are_measured_if_there_are_any(reports):
+    _, real = reports
+    for count, is_told in ((1, True), (0, False)):
+        found = real.retrieval.model_copy(update={"num_users": count})
+        text = report_text.report_as_text(real.model_copy(update={"retrieval": found}))
+        assert ("user clicked before; number of users: 1" in text) is is_told
+
+
+@pytest.mark.trains
 def test_without_labels_in_the_split_the_page_has_no_segments(reports):
     report, _ = reports
     nothing = evaluation.HeadQuality(labeled=0, metrics={}, calibration_curve=[])
