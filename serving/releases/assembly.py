@@ -184,16 +184,14 @@ def _weighted(
     heads: tuple[manifest.ReleaseHead, ...], schema: Schema
 ) -> tuple[tuple[manifest.ReleaseHead, ...], str]:
     """Returns heads without metrics, with their weights, and the source of the weights."""
-    if schema.weights is not None:
-        weights, source = schema.weights, "schema"
-    elif schema.money is not None:
-        weights, source = schema.money, "values"
-    else:
-        return heads, "equal"
-    return tuple(
-        dataclasses.replace(head, utility_weight=float(weights.get(head.label, 0.0)))
-        for head in heads
-    ), source
+    for weights, source in ((schema.weights, "schema"), (schema.money, "values")):
+        given = [float((weights or {}).get(head.label, 0.0)) for head in heads]
+        if any(given):
+            return tuple(
+                dataclasses.replace(head, utility_weight=weight)
+                for head, weight in zip(heads, given, strict=True)
+            ), source
+    return heads, "equal"
 
 
 def heads_of(outputs: Sequence[str]) -> tuple[manifest.ReleaseHead, ...]:

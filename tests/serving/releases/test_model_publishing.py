@@ -147,6 +147,7 @@ def test_without_a_ranker_ads_are_in_retrieval_order(models, tmp_path):
         ({}, {"click": 1.0, "revenue": 1.0}, "equal"),
         ({"weights": {"click": 2}}, {"click": 2.0, "revenue": 0.0}, "schema"),
         ({"values": {"click": 0.1}}, {"click": 0.1, "revenue": 1.0}, "values"),
+        ({"weights": {"click": 0}}, {"click": 1.0, "revenue": 1.0}, "equal"),  # no order
     ],
 )
 def test_the_weights_of_the_heads_are_those_of_the_schema(
