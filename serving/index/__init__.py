@@ -3,7 +3,6 @@
 from serving.index.ad_index import (
     AD_ID,
     ADS_FILE,
-    MAX_AD_ID_BYTES,
     QUERIES_FILE,
     AdIndex,
     BuiltIndex,
@@ -52,7 +51,6 @@ __all__ = [
     "BACKENDS",
     "INDEX_KINDS",
     "KINDS_TO_TRY",
-    "MAX_AD_ID_BYTES",
     "MAX_GRAPH_ADS",
     "MILVUS_KINDS",
     "QUERIES_FILE",

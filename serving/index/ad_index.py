@@ -34,7 +34,6 @@ from tfrecords.schema import SHOWN
 FEATURES_FILE = "ad_features.npy"
 # Field names never start with two underscores.
 AD_ID = "__ad_id__"
-MAX_AD_ID_BYTES = 1024
 ADS_FILE = "ads.arrow"
 QUERIES_FILE = "sample_queries.npy"
 

@@ -135,12 +135,12 @@ def check_ad_id(place: str, ad_id: Any) -> str:
     """
     ad_id = requests.as_digits(ad_id)
     try:
-        is_id = isinstance(ad_id, str) and 0 < len(ad_id.encode()) <= index.MAX_AD_ID_BYTES
+        is_id = isinstance(ad_id, str) and 0 < len(ad_id.encode()) <= requests.MAX_AD_ID_BYTES
     except UnicodeEncodeError:
         is_id = False
     if not is_id:
         raise errors.InvalidAdError(
-            f"{place}: expected a string of 1 to {index.MAX_AD_ID_BYTES} bytes, got "
+            f"{place}: expected a string of 1 to {requests.MAX_AD_ID_BYTES} bytes, got "
             f"{requests.shortened(ad_id)}."
         )
     return ad_id

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import feather
 
-from serving import errors
-from serving.index import AD_ID, ADS_FILE, MAX_AD_ID_BYTES
+from serving import errors, requests
+from serving.index import AD_ID, ADS_FILE
 from tfrecords import terminal
 from tfrecords.schema import SHOWN, Field, Schema, numbers_of, shown_text, texts_of
 
@@ -113,10 +113,10 @@ def _ids(columns: list[pa.Array], names: list[str]) -> pa.Array:
             texts = [pc.replace_substring(text, special, f"\\{special}") for text in texts]
     ids = pc.binary_join_element_wise(*texts, "|") if len(texts) > 1 else texts[0]
     lengths = pc.fill_null(pc.binary_length(ids), 0).to_numpy()
-    bad = np.flatnonzero((lengths == 0) | (lengths > MAX_AD_ID_BYTES))
+    bad = np.flatnonzero((lengths == 0) | (lengths > requests.MAX_AD_ID_BYTES))
     if len(bad):
         raise errors.InvalidAdError(
-            f"{', '.join(names)}: expected an ad id of 1 to {MAX_AD_ID_BYTES} bytes, got "
+            f"{', '.join(names)}: expected an ad id of 1 to {requests.MAX_AD_ID_BYTES} bytes, got "
             f"{lengths[bad[0]]} bytes in row {bad[0]}. Remove the row, or give the ad an id."
         )
     if pc.count_distinct(ids).as_py() < len(ids):

@@ -11,6 +11,7 @@ import pydantic_core
 from serving import errors
 from serving.requests.answer import AnswerPart
 from serving.requests.request import (
+    AdId,
     EventKind,
     Fields,
     Id,
@@ -48,7 +49,7 @@ class Event(RequestPart):
     """Id of the event. Events of a user with the same id are one event."""
     user_id: Id
     """Id of the user."""
-    ad_id: Id
+    ad_id: AdId
     """Id of the ad."""
     event: EventKind
     """Kind of the event."""

@@ -24,6 +24,7 @@ MAX_ADS = 50_000
 MAX_RULES = 8
 MAX_COUNT = 2**31
 MAX_ID_LENGTH = 256
+MAX_AD_ID_BYTES = 1_024
 # Ten years.
 MAX_HOURS = 87_600
 # An impression, and each label of `tfrecords.schema.LABELS`.
@@ -97,6 +98,15 @@ def _as_id(text: str) -> str:
     return text
 
 
+def _as_ad_id(text: str) -> str:
+    as_text_set((text,))
+    if not 1 <= len(text.encode()) <= MAX_AD_ID_BYTES or "\0" in text:
+        raise pydantic_core.PydanticCustomError(
+            "id", "1 to {max} bytes, without null characters", {"max": MAX_AD_ID_BYTES}
+        )
+    return text
+
+
 def _with_valid_keys(counts: dict[str, int]) -> dict[str, int]:
     as_text_set(tuple(counts))
     return counts
@@ -147,6 +157,12 @@ Id = Annotated[
     _String,
     pydantic.BeforeValidator(as_digits, json_schema_input_type=_IdText | _Integer),
     pydantic.AfterValidator(_as_id),
+]
+_AdIdText = Annotated[_String, pydantic.Field(min_length=1, max_length=MAX_AD_ID_BYTES)]
+AdId = Annotated[
+    _String,
+    pydantic.BeforeValidator(as_digits, json_schema_input_type=_AdIdText | _Integer),
+    pydantic.AfterValidator(_as_ad_id),
 ]
 _AdIds = Annotated[
     tuple[_Text, ...],

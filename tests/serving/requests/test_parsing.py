@@ -197,3 +197,12 @@ def test_the_first_of_many_errors_are_written():
         requests.parse(requests.Request, {f"key{number}": 1 for number in range(5_000)})
     lines = str(refused.value).split("\n")
     assert (len(lines), lines[-1]) == (21, "There are more errors.")
+
+
+def test_an_event_may_name_any_ad_that_a_release_can_have():
+    event = {"event_id": "e", "user_id": "u", "event": "click"}
+    # Such as a URL.
+    assert requests.parse(requests.Event, {**event, "ad_id": "a" * 1_024}).ad_id == "a" * 1_024
+    for ad_id in ("", "é" * 513, "a\0", "\ud800"):
+        with pytest.raises(errors.InvalidRequestError, match=r"^ad_id: expected (1 to 1024|text)"):
+            requests.parse(requests.Event, {**event, "ad_id": ad_id})
