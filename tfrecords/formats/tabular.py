@@ -297,7 +297,10 @@ def _sources(
         optional = _may_lack(schema, part)
         lacking = [n for n in in_log if n not in names[path] and n not in optional]
         if lacking:
-            raise ValueError(f"{path} lacks the columns {lacking}, which {first} has. Add them.")
+            raise ValueError(
+                f"{path} lacks the columns {lacking}, which {first} has. Add them, or give a table "
+                "of ads or users as --ads_path or --users_path."
+            )
     own = columns_of_tables(files, schema, in_log)
     found = {*in_log, *itertools.chain.from_iterable(own.values())}
     for name in wanted:

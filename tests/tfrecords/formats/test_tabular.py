@@ -393,7 +393,8 @@ def test_only_a_test_file_may_lack_labels(tmp_path: pathlib.Path) -> None:
     assert [chunk.part for chunk in chunks] == ["train", "test"]
     good, _ = parsed_rows.normalize(SCHEMA, opened.parse(chunks[1]), 1, False)
     assert good.array(parsed_rows.LABEL_COLUMNS["click"]).tolist() == [MISSING_LABEL]
-    with pytest.raises(ValueError, match=r"b\.csv lacks the columns \['clicked'\], which .*a\.csv"):
+    said = r"b\.csv lacks the columns \['clicked'\], which .*a\.csv has\. Add them, or .*--ads_path"
+    with pytest.raises(ValueError, match=said):
         tabular.open_log(formats.Files((train, other)), SCHEMA)
 
 
