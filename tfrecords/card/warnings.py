@@ -329,7 +329,7 @@ def _users(card: model.DataCard) -> Found:
     name = f", {values[0].value!r}," if values else ""
     yield model.warning(
         f"One user{name} has {pages.format_percent(share)} of the requests, in a log of "
-        f"{card.data.num_users:,} users.",
+        f"{card.data.num_users:,} users and anonymous visits.",
         "Check that user_key contains no placeholder such as 0 or 'unknown': it would mix the "
         "histories of many users. Leave it empty if the user is unknown; each visit then counts "
         "as a separate user. Remove robots and test accounts.",

@@ -569,7 +569,10 @@ def test_a_user_with_much_of_the_log_is_warned_of(tmp_path, placeholder, num_use
     rows = "".join(f"{user},a{n % 3}\n" for n, user in enumerate(users))
     built = card.build_card(converted(tmp_path, f"user,ad\n{rows}", schema))
     assert built.data.num_users == num_users
-    told = "One user, 'unknown', has 20.0 % of the requests, in a log of 121 users."
+    told = (
+        "One user, 'unknown', has 20.0 % of the requests, in a log of 121 users and anonymous "
+        "visits."
+    )
     assert (told in texts(built)) == (placeholder == "unknown")
     assert ("One user" in texts(built)) == (placeholder == "unknown")
 
