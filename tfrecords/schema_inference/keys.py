@@ -140,10 +140,12 @@ def _properties_in_rows(key: str, ads: Sample) -> list[str]:
     if len(values) != 1 or len(properties) != 1:
         return []
     name, value = properties[0], values[0]
+    time = next((c.name for c in others if c.plain_words in known_names.TIMES), None)
+    in_order = "" if time is None else f".sort_values({time!r})"
     return [
         f"! The table of ads has a row for each {name!r} of an ad, and only the last one counts. "
         "Write a column for each of them before the conversion, for example with pandas: "
-        f"ads = ads.drop_duplicates([{key!r}, {name!r}], keep='last')"
+        f"ads = ads{in_order}.drop_duplicates([{key!r}, {name!r}], keep='last')"
         f".pivot(index={key!r}, columns={name!r}, values={value!r}).reset_index()"
     ]
 

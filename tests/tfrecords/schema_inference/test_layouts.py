@@ -227,14 +227,18 @@ def test_properties_in_rows_are_to_be_columns(tmp_path: pathlib.Path) -> None:
             "item_id": [f"i{n // 3}" for n in range(120)],
             "property": ["brand", "color", "size"] * 40,
             "value": range(120),
+            "timestamp": range(1_431_226_800, 1_431_226_920),
         }
     )
+    # Each property has a former value, in a later row.
+    ads = pd.concat([ads, ads.assign(value=-ads["value"], timestamp=1_430_000_000)])
     log = write(tmp_path / "log.tsv", reviews())
     path = write(tmp_path / "ads.tsv", ads.to_dict("list"))
     _, notes = infer.propose([log], None, path)
     note = next(note for note in notes if note.startswith("! The table of ads has a row for each"))
     values = {"ads": ads}
     exec(note.partition("pandas: ")[2], values)
+    assert sorted(values["ads"]["brand"]) == [*range(0, 120, 3)]
     path = write(tmp_path / "wide.tsv", values["ads"].to_dict("list"))
     proposal, notes = infer.propose([log], None, path)
     assert {"brand", "color", "size"} <= sides(proposal).keys()
