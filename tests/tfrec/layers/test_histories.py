@@ -186,7 +186,7 @@ def test_values_of_histories_are_weighted_by_age_and_event():
     logits[2, 1] = np.log(3.0)  # weighting 1 of bucket 9
     logits[1, 1] = np.log(0.5)  # of bucket 1
     pooling.age_logits.assign(logits)
-    events = np.zeros((4, 4), np.float32)
+    events = np.zeros(pooling.event_logits.shape, np.float32)
     events[2, 3] = np.log(4.0)  # weighting 3 of engagements
     pooling.event_logits.assign(events)
     by_age = pooled(rows)[0, 1:]

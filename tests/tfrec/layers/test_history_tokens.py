@@ -77,7 +77,7 @@ def test_a_token_of_a_history_has_the_embeddings_of_its_age_and_event():
     # A bucket of 1 + 8 p is point p, from row 1 on: 17 is row 3, and 40 is 7/8 of the way from
     # row 5 to row 6.
     layer.ages[0].assign(np.arange(layer.ages[0].shape[0])[:, None] * [1.0, 0.0])
-    layer.events[0].assign([[0, 0], [0, 10], [0, 20], [0, 30]])
+    layer.events[0].assign(np.arange(layer.events[0].shape[0])[:, None] * [0.0, 10.0])
     tokens, absent = layer(tf.constant([row]))
     np.testing.assert_allclose(tokens[0, :2], [[3, 30], [5.875, 10]])
     assert absent.numpy().tolist() == [[False, False, True]]
