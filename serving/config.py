@@ -23,7 +23,8 @@ def option(
     """Returns a dataclass field with the help text of its flag.
 
     Args:
-        default: Default of the option and of the flag.
+        default: Default of the option and of the flag; a number, a string or a boolean, whose type
+            is that of the flag.
         help: Help text, which is not repeated in the docstring of the config.
         minimum: Minimum that the flag accepts. None: any value.
         flag: Name of the flag. None: the name of the option.

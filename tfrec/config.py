@@ -31,7 +31,10 @@ def option(
     at_most: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """Returns a dataclass field with the help text of its flag, and the range of its values."""
+    """Returns a dataclass field with the help text of its flag, and the range of its values.
+
+    The default is a number, a string or a boolean, whose type is that of the flag.
+    """
     limits = {">=": at_least, ">": above, "<=": at_most, "<": below}
     limits = {sign: limit for sign, limit in limits.items() if limit is not None}
     return dataclasses.field(default=default, metadata={"help": help, "limits": limits})
