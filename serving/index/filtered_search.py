@@ -55,7 +55,10 @@ class FilteredSearch:
         if refined is None and isinstance(index, faiss.IndexRefine):
             refined = refinement.Refinement(index)
         self._refined = refined
-        self._always_exact = _ALWAYS_EXACT if always_exact is None else always_exact
+        if always_exact is None:
+            # A flat index is exact in any case, and faster than gathering most of its ads.
+            always_exact = 0 if isinstance(index, faiss.IndexFlat) else _ALWAYS_EXACT
+        self._always_exact = always_exact
         self._ivf = faiss.try_extract_index_ivf(index)
         self._storage = _storage(index)
         self._kept: collections.OrderedDict[row_set.RowSet, Any] = collections.OrderedDict()

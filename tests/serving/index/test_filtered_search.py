@@ -156,6 +156,17 @@ def test_the_method_depends_on_the_number_of_eligible_ads_and_of_ads_searched():
     assert filtered_search.FilteredSearch(index).is_exact(of(1024), K)
 
 
+def test_most_ads_of_a_flat_index_are_not_gathered():
+    # With 10,000 ads, a new filter such as a user's frequency cap took 6 ms instead of 0.7 ms, and
+    # its copy of the ads displaced others.
+    search = filtered_search.FilteredSearch(built("Flat").searcher.index)
+    for share, is_gathered in ((1.0, False), (0.5, False), (1 / 40, True)):
+        eligible = row_set.RowSet.of_rows(eligible_rows(share, seed=1), NUM_ADS)
+        assert search.is_exact(eligible, K) == is_gathered
+        search.search(index_fixtures.clustered(1), K, eligible)
+        assert (eligible in search._kept) == is_gathered
+
+
 def test_vectors_are_gathered_for_frequent_filters():
     embeddings, queries = index_fixtures.clustered(2048), index_fixtures.clustered(1)
     config = kinds.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
@@ -181,7 +192,7 @@ def test_gathered_vectors_are_cached_within_a_limit(monkeypatch, name, limit):
     # 300 ads of 32 float32 and of a row take 40,800 bytes, with the bitmap that they are found by
     # some more: two filters fit, a third puts the oldest out.
     monkeypatch.setattr(filtered_search, name, limit)
-    search = filtered_search.FilteredSearch(built("Flat").searcher.index)
+    search = filtered_search.FilteredSearch(built("Flat").searcher.index, always_exact=NUM_ADS)
     filters = [row_set.RowSet.of_rows(eligible_rows(0.1, seed), NUM_ADS) for seed in range(3)]
     first = [search.search(queries, K, eligible)[1] for eligible in filters]
     kept = list(search._kept)
