@@ -69,10 +69,11 @@ def measure(
     """Measures the predictions of a head; nothing without rows. True values give the ceilings."""
     if not len(rows.labels):
         return report.HeadQuality(labeled=0, metrics={}, calibration_curve=[])
+    plain = _without_draws(rows)
+    rows = rows if _has_several_positive_units(rows) else plain
     samples = head_samples(head, rows, predicted)
     ceilings: dict[str, float | None] = {}
     if truth is not None:
-        plain = dataclasses.replace(rows, resamples=metrics.Resamples(rows.resamples.unit, 0, 0))
         ceilings = {
             name: metrics.point_estimate(own)
             for name, own in head_samples(head, plain, truth).items()
@@ -143,6 +144,7 @@ def order_samples(rows: HeadRows, values: np.ndarray) -> dict[str, np.ndarray]:
 
 def order(rows: HeadRows, values: np.ndarray) -> dict[str, report.Estimate]:
     """Measures the order by `values` [N]."""
+    rows = rows if _has_several_positive_units(rows) else _without_draws(rows)
     return {
         name: report.Estimate.of(own, absent=_reason(name, rows))
         for name, own in order_samples(rows, values).items()
@@ -177,6 +179,18 @@ def head_samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np
         ),
         **common,
     }
+
+
+def _has_several_positive_units(rows: HeadRows) -> bool:
+    """Returns whether resamples tell how metrics vary.
+
+    Those of the positive rows of a single unit all have the same positive rows, or none.
+    """
+    return len(np.unique(rows.resamples.unit[rows.labels > 0])) > 1
+
+
+def _without_draws(rows: HeadRows) -> HeadRows:
+    return dataclasses.replace(rows, resamples=metrics.Resamples(rows.resamples.unit, 0, 0))
 
 
 def _reason(name: str, rows: HeadRows) -> str | None:

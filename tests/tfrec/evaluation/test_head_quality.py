@@ -51,6 +51,18 @@ def test_one_row_has_no_intervals_but_is_measured():
     assert found["log_loss"].interval is None
 
 
+def test_one_positive_row_has_no_intervals_but_is_measured():
+    scores = np.linspace(0.01, 0.02, 200)
+    for positives in (1, 2):
+        # All resamples with a single positive row agree that it is below nine tenths of the rows.
+        rows = rows_of(np.isin(np.arange(200), range(20, 20 + positives)), count=200)
+        quality = of_probability(rows, scores)
+        found = [quality.metrics["auc"], quality.metrics["normalized_entropy"]]
+        found += [head_quality.order(rows, scores)["auc"]]
+        assert [own.interval is None for own in found] == [positives == 1] * 3
+        assert found[0].value == found[2].value == pytest.approx(20 / (200 - positives))
+
+
 def test_intervals_hold_their_values_and_shrink_with_rows():
     rng = np.random.default_rng(0)
     widths = []
