@@ -20,7 +20,8 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
         parts += [title, tables.head_table(report), *tables.heads_in_words(report)]
     weights = " with weights for clicks alone" if report.ranker else ""
     parts += [
-        f"Retrieval{weights}, {found.num_clicks:,} test clicks among {found.num_ads:,} ads",
+        f"Retrieval{weights}, {terminal.format_count(found.num_clicks, 'test click')} among "
+        f"{terminal.format_count(found.num_ads, 'ad')}",
     ]
     if found.recommenders:
         parts += [
@@ -47,8 +48,8 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
     elif funnel.clicks:
         weights = " with the default weights" if funnel.weights else ""
         parts += [
-            f"Funnel{weights}, {funnel.clicks} held-out clicks: share of clicked ads that remain "
-            f"({index})",
+            f"Funnel{weights}, {terminal.format_count(funnel.clicks, 'held-out click')}: share of "
+            f"clicked ads that remain ({index})",
             tables.click_table(funnel),
             *tables.clicks_in_words(report),
         ]

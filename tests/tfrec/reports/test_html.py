@@ -125,6 +125,18 @@ def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(rep
 
 
 @pytest.mark.trains
+def test_the_text_counts_one_click_in_the_singular(reports):
+    _, real = reports
+    of_one = {
+        "retrieval": real.retrieval.model_copy(update={"num_clicks": 1}),
+        "funnel": real.funnel.model_copy(update={"clicks": 1}),
+    }
+    text = report_text.report_as_text(real.model_copy(update=of_one))
+    assert ", 1 test click among " in text
+    assert ", 1 held-out click: share of " in text
+
+
+@pytest.mark.trains
 def test_the_page_says_that_lists_leave_out_what_was_clicked(reports):
     _, real = reports
     funnel = real.funnel.model_copy(update={"leaves_out_seen": True})
