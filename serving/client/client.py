@@ -146,6 +146,17 @@ class Client:
         """
         http_calls.run_at_once(self._calls.set_profile(user_id, profile))
 
+    def get_user(self, user_id: str) -> dict[str, Any]:
+        """Returns the stored data of a user: profile, actions and impressions.
+
+        Args:
+            user_id: Id of the user.
+
+        Raises:
+            TfrecClientError: Same as `recommend`.
+        """
+        return http_calls.run_at_once(self._calls.get_user(user_id))
+
     def delete_user(self, user_id: str) -> bool:
         """Erases a user from the user store; returns whether it had anything of the user.
 

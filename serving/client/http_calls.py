@@ -226,6 +226,10 @@ class Calls:
         known = _parsed(UserProfile, {"profile": profile})
         await self._call("PUT", _user_path(user_id), {"profile": known.profile})
 
+    async def get_user(self, user_id: str) -> dict[str, Any]:
+        """Returns the stored data of a user: profile, actions and impressions."""
+        return await self._call("GET", _user_path(user_id))
+
     async def delete_user(self, user_id: str) -> bool:
         """Erases a user from the user store; returns whether it had anything of the user."""
         return _read(UserDeleted, await self._call("DELETE", _user_path(user_id))).deleted

@@ -148,6 +148,15 @@ class LocalClient:
 
         self._call(set_own)
 
+    def get_user(self, user_id: str) -> dict[str, Any]:
+        """Returns the stored data of a user: profile, actions and impressions."""
+
+        async def read(own: orchestrator.Orchestrator) -> dict[str, Any]:
+            parse(UserId, {"user_id": user_id})
+            return (await _stored(own).get(user_id)).to_json()
+
+        return self._call(read)
+
     def delete_user(self, user_id: str) -> bool:
         """Erases a user from the user store; returns whether it had anything of the user."""
 

@@ -138,7 +138,8 @@ def test_the_clients_write_users_in_the_same_way(tiny_base, tiny_bundle, ranker_
         await connected.set_profile("a/b", {"country": "CH"})
         done = [await connected.add_events([clicked]), await connected.add_events([clicked])]
         answer = await connected.recommend(user_id="a/b", rules=rules, k=300)
-        return done, answer, await connected.delete_user("a/b")
+        stored = await connected.get_user("a/b")
+        return done, answer, stored, await connected.delete_user("a/b")
 
     with serving_fixtures.serve_app(service) as url:
         serving_fixtures.wait_until_ready(url)
@@ -151,7 +152,8 @@ def test_the_clients_write_users_in_the_same_way(tiny_base, tiny_bundle, ranker_
                 connected.set_profile("a/b", {"country": "CH"})
                 done = [connected.add_events([clicked]), connected.add_events([clicked])]
                 answer = connected.recommend(user_id="a/b", rules=rules, k=300)
-                found.append((done, answer, connected.delete_user("a/b")))
+                stored = connected.get_user("a/b")
+                found.append((done, answer, stored, connected.delete_user("a/b")))
                 assert connected.delete_user("a/b") is False
                 for call in (
                     lambda own: own.set_profile("u", {"contry": "CH"}),
@@ -166,6 +168,7 @@ def test_the_clients_write_users_in_the_same_way(tiny_base, tiny_bundle, ranker_
                     connected.set_profile("u", {"country": 1.5})
                 for call in (
                     lambda own: own.set_profile(None, {"country": "CH"}),
+                    lambda own: own.get_user(None),
                     lambda own: own.delete_user(None),
                 ):
                     with pytest.raises(errors.ClientRequestError, match="user_id: expected a str"):
@@ -175,15 +178,18 @@ def test_the_clients_write_users_in_the_same_way(tiny_base, tiny_bundle, ranker_
                     assert connected.delete_user(user) is True
                 for call in (
                     lambda own: own.set_profile("u" * 257, {}),
+                    lambda own: own.get_user("u" * 257),
                     lambda own: own.delete_user("u" * 257),
                 ):
                     with pytest.raises(errors.ClientRequestError, match="1 to 256 characters"):
                         call(connected)
-    for done, answer, deleted in found:
+    for done, answer, stored, deleted in found:
         assert [one.added for one in done] == [1, 0]
+        assert stored["profile"] == {"country": "CH"}
+        assert [one["event_id"] for one in stored["actions"]] == ["e1"]
         assert "ad-3" not in {ad.ad_id for ad in answer.ads}
         assert deleted is True
-    assert len({tuple(ad.ad_id for ad in answer.ads) for _, answer, _ in found}) == 1
+    assert len({tuple(ad.ad_id for ad in answer.ads) for _, answer, *_ in found}) == 1
 
 
 def test_a_client_without_a_store_says_what_is_missing(service_url, local):
