@@ -97,7 +97,7 @@ def test_a_criteo_log_needs_no_proposed_schema(tmp_path: pathlib.Path, command: 
     assert is_refused == (not command)
 
 
-@pytest.mark.parametrize("name", ["avazu", "criteo_attribution"])
+@pytest.mark.parametrize("name", ["avazu", "criteo_attribution", "outbrain"])
 @pytest.mark.parametrize("command", [[], ["--format=tabular"]])
 def test_a_public_log_with_a_header_needs_no_proposed_schema(
     tmp_path: pathlib.Path, name: str, command: list[str]
