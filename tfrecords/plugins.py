@@ -277,8 +277,8 @@ def _imported_source(module: types.ModuleType, file: str) -> bytes:
     """Returns the file of a module as it was first read since the module was imported."""
     now, spec = pathlib.Path(file).read_bytes(), module.__spec__
     # A reload replaces the spec, and keeps the module.
-    of_spec, before = _imported.get(file, (None, None))
-    if before is None or of_spec is not spec:
+    known_spec, before = _imported.get(file, (None, None))
+    if before is None or known_spec is not spec:
         _imported[file] = spec, now
         return now
     if now != before:

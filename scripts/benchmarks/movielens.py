@@ -149,7 +149,7 @@ def measured(
 ) -> dict[str, dict[str, Any]]:
     """Returns the per-user metrics of the two-tower model and the peers, stored or new."""
     config_of_ours = cli.from_flags(config.RetrievalConfig, seed=seed)
-    of_data = [
+    data_digests = [
         finished_cells.digest_of(*retrieval.read_pairs(data_set, (split,))) for split in SPLITS
     ]
     build: dict[str, tuple[Any, Callable[[], Fitted]]] = {
@@ -163,7 +163,7 @@ def measured(
         results[name] = finished_cells.stored(
             pathlib.Path(FLAGS.workdir) / "cells",
             f"{name}-seed{seed}",
-            (of_data, seed, options),
+            (data_digests, seed, options),
             functools.partial(measure, data_set, name, fit),
         )
         shown = ", ".join(f"{key} {results[name][key]:.4f}" for key in METRICS)

@@ -104,8 +104,8 @@ def recalls(
     is_found = np.zeros(scores.shape, bool)
     np.put_along_axis(is_found, first, True, axis=1)
     result = {}
-    for name, of_kind in (("never shown", ~world.is_shown), ("shown", world.is_shown)):
-        wanted = np.argsort(np.where(of_kind, -truth, np.inf), axis=1)[:, :_NUM_WANTED]
+    for name, is_listed in (("never shown", ~world.is_shown), ("shown", world.is_shown)):
+        wanted = np.argsort(np.where(is_listed, -truth, np.inf), axis=1)[:, :_NUM_WANTED]
         result[name] = float(np.take_along_axis(is_found, wanted, axis=1).mean())
     return result
 

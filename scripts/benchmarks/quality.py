@@ -199,17 +199,18 @@ def score(
     if "ground_truth" in estimates and not kind.is_amount:
         ceiling = metrics.auc(own.labels, estimates["ground_truth"][head][known])
     samples = {}
-    for name, of_heads in estimates.items():
-        values = of_heads[head][known]
+    for name, head_estimates in estimates.items():
+        values = head_estimates[head][known]
         samples[name] = evaluation.head_samples(kind, own, evaluation.HeadScores(values, values))
     shown = METRICS_OF_AMOUNTS if kind.is_amount else METRICS
-    for name, of_model in samples.items():
-        found: dict[str, Any] = {key: metrics.point_estimate(of_model[key]) for key in shown}
+    for name, model_samples in samples.items():
+        found: dict[str, Any] = {key: metrics.point_estimate(model_samples[key]) for key in shown}
         if ceiling is not None and found["auc"] is not None:
             found["auc_share"] = metrics.share_of_achievable(found["auc"], 0.5, ceiling)
         if "tfrec" in samples and name != "tfrec":
             found["ours_minus_this"] = {
-                key: metrics.interval(samples["tfrec"][key] - of_model[key]) for key in shown[:2]
+                key: metrics.interval(samples["tfrec"][key] - model_samples[key])
+                for key in shown[:2]
             }
         results.setdefault(name, {})[head] = found
 

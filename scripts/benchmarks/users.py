@@ -74,10 +74,10 @@ def _samples(base: pathlib.Path) -> tuple[list[dict], list[dict], list[str]]:
     release = releases.load(base)
     requests = release.manifest.probes["requests"]
     names = [field["name"] for field in release.manifest.query_fields]
-    of_user = names[: len(names) // 2]
+    user_names = names[: len(names) // 2]
     return (
-        [{name: one.get(name) for name in of_user} for one in requests],
-        [{name: one.get(name) for name in names if name not in of_user} for one in requests],
+        [{name: one.get(name) for name in user_names} for one in requests],
+        [{name: one.get(name) for name in names if name not in user_names} for one in requests],
         release.ad_index.ad_ids(range(min(1_000, release.manifest.index["num_ads"]))),
     )
 

@@ -144,8 +144,8 @@ def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.
             "kind": own["kind"],
             "side": side,
         }
-        for side, of_side in (("query", release.query_fields), ("ad", release.ad_fields))
-        for own in of_side
+        for side, side_fields in (("query", release.query_fields), ("ad", release.ad_fields))
+        for own in side_fields
         if own["kind"] != "numeric_list" and own["name"] not in rates
     ]
     return schema.schema_from_json(

@@ -203,16 +203,17 @@ class Pipeline:
                 "learn from the ranker instead, run tfrec train_ranker first"
             )
             self._print(_wrapped(f"the two-tower model learns from clicks alone: {why}"))
-        of_clicks = {
+        click_inputs = {
             "data": _learned_from(data_set),
             **dataclasses.asdict(config),
             "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
         }
-        inputs = {**of_clicks, "teacher": None if teacher is None else self._trained_as("ranker")}
+        teacher_input = None if teacher is None else self._trained_as("ranker")
+        inputs = {**click_inputs, "teacher": teacher_input}
         before = self._last_inputs("retrieval")
         # Models that a ranker teaches have fewer epochs of clicks, too few without it.
         is_enough = teacher is not None or before.get("teacher") is None
-        same_clicks = is_enough and {**before, "teacher": None} == {**of_clicks, "teacher": None}
+        same_clicks = is_enough and {**before, "teacher": None} == {**click_inputs, "teacher": None}
         is_chief = training.is_chief(self.strategy)
         if is_chief and same_clicks and before.get("teacher") != inputs["teacher"]:
             with self.locked():

@@ -106,8 +106,8 @@ def check_filtered_search(kind: str, factory: str, index: Any, queries: np.ndarr
 def _filtered_rows(index: Any, queries: np.ndarray) -> list[np.ndarray]:
     """Returns the rows that each way to search found, which serving chooses from."""
     total = index.ntotal
-    half = row_set.RowSet.of_rows(np.arange(0, total, 2), total)
-    some = row_set.RowSet.of_rows(np.arange(0, total, 2)[:_NUM_COMPARED], total)
+    half = row_set.RowSet.from_rows(np.arange(0, total, 2), total)
+    some = row_set.RowSet.from_rows(np.arange(0, total, 2)[:_NUM_COMPARED], total)
     ivf = _cells(index)
     map_type = None if ivf is None else ivf.direct_map.type
     # Few eligible ads are otherwise searched without the index.

@@ -156,19 +156,19 @@ class AdRates:
             return RateUpdate(name, of, (0, 0), {}, np.empty((0, 2), np.int32))
         known = self._released.column(np.arange(self._released.num_ads), of)
         probes = pc.unique(known.drop_null())[:_NUM_PROBED].to_pylist()
-        of_column, values, missing = self._in_features(of, [*numbers], probes, embed)
+        value_column, values, missing = self._in_features(of, [*numbers], probes, embed)
         column, rates, _ = self._in_features(name, [*numbers.values()], _PROBED_RATES, embed)
-        if column == of_column:
+        if column == value_column:
             raise errors.InvalidAdError(
                 f"rates.{name}: expected an ad tower that puts {of} and {name} into two columns of "
                 f"the ad features, got both in column {column}. Set the rate as a field of the ads."
             )
-        others = self._ids_of_others(of, of_column, set(numbers))
-        _, of_value, counts = np.unique(values, return_inverse=True, return_counts=True)
-        alone = (counts[of_value] == 1) & ~np.isin(values, others) & (values != missing)
+        others = self._ids_of_others(of, value_column, set(numbers))
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        alone = (counts[inverse] == 1) & ~np.isin(values, others) & (values != missing)
         pairs = np.stack([values, rates], axis=1)[alone]
         kept = dict(itertools.compress(numbers.items(), alone))
-        return RateUpdate(name, of, (of_column, column), kept, pairs)
+        return RateUpdate(name, of, (value_column, column), kept, pairs)
 
     def _in_features(
         self, field: str, values: Sequence[Any], probes: Sequence[Any], embed: Embed

@@ -17,7 +17,7 @@ class LiveState:
 
     def __init__(self, released: index.AdIndex) -> None:
         self._released = released
-        self._removed = index.RowSet.of_rows(np.empty(0, np.int64), released.num_ads)
+        self._removed = index.RowSet.from_rows(np.empty(0, np.int64), released.num_ads)
         self._embeddings = np.empty((0, released.dimension), np.float32)
         self._features = np.empty((0, released.num_fields), np.int32)
         self._segments: tuple[additions.AddedSegment, ...] = ()
@@ -45,7 +45,7 @@ class LiveState:
 
     def _remove(self, ad_ids: list[str]) -> None:
         rows = self._released.find(ad_ids)
-        self._removed |= index.RowSet.of_rows(rows[rows >= 0], self._released.num_ads)
+        self._removed |= index.RowSet.from_rows(rows[rows >= 0], self._released.num_ads)
         positions = [self._position_of.pop(ad) for ad in ad_ids if ad in self._position_of]
         self._alive = self._alive.copy()
         self._alive[positions] = False

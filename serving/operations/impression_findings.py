@@ -112,9 +112,9 @@ def _read(table: pa.Table, release: releases.Bundle, outputs: Sequence[str]) -> 
         )
         if one == {name: now.fields.get(name) for name in ad_fields}
     ]
-    of_query = [field["name"] for field in release.manifest.query_fields]
+    query_names = [field["name"] for field in release.manifest.query_fields]
     return _Answer(
-        table.select(of_query).slice(0, 1).to_pylist()[0],
+        table.select(query_names).slice(0, 1).to_pylist()[0],
         rows[same],
         {
             output: table[f"_{output}"].take(pa.array(same, pa.int64())).to_pylist()

@@ -174,10 +174,10 @@ class _Discount:
         self._kept = 1 - rule.penalty
         self._values = values
         if not values.is_single:
-            num_of = np.diff(values.starts)
-            self._without = (num_of == 0).astype(np.float64)
+            num_values = np.diff(values.starts)
+            self._without = (num_values == 0).astype(np.float64)
             # Contribution of each pair to the mean over the values of its candidate.
-            self._of_pair = 1 / num_of[values.items]
+            self._pair_shares = 1 / num_values[values.items]
 
     def take(self, index: int) -> None:
         """Discounts the candidates that share a value with a chosen one."""
@@ -187,6 +187,6 @@ class _Discount:
                 self.factors[values.items_with(code)] *= self._kept
             return
         for code in values.values_of(index):
-            self._of_pair[values.codes == code] *= self._kept
-        totals = np.bincount(values.items, self._of_pair, values.num_items)
+            self._pair_shares[values.codes == code] *= self._kept
+        totals = np.bincount(values.items, self._pair_shares, values.num_items)
         self.factors = totals + self._without

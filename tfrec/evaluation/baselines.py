@@ -173,10 +173,10 @@ def item_similarity(
     length = np.sqrt(clicks.multiply(clicks).sum(axis=0))
     scale = scipy.sparse.diags_array((1.0 / np.maximum(length, 1.0)).astype(np.float32))
     normed = scipy.sparse.csr_array(clicks @ scale)  # [U, N], columns of length 1
-    of_ads = scipy.sparse.csr_array(normed.T)
+    by_ad = scipy.sparse.csr_array(normed.T)
     kept = []
     for first in range(0, clicks.shape[1], _CHUNK_OF_ADS):
-        part = scipy.sparse.csr_array(of_ads[first : first + _CHUNK_OF_ADS] @ normed)
+        part = scipy.sparse.csr_array(by_ad[first : first + _CHUNK_OF_ADS] @ normed)
         rows = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
         part.data[part.indices == rows + first] = 0.0  # not itself
         users = length[rows + first] * length[part.indices]

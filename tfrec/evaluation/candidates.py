@@ -90,8 +90,8 @@ def leave_out(rows: np.ndarray, seen: scipy.sparse.csr_array, count: int) -> np.
         seen: [Q, N] 1 for the ads to leave out.
         count: Length of the lists. One with fewer such ads ends with `NO_AD`.
     """
-    of_query = np.split(seen.indices, seen.indptr[1:-1])
-    left_out = np.array([np.isin(own, ads) for own, ads in zip(rows, of_query, strict=True)])
+    seen_ads = np.split(seen.indices, seen.indptr[1:-1])
+    left_out = np.array([np.isin(own, ads) for own, ads in zip(rows, seen_ads, strict=True)])
     kept_first = np.argsort(left_out, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(np.where(left_out, NO_AD, rows), kept_first, axis=1)
 

@@ -169,8 +169,8 @@ def evaluate_whole_system(
     setting["leaves_out_seen"] = seen is not None
     if not len(clicks.ad_rows):
         return report.ClickFunnel(clicks=0, absent="the split has no clicks", **setting)
-    of_clicks = scored(clicks.query, seen=seen)
-    return funnel.measure_clicks(data_set, of_clicks, clicks, seen, config, **setting)
+    scored_clicks = scored(clicks.query, seen=seen)
+    return funnel.measure_clicks(data_set, scored_clicks, clicks, seen, config, **setting)
 
 
 def _by_ground_truth(

@@ -151,12 +151,13 @@ def true_values(
         chunk = requests.slice(rows.start, rows.stop - rows.start)
         values = ground_truth.value_matrices(truth, order, chunk)  # [q, N]
         utility = candidates.utility(weights, values)
-        of_popular, of_random = utility[:, popular].sum(axis=1), len(popular) * utility.mean(axis=1)
-        of_stages = (
+        popular_sum = utility[:, popular].sum(axis=1)
+        random_sum = len(popular) * utility.mean(axis=1)
+        stage_sums = (
             {head: np.take_along_axis(own, ads[rows], axis=1) for head, own in values.items()}
             for ads in (found.tower, found.index, found.filtered)
         )
-        parts.append((sum_of_ten(utility), of_popular, of_random, *of_stages))
+        parts.append((sum_of_ten(utility), popular_sum, random_sum, *stage_sums))
     return TrueValues(*tf.nest.map_structure(lambda *own: np.concatenate(own), *parts))
 
 
@@ -320,13 +321,13 @@ def measure_value(
         *(values for part in parts for values in part.values()),
     )
     estimates = map(report.Estimate.of, others)
-    lost_by, if_known, of_others = ({key: next(estimates) for key in part} for part in parts)
+    lost_by, if_known, other_estimates = ({key: next(estimates) for key in part} for part in parts)
     return report.UtilityFunnel(
         weights=dict(weights),
         best_possible=report.Estimate.of(best),
         lost=lost_by,
         returned=report.Estimate.of(returned),
-        baselines=of_others,
+        baselines=other_estimates,
         share_returned=report.Estimate.of(metrics.resampled_ratio(returned, best)),
         promised={
             head: _promise(truth.filtered[head], scores[head], served, config) for head in weights
@@ -364,13 +365,15 @@ def _promise(
     """Compares served and true values of the ten ads of the greatest utility, all [Q, K]."""
     ten = (candidates.best_ten(own, utility).sum(axis=1) for own in (scores, values))
     everything = (own.sum(axis=1) for own in (scores, values))
-    expected, true, of_all, true_of_all = metrics.samples_of_means(
+    expected, true, expected_of_all, true_of_all = metrics.samples_of_means(
         config.resamples, config.seed, *ten, *everything
     )
     return report.Promise(
         expected=report.Estimate.of(expected, ground_truth=metrics.point_estimate(true)),
         ratio=report.Estimate.of(metrics.resampled_ratio(expected, true)),
-        ratio_of_candidates=report.Estimate.of(metrics.resampled_ratio(of_all, true_of_all)),
+        ratio_of_candidates=report.Estimate.of(
+            metrics.resampled_ratio(expected_of_all, true_of_all)
+        ),
     )
 
 

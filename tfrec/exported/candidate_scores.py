@@ -46,21 +46,23 @@ def _score_part(model: ranking.Ranker, side: ranking.QuerySide, ad: tf.Tensor) -
     flat = layers.flatten(model.ad_embeddings(ad))  # [B, C, Fa E]
     compared = model.comparisons(side.ids[:, None], ad)  # [B, C, P]
     num_products = model.pair_input.kernel.shape[0] - compared.shape[-1]
-    of_products, of_compared = tf.split(model.pair_input.kernel, [num_products, -1])
-    weights = folded_products(side.embeddings, of_products)
+    product_kernel, compared_kernel = tf.split(model.pair_input.kernel, [num_products, -1])
+    weights = folded_products(side.embeddings, product_kernel)
     hidden = tf.matmul(flat, weights + model.ad_input.kernel)  # [B, C, W]
-    hidden += tf.matmul(compared, of_compared)
+    hidden += tf.matmul(compared, compared_kernel)
     inputs = model.encode_candidates(side, hidden)  # [B C, ...]
     # All heads are one product of matrices.
     heads = model.head_layers.values()
     kernel = tf.concat([layer.kernel for layer in heads], axis=1)
     bias = tf.concat([layer.bias for layer in heads], axis=0)
-    of_inputs, of_products, of_compared = tf.split(kernel, [inputs.shape[-1], num_products, -1])
-    logits = tf.nn.bias_add(tf.matmul(inputs, of_inputs), bias)
+    input_kernel, product_kernel, compared_kernel = tf.split(
+        kernel, [inputs.shape[-1], num_products, -1]
+    )
+    logits = tf.nn.bias_add(tf.matmul(inputs, input_kernel), bias)
     shape = [tf.shape(ad)[0], tf.shape(ad)[1], bias.shape[0]]
     logits = tf.reshape(logits, shape)
-    logits += tf.matmul(flat, folded_products(side.embeddings, of_products))
-    logits += tf.matmul(compared, of_compared)
+    logits += tf.matmul(flat, folded_products(side.embeddings, product_kernel))
+    logits += tf.matmul(compared, compared_kernel)
     parts = tf.split(logits, [layer.units for layer in heads], axis=-1)
     return {
         head: own if HEADS[head].is_amount else tf.squeeze(own, axis=-1)

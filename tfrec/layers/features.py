@@ -100,11 +100,11 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._num_strings, self._num_numeric = len(strings), len(numeric)
         self.list_widths = [fields[i].list_length for i in lists]
         known = dict(encoding.columns(fields))
-        of_lists = [(i, ties.get(fields[i].name)) for i in lists]
-        of_properties = [(lists[number], own.ad_features) for number, own in self._properties]
+        list_poolings = [(i, ties.get(fields[i].name)) for i in lists]
+        property_poolings = [(lists[number], own.ad_features) for number, own in self._properties]
         self._poolings = [
             _pooling(fields[i], known[fields[i]], ad_features, ads, dim)
-            for i, ad_features in (*of_lists, *of_properties)
+            for i, ad_features in (*list_poolings, *property_poolings)
         ]
         buckets = [fitted.num_coarse_buckets(fields[i]) for i in numeric]
         self._num_buckets = max(buckets, default=0)
@@ -208,18 +208,18 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             return {}
         widths = [1] * self._num_single + self.list_widths
         values = np.split(ids[:, self._string_columns], np.cumsum(widths)[:-1], axis=1)
-        of_lists = values[self._num_single :]
-        values += [own.of_values[of_lists[number]] for number, own in self._properties]
+        list_values = values[self._num_single :]
+        values += [own.ids[list_values[number]] for number, own in self._properties]
         sizes = np.diff(self._first_rows)
         counts = [
             np.bincount(own.ravel(), np.repeat(weights, own.shape[1]), minlength=size)
             for own, size in zip(values, sizes, strict=True)
         ]
         result = {self.table.ref(): np.concatenate(counts)}
-        for pooling, of_list in zip(self._poolings, counts[self._num_single :], strict=True):
+        for pooling, list_counts in zip(self._poolings, counts[self._num_single :], strict=True):
             if isinstance(pooling, histories.HistoryPooling):
                 assert self._ads is not None
-                for table, own in self._ads.count(pooling.ad_features, of_list).items():
+                for table, own in self._ads.count(pooling.ad_features, list_counts).items():
                     result[table] = result.get(table, 0) + own
         return result
 
@@ -262,15 +262,15 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         single, *lists = tf.split(ids, [self._num_single, *self.list_widths], axis=-1)
         values = self._embed_rows(single + self._first_rows[: self._num_single], by_frequency)
         num_lists = len(lists)
-        lists += [tf.gather(own.of_values, lists[number]) for number, own in self._properties]
+        lists += [tf.gather(own.ids, lists[number]) for number, own in self._properties]
         pooled = [
-            pool(of_list, rows, self._own_values(number, by_frequency))
-            for number, (pool, of_list) in enumerate(zip(self._poolings, lists, strict=True))
+            pool(list_ids, rows, self._own_values(number, by_frequency))
+            for number, (pool, list_ids) in enumerate(zip(self._poolings, lists, strict=True))
         ]
-        pooled, of_properties = pooled[:num_lists], pooled[num_lists:]
+        pooled, properties = pooled[:num_lists], pooled[num_lists:]
         by_age = [own[..., 1:, :] for own in pooled]
         values = tf.concat([values, *(own[..., :1, :] for own in pooled)], axis=-2)
-        return values, [*by_age, *of_properties]
+        return values, [*by_age, *properties]
 
     def _thermometer(self, steps: tf.Tensor) -> tf.Tensor:
         """Sums steps [F, T, E] up to each bucket as [F T, E]; bucket 0 (missing) is separate."""

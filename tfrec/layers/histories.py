@@ -163,13 +163,13 @@ class Property(NamedTuple):
 
     Attributes:
         field: The ad-side field.
-        of_values: [V] int32, the property's id of each value of the history; 0 for values out of
+        ids: [V] int32, the property's id of each value of the history; 0 for values out of
             the vocabulary.
         ad_features: [I, Wa] int32, the encoded ad-side fields of each of its I ids.
     """
 
     field: Field
-    of_values: np.ndarray
+    ids: np.ndarray
     ad_features: np.ndarray
 
 
@@ -301,10 +301,10 @@ class HistoryPooling(tf.keras.layers.Layer):
         """Returns values [B, L, E] of ids [B, L]: their own embeddings plus the ads'."""
         # Each id once, since a batch repeats many.
         distinct, index = tf.unique(tf.reshape(ids, [-1]))
-        of_ads = self._embed_ads(tf.gather(self.ad_table, distinct))
-        of_ads = self.map(tf.reshape(of_ads, [-1, of_ads.shape[-2] * of_ads.shape[-1]]))
+        mapped = self._embed_ads(tf.gather(self.ad_table, distinct))
+        mapped = self.map(tf.reshape(mapped, [-1, mapped.shape[-2] * mapped.shape[-1]]))
         shape = tf.concat([tf.shape(ids), [self._dim]], axis=0)
-        return tf.reshape(tf.gather(own(distinct) + of_ads, index), shape)
+        return tf.reshape(tf.gather(own(distinct) + mapped, index), shape)
 
     def _weights(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns the weights [B, L, H] of ids [B, L]."""

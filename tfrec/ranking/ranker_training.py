@@ -119,7 +119,7 @@ def build_ranker(
 
 def _field_pairs(schema: Schema, names: Iterable[Sequence[str]]) -> list[layers.FieldPair]:
     fields = {field.name: field for field in schema.fields}
-    return [(fields[of_query], fields[of_ad]) for of_query, of_ad in names]
+    return [(fields[query_name], fields[ad_name]) for query_name, ad_name in names]
 
 
 def _heads(data_set: reader.DataSet) -> list[str]:

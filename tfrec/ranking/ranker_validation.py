@@ -114,11 +114,11 @@ def differences(
         For each common head that can be measured, the first minus the second entropy and the
         standard error of the difference, which is far below the error of either entropy.
     """
-    of_others = dict(_rows(others, labels, owner))
+    other_rows = dict(_rows(others, labels, owner))
     return {
-        head: _ratio(rows.losses - of_others[head].losses, rows.entropy, rows.owner)
+        head: _ratio(rows.losses - other_rows[head].losses, rows.entropy, rows.owner)
         for head, rows in _rows(logits, labels, owner)
-        if head in of_others
+        if head in other_rows
     }
 
 
@@ -167,8 +167,8 @@ def _ratio(above: np.ndarray, below: np.ndarray, owner: np.ndarray) -> tuple[flo
     """Returns the ratio of two sums over rows [N] and its linearized standard error."""
     total = float(np.sum(below))
     ratio = float(np.sum(above)) / total
-    of_owner = np.bincount(owner, above - ratio * below)
-    return ratio, float(np.sqrt(np.sum(np.square(of_owner)))) / abs(total)
+    owner_sums = np.bincount(owner, above - ratio * below)
+    return ratio, float(np.sqrt(np.sum(np.square(owner_sums)))) / abs(total)
 
 
 def _calibration_error_of_chance(rows: ValidationRows) -> float:

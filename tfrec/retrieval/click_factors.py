@@ -145,10 +145,10 @@ def fit(
         return_singular_vectors="vh",
     )
     order = np.argsort(-s)
-    of_every_ad = vt[order].T * np.sqrt(s[order])  # [N, K]
+    ad_factors = vt[order].T * np.sqrt(s[order])  # [N, K]
     ids = np.asarray(catalog.features)
     # Ads out of the vocabulary share ids.
-    factors = np.where(ads.is_known(ids)[:, None], of_every_ad, 0.0)
+    factors = np.where(ads.is_known(ids)[:, None], ad_factors, 0.0)
     table_of_users, table_of_ads = (
         np.zeros((own.cardinality, count), np.float32) for own in (users, ads)
     )
@@ -213,22 +213,22 @@ def choose(
         return FactorChoice(count, c, len(gain), means(recall), means(without), error)
 
     none = choice(0, 0.0, without)
-    of_users, of_ads = factors.factors_of(held_out.query, ids)
-    known = np.flatnonzero(of_users.any(axis=1))[:_MEASURED_FOR_DEVIATIONS]
+    user_factors, ad_factors = factors.factors_of(held_out.query, ids)
+    known = np.flatnonzero(user_factors.any(axis=1))[:_MEASURED_FOR_DEVIATIONS]
     if not len(known):
         return none
     cosine = (queries[known] @ ads.T).std(axis=1).mean()
 
     def measured(count: int, share: float) -> FactorChoice:
-        linear = (of_users[known, :count] @ of_ads[:, :count].T).std(axis=1).mean()
+        linear = (user_factors[known, :count] @ ad_factors[:, :count].T).std(axis=1).mean()
         c = float(share * cosine / linear)
-        joined = np.hstack([queries, np.float32(c) * of_users[:, :count]])
-        of_both = np.hstack([ads, of_ads[:, :count]])
-        recall = retrieval_validation.recall_of_clicks(model, held_out, joined, of_both)
+        joined = np.hstack([queries, np.float32(c) * user_factors[:, :count]])
+        joined_ads = np.hstack([ads, ad_factors[:, :count]])
+        recall = retrieval_validation.recall_of_clicks(model, held_out, joined, joined_ads)
         return choice(count, c, recall)
 
     gain = operator.attrgetter("gain")
-    counts = sorted({min(k, of_ads.shape[1]) for k in COUNTS})
+    counts = sorted({min(k, ad_factors.shape[1]) for k in COUNTS})
     first = max((measured(count, _FIRST_SHARE) for count in counts), key=gain)
     others = (measured(first.count, share) for share in _SHARES if share != _FIRST_SHARE)
     return max((own for own in (first, *others) if own.improves), key=gain, default=none)

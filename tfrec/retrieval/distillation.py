@@ -139,8 +139,8 @@ class Lessons:
         for requests, drawn in zip(lessons, ad_rows, strict=True):
             drawn[:] = rng.choice(len(ads), num_ads, replace=False)
             if found is not None:
-                of_requests = np.unique(found[requests])
-                drawn[: num_ads // 2] = rng.choice(of_requests, num_ads // 2)
+                found_ads = np.unique(found[requests])
+                drawn[: num_ads // 2] = rng.choice(found_ads, num_ads // 2)
         values = terminal.map_with_progress(
             lambda lesson: teacher.values(queries[lessons[lesson]], ads[ad_rows[lesson]]),
             range(len(lessons)),
@@ -257,14 +257,14 @@ class UtilityShare:
             tower: The query tower.
             ads: [N, D] embeddings of the ads.
         """
-        of_tower = towers.embed_in_batches(tower.tower, self._queries)
+        embedded = towers.embed_in_batches(tower.tower, self._queries)
         counts = sorted({min(k, len(ads)) for k in RECALL_AT})
         result: dict[str, dict[int, tuple[float, float]]] = {}
         for name, weights in self._weightings.items():
             best = self._best[name]
             if best.sum() <= 0:
                 continue
-            queries = tower.weighted(of_tower, tf.constant(weights)).numpy()
+            queries = tower.weighted(embedded, tf.constant(weights)).numpy()
             found = two_tower.exact_top_k(queries, ads, max(counts))
             own = np.take_along_axis(self._values, found[..., None], axis=1) @ weights
             result[name] = {k: _share(_sum_of_best(own[:, :k]), best) for k in counts}
@@ -354,8 +354,8 @@ def distill(
     def validate() -> dict[str, float]:
         found = {
             f"{METRIC}_of_{name}_at_{k}": share
-            for name, of_name in measure().items()
-            for k, (share, _) in of_name.items()
+            for name, shares_by_k in measure().items()
+            for k, (share, _) in shares_by_k.items()
         }
         return {METRIC: float(np.mean(list(found.values() or [0.0]))), **found}
 
@@ -371,8 +371,8 @@ def distill(
     for kind in kinds:
         if kind == "hard":
             embedded = towers.embed_in_batches(model.served_query_tower, parts[1])
-            of_ads = towers.embed_in_batches(model.ad_tower, ads)
-            found = two_tower.exact_top_k(embedded, of_ads, NUM_CANDIDATES)
+            embedded_ads = towers.embed_in_batches(model.ad_tower, ads)
+            found = two_tower.exact_top_k(embedded, embedded_ads, NUM_CANDIDATES)
             drawn = Lessons.draw(teacher, parts[1], ads, found, config.seed + 1)
             lessons = lessons.and_(drawn)
         steps = len(lessons.query)
@@ -399,12 +399,13 @@ def distill(
         reached[kind] = history[training.best_epoch(history, plan)][METRIC]
     kept = max(reached, key=reached.__getitem__)
     training.restore_best(student, workdir / DISTILLATION_DIRECTORY / kept, workdir)
-    of_candidates = {name: own[max(own)] for name, own in measure().items()}
+    candidate_shares = {name: own[max(own)] for name, own in measure().items()}
     return {
         "heads": list(teacher.heads),
         "weights": dict(teacher.weights),
         "lessons": kept,
         "utility_share": {
-            name: {"share": share, "error": error} for name, (share, error) in of_candidates.items()
+            name: {"share": share, "error": error}
+            for name, (share, error) in candidate_shares.items()
         },
     }

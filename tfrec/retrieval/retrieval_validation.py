@@ -72,7 +72,7 @@ def measure(
 
 def means(recall: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Returns the means over the clicks of `recall_of_clicks`."""
-    return {name: float(of_clicks.mean()) for name, of_clicks in recall.items()}
+    return {name: float(click_recalls.mean()) for name, click_recalls in recall.items()}
 
 
 def recall_of_clicks(

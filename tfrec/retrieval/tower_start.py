@@ -34,7 +34,7 @@ def copy_initial_weights(query_tower: towers.Tower, ad_tower: towers.Tower) -> N
         return
     for own, other in zip(query_tower.later_layers, ad_tower.later_layers, strict=True):
         own.set_weights(other.get_weights())
-    of_ads = ad_tower.input_layer.kernel.numpy()  # [Fa E, H]
+    ad_kernel = ad_tower.input_layer.kernel.numpy()  # [Fa E, H]
     kernel = query_tower.input_layer.kernel.numpy()  # [F E, H]
     for index, reader in readers:
         rows, dim = reader.kernel.shape
@@ -43,5 +43,5 @@ def copy_initial_weights(query_tower: towers.Tower, ad_tower: towers.Tower) -> N
         if rows != dim:
             projection = tf.keras.initializers.Orthogonal()((rows, dim)).numpy()
         reader.kernel.assign(projection)
-        kernel[index * dim : (index + 1) * dim] = projection.T @ of_ads
+        kernel[index * dim : (index + 1) * dim] = projection.T @ ad_kernel
     query_tower.input_layer.kernel.assign(kernel)

@@ -72,8 +72,8 @@ class TwoTower(retrieval_model.RetrievalModel):
         query_inputs = query_fields
         layer = self.query_tower.user_clicks
         if layer is not None:
-            of_users = self._clicks_of_users(layer, batch, query)
-            query_inputs = towers.with_field(query_fields, of_users)
+            user_clicks = self._clicks_of_users(layer, batch, query)
+            query_inputs = towers.with_field(query_fields, user_clicks)
         penalty = _squared_norm(query_fields) + _squared_norm(tf.gather(ad_fields, own_columns))
         return retrieval_model.Embedded(
             self.query_tower.combine(query_inputs, training),
@@ -154,9 +154,9 @@ def exact_top_k(
             ads = tf.constant(ad_embeddings[order[first_ad : first_ad + ads_at_once]])
         own = slice(first, first + batch_size)
         scores = tf.matmul(query_embeddings[own], ads, transpose_b=True).numpy()
-        of_piece = _largest(scores, min(k, scores.shape[1]))
-        scores = np.concatenate([best[own], np.take_along_axis(scores, of_piece, 1)], axis=1)
-        positions = np.concatenate([found[own], of_piece + first_ad], axis=1)
+        piece_top = _largest(scores, min(k, scores.shape[1]))
+        scores = np.concatenate([best[own], np.take_along_axis(scores, piece_top, 1)], axis=1)
+        positions = np.concatenate([found[own], piece_top + first_ad], axis=1)
         chosen = _largest(scores, k)
         best[own] = np.take_along_axis(scores, chosen, axis=1)
         found[own] = np.take_along_axis(positions, chosen, axis=1)

@@ -56,10 +56,10 @@ def metadata_of(catalog: reader.Catalog, rows: np.ndarray) -> pa.Table:
     shown = catalog.table.take(rows)
     if SHOWN in shown.column_names:
         shown = shown.drop_columns([SHOWN])
-        of_ads = catalog.shown(rows)
-        for name in of_ads[0] if of_ads else ():
+        shown_values = catalog.shown(rows)
+        for name in shown_values[0] if shown_values else ():
             if name not in shown.column_names:
-                texts = ["" if own[name] is None else str(own[name]) for own in of_ads]
+                texts = ["" if own[name] is None else str(own[name]) for own in shown_values]
                 shown = shown.append_column(name, pa.array(texts))
     names = {
         reader.AD_ID: "ad_id",

@@ -142,11 +142,11 @@ class StageModel(plugins.Plugin, tfrs.Model):
                 "`training` is true, or build them in the constructor."
             ) from error
         sparse = {variable.ref() for variable in self.sparse_variables}
-        of_variable = list(zip(gradients, variables, strict=True))
+        pairs = list(zip(gradients, variables, strict=True))
         self.gradient_norms.update(
             self.optimizer.iterations,
-            [gradient for gradient, v in of_variable if v.ref() not in sparse],
-            [gradient for gradient, v in of_variable if v.ref() in sparse],
+            [gradient for gradient, v in pairs if v.ref() not in sparse],
+            [gradient for gradient, v in pairs if v.ref() in sparse],
         )
         return self._updated_metrics(loss)
 

@@ -107,14 +107,14 @@ def _add_window(counts: SplitCounts, schema: Schema, window: Window) -> None:
     counts.list_lengths = np.bincount(lengths, minlength=len(before))
     counts.list_lengths[: len(before)] += before
     starts = np.cumsum(lengths) - lengths
-    of_request = np.fmax.reduceat(window["click"], starts) if len(lengths) else np.empty(0)
-    click = {"query": of_request, "ad": window["click"]}
+    request_clicks = np.fmax.reduceat(window["click"], starts) if len(lengths) else np.empty(0)
+    click = {"query": request_clicks, "ad": window["click"]}
     for side in SIDES:
         # Contiguous columns, because each is read several times.
         columns = np.ascontiguousarray(window[side].T)
-        for field, of_field in encoding.value_columns(schema.side(side)):
-            _add_field(counts, field, columns[of_field])
-            _add_clicks(counts, field, columns[of_field], click[side])
+        for field, field_columns in encoding.value_columns(schema.side(side)):
+            _add_field(counts, field, columns[field_columns])
+            _add_clicks(counts, field, columns[field_columns], click[side])
     clicked = window["click"] == 1
     unclicked = window["click"] == 0
     for name, label in LABELS.items():
@@ -124,7 +124,7 @@ def _add_window(counts: SplitCounts, schema: Schema, window: Window) -> None:
         if name in window and label.needs_click:
             known = int((unclicked & ~np.isnan(window[name])).sum())
             counts.known_without_click[name] = counts.known_without_click.get(name, 0) + known
-    counts.clicked_requests += int((of_request == 1).sum())
+    counts.clicked_requests += int((request_clicks == 1).sum())
     add_ids(counts.ad_impressions, window["ad_row"])
     add_ids(counts.ad_clicks, window["ad_row"][clicked])
 

@@ -68,9 +68,9 @@ def count_chunk(rows: Rows, is_train: np.ndarray, first_row: int) -> dict[str, n
     )
     counts = {"fingerprints": fingerprints, "impressions": impressions, "clicks": clicks}
     counts["first"] = first + first_row
-    of_shown = {name: values[shown] for name, values in counts.items()}
-    of_time = {} if times is None else {"time": times[latest]}
-    return {**of_shown, "latest": latest + first_row, **of_time}
+    shown_counts = {name: values[shown] for name, values in counts.items()}
+    latest_time = {} if times is None else {"time": times[latest]}
+    return {**shown_counts, "latest": latest + first_row, **latest_time}
 
 
 def merge(parts: Iterable[Mapping[str, np.ndarray]]) -> pa.Table:

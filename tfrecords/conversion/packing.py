@@ -69,8 +69,8 @@ class Packer:
         self._ads, self._texts, self._histories = ads, texts, histories
         self._schema = fitted.schema
         # Rows have no histories: these are of whole requests.
-        of_request = [f for f in fitted.schema.query_fields if f.kind != "history"]
-        self._fields = {"query": of_request, "ad": _stored_fields(fitted.schema, "ad")}
+        query_fields = [f for f in fitted.schema.query_fields if f.kind != "history"]
+        self._fields = {"query": query_fields, "ad": _stored_fields(fitted.schema, "ad")}
         self._widths = {
             side: tuple(w for field in fields for w in _widths_of(fitted, field))
             for side, fields in self._fields.items()
@@ -93,8 +93,8 @@ class Packer:
                 packed[name][:, own] = self._encode(self._encoders[side], field, rows)
         if self.spec.has_user:
             packed[records.USER] = rows.array(USER)
-        of_distinct = self._ads.rows.find(rows.strings[AD].fingerprints).astype(np.int32)
-        packed["ad_row"] = of_distinct[rows.array(AD)]
+        ad_rows = self._ads.rows.find(rows.strings[AD].fingerprints).astype(np.int32)
+        packed["ad_row"] = ad_rows[rows.array(AD)]
         for name, dtype in self.spec.per_ad().items():
             if name != "ad_row":
                 column = POSITION if name == "position" else LABEL_COLUMNS[name]
@@ -248,12 +248,14 @@ def gather(
     """
     packed: records.Packed = {"list_lengths": lengths.astype(np.int32)}
     first_rows = rows[np.cumsum(lengths) - lengths]
-    of_requests = {chunk: where for chunk, *where in by_chunk(first_rows, chunk_ends)}
-    for chunk, *of_rows in by_chunk(rows, chunk_ends):
-        of_first_rows = of_requests.get(chunk)  # None: no request starts in the chunk.
+    request_rows = {chunk: where for chunk, *where in by_chunk(first_rows, chunk_ends)}
+    for chunk, *row_positions in by_chunk(rows, chunk_ends):
+        first_positions = request_rows.get(chunk)  # None: no request starts in the chunk.
         for name, values in load_chunk(chunk).items():
             is_per_request = records.is_per_request(name)
-            wanted, where = (first_rows, of_first_rows) if is_per_request else (rows, of_rows)
+            wanted, where = (
+                (first_rows, first_positions) if is_per_request else (rows, row_positions)
+            )
             if where is None:
                 continue
             own, indices = where

@@ -129,11 +129,11 @@ class Requests:
         """Spreads the values [R] of requests over their rows [B], in the log's order."""
         if self.starts is None:
             return values
-        of_rows = np.repeat(values, np.diff(self.starts))
+        row_values = np.repeat(values, np.diff(self.starts))
         if self.order is None:
-            return of_rows
-        in_log_order = np.empty_like(of_rows)
-        in_log_order[self.order] = of_rows
+            return row_values
+        in_log_order = np.empty_like(row_values)
+        in_log_order[self.order] = row_values
         return in_log_order
 
 
@@ -228,15 +228,15 @@ def _group(keys: RowKeys) -> tuple[np.ndarray | None, np.ndarray | None]:
     changed = np.flatnonzero(keys.request[1:] != keys.request[:-1]) + 1
     starts = np.concatenate([[0], changed, [keys.num_rows]])
     runs = keys.request[starts[:-1]]
-    _, first, of_run = np.unique(runs, return_index=True, return_inverse=True)
+    _, first, run_request = np.unique(runs, return_index=True, return_inverse=True)
     if len(first) == len(runs):
         return None, starts
     # Some requests have several runs of rows; the first determines the order.
     position = np.empty(len(first), np.int64)
     position[np.argsort(first)] = np.arange(len(first))
-    of_row = np.repeat(position[of_run], np.diff(starts))
-    counts = np.bincount(of_row, minlength=len(first))
-    return np.argsort(of_row, kind="stable"), np.append(0, np.cumsum(counts))
+    row_request = np.repeat(position[run_request], np.diff(starts))
+    counts = np.bincount(row_request, minlength=len(first))
+    return np.argsort(row_request, kind="stable"), np.append(0, np.cumsum(counts))
 
 
 def _given(keys: RowKeys, kind: str, requests: Requests, first_rows: np.ndarray) -> np.ndarray:

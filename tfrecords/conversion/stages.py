@@ -379,7 +379,7 @@ class Stages:
         for rows in map(self._rows, range(num_chunks)):
             ads = rows.strings[parsed_rows.AD].fingerprints[rows.array(parsed_rows.AD)]
             parts.append([ads, *map(rows.array, names)])
-        others = [np.concatenate(of_chunks) for of_chunks in zip(*parts, strict=True)]
+        others = [np.concatenate(values) for values in zip(*parts, strict=True)]
         return splitting.count_repeated(keys, others, units)
 
     def _join(self, parsed: Sequence[dict[str, Any]], units_per_second: float) -> dict[str, Any]:

@@ -151,11 +151,11 @@ class TabularLog:
         self._schema, self._columns = schema, schema.columns
         _check_kinds([path for path, _ in self._parts])
         types, lists = column_types(schema), list_columns(schema)
-        of_log, of_tables = _sources(files, schema)
+        log_columns, table_columns = _sources(files, schema)
         self._logs = {
             path: table_files.open_table(
                 path,
-                _typed(path, {name: types[name] for name in of_log}, schema),
+                _typed(path, {name: types[name] for name in log_columns}, schema),
                 lists,
                 _may_lack(schema, part),
                 rows_per_chunk,
@@ -164,7 +164,7 @@ class TabularLog:
             )
             for path, part in self._parts
         }
-        self._tables = JoinedTables(files, schema, of_tables)
+        self._tables = JoinedTables(files, schema, table_columns)
         self.users_table = self._tables.users_table
 
     def chunks(self) -> Iterator[protocol.Chunk]:
@@ -225,8 +225,8 @@ class JoinedTables:
             if names
         ]
         self._columns = list(itertools.chain.from_iterable(columns.values()))
-        of_users = (table.keys for table in self._tables if table.path == files.users)
-        self.users_table = next(of_users, None)
+        user_keys = (table.keys for table in self._tables if table.path == files.users)
+        self.users_table = next(user_keys, None)
 
     def join(self, parsed: protocol.Parsed, chunk: protocol.Chunk) -> protocol.Parsed:
         """Adds the columns of the tables to the rows of a chunk.
@@ -286,9 +286,9 @@ def _sources(
     """Returns the columns of the log, and those of each joined table."""
     wanted = schema.columns
     logs = list(files.parts())
-    of_logs = {path for path, _ in logs}
+    log_paths = {path for path, _ in logs}
     names = {
-        path: table_files.readable_names(path, wanted, schema.header if path in of_logs else ())
+        path: table_files.readable_names(path, wanted, schema.header if path in log_paths else ())
         for path in files
     }
     first = logs[0][0]

@@ -50,16 +50,16 @@ def pad_lists(requests: Batch) -> Batch:
     lengths = requests["list_lengths"]
     per_ad = {k: v for k, v in requests.items() if k not in ("list_lengths", "query")}
 
-    def of_lists() -> Batch:
+    def as_padded() -> Batch:
         return {
             name: tf.RaggedTensor.from_row_lengths(values, lengths, validate=False).to_tensor()
             for name, values in per_ad.items()
         }
 
-    def of_single_ads() -> Batch:
+    def stack_single_ads() -> Batch:
         return {name: values[:, None] for name, values in per_ad.items()}
 
-    padded = tf.cond(tf.reduce_all(lengths == 1), of_single_ads, of_lists)
+    padded = tf.cond(tf.reduce_all(lengths == 1), stack_single_ads, as_padded)
     return {"query": requests["query"], "mask": tf.sequence_mask(lengths), **padded}
 
 

@@ -307,8 +307,8 @@ def is_request_id(column: Column, user: Column | None) -> bool:
         return False
     if column.plain_words != "session":
         return True
-    of_one_user = user is None or not _has_several_users(column, user)
-    return len(column.known) > _FEW_SESSIONS and of_one_user
+    has_one_user = user is None or not _has_several_users(column, user)
+    return len(column.known) > _FEW_SESSIONS and has_one_user
 
 
 def _has_several_users(request: Column, user: Column) -> bool:

@@ -18,8 +18,10 @@ def click(
 ) -> tuple[Column | None, float | None]:
     """Returns the click and its threshold, or None; adds notes about unsuitable columns."""
     names = (*known_names.CLICKS, *known_names.ANY_LABELS)
-    of_things = (c for c in columns if known_names.is_click_of_thing(c.core) and _is_truth(c))
-    found = named(columns, names, _is_truth) or next(of_things, None)
+    clicks_of_things = (
+        c for c in columns if known_names.is_click_of_thing(c.core) and _is_truth(c)
+    )
+    found = named(columns, names, _is_truth) or next(clicks_of_things, None)
     if found is not None:
         if found.missing_share > 0:
             notes.append(
@@ -252,8 +254,8 @@ def _is_count(column: Column, ad: Column) -> bool:
     if column.plain_object_words in known_names.ANY_LABELS:
         return len(column.known) <= _FEW and -1 <= column.numbers.min() <= 0
     # Total clicks of an ad, repeated in each of its rows, are not a label.
-    of_ad = column.core != "click" and log_sample.is_constant_per_ad(column, ad)
-    return column.numbers.min() >= -1 and column.numbers.max() >= 1 and not of_ad
+    is_ad_total = column.core != "click" and log_sample.is_constant_per_ad(column, ad)
+    return column.numbers.min() >= -1 and column.numbers.max() >= 1 and not is_ad_total
 
 
 def _counts_from_one(column: Column) -> bool:

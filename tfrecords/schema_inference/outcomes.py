@@ -58,10 +58,10 @@ def _is_outcome(column: Column, ad: Column) -> bool:
     """Returns whether a column of a few texts is named like the outcome of an impression."""
     words = column.object_words
     is_named = words[-1:] and words[-1] in _OUTCOMES and len(words) < 3
-    of_ad = len(words) == 1 or words[0] in (*known_names.ADS, *_SENT)
+    names_ad = len(words) == 1 or words[0] in (*known_names.ADS, *_SENT)
     return bool(
         is_named
-        and of_ad
+        and names_ad
         and not (column.is_list or column.is_numeric)
         and 1 <= len(column.known) <= _FEW
         and log_sample.varies_within(column, ad)

@@ -122,8 +122,8 @@ def _is_amount_of_log(log: Sample, name: str) -> bool:
 
 def _shared(samples: Sequence[Sample]) -> list[str]:
     """Returns a note on columns of both tables, which are read from the table of users."""
-    of_table = {sample.table: set(sample.columns) for sample in samples}
-    shared = of_table.get(USERS, set()) & of_table.get(ADS, set()) - of_table[LOG]
+    names_by_table = {sample.table: set(sample.columns) for sample in samples}
+    shared = names_by_table.get(USERS, set()) & names_by_table.get(ADS, set()) - names_by_table[LOG]
     if not shared:
         return []
     return [
@@ -199,10 +199,10 @@ def _propose(
     tables += [([users], log_sample.USERS)] if users is not None else []
     tables += [([ads], log_sample.ADS)] if ads is not None else []
     samples = [log_sample.read(files, table) for files, table in tables]
-    of_table = {sample.table: sample for sample in samples}
+    by_table = {sample.table: sample for sample in samples}
     notes = [note for sample in samples for note in sample.notes]
     roles = column_roles.find(
-        samples[0], of_table.get(log_sample.USERS), of_table.get(log_sample.ADS), notes
+        samples[0], by_table.get(log_sample.USERS), by_table.get(log_sample.ADS), notes
     )
     names = [c.name for c in samples[0].columns.values() if not c.in_folder or c is roles.time]
     notes += file_columns.in_folders(paths[0], names)
@@ -280,17 +280,17 @@ def _calendars(
     notes: list[str],
 ) -> list[dict[str, Any]]:
     """Returns the proposed hour and weekday, with names that are not taken."""
-    of_fields = [
+    candidates = [
         (log.columns[name], field)
         for field in fields
         if (name := field.get("column", field["name"])) in log.columns
     ]
     properties = [
         column
-        for column, field in of_fields
+        for column, field in candidates
         if (field["side"], field["kind"]) == ("ad", "categorical")
     ]
-    columns = [column for column, _ in of_fields]
+    columns = [column for column, _ in candidates]
     proposed = computed_fields.calendars(roles, columns, properties, notes)
     return [field | {"name": _safe_name(field["name"], taken)} for field in proposed]
 
@@ -388,8 +388,8 @@ def _split(roles: Roles) -> str | None:
         and len(key.codes) >= 2 * len(key.known)
         for key in (roles.user_key, roles.ad_key)
     )
-    of_users = "fraction" if roles.user_key is None else "leave_random_fraction_out"
-    return of_users if is_sorted else None
+    user_split = "fraction" if roles.user_key is None else "leave_random_fraction_out"
+    return user_split if is_sorted else None
 
 
 def _command(

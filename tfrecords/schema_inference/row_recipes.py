@@ -174,8 +174,8 @@ def _has_clicked(column: Column, other: Column) -> bool:
     """Returns whether another column has the clicked ones of the ads in a list of objects."""
     rows = np.flatnonzero(column.present & other.present)[:_PROBED]
     ids, known = _lists(other, rows), set(column.known)
-    of_rows = [column.values[code] for code in column.codes[rows]]
-    held = sum(value in own for value, own in zip(of_rows, ids, strict=True))
+    values = [column.values[code] for code in column.codes[rows]]
+    held = sum(value in own for value, own in zip(values, ids, strict=True))
     return len(rows) > _FEW_CHOSEN and held > 0 and known.issuperset(v for own in ids for v in own)
 
 

@@ -34,15 +34,15 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
         return "ad", "in the table of ads"
     if USERS in tables:
         return "query", "in the table of users"
-    of_ad = not {*known_names.ADS, *roles.ad_key.words[:1]}.isdisjoint(column.words[:1])
-    of_query = not of_ad and not known_names.OF_QUERY.isdisjoint(column.words)
+    is_ad_side = not {*known_names.ADS, *roles.ad_key.words[:1]}.isdisjoint(column.words[:1])
+    is_query_side = not is_ad_side and not known_names.OF_QUERY.isdisjoint(column.words)
     is_constant = column.table == LOG and log_sample.is_constant_per_ad(column, roles.ad_key)
     if roles.request_key is not None and log_sample.varies_within(column, roles.request_key):
-        of_ad = of_ad or not _OF_AD.isdisjoint(column.words)
-        is_context = not of_ad and log_sample.varies_within(column, roles.ad_key)
-        return _varying_side(column, is_constant, is_context, of_query)
+        is_ad_side = is_ad_side or not _OF_AD.isdisjoint(column.words)
+        is_context = not is_ad_side and log_sample.varies_within(column, roles.ad_key)
+        return _varying_side(column, is_constant, is_context, is_query_side)
     is_of_user = roles.user_key is not None and not log_sample.varies_within(column, roles.user_key)
-    if of_query and (is_of_user or not is_constant):
+    if is_query_side and (is_of_user or not is_constant):
         return "query", "about the user or context by name"
     if is_constant:
         return "ad", "constant for each ad"
@@ -61,14 +61,14 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
 
 
 def _varying_side(
-    column: Column, is_constant: bool, is_context: bool, of_query: bool
+    column: Column, is_constant: bool, is_context: bool, is_query_side: bool
 ) -> tuple[str | None, str]:
     """Returns the side of a column that varies within a request."""
     if column.plain_object_words in known_names.POSITIONS or not _SLOTS.isdisjoint(column.words):
         return None, POSITION
     if is_constant:
         return "ad", "constant for each ad"
-    if of_query:
+    if is_query_side:
         return None, (
             "about the user or context by name, but varies within a request, which has one value"
         )

@@ -156,16 +156,16 @@ def split_notes(time: Column | None, columns: Sequence[Column]) -> list[str]:
             "so it is not the time. Add the date to it."
         ]
     date, clock = f"log[{time.name!r}].astype(str)", clocks[found.name]
-    of_day = f"log[{found.name!r}].astype(str)"
+    time_of_day = f"log[{found.name!r}].astype(str)"
     if time.time_format is not None:
         both = f"{time.time_format} {clock or '%H'}"
-        of_day += f", format={both!r}"
+        time_of_day += f", format={both!r}"
     elif clock is None:
-        of_day += ' + ":00"'
+        time_of_day += ' + ":00"'
     return [
         f"! The time is split over {time.name!r} and {found.name!r}. Only {time.name!r} is used, "
         "so times within a day are lost. Join both into one column before the conversion, for "
-        f'example with pandas: log["time"] = pd.to_datetime({date} + " " + {of_day})'
+        f'example with pandas: log["time"] = pd.to_datetime({date} + " " + {time_of_day})'
     ]
 
 
@@ -252,8 +252,8 @@ def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | Non
         rows = np.arange(len(key.codes))
         if time is None:  # Adjacent rows may be of one request, which has one time.
             rows = rows[np.append(True, key.codes[1:] != key.codes[:-1])]
-        own, of_key = (dataclasses.replace(c, codes=c.codes[rows]) for c in (column, key))
-        if log_sample.is_constant_per_ad(own, of_key):
+        own, own_key = (dataclasses.replace(c, codes=c.codes[rows]) for c in (column, key))
+        if log_sample.is_constant_per_ad(own, own_key):
             return True
     return False
 

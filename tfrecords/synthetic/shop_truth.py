@@ -174,8 +174,8 @@ class ShopTruth(Truth):
         answers = [codes["price"] > bound for bound in self._prices]
         answers += [codes["rating"] > bound for bound in self._ratings]
         answers += [codes["delivery"] == 1]
-        of_brand, of_category = self._brands[codes["brand"]], self._categories[codes["category"]]
-        return np.concatenate([np.stack(answers, axis=1), of_brand, of_category], axis=1)
+        brands, categories = self._brands[codes["brand"]], self._categories[codes["category"]]
+        return np.concatenate([np.stack(answers, axis=1), brands, categories], axis=1)
 
 
 class _Trees:

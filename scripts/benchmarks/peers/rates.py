@@ -70,8 +70,8 @@ class IdRates:
         columns = []
         for field, count, total in zip(self._fields, self._count, self._sum, strict=True):
             own, used = _used(ids, field)
-            for of_ids in (self._means(count, total), np.log1p(count))[: 1 + self._counts]:
-                values = np.where(used, of_ids[own], 0.0).sum(axis=1)
+            for statistic in (self._means(count, total), np.log1p(count))[: 1 + self._counts]:
+                values = np.where(used, statistic[own], 0.0).sum(axis=1)
                 number = used.sum(axis=1)
                 columns.append(np.where(number > 0, values / np.maximum(number, 1), np.nan))
         if not columns:
@@ -183,13 +183,13 @@ class TargetRates:
         self._ids = IdRates(data.fields if with_ids else ())
         most = len(data.train) // MIN_ROWS_OF_A_PAIR if with_pairs else 0
         self._pairs = pairs_of(data.fields, most)
-        self._of_pairs = IdRates(fields_of_pairs(self._pairs), counts=False)
+        self._pair_rates = IdRates(fields_of_pairs(self._pairs), counts=False)
         values, rows = target.values(data.train), data.train
         self.train = np.concatenate(
             [
                 encode_earlier(self._ids, rows.ids, values, rows.order),
                 encode_earlier(
-                    self._of_pairs, ids_of_pairs(self._pairs, rows.ids), values, rows.order
+                    self._pair_rates, ids_of_pairs(self._pairs, rows.ids), values, rows.order
                 ),
             ],
             axis=1,
@@ -197,8 +197,8 @@ class TargetRates:
 
     def held_out(self, rows: peer_data.PeerRows) -> np.ndarray:
         """Returns the statistics [L, X] of held-out rows."""
-        of_pairs = self._of_pairs.encode(ids_of_pairs(self._pairs, rows.ids))
-        return np.concatenate([self._ids.encode(rows.ids), of_pairs], axis=1)
+        pair_statistics = self._pair_rates.encode(ids_of_pairs(self._pairs, rows.ids))
+        return np.concatenate([self._ids.encode(rows.ids), pair_statistics], axis=1)
 
 
 def _used(ids: np.ndarray, field: peer_data.PeerField) -> tuple[np.ndarray, np.ndarray]:

@@ -73,8 +73,8 @@ def block(rng: np.random.Generator, ads: dict[str, np.ndarray], num_rows: int) -
         numbers -= 2 * (name == "I2")
         columns[name] = pa.array(numbers, mask=_missing(rng, name, num_rows))
     for name, cardinality in zip(formats.criteo.CATEGORICAL_COLUMNS, CARDINALITIES, strict=True):
-        of_ad = ads.get(name)
-        ranks = _ranks(rng, cardinality, num_rows) if of_ad is None else of_ad[ad]
+        ad_ranks = ads.get(name)
+        ranks = _ranks(rng, cardinality, num_rows) if ad_ranks is None else ad_ranks[ad]
         columns[name] = _hashes(name, ranks, _missing(rng, name, num_rows))
     return pa.table(columns)
 

@@ -42,8 +42,8 @@ def schema_with(computed: Sequence[Field]) -> Schema:
     }
     fields = [
         Field(name, "numeric" if name in ("age", "price") else "categorical", side)
-        for side, of_side in sides.items()
-        for name in of_side
+        for side, side_fields in sides.items()
+        for name in side_fields
     ]
     return Schema("shop", (*fields, *computed), ("sku",), "clicked", time="time", user_key="user")
 

@@ -93,8 +93,8 @@ def _write_schema(target: pathlib.Path) -> None:
 
     if target.exists():
         raise FileExistsError(f"{target} exists. Move it, or name another file.")
-    of_world = FLAGS.use_synthetic and synthetic.World(synthetic.WORLDS[FLAGS.world]).schema
-    named = of_world or log_flags.schema_of_format()
+    world_schema = FLAGS.use_synthetic and synthetic.World(synthetic.WORLDS[FLAGS.world]).schema
+    named = world_schema or log_flags.schema_of_format()
     schema.save_schema(named, target)
     print(f"Wrote the schema of {named.name} to {target}. Edit it, and add --schema_path={target}.")
 

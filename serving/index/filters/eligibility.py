@@ -118,7 +118,7 @@ class Eligibility:
             assert isinstance(field, inverted_index.StringPostings)
             return field.any_of(ad_ids)
         rows = self.find(ad_ids)
-        return row_set.RowSet.of_rows(rows[rows >= 0], self._ads.num_rows)
+        return row_set.RowSet.from_rows(rows[rows >= 0], self._ads.num_rows)
 
     def _postings_of(self, name: str) -> _Postings:
         field = self._postings.get(name)

@@ -46,7 +46,7 @@ class StringPostings:
         codes = found[found >= 0].tolist()
         rare = [self._rows_of(code) for code in codes if not self._is_frequent(code)]
         rows = np.concatenate(rare) if rare else np.empty(0, np.int32)
-        result = row_set.RowSet.of_rows(rows, self._num_rows)
+        result = row_set.RowSet.from_rows(rows, self._num_rows)
         for code in codes:
             if self._is_frequent(code):
                 result |= self._bitmap(code)
@@ -71,7 +71,7 @@ class StringPostings:
     def _bitmap(self, code: int) -> row_set.RowSet:
         # Two threads may build it at the same time, with the same result.
         if code not in self._frequent:
-            self._frequent[code] = row_set.RowSet.of_rows(self._rows_of(code), self._num_rows)
+            self._frequent[code] = row_set.RowSet.from_rows(self._rows_of(code), self._num_rows)
         return self._frequent[code]
 
 
@@ -95,7 +95,7 @@ class NumberPostings:
         first, last = (np.searchsorted(self._numbers, values, side) for side in ("left", "right"))
         found = [self._rows[start:end] for start, end in zip(first, last, strict=True)]
         rows = np.concatenate([np.empty(0, np.int32), *found])
-        return row_set.RowSet.of_rows(rows, self._num_rows)
+        return row_set.RowSet.from_rows(rows, self._num_rows)
 
     def between(self, minimum: float | None, maximum: float | None) -> row_set.RowSet:
         """Returns the rows with values in [minimum, maximum]; None leaves a side unbounded."""
@@ -104,7 +104,7 @@ class NumberPostings:
             first = int(np.searchsorted(self._numbers, minimum, side="left"))
         if maximum is not None:
             last = int(np.searchsorted(self._numbers, maximum, side="right"))
-        return row_set.RowSet.of_rows(self._rows[first:last], self._num_rows)
+        return row_set.RowSet.from_rows(self._rows[first:last], self._num_rows)
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:

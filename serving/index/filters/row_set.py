@@ -32,7 +32,7 @@ class RowSet:
         return cls(words, num_rows)
 
     @classmethod
-    def of_rows(cls, rows: np.ndarray, num_rows: int) -> "RowSet":
+    def from_rows(cls, rows: np.ndarray, num_rows: int) -> "RowSet":
         """Returns the set of the given rows, which may contain duplicates."""
         words = np.zeros((num_rows + 63) // 64, np.uint64)
         if len(rows) < 64:
@@ -42,10 +42,10 @@ class RowSet:
             return cls(words, num_rows)
         mask = np.zeros(num_rows, bool)
         mask[rows] = True
-        return cls.of_mask(mask)
+        return cls.from_mask(mask)
 
     @classmethod
-    def of_mask(cls, mask: np.ndarray) -> "RowSet":
+    def from_mask(cls, mask: np.ndarray) -> "RowSet":
         """Returns the set of rows for which a mask [N] bool is true."""
         packed = np.packbits(mask, bitorder="little")
         words = np.zeros((len(mask) + 63) // 64, np.uint64)

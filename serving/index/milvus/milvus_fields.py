@@ -36,13 +36,13 @@ class MilvusCondition:
 
     Attributes:
         expression: Boolean expression over the collection; empty: all ads.
-        of_fields: The part of it that names ad fields, which requests share.
+        field_expression: The part of it that names ad fields, which requests share.
         count_of: Counts the ads that match an expression.
         rows: Rows that may be returned; None: all.
     """
 
     expression: str
-    of_fields: str
+    field_expression: str
     count_of: Callable[[str], int] = dataclasses.field(compare=False)
     rows: row_set.RowSet | None = None
 
@@ -96,7 +96,7 @@ def _codes(strings: pa.Array) -> np.ndarray:
 def expressions_of(
     filters: requests.Filters, fields: Mapping[str, str], catalog: eligibility.Eligibility
 ) -> tuple[str, str]:
-    """Returns `expression` and `of_fields` of filters returned by `FilterFields.check`.
+    """Returns `expression` and `field_expression` of filters returned by `FilterFields.check`.
 
     Args:
         filters: The filters.
@@ -111,12 +111,12 @@ def expressions_of(
             condition, fields[condition.field], name_of(positions[condition.field])
         )
     ]
-    of_fields = _joined(clauses)
+    field_expression = _joined(clauses)
     for ads, form in ((filters.allowed_ads, "row in {}"), (filters.excluded_ads, "row not in {}")):
         if ads is not None:
             rows = catalog.find(ads)
             clauses += _among(rows[rows >= 0].tolist(), form, form.startswith("row in"))
-    return _joined(clauses), of_fields
+    return _joined(clauses), field_expression
 
 
 def _joined(clauses: Iterable[str]) -> str:

@@ -180,9 +180,9 @@ class MilvusIndex:
 
     def _slicings(self, condition: milvus_fields.MilvusCondition) -> tuple[int, ...]:
         """Returns the numbers of slices to try, until a list is complete."""
-        if self.kind == "Flat" or not condition.of_fields:
+        if self.kind == "Flat" or not condition.field_expression:
             return (1,)
-        count = self._count_once(condition.of_fields)
+        count = self._count_once(condition.field_expression)
         slices = max(math.ceil(count / self.num_ads / _MAX_SLICE_SHARE), 1)
         return (slices,) if count <= _MAX_COMPARED else (1, slices)
 
@@ -239,7 +239,7 @@ class MilvusIndex:
         ]
         width = self._width(limit, condition)
         found = [
-            self._search_server(queries, limit, condition.expression + part, width)
+            self._search_collection(queries, limit, condition.expression + part, width)
             for part in parts
         ]
         if slices == 1:
@@ -253,12 +253,12 @@ class MilvusIndex:
         search is as wide as for the same number of eligible ads.
         """
         width = max(limit, self.search_width or 0)
-        count = self._count_once(condition.of_fields)
+        count = self._count_once(condition.field_expression)
         if count > _MAX_COMPARED:
             return width
         return max(limit, min(width * self.num_ads // max(count, 1), MAX_WIDTH))
 
-    def _search_server(
+    def _search_collection(
         self, queries: np.ndarray, limit: int, expression: str, width: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         name = {"HNSW": "ef", "DISKANN": "search_list"}.get(self.kind)

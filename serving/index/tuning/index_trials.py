@@ -115,8 +115,8 @@ class Structure:
         """
         self.set(trial.config)
         times = index_recall.time_alone(self.searcher, queries[:_MAX_TIMED], k)
-        of_queries = np.nanmedian(times[:, ~np.isnan(times[0])], axis=0)
-        p50, p99 = np.percentile(of_queries, [50, 99]).tolist()
+        query_times = np.nanmedian(times[:, ~np.isnan(times[0])], axis=0)
+        p50, p99 = np.percentile(query_times, [50, 99]).tolist()
         return dataclasses.replace(trial, p50_ms=p50, p99_ms=p99)
 
     def sweep(self, queries: np.ndarray, wanted: np.ndarray) -> Iterator[Trial]:

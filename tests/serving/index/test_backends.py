@@ -173,14 +173,14 @@ def test_filters_leave_the_same_ads_everywhere_and_lists_are_complete(opened, fi
 
 def test_removed_ads_are_left_out_with_and_without_filters(opened):
     # The 900 best ads of a query are gone, so its list is of others.
-    gone = index.RowSet.of_rows(exact().search(queries()[:1], 900)[1][0], NUM_ADS)
+    gone = index.RowSet.from_rows(exact().search(queries()[:1], 900)[1][0], NUM_ADS)
     alive = index.RowSet.full(NUM_ADS) - gone
     assert_found(opened, *opened.ads.search(queries()[:1], K, alive), alive, recall=0.85)
     asked = checked({"conditions": [{"field": "tags", "any_of": ["new"]}]})
     wanted = exact().eligible(asked) & alive
     found = opened.ads.search(queries()[:1], K, opened.ads.eligible(asked) & alive)
     assert_found(opened, *found, wanted, recall=0.85)
-    nothing = opened.ads.eligible(asked) & index.RowSet.of_rows(np.array([0]), NUM_ADS)
+    nothing = opened.ads.eligible(asked) & index.RowSet.from_rows(np.array([0]), NUM_ADS)
     assert opened.ads.search(queries(), K, nothing)[1].shape == (len(queries()), 0)
 
 
@@ -218,7 +218,7 @@ def test_ads_are_upserted_and_deleted_over_any_backend(opened):
 
 
 def test_exact_search_compares_every_eligible_ad(opened):
-    alive = index.RowSet.full(NUM_ADS) - index.RowSet.of_rows(np.arange(0, 900), NUM_ADS)
+    alive = index.RowSet.full(NUM_ADS) - index.RowSet.from_rows(np.arange(0, 900), NUM_ADS)
     scores, rows = opened.ads.searcher.search_exactly(queries(), K, alive)
     assert_found(opened, scores, rows, alive, recall=0.97)
 

@@ -50,7 +50,7 @@ def test_filtered_search_returns_the_best_of_the_eligible_ads(kind, share, alway
     rows = eligible_rows(share)
     searcher = built(kind).searcher
     search = filtered_search.FilteredSearch(searcher.index, always_exact=always_exact)
-    scores, found = search.search(queries, K, row_set.RowSet.of_rows(rows, NUM_ADS))
+    scores, found = search.search(queries, K, row_set.RowSet.from_rows(rows, NUM_ADS))
     assert found.shape == scores.shape == (20, min(K, len(rows)))
     assert np.isin(found, rows).all()
     assert all(len(set(row)) == len(row) for row in found.tolist())
@@ -61,7 +61,7 @@ def test_filtered_search_returns_the_best_of_the_eligible_ads(kind, share, alway
     # The codes of the index lose as much recall at this k without a filter.
     unfiltered = index_recall.recall_against_exact(searcher, embeddings, queries, K)
     assert recall(found, exact(embeddings, queries, rows, K)) >= unfiltered - 0.03
-    if search.is_exact(row_set.RowSet.of_rows(rows, NUM_ADS), K):
+    if search.is_exact(row_set.RowSet.from_rows(rows, NUM_ADS), K):
         assert recall(found, exact(embeddings, queries, rows, K)) >= 0.97
 
 
@@ -72,7 +72,7 @@ def test_ads_far_from_the_query_are_found_when_only_they_are_eligible(kind):
     # The 300 worst ads: no cell near the query contains one.
     rows = np.sort(np.argsort(embeddings @ query[0])[:300])
     search = filtered_search.FilteredSearch(built(kind).searcher.index, always_exact=0)
-    _, found = search.search(query, K, row_set.RowSet.of_rows(rows, NUM_ADS))
+    _, found = search.search(query, K, row_set.RowSet.from_rows(rows, NUM_ADS))
     assert np.isin(found, rows).all()
     assert found.shape == (1, K)
     # The coarse codes of IVFPQ are less exact for ads that are far from the query.
@@ -90,9 +90,9 @@ def test_the_searcher_applies_a_filter_unless_all_ads_are_eligible(kind):
     ):
         np.testing.assert_array_equal(plain, filtered)
     rows = eligible_rows(0.2)
-    _, found = searcher.search(queries, K, row_set.RowSet.of_rows(rows, NUM_ADS))
+    _, found = searcher.search(queries, K, row_set.RowSet.from_rows(rows, NUM_ADS))
     assert np.isin(found, rows).all()
-    scores, nothing = searcher.search(queries, K, row_set.RowSet.of_rows(rows[:0], NUM_ADS))
+    scores, nothing = searcher.search(queries, K, row_set.RowSet.from_rows(rows[:0], NUM_ADS))
     assert scores.shape == nothing.shape == (5, 0)
     assert (scores.dtype, nothing.dtype) == (np.float32, np.int64)
 
@@ -123,7 +123,7 @@ def test_all_eligible_ads_are_returned_if_there_are_fewer_than_k(kind):
         search = filtered_search.FilteredSearch(
             built(kind).searcher.index, always_exact=always_exact
         )
-        _, found = search.search(queries, 500, row_set.RowSet.of_rows(rows, NUM_ADS))
+        _, found = search.search(queries, 500, row_set.RowSet.from_rows(rows, NUM_ADS))
         assert [sorted(row) for row in found.tolist()] == [rows.tolist()] * 5
 
 
@@ -131,7 +131,7 @@ def test_all_eligible_ads_are_returned_if_there_are_fewer_than_k(kind):
 def test_a_batch_finds_the_same_ads_as_single_queries(kind):
     queries = index_fixtures.clustered(6)
     search = filtered_search.FilteredSearch(built(kind).searcher.index, always_exact=0)
-    eligible = row_set.RowSet.of_rows(eligible_rows(0.3), NUM_ADS)
+    eligible = row_set.RowSet.from_rows(eligible_rows(0.3), NUM_ADS)
     _, together = search.search(queries, K, eligible)
     alone = np.concatenate([search.search(query[None], K, eligible)[1] for query in queries])
     # Fast scan quantizes its lookup tables per batch, so the last positions may swap.
@@ -146,7 +146,7 @@ def test_the_method_depends_on_the_number_of_eligible_ads_and_of_ads_searched():
     search = filtered_search.FilteredSearch(index, always_exact=4)
 
     def of(count: int) -> row_set.RowSet:
-        return row_set.RowSet.of_rows(np.arange(count), 2048)
+        return row_set.RowSet.from_rows(np.arange(count), 2048)
 
     # 32 of 2,048 are 1/64: 8 times as many cells, 16, which hold 1,024 ads; gathering an ad costs
     # as much as looking at 32, and 32 * 32 = 1,024. 34 of them: 16 cells still, 1,088 > 1,024.
@@ -161,7 +161,7 @@ def test_most_ads_of_a_flat_index_are_not_gathered():
     # its copy of the ads displaced others.
     search = filtered_search.FilteredSearch(built("Flat").searcher.index)
     for share, is_gathered in ((1.0, False), (0.5, False), (1 / 40, True)):
-        eligible = row_set.RowSet.of_rows(eligible_rows(share, seed=1), NUM_ADS)
+        eligible = row_set.RowSet.from_rows(eligible_rows(share, seed=1), NUM_ADS)
         assert search.is_exact(eligible, K) == is_gathered
         search.search(index_fixtures.clustered(1), K, eligible)
         assert (eligible in search._kept) == is_gathered
@@ -174,7 +174,7 @@ def test_vectors_are_gathered_for_frequent_filters():
     search = filtered_search.FilteredSearch(index, always_exact=0)
     # 128 of 2,048: 4 times as many cells, 512 ads; searching a gathered ad costs as much as
     # looking at 4, and 128 * 4 = 512. At 512: 2 times as many cells, 256 ads, 64 would pay.
-    often, many = (row_set.RowSet.of_rows(np.arange(n), 2048) for n in (128, 512))
+    often, many = (row_set.RowSet.from_rows(np.arange(n), 2048) for n in (128, 512))
     for eligible, is_gathered in ((often, True), (many, False)):
         for _ in range(2):
             search.search(queries, K, eligible)
@@ -193,7 +193,7 @@ def test_gathered_vectors_are_cached_within_a_limit(monkeypatch, name, limit):
     # some more: two filters fit, a third puts the oldest out.
     monkeypatch.setattr(filtered_search, name, limit)
     search = filtered_search.FilteredSearch(built("Flat").searcher.index, always_exact=NUM_ADS)
-    filters = [row_set.RowSet.of_rows(eligible_rows(0.1, seed), NUM_ADS) for seed in range(3)]
+    filters = [row_set.RowSet.from_rows(eligible_rows(0.1, seed), NUM_ADS) for seed in range(3)]
     first = [search.search(queries, K, eligible)[1] for eligible in filters]
     kept = list(search._kept)
     assert kept == filters[1:]
@@ -206,7 +206,7 @@ def test_filtered_searches_are_thread_safe():
     index = built("IVF").searcher.index
     search = filtered_search.FilteredSearch(index)
     rows = [eligible_rows(0.05, seed) for seed in range(8)]
-    sets = [row_set.RowSet.of_rows(r, NUM_ADS) for r in rows]
+    sets = [row_set.RowSet.from_rows(r, NUM_ADS) for r in rows]
 
     def find(number: int) -> np.ndarray:
         return search.search(queries[number : number + 1], K, sets[number % 8])[1]
@@ -228,6 +228,6 @@ def test_other_faiss_indexes_return_only_eligible_ads(factory):
         rows = eligible_rows(share)
         for always_exact in (None, 0):
             search = filtered_search.FilteredSearch(index, always_exact=always_exact)
-            _, found = search.search(queries, K, row_set.RowSet.of_rows(rows, NUM_ADS))
+            _, found = search.search(queries, K, row_set.RowSet.from_rows(rows, NUM_ADS))
             assert found.shape == (5, K)
             assert np.isin(found, rows).all()

@@ -37,7 +37,7 @@ def test_an_own_kind_is_built_tuned_saved_and_searched(tmp_path):
 def test_filters_of_an_own_kind_are_exact(tmp_path):
     embeddings = index_fixtures.clustered(3000)
     built = index.build_index(embeddings, index.IndexConfig(kind="six_bits:SixBits"))
-    allowed = index.RowSet.of_rows(np.arange(0, 3000, 7), 3000)
+    allowed = index.RowSet.from_rows(np.arange(0, 3000, 7), 3000)
     _, rows = built.searcher.search(index_fixtures.clustered(5), 100, allowed)
     assert rows.shape == (5, 100)
     assert not (rows % 7).any()

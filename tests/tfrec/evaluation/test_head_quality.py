@@ -56,7 +56,7 @@ def test_one_positive_row_has_no_intervals_but_is_measured():
     for positives in (1, 2):
         # All resamples with a single positive row agree that it is below nine tenths of the rows.
         rows = rows_of(np.isin(np.arange(200), range(20, 20 + positives)), count=200)
-        quality = of_probability(rows, scores)
+        quality = measure_probability(rows, scores)
         found = [quality.metrics["auc"], quality.metrics["normalized_entropy"]]
         found += [head_quality.order(rows, scores)["auc"]]
         assert [own.interval is None for own in found] == [positives == 1] * 3

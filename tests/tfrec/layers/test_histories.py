@@ -259,7 +259,7 @@ def test_properties_of_a_history_are_broad_fields_of_the_ad():
             assert not histories.find_properties(data, other, ties[other.name])
     # Missing, films 0 to 25, out of vocabulary.
     (studio,) = properties
-    assert studio.of_values.tolist() == [0, *range(1, 12), *range(1, 12), 1, 2, 3, 4, 0]
+    assert studio.ids.tolist() == [0, *range(1, 12), *range(1, 12), 1, 2, 3, 4, 0]
     assert studio.ad_features[:, 1].tolist() == [*range(13), 0]
     assert not np.delete(studio.ad_features, 1, axis=1).any()
     assert not histories.find_properties(data, history, None)

@@ -193,7 +193,7 @@ def test_an_index_with_ad_features_of_another_width_is_refused(base):
     release = bundle.load(base)
     narrow = {"ranker": {"inputs": {"ad_features": {"shape": [None, None, 3]}}}}
     other = dataclasses.replace(release.manifest, signatures=narrow)
-    message = "ad_index/1 does not reproduce .*: the width of ad_features is 4, expected 3"
+    message = "ad_index/1 does not reproduce .*: the width of ad_features is 4; expected 3"
     with pytest.raises(errors.ProbeMismatchError, match=message):
         probes.check_retrieval(other, release.query_tower, release.ad_index)
 

@@ -77,8 +77,8 @@ class Comparisons:
         # Without pairs the result has no columns.
         no_columns = tf.cast(ad[..., :0], tf.float32)
         compared = [compare(query, ad) for compare in self._comparisons]
-        of_pairs = [rates(query, ad, clicks) for rates in self._rates]
-        return tf.concat([no_columns, *compared, *of_pairs], axis=-1)
+        pair_rates = [rates(query, ad, clicks) for rates in self._rates]
+        return tf.concat([no_columns, *compared, *pair_rates], axis=-1)
 
 
 def _comparison(

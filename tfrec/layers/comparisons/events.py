@@ -65,7 +65,7 @@ def numbers_of_events(
                 tf.cast(tf.equal(codes, 1 + EVENTS.index(kind)), tf.float32)
                 for kind in history.event
             ]
-        counted = [kind * of_values for kind in kinds for of_values in (1.0, weights)]
+        counted = [kind * event_weight for kind in kinds for event_weight in (1.0, weights)]
         ages_of_events = [tf.where(kind > 0.0, octaves_of_events, _NEVER) for kind in kinds]
         numbers_of_kinds, latest = find(
             tf.gather(values, query[..., own.values]),
@@ -121,18 +121,20 @@ def _events_of_a_list(
     num_requests = tf.shape(ids)[0]
     # Negative ids are left out.
     ids = tf.where(ids > 0, ids + num_ids * tf.range(num_requests)[:, None], -1)
-    of_ad = tf.reshape(ad_values, [num_requests, -1, ad_values.shape[-1]])  # [B, C, La]
+    candidate_values = tf.reshape(ad_values, [num_requests, -1, ad_values.shape[-1]])  # [B, C, La]
 
-    def by_value(of_events: Sequence[tf.Tensor], summarize: Callable[..., tf.Tensor]) -> tf.Tensor:
-        num = len(of_events)
-        repeated = tf.repeat(tf.stack(of_events, axis=-1), num_listed, axis=-2)
+    def by_value(
+        event_values: Sequence[tf.Tensor], summarize: Callable[..., tf.Tensor]
+    ) -> tf.Tensor:
+        num = len(event_values)
+        repeated = tf.repeat(tf.stack(event_values, axis=-1), num_listed, axis=-2)
         flat = tf.reshape(repeated, [-1, num])
         table = summarize(flat, tf.reshape(ids, [-1]), num_requests * num_ids)
         table = tf.reshape(table, [num_requests, num_ids, num])
-        known = tf.where(of_ad < num_ids, of_ad, 0)
+        known = tf.where(candidate_values < num_ids, candidate_values, 0)
         return tf.gather(table, known, batch_dims=1)  # [B, C, La, num]
 
-    num_values = tf.math.count_nonzero(of_ad, axis=-1, keepdims=True, dtype=tf.float32)
+    num_values = tf.math.count_nonzero(candidate_values, axis=-1, keepdims=True, dtype=tf.float32)
     sums = tf.reduce_sum(by_value(counted, tf.math.unsorted_segment_sum), axis=-2)
     latest = tf.reduce_min(by_value(octaves, tf.math.unsorted_segment_min), axis=-2)
     shape = tf.shape(ad_values)[:-1]

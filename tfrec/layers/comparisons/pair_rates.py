@@ -163,35 +163,36 @@ class _Tables(NamedTuple):
         known: [2] int32 largest ids of known values.
         logit: Log odds of a click.
         pairs: [P + 1] int64 sorted numbers of pairs.
-        of_pairs, of_query, of_ad: [P + 1, 2], [Vq, 2] and [Va, 2] float32 clicks and rows.
+        pair_counts, query_counts, ad_counts: [P + 1, 2], [Vq, 2] and [Va, 2] float32 clicks and
+            rows.
     """
 
     known: tf.Tensor
     logit: tf.Tensor
     pairs: tf.Tensor
-    of_pairs: tf.Tensor
-    of_query: tf.Tensor
-    of_ad: tf.Tensor
+    pair_counts: tf.Tensor
+    query_counts: tf.Tensor
+    ad_counts: tf.Tensor
 
 
 def _with_expected(
-    tables: _Tables, of_query: tf.Tensor, of_ad: tf.Tensor, clicks: tf.Tensor | None
+    tables: _Tables, query_ids: tf.Tensor, ad_ids: tf.Tensor, clicks: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns what `PairRates.with_expected` returns, of ids [...] of values."""
-    wanted = _numbers(tables.known, tf.shape(tables.of_ad, tf.int64)[0], of_query, of_ad)
+    wanted = _numbers(tables.known, tf.shape(tables.ad_counts, tf.int64)[0], query_ids, ad_ids)
     index = tf.reshape(tf.searchsorted(tables.pairs, tf.reshape(wanted, [-1])), tf.shape(wanted))
     is_found = tf.equal(tf.gather(tables.pairs, index), wanted) & (wanted != _UNKNOWN)
-    of_pair = tf.where(is_found[..., None], tf.gather(tables.of_pairs, index), 0.0)
-    of_values = [tf.gather(tables.of_query, of_query), tf.gather(tables.of_ad, of_ad)]
+    pair = tf.where(is_found[..., None], tf.gather(tables.pair_counts, index), 0.0)
+    values = [tf.gather(tables.query_counts, query_ids), tf.gather(tables.ad_counts, ad_ids)]
     if clicks is not None:
         is_known = ~tf.math.is_nan(clicks)
         own = tf.stack([tf.where(is_known, clicks, 0.0), tf.cast(is_known, tf.float32)], -1)
-        of_pair, *of_values = (tf.nn.relu(counts - own) for counts in (of_pair, *of_values))
+        pair, *values = (tf.nn.relu(counts - own) for counts in (pair, *values))
     expected = tables.logit
-    for counts in of_values:
+    for counts in values:
         expected += _log_odds(counts, tables.logit, _ROWS_OF_VALUE) - tables.logit
-    above = _log_odds(of_pair, expected, _ROWS_OF_PAIR) - expected
-    number = of_pair[..., 0]
+    above = _log_odds(pair, expected, _ROWS_OF_PAIR) - expected
+    number = pair[..., 0]
     features = [tf.math.log1p(number), tf.minimum(number, 1.0), above]
     return expected, tf.stack(features, axis=-1)
 
@@ -215,18 +216,18 @@ _traced_with_expected = tf.function(
 
 
 def _numbers(
-    known: tf.Tensor | Sequence[int], num_ads: tf.Tensor, of_query: tf.Tensor, of_ad: tf.Tensor
+    known: tf.Tensor | Sequence[int], num_ads: tf.Tensor, query_ids: tf.Tensor, ad_ids: tf.Tensor
 ) -> tf.Tensor:
     """Returns a number of each pair of ids, [...] int64.
 
     Args:
         known: See `_Tables`.
         num_ads: Number of ids of the ad's field.
-        of_query, of_ad: Ids [...].
+        query_ids, ad_ids: Ids [...].
     """
-    is_known = (of_query > 0) & (of_query <= known[0])
-    is_known &= (of_ad > 0) & (of_ad <= known[1])
-    number = tf.cast(of_query, tf.int64) * num_ads + tf.cast(of_ad, tf.int64)
+    is_known = (query_ids > 0) & (query_ids <= known[0])
+    is_known &= (ad_ids > 0) & (ad_ids <= known[1])
+    number = tf.cast(query_ids, tf.int64) * num_ads + tf.cast(ad_ids, tf.int64)
     return tf.where(is_known, number, np.int64(_UNKNOWN))
 
 
@@ -247,13 +248,13 @@ def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
         return []
     with_history = any(field.of == AD for field in schema.histories)
     pairs = [
-        (of_query, of_ad)
-        for of_query in _categorical(schema.query_fields)
-        for of_ad in _categorical(schema.ad_fields)
-        if of_query.source != schema.user_key
+        (query_field, ad_field)
+        for query_field in _categorical(schema.query_fields)
+        for ad_field in _categorical(schema.ad_fields)
+        if query_field.source != schema.user_key
         or not (
             with_history
-            or (schema.ad_key == (of_ad.source,) and data_set.negatives_are_new_to_users)
+            or (schema.ad_key == (ad_field.source,) and data_set.negatives_are_new_to_users)
         )
     ]
     if not pairs:

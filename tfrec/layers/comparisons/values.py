@@ -63,11 +63,11 @@ def numbers_of_pair(
 ) -> _Numbers:
     """Returns the function from rows to the logarithms of both numbers [...]; NaN is missing."""
     columns, ad_columns = columns_of(fitted, query_field, ad_field)
-    of_ads = _logarithms(fitted, ad_field)
+    ad_logarithms = _logarithms(fitted, ad_field)
     if query_field.kind == "numeric":
         values = _logarithms(fitted, query_field)
     else:
-        values = of_ads[ties[query_field.name][:, ad_columns.start]]
+        values = ad_logarithms[ties[query_field.name][:, ad_columns.start]]
 
     def numbers_of_rows(query: tf.Tensor, ad: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         listed = tf.gather(values, query[..., columns])
@@ -75,7 +75,7 @@ def numbers_of_pair(
         total = tf.reduce_sum(tf.where(known, listed, 0.0), axis=-1)
         # The mean of no numbers is NaN.
         mean = total / tf.reduce_sum(tf.cast(known, tf.float32), axis=-1)
-        return mean, tf.gather(of_ads, ad[..., ad_columns.start])
+        return mean, tf.gather(ad_logarithms, ad[..., ad_columns.start])
 
     return numbers_of_rows
 

@@ -253,25 +253,25 @@ def _flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterato
             yield f"{prefix}{key}", own
 
 
-def _rows(value: Mapping[str, Any], of_list: str | None) -> list[dict[str, Any]]:
+def _rows(value: Mapping[str, Any], list_name: str | None) -> list[dict[str, Any]]:
     """Returns the rows of a line: one, or one for each object of a list.
 
     Raises:
         ValueError: The list is another value.
     """
     flat = dict(_flat(value))
-    objects = None if of_list is None else flat.pop(of_list, None)
+    objects = None if list_name is None else flat.pop(list_name, None)
     if objects is None:
         return [flat]
     if objects != [] and not _is_objects(objects):
         shown = json.dumps(objects, ensure_ascii=False)[:40]
         shown = shown.encode("utf-8", "backslashreplace").decode()
-        raise ValueError(f"{of_list}: expected a list of objects, got {shown}")
+        raise ValueError(f"{list_name}: expected a list of objects, got {shown}")
     return [
         {
             **flat,
-            **{f"{of_list}.{name}": own for name, own in _flat(one)},
-            f"{of_list}{INDEX}": index,
+            **{f"{list_name}.{name}": own for name, own in _flat(one)},
+            f"{list_name}{INDEX}": index,
         }
         for index, one in enumerate(objects)
     ]

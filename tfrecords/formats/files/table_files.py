@@ -125,10 +125,10 @@ def open_table(
     Raises:
         FileNotFoundError, ValueError: See `column_names`; or a column has an unsupported type.
     """
-    of_folders = types.keys() & folders.values_of(path).keys()
-    if of_folders:
-        of_folders -= set(column_names(path, types, header))
-    types = {name: kind for name, kind in types.items() if name not in of_folders}
+    in_folders = types.keys() & folders.values_of(path).keys()
+    if in_folders:
+        in_folders -= set(column_names(path, types, header))
+    types = {name: kind for name, kind in types.items() if name not in in_folders}
     log: protocol.Log
     if is_parquet(path):
         log = parquet.ParquetLog(path, types, lists, rows_per_chunk)
@@ -145,7 +145,7 @@ def open_table(
             optional=frozenset(optional),
         )
         log = delimited.DelimitedLog(protocol.Files((path,)), layout, None, rows_per_chunk)
-    return folders.InFolders(log, sorted(of_folders)) if of_folders else log
+    return folders.InFolders(log, sorted(in_folders)) if in_folders else log
 
 
 def read(

@@ -100,9 +100,9 @@ def check_schema(schema: Schema) -> None:
         *columns_of_tables.AD_COLUMNS,
     )
     named.check_schema(schema, _WHAT, dict.fromkeys(known))
-    of_ad = columns_of_tables.AD_COLUMNS
+    ad_columns = columns_of_tables.AD_COLUMNS
     for field in schema.logged_fields:
-        side = "ad" if field.source in of_ad else "query"
+        side = "ad" if field.source in ad_columns else "query"
         if field.side != side:
             raise ValueError(
                 f"Schema {schema.name!r}: {field.source!r} describes the "
@@ -114,11 +114,11 @@ def check_schema(schema: Schema) -> None:
                 f"Schema {schema.name!r}: {field.source!r} holds lists, so field {field.name!r} "
                 f"must be a categorical_list, not {field.kind}."
             )
-    misplaced = [name for name in (*schema.ad_key, *schema.show) if name not in of_ad]
+    misplaced = [name for name in (*schema.ad_key, *schema.show) if name not in ad_columns]
     if misplaced:
         raise ValueError(
             f"Schema {schema.name!r}: ad_key or show names {misplaced}, which do not describe the "
-            f"ad; use some of {', '.join(of_ad)}."
+            f"ad; use some of {', '.join(ad_columns)}."
         )
 
 
@@ -162,8 +162,8 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     _, paths = _resolve(files)
     if columns_of_tables.PROMOTED not in paths:
         return None
-    of_fields = (field.source for field in schema.logged_ad_fields)
-    wanted = dict.fromkeys([*schema.ad_key, *of_fields, *schema.show])
+    field_columns = (field.source for field in schema.logged_ad_fields)
+    wanted = dict.fromkeys([*schema.ad_key, *field_columns, *schema.show])
     joiner = columns_of_tables.Joiner(paths, list(wanted))
     ids = np.sort(joiner.table(columns_of_tables.PROMOTED).keys.keys)
     return pa.table(joiner.ads(list(wanted), ids))
@@ -231,8 +231,8 @@ class _Join:
 
     def __init__(self, schema: Schema, paths: Mapping[str, pathlib.Path]) -> None:
         self._wanted = schema.columns
-        self._of_display = [n for n in self._wanted if n in columns_of_tables.DISPLAY_COLUMNS]
-        self._of_ad = [n for n in self._wanted if n in columns_of_tables.AD_COLUMNS]
+        self._display_columns = [n for n in self._wanted if n in columns_of_tables.DISPLAY_COLUMNS]
+        self._ad_columns = [n for n in self._wanted if n in columns_of_tables.AD_COLUMNS]
         self._joiner = columns_of_tables.Joiner(paths, self._wanted)
         events = paths[columns_of_tables.EVENTS]
         self._events = events
@@ -246,13 +246,13 @@ class _Join:
         parsed = parsed.without(rows < 0, [self._reason(display) for display in unknown])
         table = parsed.table
         # Each distinct display and ad of the chunk is looked up once.
-        rows, of_row = np.unique(rows[rows >= 0], return_inverse=True)
-        ads, of_ad = np.unique(table["ad_id"].fill_null(-1).to_numpy(), return_inverse=True)
-        columns = _expanded(self._joiner.displays(self._of_display, rows), of_row)
-        columns.update(_expanded(self._joiner.ads(self._of_ad, ads), of_ad))
+        rows, display_index = np.unique(rows[rows >= 0], return_inverse=True)
+        ads, ad_index = np.unique(table["ad_id"].fill_null(-1).to_numpy(), return_inverse=True)
+        columns = _expanded(self._joiner.displays(self._display_columns, rows), display_index)
+        columns.update(_expanded(self._joiner.ads(self._ad_columns, ads), ad_index))
         if "display_id" in self._wanted:
             ids = tables.id_texts(events.keys.keys[rows])
-            columns.update(_expanded({"display_id": ids}, of_row))
+            columns.update(_expanded({"display_id": ids}, display_index))
         if "clicked" in self._wanted:
             columns["clicked"] = table["clicked"]
         joined = pa.table({name: columns[name] for name in self._wanted})

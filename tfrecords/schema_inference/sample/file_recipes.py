@@ -29,9 +29,9 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
         tables.setdefault(names, []).append(path)
     ads = {names: {name for name in names if _is_ad(name)} for names in tables}
     folder = os.path.commonpath([path.parent for path in paths])
-    of_paths = {path: _outcome(os.path.relpath(path, folder)) for path in paths}
-    if any(_lacks_events(names, [of_paths[p] for p in own]) for names, own in tables.items()):
-        _refuse_events(of_paths)
+    path_outcomes = {path: _outcome(os.path.relpath(path, folder)) for path in paths}
+    if any(_lacks_events(names, [path_outcomes[p] for p in own]) for names, own in tables.items()):
+        _refuse_events(path_outcomes)
     outcomes = {n: _outcome(os.path.relpath(own[0], folder)) for n, own in tables.items()}
     main = max(
         tables,
@@ -154,12 +154,12 @@ def _shared_keys(names: frozenset[str], others: frozenset[str]) -> list[str]:
 
 
 def _key_lines(
-    table: Sequence[pathlib.Path], of_log: Sequence[str], shared: Sequence[str]
+    table: Sequence[pathlib.Path], log_keys: Sequence[str], shared: Sequence[str]
 ) -> list[str]:
     """Returns the lines that bring the key of a further table from a joined table into the log."""
     if not shared:
         return []
-    (key,), by = shared, of_log[0]
+    (key,), by = shared, log_keys[0]
     rows = f"other.drop_duplicates({by!r}).set_index({by!r})"
     return [f"other = {_reading_all(table)}", f"log[{key!r}] = log[{by!r}].map({rows}[{key!r}])"]
 

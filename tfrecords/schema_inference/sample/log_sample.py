@@ -102,8 +102,8 @@ class Column:
         """
         if self.list_name and self.plain_name.startswith(f"{self.list_name}."):
             return _words(self.plain_name[len(self.list_name) + 1 :])
-        of_object = _words(self.plain_name.rpartition(".")[0])
-        is_property = known_names.OF_QUERY.union(known_names.ADS).intersection(of_object)
+        parent_words = _words(self.plain_name.rpartition(".")[0])
+        is_property = known_names.OF_QUERY.union(known_names.ADS).intersection(parent_words)
         return self.words if is_property else self.last_words
 
     @property
@@ -177,10 +177,10 @@ class Column:
             return self.numbers
         return parse_times(self.known, self.time_format)
 
-    def by_row(self, of_known: np.ndarray) -> np.ndarray:
+    def by_row(self, known_values: np.ndarray) -> np.ndarray:
         """Returns values of the known values by row [B]; NaN for missing ones."""
         spread = np.full(len(self.values), np.nan)
-        spread[~self.is_missing] = of_known
+        spread[~self.is_missing] = known_values
         return spread[self.codes]
 
     def of_rows(self, rows: np.ndarray) -> "Column":

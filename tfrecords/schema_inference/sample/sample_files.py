@@ -52,15 +52,15 @@ def parts(
     step = -(-len(paths) // _SPREAD)
     # Larger files make up for smaller ones.
     spread = sorted(range(0, len(paths), step), key=lambda index: paths[index].stat().st_size)
-    of_file: dict[int, Part] = {}
+    parts: dict[int, Part] = {}
     count = 0
     for turn, index in enumerate((*spread, *(i for i in range(len(paths)) if i % step))):
         if count == ROWS:
             break
         wanted = -(-(ROWS - count) // max(len(spread) - turn, 1))
-        of_file[index] = _first_rows(paths[index], names, header, wanted, notes)
-        count += of_file[index].rows.num_rows
-    found = [of_file[index] for index in sorted(of_file)]
+        parts[index] = _first_rows(paths[index], names, header, wanted, notes)
+        count += parts[index].rows.num_rows
+    found = [parts[index] for index in sorted(parts)]
     if count:
         return found
     if all(part.chunk is None for part in found):

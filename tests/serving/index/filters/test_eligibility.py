@@ -82,9 +82,9 @@ def test_all_conditions_and_ad_lists_must_match():
 def test_a_condition_of_many_values_makes_few_sets_of_rows(monkeypatch):
     # With 300,000 ads, 64 conditions of 1,000 values took 4 seconds, beyond the deadline.
     made = []
-    of_rows = row_set.RowSet.of_rows
+    from_rows = row_set.RowSet.from_rows
     monkeypatch.setattr(
-        row_set.RowSet, "of_rows", lambda *arguments: made.append(1) or of_rows(*arguments)
+        row_set.RowSet, "from_rows", lambda *arguments: made.append(1) or from_rows(*arguments)
     )
     assert resolve(one("price", any_of=[at / 2 for at in range(1_000)])) == [0, 1, 4, 5]
     # No ad has the first two of these tags.
@@ -229,8 +229,8 @@ def test_row_sets_behave_like_sets(num_rows):
     everything = row_set.RowSet.full(num_rows)
     assert everything.count == num_rows
     assert everything.rows.tolist() == list(range(num_rows))
-    even = row_set.RowSet.of_rows(np.arange(0, num_rows, 2), num_rows)
-    first = row_set.RowSet.of_rows(np.array([0, 0]), num_rows)
+    even = row_set.RowSet.from_rows(np.arange(0, num_rows, 2), num_rows)
+    first = row_set.RowSet.from_rows(np.array([0, 0]), num_rows)
     assert (even & first).rows.tolist() == [0]
     assert (even - first).rows.tolist() == list(range(2, num_rows, 2))
     assert (everything - even).rows.tolist() == list(range(1, num_rows, 2))
