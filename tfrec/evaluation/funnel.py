@@ -126,7 +126,7 @@ def value_over_all_ads(
         weights: Weight of each head in the utility.
     """
     values = ground_truth.value_matrices(truth, order, truth.sample_requests.take(requests))
-    true, served = (candidates.utility(weights, own) for own in (values, scores))
+    true, served = (candidates.utility(weights, by_head) for by_head in (values, scores))
     return ValueOverAllAds(requests, candidates.best_ten(true, served).sum(axis=1))
 
 
@@ -154,11 +154,11 @@ def true_values(
         popular_sum = utility[:, popular].sum(axis=1)
         random_sum = len(popular) * utility.mean(axis=1)
         stage_sums = (
-            {head: np.take_along_axis(own, ads[rows], axis=1) for head, own in values.items()}
+            {head: np.take_along_axis(matrix, ads[rows], axis=1) for head, matrix in values.items()}
             for ads in (found.tower, found.index, found.filtered)
         )
         parts.append((sum_of_ten(utility), popular_sum, random_sum, *stage_sums))
-    return TrueValues(*tf.nest.map_structure(lambda *own: np.concatenate(own), *parts))
+    return TrueValues(*tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts))
 
 
 def measure_ndcg(
@@ -173,10 +173,10 @@ def measure_ndcg(
         weights: Weight of each head in it.
         config: Resamples and their seed.
     """
-    ndcg = {head: _ndcg(truth.filtered[head], own, config) for head, own in scores.items()}
+    ndcg = {head: _ndcg(truth.filtered[head], served, config) for head, served in scores.items()}
     if len(weights) > 1:
-        values, own = (candidates.utility(weights, v) for v in (truth.filtered, scores))
-        ndcg[name] = _ndcg(values, own, config)
+        values, served = (candidates.utility(weights, v) for v in (truth.filtered, scores))
+        ndcg[name] = _ndcg(values, served, config)
     return ndcg
 
 
@@ -204,53 +204,54 @@ def measure_clicks(
     if seen is None:
         seen = scipy.sparse.csr_array((len(clicks.ad_rows), len(ads)))
     num_seen = np.diff(seen.indptr)
-    wanted = clicks.ad_rows[:, None]
+    clicked = clicks.ad_rows[:, None]
 
     def among(rows: np.ndarray) -> np.ndarray:
-        return (rows == wanted).any(axis=1).astype(float)
+        return (rows == clicked).any(axis=1).astype(float)
 
     ranked = candidates.best_ten(found.filtered, scored.utility)
     lists = (found.tower, found.index, found.filtered, ranked)
     stages = (*FUNNEL_STAGES[:3], "ranker" if scored.scores else "retrieval_order")
     survived = dict(zip(stages, map(among, lists), strict=True))
-    before = [np.ones(len(wanted)), *survived.values()]
-    lost = {stage: before[i] - own for i, (stage, own) in enumerate(survived.items())}
-    unit = np.arange(len(wanted))
+    before = [np.ones(len(clicked)), *survived.values()]
+    lost = {stage: before[i] - kept for i, (stage, kept) in enumerate(survived.items())}
+    unit = np.arange(len(clicked))
     if clicks.user is not None:
         unit = np.unique(clicks.user, return_inverse=True)[1]
     resamples = metrics.Resamples(unit, config.resamples, config.seed)
-    (total,) = resamples.sums(np.ones(len(wanted)))
+    (total,) = resamples.sums(np.ones(len(clicked)))
 
     def shares(values: Values) -> dict[str, report.Estimate]:
         sums = resamples.sums(*values.values())
         return {
-            stage: report.Estimate.of(own / total) for stage, own in zip(values, sums, strict=True)
+            stage: report.Estimate.of(part / total)
+            for stage, part in zip(values, sums, strict=True)
         }
 
     popular = retrieval.most_clicked(
         data_set, ads, candidates.LIST_LENGTH + int(num_seen.max(initial=0))
     )
-    others = {}
+    baselines = {}
     by_click = {CLICK.label: 1.0}
     if any(weight for head, weight in scored.weights.items() if head != CLICK.label):
-        others["ranker_by_click_alone"] = among(
+        baselines["ranker_by_click_alone"] = among(
             candidates.best_ten(found.filtered, scored.utility_of(by_click))
         )
-    others["retrieval_top_10"] = among(found.filtered[:, : candidates.LIST_LENGTH])
-    others["popularity_top_10"] = among(
+    baselines["retrieval_top_10"] = among(found.filtered[:, : candidates.LIST_LENGTH])
+    baselines["popularity_top_10"] = among(
         candidates.leave_out(
-            np.broadcast_to(popular, (len(wanted), len(popular))), seen, candidates.LIST_LENGTH
+            np.broadcast_to(popular, (len(clicked), len(popular))), seen, candidates.LIST_LENGTH
         )
     )
-    others["random_10"] = np.minimum(
+    baselines["random_10"] = np.minimum(
         candidates.LIST_LENGTH / np.maximum(len(ads) - num_seen, 1), 1.0
     )
     return report.ClickFunnel(
-        clicks=len(wanted),
+        clicks=len(clicked),
         weights=scored.weights,
         survived=shares(survived),
         lost=shares(lost),
-        baselines=shares(others),
+        baselines=shares(baselines),
         **setting,
     )
 
@@ -292,11 +293,13 @@ def measure_value(
         config: Resamples and their seed.
         over_all_ads: Value of the ranker's ten of all ads; None: not measured.
     """
-    recalibrated = {head: recalibrate(own, truth.filtered[head]) for head, own in scores.items()}
+    recalibrated = {
+        head: recalibrate(served, truth.filtered[head]) for head, served in scores.items()
+    }
     tower, index, filtered = (
-        candidates.utility(weights, own) for own in (truth.tower, truth.index, truth.filtered)
+        candidates.utility(weights, values) for values in (truth.tower, truth.index, truth.filtered)
     )  # [Q, K]
-    served, fair = (candidates.utility(weights, own) for own in (scores, recalibrated))
+    served, fair = (candidates.utility(weights, by_head) for by_head in (scores, recalibrated))
     by_fair, by_served = (
         candidates.best_ten(filtered, *keys).sum(axis=1) for keys in ((fair, served), (served,))
     )
@@ -314,13 +317,13 @@ def measure_value(
         "random_10": truth.random,
     }
     parts = (dict(zip(FUNNEL_STAGES, losses, strict=True)), known, baselines)
-    best, returned, *others = metrics.samples_of_means(
+    best, returned, *samples = metrics.samples_of_means(
         config.resamples,
         config.seed,
         *(left[0], left[-1]),
         *(values for part in parts for values in part.values()),
     )
-    estimates = map(report.Estimate.of, others)
+    estimates = map(report.Estimate.of, samples)
     lost_by, if_known, other_estimates = ({key: next(estimates) for key in part} for part in parts)
     return report.UtilityFunnel(
         weights=dict(weights),
@@ -347,15 +350,15 @@ def _compare_over_all_ads(
 ) -> report.OverAllAds:
     """Compares with the best and the returned values [Q] of the same requests."""
     some = over_all_ads.requests
-    own, best_mean, returned_mean = metrics.samples_of_means(
+    ranker, best_mean, returned_mean = metrics.samples_of_means(
         config.resamples, config.seed, over_all_ads.values, best[some], returned[some]
     )
     return report.OverAllAds(
         requests=len(some),
         best_possible=report.Estimate.of(best_mean),
-        ranker=report.Estimate.of(own),
+        ranker=report.Estimate.of(ranker),
         returned=report.Estimate.of(returned_mean),
-        share_of_ranker=report.Estimate.of(metrics.resampled_ratio(returned_mean, own)),
+        share_of_ranker=report.Estimate.of(metrics.resampled_ratio(returned_mean, ranker)),
     )
 
 
@@ -363,8 +366,8 @@ def _promise(
     values: np.ndarray, scores: np.ndarray, utility: np.ndarray, config: EvaluationConfig
 ) -> report.Promise:
     """Compares served and true values of the ten ads of the greatest utility, all [Q, K]."""
-    ten = (candidates.best_ten(own, utility).sum(axis=1) for own in (scores, values))
-    everything = (own.sum(axis=1) for own in (scores, values))
+    ten = (candidates.best_ten(table, utility).sum(axis=1) for table in (scores, values))
+    everything = (table.sum(axis=1) for table in (scores, values))
     expected, true, expected_of_all, true_of_all = metrics.samples_of_means(
         config.resamples, config.seed, *ten, *everything
     )
@@ -379,9 +382,9 @@ def _promise(
 
 def _ndcg(values: np.ndarray, scores: np.ndarray, config: EvaluationConfig) -> report.Estimate:
     lengths = np.full(len(values), values.shape[1])
-    own = metrics.ndcg_of_lists(values.ravel(), scores.ravel(), lengths, candidates.LIST_LENGTH)
-    own = own[~np.isnan(own)]
-    if not len(own):
+    ndcg = metrics.ndcg_of_lists(values.ravel(), scores.ravel(), lengths, candidates.LIST_LENGTH)
+    ndcg = ndcg[~np.isnan(ndcg)]
+    if not len(ndcg):
         return report.Estimate(absent="no list has two candidates")
-    (samples,) = metrics.samples_of_means(config.resamples, config.seed, own)
+    (samples,) = metrics.samples_of_means(config.resamples, config.seed, ndcg)
     return report.Estimate.of(samples)

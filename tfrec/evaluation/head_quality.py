@@ -75,8 +75,8 @@ def measure(
     ceilings: dict[str, float | None] = {}
     if truth is not None:
         ceilings = {
-            name: metrics.point_estimate(own)
-            for name, own in head_samples(head, plain, truth).items()
+            name: metrics.point_estimate(values)
+            for name, values in head_samples(head, plain, truth).items()
         }
         # Both AUCs of a sample use the same rows, so the difficulty of the rows cancels out.
         best = metrics.resampled_auc(rows.resamples, rows.labels, truth.positive)
@@ -87,14 +87,14 @@ def measure(
         labeled=len(rows.labels),
         metrics={
             name: report.Estimate.of(
-                own,
+                values,
                 metrics.distance_interval
                 if name == "expected_calibration_error"
                 else metrics.interval,
                 absent=_reason(name, rows),
                 ground_truth=ceilings.get(name),
             )
-            for name, own in samples.items()
+            for name, values in samples.items()
         },
         calibration_curve=calibration_curve(rows, predicted.values),
     )
@@ -105,15 +105,15 @@ def calibration_curve(rows: HeadRows, predicted: np.ndarray) -> list[report.Cali
     bins = metrics.calibration_bins(predicted, NUM_BINS)
     curve = []
     for number in range(int(bins.max()) + 1):
-        own = bins == number
+        in_bin = bins == number
         observed = metrics.resampled_ratio(
-            *rows.resamples.take(own).sums(rows.labels[own], np.ones(own.sum()))
+            *rows.resamples.take(in_bin).sums(rows.labels[in_bin], np.ones(in_bin.sum()))
         )
         curve.append(
             report.CalibrationBin(
-                predicted=float(predicted[own].mean(dtype=np.float64)),
+                predicted=float(predicted[in_bin].mean(dtype=np.float64)),
                 observed=report.Estimate.of(observed),
-                rows=int(own.sum()),
+                rows=int(in_bin.sum()),
             )
         )
     return curve
@@ -131,14 +131,14 @@ def entropy_samples(
 
 def order_samples(rows: HeadRows, values: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the values [S] of the metrics that depend on the order by `values` [N] alone."""
-    labels, own = rows.labels, rows.resamples
+    labels, resamples = rows.labels, rows.resamples
     per_user = np.array([np.nan])
     if rows.no_per_user_auc is None:
-        per_user = metrics.resampled_per_user_auc(own, labels, values, own.unit)
+        per_user = metrics.resampled_per_user_auc(resamples, labels, values, resamples.unit)
     return {
-        "auc": metrics.resampled_auc(own, labels, values),
+        "auc": metrics.resampled_auc(resamples, labels, values),
         "per_user_auc": per_user,
-        NDCG: metrics.resampled_ndcg(own, labels, values, rows.list_lengths, NDCG_AT),
+        NDCG: metrics.resampled_ndcg(resamples, labels, values, rows.list_lengths, NDCG_AT),
     }
 
 
@@ -146,26 +146,26 @@ def order(rows: HeadRows, values: np.ndarray) -> dict[str, report.Estimate]:
     """Measures the order by `values` [N]."""
     rows = rows if _has_several_positive_units(rows) else _without_draws(rows)
     return {
-        name: report.Estimate.of(own, absent=_reason(name, rows))
-        for name, own in order_samples(rows, values).items()
+        name: report.Estimate.of(samples, absent=_reason(name, rows))
+        for name, samples in order_samples(rows, values).items()
     }
 
 
 def head_samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np.ndarray]:
     """Returns the values [S] of each metric in each sample; NaN where it is undefined."""
-    labels, own, values = rows.labels, rows.resamples, scores.values
+    labels, resamples, values = rows.labels, rows.resamples, scores.values
     order = order_samples(rows, values)
     common = {
-        "calibration_ratio": metrics.resampled_ratio(*own.sums(values, labels)),
+        "calibration_ratio": metrics.resampled_ratio(*resamples.sums(values, labels)),
         NDCG: order[NDCG],
     }
-    loss, entropy = entropy_samples(own, labels > 0, scores.positive)
+    loss, entropy = entropy_samples(resamples, labels > 0, scores.positive)
     if head.is_amount:
         return {
             # The best order of the rows above 0 is by the probability of being above 0.
-            "auc": metrics.resampled_auc(own, labels, scores.positive),
+            "auc": metrics.resampled_auc(resamples, labels, scores.positive),
             "normalized_entropy_of_zero_part": entropy,
-            "normalized_gini": metrics.resampled_normalized_gini(own, labels, values),
+            "normalized_gini": metrics.resampled_normalized_gini(resamples, labels, values),
             **common,
         }
     bins = metrics.calibration_bins(values, NUM_BINS)
@@ -175,7 +175,7 @@ def head_samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np
         "normalized_entropy": entropy,
         "log_loss": loss,
         "expected_calibration_error": metrics.resampled_calibration_error(
-            own, labels, values, bins
+            resamples, labels, values, bins
         ),
         **common,
     }

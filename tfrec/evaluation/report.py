@@ -251,20 +251,20 @@ class ValueFunnel(Funnel):
         """Yields `funnel`, utility and metric, and the estimate."""
         for name, found in self.utilities.items():
             yield ("funnel", name, "best_possible"), found.best_possible
-            for stage, own in found.lost.items():
-                yield ("funnel", name, f"lost_by_{stage}"), own
+            for stage, estimate in found.lost.items():
+                yield ("funnel", name, f"lost_by_{stage}"), estimate
             yield ("funnel", name, "returned"), found.returned
             yield ("funnel", name, "share_returned"), found.share_returned
-            for other, own in found.baselines.items():
-                yield ("funnel", name, other), own
-            for head, own in found.head_known.items():
-                yield ("funnel", name, f"returned_if_{head}_were_known"), own
+            for baseline, estimate in found.baselines.items():
+                yield ("funnel", name, baseline), estimate
+            for head, estimate in found.head_known.items():
+                yield ("funnel", name, f"returned_if_{head}_were_known"), estimate
             if found.over_all_ads is not None:
                 yield ("funnel", name, "ranker_over_all_ads"), found.over_all_ads.ranker
                 share = found.over_all_ads.share_of_ranker
                 yield ("funnel", name, "share_of_ranker_over_all_ads"), share
-        for name, own in self.ndcg_at_10_retrieved_lists.items():
-            yield ("funnel", name, "ndcg_at_10_retrieved_lists"), own
+        for name, estimate in self.ndcg_at_10_retrieved_lists.items():
+            yield ("funnel", name, "ndcg_at_10_retrieved_lists"), estimate
 
 
 class ClickFunnel(Funnel):
@@ -288,12 +288,12 @@ class ClickFunnel(Funnel):
 
     def estimates(self) -> Iterator[tuple[tuple[str, str, str], Estimate]]:
         """Yields `funnel`, system and metric, and the estimate."""
-        for stage, own in self.survived.items():
-            yield ("funnel", "tfrec", f"clicks_after_{stage}"), own
-        for stage, own in self.lost.items():
-            yield ("funnel", "tfrec", f"clicks_lost_by_{stage}"), own
-        for name, own in self.baselines.items():
-            yield ("funnel", name, "clicks_in_ten"), own
+        for stage, estimate in self.survived.items():
+            yield ("funnel", "tfrec", f"clicks_after_{stage}"), estimate
+        for stage, estimate in self.lost.items():
+            yield ("funnel", "tfrec", f"clicks_lost_by_{stage}"), estimate
+        for name, estimate in self.baselines.items():
+            yield ("funnel", name, "clicks_in_ten"), estimate
 
 
 class IntervalMethod(ReportPart):
@@ -348,8 +348,8 @@ class EvaluationReport(ReportPart):
         import pandas as pd
 
         rows = [
-            (*key, own.value, *(own.interval or (None, None)), own.ground_truth)
-            for key, own in self._estimates()
+            (*key, estimate.value, *(estimate.interval or (None, None)), estimate.ground_truth)
+            for key, estimate in self._estimates()
         ]
         keys, figures = ["part", "name", "metric"], ["value", "lower", "upper", "ground_truth"]
         frame = pd.DataFrame(rows, columns=[*keys, *figures])
@@ -358,17 +358,17 @@ class EvaluationReport(ReportPart):
     def _estimates(self) -> Iterator[tuple[tuple[str, str, str], Estimate]]:
         """Yields part, name and metric, and the estimate."""
         for head, quality in self.ranker.items():
-            for metric, own in quality.metrics.items():
-                yield ("ranker", head, metric), own
+            for metric, estimate in quality.metrics.items():
+                yield ("ranker", head, metric), estimate
         for name, metrics in self.order_of_shown_ads.items():
-            for metric, own in metrics.items():
-                yield ("shown_ads", name, metric), own
+            for metric, estimate in metrics.items():
+                yield ("shown_ads", name, metric), estimate
         for name, recommender in self.retrieval.recommenders.items():
             for part in ("metrics", "on_seen_ads", "on_unseen_ads", "excluding_seen"):
                 suffix = "" if part == "metrics" else f"_{part}"
                 for metric, value in (getattr(recommender, part) or {}).items():
                     yield ("retrieval", name, metric + suffix), Estimate(value=value)
         uniform = self.retrieval.uniform_exposure
-        for name, own in (uniform.corpus_recall_at_500 if uniform else {}).items():
-            yield ("retrieval", name, "corpus_recall_at_500_uniform_exposure"), own
+        for name, estimate in (uniform.corpus_recall_at_500 if uniform else {}).items():
+            yield ("retrieval", name, "corpus_recall_at_500_uniform_exposure"), estimate
         yield from self.funnel.estimates()

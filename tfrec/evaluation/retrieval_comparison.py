@@ -70,9 +70,11 @@ def evaluate_retrieval(
             truth, data_set, without_users, config or EvaluationConfig()
         )
     if truth is not None and measured.num_clicks:
-        own, best = (measured.recommenders[name].metrics for name in ("two_tower", "ground_truth"))
+        reached, best = (
+            measured.recommenders[name].metrics for name in ("two_tower", "ground_truth")
+        )
         keys = (f"corpus_recall_at_{NUM_CANDIDATES}", "ndcg_at_10")
-        more["share_of_achievable"] = {key: own[key] / best[key] for key in keys if best[key]}
+        more["share_of_achievable"] = {key: reached[key] / best[key] for key in keys if best[key]}
     return measured.model_copy(update=more)
 
 
@@ -94,14 +96,14 @@ def recall_under_uniform_exposure(
         requests = truth.sample_requests.slice(rows.start, rows.stop - rows.start)
         click = ground_truth.value_matrices(truth, order, requests)[CLICK.label]  # [q, N]
         known = {"ground_truth": lambda _, click=click: click}
-        for name, own in {**recommenders, **known}.items():
+        for name, recommender in {**recommenders, **known}.items():
             parts[name].append(
                 corpus_ranking.clicks_under_uniform_exposure(
-                    own, queries.take(rows), click, NUM_CANDIDATES
+                    recommender, queries.take(rows), click, NUM_CANDIDATES
                 )
             )
         parts["all"].append(click.sum(axis=1))
-    sums = {name: np.concatenate(own) for name, own in parts.items()}
+    sums = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     samples = metrics.samples_of_means(config.resamples, config.seed, *sums.values())
     means = dict(zip(sums, samples, strict=True))
     clicks = means.pop("all")
@@ -109,8 +111,8 @@ def recall_under_uniform_exposure(
     return report.UniformExposure(
         requests=len(queries),
         corpus_recall_at_500={
-            name: report.Estimate.of(metrics.resampled_ratio(own, clicks))
-            for name, own in means.items()
+            name: report.Estimate.of(metrics.resampled_ratio(recalled, clicks))
+            for name, recalled in means.items()
         },
         share_of_achievable=report.Estimate.of(share),
     )
@@ -175,8 +177,8 @@ def compare_recommenders(
     )
     clicks = retrieval.read_clicks(data_set, SPLIT, MAX_HELD_OUT_CLICKS)
     measured = retrieval.evenly_spaced(len(clicks.ad_rows), max_clicks)
-    wanted = clicks.ad_rows[measured]
-    if not len(wanted):
+    clicked_ads = clicks.ad_rows[measured]
+    if not len(clicked_ads):
         return report.RetrievalQuality(num_ads=len(ads), num_clicks=0)
     users, absent = None, {}
     if history is None:
@@ -185,14 +187,14 @@ def compare_recommenders(
         users = corpus_ranking.held_out_users(clicks, history.clicks_of, len(ads))
     queries = corpus_ranking.queries_of(clicks).take(measured)
     given: dict[str, corpus_ranking.Recommender] = {}
-    for name, own in recommenders.items():
-        if isinstance(own, str):
-            absent[name] = own
+    for name, entry in recommenders.items():
+        if isinstance(entry, str):
+            absent[name] = entry
         else:
-            given[name] = own
+            given[name] = entry
 
     def measure(recommender: corpus_ranking.Recommender) -> report.RecommenderQuality:
-        quality = corpus_ranking.per_click(recommender, queries, wanted, ads)
+        quality = corpus_ranking.per_click(recommender, queries, clicked_ads, ads)
         by_user = None if users is None else corpus_ranking.per_user(recommender, users)
         return quality.model_copy(update={"excluding_seen": by_user})
 
@@ -201,10 +203,10 @@ def compare_recommenders(
     )
     return report.RetrievalQuality(
         num_ads=len(ads),
-        num_clicks=len(wanted),
-        num_clicks_on_unseen_ads=int((~ads.seen[wanted]).sum()),
+        num_clicks=len(clicked_ads),
+        num_clicks_on_unseen_ads=int((~ads.seen[clicked_ads]).sum()),
         num_users=None if users is None else len(users.queries),
-        clicked_popularity_percentile=float(ads.popularity_percentile[wanted].mean()),
+        clicked_popularity_percentile=float(ads.popularity_percentile[clicked_ads].mean()),
         recommenders=dict(zip(given, qualities, strict=True)),
         absent=absent,
     )

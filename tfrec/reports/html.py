@@ -61,7 +61,7 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
 
 def _worst(lost: Mapping[str, evaluation.Estimate], whole: float | None) -> str:
     """Returns which stage loses most of the whole, in words; "" if none loses anything."""
-    losses = {stage: own.value or 0.0 for stage, own in lost.items()}
+    losses = {stage: estimate.value or 0.0 for stage, estimate in lost.items()}
     stage, most = max(losses.items(), key=lambda loss: loss[1])
     if not whole or most <= 0:
         return ""

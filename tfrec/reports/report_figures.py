@@ -22,11 +22,11 @@ def calibration(head: str, curve: Sequence[CalibrationBin]) -> str:
 
     def paint(canvas: figure.Figure) -> None:
         panel = canvas.subplots()
-        highest = [own.observed.interval or (0.0, own.observed.value or 0.0) for own in curve]
-        top = 1.05 * max(*(own.predicted for own in curve), *(high for _, high in highest), 1e-9)
+        highest = [point.observed.interval or (0.0, point.observed.value or 0.0) for point in curve]
+        top = 1.05 * max(*(point.predicted for point in curve), *(end for _, end in highest), 1e-9)
         panel.plot([0, top], [0, top], color=pages.RULE, linewidth=1)
-        for own in curve:
-            _point(panel, own.observed, at=own.predicted, vertical=True)
+        for point in curve:
+            _point(panel, point.observed, at=point.predicted, vertical=True)
         panel.set_xlim(0, top)
         panel.set_ylim(0, top)
         panel.set_title("observed")
@@ -99,13 +99,13 @@ def by_segment(name: str, segments: Sequence[Segment], overall: Mapping[str, Est
         for panel, (key, title) in zip(panels, columns, strict=True):
             if overall[key].value is not None:
                 panel.axvline(overall[key].value, color=pages.TEST, linewidth=1)
-            for position, own in enumerate(segments):
-                _point(panel, own.metrics[key], at=position)
+            for position, segment in enumerate(segments):
+                _point(panel, segment.metrics[key], at=position)
             panel.set_title(title)
             panel.grid(axis="x", color=pages.RULE, linewidth=0.5)
             panel.grid(visible=False, axis="y")
             panel.xaxis.set_major_locator(ticker.MaxNLocator(4))
-        panels[0].set_yticks(range(len(segments)), [_cut(own.value) for own in segments])
+        panels[0].set_yticks(range(len(segments)), [_cut(segment.value) for segment in segments])
         panels[0].set_ylim(len(segments) - 0.5, -0.5)
         _limit(panels[1], segments, "calibration_ratio")
 
@@ -119,7 +119,7 @@ def waterfall(name: str, stages: Sequence[tuple[str, Estimate]]) -> str:
 
     def paint(canvas: figure.Figure) -> None:
         panel = canvas.subplots()
-        values = [own.value or 0.0 for _, own in stages]
+        values = [estimate.value or 0.0 for _, estimate in stages]
         largest, left = max(values[0], values[-1], 1e-9), values[0]
         for position, value in enumerate(values):
             if position in (0, len(stages) - 1):
@@ -143,20 +143,20 @@ def waterfall(name: str, stages: Sequence[tuple[str, Estimate]]) -> str:
     return pages.draw_svg(f"funnel-{name}", f"Funnel of {name}", paint, height)
 
 
-def _point(panel: axes.Axes, own: Estimate, at: float, vertical: bool = False) -> None:
+def _point(panel: axes.Axes, estimate: Estimate, at: float, vertical: bool = False) -> None:
     """Draws a value and its interval, `at` on the other axis."""
-    if own.value is None:
+    if estimate.value is None:
         return
-    interval, across = own.interval or (own.value, own.value), (at, at)
+    interval, across = estimate.interval or (estimate.value, estimate.value), (at, at)
     line = (across, interval) if vertical else (interval, across)
     panel.plot(*line, color=pages.TRAIN, linewidth=1)
-    point = (at, own.value) if vertical else (own.value, at)
+    point = (at, estimate.value) if vertical else (estimate.value, at)
     panel.plot(*point, color=pages.TRAIN, marker="o", markersize=3.5)
 
 
 def _limit(panel: axes.Axes, segments: Sequence[Segment], key: str) -> None:
     """Limits the axis, so that a segment with few rows does not compress the others."""
-    values = [own.metrics[key].value for own in segments]
+    values = [segment.metrics[key].value for segment in segments]
     known = [value for value in values if value is not None]
     if known:
         low, high = panel.get_xlim()

@@ -45,10 +45,10 @@ def head_table(report: evaluation.EvaluationReport) -> pages.PageTable:
     rows = []
     for name, quality in report.ranker.items():
         for metric in dict.fromkeys([*_HEAD_METRICS, *quality.metrics]):
-            own = quality.metrics.get(metric)
-            if own is not None and own.value is not None:
-                ceiling = [pages.format_metric(own.ground_truth)] if has_truth else []
-                rows.append([f"{name}: {_label(metric)}", *_cells(own), *ceiling])
+            estimate = quality.metrics.get(metric)
+            if estimate is not None and estimate.value is not None:
+                ceiling = [pages.format_metric(estimate.ground_truth)] if has_truth else []
+                rows.append([f"{name}: {_label(metric)}", *_cells(estimate), *ceiling])
     return pages.PageTable(head, rows)
 
 
@@ -82,9 +82,9 @@ def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
     for head, quality in report.ranker.items():
         if not quality.labeled:
             yield f"{head}: no row of the split has the label"
-        for name, own in quality.metrics.items():
-            if own.absent is not None:
-                yield f"{head}, {_label(name)}: {own.absent}"
+        for name, estimate in quality.metrics.items():
+            if estimate.absent is not None:
+                yield f"{head}, {_label(name)}: {estimate.absent}"
     funnel = report.funnel
     if (
         isinstance(funnel, evaluation.ValueFunnel)
@@ -99,13 +99,13 @@ def retrieval_table(quality: evaluation.RetrievalQuality) -> pages.PageTable:
     """Returns the metrics of the recommenders that at least one of them has."""
     rows = []
     for (part, metric), label in _RETRIEVAL_METRICS.items():
-        parts = [getattr(own, part) or {} for own in quality.recommenders.values()]
-        if any(metric in own for own in parts):
-            rows.append([label, *(pages.format_metric(own.get(metric)) for own in parts)])
+        parts = [getattr(recommender, part) or {} for recommender in quality.recommenders.values()]
+        if any(metric in metrics for metrics in parts):
+            rows.append([label, *(pages.format_metric(metrics.get(metric)) for metrics in parts)])
     uniform = quality.uniform_exposure
     if uniform is not None:
         recalls = (uniform.corpus_recall_at_500.get(name) for name in quality.recommenders)
-        cells = (pages.format_metric(None if own is None else own.value) for own in recalls)
+        cells = (pages.format_metric(None if share is None else share.value) for share in recalls)
         rows.append(["recall@500, uniform exposure", *cells])
     return pages.PageTable(["", *map(_words, quality.recommenders)], rows)
 
@@ -115,32 +115,33 @@ def weak_towers_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
     # Longer lists, even random ones, contain most of a small catalog.
     k = max((k for k in evaluation.RECALL_AT if 2 * k <= quality.num_ads), default=None)
     recall = {
-        name: own.metrics.get(f"corpus_recall_at_{k}") for name, own in quality.recommenders.items()
+        name: recommender.metrics.get(f"corpus_recall_at_{k}")
+        for name, recommender in quality.recommenders.items()
     }
-    own = recall.get("two_tower")
-    if own is None:
+    two_tower = recall.get("two_tower")
+    if two_tower is None:
         return
     better = [
-        f"{name} ({pages.format_metric(other)})"
+        f"{name} ({pages.format_metric(value)})"
         for name in ("popularity", "random")
-        if (other := recall.get(name)) is not None and own <= other
+        if (value := recall.get(name)) is not None and two_tower <= value
     ]
     if better:
         yield (
             f"The two-tower model is no better than {' and '.join(better)} at finding held-out "
-            f"clicks: its recall@{k} is {pages.format_metric(own)}. A larger log may help, and so "
-            "may fields that tell users or ads apart"
+            f"clicks: its recall@{k} is {pages.format_metric(two_tower)}. A larger log may help, "
+            "and so may fields that tell users or ads apart"
         )
 
 
 def uniform_exposure_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
     """Yields the meaning of recall under uniform exposure, and its share of the achievable."""
-    own = quality.uniform_exposure
-    if own is not None:
+    uniform = quality.uniform_exposure
+    if uniform is not None:
         yield (
-            f"Uniform exposure, {own.requests:,} requests: clicks are expected as if every ad were "
-            "shown with the same probability. The two-tower model reaches "
-            f"{share_in_words(own.share_of_achievable)} of the recall of an ideal model, which "
+            f"Uniform exposure, {uniform.requests:,} requests: clicks are expected as if every ad "
+            "were shown with the same probability. The two-tower model reaches "
+            f"{share_in_words(uniform.share_of_achievable)} of the recall of an ideal model, which "
             "orders ads by true click probability"
         )
 
@@ -161,18 +162,18 @@ def funnel_lines(
 def utility_table(measured: evaluation.UtilityFunnel) -> pages.PageTable:
     """Returns the value that each stage loses, and the value of ten ads chosen otherwise."""
 
-    def row(label: str, own: Estimate, best: float | None) -> list[str]:
+    def row(label: str, mean: Estimate, best: float | None) -> list[str]:
         return [
             label,
-            *_cells(own, pages.format_mean),
-            pages.format_percent(own.value / best if best and own.value is not None else None),
+            *_cells(mean, pages.format_mean),
+            pages.format_percent(mean.value / best if best and mean.value is not None else None),
         ]
 
     lines = funnel_lines(measured)
     if len(measured.head_known) > 1:
-        lines += [(f"if {head} were known", own) for head, own in measured.head_known.items()]
-    lines += [(f"for comparison: {_words(name)}", own) for name, own in measured.baselines.items()]
-    rows = [row(label, own, measured.best_possible.value) for label, own in lines]
+        lines += [(f"if {head} were known", mean) for head, mean in measured.head_known.items()]
+    lines += [(f"for comparison: {_words(key)}", mean) for key, mean in measured.baselines.items()]
+    rows = [row(label, mean, measured.best_possible.value) for label, mean in lines]
     ranker = measured.over_all_ads
     if ranker is not None:
         best = ranker.best_possible.value
@@ -188,7 +189,7 @@ def retrieved_list_table(funnel: evaluation.ValueFunnel) -> pages.PageTable:
     """Returns the NDCG of the ranker's order of the candidates."""
     ndcg = funnel.ndcg_at_10_retrieved_lists
     return pages.PageTable(
-        ["", "NDCG@10", _INTERVAL], [[name, *_cells(own)] for name, own in ndcg.items()]
+        ["", "NDCG@10", _INTERVAL], [[name, *_cells(estimate)] for name, estimate in ndcg.items()]
     )
 
 
@@ -197,12 +198,12 @@ def promise_table(measured: evaluation.UtilityFunnel) -> pages.PageTable:
     rows = [
         [
             head,
-            pages.format_mean(own.expected.value),
-            pages.format_mean(own.expected.ground_truth),
-            *_cells(own.ratio),
-            *_cells(own.ratio_of_candidates),
+            pages.format_mean(promise.expected.value),
+            pages.format_mean(promise.expected.ground_truth),
+            *_cells(promise.ratio),
+            *_cells(promise.ratio_of_candidates),
         ]
-        for head, own in measured.promised.items()
+        for head, promise in measured.promised.items()
     ]
     ratio = "expected / true"
     head = ["", "expected", "true", ratio, _INTERVAL, f"{ratio}, all candidates", _INTERVAL]
@@ -211,9 +212,9 @@ def promise_table(measured: evaluation.UtilityFunnel) -> pages.PageTable:
 
 def click_table(funnel: evaluation.ClickFunnel) -> pages.PageTable:
     """Returns the shares of clicked ads that remain after each stage, and in simpler systems."""
-    lines = [(f"after {_words(stage)}", own) for stage, own in funnel.survived.items()]
-    lines += [(f"for comparison: {_words(name)}", own) for name, own in funnel.baselines.items()]
-    rows = [[label, *_cells(own, pages.format_percent)] for label, own in lines]
+    lines = [(f"after {_words(stage)}", share) for stage, share in funnel.survived.items()]
+    lines += [(f"for comparison: {_words(key)}", share) for key, share in funnel.baselines.items()]
+    rows = [[label, *_cells(share, pages.format_percent)] for label, share in lines]
     return pages.PageTable(["", "share", _INTERVAL], rows)
 
 
@@ -248,9 +249,9 @@ def shown_ad_table(report: evaluation.EvaluationReport) -> pages.PageTable:
     orders = report.order_of_shown_ads
     rows = []
     for metric in next(iter(orders.values()), {}):
-        own = [order[metric] for order in orders.values()]
-        if any(estimate.value is not None for estimate in own):
-            cells = (cell for estimate in own for cell in _cells(estimate))
+        estimates = [order[metric] for order in orders.values()]
+        if any(estimate.value is not None for estimate in estimates):
+            cells = (cell for estimate in estimates for cell in _cells(estimate))
             rows.append([f"click: {_HEAD_METRICS[metric]}", *cells])
     head = [cell for name in orders for cell in (_words(name), _INTERVAL)]
     return pages.PageTable(["", *head], rows)
@@ -263,16 +264,16 @@ def segment_table(cuts: dict[str, Sequence[evaluation.Segment]]) -> pages.PageTa
     rows = []
     for name, segments in cuts.items():
         for segment in segments:
-            own = segment.metrics
+            metrics = segment.metrics
             rows.append(
                 [
                     f"{name}: {segment.value}",
                     pages.format_count(segment.rows),
-                    pages.format_percent(own["observed"].value),
-                    pages.format_percent(own["predicted"].value),
-                    *_cells(own["auc"]),
-                    pages.format_metric(own["normalized_entropy"].value),
-                    *_cells(own["calibration_ratio"]),
+                    pages.format_percent(metrics["observed"].value),
+                    pages.format_percent(metrics["predicted"].value),
+                    *_cells(metrics["auc"]),
+                    pages.format_metric(metrics["normalized_entropy"].value),
+                    *_cells(metrics["calibration_ratio"]),
                 ]
             )
     return pages.PageTable(head, rows)
@@ -285,9 +286,9 @@ def share_in_words(own: Estimate) -> str:
 
 
 def _cells(
-    own: Estimate, form: Callable[[float | None], str] = pages.format_metric
+    estimate: Estimate, form: Callable[[float | None], str] = pages.format_metric
 ) -> tuple[str, str]:
-    return form(own.value), pages.format_interval(own.interval, form)
+    return form(estimate.value), pages.format_interval(estimate.interval, form)
 
 
 def _label(metric: str) -> str:
