@@ -70,12 +70,12 @@ def check_options(config: Any) -> None:
         kind: Any = type(field.default)
         value = getattr(config, field.name)
         limits = field.metadata["limits"]
-        of_type = isinstance(value, _TYPES[kind]) and isinstance(value, bool) == (kind is bool)
-        if of_type:
+        has_type = isinstance(value, _TYPES[kind]) and isinstance(value, bool) == (kind is bool)
+        if has_type:
             value = kind(value)  # A number of NumPy cannot be written as JSON.
             object.__setattr__(config, field.name, value)
-        is_finite = kind is not float or (of_type and math.isfinite(value))
-        is_within = of_type and all(_IS_WITHIN[sign](value, of) for sign, of in limits.items())
+        is_finite = kind is not float or (has_type and math.isfinite(value))
+        is_within = has_type and all(_IS_WITHIN[sign](value, of) for sign, of in limits.items())
         if not (is_finite and is_within):
             expected = " and ".join(f"{sign} {limit:.15g}" for sign, limit in limits.items())
             raise ValueError(
@@ -92,13 +92,13 @@ def check_kind(config: Any, kind: type) -> None:
             a trained model would lose.
     """
     if type(config) is not kind:
-        own = (
+        hint = (
             " A subclass of the config is not saved: define a model's own options as class "
             "attributes, with one model subclass per variant."
             if isinstance(config, kind)
             else ""
         )
-        raise ValueError(f"expected an instance of {kind.__name__}, got {config!r}.{own}")
+        raise ValueError(f"expected an instance of {kind.__name__}, got {config!r}.{hint}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,7 +291,7 @@ class RankerConfig:
     @property
     def loss_weights(self) -> dict[str, float]:
         """The weight of each head's loss."""
-        return {h: getattr(self, f"{h}_weight", own.loss_weight) for h, own in HEADS.items()}
+        return {h: getattr(self, f"{h}_weight", head.loss_weight) for h, head in HEADS.items()}
 
 
 @dataclasses.dataclass(frozen=True)

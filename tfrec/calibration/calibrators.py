@@ -37,7 +37,7 @@ class Calibrators:
 
     def calibrated(self, logits: layers.Logits) -> layers.Logits:
         """Returns calibrated logits, in the shapes of the ranker's."""
-        return {head: self._calibrated(head, own) for head, own in logits.items()}
+        return {head: self._calibrated(head, head_logits) for head, head_logits in logits.items()}
 
     def _calibrated(self, head: str, logits: tf.Tensor) -> tf.Tensor:
         curve = self.curves.get(head, IDENTITY)
@@ -54,7 +54,7 @@ class Calibrators:
     def to_json(self) -> dict[str, Any]:
         """Returns JSON values."""
         return {
-            field.name: {head: own.to_json() for head, own in getattr(self, field.name).items()}
+            field.name: {head: curve.to_json() for head, curve in getattr(self, field.name).items()}
             for field in dataclasses.fields(self)
         }
 
@@ -77,7 +77,7 @@ class Calibrators:
 
 def calibrated_logits(logits: Mapping[str, np.ndarray], calibrators: Calibrators) -> layers.Logits:
     """Returns the calibrated logits of each head."""
-    return calibrators.calibrated({head: tf.constant(own) for head, own in logits.items()})
+    return calibrators.calibrated({head: tf.constant(values) for head, values in logits.items()})
 
 
 def calibrated_values(
@@ -118,18 +118,18 @@ def fit_calibrators(
     clicked = labels[CLICK.label] > 0
     curves: dict[str, Curve] = {}
     amounts: dict[str, Platt] = {}
-    for head, own in logits.items():
+    for head, head_logits in logits.items():
         rows = ~np.isnan(labels[head])
         if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK:
             rows &= clicked
         positive = (labels[head][rows] > 0).astype(float)
         try:
-            logit = layers.positive_logits(head, own)[rows]
+            logit = layers.positive_logits(head, head_logits)[rows]
             curves[head] = choice.choose(positive, logit, folds[rows])
         except ValueError as error:
             raise ValueError(f"{head}: {error}") from error
         if HEADS[head].is_amount:
-            amounts[head] = _amount_line(head, own[rows], labels[head][rows], curves[head])
+            amounts[head] = _amount_line(head, head_logits[rows], labels[head][rows], curves[head])
     return Calibrators(curves, amounts)
 
 

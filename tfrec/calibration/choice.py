@@ -49,13 +49,13 @@ def _grouped(
     groups, owners = [], []
     for fold in np.unique(folds):
         for label in (0.0, 1.0):
-            own = rows.taken((folds == fold) & (rows.labels == label))
-            order = np.argsort(own.logits, kind="stable")
+            part = rows.taken((folds == fold) & (rows.labels == label))
+            order = np.argsort(part.logits, kind="stable")
             # Groups of nearly equal size, no more than rows.
             count = min(len(order), _MAX_GROUPS)
             first = np.arange(count) * len(order) // max(count, 1)
-            weights = np.add.reduceat(own.weights[order], first)
-            sums = np.add.reduceat((own.weights * own.logits)[order], first)
+            weights = np.add.reduceat(part.weights[order], first)
+            sums = np.add.reduceat((part.weights * part.logits)[order], first)
             kept = weights > 0
             groups.append((np.full(kept.sum(), label), sums[kept] / weights[kept], weights[kept]))
             owners.append(np.full(kept.sum(), fold))
@@ -70,8 +70,8 @@ def _held_out_losses(rows: fitting.HeldOutLogits, folds: np.ndarray, num_knots: 
     losses = np.empty(len(rows.labels))
     for fold in np.unique(folds):
         held_out = folds == fold
-        others = rows.taken(~held_out)
-        curve = fitting.fit_isotonic(others, num_knots) if num_knots else fitting.fit_platt(others)
+        rest = rows.taken(~held_out)
+        curve = fitting.fit_isotonic(rest, num_knots) if num_knots else fitting.fit_platt(rest)
         z = curve.array(rows.logits[held_out])
         losses[held_out] = np.logaddexp(0.0, z) - rows.labels[held_out] * z
     return losses

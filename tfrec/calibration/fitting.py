@@ -89,10 +89,10 @@ def fit_platt(rows: HeldOutLogits) -> curves.Platt:
 def _offset(rows: HeldOutLogits) -> float:
     """Finds the offset with the (slightly shrunk) observed rate as the mean probability."""
     total, z = rows.weights.sum(), _MIN_SCALE * rows.logits
-    wanted = (rows.weights @ rows.labels + 0.5) / (total + 1.0)
+    target = (rows.weights @ rows.labels + 0.5) / (total + 1.0)
 
     def surplus(offset: float) -> float:
-        return float(rows.weights @ scipy.special.expit(z + offset) / total - wanted)
+        return float(rows.weights @ scipy.special.expit(z + offset) / total - target)
 
     # With these offsets, all probabilities are 0 or all are 1, apart from rounding.
     return float(scipy.optimize.brentq(surplus, -z.max() - 40.0, -z.min() + 40.0))
@@ -126,9 +126,9 @@ def fit_isotonic(rows: HeldOutLogits, num_knots: int) -> curves.Curve:
         return platt
     slopes = []
     for end in (kept[0], kept[-1]):
-        own = fit_platt(dataclasses.replace(rows, logits=z).taken(bins == end))
-        moved[end] = own.scale * center[end] + own.offset
-        slopes.append(own.scale * platt.scale)
+        line = fit_platt(dataclasses.replace(rows, logits=z).taken(bins == end))
+        moved[end] = line.scale * center[end] + line.offset
+        slopes.append(line.scale * platt.scale)
     center, moved, weight = center[kept], moved[kept], weight[kept]
     # Relative to a small slope, so that values that isotonic regression equalizes still increase.
     rising = scipy.optimize.isotonic_regression(moved - _MIN_SCALE * center, weights=weight).x
@@ -142,10 +142,10 @@ def fit_isotonic(rows: HeldOutLogits, num_knots: int) -> curves.Curve:
 def _apart(platt: curves.Platt, center: np.ndarray, bins: np.ndarray) -> np.ndarray:
     """Drops bins whose knots are too close to the previous one in float32."""
     kept: list[int] = []
-    for one in bins:
-        gap = _MIN_GAP * max(1.0, platt.scale, abs(center[one]))
-        if not kept or center[one] - center[kept[-1]] > gap:
-            kept.append(int(one))
+    for index in bins:
+        gap = _MIN_GAP * max(1.0, platt.scale, abs(center[index]))
+        if not kept or center[index] - center[kept[-1]] > gap:
+            kept.append(int(index))
     return np.array(kept, int)
 
 
@@ -153,8 +153,8 @@ def _bins(z: np.ndarray, information: np.ndarray, num_bins: int) -> np.ndarray:
     """Splits rows by logit into bins [N] of about equal information."""
     order = np.argsort(z, kind="stable")
     total = np.cumsum(information[order])
-    wanted = total[-1] * np.arange(1, num_bins) / num_bins
-    edges = np.unique(z[order][np.searchsorted(total, wanted)])
+    targets = total[-1] * np.arange(1, num_bins) / num_bins
+    edges = np.unique(z[order][np.searchsorted(total, targets)])
     return np.searchsorted(edges, z, side="right")
 
 

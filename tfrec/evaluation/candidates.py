@@ -91,7 +91,7 @@ def leave_out(rows: np.ndarray, seen: scipy.sparse.csr_array, count: int) -> np.
         count: Length of the lists. One with fewer such ads ends with `NO_AD`.
     """
     seen_ads = np.split(seen.indices, seen.indptr[1:-1])
-    left_out = np.array([np.isin(own, ads) for own, ads in zip(rows, seen_ads, strict=True)])
+    left_out = np.array([np.isin(top, ads) for top, ads in zip(rows, seen_ads, strict=True)])
     kept_first = np.argsort(left_out, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(np.where(left_out, NO_AD, rows), kept_first, axis=1)
 
@@ -138,16 +138,16 @@ def score(
     count = len(queries) if rows.shape[1] else 0
     parts = [slice(n, n + _REQUESTS_AT_ONCE) for n in range(0, count, _REQUESTS_AT_ONCE)]
     served = terminal.map_with_progress(
-        lambda own: ranking.served_scores(
-            model, calibrators, keep_rate, queries[own], ad_features[rows[own]]
+        lambda part: ranking.served_scores(
+            model, calibrators, keep_rate, queries[part], ad_features[rows[part]]
         ),
         parts,
         "ranking candidates",
         "batches",
     )
-    for own, served_values in zip(parts, served, strict=True):
+    for part, served_values in zip(parts, served, strict=True):
         for head, values in scores.items():
-            values[own] = served_values[head].numpy()
+            values[part] = served_values[head].numpy()
     return ScoredCandidates(found, scores, {head: weights.get(head, 0.0) for head in model.heads})
 
 
@@ -171,7 +171,10 @@ def score_all_ads(
     found = Candidates(lists, lists, lists)
     repeated = np.repeat(queries, num_lists, axis=0)
     scored = score(data_set, model, calibrators, weights, repeated, found)
-    return {head: own.reshape(len(queries), -1)[:, :num_ads] for head, own in scored.scores.items()}
+    return {
+        head: values.reshape(len(queries), -1)[:, :num_ads]
+        for head, values in scored.scores.items()
+    }
 
 
 def utility(weights: Mapping[str, float], values: Mapping[str, np.ndarray]) -> np.ndarray:

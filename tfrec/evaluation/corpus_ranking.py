@@ -95,14 +95,14 @@ def per_click(
     top = np.concatenate(lists)  # [C, K]
     hit = top == ad_rows[:, None]
     position = np.where(hit.any(axis=1), hit.argmax(axis=1), -1)
-    auc = {f"auc_against_{name}_ads": np.concatenate(own) for name, own in shares.items()}
+    auc = {f"auc_against_{name}_ads": np.concatenate(parts) for name, parts in shares.items()}
     exposure = np.bincount(top[:, :10].ravel(), minlength=len(ads))
     percentile = np.average(ads.popularity_percentile, weights=exposure)
     seen = ads.seen[ad_rows]
     return report.RecommenderQuality(
         metrics={
             **metrics_of_positions(position),
-            **{name: float(own.mean()) for name, own in auc.items() if len(own)},
+            **{name: float(values.mean()) for name, values in auc.items() if len(values)},
             **{
                 f"catalog_coverage_at_{k}": len(np.unique(top[:, :k])) / len(ads)
                 for k in COVERAGE_AT
@@ -211,16 +211,16 @@ def held_out_users(
     by_user = np.lexsort((clicks.order, user))
     first = by_user[np.searchsorted(user[by_user], np.arange(len(users)))]
     ones = np.ones(len(user), np.float32)
-    wanted = scipy.sparse.csr_array((ones, (user, clicks.ad_rows)), shape=(len(users), num_ads))
-    wanted.data[:] = 1.0
+    clicked = scipy.sparse.csr_array((ones, (user, clicks.ad_rows)), shape=(len(users), num_ads))
+    clicked.data[:] = 1.0
     seen = seen_of(users)
-    wanted = scipy.sparse.csr_array(wanted - wanted.multiply(seen))
-    wanted.eliminate_zeros()
-    rows = np.flatnonzero(np.diff(wanted.indptr) > 0)
+    clicked = scipy.sparse.csr_array(clicked - clicked.multiply(seen))
+    clicked.eliminate_zeros()
+    rows = np.flatnonzero(np.diff(clicked.indptr) > 0)
     max_users = max(_MAX_SCORES_PER_RECOMMENDER // num_ads, 1)
     if len(rows) > max_users:
         rows = np.sort(np.random.default_rng(_SEED).choice(rows, max_users, replace=False))
-    return HeldOutUsers(queries_of(clicks).take(first[rows]), wanted[rows], seen[rows])
+    return HeldOutUsers(queries_of(clicks).take(first[rows]), clicked[rows], seen[rows])
 
 
 def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] | None:
@@ -240,13 +240,13 @@ def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] 
         scores = np.array(np.broadcast_to(scores, (rows.stop - rows.start, num_ads)))
         scores[users.seen[rows].nonzero()] = -np.inf
         top = _top(scores, max(RECALL_AT), rows)  # [B, K]
-        wanted = users.wanted[rows]
-        count = np.diff(wanted.indptr)  # [B]
-        hit = np.take_along_axis(wanted.toarray() > 0, top, axis=1)
+        clicked = users.wanted[rows]
+        count = np.diff(clicked.indptr)  # [B]
+        hit = np.take_along_axis(clicked.toarray() > 0, top, axis=1)
         hits = hit.cumsum(axis=1)
         for k in RECALL_AT:
-            own = hits[:, min(k, hits.shape[1]) - 1] / count
-            sums[f"corpus_recall_at_{k}"] += float(own.sum())
+            recall = hits[:, min(k, hits.shape[1]) - 1] / count
+            sums[f"corpus_recall_at_{k}"] += float(recall.sum())
         for k in NDCG_AT:
             gain = hit[:, :k] @ discounts[: min(k, hit.shape[1])]
             sums[f"ndcg_at_{k}"] += float((gain / ideal[np.minimum(count, k) - 1]).sum())
@@ -262,18 +262,18 @@ def _draw_ads(bounds: np.ndarray, count: int, rng: np.random.Generator) -> dict[
     return drawn
 
 
-def _share_below(scores: np.ndarray, wanted: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Returns the share of drawn other ads below the wanted ad, for each click that has some.
+def _share_below(scores: np.ndarray, clicked: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Returns the share of drawn other ads below the clicked ad, for each click that has some.
 
     Args:
         scores: [B, N] or [1, N].
-        wanted: [B].
+        clicked: [B].
         drawn: [B, negatives].
     """
-    scores = np.broadcast_to(scores, (len(wanted), scores.shape[1]))
-    own, others = (np.take_along_axis(scores, ads, axis=1) for ads in (wanted[:, None], drawn))
-    above = (own > others) + 0.5 * (own == others)
-    return np.ma.masked_where(drawn == wanted[:, None], above).mean(axis=1).compressed()
+    scores = np.broadcast_to(scores, (len(clicked), scores.shape[1]))
+    score, rivals = (np.take_along_axis(scores, ads, axis=1) for ads in (clicked[:, None], drawn))
+    above = (score > rivals) + 0.5 * (score == rivals)
+    return np.ma.masked_where(drawn == clicked[:, None], above).mean(axis=1).compressed()
 
 
 def _top(scores: np.ndarray, k: int, rows: slice) -> np.ndarray:

@@ -49,7 +49,7 @@ def _cut(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     taken = ends + 1
     found = np.cumsum(positive[order])[ends]
-    wanted = np.unique(
+    chosen = np.unique(
         np.concatenate(
             [
                 np.searchsorted(counts, np.linspace(0, counts[-1], _POINTS))
@@ -57,7 +57,7 @@ def _cut(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
             ]
         )
     ).clip(max=len(taken) - 1)
-    return taken[wanted], found[wanted]
+    return taken[chosen], found[chosen]
 
 
 def _points(x: np.ndarray, y: np.ndarray) -> list[report.Point]:
@@ -72,9 +72,9 @@ def _histogram(positive: np.ndarray, scores: np.ndarray, ratios: bool) -> report
         high = low + max(abs(low), 1.0) * 1e-6
     edges = np.geomspace(low, high, _BINS + 1) if ratios else np.linspace(low, high, _BINS + 1)
 
-    def shares(own: np.ndarray) -> list[float]:
-        counts = np.histogram(scores[own].clip(edges[0], edges[-1]), edges)[0]
-        return (counts / max(int(own.sum()), 1)).round(5).tolist()
+    def shares(mask: np.ndarray) -> list[float]:
+        counts = np.histogram(scores[mask].clip(edges[0], edges[-1]), edges)[0]
+        return (counts / max(int(mask.sum()), 1)).round(5).tolist()
 
     return report.ScoreHistogram(
         edges=[float(f"{edge:.4g}") for edge in edges],

@@ -196,16 +196,16 @@ def _by_ground_truth(
     popular = retrieval.most_clicked(data_set, catalog, min(candidates.LIST_LENGTH, len(catalog)))
     measured: dict[str, report.UtilityFunnel] = {}
     ndcg: dict[str, report.Estimate] = {}
-    for name, own in utilities.items():
+    for name, utility in utilities.items():
         # The retrieved ads depend on the weights.
-        scored = score(queries, own)
-        values = funnel.true_values(truth, order, scored.found, popular, own)
+        scored = score(queries, utility)
+        values = funnel.true_values(truth, order, scored.found, popular, utility)
         over_all_ads = None
         if len(some):
-            over_all_ads = funnel.value_over_all_ads(truth, order, some, all_scores, own)
-        measured[name] = funnel.measure_value(values, scored.scores, own, config, over_all_ads)
+            over_all_ads = funnel.value_over_all_ads(truth, order, some, all_scores, utility)
+        measured[name] = funnel.measure_value(values, scored.scores, utility, config, over_all_ads)
         if name == UTILITY:
-            ndcg = funnel.measure_ndcg(values, scored.scores, name, own, config)
+            ndcg = funnel.measure_ndcg(values, scored.scores, name, utility, config)
     return report.ValueFunnel(
         requests=len(queries), utilities=measured, ndcg_at_10_retrieved_lists=ndcg, **setting
     )

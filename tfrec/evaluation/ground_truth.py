@@ -72,7 +72,7 @@ def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> Grou
         impressions,
         impressions.take([starts[i] for i in sample]),
         # The data set has the histories; the log does not.
-        np.concatenate([own["query"] for own in data_set.windows(SPLIT)])[sample],
+        np.concatenate([window["query"] for window in data_set.windows(SPLIT)])[sample],
     )
 
 
@@ -121,7 +121,7 @@ def value_matrices(
     `click` and `engagement` are probabilities and `revenue` is an expected value, per impression.
     """
     values = truth.world.value_matrices(query_columns(truth.world, requests))
-    return {head: own[:, order] for head, own in values.items()}
+    return {head: matrix[:, order] for head, matrix in values.items()}
 
 
 def recommender(truth: GroundTruth, catalog: reader.Catalog) -> corpus_ranking.Recommender:

@@ -114,8 +114,8 @@ def order_of_shown_ads(
         "two_tower": np.concatenate(scores)[known],
         "popularity": popularity[logged.predictions.ad_rows[known]],
     }
-    measured = {name: head_quality.order(rows, own) for name, own in orders.items()}
-    is_defined = any(own.value is not None for own in measured["ranker"].values())
+    measured = {name: head_quality.order(rows, values) for name, values in orders.items()}
+    is_defined = any(estimate.value is not None for estimate in measured["ranker"].values())
     return measured if is_defined else {}
 
 

@@ -124,12 +124,12 @@ def measure(
 
 
 def _quality(
-    rows: head_quality.HeadRows, predicted: np.ndarray, own: np.ndarray
+    rows: head_quality.HeadRows, predicted: np.ndarray, mask: np.ndarray
 ) -> dict[str, report.Estimate]:
-    if not own.any():
+    if not mask.any():
         absent = report.Estimate(absent="no row of the segment has the label")
         return dict.fromkeys(_METRICS, absent)
-    labels, predicted, resamples = rows.labels[own], predicted[own], rows.resamples.take(own)
+    labels, predicted, resamples = rows.labels[mask], predicted[mask], rows.resamples.take(mask)
     total, shown, count = resamples.sums(labels, predicted, np.ones(len(labels)))
     samples = (
         metrics.resampled_ratio(total, count),
@@ -140,8 +140,8 @@ def _quality(
     )
     reason = "the segment's rows are all of one class"
     return {
-        name: report.Estimate.of(own, absent=reason)
-        for name, own in zip(_METRICS, samples, strict=True)
+        name: report.Estimate.of(values, absent=reason)
+        for name, values in zip(_METRICS, samples, strict=True)
     }
 
 

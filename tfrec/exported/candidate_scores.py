@@ -36,7 +36,7 @@ def score_candidates(
         return model.logits({"query": query, "ad": ad})
     side = model.encode_query(query)
     scored = [_score_part(model, side, part) for part in _split(ad, parts)]
-    logits = {head: tf.concat([own[head] for own in scored], axis=1) for head in model.heads}
+    logits = {head: tf.concat([part[head] for part in scored], axis=1) for head in model.heads}
     logits = model.add_user_bias(model.add_amount_slopes(logits, ad), query, ad)
     return model.mix_rare_heads(logits, query, ad)
 
@@ -65,8 +65,8 @@ def _score_part(model: ranking.Ranker, side: ranking.QuerySide, ad: tf.Tensor) -
     logits += tf.matmul(compared, compared_kernel)
     parts = tf.split(logits, [layer.units for layer in heads], axis=-1)
     return {
-        head: own if HEADS[head].is_amount else tf.squeeze(own, axis=-1)
-        for head, own in zip(model.heads, parts, strict=True)
+        head: part if HEADS[head].is_amount else tf.squeeze(part, axis=-1)
+        for head, part in zip(model.heads, parts, strict=True)
     }
 
 

@@ -38,7 +38,7 @@ def check_stateless(model: tf.keras.layers.Layer, where: str) -> Iterator[None]:
     Raises:
         ValueError: A variable changes, which serving cannot do.
     """
-    variables = [own for own in model.non_trainable_weights if _is_compared(own)]
+    variables = [variable for variable in model.non_trainable_weights if _is_compared(variable)]
     before = [variable.numpy() for variable in variables]
     yield
     for variable, value in zip(variables, before, strict=True):

@@ -199,9 +199,9 @@ def _ids(schema: Schema) -> list[str]:
 
 def _categorical(fields: Sequence[Field]) -> Iterator[tuple[Field, int]]:
     """Yields the categorical fields of a side, each with its column."""
-    for field, own in encoding.columns(fields):
+    for field, columns in encoding.columns(fields):
         if field.kind == "categorical":
-            yield field, own.start
+            yield field, columns.start
 
 
 def _oov(fitted: encoding.FittedSchema, field: Field) -> tuple[int, int]:

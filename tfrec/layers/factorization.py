@@ -89,8 +89,8 @@ class TableRows:
         first: Mapping[schema.Field, int],
     ) -> None:
         strings = [
-            (np.arange(own.start, own.stop), np.full(own.stop - own.start, first[field]))
-            for field, own in encoding.value_columns(fields)
+            (np.arange(span.start, span.stop), np.full(span.stop - span.start, first[field]))
+            for field, span in encoding.value_columns(fields)
             if field in first and field.kind != "numeric"
         ]
         columns, rows = zip(*strings, strict=True) if strings else ((), ())

@@ -77,18 +77,21 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         strings = [i for i, kind in enumerate(kinds) if kind == "categorical"] + lists
         numeric = [i for i, kind in enumerate(kinds) if kind == "numeric"]
         columns = [
-            np.arange(own.start, own.stop, dtype=np.int32)
-            for _, own in encoding.value_columns(fields)
+            np.arange(span.start, span.stop, dtype=np.int32)
+            for _, span in encoding.value_columns(fields)
         ]
         self._string_columns = _joined([columns[i] for i in strings])
         ties = ties or {}
         # (index of the list, property) of each history that is derived from a history of ads.
         self._properties = [
-            (number, own)
+            (number, derived)
             for number, i in enumerate(lists)
-            for own in histories.find_properties(fitted, fields[i], ties.get(fields[i].name))
+            for derived in histories.find_properties(fitted, fields[i], ties.get(fields[i].name))
         ]
-        in_table = [*(fields[i] for i in strings), *(own.field for _, own in self._properties)]
+        in_table = [
+            *(fields[i] for i in strings),
+            *(derived.field for _, derived in self._properties),
+        ]
         sizes = [fitted.cardinality(field) for field in in_table]
         self._frequency_bucket = _joined(
             [
@@ -101,7 +104,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self.list_widths = [fields[i].list_length for i in lists]
         known = dict(encoding.columns(fields))
         list_poolings = [(i, ties.get(fields[i].name)) for i in lists]
-        property_poolings = [(lists[number], own.ad_features) for number, own in self._properties]
+        property_poolings = [(lists[k], derived.ad_features) for k, derived in self._properties]
         self._poolings = [
             _pooling(fields[i], known[fields[i]], ad_features, ads, dim)
             for i, ad_features in (*list_poolings, *property_poolings)
@@ -112,15 +115,17 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._numeric_rows = numbers.coarse_rows(fitted, fields, first)
         self._lists = lists
         self.vectors = [
-            VectorEmbedding(field.length, own, dim)
-            for field, own in zip(fields, columns, strict=True)
+            VectorEmbedding(field.length, field_columns, dim)
+            for field, field_columns in zip(fields, columns, strict=True)
             if field.length is not None
         ]
         self._num_ids = len(strings) + len(numeric)
-        self.num_fields = self._num_ids + sum(own.num_embeddings for own in self.vectors)
+        self.num_fields = self._num_ids + sum(layer.num_embeddings for layer in self.vectors)
         self._first_by_age = self.num_fields
         self.num_fields += sum(
-            own.num_by_age for own in self._poolings if isinstance(own, histories.HistoryPooling)
+            pooling.num_by_age
+            for pooling in self._poolings
+            if isinstance(pooling, histories.HistoryPooling)
         ) + len(self._properties)
         self._order = np.argsort(strings + numeric)
         self._in_order = strings + numeric == list(range(self._num_ids))
@@ -209,25 +214,27 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         widths = [1] * self._num_single + self.list_widths
         values = np.split(ids[:, self._string_columns], np.cumsum(widths)[:-1], axis=1)
         list_values = values[self._num_single :]
-        values += [own.ids[list_values[number]] for number, own in self._properties]
+        values += [derived.ids[list_values[number]] for number, derived in self._properties]
         sizes = np.diff(self._first_rows)
         counts = [
-            np.bincount(own.ravel(), np.repeat(weights, own.shape[1]), minlength=size)
-            for own, size in zip(values, sizes, strict=True)
+            np.bincount(field_ids.ravel(), np.repeat(weights, field_ids.shape[1]), minlength=size)
+            for field_ids, size in zip(values, sizes, strict=True)
         ]
         result = {self.table.ref(): np.concatenate(counts)}
         for pooling, list_counts in zip(self._poolings, counts[self._num_single :], strict=True):
             if isinstance(pooling, histories.HistoryPooling):
                 assert self._ads is not None
-                for table, own in self._ads.count(pooling.ad_features, list_counts).items():
-                    result[table] = result.get(table, 0) + own
+                for table, ad_counts in self._ads.count(pooling.ad_features, list_counts).items():
+                    result[table] = result.get(table, 0) + ad_counts
         return result
 
     def embed_values(self, ids: tf.Tensor, number: int) -> tf.Tensor:
         """Embeds the values [B, L] int32 of the list field at index `number` as [B, L, E]."""
-        pooling, own = self._poolings[number], self._own_values(number, self._by_frequency())
+        pooling, embed = self._poolings[number], self._own_values(number, self._by_frequency())
         return (
-            pooling.embed(ids, own) if isinstance(pooling, histories.HistoryPooling) else own(ids)
+            pooling.embed(ids, embed)
+            if isinstance(pooling, histories.HistoryPooling)
+            else embed(ids)
         )
 
     @property
@@ -262,14 +269,14 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         single, *lists = tf.split(ids, [self._num_single, *self.list_widths], axis=-1)
         values = self._embed_rows(single + self._first_rows[: self._num_single], by_frequency)
         num_lists = len(lists)
-        lists += [tf.gather(own.ids, lists[number]) for number, own in self._properties]
+        lists += [tf.gather(derived.ids, lists[number]) for number, derived in self._properties]
         pooled = [
             pool(list_ids, rows, self._own_values(number, by_frequency))
             for number, (pool, list_ids) in enumerate(zip(self._poolings, lists, strict=True))
         ]
         pooled, properties = pooled[:num_lists], pooled[num_lists:]
-        by_age = [own[..., 1:, :] for own in pooled]
-        values = tf.concat([values, *(own[..., :1, :] for own in pooled)], axis=-2)
+        by_age = [embedded[..., 1:, :] for embedded in pooled]
+        values = tf.concat([values, *(embedded[..., :1, :] for embedded in pooled)], axis=-2)
         return values, [*by_age, *properties]
 
     def _thermometer(self, steps: tf.Tensor) -> tf.Tensor:
@@ -310,9 +317,9 @@ class VectorEmbedding(tf.keras.layers.Layer):
 
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """Embeds the field of encoded rows [B, W] int32 as [B, embeddings, E] float32."""
-        own = rows[..., self._first : self._end]
-        values = tf.math.l2_normalize(vectors.decode(own, self._length), axis=-1)
-        present = tf.reduce_any(tf.not_equal(own, 0), axis=-1, keepdims=True)
+        codes = rows[..., self._first : self._end]
+        values = tf.math.l2_normalize(vectors.decode(codes, self._length), axis=-1)
+        present = tf.reduce_any(tf.not_equal(codes, 0), axis=-1, keepdims=True)
         leading = tf.shape(rows)[:-1]
         flat = _KERNEL_SCALE * tf.matmul(tf.reshape(values, [-1, self._length]), self.kernel)
         flat = tf.where(tf.reshape(present, [-1, 1]), flat, self.missing)
@@ -339,7 +346,7 @@ def history_tables(model: tf.Module) -> list[tf.Variable]:
 
 def _pooling(
     field: schema.Field,
-    own: slice,
+    span: slice,
     ad_features: np.ndarray | None,
     ads: Optional["FieldEmbeddings"],
     dim: int,
@@ -349,8 +356,8 @@ def _pooling(
     The result is [B, 1, E], with more embeddings for a tied history.
     """
     if ad_features is None or ads is None:
-        return lambda ids, _, own: mean_of_values(own(ids), ids)[..., None, :]
-    columns = encoding.history_columns(field, own) if field.kind == "history" else None
+        return lambda ids, _, embed: mean_of_values(embed(ids), ids)[..., None, :]
+    columns = encoding.history_columns(field, span) if field.kind == "history" else None
     return histories.HistoryPooling(ad_features, ads.embed, dim, columns)
 
 

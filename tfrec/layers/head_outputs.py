@@ -84,8 +84,8 @@ def mix_logits(logits: Logits, head: str, other: tf.Tensor, share: tf.Tensor) ->
         other: [B, C] logits of its label being above 0.
         share: Their weight, in [0, 1].
     """
-    own = positive_logits(head, logits[head])
-    return add_to_logits(logits, {head: share * (other - own)})
+    head_logits = positive_logits(head, logits[head])
+    return add_to_logits(logits, {head: share * (other - head_logits)})
 
 
 def after_click_logits(click_logits: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -102,7 +102,9 @@ def _features_of_history(
     if history.of == AD:
         return _features_of(catalog, _rows_of(catalog, values))
     fields = fitted.schema.ad_fields
-    column = next(own.start for field, own in encoding.columns(fields) if field.name == history.of)
+    column = next(
+        span.start for field, span in encoding.columns(fields) if field.name == history.of
+    )
     return _known_of_a_field(fields, column, np.arange(1, len(values) + 1))
 
 
@@ -138,12 +140,12 @@ def _features_if_field_values(
 ) -> np.ndarray | None:
     """Returns features that are missing except for the field with these values, or None."""
     fields = fitted.schema.ad_fields
-    for field, own in encoding.columns(fields):
+    for field, columns in encoding.columns(fields):
         vocabulary = fitted.statistics[field.name].vocabulary
         if field.kind == "categorical" and len(vocabulary) >= _MIN_VALUES:
             ids = ids_of_values(values, vocabulary)
             if _nearly_all(ids > 0):
-                return _known_of_a_field(fields, own.start, ids)
+                return _known_of_a_field(fields, columns.start, ids)
     return None
 
 
@@ -207,9 +209,9 @@ def find_property_fields(fitted: encoding.FittedSchema, history: Field, kind: st
     if history.kind != "history" or history.of != AD:
         return []
     listed = {
-        own.of
-        for own in fitted.schema.histories
-        if own.of != AD and set(history.event) <= set(own.event)
+        declared.of
+        for declared in fitted.schema.histories
+        if declared.of != AD and set(history.event) <= set(declared.event)
     }
     max_values = _size(fitted, history) // 2
     found = [

@@ -47,8 +47,8 @@ class HistoryTokens(tf.keras.layers.Layer):
         self.num_tokens = sum(self._lengths)
         self._maps = [tf.keras.layers.Dense(width) for _ in self._lengths]
         self._parts = [
-            encoding.history_columns(field, own) if field.kind == "history" else None
-            for field, own in encoding.columns(fields)
+            encoding.history_columns(field, columns) if field.kind == "history" else None
+            for field, columns in encoding.columns(fields)
             if field.is_list
         ]
 
@@ -60,10 +60,10 @@ class HistoryTokens(tf.keras.layers.Layer):
             return self.add_weight(name, (rows, self._width), initializer=initializer)
 
         self.positions = weight("positions", self.num_tokens)
-        with_ages = [own for own in self._parts if own is not None]
+        with_ages = [columns for columns in self._parts if columns is not None]
         self.ages = [weight("ages", histories.NUM_AGE_ROWS) for _ in with_ages]
         self.events = [
-            weight("events", NUM_EVENT_CODES) for own in with_ages if own.events is not None
+            weight("events", NUM_EVENT_CODES) for columns in with_ages if columns.events is not None
         ]
         super().build(input_shape)
 
@@ -75,14 +75,14 @@ class HistoryTokens(tf.keras.layers.Layer):
             values = self._embeddings.list_ids(ids, number)
             order = latest_first(values)[:, :length]
             latest = tf.gather(values, order, batch_dims=1)
-            own = self._maps[number](self._embeddings.embed_values(latest, number))
+            embedded = self._maps[number](self._embeddings.embed_values(latest, number))
             if parts is not None:
                 codes = tf.gather(ids[:, parts.ages], order, batch_dims=1)
-                own += tf.gather(histories.interpolate_ages(next(ages)), codes)
+                embedded += tf.gather(histories.interpolate_ages(next(ages)), codes)
                 if parts.events is not None:
                     codes = tf.gather(ids[:, parts.events], order, batch_dims=1)
-                    own += tf.gather(next(events), codes)
-            tokens.append(own)
+                    embedded += tf.gather(next(events), codes)
+            tokens.append(embedded)
             absent.append(tf.equal(latest, 0))
         return tf.concat(tokens, axis=1) + self.positions, tf.concat(absent, axis=1)
 

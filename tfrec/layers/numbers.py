@@ -41,9 +41,9 @@ class NumberLookup:
     def __init__(
         self, fields: Sequence[schema.Field], tables: Sequence[np.ndarray], dtype: type
     ) -> None:
-        own = [columns.start for f, columns in encoding.columns(fields) if f.kind == "numeric"]
-        self.num_fields = len(own)
-        self._columns = np.array(own, np.int32)
+        starts = [columns.start for f, columns in encoding.columns(fields) if f.kind == "numeric"]
+        self.num_fields = len(starts)
+        self._columns = np.array(starts, np.int32)
         self._first = np.cumsum([0, *map(len, tables)])[:-1].astype(np.int32)
         self._values: np.ndarray = np.concatenate([*tables, np.empty(0)]).astype(dtype)
 
@@ -64,7 +64,7 @@ def coarse_rows(
     """
     numeric = [field for field in fields if field.kind == "numeric"]
     buckets = [fitted.statistics[field.name].coarse_buckets() for field in numeric]
-    rows = [own + row for own, row in zip(buckets, first, strict=True)]
+    rows = [bucket + row for bucket, row in zip(buckets, first, strict=True)]
     return NumberLookup(fields, rows, np.int32)
 
 

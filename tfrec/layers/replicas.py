@@ -73,8 +73,8 @@ def part_of_whole(value: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
     if WHOLE not in batch:
         return value
     sizes = (tf.cast(tf.shape(b["ad_row"])[0], value.dtype) for b in (batch, whole_batch(batch)))
-    own, every = sizes
-    return value * own / every
+    share_size, whole_size = sizes
+    return value * share_size / whole_size
 
 
 def weighted_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
@@ -136,5 +136,5 @@ def _owners(size: tf.Tensor, num_replicas: int) -> tf.Tensor:
 def gather_columns(own: tf.Tensor, columns: Columns) -> tf.Tensor:
     """Returns the embeddings [C, D] of all columns, with their gradient, from the replica's own."""
     # The gradient of a gather needs a tensor that the step computes.
-    every = tf.distribute.get_replica_context().all_gather(tf.identity(own), axis=0)
-    return tf.roll(every, -columns.num_before, axis=0)
+    gathered = tf.distribute.get_replica_context().all_gather(tf.identity(own), axis=0)
+    return tf.roll(gathered, -columns.num_before, axis=0)

@@ -157,8 +157,8 @@ def clicked_in_request(
         ad_rows: [P] int32 the ads of the batch's clicks.
         columns: [C] int32 ads, in any order, possibly with repetitions.
     """
-    click, other = tf.unstack(tf.where(request[:, None] == requests), axis=1)
-    return _columns_of(tf.gather(ad_rows, other), click, columns, tf.size(request))
+    click, batch_click = tf.unstack(tf.where(request[:, None] == requests), axis=1)
+    return _columns_of(tf.gather(ad_rows, batch_click), click, columns, tf.size(request))
 
 
 def _columns_of(

@@ -94,9 +94,9 @@ def resampled_calibration_error(
         [S]; see `bootstrap.distance_interval`.
     """
     gap = np.asarray(labels, np.float64) - probabilities
-    own = [np.where(bins == b, gap, 0.0) for b in range(int(bins.max()) + 1)]
+    gaps = [np.where(bins == b, gap, 0.0) for b in range(int(bins.max()) + 1)]
     counts = resamples.sums(np.ones(len(gap)))[0]
-    errors = np.stack([resampled_ratio(total, counts) for total in resamples.sums(*own)])
+    errors = np.stack([resampled_ratio(total, counts) for total in resamples.sums(*gaps)])
     distances = np.abs(errors - errors[:, :1]).sum(axis=0)
     distances[0] = np.abs(errors[:, 0]).sum()
     return distances

@@ -53,9 +53,9 @@ def judge_heads(schema: Schema, description: Mapping[str, Any]) -> JudgedHeads:
         return JudgedHeads(given, "schema", weak)
     strong = [head for head in heads if head not in weak] or [CLICK.label]
     if schema.money is not None:
-        own = {head: float(schema.money.get(head, 0.0)) for head in strong}
-        if any(own.values()):
-            return JudgedHeads({h: own.get(h, 0.0) for h in heads}, "values", weak)
+        values = {head: float(schema.money.get(head, 0.0)) for head in strong}
+        if any(values.values()):
+            return JudgedHeads({h: values.get(h, 0.0) for h in heads}, "values", weak)
     deviations = {h: description["score_deviations"][h] for h in strong}
     first = next((value for value in deviations.values() if value > 0), 0.0)
     # Four digits are enough, and easy to read.

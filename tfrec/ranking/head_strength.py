@@ -79,14 +79,14 @@ def parse_figures(figures: Mapping[str, Mapping[str, Any]]) -> Figures:
         ValueError: A metric is missing or of another type.
     """
     return {
-        head: (HeadFigures if "normalized_entropy" in own else HeadCounts).model_validate(own)
-        for head, own in figures.items()
+        head: (HeadFigures if "normalized_entropy" in values else HeadCounts).model_validate(values)
+        for head, values in figures.items()
     }
 
 
 def weak_heads(figures: Figures) -> dict[str, str]:
     """Returns the weak heads, each with the reason and a remedy."""
-    reasons = {head: weakness(own) for head, own in figures.items()}
+    reasons = {head: weakness(counts) for head, counts in figures.items()}
     return {head: reason for head, reason in reasons.items() if reason is not None}
 
 
@@ -117,14 +117,14 @@ def weakness(own: HeadCounts) -> str | None:
     return None
 
 
-def _what_would_help(own: HeadFigures) -> str:
+def _what_would_help(figures: HeadFigures) -> str:
     """Returns how many positive rows would be enough, if the metric stayed the same, as text."""
     fields = "fewer fields or a higher min_count of their values"
-    information = 1 - own.normalized_entropy
+    information = 1 - figures.normalized_entropy
     if information <= 0:
         return f"More positive rows would help, or {fields}."
-    factor = (NUM_ERRORS * own.normalized_entropy_error / information) ** 2
+    factor = (NUM_ERRORS * figures.normalized_entropy_error / information) ** 2
     if factor > _MAX_FACTOR:
         return f"Many more positive rows would help, or {fields}."
-    needed = math.ceil(own.positives * factor)
+    needed = math.ceil(figures.positives * factor)
     return f"About {needed:,} positive validation rows would settle this, or {fields} may help."

@@ -36,26 +36,26 @@ def check_model(model: ranking_model.RankingModel) -> None:
     inputs = {"query": tf.constant(query), "ad": tf.constant(np.stack([ads] * requests))}
     logits = _call(model, inputs, where)
     _check_heads(model, logits, where)
-    for head, own in logits.items():
-        _check_tensor(head, own, requests, where)
+    for head, head_logits in logits.items():
+        _check_tensor(head, head_logits, requests, where)
     with layers.check_stateless(model, where):
         again = _call(model, inputs, where)
     _check_same(logits, again, "between two calls with the same ids", where)
     reordered = _call(model, {**inputs, "ad": inputs["ad"][:, ::-1]}, where)
-    reordered = {head: own[:, ::-1] for head, own in reordered.items()}
+    reordered = {head: head_logits[:, ::-1] for head, head_logits in reordered.items()}
     rows = [{side: ids[i : i + 1] for side, ids in inputs.items()} for i in range(requests)]
-    alone = _concat([_call(model, one, where) for one in rows], 0)
+    alone = _concat([_call(model, row, where) for row in rows], 0)
     single = [{**inputs, "ad": inputs["ad"][:, i : i + 1]} for i in range(requests)]
-    isolated = _concat([_call(model, one, where) for one in single], 1)
+    isolated = _concat([_call(model, candidate, where) for candidate in single], 1)
     isolation = (
         "; expected a score of each candidate alone: lists are padded, and longer at serving"
     )
-    for others, difference in (
+    for changed, difference in (
         (isolated, f"if other candidates are scored with it{isolation}"),
         (reordered, f"if the candidates are in another order{isolation}"),
         (alone, "if other requests are in the batch; expected the score of each request alone"),
     ):
-        _check_same(logits, others, difference, where)
+        _check_same(logits, changed, difference, where)
     _check_no_probabilities(model, inputs, where)
     if set(model.tasks) != set(model.heads):
         raise ValueError(
@@ -110,10 +110,10 @@ def _check_tensor(head: str, logits: tf.Tensor, size: int, where: str) -> None:
 
 
 def _check_same(first: layers.Logits, second: layers.Logits, when: str, where: str) -> None:
-    for head, own in first.items():
-        differences = tf.abs(own - second[head])
+    for head, values in first.items():
+        differences = tf.abs(values - second[head])
         difference = float(tf.reduce_max(differences))
-        if not bool(tf.reduce_all(differences <= _TOLERANCE * tf.maximum(1.0, tf.abs(own)))):
+        if not bool(tf.reduce_all(differences <= _TOLERANCE * tf.maximum(1.0, tf.abs(values)))):
             raise ValueError(
                 f"{where}: the {head} logit of a candidate changes by {difference:.3g} {when}."
             )

@@ -130,7 +130,7 @@ class Ranker(ranking_model.RankingModel):
             rates: Click rates of pairs of values, from `layers.pair_rates_of`.
         """
         self.compared = tuple(pairs)
-        self.rated = tuple(own.fields for own in rates)
+        self.rated = tuple(rate.fields for rate in rates)
         self.comparisons = layers.Comparisons(self._fitted, self.compared, self.ties, rates)
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
@@ -166,8 +166,8 @@ class Ranker(ranking_model.RankingModel):
         features = tf.concat([encoded, pairs], axis=-1)
         flat = {head: layer(features) for head, layer in self.head_layers.items()}  # [B C, ...]
         return {
-            head: tf.reshape(own, [*shape[:2], 3] if HEADS[head].is_amount else shape[:2])
-            for head, own in flat.items()
+            head: tf.reshape(logits, [*shape[:2], 3] if HEADS[head].is_amount else shape[:2])
+            for head, logits in flat.items()
         }
 
     def products(self, query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:

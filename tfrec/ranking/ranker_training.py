@@ -381,20 +381,20 @@ def fit_rare_heads(model: ranking_model.RankingModel, data_set: reader.DataSet, 
         for head, machine in model.machines.items()
         if rare_heads.fit(machine, data_set, head, seed)
     }
-    own = predict_split(model, data_set, "validation")
+    rows = predict_split(model, data_set, "validation")
     for machine in fitted.values():
         machine.share.assign(1.0)
     machines = predict_split(model, data_set, "validation").logits if fitted else {}
-    folds = calibration.fold_of_rows(own.list_lengths)
-    mixed = dict(own.logits)
+    folds = calibration.fold_of_rows(rows.list_lengths)
+    mixed = dict(rows.logits)
     for head, machine in fitted.items():
-        share = rare_heads.best_share(head, own.logits[head], machines[head], own.labels, folds)
+        share = rare_heads.best_share(head, rows.logits[head], machines[head], rows.labels, folds)
         machine.share.assign(share)
         mixed = layers.mix_logits(mixed, head, machines[head], share)
     shares = []
     for head, after in model.amount_heads.items():
         engaged = layers.after_click_logits(mixed[CLICK.label], mixed[after]).numpy()
-        shares.append(rare_heads.best_share(head, own.logits[head], engaged, own.labels, folds))
+        shares.append(rare_heads.best_share(head, rows.logits[head], engaged, rows.labels, folds))
     model.engagement_shares.assign(shares)
 
 

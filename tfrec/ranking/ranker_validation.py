@@ -130,7 +130,7 @@ def _rows(
     for head in logits:
         known = ~np.isnan(labels[head])
         # The standard errors of a single owner would be 0.
-        if min(len(np.unique(own)) for own in (labels[head][known] > 0, owner[known])) < 2:
+        if min(len(np.unique(column)) for column in (labels[head][known] > 0, owner[known])) < 2:
             continue
         values = served[HEADS[head].output].numpy()[known].astype(np.float64)
         probability = values

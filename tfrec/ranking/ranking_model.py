@@ -154,8 +154,8 @@ class RankingModel(training.StageModel):
         """
         logits = {head: layer(features) for head, layer in self.head_layers.items()}
         return {
-            head: own if HEADS[head].is_amount else tf.squeeze(own, axis=-1)
-            for head, own in logits.items()
+            head: values if HEADS[head].is_amount else tf.squeeze(values, axis=-1)
+            for head, values in logits.items()
         }
 
     def logits(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
@@ -173,9 +173,9 @@ class RankingModel(training.StageModel):
         seen = {"query": query, "ad": ad}
         if training:
             seen = {**inputs, "query": self.id_dropout.query(query), "ad": self.id_dropout.ad(ad)}
-        own = self.add_amount_slopes(self(seen, training=training), ad)
-        own = self.add_user_bias(own, query, ad, training)
-        return own if training else self.mix_rare_heads(own, query, ad)
+        logits = self.add_amount_slopes(self(seen, training=training), ad)
+        logits = self.add_user_bias(logits, query, ad, training)
+        return logits if training else self.mix_rare_heads(logits, query, ad)
 
     @functools.cached_property
     def score(self) -> Callable[[tf.Tensor, tf.Tensor], Logits]:

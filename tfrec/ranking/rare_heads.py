@@ -111,25 +111,25 @@ def fit_table(
     precision = np.full((num_fields, 2), _PRECISION)  # of effects, and of vectors
     columns = np.minimum(np.arange(1 + rank), 1)  # 0: effect, 1: vector
     parameters = (table, intercept)
-    means, squares = (tuple(np.zeros_like(own) for own in parameters) for _ in range(2))
+    means, squares = (tuple(np.zeros_like(array) for array in parameters) for _ in range(2))
     for step in range(1, _STEPS + 1):
         sums = tuple(side @ table for side in sides)  # [N, 1 + K] of each side
         logits = intercept + sums[0][:, 0] + sums[1][:, 0]
         logits += np.einsum("nk,nk->n", sums[0][:, 1:], sums[1][:, 1:])
         probability = scipy.special.expit(logits)
         # The derivatives of a row's logit by a side's sum are 1 and the other side's vector.
-        slopes = tuple(np.hstack([np.ones((len(labels), 1)), other[:, 1:]]) for other in sums[::-1])
+        slopes = tuple(np.hstack([np.ones((len(labels), 1)), total[:, 1:]]) for total in sums[::-1])
         information = probability * (1 - probability)
         residual = probability - labels
         gradient = _summed(transposed, slopes, residual)
         gradient += precision[field_of_row][:, columns] * table
         rate = _LEARNING_RATE * min(1.0, 2.0 * (1 - step / _STEPS) + 0.02)
         gradients = (gradient, residual.sum(keepdims=True))
-        for own, slope, mean, square in zip(parameters, gradients, means, squares, strict=True):
+        for values, slope, mean, square in zip(parameters, gradients, means, squares, strict=True):
             mean += 0.1 * (slope - mean)
             square += 0.03 * (slope**2 - square)
             scale = np.sqrt(square / (1 - 0.97**step)) + 1e-3
-            own -= rate * mean / (1 - 0.9**step) / scale
+            values -= rate * mean / (1 - 0.9**step) / scale
         if step % _STEPS_PER_ESTIMATE == 0 and _FIRST_ESTIMATE <= step < _STEPS - _LAST_STEPS:
             curvature = _summed(squared, tuple(s**2 for s in slopes), information)
             precision = _estimated(precision, curvature, table, field_of_row, columns)
@@ -142,7 +142,10 @@ def _summed(
     weights: np.ndarray,
 ) -> np.ndarray:
     """Returns [V, 1 + K]: the sums over the rows of value times weight times slope."""
-    parts = (one @ (weights[:, None] * own) for one, own in zip(transposed, slopes, strict=True))
+    parts = (
+        matrix @ (weights[:, None] * slope)
+        for matrix, slope in zip(transposed, slopes, strict=True)
+    )
     return sum(parts)
 
 
@@ -154,8 +157,8 @@ def _estimated(
     columns: np.ndarray,
 ) -> np.ndarray:
     """Returns precisions [F, 2]: of each prior, determined parameters / sum of their squares."""
-    own = precision[field_of_row][:, columns]
-    determined = curvature / (curvature + own)
+    prior = precision[field_of_row][:, columns]
+    determined = curvature / (curvature + prior)
     result = np.empty_like(precision)
     for kind in (0, 1):
         sums = (

@@ -45,11 +45,11 @@ class ZeroInflatedLogNormal(tf.keras.losses.Loss):
 def task_of(head: str) -> tfrs.tasks.Ranking:
     """Returns the task of a head, for the `labeled_rows`."""
     # Not averaged by Keras, which does not know how many replicas share a batch.
-    each = tf.keras.losses.Reduction.NONE
+    reduction = tf.keras.losses.Reduction.NONE
     loss = (
-        ZeroInflatedLogNormal(each)
+        ZeroInflatedLogNormal(reduction)
         if HEADS[head].is_amount
-        else tf.keras.losses.BinaryCrossentropy(from_logits=True, reduction=each)
+        else tf.keras.losses.BinaryCrossentropy(from_logits=True, reduction=reduction)
     )
     return tfrs.tasks.Ranking(loss, loss_metrics=[tf.keras.metrics.Mean(name=f"{head}_loss")])
 
@@ -95,20 +95,22 @@ def labeled_rows(
     """
     known = _is_labeled(head, batch)
     clicks = tf.boolean_mask(batch[CLICK.label], known)
-    own, click_logits = (tf.boolean_mask(logits[name], known) for name in (head, CLICK.label))
+    head_logits, click_logits = (
+        tf.boolean_mask(logits[name], known) for name in (head, CLICK.label)
+    )
     click_logits = down_sampling.in_sample(click_logits, clicks, negative_keep_rate)
     labels, weights = tf.boolean_mask(batch[head], known)[:, None], None
     if head == CLICK.label:
         return labels, click_logits[:, None], None
     if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK:
-        return labels, layers.after_click_logits(click_logits, own)[:, None], None
+        return labels, layers.after_click_logits(click_logits, head_logits)[:, None], None
     # No weights are needed for clicks: their logits are corrected above.
     if negative_keep_rate < 1.0:
         weights = down_sampling.weights(clicks, negative_keep_rate)
-        every = weights
+        all_weights = weights
         if layers.WHOLE in batch:
             whole = layers.whole_batch(batch)
             clicks = tf.boolean_mask(whole[CLICK.label], _is_labeled(head, whole))
-            every = down_sampling.weights(clicks, negative_keep_rate)
-        weights /= tf.reduce_mean(every)
-    return labels, own if HEADS[head].is_amount else own[:, None], weights
+            all_weights = down_sampling.weights(clicks, negative_keep_rate)
+        weights /= tf.reduce_mean(all_weights)
+    return labels, head_logits if HEADS[head].is_amount else head_logits[:, None], weights

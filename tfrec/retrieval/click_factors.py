@@ -131,13 +131,13 @@ def fit(
     clicks = clicked.matrix(fingerprints, len(catalog)).astype(np.float64)
     clicks.sum_duplicates()
     clicks.data[:] = 1.0
-    clicks_of_users, clicks_of_ads = clicks.sum(axis=1), clicks.sum(axis=0)
+    user_clicks, ad_clicks = clicks.sum(axis=1), clicks.sum(axis=0)
     allowed = max((k for k in counts if k * max(clicks.shape) <= _MAX_VALUES), default=0)
-    count = min(allowed, *(int((own > 0).sum()) - 1 for own in (clicks_of_users, clicks_of_ads)))
+    count = min(allowed, *(int((totals > 0).sum()) - 1 for totals in (user_clicks, ad_clicks)))
     if count < 1:
         return None
-    per_root = scipy.sparse.diags_array(np.maximum(clicks_of_users, 1.0) ** -0.5)
-    per_power = scipy.sparse.diags_array(np.maximum(clicks_of_ads, 1.0) ** -_POPULARITY_POWER)
+    per_root = scipy.sparse.diags_array(np.maximum(user_clicks, 1.0) ** -0.5)
+    per_power = scipy.sparse.diags_array(np.maximum(ad_clicks, 1.0) ** -_POPULARITY_POWER)
     _, s, vt = scipy.sparse.linalg.svds(
         per_root @ clicks @ per_power,
         k=count,
@@ -150,7 +150,7 @@ def fit(
     # Ads out of the vocabulary share ids.
     factors = np.where(ads.is_known(ids)[:, None], ad_factors, 0.0)
     table_of_users, table_of_ads = (
-        np.zeros((own.cardinality, count), np.float32) for own in (users, ads)
+        np.zeros((side.cardinality, count), np.float32) for side in (users, ads)
     )
     table_of_users[1 : 1 + len(fingerprints)] = per_root @ (clicks @ factors)
     table_of_ads[ads.ids_in(ids)] = factors
@@ -230,8 +230,8 @@ def choose(
     gain = operator.attrgetter("gain")
     counts = sorted({min(k, ad_factors.shape[1]) for k in COUNTS})
     first = max((measured(count, _FIRST_SHARE) for count in counts), key=gain)
-    others = (measured(first.count, share) for share in _SHARES if share != _FIRST_SHARE)
-    return max((own for own in (first, *others) if own.improves), key=gain, default=none)
+    rescaled = (measured(first.count, share) for share in _SHARES if share != _FIRST_SHARE)
+    return max((option for option in (first, *rescaled) if option.improves), key=gain, default=none)
 
 
 def append(model: retrieval_model.RetrievalModel, factors: ClickFactors) -> None:

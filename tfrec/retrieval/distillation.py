@@ -94,8 +94,8 @@ class Teacher:
 
     def values(self, query: np.ndarray, ads: np.ndarray) -> np.ndarray:
         """Returns the values [B, C, H] float32 of ads [C, Wa] for each of the queries [B, Wq]."""
-        every = tf.broadcast_to(ads[None], [len(query), *ads.shape])
-        values = self.score(tf.constant(query), every)
+        repeated = tf.broadcast_to(ads[None], [len(query), *ads.shape])
+        values = self.score(tf.constant(query), repeated)
         return np.stack([np.asarray(values[head], np.float32) for head in self.heads], axis=-1)
 
 
@@ -266,8 +266,8 @@ class UtilityShare:
                 continue
             queries = tower.weighted(embedded, tf.constant(weights)).numpy()
             found = two_tower.exact_top_k(queries, ads, max(counts))
-            own = np.take_along_axis(self._values, found[..., None], axis=1) @ weights
-            result[name] = {k: _share(_sum_of_best(own[:, :k]), best) for k in counts}
+            utility = np.take_along_axis(self._values, found[..., None], axis=1) @ weights
+            result[name] = {k: _share(_sum_of_best(utility[:, :k]), best) for k in counts}
         return result
 
 
@@ -308,10 +308,10 @@ def _sum_of_best(utility: np.ndarray) -> np.ndarray:
     return np.partition(utility, first, axis=1)[:, first:].sum(axis=1, dtype=np.float64)
 
 
-def _share(own: np.ndarray, best: np.ndarray) -> tuple[float, float]:
-    """Returns Σ own / Σ best of requests [R], and its standard error."""
-    share = own.sum() / best.sum()
-    return float(share), float(np.sqrt(np.square(own - share * best).sum()) / best.sum())
+def _share(reached: np.ndarray, best: np.ndarray) -> tuple[float, float]:
+    """Returns Σ reached / Σ best of requests [R], and its standard error."""
+    share = reached.sum() / best.sum()
+    return float(share), float(np.sqrt(np.square(reached - share * best).sum()) / best.sum())
 
 
 def distill(
@@ -399,7 +399,7 @@ def distill(
         reached[kind] = history[training.best_epoch(history, plan)][METRIC]
     kept = max(reached, key=reached.__getitem__)
     training.restore_best(student, workdir / DISTILLATION_DIRECTORY / kept, workdir)
-    candidate_shares = {name: own[max(own)] for name, own in measure().items()}
+    candidate_shares = {name: by_count[max(by_count)] for name, by_count in measure().items()}
     return {
         "heads": list(teacher.heads),
         "weights": dict(teacher.weights),

@@ -206,8 +206,8 @@ class RetrievalModel(training.StageModel):
         tower = self.weighted_query_tower
         if tower is None:
             return embeddings
-        own = None if weights is None else [weights.get(head, 0.0) for head in tower.heads]
-        return tower.weighted(embeddings, own).numpy()
+        head_weights = None if weights is None else [weights.get(head, 0.0) for head in tower.heads]
+        return tower.weighted(embeddings, head_weights).numpy()
 
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
         """Returns the loss of clicks; in training with the penalty on the embeddings used.
@@ -235,8 +235,8 @@ class RetrievalModel(training.StageModel):
         if training:
             query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         # The column of the clicked ad is its row if all ads are candidates.
-        own = {"own_columns": inputs["ad_row"]} if all_ads else {}
-        own_columns = own.get("own_columns", tf.range(tf.shape(query)[0]))
+        options = {"own_columns": inputs["ad_row"]} if all_ads else {}
+        own_columns = options.get("own_columns", tf.range(tf.shape(query)[0]))
         embedded = self.embed_batch(inputs, query, ads, own_columns, training)
         score_mask = self._are_negatives(inputs, rows)
         if score_mask is not None and not all_ads:
@@ -244,7 +244,7 @@ class RetrievalModel(training.StageModel):
             score_mask = tf.linalg.set_diag(score_mask, tf.ones_like(inputs["ad_row"], tf.bool))
         gathered = is_share and not all_ads
         if is_share and isinstance(self.task, task.SampledSoftmax):
-            own["num_queries"] = tf.size(layers.whole_batch(inputs)["ad_row"])
+            options["num_queries"] = tf.size(layers.whole_batch(inputs)["ad_row"])
         loss = self.task(
             embedded.queries,
             layers.gather_columns(embedded.ads, columns) if gathered else embedded.ads,
@@ -253,7 +253,7 @@ class RetrievalModel(training.StageModel):
             candidate_ids=rows,
             compute_metrics=False,
             score_mask=score_mask,
-            **own,
+            **options,
         )
         if not training:
             self._update_metrics(inputs, embedded, own_columns)
@@ -331,9 +331,9 @@ class RetrievalModel(training.StageModel):
         if self.clicked_ads is not None:
             mask = ~self.clicked_ads.among(batch["user"], rows)
         elif "request" in batch:
-            every = layers.whole_batch(batch)
+            whole = layers.whole_batch(batch)
             mask = ~layers.clicked_in_request(
-                batch["request"], every["request"], every["ad_row"], rows
+                batch["request"], whole["request"], whole["ad_row"], rows
             )
         if self._was_shown is None:
             return mask
@@ -348,9 +348,9 @@ class RetrievalModel(training.StageModel):
             batch: `ad_row` [B] int32 and, if users are known, `user` [B] int64.
             rows: [C] int32 catalog rows.
         """
-        own = batch["ad_row"][:, None] == rows
+        clicked = batch["ad_row"][:, None] == rows
         negatives = self._are_negatives(batch, rows)
-        return own if negatives is None else own | ~negatives
+        return clicked if negatives is None else clicked | ~negatives
 
     def _sampling_probability(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
         """Returns the probability [C] of candidates in a draw of a negative; None for all ads."""

@@ -278,8 +278,8 @@ def _fit_click_factors(
     if chosen.count:
         if refit:
             pairs = reading.read_pairs(data_set, REFIT_SPLITS)
-            every = layers.ClickedAds(*pairs)
-            factors = click_factors.fit(data_set.fitted, catalog, every, [chosen.count])
+            all_clicks = layers.ClickedAds(*pairs)
+            factors = click_factors.fit(data_set.fitted, catalog, all_clicks, [chosen.count])
             assert factors is not None  # They have more clicks.
         factors.scaled(chosen.scale, chosen.count).save(workdir)
     if progress:

@@ -90,14 +90,14 @@ def recall_of_clicks(
     for part in two_tower.query_chunks(len(queries), num_ads, _MAX_SCORES):
         batch = held_out.take(part)
         scores = tf.matmul(queries[part], all_ads, transpose_b=True)
-        own = tf.gather(scores, batch["ad_row"], batch_dims=1)
+        clicked_scores = tf.gather(scores, batch["ad_row"], batch_dims=1)
         # Written so that ads with scores that are not finite are last.
-        others = batch["ad_row"][:, None] != rows
+        is_other = batch["ad_row"][:, None] != rows
         # Ads that training never showed compete, too, although they are no negatives of the loss.
         if held_out.leaves_out_seen and model.clicked_ads is not None:
-            others &= ~model.clicked_ads.among(batch["user"], rows)
-        better = others & ~(scores <= own[:, None])
-        equal = others & (scores == own[:, None])
+            is_other &= ~model.clicked_ads.among(batch["user"], rows)
+        better = is_other & ~(scores <= clicked_scores[:, None])
+        equal = is_other & (scores == clicked_scores[:, None])
         for found, mask in ((better_ads, better), (equal_ads, equal)):
             found.append(tf.reduce_sum(tf.cast(mask, tf.int32), axis=1).numpy())
     num_better, num_equal = np.concatenate(better_ads), np.concatenate(equal_ads)
@@ -126,7 +126,7 @@ def best_temperature(
     chosen = rng.permutation(len(queries))[:_CLICKS_FOR_TEMPERATURE]
     rows, log_draws = temperature.columns(clicks, _ADS_FOR_TEMPERATURE, rng)
     batch = held_out.take(chosen)
-    own = np.sum(queries[chosen] * ads[held_out.ad_rows[chosen]], axis=1)
+    cosines = np.sum(queries[chosen] * ads[held_out.ad_rows[chosen]], axis=1)
     scores = tf.matmul(queries[chosen], ads[rows], transpose_b=True)
     excluded = model.accidental_hits(batch, tf.constant(rows))
-    return float(temperature.fit(tf.constant(own), scores, excluded, tf.constant(log_draws)))
+    return float(temperature.fit(tf.constant(cosines), scores, excluded, tf.constant(log_draws)))

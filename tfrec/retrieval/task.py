@@ -75,10 +75,10 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
         if self._temperature is not None:
             scaled /= self._temperature
         logits = tf.matmul(scaled, candidate_embeddings, transpose_b=True)  # [B, C]
-        own = tf.range(tf.shape(logits)[0]) if own_columns is None else own_columns
+        columns = tf.range(tf.shape(logits)[0]) if own_columns is None else own_columns
         if candidate_ids is None:
             candidate_ids = tf.range(tf.shape(logits)[1])
-        excluded = tf.gather(candidate_ids, own)[:, None] == candidate_ids
+        excluded = tf.gather(candidate_ids, columns)[:, None] == candidate_ids
         if score_mask is not None:
             excluded |= ~score_mask
         log_draws = None
@@ -86,7 +86,7 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
             num_draws = tf.cast(tf.shape(logits)[1] - 1, logits.dtype)
             log_draws = tf.math.log(num_draws * candidate_sampling_probability)
         losses = tf.nn.softplus(
-            log_of_rest(logits, excluded, log_draws) - tf.gather(logits, own, batch_dims=1)
+            log_of_rest(logits, excluded, log_draws) - tf.gather(logits, columns, batch_dims=1)
         )
         if sample_weight is not None:
             losses *= sample_weight

@@ -35,14 +35,14 @@ def fit(
         excluded: [Q, C] bool, columns that are not negatives, such as the clicked ad.
         log_expected_draws: [C] float32; zeros if the columns are all ads.
     """
-    every = tf.concat([own_scores[:, None], scores], axis=1)
+    all_scores = tf.concat([own_scores[:, None], scores], axis=1)
     offset = tf.where(excluded, task.EXCLUDED, -log_expected_draws)
     offset = tf.concat([tf.zeros_like(own_scores)[:, None], offset], axis=1)
     low, high = -tf.math.log(MAX_TEMPERATURE), -tf.math.log(MIN_TEMPERATURE)
     for _ in tf.range(_STEPS):
         middle = (low + high) / 2
-        weights = tf.nn.softmax(tf.exp(middle) * every + offset, axis=1)
-        slope = tf.reduce_mean(tf.reduce_sum(weights * every, axis=1) - own_scores)
+        weights = tf.nn.softmax(tf.exp(middle) * all_scores + offset, axis=1)
+        slope = tf.reduce_mean(tf.reduce_sum(weights * all_scores, axis=1) - own_scores)
         low, high = tf.where(slope < 0, middle, low), tf.where(slope < 0, high, middle)
     return tf.exp(-(low + high) / 2)
 

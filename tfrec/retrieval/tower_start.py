@@ -32,8 +32,8 @@ def copy_initial_weights(query_tower: towers.Tower, ad_tower: towers.Tower) -> N
     readers = query_tower.ad_readers
     if not readers:
         return
-    for own, other in zip(query_tower.later_layers, ad_tower.later_layers, strict=True):
-        own.set_weights(other.get_weights())
+    for query_layer, ad_layer in zip(query_tower.later_layers, ad_tower.later_layers, strict=True):
+        query_layer.set_weights(ad_layer.get_weights())
     ad_kernel = ad_tower.input_layer.kernel.numpy()  # [Fa E, H]
     kernel = query_tower.input_layer.kernel.numpy()  # [F E, H]
     for index, reader in readers:

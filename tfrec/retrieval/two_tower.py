@@ -152,14 +152,14 @@ def exact_top_k(
     for first_ad, first in terminal.with_progress(steps, "exact search", "batches"):
         if not first:
             ads = tf.constant(ad_embeddings[order[first_ad : first_ad + ads_at_once]])
-        own = slice(first, first + batch_size)
-        scores = tf.matmul(query_embeddings[own], ads, transpose_b=True).numpy()
+        part = slice(first, first + batch_size)
+        scores = tf.matmul(query_embeddings[part], ads, transpose_b=True).numpy()
         piece_top = _largest(scores, min(k, scores.shape[1]))
-        scores = np.concatenate([best[own], np.take_along_axis(scores, piece_top, 1)], axis=1)
-        positions = np.concatenate([found[own], piece_top + first_ad], axis=1)
+        scores = np.concatenate([best[part], np.take_along_axis(scores, piece_top, 1)], axis=1)
+        positions = np.concatenate([found[part], piece_top + first_ad], axis=1)
         chosen = _largest(scores, k)
-        best[own] = np.take_along_axis(scores, chosen, axis=1)
-        found[own] = np.take_along_axis(positions, chosen, axis=1)
+        best[part] = np.take_along_axis(scores, chosen, axis=1)
+        found[part] = np.take_along_axis(positions, chosen, axis=1)
     ranked = np.argsort(-best, axis=1, kind="stable")
     return order[np.take_along_axis(found, ranked, axis=1)]
 

@@ -213,31 +213,34 @@ def check_callbacks(given: Sequence[tf.keras.callbacks.Callback]) -> None:
             saves whole models or weights in a format that cannot hold them, or takes backups.
     """
     kind = tf.keras.callbacks.Callback
-    if not isinstance(given, list | tuple) or not all(isinstance(own, kind) for own in given):
+    if not isinstance(given, list | tuple) or not all(isinstance(item, kind) for item in given):
         raise ValueError(
             f"callbacks: expected a list of tf.keras.callbacks.Callback objects, got {given!r}."
         )
-    for own in given:
-        if isinstance(own, _CALLBACKS_OF_ONE_RATE):
+    for callback in given:
+        if isinstance(callback, _CALLBACKS_OF_ONE_RATE):
             raise ValueError(
-                f"callbacks: {type(own).__name__} sets one learning rate; expected none that does, "
-                "because two optimizers have their own schedules. Leave it out, and set "
+                f"callbacks: {type(callback).__name__} sets one learning rate; expected none that "
+                "does, because two optimizers have their own schedules. Leave it out, and set "
                 "learning_rate and embedding_learning_rate in RankerConfig and RetrievalConfig."
             )
-        if isinstance(own, tf.keras.callbacks.ModelCheckpoint) and not own.save_weights_only:
+        if (
+            isinstance(callback, tf.keras.callbacks.ModelCheckpoint)
+            and not callback.save_weights_only
+        ):
             raise ValueError(
                 "callbacks: ModelCheckpoint saves the whole model, which Keras cannot save; "
                 "expected weights alone. Set save_weights_only=True."
             )
-        if isinstance(own, tf.keras.callbacks.ModelCheckpoint):
-            path = pathlib.Path(own.filepath)
+        if isinstance(callback, tf.keras.callbacks.ModelCheckpoint):
+            path = pathlib.Path(callback.filepath)
             if path.suffix in (".h5", ".hdf5", ".keras") and not path.match("*.weights.h5"):
                 raise ValueError(
                     f"callbacks: ModelCheckpoint writes {path}; expected a path that ends in "
                     ".weights.h5, or has no suffix, because Keras cannot write these weights in "
                     "the older format. Rename it."
                 )
-        if isinstance(own, tf.keras.callbacks.BackupAndRestore):
+        if isinstance(callback, tf.keras.callbacks.BackupAndRestore):
             raise ValueError(
                 "callbacks: BackupAndRestore takes backups; expected none that does, because the "
                 "training takes its own, and resumes from them. Leave it out."

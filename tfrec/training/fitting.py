@@ -151,8 +151,8 @@ def fit(
     if first is not None:
         with (
             strategy.scope(),
-            workers.directory_to_write(strategy, directory) as own,
-            tf.summary.create_file_writer(str(own / "tensorboard")).as_default(step=0),
+            workers.directory_to_write(strategy, directory) as output,
+            tf.summary.create_file_writer(str(output / "tensorboard")).as_default(step=0),
         ):
             optimizer = optimizers.dense_and_sparse(
                 model,
@@ -188,7 +188,7 @@ def fit(
                         lambda: workers.chief_value(strategy, validate()), examples_per_step
                     ),
                     tf.keras.callbacks.ModelCheckpoint(
-                        str(own / "best" / "weights"),
+                        str(output / "best" / "weights"),
                         save_best_only=True,
                         save_weights_only=True,
                         initial_value_threshold=threshold,
@@ -198,7 +198,7 @@ def fit(
                     callbacks.Summaries(),
                     *([callbacks.Progress(validated)] if progress else []),
                     *extra_callbacks,
-                    callbacks.HistoryFile(own / "history.json", history),
+                    callbacks.HistoryFile(output / "history.json", history),
                     tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: average.swap()),
                     # Keras has the other workers write to a directory that is deleted.
                     callbacks.BackupAndRestore(

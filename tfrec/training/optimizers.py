@@ -61,7 +61,8 @@ class AveragedAdam(tf.keras.optimizers.Adam):
         if not given or self.clipnorm is None:
             return super()._clip_gradients(grads)
         halved_squares = [
-            tf.nn.l2_loss(own.values if isinstance(own, tf.IndexedSlices) else own) for own in given
+            tf.nn.l2_loss(gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient)
+            for gradient in given
         ]
         limit = self.clipnorm**2 / 2.0
         scales = tf.unstack(tf.sqrt(limit / tf.maximum(tf.stack(halved_squares), limit)))
@@ -95,7 +96,10 @@ class AveragedAdam(tf.keras.optimizers.Adam):
             m=self._momentums[index].handle,
             v=self._velocities[index].handle,
             grad=gradient,
-            **{name: tf.cast(own, variable.dtype) for name, own in self._options_of_step.items()},
+            **{
+                name: tf.cast(value, variable.dtype)
+                for name, value in self._options_of_step.items()
+            },
         )
 
     def _update_model_variables_moving_average(self, var_list: Sequence[tf.Variable]) -> None:

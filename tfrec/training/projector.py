@@ -42,8 +42,8 @@ def choose_rows(clicks: np.ndarray, limit: int = MAX_ADS, seed: int = 1) -> np.n
     if len(order) <= limit:
         return order
     top = (limit + 1) // 2
-    others = np.random.default_rng(seed).choice(order[top:], limit - top, replace=False)
-    return np.concatenate([order[:top], others])
+    sampled = np.random.default_rng(seed).choice(order[top:], limit - top, replace=False)
+    return np.concatenate([order[:top], sampled])
 
 
 def metadata_of(catalog: reader.Catalog, rows: np.ndarray) -> pa.Table:
@@ -59,7 +59,7 @@ def metadata_of(catalog: reader.Catalog, rows: np.ndarray) -> pa.Table:
         shown_values = catalog.shown(rows)
         for name in shown_values[0] if shown_values else ():
             if name not in shown.column_names:
-                texts = ["" if own[name] is None else str(own[name]) for own in shown_values]
+                texts = ["" if ad[name] is None else str(ad[name]) for ad in shown_values]
                 shown = shown.append_column(name, pa.array(texts))
     names = {
         reader.AD_ID: "ad_id",

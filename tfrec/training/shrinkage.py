@@ -42,8 +42,8 @@ class ShrinkEmbeddings(tf.keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         counts = count_rows(self.model, self._schema, self._batches) if self._rows else {}
         self._kept = {
-            table: (own / (own + self._rows)).astype(np.float32)[:, None]
-            for table, own in counts.items()
+            table: (count / (count + self._rows)).astype(np.float32)[:, None]
+            for table, count in counts.items()
         }
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -83,6 +83,6 @@ def count_rows(
         ones = np.ones(len(batch["ad"]))
         weights = {"query": np.asarray(batch.get("list_lengths", ones)), "ad": ones}
         for side, part in counted:
-            for table, own in part.count(np.asarray(batch[side]), weights[side]).items():
-                totals[table] = totals.get(table, 0.0) + own
+            for table, count in part.count(np.asarray(batch[side]), weights[side]).items():
+                totals[table] = totals.get(table, 0.0) + count
     return totals

@@ -180,7 +180,7 @@ class StageModel(plugins.Plugin, tfrs.Model):
         number = self.distribute_strategy.num_replicas_in_sync
         loss = self.compute_loss(inputs, training=training)
         if layers.WHOLE in inputs:
-            return tf.add_n([loss, *(own / number for own in self.losses)])
+            return tf.add_n([loss, *(penalty / number for penalty in self.losses)])
         return tf.add_n([loss, *self.losses]) / number
 
     def _updated_metrics(self, own_part: tf.Tensor) -> dict[str, tf.Tensor]:

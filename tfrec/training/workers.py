@@ -155,10 +155,10 @@ def _lost_workers_named(addresses: list[str], index: int) -> Iterator[None]:
     try:
         yield
     except _LOST as error:
-        others = ", ".join(a for number, a in enumerate(addresses) if number != index)
+        peers = ", ".join(a for number, a in enumerate(addresses) if number != index)
         said = error.message.partition("\n")[0]  # the rest names nodes of the graph
         raise WorkerLostError(
-            f"Worker {index} lost another worker ({others}): it ended or cannot be reached "
+            f"Worker {index} lost another worker ({peers}): it ended or cannot be reached "
             f"({type(error).__name__}: {said}). See the output of that worker, and start all "
             "workers again with the same commands; training resumes from its last backup."
         ) from error
@@ -190,10 +190,10 @@ def gathered(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
     def gather() -> tf.Tensor:
         return tf.distribute.get_replica_context().all_gather(tf.constant(text), axis=0)
 
-    every = tf.function(lambda: strategy.run(gather), autograph=False)()
-    every = strategy.experimental_local_results(every)[0].numpy().astype(np.uint8).tobytes()
+    texts = tf.function(lambda: strategy.run(gather), autograph=False)()
+    texts = strategy.experimental_local_results(texts)[0].numpy().astype(np.uint8).tobytes()
     # A worker has a line of each of its devices.
-    lines = every.decode().splitlines()
+    lines = texts.decode().splitlines()
     return [json.loads(line) for line in lines[:: len(lines) // number]]
 
 
@@ -212,14 +212,14 @@ def check_same(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> N
     Raises:
         ValueError: A worker's values differ from the chief's.
     """
-    every = gathered(strategy, dict(values))
-    for worker, own in enumerate(every):
-        differing = [name for name in own if own[name] != every[0].get(name)]
-        if differing or set(own) != set(every[0]):
-            name = min(differing or set(own) ^ set(every[0]))
+    answers = gathered(strategy, dict(values))
+    for worker, answer in enumerate(answers):
+        differing = [name for name in answer if answer[name] != answers[0].get(name)]
+        if differing or set(answer) != set(answers[0]):
+            name = min(differing or set(answer) ^ set(answers[0]))
             raise ValueError(
-                f"Worker {worker} has {name} {own.get(name)!r}, and worker 0 has "
-                f"{every[0].get(name)!r}; expected the same on all workers. Start all of them "
+                f"Worker {worker} has {name} {answer.get(name)!r}, and worker 0 has "
+                f"{answers[0].get(name)!r}; expected the same on all workers. Start all of them "
                 "with the same flags, data set, version, and source of your own model."
             )
 
@@ -238,12 +238,12 @@ def check_shared(strategy: tf.distribute.Strategy, directory: pathlib.Path) -> N
         files.write_json(path, {"token": token})
     token = chief_value(strategy, token)
     seen = path.is_file() and json.loads(path.read_text())["token"] == token
-    every = gathered(strategy, seen)
+    answers = gathered(strategy, seen)
     if is_chief(strategy):
         path.unlink()
-    if not all(every):
+    if not all(answers):
         raise ValueError(
-            f"Worker {every.index(False)} does not see what worker 0 writes in "
+            f"Worker {answers.index(False)} does not see what worker 0 writes in "
             f"{directory.resolve()}; expected one work directory on a file system that all workers "
             "share, such as NFS, at the same path."
         )
@@ -281,7 +281,7 @@ def shared_out(
     if number == 1:
         return batches
 
-    def own(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    def input_shares(context: tf.distribute.InputContext) -> tf.data.Dataset:
         local = number // context.num_input_pipelines
         first = context.input_pipeline_id * local
 
@@ -294,4 +294,4 @@ def shared_out(
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         return cut.apply(endless).prefetch(tf.data.AUTOTUNE)
 
-    return strategy.distribute_datasets_from_function(own)
+    return strategy.distribute_datasets_from_function(input_shares)

@@ -38,7 +38,9 @@ def numbers_of_events(
     the latest for each kind.
     """
     schema = fitted.schema
-    own = encoding.history_columns(history, dict(encoding.columns(schema.query_fields))[history])
+    columns = encoding.history_columns(
+        history, dict(encoding.columns(schema.query_fields))[history]
+    )
     _, ad_columns = columns_of(fitted, history, ad_field)
     if schema.values_of(history) == ad_field:
         values = np.arange(fitted.cardinality(ad_field), dtype=np.int32)[:, None]
@@ -56,11 +58,11 @@ def numbers_of_events(
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
         weights, octaves_of_events = (
-            tf.gather(of, query[..., own.ages]) for of in (recent, octaves)
+            tf.gather(of, query[..., columns.ages]) for of in (recent, octaves)
         )
         kinds = [tf.ones_like(weights)]
-        if own.events is not None:
-            codes = query[..., own.events]
+        if columns.events is not None:
+            codes = query[..., columns.events]
             kinds = [
                 tf.cast(tf.equal(codes, 1 + EVENTS.index(kind)), tf.float32)
                 for kind in history.event
@@ -68,12 +70,12 @@ def numbers_of_events(
         counted = [kind * event_weight for kind in kinds for event_weight in (1.0, weights)]
         ages_of_events = [tf.where(kind > 0.0, octaves_of_events, _NEVER) for kind in kinds]
         numbers_of_kinds, latest = find(
-            tf.gather(values, query[..., own.values]),
+            tf.gather(values, query[..., columns.values]),
             counted,
             ages_of_events,
             ad[..., ad_columns],
         )
-        ages_of_kinds = [_ages(latest[..., own : own + 1]) for own in range(len(kinds))]
+        ages_of_kinds = [_ages(latest[..., k : k + 1]) for k in range(len(kinds))]
         return tf.concat([tf.math.log1p(numbers_of_kinds), *ages_of_kinds], axis=-1)
 
     return compare
@@ -94,8 +96,8 @@ def _events_of_a_value(
         ad_values: Value of the ad [..., 1].
     """
     equal = tf.equal(listed[..., 0], ad_values) & (listed[..., 0] > 0)  # [..., L]
-    sums = [tf.reduce_sum(tf.where(equal, own, 0.0), axis=-1) for own in counted]
-    latest = [tf.reduce_min(tf.where(equal, own, _NEVER), axis=-1) for own in octaves]
+    sums = [tf.reduce_sum(tf.where(equal, number, 0.0), axis=-1) for number in counted]
+    latest = [tf.reduce_min(tf.where(equal, age, _NEVER), axis=-1) for age in octaves]
     return tf.stack(sums, axis=-1), tf.stack(latest, axis=-1)
 
 
@@ -139,8 +141,8 @@ def _events_of_a_list(
     latest = tf.reduce_min(by_value(octaves, tf.math.unsorted_segment_min), axis=-2)
     shape = tf.shape(ad_values)[:-1]
     means, latest = (
-        tf.reshape(own, tf.concat([shape, [own.shape[-1]]], axis=0))
-        for own in (sums / tf.maximum(num_values, 1.0), latest)
+        tf.reshape(numbers, tf.concat([shape, [numbers.shape[-1]]], axis=0))
+        for numbers in (sums / tf.maximum(num_values, 1.0), latest)
     )
     return means, latest
 

@@ -88,9 +88,9 @@ def _history_pairs(data_set: reader.DataSet, ties: histories.Ties) -> list[value
         if listed is not None and not (history.of == AD and data_set.negatives_are_new_to_users):
             pairs.append((history, listed))
         for kind in ("categorical", "categorical_list") if history.name in ties else ():
-            for own in histories.find_property_fields(fitted, history, kind):
-                if own.kind == "categorical" or fitted.cardinality(own) <= _MAX_VALUES_OF_LISTS:
-                    pairs.append((history, own))
+            for field in histories.find_property_fields(fitted, history, kind):
+                if field.kind == "categorical" or fitted.cardinality(field) <= _MAX_VALUES_OF_LISTS:
+                    pairs.append((history, field))
     rows = dict.fromkeys(pairs, 0)
     compare = {pair: events.numbers_of_events(fitted, *pair, ties) for pair in pairs}
     num_read = 0

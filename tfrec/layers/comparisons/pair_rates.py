@@ -94,7 +94,7 @@ class LabeledRows:
 
     def last(self, max_rows: int) -> Self:
         """Returns the last rows."""
-        return type(self)(*(own[-max_rows:] for own in vars(self).values()))
+        return type(self)(*(array[-max_rows:] for array in vars(self).values()))
 
 
 class PairRates:
@@ -126,8 +126,8 @@ class PairRates:
                 tf.constant(distinct, tf.int64),
                 _counts(index, rows.labels, len(distinct)),
                 *(
-                    _counts(np.asarray(own), rows.labels, fitted.cardinality(field))
-                    for own, field in zip(values, fields, strict=True)
+                    _counts(np.asarray(ids), rows.labels, fitted.cardinality(field))
+                    for ids, field in zip(values, fields, strict=True)
                 ),
             )
 
@@ -179,15 +179,15 @@ def _with_expected(
     tables: _Tables, query_ids: tf.Tensor, ad_ids: tf.Tensor, clicks: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns what `PairRates.with_expected` returns, of ids [...] of values."""
-    wanted = _numbers(tables.known, tf.shape(tables.ad_counts, tf.int64)[0], query_ids, ad_ids)
-    index = tf.reshape(tf.searchsorted(tables.pairs, tf.reshape(wanted, [-1])), tf.shape(wanted))
-    is_found = tf.equal(tf.gather(tables.pairs, index), wanted) & (wanted != _UNKNOWN)
+    keys = _numbers(tables.known, tf.shape(tables.ad_counts, tf.int64)[0], query_ids, ad_ids)
+    index = tf.reshape(tf.searchsorted(tables.pairs, tf.reshape(keys, [-1])), tf.shape(keys))
+    is_found = tf.equal(tf.gather(tables.pairs, index), keys) & (keys != _UNKNOWN)
     pair = tf.where(is_found[..., None], tf.gather(tables.pair_counts, index), 0.0)
     values = [tf.gather(tables.query_counts, query_ids), tf.gather(tables.ad_counts, ad_ids)]
     if clicks is not None:
         is_known = ~tf.math.is_nan(clicks)
-        own = tf.stack([tf.where(is_known, clicks, 0.0), tf.cast(is_known, tf.float32)], -1)
-        pair, *values = (tf.nn.relu(counts - own) for counts in (pair, *values))
+        row_counts = tf.stack([tf.where(is_known, clicks, 0.0), tf.cast(is_known, tf.float32)], -1)
+        pair, *values = (tf.nn.relu(counts - row_counts) for counts in (pair, *values))
     expected = tables.logit
     for counts in values:
         expected += _log_odds(counts, tables.logit, _ROWS_OF_VALUE) - tables.logit
@@ -274,7 +274,7 @@ def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
     chosen: list[FieldPair] = []
     known: _Features = (np.empty((len(labels[0]), 0)), np.empty((len(labels[1]), 0)))
     while candidates and len(chosen) < _MAX_PAIRS:
-        gains = {pair: _gain(known, own, labels) for pair, own in candidates.items()}
+        gains = {pair: _gain(known, features, labels) for pair, features in candidates.items()}
         best = max(gains, key=lambda pair: gains[pair])
         if gains[best] < _MIN_GAIN:
             break
@@ -307,16 +307,16 @@ def _features(rates: PairRates, rows: LabeledRows, clicks: np.ndarray) -> np.nda
     return np.column_stack(_traced_with_expected(rates.tables, *values, clicks))
 
 
-def _joined(known: _Features, own: _Features) -> _Features:
-    training, held_out = (np.hstack(sides) for sides in zip(known, own, strict=True))
+def _joined(known: _Features, added: _Features) -> _Features:
+    training, held_out = (np.hstack(sides) for sides in zip(known, added, strict=True))
     return training, held_out
 
 
-def _gain(known: _Features, own: _Features, labels: tuple[np.ndarray, np.ndarray]) -> float:
+def _gain(known: _Features, added: _Features, labels: tuple[np.ndarray, np.ndarray]) -> float:
     """Returns the part of the held-out log loss that a pair saves; 0 if it may be chance."""
-    expected = _joined(known, (own[0][:, :1], own[1][:, :1]))
+    expected = _joined(known, (added[0][:, :1], added[1][:, :1]))
     without, with_pair = (
-        _held_out_losses(features, labels) for features in (expected, _joined(known, own))
+        _held_out_losses(features, labels) for features in (expected, _joined(known, added))
     )
     saved = without - with_pair
     if saved.mean() < _MIN_ERRORS * saved.std() / math.sqrt(len(saved)):
@@ -326,7 +326,7 @@ def _gain(known: _Features, own: _Features, labels: tuple[np.ndarray, np.ndarray
 
 def _held_out_losses(features: _Features, labels: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Returns losses [N] of held-out rows by a logistic regression of training rows."""
-    training, held_out = (np.hstack([own, np.ones((len(own), 1))]) for own in features)
+    training, held_out = (np.hstack([matrix, np.ones((len(matrix), 1))]) for matrix in features)
     weights = np.zeros(training.shape[1])
     for _ in range(_STEPS):  # Newton's method
         p = scipy.special.expit(training @ weights)
@@ -340,8 +340,8 @@ def _held_out_losses(features: _Features, labels: tuple[np.ndarray, np.ndarray])
 def _log_odds(counts: tf.Tensor, expected: tf.Tensor | float, num_rows: float) -> tf.Tensor:
     """Returns the log odds of counts [..., 2] of clicks and rows, shrunken to the expected ones."""
     clicks = counts[..., 0] + num_rows * tf.sigmoid(expected)
-    others = counts[..., 1] - counts[..., 0] + num_rows * tf.sigmoid(-expected)
-    return tf.math.log(clicks / others)
+    non_clicks = counts[..., 1] - counts[..., 0] + num_rows * tf.sigmoid(-expected)
+    return tf.math.log(clicks / non_clicks)
 
 
 def _counts(values: np.ndarray, clicks: np.ndarray, size: int) -> tf.Tensor:
