@@ -82,12 +82,12 @@ def _new_ads(train: np.ndarray, split: split_counts.SplitCounts, sampled: bool) 
     If requests have sampled negatives, which are not in the log, only clicked ads are counted.
     """
     new = train == 0
-    own = split.ad_clicks if sampled else split.ad_impressions
+    ad_counts = split.ad_clicks if sampled else split.ad_impressions
     return model.NewAds(
         counted="clicks" if sampled else "impressions",
-        ads=int((new & (own > 0)).sum()),
-        of_ads=int((own > 0).sum()),
-        share=statistics.share(int(own[new].sum()), int(own.sum())),
+        ads=int((new & (ad_counts > 0)).sum()),
+        of_ads=int((ad_counts > 0).sum()),
+        share=statistics.share(int(ad_counts[new].sum()), int(ad_counts.sum())),
         share_of_clicks=statistics.share(
             int(split.ad_clicks[new].sum()), int(split.ad_clicks.sum())
         ),

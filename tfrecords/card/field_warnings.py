@@ -201,8 +201,8 @@ def _written_twice(card: model.DataCard) -> Found:
     if card.ads.written_twice is not None and are_fields.isdisjoint(card.log_schema.ad_key):
         found["the ad key"] = card.ads.written_twice
     named = [
-        f"{name} ({own.count:,}, such as {own.example} and {own.other})"
-        for name, own in found.items()
+        f"{name} ({duplicates.count:,}, such as {duplicates.example} and {duplicates.other})"
+        for name, duplicates in found.items()
     ]
     if named:
         yield model.warning(

@@ -46,8 +46,8 @@ def describe(path: pathlib.Path, lines: int) -> model.RejectedRows:
         share=statistics.share(count, lines),
         distinct_reasons=len(reasons),
         reasons=[
-            model.RejectedReason(reason=reason, count=own)
-            for reason, own in reasons.most_common(_REASONS)
+            model.RejectedReason(reason=reason, count=num_rows)
+            for reason, num_rows in reasons.most_common(_REASONS)
         ],
         examples=examples,
     )

@@ -39,7 +39,7 @@ def render_text(card: model.DataCard) -> str:
         tables.new_ad_table(card),
         _rejected(card.rejected),
         *([tables.reason_table(card)] if card.rejected.count else []),
-        "\n".join(f"{own.file}, line {own.line}: {own.reason}" for own in card.rejected.examples),
+        "\n".join(f"{row.file}, line {row.line}: {row.reason}" for row in card.rejected.examples),
     ]
     return "\n\n".join(
         terminal.text_table(part.head, part.rows, (0, *part.left))
@@ -55,12 +55,12 @@ def render_warnings(warnings: Iterable[model.CardWarning]) -> str:
     marks = {"warning": "! ", "note": "- "}
     return "\n".join(
         textwrap.fill(
-            f"{own.text} {own.action}",
+            f"{warning.text} {warning.action}",
             _WIDTH,
-            initial_indent=marks[own.level],
+            initial_indent=marks[warning.level],
             subsequent_indent="  ",
         )
-        for own in warnings
+        for warning in warnings
     )
 
 

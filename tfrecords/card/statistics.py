@@ -36,7 +36,9 @@ def summarize(
     """Describes a field; `num_distinct` is None for a numeric one."""
     ids = {split: counted.ids[field.name] for split, counted in counts.items()}
     train, is_query = ids["train"], field.side == "query"
-    units = {split: own.requests if is_query else own.rows for split, own in counts.items()}
+    units = {
+        split: counted.requests if is_query else counted.rows for split, counted in counts.items()
+    }
     summary = model.FieldSummary(
         name=field.name,
         column=field.source,
@@ -44,11 +46,13 @@ def summarize(
         kind=field.kind,
         is_computed=field.is_computed,
         unit="request" if is_query else "impression",
-        missing={split: share(int(own[0]), units[split]) for split, own in ids.items()},
+        missing={split: share(int(id_counts[0]), units[split]) for split, id_counts in ids.items()},
         constant=int((train > 0).sum()) <= 1,
         largest_share=share(int(train.max()), int(train.sum())),
         drift=drift(groups(fitted, field, train), ids),
-        click_auc=click_auc({split: own.clicks[field.name] for split, own in counts.items()}),
+        click_auc=click_auc(
+            {split: counted.clicks[field.name] for split, counted in counts.items()}
+        ),
     )
     if field.is_vector:
         summary.constant, summary.largest_share = not train[1], None
@@ -57,8 +61,8 @@ def summarize(
         statistics = fitted.statistics[field.name]
         summary.boundaries = [statistics.boundaries[index] for index in statistics.coarse]
         coarse = statistics.coarse_buckets()
-        rows = {split: np.bincount(coarse, own)[1:] for split, own in ids.items()}
-        summary.buckets = {split: (own / max(own.sum(), 1)).tolist() for split, own in rows.items()}
+        rows = {split: np.bincount(coarse, id_counts)[1:] for split, id_counts in ids.items()}
+        summary.buckets = {split: (n / max(n.sum(), 1)).tolist() for split, n in rows.items()}
         summary.quantiles = _quantiles(train[1:], statistics.boundaries)
         return summary
     vocabulary = fitted.statistics[field.name].vocabulary
@@ -67,8 +71,8 @@ def summarize(
     has_others = bool(train[1 + len(vocabulary) :].any())
     summary.distinct = num_distinct if has_others else len(vocabulary)
     summary.out_of_vocabulary = {
-        split: share(int(own[1 + len(vocabulary) :].sum()), int(own[1:].sum()))
-        for split, own in ids.items()
+        split: share(int(id_counts[1 + len(vocabulary) :].sum()), int(id_counts[1:].sum()))
+        for split, id_counts in ids.items()
     }
     summary.top = top_values(vocabulary, ids, field.is_list)
     if not field.is_computed:
@@ -76,7 +80,9 @@ def summarize(
         summary.written_twice = written_twice(values)
         summary.written_as_float = written_as_float(values)
     if field.is_list:
-        summary.value_lists = {s: own.value_lists[field.name].tolist() for s, own in counts.items()}
+        summary.value_lists = {
+            split: counted.value_lists[field.name].tolist() for split, counted in counts.items()
+        }
     return summary
 
 
@@ -188,7 +194,7 @@ def top_values(
     return [
         model.TopValue(
             value=vocabulary[index],
-            **{split: share(int(own[1 + index]), totals[split]) for split, own in ids.items()},
+            **{split: share(int(units[1 + index]), totals[split]) for split, units in ids.items()},
         )
         for index in order.tolist()
         if known[index]

@@ -13,9 +13,9 @@ def split_table(card: model.DataCard) -> pages.PageTable:
     head = ["", "rows", "requests", "mean ads", "median", "90 %", "99 %", "maximum", "one ad",
             "with a click", "sampled rows"]  # fmt: skip
     rows = []
-    for split, own in card.splits.items():
-        ads = own.list_lengths
-        sizes = [own.rows, own.requests]
+    for split, summary in card.splits.items():
+        ads = summary.list_lengths
+        sizes = [summary.rows, summary.requests]
         quantiles = [ads.median, ads.p90, ads.p99, ads.max]
         rows.append(
             [
@@ -23,8 +23,8 @@ def split_table(card: model.DataCard) -> pages.PageTable:
                 *map(pages.format_count, sizes),
                 pages.format_mean(ads.mean),
                 *map(pages.format_count, quantiles),
-                *map(pages.format_percent, [ads.one_ad, own.share_with_click]),
-                pages.format_count(own.sampled),
+                *map(pages.format_percent, [ads.one_ad, summary.share_with_click]),
+                pages.format_count(summary.sampled),
             ]
         )
     return pages.PageTable(head, rows)
@@ -36,9 +36,9 @@ def label_table(card: model.DataCard) -> pages.PageTable:
     rows = []
     for label in card.splits["train"].labels:
         for split, summary in card.splits.items():
-            own = summary.labels[label]
-            counts = [own.positive, own.known, own.missing]
-            shares = [pages.format_percent(own.rate), pages.format_decimal(own.mean)]
+            stats = summary.labels[label]
+            counts = [stats.positive, stats.known, stats.missing]
+            shares = [pages.format_percent(stats.rate), pages.format_decimal(stats.mean)]
             rows.append([f"{label}, {split}", *shares, *map(pages.format_count, counts)])
     return pages.PageTable(head, rows)
 
@@ -49,7 +49,7 @@ def field_table(card: model.DataCard) -> pages.PageTable:
             "OOV: train", "validation", "test", "PSI", "drift"]  # fmt: skip
     rows = []
     for field in card.fields:
-        shares = [own.get(s) for own in (field.missing, field.out_of_vocabulary) for s in SPLITS]
+        shares = [rate.get(s) for rate in (field.missing, field.out_of_vocabulary) for s in SPLITS]
         psi, level = field.drift.psi, field.drift.level
         rows.append(
             [
@@ -79,11 +79,11 @@ def new_ad_table(card: model.DataCard) -> pages.PageTable:
     rows = [
         [
             split,
-            f"{own.ads:,} of {own.of_ads:,}",
-            f"{pages.format_percent(own.share)} of {own.counted}",
-            pages.format_percent(own.share_of_clicks),
+            f"{new_ads.ads:,} of {new_ads.of_ads:,}",
+            f"{pages.format_percent(new_ads.share)} of {new_ads.counted}",
+            pages.format_percent(new_ads.share_of_clicks),
         ]
-        for split, own in card.ads.new.items()
+        for split, new_ads in card.ads.new.items()
     ]
     return pages.PageTable(
         ["never shown in training", "ads", "their share", "share of clicks"], rows
@@ -94,12 +94,12 @@ def shown_ad_table(card: model.DataCard) -> pages.PageTable:
     """Returns the ads with the most impressions."""
     rows = [
         [
-            own.ad_id,
-            *("–" if value is None else str(value)[:60] for value in own.show.values()),
-            f"{own.impressions:,}",
-            *map(pages.format_percent, [own.share, own.click_rate]),
+            ad.ad_id,
+            *("–" if value is None else str(value)[:60] for value in ad.show.values()),
+            f"{ad.impressions:,}",
+            *map(pages.format_percent, [ad.share, ad.click_rate]),
         ]
-        for own in card.ads.most_shown
+        for ad in card.ads.most_shown
     ]
     shown = list(card.ads.most_shown[0].show) if card.ads.most_shown else []
     names = ["most shown in training", *shown, "impressions", "share", "click rate"]
@@ -110,8 +110,8 @@ def reason_table(card: model.DataCard) -> pages.PageTable:
     """Returns the most common reasons for rejecting rows."""
     rejected = card.rejected
     rows = [
-        [f"{own.count:,}", pages.format_percent(own.count / rejected.count), own.reason]
-        for own in rejected.reasons
+        [f"{fault.count:,}", pages.format_percent(fault.count / rejected.count), fault.reason]
+        for fault in rejected.reasons
     ]
     return pages.PageTable(["rejected rows", "share", "reason"], rows, left=(2,))
 
@@ -119,6 +119,6 @@ def reason_table(card: model.DataCard) -> pages.PageTable:
 def rejected_row_table(card: model.DataCard) -> pages.PageTable:
     """Returns the first rejected rows."""
     rows = [
-        [f"{own.file}, line {own.line}", own.reason, own.text] for own in card.rejected.examples
+        [f"{row.file}, line {row.line}", row.reason, row.text] for row in card.rejected.examples
     ]
     return pages.PageTable(["line", "reason", "text"], rows, left=(1, 2), wide=(0, 1, 2))

@@ -52,7 +52,7 @@ def find(card: model.DataCard) -> list[model.CardWarning]:
         _time(card),
         field_warnings.find(card),
     )
-    return sorted(found, key=lambda own: own.level == "note")
+    return sorted(found, key=lambda warning: warning.level == "note")
 
 
 def _events(card: model.DataCard) -> Found:
@@ -140,14 +140,14 @@ def _clicks(card: model.DataCard) -> Found:
 
 def _labels(card: model.DataCard) -> Found:
     rows = {split: card.splits[split].labels for split in ("train", "validation")}
-    for label, own in rows["train"].items():
+    for label, train in rows["train"].items():
         held_out = rows["validation"][label]
         expected = label_counts.expect(
             label,
-            label_counts.LabelRows(own.known, own.positive),
+            label_counts.LabelRows(train.known, train.positive),
             label_counts.LabelRows(held_out.known, held_out.positive),
         )
-        if expected is not None and own.known:
+        if expected is not None and train.known:
             yield model.warning(expected.text, expected.action)
     if after := card.data.rows_after_end_of_log:
         yield model.warning(
@@ -164,29 +164,29 @@ def _labels(card: model.DataCard) -> Found:
             "Rates over time are computed from the log, without late engagements.",
         )
     for split, summary in card.splits.items():
-        for label, own in summary.labels.items():
+        for label, labels in summary.labels.items():
             if not summary.rows:
                 continue
-            if not own.known:
+            if not labels.known:
                 yield model.warning(
                     f"The {split} split has no {label} labels.",
                     f"{label.capitalize()} can be neither learned nor measured there: use another "
                     "split, such as --split=time, so that each part has labeled rows.",
                 )
-            elif own.missing and split == "train" and _has_only_clicks(summary, label):
+            elif labels.missing and split == "train" and _has_only_clicks(summary, label):
                 yield model.warning(
                     f"Only clicked {split} rows have {label} labels; unclicked rows lack them.",
                     "A missing label is unknown, so predictions will be rates of clicked rows, "
                     f"which are too high for impressions. Write 0 as the {label} of unclicked rows "
                     "and convert again.",
                 )
-            elif own.missing:
+            elif labels.missing:
                 yield model.note(
-                    f"{pages.format_percent(own.missing / summary.rows)} of the {split} "
+                    f"{pages.format_percent(labels.missing / summary.rows)} of the {split} "
                     f"rows lack {label}.",
                     f"These rows are excluded from the loss and the metrics of {label}.",
                 )
-            elif label != "click" and split != "train" and not own.positive:
+            elif label != "click" and split != "train" and not labels.positive:
                 yield model.warning(
                     f"{label} is never above 0 in the {split} split.",
                     f"Check the {label} column of the schema, or remove it; the release then has "
@@ -271,7 +271,7 @@ def _lists(card: model.DataCard) -> Found:
 
 def _rate_of_new_ads(card: model.DataCard) -> str:
     """Returns the advice to add the click rate of the ad, if the log allows it and lacks it."""
-    schema, sampled = card.log_schema, any(own.sampled for own in card.splits.values())
+    schema, sampled = card.log_schema, any(split.sampled for split in card.splits.values())
     if not schema.time or schema.click is None or sampled:
         return ""
     if any(field.of == AD for field in schema.rates):

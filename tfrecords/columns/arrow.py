@@ -86,7 +86,7 @@ def filtered_lists(lists: pa.ListArray, values: pa.Array, kept: pa.Array) -> pa.
 
 def shown_texts(table: pa.Table, names: Sequence[str]) -> pa.Array:
     """Returns columns to show as JSON objects [B]; columns that the table lacks are null."""
-    own = [name for name in names if name in table.column_names]
-    rows = table.select(own).to_pylist() if own else [{}] * table.num_rows
+    present = [name for name in names if name in table.column_names]
+    rows = table.select(present).to_pylist() if present else [{}] * table.num_rows
     texts = [shown_text({name: row.get(name) for name in names}) for row in rows]
     return pa.array(texts, pa.large_string())

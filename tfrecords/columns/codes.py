@@ -78,10 +78,11 @@ def coded_keys(table: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, Strin
     codes, strings = coded[0][0].to_numpy(), coded[0][1]
     if len(coded) == 1:
         return codes, strings
-    columns = [(own.to_numpy(), len(values)) for own, values in coded]
+    columns = [(row_codes.to_numpy(), len(values)) for row_codes, values in coded]
     codes, distinct = _combined(columns)
     parts = [
-        values.values.take(pa.array(own)) for own, (_, values) in zip(distinct, coded, strict=True)
+        values.values.take(pa.array(indices))
+        for indices, (_, values) in zip(distinct, coded, strict=True)
     ]
     for special in ("\\", "|"):
         parts = [pc.replace_substring(part, special, f"\\{special}") for part in parts]
@@ -98,8 +99,8 @@ def _combined(coded: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, list
     for codes, count in coded[1:]:
         encoded = pa.array(joint * max(count, 1) + codes).dictionary_encode()
         pairs, joint = encoded.dictionary.to_numpy(), encoded.indices.to_numpy().astype(np.int64)
-        before, own = np.divmod(pairs, max(count, 1))
-        distinct = [*(values[before] for values in distinct), own]
+        before, current = np.divmod(pairs, max(count, 1))
+        distinct = [*(values[before] for values in distinct), current]
     return joint, distinct
 
 
@@ -171,9 +172,9 @@ def first_seen(chunks: Iterable[Strings]) -> Iterator[Strings]:
     known = np.empty(0, np.int64)
     for strings in chunks:
         new = np.flatnonzero(~np.isin(strings.fingerprints, known))
-        own = Strings(strings.values.take(pa.array(new)), strings.fingerprints[new])
-        known = np.union1d(known, own.fingerprints)
-        yield own
+        new_strings = Strings(strings.values.take(pa.array(new)), strings.fingerprints[new])
+        known = np.union1d(known, new_strings.fingerprints)
+        yield new_strings
 
 
 def last_rows(codes: np.ndarray, count: int) -> np.ndarray:

@@ -49,8 +49,8 @@ def rows_by_key(
     differs = np.zeros(len(repeated), bool)
     compared = pa.array(np.concatenate([repeated, counted[repeated]]))
     for name in names if len(repeated) else ():
-        own, last_values = np.split(_coded(table[name].take(compared)), 2)
-        differs |= own != last_values
+        earlier_values, last_values = np.split(_coded(table[name].take(compared)), 2)
+        differs |= earlier_values != last_values
     kept = np.flatnonzero((last >= 0) & ~is_missing)
     values = keys.values.take(pa.array(kept))
     found = records.TableKeys(

@@ -82,7 +82,7 @@ def _vectors_of_texts(field: Field, texts: pa.Array) -> tuple[pa.Array, list[str
                 f"empty, got {text[:_MAX_SHOWN]!r}"
             )
     values, found = _vectors(field, pa.array(parts, pa.list_(pa.float64())))
-    return values, [own or other for own, other in zip(reasons, found, strict=True)]
+    return values, [reason or fault for reason, fault in zip(reasons, found, strict=True)]
 
 
 def _number(text: str | None) -> float:

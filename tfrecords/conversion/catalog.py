@@ -170,15 +170,15 @@ def with_rates(
     Models are evaluated with the measured rates; releases have the others.
     """
     table = ads.table
-    for own in rates:
+    for rate in rates:
         values = ads.fingerprints
-        if own.field.of != OF_AD:
-            texts = pc.fill_null(table[own.field.of], "").combine_chunks()
+        if rate.field.of != OF_AD:
+            texts = pc.fill_null(table[rate.field.of], "").combine_chunks()
             values = with_fingerprints(texts).fingerprints
         for prefix, time in (("", measured), (reader.RELEASED, released)):
-            found = own.at(values, np.full(len(values), time))
+            found = rate.at(values, np.full(len(values), time))
             numbers = pa.array(found, pa.float64(), from_pandas=True)
-            table = table.append_column(prefix + own.field.name, numbers)
+            table = table.append_column(prefix + rate.field.name, numbers)
     return dataclasses.replace(ads, table=table)
 
 
@@ -215,13 +215,13 @@ def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
     rows = ads.rows.find(fingerprints)
     table = ads.table
     if shown:
-        own = table[SHOWN].to_pylist()
+        texts = table[SHOWN].to_pylist()
         for row, text in zip(rows.tolist(), more[SHOWN].to_pylist(), strict=True):
             if row >= 0:
                 values = json.loads(text)
-                own[row] = shown_text({**json.loads(own[row]), **{n: values[n] for n in shown}})
+                texts[row] = shown_text({**json.loads(texts[row]), **{n: values[n] for n in shown}})
         at = table.column_names.index(SHOWN)
-        table = table.set_column(at, SHOWN, pa.array(own, pa.large_string()))
+        table = table.set_column(at, SHOWN, pa.array(texts, pa.large_string()))
     is_unmatched = np.ones(len(ads), bool)
     is_unmatched[rows[rows >= 0]] = False
     unmatched = ads.table[reader.AD_ID].filter(pa.array(is_unmatched))

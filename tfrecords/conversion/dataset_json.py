@@ -43,8 +43,8 @@ def describe_split(shards: Sequence[records.ShardDescription]) -> records.SplitD
 
 def add(counts: Sequence[dict[str, Number]]) -> dict[str, Number]:
     """Adds numbers by name."""
-    names = dict.fromkeys(name for own in counts for name in own)
-    return {name: sum(own.get(name, 0) for own in counts) for name in names}
+    names = dict.fromkeys(name for numbers in counts for name in numbers)
+    return {name: sum(numbers.get(name, 0) for numbers in counts) for name in names}
 
 
 def sample_requests(
@@ -62,14 +62,14 @@ def sample_requests(
     first_rows = requests.first_rows()[held_out]
     logged = [field for field in schema.query_fields if field.kind != "history"]
     samples: list[dict[str, Any]] = []
-    for chunk, indices, own in parsed_rows.by_chunk(first_rows, chunk_ends):
+    for chunk, indices, places in parsed_rows.by_chunk(first_rows, chunk_ends):
         rows = load(chunk)
-        found: list[dict[str, Any]] = [{} for _ in own]
+        found: list[dict[str, Any]] = [{} for _ in places]
         if logged:
-            found = pa.table({field.name: rows.raw(field, own) for field in logged}).to_pylist()
+            found = pa.table({field.name: rows.raw(field, places) for field in logged}).to_pylist()
         if schema.histories:
-            listed = more(held_out[indices], rows.array(parsed_rows.USER)[own])
-            found = [{**one, **two} for one, two in zip(found, listed, strict=True)]
+            listed = more(held_out[indices], rows.array(parsed_rows.USER)[places])
+            found = [{**raw, **histories} for raw, histories in zip(found, listed, strict=True)]
         samples += found
     return [{k: _plain(v) for k, v in sample.items()} for sample in samples]
 

@@ -143,18 +143,18 @@ def join(
     kept = (kinds == first) | (unmatched if not events.view else False)
     labels, late, first_times = {}, {}, {}
     for code, label in enumerate(KINDS[1:], 1):
-        own = kinds == code
+        selected = kinds == code
         if keep_times:
-            at = np.where(kept & own, times, np.inf)
-            np.minimum.at(at, latest[found & own], times[found & own])
+            at = np.where(kept & selected, times, np.inf)
+            np.minimum.at(at, latest[found & selected], times[found & selected])
             first_times[label] = at
         if label == "click":
-            own = kinds >= code  # Each later kind is a click, too.
+            selected = kinds >= code  # Each later kind is a click, too.
         labels[label] = np.zeros(len(order), np.uint8)
-        labels[label][latest[found & own]] = 1
-        labels[label][kept & own] = 1
+        labels[label][latest[found & selected]] = 1
+        labels[label][kept & selected] = 1
         if has_times and code != first:
-            measured = _late_labels(times, kept, latest, found & own, rows.units_per_second)
+            measured = _late_labels(times, kept, latest, found & selected, rows.units_per_second)
             if measured is not None:
                 late[label] = measured
     if rows.revenue is not None:
@@ -165,7 +165,7 @@ def join(
         amounts = rows.revenue[order][counted].astype(np.float64)
         size = len(order)
         paid, known = (
-            np.bincount(own, minlength=size) for own in (owner, owner[~np.isnan(amounts)])
+            np.bincount(owners, minlength=size) for owners in (owner, owner[~np.isnan(amounts)])
         )
         # Without amounts, `bincount` counts in integers, which have no NaN.
         revenue = np.bincount(owner, np.nan_to_num(amounts), size).astype(np.float64)
@@ -179,8 +179,8 @@ def join(
 
     return JoinedEvents(
         in_log(kept),
-        {label: in_log(own) for label, own in labels.items()},
-        {label: in_log(own) for label, own in first_times.items()},
+        {label: in_log(column) for label, column in labels.items()},
+        {label: in_log(column) for label, column in first_times.items()},
         int(found.sum()),
         int(unmatched.sum()) if events.view else 0,
         num_repeated,
@@ -189,7 +189,7 @@ def join(
 
 
 def _late_labels(
-    times: np.ndarray, is_first: np.ndarray, latest: np.ndarray, own: np.ndarray, units: float
+    times: np.ndarray, is_first: np.ndarray, latest: np.ndarray, selected: np.ndarray, units: float
 ) -> records.LateLabels | None:
     """Measures how late a label comes; None without enough events.
 
@@ -197,11 +197,11 @@ def _late_labels(
         times: Times of the rows [L], as logged.
         is_first: Whether a row is an impression [L].
         latest: Index of the impression of each row [L].
-        own: Rows that give the label to their impression [L].
+        selected: Rows that give the label to their impression [L].
         units: Units of the times in a second.
     """
     delays = np.full(len(times), np.inf)
-    np.minimum.at(delays, latest[own], times[own] - times[latest[own]])
+    np.minimum.at(delays, latest[selected], times[selected] - times[latest[selected]])
     known = delays[np.isfinite(delays)]
     if len(known) < _MIN_DELAYS:
         return None
@@ -214,13 +214,13 @@ def _late_labels(
 def _repeated(rows: EventRows, order: np.ndarray) -> np.ndarray:
     """Returns which rows [L] repeat an earlier one, in the order [L] of key, time, kind and log."""
     columns = [rows.kinds, rows.times, rows.keys]
-    same = _are_same(columns, order)
-    if rows.revenue is not None and same.any():
+    repeats = _are_same(columns, order)
+    if rows.revenue is not None and repeats.any():
         columns.insert(0, rows.revenue.view(np.uint32))  # As bits, NaN equals NaN.
         order = np.lexsort(columns)
-        same = _are_same(columns, order)
+        repeats = _are_same(columns, order)
     repeated = np.zeros(len(order), bool)
-    repeated[order[1:]] = same
+    repeated[order[1:]] = repeats
     return repeated
 
 

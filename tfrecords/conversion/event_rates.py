@@ -150,7 +150,9 @@ def write(
 def load(field: Field, directory: pathlib.Path) -> EventRates:
     """Memory-maps the files of `write`."""
     histories = _histories(field)
-    loaded = {name: user_events.load(own, directory / name) for name, own in histories.items()}
+    loaded = {
+        name: user_events.load(history, directory / name) for name, history in histories.items()
+    }
     if field.is_age:
         return EventRates(field, loaded[_IMPRESSIONS], None, 1.0)
     overall = json.loads((directory / _OVERALL).read_text())["rate"]

@@ -93,13 +93,13 @@ def fit(
     def fit_field(field: Field) -> tuple[encoding.FieldStatistics, int]:
         if field.is_vector:
             return encoding.FieldStatistics(), 0
-        own = [counts(chunk, field.name) for chunk in chunks]
+        field_counts = [counts(chunk, field.name) for chunk in chunks]
         if field.kind == "numeric":
-            values = np.concatenate([*own, np.empty(0, np.float32)])
+            values = np.concatenate([*field_counts, np.empty(0, np.float32)])
             return fit_numbers(values, field.num_buckets), 0
         distinct = [strings(chunk, strings_of(field)) for chunk in chunks]
         words, num_distinct = vocabulary(
-            [(values.fingerprints, c) for values, c in zip(distinct, own, strict=True)],
+            [(values.fingerprints, c) for values, c in zip(distinct, field_counts, strict=True)],
             lambda chunk, indices: distinct[chunk].values.take(indices),
             field.min_count,
             field.max_vocabulary_size,
@@ -109,7 +109,7 @@ def fit(
     fields = encoding.fields_with_statistics(schema)
     fitted = list(workspace.in_threads(fit_field, fields, workers))
     names = [field.name for field in fields]
-    statistics = {name: own for name, (own, _) in zip(names, fitted, strict=True)}
+    statistics = {name: stats for name, (stats, _) in zip(names, fitted, strict=True)}
     num_distinct = {
         field.name: count
         for field, (_, count) in zip(fields, fitted, strict=True)
@@ -132,8 +132,8 @@ def count_values(parts: Sequence[ValueCounts], max_at_once: int) -> Iterator[pa.
         tables = []
         for chunk, (values, counts) in enumerate(parts):
             rows = np.flatnonzero((counts > 0) & (values >= low) & (values < high))
-            own = {"fingerprint": values[rows], "count": counts[rows].astype(np.int64)}
-            tables.append(pa.table({**own, "chunk": np.full(len(rows), chunk)}))
+            in_range = {"fingerprint": values[rows], "count": counts[rows].astype(np.int64)}
+            tables.append(pa.table({**in_range, "chunk": np.full(len(rows), chunk)}))
         grouped = pa.concat_tables(tables).group_by("fingerprint", use_threads=False)
         summed = grouped.aggregate([("count", "sum"), ("chunk", "min")])
         yield summed.rename_columns({"count_sum": "count", "chunk_min": "chunk"})
@@ -169,9 +169,9 @@ def vocabulary(
     best = pa.concat_tables(kept).sort_by(order).slice(0, max_size)
     chosen = []
     for chunk in pc.unique(best["chunk"]).to_pylist():
-        own = best.filter(pc.field("chunk") == chunk)
-        indices = pc.index_in(own["fingerprint"], pa.array(parts[chunk][0])).combine_chunks()
-        chosen.append(pa.table({"value": strings(chunk, indices), "count": own["count"]}))
+        words = best.filter(pc.field("chunk") == chunk)
+        indices = pc.index_in(words["fingerprint"], pa.array(parts[chunk][0])).combine_chunks()
+        chosen.append(pa.table({"value": strings(chunk, indices), "count": words["count"]}))
     if not chosen:
         return (), num_distinct
     table = pa.concat_tables(chosen).sort_by([("count", "descending"), ("value", "ascending")])

@@ -65,16 +65,16 @@ class NegativeSampler:
         self._num_ads = len(next(iter(catalog.values())))
         keys = columns.hashes_of_pairs(log.users, log.ad_rows)
         so_far = [log.split <= index for index in range(len(SPLITS))]
-        clicked = [log.clicked & own for own in so_far]
-        self._known = [np.unique(keys[own]) for own in clicked]
+        clicked = [log.clicked & logged for logged in so_far]
+        self._known = [np.unique(keys[is_clicked]) for is_clicked in clicked]
         num_clicks = np.count_nonzero(clicked[0])
         num_repeated = num_clicks - len(self._known[0])
         self.users_return = bool(num_repeated > label_counts.RETURNING_SHARE * num_clicks)
         if self.users_return:
             self._known = [keys[:0]] * len(SPLITS)
-        self._pool = [np.unique(log.ad_rows[own]) for own in clicked]
+        self._pool = [np.unique(log.ad_rows[is_clicked]) for is_clicked in clicked]
         if log.ad_features is not None:
-            self._history = [_History(log, own) for own in so_far]
+            self._history = [_History(log, logged) for logged in so_far]
 
     def extend(
         self, requests: records.Packed, rows: np.ndarray, split: int, seed: tuple[int, ...]
@@ -141,14 +141,14 @@ class NegativeSampler:
             if not len(left) or not len(pool):
                 break
             tried = pool[rng.integers(len(pool), size=len(left))]
-            own = self._in_request(owner[left], tried)
+            tried_keys = self._in_request(owner[left], tried)
             pairs = columns.hashes_of_pairs(users[left], tried)
-            free = ~np.isin(pairs, known) & ~np.isin(own, taken)
+            free = ~np.isin(pairs, known) & ~np.isin(tried_keys, taken)
             first = np.zeros(len(left), bool)
-            first[np.unique(own, return_index=True)[1]] = True
+            first[np.unique(tried_keys, return_index=True)[1]] = True
             free &= first
             drawn[left[free]] = tried[free]
-            taken = np.concatenate([taken, own[free]])
+            taken = np.concatenate([taken, tried_keys[free]])
             left = left[~free]
         return drawn
 

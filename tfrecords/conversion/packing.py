@@ -39,11 +39,11 @@ def _stored_fields(schema: Schema, side: str) -> tuple[Field, ...]:
 
 def _widths_of(fitted: encoding.FittedSchema, field: Field) -> list[str]:
     """Returns the stored type of each column of a field."""
-    own = "int32" if field.is_vector else records.narrowest(fitted.cardinality(field))
+    id_type = "int32" if field.is_vector else records.narrowest(fitted.cardinality(field))
     if field.kind != "history":
-        return [own] * field.width
+        return [id_type] * field.width
     codes = "uint8"  # of ages and events
-    return [own] * field.max_length + [codes] * (field.width - field.max_length)
+    return [id_type] * field.max_length + [codes] * (field.width - field.max_length)
 
 
 class Packer:
@@ -89,8 +89,8 @@ class Packer:
         packed: records.Packed = {}
         for side in SIDES:
             packed.update(_empty(side, self._widths[side], len(rows)))
-            for field, name, own in self._columns(side):
-                packed[name][:, own] = self._encode(self._encoders[side], field, rows)
+            for field, name, span in self._columns(side):
+                packed[name][:, span] = self._encode(self._encoders[side], field, rows)
         if self.spec.has_user:
             packed[records.USER] = rows.array(USER)
         ad_rows = self._ads.rows.find(rows.strings[AD].fingerprints).astype(np.int32)
@@ -104,9 +104,9 @@ class Packer:
     def num_changed_ads(self, packed: records.Packed) -> int:
         """Returns the number of rows whose ad features, without rates, differ from the catalog."""
         changed = np.zeros(len(packed["ad_row"]), bool)
-        for field, name, own in self._columns("ad"):
+        for field, name, span in self._columns("ad"):
             if not field.is_rate:
-                differ = self.catalog[name][packed["ad_row"], own] != packed[name][:, own]
+                differ = self.catalog[name][packed["ad_row"], span] != packed[name][:, span]
                 changed |= differ.any(axis=1)
         return int(changed.sum())
 
@@ -133,9 +133,9 @@ class Packer:
         request, rows = np.repeat(np.arange(len(lengths)), lengths)[is_later], rows[is_later]
         counts = {field.name: 0 for field in self._fields["query"]}
         num_users = 0
-        for chunk, own, indices in by_chunk(rows, chunk_ends):
+        for chunk, positions, indices in by_chunk(rows, chunk_ends):
             differs = {
-                name: values[indices] != gathered[name][request[own]]
+                name: values[indices] != gathered[name][request[positions]]
                 for name, values in load_chunk(chunk).items()
                 if records.is_per_request(name)
             }
@@ -155,30 +155,30 @@ class Packer:
             for name, events in self._histories.items()
         }
         logged = iter(self._columns("query"))
-        for field, own_columns in encoding.columns(self._schema.query_fields):
+        for field, field_columns in encoding.columns(self._schema.query_fields):
             if field.name not in encoded:
-                _, name, own = next(logged)
-                parts = [requests[name][:, own]]
+                _, name, span = next(logged)
+                parts = [requests[name][:, span]]
             else:
                 parts = list(encoded[field.name])
-            starts = range(own_columns.start, own_columns.stop, field.width // len(parts))
+            starts = range(field_columns.start, field_columns.stop, field.width // len(parts))
             for start, part in zip(starts, parts, strict=True):
-                name, own = _place(self.spec.query_widths, "query", start, part.shape[1])
-                packed[name][:, own] = part
+                name, span = _place(self.spec.query_widths, "query", start, part.shape[1])
+                packed[name][:, span] = part
         return packed
 
     def raw_histories(self, users: np.ndarray, times: np.ndarray) -> list[dict[str, Any]]:
         """Returns the raw inputs of all histories of requests [R], given users and times [R]."""
         raw: list[dict[str, Any]] = [{} for _ in users]
         for events in self._histories.values():
-            for one, own in zip(raw, events.raw(users, times), strict=True):
-                one.update(own)
+            for inputs, history in zip(raw, events.raw(users, times), strict=True):
+                inputs.update(history)
         return raw
 
     def _columns(self, side: str) -> Iterator[tuple[Field, str, slice]]:
         """Yields the fields of packed rows, the feature that stores each, and its columns of it."""
-        for field, own in encoding.columns(self._fields[side]):
-            yield field, *_place(self._widths[side], side, own.start, field.width)
+        for field, span in encoding.columns(self._fields[side]):
+            yield field, *_place(self._widths[side], side, span.start, field.width)
 
     def _encode_strings(self, field: Field, strings: columns.Strings) -> np.ndarray:
         """Returns the ids [V] int32 of distinct strings."""
@@ -253,16 +253,16 @@ def gather(
         first_positions = request_rows.get(chunk)  # None: no request starts in the chunk.
         for name, values in load_chunk(chunk).items():
             is_per_request = records.is_per_request(name)
-            wanted, where = (
+            target_rows, where = (
                 (first_rows, first_positions) if is_per_request else (rows, row_positions)
             )
             if where is None:
                 continue
-            own, indices = where
+            positions, indices = where
             taken = np.take(values, indices, axis=0)
-            if len(own) < len(wanted):
-                shape = (len(wanted), *values.shape[1:])
-                packed.setdefault(name, np.empty(shape, values.dtype))[own] = taken
+            if len(positions) < len(target_rows):
+                shape = (len(target_rows), *values.shape[1:])
+                packed.setdefault(name, np.empty(shape, values.dtype))[positions] = taken
             else:  # As in most shards: another copy would take longer than the rest.
                 packed[name] = taken
     return packed

@@ -83,10 +83,10 @@ class Rows:
 
     def shown(self, names: Sequence[str], rows: np.ndarray) -> pa.Array:
         """Returns the values of some rows to show, a JSON object each."""
-        own = [name for name in names if _SHOWN + name in self.columns.column_names]
+        present = [name for name in names if _SHOWN + name in self.columns.column_names]
         # The ads say how many rows there are, if the log has no such column.
-        table = self.columns.select([AD, *(_SHOWN + name for name in own)]).take(pa.array(rows))
-        return columns.shown_texts(table.rename_columns([AD, *own]), names)
+        table = self.columns.select([AD, *(_SHOWN + name for name in present)]).take(pa.array(rows))
+        return columns.shown_texts(table.rename_columns([AD, *present]), names)
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the rows to a file atomically."""
@@ -126,8 +126,8 @@ def by_chunk(
     """
     chunk_of = np.searchsorted(chunk_ends, rows, side="right")
     for chunk in np.unique(chunk_of).tolist():
-        own = np.flatnonzero(chunk_of == chunk)
-        yield chunk, own, rows[own] - (chunk_ends[chunk - 1] if chunk else 0)
+        positions = np.flatnonzero(chunk_of == chunk)
+        yield chunk, positions, rows[positions] - (chunk_ends[chunk - 1] if chunk else 0)
 
 
 def string_names(schema: Schema) -> list[str]:
@@ -218,8 +218,8 @@ def _roles(
         else:
             lines = table[formats.LINE_NUMBER].to_numpy()
             visits = columns.hashes_of_pairs(lines, np.full(len(lines), index))
-        own = (visits * columns.MIXER + columns.MIXER).view(np.int64)
-        roles[USER] = pa.array(np.where(missing, own, users))
+        anonymous = (visits * columns.MIXER + columns.MIXER).view(np.int64)
+        roles[USER] = pa.array(np.where(missing, anonymous, users))
     if schema.time is not None:
         column = table[schema.time]
         roles[TIME] = pa.array(

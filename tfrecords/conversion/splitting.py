@@ -298,8 +298,8 @@ def _fill(
         return splits
     training = np.flatnonzero(splits == 0)
     shares = (options.validation_fraction, options.test_fraction)
-    own = [shares[index - 1] for index in empty]
-    begins = 1 - sum(own) + np.cumsum([0.0, *own[:-1]])
+    empty_shares = [shares[index - 1] for index in empty]
+    begins = 1 - sum(empty_shares) + np.cumsum([0.0, *empty_shares[:-1]])
     rank = None if time is None else time[training]
     filled = splits.copy()
     filled[training] = np.array([0, *empty])[_by_order(rank, lengths[training], begins)]

@@ -123,9 +123,9 @@ def save_split(split: SplitLog, path: pathlib.Path) -> None:
     parts = {"log": split, "requests": split.requests, "bins": split.bins, "keys": split.keys}
     arrays = {
         f"{part}/{name}": value
-        for part, own in parts.items()
-        if own is not None
-        for name, value in vars(own).items()
+        for part, stored in parts.items()
+        if stored is not None
+        for name, value in vars(stored).items()
         if value is not None and name not in parts
     }
     with files.replacing(path) as partial, partial.open("wb") as file:
@@ -219,11 +219,11 @@ class Stages:
         found = [chunk["users"] for chunk in parsed if chunk["users"] is not None]
         if keys is None:
             return None
-        examples = dict.fromkeys(key for own in found for key in own["examples"])
+        examples = dict.fromkeys(key for chunk_users in found for key in chunk_users["examples"])
         return keys.model_copy(
             update={
-                "looked_up": sum(own["rows"] for own in found),
-                "unmatched": sum(own["unmatched"] for own in found),
+                "looked_up": sum(chunk_users["rows"] for chunk_users in found),
+                "unmatched": sum(chunk_users["unmatched"] for chunk_users in found),
                 "unmatched_examples": list(examples)[:3],
             }
         )
@@ -404,7 +404,7 @@ class Stages:
             "joined": joined.num_joined,
             "unmatched": joined.num_unmatched,
             "repeated": joined.num_repeated,
-            "late": {label: own.model_dump() for label, own in joined.late.items()},
+            "late": {label: lateness.model_dump() for label, lateness in joined.late.items()},
         }
 
     def event_counts(self, parsed: Sequence[dict[str, Any]]) -> records.EventCounts | None:
@@ -445,7 +445,9 @@ class Stages:
         profile = split.bins.count(rows, span.start)
         parts = {"field": counts, "ads": ads, "rate": rates, "profile": profile}
         arrays = {
-            f"{kind}/{name}": values for kind, own in parts.items() for name, values in own.items()
+            f"{kind}/{name}": values
+            for kind, named in parts.items()
+            for name, values in named.items()
         }
         np.savez(self._space.path("count", index, ".npz"), **arrays)  # type: ignore[arg-type]
         return {}
@@ -529,7 +531,7 @@ class Stages:
         if split.row_times is None:
             return {}
         rows, times = self._rows(index), split.row_times[split.rows_of(index)]
-        return {own.field.name: own.for_rows(rows, times) for own in self._rates}
+        return {rate.field.name: rate.for_rows(rows, times) for rate in self._rates}
 
     def _sort_events(self, split: SplitLog) -> None:
         """Sorts the events of users for the histories."""

@@ -180,8 +180,8 @@ def write(
         arrays["times"][part] = events["time"][order]
         arrays["kinds"][part] = events["kind"][order]
         arrays["values"][part] = events["value"][order]
-        own, counted = np.unique(events["user"][order], return_counts=True)
-        users.append(own)
+        part_users, counted = np.unique(events["user"][order], return_counts=True)
+        users.append(part_users)
         lengths.append(counted)
         first = part.stop
     for array in arrays.values():
@@ -218,8 +218,8 @@ def _distinct(field: Field, chunks: Sequence[Callable[[], Rows]]) -> Strings:
 
 def _events(field: Field, rows: Rows, values: KeyIndex) -> dict[str, np.ndarray]:
     """Returns the events of a chunk that a history lists: user, time, kind and value of each."""
-    own = values_in(field)
-    value = values.find(rows.strings[own].fingerprints).astype(np.int32)[rows.array(own)]
+    source = values_in(field)
+    value = values.find(rows.strings[source].fingerprints).astype(np.int32)[rows.array(source)]
     users, names = rows.array(USER), rows.columns.column_names
     parts = []
     for kind in field.event:
@@ -253,5 +253,5 @@ def _ranges(counts: np.ndarray, max_at_once: int) -> Iterator[tuple[int, int]]:
 
 def _in_range(events: dict[str, np.ndarray], low: int, high: int) -> dict[str, np.ndarray]:
     groups = _group_of(events["user"])
-    own = (groups >= low) & (groups < high)
-    return {name: values[own] for name, values in events.items()}
+    in_range = (groups >= low) & (groups < high)
+    return {name: values[in_range] for name, values in events.items()}
