@@ -87,9 +87,9 @@ def judge(
     """
     shares = shares or {}
     notes = tuple(
-        f"retrieval: {_found(name, own['share'])}; train with more epochs, or use a longer log"
-        for name, own in shares.items()
-        if own["share"] < LOW_UTILITY_SHARE and not _is_weak(name, candidate)
+        f"retrieval: {_found(name, estimate['share'])}; train with more epochs, or use a longer log"
+        for name, estimate in shares.items()
+        if estimate["share"] < LOW_UTILITY_SHARE and not _is_weak(name, candidate)
     )
     if released is None:
         return Verdict((), notes)
@@ -102,9 +102,9 @@ def judge(
 
 def _is_weak(weighting: str, figures: ranking.Figures) -> bool:
     """Returns whether a weighting consists of a single, weak head."""
-    own = figures.get(weighting)
-    return own is not None and (
-        not isinstance(own, ranking.HeadFigures) or ranking.weakness(own) is not None
+    metrics = figures.get(weighting)
+    return metrics is not None and (
+        not isinstance(metrics, ranking.HeadFigures) or ranking.weakness(metrics) is not None
     )
 
 
@@ -114,12 +114,12 @@ def _lost_utility(shares: UtilityShares, released: Released) -> list[str]:
     for name, before in released.utility_shares.items():
         if name not in shares or _is_weak(name, released.figures):
             continue
-        own = shares[name]
-        error = math.hypot(own["error"], before["error"])
+        estimate = shares[name]
+        error = math.hypot(estimate["error"], before["error"])
         limit = before["share"] - UTILITY_SHARE_TOLERANCE - ranking.NUM_ERRORS * error
-        if own["share"] < limit:
+        if estimate["share"] < limit:
             refusals.append(
-                f"retrieval: {_found(name, own['share'])}; they had {before['share']:.3f} in "
+                f"retrieval: {_found(name, estimate['share'])}; they had {before['share']:.3f} in "
                 f"release {released.version} (limit {limit:.3f})"
             )
     return refusals
@@ -142,57 +142,59 @@ def _judge_heads(candidate: ranking.Figures, released: Released) -> Verdict:
             f"release {released.version} instead of {SAME_ROWS_TOLERANCE:.0%}"
         )
     for head, before in released.figures.items():
-        own = candidate.get(head)
+        metrics = candidate.get(head)
         if _is_weak(head, released.figures) or not isinstance(before, ranking.HeadFigures):
             notes.append(f"{head} is not compared: it is weak in release {released.version}")
-        elif own is None:
+        elif metrics is None:
             refusals.append(
                 f"{head}: release {released.version} has this head and this one lacks it; check "
                 f"the {head} column of the log"
             )
-        elif isinstance(own, ranking.HeadFigures):
-            refusals += _against_the_release(head, own, before, released)
-            refusals += _calibration(head, own, before)
+        elif isinstance(metrics, ranking.HeadFigures):
+            refusals += _against_the_release(head, metrics, before, released)
+            refusals += _calibration(head, metrics, before)
         else:
-            rows = f"{own.positives:,} of {own.labeled:,} validation rows are positive"
+            rows = f"{metrics.positives:,} of {metrics.labeled:,} validation rows are positive"
             notes.append(f"{head} is not compared: {rows}")
     return Verdict(tuple(refusals), tuple(notes))
 
 
 def _against_the_release(
-    head: str, own: ranking.HeadFigures, before: ranking.HeadFigures, released: Released
+    head: str, metrics: ranking.HeadFigures, before: ranking.HeadFigures, released: Released
 ) -> list[str]:
     if released.differences is not None and head in released.differences:
         (above, error), tolerance = released.differences[head], SAME_ROWS_TOLERANCE
         where = "on the same rows"
     else:
-        above = own.normalized_entropy - before.normalized_entropy
-        error = math.hypot(own.normalized_entropy_error, before.normalized_entropy_error)
+        above = metrics.normalized_entropy - before.normalized_entropy
+        error = math.hypot(metrics.normalized_entropy_error, before.normalized_entropy_error)
         tolerance, where = OTHER_ROWS_TOLERANCE, "on its own rows, which may be harder to predict"
     information = max(0.0, 1 - before.normalized_entropy)
     limit = tolerance * information + ranking.NUM_ERRORS * error
     if above <= limit:
         return []
     return [
-        f"{head}: the normalized entropy rose from {own.normalized_entropy - above:.4f} of "
-        f"release {released.version} to {own.normalized_entropy:.4f} {where}, by {above:.4f} "
+        f"{head}: the normalized entropy rose from {metrics.normalized_entropy - above:.4f} of "
+        f"release {released.version} to {metrics.normalized_entropy:.4f} {where}, by {above:.4f} "
         f"(limit {limit:.4f})"
     ]
 
 
-def _calibration(head: str, own: ranking.HeadFigures, before: ranking.HeadFigures) -> list[str]:
+def _calibration(head: str, metrics: ranking.HeadFigures, before: ranking.HeadFigures) -> list[str]:
     refusals = []
-    allowed = max(own.max_off, before.off + ranking.NUM_ERRORS * own.calibration_ratio_error)
-    if own.off > allowed:
+    allowed = max(
+        metrics.max_off, before.off + ranking.NUM_ERRORS * metrics.calibration_ratio_error
+    )
+    if metrics.off > allowed:
         refusals.append(
-            f"{head}: predicted / observed is {own.calibration_ratio:.3f}; expected "
+            f"{head}: predicted / observed is {metrics.calibration_ratio:.3f}; expected "
             f"{max(0.0, 1 - allowed):.3f} to {1 + allowed:.3f}"
         )
-    chance = own.relative_error_of_chance
+    chance = metrics.relative_error_of_chance
     allowed = max(ranking.CALIBRATION_TOLERANCE, before.relative_error) + chance
-    if own.relative_error > allowed:
+    if metrics.relative_error > allowed:
         refusals.append(
-            f"{head}: the expected calibration error is {own.relative_error:.3f} of the mean "
-            f"label ({own.mean_label:.4g}; limit {allowed:.3f})"
+            f"{head}: the expected calibration error is {metrics.relative_error:.3f} of the mean "
+            f"label ({metrics.mean_label:.4g}; limit {allowed:.3f})"
         )
     return refusals

@@ -28,7 +28,7 @@ def published_heads(release: manifest.Manifest) -> Iterator[str]:
     if not release.has_ranker:
         yield "no ranker: answers are in retrieval order"
         return
-    weights = ", ".join(f"{head} {own:.4g}" for head, own in release.utility_weights.items())
+    weights = ", ".join(f"{head} {weight:.4g}" for head, weight in release.utility_weights.items())
     yield f"default weights ({release.weights_source}): {weights}"
     for head, why in release.weak_heads.items():
         yield f"{head} is weak: {why}"

@@ -432,7 +432,7 @@ class Pipeline:
         files.write(self._card_page, card.render_html(built))
         said = "".join(head_lines.expectations(data_set))
         warnings = card.render_warnings(
-            own for own in built.warnings if own.level == "warning" and own.text not in said
+            note for note in built.warnings if note.level == "warning" and note.text not in said
         )
         self._print(f"{warnings}\n      data card: {self._card_page}".lstrip("\n"))
 
@@ -518,13 +518,13 @@ class Pipeline:
         inputs = json.loads(json.dumps(inputs, default=str))
         note = self._note(step)
         number = _number(step)
-        same = note.get("inputs") == inputs
-        if same and note.get("finished") and any(self.path(step).glob(PRODUCTS[step])):
+        is_unchanged = note.get("inputs") == inputs
+        if is_unchanged and note.get("finished") and any(self.path(step).glob(PRODUCTS[step])):
             self._print(f"{number} {title}: finished before, unchanged")
             return False
         with self.locked():
             self._print(f"{number} {title}")
-            if not same and not keep:
+            if not is_unchanged and not keep:
                 shutil.rmtree(self.path(step), ignore_errors=True)
             self._write_note(step, {"inputs": inputs, "finished": False})
             started = time.perf_counter()
@@ -570,12 +570,12 @@ def _number(step: str) -> str:
 
 def _replaced(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
     """Returns a line on the training that this one replaces."""
-    others = [
+    differences = [
         _CHECKSUMS.get(name, f"{name} {before.get(name)}")
         for name, value in inputs.items()
         if before.get(name) != value
     ]
-    return f"replaces a training with {', '.join(others) or 'the same options'}"
+    return f"replaces a training with {', '.join(differences) or 'the same options'}"
 
 
 def _sources_of_encoders(schema: Schema) -> dict[str, Any]:

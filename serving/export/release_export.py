@@ -74,14 +74,14 @@ def export_release(
         tuning_queries=query_embeddings(data_set, two_tower, "validation"),
         heads=tuple(
             manifest.ReleaseHead(
-                label=own.label,
-                output=own.output,
-                kind=own.kind.value,
-                utility_weight=judged.weights.get(head, 0.0),
-                trained=head in present,
-                weak=judged.weak.get(head),
+                label=head.label,
+                output=head.output,
+                kind=head.kind.value,
+                utility_weight=judged.weights.get(name, 0.0),
+                trained=name in present,
+                weak=judged.weak.get(name),
             )
-            for head, own in HEADS.items()
+            for name, head in HEADS.items()
         ),
         weights_source=judged.source,
         has_ranker=model is not None,
@@ -130,8 +130,8 @@ def query_embeddings(
 def display(catalog: reader.Catalog) -> pa.Table:
     """Returns the table of ad ids, raw fields and values to show of the index."""
     table, fields = catalog.table, catalog.released_fields
-    others = {name: table[name] for name in (AD_ID, SHOWN) if name in table.column_names}
-    return pa.table({**others, **{name: fields[name] for name in fields.column_names}})
+    columns = {name: table[name] for name in (AD_ID, SHOWN) if name in table.column_names}
+    return pa.table({**columns, **{name: fields[name] for name in fields.column_names}})
 
 
 def training_id_of(

@@ -111,8 +111,8 @@ def check_copied_release(
             stable = _measured(manifest.read(base, version))
         except errors.BundleError:
             stable = gate.Released(version, {})
-        own = _measured(copied.manifest)
-        verdict = gate.judge(own.figures, stable, own.utility_shares)
+        candidate = _measured(copied.manifest)
+        verdict = gate.judge(candidate.figures, stable, candidate.utility_shares)
     return _decide(base, verdict, releases.ad_ids(copied.base, copied.version), force)
 
 
@@ -140,8 +140,8 @@ def _released(
     if models.ranker is not None and release.dataset_fingerprint == data_set.fingerprint:
         logits = _logits_of_release(base / "ranker" / str(version), data_set)
         if logits is not None:
-            own = ranking.predict_split(models.ranker, data_set, "validation")
-            differences = _differences(own, models.calibrators, logits, data_set)
+            predictions = ranking.predict_split(models.ranker, data_set, "validation")
+            differences = _differences(predictions, models.calibrators, logits, data_set)
             return dataclasses.replace(known, differences=differences)
     return known
 
@@ -169,7 +169,7 @@ def _logits_of_release(
 
 
 def _differences(
-    own: ranking.Predictions,
+    predictions: ranking.Predictions,
     calibrators: calibration.Calibrators,
     logits: Mapping[str, np.ndarray],
     data_set: reader.DataSet,
@@ -180,17 +180,17 @@ def _differences(
     the logits of both rankers are calibrated as they are served, and then again without the row.
 
     Args:
-        own: The candidate's predictions.
+        predictions: The candidate's predictions.
         calibrators: The candidate's calibrators.
         logits: The `_logits_of_release`.
         data_set: The data set.
     """
-    owner = np.repeat(ranking.owner_of_requests(data_set, "validation"), own.list_lengths)
-    served = calibration.calibrated_logits(own.logits, calibrators)
+    owner = np.repeat(ranking.owner_of_requests(data_set, "validation"), predictions.list_lengths)
+    served = calibration.calibrated_logits(predictions.logits, calibrators)
     candidate = {head: np.asarray(values) for head, values in served.items()}
-    release = {head: values for head, values in logits.items() if head in own.labels}
+    release = {head: values for head, values in logits.items() if head in predictions.labels}
     first, second = (
-        ranking.cross_fitted_predictions(dataclasses.replace(own, logits=ranker))
+        ranking.cross_fitted_predictions(dataclasses.replace(predictions, logits=ranker))
         for ranker in (candidate, release)
     )
-    return ranking.differences(first, second, own.labels, owner)
+    return ranking.differences(first, second, predictions.labels, owner)

@@ -196,8 +196,8 @@ def _distinct_tables(log: Sequence[_LogFile]) -> Iterator[tuple[pa.Table, int]]:
             seen = seen.filter(pc.greater_equal(seen["_time"], file.span.first))
             is_known = pc.is_in(table[_IMPRESSION], seen[_IMPRESSION].combine_chunks())
             table = table.filter(pc.invert(is_known))
-        own = table.select([_IMPRESSION, "_time"])
-        seen = own if seen is None else pa.concat_tables([seen, own])
+        impression_times = table.select([_IMPRESSION, "_time"])
+        seen = impression_times if seen is None else pa.concat_tables([seen, impression_times])
         yield table.drop_columns(_IMPRESSION), num_rows - table.num_rows
 
 
@@ -212,8 +212,8 @@ def _labeled(table: pa.Table, latest: pa.Table, labels: Sequence[str]) -> pa.Tab
     """Returns rows [R] with their labels, in the same order."""
     keys = [*_KEYS, "_answer_id"]
     positions = pa.array(range(table.num_rows), pa.int64())
-    own = table.select(keys).append_column("position", positions)
-    joined = own.join(latest, keys, join_type="left outer").sort_by("position")
+    numbered = table.select(keys).append_column("position", positions)
+    joined = numbered.join(latest, keys, join_type="left outer").sort_by("position")
     for label in labels:
         name = f"_{label}"
         table = table.append_column(name, pc.fill_null(joined[name], 0.0))
@@ -224,7 +224,9 @@ def _write_rejected(path: pathlib.Path, rejected: Sequence[feedback_events.Rejec
     if not rejected:
         path.unlink(missing_ok=True)
         return
-    lines = ("\t".join((str(one.path), str(one.line), one.reason, one.text)) for one in rejected)
+    lines = (
+        "\t".join((str(item.path), str(item.line), item.reason, item.text)) for item in rejected
+    )
     content = "".join(line.replace("\n", "\\n") + "\n" for line in lines)
     files.write(path, content.encode(errors="surrogateescape"))
 

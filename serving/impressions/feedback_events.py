@@ -202,7 +202,7 @@ def _check_rejected(num_good: int, rejected: Sequence[Rejected], max_fraction: f
         return
     if num_bad <= _TOLERATED_REJECTS and 2 * num_bad < num_events:
         return
-    shown = "\n  ".join(f"{one.path}, line {one.line}: {one.reason}" for one in rejected[:3])
+    shown = "\n  ".join(f"{item.path}, line {item.line}: {item.reason}" for item in rejected[:3])
     raise errors.ImpressionLogError(
         f"Malformed events: {num_bad} of {num_events}; expected a share of at most "
         f"{max_fraction:g} (--max_rejected_fraction). The first ones:\n  {shown}"

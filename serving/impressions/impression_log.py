@@ -153,7 +153,7 @@ class ImpressionLog:
             "written_rows": self._written_rows,
             "files": self._num_files,
             "queued_answers": len(self._queue),
-            "pending_rows": sum(own.shown_rows + own.batched_rows for own in pending),
+            "pending_rows": sum(rows.shown_rows + rows.batched_rows for rows in pending),
             "dropped_answers": self._dropped_answers,
             "dropped_rows": self._dropped_rows,
             "problem": self.problem,

@@ -112,10 +112,10 @@ def batch(
     rows: dict[str, list[Any]] = {name: [] for name in columns.names}
     query_fields = [field["name"] for field in release.query_fields]
     ad_fields = [field["name"] for field in release.ad_fields if field["kind"] != "dense"]
-    for one in shown:
-        answer_values = _answer_values(release, one)
-        answer_values.update({name: _plain(one.valid.values.get(name)) for name in query_fields})
-        for ad in one.answer.ads:
+    for record in shown:
+        answer_values = _answer_values(release, record)
+        answer_values.update({name: _plain(record.valid.values.get(name)) for name in query_fields})
+        for ad in record.answer.ads:
             for name, value in answer_values.items():
                 rows[name].append(value)
             for name in ad_columns:
@@ -126,17 +126,17 @@ def batch(
     return pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
-def _answer_values(release: manifest.Manifest, one: RecordedAnswer) -> dict[str, Any]:
+def _answer_values(release: manifest.Manifest, record: RecordedAnswer) -> dict[str, Any]:
     return {
         "_answer_id": uuid.uuid4().hex,
-        "_request_id": one.answer.request_id,
-        USER_ID: one.valid.user_id,
-        USER_DATA: one.answer.user_data,
-        "_time": one.time,
-        "_bundle_version": one.answer.bundle_version,
-        "_order": one.answer.order,
-        "_degraded": one.answer.degraded,
-        **{f"_weight_{head.label}": one.valid.weights.get(head.label) for head in release.heads},
+        "_request_id": record.answer.request_id,
+        USER_ID: record.valid.user_id,
+        USER_DATA: record.answer.user_data,
+        "_time": record.time,
+        "_bundle_version": record.answer.bundle_version,
+        "_order": record.answer.order,
+        "_degraded": record.answer.degraded,
+        **{f"_weight_{head.label}": record.valid.weights.get(head.label) for head in release.heads},
     }
 
 

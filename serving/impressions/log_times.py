@@ -43,8 +43,8 @@ def latest_time(spans: Sequence[Span], now: float) -> tuple[float, str | None]:
     for span in spans:
         by_host.setdefault(span.host, []).append(span)
     hosts = [
-        Span(host, min(s.first for s in own), max(s.last for s in own))
-        for host, own in by_host.items()
+        Span(host, min(s.first for s in host_spans), max(s.last for s in host_spans))
+        for host, host_spans in by_host.items()
     ]
     trusted = min(_corroborated(hosts), now)
     ahead = [host for host in hosts if host.last > trusted + _USUAL_GAP_SECONDS]

@@ -50,7 +50,9 @@ class LoggedSchema:
         return {
             # The source may be the schema of an earlier joined log.
             "name": f"{self.source.get('name', 'shown').removesuffix('_shown')}_shown",
-            "fields": [kept for own in self.fields if (kept := _with_known_events(own, labels))],
+            "fields": [
+                kept for field in self.fields if (kept := _with_known_events(field, labels))
+            ],
             "ad_key": ["_ad_id"],
             "request_key": "_answer_id",
             "time": "_time",
@@ -62,20 +64,24 @@ class LoggedSchema:
                 for label in LABELS
                 if label in self.labels
             },
-            **{name: own for name in ("values", "weights") if (own := self._utility(name, labels))},
+            **{
+                name: numbers
+                for name in ("values", "weights")
+                if (numbers := self._utility(name, labels))
+            },
         }
 
     def _utility(self, name: str, labels: Sequence[str]) -> dict[str, float]:
         """Returns the values or weights of the source that are of labels of the feedback."""
         given = self.source.get(name) or {}
-        return {label: own for label, own in given.items() if label in labels}
+        return {label: number for label, number in given.items() if label in labels}
 
 
 def _with_known_events(field: dict[str, Any], labels: Sequence[str]) -> dict[str, Any] | None:
     """Returns a field without events that are not in the feedback; None: it has no others."""
     event = field.get("event", [])
     events = [event] if isinstance(event, str) else event
-    counted = [one for one in events if one in ("impression", *labels)]
+    counted = [name for name in events if name in ("impression", *labels)]
     if len(counted) == len(events):
         return field
     return {**field, "event": counted} if counted else None
@@ -94,12 +100,12 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
     if not log_files:
         raise errors.ImpressionLogError("Expected files of an impression log, got none.")
     found = [(path, *_described(path)) for path in log_files]
-    path, columns, known = max(found, key=lambda one: one[2]["version"])
-    for other, others, _ in found:
+    path, columns, known = max(found, key=lambda entry: entry[2]["version"])
+    for file, schema, _ in found:
         for field in columns:
-            if field.name not in others.names or others.field(field.name).type != field.type:
+            if field.name not in schema.names or schema.field(field.name).type != field.type:
                 raise errors.ImpressionLogError(
-                    f"{other} was logged with a different schema than {path}: expected the column "
+                    f"{file} was logged with a different schema than {path}: expected the column "
                     f"{field.name!r} of type {field.type}. Join the files of each release "
                     "separately."
                 )
@@ -111,9 +117,9 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
         for field in known[f"{side}_fields"]:
             if field["name"] in computed:
                 continue
-            own = {**options.get(field["name"], {}), **field, "side": side}
+            entry = {**options.get(field["name"], {}), **field, "side": side}
             # The log has the values of fields under their names, also those from a calendar.
-            fields.append({k: v for k, v in own.items() if k not in ("column", "calendar")})
+            fields.append({k: v for k, v in entry.items() if k not in ("column", "calendar")})
     return LoggedSchema(columns.names, [*fields, *listed], known["schema"], known["labels"])
 
 

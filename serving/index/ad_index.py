@@ -208,8 +208,8 @@ def _indices(rows: np.ndarray) -> pa.Array:
 
     `pa.array` would import pandas, for which the first request of a process would wait.
     """
-    own = np.ascontiguousarray(rows, np.int64)
-    return pa.Array.from_buffers(pa.int64(), len(own), [None, pa.py_buffer(own)])
+    indices = np.ascontiguousarray(rows, np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(indices), [None, pa.py_buffer(indices)])
 
 
 class AdIndex:

@@ -38,10 +38,10 @@ class BestRows:
         embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
         k = min(self._k, len(rows))
         scores, found = faiss.knn(self._queries, embeddings, k, metric=faiss.METRIC_INNER_PRODUCT)
-        both = np.concatenate([self._scores, scores], axis=1)
+        all_scores = np.concatenate([self._scores, scores], axis=1)
         all_rows = np.concatenate([self._rows, rows[found]], axis=1)
-        order = np.lexsort((all_rows, -both), axis=1)[:, : self._k]
-        self._scores = np.take_along_axis(both, order, axis=1)
+        order = np.lexsort((all_rows, -all_scores), axis=1)[:, : self._k]
+        self._scores = np.take_along_axis(all_scores, order, axis=1)
         self._rows = np.take_along_axis(all_rows, order, axis=1)
 
     def found(self) -> tuple[np.ndarray, np.ndarray]:
@@ -58,8 +58,8 @@ def best_of_lists(
         lists: Scores [any] float32 and rows [any] int64 of each list.
         k: Number of ads to return.
     """
-    scores = np.concatenate([own for own, _ in lists])
-    rows = np.concatenate([own for _, own in lists])
+    scores = np.concatenate([list_scores for list_scores, _ in lists])
+    rows = np.concatenate([list_rows for _, list_rows in lists])
     order = np.lexsort((rows, -scores))[:k]
     return scores[order], rows[order]
 

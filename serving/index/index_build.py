@@ -176,8 +176,8 @@ def add_vectors(index: Any, embeddings: np.ndarray) -> None:
 def training_sample_size(config: kinds.IndexConfig, num_ads: int, dimension: int) -> int:
     """Returns the number of embeddings that training uses, at most N."""
     _, parameters = kinds.resolve(config, num_ads, dimension)
-    wanted = kinds.POINTS_PER_CENTROID * parameters.get("num_lists", 0)
-    return min(max(wanted, _MIN_SAMPLE), num_ads)
+    sample_size = kinds.POINTS_PER_CENTROID * parameters.get("num_lists", 0)
+    return min(max(sample_size, _MIN_SAMPLE), num_ads)
 
 
 def sample_vectors(embeddings: np.ndarray, size: int, seed: int) -> np.ndarray:

@@ -114,9 +114,9 @@ def call_own(kind: str, method: str, *arguments: Any) -> Any:
     Raises:
         ValueError: The method failed; the message says where.
     """
-    own = INDEX_KINDS.get(kind)
+    index_kind = INDEX_KINDS.get(kind)
     try:
-        return getattr(own, method)(*arguments)
+        return getattr(index_kind, method)(*arguments)
     except Exception as error:
         # The first frame is this function's, the second the method's.
         frames = traceback.extract_tb(error.__traceback__)[1:2]

@@ -78,8 +78,8 @@ class Refinement:
 
     def num_candidates(self, k: int) -> int:
         """Returns the number of codes that are rescored for k ads."""
-        wanted = max(math.ceil(k * self.index.k_factor), _MIN_CANDIDATES)
-        return min(wanted, self.index.ntotal)
+        num_codes = max(math.ceil(k * self.index.k_factor), _MIN_CANDIDATES)
+        return min(num_codes, self.index.ntotal)
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Returns the inner products [R] float32 of a query [D] with the stored vectors of rows."""

@@ -34,8 +34,8 @@ def widen(
         k: Number of ads for each query.
         target_recall: Target in [0, 1].
     """
-    wanted = exact_search.exact_rows([embeddings], queries, k)
-    recall = index_recall.mean_recall(searcher, queries, wanted)
+    exact_rows = exact_search.exact_rows([embeddings], queries, k)
+    recall = index_recall.mean_recall(searcher, queries, exact_rows)
     while recall < target_recall:
         trials = []
         for owner, name, maximum in _parameters(searcher):
@@ -44,7 +44,7 @@ def widen(
             if wider > before:
                 setattr(owner, name, wider)
                 trials.append(
-                    (index_recall.mean_recall(searcher, queries, wanted), owner, name, wider)
+                    (index_recall.mean_recall(searcher, queries, exact_rows), owner, name, wider)
                 )
                 setattr(owner, name, before)
         if not trials:

@@ -163,9 +163,9 @@ class AdRates:
                 f"rates.{name}: expected an ad tower that puts {of} and {name} into two columns of "
                 f"the ad features, got both in column {column}. Set the rate as a field of the ads."
             )
-        others = self._ids_of_others(of, value_column, set(numbers))
+        other_ids = self._ids_of_others(of, value_column, set(numbers))
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        alone = (counts[inverse] == 1) & ~np.isin(values, others) & (values != missing)
+        alone = (counts[inverse] == 1) & ~np.isin(values, other_ids) & (values != missing)
         pairs = np.stack([values, rates], axis=1)[alone]
         kept = dict(itertools.compress(numbers.items(), alone))
         return RateUpdate(name, of, (value_column, column), kept, pairs)
@@ -183,7 +183,7 @@ class AdRates:
         """
         schema = self._released.table_schema
         column = pa.array([*values, *probes, None], schema.field(field).type)
-        ads = pa.table({own.name: pa.nulls(len(column), own.type) for own in schema})
+        ads = pa.table({ad_field.name: pa.nulls(len(column), ad_field.type) for ad_field in schema})
         _, features = embed(ads.set_column(ads.column_names.index(field), field, column))
         columns = np.flatnonzero((features != features[-1]).any(axis=0))
         if len(columns) != 1:

@@ -62,8 +62,8 @@ class Snapshot:
 
     def find(self, ad_ids: Sequence[str]) -> np.ndarray:
         """Returns the ascending positions of ads that are alive; unknown ids are left out."""
-        wanted = pa.array(ad_ids, pa.string())
-        known = [pc.is_in(segment.ads[index.AD_ID], wanted).to_numpy() for segment in self.segments]
+        ids = pa.array(ad_ids, pa.string())
+        known = [pc.is_in(segment.ads[index.AD_ID], ids).to_numpy() for segment in self.segments]
         return np.flatnonzero(np.concatenate(known) & self.alive)
 
     def take(self, positions: np.ndarray) -> pa.Table:

@@ -48,7 +48,7 @@ def missing_updates(base: pathlib.Path, version: int, other: int) -> MissingUpda
             stack.enter_context(contextlib.closing(releases.load(base, v)))
             for v in (version, other)
         )
-        rates = {rate["name"] for one in (updated, new) for rate in one.manifest.rates}
+        rates = {rate["name"] for release in (updated, new) for rate in release.manifest.rates}
         return _missing(LiveIndex(updated), LiveIndex(new), rates, _vectors_of_both(updated, new))
 
 
@@ -65,12 +65,12 @@ def _vectors_of_both(updated: releases.Bundle, new: releases.Bundle) -> list[str
 
 
 def _missing(
-    updated: LiveIndex, other: LiveIndex, rates: Set[str], vectors: Sequence[str]
+    updated: LiveIndex, new: LiveIndex, rates: Set[str], vectors: Sequence[str]
 ) -> MissingUpdates:
     changes = updated.changes()
     changed = changes.ads[AD_ID].to_pylist()
     removed = sorted(set(changes.removed) - set(changed))
-    there = {ad.ad_id: ad for ad in _found(other.view(), [*removed, *changed], vectors)}
+    there = {ad.ad_id: ad for ad in _found(new.view(), [*removed, *changed], vectors)}
     differing = [
         ad.ad_id
         for ad in _found(updated.view(), changed, vectors)
@@ -91,13 +91,13 @@ def _found(view: LiveView, ad_ids: Sequence[str], vectors: Sequence[str]) -> lis
     return ads
 
 
-def _differ(ad: ListedAd, other: ListedAd, ignored: Set[str]) -> bool:
+def _differ(ad: ListedAd, new_ad: ListedAd, ignored: Set[str]) -> bool:
     """Returns whether two ads differ in a field that both releases have, or in what is shown."""
-    fields = (ad.fields.keys() & other.fields.keys()) - ignored
-    shown = ad.show.keys() & other.show.keys()
+    fields = (ad.fields.keys() & new_ad.fields.keys()) - ignored
+    shown = ad.show.keys() & new_ad.show.keys()
     return any(
-        _without_empty(ad.fields[name]) != _without_empty(other.fields[name]) for name in fields
-    ) or any(ad.show[name] != other.show[name] for name in shown)
+        _without_empty(ad.fields[name]) != _without_empty(new_ad.fields[name]) for name in fields
+    ) or any(ad.show[name] != new_ad.show[name] for name in shown)
 
 
 def _without_empty(value: Any) -> Any:

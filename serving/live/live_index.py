@@ -194,11 +194,11 @@ class LiveIndex:
         table = self._rates.fill(self._rows.check(ads))
         added = table[AD_ID].to_pylist()
         gone = sorted({ad_rows.check_ad_id(f"removed[{i}]", ad) for i, ad in enumerate(removed)})
-        both = set(added) & set(gone)
-        if both:
+        overlap = set(added) & set(gone)
+        if overlap:
             raise errors.InvalidAdError(
-                f"removed: expected no ad that is also in ads, got {min(both)!r} in both. Send it "
-                "in one of them."
+                f"removed: expected no ad that is also in ads, got {min(overlap)!r} in both. "
+                "Send it in one of them."
             )
         # Without locks: embedding takes a second for a few thousand ads.
         set_rates = self._rates.encode(rates or {}, self._embed)
@@ -290,9 +290,9 @@ class LiveIndex:
         probed = self._release.manifest.probes["query_embeddings"]
         queries = np.array(probed if kept is None else kept, np.float32)
         view = self._view
-        _, wanted = view.search_exactly(queries, NUM_CANDIDATES)
+        _, exact_rows = view.search_exactly(queries, NUM_CANDIDATES)
         found = [view.search(query, NUM_CANDIDATES)[1][0] for query in queries[:, None]]
-        self._recall = float(recall_of_rows(np.stack(found), wanted).mean())
+        self._recall = float(recall_of_rows(np.stack(found), exact_rows).mean())
         return self._recall
 
     def _embed(self, ads: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -89,9 +89,9 @@ class LiveState:
         )
 
 
-def _grown(array: np.ndarray, used: int, wanted: int) -> np.ndarray:
-    if wanted <= len(array):
+def _grown(array: np.ndarray, used: int, num_rows: int) -> np.ndarray:
+    if num_rows <= len(array):
         return array
-    larger = np.empty((max(wanted, 2 * len(array)), array.shape[1]), array.dtype)
+    larger = np.empty((max(num_rows, 2 * len(array)), array.shape[1]), array.dtype)
     larger[:used] = array[:used]
     return larger

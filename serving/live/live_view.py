@@ -157,10 +157,10 @@ class LiveView:
         is_added = rows >= self._released.num_ads
         if not is_added.any():
             return self._released.column(rows, field)
-        own = self._released.column(rows[~is_added], field)
+        values = self._released.column(rows[~is_added], field)
         added = self._added.take(rows[is_added] - self._released.num_ads)[field]
         order = np.argsort(np.argsort(is_added, kind="stable"), kind="stable")
-        joined = pa.concat_arrays([own, *(chunk.cast(own.type) for chunk in added.chunks)])
+        joined = pa.concat_arrays([values, *(chunk.cast(values.type) for chunk in added.chunks)])
         return joined.take(pa.array(order))
 
     def without_ads(self, field: str, values: Iterable[str]) -> list[str]:
@@ -188,10 +188,10 @@ class LiveView:
         ids = self.ad_ids(rows)
         result = {}
         for field in fields:
-            own = self.column(rows, field).to_pylist()
+            column = self.column(rows, field).to_pylist()
             result[field] = {
                 ad_id: [v for v in (value if isinstance(value, list) else [value]) if v is not None]
-                for ad_id, value in zip(ids, own, strict=True)
+                for ad_id, value in zip(ids, column, strict=True)
             }
         return result
 
@@ -200,9 +200,9 @@ class LiveView:
         is_added = rows >= self._released.num_ads
         found = self._released.listed(rows[~is_added])
         if is_added.any():
-            own, new = iter(found), self._added.take(rows[is_added] - self._released.num_ads)
+            released, new = iter(found), self._added.take(rows[is_added] - self._released.num_ads)
             added = iter(index.listed_ads(new))
-            found = [next(added if from_added else own) for from_added in is_added.tolist()]
+            found = [next(added if from_added else released) for from_added in is_added.tolist()]
         for rate in self._rates:
             for ad in found:
                 ad.fields[rate.name] = rate.numbers.get(ad.fields[rate.of], ad.fields[rate.name])

@@ -164,13 +164,13 @@ def cost_drivers(figures: list[Figure]) -> list[tuple[str, float]]:
     machines = {f.part: f.value for f in figures if f.name == "machines"}
     total = sum(machines.values())
     shares = [(part, count / total) for part, count in machines.items()]
-    return sorted(shares, key=lambda own: -own[1])
+    return sorted(shares, key=lambda share: -share[1])
 
 
 def _machine_bytes(constants: MeasuredConstants, num_ads: int, processes: int) -> float:
     shared = num_ads * (constants.index_bytes_per_ad + constants.row_bytes_per_ad)
-    own = constants.process_bytes + num_ads * constants.private_bytes_per_ad
-    return shared + processes * own
+    bytes_per_process = constants.process_bytes + num_ads * constants.private_bytes_per_ad
+    return shared + processes * bytes_per_process
 
 
 def _search_ms(constants: MeasuredConstants, num_ads: int) -> float:
@@ -248,8 +248,8 @@ def _orchestrators(
 def _processes(constants: MeasuredConstants, num_ads: int, machine: Machine) -> int:
     """Returns how many processes a machine has memory for, during a release change."""
     shared = _machine_bytes(constants, num_ads, 0)
-    own = _machine_bytes(constants, num_ads, 1) - shared
-    return int((_MEMORY_SHARE * machine.memory_bytes / 2 - shared) / own)
+    bytes_per_process = _machine_bytes(constants, num_ads, 1) - shared
+    return int((_MEMORY_SHARE * machine.memory_bytes / 2 - shared) / bytes_per_process)
 
 
 def _rankers(

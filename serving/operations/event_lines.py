@@ -59,8 +59,8 @@ def describe_rejected(rejected: int, examples: Sequence[str]) -> list[str]:
     lines = terminal.format_count(
         rejected, "line is not an event and was", "lines are not events and were"
     )
-    others = rejected - len(examples)
-    more = [f"and {others:,} more"] if others else []
+    num_omitted = rejected - len(examples)
+    more = [f"and {num_omitted:,} more"] if num_omitted else []
     return [f"{lines} left out:", *examples, *more]
 
 

@@ -108,7 +108,7 @@ def compare_histories(
     if not plan.histories:
         raise findings.SkippedError(f"release {release.version} has no histories")
     tables = [impressions.read_file(path) for path in files]
-    logged = [one for table in tables for one in _answers(plan, table, release.version)]
+    logged = [answer for table in tables for answer in _answers(plan, table, release.version)]
     if not logged:
         raise findings.SkippedError(
             f"it has no answers of release {release.version} to users whose ids are known"
@@ -118,14 +118,14 @@ def compare_histories(
     events = _events(plan, tables, lines, release)
     nothing = KnownEvents()
     counts = collections.Counter(
-        cause_of(plan, one, events.get(one.user_id, nothing)) for one in logged
+        cause_of(plan, answer, events.get(answer.user_id, nothing)) for answer in logged
     )
     equal = counts.pop(None, 0)
     summary = f"{equal} of {len(logged)} answers ({equal / len(logged):.1%}) have the histories"
-    rejected = sum(own.rejected for own in lines)
+    rejected = sum(file.rejected for file in lines)
     left_out = ""
     if rejected:
-        examples = event_lines.first_examples([one for own in lines for one in own.examples])
+        examples = event_lines.first_examples([text for file in lines for text in file.examples])
         counted, *shown = event_lines.describe_rejected(rejected, examples)
         left_out = f"; {counted} {'; '.join(shown)}"
     if not counts:
@@ -147,7 +147,7 @@ def compare_histories(
 def cause_of(plan: schema.Schema, logged: LoggedHistories, known: KnownEvents) -> str | None:
     """Returns why logged histories differ from rebuilt ones, one of `CAUSES`, or None."""
     compared = [_UserHistory(plan, field, logged, known) for field in plan.histories]
-    causes = [one.cause() for one in compared if not one.follows(known.events)]
+    causes = [history.cause() for history in compared if not history.follows(known.events)]
     return max(causes, key=CAUSES.index, default=None)
 
 
@@ -198,7 +198,7 @@ class _UserHistory:
             if self.follows(in_time):
                 return "late"
         expected = self._rebuilt(self.known.events, time)
-        if [one[:2] for one in self.entries] == [one[:2] for one in expected]:
+        if [entry[:2] for entry in self.entries] == [entry[:2] for entry in expected]:
             return "clock"
         return self._cause_of_extra() or self._cause_of_missing(expected)
 
@@ -228,30 +228,31 @@ class _UserHistory:
         unlimited = dataclasses.replace(self, plan=dataclasses.replace(self.plan, fields=fields))
         known, later = (
             collections.Counter(
-                one[:2] for one in unlimited._rebuilt(self.known.events, self.logged.time + seconds)
+                entry[:2]
+                for entry in unlimited._rebuilt(self.known.events, self.logged.time + seconds)
             )
             for seconds in (_READ_SECONDS, _CLOCK_SECONDS)
         )
-        extra = collections.Counter(one[:2] for one in self.entries) - known
+        extra = collections.Counter(entry[:2] for entry in self.entries) - known
         if not extra:
             return None
         return "other" if extra - (later - known) else "clock"
 
     def _cause_of_missing(self, expected: Sequence[_Entry]) -> str:
         """Returns why it lacks events although they arrived in time, as far as is known."""
-        own, user_data = self.entries, self.logged.user_data
-        if user_data is None or (user_data == "unknown" and own):
+        entries, user_data = self.entries, self.logged.user_data
+        if user_data is None or (user_data == "unknown" and entries):
             return "other"
         has_arrivals = all(event.event_id in self.known.received for event in self.known.events)
-        is_latest = _same(own, expected[len(expected) - len(own) :])
+        is_latest = _same(entries, expected[len(expected) - len(entries) :])
         return "lost" if is_latest or has_arrivals else "late"
 
 
-def _same(own: Sequence[_Entry], expected: Sequence[_Entry]) -> bool:
-    return len(own) == len(expected) and all(
-        one[:2] == other[:2]
-        and (one[2] is None or other[2] is None or abs(one[2] - other[2]) <= _READ_SECONDS)
-        for one, other in zip(own, expected, strict=True)
+def _same(entries: Sequence[_Entry], expected: Sequence[_Entry]) -> bool:
+    return len(entries) == len(expected) and all(
+        entry[:2] == rebuilt[:2]
+        and (entry[2] is None or rebuilt[2] is None or abs(entry[2] - rebuilt[2]) <= _READ_SECONDS)
+        for entry, rebuilt in zip(entries, expected, strict=True)
     )
 
 
@@ -274,8 +275,8 @@ def _answers(plan: schema.Schema, table: pa.Table, version: int) -> Iterable[Log
         return
     seen = set()
     # Another release may have other histories.
-    own = table.filter(pc.equal(table["_bundle_version"], version))
-    for row in own.select(names).to_pylist():
+    release_rows = table.filter(pc.equal(table["_bundle_version"], version))
+    for row in release_rows.select(names).to_pylist():
         if row["_user_id"] and row["_answer_id"] not in seen:
             seen.add(row["_answer_id"])
             raw = {name: row[name] for name in inputs}
@@ -301,12 +302,12 @@ def _events(
                 event = UserEvent("impression", row["_time"], row["_ad_id"], {}, key)
                 found.setdefault((row["_user_id"], key), event)
                 received.setdefault((row["_user_id"], key), event.time)
-    for own in lines:
-        for pair, arrived in own.received.items():
+    for file in lines:
+        for pair, arrived in file.received.items():
             received[pair] = max(arrived, received.get(pair, arrived))
-        for user_id, one in own.events:
-            event = UserEvent(one.kind, one.time, one.ad_id, {}, one.event_id)
-            found.setdefault((user_id, one.event_id), event)
+        for user_id, logged in file.events:
+            event = UserEvent(logged.kind, logged.time, logged.ad_id, {}, logged.event_id)
+            found.setdefault((user_id, logged.event_id), event)
     values = _values(plan, {event.ad_id for event in found.values()}, release)
     events: dict[str, KnownEvents] = collections.defaultdict(KnownEvents)
     for (user, event_id), event in found.items():
@@ -328,6 +329,6 @@ def _values(
     known = np.flatnonzero(rows >= 0)
     shown = release.ad_index.listed(rows[known])
     return {
-        ids[at]: {name: one.fields[name] for name in listed if one.fields.get(name)}
-        for at, one in zip(known.tolist(), shown, strict=True)
+        ids[at]: {name: ad.fields[name] for name in listed if ad.fields.get(name)}
+        for at, ad in zip(known.tolist(), shown, strict=True)
     }

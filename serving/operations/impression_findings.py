@@ -65,17 +65,17 @@ def compare_impressions(
     with release_check.ranker_of(release) as score:
         differences = [
             service_findings.score_differences(
-                release, score, one.fields, one.rows, one.scores, f"logged answer {number}"
+                release, score, answer.fields, answer.rows, answer.scores, f"logged answer {number}"
             )
-            for number, one in enumerate(logged)
+            for number, answer in enumerate(logged)
         ]
-    every = np.concatenate(differences, axis=1)
+    gaps = np.concatenate(differences, axis=1)
     changed = num_ads - compared
     left_out = f"; {changed} ads that have changed since are left out" if changed else ""
     answers = terminal.format_count(len(logged), "logged answer")
     return (
         f"{compared} ads of {answers} have the scores of release "
-        f"{release.version}; they differ by at most {every.max():.2g}, by {every.mean():.2g} on "
+        f"{release.version}; they differ by at most {gaps.max():.2g}, by {gaps.mean():.2g} on "
         f"average{left_out}"
     )
 
@@ -105,19 +105,19 @@ def _read(table: pa.Table, release: releases.Bundle, outputs: Sequence[str]) -> 
     ad_fields = [name for name, kind in release.manifest.ad_kinds.items() if kind != "dense"]
     shown = table.select(ad_fields).take(known).to_pylist()
     # An ad may have other fields in the live index than in the bundle.
-    same = [
+    unchanged = [
         row
-        for row, one, now in zip(
+        for row, fields, ad in zip(
             known.tolist(), shown, release.ad_index.listed(rows[known]), strict=True
         )
-        if one == {name: now.fields.get(name) for name in ad_fields}
+        if fields == {name: ad.fields.get(name) for name in ad_fields}
     ]
     query_names = [field["name"] for field in release.manifest.query_fields]
     return _Answer(
         table.select(query_names).slice(0, 1).to_pylist()[0],
-        rows[same],
+        rows[unchanged],
         {
-            output: table[f"_{output}"].take(pa.array(same, pa.int64())).to_pylist()
+            output: table[f"_{output}"].take(pa.array(unchanged, pa.int64())).to_pylist()
             for output in outputs
         },
     )

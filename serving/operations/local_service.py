@@ -54,7 +54,7 @@ def describe_answer(answer: requests.Answer) -> str:
     """Returns an answer as text with a table of its ads, without the heads that have no scores."""
     outputs = list(answer.ads[0].model_extra or ()) if answer.ads else []
     # An output is named LABEL_probability or expected_LABEL.
-    heads = {own.removesuffix("_probability").removeprefix("expected_"): own for own in outputs}
+    heads = {name.removesuffix("_probability").removeprefix("expected_"): name for name in outputs}
     heads = {head: name for head, name in heads.items() if head not in answer.absent_heads}
     is_ranked = answer.order == "utility"
     order = "utility" if is_ranked else "retrieval order"
@@ -72,12 +72,12 @@ def describe_answer(answer: requests.Answer) -> str:
         scores = (ad.utility, *(getattr(ad, name) for name in heads.values()))
         fields = ", ".join(f"{k}={_short(v)}" for k, v in ad.fields.items() if v is not None)
         shown = ("–" if value is None else f"{value:.4f}" for value in scores)
-        own = [_shown(ad, name)[:width] for name in names]
+        texts = [_shown(ad, name)[:width] for name in names]
         rows.append(
             [
                 str(ad.rank),
                 terminal.cut_text(ad.ad_id, _ID_WIDTH),
-                *own,
+                *texts,
                 *shown,
                 *([] if names else [fields]),
             ]

@@ -82,18 +82,18 @@ def compare_over_grpc(
     fields = requests.QueryFields(manifest.query_fields, manifest.ad_kinds)
     calls = (
         (
-            fields.columns([fields.merge({}, one.fields)]),
-            release.ad_index.features(release.ad_index.find(one.ad_ids)[None]),
+            fields.columns([fields.merge({}, request.fields)]),
+            release.ad_index.features(release.ad_index.find(request.ad_ids)[None]),
         )
-        for one in logged
+        for request in logged
     )
     served = model_server_findings.served_scores(address, release, calls, _TIMEOUT_SECONDS)
     found = [
         service_findings.compared(output, scores[output][0].tolist(), expected, f"request {number}")
-        for number, (one, scores) in enumerate(zip(logged, served, strict=True))
-        for output, expected in one.scores.items()
+        for number, (request, scores) in enumerate(zip(logged, served, strict=True))
+        for output, expected in request.scores.items()
     ]
-    num_rows = sum(len(one.ad_ids) for one in logged)
+    num_rows = sum(len(request.ad_ids) for request in logged)
     return _words(num_rows, logged, np.concatenate(found))
 
 
@@ -117,25 +117,25 @@ def compare_over_rest(
         TfrecClientError: The service failed.
     """
     found, num_rows = [], 0
-    for number, one in enumerate(logged):
+    for number, request in enumerate(logged):
         place = f"request {number}"
-        answer = service.recommend(one.fields, one.ad_ids)
+        answer = service.recommend(request.fields, request.ad_ids)
         service_findings.check_answer(answer, release.version, place)
         by_id = {ad.ad_id: ad for ad in answer.ads}
-        missing = [ad_id for ad_id in one.ad_ids if ad_id not in by_id]
+        missing = [ad_id for ad_id in request.ad_ids if ad_id not in by_id]
         if missing:
             raise findings.WrongError(
-                f"{place} answered with the {len(one.ad_ids)} ads that are allowed",
+                f"{place} answered with the {len(request.ad_ids)} ads that are allowed",
                 f"without {', '.join(missing[:3])}",
                 "Ads that were removed from the live index, or that the filters of the service's "
                 "--rules leave out, are not returned; export a new release, or use --norows.",
             )
-        ads = [by_id[ad_id] for ad_id in one.ad_ids]
-        same = np.array(service_findings.are_as_released(release, ads))
-        num_rows += int(same.sum())
-        for output, expected in one.scores.items():
-            values = [getattr(ad, output) for ad in itertools.compress(ads, same)]
-            found.append(service_findings.compared(output, values, expected[same], place))
+        ads = [by_id[ad_id] for ad_id in request.ad_ids]
+        is_unchanged = np.array(service_findings.are_as_released(release, ads))
+        num_rows += int(is_unchanged.sum())
+        for output, expected in request.scores.items():
+            values = [getattr(ad, output) for ad in itertools.compress(ads, is_unchanged)]
+            found.append(service_findings.compared(output, values, expected[is_unchanged], place))
     if not num_rows:
         raise findings.SkippedError(service_findings.CHANGED)
     return _words(num_rows, logged, np.concatenate(found))

@@ -167,8 +167,8 @@ class ServiceCheck:
         requests = release.manifest.probes["requests"]
         if not release.manifest.has_ranker:
             num_ads = sum(
-                len(self._answer_of(one, f"probe {number}").ads)
-                for number, one in enumerate(requests)
+                len(self._answer_of(request, f"probe {number}").ads)
+                for number, request in enumerate(requests)
             )
             return (
                 f"{num_ads} ads of {len(requests)} requests, in retrieval order: there is no ranker"
@@ -212,8 +212,8 @@ def are_as_released(release: releases.Bundle, ads: Sequence[RankedAd]) -> list[b
     rows = release.ad_index.find([ad.ad_id for ad in ads])
     known = release.ad_index.listed(np.maximum(rows, 0))
     return [
-        row >= 0 and ad.fields == own.fields
-        for ad, row, own in zip(ads, rows.tolist(), known, strict=True)
+        row >= 0 and ad.fields == released_ad.fields
+        for ad, row, released_ad in zip(ads, rows.tolist(), known, strict=True)
     ]
 
 
@@ -246,7 +246,7 @@ def score_differences(
     columns = fields.columns([fields.merge({}, request)])
     expected = score(columns, release.ad_index.features(rows[None]))
     return np.stack(
-        [compared(output, own, expected[output][0], place) for output, own in found.items()]
+        [compared(output, scores, expected[output][0], place) for output, scores in found.items()]
     )
 
 

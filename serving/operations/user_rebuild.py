@@ -81,10 +81,10 @@ async def rebuild_users(
                 done.ahead += 1
                 continue
             shown.append((user_id, event))
-            own = profiles.setdefault(user_id, {}) if fields else {}
+            latest = profiles.setdefault(user_id, {}) if fields else {}
             for name, value in fields.items():
-                if value is not None and event.time >= own.get(name, (0.0, None))[0]:
-                    own[name] = (event.time, value)
+                if value is not None and event.time >= latest.get(name, (0.0, None))[0]:
+                    latest[name] = (event.time, value)
         if impressions.counts_as_shown(table):
             done.impressions += len(shown)
             done.added += await _append(store, shown, now)

@@ -132,8 +132,8 @@ def _assemble(
     running: list[models.QueryTower | models.AdTower | models.RankerModel] = [tower, ad_tower]
     scorer = None
     if inputs.has_ranker:
-        wanted = [head.output for head in heads if head.trained]
-        ranker = models.RankerModel(staged.ranker, query_fields, features.shape[1], wanted)
+        outputs = [head.output for head in heads if head.trained]
+        ranker = models.RankerModel(staged.ranker, query_fields, features.shape[1], outputs)
         running.append(ranker)
         if not heads:
             heads, weights_source = _weighted(
@@ -383,10 +383,10 @@ class _Scorer:
         together = self.score(columns, candidates)
         indices = np.arange(len(candidates))
         # One of three is not the best, so even scores divided by the best one differ.
-        for own in (indices[::-2], *indices[[0, len(indices) // 2, -1]][:, None]):
-            alone = self.score(columns, candidates[own])
+        for subset in (indices[::-2], *indices[[0, len(indices) // 2, -1]][:, None]):
+            alone = self.score(columns, candidates[subset])
             for output, values in together.items():
-                expected = values[:, own]
+                expected = values[:, subset]
                 difference = np.abs(alone[output] - expected)
                 tolerance = probes.TOLERANCE + probes.SCORE_TOLERANCE * np.abs(expected)
                 if np.any(difference > tolerance):

@@ -50,10 +50,10 @@ def record(
     recorded = {"query_embeddings": embeddings.tolist(), "candidates": candidates.tolist()}
     if score is None:
         return {**recorded, "scores": {}}
-    scores = [score(columns, own) for columns, own in zip(rows, candidates, strict=True)]
+    scores = [score(columns, ads) for columns, ads in zip(rows, candidates, strict=True)]
     return {
         **recorded,
-        "scores": {name: [own[name][0].tolist() for own in scores] for name in scores[0]},
+        "scores": {name: [outputs[name][0].tolist() for outputs in scores] for name in scores[0]},
     }
 
 
@@ -151,10 +151,10 @@ def _same_features(release: manifest.Manifest, features: np.ndarray, expected: n
     num_ids = features.shape[1] - sum(-(-length // 2) for length in lengths)
     if num_ids < 0 or not np.array_equal(features[:, :num_ids], expected[:, :num_ids]):
         return False
-    found, wanted = (
-        np.ascontiguousarray(own[:, num_ids:]).view(np.float16) for own in (features, expected)
+    found, recorded = (
+        np.ascontiguousarray(array[:, num_ids:]).view(np.float16) for array in (features, expected)
     )
-    return bool(np.abs(found.astype(np.float32) - wanted).max(initial=0.0) <= _VECTOR_TOLERANCE)
+    return bool(np.abs(found.astype(np.float32) - recorded).max(initial=0.0) <= _VECTOR_TOLERANCE)
 
 
 def _check_embeddings(

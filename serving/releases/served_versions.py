@@ -82,19 +82,19 @@ class ServedVersions:
             BundleError: The stable release is not published, or `releases.json` cannot be read.
             OSError: The file cannot be written.
         """
-        wanted = [self._only] if self._only is not None else self._wanted()
-        if not wanted:
+        versions = [self._only] if self._only is not None else self._wanted()
+        if not versions:
             raise errors.BundleError(
                 f"{self._base} has no manifest of the release to serve. Restore it, or promote "
                 "another release."
             )
-        if wanted != self._written:
+        if versions != self._written:
             served = model_config.ServedReleases(
-                tuple(wanted), {}, versions_without_ranker(self._base, wanted)
+                tuple(versions), {}, versions_without_ranker(self._base, versions)
             )
             text = model_config.config_text(str(self._base), self._models, served)
             files.write(self._path, text, durable=True)
-            self._written = wanted
+            self._written = versions
 
     def _wanted(self) -> list[int]:
         pointer = bundle.current_pointer(self._base)

@@ -146,9 +146,9 @@ class RedisUserStore:
         ttl = await self._ttl_seconds()
         since = now - ttl
         pipeline = self._redis.pipeline(transaction=False)
-        for user_id, own in by_user(events, self._config, since, now).items():
+        for user_id, user_events in by_user(events, self._config, since, now).items():
             # Calling the script by its digest would take a second round trip.
-            arguments = self._arguments(own, ttl, since, now)
+            arguments = self._arguments(user_events, ttl, since, now)
             pipeline.eval(_APPEND, len(_KEYS), *_keys(user_id), *arguments)
         return sum(await self._replies(pipeline))
 

@@ -277,11 +277,11 @@ class SqliteUserStore:
         count = 0
         with self._transaction():
             since = self._since(self._writer, now)
-            for user_id, own in by_user(events, self._config, since, now).items():
+            for user_id, user_events in by_user(events, self._config, since, now).items():
                 erased = self._erased(user_id, now)
                 rows = [
                     (user_id, e.kind == IMPRESSION, e.time, e.event_id, e.kind, e.ad_id, e.amount)
-                    for e in own
+                    for e in user_events
                     if e.time > erased
                 ]
                 if not rows:
@@ -304,7 +304,7 @@ class SqliteUserStore:
         with self._transaction():
             if times is not None:
                 erased = self._erased(user_id, now)
-                profile = {name: own for name, own in profile.items() if times[name] > erased}
+                profile = {name: value for name, value in profile.items() if times[name] > erased}
                 if not profile:
                     return False
             self._writer.execute(_WRITTEN, (user_id, json.dumps(profile), _hours(now)))

@@ -73,7 +73,7 @@ class User:
         lists = {"actions": self.actions, "impressions": self.impressions}
         return {
             "profile": dict(self.profile),
-            **{name: [event._asdict() for event in own] for name, own in lists.items()},
+            **{name: [event._asdict() for event in events] for name, events in lists.items()},
         }
 
 

@@ -26,17 +26,17 @@ class StringPostings:
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._num_rows = len(column)
         array = one_chunk(column)
-        row_of = None
+        rows = None
         if pa.types.is_list(array.type):
             lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
-            row_of = np.repeat(np.arange(len(array), dtype=np.int32), lengths)
+            rows = np.repeat(np.arange(len(array), dtype=np.int32), lengths)
             array = array.flatten()
         encoded = array.dictionary_encode()
         self._lookup = string_lookup.StringLookup(encoded.dictionary)
         present = pc.is_valid(encoded).to_numpy(zero_copy_only=False)
         codes = pc.fill_null(encoded.indices, 0).to_numpy()[present]
-        row_of = np.flatnonzero(present).astype(np.int32) if row_of is None else row_of[present]
-        self._rows = row_of[np.argsort(codes, kind="stable")]
+        rows = np.flatnonzero(present).astype(np.int32) if rows is None else rows[present]
+        self._rows = rows[np.argsort(codes, kind="stable")]
         self._starts = np.append(0, np.cumsum(np.bincount(codes, minlength=len(self._lookup))))
         self._frequent: dict[int, row_set.RowSet] = {}
 

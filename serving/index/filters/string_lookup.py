@@ -43,7 +43,7 @@ class StringLookup:
         found = np.full(len(strings), -1, np.int64)
         if not len(self) or not len(strings):
             return found
-        wanted = np.array(strings, dtype=object)
+        string_array = np.array(strings, dtype=object)
         hashes = self._hashes(strings, len(strings))
         first = np.searchsorted(self._sorted, hashes, side="left")
         last = np.searchsorted(self._sorted, hashes, side="right")
@@ -52,8 +52,8 @@ class StringLookup:
             unsettled = np.flatnonzero((found < 0) & (first + step < last))
             positions = self._positions[first[unsettled] + step]
             stored = self._values.take(pa.array(positions)).to_numpy(zero_copy_only=False)
-            same = stored == wanted[unsettled]
-            found[unsettled[same]] = positions[same]
+            is_match = stored == string_array[unsettled]
+            found[unsettled[is_match]] = positions[is_match]
         return found
 
     def _hashes(self, strings: Iterable[str], count: int) -> np.ndarray:

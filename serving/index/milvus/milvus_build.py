@@ -148,8 +148,8 @@ def _create(client: Any, collection: str, dimension: int, ads: pa.Table) -> None
 
 def _entities(first: int, embeddings: np.ndarray, ads: pa.Table) -> list[dict[str, Any]]:
     index_build.check_finite(embeddings, first)
-    own = ads.slice(first, len(embeddings))
-    columns = [milvus_fields.encoded(column) for column in own.columns]
+    batch = ads.slice(first, len(embeddings))
+    columns = [milvus_fields.encoded(column) for column in batch.columns]
     names = [milvus_fields.name_of(position) for position in range(len(columns))]
     values = zip(*columns, strict=True) if columns else ((),) * len(embeddings)
     vectors = zip(np.ascontiguousarray(embeddings, np.float32), values, strict=True)
@@ -158,9 +158,9 @@ def _entities(first: int, embeddings: np.ndarray, ads: pa.Table) -> list[dict[st
             "row": row,
             "part": row % NUM_PARTS,
             "embedding": vector,
-            **dict(zip(names, own, strict=True)),
+            **dict(zip(names, ad_values, strict=True)),
         }
-        for row, (vector, own) in enumerate(vectors, first)
+        for row, (vector, ad_values) in enumerate(vectors, first)
     ]
 
 
@@ -180,11 +180,11 @@ def _make_index(
         # Left by an export that was killed while Milvus built it, maybe with other parameters.
         client.release_collection(collection)
         client.drop_index(collection, "embedding")
-    wanted = client.prepare_index_params()
-    wanted.add_index(
+    index_params = client.prepare_index_params()
+    index_params.add_index(
         "embedding", index_type=kind.upper(), metric_type="IP", params=dict(parameters)
     )
-    client.create_index(collection, wanted)
+    client.create_index(collection, index_params)
     most, until = -1, 0.0
     while True:
         state = client.describe_index(collection, "embedding")

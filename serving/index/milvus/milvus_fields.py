@@ -47,8 +47,8 @@ class MilvusCondition:
     rows: row_set.RowSet | None = None
 
     def __and__(self, rows: row_set.RowSet) -> "MilvusCondition":
-        both = rows if self.rows is None else self.rows & rows
-        return dataclasses.replace(self, rows=both)
+        allowed_rows = rows if self.rows is None else self.rows & rows
+        return dataclasses.replace(self, rows=allowed_rows)
 
     @functools.cached_property
     def count(self) -> int:

@@ -119,8 +119,8 @@ class MilvusIndex:
         self, filters: requests.Filters, catalog: eligibility.Eligibility
     ) -> milvus_fields.MilvusCondition:
         """Returns the ads that match filters returned by `FilterFields.check`."""
-        both = milvus_fields.expressions_of(filters, catalog.kinds, catalog)
-        return milvus_fields.MilvusCondition(*both, self._count_once)
+        expressions = milvus_fields.expressions_of(filters, catalog.kinds, catalog)
+        return milvus_fields.MilvusCondition(*expressions, self._count_once)
 
     def prepare_filters(self, catalog: eligibility.Eligibility) -> None:
         """Builds the lookup of ad ids; Milvus has the ad fields."""
@@ -163,7 +163,7 @@ class MilvusIndex:
                 self._search_part(queries[first : first + _QUERIES_PER_CALL], k, condition)
                 for first in range(0, max(len(queries), 1), _QUERIES_PER_CALL)
             ]
-        scores, rows = (np.concatenate(own) for own in zip(*found, strict=True))
+        scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return scores, rows
 
     def _search_part(
@@ -304,13 +304,13 @@ class MilvusIndex:
         size = min(_MAX_RETURNED, max(connection.BYTES_PER_CALL // (4 * self.dimension), 1))
         few = self._count_once(condition.expression) <= size
         for first in range(0, self.num_ads, self.num_ads if few else size):
-            own = [] if few else [f"row >= {first} and row < {first + size}"]
-            own += [condition.expression] if condition.expression else []
+            clauses = [] if few else [f"row >= {first} and row < {first + size}"]
+            clauses += [condition.expression] if condition.expression else []
             with self._call("read"):
                 found = self._loaded(
                     self._client.query,
                     self.collection,
-                    filter=" and ".join(f"({one})" for one in own) or "row >= 0",
+                    filter=" and ".join(f"({clause})" for clause in clauses) or "row >= 0",
                     output_fields=["row", "embedding"],
                     limit=size,
                 )
@@ -326,8 +326,8 @@ def _among(
     scores: np.ndarray, rows: np.ndarray, kept: row_set.RowSet | None, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     if kept is not None:
-        own = kept.contains(rows)
-        scores, rows = scores[own], rows[own]
+        is_kept = kept.contains(rows)
+        scores, rows = scores[is_kept], rows[is_kept]
     return scores[:k], rows[:k]
 
 
@@ -336,6 +336,6 @@ def _stacked(
 ) -> tuple[np.ndarray, np.ndarray]:
     scores = np.empty((len(found), count), np.float32)
     rows = np.empty((len(found), count), np.int64)
-    for own, (own_scores, own_rows) in enumerate(found):
-        scores[own], rows[own] = own_scores[:count], own_rows[:count]
+    for query, (query_scores, query_rows) in enumerate(found):
+        scores[query], rows[query] = query_scores[:count], query_rows[:count]
     return scores, rows

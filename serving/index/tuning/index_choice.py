@@ -84,20 +84,20 @@ def tune_index(
     if len(queries) < 2:
         raise ValueError(f"queries: expected at least 2 query embeddings, got {len(queries)}.")
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    wanted = exact_search.exact_rows([embeddings], queries, config.num_candidates)
-    k = wanted.shape[1]
+    exact_rows = exact_search.exact_rows([embeddings], queries, config.num_candidates)
+    k = exact_rows.shape[1]
     trials: list[index_trials.Trial] = []
     timed: list[index_trials.Trial] = []
     best: index_trials.Structure | None = None
     with terminal.progress_bar("tuning the index", "settings") as shown:
-        for one in structures(config, len(embeddings)) if tried is None else tried:
-            shown.set_postfix_str(f"building {one.kind}")
-            built = build(embeddings, one, queries[::2])
+        for index_config in structures(config, len(embeddings)) if tried is None else tried:
+            shown.set_postfix_str(f"building {index_config.kind}")
+            built = build(embeddings, index_config, queries[::2])
             factory = built.build_parameters["factory"]
             report(f"built {factory} in {built.build_seconds:.1f} s")
             shown.set_postfix_str(factory)
             found = []
-            for trial in built.sweep(queries[::2], wanted[::2]):
+            for trial in built.sweep(queries[::2], exact_rows[::2]):
                 found.append(trial)
                 shown.update()
             cheapest, _ = choose(found, dataclasses.replace(config, latency_budget_ms=None))
@@ -111,7 +111,7 @@ def tune_index(
                 break
     if best is None:
         raise ValueError("tried: expected at least one index, got none.")
-    held_out = best.measure(chosen.config, queries[1::2], wanted[1::2])
+    held_out = best.measure(chosen.config, queries[1::2], exact_rows[1::2])
     return Choice(best, chosen, best.time(held_out, queries[1::2], k), trials, verdict)
 
 
