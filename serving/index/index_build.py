@@ -164,9 +164,9 @@ def add_vectors(index: Any, embeddings: np.ndarray) -> None:
     """
     check_finite(embeddings, index.ntotal)
     # A graph is deterministic only if a single thread builds it.
-    alone = isinstance(index, faiss.IndexHNSW)
+    is_graph = isinstance(index, faiss.IndexHNSW)
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
-    with threads(1 if alone else _num_threads(index.ntotal + len(embeddings))):
+    with threads(1 if is_graph else _num_threads(index.ntotal + len(embeddings))):
         if isinstance(index, faiss.IndexRefine):
             ivfpq.add(index, embeddings)
         else:

@@ -62,13 +62,13 @@ class RateUpdate:
 
     def apply(self, features: np.ndarray) -> None:
         """Writes the rates into ad features [..., F] int32."""
-        of, rate = self.columns
+        value_column, rate_column = self.columns
         ids, rates = self._sorted[:, 0], self._sorted[:, 1]
         if not len(ids):
             return
-        places = np.minimum(np.searchsorted(ids, features[..., of]), len(ids) - 1)
-        is_set = ids[places] == features[..., of]
-        features[..., rate] = np.where(is_set, rates[places], features[..., rate])
+        places = np.minimum(np.searchsorted(ids, features[..., value_column]), len(ids) - 1)
+        is_set = ids[places] == features[..., value_column]
+        features[..., rate_column] = np.where(is_set, rates[places], features[..., rate_column])
 
     @functools.cached_property
     def _sorted(self) -> np.ndarray:

@@ -70,14 +70,14 @@ def _missing(
     changes = updated.changes()
     changed = changes.ads[AD_ID].to_pylist()
     removed = sorted(set(changes.removed) - set(changed))
-    there = {ad.ad_id: ad for ad in _found(new.view(), [*removed, *changed], vectors)}
+    new_ads = {ad.ad_id: ad for ad in _found(new.view(), [*removed, *changed], vectors)}
     differing = [
         ad.ad_id
         for ad in _found(updated.view(), changed, vectors)
-        if ad.ad_id not in there or _differ(ad, there[ad.ad_id], rates)
+        if ad.ad_id not in new_ads or _differ(ad, new_ads[ad.ad_id], rates)
     ]
     return MissingUpdates(
-        tuple(ad_id for ad_id in removed if ad_id in there), tuple(sorted(differing))
+        tuple(ad_id for ad_id in removed if ad_id in new_ads), tuple(sorted(differing))
     )
 
 

@@ -21,7 +21,7 @@ class LiveState:
         self._embeddings = np.empty((0, released.dimension), np.float32)
         self._features = np.empty((0, released.num_fields), np.int32)
         self._segments: tuple[additions.AddedSegment, ...] = ()
-        self._position_of: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
         self._alive = np.zeros(0, bool)
         self._rates: dict[str, ad_rates.RateUpdate] = {}
 
@@ -39,14 +39,14 @@ class LiveState:
         self._embeddings[start:end] = update.embeddings
         self._features[start:end] = update.features
         self._alive = np.append(self._alive, np.ones(len(added), bool))
-        self._position_of.update(zip(added, range(start, end), strict=True))
+        self._positions.update(zip(added, range(start, end), strict=True))
         segment = additions.AddedSegment(start, update.ads)
         self._segments = additions.merged((*self._segments, segment))
 
     def _remove(self, ad_ids: list[str]) -> None:
         rows = self._released.find(ad_ids)
         self._removed |= index.RowSet.from_rows(rows[rows >= 0], self._released.num_ads)
-        positions = [self._position_of.pop(ad) for ad in ad_ids if ad in self._position_of]
+        positions = [self._positions.pop(ad) for ad in ad_ids if ad in self._positions]
         self._alive = self._alive.copy()
         self._alive[positions] = False
 
@@ -65,13 +65,13 @@ class LiveState:
         """Returns which of the given ads exist, [B] bool."""
         rows = self._released.find(ad_ids)
         in_release = (rows >= 0) & ~self._removed.contains(np.maximum(rows, 0))
-        added = np.array([ad_id in self._position_of for ad_id in ad_ids], bool)
+        added = np.array([ad_id in self._positions for ad_id in ad_ids], bool)
         return added | in_release
 
     @property
     def num_dead(self) -> int:
         """Number of positions of added ads that were later changed or removed."""
-        return len(self._alive) - len(self._position_of)
+        return len(self._alive) - len(self._positions)
 
     def condensed(self) -> live_update.Update:
         """Returns a single update that leads from the release to the current state."""

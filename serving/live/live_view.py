@@ -225,14 +225,16 @@ class LiveView:
             embeddings = embeddings[positions]
         scores = np.empty((len(query_embeddings), total), np.float32)
         rows = np.empty((len(query_embeddings), total), np.int64)
-        for b, (own_scores, own_rows) in enumerate(zip(*found, strict=True)):
+        for b, (released_scores, released_rows) in enumerate(zip(*found, strict=True)):
             added_scores = _inner_products(query_embeddings[b], embeddings)
             added_scores = added_scores if sparse else added_scores[positions]
             # With k ads found, only ads that beat the last of them can enter.
-            threshold = own_scores[-1] if len(own_scores) == k else -np.inf
+            threshold = released_scores[-1] if len(released_scores) == k else -np.inf
             better = np.flatnonzero(added_scores > threshold)
-            joined = np.concatenate([own_scores, added_scores[better]])
-            joined_rows = np.concatenate([own_rows, positions[better] + self._released.num_ads])
+            joined = np.concatenate([released_scores, added_scores[better]])
+            joined_rows = np.concatenate(
+                [released_rows, positions[better] + self._released.num_ads]
+            )
             order = np.argsort(-joined, kind="stable")[:total]
             scores[b], rows[b] = joined[order], joined_rows[order]
         return scores, rows

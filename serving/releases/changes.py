@@ -84,21 +84,21 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
     with _locked_for_change(base, wait_seconds):
         before = bundle.current_pointer(base)
         published = manifest.versions(base)
-        there = _earlier(before, published)
-        if there and there[0] == before.canary:
+        earlier = _earlier(before, published)
+        if earlier and earlier[0] == before.canary:
             raise errors.PublishError(
-                f"The release before {before.stable} is {there[0]}, which is the canary: a "
+                f"The release before {before.stable} is {earlier[0]}, which is the canary: a "
                 "rollback would give it all requests. To stop it, use --action=end_canary; to "
-                f"serve it, --action=promote --version={there[0]}."
+                f"serve it, --action=promote --version={earlier[0]}."
             )
-        if not there:
+        if not earlier:
             raise errors.BundleNotFoundError(
                 f"{base} has no release that was stable before {before.stable}. Published "
                 f"releases: {', '.join(map(str, published))}. Promote one of them with "
                 "--action=promote --version=N."
             )
-        bundle.load(base, there[0]).close()
-        after = Pointer(there[0], previous=tuple(there[1:]))
+        bundle.load(base, earlier[0]).close()
+        after = Pointer(earlier[0], previous=tuple(earlier[1:]))
         write_pointer(base, after)
     return ReleaseChange(before, after)
 

@@ -99,10 +99,10 @@ class _Model:
         if SIGNATURE not in signatures:
             self.free()
             # Names with underscores are TensorFlow's own.
-            others = sorted(name for name in signatures if not name.startswith("__"))
+            names = sorted(name for name in signatures if not name.startswith("__"))
             raise errors.InvalidModelError(
                 f"{self.part}: expected a SavedModel with the signature {SIGNATURE}, got one with "
-                f"{others}. Save it with signatures={{{SIGNATURE!r}: function}}."
+                f"{names}. Save it with signatures={{{SIGNATURE!r}: function}}."
             )
         found = signatures[SIGNATURE]
         self.signature: dict[str, dict[str, Any]] = {

@@ -50,7 +50,7 @@ def record(
     recorded = {"query_embeddings": embeddings.tolist(), "candidates": candidates.tolist()}
     if score is None:
         return {**recorded, "scores": {}}
-    scores = [score(columns, ads) for columns, ads in zip(rows, candidates, strict=True)]
+    scores = [score(columns, ad_rows) for columns, ad_rows in zip(rows, candidates, strict=True)]
     return {
         **recorded,
         "scores": {name: [outputs[name][0].tolist() for outputs in scores] for name in scores[0]},

@@ -82,7 +82,7 @@ class ServedVersions:
             BundleError: The stable release is not published, or `releases.json` cannot be read.
             OSError: The file cannot be written.
         """
-        versions = [self._only] if self._only is not None else self._wanted()
+        versions = [self._only] if self._only is not None else self._versions_to_serve()
         if not versions:
             raise errors.BundleError(
                 f"{self._base} has no manifest of the release to serve. Restore it, or promote "
@@ -96,7 +96,7 @@ class ServedVersions:
             files.write(self._path, text, durable=True)
             self._written = versions
 
-    def _wanted(self) -> list[int]:
+    def _versions_to_serve(self) -> list[int]:
         pointer = bundle.current_pointer(self._base)
         named = {pointer.stable, pointer.canary}
         published = manifest.versions(self._base)

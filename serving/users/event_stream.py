@@ -81,7 +81,7 @@ class StreamReader:
         self._member = member
         # A reader first gets the entries that it received but did not acknowledge, after this id.
         # None: all of them were delivered.
-        self._own_after: bytes | None = _START
+        self._pending_after: bytes | None = _START
         # Where to look for entries to claim.
         self._claim_from: bytes = _START
 
@@ -103,7 +103,7 @@ class StreamReader:
                 if not str(error).startswith("NOGROUP"):
                     raise
                 # The stream is new, or the server lost it.
-                self._own_after = _START
+                self._pending_after = _START
                 await self._create()
                 return []
         return [StreamEntry(entry_id, fields.get(FIELD)) for entry_id, fields in entries]
@@ -134,20 +134,20 @@ class StreamReader:
 
     def retry(self) -> None:
         """Lets the next read begin with the entries that this reader has not acknowledged."""
-        self._own_after = _START
+        self._pending_after = _START
 
     async def close(self) -> None:
         """Closes the connection."""
         await self._redis.aclose()
 
     async def _read(self, wait_seconds: float) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        if self._own_after is not None:
-            pending = await self._read_from(self._own_after, None)
+        if self._pending_after is not None:
+            pending = await self._read_from(self._pending_after, None)
             if pending:
-                self._own_after = pending[-1][0]
+                self._pending_after = pending[-1][0]
                 # A deleted entry has no fields left.
                 return [(entry_id, fields or {}) for entry_id, fields in pending]
-            self._own_after = None
+            self._pending_after = None
         self._claim_from, claimed, *_ = await self._redis.xautoclaim(
             self._stream, self._group, self._member, _CLAIM_MS, self._claim_from, _MAX_ENTRIES
         )

@@ -113,7 +113,7 @@ class RedisUserStore:
     def __init__(self, url: str, config: UserStoreConfig | None = None) -> None:
         self._config = config or UserStoreConfig()
         # None: the server's.
-        self._own_ttl = None if config is None else config.ttl_seconds
+        self._config_ttl = None if config is None else config.ttl_seconds
         self._is_ttl_set = False
         self._redis = redis.asyncio.Redis.from_url(
             redis_address.client_url(url),
@@ -176,15 +176,15 @@ class RedisUserStore:
         return 0
 
     async def check_settings(self) -> str | None:
-        if self._own_ttl is not None:
+        if self._config_ttl is not None:
             async with self._mapped():
                 # Later, it is set only if the server has lost it: another service may have changed
                 # it.
                 before = await self._redis.get(_TTL)
                 if before is None or not self._is_ttl_set:
-                    await self._redis.set(_TTL, repr(self._own_ttl))
+                    await self._redis.set(_TTL, repr(self._config_ttl))
             if not self._is_ttl_set:
-                note_change(self._name, None if before is None else float(before), self._own_ttl)
+                note_change(self._name, None if before is None else float(before), self._config_ttl)
             self._is_ttl_set = True
         policy = await self._eviction_policy()
         if policy in (None, _NO_EVICTION):
@@ -201,8 +201,8 @@ class RedisUserStore:
 
     async def _ttl_seconds(self) -> float:
         """Returns the time to live of events; infinite if neither we nor the server have one."""
-        if self._own_ttl is not None:
-            return self._own_ttl
+        if self._config_ttl is not None:
+            return self._config_ttl
         async with self._mapped():
             return float(await self._redis.get(_TTL) or math.inf)
 
@@ -234,8 +234,8 @@ class RedisUserStore:
         limits = (self._expiry(ttl), since, config.max_actions, config.max_impressions, now)
         arguments = list(map(repr, limits))
         for event in events:
-            of = "3" if event.kind == IMPRESSION else "2"
-            arguments += [of, repr(event.time), event.event_id, event.to_text()]
+            key_number = "3" if event.kind == IMPRESSION else "2"
+            arguments += [key_number, repr(event.time), event.event_id, event.to_text()]
         return arguments
 
     async def _replies(self, pipeline: Any) -> list[Any]:

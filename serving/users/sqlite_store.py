@@ -114,7 +114,7 @@ class SqliteUserStore:
         self._path = pathlib.Path(path)
         self._config = config or UserStoreConfig()
         # None: the file's.
-        self._own_ttl = None if config is None else config.ttl_seconds
+        self._config_ttl = None if config is None else config.ttl_seconds
         with self._mapped():
             # The time of another program's file does not change.
             if not self._path.exists():
@@ -219,10 +219,10 @@ class SqliteUserStore:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     self._writer.execute(statement)
                 self._writer.execute(f"PRAGMA user_version = {_VERSION}")
-            if self._own_ttl is not None:
+            if self._config_ttl is not None:
                 found = self._writer.execute(_READ_TTL).fetchone()
-                note_change(str(self._path), found and found[0], self._own_ttl)
-                self._writer.execute(_WRITE_TTL, (self._own_ttl,))
+                note_change(str(self._path), found and found[0], self._config_ttl)
+                self._writer.execute(_WRITE_TTL, (self._config_ttl,))
 
     def _is_prepared(self) -> bool:
         """Returns whether the file has all tables, and our time to live."""
@@ -230,7 +230,7 @@ class SqliteUserStore:
         if not {*_COLUMNS} <= {name for (name,) in found}:
             return False
         ttl = self._writer.execute(_READ_TTL).fetchone()
-        return self._own_ttl is None or ttl == (self._own_ttl,)
+        return self._config_ttl is None or ttl == (self._config_ttl,)
 
     def _write_ahead(self) -> None:
         until = time.monotonic() + _BUSY_SECONDS
@@ -247,8 +247,8 @@ class SqliteUserStore:
 
     def _since(self, connection: sqlite3.Connection, now: float) -> float:
         """Returns the time of the earliest events to keep."""
-        if self._own_ttl is not None:
-            return now - self._own_ttl
+        if self._config_ttl is not None:
+            return now - self._config_ttl
         found = connection.execute(_READ_TTL).fetchone()
         return now - (found[0] if found else math.inf)
 
