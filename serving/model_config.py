@@ -62,15 +62,15 @@ def build(
     """
     config = ModelServerConfig()
     for name, base_path in base_paths.items():
-        own = None if served is None else served.for_model(name)
-        if own is not None and not own.versions:
+        model_releases = None if served is None else served.for_model(name)
+        if model_releases is not None and not model_releases.versions:
             continue
         model = config.model_config_list.config.add(
             name=name, base_path=os.fspath(base_path), model_platform=PLATFORM
         )
-        if own is not None:
-            model.model_version_policy.specific.versions.extend(own.versions)
-            for label, version in sorted(own.labels.items()):
+        if model_releases is not None:
+            model.model_version_policy.specific.versions.extend(model_releases.versions)
+            for label, version in sorted(model_releases.labels.items()):
                 model.version_labels[label] = version
     return config
 
@@ -127,9 +127,9 @@ def read_served(path: pathlib.Path) -> ServedReleases:
     for model in read(path).model_config_list.config:
         versions[model.name] = set(model.model_version_policy.specific.versions)
         labels.update(model.version_labels)
-    every = set().union(*versions.values())
-    without_ranker = every - versions.get(RANKER, set())
-    return ServedReleases(tuple(sorted(every)), labels, tuple(sorted(without_ranker)))
+    all_versions = set().union(*versions.values())
+    without_ranker = all_versions - versions.get(RANKER, set())
+    return ServedReleases(tuple(sorted(all_versions)), labels, tuple(sorted(without_ranker)))
 
 
 def next_served(before: ServedReleases, wanted: ServedReleases) -> ServedReleases:

@@ -44,9 +44,9 @@ def read_ads(
     feed = _schema_of_feed(release, names)
     lacking = [f.source for f in feed.ad_fields if f.source not in names]
     if len(lacking) == len(feed.ad_fields) or not set(feed.ad_key) <= set(names):
-        wanted = dict.fromkeys((*feed.ad_key, *(f.source for f in feed.ad_fields)))
+        columns = dict.fromkeys((*feed.ad_key, *(f.source for f in feed.ad_fields)))
         raise ValueError(
-            f"{path}: expected the columns {list(wanted)}, or ad_id and columns of "
+            f"{path}: expected the columns {list(columns)}, or ad_id and columns of "
             f"{list(release.ad_kinds)}, got {list(names)}."
         )
     table = formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), feed)
@@ -84,10 +84,10 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
     given = [rate for rate in release.rates if rate["name"] in names]
     if not given or any(rate["of"] not in names for rate in given):
         known = [rate for rate in release.rates if rate["of"] != schema.AD]
-        wanted = [f"{rate['of']} and {rate['name']}" for rate in known]
+        pairs = [f"{rate['of']} and {rate['name']}" for rate in known]
         raise ValueError(
             f"{path}: expected a column with a field of the ad and a column with its rate "
-            f"({' or '.join(wanted) or 'the release has none'}), got {list(names)}. Send rates of "
+            f"({' or '.join(pairs) or 'the release has none'}), got {list(names)}. Send rates of "
             "single ads as fields of the --add table."
         )
     read = {}
@@ -139,14 +139,14 @@ def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.
     left_out = ["of", "event", "max_age_days", *(["column", "calendar"] if as_answers else [])]
     fields = [
         {
-            **{n: v for n, v in options.get(own["name"], {}).items() if n not in left_out},
-            "name": own["name"],
-            "kind": own["kind"],
+            **{n: v for n, v in options.get(field["name"], {}).items() if n not in left_out},
+            "name": field["name"],
+            "kind": field["kind"],
             "side": side,
         }
         for side, side_fields in (("query", release.query_fields), ("ad", release.ad_fields))
-        for own in side_fields
-        if own["kind"] != "numeric_list" and own["name"] not in rates
+        for field in side_fields
+        if field["kind"] != "numeric_list" and field["name"] not in rates
     ]
     return schema.schema_from_json(
         {

@@ -110,5 +110,5 @@ def _close_flag(name: str) -> str:
     known = list(flags.FLAGS)
     found = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     if not found and name.startswith("no"):
-        found = [f"no{own}" for own in difflib.get_close_matches(name[2:], known, n=1, cutoff=0.7)]
+        found = [f"no{hit}" for hit in difflib.get_close_matches(name[2:], known, n=1, cutoff=0.7)]
     return f" Did you mean --{found[0]}?" if found else ""

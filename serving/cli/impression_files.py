@@ -60,10 +60,10 @@ def _find(flag: str, value: str, pattern: str, hint: str) -> list[pathlib.Path]:
 
 def _files_in(directory: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     # Without the events of a rotated file, for example, its impressions would not be clicked.
-    others = sorted(directory.glob(f"{pattern}?*"))
-    if others:
+    rotated = sorted(directory.glob(f"{pattern}?*"))
+    if rotated:
         raise ValueError(
-            f"{others[0]} is renamed or compressed; expected files {pattern}, as the service "
+            f"{rotated[0]} is renamed or compressed; expected files {pattern}, as the service "
             "writes them. Restore such files, or move them to another directory to leave them out."
         )
     return sorted(directory.glob(pattern))

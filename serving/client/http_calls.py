@@ -141,7 +141,7 @@ def requests_of(batch: Iterable[Request | RequestFields]) -> list[Request]:
     Raises:
         ClientRequestError: A request is refused.
     """
-    return [_parsed(Request, own, f"requests[{number}]") for number, own in enumerate(batch)]
+    return [_parsed(Request, value, f"requests[{number}]") for number, value in enumerate(batch)]
 
 
 def _parsed(model: type[_Model], value: Any, place: str = "") -> _Model:

@@ -117,7 +117,7 @@ class LocalClient:
             ClientOverloadedError: The request cannot be answered in time.
         """
         valid = http_calls.request_of(request, fields)
-        return _with_role(valid, self._call(lambda own: own.recommend(valid)))
+        return _with_role(valid, self._call(lambda service: service.recommend(valid)))
 
     def recommend_batch(self, requests: Iterable[Request | RequestFields]) -> list[Answer]:
         """Returns the answers to many requests, in the same order.
@@ -126,8 +126,8 @@ class LocalClient:
             TfrecClientError: Same as `recommend`.
         """
         batch = http_calls.requests_of(requests)
-        answers = self._call(lambda own: own.recommend_batch(batch))
-        return [_with_role(*each) for each in zip(batch, answers, strict=True)]
+        answers = self._call(lambda service: service.recommend_batch(batch))
+        return [_with_role(*pair) for pair in zip(batch, answers, strict=True)]
 
     def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
         """Adds events to the histories of users; see `client.Client.add_events` for the arguments.
@@ -137,32 +137,34 @@ class LocalClient:
             UserStoreError: The user store failed.
         """
         batch = http_calls.event_batch(events)
-        return self._call(lambda own: orchestrator.EventIntake(_stored(own)).add(batch.events))
+        return self._call(
+            lambda service: orchestrator.EventIntake(_stored(service)).add(batch.events)
+        )
 
     def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
         """Replaces the profile of a user; see `client.Client` for the arguments and errors."""
 
-        async def set_own(own: orchestrator.Orchestrator) -> None:
-            own.check_profile(user_id, profile)
-            await _stored(own).set_profile(user_id, profile)
+        async def write(service: orchestrator.Orchestrator) -> None:
+            service.check_profile(user_id, profile)
+            await _stored(service).set_profile(user_id, profile)
 
-        self._call(set_own)
+        self._call(write)
 
     def get_user(self, user_id: str) -> dict[str, Any]:
         """Returns the stored data of a user: profile, actions and impressions."""
 
-        async def read(own: orchestrator.Orchestrator) -> dict[str, Any]:
+        async def read(service: orchestrator.Orchestrator) -> dict[str, Any]:
             parse(UserId, {"user_id": user_id})
-            return (await _stored(own).get(user_id)).to_json()
+            return (await _stored(service).get(user_id)).to_json()
 
         return self._call(read)
 
     def delete_user(self, user_id: str) -> bool:
         """Erases a user from the user store; returns whether it had anything of the user."""
 
-        async def delete(own: orchestrator.Orchestrator) -> bool:
+        async def delete(service: orchestrator.Orchestrator) -> bool:
             parse(UserId, {"user_id": user_id})
-            return await _stored(own).delete(user_id)
+            return await _stored(service).delete(user_id)
 
         return self._call(delete)
 

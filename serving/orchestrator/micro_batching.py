@@ -86,7 +86,7 @@ class Batcher(Generic[Item, Result]):
         """Removes the first waiting item and the following ones with the same key."""
         key = self._waiting[0].key
         taken: list[tuple[Item, asyncio.Future[Result]]] = []
-        others = []
+        skipped = []
         while self._waiting and len(taken) < self._max_items:
             entry = self._waiting.popleft()
             if entry.future.done():  # The request was canceled.
@@ -96,8 +96,8 @@ class Batcher(Generic[Item, Result]):
             elif entry.key == key:
                 taken.append((entry.item, entry.future))
             else:
-                others.append(entry)
-        self._waiting.extendleft(reversed(others))
+                skipped.append(entry)
+        self._waiting.extendleft(reversed(skipped))
         return taken
 
     async def _serve(self, members: Sequence[tuple[Item, "asyncio.Future[Result]"]]) -> None:

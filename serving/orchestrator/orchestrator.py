@@ -256,7 +256,7 @@ class Orchestrator:
         with self.admitted_batch(batch, started):
             answered = await self.answer_batch(batch, started)
         await self.record(answered)
-        return [one.answer for one in answered]
+        return [result.answer for result in answered]
 
     def check_batch(
         self, requests: Sequence[Request], positions: Sequence[int] | None = None
@@ -344,15 +344,15 @@ class Orchestrator:
                 for found in await self._retrieval.find_together(known, num_candidates, longest):
                     max_k = max(known[index].k for index in found.positions)
                     for part, ranked in await self._rank_together(found, max_k, deadline):
-                        own = [known[index] for index in part.positions]
-                        composed = await self._compose(own, part, ranked, deadline)
-                        for index, one in zip(part.positions, composed, strict=True):
-                            answered[positions[index]] = one
+                        part_valids = [known[index] for index in part.positions]
+                        composed = await self._compose(part_valids, part, ranked, deadline)
+                        for index, result in zip(part.positions, composed, strict=True):
+                            answered[positions[index]] = result
         return [answered[position] for position in range(batch.size)]
 
     async def record(self, answered: Sequence[request_batch.Answered]) -> None:
         """Updates metrics and impression log with answers that are sent, except dry runs."""
-        async for position in request_batch.in_turns([one.answer for one in answered]):
+        async for position in request_batch.in_turns([result.answer for result in answered]):
             self._record(answered[position])
 
     async def close(self) -> None:
@@ -390,7 +390,7 @@ class Orchestrator:
             dataclasses.replace(found.single(row), positions=[position])
             for row, position in enumerate(found.positions)
         ]
-        return [(one, await self._rank(one, min_count, deadline)) for one in single]
+        return [(group, await self._rank(group, min_count, deadline)) for group in single]
 
     async def _rank(
         self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
@@ -419,16 +419,15 @@ class Orchestrator:
             self._observed_live = state
             self.metrics.observe_live(self.release.version, *state)
 
-    def _record(self, one: request_batch.Answered) -> None:
-        if one.valid.dry_run:
+    def _record(self, result: request_batch.Answered) -> None:
+        valid, answer, release = result.valid, result.answer, self.release.manifest
+        if valid.dry_run:
             return
-        self.metrics.observe_answer(
-            self.release.manifest, one.answer, one.num_found, one.num_ranked
-        )
-        if self.users is not None and one.valid.user_id is not None:
-            self.users.record(one.valid.user_id, one.answer, one.asked_at)
+        self.metrics.observe_answer(release, answer, result.num_found, result.num_ranked)
+        if self.users is not None and valid.user_id is not None:
+            self.users.record(valid.user_id, answer, result.asked_at)
         if self.impressions is not None:
-            self.impressions.record(self.release.manifest, one.valid, one.answer, one.asked_at)
+            self.impressions.record(release, valid, answer, result.asked_at)
 
     async def _compose(
         self,
@@ -461,11 +460,13 @@ class Orchestrator:
         # In the order of the stages.
         users = {} if valid.user_data is None else {"users": valid.user_ms}
         stage_ms = {**users, **found.stage_ms, "ranker": ranked.milliseconds}
-        own, head_scores = found.candidates_of(row), None
+        row_candidates, head_scores = found.candidates_of(row), None
         if ranked.scores is not None:
-            own = found.candidates_of(row, ranked.num_ranked)
+            row_candidates = found.candidates_of(row, ranked.num_ranked)
             head_scores = {head: scores[row] for head, scores in ranked.scores.items()}
-        answer = answers.compose(self.release, valid, own, head_scores, stage_ms, ranked.degraded)
+        answer = answers.compose(
+            self.release, valid, row_candidates, head_scores, stage_ms, ranked.degraded
+        )
         seconds = self._clock() - deadline.started
         answer.stage_ms["total"] = seconds * 1000
         now = time.time() if self.users is None else self.users.now()

@@ -131,20 +131,20 @@ class RankingStage:
                 half = max(min_count, found // 2)
                 can_retry = can_retry and not self._ranker.is_paused
                 # One of several requests may be at fault, so each is ranked alone.
-                is_of_several = is_rejected and len(group.rows) > 1
-                if max_count < found or half == found or not can_retry or is_of_several:
+                needs_split = is_rejected and len(group.rows) > 1
+                if max_count < found or half == found or not can_retry or needs_split:
                     return Ranking(None, str(error), is_rejected=is_rejected)
                 max_count = half
                 continue
             scores = {head: outputs[output] for head, output in self._outputs.items()}
-            is_bad = np.any([~np.isfinite(own) for own in scores.values()], axis=0)
+            is_bad = np.any([~np.isfinite(values) for values in scores.values()], axis=0)
             if is_bad.all(axis=1).any():
                 return Ranking(
                     None, _NOT_FINITE.format("score of every candidate"), is_rejected=True
                 )
             reason = _fewer_reason(count, found, max_count, deadline, waiting)
             if is_bad.any():
-                scores = {head: np.where(is_bad, 0.0, own) for head, own in scores.items()}
+                scores = {head: np.where(is_bad, 0.0, values) for head, values in scores.items()}
                 reason = " ".join(filter(None, (reason, _bad_scores(group, is_bad))))
             return Ranking(scores, reason, count)
 

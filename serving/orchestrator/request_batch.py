@@ -75,9 +75,9 @@ async def in_turns(answers: Sequence[Answer]) -> AsyncIterator[int]:
     """
     num_ads = 0
     for position, answer in enumerate(answers):
-        own = len(answer.ads) + len(answer.candidates or ())
-        num_ads += own
+        count = len(answer.ads) + len(answer.candidates or ())
+        num_ads += count
         if num_ads > _ADS_PER_TURN and position:
-            num_ads = own
+            num_ads = count
             await asyncio.sleep(0)
         yield position

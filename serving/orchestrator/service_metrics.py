@@ -114,22 +114,22 @@ class ServiceMetrics:
         self._clock = clock
         self._shared = os.environ.get(METRICS_DIRECTORY_VARIABLE)
         # A separate registry, so that two services in a process do not collide.
-        own = self._registry = prometheus_client.CollectorRegistry()
+        collectors = self._registry = prometheus_client.CollectorRegistry()
         self.counters = {
             name: prometheus_client.Counter(
-                f"tfrec_{name}_total", text, labels.split(), registry=own
+                f"tfrec_{name}_total", text, labels.split(), registry=collectors
             )
             for name, (labels, text) in _COUNTERS.items()
         }
         self.gauges = {
             name: prometheus_client.Gauge(
-                f"tfrec_{name}", text, labels.split(), multiprocess_mode=mode, registry=own
+                f"tfrec_{name}", text, labels.split(), multiprocess_mode=mode, registry=collectors
             )
             for name, (labels, mode, text) in _GAUGES.items()
         }
         self.histograms = {
             name: prometheus_client.Histogram(
-                f"tfrec_{name}", text, labels.split(), buckets=buckets, registry=own
+                f"tfrec_{name}", text, labels.split(), buckets=buckets, registry=collectors
             )
             for name, (labels, buckets, text) in _HISTOGRAMS.items()
         }
@@ -292,7 +292,7 @@ class _Together(registry.Collector):
 
     def collect(self) -> Iterator[metrics_core.Metric]:
         for metric in self._all.collect():  # type: ignore[no-untyped-call]
-            metric.samples = [one for one in metric.samples if self._is_wanted(one.labels)]
+            metric.samples = [sample for sample in metric.samples if self._is_wanted(sample.labels)]
             yield metric
 
 

@@ -125,10 +125,10 @@ class UserData:
         unwritten = [tuple(self._unwritten.get(user_id, ())) for user_id in user_ids]
         found, problem = await self._read(user_ids, impressions, now, timeout_ms)
         if found is not None and impressions:
-            found = [_with_shown(*each, now) for each in zip(found, unwritten, strict=True)]
+            found = [_with_shown(*pair, now) for pair in zip(found, unwritten, strict=True)]
         milliseconds = (self._clock() - started) * 1000
-        for known in found or [User()] * len(user_ids):
-            state = problem or (FOUND if known.is_known else UNKNOWN)
+        for user in found or [User()] * len(user_ids):
+            state = problem or (FOUND if user.is_known else UNKNOWN)
             self._metrics.count("user_reads", state)
         return UsersRead(found, problem, milliseconds)
 

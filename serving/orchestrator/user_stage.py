@@ -107,9 +107,9 @@ class UserStage:
                 event.time,
                 event.ad_id,
                 {
-                    field: own[0]
+                    field: ad_values[0]
                     for field in self._listed
-                    if (own := values[field].get(event.ad_id))
+                    if (ad_values := values[field].get(event.ad_id))
                 },
             )
             for event in (*user.actions, *user.impressions)

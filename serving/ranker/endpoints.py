@@ -176,13 +176,13 @@ class Endpoints:
 
     def _use(self, addresses: list[str]) -> list[ranker_client.RankerClient]:
         """Replaces the known servers, and returns the clients of the removed ones."""
-        gone = [client for known, client in self.clients.items() if known not in addresses]
+        gone = [client for address, client in self.clients.items() if address not in addresses]
         if self.clients and (gone or len(set(addresses)) != len(self.clients)):
             _logger.warning("Rankers behind %s: %s", self.address, ", ".join(addresses))
         self.clients = {
-            one: self.clients.get(one)
-            or ranker_client.RankerClient(one, version=self.version, outputs=self._outputs)
-            for one in dict.fromkeys(addresses)
+            address: self.clients.get(address)
+            or ranker_client.RankerClient(address, version=self.version, outputs=self._outputs)
+            for address in dict.fromkeys(addresses)
         }
         return gone
 

@@ -237,10 +237,16 @@ class Replicas:
     def _next(self, tried: Iterable[Replica], only_healthy: bool) -> Replica | None:
         """Returns the replica to call next, or None."""
         now = self._clock()
-        left = [one for one in self._replicas.values() if one not in tried and not one.is_paused]
+        left = [
+            replica
+            for replica in self._replicas.values()
+            if replica not in tried and not replica.is_paused
+        ]
         # Among equals, the one that has been idle longest is first.
         chosen = min(
-            left, key=lambda one: (not one.is_healthy, one.load(now), one.turn), default=None
+            left,
+            key=lambda replica: (not replica.is_healthy, replica.load(now), replica.turn),
+            default=None,
         )
         if chosen is None:
             return None

@@ -115,7 +115,7 @@ class RankedAd(AnswerPart):
     """Position; 1 is the best."""
     ad_id: str
     """Id of the ad in the catalog."""
-    show: dict[str, Any] = pydantic.Field(default_factory=dict, exclude_if=lambda own: not own)
+    show: dict[str, Any] = pydantic.Field(default_factory=dict, exclude_if=lambda value: not value)
     """Values of the columns in the schema's `show`, such as a title: any JSON values. No model
     reads them. Absent if the schema has no such columns."""
     utility: float | None

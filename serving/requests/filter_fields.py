@@ -89,7 +89,7 @@ def both(first: request.Filters | None, second: request.Filters | None) -> reque
     """Returns the filters that are met where two checked ones are; None if both are."""
     if first is None or second is None:
         return second if first is None else first
-    allowed = [set(own.allowed_ads) for own in (first, second) if own.allowed_ads is not None]
+    allowed = [set(ads) for ads in (first.allowed_ads, second.allowed_ads) if ads is not None]
     excluded = {*(first.excluded_ads or ()), *(second.excluded_ads or ())}
     return first.model_copy(
         update={

@@ -66,12 +66,12 @@ def refusal(
     """
     unknown = {detail["loc"][:-1] for detail in details if detail["type"] == "extra_forbidden"}
     # A misspelled key is also reported as a missing one.
-    told = [
+    faults = [
         detail
         for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden")
         if detail["type"] != "missing" or detail["loc"][:-1] not in unknown
     ]
-    return joined([_refusal_of_one(model, detail, place) for detail in told[: _MAX_FAULTS + 1]])
+    return joined([_refusal_of_one(model, detail, place) for detail in faults[: _MAX_FAULTS + 1]])
 
 
 def check_all(checks: Iterable[Callable[[], Any]]) -> list[Any]:

@@ -103,18 +103,18 @@ class QueryFields:
 
     def _check_part(self, prefix: str, name: str, values: Mapping[str, Any]) -> None:
         """Checks the ages or kinds of the events of a history."""
-        field, own = self._fields[name], values[name]
-        if not own:
+        field, part = self._fields[name], values[name]
+        if not part:
             return
         expected = len(values.get(field["of"]) or ())
-        if len(own) != expected:
+        if len(part) != expected:
             raise errors.InvalidRequestError(
                 f"{prefix}{name}: expected {expected} values, one for each of {field['of']}, got "
-                f"{len(own)}. Cut the lists of a history to the same events."
+                f"{len(part)}. Cut the lists of a history to the same events."
             )
         if field["kind"] == NUMERIC_LIST:
             return
-        for position, kind in enumerate(own):
+        for position, kind in enumerate(part):
             if kind and kind.decode() not in EVENTS:
                 raise errors.InvalidRequestError(
                     f"{prefix}{name}[{position}]: expected one of {', '.join(EVENTS)}, got "
@@ -261,10 +261,10 @@ def _check_string(place: str, value: Any) -> bytes:
         ) from error
 
 
-def _remedy(value: Any, other: str = "") -> str:
+def _remedy(value: Any, default: str = "") -> str:
     """Returns how to correct a wrong value; data frames have NaN for a missing one."""
     is_nan = isinstance(value, float) and math.isnan(value)
-    return " Send None for a missing value." if is_nan else other
+    return " Send None for a missing value." if is_nan else default
 
 
 def _padded(lists: Sequence[Sequence[Any]], padding: Any, dtype: Any) -> np.ndarray:

@@ -118,8 +118,8 @@ def _one_for_each_field(rules: tuple[Any, ...]) -> tuple[Any, ...]:
         (rule.field, getattr(rule, "event", None) or "impression", getattr(rule, "hours", None))
         for rule in rules
     ]
-    for rule, own in zip(rules, counted, strict=True):
-        if counted.count(own) > 1:
+    for rule, key in zip(rules, counted, strict=True):
+        if counted.count(key) > 1:
             subject = "the ads themselves" if rule.field is None else f"the field {rule.field!r}"
             raise pydantic_core.PydanticCustomError(
                 "repeated_rule", "one rule for {subject}", {"subject": subject}

@@ -64,7 +64,7 @@ class RuleFields:
         if rules is None:
             return self.defaults
         parts = {name: getattr(rules, name) for name in request.Rules.model_fields}
-        changed: dict[str, Any] = {name: own for name, own in parts.items() if own is not None}
+        changed: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
         for name, listed in changed.items():
             for position, rule in enumerate(listed if isinstance(listed, tuple) else ()):
                 place = f"rules.{name}[{position}]"
@@ -87,18 +87,18 @@ class RuleFields:
 
     def _check_cap(self, place: str, cap: request.FrequencyCap) -> None:
         """Refuses a cap that nothing counts, that is never reached, or whose time is not kept."""
-        is_of_impressions = cap.kind == _IMPRESSION
+        counts_impressions = cap.kind == _IMPRESSION
         if self._limits is None:
-            if is_of_impressions:
+            if counts_impressions:
                 return
             raise errors.InvalidRequestError(
                 f"{place}.event: expected {_IMPRESSION!r}, which seen counts, got {cap.event!r}, "
                 "which only a user store counts. Start the service with --user_store, or a "
                 "LocalClient with user_store."
             )
-        most = self._limits.max_impressions if is_of_impressions else self._limits.max_actions
+        most = self._limits.max_impressions if counts_impressions else self._limits.max_actions
         if cap.max > most:
-            kind = "impressions" if is_of_impressions else "actions"
+            kind = "impressions" if counts_impressions else "actions"
             raise errors.InvalidRequestError(
                 f"{place}.max: expected at most {most}, the number of {kind} that the user store "
                 f"keeps of a user, got {cap.max}. Set a smaller maximum, or send counts in seen."
@@ -160,9 +160,9 @@ def at_cap(
     """
     reached: dict[str | None, set[str]] = {}
     for cap in caps:
-        own = {value for value, n in (counts(cap) or {}).items() if n >= cap.max}
-        if own:
-            reached.setdefault(cap.field, set()).update(own)
+        values = {value for value, n in (counts(cap) or {}).items() if n >= cap.max}
+        if values:
+            reached.setdefault(cap.field, set()).update(values)
     return {field: tuple(sorted(values)) for field, values in reached.items()}
 
 

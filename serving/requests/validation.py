@@ -98,7 +98,7 @@ class Validator:
             rules = parsing.parse(ServiceRules, rules, "rules")
         self._rules = rule_fields.RuleFields(release.ad_kinds, rules, limits)
         service_filters = rules.filters if isinstance(rules, ServiceRules) else None
-        self._filters_of_service = self._filters.check(service_filters, "rules.filters")
+        self._service_filters = self._filters.check(service_filters, "rules.filters")
         self._release = release
         self._num_ads = release.index["num_ads"]
         self._default_k = default_k
@@ -132,9 +132,7 @@ class Validator:
             weights=weights,
             deadline_ms=request.deadline_ms,
             request_id=request.request_id or uuid.uuid4().hex,
-            filters=rule_fields.merged(
-                filter_fields.both(self._filters_of_service, filters), at_cap
-            ),
+            filters=rule_fields.merged(filter_fields.both(self._service_filters, filters), at_cap),
             rules=rules,
             at_cap=at_cap,
             explain=bool(request.explain),
@@ -159,7 +157,7 @@ class Validator:
                 stored with another release must not fail a request.
             counts: Returns the number of events of each value, or ad, for a frequency cap.
         """
-        own = {name: value for name, value in valid.values.items() if value is not None}
+        request_values = {name: value for name, value in valid.values.items() if value is not None}
         at_cap = rule_fields.at_cap(valid.uncounted_caps, counts)
         reached = {
             field: tuple(sorted({*valid.at_cap.get(field, ()), *at_cap.get(field, ())}))
@@ -167,7 +165,7 @@ class Validator:
         }
         return dataclasses.replace(
             valid,
-            values={**self.fields.valid(stored, own), **own},
+            values={**self.fields.valid(stored, request_values), **request_values},
             filters=rule_fields.merged(valid.filters, at_cap),
             at_cap=reached,
             shown_before={

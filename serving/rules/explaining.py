@@ -103,14 +103,14 @@ def explain_shortage(
             return f"{start}the catalog has no more."
         causes = "filters and frequency caps" if valid.at_cap else "filters"
         return f"{start}no more ads meet the {causes}."
-    others = num_candidates - count
+    num_left_out = num_candidates - count
     caps = ", ".join(
         f"at most {cap.max} {'' if isinstance(cap, requests.Cap) else 'impressions '}with the same "
         f"{cap.field} (reached for {int(full.sum())} candidates)"
         for cap, full in chosen.full.items()
         if full.any()
     )
-    return f"{start}the caps leave out the other {others} candidates: {caps}."
+    return f"{start}the caps leave out the other {num_left_out} candidates: {caps}."
 
 
 def _ranks(gains: np.ndarray) -> np.ndarray:

@@ -91,8 +91,8 @@ class SessionRunner:
             meta_graph.signature_def.items()
         )
         graph_def = meta_graph.graph_def
-        nodes = (graph_def.node, *(own.node_def for own in graph_def.library.function))
-        self.operation_types = frozenset(node.op for own in nodes for node in own)
+        groups = (graph_def.node, *(function.node_def for function in graph_def.library.function))
+        self.operation_types = frozenset(node.op for group in groups for node in group)
 
     def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> Arrays:
         """Returns the fetched tensors by name.
@@ -109,12 +109,12 @@ class SessionRunner:
         """
         targets = sorted(set(fetches))
         fed = {self._tensor(name): feeds[name] for name in sorted(feeds)}
-        wanted = [self._tensor(name) for name in targets]
+        fetched = [self._tensor(name) for name in targets]
         options = _run_options(call_deadline.current_deadline())
         try:
             # The public `Session.run` casts its feeds, replaces shape errors and takes 0.1 ms
             # longer. A callable from `make_callable` has the same timeout for all calls.
-            values = self._session._call_tf_sessionrun(options, fed, wanted, [], None)
+            values = self._session._call_tf_sessionrun(options, fed, fetched, [], None)
         except UnicodeDecodeError as error:
             # TensorFlow's binding cannot decode the message, and loses the error code.
             raise rpc_status.invalid_argument(error.object.decode("utf-8", "replace")) from error

@@ -111,7 +111,7 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the port, answers the accepted requests, and stops the application."""
         self._draining.set()
-        await asyncio.gather(*(one.close() for one in self._listeners))
+        await asyncio.gather(*(port_listener.close() for port_listener in self._listeners))
         await super().shutdown(sockets)
 
     def begin_to_end(self) -> None:

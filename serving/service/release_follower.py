@@ -98,9 +98,9 @@ class ReleaseFollower:
         pointer = await self._wanted()
         if pointer is None:
             return
-        wanted = [version for version in (pointer.stable, pointer.canary) if version is not None]
-        self._refusals = {v: why for v, why in self._refusals.items() if v in wanted}
-        for version in wanted:
+        targets = [version for version in (pointer.stable, pointer.canary) if version is not None]
+        self._refusals = {v: why for v, why in self._refusals.items() if v in targets}
+        for version in targets:
             if self._service(version) is None:
                 await self._open(version)
         # Loading takes seconds, in which releases.json may have changed.
@@ -110,7 +110,7 @@ class ReleaseFollower:
         elif now is not None and self._is_progress(pointer.stable, now):
             # Otherwise a service would never change if promotions come faster than it loads.
             self._route(dataclasses.replace(now, stable=pointer.stable))
-        for version in [version for version in self._opened if version not in wanted]:
+        for version in [version for version in self._opened if version not in targets]:
             await _close(self._opened.pop(version))
 
     def _is_progress(self, version: int, pointer: releases.Pointer) -> bool:

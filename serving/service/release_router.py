@@ -118,7 +118,7 @@ class ReleaseRouter:
             parts = await _answer_groups(groups, requests, timing)
             for (entry, positions), part in zip(groups.items(), parts, strict=True):
                 await entry.service.record(part)
-                answered.update(zip(positions, (one.answer for one in part), strict=True))
+                answered.update(zip(positions, (result.answer for result in part), strict=True))
         return [_with_role(answered[position], role) for position, role in enumerate(roles)]
 
     def serving(self, release: ReleaseName) -> orchestrator.Orchestrator:
@@ -163,12 +163,12 @@ class ReleaseRouter:
             self._close_unused(entry)
 
     def _choose(self, request: Request) -> _Entry:
-        wanted = request.release
+        release_name = request.release
         table = self._table
         # A request for a canary that has ended or was promoted is answered by the stable release.
-        if table.canary is None or wanted == STABLE:
+        if table.canary is None or release_name == STABLE:
             return table.stable
-        if wanted == CANARY:
+        if release_name == CANARY:
             return table.canary
         release = table.canary.service.release.manifest
         is_canary = draw(release.version, _key(request, release)) < table.share
@@ -252,7 +252,7 @@ async def _answer_groups(
         for entry, batch in zip(groups, batches, strict=True):
             with _counted(entry) as done:
                 parts.append(await entry.service.answer_batch(batch, started))
-                done += [one.answer for one in parts[-1] if not one.valid.dry_run]
+                done += [result.answer for result in parts[-1] if not result.valid.dry_run]
         return parts
 
 

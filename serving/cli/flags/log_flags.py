@@ -125,10 +125,10 @@ def _check_default_format(path: pathlib.Path) -> None:
     train = f"tfrec train --format=tabular --data_path={FLAGS.data_path}"
     commands = [] if FLAGS.schema_path else [f"{propose} --schema_path={schema_path}"]
     commands.append(f"{train} --schema_path={schema_path}")
-    others = ", ".join(name for name in formats.FORMATS.names if "_" not in name)
+    names = ", ".join(name for name in formats.FORMATS.names if "_" not in name)
     raise ValueError(
         f"{path} is not a Criteo log, the default without --format: "
-        f"{formats.criteo.LABELED}. Name its --format ({others}, …), or for any other table:\n  "
+        f"{formats.criteo.LABELED}. Name its --format ({names}, …), or for any other table:\n  "
         + "\n  ".join(commands)
     )
 

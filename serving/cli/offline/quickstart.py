@@ -81,9 +81,9 @@ async def _recommend(base: pathlib.Path, requests: list[Request]) -> None:
             totals.append(1e3 * (time.perf_counter() - started))
             stages.append(timed.stage_ms)
         print(f"Latency of {_TIMED_REQUESTS} consecutive requests")
-        times = {stage: [own[stage] for own in stages] for stage in stages[0]}
+        times = {stage: [stage_ms[stage] for stage_ms in stages] for stage in stages[0]}
         rows = [
-            [f"  {stage}", *(f"{own:.2f}" for own in np.percentile(values, [50, 99]))]
+            [f"  {stage}", *(f"{value:.2f}" for value in np.percentile(values, [50, 99]))]
             for stage, values in {**times, "measured by the caller": totals}.items()
         ]
         print(terminal.text_table(["", "p50 ms", "p99 ms"], rows))

@@ -54,10 +54,10 @@ def main() -> None:
         from tfrec import tuning
     from serving import export
 
-    other = "retrieval_model" if FLAGS.stage == "ranker" else "ranker"
-    if FLAGS[other].value != FLAGS[other].default:
+    other_flag = "retrieval_model" if FLAGS.stage == "ranker" else "ranker"
+    if FLAGS[other_flag].value != FLAGS[other_flag].default:
         raise ValueError(
-            f"--{other}={FLAGS[other].value}: expected no model of the other stage with "
+            f"--{other_flag}={FLAGS[other_flag].value}: expected no model of the other stage with "
             f"--stage={FLAGS.stage}. Leave it out, or set --stage."
         )
     workdir = pathlib.Path(FLAGS.workdir)
@@ -112,9 +112,9 @@ def _table(tuned: tuning.Tuned) -> str:
 def _given(stage: str) -> dict[str, Any]:
     """Returns the options that the flags give all trials: the model, and the number of epochs."""
     model = "ranker" if stage == "ranker" else "retrieval_model"
-    flags_of_trials = (model, "epochs")
-    given = {name: FLAGS[name] for name in flags_of_trials}
-    return {name: own.value for name, own in given.items() if own.value != own.default}
+    names = (model, "epochs")
+    given = {name: FLAGS[name] for name in names}
+    return {name: flag.value for name, flag in given.items() if flag.value != flag.default}
 
 
 def _command(tuned: tuning.Tuned, workdir: pathlib.Path) -> str:

@@ -81,33 +81,33 @@ def main() -> None:
         with _named(version, versions):
             prepared.append(_prepare(base, version, removed))
     results = []
-    for one in prepared:
-        with _named(one.version, versions):
-            applied = None if one.update is None else one.live.apply(one.update)
-        recall = one.live.measure_recall() if FLAGS.measure_recall else None
-        status = one.live.status()
-        one.live.close()
-        given = one.update.rates if one.update else ()
-        view = one.live.view()
-        unknown = {rate.name: view.without_ads(rate.of, one.rates[rate.name]) for rate in given}
+    for release in prepared:
+        with _named(release.version, versions):
+            applied = None if release.update is None else release.live.apply(release.update)
+        recall = release.live.measure_recall() if FLAGS.measure_recall else None
+        status = release.live.status()
+        release.live.close()
+        given = release.update.rates if release.update else ()
+        view = release.live.view()
+        unknown = {rate.name: view.without_ads(rate.of, release.rates[rate.name]) for rate in given}
         if FLAGS.json:
             changes = None if applied is None else dataclasses.asdict(applied)
-            row = {"version": one.version, "applied": changes, "notes": one.notes}
+            row = {"version": release.version, "applied": changes, "notes": release.notes}
             state = {"recall_at_500": recall, "live": status}
             results.append({**row, "rate_values_not_found": unknown, **state})
             continue
         if FLAGS.add or FLAGS.remove:
             nothing = "the files have no ads, so none was changed"
             done = nothing if applied is None else _description(applied)
-            print(f"release {one.version}: {done}")
+            print(f"release {release.version}: {done}")
         elif len(versions) > 1:
-            print(f"release {one.version}:")
-        for note in one.notes:
+            print(f"release {release.version}:")
+        for note in release.notes:
             print(note)
         for name, values in unknown.items():
-            given_values = terminal.format_count(len(one.rates[name]), "value")
+            given_values = terminal.format_count(len(release.rates[name]), "value")
             print(f"{name} of {given_values}{_not_found(len(values), values[:3])}")
-        _print_state(base, one.version, recall, status)
+        _print_state(base, release.version, recall, status)
     if FLAGS.json:
         command_line.print_json({"releases": results})
 

@@ -108,10 +108,10 @@ class ServableManager:
             configs = {model.name: model for model in config.model_config_list.config}
             labels = self._checked_labels(configs)
             new = configs.keys() - self._configs.keys()
-            for name, own in sorted(configs.items()):
-                if not config_checks.aspired_versions(own):
+            for name, model in sorted(configs.items()):
+                if not config_checks.aspired_versions(model):
                     raise saved_model.not_found(
-                        f"No versions of servable {name} found under base path {own.base_path}: "
+                        f"No versions of servable {name} found under base path {model.base_path}: "
                         "expected a directory named by an integer (such as 1/) that the version "
                         "policy admits"
                     )
@@ -163,12 +163,12 @@ class ServableManager:
         with self._changed:
             versions = self._models.get(spec.name, {})
             if spec.HasField("version"):
-                wanted = spec.version.value
-                if wanted not in versions:
+                number = spec.version.value
+                if number not in versions:
                     raise saved_model.not_found(
-                        f"Could not find version {wanted} of model {spec.name}"
+                        f"Could not find version {number} of model {spec.name}"
                     )
-                versions = {wanted: versions[wanted]}
+                versions = {number: versions[number]}
             if not versions:
                 raise saved_model.not_found(f"Could not find any versions of model {spec.name}")
             return [versions[key].to_proto(key) for key in sorted(versions, reverse=True)]
@@ -212,7 +212,7 @@ class ServableManager:
             serving = [key for key, value in versions.items() if value.serves()]
             if serving:
                 return versions[max(serving)]
-            wanted = f"Latest({spec.name})"
+            request_text = f"Latest({spec.name})"
         else:
             number = spec.version.value
             if choice == "version_label":
@@ -223,8 +223,8 @@ class ServableManager:
                 number = self._labels[spec.name, spec.version_label]
             if _serves(versions, number):
                 return versions[number]
-            wanted = f"Specific({spec.name}, {number})"
-        raise saved_model.not_found(f"Servable not found for request: {wanted}")
+            request_text = f"Specific({spec.name}, {number})"
+        raise saved_model.not_found(f"Servable not found for request: {request_text}")
 
     def _checked_labels(
         self, configs: dict[str, model_config.ModelConfig]
@@ -327,8 +327,8 @@ def _unwanted(versions: Mapping[int, ModelVersion], aspired: Collection[int]) ->
 
     These are all that are not aspired, except for one that serves while no aspired one does.
     """
-    others = sorted(versions.keys() - set(aspired))
-    serving = [number for number in others if versions[number].serves()]
+    unaspired = sorted(versions.keys() - set(aspired))
+    serving = [number for number in unaspired if versions[number].serves()]
     serves_aspired = any(_serves(versions, number) for number in aspired)
     kept = serving[-1:] if aspired and not serves_aspired else []
-    return [number for number in others if number not in kept]
+    return [number for number in unaspired if number not in kept]

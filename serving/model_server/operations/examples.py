@@ -159,12 +159,12 @@ def _serialized(model: servable.Servable, request_input: input_pb2.Input) -> np.
 def _tensors(definition: meta_graph_pb2.SignatureDef, method: str) -> tuple[str, list[str]]:
     """Returns the name of the input tensor and the names of the output tensors."""
     outputs = definition.outputs
-    wanted = (_CLASSES, _SCORES) if method == _CLASSIFY else (_REGRESS_OUTPUTS,)
-    names = [outputs[key].name for key in wanted if key in outputs]
+    keys = (_CLASSES, _SCORES) if method == _CLASSIFY else (_REGRESS_OUTPUTS,)
+    names = [outputs[key].name for key in keys if key in outputs]
     if set(definition.inputs) != {_INPUTS} or not names or len(names) < len(outputs):
         raise saved_model.invalid_argument(
             f"Expected a {_KINDS[method]} signature with the input {_INPUTS} and outputs among "
-            f"{', '.join(wanted)}, got: {definition}"
+            f"{', '.join(keys)}, got: {definition}"
         )
     return definition.inputs[_INPUTS].name, names
 

@@ -89,10 +89,10 @@ class Entrance:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [(b"x-request-id", _as_header(scope[REQUEST_ID]))]
+                added_headers = [(b"x-request-id", _as_header(scope[REQUEST_ID]))]
                 if self._draining.is_set():
-                    own.append((b"connection", b"close"))
-                message["headers"] = [*message.get("headers", ()), *own]
+                    added_headers.append((b"connection", b"close"))
+                message["headers"] = [*message.get("headers", ()), *added_headers]
             await send(message)
 
         try:
@@ -144,9 +144,9 @@ class Entrance:
         return None
 
     def _is_known(self, headers: Mapping[bytes, bytes]) -> bool:
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(
-            given.strip(), self._token or b""
+            token.strip(), self._token or b""
         )
 
 
@@ -160,8 +160,8 @@ def _label(scope: starlette.types.Scope) -> str:
     return "other"
 
 
-def _request_id(given: bytes | None) -> str:
-    text = (given or b"").decode("latin-1")
+def _request_id(header: bytes | None) -> str:
+    text = (header or b"").decode("latin-1")
     if (
         text
         and len(text) <= requests.MAX_REQUEST_ID_LENGTH

@@ -60,15 +60,15 @@ def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], objec
         body = request.scope["route"].body_field
         model = pydantic.BaseModel if body is None else body.field_info.annotation
         # The first part of a location is "body".
-        own = [{**detail, "loc": detail["loc"][1:]} for detail in details]
-        refusal = requests.refusal(model, own)
+        faults = [{**detail, "loc": detail["loc"][1:]} for detail in details]
+        refusal = requests.refusal(model, faults)
         # A key that is not valid text is an error of the whole body.
         if (
             model is requests.Request
             and isinstance(error.body, dict)
-            and all(d["loc"] for d in own)
+            and all(d["loc"] for d in faults)
         ):
-            refusal = _with_faults_of_rest(refusal, error.body, {d["loc"][0] for d in own}, check)
+            refusal = _with_other_faults(refusal, error.body, {d["loc"][0] for d in faults}, check)
         return reply_to(refusal)
 
     @app.exception_handler(starlette.exceptions.HTTPException)
@@ -99,7 +99,7 @@ def _methods(request: fastapi.Request) -> str:
     return ", ".join(sorted({method for route in matching for method in route.methods}))
 
 
-def _with_faults_of_rest(
+def _with_other_faults(
     error: errors.InvalidRequestError,
     body: Mapping[str, Any],
     faulty: Set[str],
