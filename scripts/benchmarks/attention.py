@@ -100,8 +100,8 @@ def measure(
             directory = workdir / "rankers" / finished_cells.key_of(cell, options)
             train_this = functools.partial(train, data_set, options, directory)
             measured.append(finished_cells.stored(workdir / "cells", cell, options, train_this))
-        common = [key for key in measured[0] if all(key in own for own in measured)]
-        means = {key: float(np.mean([own[key] for own in measured])) for key in common}
+        common = [key for key in measured[0] if all(key in run for run in measured)]
+        means = {key: float(np.mean([run[key] for run in measured])) for key in common}
         rows.append({"data": name, "variant": variant, **means})
         model, calibrators, _ = ranking.load_ranker(data_set, directory)
         module = exported.RankerModule(data_set.fitted, model, calibrators)
@@ -143,13 +143,13 @@ def quality(predictions: ranking.Predictions, values: Mapping[str, np.ndarray]) 
     found: dict[str, float | None] = {}
     for head in predictions.logits:
         labels, known, lengths = predictions.labeled(head)
-        own = values[HEADS[head].output][known].astype(np.float32)
+        scores = values[HEADS[head].output][known].astype(np.float32)
         positive = (labels > 0).astype(np.float32)
-        found[f"{head}_auc"] = metrics.auc(positive, own)
+        found[f"{head}_auc"] = metrics.auc(positive, scores)
         if not HEADS[head].is_amount:
-            found[f"{head}_entropy"] = metrics.normalized_entropy(positive, own)
+            found[f"{head}_entropy"] = metrics.normalized_entropy(positive, scores)
         if head == CLICK.label:
-            ndcg = metrics.ndcg_of_lists(labels, own, lengths, LIST_LENGTH)
+            ndcg = metrics.ndcg_of_lists(labels, scores, lengths, LIST_LENGTH)
             found["ndcg"] = float(np.nanmean(ndcg))
     return {name: value for name, value in found.items() if value is not None}
 

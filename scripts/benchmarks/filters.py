@@ -66,8 +66,8 @@ def main() -> None:
     state["prepare_seconds"] = time.perf_counter() - started
     checker = requests.FilterFields(fields.kinds)
     rows = []
-    for name, wanted in {"none": None, **filters}.items():
-        checked = checker.check(None if wanted is None else requests.Filters(**wanted))
+    for name, arguments in {"none": None, **filters}.items():
+        checked = checker.check(None if arguments is None else requests.Filters(**arguments))
         rows.append({"filter": name, **measure(searcher, embeddings, queries, fields, checked)})
     harness.print_rows(rows, _COLUMNS)
     harness.print_json({**state, "filters": rows})
@@ -123,14 +123,14 @@ def measure(
     if filters is None:
         return {**measured, "recall": exact_recall(embeddings, queries, found)}
     eligible = fields.eligible(filters)
-    own = eligible.rows
-    positions = [np.searchsorted(own, rows) for rows in found]
+    eligible_rows = eligible.rows
+    positions = [np.searchsorted(eligible_rows, rows) for rows in found]
     _, unfiltered = searcher.search(queries[:_LEFT_QUERIES], FLAGS.k)
     return {
         **measured,
         "eligible": eligible.count,
         "left_of_unfiltered": float(eligible.contains(unfiltered).sum(axis=1).mean()),
-        "recall": exact_recall(embeddings[own], queries, positions),
+        "recall": exact_recall(embeddings[eligible_rows], queries, positions),
     }
 
 
@@ -138,8 +138,8 @@ def exact_recall(embeddings: np.ndarray, queries: np.ndarray, found: list[np.nda
     """Returns the recall of found positions against exact search; 1 if there are no embeddings."""
     if not len(embeddings):
         return 1.0
-    wanted = index.exact_rows([embeddings], queries, FLAGS.k)
-    return float(index.recall_of_rows(np.stack(found), wanted).mean())
+    exact = index.exact_rows([embeddings], queries, FLAGS.k)
+    return float(index.recall_of_rows(np.stack(found), exact).mean())
 
 
 if __name__ == "__main__":

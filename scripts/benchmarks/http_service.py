@@ -203,13 +203,13 @@ def measure_index(directory: pathlib.Path) -> tuple[int, float]:
     before = resident_bytes()
     ads = index.AdIndex.open(directory)
     ads.prepare_filters()
-    own = resident_bytes() - before
+    index_bytes = resident_bytes() - before
     samples = ads.sample_queries
     queries = [samples[number % len(samples)][None] for number in range(-WARM_UP, SINGLES)]
     milliseconds, _ = harness.time_each(
         lambda query: ads.search(query, 500), queries, time.thread_time
     )
-    return own, harness.percentiles(milliseconds[WARM_UP:])["p50_ms"]
+    return index_bytes, harness.percentiles(milliseconds[WARM_UP:])["p50_ms"]
 
 
 async def measure_users() -> float:
@@ -300,7 +300,7 @@ def print_table(result: dict[str, Any]) -> None:
         "  HTTP": result["http_ms"],
         "in process": result["in_process"],
     }
-    timed = [{"part": name, **own} for name, own in rows.items()]
+    timed = [{"part": name, **row} for name, row in rows.items()]
     harness.print_rows(timed, {"part": "", "p50_ms": ".2f", "p99_ms": ".2f"})
     counts = dict.fromkeys(("sent", "failed", "refused", "degraded"), "")
     harness.print_rows(result["rates"], {"rate": ".0f", **counts, "p50_ms": ".1f", "p99_ms": ".1f"})

@@ -86,25 +86,25 @@ def measure(
     tried = index.structures_to_try(targets, num_ads, FLAGS.kinds, FLAGS.num_lists or [None])
     print(f"{num_ads:,} ads: exact search of {len(queries)} queries", flush=True)
     k = min(FLAGS.k, num_ads)
-    wanted = index.exact_rows(catalog.chunks(), queries, k)
+    exact_rows = index.exact_rows(catalog.chunks(), queries, k)
     rows = []
     for config in tried:
         if config.kind == "Flat" and num_ads > _MAX_ADS_IN_MEMORY:
             continue
         print(f"{num_ads:,} ads: {config.kind} {config.storage} {config.refine}", flush=True)
-        asked = slice(None, _MAX_EXACT_QUERIES if config.kind == "Flat" else None)
+        query_slice = slice(None, _MAX_EXACT_QUERIES if config.kind == "Flat" else None)
         built = [num_ads, config.kind, config.storage, config.refine, config.num_lists]
         name = "-".join(map(str, built))
         saved = workdir / f"{name}.faiss"
         structure = index_rows.build(catalog, config, queries.shape[1], saved)
-        rows += index_rows.measure(structure, queries[asked], wanted[asked], saved)
+        rows += index_rows.measure(structure, queries[query_slice], exact_rows[query_slice], saved)
         del structure
     if num_ads <= _MAX_ADS_IN_MEMORY and FLAGS.peers:
         ads = np.concatenate(list(catalog.chunks()))
         print(f"{num_ads:,} ads: peers", flush=True)
-        rows.append(index_peers.brute_force(ads, queries, wanted))
+        rows.append(index_peers.brute_force(ads, queries, exact_rows))
         if FLAGS.scann_python:
-            rows += index_peers.scann(FLAGS.scann_python, ads, queries, wanted)
+            rows += index_peers.scann(FLAGS.scann_python, ads, queries, exact_rows)
     return [{"num_ads": num_ads, **row} for row in rows]
 
 

@@ -43,24 +43,24 @@ def main() -> None:
     assert ads.sample_queries is not None
     queries = np.array(ads.sample_queries[: values.num_queries])
     everything = index.RowSet.full(ads.num_ads)
-    wanted = ads.searcher.search_exactly(queries, values.k, everything)[1]
+    exact_rows = ads.searcher.search_exactly(queries, values.k, everything)[1]
     search_ms, found = harness.time_each(
         lambda query: ads.search(query, values.k)[1][0], queries[:, None]
     )
     result: dict[str, Any] = {
         "num_ads": ads.num_ads,
         "index": release.manifest.index,
-        "recall": float(index.recall_of_rows(np.stack(found), wanted).mean()),
+        "recall": float(index.recall_of_rows(np.stack(found), exact_rows).mean()),
         "search_ms": harness.percentiles(search_ms),
         "filters": _filters(release, queries, values.k),
     }
     sample = [
-        requests.parse(requests.Request, {"context": one, "k": 10})
-        for one in release.manifest.probes["requests"]
+        requests.parse(requests.Request, {"context": context, "k": 10})
+        for context in release.manifest.probes["requests"]
     ]
     with LocalClient(base) as client:
-        for one in sample * (_WARM_UP // len(sample) + 1):
-            client.recommend(one)
+        for request in sample * (_WARM_UP // len(sample) + 1):
+            client.recommend(request)
         request_ms, _ = harness.time_each(client.recommend, sample * (_REQUESTS // len(sample)))
         result["request_ms"] = harness.percentiles(request_ms)
         if values.restart_command:
@@ -84,20 +84,20 @@ def _filters(release: releases.Bundle, queries: np.ndarray, k: int) -> list[dict
                 )
             )
             assert filters is not None
-            wanted = catalog.eligible(filters)
+            eligible = catalog.eligible(filters)
             milliseconds, found = harness.time_each(
                 lambda query, filters=filters: ads.search(query, k, ads.eligible(filters))[1][0],
                 queries[:, None],
             )
             exact = ads.searcher.search_exactly(queries, k, ads.eligible(filters))[1]
             complete = [
-                len(own) == min(k, wanted.count) and bool(wanted.contains(own).all())
-                for own in found
+                len(ad_rows) == min(k, eligible.count) and bool(eligible.contains(ad_rows).all())
+                for ad_rows in found
             ]
             rows.append(
                 {
                     "field": field,
-                    "ads": wanted.count,
+                    "ads": eligible.count,
                     "complete": f"{sum(complete)} of {len(complete)}",
                     "recall": float(index.recall_of_rows(np.stack(found), exact).mean()),
                     **harness.percentiles(milliseconds[1:]),
@@ -122,9 +122,9 @@ def _restart(
         for number in range(10**9):
             if done.is_set():
                 return
-            one = sample[number % len(sample)].model_copy(update={"deadline_ms": deadline_ms})
+            request = sample[number % len(sample)].model_copy(update={"deadline_ms": deadline_ms})
             try:
-                answer = client.recommend(one)
+                answer = client.recommend(request)
                 outcome = "degraded" if answer.degraded else "answered"
             except errors.ServingError as error:
                 outcome = getattr(error, "code", type(error).__name__)

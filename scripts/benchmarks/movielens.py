@@ -148,12 +148,12 @@ def measured(
     data_set: reader.DataSet, seed: int, workdir: pathlib.Path
 ) -> dict[str, dict[str, Any]]:
     """Returns the per-user metrics of the two-tower model and the peers, stored or new."""
-    config_of_ours = cli.from_flags(config.RetrievalConfig, seed=seed)
+    tower_config = cli.from_flags(config.RetrievalConfig, seed=seed)
     data_digests = [
         finished_cells.digest_of(*retrieval.read_pairs(data_set, (split,))) for split in SPLITS
     ]
     build: dict[str, tuple[Any, Callable[[], Fitted]]] = {
-        "two_tower": (config_of_ours, lambda: train(data_set, config_of_ours, workdir))
+        "two_tower": (tower_config, lambda: train(data_set, tower_config, workdir))
     }
     for name, peer in recommenders.peers_of(data_set).items():
         fit = functools.partial(recommenders.fit, name, data_set, seed, FLAGS.tune_minutes)
@@ -184,10 +184,10 @@ def train(
 
 def measure(data_set: reader.DataSet, name: str, fit: Callable[[], Fitted]) -> dict[str, Any]:
     """Trains a recommender and returns its per-user metrics, and how it was trained."""
-    recommender, told = fit()
+    recommender, training = fit()
     history = recommenders.Learned(data_set, retrieval.REFIT_SPLITS, 0).history
     report = evaluation.compare_recommenders(data_set, {name: recommender}, history)
-    return {**(report.recommenders[name].excluding_seen or {}), **told}
+    return {**(report.recommenders[name].excluding_seen or {}), **training}
 
 
 def summary(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
@@ -196,10 +196,10 @@ def summary(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]
     for name in runs[0]:
         for key in METRICS:
             values = [run[name][key] for run in runs]
-            own = result.setdefault(name, {})
-            own[key] = statistics.mean(values)
+            figures = result.setdefault(name, {})
+            figures[key] = statistics.mean(values)
             if len(values) > 1:
-                own[f"{key}_sd"] = statistics.stdev(values)
+                figures[f"{key}_sd"] = statistics.stdev(values)
     return result
 
 
@@ -216,7 +216,7 @@ def print_table(
 
     rows = [
         [labels[name], *(shown(values, key) for key in METRICS)]
-        for name, values in sorted(result.items(), key=lambda one: -one[1][METRICS[0]])
+        for name, values in sorted(result.items(), key=lambda item: -item[1][METRICS[0]])
     ]
     rows += [
         [f"{name}, published", *(f"{value:.3f}" for value in figures)]

@@ -86,8 +86,8 @@ def main() -> None:
         results["tfrec"] = {"seconds": steps.seconds().get("ranker")}
     for name in peers:
         estimates[name], results[name] = peer_estimates(name, data, steps.path("peers"))
-        own = results[name]
-        print(f"{name}: {own['trials']} trials in {own['seconds']:.0f} CPU seconds", flush=True)
+        fit = results[name]
+        print(f"{name}: {fit['trials']} trials in {fit['seconds']:.0f} CPU seconds", flush=True)
     estimates["base_rate"] = {
         head: np.full(len(data.test), np.nanmean(data.train.labels[head])) for head in data.heads
     }
@@ -118,8 +118,8 @@ def main() -> None:
 
 def open_data_set(steps: export.Pipeline) -> reader.DataSet:
     """Returns the data set that the flags name; by default, the one in the work directory."""
-    asked = FLAGS["n_samples"].present or FLAGS["world"].present
-    named = FLAGS.use_synthetic or FLAGS.data_path or asked
+    has_world_flag = FLAGS["n_samples"].present or FLAGS["world"].present
+    named = FLAGS.use_synthetic or FLAGS.data_path or has_world_flag
     if not named and (steps.path("data") / "dataset.json").is_file():
         return steps.data_set()
     if not FLAGS.data_path:
@@ -136,13 +136,13 @@ def ranker_estimates(
         ValueError: The ranker's test rows differ from the peers'.
     """
     directory = steps.path("ranker")
-    asked = [name for name in (*RANKER_OPTIONS, "model_seed") if FLAGS[name].present]
-    if asked or not (directory / "ranker.json").is_file():
+    set_flags = [name for name in (*RANKER_OPTIONS, "model_seed") if FLAGS[name].present]
+    if set_flags or not (directory / "ranker.json").is_file():
         options = cli.from_flags(config.RankerConfig, seed=FLAGS.model_seed)
         steps.train_ranker(data_set, options)
     else:
         print(f"measuring the existing ranker in {directory}, since no flag of the ranker is set")
-    model, own, _ = ranking.load_ranker(data_set, directory)
+    model, calibrators, _ = ranking.load_ranker(data_set, directory)
     predictions = ranking.predict_split(model, data_set, "test")
     labels, known, _ = predictions.labeled(CLICK.label)
     if not np.array_equal(labels, data.test.labels[CLICK.label]):
@@ -150,7 +150,7 @@ def ranker_estimates(
             f"The ranker's test rows of {data_set.directory} differ from the peers' rows: "
             f"{len(labels)} and {len(data.test)} labels. Convert the log again."
         )
-    served = ranking.served_values(predictions, own)
+    served = ranking.served_values(predictions, calibrators)
     return {head: served[HEADS[head].output][known] for head in data.heads}
 
 
@@ -161,14 +161,14 @@ def peer_estimates(
     fitted = models.fit(name, data, FLAGS.model_seed, FLAGS.tune_minutes, directory)
     held_out = data.validation
     folds = calibration.fold_of_rows(np.bincount(held_out.requests))
-    own = calibration.fit_calibrators(fitted.validation, held_out.labels, folds)
-    values = calibration.calibrated_values(fitted.test, own)
-    told = {
+    calibrators = calibration.fit_calibrators(fitted.validation, held_out.labels, folds)
+    values = calibration.calibrated_values(fitted.test, calibrators)
+    result = {
         "seconds": fitted.cpu_seconds,
         "trials": fitted.trials,
         "settings": fitted.settings,
     }
-    return {head: values[HEADS[head].output] for head in data.heads}, told
+    return {head: values[HEADS[head].output] for head in data.heads}, result
 
 
 def score(
@@ -184,7 +184,7 @@ def score(
     """
     known = ~np.isnan(rows.labels[head])
     kind = HEADS[head]
-    own = evaluation.HeadRows(
+    head_rows = evaluation.HeadRows(
         rows.labels[head][known],
         np.unique(rows.requests[known], return_counts=True)[1],
         metrics.Resamples(
@@ -197,11 +197,12 @@ def score(
     ceiling = None
     # An order by expected amounts cannot reach the AUC of one by probabilities.
     if "ground_truth" in estimates and not kind.is_amount:
-        ceiling = metrics.auc(own.labels, estimates["ground_truth"][head][known])
+        ceiling = metrics.auc(head_rows.labels, estimates["ground_truth"][head][known])
     samples = {}
     for name, head_estimates in estimates.items():
         values = head_estimates[head][known]
-        samples[name] = evaluation.head_samples(kind, own, evaluation.HeadScores(values, values))
+        scores = evaluation.HeadScores(values, values)
+        samples[name] = evaluation.head_samples(kind, head_rows, scores)
     shown = METRICS_OF_AMOUNTS if kind.is_amount else METRICS
     for name, model_samples in samples.items():
         found: dict[str, Any] = {key: metrics.point_estimate(model_samples[key]) for key in shown}
@@ -226,11 +227,11 @@ def print_table(head: str, results: Mapping[str, Any], names: Sequence[str]) -> 
     keys = METRICS_OF_AMOUNTS if HEADS[head].is_amount else METRICS
     table = []
     for name in sorted(names, key=lambda name: -(results[name][head]["auc"] or 0.0)):
-        own = results[name][head]
-        gaps = own.get("ours_minus_this", {})
+        row = results[name][head]
+        gaps = row.get("ours_minus_this", {})
         intervals = {_gap(key): _interval(gaps.get(key)) for key in keys[:2]}
         shown = {"model": name.replace("_", " "), "seconds": results[name].get("seconds")}
-        table.append({**own, **shown, **intervals})
+        table.append({**row, **shown, **intervals})
     shares = () if HEADS[head].is_amount else ("auc_share",)
     columns = dict.fromkeys(("auc", *shares, *keys), ".4f")
     gaps = dict.fromkeys(map(_gap, keys[:2]), "")

@@ -78,8 +78,8 @@ def _host(
     """Yields the live index of a host with its own copy of the ad tower and its own journal."""
     tower = f"ad_tower/{release.version}"
     shutil.copytree(release.base / tower, f"{directory}/{tower}")
-    own = dataclasses.replace(release, base=pathlib.Path(directory))
-    index = live.LiveIndex(own, channel=live.open_channel(address, release))
+    host_release = dataclasses.replace(release, base=pathlib.Path(directory))
+    index = live.LiveIndex(host_release, channel=live.open_channel(address, release))
     index.follow()
     try:
         yield index

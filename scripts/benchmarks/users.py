@@ -76,8 +76,8 @@ def _samples(base: pathlib.Path) -> tuple[list[dict], list[dict], list[str]]:
     names = [field["name"] for field in release.manifest.query_fields]
     user_names = names[: len(names) // 2]
     return (
-        [{name: one.get(name) for name in user_names} for one in requests],
-        [{name: one.get(name) for name in names if name not in user_names} for one in requests],
+        [{name: query.get(name) for name in user_names} for query in requests],
+        [{name: query.get(name) for name in names if name not in user_names} for query in requests],
         release.ad_index.ad_ids(range(min(1_000, release.manifest.index["num_ads"]))),
     )
 
@@ -133,15 +133,15 @@ def _bodies(profiles: list[dict], contexts: list[dict]) -> list[bytes]:
 def _summary(raw: dict[str, Any]) -> dict[str, Any]:
     kinds: list[dict[str, Any]] = []
     for at, kind in enumerate(KINDS):
-        own = harness.percentiles(raw["milliseconds"][at :: len(KINDS)])
+        latencies = harness.percentiles(raw["milliseconds"][at :: len(KINDS)])
         read = [stages["users"] for stages in raw["stage_ms"][at :: len(KINDS)] if at]
-        base = kinds[0] if kinds else own
+        base = kinds[0] if kinds else latencies
         more = {
             name.replace("_ms", "_more_ms"): round(value - base[name], 3)
-            for name, value in own.items()
+            for name, value in latencies.items()
         }
         store = {f"store_{name}": value for name, value in harness.percentiles(read).items()}
-        kinds.append({"kind": kind, **own, **more, **store})
+        kinds.append({"kind": kind, **latencies, **more, **store})
     states = collections.Counter(raw["user_data"])
     return {"kinds": kinds, "failed": raw["failed"], "user_data": dict(states)}
 

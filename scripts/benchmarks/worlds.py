@@ -77,8 +77,8 @@ def finished_cell(world: str, seed: int) -> dict[str, Any]:
             shutil.rmtree(directory / step)
         return cell
 
-    others = (FLAGS.n_samples, config.ConvertConfig(), config.EvaluationConfig())
-    return finished_cells.stored(workdir / "cells", directory.name, (configs, others), compute)
+    options = (FLAGS.n_samples, config.ConvertConfig(), config.EvaluationConfig())
+    return finished_cells.stored(workdir / "cells", directory.name, (configs, options), compute)
 
 
 def measure(
@@ -123,7 +123,7 @@ def measurements(report: evaluation.EvaluationReport) -> dict[str, Any]:
     return {
         "optimum": found.best_possible.value,
         "returned": found.returned.value,
-        "lost": {stage: own.value for stage, own in found.lost.items()},
+        "lost": {stage: loss.value for stage, loss in found.lost.items()},
         **shares_of(report.funnel),
         "ranker_share": over and over.ranker.value / over.best_possible.value,
         **{
@@ -152,13 +152,13 @@ def summary(cells: list[dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {"n_samples": FLAGS.n_samples, "num_ads": FLAGS.num_ads}
     measured = [share for share in SHARES if all(cell[share] is not None for cell in cells)]
     for share in measured:
-        by_world = [[cell[share] for cell in own] for own in worlds.values()]
+        by_world = [[cell[share] for cell in world_cells] for world_cells in worlds.values()]
         # The seeds are the units: a seed's mean over worlds is one observation.
-        result[share] = {"least": min(min(own) for own in by_world)}
+        result[share] = {"least": min(min(shares) for shares in by_world)}
         result[share] |= mean_over_seeds(np.mean(by_world, axis=0))
     result["worlds"] = {
-        world: {share: mean_over_seeds([cell[share] for cell in own]) for share in measured}
-        for world, own in worlds.items()
+        world: {share: mean_over_seeds([cell[share] for cell in world_cells]) for share in measured}
+        for world, world_cells in worlds.items()
     }
     return {**result, "cells": cells}
 
@@ -180,8 +180,8 @@ def print_table(cells: list[dict[str, Any]]) -> None:
         row = {**cell, **dict.fromkeys(names), "minutes": sum(cell["seconds"].values()) / 60}
         row["clicks alone"] = cell["clicks_alone"]["system_share_of_optimum"]
         for name in names:
-            if "value" in (own := cell.get(name, {})):
-                row[name] = f"{own['value']:.4f} ({own['ground_truth']:.4f})"
+            if "value" in (estimate := cell.get(name, {})):
+                row[name] = f"{estimate['value']:.4f} ({estimate['ground_truth']:.4f})"
         rows.append(row)
     columns = {"world": "", "seed": "", "optimum": ".2f", "returned": ".2f"}
     columns |= dict.fromkeys((*SHARES, "clicks alone"), ".3f") | dict.fromkeys(names, "")

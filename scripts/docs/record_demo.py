@@ -54,8 +54,8 @@ async def _record(base: pathlib.Path) -> dict[str, Any]:
             **_without_a_group(release, whole),
         }
         acts = [
-            await _act(service, title, Request(context=context, k=10, **asked))
-            for title, asked in requests.items()
+            await _act(service, title, Request(context=context, k=10, **fields))
+            for title, fields in requests.items()
         ]
         latency = await _latency(service, samples)
     async with operations.open_service(base, FLAGS.version, _NO_RANKER) as service:
@@ -71,9 +71,9 @@ async def _record(base: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _weights(release: manifest.Manifest, **wanted: float) -> dict[str, Any]:
+def _weights(release: manifest.Manifest, **head_weights: float) -> dict[str, Any]:
     """Returns a request with these weights; other heads get 0 instead of their default."""
-    return {"weights": {head: wanted.get(head, 0.0) for head in release.present_heads}}
+    return {"weights": {head: head_weights.get(head, 0.0) for head in release.present_heads}}
 
 
 def _without_a_group(release: manifest.Manifest, answer: Answer) -> dict[str, Any]:
@@ -116,13 +116,13 @@ def _release(release: manifest.Manifest) -> dict[str, Any]:
     retrieval = measured["retrieval"]
     recall_of = "held-out clicks"
     recall = {
-        name: own["metrics"]["corpus_recall_at_500"]
-        for name, own in retrieval["recommenders"].items()
+        name: report["metrics"]["corpus_recall_at_500"]
+        for name, report in retrieval["recommenders"].items()
     }
     # With ground truth, the exposure by the logging policy does not count.
     if uniform := retrieval.get("uniform_exposure"):
         recall_of = "clicks under uniform exposure"
-        recall = {name: own["value"] for name, own in uniform["corpus_recall_at_500"].items()}
+        recall = {name: metric["value"] for name, metric in uniform["corpus_recall_at_500"].items()}
     auc = measured["ranker"]["click"]["metrics"]["auc"]
     return {
         "version": release.version,

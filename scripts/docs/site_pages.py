@@ -91,7 +91,7 @@ def _expanded(nav: Any) -> Any:
         return {title: _expanded(part) for title, part in nav.items()}
     if isinstance(nav, list):
         expanded = [_expanded(part) for part in nav]
-        return [one for part in expanded for one in (part if isinstance(part, list) else [part])]
+        return [item for part in expanded for item in (part if isinstance(part, list) else [part])]
     return _entries(nav.removesuffix("/*")) if nav.endswith("/*") else nav
 
 

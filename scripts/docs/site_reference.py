@@ -38,10 +38,10 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def _command_page(name: str) -> tuple[str, str]:
     module = importlib.import_module(entry.MODULES[name])
-    own = flags.FLAGS.get_key_flags_for_module(module)
+    command_flags = flags.FLAGS.get_key_flags_for_module(module)
     rows = [
         f"| `--{flag.name}` | {_default(flag)} | {_meaning(flag)} |"
-        for flag in sorted(own, key=lambda flag: flag.name)
+        for flag in sorted(command_flags, key=lambda flag: flag.name)
     ]
     table = ["| flag | default | meaning |", "| --- | --- | --- |", *rows]
     text = "\n".join([f"# tfrec {name}", "", module.__doc__ or "", "", *table, ""])

@@ -87,8 +87,8 @@ def _run_in(python: str, *arguments: str) -> None:
     try:
         subprocess.run([python, *arguments], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
+        output = getattr(error, "stderr", None) or str(error)
         raise ValueError(
             f"--scann_python: expected an interpreter with scann and numpy, but {python} fails: "
-            f"{said.strip().splitlines()[-1]}"
+            f"{output.strip().splitlines()[-1]}"
         ) from error

@@ -36,8 +36,8 @@ def fit(
         models.append(_fit_target(target, matrix[known], values[known], options, seed, base))
 
     def predict(rows: peer_data.PeerRows) -> np.ndarray:
-        own = hashed(data.fields, rows.ids)[:, used]
-        return np.stack([outputs(own) for outputs in models], axis=1)
+        indicators = hashed(data.fields, rows.ids)[:, used]
+        return np.stack([outputs(indicators) for outputs in models], axis=1)
 
     return predict, {}
 
@@ -65,15 +65,15 @@ def hashed(fields: tuple[peer_data.PeerField, ...], ids: np.ndarray) -> scipy.sp
     """Returns indicators [L, 2^HASH_BITS] of field values; a list's sum to 1."""
     rows, columns, values = [], [], []
     for number, field in enumerate(fields):
-        own = ids[:, field.columns]
-        used = own != 0
+        field_ids = ids[:, field.columns]
+        used = field_ids != 0
         used[:, 0] |= ~used.any(axis=1)  # missing is a separate value
         row, column = np.nonzero(used)
         rows.append(row)
-        columns.append(own[row, column].astype(np.int64) * 1_000_003 + number * 7_919)
+        columns.append(field_ids[row, column].astype(np.int64) * 1_000_003 + number * 7_919)
         values.append((1 / used.sum(axis=1, dtype=np.float32))[row])
-    columns_of_values = np.concatenate(columns) % (1 << HASH_BITS)
+    hashed_columns = np.concatenate(columns) % (1 << HASH_BITS)
     return scipy.sparse.csr_matrix(
-        (np.concatenate(values), (np.concatenate(rows), columns_of_values)),
+        (np.concatenate(values), (np.concatenate(rows), hashed_columns)),
         shape=(len(ids), 1 << HASH_BITS),
     )

@@ -124,8 +124,8 @@ def fit(
         directory: Directory of finished results.
     """
     rows = [
-        finished_cells.digest_of(own.ids, own.requests, *own.labels.values())
-        for own in (data.train, data.validation, data.test)
+        finished_cells.digest_of(split.ids, split.requests, *split.labels.values())
+        for split in (data.train, data.validation, data.test)
     ]
     inputs = (data.fields, rows, seed, tune_minutes, PEERS[name].defaults, PEERS[name].space)
     value = finished_cells.stored(
@@ -161,10 +161,10 @@ def _search(name: str, data: peer_data.PeerData, seed: int, tune_minutes: float)
             least[better] = losses[better]
             best["validation"][:, better] = outputs[:, better]
             best["test"][:, better] = predict(data.test)[:, better]
-            told = {**dataclasses.asdict(options), **found}
+            trial = {**dataclasses.asdict(options), **found}
             for number in np.flatnonzero(better):
-                own = {**told, "validation_loss": float(losses[number])}
-                settings[data.targets[number].name] = own
+                setting = {**trial, "validation_loss": float(losses[number])}
+                settings[data.targets[number].name] = setting
         return float(losses.mean())
 
     starts = [{key: getattr(options, key) for key in peer.space} for options in peer.defaults]

@@ -107,14 +107,14 @@ def fit(
         outputs = np.empty((len(rows), len(data.targets)))
         for check in np.unique(best.check):
             model.set_weights(best.weights[check])
-            own = best.check == check
-            outputs[:, own] = _outputs(model, rows)[:, own]
+            is_best = best.check == check
+            outputs[:, is_best] = _outputs(model, rows)[:, is_best]
         return outputs
 
     passes = (best.check + 1) * steps * batch_size / len(data.train)
     return predict, {
-        f"{target.name}_passes": round(float(own), 2)
-        for target, own in zip(data.targets, passes, strict=True)
+        f"{target.name}_passes": round(float(count), 2)
+        for target, count in zip(data.targets, passes, strict=True)
     }
 
 
@@ -185,12 +185,12 @@ def _joint_loss(data: peer_data.PeerData) -> Callable[[tf.Tensor, tf.Tensor], tf
     def loss(values: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         known = ~tf.math.is_nan(values)
         values = tf.where(known, values, 0.0)
-        each = tf.where(
+        losses = tf.where(
             is_log_amount,
             0.5 * tf.square(values - outputs),
             tf.nn.sigmoid_cross_entropy_with_logits(values, outputs),
         )
-        return tf.reduce_sum(tf.where(known, each, 0.0), axis=1)
+        return tf.reduce_sum(tf.where(known, losses, 0.0), axis=1)
 
     return loss
 
@@ -348,41 +348,41 @@ class _Inputs:
         return tf.keras.layers.Flatten()(tf.gather(self.embedded, chosen, axis=1))
 
 
-def _dcn_v2(own: _Inputs) -> tf.Tensor:
-    x = crossed = own.flat
-    for _ in range(own.options.num_cross_layers):
+def _dcn_v2(inputs: _Inputs) -> tf.Tensor:
+    x = crossed = inputs.flat
+    for _ in range(inputs.options.num_cross_layers):
         crossed = layers.CrossLayer()(x, crossed)
-    return own.outputs(_joined(crossed, own.dense(x)))
+    return inputs.outputs(_joined(crossed, inputs.dense(x)))
 
 
-def _deepfm(own: _Inputs) -> tf.Tensor:
-    pairs = tf.reduce_sum(_products_of_pairs(own.embedded), axis=1, keepdims=True)
+def _deepfm(inputs: _Inputs) -> tf.Tensor:
+    pairs = tf.reduce_sum(_products_of_pairs(inputs.embedded), axis=1, keepdims=True)
     # All targets share the embeddings, so each scales the sum of the products.
     scaled = tf.keras.layers.Dense(
-        len(own.data.targets), use_bias=False, kernel_initializer="ones"
+        len(inputs.data.targets), use_bias=False, kernel_initializer="ones"
     )(pairs)
-    return own.outputs(own.dense(own.flat)) + own.linear() + scaled
+    return inputs.outputs(inputs.dense(inputs.flat)) + inputs.linear() + scaled
 
 
-def _dlrm(own: _Inputs) -> tf.Tensor:
-    embedded, bottom = own.embedded, None
-    if own.numbers is not None:
-        bottom = tf.keras.layers.Dense(own.options.hidden, activation="relu")(own.numbers)
-        bottom = tf.keras.layers.Dense(own.options.field_dim, activation="relu")(bottom)
+def _dlrm(inputs: _Inputs) -> tf.Tensor:
+    embedded, bottom = inputs.embedded, None
+    if inputs.numbers is not None:
+        bottom = tf.keras.layers.Dense(inputs.options.hidden, activation="relu")(inputs.numbers)
+        bottom = tf.keras.layers.Dense(inputs.options.field_dim, activation="relu")(bottom)
         embedded = tf.concat([embedded, bottom[:, None]], axis=1)
-    return own.outputs(own.dense(_joined(_products_of_pairs(embedded), bottom)))
+    return inputs.outputs(inputs.dense(_joined(_products_of_pairs(embedded), bottom)))
 
 
-def _final_mlp(own: _Inputs) -> tf.Tensor:
-    x, streams = own.flat, []
+def _final_mlp(inputs: _Inputs) -> tf.Tensor:
+    x, streams = inputs.flat, []
     for is_ad in (False, True):
-        gate = tf.keras.layers.Dense(own.options.hidden // 2, activation="relu")(
-            own.side_embeddings(is_ad)
+        gate = tf.keras.layers.Dense(inputs.options.hidden // 2, activation="relu")(
+            inputs.side_embeddings(is_ad)
         )
         gate = tf.keras.layers.Dense(x.shape[-1], activation="sigmoid")(gate)
-        streams.append(own.dense(2.0 * gate * x))
-    fused = BilinearFusion(len(own.data.targets), _FUSION_HEADS)(streams)
-    return own.outputs(_joined(*streams)) + fused
+        streams.append(inputs.dense(2.0 * gate * x))
+    fused = BilinearFusion(len(inputs.data.targets), _FUSION_HEADS)(streams)
+    return inputs.outputs(_joined(*streams)) + fused
 
 
 class ActivationUnit(tf.keras.layers.Layer):
@@ -408,21 +408,21 @@ class ActivationUnit(tf.keras.layers.Layer):
         return tf.reduce_sum(weights * values, axis=1)
 
 
-def _din(own: _Inputs) -> tf.Tensor:
-    x = own.flat
-    for field in own.data.fields:
-        if field.name in own.data.histories:
-            ads = tf.concat([own.ids[:, f.columns] for f in own.data.fields if f.is_ad], axis=1)
-            unit = ActivationUnit(own.table, own.data.histories[field.name])
-            x = _joined(x, unit(own.ids[:, field.columns], ads))
-    return own.outputs(own.dense(x))
+def _din(inputs: _Inputs) -> tf.Tensor:
+    x, fields = inputs.flat, inputs.data.fields
+    for field in fields:
+        if field.name in inputs.data.histories:
+            ads = tf.concat([inputs.ids[:, f.columns] for f in fields if f.is_ad], axis=1)
+            unit = ActivationUnit(inputs.table, inputs.data.histories[field.name])
+            x = _joined(x, unit(inputs.ids[:, field.columns], ads))
+    return inputs.outputs(inputs.dense(x))
 
 
 _NETWORKS: dict[str, Callable[[_Inputs], tf.Tensor]] = {
-    "dnn": lambda own: own.outputs(own.dense(own.flat)),
+    "dnn": lambda inputs: inputs.outputs(inputs.dense(inputs.flat)),
     "dcn_v2": _dcn_v2,
     "deepfm": _deepfm,
-    "fwfm": lambda own: own.outputs(_products_of_pairs(own.embedded)) + own.linear(),
+    "fwfm": lambda inputs: inputs.outputs(_products_of_pairs(inputs.embedded)) + inputs.linear(),
     "dlrm": _dlrm,
     "final_mlp": _final_mlp,
     "din": _din,
@@ -437,12 +437,12 @@ def build(data: peer_data.PeerData, options: NetworkOptions) -> tf.keras.Model:
     numbers = None
     if any(field.kind == "numeric" for field in data.fields):
         numbers = Ranks(data.fields)(ids)
-    own = _Inputs(data, options, ids, table, table(ids), numbers)
-    return tf.keras.Model(ids, _NETWORKS[options.kind](own))
+    inputs = _Inputs(data, options, ids, table, table(ids), numbers)
+    return tf.keras.Model(ids, _NETWORKS[options.kind](inputs))
 
 
-def _joined(x: tf.Tensor, other: tf.Tensor | None) -> tf.Tensor:
-    return x if other is None else tf.keras.layers.Concatenate()([x, other])
+def _joined(x: tf.Tensor, extra: tf.Tensor | None) -> tf.Tensor:
+    return x if extra is None else tf.keras.layers.Concatenate()([x, extra])
 
 
 def _products_of_pairs(embedded: tf.Tensor) -> tf.Tensor:

@@ -174,11 +174,11 @@ class PeerData:
             values = target.values(rows)
             known = ~np.isnan(values)
             if known.any():
-                own, constant = (
-                    float(target.losses(values[known], of).mean(dtype=np.float64))
-                    for of in (outputs[known, number], self.bases[number])
+                mean_loss, constant = (
+                    float(target.losses(values[known], target_outputs).mean(dtype=np.float64))
+                    for target_outputs in (outputs[known, number], self.bases[number])
                 )
-                result[number] = own / max(constant, _TINY)
+                result[number] = mean_loss / max(constant, _TINY)
         return result
 
     def logits(self, outputs: np.ndarray, spread: float) -> dict[str, np.ndarray]:
@@ -194,13 +194,13 @@ class PeerData:
         column = {target: outputs[:, number] for number, target in enumerate(self.targets)}
         click = column[self.targets[0]]
         result = {}
-        for target, own in column.items():
+        for target, target_outputs in column.items():
             if target.is_log_amount:
-                scale = np.full(len(own), layers.raw_amount_scale(spread))
-                own = np.stack([result[target.head], own, scale], axis=1)
+                scale = np.full(len(target_outputs), layers.raw_amount_scale(spread))
+                target_outputs = np.stack([result[target.head], target_outputs, scale], axis=1)
             elif HEADS[target.head].is_amount and target.after_click:
-                own = layers.after_click_logits(click, own).numpy()
-            result[target.head] = own.astype(np.float32)
+                target_outputs = layers.after_click_logits(click, target_outputs).numpy()
+            result[target.head] = target_outputs.astype(np.float32)
         return result
 
     def spread(self, rows: PeerRows, outputs: np.ndarray) -> float:
@@ -248,11 +248,11 @@ def fields_of(data_set: reader.DataSet, fields: Iterable[schema.Field]) -> tuple
         PeerField(
             field.name,
             "categorical_list" if field.is_list else field.kind,
-            own,
+            columns,
             data_set.fitted.cardinality(field),
             field in ad_fields,
         )
-        for field, own in encoding.value_columns(fields)
+        for field, columns in encoding.value_columns(fields)
     )
 
 
@@ -285,7 +285,7 @@ def _rows(
             values.append(window[label])
         requests.append(request + first)
         first += len(lengths)
-    joined = {label: np.concatenate([np.zeros(0), *own]) for label, own in labels.items()}
+    joined = {label: np.concatenate([np.zeros(0), *windows]) for label, windows in labels.items()}
     known = ~np.isnan(joined[CLICK.label])
     if not known.any():
         raise ValueError(
@@ -295,7 +295,7 @@ def _rows(
     request = np.concatenate(requests)[known]
     return PeerRows(
         np.concatenate(ids)[known],
-        {label: own[known].astype(np.float32) for label, own in joined.items()},
+        {label: column[known].astype(np.float32) for label, column in joined.items()},
         request,
         data_set.column(split, records.ORDER)[request],
         known,

@@ -54,10 +54,10 @@ class IdRates:
         self._total += values.sum()
         self._squares += np.square(values).sum()
         for field, count, total in zip(self._fields, self._count, self._sum, strict=True):
-            own, used = _used(ids, field)
-            weights = np.broadcast_to(values[:, None], own.shape)[used]
-            count += np.bincount(own[used], minlength=field.cardinality)
-            total += np.bincount(own[used], weights, minlength=field.cardinality)
+            field_ids, used = _used(ids, field)
+            weights = np.broadcast_to(values[:, None], field_ids.shape)[used]
+            count += np.bincount(field_ids[used], minlength=field.cardinality)
+            total += np.bincount(field_ids[used], weights, minlength=field.cardinality)
 
     def encode(self, ids: np.ndarray) -> np.ndarray:
         """Returns the statistics of ids [L, W] int32.
@@ -69,9 +69,9 @@ class IdRates:
         """
         columns = []
         for field, count, total in zip(self._fields, self._count, self._sum, strict=True):
-            own, used = _used(ids, field)
+            field_ids, used = _used(ids, field)
             for statistic in (self._means(count, total), np.log1p(count))[: 1 + self._counts]:
-                values = np.where(used, statistic[own], 0.0).sum(axis=1)
+                values = np.where(used, statistic[field_ids], 0.0).sum(axis=1)
                 number = used.sum(axis=1)
                 columns.append(np.where(number > 0, values / np.maximum(number, 1), np.nan))
         if not columns:
@@ -122,9 +122,9 @@ def encode_earlier(
     run = number * NUM_RUNS // len(distinct)
     in_time = np.argsort(run, kind="stable")
     parts = []
-    for own in np.split(in_time, np.flatnonzero(np.diff(run[in_time])) + 1):
-        parts.append(rates.encode(ids[own]))
-        rates.add(ids[own], values[own])
+    for run_rows in np.split(in_time, np.flatnonzero(np.diff(run[in_time])) + 1):
+        parts.append(rates.encode(ids[run_rows]))
+        rates.add(ids[run_rows], values[run_rows])
     return np.concatenate(parts)[np.argsort(in_time)]
 
 
@@ -203,5 +203,6 @@ class TargetRates:
 
 def _used(ids: np.ndarray, field: peer_data.PeerField) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ids of a field [L, w] and which are values; 0 is one, except in a list."""
-    own = ids[:, field.columns]
-    return own, own != 0 if field.kind == "categorical_list" else np.ones(own.shape, bool)
+    field_ids = ids[:, field.columns]
+    is_list = field.kind == "categorical_list"
+    return field_ids, field_ids != 0 if is_list else np.ones(field_ids.shape, bool)

@@ -58,8 +58,8 @@ class Learned:
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns encoded queries [C, Wq] and ads [C, Wa] of the clicks."""
         clicks = [retrieval.read_clicks(self.data_set, split) for split in self.splits]
-        rows = np.concatenate([own.ad_rows for own in clicks])
-        return np.concatenate([own.query for own in clicks]), np.asarray(self.catalog.features)[
+        rows = np.concatenate([part.ad_rows for part in clicks])
+        return np.concatenate([part.query for part in clicks]), np.asarray(self.catalog.features)[
             rows
         ]
 
@@ -275,4 +275,4 @@ def _tuned(
         return tried[-1][0]
 
     trials = search.search(peer.space, [peer.defaults], loss_of, tune_minutes, seed)
-    return min(tried, key=lambda one: one[0])[1], trials
+    return min(tried, key=lambda trial: trial[0])[1], trials

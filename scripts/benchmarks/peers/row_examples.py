@@ -103,9 +103,9 @@ def _rows(log: pathlib.Path, num_rows: int) -> Iterator[list[str]]:
 def _example(ids: dict[str, list[int]], numbers: dict[str, list[float]]) -> bytes:
     """Returns the bytes of an Example with these features."""
     feature = {
-        name: tf.train.Feature(int64_list=tf.train.Int64List(value=own))
-        for name, own in ids.items()
+        name: tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+        for name, values in ids.items()
     }
-    for name, own in numbers.items():
-        feature[name] = tf.train.Feature(float_list=tf.train.FloatList(value=own))
+    for name, values in numbers.items():
+        feature[name] = tf.train.Feature(float_list=tf.train.FloatList(value=values))
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()

@@ -145,12 +145,12 @@ class Recommender:
             tf.keras.optimizers.Adam(learning_rate, beta_2=0.98),
             _softmax_of_clicks,
         )
-        clicks_of_each = (sequences > 0).sum(axis=1).mean()
-        per_pass = math.ceil(len(sequences) / clicks_of_each)
+        mean_clicks = (sequences > 0).sum(axis=1).mean()
+        per_pass = math.ceil(len(sequences) / mean_clicks)
         drawn = tf.data.Dataset.from_tensor_slices(sequences).shuffle(len(sequences), seed=seed)
         batches = drawn.repeat().batch(min(batch_size, per_pass))
         self._model.fit(
-            batches.map(lambda own: (own[:, :-1], own[:, 1:])),
+            batches.map(lambda batch: (batch[:, :-1], batch[:, 1:])),
             epochs=epochs,
             steps_per_epoch=math.ceil(per_pass / batch_size),
             verbose=0,
@@ -180,7 +180,7 @@ def _softmax_of_clicks(ids: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 def history_of_ads(data_set: reader.DataSet) -> encoding.HistoryColumns | None:
     """Returns the columns of the first history of clicked ads, or None."""
-    for field, own in encoding.columns(data_set.schema.query_fields):
+    for field, columns in encoding.columns(data_set.schema.query_fields):
         if field.kind == "history" and field.of == AD and "click" in field.event:
-            return encoding.history_columns(field, own)
+            return encoding.history_columns(field, columns)
     return None

@@ -61,8 +61,8 @@ def fit(
         matrix, _ = inputs(data.fields, rows.ids)
         return np.stack([outputs(rows, matrix) for outputs, _ in fitted], axis=1)
 
-    rounds = [own for _, own in fitted]
-    return predict, {f"{t.name}_rounds": own for t, own in zip(data.targets, rounds, strict=True)}
+    rounds = [count for _, count in fitted]
+    return predict, {f"{t.name}_rounds": n for t, n in zip(data.targets, rounds, strict=True)}
 
 
 def _fit_target(
@@ -113,13 +113,13 @@ def inputs(
     """Returns the inputs [L, X] float32 for ids [L, W], and the indices of categorical ones."""
     columns, categorical = [], []
     for field in fields:
-        own = ids[:, field.columns]
+        field_ids = ids[:, field.columns]
         if field.kind == "categorical_list":
-            columns.append((own != 0).sum(axis=1))
+            columns.append((field_ids != 0).sum(axis=1))
             for value in range(1, min(field.cardinality, VALUES_OF_A_LIST + 1)):
-                columns.append((own == value).any(axis=1))
+                columns.append((field_ids == value).any(axis=1))
             continue
         if field.kind == "categorical" and field.cardinality <= MAX_CATEGORIES:
             categorical.append(len(columns))
-        columns.append(np.where(own[:, 0] == 0, np.nan, own[:, 0]))
+        columns.append(np.where(field_ids[:, 0] == 0, np.nan, field_ids[:, 0]))
     return np.stack([c.astype(np.float32) for c in columns], axis=1), categorical

@@ -104,8 +104,8 @@ class CheckedLoad:
                 due += 1 / self._rate
                 self._stop.wait(max(0.0, due - time.monotonic()))
                 sent.append(pool.submit(self._ask, service, len(sent)))
-        for own in sent:
-            own.result()  # Raises errors of this program.
+        for future in sent:
+            future.result()  # Raises errors of this program.
 
     def _ask(self, service: client.Client, number: int) -> None:
         started = time.monotonic()
@@ -127,8 +127,8 @@ class CheckedLoad:
         self._count("requests", outcome, problem=problem)
 
     def _read_newest_back(self, service: client.Client) -> None:
-        each = _MAX_READ_BACK // len(self._acknowledged)
-        ids = [ad for read in self._acknowledged.values() for ad in _ads(read())[-each:]]
+        per_release = _MAX_READ_BACK // len(self._acknowledged)
+        ids = [ad for read in self._acknowledged.values() for ad in _ads(read())[-per_release:]]
         self._read_back(service, ids)
 
     def _read_back(self, service: client.Client, ids: list[str]) -> None:
@@ -140,16 +140,16 @@ class CheckedLoad:
         self._check(answer)
         found = {ad.ad_id for ad in answer.ads}
         state = known.get(answer.bundle_version, Acknowledged())
-        others = {
+        other_ads = {
             ad
-            for version, other in known.items()
+            for version, acknowledged in known.items()
             if version != answer.bundle_version
-            for ad in other.present | other.absent
+            for ad in acknowledged.present | acknowledged.absent
         }
         lost = (state.present & set(ids)) - found | state.absent & found
         version = answer.bundle_version
-        if found & others:
-            self._count("mixed", problem=f"mixed: release {version} has {found & others}")
+        if found & other_ads:
+            self._count("mixed", problem=f"mixed: release {version} has {found & other_ads}")
         if lost:
             with self._lock:
                 self.counts.lost |= lost

@@ -136,16 +136,16 @@ def bit_rot_in_journal(system: System) -> str:
 
 def bit_rot_in_release(system: System) -> str:
     """A flipped bit in a release: it may not become stable."""
-    other = 3 - system.stable()
-    listed = manifest.read(system.base, other).files
+    version = 3 - system.stable()
+    listed = manifest.read(system.base, version).files
     name = system.random.choice(sorted(name for name, file in listed.items() if file["bytes"]))
     path = system.base / name
     with _flipped_bit(path, system.random.randrange(path.stat().st_size), system.random):
         try:
-            releases.promote(system.base, other)
+            releases.promote(system.base, version)
         except errors.BundleError:
             return name
-    raise Violation(f"Release {other} was promoted with a damaged {name}.")
+    raise Violation(f"Release {version} was promoted with a damaged {name}.")
 
 
 def clock(system: System) -> str:
@@ -160,10 +160,10 @@ def clock(system: System) -> str:
 
 def promote(system: System) -> str:
     """Another release becomes stable."""
-    other = 3 - system.stable()
-    releases.promote(system.base, other)
-    _wait_for_stable(system, other)
-    return f"release {other}"
+    version = 3 - system.stable()
+    releases.promote(system.base, version)
+    _wait_for_stable(system, version)
+    return f"release {version}"
 
 
 def canary(system: System) -> str:

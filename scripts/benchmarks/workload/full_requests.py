@@ -13,7 +13,7 @@ def draw(data_set: reader.DataSet, num_candidates: int) -> tuple[requests.Column
     """
     schema = data_set.schema
     full = {name: f.max_length for f in schema.histories for name in f.inputs}
-    sample = max(data_set.sample_requests(), key=lambda own: sum(len(own[n] or ()) for n in full))
+    sample = max(data_set.sample_requests(), key=lambda row: sum(len(row[n] or ()) for n in full))
     repeated = {n: np.resize(sample[n], length).tolist() for n, length in full.items() if sample[n]}
     fields = requests.QueryFields(
         [

@@ -104,12 +104,12 @@ class LiveWriter:
             return None
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["serving.live", "serving.releases"])
-        self._orders, other = context.Pipe()
+        self._orders, child_end = context.Pipe()
         self._process = context.Process(
-            target=_run, args=(self._base, self._version, other), daemon=True
+            target=_run, args=(self._base, self._version, child_end), daemon=True
         )
         self._process.start()
-        other.close()
+        child_end.close()
         error = self._answer()
         if error is not None:
             self.kill()

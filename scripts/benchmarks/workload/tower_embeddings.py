@@ -82,15 +82,15 @@ class Space:
         tastes = rng.integers(1, _MAX_TASTES + 1, num_queries)
         weights = rng.exponential(size=(num_queries, _MAX_TASTES))
         weights *= np.arange(_MAX_TASTES) < tastes[:, None]
-        wanted = _unit((ads * weights[:, :, None]).sum(axis=1))
-        noise = rng.standard_normal(wanted.shape) * self.scales
-        return _unit(wanted + _NOISE * (noise @ self.rotation)).astype(np.float32)
+        centers = _unit((ads * weights[:, :, None]).sum(axis=1))
+        noise = rng.standard_normal(centers.shape) * self.scales
+        return _unit(centers + _NOISE * (noise @ self.rotation)).astype(np.float32)
 
     def _ads(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        own = rng.standard_normal((count, len(self.scales)), dtype=np.float32)
-        own *= np.float32(np.sqrt(_OWN)) * self.scales
-        own += self.campaigns[rng.choice(len(self.sizes), count, p=self.sizes)]
-        return _unit(own @ self.rotation)
+        vectors = rng.standard_normal((count, len(self.scales)), dtype=np.float32)
+        vectors *= np.float32(np.sqrt(_OWN)) * self.scales
+        vectors += self.campaigns[rng.choice(len(self.sizes), count, p=self.sizes)]
+        return _unit(vectors @ self.rotation)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -30,8 +30,8 @@ class WideDataSet(reader.DataSet):
         columns = {}
         for index, field in enumerate(fields):
             drawn = rng.integers(0, len(known), self._num_ads)
-            own = slice(encoding.width(fields[:index]), encoding.width(fields[: index + 1]))
-            features[:, own] = known.features[drawn, own]
+            span = slice(encoding.width(fields[:index]), encoding.width(fields[: index + 1]))
+            features[:, span] = known.features[drawn, span]
             columns[field.name] = known.table[field.name].take(pa.array(drawn))
         counts = pa.array(np.ones(self._num_ads, np.int64))
         columns[reader.AD_ID] = pa.array([f"made-up-{row}" for row in range(self._num_ads)])
