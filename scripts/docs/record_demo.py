@@ -46,12 +46,12 @@ async def _record(base: pathlib.Path) -> dict[str, Any]:
         release = service.release.manifest
         samples = release.probes["requests"]
         context = {name: v for name, v in samples[0].items() if v not in (None, [])}
-        whole = await service.recommend(Request(context=context, k=10))
+        answer = await service.recommend(Request(context=context, k=10))
         requests = {
             f"by default: {' + '.join(release.present_heads)}": {},
             "by clicks alone": _weights(release, click=1.0),
             "mostly by revenue": _weights(release, click=0.2, revenue=3.0),
-            **_without_a_group(release, whole),
+            **_without_a_group(release, answer),
         }
         acts = [
             await _act(service, title, Request(context=context, k=10, **fields))

@@ -65,7 +65,7 @@ class Client:
 
     def _connect(self) -> None:
         self._http = httpx.Client(transport=self._transport, **self._options)
-        self._calls_of_process = http_calls.Calls(
+        self._process_calls = http_calls.Calls(
             self._http, self._send, self._pause, self._retry, self._timeout_seconds, self._clock
         )
         self._process_id = os.getpid()
@@ -78,7 +78,7 @@ class Client:
         """
         if self._process_id != os.getpid() and not self._http.is_closed:
             self._connect()
-        return self._calls_of_process
+        return self._process_calls
 
     def __enter__(self) -> Self:
         return self

@@ -217,11 +217,11 @@ def _check_vector(place: str, length: int, values: Any) -> np.ndarray:
 
 
 def _check_list(place: str, values: Any, kind: str) -> list[Any]:
-    of, example = ("numbers", "[1, 2]") if kind == NUMERIC_LIST else ("strings", '["a", "b"]')
+    elements, example = ("numbers", "[1, 2]") if kind == NUMERIC_LIST else ("strings", '["a", "b"]')
     if not isinstance(values, list | tuple):
         remedy = _remedy(values, f" Send a list, even for one value, such as {example}.")
         raise errors.InvalidRequestError(
-            f"{place}: expected a list of {of} or null, got {shortened(values)}.{remedy}"
+            f"{place}: expected a list of {elements} or null, got {shortened(values)}.{remedy}"
         )
     if len(values) > MAX_LIST_VALUES:
         raise errors.InvalidRequestError(

@@ -403,8 +403,8 @@ class ActivationUnit(tf.keras.layers.Layer):
         """Maps values [B, L] and candidates [B, Wa] to [B, Wa E]."""
         values = self._table.embed_ads(tf.gather(self._ad_features, ids))  # [B, L, Wa E]
         candidate = tf.broadcast_to(self._table.embed_ads(ads)[:, None], tf.shape(values))
-        both = tf.concat([values, candidate, values - candidate, values * candidate], axis=-1)
-        weights = tf.where(ids[..., None] > 0, self._weight(self._hidden(both)), 0.0)
+        features = tf.concat([values, candidate, values - candidate, values * candidate], axis=-1)
+        weights = tf.where(ids[..., None] > 0, self._weight(self._hidden(features)), 0.0)
         return tf.reduce_sum(weights * values, axis=1)
 
 

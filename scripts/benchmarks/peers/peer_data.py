@@ -257,11 +257,11 @@ def fields_of(data_set: reader.DataSet, fields: Iterable[schema.Field]) -> tuple
 
 
 def _fields_and_position(data_set: reader.DataSet, with_position: bool) -> tuple[PeerField, ...]:
-    both = (*data_set.schema.query_fields, *data_set.schema.ad_fields)
-    fields = fields_of(data_set, both)
+    schema_fields = (*data_set.schema.query_fields, *data_set.schema.ad_fields)
+    fields = fields_of(data_set, schema_fields)
     if not with_position:
         return fields
-    first = encoding.width(both)
+    first = encoding.width(schema_fields)
     # No field of a schema can have this name.
     name, columns = f"({POSITION})", slice(first, first + 1)
     return (*fields, PeerField(name, "numeric", columns, MAX_POSITIONS + 1))

@@ -108,11 +108,11 @@ def _look() -> Iterator[operations.DoctorFinding]:
     base = bundle_flags.bundle_base()
     token = access_flags.token()
     version = FLAGS.version or releases.stable(base)
-    whole = operations.finding_of(
+    release_finding = operations.finding_of(
         f"release {version} of {base}", lambda: "; ".join(operations.check_release(base, version))
     )
-    yield whole
-    if whole.status != "ok":
+    yield release_finding
+    if release_finding.status != "ok":
         return
     release = releases.load(base, version)
     yield operations.finding_of(
