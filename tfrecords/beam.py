@@ -186,7 +186,7 @@ def _run(job: _BeamSource, num_chunks: int) -> None:
     options = pipeline_options.PipelineOptions(_with_dask(job.arguments))
     with apache_beam.Pipeline(options=options) as pipeline:
         chunks = pipeline | "Cut" >> apache_beam.Create(range(num_chunks))
-        for name, each, then in (
+        for name, stage, then in (
             ("Parse", _parse, _split),
             ("Count", _count, _fit),
             ("Pack", _pack, lambda indices, _: indices),
@@ -195,7 +195,7 @@ def _run(job: _BeamSource, num_chunks: int) -> None:
             done = (
                 chunks
                 | f"Spread {name}" >> apache_beam.Reshuffle()
-                | name >> apache_beam.Map(each, job)
+                | name >> apache_beam.Map(stage, job)
             )
             if then is not None:
                 # One element with all notes: the next stage starts when all are finished.

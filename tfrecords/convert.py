@@ -188,7 +188,7 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
             f"{source}: no training row has a click label. Use a file without labels only as the "
             "test split (--test_path)."
         )
-    written = sum(own.rows - own.sampled for own in splits.values())
+    written = sum(counted.rows - counted.sampled for counted in splits.values())
     events = work.event_counts(parsed)
     left_out = events.num_rows if events else 0
     if written + num_rejected + left_out != num_rows:

@@ -107,9 +107,9 @@ class FittedSchema:
         """Returns a copy in which all values of a rate are in one bucket."""
         statistics = dict(self.statistics)
         for field in self.schema.rates:
-            own = statistics[field.name]
-            coarse = (len(own.boundaries),) if own.boundaries else ()
-            statistics[field.name] = dataclasses.replace(own, coarse=coarse)
+            field_statistics = statistics[field.name]
+            coarse = (len(field_statistics.boundaries),) if field_statistics.boundaries else ()
+            statistics[field.name] = dataclasses.replace(field_statistics, coarse=coarse)
         return FittedSchema(self.schema, statistics)
 
     def fingerprint(self) -> str:
@@ -251,12 +251,12 @@ class Encoder(tf.Module):
     def _encode_list(self, field: Field, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Encodes a list, or a history with its ages and events, as [B, width] int32."""
         ids = self._look_up_strings(columns[field.name], [field])
-        own, length = [ids], tf.shape(ids)[1]
+        parts, length = [ids], tf.shape(ids)[1]
         if field.kind == "history":
-            own.append(_fit_length(_age_buckets(columns[field.age_input]), length))
+            parts.append(_fit_length(_age_buckets(columns[field.age_input]), length))
         if field.event_input in field.inputs:
-            own.append(_fit_length(_event_codes(columns[field.event_input]), length))
-        return _last_values(tf.stack(own, axis=-1), field.list_length)
+            parts.append(_fit_length(_event_codes(columns[field.event_input]), length))
+        return _last_values(tf.stack(parts, axis=-1), field.list_length)
 
     def encode_column(self, field: Field, values: tf.Tensor) -> tf.Tensor:
         """Encodes a column of numbers or of strings.
@@ -482,8 +482,8 @@ def columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
 
 def value_columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
     """Yields fields and the columns of their values (for a history, only of the ids), in order."""
-    for field, own in columns(fields):
-        yield field, own if field.kind != "history" else history_columns(field, own).values
+    for field, span in columns(fields):
+        yield field, span if field.kind != "history" else history_columns(field, span).values
 
 
 @dataclasses.dataclass(frozen=True)

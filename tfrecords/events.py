@@ -73,7 +73,7 @@ def events_json(events: dict[str, Any]) -> dict[str, Any]:
     Args:
         events: The attributes of `Events`.
     """
-    return {name: own for name, own in events.items() if own or name not in KINDS[3:]}
+    return {name: value for name, value in events.items() if value or name not in KINDS[3:]}
 
 
 def events_from_json(value: Any) -> Events:

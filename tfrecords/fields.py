@@ -155,7 +155,7 @@ class Field:
     @property
     def _listed_events(self) -> tuple[str, ...]:
         events = (self.event,) if isinstance(self.event, str) else self.event
-        is_list = isinstance(events, list | tuple) and all(isinstance(one, str) for one in events)
+        is_list = isinstance(events, list | tuple) and all(isinstance(name, str) for name in events)
         return tuple(events) if is_list else ()
 
     def _faults_of_computed(self) -> Iterator[str]:
@@ -282,11 +282,11 @@ def field_json(field: dict[str, Any]) -> dict[str, Any]:
     """Returns a field's JSON without options of other kinds, so that fingerprints do not change."""
     computed = _computed_keys(field)
     if computed:
-        own = {name: field[name] for name in computed}
-        return {**own, "event": list(own["event"])}
-    others = [name for name in _HISTORY_KEYS if name not in ("name", "kind", "side")]
-    others += ["calendar"] if field["calendar"] is None else []
-    return {name: own for name, own in field.items() if name not in others}
+        computed_values = {name: field[name] for name in computed}
+        return {**computed_values, "event": list(computed_values["event"])}
+    dropped = [name for name in _HISTORY_KEYS if name not in ("name", "kind", "side")]
+    dropped += ["calendar"] if field["calendar"] is None else []
+    return {name: value for name, value in field.items() if name not in dropped}
 
 
 def field_from_json(field: Mapping[str, Any]) -> Field:
@@ -300,11 +300,11 @@ def field_from_json(field: Mapping[str, Any]) -> Field:
     if computed:
         is_history = field["kind"] == "history"
         field = {"side": "query" if is_history else "ad", **field}
-        others = [name for name in field if name not in computed]
-        if others:
+        unknown = [name for name in field if name not in computed]
+        if unknown:
             raise ValueError(
                 f"The {what} is a {'history' if is_history else 'rate'}, which has no option "
-                f"{others[0]!r}. Known: {list(computed)}."
+                f"{unknown[0]!r}. Known: {list(computed)}."
             )
     check_keys(what, field, Field)
     return Field(**field)

@@ -146,7 +146,7 @@ def check_replaceable(directory: pathlib.Path, names: Collection[str], kind: str
     """
     if directory.is_dir():
         found = sorted(path.name for path in directory.iterdir())
-        foreign = [own for own in found if not any(fnmatch.fnmatch(own, name) for name in names)]
+        foreign = [file for file in found if not any(fnmatch.fnmatch(file, name) for name in names)]
         if not foreign:
             return
         held = f"contains {', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}"

@@ -81,13 +81,16 @@ def from_pandas(
     """
     directory = pathlib.Path(directory)
     known = _schema_of(schema)
-    others = {"ads": ads, "users": users, "validation": validation, "test": test}
-    tables = {"log": frame, **{name: own for name, own in others.items() if own is not None}}
-    wanted = () if known is None else known.columns
+    optional = {"ads": ads, "users": users, "validation": validation, "test": test}
+    tables = {
+        "log": frame,
+        **{name: table for name, table in optional.items() if table is not None},
+    }
+    needed = () if known is None else known.columns
     rows = directory.with_name(f"{directory.name}.rows")
     files.check_replaceable(rows, _ROWS, "rows of a data set")
     conversion.check_output(directory)
-    with _written(rows, tables, wanted) as notes:
+    with _written(rows, tables, needed) as notes:
         paths = {name: rows / f"{name}.parquet" for name in tables}
         if known is None:
             proposal, reasons = schema_inference.propose(
@@ -132,7 +135,7 @@ def _schema_of(schema: AnySchema) -> schema_lib.Schema | None:
 
 @contextlib.contextmanager
 def _written(
-    rows: pathlib.Path, tables: Mapping[str, Table], wanted: Collection[str]
+    rows: pathlib.Path, tables: Mapping[str, Table], needed: Collection[str]
 ) -> Iterator[list[str]]:
     """Writes the tables of a data set, and restores those of the last one if the block raises.
 
@@ -146,7 +149,7 @@ def _written(
     with files.replacing(new) as written:
         written.mkdir()
         for name, table in tables.items():
-            notes += _write(table, name, written / f"{name}.parquet", wanted)
+            notes += _write(table, name, written / f"{name}.parquet", needed)
     if rows.exists() and not before.exists():  # Otherwise the last run was killed.
         rows.rename(before)
     shutil.rmtree(rows, ignore_errors=True)
@@ -161,7 +164,7 @@ def _written(
     shutil.rmtree(before, ignore_errors=True)
 
 
-def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str]) -> list[str]:
+def _write(table: Table, name: str, path: pathlib.Path, needed: Collection[str]) -> list[str]:
     """Writes a table as Parquet, without unused columns that cannot be written.
 
     Returns:
@@ -185,7 +188,7 @@ def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str])
                 f"does not have ({error}). Convert it to strings or numbers."
             )
     for column, fault in faults.items():
-        if column in wanted:
+        if column in needed:
             raise ValueError(fault)
     kept = [column for column in schema.names if column not in faults]
     num_rows = 0
@@ -222,7 +225,9 @@ def _without_null_categories(table: pa.Table) -> pa.Table:
     """Returns a table in which no category is null, because Arrow cannot write such columns."""
     for position, field in enumerate(table.schema):
         chunks = table.column(position).chunks
-        if pa.types.is_dictionary(field.type) and any(own.dictionary.null_count for own in chunks):
+        if pa.types.is_dictionary(field.type) and any(
+            chunk.dictionary.null_count for chunk in chunks
+        ):
             plain = table.column(position).cast(field.type.value_type)
             table = table.set_column(position, field.name, plain.dictionary_encode())
     return table
@@ -262,14 +267,14 @@ def _arrow_of_frame(frame: "pd.DataFrame", name: str, faults: dict[str, str]) ->
     """Returns the columns of a frame, and adds the faults of columns that Arrow refuses."""
     import pandas as pd
 
-    others = [label for label in frame.columns if not isinstance(label, str)]
-    if others:
-        several = isinstance(others[0], tuple)
+    labels = [label for label in frame.columns if not isinstance(label, str)]
+    if labels:
+        several = isinstance(labels[0], tuple)
         renamed = (
             "['_'.join(map(str, own)) for own in frame]" if several else "frame.columns.map(str)"
         )
         raise ValueError(
-            f"{name}: expected strings as the names of columns, got {others[0]!r}. Rename it, for "
+            f"{name}: expected strings as the names of columns, got {labels[0]!r}. Rename it, for "
             f"example by frame.columns = {renamed}."
         )
     if isinstance(frame.index, pd.DatetimeIndex) and frame.index.name is None:
@@ -277,8 +282,8 @@ def _arrow_of_frame(frame: "pd.DataFrame", name: str, faults: dict[str, str]) ->
             f"{name}: the index has times, but no name. To use them, name it, for example by frame "
             '= frame.rename_axis("time").'
         )
-    levels = [own for own in frame.index.names if isinstance(own, str)]
-    for level in [own for own in levels if own in frame]:
+    levels = [level for level in frame.index.names if isinstance(level, str)]
+    for level in [level for level in levels if level in frame]:
         if not frame.index.get_level_values(level).equals(pd.Index(frame[level])):
             raise ValueError(
                 f"{name}: a column and a level of the index are named {level!r}, and their values "

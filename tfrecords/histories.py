@@ -90,11 +90,11 @@ def raw_values(schema: Schema, events: Iterable[UserEvent], time: float) -> RawH
     known = _without_repeated(events)
     raw: RawHistories = {}
     for field in schema.histories:
-        own = _latest(field, known, time)
-        raw[field.name] = [value for *_, value in own]
-        raw[field.age_input] = [time - when for when, _, _ in own]
+        latest = _latest(field, known, time)
+        raw[field.name] = [value for *_, value in latest]
+        raw[field.age_input] = [time - when for when, _, _ in latest]
         if field.event_input in field.inputs:
-            raw[field.event_input] = [EVENTS[kind] for _, kind, _ in own]
+            raw[field.event_input] = [EVENTS[kind] for _, kind, _ in latest]
     return raw
 
 
@@ -107,14 +107,14 @@ def _without_repeated(events: Iterable[UserEvent]) -> list[UserEvent]:
 def _latest(field: Field, events: Iterable[UserEvent], time: float) -> list[tuple[float, int, str]]:
     """Returns time, kind and value of the events of a history, oldest first."""
     first = earliest(field, time)
-    own = [
+    listed = [
         (event.time, EVENTS.index(event.event), value)
         for event in events
         if event.event in field.event
         and first <= event.time < time
         and (value := event.ad_id if field.of == AD else event.values.get(field.of or "", ""))
     ]
-    return sorted(own)[-field.max_length :]
+    return sorted(listed)[-field.max_length :]
 
 
 def earliest(field: Field, time: float | np.ndarray) -> float | np.ndarray:

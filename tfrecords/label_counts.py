@@ -82,9 +82,9 @@ def auc(scores: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> float
     if not pairs:
         return None
     _, index = np.unique(scores, return_inverse=True)
-    below, own = np.bincount(index, negative), np.bincount(index, positive)
+    below, positives = np.bincount(index, negative), np.bincount(index, positive)
     # A pair with equal scores counts half.
-    return float(((np.cumsum(below) - below / 2) * own).sum() / pairs)
+    return float(((np.cumsum(below) - below / 2) * positives).sum() / pairs)
 
 
 def _positives(label: str, count: int = 0) -> str:

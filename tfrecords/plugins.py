@@ -61,8 +61,8 @@ class Registry(Generic[Found]):
     @property
     def names(self) -> tuple[str, ...]:
         """The built-in names, followed by names from installed packages."""
-        others = {entry.name for entry in metadata.entry_points(group=self.group)}
-        return (*self._own, *sorted(others - set(self._own)))
+        installed = {entry.name for entry in metadata.entry_points(group=self.group)}
+        return (*self._own, *sorted(installed - set(self._own)))
 
     def get(self, reference: str | type) -> Found:
         """Resolves a reference.
@@ -124,7 +124,9 @@ class Registry(Generic[Found]):
         module = self._imported(reference, module_name)
         found: Any = module
         for part in name.split("."):
-            known = [own for own, value in vars(found).items() if inspect.isclass(value)]
+            known = [
+                class_name for class_name, value in vars(found).items() if inspect.isclass(value)
+            ]
             found = getattr(found, part, None)
             if found is None and module_name == "__main__":
                 raise ValueError(

@@ -60,11 +60,11 @@ def _built_once(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def built(self: "DataSet", *args: Any, **options: Any) -> tf.data.Dataset:
-        given = signature.bind(self, *args, **options).arguments
-        if given.pop("seed", None) is not None or not tf.executing_eagerly():
+        arguments = signature.bind(self, *args, **options).arguments
+        if arguments.pop("seed", None) is not None or not tf.executing_eagerly():
             return function(self, *args, **options)
-        del given["self"]
-        key = (function.__name__, *given.items())
+        del arguments["self"]
+        key = (function.__name__, *arguments.items())
         self._check_not_replaced()
         if key not in self._pipelines:
             self._pipelines[key] = function(self, *args, **options)
@@ -94,16 +94,16 @@ class Catalog:
     @property
     def fields(self) -> pa.Table:
         """Raw ad-side fields."""
-        others = (AD_ID, IMPRESSIONS, CLICKS, SHOWN)
-        names = [name for name in self.table.column_names if name not in others]
+        hidden = (AD_ID, IMPRESSIONS, CLICKS, SHOWN)
+        names = [name for name in self.table.column_names if name not in hidden]
         return self.table.select([name for name in names if not name.startswith(RELEASED)])
 
     @property
     def released_fields(self) -> pa.Table:
         """Raw ad-side fields with the rates of a release."""
         names, known = self.fields.column_names, set(self.table.column_names)
-        own = [RELEASED + name if RELEASED + name in known else name for name in names]
-        return self.table.select(own).rename_columns(names)
+        released = [RELEASED + name if RELEASED + name in known else name for name in names]
+        return self.table.select(released).rename_columns(names)
 
     def shown(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Returns the values to show of rows [n], by column; nothing if the schema shows none."""

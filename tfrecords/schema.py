@@ -260,12 +260,12 @@ class Schema:
 
     def _faults_of_utility(self, name: str) -> Iterator[str]:
         labels = [label for label in LABELS if label == "click" or label in self.labels]
-        given = getattr(self, name)
-        if given is None:
+        value = getattr(self, name)
+        if value is None:
             return
-        if not isinstance(given, Mapping) or not given:
-            yield f'{name} must be an object such as {{"click": 0.05}}, or null; got {given!r}.'
-        for label, number in given.items():
+        if not isinstance(value, Mapping) or not value:
+            yield f'{name} must be an object such as {{"click": 0.05}}, or null; got {value!r}.'
+        for label, number in value.items():
             if name == "values" and label == "revenue":
                 yield "values: revenue is already an amount of money, so its value is 1; omit it."
             if label not in labels:
@@ -311,8 +311,8 @@ class Schema:
 
     def _faults_of_events(self) -> Iterator[str]:
         read = (*EVENTS[1:], "revenue")
-        if others := sorted(set(self.labels) - set(read)):
-            yield f"with events, only {', '.join(read)} are read; set {', '.join(others)} to null."
+        if unread := sorted(set(self.labels) - set(read)):
+            yield f"with events, only {', '.join(read)} are read; set {', '.join(unread)} to null."
         if self.user_key is None and self.request_key is None:
             yield "events are joined by user_key or request_key; name one."
 
@@ -393,8 +393,8 @@ class Schema:
 
     def side(self, side: str) -> tuple[Field, ...]:
         """Returns the fields of one side, in schema order, except that vectors are last."""
-        own = (field for field in self.fields if field.side == side)
-        return tuple(sorted(own, key=lambda field: field.is_vector))
+        side_fields = (field for field in self.fields if field.side == side)
+        return tuple(sorted(side_fields, key=lambda field: field.is_vector))
 
     @property
     def query_fields(self) -> tuple[Field, ...]:
@@ -484,7 +484,7 @@ def texts_in_brackets(text: str) -> list[str] | None:
 def _has_date(time_format: str) -> bool:
     """Returns whether a format can be read and keeps the order of times: `%Y-%m` does too."""
     parts = ((2023, 12, 31, 23), (2024, 1, 31, 2), (2024, 2, 1, 1), (2024, 2, 2, 0))
-    times = [datetime.datetime(*own, tzinfo=datetime.UTC) for own in parts]
+    times = [datetime.datetime(*part, tzinfo=datetime.UTC) for part in parts]
     try:
         read = [datetime.datetime.strptime(t.strftime(time_format), time_format) for t in times]
     except ValueError:
@@ -560,16 +560,16 @@ def save_schema(schema: Schema, path: str | pathlib.Path) -> None:
 
 def shown_text(values: Mapping[str, Any]) -> str:
     """Returns values to show as a JSON object; an empty text and NaN are null."""
-    return json.dumps({name: _shown(own) for name, own in values.items()}, ensure_ascii=False)
+    return json.dumps({name: _shown(value) for name, value in values.items()}, ensure_ascii=False)
 
 
 def _shown(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _shown(own) for key, own in value.items()}
+        return {str(key): _shown(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_shown(own) for own in value]
+        return [_shown(item) for item in value]
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, bytes):

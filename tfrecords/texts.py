@@ -66,9 +66,9 @@ class HashedNgrams(TextEncoder):
         characters = tf.strings.unicode_split(word, "UTF-8")  # [W, (characters)]
         grams, owners = [word], [words.value_rowids()]
         for n in _NGRAMS:
-            own = tf.strings.ngrams(characters, n, separator="")  # [W, (n-grams)]
-            grams.append(own.flat_values)
-            owners.append(tf.gather(words.value_rowids(), own.value_rowids()))
+            ngrams = tf.strings.ngrams(characters, n, separator="")  # [W, (n-grams)]
+            grams.append(ngrams.flat_values)
+            owners.append(tf.gather(words.value_rowids(), ngrams.value_rowids()))
         hashed = tf.strings.to_hash_bucket_fast(tf.concat(grams, axis=0), 2 * self.length)  # [G]
         sign = tf.where(hashed < self.length, 1.0, -1.0)
         cell = tf.concat(owners, axis=0) * self.length + hashed % self.length

@@ -80,9 +80,9 @@ def _varying(card: model.DataCard) -> Found:
             f"{terminal.format_list(shares)}.",
             "A request has the values of its first row. Move fields of the ad to the ad side.",
         )
-    if others := card.data.rows_of_other_users:
+    if strays := card.data.rows_of_other_users:
         yield model.warning(
-            f"{pages.format_percent(others / lines)} of the rows have a different user from the "
+            f"{pages.format_percent(strays / lines)} of the rows have a different user from the "
             "first row of their request.",
             "The request key is not unique; for example, it may restart each day. Combine it with "
             "the date or the user.",
@@ -96,9 +96,11 @@ def _missing(field: model.FieldSummary, split: str = "train") -> float:
 def _emptiness(fields: list[model.FieldSummary]) -> Found:
     gone = [f for f in fields if _missing(f) == 1]
     constant = [f for f in fields if f.constant and f not in gone]
-    rest = [f for f in fields if f not in gone and f not in constant]
-    empty = [f for f in rest if _missing(f) >= MUCH_MISSING]
-    same = [f for f in rest if f not in empty and (f.largest_share or 0) >= _ALMOST_CONSTANT]
+    remaining = [f for f in fields if f not in gone and f not in constant]
+    empty = [f for f in remaining if _missing(f) >= MUCH_MISSING]
+    almost_constant = [
+        f for f in remaining if f not in empty and (f.largest_share or 0) >= _ALMOST_CONSTANT
+    ]
     check = "Check their columns in the schema, or remove the fields."
     yield from _about(gone, None, "Missing in every training row", check)
     text = "Constant, with the same id in every training row"
@@ -110,7 +112,7 @@ def _emptiness(fields: list[model.FieldSummary]) -> Found:
         "Check their columns in the schema. If they are correct, these fields are of little use.",
     )
     yield from _about(
-        same,
+        almost_constant,
         lambda f: pages.format_percent(f.largest_share),
         "Almost constant, with one id in nearly every training row",
         "These fields are of little use, but harmless.",

@@ -89,12 +89,12 @@ def count_split(data_set: reader.DataSet, split: str) -> SplitCounts:
         for window in data_set.windows(split).prefetch(2).as_numpy_iterator():
             _add_window(counts, data_set.schema, window)
             bar.update(len(window["ad_row"]))
-    wanted = (data_set.num_rows(split), data_set.num_requests(split))
-    if (counts.rows, counts.requests) != wanted:
+    expected = (data_set.num_rows(split), data_set.num_requests(split))
+    if (counts.rows, counts.requests) != expected:
         raise ValueError(
             f"{data_set.directory}: the {split} shards have {counts.rows} rows in "
-            f"{counts.requests} requests; dataset.json expects {wanted[0]} in {wanted[1]}. Convert "
-            "the log again."
+            f"{counts.requests} requests; dataset.json expects {expected[0]} in {expected[1]}. "
+            "Convert the log again."
         )
     return counts
 

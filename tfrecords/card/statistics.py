@@ -144,8 +144,8 @@ def groups(fitted: encoding.FittedSchema, field: schema.Field, train: np.ndarray
     result[0] = _MISSING
     known = train[1:last]
     before = np.cumsum(known) - known
-    wanted = MAX_GROUPS - _FIRST_GROUP
-    result[1:last] = _FIRST_GROUP + before * wanted // max(int(known.sum()), 1)
+    num_groups = MAX_GROUPS - _FIRST_GROUP
+    result[1:last] = _FIRST_GROUP + before * num_groups // max(int(known.sum()), 1)
     # Ids that training never has come after all others.
     return np.minimum(result, MAX_GROUPS - 1)
 

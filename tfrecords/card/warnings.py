@@ -432,11 +432,11 @@ def _without_unit(card: model.DataCard) -> Found:
 
 
 def _other_units(time: model.TimeSummary, unit: str, wrong: int) -> model.CardWarning:
-    others = {u: n for u, n in time.by_unit.items() if n and u in columns.UNITS_PER_SECOND}
-    del others[unit]
-    named = [f"{count:,} would be dates in {other}" for other, count in others.items()]
-    rest = wrong - sum(others.values())
-    named += [f"{rest:,} would not be dates in any unit"] if rest else []
+    unit_counts = {u: n for u, n in time.by_unit.items() if n and u in columns.UNITS_PER_SECOND}
+    del unit_counts[unit]
+    named = [f"{count:,} would be dates in {name}" for name, count in unit_counts.items()]
+    undated = wrong - sum(unit_counts.values())
+    named += [f"{undated:,} would not be dates in any unit"] if undated else []
     share = pages.format_percent(wrong / sum(time.by_unit.values()))
     return model.warning(
         f"{wrong:,} rows ({share}) have a time that is not a date between 1990 and 2100 in {unit}, "

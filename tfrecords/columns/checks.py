@@ -54,9 +54,9 @@ class RowFaults:
 
     def among(self, rows: np.ndarray) -> "RowFaults":
         """Returns these faults, to which only faults of some rows [B] are added."""
-        same = copy.copy(self)
-        same._checked = rows
-        return same
+        restricted = copy.copy(self)
+        restricted._checked = rows
+        return restricted
 
     def add(self, bad: np.ndarray, reason: Callable[[int], str]) -> None:
         """Marks the rows where `bad` [B] is true; `reason` returns the reason for a row."""

@@ -62,12 +62,12 @@ class KeyIndex:
             return np.full(len(keys), -1, np.int64)
         known = (keys >= 0) & (keys <= self._sorted[-1])
         # With the same type, so that the search does not convert all keys.
-        wanted = np.where(known, keys, 0).astype(self._sorted.dtype)
+        searched = np.where(known, keys, 0).astype(self._sorted.dtype)
         if self._indices is not None:
-            indices = self._indices[wanted]
+            indices = self._indices[searched]
         else:
-            indices = np.searchsorted(self._sorted, wanted)
-            known &= self._sorted[indices] == wanted
+            indices = np.searchsorted(self._sorted, searched)
+            known &= self._sorted[indices] == searched
         found = indices if self._order is None else self._order[indices]
         return np.where(known, found, -1)
 

@@ -155,14 +155,14 @@ def normalize(
     stored: dict[str, pa.Array] = {}
     strings: dict[str, Strings] = {}
     table = columns.without_placeholders(schema, parsed.table)
-    of_impressions = faults
+    impression_faults = faults
     if schema.events is not None:
-        types, of_row = columns.distinct(table[schema.events.column])
+        types, row_types = columns.distinct(table[schema.events.column])
         codes = [schema.events.codes.get(type_.strip(), 0) for type_ in types]
-        kinds = np.array(codes, np.uint8)[of_row]
+        kinds = np.array(codes, np.uint8)[row_types]
         stored[EVENT] = pa.array(kinds)
         if schema.events.view:  # Other events get these values from their view.
-            of_impressions = faults.among(kinds == KINDS.index("view"))
+            impression_faults = faults.among(kinds == KINDS.index("view"))
     for field in schema.logged_fields:
         if field.kind == "numeric":
             values = columns.checked_numbers(faults, field.source, table[field.source])
@@ -173,7 +173,7 @@ def normalize(
             column = table[field.source]
             if field.calendar is not None:
                 times = columns.checked_times(
-                    of_impressions, field.source, column, schema.time_format
+                    impression_faults, field.source, column, schema.time_format
                 )
                 column = pa.chunked_array([columns.calendar_values(times, field.calendar)])
             stored[field.name], strings[field.name] = columns.coded_strings(column)
@@ -186,7 +186,7 @@ def normalize(
     if len(schema.ad_key) == 1:  # With several columns, all of them may be empty.
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
         faults.add(empty[ads], lambda _: f"{schema.ad_key[0]} is empty")
-    stored.update(_roles(schema, table, index, faults, of_impressions))
+    stored.update(_roles(schema, table, index, faults, impression_faults))
     labels = columns.checked_labels(schema, table, faults, is_labeled)
     stored.update({LABEL_COLUMNS[label]: values for label, values in labels.items()})
     shown = [name for name in schema.show if name in parsed.table.column_names]
@@ -203,7 +203,7 @@ def _roles(
     table: pa.Table,
     index: int,
     faults: columns.RowFaults,
-    of_impressions: columns.RowFaults,
+    impression_faults: columns.RowFaults,
 ) -> dict[str, pa.Array]:
     roles = {}
     if schema.request_key is not None:
@@ -227,11 +227,11 @@ def _roles(
         )
     if schema.split is not None:
         roles[SPLIT] = pa.array(
-            columns.checked_splits(of_impressions, schema.split, table[schema.split])
+            columns.checked_splits(impression_faults, schema.split, table[schema.split])
         )
     if schema.position is not None:
         roles[POSITION] = pa.array(
-            columns.checked_positions(of_impressions, schema.position, table[schema.position])
+            columns.checked_positions(impression_faults, schema.position, table[schema.position])
         )
     return roles
 
@@ -270,5 +270,5 @@ def _narrow(numbers: np.ndarray) -> np.ndarray:
     """Converts numbers to float32 if it represents all of them exactly."""
     with np.errstate(over="ignore"):
         narrow = numbers.astype(np.float32)
-    same = (narrow == numbers) | np.isnan(numbers)
-    return narrow if same.all() else numbers
+    is_exact = (narrow == numbers) | np.isnan(numbers)
+    return narrow if is_exact.all() else numbers

@@ -379,8 +379,8 @@ class Stages:
         for rows in map(self._rows, range(num_chunks)):
             ads = rows.strings[parsed_rows.AD].fingerprints[rows.array(parsed_rows.AD)]
             parts.append([ads, *map(rows.array, names)])
-        others = [np.concatenate(values) for values in zip(*parts, strict=True)]
-        return splitting.count_repeated(keys, others, units)
+        compared = [np.concatenate(values) for values in zip(*parts, strict=True)]
+        return splitting.count_repeated(keys, compared, units)
 
     def _join(self, parsed: Sequence[dict[str, Any]], units_per_second: float) -> dict[str, Any]:
         """Joins the events of all chunks, and returns the notes of the chunks of impressions."""
@@ -740,9 +740,9 @@ class Stages:
 
     def _counts_of_field(self, index: int, name: str) -> np.ndarray:
         # One field at a time, so that memory does not grow with the log.
-        wanted = f"field/{name}"
+        array_name = f"field/{name}"
         path = self._space.path("count", index, ".npz")
-        return files.read_arrays(path, lambda key: key == wanted)[wanted]
+        return files.read_arrays(path, lambda key: key == array_name)[array_name]
 
     def _each(
         self, stage: str, split: SplitLog, work: Callable[[int], dict[str, Any]], task: str

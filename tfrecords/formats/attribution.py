@@ -109,12 +109,12 @@ read_ads = named.read_ads
 def _check_labels(path: pathlib.Path, layout: delimited.Layout) -> None:
     """Checks that a file has all labels or none, so that none is missing silently."""
     _, columns = delimited.open_rows(path, layout)
-    wanted = [name for name in OUTCOMES if name in layout.types]
-    missing = [name for name in wanted if name not in columns]
-    if missing and len(missing) < len(wanted):
+    outcomes = [name for name in OUTCOMES if name in layout.types]
+    missing = [name for name in outcomes if name not in columns]
+    if missing and len(missing) < len(outcomes):
         raise ValueError(
-            f"{path}: the header has some of {wanted} but lacks {missing}, which the labels need. "
-            "Add the columns, or name fewer labels in the schema file."
+            f"{path}: the header has some of {outcomes} but lacks {missing}, which the labels "
+            "need. Add the columns, or name fewer labels in the schema file."
         )
 
 

@@ -130,5 +130,5 @@ def _users(columns: Mapping[str, pa.ChunkedArray]) -> pa.Array:
     )
     nothing = pa.scalar(None, pa.string())
     address = pc.if_else(pc.equal(address, ""), nothing, address)
-    other = pc.binary_join_element_wise(address, model, "/")
-    return pc.if_else(pc.equal(device, ""), other, device)
+    by_address = pc.binary_join_element_wise(address, model, "/")
+    return pc.if_else(pc.equal(device, ""), by_address, device)

@@ -187,17 +187,17 @@ def _errors_named(where: str) -> Iterator[None]:
 
 
 def _fault_of_type(column: pa.ChunkedArray, may_be_list: bool) -> str | None:
-    kind, wanted = _value_type(column.type), "strings or numbers"
+    kind, expected = _value_type(column.type), "strings or numbers"
     if may_be_list:
-        wanted += ", or lists of them"
+        expected += ", or lists of them"
         kind = _value_type(kind.value_type) if isinstance(kind, _LISTS) else kind
     if pa.types.is_nested(kind):
-        return f"has the Arrow type {column.type}; expected {wanted}"
+        return f"has the Arrow type {column.type}; expected {expected}"
     if kind == column.type and any(is_binary(kind) for is_binary in _BINARY):
         try:
             column.cast(pa.string())
         except pa.ArrowException as error:
-            return f"has bytes that are not UTF-8 ({error}); expected {wanted}"
+            return f"has bytes that are not UTF-8 ({error}); expected {expected}"
     return None
 
 

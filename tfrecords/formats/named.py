@@ -57,9 +57,9 @@ def columns_read(
     """
     check_schema(schema, what, raw, derived)
     check_files(files, what)
-    wanted = set(schema.columns)
-    inputs = {name for column in wanted for name in derived.get(column, ())}
-    return tuple(name for name in raw if name in wanted | inputs)
+    schema_columns = set(schema.columns)
+    inputs = {name for column in schema_columns for name in derived.get(column, ())}
+    return tuple(name for name in raw if name in schema_columns | inputs)
 
 
 def types(schema: Schema, names: Iterable[str]) -> dict[str, pa.DataType]:
@@ -76,6 +76,6 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     """
     if files.ads is None:
         return None
-    wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.logged_ad_fields)])
-    wanted |= dict.fromkeys(table_files.shown_names(files.ads, schema))
-    return table_files.read(files.ads, types(schema, wanted)).select(list(wanted))
+    needed = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.logged_ad_fields)])
+    needed |= dict.fromkeys(table_files.shown_names(files.ads, schema))
+    return table_files.read(files.ads, types(schema, needed)).select(list(needed))

@@ -167,7 +167,7 @@ class Log(Protocol):
 def refuse_faults(path: pathlib.Path, unit: str, faults: Mapping[int, str]) -> None:
     """Raises ValueError for the fault with the lowest number, if any; a unit is a line or a row."""
     if faults:
-        number, reason = min((line_of(n), own) for n, own in faults.items())
+        number, reason = min((line_of(n), fault) for n, fault in faults.items())
         raise ValueError(f"{path}, {unit} {number}: {reason}. Correct or remove the row.")
 
 

@@ -39,4 +39,4 @@ def name_by_columns(columns: Iterable[str]) -> str | None:
     """Returns the name of the format whose files have these columns in their `HEADER`, or None."""
     found = set(columns)
     headers = {name: getattr(FORMATS.get(name), "HEADER", ()) for name in _MODULES}
-    return next((name for name, own in headers.items() if own and found == set(own)), None)
+    return next((name for name, header in headers.items() if header and found == set(header)), None)

@@ -60,18 +60,18 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     names = table_files.readable_names(files.ads, schema.columns)
     _check_key(files.ads, "ad_key", schema.ad_key, names)
     shown = [name for name in schema.show if name in names]
-    wanted = dict.fromkeys((*schema.ad_key, *(f.source for f in schema.logged_ad_fields), *shown))
+    needed = dict.fromkeys((*schema.ad_key, *(f.source for f in schema.logged_ad_fields), *shown))
     types = column_types(schema)
-    own = {name: types[name] for name in wanted if name in names}
+    present_types = {name: types[name] for name in needed if name in names}
     table = table_files.read(
-        files.ads, _typed(files.ads, own, schema), list_columns(schema), schema.decimal
+        files.ads, _typed(files.ads, present_types, schema), list_columns(schema), schema.decimal
     )
     parsed = _with_numbers(protocol.Parsed(table), schema, table.column_names)
     table, faults = parsed.table, _faults_of_numbers(schema, parsed.table)
     parsed = parsed.without(faults.bad, faults.reasons())
     unit = "row" if table_files.is_parquet(files.ads) else "line"
     protocol.refuse_faults(files.ads, unit, parsed.faults)
-    for name in wanted:
+    for name in needed:
         if name not in names:
             table = table.append_column(name, pa.nulls(table.num_rows, types[name]))
     return table
@@ -82,9 +82,9 @@ def column_types(schema: Schema) -> dict[str, pa.DataType]:
     kinds: dict[str, set[str]] = {name: set() for name in schema.columns}
     for field in schema.logged_fields:
         kinds[field.source].add(field.kind)
-    own = {"numeric": delimited.NUMBERS, "dense": delimited.VECTORS}
+    readers = {"numeric": delimited.NUMBERS, "dense": delimited.VECTORS}
     types = {
-        name: own.get(next(iter(kind)), delimited.STRINGS)
+        name: readers.get(next(iter(kind)), delimited.STRINGS)
         if len(kind) == 1 and name not in _log_columns(schema)
         else delimited.STRINGS
         for name, kind in kinds.items()
@@ -99,9 +99,9 @@ def _numbers(schema: Schema) -> set[str]:
     rating = schema.click if schema.click_threshold is not None else None
     amounts = {column for label, column in schema.labels.items() if LABELS[label].is_amount}
     roles = {*amounts, schema.position, rating}
-    others = {field.source for field in schema.logged_fields if field.kind != "numeric"}
+    non_numeric = {field.source for field in schema.logged_fields if field.kind != "numeric"}
     found = {name for name, kind in types.items() if kind == delimited.NUMBERS or name in roles}
-    return found - others - set(schema.ad_key)
+    return found - non_numeric - set(schema.ad_key)
 
 
 def _typed(
@@ -260,14 +260,14 @@ def columns_of_tables(
     names = {path: table_files.readable_names(path, schema.columns) for path in keys}
     for path, key in keys.items():
         _check_key(path, "ad_key" if path == files.ads else "user_key", key, names[path])
-    own: dict[pathlib.Path, list[str]] = {path: [] for path in keys}
+    table_columns: dict[pathlib.Path, list[str]] = {path: [] for path in keys}
     for name in schema.columns:
         # The table of the field's side comes first.
         ordered = sorted(keys, key=lambda path: (path == files.ads) != _is_ad(schema, name))
         having = [path for path in ordered if name in names[path]]
         if having and name not in in_log and name not in _log_columns(schema):
-            own[having[0]].append(name)
-    return own
+            table_columns[having[0]].append(name)
+    return table_columns
 
 
 def _keys_of_tables(files: protocol.Files, schema: Schema) -> dict[pathlib.Path, tuple[str, ...]]:
@@ -284,15 +284,15 @@ def _sources(
     files: protocol.Files, schema: Schema
 ) -> tuple[list[str], dict[pathlib.Path, list[str]]]:
     """Returns the columns of the log, and those of each joined table."""
-    wanted = schema.columns
+    needed = schema.columns
     logs = list(files.parts())
     log_paths = {path for path, _ in logs}
     names = {
-        path: table_files.readable_names(path, wanted, schema.header if path in log_paths else ())
+        path: table_files.readable_names(path, needed, schema.header if path in log_paths else ())
         for path in files
     }
     first = logs[0][0]
-    in_log = [name for name in wanted if name in names[first]]
+    in_log = [name for name in needed if name in names[first]]
     for path, part in logs[1:]:
         optional = _may_lack(schema, part)
         lacking = [n for n in in_log if n not in names[path] and n not in optional]
@@ -301,12 +301,12 @@ def _sources(
                 f"{path} lacks the columns {lacking}, which {first} has. Add them, or give a table "
                 "of ads or users as --ads_path or --users_path."
             )
-    own = columns_of_tables(files, schema, in_log)
-    found = {*in_log, *itertools.chain.from_iterable(own.values())}
-    for name in wanted:
+    in_tables = columns_of_tables(files, schema, in_log)
+    found = {*in_log, *itertools.chain.from_iterable(in_tables.values())}
+    for name in needed:
         if name not in found:
             raise ValueError(_nowhere(name, schema, first, names))
-    return in_log, own
+    return in_log, in_tables
 
 
 def _may_lack(schema: Schema, part: str | None) -> set[str]:
@@ -324,8 +324,8 @@ def _log_columns(schema: Schema) -> set[str]:
 def list_columns(schema: Schema) -> set[str]:
     """Returns the columns that may hold lists."""
     kinds = {kind: {f.source for f in schema.logged_fields if f.kind == kind} for kind in KINDS}
-    others = kinds["categorical"] | kinds["numeric"] | kinds["text"] | _log_columns(schema)
-    return (kinds["categorical_list"] | kinds["dense"] | set(schema.show)) - others
+    scalars = kinds["categorical"] | kinds["numeric"] | kinds["text"] | _log_columns(schema)
+    return (kinds["categorical_list"] | kinds["dense"] | set(schema.show)) - scalars
 
 
 def _is_ad(schema: Schema, column: str) -> bool:
@@ -375,7 +375,9 @@ def _nowhere(
     """Returns the message about a missing column."""
     must_be_in_log = name in _log_columns(schema)
     searched = {log_path: names[log_path]} if must_be_in_log else names
-    hint = terminal.suggestion_for(name, [column for own in searched.values() for column in own])
+    hint = terminal.suggestion_for(
+        name, [column for header in searched.values() for column in header]
+    )
     places = "; ".join(f"{path} with {list(columns)[:50]}" for path, columns in searched.items())
     reason = ", which must be in the log (a key or label)" if must_be_in_log else ""
     advice = "Correct the schema" + (

@@ -77,7 +77,7 @@ Packed = dict[str, np.ndarray]
 
 def columns_of(widths: Sequence[str]) -> dict[str, list[int]]:
     """Returns the columns of ids of each stored width."""
-    grouped = {w: [i for i, own in enumerate(widths) if own == w] for w in WIDTHS}
+    grouped = {w: [i for i, column_width in enumerate(widths) if column_width == w] for w in WIDTHS}
     return {width: columns for width, columns in grouped.items() if columns}
 
 
@@ -105,9 +105,9 @@ def decode(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     names = {**spec.per_request(), **spec.per_ad()}
     columns = {}
     for side, widths in (("query", spec.query_widths), ("ad", spec.ad_widths)):
-        for width, own in columns_of(widths).items():
+        for width, indices in columns_of(widths).items():
             names[f"{side}_{width}"] = width
-            columns[f"{side}_{width}"] = len(own)
+            columns[f"{side}_{width}"] = len(indices)
     raw = tf.io.parse_example(serialized, {n: tf.io.FixedLenFeature([], tf.string) for n in names})
     decoded = {
         name: tf.io.decode_raw(tf.strings.reduce_join(raw[name]), tf.as_dtype(dtype))

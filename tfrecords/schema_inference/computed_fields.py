@@ -89,8 +89,8 @@ def age(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
     edges = np.quantile(shown.at, np.arange(1, _NUM_PARTS) / _NUM_PARTS)
     changes = _minus_means(shown.clicked, np.searchsorted(edges, shown.at, side="right"))
     rates = shown.clicked - changes
-    own_changes = _minus_means(changes, 2 * ads + shown.half)
-    if _agreement(own_changes, rates * (1 - rates), octaves, shown.half) < _MIN_ERRORS:
+    residuals = _minus_means(changes, 2 * ads + shown.half)
+    if _agreement(residuals, rates * (1 - rates), octaves, shown.half) < _MIN_ERRORS:
         return []
     notes.append(
         f"Ad side, computed from the log: {name!r}, the days since the ad's first impression "
@@ -121,7 +121,7 @@ def calendars(
         if num_days < min_days or not words.isdisjoint(known):
             continue
         units = calendar_values(shown.at, calendar).dictionary_encode().indices.to_numpy()
-        if max(_agreement_of_groups(shown, units, own) for own in groups) < _MIN_ERRORS:
+        if max(_agreement_of_groups(shown, units, grouping) for grouping in groups) < _MIN_ERRORS:
             continue
         notes.append(
             f"Query side, computed from the log: {calendar!r}, the {calendar} of {time.name!r}, as "
@@ -210,11 +210,11 @@ def _agreement(
         cells: [N].
         half: Half of the log [N], 0 or 1.
     """
-    (first, second), (variance, other) = (
-        [np.bincount(cells, own * (half == part)) for part in (0, 1)]
-        for own in (changes, variances)
+    (first, second), (variance, other_variance) = (
+        [np.bincount(cells, weights * (half == part)) for part in (0, 1)]
+        for weights in (changes, variances)
     )
-    error = float(np.sqrt(np.sum(variance * other)))
+    error = float(np.sqrt(np.sum(variance * other_variance)))
     return float(np.sum(first * second)) / error if error else 0.0
 
 
@@ -240,8 +240,8 @@ def _shares_of_known_ads(roles: Roles) -> tuple[float, float]:
         return 0.0, 0.0
     half, latest = np.quantile(at, [_FIRST, 1 - _LATEST])
     known, by_chance = (
-        float(np.isin(own[at >= latest], own[at <= half]).mean())
-        for own in (ads, np.random.default_rng(_SEED).permutation(ads))
+        float(np.isin(ids[at >= latest], ids[at <= half]).mean())
+        for ids in (ads, np.random.default_rng(_SEED).permutation(ads))
     )
     return known, by_chance
 

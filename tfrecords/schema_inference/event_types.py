@@ -178,12 +178,12 @@ def _propose(column: Column, roles: Roles, notes: list[str]) -> dict[str, Any]:
     )
     has_ad = dict(zip(column.values, with_ad > 0.5, strict=True))
     by_step: list[list[str]] = [[] for _ in range(5)]
-    others: list[str] = []
+    unnamed: list[str] = []
     for value in column.known:
         name = _name(value)
         found = (step for step, names in enumerate(_STEPS) if name in names and has_ad[value])
         step = next(found, None)
-        (others if step is None else by_step[step]).append(value.strip())
+        (unnamed if step is None else by_step[step]).append(value.strip())
     shown, viewed, clicked, wanted, bought = by_step
     if shown:
         view, click, engagement = shown, viewed + clicked, wanted + bought
@@ -193,7 +193,7 @@ def _propose(column: Column, roles: Roles, notes: list[str]) -> dict[str, Any]:
         view, click, engagement = viewed, wanted, bought
     if bought and (viewed or clicked) and shown + clicked:
         engagement = bought
-        others = [*wanted, *others]
+        unnamed = [*wanted, *unnamed]
     if not click:
         click, engagement = engagement, []
     if not click:  # Views of pages alone: each was chosen by its user.
@@ -207,9 +207,9 @@ def _propose(column: Column, roles: Roles, notes: list[str]) -> dict[str, Any]:
         f"{_said(view)}. Clicks: {_said(click)}. Engagements: {_said(engagement)}. Events of one "
         f"ad {joined}."
     )
-    if others:
+    if unnamed:
         notes.append(
-            f"Events of the types {_said(others)} will be left out; name them in events if they "
+            f"Events of the types {_said(unnamed)} will be left out; name them in events if they "
             "are views, clicks or engagements."
         )
     return {key: value for key, value in events.items() if value}

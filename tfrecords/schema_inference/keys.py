@@ -57,7 +57,7 @@ def ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: lis
         for c in columns
         if ads is not None or (c.name in found and not (len(c.known) == 1 and is_of_rows(c)))
     ]
-    key = min(best, key=lambda own: own[:3], default=(0, 0, 0, None))[3]
+    key = min(best, key=lambda candidate: candidate[:3], default=(0, 0, 0, None))[3]
     if key is None:
         constant = next(
             (f" ({c.name!r} has only one value)" for c in columns if c.name in found), ""
@@ -72,8 +72,8 @@ def ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: lis
         row_recipes.refuse_list_of_ads(sample, key)
     notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
     if ads is not None:
-        own = ads.columns[key.name]
-        if repeated := int(own.present.sum()) - len(own.known):
+        table_key = ads.columns[key.name]
+        if repeated := int(table_key.present.sum()) - len(table_key.known):
             notes.append(
                 f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last one counts."
             )
@@ -128,11 +128,11 @@ def _other_key(key: Column, columns: Sequence[Column]) -> list[str]:
 
 def _properties_in_rows(key: str, ads: Sample) -> list[str]:
     """Returns a note on a table of ads that has a row for each property of an ad, if it has."""
-    others = [c for c in ads.columns.values() if c.name != key]
-    values = [c.name for c in others if "value" in c.words]
+    ad_columns = [c for c in ads.columns.values() if c.name != key]
+    values = [c.name for c in ad_columns if "value" in c.words]
     properties = [
         c.name
-        for c in others
+        for c in ad_columns
         if c.name not in values
         and not {"property", "attribute", "feature", "key", "field"}.isdisjoint(c.words)
         and log_sample.varies_within(c, ads.columns[key])
@@ -140,7 +140,7 @@ def _properties_in_rows(key: str, ads: Sample) -> list[str]:
     if len(values) != 1 or len(properties) != 1:
         return []
     name, value = properties[0], values[0]
-    time = next((c.name for c in others if c.plain_words in known_names.TIMES), None)
+    time = next((c.name for c in ad_columns if c.plain_words in known_names.TIMES), None)
     in_order = "" if time is None else f".sort_values({time!r})"
     return [
         f"! The table of ads has a row for each {name!r} of an ad, and only the last one counts. "
@@ -160,24 +160,24 @@ def _share_in(column: Column, table: Sample | None) -> float:
 def _renaming(log: Sample, table: Sample) -> str:
     """Returns which column of a table to rename, so that it has the key of a log."""
     found = {
-        (own.name, other.name): common
-        for own in log.columns.values()
-        for other in table.columns.values()
-        if len(other.known) >= 0.9 * table.num_rows
-        if (common := len(set(own.known).intersection(other.known))) > 0.5 * len(own.known)
+        (logged.name, column.name): common
+        for logged in log.columns.values()
+        for column in table.columns.values()
+        if len(column.known) >= 0.9 * table.num_rows
+        if (common := len(set(logged.known).intersection(column.known))) > 0.5 * len(logged.known)
     }
     # An id is preferred to a title.
-    ranks = {own: _ad_rank(log.columns[own]) for own, _ in found}
+    ranks = {name: _ad_rank(log.columns[name]) for name, _ in found}
     best = max(found, key=lambda p: (found[p], -(ranks[p[0]] or math.inf)), default=None)
     if best is None:
         return "Rename or add it."
-    key, other = best
-    if other in log.columns[key].known:
+    key, renamed = best
+    if renamed in log.columns[key].known:
         return (
             f"The first line of the table is a row, not a header. Add a header with the name "
-            f"{key!r} above {other!r}."
+            f"{key!r} above {renamed!r}."
         )
-    return f"{other!r} has the values of the log's {key!r}: rename it to {key!r}."
+    return f"{renamed!r} has the values of the log's {key!r}: rename it to {key!r}."
 
 
 def _shown(names: Iterable[str]) -> str:

@@ -69,10 +69,12 @@ def chain(
         The click and the engagement, columns of truths (0 and 1), and the revenue, a column of
         amounts; each is None if it was not found.
     """
-    own = [c for c in columns if c.table == LOG and not log_sample.is_constant_per_ad(c, ad)]
-    truths = {c.name: positive(c) for c in own if _is_truth(c) and len(c.known) > 1}
+    varying = [c for c in columns if c.table == LOG and not log_sample.is_constant_per_ad(c, ad)]
+    truths = {c.name: positive(c) for c in varying if _is_truth(c) and len(c.known) > 1}
     amounts = {
-        c.name: positive(c) for c in own if c.is_numeric and not c.is_truth and c.numbers.min() >= 0
+        c.name: positive(c)
+        for c in varying
+        if c.is_numeric and not c.is_truth and c.numbers.min() >= 0
     }
 
     def within(outer: np.ndarray, candidates: Mapping[str, np.ndarray]) -> str | None:
@@ -83,10 +85,10 @@ def chain(
         }
         return max(counts, key=counts.__getitem__, default=None)
 
-    by_name = {c.name: c for c in own}
+    by_name = {c.name: c for c in varying}
     for name in sorted(truths, key=lambda name: -truths[name].sum()):
-        others = {n: rows for n, rows in truths.items() if rows.sum() < truths[name].sum()}
-        engagement = within(truths[name], others)
+        rarer = {n: rows for n, rows in truths.items() if rows.sum() < truths[name].sum()}
+        engagement = within(truths[name], rarer)
         last = truths[name if engagement is None else engagement]
         revenue = within(last, amounts)
         if engagement is not None or revenue is not None:
@@ -104,9 +106,9 @@ def positive(column: Column) -> np.ndarray:
 def engagement(columns: Sequence[Column], ad: Column) -> Column | None:
     """Returns the engagement after the click, or None."""
     # A column that is constant for each ad is a property of it, such as being on sale.
-    own = [c for c in columns if c.is_truth and not log_sample.is_constant_per_ad(c, ad)]
-    found = named(own, known_names.ENGAGEMENTS, lambda _: True)
-    return found or next((c for c in own if is_number_of(c, known_names.ENGAGEMENTS)), None)
+    varying = [c for c in columns if c.is_truth and not log_sample.is_constant_per_ad(c, ad)]
+    found = named(varying, known_names.ENGAGEMENTS, lambda _: True)
+    return found or next((c for c in varying if is_number_of(c, known_names.ENGAGEMENTS)), None)
 
 
 def engagement_notes(columns: Sequence[Column], ad: Column) -> list[str]:
@@ -175,7 +177,7 @@ def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
     An amount of money that is positive only in rows [B] of engagements is preferred.
     """
     amounts = [c for c in columns if c.is_numeric and c.numbers.min() >= 0]
-    own = [
+    candidates = [
         c
         for c in amounts
         if not known_names.MONEY.isdisjoint(c.words)
@@ -183,10 +185,10 @@ def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
         and positive(c).any()
         and not (positive(c) & ~engaged).any()
     ]
-    if not own:
+    if not candidates:
         return named(amounts, known_names.PRICES, lambda _: True)
     # The revenue of an item is counted once, but a purchase's in the row of each of its items.
-    return min(own, key=lambda c: (c.core != "item_revenue", "revenue" not in c.words))
+    return min(candidates, key=lambda c: (c.core != "item_revenue", "revenue" not in c.words))
 
 
 def currency_notes(columns: Sequence[Column], amount: Column | None) -> list[str]:
@@ -287,9 +289,9 @@ def _repaired(column: Column) -> str:
     """Returns how to write a click that is missing in unclicked rows, or has other texts, or ""."""
     log = f"log[{column.name!r}]"
     if not column.is_truth and len(column.known) == 2:
-        one = outcomes.likely_click(column)
-        click = outcomes.equal_to(column, one)
-        return f" If {one[:40]!r} is a click, write it with pandas: {log} = {click}"
+        text = outcomes.likely_click(column)
+        click = outcomes.equal_to(column, text)
+        return f" If {text[:40]!r} is a click, write it with pandas: {log} = {click}"
     if len(column.known) == 1:
         return f" For example with pandas: {log} = {log}.notna().astype(int)"
     return f" For example with pandas: {log} = {log}.fillna(0)" if column.is_numeric else ""

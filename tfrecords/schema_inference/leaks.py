@@ -272,11 +272,11 @@ def _counts_rows(column: Column, roles: Roles) -> bool:
 def _are_counted(column: Column, user: Column, rows: np.ndarray) -> bool:
     """Returns whether a column numbers the rows of each user, which are sorted by user."""
     numbers, users = column.by_row(column.numbers)[rows], user.codes[rows]
-    same = users[1:] == users[:-1]
-    is_step = np.diff(numbers)[same] == 1
+    same_user = users[1:] == users[:-1]
+    is_step = np.diff(numbers)[same_user] == 1
     # Of the first user of a part of the log, the sample may lack the first rows.
-    starts = np.isin(numbers[np.append(True, ~same)], (0, 1)).mean() > 0.9
-    return bool(same.sum() >= _FEW_ROWS and is_step.mean() > 0.99 and starts)
+    starts = np.isin(numbers[np.append(True, ~same_user)], (0, 1)).mean() > 0.9
+    return bool(same_user.sum() >= _FEW_ROWS and is_step.mean() > 0.99 and starts)
 
 
 def _leak(column: Column, roles: Roles) -> str | None:
@@ -286,8 +286,8 @@ def _leak(column: Column, roles: Roles) -> str | None:
     clicked = roles.clicked()
     if np.isnan(clicked).all() and len(roles.click.known) == 2:
         # Texts that the conversion cannot read, such as oui and non.
-        one = outcomes.likely_click(roles.click)
-        clicked = roles.click.by_row(np.array([value == one for value in roles.click.known]))
+        text = outcomes.likely_click(roles.click)
+        clicked = roles.click.by_row(np.array([value == text for value in roles.click.known]))
     num_clicks, num_known = np.nansum(clicked), np.isfinite(clicked).sum()
     if not 0 < num_clicks < num_known or num_clicks < _FEW_ROWS:
         return None
@@ -329,10 +329,10 @@ def _after_clicks(column: Column, clicked: np.ndarray) -> str | None:
     text = column.values[usual].strip().lower()
     is_zero = columns.TRUTHS.get(text) == 0 or _ZERO.fullmatch(text) is not None
     is_nothing = column.is_missing[usual] or is_zero
-    others = column.codes != usual
-    if not is_nothing or others.sum() < _FEW_ROWS or np.nanmean(clicked) > 0.5:
+    is_unusual = column.codes != usual
+    if not is_nothing or is_unusual.sum() < _FEW_ROWS or np.nanmean(clicked) > 0.5:
         return None
-    if not (clicked[others] == 1).all():
+    if not (clicked[is_unusual] == 1).all():
         return None
     said = "present" if column.is_missing[usual] else f"other than {column.values[usual]!r}"
     return f"{said} only in clicked rows; it may be the engagement or the revenue"

@@ -59,8 +59,10 @@ def propose_fields(
                 fallback.append(column)
     if fallback and not any(key.startswith("Query") for key in chosen):
         chosen["Query side, as a fallback"] = fallback[:1]
-        dropped = {why: [n for n in own if n != fallback[0].name] for why, own in dropped.items()}
-    notes += [f"{key}: {_quoted([c.name for c in own])}." for key, own in chosen.items()]
+        dropped = {
+            why: [n for n in names if n != fallback[0].name] for why, names in dropped.items()
+        }
+    notes += [f"{key}: {_quoted([c.name for c in members])}." for key, members in chosen.items()]
     notes += [f"Left out ({why}): {_quoted(names)}." for why, names in dropped.items() if names]
     outcomes = [n for n in dropped.get(leaks.BY_NAME, []) if _is_amount_of_log(samples[0], n)]
     if outcomes and roles.click is None and roles.events is None:
@@ -72,11 +74,11 @@ def propose_fields(
     fields: list[dict[str, Any]] = []
     renamed: list[str] = []
     # A column whose name can stay keeps it.
-    names = {column.plain_name for own in chosen.values() for column in own}
+    names = {column.plain_name for members in chosen.values() for column in members}
     kept = {name for name in names if _safe_name(name, set()) == name}
-    for key, own in chosen.items():
+    for key, members in chosen.items():
         side = key.split()[0].lower()
-        for column in own:
+        for column in members:
             notes += leaks.warnings(column)
             is_key = column.name in (roles.ad_key.name, getattr(roles.user_key, "name", None))
             is_id = is_key or kinds.has_ids_of(roles.ad_key, column)
@@ -301,13 +303,13 @@ def _grouped(notes: Sequence[str]) -> list[str]:
     for note in notes:
         alike[_VARYING.sub("", note)].append(note)
     shown: list[str] = []
-    for own in alike.values():
-        if len(own) <= _MAX_ALIKE:
-            shown += own
+    for group in alike.values():
+        if len(group) <= _MAX_ALIKE:
+            shown += group
             continue
-        columns = [match[0] for note in own[_FIRST_ALIKE:] if (match := _COLUMN.search(note))]
-        mark = "! " if own[0].startswith("! ") else ""
-        shown += [*own[:_FIRST_ALIKE], f"{mark}The same for {terminal.format_list(columns, 12)}."]
+        columns = [match[0] for note in group[_FIRST_ALIKE:] if (match := _COLUMN.search(note))]
+        mark = "! " if group[0].startswith("! ") else ""
+        shown += [*group[:_FIRST_ALIKE], f"{mark}The same for {terminal.format_list(columns, 12)}."]
     return shown
 
 

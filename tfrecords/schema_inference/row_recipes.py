@@ -98,9 +98,9 @@ def refuse_report(sample: Sample, ad: Column, click: Column) -> None:
     if not shown or not click.is_whole:
         return
     counts = shown[0].name, click.name
-    others = [c for c in sample.columns.values() if c.is_numeric and c.name not in counts]
-    bought = next((c for c in others if c.is_whole and c.core in known_names.ENGAGEMENTS), None)
-    paid = next((c for c in others if c is not bought and c.core in known_names.REVENUES), None)
+    numeric = [c for c in sample.columns.values() if c.is_numeric and c.name not in counts]
+    bought = next((c for c in numeric if c.is_whole and c.core in known_names.ENGAGEMENTS), None)
+    paid = next((c for c in numeric if c is not bought and c.core in known_names.REVENUES), None)
     lines = [
         f"log = log.loc[log.index.repeat(log[{counts[0]!r}])]",
         "number = log.groupby(level=0).cumcount()",
@@ -109,10 +109,10 @@ def refuse_report(sample: Sample, ad: Column, click: Column) -> None:
     if bought is not None:
         lines.append(f"log['conversion'] = (number < log[{bought.name!r}]).astype(int)")
     if paid is not None:
-        each, label = (click.name, "click") if bought is None else (bought.name, "conversion")
-        value = f"(log[{paid.name!r}] / log[{each!r}])"
+        divisor, label = (click.name, "click") if bought is None else (bought.name, "conversion")
+        value = f"(log[{paid.name!r}] / log[{divisor!r}])"
         lines.append(f"log['revenue'] = {value}.where(log['{label}'] == 1, 0)")
-    rates = [c.name for c in others if not _RATES.isdisjoint(c.words)]
+    rates = [c.name for c in numeric if not _RATES.isdisjoint(c.words)]
     gone = [*counts, *(c.name for c in (bought, paid) if c is not None), *rates]
     gone = [name for name in gone if name not in ("click", "conversion", "revenue")]
     _refuse(
@@ -140,34 +140,34 @@ def _clicks(
     """
     shown, clicked = f"log[{column.name!r}]", f"log.pop({other.name!r})"
     chosen = _lists(other, np.flatnonzero(column.present)[:_PROBED])
-    pairs = [(own, set(ads)) for own, ads in zip(chosen, lists, strict=True) if own]
+    pairs = [(entries, set(ads)) for entries, ads in zip(chosen, lists, strict=True) if entries]
     if is_chosen and other.is_whole and not _NUMBERS.isdisjoint(other.words):
         longest, low, high = max(map(len, lists)), other.numbers.min(), other.numbers.max()
         is_named = {"index", "idx"}.isdisjoint(other.words)
         first = int(high == longest or (low >= 1 and is_named))
         if low < -1 or high > longest:
             return None
-        each = f"[int(n == clicked) for n, _ in enumerate(ads, {first})]"
+        expression = f"[int(n == clicked) for n, _ in enumerate(ads, {first})]"
         said = "the number of the clicked one"
-    elif is_chosen and [len(own) for own in chosen] == [len(own) for own in lists]:
-        if not {value for own in chosen for value in own} <= {"0", "1", "true", "false"}:
+    elif is_chosen and [len(entries) for entries in chosen] == [len(entries) for entries in lists]:
+        if not {value for entries in chosen for value in entries} <= {"0", "1", "true", "false"}:
             return None
         return clicked, "the clicks of them"
     else:
-        several = np.mean([len(ads) > len(own) for own, ads in pairs]) if pairs else 0
-        held = sum(ads.issuperset(own) for own, ads in pairs)
-        wanted = max(len(pairs), _FEW_CHOSEN if is_chosen else 0.5 * len(lists))
-        if held <= _MIN_CHOSEN * wanted or several <= 0.5:
+        several = np.mean([len(ads) > len(entries) for entries, ads in pairs]) if pairs else 0
+        held = sum(ads.issuperset(entries) for entries, ads in pairs)
+        needed = max(len(pairs), _FEW_CHOSEN if is_chosen else 0.5 * len(lists))
+        if held <= _MIN_CHOSEN * needed or several <= 0.5:
             return None
         said = "the clicked ones"
-        each = "[int(ad in clicked) for ad in ads]"
+        expression = "[int(ad in clicked) for ad in ads]"
         if kinds.separator(other) is None:
             whole = ".astype('Int64')" if other.is_whole else ""
             clicked += f"{whole}.astype(str)"
-            each = "[int(str(ad) == clicked) for ad in ads]"
+            expression = "[int(str(ad) == clicked) for ad in ads]"
         elif other.missing_share > 0:
-            each = "[int(ad in clicked) if hasattr(clicked, '__len__') else 0 for ad in ads]"
-    return f"[{each} for ads, clicked in zip({shown}, {clicked})]", said
+            expression = "[int(ad in clicked) if hasattr(clicked, '__len__') else 0 for ad in ads]"
+    return f"[{expression} for ads, clicked in zip({shown}, {clicked})]", said
 
 
 def _has_clicked(column: Column, other: Column) -> bool:
@@ -175,8 +175,8 @@ def _has_clicked(column: Column, other: Column) -> bool:
     rows = np.flatnonzero(column.present & other.present)[:_PROBED]
     ids, known = _lists(other, rows), set(column.known)
     values = [column.values[code] for code in column.codes[rows]]
-    held = sum(value in own for value, own in zip(values, ids, strict=True))
-    return len(rows) > _FEW_CHOSEN and held > 0 and known.issuperset(v for own in ids for v in own)
+    held = sum(value in row for value, row in zip(values, ids, strict=True))
+    return len(rows) > _FEW_CHOSEN and held > 0 and known.issuperset(v for row in ids for v in row)
 
 
 def _refuse_chosen(
@@ -187,15 +187,15 @@ def _refuse_chosen(
     other: Column,
     click: tuple[str, str],
 ) -> None:
-    key = _key_of_ads({value for own in lists for value in own}, ads)
+    key = _key_of_ads({value for row_ads in lists for value in row_ads}, ads)
     rows = np.flatnonzero(column.present)[:_PROBED]
-    num_ads = [len(own) for own in lists]
+    num_ads = [len(row_ads) for row_ads in lists]
     with_ads = [
         c
         for c in sample.columns.values()
         if c not in (column, other)
         and kinds.separator(c) is not None
-        and [len(own) for own in _lists(c, rows)] == num_ads
+        and [len(values) for values in _lists(c, rows)] == num_ads
     ]
     split = [
         f"log[{c.name!r}] = log[{c.name!r}].map(ast.literal_eval, na_action='ignore')"

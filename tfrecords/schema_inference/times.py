@@ -252,8 +252,8 @@ def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | Non
         rows = np.arange(len(key.codes))
         if time is None:  # Adjacent rows may be of one request, which has one time.
             rows = rows[np.append(True, key.codes[1:] != key.codes[:-1])]
-        own, own_key = (dataclasses.replace(c, codes=c.codes[rows]) for c in (column, key))
-        if log_sample.is_constant_per_ad(own, own_key):
+        sampled, sampled_key = (dataclasses.replace(c, codes=c.codes[rows]) for c in (column, key))
+        if log_sample.is_constant_per_ad(sampled, sampled_key):
             return True
     return False
 

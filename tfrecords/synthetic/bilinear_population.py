@@ -188,7 +188,7 @@ class BilinearPopulation(Population):
 
     def titles(self, ads: Columns) -> list[str]:
         """Returns names that say the ad and its category, such as `Trail Shoe 0d15`."""
-        things = [_THINGS[int(own, 16) % len(_THINGS)] if own else "Offer" for own in ads["C17"]]
+        things = [_THINGS[int(code, 16) % len(_THINGS)] if code else "Offer" for code in ads["C17"]]
         return [
             f"{STYLES[int(ad, 16) % len(STYLES)]} {thing} {ad[:4]}"
             for ad, thing in zip(ads["C7"], things, strict=True)
@@ -248,8 +248,8 @@ class BilinearPopulation(Population):
 
 def _follow(rng: np.random.Generator, codes: np.ndarray, size: int, noise: float) -> np.ndarray:
     """Returns codes 1..size that are a function of `codes`, except for a share of noise."""
-    own = 1 + (codes - 1) * size // (codes.max(initial=1) + 1)
-    return np.where(rng.random(len(codes)) < noise, rng.integers(1, size + 1, len(codes)), own)
+    mapped = 1 + (codes - 1) * size // (codes.max(initial=1) + 1)
+    return np.where(rng.random(len(codes)) < noise, rng.integers(1, size + 1, len(codes)), mapped)
 
 
 def _missing(names: Iterable[str]) -> dict[str, float]:

@@ -94,7 +94,7 @@ def write_log(
             _write_rows(staging, world, n_samples, bar.update)
         _write_catalog(staging, world)
         save_schema(world.schema, staging.schema)
-        (kind,) = (name for name, own in _KINDS.items() if own is type(world.config))
+        (kind,) = (name for name, config in _KINDS.items() if config is type(world.config))
         described = {} if kind == "bilinear" else {"world": kind}
         described |= dataclasses.asdict(world.config)
         staging.world.write_text(json.dumps(described, indent=2) + "\n")

@@ -129,8 +129,8 @@ class SequenceTruth(ShopTruth):
         circle = 1 + np.random.default_rng([population.config.seed, 6]).permutation(NUM_CATEGORIES)
         # Category 0, missing, follows itself, whose age is never known.
         self.predecessors = np.zeros((len(_STEPS), NUM_CATEGORIES + 1), np.int64)
-        for own, step in zip(self.predecessors, _STEPS, strict=True):
-            own[circle] = np.roll(circle, step)
+        for row, step in zip(self.predecessors, _STEPS, strict=True):
+            row[circle] = np.roll(circle, step)
 
     def query_terms(self, codes: Columns) -> Columns:
         """Returns the terms of the shop, with the appeal that follows from clicks."""

@@ -139,7 +139,7 @@ class ShopPopulation(Population):
             "ad": [f"ad{i}" for i in range(1, config.num_ads + 1)],
         }
         values = {**_VOCABULARIES, **named}
-        self.vocabularies = {name: np.array(["", *own]) for name, own in values.items()}
+        self.vocabularies = {name: np.array(["", *words]) for name, words in values.items()}
         rng = np.random.default_rng([config.seed, 2])
         self._user_shares = zipf(rng, config.num_users, config.user_popularity_exponent)
         self._page_shares = np.concatenate([[0.4, 0.2], 0.4 * zipf(rng, NUM_CATEGORIES, 0.8)])
@@ -176,15 +176,15 @@ class ShopPopulation(Population):
         number = [int(ad.removeprefix("ad")) for ad in ads["ad"]]
         things = [CATEGORIES.get(category, ("Offer",)) for category in ads["category"]]
         return [
-            f"{brand} {STYLES[i % len(STYLES)]} {own[i // len(STYLES) % len(own)]}".lstrip()
-            for i, brand, own in zip(number, ads["brand"], things, strict=True)
+            f"{brand} {STYLES[i % len(STYLES)]} {nouns[i // len(STYLES) % len(nouns)]}".lstrip()
+            for i, brand, nouns in zip(number, ads["brand"], things, strict=True)
         ]
 
     def _make_users(self, rng: np.random.Generator) -> Columns:
         config, n = self.config, self.config.num_users
         age, membership = rng.integers(1, 7, n), 1 + choice(rng, np.array([0.6, 0.3, 0.1]), n)
-        own = config.budget_spread * rng.standard_normal(n)
-        self.liked_price[1:] = 3.0 + 0.15 * age + 0.3 * membership + own
+        deviation = config.budget_spread * rng.standard_normal(n)
+        self.liked_price[1:] = 3.0 + 0.15 * age + 0.3 * membership + deviation
         self.liked_price[0] = self.liked_price[1:].mean()
         self.favorite[1:] = 1 + choice(rng, zipf(rng, NUM_CATEGORIES, 0.5), n)
         # A third of the users name something else than their favorite.

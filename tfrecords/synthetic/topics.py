@@ -138,7 +138,7 @@ class TopicWorld:
         """Draws requests."""
         user = rng.integers(self.config.num_users, size=count)
         wanted = np.stack([rng.dirichlet(4 * taste + 0.01) for taste in self._users[user]])
-        search = ["" if rng.random() < 0.2 else self._text(rng, own, 2, 0) for own in wanted]
+        search = ["" if rng.random() < 0.2 else self._text(rng, topics, 2, 0) for topics in wanted]
         return TopicQueries(user, wanted, np.array(search, object), self._tastes[user])
 
     def click_probability(self, queries: TopicQueries) -> np.ndarray:
@@ -155,18 +155,18 @@ class TopicWorld:
             self._impressions(rng, queries.wanted[first : first + _QUERIES_AT_ONCE])
             for first in range(0, len(queries.user), _QUERIES_AT_ONCE)
         ]
-        shown, clicked = (np.concatenate(own) for own in zip(*parts, strict=True))
+        shown, clicked = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         request = np.repeat(np.arange(len(shown)), config.ads_per_request)
         columns = {
             "request": pa.array(request),
             "time": pa.array(request.astype(np.float64)),
-            **{name: own.take(pa.array(request)) for name, own in queries.columns().items()},
+            **{name: column.take(pa.array(request)) for name, column in queries.columns().items()},
             "ad": pa.array([f"a{ad}" for ad in shown.ravel().tolist()]),
             "click": pa.array(clicked.ravel().astype(np.int8)),
         }
         ads = {
             "ad": [f"a{ad}" for ad in range(config.num_ads)],
-            "advertiser": [f"adv{own}" for own in self._advertisers.tolist()],
+            "advertiser": [f"adv{advertiser}" for advertiser in self._advertisers.tolist()],
             "title": self.titles,
             "image": pa.array(list(self.images), pa.list_(pa.float32())),
         }
@@ -216,10 +216,10 @@ class TopicWorld:
         affinity = wanted @ self._ads.T
         return self._intercept + self.config.affinity_scale * affinity + self._effects
 
-    def _text(self, rng: np.random.Generator, topics: np.ndarray, own: int, others: int) -> str:
-        drawn = rng.choice(len(topics), size=own, p=topics / topics.sum())
+    def _text(self, rng: np.random.Generator, topics: np.ndarray, topical: int, noise: int) -> str:
+        drawn = rng.choice(len(topics), size=topical, p=topics / topics.sum())
         words = [self._words[topic][rng.integers(self.config.words_per_topic)] for topic in drawn]
-        words += rng.choice(self._noise_words, size=others).tolist()
+        words += rng.choice(self._noise_words, size=noise).tolist()
         return " ".join(rng.permutation(words))
 
     def _vectors(self, rng: np.random.Generator, topics: np.ndarray) -> np.ndarray:

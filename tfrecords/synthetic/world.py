@@ -168,8 +168,10 @@ class World:
         page_views = self.population.page_views(rng, n, start)
         rounds = [np.arange(n)] if memory is None else _rounds(page_views["user"])
         parts = [
-            self._round(rng, start + own, {k: v[own] for k, v in page_views.items()}, memory)
-            for own in rounds
+            self._round(
+                rng, start + indices, {k: v[indices] for k, v in page_views.items()}, memory
+            )
+            for indices in rounds
         ]
         rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         order = np.argsort(rows[str(self.schema.request_key)], kind="stable")
@@ -193,7 +195,7 @@ class World:
         if memory is not None:
             views = page_views["user"][request], page_views["time"][request]
             memory.record(*views, ad, roles["click"])
-        return rows | {getattr(self.schema, role, role): own for role, own in roles.items()}
+        return rows | {getattr(self.schema, role, role): column for role, column in roles.items()}
 
     def _outcomes(
         self, rng: np.random.Generator, pair: tuple[Columns, Columns], position: np.ndarray

@@ -255,9 +255,9 @@ def _parse_parts(
     size = -(-len(rows) // _PARTS)
     parts, line = [], first_line
     for first in range(0, len(rows), size):
-        own = rows[first : first + size]
-        part = b"".join(own)
-        parts.append(parse(layout, columns, part, line, len(own)))
+        part_rows = rows[first : first + size]
+        part = b"".join(part_rows)
+        parts.append(parse(layout, columns, part, line, len(part_rows)))
         line += part.count(b"\n")
     return protocol.Parsed(
         pa.concat_tables(p.table for p in parts).unify_dictionaries().combine_chunks(),

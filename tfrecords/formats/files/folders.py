@@ -39,8 +39,8 @@ class InFolders:
 
     def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
         """See `protocol.Log`."""
-        own = chunk.columns[: -len(self._names)]
-        parsed = self._log.parse(dataclasses.replace(chunk, columns=own))
+        logged = chunk.columns[: -len(self._names)]
+        parsed = self._log.parse(dataclasses.replace(chunk, columns=logged))
         values, table = values_of(chunk.path), parsed.table
         for name in self._names:
             column = pa.repeat(pa.scalar(values[name], pa.string()), table.num_rows)

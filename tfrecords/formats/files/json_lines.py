@@ -80,14 +80,14 @@ class ObjectLog(abc.ABC):
             for index, row in enumerate(rows):
                 number = protocol.numbered(line, index)
                 try:
-                    own = [self._value(name, row.get(name)) for name in self._types]
+                    row_values = [self._value(name, row.get(name)) for name in self._types]
                 except (ValueError, OverflowError, RecursionError) as error:
                     faults[number] = str(error)
                     continue
                 numbers.append(number)
-                for column, value in zip(values.values(), own, strict=True):
+                for column, value in zip(values.values(), row_values, strict=True):
                     column.append(value)
-        table = {name: self._column(name, own) for name, own in values.items()}
+        table = {name: self._column(name, column_values) for name, column_values in values.items()}
         table[protocol.LINE_NUMBER] = pa.array(numbers, pa.int64())
         return protocol.Parsed(pa.table(table), faults, len(numbers) + len(faults))
 
@@ -168,7 +168,7 @@ class JsonLinesLog(ObjectLog):
         lacking = [name for name in types if name not in names and name not in optional]
         if lacking:
             raise ValueError(f"{path}: the first lines lack {lacking}; they have {list(names)}.")
-        found = {own for name in types if (own := within.get(name)) is not None}
+        found = {list_name for name in types if (list_name := within.get(name)) is not None}
         if len(found) > 1:
             raise ValueError(
                 f"{path}: columns are read from the lists {sorted(found)}; expected one list, "
@@ -198,13 +198,13 @@ def names_of(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
         except ValueError as error:
             fault = str(error)
             continue
-        for name, own in _flat(value):
-            if _is_objects(own):
-                inside = [f"{name}.{n}" for one in own for n, _ in _flat(one)]
+        for name, item in _flat(value):
+            if _is_objects(item):
+                inside = [f"{name}.{n}" for row in item for n, _ in _flat(row)]
                 inside.append(name + INDEX)
                 within |= dict.fromkeys(inside, name)
                 names |= dict.fromkeys(inside)
-            elif not isinstance(own, list) or own or name not in within.values():
+            elif not isinstance(item, list) or item or name not in within.values():
                 names[name] = None
     if not names:
         raise ValueError(
@@ -246,11 +246,11 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 def _flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yields the dotted names and values of an object; lists are values, `{}` has none."""
-    for key, own in value.items():
-        if isinstance(own, dict) and (depth < _MAX_DEPTH or not own):
-            yield from _flat(own, f"{prefix}{key}.", depth + 1)
+    for key, item in value.items():
+        if isinstance(item, dict) and (depth < _MAX_DEPTH or not item):
+            yield from _flat(item, f"{prefix}{key}.", depth + 1)
         else:
-            yield f"{prefix}{key}", own
+            yield f"{prefix}{key}", item
 
 
 def _rows(value: Mapping[str, Any], list_name: str | None) -> list[dict[str, Any]]:
@@ -270,27 +270,27 @@ def _rows(value: Mapping[str, Any], list_name: str | None) -> list[dict[str, Any
     return [
         {
             **flat,
-            **{f"{list_name}.{name}": own for name, own in _flat(one)},
+            **{f"{list_name}.{name}": item for name, item in _flat(row)},
             f"{list_name}{INDEX}": index,
         }
-        for index, one in enumerate(objects)
+        for index, row in enumerate(objects)
     ]
 
 
 def _is_objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(own, dict) for own in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _texts(name: str, values: Sequence[Any]) -> list[str]:
     """Returns the values of a list as texts; None is left out."""
-    return [_text(name, own) for own in values if own is not None]
+    return [_text(name, item) for item in values if item is not None]
 
 
 def _vector(name: str, values: Sequence[Any]) -> list[float]:
     """Returns the numbers of a vector; NaN, for which the row is rejected later, for others."""
     numbers = [float("nan")] * len(values)
-    for index, own in enumerate(values):
-        text = "" if own is None else _text(name, own)
+    for index, item in enumerate(values):
+        text = "" if item is None else _text(name, item)
         with contextlib.suppress(ValueError):
             numbers[index] = float(text)
     return numbers

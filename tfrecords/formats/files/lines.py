@@ -135,13 +135,13 @@ class RowReader:
             ValueError: The file is damaged, a quote is not closed, or text follows the closing
                 quote of a value of several lines, which means that the value contains rows.
         """
-        size = wanted = min(max(rows * self._bytes_per_line, 1), _MAX_CHUNK_BYTES)
-        while self._fill(wanted):
-            end = self._last_end(wanted)
-            if not end and len(self._rest) > wanted and wanted <= _MAX_QUOTED_BYTES:
-                wanted *= 2
+        size = num_bytes = min(max(rows * self._bytes_per_line, 1), _MAX_CHUNK_BYTES)
+        while self._fill(num_bytes):
+            end = self._last_end(num_bytes)
+            if not end and len(self._rest) > num_bytes and num_bytes <= _MAX_QUOTED_BYTES:
+                num_bytes *= 2
                 continue
-            if not end or len(self._rest) <= wanted:
+            if not end or len(self._rest) <= num_bytes:
                 # The last row needs no line end, but an open quote may contain later rows.
                 last = self._rest[end:]
                 if b"\n" in last and not len(row_ends(last + b"\n", self._delimiter)):
@@ -151,7 +151,7 @@ class RowReader:
                         "double it if it is text."
                     )
                 end = len(self._rest)
-            text, self._rest, wanted = self._rest[:end], self._rest[end:], size
+            text, self._rest, num_bytes = self._rest[:end], self._rest[end:], size
             num_lines = text.count(b"\n")
             if self._quote and b'"' in text:
                 num_rows = self._count_quoted(text)

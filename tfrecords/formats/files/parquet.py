@@ -160,7 +160,7 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         return column.cast(kind, safe=False)
     if _is_list(column.type):
         column = column.cast(pa.list_(column.type.value_type))
-        lists = [_plain_list(own, kind) for own in column.chunks]
+        lists = [_plain_list(chunk, kind) for chunk in column.chunks]
         return pa.chunked_array(lists, lists[0].type if lists else _LIST)
     if _is_text(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.string())

@@ -188,7 +188,7 @@ def text_layout(
             f"{first_line[:60].decode('utf-8', 'replace')!r} has more or fewer values. Correct "
             "the header in the schema."
         )
-    layout, names = max(found, key=lambda own: _fit(own[0], own[1], wanted, sample))
+    layout, names = max(found, key=lambda pair: _fit(pair[0], pair[1], wanted, sample))
     first = lines.split_rows(sample, layout.quote, layout.delimiter)[0]
     if b"\n" in first.strip() and not _balanced(first, layout.delimiter, len(names)):
         raise delimited.open_quote(path)

@@ -163,10 +163,10 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     if columns_of_tables.PROMOTED not in paths:
         return None
     field_columns = (field.source for field in schema.logged_ad_fields)
-    wanted = dict.fromkeys([*schema.ad_key, *field_columns, *schema.show])
-    joiner = columns_of_tables.Joiner(paths, list(wanted))
+    ad_columns = dict.fromkeys([*schema.ad_key, *field_columns, *schema.show])
+    joiner = columns_of_tables.Joiner(paths, list(ad_columns))
     ids = np.sort(joiner.table(columns_of_tables.PROMOTED).keys.keys)
-    return pa.table(joiner.ads(list(wanted), ids))
+    return pa.table(joiner.ads(list(ad_columns), ids))
 
 
 def _fault(values: Mapping[str, str]) -> str | None:

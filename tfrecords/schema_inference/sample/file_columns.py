@@ -37,11 +37,11 @@ def readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
     found = formats.column_names(path, ())
     within = formats.lists_of_objects(path)
     main = _main_list(found, within)
-    if others := sorted(set(within.values()) - {main}):
+    if unread_lists := sorted(set(within.values()) - {main}):
         row = "each line" if main is None else f"each object of {main!r}"
-        notes.append(f"Left out: the lists of objects {others} of {path}; {row} is a row.")
+        notes.append(f"Left out: the lists of objects {unread_lists} of {path}; {row} is a row.")
     for name in dict.fromkeys(found):
-        if within.get(name, main) != main or name in others:
+        if within.get(name, main) != main or name in unread_lists:
             continue
         if not name:
             notes.append(f"Left out: a column of {path} without a name, such as a row number.")

@@ -30,9 +30,12 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
     ads = {names: {name for name in names if _is_ad(name)} for names in tables}
     folder = os.path.commonpath([path.parent for path in paths])
     path_outcomes = {path: _outcome(os.path.relpath(path, folder)) for path in paths}
-    if any(_lacks_events(names, [path_outcomes[p] for p in own]) for names, own in tables.items()):
+    if any(
+        _lacks_events(names, [path_outcomes[p] for p in members])
+        for names, members in tables.items()
+    ):
         _refuse_events(path_outcomes)
-    outcomes = {n: _outcome(os.path.relpath(own[0], folder)) for n, own in tables.items()}
+    outcomes = {n: _outcome(os.path.relpath(members[0], folder)) for n, members in tables.items()}
     main = max(
         tables,
         key=lambda n: (bool(ads[n]), _has_user(n), not outcomes[n], _has_label(n), len(n)),
@@ -59,7 +62,7 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
         words = map(known_names.plain_words, main & other)
         log, shared = main, _shared_keys(main, other)
         if not shared:
-            log = next((own for own in joined if _shared_keys(own, other)), main)
+            log = next((table for table in joined if _shared_keys(table, other)), main)
             shared = _shared_keys(log, other)
             lines += _key_lines(tables[log], _shared_keys(main, log), shared[:1])
         if not shared or any(map(_OF_EVENTS.fullmatch, words)):
@@ -98,13 +101,13 @@ def _lacks_events(names: frozenset[str], outcomes: Sequence[str | None]) -> bool
 def _has_label(names: frozenset[str]) -> bool:
     """Returns whether a column has the types of events, or clicks."""
     words = [known_names.plain_words(name) for name in names]
-    cores = {known_names.core(own.split("_")) for own in words}
+    cores = {known_names.core(word.split("_")) for word in words}
     return any(map(_OF_EVENTS.fullmatch, words)) or not cores.isdisjoint(known_names.CLICKS)
 
 
 def _has_user(names: frozenset[str]) -> bool:
     words = map(known_names.plain_words, names)
-    return any(known_names.user_rank(own, own) is not None for own in words)
+    return any(known_names.user_rank(word, word) is not None for word in words)
 
 
 def _refuse_events(outcomes: Mapping[pathlib.Path, str | None]) -> None:
@@ -134,18 +137,20 @@ def reading(path: pathlib.Path, header: Sequence[str]) -> str:
         path, [name for name in names if name and names.count(name) == 1], header
     )
     # As numbers, ids such as 007 would lose their zeros.
-    texts = {name: "str" for name, own in values.items() if any(map(_ZERO_FIRST.fullmatch, own))}
+    texts = {
+        name: "str" for name, cells in values.items() if any(map(_ZERO_FIRST.fullmatch, cells))
+    }
     options += f", dtype={texts}" if texts else ""
     return f"pd.read_csv({str(path)!r}, sep={delimiter!r}{options})"
 
 
 def _reading_all(paths: Sequence[pathlib.Path]) -> str:
     """Returns the expression that reads the files of a table with pandas."""
-    one = reading(paths[0], ())
+    expression = reading(paths[0], ())
     if len(paths) == 1:
-        return one
-    each = one.replace(repr(str(paths[0])), "path")
-    return f"pd.concat({each} for path in {[str(path) for path in paths]})"
+        return expression
+    template = expression.replace(repr(str(paths[0])), "path")
+    return f"pd.concat({template} for path in {[str(path) for path in paths]})"
 
 
 def _shared_keys(names: frozenset[str], others: frozenset[str]) -> list[str]:
@@ -174,11 +179,12 @@ def _joining(
     read = {path: _first_values(path, shared) for path in (log[0], other[0])}
     key = max(shared, key=lambda name: len(set(read[log[0]][name])))
     # Rows without a click may lack the id of a click.
-    own, others = ([v for v in read[path][key] if v] for path in (log[0], other[0]))
+    log_keys, table_keys = ([v for v in read[path][key] if v] for path in (log[0], other[0]))
     first = f"other = {_reading_all(other)}"
-    if len(set(own)) < 0.9 * len(own):  # Several rows of the log have one row of the table.
+    # Several rows of the log have one row of the table.
+    if len(set(log_keys)) < 0.9 * len(log_keys):
         joined = f"log.merge(other, on={key!r}, how='left', suffixes=('', '_other'))"
-        return [first, f"log = {joined}"] if len(set(others)) == len(others) else []
+        return [first, f"log = {joined}"] if len(set(table_keys)) == len(table_keys) else []
     lines = [first, f"log[{label!r}] = log[{key!r}].isin(other[{key!r}]).astype(int)"]
     names = [name for name in formats.column_names(other[0], ()) if name not in shared]
     amounts = (*known_names.REVENUES, *known_names.PRICES)

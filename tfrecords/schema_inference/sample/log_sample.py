@@ -265,12 +265,14 @@ def _words(name: str) -> tuple[str, ...]:
 def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | None:
     """Replaces formatted numbers by plain ones, and returns their decimal sign."""
     texts = {
-        name: (own.known, own.is_list or own.is_time or own.is_numeric)
-        for name, own in columns.items()
+        name: (column.known, column.is_list or column.is_time or column.is_numeric)
+        for name, column in columns.items()
     }
     sign, written = writing.decimal(texts)
     has_points = [
-        own.name for own in columns.values() if own.is_numeric and any("." in v for v in own.known)
+        column.name
+        for column in columns.values()
+        if column.is_numeric and any("." in v for v in column.known)
     ]
     if sign == "," and has_points:
         notes.append(
@@ -279,16 +281,16 @@ def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | N
         )
         return None
     for name in written:
-        own = columns[name]
+        column = columns[name]
         if sign is not None:
-            values = writing.in_digits(own.values, sign)
-            columns[name] = dataclasses.replace(own, values=values)
-            example = next(value for value in own.known if writing.is_formatted(value, sign))
+            values = writing.in_digits(column.values, sign)
+            columns[name] = dataclasses.replace(column, values=values)
+            example = next(value for value in column.known if writing.is_formatted(value, sign))
             notes.append(
                 f"{name!r} holds numbers such as {example[:40]!r}, read with the decimal sign "
                 f"{sign!r} (decimal)."
             )
-            if len(found := writing.currencies(own.known)) > 1:
+            if len(found := writing.currencies(column.known)) > 1:
                 notes.append(
                     f"! {name!r} has amounts in several currencies, such as {found[0]!r} and "
                     f"{found[1]!r}, which count as the same. Convert them to one before the "

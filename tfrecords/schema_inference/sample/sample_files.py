@@ -57,8 +57,8 @@ def parts(
     for turn, index in enumerate((*spread, *(i for i in range(len(paths)) if i % step))):
         if count == ROWS:
             break
-        wanted = -(-(ROWS - count) // max(len(spread) - turn, 1))
-        parts[index] = _first_rows(paths[index], names, header, wanted, notes)
+        num_rows = -(-(ROWS - count) // max(len(spread) - turn, 1))
+        parts[index] = _first_rows(paths[index], names, header, num_rows, notes)
         count += parts[index].rows.num_rows
     found = [parts[index] for index in sorted(parts)]
     if count:
@@ -76,22 +76,22 @@ def _first_rows(
     path: pathlib.Path,
     names: Sequence[str],
     header: tuple[str, ...],
-    wanted: int,
+    num_rows: int,
     notes: list[str],
 ) -> Part:
     """Reads the first rows of a file, and adds notes on invalid ones."""
     types = dict.fromkeys(names, formats.STRINGS)
-    opened = formats.open_table(path, types, names, names, wanted, header)
+    opened = formats.open_table(path, types, names, names, num_rows, header)
     chunks = opened.chunks()
     chunk = next(chunks, None)
     if chunk is None:
         return Part(pa.table({name: pa.array([], pa.string()) for name in names}), None, True)
     parsed = opened.parse(chunk)
-    rows = parsed.table.slice(0, wanted)
+    rows = parsed.table.slice(0, num_rows)
     num_read = chunk.num_rows if parsed.num_rows is None else parsed.num_rows
     is_whole = next(chunks, None) is None and rows.num_rows == parsed.table.num_rows
     line, reason = min(
-        ((formats.line_of(number), own) for number, own in parsed.faults.items()),
+        ((formats.line_of(number), fault) for number, fault in parsed.faults.items()),
         default=(chunk.first_line, "no line has rows"),
     )
     if not rows.num_rows:

@@ -60,17 +60,17 @@ def header(names: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[str, .
         return ()
     found: list[str] = []
     for number, (name, values) in enumerate(zip(names, below, strict=True), 1):
-        own = _content([name, *values])
-        if own == "id":
-            own = next((n for n in ("user_id", "item_id", "category_id") if n not in found), own)
+        kind = _content([name, *values])
+        if kind == "id":
+            kind = next((n for n in ("user_id", "item_id", "category_id") if n not in found), kind)
         items = found.index("item_id") if "item_id" in found else -1
-        if own == "category_id" and not _is_function(
+        if kind == "category_id" and not _is_function(
             [name, *values], [names[items], *below[items]]
         ):
             # Not a property of the items: how often a user chose one, or a code.
             is_count = _are_numbers(values) and len(set(values)) > _FEW
-            own = "count" if is_count else "column"
-        found.append(own if own not in (*found, "column", "id") else f"column_{number}")
+            kind = "count" if is_count else "column"
+        found.append(kind if kind not in (*found, "column", "id") else f"column_{number}")
     if "user_id" in found and "item_id" not in found:
         # A title may identify the items: the text with the most values.
         texts = {
@@ -105,8 +105,8 @@ def _are_times(values: Sequence[str]) -> bool:
 def _is_function(values: Sequence[str], items: Sequence[str]) -> bool:
     """Returns whether nearly all rows have the value that their item had first."""
     first = dict(zip(reversed(items), reversed(values), strict=True))
-    same = [first[item] == value for item, value in zip(items, values, strict=True)]
-    return float(np.mean(same)) > 1 - known_names.MAX_REJECTED
+    matches = [first[item] == value for item, value in zip(items, values, strict=True)]
+    return float(np.mean(matches)) > 1 - known_names.MAX_REJECTED
 
 
 def _content(values: Sequence[str]) -> str:
