@@ -234,8 +234,8 @@ class RedisUserStore:
         limits = (self._expiry(ttl), since, config.max_actions, config.max_impressions, now)
         arguments = list(map(repr, limits))
         for event in events:
-            key_number = "3" if event.kind == IMPRESSION else "2"
-            arguments += [key_number, repr(event.time), event.event_id, event.to_text()]
+            list_index = "3" if event.kind == IMPRESSION else "2"
+            arguments += [list_index, repr(event.time), event.event_id, event.to_text()]
         return arguments
 
     async def _replies(self, pipeline: Any) -> list[Any]:
