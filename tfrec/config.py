@@ -75,7 +75,9 @@ def check_options(config: Any) -> None:
             value = kind(value)  # A number of NumPy cannot be written as JSON.
             object.__setattr__(config, field.name, value)
         is_finite = kind is not float or (has_type and math.isfinite(value))
-        is_within = has_type and all(_IS_WITHIN[sign](value, of) for sign, of in limits.items())
+        is_within = has_type and all(
+            _IS_WITHIN[sign](value, limit) for sign, limit in limits.items()
+        )
         if not (is_finite and is_within):
             expected = " and ".join(f"{sign} {limit:.15g}" for sign, limit in limits.items())
             raise ValueError(

@@ -183,9 +183,9 @@ class StageModel(plugins.Plugin, tfrs.Model):
             return tf.add_n([loss, *(penalty / number for penalty in self.losses)])
         return tf.add_n([loss, *self.losses]) / number
 
-    def _updated_metrics(self, own_part: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _updated_metrics(self, loss_part: tf.Tensor) -> dict[str, tf.Tensor]:
         # The metric is the mean over the replicas.
-        self._mean_loss.update_state(own_part * self.distribute_strategy.num_replicas_in_sync)
+        self._mean_loss.update_state(loss_part * self.distribute_strategy.num_replicas_in_sync)
         return {metric.name: metric.result() for metric in self.metrics}
 
     def make_train_function(self, force: bool = False) -> Callable[..., Any]:

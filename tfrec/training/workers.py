@@ -156,10 +156,10 @@ def _lost_workers_named(addresses: list[str], index: int) -> Iterator[None]:
         yield
     except _LOST as error:
         peers = ", ".join(a for number, a in enumerate(addresses) if number != index)
-        said = error.message.partition("\n")[0]  # the rest names nodes of the graph
+        reason = error.message.partition("\n")[0]  # the rest names nodes of the graph
         raise WorkerLostError(
             f"Worker {index} lost another worker ({peers}): it ended or cannot be reached "
-            f"({type(error).__name__}: {said}). See the output of that worker, and start all "
+            f"({type(error).__name__}: {reason}). See the output of that worker, and start all "
             "workers again with the same commands; training resumes from its last backup."
         ) from error
 

@@ -58,7 +58,7 @@ def numbers_of_events(
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
         weights, octaves_of_events = (
-            tf.gather(of, query[..., columns.ages]) for of in (recent, octaves)
+            tf.gather(table, query[..., columns.ages]) for table in (recent, octaves)
         )
         kinds = [tf.ones_like(weights)]
         if columns.events is not None:
