@@ -114,12 +114,12 @@ def written_twice(values: pa.Array | pa.ChunkedArray) -> model.WrittenTwice | No
         return None
     writings = ((columns.WHOLE_FLOAT, r"\.0$", "", 0.0), ("^0+[0-9]+$", "^0+([0-9])", r"\1", 0.5))
     for pattern, written, plain, min_share in writings:
-        others = values.filter(pc.match_substring_regex(values, pattern))
-        whole = pc.replace_substring_regex(others, written, plain)
+        matching = values.filter(pc.match_substring_regex(values, pattern))
+        whole = pc.replace_substring_regex(matching, written, plain)
         is_found = pc.is_in(whole, values)
         count = pc.sum(is_found).as_py() or 0
-        if count > min_share * len(others):
-            example, other = (kept.filter(is_found)[0].as_py() for kept in (whole, others))
+        if count > min_share * len(matching):
+            example, other = (kept.filter(is_found)[0].as_py() for kept in (whole, matching))
             return model.WrittenTwice(count=count, example=example, other=other)
     return None
 

@@ -337,17 +337,17 @@ def parse_times(values: Sequence[str], time_format: str | None = None) -> np.nda
         times = [_formatted(value.strip(), time_format) for value in values]
         return _plausible(np.array(times, np.float64))
     result = np.full(len(values), np.nan)
-    rest = []
+    unread = []
     for index, value in enumerate(values):
         try:
             result[index] = float(value) if "_" not in value else np.nan
         except ValueError:
-            rest.append(index)
+            unread.append(index)
     result[~np.isfinite(result)] = np.nan
-    if rest:
-        texts = [_UTC.sub("Z", values[index].strip()) for index in rest]
+    if unread:
+        texts = [_UTC.sub("Z", values[index].strip()) for index in unread]
         joined = pa.array([_BEFORE_OFFSET.sub("", text) for text in texts])
-        result[rest] = _plausible(_dates(joined))
+        result[unread] = _plausible(_dates(joined))
     return result
 
 

@@ -208,9 +208,9 @@ def bucket_boundaries(values: np.ndarray, num_buckets: int) -> tuple[float, ...]
         return ()
     smallest = values.min()
     boundaries = _quantiles(values, num_buckets)
-    rest = values[values > smallest]
-    if boundaries[-1] == smallest and rest.size:  # Few values are larger, but some are.
-        boundaries = np.append(_quantiles(rest, num_buckets - 1), rest.min())
+    larger = values[values > smallest]
+    if boundaries[-1] == smallest and larger.size:  # Few values are larger, but some are.
+        boundaries = np.append(_quantiles(larger, num_buckets - 1), larger.min())
     return tuple(float(b) for b in np.unique(boundaries) if b > smallest)
 
 

@@ -92,16 +92,16 @@ class NegativeSampler:
             nearly all ads.
         """
         lengths = requests["list_lengths"]
-        request_of_row = np.repeat(np.arange(len(lengths)), lengths)
+        row_requests = np.repeat(np.arange(len(lengths)), lengths)
         clicked = np.repeat(np.flatnonzero(requests["click"] == 1), self._count)
-        owner = request_of_row[clicked]
-        taken = self._in_request(request_of_row, requests["ad_row"])
+        owner = row_requests[clicked]
+        taken = self._in_request(row_requests, requests["ad_row"])
         drawn = self._draw(self._log.users[rows[clicked]], owner, taken, split, seed)
         found = drawn >= 0
         owner, drawn, when = owner[found], drawn[found], self._log.when[rows[clicked[found]]]
         features = self._features(drawn, when, split)
         # The rows of a request stay together, followed by its sampled ones.
-        order = np.argsort(np.concatenate([request_of_row, owner]), kind="stable")
+        order = np.argsort(np.concatenate([row_requests, owner]), kind="stable")
         extended = {}
         for name, values in requests.items():
             if name == "list_lengths":

@@ -240,11 +240,11 @@ def _group(keys: RowKeys) -> tuple[np.ndarray | None, np.ndarray | None]:
 
 
 def _given(keys: RowKeys, kind: str, requests: Requests, first_rows: np.ndarray) -> np.ndarray:
-    given = keys.split if kind == "column" else keys.file
-    assert given is not None
-    splits = given[first_rows]
+    row_splits = keys.split if kind == "column" else keys.file
+    assert row_splits is not None
+    splits = row_splits[first_rows]
     if requests.starts is not None:
-        ordered = given if requests.order is None else given[requests.order]
+        ordered = row_splits if requests.order is None else row_splits[requests.order]
         mixed = ordered != np.repeat(splits, np.diff(requests.starts))
         if mixed.any():
             rows = terminal.format_count(int(mixed.sum()), "row is", "rows are")

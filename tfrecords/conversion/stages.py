@@ -308,9 +308,9 @@ class Stages:
                 raise ValueError(_without_impressions(self._schema.events, others))
         chunk_ends = np.cumsum([chunk["rows"] for chunk in parsed])
 
-        def column(name: str, wanted: bool) -> np.ndarray | None:
-            parts = [self._rows(i).array(name) for i in range(len(parsed))] if wanted else []
-            return np.concatenate(parts) if wanted else None
+        def column(name: str, is_present: bool) -> np.ndarray | None:
+            parts = [self._rows(i).array(name) for i in range(len(parsed))] if is_present else []
+            return np.concatenate(parts) if is_present else None
 
         schema = self._schema
         # The views of a user at one time are a request, although there is no key.
@@ -390,8 +390,8 @@ class Stages:
         chunks = [parsed_rows.load_rows(path) for path in paths]
         has_times = self._schema.time is not None
         keep_times = bool(self._schema.histories or self._schema.rates)
-        rows_of_events = event_join.event_rows(chunks, units_per_second)
-        joined = event_join.join(rows_of_events, events, has_times, keep_times)
+        event_rows = event_join.event_rows(chunks, units_per_second)
+        joined = event_join.join(event_rows, events, has_times, keep_times)
         notes, start = [], 0
         for index, (note, rows) in enumerate(zip(parsed, chunks, strict=True)):
             span = slice(start, start + len(rows))

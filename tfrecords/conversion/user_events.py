@@ -130,14 +130,14 @@ class UserEvents:
 
 
 def _first_at_or_after(
-    times: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: np.ndarray
+    times: np.ndarray, low: np.ndarray, high: np.ndarray, since: np.ndarray
 ) -> np.ndarray:
     """Returns the first event at or after some times [R], between low [R] and high [R], or high."""
     low, high = low.copy(), high.copy()
     left = np.flatnonzero(low < high)
     while len(left):
         middle = (low[left] + high[left]) // 2
-        is_before = times[middle] < wanted[left]
+        is_before = times[middle] < since[left]
         low[left[is_before]] = middle[is_before] + 1
         high[left[~is_before]] = middle[~is_before]
         left = left[low[left] < high[left]]

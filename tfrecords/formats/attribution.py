@@ -118,12 +118,12 @@ def _check_labels(path: pathlib.Path, layout: delimited.Layout) -> None:
         )
 
 
-def _derive(wanted: Sequence[str], click: str | None, parsed: protocol.Parsed) -> protocol.Parsed:
+def _derive(needed: Sequence[str], click: str | None, parsed: protocol.Parsed) -> protocol.Parsed:
     """Derives the columns of a schema from the columns of the files."""
     table = parsed.table
     numbers = {n: table[n].to_numpy() for n in table.column_names if n in _NUMERIC}
     faults = RowFaults(table.num_rows)
-    inputs = {name for label in wanted for name in DERIVED.get(label, ())}
+    inputs = {name for label in needed for name in DERIVED.get(label, ())}
     for name in sorted(inputs & {"click", "conversion", "attribution"}):
         checked_truths(faults, name, table[name])
     if "cpo" in inputs:
@@ -134,7 +134,7 @@ def _derive(wanted: Sequence[str], click: str | None, parsed: protocol.Parsed) -
         )
     known = {n: np.where(v == -1, np.nan, v) for n, v in numbers.items()}
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
-    for name in (*wanted, protocol.LINE_NUMBER):
+    for name in (*needed, protocol.LINE_NUMBER):
         if name == "engagement":
             columns[name] = _nullable(_engagement(known))
         elif name == "revenue":

@@ -86,7 +86,7 @@ def open_log(
 read_ads = named.read_ads
 
 
-def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
+def _derive(needed: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
     """Derives the columns of a schema from the columns of the files."""
     columns: dict[str, pa.ChunkedArray] = {
         name: parsed.table[name] for name in parsed.table.column_names
@@ -97,11 +97,11 @@ def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
             as_strings(columns["device_id"]), lambda id_: "" if id_ == NO_DEVICE_ID else id_
         )
         columns["device_id"] = pa.chunked_array([ids])
-    if set(wanted) & set(OF_HOUR):
+    if set(needed) & set(OF_HOUR):
         columns.update(_times(faults, columns["hour"]))
-    if "user" in wanted:
+    if "user" in needed:
         columns["user"] = _users(columns)
-    table = pa.table({name: columns[name] for name in (*wanted, protocol.LINE_NUMBER)})
+    table = pa.table({name: columns[name] for name in (*needed, protocol.LINE_NUMBER)})
     derived = dataclasses.replace(parsed, table=table)
     return derived.without(faults.bad, faults.reasons())
 
@@ -109,8 +109,8 @@ def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
 def _times(faults: RowFaults, hour: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
     """Returns the columns derived from the hour [B], computed once per distinct hour."""
     values, codes = distinct(hour)
-    hours_of_digits = [value if _HOUR.fullmatch(value) else "" for value in values]
-    seconds = parse_times(hours_of_digits, "%y%m%d%H")[codes]
+    hour_texts = [value if _HOUR.fullmatch(value) else "" for value in values]
+    seconds = parse_times(hour_texts, "%y%m%d%H")[codes]
     faults.add(
         np.isnan(seconds),
         lambda row: f"hour must be YYMMDDHH, such as 14102100, got {values[codes[row]][:40]!r}",

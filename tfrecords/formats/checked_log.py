@@ -222,9 +222,9 @@ def _fault_of_lines(parsed: protocol.Parsed) -> str | None:
             "expected a distinct number for each row. Number the rows of a line by "
             "formats.numbered(line, index)"
         )
-    both = np.intersect1d(lines, np.array(list(parsed.faults), np.int64))
-    if len(both):
-        return f"line {protocol.line_of(int(both[0]))} is both in the table and in the faults"
+    common = np.intersect1d(lines, np.array(list(parsed.faults), np.int64))
+    if len(common):
+        return f"line {protocol.line_of(int(common[0]))} is both in the table and in the faults"
     return None
 
 

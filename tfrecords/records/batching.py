@@ -70,8 +70,8 @@ def clicked_pairs(stored: Batch) -> Batch:
     """
     lengths = stored["list_lengths"]
     rows = tf.reshape(tf.where(stored["click"] == 1), [-1])
-    request_of_row = tf.repeat(tf.range(tf.shape(lengths)[0]), lengths)
-    requests = tf.gather(request_of_row, rows)
+    row_requests = tf.repeat(tf.range(tf.shape(lengths)[0]), lengths)
+    requests = tf.gather(row_requests, rows)
     ids = {
         name: values
         for name, values in stored.items()

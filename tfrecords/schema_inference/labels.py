@@ -18,10 +18,8 @@ def click(
 ) -> tuple[Column | None, float | None]:
     """Returns the click and its threshold, or None; adds notes about unsuitable columns."""
     names = (*known_names.CLICKS, *known_names.ANY_LABELS)
-    clicks_of_things = (
-        c for c in columns if known_names.is_click_of_thing(c.core) and _is_truth(c)
-    )
-    found = named(columns, names, _is_truth) or next(clicks_of_things, None)
+    thing_clicks = (c for c in columns if known_names.is_click_of_thing(c.core) and _is_truth(c))
+    found = named(columns, names, _is_truth) or next(thing_clicks, None)
     if found is not None:
         if found.missing_share > 0:
             notes.append(

@@ -158,8 +158,8 @@ def split_notes(time: Column | None, columns: Sequence[Column]) -> list[str]:
     date, clock = f"log[{time.name!r}].astype(str)", clocks[found.name]
     time_of_day = f"log[{found.name!r}].astype(str)"
     if time.time_format is not None:
-        both = f"{time.time_format} {clock or '%H'}"
-        time_of_day += f", format={both!r}"
+        joint_format = f"{time.time_format} {clock or '%H'}"
+        time_of_day += f", format={joint_format!r}"
     elif clock is None:
         time_of_day += ' + ":00"'
     return [

@@ -140,13 +140,13 @@ def _write_rows(
 ) -> None:
     """Writes the log and truth.arrow; calls `written` with the rows of a chunk."""
     population = world.population
-    columns_of_truth = (*TRUTH_COLUMNS, *population.state_columns)
+    truth_columns = (*TRUTH_COLUMNS, *population.state_columns)
     with contextlib.ExitStack() as stack:
         log: csv.CSVWriter | None = None
         truth: pa.RecordBatchWriter | None = None
         for rows in _impressions(world, n_samples):
             printed = _printable({n: rows[n] for n in population.log_columns}, population.decimals)
-            batch = pa.record_batch({name: _truth_array(rows[name]) for name in columns_of_truth})
+            batch = pa.record_batch({name: _truth_array(rows[name]) for name in truth_columns})
             if log is None or truth is None:
                 log = stack.enter_context(
                     csv.CSVWriter(paths.log, printed.schema, write_options=_TEXT)

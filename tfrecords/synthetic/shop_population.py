@@ -188,14 +188,14 @@ class ShopPopulation(Population):
         self.liked_price[0] = self.liked_price[1:].mean()
         self.favorite[1:] = 1 + choice(rng, zipf(rng, NUM_CATEGORIES, 0.5), n)
         # A third of the users name something else than their favorite.
-        other = rng.integers(1, NUM_CATEGORIES + 1, n)
+        named = rng.integers(1, NUM_CATEGORIES + 1, n)
         users = {
             "user": np.arange(1, n + 1),
             "age": age,
             "gender": rng.integers(1, 3, n),
             "city": 1 + choice(rng, zipf(rng, config.num_cities, 0.9), n),
             "membership": membership,
-            "interest": np.where(rng.random(n) < 0.33, other, self.favorite[1:]),
+            "interest": np.where(rng.random(n) < 0.33, named, self.favorite[1:]),
             "spend": np.round(3 * np.exp(self.liked_price[1:] + 0.5 * rng.standard_normal(n)), 2),
         }
         remove(rng, users, _MISSING_OF_USERS)
