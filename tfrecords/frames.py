@@ -271,7 +271,9 @@ def _arrow_of_frame(frame: "pd.DataFrame", name: str, faults: dict[str, str]) ->
     if labels:
         several = isinstance(labels[0], tuple)
         renamed = (
-            "['_'.join(map(str, own)) for own in frame]" if several else "frame.columns.map(str)"
+            "['_'.join(map(str, label)) for label in frame]"
+            if several
+            else "frame.columns.map(str)"
         )
         raise ValueError(
             f"{name}: expected strings as the names of columns, got {labels[0]!r}. Rename it, for "

@@ -308,7 +308,7 @@ WRONG = {
     ),
     "levels of names": (
         lambda f: f.set_axis(pd.MultiIndex.from_product([["log"], f.columns]), axis=1),
-        r"log: expected strings .*columns = \['_'.join\(map\(str, own\)\) for own in frame\]",
+        r"log: expected strings .*columns = \['_'.join\(map\(str, label\)\) for label in frame\]",
     ),
     "numbers as names": (
         lambda f: f.rename(columns={"age": 3}),

@@ -50,7 +50,7 @@ class ParquetLog:
         schema = _flat(_open(path).schema_arrow.empty_table()).schema
         self._present = [name for name in types if name in schema.names]
         for name in self._present:
-            _check_type(path, schema, name, types[name], name in lists)
+            _check_type(path, schema, name, name in lists)
 
     def chunks(self) -> Iterator[protocol.Chunk]:
         """See `protocol.Log`."""
@@ -250,9 +250,7 @@ def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
     return ValueError(f"{path} cannot be read as Parquet ({error}). Copy or write it again.")
 
 
-def _check_type(
-    path: pathlib.Path, schema: pa.Schema, name: str, wanted: pa.DataType, may_be_list: bool
-) -> None:
+def _check_type(path: pathlib.Path, schema: pa.Schema, name: str, may_be_list: bool) -> None:
     if schema.names.count(name) > 1:
         raise ValueError(f"{path} has more than one column {name!r}; rename all but one.")
     kind = schema.field(name).type
