@@ -69,14 +69,13 @@ def measure(
     """Measures the predictions of a head; nothing without rows. True values give the ceilings."""
     if not len(rows.labels):
         return report.HeadQuality(labeled=0, metrics={}, calibration_curve=[])
-    plain = _without_draws(rows)
-    rows = rows if _has_several_positive_units(rows) else plain
+    rows = _with_usable_draws(rows)
     samples = head_samples(head, rows, predicted)
     ceilings: dict[str, float | None] = {}
     if truth is not None:
         ceilings = {
             name: metrics.point_estimate(values)
-            for name, values in head_samples(head, plain, truth).items()
+            for name, values in head_samples(head, _without_draws(rows), truth).items()
         }
         # Both AUCs of a sample use the same rows, so the difficulty of the rows cancels out.
         best = metrics.resampled_auc(rows.resamples, rows.labels, truth.positive)
@@ -144,7 +143,7 @@ def order_samples(rows: HeadRows, values: np.ndarray) -> dict[str, np.ndarray]:
 
 def order(rows: HeadRows, values: np.ndarray) -> dict[str, report.Estimate]:
     """Measures the order by `values` [N]."""
-    rows = rows if _has_several_positive_units(rows) else _without_draws(rows)
+    rows = _with_usable_draws(rows)
     return {
         name: report.Estimate.of(samples, absent=_reason(name, rows))
         for name, samples in order_samples(rows, values).items()
@@ -181,12 +180,13 @@ def head_samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np
     }
 
 
-def _has_several_positive_units(rows: HeadRows) -> bool:
-    """Returns whether resamples tell how metrics vary.
+def _with_usable_draws(rows: HeadRows) -> HeadRows:
+    """Returns the rows, without resamples if these do not tell how metrics vary.
 
-    Those of the positive rows of a single unit all have the same positive rows, or none.
+    If all positive rows are of a single unit, resamples have the same positive rows, or none.
     """
-    return len(np.unique(rows.resamples.unit[rows.labels > 0])) > 1
+    num_units = len(np.unique(rows.resamples.unit[rows.labels > 0]))
+    return rows if num_units > 1 else _without_draws(rows)
 
 
 def _without_draws(rows: HeadRows) -> HeadRows:

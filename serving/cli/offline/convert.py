@@ -111,13 +111,13 @@ def _propose() -> None:
             "write the schema that a format has."
         )
     first = formats.expand_paths(FLAGS.data_path)[0]
-    if FLAGS["format"].using_default_value and formats.criteo.is_surely(first):
+    is_default = FLAGS["format"].using_default_value
+    if is_default and formats.criteo.is_surely(first):
         raise ValueError(
             f"{first} is a Criteo log: {formats.criteo.LABELED}. Leave --infer_schema out, or give "
             "--write_schema=FILE instead to write the schema of this format."
         )
-    named = formats.name_by_columns(formats.column_names(first, ()))
-    if FLAGS["format"].using_default_value and named:
+    if is_default and (named := formats.name_by_columns(formats.column_names(first, ()))):
         raise ValueError(
             f"{first} has the columns of the format {named}. Give --format={named} and leave "
             "--infer_schema out, or give --write_schema=FILE instead to write the schema of this "
