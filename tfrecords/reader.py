@@ -351,6 +351,7 @@ class DataSet:
         """Streams windows in the stored types, which are smaller than the types of models."""
         paths = self._verified_shards(split)
         dataset = tf.data.Dataset.from_tensor_slices(tf.constant(paths, tf.string))
+        dataset = without_tuning(dataset)
         if seed is not None:
             dataset = dataset.shuffle(max(len(paths), 1), seed=seed)
             # Neighbors in the log are in one shard; a window has few records of each shard, because
@@ -467,6 +468,18 @@ class DataSet:
             return {**sides, **{n: pairs[n] for n in kept}}
 
         return dataset.map(unpack, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a dataset that TensorFlow does not tune, nor any dataset made from it.
+
+    The thread that tunes sleeps between its rounds, for up to a minute. If it misses the signal that
+    the iterator is deleted, which is often so on two cores (TensorFlow 2.21), deleting the iterator
+    waits until it wakes: 10 seconds after a training of 40.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _state_of(path: pathlib.Path) -> tuple[int, int] | None:

@@ -186,6 +186,17 @@ def test_unshuffled_windows_keep_the_order_of_the_log(written):
     np.testing.assert_array_equal(numbers, np.arange(NUM_REQUESTS))
 
 
+def test_no_stream_waits_for_a_tuner_when_its_iterator_is_deleted(written):
+    streams = [
+        written.windows("train"),
+        written.windows("train", 1),
+        written.batches("train", 10, 1),
+        written.batches_of_like_lists("train", 10, 1),
+        written.clicked("train", 10, 1),
+    ]
+    assert [stream.options().autotune.enabled for stream in streams] == [False] * 5
+
+
 @pytest.mark.parametrize("size", [7, 100, 10_000])
 def test_shuffling_loses_and_duplicates_nothing_and_keeps_lists_whole(written, in_order, size):
     counted, lists = in_order

@@ -252,7 +252,7 @@ def stream_epochs(
         first_step: Number of batches, over all epochs, that were trained on before.
     """
     first_epoch, skipped = divmod(first_step, steps_per_epoch)
-    numbers = tf.data.Dataset.range(first_epoch, epochs)
+    numbers = reader.without_tuning(tf.data.Dataset.range(first_epoch, epochs))
     batches = numbers.flat_map(
         # Sampling and the cut into batches leave some epochs a few batches short.
         tf.autograph.experimental.do_not_convert(

@@ -26,6 +26,7 @@ import tensorflow as tf
 from peers import peer_data
 
 from tfrec import layers
+from tfrecords import reader
 
 _ROWS_AT_ONCE = 2_048
 _MIN_BATCHES = 80
@@ -205,9 +206,11 @@ def _batches(
     """Streams (ids, targets) endlessly, reshuffled in each epoch."""
     # Shuffles row numbers instead of rows to save memory.
     ids, values = tf.constant(rows.ids), tf.constant(data.values(rows))
-    numbers = tf.data.Dataset.range(len(rows)).shuffle(len(rows), seed=seed).repeat()
+    numbers = reader.without_tuning(tf.data.Dataset.range(len(rows)))
     return (
-        numbers.batch(batch_size)
+        numbers.shuffle(len(rows), seed=seed)
+        .repeat()
+        .batch(batch_size)
         .map(lambda chosen: (tf.gather(ids, chosen), tf.gather(values, chosen)))
         .prefetch(tf.data.AUTOTUNE)
     )

@@ -123,7 +123,7 @@ def _tutorial(
     tf.keras.utils.set_random_seed(learned.seed)
     model = TutorialTwoTower(learned.data_set, embedding_dim)
     model.compile(tf.keras.optimizers.Adagrad(learning_rate))
-    pairs = tf.data.Dataset.from_tensor_slices(learned.pairs())
+    pairs = reader.without_tuning(tf.data.Dataset.from_tensor_slices(learned.pairs()))
     pairs = pairs.shuffle(len(pairs), seed=learned.seed).batch(batch_size)
     model.fit(pairs, epochs=epochs, verbose=0)
     ads = _embedded(model.ad_tower, np.asarray(learned.catalog.features))

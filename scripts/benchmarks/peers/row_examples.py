@@ -87,7 +87,7 @@ def batches(
     features = {k: tf.io.FixedLenFeature([width], tf.int64) for k, width in widths.items()}
     features["ad_row"] = tf.io.FixedLenFeature([], tf.int64)
     features |= {name: tf.io.FixedLenFeature([], tf.float32) for name in data_set.spec.labels}
-    dataset = tf.data.TFRecordDataset(str(path), buffer_size=1 << 20)
+    dataset = reader.without_tuning(tf.data.TFRecordDataset(str(path), buffer_size=1 << 20))
     dataset = dataset.shuffle(_SHUFFLE_ROWS, seed=seed).batch(batch_size)
     # Parsing batches is several times as fast as parsing rows.
     dataset = dataset.map(lambda rows: tf.io.parse_example(rows, features), tf.data.AUTOTUNE)

@@ -147,7 +147,8 @@ class Recommender:
         )
         mean_clicks = (sequences > 0).sum(axis=1).mean()
         per_pass = math.ceil(len(sequences) / mean_clicks)
-        drawn = tf.data.Dataset.from_tensor_slices(sequences).shuffle(len(sequences), seed=seed)
+        drawn = reader.without_tuning(tf.data.Dataset.from_tensor_slices(sequences))
+        drawn = drawn.shuffle(len(sequences), seed=seed)
         batches = drawn.repeat().batch(min(batch_size, per_pass))
         self._model.fit(
             batches.map(lambda batch: (batch[:, :-1], batch[:, 1:])),

@@ -471,7 +471,9 @@ def test_each_epoch_has_its_steps_and_starts_at_any_of_them():
         # Four batches, one fewer than the steps: the last is taken from a second round.
         return tf.data.Dataset.range(4).map(lambda batch: 10 * number + batch)
 
-    every = list(training.stream_epochs(read, 5, 3).as_numpy_iterator())
+    batches = training.stream_epochs(read, 5, 3)
+    assert batches.options().autotune.enabled is False  # see `reader.without_tuning`
+    every = list(batches.as_numpy_iterator())
     assert every == [0, 1, 2, 3, 0, 10, 11, 12, 13, 10, 20, 21, 22, 23, 20]
     for first in range(15):
         assert list(training.stream_epochs(read, 5, 3, first).as_numpy_iterator()) == every[first:]
