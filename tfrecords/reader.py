@@ -473,9 +473,9 @@ class DataSet:
 def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns a dataset that TensorFlow does not tune, nor any dataset made from it.
 
-    The thread that tunes sleeps between its rounds, for up to a minute. If it misses the signal that
-    the iterator is deleted, which is often so on two cores (TensorFlow 2.21), deleting the iterator
-    waits until it wakes: 10 seconds after a training of 40.
+    The thread that tunes sleeps for up to a minute at a time. If it misses the signal that the
+    iterator is deleted, as in half of all cases on two cores (TensorFlow 2.21), the deletion waits
+    until it wakes: 10 seconds after a training of 40.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
