@@ -1,6 +1,7 @@
 """Addresses and replies of Redis and Valkey servers. Imports no client."""
 
 import urllib.parse
+from typing import Any
 
 _SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
 
@@ -24,6 +25,26 @@ def client_url(address: str) -> str:
             "for a slash."
         )
     return address.replace("valkey", "redis", 1) if address.startswith("valkey") else address
+
+
+def check_options(pool: Any, address: str) -> None:
+    """Checks the options after the `?` of an address, without connecting.
+
+    Args:
+        pool: Connection pool of redis-py, which passes unknown options on to its connections.
+        address: The address of the pool.
+
+    Raises:
+        ValueError: redis-py does not know an option or its value.
+    """
+    try:
+        pool.make_connection()
+    except Exception as error:
+        raise ValueError(
+            f"The address {without_secrets(address)!r} has an option that redis-py does not accept "
+            f"({error}); expected options such as ?health_check_interval=30. Correct it or leave "
+            "it out."
+        ) from error
 
 
 def _has_numbers(address: str) -> bool:

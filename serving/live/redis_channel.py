@@ -45,13 +45,15 @@ def connect(url: str) -> redis.Redis:
     Raises:
         ValueError: The URL is not valid.
     """
-    return redis.Redis.from_url(
+    client = redis.Redis.from_url(
         redis_address.client_url(url),
         socket_timeout=_TIMEOUT_SECONDS,
         socket_connect_timeout=_TIMEOUT_SECONDS,
         # A repeated call could find its own record, and mistake it for another host's.
         retry=retry.Retry(backoff.NoBackoff(), 0),
     )
+    redis_address.check_options(client.connection_pool, url)
+    return client
 
 
 class RedisChannel:

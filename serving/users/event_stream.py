@@ -66,6 +66,9 @@ class StreamReader:
         stream: Name of the stream; created if it does not exist.
         group: Name of the group, which reads each entry once; created if it does not exist.
         member: Name of this reader; unique in the group, and the same after a restart.
+
+    Raises:
+        ValueError: The URL is not valid.
     """
 
     def __init__(self, url: str, stream: str, group: str, member: str) -> None:
@@ -75,6 +78,7 @@ class StreamReader:
             socket_connect_timeout=_SOCKET_SECONDS,
             retry=None,
         )
+        redis_address.check_options(self._redis.connection_pool, url)
         self._name = f"{redis_address.without_secrets(url)}, stream {stream}"
         self._stream = stream
         self._group = group

@@ -124,6 +124,7 @@ class RedisUserStore:
             # The server may have closed a connection of the pool, as at its restart.
             retry=retry.Retry(backoff.NoBackoff(), 1, (exceptions.ConnectionError,)),
         )
+        redis_address.check_options(self._redis.connection_pool, url)
         # The password stays secret.
         self._name = redis_address.without_secrets(url)
 

@@ -1,4 +1,6 @@
 import pytest
+import redis
+import redis.asyncio
 
 from serving import redis_address
 
@@ -36,3 +38,17 @@ def test_an_address_whose_port_or_database_is_not_a_number_is_refused(address, s
     with pytest.raises(ValueError, match=f"'{shown}'; expected redis://HOST:PORT/") as caught:
         redis_address.client_url(address)
     assert "sec" not in str(caught.value)
+
+
+@pytest.mark.parametrize("library", [redis, redis.asyncio])
+def test_an_option_that_the_client_does_not_know_is_named_before_it_connects(library):
+    def check(options):
+        url = f"redis://user:secret@127.0.0.1:1/0?{options}"
+        redis_address.check_options(library.Redis.from_url(url).connection_pool, url)
+
+    check("health_check_interval=30")
+    message = r"'redis://127.0.0.1:1/0' has an option .*'timeout'.*Correct it or leave it out"
+    with pytest.raises(ValueError, match=message):
+        check("timeout=3")
+    with pytest.raises(ValueError, match="protocol must be either 2 or 3"):
+        check("protocol=7")

@@ -14,6 +14,7 @@ References:
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -164,11 +165,16 @@ def _figures(rows: ValidationRows) -> dict[str, Any]:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, owner: np.ndarray) -> tuple[float, float]:
-    """Returns the ratio of two sums over rows [N] and its linearized standard error."""
+    """Returns the ratio of two sums over rows [N] of two or more owners and its standard error.
+
+    The error is the linearized one of clusters (Cochran, Sampling Techniques, 1977).
+    """
     total = float(np.sum(below))
     ratio = float(np.sum(above)) / total
     owner_sums = np.bincount(owner, above - ratio * below)
-    return ratio, float(np.sqrt(np.sum(np.square(owner_sums)))) / abs(total)
+    count = len(np.unique(owner))
+    variance = count / (count - 1) * float(np.sum(np.square(owner_sums)))
+    return ratio, math.sqrt(variance) / abs(total)
 
 
 def _calibration_error_of_chance(rows: ValidationRows) -> float:

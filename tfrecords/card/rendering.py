@@ -94,7 +94,7 @@ def _span(time: model.TimeSummary) -> str:
         return "The log has no time column: its rows are shown in file order."
     if time.unit is None:
         return f"Times from {first} to {last}, which are not dates in a known unit."
-    return f"{first} to {last} UTC (times are {time.unit} since 1970)."
+    return f"{first} to {last} UTC (times are read as {time.unit} since 1970)."
 
 
 def _ads(ads: model.AdsSummary) -> str:

@@ -88,7 +88,8 @@ def find(
 def span(times: np.ndarray) -> tuple[float, float]:
     """Returns the first and the last of times [B], without the outlying ones."""
     low = float(np.quantile(times, _OUTLYING_SHARE, method="higher"))
-    return low, float(np.quantile(times, 1 - _OUTLYING_SHARE, method="lower"))
+    high = float(np.quantile(times, 1 - _OUTLYING_SHARE, method="lower"))
+    return min(low, high), max(low, high)  # Of two times, neither is outlying.
 
 
 def withhold(packed: records.Packed, times: np.ndarray, first: float) -> int:

@@ -106,6 +106,16 @@ def test_standard_errors_are_the_spread_over_logs_with_dependent_rows(figure):
     assert np.mean([one[f"{figure}_error"] for one in found]) == pytest.approx(spread, rel=0.15)
 
 
+def test_the_standard_error_of_two_owners_is_that_of_their_difference():
+    logits = {"click": np.zeros(8, np.float32)}  # predicted: two clicks of each owner
+    labels = {"click": np.array([1, 1, 1, 0, 1, 0, 0, 0], np.float32)}
+    found = ranking.measure_heads(logits, labels, np.repeat([0, 1], 4))["click"]
+    assert found["calibration_ratio"] == pytest.approx(1.0)
+    # The owners have one click more and one less than predicted, and the sum of two independent
+    # owners has a variance of 2 · (1² + 1²) / (2 - 1), of four clicks in all.
+    assert found["calibration_ratio_error"] == pytest.approx(2 / 4)
+
+
 @pytest.fixture(scope="module")
 def ratings(tmp_path_factory):
     """One request a row, as in MovieLens; what users like follows from no field."""

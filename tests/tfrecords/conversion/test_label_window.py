@@ -10,6 +10,7 @@ import pytest
 
 from tfrecords import card, conversion
 from tfrecords import schema as schema_lib
+from tfrecords.conversion import label_window
 
 pytestmark = pytest.mark.slow
 
@@ -160,6 +161,10 @@ def test_a_log_that_is_no_longer_than_the_window_is_refused(log, tmp_path):
     message = r"No training row is older than engagement_window_seconds \(1e\+06\): the log spans"
     with pytest.raises(ValueError, match=message):
         convert(log, tmp_path / "data", window=1e6)
+
+
+def test_the_span_of_two_rows_is_not_negative():
+    assert label_window.span(np.array([20.0, 10.0])) == (10.0, 20.0)
 
 
 def test_a_window_needs_a_time_and_a_label_and_no_drawn_ads(log, tmp_path):
