@@ -136,11 +136,7 @@ def convert(
     identity = {
         "format_version": reader.FORMAT_VERSION,
         "notes_version": _NOTES_VERSION,
-        "files": [identity_of(path) for path in opened.files],
-        "format": source.format,
-        "format_source": formats.FORMATS.digest(source.format),
-        "rows_per_chunk": source.rows_per_chunk,
-        "schema": source.schema.to_json(),
+        **inputs_of(source, opened),
         "options": dataclasses.asdict(options),
     }
     try:
@@ -259,7 +255,28 @@ def _check_distinct(source: Source) -> None:
         )
 
 
-def identity_of(path: pathlib.Path) -> dict[str, Any]:
+def inputs_of(source: Source, opened: formats.Log) -> dict[str, Any]:
+    """Returns JSON values that identify a log and how it is read.
+
+    Args:
+        source: The log.
+        opened: Result of `source.open()`.
+
+    Raises:
+        FileNotFoundError, ValueError: See `formats.open_text`.
+    """
+    return {
+        "files": [_identity_of(path) for path in opened.files],
+        # The same files may be given for other splits or tables.
+        "roles": source.files.to_json(),
+        "format": source.format,
+        "format_source": formats.FORMATS.digest(source.format),
+        "rows_per_chunk": source.rows_per_chunk,
+        "schema": source.schema.to_json(),
+    }
+
+
+def _identity_of(path: pathlib.Path) -> dict[str, Any]:
     """Returns values that identify the content of a file.
 
     Raises:

@@ -49,7 +49,7 @@ from tfrec.config import (
     check_kind,
 )
 from tfrec.heads import HEADS
-from tfrecords import card, convert, files, formats, reader, synthetic, texts
+from tfrecords import card, convert, files, reader, synthetic, texts
 from tfrecords.schema import Schema, load_schema
 from tfrecords.splits import SPLITS
 
@@ -119,10 +119,7 @@ class Pipeline:
     ) -> reader.DataSet:
         """Converts a log."""
         inputs = {
-            "files": [convert.identity_of(path) for path in source.open().files],
-            "schema": source.schema.to_json(),
-            "format": source.format,
-            "format_source": formats.FORMATS.digest(source.format),
+            **convert.inputs_of(source, source.open()),
             **_sources_of_encoders(source.schema),
             **dataclasses.asdict(config),
         }

@@ -65,6 +65,15 @@ class Files:
             for path in paths:
                 yield path, part
 
+    def to_json(self) -> dict[str, list[str]]:
+        """Returns the absolute paths of each role that has files."""
+        side_tables = (("users", self.users), ("ads", self.ads))
+        roles = [*self.parts(), *((path, role) for role, path in side_tables if path is not None)]
+        paths: dict[str, list[str]] = {}
+        for path, role in roles:
+            paths.setdefault(role or "log", []).append(str(path.resolve()))
+        return paths
+
     def __iter__(self) -> Iterator[pathlib.Path]:
         yield from (path for path, _ in self.parts())
         yield from (path for path in (self.users, self.ads) if path is not None)

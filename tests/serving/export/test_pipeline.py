@@ -1,5 +1,7 @@
 """What the steps of a work directory leave there, and what they print."""
 
+import dataclasses
+
 import pytest
 
 from serving import export
@@ -47,6 +49,21 @@ def test_a_data_card_that_a_kill_left_out_is_written_by_the_next_run(
     page.write_text("old")
     steps.convert(source, config.ConvertConfig(test_fraction=0.3))
     assert page.read_text() != "old"
+
+
+def test_a_file_that_is_given_for_another_split_is_converted_again(source, tmp_path):
+    steps = export.Pipeline(tmp_path / "work")
+    (more := tmp_path / "more.csv").write_text("city,ad,click\n" + "same,ad1,1\nsame,ad2,0\n" * 10)
+    # The log has 100 rows and the other file 20; a part of the log is the split without a file.
+    sizes = []
+    for role in ("validation_path", "test_path"):
+        data_set = steps.convert(
+            dataclasses.replace(source, **{role: (more,)}), config.ConvertConfig()
+        )
+        sizes.append([data_set.num_rows(split) for split in ("validation", "test")])
+    assert sizes[0][0] == sizes[1][1] == 20
+    joined = dataclasses.replace(source, path=(source.path, more))
+    assert steps.convert(joined, config.ConvertConfig()).description.split.kind == "order"
 
 
 @pytest.mark.parametrize(
