@@ -5,9 +5,9 @@
     scores, rows = live.view().search(query_embeddings, 500)
 
 An update is durable when `update` returns. Every process that serves the release applies it at its
-next `refresh`, which an orchestrator calls with each request. With an update channel, other hosts
-see it too: there, `follow` writes it to their journals. Searches take no lock: each uses the view
-that was current when it started.
+next `refresh`, which an orchestrator calls with each request and each page of metrics. With an
+update channel, other hosts see it too: there, `follow` writes it to their journals. Searches take
+no lock: each uses the view that was current when it started.
 
 Shapes: B ads, D embedding size, F columns of ad features.
 """

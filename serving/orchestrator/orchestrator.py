@@ -184,6 +184,17 @@ class Orchestrator:
         """Why a replica of the ranker does not serve the release yet, or None."""
         return None if self._ranker is None else self._ranker.behind
 
+    async def observe(self) -> None:
+        """Applies new live updates and records the state of both stages, as each request does.
+
+        Otherwise a service without requests would report an old state.
+        """
+        await asyncio.to_thread(self.live.refresh)
+        self._observe_live()
+        if self._ranker is not None:
+            self._ranker.check_unhealthy()
+            self._observe_ranker()
+
     def check(self, request: Request) -> ValidRequest:
         """Checks a request against the release.
 

@@ -140,6 +140,12 @@ class Replicas:
             None,
         )
 
+    def check_unhealthy(self) -> None:
+        """Runs the probes of the unhealthy replicas in the background, until they pass."""
+        for replica in self._replicas.values():
+            if not replica.is_healthy:
+                self._check(replica)
+
     async def predict(
         self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
     ) -> dict[str, np.ndarray]:
@@ -164,7 +170,7 @@ class Replicas:
             return await self._call(replica, columns, ad_features, end, wait=True)
         if not self._replicas:
             raise endpoints.unresolved(self._endpoints)  # type: ignore[arg-type]
-        self._check_unhealthy()
+        self.check_unhealthy()
         busy: errors.RankerBusyError | None = None
         waits = ranker_client.pauses()
         while True:
@@ -272,7 +278,7 @@ class Replicas:
             if not replica.suspect:
                 replica.suspect = True
                 self._observe_call(replica.client.address, "late")
-        self._check_unhealthy()
+        self.check_unhealthy()
 
     async def _call(
         self,
@@ -323,11 +329,6 @@ class Replicas:
             replica.failures += 1
             replica.suspect = True
         self._check(replica)
-
-    def _check_unhealthy(self) -> None:
-        for replica in self._replicas.values():
-            if not replica.is_healthy:
-                self._check(replica)
 
     def _check(self, replica: Replica) -> None:
         """Runs the probes of a replica in the background, until they pass."""

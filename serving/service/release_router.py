@@ -125,6 +125,13 @@ class ReleaseRouter:
         """Returns the orchestrator of requests that name a release, `stable` or `canary`."""
         return self._choose(Request(release=release)).service
 
+    async def observe(self) -> None:
+        """Records the state of the stable and the canary release; see `Orchestrator.observe`."""
+        for entry in (self._table.stable, self._table.canary):
+            if entry is not None:
+                with self._held(entry):
+                    await entry.service.observe()
+
     def status(self) -> list[dict[str, Any]]:
         """Returns the role and the counters of each loaded release, in order of version."""
         roles = {self._table.canary: CANARY, self._table.stable: STABLE}

@@ -207,6 +207,7 @@ def _add_state_routes(
 
         Without a canary, `canary` means the stable release, as for requests.
         """
+        await router.observe()
         described = orchestrator.describe_release(router.serving(release))
         return responses.JSONResponse(
             {**described, "releases": router.status(), "refused": refused()}
@@ -239,6 +240,7 @@ def _add_state_routes(
     @app.get("/metrics", response_class=responses.PlainTextResponse, responses=refusals(401, 500))
     async def metrics() -> responses.Response:
         """Returns counters and histograms in the Prometheus text format."""
+        await router.observe()
         text = await asyncio.to_thread(router.stable.metrics.render)
         return responses.Response(text, media_type=orchestrator.METRICS_CONTENT_TYPE)
 

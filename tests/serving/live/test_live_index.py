@@ -1094,6 +1094,17 @@ def test_metrics_tell_interrupted_updates_and_damage(release, ranker_address):
         assert observed() == [1, 4]
 
 
+def test_a_service_without_requests_reports_the_updates_of_others(release, ranker_address):
+    service = serving_fixtures.make_orchestrator(release, ranker_address)
+    other = live_index.LiveIndex(release)
+    with serving_fixtures.serve_app(service) as url:
+        other.update([NEW])
+        assert 'tfrec_live_updates{version="1"} 1.0' in httpx.get(f"{url}/metrics", timeout=60).text
+        other.update([], ["ad-5"])
+        live = httpx.get(f"{url}/v1/bundle", timeout=60).json()["live"]
+        assert (live["num_updates"], live["added"], live["removed_or_changed"]) == (2, 1, 1)
+
+
 def test_a_column_of_released_and_added_ads_is_in_row_order(release):
     live = live_index.LiveIndex(release)
     live.update([NEW, {"ad_id": "new-2", "fields": {}}])

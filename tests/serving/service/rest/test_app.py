@@ -354,6 +354,22 @@ def test_readiness_names_a_ranker_that_has_gone(tiny_base, tiny_bundle):
     assert f"The ranker at {address} is not available" in reply.json()["degraded"]
 
 
+def test_metrics_name_a_replica_that_has_gone(tiny_base, tiny_bundle, ranker_address):
+    with serving_fixtures.serve_ranker(tiny_base) as server:
+        address = f"127.0.0.1:{server.port}"
+        service = serving_fixtures.make_orchestrator(tiny_bundle, f"{address},{ranker_address}")
+        with (
+            serving_fixtures.serve_app(service) as url,
+            httpx.Client(base_url=url, timeout=60) as http,
+        ):
+            down = f'tfrec_ranker_replica_down{{replica="{address}",version="1"}} '
+            # No ads are requested, neither before nor after.
+            waiting.until(lambda: f"{down}0.0" in http.get("/metrics").text)
+            server.stop(grace_seconds=0)
+            waiting.until(lambda: f"{down}1.0" in http.get("/metrics").text)
+            assert 'tfrec_ranker_replicas{version="1"} 1.0' in http.get("/metrics").text
+
+
 def test_readiness_and_metrics_name_a_log_that_cannot_be_written(
     tiny_bundle, ranker_address, tmp_path
 ):
