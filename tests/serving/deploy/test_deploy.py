@@ -859,3 +859,16 @@ def test_alerts_use_metrics_that_the_server_has() -> None:
     for job in found:
         absent = f'absent(up{{job="{job["job_name"]}"}} == 1)'
         assert absent in [rule["expr"] for rule in rules]
+
+
+def test_alerts_on_requests_do_not_count_probes() -> None:
+    rules = [rule for group in _yaml("alerts.yml")["groups"] for rule in group["rules"]]
+    expressions = {rule["alert"]: rule["expr"] for rule in rules}
+    for alert in ("RequestsFail", "RequestsRejected"):
+        paths = re.findall(r'tfrec_requests_total\{path=~"(.*?)"', expressions[alert])
+        assert len(paths) == expressions[alert].count("tfrec_requests_total") == 2
+        for path in paths:
+            assert re.fullmatch(path, "/v1/recommend/batch")
+            # A pod that starts or ends answers /readyz with 503, and gets no requests.
+            assert not re.fullmatch(path, "/readyz")
+    assert 'path="/readyz",status="503"' in expressions["OrchestratorNotReady"]
