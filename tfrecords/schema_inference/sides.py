@@ -19,6 +19,8 @@ _OF_AD = {
 # Maximum changes of a property of ads, and of one with such a name, such as a price with occasional
 # discounts, relative to a column that ignores the ad.
 _MAX_CHANGES, _MAX_NAMED_CHANGES = 0.1, 0.5
+# Above these changes, a column with such a name says nothing about the ad.
+_MAX_RELATED_CHANGES = 0.9
 POSITION = "the position of the ad, which is unknown before the ad is chosen"
 _SLOTS = {"position", "pos", "slot"}
 
@@ -57,6 +59,10 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
         changes = log_sample.share_of_changes(column, roles.ad_key, roles.time)
         if changes <= (_MAX_NAMED_CHANGES if is_named else _MAX_CHANGES):
             return "ad", "about the ad; the catalog stores its latest value"
+        if is_named and changes <= _MAX_RELATED_CHANGES:
+            return None, (
+                "about the ad by name, but changes often, and the catalog stores one value per ad"
+            )
     return "query", "varies between impressions of an ad"
 
 
