@@ -136,6 +136,7 @@ _AMOUNTS = {
     "width", "height", "duration", "length", "weight", "score", "rate", "ratio", "distance",
     "temperature", "views", "days", "hours", "minutes", "seconds", "income", "budget", "ctr",
     "avg", "mean", "sum", "total", "affinity", "cost", "discount", "population",
+    "micros",
 }  # fmt: skip
 _FEW = 10
 _CODES = 50

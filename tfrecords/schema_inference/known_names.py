@@ -136,7 +136,7 @@ _BEFORE_LABELS = {"is", "was", "has", "had", "did", "got"}
 _AFTER_LABELS = {
     "bool", "flag", "flg", "ind", "indicator", "label", "binary", "yn", "cent", "cents", "usd",
     "eur", "gbp", "jpy", "cny", "inr",
-    "euro", "euros", "dollar", "dollars", "in",
+    "euro", "euros", "dollar", "dollars", "in", "micro", "micros",
 }  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def plain_words(text: str) -> str:
 
 
 def core(words: Sequence[str]) -> str:
-    """Returns a name without words for flags and currencies: has, purchased, flag → purchased."""
+    """Returns a name without words for flags and money: has, purchased, flag → purchased."""
     left = list(words)
     while len(left) > 1 and left[0] in _BEFORE_LABELS:
         left = left[1:]

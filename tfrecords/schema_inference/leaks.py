@@ -35,7 +35,7 @@ _TEXTS = {
 # Names of flags of what a user did with an ad.
 _DONE = {
     "read", "reviewed", "rated", "watched", "viewed", "opened", "played", "listened", "skipped",
-    "completed",
+    "completed", "reward_granted", "reward_earned",
 }  # fmt: skip
 _TEXTS_OF_RATINGS = {"text", "summary"}
 # Words for how often or how much of an ad a user chose, in a log of choices.
@@ -67,7 +67,7 @@ _MEASURES = {
     "time", "ratio", "duration", "pct", "percent", "percentage", "seconds", "secs", "ms", "minutes",
 }  # fmt: skip
 # Words for what an auction decides.
-_AUCTION = {"win", "won", "winning", "clearing", "paying", "payprice"}
+_AUCTION = {"win", "won", "winning", "clearing", "paying", "payprice", "ecpm"}
 _BY_AUCTION = "known only after the auction, by its name"
 _COUNTED_REASON = (
     "a count of outcomes, which leaks the test rows if it includes the whole log; add it if it was "
