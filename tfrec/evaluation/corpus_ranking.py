@@ -279,10 +279,9 @@ def _share_below(scores: np.ndarray, clicked: np.ndarray, drawn: np.ndarray) -> 
 def _top(scores: np.ndarray, k: int, rows: slice) -> np.ndarray:
     """Returns the best ads [B, min(k, N)] of scores [B, N] or [1, N].
 
-    Ties are in one random order of the ads, the same in every call. Catalog order would prefer ads
-    that have been shown for longer.
+    Ties are in the order of `retrieval.order_of_ties`.
     """
-    order = np.random.default_rng(_SEED).permutation(scores.shape[1])
+    order = retrieval.order_of_ties(scores.shape[1])
     found = tf.math.top_k(tf.gather(scores, order, axis=1), min(k, len(order))).indices
     top = order[found.numpy()]
     return np.broadcast_to(top, (rows.stop - rows.start, top.shape[1]))

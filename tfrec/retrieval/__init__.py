@@ -8,7 +8,12 @@ from tfrec.retrieval.reading import (
     read_pairs,
     read_queries,
 )
-from tfrec.retrieval.refit import REFIT_SPLITS, most_clicked, with_validation_clicks
+from tfrec.retrieval.refit import (
+    REFIT_SPLITS,
+    most_clicked,
+    order_of_ties,
+    with_validation_clicks,
+)
 from tfrec.retrieval.retrieval_model import RETRIEVAL_MODELS, Embedded, RetrievalModel
 from tfrec.retrieval.retrieval_training import (
     build_two_tower,
@@ -43,6 +48,7 @@ __all__ = [
     "forget_teacher",
     "load_two_tower",
     "most_clicked",
+    "order_of_ties",
     "query_chunks",
     "read_clicks",
     "read_pairs",

@@ -34,13 +34,21 @@ def with_validation_clicks(data_set: reader.DataSet, catalog: reader.Catalog) ->
     return dataclasses.replace(catalog, table=table)
 
 
+def order_of_ties(num_ads: int) -> np.ndarray:
+    """Returns the rows of the ads in one random order, in which equal scores are listed.
+
+    Catalog order would prefer ads that have been shown for longer.
+    """
+    return np.random.default_rng(0).permutation(num_ads)
+
+
 def most_clicked(data_set: reader.DataSet, catalog: reader.Catalog, count: int) -> np.ndarray:
     """Returns the rows [at most `count`] of the ads with the most clicks in both splits.
 
-    Ads with equal clicks are in random order, the same in every call.
+    Ads with equal clicks are in the order of `order_of_ties`.
     """
     clicks = with_validation_clicks(data_set, catalog).clicks
-    order = np.random.default_rng(0).permutation(len(clicks))
+    order = order_of_ties(len(clicks))
     return order[np.argsort(-clicks[order], kind="stable")[:count]]
 
 

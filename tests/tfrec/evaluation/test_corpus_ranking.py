@@ -1,6 +1,7 @@
 """Retrieval metrics over the whole catalog against values derived by hand."""
 
 import math
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import scipy.sparse
 
 from tfrec import retrieval
 from tfrec.evaluation import baselines, corpus_ranking
+from tfrec.retrieval import refit
 
 # Five ads, scored the same for everybody: the order is 3, 1, 0, 2, 4.
 SCORES = np.array([[3.0, 4.0, 2.0, 5.0, 1.0]], np.float32)
@@ -110,6 +112,19 @@ def test_ties_do_not_prefer_ads_that_are_early_in_the_catalog(monkeypatch):
         users = users_of(half, half, [], [], num_ads=1_000)
         by_user = corpus_ranking.per_user(nothing, users)
         assert by_user["corpus_recall_at_100"] == pytest.approx(0.1, abs=4 * 0.0128)
+
+
+def test_the_most_clicked_ads_are_the_list_of_the_popularity_baseline(data_set, monkeypatch):
+    monkeypatch.setattr(corpus_ranking, "RECALL_AT", (10,))
+    catalog = data_set.catalog()
+    clicks = retrieval.with_validation_clicks(data_set, catalog).clicks // 4  # many are equal
+    monkeypatch.setattr(
+        refit, "with_validation_clicks", lambda *_: types.SimpleNamespace(clicks=clicks)
+    )
+    popular = retrieval.most_clicked(data_set, catalog, 10)
+    ads = corpus_ranking.RankedCorpus(clicks=clicks, seen=np.ones(len(clicks), bool))
+    measured = corpus_ranking.per_click(baselines.Popularity(clicks), queries(10), popular, ads)
+    assert measured.metrics["corpus_recall_at_10"] == 1.0
 
 
 def users_of(users, ad_rows, seen_users, seen_rows, num_ads=5, order=None):
