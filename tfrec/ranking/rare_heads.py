@@ -44,17 +44,25 @@ def fit(
     Returns:
         Whether there are enough rows; otherwise nothing is assigned.
     """
-    if not len(machine.field_of_row):  # Vectors alone have no ids.
-        return False
     rows = layers.LabeledRows.read(data_set, "train", _MAX_ROWS, head, clicked=True)
     labels = rows.labels.astype(np.float64)
     positives = int(labels.sum())
     if min(positives, len(labels) - positives) < _MIN_POSITIVES:
         return False
     sides = matrices(machine, rows.query, rows.ad)
-    intercept, table = fit_table(sides, labels, machine.field_of_row, layers.RANK, seed)
-    # The machine sums lists with their padding, which no row has in the fit.
-    table[np.flatnonzero(machine.is_padding)] = 0.0
+    # Other ids, of which a log may have millions, have effects and vectors of 0, the most probable.
+    used = np.unique(np.concatenate([side.indices for side in sides]))
+    if not len(used):  # Vectors and empty lists have no ids.
+        return False
+    intercept, fitted = fit_table(
+        tuple(side[:, used] for side in sides),
+        labels,
+        machine.field_of_row[used],
+        layers.RANK,
+        seed,
+    )
+    table = np.zeros(machine.table.shape, np.float32)
+    table[used] = fitted
     machine.intercept.assign(intercept)
     machine.table.assign(table)
     return True
@@ -77,9 +85,11 @@ def _matrix(rows: np.ndarray, machine: layers.FactorizationMachine) -> scipy.spa
     """Returns [N, V]: how often each row [N, W] has each id, without the padding of lists."""
     ends = np.arange(len(rows) + 1) * rows.shape[1]
     ones = (~machine.is_padding[rows.ravel()]).astype(np.float64)
-    return scipy.sparse.csr_matrix(
+    matrix = scipy.sparse.csr_matrix(
         (ones, rows.ravel(), ends), (len(rows), len(machine.field_of_row))
     )
+    matrix.eliminate_zeros()
+    return matrix
 
 
 def fit_table(

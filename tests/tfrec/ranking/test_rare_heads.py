@@ -93,6 +93,22 @@ def test_a_fitted_machine_is_not_moved_by_the_padding_of_lists(monkeypatch):
     fitted = float(machine.intercept), machine.table.numpy()
     expected = logits_of(rare_heads.matrices(machine, query, ad), *fitted)
     np.testing.assert_allclose(machine(query, ad[:, None])[:, 0], expected, atol=1e-6)
+    # Padding, and missing and unknown values, are in no row: of 12 ids, each side has 1 to 3.
+    assert np.flatnonzero(fitted[1].any(axis=1)).tolist() == [1, 2, 3, 13, 14, 15]
+
+
+def test_nothing_is_fitted_to_rows_without_ids(monkeypatch):
+    fields = (
+        Field("tags", "categorical_list", "query", max_list_length=2),
+        Field("image", "dense", "ad", length=4),
+    )
+    shop = Schema("shop", fields, ("image",), "clicked")
+    statistics = {f.name: encoding.FieldStatistics(vocabulary=("a",)) for f in fields}
+    machine = layers.FactorizationMachine(encoding.FittedSchema(shop, statistics))
+    sides = (np.zeros((200, encoding.width(side)), np.int32) for side in (fields[:1], fields[1:]))
+    rows = layers.LabeledRows(*sides, np.arange(200) % 2)
+    monkeypatch.setattr(layers.LabeledRows, "read", lambda *_, **__: rows)
+    assert not rare_heads.fit(machine, None, "engagement", seed=1)
 
 
 def test_that_users_do_not_buy_the_most_expensive_ads_is_learned_from_few_rows():
