@@ -268,7 +268,9 @@ class RankingModel(training.StageModel):
             ad: [B, C, Wa] int32.
         """
         for head, machine in self.machines.items():
-            logits = layers.mix_logits(logits, head, machine(query, ad), machine.share)
+            # Known while a graph is traced only if weights are constants, as in serving.
+            if tf.get_static_value(machine.share) != 0.0:
+                logits = layers.mix_logits(logits, head, machine(query, ad), machine.share)
         for number, (head, after) in enumerate(self.amount_heads.items()):
             engaged = layers.after_click_logits(logits[CLICK.label], logits[after])
             share = self.engagement_shares[number]

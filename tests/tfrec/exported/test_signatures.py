@@ -173,3 +173,21 @@ def test_weights_are_variables_again_after_an_error():
     with pytest.raises(RuntimeError, match="no trace"), constants.as_constants(module):
         raise RuntimeError("no trace")
     assert len(module.variables) == 3
+
+
+def test_a_machine_that_no_head_uses_is_not_exported(data_set, ranker_config, monkeypatch):
+    model = ranking.build_ranker(data_set, ranker_config)
+    (machine,) = model.machines.values()
+    called = []
+    score = machine.call
+
+    def call(query, ad):
+        called.append(machine)
+        return score(query, ad)
+
+    monkeypatch.setattr(machine, "call", call)
+    exported.RankerModule(data_set.fitted, model, CALIBRATORS)
+    assert not called
+    machine.share.assign(0.5)
+    exported.RankerModule(data_set.fitted, model, CALIBRATORS)
+    assert called
