@@ -6,7 +6,7 @@ Shapes: N examples; lists are consecutive runs of examples; G groups, such as us
 equal scores.
 
 References:
-    He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, 2014, §3
+    He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, 2014, §2
     (normalized entropy).
     Naeini et al., Obtaining Well Calibrated Probabilities, 2015 (ECE).
     McSherry and Najork, Computing Information Retrieval Performance Measures Efficiently in the

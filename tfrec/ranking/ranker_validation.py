@@ -7,7 +7,7 @@ one draw (ADR 11).
 Shapes: L shown ads, in the log's order; R requests; N rows with a known label.
 
 References:
-    He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, 2014, §3
+    He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, 2014, §2
     (normalized entropy).
     Bröcker, Estimating Reliability and Resolution of Probability Forecasts, 2012 (a calibrated
     forecast has an expected calibration error above 0, too).

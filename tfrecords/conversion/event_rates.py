@@ -32,7 +32,7 @@ Shapes: B rows.
 References:
     Chapelle, Manavoglu and Rosales, Simple and Scalable Response Prediction for Display
     Advertising, 2014, §3.5 (counts of past events as features).
-    He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, 2014, §6 (historical
+    He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, 2014, §5.3 (historical
     features matter more than contextual ones).
 """
 
