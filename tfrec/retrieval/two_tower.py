@@ -138,7 +138,11 @@ def exact_top_k(
 
     Returns:
         [N, min(k, A)] int32.
+
+    Raises:
+        ValueError: An embedding is not finite.
     """
+    _check_finite(query_embeddings, "query")
     order = np.random.default_rng(0).permutation(len(ad_embeddings)).astype(np.int32)
     k = min(k, len(order))
     best = np.full((len(query_embeddings), k), -np.inf, np.float32)
@@ -151,7 +155,9 @@ def exact_top_k(
     ads = None
     for first_ad, first in terminal.with_progress(steps, "exact search", "batches"):
         if not first:
-            ads = tf.constant(ad_embeddings[order[first_ad : first_ad + ads_at_once]])
+            ads = ad_embeddings[order[first_ad : first_ad + ads_at_once]]
+            _check_finite(ads, "ad")
+            ads = tf.constant(ads)
         part = slice(first, first + batch_size)
         scores = tf.matmul(query_embeddings[part], ads, transpose_b=True).numpy()
         piece_top = _largest(scores, min(k, scores.shape[1]))
@@ -162,6 +168,14 @@ def exact_top_k(
         found[part] = np.take_along_axis(positions, chosen, axis=1)
     ranked = np.argsort(-best, axis=1, kind="stable")
     return order[np.take_along_axis(found, ranked, axis=1)]
+
+
+def _check_finite(embeddings: np.ndarray, side: str) -> None:
+    if not np.isfinite(embeddings).all():
+        raise ValueError(
+            f"The {side} tower returned NaN or infinity; expected finite embeddings. Look for a "
+            "division by 0 or a log of 0 in it, or train again with lower learning rates."
+        )
 
 
 def _largest(values: np.ndarray, k: int) -> np.ndarray:

@@ -207,6 +207,15 @@ def test_exact_top_k_are_the_largest_inner_products_best_first():
     np.testing.assert_array_equal(retrieval.exact_top_k(queries, ads, 1_000), expected)
 
 
+def test_exact_top_k_refuses_embeddings_that_are_not_finite():
+    finite, ads = np.eye(5, dtype=np.float32), np.eye(5, dtype=np.float32)
+    ads[3, 0] = np.nan
+    with pytest.raises(ValueError, match="The ad tower returned NaN or infinity; expected finite"):
+        retrieval.exact_top_k(finite, ads, 2, ads_at_once=2)
+    with pytest.raises(ValueError, match="The query tower returned NaN or infinity"):
+        retrieval.exact_top_k(ads, finite, 2)
+
+
 def test_exact_top_k_by_pieces_is_that_of_the_whole_ties_included():
     rng = np.random.default_rng(3)
     # Small integers: inner products are exact, and many are equal.
