@@ -276,7 +276,11 @@ def _refuse(
             to,
         )
     )
+    unnamed = (
+        " The first line of the file is a row, not a header, so the columns are named by their "
+        "content: correct the names in this program, for example to user_id for the users."
+    )
     raise ValueError(
         f"{what}; expected a row for each ad. Write the rows before the conversion, for example "
-        f"with pandas:\n{program}\nThe ad is then in {key!r}."
+        f"with pandas:\n{program}\nThe ad is then in {key!r}.{unnamed if sample.header else ''}"
     )

@@ -101,6 +101,7 @@ def test_ads_with_their_clicks_are_refused_with_a_recipe(
     log = write(tmp_path / "log.tsv", columns, header)
     with pytest.raises(ValueError, match=r"a row for each ad\. Write the rows") as refused:
         infer.propose([log])
+    assert ("correct the names in this program" in str(refused.value)) == (not header)
     proposal, notes = infer.propose([follow(refused, tmp_path, "rows.csv")])
     assert (proposal["ad_key"], proposal["click"]) == (["item_id"], "click")
     # One of the three ads of a request was clicked.
