@@ -222,10 +222,11 @@ def path_of(base: pathlib.Path, version: int) -> pathlib.Path:
 
 def not_published(base: pathlib.Path, version: int) -> errors.BundleNotFoundError:
     """Returns the error for a version without a manifest."""
+    published = ", ".join(map(str, versions(base))) or "none"
     return errors.BundleNotFoundError(
         f"{base} has no published bundle of version {version}: manifests/{version}.json is "
-        "missing, as after an interrupted publish. List the releases with tfrec release "
-        "--action=list, or export the bundle again."
+        f"missing. Published versions: {published}. If an export of this version was refused or "
+        "interrupted, export again."
     )
 
 

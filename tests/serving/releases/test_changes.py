@@ -129,7 +129,8 @@ def test_a_canary_is_promoted_ended_or_rolled_back(base):
 
 
 def test_a_release_that_cannot_be_served_is_not_promoted(base):
-    with pytest.raises(errors.BundleNotFoundError, match="has no published bundle of version 9"):
+    missing = r"no published bundle of version 9: .* is missing\. Published versions: 1, 2, 3\. "
+    with pytest.raises(errors.BundleNotFoundError, match=missing):
         releases.promote(base, 9)
     path = base / "ranker/2/saved_model.pb"
     path.write_bytes(path.read_bytes()[:-1])
