@@ -174,8 +174,8 @@ def _renaming(log: Sample, table: Sample) -> str:
     key, renamed = best
     if renamed in log.columns[key].known:
         return (
-            f"The first line of the table is a row, not a header. Add a header with the name "
-            f"{key!r} above {renamed!r}."
+            "The first line of the table is a row, not a header. Add a header with a name for each "
+            f"column, {key!r} above {renamed!r}."
         )
     return f"{renamed!r} has the values of the log's {key!r}: rename it to {key!r}."
 

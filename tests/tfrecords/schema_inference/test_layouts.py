@@ -88,7 +88,7 @@ def test_the_key_of_a_table_with_the_values_of_the_log_is_to_be_renamed(
     ads = {"id": [f"i{n}" for n in range(40)], "brand": [n % 7 for n in range(40)]}
     with pytest.raises(ValueError, match="'id' has the values of the log's 'item_id': rename it"):
         infer.propose([log], None, write(tmp_path / "ads.tsv", ads))
-    with pytest.raises(ValueError, match=r"row, not a header.* the name 'item_id' above 'i0'"):
+    with pytest.raises(ValueError, match=r"row, not a header.* each column, 'item_id' above 'i0'"):
         infer.propose([log], None, write(tmp_path / "rows.tsv", ads, header=False))
 
 
