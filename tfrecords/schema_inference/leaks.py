@@ -108,7 +108,9 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     # A column that is constant for each ad is a property of it, such as being on sale.
     is_label = column.core in (*known_names.ENGAGEMENTS, *known_names.REVENUES)
     is_label = is_label or known_names.counted(column.core) in known_names.CLICKS
-    is_label = is_label or (column.is_truth and column.core in _DONE)
+    thing, _, done = column.core.rpartition("_")
+    is_done = column.core in _DONE or (done in _DONE and thing in known_names.ADS)
+    is_label = is_label or (column.is_truth and is_done)
     return BY_NAME if is_label and not is_static else None
 
 

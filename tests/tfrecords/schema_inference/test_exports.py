@@ -466,10 +466,11 @@ def test_the_revenue_of_a_rewarded_video_is_a_label_and_its_reward_no_field(
     micros = np.random.default_rng(1).integers(0, 30_000, ROWS)
     columns = impressions(
         revenue_micros=micros, ecpm_micros=micros * 1000, floor_micros=micros // 7,
-        reward_granted=np.arange(ROWS) % 5 > 0, click=[0, 1] * (ROWS // 2),
+        reward_granted=np.arange(ROWS) % 5 > 0, video_completed=np.arange(ROWS) % 7 > 0,
+        click=[0, 1] * (ROWS // 2),
     )  # fmt: skip
     proposal, _ = infer.propose([write(tmp_path / "log.csv", columns)])
     assert proposal["revenue"] == "revenue_micros"
-    assert sides(proposal).keys().isdisjoint({"ecpm_micros", "reward_granted"})
+    assert sides(proposal).keys().isdisjoint({"ecpm_micros", "reward_granted", "video_completed"})
     kinds = {field["name"]: field["kind"] for field in proposal["fields"]}
     assert kinds["floor_micros"] == "numeric"
