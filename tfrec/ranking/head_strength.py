@@ -94,6 +94,11 @@ def weakness(own: HeadCounts) -> str | None:
     """Returns the reason why a head is weak and a remedy, or None if it is not weak."""
     rows = f"{own.positives:,} of {own.labeled:,} validation rows are positive"
     if not isinstance(own, HeadFigures):
+        if 0 < own.positives == own.labeled:  # As the revenue of a log in which each row has some.
+            return (
+                f'{rows}, so it cannot be compared with a base rate. Set "weights" in the schema '
+                "to use it."
+            )
         if 0 < own.positives < own.labeled:
             rows = "its validation rows are all of one user or request"
         return f"{rows}, so it cannot be evaluated. A larger log would help."

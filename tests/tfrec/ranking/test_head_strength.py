@@ -66,6 +66,14 @@ def test_rows_of_one_kind_cannot_be_judged():
     }
 
 
+def test_a_larger_log_does_not_help_where_every_row_is_positive():
+    found = head_strength.parse_figures({"revenue": {"labeled": 40, "positives": 40}})
+    assert head_strength.weak_heads(found) == {
+        "revenue": "40 of 40 validation rows are positive, so it cannot be compared with a base "
+        'rate. Set "weights" in the schema to use it.'
+    }
+
+
 def test_rows_of_one_user_cannot_be_judged():
     found = head_strength.parse_figures({"click": {"labeled": 40, "positives": 9}})
     assert head_strength.weak_heads(found) == {
