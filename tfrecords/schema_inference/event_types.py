@@ -20,7 +20,7 @@ _SHOWN = {
 }  # fmt: skip
 _VIEWED = {
     "view", "viewed", "views", "page_view", "pageview", "detail_view", "pv", "read", "play",
-    "watch",
+    "watch", "listen",
 }  # fmt: skip
 _CLICKED = {
     "click", "clicked", "clicks", "clk", "select_item", "select_promotion", "select_content",

@@ -249,6 +249,7 @@ def test_what_is_there_only_with_a_click_is_left_out(tmp_path: pathlib.Path, not
             {"view": ["impression"], "click": ["view"], "engagement": ["cart"]},
         ),
         (["pv", "fav", "odd"], {"view": ["pv"], "click": ["fav"]}),
+        (["listen", "like", "odd"], {"view": ["listen"], "click": ["like"]}),
         (["buy", "order", "odd"], {"click": ["buy", "order"]}),
         (["view", "page_view", "odd"], {"click": ["view", "page_view"]}),
     ],
