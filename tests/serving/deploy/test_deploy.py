@@ -22,7 +22,13 @@ from google.protobuf import text_format
 from packaging import requirements as package_requirements
 from repository import ROOT as _ROOT
 from requirements import KUSTOMIZE, NEEDS_KUSTOMIZE
-from tensorflow_serving.apis import model_management_pb2, model_pb2, model_service_pb2_grpc
+from tensorflow_serving.apis import (
+    model_management_pb2,
+    model_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 import tfrec
 from serving import config, model_config, orchestrator, ranker, releases, saved_model
@@ -872,3 +878,26 @@ def test_alerts_on_requests_do_not_count_probes() -> None:
             # A pod that starts or ends answers /readyz with 503, and gets no requests.
             assert not re.fullmatch(path, "/readyz")
     assert 'path="/readyz",status="503"' in expressions["OrchestratorNotReady"]
+
+
+def test_calls_of_a_release_that_is_not_loaded_yet_are_no_ranker_errors(
+    deployed: model_server.ModelServer, tiny_bundle: releases.Bundle
+) -> None:
+    rules = [rule for group in _yaml("alerts.yml")["groups"] for rule in group["rules"]]
+    expression = next(rule["expr"] for rule in rules if rule["alert"] == "RankerErrors")
+    (matcher,) = re.findall(r'status!~"(.*?)"', expression)
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "ranker"
+    request.model_spec.version.value = tiny_bundle.version + 1
+    with grpc.insecure_channel(f"127.0.0.1:{deployed.port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="Servable not found"):
+            stub.Predict(request, timeout=20)
+    url = f"http://127.0.0.1:{deployed.rest_port}/monitoring/prometheus/metrics"
+    page = httpx.get(url, timeout=20).text
+    statuses = re.findall(r':request_count\{model_name="ranker",status="(\w+)"', page)
+    assert "NOT_FOUND" in statuses
+    assert re.fullmatch(matcher, "NOT_FOUND")
+    assert re.fullmatch(matcher, "OK")
+    assert not re.fullmatch(matcher, "INTERNAL")
