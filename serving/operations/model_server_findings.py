@@ -127,7 +127,9 @@ class ModelServerCheck:
         return (
             f"Configure it to serve version {self._release.version} of "
             f"{self._release.base.resolve() / model}: set model_version_policy to latest "
-            "{ num_versions: 2 }, all or specific, and make the directory available to the server."
+            "{ num_versions: 2 }, all or specific, and make the directory available to the server. "
+            "If that is done already, restart it: a server refuses a configuration that moves a "
+            "label to a version that it has not loaded."
         )
 
     def _signature(self) -> str:

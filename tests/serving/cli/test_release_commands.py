@@ -148,6 +148,7 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_passes(base, call)
         status, text = call("doctor", f"--bundle={base}", "--norows", "--version=2", *named)
         assert status == 1
         assert "expected: ranker version 2 AVAILABLE" in text
+        assert "restart it: a server refuses a configuration that moves a label" in text
         assert "release: 1 stable" in text
         assert "to do: Run tfrec release --action=promote --version=2" in text
     for reply in answers:
