@@ -78,11 +78,11 @@ def main() -> None:
     # All releases check the update first, so that an invalid one changes none of them.
     prepared = []
     for version in versions:
-        with _named(version, versions):
+        with _named(version, versions, "No release was updated"):
             prepared.append(_prepare(base, version, removed))
     results = []
     for release in prepared:
-        with _named(release.version, versions):
+        with _named(release.version, versions, f"Release {release.version} was not updated"):
             applied = None if release.update is None else release.live.apply(release.update)
         recall = release.live.measure_recall() if FLAGS.measure_recall else None
         status = release.live.status()
@@ -127,16 +127,15 @@ def _prepare(base: pathlib.Path, version: int, removed: Sequence[str]) -> _Prepa
 
 
 @contextlib.contextmanager
-def _named(version: int, versions: Sequence[int]) -> Iterator[None]:
-    """Names the release in errors if there are several."""
+def _named(version: int, versions: Sequence[int], outcome: str) -> Iterator[None]:
+    """Names the release and the outcome in errors if there are several releases."""
     try:
         yield
     except (ValueError, errors.ServingError) as error:
         if len(versions) == 1:
             raise
         raise errors.LiveIndexError(
-            f"release {version}: {error} Release {version} was not updated; --version=N updates "
-            "only release N."
+            f"release {version}: {error} {outcome}; --version=N updates only release N."
         ) from error
 
 
