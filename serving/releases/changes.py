@@ -92,6 +92,11 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
                 f"serve it, --action=promote --version={earlier[0]}."
             )
         if not earlier:
+            if before.canary is not None:
+                raise errors.BundleNotFoundError(
+                    f"{base} has no release that was stable before {before.stable}. To stop the "
+                    f"canary, release {before.canary}, use --action=end_canary."
+                )
             raise errors.BundleNotFoundError(
                 f"{base} has no release that was stable before {before.stable}. Published "
                 f"releases: {', '.join(map(str, published))}. Promote one of them with "

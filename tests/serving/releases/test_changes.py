@@ -110,6 +110,14 @@ def test_rollbacks_skip_pruned_releases(base):
         releases.roll_back(base)
 
 
+def test_a_rollback_without_a_previous_release_says_how_to_stop_the_canary(base):
+    (base / "releases.json").write_text(document(canary={"version": 2, "share": 0.1}))
+    with pytest.raises(
+        errors.BundleNotFoundError, match=r"canary, release 2, use --action=end_canary\."
+    ):
+        releases.roll_back(base)
+
+
 def test_a_rollback_without_a_pointer_goes_to_the_release_before_the_latest(base):
     assert releases.roll_back(base).after == release_pointer.Pointer(2, previous=(1,))
 
