@@ -26,7 +26,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tfrecords import conversion, formats, reader, records, schema, terminal
+from tfrecords import conversion, formats, reader, records, schema, terminal, texts
 from tfrecords.splits import SplitOptions
 
 # A few bad rows in a small file do not mean that the file is wrong.
@@ -273,7 +273,15 @@ def inputs_of(source: Source, opened: formats.Log) -> dict[str, Any]:
         "format_source": formats.FORMATS.digest(source.format),
         "rows_per_chunk": source.rows_per_chunk,
         "schema": source.schema.to_json(),
+        **_sources_of_encoders(source.schema),
     }
+
+
+def _sources_of_encoders(log_schema: schema.Schema) -> dict[str, Any]:
+    """Returns the digests of the sources of text encoders; nothing if all are ours."""
+    names = {field.encoder for field in log_schema.fields if field.kind == "text"}
+    digests = {name: texts.TEXT_ENCODERS.digest(name) for name in names}
+    return {"encoder_sources": digests} if any(digests.values()) else {}
 
 
 def _identity_of(path: pathlib.Path) -> dict[str, Any]:

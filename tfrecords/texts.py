@@ -86,14 +86,18 @@ TEXT_ENCODERS: plugins.Registry[type[TextEncoder]] = plugins.Registry(
 )
 
 
-@functools.cache
 def encoder_of(field: Field) -> TextEncoder:
-    """Returns the encoder of a text field, which is built once per process.
+    """Returns the encoder of a text field, which is built once per process and source.
 
     Raises:
         ValueError: There is no such encoder; it is not a TensorFlow graph; or its vectors have
             a length other than the field's.
     """
+    return _built(field, TEXT_ENCODERS.digest(field.encoder))
+
+
+@functools.cache
+def _built(field: Field, source: str | None) -> TextEncoder:
     assert field.length is not None
     encoder = TEXT_ENCODERS.get(field.encoder)(field.length)
     where = f"Field {field.name!r}: the text encoder {field.encoder!r}"

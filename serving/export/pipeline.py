@@ -49,8 +49,8 @@ from tfrec.config import (
     check_kind,
 )
 from tfrec.heads import HEADS
-from tfrecords import card, convert, files, reader, synthetic, texts
-from tfrecords.schema import Schema, load_schema
+from tfrecords import card, convert, files, reader, synthetic
+from tfrecords.schema import load_schema
 from tfrecords.splits import SPLITS
 
 # The file that each step writes last; without it the step is not finished.
@@ -120,7 +120,6 @@ class Pipeline:
         """Converts a log."""
         inputs = {
             **convert.inputs_of(source, source.open()),
-            **_sources_of_encoders(source.schema),
             **dataclasses.asdict(config),
         }
         if source.files.log[0] != synthetic.SyntheticLog(self.path("synthetic")).log:
@@ -573,13 +572,6 @@ def _replaced(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
         if before.get(name) != value
     ]
     return f"replaces a training with {', '.join(differences) or 'the same options'}"
-
-
-def _sources_of_encoders(schema: Schema) -> dict[str, Any]:
-    """Returns the digests of the sources of text encoders; nothing if all are ours."""
-    names = {field.encoder for field in schema.fields if field.kind == "text"}
-    digests = {name: texts.TEXT_ENCODERS.digest(name) for name in names}
-    return {"encoder_sources": digests} if any(digests.values()) else {}
 
 
 def _index_inputs(config: IndexConfig) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import sys
 import logs
 import pytest
 import scripts_in_forks
+import tensorflow as tf
 
-from tfrecords import conversion, convert, synthetic
+from tfrecords import conversion, convert, reader, synthetic, vectors
 from tfrecords import schema as schema_lib
 from tfrecords.conversion import splitting, workspace
 
@@ -181,6 +182,32 @@ def test_an_own_format_that_was_corrected_reads_the_log_again(log, tmp_path, mon
         with pytest.raises(RuntimeError):
             convert.convert(source, tmp_path / "data")
     assert not list(begun.glob("*.json"))
+
+
+def test_a_text_encoder_that_was_corrected_encodes_all_texts_again(tmp_path, monkeypatch):
+    (tmp_path / "log.csv").write_text("q,title,click\n" + "a,b,1\na,c,0\n" * 20)
+    module = tmp_path / "resumed_encoder.py"
+    encoder = (
+        "import tensorflow as tf\nfrom tfrecords import texts\n\n"
+        "class Own(texts.TextEncoder):\n"
+        "    def encode(self, texts):\n"
+        "        return tf.tile([[1.0, 0.0]], [tf.size(texts), 1])\n"
+    )
+    module.write_text(encoder)
+    monkeypatch.syspath_prepend(tmp_path)
+    query = schema_lib.Field("q", "categorical", "query")
+    title = schema_lib.Field("title", "text", "ad", length=2, encoder="resumed_encoder:Own")
+    schema = schema_lib.Schema("log", (query, title), ("title",), click="click")
+    source = convert.Source(tmp_path / "log.csv", schema, "tabular")
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion.Stages, "write", _fail)  # The texts are encoded.
+        with pytest.raises(RuntimeError):
+            convert.convert(source, tmp_path / "data")
+    module.write_text(encoder.replace("[[1.0, 0.0]]", "[[0.0, 1.0]]"))
+    importlib.reload(sys.modules["resumed_encoder"])
+    convert.convert(source, tmp_path / "data")
+    stored = reader.DataSet(tmp_path / "data").catalog().features
+    assert vectors.decode(tf.constant(stored), 2).numpy().tolist() == [[0.0, 1.0]] * 2
 
 
 def test_what_an_earlier_version_began_starts_again(log, unbroken, tmp_path, monkeypatch):
