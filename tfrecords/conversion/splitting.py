@@ -248,9 +248,10 @@ def _given(keys: RowKeys, kind: str, requests: Requests, first_rows: np.ndarray)
         mixed = ordered != np.repeat(splits, np.diff(requests.starts))
         if mixed.any():
             rows = terminal.format_count(int(mixed.sum()), "row is", "rows are")
+            where = "split column" if kind == "column" else "files of the splits"
             raise ValueError(
                 f"{rows} in a different split from the first row of the same request; expected "
-                "each request in one split. Correct the split column or the request key."
+                f"each request in one split. Correct the {where} or the request key."
             )
     return splits
 

@@ -78,9 +78,13 @@ def test_a_held_out_split_that_nothing_is_given_for_comes_from_the_end_of_traini
     assert splits.tolist() == [1, 1] + [0] * 8 + [2] * 3
 
 
-def test_a_request_in_two_splits_is_refused():
-    with pytest.raises(ValueError, match="1 row is in a different split from the first row of"):
-        assign(request=[1, 1, 2], split=np.array([0, 2, 1], np.uint8))
+@pytest.mark.parametrize(
+    ("key", "where"), [("split", "the split column"), ("file", "the files of the splits")]
+)
+def test_a_request_in_two_splits_is_refused(key, where):
+    wrong = f"1 row is in a different split from the first row of .* Correct {where} or the request"
+    with pytest.raises(ValueError, match=wrong):
+        assign(request=[1, 1, 2], **{key: np.array([0, 2, 1], np.uint8)})
 
 
 def test_the_last_of_each_user_is_test_and_the_one_before_validation():
