@@ -322,18 +322,21 @@ def _name_class(config: Any, name: str) -> None:
     object.__setattr__(config, name, plugins.reference_to(getattr(config, name)))
 
 
-def save_config(config: Any, path: pathlib.Path, source: str | None) -> None:
+def save_config(config: Any, path: pathlib.Path, data: str, source: str | None) -> None:
     """Writes a resolved configuration as JSON into the directory of a training.
 
     Args:
         config: The configuration.
         path: The file.
+        data: `reader.DataSet.training_checksum` of the data set.
         source: Digest of the model's source, from `plugins.Registry.digest`.
 
     Raises:
-        ValueError: The directory has a training run with other options or another source.
+        ValueError: The directory has a training run with other options, data or source.
     """
-    options = {**dataclasses.asdict(config), **({} if source is None else {"source": source})}
+    options = {**dataclasses.asdict(config), "data": data}
+    if source is not None:
+        options["source"] = source
     try:
         before = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):  # ValueError: an earlier version was killed as it wrote
@@ -342,8 +345,8 @@ def save_config(config: Any, path: pathlib.Path, source: str | None) -> None:
     if changed:
         differences = ", ".join(f"{name} {before[name]}, now {options[name]}" for name in changed)
         raise ValueError(
-            f"{path.parent} was trained with other options: {differences}. Delete it, or use "
-            "another directory."
+            f"{path.parent} was trained with other options or data: {differences}. Delete it, or "
+            "use another directory."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, options, default=str)
@@ -357,7 +360,8 @@ def load_config(kind: type[_Config], path: pathlib.Path) -> _Config:
     """
     try:
         options = json.loads(path.read_text())
-        options.pop("source", None)
+        for name in ("data", "source"):
+            options.pop(name, None)
         return kind(**options)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(

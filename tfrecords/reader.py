@@ -5,11 +5,12 @@ Shapes: B requests, C the longest list of the batch, Fq and Fa query- and ad-sid
 
 import dataclasses
 import functools
+import hashlib
 import inspect
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -171,6 +172,20 @@ class DataSet:
         train, validation, test = (f"{self.num_rows(name):,} {name}" for name in SPLITS)
         rows = f"{train}, {validation} and {test} rows, {self.description.num_ads:,} ads"
         return f"DataSet({str(self.directory)!r}: {rows})"
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of the content, regardless of paths and log files."""
+        return _digest(self.description.model_dump(mode="json", exclude={"source"}))
+
+    @property
+    def training_checksum(self) -> str:
+        """Checksum of the content that models learn from."""
+        exclude = {"source", "log_schema"}
+        description = self.description.model_dump(mode="json", exclude=exclude)
+        for file in ("encoder/encoder.json", "catalog/ads.arrow"):
+            del description["sha256"][file]
+        return _digest(description)
 
     def _encoder(self) -> encoding.FittedSchema:
         try:
@@ -480,6 +495,10 @@ def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _state_of(path: pathlib.Path) -> tuple[int, int] | None:

@@ -18,7 +18,6 @@ again. One process at a time runs steps in a work directory.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 import shutil
@@ -172,7 +171,7 @@ class Pipeline:
             "ranker",
             "training the ranker, stage 2",
             {
-                "data": _learned_from(data_set),
+                "data": data_set.training_checksum,
                 **dataclasses.asdict(config),
                 "source": ranking.RANKERS.digest(config.ranker),
             },
@@ -200,7 +199,7 @@ class Pipeline:
             )
             self._print(_wrapped(f"the two-tower model learns from clicks alone: {why}"))
         click_inputs = {
-            "data": _learned_from(data_set),
+            "data": data_set.training_checksum,
             **dataclasses.asdict(config),
             "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
         }
@@ -398,7 +397,7 @@ class Pipeline:
 
     def _has_ranker(self, data_set: reader.DataSet) -> bool:
         """Returns whether the ranker of the work directory was trained on the data set."""
-        trained = self._last_inputs("ranker").get("data") == _learned_from(data_set)
+        trained = self._last_inputs("ranker").get("data") == data_set.training_checksum
         return trained and any(self.path("ranker").glob(PRODUCTS["ranker"]))
 
     def _teacher(self, data_set: reader.DataSet) -> retrieval.Teacher | None:
@@ -444,7 +443,7 @@ class Pipeline:
         """Returns the inputs of a step that uses both stages."""
         used = ("retrieval", *(["ranker"] if ranking.without_ranker(data_set) is None else []))
         stages = {step: self._trained_as(step) for step in used}
-        return {"data": _content_of(data_set), **stages}
+        return {"data": data_set.checksum, **stages}
 
     def _trained_as(self, step: str) -> str | None:
         """Returns a checksum of the description that a training writes last, or None before it."""
@@ -585,24 +584,6 @@ def _index_inputs(config: IndexConfig) -> dict[str, Any]:
     if config.has_own_kind:
         return {**inputs, "index_source": INDEX_KINDS.digest(config.kind)}
     return inputs
-
-
-def _content_of(data_set: reader.DataSet) -> str:
-    """Returns a checksum of the content of a data set, regardless of paths and log files."""
-    return _digest(data_set.description.model_dump(mode="json", exclude={"source"}))
-
-
-def _learned_from(data_set: reader.DataSet) -> str:
-    """Returns a checksum of the parts of the schema that models learn from."""
-    exclude = {"source", "log_schema"}
-    description = data_set.description.model_dump(mode="json", exclude=exclude)
-    for file in ("encoder/encoder.json", "catalog/ads.arrow"):
-        del description["sha256"][file]
-    return _digest(description)
-
-
-def _digest(value: dict[str, Any] | None) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _wrapped(text: str) -> str:

@@ -14,7 +14,6 @@ import tensorflow as tf
 import tfrec
 import tfrecords
 from serving import workflow
-from serving.export import pipeline
 from serving.index import IndexConfig
 from tfrec import ranking, retrieval
 
@@ -259,12 +258,12 @@ def test_only_what_has_changed_is_trained_again_and_released_as_the_next_version
 def test_data_sets_are_told_apart_by_their_rows_not_by_their_files(data_set, tmp_path):
     def content_of(rows, name):
         converted = tfrecords.from_pandas(rows, SCHEMA, tmp_path / name, progress=False)
-        return pipeline._content_of(converted)
+        return converted.checksum
 
     rows = frame()
-    assert content_of(rows, "same") == pipeline._content_of(data_set)
+    assert content_of(rows, "same") == data_set.checksum
     rows.loc[0, "clicked"] = not rows.loc[0, "clicked"]
-    assert content_of(rows, "other") != pipeline._content_of(data_set)
+    assert content_of(rows, "other") != data_set.checksum
 
 
 def test_other_weights_and_columns_to_show_need_no_training(tmp_path):
@@ -273,13 +272,13 @@ def test_other_weights_and_columns_to_show_need_no_training(tmp_path):
         return tfrecords.from_pandas(frame(), schema, tmp_path / name, progress=False)
 
     plain, other = converted("plain"), converted("other", weights={"click": 2.0}, show=["origin"])
-    assert pipeline._learned_from(plain) == pipeline._learned_from(other)
+    assert plain.training_checksum == other.training_checksum
     assert plain.fingerprint == other.fingerprint
-    assert pipeline._content_of(plain) != pipeline._content_of(other)
+    assert plain.checksum != other.checksum
     rows = frame()
     rows.loc[0, "clicked"] = not rows.loc[0, "clicked"]
     clicked = tfrecords.from_pandas(rows, SCHEMA, tmp_path / "clicked", progress=False)
-    assert pipeline._learned_from(clicked) != pipeline._learned_from(plain)
+    assert clicked.training_checksum != plain.training_checksum
 
 
 def test_a_data_set_without_clicks_is_refused_before_anything_is_trained(options, tmp_path):

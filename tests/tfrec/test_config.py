@@ -59,17 +59,19 @@ def test_a_subclass_whose_options_would_be_lost_is_refused():
 def test_a_directory_keeps_the_options_of_its_training(tmp_path):
     path = tmp_path / "ranker" / "config.json"
     first = config.RankerConfig(epochs=2)
-    config.save_config(first, path, None)
+    config.save_config(first, path, "rows", None)
     written = path.read_text()
-    config.save_config(first, path, None)
+    config.save_config(first, path, "rows", None)
     path.write_text("")  # A process that was killed as it wrote.
-    config.save_config(first, path, None)
+    config.save_config(first, path, "rows", None)
     with pytest.raises(ValueError, match=r"ranker was trained with .*: epochs 2, now 3\. Del"):
-        config.save_config(dataclasses.replace(first, epochs=3), path, None)
+        config.save_config(dataclasses.replace(first, epochs=3), path, "rows", None)
     assert path.read_text() == written
-    config.save_config(first, path, "abc")
+    with pytest.raises(ValueError, match=r"with other options or data: data rows, now more\. Del"):
+        config.save_config(first, path, "more", None)
+    config.save_config(first, path, "rows", "abc")
     with pytest.raises(ValueError, match=r"ranker was trained with .*: source abc, now def\. Del"):
-        config.save_config(first, path, "def")
+        config.save_config(first, path, "rows", "def")
     assert config.load_config(config.RankerConfig, path) == first
 
 

@@ -282,10 +282,11 @@ def train_ranker(
     strategy = strategy or tf.distribute.get_strategy()
     source = ranking_model.RANKERS.digest(config.ranker)
     training.check_same(
-        strategy, {"data": data_set.fingerprint, "source": source, **dataclasses.asdict(config)}
+        strategy,
+        {"data": data_set.training_checksum, "source": source, **dataclasses.asdict(config)},
     )
     if training.is_chief(strategy):
-        save_config(config, workdir / "config.json", source)
+        save_config(config, workdir / "config.json", data_set.training_checksum, source)
     with strategy.scope():
         model = build_ranker(data_set, config)
         start(model, data_set)

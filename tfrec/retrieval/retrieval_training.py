@@ -112,13 +112,13 @@ def train_two_tower(
     strategy = strategy or tf.distribute.get_strategy()
     source = retrieval_model.RETRIEVAL_MODELS.digest(config.retrieval_model)
     learned = {
-        "data": data_set.fingerprint,
+        "data": data_set.training_checksum,
         "teacher": None if teacher is None else dict(teacher.weights),
         "source": source,
     }
     training.check_same(strategy, {**learned, **dataclasses.asdict(config)})
     if training.is_chief(strategy):
-        save_config(config, workdir / "config.json", source)
+        save_config(config, workdir / "config.json", data_set.training_checksum, source)
     training.check_clicks(data_set)
     clicks = data_set.label_sum("train", "click")
     batch_size = training.batch_size(config.batch_size, clicks, _MIN_BATCHES)

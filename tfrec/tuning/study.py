@@ -156,7 +156,7 @@ def _open(
         load_if_exists=True,
     )
     inputs = {
-        "data": data_set.fingerprint,
+        "data": data_set.training_checksum,
         "defaults": dataclasses.asdict(stage.defaults),
         "space": {name: repr(values) for name, values in stage.space.items()},
         "seed": seed,

@@ -101,7 +101,8 @@ class Runs:
         path = self._root / poison / "refit_again"
         shutil.copytree(self.directory("none", "retrieval"), path)
         shutil.rmtree(path / "refit")
-        (path / "retrieval.json").unlink()
+        for name in ("retrieval.json", "config.json"):  # The latter names the data.
+            (path / name).unlink()
         retrieval.train_two_tower(self.data_sets[poison], RETRIEVAL, path)
         return self._towers_in(path, poison)
 
@@ -272,7 +273,8 @@ def test_neither_training_labels_nor_test_rows_reach_calibrators(runs, whole_ran
     # All but the last step is done there: training resumes, finds that it has ended, and fits
     # the calibrators of the weights it finds.
     shutil.copytree(runs.directory("none", "ranker"), tmp_path / "ranker")
-    (tmp_path / "ranker" / "ranker.json").unlink()
+    for name in ("ranker.json", "config.json"):  # The latter names the data.
+        (tmp_path / "ranker" / name).unlink()
     poisoned = runs.data_sets["all but validation"]
     train_ranker(poisoned, tmp_path / "ranker")
     assert ranker_in(tmp_path / "ranker", poisoned) == whole_ranker

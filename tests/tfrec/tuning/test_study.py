@@ -91,6 +91,17 @@ def test_a_study_without_a_complete_trial_says_so(data_set, tmp_path):
     assert trial.options == {"learning_rate": PARABOLA.defaults.learning_rate}
 
 
+def test_a_study_of_other_rows_with_the_same_vocabularies_is_not_continued(
+    data_set, tmp_path, monkeypatch
+):
+    tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=1)
+    labels = {"engagement_window_seconds": 60.0}
+    relabeled = data_set.description.model_copy(update=labels)
+    monkeypatch.setattr(data_set, "description", relabeled)
+    with pytest.raises(ValueError, match=r"begun with different data\. Delete the directory"):
+        tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=1)
+
+
 def test_a_study_of_other_options_is_not_continued(data_set, tmp_path):
     tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=1)
     with pytest.raises(
