@@ -352,11 +352,18 @@ class Pipeline:
         return base
 
     def models(self, data_set: reader.DataSet) -> evaluation.Models:
-        """Loads the trained stages."""
+        """Loads the trained stages.
+
+        Raises:
+            FileNotFoundError: A stage was not trained.
+            ValueError: A stage was trained on another data set, or cannot be loaded.
+        """
         two_tower, _ = retrieval.load_two_tower(data_set, self.path("retrieval"))
+        self._check_data("retrieval", data_set)
         if ranking.without_ranker(data_set) is not None:
             return evaluation.Models(two_tower)
         model, calibrators, judged = self._ranker(data_set)
+        self._check_data("ranker", data_set)
         teacher = self._last_inputs("retrieval").get("teacher")
         if teacher not in (None, self._trained_as("ranker")):
             self._print(
@@ -394,6 +401,15 @@ class Pipeline:
     ) -> tuple[ranking.RankingModel, calibration.Calibrators, ranking.JudgedHeads]:
         model, calibrators, found = ranking.load_ranker(data_set, self.path("ranker"))
         return model, calibrators, ranking.judge_heads(data_set.schema, found)
+
+    def _check_data(self, step: str, data_set: reader.DataSet) -> None:
+        trained_on = self._last_inputs(step).get("data")
+        if trained_on not in (None, data_set.training_checksum):
+            raise ValueError(
+                f"{self.path(step)}: the model was trained on another data set than "
+                f"{data_set.directory}, whose rows or labels differ. Train it again: tfrec "
+                f"train_{step}."
+            )
 
     def _has_ranker(self, data_set: reader.DataSet) -> bool:
         """Returns whether the ranker of the work directory was trained on the data set."""

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from serving import export
-from tfrec import config
+from tfrec import config, retrieval
 from tfrecords import card, convert, files
 from tfrecords import schema as schema_lib
 
@@ -116,6 +116,22 @@ def test_a_stage_that_was_trained_again_is_evaluated_and_exported_again(data_set
         inputs += [steps._models_inputs(data_set), steps._models_inputs(data_set)]
     assert inputs[1:4:2] == inputs[2:5:2]
     assert inputs[0] != inputs[1] != inputs[3]
+
+
+@pytest.mark.parametrize("step", ["ranker", "retrieval"])
+def test_models_of_other_labels_with_the_same_vocabularies_are_refused(
+    step, data_set, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(retrieval, "load_two_tower", lambda *_: (None, {}))
+    monkeypatch.setattr(export.Pipeline, "_ranker", lambda *_: (None, None, None))
+    labels = data_set.description.model_copy(update={"engagement_window_seconds": 60.0})
+    (tmp_path / "steps").mkdir()
+    inputs = {"inputs": {"data": data_set.training_checksum}}
+    files.write_json(tmp_path / "steps" / f"{step}.json", inputs)
+    monkeypatch.setattr(data_set, "description", labels)
+    refused = rf"{step}: the model was trained on another data set .* tfrec train_{step}\."
+    with pytest.raises(ValueError, match=refused):
+        export.Pipeline(tmp_path).models(data_set)
 
 
 def test_options_of_an_evaluation_by_another_version_are_refused(data_set, tmp_path):
