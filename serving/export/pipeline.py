@@ -254,7 +254,7 @@ class Pipeline:
             ValueError: An option is not as expected; or the stages cannot be loaded.
         """
         config = config or self._last_config("evaluation", "config", EvaluationConfig)
-        use_published = self._is_published(index_config)
+        use_published = self._is_published(data_set, index_config)
         index_config = index_config or self._last_config("evaluation", "index", IndexConfig)
         check_kind(config, EvaluationConfig)
         path = self.path("evaluation") / "metrics.json"
@@ -447,9 +447,14 @@ class Pipeline:
         )
         self._print(f"{warnings}\n      data card: {self._card_page}".lstrip("\n"))
 
-    def _is_published(self, config: IndexConfig | None) -> bool:
-        """Returns whether the last export built an index like this; None: like it would now."""
+    def _is_published(self, data_set: reader.DataSet, config: IndexConfig | None) -> bool:
+        """Returns whether the last export built an index like this of these ads.
+
+        Without a configuration: an index like it would build now.
+        """
         last = self._last_inputs("bundle")
+        if last.get("data", data_set.checksum) != data_set.checksum:
+            return False
         published = {name: last[name] for name in ("index", "index_source") if name in last}
         if config is None and published:
             config = self._last_config("bundle", "index", IndexConfig)

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from serving import export
+from serving import export, index
+from serving.export import evaluated_index
 from tfrec import config, retrieval
 from tfrecords import card, convert, files
 from tfrecords import schema as schema_lib
@@ -132,6 +133,30 @@ def test_models_of_other_labels_with_the_same_vocabularies_are_refused(
     refused = rf"{step}: the model was trained on another data set .* tfrec train_{step}\."
     with pytest.raises(ValueError, match=refused):
         export.Pipeline(tmp_path).models(data_set)
+
+
+def test_filters_are_not_measured_with_the_published_fields_of_ads_that_have_changed(
+    data_set, tmp_path, monkeypatch
+):
+    bases = []
+
+    def opened(base, *_):
+        bases.append(base)
+        raise ValueError("reached")
+
+    monkeypatch.setattr(export.Pipeline, "models", lambda *_: None)
+    monkeypatch.setattr(evaluated_index, "opener", opened)
+    # Another price that has the same id changes the raw fields alone: no stage is trained again.
+    checksums = {**data_set.description.sha256, "catalog/ads.arrow": "other prices"}
+    changed = data_set.description.model_copy(update={"sha256": checksums})
+    (tmp_path / "steps").mkdir()
+    inputs = {"index": dataclasses.asdict(index.IndexConfig()), "data": data_set.checksum}
+    files.write_json(tmp_path / "steps" / "bundle.json", {"inputs": inputs})
+    for description in (data_set.description, changed):
+        monkeypatch.setattr(data_set, "description", description)
+        with pytest.raises(ValueError, match="reached"):
+            export.Pipeline(tmp_path).evaluate(data_set)
+    assert bases == [tmp_path / "bundle", None]
 
 
 def test_options_of_an_evaluation_by_another_version_are_refused(data_set, tmp_path):
