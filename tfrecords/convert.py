@@ -273,12 +273,12 @@ def inputs_of(source: Source, opened: formats.Log) -> dict[str, Any]:
         "format_source": formats.FORMATS.digest(source.format),
         "rows_per_chunk": source.rows_per_chunk,
         "schema": source.schema.to_json(),
-        **_sources_of_encoders(source.schema),
+        **sources_of_encoders(source.schema),
     }
 
 
-def _sources_of_encoders(log_schema: schema.Schema) -> dict[str, Any]:
-    """Returns the digests of the sources of text encoders; nothing if all are ours."""
+def sources_of_encoders(log_schema: schema.Schema) -> dict[str, Any]:
+    """Returns the digests of the sources of text encoders, as in `inputs_of`."""
     names = {field.encoder for field in log_schema.fields if field.kind == "text"}
     digests = {name: texts.TEXT_ENCODERS.digest(name) for name in names}
     return {"encoder_sources": digests} if any(digests.values()) else {}

@@ -312,6 +312,7 @@ class Pipeline:
 
         Raises:
             ReleaseRefusedError: The gate refuses the release; nothing is published.
+            ValueError: The source of a text encoder has changed since the conversion.
         """
         base = self.path("bundle")
         config = config or self._last_config("bundle", "index", IndexConfig)
@@ -324,6 +325,7 @@ class Pipeline:
         }
 
         def publish() -> None:
+            self._check_encoders(data_set)
             models = self.models(data_set)
             judged = release_gate.check(base, data_set, models, self.workdir, force)
             for kind in ("refusals", "notes"):
@@ -409,6 +411,16 @@ class Pipeline:
                 f"{self.path(step)}: the model was trained on another data set than "
                 f"{data_set.directory}, whose rows or labels differ. Train it again: tfrec "
                 f"train_{step}."
+            )
+
+    def _check_encoders(self, data_set: reader.DataSet) -> None:
+        converted = self._last_inputs("data").get("encoder_sources")
+        current = convert.sources_of_encoders(data_set.schema).get("encoder_sources")
+        if converted not in (None, current):
+            raise ValueError(
+                f"{data_set.directory}: the source of a text encoder has changed since the log was "
+                "converted, so that a release would not encode texts as the models know them. "
+                "Restore it, or convert the log and train both stages again."
             )
 
     def _has_ranker(self, data_set: reader.DataSet) -> bool:

@@ -48,6 +48,30 @@ def inputs_of(tmp_path, monkeypatch):
     return run
 
 
+def test_no_release_has_a_text_encoder_that_has_changed_since_the_conversion(tmp_path, monkeypatch):
+    module = tmp_path / "changed_encoder.py"
+    encoder = (
+        "import tensorflow as tf\nfrom tfrecords import texts\n\n"
+        "class Own(texts.TextEncoder):\n"
+        "    def encode(self, texts):\n"
+        "        return tf.ones([tf.size(texts), 2])\n"
+    )
+    module.write_text(encoder)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "log.csv").write_text("q,title,click\n" + "a,b,1\na,c,0\n" * 20)
+    title = dataclasses.replace(TITLE, encoder="changed_encoder:Own")
+    schema = dataclasses.replace(SCHEMA, fields=(SCHEMA.fields[0], title))
+    steps = export.Pipeline(tmp_path / "work", progress=False)
+    source = convert.Source(tmp_path / "log.csv", schema, "tabular")
+    data_set = steps.convert(source, ConvertConfig())
+    with pytest.raises(FileNotFoundError, match="train_retrieval"):
+        steps.export(data_set, None)
+    module.write_text(f"{encoder}    # changed\n")
+    importlib.reload(sys.modules["changed_encoder"])
+    with pytest.raises(ValueError, match=r"data: the source of a text encoder has changed .* Rest"):
+        steps.export(data_set, None)
+
+
 def test_a_log_is_converted_again_when_the_source_of_its_text_encoder_changes(inputs_of, tmp_path):
     module = tmp_path / "ones_of_title.py"
     module.write_text(ENCODER)
