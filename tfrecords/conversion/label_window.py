@@ -49,7 +49,7 @@ def check(schema: Schema, window_seconds: float, sampled_negatives: int) -> None
     if sampled_negatives:
         raise ValueError(
             "engagement_window_seconds and sampled_negatives cannot be combined: sampled negatives "
-            "have no engagement label."
+            "have no engagement label. Set one of them to 0."
         )
 
 

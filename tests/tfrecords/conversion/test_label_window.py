@@ -175,7 +175,7 @@ def test_a_window_needs_a_time_and_a_label_and_no_drawn_ads(log, tmp_path):
     with pytest.raises(ValueError, match="names none of engagement, revenue"):
         convert(log, tmp_path / "data", schema=unlabeled)
     with_users = dataclasses.replace(SCHEMA, user_key="country")
-    with pytest.raises(ValueError, match="sampled_negatives cannot be combined"):
+    with pytest.raises(ValueError, match=r"sampled_negatives cannot be combined: .* Set one"):
         convert(log, tmp_path / "data", schema=with_users, sampled_negatives=1)
     with pytest.raises(ValueError, match="engagement_window_seconds must be 0 or more, got -1"):
         convert(log, tmp_path / "data", window=-1)
