@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import types
 
 import pytest
 
@@ -16,6 +17,7 @@ class Bytes(index.IndexKind):
         return "SQ8"
 """
 OWN = "bytes_per_dimension:Bytes"
+DATA_SET = types.SimpleNamespace(checksum="1")
 
 
 class Stopped(Exception):
@@ -45,9 +47,9 @@ def inputs_of(steps, config):
     """Returns the inputs of an evaluation and an export."""
     pipeline, given = steps
     with pytest.raises(Stopped):
-        pipeline.evaluate(None, index_config=config)
+        pipeline.evaluate(DATA_SET, index_config=config)
     with pytest.raises(Stopped):
-        pipeline.export(None, None, config)
+        pipeline.export(DATA_SET, None, config)
     return given.pop("evaluation"), given.pop("bundle")
 
 
@@ -67,13 +69,13 @@ def test_evaluation_and_export_depend_on_the_source_of_an_own_index(steps, tmp_p
 def test_an_evaluation_uses_the_published_index_only_if_its_source_is_the_same(steps, tmp_path):
     pipeline, _ = steps
     own = IndexConfig(kind=OWN)
-    assert pipeline._is_published(None)
-    assert not pipeline._is_published(own)
+    assert pipeline._is_published(DATA_SET, None)
+    assert not pipeline._is_published(DATA_SET, own)
     pipeline._write_note("bundle", {"inputs": inputs_of(steps, own)[1]})
-    assert pipeline._is_published(None)
-    assert pipeline._is_published(own)
-    assert not pipeline._is_published(IndexConfig(kind="Flat"))
+    assert pipeline._is_published(DATA_SET, None)
+    assert pipeline._is_published(DATA_SET, own)
+    assert not pipeline._is_published(DATA_SET, IndexConfig(kind="Flat"))
     (tmp_path / "bytes_per_dimension.py").write_text(f"{KIND}    # changed\n")
     importlib.reload(sys.modules["bytes_per_dimension"])
-    assert not pipeline._is_published(None)
-    assert not pipeline._is_published(own)
+    assert not pipeline._is_published(DATA_SET, None)
+    assert not pipeline._is_published(DATA_SET, own)
