@@ -9,6 +9,8 @@ import pytest
 NO_BEAM = "no apache-beam: make .venv/.installed-engines"
 NEEDS_BEAM = pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason=NO_BEAM)
 
+NO_REDIS = "no redis-py: make .venv/.installed-engines"
+
 KUSTOMIZE = shutil.which("kustomize")
 NEEDS_KUSTOMIZE = pytest.mark.skipif(
     KUSTOMIZE is None,

@@ -11,6 +11,8 @@ import pytest
 import requirements
 import waiting
 
+pytest.importorskip("redis", reason=requirements.NO_REDIS)
+
 from serving import errors, impressions, orchestrator, users
 from serving.config import UserStoreConfig
 from serving.users import event_stream
