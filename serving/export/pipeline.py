@@ -465,7 +465,7 @@ class Pipeline:
         Without a configuration: an index like it would build now.
         """
         last = self._last_inputs("bundle")
-        if last.get("data", data_set.checksum) != data_set.checksum:
+        if last.get("data") not in (None, data_set.checksum):
             return False
         published = {name: last[name] for name in ("index", "index_source") if name in last}
         if config is None and published:
