@@ -88,7 +88,9 @@ def test_own_models_are_loaded_without_naming_them(workdir):
     assert written["ranker"] == "dlrm_ranker:DLRM"
 
 
-def test_weights_are_not_combined_with_another_source(workdir, examples):
+def test_weights_are_not_combined_with_another_source(workdir, examples, monkeypatch):
+    # Python takes cached bytecode for a source of the same size, edited in the same second.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     data_set, source = reader.DataSet(workdir / "data"), examples / "dlrm_ranker.py"
     own = source.read_text()
     source.write_text(own.replace('activation="relu"', 'activation="tanh"'))

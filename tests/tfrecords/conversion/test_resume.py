@@ -194,6 +194,8 @@ def test_a_text_encoder_that_was_corrected_encodes_all_texts_again(tmp_path, mon
         "        return tf.tile([[1.0, 0.0]], [tf.size(texts), 1])\n"
     )
     module.write_text(encoder)
+    # Python takes cached bytecode for a source of the same size, edited in the same second.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.syspath_prepend(tmp_path)
     query = schema_lib.Field("q", "categorical", "query")
     title = schema_lib.Field("title", "text", "ad", length=2, encoder="resumed_encoder:Own")
