@@ -22,6 +22,8 @@ from typing import Any
 
 from serving import errors, requests
 
+_logger = logging.getLogger(__name__)
+
 FEEDBACK_PATTERN = "feedback-*.jsonl"
 # A file that is no longer written can be joined and moved away.
 _SECONDS_PER_FILE = 3600.0
@@ -87,12 +89,12 @@ class FeedbackLog:
                 self._write(lines)
             except errors.ImpressionLogError as error:
                 if self.problem is None:
-                    logging.error("Events are refused: %s", error)
+                    _logger.error("Events are refused: %s", error)
                 self._failure = str(error), self._clock()
                 self._observe_problem(True)
                 raise
             if self._failure is not None:
-                logging.warning("Events are written again.")
+                _logger.warning("Events are written again.")
             self._failure = None
             self._observe_problem(False)
 

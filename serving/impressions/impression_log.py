@@ -33,6 +33,8 @@ from serving.config import ImpressionLogConfig
 from serving.impressions import impression_rows
 from tfrecords import files
 
+_logger = logging.getLogger(__name__)
+
 FILE_PATTERN = "impressions-*.parquet"
 _PARTIAL = ".{}.partial"
 # Rows converted at a time: some milliseconds, in which answers wait for Python's lock.
@@ -168,7 +170,7 @@ class ImpressionLog:
         self._closing.set()
         self._thread.join(timeout_seconds)
         if self._thread.is_alive():
-            logging.error(
+            _logger.error(
                 "The impression log was not completely written within %g s.", timeout_seconds
             )
 
@@ -235,7 +237,7 @@ class ImpressionLog:
                 keep = self._config.rows_per_file
                 if self._closing.is_set():
                     keep = 0
-                    logging.error(
+                    _logger.error(
                         "%d rows of the impression log were lost at shutdown: %s",
                         pending.batched_rows,
                         _reason(error),
@@ -255,9 +257,9 @@ class ImpressionLog:
         if error is not None:
             problem = f"The impression log in {self.directory} cannot be written: {_reason(error)}."
             if problem != self.problem:
-                logging.error("%s", problem)
+                _logger.error("%s", problem)
         elif self.problem is not None:
-            logging.warning("The impression log in %s can be written again.", self.directory)
+            _logger.warning("The impression log in %s can be written again.", self.directory)
         self.problem = problem
         self._observe_problem(problem is not None)
 

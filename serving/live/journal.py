@@ -25,6 +25,8 @@ from typing import BinaryIO
 from serving import errors
 from tfrecords import files
 
+_logger = logging.getLogger(__name__)
+
 _MAGIC = b"tfj2"
 _COMMIT = struct.Struct("<4sQ8sQII")
 _RECORD = struct.Struct("<QI")
@@ -167,7 +169,7 @@ def _set_aside(path: pathlib.Path, file: BinaryIO, end: int) -> None:
         name = f"cut-{end}-{zlib.crc32(rest):08x}"
         files.write(path.with_name(name), rest, durable=True)
         file.truncate(end)
-        logging.warning(
+        _logger.warning(
             "%s: an interrupted update of %d bytes was never acknowledged; it is kept in %s.",
             path,
             len(rest),

@@ -36,6 +36,8 @@ from serving.live import (
 )
 from tfrecords.schema import NUM_CANDIDATES
 
+_logger = logging.getLogger(__name__)
+
 # Time before an update channel that failed is used again.
 _RETRY_SECONDS = 0.5
 # Time between checks of whether the holder of a lock is writing an update.
@@ -144,7 +146,7 @@ class LiveIndex:
             self._problem = None
         except errors.LiveIndexError as error:
             if str(error) != self._problem:
-                logging.error("Live updates are not applied: %s", error)
+                _logger.error("Live updates are not applied: %s", error)
             self._problem = str(error)
 
     def follow(self) -> None:
@@ -382,7 +384,7 @@ class LiveIndex:
         except Exception as error:
             if str(error) != self._channel_problem:
                 is_unexpected = not isinstance(error, errors.LiveIndexError)
-                logging.error(
+                _logger.error(
                     "Updates of other hosts are not applied: %s", error, exc_info=is_unexpected
                 )
             self._channel_problem = str(error)
@@ -408,7 +410,7 @@ class LiveIndex:
                 f"host has been rewritten at update {position.number}. Export a new release, or "
                 "restore the database."
             )
-        logging.warning("%s has lost its updates after %d.", channel.name, end.number)
+        _logger.warning("%s has lost its updates after %d.", channel.name, end.number)
         for record in records:
             if position.number == end.number and position != end:
                 raise update_channel.diverged(channel.name, end.number)
@@ -439,7 +441,7 @@ class LiveIndex:
                 self._store.rewrite(condensed)
             except errors.LiveIndexError as error:
                 # The update itself is complete; a longer journal is only slower to read.
-                logging.error("%s", error)
+                _logger.error("%s", error)
                 return
             self._state = live_state.LiveState(self._release.ad_index)
             self._apply([condensed])

@@ -18,6 +18,8 @@ from serving.live import journal, live_update, update_channel
 from serving.live.update_channel import Position
 from tfrecords import files
 
+_logger = logging.getLogger(__name__)
+
 _FORMAT = 2
 # What becomes of an update that cannot be written.
 _NOT_APPLIED = "The update is not applied."
@@ -95,7 +97,7 @@ class LiveStore:
             # An update is being written, and its commit does not change the size of the file.
             self.seen = ()
         if self.position.number < before:
-            logging.warning(
+            _logger.warning(
                 "%s was removed or replaced: %d of %d live updates are no longer served. To serve "
                 "them again, restore it from a copy, or apply them again.",
                 self._path,

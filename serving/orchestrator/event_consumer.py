@@ -24,6 +24,8 @@ from serving import errors, requests, users
 from serving.orchestrator import event_intake
 from tfrecords import terminal
 
+_logger = logging.getLogger(__name__)
+
 # Pause after a failure of the store or the stream, doubled after each further one: each attempt
 # writes the events to the log again.
 _PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.2, 30.0
@@ -96,7 +98,7 @@ class EventConsumer:
                 await self._step()
             except _RETRIED as error:
                 if str(error) != self.problem:
-                    logging.warning("%s Events wait in the stream.", error)
+                    _logger.warning("%s Events wait in the stream.", error)
                 self.problem = str(error)
                 # Before later entries, so that the order stays.
                 self._reader.retry()
@@ -106,7 +108,7 @@ class EventConsumer:
             else:
                 pause = _PAUSE_SECONDS
                 if self.problem is not None:
-                    logging.warning("The stream of events is available again.")
+                    _logger.warning("The stream of events is available again.")
                 self.problem = None
 
     def summary(self) -> str:
@@ -128,7 +130,7 @@ class EventConsumer:
                 f"{unread} entries of the stream are not read yet, and "
                 f"{backlog.unacknowledged} are not stored yet"
             )
-        logging.info("%s; %s", self.summary(), waiting)
+        _logger.info("%s; %s", self.summary(), waiting)
 
     async def _step(self) -> None:
         read = self._sorted(await self._reader.read())
@@ -157,7 +159,7 @@ class EventConsumer:
                 _log_rejected(entry, error)
         if found.max_seconds_ahead and self._clock() >= self._next_warning:
             self._next_warning = self._clock() + _SECONDS_BETWEEN_WARNINGS
-            logging.warning(
+            _logger.warning(
                 "Events of the stream are up to %.0f s ahead of the clock of this host. They wait "
                 "in the stream until they are at most %g s ahead. Check the clocks.",
                 found.max_seconds_ahead,
@@ -182,7 +184,7 @@ def _event(entry: users.StreamEntry, now: float) -> requests.Event:
 
 def _log_rejected(entry: users.StreamEntry, error: Exception) -> None:
     text = (entry.event or b"").decode(errors="replace")
-    logging.error(
+    _logger.error(
         "Entry %s of the stream was rejected: %s Its text begins: %r",
         entry.entry_id.decode(),
         " ".join(str(error).split()),

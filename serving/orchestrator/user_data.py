@@ -25,6 +25,8 @@ from serving.config import UserStoreConfig
 from serving.orchestrator import service_metrics
 from serving.users import CircuitBreaker, StoredEvent, User
 
+_logger = logging.getLogger(__name__)
+
 _Result = TypeVar("_Result")
 
 FOUND, UNKNOWN, LATE, FAILED = "found", "unknown", "late", "failed"
@@ -261,7 +263,7 @@ class UserData:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._drop(sum(map(len, self._queue)))
         self._queue.clear()
-        logging.error(
+        _logger.error(
             "The user store did not finish within %g s of the end of the service.", _CLOSE_SECONDS
         )
 
@@ -271,7 +273,7 @@ class UserData:
 
     def _log_dropped(self) -> None:
         if self._num_dropped:
-            logging.error(
+            _logger.error(
                 "%d impressions were dropped, because the user store did not accept them in time. "
                 "Frequency caps do not count them.",
                 self._num_dropped,
@@ -291,12 +293,12 @@ class UserData:
                 self._logged.clear()
             if str(error) not in self._logged:
                 self._logged.add(str(error))
-                logging.error("%s", error)
+                _logger.error("%s", error)
             self._problems[use] = str(error), self._clock()
             self._observe_problem()
             raise
         if self._problems.pop(use, None) is not None and not self._recent_problems():
-            logging.warning("The user store can be used again.")
+            _logger.warning("The user store can be used again.")
         if not self._queue and not self._recent_problems():
             self._log_dropped()
         self._observe_problem()
@@ -396,7 +398,7 @@ class UserData:
     async def _check_settings(self) -> None:
         problem = await self._noted("settings", self._store.check_settings())
         if problem not in (None, self._settings_problem):
-            logging.warning("%s", problem)
+            _logger.warning("%s", problem)
         self._settings_problem = problem
         self._observe_problem()
 
@@ -409,7 +411,7 @@ class UserData:
                 failed = None
             except errors.UserStoreError as error:
                 if str(error) not in (failed, *self._recent_problems()):
-                    logging.warning("Expired users are not deleted yet: %s", error)
+                    _logger.warning("Expired users are not deleted yet: %s", error)
                 failed = str(error)
             await self._pause(_EXPIRE_SECONDS if failed is None else _PROBE_SECONDS)
 

@@ -17,6 +17,8 @@ from serving.releases.in_use import is_in_use, unused_releases
 from serving.releases.pointer import POINTER_FILE, Pointer, write_pointer
 from tfrecords import files
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseChange:
@@ -284,7 +286,7 @@ def _drop_index(base: pathlib.Path, version: int) -> None:
         release = manifest.read(base, version)
     except errors.BundleError as error:
         # A damaged release is removed, too.
-        logging.warning("A collection in Milvus, if release %d has one, stays: %s", version, error)
+        _logger.warning("A collection in Milvus, if release %d has one, stays: %s", version, error)
         return
     index.drop_index(release.index)
 

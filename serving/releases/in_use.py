@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from serving import manifest
 from tfrecords import files
 
+_logger = logging.getLogger(__name__)
+
 # Another process may hold the lock for a moment to run the same check.
 _LOCK_TIMEOUT_SECONDS = 0.01
 
@@ -34,7 +36,7 @@ def hold(base: pathlib.Path, version: int) -> contextlib.ExitStack:
             is_there = False
         except OSError as error:
             # Prune raises an error on such a file system.
-            logging.warning(
+            _logger.warning(
                 "%s cannot be locked (%s). Do not prune releases that are in use.", path, error
             )
             return contextlib.ExitStack()

@@ -23,6 +23,8 @@ from serving import errors, index, manifest
 from serving.releases import embedded_ads, parts, pointer
 from tfrecords import files
 
+_logger = logging.getLogger(__name__)
+
 STAGING = ".staging-"
 _LAST_VERSION = ".last_version"
 
@@ -98,7 +100,7 @@ def _publish(
                 try:
                     index.drop_index(content.index)
                 except errors.IndexUnavailableError as error:
-                    logging.warning("The collection of the release stays: %s", error)
+                    _logger.warning("The collection of the release stays: %s", error)
             raise
     finally:
         for part in parts.PARTS:
@@ -213,7 +215,7 @@ def _remove_leftover(
     try:
         remove(path)
     except OSError as error:
-        logging.warning("%s is left over, and cannot be removed (%s). Remove it.", path, error)
+        _logger.warning("%s is left over, and cannot be removed (%s). Remove it.", path, error)
 
 
 def exclusive(root: pathlib.Path, wait_seconds: float) -> contextlib.AbstractContextManager[None]:

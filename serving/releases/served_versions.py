@@ -14,6 +14,8 @@ from serving import errors, manifest, model_config
 from serving.releases import bundle, in_use
 from tfrecords import files
 
+_logger = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.5
 
 
@@ -118,7 +120,7 @@ class ServedVersions:
                 self.update()
             except Exception as error:  # Later promotions must be followed.
                 if str(error) != problem:
-                    logging.warning("The versions of the model server were not updated: %s", error)
+                    _logger.warning("The versions of the model server were not updated: %s", error)
                 problem = str(error)
             else:
                 problem = None

@@ -21,6 +21,8 @@ from serving import requests
 from serving.config import UserStoreConfig
 from tfrecords.schema import LABELS
 
+_logger = logging.getLogger(__name__)
+
 IMPRESSION = "impression"
 # Longer than requests, queues and resent events take.
 ERASED_SECONDS = 3600.0
@@ -186,7 +188,7 @@ def note_change(name: str, before: float | None, after: float) -> None:
         after: Time to live of the service, in seconds.
     """
     if before not in (None, after):
-        logging.warning(
+        _logger.warning(
             "The user store %s kept users and events for %g days; --user_ttl_days of this service "
             "makes it %g days.",
             name,

@@ -23,6 +23,8 @@ from serving.index.milvus import connection, milvus_fields
 from serving.index.milvus.milvus_index import NUM_PARTS, MilvusIndex
 from tfrecords import files, terminal
 
+_logger = logging.getLogger(__name__)
+
 _POLL_SECONDS = 0.5
 # A build that gets no further for so long has stopped: its server has no room, or lost a node.
 _STALLED_SECONDS = 1800.0
@@ -102,7 +104,7 @@ def drop_unfinished(path: pathlib.Path | None) -> None:
         try:
             drop({"milvus": notes})
         except errors.BundleError as error:
-            logging.warning("An unfinished collection was left behind: %s", error)
+            _logger.warning("An unfinished collection was left behind: %s", error)
 
 
 def _filled(client: Any, notes: _Notes, embeddings: np.ndarray, ads: pa.Table) -> str:

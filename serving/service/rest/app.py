@@ -47,6 +47,8 @@ from serving.service.rest import (
 )
 from serving.service.rest.openapi import RESPONSE_HEADERS, openapi_document, refusals
 
+_logger = logging.getLogger(__name__)
+
 _Described = Annotated[ReleaseName, fastapi.Query(description="Release to describe.")]
 
 
@@ -249,4 +251,4 @@ async def _verify(router: release_router.ReleaseRouter, timeout_seconds: float =
     try:
         await router.stable.verify_ranker(timeout_seconds)
     except errors.RankerError as error:
-        logging.info("The ranker is not verified: %s", error)
+        _logger.info("The ranker is not verified: %s", error)
