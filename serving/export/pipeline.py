@@ -124,6 +124,8 @@ class Pipeline:
         if source.files.log[0] != synthetic.SyntheticLog(self.path("synthetic")).log:
             self._print(f"[1/{len(STEPS)}] using a log of format {source.format}")
         data_set = self._whole_data_set()
+        if data_set is not None:
+            self._forget_unless_converted(data_set)
 
         def run() -> None:
             self._card_page.unlink(missing_ok=True)
@@ -138,6 +140,7 @@ class Pipeline:
         redone = self._once("data", f"converting {source}", inputs, run)
         if data_set is None or redone:
             data_set = self.data_set()
+            self._write_note("data", {**self._note("data"), "checksum": data_set.checksum})
         self._print(_describe(data_set))
         if self._card_page.is_file():
             self._print(f"      data card: {self._card_page}")
@@ -152,8 +155,8 @@ class Pipeline:
             inputs = {"directory": str(directory)}
             self._write_note("data", {"inputs": inputs, "finished": True, "seconds": 0.0})
             self._print(f"[2/{len(STEPS)}] using the data set {directory}")
-        elif "directory" in self._last_inputs("data"):
-            self._note_path("data").unlink()
+        else:
+            self._forget_unless_converted(data_set)
 
     def train_ranker(
         self,
@@ -482,6 +485,11 @@ class Pipeline:
         """Returns a checksum of the description that a training writes last, or None before it."""
         path = self.path(step) / PRODUCTS[step]
         return files.sha256(path)[:16] if path.is_file() else None
+
+    def _forget_unless_converted(self, data_set: reader.DataSet) -> None:
+        """Forgets the last conversion if another one, such as from Python, wrote the data set."""
+        if self._note("data").get("checksum") != data_set.checksum:
+            self._note_path("data").unlink(missing_ok=True)
 
     def _whole_data_set(self) -> reader.DataSet | None:
         """Returns the data set or None; removes one with a missing or altered file."""

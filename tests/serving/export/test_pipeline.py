@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
+import tfrecords
 from serving import export, index
 from serving.export import evaluated_index
 from tfrec import config, retrieval
@@ -65,6 +67,18 @@ def test_a_file_that_is_given_for_another_split_is_converted_again(source, tmp_p
     assert sizes[0][0] == sizes[1][1] == 20
     joined = dataclasses.replace(source, path=(source.path, more))
     assert steps.convert(joined, config.ConvertConfig()).description.split.kind == "order"
+
+
+def test_a_log_is_converted_again_if_a_frame_has_replaced_its_data_set(source, tmp_path):
+    steps = export.Pipeline(tmp_path / "work")
+    steps.convert(source, config.ConvertConfig())
+    frame = pd.read_csv(source.path)
+    other = tfrecords.from_pandas(frame[:50], source.schema, steps.path("data"), progress=False)
+    assert steps.convert(source, config.ConvertConfig()).description.source.lines == 100
+    note = steps.workdir / "steps" / "data.json"
+    assert note.is_file()
+    steps.use(other)
+    assert not note.exists()
 
 
 @pytest.mark.parametrize(
