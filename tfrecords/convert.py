@@ -203,6 +203,7 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
         events=events,
         ads_table=fitted.ads.table_keys,
         users_table=work.users_table(parsed),
+        **sources_of_encoders(source.schema),
     )
     work.finish(split, fitted, packer, described, splits)
 

@@ -417,9 +417,8 @@ class Pipeline:
             )
 
     def _check_encoders(self, data_set: reader.DataSet) -> None:
-        converted = self._last_inputs("data").get("encoder_sources")
-        current = convert.sources_of_encoders(data_set.schema).get("encoder_sources")
-        if converted not in (None, current):
+        converted = data_set.description.source.encoder_sources
+        if convert.sources_of_encoders(data_set.schema).get("encoder_sources", {}) != converted:
             raise ValueError(
                 f"{data_set.directory}: the source of a text encoder has changed since the log was "
                 "converted, so that a release would not encode texts as the models know them. "

@@ -130,6 +130,7 @@ class SourceDescription(pydantic.BaseModel):
         events: Outcomes of the rows of a log of events; None: another log.
         ads_table: Keys of the table of ads, or None.
         users_table: Keys of the table of users, or None.
+        encoder_sources: Text encoder -> digest of its source, if any of them is custom.
     """
 
     path: str
@@ -140,6 +141,7 @@ class SourceDescription(pydantic.BaseModel):
     events: EventCounts | None = None
     ads_table: TableKeys | None = None
     users_table: TableKeys | None = None
+    encoder_sources: dict[str, str | None] = {}
 
 
 class DataSetDescription(pydantic.BaseModel):

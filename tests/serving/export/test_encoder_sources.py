@@ -4,8 +4,10 @@ import dataclasses
 import importlib
 import sys
 
+import pandas as pd
 import pytest
 
+import tfrecords
 from serving import export
 from tfrec.config import ConvertConfig
 from tfrecords import convert
@@ -48,7 +50,11 @@ def inputs_of(tmp_path, monkeypatch):
     return run
 
 
-def test_no_release_has_a_text_encoder_that_has_changed_since_the_conversion(tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_frame", [False, True])
+def test_no_release_has_a_text_encoder_that_has_changed_since_the_conversion(
+    is_frame, tmp_path, monkeypatch
+):
+    monkeypatch.delitem(sys.modules, "changed_encoder", raising=False)
     module = tmp_path / "changed_encoder.py"
     encoder = (
         "import tensorflow as tf\nfrom tfrecords import texts\n\n"
@@ -62,8 +68,12 @@ def test_no_release_has_a_text_encoder_that_has_changed_since_the_conversion(tmp
     title = dataclasses.replace(TITLE, encoder="changed_encoder:Own")
     schema = dataclasses.replace(SCHEMA, fields=(SCHEMA.fields[0], title))
     steps = export.Pipeline(tmp_path / "work", progress=False)
-    source = convert.Source(tmp_path / "log.csv", schema, "tabular")
-    data_set = steps.convert(source, ConvertConfig())
+    if is_frame:
+        rows = pd.read_csv(tmp_path / "log.csv")
+        data_set = tfrecords.from_pandas(rows, schema, steps.path("data"), progress=False)
+    else:
+        source = convert.Source(tmp_path / "log.csv", schema, "tabular")
+        data_set = steps.convert(source, ConvertConfig())
     with pytest.raises(FileNotFoundError, match="train_retrieval"):
         steps.export(data_set, None)
     module.write_text(f"{encoder}    # changed\n")
