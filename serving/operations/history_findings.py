@@ -13,6 +13,7 @@ the inputs that it would be trained on. A difference has a cause:
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import math
@@ -21,11 +22,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serving import impressions, releases
+from serving import impressions, live, releases
 from serving.config import UserStoreConfig
 from serving.operations import event_lines, findings
 from tfrecords import histories, schema
@@ -321,14 +321,13 @@ def _events(
 def _values(
     plan: schema.Schema, ad_ids: Iterable[str], release: releases.Bundle
 ) -> dict[str, dict[str, str]]:
-    """Returns the values of the listed fields of ads."""
+    """Returns the values of the listed fields of ads, which include live ones."""
     listed, ids = histories.listed_fields(plan), sorted(ad_ids)
     if not listed:
         return {}
-    rows = release.ad_index.find(ids)
-    known = np.flatnonzero(rows >= 0)
-    shown = release.ad_index.listed(rows[known])
+    with contextlib.closing(live.LiveIndex(release)) as updated:
+        known = updated.view().values(ids, listed)
     return {
-        ids[at]: {name: ad.fields[name] for name in listed if ad.fields.get(name)}
-        for at, ad in zip(known.tolist(), shown, strict=True)
+        ad_id: {name: known[name][ad_id][0] for name in listed if known[name].get(ad_id)}
+        for ad_id in ids
     }
