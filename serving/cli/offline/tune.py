@@ -65,15 +65,17 @@ def main() -> None:
     defaults = dataclasses.replace(stage.defaults, **_given(stage.name))
     stage = dataclasses.replace(stage, defaults=defaults)
     directory = workdir / "tuning" / stage.name
-    tuned = tuning.tune(
-        stage,
-        export.Pipeline(workdir).data_set(),
-        directory,
-        60 * FLAGS.minutes,
-        FLAGS.seed,
-        FLAGS.max_trials,
-        progress=not FLAGS.json,
-    )
+    steps = export.Pipeline(workdir)
+    with steps.locked():
+        tuned = tuning.tune(
+            stage,
+            steps.data_set(),
+            directory,
+            60 * FLAGS.minutes,
+            FLAGS.seed,
+            FLAGS.max_trials,
+            progress=not FLAGS.json,
+        )
     if FLAGS.json:
         command_line.print_json(tuned.to_json())
         return

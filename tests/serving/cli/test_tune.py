@@ -3,11 +3,13 @@
 import dataclasses
 import pathlib
 import shlex
+from concurrent import futures
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from serving import export
 from serving.cli import entry
 from tfrec import tuning
 
@@ -37,3 +39,14 @@ def test_the_trials_are_ranked_and_the_command_has_the_best_options(stage, scrip
     parsed = dict(one.removeprefix("--").split("=") for one in given)
     typed = {name: types[name](value) for name, value in parsed.items()}
     assert typed == {**best, "epochs": 5}
+
+
+def test_a_work_directory_in_use_is_not_tuned(script, tmp_path):
+    main = script(entry.MODULES["tune"]).main
+    with (
+        flagsaver.flagsaver(workdir=str(tmp_path)),
+        export.Pipeline(tmp_path).locked(),
+        futures.ThreadPoolExecutor(1) as thread,
+        pytest.raises(BlockingIOError, match="is working in"),
+    ):
+        thread.submit(main).result()
