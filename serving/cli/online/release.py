@@ -144,12 +144,13 @@ def _warn_of_missing_updates(base: pathlib.Path, updated: int, started: int | No
 def _publish(base: pathlib.Path) -> None:
     from serving import releases, workflow
 
-    source = pathlib.Path(FLAGS.source or FLAGS.workdir)
+    source, source_version = pathlib.Path(FLAGS.source or FLAGS.workdir), FLAGS.source_version
     if (source / "steps").is_dir():
-        if FLAGS.source_version is not None:
+        if source_version is not None:
             raise ValueError("--source_version requires a base directory of bundles as --source.")
         # Exported if needed.
-        source = workflow.open_stages(source).export(force=FLAGS.force).base
+        exported = workflow.open_stages(source).export(force=FLAGS.force)
+        source, source_version = exported.base, exported.version
     elif not (source / "manifests").is_dir() and (source / "bundle" / "manifests").is_dir():
         source = source / "bundle"
     if source.resolve() == base.resolve():
@@ -158,7 +159,7 @@ def _publish(base: pathlib.Path) -> None:
     else:
         version = releases.copy_release(
             source,
-            FLAGS.source_version,
+            source_version,
             base,
             gate=_check,
             wait_seconds=FLAGS.wait_seconds,

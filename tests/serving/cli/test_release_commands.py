@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 
 import children
 import httpx
@@ -33,6 +34,7 @@ from serving import (
     orchestrator,
     process,
     releases,
+    workflow,
 )
 from serving.cli import entry
 from serving.config import HttpConfig
@@ -413,6 +415,19 @@ def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, 
     call("release", flag, "--action=promote", "--version=3")
     assert call("release", flag, "--action=prune", "--keep=1") == (0, "removed: 1\n")
     assert manifest.versions(target) == [2, 3]
+
+
+def test_a_publish_copies_what_a_work_directory_exports_not_its_stable_release(
+    base, call, tmp_path, monkeypatch
+):
+    releases.promote(base, 1)
+    (tmp_path / "steps").mkdir()
+    exported = workflow.ExportedRelease(base, 2)
+    stages = types.SimpleNamespace(export=lambda force: exported)
+    monkeypatch.setattr(workflow, "open_stages", lambda _: stages)
+    call("release", f"--bundle={tmp_path}/target", "--action=publish", f"--source={tmp_path}")
+    published = manifest.read(tmp_path / "target", 1)
+    assert published.training_id == manifest.read(base, 2).training_id
 
 
 def live_ids(base, version, ids):
