@@ -19,7 +19,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from serving import client, export, releases
+from serving import client, export
 from serving.config import OrchestratorConfig
 from serving.index import IndexConfig
 from tfrec import evaluation
@@ -115,8 +115,8 @@ class TrainedStages:
                 f"{type(report).__name__}. Give the configuration of an index as index=."
             )
         report = report or self.evaluate(index=index)
-        base = self.steps.export(self.data_set, report, index, force, candidate_parts)
-        return ExportedRelease(base, releases.latest(base))
+        version = self.steps.export(self.data_set, report, index, force, candidate_parts)
+        return ExportedRelease(self.steps.path("bundle"), version)
 
 
 def train(

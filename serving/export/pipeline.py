@@ -101,12 +101,12 @@ class Pipeline:
         config = config or synthetic.WorldConfig()
         inputs = {"n_samples": n_samples, **dataclasses.asdict(config)}
         directory = self.path("synthetic")
-        self._once(
-            "synthetic",
-            f"writing a synthetic log of {n_samples:,} impressions",
-            inputs,
-            lambda: synthetic.write_log(directory, n_samples, config),
-        )
+
+        def write() -> None:
+            synthetic.write_log(directory, n_samples, config)
+
+        title = f"writing a synthetic log of {n_samples:,} impressions"
+        self._once("synthetic", title, inputs, write)
         log = synthetic.SyntheticLog(directory)
         return convert.Source(log.log, load_schema(log.schema), log.format, ads_path=log.ads)
 
@@ -127,7 +127,7 @@ class Pipeline:
         if data_set is not None:
             self._forget_unless_converted(data_set)
 
-        def run() -> None:
+        def run() -> dict[str, Any]:
             self._card_page.unlink(missing_ok=True)
             convert.convert(
                 source,
@@ -136,11 +136,11 @@ class Pipeline:
                 workers=workers,
                 progress=self.progress,
             )
+            return {"checksum": reader.DataSet(self.path("data")).checksum}
 
         redone = self._once("data", f"converting {source}", inputs, run)
         if data_set is None or redone:
             data_set = self.data_set()
-            self._write_note("data", {**self._note("data"), "checksum": data_set.checksum})
         self._print(_describe(data_set))
         if self._card_page.is_file():
             self._print(f"      data card: {self._card_page}")
@@ -303,8 +303,10 @@ class Pipeline:
         config: IndexConfig | None = None,
         force: bool = False,
         candidate_parts: int | None = None,
-    ) -> pathlib.Path:
+    ) -> int:
         """Publishes both stages as the next release bundle, if the export gate allows it.
+
+        Returns the version of the release.
 
         Args:
             data_set: The data set that both were trained on.
@@ -327,14 +329,14 @@ class Pipeline:
             "candidate_parts": candidate_parts,
         }
 
-        def publish() -> None:
+        def publish() -> dict[str, Any]:
             self._check_encoders(data_set)
             models = self.models(data_set)
             judged = release_gate.check(base, data_set, models, self.workdir, force)
             for kind in ("refusals", "notes"):
                 for line in judged["gate"][kind]:
                     self._print(_wrapped(f"{'forced: ' if kind == 'refusals' else ''}{line}"))
-            release_export.export_release(
+            release = release_export.export_release(
                 base,
                 data_set,
                 models.two_tower,
@@ -346,15 +348,17 @@ class Pipeline:
                 models.judged,
                 self.workdir / "embedded_ads",
             )
+            return {"version": release.version}
 
         # Earlier releases stay, since a version is never used twice.
         self._once("bundle", "exporting a release bundle", inputs, publish, keep=True)
-        latest, stable = releases.latest(base), releases.stable(base)
-        stays = "" if latest == stable else f"; {stable} stays stable, see tfrec release"
-        self._print(f"release {latest} in {base}{stays}")
-        for line in head_lines.published_heads(manifest.read(base, latest)):
+        # Releases of other work directories may have been published here since.
+        version, stable = self._note("bundle")["version"], releases.stable(base)
+        stays = "" if version == stable else f"; {stable} stays stable, see tfrec release"
+        self._print(f"release {version} in {base}{stays}")
+        for line in head_lines.published_heads(manifest.read(base, version)):
             self._print(_wrapped(line))
-        return base
+        return version
 
     def models(self, data_set: reader.DataSet) -> evaluation.Models:
         """Loads the trained stages.
@@ -546,15 +550,19 @@ class Pipeline:
         step: str,
         title: str,
         inputs: dict[str, Any],
-        work: Callable[[], Any],
+        work: Callable[[], dict[str, Any] | None],
         keep: bool = False,
     ) -> bool:
-        """Runs a step unless it is finished with the same inputs; returns whether it ran."""
+        """Runs a step unless it is finished with the same inputs; returns whether it ran.
+
+        `work` may return further values of the note.
+        """
         inputs = json.loads(json.dumps(inputs, default=str))
         note = self._note(step)
         number = _number(step)
         is_unchanged = note.get("inputs") == inputs
-        if is_unchanged and note.get("finished") and any(self.path(step).glob(PRODUCTS[step])):
+        product = PRODUCTS[step].replace("*", str(note.get("version")))
+        if is_unchanged and note.get("finished") and (self.path(step) / product).is_file():
             self._print(f"{number} {title}: finished before, unchanged")
             return False
         with self.locked():
@@ -563,9 +571,11 @@ class Pipeline:
                 shutil.rmtree(self.path(step), ignore_errors=True)
             self._write_note(step, {"inputs": inputs, "finished": False})
             started = time.perf_counter()
-            work()
+            result = work() or {}
             seconds = time.perf_counter() - started
-            self._write_note(step, {"inputs": inputs, "finished": True, "seconds": seconds})
+            self._write_note(
+                step, {"inputs": inputs, "finished": True, "seconds": seconds, **result}
+            )
         self._print(f"      {seconds:.1f} s")
         return True
 

@@ -128,7 +128,8 @@ def test_own_models_are_evaluated_exported_and_served(workdir):
     data_set, flat = steps.data_set(), IndexConfig(kind="Flat")
     report = steps.evaluate(data_set, EvaluationConfig(resamples=20), flat)
     assert report.ranker["click"].metrics["auc"].value > 0.5
-    base = steps.export(data_set, report, flat, force=True)
+    steps.export(data_set, report, flat, force=True)
+    base = steps.path("bundle")
     request = data_set.sample_requests()[0]
     with LocalClient(base) as client:
         answer = client.recommend(

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import tfrec
 import tfrecords
-from serving import workflow
+from serving import releases, workflow
 from serving.index import IndexConfig
 from tfrec import ranking, retrieval
 
@@ -201,6 +201,18 @@ def test_what_is_done_is_not_done_again_and_the_work_directory_can_be_opened(
     assert opened.evaluate() == stages.evaluate()
     assert opened.export() == release == workflow.ExportedRelease(workdir / "bundle", 1)
     assert (release.base / "manifests" / "1.json").read_bytes() == before
+
+
+def test_an_export_returns_its_own_release_although_others_were_published(
+    stages, release, tmp_path
+):
+    workdir = shutil.copytree(stages.steps.workdir, tmp_path / "copy")
+    base = workdir / "bundle"
+    releases.copy_release(release.base, 1, base)
+    opened = workflow.open_stages(workdir, progress=False)
+    assert opened.export() == workflow.ExportedRelease(base, 1)
+    (base / "manifests" / "1.json").unlink()
+    assert opened.export(force=True) == workflow.ExportedRelease(base, 3)
 
 
 class Reached(Exception):
