@@ -5,6 +5,7 @@ sync client never suspend, so `run_at_once` runs them without an event loop.
 """
 
 import dataclasses
+import ipaddress
 import math
 import random
 import ssl
@@ -100,7 +101,7 @@ def options(
         raise _bad_url(base_url) from error
     if url.scheme not in ("http", "https") or not url.host:
         raise _bad_url(base_url)
-    context: bool | ssl.SSLContext = verify is not False
+    context: bool | ssl.SSLContext = verify is not False and httpx.create_ssl_context()
     if isinstance(verify, str):
         try:
             context = ssl.create_default_context(cafile=verify)
@@ -114,7 +115,16 @@ def options(
         "limits": httpx.Limits(keepalive_expiry=_KEEPALIVE_SECONDS),
         "headers": {"authorization": f"Bearer {token}"} if token else {},
         "verify": context,
+        # The proxy of http_proxy does not reach this host's loopback.
+        "trust_env": not _is_loopback(url.host),
     }
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def event_batch(events: Iterable[Event | EventFields]) -> EventBatch:

@@ -129,6 +129,15 @@ def test_nothing_at_the_address():
         service.health()
 
 
+def test_a_service_of_this_host_is_not_called_through_a_proxy(service_url, monkeypatch):
+    # Nothing listens at port 9, and httpx lacks what a SOCKS proxy needs.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    for url in (service_url, service_url.replace("127.0.0.1", "localhost")):
+        with client.Client(url, timeout_seconds=30) as service:
+            assert service.health()
+
+
 def test_messages_do_not_have_the_password_of_a_url():
     address = f"127.0.0.1:{serving_fixtures.free_port()}"
     for url, shown in (
