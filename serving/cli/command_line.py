@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import json
 import logging
 import os
@@ -74,6 +75,9 @@ def silent_if_output_is_closed() -> Iterator[None]:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A report may have characters that the encoding of the terminal lacks.
+        sys.stdout.reconfigure(errors="replace")
     try:
         try:
             yield

@@ -177,6 +177,23 @@ def test_an_error_of_a_plugin_names_its_line(tmp_path):
     assert done.stderr.startswith(expected.format(tmp_path / "own.py"))
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii:surrogateescape"])
+def test_a_character_that_the_terminal_lacks_ends_no_command(tmp_path, encoding):
+    (tmp_path / "job.py").write_text(
+        "from serving.cli import command_line\n\n\ndef main():\n    print('0.1 \u2013 0.2')\n"
+        "\n\ncommand_line.run(main)\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, tmp_path / "job.py"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0.1 ? 0.2\n", "")
+
+
 @pytest.fixture(scope="module")
 def flags_alone():
     """Maps each command to what it said and whether it imported TensorFlow."""
