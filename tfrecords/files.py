@@ -32,7 +32,8 @@ def replacing(path: pathlib.Path, durable: bool = False) -> Iterator[pathlib.Pat
     """Yields a temporary path, and renames it to `path` at the end of the block.
 
     A block that raises removes the temporary file or directory and leaves `path` as it was.
-    Only one process at a time may write a path.
+    Only one process at a time may write a path. A link stays, and the file that it leads to is
+    replaced. A device or a pipe, such as /dev/null, is written to directly.
 
     Args:
         path: File to replace, or a directory that does not exist.
@@ -41,6 +42,10 @@ def replacing(path: pathlib.Path, durable: bool = False) -> Iterator[pathlib.Pat
     Raises:
         OSError: The file cannot be written.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.partial")
     remove(temporary)
     try:

@@ -39,6 +39,23 @@ def test_what_a_killed_process_left_is_written_over(tmp_path):
     assert sorted(own.name for own in tmp_path.iterdir()) == ["a", "directory"]
 
 
+def test_a_link_stays_and_leads_to_the_new_file(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "file")
+    for content in ("old", "new"):
+        files.write(link, content)
+        assert (link.is_symlink(), (tmp_path / "file").read_text()) == (True, content)
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write(pipe, "x")
+    assert (os.read(reader, 2), pipe.is_fifo()) == (b"x", True)
+    os.close(reader)
+
+
 def full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
