@@ -26,7 +26,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tfrecords import conversion, formats, reader, records, schema, terminal, texts
+from tfrecords import conversion, files, formats, reader, records, schema, terminal, texts
 from tfrecords.splits import SplitOptions
 
 # A few bad rows in a small file do not mean that the file is wrong.
@@ -153,7 +153,7 @@ def convert(
                     raise
             space.publish()
     except Exception as error:
-        if not conversion.is_disk_full(error):
+        if not files.is_disk_full(error):
             raise
         raise OSError(
             f"The disk of {directory} is full ({error}). Free some space, about the size of the "

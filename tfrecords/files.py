@@ -6,6 +6,7 @@ are `flock` locks: the system releases them when the process that holds them end
 """
 
 import contextlib
+import errno
 import fcntl
 import fnmatch
 import hashlib
@@ -101,6 +102,13 @@ def write_json(
         TypeError: A value cannot be written as JSON.
     """
     write(path, json.dumps(value, indent=1, default=default) + "\n", durable)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Returns whether an error means that the disk is full."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # TensorFlow's errors have no errno.
+    return full or any(os.strerror(n) in str(error) for n in (errno.ENOSPC, errno.EFBIG))
 
 
 def read_array(path: pathlib.Path, mapped: bool = False) -> np.ndarray:

@@ -29,6 +29,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tfrecords import files
 from tfrecords.events import Events, events_from_json, events_json
 from tfrecords.fields import (
     AD,
@@ -555,7 +556,7 @@ def load_schema(path: str | pathlib.Path) -> Schema:
 
 def save_schema(schema: Schema, path: str | pathlib.Path) -> None:
     """Writes a schema file that `load_schema` reads back."""
-    pathlib.Path(path).write_text(json.dumps(schema.to_json(), indent=2) + "\n", encoding="utf-8")
+    files.write(pathlib.Path(path), json.dumps(schema.to_json(), indent=2) + "\n")
 
 
 def shown_text(values: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Runs a command: parses its flags and reports errors as one line."""
 
 import contextlib
+import errno
 import functools
 import io
 import json
@@ -17,7 +18,7 @@ from absl import logging as absl_logging
 import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
 from serving import errors
 from serving.cli import flag_messages
-from tfrecords import plugins
+from tfrecords import files, plugins
 
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError, errors.ServingError)
@@ -43,12 +44,13 @@ def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
             sys.stdout.flush()
         except BrokenPipeError:
             raise
-        except _EXPECTED_ERRORS as error:
-            if flags.FLAGS.debug:
-                raise
-            flag_messages.fail(_message_of(error))
         except KeyboardInterrupt:
             sys.exit("Interrupted. Run the same command again to continue.")
+        except Exception as error:
+            is_expected = isinstance(error, _EXPECTED_ERRORS) or files.is_disk_full(error)
+            if flags.FLAGS.debug or not is_expected:
+                raise
+            flag_messages.fail(_message_of(error))
 
     parse = functools.partial(
         flag_messages.parse, command=command, known_only=other_flags is not None
@@ -174,5 +176,8 @@ def _message_of(error: Exception) -> str:
     message = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
         message = f"{error.filename}: {error.strerror}."
+    elif not isinstance(error, _EXPECTED_ERRORS) or getattr(error, "errno", None) == errno.ENOSPC:
+        # Errors of TensorFlow and Arrow.
+        message = f"The disk is full ({message}). Free some space, and run the same command again."
     place = plugins.place_of(error)
     return message if place is None else f"{message}\n  ({place}; --debug shows the traceback)"

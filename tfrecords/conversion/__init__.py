@@ -14,7 +14,6 @@ from tfrecords.conversion.stages import (
 from tfrecords.conversion.workspace import (
     Workspace,
     check_output,
-    is_disk_full,
     lock_directory,
 )
 
@@ -27,7 +26,6 @@ __all__ = [
     "Workspace",
     "ads_of_table",
     "check_output",
-    "is_disk_full",
     "load_split",
     "lock_directory",
     "save_split",

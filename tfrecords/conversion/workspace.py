@@ -6,9 +6,7 @@ over.
 """
 
 import contextlib
-import errno
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -142,13 +140,6 @@ def in_threads(
             yield pending.pop(0).result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Returns whether an error means that the disk is full."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    # TensorFlow's errors have no errno.
-    return full or any(os.strerror(n) in str(error) for n in (errno.ENOSPC, errno.EFBIG))
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecords import formats, schema, terminal
+from tfrecords import files, formats, schema, terminal
 from tfrecords.schema_inference import (
     column_roles,
     computed_fields,
@@ -367,7 +367,7 @@ def write_proposal(
         raise FileExistsError(f"{target_path} exists. Move it, or name another file.")
     proposal, notes, roles = _propose(formats.expand_paths(data_path), users, ads)
     target_path.parent.mkdir(parents=True, exist_ok=True)
-    target_path.write_text(_text(proposal), encoding="utf-8")
+    files.write(target_path, _text(proposal))
     has_clicks = bool((roles.clicked() == 1).any())
     command = _command(data_path, users, ads, target_path, proposal["name"])
     if split := _split(roles):

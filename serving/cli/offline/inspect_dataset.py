@@ -20,14 +20,14 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    from tfrecords import card, reader
+    from tfrecords import card, files, reader
 
     workdir = pathlib.Path(FLAGS.workdir)
     directory = pathlib.Path(FLAGS.data) if FLAGS.data else workdir / "data"
     output = pathlib.Path(FLAGS.output or directory.parent / "data_card.html")
     built = card.build_card(reader.DataSet(directory))
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(card.render_html(built), encoding="utf-8")
+    files.write(output, card.render_html(built))
     if FLAGS.json:
         print(built.model_dump_json())
     else:

@@ -14,7 +14,6 @@ its reason.
 """
 
 import dataclasses
-import json
 import pathlib
 
 from absl import flags
@@ -22,7 +21,7 @@ from absl import flags
 from serving import index
 from serving.cli import command_line
 from serving.cli.flags import tuning_flags
-from tfrecords import terminal
+from tfrecords import files, terminal
 
 flags.DEFINE_bool("json", False, "Print only the choice and all trials, as JSON.")
 flags.DEFINE_bool("all", False, "Print every trial.")
@@ -61,7 +60,7 @@ def main() -> None:
     for path in filter(None, (FLAGS.output, FLAGS.plot)):
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     if FLAGS.output:
-        pathlib.Path(FLAGS.output).write_text(json.dumps(as_json(choice), indent=1) + "\n")
+        files.write_json(pathlib.Path(FLAGS.output), as_json(choice))
     if FLAGS.plot:
         plot(choice, FLAGS.plot)
 

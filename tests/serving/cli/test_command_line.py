@@ -178,6 +178,24 @@ def test_an_error_of_a_plugin_names_its_line(tmp_path):
 
 
 @pytest.mark.process
+def test_a_full_disk_is_named_although_tensorflow_met_it(tmp_path):
+    # A limit on the size of a file stands in for a disk that is full.
+    (tmp_path / "job.py").write_text(
+        "import resource\nimport tensorflow as tf\nfrom serving.cli import command_line\n\n\n"
+        "def main():\n    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))\n"
+        f"    tf.train.Checkpoint(a=tf.Variable([0.0] * 1_000)).write({str(tmp_path / 'a')!r})\n"
+        "\n\ncommand_line.run(main)\n"
+    )
+    done = scripts_in_forks.run(tmp_path / "job.py")
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: The disk is full \(.*/a.*; File too large.*\)\. Free some space, and run the same "
+        r"command again\.\n",
+        done.stderr,
+    )
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii:surrogateescape"])
 def test_a_character_that_the_terminal_lacks_ends_no_command(tmp_path, encoding):
     (tmp_path / "job.py").write_text(

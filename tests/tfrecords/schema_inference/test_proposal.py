@@ -1,5 +1,6 @@
 """Proposed schemas: roles, kinds, sides, what is left out, and that they convert as they are."""
 
+import errno
 import pathlib
 from typing import Any
 
@@ -461,6 +462,20 @@ def test_a_schema_that_exists_is_not_overwritten(tmp_path: pathlib.Path) -> None
     assert f"--schema_path={target}" in told
     with pytest.raises(FileExistsError, match="Move it, or name another file"):
         infer.write_proposal(str(log), None, None, target)
+
+
+def test_a_full_disk_leaves_no_schema(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: pathlib.Path, content: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = write(tmp_path / "log.csv", impressions())
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/schema\.json'"):
+        infer.write_proposal(str(log), None, None, tmp_path / "schema.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
 @pytest.mark.parametrize(
