@@ -442,7 +442,7 @@ def _sorted_keys(
         if vocabulary:
             values = tf.constant(list(vocabulary), tf.string)
             fingerprints = fingerprint(values).numpy()
-            if len(np.unique(fingerprints)) != len(fingerprints):
+            if (np.diff(np.sort(fingerprints)) == 0).any():
                 raise ValueError(
                     f"Field {field.name!r}: two vocabulary values share a 63-bit fingerprint. "
                     "Drop one of them or lower max_vocabulary_size."

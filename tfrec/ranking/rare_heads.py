@@ -25,7 +25,7 @@ import scipy.special
 
 from tfrec import calibration, layers, metrics
 from tfrec.heads import CLICK, HEADS, HeadKind
-from tfrecords import reader
+from tfrecords import columns, reader
 
 # Only the last clicked rows are kept, to bound time and memory.
 _MAX_ROWS = 200_000
@@ -51,7 +51,7 @@ def fit(
         return False
     sides = matrices(machine, rows.query, rows.ad)
     # Other ids, of which a log may have millions, have effects and vectors of 0, the most probable.
-    used = np.unique(np.concatenate([side.indices for side in sides]))
+    used = columns.distinct_numbers(np.concatenate([side.indices for side in sides]))
     if not len(used):  # Vectors and empty lists have no ids.
         return False
     intercept, fitted = fit_table(

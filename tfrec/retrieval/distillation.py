@@ -39,7 +39,7 @@ from tfrec import layers, training
 from tfrec.config import RetrievalConfig
 from tfrec.retrieval import reading, retrieval_model, towers, two_tower, weighted_query
 from tfrec.retrieval.retrieval_validation import RECALL_AT
-from tfrecords import reader, terminal
+from tfrecords import columns, reader, terminal
 from tfrecords.schema import NUM_CANDIDATES
 
 METRIC = "validation_utility_share"
@@ -139,7 +139,7 @@ class Lessons:
         for requests, drawn in zip(lessons, ad_rows, strict=True):
             drawn[:] = rng.choice(len(ads), num_ads, replace=False)
             if found is not None:
-                found_ads = np.unique(found[requests])
+                found_ads = columns.distinct_numbers(found[requests])
                 drawn[: num_ads // 2] = rng.choice(found_ads, num_ads // 2)
         values = terminal.map_with_progress(
             lambda lesson: teacher.values(queries[lessons[lesson]], ads[ad_rows[lesson]]),

@@ -171,10 +171,26 @@ def first_seen(chunks: Iterable[Strings]) -> Iterator[Strings]:
     """Yields the strings of each chunk that no chunk before it has."""
     known = np.empty(0, np.int64)
     for strings in chunks:
-        new = np.flatnonzero(~np.isin(strings.fingerprints, known))
+        new = np.flatnonzero(~contains(known, strings.fingerprints))
         new_strings = Strings(strings.values.take(pa.array(new)), strings.fingerprints[new])
-        known = np.union1d(known, new_strings.fingerprints)
+        known = np.sort(np.concatenate([known, new_strings.fingerprints]))
         yield new_strings
+
+
+def distinct_numbers(values: np.ndarray) -> np.ndarray:
+    """Returns the distinct values [V] of an array in ascending order.
+
+    With counts, `np.unique` sorts; without, it hashes, which takes up to 200 times longer.
+    """
+    return np.unique(values, return_counts=True)[0]
+
+
+def contains(ascending: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns whether each value [B] is in an ascending array [N], without sorting it again."""
+    if not len(ascending):
+        return np.zeros(len(values), bool)
+    indices = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return ascending[indices] == values
 
 
 def last_rows(codes: np.ndarray, count: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrecords import encoding
-from tfrecords.columns import Strings
+from tfrecords.columns import Strings, distinct_numbers
 from tfrecords.conversion import parsed_rows, workspace
 from tfrecords.schema import Field, Schema
 
@@ -60,7 +60,7 @@ def count_chunk(
             # A value counts once in a row.
             num_values = max(len(rows.strings[name]), 1)
             pairs = np.repeat(np.arange(len(lengths)), lengths) * num_values + codes
-            codes = np.unique(pairs[np.repeat(is_train, lengths)]) % num_values
+            codes = distinct_numbers(pairs[np.repeat(is_train, lengths)]) % num_values
         else:
             codes = rows.array(name)[train]
         counted = np.bincount(codes, minlength=len(rows.strings[name]))

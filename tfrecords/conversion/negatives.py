@@ -66,13 +66,13 @@ class NegativeSampler:
         keys = columns.hashes_of_pairs(log.users, log.ad_rows)
         so_far = [log.split <= index for index in range(len(SPLITS))]
         clicked = [log.clicked & logged for logged in so_far]
-        self._known = [np.unique(keys[is_clicked]) for is_clicked in clicked]
+        self._known = [columns.distinct_numbers(keys[is_clicked]) for is_clicked in clicked]
         num_clicks = np.count_nonzero(clicked[0])
         num_repeated = num_clicks - len(self._known[0])
         self.users_return = bool(num_repeated > label_counts.RETURNING_SHARE * num_clicks)
         if self.users_return:
             self._known = [keys[:0]] * len(SPLITS)
-        self._pool = [np.unique(log.ad_rows[is_clicked]) for is_clicked in clicked]
+        self._pool = [columns.distinct_numbers(log.ad_rows[is_clicked]) for is_clicked in clicked]
         if log.ad_features is not None:
             self._history = [_History(log, logged) for logged in so_far]
 
@@ -143,7 +143,8 @@ class NegativeSampler:
             tried = pool[rng.integers(len(pool), size=len(left))]
             tried_keys = self._in_request(owner[left], tried)
             pairs = columns.hashes_of_pairs(users[left], tried)
-            free = ~np.isin(pairs, known) & ~np.isin(tried_keys, taken)
+            free = ~columns.contains(known, pairs)
+            free &= ~columns.contains(np.sort(taken), tried_keys)
             first = np.zeros(len(left), bool)
             first[np.unique(tried_keys, return_index=True)[1]] = True
             free &= first
