@@ -18,6 +18,8 @@ from tfrecords.conversion.text_vectors import TextVectors
 from tfrecords.conversion.user_events import UserEvents
 from tfrecords.schema import LABELS, SIDES, Field, Schema
 
+_REQUESTS_AT_ONCE = 4_096
+
 
 def spec(fitted: encoding.FittedSchema) -> records.Spec:
     """Returns the record format of a fitted schema."""
@@ -150,21 +152,22 @@ class Packer:
         if not self._histories:
             return requests
         packed = {**requests, **_empty("query", self.spec.query_widths, len(times))}
-        encoded = {
-            name: events.encode(self._ids_of_events[name], requests[records.USER], times)
-            for name, events in self._histories.items()
-        }
-        logged = iter(self._columns("query"))
-        for field, field_columns in encoding.columns(self._schema.query_fields):
-            if field.name not in encoded:
-                _, name, span = next(logged)
-                parts = [requests[name][:, span]]
-            else:
-                parts = list(encoded[field.name])
-            starts = range(field_columns.start, field_columns.stop, field.width // len(parts))
-            for start, part in zip(starts, parts, strict=True):
-                name, span = _place(self.spec.query_widths, "query", start, part.shape[1])
-                packed[name][:, span] = part
+        # Events are found with several numbers of eight bytes each: too many for a whole shard.
+        for first in range(0, len(times), _REQUESTS_AT_ONCE):
+            chosen = slice(first, first + _REQUESTS_AT_ONCE)
+            users = requests[records.USER][chosen]
+            logged = iter(self._columns("query"))
+            for field, field_columns in encoding.columns(self._schema.query_fields):
+                if field.name not in self._histories:
+                    _, name, span = next(logged)
+                    parts = [requests[name][chosen, span]]
+                else:
+                    events, ids = self._histories[field.name], self._ids_of_events[field.name]
+                    parts = list(events.encode(ids, users, times[chosen]))
+                starts = range(field_columns.start, field_columns.stop, field.width // len(parts))
+                for start, part in zip(starts, parts, strict=True):
+                    name, span = _place(self.spec.query_widths, "query", start, part.shape[1])
+                    packed[name][chosen, span] = part
         return packed
 
     def raw_histories(self, users: np.ndarray, times: np.ndarray) -> list[dict[str, Any]]:
