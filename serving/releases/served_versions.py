@@ -68,17 +68,15 @@ class ServedVersions:
         self.update()
 
     def __enter__(self) -> Self:
-        if self._only is None:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
 
     def update(self) -> None:
-        """Writes the file if the versions to serve have changed.
+        """Writes the file if the versions to serve have changed, or if it is gone.
 
         Raises:
             BundleError: The stable release is not published, or `releases.json` cannot be read.
@@ -90,7 +88,9 @@ class ServedVersions:
                 f"{self._base} has no manifest of the release to serve. Restore it, or promote "
                 "another release."
             )
-        if versions != self._written:
+        # A host may delete files below /tmp that are some days old, and then their directory.
+        if versions != self._written or not self._path.is_file():
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
             served = model_config.ServedReleases(
                 tuple(versions), {}, versions_without_ranker(self._base, versions)
             )

@@ -457,3 +457,12 @@ def test_a_model_server_is_told_the_stable_release_the_canary_and_what_is_in_use
     fixed = served_versions.ServedVersions(base, ("ranker",), pathlib.Path(path), only=2)
     with fixed:
         assert versions() == [2]
+
+
+def test_the_file_of_a_model_server_is_written_again_after_a_cleaner_of_tmp(base, tmp_path):
+    path = tmp_path / "cleaned" / "models.config"
+    released = served_versions.ServedVersions(base, ("ranker",), path, only=1)
+    written = path.read_text()
+    shutil.rmtree(path.parent)
+    released.update()
+    assert path.read_text() == written
