@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import pathlib
 import signal
 import subprocess
@@ -217,7 +218,7 @@ def _embedded_server(base: pathlib.Path, json_logs: bool) -> Iterator[None]:
         # All processes together call the stable and the canary release.
         max_calls = 2 * FLAGS.workers * FLAGS.max_ranker_calls
         command = [
-            sys.executable, "-m", "serving.model_server", f"--model_config_file={path}",
+            sys.executable, "-P", "-m", "serving.model_server", f"--model_config_file={path}",
             "--model_config_file_poll_wait_seconds=1",
             f"--port={FLAGS.model_server_port}",
             f"--grpc_max_threads={max_calls + _OTHER_CALLS}",
@@ -229,6 +230,8 @@ def _embedded_server(base: pathlib.Path, json_logs: bool) -> Iterator[None]:
         start = functools.partial(
             subprocess.Popen,
             command,
+            # With -P, the modules of this process, and none of the current directory.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if json_logs else None,
