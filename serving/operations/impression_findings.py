@@ -9,7 +9,7 @@ Shapes: C logged ads of an answer.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,10 @@ def compare_impressions(
             f"release {release.version} has no ranker, so there are no scores to compare"
         )
     logged, num_ads = [], 0
+    changed = release_check.changed_ads(release)
     for table in _answers(files, release, num_answers):
         num_ads += table.num_rows
-        answer = _read(table, release, outputs)
+        answer = _read(table, release, outputs, changed)
         if len(answer.rows):
             logged.append(answer)
     compared = sum(len(answer.rows) for answer in logged)
@@ -70,11 +71,11 @@ def compare_impressions(
             for number, answer in enumerate(logged)
         ]
     gaps = np.concatenate(differences, axis=1)
-    changed = num_ads - compared
-    left_out = f"; {changed} ads that have changed since are left out" if changed else ""
+    num_changed = num_ads - compared
+    left_out = f"; {num_changed} ads that have changed since are left out" if num_changed else ""
     answers = terminal.format_count(len(logged), "logged answer")
     return (
-        f"{compared} ads of {answers} have the scores of release "
+        f"{terminal.format_count(compared, 'ad')} of {answers} have the scores of release "
         f"{release.version}; they differ by at most {gaps.max():.2g}, by {gaps.mean():.2g} on "
         f"average{left_out}"
     )
@@ -99,7 +100,9 @@ def _answers(
             yield table.filter(pc.equal(table["_answer_id"], answer_id))
 
 
-def _read(table: pa.Table, release: releases.Bundle, outputs: Sequence[str]) -> _Answer:
+def _read(
+    table: pa.Table, release: releases.Bundle, outputs: Sequence[str], changed: Set[str]
+) -> _Answer:
     rows = release.ad_index.find(table["_ad_id"].to_pylist())
     known = np.flatnonzero(rows >= 0)
     ad_fields = [name for name, kind in release.manifest.ad_kinds.items() if kind != "dense"]
@@ -110,7 +113,7 @@ def _read(table: pa.Table, release: releases.Bundle, outputs: Sequence[str]) -> 
         for row, fields, ad in zip(
             known.tolist(), shown, release.ad_index.listed(rows[known]), strict=True
         )
-        if fields == {name: ad.fields.get(name) for name in ad_fields}
+        if fields == {name: ad.fields.get(name) for name in ad_fields} and ad.ad_id not in changed
     ]
     query_names = [field["name"] for field in release.manifest.query_fields]
     return _Answer(

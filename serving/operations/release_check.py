@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from serving import errors, live, ranker, releases, requests
+from serving import errors, index, live, ranker, releases, requests
 from tfrecords import terminal
 
 Score = Callable[[requests.Columns, np.ndarray], dict[str, np.ndarray]]
@@ -67,6 +67,18 @@ def check_updates(release: releases.Bundle) -> str:
         f"{terminal.format_count(state['added'], 'ad')} added, "
         f"{state['removed_or_changed']:,} removed or changed"
     )
+
+
+def changed_ads(release: releases.Bundle) -> frozenset[str]:
+    """Returns the ids of ads that live updates have added or changed.
+
+    Vectors may have changed alone, which neither answers nor logs have.
+
+    Raises:
+        LiveIndexError: The journal is damaged, or belongs to another release.
+    """
+    with contextlib.closing(live.LiveIndex(release)) as updates:
+        return frozenset(updates.changes().ads[index.AD_ID].to_pylist())
 
 
 @contextlib.contextmanager

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from serving import releases, requests
-from serving.operations import findings, model_server_findings, service_findings
+from serving.operations import (
+    findings,
+    model_server_findings,
+    release_check,
+    service_findings,
+)
 
 if TYPE_CHECKING:
     from serving import export
@@ -117,6 +122,7 @@ def compare_over_rest(
         TfrecClientError: The service failed.
     """
     found, num_rows = [], 0
+    changed = release_check.changed_ads(release)
     for number, request in enumerate(logged):
         place = f"request {number}"
         answer = service.recommend(request.fields, request.ad_ids)
@@ -131,7 +137,7 @@ def compare_over_rest(
                 "--rules leave out, are not returned; export a new release, or use --norows.",
             )
         ads = [by_id[ad_id] for ad_id in request.ad_ids]
-        is_unchanged = np.array(service_findings.are_as_released(release, ads))
+        is_unchanged = np.array(service_findings.are_as_released(release, ads, changed))
         num_rows += int(is_unchanged.sum())
         for output, expected in request.scores.items():
             values = [getattr(ad, output) for ad in itertools.compress(ads, is_unchanged)]

@@ -7,7 +7,7 @@ Shapes: C answered ads.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, Literal
 
 import numpy as np
@@ -173,11 +173,13 @@ class ServiceCheck:
             return (
                 f"{num_ads} ads of {len(requests)} requests, in retrieval order: there is no ranker"
             )
+        changed = release_check.changed_ads(release)
         with release_check.ranker_of(release) as score:
             for number, request in enumerate(requests):
                 place = f"probe {number}"
                 answer = self._answer_of(request, place)
-                ads = list(itertools.compress(answer.ads, are_as_released(release, answer.ads)))
+                is_released = are_as_released(release, answer.ads, changed)
+                ads = list(itertools.compress(answer.ads, is_released))
                 if not ads:
                     continue
                 rows = release.ad_index.find([ad.ad_id for ad in ads])
@@ -207,12 +209,20 @@ class ServiceCheck:
         return answer
 
 
-def are_as_released(release: releases.Bundle, ads: Sequence[RankedAd]) -> list[bool]:
-    """Returns which answered ads [C] have the fields of the release: updates change others."""
+def are_as_released(
+    release: releases.Bundle, ads: Sequence[RankedAd], changed: Set[str]
+) -> list[bool]:
+    """Returns which answered ads [C] have the fields of the release: updates change others.
+
+    Args:
+        release: Loaded release.
+        ads: Answered ads [C].
+        changed: Ids of the `release_check.changed_ads`.
+    """
     rows = release.ad_index.find([ad.ad_id for ad in ads])
     known = release.ad_index.listed(np.maximum(rows, 0))
     return [
-        row >= 0 and ad.fields == released_ad.fields
+        row >= 0 and ad.fields == released_ad.fields and ad.ad_id not in changed
         for ad, row, released_ad in zip(ads, rows.tolist(), known, strict=True)
     ]
 

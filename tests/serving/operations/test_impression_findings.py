@@ -1,8 +1,10 @@
 """Logged scores are compared with those of the release's ranker where its ads are unchanged."""
 
+import shutil
+
 import pytest
 
-from serving import impressions, operations, requests
+from serving import impressions, live, operations, releases, requests
 from serving.operations import findings, release_check
 
 
@@ -53,6 +55,15 @@ def test_answers_of_new_ads_alone_are_left_out(tiny_bundle, log_of):
     found = operations.compare_impressions(files, tiny_bundle, 10)
     assert found.startswith("2 ads of 1 logged answer have the scores of release 1;")
     assert found.endswith("; 3 ads that have changed since are left out")
+
+
+def test_ads_whose_vectors_may_have_changed_are_left_out(tiny_bundle, log_of, tmp_path):
+    release = releases.load(shutil.copytree(tiny_bundle.base, tmp_path / "bundles"))
+    (ad,) = release.ad_index.listed(release.ad_index.find(["ad-1"]))
+    live.LiveIndex(release).update([{"ad_id": "ad-1", "fields": ad.fields}])
+    found = operations.compare_impressions(log_of(["ad-1", "ad-2"]), release, 10)
+    assert found.startswith("1 ad of 1 logged answer ")
+    release.close()
 
 
 def test_a_log_of_new_ads_alone_is_skipped(tiny_bundle, log_of):
