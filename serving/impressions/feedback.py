@@ -124,7 +124,7 @@ def join_feedback(
         if not writer.rows:
             raise errors.ImpressionLogError(
                 f"No impression is older than {min_age_seconds:g} s before the latest; expected "
-                "at least one. Set a smaller --min_age_seconds."
+                f"at least one{f': {warning}' if warning else '. Set a smaller --min_age_seconds.'}"
             )
         _write_rejected(output.with_suffix(".rejected.tsv"), events.rejected)
     matched = int(pc.sum(latest["num_events"]).as_py() or 0)

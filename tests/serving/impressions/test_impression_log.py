@@ -547,6 +547,8 @@ def test_a_clock_that_is_ahead_does_not_void_the_minimum_age(tiny_bundle, log_fi
         clock=lambda: -100.0 * HOUR,
         min_age_seconds=-HOUR * 200,
     ).warning
+    with pytest.raises(errors.ImpressionLogError, match=r"or than now\. .* Check the host's clock"):
+        join(log_files, events, tmp_path, clock=lambda: -100.0 * HOUR)
 
 
 def test_a_flipped_bit_is_found(log_files, tmp_path):
