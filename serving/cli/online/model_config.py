@@ -11,8 +11,9 @@ ranker is listed for query_tower only.
 
 A model server started with --model_config_file=FILE, --model_config_file_poll_wait_seconds and
 --allow_version_labels_for_unavailable_models reloads the file while it runs. A label moves
---label_delay_seconds after its version was added, because a model server refuses labels of versions
-that are not loaded yet. --follow keeps the file up to date until SIGTERM or Ctrl-C.
+--label_delay_seconds after the last change of the file, which added its version, because a model
+server refuses labels of versions that are not loaded yet. --follow keeps the file up to date until
+SIGTERM or Ctrl-C.
 
 --root is the directory of the bundle on the model server, such as /models in
 serving/deploy/compose.yaml. Without --output the file is printed.
@@ -20,9 +21,11 @@ serving/deploy/compose.yaml. Without --output the file is printed.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Sequence
 
 from absl import flags
@@ -37,8 +40,8 @@ flags.DEFINE_bool("follow", False, "Keep the file up to date until SIGTERM or Ct
 flags.DEFINE_float(
     "label_delay_seconds",
     30.0,
-    "Time between adding a version and moving a label to it, in seconds; must be longer than the "
-    "model server's --model_config_file_poll_wait_seconds.",
+    "Time between the last change of the file and moving a label, in seconds; must be longer than "
+    "the model server's --model_config_file_poll_wait_seconds.",
     lower_bound=0.0,
 )
 FLAGS = flags.FLAGS
@@ -78,7 +81,7 @@ def main() -> None:
             problem = None
         if final and not FLAGS.follow:
             return
-        if stop.wait(_POLL_SECONDS if final else FLAGS.label_delay_seconds):
+        if stop.wait(_POLL_SECONDS):
             return
 
 
@@ -88,6 +91,9 @@ def update(base: pathlib.Path, path: pathlib.Path) -> bool:
 
     before = _read(path)
     target = wanted(base, before.versions)
+    # Not before the model server has read the file, which another process may have written.
+    if path.exists() and 0 <= time.time() - path.stat().st_mtime < FLAGS.label_delay_seconds:
+        before = dataclasses.replace(before, versions=())
     after = model_config.next_served(before, target)
     text = _text(after)
     if not path.exists() or path.read_text(encoding="utf-8") != text:

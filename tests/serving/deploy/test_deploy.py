@@ -240,6 +240,32 @@ def test_a_label_moves_only_to_a_version_that_the_file_had_before() -> None:
     assert model_config.next_served(wanted, served((3,), {"stable": 3})).labels == {"stable": 3}
 
 
+def test_a_restarted_script_does_not_move_a_label_before_its_time(
+    script: Callable[[str], types.ModuleType],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = script("serving.cli.online.model_config")
+    flags.FLAGS(["model_config", "--label_delay_seconds=30"])
+    served = model_config.ServedReleases
+    wanted = served((2, 3), {"stable": 3})
+    monkeypatch.setattr(module, "wanted", lambda base, versions: wanted)
+    path = tmp_path / "models.config"
+
+    def update(age_seconds: float, before: model_config.ServedReleases) -> tuple[bool, Any]:
+        path.write_text(model_config.config_text("/models", model_config.SERVED_MODELS, before))
+        then = path.stat().st_mtime - age_seconds
+        os.utime(path, (then, then))
+        return module.update(tmp_path, path), model_config.read_served(path)
+
+    # Another process has just added version 3, which the model server has not read yet.
+    added = served((2, 3), {"stable": 2})
+    assert update(0, added) == (False, added)
+    assert update(31, added) == (True, wanted)
+    # A new version is added at once.
+    assert update(0, served((1, 2), {"stable": 2})) == (False, added)
+
+
 @pytest.mark.process
 def test_the_script_writes_what_the_releases_are(
     tmp_path: pathlib.Path, tiny_base: pathlib.Path, tiny_bundle: releases.Bundle
