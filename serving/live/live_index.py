@@ -269,7 +269,7 @@ class LiveIndex:
                 f"{_MAX_ADDED:,}."
             )
         for count, max_share, what in (
-            (view.num_added, _MAX_ADDED_SHARE, "added"),
+            (view.num_added, _MAX_ADDED_SHARE, "added or changed"),
             (view.num_removed, _MAX_REMOVED_SHARE, "removed or changed"),
         ):
             if count > max_share * num_ads:

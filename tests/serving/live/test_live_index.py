@@ -1004,7 +1004,7 @@ def test_a_rebuild_is_suggested_with_the_reason(release, monkeypatch):
     live = live_index.LiveIndex(release)
     assert live.rebuild_suggested() is None
     live.update([{"ad_id": f"new-{n}"} for n in range(31)])
-    assert live.rebuild_suggested().startswith("31 ads were added, 10% of the release")
+    assert live.rebuild_suggested().startswith("31 ads were added or changed, 10% of the release")
     live.update([{"ad_id": f"new-{n}"} for n in range(41)])
     assert live.rebuild_suggested().startswith("Each search compares all 41 added ads")
     live.update([], [f"new-{n}" for n in range(41)])
