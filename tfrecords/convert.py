@@ -20,6 +20,7 @@ do not depend on the number and the order of threads:
 A killed conversion resumes: see `conversion.Workspace`.
 """
 
+import collections
 import dataclasses
 import os
 import pathlib
@@ -248,7 +249,7 @@ def check_rejected(
 
 def _check_distinct(source: Source) -> None:
     paths = [path.resolve() for path, _ in source.files.parts()]
-    twice = sorted({str(path) for path in paths if paths.count(path) > 1})
+    twice = sorted(str(path) for path, count in collections.Counter(paths).items() if count > 1)
     if twice:
         raise ValueError(
             f"{twice[0]} is given twice. Name it once: its rows would be written twice, possibly "

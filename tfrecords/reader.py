@@ -33,6 +33,8 @@ CLICKS = "__clicks__"
 FORMAT_VERSION = 6
 """Format of data sets that this version reads and writes."""
 RECORDS_PER_WINDOW = 32
+# In log order, windows of wide rows have fewer records: no order depends on their size.
+_VALUES_PER_WINDOW = 1 << 24
 _SHARDS_AT_ONCE = 32
 _SHUFFLED_RECORDS = 128
 _READ_BUFFER_BYTES = 1 << 18
@@ -384,8 +386,12 @@ class DataSet:
                 )
             return stored if seed is None else records.permute(stored, _window_seed(seed, index))
 
+        size = RECORDS_PER_WINDOW
+        if seed is None:
+            width = len(spec.query_widths) + len(spec.ad_widths) + spec.num_ad_vector_columns
+            size = min(size, max(1, _VALUES_PER_WINDOW // (records.ROWS_PER_RECORD * width)))
         # A window is parsed at once: raw columns are joined before they are decoded.
-        return dataset.batch(RECORDS_PER_WINDOW).enumerate().map(window, tf.data.AUTOTUNE)
+        return dataset.batch(size).enumerate().map(window, tf.data.AUTOTUNE)
 
     def _verified_shards(self, split: str) -> list[str]:
         """Returns the paths of a split's shards, which are verified once per process."""

@@ -186,6 +186,14 @@ def test_unshuffled_windows_keep_the_order_of_the_log(written):
     np.testing.assert_array_equal(numbers, np.arange(NUM_REQUESTS))
 
 
+def test_windows_of_wide_rows_have_fewer_records_in_the_order_of_the_log(written, monkeypatch):
+    monkeypatch.setattr(written, "_pipelines", {})
+    monkeypatch.setattr(reader, "_VALUES_PER_WINDOW", 1)
+    numbers = [window["query"].numpy()[:, 2] for window in written.windows("train")]
+    assert max(map(len, numbers)) <= 64  # one record
+    np.testing.assert_array_equal(np.concatenate(numbers), np.arange(NUM_REQUESTS))
+
+
 def test_no_stream_waits_for_a_tuner_when_its_iterator_is_deleted(written):
     streams = [
         written.windows("train"),

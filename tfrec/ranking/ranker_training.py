@@ -37,6 +37,8 @@ REQUESTS_PER_EVALUATION_BATCH = 2_048
 # Minimum number of batches of an epoch: crosses of fields are learned in many steps, rather than
 # from many rows.
 _MIN_BATCHES = 300
+# Minimum number of the first training rows from which a ranker is initialized, if there are more.
+_ROWS_OF_START = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,14 +152,20 @@ def knows_positions(data_set: reader.DataSet) -> bool:
 
 
 def start(model: ranking_model.RankingModel, data_set: reader.DataSet) -> None:
-    """Initializes an untrained ranker from a window of records.
+    """Initializes an untrained ranker from the first training rows.
 
     Sets the slopes of amounts, the biases of the heads to the rates of the log, the rates of id
     dropout, and the number of the first position, which is 0 or 1.
     """
-    window = next(iter(data_set.windows("train")))
-    labels = {label: window[label].numpy() for label in model.heads}
-    ads = np.asarray(data_set.catalog().features)[window["ad_row"].numpy()]
+    parts: list[dict[str, np.ndarray]] = []
+    names = ["ad_row", *model.heads, *(["position"] if model.position_bias is not None else [])]
+    for window in data_set.windows("train"):
+        parts.append({name: window[name].numpy() for name in names})
+        if sum(len(part["ad_row"]) for part in parts) >= _ROWS_OF_START:
+            break
+    first = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    labels = {label: first[label] for label in model.heads}
+    ads = np.asarray(data_set.catalog().features)[first["ad_row"]]
     offsets = {}
     for head, slopes in model.amount_slopes.items():
         positive = labels[head] > 0
@@ -166,7 +174,7 @@ def start(model: ranking_model.RankingModel, data_set: reader.DataSet) -> None:
     model.set_head_biases(initial_bias.from_labels(labels, offsets))
     model.id_dropout.raise_rates(layers.oov_rates(data_set))
     if model.position_bias is not None:
-        model.position_bias.first.assign(tf.reduce_min(window["position"]))
+        model.position_bias.first.assign(first["position"].min())
 
 
 def check_trainable(data_set: reader.DataSet) -> None:

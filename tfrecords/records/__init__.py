@@ -40,11 +40,12 @@ from tfrecords.records.stored_files import (
     read_json,
     write_arrow,
 )
-from tfrecords.records.writer import is_per_request, shuffled, write_shard
+from tfrecords.records.writer import ROWS_PER_RECORD, is_per_request, shuffled, write_shard
 
 __all__ = [
     "LATE_SHARE",
     "ORDER",
+    "ROWS_PER_RECORD",
     "USER",
     "Batch",
     "DataSetDescription",

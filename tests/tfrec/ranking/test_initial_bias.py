@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfrec import layers
 from tfrec.ranking import initial_bias, ranker_training
+from tfrecords import reader
 
 
 def test_biases_are_log_odds_of_known_labels_and_the_log_normals_mean_and_scale():
@@ -71,3 +72,17 @@ def test_heads_without_weights_predict_the_rates_of_the_log(data_set, ranker_con
     revenue = data_set.label_sum("train", "revenue") / rows
     shown = served["expected_revenue"].numpy()[batch["mask"].numpy()]
     np.testing.assert_allclose(shown.mean(), revenue, rtol=0.3)
+
+
+def test_heads_start_from_many_rows_if_windows_have_few(data_set, ranker_config, monkeypatch):
+    window = next(iter(data_set.windows("train")))
+    monkeypatch.setattr(reader.DataSet, "windows", lambda *_: [window, window])
+    from_labels, clicks = initial_bias.from_labels, []
+
+    def recorded(labels, offsets):
+        clicks.append(labels["click"])
+        return from_labels(labels, offsets)
+
+    monkeypatch.setattr(initial_bias, "from_labels", recorded)
+    ranker_training.start(ranker_training.build_ranker(data_set, ranker_config), data_set)
+    assert [len(labels) for labels in clicks] == [2 * len(window["click"])]
