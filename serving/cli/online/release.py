@@ -155,7 +155,7 @@ def _publish(base: pathlib.Path) -> None:
         source = source / "bundle"
     if source.resolve() == base.resolve():
         # The export has already published it here.
-        version = releases.latest(base)
+        version = source_version or releases.latest(base)
     else:
         version = releases.copy_release(
             source,

@@ -430,6 +430,9 @@ def test_a_publish_copies_what_a_work_directory_exports_not_its_stable_release(
     call("release", f"--bundle={tmp_path}/target", "--action=publish", f"--source={tmp_path}")
     published = manifest.read(tmp_path / "target", 1)
     assert published.training_id == manifest.read(base, 2).training_id
+    releases.copy_release(base, 1, base)
+    _, text = call("release", f"--bundle={base}", "--action=publish", f"--source={tmp_path}")
+    assert text.startswith("release 2 is published")
 
 
 def live_ids(base, version, ids):
