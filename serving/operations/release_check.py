@@ -64,8 +64,8 @@ def check_updates(release: releases.Bundle) -> str:
         return "none"
     return (
         f"{terminal.format_count(state['num_updates'], 'update is', 'updates are')} undamaged: "
-        f"{terminal.format_count(state['added'], 'ad')} added, "
-        f"{state['removed_or_changed']:,} removed or changed"
+        f"{terminal.format_count(state['added'], 'ad')} added or changed, "
+        f"{state['removed_or_changed']:,} of the release removed or changed"
     )
 
 

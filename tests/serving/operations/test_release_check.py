@@ -20,7 +20,7 @@ def test_live_updates_are_counted_and_a_check_writes_nothing(release):
     assert not (release.base / "live").exists()
     live.LiveIndex(release).update([], ["ad-5", "ad-7"])
     assert operations.check_updates(release) == (
-        "1 update is undamaged: 0 ads added, 2 removed or changed"
+        "1 update is undamaged: 0 ads added or changed, 2 of the release removed or changed"
     )
 
 
