@@ -530,15 +530,19 @@ class Pipeline:
         """Returns a configuration of the last run of a step; the defaults before the first.
 
         Raises:
-            ValueError: Another version of tfrec ran the step.
+            ValueError: Another version of tfrec ran the step, or the source of a custom kind of
+                index cannot be found.
         """
+        path = self._note_path(step)
         try:
             return kind(**(self._last_inputs(step).get(name) or {}))
-        except (TypeError, ValueError) as error:
+        except TypeError as error:
             raise ValueError(
-                f"{self._note_path(step)}: expected the options of {kind.__name__} in this version "
-                f"of tfrec ({error}). Delete it, and run again."
+                f"{path}: expected the options of {kind.__name__} in this version of tfrec "
+                f"({error}). Delete it, and run again."
             ) from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def _write_note(self, step: str, note: dict[str, Any]) -> None:
         path = self._note_path(step)

@@ -1,6 +1,7 @@
 """An index of the user's own class is built again when the source of the class changes."""
 
 import importlib
+import json
 import sys
 import types
 
@@ -51,6 +52,15 @@ def inputs_of(steps, config):
     with pytest.raises(Stopped):
         pipeline.export(DATA_SET, None, config)
     return given.pop("evaluation"), given.pop("bundle")
+
+
+def test_a_kind_whose_module_is_lost_is_named_without_the_advice_to_delete_the_note(steps):
+    pipeline, _ = steps
+    note = pipeline.workdir / "steps" / "bundle.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"inputs": {"index": {"kind": "lost_module:Kind"}}}))
+    with pytest.raises(ValueError, match=r"bundle\.json: index kind .* or add it to PYTHONPATH\.$"):
+        pipeline.export(DATA_SET, None)
 
 
 def test_evaluation_and_export_depend_on_the_source_of_an_own_index(steps, tmp_path):
