@@ -96,7 +96,7 @@ def update(base: pathlib.Path, path: pathlib.Path) -> bool:
         before = dataclasses.replace(before, versions=())
     after = model_config.next_served(before, target)
     text = _text(after)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
         files.write(path, text, durable=True)
         labels = ", ".join(f"{label} {version}" for label, version in after.labels.items())
         print(f"{path}: {labels}; versions {list(after.versions)}", flush=True)
@@ -126,7 +126,7 @@ def wanted(base: pathlib.Path, served: Sequence[int]) -> model_config.ServedRele
 
 
 def _read(path: pathlib.Path) -> model_config.ServedReleases:
-    if not path.exists():
+    if not path.is_file():
         return model_config.ServedReleases((), {})
     try:
         return model_config.read_served(path)

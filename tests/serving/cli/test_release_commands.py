@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -593,3 +594,13 @@ def test_a_file_that_cannot_be_followed_is_reported_once(call, base, tmp_path, m
     problem, solved = written.getvalue().splitlines()
     assert problem.startswith(f"{path} was not updated: {pointer} is invalid")
     assert solved == f"{path} can be updated again."
+
+
+def test_the_model_config_is_written_to_a_pipe_that_is_not_read(call, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "StopSignal", lambda: None)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    status, _ = call("model_config", f"--bundle={base}", f"--output={pipe}")
+    assert (status, os.read(reader, 18)) == (0, b"model_config_list ")
+    os.close(reader)
