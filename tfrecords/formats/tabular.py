@@ -297,15 +297,15 @@ def _sources(
         optional = _may_lack(schema, part)
         lacking = [n for n in in_log if n not in names[path] and n not in optional]
         if lacking:
-            raise ValueError(
-                f"{path} lacks the columns {lacking}, which {first} has. Add them, or give a table "
-                "of ads or users as --ads_path or --users_path."
-            )
+            raise ValueError(_lacks(path, lacking, first))
     in_tables = columns_of_tables(files, schema, in_log)
     found = {*in_log, *itertools.chain.from_iterable(in_tables.values())}
-    for name in needed:
-        if name not in found:
-            raise ValueError(_nowhere(name, schema, first, names))
+    lacking = [name for name in needed if name not in found]
+    for path, _ in logs[1:]:
+        if extra := [name for name in lacking if name in names[path]]:
+            raise ValueError(_lacks(first, extra, path))
+    if lacking:
+        raise ValueError(_nowhere(lacking[0], schema, first, names))
     return in_log, in_tables
 
 
@@ -364,6 +364,14 @@ def _faults_of_numbers(schema: Schema, table: pa.Table) -> RowFaults:
         elif field.source in table.column_names and field.kind == "dense":
             checked_vectors(faults, field, table[field.source])
     return faults
+
+
+def _lacks(path: pathlib.Path, columns: Sequence[str], other: pathlib.Path) -> str:
+    """Returns the message about columns that only one of two files of a log has."""
+    return (
+        f"{path} lacks the columns {list(columns)}, which {other} has. Add them, or give a table "
+        "of ads or users as --ads_path or --users_path."
+    )
 
 
 def _nowhere(

@@ -396,6 +396,8 @@ def test_only_a_test_file_may_lack_labels(tmp_path: pathlib.Path) -> None:
     said = r"b\.csv lacks the columns \['clicked'\], which .*a\.csv has\. Add them, or .*--ads_path"
     with pytest.raises(ValueError, match=said):
         tabular.open_log(formats.Files((train, other)), SCHEMA)
+    with pytest.raises(ValueError, match=said):
+        tabular.open_log(formats.Files((other, train)), SCHEMA)
 
 
 def test_a_column_that_is_nowhere_is_named_with_what_comes_near(tmp_path: pathlib.Path) -> None:
