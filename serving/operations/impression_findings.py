@@ -85,14 +85,15 @@ def _answers(
     files: Sequence[pathlib.Path], release: releases.Bundle, num_answers: int
 ) -> Iterator[pa.Table]:
     """Yields the scored rows of each of the latest answers of the release."""
-    impressions.newest_schema(files)
     outputs = [f"_{output}" for output in release.manifest.outputs.values()]
     for path in reversed(files):
         table = impressions.read_file(path)
-        keep = pc.equal(table["_bundle_version"], release.version)
+        table = table.filter(pc.equal(table["_bundle_version"], release.version))
+        if not table.num_rows:
+            # Another release may have other columns.
+            continue
         for output in outputs:
-            keep = pc.and_(keep, pc.is_valid(table[output]))
-        table = table.filter(keep)
+            table = table.filter(pc.is_valid(table[output]))
         for answer_id in reversed(pc.unique(table["_answer_id"]).to_pylist()):
             if not num_answers:
                 return

@@ -2,6 +2,8 @@
 
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from serving import impressions, live, operations, releases, requests
@@ -69,3 +71,13 @@ def test_ads_whose_vectors_may_have_changed_are_left_out(tiny_bundle, log_of, tm
 def test_a_log_of_new_ads_alone_is_skipped(tiny_bundle, log_of):
     with pytest.raises(findings.SkippedError, match="2 scored ads of release 1, none with the"):
         operations.compare_impressions(log_of(["new-1", "new-2"]), tiny_bundle, 10)
+
+
+def test_a_log_may_have_files_of_a_release_with_other_fields(tiny_bundle, log_of, tmp_path):
+    (file,) = log_of(["ad-1", "ad-2"])
+    table = impressions.read_file(file).drop_columns(["country", "_bundle_version"])
+    versions = pa.array([tiny_bundle.version + 1] * table.num_rows)
+    other = tmp_path / "other.parquet"
+    pq.write_table(table.append_column("_bundle_version", versions), other)
+    found = operations.compare_impressions([file, other], tiny_bundle, 10)
+    assert found.startswith("2 ads of 1 logged answer have the scores of release 1;")
