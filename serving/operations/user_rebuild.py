@@ -65,15 +65,24 @@ async def rebuild_users(
             are rejected, as `POST /v1/events` rejects them, and later impressions are left out.
 
     Raises:
-        ImpressionLogError: A file cannot be read.
+        ImpressionLogError: A file cannot be read, or no file has a profile field.
         UserStoreError: The store failed.
     """
     done = RebuiltUsers()
+    # A release may have fields that earlier ones lack.
+    missing = set(profile_fields).difference(
+        *(impressions.read_file(path, list(profile_fields)).column_names for path in log_files)
+    )
+    if missing:
+        raise errors.ImpressionLogError(
+            f"Expected the query fields {', '.join(profile_fields)}, got a log without "
+            f"{', '.join(sorted(missing))}. Name others."
+        )
     profiles: dict[str, dict[str, tuple[float, object]]] = {}
     for path in log_files:
         shown = []
         table = impressions.read_file(path)
-        for user_id, event, fields in _impressions(path, table, profile_fields):
+        for user_id, event, fields in _impressions(table, profile_fields):
             if not user_id:
                 done.anonymous += 1
                 continue
@@ -117,15 +126,10 @@ async def _append(
 
 
 def _impressions(
-    path: pathlib.Path, table: pa.Table, profile_fields: Sequence[str]
+    table: pa.Table, profile_fields: Sequence[str]
 ) -> Iterator[tuple[str | None, StoredEvent, dict[str, object]]]:
-    missing = [name for name in profile_fields if name not in table.column_names]
-    if missing:
-        raise errors.ImpressionLogError(
-            f"{path}: expected the query fields {', '.join(profile_fields)}, got a log without "
-            f"{', '.join(missing)}. Name others, or leave the file out."
-        )
-    for row in table.select([*_IDS, *profile_fields]).to_pylist():
+    fields = [name for name in profile_fields if name in table.column_names]
+    for row in table.select([*_IDS, *fields]).to_pylist():
         request_id, user_id, ad_id, time = (row.pop(name) for name in _IDS)
         # The id that the service gave it, so that the store recognizes it.
         yield user_id, StoredEvent(f"{request_id}/{ad_id}", "impression", ad_id, time), row

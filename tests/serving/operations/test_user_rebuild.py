@@ -5,6 +5,7 @@ import dataclasses
 import json
 import time
 
+import pyarrow.parquet as pq
 import pytest
 import scripts_in_forks
 import serving_fixtures
@@ -224,6 +225,17 @@ def test_an_erased_user_does_not_come_back_from_the_logs(logged, tmp_path):
     assert not found["u"].is_known
     assert found["v"].profile == {"country": "C1", "age": 7}
     assert (done.added, done.profiles) == (0, 1)
+
+
+def test_a_field_of_the_newer_release_alone_is_in_the_profile(logged, tmp_path):
+    _, (newer,), event_files = logged
+    table = impressions.read_file(newer)
+    older = tmp_path / "older.parquet"
+    pq.write_table(table.drop_columns("age"), older)
+    done, again = rebuilt(tmp_path / "again.db", [older, newer], event_files)
+    assert again["u"].profile == {"country": "C1", "age": 7}
+    # Impressions of both files; each is in both.
+    assert (done.impressions, done.added) == (24, 20)
 
 
 def test_a_field_that_the_log_does_not_have_is_named(logged, tmp_path):
