@@ -25,8 +25,9 @@ end_canary  Lets the stable release answer all requests again.
 prune       Removes all but the newest --keep releases, the stable one, the one that a rollback
             goes to, the canary, and those that a process has loaded.
 
-Each release has its own live updates. After promote, rollback and canary, lines with ! name updates
-of the formerly stable release that the new one lacks.
+After promote, rollback and canary, lines with ! name fields and heads of the formerly stable
+release that the new one lacks or changes, so that it refuses requests with them, and live updates
+that it lacks: each release has its own.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from serving.cli.flags import bundle_flags, gate_flags
 from tfrecords import terminal
 
 if TYPE_CHECKING:
-    from serving import releases
+    from serving import manifest, releases
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(gate_flags)
@@ -69,6 +70,14 @@ flags.DEFINE_float(
 flags.DEFINE_bool("json", False, "list: print JSON.")
 FLAGS = flags.FLAGS
 _MAX_NAMED = 3
+# What requests name -> effect of a release that lacks it or has it in another form.
+_EFFECTS = {
+    "query fields": "Values that do not fit it are refused in requests, and missing in stored "
+    "profiles.",
+    "ad fields": "It refuses filters and rules that do not fit; a service whose --rules do not fit "
+    "keeps the old release.",
+    "heads": "It refuses requests with weights for them.",
+}
 
 
 def main() -> None:
@@ -113,15 +122,50 @@ def _change(base: pathlib.Path) -> None:
     print(f"now:    {_describe(change.after)}")
     if change.before is not None and FLAGS.action != "end_canary":
         started = change.after.canary if FLAGS.action == "canary" else change.after.stable
-        _warn_of_missing_updates(base, change.before.stable, started)
+        if started is not None and started != change.before.stable:
+            _warn_of_changed_requests(base, change.before.stable, started)
+            _warn_of_missing_updates(base, change.before.stable, started)
 
 
-def _warn_of_missing_updates(base: pathlib.Path, updated: int, started: int | None) -> None:
+def _warn_of_changed_requests(base: pathlib.Path, before: int, started: int) -> None:
+    """Names what requests can name in one release, but not in another, which serves from now on."""
+    from serving import errors, manifest
+
+    try:
+        known, usable = (_names_in_requests(manifest.read(base, v)) for v in (before, started))
+    except errors.ServingError as error:
+        print(f"! The fields of releases {before} and {started} could not be compared: {error}")
+        return
+    for what, effect in _EFFECTS.items():
+        changed = [name for name, form in known[what].items() if usable[what].get(name) != form]
+        if changed:
+            print(
+                f"! Release {started} lacks or changes {what} of release {before}: "
+                f"{', '.join(map(repr, changed))}. {effect}"
+            )
+
+
+def _names_in_requests(release: manifest.Manifest) -> dict[str, dict[str, Any]]:
+    """Returns the names of fields and heads, each with the form of its values."""
+
+    def forms(fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {
+            field["name"]: (field["kind"], field["kind"] == "dense" and field["length"])
+            for field in fields
+            if "of" not in field
+        }
+
+    return {
+        "query fields": forms(release.query_fields),
+        "ad fields": forms(release.ad_fields),
+        "heads": dict.fromkeys(release.present_heads, "score"),
+    }
+
+
+def _warn_of_missing_updates(base: pathlib.Path, updated: int, started: int) -> None:
     """Names live updates of one release that another one, which serves from now on, lacks."""
     from serving import errors, live
 
-    if started is None or started == updated:
-        return
     try:
         missing = live.missing_updates(base, updated, started)
     except errors.ServingError as error:

@@ -486,6 +486,28 @@ def test_an_update_that_the_canary_refuses_changes_no_release(base, call, tmp_pa
     assert "! The live updates of release 1 could not be compared: " in text
 
 
+@pytest.mark.parametrize("action", ["promote", "canary"])
+def test_fields_and_heads_that_the_next_release_lacks_or_changes_are_named(base, call, action):
+    flag = f"--bundle={base}"
+    call("release", flag, "--action=promote", "--version=1")
+    first = manifest.read(base, 1)
+    country, *others = first.query_fields
+    *heads, last = first.heads
+    before = dataclasses.replace(
+        first,
+        query_fields=[{**country, "kind": "numeric"}, {"name": "city", "kind": "text"}, *others],
+        ad_fields=[*first.ad_fields, {"name": "shop", "kind": "categorical"}],
+        heads=[*heads, dataclasses.replace(last, label="like")],
+    )
+    manifest.path_of(base, 1).write_bytes(manifest.encode(before))
+    _, text = call("release", flag, f"--action={action}", "--version=2")
+    assert [line.partition(". ")[0] for line in text.splitlines()[2:]] == [
+        f"! Release 2 lacks or changes query fields of release 1: {country['name']!r}, 'city'",
+        "! Release 2 lacks or changes ad fields of release 1: 'shop'",
+        "! Release 2 lacks or changes heads of release 1: 'like'",
+    ]
+
+
 @pytest.mark.parametrize("action", ["promote", "canary", "rollback"])
 def test_live_updates_that_the_next_release_lacks_are_named(base, call, tmp_path, action):
     flag, removed, added = f"--bundle={base}", tmp_path / "removed", tmp_path / "added.jsonl"
