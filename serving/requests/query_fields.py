@@ -248,7 +248,8 @@ def _check_number(place: str, value: Any, expected: str = "a finite number") -> 
 def _check_string(place: str, value: Any) -> bytes:
     value = as_field_text(value)
     if not isinstance(value, str):
-        remedy = _remedy(value, " Send a number as the string in the log.")
+        is_number = isinstance(value, float)
+        remedy = _remedy(value, " Send a number as the string in the log." if is_number else "")
         raise errors.InvalidRequestError(
             f"{place}: expected a string, an integer, a boolean or null, got {shortened(value)}."
             f"{remedy}"

@@ -145,9 +145,15 @@ def test_k_beyond_the_candidates_widens_the_search(run):
         ({"user": {"age": float("inf")}}, r"user\.age: .*got inf"),
         ({"user": {"age": 1e300}}, r"user\.age: "),
         ({"user": {"age": 10**5000}}, r"user\.age: .*an int of 16610 bits"),
-        ({"user": {"country": ["CH"]}}, r"user\.country: expected a string.*got \['CH'\] \(list"),
+        (
+            {"user": {"country": ["CH"]}},
+            r"user\.country: expected a string.*got \['CH'\] \(list\)\.$",
+        ),
         ({"user": {"country": {"a": 1}}}, r"user\.country: expected a string.*\(dict"),
-        ({"user": {"country": 1.5}}, r"user\.country: expected a string.*got 1\.5 \(float"),
+        (
+            {"user": {"country": 1.5}},
+            r"user\.country: expected a string.*1\.5 \(float\)\. Send a number as",
+        ),
         ({"user": {"country": "\ud800"}}, r"user\.country: expected text without unpaired surro"),
         (
             {"user": {"history": "ad-3"}},
