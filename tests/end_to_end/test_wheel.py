@@ -28,7 +28,11 @@ for name in names:
         continue
     module = importlib.import_module(name)
     for public in getattr(module, "__all__", ()):
-        getattr(module, public)
+        try:
+            getattr(module, public)
+        except ModuleNotFoundError as error:
+            if error.name != "redis":  # An extra that the tests may lack.
+                raise
     print(name, module.__file__)
 """
 
