@@ -101,7 +101,7 @@ def options(
         raise _bad_url(base_url) from error
     if url.scheme not in ("http", "https") or not url.host:
         raise _bad_url(base_url)
-    context: bool | ssl.SSLContext = verify is not False and httpx.create_ssl_context()
+    context: bool | ssl.SSLContext = False
     if isinstance(verify, str):
         try:
             context = ssl.create_default_context(cafile=verify)
@@ -109,6 +109,9 @@ def options(
             raise errors.TfrecClientError(
                 f"verify: expected a PEM file of certificates, got {verify!r}: {error}."
             ) from error
+    elif verify is not False:
+        # With the certificates of SSL_CERT_FILE, which trust_env=False would leave out.
+        context = httpx.create_ssl_context()
     return {
         "base_url": url,
         "timeout": timeout_seconds,
