@@ -127,10 +127,14 @@ class ReleaseRouter:
 
     async def observe(self) -> None:
         """Records the state of the stable and the canary release; see `Orchestrator.observe`."""
-        for entry in (self._table.stable, self._table.canary):
-            if entry is not None:
-                with self._held(entry):
-                    await entry.service.observe()
+        table = self._table
+        entries = [table.stable] if table.canary is None else [table.stable, table.canary]
+        with contextlib.ExitStack() as stack:
+            # Both are held first, so that the canary is not closed while the other is observed.
+            for entry in entries:
+                stack.enter_context(self._held(entry))
+            for entry in entries:
+                await entry.service.observe()
 
     def status(self) -> list[dict[str, Any]]:
         """Returns the role and the counters of each loaded release, in order of version."""

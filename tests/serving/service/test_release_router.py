@@ -86,6 +86,19 @@ def test_a_release_that_comes_back_before_its_last_request_stays_open(run, base)
     assert row["version"] == 1
 
 
+def test_a_canary_that_ends_while_the_state_is_recorded_is_closed_only_then(run):
+    async def scenario(router, open_release):
+        router.route(router.stable, open_release(2), 0.5)
+        observing = asyncio.create_task(router.observe())
+        # The task now waits for the stable release, which is observed in a thread.
+        await asyncio.sleep(0)
+        router.route(router.stable)
+        await observing
+        assert [row["role"] for row in router.status()] == ["stable"]
+
+    run(scenario)
+
+
 def test_nothing_of_a_release_is_left_in_memory_once_it_is_closed(run):
     async def scenario(router, open_release):
         left = []
