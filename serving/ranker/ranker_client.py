@@ -117,12 +117,15 @@ class RankerClient:
         """Waits for a connection.
 
         Raises:
-            RankerUnavailableError: No connection was made within the timeout.
+            RankerUnavailableError: No connection was made within the timeout, or the client is
+                being closed.
         """
         self._connect()
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._channel.channel_ready()
+        except grpc.aio.UsageError as error:
+            raise self._left(error) from error
         except TimeoutError as error:
             raise errors.RankerUnavailableError(
                 f"The ranker at {self.address} is not available: no connection within "
@@ -178,10 +181,8 @@ class RankerClient:
             try:
                 return await stub.Predict(request, timeout=end - loop.time())
             except grpc.aio.UsageError as error:
-                # The server has left DNS, and the call waited for a free thread.
-                raise errors.RankerUnavailableError(
-                    f"The ranker at {self.address} is not available: {error}"
-                ) from error
+                # The call waited for a free thread.
+                raise self._left(error) from error
             except grpc.aio.AioRpcError as error:
                 is_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 is_busy = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not any(
@@ -217,6 +218,12 @@ class RankerClient:
                 _encode(tensor, types_pb2.DT_FLOAT, column)
         _encode(request.inputs["ad_features"], types_pb2.DT_INT32, ad_features)
         return request
+
+    def _left(self, error: grpc.aio.UsageError) -> errors.RankerUnavailableError:
+        """Returns the error of a call whose server has left DNS, so that its channel is closed."""
+        return errors.RankerUnavailableError(
+            f"The ranker at {self.address} is not available: {error}"
+        )
 
     def _mapped(self, error: grpc.aio.AioRpcError, timeout_seconds: float) -> errors.RankerError:
         status = error.code()

@@ -125,6 +125,11 @@ class ReleaseRouter:
         """Returns the orchestrator of requests that name a release, `stable` or `canary`."""
         return self._choose(Request(release=release)).service
 
+    async def verify_ranker(self, timeout_seconds: float) -> None:
+        """Verifies the ranker of the stable release; see `Orchestrator.verify_ranker`."""
+        with self._held(self._table.stable) as entry:
+            await entry.service.verify_ranker(timeout_seconds)
+
     async def observe(self) -> None:
         """Records the state of the stable and the canary release; see `Orchestrator.observe`."""
         table = self._table

@@ -249,6 +249,6 @@ def _add_state_routes(
 
 async def _verify(router: release_router.ReleaseRouter, timeout_seconds: float = 5.0) -> None:
     try:
-        await router.stable.verify_ranker(timeout_seconds)
+        await router.verify_ranker(timeout_seconds)
     except errors.RankerError as error:
         _logger.info("The ranker is not verified: %s", error)

@@ -164,3 +164,17 @@ def test_a_call_that_waits_for_a_server_that_is_left_is_an_error_of_the_ranker(t
 
     with answering(refuse) as address:
         asyncio.run(leave(address))
+
+
+def test_a_wait_for_the_connection_to_a_server_that_is_left_is_an_error_of_the_ranker():
+    async def leave():
+        address = f"127.0.0.1:{serving_fixtures.free_port()}"
+        client = ranker.RankerClient(address, version=1, outputs=["c"])
+        connecting = asyncio.create_task(client.connected(600.0))
+        # The task now waits for the connection.
+        await asyncio.sleep(0)
+        await client.close(60.0)
+        with pytest.raises(errors.RankerUnavailableError, match="Channel is closed"):
+            await connecting
+
+    asyncio.run(leave())

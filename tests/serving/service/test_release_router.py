@@ -1,6 +1,7 @@
 """Which release answers a request, and when a release is closed."""
 
 import asyncio
+import threading
 import time
 import weakref
 
@@ -95,6 +96,33 @@ def test_a_canary_that_ends_while_the_state_is_recorded_is_closed_only_then(run)
         router.route(router.stable)
         await observing
         assert [row["role"] for row in router.status()] == ["stable"]
+
+    run(scenario)
+
+
+def test_a_release_that_is_replaced_while_its_ranker_is_verified_is_closed_only_then(
+    run, base, address
+):
+    asked, replaced = threading.Event(), threading.Event()
+
+    def hold(_):
+        asked.set()
+        replaced.wait(waiting.GUARD_SECONDS)
+
+    async def scenario(router, open_release):
+        with serving_fixtures.altering_server(address, hold) as slow:
+            third = serving_fixtures.make_orchestrator(releases.load(base, 3), slow)
+            router.route(third)
+            second = open_release(2)
+            verifying = asyncio.create_task(router.verify_ranker(waiting.GUARD_SECONDS))
+            await asyncio.to_thread(asked.wait, waiting.GUARD_SECONDS)
+            router.route(second)
+            await asyncio.gather(*router._closing)
+            replaced.set()
+            await verifying
+            assert third.not_ready is None
+            await asyncio.gather(*router._closing)
+        assert not in_use.is_in_use(base, 3)
 
     run(scenario)
 
