@@ -5,17 +5,22 @@ import signal
 import sys
 import threading
 
+import waiting
+
 
 def serve_only_the_first(directory, listening, announce):
-    """Serves in the first process until SIGTERM; all others exit with status 3."""
+    """Serves in the first process until SIGTERM; the others exit with status 3 once it does."""
+    announced = pathlib.Path(directory, "announced")
     try:
         pathlib.Path(directory, "served").touch(exist_ok=False)
     except FileExistsError:
+        waiting.until(announced.exists)
         sys.exit(3)
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     listening.listen()
     announce()
+    announced.touch()
     ending.wait()
 
 
