@@ -44,7 +44,7 @@ from serving import (
     releases,
     requests,
 )
-from serving.config import HttpConfig, OrchestratorConfig
+from serving.config import HttpConfig, OrchestratorConfig, UserStoreConfig
 from serving.service import http_server, release_router
 from serving.service.rest import app
 from tfrecords.schema import SHOWN
@@ -228,6 +228,8 @@ def _shown(row: int) -> str:
 
 
 FLAT = index.IndexConfig(kind="Flat")
+# The machine of a test may be slow, and lateness has its own tests.
+PATIENT_USERS = UserStoreConfig(read_timeout_ms=30_000, write_timeout_seconds=60)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,6 @@ import waiting
 
 from serving import errors, orchestrator, users
 from serving.client import async_client, client, http_calls, local_client
-from serving.config import UserStoreConfig
 from serving.requests import Condition, Filters, Request
 
 pytestmark = pytest.mark.process
@@ -130,7 +129,7 @@ def test_the_clients_write_users_in_the_same_way(tiny_base, tiny_bundle, ranker_
     clicked = {"event_id": "e1", "user_id": "a/b", "ad_id": "ad-3", "event": "click"}
     rules = {"frequency_caps": [{"max": 1, "event": "click"}]}
     store = f"sqlite:{tmp_path}/users.db"
-    patient = UserStoreConfig(read_timeout_ms=30_000)
+    patient = serving_fixtures.PATIENT_USERS
     data = orchestrator.UserData(users.open_store(store, patient), patient)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, users=data)
 

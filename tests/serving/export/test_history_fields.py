@@ -17,7 +17,6 @@ from serving import (
     requests,
     users,
 )
-from serving.config import UserStoreConfig
 from serving.releases import bundle
 from tfrec import exported, retrieval
 from tfrecords.splits import SPLITS
@@ -89,7 +88,7 @@ def test_histories_from_a_user_store_are_those_that_follow_from_the_logs(event_b
     shutil.copytree(event_base, tmp_path / "bundle")
     release, directory = bundle.load(tmp_path / "bundle"), tmp_path / "log"
     log, feedback = impressions.ImpressionLog(directory), impressions.FeedbackLog(directory)
-    patient = UserStoreConfig(read_timeout_ms=30_000)
+    patient = serving_fixtures.PATIENT_USERS
 
     async def use(address):
         data = orchestrator.UserData(users.open_store(f"sqlite:{tmp_path}/users.db"), patient)

@@ -11,10 +11,9 @@ import scripts_in_forks
 import serving_fixtures
 
 from serving import errors, impressions, operations, orchestrator, users
-from serving.config import UserStoreConfig
 from serving.requests import Event, Request
 
-PATIENT = UserStoreConfig(read_timeout_ms=30_000)
+PATIENT = serving_fixtures.PATIENT_USERS
 
 
 @pytest.fixture

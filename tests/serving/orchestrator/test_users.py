@@ -16,14 +16,13 @@ import requirements
 import serving_fixtures
 
 from serving import errors, impressions, orchestrator, users
-from serving.config import UserStoreConfig
 from serving.orchestrator import user_data
 from serving.requests import MAX_SECONDS_AHEAD, Deadline, Event, Request
 
 NOW = 1_000_000_000.0
 HOUR = 3600.0
 # Lateness has its own tests.
-PATIENT = UserStoreConfig(read_timeout_ms=30_000)
+PATIENT = serving_fixtures.PATIENT_USERS
 PROFILE = {"country": "CH", "age": 33, "history": ["ad-3", "ad-8"]}
 SCHEMA = {
     "name": "tiny",
@@ -712,7 +711,7 @@ def test_a_write_that_takes_too_long_fails_and_so_do_too_many(run, tmp_path):
         data.config = dataclasses.replace(PATIENT, write_timeout_seconds=0.01)
         with pytest.raises(errors.UserStoreError, match=r"within 0\.01 s. Send it again later"):
             await data.append([event(1)])
-        data.config = dataclasses.replace(PATIENT, write_timeout_seconds=60)
+        data.config = PATIENT
         intake = orchestrator.EventIntake(data)
         waiting = [asyncio.create_task(intake.add([event(n)])) for n in range(100)]
         await asyncio.sleep(0)

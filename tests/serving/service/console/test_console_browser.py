@@ -13,7 +13,6 @@ import serving_fixtures
 from playwright import sync_api as playwright
 
 from serving import index, orchestrator, ranker, releases, requests, users
-from serving.config import UserStoreConfig
 from serving.service import release_router
 
 pytestmark = [pytest.mark.browser, requirements.NEEDS_BROWSER]
@@ -1032,7 +1031,7 @@ def test_the_api_is_described_and_tried_with_what_the_service_itself_has(
 @pytest.fixture
 def stored_url(tiny_bundle, ranker_address, tmp_path):
     """A service of the tiny release with a user store."""
-    config = UserStoreConfig(read_timeout_ms=30_000)
+    config = serving_fixtures.PATIENT_USERS
     metrics = orchestrator.ServiceMetrics()
     store = users.open_store(f"sqlite:{tmp_path}/users.db", config)
     data = orchestrator.UserData(store, config, metrics)

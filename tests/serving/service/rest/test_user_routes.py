@@ -12,10 +12,8 @@ import pytest
 import serving_fixtures
 
 from serving import errors, impressions, orchestrator, users
-from serving.config import UserStoreConfig
 
-# Lateness has its own tests.
-CONFIG = UserStoreConfig(read_timeout_ms=30_000)
+CONFIG = serving_fixtures.PATIENT_USERS
 
 
 @pytest.fixture
