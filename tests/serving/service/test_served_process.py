@@ -35,7 +35,9 @@ def served(base, *flags, stderr=None, ranker_address=None, **client_options):
     command = [
         *(sys.executable, str(ROOT / "scripts" / "serve.py"), f"--bundle={base}"),
         *(f"--port={port}", f"--model_server_port={grpc_port}"),
-        *(f"--model_server_rest_port={rest_port}", "--drain_seconds=0.5", *flags),
+        *(f"--model_server_rest_port={rest_port}", "--drain_seconds=0.5"),
+        # A slow machine must not refuse requests.
+        *("--deadline_ms=60000", *flags),
     ]
     if ranker_address:
         command.append(f"--ranker_address={ranker_address}")
