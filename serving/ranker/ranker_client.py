@@ -118,14 +118,14 @@ class RankerClient:
 
         Raises:
             RankerUnavailableError: No connection was made within the timeout, or the client is
-                being closed.
+                closed.
         """
         self._connect()
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._channel.channel_ready()
         except grpc.aio.UsageError as error:
-            raise self._left(error) from error
+            raise self._closed(error) from error
         except TimeoutError as error:
             raise errors.RankerUnavailableError(
                 f"The ranker at {self.address} is not available: no connection within "
@@ -133,17 +133,18 @@ class RankerClient:
             ) from error
 
     async def close(self, grace_seconds: float | None = None) -> None:
-        """Closes the channel; the next call opens a new one.
+        """Closes the channel of this event loop, for good.
+
+        Later calls, and those in flight that do not end in time, raise `RankerUnavailableError`.
 
         Args:
-            grace_seconds: Time for the calls in flight. None cancels them.
+            grace_seconds: Time for the calls in flight. None: they end at once.
         """
         if self._loop is asyncio.get_running_loop():
             await self._channel.close(grace_seconds)
             # Closing usually ends the watcher. Its last event should find the loop running.
             await asyncio.wait({self._watcher}, timeout=_SECONDS_OF_WATCHER)
             self._watcher.cancel()
-        self._loop = None
 
     def _connect(self) -> prediction_service_pb2_grpc.PredictionServiceStub:
         loop = asyncio.get_running_loop()
@@ -158,7 +159,10 @@ class RankerClient:
     async def _watch(self, channel: grpc.aio.Channel) -> None:
         state = channel.get_state()
         while state is not grpc.ChannelConnectivity.SHUTDOWN:
-            await channel.wait_for_state_change(state)
+            try:
+                await channel.wait_for_state_change(state)
+            except grpc.aio.UsageError:
+                return  # The client is being closed, and calls in flight still have time.
             if state is grpc.ChannelConnectivity.READY:
                 self._connection += 1
             state = channel.get_state()
@@ -181,8 +185,13 @@ class RankerClient:
             try:
                 return await stub.Predict(request, timeout=end - loop.time())
             except grpc.aio.UsageError as error:
-                # The call waited for a free thread.
-                raise self._left(error) from error
+                # The server has left DNS, and the call waited for a free thread.
+                raise self._closed(error) from error
+            except asyncio.CancelledError as error:
+                # `close` cancels the call, but not the task that waits for it.
+                if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                    raise
+                raise self._closed("Channel is closed.") from error
             except grpc.aio.AioRpcError as error:
                 is_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 is_busy = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not any(
@@ -219,10 +228,9 @@ class RankerClient:
         _encode(request.inputs["ad_features"], types_pb2.DT_INT32, ad_features)
         return request
 
-    def _left(self, error: grpc.aio.UsageError) -> errors.RankerUnavailableError:
-        """Returns the error of a call whose server has left DNS, so that its channel is closed."""
+    def _closed(self, reason: object) -> errors.RankerUnavailableError:
         return errors.RankerUnavailableError(
-            f"The ranker at {self.address} is not available: {error}"
+            f"The ranker at {self.address} is not available: {reason}"
         )
 
     def _mapped(self, error: grpc.aio.AioRpcError, timeout_seconds: float) -> errors.RankerError:

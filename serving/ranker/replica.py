@@ -66,6 +66,11 @@ class Replica:
             return f"The ranker at {self.client.address} is late."
         return self.ranker.problem
 
+    def end_check(self) -> None:
+        """Stops the background run of its probes, if there is one."""
+        if self.check is not None and self.check.get_loop() is asyncio.get_running_loop():
+            self.check.cancel()
+
     def load(self, now: float) -> float:
         """Returns the expected slowness of another call."""
         slowness = self._slowness * self._weight(now)

@@ -190,10 +190,7 @@ class Replicas:
     async def close(self) -> None:
         """Closes the connections."""
         for replica in self._replicas.values():
-            if replica.check is not None and (
-                replica.check.get_loop() is asyncio.get_running_loop()
-            ):
-                replica.check.cancel()
+            replica.end_check()
         await self._client.close()
 
     async def _call_in_turn(
@@ -332,6 +329,8 @@ class Replicas:
 
     def _check(self, replica: Replica) -> None:
         """Runs the probes of a replica in the background, until they pass."""
+        if replica not in self._replicas.values():
+            return  # A call to a server that has left DNS has failed.
         loop = asyncio.get_running_loop()
         task = replica.check
         if task is not None and not task.done() and task.get_loop() is loop:
@@ -348,8 +347,8 @@ class Replicas:
                 # Only failed calls pause it: no request waits for a server that is back.
                 replica.suspect = True
             self._observe_check()
-            # It may have been replaced, or have answered a call meanwhile.
-            if replica.is_healthy or replica not in self._replicas.values():
+            # It may have answered a call meanwhile.
+            if replica.is_healthy:
                 return
             await asyncio.sleep(_CHECK_SECONDS)
 
@@ -375,6 +374,8 @@ class Replicas:
         else:
             clients.update(self._endpoints.clients)
         if clients.keys() != self._replicas.keys():
+            for address in self._replicas.keys() - clients.keys():
+                self._replicas[address].end_check()
             self._replicas = {
                 address: self._replicas.get(address) or Replica(client, self._release)
                 for address, client in clients.items()

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 import serving_fixtures
+import waiting
 from tensorflow_serving.apis import predict_pb2
 
 from serving import errors, ranker, releases
@@ -166,15 +167,26 @@ def test_a_call_that_waits_for_a_server_that_is_left_is_an_error_of_the_ranker(t
         asyncio.run(leave(address))
 
 
-def test_a_wait_for_the_connection_to_a_server_that_is_left_is_an_error_of_the_ranker():
-    async def leave():
-        address = f"127.0.0.1:{serving_fixtures.free_port()}"
-        client = ranker.RankerClient(address, version=1, outputs=["c"])
-        connecting = asyncio.create_task(client.connected(600.0))
-        # The task now waits for the connection.
-        await asyncio.sleep(0)
-        await client.close(60.0)
-        with pytest.raises(errors.RankerUnavailableError, match="Channel is closed"):
-            await connecting
+def test_a_closed_client_is_an_error_of_the_ranker_and_opens_no_other_channel(tiny_bundle):
+    called, go_on = threading.Event(), threading.Event()
 
-    asyncio.run(leave())
+    def hold(context):
+        called.set()
+        go_on.wait(waiting.GUARD_SECONDS)
+        return b""
+
+    columns = releases.query_columns(tiny_bundle.manifest)
+    features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
+
+    async def leave(address):
+        client = ranker.RankerClient(address, version=tiny_bundle.version, outputs=["c"])
+        call = asyncio.create_task(client.predict(columns, features, 600.0))
+        await asyncio.to_thread(called.wait)
+        await client.close()
+        for late in (call, client.connected(600.0), client.predict(columns, features, 600.0)):
+            with pytest.raises(errors.RankerUnavailableError, match="Channel is closed"):
+                await late
+
+    with answering(hold) as address:
+        asyncio.run(leave(address))
+        go_on.set()

@@ -407,6 +407,36 @@ def test_servers_follow_a_name_in_dns(tiny_bundle, replicas):
     assert len(asked) == 4
 
 
+def test_the_probes_of_a_server_that_has_left_dns_are_ended(tiny_bundle, replicas):
+    clock = clocks.Clock()
+    records = [replicas[0].address]
+    replicas[0].go_on.clear()
+
+    async def lookup(host, port):
+        return list(records)
+
+    async def scenario(service):
+        with pytest.raises(errors.RankerDeadlineError):
+            await service.verify_ranker(0.01)
+        await service.observe()
+        (gone,) = service._ranker._replicas.values()
+        assert not gone.check.done()
+        records[:] = [replicas[1].address]
+        clock.advance(5)
+        while states(service) != {replicas[1].address: True}:
+            await service.recommend(REQUEST)
+        # A call to it may fail later.
+        service._ranker._check(gone)
+        await asyncio.sleep(0)
+        assert gone.check.cancelled()
+
+    outputs = tiny_bundle.manifest.outputs.values()
+    endpoints = ranker.Endpoints(
+        "dns:///ranker:8500", version=1, outputs=outputs, lookup=lookup, clock=clock
+    )
+    run(tiny_bundle, endpoints, scenario)
+
+
 def test_the_names_of_the_machine_are_resolved(ranker_address, tiny_bundle):
     port = ranker_address.rpartition(":")[2]
     address = f"dns:///localhost:{port}"
