@@ -7,8 +7,8 @@ earned nothing. If several answers have the same request id, its events count fo
 
 Impressions and events that were delivered more than once count once (`feedback_events`).
 
-All events, one file of the log, and the ids of impressions in files whose times overlap are kept in
-memory.
+All events, 100,000 rows of the log or one file, and the ids of impressions in files whose times
+overlap are kept in memory.
 
 Shapes: E events, R rows of the log.
 """
@@ -17,7 +17,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -30,6 +30,8 @@ from tfrecords import files
 
 _KEYS = ["_request_id", "_ad_id"]
 _IMPRESSION = "impression"
+# Rows joined at a time: each join takes time for all events, and a service writes a file a minute.
+_ROWS_PER_JOIN = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +118,11 @@ def join_feedback(
         files.replacing(output) as partial,
         contextlib.closing(_Writer(partial, events.labels)) as writer,
     ):
-        for table, num_duplicates in _distinct_tables(log):
+        for table, num_duplicates in _distinct_tables(log, known.columns):
             duplicate_rows += num_duplicates
             settled = table.filter(pc.less_equal(table["_time"], until))
             young += table.num_rows - settled.num_rows
-            writer.write(_labeled(settled.select(known.columns), latest, events.labels))
+            writer.write(_labeled(settled, latest, events.labels))
         if not writer.rows:
             raise errors.ImpressionLogError(
                 f"No impression is older than {min_age_seconds:g} s before the latest; expected "
@@ -163,14 +165,20 @@ def _scan(
     log_files: Sequence[pathlib.Path], events: pa.Table
 ) -> tuple[list[_LogFile], pa.Table, int]:
     """Returns the files, the events with their answer ids, and the number of repeats."""
-    log, found = [], []
-    for path in log_files:
-        keys = logged_schema.read_file(path, [*_KEYS, "_answer_id", "_time"])
-        found.append(keys.join(events.select(_KEYS), _KEYS, join_type="inner"))
-        if keys.num_rows:
-            times = pc.min_max(keys["_time"]).as_py()
-            host = logged_schema.host_of(keys.schema)
-            log.append(_LogFile(path, log_times.Span(host, times["min"], times["max"])))
+    log: list[_LogFile] = []
+
+    def tables() -> Iterator[pa.Table]:
+        for path in log_files:
+            keys = logged_schema.read_file(path, [*_KEYS, "_answer_id", "_time"])
+            if keys.num_rows:
+                times = pc.min_max(keys["_time"]).as_py()
+                host = logged_schema.host_of(keys.schema)
+                log.append(_LogFile(path, log_times.Span(host, times["min"], times["max"])))
+            yield keys
+
+    found = [
+        keys.join(events.select(_KEYS), _KEYS, join_type="inner") for keys in _merged(tables())
+    ]
     # An impression may be in several files. Of two answers at the same time, one is chosen.
     shown = pa.concat_tables(found).sort_by([("_time", "ascending"), ("_answer_id", "ascending")])
     last = shown.group_by(_KEYS, use_threads=False).aggregate(
@@ -181,11 +189,25 @@ def _scan(
     return log, events.join(last.drop_columns("answers"), _KEYS, join_type="inner"), repeated
 
 
-def _distinct_tables(log: Sequence[_LogFile]) -> Iterator[tuple[pa.Table, int]]:
-    """Yields the rows of each file that are not in an earlier one, and the number of others."""
+def _merged(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Concatenates small tables."""
+    group, num_rows = [], 0
+    for table in tables:
+        group.append(table)
+        num_rows += table.num_rows
+        if num_rows >= _ROWS_PER_JOIN:
+            yield pa.concat_tables(group)
+            group, num_rows = [], 0
+    if group:
+        yield pa.concat_tables(group)
+
+
+def _distinct_tables(log: Sequence[_LogFile], columns: list[str]) -> Iterator[tuple[pa.Table, int]]:
+    """Yields the rows that are not in an earlier file, and the number of others."""
     seen: pa.Table | None = None
-    for file in sorted(log, key=lambda file: file.span.first):
-        table = logged_schema.read_file(file.path)
+    ordered = sorted(log, key=lambda file: file.span.first)
+    # Files of different releases may have their columns in another order.
+    for table in _merged(logged_schema.read_file(f.path).select(columns) for f in ordered):
         num_rows = table.num_rows
         impressions = pc.binary_join_element_wise(table["_answer_id"], table["_ad_id"], "\0")
         table = table.append_column(_IMPRESSION, impressions)
@@ -193,7 +215,7 @@ def _distinct_tables(log: Sequence[_LogFile]) -> Iterator[tuple[pa.Table, int]]:
             table = _first_of_each(table)
         if seen is not None:
             # A repeated impression has the same time, so earlier ones are no longer needed.
-            seen = seen.filter(pc.greater_equal(seen["_time"], file.span.first))
+            seen = seen.filter(pc.greater_equal(seen["_time"], pc.min(table["_time"])))
             is_known = pc.is_in(table[_IMPRESSION], seen[_IMPRESSION].combine_chunks())
             table = table.filter(pc.invert(is_known))
         impression_times = table.select([_IMPRESSION, "_time"])

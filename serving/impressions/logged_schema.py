@@ -99,9 +99,15 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
     """
     if not log_files:
         raise errors.ImpressionLogError("Expected files of an impression log, got none.")
-    found = [(path, *_described(path)) for path in log_files]
-    path, columns, known = max(found, key=lambda entry: entry[2]["version"])
-    for file, schema, _ in found:
+    # A log may have a file for each minute: those of a release and a host have one schema.
+    found: dict[bytes, tuple[pathlib.Path, pa.Schema]] = {}
+    for path in log_files:
+        with open_file(path) as file:
+            schema = file.schema_arrow
+        found.setdefault(schema.serialize().to_pybytes(), (path, schema))
+    path, columns = max(found.values(), key=lambda entry: _known(entry[1])["version"])
+    known = _known(columns)
+    for file, schema in found.values():
         for field in columns:
             if field.name not in schema.names or schema.field(field.name).type != field.type:
                 raise errors.ImpressionLogError(
@@ -174,11 +180,6 @@ def _unreadable(path: pathlib.Path, error: Exception) -> errors.ImpressionLogErr
         f"{path} cannot be read as a file of the impression log ({error}); expected a Parquet "
         "file that tfrec serve --impression_log wrote. Restore it, or leave it out."
     )
-
-
-def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:
-    with open_file(path) as file:
-        return file.schema_arrow, _known(file.schema_arrow)
 
 
 def _known(schema: pa.Schema) -> dict[str, Any]:

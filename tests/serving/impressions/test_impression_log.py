@@ -16,7 +16,13 @@ import waiting
 
 from serving import errors, impressions, orchestrator, requests
 from serving.config import ImpressionLogConfig
-from serving.impressions import impression_log, impression_rows, log_times, logged_schema
+from serving.impressions import (
+    feedback,
+    impression_log,
+    impression_rows,
+    log_times,
+    logged_schema,
+)
 
 REQUEST = requests.Request(user={"country": "CH", "age": 33, "history": ["ad-3"]}, k=3)
 
@@ -282,6 +288,20 @@ def test_feedback_meets_the_ad_that_it_names(log_files, tmp_path):
     assert (joined.events, joined.matched, joined.unmatched) == (5, 4, 1)
     assert joined.totals == {"click": 2.0, "revenue": 3.0}
     assert (joined.schema["click"], joined.schema["engagement"]) == ("_click", None)
+
+
+@pytest.mark.parametrize(("rows_per_join", "groups"), [(15, 1), (1, 2)])
+def test_small_files_are_joined_together(monkeypatch, log_files, tmp_path, rows_per_join, groups):
+    monkeypatch.setattr(feedback, "_ROWS_PER_JOIN", rows_per_join)
+    # Six rows of r1 and r2, three of r1, and six again.
+    files = [*log_files, tmp_path / "impressions-again.parquet"]
+    files[-1].write_bytes(max(log_files, key=lambda path: path.stat().st_size).read_bytes())
+    events = [{"request_id": "r1", "ad_id": "ad-4", "click": 1}]
+    joined, table = join(files, events, tmp_path)
+    assert table["_click"].to_pylist() == [0] * 8 + [1]
+    assert (joined.rows, joined.duplicate_rows) == (9, 6)
+    # A group of rows for each write.
+    assert pq.ParquetFile(tmp_path / "shown.parquet").num_row_groups == groups
 
 
 def test_young_impressions_are_left_out_when_asked(log_files, tmp_path):
