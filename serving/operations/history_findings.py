@@ -107,7 +107,8 @@ def compare_histories(
     plan = schema.schema_from_json(release.manifest.schema)
     if not plan.histories:
         raise findings.SkippedError(f"release {release.version} has no histories")
-    tables = [impressions.read_file(path) for path in files]
+    columns = [*_COLUMNS, *(name for field in plan.histories for name in field.inputs)]
+    tables = [impressions.read_file(path, columns) for path in files]
     logged = [answer for table in tables for answer in _answers(plan, table, release.version)]
     if not logged:
         raise findings.SkippedError(
@@ -291,12 +292,14 @@ def _events(
 ) -> dict[str, KnownEvents]:
     """Returns the events of each user: logged impressions, and events of the event log.
 
-    Of a user's events with the same id, only the first counts, as in the user store.
+    Of a user's events with the same id, only the first counts, as in the user store. Impressions,
+    which are most of the events, are left out if no history lists them.
     """
     found: dict[tuple[str, str], UserEvent] = {}
     received: dict[tuple[str, str], float] = {}
+    lists_impressions = any("impression" in field.event for field in plan.histories)
     for table in tables:
-        if impressions.counts_as_shown(table):
+        if lists_impressions and impressions.counts_as_shown(table):
             for row in table.select(list(_COLUMNS)).to_pylist():
                 key = f"{row['_request_id']}/{row['_ad_id']}"
                 event = UserEvent("impression", row["_time"], row["_ad_id"], {}, key)

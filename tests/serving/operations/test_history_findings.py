@@ -10,7 +10,7 @@ import pytest
 
 from serving import operations
 from serving.config import UserStoreConfig
-from serving.operations import findings, history_findings
+from serving.operations import event_lines, findings, history_findings
 from tfrecords.histories import UserEvent
 from tfrecords.schema import Field, Schema
 
@@ -217,3 +217,10 @@ def test_answers_that_do_not_count_as_shown_are_no_impressions(tmp_path):
     pq.write_table(table.replace_schema_metadata(described), file)
     found = operations.compare_histories([file], event_files, release)
     assert found.startswith("2 of 2 answers (100.0%)")
+
+
+def test_impressions_that_no_history_lists_are_not_kept(tmp_path):
+    (file,), (event_file,), release = write_logs(tmp_path, [97.0])
+    lines = [event_lines.read_event_lines(event_file, now=1e9)]
+    known = history_findings._events(SCHEMA, [pq.read_table(file)], lines, release)
+    assert [event.event for event in known["ann"].events] == ["click"]
