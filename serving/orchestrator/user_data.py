@@ -359,12 +359,14 @@ class UserData:
     async def _write_queued(self) -> None:
         """Writes the impressions of some answers, and starts to write the next ones."""
         count = min(_ANSWERS_PER_WRITE, len(self._queue))
-        events = [event for _ in range(count) for event in self._queue.popleft()]
+        answers = [self._queue.popleft() for _ in range(count)]
+        events = [event for answer in answers for event in answer]
         try:
             await self._noted("write", self._store.append(events, self.now()))
         except asyncio.CancelledError:
-            # `_give_up` counts them.
-            self._queue.appendleft(events)
+            # `close` writes them, which is harmless if they are written already, or counts them.
+            self._queue.extendleft(reversed(answers))
+            count, events = 0, []
             raise
         except errors.UserStoreError:
             self._drop(len(events))

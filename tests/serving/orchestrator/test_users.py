@@ -703,6 +703,24 @@ def test_flush_and_close_end_while_answers_go_on(run, tmp_path):
     assert len(run(scenario, store=busy).impressions) == 2
 
 
+def test_impressions_whose_write_is_canceled_are_written_later(run, tmp_path):
+    slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
+
+    async def scenario(service, data):
+        slow.open.clear()
+        answer = await service.recommend(Request(user_id="u", k=2))
+        data.record("u", answer.model_copy(update={"request_id": "another"}), NOW)
+        await asyncio.sleep(0)
+        # As a `LocalClient` does when it is closed.
+        data._writing.cancel()
+        await asyncio.wait({data._writing})
+        slow.open.set()
+        await data.flush()
+        return len((await data.get("u")).impressions), data._unwritten
+
+    assert run(scenario, store=slow) == (4, {})
+
+
 def test_a_write_that_takes_too_long_fails_and_so_do_too_many(run, tmp_path):
     slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
 
