@@ -10,6 +10,8 @@ and several processes may write to one directory. A line is safe from the end of
 operating system writes it to the disk within seconds.
 """
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -99,14 +101,15 @@ class FeedbackLog:
             self._observe_problem(False)
 
     def _write(self, lines: Sequence[str]) -> None:
-        path, content = self._current(), "".join(lines).encode()
+        content = "".join(lines).encode()
         try:
             # Closed at once, so that a file that was moved away does not stay open.
-            with path.open("ab", buffering=0) as file:
+            with self._opened() as file:
                 written = file.write(content)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise _unwritable(self._path or self._directory, error) from error
         if written < len(content):
+            path = self._path
             # Continues in another file: the rest of this line would be a malformed event.
             self._path = None
             raise errors.ImpressionLogError(
@@ -114,15 +117,18 @@ class FeedbackLog:
                 "on its disk, and send the events again."
             )
 
-    def _current(self) -> pathlib.Path:
+    def _opened(self) -> io.FileIO:
         now = self._clock()
-        is_old = now - self._since > _SECONDS_PER_FILE
-        # A file that was moved away is not made again: a second move would replace it.
-        if self._path is None or is_old or not self._path.exists():
-            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            name = FEEDBACK_PATTERN.replace("*", f"{stamp}-{uuid.uuid4().hex[:12]}")
-            self._path, self._since = self._directory / name, now
-        return self._path
+        if self._path is not None and now - self._since <= _SECONDS_PER_FILE:
+            # A file that was moved away is not made again: a second move would replace it.
+            with contextlib.suppress(FileNotFoundError):
+                file = self._path.open("r+b", buffering=0)
+                file.seek(0, os.SEEK_END)
+                return file
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        name = FEEDBACK_PATTERN.replace("*", f"{stamp}-{uuid.uuid4().hex[:12]}")
+        self._path, self._since = self._directory / name, now
+        return self._path.open("xb", buffering=0)
 
 
 def _line(event: requests.Event) -> dict[str, Any]:

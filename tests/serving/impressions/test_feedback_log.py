@@ -1,5 +1,6 @@
 """The log of events that users give to answers."""
 
+import pathlib
 import shutil
 
 import pytest
@@ -38,6 +39,25 @@ def test_files_that_are_moved_away_at_any_time_do_not_replace_each_other(tmp_pat
         path.rename(tmp_path / "moved" / path.name)
     lines = [path.read_text().count("\n") for path in (tmp_path / "moved").iterdir()]
     assert lines == [2, 2]
+
+
+def test_a_file_that_is_moved_away_just_before_it_is_opened_is_not_made_again(
+    tmp_path, monkeypatch
+):
+    log = impressions.FeedbackLog(tmp_path / "log")
+    (tmp_path / "moved").mkdir()
+    open_path = pathlib.Path.open
+
+    def move_and_open(path, *arguments, **options):
+        if path.exists():
+            path.rename(tmp_path / "moved" / path.name)
+        return open_path(path, *arguments, **options)
+
+    monkeypatch.setattr(pathlib.Path, "open", move_and_open)
+    for _ in range(3):
+        log.append([EVENT])
+    names = [path.name for folder in ("log", "moved") for path in (tmp_path / folder).iterdir()]
+    assert len(set(names)) == len(names) == 3
 
 
 def test_only_the_account_of_the_service_can_read_a_new_directory(tmp_path):
