@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import waiting
 
 from tfrecords import files
 
@@ -109,7 +110,7 @@ def test_only_a_durable_file_is_flushed_and_before_it_is_renamed(tmp_path, monke
 def _hold(path, is_held, release):
     with files.locked(path):
         is_held.set()
-        release.wait(30)
+        release.wait(waiting.GUARD_SECONDS)
 
 
 @pytest.mark.process
@@ -118,7 +119,7 @@ def test_a_lock_is_refused_while_another_process_holds_it(tmp_path):
     is_held, release = context.Event(), context.Event()
     process = context.Process(target=_hold, args=(tmp_path / "lock", is_held, release))
     process.start()
-    assert is_held.wait(30)
+    assert is_held.wait(waiting.GUARD_SECONDS)
     assert files.holder_of(tmp_path / "lock") == str(process.pid)
     with pytest.raises(BlockingIOError), files.locked(tmp_path / "lock", 0.01):
         pass
