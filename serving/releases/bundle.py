@@ -62,7 +62,7 @@ def current_pointer(base: str | os.PathLike[str]) -> Pointer:
     if pointer is not None:
         return pointer
     newest = latest(base)
-    earlier = [version for version in manifest.versions(base) if version != newest]
+    earlier = [version for version in manifest.versions(base) if version < newest]
     return Pointer(newest, previous=tuple(reversed(earlier)))
 
 

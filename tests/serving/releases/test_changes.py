@@ -67,6 +67,12 @@ def test_without_a_pointer_the_latest_is_stable_and_a_promotion_pins_it(base, th
     assert bundle.load(base, 4).version == 4
 
 
+def test_a_release_that_is_published_meanwhile_is_not_one_that_was_stable_before(base, monkeypatch):
+    # Release 3 is published after the latest one was looked up.
+    monkeypatch.setattr(bundle, "latest", lambda base: 2)
+    assert releases.current_pointer(base) == release_pointer.Pointer(2, previous=(1,))
+
+
 def test_a_promotion_that_cannot_be_written_says_so_and_changes_nothing(base, monkeypatch):
     releases.promote(base, 1)
 
