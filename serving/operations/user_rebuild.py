@@ -107,12 +107,9 @@ async def rebuild_users(
         done.examples = event_lines.first_examples([*done.examples, *given.examples])
         done.added += await _append(store, given.events, now)
     for user_id, known in profiles.items():
-        (stored,) = await store.read([user_id], now)
-        # A profile that was set may be newer.
-        if not stored.profile:
-            profile = {name: value for name, (_, value) in known.items()}
-            times = {name: logged_at for name, (logged_at, _) in known.items()}
-            done.profiles += await store.set_profile(user_id, profile, now, times)
+        profile = {name: value for name, (_, value) in known.items()}
+        times = {name: logged_at for name, (logged_at, _) in known.items()}
+        done.profiles += await store.set_profile(user_id, profile, now, times)
     return done
 
 

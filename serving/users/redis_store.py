@@ -65,12 +65,13 @@ end
 for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return added
 """
-# KEYS: as above. ARGV: time to live in seconds; then time and JSON, without braces, of parts of the
-# profile.
+# KEYS: as above. ARGV: time to live in seconds, and whether a profile that is there stays (1); then
+# time and JSON, without braces, of parts of the profile.
 _SET_PROFILE = """
+if ARGV[2] == '1' and (redis.call('GET', KEYS[1]) or '{}') ~= '{}' then return 0 end
 local erased = tonumber(redis.call('GET', KEYS[5]) or '-1')
 local values = {}
-for i = 2, #ARGV, 2 do
+for i = 3, #ARGV, 2 do
   if tonumber(ARGV[i]) > erased then table.insert(values, ARGV[i + 1]) end
 end
 if #values == 0 then return 0 end
@@ -164,7 +165,8 @@ class RedisUserStore:
         parts: list[tuple[float, Mapping[str, Any]]] = [(math.inf, profile)]
         if times is not None:
             parts = [(times[name], {name: value}) for name, value in profile.items()]
-        arguments = [repr(self._expiry(await self._ttl_seconds()))]
+        stays = "0" if times is None else "1"
+        arguments = [repr(self._expiry(await self._ttl_seconds())), stays]
         for time, part in parts:
             arguments += [repr(time), json.dumps(part)[1:-1]]
         return bool(await self._evaluated(_SET_PROFILE, user_id, arguments))

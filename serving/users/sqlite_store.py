@@ -265,9 +265,7 @@ class SqliteUserStore:
                 limits = (since, now, self._limit(of))
                 events = connection.execute(_READ_EVENTS, (user_id, of, *limits)).fetchall()
                 lists.append(list(map(StoredEvent._make, reversed(events))))
-            # A null that was stored as a profile is an empty one, too.
-            profile = json.loads(row[0] or "{}") if row else None
-            found.append(User(profile or {}, *lists))
+            found.append(User(_profile(row), *lists))
         return found
 
     def _limit(self, is_impression: int) -> int:
@@ -303,6 +301,9 @@ class SqliteUserStore:
     ) -> bool:
         with self._transaction():
             if times is not None:
+                row = self._writer.execute(_READ_PROFILE, (user_id,)).fetchone()
+                if _profile(row):
+                    return False
                 erased = self._erased(user_id, now)
                 profile = {name: value for name, value in profile.items() if times[name] > erased}
                 if not profile:
@@ -424,6 +425,12 @@ def _has_our_tables(connection: sqlite3.Connection) -> bool:
         return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
 
     return all(columns(table) == names for table, names in _COLUMNS.items())
+
+
+def _profile(row: tuple[str | None] | None) -> dict[str, Any]:
+    """Returns the profile of a row of users, empty if there is none."""
+    # A null that was stored as a profile is an empty one, too.
+    return (json.loads(row[0] or "{}") if row else None) or {}
 
 
 def _hours(seconds: float) -> int:

@@ -131,7 +131,8 @@ class UserStore(Protocol):
             profile: Raw query fields, as JSON values.
             now: Current time, in seconds since 1970.
             times: Time of each value of a profile from a log, in seconds since 1970. Values from
-                before the user was erased are left out, see `delete`. None: the profile is new.
+                before the user was erased are left out, see `delete`, and a profile that the store
+                has stays, because it may be newer. None: the profile is new.
 
         Raises:
             UserStoreError: The store failed.

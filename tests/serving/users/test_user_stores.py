@@ -392,6 +392,17 @@ def test_an_erasure_far_in_the_future_ends_in_sqlite(tmp_path):
     assert run(f"sqlite:{path}", scenario) == (1, [])
 
 
+def test_a_profile_from_a_log_does_not_replace_one_that_was_set(address):
+    async def scenario(store):
+        written = []
+        for profile in ({"age": 1}, {}):
+            await store.set_profile("u", profile, NOW)
+            written.append(await store.set_profile("u", {"age": 2}, NOW, {"age": NOW}))
+        return written, (await read(store)).profile
+
+    assert run(address, scenario) == ([False, True], {"age": 2})
+
+
 def test_values_of_a_profile_from_before_the_erasure_do_not_bring_a_user_back(address):
     logged = {"city": 'Z"ürich', "tags": [], "age": 3.5}
 
