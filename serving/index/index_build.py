@@ -58,7 +58,6 @@ def build(
         ValueError: `config.use_gpu` is set, but there is no GPU; or a custom kind
             fails, or its index cannot be served.
     """
-    embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     size = training_sample_size(config, *embeddings.shape)
     drawn = sample_vectors(embeddings, size, config.seed)
     check_finite(drawn)
@@ -122,7 +121,6 @@ def train_index(
         ivf = faiss.try_extract_index_ivf(index)
         if ivf is not None:
             ivf.cp.seed = config.seed
-            ivf.cp.spherical = True
             ivf.cp.niter = _ITERATIONS
             ivf.cp.max_points_per_centroid = kinds.POINTS_PER_CENTROID
         if kind == "IVFPQ":

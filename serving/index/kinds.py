@@ -257,12 +257,12 @@ def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dic
                 f"{factory!r}. Return one such as 'IVF256,SQ6'."
             )
         return kind, {"factory": factory}
-    is_trained = kind in ("IVF", "IVFPQ") or (kind == "HNSW" and config.storage != "float")
+    if kind == "Flat":
+        return "Flat", {"factory": "Flat"}
+    is_trained = kind != "HNSW" or config.storage != "float"
     if is_trained and num_ads < MIN_ADS_TO_TRAIN:
         reason = f"{kind} needs at least {MIN_ADS_TO_TRAIN} ads, got {num_ads}"
         return "Flat", {"factory": "Flat", "fallback": reason}
-    if kind == "Flat":
-        return "Flat", {"factory": "Flat"}
     stored = "Flat" if config.storage == "float" else config.storage
     if kind == "HNSW":
         return "HNSW", {
