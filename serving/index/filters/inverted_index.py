@@ -25,7 +25,7 @@ class StringPostings:
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._num_rows = len(column)
-        array = one_chunk(column)
+        array = column.combine_chunks()
         rows = None
         if pa.types.is_list(array.type):
             lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
@@ -84,7 +84,7 @@ class NumberPostings:
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._num_rows = len(column)
-        numbers = one_chunk(column).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        numbers = column.combine_chunks().cast(pa.float64()).to_numpy(zero_copy_only=False)
         present = np.flatnonzero(~np.isnan(numbers)).astype(np.int32)
         order = np.argsort(numbers[present], kind="stable")
         self._rows = present[order]
@@ -105,10 +105,3 @@ class NumberPostings:
         if maximum is not None:
             last = int(np.searchsorted(self._numbers, maximum, side="right"))
         return row_set.RowSet.from_rows(self._rows[first:last], self._num_rows)
-
-
-def one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """Returns a column as an array."""
-    array = column.combine_chunks()
-    # pyarrow returns a chunked array without chunks unchanged.
-    return pa.array([], column.type) if isinstance(array, pa.ChunkedArray) else array

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving import requests
-from serving.index.filters import eligibility, inverted_index, row_set
+from serving.index.filters import eligibility, row_set
 
 _LARGEST = sys.float_info.max
 _MISSING = -_LARGEST
@@ -69,7 +69,7 @@ def name_of(position: int) -> str:
 
 def encoded(column: pa.ChunkedArray) -> list[Any]:
     """Returns the values [N] of a column as the collection has them."""
-    array = inverted_index.one_chunk(column)
+    array = column.combine_chunks()
     kind = eligibility.kind_of(array.type)
     if kind == "numeric":
         numbers = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
