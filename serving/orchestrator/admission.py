@@ -84,7 +84,7 @@ class Admission:
                 f"maximum of {self._max_ads}."
             )
         expected_ms = (self._ahead + num_requests) * self._interval * 1000
-        allowed_ms = _SHARE * max(deadline.remaining_ms(), 0.0)
+        allowed_ms = _SHARE * deadline.remaining_ms()
         if expected_ms > allowed_ms:
             return _overloaded(
                 f"With {self.in_flight} requests in flight, an answer is expected to take "

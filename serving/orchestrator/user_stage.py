@@ -74,7 +74,7 @@ class UserStage:
             [valid.user_id or "" for valid in identified],
             self._lists_impressions or IMPRESSION in counted,
             now,
-            min(self._data.config.read_timeout_ms, max(deadline.remaining_ms(), 0.0)),
+            min(self._data.config.read_timeout_ms, deadline.remaining_ms()),
         )
         known, problem = read.users or [_NOTHING] * len(identified), read.problem
         try:
@@ -136,7 +136,7 @@ class UserStage:
         ad_ids = {e.ad_id for user in known for e in (*user.actions, *user.impressions)}
         # The first lookup builds a table of all ads; a late one continues for the next request.
         looking_up = asyncio.to_thread(self._catalog.view().values, sorted(ad_ids), fields)
-        return await asyncio.wait_for(looking_up, max(deadline.remaining_ms(), 0.0) / 1000)
+        return await asyncio.wait_for(looking_up, deadline.remaining_ms() / 1000)
 
 
 def _counts(
