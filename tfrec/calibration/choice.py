@@ -45,20 +45,17 @@ def choose(labels: np.ndarray, logits: np.ndarray, folds: np.ndarray) -> curves.
 def _grouped(
     rows: fitting.HeldOutLogits, folds: np.ndarray
 ) -> tuple[fitting.HeldOutLogits, np.ndarray]:
-    """Returns at most `_MAX_GROUPS` rows of each fold and label, and their folds."""
+    """Groups rows of weight 1: at most `_MAX_GROUPS` of each fold and label, and their folds."""
     groups, owners = [], []
     for fold in np.unique(folds):
         for label in (0.0, 1.0):
-            part = rows.taken((folds == fold) & (rows.labels == label))
-            order = np.argsort(part.logits, kind="stable")
+            z = np.sort(rows.logits[(folds == fold) & (rows.labels == label)])
             # Groups of nearly equal size, no more than rows.
-            count = min(len(order), _MAX_GROUPS)
-            first = np.arange(count) * len(order) // max(count, 1)
-            weights = np.add.reduceat(part.weights[order], first)
-            sums = np.add.reduceat((part.weights * part.logits)[order], first)
-            kept = weights > 0
-            groups.append((np.full(kept.sum(), label), sums[kept] / weights[kept], weights[kept]))
-            owners.append(np.full(kept.sum(), fold))
+            count = min(len(z), _MAX_GROUPS)
+            first = np.arange(count) * len(z) // max(count, 1)
+            weights = np.diff(first, append=len(z))
+            groups.append((np.full(count, label), np.add.reduceat(z, first) / weights, weights))
+            owners.append(np.full(count, fold))
     if not groups:
         return rows, folds
     labels, logits, weights = (np.concatenate(column) for column in zip(*groups, strict=True))

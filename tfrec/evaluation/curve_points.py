@@ -56,7 +56,7 @@ def _cut(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
                 for counts in (taken, found, taken - found)
             ]
         )
-    ).clip(max=len(taken) - 1)
+    )
     return taken[chosen], found[chosen]
 
 

@@ -131,7 +131,7 @@ def fit(
     if users is None or ads is None or not users.vocabulary:
         return None
     fingerprints = encoding.fingerprint(tf.constant(users.vocabulary, tf.string)).numpy()
-    clicks = clicked.matrix(fingerprints, len(catalog)).astype(np.float32)
+    clicks = clicked.matrix(fingerprints, len(catalog))
     clicks.sum_duplicates()
     clicks.data[:] = 1.0
     user_clicks, ad_clicks = clicks.sum(axis=1), clicks.sum(axis=0)
