@@ -198,6 +198,20 @@ def test_default_parameters_at_a_million_ads():
     assert build["factory"] == "OPQ128,IVF2048,PQ128x4fs,Refine(SQ8)"
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("HNSW", {"search_width": 77}),
+        ("IVF", {"num_probes": 3}),
+        ("IVFPQ", {"num_probes": 3, "refine_factor": 2.5}),
+    ],
+)
+def test_options_of_the_search_are_followed(kind, options):
+    config = kinds.IndexConfig(kind=kind, **options)
+    built = ad_index.build_index(index_fixtures.clustered(1_200), config)
+    assert built.searcher.search_parameters() == options
+
+
 def test_the_config_is_plain_data():
     config = kinds.IndexConfig(kind="HNSW")
     assert kinds.IndexConfig(**dataclasses.asdict(config)) == config
