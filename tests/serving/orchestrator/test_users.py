@@ -631,12 +631,20 @@ def test_a_read_cut_short_by_its_request_is_late_and_no_failure_of_the_store(run
     gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
 
     async def scenario(service, data):
-        gate.open.clear()
-        late = [(await data.read(["u"], False, NOW, 1.0)).problem for _ in range(5)]
-        gate.open.set()
-        return late, (await data.read(["u"], False, NOW, 30_000)).problem
+        async def filled(milliseconds):
+            deadline = Deadline(milliseconds, time.perf_counter())
+            (valid,) = await service._user_stage.fill(
+                [service.check(Request(user_id="u"))], deadline
+            )
+            return valid.user_data
 
-    assert run(scenario, store=gate) == (["late"] * 5, None)
+        gate.open.clear()
+        async with asyncio.timeout(20):
+            late = [await filled(1.0) for _ in range(5)]
+        gate.open.set()
+        return late, await filled(30_000)
+
+    assert run(scenario, store=gate) == (["late"] * 5, "unknown")
 
 
 def test_a_lookup_of_values_that_takes_until_the_deadline_is_late(run):
@@ -795,6 +803,27 @@ def test_a_request_in_flight_does_not_bring_back_an_erased_user(run):
     gone, back = run(scenario)
     assert not gone.is_known
     assert len(back.impressions) == 10
+
+
+def test_impressions_are_written_without_waiting_for_more(run):
+    async def scenario(service, data):
+        await service.recommend(Request(user_id="u", k=4))
+        await data._writing
+        return await data._store.read(["u"], NOW + 1, True)
+
+    (user,) = run(scenario)
+    assert len(user.impressions) == 4
+
+
+def test_impressions_of_more_answers_than_can_wait_are_dropped_and_counted(run):
+    async def scenario(service, data):
+        answer = await service.recommend(Request(k=4))
+        data.config = dataclasses.replace(PATIENT, max_queued=2)
+        for _ in range(5):
+            data.record("u", answer, NOW)
+        return data._metrics.render().decode()
+
+    assert 'tfrec_user_events_total{outcome="dropped"} 12.0' in run(scenario)
 
 
 def test_impressions_of_a_store_that_fails_are_dropped_and_counted(run, tmp_path):
