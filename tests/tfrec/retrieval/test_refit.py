@@ -4,12 +4,13 @@ import dataclasses
 import json
 import shutil
 
+import logs
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfrec import retrieval, training
-from tfrec.retrieval import refit
+from tfrec.retrieval import refit, retrieval_training
 
 PLAN = training.Plan(
     epochs=9,
@@ -101,6 +102,29 @@ def test_without_a_refit_the_best_epoch_is_loaded(data_set, retrieval_config, to
 
 class Killed(Exception):
     """Stands for a process that is killed."""
+
+
+@pytest.mark.slow
+def test_the_model_and_the_plan_of_a_refit_know_the_clicks_of_both_splits(
+    retrieval_config, tmp_path, monkeypatch
+):
+    def killed(model, plan, history, read, workdir, progress, callbacks):
+        raise Killed(model, plan, callbacks)
+
+    data_set = logs.converted_tastes(tmp_path, users=20, tastes=2, ads=20, clicks=15, seed=0)
+    monkeypatch.setattr(training, "fit", lambda *_, **options: [])
+    monkeypatch.setattr(retrieval_training, "refit_two_tower", killed)
+    with pytest.raises(Killed) as begun:
+        retrieval.train_two_tower(data_set, retrieval_config, tmp_path / "retrieval")
+    model, plan, (shrink,) = begun.value.args
+    counted = refit.with_validation_clicks(data_set, data_set.catalog()).clicks
+    assert plan.examples_per_epoch == counted.sum() == len(rows_of(shrink._batches))
+    shares = model._click_shares(tf.range(len(counted)))
+    np.testing.assert_allclose(shares, counted / counted.sum(), rtol=1e-6)
+    clicks = retrieval.read_clicks(data_set, "validation")
+    assert len(clicks.user) == 40  # two of each user
+    clicked = model.clicked_ads.among(tf.constant(clicks.user), tf.constant(clicks.ad_rows))
+    assert np.diag(clicked).all()
 
 
 @pytest.mark.trains

@@ -242,6 +242,35 @@ def test_both_stages_resume_exactly(
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("train", "options"),
+    [
+        (ranker_training.train_ranker, "ranker_config"),
+        (retrieval.train_two_tower, "retrieval_config"),
+    ],
+)
+def test_an_epoch_reads_all_rows_in_a_new_order_and_shrinks_embeddings(
+    train, options, data_set, tmp_path, monkeypatch, request
+):
+    class Begun(Exception):
+        pass
+
+    def fit(model, read, *_, extra_callbacks, **options):
+        raise Begun(read, extra_callbacks)
+
+    monkeypatch.setattr(training, "fit", fit)
+    with pytest.raises(Begun) as begun:
+        train(data_set, request.getfixturevalue(options), tmp_path)
+    read, (shrink,) = begun.value.args
+    assert isinstance(shrink, training.ShrinkEmbeddings)
+    first, second = (
+        np.concatenate([batch["ad_row"].numpy().ravel() for batch in read(epoch)])
+        for epoch in (0, 1)
+    )
+    np.testing.assert_array_equal(np.sort(first), np.sort(second))
+    assert not np.array_equal(first, second)
+
+
 def test_a_run_killed_in_a_validation_repeats_its_pass(tmp_path):
     with pytest.raises(Killed):
         Run(tmp_path, [4, 3, Killed(), 1]).fit()
