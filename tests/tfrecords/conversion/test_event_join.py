@@ -183,18 +183,20 @@ def test_equal_events_of_the_same_hour_or_day_may_be_several():
 def test_labels_that_may_still_come_are_counted():
     day = 86_400.0
     views = [(f"v{number}", number * 60.0, 0, 0.0) for number in range(2_000)]
-    # Every second view is bought, after one to twenty hours; nothing is logged after the last view.
+    # Every second view is clicked after half an hour, and bought after one to twenty hours; nothing
+    # is logged after the last view.
+    clicked = [(key, time + 1_800, 1, 0.0) for key, time, *_ in views[::2]]
     bought = [
         (key, time + (1 + number % 20) * 3_600, 2, 1.0)
         for number, (key, time, *_) in enumerate(views[::2])
     ]
-    log = rows_of([*views, *(row for row in bought if row[1] <= views[-1][1])])
+    log = rows_of([*views, *(row for row in clicked + bought if row[1] <= views[-1][1])])
     events = dataclasses.replace(EVENTS, window_seconds=day)
     late = event_join.join(log, events, has_times=True).late
     assert late.keys() == {"click", "engagement"}
-    for label in late.values():
-        assert label.seconds == 20 * 3_600
-        assert label.young == pytest.approx(20 * 60, abs=5)  # a view each minute
+    for name, minutes in (("click", 30), ("engagement", 20 * 60)):
+        assert late[name].seconds == minutes * 60
+        assert late[name].young == pytest.approx(minutes, abs=5)  # a view each minute
     assert event_join.join(log, events, has_times=False).late == {}
 
 

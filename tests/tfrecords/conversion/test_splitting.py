@@ -88,12 +88,12 @@ def test_a_request_in_two_splits_is_refused(key, where):
 
 
 def test_the_last_of_each_user_is_test_and_the_one_before_validation():
-    user = [1, 2, 1, 1, 2, 3, 1]
-    assert assign("leave_last_out", user=user).splits.tolist() == [0, 0, 0, 1, 2, 0, 2]
+    user = [1, 2, 1, 1, 2, 3, 1, 4, 4, 4]
+    assert assign("leave_last_out", user=user).splits.tolist() == [0, 0, 0, 1, 2, 0, 2, 0, 1, 2]
     # By time: the latest row of user 1 is row 0, then row 2.
-    time = [9.0, 1.0, 8.0, 1.0, 0.0, 0.0, 2.0]
+    time = [9.0, 1.0, 8.0, 1.0, 0.0, 0.0, 2.0, 3.0, 2.0, 1.0]
     splits = assign("leave_last_out", user=user, time=time).splits
-    assert splits.tolist() == [2, 2, 1, 0, 0, 0, 0]
+    assert splits.tolist() == [2, 2, 1, 0, 0, 0, 0, 2, 1, 0]
 
 
 @pytest.mark.parametrize("kind", ["leave_fraction_out", "leave_random_fraction_out"])
@@ -104,6 +104,9 @@ def test_a_share_of_each_user_is_held_out(kind):
         assert np.bincount(splits[user == u], minlength=3).tolist() == expected
     latest = splits[:10].tolist() == [0] * 6 + [1] * 2 + [2] * 2
     assert latest == (kind == "leave_fraction_out")
+    # However large the shares are, a request of each user is in training.
+    splits = assign(kind, validation=0.4, test=0.55, user=[7, 8, 8]).splits
+    assert [splits[0], *np.sort(splits[1:])] == [0, 0, 2]
 
 
 @pytest.mark.parametrize(
