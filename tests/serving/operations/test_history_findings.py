@@ -155,14 +155,20 @@ def test_differences_are_counted_by_cause_and_the_remedy_is_for_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("user_data", "cause", "remedy"),
+    ("user_data", "received", "cause", "remedy"),
     [
-        ("late", "unread", "why the user store was late"),
-        ("found", "lost", "the store was emptied or did not accept the events"),
+        ("late", (), "unread", "why the user store was late"),
+        ("found", (), "lost", "the store was emptied or did not accept the events"),
+        ("found", (250, 150), "late", "send events sooner"),  # It came again.
     ],
 )
-def test_how_the_user_was_found_is_read_from_the_log(tmp_path, user_data, cause, remedy):
+def test_how_the_user_was_found_and_when_events_arrived_is_read_from_the_logs(
+    tmp_path, user_data, received, cause, remedy
+):
     (file,), event_files, release = write_logs(tmp_path, [97.0])
+    click = json.loads(event_files[0].read_text().partition("\n")[0])
+    with event_files[0].open("a") as log:
+        log.writelines(json.dumps({**click, "received": at}) + "\n" for at in received)
     table = pq.read_table(file).drop_columns(["clicks", "clicks__age_seconds", "_user_data"])
     for name, kind in (("clicks", pa.string()), ("clicks__age_seconds", pa.float64())):
         table = table.append_column(name, pa.array([[]] * 4, pa.list_(kind)))
