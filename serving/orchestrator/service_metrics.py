@@ -10,9 +10,11 @@ replicas that are gone, are removed: there is no end of them.
 """
 
 import collections
+import contextlib
 import datetime
 import functools
 import os
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -285,13 +287,18 @@ class _Together(registry.Collector):
     """Collects the metrics of all processes of a directory whose labels are wanted."""
 
     def __init__(self, directory: str, is_wanted: Callable[[Mapping[str, str]], bool]) -> None:
-        # It registers itself where it is wanted: not here.
-        aside = prometheus_client.CollectorRegistry()
-        self._all = multiprocess.MultiProcessCollector(aside, directory)  # type: ignore[no-untyped-call]
+        self._directory = pathlib.Path(directory)
         self._is_wanted = is_wanted
 
     def collect(self) -> Iterator[metrics_core.Metric]:
-        for metric in self._all.collect():  # type: ignore[no-untyped-call]
+        files = []
+        for path in self._directory.glob("*.db"):
+            # The library removes files of processes that have ended.
+            with contextlib.suppress(FileNotFoundError):
+                # A process that is killed as it makes a file leaves an empty one.
+                if path.stat().st_size:
+                    files.append(str(path))
+        for metric in multiprocess.MultiProcessCollector.merge(files):  # type: ignore[no-untyped-call]
             metric.samples = [sample for sample in metric.samples if self._is_wanted(sample.labels)]
             yield metric
 
