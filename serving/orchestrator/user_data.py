@@ -315,7 +315,11 @@ class UserData:
     ) -> tuple[list[User] | None, str | None]:
         if not self._breaker.admit():
             return None, FAILED
-        reading = self._start(self._noted("read", self._store.read(user_ids, now, impressions)))
+
+        async def noted() -> list[User]:
+            return await self._noted("read", self._store.read(user_ids, now, impressions))
+
+        reading = self._start(noted())
         try:
             await asyncio.wait({reading}, timeout=timeout_ms / 1000)
             # If this thread was busy, it sees the reply and the timeout together.

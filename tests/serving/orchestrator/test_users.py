@@ -711,6 +711,19 @@ def test_flush_and_close_end_while_answers_go_on(run, tmp_path):
     assert len(run(scenario, store=busy).impressions) == 2
 
 
+def test_a_read_that_is_canceled_before_it_starts_leaves_no_warning(run, recwarn):
+    async def scenario(service, data):
+        reading = asyncio.create_task(data.read(["u"], False, NOW, 1000.0))
+        await asyncio.sleep(0)
+        # As a `LocalClient` does when it is closed.
+        for task in (reading, *data._tasks):
+            task.cancel()
+        await asyncio.wait({reading})
+
+    run(scenario)
+    assert [str(warning.message) for warning in recwarn if "awaited" in str(warning.message)] == []
+
+
 def test_impressions_whose_write_is_canceled_are_written_later(run, tmp_path):
     slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
 
