@@ -373,11 +373,14 @@ class Replicas:
             clients[self._client.address] = self._client  # type: ignore[assignment]
         else:
             clients.update(self._endpoints.clients)
-        if clients.keys() != self._replicas.keys():
-            for address in self._replicas.keys() - clients.keys():
-                self._replicas[address].end_check()
+        known = {replica.client: replica for replica in self._replicas.values()}
+        # By client, because that of a server that left DNS and came back is closed.
+        used = set(clients.values())
+        if used != known.keys():
+            for client in known.keys() - used:
+                known[client].end_check()
             self._replicas = {
-                address: self._replicas.get(address) or Replica(client, self._release)
+                address: known.get(client) or Replica(client, self._release)
                 for address, client in clients.items()
             }
 
