@@ -132,13 +132,14 @@ class ReleaseRouter:
 
     async def observe(self) -> None:
         """Records the state of the stable and the canary release; see `Orchestrator.observe`."""
-        table = self._table
-        entries = [table.stable] if table.canary is None else [table.stable, table.canary]
         with contextlib.ExitStack() as stack:
             # Both are held first, so that the canary is not closed while the other is observed.
-            for entry in entries:
+            held = [
                 stack.enter_context(self._held(entry))
-            for entry in entries:
+                for entry in (self._table.stable, self._table.canary)
+                if entry is not None
+            ]
+            for entry in held:
                 await entry.service.observe()
 
     def status(self) -> list[dict[str, Any]]:

@@ -145,6 +145,13 @@ def test_a_reply_that_cannot_be_read_is_an_error_of_the_ranker(tiny_bundle, repl
         predict(tiny_bundle, address, features)
 
 
+def client_of(bundle, address):
+    """Returns a client, and the arguments of a call that may take ten minutes."""
+    client = ranker.RankerClient(address, version=bundle.version, outputs=["c"])
+    features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
+    return client, (releases.query_columns(bundle.manifest), features, 600.0)
+
+
 def test_a_call_that_waits_for_a_server_that_is_left_is_an_error_of_the_ranker(tiny_bundle):
     called = threading.Event()
 
@@ -152,12 +159,9 @@ def test_a_call_that_waits_for_a_server_that_is_left_is_an_error_of_the_ranker(t
         called.set()
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
 
-    columns = releases.query_columns(tiny_bundle.manifest)
-    features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
-
     async def leave(address):
-        client = ranker.RankerClient(address, version=tiny_bundle.version, outputs=["c"])
-        call = asyncio.create_task(client.predict(columns, features, 600.0))
+        client, arguments = client_of(tiny_bundle, address)
+        call = asyncio.create_task(client.predict(*arguments))
         await asyncio.to_thread(called.wait)
         await client.close(60.0)
         with pytest.raises(errors.RankerUnavailableError, match="Channel is closed"):
@@ -175,15 +179,12 @@ def test_a_closed_client_is_an_error_of_the_ranker_and_opens_no_other_channel(ti
         go_on.wait(waiting.GUARD_SECONDS)
         return b""
 
-    columns = releases.query_columns(tiny_bundle.manifest)
-    features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
-
     async def leave(address):
-        client = ranker.RankerClient(address, version=tiny_bundle.version, outputs=["c"])
-        call = asyncio.create_task(client.predict(columns, features, 600.0))
+        client, arguments = client_of(tiny_bundle, address)
+        call = asyncio.create_task(client.predict(*arguments))
         await asyncio.to_thread(called.wait)
         await client.close()
-        for late in (call, client.connected(600.0), client.predict(columns, features, 600.0)):
+        for late in (call, client.connected(600.0), client.predict(*arguments)):
             with pytest.raises(errors.RankerUnavailableError, match="Channel is closed"):
                 await late
 
