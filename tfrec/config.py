@@ -40,7 +40,7 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help, "limits": limits})
 
 
-# NumPy's; distillation uses the next one, too.
+# The seeds of NumPy; distillation also uses seed + 1.
 _SEEDS = {"at_least": 0, "at_most": 2**32 - 2}
 _ID_DROPOUT = (
     "Probability that training replaces the id of a user, or of an ad that has other fields, by an "
@@ -62,11 +62,11 @@ def check_options(config: Any) -> None:
     """Checks the types and the ranges of the options of a configuration.
 
     Raises:
-        ValueError: Names the option.
+        ValueError: An option has another type, or is out of range.
     """
     for field in dataclasses.fields(config):
         if "limits" not in field.metadata:
-            continue  # of a subclass, see `check_kind`
+            continue  # An option of a subclass; see `check_kind`.
         kind: Any = type(field.default)
         value = getattr(config, field.name)
         limits = field.metadata["limits"]
@@ -105,7 +105,7 @@ def check_kind(config: Any, kind: type) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig:
-    """Log to data set."""
+    """Conversion of a log to a data set."""
 
     validation_fraction: float = option(
         0.1,
@@ -298,7 +298,7 @@ class RankerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """Measuring both stages on the test split."""
+    """Evaluation of both stages on the test split."""
 
     resamples: int = option(
         200,
@@ -339,7 +339,7 @@ def save_config(config: Any, path: pathlib.Path, data: str, source: str | None) 
         options["source"] = source
     try:
         before = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # ValueError: an earlier version was killed as it wrote
+    except (FileNotFoundError, ValueError):  # ValueError: an earlier release was killed writing it
         before = {}
     changed = [name for name, value in options.items() if before.get(name, value) != value]
     if changed:

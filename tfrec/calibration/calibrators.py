@@ -134,7 +134,7 @@ def fit_calibrators(
 
 
 def _amount_line(head: str, logits: np.ndarray, amounts: np.ndarray, curve: Curve) -> Platt:
-    """Fits the line of the log-mean; then sums of expected amounts match those observed."""
+    """Fits the line of the log-mean, shifted so that expected amounts sum to the observed ones."""
     paid = amounts > 0
     line = fitting.fit_line(np.log(amounts[paid]), logits[paid, 1])
     before = Calibrators({head: curve}, {head: line}).apply({head: tf.constant(logits)})
@@ -150,12 +150,12 @@ def cross_fitted_logits(
     for fold in np.unique(folds):
         held_out = folds == fold
         calibrators = fit_calibrators(
-            _taken(logits, ~held_out), _taken(labels, ~held_out), folds[~held_out]
+            _take(logits, ~held_out), _take(labels, ~held_out), folds[~held_out]
         )
-        for head, values in calibrated_logits(_taken(logits, held_out), calibrators).items():
+        for head, values in calibrated_logits(_take(logits, held_out), calibrators).items():
             result[head][held_out] = values.numpy()
     return result
 
 
-def _taken(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+def _take(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
     return {name: values[rows] for name, values in columns.items()}

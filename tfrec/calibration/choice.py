@@ -28,7 +28,7 @@ def choose(labels: np.ndarray, logits: np.ndarray, folds: np.ndarray) -> curves.
     Raises:
         ValueError: A logit is not finite.
     """
-    rows, folds = _grouped(fitting.HeldOutLogits.of(labels, logits), folds)
+    rows, folds = _grouped(fitting.HeldOutLogits.unweighted(labels, logits), folds)
     platt = fitting.fit_platt(rows)
     information = float(np.sum(fitting.information_of(rows, platt.array(rows.logits))))
     allowed = [k for k in NUM_KNOTS if k * _INFORMATION_PER_KNOT <= information]
@@ -45,7 +45,7 @@ def choose(labels: np.ndarray, logits: np.ndarray, folds: np.ndarray) -> curves.
 def _grouped(
     rows: fitting.HeldOutLogits, folds: np.ndarray
 ) -> tuple[fitting.HeldOutLogits, np.ndarray]:
-    """Groups rows of weight 1: at most `_MAX_GROUPS` of each fold and label, and their folds."""
+    """Groups rows of weight 1 into at most `_MAX_GROUPS` per fold and label; also returns folds."""
     groups, owners = [], []
     for fold in np.unique(folds):
         for label in (0.0, 1.0):
@@ -63,11 +63,14 @@ def _grouped(
 
 
 def _held_out_losses(rows: fitting.HeldOutLogits, folds: np.ndarray, num_knots: int) -> np.ndarray:
-    """Returns each row's log loss [N] under the curve of the other folds; 0 knots: Platt."""
+    """Returns each row's log loss [N] under the curve fitted on the other folds.
+
+    With 0 knots, the curve is Platt scaling.
+    """
     losses = np.empty(len(rows.labels))
     for fold in np.unique(folds):
         held_out = folds == fold
-        rest = rows.taken(~held_out)
+        rest = rows.take(~held_out)
         curve = fitting.fit_isotonic(rest, num_knots) if num_knots else fitting.fit_platt(rest)
         z = curve.array(rows.logits[held_out])
         losses[held_out] = np.logaddexp(0.0, z) - rows.labels[held_out] * z

@@ -37,8 +37,8 @@ class HeldOutLogits:
     weights: np.ndarray
 
     @classmethod
-    def of(cls, labels: np.ndarray, logits: np.ndarray) -> "HeldOutLogits":
-        """Gives each row the weight 1.
+    def unweighted(cls, labels: np.ndarray, logits: np.ndarray) -> "HeldOutLogits":
+        """Returns rows of weight 1.
 
         Raises:
             ValueError: A logit is not finite.
@@ -53,7 +53,7 @@ class HeldOutLogits:
             np.asarray(labels, np.float64), np.asarray(logits, np.float64), np.ones(len(logits))
         )
 
-    def taken(self, rows: np.ndarray) -> "HeldOutLogits":
+    def take(self, rows: np.ndarray) -> "HeldOutLogits":
         """Returns some of the rows."""
         return HeldOutLogits(self.labels[rows], self.logits[rows], self.weights[rows])
 
@@ -87,7 +87,7 @@ def fit_platt(rows: HeldOutLogits) -> curves.Platt:
 
 
 def _offset(rows: HeldOutLogits) -> float:
-    """Finds the offset with the (slightly shrunk) observed rate as the mean probability."""
+    """Finds the offset that makes the mean probability the (slightly shrunk) observed rate."""
     total, z = rows.weights.sum(), _MIN_SCALE * rows.logits
     target = (rows.weights @ rows.labels + 0.5) / (total + 1.0)
 
@@ -126,7 +126,7 @@ def fit_isotonic(rows: HeldOutLogits, num_knots: int) -> curves.Curve:
         return platt
     slopes = []
     for end in (kept[0], kept[-1]):
-        line = fit_platt(dataclasses.replace(rows, logits=z).taken(bins == end))
+        line = fit_platt(dataclasses.replace(rows, logits=z).take(bins == end))
         moved[end] = line.scale * center[end] + line.offset
         slopes.append(line.scale * platt.scale)
     center, moved, weight = center[kept], moved[kept], weight[kept]
@@ -159,7 +159,7 @@ def _bins(z: np.ndarray, information: np.ndarray, num_bins: int) -> np.ndarray:
 
 
 def _offsets(rows: HeldOutLogits, z: np.ndarray, bins: np.ndarray, count: int) -> np.ndarray:
-    """Finds the shrunk offset [K] of each bin with which probabilities sum to the labels."""
+    """Finds the offset [K], shrunk to 0, that makes a bin's probabilities sum to its labels."""
     observed = np.bincount(bins, rows.weights * rows.labels, count)
     offsets = np.zeros(count)
     for _ in range(50):

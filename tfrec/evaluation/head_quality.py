@@ -2,7 +2,7 @@
 
 A probability has `auc`, `per_user_auc`, `normalized_entropy`, `log_loss`,
 `expected_calibration_error`, `calibration_ratio` (predicted / observed) and
-`ndcg_at_10_logged_lists`. An amount has `auc` (of the rows above 0, by the probability of one),
+`ndcg_at_10_logged_lists`. An amount has `auc` (of labels above 0, ordered by their probability),
 `normalized_entropy_of_zero_part`, `normalized_gini`, `calibration_ratio` and
 `ndcg_at_10_logged_lists`. With ground truth, each also has `auc_share_of_achievable`.
 
@@ -18,7 +18,6 @@ from tfrec.evaluation import report
 from tfrec.heads import Head
 
 NDCG_AT = 10
-NUM_BINS = 15
 NDCG = f"ndcg_at_{NDCG_AT}_logged_lists"
 _ONE_CLASS = "the rows are all of one class"
 _REASONS = {
@@ -66,7 +65,7 @@ class HeadScores:
 def measure(
     head: Head, rows: HeadRows, predicted: HeadScores, truth: HeadScores | None = None
 ) -> report.HeadQuality:
-    """Measures the predictions of a head; nothing without rows. True values give the ceilings."""
+    """Measures the predictions of a head, if there are rows. True values give the ceilings."""
     if not len(rows.labels):
         return report.HeadQuality(labeled=0, metrics={}, calibration_curve=[])
     rows = _with_usable_draws(rows)
@@ -101,7 +100,7 @@ def measure(
 
 def calibration_curve(rows: HeadRows, predicted: np.ndarray) -> list[report.CalibrationBin]:
     """Returns the predicted and observed means of `metrics.calibration_bins`."""
-    bins = metrics.calibration_bins(predicted, NUM_BINS)
+    bins = metrics.calibration_bins(predicted)
     curve = []
     for number in range(int(bins.max()) + 1):
         in_bin = bins == number
@@ -167,7 +166,7 @@ def head_samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np
             "normalized_gini": metrics.resampled_normalized_gini(resamples, labels, values),
             **common,
         }
-    bins = metrics.calibration_bins(values, NUM_BINS)
+    bins = metrics.calibration_bins(values)
     return {
         "auc": order["auc"],
         "per_user_auc": order["per_user_auc"],
@@ -181,9 +180,9 @@ def head_samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np
 
 
 def _with_usable_draws(rows: HeadRows) -> HeadRows:
-    """Returns the rows, without resamples if these do not tell how metrics vary.
+    """Returns the rows, without resamples if these do not show how metrics vary.
 
-    If all positive rows are of a single unit, resamples have the same positive rows, or none.
+    If all positive rows are of one unit, each resample has either these rows or none.
     """
     num_units = len(np.unique(rows.resamples.unit[rows.labels > 0]))
     return rows if num_units > 1 else _without_draws(rows)

@@ -86,9 +86,9 @@ def resampled_calibration_error(
     """Returns the calibration error and, for each resample, its distance from the data.
 
     The distance is the sum over the bins [N] of how far a resample moves their share of the error.
-    By the triangle inequality, the true error is within the distance of the truth from the data,
-    which that of a resample from the data estimates. The error of a resample itself says little: it
-    is noisier than the data, and the error of the data than the truth.
+    By the triangle inequality, the true error differs from the data's by at most the distance of
+    the truth from the data, which the distance of a resample from the data estimates. The error of
+    a resample itself is too large: noise raises the data's error, and resampling adds more.
 
     Returns:
         [S]; see `bootstrap.distance_interval`.

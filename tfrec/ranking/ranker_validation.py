@@ -26,8 +26,6 @@ from tfrec import layers, metrics
 from tfrec.heads import HEADS
 from tfrecords import reader, records
 
-NUM_BINS = 15
-
 
 @dataclasses.dataclass(frozen=True)
 class ValidationRows:
@@ -158,7 +156,7 @@ def _figures(rows: ValidationRows) -> dict[str, Any]:
         "calibration_ratio_error": ratio_error,
         "mean_label": float(np.mean(rows.labels)),
         "expected_calibration_error": metrics.expected_calibration_error(
-            rows.labels, rows.expected, NUM_BINS
+            rows.labels, rows.expected
         ),
         "expected_calibration_error_of_chance": _calibration_error_of_chance(rows),
     }
@@ -183,7 +181,7 @@ def _calibration_error_of_chance(rows: ValidationRows) -> float:
     Its gap in a bin is about normal around 0, with a mean absolute value of sqrt(2 / pi) standard
     deviations.
     """
-    bins = metrics.calibration_bins(rows.expected, NUM_BINS)
+    bins = metrics.calibration_bins(rows.expected)
     count = np.bincount(bins)
     gap = rows.labels - rows.expected
     around = gap - (np.bincount(bins, gap) / count)[bins]

@@ -13,7 +13,9 @@ ISOTONIC = curves.Isotonic((-1.0, 0.0, 2.0), (-2.0, 1.0, 2.0), 0.5, 4.0)
 
 
 def fit_platt(labels, logits):
-    return fitting.fit_platt(fitting.HeldOutLogits.of(np.asarray(labels), np.asarray(logits)))
+    return fitting.fit_platt(
+        fitting.HeldOutLogits.unweighted(np.asarray(labels), np.asarray(logits))
+    )
 
 
 def choose(labels, logits):
@@ -67,7 +69,7 @@ def test_logits_of_any_size_have_the_observed_rate(first):
 def test_a_row_of_weight_three_is_three_rows():
     rng = np.random.default_rng(2)
     labels, logits = (rng.random(300) < 0.4).astype(float), rng.normal(size=300)
-    thrice = fitting.HeldOutLogits.of(np.tile(labels, 3), np.tile(logits, 3))
+    thrice = fitting.HeldOutLogits.unweighted(np.tile(labels, 3), np.tile(logits, 3))
     heavy = fitting.HeldOutLogits(labels, logits, np.full(300, 3.0))
     one, other = fitting.fit_platt(thrice), fitting.fit_platt(heavy)
     assert (one.scale, one.offset) == pytest.approx((other.scale, other.offset), rel=1e-9)
@@ -131,7 +133,7 @@ def test_one_class_gives_a_finite_rising_curve(label, spread):
     logits = np.linspace(-spread, spread, 3_000)
     for curve in (
         choose(np.full(3_000, label), logits),
-        fitting.fit_isotonic(fitting.HeldOutLogits.of(np.full(3_000, label), logits), 16),
+        fitting.fit_isotonic(fitting.HeldOutLogits.unweighted(np.full(3_000, label), logits), 16),
     ):
         values = curve.array(np.linspace(-600, 600, 1_000))
         assert np.isfinite(values).all()
@@ -144,7 +146,7 @@ def test_tied_logits_stay_together(distinct):
     logits = rng.integers(0, distinct, 9_000) * 1.0
     rate = np.array([0.2, 0.6, 0.7])[logits.astype(int)]
     labels = (rng.random(9_000) < rate).astype(float)
-    curve = fitting.fit_isotonic(fitting.HeldOutLogits.of(labels, logits), 32)
+    curve = fitting.fit_isotonic(fitting.HeldOutLogits.unweighted(labels, logits), 32)
     for value in range(distinct):
         observed = labels[logits == value].mean()
         assert expit(curve.array(np.array(float(value)))) == pytest.approx(observed, abs=0.02)
@@ -164,7 +166,7 @@ def test_every_fitted_curve_rises_everywhere_and_tensors_equal_arrays(seed):
         logits = np.round(logits, 1)
     # Labels that rise, fall or swing with the logit.
     labels = rng.random(count) < expit(rng.normal() * 3 * np.sin(logits * rng.uniform(0, 3)))
-    rows = fitting.HeldOutLogits.of(labels, logits)
+    rows = fitting.HeldOutLogits.unweighted(labels, logits)
     curve = fitting.fit_isotonic(rows, int(rng.integers(2, 40)))
     grid = np.concatenate([np.linspace(-15, 15, 5_001), logits]).astype(np.float32)
     if isinstance(curve, curves.Isotonic):
