@@ -71,14 +71,14 @@ def _score_part(model: ranking.Ranker, side: ranking.QuerySide, ad: tf.Tensor) -
 
 
 def folded_products(query_embeddings: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Multiplies the query into weights of products.
+    """Folds the query into weights of products.
 
     Args:
         query_embeddings: [B, Fq, E] float32.
         kernel: [Fa Fq, U] float32 weights of `layers.pairwise_products`.
 
     Returns:
-        [B, Fa E, U]: flat ad embeddings [C, Fa E] times this are the products times the kernel.
+        [B, Fa E, U]: flat ad embeddings [C, Fa E] times this equal the products times the kernel.
     """
     num_query_fields, dim = query_embeddings.shape[1:]
     sums = kernel.shape[-1]

@@ -41,7 +41,7 @@ class QueryTowerModule(tf.Module):
         super().__init__(name="query_tower")
         fields = fitted.schema.query_fields
         encoder = encoding.Encoder(fitted, fields)
-        self._encoder = encoder  # with what its text encoders read
+        self._encoder = encoder  # Keeps the resources of its text encoders.
 
         def serve(**columns: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"query_embedding": tower(encoder(columns))}
@@ -66,7 +66,7 @@ class AdTowerModule(tf.Module):
     def __init__(self, fitted: encoding.FittedSchema, tower: tf.keras.layers.Layer) -> None:
         super().__init__(name="ad_tower")
         encoder = encoding.Encoder(fitted, fitted.schema.ad_fields)
-        self._encoder = encoder  # with what its text encoders read
+        self._encoder = encoder  # Keeps the resources of its text encoders.
 
         def serve(**columns: tf.Tensor) -> dict[str, tf.Tensor]:
             ids = encoder(columns)
@@ -97,7 +97,7 @@ class RankerModule(tf.Module):
     ) -> None:
         super().__init__(name="ranker")
         encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
-        self._encoder = encoder  # with what its text encoders read
+        self._encoder = encoder  # Keeps the resources of its text encoders.
 
         def serve(ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
             logits = candidate_scores.score_candidates(model, encoder(columns), ad_features, parts)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfrecords import encoding
 from tfrecords.fields import Field
 
-# The retrieval task of TFRS requires it.
+# Modules without control flow over tensors. The retrieval task of TFRS has some.
 _WITHOUT_CONTROL_FLOW = (
     "tfrec.",
     "tf_keras.",

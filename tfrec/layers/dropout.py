@@ -145,7 +145,7 @@ class IdDropout(tf.Module):
         if not rates.any():
             return ids
         shape = tf.shape(ids)
-        # One draw per row: a new user comes from a new place, with a new browser.
+        # One draw per row: a new user also has a new city and a new browser.
         replaced = self._generator.uniform(shape[:-1])[..., None] < rates
         bucket = tf.cast(self._generator.uniform(shape) * num_oov, tf.int32)
         # A missing value stays missing: it is not an unknown one.

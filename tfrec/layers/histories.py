@@ -275,19 +275,19 @@ class HistoryPooling(tf.keras.layers.Layer):
                 )
         super().build(input_shape)
 
-    def call(self, ids: tf.Tensor, rows: tf.Tensor, own: EmbedIds) -> tf.Tensor:
+    def call(self, ids: tf.Tensor, rows: tf.Tensor, embed_ids: EmbedIds) -> tf.Tensor:
         """Pools the values of lists.
 
         Args:
             ids: [B, L] int32, oldest first; 0 is padding.
             rows: [B, W] int32, all columns of the query side.
-            own: Embeds ids without the ad side.
+            embed_ids: Embeds ids without the ad side.
 
         Returns:
             [B, 1 + A, E] float32: weighted means by position over the ids that are not 0, over all
             for an empty list; then the weighted values by age, zeros without values of such ages.
         """
-        values = self.embed(ids, own)
+        values = self.embed(ids, embed_ids)
         weights = self._weights(ids)
         heads = weights.shape[-1]
         shape = tf.concat([tf.shape(values)[:-1], [heads, values.shape[-1] // heads]], axis=0)
@@ -299,14 +299,14 @@ class HistoryPooling(tf.keras.layers.Layer):
         by_age = tf.matmul(self._weights_by_age(ids, rows), values, transpose_a=True)
         return tf.concat([pooled, by_age], axis=-2)
 
-    def embed(self, ids: tf.Tensor, own: EmbedIds) -> tf.Tensor:
+    def embed(self, ids: tf.Tensor, embed_ids: EmbedIds) -> tf.Tensor:
         """Returns values [B, L, E] of ids [B, L]: their own embeddings plus the ads'."""
         # Each id once, since a batch repeats many.
         distinct, index = tf.unique(tf.reshape(ids, [-1]))
         mapped = self._embed_ads(tf.gather(self.ad_table, distinct))
         mapped = self.map(tf.reshape(mapped, [-1, mapped.shape[-2] * mapped.shape[-1]]))
         shape = tf.concat([tf.shape(ids), [self._dim]], axis=0)
-        return tf.reshape(tf.gather(own(distinct) + mapped, index), shape)
+        return tf.reshape(tf.gather(embed_ids(distinct) + mapped, index), shape)
 
     def _weights(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns the weights [B, L, H] of ids [B, L]."""
@@ -342,9 +342,9 @@ def interpolate_ages(points: tf.Tensor) -> tf.Tensor:
     Args:
         points: [1 + P, n], `NUM_AGE_ROWS` rows.
     """
-    place = np.arange(histories.NUM_AGE_BUCKETS - 1) / _BUCKETS_PER_POINT
-    low = place.astype(np.int32)
-    share = (place - low).astype(np.float32)[:, None]
+    position = np.arange(histories.NUM_AGE_BUCKETS - 1) / _BUCKETS_PER_POINT
+    low = position.astype(np.int32)
+    share = (position - low).astype(np.float32)[:, None]
     known = tf.gather(points, 1 + low) * (1 - share) + tf.gather(points, 2 + low) * share
     return tf.concat([points[:1], known], axis=0)
 

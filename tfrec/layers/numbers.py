@@ -1,6 +1,6 @@
 """Numeric fields of ads and queries: buckets by id, and a linear term in their logarithms.
 
-Numbers are embedded by bucket, and few rows have the largest ones. But the best ads are often
+Numbers are embedded by bucket, and few rows are in the last bucket. But the best ads are often
 there: if prices are log-normal, the most expensive of many ads bring ten times the average of
 their bucket. So the logarithm of an amount starts from a linear function of the logarithms of the
 ad's numbers, such as its price. It is fitted to the first rows before training, which then learns

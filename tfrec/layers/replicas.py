@@ -72,8 +72,9 @@ def part_of_whole(value: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
     """
     if WHOLE not in batch:
         return value
-    sizes = (tf.cast(tf.shape(b["ad_row"])[0], value.dtype) for b in (batch, whole_batch(batch)))
-    share_size, whole_size = sizes
+    share_size, whole_size = (
+        tf.cast(tf.shape(rows["ad_row"])[0], value.dtype) for rows in (batch, batch[WHOLE])
+    )
     return value * share_size / whole_size
 
 
@@ -122,7 +123,7 @@ def order_columns(clicked: tf.Tensor, uniform: tf.Tensor) -> Columns:
     turn = (owner - replica) % number
     rows = tf.gather(tf.concat([clicked, uniform], axis=0), tf.argsort(turn, stable=True))
     num_own, num_before = (
-        tf.math.count_nonzero(those, dtype=tf.int32) for those in (turn == 0, owner < replica)
+        tf.math.count_nonzero(mask, dtype=tf.int32) for mask in (turn == 0, owner < replica)
     )
     return Columns(rows, num_own, num_before)
 

@@ -67,11 +67,11 @@ class ClickedAds:
     Args:
         users: [H] int64 fingerprints of the users of the training clicks.
         ad_rows: [H] int32 the clicked ads.
-        seed: Seed of the choice of clicks of users with more than `MAX_CLICKS_OF_USER`.
     """
 
-    def __init__(self, users: np.ndarray, ad_rows: np.ndarray, seed: int = 0) -> None:
-        shuffled = np.random.default_rng(seed).permutation(len(users))
+    def __init__(self, users: np.ndarray, ad_rows: np.ndarray) -> None:
+        # At random, because users with more clicks than `MAX_CLICKS_OF_USER` keep the first.
+        shuffled = np.random.default_rng(0).permutation(len(users))
         order = shuffled[np.argsort(users[shuffled], kind="stable")]
         distinct, starts, counts = np.unique(users[order], return_index=True, return_counts=True)
         # An additional user without clicks, so that every search ends at a user.

@@ -34,10 +34,10 @@ class Comparisons:
       kind of event: n is the number of its events with the ad's value (the mean over the values of
       a list), and m the same with weights that halve each day. Eight more features for each kind
       of event encode the time since the latest of them. So the model learns that users tire of
-      ads that they see often, or return to what they clicked, and when. Values out of the
-      vocabulary are equal to nothing.
+      ads that they see often, or return to what they clicked, and when. Out-of-vocabulary values
+      match nothing.
     - Pairs of values give their clicks in the training rows, and how far their click rate is above
-      that of both values.
+      the rate that both values predict.
 
     A missing value gives 0.
 
@@ -69,7 +69,7 @@ class Comparisons:
         Args:
             query: [..., Wq] int32; its leading dimensions broadcast against the ad's.
             ad: [..., Wa] int32.
-            clicks: [...] labels of training rows; None: these are other rows.
+            clicks: [...] labels of training rows; None: other rows.
 
         Returns:
             [..., P] float32.

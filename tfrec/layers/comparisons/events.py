@@ -1,4 +1,4 @@
-"""The events of a history that have the ad's value: how many there are, and how old the latest is.
+"""The events of a history with the ad's value: how many there are, and how old the latest is.
 
 Shapes: L events of a history, V ids of its values, Lv and La values of a listed and of a candidate
 ad.
@@ -31,7 +31,7 @@ _NEVER = 1e3
 def numbers_of_events(
     fitted: encoding.FittedSchema, history: Field, ad_field: Field, ties: histories.Ties
 ) -> Compare:
-    """Returns the function from rows to features [..., n] of the events of the ad's value.
+    """Returns the function from rows to features [..., n] of the events with the ad's value.
 
     The weight of an event is the share of the candidate's values that the event's ad also has. For
     each kind of event, there are log(1 + number) of all events and of recent ones; then the age of
@@ -153,7 +153,7 @@ def _ages(octaves: tf.Tensor) -> tf.Tensor:
     Args:
         octaves: [..., 1] log2(1 + hours); `_NEVER` or more without an event.
     """
-    # How far it is from each age to the next.
+    # Position between each age and the next.
     fractions = tf.clip_by_value((octaves - _AGES[:-1]) / np.diff(_AGES), 0.0, 1.0)
     is_known = tf.cast(octaves < _NEVER, tf.float32)
     lower = tf.concat([is_known, fractions], axis=-1)

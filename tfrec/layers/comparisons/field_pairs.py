@@ -15,8 +15,8 @@ from tfrecords.schema import AD, Field
 
 # Maximum number of clicked rows that are read to find fields to compare.
 _MAX_CLICKED_ROWS, _SEED = 20_000, 1
-# Categorical fields are compared if their most frequent values overlap: as many of each are looked
-# up, and at least this part of the shorter list must be shared, and at least two values.
+# Categorical fields are compared if their most frequent values overlap: number of values of each
+# field, and minimum share of the shorter list, and number of values, that both have.
 _NUM_FREQUENT, _MIN_SHARED_PART, _MIN_SHARED = 1_000, 0.2, 2
 # Pairs of longer lists are left out, because all values are compared with all.
 _MAX_PAIRS_OF_VALUES = 1_024
@@ -36,17 +36,17 @@ _REQUESTS_PER_BATCH = 512
 
 
 def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[values.FieldPair]:
-    """Finds the fields of both sides to compare, most of which go together in clicked rows.
+    """Finds the fields of both sides to compare, most of which are related in clicked rows.
 
     - Numbers whose logarithms are correlated: expensive ads are shown to, and clicked by, users
       with large budgets, or who clicked expensive ads before.
     - Categorical fields whose values are equal more often than if rows were paired at random: users
       click the category that they are looking at. Their vocabularies must overlap, and keys are
       left out: two sets of ids that count from 1 have nothing in common.
-    - Histories and the field that they list, and the properties derived from a history of ads, with
-      lists, if values are ever equal, in clicked rows or not: what users do not click again matters
-      as much. If users clicked none of their sampled negatives, the ad itself
-      is left out: an equal ad would reveal the click.
+    - Histories with the field that they list, and histories of ads with properties of the ads, also
+      lists, if enough rows have equal values, clicked or not: what users do not click again matters
+      as much. If users clicked none of their sampled negatives, the ad itself is left out: an equal
+      ad would reveal the click.
 
     Args:
         data_set: The data set; up to 20,000 clicked training rows are read, and if it has histories
@@ -106,7 +106,7 @@ def _history_pairs(data_set: reader.DataSet, ties: histories.Ties) -> list[value
 
 
 def _are_numbers(query_field: Field, ad_field: Field, ties: histories.Ties) -> bool:
-    """Returns whether both fields are numbers, or the first is a history of ads, which have them.
+    """Returns whether the ad's field is a number and the query's is one or a history of ads.
 
     Rates are left out of histories: the earlier rates of the ads are not known.
     """

@@ -1,16 +1,16 @@
 """Click rates of pairs of values, such as a user and a brand, or a page and an ad.
 
-Users open the same apps again, and like some of hundreds of brands. If pairs have few rows, their
-embeddings learn little more than what both values mean on their own. The number of clicks and rows
-of the pair itself says it directly. In training, the row itself is left out. For users, a history
-is better: it is up to date, and knows when.
+Users open the same apps again, and like a few of hundreds of brands. If pairs have few rows,
+embeddings learn little beyond the effects of both values. The pair's own numbers of clicks and rows
+are direct evidence. In training, they leave out the row itself. For users, a history is better: it
+is up to date, and has times.
 
 Shapes: N rows, P pairs of values that occur, Wq and Wa columns of the query and the ad side,
 K features of a regression.
 
 References:
     Micci-Barreca, A Preprocessing Scheme for High-Cardinality Categorical Attributes, 2001
-    (shrunken rates as features; here leaving one out).
+    (shrunken rates as features; here leave-one-out).
 """
 
 import dataclasses
@@ -30,15 +30,16 @@ from tfrecords.schema import AD, Field
 # A log with more rows teaches embeddings enough. The rows are read into memory, and the model holds
 # 16 bytes for each pair of values.
 _MAX_ROWS = 2_000_000
-# To choose pairs of fields: the last training rows, and of these and the validation rows the last
-# that regressions read.
+# To choose pairs of fields: number of the last training rows that are counted, and number of the
+# last training rows and validation rows that regressions read.
 _MAX_TRAINING_ROWS, _MAX_REGRESSION_ROWS = 500_000, 50_000
-# The number of rows at the expected rate that a pair of values has to begin with, and each value.
-_ROWS_OF_PAIR, _ROWS_OF_VALUE = 3.0, 20.0
-# Pairs of values with more rows, if all are counted, are left to the embeddings.
+# Prior strength, in rows, of a pair of values and of a single value.
+_PAIR_STRENGTH, _VALUE_STRENGTH = 3.0, 20.0
+# Fields with more rows per pair of values, including pairs that never occur, are left to the
+# embeddings.
 _MAX_ROWS_OF_PAIR = 100
-# Rates are used if they lower the log loss of held-out rows by this part, and by this many standard
-# errors: smaller gains are those of fields that the ranker learns by itself.
+# Rates are used if they lower the held-out log loss by this share and this many standard errors:
+# smaller gains are those of fields that the ranker learns by itself.
 _MIN_GAIN, _MIN_ERRORS, _MAX_PAIRS = 0.015, 4.0, 4
 _REQUESTS_PER_BATCH, _STEPS, _UNKNOWN = 4_096, 8, -1
 # Of training and of held-out rows, [N, K] each.
@@ -75,7 +76,7 @@ class LabeledRows:
             split: The split.
             max_rows: Bounds time and memory.
             label: The label.
-            clicked: Reads clicked rows alone.
+            clicked: Whether only clicked rows are read.
         """
         parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         num_rows = 0
@@ -98,7 +99,7 @@ class LabeledRows:
 
 
 class PairRates:
-    """Clicks and rows of the values of two fields; rare and unknown values have none.
+    """Clicks and rows of pairs of values of two fields; out-of-vocabulary values have none.
 
     Args:
         fitted: The fitted schema.
@@ -134,22 +135,17 @@ class PairRates:
     def __call__(
         self, query: tf.Tensor, ad: tf.Tensor, clicks: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Returns the features alone; see `with_expected`."""
-        return self.with_expected(query, ad, clicks)[1]
+        """Returns features [..., 3] of pairs of values.
 
-    def with_expected(
-        self, query: tf.Tensor, ad: tf.Tensor, clicks: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the log odds expected of both values [...], and features of the pair [..., 3].
-
-        For n clicks, these are log(1 + n), min(n, 1), and how far the log odds are above those.
+        For n clicks, these are log(1 + n), min(n, 1), and how far the pair's log odds are above
+        those expected of both values.
 
         Args:
             query: [..., Wq] int32; its leading dimensions broadcast against the ad's.
             ad: [..., Wa] int32.
-            clicks: [...] labels of training rows, which are left out; None: these are other rows.
+            clicks: [...] labels of training rows, which are left out; None: other rows.
         """
-        return _with_expected(self.tables, *self.values(query, ad), clicks)
+        return _with_expected(self.tables, *self.values(query, ad), clicks)[1]
 
     def values(self, query: tf.Tensor, ad: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the ids [...] of the two fields."""
@@ -157,7 +153,7 @@ class PairRates:
 
 
 class _Tables(NamedTuple):
-    """What is known of the values of two fields, and of their pairs.
+    """Clicks and rows of the values of two fields, and of their pairs.
 
     Attributes:
         known: [2] int32 largest ids of known values.
@@ -178,7 +174,10 @@ class _Tables(NamedTuple):
 def _with_expected(
     tables: _Tables, query_ids: tf.Tensor, ad_ids: tf.Tensor, clicks: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns what `PairRates.with_expected` returns, of ids [...] of values."""
+    """Returns the log odds expected of both values [...], and the features of `PairRates`.
+
+    `query_ids` and `ad_ids` are the ids [...] of the values.
+    """
     keys = _numbers(tables.known, tf.shape(tables.ad_counts, tf.int64)[0], query_ids, ad_ids)
     index = tf.reshape(tf.searchsorted(tables.pairs, tf.reshape(keys, [-1])), tf.shape(keys))
     is_found = tf.equal(tf.gather(tables.pairs, index), keys) & (keys != _UNKNOWN)
@@ -190,14 +189,14 @@ def _with_expected(
         pair, *values = (tf.nn.relu(counts - row_counts) for counts in (pair, *values))
     expected = tables.logit
     for counts in values:
-        expected += _log_odds(counts, tables.logit, _ROWS_OF_VALUE) - tables.logit
-    above = _log_odds(pair, expected, _ROWS_OF_PAIR) - expected
+        expected += _log_odds(counts, tables.logit, _VALUE_STRENGTH) - tables.logit
+    above = _log_odds(pair, expected, _PAIR_STRENGTH) - expected
     number = pair[..., 0]
     features = [tf.math.log1p(number), tf.minimum(number, 1.0), above]
     return expected, tf.stack(features, axis=-1)
 
 
-# One graph for the many pairs of fields of a log. Rows that are not of training have labels of NaN.
+# All pairs of fields share one graph. Rows outside the training split have NaN labels.
 _traced_with_expected = tf.function(
     _with_expected,
     input_signature=[
@@ -234,14 +233,14 @@ def _numbers(
 def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
     """Finds the pairs of fields whose rates predict clicks better than both values on their own.
 
-    They are chosen one after the other: each must improve logistic regressions that are fitted on
-    training rows and read the rates of the pairs before it, on validation rows. So rates that say
-    more of training rows than of others are left out: in a log with times, the other rows of a pair
-    may follow a row, or be of the same minute.
+    They are chosen one after the other: each must improve the validation loss of a logistic
+    regression that is fitted on training rows and reads the rates of the pairs before it. This
+    excludes rates that do not generalize: in a log with times, the other rows of a pair may come
+    after the row, or be of the same minute.
 
     Args:
-        data_set: The data set. With a history of ads, users are left out; users with the ad also
-            if they clicked none of their sampled negatives.
+        data_set: The data set. Users are left out if it has a history of ads; the pair of user and
+            ad also if users clicked none of their sampled negatives.
     """
     schema = data_set.schema
     if not data_set.label_count("validation", "click") or data_set.num_rows("train") > _MAX_ROWS:
@@ -313,7 +312,7 @@ def _joined(known: _Features, added: _Features) -> _Features:
 
 
 def _gain(known: _Features, added: _Features, labels: tuple[np.ndarray, np.ndarray]) -> float:
-    """Returns the part of the held-out log loss that a pair saves; 0 if it may be chance."""
+    """Returns the share of the held-out log loss that a pair saves; 0 if it may be chance."""
     expected = _joined(known, (added[0][:, :1], added[1][:, :1]))
     without, with_pair = (
         _held_out_losses(features, labels) for features in (expected, _joined(known, added))
@@ -337,10 +336,10 @@ def _held_out_losses(features: _Features, labels: tuple[np.ndarray, np.ndarray])
     return np.logaddexp(0.0, logits) - labels[1] * logits
 
 
-def _log_odds(counts: tf.Tensor, expected: tf.Tensor | float, num_rows: float) -> tf.Tensor:
-    """Returns the log odds of counts [..., 2] of clicks and rows, shrunken to the expected ones."""
-    clicks = counts[..., 0] + num_rows * tf.sigmoid(expected)
-    non_clicks = counts[..., 1] - counts[..., 0] + num_rows * tf.sigmoid(-expected)
+def _log_odds(counts: tf.Tensor, expected: tf.Tensor | float, strength: float) -> tf.Tensor:
+    """Returns the log odds of clicks and rows [..., 2], shrunk toward the expected log odds."""
+    clicks = counts[..., 0] + strength * tf.sigmoid(expected)
+    non_clicks = counts[..., 1] - counts[..., 0] + strength * tf.sigmoid(-expected)
     return tf.math.log(clicks / non_clicks)
 
 

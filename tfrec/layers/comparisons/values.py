@@ -19,7 +19,7 @@ FieldPair: TypeAlias = tuple[Field, Field]
 """A field of the query side and one of the ad side."""
 Compare = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 _Numbers = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-# Around the words of a title or a search. Signs such as - and + are left: -1 is not equal to 1.
+# Around the words of a title or a search. Signs such as - and + are kept: -1 is not equal to 1.
 _PUNCTUATION = " ,;:.!?\"'()[]"
 
 

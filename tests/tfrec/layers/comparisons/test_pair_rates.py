@@ -8,6 +8,7 @@ import tensorflow as tf
 import tfrecords
 from tfrec import config, layers, ranking
 from tfrec.exported import candidate_scores
+from tfrec.layers.comparisons import pair_rates
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
 
@@ -68,10 +69,11 @@ def test_the_clicks_of_training_rows_count(small):
     np.testing.assert_allclose(found[[0, 1, 2, 2], [2, 2, 0, 2], 2], 0.0, atol=1e-6)
 
 
-def test_a_rate_is_shrunken_to_what_both_values_mean_on_their_own(small):
+def test_a_rate_is_shrunk_toward_the_effects_of_both_values(small):
     rows = encoded(small, ["u"], [["a"]])
-    expected, features = rates_of(small).with_expected(*rows)
-    above = features[..., 2]
+    rates = rates_of(small)
+    expected, _ = pair_rates._with_expected(rates.tables, *rates.values(*rows), None)
+    above = rates(*rows)[..., 2]
     # 3 of all 7 rows, 3 of the 5 of u, 2 of the 4 of a.
     logit = np.log(3 / 4)
     of_values = [np.log((c + 20 * 3 / 7) / (n - c + 20 * 4 / 7)) for c, n in ((3, 5), (2, 4))]
@@ -141,7 +143,7 @@ HISTORY = {"name": "recent", "side": "query", "kind": "history", "of": "ad", "ev
         (0.8, {}, True),
         # Held-out rows do not repeat clicks as training rows do.
         (0.0, {}, False),
-        # A history has the clicks of users.
+        # A history already has the clicks of users.
         (0.8, {"fields": [*SCHEMA["fields"], {**HISTORY, "max_length": 3}], "time": "time"}, False),
     ],
 )
