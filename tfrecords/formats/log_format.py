@@ -101,7 +101,7 @@ class _LineLog(json_lines.ObjectLog):
     def __init__(
         self, form: LineFormat, files: protocol.Files, schema: Schema, rows_per_chunk: int
     ) -> None:
-        types, lists = tabular.column_types(schema), tabular.list_columns(schema)
+        types = tabular.typed(tabular.column_types(schema), schema, is_json=True)
         self._form, self._columns = form, schema.columns
         first = next(files.parts())[0]
         has_tables = files.users is not None or files.ads is not None
@@ -111,7 +111,8 @@ class _LineLog(json_lines.ObjectLog):
         self.users_table = self._tables.users_table
         elsewhere = {name for names in joined.values() for name in names}
         types = {name: kind for name, kind in types.items() if name not in elsewhere}
-        super().__init__(files, types, lists, rows_per_chunk)
+        lists = tabular.list_columns(schema)
+        super().__init__(files, types, lists, rows_per_chunk, schema.decimal)
 
     def rows_of(self, line: bytes) -> list[Mapping[str, Any]]:
         """See `json_lines.ObjectLog`."""

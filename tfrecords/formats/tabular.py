@@ -64,9 +64,12 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     types = column_types(schema)
     present_types = {name: types[name] for name in needed if name in names}
     table = table_files.read(
-        files.ads, _typed(files.ads, present_types, schema), list_columns(schema), schema.decimal
+        files.ads,
+        typed(present_types, schema, table_files.is_json(files.ads)),
+        list_columns(schema),
+        schema.decimal,
     )
-    parsed = _with_numbers(protocol.Parsed(table), schema, table.column_names)
+    parsed = _with_numbers(protocol.Parsed(table), schema)
     table, faults = parsed.table, _faults_of_numbers(schema, parsed.table)
     parsed = parsed.without(faults.bad, faults.reasons())
     unit = "row" if table_files.is_parquet(files.ads) else "line"
@@ -104,25 +107,26 @@ def _numbers(schema: Schema) -> set[str]:
     return found - non_numeric - set(schema.ad_key)
 
 
-def _typed(
-    path: pathlib.Path, types: Mapping[str, pa.DataType], schema: Schema
+def typed(
+    types: Mapping[str, pa.DataType], schema: Schema, is_json: bool
 ) -> dict[str, pa.DataType]:
-    """Returns the types to read a file with: formatted numbers are read as texts."""
+    """Returns the types to read columns with, if the schema sets the decimal sign of numbers.
+
+    Formatted numbers of JSON values are read as numbers; those of other files as texts.
+    """
     if schema.decimal is None:
         return dict(types)
-    kind = delimited.NUMBERS if table_files.is_json(path) else delimited.STRINGS
+    kind = delimited.NUMBERS if is_json else delimited.STRINGS
     return {**types, **dict.fromkeys(_numbers(schema) & types.keys(), kind)}
 
 
-def _with_numbers(
-    parsed: protocol.Parsed, schema: Schema, columns: Collection[str]
-) -> protocol.Parsed:
-    """Converts formatted numbers of some columns, if the schema sets their decimal sign."""
+def _with_numbers(parsed: protocol.Parsed, schema: Schema) -> protocol.Parsed:
+    """Converts texts of formatted numbers, if the schema sets their decimal sign."""
     if schema.decimal is None:
         return parsed
     faults = RowFaults(parsed.table.num_rows)
     table = parsed.table
-    for name in sorted(_numbers(schema) & set(columns)):
+    for name in sorted(_numbers(schema) & set(table.column_names)):
         if is_text(table[name]):
             numbers = written_numbers(faults, name, table[name], schema.decimal)
             table = table.set_column(table.column_names.index(name), name, pa.array(numbers))
@@ -148,14 +152,16 @@ class TabularLog:
     ) -> None:
         self.files: Sequence[pathlib.Path] = tuple(files)
         self._parts = tuple(files.parts())
-        self._schema, self._columns = schema, schema.columns
+        self._columns = schema.columns
         _check_kinds([path for path, _ in self._parts])
         types, lists = column_types(schema), list_columns(schema)
         log_columns, table_columns = _sources(files, schema)
         self._logs = {
             path: table_files.open_table(
                 path,
-                _typed(path, {name: types[name] for name in log_columns}, schema),
+                typed(
+                    {name: types[name] for name in log_columns}, schema, table_files.is_json(path)
+                ),
                 lists,
                 _may_lack(schema, part),
                 rows_per_chunk,
@@ -181,8 +187,7 @@ class TabularLog:
         """
         parsed = self._tables.join(self._logs[chunk.path].parse(chunk), chunk)
         table = parsed.table.select([*self._columns, protocol.LINE_NUMBER])
-        parsed = dataclasses.replace(parsed, table=table)
-        return _with_numbers(parsed, self._schema, self._columns)
+        return dataclasses.replace(parsed, table=table)
 
     def raw(self, chunk: protocol.Chunk, lines: Sequence[int]) -> list[bytes]:
         """See `protocol.Log`; rows of a Parquet file are returned as JSON."""
@@ -217,19 +222,18 @@ class JoinedTables:
             side_tables.SideTable(
                 path,
                 keys[path],
-                _typed(path, {name: types[name] for name in names}, schema),
+                typed({name: types[name] for name in names}, schema, table_files.is_json(path)),
                 lists,
                 schema.decimal,
             )
             for path, names in columns.items()
             if names
         ]
-        self._columns = list(itertools.chain.from_iterable(columns.values()))
         user_keys = (table.keys for table in self._tables if table.path == files.users)
         self.users_table = next(user_keys, None)
 
     def join(self, parsed: protocol.Parsed, chunk: protocol.Chunk) -> protocol.Parsed:
-        """Adds the columns of the tables to the rows of a chunk.
+        """Adds the columns of the tables to the rows of a chunk, and converts formatted numbers.
 
         Raises:
             ValueError: A table has none of the keys of the first chunk.
@@ -240,7 +244,7 @@ class JoinedTables:
             parsed, matches = table.join(parsed, must_match=is_first)
             if table.keys is self.users_table:
                 parsed = dataclasses.replace(parsed, users=matches)
-        return _with_numbers(parsed, self._schema, self._columns)
+        return _with_numbers(parsed, self._schema)
 
 
 def columns_of_tables(

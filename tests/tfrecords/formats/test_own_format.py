@@ -276,6 +276,23 @@ def test_fields_that_the_lines_lack_are_read_from_the_tables_of_ads_and_users(he
     assert data.description.source.users_table is not None
 
 
+def test_the_decimal_sign_of_the_schema_applies_to_texts_of_an_own_format(here):
+    schema = dataclasses.replace(SCHEMA, revenue="paid", decimal=",")
+    log = [
+        {**row, "price": f"{1000 + row['ad']:,} €".replace(",", "."), "paid": paid}
+        for row in rows(200)
+        # A number stays as it is.
+        for paid in (["1,50 €", 0.25][row["ad"] > 4] if row["clicked"] else None,)
+    ]
+    data = logs.converted(
+        write(here / "log.jsonl", log), here / "data", schema, format="json_lines:JsonLines"
+    )
+    prices = data.catalog().fields["price"].to_pylist()
+    assert sorted(prices) == [1000.0 + ad for ad in range(9)]
+    revenue = data.column("train", "revenue")
+    assert set(revenue[data.column("train", "click") == 1].tolist()) == {0.25, 1.5}
+
+
 def test_a_table_of_other_ads_is_refused(here):
     log = [{name: value for name, value in row.items() if name != "price"} for row in rows(200)]
     logs.write(here / "ads.tsv", [["ad", "price"], ["other", "1"]])
