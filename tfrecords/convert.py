@@ -11,7 +11,7 @@ do not depend on the number and the order of threads:
 
     DIRECTORY/dataset.json       written last: splits, shards, counts, fingerprint
     DIRECTORY/encoder/           the fitted schema
-    DIRECTORY/catalog/         ads.arrow and ad_features.npy
+    DIRECTORY/catalog/           ads.arrow and ad_features.npy
     DIRECTORY/train-00000.tfrecord …, validation-…, test-…
     DIRECTORY/rejected.tsv       file, line, reason and raw text of each rejected row
     DIRECTORY/sample_requests.json   raw query fields of held-out requests
@@ -32,8 +32,8 @@ from tfrecords.splits import SplitOptions
 
 # A few bad rows in a small file do not mean that the file is wrong.
 TOLERATED_REJECTS = 10
-# Raised whenever the notes or files of a stage change, so that a conversion that was killed under
-# an earlier version starts over instead of reading an unknown format.
+# Incremented whenever the notes or files of a stage change, so that a conversion that was killed
+# under an earlier version starts over instead of reading an unknown format.
 _NOTES_VERSION = 4
 
 
@@ -229,7 +229,7 @@ def check_rejected(
     """
     num_rows = sum(chunk["lines"] for chunk in parsed)
     num_rejected = sum(chunk["rejected"] for chunk in parsed)
-    if not num_rows:  # Lines may have no rows.
+    if not num_rows:  # A line of a custom format may have no rows.
         if final:
             raise ValueError(f"{source}: no line has rows; expected at least one row.")
         return
@@ -280,7 +280,7 @@ def inputs_of(source: Source, opened: formats.Log) -> dict[str, Any]:
 
 
 def sources_of_encoders(log_schema: schema.Schema) -> dict[str, Any]:
-    """Returns the digests of the sources of text encoders, as in `inputs_of`."""
+    """Returns the digests of the text encoders' sources; empty if all encoders are built in."""
     names = {field.encoder for field in log_schema.fields if field.kind == "text"}
     digests = {name: texts.TEXT_ENCODERS.digest(name) for name in names}
     return {"encoder_sources": digests} if any(digests.values()) else {}

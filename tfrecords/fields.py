@@ -14,11 +14,11 @@ from tfrecords import terminal
 KINDS = ("categorical", "numeric", "categorical_list", "dense", "text", "history")
 # Additional kind of a raw input: the ages of a history.
 NUMERIC_LIST = "numeric_list"
-# Fields that are vectors once they are encoded.
+# Kinds that are encoded as vectors.
 VECTOR_KINDS = ("dense", "text")
 SIDES = ("query", "ad")
-# Events that histories can list: an impression, and labels that are events. Behind the impression,
-# the attributes of `events.Events`.
+# Events that histories can list: an impression, and labels that are events. The latter are also
+# attributes of `events.Events`.
 EVENTS = ("impression", "click", "engagement")
 # `of` of a history or rate whose values are the ids of ads.
 AD = "ad"
@@ -262,15 +262,15 @@ class Field:
 
 
 def raise_first(faults: Iterable[str]) -> None:
-    """Raises ValueError with the first fault, if there is one; later ones are not looked for."""
+    """Raises ValueError with the first fault, if there is one; later ones are not evaluated."""
     for fault in faults:
         raise ValueError(fault)
 
 
 def is_number(value: Any) -> bool:
-    """Returns whether a JSON value is a number that a float can be."""
-    is_one = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_one and abs(value) <= sys.float_info.max
+    """Returns whether a JSON value is a number in the range of a float."""
+    has_type = isinstance(value, int | float) and not isinstance(value, bool)
+    return has_type and abs(value) <= sys.float_info.max
 
 
 def is_rate(field: Mapping[str, Any]) -> bool:
@@ -318,7 +318,7 @@ def _computed_keys(field: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def check_keys(what: str, value: Mapping[str, Any], kind: Any) -> None:
-    """Checks that JSON values have keys of a dataclass only, and all that have no default.
+    """Checks that JSON values have only keys of a dataclass, and all keys without a default.
 
     Raises:
         ValueError: A key is missing or unknown.

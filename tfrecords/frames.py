@@ -137,7 +137,7 @@ def _schema_of(schema: AnySchema) -> schema_lib.Schema | None:
 def _written(
     rows: pathlib.Path, tables: Mapping[str, Table], needed: Collection[str]
 ) -> Iterator[list[str]]:
-    """Writes the tables of a data set, and restores those of the last one if the block raises.
+    """Writes the tables of a data set, and restores the previous ones if the block raises.
 
     Yields:
         A note for each column that is left out.
@@ -205,7 +205,7 @@ def _write(table: Table, name: str, path: pathlib.Path, needed: Collection[str])
 
 
 def _type_in_parquet(type_: pa.DataType) -> pa.DataType:
-    """Returns the type in which values are written: itself, unless Arrow cannot write or read it.
+    """Returns the type in which values are written: the same, unless Arrow cannot write or read it.
 
     Parquet has lists of one length, but Arrow cannot read them back if some are null. Arrow cannot
     write categories that are views of strings, as Polars makes them. Tensors are written as lists.
@@ -256,7 +256,7 @@ def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch
 
 def _not_a_table(value: Any, name: str) -> ValueError:
     is_lazy = hasattr(value, "collect")  # as Polars's LazyFrame
-    advice = "Call its .collect()" if is_lazy else "Make a frame of it"
+    advice = "Call its .collect()" if is_lazy else "Convert it to a frame"
     return ValueError(
         f"{name}: expected a pandas.DataFrame or a table that exports an Arrow stream "
         f"(__arrow_c_stream__), got {type(value).__name__}. {advice}."

@@ -88,7 +88,7 @@ def auc(scores: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> float
 
 
 def _positives(label: str, count: int = 0) -> str:
-    """Returns the word for positive rows, in the number of the count."""
+    """Returns the noun for positive rows, singular for a count of 1."""
     if label == "click":
         return "click" if count == 1 else "clicks"
     return f"row with {label}" if count == 1 else f"rows with {label}"

@@ -100,7 +100,7 @@ class Label:
         return self.after is not None and not self.is_amount
 
 
-# In the order of records and reports; a label comes behind the one that it follows.
+# In the order of records and reports; a label comes after the one that it depends on.
 LABELS = {
     label.name: label
     for label in (
@@ -129,7 +129,7 @@ _ESCAPE = re.compile(
 )
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _KEYS = ("request_key", "time", "position", "user_key", "split")
-# Attributes that JSON has even if they are null: without them, the fingerprints of existing data
+# Attributes that are written even if they are null: otherwise, the fingerprints of existing data
 # sets would change.
 _KEPT_IF_NULL = ("click", "engagement", "revenue", *_KEYS, "click_threshold")
 
@@ -216,7 +216,7 @@ class Schema:
             object.__setattr__(self, label, events.column if kinds else None)
 
     def _take_vocabularies(self) -> None:
-        """Gives each history the options of the vocabulary of its values."""
+        """Copies the vocabulary options of the listed field to each history."""
         shared = ("min_count", "num_oov_buckets", "max_vocabulary_size")
         fields = [
             field
@@ -232,7 +232,7 @@ class Schema:
             columns = getattr(self, role)
             for column in columns:
                 if not isinstance(column, str) or not column:
-                    yield f"{role} is a list of column names, got {column!r} in it."
+                    yield f"{role} must be a list of column names, got {column!r} in it."
             if len(set(columns)) < len(columns):
                 yield f"{role} names a column twice: {list(columns)}. Name it once."
         for name in (*LABELS, *_KEYS):
@@ -255,7 +255,7 @@ class Schema:
             yield f"click_threshold must be a number or null, got {threshold!r}."
         kept = self.negative_keep_rate
         if not (is_number(kept) and 0 < kept <= 1):
-            yield f"negative_keep_rate must be a share above 0, at most 1, got {kept!r}."
+            yield f"negative_keep_rate must be above 0 and at most 1, got {kept!r}."
         for name in ("values", "weights"):
             yield from self._faults_of_utility(name)
 
@@ -483,7 +483,7 @@ def texts_in_brackets(text: str) -> list[str] | None:
 
 
 def _has_date(time_format: str) -> bool:
-    """Returns whether a format can be read and keeps the order of times: `%Y-%m` does too."""
+    """Returns whether a format can be parsed and keeps times in order, if only by month."""
     parts = ((2023, 12, 31, 23), (2024, 1, 31, 2), (2024, 2, 1, 1), (2024, 2, 2, 0))
     times = [datetime.datetime(*part, tzinfo=datetime.UTC) for part in parts]
     try:
@@ -494,13 +494,13 @@ def _has_date(time_format: str) -> bool:
 
 
 def _listed(item: str) -> str:
-    """Returns the text of a value of a list in brackets; whole numbers are digits."""
+    """Returns a value of a list in brackets as text; 3.0 becomes "3"."""
     if item[0] not in "'\"":
         return str(int(float(item))) if "." in item and float(item).is_integer() else item
     if "\\" not in item:
         return item[1:-1]
     text = _ESCAPE.sub(_unescaped, item[1:-1])
-    # JSON writes characters above 0xffff as two.
+    # JSON escapes characters above 0xffff as surrogate pairs.
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     return text.encode("utf-8", "replace").decode()
 

@@ -321,7 +321,7 @@ WRONG = {
     ),
     "a column": (
         lambda f: f["country"],
-        "log: expected a pandas.DataFrame or a table .*, got Series. Make a frame of it",
+        "log: expected a pandas.DataFrame or a table .*, got Series. Convert it to a frame",
     ),
     "the result of a method with inplace=True": (
         lambda f: f.drop(columns="age", inplace=True),

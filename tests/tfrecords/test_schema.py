@@ -97,7 +97,7 @@ def test_a_bad_field_is_refused_by_name(changes, message):
         ({"ad_key": ()}, r"ad_key must name at least one column"),
         ({"click": "country"}, r"labels cannot be input fields: \['country'\]"),
         ({"engagement": ""}, r"engagement must be the name of a column, or null; got ''"),
-        ({"ad_key": ("",)}, r"ad_key is a list of column names, got '' in it"),
+        ({"ad_key": ("",)}, r"ad_key must be a list of column names, got '' in it"),
         ({"revenue": "price"}, r"labels cannot be input fields: \['price'\]"),
     ],
 )

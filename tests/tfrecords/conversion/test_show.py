@@ -170,5 +170,5 @@ def test_a_schema_file_names_columns_to_show(tmp_path):
         schema_lib.schema_from_json({**value, "show": "title"})
     with pytest.raises(ValueError, match="show names a column twice"):
         schema_lib.schema_from_json({**value, "show": ["title", "title"]})
-    with pytest.raises(ValueError, match="show is a list of column names, got 1 in it"):
+    with pytest.raises(ValueError, match="show must be a list of column names, got 1 in it"):
         schema_lib.schema_from_json(json.loads(json.dumps({**value, "show": [1]})))

@@ -200,7 +200,7 @@ def test_a_rate_that_is_no_share_is_refused(rate):
         ValueError, match=r"negative_keep_rate: expected a number > 0 and <= 1, got"
     ):
         config_lib.RankerConfig(negative_keep_rate=rate)
-    with pytest.raises(ValueError, match=r"negative_keep_rate must be a share above 0, at most 1"):
+    with pytest.raises(ValueError, match="negative_keep_rate must be above 0 and at most 1"):
         dataclasses.replace(SCHEMA, negative_keep_rate=rate)
 
 
