@@ -1,10 +1,10 @@
 """The one encoder: raw fields to rows of int32, in training and in serving.
 
-Every field becomes int32 columns, so an example is one row and an ad is one row. They are ids, but
-for vectors, whose bits they hold; vectors are the last columns of a side.
+Every field becomes int32 columns, so an example is one row and an ad is one row. The columns hold
+ids or, for vectors, the bits of their values; vectors are the last columns of a side.
 
     categorical        0 = missing, 1..V = vocabulary by falling count, then the OOV buckets
-    numeric            0 = missing, 1..T = bucket; an embedding is for several: see `fitting`
+    numeric            0 = missing, 1..T = bucket; several may share an embedding: see `fitting`
     categorical_list   as categorical, `max_list_length` columns; padded with 0
     dense              float16, two values in a column; zeros are missing: see `vectors`
     text               as dense, after its encoder: see `texts`
@@ -88,10 +88,7 @@ class FittedSchema:
             raise ValueError(f"No statistics for the fields {missing}; fit the schema first.")
 
     def cardinality(self, field: Field) -> int:
-        """Returns the number of different ids of a field; for a vector, missing or not.
-
-        A history has the ids of its values.
-        """
+        """Returns the number of different ids of a field, or of the values of a history."""
         statistics = self.statistics[field.name]
         if field.is_vector:
             return 2  # missing or not
@@ -408,7 +405,7 @@ def _last_values(parts: tf.Tensor, length: int) -> tf.Tensor:
 
 
 def _age_buckets(seconds: tf.Tensor) -> tf.Tensor:
-    """Does what `histories.age_buckets` does with NumPy; int32."""
+    """Returns the same as `histories.age_buckets`, in TensorFlow and as int32."""
     missing = tf.math.is_nan(seconds)
     ages = tf.maximum(tf.where(missing, 0.0, seconds), 0.0)
     bits = tf.bitwise.right_shift(tf.bitcast(ages, tf.int32), histories.DROPPED_BITS)
@@ -417,7 +414,7 @@ def _age_buckets(seconds: tf.Tensor) -> tf.Tensor:
 
 
 def _fit_length(codes: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
-    """Cuts codes [B, L] to a length, or pads them with 0: requests may lack ages and events."""
+    """Cuts or pads codes [B, L] with 0 to a length: requests may lack ages and events."""
     lacking = tf.maximum(length - tf.shape(codes)[1], 0)
     return tf.pad(codes, [[0, 0], [0, lacking]])[:, :length]
 
@@ -488,7 +485,7 @@ def value_columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
 
 @dataclasses.dataclass(frozen=True)
 class HistoryColumns:
-    """The columns of an encoded history, of `max_length` each; padded with 0 at the end.
+    """The columns of an encoded history: parts of `max_length` columns, padded with 0 at the end.
 
     Attributes:
         values: Ids of the values, oldest first; ids of the field `Schema.values_of`, if any.
@@ -502,9 +499,9 @@ class HistoryColumns:
     events: slice | None
 
 
-def history_columns(field: Field, own: slice) -> HistoryColumns:
-    """Returns the columns of a history's parts; `own` are the field's, from `columns`."""
-    starts = range(own.start, own.stop, field.max_length)
+def history_columns(field: Field, span: slice) -> HistoryColumns:
+    """Returns the columns of a history's parts, given all its columns (from `columns`)."""
+    starts = range(span.start, span.stop, field.max_length)
     parts = [slice(start, start + field.max_length) for start in starts]
     return HistoryColumns(parts[0], parts[1], parts[2] if len(parts) > 2 else None)
 

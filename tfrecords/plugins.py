@@ -245,7 +245,7 @@ def _shown(reference: str | type) -> str:
 def _sources(found: Any) -> dict[str, bytes]:
     """Returns the source of a class or module: name of a file or cell -> content.
 
-    It depends on these contents alone, not on other imports of the process.
+    Other imports of the process do not change the result.
     """
     sources: dict[str, bytes] = {}
     if inspect.ismodule(found):
@@ -357,7 +357,7 @@ def _warn_of_edited(file: str, content: bytes) -> None:
 
 
 def _described(error: Exception) -> str:
-    """Returns the error that a module raised when it was imported, and its line."""
+    """Returns the error that the import of a module raised, with its file and line."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -367,5 +367,5 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-def _file(module: Any) -> str:
+def _file(module: types.ModuleType) -> str:
     return getattr(module, "__file__", None) or "without a file"

@@ -142,10 +142,8 @@ class DataSet:
     Raises:
         FileNotFoundError: The directory does not contain a finished data set.
         ValueError: `dataset.json` has another format, or the encoder does not match the records.
-            Methods that read also raise it if the directory has another data set by now.
+            Methods that read also raise it if the data set was replaced since then.
     """
-
-    _opened: tuple[int, int] | None = None
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = pathlib.Path(directory)
@@ -235,10 +233,10 @@ class DataSet:
         """Checks that the directory still has the content that was opened.
 
         Raises:
-            FileNotFoundError, ValueError: It has none, or another one.
+            FileNotFoundError, ValueError: The data set was removed or replaced.
         """
         state = _state_of(self.directory / "dataset.json")
-        if self._opened in (None, state):
+        if state == self._opened:
             return
         now, opened = DataSet(self.directory).description, self.description
         if (now.splits, now.sha256) != (opened.splits, opened.sha256):
@@ -508,7 +506,7 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def _state_of(path: pathlib.Path) -> tuple[int, int] | None:
-    """Returns what changes if a file is written again; None: there is no such file."""
+    """Returns the identity of a file, which changes when it is replaced; None: there is no file."""
     try:
         found = path.stat()
     except FileNotFoundError:

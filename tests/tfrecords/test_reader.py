@@ -62,7 +62,7 @@ def data_set_of(directory, shards):
     """A data set of one split, without encoder and catalog."""
     data_set = reader.DataSet.__new__(reader.DataSet)
     data_set.directory, data_set.spec = directory, SPEC
-    data_set._verified, data_set._pipelines = set(), {}
+    data_set._opened, data_set._verified, data_set._pipelines = None, set(), {}
     shards = [description.ShardDescription(**{"sampled": 0, **shard}) for shard in shards]
     data_set.description = description.DataSetDescription.model_construct(
         splits={"train": dataset_json.describe_split(shards)}

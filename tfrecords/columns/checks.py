@@ -53,7 +53,7 @@ class RowFaults:
         self._checked = np.ones(num_rows, bool)
 
     def among(self, rows: np.ndarray) -> "RowFaults":
-        """Returns these faults, to which only faults of some rows [B] are added."""
+        """Returns a view of these faults that ignores new faults outside some rows [B] bool."""
         restricted = copy.copy(self)
         restricted._checked = rows
         return restricted
@@ -290,7 +290,7 @@ def checked_times(
             lambda row: f"{name} is missing or not a date of the years 1685 to 2254",
         )
         return result
-    elif arrow.is_text(column) or time_format is not None:
+    if arrow.is_text(column) or time_format is not None:
         values, codes = arrow.distinct(column)
         times = parse_times(values, time_format)
         result = times[codes] if len(values) else np.full(len(column), np.nan)
@@ -304,8 +304,7 @@ def checked_times(
             lambda row: f"{name} must be {expected}, got {values[codes[row]][:40]!r}",
         )
         return result
-    else:
-        result = column.cast(pa.float64(), safe=False).to_numpy()
+    result = column.cast(pa.float64(), safe=False).to_numpy()
     faults.add(~np.isfinite(result), lambda row: f"{name} is missing or not finite")
     return result
 

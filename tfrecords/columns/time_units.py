@@ -29,7 +29,7 @@ def count_units(times: np.ndarray) -> dict[str, int]:
 
 
 def unit_of(counts: Mapping[str, int]) -> str | None:
-    """Returns the unit of most times, given the result of `count_units`; None: no unit."""
+    """Returns the unit of most times, given the result of `count_units`; None: most have none."""
     most = max((*UNITS_PER_SECOND, DIGITS, OTHERS), key=lambda unit: counts.get(unit, 0))
     return most if most in UNITS_PER_SECOND and counts.get(most) else None
 

@@ -69,7 +69,7 @@ class EventCounts(pydantic.BaseModel):
 
     Attributes:
         joined: Clicks and engagements that became labels of an impression.
-        unmatched: Clicks and engagements without a view before them, which are left out.
+        unmatched: Clicks and engagements without an earlier view, which are left out.
         others: Event type that the schema does not name -> rows, which are left out.
         repeated: Rows that repeat another one, which counts once.
         anonymous: Rows without a user, views too, if clicks are joined to views by the user.

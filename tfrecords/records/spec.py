@@ -7,8 +7,8 @@ each feature is one bytes value, little-endian:
     query_W        [R, F_W]           query-side ids that fit the unsigned width W
     ad_W           [L, F_W]           ad-side ids that fit the unsigned width W; vectors of ads are
                                       only in the catalog
-    order          [R] int64          ascends with the time of the requests of a log, or as they are
-                                      logged if it has no times
+    order          [R] int64          ascends with the time of the request or, in a log without
+                                      times, in the order of the log
     user           [R] int64          fingerprint of the user key, if the schema has one
     ad_row         [L] int32          row of the ad in the catalog
     click, engagement [L] uint8, revenue [L] float32    the labels of the log (`LABELS`); 255 or
