@@ -43,10 +43,10 @@ HEADER = (
     "device_type", "device_conn_type", *(f"C{i}" for i in range(14, 22)),
 )  # fmt: skip
 AD_FIELDS = ("C14", "C15", "C16", "C17", "C18", "C19", "C21")
-OF_HOUR = ("time", "hour_of_day", "weekday")
+HOUR_COLUMNS = ("time", "hour_of_day", "weekday")
 # Inputs of each derived column.
 DERIVED = {
-    **{name: ("hour",) for name in OF_HOUR},
+    **{name: ("hour",) for name in HOUR_COLUMNS},
     "user": ("device_id", "device_ip", "device_model"),
 }
 NO_DEVICE_ID = "a99f214a"
@@ -97,7 +97,7 @@ def _derive(needed: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
             as_strings(columns["device_id"]), lambda id_: "" if id_ == NO_DEVICE_ID else id_
         )
         columns["device_id"] = pa.chunked_array([ids])
-    if set(needed) & set(OF_HOUR):
+    if set(needed) & set(HOUR_COLUMNS):
         columns.update(_times(faults, columns["hour"]))
     if "user" in needed:
         columns["user"] = _users(columns)

@@ -170,9 +170,9 @@ class CheckedLog:
 
 @contextlib.contextmanager
 def _errors_named(where: str) -> Iterator[None]:
-    """Raises errors of a format's code as ValueErrors that say where; those on purpose as they are.
+    """Converts unexpected errors of a format's code to ValueErrors that name the place.
 
-    Errors of the system are left, too: after them, the conversion can resume.
+    ValueErrors are not changed, and neither are system errors, after which a conversion can resume.
     """
     try:
         yield
@@ -202,7 +202,7 @@ def _fault_of_type(column: pa.ChunkedArray, may_be_list: bool) -> str | None:
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
-    """Returns the type of the values of a dictionary; another type as it is."""
+    """Returns the type of a dictionary's values; other types unchanged."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 

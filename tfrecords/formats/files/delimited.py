@@ -23,9 +23,9 @@ from tfrecords.formats.files import lines
 
 STRINGS = pa.dictionary(pa.int32(), pa.string())
 NUMBERS = pa.float64()
-# Values as the file has them; texts of a delimited file.
+# Values of any type, unchanged; strings in delimited text.
 ANY = pa.null()
-# Of Parquet files; texts have strings in their place.
+# Strings in delimited text.
 VECTORS = pa.list_(pa.float32())
 _EMPTY_LINE = re.compile(rb"(?:\A|\n)\r?\n")
 _PARTS = 16

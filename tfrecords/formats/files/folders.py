@@ -21,7 +21,7 @@ def values_of(path: pathlib.Path) -> dict[str, str | None]:
 
 
 class InFolders:
-    """A log with columns that the names of its file's folders have.
+    """A log with additional columns from the names of its file's folders.
 
     Args:
         log: The log of one file.

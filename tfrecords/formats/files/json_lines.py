@@ -92,7 +92,7 @@ class ObjectLog(abc.ABC):
         return protocol.Parsed(pa.table(table), faults, len(numbers) + len(faults))
 
     def _value(self, name: str, value: Any) -> Any:
-        """Returns a value as `_column` takes it.
+        """Converts a value to the form that `_column` expects.
 
         Raises:
             ValueError: It is not of the column's type.
@@ -129,7 +129,7 @@ class ObjectLog(abc.ABC):
         if not any(isinstance(value, str) for value in values):
             of = pa.float64() if kind == delimited.VECTORS else pa.string()
             return pa.array(values, pa.list_(of))
-        # The field splits texts by its separator, and reads lists of JSON as they are.
+        # A field splits texts by its separator, and also reads lists written as JSON.
         texts = [
             json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
             for value in values
@@ -199,7 +199,7 @@ def names_of(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
             fault = str(error)
             continue
         for name, item in _flat(value):
-            if _is_objects(item):
+            if _is_list_of_objects(item):
                 inside = [f"{name}.{n}" for row in item for n, _ in _flat(row)]
                 inside.append(name + INDEX)
                 within |= dict.fromkeys(inside, name)
@@ -215,7 +215,7 @@ def names_of(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
 
 
 def _from_python(path: pathlib.Path, raw: bytes) -> str:
-    """Returns how to convert a file whose lines are dictionaries of Python, or ""."""
+    """Returns how to convert a file whose lines are Python dictionaries, or ""."""
     try:
         is_python = isinstance(ast.literal_eval(raw.decode()), dict)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -225,7 +225,7 @@ def _from_python(path: pathlib.Path, raw: bytes) -> str:
     program = "import ast, json, sys; [print(json.dumps(ast.literal_eval(v))) for v in sys.stdin]"
     source, target = shlex.quote(str(path)), shlex.quote(f"{path.name.split('.')[0]}.jsonl")
     return (
-        " The lines are dictionaries of Python. Write them as JSON, for example with: "
+        " The lines are Python dictionaries. Write them as JSON, for example with: "
         f"zcat -f {source} | python3 -c '{program}' > {target}"
     )
 
@@ -257,13 +257,13 @@ def _rows(value: Mapping[str, Any], list_name: str | None) -> list[dict[str, Any
     """Returns the rows of a line: one, or one for each object of a list.
 
     Raises:
-        ValueError: The list is another value.
+        ValueError: The value at the list's name is not a list of objects.
     """
     flat = dict(_flat(value))
     objects = None if list_name is None else flat.pop(list_name, None)
     if objects is None:
         return [flat]
-    if objects != [] and not _is_objects(objects):
+    if objects != [] and not _is_list_of_objects(objects):
         shown = json.dumps(objects, ensure_ascii=False)[:40]
         shown = shown.encode("utf-8", "backslashreplace").decode()
         raise ValueError(f"{list_name}: expected a list of objects, got {shown}")
@@ -277,7 +277,7 @@ def _rows(value: Mapping[str, Any], list_name: str | None) -> list[dict[str, Any
     ]
 
 
-def _is_objects(value: Any) -> bool:
+def _is_list_of_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
@@ -287,7 +287,7 @@ def _texts(name: str, values: Sequence[Any]) -> list[str]:
 
 
 def _vector(name: str, values: Sequence[Any]) -> list[float]:
-    """Returns the numbers of a vector; NaN, for which the row is rejected later, for others."""
+    """Returns the numbers of a vector; other values become NaN, which rejects the row later."""
     numbers = [float("nan")] * len(values)
     for index, item in enumerate(values):
         text = "" if item is None else _text(name, item)
@@ -300,7 +300,7 @@ def _text(name: str, value: Any) -> str:
     """Returns a value as text; whole numbers are digits, and booleans `true` and `false`.
 
     Raises:
-        ValueError: It is a list or an object; or an object of Python, from a custom format; or
+        ValueError: It is a list or an object, or another Python object from a custom format, or
             it cannot be written as UTF-8.
     """
     if isinstance(value, str):

@@ -65,7 +65,7 @@ def refuse_binary(path: pathlib.Path, first: bytes) -> None:
     """Refuses binary files other than Parquet, by their first `MAGIC_BYTES` or more.
 
     Raises:
-        ValueError: The file is of such a format.
+        ValueError: The file is such a binary file.
     """
     for magic, what in _BINARY.items():
         if re.match(magic, first, re.DOTALL):

@@ -64,7 +64,7 @@ class ParquetLog:
         """Yields runs of `rows_per_chunk` rows, independently of row groups."""
         pending: list[pa.RecordBatch] = []
         count, size = 0, self._rows_per_chunk
-        # Of structs, whole columns are read.
+        # Structs are read as whole columns.
         columns = list(dict.fromkeys(self._roots.get(name, name) for name in self._present))
         try:
             for batch in _open(self._path).iter_batches(size, columns=columns):
@@ -149,7 +149,7 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
     Args:
         column: Column of the file.
-        kind: Wanted type; `delimited.NUMBERS` converts all types but strings to numbers, and
+        kind: Target type; `delimited.NUMBERS` converts all types but strings to numbers, and
             `delimited.VECTORS` lists to lists of numbers. Other lists become lists of strings, but
             `delimited.ANY` keeps their numbers and booleans.
     """

@@ -24,7 +24,7 @@ from tfrecords.schema import Schema
 # The last one is the default of Hive.
 DELIMITERS = ("\t", ",", ";", "|", "\x01")
 _OF_DATABASES = ("\t", "\x01")
-# The most frequent separator of several characters.
+# The most common separator of more than one character.
 _LONG = "::"
 _ROWS_COMPARED = 20
 

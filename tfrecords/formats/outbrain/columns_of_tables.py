@@ -18,22 +18,22 @@ from tfrecords.formats.outbrain import tables
 
 CLICK_COLUMNS = ("display_id", "ad_id", "clicked")
 # Column of the display -> its source column in events.csv.
-OF_EVENT = {
+EVENT_COLUMNS = {
     "uuid": "uuid", "document_id": "document_id", "platform": "platform",
     "geo_location": "geo_location", "country": "geo_location", "state": "geo_location",
     "dma": "geo_location", "timestamp": "timestamp", "time": "timestamp", "hour": "timestamp",
     "weekday": "timestamp",
 }  # fmt: skip
 # Column of a document -> its file.
-OF_DOCUMENT = {
+DOCUMENT_FILES = {
     "source_id": "documents_meta.csv", "publisher_id": "documents_meta.csv",
     "publish_time": "documents_meta.csv", "age_days": "documents_meta.csv",
     "category_id": "documents_categories.csv", "categories": "documents_categories.csv",
     "topic_id": "documents_topics.csv", "topics": "documents_topics.csv",
 }  # fmt: skip
-OF_PROMOTED = ("ad_document_id", "campaign_id", "advertiser_id")
-DISPLAY_COLUMNS = (*OF_EVENT, *OF_DOCUMENT)
-AD_COLUMNS = ("ad_id", *OF_PROMOTED, *(f"ad_{name}" for name in OF_DOCUMENT))
+PROMOTED_COLUMNS = ("ad_document_id", "campaign_id", "advertiser_id")
+DISPLAY_COLUMNS = (*EVENT_COLUMNS, *DOCUMENT_FILES)
+AD_COLUMNS = ("ad_id", *PROMOTED_COLUMNS, *(f"ad_{name}" for name in DOCUMENT_FILES))
 LIST_COLUMNS = ("categories", "topics", "ad_categories", "ad_topics")
 
 EVENTS = "events.csv"
@@ -57,7 +57,7 @@ _lock = threading.Lock()
 
 
 class Joiner:
-    """Looks up columns of displays and ads in files by names at Kaggle; read on first use."""
+    """Looks up columns of displays and ads in Kaggle's files, which are read on first use."""
 
     def __init__(self, paths: Mapping[str, pathlib.Path], wanted: Sequence[str]) -> None:
         self._paths = paths
@@ -69,14 +69,16 @@ class Joiner:
         """Files of the columns."""
         names = [EVENTS] if self._wanted & set(DISPLAY_COLUMNS) else []
         names += [PROMOTED] if self._wanted & set(AD_COLUMNS) else []
-        names += [file for name, file in OF_DOCUMENT.items() if self._wanted & {name, f"ad_{name}"}]
+        names += [
+            file for name, file in DOCUMENT_FILES.items() if self._wanted & {name, f"ad_{name}"}
+        ]
         return tuple(self._paths[n] for n in dict.fromkeys(names) if n in self._paths)
 
     def displays(self, names: Sequence[str], rows: np.ndarray) -> dict[str, pa.Array]:
         """Returns columns of the displays at some rows [B] of the events."""
         documents = self.table(EVENTS).numbers("document_id", rows)
         return {
-            n: self._document(n, documents) if n in OF_DOCUMENT else self._event(n, rows)
+            n: self._document(n, documents) if n in DOCUMENT_FILES else self._event(n, rows)
             for n in names
         }
 
@@ -89,7 +91,7 @@ class Joiner:
         for name in names:
             if name == "ad_id":
                 result[name] = tables.id_texts(ids)
-            elif name in OF_PROMOTED:
+            elif name in PROMOTED_COLUMNS:
                 numbers = promoted.numbers(name.removeprefix("ad_"), rows)
                 result[name] = tables.id_texts(numbers)
             else:
@@ -97,7 +99,7 @@ class Joiner:
         return result
 
     def _event(self, name: str, rows: np.ndarray) -> pa.Array:
-        source = OF_EVENT[name]
+        source = EVENT_COLUMNS[name]
         if source == "timestamp":
             return _time(name, self.table(EVENTS).numbers(source, rows))
         if source == "document_id":
@@ -113,7 +115,7 @@ class Joiner:
         return recode(texts, _known)
 
     def _document(self, name: str, documents: np.ndarray) -> pa.Array:
-        table = self.table(OF_DOCUMENT[name])
+        table = self.table(DOCUMENT_FILES[name])
         rows = table.keys.find(documents)
         if name in LIST_COLUMNS:
             lists = table.values(name, rows)
@@ -156,8 +158,8 @@ class Joiner:
         return (file, path.resolve(), stat.st_mtime_ns, stat.st_size, *columns)
 
     def _event_types(self) -> Mapping[str, pa.DataType]:
-        sources = {OF_EVENT[name] for name in self._wanted if name in OF_EVENT}
-        if self._wanted & set(OF_DOCUMENT):
+        sources = {EVENT_COLUMNS[name] for name in self._wanted if name in EVENT_COLUMNS}
+        if self._wanted & set(DOCUMENT_FILES):
             sources.add("document_id")
         return {name: kind for name, kind in _EVENT_TYPES.items() if name in sources}
 

@@ -57,7 +57,7 @@ _ID = re.compile(r" *-?[0-9]+ *")
 _OTHERS = (
     columns_of_tables.EVENTS,
     columns_of_tables.PROMOTED,
-    *dict.fromkeys(columns_of_tables.OF_DOCUMENT.values()),
+    *dict.fromkeys(columns_of_tables.DOCUMENT_FILES.values()),
 )
 
 
@@ -227,7 +227,7 @@ def _not_there(directory: pathlib.Path, name: str) -> str:
 
 
 class _Join:
-    """Joins the columns of a schema, from other files by name, to the rows of the clicks."""
+    """Joins the columns of a schema, which other files have, to the rows of the clicks."""
 
     def __init__(self, schema: Schema, paths: Mapping[str, pathlib.Path]) -> None:
         self._wanted = schema.columns
