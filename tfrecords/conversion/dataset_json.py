@@ -52,23 +52,23 @@ def sample_requests(
     requests: splitting.Requests,
     chunk_ends: np.ndarray,
     load: Callable[[int], parsed_rows.Rows],
-    more: Callable[[np.ndarray, np.ndarray], list[dict[str, Any]]],
+    raw_histories: Callable[[np.ndarray, np.ndarray], list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
     """Returns the raw query fields of the first test requests; None is missing.
 
-    `more` returns the histories of some requests, given their numbers and users.
+    `raw_histories` returns the histories of some requests, given their numbers and users.
     """
     held_out = np.flatnonzero(requests.splits == SPLITS.index("test"))[:NUM_SAMPLE_REQUESTS]
     first_rows = requests.first_rows()[held_out]
     logged = [field for field in schema.query_fields if field.kind != "history"]
     samples: list[dict[str, Any]] = []
-    for chunk, indices, places in parsed_rows.by_chunk(first_rows, chunk_ends):
+    for chunk, positions, indices in parsed_rows.by_chunk(first_rows, chunk_ends):
         rows = load(chunk)
-        found: list[dict[str, Any]] = [{} for _ in places]
+        found: list[dict[str, Any]] = [{} for _ in indices]
         if logged:
-            found = pa.table({field.name: rows.raw(field, places) for field in logged}).to_pylist()
+            found = pa.table({field.name: rows.raw(field, indices) for field in logged}).to_pylist()
         if schema.histories:
-            listed = more(held_out[indices], rows.array(parsed_rows.USER)[places])
+            listed = raw_histories(held_out[positions], rows.array(parsed_rows.USER)[indices])
             found = [{**raw, **histories} for raw, histories in zip(found, listed, strict=True)]
         samples += found
     return [{k: _plain(v) for k, v in sample.items()} for sample in samples]

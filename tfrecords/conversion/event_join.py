@@ -27,7 +27,7 @@ from tfrecords.conversion.parsed_rows import (
 )
 from tfrecords.events import KINDS, Events
 
-# With fewer delays, it is unknown how late a label comes.
+# With fewer delays, their quantile is not reliable.
 _MIN_DELAYS = 100
 
 
@@ -77,7 +77,7 @@ class JoinedEvents:
         labels: Label -> values, which are valid for impressions only: uint8 [L] of each kind of
             event after the view, and the revenue float32 [L] if the log has it.
         times: Label -> time of an impression's first event of this kind [L] float64, as logged,
-            infinite without one; empty if they are not kept. Later kinds are not clicks here.
+            infinite without one; empty if they are not kept. Engagements are not clicks here.
         num_joined: Number of events after the view that became labels of another row.
         num_unmatched: Number of events after the view that have no view.
         num_repeated: Number of rows that repeat another and are left out.

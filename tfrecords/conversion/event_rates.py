@@ -86,9 +86,7 @@ class EventRates:
     def at(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Returns the rates or ages [B] float32 of values [B], fingerprints, before times [B].
 
-        Times are in seconds, ages in days.
-
-        NaN is missing.
+        Times are in seconds, ages in days; NaN is missing.
         """
         if self.events is None:
             days = self.impressions.since_first(values, times) / SECONDS_PER_DAY
@@ -174,7 +172,7 @@ def _histories(field: Field) -> dict[str, Field]:
 def _by_value(field: Field, load: Callable[[], Rows], delay: float) -> Rows:
     """Returns the rows of a chunk that a rate counts, with the value instead of the user.
 
-    They have a label; an age counts all.
+    A rate counts rows that have a label, and an age all rows.
     """
     rows = load()
     event, value = field.event[0], user_events.values_in(field)

@@ -70,7 +70,7 @@ class Packer:
         self.spec = spec(fitted)
         self._ads, self._texts, self._histories = ads, texts, histories
         self._schema = fitted.schema
-        # Rows have no histories: these are of whole requests.
+        # Rows have no histories; these are added to whole requests.
         query_fields = [f for f in fitted.schema.query_fields if f.kind != "history"]
         self._fields = {"query": query_fields, "ad": _stored_fields(fitted.schema, "ad")}
         self._widths = {
@@ -78,7 +78,7 @@ class Packer:
             for side, fields in self._fields.items()
         }
         self._encoders = {
-            s: encoding.Encoder(fitted, fitted.schema.side(s)) for s in ("query", "ad")
+            side: encoding.Encoder(fitted, fitted.schema.side(side)) for side in SIDES
         }
         self.catalog = records.pack("ad", self.spec.ad_widths, ad_features)
         self._ids_of_events = {
@@ -141,8 +141,8 @@ class Packer:
                 for name, values in load_chunk(chunk).items()
                 if records.is_per_request(name)
             }
-            for field, name, places_of in self._columns("query"):
-                counts[field.name] += int(differs[name][:, places_of].any(axis=1).sum())
+            for field, name, span in self._columns("query"):
+                counts[field.name] += int(differs[name][:, span].any(axis=1).sum())
             if self.spec.has_user:
                 num_users += int(differs[records.USER].sum())
         return {name: count for name, count in counts.items() if count}, num_users

@@ -29,7 +29,7 @@ POSITION = "__position__"
 EVENT = "__event__"
 _SHOWN = "__show__."
 LABEL_COLUMNS = {label: f"__{label}__" for label in LABELS}
-# Times of the first click and engagement of an impression, in a log that says them.
+# Times of the first click and engagement of an impression, in a log of events.
 EVENT_TIMES = {event: f"__{event}_time__" for event in EVENTS[1:]}
 
 
@@ -84,7 +84,7 @@ class Rows:
     def shown(self, names: Sequence[str], rows: np.ndarray) -> pa.Array:
         """Returns the values of some rows to show, a JSON object each."""
         present = [name for name in names if _SHOWN + name in self.columns.column_names]
-        # The ads say how many rows there are, if the log has no such column.
+        # Without any of the columns, `AD` keeps the number of rows.
         table = self.columns.select([AD, *(_SHOWN + name for name in present)]).take(pa.array(rows))
         return columns.shown_texts(table.rename_columns([AD, *present]), names)
 
@@ -212,7 +212,7 @@ def _roles(
         roles[REQUEST] = pa.array(requests)
     if schema.user_key is not None:
         users, missing = _fingerprints(table[schema.user_key])
-        # Each anonymous visit is a different user. Files have the same line numbers.
+        # Each anonymous visit is a different user. Line numbers repeat in other files.
         if schema.request_key is not None:
             visits = requests.view(np.uint64)
         else:

@@ -144,8 +144,8 @@ def assign(keys: RowKeys, options: SplitOptions) -> Requests:
         ValueError: The log lacks a column that the split needs, or a request is in two splits.
     """
     order, starts = _group(keys)
-    requests = Requests(order, starts, np.zeros(len(starts) - 1 if starts is not None else
-                                                keys.num_rows, np.uint8), "order")  # fmt: skip
+    num_requests = keys.num_rows if starts is None else len(starts) - 1
+    requests = Requests(order, starts, np.zeros(num_requests, np.uint8), "order")
     kind = _resolve(keys, options.kind)
     if kind == "order" and starts is None:
         return dataclasses.replace(requests, splits=_cut(keys.num_rows, options))

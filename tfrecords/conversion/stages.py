@@ -35,7 +35,7 @@ from tfrecords.schema import MISSING_LABEL, Field, Schema
 from tfrecords.splits import SPLITS, SplitOptions
 
 # Attributes of `SplitLog` that some logs do not have.
-_OPTIONAL_OF_LOG = ("unknown_after", "order", "request_times", "row_times", "rated_until")
+_OPTIONAL_ATTRIBUTES = ("unknown_after", "order", "request_times", "row_times", "rated_until")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ def load_split(path: pathlib.Path) -> SplitLog:
         parts[part][name] = array if array.ndim else array.item()
     requests = {"order": None, "starts": None, **parts["requests"]}
     return SplitLog(
-        **{**dict.fromkeys(_OPTIONAL_OF_LOG), **parts["log"]},
+        **{**dict.fromkeys(_OPTIONAL_ATTRIBUTES), **parts["log"]},
         requests=splitting.Requests(**requests),
         bins=time_profile.Bins(**parts["bins"]),
         keys=splitting.RowKeys(**parts["keys"]) if parts["keys"] else None,
@@ -263,7 +263,7 @@ class Stages:
         matches, user_key = parsed.users, self._schema.user_key
         float_users = user_key and columns.count_whole_floats(parsed.table[user_key])
         anonymous = parsed.table.num_rows - float_users[1] if float_users else 0
-        several = columns.count_clicks_above_1(self._schema, parsed.table)
+        clicks_above_1 = columns.count_clicks_above_1(self._schema, parsed.table)
         other_events: dict[str, int] = {}
         if self._schema.events is not None:
             parsed, other_events = event_join.without_unknown_types(parsed, self._schema.events)
@@ -286,7 +286,7 @@ class Stages:
             "other_events": other_events,
             "rejected": len(faults),
             "times": times,
-            "clicks_above_1": several,
+            "clicks_above_1": clicks_above_1,
             "float_users": float_users,
             "anonymous": anonymous,
             "users": None if matches is None else dataclasses.asdict(matches),
@@ -299,7 +299,7 @@ class Stages:
 
     def split(self, parsed: Sequence[dict[str, Any]]) -> SplitLog:
         """Groups the rows into requests and splits them; rows of events are joined first."""
-        # One unit for all that reads times, decided by all rows, of impressions and other events.
+        # All stages read times in the same unit, that of most rows of any event type.
         units = columns.units_per_second(dataset_json.add([chunk["times"] for chunk in parsed]))
         if self._schema.events is not None:
             others = dataset_json.add([chunk["other_events"] for chunk in parsed])
@@ -495,7 +495,7 @@ class Stages:
         return [field for field in self._schema.query_fields if field.kind == "text"]
 
     def _encode_texts(self, fitted: encoding.FittedSchema, num_chunks: int) -> None:
-        """Encodes each different text of the requests once."""
+        """Encodes each distinct text of the requests once."""
         encoder = encoding.Encoder(fitted, self._text_fields)
         for number, field in enumerate(self._text_fields):
             write = functools.partial(

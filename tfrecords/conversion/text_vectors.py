@@ -32,7 +32,7 @@ class TextVectors:
 def write_text_vectors(
     encoder: encoding.Encoder, field: Field, chunks: Iterable[Strings], path: pathlib.Path
 ) -> None:
-    """Encodes the different texts of a field, and writes their vectors to an `.npy` file.
+    """Encodes the distinct texts of a field, and writes their vectors to an `.npy` file.
 
     Their fingerprints are in a file next to it.
     """
