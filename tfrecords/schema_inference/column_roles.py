@@ -22,7 +22,7 @@ from tfrecords.schema_inference.sample import log_sample, writing
 from tfrecords.schema_inference.sample.log_sample import Column, Sample
 
 _ONE_OUTCOME = {
-    0.0: " No row is one, so nothing can be learned: use a log that has clicks.",
+    0.0: " No row is clicked, so nothing can be learned: use a log that has clicks.",
     1.0: (
         " Every row is clicked, so there is no ranker: add the ads that were shown and not "
         "clicked, or convert with --sampled_negatives=4."
@@ -127,12 +127,12 @@ def _is_split(column: Column) -> bool:
 
 
 def _restarts(column: Column) -> bool:
-    """Returns whether numbers of the items of lists are of many lists, not of one with all rows."""
+    """Returns whether the items of many lists are numbered, not the rows of a single list."""
     return bool((np.diff(column.by_row(column.numbers)) < 0).sum() > 1)
 
 
 def _is_position(column: Column) -> bool:
-    # Elsewhere, an index numbers the rows.
+    # Outside a list of objects, an index numbers the rows.
     is_numbered = column.list_name or column.plain_object_words != "index"
     return bool(
         is_numbered
@@ -157,7 +157,7 @@ def _describe(roles: Roles, notes: list[str]) -> None:
         if roles.has_ids_of_rows:
             said = f"! {said} {keys.OTHER_FILE.format('the clicks').rstrip()}"
         notes.append(said)
-        # Those named like a click have a note already.
+        # `outcome_notes` covers the columns that are named like a click.
         notes += [
             outcomes.candidate_note(column)
             for column in roles.candidates
@@ -177,7 +177,7 @@ def _describe(roles: Roles, notes: list[str]) -> None:
         "revenue": "{!r} is the revenue.",
         "time": "{!r} is the time, by which the log is split.",
         "user_key": "Users are identified by {!r}.",
-        "request_key": "Rows with equal {!r} are a request.",
+        "request_key": "Rows with the same {!r} are one request.",
         "position": "{!r} is the position at which an ad was shown.",
         "split": "{!r} is the split: training, validation or test.",
     }

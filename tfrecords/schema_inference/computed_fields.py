@@ -21,8 +21,8 @@ from tfrecords.schema_inference.sample.log_sample import Column
 # Minimum share of the rows whose users have clicked more than once among the first rows.
 _MIN_SHARE = 0.3
 _RATE_DAYS = 1
-# Ads are soon replaced if in at most this share of the latest tenth of the rows the ad is in the
-# first half too, relative to rows in random order: the sample may have few rows of each ad.
+# Ads are soon replaced if at most this share of the latest tenth of the rows has an ad of the first
+# half, relative to rows in random order: the sample may have few rows of each ad.
 _LATEST, _FIRST, _MAX_KNOWN, _SEED = 0.1, 0.5, 0.5, 0
 # For each calendar, the words of columns that have it already, and how many days the log must have.
 _CALENDARS = {
@@ -38,11 +38,11 @@ _AGE_UNIT, _NUM_PARTS = 900.0, 20
 
 
 def history(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
-    """Returns the proposed history as JSON values, empty without one; adds a note."""
+    """Returns the proposed history as JSON values, or an empty list; adds a note."""
     user = roles.user_key
     if user is None or roles.time is None:
         return []
-    # A click among events may lack the user, whom its view has.
+    # In a log of events, a click may lack the user that its view has.
     shown = _impressions(roles)
     is_click = roles.clicked() == 1
     clicked = np.flatnonzero(is_click) if shown is None else shown.rows[shown.clicked == 1]
@@ -59,22 +59,22 @@ def history(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def rate(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
-    """Returns the proposed click rate of the ad as JSON values, empty without one; adds a note."""
+    """Returns the proposed click rate of the ad as JSON values, or an empty list; adds a note."""
     known, by_chance = _shares_of_known_ads(roles)
     if not by_chance or known > _MAX_KNOWN * by_chance:
         return []
     notes.append(
         f"Ad side, computed from the log: {name!r}, the share of the ad's impressions of the last "
-        f"day that were clicked ({1 - known:.0%} of the latest rows are of ads that no row of the "
-        "first half has, so ids of ads tell little). A release has the rates at the end of the "
-        "log: export daily, or delete the field."
+        f"day that were clicked (the ads of {1 - known:.0%} of the latest rows do not occur in the "
+        "first half, so ad ids say little). A release has the rates at the end of the log: export "
+        "daily, or delete the field."
     )
     field = {"name": name, "side": "ad", "kind": "numeric", "of": "ad", "event": "click"}
     return [field | {"max_age_days": _RATE_DAYS}]
 
 
 def age(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
-    """Returns the proposed age of the ad as JSON values, empty if clicks ignore it; adds a note.
+    """Returns the proposed age of the ad as JSON values, or an empty list; adds a note.
 
     It is proposed if the clicks of an ad depend on its age in both halves of the log. Each ad is
     compared with itself, because frequent ads are first seen early.
@@ -103,7 +103,7 @@ def age(roles: Roles, name: str, notes: list[str]) -> list[dict[str, Any]]:
 def calendars(
     roles: Roles, fields: Iterable[Column], properties: Iterable[Column], notes: list[str]
 ) -> list[dict[str, Any]]:
-    """Returns the proposed hour and weekday as JSON values, without those that clicks ignore.
+    """Returns the proposed hour and weekday as JSON values, or an empty list.
 
     A calendar is proposed, with a note, if the click rate of the log, or how it differs from one
     value of a property (a categorical field of the ad in the log) to the next, depends on it in
@@ -190,8 +190,8 @@ def _clicked_views(roles: Roles, at: np.ndarray) -> np.ndarray:
 def _agreement_of_groups(shown: _Impressions, units: np.ndarray, groups: np.ndarray) -> float:
     """Returns by how many standard errors the halves agree on the click rates of units.
 
-    Units are hours or weekdays [N]. Trends do not matter, because each group of rows, which have
-    the same value of a property [N], is compared with its own click rate in that half.
+    Units are hours or weekdays [N]. Trends do not matter, because each group [N], the rows with the
+    same value of a property, is compared with its own click rate in that half.
     """
     changes = _minus_means(shown.clicked, 2 * groups + shown.half)
     rates = shown.clicked - changes
@@ -205,9 +205,9 @@ def _agreement(
     """Returns by how many standard errors the sums of changes in cells agree in both halves.
 
     Args:
-        changes: Differences of clicks from those that are expected [N].
+        changes: Differences between clicks and expected clicks [N].
         variances: Their variances [N].
-        cells: [N].
+        cells: Cell of each impression [N].
         half: Half of the log [N], 0 or 1.
     """
     (first, second), (variance, other_variance) = (
@@ -225,7 +225,7 @@ def _minus_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _shares_of_known_ads(roles: Roles) -> tuple[float, float]:
-    """Returns the share of the latest rows whose ad is in the first half, and of rows by chance.
+    """Returns the share of the latest rows whose ad is in the first half, and that by chance.
 
     Both are 0 if there can be no rate.
     """

@@ -83,7 +83,7 @@ def may_be_codes(column: Column, ad: Column) -> bool:
 
 
 def _likely_step(type_: str) -> int:
-    """Returns the step of a word of a type, such as `email_opened`; that of clicks if none has."""
+    """Returns the step of a known word in a type such as `email_opened`, or else that of clicks."""
     words = known_names.plain_words(type_).split("_")
     return next((step for step, names in enumerate(_STEPS) if not names.isdisjoint(words)), 2)
 
@@ -93,15 +93,15 @@ def code_note(column: Column) -> str:
     first = sorted(column.known, key=lambda value: (_likely_step(value), value))[:2]
     example = {"column": column.name, "view": first[:1], "click": first[1:]}
     return (
-        f"! {column.name!r} may hold event types, such as {_said(first)}, so that not every row is "
-        f'a click. If so, set events in the schema to what they mean, such as "events": '
+        f"! {column.name!r} may hold event types, such as {_quoted(first)}, so that not every row "
+        f'is a click. If so, set events in the schema to what they mean, such as "events": '
         f"{json.dumps(example, ensure_ascii=False)}"
     )
 
 
 def first_of(column: Column) -> str:
     """Returns the first values of a column, for a note."""
-    return _said(column.known[:4])
+    return _quoted(column.known[:4])
 
 
 def join(roles: Roles, column: Column, sample: Sample, notes: list[str]) -> None:
@@ -113,20 +113,20 @@ def join(roles: Roles, column: Column, sample: Sample, notes: list[str]) -> None
             "a click. Add a user_key, and events to the schema."
         )
         return
-    said: list[str] = []
-    roles.events = _propose(column, roles, said)
+    event_notes: list[str] = []
+    roles.events = _propose(column, roles, event_notes)
     share = _share_without_view(roles)
     if share > 0.5 and (sample.num_rows > 0.9 * sample.total_rows or _is_ordered(roles.time)):
         notes.append(_outcome_note(column, roles.events, share))
         roles.event = roles.events = None
         return
     if share > 0.5:
-        said.append(
+        event_notes.append(
             f"! {share:.0%} of the clicks in the sample have no view of their ad by the same user "
             "or in the same request, perhaps because the rows are in random order. The conversion "
             "says how many have none in the whole log."
         )
-    notes += said
+    notes += event_notes
     if roles.revenue is None and "engagement" in roles.events:
         free = [c for c in sample.columns.values() if c.name not in roles.names()]
         price = labels.price(free, roles.are_of_types("engagement"))
@@ -164,14 +164,14 @@ def _share_without_view(roles: Roles) -> float:
 
 
 def _is_ordered(time: Column | None) -> bool:
-    """Returns whether most rows are in the order of their times; None: all rows are."""
+    """Returns whether most rows are in time order; without times, all rows count as ordered."""
     return time is None or float(np.mean(np.diff(time.by_row(time.times)) >= 0)) > 0.9
 
 
 def _propose(column: Column, roles: Roles, notes: list[str]) -> dict[str, Any]:
     """Returns the `events` of a schema for a column of event types, and adds notes.
 
-    Only types most of whose rows have the ad become labels.
+    A type becomes a label only if most of its rows have the ad.
     """
     with_ad = np.bincount(column.codes, roles.ad_key.present, len(column.values)) / np.maximum(
         column.counts, 1
@@ -196,7 +196,7 @@ def _propose(column: Column, roles: Roles, notes: list[str]) -> dict[str, Any]:
         unnamed = [*wanted, *unnamed]
     if not click:
         click, engagement = engagement, []
-    if not click:  # Views of pages alone: each was chosen by its user.
+    if not click:  # All events are page views, which users chose.
         view, click = [], view
     events = {"column": column.name, "view": view, "click": click, "engagement": engagement}
     joined = "by one user belong to the latest view within a day (window_seconds)"
@@ -204,12 +204,12 @@ def _propose(column: Column, roles: Roles, notes: list[str]) -> dict[str, Any]:
         joined = "in one request belong to its latest view within a day (window_seconds)"
     notes.append(
         f"{column.name!r} holds event types, which are joined to labels. Impressions: "
-        f"{_said(view)}. Clicks: {_said(click)}. Engagements: {_said(engagement)}. Events of one "
-        f"ad {joined}."
+        f"{_quoted(view)}. Clicks: {_quoted(click)}. Engagements: {_quoted(engagement)}. "
+        f"Events of one ad {joined}."
     )
     if unnamed:
         notes.append(
-            f"Events of the types {_said(unnamed)} will be left out; name them in events if they "
+            f"Events of the types {_quoted(unnamed)} will be left out; name them in events if they "
             "are views, clicks or engagements."
         )
     return {key: value for key, value in events.items() if value}
@@ -231,5 +231,5 @@ def _outcome_note(column: Column, events: dict[str, Any], share: float) -> str:
     return f"{text}. Otherwise correct the keys, or name the events in the schema."
 
 
-def _said(values: list[str]) -> str:
+def _quoted(values: list[str]) -> str:
     return ", ".join(repr(value[:40]) for value in values) or "none"

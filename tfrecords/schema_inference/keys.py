@@ -18,12 +18,10 @@ _FEW_USERS = 10
 # Share of rows without a user, above which another id of users is preferred.
 _MANY_MISSING = 0.1
 _SECONDS_OF_REQUEST = 5
-# A column named session with no more values than this tells kinds or numbers of sessions.
+# A column named session with at most this many values holds kinds or counts of sessions, not ids.
 _FEW_SESSIONS = 20
-# Rows of a request, and requests of a sample, in which it is recognized without its name.
+# Maximum rows of a request, and minimum requests of a sample, to recognize it without its name.
 _MAX_REQUEST, _MIN_REQUESTS = 200, 20
-
-
 # What to do if another table has a part of the log.
 OTHER_FILE = (
     "If {} are in another file, name both files (--data_path=FILE,FILE), to be told how to join "
@@ -51,7 +49,7 @@ def ad_key(sample: Sample, columns: list[Column], ads: Sample | None, notes: lis
                 f"{_renaming(sample, ads)}"
             )
     found = {c.name: rank for c in columns if (rank := _ad_rank(c)) is not None}
-    # Without such a name, the column whose values the table has identifies the ads, not a title.
+    # Without such a name, the ids are the column whose values are in the table, not a title.
     best = [
         (is_of_rows(c), found.get(c.name, math.inf), -_share_in(c, ads), c)
         for c in columns
@@ -111,7 +109,7 @@ def _ad_rank(column: Column) -> float | None:
 
 
 def _other_key(key: Column, columns: Sequence[Column]) -> list[str]:
-    """Returns a note on a column that has the ad in most rows in which the key lacks it, if any."""
+    """Returns a note on a column that has the ad in most rows without the key, if there is one."""
     lacking = ~key.present
     for column in columns:
         if _ad_rank(column) is None or column.last_words != key.last_words:
@@ -127,7 +125,7 @@ def _other_key(key: Column, columns: Sequence[Column]) -> list[str]:
 
 
 def _properties_in_rows(key: str, ads: Sample) -> list[str]:
-    """Returns a note on a table of ads that has a row for each property of an ad, if it has."""
+    """Returns a note if a table of ads has a row for each property of an ad."""
     ad_columns = [c for c in ads.columns.values() if c.name != key]
     values = [c.name for c in ad_columns if "value" in c.words]
     properties = [
@@ -158,7 +156,7 @@ def _share_in(column: Column, table: Sample | None) -> float:
 
 
 def _renaming(log: Sample, table: Sample) -> str:
-    """Returns which column of a table to rename, so that it has the key of a log."""
+    """Returns which column of a table to rename to the key of a log."""
     found = {
         (logged.name, column.name): common
         for logged in log.columns.values()
@@ -185,7 +183,7 @@ def _shown(names: Iterable[str]) -> str:
 
 
 def is_of_rows(column: Column) -> bool:
-    """Returns whether a column has one value, as an app, or one for each row, as a line."""
+    """Returns whether a column has one value, such as an app, or one per row, such as a line."""
     rows = int(column.present.sum())
     return rows >= _MANY_ROWS and (len(column.known) == 1 or len(column.known) > 0.95 * rows)
 
@@ -247,7 +245,7 @@ def _most_frequent(column: Column) -> tuple[str, str]:
 
 
 def _is_of_users(column: Column) -> bool:
-    """Returns whether a column has as many values as users have, by its name: not kinds of clients.
+    """Returns whether a column has enough values to identify users, not kinds of clients.
 
     A placeholder may be the usual id of devices.
     """
@@ -332,7 +330,7 @@ def fill_note(columns: list[Column], user: Column | None) -> list[str]:
 
 
 def session(columns: list[Column], time: Column | None, notes: list[str]) -> Column | None:
-    """Returns the session of a log without users, which takes their place, or None."""
+    """Returns the session that replaces the user in a log without users, or None."""
     for column in columns:
         if (
             time is not None

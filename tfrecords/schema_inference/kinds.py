@@ -194,7 +194,7 @@ def _vector_length(column: Column) -> int | None:
 
 def _is_amount(column: Column, notes: list[str]) -> bool:
     """Returns whether a column's numbers are amounts, not ids."""
-    # The word of cat1 and cat2 is cat.
+    # cat1 and cat2 have the word cat.
     edges = {word.rstrip("0123456789") for word in (*column.words[:1], *column.words[-1:])}
     last = "".join(column.words[-1:]).removesuffix("id")
     names_things = not _IDENTITIES.isdisjoint(edges) or last in _IDENTITIES | _THINGS

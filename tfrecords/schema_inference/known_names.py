@@ -19,7 +19,7 @@ CLICKS = (
     "clic", "clics", "cliqué", "clicado", "cliccato", "点击", "是否点击", "クリック",
     "click_through", "clickthrough",
 )  # fmt: skip
-# Words around the name of what a count counts.
+# A name of a count, and in it the name of what is counted.
 _COUNT = re.compile(
     "((number_of|num|nb|n|cnt|count|total|sum)_?)?(?P<counted>.+?)(_?(num|cnt|count|total|sum))?"
 )
@@ -50,9 +50,9 @@ REVENUES = (
     "order_revenue", "conversion_revenue", "ad_revenue", "conv_value", "purchase_amt", "pay_amount",
     "payment_amount", "umsatz", "ingresos", "receita", "fatturato", "销售额",
 )  # fmt: skip
-# Of events: what a purchase brings.
+# Amounts of purchases in a log of events.
 PRICES = ("amount", "value", "total", "item_revenue", "price", "item_price", "unit_price")
-# Words of amounts of money, and of amounts that a purchase does not bring.
+# Words of amounts of money, and of amounts that are not revenue.
 MONEY = {
     "revenue", "amount", "value", "total", "price", "paid", "sales", "gmv", "payout", "earnings",
     "turnover",
@@ -98,7 +98,7 @@ PSEUDONYM = re.compile(
 )
 REQUEST = re.compile(
     # A column named only search or query holds what the user typed; one named only session may
-    # number or describe it, see `column_roles.is_request_id`.
+    # number or describe it, see `keys.is_request_id`.
     f"(request|display|impression|auction|slate|pageview|page_view|session)({KEY})?|"
     f"(search|srch|query|req|bid|visit){KEY}"
 )

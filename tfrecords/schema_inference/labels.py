@@ -44,7 +44,7 @@ def click(
         instead = "" if rating is None else f" {rating.name!r} is used instead."
         mark = "! " if rating is None else ""
         said = f"{damaged.name!r} is named like a click, but {_fault(damaged)}"
-        notes.append(f"{mark}{said}.{instead or _repaired(damaged)}")
+        notes.append(f"{mark}{said}.{instead or _repair(damaged)}")
     if rating is not None:
         return rating, _threshold(rating, notes)
     # Without a click column, every row would count as a click.
@@ -185,7 +185,7 @@ def price(columns: Sequence[Column], engaged: np.ndarray) -> Column | None:
     ]
     if not candidates:
         return named(amounts, known_names.PRICES, lambda _: True)
-    # The revenue of an item is counted once, but a purchase's in the row of each of its items.
+    # The revenue of an item occurs once, that of a purchase in the row of each of its items.
     return min(candidates, key=lambda c: (c.core != "item_revenue", "revenue" not in c.words))
 
 
@@ -283,8 +283,8 @@ def _fault(column: Column) -> str | None:
     return None
 
 
-def _repaired(column: Column) -> str:
-    """Returns how to write a click that is missing in unclicked rows, or has other texts, or ""."""
+def _repair(column: Column) -> str:
+    """Returns how to repair a click that is missing in unclicked rows or has other texts, or ""."""
     log = f"log[{column.name!r}]"
     if not column.is_truth and len(column.known) == 2:
         text = outcomes.likely_click(column)

@@ -172,7 +172,7 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return None
     if is_request_id(column, roles.user_key) and len(column.known) > _FEW_ROWS:
         return _OF_REQUESTS
-    if _tells_the_ad(column, roles):
+    if _identifies_the_ad(column, roles):
         return (
             f"each value goes with one {roles.ad_key.name!r}, so it tells which ad was chosen; if "
             "it identifies the ad, name it as ad_key"
@@ -209,7 +209,7 @@ def _is_unique(column: Column, sample: Sample) -> bool:
     return kinds.separator(column) is None
 
 
-def _tells_the_ad(column: Column, roles: Roles) -> bool:
+def _identifies_the_ad(column: Column, roles: Roles) -> bool:
     """Returns whether a column is finer than the ad, such as a song if the ad is the artist.
 
     Only a log of choices is checked: a placement that always shows the same ad is context.
@@ -276,7 +276,7 @@ def _are_counted(column: Column, user: Column, rows: np.ndarray) -> bool:
     numbers, users = column.by_row(column.numbers)[rows], user.codes[rows]
     same_user = users[1:] == users[:-1]
     is_step = np.diff(numbers)[same_user] == 1
-    # Of the first user of a part of the log, the sample may lack the first rows.
+    # A sample of a part of the log may lack the first rows of its first user.
     starts = np.isin(numbers[np.append(True, ~same_user)], (0, 1)).mean() > 0.9
     return bool(same_user.sum() >= _FEW_ROWS and is_step.mean() > 0.99 and starts)
 
@@ -336,8 +336,8 @@ def _after_clicks(column: Column, clicked: np.ndarray) -> str | None:
         return None
     if not (clicked[is_unusual] == 1).all():
         return None
-    said = "present" if column.is_missing[usual] else f"other than {column.values[usual]!r}"
-    return f"{said} only in clicked rows; it may be the engagement or the revenue"
+    what = "present" if column.is_missing[usual] else f"other than {column.values[usual]!r}"
+    return f"{what} only in clicked rows; it may be the engagement or the revenue"
 
 
 def _list_leak(column: Column, roles: Roles) -> str | None:

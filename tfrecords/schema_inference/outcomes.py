@@ -18,7 +18,7 @@ _POSITIVE = {
     "converted", "won", "accepted", "success", "opened", "responded",
 }  # fmt: skip
 _OUTCOMES = {"outcome", "status", "result", "response"}
-# Words of what is sent to users, besides ads.
+# Words of other things than ads that are sent to users.
 _SENT = {"email", "mail", "campaign", "impression", "event", "message", "push", "lead"}
 # Minimum share of users or requests with several rows, to tell whether a column varies for them.
 _MIN_REPEATED = 0.1
@@ -69,7 +69,7 @@ def _is_outcome(column: Column, ad: Column) -> bool:
 
 
 def equal_to(column: Column, value: str) -> str:
-    """Returns the line of pandas that is 1 where a column has a value, and 0 elsewhere."""
+    """Returns the pandas expression that is 1 where a column has a value, and 0 elsewhere."""
     written = value if column.is_numeric else repr(value)
     return f"(log[{column.name!r}] == {written}).astype(int)"
 

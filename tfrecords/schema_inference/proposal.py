@@ -30,12 +30,12 @@ from tfrecords.schema_inference.sample import file_columns, log_sample
 from tfrecords.schema_inference.sample.log_sample import ADS, LOG, USERS, Column, Sample
 
 # If there are more notes of a kind than this, only the first few are shown.
-_MAX_ALIKE, _FIRST_ALIKE = 6, 3
+_MAX_OF_A_KIND, _FIRST_OF_A_KIND = 6, 3
 _COLUMN = re.compile(r"'[^']*'")
 _VARYING = re.compile(r"'[^']*'|[\d.]+%?")
-# Numbers of rows below which values seen so often are in the vocabulary.
+# Values of `min_count` for logs with fewer rows than this; it is 5 for larger logs.
 _MIN_COUNTS = ((10_000, 1), (500_000, 2))
-# Arguments of the exported signatures, whose names fields must not have.
+# Arguments of the exported signatures; fields cannot have these names.
 _RESERVED = {"self", "ad_features"}
 
 
@@ -196,16 +196,14 @@ def propose(
 def _propose(
     paths: Sequence[pathlib.Path], users: pathlib.Path | None, ads: pathlib.Path | None
 ) -> tuple[dict[str, Any], list[str], Roles]:
-    """Returns what `propose` returns, and the keys and labels."""
-    tables = [(paths, log_sample.LOG)]
-    tables += [([users], log_sample.USERS)] if users is not None else []
-    tables += [([ads], log_sample.ADS)] if ads is not None else []
-    samples = [log_sample.read(files, table) for files, table in tables]
+    """Returns the schema and notes as `propose` does, and the roles of the columns."""
+    tables = [(paths, LOG)]
+    tables += [([users], USERS)] if users is not None else []
+    tables += [([ads], ADS)] if ads is not None else []
+    samples = [log_sample.read(table_paths, table) for table_paths, table in tables]
     by_table = {sample.table: sample for sample in samples}
     notes = [note for sample in samples for note in sample.notes]
-    roles = column_roles.find(
-        samples[0], by_table.get(log_sample.USERS), by_table.get(log_sample.ADS), notes
-    )
+    roles = column_roles.find(samples[0], by_table.get(USERS), by_table.get(ADS), notes)
     names = [c.name for c in samples[0].columns.values() if not c.in_folder or c is roles.time]
     notes += file_columns.in_folders(paths[0], names)
     if split := _split(roles):
@@ -261,7 +259,7 @@ def _propose(
 
 
 def _of_impressions(samples: Sequence[Sample], roles: Roles) -> tuple[Sequence[Sample], Roles]:
-    """Returns the samples and roles without the rows of a log of events that are no impressions.
+    """Returns the samples and roles with only the impressions of a log of events.
 
     Fields are read from impressions only: clicks may lack them, or have other values.
     """
@@ -298,18 +296,19 @@ def _calendars(
 
 
 def _grouped(notes: Sequence[str]) -> list[str]:
-    """Returns notes in their order; if many differ only in the column, only the first ones."""
-    alike: dict[str, list[str]] = collections.defaultdict(list)
+    """Returns notes in their order, only the first few of those that differ only in the column."""
+    groups: dict[str, list[str]] = collections.defaultdict(list)
     for note in notes:
-        alike[_VARYING.sub("", note)].append(note)
+        groups[_VARYING.sub("", note)].append(note)
     shown: list[str] = []
-    for group in alike.values():
-        if len(group) <= _MAX_ALIKE:
+    for group in groups.values():
+        if len(group) <= _MAX_OF_A_KIND:
             shown += group
             continue
-        columns = [match[0] for note in group[_FIRST_ALIKE:] if (match := _COLUMN.search(note))]
+        first, others = group[:_FIRST_OF_A_KIND], group[_FIRST_OF_A_KIND:]
+        columns = [match[0] for note in others if (match := _COLUMN.search(note))]
         mark = "! " if group[0].startswith("! ") else ""
-        shown += [*group[:_FIRST_ALIKE], f"{mark}The same for {terminal.format_list(columns, 12)}."]
+        shown += [*first, f"{mark}The same for {terminal.format_list(columns, 12)}."]
     return shown
 
 
@@ -320,7 +319,7 @@ def _shown(samples: Sequence[Sample], roles: Roles) -> list[str]:
     """
     ad = roles.ad_key
 
-    def tells_ads_apart(column: Column) -> bool:
+    def distinguishes_ads(column: Column) -> bool:
         if column.is_numeric or column.is_list or len(column.known) < 0.95 * len(ad.known):
             return False
         is_static = column.table == LOG and log_sample.is_constant_per_ad(column, ad)
@@ -330,7 +329,7 @@ def _shown(samples: Sequence[Sample], roles: Roles) -> list[str]:
         column.name: None
         for _, column in _candidates(samples, roles)
         if column.known and column.name != ad.name
-        if not known_names.SHOWN.isdisjoint(column.words) or tells_ads_apart(column)
+        if not known_names.SHOWN.isdisjoint(column.words) or distinguishes_ads(column)
         if sides.side(column, samples, roles)[0] == "ad"
     }
     return list(found)

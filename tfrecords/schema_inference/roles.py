@@ -24,11 +24,11 @@ class Roles:
     split: Column | None = None
     event: Column | None = None
     events: dict[str, Any] | None = None
-    # The revenue of engagements, and a field.
+    # The revenue of engagements, which may also be a field.
     price: Column | None = None
     # Columns without a role that may be the click.
     candidates: list[Column] = dataclasses.field(default_factory=list)
-    # Whether each row has its own id of a request, by which another table can be joined.
+    # Whether each row has a different request id, by which another table can be joined.
     has_ids_of_rows: bool = False
     # Columns that may hold event types, by their names.
     codes: list[Column] = dataclasses.field(default_factory=list)
@@ -62,7 +62,7 @@ class Roles:
         return found
 
     def clicked(self) -> np.ndarray:
-        """Returns the click [B]: 1, 0, or NaN if it is unknown; of events, whether each is one."""
+        """Returns 1 or 0 [B]: is the row clicked or, in a log of events, a click; NaN: unknown."""
         if self.events is not None:
             return self.are_of_types("click").astype(np.float64)
         if self.click is None:

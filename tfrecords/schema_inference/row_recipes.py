@@ -36,7 +36,7 @@ _FEW_CHOSEN = 5
 def refuse_lists(sample: Sample, ads: Sample | None) -> None:
     """Raises if a column holds the ads of a request.
 
-    These have their clicks, such as `N1-0 N2-1`, or another column has the clicked ones.
+    The column holds their clicks too, as in `N1-0 N2-1`, or another column has the clicked ads.
 
     Raises:
         ValueError: There is such a column; the message has the lines that write a row for each ad.
@@ -131,7 +131,7 @@ def _clicks(
 
     Args:
         column: The column of the shown ads.
-        lists: The first lists of it.
+        lists: Its first lists.
         other: The other column: the clicked ads, the index of one, or 0 or 1 for each ad.
         is_chosen: Whether the other column is named like clicks.
 
@@ -148,7 +148,7 @@ def _clicks(
         if low < -1 or high > longest:
             return None
         expression = f"[int(n == clicked) for n, _ in enumerate(ads, {first})]"
-        said = "the number of the clicked one"
+        content = "the number of the clicked one"
     elif is_chosen and [len(entries) for entries in chosen] == [len(entries) for entries in lists]:
         if not {value for entries in chosen for value in entries} <= {"0", "1", "true", "false"}:
             return None
@@ -159,7 +159,7 @@ def _clicks(
         needed = max(len(pairs), _FEW_CHOSEN if is_chosen else 0.5 * len(lists))
         if held <= _MIN_CHOSEN * needed or several <= 0.5:
             return None
-        said = "the clicked ones"
+        content = "the clicked ones"
         expression = "[int(ad in clicked) for ad in ads]"
         if kinds.separator(other) is None:
             whole = ".astype('Int64')" if other.is_whole else ""
@@ -167,7 +167,7 @@ def _clicks(
             expression = "[int(str(ad) == clicked) for ad in ads]"
         elif other.missing_share > 0:
             expression = "[int(ad in clicked) if hasattr(clicked, '__len__') else 0 for ad in ads]"
-    return f"[{expression} for ads, clicked in zip({shown}, {clicked})]", said
+    return f"[{expression} for ads, clicked in zip({shown}, {clicked})]", content
 
 
 def _has_clicked(column: Column, other: Column) -> bool:
@@ -236,7 +236,7 @@ def _refuse_objects(sample: Sample, column: Column, other: Column) -> None:
 
 
 def _lists(column: Column, rows: np.ndarray) -> list[list[str]]:
-    """Returns the values of some rows; a row of a column without lists has at most one."""
+    """Returns the lists of some rows; of a column without lists, lists of at most one value."""
     texts = [column.values[code].strip() for code in column.codes[rows]]
     separator = kinds.separator(column)
     return [[part for part in text.split(separator) if part] if text else [] for text in texts]
@@ -247,7 +247,7 @@ def _is_text(sample: Sample) -> bool:
 
 
 def _key_of_ads(values: set[str], ads: Sample | None) -> str:
-    """Returns the column of the table of ads that has most of some ids, or a new name."""
+    """Returns the column of the table of ads that has most of the ids, or a new name."""
     found = {
         c.name: len(values.intersection(c.known))
         for c in ([] if ads is None else ads.columns.values())
@@ -262,7 +262,7 @@ def _key_of_ads(values: set[str], ads: Sample | None) -> str:
 def _refuse(
     sample: Sample,
     key: str,
-    what: str,
+    problem: str,
     *lines: str,
     to: str = "log.to_csv('rows.csv', index=False)",
 ) -> None:
@@ -281,6 +281,6 @@ def _refuse(
         "content: correct the names in this program, for example to user_id for the users."
     )
     raise ValueError(
-        f"{what}; expected a row for each ad. Write the rows before the conversion, for example "
+        f"{problem}; expected a row for each ad. Write the rows before the conversion, for example "
         f"with pandas:\n{program}\nThe ad is then in {key!r}.{unnamed if sample.header else ''}"
     )

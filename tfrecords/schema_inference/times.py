@@ -21,7 +21,7 @@ _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p")
 _MIN_DATES = 10
 # Larger than the nanoseconds of any date.
 _LATEST = 1e20
-# Units of counted time, the shortest first, and their lengths in days as factors of a line.
+# Units of counted time, the shortest first, with the factors that convert them to days in pandas.
 _UNITS = {"day": "", "week": "7 * ", "month": "30 * "}
 # Rank correlation of a date with the row numbers, above which it follows the time.
 _MIN_CORRELATION = 0.9
@@ -142,7 +142,7 @@ def clock_format(column: Column) -> str | None:
 
 
 def split_notes(time: Column | None, columns: Sequence[Column]) -> list[str]:
-    """Returns a note on a time whose date and time of day are in two columns, if it is one."""
+    """Returns a note if the date and the time of day are in two columns."""
     if time is not None and not are_days(time):
         return []
     clocks = {c.name: clock_format(c) for c in columns}
@@ -229,7 +229,7 @@ def is_clock(column: Column, is_named: bool) -> bool:
 def _rises(column: Column) -> bool:
     """Returns whether numbers count up from 0 in the order of the rows, such as hours.
 
-    A column of days or dates is one of a date, see `counter_notes`.
+    Columns of days or dates are left to `counter_notes`.
     """
     numbers = column.by_row(column.numbers)
     is_date = {"time", "timestamp", "ts", "at"}.isdisjoint(column.words[-1:])
@@ -241,8 +241,8 @@ def _rises(column: Column) -> bool:
 def is_date_of(column: Column, keys: Sequence[Column | None], time: Column | None = None) -> bool:
     """Returns whether a column is a date of each ad or user, such as a release or a signup.
 
-    A date that follows the time is not one, even if each user comes on one day only. If the time of
-    the log is unknown, its rows may be in time order.
+    A date that follows the time does not count, even if each user comes on one day only. If the
+    time of the log is unknown, its rows may be in time order.
     """
     if len(column.known) < 2 or follows(column, time):
         return False

@@ -258,7 +258,7 @@ def test_many_notes_of_a_kind_are_one(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(
     ("click", "said"),
-    [(0, "No row is one, so nothing can be learned"), (1, "convert with --sampled_negatives=4")],
+    [(0, "No row is clicked, so nothing can be"), (1, "convert with --sampled_negatives=4")],
 )
 def test_a_click_without_two_outcomes_is_told(click, said, tmp_path: pathlib.Path) -> None:
     _, notes = proposed(tmp_path, click=[click] * 120)

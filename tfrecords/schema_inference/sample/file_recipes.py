@@ -79,22 +79,22 @@ def refuse_tables(paths: Sequence[pathlib.Path]) -> None:
             )
     if not lines and not notes:
         return
-    said = f"{tables[others[0]][0]} and {tables[main][0]} have different rows; "
-    said += "expected the files of one table."
+    problem = f"{tables[others[0]][0]} and {tables[main][0]} have different rows; "
+    problem += "expected the files of one table."
     if not lines:
-        raise ValueError(said + "".join(notes))
+        raise ValueError(problem + "".join(notes))
     program = "\n".join(
         ("import pandas as pd", f"log = {_reading_all(tables[main])}", *lines,
          "log.to_csv('log.csv', index=False)")
     )  # fmt: skip
     raise ValueError(
-        f"{said} Join them before the conversion, for example with pandas:\n{program}"
+        f"{problem} Join them before the conversion, for example with pandas:\n{program}"
         + "".join(notes)
     )
 
 
 def _lacks_events(names: frozenset[str], outcomes: Sequence[str | None]) -> bool:
-    """Returns whether only the names of files with the same columns tell views from clicks."""
+    """Returns whether only the names of files with the same columns distinguish their events."""
     return len({*outcomes}) > 1 and not _has_label(names)
 
 
@@ -111,7 +111,7 @@ def _has_user(names: frozenset[str]) -> bool:
 
 
 def _refuse_events(outcomes: Mapping[pathlib.Path, str | None]) -> None:
-    """Raises an error on files of different events, given the label that each name tells."""
+    """Raises an error on files of different events, given the label that each name implies."""
     parts = "".join(
         f"    {reading(path, ())}.assign(event={outcome or 'view'!r}),\n"
         for path, outcome in outcomes.items()

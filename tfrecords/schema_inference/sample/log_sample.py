@@ -108,7 +108,7 @@ class Column:
 
     @property
     def plain_object_words(self) -> str:
-        """The words of the name in an object of its list, joined by "_"."""
+        """`object_words`, joined by "_"."""
         return "_".join(self.object_words)
 
     @property
@@ -365,7 +365,7 @@ def is_constant_per_ad(column: Column, ad: Column) -> bool:
     if not len(rows) or repeated[ads].mean() < 0.5 or len(ad.known) < 2:
         return False
     tolerated = _MAX_DEVIATIONS * (len(rows) - np.bincount(codes).max())
-    # A row deviates in each ad whose values differ, at least.
+    # At least one row deviates for each ad whose values differ.
     if _differs(codes, ads, len(ad.values)).sum() > tolerated:
         return False
     return _deviating_rows(codes, ads, len(ad.values)) <= tolerated
@@ -374,8 +374,8 @@ def is_constant_per_ad(column: Column, ad: Column) -> bool:
 def share_of_changes(column: Column, ad: Column, time: Column | None) -> float:
     """Returns how often an ad's value differs from its previous row; 1: as often as by chance.
 
-    The time orders the rows; without one, they are in order. Rows without a value say nothing,
-    unless having one is all that the column says.
+    The time orders the rows; without one, they are in order. Rows without a value are ignored,
+    unless the column has a single value.
     """
     rows = np.flatnonzero(column.present) if len(column.known) > 1 else np.arange(len(ad.codes))
     if time is not None:

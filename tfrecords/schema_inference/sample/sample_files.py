@@ -67,7 +67,7 @@ def parts(
         raise ValueError(f"{paths[0]} has no rows below its header.")
     path, fault = next((part.chunk.path, part.fault) for part in found if part.chunk)
     if fault is None:
-        raise ValueError(f"{path} has no rows but its header.")
+        raise ValueError(f"{path} has no rows, only repeated header lines.")
     hint = " If the header is further down, remove the lines above it." if len(names) == 1 else ""
     raise ValueError(f"{path} has no valid rows; line {fault[0]}: {fault[1]}.{hint}")
 

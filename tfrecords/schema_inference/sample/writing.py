@@ -84,17 +84,17 @@ def header(names: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[str, .
 
 
 def _are_numbers(values: Sequence[str]) -> bool:
-    """Returns whether all texts but missing ones are numbers, and there are some."""
+    """Returns whether there are known texts and all of them are numbers."""
     known = [value for value in values if not is_missing_number(value)]
     return bool(known) and all(number_fault("", value) is None for value in known)
 
 
 def _are_times(values: Sequence[str]) -> bool:
-    """Returns whether all texts but missing ones are times, not numbers."""
+    """Returns whether there are known texts and all of them are times, not numbers."""
     values = [value for value in values if not is_missing_number(value)]
     if not values or number_fault("", values[0]) is None:
         return False
-    # Most texts are no times, which the first ones show.
+    # The first texts suffice to reject most columns.
     for known in (values[:_FEW], values):
         best = time_format(known, np.ones(len(known)))
         if np.isnan(parse_times(known, best)).any():
@@ -200,7 +200,7 @@ def _day(seconds: float) -> str:
 
 
 def are_lists(values: Sequence[str]) -> bool:
-    """Returns whether all values of a column but "" are lists in brackets, such as `['a', 'b']`."""
+    """Returns whether all non-empty values of a column are lists, such as `['a', 'b']`."""
     known = [value for value in values[:: -(-len(values) // _PROBED) or 1] if value]
     return bool(known) and all(texts_in_brackets(value) is not None for value in known)
 
@@ -259,7 +259,8 @@ def are_codes(values: Sequence[str]) -> bool:
 def _thousands(values: Sequence[str]) -> str | None:
     """Returns the sign that separates thousands, or None if values such as 12,345 may be lists.
 
-    Numbers also occur below 1,000, and lists of parts of three digits do not start with 1 or 12.
+    Some numbers are below 1,000 and some begin with one or two digits, unlike lists of parts of
+    three digits.
     """
     texts = [value.strip().lstrip("+-") for value in values]
     signs = {sign for text in texts for sign in ".," if sign in text}
@@ -286,7 +287,7 @@ def _is_number(text: str, sign: str) -> bool:
 
 
 def in_digits(values: Sequence[str], sign: str) -> list[str]:
-    """Returns texts with the numbers among them in plain digits."""
+    """Returns texts, with formatted numbers as plain ones."""
     return [plain_number(value, sign) or value for value in values]
 
 
