@@ -50,13 +50,13 @@ _DIGITS = {
 def header(names: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Returns names for a file whose first line is a row, or nothing if it is a header."""
     # Above a column of numbers or times, a header has a text.
-    above = [
+    above = (
         fits([name])
         for name, values in zip(names, below, strict=True)
         for fits in (_are_numbers, _are_times)
         if name and fits(values)
-    ]
-    if not above or not all(above):
+    )
+    if not next(above, False) or not all(above):
         return ()
     found: list[str] = []
     for number, (name, values) in enumerate(zip(names, below, strict=True), 1):
