@@ -77,7 +77,7 @@ def _popularity(
 
 
 def _new_ads(train: np.ndarray, split: split_counts.SplitCounts, sampled: bool) -> model.NewAds:
-    """Counts the ads of a split that training, with these impressions [N], never shows.
+    """Counts the ads of a split that are never shown in training, whose impressions are [N].
 
     If requests have sampled negatives, which are not in the log, only clicked ads are counted.
     """

@@ -94,7 +94,7 @@ def _label(data_set: reader.DataSet, split: str, label: str) -> model.LabelSumma
 
 
 def _list_lengths(requests: np.ndarray) -> model.ListLengths:
-    """Describes the number of ads of requests, given the number of requests by it [T] int64."""
+    """Describes list lengths, given the number of requests by length [T] int64."""
     present = np.flatnonzero(requests)
     total = int(requests.sum())
     if not total:

@@ -21,7 +21,7 @@ def find(card: model.DataCard) -> Found:
     yield from _varying(card)
     # Computed fields are empty at the start of the log, and rates change over time.
     logged = [field for field in card.fields if not field.is_computed]
-    yield from _emptiness(logged)
+    yield from _uninformative(logged)
     yield from _about(
         (field for field in card.fields if field.is_computed and _missing(field) == 1),
         None,
@@ -42,12 +42,12 @@ def _about(
     figure: Callable[[model.FieldSummary], str] | None,
     text: str,
     action: str,
-    tell: Callable[[str, str], model.CardWarning] = model.warning,
+    create: Callable[[str, str], model.CardWarning] = model.warning,
 ) -> Found:
     """Yields a warning that lists fields, each with a figure, or nothing without fields."""
     named = [f.name if figure is None else f"{f.name} ({figure(f)})" for f in fields]
     if named:
-        yield tell(f"{text}: {terminal.format_list(named)}.", action)
+        yield create(f"{text}: {terminal.format_list(named)}.", action)
 
 
 def _leaks(card: model.DataCard) -> Found:
@@ -93,7 +93,7 @@ def _missing(field: model.FieldSummary, split: str = "train") -> float:
     return field.missing[split] or 0.0
 
 
-def _emptiness(fields: list[model.FieldSummary]) -> Found:
+def _uninformative(fields: list[model.FieldSummary]) -> Found:
     gone = [f for f in fields if _missing(f) == 1]
     constant = [f for f in fields if f.constant and f not in gone]
     remaining = [f for f in fields if f not in gone and f not in constant]
@@ -226,8 +226,8 @@ def _written_as_floats(card: model.DataCard) -> Found:
         if example is not None:
             # Versions such as 13.0 are fine, but requests have the ids of users and ads from
             # elsewhere.
-            tell = model.warning if name in keys else model.note
-            yield tell(
+            create = model.warning if name in keys else model.note
+            yield create(
                 f"The ids of {name!r} end in '.0': requests have to send {example!r}, not "
                 f"{example.removesuffix('.0')!r}.",
                 "pandas writes whole numbers as floats where some are missing: write the column as "

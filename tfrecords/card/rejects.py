@@ -34,10 +34,10 @@ def describe(path: pathlib.Path, lines: int) -> model.RejectedRows:
                 )
             reasons[blanked(parts[2])] += 1
             if len(examples) < _EXAMPLES:
-                place, line_number, reason, text = parts
+                log_file, line_number, reason, text = parts
                 text = text if len(text) <= _RAW_CHARACTERS else f"{text[:_RAW_CHARACTERS]} …"
                 examples.append(
-                    model.RejectedRow(file=place, line=line_number, reason=reason, text=text)
+                    model.RejectedRow(file=log_file, line=line_number, reason=reason, text=text)
                 )
     count = sum(reasons.values())
     return model.RejectedRows(

@@ -146,7 +146,7 @@ def groups(fitted: encoding.FittedSchema, field: schema.Field, train: np.ndarray
     before = np.cumsum(known) - known
     num_groups = MAX_GROUPS - _FIRST_GROUP
     result[1:last] = _FIRST_GROUP + before * num_groups // max(int(known.sum()), 1)
-    # Ids that training never has come after all others.
+    # Ids that do not occur in training come after all others.
     return np.minimum(result, MAX_GROUPS - 1)
 
 
@@ -202,7 +202,7 @@ def top_values(
 
 
 def _quantiles(counts: np.ndarray, boundaries: Sequence[float]) -> dict[str, float | None]:
-    """Returns the lowest boundaries with at least some shares of the numbers below them."""
+    """Returns, for each share, the lowest boundary with at least that share of numbers below it."""
     below = np.cumsum(counts)[:-1]
     indices = [int(np.searchsorted(below, share * counts.sum())) for share in _QUANTILES]
     return {

@@ -32,7 +32,6 @@ _MUCH_COUNTED = 0.05
 # Share of rows far from the others in time, and share of the log's time span with the others.
 _FEW_FAR, _SHORT = 0.01, 0.1
 
-
 Found = Iterator[model.CardWarning]
 
 
@@ -339,10 +338,10 @@ def _users(card: model.DataCard) -> Found:
 def _rejected(rejected: model.RejectedRows) -> Found:
     if rejected.count:
         much = (rejected.share or 0) > _MUCH_REJECTED
-        tell = model.warning if much else model.note
+        create = model.warning if much else model.note
         share = pages.format_percent(rejected.share)
         rows = terminal.format_count(rejected.count, f"row ({share}) was", f"rows ({share}) were")
-        yield tell(
+        yield create(
             f"{rows} rejected, most often because: {rejected.reasons[0].reason}.",
             "See rejected.tsv for all of them. Correct the log or the schema, and convert again.",
         )
@@ -376,9 +375,9 @@ def _tables(card: model.DataCard) -> Found:
                 "way in both files, or give a complete table.",
             )
         if keys.repeated:
-            tell = model.warning if keys.differing else model.note
+            create = model.warning if keys.differing else model.note
             rows = f"row of the table of {of} repeats", f"rows of the table of {of} repeat"
-            yield tell(
+            yield create(
                 f"{terminal.format_count(keys.repeated, *rows)} a key ({name}); rows that differ "
                 f"from the last row of their key: {keys.differing:,}.",
                 "The last row counts. If it is not the latest one, keep one row of each key.",

@@ -34,7 +34,7 @@ def render_page(package: str, template: str, **values: Any) -> str:
         package: Package whose `templates` directory holds the template; the template extends
             `page.html.jinja`.
         template: File name.
-        **values: Variables of the template: `title`, `sections` (id -> heading) and its own.
+        **values: Variables of the template: `title`, `sections` (id -> heading) and others.
     """
     return _environment(package).get_template(template).render(**values)
 
@@ -53,15 +53,7 @@ def _environment(package: str) -> jinja2.Environment:
     )
     environment.filters.update(
         decimal=number_format.format_decimal,
-        interval=number_format.format_interval,
-        interval_of_means=functools.partial(
-            number_format.format_interval, form=number_format.format_mean
-        ),
-        interval_of_shares=functools.partial(
-            number_format.format_interval, form=number_format.format_percent
-        ),
         mean=number_format.format_mean,
-        metric=number_format.format_metric,
         percent=number_format.format_percent,
         whole=number_format.format_count,
     )

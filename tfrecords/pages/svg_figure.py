@@ -1,7 +1,7 @@
 """Matplotlib figures as SVG elements of a page.
 
-They take their colors from the page's CSS variables (`templates/style.css`), so that they follow
-its light or dark scheme, and its font.
+Their font is the page's, and their colors are its CSS variables (`templates/base.css`), so that
+they follow its light or dark scheme.
 """
 
 import html
@@ -72,7 +72,7 @@ def draw_svg(
         canvas = figure.Figure(figsize=(width_inches, height_inches), layout="constrained")
         paint(canvas)
         file = io.StringIO()
-        # The page's font may have glyphs that the one that measures does not.
+        # The page's font may have glyphs that Matplotlib's font lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         backend_svg.FigureCanvasSVG(canvas).print_svg(file, metadata={"Date": None})
     return markupsafe.Markup(_inline(file.getvalue(), name, title))

@@ -134,8 +134,8 @@ class BilinearTruth(Truth):
             query["engagement_bias"] + self.engagement_intercept, ads["engagement_bias"], matrix
         )
         intent = np.tanh(join_dot(query["intent"], ads["offer"], matrix))
-        dear = join_sum(-query["liked_price"], ads["log_price"], matrix)
-        return logit + config.engagement_affinity_scale * intent - 0.5 * np.tanh(dear)
+        gap = join_sum(-query["liked_price"], ads["log_price"], matrix)
+        return logit + config.engagement_affinity_scale * intent - 0.5 * np.tanh(gap)
 
     def log_revenue(self, query: Columns, ads: Columns, matrix: bool) -> np.ndarray:
         """Joins terms into the mean log revenue given engagement: [n] or [Q, N]."""

@@ -11,8 +11,8 @@ Files, the first two tab-separated with a header, "" is missing:
     schema.json        the schema of the log
     truth/truth.arrow  Arrow IPC, in the order of the log; click_probability,
                        engagement_probability and expected_revenue of each impression, with the
-                       position effect; and in
-                       the sequence world the ages of the user's clicks, click_ages
+                       position effect; in the sequence world also click_ages, the ages of the
+                       user's clicks
     truth/world.json   the config, from which `load_world` rebuilds the world
 
 The log of the bilinear world has the fields of ads; logs of other worlds name an ad by its id, and
@@ -158,7 +158,7 @@ def _write_rows(
 
 
 def _truth_array(values: np.ndarray) -> pa.Array:
-    """Returns [n] as numbers, and [n, m] as lists of float32, exact for seconds of half a year."""
+    """Returns [n] as numbers and [n, m] as lists of float32, exact for half a year of seconds."""
     if values.ndim == 1:
         return pa.array(values)
     return pa.FixedSizeListArray.from_arrays(values.ravel().astype(np.float32), values.shape[1])

@@ -1,7 +1,7 @@
 """The sequence world: the shop, where a click depends on what its user clicked before and when.
 
     appeal of a category = appeal in the shop
-                         + follow_scale * most over its two predecessors of follow(age)
+                         + follow_scale * maximum over its two predecessors of follow(age)
                          - repeat_scale * exp(-age / repeat_days)
 
     follow(age) = age / follow_days * exp(1 - age / follow_days)
@@ -42,7 +42,7 @@ HISTORY = Field(
     max_length=50,
     max_age_days=30.0,
 )
-# A category follows those that are so many places before it in a random circle.
+# A category follows those that are this many steps before it in a random circle.
 _STEPS = (1, 7)
 
 
@@ -98,7 +98,7 @@ class SequencePopulation(ShopPopulation):
         return views
 
     def memory(self) -> "ClickTimes":
-        """Returns the memory of a log without rows."""
+        """Returns an empty memory."""
         return ClickTimes(self)
 
 
@@ -114,7 +114,7 @@ class ClickTimes(Memory):
         return {AGES: views["time"][:, None] - self._times[views["user"]]}
 
     def record(self, user: np.ndarray, time: np.ndarray, ad: np.ndarray, click: np.ndarray) -> None:
-        """Adds clicks; those without a user or a category leave no trace."""
+        """Adds clicks; those without a user or a category are ignored."""
         category = self._category[ad]
         known = (click == 1) & (user > 0) & (category > 0)
         self._times[user[known], category[known]] = time[known]

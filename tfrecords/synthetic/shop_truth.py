@@ -10,8 +10,8 @@
                        price that the user likes
     log revenue      = log price
 
-Neither is an inner product of vectors of the two sides: the price that a user likes is compared
-with the price of the ad by steps, and a tree splits on both sides in turn.
+Neither logit is an inner product of vectors of the two sides: the price that a user likes is
+compared with the price of the ad by steps, and a tree splits on both sides in turn.
 
 With drift, slow waves change the traffic and the appeal of each category and the prices that users
 like. The truth then depends on the time of the request.
@@ -92,8 +92,8 @@ class ShopTruth(Truth):
             (page, 0.7),
         ):
             # Nothing matches a category that is missing.
-            is_own = np.eye(NUM_CATEGORIES + 1)[category] * (category > 0)[:, None]
-            appeal += config.match_scale * share * is_own
+            matches = np.eye(NUM_CATEGORIES + 1)[category] * (category > 0)[:, None]
+            appeal += config.match_scale * share * matches
         answers = self._query_questions(codes)
         return {
             "click_bias": total(self._click_effects, codes),
@@ -122,10 +122,9 @@ class ShopTruth(Truth):
 
     def exposure(self, query: Columns) -> np.ndarray:
         """Returns the logging policy's weight of each category in each price tier [n, G]."""
-        dear = np.abs(query["liked_price"][:, None] - self._shop.tier_prices)  # [n, tiers]
-        relevance = np.repeat(query["appeal"], NUM_TIERS, axis=1) - np.tile(
-            dear, (1, NUM_CATEGORIES + 1)
-        )
+        gap = np.abs(query["liked_price"][:, None] - self._shop.tier_prices)  # [n, tiers]
+        relevance = np.repeat(query["appeal"], NUM_TIERS, axis=1)
+        relevance -= np.tile(gap, (1, NUM_CATEGORIES + 1))
         relevance = np.tanh(relevance + query["believed"])
         season = np.repeat(query["wave"], NUM_TIERS, axis=1)
         return np.exp(self.config.exposure_relevance * relevance + season)
@@ -179,19 +178,19 @@ class ShopTruth(Truth):
 
 
 class _Trees:
-    """Trees with two questions about the query and two about the ad, and a value in each leaf."""
+    """Trees with two splits on the query and two on the ad, and a value in each leaf."""
 
     def __init__(self, rng: np.random.Generator, count: int, scale: float) -> None:
         self._values = scale * rng.standard_normal((count, _LEAVES, _LEAVES))
         self._query_questions, self._ad_questions = rng.random((2, count, 2))
 
     def query_values(self, answers: np.ndarray) -> np.ndarray:
-        """Returns the values that are left after the questions about queries [n, trees * 4]."""
+        """Returns the values of the leaves that a query can still reach [n, trees * 4]."""
         leaf = self._leaf(answers, self._query_questions)
         return self._values[np.arange(leaf.shape[1]), leaf].reshape(len(leaf), -1)
 
     def ad_leaves(self, answers: np.ndarray) -> np.ndarray:
-        """Returns a one at the leaf of each tree, given the questions about ads [n, trees * 4]."""
+        """Returns the leaf of the ad in each tree, one-hot [n, trees * 4]."""
         leaf = self._leaf(answers, self._ad_questions)
         return np.eye(_LEAVES)[leaf].reshape(len(leaf), -1)
 

@@ -46,9 +46,9 @@ class TopicWorldConfig:
         never_shown_share: Share of the ads that the log never shows.
         ads_per_request: Number of shown ads C.
         words_per_topic: Number of words of each topic.
-        title_words, noise_words: Number of words of a title that its topics give, and of others.
+        title_words, noise_words: Number of topical and of meaningless words of a title.
         vector_length: Number of values of a vector.
-        vector_noise: Standard deviation of the noise of vectors of length one, in all.
+        vector_noise: Expected length of the noise that is added to vectors of length one.
         click_rate: Share of clicked rows.
         affinity_scale, ad_scale: Scales of the terms of the click logit.
     """
@@ -76,7 +76,7 @@ class TopicQueries:
 
     Attributes:
         user: Number of the user [R].
-        wanted: Topics that are looked for [R, K].
+        wanted: Shares of the topics that the user looks for [R, K].
         search: Text [R], "" is missing.
         taste: Vector of the user's taste [R, n] float32.
     """
@@ -99,7 +99,7 @@ class TopicQueries:
 
 
 class TopicWorld:
-    """A world of topics, which the config determines.
+    """A world of topics; equal configs give equal worlds.
 
     Attributes:
         config: The constants.

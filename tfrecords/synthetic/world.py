@@ -49,7 +49,7 @@ _REQUESTS_FOR_RATES = 8_192
 
 
 class World:
-    """Users, ads and contexts with known probabilities, which the config determines.
+    """Users, ads and contexts with known probabilities; equal configs give equal worlds.
 
     Attributes:
         config: The constants.
@@ -184,7 +184,7 @@ class World:
         page_views: Columns,
         memory: Memory | None,
     ) -> Columns:
-        """Draws the impressions of the page views [n] with these numbers, one for each user."""
+        """Draws the impressions of page views [n], given their numbers; at most one per user."""
         if memory is not None:
             page_views = page_views | memory.recall(page_views)
         request, ad, position, pair = self._show(rng, page_views)

@@ -98,7 +98,7 @@ class Population(abc.ABC):
         """
 
     def memory(self) -> Memory | None:
-        """Returns a memory of a log without rows; None: what users did changes nothing."""
+        """Returns an empty memory, or None if earlier actions of users have no effect."""
         return None
 
     @abc.abstractmethod
@@ -185,7 +185,7 @@ def intercept(logit: np.ndarray, weight: np.ndarray, rate: float) -> float:
 
 
 def total(tables: Columns, codes: Columns) -> np.ndarray:
-    """Returns the sum of the tables' rows of the codes: [n] or [n, …]."""
+    """Returns the sum over tables of their rows at the codes: [n] or [n, …]."""
     parts = [table[codes[name]] for name, table in tables.items() if name in codes]
     return np.sum(parts, axis=0)
 
@@ -208,5 +208,5 @@ def join_sum(query: np.ndarray, ads: np.ndarray, matrix: bool) -> np.ndarray:
 
 
 def join_table(query: np.ndarray, ads: np.ndarray, matrix: bool) -> np.ndarray:
-    """Returns values of the queries' tables [n, V] at the ads' codes [n]: [n] or [Q, N]."""
+    """Returns values of tables of queries [n, V] at codes of ads [n]: [n] or [Q, N]."""
     return query[:, ads] if matrix else query[np.arange(len(query)), ads]

@@ -18,7 +18,7 @@ def quiet_tensorflow() -> None:
     TensorFlow writes to standard error before it reads any logging setting. Set
     `TF_CPP_MIN_LOG_LEVEL=0` in the environment to show everything.
 
-    What is imported stays for the life of the process, so the garbage collector does not visit it
+    Imported objects live as long as the process, so the garbage collector does not visit them
     during the import or later: a command starts a third faster, and ends faster.
     """
     # Errors that level 3 suppresses are also raised as Python exceptions.
@@ -61,12 +61,12 @@ class _QuietFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @contextlib.contextmanager
 def _without_keras() -> Iterator[None]:
-    """Keeps TensorFlow from importing Keras at its own end; `tf.keras` imports it on first use.
+    """Keeps the import of TensorFlow from importing Keras; `tf.keras` imports it on first use.
 
     A process that only runs SavedModels never uses it, and starts a third to a half faster.
     """
     optimizers = {f"{name}.src.optimizers" for name in ("keras", "tf_keras")} - sys.modules.keys()
-    # TensorFlow goes on without a module that cannot be imported.
+    # TensorFlow ignores that these modules cannot be imported.
     sys.modules.update(dict.fromkeys(optimizers))  # type: ignore[arg-type]
     try:
         yield
