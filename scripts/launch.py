@@ -1,6 +1,6 @@
-"""Runs a command of tfrec for the script of its name.
+"""Runs the tfrec command that a script is named after.
 
-If the Python lacks tfrec, it prints the command to type instead.
+If the interpreter lacks tfrec, it prints the command to type instead.
 """
 
 import pathlib

@@ -55,7 +55,7 @@ from tfrecords import files, reader
 
 WARM_UP, SINGLES = 50, 500
 ADS_PER_ANSWER = 10
-# The largest of a sustained rate.
+# Limit of the p99 at a sustained rate.
 MAX_P99_MS = 100.0
 # Multiples of the capacity.
 LOADS = (1.0, 2.0, 3.0)
@@ -97,7 +97,7 @@ def main() -> None:
         if values.constants:
             constants = measure_constants(base, target, process_ids["service"], processor_ms)
             files.write_json(pathlib.Path(values.constants), dataclasses.asdict(constants))
-        rates = list(_rising(target, requested_rates))
+        rates = list(_measure_rates(target, requested_rates))
         hurried = dataclasses.replace(
             target, headers=(("x-deadline-ms", f"{values.deadline_ms:g}"),)
         )
@@ -316,7 +316,7 @@ def print_table(result: dict[str, Any]) -> None:
     print(f"sustained: {result['max_sustained_rps']} a second; peak memory, MB: {memory}")
 
 
-def _rising(target: poisson_load.Target, rates: Sequence[float]) -> Iterator[dict[str, Any]]:
+def _measure_rates(target: poisson_load.Target, rates: Sequence[float]) -> Iterator[dict[str, Any]]:
     for number, rate in enumerate(sorted(rates)):
         seconds = flags.FLAGS.duration_seconds
         found = fresh_process.call(poisson_load.poisson, target, rate, seconds, number)

@@ -10,8 +10,8 @@ The first command exports the release. Takes a minute, and as long as Milvus tak
 
 Prints JSON: `recall` at 500 against exact search over the vectors that Milvus returns; `search_ms`
 of single queries; `request_ms` of whole requests with the ranker in this process; `filters`, for
-values of fields that few and many ads have: the ads that meet it, and the number of queries whose
-list is complete and right; `restart`: the outcomes of requests with a deadline while Milvus
+values of fields that few and many ads have: the eligible ads, and the number of queries whose list
+is complete and correct; `restart`: the outcomes of requests with a deadline while Milvus
 restarts, and the seconds in which requests failed.
 """
 

@@ -19,11 +19,12 @@ it uses part of the 75 % (--validation_fraction of all ratings) to choose its be
 
 The peers are popularity, item neighbors, EASE, matrix factorization (the package `implicit`), the
 two-tower model of the TFRS tutorial and, where there are histories, SASRec. They have their
-defaults, or those options, searched within --tune_minutes, that have the best NDCG@10 on the
-ratings for validation; then they learn these too. Finished models are stored in WORKDIR/cells, and
-a second run with the same log, seed and settings reuses them; delete them after a change of the
-code. Prints the mean and, of several seeds, the standard deviation over them, each with its own
-split and model, the best model first, next to published figures, and JSON as the last line.
+defaults or, with --tune_minutes, the options found in that time with the best NDCG@10 on the
+ratings for validation; then they learn these ratings, too. Finished models are stored in
+WORKDIR/cells, and a second run with the same log, seed and settings reuses them; delete them after
+a change of the code. Each seed has its own split and models. Prints the mean and, with several
+seeds, the standard deviation, the best model first, next to published figures, and JSON as the last
+line.
 
 The published figures are for a held-out quarter. They were measured by others on their own splits,
 with the definitions of github.com/recommenders-team/recommenders (its examples/06_benchmarks

@@ -4,12 +4,12 @@
     python scripts/benchmarks/new_ads.py --num_rows=100000 --num_ads=10000
 
 The first command takes about five minutes on two cores. Generates a world of topics with known
-click probabilities, `tfrecords.synthetic.TopicWorld`, of whose ads a quarter is never shown, and
+click probabilities, `tfrecords.synthetic.TopicWorld`, a quarter of whose ads is never shown, and
 trains the two-tower model on the same rows with four schemas: the ids alone, with titles, with
-vectors, and with both. For each held-out request the ads with the highest click probability are
-wanted. Prints the share of the wanted ads that are among the first k, for ads that were never
-shown and for the others, by chance (k of all ads), and for the ground truth, which orders all ads
-by their click probability. Prints a table, and JSON as the last line.
+vectors, and with both. The relevant ads of a held-out request are those with the highest click
+probability. Measures recall@k of them, separately for ads that were never shown and for the others,
+next to chance (k of all ads) and the ground truth, which orders ads by click probability. Prints a
+table, and JSON as the last line.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from tfrec import config, retrieval
 from tfrecords import convert, encoding, reader, synthetic
 
 _NUM_QUERIES = 500
-_NUM_WANTED = 10
+_NUM_RELEVANT = 10
 
 flags.DEFINE_integer("num_rows", 20_000, "Number of shown ads of the log.", lower_bound=1_000)
 flags.DEFINE_integer("num_ads", 2_000, "Number of ads of the catalog.", lower_bound=100)
@@ -66,7 +66,7 @@ def main() -> None:
         rows[-1]["seconds"] = time.perf_counter() - started
     rows.append({"content": "ground truth", **recalls(world, truth, truth, FLAGS.k)})
     print(
-        f"recall@{FLAGS.k} of the {_NUM_WANTED} best ads that were never shown, and of the others"
+        f"recall@{FLAGS.k} of the {_NUM_RELEVANT} best ads that were never shown, and of the others"
     )
     columns = {"content": "", "never shown": ".3f", "shown": ".3f"}
     harness.print_rows(rows, columns)
@@ -97,7 +97,7 @@ def score(
 def recalls(
     world: synthetic.TopicWorld, scores: np.ndarray, truth: np.ndarray, k: int
 ) -> dict[str, float]:
-    """Returns the share of the wanted ads among the k with the highest scores [Q, N] of all."""
+    """Returns recall@k of the relevant ads, given the scores [Q, N] of all ads."""
     # Ads with the same embedding are in random order.
     jitter = np.random.default_rng(0).permutation(scores.shape[1])
     first = np.lexsort((np.broadcast_to(jitter, scores.shape), -scores), axis=1)[:, :k]
@@ -105,8 +105,8 @@ def recalls(
     np.put_along_axis(is_found, first, True, axis=1)
     result = {}
     for name, is_listed in (("never shown", ~world.is_shown), ("shown", world.is_shown)):
-        wanted = np.argsort(np.where(is_listed, -truth, np.inf), axis=1)[:, :_NUM_WANTED]
-        result[name] = float(np.take_along_axis(is_found, wanted, axis=1).mean())
+        relevant = np.argsort(np.where(is_listed, -truth, np.inf), axis=1)[:, :_NUM_RELEVANT]
+        result[name] = float(np.take_along_axis(is_found, relevant, axis=1).mean())
     return result
 
 

@@ -8,11 +8,11 @@
 
 Fills each store with --num_users users, unless it has them: a profile, --num_actions clicks and as
 many impressions each; for a million users this takes five minutes and 1.4 GB. Then sends three
-kinds of requests in turn, one after another, each of another user: with all fields, with only the
-id of its user, and with a frequency cap, which reads the impressions, too. The
-service records the impressions of all answers with an id, as by default. Prints a table, and JSON
-as the last line: times, their differences to the first kind, and the shares of users
-that were read in time.
+kinds of requests in turn, one after another, each for a different user: with all fields, with only
+the id of its user, and with a frequency cap, which reads the impressions, too. The service records
+the impressions of all answers to requests with an id, as by default. Prints a table, and JSON as
+the last line: times, their differences from the first kind, and the numbers of requests by state of
+the user's data.
 """
 
 import asyncio

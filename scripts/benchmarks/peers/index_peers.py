@@ -23,12 +23,12 @@ _MAX_BRUTE_FORCE_QUERIES = 100
 Row = dict[str, Any]
 
 
-def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row:
+def brute_force(ads: np.ndarray, queries: np.ndarray, exact_rows: np.ndarray) -> Row:
     """Measures TFRS `BruteForce`, which uses all cores, on some of the queries.
 
-    Ads [N, D] and queries [Q, D] are float32; exact search finds the wanted rows [Q, k].
+    Ads [N, D] and queries [Q, D] are float32; exact search finds `exact_rows` [Q, k].
     """
-    k = wanted.shape[1]
+    k = exact_rows.shape[1]
     started = time.perf_counter()
     layer = tfrs.layers.factorized_top_k.BruteForce(k=k)
     layer.index(tf.constant(ads))
@@ -46,7 +46,7 @@ def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row
     return {
         "name": "TFRS BruteForce, all cores",
         "library": "tensorflow_recommenders",
-        "recall": float(index.recall_of_rows(np.stack(found), wanted[: len(sample)]).mean()),
+        "recall": float(index.recall_of_rows(np.stack(found), exact_rows[: len(sample)]).mean()),
         **harness.percentiles(times),
         "batch_queries_per_second": len(sample) / (time.perf_counter() - started),
         "build_seconds": build_seconds,
@@ -63,7 +63,7 @@ def check_scann(python: str) -> None:
     _run_in(python, "-c", "import numpy, scann")
 
 
-def scann(python: str, ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> list[Row]:
+def scann(python: str, ads: np.ndarray, queries: np.ndarray, exact_rows: np.ndarray) -> list[Row]:
     """Measures ScaNN in another Python environment; see `brute_force` for the arguments.
 
     Raises:
@@ -74,11 +74,11 @@ def scann(python: str, ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray)
         np.save(directory / "ads.npy", ads)
         np.save(directory / "queries.npy", queries)
         inputs = [str(directory / "ads.npy"), str(directory / "queries.npy")]
-        _run_in(python, str(_SCRIPT), *inputs, str(wanted.shape[1]), name)
+        _run_in(python, str(_SCRIPT), *inputs, str(exact_rows.shape[1]), name)
         rows = json.loads((directory / "rows.json").read_text())
         for number, row in enumerate(rows):
             found = np.load(directory / f"{number}.npy")
-            row["recall"] = float(index.recall_of_rows(found, wanted).mean())
+            row["recall"] = float(index.recall_of_rows(found, exact_rows).mean())
             row["library"] = "scann"
     return rows
 

@@ -24,7 +24,7 @@ class Peer:
 
     Attributes:
         fit: Trains it: data, options, seed.
-        defaults: Options that are always tried; they differ in options of the space only.
+        defaults: Options that are always tried; they differ only in options of the space.
         space: Option -> the range that a search proposes.
     """
 
@@ -142,7 +142,7 @@ def _search(name: str, data: peer_data.PeerData, seed: int, tune_minutes: float)
     """Returns the fields of a `FittedPeer`, with the outputs of targets as lists [V, T], [L, T]."""
     started = time.process_time()
     peer, count = PEERS[name], len(data.targets)
-    least = np.full(count, np.inf)
+    best_losses = np.full(count, np.inf)
     best = {
         split: np.tile(data.bases, (len(getattr(data, split)), 1))
         for split in ("validation", "test")
@@ -156,9 +156,9 @@ def _search(name: str, data: peer_data.PeerData, seed: int, tune_minutes: float)
         # A network that diverged is worse than any other.
         losses = data.losses(data.validation, outputs)
         losses[np.isnan(losses)] = np.inf
-        better = losses < least
+        better = losses < best_losses
         if better.any():
-            least[better] = losses[better]
+            best_losses[better] = losses[better]
             best["validation"][:, better] = outputs[:, better]
             best["test"][:, better] = predict(data.test)[:, better]
             trial = {**dataclasses.asdict(options), **found}

@@ -132,7 +132,7 @@ class _BestWeights(tf.keras.callbacks.Callback):
     def __init__(self, data: peer_data.PeerData, patience: int) -> None:
         super().__init__()
         self._data, self._patience, self._waited = data, patience, 0
-        self._least = np.full(len(data.targets), np.inf)
+        self._best_losses = np.full(len(data.targets), np.inf)
         self._loss = _joint_loss(data)
         self._values = data.values(data.validation)
         self.check = np.zeros(len(data.targets), int)
@@ -141,10 +141,10 @@ class _BestWeights(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         outputs = _outputs(self.model, self._data.validation)
         losses = self._data.losses(self._data.validation, outputs)
-        better = losses < self._least - _MIN_IMPROVEMENT
+        better = losses < self._best_losses - _MIN_IMPROVEMENT
         self._waited = 0 if better.any() else self._waited + 1
         if better.any() or not epoch:
-            self._least[better], self.check[better] = losses[better], epoch
+            self._best_losses[better], self.check[better] = losses[better], epoch
             self.weights[epoch] = self.model.get_weights()
             self.weights = {check: self.weights[check] for check in {*self.check.tolist()}}
         if self._waited >= self._patience or np.isnan(losses).any():
@@ -180,7 +180,7 @@ def _compiled(data: peer_data.PeerData, options: NetworkOptions) -> tf.keras.Mod
 
 
 def _joint_loss(data: peer_data.PeerData) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns the loss [B] of targets [B, T], NaN where a row is not of a target, and outputs."""
+    """Returns the loss [B] of targets [B, T], NaN where a row lacks a target, and of outputs."""
     is_log_amount = np.array([target.is_log_amount for target in data.targets])
 
     def loss(values: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:

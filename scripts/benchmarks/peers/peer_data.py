@@ -80,7 +80,7 @@ class PeerTarget:
 
     Attributes:
         head: The head.
-        after_click: Whether the target is of clicked rows only.
+        after_click: Whether only clicked rows have the target.
         is_log_amount: Whether it is the logarithm of an amount above 0; else the output is the
             logit of a label above 0.
     """
@@ -161,13 +161,13 @@ class PeerData:
         return np.array([target.base(self.train) for target in self.targets])
 
     def values(self, rows: PeerRows) -> np.ndarray:
-        """Returns the targets [L, T] float32 of rows; NaN of rows that a target is not of."""
+        """Returns the targets [L, T] float32 of rows; NaN where a row lacks a target."""
         return np.stack([target.values(rows) for target in self.targets], axis=1)
 
     def losses(self, rows: PeerRows, outputs: np.ndarray) -> np.ndarray:
         """Returns the mean loss [T] of outputs [L, T], relative to the constant `bases`.
 
-        It is 1 of a target without rows.
+        It is 1 for a target without rows.
         """
         result = np.ones(len(self.targets))
         for number, target in enumerate(self.targets):
@@ -239,7 +239,7 @@ def read(
 
 
 def fields_of(data_set: reader.DataSet, fields: Iterable[schema.Field]) -> tuple[PeerField, ...]:
-    """Returns fields of the schema with their columns among each other.
+    """Returns fields of the schema with their columns in an array of only these fields.
 
     A history is a list of its values: peers read neither ages nor kinds of events.
     """

@@ -181,8 +181,8 @@ class TargetRates:
         with_pairs: bool,
     ) -> None:
         self._ids = IdRates(data.fields if with_ids else ())
-        most = len(data.train) // MIN_ROWS_OF_A_PAIR if with_pairs else 0
-        self._pairs = pairs_of(data.fields, most)
+        max_cardinality = len(data.train) // MIN_ROWS_OF_A_PAIR if with_pairs else 0
+        self._pairs = pairs_of(data.fields, max_cardinality)
         self._pair_rates = IdRates(fields_of_pairs(self._pairs), counts=False)
         values, rows = target.values(data.train), data.train
         self.train = np.concatenate(

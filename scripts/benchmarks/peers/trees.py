@@ -86,14 +86,14 @@ def _fit_target(
     learned = rates.TargetRates(data, target, with_ids, with_pairs)
     train = np.concatenate([train, learned.train], axis=1)
 
-    def with_own(rows: peer_data.PeerRows, matrix: np.ndarray) -> np.ndarray:
+    def with_rates(rows: peer_data.PeerRows, matrix: np.ndarray) -> np.ndarray:
         return np.concatenate([matrix, learned.held_out(rows)], axis=1)
 
     known, checked = ~np.isnan(values), ~np.isnan(held_out)
     train_set = lightgbm.Dataset(train[known], values[known], categorical_feature=categorical)
     stopping: dict[str, Any] = {"num_boost_round": patience}
     if checked.any():
-        rows = with_own(data.validation, validation)[checked]
+        rows = with_rates(data.validation, validation)[checked]
         stopping = {
             "num_boost_round": rounds,
             "valid_sets": [train_set.create_valid(rows, held_out[checked])],
@@ -102,7 +102,7 @@ def _fit_target(
     model = lightgbm.train(settings, train_set, **stopping)
 
     def outputs(rows: peer_data.PeerRows, matrix: np.ndarray) -> np.ndarray:
-        return np.asarray(model.predict(with_own(rows, matrix), raw_score=True))
+        return np.asarray(model.predict(with_rates(rows, matrix), raw_score=True))
 
     return outputs, model.best_iteration
 

@@ -74,18 +74,18 @@ def build(
 def measure(
     structure: Structure,
     queries: np.ndarray,
-    wanted: np.ndarray,
+    exact_rows: np.ndarray,
     saved: pathlib.Path,
 ) -> list[Row]:
     """Measures a built index at all search settings, and opens it in a fresh process."""
     common = {"library": "faiss", "load_seconds": fresh_process.call(load, saved)}
-    rows = []
-    for trial in structure.sweep(queries, wanted):
-        times = time_alone(structure.searcher, queries, wanted.shape[1])
+    rows, k = [], exact_rows.shape[1]
+    for trial in structure.sweep(queries, exact_rows):
+        times = time_alone(structure.searcher, queries, k)
         p50, p99 = np.nanpercentile(times, [50, 99]).tolist()
         measured = dataclasses.asdict(dataclasses.replace(trial, p50_ms=p50, p99_ms=p99))
         del measured["config"]
-        rate = throughput(structure.searcher, queries, wanted.shape[1])
+        rate = throughput(structure.searcher, queries, k)
         rows.append({**measured, "batch_queries_per_second": rate, **common})
     return rows
 
