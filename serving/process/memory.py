@@ -5,15 +5,15 @@ import gc
 import os
 import pathlib
 
-# In glibc's <malloc.h>.
+# From glibc's <malloc.h>.
 _M_ARENA_MAX = -8
 
 
 def share_heaps() -> None:
     """Limits glibc to one heap per core; its default is up to eight.
 
-    Threads come and go with each model. Each heap keeps memory that cannot be returned, so that
-    memory would grow by 3 MB with each release change. Call this before importing NumPy or
+    Each model starts and ends threads. Each heap keeps memory that cannot be returned, so memory
+    would grow by 3 MB with each release change. Call this before importing NumPy or
     TensorFlow. The environment variable MALLOC_ARENA_MAX takes precedence.
     """
     if "MALLOC_ARENA_MAX" in os.environ:
@@ -21,7 +21,7 @@ def share_heaps() -> None:
     try:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, os.cpu_count() or 1)
     except (AttributeError, OSError):
-        # Another C library; it has its own ways.
+        # The C library is not glibc.
         return
 
 
@@ -39,7 +39,7 @@ def trim_heap() -> None:
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError):
-        # Another C library; it has its own ways.
+        # The C library is not glibc.
         return
 
 

@@ -24,10 +24,10 @@ class StopSignal:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._again = again
-        self._seen: set[int] = set()
+        self._received: set[int] = set()
         self._is_set = False
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+            signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -43,7 +43,7 @@ class StopSignal:
             )
         return self._is_set
 
-    def _note(self, number: int, frame: object) -> None:
-        if number in self._seen and self._again is not None:
+    def _on_signal(self, number: int, frame: object) -> None:
+        if number in self._received and self._again is not None:
             self._again(number)
-        self._seen.add(number)
+        self._received.add(number)

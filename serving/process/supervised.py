@@ -1,4 +1,4 @@
-"""Runs a child process, and starts it again when it exits."""
+"""Runs a child process, and restarts it when it exits."""
 
 import logging
 import subprocess
@@ -19,7 +19,7 @@ def pauses() -> Iterator[float]:
 
 
 class SupervisedProcess:
-    """A child process that reports when it is ready, and is replaced when it exits.
+    """A child process that reports when it is ready, and is restarted when it exits.
 
     The first line of its standard output says that it is ready. Its standard error, if it is a
     pipe, is logged line by line. Pauses before a restart double while the process exits before it
@@ -39,8 +39,8 @@ class SupervisedProcess:
             name: Name of the process, for messages.
             start: Starts the process; its standard output is a pipe of text.
             stop_seconds: Time from SIGTERM until the process is killed.
-            wait: Waits for a pause in seconds, and returns whether the process is no longer
-                wanted. None: waits for `stop`.
+            wait: Waits for a pause in seconds, and returns whether to stop supervising. None:
+                waits for `stop`.
         """
         self._name = name
         self._start = start
@@ -58,7 +58,7 @@ class SupervisedProcess:
         """Starts the process, and supervises it if it becomes ready.
 
         Returns:
-            The line that says that it is ready; None if it exited instead.
+            The first line of its output; None if it exited instead.
         """
         ready = self._run()
         if ready is not None:

@@ -19,7 +19,7 @@ def explain_ads(
     gains: np.ndarray,
     head_scores: Mapping[str, np.ndarray] | None,
 ) -> list[requests.AdExplanation]:
-    """Explains the position of each ad of an answer.
+    """Explains the position of each ad in an answer.
 
     Args:
         valid: Request.
@@ -73,8 +73,8 @@ def explain_answer(
         rest &= ~full
     causes.append(("diversity" if valid.rules.diversity else "exploration", None, rest))
     left_out = []
-    for rule, field, which in causes:
-        indices = np.flatnonzero(which)
+    for rule, field, is_left_out in causes:
+        indices = np.flatnonzero(is_left_out)
         best = indices[np.argsort(ranks[indices])][:_MAX_NAMED_ADS]
         if len(indices):
             left_out.append(

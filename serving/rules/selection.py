@@ -38,7 +38,7 @@ class Selection:
     Attributes:
         indices: [S] int64 indices among the candidates.
         propensities: [S] probability of each ad at its position, given the ads above it.
-        factors: [S] factor of diversity for each gain.
+        factors: [S] diversity factor of each gain.
         explored: [S] bool, whether the ad was drawn.
         full: Cap to [C] bool, the candidates with a value that has reached the cap.
     """
@@ -51,7 +51,7 @@ class Selection:
 
 
 def select_best(indices: np.ndarray) -> Selection:
-    """Returns the selection of candidates [S] that no rule changes."""
+    """Returns the selection of candidates [S] without rules."""
     ones = np.ones(len(indices))
     return Selection(indices, ones, ones, np.zeros(len(indices), bool), {})
 
@@ -142,7 +142,7 @@ class _Draws:
 
 
 class _CapCounts:
-    """Counts the chosen ads by value of one field, on top of `before` for each value."""
+    """Counts the ads with each value of one field: those in `before`, then the chosen ones."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class _CapCounts:
         self._values = values
 
     def take(self, index: int) -> list[np.ndarray]:
-        """Counts a chosen candidate; returns the candidates of values that reached the cap."""
+        """Counts a chosen candidate; returns the candidates with a value that reached the cap."""
         filled = []
         for code in self._values.values_of(index):
             self._left[code] -= 1
@@ -167,7 +167,7 @@ class _CapCounts:
 
 
 class _Discount:
-    """Factor of diversity over one field for each gain."""
+    """The diversity factor of each candidate for one field."""
 
     def __init__(self, rule: requests.Diversity, values: FieldValues) -> None:
         self.factors = np.ones(values.num_items)
@@ -175,7 +175,7 @@ class _Discount:
         self._values = values
         if not values.is_single:
             num_values = np.diff(values.starts)
-            self._without = (num_values == 0).astype(np.float64)
+            self._is_without_value = (num_values == 0).astype(np.float64)
             # Contribution of each pair to the mean over the values of its candidate.
             self._pair_shares = 1 / num_values[values.items]
 
@@ -189,4 +189,4 @@ class _Discount:
         for code in values.values_of(index):
             self._pair_shares[values.codes == code] *= self._kept
         totals = np.bincount(values.items, self._pair_shares, values.num_items)
-        self.factors = totals + self._without
+        self.factors = totals + self._is_without_value

@@ -56,11 +56,11 @@ class StatusError(Exception):
         return _HTTP_CODES.get(self.code, http.HTTPStatus.INTERNAL_SERVER_ERROR).value
 
     def grpc_message(self) -> str:
-        """Returns the message, cut at the bytes that TensorFlow Serving sends."""
+        """Returns the message, truncated as in TensorFlow Serving."""
         encoded = self.message.encode("utf-8", "replace")
         if len(encoded) <= _GRPC_MESSAGE_LIMIT:
             return self.message
-        # A character that the limit cuts in two is left out.
+        # Drops a character that the limit splits.
         return encoded[:_GRPC_MESSAGE_LIMIT].decode("utf-8", "ignore") + "...TRUNCATED"
 
     def to_proto(self) -> status_pb2.StatusProto:
@@ -68,7 +68,7 @@ class StatusError(Exception):
         return status_pb2.StatusProto(error_code=self.code.value[0], error_message=self.message)
 
 
-# Functions of the message.
+# Each takes the message.
 invalid_argument = functools.partial(StatusError, grpc.StatusCode.INVALID_ARGUMENT)
 not_found = functools.partial(StatusError, grpc.StatusCode.NOT_FOUND)
 failed_precondition = functools.partial(StatusError, grpc.StatusCode.FAILED_PRECONDITION)

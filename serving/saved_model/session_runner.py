@@ -22,14 +22,13 @@ from serving.saved_model import call_deadline, rpc_status
 
 # Message of TensorFlow's session, also used for requests whose deadline passed before the run.
 TIMED_OUT = "Timed out waiting for notification"
-# TensorFlow adds the timeout to its clock, which has 64-bit nanoseconds.
+# TensorFlow adds the timeout to a clock of 64-bit nanoseconds.
 _MAX_TIMEOUT_MS = 365 * 86_400_000
 
-Arrays = dict[str, np.ndarray]
-
-
-# For graphs of short sequential operations, where switching threads takes longer than they do.
+# For graphs of short sequential operations, which take less time than switching threads.
 IN_CALLER = -1
+
+Arrays = dict[str, np.ndarray]
 
 
 def session_config(intra_op: int = 0, inter_op: int = 0) -> config_pb2.ConfigProto:
@@ -40,12 +39,12 @@ def session_config(intra_op: int = 0, inter_op: int = 0) -> config_pb2.ConfigPro
         inter_op: Number of operations that run in parallel. 0 uses the number of cores, and
             `IN_CALLER` runs all operations in the calling thread.
     """
-    # An operation on a few hundred rows is too short to be split. Independent operations, such as
-    # the parts of a ranker's candidates, gain from running in parallel.
+    # An operation on a few hundred rows is too short to split. Independent operations, such as the
+    # parts of a ranker's candidates, run faster in parallel.
     return config_pb2.ConfigProto(
         intra_op_parallelism_threads=intra_op or 1,
         inter_op_parallelism_threads=inter_op,
-        # The first session of a process configures the shared threads, perhaps as none.
+        # The first session of a process configures the shared threads, perhaps with none.
         use_per_session_threads=inter_op != IN_CALLER,
     )
 
@@ -58,11 +57,7 @@ class SessionRunner:
         operation_types: Types of the operations of the graph and its functions, such as "MatMul".
     """
 
-    def __init__(
-        self,
-        path: str,
-        config: config_pb2.ConfigProto | None = None,
-    ) -> None:
+    def __init__(self, path: str, config: config_pb2.ConfigProto | None = None) -> None:
         """Loads the SavedModel.
 
         Args:

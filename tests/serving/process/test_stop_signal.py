@@ -39,7 +39,7 @@ def test_a_signal_that_arrives_in_another_thread_ends_the_wait():
     kill_self.join()
 
 
-def test_a_second_signal_of_a_kind_calls_back():
+def test_a_repeated_signal_calls_back():
     again = []
     stop = process.StopSignal(again=again.append)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):

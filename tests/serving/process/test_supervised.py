@@ -1,4 +1,4 @@
-"""A child process that is started again when it exits."""
+"""A child process that is restarted when it exits."""
 
 import logging
 import os
@@ -16,11 +16,11 @@ pytestmark = pytest.mark.process
 
 
 class _Supervised:
-    """A supervised shell that runs one script after the other, the last one again and again."""
+    """A supervised shell that runs one script after another, and repeats the last one."""
 
     def __init__(self, *scripts, stop_seconds=60):
         self.children, self.pauses = [], []
-        # Released by the test for each pause that is over.
+        # The test releases it to end a pause.
         self.go_on = threading.Semaphore(0)
         self._scripts = scripts
         self.running = process.SupervisedProcess("shell", self._start, stop_seconds, self._wait)
@@ -40,13 +40,13 @@ class _Supervised:
 READY = "echo ready; exec sleep 1000"
 
 
-def test_a_process_that_is_killed_is_waited_for_and_replaced(caplog):
+def test_a_killed_process_is_reaped_and_restarted(caplog):
     shell = _Supervised(READY)
     assert shell.running.start() == "ready"
     (first,) = shell.children
     os.kill(first.pid, signal.SIGKILL)
     waiting.until(lambda: shell.pauses == [0.5])
-    # It is not left as a zombie.
+    # It is not a zombie.
     assert not pathlib.Path(f"/proc/{first.pid}").exists()
     assert "The shell exited with status -9; starting another in 0.5 s." in caplog.text
     shell.go_on.release()
@@ -55,7 +55,7 @@ def test_a_process_that_is_killed_is_waited_for_and_replaced(caplog):
     assert [child.returncode for child in shell.children] == [-9, -15]
 
 
-def test_a_standard_error_that_is_a_pipe_is_logged(caplog):
+def test_standard_error_is_logged_if_it_is_a_pipe(caplog):
     command = ["sh", "-c", "echo one >&2; echo two >&2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     shell = process.SupervisedProcess(
@@ -86,7 +86,7 @@ def test_pauses_double_until_the_process_is_ready():
     assert shell.pauses[:8] == [0.5, 1, 2, 4, 8, 16, 30, 30]
 
 
-def test_a_process_that_does_not_become_ready_at_the_start_is_not_started_again():
+def test_a_process_that_is_never_ready_is_not_restarted():
     shell = _Supervised("exit 3")
     assert shell.running.start() is None
     shell.running.stop()
@@ -94,7 +94,7 @@ def test_a_process_that_does_not_become_ready_at_the_start_is_not_started_again(
     assert not shell.pauses
 
 
-def test_a_process_that_does_not_end_in_time_is_killed():
+def test_a_process_that_does_not_exit_in_time_is_killed():
     shell = _Supervised("trap '' TERM; echo ready; exec sleep 1000", stop_seconds=0)
     assert shell.running.start() == "ready"
     shell.running.stop()

@@ -11,7 +11,7 @@ from serving.rules import field_values, selection
 
 def rules(caps=(), diversity=(), exploration=None):
     return Rules(
-        caps=[Cap(field=field, max=most) for field, most in caps],
+        caps=[Cap(field=field, max=maximum) for field, maximum in caps],
         frequency_caps=(),
         diversity=[Diversity(field=field, penalty=penalty) for field, penalty in diversity],
         exploration=exploration,
@@ -19,7 +19,9 @@ def rules(caps=(), diversity=(), exploration=None):
 
 
 def select(gains, k, columns, asked, seed=0, **options):
-    values = {name: field_values.FieldValues.of(column(of)) for name, of in columns.items()}
+    values = {
+        name: field_values.FieldValues.of(column(strings)) for name, strings in columns.items()
+    }
     gains = np.array(gains, np.float64)
     return selection.select_with_rules(gains, k, asked, values, random.Random(seed), **options)
 
@@ -35,14 +37,14 @@ def test_a_cap_passes_over_the_third_ad_of_an_advertiser():
     assert found.full[Cap(field="a", max=2)].tolist() == [True, True, True, False, False]
 
 
-def test_impressions_of_before_leave_less_of_a_frequency_cap():
+def test_earlier_impressions_count_toward_a_frequency_cap():
     fields = {"a": ["x", "x", "y", "y", "z"]}
     day, week = (
-        FrequencyCap(field="a", max=most, hours=hours) for most, hours in ((2, 24), (3, 168))
+        FrequencyCap(field="a", max=count, hours=hours) for count, hours in ((2, 24), (3, 168))
     )
     before = {day: {"x": 1}, week: {"x": 1, "y": 2, "gone": 9}}
     found = select([5, 4, 3, 2, 1], 5, fields, rules(), shown_before=before)
-    # One of x is left for the day, and one of y for the week.
+    # The caps leave one ad of x for the day, and one of y for the week.
     assert found.indices.tolist() == [0, 2, 4]
     assert found.full[day].tolist() == [True, True, False, False, False]
     assert found.full[week].tolist() == [False, False, True, True, False]
@@ -59,7 +61,7 @@ def test_an_ad_with_a_list_counts_for_each_of_its_values_once():
     # p is in the first two, q in the second and third.
     assert found.indices.tolist() == [0, 1, 2, 3, 4]
     found = select([5, 4, 3, 2, 1], 5, {"t": tags}, rules([("t", 1)]))
-    # The first takes p, so the second may not come, and the third takes q.
+    # The first uses up p, so the second is not eligible, and the third uses up q.
     assert found.indices.tolist() == [0, 2, 3, 4]
 
 
@@ -98,7 +100,7 @@ def test_a_penalty_of_one_leaves_repeated_ads_last_in_their_order():
 
 
 def test_caps_of_two_fields_can_leave_the_greedy_choice_short():
-    # The best takes the only positions of x and of u, which the other two need.
+    # The best uses up x and u, which the other two need.
     fields = {"a": ["x", "x", "y"], "b": ["u", "v", "u"]}
     found = select([3, 2, 1], 2, fields, rules([("a", 1), ("b", 1)]))
     assert found.indices.tolist() == [0]
@@ -113,23 +115,23 @@ def test_each_ad_is_the_best_that_the_caps_allow_after_those_above_it(seed):
     rng = random.Random(seed)
     count, k = rng.randint(1, 9), rng.randint(1, 7)
     fields = {name: [rng.choice(["u", "v", "w", "x", None]) for _ in range(count)] for name in "ab"}
-    most = {name: rng.randint(1, 2) for name in "ab"}
+    caps = {name: rng.randint(1, 2) for name in "ab"}
     gains = np.array([rng.random() for _ in range(count)])
-    found = select(gains, k, fields, rules(most.items()))
+    found = select(gains, k, fields, rules(caps.items()))
     expected = []
-    for place in np.argsort(-gains).tolist():
+    for index in np.argsort(-gains).tolist():
         allowed = all(
-            fields[name][place] is None
-            or sum(fields[name][place] == fields[name][other] for other in expected) < most[name]
+            fields[name][index] is None
+            or sum(fields[name][index] == fields[name][other] for other in expected) < caps[name]
             for name in "ab"
         )
         if allowed and len(expected) < k:
-            expected.append(place)
+            expected.append(index)
     assert found.indices.tolist() == expected
 
 
 def every_answer(gains, k, columns, asked):
-    """The answers that draws can give, with their probabilities, by trying every draw."""
+    """Returns all possible answers with their probabilities, by trying every draw."""
 
     class Scripted(random.Random):
         def __init__(self, script):
@@ -151,7 +153,9 @@ def every_answer(gains, k, columns, asked):
             self.probability /= width
             return self.pick(width)
 
-    values = {name: field_values.FieldValues.of(column(of)) for name, of in columns.items()}
+    values = {
+        name: field_values.FieldValues.of(column(strings)) for name, strings in columns.items()
+    }
     script, found = [], []
     while True:
         rng = Scripted(script)
@@ -166,35 +170,35 @@ def every_answer(gains, k, columns, asked):
 
 
 @pytest.mark.parametrize("among", [None, 2])
-def test_logged_propensities_are_those_of_all_draws_enumerated(among):
+def test_propensities_equal_those_from_enumerating_all_draws(among):
     exploration = Exploration(share=0.3, among=among)
     asked = rules([("a", 1)], [("c", 0.5)], exploration)
     columns = {"a": ["x", "x", "y", "z", None], "c": ["u", "v", "u", "v", "u"]}
     answers = every_answer([5, 4, 3, 2, 1], 3, columns, asked)
     assert sum(probability for _, probability in answers) == pytest.approx(1)
-    # Each prefix and the ad after it -> the probability of the ad given the prefix.
-    reached, came = collections.Counter(), collections.Counter()
+    # Probability that an answer starts with each prefix, if it has a further ad, and in any case.
+    extended, reached = collections.Counter(), collections.Counter()
     for chosen, probability in answers:
         indices = tuple(chosen.indices.tolist())
-        for slot in range(len(indices)):
-            reached[indices[:slot]] += probability
-            came[indices[: slot + 1]] += probability
+        for position in range(len(indices)):
+            extended[indices[:position]] += probability
+            reached[indices[: position + 1]] += probability
     for chosen, _ in answers:
         indices = tuple(chosen.indices.tolist())
-        for slot, propensity in enumerate(chosen.propensities.tolist()):
-            expected = came[indices[: slot + 1]] / reached[indices[:slot]]
+        for position, propensity in enumerate(chosen.propensities.tolist()):
+            expected = reached[indices[: position + 1]] / extended[indices[:position]]
             assert propensity == pytest.approx(expected)
 
 
 def test_propensities_of_the_first_position_by_hand():
-    # Four candidates, share 0.2: the best comes with 0.8 + 0.2 / 4, another with 0.2 / 4.
+    # Four candidates, share 0.2: the best has 0.8 + 0.2 / 4, the others have 0.2 / 4.
     exploration = Exploration(share=0.2)
     for chosen, _ in every_answer([4, 3, 2, 1], 1, {}, rules(exploration=exploration)):
         expected = 0.85 if chosen.indices[0] == 0 else 0.05
         assert chosen.propensities.tolist() == pytest.approx([expected])
 
 
-def test_drawn_answers_come_as_often_as_their_propensities_say():
+def test_answers_are_drawn_as_often_as_their_propensities_say():
     exploration = Exploration(share=0.5)
     columns, asked = {"a": ["x", "x", "y", "z"]}, rules([("a", 1)], exploration=exploration)
     rng, counts, expected = random.Random(1), collections.Counter(), {}
@@ -205,7 +209,7 @@ def test_drawn_answers_come_as_often_as_their_propensities_say():
         indices = tuple(chosen.indices.tolist())
         counts[indices] += 1
         expected[indices] = float(np.prod(chosen.propensities))
-    # First any of four; then of the ads that the cap leaves, two or three.
+    # First any of four, then any of the two or three that the cap leaves.
     assert len(expected) == 10
     assert sum(expected.values()) == pytest.approx(1)
     for indices, probability in expected.items():
@@ -214,13 +218,13 @@ def test_drawn_answers_come_as_often_as_their_propensities_say():
         assert abs(counts[indices] / trials - probability) < allowed
 
 
-def test_draws_keep_to_the_caps_and_to_the_best_candidates():
+def test_draws_respect_the_caps_and_the_best_candidates():
     exploration = Exploration(share=1.0, among=3)
     for seed in range(50):
         found = select([4, 3, 2, 1], 3, {"a": ["x", "x", "y", "z"]},
                        rules([("a", 1)], exploration=exploration), seed)  # fmt: skip
-        advertisers = ["xxyz"[place] for place in found.indices]
+        advertisers = ["xxyz"[index] for index in found.indices]
         assert sorted(advertisers) == ["x", "y", "z"]
-        # The fourth candidate is never drawn; it comes when nothing is left to draw.
+        # The fourth candidate is never drawn; it is chosen when no other is left.
         assert found.indices[2] == 3
         assert found.explored.tolist() == [True, True, False]
